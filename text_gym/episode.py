@@ -1,0 +1,191 @@
+"""Prompt and Episode: what an episode of text was, and how it is kept (transcripts as JSON lines).
+
+An `Episode` holds no reward: a reward is somebody's opinion of it, and one episode may get many.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import DataError, PromptError, excerpt
+from .tokenizer import Tokenizer
+
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt's text and whatever a reward needs to know beside it.
+
+    Args:
+        text: What the policy reads.
+        columns: References, attributes, answers …; rewards receive them by name.
+        id: A name for logs and splits; the text itself where none is given.
+    """
+
+    text: str
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            object.__setattr__(self, "id", self.text)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One prompt with one completion, finished or (for stepwise rewards) so far.
+
+    Args:
+        prompt: The prompt.
+        prompt_ids: `(P,)` int64, the prompt's tokens.
+        completion_ids: `(T,)` int64, the tokens generated, EOS included when it was.
+        tokenizer: What the ids belong to.
+        terminated: It ended by EOS or a stop string.
+        truncated: It was cut at the token limit.
+        stop: The stop string it ended with, if any; `completion` leaves it out.
+        agent_mask: `(T,)` bool, False where the environment and not the agent wrote the token;
+            None means that every token is the agent's.
+        seed: Seed of the stream of episodes it came from.
+        index: Number of the episode in that stream (`k`).
+    """
+
+    prompt: Prompt
+    prompt_ids: IntArray
+    completion_ids: IntArray
+    tokenizer: Tokenizer
+    terminated: bool = False
+    truncated: bool = False
+    stop: str = ""
+    agent_mask: BoolArray | None = None
+    seed: int | None = None
+    index: int | None = None
+
+    @cached_property
+    def completion(self) -> str:
+        """The generated text, without EOS and without the stop string."""
+        text = self.tokenizer.decode(self.completion_ids.tolist())
+        return text[: text.rfind(self.stop)] if self.stop and self.stop in text else text
+
+    @property
+    def done(self) -> bool:
+        """Whether the episode is over."""
+        return self.terminated or self.truncated
+
+    @classmethod
+    def of(cls, prompt: Prompt | str, completion: str, tokenizer: Tokenizer, **columns: Any) -> Episode:
+        """A finished episode made from texts, as people and files have them.
+
+        >>> from text_gym import ByteTokenizer
+        >>> Episode.of("2+2=", "4", ByteTokenizer(), answer=4).prompt.columns["answer"]
+        4
+        """
+        if isinstance(prompt, str):
+            prompt = Prompt(prompt, columns)
+        ids = tokenizer.encode(completion) + list(tokenizer.eos_ids[:1])
+        episode = cls(
+            prompt=prompt,
+            prompt_ids=np.array(tokenizer.encode(prompt.text), dtype=np.int64),
+            completion_ids=np.array(ids, dtype=np.int64),
+            tokenizer=tokenizer,
+            terminated=True,
+        )
+        # A lossy tokenizer must not change what a person wrote.
+        episode.__dict__["completion"] = completion
+        return episode
+
+
+def as_prompts(prompts: Iterable[Prompt | str | Mapping[str, Any]]) -> list[Prompt]:
+    """Prompts from strings, `Prompt`s, or rows with a `prompt` column (the rest become columns).
+
+    Raises:
+        PromptError: There is none, or one is of another form; its position is named.
+
+    >>> as_prompts(["Hello", {"prompt": "2+2=", "answer": 4}])[1].columns
+    {'answer': 4}
+    """
+    if isinstance(prompts, (str, bytes)):
+        raise PromptError("prompts is a single string; pass a list of prompts")
+    result: list[Prompt] = []
+    for i, item in enumerate(prompts):
+        if isinstance(item, Prompt):
+            result.append(item)
+        elif isinstance(item, str):
+            result.append(Prompt(item))
+        elif isinstance(item, Mapping) and isinstance(item.get("prompt"), str):
+            columns = {k: v for k, v in item.items() if k != "prompt"}
+            result.append(Prompt(item["prompt"], columns, str(columns.pop("id", ""))))
+        else:
+            raise PromptError(
+                f"prompt {i} is {type(item).__name__} {excerpt(repr(item))}; "
+                "expected a string, a Prompt, or a mapping with a text under 'prompt'"
+            )
+    if not result:
+        raise PromptError("there are no prompts; pass at least one")
+    return result
+
+
+def write_transcripts(
+    file: str | Path, episodes: Iterable[Episode], rewards: Sequence[float] | None = None
+) -> None:
+    """Write episodes as JSON lines: texts, ids, how they ended and, if given, their rewards."""
+    with open(file, "w", encoding="utf-8") as out:
+        for i, e in enumerate(episodes):
+            row: dict[str, Any] = {
+                "id": e.prompt.id,
+                "prompt": e.prompt.text,
+                "columns": dict(e.prompt.columns),
+                "completion": e.completion,
+                "prompt_ids": e.prompt_ids.tolist(),
+                "completion_ids": e.completion_ids.tolist(),
+                "tokenizer": e.tokenizer.fingerprint,
+                "terminated": e.terminated,
+                "truncated": e.truncated,
+                "stop": e.stop,
+                "seed": e.seed,
+                "index": e.index,
+            }
+            if rewards is not None:
+                row["reward"] = float(rewards[i])
+            out.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+
+
+def read_transcripts(file: str | Path, tokenizer: Tokenizer) -> Iterator[Episode]:
+    """Read what `write_transcripts` wrote; ids are kept only where the tokenizer is the same.
+
+    Raises:
+        DataError: A line is not JSON or lacks `prompt` or `completion`; its number is named.
+    """
+    with open(file, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+                prompt = Prompt(row["prompt"], row.get("columns", {}), row.get("id", ""))
+                completion = row["completion"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(f"{file}, line {number}: not a transcript row ({error!r})") from error
+            if row.get("tokenizer") != tokenizer.fingerprint:
+                yield Episode.of(prompt, completion, tokenizer)
+                continue
+            episode = Episode(
+                prompt=prompt,
+                prompt_ids=np.array(row["prompt_ids"], dtype=np.int64),
+                completion_ids=np.array(row["completion_ids"], dtype=np.int64),
+                tokenizer=tokenizer,
+                terminated=row["terminated"],
+                truncated=row["truncated"],
+                stop=row.get("stop", ""),
+                seed=row.get("seed"),
+                index=row.get("index"),
+            )
+            episode.__dict__["completion"] = completion
+            yield episode

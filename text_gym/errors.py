@@ -1,0 +1,76 @@
+"""The errors text-gym raises: each names what went wrong, where, and what to do.
+
+Everything derives from `TextGymError`, so one `except` catches our refusals and nothing else.
+Programming errors inside the package are not wrapped: they stay what they are.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from gymnasium.error import ResetNeeded
+
+
+class TextGymError(Exception):
+    """Base of every error that text-gym raises on purpose."""
+
+
+class TokenError(TextGymError, ValueError):
+    """A token id or an action array that the environment cannot take."""
+
+
+class PromptError(TextGymError, ValueError):
+    """A prompt that is empty, too long for the context, or of an unknown form."""
+
+
+class RewardError(TextGymError, ValueError):
+    """A reward source that raised or returned something that is not one finite number an episode."""
+
+
+class EpisodeError(TextGymError, ResetNeeded):
+    """`step` before `reset`, or after the end of an episode."""
+
+
+class DataError(TextGymError, ValueError):
+    """A file or a table that cannot be used: missing, empty, malformed, or lacking a column."""
+
+
+class ConfigError(TextGymError, ValueError):
+    """An option whose value makes no sense, alone or beside the others."""
+
+
+class NonFiniteError(TextGymError, ArithmeticError):
+    """NaN or infinity in logits, loss, gradient or weights; nothing was updated."""
+
+
+class UnknownNameError(TextGymError, KeyError):
+    """A task, reward, algorithm or column that does not exist; the nearest ones are suggested.
+
+    Args:
+        kind: What was looked for, e.g. `"task"`.
+        name: The name that was given.
+        known: The names that exist.
+
+    >>> print(UnknownNameError("task", "product", ["products", "copy"]))
+    unknown task 'product'; did you mean 'products'? Known: copy, products
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.kind, self.name, self.known = kind, name, sorted(known)
+        super().__init__(kind, name, self.known)
+
+    def __str__(self) -> str:
+        near = difflib.get_close_matches(self.name, self.known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        return f"unknown {self.kind} {self.name!r}{hint} Known: {', '.join(self.known) or 'none'}"
+
+
+def excerpt(text: str, width: int = 60) -> str:
+    """The start of a text for an error message: one line, control characters escaped.
+
+    >>> excerpt("two\\nlines")
+    "'two\\\\nlines'"
+    """
+    shown = text if len(text) <= width else text[: width - 1] + "…"
+    return ascii(shown) if not shown.isprintable() else repr(shown)

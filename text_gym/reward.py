@@ -1,0 +1,273 @@
+"""Rewards: one protocol, always batched, over finished episodes.
+
+A `RewardSource` turns episodes into `Rewards`; a plain function becomes one with
+`as_reward_source`. Every number is checked once, here, before it can reach an update.
+The KL penalty is no reward source: it needs the policy and belongs to the agent.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import numbers
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from .episode import BoolArray, Episode
+from .errors import RewardError, TextGymError, excerpt
+
+FloatArray = npt.NDArray[np.float64]
+Scores: TypeAlias = "Rewards | Sequence[float | None] | FloatArray"
+OnBadReward = Literal["raise", "drop"]
+_LARGEST = float(np.finfo(np.float32).max)  # agents compute in float32: more is infinity there
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """Rewards of `n` episodes.
+
+    Args:
+        values: `(n,)` float64, paid on each episode's last token.
+        per_token: `n` arrays `(T_i,)` float64, paid beside `values` on each token, or None.
+        terms: Named parts or measurements, each `(n,)` float64; they reach `info` and the logs.
+        abstained: `(n,)` bool, True where the source declined to judge (its value is 0).
+    """
+
+    values: FloatArray
+    per_token: tuple[FloatArray, ...] | None = None
+    terms: Mapping[str, FloatArray] = field(default_factory=dict)
+    abstained: BoolArray = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
+
+    def __post_init__(self) -> None:
+        if len(self.abstained) != len(self.values):
+            object.__setattr__(self, "abstained", np.zeros(len(self.values), dtype=np.bool_))
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def totals(self) -> FloatArray:
+        """`(n,)` float64: value and per-token rewards of each episode summed."""
+        if self.per_token is None:
+            return self.values
+        return self.values + np.array([float(t.sum()) for t in self.per_token])
+
+
+class RewardSource(ABC):
+    """Scores episodes in batches. Subclasses write `score`; callers call the source itself.
+
+    Attributes:
+        name: Shown in errors, logs and plots.
+        deterministic: Equal episodes get equal rewards, alone or in any batch. Only then may
+            rewards be cached or stored transcripts be scored again.
+        abstains: `None` (or NaN) means "no opinion" and not a mistake.
+        causal: Per-token rewards of a prefix are those of the whole episode. Only then can an
+            environment pay them token by token; otherwise it pays their sum at the end.
+    """
+
+    name: str = "reward"
+    deterministic: bool = True
+    abstains: bool = False
+    causal: bool = False
+
+    @abstractmethod
+    def score(self, episodes: Sequence[Episode]) -> Scores:
+        """One number an episode (or `Rewards`), in the order given. Called with at least one."""
+
+    def __call__(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward = "raise") -> Rewards:
+        """Score and check.
+
+        Args:
+            episodes: Finished episodes (prefixes too, if the source is causal).
+            on_bad_reward: `"raise"` refuses the whole batch; `"drop"` makes bad ones abstain.
+
+        Raises:
+            RewardError: The source raised, returned another number of rewards than episodes, or
+                something that is not a finite number. The source, prompt and text are named.
+        """
+        if not episodes:
+            return Rewards(np.zeros(0))
+        try:
+            scores = self.score(episodes)
+        except TextGymError:
+            raise
+        except Exception as error:
+            raise RewardError(
+                f"reward {self.name!r} raised {type(error).__name__}: {error} "
+                f"(batch of {len(episodes)}, first prompt {excerpt(episodes[0].prompt.id)})"
+            ) from error
+        return _checked(self, episodes, scores, on_bad_reward)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name})"
+
+
+class FunctionReward(RewardSource):
+    """A plain function as a reward source; see `as_reward_source` for the signatures it may have."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        name: str | None = None,
+        deterministic: bool = True,
+        abstains: bool = False,
+    ) -> None:
+        self.function = function
+        self.name = name or getattr(function, "__name__", type(function).__name__)
+        self.deterministic = deterministic
+        self.abstains = abstains
+        parameters = inspect.signature(function).parameters.values()
+        self._named = [
+            p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        ]
+        self._takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        self._required = {p.name for p in parameters if p.default is p.empty and p.name in self._named}
+
+    def score(self, episodes: Sequence[Episode]) -> Scores:
+        names = self._named
+        if {"prompts", "completions"} & set(names):
+            batch: dict[str, Any] = {
+                "prompts": [e.prompt.text for e in episodes],
+                "completions": [e.completion for e in episodes],
+                "completion_ids": [e.completion_ids.tolist() for e in episodes],
+            }
+            known = {k for e in episodes for k in e.prompt.columns}
+            batch |= {k: [e.prompt.columns.get(k) for e in episodes] for k in sorted(known)}
+            return cast(Scores, self.function(**self._select(batch)))
+        if names[:1] == ["episodes"]:
+            return cast(Scores, self.function(episodes))
+        return [self._score_one(e) for e in episodes]
+
+    def _score_one(self, episode: Episode) -> float | None:
+        # Texts go by position (whatever the parameters are called), columns by name.
+        positional = [n for n in self._named if n not in episode.prompt.columns][:2]
+        if "episode" in positional[:1]:
+            arguments: list[Any] = [episode]
+        elif len(positional) >= 2:
+            arguments = [episode.prompt.text, episode.completion]
+        else:
+            arguments = [episode.completion]
+        rest = {k: v for k, v in episode.prompt.columns.items() if k not in positional}
+        return cast("float | None", self.function(*arguments, **self._select(rest, positional)))
+
+    def _select(self, values: Mapping[str, Any], given: Sequence[str] = ()) -> dict[str, Any]:
+        missing = self._required - set(values) - set(given)
+        if missing:
+            raise RewardError(
+                f"reward {self.name!r} asks for {', '.join(sorted(missing))}, but the prompts have only "
+                f"the columns {', '.join(sorted(values)) or '(none)'}"
+            )
+        return {k: v for k, v in values.items() if self._takes_any or k in self._named}
+
+
+def as_reward_source(value: RewardSource | Callable[..., Any]) -> RewardSource:
+    """Make a reward source of whatever scores text.
+
+    Accepted functions, told apart by their parameters' names:
+
+    - `(completion)` or `(prompt, completion, **columns) -> float`: one episode at a time;
+    - `(prompts, completions, **columns) -> list[float]`: a batch, TRL's contract;
+    - `(episode) -> float` and `(episodes) -> list[float]`: with ids and endings.
+
+    >>> source = as_reward_source(lambda completion: len(completion))
+    >>> from text_gym import ByteTokenizer
+    >>> source([Episode.of("Say hi:", "hi", ByteTokenizer())]).values
+    array([2.])
+    """
+    if isinstance(value, RewardSource):
+        return value
+    if callable(value):
+        return FunctionReward(value)
+    raise RewardError(f"{type(value).__name__} is not a reward: pass a RewardSource or a function")
+
+
+def _checked(
+    source: RewardSource, episodes: Sequence[Episode], scores: Scores, on_bad_reward: OnBadReward
+) -> Rewards:
+    rewards = scores if isinstance(scores, Rewards) else None
+    raw: Any = rewards.values if rewards else scores
+    try:
+        count = -1 if isinstance(raw, (str, bytes)) else len(raw)
+    except TypeError:
+        count = -1
+    if count != len(episodes):
+        found = f"{count} rewards" if count >= 0 else f"a {type(raw).__name__}"
+        raise RewardError(
+            f"reward {source.name!r} returned {found} for {len(episodes)} episodes; "
+            "return one number an episode, in the order given"
+        )
+    values = np.zeros(count)
+    abstained = rewards.abstained.copy() if rewards else np.zeros(count, dtype=np.bool_)
+    for i, item in enumerate(raw):
+        if abstained[i]:
+            continue
+        number, problem = _as_number(item)
+        if problem and source.abstains and (item is None or number != number):
+            abstained[i] = True
+        elif problem and on_bad_reward == "drop":
+            abstained[i] = True
+        elif problem:
+            raise _bad(source, episodes[i], i, problem)
+        else:
+            values[i] = number
+    if rewards is None:
+        return Rewards(values, abstained=abstained)
+    for name, term in rewards.terms.items():
+        if np.shape(term) != (count,):
+            raise RewardError(
+                f"reward {source.name!r}: term {name!r} has shape {np.shape(term)}, expected ({count},)"
+            )
+    return Rewards(values, _checked_per_token(source, episodes, rewards), rewards.terms, abstained)
+
+
+def _checked_per_token(
+    source: RewardSource, episodes: Sequence[Episode], rewards: Rewards
+) -> tuple[FloatArray, ...] | None:
+    if rewards.per_token is None:
+        return None
+    if len(rewards.per_token) != len(episodes):
+        raise RewardError(
+            f"reward {source.name!r} returned per-token rewards for {len(rewards.per_token)} "
+            f"of {len(episodes)} episodes"
+        )
+    arrays = tuple(np.asarray(a, dtype=np.float64) for a in rewards.per_token)
+    for i, (array, episode) in enumerate(zip(arrays, episodes, strict=True)):
+        if array.shape != episode.completion_ids.shape:
+            raise _bad(
+                source, episode, i, f"has per-token shape {array.shape}, not {episode.completion_ids.shape}"
+            )
+        if not np.all(np.abs(array) <= _LARGEST):
+            raise _bad(source, episode, i, "has a per-token reward that is not finite")
+    return arrays
+
+
+def _as_number(item: Any) -> tuple[float, str]:
+    """The value and, if it cannot be a reward, what is wrong with it."""
+    if getattr(item, "requires_grad", False):
+        return 0.0, "is a tensor with gradient; return tensor.item()"
+    if hasattr(item, "item") and getattr(item, "shape", None) == ():
+        item = item.item()
+    if isinstance(item, (bool, np.bool_)) or (isinstance(item, numbers.Real) and not isinstance(item, str)):
+        try:
+            number = float(item)
+        except (OverflowError, ValueError):
+            return math.inf, f"is {item!r}, too large for a float"
+        if not math.isfinite(number):
+            return number, f"is {number}"
+        if abs(number) > _LARGEST:
+            return number, f"is {number:g}, beyond float32"
+        return number, ""
+    return 0.0, f"is {type(item).__name__} {excerpt(repr(item), 30)}, not a number"
+
+
+def _bad(source: RewardSource, episode: Episode, i: int, problem: str) -> RewardError:
+    return RewardError(
+        f"reward {source.name!r}: episode {i} {problem} "
+        f"(prompt {excerpt(episode.prompt.id)}, completion {excerpt(episode.completion)})"
+    )

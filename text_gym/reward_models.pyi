@@ -1,0 +1,1 @@
+from reward_models import *

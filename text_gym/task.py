@@ -1,0 +1,99 @@
+"""Tasks: prompts, a tokenizer and a gold reward under one name, with a held-out half to be judged on.
+
+A task says nothing about who learns in it; `Task.env_kwargs` is all an environment needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from .episode import Prompt
+from .errors import UnknownNameError
+from .reward import RewardSource
+from .tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be written, and how one knows that it was written well.
+
+    Args:
+        name: As on the command line.
+        prompts: Prompts to learn on.
+        held_out: Prompts to judge on; they share no item with `prompts`.
+        tokenizer: Tokenizer of the observation and action spaces.
+        reward: The gold reward; its terms are the task's criteria.
+        max_tokens: Token limit of an episode.
+        policy: Folder of a policy trained for this task by supervised fine-tuning, if one is shipped.
+        optimum: Largest expected return there is, where it is known.
+    """
+
+    name: str
+    prompts: Sequence[Prompt]
+    held_out: Sequence[Prompt]
+    tokenizer: Tokenizer
+    reward: RewardSource
+    max_tokens: int
+    policy: Path | None = None
+    optimum: float | None = None
+
+    def env_kwargs(self, **overrides: Any) -> dict[str, Any]:
+        """Keyword arguments of `TextVectorEnv` and `TextEnv` for this task."""
+        own = {
+            "prompts": self.prompts,
+            "tokenizer": self.tokenizer,
+            "reward": self.reward,
+            "max_tokens": self.max_tokens,
+        }
+        return own | {k: v for k, v in overrides.items() if v is not None}
+
+
+# Name of a task -> "module:function" that makes it; the function's keywords are the task's parameters.
+TASKS: dict[str, str | Callable[..., Task]] = {"products": "text_gym.tasks.products:products"}
+
+
+def load_task(name: str, **kwargs: Any) -> Task:
+    """Make a task by name.
+
+    Raises:
+        UnknownNameError: There is no such task; the nearest name is suggested.
+    """
+    if name not in TASKS:
+        raise UnknownNameError("task", name, TASKS)
+    entry = TASKS[name]
+    if isinstance(entry, str):
+        module, function = entry.split(":")
+        entry = getattr(import_module(module), function)
+    task: Task = entry(**kwargs)
+    return task
+
+
+def split_by_prompt(prompts: Sequence[Prompt], held_out: float = 0.2, seed: int = 0) -> tuple[list[Prompt], list[Prompt]]:
+    """Split so that no prompt id is on both sides; which side depends on (seed, id) alone.
+
+    Args:
+        prompts: Any order, several may share an id.
+        held_out: Share of ids to hold out, in (0, 1).
+        seed: Another seed gives another split.
+    """
+    import hashlib
+
+    def number(prompt: Prompt) -> float:
+        digest = hashlib.sha256(f"{seed}\n{prompt.id}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") / 2**64
+
+    train = [p for p in prompts if number(p) >= held_out]
+    return train, [p for p in prompts if number(p) < held_out]
+
+
+def columns_of(prompts: Sequence[Prompt]) -> Mapping[str, int]:
+    """How many prompts have each column; for error messages and summaries."""
+    counts: dict[str, int] = {}
+    for prompt in prompts:
+        for key in prompt.columns:
+            counts[key] = counts.get(key, 0) + 1
+    return counts

@@ -1,0 +1,1 @@
+"""The tasks that come with text-gym, a file each; load one with `text_gym.load_task(name)`."""

@@ -1,0 +1,243 @@
+"""Tokenizers: what turns text into the ids an episode is made of, and back.
+
+`Tokenizer` is the protocol the environment needs; `ByteTokenizer` and `WordTokenizer` need no
+files; `PretrainedTokenizer` wraps any fast tokenizer of `tokenizers` or `transformers`.
+Chat templates are deliberately absent: a prompt is the text that the policy reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from .errors import ConfigError, DataError, TokenError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What the environment asks of a tokenizer; ids are in `[0, vocab_size)`."""
+
+    @property
+    def vocab_size(self) -> int:
+        """`V`, one more than the largest id."""
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Ids that end an episode; empty when only the token limit does."""
+
+    @property
+    def pad_id(self) -> int:
+        """Id that fills unused places. It may equal an EOS id: lengths, never ids, say what is padding."""
+
+    @property
+    def bos_id(self) -> int | None:
+        """Id that stands for an empty prompt, if there is one."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the vocabulary: ids may be shared only between tokenizers of equal fingerprint."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without special tokens added."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids; special tokens are left out."""
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class ByteTokenizer:
+    """UTF-8 bytes as tokens, id 256 as EOS, id 257 as BOS and padding: no files, no training.
+
+    Bytes that are not valid UTF-8 decode to U+FFFD, so any id sequence has a text.
+
+    >>> tokenizer = ByteTokenizer()
+    >>> tokenizer.encode("né")
+    [110, 195, 169]
+    >>> tokenizer.decode([110, 195, 169, 256])
+    'né'
+    """
+
+    vocab_size = 258
+    eos_ids = (256,)
+    pad_id = 257
+    bos_id = 257
+    fingerprint = _digest("byte-256")
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode("utf-8", errors="surrogatepass"))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(i for i in ids if i < 256).decode("utf-8", errors="replace")
+
+
+class WordTokenizer:
+    """A closed vocabulary of symbols, followed by EOS and a padding id: the tiny worlds of the classic tasks.
+
+    Args:
+        words: The symbols, ids in this order. They must be distinct and not empty.
+        separator: What stands between symbols in text; `""` when every symbol is one character.
+
+    >>> tokenizer = WordTokenizer("abc", separator="")
+    >>> tokenizer.encode("cab"), tokenizer.eos_ids, tokenizer.vocab_size
+    ([2, 0, 1], (3,), 5)
+    """
+
+    def __init__(self, words: Sequence[str], separator: str = " ") -> None:
+        self.words = tuple(words)
+        self.separator = separator
+        self._ids = {word: i for i, word in enumerate(self.words)}
+        if len(self._ids) != len(self.words) or "" in self._ids:
+            raise ConfigError("WordTokenizer needs distinct, non-empty words")
+        self.vocab_size = len(self.words) + 2
+        self.eos_ids: tuple[int, ...] = (len(self.words),)
+        self.pad_id = len(self.words) + 1
+        self.bos_id: int | None = self.pad_id
+        self.fingerprint = _digest([self.words, separator])
+
+    def encode(self, text: str) -> list[int]:
+        symbols = text.split(self.separator) if self.separator else list(text)
+        try:
+            return [self._ids[s] for s in symbols if s]
+        except KeyError as error:
+            raise TokenError(
+                f"{error.args[0]!r} is not in the vocabulary of {len(self.words)} words; "
+                f"it knows {', '.join(self.words[:12])}{' …' if len(self.words) > 12 else ''}"
+            ) from None
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.separator.join(self.words[i] for i in ids if i < len(self.words))
+
+
+class PretrainedTokenizer:
+    """A fast tokenizer of Hugging Face (`tokenizers`), read from a folder, a hub name or an object.
+
+    Only `tokenizers` is imported, never `transformers`, unless the name has to be looked up on a hub.
+
+    Args:
+        backend: The `tokenizers.Tokenizer`.
+        eos_ids: Ids that end an episode.
+        pad_id: Padding id; the first EOS id, or 0, when the tokenizer has none.
+        bos_id: Id for an empty prompt.
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        *,
+        eos_ids: Sequence[int] = (),
+        pad_id: int | None = None,
+        bos_id: int | None = None,
+    ) -> None:
+        self.backend = backend
+        self.eos_ids = tuple(int(i) for i in eos_ids)
+        self.pad_id = int(pad_id) if pad_id is not None else (self.eos_ids[0] if self.eos_ids else 0)
+        self.bos_id = bos_id
+        self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+        for what, i in [("eos", e) for e in self.eos_ids] + [("pad", self.pad_id)]:
+            if not 0 <= i < self.vocab_size:
+                raise TokenError(f"{what} id {i} is outside the tokenizer's vocabulary of {self.vocab_size}")
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> PretrainedTokenizer:
+        """Load from a folder with `tokenizer.json`, or from a hub by name (through `transformers`).
+
+        Raises:
+            DataError: The folder holds no `tokenizer.json`.
+        """
+        folder = Path(name)
+        if not folder.is_dir():
+            from transformers import AutoTokenizer
+
+            return cls.from_transformers(AutoTokenizer.from_pretrained(str(name)))
+        file = folder / "tokenizer.json"
+        if not file.is_file():
+            raise DataError(f"{folder} has no tokenizer.json; save the tokenizer there with save_pretrained")
+        import tokenizers
+
+        backend = tokenizers.Tokenizer.from_file(str(file))
+        config = _read_json(folder / "tokenizer_config.json")
+        generation = _read_json(folder / "generation_config.json")
+        special = {k: _token_id(backend, config.get(f"{k}_token")) for k in ("eos", "pad", "bos")}
+        eos = generation.get("eos_token_id", special["eos"])
+        eos_ids = eos if isinstance(eos, list) else [eos]
+        return cls(
+            backend,
+            eos_ids=[i for i in eos_ids if i is not None],
+            pad_id=special["pad"],
+            bos_id=special["bos"],
+        )
+
+    @classmethod
+    def from_transformers(cls, tokenizer: Any) -> PretrainedTokenizer:
+        """Wrap a fast tokenizer object of `transformers`.
+
+        Raises:
+            ConfigError: The tokenizer is a slow one (it has no `tokenizers` backend).
+        """
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise ConfigError(f"{type(tokenizer).__name__} is not a fast tokenizer; load it with use_fast=True")
+        eos = tokenizer.eos_token_id
+        return cls(
+            backend,
+            eos_ids=[] if eos is None else [eos],
+            pad_id=tokenizer.pad_token_id,
+            bos_id=tokenizer.bos_token_id,
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return _digest(sorted(self.backend.get_vocab(with_added_tokens=True).items()))
+
+    def encode(self, text: str) -> list[int]:
+        return list(self.backend.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self.backend.decode([int(i) for i in ids], skip_special_tokens=True))
+
+    def save(self, folder: str | Path) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, so that `AutoTokenizer` loads the folder too."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.backend.save(str(folder / "tokenizer.json"))
+        special = {"eos": self.eos_ids[0] if self.eos_ids else None, "pad": self.pad_id, "bos": self.bos_id}
+        names = {f"{k}_token": self.backend.id_to_token(i) for k, i in special.items() if i is not None}
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **names}
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def as_tokenizer(value: Any) -> Tokenizer:
+    """Take whatever a user has: one of ours, a `transformers` or `tokenizers` object, a folder or a hub name."""
+    if isinstance(value, (str, Path)):
+        return PretrainedTokenizer.from_pretrained(value)
+    if hasattr(value, "backend_tokenizer"):
+        return PretrainedTokenizer.from_transformers(value)
+    if isinstance(value, Tokenizer):
+        return value
+    raise ConfigError(
+        f"{type(value).__name__} is not a tokenizer: pass a text_gym Tokenizer, a fast tokenizer of "
+        "transformers, or the name of a folder or hub model"
+    )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    content = json.loads(file.read_text(encoding="utf-8"))
+    return content if isinstance(content, dict) else {}
+
+
+def _token_id(backend: tokenizers.Tokenizer, token: Any) -> int | None:
+    if isinstance(token, dict):  # transformers writes an AddedToken as a dict
+        token = token.get("content")
+    return None if token is None else backend.token_to_id(token)
