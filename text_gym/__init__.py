@@ -1,10 +1,25 @@
-"""The Gymnasium of text: environments in which generating tokens is the episode."""
+"""The Gymnasium of text: environments in which generating tokens is the episode.
 
+Importing it registers the Gymnasium ids (`text_gym/Products-v0`, …) and loads neither torch nor
+transformers; `text_gym.agents` and `text_gym.reward_models` do, when they are imported.
+"""
+
+from pathlib import Path as _Path
+
+# In a source checkout agents/ and reward_models/ stand beside this folder, not inside it.
+if not (_Path(__file__).parent / "agents").is_dir():
+    __path__.append(str(_Path(__file__).parent.parent))
+
+from .display import harmless
+from .env import TextEnv, register_envs
 from .episode import Episode, Prompt, as_prompts, read_transcripts, write_transcripts
 from .errors import TextGymError
 from .reward import FunctionReward, Rewards, RewardSource, as_reward_source
 from .task import TASKS, Task, load_task, split_by_prompt
 from .tokenizer import ByteTokenizer, PretrainedTokenizer, Tokenizer, WordTokenizer, as_tokenizer
+from .vector import TextVectorEnv
+
+register_envs()
 
 __all__ = [
     "TASKS",
@@ -16,12 +31,15 @@ __all__ = [
     "RewardSource",
     "Rewards",
     "Task",
+    "TextEnv",
     "TextGymError",
+    "TextVectorEnv",
     "Tokenizer",
     "WordTokenizer",
     "as_prompts",
     "as_reward_source",
     "as_tokenizer",
+    "harmless",
     "load_task",
     "read_transcripts",
     "split_by_prompt",

@@ -30,6 +30,8 @@ class Task:
         max_tokens: Token limit of an episode.
         policy: Folder of a policy trained for this task by supervised fine-tuning, if one is shipped.
         optimum: Largest expected return there is, where it is known.
+        random_return: Expected return of the policy that draws every token uniformly from the
+            vocabulary, where it is known.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Task:
     max_tokens: int
     policy: Path | None = None
     optimum: float | None = None
+    random_return: float | None = None
 
     def env_kwargs(self, **overrides: Any) -> dict[str, Any]:
         """Keyword arguments of `TextVectorEnv` and `TextEnv` for this task."""
@@ -53,7 +56,30 @@ class Task:
 
 
 # Name of a task -> "module:function" that makes it; the function's keywords are the task's parameters.
-TASKS: dict[str, str | Callable[..., Task]] = {"products": "text_gym.tasks.products:products"}
+TASKS: dict[str, str | Callable[..., Task]] = {
+    "products": "text_gym.tasks.products:products",
+    "sort": "text_gym.tasks.sorting:sort",
+    "slots": "text_gym.tasks.slots:slots",
+    "reverse": "text_gym.tasks.reversing:reverse",
+    "copy": "text_gym.tasks.copying:copy",
+    "count": "text_gym.tasks.counting:count",
+    "brackets": "text_gym.tasks.brackets:brackets",
+    "add": "text_gym.tasks.adding:add",
+    "enumerable": "text_gym.tasks.enumerable:enumerable",
+}
+
+# Gymnasium id -> the environment's default keyword arguments.
+ENV_IDS: dict[str, dict[str, object]] = {
+    "text_gym/Products-v0": {"task": "products"},
+    "text_gym/Sort-v0": {"task": "sort"},
+    "text_gym/Slots-v0": {"task": "slots"},
+    "text_gym/Reverse-v0": {"task": "reverse"},
+    "text_gym/Copy-v0": {"task": "copy"},
+    "text_gym/Count-v0": {"task": "count"},
+    "text_gym/Brackets-v0": {"task": "brackets"},
+    "text_gym/Add-v0": {"task": "add"},
+    "text_gym/SparseReverse-v0": {"task": "reverse", "sparse": True},
+}
 
 
 def load_task(name: str, **kwargs: Any) -> Task:

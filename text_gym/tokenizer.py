@@ -86,23 +86,28 @@ class WordTokenizer:
     Args:
         words: The symbols, ids in this order. They must be distinct and not empty.
         separator: What stands between symbols in text; `""` when every symbol is one character.
+        pad: False leaves the padding id out, so that every id is a symbol or EOS: unused places hold
+            the EOS id, and there is no BOS, hence no empty prompt.
 
     >>> tokenizer = WordTokenizer("abc", separator="")
     >>> tokenizer.encode("cab"), tokenizer.eos_ids, tokenizer.vocab_size
     ([2, 0, 1], (3,), 5)
+    >>> tokenizer = WordTokenizer("abc", separator="", pad=False)
+    >>> tokenizer.eos_ids, tokenizer.pad_id, tokenizer.vocab_size
+    ((3,), 3, 4)
     """
 
-    def __init__(self, words: Sequence[str], separator: str = " ") -> None:
+    def __init__(self, words: Sequence[str], separator: str = " ", pad: bool = True) -> None:
         self.words = tuple(words)
         self.separator = separator
         self._ids = {word: i for i, word in enumerate(self.words)}
         if len(self._ids) != len(self.words) or "" in self._ids:
             raise ConfigError("WordTokenizer needs distinct, non-empty words")
-        self.vocab_size = len(self.words) + 2
         self.eos_ids: tuple[int, ...] = (len(self.words),)
-        self.pad_id = len(self.words) + 1
-        self.bos_id: int | None = self.pad_id
-        self.fingerprint = _digest([self.words, separator])
+        self.pad_id = len(self.words) + pad
+        self.bos_id: int | None = self.pad_id if pad else None
+        self.vocab_size = self.pad_id + 1
+        self.fingerprint = _digest([self.words, separator, pad])
 
     def encode(self, text: str) -> list[int]:
         symbols = text.split(self.separator) if self.separator else list(text)

@@ -1,0 +1,154 @@
+"""What the classic tasks share: one right answer a prompt, paid token by token, over a tiny vocabulary.
+
+A classic task is the CartPole of text: small enough to be learnt from scratch in a minute or two, with
+a known optimum and a known return of the random policy. No task in particular is known here.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+
+import numpy as np
+
+from ..episode import Episode, Prompt
+from ..errors import ConfigError, RewardError
+from ..reward import FloatArray, Rewards, RewardSource
+from ..task import Task
+from ..tokenizer import WordTokenizer
+
+MAX_INPUTS = 4096  # a task has all its inputs up to so many, and beyond it a seeded sample of so many
+
+
+class AnswerReward(RewardSource):
+    """Pays a completion for equalling the prompt's column `answer`, in the episode's own tokenizer.
+
+    The answer's `n` tokens and the EOS after them are `n + 1` places. Dense: each place is worth
+    `1 / (n + 1)`, paid on the token that fills it rightly, whatever the tokens before it were. Sparse:
+    1 on the last token if every place is right, otherwise 0. Returns are in `[0, 1]`.
+
+    The term `exact` is 1 where every place is right, otherwise 0.
+
+    Args:
+        sparse: Pay for the whole answer only.
+
+    >>> task_tokenizer = WordTokenizer("abc", separator="")
+    >>> episode = Episode.of("abc", "cbb", task_tokenizer, answer="cba")
+    >>> AnswerReward()([episode]).per_token
+    (array([0.25, 0.25, 0.  , 0.25]),)
+    """
+
+    name = "answer"
+
+    def __init__(self, sparse: bool = False) -> None:
+        self.sparse = sparse
+        self.causal = not sparse  # a place is judged by its own token, so prefixes can be paid
+
+    def score(self, episodes: Sequence[Episode]) -> Rewards:
+        per_token, exact = [], np.zeros(len(episodes))
+        for i, episode in enumerate(episodes):
+            right, places = _places_right(episode)
+            per_token.append(np.array(right) / places)
+            exact[i] = sum(right) == places
+        if self.sparse:
+            return Rewards(exact, terms={"exact": exact})
+        return Rewards(np.zeros(len(episodes)), tuple(per_token), {"exact": exact})
+
+
+def _places_right(episode: Episode) -> tuple[list[float], int]:
+    """For each token of the completion 1.0 where it is right, and how many places the answer has."""
+    answer = episode.prompt.columns.get("answer")
+    if not isinstance(answer, str):
+        raise RewardError(f"prompt {episode.prompt.id!r} has no text in its column 'answer'")
+    wanted = [(i,) for i in episode.tokenizer.encode(answer)] + [episode.tokenizer.eos_ids]
+    given = episode.completion_ids.tolist()
+    right = [float(token in ids) for token, ids in zip(given, wanted, strict=False)]
+    return right + [0.0] * (len(given) - len(right)), len(wanted)
+
+
+def classic_task(
+    name: str,
+    tokenizer: WordTokenizer,
+    inputs: Sequence[str],
+    solve: Callable[[str], str],
+    *,
+    sparse: bool,
+    seed: int,
+) -> Task:
+    """Make a task of inputs and the function that answers them.
+
+    One input in five, drawn by `seed`, is held out; with fewer than five inputs both halves are all.
+
+    Args:
+        name: Name of the task.
+        tokenizer: The vocabulary, EOS included, nothing else.
+        inputs: Distinct texts of prompts.
+        solve: The right completion of an input.
+        sparse: As in `AnswerReward`.
+        seed: Seed of the split.
+
+    Returns:
+        A task with optimum 1 and the exact return of the random policy over `prompts`.
+    """
+    problems = [Prompt(text, {"answer": solve(text)}) for text in inputs]
+    count = len(problems) // 5
+    chosen = set(random.Random(seed).sample(range(len(problems)), count))
+    train = [p for i, p in enumerate(problems) if i not in chosen]
+    held_out = [problems[i] for i in sorted(chosen)] or train
+    lengths = [len(tokenizer.encode(p.columns["answer"])) for p in problems]
+    return Task(
+        name=name,
+        prompts=train,
+        held_out=held_out,
+        tokenizer=tokenizer,
+        reward=AnswerReward(sparse),
+        max_tokens=max(lengths) + 1,
+        optimum=1.0,
+        random_return=_random_return(
+            np.array([n for i, n in enumerate(lengths) if i not in chosen]), tokenizer.vocab_size, sparse
+        ),
+    )
+
+
+def _random_return(lengths: FloatArray, vocab_size: int, sparse: bool) -> float:
+    """Mean over answers of `n` tokens of the return of uniform draws from `V` ids, one of them EOS.
+
+    Place `i` is reached with probability `((V - 1) / V)^i` and then right with `1 / V`. The mean share
+    of the places, a geometric sum, is `(1 - ((V - 1) / V)^(n + 1)) / (n + 1)`; all are right with
+    probability `V^-(n + 1)`.
+    """
+    places = lengths + 1.0
+    if sparse:
+        return float(np.mean(float(vocab_size) ** -places))
+    return float(np.mean((1 - (1 - 1 / vocab_size) ** places) / places))
+
+
+def choose_inputs(every: Iterable[str], draw: Callable[[random.Random], str], seed: int) -> list[str]:
+    """All inputs if there are at most `MAX_INPUTS`, otherwise so many distinct ones drawn by `seed`.
+
+    Args:
+        every: All inputs, each once; read no further than needed, so it may be astronomically long.
+        draw: Draws one input; every input must be possible.
+        seed: Seed of the draws.
+    """
+    few = list(islice(every, MAX_INPUTS + 1))
+    if len(few) <= MAX_INPUTS:
+        return few
+    rng = random.Random(seed)
+    chosen: dict[str, None] = {}  # a set that keeps the order
+    while len(chosen) < MAX_INPUTS:
+        chosen[draw(rng)] = None
+    return list(chosen)
+
+
+def check_range(name: str, value: int, low: int, high: int | None = None) -> None:
+    """Refuse a task parameter that is not a whole number in `[low, high]`.
+
+    Raises:
+        ConfigError: Naming the parameter, its value and what it may be.
+    """
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):
+        allowed = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number {allowed}")
