@@ -1,0 +1,45 @@
+"""Everything that chooses tokens: policy, sampler, algorithms. Import it as `text_gym.agents`."""
+
+if __name__ == "agents":
+    raise ImportError("import text_gym.agents; the folder agents/ is its source, not a package of its own")
+
+from .advantages import gae, masked_mean, whiten
+from .agent import Agent, AgentConfig, Callback, Metrics, describe
+from .evaluation import Measure, Report, evaluate
+from .kl import Estimator, KLController, estimate_kl
+from .policy import Evaluation, Policy, pick_device
+from .ppo import PPO, PPOConfig
+from .rollout import Rollout, rewards_per_token
+from .sampler import Decoder, Sampling, inverse_cdf, rollout, uniform
+from .sft import SFT, SFTConfig
+
+__all__ = [
+    "PPO",
+    "SFT",
+    "Agent",
+    "AgentConfig",
+    "Callback",
+    "Decoder",
+    "Estimator",
+    "Evaluation",
+    "KLController",
+    "Measure",
+    "Metrics",
+    "PPOConfig",
+    "Policy",
+    "Report",
+    "Rollout",
+    "SFTConfig",
+    "Sampling",
+    "describe",
+    "estimate_kl",
+    "evaluate",
+    "gae",
+    "inverse_cdf",
+    "masked_mean",
+    "pick_device",
+    "rewards_per_token",
+    "rollout",
+    "uniform",
+    "whiten",
+]

@@ -1,0 +1,60 @@
+"""Advantages: how much better a token was than expected. All functions work on `(B, T)` tensors.
+
+Rows are right-padded; `mask` is True on real tokens. Nothing here knows a policy or a loss.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def gae(
+    rewards: Tensor, values: Tensor, last_values: Tensor, mask: Tensor, *, gamma: float = 1.0, lam: float = 0.95
+) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation (Schulman et al. 2016, eq. 16).
+
+    Args:
+        rewards: `(B, T)`.
+        values: `(B, T)`, of the state before each token.
+        last_values: `(B,)`, of the state after the last token: the bootstrap of a truncated
+            episode, 0 for a terminated one.
+        mask: `(B, T)` bool.
+        gamma: Discount.
+        lam: λ; 1 gives Monte Carlo returns minus values.
+
+    Returns:
+        Advantages and returns (advantage + value), `(B, T)`, 0 where masked.
+
+    >>> one = torch.ones(1, 2)
+    >>> gae(one, torch.zeros(1, 2), torch.zeros(1), one.bool(), lam=1.0)[0]
+    tensor([[2., 1.]])
+    """
+    advantages = torch.zeros_like(rewards)
+    ends = mask.sum(dim=1) - 1
+    following = torch.zeros_like(last_values)  # advantage of the next token
+    next_value = last_values
+    for t in reversed(range(rewards.shape[1])):
+        next_value = torch.where(ends == t, last_values, next_value)
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        following = torch.where(mask[:, t], delta + gamma * lam * following, torch.zeros_like(following))
+        advantages[:, t] = following
+        next_value = values[:, t]
+    return advantages, torch.where(mask, advantages + values, torch.zeros_like(values))
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the entries where `mask` is True."""
+    return (x * mask).sum() / mask.sum()
+
+
+def whiten(x: Tensor, mask: Tensor, *, shift: bool = True) -> Tensor:
+    """Scale to unit standard deviation and, with `shift`, zero mean; 0 where masked.
+
+    A constant batch carries no preference and comes out as zeros, not as amplified rounding noise.
+    """
+    mean = masked_mean(x, mask)
+    std = masked_mean((x - mean) ** 2, mask).sqrt()
+    if std <= 1e-7 * (1 + mean.abs()):
+        return torch.zeros_like(x) if shift else x * mask
+    return (x - mean if shift else x) / std * mask

@@ -1,0 +1,241 @@
+"""Policy: a causal language model with a value head. A frozen copy of one is the reference policy.
+
+Sequences are right-padded, prompt and completion without a gap, so causal attention needs no mask
+and positions count from 0; log-probabilities are over the tokenizer's `V` ids only, however far the
+model's own vocabulary is padded. How tokens are drawn is the sampler's business.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from text_gym import PretrainedTokenizer, Tokenizer
+from text_gym.errors import ConfigError, DataError
+
+VALUE_HEAD = "value_head.safetensors"
+
+
+class Evaluation(NamedTuple):
+    """What a policy says of given completions; entries past a completion's end are 0."""
+
+    log_probs: Tensor  # (B, T), nats, of the tokens taken
+    values: Tensor  # (B, T), of the state before each token
+    entropy: Tensor  # (B, T), nats
+
+
+class Policy(nn.Module):
+    """Any `transformers` causal LM with a linear value head on its last hidden state.
+
+    Args:
+        model: The causal LM.
+        tokenizer: Its tokenizer; the model may have more rows than the tokenizer has ids.
+        device: `"auto"` takes CUDA where there is one.
+
+    Raises:
+        ConfigError: The model has fewer rows than the tokenizer has ids, or an unknown output head.
+    """
+
+    def __init__(self, model: Any, tokenizer: Tokenizer, device: str = "auto") -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.vocab_size = tokenizer.vocab_size
+        rows = model.get_output_embeddings().weight.shape[0]
+        if rows < self.vocab_size:
+            raise ConfigError(
+                f"the tokenizer has {self.vocab_size} ids but the model only {rows}; they do not belong together"
+            )
+        self.model = model
+        # With a padding id in its config a model looks for it in every input and warns. We pad on
+        # the right, where causal attention never looks; the id is put back when saving.
+        self._pad_token_id, model.config.pad_token_id = model.config.pad_token_id, None
+        self.value_head = nn.Linear(model.config.get_text_config().hidden_size, 1)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+        self.to(pick_device(device))
+        self.value_head.to(next(model.parameters()).dtype)
+        self.eval()  # dropout stays off in sampling, scoring and updates; only SFT turns it on
+        self._check_head()
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, tokenizer: Tokenizer | None = None, device: str = "auto", dtype: str = "float32"
+    ) -> Policy:
+        """Load a folder or hub model in safetensors, with its tokenizer and, if saved, its value head.
+
+        Raises:
+            DataError: There is no such folder or model, or it is not in safetensors.
+        """
+        from transformers import AutoModelForCausalLM
+
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                str(name), dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
+            )
+        except (OSError, ValueError) as error:
+            raise DataError(f"cannot load a causal language model from {str(name)!r}: {error}") from error
+        policy = cls(model, tokenizer or PretrainedTokenizer.from_pretrained(name), device)
+        head = Path(name) / VALUE_HEAD
+        if head.is_file():
+            policy.value_head.load_state_dict(load_file(head))
+        return policy
+
+    @classmethod
+    def new(
+        cls,
+        tokenizer: Tokenizer,
+        *,
+        layers: int = 2,
+        width: int = 64,
+        heads: int = 4,
+        context: int = 256,
+        seed: int = 0,
+        device: str = "auto",
+    ) -> Policy:
+        """A small GPT-2 with random weights, to be trained from nothing."""
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        eos = tokenizer.eos_ids[0] if tokenizer.eos_ids else None
+        config = GPT2Config(
+            vocab_size=tokenizer.vocab_size,
+            n_positions=context,
+            n_embd=width,
+            n_layer=layers,
+            n_head=heads,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            bos_token_id=tokenizer.bos_id,
+            eos_token_id=eos,
+            pad_token_id=tokenizer.pad_id,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(GPT2LMHeadModel(config), tokenizer, device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.value_head.weight.device
+
+    @property
+    def context(self) -> int | None:
+        """Largest number of tokens the model can read, if it has a limit."""
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return None if limit is None else int(limit)
+
+    def hidden(self, tokens: Tensor, **kwargs: Any) -> Any:
+        """Output of the trunk; `last_hidden_state` is `(B, S, D)`.
+
+        Args:
+            tokens: `(B, S)` int64.
+            **kwargs: `attention_mask`, `position_ids`, `past_key_values`, as in `transformers`.
+        """
+        return self.model.base_model(input_ids=tokens, **{"use_cache": False, **kwargs})
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """`(..., V)` float32 logits of hidden states `(..., D)`, over the tokenizer's ids only."""
+        logits = self.model.get_output_embeddings()(hidden)[..., : self.vocab_size].float()
+        config = self.model.config.get_text_config()
+        if scale := getattr(config, "logit_scale", None):  # Cohere
+            logits = logits * scale
+        if scale := getattr(config, "logits_scaling", None):  # Granite
+            logits = logits / scale
+        if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2
+            logits = cap * torch.tanh(logits / cap)
+        return logits
+
+    def values(self, hidden: Tensor) -> Tensor:
+        """`(...)` float32 values of hidden states `(..., D)`."""
+        return self.value_head(hidden).squeeze(-1).float()  # type: ignore[no-any-return]
+
+    def evaluate(
+        self, tokens: Tensor, starts: Tensor, lengths: Tensor, *, temperature: float = 1.0, entropy: bool = False
+    ) -> Evaluation:
+        """Log-probabilities and values of completions, in one pass through the trunk.
+
+        Args:
+            tokens: `(B, S)` int64, right-padded.
+            starts: `(B,)` int64, prompt lengths `P_i` (at least 1).
+            lengths: `(B,)` int64, completion lengths `T_i`.
+            temperature: The distribution is softmax(logits / temperature), as it was sampled from.
+            entropy: Compute the entropy too (zeros if not).
+
+        Returns:
+            Tensors `(B, T)`, `T` the longest completion.
+        """
+        width = int((starts + lengths).max())
+        t = int(lengths.max())
+        tokens = tokens[:, :width]
+        states = self.hidden(tokens).last_hidden_state
+        steps = torch.arange(t, device=tokens.device)
+        mask = steps < lengths[:, None]
+        rows, columns = mask.nonzero(as_tuple=True)
+        at = starts[rows] + columns
+        taken = states[rows, at - 1]  # (N, D): the state before each token
+        logits = self.logits(taken) / temperature
+        log_probs = -F.cross_entropy(logits, tokens[rows, at], reduction="none")
+        zeros = log_probs.new_zeros(mask.shape)
+        h = zeros
+        if entropy:
+            log_p = torch.log_softmax(logits, dim=-1)
+            h = zeros.masked_scatter(mask, -(log_p.exp() * log_p).sum(-1))
+        return Evaluation(zeros.masked_scatter(mask, log_probs), zeros.masked_scatter(mask, self.values(taken)), h)
+
+    @torch.no_grad()
+    def score(
+        self, tokens: Tensor, starts: Tensor, lengths: Tensor, *, temperature: float = 1.0, rows: int = 64
+    ) -> Tensor:
+        """`(B, T)` log-probabilities of completions, in nats, without gradients, `rows` sequences at a time."""
+        result = torch.zeros(len(tokens), int(lengths.max()), device=tokens.device)
+        for i in range(0, len(tokens), rows):
+            part = slice(i, i + rows)
+            said = self.evaluate(tokens[part], starts[part], lengths[part], temperature=temperature).log_probs
+            result[part, : said.shape[1]] = said
+        return result
+
+    def frozen(self) -> Policy:
+        """A copy whose weights cannot be trained: the reference policy."""
+        reference = copy.deepcopy(self)
+        reference.requires_grad_(False)
+        return reference
+
+    def save(self, folder: str | Path) -> None:
+        """Write a Hugging Face folder (`AutoModelForCausalLM` loads it) and the value head beside it."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.model.config.pad_token_id = self._pad_token_id
+        try:
+            self.model.save_pretrained(folder)
+        finally:
+            self.model.config.pad_token_id = None
+        save_file({k: v.contiguous() for k, v in self.value_head.state_dict().items()}, folder / VALUE_HEAD)
+        if isinstance(self.tokenizer, PretrainedTokenizer):
+            self.tokenizer.save(folder)
+
+    def _check_head(self) -> None:
+        """Our logits must be the model's own, whatever its architecture does on top of the trunk."""
+        probe = torch.arange(4, device=self.device)[None] % self.vocab_size
+        with torch.no_grad():
+            theirs = self.model(input_ids=probe, use_cache=False).logits[..., : self.vocab_size].float()
+            ours = self.logits(self.hidden(probe).last_hidden_state)
+        if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
+            kind = json.dumps(self.model.config.model_type)
+            raise ConfigError(f"models of type {kind} change their logits in a way that is not supported yet")
+
+
+def pick_device(device: str) -> torch.device:
+    """The device of a name; `"auto"` is CUDA where there is one, else the CPU."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device {device!r}: {error}") from error

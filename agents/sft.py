@@ -1,0 +1,151 @@
+"""Supervised fine-tuning: the warm start, maximum likelihood on written completions.
+
+Only completion tokens (EOS included) are trained on; prompts are read, not learnt.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from text_gym import Prompt
+from text_gym.errors import ConfigError, DataError, NonFiniteError, excerpt
+
+from .policy import Policy
+
+
+@dataclass(frozen=True)
+class SFTConfig:
+    """Settings of supervised fine-tuning.
+
+    Args:
+        epochs: Passes over the data; a fraction is allowed.
+        batch_size: Sequences per step.
+        learning_rate: Largest step size of AdamW; linear warm-up, then cosine decay to a tenth.
+        warmup: Share of the steps that warm up.
+        weight_decay: Of AdamW, on matrices only.
+        max_grad_norm: Gradients are scaled down to this norm.
+        max_seconds: Stop after this time, in seconds; the schedule follows the clock then.
+        seed: Decides the order of the data.
+    """
+
+    epochs: float = 3.0
+    batch_size: int = 64
+    learning_rate: float = 3e-3
+    warmup: float = 0.05
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    max_seconds: float | None = None
+    seed: int = 0
+
+
+class SFT:
+    """Fit a policy to written completions.
+
+    Args:
+        policy: The policy to train, in place.
+        pairs: Prompts and completions.
+        config: Settings.
+
+    Raises:
+        DataError: There are no pairs, or one does not fit the policy's context; its prompt is named.
+    """
+
+    def __init__(self, policy: Policy, pairs: Sequence[tuple[Prompt, str]], config: SFTConfig | None = None) -> None:
+        if not pairs:
+            raise DataError("there is nothing to train on: no (prompt, completion) pairs")
+        self.policy, self.config = policy, config or SFTConfig()
+        tokenizer = policy.tokenizer
+        if not tokenizer.eos_ids:
+            raise ConfigError("the tokenizer has no EOS id, so completions could never be taught to end")
+        bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+        self.sequences: list[list[int]] = []
+        self.starts: list[int] = []
+        for prompt, completion in pairs:
+            ids = tokenizer.encode(prompt.text) or bos
+            sequence = ids + tokenizer.encode(completion) + [tokenizer.eos_ids[0]]
+            if policy.context is not None and len(sequence) > policy.context:
+                raise DataError(
+                    f"prompt {excerpt(prompt.id)} with its completion has {len(sequence)} tokens, "
+                    f"the policy's context is {policy.context}"
+                )
+            self.sequences.append(sequence)
+            self.starts.append(len(ids))
+
+    def learn(self, callback: Callable[[dict[str, float]], bool | None] | None = None) -> SFT:
+        """Train; the callback gets `step`, `steps`, `loss` (nats per token), and may return False to stop.
+
+        Raises:
+            NonFiniteError: The loss became NaN or infinite; the weights are those before it.
+        """
+        config, policy = self.config, self.policy
+        decayed = [p for p in policy.model.parameters() if p.ndim >= 2]
+        plain = [p for p in policy.model.parameters() if p.ndim < 2]
+        optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=config.learning_rate,
+        )
+        batches = self._batches()
+        started = time.perf_counter()
+        policy.train()
+        try:
+            for step, rows in enumerate(batches):
+                done = step / len(batches)
+                if config.max_seconds is not None:
+                    done = max(done, (time.perf_counter() - started) / config.max_seconds)
+                    if done >= 1:
+                        break
+                for group in optimizer.param_groups:
+                    group["lr"] = config.learning_rate * _schedule(done, config.warmup)
+                loss = self._loss(rows)
+                if not torch.isfinite(loss):
+                    raise NonFiniteError(f"the loss is {loss.item()} at step {step}; lower learning_rate")
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.max_grad_norm)
+                optimizer.step()
+                metrics = {"step": step + 1, "steps": len(batches), "loss": float(loss.detach())}
+                if callback is not None and callback(metrics) is False:
+                    break
+        finally:
+            policy.eval()
+        return self
+
+    def _batches(self) -> list[list[int]]:
+        """Batches of sequences of similar length (little padding), in random order."""
+        generator = np.random.default_rng(self.config.seed)
+        size = self.config.batch_size
+        lengths = np.array([len(s) for s in self.sequences])
+        wanted = math.ceil(self.config.epochs * len(lengths) / size)
+        batches: list[list[int]] = []
+        while len(batches) < wanted:
+            order = generator.permutation(len(lengths))
+            pools = [order[i : i + 16 * size] for i in range(0, len(order), 16 * size)]
+            ordered = [pool[np.argsort(lengths[pool], kind="stable")] for pool in pools]
+            epoch = [pool[i : i + size].tolist() for pool in ordered for i in range(0, len(pool), size)]
+            batches += [epoch[i] for i in generator.permutation(len(epoch))]
+        return batches[:wanted]
+
+    def _loss(self, rows: list[int]) -> Tensor:
+        """Mean negative log-likelihood of the completions' tokens, in nats per token."""
+        sequences = [self.sequences[i] for i in rows]
+        width = max(map(len, sequences))
+        pad = self.policy.tokenizer.pad_id
+        device = self.policy.device
+        tokens = torch.tensor([s + [pad] * (width - len(s)) for s in sequences], device=device)
+        starts = torch.tensor([self.starts[i] for i in rows], device=device)
+        lengths = torch.tensor([len(s) for s in sequences], device=device) - starts
+        return -self.policy.evaluate(tokens, starts, lengths).log_probs.sum() / lengths.sum()
+
+
+def _schedule(done: float, warmup: float) -> float:
+    """Share of the learning rate after this share of the training."""
+    if done < warmup:
+        return (done + 1e-3) / (warmup + 1e-3)
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
