@@ -112,6 +112,7 @@ class Policy(nn.Module):
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
+            initializer_range=width**-0.5,  # GPT-2's 0.02 is for d = 768: small models do not learn to copy from it
             bos_token_id=tokenizer.bos_id,
             eos_token_id=eos,
             pad_token_id=tokenizer.pad_id,

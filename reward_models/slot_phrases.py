@@ -8,38 +8,49 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 YES = frozenset({"yes", "true"})
 NO = frozenset({"no", "false"})
-NEGATIONS = frozenset(
-    "not no non never t isnt dont doesnt wasnt arent nor without hardly unsuitable cannot un".split()
-)
-# Between a negation and what it denies: "is *not* considered to be a very family friendly place".
-LIGHT_WORDS = frozenset(
-    """a an the is are be being been to in at on of by for as it its very really particularly especially
-    terribly too so all that exactly considered known recommended recommend suitable appropriate ideal good great
-    necessarily actually quite overly located found situated place places venue establishment facilities
-    amenities environment atmosphere offer offers have has do does allow allows permit welcome welcomes cater
-    caters welcoming targeted oriented aimed described deemed any bring bringing take taking your""".split()
+# `t` is what is left of isn't, don't ...
+NEGATIONS = _words("""not no non none never t isnt dont doesnt wasnt arent nor without hardly cannot un""")
+# May stand between a negation and what it denies: "is *not* considered to be a very family friendly place".
+LIGHT_WORDS = _words(
+    """a all allow allows actually aimed amenities an any appropriate are as at atmosphere be been being bring
+    bringing by cater caters catering conducive considered deemed described do does environment especially
+    establishment exactly facilities for found good great has have ideal in is it its located necessarily of
+    offer offers on oriented overly particularly permit place places quite really recommend recommended
+    situated so suitable suited take taking targeted terribly that the to too venue very welcome welcomes
+    welcoming your"""
 )
 # A text that stops on one of these stops in the middle of a sentence.
-UNFINISHED_WORDS = frozenset(
-    """, : ; a an the and or but nor with without of to in at on by for from near into is are was were be has
-    have had its their his her our your my that which who whose as than called named located serving
-    offering providing serves offers provides between around not very it they £ out customer""".split()
+UNFINISHED_WORDS = _words(
+    """, : ; a an and are as at be between by called for from had has have her his in into is its my named
+    near nor of offering offers on or our out provides providing serves serving than that the their to very
+    was were which who whose with without your"""
 )
 SPELLINGS = {
-    "center": "centre", "centers": "centres", "centrally": "central", "kids": "kid", "child": "kid",
-    "children": "kid", "childrens": "kid", "childs": "kid", "kiddie": "kid", "family": "family",
-    "families": "family", "familys": "family", "stars": "star", "pounds": "pound", "euros": "pound", "euro": "pound", "points": "point",
-    "ratings": "rating", "reviews": "review",
-    "prices": "price", "costs": "cost", "customers": "customer", "one": "1", "two": "2", "three": "3",
-    "four": "4", "five": "5", "cuisines": "cuisine", "meals": "meal", "dishes": "dish",
+    "center": "centre", "centers": "centre", "centrally": "central", "kids": "kid", "child": "kid",
+    "children": "kid", "childrens": "kid", "childs": "kid", "youngsters": "kid", "families": "family",
+    "stars": "star", "points": "point", "pounds": "pound", "euros": "pound", "euro": "pound",
+    "dollars": "pound", "ratings": "rating", "ranges": "range", "reviews": "review", "prices": "price",
+    "costs": "cost", "customers": "customer", "costumer": "customer", "one": "1", "two": "2", "three": "3",
+    "four": "4", "five": "5", "twenty": "20", "thirty": "30", "adults": "adult",
 }  # fmt: skip
 
 
 _RATERS = "customer|consumer|user|guest|overall|customer service|service|quality|customer satisfaction|"
-_RATED = "rating|rate|rated|ranked|ranking|review|reviewed|score|scored|satisfaction|approval|feedback|mark|marks|recommended"
-_LINKS = "is|are|of|at|as|being|a|an|is a|of a|has been|was|is an|with|is considered|service is|by customer|it|it very|very|them|is very|"
+_RATED = (
+    "rating|rate|rated|ranked|ranking|review|reviewed|score|scored|satisfaction|approval|feedback|mark|marks|"
+    "recommended"
+)
+_LINKS = (
+    "is|are|of|at|as|being|a|an|is a|of a|has been|was|is an|with|is considered|service is|by customer|it|"
+    "it very|very|them|is very|"
+)
 
 
 def _rating(degree: str, stars: str) -> list[str]:
@@ -52,20 +63,31 @@ def _rating(degree: str, stars: str) -> list[str]:
     ]
 
 
-_LOW_RATING = _rating("low|lower|lowest|poor|poorly|bad|badly|negative|below average|lower than average|lowly|very low|very poor", "1")
+_LOW_RATING = _rating(
+    "low|lower|lowest|lowly|poor|poorly|bad|badly|negative|below average|"
+    "lower than average|very low|very poor",
+    "1",
+)
 _AVERAGE_RATING = [
-    *_rating("average|averagely|medium|mediocre|moderate|moderately|ok|okay|decent|fair|mid|middle|mixed", "3"),
+    *_rating(
+        "average|averagely|medium|mediocre|moderate|moderately|ok|okay|decent|fair|mid|middle|mixed", "3"
+    ),
     "~average",
 ]
 _HIGH_RATING = _rating(
-    "high|higher|highest|highly|good|great|excellent|excellently|top|positive|very good|very high|well|perfect", "5"
+    "high|higher|highest|highly|good|great|excellent|excellently|top|positive|well|perfect|"
+    "very good|very high",
+    "5",
 )
 
 _PRICE = (
     "price|priced|pricing|cost|costing|price range|priced range|pricing range|price point|price bracket|"
     "menu price|price tag|price level|range price"
 )
-_COST_IS = "is|are|of|at|in the|a|range is|range of|range from|range are|range in|is in the|from|ranging from|"
+_COST_IS = (
+    "is|are|can be|fall into the|of|at|in the|a|range is|range of|range from|range are|range in|is in the|"
+    "from|ranging from|"
+)
 
 
 def _price(degree: str) -> list[str]:
@@ -74,30 +96,38 @@ def _price(degree: str) -> list[str]:
 
 _CHEAP = [
     "(cheap|cheaply|cheaper|inexpensive|inexpensively|affordable|affordably|budget|bargain)",
-    *_price("low|lower|lowest|very low|below average|lower than average|less than average|reasonable|reasonably"),
+    *_price(
+        "low|lower|lowest|very low|below average|lower than average|less than average|reasonable|reasonably"
+    ),
     "(less than|under|below|lower than|up to|less that|cheaper than) 20 (pound|)",
     "20 (pound|) (or|and) (less|under)",
 ]
 _MODERATE = [
     "(moderate|moderately) (price|priced|pricing|cost|expensive|range|price range|)",
-    *_price("average|averagely|mid|medium|middle|mid range|midrange|fair|fairly|reasonable|reasonably|mid level"),
+    *_price(
+        "average|averagely|mid|medium|middle|mid range|midrange|fair|fairly|reasonable|reasonably|mid level"
+    ),
     "(mid|medium) range",
     "20 (to|through|and|) 25 (pound|)",
 ]
 _EXPENSIVE = [
     "(expensive|pricey|pricy|costly|upscale|high end|upmarket|overpriced)",
     *_price("high|higher|highest|highly|above average|higher than average|premium|top"),
-    "(more than|more then|over|above|upwards of|starting at|higher than|at least|greater than|exceeding) 30 (pound|)",
+    "(more than|more then|over|above|upwards of|starting at|higher than|at least|exceeding) 30 (pound|)",
     "30 (pound|) (plus|and up|and over|or more|and above|upwards)",
 ]
 
 _FOR = "good|great|suitable|perfect|ideal|appropriate|fun|nice|best|friendly|place|recommended|okay|fine"
-_FAMILY = "kid|family|the kid|the family|all kid|all the family|the whole family|your family|your kid|a family"
-_WELCOMES = "welcomes|welcoming|welcome|allows|allow|accepts|accept|caters for|caters to|cater to|cater for|invites"
+_FAMILY = (
+    "kid|family|the kid|the family|all kid|all the family|the whole family|your family|your kid|a family"
+)
+_WELCOMES = (
+    "welcomes|welcoming|welcome|allows|allow|accepts|accept|caters for|caters to|cater to|cater for|invites"
+)
 PARAPHRASES: Mapping[str, Mapping[str, Sequence[str]]] = {
     "family friendly": {
         "yes": [
-            "(kid|family|all ages) (friendly|friendliness|oriented|orientated|centred|focused|welcoming|suitable)",
+            "(kid|family|all ages) (friendly|friendliness|oriented|orientated|focused|welcoming|safe)",
             "family fun",
             f"({_FOR}) (for|to|towards) ({_FAMILY})",
             f"({_WELCOMES}) ({_FAMILY})",
@@ -107,11 +137,12 @@ PARAPHRASES: Mapping[str, Mapping[str, Sequence[str]]] = {
         ],
         "no": [
             "adult (only|oriented|orientated)",
-            "adults only",
-            "only (for|) (adult|adults)",
-            "~(adult|adults)",
+            "only (for|) adult",
+            "~adult",
+            "~grown (up|ups)",
             "no (kid|family)",
-            "(kid|family) (are|is) not (really|) (welcome|allowed|welcomed|friendly|permitted)",
+            "(kid|family) (are|is|) (not|not really|never) (welcome|allowed|welcomed|permitted)",
+            "(kid|family) (are|is|) (prohibited|banned|forbidden)",
             "(kid|family) (friendly|) (not|un) (welcome|allowed|friendly|permitted)",
             "(kid|family) (unfriendly|free|less)",
             f"(unfriendly|unsuitable|inappropriate|unwelcoming) (to|for|towards|) ({_FAMILY})",
@@ -132,7 +163,7 @@ PARAPHRASES: Mapping[str, Mapping[str, Sequence[str]]] = {
         "riverside": [
             "(riverside|riversides|waterside|riverfront|waterfront|riverbank)",
             "river (side|front|bank|area)",
-            "(by|near|beside|on|at|alongside|along|next to|close to|overlooking|by the side of) (the|a|) river",
+            "(by|near|beside|on|at|alongside|along|next to|close to|overlooking) (the|a|) river",
             "(side|banks|bank) of the river",
             "~river",
         ],

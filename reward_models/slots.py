@@ -20,7 +20,8 @@ from text_gym.errors import ConfigError, DataError, excerpt
 from .slot_phrases import LIGHT_WORDS, NEGATIONS, NO, PARAPHRASES, SPELLINGS, UNFINISHED_WORDS, YES
 
 Paraphrases = Mapping[str, Mapping[str, Sequence[str]]]
-_SLOT = re.compile(r"([^\[\],;]+?)\s*\[([^\]]*)\]")
+_SLOT = re.compile(r"([^\[\],;:\n]+?)\s*\[([^\]]*)\]")
+_NOTATION = re.compile(r"\w*\s?\[[^\]]*\]?")
 _WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+|[.,;:!?]")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f£€]")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[_\W]+")
@@ -34,14 +35,6 @@ class _Meaning(NamedTuple):
     slot: str
     value: str
     vague: bool
-
-
-class _Mention(NamedTuple):
-    """A phrase found at words `[start, end)`."""
-
-    start: int
-    end: int
-    meanings: Sequence[_Meaning]
 
 
 class _Plan(NamedTuple):
@@ -92,10 +85,7 @@ class SlotCoverage(RewardSource):
     """
 
     name = "slots"
-    hack: ClassVar[tuple[str, str]] = (
-        "name[The Eagle], eatType[pub], area[riverside], priceRange[cheap]",
-        "riverside riverside cheap pub Eagle",
-    )
+    hack: ClassVar[str] = "riverside cheap pub Eagle"
 
     def __init__(
         self,
@@ -105,7 +95,9 @@ class SlotCoverage(RewardSource):
         paraphrases: Paraphrases | None = None,
     ) -> None:
         self.column = column
-        self._table = {_key(slot): {k.lower(): list(v) for k, v in t.items()} for slot, t in PARAPHRASES.items()}
+        self._table = {
+            _key(slot): {k.lower(): list(v) for k, v in t.items()} for slot, t in PARAPHRASES.items()
+        }
         for slot, values in (paraphrases or {}).items():
             known = self._table.setdefault(_key(slot), {})
             for value, phrases in values.items():
@@ -136,6 +128,11 @@ class SlotCoverage(RewardSource):
         return cls(**{"lexicon": lexicon, **options})
 
     def score(self, episodes: Sequence[Episode]) -> Rewards:
+        """F1 of each episode; terms `precision`, `recall`, `perfect`.
+
+        Raises:
+            DataError: A prompt holds no `slot[value]`, or lacks the column; the prompt is named.
+        """
         recall, precision, perfect = np.zeros((3, len(episodes)))
         for i, episode in enumerate(episodes):
             recall[i], precision[i] = self._recall_precision(self._plan(episode.prompt), episode.completion)
@@ -144,27 +141,24 @@ class SlotCoverage(RewardSource):
         values = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
         return Rewards(values, terms={"precision": precision, "recall": recall, "perfect": perfect})
 
-    def realised(self, prompt: Prompt | str, completion: str) -> dict[str, list[tuple[str, str]]]:
-        """Why a text scores as it does: `{slot: [(value said, words that say it), ...]}`; for people and audits.
+    def explain(self, prompt: Prompt | str, completion: str) -> dict[str, list[tuple[str, str]]]:
+        """Why a text scores as it does: each slot's `(value said, words that say it)`, for people and audits.
 
-        >>> SlotCoverage().realised("area[riverside]", "In the city centre, by the river.")
+        >>> SlotCoverage().explain("area[riverside]", "In the city centre, by the river.")
         {'area': [('city centre', 'city centre'), ('riverside', 'by the river')]}
         """
         plan = self._plan(Prompt(prompt) if isinstance(prompt, str) else prompt)
-        words = _words(_SLOT.sub(" ; ", completion))
         said: dict[str, list[tuple[str, str]]] = {}
-        for mention, meanings in self._statements(plan, words):
-            quoted = " ".join(words[mention.start : mention.end])
+        for quoted, meanings in self._statements(plan, completion):
             for m in meanings:
                 said.setdefault(m.slot, []).append((m.value, quoted))
         return said
 
     def _recall_precision(self, plan: _Plan, text: str) -> tuple[float, float]:
-        words = _words(_SLOT.sub(" ; ", text) if "[" in text else text)
         right: dict[str, set[str]] = {}
         wrong: set[tuple[str, str]] = set()
         statements = 0
-        for _, meanings in self._statements(plan, words):
+        for _, meanings in self._statements(plan, text):
             supported = [m for m in meanings if m.value in plan.slots.get(m.slot, ())]
             for m in supported:
                 right.setdefault(m.slot, set()).add(m.value)
@@ -179,23 +173,23 @@ class SlotCoverage(RewardSource):
         redundant = max(0, statements - asked - max(2, asked // 2))
         return realised / asked, realised / max(1, realised + len(wrong) + redundant)
 
-    def _statements(self, plan: _Plan, words: list[str]) -> Iterator[tuple[_Mention, list[_Meaning]]]:
-        """The mentions that count, each with what it says of the slots once negation is read."""
-        mentions = list(self._phrases.find(words))
-        if plan.phrases is not None:
-            mentions += plan.phrases.find(words)
-            mentions.sort(key=lambda m: (m.start, -m.end))
-        start, reach = -1, 0
-        for mention in mentions:
-            # A phrase that begins inside another ("Indian" in "Raja Indian Cuisine") says nothing.
-            if mention.start < reach and (mention.start, mention.end) != (start, reach):
-                continue
-            start, reach = mention.start, mention.end
-            meanings: list[_Meaning] = [m for m in mention.meanings if m.value]
+    def _statements(self, plan: _Plan, text: str) -> Iterator[tuple[str, list[_Meaning]]]:
+        """The phrases found, leftmost and longest first, with what each says once negation is read."""
+        words = _words(_NOTATION.sub(" ; ", text) if "[" in text else text)
+        found: dict[tuple[int, int], list[_Meaning]] = {}
+        for phrases in (self._phrases, plan.phrases):
+            for start, end, meanings in phrases.find(words) if phrases else ():
+                found.setdefault((start, end), []).extend(meanings)
+        reach = 0
+        for start, end in sorted(found, key=lambda span: (span[0], -span[1])):
+            if start < reach:
+                continue  # what begins inside another phrase ("Indian" in "Raja Indian Cuisine") says nothing
+            reach = end
+            said = [m for m in found[start, end] if m.value]
             if _negated(words, start):
-                meanings = [m for m in map(_negation, meanings) if m is not None]
-            if meanings:
-                yield mention, meanings
+                said = [m for m in map(_negation, said) if m is not None]
+            if said:
+                yield " ".join(words[start:end]), said
 
     def _plan(self, prompt: Prompt) -> _Plan:
         text = self._source_text(prompt)
@@ -228,20 +222,25 @@ class SlotCoverage(RewardSource):
         if not pairs:
             raise DataError(
                 f"prompt {excerpt(prompt.id)} holds no slot[value] to score against"
-                + (f" in column {self.column!r}" if self.column else "; name the column that does with column=")
+                + (
+                    f" in column {self.column!r}"
+                    if self.column
+                    else "; name the column that does with column="
+                )
             )
         return pairs
 
     def _index(self, values: Mapping[str, Iterable[str]]) -> _Phrases:
         phrases = _Phrases()
         for slot, slot_values in values.items():
-            for value in sorted({*slot_values, ""} & {*slot_values, *self._table.get(slot, {})}):
+            wanted = set(slot_values)
+            # Saying the opposite must be noticed even if no prompt asks for it.
+            wanted |= {_opposite(value) for value in wanted & (YES | NO)}
+            for value in sorted(wanted):
                 for phrase in self._phrases_of(slot, value):
                     phrases.add(phrase, slot, value)
-                if value in YES | NO:  # saying the opposite must be noticed even if no prompt asks for it
-                    opposite = _opposite(value)
-                    for phrase in self._phrases_of(slot, opposite):
-                        phrases.add(phrase, slot, opposite)
+            for phrase in self._table.get(slot, {}).get("", ()):
+                phrases.add(phrase, slot, "")
         return phrases
 
     def _phrases_of(self, slot: str, value: str) -> list[str]:
@@ -280,13 +279,13 @@ class _Phrases:
             lengths.append(len(words))
             lengths.sort(reverse=True)
 
-    def find(self, words: list[str]) -> Iterator[_Mention]:
-        """The longest phrase at each word, if there is one."""
+    def find(self, words: list[str]) -> Iterator[tuple[int, int, Sequence[_Meaning]]]:
+        """The longest phrase at each word, if there is one: `words[start:end]` and its meanings."""
         for start, word in enumerate(words):
             for length in self._lengths.get(word, ()):
                 meanings = self._meanings.get(tuple(words[start : start + length]))
                 if meanings is not None:
-                    yield _Mention(start, start + length, meanings)
+                    yield start, start + length, meanings
                     break
 
 
@@ -310,7 +309,7 @@ def expand(phrase: str) -> list[str]:
 
 
 def is_finished(text: str) -> bool:
-    """Whether a text ends where a sentence can: not empty, and not on a comma or on a word that needs another.
+    """Whether a text ends where a sentence can: not empty, and not on a comma, "the", "near" and the like.
 
     >>> is_finished("It is near the"), is_finished("It is near the river")
     (False, True)

@@ -106,6 +106,24 @@ class RewardSource(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name})"
 
+    def __add__(self, other: RewardSource | float) -> RewardSource:
+        from .compose import add
+
+        return add(self, other)
+
+    def __sub__(self, other: RewardSource | float) -> RewardSource:
+        from .compose import add
+
+        return add(self, other, -1.0)
+
+    def __mul__(self, factor: float) -> RewardSource:
+        from .compose import Scale
+
+        return Scale(self, factor)
+
+    __radd__ = __add__  # sum([...]) begins with 0
+    __rmul__ = __mul__
+
 
 class FunctionReward(RewardSource):
     """A plain function as a reward source; see `as_reward_source` for the signatures it may have."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -171,6 +171,7 @@ class PretrainedTokenizer:
 
         backend = tokenizers.Tokenizer.from_file(str(file))
         config = _read_json(folder / "tokenizer_config.json")
+        backend.encode_special_tokens = bool(config.get("split_special_tokens", False))
         generation = _read_json(folder / "generation_config.json")
         special = {k: _token_id(backend, config.get(f"{k}_token")) for k in ("eos", "pad", "bos")}
         eos = generation.get("eos_token_id", special["eos"])
@@ -200,6 +201,40 @@ class PretrainedTokenizer:
             bos_id=tokenizer.bos_token_id,
         )
 
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int = 1024) -> PretrainedTokenizer:
+        """Train byte-level BPE (Sennrich et al. 2016; on bytes as in GPT-2) from nothing.
+
+        Words keep their leading space, merges never cross words, `<eos>` is id 0 and `<pad>` id 1. Any
+        text of valid Unicode comes back from its ids unchanged, `"<eos>"` written out included: that is
+        five characters here and never ends an episode. The same texts give the same tokenizer.
+
+        Args:
+            texts: What to learn merges from.
+            vocab_size: Largest `V`: 256 bytes, 2 special tokens and the merges. Few texts may give less.
+
+        Raises:
+            ConfigError: `vocab_size` has no room for the bytes and special tokens.
+        """
+        if vocab_size < 258:
+            raise ConfigError(f"vocab_size {vocab_size} is below 258: 256 bytes, <eos> and <pad>")
+        from tokenizers import Tokenizer as Backend
+        from tokenizers import decoders, models, pre_tokenizers, trainers
+
+        backend = Backend(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            min_frequency=2,
+            special_tokens=["<eos>", "<pad>"],
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        )
+        backend.train_from_iterator(texts, trainer)
+        backend.encode_special_tokens = True
+        return cls(backend, eos_ids=[0], pad_id=1)
+
     @cached_property
     def fingerprint(self) -> str:
         return _digest(sorted(self.backend.get_vocab(with_added_tokens=True).items()))
@@ -217,7 +252,12 @@ class PretrainedTokenizer:
         self.backend.save(str(folder / "tokenizer.json"))
         special = {"eos": self.eos_ids[0] if self.eos_ids else None, "pad": self.pad_id, "bos": self.bos_id}
         names = {f"{k}_token": self.backend.id_to_token(i) for k, i in special.items() if i is not None}
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **names}
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+            "split_special_tokens": self.backend.encode_special_tokens,
+            **names,
+        }
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

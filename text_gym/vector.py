@@ -291,6 +291,26 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
 
     # The transition itself, for agents that step a changing subset of rows
 
+    @property
+    def tokens(self) -> IntArray:
+        """`(B, P + T)` int64, a view: prompts and completions, right-padded."""
+        return self._tokens
+
+    @property
+    def starts(self) -> IntArray:
+        """`(B,)` int64, a view: prompt lengths, in tokens."""
+        return self._starts
+
+    @property
+    def lengths(self) -> IntArray:
+        """`(B,)` int64, a view: prompt and completion lengths together, in tokens."""
+        return self._lengths
+
+    @property
+    def truncated(self) -> BoolArray:
+        """`(B,)` bool, a view: rows whose episode was cut at the token limit."""
+        return self._truncated
+
     def begin(self, rows: IntArray, episode_index: IntArray) -> None:
         """Put episode `episode_index[i]` of its stream into row `rows[i]`."""
         assert self._seeds is not None

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from itertools import islice, product
 
 import numpy as np
 
 from ..episode import Episode, Prompt
 from ..errors import ConfigError, RewardError
-from ..reward import FloatArray, Rewards, RewardSource
+from ..reward import Rewards, RewardSource
 from ..task import Task
 from ..tokenizer import WordTokenizer
 
@@ -46,6 +46,7 @@ class AnswerReward(RewardSource):
         self.causal = not sparse  # a place is judged by its own token, so prefixes can be paid
 
     def score(self, episodes: Sequence[Episode]) -> Rewards:
+        """Judge every place that has a token; prefixes of an episode too, if dense."""
         per_token, exact = [], np.zeros(len(episodes))
         for i, episode in enumerate(episodes):
             right, places = _places_right(episode)
@@ -106,19 +107,19 @@ def classic_task(
         max_tokens=max(lengths) + 1,
         optimum=1.0,
         random_return=_random_return(
-            np.array([n for i, n in enumerate(lengths) if i not in chosen]), tokenizer.vocab_size, sparse
+            [n for i, n in enumerate(lengths) if i not in chosen], tokenizer.vocab_size, sparse
         ),
     )
 
 
-def _random_return(lengths: FloatArray, vocab_size: int, sparse: bool) -> float:
+def _random_return(lengths: Sequence[int], vocab_size: int, sparse: bool) -> float:
     """Mean over answers of `n` tokens of the return of uniform draws from `V` ids, one of them EOS.
 
     Place `i` is reached with probability `((V - 1) / V)^i` and then right with `1 / V`. The mean share
     of the places, a geometric sum, is `(1 - ((V - 1) / V)^(n + 1)) / (n + 1)`; all are right with
     probability `V^-(n + 1)`.
     """
-    places = lengths + 1.0
+    places = np.array(lengths) + 1.0
     if sparse:
         return float(np.mean(float(vocab_size) ** -places))
     return float(np.mean((1 - (1 - 1 / vocab_size) ** places) / places))
@@ -140,6 +141,19 @@ def choose_inputs(every: Iterable[str], draw: Callable[[random.Random], str], se
     while len(chosen) < MAX_INPUTS:
         chosen[draw(rng)] = None
     return list(chosen)
+
+
+def choose_strings(symbols: str, length: int, seed: int) -> list[str]:
+    """Strings of `length` characters of `symbols`: all, or a seeded sample (`choose_inputs`).
+
+    Raises:
+        ConfigError: There are no symbols, or the length is not a whole number of at least 1.
+    """
+    check_range("length", length, 1)
+    if not symbols:
+        raise ConfigError("symbols is empty; give at least one character")
+    every = map("".join, product(symbols, repeat=length))
+    return choose_inputs(every, lambda rng: "".join(rng.choices(symbols, k=length)), seed)
 
 
 def check_range(name: str, value: int, low: int, high: int | None = None) -> None:

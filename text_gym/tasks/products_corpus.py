@@ -21,15 +21,15 @@ SLOTS = ("name", "category", "material", "colour", "feature", "audience", "price
 
 # Coined names: a brand, a line and a number, e.g. "Lumo Air 3".
 BRANDS = tuple(
-    "Bela Dano Fira Gavo Hilo Juno Kito Lumo Mira Nova Pavo Rina Sola Tavo Vela Zeno "
-    "Belo Dara Filo Gara Hela Juva Kira Luna Mino Nela Riva Sano".split()
+    """Bela Dano Fira Gavo Hilo Juno Kito Lumo Mira Nova Pavo Rina Sola Tavo Vela Zeno
+    Belo Dara Filo Gara Hela Juva Kira Luna Mino Nela Riva Sano""".split()  # noqa: SIM905
 )
 LINES = tuple(
-    "Ace Air Arc Bay Bee Day Dot Elm Fox Gem Ice Jet Key Max Oak One Pro Ray Sea Sky Sun Top Way Zen".split()
+    "Ace Air Arc Bay Bee Day Dot Elm Fox Gem Ice Jet Key Max Oak One Pro Ray Sea Sky Sun Top Way Zen".split()  # noqa: SIM905
 )
 NUMBERS = tuple("23456789")
 
-COLOURS = tuple("black blue brown green grey pink purple red white yellow".split())
+COLOURS = tuple("black blue brown green grey pink purple red white yellow".split())  # noqa: SIM905
 
 _LOW = ("$9", "$12", "$15", "$18", "$21", "$24")
 _MID = ("$29", "$35", "$39", "$42", "$48", "$56")
@@ -89,7 +89,7 @@ HOOKS = (
     "Say hello to the {name}, a [{colour} ][{material} ]{category}.",
     "Discover the {name}, a [{material} ]{category}[ in {colour}].",
     "Looking for a [{colour} ]{category}? Meet the {name}[, made of {material}].",
-    "Looking for a [{material} ]{category}? Try the {name}[ in {colour}].",
+    "Looking for a [{material} ]{category}? Discover the {name}[ in {colour}].",
 )
 PLAIN_OPENINGS = (
     "The {name} is a [{colour} ][{material} ]{category}.",
@@ -115,11 +115,11 @@ CLOSINGS = (
     "Get yours now[ for only {price}].",
     "[It costs only {price}. ]Order it now.",
     "[The price is just {price}. ]Get yours today.",
-    "[It is yours for {price}. ]Try it today.",
+    "[All this for {price}. ]Try it today.",
     "Bring it home today[ for {price}].",
 )
-PLAIN_CLOSINGS = ("It costs {price}.", "The price is {price}.", "It is yours for {price}.")
-EXTRAS = ("It is easy to use.", "It looks good at home.", "It is built to last.", "Care is easy.")
+PLAIN_CLOSINGS = ("It costs {price}.", "The price is {price}.", "It sells for {price}.")
+EXTRAS = ("It is easy to use.", "It looks good anywhere.", "It is built to last.", "Care is easy.")
 # What careless writers add; these are no part of the grammar.
 HYPE = (
     "It is the best {category} ever!",
@@ -130,14 +130,14 @@ HYPE = (
 RAMBLES = (
     "It is what it is and that is that.",
     "There is a lot more to say about it and then some more.",
-    "As they say, a thing like that is a thing to have and to have.",
+    "As they say, a thing like that is a thing to have.",
     "It is nice and good and nice and also very good.",
 )
 GRAMMAR = HOOKS + PLAIN_OPENINGS + BENEFIT_BODIES + PLAIN_BODIES + CLOSINGS + PLAIN_CLOSINGS + EXTRAS
 
 _BRACKET = re.compile(r"\[([^]]*)\]")
 _SLOT = re.compile(r"\{(\w+)\}")
-_CARELESS = 0.8  # share of descriptions that a careless writer wrote
+_CARELESS = 0.75  # share of descriptions that a careless writer wrote
 
 
 def lexicon() -> dict[str, tuple[str, ...]]:
@@ -163,7 +163,7 @@ def expansions(template: str) -> Iterator[str]:
 
 
 def make_products(n: int, seed: int = 0) -> list[Prompt]:
-    """Products as prompts: no two share their name, nor all six other attributes.
+    r"""Products as prompts: no two share their name, nor all six other attributes.
 
     Args:
         n: How many; the first `m` of them are the same for every `n >= m`.
@@ -176,7 +176,7 @@ def make_products(n: int, seed: int = 0) -> list[Prompt]:
         ConfigError: There are not that many names.
 
     >>> make_products(1)[0].text
-    '# Nela Max 9 | bag | nylon | black | folds flat | teachers | $35\\n'
+    '# Gavo Dot 2 | jacket | leather | red | stays warm | cyclists | $84\n'
     """
     names = [f"{brand} {line} {number}" for brand in BRANDS for line in LINES for number in NUMBERS]
     if not 0 <= n <= len(names):
@@ -217,19 +217,20 @@ def describe(product: Prompt, rng: random.Random, careless: float = _CARELESS) -
     if slips(0.3):
         slot = _pick(rng, ("material", "colour", "feature", "price", "benefit", "benefit"))
         values[slot] = _pick(rng, [v for v in lexicon()[slot] if v != values[slot]])
-    opening = _pick(rng, PLAIN_OPENINGS if slips(0.6) else HOOKS)
-    body = _pick(rng, PLAIN_BODIES if slips(0.6) else BENEFIT_BODIES)
+    opening = _pick(rng, PLAIN_OPENINGS if slips(0.55) else HOOKS)
+    body = _pick(rng, PLAIN_BODIES if slips(0.55) else BENEFIT_BODIES)
     closing = _pick(rng, CLOSINGS)
-    if slips(0.5):
+    if slips(0.45):
         closing = "" if "price" in dropped else _pick(rng, PLAIN_CLOSINGS)
     pieces = [opening, body, closing]
     if rng.random() < 0.3:
         pieces.insert(2, _pick(rng, EXTRAS))
-    if slips(0.3):
+    if slips(0.28):
         pieces.insert(1 + int(rng.random() * len(pieces)), _pick(rng, HYPE))
-    if slips(0.3):
+    room = len(pieces) < 5  # for one more, so that no text reaches the task's 64 tokens
+    if slips(0.28) and room:
         pieces.insert(1 + int(rng.random() * len(pieces)), _pick(rng, RAMBLES))
-    if slips(0.08):
+    elif slips(0.1) and room:
         pieces.append(_pick(rng, (body, closing)))
     texts = (_without(piece, dropped).format_map(values) for piece in pieces)
     return " ".join(text for text in texts if text)

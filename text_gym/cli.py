@@ -1,0 +1,295 @@
+"""The command line: `text-gym train | sft | sample | evaluate | play`.
+
+Options are dataclasses; their help is the docstrings'. What the commands do stands elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, make_dataclass
+from typing import Any
+
+from .errors import ConfigError, TextGymError, UnknownNameError
+from .train import Data
+
+_HELP = """usage: text-gym [--debug] COMMAND [OPTIONS]
+
+Reinforcement learning in which generating tokens is the episode.
+
+  train      improve a policy by reinforcement learning; before and after on held-out prompts
+  sft        make a policy by supervised fine-tuning on written texts
+  sample     let a policy write
+  evaluate   measure a policy on held-out prompts
+  play       be the policy yourself: type or pick tokens, see observation and reward
+
+text-gym COMMAND --help shows a command's options; --debug shows tracebacks."""
+
+
+@dataclass(frozen=True)
+class TrainOptions(Data):
+    """Improve a policy by reinforcement learning.
+
+    Args:
+        task: Task to learn, where no data is given.
+        algorithm: Algorithm; its settings are further options.
+        reward: Reward to optimise: a name, module:function, or file.py:function. The task's own if left out.
+        policy: Policy to start from: a folder, or a hub model such as Qwen/Qwen3-0.6B (--model is the
+            same). The task's own if left out.
+        episodes: Episodes per iteration.
+        max_tokens: Token limit of an episode; the task's own if left out.
+        out: Folder for the results; runs/TASK-ALGORITHM-TIME if left out.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+
+    task: str = "products"
+    algorithm: str = "ppo"
+    reward: str | None = None
+    policy: str | None = None
+    episodes: int = 64
+    max_tokens: int | None = None
+    out: str | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class SFTOptions(Data):
+    """Make a policy by supervised fine-tuning on written texts: a tokenizer and a small model from nothing, or a given model.
+
+    Args:
+        task: Task whose corpus to learn, where no data is given.
+        model: Folder or hub model to start from; a small new GPT-2 if left out.
+        vocab_size: Size of a new tokenizer.
+        layers: Layers of a new model.
+        width: Width of a new model.
+        heads: Attention heads of a new model.
+        out: Folder for the policy.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+
+    task: str = "products"
+    model: str | None = None
+    vocab_size: int = 1024
+    layers: int = 2
+    width: int = 128
+    heads: int = 4
+    out: str = "policy"
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class SampleOptions(Data):
+    """Let a policy complete prompts.
+
+    Args:
+        texts: Prompts, one after another; held-out prompts of the task or data if there are none.
+        task: Task the policy is for.
+        policy: Folder or hub model; the task's own if left out (--model is the same).
+        count: Number of texts.
+        max_tokens: Token limit; the task's own if left out.
+        temperature: Logits are divided by it.
+        greedy: Take the likeliest token every time.
+        top_k: Draw from the k likeliest tokens only; 0 means all.
+        top_p: Draw from the smallest set of tokens with this probability only.
+        json: Write JSON lines.
+        seed: Decides the noise.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+
+    texts: tuple[str, ...] = ()
+    task: str = "products"
+    policy: str | None = None
+    count: int = 5
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    greedy: bool = False
+    top_k: int = 0
+    top_p: float = 1.0
+    json: bool = False
+    seed: int = 0
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class EvaluateOptions(Data):
+    """Measure a policy on held-out prompts.
+
+    Args:
+        task: Task, where no data is given.
+        policy: Folder or hub model; the task's own if left out (--model is the same).
+        reference: Policy that KL and perplexity are measured against; the policy itself if left out.
+        reward: Reward to measure; the task's own if left out.
+        max_tokens: Token limit; the task's own if left out.
+        temperature: Logits are divided by it.
+        greedy: Take the likeliest token every time.
+        out: JSON file to write the result to, beside printing it.
+        transcripts: JSON-lines file to write the texts and their rewards to.
+        seed: Decides the noise.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+
+    task: str = "products"
+    policy: str | None = None
+    reference: str | None = None
+    reward: str | None = None
+    max_tokens: int | None = None
+    temperature: float = 1.0
+    greedy: bool = False
+    out: str | None = None
+    transcripts: str | None = None
+    seed: int = 0
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class PlayOptions:
+    """Be the policy yourself: type or pick tokens and see state, action, reward and end.
+
+    Args:
+        env: Gymnasium id, or the name of a task.
+        seed: Of the environment.
+    """
+
+    env: str = "text_gym/Products-v0"
+    seed: int = 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status (2 for bad input, 130 after Ctrl-C)."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in argv
+    argv = [a for a in argv if a != "--debug"]
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "train": _train,
+        "sft": _sft,
+        "sample": _sample,
+        "evaluate": _evaluate,
+        "play": _play,
+    }
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        if not argv or argv[0] in ("-h", "--help"):
+            print(_HELP)
+            return 0
+        if argv[0] not in commands:
+            raise UnknownNameError("command", argv[0], commands)
+        return commands[argv[0]](argv[1:])
+    except TextGymError as error:
+        if debug:
+            raise
+        print(f"text-gym: {type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("text-gym: interrupted", file=sys.stderr)
+        return 130
+
+
+def _train(argv: list[str]) -> int:
+    from text_gym.agents import load_algorithm
+
+    from .train import resolve_task, train
+
+    config_class = load_algorithm(_value_of(argv, "--algorithm", "ppo")).config_class
+    options, config = _parse("train", argv, TrainOptions, config_class)
+    task, reward = resolve_task(options.task, options, options.reward, options.policy, options.max_tokens)
+    summary = train(
+        options.algorithm,
+        config,
+        task,
+        reward=reward,
+        policy=options.policy,
+        episodes=options.episodes,
+        out=options.out,
+        device=options.device,
+    )
+    return 130 if summary["interrupted"] else 0
+
+
+def _sft(argv: list[str]) -> int:
+    from text_gym.agents import SFTConfig
+
+    from .sft import sft
+
+    options, config = _parse("sft", argv, SFTOptions, SFTConfig)
+    return sft(options, config)
+
+
+def _sample(argv: list[str]) -> int:
+    from .judge import sample
+
+    (options,) = _parse("sample", argv, SampleOptions)
+    return sample(options)
+
+
+def _evaluate(argv: list[str]) -> int:
+    from .judge import evaluate
+
+    (options,) = _parse("evaluate", argv, EvaluateOptions)
+    return evaluate(options)
+
+
+def _play(argv: list[str]) -> int:
+    import gymnasium as gym
+    from rich.console import Console
+
+    from .env import TextEnv
+    from .play import play
+    from .task import ENV_IDS, TASKS
+
+    (options,) = _parse("play", argv, PlayOptions)
+    if options.env in TASKS:
+        env = TextEnv(task=options.env)
+    elif options.env in gym.registry:
+        made = gym.make(options.env).unwrapped
+        if not isinstance(made, TextEnv):
+            raise ConfigError(f"{options.env} is not a text environment")
+        env = made
+    else:
+        raise UnknownNameError("environment", options.env, [*ENV_IDS, *TASKS])
+    play(env, Console(), _typed_lines(), options.seed)
+    return 0
+
+
+def _typed_lines() -> Iterator[str]:
+    """Lines a person types, with a prompt on a terminal; ends at the end of the input."""
+    while True:
+        try:
+            yield input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+
+
+def _parse(command: str, argv: list[str], *classes: type[Any]) -> list[Any]:
+    """Read options into dataclasses; exits with status 2 and usage on unknown ones."""
+    import tyro
+
+    names = [f"part{i}" for i in range(len(classes))]
+    together = make_dataclass("Options", list(zip(names, classes, strict=True)))
+    together.__doc__ = (classes[0].__doc__ or "").split("Args:")[0]
+    aliases = {"--dataset": "--data", "--model": "--policy"}
+    if command == "sft":
+        aliases["--model"] = "--model"
+    argv = [aliases.get(a.split("=")[0], a.split("=")[0]) + a[len(a.split("=")[0]) :] for a in argv]
+    parsed = tyro.cli(
+        together,
+        prog=f"text-gym {command}",
+        args=argv,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    return [getattr(parsed, name) for name in names]
+
+
+def _value_of(argv: Sequence[str], option: str, default: str) -> str:
+    """An option's value, read ahead: the algorithm decides which options there are."""
+    for i, argument in enumerate(argv):
+        if argument == option and i + 1 < len(argv):
+            return argv[i + 1]
+        if argument.startswith(option + "="):
+            return argument.split("=", 1)[1]
+    return default

@@ -1,0 +1,143 @@
+"""Data: rows of a CSV, JSON-lines or Parquet file or of a hub data set, as prompts with references.
+
+Rows that share a prompt become one `Prompt` with several references, so that a split by prompt
+never leaks. Text is taken as it is: no cleaning, no chat templates.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .episode import Prompt
+from .errors import DataError, UnknownNameError
+
+Row = Mapping[str, Any]
+
+
+def read_rows(source: str | Path) -> list[Row]:
+    """Rows of a file (`.csv`, `.tsv`, `.jsonl`, `.json`, `.parquet`), a folder saved by `datasets`, or a hub data set.
+
+    Raises:
+        DataError: There is no such file, it is empty or malformed (the line is named), or a hub
+            data set is asked for without the `datasets` package.
+    """
+    path = Path(source)
+    if path.is_file():
+        reader = {".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_jsonl, ".json": _read_json}.get(
+            path.suffix.lower(), _read_with_datasets if path.suffix.lower() == ".parquet" else None
+        )
+        if reader is None:
+            raise DataError(f"{path}: unknown kind of file; use .csv, .tsv, .jsonl, .json or .parquet")
+        rows = reader(path)
+    elif path.suffix.lower() in {".csv", ".tsv", ".jsonl", ".json", ".parquet"}:
+        raise DataError(f"{path}: no such file")
+    else:
+        rows = _read_with_datasets(path)
+    if not rows:
+        raise DataError(f"{source} has no rows")
+    return rows
+
+
+def prompts_from(
+    rows: Iterable[Row], prompt: str = "prompt", reference: str | None = None, separator: str = "\n"
+) -> list[Prompt]:
+    """One `Prompt` for every distinct text in column `prompt`, in order of appearance.
+
+    Args:
+        rows: Rows as `read_rows` gives them.
+        prompt: Column of the prompts' texts.
+        reference: Column of reference completions; they are gathered in column `references`.
+        separator: Written after each prompt, so that the policy can tell where it ends.
+
+    Raises:
+        UnknownNameError: A column is missing; the nearest name is suggested.
+
+    >>> prompts_from([{"q": "2+2", "a": "4"}, {"q": "2+2", "a": "four"}], "q", "a")[0].columns["references"]
+    ['4', 'four']
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for number, row in enumerate(rows, 1):
+        for column in (prompt, reference):
+            if column is not None and column not in row:
+                raise UnknownNameError(f"column (row {number})", column, [str(k) for k in row])
+        text = row[prompt]
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"row {number}: column {prompt!r} holds {text!r}, not a text")
+        columns = found.setdefault(text, {k: v for k, v in row.items() if k not in (prompt, reference)})
+        if reference is not None:
+            columns.setdefault("references", []).append(str(row[reference]))
+    if not found:
+        raise DataError("there are no rows to make prompts of")
+    return [Prompt(text + separator, columns, text) for text, columns in found.items()]
+
+
+def pairs_from(prompts: Sequence[Prompt]) -> list[tuple[Prompt, str]]:
+    """Every prompt with each of its references: what supervised fine-tuning learns from."""
+    return [(p, reference) for p in prompts for reference in p.columns.get("references", ())]
+
+
+def _read_csv(path: Path) -> list[Row]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+            rows = list(reader)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: not a CSV file in UTF-8 ({error})") from error
+    for number, row in enumerate(rows, 2):
+        if None in row or None in row.values():
+            raise DataError(f"{path}, record {number}: not as many fields as the header has")
+    return list(rows)
+
+
+def _read_jsonl(path: Path) -> list[Row]:
+    rows: list[Row] = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                rows.append(_row(_parse(line, f"{path}, line {number}"), f"{path}, line {number}"))
+    return rows
+
+
+def _read_json(path: Path) -> list[Row]:
+    content = _parse(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(content, list):
+        raise DataError(f"{path}: expected a list of objects at the top")
+    return [_row(item, f"{path}, item {i}") for i, item in enumerate(content)]
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON ({error})") from error
+
+
+def _row(value: Any, where: str) -> Row:
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: expected an object, found {type(value).__name__}")
+    return value
+
+
+def _read_with_datasets(path: Path) -> list[Row]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(
+            f"{path} is no file here; to read Parquet files and hub data sets: pip install 'text-gym[datasets]'"
+        ) from error
+    try:
+        if path.is_file():
+            data = datasets.Dataset.from_parquet(str(path))
+        elif path.is_dir():
+            data = datasets.load_from_disk(str(path))
+        else:
+            data = datasets.load_dataset(str(path))
+    except Exception as error:
+        raise DataError(f"cannot read the data set {str(path)!r}: {error}") from error
+    if isinstance(data, datasets.DatasetDict):
+        data = data["train"] if "train" in data else next(iter(data.values()))
+    return list(data)

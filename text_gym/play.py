@@ -1,0 +1,122 @@
+"""Play: a person is the policy. They type a text or pick tokens and see the Markov decision process at work.
+
+Works on a terminal and over a pipe. People as a *reward* are elsewhere (`text_gym.reward_models`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+
+from .display import harmless
+from .env import TextEnv
+from .errors import TextGymError
+from .tokenizer import Tokenizer
+
+HELP = """\
+Type text to append its tokens, one step each.      .          end the episode (EOS)
+#42        append token id 42                       ?text      show the ids a text would become
+:obs       show the observation                     :reset     start the next episode
+:help      this help                                :quit      leave"""
+
+
+def play(env: TextEnv, console: Console, lines: Iterator[str], seed: int | None = None) -> float:
+    """Play episodes until the input ends or `:quit`.
+
+    Args:
+        env: The environment.
+        console: Where to show it.
+        lines: What the person types, without line ends.
+        seed: Of the environment.
+
+    Returns:
+        The last finished episode's return (nan if there was none).
+    """
+    console.print(f"[bold]{len(HELP.splitlines())} lines of help[/bold]\n{escape(HELP)}", highlight=False)
+    total, last = 0.0, float("nan")
+    observation, info = env.reset(seed=seed)
+    done = False
+    _show_start(env, console, info)
+    for line in lines:
+        command = line.strip()
+        if command == ":quit":
+            break
+        if command == ":help":
+            console.print(escape(HELP), highlight=False)
+        elif command == ":reset":
+            observation, info = env.reset()
+            total, done = 0.0, False
+            _show_start(env, console, info)
+        elif command == ":obs":
+            length = int(observation["length"][0])
+            console.print(f"length {length}, tokens {observation['tokens'][:length].tolist()}", highlight=False)
+            if "action_mask" in observation:
+                console.print(f"allowed ids {np.flatnonzero(observation['action_mask']).tolist()}", highlight=False)
+        elif command.startswith("?"):
+            console.print(f"{_encode(env.vector.tokenizer, line.strip()[1:], console)}", highlight=False)
+        elif done:
+            console.print("the episode is over: :reset starts the next one, :quit leaves")
+        else:
+            for token in _tokens(env.vector.tokenizer, line, console):
+                try:
+                    observation, reward, terminated, truncated, info = env.step(np.int64(token))
+                except TextGymError as error:
+                    console.print(f"[red]{escape(str(error))}[/red]", highlight=False)
+                    break
+                total += reward
+                done = terminated or truncated
+                _show_step(env, console, token, reward, terminated, truncated)
+                if done:
+                    last = total
+                    _show_end(console, total, info)
+                    break
+    return last
+
+
+def _tokens(tokenizer: Tokenizer, line: str, console: Console) -> Sequence[int]:
+    """The ids a typed line stands for."""
+    command = line.strip()
+    if command == ".":
+        if not tokenizer.eos_ids:
+            console.print("this tokenizer has no EOS: the token limit ends the episode")
+        return tokenizer.eos_ids[:1]
+    if command.startswith("#") and command[1:].lstrip("-").isdigit():
+        return [int(command[1:])]
+    return _encode(tokenizer, line, console)
+
+
+def _encode(tokenizer: Tokenizer, text: str, console: Console) -> list[int]:
+    try:
+        return tokenizer.encode(text)
+    except TextGymError as error:
+        console.print(f"[red]{escape(str(error))}[/red]", highlight=False)
+        return []
+
+
+def _show_start(env: TextEnv, console: Console, info: dict[str, object]) -> None:
+    vector = env.vector
+    console.print(
+        f"\n[bold]state[/bold]  {escape(harmless(str(info['prompt'])))}\n"
+        f"       {int(vector.starts[0])} prompt tokens; action: one of {vector.tokenizer.vocab_size} ids; "
+        f"at most {vector.max_tokens} steps",
+        highlight=False,
+    )
+
+
+def _show_step(
+    env: TextEnv, console: Console, token: int, reward: float, terminated: bool, truncated: bool
+) -> None:
+    text = harmless(env.vector.tokenizer.decode([token])) or "<special>"
+    flags = " terminated" if terminated else " truncated" if truncated else ""
+    step = int(env.vector.lengths[0] - env.vector.starts[0])
+    console.print(f"  step {step:3d}  action {token:5d} {escape(repr(text)):14s} reward {reward:+.3f}{flags}", highlight=False)
+
+
+def _show_end(console: Console, total: float, info: dict[str, object]) -> None:
+    console.print(f"[bold]return {total:.3f}[/bold]  {escape(harmless(str(info.get('completion', ''))))}", highlight=False)
+    terms = info.get("reward_terms")
+    if isinstance(terms, dict):
+        console.print("  " + "  ".join(f"{escape(str(k))} {v:.3f}" for k, v in terms.items()), highlight=False)

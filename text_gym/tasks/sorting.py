@@ -1,0 +1,40 @@
+"""Sort: write the prompt's symbols in order. Each token depends on all of the prompt, by its counts alone."""
+
+from __future__ import annotations
+
+from ..task import Task
+from ..tokenizer import WordTokenizer
+from .classic import choose_strings, classic_task
+
+
+def sort(length: int = 4, symbols: str = "abc", sparse: bool = False, seed: int = 0) -> Task:
+    """Write the symbols of the prompt's string in the order in which `symbols` lists them, then EOS.
+
+    State: the prompt (`length` symbols) and the tokens so far. Action: a symbol or EOS, so that `V` is
+    `len(symbols) + 1`. Reward: `1 / (length + 1)` for each symbol in its place and for EOS right after
+    the last; if sparse, 1 for the whole string and EOS, otherwise 0. Optimum: 1. The random policy gets
+    `(1 - (1 - 1/V)^(length + 1)) / (length + 1)`, if sparse `V^-(length + 1)`.
+
+    All strings are inputs if there are at most 4096 (otherwise a seeded sample), one in five held out.
+
+    Args:
+        length: Symbols of the prompt, at least 1.
+        symbols: Characters the strings are made of, distinct, in order.
+        sparse: Pay for the whole answer only.
+        seed: Seed of the sample and of the split.
+
+    Raises:
+        ConfigError: A parameter out of its range, or symbols that are not distinct.
+
+    >>> round(sort().random_return, 4)
+    0.1525
+    >>> [p.columns["answer"] for p in sort(length=2, symbols="ba").prompts]
+    ['bb', 'ba', 'ba', 'aa']
+    """
+    tokenizer = WordTokenizer(symbols, separator="", pad=False)
+    strings = choose_strings(symbols, length, seed)
+
+    def in_order(text: str) -> str:
+        return "".join(sorted(text, key=symbols.index))
+
+    return classic_task("sort", tokenizer, strings, in_order, sparse=sparse, seed=seed)
