@@ -53,30 +53,21 @@ class SFT:
         pairs: Prompts and completions.
         config: Settings.
 
+    Attributes:
+        steps: Optimizer steps taken so far.
+
     Raises:
         DataError: There are no pairs, or one does not fit the policy's context; its prompt is named.
     """
 
-    def __init__(self, policy: Policy, pairs: Sequence[tuple[Prompt, str]], config: SFTConfig | None = None) -> None:
+    def __init__(
+        self, policy: Policy, pairs: Sequence[tuple[Prompt, str]], config: SFTConfig | None = None
+    ) -> None:
         if not pairs:
             raise DataError("there is nothing to train on: no (prompt, completion) pairs")
         self.policy, self.config = policy, config or SFTConfig()
-        tokenizer = policy.tokenizer
-        if not tokenizer.eos_ids:
-            raise ConfigError("the tokenizer has no EOS id, so completions could never be taught to end")
-        bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-        self.sequences: list[list[int]] = []
-        self.starts: list[int] = []
-        for prompt, completion in pairs:
-            ids = tokenizer.encode(prompt.text) or bos
-            sequence = ids + tokenizer.encode(completion) + [tokenizer.eos_ids[0]]
-            if policy.context is not None and len(sequence) > policy.context:
-                raise DataError(
-                    f"prompt {excerpt(prompt.id)} with its completion has {len(sequence)} tokens, "
-                    f"the policy's context is {policy.context}"
-                )
-            self.sequences.append(sequence)
-            self.starts.append(len(ids))
+        self.sequences, self.starts = _encode(policy, pairs)
+        self.steps = 0
 
     def learn(self, callback: Callable[[dict[str, float]], bool | None] | None = None) -> SFT:
         """Train; the callback gets `step`, `steps`, `loss` (nats per token), and may return False to stop.
@@ -88,7 +79,10 @@ class SFT:
         decayed = [p for p in policy.model.parameters() if p.ndim >= 2]
         plain = [p for p in policy.model.parameters() if p.ndim < 2]
         optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            [
+                {"params": decayed, "weight_decay": config.weight_decay},
+                {"params": plain, "weight_decay": 0.0},
+            ],
             lr=config.learning_rate,
         )
         batches = self._batches()
@@ -103,13 +97,15 @@ class SFT:
                         break
                 for group in optimizer.param_groups:
                     group["lr"] = config.learning_rate * _schedule(done, config.warmup)
-                loss = self._loss(rows)
+                loss = _nll(policy, [self.sequences[i] for i in rows], [self.starts[i] for i in rows])
+                loss = loss / sum(len(self.sequences[i]) - self.starts[i] for i in rows)
                 if not torch.isfinite(loss):
                     raise NonFiniteError(f"the loss is {loss.item()} at step {step}; lower learning_rate")
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.max_grad_norm)
                 optimizer.step()
+                self.steps += 1
                 metrics = {"step": step + 1, "steps": len(batches), "loss": float(loss.detach())}
                 if callback is not None and callback(metrics) is False:
                     break
@@ -132,16 +128,56 @@ class SFT:
             batches += [epoch[i] for i in generator.permutation(len(epoch))]
         return batches[:wanted]
 
-    def _loss(self, rows: list[int]) -> Tensor:
-        """Mean negative log-likelihood of the completions' tokens, in nats per token."""
-        sequences = [self.sequences[i] for i in rows]
-        width = max(map(len, sequences))
-        pad = self.policy.tokenizer.pad_id
-        device = self.policy.device
-        tokens = torch.tensor([s + [pad] * (width - len(s)) for s in sequences], device=device)
-        starts = torch.tensor([self.starts[i] for i in rows], device=device)
-        lengths = torch.tensor([len(s) for s in sequences], device=device) - starts
-        return -self.policy.evaluate(tokens, starts, lengths).log_probs.sum() / lengths.sum()
+
+@torch.no_grad()
+def completion_loss(policy: Policy, pairs: Sequence[tuple[Prompt, str]], *, rows: int = 64) -> float:
+    """Mean negative log-likelihood of written completions, EOS included, in nats per completion token.
+
+    Args:
+        policy: Whose likelihood.
+        pairs: Prompts and completions.
+        rows: Sequences per forward pass.
+
+    Raises:
+        DataError: There are no pairs, or one does not fit the policy's context; its prompt is named.
+    """
+    sequences, starts = _encode(policy, pairs)
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))  # little padding
+    parts = [order[i : i + rows] for i in range(0, len(order), rows)]
+    nll = sum(float(_nll(policy, [sequences[i] for i in part], [starts[i] for i in part])) for part in parts)
+    return nll / (sum(map(len, sequences)) - sum(starts))
+
+
+def _encode(policy: Policy, pairs: Sequence[tuple[Prompt, str]]) -> tuple[list[list[int]], list[int]]:
+    """Token ids of prompt, completion and EOS, and where each completion starts."""
+    if not pairs:
+        raise DataError("no (prompt, completion) pairs were given")
+    tokenizer = policy.tokenizer
+    if not tokenizer.eos_ids:
+        raise ConfigError("the tokenizer has no EOS id, so completions could never be taught to end")
+    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    sequences: list[list[int]] = []
+    starts: list[int] = []
+    for prompt, completion in pairs:
+        ids = tokenizer.encode(prompt.text) or bos
+        sequence = ids + tokenizer.encode(completion) + [tokenizer.eos_ids[0]]
+        if policy.context is not None and len(sequence) > policy.context:
+            raise DataError(
+                f"prompt {excerpt(prompt.id)} with its completion has {len(sequence)} tokens, "
+                f"the policy's context is {policy.context}"
+            )
+        sequences.append(sequence)
+        starts.append(len(ids))
+    return sequences, starts
+
+
+def _nll(policy: Policy, sequences: list[list[int]], starts: list[int]) -> Tensor:
+    """Sum of the negative log-likelihoods of the completions' tokens, in nats."""
+    width = max(map(len, sequences))
+    pad, device = policy.tokenizer.pad_id, policy.device
+    tokens = torch.tensor([s + [pad] * (width - len(s)) for s in sequences], device=device)
+    lengths = torch.tensor([len(s) - start for s, start in zip(sequences, starts)], device=device)
+    return -policy.evaluate(tokens, torch.tensor(starts, device=device), lengths).log_probs.sum()
 
 
 def _schedule(done: float, warmup: float) -> float:

@@ -214,24 +214,27 @@ def _train(argv: list[str]) -> int:
 def _sft(argv: list[str]) -> int:
     from text_gym.agents import SFTConfig
 
-    from .sft import sft
+    from .commands import sft
 
     options, config = _parse("sft", argv, SFTOptions, SFTConfig)
-    return sft(options, config)
+    sft(options, config)
+    return 0
 
 
 def _sample(argv: list[str]) -> int:
-    from .judge import sample
+    from .commands import sample
 
     (options,) = _parse("sample", argv, SampleOptions)
-    return sample(options)
+    sample(options)
+    return 0
 
 
 def _evaluate(argv: list[str]) -> int:
-    from .judge import evaluate
+    from .commands import evaluate
 
     (options,) = _parse("evaluate", argv, EvaluateOptions)
-    return evaluate(options)
+    evaluate(options)
+    return 0
 
 
 def _play(argv: list[str]) -> int:
@@ -269,7 +272,7 @@ def _parse(command: str, argv: list[str], *classes: type[Any]) -> list[Any]:
     """Read options into dataclasses; exits with status 2 and usage on unknown ones."""
     import tyro
 
-    names = [f"part{i}" for i in range(len(classes))]
+    names = [command, "algorithm_settings"][: len(classes)]
     together = make_dataclass("Options", list(zip(names, classes, strict=True)))
     together.__doc__ = (classes[0].__doc__ or "").split("Args:")[0]
     aliases = {"--dataset": "--data", "--model": "--policy"}

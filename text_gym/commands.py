@@ -146,7 +146,7 @@ def _policy_for(options: SFTOptions, train: Sequence[tuple[Prompt, str]], seed: 
 
     if options.model is not None:
         return Policy.from_pretrained(options.model, device=options.device)
-    texts = [p.text + text for p, text in train]
+    texts = [part for p, text in train for part in (p.text, text)]
     tokenizer = PretrainedTokenizer.train(texts, options.vocab_size)
     longest = max(len(tokenizer.encode(p.text)) + len(tokenizer.encode(text)) + 1 for p, text in train)
     return Policy.new(

@@ -74,8 +74,7 @@ class RunFolder:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file."""
-        text = json.dumps(_finite(content), indent=2, ensure_ascii=False, default=str)
-        (self.path / name).write_text(text + "\n", encoding="utf-8")
+        write_json(self.path / name, content)
 
     def write_samples(self, samples: Sequence[tuple[str, str, float, str, float]]) -> None:
         """Write `samples.md`: prompt, text and reward before, text and reward after."""
@@ -111,6 +110,12 @@ def draw_curves(rows: Sequence[Metrics], file: str | Path, title: str) -> None:
         if not keys:
             axes.text(0.5, 0.5, "this reward names no criteria", ha="center", transform=axes.transAxes)
     figure.savefig(str(file), dpi=120)
+
+
+def write_json(file: str | Path, content: Any) -> None:
+    """Write plain data as JSON; NaN and infinity, which JSON lacks, become null."""
+    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, default=str)
+    Path(file).write_text(text + "\n", encoding="utf-8")
 
 
 def default_folder(task: str, algorithm: str) -> Path:

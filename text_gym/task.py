@@ -9,12 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from .episode import Prompt
 from .errors import UnknownNameError
 from .reward import RewardSource
 from .tokenizer import Tokenizer
+
+
+Pairs: TypeAlias = "Sequence[tuple[Prompt, str]]"
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Task:
         tokenizer: Tokenizer of the observation and action spaces.
         reward: The gold reward; its terms are the task's criteria.
         max_tokens: Token limit of an episode.
+        corpus: Makes written texts to learn from, and held-out ones: pairs of prompt and completion.
         policy: Folder of a policy trained for this task by supervised fine-tuning, if one is shipped.
         optimum: Largest expected return there is, where it is known.
         random_return: Expected return of the policy that draws every token uniformly from the
@@ -41,6 +45,7 @@ class Task:
     reward: RewardSource
     max_tokens: int
     policy: Path | None = None
+    corpus: Callable[[], tuple[Pairs, Pairs]] | None = None
     optimum: float | None = None
     random_return: float | None = None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ import numpy as np
 from ..episode import Episode, Prompt
 from ..errors import RewardError
 from ..reward import Rewards, RewardSource
-from ..task import Task
+from ..task import Pairs, Task
 from ..tokenizer import PretrainedTokenizer
 from . import products_corpus as english
 
@@ -246,6 +246,7 @@ def products(
         reward=ProductsReward(),
         max_tokens=max_tokens,
         policy=POLICY,
+        corpus=partial(_corpora, prompts[:n_held_out]),
         optimum=1.0,
     )
 
@@ -258,6 +259,10 @@ def corpus(n: int = 4 * N_TRAIN, seed: int = 0) -> list[tuple[Prompt, str]]:
         seed: Seed of the texts; the products are those of `products()`.
     """
     return english.write_corpus(english.make_products(N_HELD_OUT + N_TRAIN)[N_HELD_OUT:], n, seed)
+
+
+def _corpora(held_out: Sequence[Prompt]) -> tuple[Pairs, Pairs]:
+    return corpus(), english.write_corpus(held_out, 2 * len(held_out), seed=1)
 
 
 def make_tokenizer(vocab_size: int = 1024) -> PretrainedTokenizer:
