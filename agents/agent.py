@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -81,7 +82,10 @@ class Agent(ABC, Generic[ConfigT]):
         self.policy, self.env, self.config = policy, env, config
         self.reference = reference or policy.frozen()
         self.optimizer = torch.optim.AdamW(
-            [p for p in policy.parameters() if p.requires_grad], lr=config.learning_rate, eps=1e-5, weight_decay=0.0
+            [p for p in policy.parameters() if p.requires_grad],
+            lr=config.learning_rate,
+            eps=1e-5,
+            weight_decay=0.0,
         )
         self.kl = KLController(config.kl_coef, config.kl_target)
         self.sampling = Sampling(temperature=config.temperature)
@@ -155,9 +159,13 @@ class Agent(ABC, Generic[ConfigT]):
         self.policy.save(folder)
 
     @classmethod
-    def load(cls, folder: str | Path, env: TextVectorEnv, config: Any = None, device: str = "auto") -> Agent[Any]:
+    def load(
+        cls, folder: str | Path, env: TextVectorEnv, config: Any = None, device: str = "auto"
+    ) -> Agent[Any]:
         """An agent that goes on with a saved policy; the reference is that policy."""
-        return cls(Policy.from_pretrained(folder, device=device), env, config or cls.config_class())  # type: ignore[arg-type]
+        own = (Path(folder) / "tokenizer.json").is_file()  # byte and word tokenizers have no file
+        policy = Policy.from_pretrained(folder, None if own else env.tokenizer, device=device)
+        return cls(policy, env, config or cls.config_class())  # type: ignore[arg-type]
 
     def settings(self) -> dict[str, Any]:
         """The configuration as plain data."""
@@ -178,13 +186,17 @@ class Agent(ABC, Generic[ConfigT]):
             NonFiniteError: The loss or a gradient is not finite; the weights are untouched.
         """
         if not torch.isfinite(loss):
-            raise NonFiniteError(f"the loss is {loss.item()} in iteration {self.iteration + 1}; nothing was updated")
+            raise NonFiniteError(
+                f"the loss is {loss.item()} in iteration {self.iteration + 1}; nothing was updated"
+            )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
         if not torch.isfinite(norm):
             bad = next(
-                n for n, p in self.policy.named_parameters() if p.grad is not None and not p.grad.isfinite().all()
+                n
+                for n, p in self.policy.named_parameters()
+                if p.grad is not None and not p.grad.isfinite().all()
             )
             self.optimizer.zero_grad(set_to_none=True)
             raise NonFiniteError(f"the gradient of {bad} is not finite in iteration {self.iteration + 1}")
@@ -208,4 +220,10 @@ def describe(batch: Rollout) -> Metrics:
         "length": float(batch.lengths.float().mean()),
         "truncated": sum(e.truncated for e in batch.episodes) / len(batch.episodes),
     }
-    return metrics | {f"reward/{name}": float(np.mean(term)) for name, term in scores.terms.items()}
+    return metrics | {f"reward/{name}": _mean_of_numbers(term) for name, term in scores.terms.items()}
+
+
+def _mean_of_numbers(term: npt.NDArray[np.float64]) -> float:
+    """Mean of a reward term; NaN marks episodes for which a part of a composition had no opinion."""
+    known = term[~np.isnan(term)]
+    return float(known.mean()) if len(known) else float("nan")

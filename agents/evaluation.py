@@ -24,13 +24,18 @@ class Measure:
 
     @classmethod
     def of(cls, x: npt.NDArray[np.float64], seed: int = 0) -> Measure:
-        """Percentile bootstrap over episodes, 2,000 resamples."""
+        """Percentile bootstrap over episodes, 2,000 resamples; NaN (no opinion) is left out."""
         from scipy.stats import bootstrap
 
+        x = x[~np.isnan(x)]
+        if not len(x):
+            return cls(float("nan"), (float("nan"), float("nan")))
         mean = float(np.mean(x))
         if len(x) < 2 or np.ptp(x) == 0:
             return cls(mean, (mean, mean))
-        result = bootstrap((x,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(seed))
+        result = bootstrap(
+            (x,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(seed)
+        )
         return cls(mean, (float(result.confidence_interval.low), float(result.confidence_interval.high)))
 
 
@@ -104,7 +109,9 @@ def evaluate(
         shuffle=False,
         group_size=episodes_per_prompt,
         on_long_prompt="truncate",
-        max_prompt_tokens=min(env.max_prompt_tokens, policy.context - env.max_tokens) if policy.context else None,
+        max_prompt_tokens=min(env.max_prompt_tokens, policy.context - env.max_tokens)
+        if policy.context
+        else None,
         on_bad_reward=env.on_bad_reward,
     )
     episodes: list[Episode] = []

@@ -49,7 +49,9 @@ class KLController:
 
     def __init__(self, coefficient: float, target: float | None = None, horizon: float = 2000.0) -> None:
         if coefficient < 0 or (target is not None and target <= 0):
-            raise ConfigError(f"KL coefficient {coefficient} must not be negative and target {target} be positive")
+            raise ConfigError(
+                f"KL coefficient {coefficient} must not be negative and target {target} be positive"
+            )
         self.coefficient, self.target, self.horizon = coefficient, target, horizon
 
     def update(self, kl: float, episodes: int) -> None:

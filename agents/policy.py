@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from text_gym import PretrainedTokenizer, Tokenizer
-from text_gym.errors import ConfigError, DataError
+from text_gym.errors import ConfigError, DataError, NonFiniteError
 
 VALUE_HEAD = "value_head.safetensors"
 
@@ -50,7 +50,8 @@ class Policy(nn.Module):
         rows = model.get_output_embeddings().weight.shape[0]
         if rows < self.vocab_size:
             raise ConfigError(
-                f"the tokenizer has {self.vocab_size} ids but the model only {rows}; they do not belong together"
+                f"the tokenizer has {self.vocab_size} ids but the model only {rows}; "
+                "they do not belong together"
             )
         self.model = model
         # With a padding id in its config a model looks for it in every input and warns. We pad on
@@ -66,7 +67,11 @@ class Policy(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, tokenizer: Tokenizer | None = None, device: str = "auto", dtype: str = "float32"
+        cls,
+        name: str | Path,
+        tokenizer: Tokenizer | None = None,
+        device: str = "auto",
+        dtype: str = "float32",
     ) -> Policy:
         """Load a folder or hub model in safetensors, with its tokenizer and, if saved, its value head.
 
@@ -112,7 +117,8 @@ class Policy(nn.Module):
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
-            initializer_range=width**-0.5,  # GPT-2's 0.02 is for d = 768: small models do not learn to copy from it
+            initializer_range=width
+            ** -0.5,  # GPT-2's 0.02 is for d = 768: small models do not learn to copy from it
             bos_token_id=tokenizer.bos_id,
             eos_token_id=eos,
             pad_token_id=tokenizer.pad_id,
@@ -125,6 +131,11 @@ class Policy(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.value_head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of logits, log-probabilities and values: float32 at least, whatever the weights are."""
+        return torch.promote_types(self.value_head.weight.dtype, torch.float32)
 
     @property
     def context(self) -> int | None:
@@ -142,8 +153,8 @@ class Policy(nn.Module):
         return self.model.base_model(input_ids=tokens, **{"use_cache": False, **kwargs})
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """`(..., V)` float32 logits of hidden states `(..., D)`, over the tokenizer's ids only."""
-        logits = self.model.get_output_embeddings()(hidden)[..., : self.vocab_size].float()
+        """`(..., V)` logits of hidden states `(..., D)`, over the tokenizer's ids only; of type `dtype`."""
+        logits: Tensor = self.model.get_output_embeddings()(hidden)[..., : self.vocab_size].to(self.dtype)
         config = self.model.config.get_text_config()
         if scale := getattr(config, "logit_scale", None):  # Cohere
             logits = logits * scale
@@ -154,11 +165,17 @@ class Policy(nn.Module):
         return logits
 
     def values(self, hidden: Tensor) -> Tensor:
-        """`(...)` float32 values of hidden states `(..., D)`."""
-        return self.value_head(hidden).squeeze(-1).float()  # type: ignore[no-any-return]
+        """`(...)` values of hidden states `(..., D)`, of type `dtype`."""
+        return self.value_head(hidden).squeeze(-1).to(self.dtype)  # type: ignore[no-any-return]
 
     def evaluate(
-        self, tokens: Tensor, starts: Tensor, lengths: Tensor, *, temperature: float = 1.0, entropy: bool = False
+        self,
+        tokens: Tensor,
+        starts: Tensor,
+        lengths: Tensor,
+        *,
+        temperature: float = 1.0,
+        entropy: bool = False,
     ) -> Evaluation:
         """Log-probabilities and values of completions, in one pass through the trunk.
 
@@ -188,14 +205,16 @@ class Policy(nn.Module):
         if entropy:
             log_p = torch.log_softmax(logits, dim=-1)
             h = zeros.masked_scatter(mask, -(log_p.exp() * log_p).sum(-1))
-        return Evaluation(zeros.masked_scatter(mask, log_probs), zeros.masked_scatter(mask, self.values(taken)), h)
+        return Evaluation(
+            zeros.masked_scatter(mask, log_probs), zeros.masked_scatter(mask, self.values(taken)), h
+        )
 
     @torch.no_grad()
     def score(
         self, tokens: Tensor, starts: Tensor, lengths: Tensor, *, temperature: float = 1.0, rows: int = 64
     ) -> Tensor:
-        """`(B, T)` log-probabilities of completions, in nats, without gradients, `rows` sequences at a time."""
-        result = torch.zeros(len(tokens), int(lengths.max()), device=tokens.device)
+        """`(B, T)` log-probabilities of completions, in nats, without gradients, `rows` at a time."""
+        result = torch.zeros(len(tokens), int(lengths.max()), dtype=self.dtype, device=tokens.device)
         for i in range(0, len(tokens), rows):
             part = slice(i, i + rows)
             said = self.evaluate(tokens[part], starts[part], lengths[part], temperature=temperature).log_probs
@@ -209,7 +228,14 @@ class Policy(nn.Module):
         return reference
 
     def save(self, folder: str | Path) -> None:
-        """Write a Hugging Face folder (`AutoModelForCausalLM` loads it) and the value head beside it."""
+        """Write a Hugging Face folder (`AutoModelForCausalLM` loads it) and the value head beside it.
+
+        Raises:
+            NonFiniteError: A weight is NaN or infinite; nothing was written.
+        """
+        for name, weight in self.named_parameters():
+            if not torch.isfinite(weight).all():
+                raise NonFiniteError(f"{name} holds NaN or infinity; nothing was saved")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.model.config.pad_token_id = self._pad_token_id
@@ -225,7 +251,7 @@ class Policy(nn.Module):
         """Our logits must be the model's own, whatever its architecture does on top of the trunk."""
         probe = torch.arange(4, device=self.device)[None] % self.vocab_size
         with torch.no_grad():
-            theirs = self.model(input_ids=probe, use_cache=False).logits[..., : self.vocab_size].float()
+            theirs = self.model(input_ids=probe, use_cache=False).logits[..., : self.vocab_size].to(self.dtype)
             ours = self.logits(self.hidden(probe).last_hidden_state)
         if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
             kind = json.dumps(self.model.config.model_type)

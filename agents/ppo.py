@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from text_gym import TextVectorEnv
+from text_gym.errors import ConfigError
 
 from .advantages import gae, masked_mean, whiten
 from .agent import Agent, AgentConfig, Metrics
@@ -52,6 +53,19 @@ class PPOConfig(AgentConfig):
     whiten_advantages: bool = True
     kl_in: Literal["reward", "loss"] = "reward"
     target_kl: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("epochs", "minibatches"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("gamma", "lam"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be in [0, 1]")
+        if not self.clip > 0:
+            raise ConfigError(f"clip is {self.clip}; it must be above 0")
+        if self.kl_in == "loss" and self.kl_estimator == "k1":
+            raise ConfigError("kl_estimator='k1' in the loss has no gradient on average; choose 'k2' or 'k3'")
 
 
 class PPO(Agent[PPOConfig]):

@@ -21,6 +21,7 @@ from text_gym.errors import ConfigError, NonFiniteError
 from .policy import Policy
 from .rollout import Rollout, rewards_per_token
 
+LOWEST_TEMPERATURE = 1e-4  # below, logits overflow when divided by it
 COMPACT_BELOW = 0.75  # drop finished rows from the batch once no more than this share plays
 
 
@@ -29,7 +30,7 @@ class Sampling:
     """How tokens are drawn; log-probabilities are always of the distribution drawn from.
 
     Args:
-        temperature: Logits are divided by it; above 0.
+        temperature: Logits are divided by it; at least 0.0001.
         top_k: Keep the k likeliest tokens; 0 keeps all.
         top_p: Keep the smallest set of tokens with at least this probability, in (0, 1].
         greedy: Take the likeliest token (log-probabilities are then 0).
@@ -41,8 +42,11 @@ class Sampling:
     greedy: bool = False
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ConfigError(f"temperature is {self.temperature}; it must be above 0 (use greedy=True instead)")
+        if not LOWEST_TEMPERATURE <= self.temperature < float("inf"):
+            raise ConfigError(
+                f"temperature is {self.temperature}; it must be finite and at least {LOWEST_TEMPERATURE} "
+                "(use greedy=True for the likeliest token)"
+            )
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p is {self.top_p}; it must be in (0, 1]")
         if self.top_k < 0:
@@ -59,6 +63,7 @@ class Sampling:
         if self.top_p < 1:
             ordered, order = logits.softmax(dim=1).sort(dim=1, descending=True)
             dropped = ordered.cumsum(dim=1) - ordered >= self.top_p  # what stands before it suffices
+            dropped[:, 0] = False
             logits = logits.masked_fill(dropped.scatter(1, order, dropped), -torch.inf)
         return torch.log_softmax(logits, dim=1)
 
@@ -100,15 +105,17 @@ def rollout(
 def _play(policy: Policy, env: TextVectorEnv, noise: Tensor, sampling: Sampling) -> dict[str, Tensor]:
     """Generate until every row is done; `log_probs`, `values` `(B, T)` and `last_values` `(B,)`."""
     size = (env.num_envs, env.max_tokens)
-    out = {k: torch.zeros(size, device=policy.device) for k in ("log_probs", "values")}
-    out["last_values"] = torch.zeros(env.num_envs, device=policy.device)
+    sizes = {"log_probs": size, "values": size, "last_values": size[:1]}
+    out = {k: torch.zeros(s, dtype=policy.dtype, device=policy.device) for k, s in sizes.items()}
     rows = np.arange(env.num_envs)  # the environment's rows in the decoder's batch …
     live = np.ones(env.num_envs, dtype=np.bool_)  # … and which of them still play
     decoder = Decoder(policy, env.tokens, env.lengths)
     logits, values = decoder.logits, decoder.values
     for t in range(env.max_tokens):
         if not torch.isfinite(logits).all():
-            raise NonFiniteError(f"the policy's logits are not finite at token {t} of a rollout; nothing was updated")
+            raise NonFiniteError(
+                f"the policy's logits are not finite at token {t} of a rollout; nothing was updated"
+            )
         log_p = sampling.log_probs(logits)
         batch = torch.from_numpy(rows).to(policy.device)
         tokens = inverse_cdf(log_p.exp(), noise[batch, t])
@@ -212,7 +219,7 @@ def inverse_cdf(probs: Tensor, u: Tensor, block: int = 128) -> Tensor:
     exponential per vocabulary entry. An id of probability 0 is never drawn.
 
     Args:
-        probs: `(B, V)` float32; rows need not sum to 1 exactly.
+        probs: `(B, V)` float32 or float64; rows need not sum to 1 exactly.
         u: `(B,)` float64 in [0, 1).
         block: Ids per block.
 
@@ -251,7 +258,9 @@ def uniform(seed: int, episode_index: npt.NDArray[np.int64], tokens: int) -> npt
 
     Philox (Salmon et al. 2011), one counter-based stream an episode.
     """
-    streams = (np.random.Generator(np.random.Philox(key=[seed & (2**64 - 1), k])) for k in episode_index.tolist())
+    streams = (
+        np.random.Generator(np.random.Philox(key=[seed & (2**64 - 1), k])) for k in episode_index.tolist()
+    )
     return np.stack([stream.random(tokens) for stream in streams])
 
 
@@ -261,6 +270,7 @@ def _check_fit(policy: Policy, env: TextVectorEnv) -> None:
     needed = env.max_prompt_tokens + env.max_tokens
     if policy.context is not None and needed > policy.context:
         raise ConfigError(
-            f"prompts of up to {env.max_prompt_tokens} tokens and max_tokens={env.max_tokens} need a context of "
-            f"{needed} tokens, the policy has {policy.context}; lower max_tokens or truncate the prompts"
+            f"prompts of up to {env.max_prompt_tokens} tokens and max_tokens={env.max_tokens} need a "
+            f"context of {needed} tokens, the policy has {policy.context}; lower max_tokens or truncate "
+            "the prompts"
         )

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from text_gym import Prompt
-from text_gym.errors import ConfigError, DataError, NonFiniteError, excerpt
+from text_gym.errors import ConfigError, DataError, NonFiniteError, PromptError, excerpt
 
 from .policy import Policy
 
@@ -36,7 +37,7 @@ class SFTConfig:
     """
 
     epochs: float = 3.0
-    batch_size: int = 64
+    batch_size: int = 32
     learning_rate: float = 3e-3
     warmup: float = 0.05
     weight_decay: float = 0.01
@@ -63,8 +64,6 @@ class SFT:
     def __init__(
         self, policy: Policy, pairs: Sequence[tuple[Prompt, str]], config: SFTConfig | None = None
     ) -> None:
-        if not pairs:
-            raise DataError("there is nothing to train on: no (prompt, completion) pairs")
         self.policy, self.config = policy, config or SFTConfig()
         self.sequences, self.starts = _encode(policy, pairs)
         self.steps = 0
@@ -73,7 +72,7 @@ class SFT:
         """Train; the callback gets `step`, `steps`, `loss` (nats per token), and may return False to stop.
 
         Raises:
-            NonFiniteError: The loss became NaN or infinite; the weights are those before it.
+            NonFiniteError: The loss or its gradient became NaN or infinite; the weights are those before it.
         """
         config, policy = self.config, self.policy
         decayed = [p for p in policy.model.parameters() if p.ndim >= 2]
@@ -87,8 +86,7 @@ class SFT:
         )
         batches = self._batches()
         started = time.perf_counter()
-        policy.train()
-        try:
+        with _training(policy, config.seed):
             for step, rows in enumerate(batches):
                 done = step / len(batches)
                 if config.max_seconds is not None:
@@ -103,14 +101,16 @@ class SFT:
                     raise NonFiniteError(f"the loss is {loss.item()} at step {step}; lower learning_rate")
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
-                torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.max_grad_norm)
+                norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.max_grad_norm)
+                if not torch.isfinite(norm):
+                    raise NonFiniteError(
+                        f"the gradient's norm is {norm.item()} at step {step}; lower learning_rate"
+                    )
                 optimizer.step()
                 self.steps += 1
                 metrics = {"step": step + 1, "steps": len(batches), "loss": float(loss.detach())}
                 if callback is not None and callback(metrics) is False:
                     break
-        finally:
-            policy.eval()
         return self
 
     def _batches(self) -> list[list[int]]:
@@ -151,7 +151,7 @@ def completion_loss(policy: Policy, pairs: Sequence[tuple[Prompt, str]], *, rows
 def _encode(policy: Policy, pairs: Sequence[tuple[Prompt, str]]) -> tuple[list[list[int]], list[int]]:
     """Token ids of prompt, completion and EOS, and where each completion starts."""
     if not pairs:
-        raise DataError("no (prompt, completion) pairs were given")
+        raise DataError("there are no (prompt, completion) pairs to learn or judge from")
     tokenizer = policy.tokenizer
     if not tokenizer.eos_ids:
         raise ConfigError("the tokenizer has no EOS id, so completions could never be taught to end")
@@ -160,6 +160,10 @@ def _encode(policy: Policy, pairs: Sequence[tuple[Prompt, str]]) -> tuple[list[l
     starts: list[int] = []
     for prompt, completion in pairs:
         ids = tokenizer.encode(prompt.text) or bos
+        if not ids:
+            raise PromptError(
+                f"prompt {excerpt(prompt.id)} has no tokens and the tokenizer no BOS id to stand for it"
+            )
         sequence = ids + tokenizer.encode(completion) + [tokenizer.eos_ids[0]]
         if policy.context is not None and len(sequence) > policy.context:
             raise DataError(
@@ -176,8 +180,22 @@ def _nll(policy: Policy, sequences: list[list[int]], starts: list[int]) -> Tenso
     width = max(map(len, sequences))
     pad, device = policy.tokenizer.pad_id, policy.device
     tokens = torch.tensor([s + [pad] * (width - len(s)) for s in sequences], device=device)
-    lengths = torch.tensor([len(s) - start for s, start in zip(sequences, starts)], device=device)
-    return -policy.evaluate(tokens, torch.tensor(starts, device=device), lengths).log_probs.sum()
+    begins = torch.tensor(starts, device=device)
+    ends = torch.tensor([len(s) for s in sequences], device=device)
+    return -policy.evaluate(tokens, begins, ends - begins).log_probs.sum()
+
+
+@contextmanager
+def _training(policy: Policy, seed: int) -> Iterator[None]:
+    """Dropout on, with noise that depends on the seed alone and leaves the global generator as it was."""
+    devices = [policy.device] if policy.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        policy.train()
+        try:
+            yield
+        finally:
+            policy.eval()
 
 
 def _schedule(done: float, warmup: float) -> float:

@@ -175,7 +175,7 @@ class TokenRepetition(RewardSource):
 
     Causal: the reward of a token depends on those before it alone, so an environment can pay it at once.
     Tokens that the environment wrote cost nothing, but count as seen. Term: `repeated`, the number of tokens
-    punished. How it is hacked: as `Repetition`.
+    punished. How it is hacked: by any gibberish that never repeats itself.
 
     Args:
         n: Tokens in an n-gram.
@@ -184,7 +184,7 @@ class TokenRepetition(RewardSource):
 
     name = "token_repetition"
     causal = True
-    hack: ClassVar[str] = Repetition.hack
+    hack: ClassVar[str] = "Quartz mold by jug, vexing wisp of thatch."
 
     def __init__(self, n: int = 4, penalty: float = 0.1) -> None:
         self.n, self.penalty = positive("n", n), penalty
@@ -213,8 +213,8 @@ class Readability(TextRule):
     """Flesch reading ease over 100, clipped to [0, 1]: short words in short sentences.
 
     `206.835 - 1.015 · words / sentences - 84.6 · syllables / words` (Flesch 1948). A sentence ends at `.`,
-    `!` or `?`. A word has as many syllables as groups of the letters aeiouy, less one for a final silent e ("-le"
-    after a consonant is not silent), and at least one: a rule of thumb, for English only.
+    `!` or `?`. A word has as many syllables as groups of the letters aeiouy, less one for a final silent e
+    ("-le" after a consonant is not silent), and at least one: a rule of thumb, for English only.
     Term: `flesch`, unclipped. An empty text is worth 0. How it is hacked: by babble in words of one syllable.
     """
 

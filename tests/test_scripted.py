@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -138,12 +139,12 @@ def test_rubric_is_a_weighted_mean_of_clipped_scores() -> None:
 class Shy(RewardSource):
     abstains = True
 
-    def score(self, episodes: object) -> list[float | None]:
-        return [None, 1.0]
+    def score(self, episodes: Sequence[Episode]) -> list[float | None]:
+        return [None if e.completion == "a" else 1.0 for e in episodes]
 
 
 def test_rubric_leaves_abstentions_out() -> None:
-    rubric = Rubric({"shy": (Shy(), 3), "half": (lambda completion: 0.5, 1)})
+    rubric = Rubric({"shy": (Shy(), 3), "half": (lambda completion: len(completion) / 2, 1)})
     rewards = rubric([Episode.of("Write:", text, TOKENIZER) for text in "ab"])
     assert rewards.values.tolist() == [0.5, 0.875]
     assert math.isnan(rewards.terms["shy"][0])
@@ -158,7 +159,7 @@ def test_rubric_leaves_abstentions_out() -> None:
         (Format(), 1),
         (Keywords(["price", "quality", "you"]), 1),
         (Repetition(), 0),
-        (TokenRepetition(n=8), 0),
+        (TokenRepetition(), 0),
         (Readability(), 1),
     ],
 )

@@ -146,6 +146,8 @@ class FunctionReward(RewardSource):
         ]
         self._takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
         self._required = {p.name for p in parameters if p.default is p.empty and p.name in self._named}
+        by_name = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+        self._texts = [n for n in self._named if n in self._required - by_name]
 
     def score(self, episodes: Sequence[Episode]) -> Scores:
         names = self._named
@@ -164,7 +166,7 @@ class FunctionReward(RewardSource):
 
     def _score_one(self, episode: Episode) -> float | None:
         # Texts go by position (whatever the parameters are called), columns by name.
-        positional = [n for n in self._named if n not in episode.prompt.columns][:2]
+        positional = [n for n in self._texts if n not in episode.prompt.columns][:2]
         if "episode" in positional[:1]:
             arguments: list[Any] = [episode]
         elif len(positional) >= 2:

@@ -64,7 +64,7 @@ class Task:
 TASKS: dict[str, str | Callable[..., Task]] = {
     "products": "text_gym.tasks.products:products",
     "sort": "text_gym.tasks.sorting:sort",
-    "slots": "text_gym.tasks.slots:slots",
+    "slots": "text_gym.tasks.filling:slots",
     "reverse": "text_gym.tasks.reversing:reverse",
     "copy": "text_gym.tasks.copying:copy",
     "count": "text_gym.tasks.counting:count",

@@ -251,7 +251,7 @@ def products(
     )
 
 
-def corpus(n: int = 4 * N_TRAIN, seed: int = 0) -> list[tuple[Prompt, str]]:
+def corpus(n: int = 16 * N_TRAIN, seed: int = 0) -> list[tuple[Prompt, str]]:
     """Supervised pairs of training prompt and description, mean gold about 0.73, a quarter perfect.
 
     Args:
