@@ -61,6 +61,6 @@ def whiten(x: Tensor, mask: Tensor, *, shift: bool = True) -> Tensor:
     """
     mean = masked_mean(x, mask)
     std = masked_mean((x - mean) ** 2, mask).sqrt()
-    if std <= 1e-7 * (1 + mean.abs()):
+    if std <= 8 * torch.finfo(x.dtype).eps * (1 + mean.abs()):
         return torch.zeros_like(x) if shift else x * mask
     return (x - mean if shift else x) / std * mask

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,9 +83,10 @@ class Policy(nn.Module):
         from transformers import AutoModelForCausalLM
 
         try:
-            model = AutoModelForCausalLM.from_pretrained(
-                str(name), dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
-            )
+            with _no_bars(Path(name).is_dir()):
+                model = AutoModelForCausalLM.from_pretrained(
+                    str(name), dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
+                )
         except (OSError, ValueError) as error:
             raise DataError(f"cannot load a causal language model from {str(name)!r}: {error}") from error
         policy = cls(model, tokenizer or PretrainedTokenizer.from_pretrained(name), device)
@@ -240,7 +243,8 @@ class Policy(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         self.model.config.pad_token_id = self._pad_token_id
         try:
-            self.model.save_pretrained(folder)
+            with _no_bars():
+                self.model.save_pretrained(folder)
         finally:
             self.model.config.pad_token_id = None
         save_file({k: v.contiguous() for k, v in self.value_head.state_dict().items()}, folder / VALUE_HEAD)
@@ -256,6 +260,21 @@ class Policy(nn.Module):
         if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
             kind = json.dumps(self.model.config.model_type)
             raise ConfigError(f"models of type {kind} change their logits in a way that is not supported yet")
+
+
+@contextmanager
+def _no_bars(off: bool = True) -> Iterator[None]:
+    """Without the progress bars of `transformers`, which are for downloads."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    if off:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def pick_device(device: str) -> torch.device:

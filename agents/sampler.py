@@ -258,9 +258,8 @@ def uniform(seed: int, episode_index: npt.NDArray[np.int64], tokens: int) -> npt
 
     Philox (Salmon et al. 2011), one counter-based stream an episode.
     """
-    streams = (
-        np.random.Generator(np.random.Philox(key=[seed & (2**64 - 1), k])) for k in episode_index.tolist()
-    )
+    keys = (np.array([seed & (2**64 - 1), k], dtype=np.uint64) for k in episode_index.tolist())
+    streams = (np.random.Generator(np.random.Philox(key=key)) for key in keys)
     return np.stack([stream.random(tokens) for stream in streams])
 
 

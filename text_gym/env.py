@@ -5,7 +5,6 @@ It is a `TextVectorEnv` of one row with the batch axis taken off; there is no se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -13,8 +12,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from .errors import TokenError
+from .infos import Info, take
 from .task import ENV_IDS
-from .vector import Info, Observation, TextVectorEnv
+from .vector import Observation, TextVectorEnv
 
 
 class TextEnv(gym.Env[Observation, np.int64]):
@@ -43,7 +43,7 @@ class TextEnv(gym.Env[Observation, np.int64]):
         """Start the next episode of the stream, or the first of stream `seed`."""
         super().reset(seed=seed)
         observation, info = self.vector.reset(seed=seed, options=options)
-        return {k: v[0] for k, v in observation.items()}, _unbatch(info)
+        return {k: v[0] for k, v in observation.items()}, take(info, 0)
 
     def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, Info]:
         """Append one token.
@@ -61,24 +61,13 @@ class TextEnv(gym.Env[Observation, np.int64]):
             float(reward[0]),
             bool(terminated[0]),
             bool(truncated[0]),
-            _unbatch(info),
+            take(info, 0),
         )
 
     def render(self) -> str | None:  # type: ignore[override]
         """The prompt and the completion so far, safe to print."""
         frames = self.vector.render()
         return None if frames is None else frames[0]
-
-
-def _unbatch(infos: Mapping[str, Any]) -> Info:
-    """Row 0 of a vector environment's infos, without the presence masks."""
-    single: Info = {}
-    for key, value in infos.items():
-        if isinstance(value, Mapping):
-            single[key] = _unbatch(value)
-        elif f"_{key}" in infos:
-            single[key] = value[0].item() if isinstance(value[0], np.generic) else value[0]
-    return single
 
 
 def register_envs() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +69,20 @@ class Episode:
     seed: int | None = None
     index: int | None = None
 
-    @cached_property
+    @property
     def completion(self) -> str:
-        """The generated text, without EOS and without the stop string."""
-        text = self.tokenizer.decode(self.completion_ids.tolist())
-        return text[: text.rfind(self.stop)] if self.stop and self.stop in text else text
+        """The generated text, without EOS and without the stop string; decoded once."""
+        text: str | None = self.__dict__.get("completion")
+        if text is None:
+            text = self.__dict__["completion"] = self._decode()
+        return text
+
+    def _decode(self) -> str:
+        ids = self.completion_ids.tolist()
+        if ids and ids[-1] in self.tokenizer.eos_ids:  # not every tokenizer leaves each of its EOS ids out
+            del ids[-1]
+        text = self.tokenizer.decode(ids)
+        return text[: text.find(self.stop)] if self.stop and self.stop in text else text
 
     @property
     def done(self) -> bool:

@@ -17,10 +17,14 @@ from .errors import TextGymError
 from .tokenizer import Tokenizer
 
 HELP = """\
-Type text to append its tokens, one step each.      .          end the episode (EOS)
-#42        append token id 42                       ?text      show the ids a text would become
-:obs       show the observation                     :reset     start the next episode
-:help      this help                                :quit      leave"""
+  any text   append its tokens, one step each
+  #42        append token id 42
+  .          end the episode with EOS
+  ?text      show the ids of a text
+  :obs       show the observation
+  :reset     start the next episode
+  :help      this help
+  :quit      leave"""
 
 
 def play(env: TextEnv, console: Console, lines: Iterator[str], seed: int | None = None) -> float:
@@ -35,7 +39,7 @@ def play(env: TextEnv, console: Console, lines: Iterator[str], seed: int | None 
     Returns:
         The last finished episode's return (nan if there was none).
     """
-    console.print(f"[bold]{len(HELP.splitlines())} lines of help[/bold]\n{escape(HELP)}", highlight=False)
+    console.print(f"You are the policy.\n{escape(HELP)}", highlight=False)
     total, last = 0.0, float("nan")
     observation, info = env.reset(seed=seed)
     done = False

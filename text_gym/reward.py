@@ -18,8 +18,9 @@ from typing import Any, Literal, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
-from .episode import BoolArray, Episode
+from .episode import BoolArray, Episode, IntArray, Prompt
 from .errors import RewardError, TextGymError, excerpt
+from .tokenizer import Tokenizer
 
 FloatArray = npt.NDArray[np.float64]
 Scores: TypeAlias = "Rewards | Sequence[float | None] | FloatArray"
@@ -56,6 +57,27 @@ class Rewards:
         if self.per_token is None:
             return self.values
         return self.values + np.array([float(t.sum()) for t in self.per_token])
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """The newest tokens of `n` running episodes, as columns.
+
+    Args:
+        prompts: All prompts there are; the same object as long as they stay the same.
+        prompt_index: `(n,)` int64, each episode's prompt among them.
+        tokens: `(n,)` int64, the newest token; it did not end the episode.
+        steps: `(n,)` int64, completion tokens so far, the newest included.
+        tokenizer: What the ids belong to.
+        episodes: Makes the `n` episodes so far.
+    """
+
+    prompts: Sequence[Prompt]
+    prompt_index: IntArray
+    tokens: IntArray
+    steps: IntArray
+    tokenizer: Tokenizer
+    episodes: Callable[[], list[Episode]]
 
 
 class RewardSource(ABC):
@@ -103,6 +125,17 @@ class RewardSource(ABC):
             ) from error
         return _checked(self, episodes, scores, on_bad_reward)
 
+    def token_rewards(self, batch: TokenBatch, on_bad_reward: OnBadReward = "raise") -> FloatArray:
+        """`(n,)` float64: what the newest token of each running episode earned. Only causal sources are asked.
+
+        It is the last of the per-token rewards of the episode so far, and that is how it is found here.
+        Override it where the columns are enough: making and scoring `n` episodes a step takes long.
+        """
+        per_token = self(batch.episodes(), on_bad_reward).per_token
+        if per_token is None:
+            return np.zeros(len(batch.tokens))
+        return np.array([rewards[-1] for rewards in per_token], dtype=np.float64)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name})"
 
@@ -148,6 +181,7 @@ class FunctionReward(RewardSource):
         self._required = {p.name for p in parameters if p.default is p.empty and p.name in self._named}
         by_name = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
         self._texts = [n for n in self._named if n in self._required - by_name]
+        self._plans: dict[tuple[str, ...], tuple[str, list[str]]] = {}
 
     def score(self, episodes: Sequence[Episode]) -> Scores:
         names = self._named
@@ -165,16 +199,24 @@ class FunctionReward(RewardSource):
         return [self._score_one(e) for e in episodes]
 
     def _score_one(self, episode: Episode) -> float | None:
-        # Texts go by position (whatever the parameters are called), columns by name.
-        positional = [n for n in self._texts if n not in episode.prompt.columns][:2]
-        if "episode" in positional[:1]:
-            arguments: list[Any] = [episode]
-        elif len(positional) >= 2:
-            arguments = [episode.prompt.text, episode.completion]
+        columns = episode.prompt.columns
+        texts, named = self._plans.get(tuple(columns)) or self._plan(tuple(columns))
+        if texts == "episode":
+            arguments: tuple[Any, ...] = (episode,)
+        elif texts == "both":
+            arguments = (episode.prompt.text, episode.completion)
         else:
-            arguments = [episode.completion]
-        rest = {k: v for k, v in episode.prompt.columns.items() if k not in positional}
-        return cast("float | None", self.function(*arguments, **self._select(rest, positional)))
+            arguments = (episode.completion,)
+        return cast("float | None", self.function(*arguments, **{k: columns[k] for k in named}))
+
+    def _plan(self, columns: tuple[str, ...]) -> tuple[str, list[str]]:
+        """What goes by position, and which columns by name, for prompts that have these columns."""
+        # Texts go by position, whatever the parameters are called.
+        positional = [n for n in self._texts if n not in columns][:2]
+        texts = "episode" if "episode" in positional[:1] else "both" if len(positional) == 2 else "completion"
+        rest = {k: None for k in columns if k not in positional}
+        self._plans[columns] = texts, list(self._select(rest, positional))
+        return self._plans[columns]
 
     def _select(self, values: Mapping[str, Any], given: Sequence[str] = ()) -> dict[str, Any]:
         missing = self._required - set(values) - set(given)
@@ -222,20 +264,22 @@ def _checked(
             f"reward {source.name!r} returned {found} for {len(episodes)} episodes; "
             "return one number an episode, in the order given"
         )
-    values = np.zeros(count)
     abstained = rewards.abstained.copy() if rewards else np.zeros(count, dtype=np.bool_)
-    for i, item in enumerate(raw):
-        if abstained[i]:
-            continue
-        number, problem = _as_number(item)
-        if problem and source.abstains and (item is None or number != number):
-            abstained[i] = True
-        elif problem and on_bad_reward == "drop":
-            abstained[i] = True
-        elif problem:
-            raise _bad(source, episodes[i], i, problem)
-        else:
-            values[i] = number
+    values = _plain_numbers(raw)
+    if values is None or np.count_nonzero(abstained):
+        values = np.zeros(count)
+        for i, item in enumerate(raw):
+            if abstained[i]:
+                continue
+            number, problem = _as_number(item)
+            if problem and source.abstains and (item is None or number != number):
+                abstained[i] = True
+            elif problem and on_bad_reward == "drop":
+                abstained[i] = True
+            elif problem:
+                raise _bad(source, episodes[i], i, problem)
+            else:
+                values[i] = number
     if rewards is None:
         return Rewards(values, abstained=abstained)
     for name, term in rewards.terms.items():
@@ -265,6 +309,22 @@ def _checked_per_token(
         if not np.all(np.abs(array) <= _LARGEST):
             raise _bad(source, episode, i, "has a per-token reward that is not finite")
     return arrays
+
+
+def _plain_numbers(raw: Any) -> FloatArray | None:
+    """Rewards as an array of their own where all of them are ordinary finite numbers; the usual case."""
+    if not isinstance(raw, np.ndarray):
+        if not set(map(type, raw)) <= {float, int, bool, np.float64}:
+            return None
+        try:
+            values = np.array(raw, dtype=np.float64)
+        except (OverflowError, ValueError):
+            return None
+    elif raw.ndim == 1 and raw.dtype.kind in "fiub":
+        values = raw.astype(np.float64)
+    else:
+        return None
+    return values if np.abs(values).max() <= _LARGEST else None  # False for NaN
 
 
 def _as_number(item: Any) -> tuple[float, str]:

@@ -77,7 +77,11 @@ class ByteTokenizer:
         return list(text.encode("utf-8", errors="surrogatepass"))
 
     def decode(self, ids: Sequence[int]) -> str:
-        return bytes(i for i in ids if i < 256).decode("utf-8", errors="replace")
+        try:
+            text = bytes(ids)
+        except ValueError:  # special tokens among them
+            text = bytes(i for i in ids if i < 256)
+        return text.decode("utf-8", errors="replace")
 
 
 class WordTokenizer:

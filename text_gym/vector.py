@@ -20,13 +20,14 @@ from gymnasium.vector.utils import batch_space
 
 from .display import harmless
 from .episode import BoolArray, Episode, IntArray, Prompt, as_prompts
-from .errors import ConfigError, EpisodeError, PromptError, TokenError, UnknownNameError, excerpt
-from .reward import FloatArray, OnBadReward, Rewards, RewardSource, as_reward_source
+from .errors import ConfigError, EpisodeError, TokenError, UnknownNameError
+from .infos import Info, put
+from .prompts import PromptTable, stream_keys
+from .reward import FloatArray, OnBadReward, RewardSource, TokenBatch, as_reward_source
 from .task import Task, load_task
 from .tokenizer import as_tokenizer
 
 Observation = dict[str, npt.NDArray[Any]]
-Info = dict[str, Any]
 RESET_OPTIONS = ("reset_mask", "episode_index")
 
 
@@ -66,8 +67,17 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
             info (`prompt_tokens_dropped`).
         context: Largest `P + T` that the policy can read, in tokens, if there is such a limit.
         on_bad_reward: `"raise"`, or `"drop"`: pay 0 and set info `reward_abstained`.
+        limit_terminates: Report the token limit as `terminated`, not `truncated`. See below.
         render_mode: `"ansi"` or None.
         **task_parameters: Parameters of the named task, e.g. `length=6` for `copy`.
+
+    By default reaching `max_tokens` is truncation: the limit is no part of the problem, so agents bootstrap
+    from their value of the state there. With `limit_terminates=True` the limit belongs to the problem,
+    nothing comes after it, and the return ends there. Choose that for tasks whose limit is part of the task
+    and whose prompts have one length (then `length` tells how many tokens are left; otherwise the agent
+    cannot see the end coming), and for agents that bootstrap from a value that they never train, as
+    Stable-Baselines3 does at the limit. Rewards are the same either way: `Episode.truncated` still tells
+    that the text was cut.
 
     Raises:
         PromptError: An empty prompt without a BOS id, or one that does not fit.
@@ -81,6 +91,12 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
     >>> reward, terminated, truncated
     (array([0., 0.]), array([ True, False]), array([False, False]))
     """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012
+        "render_modes": ["ansi"],
+        "render_fps": 10,
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+    }
 
     metadata: dict[str, Any] = {  # noqa: RUF012
         "render_modes": ["ansi"],
@@ -107,6 +123,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         on_long_prompt: Literal["error", "truncate"] = "error",
         context: int | None = None,
         on_bad_reward: OnBadReward = "raise",
+        limit_terminates: bool = False,
         render_mode: str | None = None,
         **task_parameters: Any,
     ) -> None:
@@ -118,69 +135,40 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
             max_tokens = task.max_tokens if max_tokens is None else max_tokens
         if prompts is None or tokenizer is None or reward is None or max_tokens is None:
             raise ConfigError("pass prompts, tokenizer, reward and max_tokens, or a task that has them")
-        for name, value in {"max_tokens": max_tokens, "num_envs": num_envs, "group_size": group_size}.items():
-            if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1")
-        if render_mode not in (None, "ansi"):
-            raise ConfigError(f"render_mode is {render_mode!r}; the only one is 'ansi'")
-        if numbering not in ("per_env", "global"):
-            raise ConfigError(f"numbering is {numbering!r}; choose 'per_env' or 'global'")
+        for name, number in {"max_tokens": max_tokens, "num_envs": num_envs, "group_size": group_size}.items():
+            if not isinstance(number, (int, np.integer)) or isinstance(number, bool) or number < 1:
+                raise ConfigError(f"{name} is {number!r}; it must be a whole number of at least 1")
+        self.stop = (stop,) if isinstance(stop, str) else tuple(stop)
+        if "" in self.stop:
+            raise ConfigError("an empty stop string would end every episode at once")
+        _check_choice("autoreset_mode", autoreset_mode, [*AutoresetMode, *(m.value for m in AutoresetMode)])
+        _check_choice("numbering", numbering, ["per_env", "global"])
+        _check_choice("on_bad_reward", on_bad_reward, ["raise", "drop"])
+        _check_choice("render_mode", render_mode, [None, "ansi"])
 
         self.task = task
-        self.num_envs = num_envs
+        self.num_envs = int(num_envs)
         self.max_tokens = int(max_tokens)
         self.tokenizer = as_tokenizer(tokenizer)
         self.reward = as_reward_source(reward)
-        self.prompts = as_prompts(prompts)
-        self.stop = (stop,) if isinstance(stop, str) else tuple(stop)
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.render_mode = render_mode
         self.copy = copy
-        self.shuffle = shuffle
-        self.group_size = group_size
         self.numbering = numbering
         self.on_bad_reward: OnBadReward = on_bad_reward
-        if "" in self.stop:
-            raise ConfigError("an empty stop string would end every episode at once")
-
-        self._encode_prompts(max_prompt_tokens, on_long_prompt, context)
+        self.limit_terminates = limit_terminates
+        self._table = PromptTable(
+            as_prompts(prompts),
+            self.tokenizer,
+            self.max_tokens,
+            limit=max_prompt_tokens,
+            on_long=on_long_prompt,
+            context=context,
+            shuffle=shuffle,
+            group_size=int(group_size),
+        )
         self._make_spaces_and_buffers()
-
-    def _encode_prompts(self, limit: int | None, on_long: str, context: int | None) -> None:
-        """Tokenize every prompt once, into `(number of prompts, P)` with lengths."""
-        bos = self.tokenizer.bos_id
-        encoded = [self.tokenizer.encode(p.text) or ([] if bos is None else [bos]) for p in self.prompts]
-        if limit is None:
-            limit = max(map(len, encoded))
-            if context is not None and on_long == "truncate":
-                limit = min(limit, context - self.max_tokens)
-        if context is not None and limit + self.max_tokens > context:
-            longest = max(range(len(encoded)), key=lambda i: len(encoded[i]))
-            raise PromptError(
-                f"{limit} prompt tokens (longest: prompt {longest}, {excerpt(self.prompts[longest].id)}) and "
-                f"max_tokens={self.max_tokens} exceed the context of {context} tokens; shorten them, lower "
-                "max_tokens, or pass on_long_prompt='truncate'"
-            )
-        if limit < 1:
-            raise ConfigError(f"max_prompt_tokens is {limit}; it must be at least 1")
-        self.max_prompt_tokens = limit
-        self._prompt_tokens = np.full((len(encoded), limit), self.tokenizer.pad_id, dtype=np.int64)
-        self._prompt_lengths = np.zeros(len(encoded), dtype=np.int64)
-        self._prompt_dropped = np.zeros(len(encoded), dtype=np.int64)
-        for i, ids in enumerate(encoded):
-            where = f"prompt {i} ({excerpt(self.prompts[i].id)})"
-            if not ids:
-                raise PromptError(f"{where} has no tokens and the tokenizer has no BOS id to stand for it")
-            if len(ids) > limit and on_long != "truncate":
-                raise PromptError(
-                    f"{where} has {len(ids)} tokens, max_prompt_tokens is {limit}; raise it, or pass "
-                    "on_long_prompt='truncate' to drop tokens on the left"
-                )
-            self._prompt_dropped[i] = max(0, len(ids) - limit)
-            ids = ids[-limit:]
-            self._prompt_tokens[i, : len(ids)] = ids
-            self._prompt_lengths[i] = len(ids)
 
     def _make_spaces_and_buffers(self) -> None:
         n, width, v = self.num_envs, self.max_prompt_tokens + self.max_tokens, self.tokenizer.vocab_size
@@ -197,17 +185,18 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
 
         self._tokens = np.full((n, width), self.tokenizer.pad_id, dtype=np.int64)
         self._attention = np.zeros((n, width), dtype=np.int8)
-        self._length = np.ones((n, 1), dtype=np.int64)
-        self._lengths = self._length[:, 0]  # the same memory, flat
+        self._lengths = np.ones(n, dtype=np.int64)
         self._starts = np.ones(n, dtype=np.int64)  # where the completion begins
-        self._terminated = np.zeros(n, dtype=np.bool_)
-        self._truncated = np.zeros(n, dtype=np.bool_)
-        self._done = np.ones(n, dtype=np.bool_)
+        self._done = np.ones(n, dtype=np.bool_)  # the episode is over, or none has begun
+        self._cut = np.zeros(n, dtype=np.bool_)  # … and was cut at the token limit
         self._stopped_by = [""] * n
         self._is_eos = np.zeros(v, dtype=np.bool_)
         self._is_eos[list(self.tokenizer.eos_ids)] = True
         self._rows = np.arange(n)
-        self._seeds: IntArray | None = None  # seed of each row's stream
+        self._columns = np.arange(width)
+        self._offsets = self._rows * width  # where each row begins in the flat buffers
+        self._seeds: IntArray | None = None  # seed of each row's stream …
+        self._keys = np.zeros(n, dtype=np.uint64)  # … and the hash of it that chooses prompts
         self._episode = np.zeros(n, dtype=np.int64)  # number k of the episode each row plays
         self._next = np.zeros(n, dtype=np.int64)  # number of the episode it plays next
         self._prompt_index = np.zeros(n, dtype=np.int64)
@@ -230,27 +219,29 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
 
         Returns:
             The observation of all rows, and info of the rows reset.
+
+        Raises:
+            ConfigError: A mask, seed or episode number of another form.
+            UnknownNameError: Another option.
         """
         options = dict(options or {})
         for name in options:
             if name not in RESET_OPTIONS:
                 raise UnknownNameError("reset option", name, RESET_OPTIONS)
         rows = self._rows_to_reset(options)
+        index = self._episodes_asked_for(options)
         self._seed_rows(seed, rows)
-        if "episode_index" in options:
-            index = np.broadcast_to(np.asarray(options["episode_index"], dtype=np.int64), (self.num_envs,))[rows]
-            self.begin(rows, index)
-            if self.numbering == "per_env":
-                self._next[rows] = index + 1
-            else:
-                self._next[:] = index.max() + 1
-        else:
+        if index is None:
             self._begin_next(rows)
+        else:
+            self.begin(rows, index[rows])
+            if self.numbering == "per_env":
+                self._next[rows] = index[rows] + 1
+            else:
+                self._next[:] = index[rows].max() + 1
         return self._observe(), self._begin_info({}, rows)
 
-    def step(
-        self, actions: npt.ArrayLike
-    ) -> tuple[Observation, FloatArray, BoolArray, BoolArray, Info]:
+    def step(self, actions: npt.ArrayLike) -> tuple[Observation, FloatArray, BoolArray, BoolArray, Info]:
         """Append one token to every running episode.
 
         Args:
@@ -260,7 +251,8 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         Raises:
             TokenError: An id out of range or not an integer, or another shape; nothing has changed.
             EpisodeError: Before `reset`, or (autoreset disabled) an episode is over.
-            RewardError: The reward source failed on an episode that ended now.
+            RewardError: The reward source failed; the token was appended, and an episode that it ended
+                is over.
         """
         restarting = self._rows_restarting()
         tokens = self._valid_tokens(actions, restarting)
@@ -273,10 +265,14 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
             self._begin_next(restarting)
             self._begin_info(infos, restarting)
         if len(rows):
-            self.advance(rows, tokens)
-            self._pay(rows, rewards, infos)
-        terminated, truncated = self._terminated.copy(), self._truncated.copy()
-        if self.autoreset_mode is AutoresetMode.SAME_STEP and self._done.any():
+            ended = self.advance(rows, tokens)
+            if self.reward.causal:
+                self._pay_tokens(rows[~ended], rewards)
+            if np.count_nonzero(ended):
+                self._pay_episodes(rows[ended], rewards, infos)
+        terminated, truncated = self._done.copy(), self.truncated.copy()
+        terminated[truncated] = False
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and np.count_nonzero(self._done):
             infos = self._restart_same_step(infos)
         return self._observe(), rewards, terminated, truncated, infos
 
@@ -290,6 +286,26 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         )
 
     # The transition itself, for agents that step a changing subset of rows
+
+    @property
+    def prompts(self) -> Sequence[Prompt]:
+        """The prompts episodes begin with."""
+        return self._table.prompts
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """`P`, room for a prompt, in tokens."""
+        return self._table.tokens.shape[1]
+
+    @property
+    def shuffle(self) -> bool:
+        """Whether prompts are drawn, or taken in order."""
+        return self._table.shuffle
+
+    @property
+    def group_size(self) -> int:
+        """Consecutive episode numbers that share a prompt."""
+        return self._table.group_size
 
     @property
     def tokens(self) -> IntArray:
@@ -308,21 +324,23 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
 
     @property
     def truncated(self) -> BoolArray:
-        """`(B,)` bool, a view: rows whose episode was cut at the token limit."""
-        return self._truncated
+        """`(B,)` bool: rows whose episode is reported as truncated, from where agents bootstrap."""
+        return np.zeros_like(self._cut) if self.limit_terminates else self._cut
 
     def begin(self, rows: IntArray, episode_index: IntArray) -> None:
-        """Put episode `episode_index[i]` of its stream into row `rows[i]`."""
-        assert self._seeds is not None
-        choice = self.prompt_of(self._seeds[rows], episode_index)
+        """Put episode `episode_index[i]` of its stream into row `rows[i]`; after a first `reset`."""
+        if self._seeds is None:
+            raise EpisodeError("begin was called before reset; call env.reset(seed=...) first")
+        choice = self._table.choose(self._keys[rows], episode_index)
+        lengths = self._table.lengths[choice]
+        tokens = np.full((len(rows), self._tokens.shape[1]), self.tokenizer.pad_id, dtype=np.int64)
+        tokens[:, : self.max_prompt_tokens] = self._table.tokens[choice]
+        self._tokens[rows] = tokens
+        self._attention[rows] = self._columns < lengths[:, None]
+        self._lengths[rows] = self._starts[rows] = lengths
         self._episode[rows] = episode_index
         self._prompt_index[rows] = choice
-        lengths = self._prompt_lengths[choice]
-        self._tokens[rows, : self.max_prompt_tokens] = self._prompt_tokens[choice]
-        self._tokens[rows, self.max_prompt_tokens :] = self.tokenizer.pad_id
-        self._attention[rows] = np.arange(self._attention.shape[1]) < lengths[:, None]
-        self._lengths[rows] = self._starts[rows] = lengths
-        self._terminated[rows] = self._truncated[rows] = self._done[rows] = False
+        self._done[rows] = self._cut[rows] = False
 
     def advance(self, rows: IntArray, tokens: IntArray) -> BoolArray:
         """Append `tokens[i]` to the running episode in row `rows[i]`; tells which of them ended.
@@ -334,46 +352,48 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         Returns:
             `(n,)` bool. No reward is computed: see `episodes` and `reward`.
         """
-        columns = self._lengths[rows]
-        self._tokens[rows, columns] = tokens
-        self._attention[rows, columns] = 1
-        columns += 1
-        self._lengths[rows] = columns
-        terminated = self._is_eos[tokens]
+        lengths = self._lengths[rows]
+        places = self._offsets[rows] + lengths
+        self._tokens.reshape(-1)[places] = tokens
+        self._attention.reshape(-1)[places] = 1
+        lengths += 1
+        self._lengths[rows] = lengths
+        ended: BoolArray = self._is_eos[tokens]
         if self.stop:
-            self._find_stop(rows, terminated)
-        truncated = (columns - self._starts[rows] >= self.max_tokens) & ~terminated
-        self._terminated[rows] = terminated
-        self._truncated[rows] = truncated
-        ended: BoolArray = terminated | truncated
+            self._find_stop(rows, ended)
+        cut = lengths - self._starts[rows] >= self.max_tokens
+        cut &= ~ended
+        ended |= cut
+        self._cut[rows] = cut
         self._done[rows] = ended
         return ended
 
     def episodes(self, rows: IntArray) -> list[Episode]:
         """The episodes in these rows as they stand, with ids of their own (not views)."""
-        seeds = self._seeds
+        prompts = self.prompts
+        columns = (self._prompt_index, self._starts, self._lengths, self._done, self._cut, self._episode)
+        seeds = [None] * len(rows) if self._seeds is None else self._seeds[rows].tolist()
         return [
-            Episode(
-                prompt=self.prompts[self._prompt_index[i]],
-                prompt_ids=self._tokens[i, : self._starts[i]].copy(),
-                completion_ids=self._tokens[i, self._starts[i] : self._lengths[i]].copy(),
+            _episode(
+                prompt=prompts[prompt],
+                prompt_ids=self._tokens[row, :start].copy(),
+                completion_ids=self._tokens[row, start:length].copy(),
                 tokenizer=self.tokenizer,
-                terminated=bool(self._terminated[i]),
-                truncated=bool(self._truncated[i]),
-                stop=self._stopped_by[i] if self._terminated[i] else "",
-                seed=None if seeds is None else int(seeds[i]),
-                index=int(self._episode[i]),
+                terminated=done and not cut,
+                truncated=cut,
+                stop=self._stopped_by[row] if self.stop and done and not cut else "",
+                agent_mask=None,
+                seed=seed,
+                index=index,
             )
-            for i in rows.tolist()
+            for row, seed, prompt, start, length, done, cut, index in zip(
+                rows.tolist(), seeds, *(column[rows].tolist() for column in columns), strict=True
+            )
         ]
 
     def prompt_of(self, seeds: IntArray, episode_index: IntArray) -> IntArray:
         """`(n,)` int64: which prompt episode `k` of a stream has. A function of (seed, k) alone."""
-        group = episode_index // self.group_size
-        if not self.shuffle:
-            return group % len(self.prompts)
-        draw = _hash64(_hash64(seeds.astype(np.uint64)) + group.astype(np.uint64))
-        return (draw % np.uint64(len(self.prompts))).astype(np.int64)
+        return self._table.choose(stream_keys(seeds), episode_index)
 
     # Helpers
 
@@ -390,6 +410,17 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
             raise ConfigError("options['reset_mask'] selects no row; leave the call out instead")
         return np.flatnonzero(mask)
 
+    def _episodes_asked_for(self, options: Mapping[str, Any]) -> IntArray | None:
+        if "episode_index" not in options:
+            return None
+        index = np.asarray(options["episode_index"])
+        if index.dtype.kind not in "iu" or index.shape not in ((), (self.num_envs,)) or index.min() < 0:
+            raise ConfigError(
+                f"options['episode_index'] must be a whole number of at least 0, or {self.num_envs} of them, "
+                f"got {options['episode_index']!r}"
+            )
+        return np.broadcast_to(index.astype(np.int64), (self.num_envs,))
+
     def _seed_rows(self, seed: int | Sequence[int | None] | None, rows: IntArray) -> None:
         wanted = self._stream_seeds(int(seed)).tolist() if isinstance(seed, (int, np.integer)) else seed
         if wanted is not None and len(wanted) != self.num_envs:
@@ -401,6 +432,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
             if wanted[i] is not None:
                 self._seeds[i] = wanted[i]
                 self._next[i if self.numbering == "per_env" else slice(None)] = 0
+        self._keys = stream_keys(self._seeds)
 
     def _stream_seeds(self, seed: int) -> IntArray:
         return np.full(self.num_envs, seed) if self.numbering == "global" else seed + np.arange(self.num_envs)
@@ -415,12 +447,10 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         self.begin(rows, index)
 
     def _rows_restarting(self) -> IntArray:
-        if not self._done.any():
-            return self._rows[:0]
-        if self._seeds is None:
-            raise EpisodeError("step was called before reset; call env.reset(seed=...) first")
         ended = np.flatnonzero(self._done)
-        if self.autoreset_mode is not AutoresetMode.NEXT_STEP:
+        if len(ended) and self._seeds is None:
+            raise EpisodeError("step was called before reset; call env.reset(seed=...) first")
+        if len(ended) and self.autoreset_mode is not AutoresetMode.NEXT_STEP:
             raise EpisodeError(
                 f"the episodes in rows {ended.tolist()} are over; call env.reset(options={{'reset_mask': "
                 "terminated | truncated}) before the next step"
@@ -429,109 +459,108 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
 
     def _valid_tokens(self, actions: npt.ArrayLike, ignored: IntArray) -> IntArray:
         try:
-            tokens = np.asarray(actions)
+            given = np.asarray(actions)
         except (TypeError, ValueError) as error:
-            raise TokenError(f"actions are not an array of token ids ({error}); from a GPU, call .cpu()") from error
-        if tokens.dtype.kind not in "iu" or tokens.shape != (self.num_envs,):
             raise TokenError(
-                f"actions have dtype {tokens.dtype} and shape {tokens.shape}; "
+                f"actions are not an array of token ids ({error}); from a GPU, call .cpu()"
+            ) from error
+        if given.dtype.kind not in "iu" or given.shape != (self.num_envs,):
+            raise TokenError(
+                f"actions have dtype {given.dtype} and shape {given.shape}; "
                 f"expected integer token ids of shape ({self.num_envs},)"
             )
         v = self.tokenizer.vocab_size
-        if tokens.min() < 0 or tokens.max() >= v:
+        tokens = given.astype(np.int64, copy=False)
+        if tokens.view(np.uint64).max() >= v:  # negative ids are huge as unsigned ones
             wrong = (tokens < 0) | (tokens >= v)
             wrong[ignored] = False
             if wrong.any():
                 row = int(np.flatnonzero(wrong)[0])
-                raise TokenError(f"token id {tokens[row]} in row {row} is outside [0, {v})")
-            tokens = np.where((tokens < 0) | (tokens >= v), 0, tokens)
-        return tokens.astype(np.int64, copy=False)
+                raise TokenError(f"token id {given[row]} in row {row} is outside [0, {v})")
+        return tokens
 
-    def _find_stop(self, rows: IntArray, terminated: BoolArray) -> None:
+    def _find_stop(self, rows: IntArray, ended: BoolArray) -> None:
         """Mark rows whose text now holds a stop string."""
         # A stop string may begin inside a token and a character may take four byte tokens.
         window = 4 * max(map(len, self.stop)) + 8
         for j, i in enumerate(rows.tolist()):
+            self._stopped_by[i] = ""
+            if ended[j]:
+                continue
             tail = self._tokens[i, max(self._starts[i], self._lengths[i] - window) : self._lengths[i]]
             text = self.tokenizer.decode(tail.tolist())
             found = [s for s in self.stop if s in text]
-            self._stopped_by[i] = max(found, key=len) if found and not terminated[j] else ""
-            terminated[j] |= bool(found)
+            if found:  # several in one token: the first one counts
+                self._stopped_by[i] = min(found, key=lambda s: (text.find(s), -len(s)))
+                ended[j] = True
 
-    def _pay(self, rows: IntArray, rewards: FloatArray, infos: Info) -> None:
-        """Rewards and info of this step: the last token's, and the whole episode's where it ended."""
-        ended = rows[self._done[rows]]
-        asked = rows if self.reward.causal else ended
-        if not len(asked):
-            return
-        episodes = self.episodes(asked)
+    def _pay_tokens(self, rows: IntArray, rewards: FloatArray) -> None:
+        """What the newest tokens of running episodes earned."""
+        if len(rows):
+            lengths = self._lengths[rows]
+            batch = TokenBatch(
+                prompts=self.prompts,
+                prompt_index=self._prompt_index[rows],
+                tokens=self._tokens.reshape(-1)[self._offsets[rows] + lengths - 1],
+                steps=lengths - self._starts[rows],
+                tokenizer=self.tokenizer,
+                episodes=lambda: self.episodes(rows),
+            )
+            rewards[rows] = self.reward.token_rewards(batch, self.on_bad_reward)
+
+    def _pay_episodes(self, rows: IntArray, rewards: FloatArray, infos: Info) -> None:
+        """Rewards and info of episodes that ended now."""
+        episodes = self.episodes(rows)
         scored = self.reward(episodes, self.on_bad_reward)
-        if self.reward.causal and scored.per_token is not None:
-            rewards[asked] = [float(tokens[-1]) for tokens in scored.per_token]
-            over = self._done[asked]
-            rewards[ended] += scored.values[over]
+        if self.reward.causal and scored.per_token is not None:  # earlier tokens have been paid for
+            rewards[rows] = scored.values + [float(tokens[-1]) for tokens in scored.per_token]
         else:
-            over = np.ones(len(asked), dtype=np.bool_) if asked is ended else self._done[asked]
-            rewards[ended] = scored.totals[over]
-        if len(ended):
-            self._finish_info(infos, ended, over, episodes, scored)
+            rewards[rows] = scored.totals
+        columns: dict[str, Any] = {"completion": [e.completion for e in episodes]}
+        if scored.terms:
+            columns["reward_terms"] = {k: np.asarray(v, dtype=np.float64) for k, v in scored.terms.items()}
+        put(infos, self.num_envs, rows, columns)
+        some = scored.abstained
+        if np.count_nonzero(some):
+            put(infos, self.num_envs, rows[some], {"reward_abstained": some[some]})
 
     def _begin_info(self, infos: Info, rows: IntArray) -> Info:
-        columns: dict[str, Any] = {
-            "prompt": [self.prompts[i].text for i in self._prompt_index[rows].tolist()],
-            "episode_index": self._episode[rows],
-        }
-        self._put(infos, rows, columns)
-        dropped = self._prompt_dropped[self._prompt_index[rows]]
-        if dropped.any():
-            some = dropped > 0
-            self._put(infos, rows[some], {"prompt_tokens_dropped": dropped[some]})
-        return infos
-
-    def _finish_info(
-        self, infos: Info, ended: IntArray, over: BoolArray, episodes: Sequence[Episode], scored: Rewards
-    ) -> None:
-        columns: dict[str, Any] = {"completion": [episodes[j].completion for j in np.flatnonzero(over).tolist()]}
-        if scored.terms:
-            columns["reward_terms"] = {k: np.asarray(v, dtype=np.float64)[over] for k, v in scored.terms.items()}
-        self._put(infos, ended, columns)
-        abstained = scored.abstained[over]
-        if abstained.any():
-            self._put(infos, ended[abstained], {"reward_abstained": abstained[abstained]})
-
-    def _put(self, infos: Info, rows: IntArray, columns: Mapping[str, Any]) -> Info:
-        """`VectorEnv._add_info` for many rows at once, with the same result."""
-        for key, values in columns.items():
-            if isinstance(values, Mapping):
-                infos[key] = self._put(infos.get(key, {}), rows, values)
-            else:
-                if key not in infos:
-                    plain = isinstance(values, np.ndarray)
-                    infos[key] = (
-                        np.zeros(self.num_envs, values.dtype) if plain else np.full(self.num_envs, None, object)
-                    )
-                infos[key][rows] = values
-            mask = infos.setdefault(f"_{key}", np.zeros(self.num_envs, dtype=np.bool_))
-            mask[rows] = True
+        choice = self._prompt_index[rows]
+        columns = {"prompt": self._table.texts[choice], "episode_index": self._episode[rows]}
+        put(infos, self.num_envs, rows, columns)
+        dropped = self._table.dropped[choice]
+        some = dropped > 0
+        if np.count_nonzero(some):
+            put(infos, self.num_envs, rows[some], {"prompt_tokens_dropped": dropped[some]})
         return infos
 
     def _restart_same_step(self, infos: Info) -> Info:
         rows = np.flatnonzero(self._done)
-        final = [
-            {"tokens": self._tokens[i].copy(), "attention_mask": self._attention[i].copy(), "length": self._length[i].copy()}
-            for i in rows.tolist()
-        ]
-        result = self._put({}, rows, {"final_obs": final})
+        last = {k: v[rows] for k, v in self._views().items()}
+        final = [{k: v[i] for k, v in last.items()} for i in range(len(rows))]
+        result = put({}, self.num_envs, rows, {"final_obs": final})
         result["final_info"] = infos
         result["_final_info"] = result["_final_obs"].copy()
         self._begin_next(rows)
         return self._begin_info(result, rows)
 
-    def _observe(self) -> Observation:
-        views: Observation = {
-            "tokens": self._tokens, "attention_mask": self._attention, "length": self._length,
+    def _views(self) -> Observation:
+        return {
+            "tokens": self._tokens,
+            "attention_mask": self._attention,
+            "length": self._lengths[:, None],
         }
+
+    def _observe(self) -> Observation:
+        views = self._views()
         return {k: v.copy() for k, v in views.items()} if self.copy else views
+
+
+def _episode(**fields: Any) -> Episode:
+    """An `Episode` of all its fields, without the slow `__init__` of frozen dataclasses."""
+    episode = object.__new__(Episode)
+    episode.__dict__.update(fields)
+    return episode
 
 
 def _resolve_task(task: Task | str | None, parameters: dict[str, Any]) -> Task | None:
@@ -545,9 +574,7 @@ def _resolve_task(task: Task | str | None, parameters: dict[str, Any]) -> Task |
     return task
 
 
-def _hash64(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """SplitMix64 (Steele, Lea & Flood 2014): a stateless, vectorised hash of 64-bit integers."""
-    z = x + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+def _check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    if value not in choices:
+        shown = ", ".join(repr(c) for c in choices if not isinstance(c, AutoresetMode))
+        raise ConfigError(f"{name} is {value!r}; choose {shown}")

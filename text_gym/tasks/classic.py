@@ -12,11 +12,11 @@ from itertools import islice, product
 
 import numpy as np
 
-from ..episode import Episode, Prompt
+from ..episode import Episode, IntArray, Prompt
 from ..errors import ConfigError, RewardError
-from ..reward import Rewards, RewardSource
+from ..reward import FloatArray, OnBadReward, Rewards, RewardSource, TokenBatch
 from ..task import Task
-from ..tokenizer import WordTokenizer
+from ..tokenizer import Tokenizer, WordTokenizer
 
 MAX_INPUTS = 4096  # a task has all its inputs up to so many, and beyond it a seeded sample of so many
 
@@ -44,6 +44,7 @@ class AnswerReward(RewardSource):
     def __init__(self, sparse: bool = False) -> None:
         self.sparse = sparse
         self.causal = not sparse  # a place is judged by its own token, so prefixes can be paid
+        self._answers: tuple[Sequence[Prompt], IntArray, FloatArray] | None = None  # of the prompts seen last
 
     def score(self, episodes: Sequence[Episode]) -> Rewards:
         """Judge every place that has a token; prefixes of an episode too, if dense."""
@@ -56,13 +57,35 @@ class AnswerReward(RewardSource):
             return Rewards(exact, terms={"exact": exact})
         return Rewards(np.zeros(len(episodes)), tuple(per_token), {"exact": exact})
 
+    def token_rewards(self, batch: TokenBatch, on_bad_reward: OnBadReward = "raise") -> FloatArray:
+        """What the newest tokens earned, looked up in a table of all answers."""
+        if self._answers is None or self._answers[0] is not batch.prompts:
+            self._answers = (batch.prompts, *_answer_table(batch.prompts, batch.tokenizer))
+        _, ids, places = self._answers
+        # A running episode has no EOS, so only the answer's own places can be filled rightly.
+        step = np.minimum(batch.steps, ids.shape[1]) - 1
+        return (ids[batch.prompt_index, step] == batch.tokens) / places[batch.prompt_index]
+
+
+def _answer_table(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> tuple[IntArray, FloatArray]:
+    """`(N, longest + 1)` ids of every prompt's answer, -1 beyond it, and `(N,)` how many places it has."""
+    answers = [tokenizer.encode(_answer(p)) for p in prompts]
+    ids = np.full((len(answers), max(map(len, answers)) + 1), -1, dtype=np.int64)
+    for i, answer in enumerate(answers):
+        ids[i, : len(answer)] = answer
+    return ids, np.array([len(answer) + 1.0 for answer in answers])
+
+
+def _answer(prompt: Prompt) -> str:
+    answer = prompt.columns.get("answer")
+    if not isinstance(answer, str):
+        raise RewardError(f"prompt {prompt.id!r} has no text in its column 'answer'")
+    return answer
+
 
 def _places_right(episode: Episode) -> tuple[list[float], int]:
     """For each token of the completion 1.0 where it is right, and how many places the answer has."""
-    answer = episode.prompt.columns.get("answer")
-    if not isinstance(answer, str):
-        raise RewardError(f"prompt {episode.prompt.id!r} has no text in its column 'answer'")
-    wanted = [(i,) for i in episode.tokenizer.encode(answer)] + [episode.tokenizer.eos_ids]
+    wanted = [(i,) for i in episode.tokenizer.encode(_answer(episode.prompt))] + [episode.tokenizer.eos_ids]
     given = episode.completion_ids.tolist()
     right = [float(token in ids) for token, ids in zip(given, wanted, strict=False)]
     return right + [0.0] * (len(given) - len(right)), len(wanted)
