@@ -36,6 +36,8 @@ class AgentConfig:
     Args:
         iterations: Times to play a batch of episodes and learn from it.
         learning_rate: Step size of AdamW at the start.
+        warmup: Iterations over which the learning rate rises to its full size: the critic knows
+            nothing yet, and Adam's first steps are as large as any.
         anneal: Let the learning rate fall linearly to 0 over the iterations.
         max_grad_norm: Gradients are scaled down to this norm.
         kl_coef: β, weight of the KL to the reference policy, in reward units per nat.
@@ -46,17 +48,18 @@ class AgentConfig:
     """
 
     iterations: int = 100
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
+    warmup: int = 5
     anneal: bool = True
     max_grad_norm: float = 1.0
-    kl_coef: float = 0.05
+    kl_coef: float = 0.03
     kl_target: float | None = None
     kl_estimator: Estimator = "k1"
     temperature: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "learning_rate", "max_grad_norm", "kl_coef"):
+        for name in ("iterations", "learning_rate", "warmup", "max_grad_norm", "kl_coef"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
 
@@ -204,9 +207,11 @@ class Agent(ABC, Generic[ConfigT]):
         return float(norm)
 
     def _set_learning_rate(self) -> None:
-        left = 1.0 - self.iteration / max(1, self.config.iterations) if self.config.anneal else 1.0
+        config = self.config
+        share = 1.0 - self.iteration / max(1, config.iterations) if config.anneal else 1.0
+        share *= min(1.0, (self.iteration + 1) / max(1, config.warmup))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * max(0.0, left)
+            group["lr"] = config.learning_rate * max(0.0, share)
 
 
 def describe(batch: Rollout) -> Metrics:

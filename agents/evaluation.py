@@ -108,10 +108,7 @@ def evaluate(
         stop=env.stop,
         shuffle=False,
         group_size=episodes_per_prompt,
-        on_long_prompt="truncate",
-        max_prompt_tokens=min(env.max_prompt_tokens, policy.context - env.max_tokens)
-        if policy.context
-        else None,
+        context=policy.context,
         on_bad_reward=env.on_bad_reward,
     )
     episodes: list[Episode] = []

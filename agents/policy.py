@@ -255,7 +255,9 @@ class Policy(nn.Module):
         """Our logits must be the model's own, whatever its architecture does on top of the trunk."""
         probe = torch.arange(4, device=self.device)[None] % self.vocab_size
         with torch.no_grad():
-            theirs = self.model(input_ids=probe, use_cache=False).logits[..., : self.vocab_size].to(self.dtype)
+            theirs = (
+                self.model(input_ids=probe, use_cache=False).logits[..., : self.vocab_size].to(self.dtype)
+            )
             ours = self.logits(self.hidden(probe).last_hidden_state)
         if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
             kind = json.dumps(self.model.config.model_type)

@@ -35,7 +35,7 @@ class PPOConfig(AgentConfig):
         value_coef: Weight of the value loss.
         entropy_coef: Weight of the entropy bonus, per nat.
         gamma: Discount per token.
-        lam: λ of GAE.
+        lam: λ of GAE; 1 is Monte Carlo, right for short episodes paid at their end.
         whiten_advantages: Scale advantages to mean 0 and standard deviation 1 over the batch.
         kl_in: Where the KL penalty goes: "reward" (per token, as in InstructGPT) or "loss".
         target_kl: Stop the epochs of an iteration when the policy has moved this far from the one
@@ -46,10 +46,10 @@ class PPOConfig(AgentConfig):
     minibatches: int = 4
     clip: float = 0.2
     value_clip: float | None = 0.2
-    value_coef: float = 0.1
+    value_coef: float = 0.5
     entropy_coef: float = 0.0
     gamma: float = 1.0
-    lam: float = 0.95
+    lam: float = 1.0
     whiten_advantages: bool = True
     kl_in: Literal["reward", "loss"] = "reward"
     target_kl: float | None = None

@@ -135,10 +135,14 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
             ConfigError: Only some rows were asked for.
         """
         if set(self._rows(indices)) != set(range(self.num_envs)):
-            raise ConfigError(f"all rows share one environment: {attr_name!r} cannot be set for some of them only")
+            raise ConfigError(
+                f"all rows share one environment: {attr_name!r} cannot be set for some of them only"
+            )
         setattr(self.env.unwrapped, attr_name, value)
 
-    def env_method(self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any) -> list[Any]:
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any
+    ) -> list[Any]:
         """Call the environment's method once and give each row asked for its part of the result.
 
         A result of `B` entries has one for each row; any other is the same for all.
@@ -148,7 +152,9 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
         one_each = isinstance(result, (list, tuple, np.ndarray)) and len(result) == self.num_envs
         return [result[i] if one_each else result for i in self._rows(indices)]
 
-    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Indices = None) -> list[bool]:
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Indices = None
+    ) -> list[bool]:
         """Always False: no row is an environment of its own that could be wrapped."""
         return [False] * len(self._rows(indices))
 
@@ -159,7 +165,9 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
 
     @property
     def _has_masks(self) -> bool:
-        return isinstance(self.observation_space, spaces.Dict) and "action_mask" in self.observation_space.spaces
+        return (
+            isinstance(self.observation_space, spaces.Dict) and "action_mask" in self.observation_space.spaces
+        )
 
     def _seen(self, observation: Observation) -> Observation:
         if self._has_masks:
@@ -234,7 +242,9 @@ class TokenFeatures(BaseFeaturesExtractor):  # type: ignore[misc, unused-ignore]
             block = nn.TransformerEncoderLayer(
                 width, 4, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
             )
-            self.blocks = nn.TransformerEncoder(block, layers, nn.LayerNorm(width), enable_nested_tensor=False)
+            self.blocks = nn.TransformerEncoder(
+                block, layers, nn.LayerNorm(width), enable_nested_tensor=False
+            )
 
     def forward(self, observations: Mapping[str, Tensor]) -> Tensor:
         """`(B, width)` float32 features of observations, however SB3 has cast them."""
@@ -331,7 +341,9 @@ class KLPenalty(VecEnvWrapper):  # type: ignore[misc, unused-ignore]
         """`(B,)`, nats: of the actions under the policy that is followed."""
         policy = self._policy
         if policy is None:
-            raise ConfigError("KLPenalty does not know whose KL to penalise; call env.follow(model.policy) first")
+            raise ConfigError(
+                "KLPenalty does not know whose KL to penalise; call env.follow(model.policy) first"
+            )
         if isinstance(policy, LanguageModelPolicy):
             return policy.log_probs(self._observation, actions)
         observation = policy.obs_to_tensor(self._observation)[0]

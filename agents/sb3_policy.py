@@ -100,7 +100,9 @@ class LanguageModelPolicy(ActorCriticPolicy):
         _fuse_activations(self.language_model)
         self.cache, self.exact_entropy = cache, exact_entropy
         self._given = (language_model,)  # in a tuple, lest PyTorch take it for a part of this module
-        self.optimizer = optimizer_class(self.language_model.parameters(), lr=lr_schedule(1), **optimizer_kwargs)
+        self.optimizer = optimizer_class(
+            self.language_model.parameters(), lr=lr_schedule(1), **optimizer_kwargs
+        )
         self._last: _Draw | None = None
         self._caches: dict[str, PrefixCache] = {}
 
@@ -181,7 +183,9 @@ class LanguageModelPolicy(ActorCriticPolicy):
             if greedy:
                 actions = log_p.argmax(dim=1)
             else:
-                actions = inverse_cdf(log_p.exp(), torch.rand(len(log_p), dtype=torch.float64, device=log_p.device))
+                actions = inverse_cdf(
+                    log_p.exp(), torch.rand(len(log_p), dtype=torch.float64, device=log_p.device)
+                )
             log_probs = log_p.gather(1, actions[:, None])[:, 0]
         if not torch.isfinite(log_probs).all():
             row = int((~torch.isfinite(log_probs)).int().argmax())
@@ -274,7 +278,7 @@ class SequenceRolloutBuffer(RolloutBuffer):
     def get(self, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
         """Minibatches of one epoch: all sequences once, shuffled by NumPy's global generator as in SB3."""
         assert self.full, "the rollout is not complete"
-        order = np.random.permutation(len(self._sequences))  # noqa: NPY002  SB3 seeds this one
+        order = np.random.permutation(len(self._sequences))  # noqa: seeds this one
         steps = np.array([self._sequences[i].stop - self._sequences[i].start for i in order])
         parts = max(1, round(steps.sum() / batch_size)) if batch_size else 1
         middle = steps.cumsum() - steps / 2

@@ -20,13 +20,16 @@ from text_gym.errors import ConfigError, DataError, NonFiniteError, PromptError,
 
 from .policy import Policy
 
+MIN_STEPS = 1500  # what a small model needs to learn to copy from its prompt, however few texts there are
+
 
 @dataclass(frozen=True)
 class SFTConfig:
     """Settings of supervised fine-tuning.
 
     Args:
-        epochs: Passes over the data; a fraction is allowed.
+        epochs: Passes over the data; a fraction is allowed. None makes 3, and more on little data: at
+            least 1,500 steps in all.
         batch_size: Sequences per step.
         learning_rate: Largest step size of AdamW; linear warm-up, then cosine decay to a tenth.
         warmup: Share of the steps that warm up.
@@ -36,7 +39,7 @@ class SFTConfig:
         seed: Decides the order of the data.
     """
 
-    epochs: float = 3.0
+    epochs: float | None = None
     batch_size: int = 32
     learning_rate: float = 3e-3
     warmup: float = 0.05
@@ -118,7 +121,9 @@ class SFT:
         generator = np.random.default_rng(self.config.seed)
         size = self.config.batch_size
         lengths = np.array([len(s) for s in self.sequences])
-        wanted = math.ceil(self.config.epochs * len(lengths) / size)
+        passes = len(lengths) / size  # steps per epoch
+        epochs = self.config.epochs
+        wanted = math.ceil(max(3 * passes, MIN_STEPS) if epochs is None else epochs * passes)
         batches: list[list[int]] = []
         while len(batches) < wanted:
             order = generator.permutation(len(lengths))

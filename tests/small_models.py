@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor
 
-from text_gym import Tokenizer, WordTokenizer
+from text_gym import Episode, Tokenizer, WordTokenizer
 from text_gym.agents import Policy
 
 _ROPE: dict[str, Any] = {
@@ -30,7 +30,12 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "qwen3": {"head_dim": 4},
     "mistral": {"sliding_window": 6},  # shorter than the texts: the window has to move
     "gemma": {"head_dim": 4},
-    "gemma2": {"head_dim": 4, "sliding_window": 6, "final_logit_softcapping": 3.0, "query_pre_attn_scalar": 4},
+    "gemma2": {
+        "head_dim": 4,
+        "sliding_window": 6,
+        "final_logit_softcapping": 3.0,
+        "query_pre_attn_scalar": 4,
+    },
     "cohere": {"logit_scale": 0.3},
     "granite": {"logits_scaling": 2.0},
 }
@@ -93,4 +98,11 @@ def same_parameters(policy: Policy, before: Sequence[Tensor]) -> bool:
     return all(torch.equal(a.view(torch.uint8), b.view(torch.uint8)) for a, b in pairs)
 
 
-Reward = Callable[..., Any]
+def trajectory_log_probs(policy: Policy, episodes: Sequence[Episode]) -> Tensor:
+    """`(N,)` log-probabilities of whole completions, with gradients, each from a plain forward pass."""
+    result = []
+    for e in episodes:
+        ids, start = [*e.prompt_ids.tolist(), *e.completion_ids.tolist()], len(e.prompt_ids)
+        log_p, _ = plain_forward(policy, ids, start)
+        result.append(log_p[range(len(ids) - start), ids[start:]].sum())
+    return torch.stack(result)

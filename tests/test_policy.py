@@ -207,7 +207,9 @@ def test_code_in_a_model_folder_is_refused_unread(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     marker = tmp_path / "marker"
     text = config.read_text().replace('"model_type": "gpt2"', '"model_type": "unheard-of"')
-    config.write_text(text.replace("{", '{"auto_map": {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"},', 1))
+    config.write_text(
+        text.replace("{", '{"auto_map": {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"},', 1)
+    )
     (tmp_path / "code.py").write_text(f"open({str(marker)!r}, 'w').close()")
     with pytest.raises(DataError, match="cannot load"):
         Policy.from_pretrained(tmp_path, WordTokenizer("abcdefghi", separator=""))

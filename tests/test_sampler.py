@@ -176,7 +176,9 @@ def test_stored_log_probs_are_of_the_distribution_drawn_from(sampling: Sampling)
         ids, p = [*episode.prompt_ids.tolist(), *episode.completion_ids.tolist()], len(episode.prompt_ids)
         with torch.no_grad():
             log_p, _ = plain_forward(policy, ids, p)
-        expected = [kept(row.exp().numpy(), sampling)[token] for row, token in zip(log_p, ids[p:], strict=True)]
+        expected = [
+            kept(row.exp().numpy(), sampling)[token] for row, token in zip(log_p, ids[p:], strict=True)
+        ]
         np.testing.assert_allclose(batch.log_probs[i, : len(expected)].exp(), expected, rtol=1e-10)
     if sampling == Sampling(temperature=0.7):
         again = policy.evaluate(batch.tokens, batch.starts, batch.lengths, temperature=0.7).log_probs
@@ -345,7 +347,9 @@ def test_draws_pass_a_chi_square_test() -> None:
 
 
 @given(
-    seed=st.integers(-(2**63), 2**64 - 1), k=st.lists(st.integers(0, 2**40), min_size=1, max_size=5), t=st.integers(1, 9)
+    seed=st.integers(-(2**63), 2**64 - 1),
+    k=st.lists(st.integers(0, 2**40), min_size=1, max_size=5),
+    t=st.integers(1, 9),
 )
 @settings(max_examples=100, deadline=None)
 def test_noise_is_a_function_of_seed_episode_and_time(seed: int, k: list[int], t: int) -> None:
@@ -375,7 +379,11 @@ def test_noise_is_uniform_and_independent() -> None:
 
 
 def test_nan_in_the_weights_stops_before_anything_is_scored() -> None:
-    for name in ("model.transformer.wte.weight", "model.transformer.h.0.mlp.c_fc.weight", "model.transformer.ln_f.bias"):
+    for name in (
+        "model.transformer.wte.weight",
+        "model.transformer.h.0.mlp.c_fc.weight",
+        "model.transformer.ln_f.bias",
+    ):
         policy = small_policy()
         with torch.no_grad():
             policy.get_parameter(name).view(-1)[0] = math.nan

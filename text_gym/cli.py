@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, make_dataclass
 from typing import Any
 
+from tyro.conf import Positional
+
 from .errors import ConfigError, TextGymError, UnknownNameError
 from .train import Data
 
@@ -55,7 +57,7 @@ class TrainOptions(Data):
 
 @dataclass(frozen=True)
 class SFTOptions(Data):
-    """Make a policy by supervised fine-tuning on written texts: a tokenizer and a small model from nothing, or a given model.
+    """Make a policy by supervised fine-tuning: a tokenizer and a small model from nothing, or a given model.
 
     Args:
         task: Task whose corpus to learn, where no data is given.
@@ -97,7 +99,7 @@ class SampleOptions(Data):
         device: auto, cpu, cuda, cuda:1, mps.
     """
 
-    texts: tuple[str, ...] = ()
+    texts: Positional[tuple[str, ...]] = ()
     task: str = "products"
     policy: str | None = None
     count: int = 5
@@ -279,7 +281,7 @@ def _parse(command: str, argv: list[str], *classes: type[Any]) -> list[Any]:
     if command == "sft":
         aliases["--model"] = "--model"
     argv = [aliases.get(a.split("=")[0], a.split("=")[0]) + a[len(a.split("=")[0]) :] for a in argv]
-    parsed = tyro.cli(
+    parsed: Any = tyro.cli(
         together,
         prog=f"text-gym {command}",
         args=argv,

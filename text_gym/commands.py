@@ -1,4 +1,4 @@
-"""What `text-gym sft`, `sample` and `evaluate` do. (`train` and `play` have files of their own.)"""
+"""What `text-gym sft`, `sample` and `evaluate` do; `train` and `play` have files of their own."""
 
 from __future__ import annotations
 
@@ -35,14 +35,16 @@ def sft(options: SFTOptions, config: SFTConfig, console: Console | None = None) 
     Returns:
         What is written to `sft.json`: losses in nats per token, sizes, seconds.
     """
-    from text_gym.agents import SFT, Policy, completion_loss
+    from text_gym.agents import SFT, completion_loss
 
     console = console or Console()
     started = time.perf_counter()
     if options.data is None:
         task = load_task(options.task)
         if task.corpus is None:
-            raise ConfigError(f"task {task.name!r} has no written texts to learn from; pass --data FILE --reference COLUMN")
+            raise ConfigError(
+                f"task {task.name!r} has no written texts to learn from; pass --data FILE --reference COLUMN"
+            )
         train, held_out = task.corpus()
         settings: dict[str, Any] = {"task": task.name, "max_tokens": task.max_tokens}
     else:
@@ -58,7 +60,9 @@ def sft(options: SFTOptions, config: SFTConfig, console: Console | None = None) 
     with console.status("supervised fine-tuning …") if console.is_terminal else _quiet() as status:
 
         def report(metrics: dict[str, float]) -> None:
-            line = f"step {int(metrics['step'])}/{int(metrics['steps'])}  loss {metrics['loss']:.3f} nats/token"
+            line = (
+                f"step {int(metrics['step'])}/{int(metrics['steps'])}  loss {metrics['loss']:.3f} nats/token"
+            )
             if status is not None:
                 status.update(line)
             elif metrics["step"] % max(1, metrics["steps"] // 10) == 0:
@@ -93,7 +97,9 @@ def sample(options: SampleOptions, console: Console | None = None) -> list[str]:
     from text_gym.agents import Policy, Sampling, evaluate
 
     console = console or Console()
-    task, policy = _task_and_policy(options.task, options, options.policy, None, options.max_tokens, options.device)
+    task, policy = _task_and_policy(
+        options.task, options, options.policy, None, options.max_tokens, options.device
+    )
     assert isinstance(policy, Policy)
     prompts: list[Prompt] = [Prompt(t) for t in options.texts] or list(islice(task.held_out, options.count))
     repeats = max(1, options.count // len(prompts)) if options.texts else 1
@@ -106,7 +112,9 @@ def sample(options: SampleOptions, console: Console | None = None) -> list[str]:
             row: dict[str, Any] = {"prompt": episode.prompt.text, "completion": episode.completion}
             print(json.dumps(row if options.texts else {**row, "reward": float(value)}, ensure_ascii=False))
             continue
-        console.print(f"[dim]{escape(harmless(episode.prompt.text.strip(), newlines=True))}[/dim]", highlight=False)
+        console.print(
+            f"[dim]{escape(harmless(episode.prompt.text.strip(), newlines=True))}[/dim]", highlight=False
+        )
         mark = "" if options.texts else f" [dim]({value:.2f})[/dim]"
         console.print(f"  {escape(harmless(episode.completion))}{mark}\n", highlight=False)
     return [e.completion for e in found.episodes]
@@ -122,7 +130,9 @@ def evaluate(options: EvaluateOptions, console: Console | None = None) -> dict[s
         options.task, options, options.policy, options.reward, options.max_tokens, options.device
     )
     assert isinstance(policy, Policy)
-    reference = Policy.from_pretrained(options.reference, device=options.device) if options.reference else None
+    reference = (
+        Policy.from_pretrained(options.reference, device=options.device) if options.reference else None
+    )
     env = TextVectorEnv(**task.env_kwargs(prompts=task.held_out), shuffle=False)
     sampling = Sampling(temperature=options.temperature, greedy=options.greedy)
     found = measure(policy, env, reference=reference, sampling=sampling, seed=options.seed)
@@ -130,7 +140,10 @@ def evaluate(options: EvaluateOptions, console: Console | None = None) -> dict[s
     for name, value in summary.items():
         if isinstance(value, dict):
             low, high = value["ci95"]
-            console.print(f"{escape(name):16s} {value['mean']:.4f}  95 % interval {low:.4f} to {high:.4f}", highlight=False)
+            console.print(
+                f"{escape(name):16s} {value['mean']:.4f}  95 % interval {low:.4f} to {high:.4f}",
+                highlight=False,
+            )
         else:
             console.print(f"{escape(name):16s} {value:.4f}", highlight=False)
     if options.out:
@@ -168,7 +181,9 @@ def _task_and_policy(
     if policy is not None and data.data is None and name == "products":
         settings = read_settings(policy)
         if "data" in settings:  # a policy made from data brings its data's settings along
-            data = Data(**{k: v for k, v in settings.items() if k in {f.name for f in dataclasses.fields(Data)}})
+            data = Data(
+                **{k: v for k, v in settings.items() if k in {f.name for f in dataclasses.fields(Data)}}
+            )
             reward = reward or "length"
     task, source = resolve_task(name, data, reward, policy, max_tokens)
     task = dataclasses.replace(task, reward=source)

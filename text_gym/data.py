@@ -19,7 +19,7 @@ Row = Mapping[str, Any]
 
 
 def read_rows(source: str | Path) -> list[Row]:
-    """Rows of a file (`.csv`, `.tsv`, `.jsonl`, `.json`, `.parquet`), a folder saved by `datasets`, or a hub data set.
+    """Rows of a .csv, .tsv, .jsonl, .json or .parquet file, a folder saved by `datasets`, or a hub data set.
 
     Raises:
         DataError: There is no such file, it is empty or malformed (the line is named), or a hub
@@ -83,7 +83,9 @@ def pairs_from(prompts: Sequence[Prompt]) -> list[tuple[Prompt, str]]:
 def _read_csv(path: Path) -> list[Row]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+            reader = csv.DictReader(
+                file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True
+            )
             rows = list(reader)
         except (csv.Error, UnicodeDecodeError) as error:
             raise DataError(f"{path}: not a CSV file in UTF-8 ({error})") from error
@@ -127,7 +129,8 @@ def _read_with_datasets(path: Path) -> list[Row]:
         import datasets
     except ImportError as error:
         raise DataError(
-            f"{path} is no file here; to read Parquet files and hub data sets: pip install 'text-gym[datasets]'"
+            f"{path} is no file here; "
+            "to read Parquet files and hub data sets: pip install 'text-gym[datasets]'"
         ) from error
     try:
         if path.is_file():

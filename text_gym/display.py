@@ -27,7 +27,8 @@ def harmless(text: str, *, newlines: bool = False, limit: int | None = None) -> 
         text = text[:limit]
     if not text.isprintable():
         text = "".join(
-            c if (c == "\n" and newlines) or unicodedata.category(c) not in _HIDDEN else _escape(c) for c in text
+            c if (c == "\n" and newlines) or unicodedata.category(c) not in _HIDDEN else _escape(c)
+            for c in text
         )
     return f"{text} … ({left:,} more characters)" if left else text
 
@@ -35,4 +36,6 @@ def harmless(text: str, *, newlines: bool = False, limit: int | None = None) -> 
 def _escape(c: str) -> str:
     code = ord(c)
     known = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(c)
-    return known or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
+    return known or (
+        f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    )

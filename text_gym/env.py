@@ -11,10 +11,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from .errors import TokenError
 from .infos import Info, take
 from .task import ENV_IDS
-from .vector import Observation, TextVectorEnv
+from .vector import Observation, TextVectorEnv, token_array
 
 
 class TextEnv(gym.Env[Observation, np.int64]):
@@ -32,7 +31,8 @@ class TextEnv(gym.Env[Observation, np.int64]):
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 10}  # noqa: RUF012
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.vector = TextVectorEnv(*args, num_envs=1, autoreset_mode=AutoresetMode.DISABLED, **kwargs)
+        own = {"num_envs": 1, "autoreset_mode": AutoresetMode.DISABLED}
+        self.vector = TextVectorEnv(*args, **own, **kwargs)
         self.observation_space = self.vector.single_observation_space
         self.action_space = self.vector.single_action_space
         self.render_mode = self.vector.render_mode
@@ -52,9 +52,7 @@ class TextEnv(gym.Env[Observation, np.int64]):
             TokenError: Not an integer in `[0, V)`.
             EpisodeError: Before `reset` or after the end.
         """
-        token = np.asarray(action)
-        if token.dtype.kind not in "iu" or token.shape != ():
-            raise TokenError(f"action is {type(action).__name__} {action!r}; expected one integer token id")
+        token = token_array(action, ())
         observation, reward, terminated, truncated, info = self.vector.step(token[None])
         return (
             {k: v[0] for k, v in observation.items()},
@@ -64,7 +62,7 @@ class TextEnv(gym.Env[Observation, np.int64]):
             take(info, 0),
         )
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """The prompt and the completion so far, safe to print."""
         frames = self.vector.render()
         return None if frames is None else frames[0]

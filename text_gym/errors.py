@@ -67,10 +67,10 @@ class UnknownNameError(TextGymError, KeyError):
 
 
 def excerpt(text: str, width: int = 60) -> str:
-    """The start of a text for an error message: one line, control characters escaped.
+    r"""The start of a text for an error message: one line, control characters escaped.
 
-    >>> excerpt("two\\nlines")
-    "'two\\\\nlines'"
+    >>> excerpt("two\nlines")
+    "'two\\nlines'"
     """
     shown = text if len(text) <= width else text[: width - 1] + "…"
     return ascii(shown) if not shown.isprintable() else repr(shown)

@@ -56,9 +56,13 @@ def play(env: TextEnv, console: Console, lines: Iterator[str], seed: int | None 
             _show_start(env, console, info)
         elif command == ":obs":
             length = int(observation["length"][0])
-            console.print(f"length {length}, tokens {observation['tokens'][:length].tolist()}", highlight=False)
+            console.print(
+                f"length {length}, tokens {observation['tokens'][:length].tolist()}", highlight=False
+            )
             if "action_mask" in observation:
-                console.print(f"allowed ids {np.flatnonzero(observation['action_mask']).tolist()}", highlight=False)
+                console.print(
+                    f"allowed ids {np.flatnonzero(observation['action_mask']).tolist()}", highlight=False
+                )
         elif command.startswith("?"):
             console.print(f"{_encode(env.vector.tokenizer, line.strip()[1:], console)}", highlight=False)
         elif done:
@@ -116,11 +120,19 @@ def _show_step(
     text = harmless(env.vector.tokenizer.decode([token])) or "<special>"
     flags = " terminated" if terminated else " truncated" if truncated else ""
     step = int(env.vector.lengths[0] - env.vector.starts[0])
-    console.print(f"  step {step:3d}  action {token:5d} {escape(repr(text)):14s} reward {reward:+.3f}{flags}", highlight=False)
+    console.print(
+        f"  step {step:3d}  action {token:5d} {escape(repr(text)):14s} reward {reward:+.3f}{flags}",
+        highlight=False,
+    )
 
 
 def _show_end(console: Console, total: float, info: dict[str, object]) -> None:
-    console.print(f"[bold]return {total:.3f}[/bold]  {escape(harmless(str(info.get('completion', ''))))}", highlight=False)
+    console.print(
+        f"[bold]return {total:.3f}[/bold]  {escape(harmless(str(info.get('completion', ''))))}",
+        highlight=False,
+    )
     terms = info.get("reward_terms")
     if isinstance(terms, dict):
-        console.print("  " + "  ".join(f"{escape(str(k))} {v:.3f}" for k, v in terms.items()), highlight=False)
+        console.print(
+            "  " + "  ".join(f"{escape(str(k))} {v:.3f}" for k, v in terms.items()), highlight=False
+        )

@@ -98,7 +98,11 @@ def draw_curves(rows: Sequence[Metrics], file: str | Path, title: str) -> None:
     figure = Figure(figsize=(11, 7), layout="constrained")
     figure.suptitle(title)
     for axes, (name, unit, wanted) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
-        keys = [k for k in (rows[0] if rows else {}) if k in wanted or any(k.startswith(w) and w.endswith("/") for w in wanted)]
+        keys = [
+            k
+            for k in (rows[0] if rows else {})
+            if k in wanted or any(k.startswith(w) and w.endswith("/") for w in wanted)
+        ]
         for key in keys:
             x = [row["iteration"] for row in rows]
             y = [row.get(key, math.nan) for row in rows]

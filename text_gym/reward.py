@@ -11,7 +11,7 @@ import inspect
 import math
 import numbers
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, cast
 
@@ -56,7 +56,8 @@ class Rewards:
         """`(n,)` float64: value and per-token rewards of each episode summed."""
         if self.per_token is None:
             return self.values
-        return self.values + np.array([float(t.sum()) for t in self.per_token])
+        totals: FloatArray = self.values + np.array([float(t.sum()) for t in self.per_token])
+        return totals
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class TokenBatch:
         steps: `(n,)` int64, completion tokens so far, the newest included.
         tokenizer: What the ids belong to.
         episodes: Makes the `n` episodes so far.
+        on_bad_reward: As in a call of the source.
     """
 
     prompts: Sequence[Prompt]
@@ -78,6 +80,7 @@ class TokenBatch:
     steps: IntArray
     tokenizer: Tokenizer
     episodes: Callable[[], list[Episode]]
+    on_bad_reward: OnBadReward = "raise"
 
 
 class RewardSource(ABC):
@@ -125,13 +128,13 @@ class RewardSource(ABC):
             ) from error
         return _checked(self, episodes, scores, on_bad_reward)
 
-    def token_rewards(self, batch: TokenBatch, on_bad_reward: OnBadReward = "raise") -> FloatArray:
-        """`(n,)` float64: what the newest token of each running episode earned. Only causal sources are asked.
+    def token_rewards(self, batch: TokenBatch) -> FloatArray:
+        """`(n,)` float64: what the newest token of each running episode earned; asked of causal sources.
 
         It is the last of the per-token rewards of the episode so far, and that is how it is found here.
         Override it where the columns are enough: making and scoring `n` episodes a step takes long.
         """
-        per_token = self(batch.episodes(), on_bad_reward).per_token
+        per_token = self(batch.episodes(), batch.on_bad_reward).per_token
         if per_token is None:
             return np.zeros(len(batch.tokens))
         return np.array([rewards[-1] for rewards in per_token], dtype=np.float64)
@@ -170,12 +173,14 @@ class FunctionReward(RewardSource):
         abstains: bool = False,
     ) -> None:
         self.function = function
-        self.name = name or getattr(function, "__name__", type(function).__name__)
+        self.name = name or str(getattr(function, "__name__", type(function).__name__))
         self.deterministic = deterministic
         self.abstains = abstains
-        parameters = inspect.signature(function).parameters.values()
+        parameters = _signature(function).parameters.values()
         self._named = [
-            p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+            p.name
+            for p in parameters
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         ]
         self._takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
         self._required = {p.name for p in parameters if p.default is p.empty and p.name in self._named}
@@ -184,6 +189,7 @@ class FunctionReward(RewardSource):
         self._plans: dict[tuple[str, ...], tuple[str, list[str]]] = {}
 
     def score(self, episodes: Sequence[Episode]) -> Scores:
+        """Call the function in the way its parameters ask for."""
         names = self._named
         if {"prompts", "completions"} & set(names):
             batch: dict[str, Any] = {
@@ -193,9 +199,9 @@ class FunctionReward(RewardSource):
             }
             known = {k for e in episodes for k in e.prompt.columns}
             batch |= {k: [e.prompt.columns.get(k) for e in episodes] for k in sorted(known)}
-            return cast(Scores, self.function(**self._select(batch)))
+            return cast("Scores", self.function(**self._select(batch)))
         if names[:1] == ["episodes"]:
-            return cast(Scores, self.function(episodes))
+            return cast("Scores", self.function(episodes))
         return [self._score_one(e) for e in episodes]
 
     def _score_one(self, episode: Episode) -> float | None:
@@ -228,6 +234,13 @@ class FunctionReward(RewardSource):
         return {k: v for k, v in values.items() if self._takes_any or k in self._named}
 
 
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(function)
+    except ValueError:  # some built-in functions do not tell theirs
+        return inspect.Signature([inspect.Parameter("completion", inspect.Parameter.POSITIONAL_ONLY)])
+
+
 def as_reward_source(value: RewardSource | Callable[..., Any]) -> RewardSource:
     """Make a reward source of whatever scores text.
 
@@ -255,7 +268,7 @@ def _checked(
     rewards = scores if isinstance(scores, Rewards) else None
     raw: Any = rewards.values if rewards else scores
     try:
-        count = -1 if isinstance(raw, (str, bytes)) else len(raw)
+        count = -1 if isinstance(raw, (str, bytes, Mapping, Set)) else len(raw)
     except TypeError:
         count = -1
     if count != len(episodes):
@@ -272,14 +285,12 @@ def _checked(
             if abstained[i]:
                 continue
             number, problem = _as_number(item)
-            if problem and source.abstains and (item is None or number != number):
-                abstained[i] = True
-            elif problem and on_bad_reward == "drop":
-                abstained[i] = True
-            elif problem:
-                raise _bad(source, episodes[i], i, problem)
-            else:
+            if not problem:
                 values[i] = number
+            elif on_bad_reward == "drop" or (source.abstains and (item is None or math.isnan(number))):
+                abstained[i] = True
+            else:
+                raise _bad(source, episodes[i], i, problem)
     if rewards is None:
         return Rewards(values, abstained=abstained)
     for name, term in rewards.terms.items():
@@ -287,12 +298,19 @@ def _checked(
             raise RewardError(
                 f"reward {source.name!r}: term {name!r} has shape {np.shape(term)}, expected ({count},)"
             )
-    return Rewards(values, _checked_per_token(source, episodes, rewards), rewards.terms, abstained)
+    per_token = _checked_per_token(source, episodes, rewards, on_bad_reward, abstained)
+    values[abstained] = 0.0
+    return Rewards(values, per_token, rewards.terms, abstained)
 
 
 def _checked_per_token(
-    source: RewardSource, episodes: Sequence[Episode], rewards: Rewards
+    source: RewardSource,
+    episodes: Sequence[Episode],
+    rewards: Rewards,
+    on_bad_reward: OnBadReward,
+    abstained: BoolArray,
 ) -> tuple[FloatArray, ...] | None:
+    """Per-token rewards; where bad ones are dropped, their episode is marked as abstained, in place."""
     if rewards.per_token is None:
         return None
     if len(rewards.per_token) != len(episodes):
@@ -306,9 +324,48 @@ def _checked_per_token(
             raise _bad(
                 source, episode, i, f"has per-token shape {array.shape}, not {episode.completion_ids.shape}"
             )
-        if not np.all(np.abs(array) <= _LARGEST):
-            raise _bad(source, episode, i, "has a per-token reward that is not finite")
-    return arrays
+    if _all_finite(np.concatenate(arrays)):
+        return arrays
+    bad = [not _all_finite(array) for array in arrays]
+    if on_bad_reward == "raise":
+        i = bad.index(True)
+        raise _bad(source, episodes[i], i, "has a per-token reward that is not a finite float32")
+    abstained |= bad
+    return tuple(np.zeros_like(a) if mute else a for a, mute in zip(arrays, abstained, strict=True))
+
+
+def checked_tokens(source: RewardSource, batch: TokenBatch) -> FloatArray:
+    """`source.token_rewards(batch)`, checked; where a bad one is dropped, 0 is paid.
+
+    Raises:
+        RewardError: Another number of rewards than tokens, or one that is not finite.
+    """
+    try:
+        rewards = np.asarray(source.token_rewards(batch), dtype=np.float64)
+    except TextGymError:
+        raise
+    except Exception as error:
+        raise RewardError(
+            f"reward {source.name!r} raised {type(error).__name__}: {error} (token rewards of "
+            f"{len(batch.tokens)} running episodes)"
+        ) from error
+    if rewards.shape != batch.tokens.shape:
+        raise RewardError(
+            f"reward {source.name!r} returned token rewards of shape {rewards.shape} for "
+            f"{len(batch.tokens)} running episodes"
+        )
+    if not _all_finite(rewards):
+        bad = ~(np.abs(rewards) <= _LARGEST)
+        if batch.on_bad_reward == "raise":
+            i = int(np.flatnonzero(bad)[0])
+            raise _bad(source, batch.episodes()[i], i, f"has the token reward {rewards[i]}")
+        rewards = np.where(bad, 0.0, rewards)
+    return rewards
+
+
+def _all_finite(x: FloatArray) -> bool:
+    """Whether all numbers are finite in float32, too."""
+    return not x.size or bool(np.abs(x).max() <= _LARGEST)  # False for NaN
 
 
 def _plain_numbers(raw: Any) -> FloatArray | None:
@@ -324,7 +381,7 @@ def _plain_numbers(raw: Any) -> FloatArray | None:
         values = raw.astype(np.float64)
     else:
         return None
-    return values if np.abs(values).max() <= _LARGEST else None  # False for NaN
+    return values if _all_finite(values) else None
 
 
 def _as_number(item: Any) -> tuple[float, str]:
@@ -333,7 +390,7 @@ def _as_number(item: Any) -> tuple[float, str]:
         return 0.0, "is a tensor with gradient; return tensor.item()"
     if hasattr(item, "item") and getattr(item, "shape", None) == ():
         item = item.item()
-    if isinstance(item, (bool, np.bool_)) or (isinstance(item, numbers.Real) and not isinstance(item, str)):
+    if isinstance(item, (numbers.Real, np.bool_)):
         try:
             number = float(item)
         except (OverflowError, ValueError):

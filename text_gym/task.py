@@ -5,7 +5,8 @@ A task says nothing about who learns in it; `Task.env_kwargs` is all an environm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +16,6 @@ from .episode import Prompt
 from .errors import UnknownNameError
 from .reward import RewardSource
 from .tokenizer import Tokenizer
-
 
 Pairs: TypeAlias = "Sequence[tuple[Prompt, str]]"
 
@@ -103,28 +103,26 @@ def load_task(name: str, **kwargs: Any) -> Task:
     return task
 
 
-def split_by_prompt(prompts: Sequence[Prompt], held_out: float = 0.2, seed: int = 0) -> tuple[list[Prompt], list[Prompt]]:
+def split_by_prompt(
+    prompts: Sequence[Prompt], held_out: float = 0.2, seed: int = 0
+) -> tuple[list[Prompt], list[Prompt]]:
     """Split so that no prompt id is on both sides; which side depends on (seed, id) alone.
+
+    With two ids or more neither side is left empty: by bad luck the hash may put all on one, and
+    then the id nearest to the border changes sides.
 
     Args:
         prompts: Any order, several may share an id.
         held_out: Share of ids to hold out, in (0, 1).
         seed: Another seed gives another split.
+
+    Returns:
+        Prompts to learn on and held-out prompts, each in the order given.
     """
-    import hashlib
-
-    def number(prompt: Prompt) -> float:
-        digest = hashlib.sha256(f"{seed}\n{prompt.id}".encode()).digest()
-        return int.from_bytes(digest[:8], "big") / 2**64
-
-    train = [p for p in prompts if number(p) >= held_out]
-    return train, [p for p in prompts if number(p) < held_out]
-
-
-def columns_of(prompts: Sequence[Prompt]) -> Mapping[str, int]:
-    """How many prompts have each column; for error messages and summaries."""
-    counts: dict[str, int] = {}
-    for prompt in prompts:
-        for key in prompt.columns:
-            counts[key] = counts.get(key, 0) + 1
-    return counts
+    rank = {p.id: hashlib.sha256(f"{seed}\n{p.id}".encode()).digest() for p in prompts}
+    border = int(held_out * 2**64).to_bytes(9, "big")[1:]
+    ordered = sorted(rank.values())
+    if len(ordered) > 1:
+        border = min(max(border, ordered[0] + b"\0"), ordered[-1])
+    train = [p for p in prompts if rank[p.id] >= border]
+    return train, [p for p in prompts if rank[p.id] < border]

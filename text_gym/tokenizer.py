@@ -196,7 +196,9 @@ class PretrainedTokenizer:
         """
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
-            raise ConfigError(f"{type(tokenizer).__name__} is not a fast tokenizer; load it with use_fast=True")
+            raise ConfigError(
+                f"{type(tokenizer).__name__} is not a fast tokenizer; load it with use_fast=True"
+            )
         eos = tokenizer.eos_token_id
         return cls(
             backend,

@@ -66,7 +66,9 @@ class Data:
             prompts_from(rows, self.prompt, self.reference, self.separator), self.held_out
         )
         if not train or not held_out:
-            raise DataError(f"{self.data} has too few distinct prompts to hold out {self.held_out:.0%} of them")
+            raise DataError(
+                f"{self.data} has too few distinct prompts to hold out {self.held_out:.0%} of them"
+            )
         return train, held_out
 
 
@@ -91,7 +93,9 @@ def resolve_task(
             found = dataclasses.replace(found, max_tokens=max_tokens)
         return found, load_reward_source(reward, found.prompts) if reward else found.reward
     if policy is None:
-        raise ConfigError("--data needs a --policy that can write such texts; make one with `text-gym sft --data …`")
+        raise ConfigError(
+            "--data needs a --policy that can write such texts; make one with `text-gym sft --data …`"
+        )
     if reward is None:
         raise ConfigError("--data needs a --reward, e.g. --reward slots; see `text-gym train --help`")
     settings = read_settings(policy)
@@ -158,8 +162,7 @@ def train(
         **task.env_kwargs(reward=reward),
         num_envs=episodes,
         numbering="global",
-        max_prompt_tokens=None if policy.context is None else policy.context - task.max_tokens,
-        on_long_prompt="error",
+        context=policy.context,
     )
     agent: Agent[Any] = agent_class(policy, env, config)
     folder = Path(out) if out else default_folder(task.name, algorithm)
@@ -214,7 +217,7 @@ class Judgement:
 
 
 def judge(agent: Agent[Any], task: Task, reward: RewardSource) -> Judgement:
-    """Gold, its criteria, KL and length on the held-out prompts; the optimised reward too if it is another."""
+    """Gold, its criteria, KL and length on the held-out prompts; the optimised reward if it is another."""
     from text_gym.agents import Measure, Sampling, evaluate
 
     gold = TextVectorEnv(**task.env_kwargs(prompts=task.held_out), shuffle=False)
@@ -232,11 +235,16 @@ def judge(agent: Agent[Any], task: Task, reward: RewardSource) -> Judgement:
 
 
 def show_results(
-    console: Console, summary: Mapping[str, Any], samples: Sequence[tuple[str, str, float, str, float]], folder: Path
+    console: Console,
+    summary: Mapping[str, Any],
+    samples: Sequence[tuple[str, str, float, str, float]],
+    folder: Path,
 ) -> None:
     """Print the table before → after and a few texts."""
     before, after = summary["before"], summary["after"]
-    table = Table(title="Held-out prompts, sampled at temperature 1 (mean, 95 % interval)", title_justify="left")
+    table = Table(
+        title="Held-out prompts, sampled at temperature 1 (mean, 95 % interval)", title_justify="left"
+    )
     for heading in ("", "before", "after"):
         table.add_column(heading, justify="left" if not heading else "right")
     for name, value in after.items():
@@ -258,7 +266,8 @@ def show_results(
         console.print(f"  before ({gold_before:.2f}): {escape(harmless(text_before))}")
         console.print(f"  after  ({gold_after:.2f}): {escape(harmless(text_after))}")
     console.print(
-        f"\n{summary['tokens']:,} tokens in {summary['seconds']:.0f} s; results in [bold]{escape(str(folder))}[/bold]"
+        f"\n{summary['tokens']:,} tokens in {summary['seconds']:.0f} s; "
+        f"results in [bold]{escape(str(folder))}[/bold]"
     )
 
 
@@ -288,7 +297,9 @@ def _progress(console: Console, total: int) -> Iterator[Any]:
     )
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("training", total=total, status="")
-        yield lambda metrics: progress.update(bar, completed=metrics["iteration"], status=_status(metrics, brief=True))
+        yield lambda metrics: progress.update(
+            bar, completed=metrics["iteration"], status=_status(metrics, brief=True)
+        )
 
 
 def _status(metrics: Mapping[str, float], brief: bool = False) -> str:

@@ -23,7 +23,7 @@ from .episode import BoolArray, Episode, IntArray, Prompt, as_prompts
 from .errors import ConfigError, EpisodeError, TokenError, UnknownNameError
 from .infos import Info, put
 from .prompts import PromptTable, stream_keys
-from .reward import FloatArray, OnBadReward, RewardSource, TokenBatch, as_reward_source
+from .reward import FloatArray, OnBadReward, RewardSource, TokenBatch, as_reward_source, checked_tokens
 from .task import Task, load_task
 from .tokenizer import as_tokenizer
 
@@ -68,6 +68,8 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         context: Largest `P + T` that the policy can read, in tokens, if there is such a limit.
         on_bad_reward: `"raise"`, or `"drop"`: pay 0 and set info `reward_abstained`.
         limit_terminates: Report the token limit as `terminated`, not `truncated`. See below.
+        info_texts: False leaves `prompt` and `completion` out of info: Gymnasium's `NumpyToTorch` and the
+            like convert every array in info and stop at one of strings.
         render_mode: `"ansi"` or None.
         **task_parameters: Parameters of the named task, e.g. `length=6` for `copy`.
 
@@ -98,12 +100,6 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
 
-    metadata: dict[str, Any] = {  # noqa: RUF012
-        "render_modes": ["ansi"],
-        "render_fps": 10,
-        "autoreset_mode": AutoresetMode.NEXT_STEP,
-    }
-
     def __init__(
         self,
         prompts: Iterable[Prompt | str | Mapping[str, Any]] | None = None,
@@ -124,6 +120,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         context: int | None = None,
         on_bad_reward: OnBadReward = "raise",
         limit_terminates: bool = False,
+        info_texts: bool = True,
         render_mode: str | None = None,
         **task_parameters: Any,
     ) -> None:
@@ -135,7 +132,8 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
             max_tokens = task.max_tokens if max_tokens is None else max_tokens
         if prompts is None or tokenizer is None or reward is None or max_tokens is None:
             raise ConfigError("pass prompts, tokenizer, reward and max_tokens, or a task that has them")
-        for name, number in {"max_tokens": max_tokens, "num_envs": num_envs, "group_size": group_size}.items():
+        numbers = {"max_tokens": max_tokens, "num_envs": num_envs, "group_size": group_size}
+        for name, number in numbers.items():
             if not isinstance(number, (int, np.integer)) or isinstance(number, bool) or number < 1:
                 raise ConfigError(f"{name} is {number!r}; it must be a whole number of at least 1")
         self.stop = (stop,) if isinstance(stop, str) else tuple(stop)
@@ -158,6 +156,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         self.numbering = numbering
         self.on_bad_reward: OnBadReward = on_bad_reward
         self.limit_terminates = limit_terminates
+        self.info_texts = info_texts
         self._table = PromptTable(
             as_prompts(prompts),
             self.tokenizer,
@@ -422,15 +421,21 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         return np.broadcast_to(index.astype(np.int64), (self.num_envs,))
 
     def _seed_rows(self, seed: int | Sequence[int | None] | None, rows: IntArray) -> None:
-        wanted = self._stream_seeds(int(seed)).tolist() if isinstance(seed, (int, np.integer)) else seed
-        if wanted is not None and len(wanted) != self.num_envs:
-            raise ConfigError(f"seed has {len(wanted)} entries for num_envs={self.num_envs}")
+        wanted: Sequence[int | None] = []
+        if isinstance(seed, (int, np.integer)):
+            wanted = self._stream_seeds(int(seed)).tolist()
+        elif seed is not None:
+            wanted = seed
+            if len(wanted) != self.num_envs:
+                raise ConfigError(f"seed has {len(wanted)} entries for num_envs={self.num_envs}")
         super().reset(seed=wanted[0] if wanted else None)
         if self._seeds is None:
-            self._seeds = self._stream_seeds(int(self.np_random.integers(2**31)))
+            every = len(wanted) > 0 and None not in wanted
+            self._seeds = self._stream_seeds(0 if every else int(self.np_random.integers(2**31)))
         for i in rows.tolist() if wanted else ():
-            if wanted[i] is not None:
-                self._seeds[i] = wanted[i]
+            own = wanted[i]
+            if own is not None:
+                self._seeds[i] = own
                 self._next[i if self.numbering == "per_env" else slice(None)] = 0
         self._keys = stream_keys(self._seeds)
 
@@ -458,17 +463,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         return ended
 
     def _valid_tokens(self, actions: npt.ArrayLike, ignored: IntArray) -> IntArray:
-        try:
-            given = np.asarray(actions)
-        except (TypeError, ValueError) as error:
-            raise TokenError(
-                f"actions are not an array of token ids ({error}); from a GPU, call .cpu()"
-            ) from error
-        if given.dtype.kind not in "iu" or given.shape != (self.num_envs,):
-            raise TokenError(
-                f"actions have dtype {given.dtype} and shape {given.shape}; "
-                f"expected integer token ids of shape ({self.num_envs},)"
-            )
+        given = token_array(actions, (self.num_envs,))
         v = self.tokenizer.vocab_size
         tokens = given.astype(np.int64, copy=False)
         if tokens.view(np.uint64).max() >= v:  # negative ids are huge as unsigned ones
@@ -505,8 +500,9 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
                 steps=lengths - self._starts[rows],
                 tokenizer=self.tokenizer,
                 episodes=lambda: self.episodes(rows),
+                on_bad_reward=self.on_bad_reward,
             )
-            rewards[rows] = self.reward.token_rewards(batch, self.on_bad_reward)
+            rewards[rows] = checked_tokens(self.reward, batch)
 
     def _pay_episodes(self, rows: IntArray, rewards: FloatArray, infos: Info) -> None:
         """Rewards and info of episodes that ended now."""
@@ -516,7 +512,9 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
             rewards[rows] = scored.values + [float(tokens[-1]) for tokens in scored.per_token]
         else:
             rewards[rows] = scored.totals
-        columns: dict[str, Any] = {"completion": [e.completion for e in episodes]}
+        columns: dict[str, Any] = {}
+        if self.info_texts:
+            columns["completion"] = [e.completion for e in episodes]
         if scored.terms:
             columns["reward_terms"] = {k: np.asarray(v, dtype=np.float64) for k, v in scored.terms.items()}
         put(infos, self.num_envs, rows, columns)
@@ -526,7 +524,9 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
 
     def _begin_info(self, infos: Info, rows: IntArray) -> Info:
         choice = self._prompt_index[rows]
-        columns = {"prompt": self._table.texts[choice], "episode_index": self._episode[rows]}
+        columns = {"episode_index": self._episode[rows]}
+        if self.info_texts:
+            columns["prompt"] = self._table.texts[choice]
         put(infos, self.num_envs, rows, columns)
         dropped = self._table.dropped[choice]
         some = dropped > 0
@@ -556,6 +556,26 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         return {k: v.copy() for k, v in views.items()} if self.copy else views
 
 
+def token_array(actions: Any, shape: tuple[int, ...]) -> npt.NDArray[np.integer[Any]]:
+    """Actions as an array of integers of this shape.
+
+    Raises:
+        TokenError: They are something else: floats, bools, another shape.
+    """
+    try:
+        array = np.asarray(actions)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TokenError(f"actions are no array of token ids ({error}); from a GPU, call .cpu()") from error
+    kind = str(array.dtype)
+    if isinstance(actions, (list, tuple)) and any(isinstance(a, (bool, np.bool_)) for a in actions):
+        kind = "bool"  # NumPy makes integers of them
+    if array.dtype.kind not in "iu" or array.shape != shape or kind == "bool":
+        raise TokenError(
+            f"actions have dtype {kind} and shape {array.shape}; expected integer token ids of shape {shape}"
+        )
+    return array
+
+
 def _episode(**fields: Any) -> Episode:
     """An `Episode` of all its fields, without the slow `__init__` of frozen dataclasses."""
     episode = object.__new__(Episode)
@@ -570,7 +590,10 @@ def _resolve_task(task: Task | str | None, parameters: dict[str, Any]) -> Task |
         except TypeError as error:
             raise ConfigError(f"task {task!r}: {error}") from error
     if parameters:
-        raise ConfigError(f"unknown argument {next(iter(parameters))!r}; it is no parameter of the environment")
+        raise ConfigError(
+            f"unknown argument {next(iter(parameters))!r}; the environment has no such parameter, "
+            "and no task was named that could have it"
+        )
     return task
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..episode import Episode, IntArray, Prompt
 from ..errors import ConfigError, RewardError
-from ..reward import FloatArray, OnBadReward, Rewards, RewardSource, TokenBatch
+from ..reward import FloatArray, Rewards, RewardSource, TokenBatch
 from ..task import Task
 from ..tokenizer import Tokenizer, WordTokenizer
 
@@ -57,7 +57,7 @@ class AnswerReward(RewardSource):
             return Rewards(exact, terms={"exact": exact})
         return Rewards(np.zeros(len(episodes)), tuple(per_token), {"exact": exact})
 
-    def token_rewards(self, batch: TokenBatch, on_bad_reward: OnBadReward = "raise") -> FloatArray:
+    def token_rewards(self, batch: TokenBatch) -> FloatArray:
         """What the newest tokens earned, looked up in a table of all answers."""
         if self._answers is None or self._answers[0] is not batch.prompts:
             self._answers = (batch.prompts, *_answer_table(batch.prompts, batch.tokenizer))

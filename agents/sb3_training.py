@@ -1,0 +1,376 @@
+"""Training by an algorithm of Stable-Baselines3, by name: what `text-gym train --algorithm sb3.ppo` runs.
+
+Tasks without a policy are learnt from scratch on `TokenFeatures`; with a policy, a language model is
+trained and held to it by a KL penalty. Hyperparameters here solve the classic tasks; anything further
+is better done in SB3's own words, with `SB3VecEnv` and the algorithm's constructor.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+
+from text_gym import Episode, Prompt, Task, TextVectorEnv
+from text_gym.errors import ConfigError, UnknownNameError
+
+from .agent import Metrics
+from .evaluation import Measure, Report, evaluate
+from .policy import Policy
+from .sb3_adapter import KLPenalty, SB3VecEnv, TokenFeatures
+from .sb3_policy import LanguageModelPolicy, SequenceRolloutBuffer
+
+# Name -> where the algorithm is. All are used as they come.
+ALGORITHMS = {
+    "ppo": "stable_baselines3:PPO",
+    "a2c": "stable_baselines3:A2C",
+    "dqn": "stable_baselines3:DQN",
+    "maskable_ppo": "sb3_contrib:MaskablePPO",
+    "recurrent_ppo": "sb3_contrib:RecurrentPPO",
+}
+ProgressCallback = Callable[[Metrics], "bool | None"]
+
+
+@dataclass(frozen=True)
+class SB3Config:
+    """Settings of a training run with Stable-Baselines3.
+
+    Args:
+        iterations: Times to play `n_steps` tokens in each of `num_envs` rows and to learn from them.
+        num_envs: Rows, episodes side by side.
+        n_steps: Tokens a row plays in an iteration; None means 32 from scratch, and the task's token
+            limit with a language model. DQN and A2C learn more often within it.
+        batch_size: Tokens of a minibatch (not A2C).
+        n_epochs: Passes over an iteration's tokens (PPO only).
+        learning_rate: Step size.
+        gamma: Discount per token.
+        gae_lambda: λ of GAE (PPO only).
+        ent_coef: Weight of the entropy bonus, per nat (not DQN); from scratch only.
+        vf_coef: Weight of the value loss (not DQN).
+        encoder: Kind of `TokenFeatures`, from scratch only.
+        width: Features, and units of each of the two hidden layers after them, from scratch only.
+        kl_coef: β of the KL penalty, reward units per nat, with a language model only.
+        seed: Decides prompts, noise and minibatches.
+    """
+
+    iterations: int = 100
+    num_envs: int = 64
+    n_steps: int | None = None
+    batch_size: int = 512
+    n_epochs: int = 4
+    learning_rate: float = 1e-3
+    gamma: float = 1.0
+    gae_lambda: float = 0.95
+    ent_coef: float = 0.01
+    vf_coef: float = 0.5
+    encoder: Literal["positions", "gru", "transformer"] = "positions"
+    width: int = 128
+    kl_coef: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "num_envs", "batch_size", "n_epochs", "width"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.n_steps is not None and self.n_steps < 1:
+            raise ConfigError(f"n_steps is {self.n_steps}; it must be at least 1, or None")
+
+
+@dataclass(frozen=True)
+class SB3Run:
+    """What a training run gave.
+
+    Args:
+        model: The SB3 algorithm; `model.save(file)` and `model.predict(observation)` as ever.
+        before: The policy before learning on the task's held-out prompts, sampled.
+        after: And after it.
+        greedy: After it, taking the likeliest token.
+        iterations: How many were played.
+        tokens: How many tokens they had.
+        seconds: How long that took, without the evaluations.
+    """
+
+    model: BaseAlgorithm
+    before: Report
+    after: Report
+    greedy: Report
+    iterations: int
+    tokens: int
+    seconds: float
+
+
+def train_sb3(
+    algorithm: str,
+    task: Task,
+    config: SB3Config | None = None,
+    *,
+    policy: Policy | str | Path | None = None,
+    callback: ProgressCallback | None = None,
+    device: str = "auto",
+    **env_kwargs: Any,
+) -> SB3Run:
+    """Train on a task's prompts and judge on its held-out prompts.
+
+    The token limit counts as the end of the problem (`limit_terminates`): the value that SB3 would
+    bootstrap with there belongs to states it never learns the value of.
+
+    Args:
+        algorithm: `ppo`, `a2c`, `dqn`, `maskable_ppo` or `recurrent_ppo`.
+        task: The task.
+        config: Settings.
+        policy: Language model to start from, for `ppo` and `a2c`; from scratch if None.
+        callback: Called after every iteration with its metrics; returning False stops learning.
+        device: As for `Policy`.
+        **env_kwargs: For the environment to learn in, e.g. `reward`.
+
+    Raises:
+        UnknownNameError: There is no such algorithm.
+        ConfigError: A language model for an algorithm that cannot train one, or sb3-contrib is missing.
+        RewardError: The reward source failed.
+
+    >>> from text_gym import load_task
+    >>> run = train_sb3("ppo", load_task("sort"), SB3Config(iterations=1))
+    >>> run.tokens
+    2048
+    """
+    config = config or SB3Config()
+    if isinstance(policy, (str, Path)):
+        policy = Policy.from_pretrained(policy, device=device)
+    model = make_sb3(algorithm, task, config, policy=policy, device=device, **env_kwargs)
+    reference = policy.frozen() if policy is not None else None
+    before = evaluate_sb3(model, task, seed=config.seed, reference=reference)
+    progress = _Progress(config.iterations, callback)
+    started = time.perf_counter()
+    model.learn(progress.tokens_of(model), callback=progress, log_interval=None, **_learn_kwargs(algorithm))
+    seconds = time.perf_counter() - started
+    return SB3Run(
+        model,
+        before,
+        evaluate_sb3(model, task, seed=config.seed, reference=reference),
+        evaluate_sb3(model, task, greedy=True, reference=reference),
+        progress.iteration,
+        model.num_timesteps,
+        seconds,
+    )
+
+
+def make_sb3(
+    algorithm: str,
+    task: Task,
+    config: SB3Config,
+    *,
+    policy: Policy | None = None,
+    device: str = "auto",
+    **env_kwargs: Any,
+) -> BaseAlgorithm:
+    """The algorithm with its environment, ready to learn; arguments as those of `train_sb3`."""
+    algorithm_class = _load(algorithm)
+    n_steps = config.n_steps or (32 if policy is None else task.max_tokens)
+    env = TextVectorEnv(
+        **task.env_kwargs(**env_kwargs),
+        num_envs=config.num_envs,
+        autoreset_mode="SameStep",
+        limit_terminates=True,
+    )
+    vec_env: VecEnv = VecMonitor(SB3VecEnv(env))
+    settings: dict[str, Any] = {"learning_rate": config.learning_rate, "gamma": config.gamma}
+    on_policy = {"ent_coef": config.ent_coef if policy is None else 0.0, "vf_coef": config.vf_coef}
+    if algorithm == "dqn":
+        settings |= {
+            "buffer_size": 50_000,
+            "learning_starts": 2_000,
+            "batch_size": config.batch_size,
+            "train_freq": 1,
+            "gradient_steps": 1,
+            "target_update_interval": 2_000,
+            "exploration_fraction": 0.3,
+        }
+    elif algorithm == "a2c":
+        settings |= {"n_steps": max(1, n_steps // 8) if policy is None else n_steps, **on_policy}
+    else:
+        settings |= {
+            "n_steps": n_steps,
+            "batch_size": config.batch_size,
+            "n_epochs": config.n_epochs,
+            "gae_lambda": config.gae_lambda,
+            **on_policy,
+        }
+    common: dict[str, Any] = {"seed": config.seed, "device": device, "verbose": 0, **settings}
+    if policy is None:
+        name = "MultiInputLstmPolicy" if algorithm == "recurrent_ppo" else "MultiInputPolicy"
+        networks = {
+            "features_extractor_class": TokenFeatures,
+            "features_extractor_kwargs": {"encoder": config.encoder, "width": config.width},
+            "net_arch": [config.width, config.width],
+        }
+        model: BaseAlgorithm = algorithm_class(name, vec_env, policy_kwargs=networks, **common)
+    elif algorithm in ("ppo", "a2c"):
+        vec_env = KLPenalty(vec_env, policy.frozen(), config.kl_coef)
+        model = algorithm_class(
+            LanguageModelPolicy,
+            vec_env,
+            policy_kwargs={"language_model": policy, "exact_entropy": False},
+            rollout_buffer_class=SequenceRolloutBuffer,
+            **common,
+        )
+        vec_env.follow(model.policy)
+    else:
+        raise ConfigError(f"sb3.{algorithm} cannot train a language model; choose sb3.ppo or sb3.a2c")
+    return model
+
+
+def evaluate_sb3(
+    model: BaseAlgorithm,
+    task: Task,
+    prompts: Sequence[Prompt] | None = None,
+    *,
+    greedy: bool = False,
+    seed: int = 0,
+    reference: Policy | None = None,
+    episodes_per_prompt: int = 1,
+) -> Report:
+    """Let a trained algorithm complete prompts, and score the texts with the task's reward.
+
+    Args:
+        model: Any algorithm of SB3 that plays token observations.
+        task: Gives tokenizer, reward and token limit.
+        prompts: What to complete; the task's held-out prompts if None.
+        greedy: SB3's `deterministic`.
+        seed: Decides the noise.
+        reference: For KL and perplexity, of language models only.
+        episodes_per_prompt: Texts per prompt.
+
+    Returns:
+        As of `evaluate`; KL and perplexity are NaN for a policy that is no language model.
+    """
+    prompts = list(task.held_out if prompts is None else prompts)
+    learner = model.policy
+    if isinstance(learner, LanguageModelPolicy):
+        from .sampler import Sampling
+
+        env = TextVectorEnv(**task.env_kwargs(prompts=prompts))
+        return evaluate(
+            learner.language_model,
+            env,
+            reference=reference,
+            sampling=Sampling(greedy=greedy),
+            seed=seed,
+            episodes_per_prompt=episodes_per_prompt,
+        )
+    todo = [p for p in prompts for _ in range(episodes_per_prompt)]
+    episodes: list[Episode] = []
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for first in range(0, len(todo), 128):
+            episodes += _play(model, task, todo[first : first + 128], greedy)
+    scores = task.reward(episodes)
+    unknown = float("nan")
+    return Report(
+        gold=Measure.of(scores.totals),
+        terms={name: Measure.of(np.asarray(term, dtype=np.float64)) for name, term in scores.terms.items()},
+        kl=Measure(unknown, (unknown, unknown)),
+        perplexity=unknown,
+        length=float(np.mean([len(e.completion_ids) for e in episodes])),
+        terminated=float(np.mean([e.terminated for e in episodes])),
+        episodes=episodes,
+        rewards=scores.totals,
+    )
+
+
+def _play(model: BaseAlgorithm, task: Task, prompts: Sequence[Prompt], greedy: bool) -> list[Episode]:
+    """One episode a prompt, in their order."""
+    widest = max(len(task.tokenizer.encode(p.text)) or 1 for p in (*task.prompts, *task.held_out))
+    env = TextVectorEnv(
+        prompts,
+        task.tokenizer,
+        lambda episodes: [0.0] * len(episodes),
+        task.max_tokens,
+        num_envs=len(prompts),
+        shuffle=False,
+        numbering="global",
+        max_prompt_tokens=widest,
+    )
+    observation, _ = env.reset(seed=0)
+    state: Any = None
+    started = np.ones(len(prompts), dtype=np.bool_)
+    finished: dict[int, Episode] = {}
+    for _ in range(task.max_tokens):
+        actions, state = model.predict(observation, state=state, episode_start=started, deterministic=greedy)
+        observation, _, terminated, truncated, _ = env.step(actions)
+        started = terminated | truncated
+        # Rows that are done restart and play on; only their first episode counts.
+        rows = np.array([i for i in np.flatnonzero(started).tolist() if i not in finished], dtype=np.int64)
+        finished |= dict(zip(rows.tolist(), env.episodes(rows), strict=True))
+        if len(finished) == len(prompts):
+            break
+    return [finished[i] for i in range(len(prompts))]
+
+
+class _Progress(BaseCallback):
+    """Turns SB3's steps into iterations of equally many tokens, and reports each."""
+
+    def __init__(self, iterations: int, callback: ProgressCallback | None) -> None:
+        super().__init__()
+        self.iterations, self.report = iterations, callback
+        self.iteration = 0
+        self.size = 0
+        self.returns: list[tuple[float, float, float]] = []  # task's return, length, KL of finished episodes
+
+    def tokens_of(self, model: BaseAlgorithm) -> int:
+        """Tokens of the whole run."""
+        env = model.get_env()
+        assert env is not None
+        steps = getattr(model, "n_steps", 32) if hasattr(model, "rollout_buffer") else 32
+        self.size = steps * env.num_envs
+        return self.size * self.iterations
+
+    def _on_training_start(self) -> None:
+        self.started = self.last = time.perf_counter()
+
+    def _on_step(self) -> bool:
+        for info in self.locals["infos"]:
+            if "episode" in info:
+                self.returns.append(
+                    (info["episode"]["r"], info["episode"]["l"], info.get("kl", float("nan")))
+                )
+        if self.num_timesteps < (self.iteration + 1) * self.size:
+            return True
+        self.iteration += 1
+        now = time.perf_counter()
+        done = np.array(self.returns or [(float("nan"),) * 3])
+        metrics: Metrics = {
+            "iteration": self.iteration,
+            "tokens": self.num_timesteps,
+            "episodes": len(self.returns),
+            "reward": float(done[:, 0].mean()),
+            "length": float(done[:, 1].mean()),
+            "kl": float(done[:, 2].mean()),
+            "seconds": now - self.last,
+            "tokens_per_second": self.size / (now - self.last),
+        }
+        self.last, self.returns = now, []
+        return self.report is None or self.report(metrics) is not False
+
+
+def _load(algorithm: str) -> Any:
+    if algorithm not in ALGORITHMS:
+        raise UnknownNameError("algorithm", algorithm, ALGORITHMS)
+    module, name = ALGORITHMS[algorithm].split(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        raise ConfigError(f"sb3.{algorithm} needs {module}; pip install sb3-contrib") from error
+
+
+def _learn_kwargs(algorithm: str) -> dict[str, Any]:
+    # Without masks in the observation there is nothing to mask, and MaskablePPO would refuse to learn.
+    return {"use_masking": False} if algorithm == "maskable_ppo" else {}

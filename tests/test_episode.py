@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from text_gym import (
+    ByteTokenizer,
+    Episode,
+    Prompt,
+    TextVectorEnv,
+    WordTokenizer,
+    as_prompts,
+    read_transcripts,
+    write_transcripts,
+)
+from text_gym.errors import DataError, PromptError
+
+BYTES = ByteTokenizer()
+ANY_TEXT = st.text() | st.text(st.sampled_from("\x00\r\n\u2028\u202e\x1b]🙂e\u0301שa"))
+
+
+def episode(ids: list[int], **fields: Any) -> Episode:
+    return Episode(Prompt("p"), np.array([112]), np.array(ids, dtype=np.int64), BYTES, **fields)
+
+
+def test_the_completion_leaves_eos_and_the_stop_string_out() -> None:
+    assert episode([104, 105, 256], terminated=True).completion == "hi"
+    assert episode([104, 105], truncated=True).completion == "hi"
+    assert episode([104, 10, 10], terminated=True, stop="\n\n").completion == "h"
+    assert episode([]).completion == ""
+
+
+def test_an_episode_is_done_when_terminated_or_truncated() -> None:
+    assert not episode([104]).done
+    assert episode([104], terminated=True).done
+    assert episode([104], truncated=True).done
+
+
+def test_an_episode_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        episode([104]).terminated = True  # type: ignore[misc]
+    with pytest.raises(AttributeError):
+        episode([104]).completion = "other"  # type: ignore[misc]
+
+
+def test_an_episode_made_of_texts() -> None:
+    made = Episode.of("2+2=", "4", BYTES, answer=4)
+    assert made.prompt.columns == {"answer": 4}
+    assert made.completion_ids.tolist() == [ord("4"), 256]
+    assert made.terminated
+    lossy = Episode.of("a", "ab", type("Lossy", (WordTokenizer,), {"encode": lambda *_: [0]})("ab"))
+    assert lossy.completion == "ab"  # what was written stays, whatever the tokenizer makes of it
+
+
+def test_episodes_survive_pickling() -> None:
+    made = Episode.of("p", "hi", BYTES)
+    assert pickle.loads(pickle.dumps(made)).completion == "hi"
+    env = TextVectorEnv(["p"], BYTES, len, 2)
+    env.reset(seed=0)
+    env.step([104])
+    (played,) = env.episodes(np.array([0]))
+    again = pickle.loads(pickle.dumps(played))
+    assert (again.completion, again.index, again.agent_mask) == ("h", 0, None)
+    assert repr(again).startswith("Episode(prompt=Prompt(")
+
+
+def test_prompts_of_every_form() -> None:
+    given_prompt = Prompt("a", {"k": 1})
+    prompts = as_prompts([given_prompt, "b", {"prompt": "c", "answer": 4}, {"prompt": "d", "id": 7}])
+    assert prompts[0] is given_prompt
+    assert [p.text for p in prompts] == list("abcd")
+    assert [dict(p.columns) for p in prompts] == [{"k": 1}, {}, {"answer": 4}, {}]
+    assert [p.id for p in prompts] == ["a", "b", "c", "7"]
+    assert [p.text for p in as_prompts(t for t in "xy")] == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "says"),
+    [
+        ([], "no prompts"),
+        ("text", "single string"),
+        (b"text", "single string"),
+        (["a", None], "prompt 1 is NoneType"),
+        ([{"text": "a"}], "prompt 0 is dict"),
+        ([{"prompt": 3}], "prompt 0 is dict"),
+    ],
+)
+def test_what_is_no_prompt(prompts: Any, says: str) -> None:
+    with pytest.raises(PromptError, match=says):
+        as_prompts(prompts)
+
+
+@settings(deadline=None)
+@given(ANY_TEXT, ANY_TEXT, st.lists(st.integers(0, 257), max_size=9))
+def test_transcripts_come_back_exactly(prompt: str, column: str, ids: list[int]) -> None:
+    """Any text, any bytes (also invalid UTF-8, NUL and line separators), through a file."""
+    surrogates = any(0xD800 <= ord(c) < 0xE000 for c in prompt + column)
+    if surrogates:
+        return  # no text of a file or a terminal: UTF-8 cannot hold it
+    row = Episode(
+        Prompt(prompt, {"note": column}), np.array(BYTES.encode(prompt)), np.array(ids, dtype=np.int64), BYTES
+    )
+    path = Path(_FOLDER) / "one.jsonl"
+    write_transcripts(path, [row], [0.25])
+    (again,) = read_transcripts(path, BYTES)
+    assert (again.prompt, again.completion) == (row.prompt, row.completion)
+    assert again.completion_ids.tolist() == ids
+    assert again.completion_ids.dtype == np.int64
+    assert len(path.read_bytes().splitlines()) >= 1
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    global _FOLDER
+    _FOLDER = str(tmp_path_factory.mktemp("transcripts"))
+
+
+_FOLDER = ""
+
+
+def test_every_byte_and_every_pair_of_bytes_comes_back(tmp_path: Path) -> None:
+    pairs = [[a, b] for a in range(256) for b in range(256)]
+    episodes = [episode(ids) for ids in pairs]
+    write_transcripts(tmp_path / "pairs.jsonl", episodes)
+    again = list(read_transcripts(tmp_path / "pairs.jsonl", BYTES))
+    assert [e.completion_ids.tolist() for e in again] == pairs
+    assert [e.completion for e in again] == [bytes(p).decode("utf-8", "replace") for p in pairs]
+
+
+def test_transcripts_of_another_tokenizer_keep_the_texts_and_not_the_ids(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    write_transcripts(path, [Episode.of("a", "ba", BYTES)], [1.0])
+    (again,) = read_transcripts(path, WordTokenizer("ab", separator=""))
+    assert again.completion == "ba"
+    assert again.completion_ids.tolist() == [1, 0, 2]
+    assert json.loads(path.read_text())["reward"] == 1.0
+
+
+def test_endings_and_origin_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    cut = episode([104, 46], terminated=True, stop=".", seed=3, index=5)
+    write_transcripts(path, [cut, episode([104], truncated=True)])
+    one, two = read_transcripts(path, BYTES)
+    assert (one.terminated, one.truncated, one.stop, one.seed, one.index) == (True, False, ".", 3, 5)
+    assert (two.terminated, two.truncated) == (False, True)
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "3", '{"prompt": "a"}', '{"completion": "a"}'])
+def test_a_line_that_is_no_transcript_is_named(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    write_transcripts(path, [Episode.of("a", "b", BYTES)])
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(DataError, match=r"t.jsonl, line 2"):
+        list(read_transcripts(path, BYTES))
+
+
+def test_another_number_of_rewards_than_episodes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="1 rewards for 2 episodes"):
+        write_transcripts(tmp_path / "t.jsonl", [episode([1]), episode([2])], [0.5])

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import inspect
+import pickle
+
+import pytest
+from gymnasium.error import ResetNeeded
+from hypothesis import given
+from hypothesis import strategies as st
+
+from text_gym import errors
+from text_gym.errors import TextGymError, UnknownNameError, excerpt
+
+CLASSES = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, TextGymError)]
+
+
+@pytest.mark.parametrize("error", CLASSES)
+def test_one_except_catches_all_of_them(error: type[TextGymError]) -> None:
+    raised = error("column", "name", ["names"]) if error is UnknownNameError else error("what happened")
+    with pytest.raises(TextGymError, match="name|what happened"):
+        raise raised
+
+
+def test_each_is_what_python_and_gymnasium_would_raise() -> None:
+    builtin = {c.__name__: c.__mro__[2:] for c in CLASSES}
+    assert ValueError in builtin["TokenError"]
+    assert ValueError in builtin["RewardError"]
+    assert KeyError in builtin["UnknownNameError"]
+    assert ArithmeticError in builtin["NonFiniteError"]
+    assert ResetNeeded in builtin["EpisodeError"]
+
+
+def test_unknown_names_suggest_the_nearest() -> None:
+    error = UnknownNameError("task", "prodcts", ["sort", "products"])
+    assert str(error) == "unknown task 'prodcts'; did you mean 'products'? Known: products, sort"
+    assert str(UnknownNameError("task", "zzz", ["sort"])) == "unknown task 'zzz'. Known: sort"
+    assert str(UnknownNameError("task", "zzz", [])) == "unknown task 'zzz'. Known: none"
+
+
+def test_errors_survive_pickling_between_processes() -> None:
+    error = UnknownNameError("task", "prodcts", ["products"])
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+@given(st.text(), st.integers(2, 80))
+def test_an_excerpt_is_short_printable_and_on_one_line(text: str, width: int) -> None:
+    shown = excerpt(text, width)
+    assert shown.isprintable()
+    assert "\n" not in shown
+    # An escape such as \U0001f642 is ten characters; quotes stand around.
+    assert len(shown) <= 10 * width + 2
+    if text.isascii() and text.isalnum() and len(text) <= width:
+        assert shown == f"'{text}'"
+
+
+def test_an_excerpt_of_a_long_text_is_cut() -> None:
+    assert excerpt("x" * 100, 5) == "'xxxx…'"
+    assert excerpt("x" * 5, 5) == "'xxxxx'"

@@ -1,0 +1,94 @@
+"""Environments to test with: small ones whose every option is in use somewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from text_gym import ByteTokenizer, Episode, Rewards, RewardSource, TextVectorEnv, WordTokenizer
+from text_gym.task import ENV_IDS
+
+Ints = npt.NDArray[np.int64]
+
+
+class Terms(RewardSource):
+    """Two terms, one of them per episode length."""
+
+    def score(self, episodes: Sequence[Episode]) -> Rewards:
+        length = np.array([float(len(e.completion_ids)) for e in episodes])
+        return Rewards(length / 3, terms={"length": length, "cut": np.array([e.truncated for e in episodes])})
+
+
+class PerToken(RewardSource):
+    """Pays each token its id, and a hundredth of the length at the end."""
+
+    def __init__(self, causal: bool) -> None:
+        self.causal = causal
+
+    def score(self, episodes: Sequence[Episode]) -> Rewards:
+        per_token = tuple(e.completion_ids.astype(np.float64) for e in episodes)
+        return Rewards(np.array([len(t) / 100 for t in per_token]), per_token)
+
+
+class Abstains(RewardSource):
+    """No opinion on texts with an `a`."""
+
+    abstains = True
+
+    def score(self, episodes: Sequence[Episode]) -> list[float | None]:
+        return [None if "a" in e.completion else 1.0 for e in episodes]
+
+
+def count_b(completion: str) -> float:
+    """Number of `b`s."""
+    return float(completion.count("b"))
+
+
+def no_number(completion: str) -> float:
+    """NaN, with an `a` in the text."""
+    return float("nan") if "a" in completion else 1.0
+
+
+PROMPTS = ["a", "ba", "abab", "b" * 9, "aab"]
+SMALL: dict[str, Any] = {
+    "prompts": PROMPTS,
+    "tokenizer": WordTokenizer("ab", separator=""),
+    "reward": count_b,
+    "max_tokens": 5,
+}
+
+WORLDS: dict[str, dict[str, Any]] = {
+    "plain": SMALL,
+    "bytes": {**SMALL, "tokenizer": ByteTokenizer(), "max_tokens": 12},
+    "empty prompt": {**SMALL, "prompts": ["", "ab"]},
+    "pad is eos": {**SMALL, "tokenizer": WordTokenizer("ab", separator="", pad=False)},
+    "one token": {**SMALL, "max_tokens": 1},
+    "stop strings": {**SMALL, "stop": ["bb", "aba"], "max_tokens": 8},
+    "terms": {**SMALL, "reward": Terms()},
+    "per token, causal": {**SMALL, "reward": PerToken(causal=True)},
+    "per token, at the end": {**SMALL, "reward": PerToken(causal=False)},
+    "abstains": {**SMALL, "reward": Abstains()},
+    "drops bad rewards": {**SMALL, "reward": no_number, "on_bad_reward": "drop"},
+    "groups in order": {**SMALL, "group_size": 3, "shuffle": False},
+    "long prompts": {**SMALL, "max_prompt_tokens": 3, "on_long_prompt": "truncate"},
+    "limit terminates": {**SMALL, "reward": Terms(), "limit_terminates": True},
+    "numbers only": {**SMALL, "info_texts": False},
+    "rendered": {**SMALL, "render_mode": "ansi"},
+    **{name: dict(kwargs) for name, kwargs in ENV_IDS.items()},
+}
+
+
+def random_actions(env: TextVectorEnv, seed: int, eos: float = 0.2) -> Callable[[], Ints]:
+    """Draws `(B,)` ids, more EOS among them than chance would have."""
+    rng = np.random.default_rng(seed)
+    v, ends = env.tokenizer.vocab_size, env.tokenizer.eos_ids
+
+    def draw() -> Ints:
+        actions = rng.integers(v, size=env.num_envs)
+        actions[rng.random(env.num_envs) < eos] = ends[0] if ends else 0
+        return actions
+
+    return draw
