@@ -7,18 +7,43 @@ from typing import Any
 
 from text_gym.errors import UnknownNameError
 
-from .advantages import gae, masked_mean, whiten
+from .advantages import explained_variance, gae, masked_mean, whiten
 from .agent import Agent, AgentConfig, Callback, Metrics, describe
+from .best_of_n import BestOfN, BestOfNConfig, Candidates, best_of_n, best_of_n_kl_bound
+from .dpo import DPO, DPOConfig, dpo_loss
 from .evaluation import Measure, Report, evaluate
+from .grpo import GRPO, GRPOConfig, group_advantages
 from .kl import Estimator, KLController, estimate_kl
 from .policy import Evaluation, Policy, pick_device
+from .policy_gradient import PolicyGradient, PolicyGradientConfig
 from .ppo import PPO, PPOConfig
+from .reinforce import REINFORCE, REINFORCEConfig
+from .rloo import RLOO, RLOOConfig, leave_one_out
 from .rollout import Rollout, rewards_per_token
 from .sampler import Decoder, Sampling, inverse_cdf, rollout, uniform
 from .sft import SFT, SFTConfig, completion_loss
 
 __all__ = [
     "ALGORITHMS",
+    "BestOfN",
+    "BestOfNConfig",
+    "Candidates",
+    "DPO",
+    "DPOConfig",
+    "GRPO",
+    "GRPOConfig",
+    "PolicyGradient",
+    "PolicyGradientConfig",
+    "REINFORCE",
+    "REINFORCEConfig",
+    "RLOO",
+    "RLOOConfig",
+    "best_of_n",
+    "best_of_n_kl_bound",
+    "dpo_loss",
+    "explained_variance",
+    "group_advantages",
+    "leave_one_out",
     "PPO",
     "SFT",
     "Agent",
@@ -51,7 +76,13 @@ __all__ = [
     "whiten",
 ]
 
-ALGORITHMS: dict[str, type[Agent[Any]]] = {"ppo": PPO}
+ALGORITHMS: dict[str, type[Agent[Any]]] = {
+    "ppo": PPO,
+    "grpo": GRPO,
+    "rloo": RLOO,
+    "reinforce": REINFORCE,
+    "best_of_n": BestOfN,
+}
 
 
 def load_algorithm(name: str) -> type[Agent[Any]]:

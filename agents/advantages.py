@@ -64,3 +64,14 @@ def whiten(x: Tensor, mask: Tensor, *, shift: bool = True) -> Tensor:
     if std <= 8 * torch.finfo(x.dtype).eps * (1 + mean.abs()):
         return torch.zeros_like(x) if shift else x * mask
     return (x - mean if shift else x) / std * mask
+
+
+def explained_variance(returns: Tensor, values: Tensor, mask: Tensor) -> float:
+    """Share of the returns' variance that the values predict: 1 is all of it, NaN where there is none.
+
+    >>> explained_variance(torch.tensor([[0.0, 2.0]]), torch.tensor([[0.0, 1.0]]), torch.ones(1, 2).bool())
+    0.5
+    """
+    variance = masked_mean((returns - masked_mean(returns, mask)) ** 2, mask)
+    unexplained = masked_mean((returns - values) ** 2, mask)
+    return float(1 - unexplained / variance) if variance > 0 else float("nan")

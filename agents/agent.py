@@ -75,6 +75,9 @@ class Agent(ABC, Generic[ConfigT]):
         env: The environment; its `num_envs` is the number of episodes `B` of an iteration.
         config: The algorithm's settings.
         reference: The policy to stay close to; a frozen copy of `policy` as it is now if None.
+
+    Raises:
+        NonFiniteError: A weight of the reference is NaN or infinite.
     """
 
     config_class: ClassVar[type[AgentConfig]]
@@ -84,6 +87,7 @@ class Agent(ABC, Generic[ConfigT]):
     ) -> None:
         self.policy, self.env, self.config = policy, env, config
         self.reference = reference or policy.frozen()
+        self.reference.check_finite()
         self.optimizer = torch.optim.AdamW(
             [p for p in policy.parameters() if p.requires_grad],
             lr=config.learning_rate,
@@ -110,11 +114,12 @@ class Agent(ABC, Generic[ConfigT]):
 
         Raises:
             RewardError: The reward source failed; nothing was updated from that batch.
-            NonFiniteError: A loss or gradient was NaN or infinite; the weights are those before it.
+            NonFiniteError: A weight, loss or gradient was NaN or infinite; the weights are those before it.
         """
         last = self.config.iterations if iterations is None else self.iteration + iterations
         while self.iteration < last:
             started = time.perf_counter()
+            self.policy.check_finite()
             batch = self.collect()
             played = time.perf_counter()
             self._set_learning_rate()
@@ -188,23 +193,8 @@ class Agent(ABC, Generic[ConfigT]):
         Raises:
             NonFiniteError: The loss or a gradient is not finite; the weights are untouched.
         """
-        if not torch.isfinite(loss):
-            raise NonFiniteError(
-                f"the loss is {loss.item()} in iteration {self.iteration + 1}; nothing was updated"
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
-        if not torch.isfinite(norm):
-            bad = next(
-                n
-                for n, p in self.policy.named_parameters()
-                if p.grad is not None and not p.grad.isfinite().all()
-            )
-            self.optimizer.zero_grad(set_to_none=True)
-            raise NonFiniteError(f"the gradient of {bad} is not finite in iteration {self.iteration + 1}")
-        self.optimizer.step()
-        return float(norm)
+        where = f"iteration {self.iteration + 1}"
+        return optimizer_step(self.policy, self.optimizer, loss, self.config.max_grad_norm, where)
 
     def _set_learning_rate(self) -> None:
         config = self.config
@@ -212,6 +202,37 @@ class Agent(ABC, Generic[ConfigT]):
         share *= min(1.0, (self.iteration + 1) / max(1, config.warmup))
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * max(0.0, share)
+
+
+def optimizer_step(
+    policy: Policy, optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float, where: str
+) -> float:
+    """One step down the gradient of a loss; returns the gradient's norm before it is cut to `max_grad_norm`.
+
+    Args:
+        policy: Whose weights.
+        optimizer: Has those of them that are trained.
+        loss: A number.
+        max_grad_norm: Gradients are scaled down to this norm.
+        where: For the error, e.g. `"iteration 3"`.
+
+    Raises:
+        NonFiniteError: The loss or a gradient is not finite; the weights are untouched.
+    """
+    if not torch.isfinite(loss):
+        raise NonFiniteError(f"the loss is {loss.item()} in {where}; nothing was updated")
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    gradients = {n: p.grad for n, p in policy.named_parameters() if p.grad is not None}
+    norm = torch.nn.utils.get_total_norm(list(gradients.values()))
+    if not torch.isfinite(norm):
+        optimizer.zero_grad(set_to_none=True)
+        bad = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
+        what = f"the gradient of {bad[0]}" if bad else "the norm of the gradient"
+        raise NonFiniteError(f"{what} is not finite in {where}; nothing was updated")
+    torch.nn.utils.clip_grads_with_norm_(policy.parameters(), max_grad_norm, norm)
+    optimizer.step()
+    return float(norm)
 
 
 def describe(batch: Rollout) -> Metrics:

@@ -51,7 +51,7 @@ class Report:
         length: Completion tokens.
         terminated: Share of episodes that ended by themselves.
         episodes: The episodes, in the order of the prompts.
-        rewards: `(n,)` float64, their rewards.
+        rewards: `(n,)` float64, their rewards; NaN where the reward source declined to judge.
     """
 
     gold: Measure
@@ -120,7 +120,7 @@ def evaluate(
         other = (reference or policy).score(batch.tokens, batch.starts, batch.lengths)
         episodes += batch.episodes
         found = {
-            "gold": batch.scores.totals,
+            "gold": np.where(batch.scores.abstained, np.nan, batch.scores.totals),
             "kl": (own - other).sum(dim=1).double().cpu().numpy(),
             "nll": -other.sum(dim=1).double().cpu().numpy(),
             "length": batch.lengths.double().cpu().numpy(),

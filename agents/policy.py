@@ -224,6 +224,18 @@ class Policy(nn.Module):
             result[part, : said.shape[1]] = said
         return result
 
+    def check_finite(self) -> None:
+        """Refuse broken weights; the logits need not show them (attention kernels on CPU swallow NaN).
+
+        Raises:
+            NonFiniteError: A weight is NaN or infinite; its tensor is named.
+        """
+        if torch.isfinite(torch.nn.utils.get_total_norm(list(self.parameters()))):
+            return
+        for name, weight in self.named_parameters():
+            if not torch.isfinite(weight).all():
+                raise NonFiniteError(f"{name} holds NaN or infinity; it can be neither trained nor saved")
+
     def frozen(self) -> Policy:
         """A copy whose weights cannot be trained: the reference policy."""
         reference = copy.deepcopy(self)
@@ -236,9 +248,7 @@ class Policy(nn.Module):
         Raises:
             NonFiniteError: A weight is NaN or infinite; nothing was written.
         """
-        for name, weight in self.named_parameters():
-            if not torch.isfinite(weight).all():
-                raise NonFiniteError(f"{name} holds NaN or infinity; nothing was saved")
+        self.check_finite()
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.model.config.pad_token_id = self._pad_token_id

@@ -27,7 +27,8 @@ class PrefixCache:
     """The last tokens read of `B` rows, with the keys and values computed for them.
 
     A row that equals what was read before costs nothing; one that has a token more costs one step, in a
-    batch with the others; any other is read from its beginning. Changed weights void everything.
+    batch with the others; any other is read from its beginning. Changed weights void everything (PyTorch
+    counts changes of a parameter, but not those by fused optimizers: after such a step call `clear`).
     Architectures whose cached states differ from the uncached ones are always read from the beginning.
 
     Args:
@@ -125,7 +126,7 @@ class PrefixCache:
         self._lengths[:] = 0
 
     def _forget_if_trained(self) -> None:
-        # Every in-place change of a parameter (an optimizer's step, load_state_dict) raises its version.
+        # In-place changes of a parameter (an optimizer's step, load_state_dict) raise its version.
         weights = (sum(p._version for p in self._parameters), self._parameters[0].data_ptr())
         if weights != self._weights:
             self.clear()

@@ -143,6 +143,8 @@ class LanguageModelPolicy(ActorCriticPolicy):
             obs: `S` sequences as `SequenceRolloutBuffer` gives them, or `N` plain observations.
             actions: `(N,)` int64, those of the first sequence, then those of the second, …
         """
+        for cache in self._caches.values():
+            cache.clear()  # an update has begun, and a fused optimizer's step leaves no trace to see later
         tokens, first = obs["tokens"].long(), obs["length"].long().flatten()
         steps = obs["steps"].flatten() if "steps" in obs else torch.ones_like(first)
         rows = torch.arange(len(steps), device=steps.device).repeat_interleave(steps)
@@ -156,8 +158,9 @@ class LanguageModelPolicy(ActorCriticPolicy):
         log_p = torch.log_softmax(logits, dim=1)
         return values, log_p.gather(1, actions[:, None])[:, 0], -(log_p.exp() * log_p).sum(dim=1)
 
+    @torch.no_grad()
     def get_distribution(self, obs: Observations) -> CategoricalDistribution:  # type: ignore[override]
-        """The distribution of the next token, in SB3's form."""
+        """The distribution of the next token, in SB3's form and without gradients."""
         logits = self.language_model.logits(self._read(*_as_arrays(obs), "play"))
         return CategoricalDistribution(self.language_model.vocab_size).proba_distribution(logits)
 
@@ -170,8 +173,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
         ):
             return last.log_probs
         observations = self.obs_to_tensor(dict(obs))[0]
-        with torch.no_grad():
-            return self.get_distribution(observations).log_prob(torch.as_tensor(actions, device=self.device))  # type: ignore[arg-type]
+        return self.get_distribution(observations).log_prob(torch.as_tensor(actions, device=self.device))  # type: ignore[arg-type]
 
     def _predict(self, observation: Observations, deterministic: bool = False) -> Tensor:  # type: ignore[override]
         # A cache of its own: an evaluation in mid-rollout must not cost the rollout its cache.

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 from text_gym import Episode, Prompt, Task, TextVectorEnv
@@ -51,7 +52,8 @@ class SB3Config:
             limit with a language model. DQN and A2C learn more often within it.
         batch_size: Tokens of a minibatch (not A2C).
         n_epochs: Passes over an iteration's tokens (PPO only).
-        learning_rate: Step size.
+        learning_rate: Step size at the start; None means 1e-3 from scratch and 3e-4 with a language model.
+        anneal: Let it fall linearly to 0 over the iterations.
         gamma: Discount per token.
         gae_lambda: λ of GAE (PPO only).
         ent_coef: Weight of the entropy bonus, per nat (not DQN); from scratch only.
@@ -67,7 +69,8 @@ class SB3Config:
     n_steps: int | None = None
     batch_size: int = 512
     n_epochs: int = 4
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
+    anneal: bool = True
     gamma: float = 1.0
     gae_lambda: float = 0.95
     ent_coef: float = 0.01
@@ -182,7 +185,11 @@ def make_sb3(
         limit_terminates=True,
     )
     vec_env: VecEnv = VecMonitor(SB3VecEnv(env))
-    settings: dict[str, Any] = {"learning_rate": config.learning_rate, "gamma": config.gamma}
+    rate = config.learning_rate or (1e-3 if policy is None else 3e-4)
+    settings: dict[str, Any] = {
+        "learning_rate": LinearSchedule(rate, 0.0, 1.0) if config.anneal else rate,
+        "gamma": config.gamma,
+    }
     on_policy = {"ent_coef": config.ent_coef if policy is None else 0.0, "vf_coef": config.vf_coef}
     if algorithm == "dqn":
         settings |= {

@@ -68,7 +68,7 @@ class SFT:
         self, policy: Policy, pairs: Sequence[tuple[Prompt, str]], config: SFTConfig | None = None
     ) -> None:
         self.policy, self.config = policy, config or SFTConfig()
-        self.sequences, self.starts = _encode(policy, pairs)
+        self.sequences, self.starts = encode_pairs(policy, pairs)
         self.steps = 0
 
     def learn(self, callback: Callable[[dict[str, float]], bool | None] | None = None) -> SFT:
@@ -87,6 +87,7 @@ class SFT:
             ],
             lr=config.learning_rate,
         )
+        policy.check_finite()
         batches = self._batches()
         started = time.perf_counter()
         with _training(policy, config.seed):
@@ -97,13 +98,13 @@ class SFT:
                     if done >= 1:
                         break
                 for group in optimizer.param_groups:
-                    group["lr"] = config.learning_rate * _schedule(done, config.warmup)
+                    group["lr"] = config.learning_rate * warmup_cosine(done, config.warmup)
                 loss = _nll(policy, [self.sequences[i] for i in rows], [self.starts[i] for i in rows])
                 loss = loss / sum(len(self.sequences[i]) - self.starts[i] for i in rows)
                 if not torch.isfinite(loss):
                     raise NonFiniteError(f"the loss is {loss.item()} at step {step}; lower learning_rate")
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.max_grad_norm)
                 if not torch.isfinite(norm):
                     raise NonFiniteError(
@@ -146,14 +147,14 @@ def completion_loss(policy: Policy, pairs: Sequence[tuple[Prompt, str]], *, rows
     Raises:
         DataError: There are no pairs, or one does not fit the policy's context; its prompt is named.
     """
-    sequences, starts = _encode(policy, pairs)
+    sequences, starts = encode_pairs(policy, pairs)
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))  # little padding
     parts = [order[i : i + rows] for i in range(0, len(order), rows)]
     nll = sum(float(_nll(policy, [sequences[i] for i in part], [starts[i] for i in part])) for part in parts)
     return nll / (sum(map(len, sequences)) - sum(starts))
 
 
-def _encode(policy: Policy, pairs: Sequence[tuple[Prompt, str]]) -> tuple[list[list[int]], list[int]]:
+def encode_pairs(policy: Policy, pairs: Sequence[tuple[Prompt, str]]) -> tuple[list[list[int]], list[int]]:
     """Token ids of prompt, completion and EOS, and where each completion starts."""
     if not pairs:
         raise DataError("there are no (prompt, completion) pairs to learn or judge from")
@@ -182,12 +183,19 @@ def _encode(policy: Policy, pairs: Sequence[tuple[Prompt, str]]) -> tuple[list[l
 
 def _nll(policy: Policy, sequences: list[list[int]], starts: list[int]) -> Tensor:
     """Sum of the negative log-likelihoods of the completions' tokens, in nats."""
+    return -policy.evaluate(*padded(policy, sequences, starts)).log_probs.sum()
+
+
+def padded(
+    policy: Policy, sequences: Sequence[list[int]], starts: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sequences as `Policy.evaluate` takes them: tokens `(n, S)`, prompt and completion lengths `(n,)`."""
     width = max(map(len, sequences))
     pad, device = policy.tokenizer.pad_id, policy.device
     tokens = torch.tensor([s + [pad] * (width - len(s)) for s in sequences], device=device)
     begins = torch.tensor(starts, device=device)
     ends = torch.tensor([len(s) for s in sequences], device=device)
-    return -policy.evaluate(tokens, begins, ends - begins).log_probs.sum()
+    return tokens, begins, ends - begins
 
 
 @contextmanager
@@ -203,7 +211,7 @@ def _training(policy: Policy, seed: int) -> Iterator[None]:
             policy.eval()
 
 
-def _schedule(done: float, warmup: float) -> float:
+def warmup_cosine(done: float, warmup: float) -> float:
     """Share of the learning rate after this share of the training."""
     if done < warmup:
         return (done + 1e-3) / (warmup + 1e-3)

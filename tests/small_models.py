@@ -1,4 +1,4 @@
-"""Tiny causal LMs with random weights, and what they say of a text when nothing but `transformers` is asked."""
+"""Tiny causal LMs with random weights, and what they say of a text when only `transformers` is asked."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ def small_model(kind: str = "gpt2", rows: int = 12, seed: int = 0, **changes: An
     settings: dict[str, Any] = {"vocab_size": rows}
     if kind == "gpt2":
         settings |= {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64, "initializer_range": 0.4}
+        settings |= dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
         settings |= {"bos_token_id": None, "eos_token_id": None}
     else:
         settings |= _ROPE | _SPECIAL[kind]
@@ -77,7 +78,7 @@ def small_policy(
 
 
 def plain_forward(policy: Policy, ids: Sequence[int], start: int) -> tuple[Tensor, Tensor]:
-    """Log-probabilities `(T, V)` and values `(T,)` of the places `start …`, from the model's own forward pass.
+    """Log-probabilities `(T, V)` and values `(T,)` of the places `start …`, by the model's own forward pass.
 
     One text, no padding, no cache, no position ids.
     """

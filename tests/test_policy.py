@@ -92,7 +92,7 @@ def test_temperature_divides_the_logits() -> None:
 def test_gradients_reach_trunk_head_and_value_head() -> None:
     policy = small_policy()
     said = policy.evaluate(*texts())
-    (said.log_probs.sum() + said.values.sum()).backward()  # type: ignore[no-untyped-call]
+    (said.log_probs.sum() + said.values.sum()).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in policy.parameters())
 
 
@@ -135,7 +135,7 @@ def test_model_and_tokenizer_must_belong_together() -> None:
 
 
 def test_a_head_that_is_not_understood_is_refused() -> None:
-    class Doubled(transformers.GPT2LMHeadModel):  # type: ignore[misc]
+    class Doubled(transformers.GPT2LMHeadModel):
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             said = super().forward(*args, **kwargs)
             said.logits = 2 * said.logits

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,19 +15,19 @@ from small_models import KINDS, parameters_of, plain_forward, same_parameters, s
 from torch import Tensor
 
 from text_gym import TextVectorEnv, Tokenizer, WordTokenizer
-from text_gym.agents import Decoder, Policy, Rollout, Sampling, inverse_cdf, rollout, sampler, uniform
+from text_gym.agents import Decoder, Policy, Rollout, Sampling, inverse_cdf, rollout, uniform
 from text_gym.errors import ConfigError, NonFiniteError, RewardError
 
 PROMPTS = ["a", "bcdefgh", "abc", "defab"]
 
 
-def world(tokenizer: Tokenizer, num_envs: int = 16, max_tokens: int = 12, **changes: object) -> TextVectorEnv:
+def world(tokenizer: Tokenizer, num_envs: int = 16, max_tokens: int = 12, **changes: Any) -> TextVectorEnv:
     """Prompts of 1 to 7 tokens; an episode is paid its length."""
-    settings_: dict[str, object] = {"prompts": PROMPTS, "reward": lambda completion: len(completion)}
-    return TextVectorEnv(tokenizer=tokenizer, max_tokens=max_tokens, num_envs=num_envs, **settings_ | changes)  # type: ignore[arg-type]
+    settings_: dict[str, Any] = {"prompts": PROMPTS, "reward": lambda completion: len(completion)}
+    return TextVectorEnv(tokenizer=tokenizer, max_tokens=max_tokens, num_envs=num_envs, **settings_ | changes)
 
 
-def play(policy: Policy, episodes: int, rows: int, seed: int = 0, **changes: object) -> list[Rollout]:
+def play(policy: Policy, episodes: int, rows: int, seed: int = 0, **changes: Any) -> list[Rollout]:
     """Episodes 0 … of stream `seed`, so many at a time."""
     env = world(policy.tokenizer, rows, **changes)
     return [rollout(policy, env, np.arange(k, k + rows), seed=seed) for k in range(0, episodes, rows)]
@@ -116,7 +117,7 @@ def test_an_episode_depends_on_seed_and_number_alone(episodes: int) -> None:
 def test_dropping_finished_rows_changes_nothing(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = small_policy(dtype=torch.float64)
     plain = play(policy, 64, 64)[0]
-    monkeypatch.setattr(sampler, "COMPACT_BELOW", share)
+    monkeypatch.setattr("text_gym.agents.sampler.COMPACT_BELOW", share)
     other = play(policy, 64, 64)[0]
     assert len(set(plain.lengths.tolist())) > 4
     assert episode_texts([plain]) == episode_texts([other])
@@ -203,12 +204,13 @@ def kept(p: npt.NDArray[np.float64], sampling: Sampling) -> npt.NDArray[np.float
         nucleus.append(i)
         mass += p[i]
     p = np.array([p[i] if i in nucleus else 0.0 for i in range(len(p))])
-    return p / p.sum()
+    result: npt.NDArray[np.float64] = p / p.sum()
+    return result
 
 
 def test_top_k_and_top_p_by_hand() -> None:
     logits = torch.tensor([[0.1, 0.4, 0.2, 0.3]], dtype=torch.float64).log()
-    for sampling, expected in [
+    cases: list[tuple[Sampling, list[float]]] = [
         (Sampling(), [0.1, 0.4, 0.2, 0.3]),
         (Sampling(top_k=2), [0, 4 / 7, 0, 3 / 7]),
         (Sampling(top_k=99), [0.1, 0.4, 0.2, 0.3]),
@@ -218,7 +220,8 @@ def test_top_k_and_top_p_by_hand() -> None:
         (Sampling(temperature=0.5), [1 / 30, 16 / 30, 4 / 30, 9 / 30]),
         (Sampling(temperature=0.5, top_k=3, top_p=0.6), [0, 16 / 25, 0, 9 / 25]),
         (Sampling(greedy=True), [0, 1, 0, 0]),
-    ]:
+    ]
+    for sampling, expected in cases:
         np.testing.assert_allclose(sampling.log_probs(logits).exp()[0], expected, atol=1e-12)
 
 
@@ -248,11 +251,11 @@ def test_sampling_equals_the_slow_statement(seed: int, temperature: float, top_k
 def test_a_sampling_is_refused_or_a_distribution(
     temperature: float, top_k: int, top_p: float, greedy: bool
 ) -> None:
-    try:
-        sampling = Sampling(temperature, top_k, top_p, greedy)
-    except ConfigError as error:
-        assert any(f"{n} is" in str(error) for n in ("temperature", "top_k", "top_p"))
+    if not (1e-4 <= temperature < math.inf and 0 < top_p <= 1 and top_k >= 0):
+        with pytest.raises(ConfigError, match=r"^(temperature|top_p|top_k) is "):
+            Sampling(temperature, top_k, top_p, greedy)
         return
+    sampling = Sampling(temperature, top_k, top_p, greedy)
     logits = torch.tensor([[3e4, -3e4, 0.0, 3e4], [0.1, 0.2, -0.5, 0.0]])
     p = sampling.log_probs(logits).exp()
     assert torch.allclose(p.sum(1), torch.ones(2))

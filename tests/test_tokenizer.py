@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from text_gym import PretrainedTokenizer
-from text_gym.errors import ConfigError
+from text_gym import ByteTokenizer, PretrainedTokenizer, TextVectorEnv, Tokenizer, WordTokenizer, as_tokenizer
+from text_gym.errors import ConfigError, DataError, PromptError, TokenError
 
 TEXTS = ["the red mug", "the red mug, the green mug", "a mug for $24"] * 3
 TRAINED = PretrainedTokenizer.train(TEXTS, vocab_size=300)
@@ -77,3 +82,150 @@ def test_too_small_a_vocabulary_is_refused() -> None:
     assert PretrainedTokenizer.train(TEXTS, vocab_size=258).vocab_size == 258
     with pytest.raises(ConfigError, match="below 258"):
         PretrainedTokenizer.train(TEXTS, vocab_size=257)
+
+
+# Tokenizers without files
+
+
+@given(st.text())
+def test_bytes_of_any_text_come_back(text: str) -> None:
+    ids = ByteTokenizer().encode(text)
+    assert bytes(ids) == text.encode("utf-8", errors="surrogatepass")
+    if not any(0xD800 <= ord(c) < 0xE000 for c in text):
+        assert ByteTokenizer().decode([*ids, 256]) == text
+
+
+@given(st.lists(st.integers(0, 257)))
+def test_any_bytes_have_a_text_and_special_ids_have_none(ids: list[int]) -> None:
+    expected = bytes([i for i in ids if i < 256]).decode("utf-8", errors="replace")
+    assert ByteTokenizer().decode(ids) == expected
+    assert ByteTokenizer().decode(np.array(ids, dtype=np.int64).tolist()) == expected
+
+
+@given(st.lists(st.sampled_from(["a", "bb", "c"])))
+def test_words_come_back(words: list[str]) -> None:
+    tokenizer = WordTokenizer(["a", "bb", "c"])
+    text = " ".join(words)
+    assert tokenizer.decode([*tokenizer.encode(text), 3, 4]) == text
+    assert tokenizer.vocab_size == 5
+
+
+def test_words_that_cannot_be_a_vocabulary_and_words_that_are_not_in_it() -> None:
+    for words in (["a", "a"], ["a", ""]):
+        with pytest.raises(ConfigError, match="distinct, non-empty"):
+            WordTokenizer(words)
+    with pytest.raises(TokenError, match="'x' is not in the vocabulary of 2 words; it knows a, b"):
+        WordTokenizer("ab", separator="").encode("axb")
+
+
+def test_fingerprints_tell_vocabularies_apart() -> None:
+    tokenizers: list[Tokenizer] = [
+        ByteTokenizer(),
+        WordTokenizer("ab"),
+        WordTokenizer("ba"),  # permuted
+        WordTokenizer("abc"),  # larger
+        WordTokenizer("ab", separator=""),
+        WordTokenizer("ab", pad=False),
+        TRAINED,
+    ]
+    assert len({t.fingerprint for t in tokenizers}) == len(tokenizers)
+    for tokenizer in tokenizers:
+        assert isinstance(tokenizer, Tokenizer)
+        for clone in (copy.deepcopy(tokenizer), pickle.loads(pickle.dumps(tokenizer))):
+            assert clone.fingerprint == tokenizer.fingerprint
+            assert (clone.eos_ids, clone.pad_id) == (tokenizer.eos_ids, tokenizer.pad_id)
+
+
+# Tokenizers as people have them: no EOS, no padding, padding that is EOS, several EOS ids
+
+WORDS = {"a": 0, "b": 1, "<eos>": 2, "<end>": 3, "<pad>": 4}
+ODD_SETTINGS = [
+    (eos, pad, bos)
+    for eos in ((), (2,), (2, 3))
+    for pad, bos in ((None, None), (2, None), (4, 2), (0, 4))  # none, EOS, its own, a word
+]
+
+
+def odd(eos: Sequence[int], pad: int | None, bos: int | None, special: bool = True) -> PretrainedTokenizer:
+    tokenizers = pytest.importorskip("tokenizers")
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(WORDS, unk_token="<pad>"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    if special:
+        backend.add_special_tokens(["<eos>", "<end>", "<pad>"])
+    return PretrainedTokenizer(backend, eos_ids=eos, pad_id=pad, bos_id=bos)
+
+
+@pytest.mark.parametrize(("eos", "pad", "bos"), ODD_SETTINGS)
+@pytest.mark.parametrize("special", [True, False])
+def test_an_environment_masks_by_length_and_trains_on_the_real_eos(
+    eos: tuple[int, ...], pad: int | None, bos: int | None, special: bool
+) -> None:
+    tokenizer = odd(eos, pad, bos, special)
+    assert tokenizer.pad_id == (pad if pad is not None else (eos or (0,))[0])
+    env = TextVectorEnv(["a b", "a"], tokenizer, len, 3, num_envs=2, shuffle=False)
+    env.reset(seed=0, options={"episode_index": [0, 1]})
+    env.step([0, 0])
+    last = eos[-1] if eos else 1
+    observation, *_, info = env.step([last, 1])
+    starts = [2, 1]
+    for i, token in enumerate((last, 1)):
+        length = int(observation["length"][i, 0])
+        assert length == starts[i] + 2
+        assert observation["tokens"][i, length - 1] == token
+        assert (observation["tokens"][i, length:] == tokenizer.pad_id).all()
+        assert observation["attention_mask"][i].tolist() == [1] * length + [0] * (5 - length)
+    if eos:
+        assert info["completion"][0] == "a"  # no EOS in the text, even where the tokenizer would show it
+        assert env.episodes(np.array([0]))[0].completion_ids.tolist() == [0, last]
+    else:
+        *_, truncated, info = env.step([0, 0])
+        assert truncated.tolist() == [True, True]
+        assert info["completion"].tolist() == ["a b a", "a b a"]
+
+
+@pytest.mark.parametrize("make", [ByteTokenizer, lambda: WordTokenizer("ab"), lambda: odd((2,), 4, 2)])
+def test_an_empty_prompt_is_bos(make: Any) -> None:
+    tokenizer = make()
+    env = TextVectorEnv([""], tokenizer, len, 1)
+    observation, _ = env.reset(seed=0)
+    assert observation["tokens"][0, :1].tolist() == [tokenizer.bos_id]
+    assert env.starts.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: WordTokenizer("ab", pad=False), lambda: odd((2,), 4, None), lambda: TRAINED]
+)
+def test_an_empty_prompt_without_bos_is_refused_by_name(make: Any) -> None:
+    with pytest.raises(PromptError, match=r"prompt 1 \('second'\) has no tokens"):
+        TextVectorEnv(["a", {"prompt": "", "id": "second"}], make(), len, 1)
+
+
+def test_special_ids_outside_the_vocabulary_are_refused() -> None:
+    with pytest.raises(TokenError, match="eos id 9 is outside"):
+        odd((9,), 0, None)
+    with pytest.raises(TokenError, match="pad id -1 is outside"):
+        odd((2,), -1, None)
+
+
+def test_what_is_no_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="int is not a tokenizer"):
+        as_tokenizer(3)
+    with pytest.raises(DataError, match=r"has no tokenizer.json"):
+        as_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(DataError, match=r"tokenizer.json"):
+        as_tokenizer(tmp_path)
+    TRAINED.save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(DataError, match=r"tokenizer_config.json is not JSON"):
+        as_tokenizer(tmp_path)
+    byte = ByteTokenizer()
+    assert as_tokenizer(byte) is byte
+
+
+def test_an_object_of_transformers_is_taken(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    TRAINED.save(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
+    assert as_tokenizer(theirs).encode("the mug") == TRAINED.encode("the mug")
+    assert as_tokenizer(str(tmp_path)).fingerprint == TRAINED.fingerprint

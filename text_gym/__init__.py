@@ -10,6 +10,7 @@ from pathlib import Path as _Path
 if not (_Path(__file__).parent / "agents").is_dir():
     __path__.append(str(_Path(__file__).parent.parent))
 
+from .checker import check_reward_source, check_text_env
 from .display import harmless
 from .env import TextEnv, register_envs
 from .episode import Episode, Prompt, as_prompts, read_transcripts, write_transcripts
@@ -39,6 +40,8 @@ __all__ = [
     "as_prompts",
     "as_reward_source",
     "as_tokenizer",
+    "check_reward_source",
+    "check_text_env",
     "harmless",
     "load_task",
     "read_transcripts",

@@ -1,4 +1,4 @@
-"""The command line: `text-gym train | sft | sample | evaluate | play`.
+"""The command line: `text-gym train | sft | sample | evaluate | play | check`.
 
 Options are dataclasses; their help is the docstrings'. What the commands do stands elsewhere.
 """
@@ -25,6 +25,7 @@ Reinforcement learning in which generating tokens is the episode.
   sample     let a policy write
   evaluate   measure a policy on held-out prompts
   play       be the policy yourself: type or pick tokens, see observation and reward
+  check      check an environment or a reward: what it breaks, and what to mend
 
 text-gym COMMAND --help shows a command's options; --debug shows tracebacks."""
 
@@ -157,6 +158,23 @@ class PlayOptions:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class CheckOptions:
+    """Check an environment or a reward: text-gym check WHAT. Exit status 2 if it breaks a law.
+
+    Args:
+        what: A Gymnasium id or task, or a reward: a name, module:function, or file.py:function.
+        task: Task whose random texts a reward is tried on.
+        steps: Random actions per law, for an environment.
+        seed: Of the environment and the texts.
+    """
+
+    what: str
+    task: str = "products"
+    steps: int = 300
+    seed: int = 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status (2 for bad input, 130 after Ctrl-C)."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
@@ -168,6 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "sample": _sample,
         "evaluate": _evaluate,
         "play": _play,
+        "check": _check,
     }
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
@@ -258,6 +277,28 @@ def _play(argv: list[str]) -> int:
     else:
         raise UnknownNameError("environment", options.env, [*ENV_IDS, *TASKS])
     play(env, Console(), _typed_lines(), options.seed)
+    return 0
+
+
+def _check(argv: list[str]) -> int:
+    import gymnasium as gym
+
+    from .checker import check_reward_source, check_text_env
+    from .env import TextEnv
+    from .task import ENV_IDS, TASKS, load_task
+    from .train import load_reward_source
+
+    if argv and not argv[0].startswith("-"):
+        argv = ["--what", *argv]
+    (options,) = _parse("check", argv, CheckOptions)
+    if options.what in TASKS or options.what in gym.registry:
+        env_id = next((i for i, kwargs in ENV_IDS.items() if kwargs == {"task": options.what}), options.what)
+        env = gym.make(env_id) if env_id in gym.registry else TextEnv(task=options.what)
+        check_text_env(env, steps=options.steps, seed=options.seed)
+    else:
+        task = load_task(options.task)
+        check_reward_source(load_reward_source(options.what, task.prompts), task, seed=options.seed)
+    print(f"{options.what} breaks none of the laws")
     return 0
 
 

@@ -55,6 +55,7 @@ def prompts_from(
 
     Raises:
         UnknownNameError: A column is missing; the nearest name is suggested.
+        DataError: There are no rows, or a prompt or reference is no text; the row is named.
 
     >>> prompts_from([{"q": "2+2", "a": "4"}, {"q": "2+2", "a": "four"}], "q", "a")[0].columns["references"]
     ['4', 'four']
@@ -69,7 +70,9 @@ def prompts_from(
             raise DataError(f"row {number}: column {prompt!r} holds {text!r}, not a text")
         columns = found.setdefault(text, {k: v for k, v in row.items() if k not in (prompt, reference)})
         if reference is not None:
-            columns.setdefault("references", []).append(str(row[reference]))
+            if not isinstance(row[reference], str):
+                raise DataError(f"row {number}: column {reference!r} holds {row[reference]!r}, not a text")
+            columns.setdefault("references", []).append(row[reference])
     if not found:
         raise DataError("there are no rows to make prompts of")
     return [Prompt(text + separator, columns, text) for text, columns in found.items()]
@@ -87,8 +90,12 @@ def _read_csv(path: Path) -> list[Row]:
                 file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True
             )
             rows = list(reader)
+            names = reader.fieldnames or []
         except (csv.Error, UnicodeDecodeError) as error:
             raise DataError(f"{path}: not a CSV file in UTF-8 ({error})") from error
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(f"{path}: the header has {name!r} twice; give every column its own name")
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
             raise DataError(f"{path}, record {number}: not as many fields as the header has")
@@ -97,18 +104,24 @@ def _read_csv(path: Path) -> list[Row]:
 
 def _read_jsonl(path: Path) -> list[Row]:
     rows: list[Row] = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                rows.append(_row(_parse(line, f"{path}, line {number}"), f"{path}, line {number}"))
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        if line.strip():
+            rows.append(_row(_parse(line, f"{path}, line {number}"), f"{path}, line {number}"))
     return rows
 
 
 def _read_json(path: Path) -> list[Row]:
-    content = _parse(path.read_text(encoding="utf-8"), str(path))
+    content = _parse(_text(path), str(path))
     if not isinstance(content, list):
         raise DataError(f"{path}: expected a list of objects at the top")
     return [_row(item, f"{path}, item {i}") for i, item in enumerate(content)]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error})") from error
 
 
 def _parse(text: str, where: str) -> Any:

@@ -145,7 +145,15 @@ def as_prompts(prompts: Iterable[Prompt | str | Mapping[str, Any]]) -> list[Prom
 def write_transcripts(
     file: str | Path, episodes: Iterable[Episode], rewards: Sequence[float] | None = None
 ) -> None:
-    """Write episodes as JSON lines: texts, ids, how they ended and, if given, their rewards."""
+    """Write episodes as JSON lines: texts, ids, how they ended and, if given, their rewards.
+
+    Raises:
+        DataError: Another number of rewards than episodes; nothing is written.
+    """
+    if rewards is not None:
+        episodes = list(episodes)
+        if len(rewards) != len(episodes):
+            raise DataError(f"{file}: {len(rewards)} rewards for {len(episodes)} episodes")
     with open(file, "w", encoding="utf-8") as out:
         for i, e in enumerate(episodes):
             row: dict[str, Any] = {

@@ -44,6 +44,10 @@ class NonFiniteError(TextGymError, ArithmeticError):
     """NaN or infinity in logits, loss, gradient or weights; nothing was updated."""
 
 
+class CheckError(TextGymError, AssertionError):
+    """An environment or a reward that breaks a law; says which one, and what to mend."""
+
+
 class UnknownNameError(TextGymError, KeyError):
     """A task, reward, algorithm or column that does not exist; the nearest ones are suggested.
 

@@ -71,6 +71,8 @@ TASKS: dict[str, str | Callable[..., Task]] = {
     "brackets": "text_gym.tasks.brackets:brackets",
     "add": "text_gym.tasks.adding:add",
     "enumerable": "text_gym.tasks.enumerable:enumerable",
+    "product-json": "text_gym.tasks.json_format:product_json",
+    "keywords": "text_gym.tasks.keywords:keywords",
 }
 
 # Gymnasium id -> the environment's default keyword arguments.
@@ -84,6 +86,8 @@ ENV_IDS: dict[str, dict[str, object]] = {
     "text_gym/Brackets-v0": {"task": "brackets"},
     "text_gym/Add-v0": {"task": "add"},
     "text_gym/SparseReverse-v0": {"task": "reverse", "sparse": True},
+    "text_gym/ProductJSON-v0": {"task": "product-json"},
+    "text_gym/Keywords-v0": {"task": "keywords"},
 }
 
 

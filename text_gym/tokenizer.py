@@ -74,9 +74,11 @@ class ByteTokenizer:
     fingerprint = _digest("byte-256")
 
     def encode(self, text: str) -> list[int]:
+        """The text's bytes."""
         return list(text.encode("utf-8", errors="surrogatepass"))
 
     def decode(self, ids: Sequence[int]) -> str:
+        """Text of the ids below 256."""
         try:
             text = bytes(ids)
         except ValueError:  # special tokens among them
@@ -114,6 +116,7 @@ class WordTokenizer:
         self.fingerprint = _digest([self.words, separator, pad])
 
     def encode(self, text: str) -> list[int]:
+        """Ids of the symbols; `TokenError` for one that is not in the vocabulary."""
         symbols = text.split(self.separator) if self.separator else list(text)
         try:
             return [self._ids[s] for s in symbols if s]
@@ -124,6 +127,7 @@ class WordTokenizer:
             ) from None
 
     def decode(self, ids: Sequence[int]) -> str:
+        """The symbols, joined by the separator."""
         return self.separator.join(self.words[i] for i in ids if i < len(self.words))
 
 
@@ -161,19 +165,30 @@ class PretrainedTokenizer:
         """Load from a folder with `tokenizer.json`, or from a hub by name (through `transformers`).
 
         Raises:
-            DataError: The folder holds no `tokenizer.json`.
+            DataError: The folder holds no `tokenizer.json` or a broken one, or the hub has no such model.
         """
         folder = Path(name)
         if not folder.is_dir():
             from transformers import AutoTokenizer
 
-            return cls.from_transformers(AutoTokenizer.from_pretrained(str(name)))
+            try:
+                found = AutoTokenizer.from_pretrained(str(name))
+            except (OSError, ValueError) as error:
+                raise DataError(
+                    f"{str(name)!r} is neither a folder here nor a model of the hub ({error})"
+                ) from error
+            return cls.from_transformers(found)
         file = folder / "tokenizer.json"
         if not file.is_file():
             raise DataError(f"{folder} has no tokenizer.json; save the tokenizer there with save_pretrained")
         import tokenizers
 
-        backend = tokenizers.Tokenizer.from_file(str(file))
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises nothing more exact
+            raise DataError(
+                f"{file} is no tokenizer ({error}); save it again with save_pretrained"
+            ) from error
         config = _read_json(folder / "tokenizer_config.json")
         backend.encode_special_tokens = bool(config.get("split_special_tokens", False))
         generation = _read_json(folder / "generation_config.json")
@@ -243,16 +258,19 @@ class PretrainedTokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
+        """A hash of the vocabulary."""
         return _digest(sorted(self.backend.get_vocab(with_added_tokens=True).items()))
 
     def encode(self, text: str) -> list[int]:
+        """Ids of a text, without special tokens added."""
         return list(self.backend.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids; special tokens are left out."""
         return str(self.backend.decode([int(i) for i in ids], skip_special_tokens=True))
 
     def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`, so that `AutoTokenizer` loads the folder too."""
+        """Write `tokenizer.json` and `tokenizer_config.json`; `AutoTokenizer` reads the folder, too."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.backend.save(str(folder / "tokenizer.json"))
@@ -268,7 +286,7 @@ class PretrainedTokenizer:
 
 
 def as_tokenizer(value: Any) -> Tokenizer:
-    """Take whatever a user has: one of ours, a `transformers` or `tokenizers` object, a folder or a hub name."""
+    """Take what a user has: one of ours, a `transformers` tokenizer, a folder or the name of a hub model."""
     if isinstance(value, (str, Path)):
         return PretrainedTokenizer.from_pretrained(value)
     if hasattr(value, "backend_tokenizer"):
@@ -284,7 +302,10 @@ def as_tokenizer(value: Any) -> Tokenizer:
 def _read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
-    content = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{file} is not JSON ({error})") from error
     return content if isinstance(content, dict) else {}
 
 

@@ -306,6 +306,10 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         """Consecutive episode numbers that share a prompt."""
         return self._table.group_size
 
+    @group_size.setter
+    def group_size(self, size: int) -> None:
+        self._table.group_size = int(size)  # which prompt an episode has is looked up when it begins
+
     @property
     def tokens(self) -> IntArray:
         """`(B, P + T)` int64, a view: prompts and completions, right-padded."""

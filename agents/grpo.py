@@ -1,0 +1,121 @@
+"""GRPO (Shao et al. 2024): an episode's advantage is its return among those of the same prompt; no critic.
+
+Its variants are options: Dr. GRPO (Liu et al. 2025) is `length_normalisation="constant"` without
+`std_normalisation`; DAPO (Yu et al. 2025) is `"token"` with `clip_higher=0.28` and `kl_coef=0`.
+
+What it converges to depends on where the KL goes. With `kl_in="reward"` all advantages vanish at
+π_ref·exp(r/β), in every variant. In the loss, as published, the KL is that of single tokens, with the
+states they arise in held fixed, and k3 has the gradient of KL(reference ‖ policy): the fixed point is
+another, flatter on likely and heavier on unlikely texts, and the group's mean makes rewards count
+(k - 1)/k.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from text_gym import TextVectorEnv
+from text_gym.errors import ConfigError
+
+from .advantages import masked_mean
+from .agent import AgentConfig, Metrics
+from .kl import Estimator
+from .policy import Policy
+from .policy_gradient import PolicyGradient, PolicyGradientConfig, check_groups, grouped_returns, mean_of_sums
+from .rollout import Rollout
+
+
+@dataclass(frozen=True)
+class GRPOConfig(PolicyGradientConfig):
+    """Settings of GRPO.
+
+    Args:
+        group_size: `k`, episodes per prompt; the episodes of an iteration are a multiple of it.
+        length_normalisation: How token losses are averaged: "sequence" over each episode's tokens, then
+            over episodes (as published: long episodes count less per token); "token" over all tokens of
+            the minibatch (DAPO); "constant" divides their sum by episodes times token limit (Dr. GRPO).
+        std_normalisation: Divide advantages by the standard deviation of their group's returns.
+    """
+
+    epochs: int = 2
+    kl_in: Literal["reward", "loss"] = "loss"
+    kl_estimator: Estimator = "k3"
+    group_size: int = 8
+    length_normalisation: Literal["sequence", "token", "constant"] = "sequence"
+    std_normalisation: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.length_normalisation not in ("sequence", "token", "constant"):
+            raise ConfigError(
+                f"length_normalisation is {self.length_normalisation!r}; choose sequence, token or constant"
+            )
+
+
+class GRPO(PolicyGradient[GRPOConfig]):
+    """Group relative policy optimisation.
+
+    Raises:
+        ConfigError: The environment's `num_envs` is not a multiple of `group_size`.
+
+    >>> from text_gym import ByteTokenizer
+    >>> env = TextVectorEnv(["a"], ByteTokenizer(), lambda completion: len(completion), 4, num_envs=8)
+    >>> policy = Policy.new(ByteTokenizer(), width=16, layers=1, context=8)
+    >>> agent = GRPO(policy, env, GRPOConfig(iterations=1, group_size=4)).learn()
+    """
+
+    config_class: ClassVar[type[AgentConfig]] = GRPOConfig
+
+    def __init__(
+        self,
+        policy: Policy,
+        env: TextVectorEnv,
+        config: GRPOConfig | None = None,
+        reference: Policy | None = None,
+    ) -> None:
+        super().__init__(policy, env, config, reference)
+        check_groups(env, self.config.group_size)
+
+    def estimate(self, batch: Rollout, rewards: Tensor) -> tuple[dict[str, Tensor], Metrics]:
+        """The same advantage for every token of an episode."""
+        returns, judged = grouped_returns(batch, rewards, self.config.group_size)
+        advantages = group_advantages(returns, judged, std=self.config.std_normalisation)
+        metrics = {"groups_without_preference": float((advantages == 0).all(dim=1).float().mean())}
+        return {"advantages": advantages.view(-1, 1) * batch.mask}, metrics
+
+    def average(self, x: Tensor, mask: Tensor) -> Tensor:
+        """One number of the tokens' losses, as `length_normalisation` says."""
+        how = self.config.length_normalisation
+        if how == "token":
+            return masked_mean(x, mask)
+        if how == "constant":
+            return mean_of_sums(x, mask) / self.env.max_tokens
+        return ((x * mask).sum(dim=1) / mask.sum(dim=1)).mean()
+
+
+def group_advantages(returns: Tensor, judged: Tensor, *, std: bool = True) -> Tensor:
+    """Returns less the mean of their group and, with `std`, over its standard deviation.
+
+    Args:
+        returns: `(G, k)`, of `k` episodes for each of `G` prompts.
+        judged: `(G, k)` bool; an episode that was not judged has advantage 0 and leaves the others alone.
+        std: The population's standard deviation (divisor `k`), so that advantages have exactly 1.
+
+    Returns:
+        `(G, k)`; a group whose returns are all the same carries no preference and has zeros, not
+        amplified rounding noise.
+
+    >>> group_advantages(torch.tensor([[1.0, 3.0], [2.0, 2.0]]), torch.ones(2, 2).bool())
+    tensor([[-1.,  1.],
+            [ 0.,  0.]])
+    """
+    count = judged.sum(dim=1, keepdim=True).clamp(min=1)
+    mean = (returns * judged).sum(dim=1, keepdim=True) / count
+    centred = (returns - mean) * judged
+    spread = (centred.square().sum(dim=1, keepdim=True) / count).sqrt()
+    constant = spread <= 8 * torch.finfo(returns.dtype).eps * (1 + mean.abs())
+    return torch.where(constant, 0.0, centred / spread if std else centred)

@@ -1,0 +1,227 @@
+"""PolicyGradient: what PPO, GRPO, RLOO and REINFORCE share: epochs of clipped minibatch steps on a batch.
+
+A subclass says what its advantages are and how a loss is averaged over tokens; nothing else differs.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from text_gym import TextVectorEnv
+from text_gym.errors import ConfigError
+
+from .advantages import masked_mean
+from .agent import Agent, AgentConfig, Metrics
+from .kl import estimate_kl
+from .policy import Evaluation, Policy
+from .rollout import Rollout
+
+
+@dataclass(frozen=True)
+class PolicyGradientConfig(AgentConfig):
+    """Settings of every algorithm that follows the policy gradient.
+
+    Args:
+        epochs: Passes over each batch.
+        minibatches: Parts a batch is split into in each epoch.
+        clip: ε, the ratio is clipped to 1 ± ε.
+        clip_higher: The upper bound is 1 + this instead, so that unlikely tokens may rise faster
+            (DAPO, Yu et al. 2025, ε_high = 0.28); None takes ε.
+        entropy_coef: Weight of the entropy bonus, per nat.
+        kl_in: Where the KL penalty goes: "reward" (per token, as in InstructGPT) or "loss".
+        target_kl: Stop the epochs of an iteration when the policy has moved this far from the one
+            that played, in nats per token; None never does.
+    """
+
+    epochs: int = 4
+    minibatches: int = 4
+    clip: float = 0.2
+    clip_higher: float | None = None
+    entropy_coef: float = 0.0
+    kl_in: Literal["reward", "loss"] = "reward"
+    target_kl: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("epochs", "minibatches"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("clip", "clip_higher"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} is {value}; it must be above 0")
+        if self.kl_in == "loss" and self.kl_estimator == "k1":
+            raise ConfigError("kl_estimator='k1' in the loss has no gradient on average; choose 'k2' or 'k3'")
+
+
+ConfigT = TypeVar("ConfigT", bound=PolicyGradientConfig)
+
+
+class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
+    """An agent that weighs the log-probabilities of its tokens with advantages."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        env: TextVectorEnv,
+        config: ConfigT | None = None,
+        reference: Policy | None = None,
+    ) -> None:
+        super().__init__(policy, env, config or self.config_class(), reference)  # type: ignore[arg-type]
+
+    @abstractmethod
+    def estimate(self, batch: Rollout, rewards: Tensor) -> tuple[dict[str, Tensor], Metrics]:
+        """What the loss needs to know of each token.
+
+        Args:
+            batch: `B` episodes.
+            rewards: `(B, T)`, of each token, less the KL penalty where that is part of the reward.
+
+        Returns:
+            `advantages`, and whatever else the subclass's `loss` reads, `(B, T)` each; and metrics.
+        """
+
+    def average(self, x: Tensor, mask: Tensor) -> Tensor:
+        """One number of the tokens' losses `(b, T)`: here the mean over the tokens of a minibatch."""
+        return masked_mean(x, mask)
+
+    def ratio(self, log_ratio: Tensor) -> Tensor:
+        """`(b, T)`, how much likelier each action has become; here a token is an action.
+
+        Args:
+            log_ratio: `(b, T)`, nats, of each token, 0 where masked.
+        """
+        return log_ratio.exp()
+
+    def update(self, batch: Rollout) -> Metrics:
+        """Several epochs of clipped minibatch steps on one batch."""
+        config, mask = self.config, batch.mask
+        reference = self.reference_log_probs(batch)
+        rewards = batch.rewards
+        if config.kl_in == "reward":
+            penalty = estimate_kl(batch.log_probs, reference, config.kl_estimator)
+            rewards = rewards - self.kl.coefficient * penalty * mask
+        estimated, metrics = self.estimate(batch, rewards)
+        columns = {"log_probs": batch.log_probs, "reference": reference, **estimated}
+
+        steps: list[Metrics] = []
+        for rows in minibatches(
+            len(batch.tokens), config.epochs, config.minibatches, (config.seed, self.iteration)
+        ):
+            steps.append(self._minibatch_step(batch, rows.to(self.policy.device), columns))
+            if config.target_kl is not None and steps[-1]["approx_kl"] > config.target_kl:
+                break
+        kl = float(((batch.log_probs - reference) * mask).sum() / len(batch.tokens))
+        self.kl.update(kl, len(batch.tokens))
+        return {
+            **{name: float(np.mean([s[name] for s in steps])) for name in steps[0]},
+            "kl": kl,
+            "kl_per_token": kl / float(batch.lengths.float().mean()),
+            "kl_coef": self.kl.coefficient,
+            "updates": len(steps),
+            **metrics,
+        }
+
+    def loss(self, now: Evaluation, old: dict[str, Tensor], mask: Tensor) -> tuple[Tensor, Metrics]:
+        """The clipped surrogate (Schulman et al. 2017, eq. 7), entropy and KL losses of a minibatch.
+
+        Args:
+            now: What the policy says now, `(b, T)` each.
+            old: `log_probs`, `reference` and what `estimate` returned, `(b, T)` each.
+            mask: `(b, T)` bool.
+        """
+        config = self.config
+        log_ratio = (now.log_probs - old["log_probs"]) * mask
+        ratio = self.ratio(log_ratio)
+        high = config.clip if config.clip_higher is None else config.clip_higher
+        clipped = ratio.clamp(1 - config.clip, 1 + high)
+        surrogate = torch.minimum(ratio * old["advantages"], clipped * old["advantages"])
+        loss = policy_loss = -self.average(surrogate, mask)
+        if config.entropy_coef:
+            loss = loss - config.entropy_coef * self.average(now.entropy, mask)
+        if config.kl_in == "loss":
+            penalty = estimate_kl(now.log_probs, old["reference"], config.kl_estimator)
+            loss = loss + self.kl.coefficient * self.average(penalty, mask)
+        with torch.no_grad():
+            metrics = {
+                "policy_loss": float(policy_loss),
+                "entropy": float(masked_mean(now.entropy if config.entropy_coef else -now.log_probs, mask)),
+                "clip_fraction": float(masked_mean((ratio - clipped).abs().gt(0).float(), mask)),
+                "approx_kl": float(masked_mean(torch.expm1(log_ratio) - log_ratio, mask)),
+                "ratio_max": float(ratio[mask].max()),
+            }
+        return loss, metrics
+
+    def _minibatch_step(self, batch: Rollout, rows: Tensor, columns: dict[str, Tensor]) -> Metrics:
+        now = self.policy.evaluate(
+            batch.tokens[rows],
+            batch.starts[rows],
+            batch.lengths[rows],
+            temperature=self.config.temperature,
+            entropy=self.config.entropy_coef != 0,
+        )
+        width = now.log_probs.shape[1]
+        old = {name: column[rows, :width] for name, column in columns.items()}
+        loss, metrics = self.loss(now, old, batch.mask[rows, :width])
+        return {**metrics, "loss": float(loss.detach()), "grad_norm": self.step(loss)}
+
+
+def minibatches(episodes: int, epochs: int, parts: int, seed: tuple[int, int]) -> list[Tensor]:
+    """Row indices of every minibatch of every epoch, shuffled by (seed, iteration) alone.
+
+    >>> [len(rows) for rows in minibatches(10, epochs=2, parts=4, seed=(0, 0))]
+    [3, 3, 2, 2, 3, 3, 2, 2]
+    """
+    generator = np.random.default_rng(seed)
+    result: list[Tensor] = []
+    for _ in range(epochs):
+        order = generator.permutation(episodes)
+        result += [torch.from_numpy(part) for part in np.array_split(order, min(parts, episodes))]
+    return result
+
+
+def mean_of_sums(x: Tensor, mask: Tensor) -> Tensor:
+    """Sum over each episode's tokens, mean over episodes: the average whose gradient is the policy gradient.
+
+    >>> mean_of_sums(torch.ones(2, 3), torch.tensor([[True, True, True], [True, False, False]]))
+    tensor(2.)
+    """
+    return (x * mask).sum() / len(x)
+
+
+def check_groups(env: TextVectorEnv, group_size: int) -> None:
+    """Have the environment play groups of episodes that share a prompt.
+
+    Raises:
+        ConfigError: A group of fewer than 2, or rows that do not divide into groups.
+    """
+    if group_size < 2:
+        raise ConfigError(f"group_size is {group_size}; a group needs at least 2 episodes to compare")
+    if env.num_envs % group_size:
+        raise ConfigError(
+            f"num_envs={env.num_envs} (episodes per iteration) is not a multiple of group_size={group_size}"
+        )
+    env.group_size = group_size
+
+
+def grouped_returns(batch: Rollout, rewards: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
+    """Returns of episodes, `(G, group_size)`, a row per prompt, and which of them were judged (bool).
+
+    Raises:
+        ConfigError: The batch is not made of groups that share a prompt.
+    """
+    prompts = [episode.prompt for episode in batch.episodes]
+    same = all(prompt is prompts[i - i % group_size] for i, prompt in enumerate(prompts))
+    if len(prompts) % group_size or not same:
+        raise ConfigError(
+            f"the batch is not made of groups of {group_size} episodes that share a prompt; was "
+            "env.group_size changed after the agent was made?"
+        )
+    judged = torch.from_numpy(~batch.scores.abstained).to(rewards.device)
+    return rewards.sum(dim=1).view(-1, group_size), judged.view(-1, group_size)

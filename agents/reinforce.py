@@ -1,0 +1,117 @@
+"""REINFORCE (Williams 1992) with a baseline: one step along the policy gradient for each batch.
+
+With its default of one epoch of one minibatch every ratio is 1 and nothing is clipped; more of
+either makes it an off-policy method that leans on the clipped surrogate, as PPO does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from text_gym import TextVectorEnv
+from text_gym.errors import ConfigError
+
+from .advantages import explained_variance, gae, masked_mean
+from .agent import AgentConfig, Metrics
+from .policy import Evaluation, Policy
+from .policy_gradient import PolicyGradient, PolicyGradientConfig, mean_of_sums
+from .rollout import Rollout
+
+
+@dataclass(frozen=True)
+class REINFORCEConfig(PolicyGradientConfig):
+    """Settings of REINFORCE.
+
+    Args:
+        baseline: Subtracted from the return that follows a token: "mean" of the batch's returns (its own
+            among them: the gradient shrinks by 1/B), "moving_average" of earlier batches' means, or the
+            "critic"'s value of the state, trained along.
+        decay: Of the moving average, in [0, 1): the share of the past.
+        value_coef: Weight of the critic's loss.
+    """
+
+    learning_rate: float = 3e-3
+    epochs: int = 1
+    minibatches: int = 1
+    baseline: Literal["mean", "moving_average", "critic"] = "mean"
+    decay: float = 0.9
+    value_coef: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.baseline not in ("mean", "moving_average", "critic"):
+            raise ConfigError(f"baseline is {self.baseline!r}; choose mean, moving_average or critic")
+        if not 0 <= self.decay < 1:
+            raise ConfigError(f"decay is {self.decay}; it must be in [0, 1)")
+
+
+class REINFORCE(PolicyGradient[REINFORCEConfig]):
+    """Monte Carlo policy gradient.
+
+    Attributes:
+        moving_average: Of the mean return of the batches so far; None before the first, which takes its own.
+
+    >>> from text_gym import ByteTokenizer
+    >>> env = TextVectorEnv(["a"], ByteTokenizer(), lambda completion: len(completion), 4, num_envs=8)
+    >>> policy = Policy.new(ByteTokenizer(), width=16, layers=1, context=8)
+    >>> agent = REINFORCE(policy, env, REINFORCEConfig(iterations=1)).learn()
+    """
+
+    config_class: ClassVar[type[AgentConfig]] = REINFORCEConfig
+
+    def __init__(
+        self,
+        policy: Policy,
+        env: TextVectorEnv,
+        config: REINFORCEConfig | None = None,
+        reference: Policy | None = None,
+    ) -> None:
+        super().__init__(policy, env, config, reference)
+        self.moving_average: float | None = None
+
+    def estimate(self, batch: Rollout, rewards: Tensor) -> tuple[dict[str, Tensor], Metrics]:
+        """What followed each token, less the baseline; after a cut the critic, if any, speaks for the rest."""
+        mask, critic = batch.mask, self.config.baseline == "critic"
+        values = batch.values if critic else torch.zeros_like(batch.values)
+        last_values = batch.last_values if critic else torch.zeros_like(batch.last_values)
+        advantages, returns = gae(rewards, values, last_values, mask, lam=1.0)
+        if critic:
+            metrics = {"explained_variance": explained_variance(returns, values, mask)}
+            return {"advantages": advantages, "returns": returns}, metrics
+        judged = torch.from_numpy(~batch.scores.abstained).to(mask.device)
+        baseline = self._baseline(rewards.sum(dim=1)[judged])
+        return {"advantages": (returns - baseline) * mask * judged[:, None]}, {"baseline": baseline}
+
+    def average(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Mean over episodes of the sum over their tokens."""
+        return mean_of_sums(x, mask)
+
+    def loss(self, now: Evaluation, old: dict[str, Tensor], mask: Tensor) -> tuple[Tensor, Metrics]:
+        """The losses of a policy gradient and, with a critic, its mean squared error over tokens.
+
+        Args:
+            now: What the policy says now, `(b, T)` each.
+            old: `log_probs`, `reference`, `advantages` and, with a critic, `returns`, `(b, T)` each.
+            mask: `(b, T)` bool.
+        """
+        loss, metrics = super().loss(now, old, mask)
+        if self.config.baseline != "critic":
+            return loss, metrics
+        value_loss = masked_mean((now.values - old["returns"]) ** 2, mask) / 2
+        metrics["value_loss"] = float(value_loss.detach())
+        return loss + self.config.value_coef * value_loss, metrics
+
+    def _baseline(self, returns: Tensor) -> float:
+        """The baseline of a batch with these returns `(b,)`; the moving average remembers them."""
+        if not len(returns):
+            return self.moving_average or 0.0
+        mean = float(returns.mean())
+        if self.config.baseline == "mean":
+            return mean
+        past = mean if self.moving_average is None else self.moving_average
+        self.moving_average = self.config.decay * past + (1 - self.config.decay) * mean
+        return past

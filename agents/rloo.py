@@ -1,0 +1,91 @@
+"""RLOO (Ahmadian et al. 2024): REINFORCE with the mean return of a prompt's other episodes as baseline.
+
+A whole completion is one action here: it has one reward, less the KL to the reference, and one
+ratio, clipped as a whole. There is no critic and nothing is normalised.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from text_gym import TextVectorEnv
+
+from .agent import AgentConfig, Metrics
+from .policy import Policy
+from .policy_gradient import PolicyGradient, PolicyGradientConfig, check_groups, grouped_returns, mean_of_sums
+from .rollout import Rollout
+
+
+@dataclass(frozen=True)
+class RLOOConfig(PolicyGradientConfig):
+    """Settings of RLOO.
+
+    Args:
+        group_size: `k`, episodes per prompt; the episodes of an iteration are a multiple of it.
+    """
+
+    learning_rate: float = 4e-4
+    kl_coef: float = 0.02
+    epochs: int = 2
+    group_size: int = 4
+
+
+class RLOO(PolicyGradient[RLOOConfig]):
+    """REINFORCE leave-one-out.
+
+    Raises:
+        ConfigError: The environment's `num_envs` is not a multiple of `group_size`.
+
+    >>> from text_gym import ByteTokenizer
+    >>> env = TextVectorEnv(["a"], ByteTokenizer(), lambda completion: len(completion), 4, num_envs=8)
+    >>> policy = Policy.new(ByteTokenizer(), width=16, layers=1, context=8)
+    >>> agent = RLOO(policy, env, RLOOConfig(iterations=1, group_size=4)).learn()
+    """
+
+    config_class: ClassVar[type[AgentConfig]] = RLOOConfig
+
+    def __init__(
+        self,
+        policy: Policy,
+        env: TextVectorEnv,
+        config: RLOOConfig | None = None,
+        reference: Policy | None = None,
+    ) -> None:
+        super().__init__(policy, env, config, reference)
+        check_groups(env, self.config.group_size)
+
+    def estimate(self, batch: Rollout, rewards: Tensor) -> tuple[dict[str, Tensor], Metrics]:
+        """The advantage of the one action, shared out evenly among its tokens."""
+        returns, judged = grouped_returns(batch, rewards, self.config.group_size)
+        advantages = leave_one_out(returns, judged).view(-1, 1) / batch.lengths[:, None]
+        return {"advantages": advantages * batch.mask}, {}
+
+    def average(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Mean over episodes of the sum over their tokens."""
+        return mean_of_sums(x, mask)
+
+    def ratio(self, log_ratio: Tensor) -> Tensor:
+        """`(b, T)`: the ratio of the whole completion, at each of its tokens."""
+        return log_ratio.sum(dim=1, keepdim=True).exp().expand_as(log_ratio)
+
+
+def leave_one_out(returns: Tensor, judged: Tensor) -> Tensor:
+    """Each return less the mean of the others in its group (Kool, van Hoof & Welling 2019).
+
+    Args:
+        returns: `(G, k)`, of `k` episodes for each of `G` prompts.
+        judged: `(G, k)` bool; an episode that was not judged, or is the only one, has advantage 0.
+
+    Returns:
+        `(G, k)`; rows sum to 0. Unlike with the mean of all, the gradient has no factor `(k - 1)/k`.
+
+    >>> leave_one_out(torch.tensor([[1.0, 2.0, 6.0]]), torch.ones(1, 3).bool())
+    tensor([[-3.0000, -1.5000,  4.5000]])
+    """
+    count = judged.sum(dim=1, keepdim=True)
+    mean = (returns * judged).sum(dim=1, keepdim=True) / count.clamp(min=1)
+    return (returns - mean) * judged * count / (count - 1).clamp(min=1)
