@@ -175,7 +175,7 @@ class BestOfN(Agent[BestOfNConfig]):
         return rollout(self.reference, self.env, index, seed=self.config.seed, sampling=self.sampling)
 
     def update(self, batch: Rollout) -> Metrics:
-        """Several epochs of maximum likelihood on the best texts; prompts without a judged text are left out."""
+        """Several epochs of maximum likelihood on the best texts; prompts without a judged one are left out."""
         config = self.config
         returns, judged = grouped_returns(batch, batch.rewards, config.n)
         kl = self._kl(batch)

@@ -74,7 +74,7 @@ class REINFORCE(PolicyGradient[REINFORCEConfig]):
         self.moving_average: float | None = None
 
     def estimate(self, batch: Rollout, rewards: Tensor) -> tuple[dict[str, Tensor], Metrics]:
-        """What followed each token, less the baseline; after a cut the critic, if any, speaks for the rest."""
+        """What followed each token, less the baseline; after a cut the critic, if any, tells the rest."""
         mask, critic = batch.mask, self.config.baseline == "critic"
         values = batch.values if critic else torch.zeros_like(batch.values)
         last_values = batch.last_values if critic else torch.zeros_like(batch.last_values)

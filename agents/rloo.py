@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from text_gym import TextVectorEnv
@@ -83,6 +82,7 @@ def leave_one_out(returns: Tensor, judged: Tensor) -> Tensor:
     Returns:
         `(G, k)`; rows sum to 0. Unlike with the mean of all, the gradient has no factor `(k - 1)/k`.
 
+    >>> import torch
     >>> leave_one_out(torch.tensor([[1.0, 2.0, 6.0]]), torch.ones(1, 3).bool())
     tensor([[-3.0000, -1.5000,  4.5000]])
     """

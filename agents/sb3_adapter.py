@@ -94,6 +94,8 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
         infos: list[Info] = [{} for _ in range(self.num_envs)]
         if dones.any():
             _distribute(info.pop("final_info"), infos)
+            if "episode" in info:  # RecordEpisodeStatistics puts it beside, not into, the final info
+                _distribute({key: info.pop(key) for key in ("episode", "_episode")}, infos)
             final = info.pop("final_obs")
             for i in np.flatnonzero(dones).tolist():
                 infos[i]["terminal_observation"] = final[i]
@@ -122,11 +124,11 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
 
     def has_attr(self, attr_name: str) -> bool:
         """Whether the environment has an attribute; `action_masks` only where it observes masks."""
-        return self._has_masks if attr_name == "action_masks" else hasattr(self.env, attr_name)
+        return self._has_masks if attr_name == "action_masks" else hasattr(self._owner(attr_name), attr_name)
 
     def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
         """The environment's attribute, once for every row asked for."""
-        return [getattr(self.env, attr_name)] * len(self._rows(indices))
+        return [getattr(self._owner(attr_name), attr_name)] * len(self._rows(indices))
 
     def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
         """Set the environment's attribute, for all rows.
@@ -138,7 +140,7 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
             raise ConfigError(
                 f"all rows share one environment: {attr_name!r} cannot be set for some of them only"
             )
-        setattr(self.env.unwrapped, attr_name, value)
+        setattr(self._owner(attr_name), attr_name, value)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any
@@ -147,7 +149,7 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
 
         A result of `B` entries has one for each row; any other is the same for all.
         """
-        owner: Any = self if method_name == "action_masks" else self.env
+        owner: Any = self if method_name == "action_masks" else self._owner(method_name)
         result = getattr(owner, method_name)(*method_args, **method_kwargs)
         one_each = isinstance(result, (list, tuple, np.ndarray)) and len(result) == self.num_envs
         return [result[i] if one_each else result for i in self._rows(indices)]
@@ -174,20 +176,26 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
             self._action_masks = observation["action_mask"].astype(np.bool_)
         return observation
 
+    def _owner(self, name: str) -> VectorEnv[Any, Any, Any]:
+        """The outermost wrapper that has the attribute, otherwise the environment itself."""
+        return self.env if hasattr(self.env, name) else self.env.unwrapped
+
     def _rows(self, indices: Indices) -> list[int]:
         return list(self._get_indices(indices))
 
 
-def _distribute(info: Mapping[str, Any], rows: MutableMapping[int, Info] | Sequence[Info]) -> None:
-    """Give each row its part of a vector environment's info, where its mask says it has one."""
+def _distribute(
+    info: Mapping[str, Any], rows: MutableMapping[int, Info] | Sequence[Info], mask: Any = None
+) -> None:
+    """Give each row its part of a vector environment's info, where the mask of a key says it has one."""
     for key, value in info.items():
-        mask = info.get(f"_{key}")
-        if mask is None:
+        there = info.get(f"_{key}", mask)
+        if there is None or key.startswith("_"):
             continue
-        where = np.flatnonzero(mask).tolist()
+        where = np.flatnonzero(there).tolist()
         if isinstance(value, Mapping):
             parts: dict[int, Info] = {i: {} for i in where}
-            _distribute(value, parts)
+            _distribute(value, parts, there)
             value = parts
         for i in where:
             rows[i][key] = value[i]

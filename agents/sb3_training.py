@@ -151,9 +151,10 @@ def train_sb3(
     model = make_sb3(algorithm, task, config, policy=policy, device=device, **env_kwargs)
     reference = policy.frozen() if policy is not None else None
     before = evaluate_sb3(model, task, seed=config.seed, reference=reference)
-    progress = _Progress(config.iterations, callback)
+    size = config.num_envs * _steps(config, task, policy)
+    progress = _Progress(size, callback)
     started = time.perf_counter()
-    model.learn(progress.tokens_of(model), callback=progress, log_interval=None, **_learn_kwargs(algorithm))
+    model.learn(size * config.iterations, callback=progress, log_interval=None, **_learn_kwargs(algorithm))
     seconds = time.perf_counter() - started
     return SB3Run(
         model,
@@ -177,7 +178,7 @@ def make_sb3(
 ) -> BaseAlgorithm:
     """The algorithm with its environment, ready to learn; arguments as those of `train_sb3`."""
     algorithm_class = _load(algorithm)
-    n_steps = config.n_steps or (32 if policy is None else task.max_tokens)
+    n_steps = _steps(config, task, policy)
     env = TextVectorEnv(
         **task.env_kwargs(**env_kwargs),
         num_envs=config.num_envs,
@@ -325,20 +326,11 @@ def _play(model: BaseAlgorithm, task: Task, prompts: Sequence[Prompt], greedy: b
 class _Progress(BaseCallback):
     """Turns SB3's steps into iterations of equally many tokens, and reports each."""
 
-    def __init__(self, iterations: int, callback: ProgressCallback | None) -> None:
+    def __init__(self, size: int, callback: ProgressCallback | None) -> None:
         super().__init__()
-        self.iterations, self.report = iterations, callback
+        self.size, self.report = size, callback
         self.iteration = 0
-        self.size = 0
         self.returns: list[tuple[float, float, float]] = []  # task's return, length, KL of finished episodes
-
-    def tokens_of(self, model: BaseAlgorithm) -> int:
-        """Tokens of the whole run."""
-        env = model.get_env()
-        assert env is not None
-        steps = getattr(model, "n_steps", 32) if hasattr(model, "rollout_buffer") else 32
-        self.size = steps * env.num_envs
-        return self.size * self.iterations
 
     def _on_training_start(self) -> None:
         self.started = self.last = time.perf_counter()
@@ -366,6 +358,11 @@ class _Progress(BaseCallback):
         }
         self.last, self.returns = now, []
         return self.report is None or self.report(metrics) is not False
+
+
+def _steps(config: SB3Config, task: Task, policy: Policy | None) -> int:
+    """Tokens a row plays in an iteration."""
+    return config.n_steps or (32 if policy is None else task.max_tokens)
 
 
 def _load(algorithm: str) -> Any:

@@ -48,7 +48,8 @@ def test_every_module_says_what_it_is_in_a_few_lines() -> None:
 
 @pytest.mark.parametrize("module", ["text_gym", "text_gym.cli", "text_gym.checker"])
 def test_importing_the_core_loads_no_torch(module: str) -> None:
-    program = f"import sys, {module}\nprint(sorted({{'torch', 'transformers', 'stable_baselines3'}} & set(sys.modules)))"
+    heavy = "{'torch', 'transformers', 'stable_baselines3'}"
+    program = f"import sys, {module}\nprint(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True, timeout=120
     )

@@ -55,7 +55,7 @@ class Watch(BaseCallback):
 
     def __init__(self) -> None:
         super().__init__()
-        self.compared = self.bootstrapped = 0
+        self.compared = 0
 
     def _on_step(self) -> bool:
         obs, said = self.locals["obs_tensor"], self.locals
@@ -68,9 +68,6 @@ class Watch(BaseCallback):
             assert float(said["values"][i]) == pytest.approx(float(lm.values(hidden)), abs=1e-5)
             self.compared += 1
         return True
-
-    def _on_rollout_end(self) -> None:
-        self.bootstrapped += 1
 
 
 @pytest.mark.parametrize("cache", [True, False])
@@ -130,7 +127,7 @@ def test_a_rollout_costs_one_step_a_token_and_one_prefill_an_episode() -> None:
 
 def test_an_evaluation_in_mid_rollout_does_not_cost_the_rollout_its_cache() -> None:
     model = make_ppo(make_env(max_tokens=8), n_steps=8)
-    other = make_env(num_envs=3).reset()
+    other = make_env(num_envs=3, max_tokens=8).reset()
 
     class Evaluate(BaseCallback):
         def _on_step(self) -> bool:
@@ -168,6 +165,7 @@ def test_sequences_and_single_observations_are_evaluated_alike() -> None:
         **settings,
     )
     for model in (ours, theirs):
+        model.set_random_seed(0)
         model.learn(6 * 9 * 2)
     for a, b in zip(ours.policy.parameters(), theirs.policy.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-4)

@@ -15,6 +15,7 @@ from .display import harmless
 from .env import TextEnv, register_envs
 from .episode import Episode, Prompt, as_prompts, read_transcripts, write_transcripts
 from .errors import TextGymError
+from .masks import ActionMask, AllowedTokens, Grammar, MinLength, Prefixes
 from .reward import FunctionReward, Rewards, RewardSource, as_reward_source
 from .task import TASKS, Task, load_task, split_by_prompt
 from .tokenizer import ByteTokenizer, PretrainedTokenizer, Tokenizer, WordTokenizer, as_tokenizer
@@ -24,9 +25,14 @@ register_envs()
 
 __all__ = [
     "TASKS",
+    "ActionMask",
+    "AllowedTokens",
     "ByteTokenizer",
     "Episode",
     "FunctionReward",
+    "Grammar",
+    "MinLength",
+    "Prefixes",
     "PretrainedTokenizer",
     "Prompt",
     "RewardSource",

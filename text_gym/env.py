@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
+from .episode import BoolArray
 from .infos import Info, take
 from .task import ENV_IDS
 from .vector import Observation, TextVectorEnv, token_array
@@ -61,6 +62,11 @@ class TextEnv(gym.Env[Observation, np.int64]):
             bool(truncated[0]),
             take(info, 0),
         )
+
+    def action_masks(self) -> BoolArray:
+        """`(V,)` bool, True for tokens that may come next."""
+        mask: BoolArray = self.vector.action_masks()[0]
+        return mask
 
     def render(self) -> str | None:
         """The prompt and the completion so far, safe to print."""

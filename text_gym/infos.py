@@ -31,7 +31,11 @@ def put(infos: Info, num_envs: int, rows: IntArray, columns: Mapping[str, Any]) 
         if mask not in infos:
             if not isinstance(values, Mapping):
                 numeric = isinstance(values, np.ndarray) and values.dtype != object
-                infos[key] = np.zeros(num_envs, values.dtype) if numeric else np.empty(num_envs, object)
+                infos[key] = (
+                    np.zeros((num_envs, *values.shape[1:]), values.dtype)
+                    if numeric
+                    else np.empty(num_envs, object)
+                )
             infos[mask] = np.zeros(num_envs, dtype=np.bool_)
         if isinstance(values, Mapping):
             infos[key] = put(infos.get(key, {}), num_envs, rows, values)

@@ -22,6 +22,7 @@ from .display import harmless
 from .episode import BoolArray, Episode, IntArray, Prompt, as_prompts
 from .errors import ConfigError, EpisodeError, TokenError, UnknownNameError
 from .infos import Info, put
+from .masks import ActionMask, Prefixes, mask_array
 from .prompts import PromptTable, stream_keys
 from .reward import FloatArray, OnBadReward, RewardSource, TokenBatch, as_reward_source, checked_tokens
 from .task import Task, load_task
@@ -70,6 +71,9 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         limit_terminates: Report the token limit as `terminated`, not `truncated`. See below.
         info_texts: False leaves `prompt` and `completion` out of info: Gymnasium's `NumpyToTorch` and the
             like convert every array in info and stop at one of strings.
+        mask: Which tokens may come next, an `ActionMask`; it is shown as `action_mask` `(V,)` int8 in
+            observations and info, and as bool by `action_masks()`. After an episode's end all are allowed.
+        on_masked: `"raise"` refuses a forbidden token, `"allow"` takes it: the mask is advice then.
         render_mode: `"ansi"` or None.
         **task_parameters: Parameters of the named task, e.g. `length=6` for `copy`.
 
@@ -121,6 +125,8 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         on_bad_reward: OnBadReward = "raise",
         limit_terminates: bool = False,
         info_texts: bool = True,
+        mask: ActionMask | None = None,
+        on_masked: Literal["raise", "allow"] = "raise",
         render_mode: str | None = None,
         **task_parameters: Any,
     ) -> None:
@@ -142,6 +148,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         _check_choice("autoreset_mode", autoreset_mode, [*AutoresetMode, *(m.value for m in AutoresetMode)])
         _check_choice("numbering", numbering, ["per_env", "global"])
         _check_choice("on_bad_reward", on_bad_reward, ["raise", "drop"])
+        _check_choice("on_masked", on_masked, ["raise", "allow"])
         _check_choice("render_mode", render_mode, [None, "ansi"])
 
         self.task = task
@@ -157,6 +164,9 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         self.on_bad_reward: OnBadReward = on_bad_reward
         self.limit_terminates = limit_terminates
         self.info_texts = info_texts
+        self.mask, self.on_masked = mask, on_masked
+        if mask is not None:
+            mask.bind(self.tokenizer, self.max_tokens)
         self._table = PromptTable(
             as_prompts(prompts),
             self.tokenizer,
@@ -171,13 +181,16 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
 
     def _make_spaces_and_buffers(self) -> None:
         n, width, v = self.num_envs, self.max_prompt_tokens + self.max_tokens, self.tokenizer.vocab_size
-        self.single_observation_space = Dict(
-            {
-                "tokens": Box(0, v - 1, (width,), np.int64),
-                "attention_mask": Box(0, 1, (width,), np.int8),
-                "length": Box(1, width, (1,), np.int64),
-            }
-        )
+        spaces = {
+            "tokens": Box(0, v - 1, (width,), np.int64),
+            "attention_mask": Box(0, 1, (width,), np.int8),
+            "length": Box(1, width, (1,), np.int64),
+        }
+        if self.mask is not None:
+            spaces["action_mask"] = Box(0, 1, (v,), np.int8)
+            self._allowed = np.ones((n, v), dtype=np.bool_)
+        self._stale = True  # the rows have moved on since `_allowed` was computed
+        self.single_observation_space = Dict(spaces)
         self.single_action_space = Discrete(v)
         self.observation_space = batch_space(self.single_observation_space, n)
         self.action_space = batch_space(self.single_action_space, n)
@@ -238,7 +251,10 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
                 self._next[rows] = index[rows] + 1
             else:
                 self._next[:] = index[rows].max() + 1
-        return self._observe(), self._begin_info({}, rows)
+        infos = self._begin_info({}, rows)
+        if self.mask is not None:
+            put(infos, self.num_envs, rows, {"action_mask": self._shown_mask()[rows]})
+        return self._observe(), infos
 
     def step(self, actions: npt.ArrayLike) -> tuple[Observation, FloatArray, BoolArray, BoolArray, Info]:
         """Append one token to every running episode.
@@ -255,6 +271,8 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         """
         restarting = self._rows_restarting()
         tokens = self._valid_tokens(actions, restarting)
+        if self.mask is not None and self.on_masked == "raise":
+            self._check_allowed(tokens, restarting)
         infos: Info = {}
         rewards = np.zeros(self.num_envs)
         rows = self._rows
@@ -273,6 +291,8 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         terminated[truncated] = False
         if self.autoreset_mode is AutoresetMode.SAME_STEP and np.count_nonzero(self._done):
             infos = self._restart_same_step(infos)
+        if self.mask is not None:
+            put(infos, self.num_envs, self._rows, {"action_mask": self._shown_mask()})
         return self._observe(), rewards, terminated, truncated, infos
 
     def render(self) -> tuple[str, ...] | None:  # type: ignore[override]
@@ -283,6 +303,24 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
             f"{harmless(e.prompt.text)}│{harmless(e.completion)}{'■' if e.done else '▁'}"
             for e in self.episodes(self._rows)
         )
+
+    def action_masks(self) -> BoolArray:
+        """`(B, V)` bool, True for tokens that may come next; all if there is no mask. (sb3-contrib's name.)
+
+        Raises:
+            ConfigError: The mask forbids every token of a running episode, or is of another shape.
+        """
+        if self.mask is None:
+            return np.ones((self.num_envs, self.tokenizer.vocab_size), dtype=np.bool_)
+        if self._stale:
+            rows = np.flatnonzero(~self._done)
+            self._allowed[self._done] = True
+            if len(rows):
+                prefixes = Prefixes(rows, self._tokens[rows], self._starts[rows], self._lengths[rows])
+                shape = (len(rows), self._allowed.shape[1])
+                self._allowed[rows] = mask_array(self.mask.allowed(prefixes), shape, rows)
+            self._stale = False
+        return self._allowed.copy()
 
     # The transition itself, for agents that step a changing subset of rows
 
@@ -344,6 +382,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         self._episode[rows] = episode_index
         self._prompt_index[rows] = choice
         self._done[rows] = self._cut[rows] = False
+        self._stale = True
 
     def advance(self, rows: IntArray, tokens: IntArray) -> BoolArray:
         """Append `tokens[i]` to the running episode in row `rows[i]`; tells which of them ended.
@@ -369,6 +408,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         ended |= cut
         self._cut[rows] = cut
         self._done[rows] = ended
+        self._stale = True
         return ended
 
     def episodes(self, rows: IntArray) -> list[Episode]:
@@ -478,6 +518,19 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
                 raise TokenError(f"token id {given[row]} in row {row} is outside [0, {v})")
         return tokens
 
+    def _check_allowed(self, tokens: IntArray, ignored: IntArray) -> None:
+        allowed = self.action_masks()[self._rows, tokens]
+        allowed[ignored] = True
+        if not allowed.all():
+            row = int(np.flatnonzero(~allowed)[0])
+            raise TokenError(
+                f"token id {tokens[row]} in row {row} is masked; choose one of action_masks(), or make the "
+                "environment with on_masked='allow'"
+            )
+
+    def _shown_mask(self) -> npt.NDArray[np.int8]:
+        return self.action_masks().astype(np.int8)
+
     def _find_stop(self, rows: IntArray, ended: BoolArray) -> None:
         """Mark rows whose text now holds a stop string."""
         # A stop string may begin inside a token and a character may take four byte tokens.
@@ -540,6 +593,8 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
 
     def _restart_same_step(self, infos: Info) -> Info:
         rows = np.flatnonzero(self._done)
+        if self.mask is not None:
+            put(infos, self.num_envs, rows, {"action_mask": self._shown_mask()[rows]})
         last = {k: v[rows] for k, v in self._views().items()}
         final = [{k: v[i] for k, v in last.items()} for i in range(len(rows))]
         result = put({}, self.num_envs, rows, {"final_obs": final})
@@ -549,11 +604,14 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         return self._begin_info(result, rows)
 
     def _views(self) -> Observation:
-        return {
+        views: Observation = {
             "tokens": self._tokens,
             "attention_mask": self._attention,
             "length": self._lengths[:, None],
         }
+        if self.mask is not None:
+            views["action_mask"] = self._shown_mask()
+        return views
 
     def _observe(self) -> Observation:
         views = self._views()
