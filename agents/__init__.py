@@ -3,7 +3,8 @@
 if __name__ == "agents":
     raise ImportError("import text_gym.agents; the folder agents/ is its source, not a package of its own")
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from text_gym.errors import UnknownNameError
 
@@ -12,16 +13,24 @@ from .agent import Agent, AgentConfig, Callback, Metrics, describe
 from .best_of_n import BestOfN, BestOfNConfig, Candidates, best_of_n, best_of_n_kl_bound
 from .dpo import DPO, DPOConfig, dpo_loss
 from .evaluation import Measure, Report, evaluate
+from .features import FeatureObservation, VectorFeatures
 from .grpo import GRPO, GRPOConfig, group_advantages
 from .kl import Estimator, KLController, estimate_kl
 from .policy import Evaluation, Policy, pick_device
 from .policy_gradient import PolicyGradient, PolicyGradientConfig
 from .ppo import PPO, PPOConfig
+from .prefix_cache import PrefixCache
+from .reference_mask import ReferenceMask
 from .reinforce import REINFORCE, REINFORCEConfig
 from .rloo import RLOO, RLOOConfig, leave_one_out
 from .rollout import Rollout, rewards_per_token
 from .sampler import Decoder, Sampling, inverse_cdf, rollout, uniform
 from .sft import SFT, SFTConfig, completion_loss
+
+if TYPE_CHECKING:
+    from .sb3_adapter import KLPenalty, SB3VecEnv, TokenFeatures
+    from .sb3_policy import LanguageModelPolicy, SequenceRolloutBuffer
+    from .sb3_training import SB3_ALGORITHMS, SB3Config, SB3Run, evaluate_sb3, make_sb3, train_sb3
 
 __all__ = [
     "ALGORITHMS",
@@ -30,6 +39,7 @@ __all__ = [
     "PPO",
     "REINFORCE",
     "RLOO",
+    "SB3_ALGORITHMS",
     "SFT",
     "Agent",
     "AgentConfig",
@@ -41,20 +51,31 @@ __all__ = [
     "Decoder",
     "Estimator",
     "Evaluation",
+    "FeatureObservation",
     "GRPOConfig",
     "KLController",
+    "KLPenalty",
+    "LanguageModelPolicy",
     "Measure",
     "Metrics",
     "PPOConfig",
     "Policy",
     "PolicyGradient",
     "PolicyGradientConfig",
+    "PrefixCache",
     "REINFORCEConfig",
     "RLOOConfig",
+    "ReferenceMask",
     "Report",
     "Rollout",
+    "SB3Config",
+    "SB3Run",
+    "SB3VecEnv",
     "SFTConfig",
     "Sampling",
+    "SequenceRolloutBuffer",
+    "TokenFeatures",
+    "VectorFeatures",
     "best_of_n",
     "best_of_n_kl_bound",
     "completion_loss",
@@ -62,19 +83,31 @@ __all__ = [
     "dpo_loss",
     "estimate_kl",
     "evaluate",
+    "evaluate_sb3",
     "explained_variance",
     "gae",
     "group_advantages",
     "inverse_cdf",
     "leave_one_out",
     "load_algorithm",
+    "make_sb3",
     "masked_mean",
     "pick_device",
     "rewards_per_token",
     "rollout",
+    "train_sb3",
     "uniform",
     "whiten",
 ]
+
+# Name -> module of what is loaded on first use only, since it imports Stable-Baselines3.
+_ON_FIRST_USE = {
+    **dict.fromkeys(("KLPenalty", "SB3VecEnv", "TokenFeatures"), "sb3_adapter"),
+    **dict.fromkeys(("LanguageModelPolicy", "SequenceRolloutBuffer"), "sb3_policy"),
+    **dict.fromkeys(
+        ("SB3_ALGORITHMS", "SB3Config", "SB3Run", "evaluate_sb3", "make_sb3", "train_sb3"), "sb3_training"
+    ),
+}
 
 ALGORITHMS: dict[str, type[Agent[Any]]] = {
     "ppo": PPO,
@@ -97,3 +130,9 @@ def load_algorithm(name: str) -> type[Agent[Any]]:
     if name not in ALGORITHMS:
         raise UnknownNameError("algorithm", name, ALGORITHMS)
     return ALGORITHMS[name]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ON_FIRST_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_ON_FIRST_USE[name]}", __name__), name)

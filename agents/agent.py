@@ -184,7 +184,11 @@ class Agent(ABC, Generic[ConfigT]):
     def reference_log_probs(self, batch: Rollout) -> Tensor:
         """`(B, T)`, nats: the reference's log-probabilities of the batch's tokens."""
         return self.reference.score(
-            batch.tokens, batch.starts, batch.lengths, temperature=self.config.temperature
+            batch.tokens,
+            batch.starts,
+            batch.lengths,
+            temperature=self.config.temperature,
+            action_masks=batch.action_masks,
         )
 
     def step(self, loss: Tensor) -> float:

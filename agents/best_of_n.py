@@ -76,6 +76,7 @@ def best_of_n(
         group_size=n,
         context=policy.context,
         on_bad_reward=env.on_bad_reward,
+        mask=env.mask,
     )
     episodes: list[Episode] = []
     found: list[npt.NDArray[np.float64]] = []
@@ -92,9 +93,9 @@ def best_of_n(
 def best_of_n_kl_bound(n: int) -> float:
     """Most nats per episode that choosing the best of `n` can put between policy and choice.
 
-    log n - (n - 1)/n is the exact KL where no two texts have the same probability-weighted rank: a
-    continuum of texts. For texts, of which some are likely and come twice, it is an upper bound
-    (Beirami et al. 2024, "Theoretical guarantees on the alignment of best-of-n policy").
+    log n - (n - 1)/n is the exact KL where the same text never comes twice and no two rewards are equal.
+    Of texts some are likely and do come twice, and then it is an upper bound, no estimate (Beirami et
+    al. 2024, "Theoretical guarantees on the alignment of best-of-n policy").
 
     >>> best_of_n_kl_bound(1), round(best_of_n_kl_bound(64), 3)
     (0.0, 3.175)
@@ -175,7 +176,7 @@ class BestOfN(Agent[BestOfNConfig]):
         return rollout(self.reference, self.env, index, seed=self.config.seed, sampling=self.sampling)
 
     def update(self, batch: Rollout) -> Metrics:
-        """Several epochs of maximum likelihood on the best texts; prompts without a judged one are left out."""
+        """Several epochs of maximum likelihood on the best texts; prompts without a judged one are skipped."""
         config = self.config
         returns, judged = grouped_returns(batch, batch.rewards, config.n)
         kl = self._kl(batch)
@@ -200,7 +201,11 @@ class BestOfN(Agent[BestOfNConfig]):
     def loss(self, batch: Rollout, rows: Tensor) -> Tensor:
         """Negative log-likelihood of these episodes, in nats per episode."""
         said = self.policy.evaluate(
-            batch.tokens[rows], batch.starts[rows], batch.lengths[rows], temperature=self.config.temperature
+            batch.tokens[rows],
+            batch.starts[rows],
+            batch.lengths[rows],
+            temperature=self.config.temperature,
+            action_masks=None if batch.action_masks is None else batch.action_masks[rows],
         )
         return -said.log_probs.sum() / len(rows)
 
@@ -213,7 +218,11 @@ class BestOfN(Agent[BestOfNConfig]):
         if self.config.sample_from == "policy":
             return float((batch.log_probs - self.reference_log_probs(batch)).sum(dim=1).mean())
         said = self.policy.score(
-            batch.tokens, batch.starts, batch.lengths, temperature=self.config.temperature
+            batch.tokens,
+            batch.starts,
+            batch.lengths,
+            temperature=self.config.temperature,
+            action_masks=batch.action_masks,
         )
         log_ratio = (said - batch.log_probs).sum(dim=1)  # weighted by the ratio; every summand is ≥ 0
         return float((log_ratio.exp() * log_ratio - torch.expm1(log_ratio)).mean())

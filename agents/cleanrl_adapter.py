@@ -63,6 +63,14 @@ class Args:
     width: int = 128
 
 
+def linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
+    """A linear layer with orthogonal weights, scaled by `gain`, and no bias at first."""
+    layer = nn.Linear(inputs, outputs)
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 class Agent(nn.Module):
     """Actor and critic on an embedding of each token at its place.
 
@@ -78,18 +86,10 @@ class Agent(nn.Module):
         self.padding = actions  # an id of its own for places without a token
         self.embedding = nn.Embedding(actions + 1, 16)
         self.body = nn.Sequential(
-            nn.Linear(16 * places, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh()
+            linear(16 * places, width, gain=2**0.5), nn.Tanh(), linear(width, width, gain=2**0.5), nn.Tanh()
         )
-        self.actor = nn.Linear(width, actions)
-        self.critic = nn.Linear(width, 1)
-        for layer, gain in (
-            (self.body[0], 2**0.5),
-            (self.body[2], 2**0.5),
-            (self.actor, 0.01),
-            (self.critic, 1.0),
-        ):
-            nn.init.orthogonal_(layer.weight, gain)
-            nn.init.zeros_(layer.bias)
+        self.actor = linear(width, actions, gain=0.01)
+        self.critic = linear(width, 1, gain=1.0)
 
     def encode(self, observation: dict[str, np.ndarray[Any, Any]]) -> Tensor:
         """`(B, S)` int64: the observation's tokens, with `padding` where there is none."""
@@ -192,9 +192,8 @@ def main() -> None:
     started = time.perf_counter()
 
     def show(tokens: int, mean_return: float) -> None:
-        print(
-            f"{tokens:>9,} tokens  return {mean_return:.3f}  {tokens / (time.perf_counter() - started):,.0f} tokens/s"
-        )
+        speed = tokens / (time.perf_counter() - started)
+        print(f"{tokens:>9,} tokens  return {mean_return:.3f}  {speed:,.0f} tokens/s")
 
     train(args, show)
 

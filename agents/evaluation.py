@@ -110,14 +110,16 @@ def evaluate(
         group_size=episodes_per_prompt,
         context=policy.context,
         on_bad_reward=env.on_bad_reward,
+        mask=env.mask,
     )
     episodes: list[Episode] = []
     columns: dict[str, list[npt.NDArray[np.float64]]] = {}
     for first in range(0, total, rows):
         index = np.arange(first, first + rows) % total  # the last batch wraps around; the surplus is cut
         batch = rollout(policy, playing, index, seed=seed, sampling=sampling)
-        own = policy.score(batch.tokens, batch.starts, batch.lengths)
-        other = (reference or policy).score(batch.tokens, batch.starts, batch.lengths)
+        texts = (batch.tokens, batch.starts, batch.lengths)
+        own = policy.score(*texts, action_masks=batch.action_masks)
+        other = (reference or policy).score(*texts, action_masks=batch.action_masks)
         episodes += batch.episodes
         found = {
             "gold": np.where(batch.scores.abstained, np.nan, batch.scores.totals),

@@ -179,6 +179,7 @@ class Policy(nn.Module):
         *,
         temperature: float = 1.0,
         entropy: bool = False,
+        action_masks: Tensor | None = None,
     ) -> Evaluation:
         """Log-probabilities and values of completions, in one pass through the trunk.
 
@@ -188,6 +189,7 @@ class Policy(nn.Module):
             lengths: `(B,)` int64, completion lengths `T_i`.
             temperature: The distribution is softmax(logits / temperature), as it was sampled from.
             entropy: Compute the entropy too (zeros if not).
+            action_masks: `(B, >= T, V)` bool, tokens that could be drawn; None means all.
 
         Returns:
             Tensors `(B, T)`, `T` the longest completion.
@@ -202,25 +204,38 @@ class Policy(nn.Module):
         at = starts[rows] + columns
         taken = states[rows, at - 1]  # (N, D): the state before each token
         logits = self.logits(taken) / temperature
+        if action_masks is not None:
+            logits = logits.masked_fill(~action_masks[rows, columns], -torch.inf)
         log_probs = -F.cross_entropy(logits, tokens[rows, at], reduction="none")
         zeros = log_probs.new_zeros(mask.shape)
         h = zeros
         if entropy:
             log_p = torch.log_softmax(logits, dim=-1)
-            h = zeros.masked_scatter(mask, -(log_p.exp() * log_p).sum(-1))
+            # Forbidden tokens have log-probability -inf, and 0 · inf would be NaN.
+            h = zeros.masked_scatter(mask, -(log_p.exp() * log_p.clamp_min(-1e9)).sum(-1))
         return Evaluation(
             zeros.masked_scatter(mask, log_probs), zeros.masked_scatter(mask, self.values(taken)), h
         )
 
     @torch.no_grad()
     def score(
-        self, tokens: Tensor, starts: Tensor, lengths: Tensor, *, temperature: float = 1.0, rows: int = 64
+        self,
+        tokens: Tensor,
+        starts: Tensor,
+        lengths: Tensor,
+        *,
+        temperature: float = 1.0,
+        action_masks: Tensor | None = None,
+        rows: int = 64,
     ) -> Tensor:
         """`(B, T)` log-probabilities of completions, in nats, without gradients, `rows` at a time."""
         result = torch.zeros(len(tokens), int(lengths.max()), dtype=self.dtype, device=tokens.device)
         for i in range(0, len(tokens), rows):
             part = slice(i, i + rows)
-            said = self.evaluate(tokens[part], starts[part], lengths[part], temperature=temperature).log_probs
+            masks = None if action_masks is None else action_masks[part]
+            said = self.evaluate(
+                tokens[part], starts[part], lengths[part], temperature=temperature, action_masks=masks
+            ).log_probs
             result[part, : said.shape[1]] = said
         return result
 

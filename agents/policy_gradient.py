@@ -165,6 +165,7 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
             batch.lengths[rows],
             temperature=self.config.temperature,
             entropy=self.config.entropy_coef != 0,
+            action_masks=None if batch.action_masks is None else batch.action_masks[rows],
         )
         width = now.log_probs.shape[1]
         old = {name: column[rows, :width] for name, column in columns.items()}
@@ -180,7 +181,7 @@ def minibatches(episodes: int, epochs: int, parts: int, seed: tuple[int, int]) -
     """
     generator = np.random.default_rng(seed)
     result: list[Tensor] = []
-    for _ in range(epochs):
+    for _ in range(epochs if episodes else 0):
         order = generator.permutation(episodes)
         result += [torch.from_numpy(part) for part in np.array_split(order, min(parts, episodes))]
     return result

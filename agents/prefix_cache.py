@@ -241,7 +241,7 @@ def forward_any(
 
     class Adapter(DynamicLayer):
         def __init__(self, layer: Layer) -> None:
-            super().__init__()
+            super().__init__()  # type: ignore[no-untyped-call]
             self.layer = layer
 
         def update(
@@ -332,11 +332,11 @@ def _is_plain_gpt2(policy: Policy) -> bool:
     from transformers import GPT2Model
     from transformers.pytorch_utils import Conv1D
 
-    trunk = policy.model.base_model
-    if type(trunk) is not GPT2Model or trunk.config.activation_function not in (
-        "gelu_new",
-        "gelu_pytorch_tanh",
-    ):
+    trunk: Any = policy.model.base_model
+    if type(trunk) is not GPT2Model:
         return False
-    linear = (m for b in trunk.h for m in (b.attn.c_attn, b.attn.c_proj, b.mlp.c_fc, b.mlp.c_proj))
+    if trunk.config.activation_function not in ("gelu_new", "gelu_pytorch_tanh"):
+        return False
+    blocks: list[Any] = list(trunk.h)
+    linear = (m for b in blocks for m in (b.attn.c_attn, b.attn.c_proj, b.mlp.c_fc, b.mlp.c_proj))
     return all(type(m) is Conv1D for m in linear) and not any(m._forward_hooks for m in trunk.modules())

@@ -29,6 +29,7 @@ class Rollout:
         rewards: `(B, T)` float32, the task's reward of each token, without any KL.
         episodes: The `B` episodes.
         scores: What the reward source said of them.
+        action_masks: `(B, T, V)` bool, the tokens that could be drawn, where the environment has a mask.
     """
 
     tokens: Tensor
@@ -40,6 +41,7 @@ class Rollout:
     rewards: Tensor
     episodes: list[Episode]
     scores: Rewards
+    action_masks: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.tokens), int(self.lengths.max()))

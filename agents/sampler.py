@@ -103,10 +103,13 @@ def rollout(
 
 
 def _play(policy: Policy, env: TextVectorEnv, noise: Tensor, sampling: Sampling) -> dict[str, Tensor]:
-    """Generate until every row is done; `log_probs`, `values` `(B, T)` and `last_values` `(B,)`."""
+    """Generate until every row is done; the tensors of a `Rollout` that the policy knows, by name."""
     size = (env.num_envs, env.max_tokens)
     sizes = {"log_probs": size, "values": size, "last_values": size[:1]}
     out = {k: torch.zeros(s, dtype=policy.dtype, device=policy.device) for k, s in sizes.items()}
+    if env.mask is not None:
+        shape = (*size, env.tokenizer.vocab_size)
+        out["action_masks"] = torch.zeros(shape, dtype=torch.bool, device=policy.device)
     rows = np.arange(env.num_envs)  # the environment's rows in the decoder's batch …
     live = np.ones(env.num_envs, dtype=np.bool_)  # … and which of them still play
     decoder = Decoder(policy, env.tokens, env.lengths)
@@ -116,8 +119,12 @@ def _play(policy: Policy, env: TextVectorEnv, noise: Tensor, sampling: Sampling)
             raise NonFiniteError(
                 f"the policy's logits are not finite at token {t} of a rollout; nothing was updated"
             )
-        log_p = sampling.log_probs(logits)
         batch = torch.from_numpy(rows).to(policy.device)
+        if env.mask is not None:
+            allowed = torch.from_numpy(env.action_masks()[rows]).to(policy.device)
+            logits = logits.masked_fill(~allowed, -torch.inf)
+            out["action_masks"][batch, t] = allowed
+        log_p = sampling.log_probs(logits)
         tokens = inverse_cdf(log_p.exp(), noise[batch, t])
         playing = torch.from_numpy(live).to(policy.device)
         out["log_probs"][batch[playing], t] = log_p.gather(1, tokens[:, None])[playing, 0]
@@ -158,6 +165,7 @@ def _assemble(
         rewards=rewards_per_token(scores, lengths),
         episodes=episodes,
         scores=scores,
+        action_masks=columns["action_masks"][:, :longest] if "action_masks" in columns else None,
     )
 
 
@@ -266,6 +274,8 @@ def uniform(seed: int, episode_index: npt.NDArray[np.int64], tokens: int) -> npt
 def _check_fit(policy: Policy, env: TextVectorEnv) -> None:
     if policy.tokenizer.fingerprint != env.tokenizer.fingerprint:
         raise ConfigError("the policy and the environment have different tokenizers; give both the same one")
+    if env.fixed_horizon:
+        raise ConfigError("fixed_horizon is for agents that call env.step; rollouts end at EOS anyway")
     needed = env.max_prompt_tokens + env.max_tokens
     if policy.context is not None and needed > policy.context:
         raise ConfigError(

@@ -16,12 +16,12 @@ import numpy.typing as npt
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor, nn
 
-from text_gym.errors import ConfigError, EpisodeError
+from text_gym.errors import ConfigError
 
 from .kl import Estimator, KLController, estimate_kl
 from .policy import Policy
@@ -61,27 +61,27 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
         mode = env.metadata.get("autoreset_mode")
         if mode is not AutoresetMode.SAME_STEP:
             raise ConfigError(
-                f"Stable-Baselines3 needs an environment that restarts in the step in which an episode ends, this "
-                f"one has autoreset_mode={mode}; make it with autoreset_mode='SameStep'"
+                "Stable-Baselines3 needs an environment that restarts in the step in which an episode ends; "
+                f"this one has autoreset_mode={mode}, make it with autoreset_mode='SameStep'"
             )
         self.env = env
         self._actions: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        self._action_masks: npt.NDArray[np.bool_] | None = None
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 
     def reset(self) -> Observation:
-        """Start an episode in every row, with the seeds and options set before; the observation `(B, ...)`."""
+        """Start an episode in every row, with the seeds and options that were set before."""
         seeds: Any = None if all(seed is None for seed in self._seeds) else list(self._seeds)
         if seeds is not None and getattr(self.env.unwrapped, "numbering", "per_env") == "global":
             seeds = seeds[0]  # one stream for all rows
         names = {name for options in self._options for name in options}
         options = {name: np.array([options[name] for options in self._options]) for name in sorted(names)}
+        observation: Observation
         observation, info = self.env.reset(seed=seeds, options=options or None)
         self._reset_seeds()
         self._reset_options()
         self.reset_infos = [{} for _ in range(self.num_envs)]
         _distribute(info, self.reset_infos)
-        return self._seen(observation)
+        return observation
 
     def step_async(self, actions: npt.NDArray[np.int64]) -> None:
         """Remember the actions `(B,)`; nothing runs in parallel."""
@@ -104,27 +104,15 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
             _distribute(info, self.reset_infos)
         elif info:
             _distribute(info, infos)
-        return self._seen(observation), rewards.astype(np.float32), dones, infos
+        return observation, rewards.astype(np.float32), dones, infos
 
     def close(self) -> None:
         """Close the environment."""
         self.env.close()
 
-    def action_masks(self) -> npt.NDArray[np.bool_]:
-        """`(B, V)` bool, the tokens allowed next; for environments that observe an `action_mask`.
-
-        Raises:
-            AttributeError: This environment has none.
-        """
-        if not self._has_masks:
-            raise AttributeError("the environment observes no 'action_mask'")
-        if self._action_masks is None:
-            raise EpisodeError("action_masks was called before reset; call env.reset() first")
-        return self._action_masks
-
     def has_attr(self, attr_name: str) -> bool:
-        """Whether the environment has an attribute; `action_masks` only where it observes masks."""
-        return self._has_masks if attr_name == "action_masks" else hasattr(self._owner(attr_name), attr_name)
+        """Whether the environment has an attribute."""
+        return hasattr(self._owner(attr_name), attr_name)
 
     def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
         """The environment's attribute, once for every row asked for."""
@@ -147,10 +135,10 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
     ) -> list[Any]:
         """Call the environment's method once and give each row asked for its part of the result.
 
-        A result of `B` entries has one for each row; any other is the same for all.
+        A result of `B` entries has one for each row (`action_masks` for MaskablePPO, `render`); any other is
+        the same for all.
         """
-        owner: Any = self if method_name == "action_masks" else self._owner(method_name)
-        result = getattr(owner, method_name)(*method_args, **method_kwargs)
+        result = getattr(self._owner(method_name), method_name)(*method_args, **method_kwargs)
         one_each = isinstance(result, (list, tuple, np.ndarray)) and len(result) == self.num_envs
         return [result[i] if one_each else result for i in self._rows(indices)]
 
@@ -163,18 +151,7 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
     def render(self, mode: str | None = None) -> str | None:  # type: ignore[override, unused-ignore]
         """Prompts and completions so far, a line each; None without a render mode."""
         frames = self.env.render()
-        return None if frames is None else "\n".join(frames)
-
-    @property
-    def _has_masks(self) -> bool:
-        return (
-            isinstance(self.observation_space, spaces.Dict) and "action_mask" in self.observation_space.spaces
-        )
-
-    def _seen(self, observation: Observation) -> Observation:
-        if self._has_masks:
-            self._action_masks = observation["action_mask"].astype(np.bool_)
-        return observation
+        return None if frames is None else "\n".join(map(str, frames))
 
     def _owner(self, name: str) -> VectorEnv[Any, Any, Any]:
         """The outermost wrapper that has the attribute, otherwise the environment itself."""
@@ -218,12 +195,13 @@ class TokenFeatures(BaseFeaturesExtractor):  # type: ignore[misc, unused-ignore]
     >>> from stable_baselines3 import PPO
     >>> from text_gym import TextVectorEnv
     >>> env = SB3VecEnv(TextVectorEnv(task="copy", num_envs=8, autoreset_mode="SameStep"))
-    >>> agent = PPO("MultiInputPolicy", env, n_steps=8, policy_kwargs={"features_extractor_class": TokenFeatures})
+    >>> policy_kwargs = {"features_extractor_class": TokenFeatures}
+    >>> agent = PPO("MultiInputPolicy", env, n_steps=8, policy_kwargs=policy_kwargs)
     """
 
     def __init__(
         self,
-        observation_space: spaces.Dict,
+        observation_space: spaces.Space[Any],
         encoder: Literal["positions", "gru", "transformer"] = "positions",
         width: int = 128,
         layers: int = 1,
@@ -233,6 +211,8 @@ class TokenFeatures(BaseFeaturesExtractor):  # type: ignore[misc, unused-ignore]
             raise ConfigError(f"encoder is {encoder!r}; choose positions, gru or transformer")
         if encoder == "transformer" and width % 4:
             raise ConfigError(f"width is {width}; a transformer of 4 heads needs a multiple of 4")
+        if not isinstance(observation_space, spaces.Dict):
+            raise ConfigError(f"TokenFeatures reads a Dict with 'tokens', not {observation_space}")
         tokens = observation_space["tokens"]
         assert isinstance(tokens, spaces.Box)
         self.encoder = encoder
@@ -259,7 +239,7 @@ class TokenFeatures(BaseFeaturesExtractor):  # type: ignore[misc, unused-ignore]
         there = observations["attention_mask"] > 0  # (B, S)
         tokens = torch.where(there, observations["tokens"].long(), self.padding)
         if self.encoder == "positions":
-            return torch.tanh(self.embedding(tokens + self.offsets).sum(dim=1))
+            return torch.tanh(self.embedding(tokens + self.get_buffer("offsets")).sum(dim=1))
         x = self.embedding(tokens)  # (B, S, width)
         if self.encoder == "gru":
             x, _ = self.gru(x)
@@ -300,17 +280,17 @@ class KLPenalty(VecEnvWrapper):  # type: ignore[misc, unused-ignore]
         estimator: Estimator = "k1",
     ) -> None:
         super().__init__(venv)
-        check_fit(reference, venv.observation_space, venv.action_space)
+        width = check_fit(reference, venv.observation_space, venv.action_space)
         self.controller = coefficient if isinstance(coefficient, KLController) else KLController(coefficient)
         self.reference, self.estimator = reference, estimator
-        self._cache = PrefixCache(reference, venv.num_envs, venv.observation_space["tokens"].shape[0])
-        self._policy: ActorCriticPolicy | None = None
-        self._observation: Observation = {}
+        self._cache = PrefixCache(reference, venv.num_envs, width)
+        self._policy: BasePolicy | None = None
+        self._observation: Any = {}
         self._log_ratio = torch.zeros(venv.num_envs)
         self._penalty = torch.zeros(venv.num_envs)
         self._episode_kl = np.zeros(venv.num_envs)
 
-    def follow(self, policy: ActorCriticPolicy) -> KLPenalty:
+    def follow(self, policy: BasePolicy) -> KLPenalty:
         """Name the policy that acts here: any of SB3's with an action distribution."""
         self._policy = policy
         return self
@@ -319,7 +299,8 @@ class KLPenalty(VecEnvWrapper):  # type: ignore[misc, unused-ignore]
         """As the wrapped environment."""
         self._observation = self.venv.reset()
         self._episode_kl[:] = 0.0
-        return self._observation
+        observation: Observation = self._observation
+        return observation
 
     @torch.no_grad()
     def step_async(self, actions: npt.NDArray[np.int64]) -> None:
@@ -354,6 +335,9 @@ class KLPenalty(VecEnvWrapper):  # type: ignore[misc, unused-ignore]
             )
         if isinstance(policy, LanguageModelPolicy):
             return policy.log_probs(self._observation, actions)
-        observation = policy.obs_to_tensor(self._observation)[0]
-        distribution = policy.get_distribution(observation)
+        if not isinstance(policy, ActorCriticPolicy):
+            raise ConfigError(
+                f"{type(policy).__name__} has no log-probabilities; KLPenalty is for PPO and A2C"
+            )
+        distribution = policy.get_distribution(policy.obs_to_tensor(self._observation)[0])
         return distribution.log_prob(torch.as_tensor(actions, device=policy.device))

@@ -62,8 +62,8 @@ class LanguageModelPolicy(ActorCriticPolicy):
     >>> env = TextVectorEnv(["a"], ByteTokenizer(), len, 4, num_envs=8, autoreset_mode="SameStep")
     >>> lm = Policy.new(ByteTokenizer(), width=16, layers=1, context=8)
     >>> agent = PPO(
-    ...     LanguageModelPolicy, SB3VecEnv(env), n_steps=4, batch_size=16, policy_kwargs={"language_model": lm},
-    ...     rollout_buffer_class=SequenceRolloutBuffer,
+    ...     LanguageModelPolicy, SB3VecEnv(env), n_steps=4, batch_size=16,
+    ...     policy_kwargs={"language_model": lm}, rollout_buffer_class=SequenceRolloutBuffer,
     ... ).learn(32)
     """
 
@@ -100,9 +100,8 @@ class LanguageModelPolicy(ActorCriticPolicy):
         _fuse_activations(self.language_model)
         self.cache, self.exact_entropy = cache, exact_entropy
         self._given = (language_model,)  # in a tuple, lest PyTorch take it for a part of this module
-        self.optimizer = optimizer_class(
-            self.language_model.parameters(), lr=lr_schedule(1), **optimizer_kwargs
-        )
+        optimizer_kwargs = {"lr": lr_schedule(1), **optimizer_kwargs}
+        self.optimizer = optimizer_class(self.language_model.parameters(), **optimizer_kwargs)
         self._last: _Draw | None = None
         self._caches: dict[str, PrefixCache] = {}
 
@@ -114,7 +113,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
         return super().train(False)
 
     def forward(self, obs: Observations, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """Actions `(B,)`, values `(B, 1)` and log-probabilities `(B,)`, in nats, for a batch of observations."""
+        """Actions `(B,)`, values `(B, 1)` and log-probabilities `(B,)`, in nats, of observations."""
         tokens, lengths = _as_arrays(obs)
         states = self._read(tokens, lengths, "play")
         actions, log_probs = self._draw(states, deterministic)
@@ -165,7 +164,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
         return CategoricalDistribution(self.language_model.vocab_size).proba_distribution(logits)
 
     def log_probs(self, obs: Mapping[str, npt.NDArray[Any]], actions: IntArray) -> Tensor:
-        """`(B,)` log-probabilities, in nats, of actions in observations; those of the last draw are at hand."""
+        """`(B,)` log-probabilities, in nats, of actions; those of the last draw are at hand."""
         last = self._last
         if last is not None and all(
             np.array_equal(old, new)
@@ -239,7 +238,8 @@ class SequenceRolloutBuffer(RolloutBuffer):
         for name in ("rewards", "returns", "episode_starts", "values", "log_probs", "advantages"):
             setattr(self, name, np.zeros(shape, dtype=np.float32))
         self.actions = np.zeros(shape, dtype=np.int64)
-        width = self.observation_space["tokens"].shape[0]
+        space: Any = self.observation_space
+        width = space["tokens"].shape[0]
         self._columns = np.arange(width)
         self._tokens = np.zeros((self.n_envs, width), dtype=np.int64)  # the last observation of each row …
         self._lengths = np.zeros(self.n_envs, dtype=np.int64)
@@ -280,7 +280,8 @@ class SequenceRolloutBuffer(RolloutBuffer):
     def get(self, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
         """Minibatches of one epoch: all sequences once, shuffled by NumPy's global generator as in SB3."""
         assert self.full, "the rollout is not complete"
-        order = np.random.permutation(len(self._sequences))  # noqa: seeds this one
+        # SB3 seeds NumPy's global generator, and shuffles with it.
+        order = np.random.permutation(len(self._sequences))  # noqa: NPY002
         steps = np.array([self._sequences[i].stop - self._sequences[i].start for i in order])
         parts = max(1, round(steps.sum() / batch_size)) if batch_size else 1
         middle = steps.cumsum() - steps / 2
@@ -345,21 +346,33 @@ def _fuse_activations(module: torch.nn.Module) -> None:
             _fuse_activations(child)
 
 
-def check_fit(policy: Policy, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
-    names = set(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else set()
+def check_fit(policy: Policy, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> int:
+    """Refuse spaces that a language model cannot play in; returns the most tokens an observation has.
+
+    Raises:
+        ConfigError: What does not fit, and what to do.
+    """
+    places: Mapping[str, Any] = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {}
+    names = set(places)
     if not {"tokens", "length"} <= names:
         raise ConfigError(
             f"a language-model policy reads a Dict with 'tokens' and 'length', not {observation_space}; "
             "wrap a TextVectorEnv in SB3VecEnv"
+        )
+    if "action_mask" in names:
+        raise ConfigError(
+            "a language-model policy here knows no action masks; make the environment without one, or train "
+            "sb3-contrib's MaskablePPO on TokenFeatures"
         )
     if not isinstance(action_space, spaces.Discrete) or action_space.n != policy.vocab_size:
         raise ConfigError(
             f"the action space is {action_space} and the language model has {policy.vocab_size} tokens; "
             "give the environment the language model's tokenizer"
         )
-    width = observation_space["tokens"].shape[0]
+    width = int(places["tokens"].shape[0])
     if policy.context is not None and width > policy.context:
         raise ConfigError(
             f"observations have up to {width} tokens, the language model reads {policy.context}; "
             "lower max_tokens or truncate the prompts"
         )
+    return width

@@ -31,7 +31,7 @@ from .sb3_adapter import KLPenalty, SB3VecEnv, TokenFeatures
 from .sb3_policy import LanguageModelPolicy, SequenceRolloutBuffer
 
 # Name -> where the algorithm is. All are used as they come.
-ALGORITHMS = {
+SB3_ALGORITHMS = {
     "ppo": "stable_baselines3:PPO",
     "a2c": "stable_baselines3:A2C",
     "dqn": "stable_baselines3:DQN",
@@ -154,7 +154,7 @@ def train_sb3(
     size = config.num_envs * _steps(config, task, policy)
     progress = _Progress(size, callback)
     started = time.perf_counter()
-    model.learn(size * config.iterations, callback=progress, log_interval=None, **_learn_kwargs(algorithm))
+    model.learn(size * config.iterations, callback=progress, log_interval=2**31)
     seconds = time.perf_counter() - started
     return SB3Run(
         model,
@@ -366,15 +366,10 @@ def _steps(config: SB3Config, task: Task, policy: Policy | None) -> int:
 
 
 def _load(algorithm: str) -> Any:
-    if algorithm not in ALGORITHMS:
-        raise UnknownNameError("algorithm", algorithm, ALGORITHMS)
-    module, name = ALGORITHMS[algorithm].split(":")
+    if algorithm not in SB3_ALGORITHMS:
+        raise UnknownNameError("algorithm", algorithm, SB3_ALGORITHMS)
+    module, name = SB3_ALGORITHMS[algorithm].split(":")
     try:
         return getattr(importlib.import_module(module), name)
     except ImportError as error:
         raise ConfigError(f"sb3.{algorithm} needs {module}; pip install sb3-contrib") from error
-
-
-def _learn_kwargs(algorithm: str) -> dict[str, Any]:
-    # Without masks in the observation there is nothing to mask, and MaskablePPO would refuse to learn.
-    return {"use_masking": False} if algorithm == "maskable_ppo" else {}

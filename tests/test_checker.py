@@ -117,7 +117,7 @@ def place_in_the_batch(completions: list[str]) -> list[float]:
 
 def against_the_mean(completions: list[str]) -> list[float]:
     lengths = np.array([float(len(c)) for c in completions])
-    return (lengths - lengths.mean()).tolist()
+    return [float(x) for x in lengths - lengths.mean()]
 
 
 def size_of_the_batch(completions: list[str]) -> list[float]:
@@ -183,7 +183,7 @@ class LooksAhead(PerToken):
 
 class WrongToken(PerToken):
     def token_rewards(self, batch: TokenBatch) -> FloatArray:
-        return batch.tokens + (batch.steps > 4.0)
+        return np.asarray(batch.tokens + (batch.steps > 4), dtype=np.float64)
 
 
 def test_causal_rewards_that_are_not() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from text_gym.agents.cleanrl_adapter import Agent, Args, train
+cleanrl = importlib.import_module("text_gym.agents.cleanrl_adapter")
+Agent, Args, train = cleanrl.Agent, cleanrl.Args, cleanrl.train
 
 
 def test_it_learns_a_small_copy_task_from_nothing() -> None:
@@ -53,7 +55,15 @@ def test_what_stands_past_the_end_is_not_seen() -> None:
 
 
 def test_it_runs_as_a_program() -> None:
-    command = [sys.executable, "-m", "text_gym.agents.cleanrl_adapter", "--total-timesteps", "256", "--num-envs", "4"]
+    command = [
+        sys.executable,
+        "-m",
+        "text_gym.agents.cleanrl_adapter",
+        "--total-timesteps",
+        "256",
+        "--num-envs",
+        "4",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert len(done.stdout.splitlines()) == 2
     assert "256 tokens" in done.stdout

@@ -13,7 +13,7 @@ from worlds import SMALL, WORLDS
 
 from text_gym import TextEnv, TextVectorEnv
 from text_gym.env import register_envs
-from text_gym.errors import EpisodeError, TokenError
+from text_gym.errors import ConfigError, EpisodeError, TokenError
 from text_gym.task import ENV_IDS
 
 # Gymnasium's own test modules are not in its wheel; these are the laws of its tests/envs/test_envs.py,
@@ -116,7 +116,7 @@ def test_an_action_that_is_no_token_changes_nothing(action: Any) -> None:
     with pytest.raises(TokenError):
         env.step(action)
     assert (pickle.dumps(env.vector._tokens), env.vector.lengths.tolist()) == before
-    env.step(1)  # a Python int will do
+    env.step(1)  # type: ignore[arg-type]  # a Python int will do
 
 
 def test_stepping_before_reset_and_after_the_end() -> None:
@@ -147,6 +147,12 @@ def test_unseeded_environments_differ() -> None:
         return tuple(env.reset()[1]["prompt"] for _ in range(12))
 
     assert len({first_prompts() for _ in range(5)}) > 1
+
+
+@pytest.mark.parametrize("name", ["num_envs", "autoreset_mode"])
+def test_options_of_vector_environments_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is of vector environments"):
+        TextEnv(**SMALL, **{name: 2})
 
 
 def test_gymnasium_wrappers_for_single_environments() -> None:

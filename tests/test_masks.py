@@ -141,7 +141,7 @@ def grammar_env(num_envs: int = 1, max_tokens: int = 48, **grammar: Any) -> Text
     pytest.importorskip("llguidance")
     return TextVectorEnv(
         ["json: "], ByteTokenizer(), worth_one, max_tokens, num_envs=num_envs,
-        mask=Grammar(**grammar), autoreset_mode="SameStep",
+        mask=Grammar(**grammar) & AllowedTokens(forbidden=list(b" \n\t\r")), autoreset_mode="SameStep",
     )  # fmt: skip
 
 
@@ -202,3 +202,28 @@ def test_a_grammar_survives_pickling() -> None:
     env.step(np.array([ord("y")]))
     again = pickle.loads(pickle.dumps(env))
     assert np.flatnonzero(again.action_masks()[0]).tolist() == [ord("e")]
+
+
+# Agents
+
+
+def test_agents_draw_and_learn_under_the_mask() -> None:
+    from text_gym.agents import PPO, Policy, PPOConfig, rollout
+
+    env = world(MinLength(2) & AllowedTokens(ids=[0, 1]), num_envs=16, numbering="global")
+    policy = Policy.new(TOKENIZER, layers=1, width=16, context=8)
+    batch = rollout(policy, env, np.arange(16))
+    for e in batch.episodes:
+        assert set(e.completion_ids.tolist()) <= {0, 1, 3}
+        assert len(e.completion_ids) >= 3 or e.truncated
+    assert batch.action_masks is not None
+    said = policy.evaluate(batch.tokens, batch.starts, batch.lengths, action_masks=batch.action_masks)
+    assert np.allclose(said.log_probs.detach(), batch.log_probs, atol=1e-5)
+    # Two tokens of equal logits would have log 1/2 each; without the mask there are four.
+    assert (batch.log_probs[:, 0] > policy.score(batch.tokens, batch.starts, batch.lengths)[:, 0]).all()
+    agent = PPO(policy, env, PPOConfig(iterations=1, entropy_coef=0.01, learning_rate=0.0))
+    seen: list[dict[str, float]] = []
+    agent.learn(callback=lambda _, metrics: seen.append(metrics))
+    assert seen[0]["ratio_max"] == pytest.approx(1, abs=1e-5)
+    assert seen[0]["kl"] == pytest.approx(0, abs=1e-5)
+    assert np.isfinite(seen[0]["grad_norm"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import doctest
 import importlib
-import pkgutil
 import re
 import subprocess
 import sys
@@ -14,8 +13,6 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
-
-import text_gym
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"text_gym": "text_gym", "text_gym.tasks": "text_gym/tasks"} | {
@@ -126,18 +123,6 @@ def test_no_circles() -> None:
 
 
 # Documentation that runs
-
-
-def modules() -> list[str]:
-    found = ["text_gym"]
-    for info in pkgutil.walk_packages(text_gym.__path__, "text_gym."):
-        if any(under(info.name, package) for package in FOLDERS) and info.name in {*SOURCES, *PACKAGES}:
-            found.append(info.name)
-    return sorted(set(found))
-
-
-def test_the_modules_are_found() -> None:
-    assert set(modules()) == {*SOURCES, *PACKAGES}
 
 
 @pytest.mark.parametrize("name", sorted({*SOURCES, *PACKAGES}))

@@ -329,6 +329,10 @@ def test_the_clipped_surrogate_by_hand() -> None:
     assert metrics["policy_loss"] == float(loss)
     assert metrics["clip_fraction"] == pytest.approx(1.0)
     assert metrics["ratio_max"] == pytest.approx(1.5)
+    higher, _ = agent_with(clip=0.2, clip_higher=0.4, value_coef=0.0).loss(
+        now, old(advantages=[1.0, 1.0, -1.0, 7.0]), MASK
+    )
+    assert float(higher) == pytest.approx(-(1.4 + 0.5 - 1.5) / 3)
     expected = np.mean([r - 1 - math.log(r) for r in (1.5, 0.5, 1.5)])
     assert metrics["approx_kl"] == pytest.approx(expected)
 

@@ -261,12 +261,12 @@ def test_a_term_of_another_length_is_named() -> None:
         Says(Rewards(np.zeros(2), terms={"grammar": np.zeros(3)}))(of("a", "b"))
 
 
-def token_batch(**fields: Any) -> TokenBatch:
+def token_batch() -> TokenBatch:
     tokenizer = WordTokenizer("ab", separator="")
     ids = np.array([[0, 1], [1, 1]])
     episodes = [Episode(Prompt("a"), ids[0][:1], row, tokenizer) for row in ids]
-    columns = {"prompt_index": np.zeros(2, dtype=np.int64), "tokens": ids[:, 1], "steps": np.array([2, 2])}
-    return TokenBatch([Prompt("a")], **columns, tokenizer=tokenizer, episodes=lambda: episodes, **fields)
+    rows, steps = np.zeros(2, dtype=np.int64), np.array([2, 2])
+    return TokenBatch([Prompt("a")], rows, ids[:, 1], steps, tokenizer, lambda: episodes)
 
 
 def test_token_rewards_are_the_last_of_the_per_token_rewards() -> None:

@@ -8,9 +8,8 @@ import torch
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
-from text_gym import TextVectorEnv, WordTokenizer, load_task
-from text_gym.agents import Policy, Sampling, rollout
-from text_gym.agents.sb3_adapter import LanguageModelPolicy, SB3VecEnv, SequenceRolloutBuffer
+from text_gym import ByteTokenizer, TextVectorEnv, WordTokenizer, load_task
+from text_gym.agents import LanguageModelPolicy, Policy, Sampling, SB3VecEnv, SequenceRolloutBuffer, rollout
 from text_gym.errors import ConfigError, NonFiniteError
 
 TOKENIZER = WordTokenizer("abcde", separator="", pad=False)
@@ -32,7 +31,7 @@ def language_model(**kwargs: Any) -> Policy:
     return Policy.new(TOKENIZER, **({"width": 16, "layers": 2, "context": 16} | kwargs))
 
 
-def make_ppo(env: SB3VecEnv, lm: Policy | None = None, **kwargs: Any) -> PPO:
+def make_ppo(env: SB3VecEnv, lm: Policy | None = None, **kwargs: Any) -> Any:
     policy_kwargs = {"language_model": lm or language_model()} | kwargs.pop("policy_kwargs", {})
     settings: dict[str, Any] = {
         "n_steps": 11,
@@ -59,7 +58,8 @@ class Watch(BaseCallback):
 
     def _on_step(self) -> bool:
         obs, said = self.locals["obs_tensor"], self.locals
-        lm = self.model.policy.language_model
+        model: Any = self.model
+        lm = model.policy.language_model
         for i in range(len(obs["length"])):
             n = int(obs["length"][i])
             hidden = lm.hidden(obs["tokens"][i : i + 1, :n]).last_hidden_state[0, -1]
@@ -83,7 +83,9 @@ def test_bootstrap_values_are_those_of_the_state_at_the_limit(monkeypatch: pytes
     env = make_env()
     model = make_ppo(env)
     torch.nn.init.normal_(model.policy.language_model.value_head.weight)
-    lm, asked, ends = model.policy.language_model, [], []
+    lm = model.policy.language_model
+    asked: list[tuple[Any, float]] = []
+    ends: list[Any] = []
     step, predict = env.step_wait, model.policy.predict_values
 
     def watch_step() -> Any:
@@ -95,7 +97,7 @@ def test_bootstrap_values_are_those_of_the_state_at_the_limit(monkeypatch: pytes
         values = predict(obs)
         if len(values) == 1:
             asked.append((obs, float(values)))
-        return values
+        return torch.as_tensor(values)
 
     monkeypatch.setattr(env, "step_wait", watch_step)
     monkeypatch.setattr(model.policy, "predict_values", watch_values)
@@ -155,7 +157,7 @@ def test_sequences_and_single_observations_are_evaluated_alike() -> None:
     """SB3's own `DictRolloutBuffer` gives the same updates, only at the price of a pass for every token."""
     settings: dict[str, Any] = {"n_steps": 9, "batch_size": 10**6, "n_epochs": 2, "ent_coef": 0.1}
     ours = make_ppo(make_env(), **settings)
-    theirs = PPO(
+    theirs: Any = PPO(
         LanguageModelPolicy,
         make_env(),
         policy_kwargs={"language_model": language_model()},
@@ -217,7 +219,7 @@ def test_a_policy_given_is_copied_and_a_copy_comes_back_from_a_file(tmp_path: An
     model.learn(66)
     assert all(torch.equal(v, before[k]) for k, v in lm.state_dict().items())
     model.save(tmp_path / "model.zip")
-    loaded = PPO.load(tmp_path / "model.zip", env=make_env())
+    loaded: Any = PPO.load(tmp_path / "model.zip", env=make_env())
     for a, b in zip(model.policy.parameters(), loaded.policy.parameters(), strict=True):
         assert torch.equal(a, b)
     obs = make_env().reset()
@@ -238,7 +240,7 @@ def test_dropout_stays_off_in_the_update() -> None:
 
 
 def test_a2c_learns_with_a_language_model() -> None:
-    model = A2C(
+    model: Any = A2C(
         LanguageModelPolicy,
         make_env(num_envs=32),
         n_steps=5,
@@ -260,8 +262,6 @@ def test_a2c_learns_with_a_language_model() -> None:
 
 def test_what_does_not_fit_is_named() -> None:
     with pytest.raises(ConfigError, match="258 tokens"):
-        from text_gym import ByteTokenizer
-
         make_ppo(make_env(), Policy.new(ByteTokenizer(), width=16, layers=1))
     with pytest.raises(ConfigError, match="10 tokens, the language model reads 8"):
         make_ppo(make_env(), language_model(context=8))

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from text_gym import load_task
-from text_gym.agents import Policy
-from text_gym.agents.sb3_training import ALGORITHMS, SB3Config, evaluate_sb3, make_sb3, train_sb3
+from text_gym.agents import SB3_ALGORITHMS, Policy, SB3Config, evaluate_sb3, make_sb3, train_sb3
 from text_gym.errors import ConfigError, UnknownNameError
 
 
@@ -35,9 +34,9 @@ def test_ppo_solves_the_classic_tasks_within_a_minute(name: str, seed: int) -> N
     assert run.seconds < 60
 
 
-@pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
+@pytest.mark.parametrize("algorithm", sorted(SB3_ALGORITHMS))
 def test_every_algorithm_runs_and_counts_the_same_tokens(algorithm: str) -> None:
-    if ALGORITHMS[algorithm].startswith("sb3_contrib"):
+    if SB3_ALGORITHMS[algorithm].startswith("sb3_contrib"):
         pytest.importorskip("sb3_contrib")
     config = SB3Config(iterations=2, num_envs=4, n_steps=8, batch_size=16, n_epochs=1, width=16)
     reports: list[dict[str, float]] = []

@@ -321,7 +321,7 @@ def play(env: TextVectorEnv, seed: int, count: int) -> dict[int, tuple[Any, ...]
         actions = [episode_actions(seed, int(k), int(t), v) for k, t in zip(number, steps, strict=True)]
         _, reward, terminated, truncated, info = env.step(actions)
         last = info.get("final_info", info)
-        for i in np.flatnonzero(terminated | truncated):
+        for i in np.flatnonzero(terminated | truncated).tolist():
             ended = (last["completion"][i], bool(terminated[i]), bool(truncated[i]))
             found[int(number[i])] = (prompt[i], *ended, tuple(paid[i]), float(reward[i]))
         over = terminated | truncated
@@ -797,3 +797,35 @@ def test_episodes_own_their_ids() -> None:
     assert second.completion_ids.tolist() == [1]
     assert (first.seed, second.seed, first.index) == (0, 1, 0)
     assert not first.done
+
+
+# A fixed horizon
+
+
+@pytest.mark.parametrize("eos_at", [0, 2, 4])
+def test_with_a_fixed_horizon_the_return_comes_at_the_last_step_whenever_eos_came(eos_at: int) -> None:
+    env = TextVectorEnv(
+        ["ab"], WordTokenizer("abc", separator="", pad=False), lambda completion: 1.0 + completion.count("a"), 5,
+        fixed_horizon=True, autoreset_mode="Disabled",
+    )  # fmt: skip
+    env.reset(seed=0)
+    paid = []
+    for t in range(5):
+        observation, reward, terminated, truncated, info = env.step(np.array([3 if t == eos_at else 0]))
+        paid.append(float(reward[0]))
+        assert bool(terminated[0]) == (t == 4)
+        assert not truncated[0]
+    assert paid == [0, 0, 0, 0, 1.0 + eos_at]
+    assert info["completion"][0] == "a" * eos_at  # what was "written" after EOS is ignored
+    assert observation["attention_mask"][0].tolist() == [1] * (2 + eos_at + 1) + [0] * (4 - eos_at)
+
+
+def test_with_a_fixed_horizon_a_text_without_eos_is_truncated() -> None:
+    env = TextVectorEnv(
+        ["ab"], WordTokenizer("abc", separator="", pad=False), lambda completion: 1.0, 2,
+        fixed_horizon=True, autoreset_mode="Disabled",
+    )  # fmt: skip
+    env.reset(seed=0)
+    env.step(np.array([0]))
+    _, _, terminated, truncated, _ = env.step(np.array([1]))
+    assert (terminated[0], truncated[0]) == (False, True)

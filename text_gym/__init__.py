@@ -17,9 +17,11 @@ from .episode import Episode, Prompt, as_prompts, read_transcripts, write_transc
 from .errors import TextGymError
 from .masks import ActionMask, AllowedTokens, Grammar, MinLength, Prefixes
 from .reward import FunctionReward, Rewards, RewardSource, as_reward_source
+from .shaping import Shaped
 from .task import TASKS, Task, load_task, split_by_prompt
 from .tokenizer import ByteTokenizer, PretrainedTokenizer, Tokenizer, WordTokenizer, as_tokenizer
 from .vector import TextVectorEnv
+from .wrappers import AnyText, TextObservation
 
 register_envs()
 
@@ -27,6 +29,7 @@ __all__ = [
     "TASKS",
     "ActionMask",
     "AllowedTokens",
+    "AnyText",
     "ByteTokenizer",
     "Episode",
     "FunctionReward",
@@ -37,9 +40,11 @@ __all__ = [
     "Prompt",
     "RewardSource",
     "Rewards",
+    "Shaped",
     "Task",
     "TextEnv",
     "TextGymError",
+    "TextObservation",
     "TextVectorEnv",
     "Tokenizer",
     "WordTokenizer",

@@ -270,7 +270,8 @@ def _check_vector(env: gym.Env[Any, Any], vector: VectorEnv[Any, Any, Any], seed
     mode = AutoresetMode(vector.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
     single = SyncVectorEnv([lambda: copy.deepcopy(env)] * n, autoreset_mode=mode)
     rng = np.random.default_rng(seed)
-    mine, reference = vector.reset(seed=seed), single.reset(seed=seed)
+    mine: tuple[Any, ...] = vector.reset(seed=seed)
+    reference: tuple[Any, ...] = single.reset(seed=seed)
     for step in itertools.count():
         for name, a, b in zip(
             ("info", "truncated", "terminated", "reward", "observation"),

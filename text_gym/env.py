@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from .episode import BoolArray
+from .errors import ConfigError
 from .infos import Info, take
 from .task import ENV_IDS
 from .vector import Observation, TextVectorEnv, token_array
@@ -32,8 +33,10 @@ class TextEnv(gym.Env[Observation, np.int64]):
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 10}  # noqa: RUF012
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        own = {"num_envs": 1, "autoreset_mode": AutoresetMode.DISABLED}
-        self.vector = TextVectorEnv(*args, **own, **kwargs)
+        for name in {"num_envs", "autoreset_mode"} & kwargs.keys():
+            raise ConfigError(f"{name} is of vector environments; use TextVectorEnv or gymnasium.make_vec")
+        kwargs |= {"num_envs": 1, "autoreset_mode": AutoresetMode.DISABLED}
+        self.vector = TextVectorEnv(*args, **kwargs)
         self.observation_space = self.vector.single_observation_space
         self.action_space = self.vector.single_action_space
         self.render_mode = self.vector.render_mode

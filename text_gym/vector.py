@@ -69,6 +69,9 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         context: Largest `P + T` that the policy can read, in tokens, if there is such a limit.
         on_bad_reward: `"raise"`, or `"drop"`: pay 0 and set info `reward_abstained`.
         limit_terminates: Report the token limit as `terminated`, not `truncated`. See below.
+        fixed_horizon: Every episode takes `max_tokens` steps: after EOS further tokens are ignored (padding
+            stands in their place) and the reward is paid at the last step, so that it does not matter to the
+            return when EOS came. For agents that step; those of `text_gym.agents` play whole episodes.
         info_texts: False leaves `prompt` and `completion` out of info: Gymnasium's `NumpyToTorch` and the
             like convert every array in info and stop at one of strings.
         mask: Which tokens may come next, an `ActionMask`; it is shown as `action_mask` `(V,)` int8 in
@@ -89,6 +92,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         PromptError: An empty prompt without a BOS id, or one that does not fit.
         ConfigError: An argument that makes no sense; its name and value are told.
 
+    >>> from text_gym import ByteTokenizer
     >>> env = TextVectorEnv(["Hello"], ByteTokenizer(), lambda completion: len(completion), 3, num_envs=2)
     >>> observation, info = env.reset(seed=0)
     >>> observation["length"].ravel(), observation["tokens"].shape
@@ -124,6 +128,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         context: int | None = None,
         on_bad_reward: OnBadReward = "raise",
         limit_terminates: bool = False,
+        fixed_horizon: bool = False,
         info_texts: bool = True,
         mask: ActionMask | None = None,
         on_masked: Literal["raise", "allow"] = "raise",
@@ -163,6 +168,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         self.numbering = numbering
         self.on_bad_reward: OnBadReward = on_bad_reward
         self.limit_terminates = limit_terminates
+        self.fixed_horizon = fixed_horizon
         self.info_texts = info_texts
         self.mask, self.on_masked = mask, on_masked
         if mask is not None:
@@ -201,6 +207,9 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         self._starts = np.ones(n, dtype=np.int64)  # where the completion begins
         self._done = np.ones(n, dtype=np.bool_)  # the episode is over, or none has begun
         self._cut = np.zeros(n, dtype=np.bool_)  # … and was cut at the token limit
+        self._ends = np.zeros(
+            n, dtype=np.int64
+        )  # fixed horizon: where the text ended, or 0
         self._stopped_by = [""] * n
         self._is_eos = np.zeros(v, dtype=np.bool_)
         self._is_eos[list(self.tokenizer.eos_ids)] = True
@@ -218,7 +227,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
     def reset(
         self,
         *,
-        seed: int | Sequence[int | None] | None = None,  # type: ignore[override]
+        seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[Observation, Info]:
         """Start an episode in every row, or in those of `options["reset_mask"]`.
@@ -283,7 +292,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
             self._begin_info(infos, restarting)
         if len(rows):
             ended = self.advance(rows, tokens)
-            if self.reward.causal:
+            if self.reward.causal and not self.fixed_horizon:
                 self._pay_tokens(rows[~ended], rewards)
             if np.count_nonzero(ended):
                 self._pay_episodes(rows[ended], rewards, infos)
@@ -295,7 +304,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
             put(infos, self.num_envs, self._rows, {"action_mask": self._shown_mask()})
         return self._observe(), rewards, terminated, truncated, infos
 
-    def render(self) -> tuple[str, ...] | None:  # type: ignore[override]
+    def render(self) -> tuple[str, ...] | None:
         """Prompt and completion so far of every row, safe to print; None without a render mode."""
         if self.render_mode is None:
             return None
@@ -305,7 +314,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         )
 
     def action_masks(self) -> BoolArray:
-        """`(B, V)` bool, True for tokens that may come next; all if there is no mask. (sb3-contrib's name.)
+        """`(B, V)` bool, True for tokens that may come next; all if there is no mask.
 
         Raises:
             ConfigError: The mask forbids every token of a running episode, or is of another shape.
@@ -382,6 +391,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         self._episode[rows] = episode_index
         self._prompt_index[rows] = choice
         self._done[rows] = self._cut[rows] = False
+        self._ends[rows] = 0
         self._stale = True
 
     def advance(self, rows: IntArray, tokens: IntArray) -> BoolArray:
@@ -395,17 +405,26 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
             `(n,)` bool. No reward is computed: see `episodes` and `reward`.
         """
         lengths = self._lengths[rows]
+        if self.fixed_horizon:
+            over = self._ends[rows] > 0
+            tokens = np.where(over, self.tokenizer.pad_id, tokens)
         places = self._offsets[rows] + lengths
         self._tokens.reshape(-1)[places] = tokens
-        self._attention.reshape(-1)[places] = 1
+        self._attention.reshape(-1)[places] = ~over if self.fixed_horizon else 1
         lengths += 1
         self._lengths[rows] = lengths
         ended: BoolArray = self._is_eos[tokens]
+        if self.fixed_horizon:
+            ended |= over  # padding may share an id with EOS, and the text ends but once
         if self.stop:
             self._find_stop(rows, ended)
         cut = lengths - self._starts[rows] >= self.max_tokens
-        cut &= ~ended
-        ended |= cut
+        if self.fixed_horizon:
+            self._ends[rows] = np.where(ended & ~over, lengths, self._ends[rows])
+            ended, cut = cut, cut & ~ended
+        else:
+            cut &= ~ended
+            ended |= cut
         self._cut[rows] = cut
         self._done[rows] = ended
         self._stale = True
@@ -414,7 +433,8 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
     def episodes(self, rows: IntArray) -> list[Episode]:
         """The episodes in these rows as they stand, with ids of their own (not views)."""
         prompts = self.prompts
-        columns = (self._prompt_index, self._starts, self._lengths, self._done, self._cut, self._episode)
+        ends = np.where(self._ends > 0, self._ends, self._lengths) if self.fixed_horizon else self._lengths
+        columns = (self._prompt_index, self._starts, ends, self._done, self._cut, self._episode)
         seeds = [None] * len(rows) if self._seeds is None else self._seeds[rows].tolist()
         return [
             _episode(
@@ -565,7 +585,9 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         """Rewards and info of episodes that ended now."""
         episodes = self.episodes(rows)
         scored = self.reward(episodes, self.on_bad_reward)
-        if self.reward.causal and scored.per_token is not None:  # earlier tokens have been paid for
+        if (
+            self.reward.causal and not self.fixed_horizon and scored.per_token is not None
+        ):  # earlier tokens have been paid for
             rewards[rows] = scored.values + [float(tokens[-1]) for tokens in scored.per_token]
         else:
             rewards[rows] = scored.totals

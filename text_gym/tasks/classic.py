@@ -64,7 +64,8 @@ class AnswerReward(RewardSource):
         _, ids, places = self._answers
         # A running episode has no EOS, so only the answer's own places can be filled rightly.
         step = np.minimum(batch.steps, ids.shape[1]) - 1
-        return (ids[batch.prompt_index, step] == batch.tokens) / places[batch.prompt_index]
+        right = ids[batch.prompt_index, step] == batch.tokens
+        return np.where(right, 1.0 / places[batch.prompt_index], 0.0)
 
 
 def _answer_table(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> tuple[IntArray, FloatArray]:

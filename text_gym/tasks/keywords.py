@@ -24,7 +24,7 @@ from .products import N_HELD_OUT, N_TRAIN, POLICY
 from .products_corpus import describe, lexicon, make_products
 
 _WORD = re.compile(r"\w+(?:'\w+)*")
-_PRODUCTS = 4096  # that texts are about
+_N_PRODUCTS = 4096  # that texts are about
 _SENTENCE_END = re.compile(r"(?<=[.!?]) ")
 _FUNCTION_WORDS = frozenset("a all any at every for in more never out the with".split())  # noqa: SIM905
 
@@ -95,8 +95,8 @@ def keywords(
     has never been asked for any. Make one that has with `text-gym sft --task keywords`.
 
     Args:
-        words: How many words to use, 1 to `4 · sentences`.
-        sentences: Of the text that the prompt was made from, 1 to 3 (of 3 to 14 words each): how long
+        words: How many words to use, 1 to `3 · sentences`.
+        sentences: Of the text that the prompt was made from, 1 to 3, of 3 to 13 words each: how long
             texts are.
         band: Width of the length band, in words, at least 1.
         sparse: Pay for perfect texts only.
@@ -111,7 +111,7 @@ def keywords(
     '# use: red, lamp, gives | 18 to 22 words\n'
     """
     check_range("sentences", sentences, 1, 3)
-    check_range("words", words, 1, 4 * sentences)
+    check_range("words", words, 1, 3 * sentences)
     check_range("band", band, 1)
     writer = _Writer(words, sentences, band, seed)
     held_out = writer.pairs(0, n_held_out)
@@ -138,12 +138,13 @@ class _Writer(NamedTuple):
 
     def pairs(self, first: int, n: int) -> list[tuple[Prompt, str]]:
         """Pairs `first` to `first + n - 1`; each depends on (parameters, its number) alone."""
-        products = make_products(_PRODUCTS, self.seed)
-        return [self._pair(products[k % _PRODUCTS], k) for k in range(first, first + n)]
+        products = make_products(_N_PRODUCTS, self.seed)
+        return [self._pair(products, k) for k in range(first, first + n)]
 
-    def _pair(self, product: Prompt, k: int) -> tuple[Prompt, str]:
+    def _pair(self, products: Sequence[Prompt], k: int) -> tuple[Prompt, str]:
         rng = random.Random(f"keywords {self.seed} {k}")
         while True:  # until there are words enough in the text
+            product = products[int(rng.random() * len(products))]
             sentences = _SENTENCE_END.split(describe(product, rng, careless=0.0))
             start = int(rng.random() * (len(sentences) - self.sentences + 1))
             text = " ".join(sentences[start : start + self.sentences])
