@@ -10,7 +10,7 @@ from text_gym.errors import UnknownNameError
 
 from .advantages import explained_variance, gae, masked_mean, whiten
 from .agent import Agent, AgentConfig, Callback, Metrics, describe
-from .best_of_n import BestOfN, BestOfNConfig, Candidates, best_of_n, best_of_n_kl_bound
+from .best_of_n import BestOfN, BestOfNConfig, Candidates, best_of_n, best_of_n_kl_bound, choose_best
 from .dpo import DPO, DPOConfig, dpo_loss
 from .evaluation import Measure, Report, evaluate
 from .features import FeatureObservation, VectorFeatures
@@ -78,6 +78,7 @@ __all__ = [
     "VectorFeatures",
     "best_of_n",
     "best_of_n_kl_bound",
+    "choose_best",
     "completion_loss",
     "describe",
     "dpo_loss",

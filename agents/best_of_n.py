@@ -176,7 +176,7 @@ class BestOfN(Agent[BestOfNConfig]):
         return rollout(self.reference, self.env, index, seed=self.config.seed, sampling=self.sampling)
 
     def update(self, batch: Rollout) -> Metrics:
-        """Several epochs of maximum likelihood on the best texts; prompts without a judged one are skipped."""
+        """Several epochs of maximum likelihood on the best texts; prompts none was judged of are skipped."""
         config = self.config
         returns, judged = grouped_returns(batch, batch.rewards, config.n)
         kl = self._kl(batch)

@@ -62,7 +62,7 @@ class VectorFeatures(VectorWrapper[Any, Any, Any, Any, Any]):
         return _read(self._cache, observation), rewards, terminated, truncated, infos
 
 
-class FeatureObservation(gym.ObservationWrapper[Any, Any, Any]):
+class FeatureObservation(gym.ObservationWrapper[Any, Any, Any], gym.utils.RecordConstructorArgs):
     """The same for a single environment.
 
     Args:
@@ -71,7 +71,8 @@ class FeatureObservation(gym.ObservationWrapper[Any, Any, Any]):
     """
 
     def __init__(self, env: gym.Env[Any, Any], policy: Policy) -> None:
-        super().__init__(env)
+        gym.utils.RecordConstructorArgs.__init__(self, policy=policy)
+        gym.ObservationWrapper.__init__(self, env)
         _check(env.unwrapped, env.observation_space, policy)
         self.observation_space = _space(policy)
         width = env.observation_space["tokens"].shape[0]  # type: ignore[index]

@@ -180,14 +180,10 @@ class LanguageModelPolicy(ActorCriticPolicy):
 
     def _draw(self, states: Tensor, greedy: bool) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            log_p = torch.log_softmax(self.language_model.logits(states), dim=1)
-            if greedy:
-                actions = log_p.argmax(dim=1)
-            else:
-                actions = inverse_cdf(
-                    log_p.exp(), torch.rand(len(log_p), dtype=torch.float64, device=log_p.device)
-                )
-            log_probs = log_p.gather(1, actions[:, None])[:, 0]
+            probs = torch.softmax(self.language_model.logits(states), dim=1)
+            noise = torch.rand(len(probs), dtype=torch.float64, device=probs.device)
+            actions = probs.argmax(dim=1) if greedy else inverse_cdf(probs, noise)
+            log_probs = probs.gather(1, actions[:, None])[:, 0].log()
         if not torch.isfinite(log_probs).all():
             row = int((~torch.isfinite(log_probs)).int().argmax())
             raise NonFiniteError(f"the policy's logits are not finite for row {row}; lower the learning rate")

@@ -8,11 +8,18 @@ import pytest
 import torch
 from small_models import parameters_of, same_parameters, small_policy, trajectory_log_probs
 from test_ppo import world
-from text_gym.agents.best_of_n import choose_best
-from tiny_world import QUICK, Floats, learn_in, total_variation
+from tiny_world import QUICK, Floats, every_pair, learn_in, pair, total_variation
 
-from text_gym import Episode, Prompt, TextVectorEnv, WordTokenizer
-from text_gym.agents import BestOfN, BestOfNConfig, Metrics, Policy, best_of_n, best_of_n_kl_bound
+from text_gym import Episode, Prompt, TextVectorEnv, WordTokenizer, load_task
+from text_gym.agents import (
+    BestOfN,
+    BestOfNConfig,
+    Metrics,
+    Policy,
+    best_of_n,
+    best_of_n_kl_bound,
+    choose_best,
+)
 from text_gym.errors import ConfigError
 from text_gym.reward import FunctionReward
 
@@ -78,6 +85,23 @@ def best_of_n_distribution(probs: Floats, rewards: Floats, n: int) -> Floats:
     return result
 
 
+def test_of_two_the_best_has_the_distribution_in_closed_form() -> None:
+    """Summed over all pairs of trajectories, weighted by their probabilities."""
+    task = load_task("enumerable")
+    batch, weights, episodes = every_pair(pair(task)[0], task)
+    rewards = batch.rewards.sum(dim=1).view(-1, 2)
+    best = choose_best(rewards, torch.ones_like(rewards, dtype=torch.bool))
+    number = torch.arange(len(episodes))
+    pairs = torch.stack([number.repeat_interleave(len(number)), number.repeat(len(number))], dim=1)
+    chosen = pairs.gather(1, best[:, None])[:, 0]
+    shares = weights[0::2] / len(episodes) ** 2
+    found = torch.bincount(chosen, weights=shares, minlength=len(number)).numpy()
+    probs = batch.log_probs.sum(dim=1).exp()[1 : 2 * len(number) : 2].numpy()
+    assert probs.sum() == pytest.approx(1)
+    expected = best_of_n_distribution(probs, task.reward(episodes).values, 2)
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
 @pytest.mark.parametrize("n", [1, 2, 5, 32])
 def test_the_kl_bound_holds_and_is_reached_by_many_equally_likely_texts(n: int) -> None:
     rng = np.random.default_rng(n)
@@ -98,7 +122,7 @@ def test_the_kl_bound_holds_and_is_reached_by_many_equally_likely_texts(n: int) 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.nightly) for s in range(1, 10))])
 def test_distillation_from_the_reference_reaches_best_of_n(seed: int) -> None:
     """Maximum likelihood on the best of n texts of the reference: the fixed point is their distribution."""
-    settings = {**QUICK, "kl_coef": 0.0, "iterations": 200, "n": 4, "epochs": 2, "minibatches": 1}
+    settings = {**QUICK, "kl_coef": 0.0, "epochs": 1, "minibatches": 1, "n": 2}
     config = BestOfNConfig(**settings, sample_from="reference", seed=seed)
     logs: list[Metrics] = []
 
@@ -110,13 +134,13 @@ def test_distillation_from_the_reference_reaches_best_of_n(seed: int) -> None:
     task, episodes, before, after = learn_in(
         seed, lambda policy, env: Logged(policy, env, config), num_envs=512
     )
-    best = best_of_n_distribution(before, task.reward(episodes).values, 4)
+    best = best_of_n_distribution(before, task.reward(episodes).values, 2)
     began, reached = total_variation(before, best), total_variation(after, best)
-    print(f"best of 4, seed {seed}: total variation {began:.4f} -> {reached:.4f}")
+    print(f"best of 2, seed {seed}: total variation {began:.4f} -> {reached:.4f}")
     assert began > 0.2
-    assert reached <= 0.02
+    assert reached <= 0.03  # the last texts chosen are few
     exact = float((best * np.log(best / before)).sum())
-    assert exact < best_of_n_kl_bound(4)
+    assert exact < best_of_n_kl_bound(2)
     assert np.mean([m["kl"] for m in logs[-20:]]) == pytest.approx(exact, abs=0.05)
 
 
@@ -133,7 +157,7 @@ def test_only_the_best_of_each_prompt_is_learnt() -> None:
     metrics = agent.update(batch)
     chosen = [batch.episodes[1], batch.episodes[6]]
     loss = -trajectory_log_probs(policy, chosen).mean()
-    assert metrics["loss"] == pytest.approx(float(loss), abs=1e-10)
+    assert metrics["loss"] == pytest.approx(float(loss.detach()), abs=1e-10)
     assert metrics["reward_best"] == 2.5
     norm = math.sqrt(
         sum(float((g**2).sum()) for g in torch.autograd.grad(loss, list(policy.model.parameters())))

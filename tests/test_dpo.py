@@ -95,7 +95,7 @@ def test_label_smoothing_is_the_same_as_wrong_labels() -> None:
         policy = small_policy(initializer_range=0.2)
         logs: list[Metrics] = []
         config = DPOConfig(beta=0.5, epochs=200, learning_rate=3e-3, label_smoothing=smoothing)
-        DPO(policy, pairs, config).learn(callback=logs.append)  # type: ignore[arg-type]
+        DPO(policy, pairs, config).learn(callback=logs.append)
         with torch.no_grad():
             ratio = log_probs(policy, ["bc", "d"]) - log_probs(
                 small_policy(initializer_range=0.2), ["bc", "d"]

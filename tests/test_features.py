@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gymnasium as gym
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode
@@ -16,10 +17,11 @@ def policy() -> Policy:
     return Policy.new(ByteTokenizer(), layers=2, width=16, context=24)
 
 
-def direct(policy: Policy, tokens: np.ndarray, length: int) -> np.ndarray:  # type: ignore[type-arg]
+def direct(policy: Policy, tokens: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.float32]:
     with torch.no_grad():
         states = policy.model.base_model(input_ids=torch.from_numpy(tokens[None, :length])).last_hidden_state
-    return states[0, -1].numpy()  # type: ignore[no-any-return]
+    state: npt.NDArray[np.float32] = states[0, -1].numpy()
+    return state
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
@@ -41,7 +43,7 @@ def test_features_are_the_uncached_hidden_states(policy: Policy, mode: Autoreset
         tokens, *_, info = plain.step(actions)
         seen, *_, own = features.step(actions)
         assert seen in features.observation_space
-        for i in np.flatnonzero(info.get("_final_obs", np.zeros(3))):
+        for i in np.flatnonzero(info.get("_final_obs", np.zeros(3))).tolist():
             last = info["final_obs"][i]
             wanted = direct(policy, last["tokens"], int(last["length"][0]))
             np.testing.assert_allclose(own["final_obs"][i], wanted, atol=1e-5)

@@ -127,7 +127,7 @@ def test_as_published_long_texts_count_less_per_token() -> None:
 
 
 def learnt(seed: int, **settings: Any) -> tuple[Task, Floats, Floats]:
-    config = GRPOConfig(**{**QUICK, "group_size": 8, "minibatches": 2, "seed": seed, **settings})
+    config = GRPOConfig(**{**QUICK, "group_size": 8, "seed": seed, **settings})
     task, _, before, after = learn_in(seed, lambda policy, env: GRPO(policy, env, config))
     return task, before, after
 
@@ -166,7 +166,7 @@ def fixed_point_with_kl_in_loss(task: Task, reference: Floats, beta: float, esti
 
     def value(state: tuple[int, ...]) -> float:
         if state in rewards:
-            return rewards[state]
+            return float(rewards[state])
         following = [(*state, token) for token in range(task.tokenizer.vocab_size)]
         q_values = np.array([value(s) for s in following])
         q = np.array([sum(m for t, m in mass.items() if t[: len(s)] == s) for s in following])
@@ -206,8 +206,8 @@ def test_with_the_kl_in_the_loss_it_converges_elsewhere(estimator: str, seed: in
     best = optimal_policy(before, rewards_of(task), BETA)
     own = fixed_point_with_kl_in_loss(task, before, BETA * 8 / 7, estimator)  # rewards count (k - 1)/k
     print(
-        f"GRPO, KL as {estimator} in the loss, seed {seed}: total variation {total_variation(after, own):.4f} "
-        f"to its own fixed point, {total_variation(after, best):.4f} to the closed form"
+        f"GRPO, KL as {estimator} in the loss, seed {seed}: total variation to its own fixed point "
+        f"{total_variation(after, own):.4f}, to the closed form {total_variation(after, best):.4f}"
     )
     assert own.sum() == pytest.approx(1)
     assert total_variation(own, best) > 0.02
@@ -297,8 +297,13 @@ def test_the_same_seed_gives_the_same_bits() -> None:
 
 
 def test_settings_without_sense_are_named() -> None:
-    for wrong in ({"length_normalisation": "none"}, {"clip_higher": 0.0}, {"kl_estimator": "k1"}):
+    wrongs: list[dict[str, Any]] = [
+        {"length_normalisation": "none"},
+        {"clip_higher": 0.0},
+        {"kl_estimator": "k1"},
+    ]
+    for wrong in wrongs:
         with pytest.raises(ConfigError, match=next(iter(wrong))):
-            GRPOConfig(**wrong)  # type: ignore[arg-type]
+            GRPOConfig(**wrong)
     with pytest.raises(ConfigError, match=r"num_envs=12.*group_size=8"):
         GRPO(small_policy(), world(12))

@@ -72,3 +72,26 @@ def test_ctrl_c_stops_cleanly_and_keeps_what_was_learnt(tmp_path: Path) -> None:
     assert "Traceback" not in errors
     assert json.loads((out / "summary.json").read_text())["interrupted"] is True
     assert (out / "policy" / "model.safetensors").exists()
+
+
+def test_an_algorithm_of_stable_baselines3_starts_from_scratch(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = ["--iterations", "2", "--num-envs", "8", "--n-steps", "8", "--batch-size", "32"]
+    assert main(["train", "--algorithm", "sb3.ppo", "--task", "sort", *options, "--out", str(out)]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["tokens"] == 2 * 8 * 8
+    assert summary["kl_nats"] is None
+    assert {"gold", "exact", "greedy"} <= summary["after"].keys()
+    assert (out / "policy" / "sb3_policy.safetensors").exists()
+
+
+def test_a_reward_that_fails_stops_the_run_but_not_what_was_learnt(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = "calls = []\n\n\ndef late(completion):\n    calls.append(1)\n    return 1.0 if len(calls) < 275 else 1 / 0\n"
+    (tmp_path / "mine.py").write_text(code)
+    out = tmp_path / "run"
+    options = ["--iterations", "5", "--episodes", "8", "--out", str(out), "--reward"]
+    assert main(["train", *options, f"{tmp_path / 'mine.py'}:late"]) == 2
+    assert "reward 'late' raised ZeroDivisionError" in capsys.readouterr().err
+    assert (out / "policy" / "model.safetensors").exists()

@@ -19,10 +19,11 @@ Floats = npt.NDArray[np.float64]
 BETA = 0.5
 # Large enough steps for the closed forms to be reached within seconds
 QUICK: dict[str, Any] = {
-    "iterations": 150,
+    "iterations": 300,
     "learning_rate": 5e-3,
     "warmup": 0,
-    "minibatches": 1,
+    "epochs": 2,
+    "minibatches": 2,
     "kl_coef": BETA,
 }
 

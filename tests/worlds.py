@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from text_gym import ByteTokenizer, Episode, Rewards, RewardSource, TextVectorEnv, WordTokenizer
+from text_gym import (
+    ByteTokenizer,
+    Episode,
+    Rewards,
+    RewardSource,
+    Task,
+    TextVectorEnv,
+    WordTokenizer,
+    load_task,
+)
 from text_gym.task import ENV_IDS
 
 Ints = npt.NDArray[np.int64]
@@ -47,6 +56,11 @@ def count_b(completion: str) -> float:
     return float(completion.count("b"))
 
 
+def make_task(task: Any, **parameters: Any) -> Task:
+    """Made once, and not by each environment."""
+    return load_task(task, **parameters)
+
+
 def no_number(completion: str) -> float:
     """NaN, with an `a` in the text."""
     return float("nan") if "a" in completion else 1.0
@@ -77,7 +91,7 @@ WORLDS: dict[str, dict[str, Any]] = {
     "limit terminates": {**SMALL, "reward": Terms(), "limit_terminates": True},
     "numbers only": {**SMALL, "info_texts": False},
     "rendered": {**SMALL, "render_mode": "ansi"},
-    **{name: dict(kwargs) for name, kwargs in ENV_IDS.items()},
+    **{name: {"task": make_task(**kwargs)} for name, kwargs in ENV_IDS.items()},
 }
 
 

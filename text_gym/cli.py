@@ -36,7 +36,8 @@ class TrainOptions(Data):
 
     Args:
         task: Task to learn, where no data is given.
-        algorithm: Algorithm; its settings are further options.
+        algorithm: ppo, grpo, rloo, reinforce, best_of_n, or one of Stable-Baselines3: sb3.ppo, sb3.a2c,
+            sb3.dqn, sb3.maskable_ppo, sb3.recurrent_ppo. Its settings are further options.
         reward: Reward to optimise: a name, module:function, or file.py:function. The task's own if left out.
         policy: Policy to start from: a folder, or a hub model such as Qwen/Qwen3-0.6B (--model is the
             same). The task's own if left out.
@@ -216,7 +217,13 @@ def _train(argv: list[str]) -> int:
 
     from .train import resolve_task, train
 
-    config_class = load_algorithm(_value_of(argv, "--algorithm", "ppo")).config_class
+    name = _value_of(argv, "--algorithm", "ppo")
+    if name.startswith("sb3."):
+        from text_gym.agents import SB3Config
+
+        config_class: type[Any] = SB3Config
+    else:
+        config_class = load_algorithm(name).config_class
     options, config = _parse("train", argv, TrainOptions, config_class)
     task, reward = resolve_task(options.task, options, options.reward, options.policy, options.max_tokens)
     summary = train(

@@ -19,7 +19,7 @@ from .episode import Prompt, write_transcripts
 from .errors import ConfigError
 from .report import write_json
 from .task import Task, load_task
-from .tokenizer import PretrainedTokenizer
+from .tokenizer import PretrainedTokenizer, Tokenizer
 from .train import SETTINGS, Data, read_settings, resolve_task
 from .vector import TextVectorEnv
 
@@ -46,14 +46,16 @@ def sft(options: SFTOptions, config: SFTConfig, console: Console | None = None) 
                 f"task {task.name!r} has no written texts to learn from; pass --data FILE --reference COLUMN"
             )
         train, held_out = task.corpus()
+        tokenizer: Tokenizer | None = task.tokenizer  # `train --task` will ask for the same
         settings: dict[str, Any] = {"task": task.name, "max_tokens": task.max_tokens}
     else:
         if options.reference is None:
             raise ConfigError("pass --reference COLUMN: the texts to learn from")
         train_prompts, held_out_prompts = options.load()
         train, held_out = pairs_from(train_prompts), pairs_from(held_out_prompts)
+        tokenizer = None
         settings = {f.name: getattr(options, f.name) for f in dataclasses.fields(Data)}
-    policy = _policy_for(options, train, config.seed)
+    policy = _policy_for(options, train, config.seed, tokenizer)
     longest = max(len(policy.tokenizer.encode(text)) for _, text in train)
     settings.setdefault("max_tokens", longest + 1)
 
@@ -153,14 +155,17 @@ def evaluate(options: EvaluateOptions, console: Console | None = None) -> dict[s
     return summary
 
 
-def _policy_for(options: SFTOptions, train: Sequence[tuple[Prompt, str]], seed: int) -> Policy:
+def _policy_for(
+    options: SFTOptions, train: Sequence[tuple[Prompt, str]], seed: int, tokenizer: Tokenizer | None
+) -> Policy:
     """The policy to train: the given model, or a new one with the task's or a new tokenizer."""
     from text_gym.agents import Policy
 
     if options.model is not None:
         return Policy.from_pretrained(options.model, device=options.device)
-    texts = [part for p, text in train for part in (p.text, text)]
-    tokenizer = PretrainedTokenizer.train(texts, options.vocab_size)
+    if tokenizer is None:
+        texts = [part for p, text in train for part in (p.text, text)]
+        tokenizer = PretrainedTokenizer.train(texts, options.vocab_size)
     longest = max(len(tokenizer.encode(p.text)) + len(tokenizer.encode(text)) + 1 for p, text in train)
     return Policy.new(
         tokenizer,

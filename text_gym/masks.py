@@ -138,7 +138,7 @@ class MinLength(ActionMask):
         """All but EOS while the completion is short."""
         mask = np.ones((len(prefixes.rows), self.tokenizer.vocab_size), dtype=np.bool_)
         short = prefixes.lengths - prefixes.starts < self.tokens
-        mask[np.ix_(short, list(self.tokenizer.eos_ids))] = False
+        mask[np.ix_(short, np.array(self.tokenizer.eos_ids, dtype=np.int64))] = False
         return mask
 
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rich.console import Console
 from rich.markup import escape
@@ -32,8 +33,10 @@ from .tokenizer import PretrainedTokenizer
 from .vector import TextVectorEnv
 
 if TYPE_CHECKING:
-    from text_gym.agents import Agent, AgentConfig, Policy, Report
+    from text_gym.agents import Agent, AgentConfig, Policy, Report, SB3Config
 
+Sample = tuple[str, str, float, str, float]  # prompt, text before, its reward, text after, its reward
+Learner: TypeAlias = "Callable[[Path, Callable[[dict[str, float]], bool]], Outcome]"
 SETTINGS = "text_gym.json"  # beside a policy trained here: how its data was read
 
 
@@ -123,7 +126,7 @@ def read_settings(policy: str | Path) -> dict[str, Any]:
 
 def train(
     algorithm: str,
-    config: AgentConfig,
+    config: AgentConfig | SB3Config,
     task: Task,
     *,
     reward: RewardSource | None = None,
@@ -136,12 +139,13 @@ def train(
     """Train, judge on the held-out prompts before and after, and write the run's folder.
 
     Args:
-        algorithm: Name of the algorithm, e.g. `"ppo"`.
+        algorithm: Name of the algorithm, e.g. `"ppo"`, or `"sb3.ppo"` for that of Stable-Baselines3.
         config: Its settings.
         task: Prompts, held-out prompts and the gold reward.
         reward: What is optimised; the task's gold reward if None.
-        policy: Policy, folder or hub model; the task's own if None.
-        episodes: Episodes per iteration.
+        policy: Policy, folder or hub model; the task's own if None. Algorithms of
+            Stable-Baselines3 start from scratch where there is neither.
+        episodes: Episodes per iteration (Stable-Baselines3: see `num_envs` and `n_steps` in its config).
         out: Folder for the results; `runs/<task>-<algorithm>-<time>` if None.
         device: `auto`, `cpu`, `cuda`, …
         console: Where to print.
@@ -149,95 +153,182 @@ def train(
     Returns:
         The summary, as in `summary.json`; `interrupted` tells whether Ctrl-C ended it early.
     """
-    from text_gym.agents import Policy, load_algorithm
+    from text_gym.agents import Policy
 
     console = console or Console()
-    agent_class = load_algorithm(algorithm)
     reward = reward or task.reward
-    if policy is None and task.policy is None:
-        raise ConfigError(f"task {task.name!r} ships no policy; pass --policy FOLDER")
-    if not isinstance(policy, Policy):
-        policy = Policy.from_pretrained(policy or str(task.policy), device=device)
-    env = TextVectorEnv(
-        **task.env_kwargs(reward=reward),
-        num_envs=episodes,
-        numbering="global",
-        context=policy.context,
-    )
-    agent: Agent[Any] = agent_class(policy, env, config)
+    library = algorithm.startswith("sb3.")
+    if policy is None and task.policy is None and not library:
+        raise ConfigError(f"task {task.name!r} ships no policy; pass --policy FOLDER, or --algorithm sb3.ppo")
+    policy = policy or task.policy
+    if policy is not None and not isinstance(policy, Policy):
+        policy = Policy.from_pretrained(policy, device=device)
+    job = Job(algorithm, config, task, reward, policy, episodes, device)
     folder = Path(out) if out else default_folder(task.name, algorithm)
-    run_config = {"task": task.name, "reward": reward.name, "episodes": episodes, **agent.settings()}
-    with RunFolder(folder, run_config) as run, _stop_on_interrupt() as stopped:
-        before = judge(agent, task, reward)
-        started = time.perf_counter()
-        with _progress(console, config.iterations) as report:
+    learn = _learn_with_sb3 if library else _learn
+    with _stop_on_interrupt() as stopped, _progress(console, config.iterations) as report:
+        learner = learn(job)
+        with RunFolder(folder, job.settings()) as run:
 
-            def after_iteration(_: Agent[Any], metrics: dict[str, float]) -> bool:
+            def after_iteration(metrics: dict[str, float]) -> bool:
                 run.log(metrics)
                 report(metrics)
                 return not stopped
 
-            agent.learn(callback=after_iteration)
-        seconds = time.perf_counter() - started
-        policy.save(run.path / "policy")
-        after = judge(agent, task, reward)
-        summary = {
-            "before": before.summary,
-            "after": after.summary,
-            "kl_nats": after.sampled.kl.mean,
-            "seconds": seconds,
-            "tokens": agent.tokens_played,
-            "iterations": agent.iteration,
-            "seed": config.seed,
-            "interrupted": bool(stopped),
-        }
-        run.write_json("summary.json", summary)
-        samples = [
-            (b.prompt.text, b.completion, float(rb), a.completion, float(ra))
-            for b, rb, a, ra in zip(
-                before.sampled.episodes,
-                before.sampled.rewards,
-                after.sampled.episodes,
-                after.sampled.rewards,
-                strict=True,
-            )
-        ]
-        run.write_samples(samples[:20])
-        run.draw_curves(f"{task.name} · {algorithm} · reward {reward.name} · seed {config.seed}")
-    show_results(console, summary, samples[:3], run.path)
+            outcome = learner(run.path / "policy", after_iteration)
+            summary = {
+                "before": outcome.before.summary,
+                "after": outcome.after.summary,
+                "kl_nats": outcome.after.sampled.kl.mean,
+                "seconds": outcome.seconds,
+                "tokens": outcome.tokens,
+                "iterations": outcome.iterations,
+                "seed": config.seed,
+                "interrupted": bool(stopped),
+            }
+            run.write_json("summary.json", summary)
+            samples = outcome.samples()
+            run.write_samples(samples[:20])
+            run.draw_curves(f"{task.name} · {algorithm} · reward {reward.name} · seed {config.seed}")
+    show_results(console, summary, samples[:3], folder)
     return summary
 
 
 @dataclass(frozen=True)
+class Job:
+    """What is to be learnt, by what, from where; the fields are the arguments of `train`."""
+
+    algorithm: str
+    config: Any
+    task: Task
+    reward: RewardSource
+    policy: Policy | None
+    episodes: int
+    device: str
+
+    def settings(self) -> dict[str, Any]:
+        """For `config.json`."""
+        return {
+            "task": self.task.name,
+            "reward": self.reward.name,
+            "algorithm": self.algorithm,
+            "episodes": self.episodes,
+            **dataclasses.asdict(self.config),
+        }
+
+
+@dataclass(frozen=True)
 class Judgement:
-    """A policy on the held-out prompts: sampled at temperature 1, and greedy."""
+    """A policy on the held-out prompts: texts sampled at temperature 1, and the figures of the summary."""
 
     sampled: Report
     summary: dict[str, Any]
 
 
-def judge(agent: Agent[Any], task: Task, reward: RewardSource) -> Judgement:
-    """Gold, its criteria, KL and length on the held-out prompts; the optimised reward if it is another."""
-    from text_gym.agents import Measure, Sampling, evaluate
+@dataclass(frozen=True)
+class Outcome:
+    """What learning gave."""
 
-    gold = TextVectorEnv(**task.env_kwargs(prompts=task.held_out), shuffle=False)
+    before: Judgement
+    after: Judgement
+    seconds: float
+    tokens: int
+    iterations: int
+
+    def samples(self) -> list[Sample]:
+        """Prompt, text and reward before, text and reward after, for every held-out prompt."""
+        before, after = self.before.sampled, self.after.sampled
+        return [
+            (b.prompt.text, b.completion, float(r), a.completion, float(s))
+            for b, r, a, s in zip(before.episodes, before.rewards, after.episodes, after.rewards, strict=True)
+        ]
+
+
+def _learn(job: Job) -> Learner:
+    """Learning by one of our own algorithms."""
+    from text_gym.agents import load_algorithm
+
+    agent_class = load_algorithm(job.algorithm)
+    assert job.policy is not None
+    env = TextVectorEnv(
+        **job.task.env_kwargs(reward=job.reward),
+        num_envs=job.episodes,
+        numbering="global",
+        context=job.policy.context,
+    )
+    agent: Agent[Any] = agent_class(job.policy, env, job.config)
+
+    def learner(folder: Path, callback: Callable[[dict[str, float]], bool]) -> Outcome:
+        before = judge(agent, job)
+        started = time.perf_counter()
+        try:
+            agent.learn(callback=lambda _, metrics: callback(metrics))
+        finally:  # an error in the reward must not cost what was learnt until then
+            agent.save(folder)
+        seconds = time.perf_counter() - started
+        after = judge(agent, job)
+        return Outcome(before, after, seconds, agent.tokens_played, agent.iteration)
+
+    return learner
+
+
+def _learn_with_sb3(job: Job) -> Learner:
+    """Learning by an algorithm of Stable-Baselines3."""
+    from safetensors.torch import save_model
+
+    from text_gym.agents import train_sb3
+
+    def learner(folder: Path, callback: Callable[[dict[str, float]], bool]) -> Outcome:
+        run = train_sb3(
+            job.algorithm.removeprefix("sb3."),
+            job.task,
+            job.config,
+            policy=job.policy,
+            callback=callback,
+            device=job.device,
+            reward=job.reward,
+        )
+        if job.policy is not None:
+            job.policy.save(folder)
+        else:  # SB3's own archives are pickles
+            folder.mkdir(parents=True, exist_ok=True)
+            save_model(run.model.policy, str(folder / "sb3_policy.safetensors"))
+        before, after = _judgement(run.before, job), _judgement(run.after, job)
+        after.summary["greedy"] = run.greedy.summary()
+        return Outcome(before, after, run.seconds, run.tokens, run.iterations)
+
+    return learner
+
+
+def judge(agent: Agent[Any], job: Job) -> Judgement:
+    """An agent's policy on the held-out prompts, sampled and greedy."""
+    from text_gym.agents import Sampling, evaluate
+
+    gold = TextVectorEnv(**job.task.env_kwargs(prompts=job.task.held_out), shuffle=False)
 
     def play(greedy: bool) -> Report:
         return evaluate(agent.policy, gold, reference=agent.reference, sampling=Sampling(greedy=greedy))
 
-    sampled = play(greedy=False)
+    judgement = _judgement(play(greedy=False), job)
+    judgement.summary["greedy"] = play(greedy=True).summary()
+    return judgement
+
+
+def _judgement(sampled: Report, job: Job) -> Judgement:
+    """Gold, its criteria, KL and length; the optimised reward too if it is another one."""
+    from text_gym.agents import Measure
+
     summary = sampled.summary()
-    if reward is not task.reward:
-        proxy = Measure.of(reward(sampled.episodes).totals)
+    if job.reward is not job.task.reward:
+        proxy = Measure.of(job.reward(sampled.episodes).totals)
         summary["reward"] = {"mean": proxy.mean, "ci95": list(proxy.ci95)}
-    summary["greedy"] = play(greedy=True).summary()
     return Judgement(sampled, summary)
 
 
 def show_results(
     console: Console,
     summary: Mapping[str, Any],
-    samples: Sequence[tuple[str, str, float, str, float]],
+    samples: Sequence[Sample],
     folder: Path,
 ) -> None:
     """Print the table before → after and a few texts."""
@@ -256,8 +347,9 @@ def show_results(
         ("length_tokens", "length, tokens"),
         ("terminated", "ended by EOS"),
     ):
-        table.add_row(label, f"{before[name]:.2f}", f"{after[name]:.2f}")
-    if "perfect" in after:
+        if not math.isnan(after[name]):
+            table.add_row(label, f"{before[name]:.2f}", f"{after[name]:.2f}")
+    if "perfect" in after and "greedy" in before:
         low, high = before["greedy"]["perfect"]["mean"], after["greedy"]["perfect"]["mean"]
         table.add_row("perfect, greedy", f"{low:.3f}", f"{high:.3f}")
     console.print(table)
@@ -303,10 +395,9 @@ def _progress(console: Console, total: int) -> Iterator[Any]:
 
 
 def _status(metrics: Mapping[str, float], brief: bool = False) -> str:
-    status = (
-        f"reward {metrics['reward']:.3f}  KL {metrics['kl']:.2f} nats  "
-        f"{metrics['tokens_per_second']:,.0f} tokens/s"
-    )
+    known = not math.isnan(metrics.get("kl", math.nan))
+    kl = f"KL {metrics['kl']:.2f} nats  " if known else ""
+    status = f"reward {metrics['reward']:.3f}  {kl}{metrics['tokens_per_second']:,.0f} tokens/s"
     return status if brief else f"iteration {int(metrics['iteration'])}  {status}"
 
 

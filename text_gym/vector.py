@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, Space
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
@@ -187,7 +187,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
 
     def _make_spaces_and_buffers(self) -> None:
         n, width, v = self.num_envs, self.max_prompt_tokens + self.max_tokens, self.tokenizer.vocab_size
-        spaces = {
+        spaces: dict[str, Space[Any]] = {
             "tokens": Box(0, v - 1, (width,), np.int64),
             "attention_mask": Box(0, 1, (width,), np.int8),
             "length": Box(1, width, (1,), np.int64),

@@ -48,7 +48,7 @@ class AnyText(gym.Space[str]):
         return hash(AnyText)
 
 
-class TextObservation(gym.ObservationWrapper[str, Any, Any]):
+class TextObservation(gym.ObservationWrapper[str, Any, Any], gym.utils.RecordConstructorArgs):
     """The observation is the prompt and the completion so far, as one string.
 
     Args:
@@ -65,7 +65,8 @@ class TextObservation(gym.ObservationWrapper[str, Any, Any]):
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
-        super().__init__(env)
+        gym.utils.RecordConstructorArgs.__init__(self)
+        gym.ObservationWrapper.__init__(self, env)
         if not isinstance(env.unwrapped, TextEnv):
             raise ConfigError(f"TextObservation reads text environments, not {type(env.unwrapped).__name__}")
         self._vector = env.unwrapped.vector

@@ -106,7 +106,7 @@ def product_json(
     n_held_out: int = N_HELD_OUT,
     seed: int = 0,
 ) -> Task:
-    r"""Write the attributes asked for as a JSON object: `# … | $24\n# json: price\n` asks for `{"price": "$24"}`.
+    r"""Write the attributes asked for as a JSON object: `# json: price\n` asks for `{"price": "$24"}`.
 
     State: the prompt (a product's line and a line of keys) and the tokens so far. Action: a token of the
     tokenizer of `products`, `V = 876`. Reward: see `ProductJSONReward`. Optimum: 1. The token limit,
@@ -130,9 +130,9 @@ def product_json(
 
     >>> task = product_json(keys=("name", "price"))
     >>> task.prompts[0].text
-    '# Tavo Sun 5 | lamp | glass | black | folds flat | artists | $39\n# json: name, price\n'
+    '# Vela Zen 5 | watch | steel | green | tracks every step | cyclists | $150\n# json: name, price\n'
     >>> task.corpus()[0][0][1]
-    '{"name": "Tavo Sun 5", "price": "$39"}'
+    '{"name": "Vela Zen 5", "price": "$150"}'
     """
     if isinstance(keys, str) or not isinstance(keys, Sequence):
         check_range("keys", keys, 1, len(SLOTS))  # type: ignore[arg-type]  # whatever it is

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -87,7 +87,7 @@ def keywords(
     n_held_out: int = N_HELD_OUT,
     seed: int = 0,
 ) -> Task:
-    r"""Use each word once: `# use: hikers, steel | 10 to 14 words\n` asks for a text of 10 to 14 words with both.
+    r"""Use each word once in a text of the right length: `# use: hikers, steel | 10 to 14 words\n`.
 
     State: the prompt and the tokens so far. Action: a token of the tokenizer of `products`, `V = 876`.
     Reward: see `KeywordsReward`. Optimum: 1, reached by the text that the prompt was made from. The token
@@ -108,22 +108,22 @@ def keywords(
         ConfigError: A parameter out of its range.
 
     >>> keywords().prompts[0].text
-    '# use: red, lamp, gives | 18 to 22 words\n'
+    '# use: tracks, runners, further | 18 to 22 words\n'
     """
     check_range("sentences", sentences, 1, 3)
     check_range("words", words, 1, 3 * sentences)
     check_range("band", band, 1)
     writer = _Writer(words, sentences, band, seed)
-    held_out = writer.pairs(0, n_held_out)
+    train, held_out = _halves(writer, n_train, n_held_out)
     return Task(
         name="keywords",
-        prompts=[p for p, _ in _others(writer.pairs(n_held_out, n_train), held_out)],
+        prompts=[p for p, _ in train],
         held_out=[p for p, _ in held_out],
         tokenizer=PretrainedTokenizer.from_pretrained(POLICY),
         reward=KeywordsReward(sparse),
         max_tokens=8 + 16 * sentences,
         policy=POLICY,
-        corpus=partial(_corpora, writer, held_out, 4 * n_train),
+        corpus=partial(_halves, writer, 4 * n_train, n_held_out),
         optimum=1.0,
     )
 
@@ -158,14 +158,12 @@ class _Writer(NamedTuple):
         return Prompt(f"# use: {', '.join(chosen)} | {low} to {low + self.band - 1} words\n", columns), text
 
 
-def _others(pairs: Pairs, held_out: Pairs) -> list[tuple[Prompt, str]]:
-    """The pairs whose prompt is not held out."""
+@lru_cache(maxsize=4)  # an environment is often made again, and writing takes long
+def _halves(writer: _Writer, n_train: int, n_held_out: int) -> tuple[Pairs, Pairs]:
+    """Pairs to learn from and held-out ones; of the former, those whose prompt is held out are left out."""
+    held_out = writer.pairs(0, n_held_out)
     taken = {p.text for p, _ in held_out}
-    return [(p, text) for p, text in pairs if p.text not in taken]
-
-
-def _corpora(writer: _Writer, held_out: Pairs, n: int) -> tuple[Pairs, Pairs]:
-    return _others(writer.pairs(len(held_out), n), held_out), held_out
+    return [(p, text) for p, text in writer.pairs(n_held_out, n_train) if p.text not in taken], held_out
 
 
 def _words(text: str) -> list[str]:
