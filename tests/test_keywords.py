@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import pickle
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from text_gym import ByteTokenizer, Episode, Prompt, TextVectorEnv, load_task
+from text_gym.errors import ConfigError, RewardError
+from text_gym.tasks.keywords import KeywordsReward, keywords
+from text_gym.tasks.products import ProductsReward, read
+
+BYTES = ByteTokenizer()
+HIKERS = Prompt("", {"words": ("hikers", "steel"), "low": 4, "high": 5})
+
+
+def score(text: str, **changes: Any) -> float:
+    return float(KeywordsReward()([replace(Episode.of(HIKERS, text, BYTES), **changes)]).values[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Hikers, love STEEL tents!", 1.0),
+        ("hikers steel a b c", 1.0),
+        ("", 0.0),
+        (" .,!?\n", 0.0),
+        ("hikers steel", (1 + 2 / 4) / 2),
+        ("hikers and more and", (1 / 2 + 1) / 2),
+        ("hikers hikers steel now", (3 / 4 + 1) / 2),
+        ("hikers steel steel steel", (2 / 3 + 1) / 2),
+        ("a hiker likes steely tents", 1 / 2),  # other words
+        ("the hikers' steel don't rust", 1.0),
+        ("hikers's steel is hikers' own", 1.0),  # "hikers's" is one word, "hikers" another
+        ("steel-hikers need $24 now.", 1.0),  # five
+        ("hikers steel a b c d", (1 + 2 - 6 / 5) / 2),
+        ("hikers steel " + "a " * 8, 1 / 2),  # ten words, twice the most: nothing left
+        ("hikers steel " + "a " * 99, 1 / 2),
+    ],
+)
+def test_rewards_by_hand(text: str, expected: float) -> None:
+    assert score(text) == pytest.approx(expected, abs=1e-12)
+
+
+def test_nobody_knows_how_long_a_cut_text_was_to_be() -> None:
+    assert score("hikers and steel today", terminated=False, truncated=True) == 0.5
+
+
+def test_terms_and_the_sparse_reward() -> None:
+    texts = ("hikers and steel today", "hikers and so on", "hikers steel", "")
+    rewards = KeywordsReward(sparse=True)([Episode.of(HIKERS, text, BYTES) for text in texts])
+    assert rewards.values.tolist() == [1, 0, 0, 0]
+    assert {k: v.tolist() for k, v in rewards.terms.items()} == {
+        "used": [1, 0.5, 1, 0],
+        "length": [1, 1, 0.5, 0],
+        "perfect": [1, 0, 0, 0],
+    }
+
+
+WORDS = st.lists(st.sampled_from("hikers Steel steel the a it's ! . café".split()), max_size=12)  # noqa: SIM905
+
+
+@given(st.text(max_size=60) | WORDS.map(" ".join), st.booleans())
+def test_any_text_earns_between_0_and_1(text: str, terminated: bool) -> None:
+    rewards = KeywordsReward()([replace(Episode.of(HIKERS, text, BYTES), terminated=terminated)])
+    assert all(0.0 <= term[0] <= 1.0 for term in rewards.terms.values())
+    assert rewards.values[0] == pytest.approx((rewards.terms["used"][0] + rewards.terms["length"][0]) / 2)
+    assert (rewards.values[0] == 1.0) == bool(rewards.terms["perfect"][0])
+
+
+@given(WORDS)
+def test_perfect_is_what_one_would_count_by_hand(words: list[str]) -> None:
+    lower = [word.lower() for word in words]
+    n = sum(word not in "!." for word in words)
+    perfect = lower.count("hikers") == lower.count("steel") == 1 and n in (4, 5)
+    assert (score(" ".join(words)) == 1.0) == perfect
+
+
+def test_a_prompt_without_the_columns_is_named() -> None:
+    with pytest.raises(RewardError, match="'a mug' lacks low, high"):
+        KeywordsReward()([Episode.of("a mug", "steel", BYTES, words=["steel"])])
+
+
+# Task
+
+PROMPT = re.compile(r"# use: ([a-z, ]+) \| (\d+) to (\d+) words\n")
+
+
+def solve(prompt: str) -> str:
+    """Reads the prompt alone: its words and then as many `so` as the shortest length asks for."""
+    found = PROMPT.fullmatch(prompt)
+    assert found is not None
+    words = found[1].split(", ")
+    return " ".join(words + ["so"] * (int(found[2]) - len(words)))
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"words": 1, "sentences": 1, "band": 1},
+        {"words": 3, "sentences": 1},
+        {"words": 6, "band": 40},
+        {"words": 7, "sentences": 3, "band": 2},
+    ],
+)
+def test_a_solver_that_sees_the_prompt_alone_reaches_the_optimum_in_time(parameters: dict[str, int]) -> None:
+    task = keywords(**parameters, n_train=200, n_held_out=50)
+    prompts = [*task.prompts, *task.held_out]
+    episodes = [Episode.of(p, solve(p.text), task.tokenizer) for p in prompts]
+    assert (task.reward(episodes).values == task.optimum).all()
+    assert max(len(e.completion_ids) for e in episodes) <= task.max_tokens
+
+
+def test_the_corpus_is_perfect_fluent_and_within_the_limit() -> None:
+    task = keywords(n_train=300, n_held_out=60)
+    assert task.corpus is not None
+    learn, judge = task.corpus()
+    episodes = [Episode.of(p, text, task.tokenizer) for p, text in [*learn, *judge]]
+    assert (task.reward(episodes).values == 1).all()
+    assert max(len(e.completion_ids) for e in episodes) <= task.max_tokens
+    assert len(learn) > 3 * 300
+    assert [p for p, _ in judge] == list(task.held_out)
+    assert [p for p, _ in learn][: len(task.prompts)] == list(task.prompts)
+    assert not {p.text for p, _ in learn} & {p.text for p in task.held_out}
+    # Every sentence is one of the products' grammar, as its own reward reads it: no joint is foreign.
+    product = dict.fromkeys(("name", "category", "material", "colour", "feature", "audience", "price"), "")
+    longest = max((text for _, text in learn), key=lambda text: read(text).n_words)
+    assert read(longest).n_words >= 20
+    clarity = ProductsReward()([Episode.of(Prompt("", product), longest, task.tokenizer)]).terms["clarity"]
+    assert clarity.tolist() == [1.0]
+
+
+def test_prompts_are_as_the_parameters_say() -> None:
+    task = keywords(words=4, band=3, n_train=100)
+    for prompt in task.prompts:
+        found = PROMPT.fullmatch(prompt.text)
+        assert found is not None
+        words, low, high = found[1].split(", "), int(found[2]), int(found[3])
+        assert len(set(words)) == len(words) == 4
+        assert high - low == 2
+        assert (tuple(words), low, high) == tuple(prompt.columns[k] for k in ("words", "low", "high"))
+
+
+def test_the_length_of_the_text_is_anywhere_in_the_band() -> None:
+    task = keywords(n_train=300)
+    assert task.corpus is not None
+    places = {len(text.split()) - p.columns["low"] for p, text in task.corpus()[0]}
+    assert places == {0, 1, 2, 3, 4}
+
+
+def test_the_seed_decides_and_a_longer_task_begins_alike() -> None:
+    task, longer, other = (keywords(n_train=n, n_held_out=40, seed=s) for n, s in ((50, 0), (80, 0), (50, 1)))
+    assert longer.held_out == task.held_out
+    assert longer.prompts[: len(task.prompts)] == task.prompts
+    assert other.held_out != task.held_out
+    assert pickle.loads(pickle.dumps(task)).prompts == task.prompts
+
+
+def test_prompt_and_completion_fit_the_shipped_policy() -> None:
+    TextVectorEnv(task="keywords", context=128, words=9, sentences=3, n_train=200)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"words": 0}, {"words": 7}, {"sentences": 0}, {"sentences": 4}, {"band": 0}, {"band": 1.5}]
+)
+def test_bad_parameters_are_named(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        load_task("keywords", **wrong)
