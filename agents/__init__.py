@@ -17,7 +17,7 @@ from .features import FeatureObservation, VectorFeatures
 from .grpo import GRPO, GRPOConfig, group_advantages
 from .kl import Estimator, KLController, estimate_kl
 from .policy import Evaluation, Policy, pick_device
-from .policy_gradient import PolicyGradient, PolicyGradientConfig
+from .policy_gradient import PolicyGradient, PolicyGradientConfig, minibatches
 from .ppo import PPO, PPOConfig
 from .prefix_cache import PrefixCache
 from .reference_mask import ReferenceMask
@@ -93,6 +93,7 @@ __all__ = [
     "load_algorithm",
     "make_sb3",
     "masked_mean",
+    "minibatches",
     "pick_device",
     "rewards_per_token",
     "rollout",

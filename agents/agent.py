@@ -157,6 +157,7 @@ class Agent(ABC, Generic[ConfigT]):
             shuffle=False,
             numbering="global",
             stop=self.env.stop,
+            mask=self.env.mask,
         )
         sampling = Sampling(temperature=self.config.temperature, greedy=greedy)
         batch = rollout(self.policy, env, np.arange(len(prompts)), seed=seed, sampling=sampling)

@@ -48,7 +48,7 @@ class Args:
 
     env_id: str = "text_gym/Reverse-v0"
     seed: int = 1
-    total_timesteps: int = 120_000
+    total_timesteps: int = 80_000
     num_envs: int = 64
     num_steps: int = 32
     learning_rate: float = 2e-3

@@ -65,8 +65,11 @@ class PPO(PolicyGradient[PPOConfig]):
             rewards, batch.values, batch.last_values, mask, gamma=config.gamma, lam=config.lam
         )
         metrics = {"explained_variance": explained_variance(returns, batch.values, mask)}
+        judged = torch.from_numpy(~batch.scores.abstained).to(mask.device)[:, None]
         if config.whiten_advantages:
-            advantages = whiten(advantages, mask)
+            advantages = whiten(advantages, mask & judged)
+        # What was not judged was not worth 0: it moves neither the policy nor the critic.
+        advantages, returns = advantages * judged, torch.where(judged, returns, batch.values)
         return {"advantages": advantages, "returns": returns, "values": batch.values}, metrics
 
     def loss(self, now: Evaluation, old: dict[str, Tensor], mask: Tensor) -> tuple[Tensor, Metrics]:

@@ -38,8 +38,8 @@ FLOORS = {"tiny": 40.0, "small": 30.0}
 class UncachedPolicy(ActorCriticPolicy):
     """A language model as an SB3 policy in the straightforward way: every observation is read in full."""
 
-    def __init__(self, *spaces_and_schedule: Any, language_model: Policy, **kwargs: Any) -> None:
-        super().__init__(*spaces_and_schedule, net_arch=[], **kwargs)
+    def __init__(self, *args: Any, language_model: Policy, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "net_arch": []})
         self.model = copy.deepcopy(language_model.model)
         self.value_head = nn.Linear(self.model.config.n_embd, 1)
         self.optimizer = torch.optim.Adam(self.parameters(), lr=1e-4, eps=1e-5)

@@ -32,7 +32,7 @@ def test_a_prompt_without_answer_is_named() -> None:
 
 
 def test_choose_inputs_takes_all_or_a_sample() -> None:
-    assert choose_inputs(["x", "y"], lambda rng: "z", seed=0) == ["x", "y"]  # noqa: ARG005
+    assert choose_inputs(["x", "y"], lambda rng: "z", seed=0) == ["x", "y"]
     every = [str(i) for i in range(5000)]
     sample = choose_inputs(every, lambda rng: rng.choice(every), seed=0)
     assert len(sample) == len(set(sample)) == 4096

@@ -1,18 +1,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from text_gym import ByteTokenizer, Episode, Prompt, TextVectorEnv, load_task
+from text_gym import TASKS, ByteTokenizer, Episode, Prompt, Task, TextVectorEnv, load_task
 from text_gym.cli import main
 from text_gym.errors import ConfigError, PromptError, RewardError, UnknownNameError
 from text_gym.tasks.json_format import ProductJSONReward, answer, product_json
+from text_gym.tasks.keywords import keywords
 
 BYTES = ByteTokenizer()
 MUG = Prompt("", {"keys": ("name", "price"), "name": "Lumo Air 3", "price": "$24", "colour": "red"})
@@ -105,10 +110,8 @@ def test_any_text_earns_between_0_and_1_and_1_means_right(text: str, terminated:
     assert all(0.0 <= term[0] <= 1.0 for term in rewards.terms.values())
     assert 0.0 <= rewards.values[0] <= 1.0
     right = False
-    try:  # a second opinion, from Python's equality of dicts
+    with suppress(ValueError):  # a second opinion, from Python's equality of dicts
         right = terminated and json.loads(text) == {"name": "Lumo Air 3", "price": "$24"}
-    except ValueError:
-        pass
     assert (rewards.values[0] == 1.0) == right == bool(rewards.terms["perfect"][0])
 
 
@@ -168,16 +171,22 @@ def test_halves_share_no_product_and_the_seed_decides() -> None:
     assert {p.text for p in other.prompts}.isdisjoint(p.text for p in task.prompts)
 
 
-def test_the_corpus_is_perfect_and_knows_no_held_out_product() -> None:
-    task = product_json(n_train=100, n_held_out=30)
+def test_answers_are_perfect_and_half_of_the_corpus_is_careless() -> None:
+    task = product_json(n_train=400, n_held_out=30)
     assert task.corpus is not None
     learn, judge = task.corpus()
-    assert (len(learn), len(judge)) == (400, 30)
+    assert (len(learn), len(judge)) == (1600, 30)
     assert [p for p, _ in judge] == list(task.held_out)
-    assert [p for p, _ in learn[:100]] == list(task.prompts)
-    assert (task.reward([Episode.of(p, t, task.tokenizer) for p, t in [*learn, *judge]]).values == 1).all()
+    assert [p for p, _ in learn[:400]] == list(task.prompts)
     assert not {p.id for p, _ in learn} & {p.id for p in task.held_out}
-    assert all(text == answer(p) == solve(p.text) for p, text in learn)
+    assert all(answer(p) == solve(p.text) for p, _ in learn)
+    rewards = task.reward([Episode.of(p, text, task.tokenizer) for p, text in learn])
+    right = np.array([text == solve(p.text) for p, text in learn])
+    np.testing.assert_array_equal(rewards.terms["perfect"] == 1, right)
+    # Half, and of the careless 0.65³ · 0.85 that slip nowhere; a mistaken value may be right by chance.
+    assert right.mean() == pytest.approx(0.5 + 0.5 * 0.65**3 * 0.85, abs=0.05)
+    assert rewards.values.min() == 0
+    assert max(len(task.tokenizer.encode(text)) for _, text in learn) < task.max_tokens + 16
 
 
 def test_what_fits_the_shipped_policy() -> None:
@@ -199,11 +208,14 @@ def test_bad_keys_are_named(wrong: Any) -> None:
         load_task("product-json", keys=wrong)
 
 
-@pytest.mark.parametrize("task", ["product-json", "keywords"])
-def test_fine_tuning_makes_a_policy_that_can_be_trained(task: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "make"), [("product-json", product_json), ("keywords", keywords)])
+def test_fine_tuning_makes_a_policy_that_can_be_trained(
+    name: str, make: Callable[..., Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TASKS, name, partial(make, n_train=40, n_held_out=8))
     policy, out = str(tmp_path / "policy"), tmp_path / "run"
-    sft = ["--epochs", "0.01", "--width", "16", "--layers", "1", "--out", policy]
-    assert main(["sft", "--task", task, *sft]) == 0
+    sft = ["--epochs", "1", "--width", "16", "--layers", "1", "--out", policy]
+    assert main(["sft", "--task", name, *sft]) == 0
     train = ["--policy", policy, "--iterations", "1", "--episodes", "4", "--out", str(out)]
-    assert main(["train", "--task", task, *train]) == 0
+    assert main(["train", "--task", name, *train]) == 0
     assert "perfect" in json.loads((out / "summary.json").read_text())["after"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Sequence
 from itertools import islice
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from .data import pairs_from
 from .display import harmless
@@ -86,10 +87,11 @@ def sft(options: SFTOptions, config: SFTConfig, console: Console | None = None) 
     write_json(out / SETTINGS, settings)
     write_json(out / "sft.json", result)
     console.print(
-        f"{result['parameters']:,} parameters, {result['vocab_size']} token ids; loss {result['loss']:.3f} "
-        f"nats/token, held out {result['held_out_loss']:.3f}; {time.perf_counter() - started:.0f} s; "
-        f"saved in {escape(str(out))}",
-        highlight=False,
+        Text(
+            f"{result['parameters']:,} parameters, {result['vocab_size']} token ids; loss {result['loss']:.3f} "
+            f"nats/token, held out {result['held_out_loss']:.3f}; {time.perf_counter() - started:.0f} s; "
+            f"saved in {out}"
+        )
     )
     return result
 
@@ -112,13 +114,13 @@ def sample(options: SampleOptions, console: Console | None = None) -> list[str]:
     for episode, value in zip(found.episodes, found.rewards, strict=True):
         if options.json:
             row: dict[str, Any] = {"prompt": episode.prompt.text, "completion": episode.completion}
-            print(json.dumps(row if options.texts else {**row, "reward": float(value)}, ensure_ascii=False))
+            if not options.texts:
+                row["reward"] = float(value) if math.isfinite(value) else None  # the source had no opinion
+            print(json.dumps(row, ensure_ascii=False))
             continue
-        console.print(
-            f"[dim]{escape(harmless(episode.prompt.text.strip(), newlines=True))}[/dim]", highlight=False
-        )
-        mark = "" if options.texts else f" [dim]({value:.2f})[/dim]"
-        console.print(f"  {escape(harmless(episode.completion))}{mark}\n", highlight=False)
+        console.print(Text(harmless(episode.prompt.text.strip(), newlines=True), style="dim"))
+        mark = "" if options.texts else f" ({value:.2f})"
+        console.print(Text.assemble("  ", harmless(episode.completion), (mark, "dim"), "\n"))
     return [e.completion for e in found.episodes]
 
 
@@ -140,14 +142,11 @@ def evaluate(options: EvaluateOptions, console: Console | None = None) -> dict[s
     found = measure(policy, env, reference=reference, sampling=sampling, seed=options.seed)
     summary = found.summary()
     for name, value in summary.items():
+        line = f"{name:16s} {value['mean'] if isinstance(value, dict) else value:.4f}"
         if isinstance(value, dict):
             low, high = value["ci95"]
-            console.print(
-                f"{escape(name):16s} {value['mean']:.4f}  95 % interval {low:.4f} to {high:.4f}",
-                highlight=False,
-            )
-        else:
-            console.print(f"{escape(name):16s} {value:.4f}", highlight=False)
+            line += f"  95 % interval {low:.4f} to {high:.4f}"
+        console.print(Text(line))
     if options.out:
         write_json(options.out, summary)
     if options.transcripts:

@@ -6,6 +6,7 @@ An `Episode` holds no reward: a reward is somebody's opinion of it, and one epis
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -171,7 +172,7 @@ def write_transcripts(
                 "index": e.index,
             }
             if rewards is not None:
-                row["reward"] = float(rewards[i])
+                row["reward"] = float(rewards[i]) if math.isfinite(rewards[i]) else None
             out.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from .display import harmless
 from .env import TextEnv
@@ -39,7 +39,7 @@ def play(env: TextEnv, console: Console, lines: Iterator[str], seed: int | None 
     Returns:
         The last finished episode's return (nan if there was none).
     """
-    console.print(f"You are the policy.\n{escape(HELP)}", highlight=False)
+    console.print(Text(f"You are the policy.\n{HELP}"))
     total, last = 0.0, float("nan")
     observation, info = env.reset(seed=seed)
     done = False
@@ -49,7 +49,7 @@ def play(env: TextEnv, console: Console, lines: Iterator[str], seed: int | None 
         if command == ":quit":
             break
         if command == ":help":
-            console.print(escape(HELP), highlight=False)
+            console.print(Text(HELP))
         elif command == ":reset":
             observation, info = env.reset()
             total, done = 0.0, False
@@ -72,7 +72,7 @@ def play(env: TextEnv, console: Console, lines: Iterator[str], seed: int | None 
                 try:
                     observation, reward, terminated, truncated, info = env.step(np.int64(token))
                 except TextGymError as error:
-                    console.print(f"[red]{escape(str(error))}[/red]", highlight=False)
+                    console.print(Text(str(error), style="red"))
                     break
                 total += reward
                 done = terminated or truncated
@@ -100,17 +100,19 @@ def _encode(tokenizer: Tokenizer, text: str, console: Console) -> list[int]:
     try:
         return tokenizer.encode(text)
     except TextGymError as error:
-        console.print(f"[red]{escape(str(error))}[/red]", highlight=False)
+        console.print(Text(str(error), style="red"))
         return []
 
 
 def _show_start(env: TextEnv, console: Console, info: dict[str, object]) -> None:
     vector = env.vector
     console.print(
-        f"\n[bold]state[/bold]  {escape(harmless(str(info['prompt'])))}\n"
-        f"       {int(vector.starts[0])} prompt tokens; action: one of {vector.tokenizer.vocab_size} ids; "
-        f"at most {vector.max_tokens} steps",
-        highlight=False,
+        Text.assemble(
+            ("\nstate", "bold"),
+            f"  {harmless(str(info['prompt']))}\n"
+            f"       {int(vector.starts[0])} prompt tokens; action: one of {vector.tokenizer.vocab_size} ids; "
+            f"at most {vector.max_tokens} steps",
+        )
     )
 
 
@@ -121,18 +123,14 @@ def _show_step(
     flags = " terminated" if terminated else " truncated" if truncated else ""
     step = int(env.vector.lengths[0] - env.vector.starts[0])
     console.print(
-        f"  step {step:3d}  action {token:5d} {escape(repr(text)):14s} reward {reward:+.3f}{flags}",
-        highlight=False,
+        Text(f"  step {step:3d}  action {token:5d} {text!r:14s} reward {reward:+.3f}{flags}"), soft_wrap=True
     )
 
 
 def _show_end(console: Console, total: float, info: dict[str, object]) -> None:
     console.print(
-        f"[bold]return {total:.3f}[/bold]  {escape(harmless(str(info.get('completion', ''))))}",
-        highlight=False,
+        Text.assemble((f"return {total:.3f}", "bold"), f"  {harmless(str(info.get('completion', '')))}")
     )
     terms = info.get("reward_terms")
     if isinstance(terms, dict):
-        console.print(
-            "  " + "  ".join(f"{escape(str(k))} {v:.3f}" for k, v in terms.items()), highlight=False
-        )
+        console.print(Text("  " + "  ".join(f"{name} {value:.3f}" for name, value in terms.items())))

@@ -19,9 +19,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from .data import prompts_from, read_rows
 from .display import harmless
@@ -340,7 +340,7 @@ def show_results(
         table.add_column(heading, justify="left" if not heading else "right")
     for name, value in after.items():
         if isinstance(value, Mapping) and "ci95" in value:
-            table.add_row(escape(name), _interval(before[name]), _interval(value))
+            table.add_row(Text(name), _interval(before[name]), _interval(value))
     for name, label in (
         ("kl_nats", "KL, nats per episode"),
         ("perplexity", "perplexity, under the reference"),
@@ -354,13 +354,10 @@ def show_results(
         table.add_row("perfect, greedy", f"{low:.3f}", f"{high:.3f}")
     console.print(table)
     for prompt, text_before, gold_before, text_after, gold_after in samples:
-        console.print(f"\n[dim]{escape(harmless(prompt.strip(), newlines=True))}[/dim]")
-        console.print(f"  before ({gold_before:.2f}): {escape(harmless(text_before))}")
-        console.print(f"  after  ({gold_after:.2f}): {escape(harmless(text_after))}")
-    console.print(
-        f"\n{summary['tokens']:,} tokens in {summary['seconds']:.0f} s; "
-        f"results in [bold]{escape(str(folder))}[/bold]"
-    )
+        console.print(Text("\n" + harmless(prompt.strip(), newlines=True), style="dim"))
+        console.print(Text(f"  before ({gold_before:.2f}): {harmless(text_before)}"))
+        console.print(Text(f"  after  ({gold_after:.2f}): {harmless(text_after)}"))
+    console.print(Text(f"\n{summary['tokens']:,} tokens in {summary['seconds']:.0f} s; results in {folder}"))
 
 
 def _interval(measure: Mapping[str, Any]) -> str:

@@ -207,9 +207,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         self._starts = np.ones(n, dtype=np.int64)  # where the completion begins
         self._done = np.ones(n, dtype=np.bool_)  # the episode is over, or none has begun
         self._cut = np.zeros(n, dtype=np.bool_)  # … and was cut at the token limit
-        self._ends = np.zeros(
-            n, dtype=np.int64
-        )  # fixed horizon: where the text ended, or 0
+        self._ends = np.zeros(n, dtype=np.int64)  # fixed horizon: where the text ended, or 0
         self._stopped_by = [""] * n
         self._is_eos = np.zeros(v, dtype=np.bool_)
         self._is_eos[list(self.tokenizer.eos_ids)] = True

@@ -21,7 +21,9 @@ from ..task import Pairs, Task
 from ..tokenizer import PretrainedTokenizer
 from .classic import check_range
 from .products import N_HELD_OUT, N_TRAIN, POLICY
-from .products_corpus import SLOTS, make_products
+from .products_corpus import BRANDS, SLOTS, lexicon, make_products
+
+_CARELESS = 0.5  # share of the corpus that a careless writer wrote
 
 
 class ProductJSONReward(RewardSource):
@@ -114,7 +116,8 @@ def product_json(
     tokens that the shipped policy can read if there are at most four keys.
 
     `Task.policy` is the policy of `products`: it can read these prompts but has never seen JSON, so that
-    it earns nothing to learn from. Make one that has with `text-gym sft --task product-json`.
+    it earns nothing to learn from. Make one that has with `text-gym sft --task product-json`; half of the
+    corpus is by a careless writer, so that there is something left to gain.
 
     Args:
         keys: The curriculum: so many attributes, drawn anew for each prompt, or the names of those that
@@ -131,7 +134,7 @@ def product_json(
     >>> task = product_json(keys=("name", "price"))
     >>> task.prompts[0].text
     '# Vela Zen 5 | watch | steel | green | tracks every step | cyclists | $150\n# json: name, price\n'
-    >>> task.corpus()[0][0][1]
+    >>> answer(task.prompts[0])
     '{"name": "Vela Zen 5", "price": "$150"}'
     """
     if isinstance(keys, str) or not isinstance(keys, Sequence):
@@ -180,11 +183,40 @@ def _ask(products: Sequence[Prompt], n: int, keys: int | Sequence[str], seed: in
     return prompts
 
 
+def _write(prompt: Prompt, rng: random.Random) -> str:
+    """An answer as a careful writer gives it, or (one time in two) a careless one.
+
+    A careless one leaves out a key, adds one, mistakes a value, or forgets to close the object: each at
+    times, so that there is something left to learn from reward.
+    """
+    sloppy = rng.random() < _CARELESS
+
+    def slips(probability: float) -> bool:
+        return sloppy and rng.random() < probability
+
+    members = {key: prompt.columns[key] for key in prompt.columns["keys"]}
+    others = [key for key in SLOTS if key not in members]
+    if slips(0.35):
+        members.pop(_pick(rng, list(members)))
+    if slips(0.35) and others:
+        key = _pick(rng, others)
+        members[key] = prompt.columns[key]
+    if slips(0.35) and members:
+        key = _pick(rng, list(members))
+        members[key] = _pick(rng, lexicon().get(key, BRANDS))
+    return json.dumps(members)[: -1 if slips(0.15) else None]
+
+
+def _pick(rng: random.Random, options: Sequence[str]) -> str:
+    return options[int(rng.random() * len(options))]
+
+
 def _corpora(
     train: Sequence[Prompt], held_out: Sequence[Prompt], keys: int | Sequence[str], seed: int
 ) -> tuple[Pairs, Pairs]:
-    """Four sets of keys for each product to learn on, where keys are drawn; one for those held out."""
-    rounds = 4 if isinstance(keys, int) else 1
-    written = [_ask(train, rounds * len(train), keys, seed), _ask(held_out, len(held_out), keys, seed)]
-    learn, judge = ([(p, answer(p)) for p in prompts] for prompts in written)
+    """Four texts for each product to learn from, other keys where these are drawn; one for those held out."""
+    prompts = _ask(train, 4 * len(train), keys, seed), _ask(held_out, len(held_out), keys, seed)
+    learn, judge = (
+        [(p, _write(p, random.Random(f"json {seed} {k}"))) for k, p in enumerate(half)] for half in prompts
+    )
     return learn, judge

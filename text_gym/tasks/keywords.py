@@ -25,6 +25,7 @@ from .products_corpus import describe, lexicon, make_products
 
 _WORD = re.compile(r"\w+(?:'\w+)*")
 _N_PRODUCTS = 4096  # that texts are about
+_CARELESS = 0.5  # share of the corpus that a careless writer wrote
 _SENTENCE_END = re.compile(r"(?<=[.!?]) ")
 _FUNCTION_WORDS = frozenset("a all any at every for in more never out the with".split())  # noqa: SIM905
 
@@ -92,7 +93,8 @@ def keywords(
     State: the prompt and the tokens so far. Action: a token of the tokenizer of `products`, `V = 876`.
     Reward: see `KeywordsReward`. Optimum: 1, reached by the text that the prompt was made from. The token
     limit is `8 + 16 · sentences`. `Task.policy` is the policy of `products`: it writes these words, but
-    has never been asked for any. Make one that has with `text-gym sft --task keywords`.
+    has never been asked for any. Make one that has with `text-gym sft --task keywords`; half of the corpus
+    is by a careless writer, so that there is something left to gain.
 
     Args:
         words: How many words to use, 1 to `3 · sentences`.
@@ -136,18 +138,16 @@ class _Writer(NamedTuple):
     band: int
     seed: int
 
-    def pairs(self, first: int, n: int) -> list[tuple[Prompt, str]]:
+    def pairs(self, first: int, n: int, careless: float = _CARELESS) -> list[tuple[Prompt, str]]:
         """Pairs `first` to `first + n - 1`; each depends on (parameters, its number) alone."""
         products = make_products(_N_PRODUCTS, self.seed)
-        return [self._pair(products, k) for k in range(first, first + n)]
+        return [self._pair(products, k, careless) for k in range(first, first + n)]
 
-    def _pair(self, products: Sequence[Prompt], k: int) -> tuple[Prompt, str]:
+    def _pair(self, products: Sequence[Prompt], k: int, careless: float) -> tuple[Prompt, str]:
         rng = random.Random(f"keywords {self.seed} {k}")
         while True:  # until there are words enough in the text
             product = products[int(rng.random() * len(products))]
-            sentences = _SENTENCE_END.split(describe(product, rng, careless=0.0))
-            start = int(rng.random() * (len(sentences) - self.sentences + 1))
-            text = " ".join(sentences[start : start + self.sentences])
+            text = self._text(product, rng)
             said = _words(text)
             options = [word for word in said if word in _vocabulary() and said.count(word) == 1]
             if len(options) >= self.words:
@@ -155,7 +155,14 @@ class _Writer(NamedTuple):
         chosen = tuple(sorted(options, key=lambda _: rng.random())[: self.words])
         low = max(1, len(said) - int(rng.random() * self.band))
         columns = {"words": chosen, "low": low, "high": low + self.band - 1}
-        return Prompt(f"# use: {', '.join(chosen)} | {low} to {low + self.band - 1} words\n", columns), text
+        prompt = Prompt(f"# use: {', '.join(chosen)} | {low} to {low + self.band - 1} words\n", columns)
+        # A careless writer has the right product in mind, but looks at neither the words nor the length.
+        return prompt, self._text(product, rng) if rng.random() < careless else text
+
+    def _text(self, product: Prompt, rng: random.Random) -> str:
+        sentences = _SENTENCE_END.split(describe(product, rng, careless=0.0))
+        start = int(rng.random() * (len(sentences) - self.sentences + 1))
+        return " ".join(sentences[start : start + self.sentences])
 
 
 @lru_cache(maxsize=4)  # an environment is often made again, and writing takes long
