@@ -35,5 +35,5 @@ def test_causal_and_split() -> None:
 
 @pytest.mark.parametrize("wrong", [{"slots": 0}, {"slots": 7}, {"values": 0}, {"values": 5}])
 def test_bad_parameters_are_named(wrong: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match="slots|values"):
+    with pytest.raises(ConfigError, match=r"slots|values"):
         load_task("slots", **wrong)

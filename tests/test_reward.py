@@ -290,7 +290,7 @@ def test_token_rewards_that_raise_are_wrapped() -> None:
 
 @given(st.sampled_from([ValueError, KeyError, ZeroDivisionError, RuntimeError, MemoryError]))
 def test_what_a_source_raises_is_named_and_kept_as_the_cause(error: type[Exception]) -> None:
-    def function(completion: str) -> float:  # noqa: ARG001
+    def function(completion: str) -> float:
         raise error("it broke")
 
     with pytest.raises(RewardError, match=re.escape("'function' raised")) as caught:
@@ -301,7 +301,7 @@ def test_what_a_source_raises_is_named_and_kept_as_the_cause(error: type[Excepti
 
 
 def test_our_own_errors_go_through_as_they_are() -> None:
-    def function(completion: str) -> float:  # noqa: ARG001
+    def function(completion: str) -> float:
         raise TokenError("own")
 
     with pytest.raises(TextGymError, match=r"^own$"):
@@ -310,7 +310,7 @@ def test_our_own_errors_go_through_as_they_are() -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_stopping_is_no_bad_reward(error: type[BaseException]) -> None:
-    def function(completion: str) -> float:  # noqa: ARG001
+    def function(completion: str) -> float:
         raise error
 
     with pytest.raises(error):

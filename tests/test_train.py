@@ -88,7 +88,13 @@ def test_an_algorithm_of_stable_baselines3_starts_from_scratch(tmp_path: Path) -
 def test_a_reward_that_fails_stops_the_run_but_not_what_was_learnt(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = "calls = []\n\n\ndef late(completion):\n    calls.append(1)\n    return 1.0 if len(calls) < 275 else 1 / 0\n"
+    code = """
+calls = []
+
+def late(completion):
+    calls.append(1)
+    return 1.0 if len(calls) < 275 else 1 / 0
+"""
     (tmp_path / "mine.py").write_text(code)
     out = tmp_path / "run"
     options = ["--iterations", "5", "--episodes", "8", "--out", str(out), "--reward"]

@@ -805,9 +805,13 @@ def test_episodes_own_their_ids() -> None:
 @pytest.mark.parametrize("eos_at", [0, 2, 4])
 def test_with_a_fixed_horizon_the_return_comes_at_the_last_step_whenever_eos_came(eos_at: int) -> None:
     env = TextVectorEnv(
-        ["ab"], WordTokenizer("abc", separator="", pad=False), lambda completion: 1.0 + completion.count("a"), 5,
-        fixed_horizon=True, autoreset_mode="Disabled",
-    )  # fmt: skip
+        ["ab"],
+        WordTokenizer("abc", separator="", pad=False),
+        lambda completion: 1.0 + completion.count("a"),
+        5,
+        fixed_horizon=True,
+        autoreset_mode="Disabled",
+    )
     env.reset(seed=0)
     paid = []
     for t in range(5):

@@ -88,8 +88,8 @@ def sft(options: SFTOptions, config: SFTConfig, console: Console | None = None) 
     write_json(out / "sft.json", result)
     console.print(
         Text(
-            f"{result['parameters']:,} parameters, {result['vocab_size']} token ids; loss {result['loss']:.3f} "
-            f"nats/token, held out {result['held_out_loss']:.3f}; {time.perf_counter() - started:.0f} s; "
+            f"{result['parameters']:,} parameters, {result['vocab_size']} token ids; "
+            f"loss {result['loss']:.3f} nats/token, held out {result['held_out_loss']:.3f}; {time.perf_counter() - started:.0f} s; "
             f"saved in {out}"
         )
     )

@@ -110,8 +110,8 @@ def _show_start(env: TextEnv, console: Console, info: dict[str, object]) -> None
         Text.assemble(
             ("\nstate", "bold"),
             f"  {harmless(str(info['prompt']))}\n"
-            f"       {int(vector.starts[0])} prompt tokens; action: one of {vector.tokenizer.vocab_size} ids; "
-            f"at most {vector.max_tokens} steps",
+            f"       {int(vector.starts[0])} prompt tokens; action: one of {vector.tokenizer.vocab_size} "
+            f"ids; at most {vector.max_tokens} steps",
         )
     )
 
