@@ -89,7 +89,8 @@ def sft(options: SFTOptions, config: SFTConfig, console: Console | None = None) 
     console.print(
         Text(
             f"{result['parameters']:,} parameters, {result['vocab_size']} token ids; "
-            f"loss {result['loss']:.3f} nats/token, held out {result['held_out_loss']:.3f}; {time.perf_counter() - started:.0f} s; "
+            f"loss {result['loss']:.3f} nats/token, held out {result['held_out_loss']:.3f}; "
+            f"{time.perf_counter() - started:.0f} s; "
             f"saved in {out}"
         )
     )
