@@ -40,7 +40,7 @@ TASKS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 SOLVED = 0.95  # of the optimum
 ENDLESS = 1_000_000  # iterations; the clock stops a run
-PACKAGES = ("text-gym", "stable-baselines3", "gymnasium", "torch", "numpy")
+PACKAGES = ("stable-baselines3", "gymnasium", "torch", "numpy")
 Curve = npt.NDArray[np.float64]  # (2, n): seconds of training and mean return of each iteration
 
 
