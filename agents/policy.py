@@ -104,10 +104,11 @@ class Policy(nn.Module):
         width: int = 64,
         heads: int = 4,
         context: int = 256,
+        dropout: float = 0.0,
         seed: int = 0,
         device: str = "auto",
     ) -> Policy:
-        """A small GPT-2 with random weights, to be trained from nothing."""
+        """A small GPT-2 with random weights, to be trained from nothing; dropout is on in SFT alone."""
         from transformers import GPT2Config, GPT2LMHeadModel
 
         eos = tokenizer.eos_ids[0] if tokenizer.eos_ids else None
@@ -117,9 +118,9 @@ class Policy(nn.Module):
             n_embd=width,
             n_layer=layers,
             n_head=heads,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
+            resid_pdrop=dropout,
+            embd_pdrop=dropout,
+            attn_pdrop=dropout,
             initializer_range=width
             ** -0.5,  # GPT-2's 0.02 is for d = 768: small models do not learn to copy from it
             bos_token_id=tokenizer.bos_id,

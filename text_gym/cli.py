@@ -68,6 +68,7 @@ class SFTOptions(Data):
         layers: Layers of a new model.
         width: Width of a new model.
         heads: Attention heads of a new model.
+        dropout: Dropout of a new model, in [0, 1); helps where texts are few.
         out: Folder for the policy.
         device: auto, cpu, cuda, cuda:1, mps.
     """
@@ -78,6 +79,7 @@ class SFTOptions(Data):
     layers: int = 2
     width: int = 128
     heads: int = 4
+    dropout: float = 0.0
     out: str = "policy"
     device: str = "auto"
 

@@ -172,6 +172,7 @@ def _policy_for(
         layers=options.layers,
         width=options.width,
         heads=options.heads,
+        dropout=options.dropout,
         context=max(128, -(-longest * 3 // 2 // 32) * 32),  # room for longer texts than were seen
         seed=seed,
         device=options.device,
