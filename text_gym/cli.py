@@ -1,33 +1,36 @@
-"""The command line: `text-gym train | sft | sample | evaluate | play | check`.
+"""The command line: the table of commands, and the options of those on environments and policies.
 
 Options are dataclasses; their help is the docstrings'. What the commands do stands elsewhere.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, make_dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tyro.conf import Positional
 
 from .errors import ConfigError, TextGymError, UnknownNameError
+from .options import parse, value_of
 from .train import Data
 
-_HELP = """usage: text-gym [--debug] COMMAND [OPTIONS]
-
-Reinforcement learning in which generating tokens is the episode.
-
-  train      improve a policy by reinforcement learning; before and after on held-out prompts
-  sft        make a policy by supervised fine-tuning on written texts
-  sample     let a policy write
-  evaluate   measure a policy on held-out prompts
-  play       be the policy yourself: type or pick tokens, see observation and reward
-  check      check an environment or a reward: what it breaks, and what to mend
-
-text-gym COMMAND --help shows a command's options; --debug shows tracebacks."""
+# A command of one word or two: the function that takes the words after it (and returns the exit
+# status), and its help.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": (
+        "text_gym.cli:_train",
+        "improve a policy by reinforcement learning",
+    ),
+    "sft": ("text_gym.cli:_sft", "make a policy by supervised fine-tuning on written texts"),
+    "sample": ("text_gym.cli:_sample", "let a policy write"),
+    "evaluate": ("text_gym.cli:_evaluate", "measure a policy on held-out prompts"),
+    "play": ("text_gym.cli:_play", "be the policy yourself: type or pick tokens, see observation and reward"),
+    "check": ("text_gym.cli:_check", "check an environment or a reward: what it breaks, and what to mend"),
+}
 
 
 @dataclass(frozen=True)
@@ -183,22 +186,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in argv
     argv = [a for a in argv if a != "--debug"]
-    commands: dict[str, Callable[[list[str]], int]] = {
-        "train": _train,
-        "sft": _sft,
-        "sample": _sample,
-        "evaluate": _evaluate,
-        "play": _play,
-        "check": _check,
-    }
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         if not argv or argv[0] in ("-h", "--help"):
-            print(_HELP)
+            print(_help())
             return 0
-        if argv[0] not in commands:
-            raise UnknownNameError("command", argv[0], commands)
-        return commands[argv[0]](argv[1:])
+        name, rest = _split(argv)
+        module, _, function = COMMANDS[name][0].partition(":")
+        return int(getattr(importlib.import_module(module), function)(rest))
     except TextGymError as error:
         if debug:
             raise
@@ -214,19 +209,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _help() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    lines = "\n".join(f"  {name:{width}}{about}" for name, (_, about) in COMMANDS.items())
+    return f"""usage: text-gym [--debug] COMMAND [OPTIONS]
+
+Reinforcement learning in which generating tokens is the episode.
+
+{lines}
+
+text-gym COMMAND --help shows a command's options; --debug shows tracebacks."""
+
+
+def _split(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """A command of one or two words, and the words after it."""
+    for words in (2, 1):
+        name = " ".join(argv[:words])
+        if name in COMMANDS:
+            return name, list(argv[words:])
+    group = [name for name in COMMANDS if name.startswith(argv[0] + " ")]
+    if (group and len(argv) == 1) or (group and argv[1] in ("-h", "--help")):
+        print("\n".join(f"  text-gym {name:24}{COMMANDS[name][1]}" for name in group))
+        raise SystemExit(0 if len(argv) > 1 else 2)
+    raise UnknownNameError("command", " ".join(argv[: 2 if group else 1]), COMMANDS)
+
+
 def _train(argv: list[str]) -> int:
     from text_gym.agents import load_algorithm
 
     from .train import resolve_task, train
 
-    name = _value_of(argv, "--algorithm", "ppo")
+    name = value_of(argv, "--algorithm", "ppo")
     if name.startswith("sb3."):
         from text_gym.agents import SB3Config
 
         config_class: type[Any] = SB3Config
     else:
         config_class = load_algorithm(name).config_class
-    options, config = _parse("train", argv, TrainOptions, config_class)
+    options, config = parse("train", argv, TrainOptions, config_class)
     task, reward = resolve_task(options.task, options, options.reward, options.policy, options.max_tokens)
     summary = train(
         options.algorithm,
@@ -246,7 +266,7 @@ def _sft(argv: list[str]) -> int:
 
     from .commands import sft
 
-    options, config = _parse("sft", argv, SFTOptions, SFTConfig)
+    options, config = parse("sft", argv, SFTOptions, SFTConfig)
     sft(options, config)
     return 0
 
@@ -254,7 +274,7 @@ def _sft(argv: list[str]) -> int:
 def _sample(argv: list[str]) -> int:
     from .commands import sample
 
-    (options,) = _parse("sample", argv, SampleOptions)
+    (options,) = parse("sample", argv, SampleOptions)
     sample(options)
     return 0
 
@@ -262,7 +282,7 @@ def _sample(argv: list[str]) -> int:
 def _evaluate(argv: list[str]) -> int:
     from .commands import evaluate
 
-    (options,) = _parse("evaluate", argv, EvaluateOptions)
+    (options,) = parse("evaluate", argv, EvaluateOptions)
     evaluate(options)
     return 0
 
@@ -275,7 +295,7 @@ def _play(argv: list[str]) -> int:
     from .play import play
     from .task import ENV_IDS, TASKS
 
-    (options,) = _parse("play", argv, PlayOptions)
+    (options,) = parse("play", argv, PlayOptions)
     if options.env in TASKS:
         env = TextEnv(task=options.env)
     elif options.env in gym.registry:
@@ -299,7 +319,7 @@ def _check(argv: list[str]) -> int:
 
     if argv and not argv[0].startswith("-"):
         argv = ["--what", *argv]
-    (options,) = _parse("check", argv, CheckOptions)
+    (options,) = parse("check", argv, CheckOptions)
     if options.what in TASKS or options.what in gym.registry:
         env_id = next((i for i, kwargs in ENV_IDS.items() if kwargs == {"task": options.what}), options.what)
         env = gym.make(env_id) if env_id in gym.registry else TextEnv(task=options.what)
@@ -318,33 +338,3 @@ def _typed_lines() -> Iterator[str]:
             yield input("> " if sys.stdin.isatty() else "")
         except EOFError:
             return
-
-
-def _parse(command: str, argv: list[str], *classes: type[Any]) -> list[Any]:
-    """Read options into dataclasses; exits with status 2 and usage on unknown ones."""
-    import tyro
-
-    names = [command, "algorithm_settings"][: len(classes)]
-    together = make_dataclass("Options", list(zip(names, classes, strict=True)))
-    together.__doc__ = (classes[0].__doc__ or "").split("Args:")[0]
-    aliases = {"--dataset": "--data", "--model": "--policy"}
-    if command == "sft":
-        aliases["--model"] = "--model"
-    argv = [aliases.get(a.split("=")[0], a.split("=")[0]) + a[len(a.split("=")[0]) :] for a in argv]
-    parsed: Any = tyro.cli(
-        together,
-        prog=f"text-gym {command}",
-        args=argv,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
-    return [getattr(parsed, name) for name in names]
-
-
-def _value_of(argv: Sequence[str], option: str, default: str) -> str:
-    """An option's value, read ahead: the algorithm decides which options there are."""
-    for i, argument in enumerate(argv):
-        if argument == option and i + 1 < len(argv):
-            return argv[i + 1]
-        if argument.startswith(option + "="):
-            return argument.split("=", 1)[1]
-    return default
