@@ -5,6 +5,7 @@ A subclass says how a rollout becomes a better policy (`update`) and nothing els
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -20,12 +21,26 @@ from torch import Tensor
 from text_gym import Prompt, TextVectorEnv
 from text_gym.errors import ConfigError, NonFiniteError
 
+from .guards import (
+    Advisor,
+    check_dropout_off,
+    check_loss,
+    check_separate,
+    check_unchanged,
+    fingerprint,
+    memory_mib,
+    reward_modules,
+    unchanged,
+)
 from .kl import Estimator, KLController
 from .policy import Policy
 from .rollout import Rollout
 from .sampler import Sampling, rollout
 
 Metrics = dict[str, float]
+# Metrics that tell of the machine: everything else is the same each time a run is repeated.
+TIMES = frozenset({"seconds", "rollout_seconds", "tokens_per_second", "memory_mib"})
+LOG = logging.getLogger("text_gym")
 Callback = Callable[["Agent[Any]", Metrics], "bool | None"]
 
 
@@ -76,8 +91,14 @@ class Agent(ABC, Generic[ConfigT]):
         config: The algorithm's settings.
         reference: The policy to stay close to; a frozen copy of `policy` as it is now if None.
 
+    Attributes:
+        iteration: Iterations done.
+        between_iterations: False from the first step of an update to its end (and for ever, if that failed
+            halfway): the weights are then those of no iteration, and no checkpoint can be taken of them.
+
     Raises:
         NonFiniteError: A weight of the reference is NaN or infinite.
+        GuardError: Reference or reward model share trained weights with the policy.
     """
 
     config_class: ClassVar[type[AgentConfig]]
@@ -88,17 +109,16 @@ class Agent(ABC, Generic[ConfigT]):
         self.policy, self.env, self.config = policy, env, config
         self.reference = reference or policy.frozen()
         self.reference.check_finite()
-        self.optimizer = torch.optim.AdamW(
-            [p for p in policy.parameters() if p.requires_grad],
-            lr=config.learning_rate,
-            eps=1e-5,
-            weight_decay=0.0,
-        )
+        check_separate(policy, {"the reference policy": self.reference, **reward_modules(env.reward)})
+        self.optimizer = torch.optim.AdamW(self.parameter_groups(), eps=1e-5, weight_decay=0.0)
         self.kl = KLController(config.kl_coef, config.kl_target)
         self.sampling = Sampling(temperature=config.temperature)
+        self.advisor = Advisor()
         self.iteration = 0
         self.episodes_played = 0
         self.tokens_played = 0
+        self.between_iterations = True
+        self._reference_was = fingerprint(self.reference)
 
     @abstractmethod
     def update(self, batch: Rollout) -> Metrics:
@@ -115,31 +135,63 @@ class Agent(ABC, Generic[ConfigT]):
         Raises:
             RewardError: The reward source failed; nothing was updated from that batch.
             NonFiniteError: A weight, loss or gradient was NaN or infinite; the weights are those before it.
+            GuardError: Dropout is on, or reference or reward model were changed along with the policy.
         """
         last = self.config.iterations if iterations is None else self.iteration + iterations
         while self.iteration < last:
-            started = time.perf_counter()
-            self.policy.check_finite()
-            batch = self.collect()
-            played = time.perf_counter()
-            self._set_learning_rate()
-            metrics = self.update(batch)
-            self.iteration += 1
-            self.episodes_played += len(batch.episodes)
-            self.tokens_played += batch.num_tokens
-            metrics |= describe(batch)
-            seconds = time.perf_counter() - started
-            metrics |= {
-                "iteration": self.iteration,
-                "episodes": self.episodes_played,
-                "tokens": self.tokens_played,
-                "seconds": seconds,
-                "rollout_seconds": played - started,
-                "tokens_per_second": batch.num_tokens / seconds,
-            }
+            metrics = self._iterate()
             if callback is not None and callback(self, metrics) is False:
                 break
         return self
+
+    def _iterate(self) -> Metrics:
+        """Play, update, count, and look whether all is as it should be."""
+        started = time.perf_counter()
+        self._check()
+        batch = self._collect_or_restore()
+        played = time.perf_counter()
+        self._set_learning_rate()
+        self.between_iterations = False
+        with unchanged(reward_modules(self.env.reward)):
+            metrics = self.update(batch)
+        check_unchanged(self.reference, self._reference_was, "the reference policy")
+        self.iteration += 1
+        self.episodes_played += len(batch.episodes)
+        self.tokens_played += batch.num_tokens
+        metrics |= describe(batch)
+        for advice in self.advisor.look(batch, metrics, self.kl.coefficient):
+            LOG.warning("iteration %d: %s", self.iteration, advice)
+        self.between_iterations = True
+        seconds = time.perf_counter() - started
+        return metrics | {
+            "iteration": self.iteration,
+            "episodes": self.episodes_played,
+            "tokens": self.tokens_played,
+            "seconds": seconds,
+            "rollout_seconds": played - started,
+            "tokens_per_second": batch.num_tokens / seconds,
+            **memory_mib(self.policy.device),
+        }
+
+    def _check(self) -> None:
+        """What must hold before an iteration."""
+        self.policy.check_finite()
+        check_dropout_off(self.policy, "the policy")
+        check_dropout_off(self.reference, "the reference policy")
+        for what, model in reward_modules(self.env.reward).items():
+            check_dropout_off(model, what)
+
+    def _collect_or_restore(self) -> Rollout:
+        """Play; if that fails, a reward source that remembers must not remember the attempt."""
+        try:
+            remembered = self.env.reward.state_dict()
+        except ConfigError:  # out of reach in another process; a checkpoint says so
+            return self.collect()
+        try:
+            return self.collect()
+        except BaseException:
+            self.env.reward.load_state_dict(remembered)
+            raise
 
     def collect(self) -> Rollout:
         """Play the next `B` episodes of the stream `config.seed`."""
@@ -163,24 +215,78 @@ class Agent(ABC, Generic[ConfigT]):
         batch = rollout(self.policy, env, np.arange(len(prompts)), seed=seed, sampling=sampling)
         return [e.completion for e in batch.episodes]
 
-    def save(self, folder: str | Path) -> None:
-        """Write the policy as a Hugging Face folder."""
+    def save(self, folder: str | Path, *, resumable: bool = False) -> None:
+        """Write the policy as a Hugging Face folder.
+
+        Args:
+            folder: Where.
+            resumable: Add a checkpoint, about four times as large, with which `load` gives an agent that
+                goes on as this one would.
+        """
+        from .checkpoint import Checkpoints
+
         self.policy.save(folder)
+        if resumable:
+            Checkpoints(Path(folder) / "checkpoints", keep=1).save(self, overwrite=True)
 
     @classmethod
     def load(
         cls, folder: str | Path, env: TextVectorEnv, config: Any = None, device: str = "auto"
     ) -> Agent[Any]:
-        """An agent that goes on with a saved policy; the reference is that policy."""
+        """An agent that goes on with a saved policy.
+
+        Of a folder saved as `resumable` all is restored: reference, optimizer, counters, KL coefficient, the
+        memory of the reward source and, where none is given, the configuration. Of any other folder the
+        policy is a new start, and the reference too.
+        """
+        from .checkpoint import Checkpoints
+
+        checkpoints = Checkpoints(Path(folder) / "checkpoints", keep=1)
+        state = checkpoints.newest_state()
         own = (Path(folder) / "tokenizer.json").is_file()  # byte and word tokenizers have no file
-        policy = Policy.from_pretrained(folder, None if own else env.tokenizer, device=device)
-        return cls(policy, env, config or cls.config_class())  # type: ignore[arg-type]
+        tokenizer = None if own else env.tokenizer
+        if state is None:
+            policy = Policy.from_pretrained(folder, tokenizer, device=device)
+            return cls(policy, env, config or cls.config_class())  # type: ignore[arg-type]
+        policy = Policy.from_pretrained(folder, tokenizer, device=device, dtype=state["dtype"])
+        reference = checkpoints.reference(env.tokenizer, device).requires_grad_(False)
+        agent = cls(policy, env, config or cls.config_class(**state["settings"]), reference)  # type: ignore[arg-type]
+        checkpoints.load(agent)
+        return agent
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds besides weights and the optimizer's memory, as plain JSON data.
+
+        A subclass that remembers more adds it here and in `load_state_dict`. No generator is among it:
+        prompts, noise and minibatches are functions of `config.seed` and of these counters.
+        """
+        return {
+            "iteration": self.iteration,
+            "episodes_played": self.episodes_played,
+            "tokens_played": self.tokens_played,
+            "kl_coefficient": self.kl.coefficient,
+            "advice": dict(self.advisor.lasted),
+            "reward": self.env.reward.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        self.env.reward.load_state_dict(state["reward"])
+        self.iteration = state["iteration"]
+        self.episodes_played, self.tokens_played = state["episodes_played"], state["tokens_played"]
+        self.kl.coefficient = state["kl_coefficient"]
+        self.advisor.lasted = dict(state["advice"])
 
     def settings(self) -> dict[str, Any]:
         """The configuration as plain data."""
         return {"algorithm": type(self).__name__.lower(), **asdict(self.config)}
 
     # For subclasses
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimizer trains: `params`, and their full learning rate as `lr`."""
+        trained = [p for p in self.policy.parameters() if p.requires_grad]
+        return [{"params": trained, "lr": self.config.learning_rate}]
 
     def reference_log_probs(self, batch: Rollout) -> Tensor:
         """`(B, T)`, nats: the reference's log-probabilities of the batch's tokens."""
@@ -198,15 +304,19 @@ class Agent(ABC, Generic[ConfigT]):
         Raises:
             NonFiniteError: The loss or a gradient is not finite; the weights are untouched.
         """
-        where = f"iteration {self.iteration + 1}"
-        return optimizer_step(self.policy, self.optimizer, loss, self.config.max_grad_norm, where)
+        return optimizer_step(self.policy, self.optimizer, loss, self.config.max_grad_norm, self.where)
+
+    @property
+    def where(self) -> str:
+        """The iteration in progress, for errors."""
+        return f"iteration {self.iteration + 1}"
 
     def _set_learning_rate(self) -> None:
         config = self.config
         share = 1.0 - self.iteration / max(1, config.iterations) if config.anneal else 1.0
         share *= min(1.0, (self.iteration + 1) / max(1, config.warmup))
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * max(0.0, share)
+        for group, full in zip(self.optimizer.param_groups, self.parameter_groups(), strict=True):
+            group["lr"] = full["lr"] * max(0.0, share)
 
 
 def optimizer_step(
@@ -224,8 +334,7 @@ def optimizer_step(
     Raises:
         NonFiniteError: The loss or a gradient is not finite; the weights are untouched.
     """
-    if not torch.isfinite(loss):
-        raise NonFiniteError(f"the loss is {loss.item()} in {where}; nothing was updated")
+    check_loss(loss, {}, where)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     gradients = {n: p.grad for n, p in policy.named_parameters() if p.grad is not None}
@@ -249,7 +358,9 @@ def describe(batch: Rollout) -> Metrics:
         "reward_std": float(scores.totals[judged].std()) if judged.any() else float("nan"),
         "abstained": int(scores.abstained.sum()),
         "length": float(batch.lengths.float().mean()),
+        "length_max": int(batch.lengths.max()),
         "truncated": sum(e.truncated for e in batch.episodes) / len(batch.episodes),
+        "eos": sum(e.terminated and not e.stop for e in batch.episodes) / len(batch.episodes),
     }
     return metrics | {f"reward/{name}": _mean_of_numbers(term) for name, term in scores.terms.items()}
 

@@ -7,7 +7,7 @@ only: an episode cut at the token limit is not worth nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +28,9 @@ class PPOConfig(PolicyGradientConfig):
     Args:
         value_clip: Values move at most this far from the old ones in one update; None does not clip.
         value_coef: Weight of the value loss.
+        value_lr_factor: Step size of the value head, in learning rates. The head knows nothing at the
+            start; the gradient of its errors in the shared trunk is what drives a policy from its
+            reference in the first iterations, so it had better learn fast.
         gamma: Discount per token.
         lam: λ of GAE; 1 is Monte Carlo, right for short episodes paid at their end.
         whiten_advantages: Scale advantages to mean 0 and standard deviation 1 over the batch.
@@ -35,6 +38,7 @@ class PPOConfig(PolicyGradientConfig):
 
     value_clip: float | None = 0.2
     value_coef: float = 0.5
+    value_lr_factor: float = 20.0
     gamma: float = 1.0
     lam: float = 1.0
     whiten_advantages: bool = True
@@ -57,6 +61,13 @@ class PPO(PolicyGradient[PPOConfig]):
     """
 
     config_class: ClassVar[type[AgentConfig]] = PPOConfig
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The value head learns at a speed of its own."""
+        (group,) = super().parameter_groups()
+        head = list(self.policy.value_head.parameters())
+        rest = [p for p in group["params"] if not any(p is h for h in head)]
+        return [{**group, "params": rest}, {"params": head, "lr": group["lr"] * self.config.value_lr_factor}]
 
     def estimate(self, batch: Rollout, rewards: Tensor) -> tuple[dict[str, Tensor], Metrics]:
         """Generalised advantage estimates, and the returns the critic is to predict."""

@@ -20,7 +20,7 @@ from text_gym.errors import ConfigError, DataError, NonFiniteError, PromptError,
 
 from .policy import Policy
 
-MIN_STEPS = 1500  # what a small model needs to learn to copy from its prompt, however few texts there are
+MIN_STEPS = 2500  # what a small model needs to learn to copy from its prompt, however few texts there are
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class SFTConfig:
 
     Args:
         epochs: Passes over the data; a fraction is allowed. None makes 3, and more on little data: at
-            least 1,500 steps in all.
+            least 2,500 steps in all.
         batch_size: Sequences per step.
         learning_rate: Largest step size of AdamW; linear warm-up, then cosine decay to a tenth.
         warmup: Share of the steps that warm up.

@@ -37,6 +37,14 @@ def test_stable_baselines3s_checker_has_nothing_to_say(env_id: str) -> None:
         checker.check_env(gym.make(env_id).unwrapped, warn=True)
 
 
+def test_torchrls_checker_has_nothing_to_say(env_id: str) -> None:
+    torchrl = pytest.importorskip("torchrl.envs")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env = torchrl.GymWrapper(gym.make(env_id), categorical_action_encoding=True)
+        torchrl.check_env_specs(env, seed=0)
+
+
 def test_the_passive_checker_has_nothing_to_say(env_id: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

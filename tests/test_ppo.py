@@ -440,3 +440,13 @@ def test_ppo_learns_to_please() -> None:
     PPO(policy, world(), config).learn(callback=lambda _, metrics: logs.append(metrics))
     assert logs[0]["reward"] < 2
     assert logs[-1]["reward"] > 5
+
+
+def test_the_value_head_learns_at_a_speed_of_its_own() -> None:
+    agent = agent_with(learning_rate=1e-3, value_lr_factor=5.0, warmup=0, iterations=2, anneal=False)
+    agent.learn(1)
+    trunk, head = agent.optimizer.param_groups
+    assert (trunk["lr"], head["lr"]) == pytest.approx((1e-3, 5e-3))
+    assert {id(p) for p in head["params"]} == {id(p) for p in agent.policy.value_head.parameters()}
+    both = [*trunk["params"], *head["params"]]
+    assert len(both) == len(list(agent.policy.parameters()))  # each weight is trained, and once

@@ -9,7 +9,8 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from tyro.conf import Positional
@@ -29,7 +30,24 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sample": ("text_gym.cli:_sample", "let a policy write"),
     "evaluate": ("text_gym.cli:_evaluate", "measure a policy on held-out prompts"),
     "play": ("text_gym.cli:_play", "be the policy yourself: type or pick tokens, see observation and reward"),
+    "reward train": (
+        "text_gym.reward_models.reward_commands:train",
+        "make a reward model from preference pairs or ratings",
+    ),
+    "reward score": (
+        "text_gym.reward_models.reward_commands:score",
+        "score stored transcripts again with another reward",
+    ),
+    "reward audit": (
+        "text_gym.reward_models.audit_commands:audit_command",
+        "find what a reward pays for that is not quality, as a page",
+    ),
     "check": ("text_gym.cli:_check", "check an environment or a reward: what it breaks, and what to mend"),
+    "label": ("text_gym.reward_models.label_commands:label", "rate and compare texts; every answer is saved"),
+    "labels stats": ("text_gym.reward_models.label_commands:stats", "agreement and bias of the raters"),
+    "labels verify": ("text_gym.reward_models.label_commands:verify", "check that no label was changed"),
+    "labels export": ("text_gym.reward_models.label_commands:export", "write the labels to a file"),
+    "labels import": ("text_gym.reward_models.label_commands:import_", "add the labels of a file"),
 }
 
 
@@ -41,13 +59,17 @@ class TrainOptions(Data):
         task: Task to learn, where no data is given.
         algorithm: ppo, grpo, rloo, reinforce, best_of_n, or one of Stable-Baselines3: sb3.ppo, sb3.a2c,
             sb3.dqn, sb3.maskable_ppo, sb3.recurrent_ppo. Its settings are further options.
-        reward: Reward to optimise: a name, module:function, or file.py:function. The task's own if left out.
+        reward: Reward to optimise: a name, module:function, file.py:function, or the folder of a reward
+            model. The task's own if left out.
         policy: Policy to start from: a folder, or a hub model such as Qwen/Qwen3-0.6B (--model is the
             same). The task's own if left out.
         episodes: Episodes per iteration.
         max_tokens: Token limit of an episode; the task's own if left out.
         out: Folder for the results; runs/TASK-ALGORITHM-TIME if left out.
         device: auto, cpu, cuda, cuda:1, mps.
+        checkpoint_every: Iterations between two checkpoints; 0 takes none.
+        resume: Folder of an interrupted run to go on with, in place and with its own settings; no other
+            option can be given.
     """
 
     task: str = "products"
@@ -58,6 +80,8 @@ class TrainOptions(Data):
     max_tokens: int | None = None
     out: str | None = None
     device: str = "auto"
+    checkpoint_every: int = 10
+    resume: str | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +106,7 @@ class SFTOptions(Data):
     layers: int = 2
     width: int = 128
     heads: int = 4
-    dropout: float = 0.0
+    dropout: float = 0.1
     out: str = "policy"
     device: str = "auto"
 
@@ -235,18 +259,14 @@ def _split(argv: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _train(argv: list[str]) -> int:
-    from text_gym.agents import load_algorithm
-
     from .train import resolve_task, train
 
-    name = value_of(argv, "--algorithm", "ppo")
-    if name.startswith("sb3."):
-        from text_gym.agents import SB3Config
-
-        config_class: type[Any] = SB3Config
+    resumed = value_of(argv, "--resume", "")
+    if resumed and "-h" not in argv and "--help" not in argv:
+        options, config = _settings_of_run(argv, resumed)
     else:
-        config_class = load_algorithm(name).config_class
-    options, config = parse("train", argv, TrainOptions, config_class)
+        config_class = _config_class(value_of(argv, "--algorithm", "ppo"))
+        options, config = parse("train", argv, TrainOptions, config_class)
     task, reward = resolve_task(options.task, options, options.reward, options.policy, options.max_tokens)
     summary = train(
         options.algorithm,
@@ -255,10 +275,49 @@ def _train(argv: list[str]) -> int:
         reward=reward,
         policy=options.policy,
         episodes=options.episodes,
-        out=options.out,
+        out=resumed or options.out,
         device=options.device,
+        checkpoint_every=options.checkpoint_every,
+        resume=bool(resumed),
+        options=_anchored(asdict(options)),
     )
     return 130 if summary["interrupted"] else 0
+
+
+def _config_class(algorithm: str) -> type[Any]:
+    """Of an algorithm's settings."""
+    from text_gym.agents import SB3Config, load_algorithm
+
+    return SB3Config if algorithm.startswith("sb3.") else load_algorithm(algorithm).config_class
+
+
+def _settings_of_run(argv: list[str], folder: str) -> tuple[TrainOptions, Any]:
+    """Options and algorithm's settings that the run in a folder was started with."""
+    from .report import read_config
+
+    if len(argv) > (1 if "=" in argv[0] else 2):
+        raise ConfigError("a run is resumed with its own settings: leave out all options but --resume FOLDER")
+    found = read_config(folder)
+    try:
+        options = TrainOptions(**found["options"])
+        config_class = _config_class(options.algorithm)
+        return options, config_class(**{f.name: found[f.name] for f in fields(config_class)})
+    except (KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{folder}/config.json lacks what `text-gym train --resume` needs ({error}): it is from another "
+            "version, or the run was started from Python; resume it there"
+        ) from error
+
+
+def _anchored(options: dict[str, Any]) -> dict[str, Any]:
+    """Options with the files among them as absolute paths, so that a run can be resumed from anywhere."""
+    found = dict(options)
+    for name in ("data", "policy", "reward"):
+        place, colon, rest = (options[name] or "").partition(":")
+        by_name = name == "reward" and not place.endswith(".py") and os.sep not in place
+        if place and not by_name and Path(place).exists():
+            found[name] = f"{Path(place).resolve()}{colon}{rest}"
+    return found
 
 
 def _sft(argv: list[str]) -> int:
