@@ -1,0 +1,78 @@
+"""Bootstrap intervals of means and rank correlations, all resamples at once.
+
+For statistics of one's own there is `measures.bootstrap_interval`, slower and general.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from text_gym.reward import FloatArray
+
+from .measures import RESAMPLES, Interval
+
+
+def mean_interval(values: FloatArray, seed: int = 0) -> Interval:
+    """Mean with its percentile interval; NaN is left out.
+
+    Args:
+        values: `(n,)`.
+        seed: Of the resamples.
+    """
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return Interval(math.nan, math.nan, math.nan, 0)
+    return _interval(float(known.mean()), known[_rows(len(known), seed)].mean(axis=1), len(known))
+
+
+def rank_correlation(
+    x: FloatArray, y: FloatArray, controls: FloatArray | None = None, seed: int = 0
+) -> Interval:
+    """Spearman's correlation of `x` and `y`, with the controls accounted for if there are any.
+
+    All are ranked. The parts of the ranks of `x` and `y` that a linear model of the controls' ranks leaves
+    unexplained are correlated (partial rank correlation, Kendall 1942). NaN where a millionth or less is
+    left: then there is nothing to correlate.
+
+    Args:
+        x: `(n,)`.
+        y: `(n,)`.
+        controls: `(n, k)`; they may depend on each other.
+        seed: Of the resamples.
+    """
+    from scipy.stats import rankdata  # takes longer to load than all the rest
+
+    together = np.stack([x, y, *(() if controls is None else controls.T)])  # (2 + k, n)
+    n = together.shape[1]
+    rows = np.concatenate([np.arange(n)[None], _rows(n, seed)])  # the data themselves first
+    ranks = rankdata(together[:, rows], axis=-1)  # (2 + k, 1 + R, n)
+    ranks -= ranks.mean(axis=-1, keepdims=True)
+    found = _partial(np.einsum("irn,jrn->rij", ranks, ranks))
+    return _interval(float(found[0]), found[1:], n)
+
+
+def _partial(products: Any) -> FloatArray:
+    """`(R,)` correlations of the first two, from `(R, 2 + k, 2 + k)` sums of products."""
+    pair, cross, rest = products[:, :2, :2], products[:, :2, 2:], products[:, 2:, 2:]
+    left = pair
+    if rest.shape[1]:
+        left = pair - cross @ np.linalg.pinv(rest, rcond=1e-9, hermitian=True) @ cross.transpose(0, 2, 1)
+    size, whole = np.diagonal(left, axis1=1, axis2=2), np.diagonal(pair, axis1=1, axis2=2)
+    enough = np.all(size > 1e-6 * whole, axis=1)
+    scale = np.sqrt(np.where(np.expand_dims(enough, 1), size, 1.0).prod(axis=1))
+    return np.where(enough, left[:, 0, 1] / scale, np.nan)
+
+
+def _rows(n: int, seed: int) -> Any:
+    return np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
+
+
+def _interval(value: float, drawn: FloatArray, n: int) -> Interval:
+    drawn = drawn[~np.isnan(drawn)]
+    if not len(drawn):
+        return Interval(value, math.nan, math.nan, n)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Interval(value, float(low), float(high), n)
