@@ -21,12 +21,19 @@ from text_gym import FunctionReward, Prompt, RewardSource
 from text_gym.errors import ConfigError, DataError, RewardError, UnknownNameError
 
 from .answers import JSONSchema, MathAnswer, Overlap
+from .human import HumanReward
+from .judge import judge_from_environment
+from .saved import load_reward_model
 from .scripted import Format, Keywords, Length, Readability, Repetition, Rubric, TokenRepetition
 from .slots import SlotCoverage
+from .web_reward import WebReward
 
 REWARDS: dict[str, Callable[..., RewardSource]] = {
     "format": Format,
+    "human": HumanReward,
+    "human_web": WebReward,
     "json": JSONSchema,
+    "judge": judge_from_environment,
     "keywords": Keywords,
     "length": Length,
     "math": MathAnswer,
@@ -44,8 +51,8 @@ def load_reward(spec: str, *, prompts: Iterable[Prompt] | None = None, **kwargs:
 
     Args:
         spec: A name in `REWARDS`; `module:name` or `path/to/file.py:name`, where `name` is a reward function,
-            a `RewardSource`, or a class or function without required parameters that makes one; or the
-            folder of a learned model.
+            a `RewardSource`, or a class or function without required parameters that makes one; the folder
+            of a learned model; or `human:path/to/labels.db`, people whose answers go to that store.
         prompts: All prompts of the run, for sources that learn from them first (a class method `fit`).
         kwargs: Arguments of the source's class or function.
 
@@ -58,6 +65,8 @@ def load_reward(spec: str, *, prompts: Iterable[Prompt] | None = None, **kwargs:
     >>> load_reward("length", low=5, high=10)
     Length(length)
     """
+    if spec.startswith("human:"):
+        spec, kwargs = "human", {**kwargs, "store": spec.removeprefix("human:")}
     if spec in REWARDS:
         return _make(REWARDS[spec], spec, prompts, kwargs)
     place, separator, name = spec.rpartition(":")
@@ -68,14 +77,10 @@ def load_reward(spec: str, *, prompts: Iterable[Prompt] | None = None, **kwargs:
             value = _attribute(_import(place), name)
         return _as_source(value, spec, prompts, kwargs)
     if Path(spec).is_dir():
-        return _load_folder(Path(spec))
+        return load_reward_model(spec)
     if spec.endswith(".py"):
         raise ConfigError(f"which function of {spec}? Write {spec}:name")
     raise UnknownNameError("reward", spec, REWARDS)
-
-
-def _load_folder(folder: Path) -> RewardSource:
-    raise ConfigError(f"{folder} is a folder, and no learned reward model can be loaded from it")
 
 
 def _make(

@@ -153,6 +153,10 @@ class Timeout(Wrapper):
             raise answer
         return answer
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the source remembers; a memory in another process cannot be had."""
+        return _reachable(self, super().state_dict())
+
     def close(self) -> None:
         """End the worker process, if there is one."""
         if self._process is not None:
@@ -270,6 +274,10 @@ class Parallel(Wrapper):
             if worker.alive:
                 self._idle.put(worker)
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the source remembers; a memory in another process cannot be had."""
+        return _reachable(self, super().state_dict())
+
     def close(self) -> None:
         """End the worker processes, if there are any."""
         while not self._idle.empty():
@@ -285,6 +293,15 @@ class Parallel(Wrapper):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
         self._idle = queue.SimpleQueue()
+
+
+def _reachable(caller: Timeout | Parallel, state: dict[str, Any]) -> dict[str, Any]:
+    if state and caller.worker == "process":
+        raise ConfigError(
+            f"reward {caller.name!r} remembers its earlier calls, and in a worker process nobody can save "
+            "that memory; pass worker='thread'"
+        )
+    return state
 
 
 def take(rewards: Rewards, rows: Sequence[int]) -> Rewards:

@@ -42,6 +42,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "text_gym.reward_models.audit_commands:audit_command",
         "find what a reward pays for that is not quality, as a page",
     ),
+    "rlhf": (
+        "text_gym.rlhf_command:command",
+        "the whole cycle: ask people, learn what they like, improve; again",
+    ),
     "check": ("text_gym.cli:_check", "check an environment or a reward: what it breaks, and what to mend"),
     "label": ("text_gym.reward_models.label_commands:label", "rate and compare texts; every answer is saved"),
     "labels stats": ("text_gym.reward_models.label_commands:stats", "agreement and bias of the raters"),

@@ -36,6 +36,7 @@ class Composite(RewardSource):
         self.deterministic = all(p.deterministic for p in self.parts.values())
         self.abstains = any(p.abstains for p in self.parts.values())
         self.causal = all(p.causal for p in self.parts.values())
+        self.interactive = any(p.interactive for p in self.parts.values())
 
     @abstractmethod
     def evaluate(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
@@ -45,11 +46,23 @@ class Composite(RewardSource):
         """`evaluate`, refusing bad rewards."""
         return self.evaluate(episodes, "raise")
 
-    def __call__(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward = "raise") -> Rewards:
-        """Score and check, as any source; with `"drop"` a bad reward of a part makes that part abstain."""
-        if not episodes:
-            return Rewards(np.zeros(0))
+    def _judge(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
+        # With "drop" a bad reward of a part makes that part abstain.
         return _checked(self, episodes, self.evaluate(episodes, on_bad_reward), on_bad_reward)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the parts remember."""
+        states = {name: part.state_dict() for name, part in self.parts.items()}
+        known = {name: state for name, state in states.items() if state}
+        return {"parts": known} if known else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave; every part gets its own."""
+        states = dict(state.get("parts", {}))
+        if set(state) - {"parts"} or set(states) - set(self.parts):
+            raise ConfigError(f"reward {self.name!r} was given the memory of another source: {sorted(state)}")
+        for name, part in self.parts.items():
+            part.load_state_dict(states.get(name, {}))
 
     def label(self) -> str:
         """The composite's own line in the tree."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +191,7 @@ def read_transcripts(file: str | Path, tokenizer: Tokenizer) -> Iterator[Episode
             except (ValueError, KeyError, TypeError) as error:
                 raise DataError(f"{file}, line {number}: not a transcript row ({error!r})") from error
             if row.get("tokenizer") != tokenizer.fingerprint:
-                yield Episode.of(prompt, completion, tokenizer)
+                yield _retokenised(Episode.of(prompt, completion, tokenizer), row)
                 continue
             episode = Episode(
                 prompt=prompt,
@@ -206,3 +206,20 @@ def read_transcripts(file: str | Path, tokenizer: Tokenizer) -> Iterator[Episode
             )
             episode.__dict__["completion"] = completion
             yield episode
+
+
+def _retokenised(whole: Episode, row: Mapping[str, Any]) -> Episode:
+    """A finished episode made of a transcript's texts, ended as the transcript says."""
+    truncated = bool(row.get("truncated", False))
+    episode = replace(
+        whole,
+        completion_ids=whole.completion_ids[
+            : -1 if truncated and whole.tokenizer.eos_ids else None
+        ],  # no EOS
+        terminated=bool(row.get("terminated", not truncated)),
+        truncated=truncated,
+        seed=row.get("seed"),
+        index=row.get("index"),
+    )
+    episode.__dict__["completion"] = whole.completion
+    return episode

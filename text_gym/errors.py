@@ -44,6 +44,43 @@ class NonFiniteError(TextGymError, ArithmeticError):
     """NaN or infinity in logits, loss, gradient or weights; nothing was updated."""
 
 
+class LabelError(TextGymError, ValueError):
+    """An answer that does not fit its question, or a second one where one was given already."""
+
+
+class StoreError(DataError):
+    """A label store that cannot be read, was altered, or comes from a newer version.
+
+    Args:
+        message: What is wrong and what to do.
+        row: The first bad row, where the fault lies in one.
+    """
+
+    def __init__(self, message: str, row: int | None = None) -> None:
+        super().__init__(message)
+        self.row = row
+
+
+class NotSavedError(TextGymError, OSError):
+    """A label that did not reach the disk; those saved before are intact."""
+
+
+class RaterLeftError(TextGymError):
+    """The people who are to answer have left; what they answered is saved."""
+
+
+class CheckpointError(TextGymError, RuntimeError):
+    """A checkpoint that could not be written or read; earlier ones are as they were."""
+
+
+class DamagedError(CheckpointError):
+    """A sealed folder that is incomplete, or whose files are not those that were sealed."""
+
+
+class GuardError(TextGymError, AssertionError):
+    """What must never change while a policy learns did change, such as the reference policy."""
+
+
 class CheckError(TextGymError, AssertionError):
     """An environment or a reward that breaks a law; says which one, and what to mend."""
 

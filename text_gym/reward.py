@@ -13,13 +13,13 @@ import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from .episode import BoolArray, Episode, IntArray, Prompt
-from .errors import RewardError, TextGymError, excerpt
+from .errors import ConfigError, RewardError, TextGymError, excerpt
 from .tokenizer import Tokenizer
 
 FloatArray = npt.NDArray[np.float64]
@@ -93,30 +93,57 @@ class RewardSource(ABC):
         abstains: `None` (or NaN) means "no opinion" and not a mistake.
         causal: Per-token rewards of a prefix are those of the whole episode. Only then can an
             environment pay them token by token; otherwise it pays their sum at the end.
+        interactive: People are asked, now: training asks for the texts it learns from and for no others.
     """
 
     name: str = "reward"
     deterministic: bool = True
     abstains: bool = False
     causal: bool = False
+    interactive: bool = False
 
     @abstractmethod
     def score(self, episodes: Sequence[Episode]) -> Scores:
         """One number an episode (or `Rewards`), in the order given. Called with at least one."""
 
-    def __call__(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward = "raise") -> Rewards:
+    @overload
+    def __call__(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward = "raise") -> Rewards: ...
+
+    @overload
+    def __call__(
+        self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
+    ) -> list[float | None]: ...
+
+    def __call__(
+        self,
+        episodes: Sequence[Episode] | None = None,
+        on_bad_reward: OnBadReward = "raise",
+        **columns: Any,
+    ) -> Rewards | list[float | None]:
         """Score and check.
+
+        With TRL's keywords (`prompts`, `completions`, and columns) in place of episodes the answer is TRL's:
+        a flat list, None where the source abstained. So a source can be one of its `reward_funcs`.
 
         Args:
             episodes: Finished episodes (prefixes too, if the source is causal).
             on_bad_reward: `"raise"` refuses the whole batch; `"drop"` makes bad ones abstain.
+            columns: As TRL calls a reward function; see `text_gym.trl_adapter`.
 
         Raises:
             RewardError: The source raised, returned another number of rewards than episodes, or
                 something that is not a finite number. The source, prompt and text are named.
         """
-        if not episodes:
-            return Rewards(np.zeros(0))
+        if episodes is None:
+            from .trl_adapter import score_batch
+
+            return score_batch(self, **columns)
+        if columns:
+            raise TypeError(f"unexpected arguments beside episodes: {', '.join(columns)}")
+        return self._judge(episodes, on_bad_reward) if episodes else Rewards(np.zeros(0))
+
+    def _judge(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
+        """Checked rewards of at least one episode."""
         try:
             scores = self.score(episodes)
         except TextGymError:
@@ -138,6 +165,30 @@ class RewardSource(ABC):
         if per_token is None:
             return np.zeros(len(batch.tokens))
         return np.array([rewards[-1] for rewards in per_token], dtype=np.float64)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the source remembers from call to call and its rewards depend on, as plain JSON data.
+
+        A checkpoint holds it, so that a resumed run is paid as it would have been. Most sources remember
+        nothing; one that does overrides this and `load_state_dict`.
+
+        Raises:
+            ConfigError: There is such a memory, and it cannot be had.
+        """
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave.
+
+        Raises:
+            ConfigError: It is another source's.
+        """
+        if state:
+            raise ConfigError(f"reward {self.name!r} remembers nothing, and was given {sorted(state)}")
+
+    @property
+    def __name__(self) -> str:  # functions have one, and TRL logs under it
+        return self.name
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name})"

@@ -6,9 +6,9 @@ None of them looks at the text, `LengthControl` aside.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -106,6 +106,21 @@ class RunningStandardize(Wrapper):
     def std(self) -> float:
         """Standard deviation of the totals seen."""
         return float(np.sqrt(self._squares / self.count)) if self.count else 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Count, mean and sum of squares, and what the source remembers."""
+        own = {"count": self.count, "mean": self.mean, "squares": self._squares}
+        return {**super().state_dict(), **own}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        rest = dict(state)
+        try:
+            self.count, self.mean = int(rest.pop("count")), float(rest.pop("mean"))
+            self._squares = float(rest.pop("squares"))
+        except KeyError as error:
+            raise ConfigError(f"reward {self.name!r} was given the memory of another source") from error
+        super().load_state_dict(rest)
 
     def evaluate(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
         """Count the batch, then standardise it."""
