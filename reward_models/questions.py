@@ -1,0 +1,245 @@
+"""What people are asked about texts, and which answers fit: ratings per criterion, comparisons, best of n.
+
+Console and page ask the same questions: both read `Question.fields`. Nothing here asks or stores anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal, TypeAlias
+
+from text_gym.errors import ConfigError, LabelError, excerpt
+
+Kind = Literal["rating", "comparison", "best-of-n"]
+Value: TypeAlias = "int | str"
+KINDS: tuple[Kind, ...] = ("rating", "comparison", "best-of-n")
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One respect in which texts are judged.
+
+    Args:
+        name: As in labels and reward terms.
+        guideline: What the rater is to look at, in a sentence or two.
+        low: Worst rating, at least 0; comparisons have no scale.
+        high: Best rating, at most 9: one keystroke.
+    """
+
+    name: str
+    guideline: str = ""
+    low: int = 1
+    high: int = 5
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.name.isprintable():
+            raise ConfigError(f"a criterion needs a printable name, not {excerpt(self.name)}")
+        if any("\ud800" <= c <= "\udfff" for c in self.guideline):
+            raise ConfigError(f"criterion {self.name!r}: the guideline holds a lone surrogate")
+        if not 0 <= self.low < self.high <= 9:
+            raise ConfigError(
+                f"criterion {self.name!r}: a scale from {self.low} to {self.high}; use 1 to 5 or 1 to 7"
+            )
+
+    def scaled(self, value: float) -> float:
+        """A rating on this scale in [0, 1]."""
+        return (value - self.low) / (self.high - self.low)
+
+
+CRITERIA = (
+    Criterion(
+        "accuracy",
+        "Does the text say what the prompt asks for, and nothing that is false or missing? "
+        "Best: everything right and complete. Middle: one thing missing or wrong. Worst: mostly wrong.",
+    ),
+    Criterion(
+        "clarity",
+        "Is it easy to read: correct language, sound order, no repetition? "
+        "Best: reads at once. Middle: understandable with effort. Worst: garbled.",
+    ),
+    Criterion(
+        "persuasiveness",
+        "Would it move a reader to act? Judge how it argues, not how long it is. "
+        "Best: convincing. Middle: lukewarm. Worst: puts one off.",
+    ),
+)
+PREFERENCE = Criterion(
+    "preference", "Which text answers the prompt better, all in all? Length alone is no merit."
+)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One answer that may be given.
+
+    Args:
+        value: What is stored.
+        label: What is shown.
+        keys: What a rater may press or type for it; arrow keys are `"left"` and `"right"`.
+    """
+
+    value: Value
+    label: str
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Field:
+    """One thing that is asked of a question: a criterion and the answers it admits."""
+
+    name: str
+    guideline: str
+    options: tuple[Option, ...]
+
+    def option(self, key: str) -> Option | None:
+        """The choice that a key stands for, if any."""
+        return next((c for c in self.options if key in c.keys), None)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One prompt with the completions to be judged. Equal questions have equal ids and are asked once.
+
+    Args:
+        kind: `"rating"` (of one text), `"comparison"` (of two, left and right) or `"best-of-n"` (of 2 to 9).
+        prompt: What the policy read, exactly.
+        completions: What it wrote, exactly, in the order in which they are shown: shuffle before, so that
+            no place is favoured.
+        criteria: In what respects; one answer is asked for each.
+
+    Raises:
+        ConfigError: Another number of completions than the kind takes, or criteria that share a name.
+
+    >>> Question.rating("Sell a mug.", "A mug!").check({"accuracy": 4, "clarity": 5, "persuasiveness": 2})
+    {'accuracy': 4, 'clarity': 5, 'persuasiveness': 2}
+    """
+
+    kind: Kind
+    prompt: str
+    completions: tuple[str, ...]
+    criteria: tuple[Criterion, ...]
+
+    def __post_init__(self) -> None:
+        least, most = {"rating": (1, 1), "comparison": (2, 2), "best-of-n": (2, 9)}.get(self.kind, (0, -1))
+        if most < 0:
+            raise ConfigError(f"a question is one of {', '.join(KINDS)}, not {self.kind!r}")
+        if not least <= len(self.completions) <= most:
+            raise ConfigError(f"a {self.kind} takes {least} to {most} texts, not {len(self.completions)}")
+        names = [c.name for c in self.criteria]
+        if not names or len(set(names)) < len(names):
+            raise ConfigError(f"a question needs criteria of different names, not {names}")
+
+    @classmethod
+    def rating(cls, prompt: str, completion: str, criteria: Sequence[Criterion] = CRITERIA) -> Question:
+        """How good is one text, on each criterion's scale?"""
+        return cls("rating", prompt, (completion,), tuple(criteria))
+
+    @classmethod
+    def comparison(
+        cls, prompt: str, left: str, right: str, criteria: Sequence[Criterion] = (PREFERENCE,)
+    ) -> Question:
+        """Which of two texts is better, or neither?"""
+        return cls("comparison", prompt, (left, right), tuple(criteria))
+
+    @classmethod
+    def best_of_n(
+        cls, prompt: str, completions: Sequence[str], criteria: Sequence[Criterion] = (PREFERENCE,)
+    ) -> Question:
+        """Which of several texts is best?"""
+        return cls("best-of-n", prompt, tuple(completions), tuple(criteria))
+
+    @cached_property
+    def id(self) -> str:
+        """SHA-256 of everything that makes the question, in hex."""
+        return fingerprint(self.kind, self.criteria_json(), self.prompt, *self.completions)
+
+    @cached_property
+    def fields(self) -> tuple[Field, ...]:
+        """What is asked, one field a criterion, in order."""
+        return tuple(Field(c.name, c.guideline, self._options(c)) for c in self.criteria)
+
+    def _options(self, criterion: Criterion) -> tuple[Option, ...]:
+        if self.kind == "rating":
+            return tuple(Option(v, str(v), (str(v),)) for v in range(criterion.low, criterion.high + 1))
+        if self.kind == "comparison":
+            return (
+                Option("left", "left", ("1", "l", "left")),
+                Option("right", "right", ("2", "r", "right")),
+                Option("tie", "tie", ("0", "t", "tie")),
+            )
+        return tuple(Option(n, f"text {n}", (str(n),)) for n in range(1, len(self.completions) + 1))
+
+    def check(self, values: Mapping[str, Any]) -> dict[str, Value]:
+        """The answer in the order of the criteria.
+
+        Args:
+            values: Criterion -> value: a rating; `left`, `right` or `tie`; or the number of the best text,
+                counted from 1.
+
+        Raises:
+            LabelError: A criterion is missing or unknown, or a value is none that was offered.
+        """
+        if not isinstance(values, Mapping):
+            raise LabelError(f"an answer maps criteria to values; found {type(values).__name__}")
+        unknown = set(values) - {f.name for f in self.fields}
+        if unknown:
+            names = ", ".join(sorted(excerpt(str(u)) for u in unknown))
+            raise LabelError(f"this question has no criterion {names}")
+        checked: dict[str, Value] = {}
+        for field in self.fields:
+            if field.name not in values:
+                raise LabelError(f"the answer lacks {field.name!r}")
+            value = values[field.name]
+            same = [c.value for c in field.options if type(c.value) is type(value) and c.value == value]
+            if not same:
+                offered = ", ".join(str(c.value) for c in field.options)
+                raise LabelError(f"{field.name!r} is {excerpt(repr(value))}; it must be one of {offered}")
+            checked[field.name] = same[0]
+        return checked
+
+    def criteria_json(self) -> str:
+        """The criteria as JSON, as they are stored."""
+        return json.dumps([asdict(c) for c in self.criteria])
+
+    @classmethod
+    def restore(cls, kind: str, criteria_json: str, texts: Sequence[str]) -> Question:
+        """Undo `kind`, `criteria_json()` and `(prompt, *completions)`.
+
+        Raises:
+            ValueError, TypeError: They do not make a question.
+        """
+        criteria = tuple(Criterion(**c) for c in json.loads(criteria_json))
+        return cls(kind, texts[0], tuple(texts[1:]), criteria)  # type: ignore[arg-type]
+
+
+def text_bytes(text: str) -> bytes:
+    r"""UTF-8 that takes any text, lone surrogates included, and gives it back exactly.
+
+    >>> text_bytes("\udcff").decode("utf-8", "surrogatepass") == "\udcff"
+    True
+    """
+    return text.encode("utf-8", "surrogatepass")
+
+
+def fingerprint(*parts: str | bytes | int | float | None) -> str:
+    """SHA-256 in hex of values with their types and lengths, so that no two lists of values share one."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if part is None:
+            tag, content = b"n", b""
+        elif isinstance(part, str):
+            tag, content = b"t", text_bytes(part)
+        elif isinstance(part, bytes):
+            tag, content = b"b", part
+        elif isinstance(part, int):
+            tag, content = b"i", str(part).encode()
+        else:
+            tag, content = b"f", struct.pack(">d", part)
+        digest.update(tag + struct.pack(">Q", len(content)))
+        digest.update(content)
+    return digest.hexdigest()

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import random
+import shutil
+import sqlite3
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from text_gym.errors import StoreError
+from text_gym.reward_models import LabelStore, Question
+
+COLUMNS = {
+    "labels": (
+        "kind",
+        "id",
+        "rater",
+        "answer",
+        "latency",
+        "policy",
+        "time",
+        "key",
+        "previous",
+        "hash",
+        "item",
+    ),
+    "items": ("id", "kind", "criteria", "policy", "priority", "digest"),
+    "texts": ("text",),
+}
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A closed store of all kinds of rows."""
+    path = tmp_path_factory.mktemp("audit") / "labels.db"
+    rng = random.Random(0)
+    with LabelStore(path) as store:
+        asked = [Question.rating(f"prompt {i}", f"text {i} " + "x" * 50) for i in range(30)]
+        asked += [Question.comparison(f"prompt {i}", "left", f"right {i}") for i in range(10)]
+        store.put(asked, policy="first", overlap=2)
+        for rater in ("ada", "bob"):
+            for n in range(30):
+                item = store.claim(rater)
+                assert item is not None
+                if n % 7 == 3:
+                    store.skip(item.id, rater)
+                    continue
+                values = {f.name: rng.choice(f.options).value for f in item.question.fields}
+                store.record(item.id, rater, values, latency=rng.uniform(1, 9), at=1e9 + n)
+                if n % 5 == 4:
+                    store.undo(rater)
+    return path
+
+
+def content(path: Path) -> list[Any]:
+    """Everything that anybody could read from a store, by plain SQL."""
+    connection = sqlite3.connect(path)
+    connection.text_factory = bytes
+    try:
+        return [
+            connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2").fetchall()
+            for table in ("labels", "items", "texts", "active")
+        ]
+    finally:
+        connection.close()
+
+
+def tampered(path: Path, folder: Path, change: Callable[[sqlite3.Connection], object]) -> LabelStore:
+    copy = folder / "changed.db"
+    shutil.copy(path, copy)
+    connection = sqlite3.connect(copy)
+    connection.execute("DROP TRIGGER no_update")
+    connection.execute("DROP TRIGGER no_delete")
+    change(connection)
+    connection.commit()
+    connection.close()
+    return LabelStore(copy)
+
+
+def test_a_good_store_is_good(filled: Path) -> None:
+    with LabelStore(filled) as store:
+        row, head = store.head
+        found = store.verify()
+        assert (found.rows, found.items, found.head) == (row, 40, head)
+        middle = list(store.labels(all_rows=True))[20].hash
+        assert store.verify(middle).rows == row
+        with pytest.raises(StoreError, match="no row has the hash"):
+            store.verify("0" * 63 + "1")
+
+
+def flipped(value: Any, rng: random.Random) -> Any:
+    """The value with one of its bits turned, as SQLite would read it."""
+    if isinstance(value, float):
+        bits = bytearray(struct.pack(">d", value))
+        bits[rng.randrange(8)] ^= 1 << rng.randrange(8)
+        (other,) = struct.unpack(">d", bits)
+        return other if other != value else value + 1.0  # SQLite has no -0.0
+    if isinstance(value, int):
+        return value ^ (1 << rng.randrange(5))
+    bits = bytearray(value)
+    bits[rng.randrange(len(bits))] ^= 1 << rng.randrange(8)
+    return bytes(bits)
+
+
+def check_one_flip_in_a_value(filled: Path, folder: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    table = rng.choice(["labels", "labels", "items", "texts"])
+    column = rng.choice(COLUMNS[table])
+    place: list[int] = []
+
+    def change(connection: sqlite3.Connection) -> None:
+        connection.text_factory = bytes
+        rows = connection.execute(
+            f"SELECT rowid, {column} FROM {table} WHERE length({column}) > 0"
+        ).fetchall()
+        rowid, value = rng.choice(rows)
+        new = flipped(value, rng)
+        text = isinstance(value, bytes) and column not in ("rater", "policy", "key", "text")
+        cast = "CAST(? AS TEXT)" if text else "?"
+        connection.execute(f"UPDATE {table} SET {column} = {cast} WHERE rowid = ?", (new, rowid))
+        if table == "labels":
+            place.append(rowid)
+            return
+        query = "SELECT item FROM texts WHERE rowid = ?" if table == "texts" else "SELECT ?"
+        (number,) = connection.execute(query, (rowid,)).fetchone()
+        place.extend(r for (r,) in connection.execute("SELECT row FROM labels WHERE item = ?", (number,)))
+
+    with tampered(filled, folder, change) as store:
+        with pytest.raises(StoreError) as error:
+            store.verify()
+        expected = min(place, default=None)
+        assert error.value.row == expected, (table, column, str(error.value))
+        assert "row" in str(error.value) or expected is None
+
+
+def test_a_flipped_bit_in_a_value_is_named_by_its_row(filled: Path, tmp_path: Path) -> None:
+    for seed in range(60):
+        check_one_flip_in_a_value(filled, tmp_path, seed)
+
+
+@pytest.mark.nightly
+def test_a_thousand_flipped_bits_in_values(filled: Path, tmp_path: Path) -> None:
+    for seed in range(1_000):
+        check_one_flip_in_a_value(filled, tmp_path, seed)
+
+
+def flips_in_the_file(filled: Path, folder: Path, count: int) -> dict[str, int]:
+    """Turn one bit anywhere in the file: reported, or nothing that can be read has changed."""
+    clean, raw = content(filled), filled.read_bytes()
+    rng = random.Random(count)
+    found = {"row named": 0, "error named": 0, "unused byte": 0}
+    path = folder / "flipped.db"
+    for _ in range(count):
+        damaged = bytearray(raw)
+        damaged[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            with LabelStore(path) as store:
+                store.verify()
+        except StoreError as error:
+            found["error named" if error.row is None else "row named"] += 1
+        else:
+            assert content(path) == clean
+            found["unused byte"] += 1
+        for rest in folder.glob("flipped.db*"):
+            rest.unlink()
+    return found
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(1_000, marks=pytest.mark.nightly)])
+def test_a_flipped_bit_in_the_file_never_changes_a_label_unseen(
+    filled: Path, tmp_path: Path, count: int
+) -> None:
+    found = flips_in_the_file(filled, tmp_path, count)
+    print(found)
+    assert found["row named"] > count // 5
+
+
+@pytest.mark.parametrize(
+    ("statement", "row", "problem"),
+    [
+        ("DELETE FROM labels WHERE row = 7", 7, "missing"),
+        ("DELETE FROM labels WHERE row > 50", 51, "missing"),
+        ("DELETE FROM labels", 1, "missing"),
+        ("UPDATE labels SET rater = CAST('eve' AS BLOB) WHERE row = 3", 3, "does not match its hash"),
+        ("UPDATE texts SET text = CAST('better' AS BLOB) WHERE item = 2 AND position = 1", 2, "altered"),
+        ("DELETE FROM texts WHERE item = 40", None, "altered"),
+        ("DELETE FROM items WHERE number = 3", 3, "missing"),
+        ("DELETE FROM items WHERE number = 40", None, "questions were written"),
+        ("UPDATE items SET overlap = 9 WHERE number = 40", None, "digest"),
+        ("DELETE FROM active WHERE row = 10", 10, "queue"),
+        ("INSERT INTO active VALUES (40, CAST('eve' AS BLOB), 5)", 5, "queue"),
+        ("UPDATE items SET answers = answers + 1 WHERE number = 2", None, "counts"),
+    ],
+)
+def test_edits_are_named(filled: Path, tmp_path: Path, statement: str, row: int | None, problem: str) -> None:
+    with tampered(filled, tmp_path, lambda connection: connection.execute(statement)) as store:
+        with pytest.raises(StoreError, match=problem) as error:
+            store.verify()
+        assert error.value.row == row
+
+
+def test_rows_cannot_be_changed_by_accident(filled: Path, tmp_path: Path) -> None:
+    shutil.copy(filled, tmp_path / "copy.db")
+    connection = sqlite3.connect(tmp_path / "copy.db")
+    for statement in ("UPDATE labels SET latency = 1", "DELETE FROM labels"):
+        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+            connection.execute(statement)
+    connection.close()
