@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 from text_gym.errors import UnknownNameError
 
 from .advantages import explained_variance, gae, masked_mean, whiten
-from .agent import Agent, AgentConfig, Callback, Metrics, describe
+from .agent import TIMES, Agent, AgentConfig, Callback, Metrics, describe
 from .best_of_n import BestOfN, BestOfNConfig, Candidates, best_of_n, best_of_n_kl_bound, choose_best
+from .checkpoint import Checkpoints
+from .decoder import Decoder
 from .dpo import DPO, DPOConfig, dpo_loss
 from .evaluation import Measure, Report, evaluate
 from .features import FeatureObservation, VectorFeatures
 from .grpo import GRPO, GRPOConfig, group_advantages
+from .guards import Advisor, check_dropout_off, unchanged
 from .kl import Estimator, KLController, estimate_kl
 from .policy import Evaluation, Policy, pick_device
 from .policy_gradient import PolicyGradient, PolicyGradientConfig, minibatches
@@ -24,7 +27,7 @@ from .reference_mask import ReferenceMask
 from .reinforce import REINFORCE, REINFORCEConfig
 from .rloo import RLOO, RLOOConfig, leave_one_out
 from .rollout import Rollout, rewards_per_token
-from .sampler import Decoder, Sampling, inverse_cdf, rollout, uniform
+from .sampler import Sampling, inverse_cdf, rollout, uniform
 from .sft import SFT, SFTConfig, completion_loss
 
 if TYPE_CHECKING:
@@ -41,12 +44,15 @@ __all__ = [
     "RLOO",
     "SB3_ALGORITHMS",
     "SFT",
+    "TIMES",
+    "Advisor",
     "Agent",
     "AgentConfig",
     "BestOfN",
     "BestOfNConfig",
     "Callback",
     "Candidates",
+    "Checkpoints",
     "DPOConfig",
     "Decoder",
     "Estimator",
@@ -78,6 +84,7 @@ __all__ = [
     "VectorFeatures",
     "best_of_n",
     "best_of_n_kl_bound",
+    "check_dropout_off",
     "choose_best",
     "completion_loss",
     "describe",
@@ -98,6 +105,7 @@ __all__ = [
     "rewards_per_token",
     "rollout",
     "train_sb3",
+    "unchanged",
     "uniform",
     "whiten",
 ]

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from text_gym import PretrainedTokenizer, Tokenizer
 from text_gym.errors import ConfigError, DataError, NonFiniteError
+
+from .loss_head import Head, token_log_probs
 
 VALUE_HEAD = "value_head.safetensors"
 
@@ -62,6 +63,9 @@ class Policy(nn.Module):
         self.value_head = nn.Linear(model.config.get_text_config().hidden_size, 1)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
+        # What Cohere, Granite and Gemma 2 do to their logits; looked up once, since configurations are slow.
+        names = ("logit_scale", "logits_scaling", "final_logit_softcapping")
+        self._head_options = [getattr(model.config.get_text_config(), name, None) for name in names]
         self.to(pick_device(device))
         self.value_head.to(next(model.parameters()).dtype)
         self.eval()  # dropout stays off in sampling, scoring and updates; only SFT turns it on
@@ -89,6 +93,10 @@ class Policy(nn.Module):
                 )
         except (OSError, ValueError) as error:
             raise DataError(f"cannot load a causal language model from {str(name)!r}: {error}") from error
+        for parameter in model.parameters():
+            # Loaded weights lie in the mapped file: writing that file anew would pull them away, and where
+            # they begin depends on its header, to which the last bits of matrix products are sensitive.
+            parameter.data = parameter.data.clone()
         policy = cls(model, tokenizer or PretrainedTokenizer.from_pretrained(name), device)
         head = Path(name) / VALUE_HEAD
         if head.is_file():
@@ -159,12 +167,12 @@ class Policy(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """`(..., V)` logits of hidden states `(..., D)`, over the tokenizer's ids only; of type `dtype`."""
         logits: Tensor = self.model.get_output_embeddings()(hidden)[..., : self.vocab_size].to(self.dtype)
-        config = self.model.config.get_text_config()
-        if scale := getattr(config, "logit_scale", None):  # Cohere
-            logits = logits * scale
-        if scale := getattr(config, "logits_scaling", None):  # Granite
-            logits = logits / scale
-        if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2
+        times, divided_by, cap = self._head_options
+        if times:
+            logits = logits * times
+        if divided_by:
+            logits = logits / divided_by
+        if cap:
             logits = cap * torch.tanh(logits / cap)
         return logits
 
@@ -204,19 +212,39 @@ class Policy(nn.Module):
         rows, columns = mask.nonzero(as_tuple=True)
         at = starts[rows] + columns
         taken = states[rows, at - 1]  # (N, D): the state before each token
-        logits = self.logits(taken) / temperature
-        if action_masks is not None:
-            logits = logits.masked_fill(~action_masks[rows, columns], -torch.inf)
-        log_probs = -F.cross_entropy(logits, tokens[rows, at], reduction="none")
+        masks = None if action_masks is None else action_masks[rows, columns]
+        log_probs, h = self._token_log_probs(taken, tokens[rows, at], temperature, entropy, masks)
         zeros = log_probs.new_zeros(mask.shape)
-        h = zeros
-        if entropy:
-            log_p = torch.log_softmax(logits, dim=-1)
-            # Forbidden tokens have log-probability -inf, and 0 · inf would be NaN.
-            h = zeros.masked_scatter(mask, -(log_p.exp() * log_p.clamp_min(-1e9)).sum(-1))
-        return Evaluation(
-            zeros.masked_scatter(mask, log_probs), zeros.masked_scatter(mask, self.values(taken)), h
-        )
+        said = (zeros.masked_scatter(mask, x) for x in (log_probs, self.values(taken)))
+        return Evaluation(*said, zeros.masked_scatter(mask, h) if entropy else zeros)
+
+    def _token_log_probs(
+        self, states: Tensor, tokens: Tensor, temperature: float, entropy: bool, masks: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """`(N,)` log-probabilities of tokens after states `(N, D)`, and entropies, in nats."""
+        head = self._loss_head(temperature) if masks is None else None
+        if head is not None:
+            return token_log_probs(states, tokens, head, entropy=entropy)
+        logits = self.logits(states) / temperature
+        if masks is not None:
+            logits = logits.masked_fill(~masks, -torch.inf)
+        log_p = torch.log_softmax(logits, dim=-1)
+        log_probs = log_p.gather(1, tokens[:, None])[:, 0]
+        if not entropy:
+            return log_probs, torch.zeros_like(log_probs)
+        # Forbidden tokens have log-probability -inf, and 0 · inf would be NaN.
+        return log_probs, -(log_p.exp() * log_p.clamp_min(-1e9)).sum(-1)
+
+    def _loss_head(self, temperature: float) -> Head | None:
+        """The output layer as the loss head takes it; None if it is no plain one (adapters, quantisation)."""
+        layer = self.model.get_output_embeddings()
+        if type(layer) is not nn.Linear or layer._forward_hooks or layer._forward_pre_hooks:
+            return None
+        weight, bias = layer.weight, layer.bias
+        if len(weight) > self.vocab_size:
+            weight, bias = weight[: self.vocab_size], None if bias is None else bias[: self.vocab_size]
+        times, divided_by, cap = self._head_options
+        return Head(weight, bias, (times or 1.0) / (divided_by or 1.0), cap or None, temperature)
 
     @torch.no_grad()
     def score(

@@ -18,6 +18,7 @@ from text_gym.errors import ConfigError
 
 from .advantages import masked_mean
 from .agent import Agent, AgentConfig, Metrics
+from .guards import check_loss
 from .kl import estimate_kl
 from .policy import Evaluation, Policy
 from .rollout import Rollout
@@ -154,6 +155,7 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
                 "entropy": float(masked_mean(now.entropy if config.entropy_coef else -now.log_probs, mask)),
                 "clip_fraction": float(masked_mean((ratio - clipped).abs().gt(0).float(), mask)),
                 "approx_kl": float(masked_mean(torch.expm1(log_ratio) - log_ratio, mask)),
+                "ratio": float(masked_mean(ratio, mask)),
                 "ratio_max": float(ratio[mask].max()),
             }
         return loss, metrics
@@ -170,6 +172,7 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
         width = now.log_probs.shape[1]
         old = {name: column[rows, :width] for name, column in columns.items()}
         loss, metrics = self.loss(now, old, batch.mask[rows, :width])
+        check_loss(loss, {"now " + k: v for k, v in now._asdict().items()} | old, self.where)
         return {**metrics, "loss": float(loss.detach()), "grad_norm": self.step(loss)}
 
 

@@ -7,7 +7,7 @@ either makes it an off-policy method that leans on the clipped surrogate, as PPO
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -85,6 +85,15 @@ class REINFORCE(PolicyGradient[REINFORCEConfig]):
         judged = torch.from_numpy(~batch.scores.abstained).to(mask.device)
         baseline = self._baseline(rewards.sum(dim=1)[judged])
         return {"advantages": (returns - baseline) * mask * judged[:, None]}, {"baseline": baseline}
+
+    def state_dict(self) -> dict[str, Any]:
+        """As of any agent, and the moving average."""
+        return {**super().state_dict(), "moving_average": self.moving_average}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        super().load_state_dict(state)
+        self.moving_average = state["moving_average"]
 
     def average(self, x: Tensor, mask: Tensor) -> Tensor:
         """Mean over episodes of the sum over their tokens."""

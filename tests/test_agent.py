@@ -21,6 +21,7 @@ from text_gym import (
 )
 from text_gym.agents import (
     PPO,
+    TIMES,
     Agent,
     AgentConfig,
     Metrics,
@@ -31,8 +32,6 @@ from text_gym.agents import (
     load_algorithm,
 )
 from text_gym.errors import ConfigError, NonFiniteError, RewardError, UnknownNameError
-
-TIMES = {"seconds", "rollout_seconds", "tokens_per_second"}
 
 
 def world(num_envs: int = 16, **changes: Any) -> TextVectorEnv:
@@ -290,7 +289,9 @@ def test_describe_by_hand() -> None:
         "reward_std": pytest.approx(math.sqrt(8 / 3)),
         "abstained": 1,
         "length": 2.75,
+        "length_max": 4,
         "truncated": 0.25,
+        "eos": 0.75,
         "reward/style": 1.5,
     }
 

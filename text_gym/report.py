@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .errors import ConfigError
+from .errors import ConfigError, DataError
+from .locking import FolderLock
+from .sealed import write_atomic
 
 Metrics = Mapping[str, float]
 
@@ -27,30 +30,51 @@ PANELS = (
 
 
 class RunFolder:
-    """Writes a run's files; rows reach the disk as they are made.
+    """Writes a run's files; rows reach the disk as they are made. No other process can write them meanwhile.
 
     Args:
         folder: Where; made if need be.
         config: What the run was started with.
         tensorboard: Write TensorBoard events too.
+        resume: Go on with the run that is there: its rows are read, and `config` must be its own.
+
+    Attributes:
+        rows: The metrics of every iteration so far.
 
     Raises:
-        ConfigError: The folder already holds a run.
+        ConfigError: The folder is in use by another process, or already holds a run; to be resumed, holds
+            none or one with other settings.
     """
 
-    def __init__(self, folder: str | Path, config: Mapping[str, Any], *, tensorboard: bool = True) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        config: Mapping[str, Any],
+        *,
+        tensorboard: bool = True,
+        resume: bool = False,
+    ) -> None:
         self.path = Path(folder)
-        if (self.path / "metrics.jsonl").exists():
-            raise ConfigError(f"{self.path} already holds a run; choose another --out")
+        if resume:
+            check_settings(self.path, config)
         self.path.mkdir(parents=True, exist_ok=True)
-        self.write_json("config.json", config)
-        self._metrics = (self.path / "metrics.jsonl").open("a", encoding="utf-8")
+        self._lock = FolderLock(self.path)
+        try:
+            file = self.path / "metrics.jsonl"
+            if file.exists() and not resume:
+                raise ConfigError(
+                    f"{self.path} already holds a run; choose another --out, or go on with it: "
+                    f"text-gym train --resume {self.path}"
+                )
+            if not resume:
+                self.write_json("config.json", config)
+            self.rows = _read_rows(file)
+            self._metrics = file.open("a", encoding="utf-8")
+        except BaseException:
+            self._lock.release()
+            raise
+        self._tensorboard = tensorboard
         self._events: Any = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._events = SummaryWriter(str(self.path))
-        self.rows: list[dict[str, float]] = []
 
     def __enter__(self) -> RunFolder:
         return self
@@ -61,16 +85,35 @@ class RunFolder:
         self._metrics.close()
         if self._events is not None:
             self._events.close()
+        self._lock.release()
+
+    def rewind(self, iteration: int) -> None:
+        """Forget the rows after this iteration: they are to be made again."""
+        self._metrics.close()
+        self.rows = [row for row in self.rows if row["iteration"] <= iteration]
+        file = self.path / "metrics.jsonl"
+        write_atomic(file, "".join(json.dumps(_finite(row)) + "\n" for row in self.rows))
+        self._metrics = file.open("a", encoding="utf-8")
 
     def log(self, metrics: Metrics) -> None:
         """Append one iteration's metrics."""
         self.rows.append(dict(metrics))
         self._metrics.write(json.dumps(_finite(metrics)) + "\n")
         self._metrics.flush()
-        if self._events is not None:
+        if self._tensorboard:
+            step = int(metrics.get("iteration", len(self.rows)))
             for name, value in metrics.items():
                 if isinstance(value, (int, float)) and math.isfinite(value):
-                    self._events.add_scalar(name, value, int(metrics.get("iteration", len(self.rows))))
+                    self._writer(step).add_scalar(name, value, step)
+
+    def note(self, message: str) -> None:
+        """Append a line to `log.txt`."""
+        with (self.path / "log.txt").open("a", encoding="utf-8") as stream:
+            stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
+
+    def sync(self) -> None:
+        """Force the rows so far to the disk, before a checkpoint that counts on them."""
+        os.fsync(self._metrics.fileno())
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file."""
@@ -83,6 +126,14 @@ class RunFolder:
             parts += [f"## {i}\n", _fence(prompt), f"Before ({gold_before:.2f}):\n", _fence(before)]
             parts += [f"After ({gold_after:.2f}):\n", _fence(after)]
         (self.path / "samples.md").write_text("\n".join(parts), encoding="utf-8")
+
+    def _writer(self, step: int) -> Any:
+        """TensorBoard's; what an earlier process wrote of this step and later ones counts no more."""
+        if self._events is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._events = SummaryWriter(str(self.path), purge_step=step)
+        return self._events
 
     def draw_curves(self, title: str) -> Path:
         """Draw `curves.png`: reward, criteria, KL and length over the iterations."""
@@ -116,10 +167,54 @@ def draw_curves(rows: Sequence[Metrics], file: str | Path, title: str) -> None:
     figure.savefig(str(file), dpi=120)
 
 
+def check_settings(folder: str | Path, config: Mapping[str, Any]) -> None:
+    """Make sure that a folder holds a run with these settings.
+
+    Raises:
+        ConfigError: It holds none, or one with others; they are named.
+    """
+    found = read_config(folder)
+    given = json.loads(_render(config))
+    wrong = [name for name in {**found, **given} if found.get(name) != given.get(name)]
+    if wrong:
+        name = wrong[0]
+        raise ConfigError(
+            f"the run in {folder} has {name}={found.get(name)!r}, not {given.get(name)!r}; it can only be "
+            "resumed with its own settings"
+        )
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """What the run in a folder was started with.
+
+    Raises:
+        ConfigError: There is no run, or its `config.json` cannot be read.
+    """
+    file = Path(folder) / "config.json"
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise ConfigError(f"{folder} holds no run: there is no {file.name}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {file}: {error}") from error
+
+
 def write_json(file: str | Path, content: Any) -> None:
-    """Write plain data as JSON; NaN and infinity, which JSON lacks, become null."""
-    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, default=str)
-    Path(file).write_text(text + "\n", encoding="utf-8")
+    """Write plain data as JSON, in one step; NaN and infinity, which JSON lacks, become null."""
+    write_atomic(Path(file), _render(content))
+
+
+def _render(content: Any) -> str:
+    return json.dumps(_finite(content), indent=2, ensure_ascii=False, default=str) + "\n"
+
+
+def _read_rows(file: Path) -> list[dict[str, float]]:
+    """Rows that were written whole; the last one need not be."""
+    lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
+    try:
+        return [{k: math.nan if v is None else v for k, v in json.loads(line).items()} for line in lines]
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"{file} has a line that is not a row of metrics: {error}") from error
 
 
 def default_folder(task: str, algorithm: str) -> Path:

@@ -284,6 +284,15 @@ class PretrainedTokenizer:
         }
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and pickles of the backend forget whether "<eos>" written out is text or the special token.
+        return {**self.__dict__, "splits": self.backend.encode_special_tokens}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        splits = state.pop("splits")
+        self.__dict__.update(state)
+        self.backend.encode_special_tokens = splits
+
 
 def as_tokenizer(value: Any) -> Tokenizer:
     """Take what a user has: one of ours, a `transformers` tokenizer, a folder or the name of a hub model."""

@@ -8,26 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 import signal
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
+from .console import Notes, Sample, progress, show_results
 from .data import prompts_from, read_rows
-from .display import harmless
-from .errors import ConfigError, DataError
+from .errors import ConfigError, DataError, RaterLeftError
 from .report import RunFolder, default_folder
-from .reward import RewardSource
+from .reward import FunctionReward, RewardSource
+from .stopping import Stop, stop_signals
 from .task import Task, load_task, split_by_prompt
 from .tokenizer import PretrainedTokenizer
 from .vector import TextVectorEnv
@@ -35,9 +31,10 @@ from .vector import TextVectorEnv
 if TYPE_CHECKING:
     from text_gym.agents import Agent, AgentConfig, Policy, Report, SB3Config
 
-Sample = tuple[str, str, float, str, float]  # prompt, text before, its reward, text after, its reward
-Learner: TypeAlias = "Callable[[Path, Callable[[dict[str, float]], bool]], Outcome]"
+Learner: TypeAlias = "Callable[[RunFolder, Stop, Callable[[dict[str, float]], bool]], Outcome]"
+LOG = logging.getLogger("text_gym")
 SETTINGS = "text_gym.json"  # beside a policy trained here: how its data was read
+CHECKPOINTS = "checkpoints"  # in a run's folder
 
 
 @dataclass(frozen=True)
@@ -135,8 +132,14 @@ def train(
     out: str | Path | None = None,
     device: str = "auto",
     console: Console | None = None,
+    checkpoint_every: int = 10,
+    resume: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train, judge on the held-out prompts before and after, and write the run's folder.
+
+    A run that was interrupted, in whatever way, goes on with `resume` from its last checkpoint; on a CPU its
+    summary, metrics (`text_gym.agents.TIMES` aside) and policy are then those of the uninterrupted run.
 
     Args:
         algorithm: Name of the algorithm, e.g. `"ppo"`, or `"sb3.ppo"` for that of Stable-Baselines3.
@@ -149,49 +152,81 @@ def train(
         out: Folder for the results; `runs/<task>-<algorithm>-<time>` if None.
         device: `auto`, `cpu`, `cuda`, …
         console: Where to print.
+        checkpoint_every: Iterations between two checkpoints (and one at the end, however that comes), of
+            which the last two and that with the largest mean reward are kept; 0 takes none. Algorithms of
+            Stable-Baselines3 take none.
+        resume: Go on with the run in `out`; the other arguments must be those it was started with.
+        options: More to keep in `config.json`: what a command line needs to call this again.
 
     Returns:
         The summary, as in `summary.json`; `interrupted` tells whether Ctrl-C ended it early.
+
+    Raises:
+        ConfigError: The task has no policy, or `out` holds a run (or, to be resumed, none like this one), or
+            is in use by another process.
+        SystemExit: SIGTERM or SIGHUP came; a checkpoint was taken.
     """
-    from text_gym.agents import Policy
-
+    if resume and not checkpoint_every:
+        raise ConfigError(f"the run in {out} takes no checkpoints (checkpoint_every=0) and cannot be resumed")
     console = console or Console()
-    reward = reward or task.reward
-    library = algorithm.startswith("sb3.")
-    if policy is None and task.policy is None and not library:
-        raise ConfigError(f"task {task.name!r} ships no policy; pass --policy FOLDER, or --algorithm sb3.ppo")
-    policy = policy or task.policy
-    if policy is not None and not isinstance(policy, Policy):
-        policy = Policy.from_pretrained(policy, device=device)
-    job = Job(algorithm, config, task, reward, policy, episodes, device)
     folder = Path(out) if out else default_folder(task.name, algorithm)
-    learn = _learn_with_sb3 if library else _learn
-    with _stop_on_interrupt() as stopped, _progress(console, config.iterations) as report:
-        learner = learn(job)
-        with RunFolder(folder, job.settings()) as run:
+    start = _starting_policy(algorithm, task, policy, device, folder if resume else None)
+    job = Job(algorithm, config, task, reward or task.reward, start, episodes, device, checkpoint_every)
+    settings = job.settings() | ({"options": dict(options)} if options else {})
+    learner = (_learn_with_sb3 if algorithm.startswith("sb3.") else _learn)(job)
+    with (
+        stop_signals() as stop,
+        progress(console, config.iterations, bar=not job.reward.interactive) as show,
+        RunFolder(folder, settings, resume=resume) as run,
+        Notes(console, run.note),
+    ):
 
-            def after_iteration(metrics: dict[str, float]) -> bool:
-                run.log(metrics)
-                report(metrics)
-                return not stopped
+        def after_iteration(metrics: dict[str, float]) -> bool:
+            run.log(metrics)
+            show(metrics)
+            if stop.signal is not None:
+                name = signal.Signals(stop.signal).name
+                LOG.info("%s: stopping after iteration %d", name, metrics["iteration"])
+            return stop.signal is None
 
-            outcome = learner(run.path / "policy", after_iteration)
-            summary = {
-                "before": outcome.before.summary,
-                "after": outcome.after.summary,
-                "kl_nats": outcome.after.sampled.kl.mean,
-                "seconds": outcome.seconds,
-                "tokens": outcome.tokens,
-                "iterations": outcome.iterations,
-                "seed": config.seed,
-                "interrupted": bool(stopped),
-            }
-            run.write_json("summary.json", summary)
-            samples = outcome.samples()
-            run.write_samples(samples[:20])
-            run.draw_curves(f"{task.name} · {algorithm} · reward {reward.name} · seed {config.seed}")
+        outcome = learner(run, stop, after_iteration)
+        summary = {
+            "before": outcome.before.summary,
+            "after": outcome.after.summary,
+            "kl_nats": outcome.after.sampled.kl.mean,
+            "seconds": sum(row["seconds"] for row in run.rows),
+            "tokens": outcome.tokens,
+            "iterations": outcome.iterations,
+            "seed": config.seed,
+            "interrupted": stop.signal is not None,
+        }
+        samples = outcome.samples()
+        run.write_samples(samples[:20])
+        run.draw_curves(f"{task.name} · {algorithm} · reward {job.reward.name} · seed {config.seed}")
+        run.write_json("summary.json", summary)  # last: a run that has one is complete
     show_results(console, summary, samples[:3], folder)
     return summary
+
+
+def _starting_policy(
+    algorithm: str, task: Task, policy: Policy | str | Path | None, device: str, resumed: Path | None
+) -> Policy | None:
+    """The policy a run starts from: of a run that is resumed, the one that it keeps."""
+    from text_gym.agents import Checkpoints, Policy
+
+    library = algorithm.startswith("sb3.")
+    if resumed is not None and library:
+        raise ConfigError("runs of Stable-Baselines3 take no checkpoints and cannot be resumed")
+    if resumed is not None and (resumed / CHECKPOINTS).is_dir():
+        kept = Checkpoints(resumed / CHECKPOINTS)
+        if kept.newest_state() is not None:
+            return kept.reference(task.tokenizer, device)
+    policy = policy or task.policy
+    if policy is None and not library:
+        raise ConfigError(f"task {task.name!r} ships no policy; pass --policy FOLDER, or --algorithm sb3.ppo")
+    if policy is None or isinstance(policy, Policy):
+        return policy
+    return Policy.from_pretrained(policy, device=device)
 
 
 @dataclass(frozen=True)
@@ -205,6 +240,11 @@ class Job:
     policy: Policy | None
     episodes: int
     device: str
+    checkpoint_every: int
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_every < 0:
+            raise ConfigError(f"checkpoint_every is {self.checkpoint_every}; it must be 0 (none) or more")
 
     def settings(self) -> dict[str, Any]:
         """For `config.json`."""
@@ -231,7 +271,6 @@ class Outcome:
 
     before: Judgement
     after: Judgement
-    seconds: float
     tokens: int
     iterations: int
 
@@ -258,18 +297,57 @@ def _learn(job: Job) -> Learner:
     )
     agent: Agent[Any] = agent_class(job.policy, env, job.config)
 
-    def learner(folder: Path, callback: Callable[[dict[str, float]], bool]) -> Outcome:
+    def learner(run: RunFolder, stop: Stop, report: Callable[[dict[str, float]], bool]) -> Outcome:
         before = judge(agent, job)
-        started = time.perf_counter()
-        try:
-            agent.learn(callback=lambda _, metrics: callback(metrics))
-        finally:  # an error in the reward must not cost what was learnt until then
-            agent.save(folder)
-        seconds = time.perf_counter() - started
+        save = _go_on_and_save(agent, run, job.checkpoint_every)
+
+        def after_iteration(_: Agent[Any], metrics: dict[str, float]) -> bool:
+            go_on = report(metrics)
+            if job.checkpoint_every and agent.iteration % job.checkpoint_every == 0:
+                save()
+            return go_on
+
+        with stop.patience():
+            try:
+                agent.learn(callback=after_iteration)
+            except RaterLeftError as error:  # as good as Ctrl-C
+                LOG.info("%s", error)
+                if stop.signal is None:
+                    stop.handle(signal.SIGINT)
+            finally:  # an error in the reward must not cost what was learnt until then
+                try:
+                    save()
+                finally:
+                    agent.save(run.path / "policy")
+                if job.checkpoint_every and agent.iteration < job.config.iterations:
+                    LOG.info("to go on: text-gym train --resume %s", run.path)
         after = judge(agent, job)
-        return Outcome(before, after, seconds, agent.tokens_played, agent.iteration)
+        return Outcome(before, after, agent.tokens_played, agent.iteration)
 
     return learner
+
+
+def _go_on_and_save(agent: Agent[Any], run: RunFolder, every: int) -> Callable[[], None]:
+    """Bring the agent to its last checkpoint, if there is one; returns what takes the next ones."""
+    from text_gym.agents import Checkpoints
+
+    checkpoints = Checkpoints(run.path / CHECKPOINTS)
+    saved = checkpoints.load(agent)
+    if saved is not None:
+        LOG.info("resumed after iteration %d", saved)
+    elif run.rows:
+        LOG.warning("there is no checkpoint in %s: starting again", checkpoints.folder)
+    run.rewind(agent.iteration)
+
+    def save() -> None:
+        nonlocal saved
+        if every and agent.between_iterations and agent.iteration != saved:
+            run.sync()
+            checkpoints.save(agent, run.rows[-1]["reward"] if run.rows else math.nan)
+            saved = agent.iteration
+
+    save()  # before the first iteration, too: the starting policy goes with the run
+    return save
 
 
 def _learn_with_sb3(job: Job) -> Learner:
@@ -278,24 +356,26 @@ def _learn_with_sb3(job: Job) -> Learner:
 
     from text_gym.agents import train_sb3
 
-    def learner(folder: Path, callback: Callable[[dict[str, float]], bool]) -> Outcome:
-        run = train_sb3(
-            job.algorithm.removeprefix("sb3."),
-            job.task,
-            job.config,
-            policy=job.policy,
-            callback=callback,
-            device=job.device,
-            reward=job.reward,
-        )
-        if job.policy is not None:
-            job.policy.save(folder)
-        else:  # SB3's own archives are pickles
-            folder.mkdir(parents=True, exist_ok=True)
-            save_model(run.model.policy, str(folder / "sb3_policy.safetensors"))
-        before, after = _judgement(run.before, job), _judgement(run.after, job)
-        after.summary["greedy"] = run.greedy.summary()
-        return Outcome(before, after, run.seconds, run.tokens, run.iterations)
+    def learner(run: RunFolder, stop: Stop, report: Callable[[dict[str, float]], bool]) -> Outcome:
+        with stop.patience():
+            done = train_sb3(
+                job.algorithm.removeprefix("sb3."),
+                job.task,
+                job.config,
+                policy=job.policy,
+                callback=report,
+                device=job.device,
+                reward=job.reward,
+            )
+            folder = run.path / "policy"
+            if job.policy is not None:
+                job.policy.save(folder)
+            else:  # SB3's own archives are pickles
+                folder.mkdir(parents=True, exist_ok=True)
+                save_model(done.model.policy, str(folder / "sb3_policy.safetensors"))
+        before, after = _judgement(done.before, job), _judgement(done.after, job)
+        after.summary["greedy"] = done.greedy.summary()
+        return Outcome(before, after, done.tokens, done.iterations)
 
     return learner
 
@@ -304,7 +384,9 @@ def judge(agent: Agent[Any], job: Job) -> Judgement:
     """An agent's policy on the held-out prompts, sampled and greedy."""
     from text_gym.agents import Sampling, evaluate
 
-    gold = TextVectorEnv(**job.task.env_kwargs(prompts=job.task.held_out), shuffle=False)
+    # People are not asked about texts that nothing is learnt from.
+    silent = FunctionReward(_no_opinion, abstains=True) if job.task.reward.interactive else None
+    gold = TextVectorEnv(**job.task.env_kwargs(prompts=job.task.held_out, reward=silent), shuffle=False)
 
     def play(greedy: bool) -> Report:
         return evaluate(agent.policy, gold, reference=agent.reference, sampling=Sampling(greedy=greedy))
@@ -319,101 +401,11 @@ def _judgement(sampled: Report, job: Job) -> Judgement:
     from text_gym.agents import Measure
 
     summary = sampled.summary()
-    if job.reward is not job.task.reward:
+    if job.reward is not job.task.reward and not job.reward.interactive:
         proxy = Measure.of(job.reward(sampled.episodes).totals)
         summary["reward"] = {"mean": proxy.mean, "ci95": list(proxy.ci95)}
     return Judgement(sampled, summary)
 
 
-def show_results(
-    console: Console,
-    summary: Mapping[str, Any],
-    samples: Sequence[Sample],
-    folder: Path,
-) -> None:
-    """Print the table before → after and a few texts."""
-    before, after = summary["before"], summary["after"]
-    table = Table(
-        title="Held-out prompts, sampled at temperature 1 (mean, 95 % interval)", title_justify="left"
-    )
-    for heading in ("", "before", "after"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    for name, value in after.items():
-        if isinstance(value, Mapping) and "ci95" in value:
-            table.add_row(Text(name), _interval(before[name]), _interval(value))
-    for name, label in (
-        ("kl_nats", "KL, nats per episode"),
-        ("perplexity", "perplexity, under the reference"),
-        ("length_tokens", "length, tokens"),
-        ("terminated", "ended by EOS"),
-    ):
-        if not math.isnan(after[name]):
-            table.add_row(label, f"{before[name]:.2f}", f"{after[name]:.2f}")
-    if "perfect" in after and "greedy" in before:
-        low, high = before["greedy"]["perfect"]["mean"], after["greedy"]["perfect"]["mean"]
-        table.add_row("perfect, greedy", f"{low:.3f}", f"{high:.3f}")
-    console.print(table)
-    for prompt, text_before, gold_before, text_after, gold_after in samples:
-        console.print(Text("\n" + harmless(prompt.strip(), newlines=True), style="dim"))
-        console.print(Text(f"  before ({gold_before:.2f}): {harmless(text_before)}"))
-        console.print(Text(f"  after  ({gold_after:.2f}): {harmless(text_after)}"))
-    console.print(Text(f"\n{summary['tokens']:,} tokens in {summary['seconds']:.0f} s; results in {folder}"))
-
-
-def _interval(measure: Mapping[str, Any]) -> str:
-    low, high = measure["ci95"]
-    return f"{measure['mean']:.3f} [{low:.3f}, {high:.3f}]".replace("[", r"\[")
-
-
-@contextmanager
-def _progress(console: Console, total: int) -> Iterator[Any]:
-    """A bar with reward, KL, speed and time left; plain lines where there is no terminal."""
-    if not console.is_terminal:
-
-        def line(metrics: Mapping[str, float]) -> None:
-            done = int(metrics["iteration"])
-            if done % max(1, total // 10) == 0 or done == total:
-                console.print(_status(metrics), highlight=False)
-
-        yield line
-        return
-    columns = (
-        TextColumn("training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[status]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("training", total=total, status="")
-        yield lambda metrics: progress.update(
-            bar, completed=metrics["iteration"], status=_status(metrics, brief=True)
-        )
-
-
-def _status(metrics: Mapping[str, float], brief: bool = False) -> str:
-    known = not math.isnan(metrics.get("kl", math.nan))
-    kl = f"KL {metrics['kl']:.2f} nats  " if known else ""
-    status = f"reward {metrics['reward']:.3f}  {kl}{metrics['tokens_per_second']:,.0f} tokens/s"
-    return status if brief else f"iteration {int(metrics['iteration'])}  {status}"
-
-
-@contextmanager
-def _stop_on_interrupt() -> Iterator[list[int]]:
-    """Collects Ctrl-C: the first one asks for a stop after the iteration, a second one interrupts."""
-    stopped: list[int] = []
-
-    def handle(number: int, _: FrameType | None) -> None:
-        if stopped:
-            raise KeyboardInterrupt
-        stopped.append(number)
-
-    try:
-        previous = signal.signal(signal.SIGINT, handle)
-    except ValueError:  # not in the main thread: the caller's business
-        yield stopped
-        return
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGINT, previous)
+def _no_opinion(episodes: Sequence[Any]) -> list[None]:
+    return [None] * len(episodes)
