@@ -18,10 +18,13 @@ from torch import Tensor
 from text_gym import Rewards, TextVectorEnv
 from text_gym.errors import ConfigError, NonFiniteError
 
+from .decoder import Decoder, survivors
 from .policy import Policy
 from .rollout import Rollout, rewards_per_token
 
 LOWEST_TEMPERATURE = 1e-4  # below, logits overflow when divided by it
+_BELOW_ONE = 1 - 2.0**-53  # the largest float64 below 1
+BLOCK = 32  # steps recorded at a time
 COMPACT_BELOW = 0.75  # drop finished rows from the batch once no more than this share plays
 
 
@@ -52,12 +55,13 @@ class Sampling:
         if self.top_k < 0:
             raise ConfigError(f"top_k is {self.top_k}; it must be 0 (all) or more")
 
-    def log_probs(self, logits: Tensor) -> Tensor:
-        """`(B, V)` log-probabilities, in nats, of the distribution that is drawn from."""
+    def logits(self, logits: Tensor) -> Tensor:
+        """`(B, V)` logits of the distribution that is drawn from, -inf for tokens that are dropped."""
         if self.greedy:
             best = torch.full_like(logits, -torch.inf)
             return best.scatter_(1, logits.argmax(dim=1, keepdim=True), 0.0)
-        logits = logits / self.temperature
+        if self.temperature != 1:
+            logits = logits / self.temperature
         if 0 < self.top_k < logits.shape[1]:
             logits = logits.masked_fill(logits < logits.topk(self.top_k).values[:, -1:], -torch.inf)
         if self.top_p < 1:
@@ -65,7 +69,11 @@ class Sampling:
             dropped = ordered.cumsum(dim=1) - ordered >= self.top_p  # what stands before it suffices
             dropped[:, 0] = False
             logits = logits.masked_fill(dropped.scatter(1, order, dropped), -torch.inf)
-        return torch.log_softmax(logits, dim=1)
+        return logits
+
+    def log_probs(self, logits: Tensor) -> Tensor:
+        """`(B, V)` log-probabilities, in nats, of the distribution that is drawn from."""
+        return torch.log_softmax(self.logits(logits), dim=1)
 
 
 @torch.no_grad()
@@ -103,48 +111,109 @@ def rollout(
 
 
 def _play(policy: Policy, env: TextVectorEnv, noise: Tensor, sampling: Sampling) -> dict[str, Tensor]:
-    """Generate until every row is done; the tensors of a `Rollout` that the policy knows, by name."""
-    size = (env.num_envs, env.max_tokens)
-    sizes = {"log_probs": size, "values": size, "last_values": size[:1]}
-    out = {k: torch.zeros(s, dtype=policy.dtype, device=policy.device) for k, s in sizes.items()}
-    if env.mask is not None:
-        shape = (*size, env.tokenizer.vocab_size)
-        out["action_masks"] = torch.zeros(shape, dtype=torch.bool, device=policy.device)
+    """Generate until every row is done; the tensors of a `Rollout` that the policy knows, by name.
+
+    The environment's transition is the host's: each token is copied there, and on CUDA that copy is the
+    one thing a step waits for (two, where the environment has a mask).
+    """
+    decoder = Decoder(policy, env.tokens, env.lengths, env.max_tokens)
+    record = _Record(policy, env)
     rows = np.arange(env.num_envs)  # the environment's rows in the decoder's batch …
     live = np.ones(env.num_envs, dtype=np.bool_)  # … and which of them still play
-    decoder = Decoder(policy, env.tokens, env.lengths)
-    logits, values = decoder.logits, decoder.values
+    noise = noise.T.contiguous()
     for t in range(env.max_tokens):
-        if not torch.isfinite(logits).all():
-            raise NonFiniteError(
-                f"the policy's logits are not finite at token {t} of a rollout; nothing was updated"
-            )
-        batch = torch.from_numpy(rows).to(policy.device)
-        if env.mask is not None:
-            allowed = torch.from_numpy(env.action_masks()[rows]).to(policy.device)
-            logits = logits.masked_fill(~allowed, -torch.inf)
-            out["action_masks"][batch, t] = allowed
-        log_p = sampling.log_probs(logits)
-        tokens = inverse_cdf(log_p.exp(), noise[batch, t])
-        playing = torch.from_numpy(live).to(policy.device)
-        out["log_probs"][batch[playing], t] = log_p.gather(1, tokens[:, None])[playing, 0]
-        out["values"][batch[playing], t] = values[playing]
+        logits = policy.logits(decoder.states)
+        allowed = None if env.mask is None else torch.from_numpy(env.action_masks()[rows]).to(policy.device)
+        chosen_from = logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
+        probs = torch.softmax(sampling.logits(chosen_from), 1)
+        tokens = inverse_cdf(probs, noise[t])
+        record.add(decoder.states, logits, probs.gather(1, tokens[:, None]), allowed)
         ended = env.advance(rows[live], tokens.cpu().numpy()[live])
-        cut = env.truncated[rows] & live
-        if not cut.any():  # all rows start together: the token limit cuts all that are left at once
-            live[live] = ~ended
-            if not live.any():
-                break
-            if live.mean() <= COMPACT_BELOW:
-                keep = torch.from_numpy(live).to(policy.device)
-                decoder.keep(keep.nonzero()[:, 0])
-                rows, tokens, live = rows[live], tokens[keep], live[live]
-        logits, values = decoder.step(tokens)
-        if cut.any():
-            at = torch.from_numpy(cut).to(policy.device)
-            out["last_values"][torch.from_numpy(rows[cut]).to(policy.device)] = values[at]
+        if t == env.max_tokens - 1:  # all rows start together: the limit cuts all that are left at once
             break
+        if np.count_nonzero(ended):
+            live[live] = ~ended
+            playing = np.count_nonzero(live)
+            if not playing:
+                break
+            if playing <= COMPACT_BELOW * len(rows):
+                keep = survivors(live)
+                index = torch.from_numpy(keep).to(policy.device)
+                decoder.keep(keep)
+                rows, live = rows[keep], live[keep]
+                tokens, noise = tokens[index], noise[:, index]
+                record.go_on_with(rows)
+        decoder.step(tokens)
+    out = record.finish()
+    cut = np.flatnonzero(env.truncated[rows])
+    if len(cut):
+        decoder.keep(cut)
+        states = decoder.step(tokens[torch.from_numpy(cut).to(policy.device)])
+        out["last_values"][torch.from_numpy(rows[cut]).to(policy.device)] = policy.values(states)
     return out
+
+
+class _Record:
+    """What the policy says while it plays: kept in lists, and put in its place a block of steps at a time."""
+
+    def __init__(self, policy: Policy, env: TextVectorEnv) -> None:
+        size = (env.num_envs, env.max_tokens)
+        sizes = {"log_probs": size, "values": size, "last_values": size[:1]}
+        self._out = {k: torch.zeros(s, dtype=policy.dtype, device=policy.device) for k, s in sizes.items()}
+        if env.mask is not None:
+            shape = (*size, env.tokenizer.vocab_size)
+            self._out["action_masks"] = torch.zeros(shape, dtype=torch.bool, device=policy.device)
+        self._policy, self._env = policy, env
+        self._first = 0  # step that the lists begin with
+        self._states: list[Tensor] = []
+        self._probs: list[Tensor] = []
+        self._masks: list[Tensor] = []
+        self._sums: list[Tensor] = []  # one a step, never emptied
+        self.go_on_with(np.arange(env.num_envs))
+
+    def add(self, states: Tensor, logits: Tensor, probs: Tensor, allowed: Tensor | None) -> None:
+        """A step: states `(n, D)`, logits `(n, V)`, probabilities `(n, 1)` of the tokens, mask `(n, V)`."""
+        self._sums.append(logits.sum())
+        self._states.append(states)
+        self._probs.append(probs)
+        if allowed is not None:
+            self._masks.append(allowed)
+        if len(self._states) == BLOCK:
+            self._put()
+
+    def go_on_with(self, rows: npt.NDArray[np.int64]) -> None:
+        """From now on entries are of these rows of the environment."""
+        self._put()
+        self._rows = torch.from_numpy(rows).to(self._policy.device)
+
+    def finish(self) -> dict[str, Tensor]:
+        """All of it; refuses logits that were not finite."""
+        self._put()
+        broken = ~torch.isfinite(torch.stack(self._sums))
+        if broken.any():
+            raise NonFiniteError(
+                f"the policy's logits are not finite at token {int(broken.int().argmax())} of a rollout; "
+                "nothing was updated"
+            )
+        # Rows that waited for others went on being drawn for.
+        lengths = torch.from_numpy(self._env.lengths - self._env.starts)
+        over = (torch.arange(self._env.max_tokens) >= lengths[:, None]).to(self._policy.device)
+        for columns in self._out.values():
+            if columns.ndim > 1:
+                columns[over] = 0
+        return self._out
+
+    def _put(self) -> None:
+        if not self._states:
+            return
+        steps = slice(self._first, self._first + len(self._states))
+        self._out["log_probs"][self._rows, steps] = torch.cat(self._probs, 1).log()
+        self._out["values"][self._rows, steps] = self._policy.values(torch.stack(self._states, 1))
+        if self._masks:
+            self._out["action_masks"][self._rows, steps] = torch.stack(self._masks, 1)
+        self._first = steps.stop
+        for entries in (self._states, self._probs, self._masks):
+            entries.clear()
 
 
 def _assemble(
@@ -169,58 +238,7 @@ def _assemble(
     )
 
 
-class Decoder:
-    """One token at a time through any `transformers` causal LM, with its own key-value cache.
-
-    Prompts are padded on the left here, so that all rows append to the cache at the same place.
-
-    Args:
-        policy: The policy.
-        tokens: `(B, >= P)` int64, right-padded prompts.
-        lengths: `(B,)` int64, their lengths.
-    """
-
-    def __init__(self, policy: Policy, tokens: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> None:
-        from transformers import DynamicCache
-
-        self.policy = policy
-        self.cache: Any = DynamicCache(config=policy.model.config)
-        width = int(lengths.max())
-        shift = width - lengths
-        columns = np.arange(width) - shift[:, None]
-        left = np.take_along_axis(tokens, np.maximum(columns, 0), axis=1)
-        device = policy.device
-        self.padded = bool(shift.any())
-        self.attention = torch.from_numpy((columns >= 0).astype(np.int64)).to(device)
-        self.position = torch.from_numpy(lengths.copy()).to(device)
-        positions = torch.from_numpy(np.maximum(columns, 0)).to(device)
-        self.logits, self.values = self._forward(torch.from_numpy(left).to(device), positions)
-
-    def _forward(self, tokens: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        states = self.policy.hidden(
-            tokens,
-            attention_mask=self.attention if self.padded else None,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
-        return self.policy.logits(states), self.policy.values(states)
-
-    def step(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Append `(n,)` tokens; logits `(n, V)` of the next token and values `(n,)` of the new states."""
-        if self.padded:
-            self.attention = torch.cat([self.attention, self.attention.new_ones(len(tokens), 1)], dim=1)
-        result = self._forward(tokens[:, None], self.position[:, None])
-        self.position = self.position + 1
-        return result
-
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only."""
-        self.cache.batch_select_indices(rows)
-        self.attention, self.position = self.attention[rows], self.position[rows]
-
-
-def inverse_cdf(probs: Tensor, u: Tensor, block: int = 128) -> Tensor:
+def inverse_cdf(probs: Tensor, u: Tensor, block: int = 4096) -> Tensor:
     """Draw by inverting the cumulative distribution: first the block of ids, then the id in it.
 
     Reproducible from the uniforms alone, and far cheaper than `torch.multinomial`, which draws one
@@ -238,27 +256,26 @@ def inverse_cdf(probs: Tensor, u: Tensor, block: int = 128) -> Tensor:
     tensor([2])
     """
     b, v = probs.shape
+    if v <= block:
+        cumulative = probs.cumsum(dim=1, dtype=torch.float64)
+        return _locate(cumulative, u * cumulative[:, -1])[:, 0]
     blocks = -(-v // block)
-    if v < blocks * block:
-        probs = torch.nn.functional.pad(probs, (0, blocks * block - v))
-    probs = probs.view(b, blocks, block)
-    sums = probs.sum(dim=2, dtype=torch.float64)
-    target = u * sums.sum(dim=1)
-    chosen, rest = _locate(sums, target)
-    inside = probs[torch.arange(b, device=probs.device), chosen].double()
-    token, _ = _locate(inside, rest)
-    return chosen * block + token
+    probs = torch.nn.functional.pad(probs, (0, blocks * block - v)).view(b, blocks, block)
+    sums = probs.sum(dim=2).cumsum(dim=1, dtype=torch.float64)
+    target = u * sums[:, -1]
+    chosen = _locate(sums, target)
+    before = torch.nn.functional.pad(sums, (1, 0)).gather(1, chosen)
+    inside = probs[torch.arange(b, device=probs.device), chosen[:, 0]].cumsum(dim=1, dtype=torch.float64)
+    # Sums and cumulative sums round differently: what is left may lie a little outside the block.
+    rest = torch.minimum((target - before[:, 0]).clamp_min_(0.0), inside[:, -1] * _BELOW_ONE)
+    token: Tensor = (chosen * block + _locate(inside, rest))[:, 0]
+    return token.clamp_max_(v - 1)  # beyond it only where all is NaN
 
 
-def _locate(weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """First index whose cumulative weight exceeds the target, and what of the target is left there."""
-    cumulative = weights.cumsum(dim=1)
-    index = torch.searchsorted(cumulative, target[:, None], right=True)
-    # Rounding may push the target past the end: fall back to the last entry that has any weight.
-    last = (weights > 0).int().cumsum(dim=1).argmax(dim=1, keepdim=True)
-    index = torch.minimum(index, last)
-    before = (cumulative - weights).gather(1, index)
-    return index[:, 0], (target[:, None] - before).clamp_min(0.0)[:, 0]
+def _locate(cumulative: Tensor, target: Tensor) -> Tensor:
+    """`(B, 1)`: first index whose cumulative weight exceeds the target, which is less than the total."""
+    # NaN exceeds nothing.
+    return torch.searchsorted(cumulative, target[:, None], right=True).clamp_max_(cumulative.shape[1] - 1)
 
 
 def uniform(seed: int, episode_index: npt.NDArray[np.int64], tokens: int) -> npt.NDArray[np.float64]:

@@ -15,7 +15,7 @@ from small_models import KINDS, parameters_of, plain_forward, same_parameters, s
 from torch import Tensor
 
 from text_gym import TextVectorEnv, Tokenizer, WordTokenizer
-from text_gym.agents import Decoder, Policy, Rollout, Sampling, inverse_cdf, rollout, uniform
+from text_gym.agents import Policy, Rollout, Sampling, inverse_cdf, rollout, uniform
 from text_gym.errors import ConfigError, NonFiniteError, RewardError
 
 PROMPTS = ["a", "bcdefgh", "abc", "defab"]
@@ -429,16 +429,3 @@ def test_policy_and_environment_must_fit() -> None:
     with pytest.raises(ConfigError, match="67 tokens, the policy has 64"):
         play(policy, 4, 4, max_tokens=60)
     assert play(policy, 4, 4, max_tokens=57)[0].tokens.shape[1] <= 64  # the whole context is used
-
-
-def test_the_decoder_follows_rows_that_are_kept() -> None:
-    policy = small_policy("qwen2", dtype=torch.float64)
-    prompts = np.array([[1, 0, 0], [2, 3, 0], [4, 5, 6]])
-    with torch.no_grad():
-        decoder = Decoder(policy, prompts, np.array([1, 2, 3]))
-        decoder.keep(torch.tensor([2, 0]))
-        logits, values = decoder.step(torch.tensor([7, 8]))
-        for i, ids in enumerate([[4, 5, 6, 7], [1, 8]]):
-            said = policy.model(torch.tensor([ids])).logits[0, -1]
-            assert torch.allclose(logits[i], said[:11], rtol=0, atol=1e-12)
-    assert values.shape == (2,)

@@ -1,0 +1,337 @@
+"""Keys and values of the tokens that a policy has read, and the ways of reading with them.
+
+Every row ends where it ends: prompts are never padded on the left, and a new token is written at its row's
+own end. GPT-2 has a way of its own, the model's arithmetic written out and fused; any other architecture
+goes through its own code, if that agrees with the model without a cache. Nothing here draws tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .policy import Policy
+
+IntArray = npt.NDArray[np.int64]
+_GELU = 2 * math.sqrt(2 / math.pi)
+
+
+class Reader(Protocol):
+    """A way of computing the trunk's states with a cache."""
+
+    def __call__(
+        self, layers: list[Layer], tokens: Tensor, positions: Tensor, mask: Tensor | None, last: Tensor | None
+    ) -> Tensor:
+        """Read tokens, and write their keys and values where the layers were told to.
+
+        Args:
+            layers: One a layer of the model.
+            tokens: `(n, S)` int64; either whole sequences or, `S` being 1, one more token a row.
+            positions: `(n, S)` int64.
+            mask: `(n, 1, 1, W)`, 0 where a row may look and -inf elsewhere, for a single token; None for
+                everywhere up to the token itself.
+            last: `(n,)` int64: where each sequence ends, if `S` is more than 1.
+
+        Returns:
+            `(n, D)`, the trunk's last hidden states at the last tokens.
+        """
+        ...
+
+
+class KeyValues:
+    """What reading `B` rows of tokens has left behind, in all layers, in memory allocated once.
+
+    On CUDA nothing here waits for the device: lengths are known on the host.
+
+    Args:
+        policy: Who reads.
+        rows: `B`.
+        width: `W`, most tokens of a row.
+        reader: How.
+
+    >>> from text_gym import ByteTokenizer
+    >>> policy = Policy.new(ByteTokenizer(), width=16, layers=1, context=8)
+    >>> cache = KeyValues(policy, rows=2, width=8, reader=GPT2Reader(policy))
+    >>> with torch.no_grad():
+    ...     _ = cache.prefill(torch.tensor([[72, 105], [72, 0]]), np.array([2, 1]))
+    ...     states = cache.append(torch.tensor([33, 105]), np.array([2, 1]))
+    >>> states.shape
+    torch.Size([2, 16])
+    """
+
+    def __init__(self, policy: Policy, rows: int, width: int, reader: Reader) -> None:
+        config = policy.model.config.get_text_config()
+        self.width = width
+        self._reader, self._device = reader, policy.device
+        self._dtype = next(policy.model.parameters()).dtype
+        self._layers = [Layer(rows, width) for _ in range(config.num_hidden_layers)]
+        self._columns = np.arange(width)
+
+    def prefill(self, tokens: Tensor, lengths: IntArray, rows: IntArray | None = None) -> Tensor:
+        """Read sequences from their beginning.
+
+        Args:
+            tokens: `(n, S)` int64, right-padded.
+            lengths: `(n,)` int64, tokens of each, at least 1.
+            rows: `(n,)` int64, which rows they are; None means all.
+
+        Returns:
+            `(n, D)` states of the last tokens.
+        """
+        where = None if rows is None else torch.from_numpy(rows).to(self._device)
+        for layer in self._layers:
+            layer.place(slice(None) if where is None else where)
+        positions = torch.arange(tokens.shape[1], device=self._device).expand(tokens.shape)
+        last = torch.from_numpy(lengths - 1).to(self._device)
+        return self._reader(self._layers, tokens, positions, None, last)
+
+    def append(self, tokens: Tensor, at: IntArray) -> Tensor:
+        """Read one more token in each row; what stood in its column or after it is void.
+
+        Args:
+            tokens: `(B,)` int64.
+            at: `(B,)` int64, the column of each row that its token goes to.
+
+        Returns:
+            `(B, D)` states of these tokens.
+        """
+        width = int(at.max()) + 1
+        positions = torch.from_numpy(at).to(self._device)
+        column: int | Tensor = width - 1
+        mask = None
+        if np.count_nonzero(at == column) < len(at):
+            column = positions
+            beyond = torch.from_numpy(self._columns[:width] > at[:, None]).to(self._device)
+            mask = torch.zeros(beyond.shape, dtype=self._dtype, device=self._device)
+            mask = mask.masked_fill_(beyond, -torch.inf)[:, None, None]
+        for layer in self._layers:
+            layer.place(slice(None), column, width)
+        return self._reader(self._layers, tokens[:, None], positions[:, None], mask, None)
+
+    def keep(self, rows: IntArray) -> None:
+        """Go on with fewer rows: row `i` is from now on what row `rows[i]` was. Only those that move cost."""
+        moved = np.flatnonzero(rows != np.arange(len(rows)))
+        target, source = (torch.from_numpy(x).to(self._device) for x in (moved, rows[moved]))
+        with torch.inference_mode():  # a reader may have made them in this mode
+            for layer in self._layers:
+                layer.keep(len(rows), target, source)
+
+
+class Layer:
+    """One layer's keys and values, `(B, heads, W, size of a head)` each."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        self._size = rows, width
+        self._keys = self._values = torch.zeros(0)
+        self._flat: tuple[Tensor, Tensor] | None = None
+        self._rows: slice | Tensor = slice(None)
+        self._column: int | Tensor | None = None
+        self._every = torch.zeros(0)
+        self._used = 0  # columns that hold anything
+        self.width = 0  # columns that the token being read may look at
+
+    def place(self, rows: slice | Tensor, column: int | Tensor | None = None, width: int = 0) -> None:
+        """Say where the next `update` writes.
+
+        Args:
+            rows: Into these rows (`(n,)` int64), or into all …
+            column: … whole sequences from column 0 on (None), or one token: into this column, or into
+                column `column[i]` of row `i`, …
+            width: … which may look at so many columns.
+        """
+        self._rows, self._column, self.width = rows, column, width
+
+    def update(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write `(n, heads, S, size)` keys and values, and return those that the new tokens may look at."""
+        if not len(self._keys):
+            # Zeros and not uninitialised memory: a masked place has weight 0, and 0 · NaN would be NaN.
+            shape = (self._size[0], keys.shape[1], self._size[1])
+            self._keys = keys.new_zeros((*shape, keys.shape[3]))
+            self._values = values.new_zeros((*shape, values.shape[3]))
+            self._every = torch.arange(self._size[0], device=keys.device)
+        self._used = max(self._used, self.width, keys.shape[2])
+        if self._column is None:
+            self._keys[self._rows, :, : keys.shape[2]] = keys
+            self._values[self._rows, :, : keys.shape[2]] = values
+            return keys, values
+        rows = self._rows if isinstance(self._column, int) else self._every
+        self._keys[rows, :, self._column] = keys[:, :, 0]
+        self._values[rows, :, self._column] = values[:, :, 0]
+        return self._keys[:, :, : self.width], self._values[:, :, : self.width]
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """As `update`, for one token, `(n, heads, size)` each; returns them by head.
+
+        Returns:
+            Keys `(n · heads, size, W)` and values `(n · heads, W, size)`.
+        """
+        if self._flat is None:
+            flat_keys, flat_values = self._keys.flatten(0, 1), self._values.flatten(0, 1)
+            self._flat = flat_keys.transpose(1, 2), flat_values
+        self._used = max(self._used, self.width)
+        if isinstance(self._column, int):
+            self._keys[:, :, self._column], self._values[:, :, self._column] = keys, values
+        else:
+            self._keys[self._every, :, self._column] = keys
+            self._values[self._every, :, self._column] = values
+        return self._flat[0][:, :, : self.width], self._flat[1][:, : self.width]
+
+    def keep(self, size: int, target: Tensor, source: Tensor) -> None:
+        """Copy row `source[i]` to row `target[i]`, and drop those from `size` on."""
+        if len(target):
+            self._keys[target, :, : self._used] = self._keys[source, :, : self._used]
+            self._values[target, :, : self._used] = self._values[source, :, : self._used]
+        self._keys, self._values = self._keys[:size], self._values[:size]
+        self._every = self._every[:size]
+        self._flat = None
+
+
+class AnyReader:
+    """Reading through the model's own code, whatever its architecture."""
+
+    def __init__(self, policy: Policy) -> None:
+        from transformers.cache_utils import DynamicLayer
+
+        class Adapter(DynamicLayer):
+            """A `Layer` where `transformers` expects one of its own."""
+
+            def __init__(self, layer: Layer) -> None:
+                super().__init__()  # type: ignore[no-untyped-call]
+                self.layer = layer
+
+            def update(
+                self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+            ) -> tuple[Tensor, Tensor]:
+                return self.layer.update(key_states, value_states)
+
+            def get_seq_length(self, *_: Any) -> int:
+                return max(self.layer.width - 1, 0)
+
+        self._policy, self._adapter = policy, Adapter
+
+    def __call__(
+        self, layers: list[Layer], tokens: Tensor, positions: Tensor, mask: Tensor | None, last: Tensor | None
+    ) -> Tensor:
+        """As in `Reader`."""
+        from transformers.cache_utils import Cache
+
+        if mask is not None:  # some architectures add to it
+            mask = mask.clamp_min(torch.finfo(mask.dtype).min)
+        states: Tensor = self._policy.hidden(
+            tokens,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=Cache(layers=[self._adapter(layer) for layer in layers]),
+            use_cache=True,
+        ).last_hidden_state
+        at = -1 if last is None else last
+        return states[torch.arange(len(states), device=states.device), at]
+
+
+class GPT2Reader:
+    """Reading with GPT-2, with what the model does written out and fused: several times as fast when small.
+
+    Args:
+        policy: Its trunk must be one that `fits`.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        trunk = policy.model.base_model
+        self._tokens, self._positions, self._norm = trunk.wte.weight, trunk.wpe.weight, _norm(trunk.ln_f)
+        self._blocks = [_Block(block) for block in trunk.h]
+        self._gelu = torch.tensor(_GELU, dtype=trunk.dtype, device=policy.device)
+
+    @staticmethod
+    def fits(policy: Policy) -> bool:
+        """Whether the trunk is GPT-2 as it comes: no adapters, no other modules put in, no hooks."""
+        from transformers import GPT2Model
+        from transformers.activations import GELUTanh, NewGELUActivation
+        from transformers.models.gpt2.modeling_gpt2 import GPT2MLP, GPT2Attention, GPT2Block
+        from transformers.pytorch_utils import Conv1D
+
+        trunk: Any = policy.model.base_model
+        if type(trunk) is not GPT2Model or trunk.config.add_cross_attention:
+            return False
+        plain = {GPT2Model, GPT2Block, GPT2Attention, GPT2MLP, Conv1D, NewGELUActivation, GELUTanh}
+        plain |= {nn.Embedding, nn.LayerNorm, nn.Dropout, nn.ModuleList, nn.GELU}
+        if policy.bf16 or trunk.dtype not in (torch.float32, torch.float64):
+            return False
+        return all(
+            type(m) in plain
+            and getattr(m, "approximate", "tanh") == "tanh"
+            and not (m._forward_hooks or m._forward_pre_hooks)
+            for m in trunk.modules()
+        )
+
+    def __call__(
+        self, layers: list[Layer], tokens: Tensor, positions: Tensor, mask: Tensor | None, last: Tensor | None
+    ) -> Tensor:
+        """As in `Reader`."""
+        with torch.inference_mode():  # spares views and writes their bookkeeping, a twentieth of a small step
+            states = self._read(layers, tokens, positions, mask, last)
+        return states.clone()  # as any other tensor, which training may keep
+
+    def _read(
+        self, layers: list[Layer], tokens: Tensor, positions: Tensor, mask: Tensor | None, last: Tensor | None
+    ) -> Tensor:
+        n, size = tokens.shape
+        x = torch.embedding(self._tokens, tokens).add_(torch.embedding(self._positions, positions))
+        x = x.view(n * size, -1)
+        for i, (block, layer) in enumerate(zip(self._blocks, layers, strict=True)):
+            h = torch.addmm(block.qkv_bias, torch.layer_norm(x, *block.norm_1), block.qkv)
+            if last is None:
+                h = self._attend_once(block, layer, h, mask)
+            else:
+                q, k, v = h.view(n, size, 3, block.heads, -1).permute(2, 0, 3, 1, 4)  # (n, heads, S, …) each
+                k, v = layer.update(k, v)
+                causal = i < len(layers) - 1
+                mask = None
+                if not causal:  # after the last layer's keys and values only the last tokens matter
+                    rows = torch.arange(n, device=x.device)
+                    q, x = q[rows, :, last][:, :, None], x.view(n, size, -1)[rows, last]
+                    mask = (torch.arange(size, device=x.device) <= last[:, None])[:, None, None]
+                h = F.scaled_dot_product_attention(
+                    q, k, v, attn_mask=mask, is_causal=causal, scale=block.scale
+                )
+                h = h.transpose(1, 2).reshape(x.shape)
+            x.addmm_(h, block.projection).add_(block.projection_bias)
+            h = torch.addmm(block.up_bias, torch.layer_norm(x, *block.norm_2), block.up)
+            # x · sigmoid(2u) is GELU's 0.5 · x · (1 + tanh u), in half the time of PyTorch's own on CPUs.
+            gate = torch.addcmul(self._gelu, h, h, value=0.044715 * _GELU).mul_(h).sigmoid_()
+            x.addmm_(h.mul_(gate), block.down).add_(block.down_bias)
+        return torch.layer_norm(x, *self._norm)
+
+    def _attend_once(self, block: _Block, layer: Layer, qkv: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention of one query a row and head, `(n, D)`: on CPUs twice as fast as PyTorch's own."""
+        n, width = len(qkv), qkv.shape[1] // 3
+        q, k, v = qkv.view(n, 3, block.heads, -1).unbind(1)
+        k, v = layer.append(k, v)
+        q = q.reshape(len(k), 1, -1)
+        weights = torch.baddbmm(self._gelu, q, k, beta=0, alpha=block.scale)  # (n · heads, 1, W)
+        if mask is not None:
+            weights.view(n, block.heads, 1, -1).add_(mask)
+        return torch.bmm(torch.softmax(weights, -1), v).view(n, width)
+
+
+class _Block:
+    """The parameters of a block of GPT-2, looked up once: a step of a small model has few other costs."""
+
+    def __init__(self, block: Any) -> None:
+        attention, mlp = block.attn, block.mlp
+        self.heads, self.scale = attention.num_heads, attention.scaling
+        self.norm_1, self.norm_2 = _norm(block.ln_1), _norm(block.ln_2)
+        self.qkv, self.qkv_bias = attention.c_attn.weight, attention.c_attn.bias
+        self.projection, self.projection_bias = attention.c_proj.weight, attention.c_proj.bias
+        self.up, self.up_bias = mlp.c_fc.weight, mlp.c_fc.bias
+        self.down, self.down_bias = mlp.c_proj.weight, mlp.c_proj.bias
+
+
+def _norm(module: Any) -> tuple[Any, ...]:
+    """What `torch.layer_norm` wants after its input."""
+    return module.normalized_shape, module.weight, module.bias, module.eps

@@ -1,0 +1,107 @@
+"""The sampler against `model.generate`: `pytest benchmarks/test_rollout_speed.py --benchmark-enable`.
+
+Both draw 64 completions of up to 48 tokens after prompts of 16, from the same model, at temperature 1.
+A rollout also steps the environment and keeps log-probabilities and values; `generate` returns tokens only.
+Contestants take turns within one run and ratios are those of medians: of CPU time on one thread
+(`OMP_NUM_THREADS=1`), of wall-clock time on more, for which the machine must be idle.
+Lengths are either all 48, or geometric with a mean of 16 tokens cut at 48: there one id in sixteen ends a
+text, and models with random weights draw all ids about equally often.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from text_gym import TextVectorEnv, WordTokenizer, load_task
+from text_gym.agents import Policy, rollout
+
+ROWS, PROMPT_TOKENS, NEW_TOKENS = 64, 16, 48
+SHAPES = {  # GPT-2 shapes
+    "tiny": {"layers": 2, "width": 128, "heads": 4, "vocabulary": 1024},
+    "small": {"layers": 6, "width": 256, "heads": 8, "vocabulary": 4096},
+}
+FLOORS = {
+    ("tiny", "full"): 3.0,
+    ("tiny", "geometric"): 6.0,
+    ("small", "full"): 1.9,
+    ("small", "geometric"): 4.0,
+    ("products", "full"): 3.0,
+}
+TURNS = {"tiny": 9, "products": 9, "small": 5}
+
+Contestants = tuple[Callable[[], Any], Callable[[], Any]]
+
+
+def contestants(shape: str, lengths: str, rows: int = ROWS) -> Contestants:
+    """`generate` and `rollout`, each a function that plays one batch."""
+    if shape == "products":  # the policy that is shipped; random prompts of its ids
+        model: Any = Policy.from_pretrained(str(load_task("products").policy), device="cpu").model
+        vocabulary = model.config.vocab_size
+    else:
+        size = dict(SHAPES[shape])
+        vocabulary = size.pop("vocabulary")
+    words = [f"w{i}" for i in range(vocabulary - 1)]
+    tokenizer = WordTokenizer(words, pad=False)
+    tokenizer.eos_ids = tuple(range(0, vocabulary, 16)) if lengths == "geometric" else ()
+    if shape == "products":
+        policy = Policy(model, tokenizer, device="cpu")
+    else:
+        policy = Policy.new(tokenizer, context=PROMPT_TOKENS + NEW_TOKENS, device="cpu", **size)
+    rng = np.random.default_rng(0)
+    prompts = [" ".join(rng.choice(words, PROMPT_TOKENS)) for _ in range(256)]
+    env = TextVectorEnv(prompts, tokenizer, lambda episodes: [0.0] * len(episodes), NEW_TOKENS, num_envs=rows)
+    clock = itertools.count()
+
+    def ours() -> int:
+        first = next(clock) * rows
+        return rollout(policy, env, np.arange(first, first + rows)).num_tokens
+
+    encoded = torch.tensor([tokenizer.encode(p) for p in prompts[:rows]])
+    settings = {
+        "attention_mask": torch.ones_like(encoded),
+        "do_sample": True,
+        "top_k": 0,
+        "max_new_tokens": NEW_TOKENS,
+        "eos_token_id": list(tokenizer.eos_ids) or None,
+        "pad_token_id": 0,
+    }
+
+    def generate() -> Any:
+        return policy.model.generate(encoded, **settings)
+
+    return generate, ours
+
+
+def in_turns(slow: Callable[[], Any], fast: Callable[[], Any], turns: int) -> tuple[float, float]:
+    """Median seconds of both; CPU time, where it can be had, is less disturbed by others on the machine."""
+    now = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    seconds: tuple[list[float], list[float]] = ([], [])
+    slow()
+    fast()
+    for _ in range(turns):
+        for which, contestant in enumerate((slow, fast, fast)):
+            started = now()
+            contestant()
+            seconds[min(which, 1)].append(now() - started)
+    return statistics.median(seconds[0]), statistics.median(seconds[1])
+
+
+@pytest.mark.parametrize(("shape", "lengths"), FLOORS)
+def test_rollout(benchmark: Any, shape: str, lengths: str) -> None:
+    slow, fast = contestants(shape, lengths)
+    seconds = in_turns(slow, fast, TURNS[shape])
+    ratio, floor = seconds[0] / seconds[1], FLOORS[shape, lengths]
+    benchmark.extra_info |= {"slow_seconds": seconds[0], "fast_seconds": seconds[1], "ratio": ratio}
+    benchmark.extra_info["load"] = os.getloadavg()[0]
+    print(f"\n{benchmark.name}: {seconds[0]:.4f} s / {seconds[1]:.4f} s = {ratio:.1f} (floor {floor})")
+    benchmark.pedantic(fast, rounds=1)
+    assert ratio >= floor

@@ -1,0 +1,413 @@
+// The labelling page. Texts of the model are shown with textContent only, never as markup.
+// It decides nothing: the server says what is asked next, and only the server's reply makes an answer "saved".
+"use strict";
+
+const $ = (id) => document.getElementById(id);
+const QUIET = 250; // ms after a question appears in which input is left alone: it was meant for the one before
+const HEARTBEAT = 30000; // ms; renews the question's lease
+const ARROWS = { ArrowLeft: "left", ArrowRight: "right", ArrowUp: "up", ArrowDown: "down" };
+const KEYS = [
+  ["1 … 9", "answer the marked criterion, or choose a text"],
+  ["← →", "comparison: left, right · rating: lower, higher (then Enter)"],
+  ["0 t", "comparison: tie"],
+  ["↑ ↓", "other criterion"],
+  ["Enter", "save"],
+  ["s", "skip"],
+  ["u", "undo: this answer, or the latest saved one"],
+  ["m", "more of a long text"],
+  ["g", "guidelines"],
+  ["?", "this help"],
+];
+
+let live = false; // whether a training waits for the answers
+let rater = "";
+let question = null;
+let values = {}; // field name -> value, of the question shown
+let key = ""; // of the answer to the question shown: sent again, it is saved once
+let active = 0; // which field the keys answer
+let busy = true; // something is being sent, or there is nothing to answer
+let shownAt = 0;
+let progress = { mine: 0, left: 0, all: 0 };
+let resting = false; // nothing to answer, looking from time to time
+let polling = 0; // that look's timer
+
+function element(tag, text = "", classes = "") {
+  const made = document.createElement(tag);
+  if (text) made.textContent = text;
+  if (classes) made.className = classes;
+  return made;
+}
+
+function trouble(text) {
+  if ($("trouble-text").textContent !== text) $("trouble-text").textContent = text;
+  $("trouble").hidden = !text;
+  if (text) say("");
+}
+
+function say(text) { $("state").textContent = text; }
+
+async function submit(skip = false) {
+  if (!ready() || !(skip || complete())) return;
+  setBusy(true);
+  const seconds = (performance.now() - shownAt) / 1000;
+  const entry = { rater, item: question.id, key, seconds, ...(skip ? { skip } : { values }) };
+  kept.set(outbox() + key, JSON.stringify(entry));
+  say("Saving …");
+  const note = await deliver(outbox() + key, entry);
+  draft.remove("text-gym/draft");
+  await next(note);
+}
+
+async function undo() {
+  if (question && ready() && Object.keys(values).length) {
+    const last = Object.keys(values).pop();
+    delete values[last];
+    active = question.fields.findIndex((f) => f.name === last);
+    keepDraft();
+    drawAnswer();
+    focusField();
+    say(`${last}: taken back.`);
+    return;
+  }
+  if (question ? !ready() : !resting) return;
+  stopResting();
+  setBusy(true);
+  const { status, data } = await insist("undo", { rater, key: randomKey() });
+  if (status === 200 && data.undone && data.question) {
+    show(data, "Taken back; here it is again.");
+  } else {
+    await next("There is nothing to take back.");
+  }
+}
+async function next(note = "") {
+  stopResting();
+  setBusy(true);
+  const { status, data } = await insist("next", { rater });
+  if (status === 200) show(data, note);
+  else signIn(data.error);
+}
+
+// Renews the lease, and follows what happened in other tabs.
+async function refresh() {
+  if (busy || !question) return;
+  const held = question.id;
+  try {
+    const { status, data } = await call("next", { rater, hold: held });
+    if (busy || !question || question.id !== held) return;
+    trouble(status === 401 ? RESTARTED : "");
+    if (status !== 200) return;
+    if (!data.question || data.question.id !== held) show(data, "Answered in another tab.");
+    else count(data.progress);
+  } catch {
+    if (busy || !question) return;
+    trouble("No connection to the server. You can go on: your answer is kept here until it is saved.");
+    setTimeout(refresh, 3000);
+  }
+}
+
+// Showing
+
+const ready = () => !busy && question !== null && performance.now() - shownAt > QUIET && !$("help").open;
+const complete = () => question.fields.every((f) => f.name in values);
+
+function setBusy(now) {
+  busy = now;
+  $("answer").setAttribute("aria-busy", String(now));
+}
+
+function panel(name) {
+  for (const id of ["notice", "sign-in", "work"]) $(id).hidden = id !== name;
+  $("guidelines").hidden = name !== "work";
+}
+
+function count(counts) {
+  progress = counts;
+  const total = counts.mine + counts.left;
+  $("bar").max = Math.max(1, total);
+  $("bar").value = counts.mine;
+  $("count").textContent = `${counts.all} saved · ${counts.left} left`;
+}
+
+function show(data, note) {
+  count(data.progress);
+  say(note);
+  question = data.question;
+  if (!question) { rest(); return; }
+  const found = JSON.parse(draft.get("text-gym/draft") || "{}");
+  const same = found.item === question.id && found.rater === rater;
+  values = same ? found.values : {};
+  key = same ? found.key : randomKey();
+  active = Math.max(0, question.fields.findIndex((f) => !(f.name in values)));
+  panel("work");
+  document.body.className = `${question.kind} ${question.fields.length > 1 ? "several" : "one"}`;
+  $("title").textContent = `Question ${progress.mine + 1}` + (live ? " of this batch" : "");
+  drawTexts();
+  drawFields();
+  drawGuidelines();
+  drawAnswer();
+  keepDraft();
+  window.scrollTo(0, 0);
+  $("title").focus({ preventScroll: true });
+  shownAt = performance.now();
+  setBusy(false);
+}
+
+function stopResting() {
+  resting = false;
+  clearTimeout(polling);
+}
+
+function rest() {
+  resting = true;
+  panel("notice");
+  setBusy(true);
+  const [title, text] = live
+    ? ["Waiting for the next texts", "The training goes on with your answers and will ask again. Leave this page open."]
+    : progress.left
+      ? ["Nothing for you just now", `Other raters are at work on what is left (${progress.left}). If they leave, it comes to you.`]
+      : progress.all
+        ? ["All done, thank you", `${progress.all} saved. You can close this page, or press u to take the last one back.`]
+        : ["Nothing to rate", "No question waits for you. New ones appear here by themselves."];
+  $("notice-title").textContent = title;
+  $("notice-text").textContent = text;
+  polling = setTimeout(poll, live ? 1000 : 4000);
+}
+
+async function poll() {
+  try {
+    const { status, data } = await call("next", { rater });
+    if (!resting) return;
+    if (status !== 200) return void next();
+    trouble("");
+    if (data.question) { stopResting(); show(data, ""); }
+    else { count(data.progress); rest(); }
+  } catch {
+    if (!resting) return;
+    trouble("No connection to the server.");
+    polling = setTimeout(poll, 2000);
+  }
+}
+
+function drawTexts() {
+  const names = { rating: ["Text"], comparison: ["1 · Left", "2 · Right"] }[question.kind];
+  $("texts").replaceChildren(...question.texts.map((part, i) => {
+    const box = element("article", "", i ? "text" : "text prompt");
+    box.append(element("h3", i ? (names ? names[i - 1] : `Text ${i}`) : "Prompt"));
+    const shown = element("p", part.text);
+    box.append(shown);
+    if (part.left) {
+      const more = element("button");
+      more.type = "button";
+      const label = (left) => { more.textContent = `Show more (${left.toLocaleString("en")} characters left)`; };
+      label(part.left);
+      let start = part.end;
+      more.addEventListener("click", async () => {
+        const { status, data } = await insist("text", { item: question.id, number: i, start });
+        if (status !== 200) return;
+        shown.append(document.createTextNode(data.text));
+        start = data.end;
+        if (data.left) label(data.left); else more.remove();
+      });
+      box.append(more);
+    }
+    return box;
+  }));
+}
+
+function drawFields() {
+  $("fields").replaceChildren(...question.fields.map((field, f) => {
+    const set = element("fieldset");
+    set.append(element("legend", field.name));
+    const options = element("div", "", "options");
+    for (const option of field.options) {
+      const label = element("label", "", "option");
+      const input = element("input");
+      input.type = "radio";
+      input.name = `field-${f}`;
+      input.value = String(option.value);
+      input.addEventListener("click", (event) => {
+        if (ready()) choose(f, option.value, true); else event.preventDefault();
+      });
+      input.addEventListener("focus", () => mark(f));
+      const face = element("span", option.label);
+      if (option.keys[0] !== option.label) face.append(element("kbd", option.keys[0]));
+      label.append(input, face);
+      options.append(label);
+    }
+    set.append(options);
+    return set;
+  }));
+}
+
+function drawGuidelines() {
+  $("guideline-list").replaceChildren(...question.fields.flatMap((f) => [element("dt", f.name), element("dd", f.guideline)]));
+}
+
+function drawAnswer() {
+  question.fields.forEach((field, f) => {
+    for (const input of $("fields").children[f].querySelectorAll("input")) {
+      input.checked = field.name in values && input.value === String(values[field.name]);
+    }
+  });
+  const chosen = question.fields.length === 1 ? values[question.fields[0].name] : undefined;
+  const place = { left: 1, right: 2 }[chosen] ?? (question.kind === "best-of-n" ? chosen : undefined);
+  [...$("texts").children].forEach((box, i) => box.classList.toggle("chosen", i > 0 && i === place));
+  $("save").setAttribute("aria-disabled", String(!complete()));
+  mark(active);
+}
+
+function mark(f) {
+  active = f;
+  [...$("fields").children].forEach((set, i) => set.classList.toggle("active", i === f));
+  [...$("guideline-list").querySelectorAll("dt")].forEach((dt, i) =>
+    dt.classList.toggle("active", i === f && question.fields.length > 1));
+}
+
+function focusField() {
+  const set = $("fields").children[active];
+  (set.querySelector("input:checked") || set.querySelector("input")).focus({ preventScroll: true });
+}
+
+// Answering
+
+function keepDraft() {
+  draft.set("text-gym/draft", JSON.stringify({ rater, item: question.id, values, key }));
+}
+
+// A deliberate answer saves as soon as it is the last one; moving along a scale does not.
+function choose(f, value, deliberate) {
+  const name = question.fields[f].name;
+  delete values[name]; // the latest comes last: undo takes it first
+  values[name] = value;
+  const open = question.fields.findIndex((field) => !(field.name in values));
+  active = deliberate && open >= 0 ? open : f;
+  keepDraft();
+  drawAnswer();
+  focusField();
+  if (deliberate && open < 0) submit();
+}
+
+function step(by) {
+  const { name, options } = question.fields[active];
+  const at = options.findIndex((o) => o.value === values[name]);
+  const to = at < 0 ? (by > 0 ? 0 : options.length - 1) : Math.min(options.length - 1, Math.max(0, at + by));
+  choose(active, options[to].value, false);
+}
+
+function onKey(event) {
+  if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+  if (event.target instanceof HTMLInputElement && event.target.type !== "radio") return;
+  const name = ARROWS[event.key] || event.key.toLowerCase();
+  if (name === "?") { event.preventDefault(); toggleHelp(); return; }
+  if ($("help").open) return;
+  if (event.repeat) { if (name in { left: 0, right: 0 } || name.length === 1) event.preventDefault(); return; }
+  if (name === "u" || name === "backspace") { event.preventDefault(); undo(); return; }
+  if (!question) return;
+  if (name === "g") { $("guidelines").open = !$("guidelines").open; return; }
+  if (name === "m") { for (const more of $("texts").querySelectorAll("button")) more.click(); return; }
+  if (name === "s") { event.preventDefault(); submit(true); return; }
+  if (name === "enter") {
+    if (event.target instanceof HTMLButtonElement || event.target.tagName === "SUMMARY") return;
+    event.preventDefault();
+    submit();
+    return;
+  }
+  const field = question.fields[active];
+  const option = field.options.find((o) => o.keys.includes(name));
+  if (option) {
+    event.preventDefault();
+    if (ready()) choose(active, option.value, true);
+  } else if (name === "left" || name === "right") {
+    event.preventDefault();
+    if (ready()) step(name === "left" ? -1 : 1);
+  } else if ((name === "up" || name === "down") && question.fields.length > 1) {
+    event.preventDefault();
+    if (!ready()) return;
+    mark((active + (name === "up" ? -1 : 1) + question.fields.length) % question.fields.length);
+    focusField();
+  } else if (name === "up" || name === "down") {
+    if (event.target instanceof HTMLInputElement) event.preventDefault(); // else the browser would choose
+  }
+}
+
+function toggleHelp() {
+  if ($("help").open) $("help").close();
+  else $("help").showModal();
+}
+
+// Name, theme, start
+
+function signIn(note = "") {
+  rater = "";
+  question = null;
+  stopResting();
+  setBusy(true);
+  panel("sign-in");
+  $("who").hidden = $("progress").hidden = true;
+  say(note);
+  $("name").value = kept.get("text-gym/rater") || "";
+  $("name").focus();
+}
+
+async function begin(name) {
+  rater = name;
+  kept.set("text-gym/rater", name);
+  $("who").textContent = name;
+  $("who").hidden = $("progress").hidden = false;
+  await next(await deliverKept());
+}
+
+function theme(chosen) {
+  if (chosen === "auto") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = chosen;
+  $("theme").textContent = { auto: "Auto", light: "Light", dark: "Dark" }[chosen];
+  $("theme").setAttribute("aria-label", `Colours: ${chosen}`);
+  kept.set("text-gym/theme", chosen);
+}
+
+async function end() {
+  if (!window.confirm("Stop the training? It is saved, and so are all answers.")) return;
+  $("help").close();
+  await insist("end", {});
+}
+
+function listen() {
+  document.addEventListener("keydown", onKey);
+  $("answer").addEventListener("submit", (event) => { event.preventDefault(); submit(); });
+  $("skip").addEventListener("click", () => submit(true));
+  $("undo").addEventListener("click", () => undo());
+  $("show-help").addEventListener("click", toggleHelp);
+  $("close-help").addEventListener("click", toggleHelp);
+  $("end").addEventListener("click", end);
+  $("retry").addEventListener("click", () => { wake(); refresh(); });
+  $("who").addEventListener("click", () => { if (!busy || !question) signIn(); });
+  $("theme").addEventListener("click", () => {
+    theme({ auto: "light", light: "dark", dark: "auto" }[kept.get("text-gym/theme")] || "auto");
+  });
+  $("sign-in").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const name = $("name").value.replace(/\p{C}/gu, "").trim();
+    if (name) begin(name);
+  });
+  for (const event of ["online", "focus", "pageshow"]) window.addEventListener(event, () => { wake(); refresh(); });
+  if (tabs) tabs.addEventListener("message", (event) => { if (question && event.data === question.id) refresh(); });
+  setInterval(refresh, HEARTBEAT);
+}
+
+async function start() {
+  theme(kept.get("text-gym/theme") || "auto");
+  $("guidelines").open = window.matchMedia("(min-width: 55rem)").matches;
+  $("keys").replaceChildren(...KEYS.flatMap(([keys, what]) => {
+    const term = element("dt");
+    term.append(...keys.split(" ").map((k) => (k === "…" ? document.createTextNode(" … ") : element("kbd", k))));
+    return [term, element("dd", what)];
+  }));
+  listen();
+  ({ data: { store, live } } = await insist("hello", {}));
+  $("end").hidden = !live;
+  const name = kept.get("text-gym/rater");
+  if (name) await begin(name);
+  else signIn();
+}
+
+start();

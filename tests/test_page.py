@@ -1,0 +1,486 @@
+"""The labelling page in a real browser: keyboard, network loss, double clicks, tabs, hostile texts."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from page_tools import ratings, served
+from text_gym.reward_models.questions import Criterion, Question
+
+from text_gym.errors import RaterLeftError
+from text_gym.reward_models import LabelPage, LabelStore
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+Open = Callable[[list[str], str], "Page"]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if BROWSER is None:
+        pytest.skip("no Chromium on this computer")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def context(chromium: Browser) -> Iterator[BrowserContext]:
+    made = chromium.new_context(viewport={"width": 1280, "height": 800})
+    made.set_default_timeout(15_000)
+    yield made
+    made.close()
+
+
+def enter(context: BrowserContext, links: list[str], rater: str = "ada") -> Page:
+    page = context.new_page()
+    page.goto(links[-1])
+    page.wait_for_selector("#sign-in:not([hidden])")
+    page.keyboard.type(rater)
+    page.keyboard.press("Enter")
+    return page
+
+
+def wait_until(page: Page, expression: str) -> None:
+    """Playwright's own waiting for an expression needs `eval`, which the page's policy forbids."""
+    for _ in range(1500):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(10)
+    raise AssertionError(f"never: {expression}; the page says {page.locator('main').inner_text()}")
+
+
+def wait_for_question(page: Page, number: int, more: str = "") -> None:
+    """Until question `number` is shown and takes answers: not within the quiet time after it appeared."""
+    title = f"Question {number}{more}"
+    wait_until(page, f"document.getElementById('title').textContent === '{title}' && ready()")
+
+
+def test_twenty_items_with_the_keyboard_alone(context: BrowserContext, tmp_path: Path) -> None:
+    rng = random.Random(0)
+    kinds = [
+        lambda i: Question.rating("P", f"text {i}"),
+        lambda i: Question.comparison("P", f"left {i}", f"right {i}"),
+        lambda i: Question.best_of_n("P", [f"one {i}", f"two {i}", f"three {i}"]),
+    ]
+    questions = [kinds[i % 3](i) for i in range(20)]
+    expected: list[dict[str, object]] = []
+    with served(tmp_path, questions) as (_, store, links):
+        page = enter(context, links)
+        for number, question in enumerate(questions, 1):
+            wait_for_question(page, number)
+            if question.kind == "rating":
+                marks = [rng.randint(1, 5) for _ in question.fields]
+                for mark in marks:
+                    page.keyboard.press(str(mark))
+                expected.append({f.name: m for f, m in zip(question.fields, marks, strict=True)})
+            elif question.kind == "comparison":
+                side, key = rng.choice([("left", "ArrowLeft"), ("right", "ArrowRight"), ("tie", "t")])
+                page.keyboard.press(key)
+                expected.append({"preference": side})
+            else:
+                best = rng.randint(1, 3)
+                page.keyboard.press(str(best))
+                expected.append({"preference": best})
+        page.wait_for_selector("text=All done, thank you")
+        assert page.locator("#count").text_content() == "20 saved · 0 left"
+        found = list(store.labels())
+        assert [dict(x.values) for x in found] == expected
+        assert [x.question.id for x in found] == [q.id for q in questions]
+        assert all(x.rater == "ada" and 0.2 < x.latency < 15 for x in found)
+        store.verify()
+
+
+def test_every_key_of_the_help(context: BrowserContext, tmp_path: Path) -> None:
+    long = Question.rating("P", "word " * 5000)
+    with served(tmp_path, [*ratings(3), long]) as (_, store, links):
+        page = enter(context, links)
+        wait_for_question(page, 1)
+        page.keyboard.press("5")
+        page.keyboard.press("u")  # takes the partial answer back, and saves nothing
+        assert page.locator("input:checked").count() == 0
+        page.keyboard.press("?")
+        assert page.locator("#help").is_visible()
+        page.keyboard.press("3")  # not an answer while the help is open
+        page.keyboard.press("Escape")
+        assert page.locator("input:checked").count() == 0
+        for key in ("ArrowDown", "ArrowUp", "ArrowRight", "ArrowRight", "ArrowRight", "ArrowLeft"):
+            page.keyboard.press(key)  # the first criterion: 1, 2, 3, 2
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("ArrowLeft")  # the second: from the top, 5
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("ArrowRight")
+        assert store.head[0] == 0  # arrows choose, they do not save
+        page.keyboard.press("Enter")
+        wait_for_question(page, 2)
+        assert [list(x.values.values()) for x in store.labels()] == [[2, 5, 1]]
+        page.keyboard.press("s")
+        wait_for_question(page, 3)
+        page.keyboard.press("u")  # the skip
+        wait_for_question(page, 2)
+        page.keyboard.press("u")  # the answer
+        wait_for_question(page, 1)
+        assert [x.kind for x in store.labels(all_rows=True)] == ["rating", "skip", "undo", "undo"]
+        assert page.locator("#count").text_content() == "0 saved · 4 left"
+        page.keyboard.press("g")
+        assert not page.locator("#guideline-list").is_visible()
+        for number in range(1, 4):
+            wait_for_question(page, number)
+            page.keyboard.press("s")
+        wait_for_question(page, 4)
+        shown = page.locator("#texts article").nth(1).locator("p")
+        before = len(shown.text_content() or "")
+        page.keyboard.press("m")
+        page.wait_for_selector("#texts button", state="detached")
+        assert (before, len(shown.text_content() or "")) == (20_000, 25_000)
+
+
+def test_keys_are_not_taken_from_the_name_or_the_browser(context: BrowserContext, tmp_path: Path) -> None:
+    with served(tmp_path, ratings(2)) as (_, store, links):
+        page = enter(context, links, "su?123 m")
+        wait_for_question(page, 1)
+        assert page.locator("#who").text_content() == "su?123 m"
+        for key in ("Control+5", "Alt+4", "Meta+s"):
+            page.keyboard.press(key)
+        assert page.locator("input:checked").count() == 0
+        assert store.head[0] == 0
+
+
+def test_a_lost_network_loses_nothing(context: BrowserContext, tmp_path: Path) -> None:
+    with served(tmp_path, ratings(4)) as (_, store, links):
+        page = enter(context, links)
+        wait_for_question(page, 1)
+        context.set_offline(True)
+        for key in ["4", "5", "2"]:
+            page.keyboard.press(key)
+        page.wait_for_selector("text=Not saved yet")
+        assert page.locator("#count").text_content() == "0 saved · 4 left"  # what is saved, not what was said
+        page.keyboard.press("1")  # no second answer meanwhile
+        page.wait_for_timeout(700)
+        assert store.head[0] == 0
+        context.set_offline(False)
+        wait_for_question(page, 2)
+        assert page.locator("#trouble").is_hidden()
+        assert page.locator("#state").text_content() == "Saved."
+        assert [list(x.values.values()) for x in store.labels()] == [[4, 5, 2]]
+
+
+def test_a_reply_that_is_lost_is_not_saved_twice(context: BrowserContext, tmp_path: Path) -> None:
+    with served(tmp_path, ratings(3)) as (_, store, links):
+        page = enter(context, links)
+        wait_for_question(page, 1)
+        lost = 0
+
+        def lose(route: object) -> None:
+            nonlocal lost
+            lost += 1
+            route.fetch()  # type: ignore[attr-defined]  # it reaches the server, the reply not the page
+            route.abort() if lost < 3 else route.continue_()  # type: ignore[attr-defined]
+
+        page.route("**/api/answer", lose)
+        for key in "123":
+            page.keyboard.press(key)
+        wait_for_question(page, 2)
+        assert lost == 3
+        assert [list(x.values.values()) for x in store.labels(all_rows=True)] == [[1, 2, 3]]
+
+
+def test_a_page_closed_while_offline_sends_its_answer_when_it_is_opened_again(
+    context: BrowserContext, tmp_path: Path
+) -> None:
+    with served(tmp_path, ratings(3)) as (label_page, store, links):
+        page = enter(context, links)
+        wait_for_question(page, 1)
+        page.route("**/api/answer", lambda route: route.abort())
+        for key in "543":
+            page.keyboard.press(key)
+        page.wait_for_selector("text=Not saved yet")
+        page.close()
+        assert store.head[0] == 0
+        page = context.new_page()
+        page.goto(f"http://{label_page.hosts[0]}/")
+        wait_for_question(page, 2)
+        assert [list(x.values.values()) for x in store.labels()] == [[5, 4, 3]]
+
+
+def test_a_restarted_server_gets_the_answer_once(context: BrowserContext, tmp_path: Path) -> None:
+    with served(tmp_path, ratings(3)) as (first, _, links):
+        page = enter(context, links)
+        wait_for_question(page, 1)
+    page.keyboard.press("5")
+    page.keyboard.press("5")
+    page.keyboard.press("1")
+    page.wait_for_selector("text=Not saved yet")
+    links = []
+    with (
+        LabelStore(tmp_path / "labels.db") as store,
+        LabelPage(store, port=first.port, say=links.append),
+    ):
+        page.wait_for_selector("text=The server was started anew")
+        other = context.new_page()  # the new link, in the same browser
+        other.goto(links[0])
+        wait_for_question(page, 2)
+        assert [list(x.values.values()) for x in store.labels()] == [[5, 5, 1]]
+
+
+def test_double_clicks_answer_once(context: BrowserContext, tmp_path: Path) -> None:
+    questions = [Question.comparison("P", f"a {i}", f"b {i}") for i in range(6)]
+    with served(tmp_path, questions) as (_, store, links):
+        page = enter(context, links)
+        for number in range(1, 4):
+            wait_for_question(page, number)
+            page.locator(".option").nth(number % 2).dblclick()
+        for number in range(4, 6):
+            wait_for_question(page, number)
+            page.locator("#skip").dblclick()
+        wait_for_question(page, 6)
+        page.wait_for_timeout(400)
+        assert [x.kind for x in store.labels(all_rows=True)] == ["comparison"] * 3 + ["skip"] * 2
+        assert [x.values["preference"] for x in store.labels()] == ["right", "left", "right"]
+
+
+def test_two_tabs_and_going_back(context: BrowserContext, tmp_path: Path) -> None:
+    questions = [Question.comparison("P", f"a {i}", f"b {i}") for i in range(4)]
+    with served(tmp_path, questions) as (label_page, store, links):
+        page = enter(context, links)
+        wait_for_question(page, 1)
+        other = context.new_page()
+        other.goto(f"http://{label_page.hosts[0]}/")
+        wait_for_question(other, 1)
+        page.keyboard.press("1")
+        wait_for_question(page, 2)
+        wait_for_question(other, 2)  # follows
+        other.route("**/api/next", lambda route: route.abort())  # as if it had not heard of it
+        page.keyboard.press("2")
+        wait_for_question(page, 3)
+        other.keyboard.press("1")
+        other.wait_for_timeout(300)
+        other.unroute("**/api/next")
+        wait_for_question(other, 3)
+        assert [x.values["preference"] for x in store.labels(all_rows=True)] == ["left", "right"]
+        page.goto("about:blank")
+        page.go_back()
+        wait_for_question(page, 3)
+        page.reload()
+        wait_for_question(page, 3)
+        assert store.head[0] == 2
+
+
+def test_a_reload_keeps_what_was_chosen(context: BrowserContext, tmp_path: Path) -> None:
+    with served(tmp_path, ratings(2)) as (_, store, links):
+        page = enter(context, links)
+        wait_for_question(page, 1)
+        page.keyboard.press("4")
+        page.keyboard.press("3")
+        page.reload()
+        wait_for_question(page, 1)
+        page.keyboard.press("2")
+        wait_for_question(page, 2)
+        assert [list(x.values.values()) for x in store.labels()] == [[4, 3, 2]]
+
+
+def test_a_training_gets_its_answers_and_can_be_stopped(context: BrowserContext, tmp_path: Path) -> None:
+    with served(tmp_path, ratings(4), live=True) as (label_page, store, links):
+        page = enter(context, links)
+        page.wait_for_selector("text=Waiting for the next texts")
+        ids = [item.id for item in store.items()]
+
+        ended: list[object] = []
+
+        def train() -> None:
+            label_page.ask(ids[:2])
+            try:
+                label_page.ask(ids[2:])
+            except RaterLeftError as error:
+                ended.append(error)
+
+        thread = threading.Thread(target=train)
+        thread.start()
+        for number in (1, 2):
+            wait_for_question(page, number, " of this batch")
+            for key in "333":
+                page.keyboard.press(key)
+        wait_until(page, "document.getElementById('count').textContent === '2 saved · 2 left' && ready()")
+        page.on("dialog", lambda dialog: dialog.accept())
+        page.keyboard.press("?")
+        page.locator("#end").click()
+        thread.join(10)
+        assert len(ended) == 1
+        assert len(list(store.labels())) == 2
+
+
+# Accessibility
+
+
+def test_everything_has_a_name_and_text_stands_out(context: BrowserContext, tmp_path: Path) -> None:
+    with served(tmp_path, ratings(1)) as (_, _, links):
+        for scheme in ("light", "dark"):
+            page = enter(context, links)
+            page.emulate_media(color_scheme=scheme)
+            wait_for_question(page, 1)
+            nameless = page.evaluate(
+                """[...document.querySelectorAll("button, input")].filter((e) =>
+                !(e.textContent.trim() || e.labels?.[0]?.textContent.trim() || e.ariaLabel)).length"""
+            )
+            assert nameless == 0
+            for radio in page.get_by_role("radio").all():
+                assert radio.evaluate("e => e.closest('fieldset').querySelector('legend').textContent")
+            assert page.locator("#state").get_attribute("aria-live") == "polite"
+            page.keyboard.press("Tab")
+            outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+            focused = page.evaluate("document.activeElement.tagName")
+            assert outline == "solid" or focused == "INPUT"  # an input's ring is drawn around its label
+            assert contrast_failures(page) == []
+            page.evaluate("localStorage.clear()")
+
+
+def contrast_failures(page: Page) -> list[object]:
+    """Visible texts whose contrast to what is behind them is below 4.5 (WCAG 2.2, 1.4.3)."""
+    found: list[object] = page.evaluate("""() => {
+      const channel = (v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+      const rgb = (colour) => colour.match(/[\\d.]+/g).map(Number);
+      const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+      const behind = (e) => { for (; e; e = e.parentElement) {
+        const c = rgb(getComputedStyle(e).backgroundColor); if (c.length === 3 || c[3] === 1) return c; }
+        return [255, 255, 255]; };
+      const wrong = [];
+      for (const e of document.body.querySelectorAll("*")) {
+        const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+        // A control that cannot be used now is exempt.
+        if (!own || !e.checkVisibility() || e.tagName === "KBD" || e.ariaDisabled === "true") continue;
+        const [a, b] = [light(rgb(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => y - x);
+        const ratio = (a + 0.05) / (b + 0.05);
+        if (ratio < 4.5) wrong.push([e.tagName, e.className, ratio]);
+      }
+      return wrong; }""")
+    return found
+
+
+@pytest.mark.parametrize("width", [320, 390, 768])
+def test_nothing_is_wider_than_a_phone(context: BrowserContext, tmp_path: Path, width: int) -> None:
+    scale = (Criterion("c" * 40, "g" * 200, 1, 7), Criterion("d", "", 0, 9))
+    questions = [
+        Question.rating("P" * 300, "W" * 500, scale),
+        Question.comparison("P", "a" * 300, "b"),
+        Question.best_of_n("P", [f"{i}" * 200 for i in range(1, 10)]),
+    ]
+    with served(tmp_path, questions) as (_, _, links):
+        page = enter(context, links, "n" * 80)
+        page.set_viewport_size({"width": width, "height": 800})
+        for number in range(1, 4):
+            wait_for_question(page, number)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            page.keyboard.press("s")
+        page.wait_for_selector("text=All done")
+
+
+# Hostile texts
+
+MARK = "window.executed = (window.executed || 0) + 1"
+TEMPLATES = [
+    "<script>{js}</script>",
+    "<img src=x onerror='{js}'>",
+    "<svg onload='{js}'>",
+    "<svg><script>{js}</script></svg>",
+    "<iframe srcdoc='<script>parent.{js}</script>'></iframe>",
+    "<a href='javascript:{js}' autofocus onfocus='{js}'>x</a>",
+    "<details open ontoggle='{js}'>",
+    "<input autofocus onfocus='{js}'>",
+    "</p></article><script>{js}</script>",
+    '"><script>{js}</script>',
+    "'-({js})-'",
+    "</script><script>{js}</script>",
+    "<math><mtext></p><img src onerror='{js}'></math>",
+    "<style>@import 'javascript:{js}';</style>",
+    "<object data='javascript:{js}'></object>",
+    "<meta http-equiv=refresh content='0;url=javascript:{js}'>",
+    "<template><script>{js}</script></template>",
+    "<body onload='{js}'>",
+    "${{{js}}} {{{{{js}}}}} <%= {js} %>",
+    "javascript:{js}",
+]
+
+
+def payloads(count: int, seed: int) -> list[str]:
+    """Templates with case, spaces, nesting, entities and controls varied."""
+    rng = random.Random(seed)
+    made: dict[str, None] = {}
+    while len(made) < count:
+        text = rng.choice(TEMPLATES).format(js=MARK)
+        for _ in range(rng.randrange(4)):
+            change = rng.randrange(6)
+            at = rng.randrange(len(text))
+            if change == 0:
+                text = "".join(c.upper() if rng.random() < 0.3 and c in "scriptmgonload" else c for c in text)
+            elif change == 1:
+                text = rng.choice(["<b>", "<!--", "-->", "]]>", "<![CDATA[", "</title>", "<p>"]) + text
+            elif change == 2:
+                text = text[:at] + rng.choice(["\x00", "\t", "\n", "\u202e", "\ufeff", "\ud800"]) + text[at:]
+            elif change == 3:
+                text = text.replace("<", "&lt;", 1) + text
+            elif change == 4:
+                text = text + rng.choice(TEMPLATES).format(js=MARK)
+            else:
+                text = text.replace(" ", "/", 1)
+        made[text] = None
+    return list(made)
+
+
+def check_payloads(context: BrowserContext, folder: Path, count: int, seed: int) -> None:
+    questions: list[Question] = []
+    left = payloads(count, seed)
+    while left:
+        some, left = left[:10], left[10:]
+        if len(questions) % 2 == 0:
+            questions.append(Question.best_of_n(some[0], some[1:]))
+        else:  # names and guidelines, too
+            names = ["".join(c for c in text if c.isprintable()) for text in some]
+            criteria = [Criterion(f"{i}{name}", name) for i, name in enumerate(names[2:])]
+            questions.append(Question.rating(some[0], some[1], criteria))
+    with served(folder, questions) as (label_page, _, links):
+        page = enter(context, links)
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        alerts: list[object] = []
+        page.on("dialog", lambda dialog: alerts.append(dialog))  # left open, it would stop the page, too
+        for number in range(1, len(questions) + 1):
+            wait_for_question(page, number)
+            shown = page.locator("#work").inner_html()
+            assert "<script" not in shown
+            assert "<img" not in shown
+            page.keyboard.press("s")
+        page.wait_for_selector("text=All done")
+        assert page.evaluate("window.executed") is None
+        assert alerts == []
+        assert {url.split("/")[2] for url in asked} == {label_page.hosts[0]}
+
+
+def test_markup_in_texts_is_never_executed(context: BrowserContext, tmp_path: Path) -> None:
+    check_payloads(context, tmp_path, 50, seed=0)
+
+
+def test_the_policy_forbids_what_the_page_does_not_do(context: BrowserContext, tmp_path: Path) -> None:
+    """The second wall: were markup ever inserted, it would not run."""
+    with served(tmp_path, ratings(1)) as (_, _, links):
+        page = enter(context, links)
+        wait_for_question(page, 1)
+        for template in TEMPLATES:
+            page.evaluate("t => { document.getElementById('texts').innerHTML = t }", template.format(js=MARK))
+        page.wait_for_timeout(300)
+        assert page.evaluate("window.executed") is None
+
+
+@pytest.mark.nightly
+def test_markup_is_never_executed_all_night(context: BrowserContext, tmp_path: Path) -> None:
+    check_payloads(context, tmp_path, 2000, seed=1)
