@@ -19,6 +19,9 @@ from .features import FeatureObservation, VectorFeatures
 from .grpo import GRPO, GRPOConfig, group_advantages
 from .guards import Advisor, check_dropout_off, unchanged
 from .kl import Estimator, KLController, estimate_kl
+from .lora import LoRAPolicy
+from .loss_head import Head, token_log_probs
+from .micro_batches import Part, Splitter, micro_batches
 from .policy import Evaluation, Policy, pick_device
 from .policy_gradient import PolicyGradient, PolicyGradientConfig, minibatches
 from .ppo import PPO, PPOConfig
@@ -59,12 +62,15 @@ __all__ = [
     "Evaluation",
     "FeatureObservation",
     "GRPOConfig",
+    "Head",
     "KLController",
     "KLPenalty",
     "LanguageModelPolicy",
+    "LoRAPolicy",
     "Measure",
     "Metrics",
     "PPOConfig",
+    "Part",
     "Policy",
     "PolicyGradient",
     "PolicyGradientConfig",
@@ -80,6 +86,7 @@ __all__ = [
     "SFTConfig",
     "Sampling",
     "SequenceRolloutBuffer",
+    "Splitter",
     "TokenFeatures",
     "VectorFeatures",
     "best_of_n",
@@ -100,10 +107,12 @@ __all__ = [
     "load_algorithm",
     "make_sb3",
     "masked_mean",
+    "micro_batches",
     "minibatches",
     "pick_device",
     "rewards_per_token",
     "rollout",
+    "token_log_probs",
     "train_sb3",
     "unchanged",
     "uniform",

@@ -33,7 +33,7 @@ from .guards import (
     unchanged,
 )
 from .kl import Estimator, KLController
-from .policy import Policy
+from .policy import FUSED, Policy
 from .rollout import Rollout
 from .sampler import Sampling, rollout
 
@@ -110,7 +110,9 @@ class Agent(ABC, Generic[ConfigT]):
         self.reference = reference or policy.frozen()
         self.reference.check_finite()
         check_separate(policy, {"the reference policy": self.reference, **reward_modules(env.reward)})
-        self.optimizer = torch.optim.AdamW(self.parameter_groups(), eps=1e-5, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(
+            self.parameter_groups(), eps=1e-5, weight_decay=0.0, fused=policy.device.type in FUSED
+        )
         self.kl = KLController(config.kl_coef, config.kl_target)
         self.sampling = Sampling(temperature=config.temperature)
         self.advisor = Advisor()
@@ -304,7 +306,16 @@ class Agent(ABC, Generic[ConfigT]):
         Raises:
             NonFiniteError: The loss or a gradient is not finite; the weights are untouched.
         """
-        return optimizer_step(self.policy, self.optimizer, loss, self.config.max_grad_norm, self.where)
+        backward(self.optimizer, loss, self.where)
+        return self.apply_gradients()
+
+    def apply_gradients(self) -> float:
+        """One optimizer step down the gradients that there are; returns their norm before clipping.
+
+        Raises:
+            NonFiniteError: A gradient is not finite; the weights are untouched.
+        """
+        return apply_gradients(self.policy, self.optimizer, self.config.max_grad_norm, self.where)
 
     @property
     def where(self) -> str:
@@ -319,24 +330,36 @@ class Agent(ABC, Generic[ConfigT]):
             group["lr"] = full["lr"] * max(0.0, share)
 
 
-def optimizer_step(
-    policy: Policy, optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float, where: str
-) -> float:
-    """One step down the gradient of a loss; returns the gradient's norm before it is cut to `max_grad_norm`.
+def backward(optimizer: torch.optim.Optimizer, loss: Tensor, where: str) -> None:
+    """The gradient of a loss, and of nothing else.
 
     Args:
-        policy: Whose weights.
-        optimizer: Has those of them that are trained.
+        optimizer: Has the weights.
         loss: A number.
-        max_grad_norm: Gradients are scaled down to this norm.
         where: For the error, e.g. `"iteration 3"`.
 
     Raises:
-        NonFiniteError: The loss or a gradient is not finite; the weights are untouched.
+        NonFiniteError: The loss is not finite.
     """
     check_loss(loss, {}, where)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+
+
+def apply_gradients(
+    policy: Policy, optimizer: torch.optim.Optimizer, max_grad_norm: float, where: str
+) -> float:
+    """One step down the gradients that there are; returns their norm before it is cut to `max_grad_norm`.
+
+    Args:
+        policy: Whose weights.
+        optimizer: Has those of them that are trained.
+        max_grad_norm: Gradients are scaled down to this norm.
+        where: For the error, e.g. `"iteration 3"`.
+
+    Raises:
+        NonFiniteError: A gradient is not finite; the weights are untouched.
+    """
     gradients = {n: p.grad for n, p in policy.named_parameters() if p.grad is not None}
     norm = torch.nn.utils.get_total_norm(list(gradients.values()))
     if not torch.isfinite(norm):

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from text_gym import Prompt
 from text_gym.errors import ConfigError
 
-from .agent import Metrics, optimizer_step
-from .policy import Policy
+from .agent import Metrics, apply_gradients, backward
+from .policy import FUSED, Policy
 from .sft import encode_pairs, padded, warmup_cosine
 
 Preference = tuple[Prompt, str, str]  # prompt, chosen, rejected
@@ -107,7 +107,12 @@ class DPO:
             NonFiniteError: The loss or its gradient became NaN or infinite; the weights are those before it.
         """
         config, policy = self.config, self.policy
-        optimizer = torch.optim.AdamW(policy.model.parameters(), lr=config.learning_rate, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(
+            policy.model.parameters(),
+            lr=config.learning_rate,
+            weight_decay=0.0,
+            fused=policy.device.type in FUSED,
+        )
         batches = self._batches()
         for step, pairs in enumerate(batches):
             for group in optimizer.param_groups:
@@ -117,7 +122,8 @@ class DPO:
             chosen, rejected = config.beta * log_ratio.view(2, -1)
             loss = dpo_loss(chosen, rejected, config.label_smoothing).mean()
             where = f"step {step}; lower learning_rate"
-            norm = optimizer_step(policy, optimizer, loss, config.max_grad_norm, where)
+            backward(optimizer, loss, where)
+            norm = apply_gradients(policy, optimizer, config.max_grad_norm, where)
             self.steps += 1
             metrics = {
                 "step": step + 1,

@@ -21,11 +21,11 @@ from torch import Tensor
 from text_gym import TextVectorEnv
 from text_gym.errors import ConfigError
 
-from .advantages import masked_mean
 from .agent import AgentConfig, Metrics
 from .kl import Estimator
+from .micro_batches import Part
 from .policy import Policy
-from .policy_gradient import PolicyGradient, PolicyGradientConfig, check_groups, grouped_returns, mean_of_sums
+from .policy_gradient import PolicyGradient, PolicyGradientConfig, check_groups, grouped_returns
 from .rollout import Rollout
 
 
@@ -87,14 +87,14 @@ class GRPO(PolicyGradient[GRPOConfig]):
         metrics = {"groups_without_preference": float((advantages == 0).all(dim=1).float().mean())}
         return {"advantages": advantages.view(-1, 1) * batch.mask}, metrics
 
-    def average(self, x: Tensor, mask: Tensor) -> Tensor:
+    def average(self, x: Tensor, part: Part) -> Tensor:
         """One number of the tokens' losses, as `length_normalisation` says."""
         how = self.config.length_normalisation
         if how == "token":
-            return masked_mean(x, mask)
+            return part.per_token(x)
         if how == "constant":
-            return mean_of_sums(x, mask) / self.env.max_tokens
-        return ((x * mask).sum(dim=1) / mask.sum(dim=1)).mean()
+            return part.per_episode(x) / self.env.max_tokens
+        return part.per_episode(x / part.mask.sum(dim=1, keepdim=True))
 
 
 def group_advantages(returns: Tensor, judged: Tensor, *, std: bool = True) -> Tensor:

@@ -22,8 +22,10 @@ from text_gym import PretrainedTokenizer, Tokenizer
 from text_gym.errors import ConfigError, DataError, NonFiniteError
 
 from .loss_head import Head, token_log_probs
+from .micro_batches import Splitter
 
 VALUE_HEAD = "value_head.safetensors"
+FUSED = ("cpu", "cuda")  # devices on which AdamW takes its step in one kernel
 
 
 class Evaluation(NamedTuple):
@@ -42,6 +44,9 @@ class Policy(nn.Module):
         tokenizer: Its tokenizer; the model may have more rows than the tokenizer has ids.
         device: `"auto"` takes CUDA where there is one.
 
+    Attributes:
+        bf16: Whether matrix products are made in bfloat16, whatever the weights are (see `use_less_memory`).
+
     Raises:
         ConfigError: The model has fewer rows than the tokenizer has ids, or an unknown output head.
     """
@@ -56,11 +61,13 @@ class Policy(nn.Module):
                 f"the tokenizer has {self.vocab_size} ids but the model only {rows}; "
                 "they do not belong together"
             )
-        self.model = model
+        self.model = _with_fused_gelu(model)
+        self.bf16 = False
         # With a padding id in its config a model looks for it in every input and warns. We pad on
         # the right, where causal attention never looks; the id is put back when saving.
         self._pad_token_id, model.config.pad_token_id = model.config.pad_token_id, None
-        self.value_head = nn.Linear(model.config.get_text_config().hidden_size, 1)
+        width = model.config.get_text_config().hidden_size
+        self.value_head = nn.utils.skip_init(nn.Linear, width, 1)  # draws nothing from the global generator
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
         # What Cohere, Granite and Gemma 2 do to their logits; looked up once, since configurations are slow.
@@ -142,12 +149,19 @@ class Policy(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.value_head.weight.device
+        weight: Tensor = self.value_head.weight
+        return weight.device
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of logits, log-probabilities and values: float32 at least, whatever the weights are."""
         return torch.promote_types(self.value_head.weight.dtype, torch.float32)
+
+    @property
+    def token_bytes(self) -> int:
+        """About what the trunk keeps of a token for a backward pass: 32 numbers a layer and unit of width."""
+        config = self.model.config.get_text_config()
+        return int(32 * config.num_hidden_layers * config.hidden_size * self.dtype.itemsize)
 
     @property
     def context(self) -> int | None:
@@ -162,11 +176,14 @@ class Policy(nn.Module):
             tokens: `(B, S)` int64.
             **kwargs: `attention_mask`, `position_ids`, `past_key_values`, as in `transformers`.
         """
-        return self.model.base_model(input_ids=tokens, **{"use_cache": False, **kwargs})
+        with self._precision():
+            return self.model.base_model(input_ids=tokens, **{"use_cache": False, **kwargs})
 
     def logits(self, hidden: Tensor) -> Tensor:
         """`(..., V)` logits of hidden states `(..., D)`, over the tokenizer's ids only; of type `dtype`."""
-        logits: Tensor = self.model.get_output_embeddings()(hidden)[..., : self.vocab_size].to(self.dtype)
+        with self._precision():
+            logits: Tensor = self.model.get_output_embeddings()(hidden)
+        logits = logits[..., : self.vocab_size].to(self.dtype)
         times, divided_by, cap = self._head_options
         if times:
             logits = logits * times
@@ -178,6 +195,7 @@ class Policy(nn.Module):
 
     def values(self, hidden: Tensor) -> Tensor:
         """`(...)` values of hidden states `(..., D)`, of type `dtype`."""
+        hidden = hidden.to(self.value_head.weight.dtype)
         return self.value_head(hidden).squeeze(-1).to(self.dtype)  # type: ignore[no-any-return]
 
     def evaluate(
@@ -206,7 +224,8 @@ class Policy(nn.Module):
         width = int((starts + lengths).max())
         t = int(lengths.max())
         tokens = tokens[:, :width]
-        states = self.hidden(tokens).last_hidden_state
+        with self._layers_in_training():
+            states = self.hidden(tokens).last_hidden_state
         steps = torch.arange(t, device=tokens.device)
         mask = steps < lengths[:, None]
         rows, columns = mask.nonzero(as_tuple=True)
@@ -215,8 +234,8 @@ class Policy(nn.Module):
         masks = None if action_masks is None else action_masks[rows, columns]
         log_probs, h = self._token_log_probs(taken, tokens[rows, at], temperature, entropy, masks)
         zeros = log_probs.new_zeros(mask.shape)
-        said = (zeros.masked_scatter(mask, x) for x in (log_probs, self.values(taken)))
-        return Evaluation(*said, zeros.masked_scatter(mask, h) if entropy else zeros)
+        said, values = (zeros.masked_scatter(mask, x) for x in (log_probs, self.values(taken)))
+        return Evaluation(said, values, zeros.masked_scatter(mask, h) if entropy else zeros)
 
     def _token_log_probs(
         self, states: Tensor, tokens: Tensor, temperature: float, entropy: bool, masks: Tensor | None
@@ -224,7 +243,8 @@ class Policy(nn.Module):
         """`(N,)` log-probabilities of tokens after states `(N, D)`, and entropies, in nats."""
         head = self._loss_head(temperature) if masks is None else None
         if head is not None:
-            return token_log_probs(states, tokens, head, entropy=entropy)
+            with self._precision():
+                return token_log_probs(states, tokens, head, entropy=entropy)
         logits = self.logits(states) / temperature
         if masks is not None:
             logits = logits.masked_fill(~masks, -torch.inf)
@@ -240,7 +260,8 @@ class Policy(nn.Module):
         layer = self.model.get_output_embeddings()
         if type(layer) is not nn.Linear or layer._forward_hooks or layer._forward_pre_hooks:
             return None
-        weight, bias = layer.weight, layer.bias
+        weight: Tensor = layer.weight
+        bias: Tensor | None = layer.bias
         if len(weight) > self.vocab_size:
             weight, bias = weight[: self.vocab_size], None if bias is None else bias[: self.vocab_size]
         times, divided_by, cap = self._head_options
@@ -257,16 +278,57 @@ class Policy(nn.Module):
         action_masks: Tensor | None = None,
         rows: int = 64,
     ) -> Tensor:
-        """`(B, T)` log-probabilities of completions, in nats, without gradients, `rows` at a time."""
+        """`(B, T)` log-probabilities of completions, in nats, without gradients, at most `rows` at a time."""
         result = torch.zeros(len(tokens), int(lengths.max()), dtype=self.dtype, device=tokens.device)
-        for i in range(0, len(tokens), rows):
-            part = slice(i, i + rows)
-            masks = None if action_masks is None else action_masks[part]
-            said = self.evaluate(
-                tokens[part], starts[part], lengths[part], temperature=temperature, action_masks=masks
-            ).log_probs
-            result[part, : said.shape[1]] = said
+
+        def fill(parts: list[Tensor]) -> None:
+            for part in parts:
+                masks = None if action_masks is None else action_masks[part]
+                said = self.evaluate(
+                    tokens[part], starts[part], lengths[part], temperature=temperature, action_masks=masks
+                ).log_probs
+                result[part, : said.shape[1]] = said
+
+        Splitter(self.device, rows).run(starts + lengths, fill)
         return result
+
+    def use_less_memory(self, *, bf16: bool = False, gradient_checkpointing: bool = False) -> Policy:
+        """Trade precision or time for memory; returns the policy.
+
+        Args:
+            bf16: Make matrix products in bfloat16 (autocast), which is also faster where the hardware has
+                instructions for it. Weights, their gradients and log-probabilities stay what they are.
+            gradient_checkpointing: Keep what enters a layer only, and compute the rest again in the backward
+                pass: a third more work, the same gradient.
+
+        Raises:
+            ConfigError: The model's architecture has no gradient checkpointing.
+        """
+        self.bf16 = bf16
+        if gradient_checkpointing:
+            old = self.model.gradient_checkpointing_enable  # what transformers 4 calls it
+            enable = getattr(self.model, "activation_checkpointing_enable", old)
+            try:
+                enable({"use_reentrant": False})
+            except ValueError as error:
+                raise ConfigError(f"gradient checkpointing is impossible here: {error}") from error
+        return self
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    @contextmanager
+    def _layers_in_training(self) -> Iterator[None]:
+        """Layers make checkpoints in training mode only; what they are made of, dropout, stays as it is."""
+        layers = [m for m in self.model.modules() if getattr(m, "gradient_checkpointing", False)]
+        was = [layer.training for layer in layers]
+        for layer in layers:
+            layer.training = torch.is_grad_enabled()
+        try:
+            yield
+        finally:
+            for layer, training in zip(layers, was, strict=True):
+                layer.training = training
 
     def check_finite(self) -> None:
         """Refuse broken weights; the logits need not show them (attention kernels on CPU swallow NaN).
@@ -293,14 +355,22 @@ class Policy(nn.Module):
             NonFiniteError: A weight is NaN or infinite; nothing was written.
         """
         self.check_finite()
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        self._save_beside(folder)
         self.model.config.pad_token_id = self._pad_token_id
         try:
             with _no_bars():
-                self.model.save_pretrained(folder)
+                self.model.save_pretrained(folder, state_dict=self._model_state())
         finally:
             self.model.config.pad_token_id = None
+
+    def _model_state(self) -> dict[str, Tensor] | None:
+        """The weights to write; None means the model's own."""
+        return None
+
+    def _save_beside(self, folder: str | Path) -> None:
+        """Write what is not the model: value head and tokenizer."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous() for k, v in self.value_head.state_dict().items()}, folder / VALUE_HEAD)
         if isinstance(self.tokenizer, PretrainedTokenizer):
             self.tokenizer.save(folder)
@@ -316,6 +386,17 @@ class Policy(nn.Module):
         if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
             kind = json.dumps(self.model.config.model_type)
             raise ConfigError(f"models of type {kind} change their logits in a way that is not supported yet")
+
+
+def _with_fused_gelu(model: Any) -> Any:
+    """Put the one kernel that PyTorch has for GPT-2's activation in place of eight."""
+    from transformers.activations import NewGELUActivation
+
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is NewGELUActivation:
+                setattr(module, name, nn.GELU("tanh"))
+    return model
 
 
 @contextmanager

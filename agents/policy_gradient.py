@@ -16,10 +16,10 @@ from torch import Tensor
 from text_gym import TextVectorEnv
 from text_gym.errors import ConfigError
 
-from .advantages import masked_mean
 from .agent import Agent, AgentConfig, Metrics
 from .guards import check_loss
 from .kl import estimate_kl
+from .micro_batches import Part, Splitter
 from .policy import Evaluation, Policy
 from .rollout import Rollout
 
@@ -38,6 +38,8 @@ class PolicyGradientConfig(AgentConfig):
         kl_in: Where the KL penalty goes: "reward" (per token, as in InstructGPT) or "loss".
         target_kl: Stop the epochs of an iteration when the policy has moved this far from the one
             that played, in nats per token; None never does.
+        micro_batch_size: Episodes of a minibatch that go through the model at a time; fewer need less
+            memory, and the gradient is the same. None takes as many as are quick.
     """
 
     epochs: int = 4
@@ -47,11 +49,12 @@ class PolicyGradientConfig(AgentConfig):
     entropy_coef: float = 0.0
     kl_in: Literal["reward", "loss"] = "reward"
     target_kl: float | None = None
+    micro_batch_size: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("epochs", "minibatches"):
-            if getattr(self, name) < 1:
+        for name in ("epochs", "minibatches", "micro_batch_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("clip", "clip_higher"):
             value = getattr(self, name)
@@ -75,6 +78,7 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
         reference: Policy | None = None,
     ) -> None:
         super().__init__(policy, env, config or self.config_class(), reference)  # type: ignore[arg-type]
+        self._splitter = Splitter(policy.device, self.config.micro_batch_size, policy.token_bytes)
 
     @abstractmethod
     def estimate(self, batch: Rollout, rewards: Tensor) -> tuple[dict[str, Tensor], Metrics]:
@@ -88,9 +92,12 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
             `advantages`, and whatever else the subclass's `loss` reads, `(B, T)` each; and metrics.
         """
 
-    def average(self, x: Tensor, mask: Tensor) -> Tensor:
-        """One number of the tokens' losses `(b, T)`: here the mean over the tokens of a minibatch."""
-        return masked_mean(x, mask)
+    def average(self, x: Tensor, part: Part) -> Tensor:
+        """One number of the tokens' losses `(b, T)`: here the mean over the tokens of a minibatch.
+
+        Of a part of the minibatch it is the contribution to that number: those of all parts add up to it.
+        """
+        return part.per_token(x)
 
     def ratio(self, log_ratio: Tensor) -> Tensor:
         """`(b, T)`, how much likelier each action has become; here a token is an action.
@@ -129,38 +136,54 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
             **metrics,
         }
 
-    def loss(self, now: Evaluation, old: dict[str, Tensor], mask: Tensor) -> tuple[Tensor, Metrics]:
+    def loss(self, now: Evaluation, old: dict[str, Tensor], part: Part) -> tuple[Tensor, Metrics]:
         """The clipped surrogate (Schulman et al. 2017, eq. 7), entropy and KL losses of a minibatch.
 
         Args:
             now: What the policy says now, `(b, T)` each.
             old: `log_probs`, `reference` and what `estimate` returned, `(b, T)` each.
-            mask: `(b, T)` bool.
+            part: Whose tokens they are. Losses and metrics of all parts of a minibatch add up to its own
+                (of `ratio_max` the largest is its own).
         """
-        config = self.config
+        config, mask = self.config, part.mask
         log_ratio = (now.log_probs - old["log_probs"]) * mask
         ratio = self.ratio(log_ratio)
         high = config.clip if config.clip_higher is None else config.clip_higher
         clipped = ratio.clamp(1 - config.clip, 1 + high)
         surrogate = torch.minimum(ratio * old["advantages"], clipped * old["advantages"])
-        loss = policy_loss = -self.average(surrogate, mask)
+        loss = policy_loss = -self.average(surrogate, part)
         if config.entropy_coef:
-            loss = loss - config.entropy_coef * self.average(now.entropy, mask)
+            loss = loss - config.entropy_coef * self.average(now.entropy, part)
         if config.kl_in == "loss":
             penalty = estimate_kl(now.log_probs, old["reference"], config.kl_estimator)
-            loss = loss + self.kl.coefficient * self.average(penalty, mask)
+            loss = loss + self.kl.coefficient * self.average(penalty, part)
         with torch.no_grad():
             metrics = {
                 "policy_loss": float(policy_loss),
-                "entropy": float(masked_mean(now.entropy if config.entropy_coef else -now.log_probs, mask)),
-                "clip_fraction": float(masked_mean((ratio - clipped).abs().gt(0).float(), mask)),
-                "approx_kl": float(masked_mean(torch.expm1(log_ratio) - log_ratio, mask)),
-                "ratio": float(masked_mean(ratio, mask)),
+                "entropy": float(part.per_token(now.entropy if config.entropy_coef else -now.log_probs)),
+                "clip_fraction": float(part.per_token((ratio - clipped).abs().gt(0).float())),
+                "approx_kl": float(part.per_token(torch.expm1(log_ratio) - log_ratio)),
+                "ratio": float(part.per_token(ratio)),
                 "ratio_max": float(ratio[mask].max()),
             }
         return loss, metrics
 
     def _minibatch_step(self, batch: Rollout, rows: Tensor, columns: dict[str, Tensor]) -> Metrics:
+        whole = Part.whole(batch.mask[rows])
+
+        def gradient(parts: list[Tensor]) -> list[Metrics]:
+            self.optimizer.zero_grad(set_to_none=True)
+            return [self._backward(batch, rows[part], columns, whole, part) for part in parts]
+
+        seen = self._splitter.run((batch.starts + batch.lengths)[rows], gradient)
+        total = {name: sum(metrics[name] for metrics in seen) for name in seen[0]}
+        total["ratio_max"] = max(metrics["ratio_max"] for metrics in seen)
+        return {**total, "grad_norm": self.apply_gradients()}
+
+    def _backward(
+        self, batch: Rollout, rows: Tensor, columns: dict[str, Tensor], whole: Part, part: Tensor
+    ) -> Metrics:
+        """Add the gradient of some rows of a batch, which are these rows of a minibatch."""
         now = self.policy.evaluate(
             batch.tokens[rows],
             batch.starts[rows],
@@ -171,9 +194,10 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
         )
         width = now.log_probs.shape[1]
         old = {name: column[rows, :width] for name, column in columns.items()}
-        loss, metrics = self.loss(now, old, batch.mask[rows, :width])
+        loss, metrics = self.loss(now, old, whole.of(part, width))
         check_loss(loss, {"now " + k: v for k, v in now._asdict().items()} | old, self.where)
-        return {**metrics, "loss": float(loss.detach()), "grad_norm": self.step(loss)}
+        loss.backward()
+        return {**metrics, "loss": float(loss.detach())}
 
 
 def minibatches(episodes: int, epochs: int, parts: int, seed: tuple[int, int]) -> list[Tensor]:
@@ -188,15 +212,6 @@ def minibatches(episodes: int, epochs: int, parts: int, seed: tuple[int, int]) -
         order = generator.permutation(episodes)
         result += [torch.from_numpy(part) for part in np.array_split(order, min(parts, episodes))]
     return result
-
-
-def mean_of_sums(x: Tensor, mask: Tensor) -> Tensor:
-    """Sum over each episode's tokens, mean over episodes: the average whose gradient is the policy gradient.
-
-    >>> mean_of_sums(torch.ones(2, 3), torch.tensor([[True, True, True], [True, False, False]]))
-    tensor(2.)
-    """
-    return (x * mask).sum() / len(x)
 
 
 def check_groups(env: TextVectorEnv, group_size: int) -> None:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from text_gym.errors import ConfigError
 
-from .advantages import explained_variance, gae, masked_mean, whiten
+from .advantages import explained_variance, gae, whiten
 from .agent import AgentConfig, Metrics
+from .micro_batches import Part
 from .policy import Evaluation
 from .policy_gradient import PolicyGradient, PolicyGradientConfig
 from .rollout import Rollout
@@ -83,19 +84,19 @@ class PPO(PolicyGradient[PPOConfig]):
         advantages, returns = advantages * judged, torch.where(judged, returns, batch.values)
         return {"advantages": advantages, "returns": returns, "values": batch.values}, metrics
 
-    def loss(self, now: Evaluation, old: dict[str, Tensor], mask: Tensor) -> tuple[Tensor, Metrics]:
+    def loss(self, now: Evaluation, old: dict[str, Tensor], part: Part) -> tuple[Tensor, Metrics]:
         """The losses of a policy gradient and the value loss, averaged over the minibatch's tokens.
 
         Args:
             now: What the policy says now, `(b, T)` each.
             old: `log_probs`, `values`, `advantages`, `returns`, `reference`, `(b, T)` each.
-            mask: `(b, T)` bool.
+            part: Whose tokens they are.
         """
         config = self.config
-        loss, metrics = super().loss(now, old, mask)
+        loss, metrics = super().loss(now, old, part)
         error = (now.values - old["returns"]) ** 2
         if config.value_clip is not None:
             near = old["values"] + (now.values - old["values"]).clamp(-config.value_clip, config.value_clip)
             error = torch.maximum(error, (near - old["returns"]) ** 2)
-        value_loss = masked_mean(error, mask) / 2
+        value_loss = part.per_token(error) / 2
         return loss + config.value_coef * value_loss, {**metrics, "value_loss": float(value_loss.detach())}

@@ -15,10 +15,11 @@ from torch import Tensor
 from text_gym import TextVectorEnv
 from text_gym.errors import ConfigError
 
-from .advantages import explained_variance, gae, masked_mean
+from .advantages import explained_variance, gae
 from .agent import AgentConfig, Metrics
+from .micro_batches import Part
 from .policy import Evaluation, Policy
-from .policy_gradient import PolicyGradient, PolicyGradientConfig, mean_of_sums
+from .policy_gradient import PolicyGradient, PolicyGradientConfig
 from .rollout import Rollout
 
 
@@ -95,22 +96,22 @@ class REINFORCE(PolicyGradient[REINFORCEConfig]):
         super().load_state_dict(state)
         self.moving_average = state["moving_average"]
 
-    def average(self, x: Tensor, mask: Tensor) -> Tensor:
+    def average(self, x: Tensor, part: Part) -> Tensor:
         """Mean over episodes of the sum over their tokens."""
-        return mean_of_sums(x, mask)
+        return part.per_episode(x)
 
-    def loss(self, now: Evaluation, old: dict[str, Tensor], mask: Tensor) -> tuple[Tensor, Metrics]:
+    def loss(self, now: Evaluation, old: dict[str, Tensor], part: Part) -> tuple[Tensor, Metrics]:
         """The losses of a policy gradient and, with a critic, its mean squared error over tokens.
 
         Args:
             now: What the policy says now, `(b, T)` each.
             old: `log_probs`, `reference`, `advantages` and, with a critic, `returns`, `(b, T)` each.
-            mask: `(b, T)` bool.
+            part: Whose tokens they are.
         """
-        loss, metrics = super().loss(now, old, mask)
+        loss, metrics = super().loss(now, old, part)
         if self.config.baseline != "critic":
             return loss, metrics
-        value_loss = masked_mean((now.values - old["returns"]) ** 2, mask) / 2
+        value_loss = part.per_token((now.values - old["returns"]) ** 2) / 2
         metrics["value_loss"] = float(value_loss.detach())
         return loss + self.config.value_coef * value_loss, metrics
 

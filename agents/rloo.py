@@ -14,8 +14,9 @@ from torch import Tensor
 from text_gym import TextVectorEnv
 
 from .agent import AgentConfig, Metrics
+from .micro_batches import Part
 from .policy import Policy
-from .policy_gradient import PolicyGradient, PolicyGradientConfig, check_groups, grouped_returns, mean_of_sums
+from .policy_gradient import PolicyGradient, PolicyGradientConfig, check_groups, grouped_returns
 from .rollout import Rollout
 
 
@@ -63,9 +64,9 @@ class RLOO(PolicyGradient[RLOOConfig]):
         advantages = leave_one_out(returns, judged).view(-1, 1) / batch.lengths[:, None]
         return {"advantages": advantages * batch.mask}, {}
 
-    def average(self, x: Tensor, mask: Tensor) -> Tensor:
+    def average(self, x: Tensor, part: Part) -> Tensor:
         """Mean over episodes of the sum over their tokens."""
-        return mean_of_sums(x, mask)
+        return part.per_episode(x)
 
     def ratio(self, log_ratio: Tensor) -> Tensor:
         """`(b, T)`: the ratio of the whole completion, at each of its tokens."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from text_gym import Prompt
 from text_gym.errors import ConfigError, DataError, NonFiniteError, PromptError, excerpt
 
-from .policy import Policy
+from .policy import FUSED, Policy
 
 MIN_STEPS = 2500  # what a small model needs to learn to copy from its prompt, however few texts there are
 
@@ -86,6 +86,7 @@ class SFT:
                 {"params": plain, "weight_decay": 0.0},
             ],
             lr=config.learning_rate,
+            fused=policy.device.type in FUSED,
         )
         policy.check_finite()
         batches = self._batches()

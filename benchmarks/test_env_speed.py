@@ -1,4 +1,4 @@
-"""Environment steps a second, without a model: `pytest benchmarks/test_env_speed.py --benchmark-enable`.
+"""Environment steps a second, without a model: `pytest benchmarks/test_env_speed.py -n 0 --benchmark-enable`.
 
 EOS comes with probability 0.03 a step. All contestants get the same actions; ratios come from rounds
 taken in turns within one run (`test_ratios`), since two runs on a shared machine cannot be compared.

@@ -1,4 +1,4 @@
-"""The sampler against `model.generate`: `pytest benchmarks/test_rollout_speed.py --benchmark-enable`.
+"""The sampler against `model.generate`: `pytest benchmarks/test_rollout_speed.py -n 0 --benchmark-enable`.
 
 Both draw 64 completions of up to 48 tokens after prompts of 16, from the same model, at temperature 1.
 A rollout also steps the environment and keeps log-probabilities and values; `generate` returns tokens only.

@@ -1,4 +1,4 @@
-"""Stable-Baselines3 with and without the adapter: `pytest benchmarks/test_sb3_speed.py --benchmark-enable`.
+"""SB3 with and without the adapter: `pytest benchmarks/test_sb3_speed.py -n 0 --benchmark-enable`.
 
 Stock `PPO` everywhere; what differs is the `VecEnv`, or the policy with its rollout buffer. Contestants
 take turns within one run and ratios are those of medians. Models have random weights, episodes 16 prompt

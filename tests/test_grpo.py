@@ -27,7 +27,7 @@ from tiny_world import (
 from torch import Tensor
 
 from text_gym import Task, TextVectorEnv, load_task
-from text_gym.agents import GRPO, GRPOConfig, Metrics, group_advantages
+from text_gym.agents import GRPO, GRPOConfig, Metrics, Part, group_advantages
 from text_gym.errors import ConfigError
 from text_gym.tasks.enumerable import optimal_policy, trajectories
 
@@ -231,7 +231,7 @@ MASK = torch.tensor([[True, True, True, True], [True, True, False, False]])
 def test_length_normalisation_by_hand(how: Any, expected: float) -> None:
     agent = GRPO(small_policy(), world(4, max_tokens=8), replace(STILL, length_normalisation=how))
     x = doubles([1, 2, 3, 4], [5, 6, 99, 99])
-    assert float(agent.average(x, MASK)) == pytest.approx(expected)
+    assert float(agent.average(x, Part.whole(MASK))) == pytest.approx(expected)
 
 
 def test_clip_higher_by_hand() -> None:
@@ -239,7 +239,7 @@ def test_clip_higher_by_hand() -> None:
     now = said([0.0] * 4, [0.0] * 4)._replace(log_probs=doubles([1.4, 1.6, 0.5, 0.5]).log())
     old = {"log_probs": torch.zeros(1, 4).double(), "reference": torch.zeros(1, 4).double()}
     old["advantages"] = doubles([1, 1, 1, -1])
-    loss, metrics = agent.loss(now, old, torch.ones(1, 4, dtype=torch.bool))
+    loss, metrics = agent.loss(now, old, Part.whole(torch.ones(1, 4, dtype=torch.bool)))
     assert float(loss) == pytest.approx(-(1.4 + 1.5 + 0.5 - 0.8) / 4)
     assert metrics["clip_fraction"] == 0.75
 
@@ -250,7 +250,7 @@ def test_the_kl_in_the_loss_by_hand() -> None:
     now = said([0.0] * 4, [0.0] * 4)._replace(log_probs=log_probs)
     gap = doubles([0.0, 1.0, -1.0, 0.0], [0.5, 0.0, 9.0, 9.0])  # log policy - log reference
     old = {"log_probs": log_probs, "reference": log_probs - gap, "advantages": torch.zeros(2, 4).double()}
-    loss, _ = agent.loss(now, old, MASK)
+    loss, _ = agent.loss(now, old, Part.whole(MASK))
     e = np.e
     first = (0 + (1 / e - 1 + 1) + (e - 1 - 1) + 0) / 4
     second = (e**-0.5 - 1 + 0.5) / 2

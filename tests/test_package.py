@@ -26,7 +26,18 @@ SOURCES = {
 }
 PACKAGES = {package: ROOT / folder / "__init__.py" for package, folder in FOLDERS.items()}
 # Extras that not every installation has.
-OPTIONAL = {"array_api_compat", "datasets", "sb3_contrib", "torchrl", "tianshou", "ray", "trl", "peft"}
+OPTIONAL = {
+    "array_api_compat",
+    "datasets",
+    "sb3_contrib",
+    "torchrl",
+    "tianshou",
+    "ray",
+    "trl",
+    "peft",
+    "starlette",
+    "uvicorn",
+}
 
 
 def test_every_module_has_its_tests() -> None:

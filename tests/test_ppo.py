@@ -12,7 +12,7 @@ from small_models import parameters_of, small_policy, trajectory_log_probs
 from torch import Tensor
 
 from text_gym import Rewards, Task, TextVectorEnv, WordTokenizer, load_task
-from text_gym.agents import PPO, Evaluation, Metrics, Policy, PPOConfig, Rollout
+from text_gym.agents import PPO, Evaluation, Metrics, Part, Policy, PPOConfig, Rollout
 from text_gym.errors import ConfigError
 from text_gym.tasks.enumerable import optimal_policy, trajectories
 
@@ -46,12 +46,9 @@ class Recorder(PPO):
         self.gradients: list[list[Tensor]] = []
         self.seen: list[Metrics] = []
 
-    def step(self, loss: Tensor) -> float:
-        grads = torch.autograd.grad(loss, list(self.policy.model.parameters()), allow_unused=True)
+    def apply_gradients(self) -> float:
         parameters = self.policy.model.parameters()
-        self.gradients.append(
-            [torch.zeros_like(p) if g is None else g for g, p in zip(grads, parameters, strict=True)]
-        )
+        self.gradients.append([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
         return 0.0
 
     def _minibatch_step(self, batch: Rollout, rows: Tensor, *args: Any) -> Metrics:
@@ -322,7 +319,7 @@ MASK = torch.tensor([[True, True, True, False]])
 def test_the_clipped_surrogate_by_hand() -> None:
     now = said([math.log(x) for x in (1.5, 0.5, 1.5, 99.0)], [0.0] * 4)
     loss, metrics = agent_with(clip=0.2, value_coef=0.0).loss(
-        now, old(advantages=[1.0, 1.0, -1.0, 7.0]), MASK
+        now, old(advantages=[1.0, 1.0, -1.0, 7.0]), Part.whole(MASK)
     )
     # gains are cut at 1.2; 0.5 * 1 is not; a loss of 1.5 is not cut either
     assert float(loss) == pytest.approx(-(1.2 + 0.5 - 1.5) / 3)
@@ -330,7 +327,7 @@ def test_the_clipped_surrogate_by_hand() -> None:
     assert metrics["clip_fraction"] == pytest.approx(1.0)
     assert metrics["ratio_max"] == pytest.approx(1.5)
     higher, _ = agent_with(clip=0.2, clip_higher=0.4, value_coef=0.0).loss(
-        now, old(advantages=[1.0, 1.0, -1.0, 7.0]), MASK
+        now, old(advantages=[1.0, 1.0, -1.0, 7.0]), Part.whole(MASK)
     )
     assert float(higher) == pytest.approx(-(1.4 + 0.5 - 1.5) / 3)
     expected = np.mean([r - 1 - math.log(r) for r in (1.5, 0.5, 1.5)])
@@ -340,22 +337,22 @@ def test_the_clipped_surrogate_by_hand() -> None:
 def test_the_value_loss_by_hand() -> None:
     now = said([0.0] * 4, [1.0, 0.1, -1.0, 50.0])
     before = old(values=[0.0, 0.0, 0.0, 0.0], returns=[1.0, 1.0, 1.0, 1.0])
-    loss, metrics = agent_with(value_clip=None, value_coef=2.0).loss(now, before, MASK)
+    loss, metrics = agent_with(value_clip=None, value_coef=2.0).loss(now, before, Part.whole(MASK))
     assert metrics["value_loss"] == pytest.approx((0 + 0.81 + 4) / 6)
     assert float(loss) == pytest.approx(2 * metrics["value_loss"])
-    _, metrics = agent_with(value_clip=0.2, value_coef=2.0).loss(now, before, MASK)
+    _, metrics = agent_with(value_clip=0.2, value_coef=2.0).loss(now, before, Part.whole(MASK))
     assert metrics["value_loss"] == pytest.approx((0.8**2 + 0.81 + 4) / 6)  # the worse of clipped and not
 
 
 def test_entropy_and_kl_terms_by_hand() -> None:
     now = said([-1.0, -2.0, -3.0, 0.0], [0.0] * 4, [0.3, 0.6, 0.9, 9.0])
     same = old(log_probs=[-1.0, -2.0, -3.0, 0.0], reference=[-1.0, -1.0, -5.0, 0.0])
-    loss, metrics = agent_with(entropy_coef=0.5, value_coef=0.0).loss(now, same, MASK)
+    loss, metrics = agent_with(entropy_coef=0.5, value_coef=0.0).loss(now, same, Part.whole(MASK))
     assert float(loss) == pytest.approx(-0.5 * 0.6)
     assert metrics["entropy"] == pytest.approx(0.6)
-    loss, _ = agent_with(kl_in="loss", kl_estimator="k2", value_coef=0.0).loss(now, same, MASK)
+    loss, _ = agent_with(kl_in="loss", kl_estimator="k2", value_coef=0.0).loss(now, same, Part.whole(MASK))
     assert float(loss) == pytest.approx(BETA * (0 + 0.5 + 2) / 3)
-    loss, metrics = agent_with(value_coef=0.0).loss(now, same, MASK)
+    loss, metrics = agent_with(value_coef=0.0).loss(now, same, Part.whole(MASK))
     assert float(loss) == 0
     assert metrics["entropy"] == pytest.approx(2.0)  # an estimate, -mean log p, where it is not computed
 

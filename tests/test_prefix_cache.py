@@ -40,12 +40,6 @@ def mistral(window: int) -> Policy:
     return Policy(MistralForCausalLM(MistralConfig(**SIZES, sliding_window=window)), TOKENIZER)
 
 
-def way(policy: Policy) -> str | None:
-    """How rows of 32 tokens are read."""
-    forward = PrefixCache(policy, rows=1, width=32)._forward
-    return None if forward is None else str(getattr(forward, "__name__", forward))
-
-
 @torch.no_grad()
 def uncached(policy: Policy, tokens: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> torch.Tensor:
     """One row at a time, nothing after its end: no cache, no padding."""
@@ -129,29 +123,3 @@ def test_a_token_appended_to_all_rows_is_found_again_and_not_computed_twice() ->
         cache.read(grown, np.array([3, 4, 2])), uncached(policy, grown, np.array([3, 4, 2])), atol=1e-5
     )
     assert (cache.prefilled, cache.steps) == (3, 1)
-
-
-def test_the_way_of_reading_is_chosen_by_what_the_model_is() -> None:
-    assert way(gpt2()) == "forward_gpt2"
-    assert way(llama()) == "forward_any"
-    assert way(mistral(32)) == "forward_any"
-    assert way(mistral(31)) is None  # its own cache forgets what left the window
-
-
-def test_modules_put_into_gpt2_are_not_passed_over() -> None:
-    policy = gpt2()
-    block = policy.model.transformer.h[0]
-
-    class Doubled(torch.nn.Module):
-        def __init__(self, inner: Any) -> None:
-            super().__init__()
-            self.inner, self.weight, self.bias = inner, inner.weight, inner.bias
-
-        def forward(self, x: torch.Tensor) -> Any:
-            return 2 * self.inner(x)
-
-    block.mlp.c_fc = Doubled(block.mlp.c_fc)
-    assert way(policy) == "forward_any"
-    hooked = gpt2()
-    hooked.model.transformer.h[1].register_forward_hook(lambda *_: None)
-    assert way(hooked) == "forward_any"

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
 
-from text_gym.errors import ConfigError
+from text_gym.errors import ConfigError, DataError
 from text_gym.report import RunFolder, draw_curves, write_json
 
 ROWS = [
@@ -28,6 +29,56 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
         pass
     with pytest.raises(ConfigError, match="already holds a run"):
         RunFolder(tmp_path, {}, tensorboard=False)
+
+
+def test_a_resumed_run_goes_on_after_the_iterations_that_count(tmp_path: Path) -> None:
+    with RunFolder(tmp_path, {"seed": 0}, tensorboard=False) as run:
+        for row in ROWS:
+            run.log({**row, "odd": math.nan})
+    file = tmp_path / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines) + lines[0][:20])  # the writer died in the middle of a row
+    with RunFolder(tmp_path, {"seed": 0}, tensorboard=False, resume=True) as run:
+        assert [row["iteration"] for row in run.rows] == [1, 2, 3, 4, 5]
+        assert math.isnan(run.rows[0]["odd"])
+        run.rewind(3)
+        assert file.read_text() == "".join(lines[:3])
+        run.log({**ROWS[3], "odd": math.nan})
+        run.sync()
+        run.note("resumed")
+    assert file.read_text() == "".join(lines[:4])
+    assert (tmp_path / "log.txt").read_text().endswith(" resumed\n")
+    file.write_text("nonsense\n")
+    with pytest.raises(DataError, match="not a row of metrics"):
+        RunFolder(tmp_path, {"seed": 0}, tensorboard=False, resume=True)
+    with pytest.raises(ConfigError, match="has seed=0, not 1"):
+        RunFolder(tmp_path, {"seed": 1}, tensorboard=False, resume=True)
+    with pytest.raises(ConfigError, match="holds no run"):
+        RunFolder(tmp_path / "none", {}, tensorboard=False, resume=True)
+
+
+def test_two_runs_cannot_share_a_folder(tmp_path: Path) -> None:
+    with (
+        RunFolder(tmp_path, {}, tensorboard=False),
+        pytest.raises(ConfigError, match=f"in use by process {os.getpid()}"),
+    ):
+        RunFolder(tmp_path, {}, tensorboard=False)
+    assert not (tmp_path / "run.lock").exists()
+
+
+def test_events_of_iterations_done_over_replace_the_old_ones(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for rows, resume, change in ((ROWS, False, 0.0), (ROWS[3:], True, 10.0)):
+        with RunFolder(tmp_path, {}, resume=resume) as run:
+            run.rewind(int(rows[0]["iteration"]) - 1)
+            for row in rows:
+                run.log({**row, "reward": row["reward"] + change})
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(e.step, round(e.value, 3)) for e in events.Scalars("reward")] == [
+        (1, 0.1), (2, 0.2), (3, 0.3), (4, 10.4), (5, 10.5),
+    ]  # fmt: skip
 
 
 def test_tensorboard_events_hold_the_logged_scalars(tmp_path: Path) -> None:

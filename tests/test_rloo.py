@@ -24,7 +24,7 @@ from tiny_world import (
 from torch import Tensor
 
 from text_gym import TextVectorEnv, load_task
-from text_gym.agents import RLOO, Metrics, RLOOConfig, leave_one_out
+from text_gym.agents import RLOO, Metrics, Part, RLOOConfig, leave_one_out
 from text_gym.errors import ConfigError
 from text_gym.tasks.enumerable import optimal_policy
 
@@ -106,7 +106,7 @@ def test_the_ratio_is_that_of_the_whole_completion() -> None:
     now = said([0.0, 0.0], [0.0, 0.0])._replace(log_probs=doubles([1.3, 1.0], [0.5, 9.0], [0.8, 0.5]).log())
     old = {"log_probs": torch.zeros(3, 2).double(), "reference": torch.zeros(3, 2).double()}
     old["advantages"] = doubles([1, 1], [3, 0], [-1, -1]) * mask
-    loss, metrics = agent.loss(now, old, mask)
+    loss, metrics = agent.loss(now, old, Part.whole(mask))
     # 1.3 is cut at 1.2, paid 1 at both tokens; 0.5 earns 3 · 0.5; 0.4 with a negative advantage is cut at 0.8
     assert float(loss) == pytest.approx(-(2 * 1.2 + 1.5 - 2 * 0.8) / 3)
     assert metrics["clip_fraction"] == 1

@@ -134,6 +134,8 @@ def test_fingerprints_tell_vocabularies_apart() -> None:
         for clone in (copy.deepcopy(tokenizer), pickle.loads(pickle.dumps(tokenizer))):
             assert clone.fingerprint == tokenizer.fingerprint
             assert (clone.eos_ids, clone.pad_id) == (tokenizer.eos_ids, tokenizer.pad_id)
+            if tokenizer is TRAINED:
+                assert clone.encode("<eos>") == tokenizer.encode("<eos>") != [0]  # text, not the end
 
 
 # Tokenizers as people have them: no EOS, no padding, padding that is EOS, several EOS ids

@@ -71,12 +71,13 @@ def gradient_of_update(agent: Agent[Any], batch: Rollout, weights: Tensor | None
     """
     taken: list[list[Tensor]] = []
 
-    def step(loss: Tensor) -> float:
-        parameters = list(agent.policy.model.parameters())
-        taken.append([-g for g in torch.autograd.grad(loss, parameters)])
+    def apply_gradients() -> float:
+        gradients = [p.grad for p in agent.policy.model.parameters()]
+        taken.append([-g for g in gradients if g is not None])
+        assert len(taken[-1]) == len(gradients)
         return 0.0
 
-    vars(agent)["step"] = step
+    vars(agent)["apply_gradients"] = apply_gradients
     if weights is not None:
         assert isinstance(agent, PolicyGradient)
         original = type(agent).estimate

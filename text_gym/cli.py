@@ -67,6 +67,11 @@ class TrainOptions(Data):
             model. The task's own if left out.
         policy: Policy to start from: a folder, or a hub model such as Qwen/Qwen3-0.6B (--model is the
             same). The task's own if left out.
+        lora: Rank of a LoRA adapter to train in place of the policy's weights, e.g. 8; needs much less memory
+            for large models, and the extra `peft`.
+        adapter_only: Save the adapter alone, not merged into the weights.
+        bf16: Make matrix products in bfloat16; weights stay what they are.
+        gradient_checkpointing: Need less memory for a third more work in updates.
         episodes: Episodes per iteration.
         max_tokens: Token limit of an episode; the task's own if left out.
         out: Folder for the results; runs/TASK-ALGORITHM-TIME if left out.
@@ -80,6 +85,10 @@ class TrainOptions(Data):
     algorithm: str = "ppo"
     reward: str | None = None
     policy: str | None = None
+    lora: int | None = None
+    adapter_only: bool = False
+    bf16: bool = False
+    gradient_checkpointing: bool = False
     episodes: int = 64
     max_tokens: int | None = None
     out: str | None = None
@@ -278,6 +287,10 @@ def _train(argv: list[str]) -> int:
         task,
         reward=reward,
         policy=options.policy,
+        lora=options.lora,
+        adapter_only=options.adapter_only,
+        bf16=options.bf16,
+        gradient_checkpointing=options.gradient_checkpointing,
         episodes=options.episodes,
         out=resumed or options.out,
         device=options.device,

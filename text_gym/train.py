@@ -128,6 +128,10 @@ def train(
     *,
     reward: RewardSource | None = None,
     policy: Policy | str | Path | None = None,
+    lora: int | None = None,
+    adapter_only: bool = False,
+    bf16: bool = False,
+    gradient_checkpointing: bool = False,
     episodes: int = 64,
     out: str | Path | None = None,
     device: str = "auto",
@@ -148,6 +152,10 @@ def train(
         reward: What is optimised; the task's gold reward if None.
         policy: Policy, folder or hub model; the task's own if None. Algorithms of
             Stable-Baselines3 start from scratch where there is neither.
+        lora: Rank of a LoRA adapter to train in place of the policy's weights (`agents.LoRAPolicy`).
+        adapter_only: Save the adapter alone, not merged into the weights.
+        bf16: Make matrix products in bfloat16 (`agents.Policy.use_less_memory`).
+        gradient_checkpointing: Need less memory for a third more work in updates (likewise).
         episodes: Episodes per iteration (Stable-Baselines3: see `num_envs` and `n_steps` in its config).
         out: Folder for the results; `runs/<task>-<algorithm>-<time>` if None.
         device: `auto`, `cpu`, `cuda`, …
@@ -171,8 +179,13 @@ def train(
     console = console or Console()
     folder = Path(out) if out else default_folder(task.name, algorithm)
     start = _starting_policy(algorithm, task, policy, device, folder if resume else None)
+    if lora is not None:
+        start = _with_adapter(algorithm, start, lora, not adapter_only, config.seed)
+    if start is not None and (bf16 or gradient_checkpointing):
+        start.use_less_memory(bf16=bf16, gradient_checkpointing=gradient_checkpointing)
     job = Job(algorithm, config, task, reward or task.reward, start, episodes, device, checkpoint_every)
-    settings = job.settings() | ({"options": dict(options)} if options else {})
+    settings = job.settings() | ({} if lora is None else {"lora": lora})
+    settings |= {"options": dict(options)} if options else {}
     learner = (_learn_with_sb3 if algorithm.startswith("sb3.") else _learn)(job)
     with (
         stop_signals() as stop,
@@ -227,6 +240,15 @@ def _starting_policy(
     if policy is None or isinstance(policy, Policy):
         return policy
     return Policy.from_pretrained(policy, device=device)
+
+
+def _with_adapter(algorithm: str, policy: Policy | None, rank: int, merge: bool, seed: int) -> Policy:
+    """A policy that learns in an adapter."""
+    from text_gym.agents import LoRAPolicy
+
+    if policy is None or algorithm.startswith("sb3."):
+        raise ConfigError("algorithms of Stable-Baselines3 train all weights; leave out --lora")
+    return LoRAPolicy(policy, rank, merge=merge, seed=seed)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,157 @@
+"""Micro-batches: a minibatch goes through the model in parts, and its gradient is the sum of theirs.
+
+Rows of similar length go together, so that little of the work is padding; averages are over the whole
+minibatch, so how it is split changes nothing but memory and time. No loss is defined here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from text_gym.errors import ConfigError
+
+IntArray = npt.NDArray[np.int64]
+T = TypeVar("T")
+# What one more pass through the model costs, in tokens.
+OVERHEAD = {"cpu": 96, "cuda": 8192}
+# Of what a pass keeps for its backward pass; one that needs more is split.
+BYTES = {"cpu": 2**28, "cuda": 2**32}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Episodes of a minibatch, and what averages over the whole of it divide by.
+
+    Args:
+        mask: `(b, T)` bool, the tokens of these episodes.
+        tokens: Of the whole minibatch.
+        episodes: Of the whole minibatch.
+    """
+
+    mask: Tensor
+    tokens: int
+    episodes: int
+
+    @classmethod
+    def whole(cls, mask: Tensor) -> Part:
+        """All episodes of a minibatch.
+
+        >>> Part.whole(torch.tensor([[True, True, True], [True, False, False]])).tokens
+        4
+        """
+        return cls(mask, int(mask.sum()), len(mask))
+
+    def of(self, rows: Tensor, width: int) -> Part:
+        """Some rows `(n,)` int64 of it, and their first tokens."""
+        return Part(self.mask[rows, :width], self.tokens, self.episodes)
+
+    def per_token(self, x: Tensor) -> Tensor:
+        """The part's contribution to the mean of `(b, T)` over tokens."""
+        return (x * self.mask).sum() / self.tokens
+
+    def per_episode(self, x: Tensor) -> Tensor:
+        """The part's contribution to the mean over episodes of the sum of `(b, T)` over their tokens.
+
+        It is the average whose gradient is the policy gradient.
+
+        >>> mask = torch.tensor([[True, True, True], [True, False, False]])
+        >>> Part.whole(mask).per_episode(torch.ones(2, 3))
+        tensor(2.)
+        """
+        return (x * self.mask).sum() / self.episodes
+
+
+def micro_batches(
+    lengths: IntArray, most: int | None = None, *, overhead: int = 0, tokens: int | None = None
+) -> list[IntArray]:
+    """The split of rows into parts that makes least work.
+
+    A part is as wide as its longest row; its work is rows times width, and `overhead`.
+
+    Args:
+        lengths: `(n,)` int64, tokens of each row.
+        most: Rows of a part; None means any number.
+        overhead: What one more part costs, in tokens.
+        tokens: Most of a part, padding included, unless it is of a single row.
+
+    Returns:
+        Row indices of each part, shortest rows first.
+
+    >>> [part.tolist() for part in micro_batches(np.array([9, 3, 8, 3]), overhead=4)]
+    [[1, 3], [2, 0]]
+    """
+    order = np.argsort(lengths, kind="stable")
+    work, begins = np.zeros(len(order) + 1), np.zeros(len(order) + 1, np.int64)
+    for end in range(1, len(order) + 1):  # the best split of the `end` shortest rows
+        longest = int(lengths[order[end - 1]])
+        rows = min(end, end if most is None else most, end if tokens is None else max(1, tokens // longest))
+        first = np.arange(end - rows, end)
+        options = work[first] + (end - first) * longest + overhead
+        begins[end] = first[options.argmin()]
+        work[end] = options.min()
+    parts = []
+    end = len(order)
+    while end:
+        parts.append(order[begins[end] : end])
+        end = int(begins[end])
+    return parts[::-1]
+
+
+class Splitter:
+    """Splits batches for a model, finer once an accelerator ran out of memory.
+
+    Args:
+        device: Where the model is.
+        most: Rows at a time; None means as many as are quick and need little memory …
+        token_bytes: … each token needing this much.
+
+    Attributes:
+        most: It is halved when memory runs out.
+    """
+
+    def __init__(self, device: torch.device, most: int | None = None, token_bytes: int = 1) -> None:
+        kind = "cpu" if device.type == "cpu" else "cuda"
+        self.most = most
+        self._device, self._tokens, self._overhead = device, BYTES[kind] // token_bytes, OVERHEAD[kind]
+
+    def run(self, lengths: Tensor, work: Callable[[list[Tensor]], T]) -> T:
+        """Do work on parts of a batch; again, on smaller ones, if memory runs out.
+
+        Args:
+            lengths: `(b,)` int64, tokens of its rows, prompts included.
+            work: Gets the row indices of each part. It is called anew after a failure.
+
+        Raises:
+            ConfigError: A single row is too much.
+        """
+        found = lengths.cpu().numpy()
+        while True:
+            limit = None if self.most is not None else self._tokens
+            parts = micro_batches(found, self.most, overhead=self._overhead, tokens=limit)
+            try:
+                return work([torch.from_numpy(part).to(self._device) for part in parts])
+            except torch.OutOfMemoryError as error:
+                self.most = smaller(max(map(len, parts)), int(found.max()), error)
+            if self._device.type == "cuda":  # not before the error and all that its frames hold are gone
+                torch.cuda.empty_cache()
+
+
+def smaller(rows: int, tokens: int, error: torch.OutOfMemoryError) -> int:
+    """Half as many rows as were too many.
+
+    Raises:
+        ConfigError: It was one row.
+    """
+    if rows > 1:
+        return rows // 2
+    raise ConfigError(
+        f"there is not enough memory for a single text of {tokens} tokens; allow fewer tokens, or take a "
+        f"smaller model or gradient checkpointing ({str(error).splitlines()[0]})"
+    ) from error

@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rlhf_world
+from rlhf_world import GOLD, QUALITY, config, policy, result, run, task
+
+from text_gym import sealed
+from text_gym.errors import ConfigError, DataError, RaterLeftError
+from text_gym.reward_models import LabelStore
+from text_gym.rlhf import NoGold, rlhf
+from text_gym.rlhf_people import simulated_people
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rlhf") / "run"
+    run(folder)
+    return folder
+
+
+def test_the_folder_holds_what_it_should(done: Path) -> None:
+    rows = [json.loads(line) for line in (done / "rounds.jsonl").read_text().splitlines()]
+    assert [row["round"] for row in rows] == [1, 2]
+    for row in rows:
+        assert row["labels"] == 24
+        low, high = row["gold"]["ci95"]
+        assert low <= row["gold"]["mean"] <= high
+        assert {"proxy", "kl_nats", "alpha"} <= set(row)
+        folder = done / f"round-{row['round']}"
+        assert (folder / "reward_model" / "reward_model.json").is_file()
+        assert (folder / "policy" / "model.safetensors").is_file()
+        assert not (folder / "training" / "checkpoints").exists()
+    assert rows[1]["gold_before"] == rows[0]["gold"]
+    assert "<!doctype html>" in (done / "report.html").read_text()
+    with LabelStore(done / "labels.db", create=False) as store:
+        assert len(list(store.labels())) == 48
+        assert {x.policy for x in store.labels()} == {"round 0", "round 1"}
+        store.verify()
+
+
+def test_it_learns_what_the_raters_like(tmp_path: Path) -> None:
+    rows = run(tmp_path / "run", rounds=1, labels_per_round=80, iterations=25, kl_coef=0.0)
+    assert rows[0]["gold"]["mean"] > rows[0]["gold_before"]["mean"] + 0.3
+    assert rows[0]["proxy"] > rows[0]["proxy_before"]
+    assert rows[0]["kl_nats"] > 0.5
+    assert rows[0]["proxy_gold"] is None or rows[0]["proxy_gold"] > 0.5
+
+
+def test_two_raters_answer_the_shared_questions(done: Path) -> None:
+    chosen = json.loads((done / "round-1" / "questions.json").read_text())
+    assert (len(chosen["about"]), chosen["shared"]) == (20, 4)
+    with LabelStore(done / "labels.db", create=False) as store:
+        raters: dict[str, list[str]] = {}
+        for label in store.labels():
+            if label.policy == "round 0":
+                raters.setdefault(label.item, []).append(label.rater)
+    assert sorted(map(len, raters.values())) == [1] * 16 + [2] * 4
+
+
+def test_the_same_call_again_changes_nothing(done: Path) -> None:
+    before = result(done)
+    assert [row["round"] for row in run(done)] == [1, 2]
+    assert result(done) == before
+
+
+def test_the_same_answers_give_the_same_bits(done: Path, tmp_path: Path) -> None:
+    run(tmp_path / "other")
+    assert result(tmp_path / "other") == result(done)
+
+
+def test_more_rounds_may_be_asked_for_later(done: Path, tmp_path: Path) -> None:
+    run(tmp_path / "one", rounds=1)
+    run(tmp_path / "one", rounds=2)
+    assert result(tmp_path / "one") == result(done)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_stopped_at_any_step_it_goes_on_to_the_same_end(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Ends the run before and after each of its files appears, until nothing is left to do."""
+    folder = tmp_path / "run"
+    stopped = Stopper(moment)
+    monkeypatch.setattr(Path, "replace", stopped.wrap(Path.replace))
+    monkeypatch.setattr(Path, "rename", stopped.wrap(Path.rename))
+    for attempt in range(200):
+        stopped.left = 2 if attempt % 2 else 1  # so that some attempts get a step further
+        try:
+            run(folder)
+            break
+        except KeyboardInterrupt:
+            continue
+    else:
+        pytest.fail("it never ended")
+    monkeypatch.undo()
+    assert attempt > 20
+    assert result(folder) == result(done)
+
+
+class Stopper:
+    """Interrupts the n-th time that a file or folder is put in its place; a place is used up only once."""
+
+    def __init__(self, moment: str) -> None:
+        self.moment, self.left = moment, 1
+        self.seen: set[str] = set()
+
+    def wrap(self, move: Callable[..., Path]) -> Callable[..., Path]:
+        def moved(source: Path, target: str | Path) -> Path:
+            new = str(target) not in self.seen
+            self.left -= new
+            if new and self.left == 0:
+                self.seen.add(str(target))
+                if self.moment == "after":
+                    move(source, target)
+                raise KeyboardInterrupt
+            return move(source, target)
+
+        return moved
+
+
+def test_killed_it_goes_on_to_the_same_end(done: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    program = [sys.executable, str(ROOT / "tests" / "rlhf_world.py"), str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for awaited in ("round-1/opinions.jsonl", "round-2/reward_model"):
+        process = subprocess.Popen(program, env=environment)
+        deadline = time.monotonic() + 120
+        while not (folder / awaited).exists() and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    run(folder)
+    assert result(folder) == result(done)
+
+
+def test_people_who_leave_find_their_place(done: Path, tmp_path: Path) -> None:
+    calls: list[str] = []
+
+    def people(store: LabelStore, first: Any) -> Any:
+        inner = simulated_people(GOLD, QUALITY)(store, first)
+        return Leaving(inner, calls)
+
+    for expected in (1, 2):  # they leave in each round once
+        with pytest.raises(RaterLeftError):
+            run(tmp_path / "run", people)
+        assert len(calls) == expected
+    run(tmp_path / "run", people)
+    assert result(tmp_path / "run") == result(done)
+
+
+class Leaving:
+    """People who leave at the first question of each round, once."""
+
+    def __init__(self, inner: Any, calls: list[str]) -> None:
+        self.inner, self.calls = inner, calls
+
+    def __enter__(self) -> Any:
+        asking = self.inner.__enter__()
+
+        def answers(episodes: Any) -> Any:
+            ask = asking(episodes)
+
+            def one_then_leave(among: list[str]) -> None:
+                if len(among) == 16:  # all questions for one rater: none is answered yet
+                    ask(among[:3])
+                    self.calls.append(among[0])
+                    raise RaterLeftError("tea")
+                ask(among)
+
+            return one_then_leave
+
+        return answers
+
+    def __exit__(self, *error: Any) -> None:
+        self.inner.__exit__(*error)
+
+
+@pytest.mark.parametrize("choose", ["disagreement", "top-against-random"])
+def test_pairs_and_active_choice(tmp_path: Path, choose: str) -> None:
+    rows = run(tmp_path / "run", questions="pairs", choose=choose, labels_per_round=12, overlap=None)
+    assert [row["labels"] for row in rows] == [12, 12]
+    with LabelStore(tmp_path / "run" / "labels.db", create=False) as store:
+        assert {label.kind for label in store.labels()} == {"comparison"}
+    about = json.loads((tmp_path / "run" / "round-2" / "questions.json").read_text())["about"]
+    assert all(a != b for a, b in about)
+
+
+def test_without_gold(tmp_path: Path) -> None:
+    blind = dataclasses.replace(task(), reward=NoGold())
+    people = simulated_people(GOLD, QUALITY)
+    rows = rlhf(
+        blind,
+        config(rounds=1, iterations=1),
+        people,
+        tmp_path / "run",
+        policy=policy(),
+        criteria=QUALITY,
+        device="cpu",
+    )
+    assert np.isnan(rows[0]["gold"]["mean"])
+    assert json.loads((tmp_path / "run" / "rounds.jsonl").read_text())["gold"]["mean"] is None
+    assert "gold, now" not in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_refusals(done: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="labels_per_round"):
+        run(done, labels_per_round=25)
+    with pytest.raises(ConfigError, match="ships no policy"):
+        rlhf(task(), config(), simulated_people(GOLD, QUALITY), tmp_path / "none")
+    with pytest.raises(ConfigError, match="gold"):
+        simulated_people(NoGold(), QUALITY)
+
+
+def test_when_everything_is_skipped(tmp_path: Path) -> None:
+    class Skipping:
+        def __init__(self, store: LabelStore, first: Any) -> None:
+            self.store = store
+
+        def __enter__(self) -> Any:
+            def ask(among: list[str]) -> None:
+                for item in among:
+                    self.store.skip(item, "ann")
+
+            return lambda episodes: ask
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+    with pytest.raises(DataError, match="no opinions"):
+        run(tmp_path / "run", Skipping, overlap=None)
+
+
+def test_the_world_is_the_one_that_is_killed() -> None:
+    assert rlhf_world.config() == config()
+    assert sealed.MANIFEST == "manifest.json"

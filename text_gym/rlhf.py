@@ -1,0 +1,332 @@
+"""Reinforcement learning from human feedback, the whole cycle: write, ask, learn from answers, improve.
+
+Everything is a file in one folder, and each step's files appear at once: whoever was stopped, however that
+came, goes on by the same call and ends with the same result. Who answers is decided in `rlhf_people`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from rich.console import Console
+
+from .console import Notes, progress
+from .episode import Episode, Prompt
+from .errors import ConfigError
+from .locking import FolderLock
+from .report import RunFolder, check_settings, write_json
+from .reward import FloatArray, Rewards, RewardSource
+from .rlhf_config import RLHFConfig
+from .rlhf_folder import RLHFFolder, is_sealed
+from .rlhf_measures import EVALUATION, TEXTS, measure_round, measure_start, write_rows
+from .rlhf_report import write_report
+from .sealed import write_atomic, write_sealed
+from .task import Task
+from .vector import TextVectorEnv
+
+if TYPE_CHECKING:
+    from text_gym.agents import Policy
+    from text_gym.reward_models import (
+        Ensemble,
+        LabelCriterion,
+        LabelStore,
+        PreferencePair,
+        Rating,
+        RewardModel,
+    )
+
+Asker: TypeAlias = "Callable[[Sequence[str]], None]"
+# Gets the store and texts of the first policy; as a context, gives what brings questions about given texts to
+# people.
+People: TypeAlias = (
+    "Callable[[LabelStore, Sequence[Episode]], AbstractContextManager[Callable[[Sequence[Episode]], Asker]]]"
+)
+STORE = "labels.db"
+_ROWS = 64  # episodes played side by side
+
+
+class NoGold(RewardSource):
+    """Stands for the gold reward where nobody knows one: it has no opinion on any text."""
+
+    name = "unknown"
+    abstains = True
+
+    def score(self, episodes: Sequence[Episode]) -> Rewards:
+        """No opinions."""
+        return Rewards(np.zeros(len(episodes)), abstained=np.ones(len(episodes), dtype=np.bool_))
+
+
+def rlhf(
+    task: Task,
+    config: RLHFConfig,
+    people: People,
+    out: str | Path,
+    *,
+    policy: Policy | str | Path | None = None,
+    criteria: Sequence[LabelCriterion] | None = None,
+    device: str = "auto",
+    console: Console | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Run the cycle, or go on with the one in a folder.
+
+    Args:
+        task: Prompts, held-out prompts, and the gold reward to judge by; `NoGold` where there is none.
+        config: The settings.
+        people: Who is asked; see `rlhf_people`.
+        out: Folder for `report.html`, `labels.db`, `rounds.jsonl`; of each round `reward_model` and `policy`.
+        policy: Policy, folder or hub model to start from; the task's own if None.
+        criteria: What texts are rated for; accuracy, clarity and persuasiveness if None.
+        device: `auto`, `cpu`, `cuda`, …
+        console: Where to print.
+        options: More to keep in `config.json`; a run can be resumed only with the same.
+
+    Returns:
+        The rows of `rounds.jsonl`.
+
+    Raises:
+        ConfigError: There is no policy to start from, or `out` holds a run with other settings, or is in use.
+        RaterLeftError: The people left before a round's questions were answered; their answers are saved.
+    """
+    from text_gym.reward_models import LabelStore
+
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(folder)
+    try:
+        settings = {"task": task.name, **dataclasses.asdict(config), **(options or {})}
+        del settings["rounds"]
+        if (folder / "config.json").exists():
+            check_settings(folder, settings)
+        else:
+            write_json(folder / "config.json", settings)
+        console = console or Console(highlight=False)
+        with LabelStore(folder / STORE) as store, Notes(console, lambda message: None):
+            cycle = Cycle(task, config, folder, store, criteria, device)
+            cycle.console = console
+            return cycle.run(people, policy)
+    finally:
+        lock.release()
+
+
+class Cycle(RLHFFolder):
+    """The steps of one run; each does nothing where its files are there already. Made by `rlhf`."""
+
+    console = Console(highlight=False)
+
+    def run(self, people: People, policy: Policy | str | Path | None) -> list[dict[str, Any]]:
+        """All rounds that are not done yet; the rows of all."""
+        self.start(policy)
+        todo = [n for n in self.numbers() if not (self.at(n) / EVALUATION).exists()]
+        if todo:
+            with people(self.store, self.texts(self.at(0) / TEXTS)) as asking:
+                for number in todo:
+                    self.round(number, asking)
+        rows = write_rows(self.folder, self.config.rounds)
+        write_report(self.folder, self.config.rounds)
+        return rows
+
+    def round(self, number: int, asking: Callable[[Sequence[Episode]], Asker]) -> None:
+        """One round."""
+        self.say(f"round {number} of {self.config.rounds}: {self.config.labels_per_round} labels")
+        pool = self.write(number)
+        chosen = self.choose(number, pool)
+        opinions = self.ask(number, pool, chosen, asking(pool))
+        reward = self.fit(number)
+        self.improve(number, reward)
+        row = measure_round(self, number, reward, opinions)
+        gold = row["gold"]["mean"]
+        shown = "" if gold != gold else f"gold {row['gold_before']['mean']:.3f} → {gold:.3f}, "
+        self.say(
+            f"round {number}: {shown}proxy {row['proxy_before']:.3f} → {row['proxy']:.3f}, "
+            f"KL {row['kl_nats']:.1f} nats, {row['words']:.0f} words"
+        )
+        write_rows(self.folder, number)
+        write_report(self.folder, number)
+
+    # The steps
+
+    def start(self, policy: Policy | str | Path | None) -> None:
+        """Keep the first policy, and how good it is."""
+        from text_gym.agents import Policy
+
+        if not is_sealed(self.at(0) / "policy"):
+            policy = policy or self.task.policy
+            if policy is None:
+                raise ConfigError(
+                    f"task {self.task.name!r} ships no policy; pass --policy FOLDER "
+                    "(make one with `text-gym sft`)"
+                )
+            if not isinstance(policy, Policy):
+                policy = Policy.from_pretrained(policy, device=self.device)
+            self.at(0).mkdir(exist_ok=True)
+            write_sealed(self.at(0) / "policy", policy.save)
+        if not (self.at(0) / EVALUATION).exists():
+            measure_start(self)
+
+    def write(self, number: int) -> list[Episode]:
+        """Texts of the policy as it is now, of which some will be asked about."""
+        file = self.at(number) / "candidates.jsonl"
+        if not file.exists():
+            self.at(number).mkdir(exist_ok=True)
+            self.save_texts(file, self.sample(number))
+        return self.texts(file)
+
+    def sample(self, number: int) -> list[Episode]:
+        """Let the policy write `candidates` texts for each question, or as many as random choice needs."""
+        from text_gym.agents import rollout
+        from text_gym.reward_models import split_budget
+
+        config, policy = self.config, self.policy(number - 1)
+        questions, _ = split_budget(config.labels_per_round, config.overlap or 0.0)
+        each = config.least_candidates if config.choose == "random" else config.candidates
+        env = TextVectorEnv(
+            **self.task.env_kwargs(reward=NoGold()),
+            num_envs=_ROWS,
+            numbering="global",
+            group_size=each,
+            context=policy.context,
+        )
+        episodes: list[Episode] = []
+        asked = set(self.asked(number))
+        fresh: set[tuple[str, str]] = set()
+        while len(fresh) < questions * each and len(episodes) < questions * config.candidates:
+            index = len(episodes) + np.arange(_ROWS)
+            episodes += rollout(policy, env, index, seed=config.stream(number, "texts")).episodes
+            fresh = {(e.prompt.text, e.completion) for e in episodes} - asked
+        return episodes
+
+    def choose(self, number: int, pool: Sequence[Episode]) -> dict[str, Any]:
+        """What to ask: numbers of texts, or of pairs, and how many of the first get two raters."""
+        from text_gym.reward_models import Pool, choose_pairs, choose_texts, member_scores, split_budget
+
+        file = self.at(number) / "questions.json"
+        if not file.exists():
+            config = self.config
+            scores: FloatArray | None = None
+            if config.choose != "random" and number > 1:
+                scores = member_scores(self.reward(number - 1), pool)
+            known = Pool(pool, scores, frozenset(self.asked(number)))
+            count, shared = split_budget(config.labels_per_round, config.overlap or 0.0)
+            choosing = choose_pairs if config.questions == "pairs" else choose_texts
+            chosen = choosing(known, count, config.choose, config.stream(number, "choice"))
+            write_json(file, {"about": chosen, "shared": min(shared, len(chosen))})
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+
+    def ask(
+        self, number: int, pool: Sequence[Episode], chosen: Mapping[str, Any], ask: Asker
+    ) -> list[Rating] | list[PreferencePair]:
+        """Bring the questions to people; blocks until they are answered. Answers are kept as opinions."""
+        from text_gym.reward_models import HumanRater, collect_pairs, collect_ratings, write_opinions
+
+        file = self.at(number) / "opinions.jsonl"
+        if not file.exists():
+            bare = [_without_columns(e) for e in pool]
+            found: list[Any] = []
+            about, shared = chosen["about"], chosen["shared"]
+            for part, overlap in ((about[:shared], 2), (about[shared:], 1)):
+                rater = HumanRater(
+                    self.store, ask, criteria=self.scales, overlap=overlap, policy=f"round {number - 1}"
+                )
+                if self.config.questions == "pairs":
+                    left, right = ([bare[pair[side]] for pair in part] for side in (0, 1))
+                    found += collect_pairs(rater, left, right)
+                else:
+                    found += collect_ratings(rater, [bare[i] for i in part])
+            partial = file.with_suffix(".partial.jsonl")
+            write_opinions(partial, found)
+            write_atomic(file, partial.read_text(encoding="utf-8"))
+            partial.unlink()
+        return self.opinions(number)
+
+    def fit(self, number: int) -> Ensemble:
+        """The reward model that follows from all opinions so far."""
+        folder = self.at(number) / "reward_model"
+        if not is_sealed(folder):
+            opinions = [o for n in range(1, number + 1) for o in self.opinions(n)]
+            self.say(f"round {number}: learning what was liked, from {len(opinions)} opinions")
+            write_sealed(folder, fit_reward(self, opinions).save)
+        return self.reward(number)
+
+    def improve(self, number: int, reward: RewardSource) -> None:
+        """PPO against the reward model, with the KL to the first policy as a cost."""
+        from text_gym.agents import PPO, Checkpoints
+
+        if is_sealed(self.at(number) / "policy"):
+            return
+        folder, policy = self.at(number) / "training", self.policy(number - 1)
+        env = TextVectorEnv(
+            **self.task.env_kwargs(reward=reward),
+            num_envs=self.config.episodes,
+            numbering="global",
+            context=policy.context,
+        )
+        agent = PPO(policy, env, self.config.ppo(number), self.policy(0).frozen())
+        checkpoints = Checkpoints(folder / "checkpoints", keep=1)
+        resume = (folder / "metrics.jsonl").exists()
+        with (
+            RunFolder(folder, {"round": number}, tensorboard=False, resume=resume) as run,
+            progress(self.console, self.config.iterations) as show,
+        ):
+            checkpoints.load(agent)
+            run.rewind(agent.iteration)
+
+            def after_iteration(_: Any, metrics: dict[str, float]) -> None:
+                run.log(metrics)
+                show(metrics)
+                if agent.iteration % 10 == 0:
+                    run.sync()
+                    checkpoints.save(agent)
+
+            agent.learn(callback=after_iteration)
+        write_sealed(self.at(number) / "policy", agent.policy.save)
+        shutil.rmtree(checkpoints.folder, ignore_errors=True)
+
+    def say(self, message: str) -> None:
+        """Tell how far it is."""
+        self.console.print(message, highlight=False, markup=False)
+
+
+def fit_reward(run: RLHFFolder, opinions: Sequence[Any]) -> Ensemble:
+    """An ensemble that learnt from opinions; the same opinions give the same bits."""
+    from text_gym.reward_models import NgramConfig, NgramModel, bagged
+
+    config = run.config
+    pairs = config.questions == "pairs"
+    criteria = ("reward",) if pairs else tuple(c.name for c in run.scales)
+    start = run.texts(run.at(0) / TEXTS) if pairs else []
+
+    def member(own: list[Any], number: int) -> RewardSource:
+        model: NgramModel | RewardModel
+        if config.model == "ngrams":
+            model = NgramModel.fit(own, criteria, NgramConfig(seed=number))
+        else:
+            model = _transformer(run, own, criteria, number)
+        if pairs:  # a difference of rewards says nothing of their level, and its unit is the raters' noise
+            model.normalise(start)
+        return model
+
+    return bagged(member, list(opinions), members=config.members, k=config.pessimism, seed=config.seed)
+
+
+def _transformer(run: RLHFFolder, opinions: list[Any], criteria: Sequence[str], seed: int) -> RewardModel:
+    """A reward model on the trunk of the first policy."""
+    from text_gym.reward_models import RewardModel, RewardTrainer, RewardTrainingConfig
+
+    model = RewardModel.from_backbone(run.at(0) / "policy", criteria, seed=seed, device=run.device)
+    RewardTrainer(model, opinions, RewardTrainingConfig(epochs=12, patience=3, seed=seed)).learn()
+    return model
+
+
+def _without_columns(episode: Episode) -> Episode:
+    """What a rater sees: columns of the prompt could share a name with a criterion."""
+    bare = dataclasses.replace(episode, prompt=Prompt(episode.prompt.text, {}, episode.prompt.id))
+    bare.__dict__["completion"] = episode.completion
+    return bare

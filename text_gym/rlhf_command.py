@@ -1,0 +1,146 @@
+"""The command `text-gym rlhf`: its options, and the task, criteria and people that they name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+from rich.text import Text
+
+from .display import harmless
+from .errors import ConfigError, RaterLeftError
+from .options import parse
+from .report import default_folder
+from .rlhf import rlhf
+from .rlhf_config import RLHFConfig
+from .rlhf_people import Bias, people_at_page, person_at_console, simulated_people
+from .task import Task
+from .train import Data, resolve_task
+
+if TYPE_CHECKING:
+    from text_gym.reward_models import LabelCriterion
+
+    from .rlhf import People
+
+_NO_GOLD = "text_gym.rlhf:NoGold"
+
+
+@dataclass(frozen=True)
+class RLHFOptions(Data):
+    """Reinforcement learning from human feedback: ask people, learn what they like, improve; and again.
+
+    The same command goes on where it was stopped, whenever that was, if --out is given.
+
+    Args:
+        task: Task to learn, where no data is given.
+        policy: Policy to start from: a folder or a hub model; the task's own if left out.
+        gold: Reward to judge the rounds by, and the simulated raters' taste; the task's own if left out,
+            none for data.
+        rater: Who answers: simulated raters, a person at this terminal, or people at a page.
+        criteria: What texts are rated for; accuracy, clarity and persuasiveness if left out.
+        bias: The simulated raters' vice.
+        noise: Standard deviation of the noise of their marks, on a scale from 0 to 1.
+        name: Your name in the labels, at this terminal; that of your account if left out.
+        port: Of the page; 0 takes any that is free.
+        max_tokens: Token limit of an episode; the task's own if left out.
+        out: Folder for report, labels, reward models and policies; runs/TASK-rlhf-TIME if left out.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+
+    task: str = "products"
+    policy: str | None = None
+    gold: str | None = None
+    rater: Literal["simulated", "console", "web"] = "simulated"
+    criteria: tuple[str, ...] = ()
+    bias: Bias = "none"
+    noise: float = 0.1
+    name: str | None = None
+    port: int = 8765
+    max_tokens: int | None = None
+    out: str | None = None
+    device: str = "auto"
+
+
+# What may be another when a run goes on: it changes nothing in it.
+_FREE = ("out", "name", "port", "device")
+
+
+def command(argv: list[str]) -> int:
+    """`text-gym rlhf`; exit status 130 where the people left before the end."""
+    options, config = parse("rlhf", argv, RLHFOptions, RLHFConfig)
+    if config.overlap is None and options.rater == "simulated":
+        config = dataclasses.replace(config, overlap=0.1)
+    task = _task(options)
+    criteria = _criteria(options, task)
+    out = options.out or str(default_folder(task.name, "rlhf"))
+    console = Console(highlight=False)
+    kept = {k: v for k, v in dataclasses.asdict(options).items() if k not in _FREE}
+    try:
+        rows = rlhf(
+            task,
+            config,
+            _people(options, task, criteria, config.seed),
+            out,
+            policy=options.policy,
+            criteria=criteria,
+            device=options.device,
+            console=console,
+            options=kept,
+        )
+    except RaterLeftError as error:
+        console.print(Text(f"\n{error}. To go on, give the same command with --out {harmless(out)}"))
+        return 130
+    show_rounds(rows, console)
+    console.print(Text(f"report: {harmless(out)}/report.html"))
+    return 0
+
+
+def show_rounds(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    """Print a line a round."""
+    from rich.table import Table
+
+    table = Table("round", "labels", "gold", "proxy", "KL, nats", "alpha", "words", title_justify="left")
+    for row in rows:
+        low, high = row["gold"]["ci95"]
+        gold = "" if low != low else f"{row['gold']['mean']:.3f} [{low:.3f}, {high:.3f}]"
+        alpha = "" if row["alpha"] is None else f"{row['alpha']:.2f}"
+        numbers = (f"{row['proxy']:.3f}", f"{row['kl_nats']:.1f}", alpha, f"{row['words']:.0f}")
+        table.add_row(str(row["round"]), str(row["labels"]), Text(gold), *numbers)
+    console.print(table)
+
+
+def _task(options: RLHFOptions) -> Task:
+    """The task, its reward being the gold one."""
+    spec = options.gold if options.data is None else (options.gold or _NO_GOLD)
+    task, gold = resolve_task(options.task, options, spec, options.policy, options.max_tokens)
+    return dataclasses.replace(task, reward=gold)
+
+
+def _criteria(options: RLHFOptions, task: Task) -> tuple[LabelCriterion, ...]:
+    """What is asked for. Simulated raters can mark the parts of a gold reward, or all of it."""
+    from text_gym.reward_models import CRITERIA, LabelCriterion
+
+    known = {c.name: c for c in CRITERIA}
+    chosen = tuple(known.get(name, LabelCriterion(name)) for name in options.criteria) or CRITERIA
+    if options.rater != "simulated" or task.reward.abstains:
+        return chosen
+    from .episode import Episode
+
+    terms = task.reward([Episode.of(task.prompts[0], "", task.tokenizer)]).terms
+    missing = [c.name for c in chosen if c.name not in terms]
+    if not missing or len(options.criteria) == 1:
+        return chosen
+    if options.criteria:
+        raise ConfigError(f"the gold reward has no term {missing[0]!r}; it has {', '.join(terms) or 'none'}")
+    return (LabelCriterion("quality", "How good is the text, all in all?"),)
+
+
+def _people(options: RLHFOptions, task: Task, criteria: Sequence[LabelCriterion], seed: int) -> People:
+    if options.rater == "console":
+        return person_at_console(options.name)
+    if options.rater == "web":
+        return people_at_page(options.port)
+    return simulated_people(task.reward, criteria, bias=options.bias, noise=options.noise, seed=seed)

@@ -1,0 +1,221 @@
+"""What is measured in each round of `rlhf`: gold, proxy, KL, agreement, length, and what the reward pays for.
+
+Rows are plain data and hold no times of day: the same answers give the same rows. Nothing is learnt here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .episode import Episode
+from .report import write_json
+from .reward import FloatArray, RewardSource
+from .sealed import write_atomic
+from .vector import TextVectorEnv
+
+if TYPE_CHECKING:
+    from text_gym.agents import Report
+
+    from .rlhf_folder import RLHFFolder
+
+TEXTS, EVALUATION, ROUNDS = "texts.jsonl", "evaluation.json", "rounds.jsonl"
+_EDITED = 64  # texts that the audit edits
+_SHOWN = 8  # samples in the report
+
+
+def measure_start(run: RLHFFolder) -> None:
+    """The first policy on the held-out prompts: its texts and how good they are."""
+    report = _play(run, 0)
+    run.save_texts(run.at(0) / TEXTS, report.episodes, report.rewards.tolist())
+    known = {"gold": _plain(report.gold), "words": float(words(report.episodes).mean())}
+    write_json(run.at(0) / EVALUATION, {"row": known, "points": _points(report, None)})
+
+
+def measure_round(
+    run: RLHFFolder, number: int, reward: RewardSource, opinions: Sequence[Any]
+) -> dict[str, Any]:
+    """Measure a finished round and write its `evaluation.json`, the last of its files; its row."""
+    report = _play(run, number)
+    run.save_texts(run.at(number) / TEXTS, report.episodes, report.rewards.tolist())
+    before = run.texts(run.at(number - 1) / TEXTS)
+    last = json.loads((run.at(number - 1) / EVALUATION).read_text(encoding="utf-8"))["row"]
+    proxy = reward(report.episodes)
+    length = words(report.episodes)
+    raters = _raters(run, number)
+    audit = _audit(run, number, reward, report.episodes)
+    row = {
+        "round": number,
+        "labels": raters["labels"],
+        "opinions": len(opinions),
+        "gold_before": last["gold"],
+        "gold": _plain(report.gold),
+        "criteria": {name: _plain(measure) for name, measure in report.terms.items()},
+        "proxy_before": float(reward(before).totals.mean()),
+        "proxy": float(proxy.totals.mean()),
+        "disagreement": float(proxy.terms["std"].mean()),
+        "kl_nats": report.kl.mean,
+        "alpha": raters["alpha"],
+        "alphas": raters["alphas"],
+        "new_labels": _rank(*_predicted(run, number, opinions)),
+        "proxy_gold": _rank(proxy.totals, report.rewards),
+        "proxy_length": _rank(proxy.totals, length),
+        "gold_length": _rank(report.rewards, length),
+        "words_before": last["words"],
+        "words": float(length.mean()),
+        "biases": [f["bias"] for f in audit["findings"]],
+    }
+    evaluation = {
+        "row": row,
+        "points": _points(report, proxy.totals),
+        "samples": _samples(report.episodes[:_SHOWN], proxy.totals, report.rewards),
+        "raters": raters["profiles"],
+        "audit": audit,
+    }
+    write_json(run.at(number) / EVALUATION, evaluation)
+    return row
+
+
+def write_rows(folder: Path, rounds: int) -> list[dict[str, Any]]:
+    """Write `rounds.jsonl`: the rows of the first rounds, each in a line; returns them."""
+    rows = []
+    for number in range(1, rounds + 1):
+        text = (folder / f"round-{number}" / EVALUATION).read_text(encoding="utf-8")
+        rows.append(json.loads(text)["row"])
+    write_atomic(folder / ROUNDS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return [_with_nan(row) for row in rows]
+
+
+def words(episodes: Sequence[Episode]) -> FloatArray:
+    """`(n,)` words of each completion, as white space parts them."""
+    return np.array([len(e.completion.split()) for e in episodes], dtype=np.float64)
+
+
+def _play(run: RLHFFolder, number: int) -> Report:
+    """The policy after a round on the held-out prompts, with the KL to the first one."""
+    from text_gym.agents import evaluate
+
+    env = TextVectorEnv(**run.task.env_kwargs(prompts=run.task.held_out), shuffle=False)
+    return evaluate(run.policy(number), env, reference=run.policy(0), seed=run.config.seed)
+
+
+def _raters(run: RLHFFolder, number: int) -> dict[str, Any]:
+    """Number of answers, agreement by criterion and its mean, and a profile of each rater."""
+    from text_gym.reward_models import Question, measure_agreement
+
+    pool = run.texts(run.at(number) / "candidates.jsonl")
+    about = json.loads((run.at(number) / "questions.json").read_text(encoding="utf-8"))["about"]
+    if run.config.questions == "pairs":
+        asked = [
+            Question.comparison(pool[a].prompt.text, pool[a].completion, pool[b].completion) for a, b in about
+        ]
+    else:
+        asked = [Question.rating(pool[i].prompt.text, pool[i].completion, run.scales) for i in about]
+    standing = run.store.standing([q.id for q in asked])
+    labels = [label for q in asked for label in standing.get(q.id, ()) if label.answered]
+    result: dict[str, Any] = {"labels": len(labels), "alpha": None, "alphas": {}, "profiles": []}
+    if find_spec("krippendorff") is None:
+        return result
+    found = measure_agreement(labels)
+    alphas = {name.partition("/")[2]: alpha for name, alpha in found.alpha.items()}
+    known = [a for a in alphas.values() if not math.isnan(a)]
+    profiles = [
+        {"rater": p.rater, "answers": p.answers, "mean": p.mean, "length": p.length, "longer": p.longer}
+        | {"agreement": p.agreement, "warnings": p.warnings}
+        for p in found.raters
+    ]
+    return result | {
+        "alpha": float(np.mean(known)) if known else None,
+        "alphas": alphas,
+        "profiles": profiles,
+    }
+
+
+def _predicted(run: RLHFFolder, number: int, opinions: Sequence[Any]) -> tuple[FloatArray, FloatArray]:
+    """What the round's people said, and what the reward model that had not heard it would have said."""
+    if number == 1 or not opinions:
+        return np.zeros(0), np.zeros(0)
+    pool = run.texts(run.at(number) / "candidates.jsonl")
+    episodes = {(e.prompt.text, e.completion): e for e in pool}
+    reward = run.reward(number - 1)
+    if run.config.questions == "ratings":
+        own = [episodes[o.prompt.text, o.completion] for o in opinions]
+        marks = [float(np.mean(list(o.values.values()))) for o in opinions]
+        return reward(own).totals, np.array(marks)
+    clear = [o for o in opinions if not o.tie]
+    if not clear:
+        return np.zeros(0), np.zeros(0)
+    sides = [
+        reward([episodes[o.prompt.text, t] for o, t in zip(clear, texts, strict=True)]).totals
+        for texts in ([o.chosen for o in clear], [o.rejected for o in clear])
+    ]
+    ahead = np.concatenate([sides[0] - sides[1], sides[1] - sides[0]])
+    return ahead, np.repeat([1.0, 0.0], len(clear))
+
+
+def _audit(run: RLHFFolder, number: int, reward: RewardSource, episodes: Sequence[Episode]) -> dict[str, Any]:
+    """What the reward pays for on the texts of the round, beside gold where there is one."""
+    from text_gym.reward_models import AuditConfig, audit_reward
+
+    texts = [*run.texts(run.at(number) / "candidates.jsonl"), *episodes]
+    gold = None if run.task.reward.abstains else run.task.reward
+    if len({e.completion for e in texts}) < _EDITED:  # too few to say anything
+        return {"findings": [], "surfaces": []}
+    config = AuditConfig(count=4 * _EDITED, edited=_EDITED, explained=0, seed=run.config.seed)
+    found = audit_reward(reward, texts, gold, config, explain=False)
+    surfaces = [
+        {
+            "name": s.name,
+            "edit": s.edit,
+            "effect": s.effect.summary(),
+            "gold": None if s.gold is None else s.gold.summary(),
+            "partial": None if s.partial is None else s.partial.summary(),
+        }
+        for s in found.surfaces
+    ]
+    return {"findings": [{"bias": f.bias, "statement": f.statement} for f in found.findings]} | {
+        "surfaces": surfaces
+    }
+
+
+def _points(report: Report, proxy: FloatArray | None) -> dict[str, list[float] | None]:
+    """A dot a text, for figures."""
+    return {
+        "words": words(report.episodes).tolist(),
+        "gold": report.rewards.tolist(),
+        "proxy": None if proxy is None else proxy.tolist(),
+    }
+
+
+def _samples(episodes: Sequence[Episode], proxy: FloatArray, gold: FloatArray) -> list[dict[str, Any]]:
+    return [
+        {"prompt": e.prompt.text, "text": e.completion, "proxy": float(p), "gold": float(g)}
+        for e, p, g in zip(episodes, proxy, gold, strict=False)
+    ]
+
+
+def _rank(x: FloatArray, y: FloatArray) -> float | None:
+    """Spearman's correlation; None where it is not defined."""
+    if len(x) < 3 or np.isnan([x, y]).any() or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(x, y).statistic)
+
+
+def _plain(measure: Any) -> dict[str, Any]:
+    return {"mean": measure.mean, "ci95": list(measure.ci95)}
+
+
+def _with_nan(row: dict[str, Any]) -> dict[str, Any]:
+    """Means that JSON holds as null are NaN again."""
+    for name in ("gold", "gold_before"):
+        if row[name]["mean"] is None:
+            row[name] = {"mean": math.nan, "ci95": [math.nan, math.nan]}
+    return row
