@@ -183,9 +183,9 @@ def test_one_bit_of_one_weight_changes_the_fingerprint(dtype: torch.dtype) -> No
 @pytest.mark.parametrize("name", ["advantages", "returns", "values", "log_probs", "reference"])
 def test_what_made_a_loss_nan_is_named(name: str, poison: float) -> None:
     class Poisoned(PPO):
-        def loss(self, now: Any, old: dict[str, Tensor], mask: Tensor) -> Any:
+        def loss(self, now: Any, old: dict[str, Tensor], part: Any) -> Any:
             old[name][0, 0] = poison
-            return super().loss(now, old, mask)
+            return super().loss(now, old, part)
 
     settings = PPOConfig(iterations=1, kl_in="loss", kl_estimator="k3", minibatches=1, value_clip=None)
     ppo = Poisoned(small_policy(), world(), settings)

@@ -54,7 +54,7 @@ def chart(
         y_range: Values that the vertical axis must reach; from the points if None.
         x_ticks: Where the horizontal axis has numbers; round ones if None.
 
-    >>> "gold" in chart([Series("gold", [0, 1], [0.7, 0.9])], "round", "reward")
+    >>> "round" in chart([Series("gold", [0, 1], [0.7, 0.9])], "round", "reward")
     True
     """
     points = [(x, y) for s in series for x, y in zip(s.x, s.y, strict=True) if math.isfinite(x + y)]
