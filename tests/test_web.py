@@ -427,7 +427,7 @@ def check_kills(folder: Path, kills: int, seed: int) -> None:
     path = folder / "labels.db"
     rng = random.Random(seed)
     with LabelStore(path) as store:
-        store.put(ratings(20 * kills + 200))
+        store.put(ratings(20 * kills + 2000))  # more than anyone answers in that time
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     acknowledged: list[str] = []
