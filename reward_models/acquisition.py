@@ -88,8 +88,8 @@ def split_budget(labels: int, overlap: float) -> tuple[int, int]:
     """
     if labels < 1 or not 0 <= overlap <= 1:
         raise ConfigError(f"labels {labels} and overlap {overlap}: need at least 1, and a share in [0, 1]")
-    questions = max(1, math.floor(labels / (1 + overlap) + 1e-9))
-    return questions, min(labels - questions, questions) if overlap else 0
+    questions = max(math.ceil(labels / 2), math.floor(labels / (1 + overlap) + 1e-9))
+    return questions, labels - questions
 
 
 def choose_texts(pool: Pool, count: int, how: str = "random", seed: int = 0) -> list[int]:
