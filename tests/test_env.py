@@ -27,7 +27,8 @@ def env_id(request: pytest.FixtureRequest) -> str:
 
 def test_gymnasiums_checker_has_nothing_to_say(env_id: str, recwarn: pytest.WarningsRecorder) -> None:
     check_env(gym.make(env_id, render_mode="ansi", disable_env_checker=True).unwrapped)
-    assert [str(w.message) for w in recwarn] == []
+    # Garbage of other tests may be collected here; it is not what the checker says.
+    assert [str(w.message) for w in recwarn if w.category is not ResourceWarning] == []
 
 
 def test_stable_baselines3s_checker_has_nothing_to_say(env_id: str) -> None:
