@@ -409,6 +409,7 @@ def _serve(pipe: Any, payload: bytes) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     tokenizers: dict[str, Tokenizer] = {}
     try:
+        # Made by the parent a moment ago and sent over its own pipe, as multiprocessing does; never a file.
         source: RewardSource = pickle.loads(payload)
         pipe.send(("", None))
     except BaseException as error:
