@@ -21,7 +21,7 @@ def test_prompts_are_padded_on_the_right() -> None:
     assert made.tokens.tolist() == [[0, 1], [1, 3], [3, 3]]  # the last is BOS and padding
     assert made.lengths.tolist() == [2, 1, 1]
     assert made.texts.tolist() == ["ab", "b", ""]
-    assert made.ids(1).tolist() == [1]
+    assert made.ids[1].tolist() == [1]
     assert table("").tokens.shape == (1, 1)
 
 

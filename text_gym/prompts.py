@@ -37,6 +37,7 @@ class PromptTable:
     Attributes:
         tokens: `(N, P)` int64, read-only, right-padded.
         lengths: `(N,)` int64, in tokens.
+        ids: `N` read-only int64 arrays, the rows of `tokens` without padding.
         dropped: `(N,)` int64, tokens cut off on the left.
         texts: `(N,)` object array of the prompts' texts.
 
@@ -83,6 +84,7 @@ class PromptTable:
             self.tokens[i, : len(kept)] = kept
             self.lengths[i] = len(kept)
         self.tokens.setflags(write=False)  # episodes hold views of it
+        self.ids = [row[:length] for row, length in zip(self.tokens, self.lengths, strict=True)]
 
     def _width(
         self, lengths: list[int], max_tokens: int, limit: int | None, on_long: str, context: int | None
@@ -106,10 +108,6 @@ class PromptTable:
                 "max_tokens, or pass on_long_prompt='truncate'"
             )
         return width
-
-    def ids(self, i: int) -> IntArray:
-        """The tokens of prompt `i`, `(length,)` int64, a read-only view."""
-        return self.tokens[i, : self.lengths[i]]
 
     def choose(self, keys: Keys, episode_index: IntArray) -> IntArray:
         """`(n,)` int64: which prompt episode `k` of each stream has.

@@ -255,16 +255,15 @@ class FunctionReward(RewardSource):
             return cast("Scores", self.function(episodes))
         return [self._score_one(e) for e in episodes]
 
-    def _score_one(self, episode: Episode) -> float | None:
+    def _score_one(self, episode: Episode) -> Any:
         columns = episode.prompt.columns
         texts, named = self._plans.get(tuple(columns)) or self._plan(tuple(columns))
-        if texts == "episode":
-            arguments: tuple[Any, ...] = (episode,)
-        elif texts == "both":
-            arguments = (episode.prompt.text, episode.completion)
-        else:
-            arguments = (episode.completion,)
-        return cast("float | None", self.function(*arguments, **{k: columns[k] for k in named}))
+        rest = {k: columns[k] for k in named} if named else {}
+        if texts == "completion":
+            return self.function(episode.completion, **rest)
+        if texts == "both":
+            return self.function(episode.prompt.text, episode.completion, **rest)
+        return self.function(episode, **rest)
 
     def _plan(self, columns: tuple[str, ...]) -> tuple[str, list[str]]:
         """What goes by position, and which columns by name, for prompts that have these columns."""

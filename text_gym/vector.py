@@ -429,15 +429,15 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         return ended
 
     def episodes(self, rows: IntArray) -> list[Episode]:
-        """The episodes in these rows as they stand, with ids of their own (not views)."""
-        prompts = self.prompts
+        """The episodes in these rows as they stand: their ids do not change with the rows."""
+        prompts, prompt_ids = self.prompts, self._table.ids
         ends = np.where(self._ends > 0, self._ends, self._lengths) if self.fixed_horizon else self._lengths
         columns = (self._prompt_index, self._starts, ends, self._done, self._cut, self._episode)
         seeds = [None] * len(rows) if self._seeds is None else self._seeds[rows].tolist()
         return [
             _episode(
                 prompt=prompts[prompt],
-                prompt_ids=self._tokens[row, :start].copy(),
+                prompt_ids=prompt_ids[prompt],
                 completion_ids=self._tokens[row, start:length].copy(),
                 tokenizer=self.tokenizer,
                 terminated=done and not cut,
@@ -661,7 +661,7 @@ def token_array(actions: Any, shape: tuple[int, ...]) -> npt.NDArray[np.integer[
 def _episode(**fields: Any) -> Episode:
     """An `Episode` of all its fields, without the slow `__init__` of frozen dataclasses."""
     episode = object.__new__(Episode)
-    episode.__dict__.update(fields)
+    object.__setattr__(episode, "__dict__", fields)
     return episode
 
 
