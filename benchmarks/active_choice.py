@@ -17,12 +17,12 @@ from typing import Any, Literal
 
 import numpy as np
 import tyro
+from machine import save
 from rich.console import Console
 from rich.table import Table
 
 from text_gym import Episode, RewardSource, TextVectorEnv, load_task
 from text_gym.agents import Policy, rollout
-from text_gym.report import write_json
 from text_gym.reward import FloatArray
 from text_gym.reward_models import (
     ACQUISITIONS,
@@ -193,8 +193,7 @@ def main(options: Options) -> None:
     seconds = time.perf_counter() - started
     console.print(f"{seconds:.0f} s")
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        write_json(options.json, {"options": vars(options), "seconds": seconds, "rows": rows})
+        save(options.json, rows, options=vars(options), seconds=seconds)
 
 
 if __name__ == "__main__":

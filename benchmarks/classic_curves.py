@@ -8,9 +8,6 @@ time and mean nothing on a busy machine.
 
 from __future__ import annotations
 
-import os
-import platform
-import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import tyro
+from machine import machine
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -144,14 +142,8 @@ def main(options: Options) -> None:
     write_json(
         options.out / "classic_curves.json",
         {
-            "machine": {
-                "processor": platform.processor() or platform.machine(),
-                "system": platform.system(),
-                "cores": os.cpu_count(),
-                "threads": options.threads,
-            },
-            "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
-            "date": time.strftime("%Y-%m-%d"),
+            "machine": machine(),
+            "versions": {p: version(p) for p in PACKAGES},
             "algorithm": "sb3.ppo",
             "seconds_per_run": options.seconds,
             "seeds": list(options.seeds),

@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from learning import machine
+from machine import machine
 from rich.console import Console
 from rich.table import Table
 from test_rollout_speed import NEW_TOKENS, TURNS, contestants, in_turns

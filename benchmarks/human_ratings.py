@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import tyro
+from machine import save
 from scipy.stats import spearmanr
 
 from text_gym import PretrainedTokenizer
 from text_gym.data import read_rows
-from text_gym.report import write_json
 from text_gym.reward import FloatArray
 from text_gym.reward_models import (
     NgramConfig,
@@ -190,7 +190,7 @@ def main(options: Options) -> None:
     seconds = time.perf_counter() - started
     print(f"{seconds:.0f} s in all")
     if options.json:
-        write_json(options.json, {"rows": rows, "rated_twice": again, "seconds": seconds})
+        save(options.json, rows, rated_twice=again, seconds=seconds)
 
 
 if __name__ == "__main__":

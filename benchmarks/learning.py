@@ -12,8 +12,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -21,15 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import tyro
+from machine import save
 from rich.console import Console
 
 from text_gym import load_task
 from text_gym.agents import SFTConfig, load_algorithm
 from text_gym.cli import SFTOptions
 from text_gym.commands import sft
-from text_gym.report import write_json
 from text_gym.train import Data, resolve_task, train
 
 Row = dict[str, Any]
@@ -149,18 +146,6 @@ def quiet() -> Console:
     return Console(file=io.StringIO())
 
 
-def machine() -> Row:
-    """What the figures were measured on."""
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "date": time.strftime("%Y-%m-%d"),
-    }
-
-
 def main(options: Products | Slots) -> None:
     """Run everything and print the table."""
     with tempfile.TemporaryDirectory() as name:
@@ -168,7 +153,7 @@ def main(options: Products | Slots) -> None:
         rows = run(options, Path(name))  # type: ignore[arg-type]
     print("\n" + table(rows))
     if options.json:
-        write_json(options.json, {"machine": machine(), "rows": rows})
+        save(options.json, rows)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
+from machine import save
 
 from text_gym import ByteTokenizer, Episode, Prompt, RewardSource, Task, TextVectorEnv, load_task
 from text_gym.agents import Policy, evaluate
-from text_gym.report import write_json
 from text_gym.reward import FloatArray
 from text_gym.reward_models import (
     Ensemble,
@@ -140,7 +140,7 @@ def main(options: Options) -> None:
     upper = np.mean([row["rater_agrees_with_itself"] for row in rows])
     print(f"\n{table(rows)}\nthe noisy rater agrees with itself without noise on {upper:.3f}")
     if options.json:
-        write_json(options.json, {"rows": rows, "threads": options.threads})
+        save(options.json, rows)
 
 
 if __name__ == "__main__":

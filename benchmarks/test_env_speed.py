@@ -9,13 +9,17 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import tyro
 from gymnasium.vector import SyncVectorEnv
 from listing_env import ListingEnv
+from machine import save
 
 from text_gym import ByteTokenizer, TextEnv, TextVectorEnv, Tokenizer, load_task
 
@@ -107,16 +111,31 @@ def test_ratios(num_envs: int) -> None:
         assert found["zero-copy"] >= 5e6
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class Options:
+    """Token steps a second of all contestants, as a table.
+
+    Args:
+        json: File for the rows.
+    """
+
+    json: Path | None = None
+
+
+def main(options: Options) -> None:
     """The table: `python benchmarks/test_env_speed.py`."""
+    rows: list[dict[str, Any]] = []
     print("| tokenizer | B | zero-copy, token steps/s | copy | SyncVectorEnv | lists | ÷ Sync | ÷ lists |")
     print("|---|---|---|---|---|---|---|---|")
     for (name, tokenizer), num_envs in itertools.product(TOKENIZERS.items(), SIZES):
         found = measure(num_envs, tokenizer)
+        ratios = {f"over_{other}": found["zero-copy"] / found[other] for other in ("sync", "lists")}
+        rows.append({"tokenizer": name, "num_envs": num_envs, **found, **ratios})
         cells = [name, str(num_envs), *(f"{speed:,.0f}" for speed in found.values())]
-        cells += [f"{found['zero-copy'] / found[other]:.1f}" for other in ("sync", "lists")]
-        print("| " + " | ".join(cells) + " |")
+        print("| " + " | ".join([*cells, *(f"{ratio:.1f}" for ratio in ratios.values())]) + " |")
+    if options.json is not None:
+        save(options.json, rows)
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Options))
