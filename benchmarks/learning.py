@@ -1,6 +1,6 @@
 """How well and how fast the algorithms learn: held-out figures over seeds, as a table and JSON.
 
-    python benchmarks/learning.py products --algorithms ppo --seeds 0 1 2
+    python benchmarks/learning.py products --algorithms ppo grpo rloo --seeds 0 1 2 3 4 --figure products.png
     python benchmarks/learning.py slots --data devset.csv --prompt mr --reference ref
 
 `products` starts from the shipped policy; `slots` trains a tokenizer and a policy from nothing first.
@@ -19,8 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import tyro
 from machine import save
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from text_gym import load_task
@@ -40,11 +43,13 @@ class Products:
         algorithms: Names of algorithms.
         seeds: One run each.
         json: File for the rows.
+        figure: Picture of the learning curves, and of where they end on held-out prompts.
     """
 
     algorithms: tuple[str, ...] = ("ppo",)
     seeds: tuple[int, ...] = (0, 1, 2)
     json: Path | None = None
+    figure: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,8 @@ def run_products(options: Products, folder: Path) -> list[Row]:
             )
             rows.append(row("products", algorithm, summary))
             print(json.dumps(rows[-1]), flush=True)
+    if options.figure is not None:
+        figure_of(options, rows, folder).savefig(options.figure, dpi=110)
     return rows
 
 
@@ -139,6 +146,39 @@ def table(rows: list[Row]) -> str:
             cells.append(f"{statistics.mean(values):.3g} ({min(values):.3g}–{max(values):.3g})")
         lines.append(f"| {algorithm} | {', '.join(str(r['seed']) for r in own)} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def figure_of(options: Products, rows: list[Row], folder: Path) -> Figure:
+    """Training reward over seconds (mean, range), and held-out gold with the interval of each run."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    for place, algorithm in enumerate(options.algorithms):
+        curves = [curve(folder / f"{algorithm}-{seed}" / "metrics.jsonl") for seed in options.seeds]
+        at = np.linspace(max(c[0, 0] for c in curves), min(c[0, -1] for c in curves), 100)
+        rewards = np.array([np.interp(at, *c) for c in curves])
+        line = left.plot(at, rewards.mean(axis=0), label=algorithm.upper())[0]
+        left.fill_between(at, rewards.min(axis=0), rewards.max(axis=0), alpha=0.2, color=line.get_color())
+        own = [r for r in rows if r["algorithm"] == algorithm]
+        means = np.array([r["gold_after"] for r in own])
+        ends = np.array([r["gold_ci95"] for r in own]).T
+        height = place + np.linspace(-0.25, 0.25, len(own)) if len(own) > 1 else np.array([float(place)])
+        errors = np.abs(ends - means)
+        right.errorbar(means, height, xerr=errors, fmt="o", markersize=4, color=line.get_color())
+    left.set_xlabel("seconds of training")
+    left.set_ylabel("gold reward of the training episodes")
+    left.legend(loc="lower right")
+    right.set_yticks(range(len(options.algorithms)), [name.upper() for name in options.algorithms])
+    right.invert_yaxis()
+    right.set_xlabel("gold on held-out prompts after it, 95 % intervals")
+    for axes in (left, right):
+        axes.grid(alpha=0.25)
+    return figure
+
+
+def curve(file: Path) -> npt.NDArray[np.float64]:
+    """`(2, n)`: seconds since the beginning, and the reward, of each iteration."""
+    metrics = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return np.array([np.cumsum([m["seconds"] for m in metrics]), [m["reward"] for m in metrics]])
 
 
 def quiet() -> Console:
