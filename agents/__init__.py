@@ -22,7 +22,7 @@ from .kl import Estimator, KLController, estimate_kl
 from .lora import LoRAPolicy
 from .loss_head import Head, token_log_probs
 from .micro_batches import Part, Splitter, micro_batches
-from .policy import Evaluation, Policy, pick_device
+from .policy import Evaluation, Policy
 from .policy_gradient import PolicyGradient, PolicyGradientConfig, minibatches
 from .ppo import PPO, PPOConfig
 from .prefix_cache import PrefixCache
@@ -109,7 +109,6 @@ __all__ = [
     "masked_mean",
     "micro_batches",
     "minibatches",
-    "pick_device",
     "rewards_per_token",
     "rollout",
     "token_log_probs",

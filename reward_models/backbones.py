@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from text_gym import PretrainedTokenizer
-from text_gym.errors import ConfigError, DataError
+from text_gym.errors import DataError
 
 Form = Literal["plain", "pair", "chat"]
 TEMPLATE = "chat_template.jinja"
@@ -91,16 +91,6 @@ def shrink_head(model: Any, seed: int) -> None:
         )
         if layer.bias is not None:
             layer.bias.zero_()
-
-
-def pick_device(device: str) -> torch.device:
-    """The device of a name; `"auto"` is CUDA where there is one, else the CPU."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(f"unknown device {device!r}: {error}") from error
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from text_gym import Episode, PretrainedTokenizer, Rewards, RewardSource, Tokenizer
 from text_gym.errors import ConfigError, NonFiniteError, RewardError, excerpt
+from text_gym.models import pick_device, small_gpt2
 from text_gym.reward import FloatArray
 
 from .backbones import (
@@ -25,7 +26,6 @@ from .backbones import (
     form_of,
     has_segments,
     load_classifier,
-    pick_device,
     quietly,
     read_template,
     shrink_head,
@@ -213,21 +213,15 @@ class RewardModel(RewardSource):
         device: str = "auto",
     ) -> RewardModel:
         """A small GPT-2 with random weights, to be trained from nothing."""
-        from transformers import GPT2Config, GPT2ForSequenceClassification
+        from transformers import GPT2ForSequenceClassification
 
-        config = GPT2Config(
-            vocab_size=tokenizer.vocab_size,
-            n_positions=context,
-            n_embd=width,
-            n_layer=layers,
-            n_head=heads,
-            resid_pdrop=dropout,
-            embd_pdrop=dropout,
-            attn_pdrop=dropout,
-            initializer_range=width**-0.5,
-            bos_token_id=tokenizer.bos_id,
-            eos_token_id=tokenizer.eos_ids[0] if tokenizer.eos_ids else None,
-            pad_token_id=tokenizer.pad_id,
+        config = small_gpt2(
+            tokenizer,
+            layers=layers,
+            width=width,
+            heads=heads,
+            context=context,
+            dropout=dropout,
             id2label=dict(enumerate(criteria)),
         )
         with torch.random.fork_rng(devices=[]):

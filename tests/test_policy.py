@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from small_models import KINDS, parameters_of, plain_forward, same_parameters, small_model, small_policy
 
 from text_gym import ByteTokenizer, PretrainedTokenizer, TextVectorEnv, WordTokenizer
-from text_gym.agents import Policy, pick_device, rollout
+from text_gym.agents import Policy, rollout
 from text_gym.errors import ConfigError, DataError, NonFiniteError
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -145,13 +145,6 @@ def test_a_head_that_is_not_understood_is_refused() -> None:
     model.__class__ = Doubled
     with pytest.raises(ConfigError, match='"gpt2"'):
         Policy(model, WordTokenizer("abcdefghi", separator=""))
-
-
-def test_devices_by_name() -> None:
-    assert pick_device("cpu") == torch.device("cpu")
-    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    with pytest.raises(ConfigError, match="'nonsense'"):
-        pick_device("nonsense")
 
 
 def test_what_is_saved_is_an_ordinary_hugging_face_folder(tmp_path: Path) -> None:
