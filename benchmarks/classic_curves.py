@@ -1,8 +1,8 @@
 """Learning curves of the classic tasks: Stable-Baselines3's PPO from scratch, a panel a task.
 
-    python benchmarks/classic_curves.py --out docs/
+    python benchmarks/classic_curves.py --figure docs/classic_curves.png --json classic_curves.json
 
-Writes `classic_curves.png` and `classic_curves.json`. Runs are made one after another. Seconds are the
+ Runs are made one after another. Seconds are the
 processor's, of all threads together: never less than wall time on an idle machine, and hardly more on a
 busy one.
 """
@@ -49,14 +49,16 @@ class Options:
     """Draw learning curves.
 
     Args:
-        out: Folder for the figure and the figures.
+        figure: Where to draw them.
+        json: File for the figures.
         tasks: Which panels.
         seconds: Processor time of each run, which ends sooner where the task is soon solved.
         seeds: One run each.
         threads: Of PyTorch.
     """
 
-    out: Path
+    figure: Path | None = None
+    json: Path | None = None
     tasks: tuple[str, ...] = tuple(TASKS)
     seconds: float = 60.0
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -129,7 +131,6 @@ def figure_of(results: dict[str, tuple[Task, list[Curve]]]) -> Figure:
 def main(options: Options) -> None:
     """Train, draw and write."""
     torch.set_num_threads(options.threads)
-    options.out.mkdir(parents=True, exist_ok=True)
     results: dict[str, tuple[Task, list[Curve]]] = {}
     rows: dict[str, Any] = {}
     for name in options.tasks:
@@ -144,18 +145,17 @@ def main(options: Options) -> None:
         }
         solved = [row["seconds_to_95_percent"] for _, row in runs]
         print(f"{name}: seconds to 95 % of the optimum {solved}", flush=True)
-    figure_of(results).savefig(options.out / "classic_curves.png", dpi=110)
-    write_json(
-        options.out / "classic_curves.json",
-        {
+    if options.figure is not None:
+        figure_of(results).savefig(options.figure, dpi=110)
+    if options.json is not None:
+        about = {
             "machine": machine(),
             "versions": {p: version(p) for p in PACKAGES},
             "algorithm": "sb3.ppo",
             "seconds_per_run": options.seconds,
             "seeds": list(options.seeds),
-            "tasks": rows,
-        },
-    )
+        }
+        write_json(options.json, {**about, "tasks": rows})
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 Writes a line when ready and one after each iteration: `{"seconds": CPU seconds, "tokens": of the completions,
 "added_bytes": most resident memory since it was ready}`. Everybody has the same GPT-2 with random weights, 16
 tokens of prompt, a constant reward, a reference policy, 4 epochs of 4 minibatches, and AdamW in float32.
-TRL's PPO trains a critic of its own; ours is a head on the policy's trunk, the only kind we have.
+TRL's PPO trains a critic of its own; so does `ours-ppo-separate`, while that of `ours-ppo` is a head on the
+policy's trunk.
 """
 
 from __future__ import annotations
@@ -112,10 +113,10 @@ def ours(options: argparse.Namespace) -> None:
         num_envs=options.batch,
         numbering="global",
     )
-    kind = load_algorithm(options.contestant.removeprefix("ours-"))
+    _, algorithm, *critic = options.contestant.split("-")
+    kind = load_algorithm(algorithm)
     settings: dict[str, Any] = {"epochs": EPOCHS, "minibatches": MINIBATCHES, "kl_coef": KL_COEF}
-    if options.contestant != "ours-ppo":
-        settings["group_size"] = GROUP
+    settings |= {"critic": critic[0]} if critic else {} if algorithm == "ppo" else {"group_size": GROUP}
     agent = kind(policy, env, kind.config_class(iterations=10**6, learning_rate=RATE, **settings))
     turns = Turns(options.batch * options.new_tokens)
     turns.begin()
@@ -250,8 +251,8 @@ def _trainer_settings() -> dict[str, Any]:
 
 
 CONTESTANTS: dict[str, Callable[[argparse.Namespace], None]] = {
-    **dict.fromkeys(("ours-ppo", "ours-grpo", "ours-rloo"), ours),
-    "trl-ppo": trl_ppo,
+    **dict.fromkeys(("ours-ppo", "ours-ppo-separate", "ours-grpo", "ours-rloo"), ours),
+    **dict.fromkeys(("trl-ppo", "trl-ppo-separate"), trl_ppo),
     **dict.fromkeys(("trl-grpo", "trl-rloo"), trl_groups),
 }
 
