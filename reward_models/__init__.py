@@ -34,6 +34,7 @@ from .preferences import (
     pairs_from_ratings,
     split_opinions,
 )
+from .probes import null_texts
 from .questions import CRITERIA, Question
 from .questions import Criterion as LabelCriterion
 from .rater_agreement import measure_agreement
@@ -143,6 +144,7 @@ __all__ = [
     "make_rater",
     "measure_agreement",
     "member_scores",
+    "null_texts",
     "pairs_from_likes",
     "pairs_from_ratings",
     "parse_slots",

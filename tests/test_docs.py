@@ -8,7 +8,9 @@ from pathlib import Path
 import gymnasium as gym
 import pytest
 
-from text_gym import TextEnv
+from text_gym import Episode, TextEnv, load_task
+from text_gym.bench import Settings, load_design
+from text_gym.bench.ground import Ground
 from text_gym.task import ENV_IDS
 
 ROOT = Path(__file__).parent.parent
@@ -45,6 +47,24 @@ def test_pages_link_to_files_that_are_there() -> None:
         for target in re.findall(r"\]\((?!https?:|#)([\w./-]+)", page.read_text(encoding="utf-8")):
             made_by_a_command = target.endswith(".png")
             assert made_by_a_command or (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+# docs/benchmark-rewards.md
+
+
+def test_the_own_reward_of_the_page_is_a_design_as_it_stands(tmp_path: Path) -> None:
+    (_, code), *_ = code_of(ROOT / "docs" / "benchmark-rewards.md")
+    file = tmp_path / "warm.py"
+    file.write_text(code, encoding="utf-8")
+    assert len([line for line in code.splitlines() if line]) <= 10
+    design = load_design(str(file))
+    assert design.name == "warm"
+    prompt = load_task("products").held_out[0]
+    texts = [f"You and your {prompt.columns['price']}.", "The best."]
+    source = design.make(Ground(Settings(), tmp_path), 0)
+    assert source(
+        [Episode.of(prompt, t, load_task("products").tokenizer) for t in texts]
+    ).totals.tolist() == [2, -1]
 
 
 # docs/classic-tasks.md

@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = {"text_gym": "text_gym", "text_gym.tasks": "text_gym/tasks"} | {
-    f"text_gym.{name}": name for name in ("agents", "reward_models")
-}
+FOLDERS = (
+    {"text_gym": "text_gym"}
+    | {f"text_gym.{name}": f"text_gym/{name}" for name in ("tasks", "bench")}
+    | {f"text_gym.{name}": name for name in ("agents", "reward_models")}
+)
 SOURCES = {
     f"{package}.{file.stem}": file
     for package, folder in FOLDERS.items()
@@ -42,7 +44,12 @@ OPTIONAL = {
 
 def test_every_module_has_its_tests() -> None:
     tests = {file.name for file in (ROOT / "tests").glob("test_*.py")}
-    stems = [name.rpartition(".")[2] for name in SOURCES]
+    stems = [
+        name.removeprefix("text_gym.").replace(".", "_")  # bench.report beside report
+        if under(name, "text_gym.bench")
+        else name.rpartition(".")[2]
+        for name in SOURCES
+    ]
     assert [s for s in stems if f"test_{s}.py" not in tests] == []
     assert sorted(s for s in stems if stems.count(s) > 1) == []  # they would share a file of tests
 

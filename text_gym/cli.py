@@ -46,6 +46,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "text_gym.rlhf_command:command",
         "the whole cycle: ask people, learn what they like, improve; again",
     ),
+    "bench rewards": (
+        "text_gym.bench.commands:rewards",
+        "which reward, optimised hard, gives better text? A matrix of designs, with a report",
+    ),
+    "bench agents": ("text_gym.bench.commands:agents", "compare algorithms on the same tasks"),
+    "bench compare": (
+        "text_gym.bench.compare:command",
+        "tell whether one benchmark's results differ from another's",
+    ),
     "check": ("text_gym.cli:_check", "check an environment or a reward: what it breaks, and what to mend"),
     "label": ("text_gym.reward_models.label_commands:label", "rate and compare texts; every answer is saved"),
     "labels stats": ("text_gym.reward_models.label_commands:stats", "agreement and bias of the raters"),

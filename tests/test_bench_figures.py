@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from bench_folder import write_benchmark
+
+from text_gym.bench.figures import plates
+from text_gym.bench.results import read_results
+from text_gym.bench.summary import summary_of
+
+
+def texts(svg: str) -> list[str]:
+    return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+
+
+def test_rewards_have_these_figures(tmp_path: Path) -> None:
+    found = plates(summary_of(read_results(write_benchmark(tmp_path))))
+    assert list(found) == ["ranking", "frontier", "curves", "best_of_n", "length", "accuracy", "null_rulers"]
+    assert [p.title for p in found["frontier"].panels] == [
+        "raters",
+        "gold, credit, criteria, opinions",
+        "questions, ensemble, scripts",
+    ]
+    assert len(found["curves"].panels) == 9  # a panel a design
+    (ranking,) = found["ranking"].svgs()
+    names = [t for t in texts(ranking) if t in {"gold", "gold-per-token", "keywords", "clean-512"}]
+    assert names[-2:] == ["keywords", "gold"] or names.index("clean-512") < names.index("keywords")
+    assert {"β = 0", "β = 0.05", "β = 0.3", "keywords"} <= set(texts(found["length"].svgs()[0]))
+    assert "ensemble-512" in texts(found["accuracy"].svgs()[0])
+
+
+def test_each_panel_names_its_designs(tmp_path: Path) -> None:
+    found = plates(summary_of(read_results(write_benchmark(tmp_path))))
+    raters, *_ = found["frontier"].svgs()
+    assert {"clean-512", "length-biased-512"} <= set(texts(raters))
+    assert "keywords" not in texts(raters)
+
+
+def test_agents_have_others(tmp_path: Path) -> None:
+    folder = write_benchmark(
+        tmp_path, ["clarity"], ["ppo", "grpo"], [0.05], tasks=["copy", "sort"], what="agents"
+    )
+    found = plates(summary_of(read_results(folder)))
+    assert list(found) == ["algorithms", "learning", "frontier"]
+    assert [p.title for p in found["learning"].panels] == ["copy", "sort"]
+    assert {"copy: PPO", "sort: GRPO"} <= set(texts(found["algorithms"].svgs()[0]))
+
+
+def test_a_part_of_the_matrix_is_enough(tmp_path: Path) -> None:
+    for n, (optimisers, designs) in enumerate(
+        [(["best_of_n"], ["gold"]), (["ppo"], ["keywords"]), (["ppo"], ["gold", "clarity"])]
+    ):
+        folder = write_benchmark(tmp_path / str(n), designs, optimisers, [0.0], [0])
+        found = plates(summary_of(read_results(folder)))
+        assert "ranking" in found
+        assert all(plate.svgs() for plate in found.values())
+
+
+def test_names_of_users_are_harmless(tmp_path: Path) -> None:
+    folder = write_benchmark(tmp_path, ["gold"], ["ppo"], [0.0], [0])
+    summary = summary_of(read_results(folder))
+    for item in (*summary["settings"], *summary["designs"]):
+        item["design"] = item["name"] = "\x1b[31m<script>$\\frac{1}{2}$" + "x" * 100
+    for plate in plates(summary).values():
+        plate.write_png(tmp_path)
+        for svg in plate.svgs():
+            assert "<script>" not in svg
+            assert "\x1b" not in svg

@@ -1,0 +1,233 @@
+"""Compares two leaderboard files: does B differ from A, design by design and over all?
+
+Only rows of the same task, design, optimiser and KL coefficient are set against each other; whether two
+benchmarks should be compared at all (the same episodes, prompts, machine) is not checked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tyro.conf import Positional
+
+from ..display import harmless
+from ..errors import DataError
+from ..options import parse
+from ..report import write_json
+from ..reward import FloatArray
+from .results import Setting, number, read_leaderboard, setting_of
+from .statistics import Interval, contrast, improvement, resampled_contrast
+from .verdicts import shown
+
+_BETTER = ("gold", "perfect", "diversity", "distinct_1", "distinct_2", "static_accuracy")
+SAME, UNKNOWN = "the same numbers", "no difference can be shown"
+OVERALL = "all designs"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """B less A, of one design or of all.
+
+    Args:
+        name: The design, or `OVERALL`.
+        a: Mean of A over settings; where seeds match, of those seeds.
+        b: Mean of B, likewise.
+        difference: B - A, mean over settings, with its stratified bootstrap interval.
+        student: The same with Student's interval, which is as wide as few runs demand.
+        improvement: Probability that a run of B has more than one of A in the same setting.
+        settings: Number of settings that both have.
+        paired: Whether all of them were paired by seed.
+        verdict: In words.
+    """
+
+    name: str
+    a: float
+    b: float
+    difference: Interval
+    student: Interval
+    improvement: Interval
+    settings: int
+    paired: bool
+    verdict: str
+
+    def summary(self) -> dict[str, Any]:
+        """As plain data."""
+        intervals = {k: getattr(self, k).summary() for k in ("difference", "student", "improvement")}
+        return asdict(self) | intervals
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two leaderboard files, compared.
+
+    Args:
+        a: Path of A.
+        b: Path of B.
+        metric: Column that was compared.
+        designs: A difference for each design, in A's order.
+        overall: Over all settings.
+        only_a: Rows of A that nothing was set against.
+        only_b: Rows of B that nothing was set against.
+    """
+
+    a: str
+    b: str
+    metric: str
+    designs: Sequence[Difference]
+    overall: Difference
+    only_a: int
+    only_b: int
+
+    def summary(self) -> dict[str, Any]:
+        """As plain data."""
+        designs = [d.summary() for d in self.designs]
+        return asdict(self) | {"designs": designs, "overall": self.overall.summary()}
+
+
+def compare(a: str | Path, b: str | Path, metric: str = "gold") -> Comparison:
+    """Compare two benchmarks.
+
+    B is better (or worse) if both intervals of the difference exclude zero: the bootstrap's, and Student's,
+    since over two or three runs the bootstrap's is but their range.
+
+    Args:
+        a: Folder of a benchmark, its `results.json` or `results.csv`.
+        b: Another one.
+        metric: Column to compare.
+
+    Raises:
+        DataError: One is no such file, lacks a column or a number, or they have no setting in common.
+    """
+    runs_a, runs_b = _runs(a, metric), _runs(b, metric)
+    common = [s for s in runs_a if s in runs_b]
+    if not common:
+        first, other = next(iter(runs_a)), next(iter(runs_b))
+        raise DataError(
+            f"{a} and {b} have no task, design, optimiser and KL coefficient in common: nothing to compare "
+            f"(A begins with {first.task}: {first}; B with {other.task}: {other})"
+        )
+    designs = list(dict.fromkeys(s.design for s in common))
+    pairs = {s: (runs_a[s], runs_b[s]) for s in common}
+    return Comparison(
+        str(a),
+        str(b),
+        metric,
+        [_difference(d, {s: p for s, p in pairs.items() if s.design == d}, metric) for d in designs],
+        _difference(OVERALL, pairs, metric),
+        sum(len(runs) for s, runs in runs_a.items() if s not in runs_b),
+        sum(len(runs) for s, runs in runs_b.items() if s not in runs_a),
+    )
+
+
+Runs = Mapping[Any, float]  # seed -> value
+
+
+def _runs(path: str | Path, metric: str) -> dict[Setting, dict[Any, float]]:
+    found: dict[Setting, dict[Any, float]] = {}
+    for row in read_leaderboard(path, metric):
+        value = number(row[metric])
+        if isinstance(row[metric], (str, dict, list)):
+            raise DataError(
+                f"{path}: {metric!r} holds {row[metric]!r}, not a number; choose another --metric"
+            )
+        if math.isfinite(value):
+            found.setdefault(setting_of(row), {})[row["seed"]] = value
+    if not found:
+        raise DataError(f"{path}: no row has a number in {metric!r}")
+    return found
+
+
+def _difference(name: str, pairs: Mapping[Setting, tuple[Runs, Runs]], metric: str) -> Difference:
+    samples: list[FloatArray] = []
+    weights: list[float] = []
+    share, paired = 1 / len(pairs), True
+    used: list[tuple[FloatArray, FloatArray]] = []
+    for a, b in pairs.values():
+        seeds = [seed for seed in a if seed in b]
+        first, second = (np.array([runs[s] for s in seeds or runs]) for runs in (a, b))
+        used.append((first, second))
+        paired = paired and bool(seeds)
+        samples += [second - first] if seeds else [first, second]
+        weights += [share] if seeds else [-share, share]
+    difference, student = resampled_contrast(samples, weights), contrast(samples, weights)
+    same = paired and all(not s.any() for s in samples)
+    return Difference(
+        name,
+        float(np.mean([a.mean() for a, _ in used])),
+        float(np.mean([b.mean() for _, b in used])),
+        difference,
+        student,
+        improvement(used),
+        len(pairs),
+        paired,
+        SAME if same else _verdict(difference, student, metric),
+    )
+
+
+def _verdict(difference: Interval, student: Interval, metric: str) -> str:
+    good = metric in _BETTER or metric.startswith("gold")
+    if difference.low > 0 and student.low > 0:
+        return "B is better" if good else "B is higher"
+    if difference.high < 0 and student.high < 0:
+        return "B is worse" if good else "B is lower"
+    return UNKNOWN
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Compare two benchmarks: does B differ from A?
+
+    Args:
+        a: Folder of a benchmark, its results.json or its results.csv.
+        b: Another one.
+        metric: Column to compare, e.g. gold, perfect, kl_nats, length.
+        json: File to write the comparison to.
+    """
+
+    a: Positional[str]
+    b: Positional[str]
+    metric: str = "gold"
+    json: str | None = None
+
+
+def command(argv: list[str]) -> int:
+    """`text-gym bench compare`."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    (options,) = parse("bench compare", argv, CompareOptions)
+    found = compare(options.a, options.b, options.metric)
+    table = Table(title=f"B less A: {harmless(found.metric)}")
+    for column in ("design", "A", "B", "B - A [bootstrap]", "[Student]", "P(B > A)", "verdict"):
+        table.add_column(Text(column), overflow="fold")
+    for row in (*found.designs, found.overall):
+        if row is found.overall:
+            table.add_section()
+        student = shown(row.student, 3, True).partition(" ")[2]
+        cells = [harmless(row.name), f"{row.a:.3f}", f"{row.b:.3f}", shown(row.difference, 3, True), student]
+        table.add_row(*(Text(c) for c in (*cells, shown(row.improvement), row.verdict)))
+    console = Console()
+    console.print(table)
+    console.print(_notes(found), highlight=False, markup=False)
+    if options.json is not None:
+        write_json(options.json, found.summary())
+    return 0
+
+
+def _notes(found: Comparison) -> str:
+    parts = [
+        f"Settings in common: {found.overall.settings}, "
+        + ("paired by seed." if found.overall.paired else "not all of them paired by seed."),
+        "A verdict needs both intervals to exclude zero.",
+    ]
+    if found.only_a or found.only_b:
+        parts.append(
+            f"Not compared: {found.only_a} rows of A and {found.only_b} of B, which the other lacks."
+        )
+    return " ".join(parts)

@@ -1,0 +1,253 @@
+"""Comparisons of designs and optimisers: those that differ in one trait, and all of them together.
+
+What is compared has the same optimiser, KL coefficient and seed on both sides. Over-optimisation of single
+designs stands in `findings`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..reward import FloatArray
+from .results import Results, Setting, numbers, optimiser_name
+from .runs import RANKED_AT, best_point, mean_curve, mean_of, value
+from .statistics import contrast, mean_of_strata, rank_correlation
+from .verdicts import (
+    ALGORITHM_MARGIN,
+    EFFECT_MARGIN,
+    RHO_MARGIN,
+    UNKNOWN,
+    WORDS_MARGIN,
+    Finding,
+    judge,
+    minus,
+    shown,
+)
+
+
+def length_rater(results: Results) -> Iterator[Finding]:
+    """Do texts grow when raters prefer long ones?"""
+    for clean, biased in _twins(results, "rater"):
+        if (results.traits(clean)["rater"], results.traits(biased)["rater"]) != ("clean", "length"):
+            continue
+        drifts = _differences(results, clean, biased, "length_drift")
+        if not drifts:
+            continue
+        least = _betas(drifts)[0]
+        effect = mean_of_strata(d for s, d in drifts.items() if s.kl_coefficient == least)
+        own = mean_of(results.trained(biased, least), lambda c: [value(x, "length_drift") for x in c])
+        yield Finding(
+            "length_rater",
+            f"Do texts grow when raters prefer long ones, at β = {least:g}?",
+            judge(effect, WORDS_MARGIN),
+            f"With “{biased}” a text's length changes by {shown(own, 1, True)} words; that is "
+            f"{shown(effect, 1, True)} words more than with “{clean}”.",
+            f"Yes: the difference to the clean rater's drift is at least {WORDS_MARGIN:g} words and above "
+            "zero beyond its interval; paired by seed, mean over optimisers.",
+            [("drift, words", own), ("difference to the clean rater, words", effect)]
+            + [
+                (f"difference: {s.optimiser}, β = {s.kl_coefficient:g}", mean_of_strata([d]))
+                for s, d in drifts.items()
+            ],
+        )
+
+
+@dataclass(frozen=True)
+class _Trait:
+    """A trait that designs are compared by.
+
+    Args:
+        name: In the configuration.
+        question: About the two values.
+        pairs: Which of the values that designs alike in all else have are compared, in the question's order.
+        ignored: Traits in which such designs may differ.
+    """
+
+    name: str
+    question: str
+    pairs: Callable[[Sequence[Any]], Sequence[tuple[Any, Any]]]
+    ignored: tuple[str, ...] = ()
+
+
+_TRAITS = (
+    _Trait(
+        "members",
+        "Does an ensemble of {1} do better than a single model?",
+        lambda n: [(1, max(n))],
+        ("k",),
+    ),
+    _Trait("asked", "Do pairs teach more than as many ratings?", lambda _: [("ratings", "pairs")]),
+    _Trait("opinions", "Do {1:,} opinions give better text than {0:,}?", lambda n: [(min(n), max(n))]),
+    _Trait("model", "Does a transformer do better than n-grams?", lambda _: [("ngrams", "transformer")]),
+    _Trait("per", "Is a reward per token better than one at the end?", lambda _: [("text", "token")]),
+    _Trait(
+        "rater",
+        "Does a rater of the kind “{1}” cost gold, beside a clean one?",
+        lambda kinds: [("clean", kind) for kind in kinds if kind != "clean"],
+    ),
+)
+
+
+def traits(results: Results) -> Iterator[Finding]:
+    """Two designs that differ in one trait: the difference of gold at the end."""
+    for trait in _TRAITS:
+        for a, b in _twins(results, trait.name):
+            drawn = _differences(results, a, b, "gold")
+            if not drawn:
+                continue
+            cost = trait.name == "rater"
+            whole = mean_of_strata(drawn.values())
+            least = _betas(drawn)[0]
+            first = mean_of_strata(d for s, d in drawn.items() if s.kl_coefficient == least)
+            yield Finding(
+                trait.name,
+                trait.question.format(results.traits(a)[trait.name], results.traits(b)[trait.name]),
+                judge(minus(whole) if cost else whole, EFFECT_MARGIN),
+                f"Gold with “{b}” less gold with “{a}”: {shown(whole, sign=True)} over all coefficients, "
+                f"{shown(first, sign=True)} at β = {least:g}.",
+                f"{'Below' if cost else 'Above'} zero beyond its interval, and at least {EFFECT_MARGIN}: "
+                "yes. Differences are paired by seed; mean over optimisers and coefficients.",
+                [("all coefficients", whole)]
+                + [
+                    (
+                        f"β = {beta:g}",
+                        mean_of_strata(d for s, d in drawn.items() if s.kl_coefficient == beta),
+                    )
+                    for beta in _betas(drawn)
+                ],
+            )
+
+
+def _twins(results: Results, name: str) -> Iterator[tuple[str, str]]:
+    """Designs that differ in one trait only, in the order of its question."""
+    trait = next(t for t in _TRAITS if t.name == name)
+    families: dict[frozenset[tuple[str, Any]], dict[Any, str]] = {}
+    for design in results.designs:
+        own = results.traits(design)
+        if name in own:
+            rest = frozenset((k, v) for k, v in own.items() if k not in (name, *trait.ignored))
+            families.setdefault(rest, {}).setdefault(own[name], design)
+    for family in families.values():
+        for a, b in trait.pairs(list(family)):
+            if a != b and a in family and b in family:
+                yield family[a], family[b]
+
+
+def static_accuracy(results: Results) -> Iterator[Finding]:
+    """Does agreement with gold on pairs of the start's texts foretell gold after optimisation?"""
+    rows: list[tuple[str, float, float, float]] = []
+    for design in results.designs:
+        own = {
+            s: c for s, c in results.settings.items() if s.design == design and s.kl_coefficient is not None
+        }
+        accuracy = [c["static_accuracy"] for cells in own.values() for c in cells]
+        found = best_point(own, RANKED_AT)
+        if (
+            results.traits(design).get("kind") == "gold"
+            or not own
+            or not np.isfinite(accuracy).all()
+            or not found
+        ):
+            continue
+        least = results.trained(design, results.coefficients(design)[0])
+        hard = float(np.mean([c["gold"] for cells in least for c in cells]))
+        rows.append((design, float(np.mean(accuracy)), float(found[2].mean()), hard))
+    if len(rows) < 5:
+        return
+    agreement, gold, at_least = (numbers(r[i] for r in rows) for i in (1, 2, 3))
+    matched, unbound = rank_correlation(agreement, gold), rank_correlation(agreement, at_least)
+    if math.isnan(matched.value):
+        return
+    yield Finding(
+        "static_accuracy",
+        "Does a design's accuracy on pairs foretell the text that optimising it gives?",
+        "yes"
+        if matched.low > 0 and matched.value >= RHO_MARGIN
+        else "no"
+        if matched.high < RHO_MARGIN
+        else UNKNOWN,
+        f"Over {len(rows)} designs its rank correlation with the best gold within {RANKED_AT:g} nats is "
+        f"{shown(matched)}, and with gold at the smallest coefficient {shown(unbound)}.",
+        f"Spearman's correlation within {RANKED_AT:g} nats, percentile bootstrap over designs, gold itself "
+        f"left out. Yes: above zero beyond its interval and at least {RHO_MARGIN}; no: the whole interval "
+        f"is below {RHO_MARGIN}.",
+        [(f"within {RANKED_AT:g} nats", matched), ("at the smallest coefficient", unbound)],
+    )
+
+
+def best_of_n(results: Results) -> Iterator[Finding]:
+    """Reinforcement learning and best-of-n at the KL that best-of-n can reach."""
+    chosen = {s: c for s, c in results.settings.items() if s.optimiser == "best_of_n"}
+    ends = [mean_curve(c)[-1]["kl_nats"] for c in chosen.values() if mean_curve(c)]
+    if not ends:
+        return
+    budget, strata = max(ends), []
+    for design in results.designs:
+        own = {
+            s: c for s, c in results.settings.items() if s.design == design and s.kl_coefficient is not None
+        }
+        rl = best_point(own, budget)
+        bon = best_point({s: c for s, c in chosen.items() if s.design == design}, budget)
+        if rl and bon and len(rl[2]) == len(bon[2]):
+            strata.append((design, rl[2] - bon[2]))
+    if not strata:
+        return
+    effect = contrast([d for _, d in strata], [1 / len(strata)] * len(strata))
+    verdict = judge(effect, EFFECT_MARGIN)
+    yield Finding(
+        "best_of_n",
+        f"Does reinforcement learning give better text than best-of-n within {budget:.1f} nats?",
+        verdict,
+        f"Best gold of reinforcement learning less best gold of best-of-n: {shown(effect, sign=True)}, "
+        f"mean over {len(strata)} designs.",
+        f"At least {EFFECT_MARGIN} and above zero beyond its interval: yes. Reinforcement learning picks "
+        "from more points (coefficients, optimisers, iterations), all chosen on these runs, and its KL is "
+        "an estimate, that of best-of-n the bound log n - (n - 1)/n.",
+        [("all designs", effect)] + [(d, contrast([x], [1.0])) for d, x in strata],
+    )
+
+
+def best_algorithms(results: Results) -> Iterator[Finding]:
+    """By task: is the optimiser of highest mean gold better than the next?"""
+    for task in dict.fromkeys(s.task for s in results.settings):
+        own = {s: c for s, c in results.settings.items() if s.task == task}
+        gold = {s: numbers(x["gold"] for x in c) for s, c in own.items()}
+        ordered = sorted(gold, key=lambda s: -float(np.nanmean(gold[s])))
+        if len(ordered) < 2:
+            continue
+        one, two = ordered[:2]
+        effect = contrast([gold[one], gold[two]], [1.0, -1.0])
+        verdict = judge(effect, ALGORITHM_MARGIN)
+        yield Finding(
+            "best_algorithm",
+            f"{task}: is {optimiser_name(one.optimiser)}, first by mean gold, better than "
+            f"{optimiser_name(two.optimiser)}, the next?",
+            verdict,
+            f"Gold {np.nanmean(gold[one]):.3f} and {np.nanmean(gold[two]):.3f}; difference "
+            f"{shown(effect, 3, True)}.",
+            f"At least {ALGORITHM_MARGIN} and above zero beyond Welch's interval: yes. The two were picked "
+            "by the same runs, which makes the difference look larger than it is.",
+            [(str(s), contrast([gold[s]], [1.0])) for s in ordered],
+        )
+
+
+def _differences(results: Results, a: str, b: str, measure: str) -> dict[Setting, FloatArray]:
+    """A measure of design `b` less that of `a`, by setting (of `b`), paired by seed."""
+    found = {}
+    for setting, cells in results.settings.items():
+        if setting.design != b or setting.kl_coefficient is None:
+            continue
+        others = {c.row["seed"]: c for c in results.settings.get(setting._replace(design=a), ())}
+        pairs = [(others[c.row["seed"]], c) for c in cells if c.row["seed"] in others]
+        if pairs:
+            found[setting] = numbers(value(y, measure) - value(x, measure) for x, y in pairs)
+    return found
+
+
+def _betas(settings: Iterable[Setting]) -> list[float]:
+    return sorted({s.kl_coefficient for s in settings if s.kl_coefficient is not None})

@@ -1,0 +1,172 @@
+"""What went wrong with a design's texts, by rules: measures of all texts at the end, and the samples kept.
+
+The rules see symptoms, not meaning: a text can be wrong in ways that none of them knows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .results import Cell
+from .runs import mean_known
+
+ENDS, SHORT, LONG, REPEATED, COPIED, ALIKE, FELL = 0.8, 0.7, 1.3, 0.2, 0.5, 0.6, 0.05
+_SENTENCE = 40  # words without a mark that ends a sentence
+
+
+class Trouble(NamedTuple):
+    """A symptom and its evidence."""
+
+    name: str
+    evidence: str
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+RULES = {
+    "never ends": f"fewer than {_percent(ENDS)} of the texts end by themselves",
+    "says too little": f"texts have fewer than {SHORT:g} times the words of the start",
+    "grows long": f"texts have more than {LONG:g} times the words of the start",
+    "repeats itself": f"at least {_percent(REPEATED)} of the three-word sequences of a sample came before in "
+    "it, and more than at the start",
+    "copies the prompt": f"at least {_percent(COPIED)} of the four-word sequences of a sample stand in its "
+    "prompt, and more than at the start",
+    "says the same to all": f"at least {_percent(ALIKE)} of the four-word sequences of a sample stand in "
+    "that of another prompt, and more than at the start",
+    "lost its sentences": f"most samples repeat a word at once or go on for {_SENTENCE} words without an "
+    "end of sentence, and more than at the start",
+    "a criterion fell": f"a term of gold is at least {FELL:g} lower than at the start",
+}
+
+
+def troubles(cells: Sequence[Cell]) -> list[Trouble]:
+    """The symptoms of the runs of one setting, in the order of `RULES`."""
+    return [*_of_measures(cells), *_of_samples(cells), *_of_criteria(cells)]
+
+
+def repeated(words: Sequence[str]) -> float:
+    """Share of three-word sequences that came before in the text.
+
+    >>> repeated("to be or to be or to be".split())  # 6 sequences, 3 of them new
+    0.5
+    """
+    found = _sequences(words, 3)
+    return 1 - len(set(found)) / len(found) if found else 0.0
+
+
+def shared(words: Sequence[str], other: Sequence[str]) -> float:
+    """Share of the four-word sequences of a text that stand in another one.
+
+    >>> shared("a b c d e".split(), "x a b c d".split())
+    0.5
+    """
+    found, there = _sequences(words, 4), set(_sequences(other, 4))
+    return float(np.mean([s in there for s in found])) if found else 0.0
+
+
+def broken(text: str) -> bool:
+    """A word that is repeated at once, or a long stretch of words without an end of sentence.
+
+    >>> [broken(t) for t in ("A mug. A fine mug!", "you you you", "and so on " * 20)]
+    [False, True, True]
+    """
+    words = _words(text)
+    twice = any(a == b for a, b in pairwise(words))
+    return twice or any(len(part.split()) > _SENTENCE for part in re.split(r"[.!?]", text))
+
+
+def _of_measures(cells: Sequence[Cell]) -> list[Trouble]:
+    found = []
+    ended, words = mean_known([c["terminated"] for c in cells]), mean_known([c["length"] for c in cells])
+    start = mean_known([c["length_start"] for c in cells])
+    if ended < ENDS:
+        found.append(Trouble("never ends", f"{_percent(ended)} of the texts end by themselves"))
+    if words < SHORT * start:
+        found.append(Trouble("says too little", f"{words:.0f} words, {start:.0f} at the start"))
+    if words > LONG * start:
+        found.append(Trouble("grows long", f"{words:.0f} words, {start:.0f} at the start"))
+    return found
+
+
+def _of_samples(cells: Sequence[Cell]) -> list[Trouble]:
+    first, last = _texts(cells, "start"), _texts(cells, "end")
+    if not last:
+        return []
+    rules: list[tuple[str, float, Callable[[list[tuple[str, str]]], float], str]] = [
+        ("repeats itself", REPEATED, _repetition, "{} of three-word sequences came before"),
+        ("copies the prompt", COPIED, _copying, "{} of four-word sequences stand in the prompt"),
+        ("says the same to all", ALIKE, _likeness, "{} of four-word sequences stand in another sample"),
+        ("lost its sentences", 0.5, _breaking, "{} of the samples"),
+    ]
+    found = []
+    for name, least, measure, evidence in rules:
+        share = measure(last)
+        if share >= least and share > measure(first) + 0.1:
+            found.append(Trouble(name, evidence.format(_percent(share))))
+    return found
+
+
+def _of_criteria(cells: Sequence[Cell]) -> list[Trouble]:
+    """Columns `gold_X` beside `gold_X_start`."""
+    found = []
+    for column in cells[0].row:
+        if not column.startswith("gold_") or f"{column}_start" not in cells[0].row:
+            continue
+        before = mean_known([c[f"{column}_start"] for c in cells])
+        after = mean_known([c[column] for c in cells])
+        if after <= before - FELL:
+            name = column.removeprefix("gold_")
+            found.append(Trouble("a criterion fell", f"{name} from {before:.2f} to {after:.2f}"))
+    return found
+
+
+def _texts(cells: Sequence[Cell], when: str) -> list[tuple[str, str]]:
+    """Prompts and texts of all runs."""
+    return [
+        (str(s["prompt"]), str(t["text"]))
+        for c in cells
+        for s in c.samples
+        for t in s["texts"]
+        if t["when"] == when
+    ]
+
+
+def _repetition(texts: list[tuple[str, str]]) -> float:
+    return _mean([repeated(_words(t)) for _, t in texts])
+
+
+def _copying(texts: list[tuple[str, str]]) -> float:
+    return _mean([shared(_words(t), _words(p)) for p, t in texts])
+
+
+def _likeness(texts: list[tuple[str, str]]) -> float:
+    """With the likest text of another prompt."""
+    words = [(p, _words(t)) for p, t in texts]
+    likest: list[float] = []
+    for prompt, own in words:
+        others = [shared(own, other) for q, other in words if q != prompt]
+        likest += [max(others)] if others else []
+    return _mean(likest)
+
+
+def _breaking(texts: list[tuple[str, str]]) -> float:
+    return _mean([float(broken(t)) for _, t in texts])
+
+
+def _mean(values: Sequence[Any]) -> float:
+    return float(np.mean(values)) if values else 0.0
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+(?:['’]\w+)*", text.lower())
+
+
+def _sequences(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]

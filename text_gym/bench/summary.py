@@ -1,0 +1,187 @@
+"""A benchmark in numbers: every setting over its seeds, every design over its settings, and the findings.
+
+Nothing is run here; `summarise` reads the cells that are there, also those of a matrix that is not finished.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..reward import FloatArray
+from .findings import find
+from .results import Cell, Results, Setting, number, numbers, read_results
+from .runs import MEASURES, RANKED_AT, best_point, mean_curve, mean_known, value
+from .statistics import Interval, aggregate, coverage, episodes_until, improvement
+
+BUDGETS = (1.0, 2.0, 5.0, 10.0, 20.0)  # nats per text
+SHARE = 0.9  # of the way from the start to the best gold of the task: the target of sample efficiency
+
+
+def summarise(folder: str | Path) -> dict[str, Any]:
+    """The summary of a benchmark's folder, as plain data; NaN where something is not known.
+
+    Raises:
+        ConfigError: The folder holds no benchmark.
+        DataError: It has no finished cell, or one that cannot be read.
+    """
+    results = read_results(folder)
+    return summary_of(results) | {"findings": [f.summary() for f in find(results)]}
+
+
+def summary_of(results: Results) -> dict[str, Any]:
+    """All but the findings."""
+    settings = results.settings
+    targets = _targets(settings)
+    return {
+        "what": results.config.get("what", "rewards"),
+        "cells": len(results.cells),
+        "runs": _runs(settings),
+        "budgets": list(BUDGETS),
+        "ranked_at": RANKED_AT,
+        "starts": {
+            t: mean_known([c["gold_start"] for c in results.cells if c.row["task"] == t]) for t in targets
+        },
+        "targets": targets,
+        "settings": [_setting(s, cells, targets[s.task]) for s, cells in settings.items()],
+        "designs": _ranked([_design(results, t, d) for t, d in _designs(results)]),
+        "algorithms": _algorithms(settings),
+    }
+
+
+def _setting(setting: Setting, cells: Sequence[Cell], target: float) -> dict[str, Any]:
+    until = [episodes_until(c.along("episodes"), c.along("gold"), target) for c in cells]
+    reached = sum(map(math.isfinite, until))
+    return {
+        **setting._asdict(),
+        "group": cells[0].row.get("group"),
+        "seeds": [c.row["seed"] for c in cells],
+        "n": cells[0].row.get("n"),
+        "kl_kind": cells[0].row.get("kl_kind"),
+        "measures": {m: _over_runs([value(c, m) for c in cells]) for m in MEASURES},
+        "episodes": mean_known(numbers(c.row.get("episodes") for c in cells)),
+        "episodes_to_target": {
+            "reached": reached,
+            "mean": mean_known(until)
+            if reached == len(cells)
+            else math.nan,  # of all runs, or it would flatter
+        },
+        "curve": mean_curve(cells),
+    }
+
+
+def _design(results: Results, task: str, design: str) -> dict[str, Any]:
+    settings = {s: c for s, c in results.settings.items() if (s.task, s.design) == (task, design)}
+    cells = [c for runs in settings.values() for c in runs]
+    trained = {s: c for s, c in settings.items() if s.kl_coefficient is not None}
+    chosen = {s: c for s, c in settings.items() if s.kl_coefficient is None}
+    best = max(trained or settings, key=lambda s: mean_known([c["gold"] for c in settings[s]]))
+    least = min((s.kl_coefficient for s in settings if s.kl_coefficient is not None), default=None)
+    at_least = [c for s, c in trained.items() if s.kl_coefficient == least]
+    about = results.about(design)
+    return {
+        "task": task,
+        "name": design,
+        "group": cells[0].row.get("group"),
+        "description": about.get("description") or "",
+        "tree": about.get("tree"),
+        "static_accuracy": _over_runs([c["static_accuracy"] for c in cells]),
+        "null_rulers": _nulls(cells),
+        "best": {**best._asdict(), "gold": _over_runs([c["gold"] for c in settings[best]])},
+        "least_kl_coefficient": least,
+        "at_least": {
+            m: _strata(at_least, m) for m in ("gold", "over_optimisation", "length_drift", "kl_nats")
+        },
+        "budgets": {f"{b:g}": _within(trained or settings, b) for b in BUDGETS},
+        "best_of_n": {f"{b:g}": _within(chosen, b) for b in BUDGETS if chosen},
+    }
+
+
+def _within(settings: Mapping[Setting, Sequence[Cell]], budget: float) -> dict[str, Any] | None:
+    found = best_point(settings, budget)
+    if found is None:
+        return None
+    setting, point, gold = found
+    return {
+        "optimiser": setting.optimiser,
+        "kl_coefficient": setting.kl_coefficient,
+        **point,
+        "gold": _over_runs(gold),
+    }
+
+
+def _ranked(designs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By best gold within the budget, the best first; equals by name."""
+
+    def gold(design: Mapping[str, Any]) -> float:
+        within = design["budgets"][f"{RANKED_AT:g}"]
+        return float(within["gold"]["value"]) if within else -math.inf
+
+    ordered = sorted(designs, key=lambda d: (d["task"], -gold(d), d["name"]))
+    ranks: dict[str, int] = {}
+    for d in ordered:
+        d["rank"] = ranks[d["task"]] = ranks.get(d["task"], 0) + 1
+    return ordered
+
+
+def _algorithms(settings: Mapping[Setting, Sequence[Cell]]) -> list[dict[str, Any]]:
+    """For every two optimisers: probability that one improves on the other, over what both have done.
+
+    Strata are tasks, designs and KL coefficients that both have; best-of-n has none, so it is left out.
+    """
+    optimisers = list(dict.fromkeys(s.optimiser for s in settings if s.kl_coefficient is not None))
+    result = []
+    for a in optimisers:
+        for b in optimisers:
+            pairs = [
+                ([c["gold"] for c in settings[s]], [c["gold"] for c in settings[s._replace(optimiser=b)]])
+                for s in settings
+                if s.optimiser == a != b and s._replace(optimiser=b) in settings
+            ]
+            if pairs:
+                found = improvement([(numbers(x), numbers(y)) for x, y in pairs])
+                result.append({"a": a, "b": b, "strata": len(pairs), "b_beats_a": found.summary()})
+    return result
+
+
+def _runs(settings: Mapping[Setting, Sequence[Cell]]) -> dict[str, Any]:
+    """How many runs a setting has, and what a bootstrap interval over so few is worth."""
+    counts = [len(c) for c in settings.values()]
+    return {"least": min(counts), "most": max(counts), "coverage_of_range": coverage(min(counts))}
+
+
+def _targets(settings: Mapping[Setting, Sequence[Cell]]) -> dict[str, float]:
+    """By task: gold that is most of the way from the start to the best setting's end."""
+    found = {}
+    for task in dict.fromkeys(s.task for s in settings):
+        runs = [c for s, c in settings.items() if s.task == task]
+        start = mean_known([c["gold_start"] for cells in runs for c in cells])
+        best = max((mean_known([c["gold"] for c in cells]) for cells in runs), default=math.nan)
+        found[task] = start + SHARE * (best - start)
+    return found
+
+
+def _designs(results: Results) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((s.task, s.design) for s in results.settings))
+
+
+def _nulls(cells: Sequence[Cell]) -> dict[str, float]:
+    found: dict[str, list[float]] = {}
+    for cell in cells:
+        for ruler, rank in (cell.row.get("null_rulers") or {}).items():
+            found.setdefault(ruler, []).append(number(rank))
+    return {ruler: mean_known(ranks) for ruler, ranks in found.items()}
+
+
+def _strata(strata: Sequence[Sequence[Cell]], measure: str) -> dict[str, Any]:
+    return aggregate([numbers(value(c, measure) for c in cells) for cells in strata]).summary()
+
+
+def _over_runs(values: Sequence[float] | FloatArray) -> dict[str, Any]:
+    array = np.asarray(values, dtype=np.float64)
+    found: Interval = aggregate([array])
+    return {**found.summary(), "mean": mean_known(array)}
