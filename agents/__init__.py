@@ -12,6 +12,7 @@ from .advantages import explained_variance, gae, masked_mean, whiten
 from .agent import TIMES, Agent, AgentConfig, Callback, Metrics, describe
 from .best_of_n import BestOfN, BestOfNConfig, Candidates, best_of_n, best_of_n_kl_bound, choose_best
 from .checkpoint import Checkpoints
+from .critic import Critic
 from .decoder import Decoder
 from .dpo import DPO, DPOConfig, dpo_loss
 from .evaluation import Measure, Report, evaluate
@@ -56,6 +57,7 @@ __all__ = [
     "Callback",
     "Candidates",
     "Checkpoints",
+    "Critic",
     "DPOConfig",
     "Decoder",
     "Estimator",

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from text_gym import Prompt, TextVectorEnv
 from text_gym.errors import ConfigError, NonFiniteError
@@ -24,6 +24,7 @@ from text_gym.errors import ConfigError, NonFiniteError
 from .guards import (
     Advisor,
     check_dropout_off,
+    check_finite,
     check_loss,
     check_separate,
     check_unchanged,
@@ -177,8 +178,9 @@ class Agent(ABC, Generic[ConfigT]):
 
     def _check(self) -> None:
         """What must hold before an iteration."""
-        self.policy.check_finite()
-        check_dropout_off(self.policy, "the policy")
+        for what, network in self.networks.items():
+            check_finite(network)
+            check_dropout_off(network, f"the {what}")
         check_dropout_off(self.reference, "the reference policy")
         for what, model in reward_modules(self.env.reward).items():
             check_dropout_off(model, what)
@@ -285,6 +287,11 @@ class Agent(ABC, Generic[ConfigT]):
 
     # For subclasses
 
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """What is trained, by name: the policy, and first."""
+        return {"policy": self.policy}
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimizer trains: `params`, and their full learning rate as `lr`."""
         trained = [p for p in self.policy.parameters() if p.requires_grad]
@@ -310,12 +317,16 @@ class Agent(ABC, Generic[ConfigT]):
         return self.apply_gradients()
 
     def apply_gradients(self) -> float:
-        """One optimizer step down the gradients that there are; returns their norm before clipping.
+        """One optimizer step down the gradients that there are.
+
+        Returns:
+            The norm of the policy's before clipping.
 
         Raises:
             NonFiniteError: A gradient is not finite; the weights are untouched.
         """
-        return apply_gradients(self.policy, self.optimizer, self.config.max_grad_norm, self.where)
+        networks = list(self.networks.values())
+        return apply_gradients(networks, self.optimizer, self.config.max_grad_norm, self.where)[0]
 
     @property
     def where(self) -> str:
@@ -347,29 +358,36 @@ def backward(optimizer: torch.optim.Optimizer, loss: Tensor, where: str) -> None
 
 
 def apply_gradients(
-    policy: Policy, optimizer: torch.optim.Optimizer, max_grad_norm: float, where: str
-) -> float:
-    """One step down the gradients that there are; returns their norm before it is cut to `max_grad_norm`.
+    networks: Sequence[nn.Module], optimizer: torch.optim.Optimizer, max_grad_norm: float, where: str
+) -> list[float]:
+    """One step down the gradients that there are.
 
     Args:
-        policy: Whose weights.
+        networks: Whose weights; what one of them has to learn makes the steps of no other smaller.
         optimizer: Has those of them that are trained.
-        max_grad_norm: Gradients are scaled down to this norm.
+        max_grad_norm: The gradient of each network is scaled down to this norm.
         where: For the error, e.g. `"iteration 3"`.
+
+    Returns:
+        The norm of each network's gradient before it was scaled.
 
     Raises:
         NonFiniteError: A gradient is not finite; the weights are untouched.
     """
-    gradients = {n: p.grad for n, p in policy.named_parameters() if p.grad is not None}
-    norm = torch.nn.utils.get_total_norm(list(gradients.values()))
-    if not torch.isfinite(norm):
-        optimizer.zero_grad(set_to_none=True)
-        bad = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
-        what = f"the gradient of {bad[0]}" if bad else "the norm of the gradient"
-        raise NonFiniteError(f"{what} is not finite in {where}; nothing was updated")
-    torch.nn.utils.clip_grads_with_norm_(policy.parameters(), max_grad_norm, norm)
+    norms = []
+    for network in networks:
+        gradients = {n: p.grad for n, p in network.named_parameters() if p.grad is not None}
+        norm = torch.nn.utils.get_total_norm(list(gradients.values()))
+        if not torch.isfinite(norm):
+            optimizer.zero_grad(set_to_none=True)
+            bad = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
+            what = f"the gradient of {bad[0]}" if bad else "the norm of the gradient"
+            raise NonFiniteError(f"{what} is not finite in {where}; nothing was updated")
+        if norm > max_grad_norm - 1e-6:  # else it would multiply by 1, which takes its time too
+            torch.nn.utils.clip_grads_with_norm_(network.parameters(), max_grad_norm, norm)
+        norms.append(float(norm))
     optimizer.step()
-    return float(norm)
+    return norms
 
 
 def describe(batch: Rollout) -> Metrics:

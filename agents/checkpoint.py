@@ -18,13 +18,14 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from text_gym import RewardSource, Tokenizer
 from text_gym.errors import CheckpointError, ConfigError, DamagedError
 from text_gym.sealed import check_sealed, read_about, restore_replaced, write_sealed
 
 from .agent import Agent
+from .guards import check_finite
 from .policy import Policy
 
 LOG = logging.getLogger("text_gym")
@@ -74,7 +75,8 @@ class Checkpoints:
             raise CheckpointError(
                 f"{later[-1]} is later than iteration {agent.iteration}; load it, or choose another folder"
             )
-        agent.policy.check_finite()
+        for network in agent.networks.values():
+            check_finite(network)
         state = {
             "algorithm": agent.settings()["algorithm"],
             "settings": {k: v for k, v in agent.settings().items() if k != "algorithm"},
@@ -91,8 +93,7 @@ class Checkpoints:
             ) from error
 
         def fill(folder: Path) -> None:
-            tensors = {f"policy/{name}": tensor for name, tensor in tensors_of(agent.policy).items()}
-            tensors |= _optimizer_tensors(agent)
+            tensors = _network_tensors(agent) | _optimizer_tensors(agent)
             save_file({name: t.contiguous() for name, t in tensors.items()}, folder / TENSORS)
 
         target = self.folder / f"{agent.iteration:08d}"
@@ -128,16 +129,18 @@ class Checkpoints:
                 f"{folder} was learnt against another reference policy; use that in {self.folder / REFERENCE}"
             )
         saved = load_file(folder / TENSORS)
-        weights = {n.removeprefix("policy/"): t for n, t in saved.items() if n.startswith("policy/")}
-        own = tensors_of(agent.policy)
+        own = _network_tensors(agent)
+        kinds = tuple(f"{kind}/" for kind in agent.networks)
+        weights = {name: saved.pop(name) for name in list(saved) if name.startswith(kinds)}
         wrong = [n for n in weights.keys() | own.keys() if _form(weights.get(n)) != _form(own.get(n))]
+        wrong += [n for n in saved if n.partition("/")[2] not in _parameters(agent)]
         if wrong:
             raise ConfigError(f"{folder} is of another model: {min(wrong)} differs in name, shape or type")
         agent.load_state_dict(state["agent"])
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(weights[name])
-        _load_optimizer(agent, {n: t for n, t in saved.items() if not n.startswith("policy/")})
+        _load_optimizer(agent, saved)
         agent.between_iterations = True
         return agent.iteration
 
@@ -237,12 +240,25 @@ def digest(policy: Policy) -> str:
     return result.hexdigest()
 
 
-def tensors_of(policy: Policy) -> dict[str, Tensor]:
-    """Every weight and buffer of a policy by name; tied weights once."""
+def tensors_of(network: nn.Module) -> dict[str, Tensor]:
+    """Every weight and buffer of a policy or critic by name; tied weights once."""
     found: dict[int, tuple[str, Tensor]] = {}
-    for name, tensor in policy.state_dict(keep_vars=True).items():
+    for name, tensor in network.state_dict(keep_vars=True).items():
         found.setdefault(id(tensor), (name, tensor.detach()))
     return dict(found.values())
+
+
+def _network_tensors(agent: Agent[Any]) -> dict[str, Tensor]:
+    """Every weight and buffer of what is trained, as `network/name`."""
+    return {
+        f"{k}/{name}": t for k, network in agent.networks.items() for name, t in tensors_of(network).items()
+    }
+
+
+def _parameters(agent: Agent[Any]) -> dict[str, nn.Parameter]:
+    """What is trained by name; names of other networks than the policy begin with theirs."""
+    networks = [("" if kind == "policy" else f"{kind}.", network) for kind, network in agent.networks.items()]
+    return {prefix + name: p for prefix, network in networks for name, p in network.named_parameters()}
 
 
 def _optimizer_tensors(agent: Agent[Any]) -> dict[str, Tensor]:
@@ -250,13 +266,13 @@ def _optimizer_tensors(agent: Agent[Any]) -> dict[str, Tensor]:
     memory = agent.optimizer.state
     return {
         f"{what}/{name}": tensor
-        for name, parameter in agent.policy.named_parameters()
+        for name, parameter in _parameters(agent).items()
         for what, tensor in memory.get(parameter, {}).items()
     }
 
 
 def _load_optimizer(agent: Agent[Any], memory: dict[str, Tensor]) -> None:
-    names = {id(parameter): name for name, parameter in agent.policy.named_parameters()}
+    names = {id(parameter): name for name, parameter in _parameters(agent).items()}
     trained = (p for group in agent.optimizer.param_groups for p in group["params"])
     index = {names[id(parameter)]: i for i, parameter in enumerate(trained)}
     state: dict[int, dict[str, Tensor]] = {}

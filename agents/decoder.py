@@ -33,6 +33,7 @@ class Decoder:
 
     Attributes:
         states: `(n, D)`, the trunk's last hidden states at the last tokens read.
+        logits: `Policy.logits`, in the fastest way that there is while the weights stay as they are.
 
     >>> from text_gym import ByteTokenizer
     >>> policy = Policy.new(ByteTokenizer(), width=16, layers=1, context=8)
@@ -52,6 +53,7 @@ class Decoder:
         self._cache: _Own | _Library = (
             _Library(policy) if reader is None else _Own(policy, len(tokens), longest + room, reader)
         )
+        self.logits = policy.logits_of_fixed_weights()
         self.states = self._cache.begin(tokens[:, :longest], lengths)
 
     def step(self, tokens: Tensor) -> Tensor:

@@ -123,7 +123,7 @@ class DPO:
             loss = dpo_loss(chosen, rejected, config.label_smoothing).mean()
             where = f"step {step}; lower learning_rate"
             backward(optimizer, loss, where)
-            norm = apply_gradients(policy, optimizer, config.max_grad_norm, where)
+            norm = apply_gradients([policy], optimizer, config.max_grad_norm, where)[0]
             self.steps += 1
             metrics = {
                 "step": step + 1,

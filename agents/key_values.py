@@ -7,7 +7,6 @@ goes through its own code, if that agrees with the model without a cache. Nothin
 
 from __future__ import annotations
 
-import math
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .kernels import Kernels, Operators, kernels_for
 from .policy import Policy
 
 IntArray = npt.NDArray[np.int64]
-_GELU = 2 * math.sqrt(2 / math.pi)
 
 
 class Reader(Protocol):
@@ -150,12 +149,11 @@ class Layer:
     def update(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write `(n, heads, S, size)` keys and values, and return those that the new tokens may look at."""
         if not len(self._keys):
-            # Zeros and not uninitialised memory: a masked place has weight 0, and 0 · NaN would be NaN.
             shape = (self._size[0], keys.shape[1], self._size[1])
-            self._keys = keys.new_zeros((*shape, keys.shape[3]))
-            self._values = values.new_zeros((*shape, values.shape[3]))
+            self._keys = keys.new_empty((*shape, keys.shape[3]))
+            self._values = values.new_empty((*shape, values.shape[3]))
             self._every = torch.arange(self._size[0], device=keys.device)
-        self._used = max(self._used, self.width, keys.shape[2])
+        self._reach(max(self.width, keys.shape[2]))
         if self._column is None:
             self._keys[self._rows, :, : keys.shape[2]] = keys
             self._values[self._rows, :, : keys.shape[2]] = values
@@ -174,13 +172,30 @@ class Layer:
         if self._flat is None:
             flat_keys, flat_values = self._keys.flatten(0, 1), self._values.flatten(0, 1)
             self._flat = flat_keys.transpose(1, 2), flat_values
-        self._used = max(self._used, self.width)
+        self._reach(self.width)
         if isinstance(self._column, int):
-            self._keys[:, :, self._column], self._values[:, :, self._column] = keys, values
+            self._keys.select(2, self._column).copy_(keys)
+            self._values.select(2, self._column).copy_(values)
         else:
             self._keys[self._every, :, self._column] = keys
             self._values[self._every, :, self._column] = values
         return self._flat[0][:, :, : self.width], self._flat[1][:, : self.width]
+
+    def room(self) -> tuple[Tensor, Tensor]:
+        """Keys and values, `(n, heads, W, size)` each, to write one token of each row into where it goes."""
+        self._reach(self.width)
+        return self._keys, self._values
+
+    def _reach(self, width: int) -> None:
+        """From now on so many columns hold anything: zeros, in rows that do not write there now.
+
+        A masked place has weight 0, but what happens to lie in new memory may be NaN, and so is 0 · NaN.
+        """
+        if width > self._used:
+            if not isinstance(self._rows, slice) or isinstance(self._column, Tensor):
+                self._keys[:, :, self._used : width] = 0
+                self._values[:, :, self._used : width] = 0
+            self._used = width
 
     def keep(self, size: int, target: Tensor, source: Tensor) -> None:
         """Copy row `source[i]` to row `target[i]`, and drop those from `size` on."""
@@ -239,13 +254,16 @@ class GPT2Reader:
 
     Args:
         policy: Its trunk must be one that `fits`.
+        kernels: False makes no use of compiled `Kernels`, whether there are any or not.
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, *, kernels: bool = True) -> None:
         trunk = policy.model.base_model
         self._tokens, self._positions, self._norm = trunk.wte.weight, trunk.wpe.weight, _norm(trunk.ln_f)
         self._blocks = [_Block(block) for block in trunk.h]
-        self._gelu = torch.tensor(_GELU, dtype=trunk.dtype, device=policy.device)
+        like = torch.zeros((), dtype=trunk.dtype, device=policy.device)
+        found = kernels_for(like) if kernels else None
+        self._between: Kernels | Operators = Operators(like) if found is None else found
 
     @staticmethod
     def fits(policy: Policy) -> bool:
@@ -282,11 +300,11 @@ class GPT2Reader:
     ) -> Tensor:
         n, size = tokens.shape
         x = torch.embedding(self._tokens, tokens).add_(torch.embedding(self._positions, positions))
-        x = x.view(n * size, -1)
+        x, do, bias = x.view(n * size, -1), self._between, None
         for i, (block, layer) in enumerate(zip(self._blocks, layers, strict=True)):
-            h = torch.addmm(block.qkv_bias, torch.layer_norm(x, *block.norm_1), block.qkv)
+            h = torch.addmm(block.qkv_bias, do.norm(x, bias, *block.norm_1), block.qkv)
             if last is None:
-                h = self._attend_once(block, layer, h, mask)
+                h = do.attend(h, layer, block.heads, positions, mask, block.scale)
             else:
                 q, k, v = h.view(n, size, 3, block.heads, -1).permute(2, 0, 3, 1, 4)  # (n, heads, S, …) each
                 k, v = layer.update(k, v)
@@ -300,23 +318,11 @@ class GPT2Reader:
                     q, k, v, attn_mask=mask, is_causal=causal, scale=block.scale
                 )
                 h = h.transpose(1, 2).reshape(x.shape)
-            x.addmm_(h, block.projection).add_(block.projection_bias)
-            h = torch.addmm(block.up_bias, torch.layer_norm(x, *block.norm_2), block.up)
-            # x · sigmoid(2u) is GELU's 0.5 · x · (1 + tanh u), in half the time of PyTorch's own on CPUs.
-            gate = torch.addcmul(self._gelu, h, h, value=0.044715 * _GELU).mul_(h).sigmoid_()
-            x.addmm_(h.mul_(gate), block.down).add_(block.down_bias)
-        return torch.layer_norm(x, *self._norm)
-
-    def _attend_once(self, block: _Block, layer: Layer, qkv: Tensor, mask: Tensor | None) -> Tensor:
-        """Attention of one query a row and head, `(n, D)`: on CPUs twice as fast as PyTorch's own."""
-        n, width = len(qkv), qkv.shape[1] // 3
-        q, k, v = qkv.view(n, 3, block.heads, -1).unbind(1)
-        k, v = layer.append(k, v)
-        q = q.reshape(len(k), 1, -1)
-        weights = torch.baddbmm(self._gelu, q, k, beta=0, alpha=block.scale)  # (n · heads, 1, W)
-        if mask is not None:
-            weights.view(n, block.heads, 1, -1).add_(mask)
-        return torch.bmm(torch.softmax(weights, -1), v).view(n, width)
+            x.addmm_(h, block.projection)
+            h = torch.mm(do.norm(x, block.projection_bias, *block.norm_2), block.up)
+            x.addmm_(do.gelu(h, block.up_bias), block.down)
+            bias = block.down_bias
+        return do.norm(x, bias, *self._norm)
 
 
 class _Block:
@@ -333,5 +339,5 @@ class _Block:
 
 
 def _norm(module: Any) -> tuple[Any, ...]:
-    """What `torch.layer_norm` wants after its input."""
-    return module.normalized_shape, module.weight, module.bias, module.eps
+    """What `norm` wants after its input and the bias."""
+    return module.weight, module.bias, module.eps

@@ -19,9 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from text_gym import PretrainedTokenizer, Tokenizer
-from text_gym.errors import ConfigError, DataError, NonFiniteError
+from text_gym.errors import ConfigError, DataError
 from text_gym.models import pick_device, small_gpt2
 
+from .guards import check_finite
 from .loss_head import Head, token_log_probs
 from .micro_batches import Splitter
 
@@ -223,17 +224,12 @@ class Policy(nn.Module):
         Returns:
             Tensors `(B, T)`, `T` the longest completion.
         """
-        width = int((starts + lengths).max())
-        t = int(lengths.max())
-        tokens = tokens[:, :width]
-        with self._layers_in_training():
+        tokens = tokens[:, : int((starts + lengths).max())]
+        with layers_in_training(self.model):
             states = self.hidden(tokens).last_hidden_state
-        steps = torch.arange(t, device=tokens.device)
-        mask = steps < lengths[:, None]
-        rows, columns = mask.nonzero(as_tuple=True)
-        at = starts[rows] + columns
+        mask, rows, at = places(starts, lengths)
         taken = states[rows, at - 1]  # (N, D): the state before each token
-        masks = None if action_masks is None else action_masks[rows, columns]
+        masks = None if action_masks is None else action_masks[rows, at - starts[rows]]
         log_probs, h = self._token_log_probs(taken, tokens[rows, at], temperature, entropy, masks)
         zeros = log_probs.new_zeros(mask.shape)
         said, values = (zeros.masked_scatter(mask, x) for x in (log_probs, self.values(taken)))
@@ -319,30 +315,13 @@ class Policy(nn.Module):
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
-    @contextmanager
-    def _layers_in_training(self) -> Iterator[None]:
-        """Layers make checkpoints in training mode only; what they are made of, dropout, stays as it is."""
-        layers = [m for m in self.model.modules() if getattr(m, "gradient_checkpointing", False)]
-        was = [layer.training for layer in layers]
-        for layer in layers:
-            layer.training = torch.is_grad_enabled()
-        try:
-            yield
-        finally:
-            for layer, training in zip(layers, was, strict=True):
-                layer.training = training
-
     def check_finite(self) -> None:
-        """Refuse broken weights; the logits need not show them (attention kernels on CPU swallow NaN).
+        """Refuse broken weights.
 
         Raises:
             NonFiniteError: A weight is NaN or infinite; its tensor is named.
         """
-        if torch.isfinite(torch.nn.utils.get_total_norm(list(self.parameters()))):
-            return
-        for name, weight in self.named_parameters():
-            if not torch.isfinite(weight).all():
-                raise NonFiniteError(f"{name} holds NaN or infinity; it can be neither trained nor saved")
+        check_finite(self)
 
     def frozen(self) -> Policy:
         """A copy whose weights cannot be trained: the reference policy."""
@@ -388,6 +367,35 @@ class Policy(nn.Module):
         if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
             kind = json.dumps(self.model.config.model_type)
             raise ConfigError(f"models of type {kind} change their logits in a way that is not supported yet")
+
+
+def places(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the tokens of completions are.
+
+    Args:
+        starts: `(B,)` int64, prompt lengths.
+        lengths: `(B,)` int64, completion lengths, `T` the longest and `N` their sum.
+
+    Returns:
+        Mask `(B, T)` of the tokens there are, and their rows and columns, `(N,)` each.
+    """
+    mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+    rows, columns = mask.nonzero(as_tuple=True)
+    return mask, rows, starts[rows] + columns
+
+
+@contextmanager
+def layers_in_training(model: nn.Module) -> Iterator[None]:
+    """Layers make checkpoints in training mode only; what they are made of, dropout, stays as it is."""
+    layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
+    was = [layer.training for layer in layers]
+    for layer in layers:
+        layer.training = torch.is_grad_enabled()
+    try:
+        yield
+    finally:
+        for layer, training in zip(layers, was, strict=True):
+            layer.training = training
 
 
 def _with_fused_gelu(model: Any) -> Any:

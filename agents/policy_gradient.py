@@ -78,7 +78,9 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
         reference: Policy | None = None,
     ) -> None:
         super().__init__(policy, env, config or self.config_class(), reference)  # type: ignore[arg-type]
-        self._splitter = Splitter(policy.device, self.config.micro_batch_size, policy.token_bytes)
+        self._splitter = Splitter(
+            policy.device, self.config.micro_batch_size, len(self.networks) * policy.token_bytes
+        )
 
     @abstractmethod
     def estimate(self, batch: Rollout, rewards: Tensor) -> tuple[dict[str, Tensor], Metrics]:
@@ -168,6 +170,17 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
             }
         return loss, metrics
 
+    def evaluate(self, batch: Rollout, rows: Tensor) -> Evaluation:
+        """What the policy says now of these rows of a batch, `(b, T)` each, with gradients."""
+        return self.policy.evaluate(
+            batch.tokens[rows],
+            batch.starts[rows],
+            batch.lengths[rows],
+            temperature=self.config.temperature,
+            entropy=self.config.entropy_coef != 0,
+            action_masks=None if batch.action_masks is None else batch.action_masks[rows],
+        )
+
     def _minibatch_step(self, batch: Rollout, rows: Tensor, columns: dict[str, Tensor]) -> Metrics:
         whole = Part.whole(batch.mask[rows])
 
@@ -184,14 +197,7 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
         self, batch: Rollout, rows: Tensor, columns: dict[str, Tensor], whole: Part, part: Tensor
     ) -> Metrics:
         """Add the gradient of some rows of a batch, which are these rows of a minibatch."""
-        now = self.policy.evaluate(
-            batch.tokens[rows],
-            batch.starts[rows],
-            batch.lengths[rows],
-            temperature=self.config.temperature,
-            entropy=self.config.entropy_coef != 0,
-            action_masks=None if batch.action_masks is None else batch.action_masks[rows],
-        )
+        now = self.evaluate(batch, rows)
         width = now.log_probs.shape[1]
         old = {name: column[rows, :width] for name, column in columns.items()}
         loss, metrics = self.loss(now, old, whole.of(part, width))

@@ -19,6 +19,7 @@ from text_gym import Rewards, TextVectorEnv
 from text_gym.errors import ConfigError, NonFiniteError
 
 from .decoder import Decoder, survivors
+from .kernels import kernels_for
 from .policy import Policy
 from .rollout import Rollout, rewards_per_token
 
@@ -122,12 +123,11 @@ def _play(policy: Policy, env: TextVectorEnv, noise: Tensor, sampling: Sampling)
     live = np.ones(env.num_envs, dtype=np.bool_)  # … and which of them still play
     noise = noise.T.contiguous()
     for t in range(env.max_tokens):
-        logits = policy.logits(decoder.states)
+        logits = decoder.logits(decoder.states)
         allowed = None if env.mask is None else torch.from_numpy(env.action_masks()[rows]).to(policy.device)
         chosen_from = logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
-        probs = torch.softmax(sampling.logits(chosen_from), 1)
-        tokens = inverse_cdf(probs, noise[t])
-        record.add(decoder.states, logits, probs.gather(1, tokens[:, None]), allowed)
+        tokens, probs = draw(sampling.logits(chosen_from), noise[t])
+        record.add(decoder.states, logits, probs, allowed)
         ended = env.advance(rows[live], tokens.cpu().numpy()[live])
         if t == env.max_tokens - 1:  # all rows start together: the limit cuts all that are left at once
             break
@@ -238,7 +238,25 @@ def _assemble(
     )
 
 
-def inverse_cdf(probs: Tensor, u: Tensor, block: int = 4096) -> Tensor:
+def draw(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw from softmax(logits) with given noise.
+
+    Args:
+        logits: `(B, V)`; -inf is never drawn.
+        u: `(B,)` float64 in [0, 1).
+
+    Returns:
+        `(B,)` int64 tokens, and their `(B, 1)` probabilities: NaN where a logit is NaN or infinite.
+    """
+    kernels = kernels_for(logits)
+    if kernels is not None:
+        return kernels.draw(logits.contiguous(), u.contiguous())
+    probs = torch.softmax(logits, 1)
+    tokens = inverse_cdf(probs, u)
+    return tokens, probs.gather(1, tokens[:, None])
+
+
+def inverse_cdf(probs: Tensor, u: Tensor, block: int = 64) -> Tensor:
     """Draw by inverting the cumulative distribution: first the block of ids, then the id in it.
 
     Reproducible from the uniforms alone, and far cheaper than `torch.multinomial`, which draws one
@@ -256,26 +274,24 @@ def inverse_cdf(probs: Tensor, u: Tensor, block: int = 4096) -> Tensor:
     tensor([2])
     """
     b, v = probs.shape
-    if v <= block:
-        cumulative = probs.cumsum(dim=1, dtype=torch.float64)
-        return _locate(cumulative, u * cumulative[:, -1])[:, 0]
-    blocks = -(-v // block)
-    probs = torch.nn.functional.pad(probs, (0, blocks * block - v)).view(b, blocks, block)
+    if v % block:
+        probs = torch.nn.functional.pad(probs, (0, -v % block))
+    probs = probs.view(b, -1, block)
     sums = probs.sum(dim=2).cumsum(dim=1, dtype=torch.float64)
-    target = u * sums[:, -1]
+    target = u[:, None] * sums[:, -1:]
     chosen = _locate(sums, target)
     before = torch.nn.functional.pad(sums, (1, 0)).gather(1, chosen)
-    inside = probs[torch.arange(b, device=probs.device), chosen[:, 0]].cumsum(dim=1, dtype=torch.float64)
+    inside = probs.gather(1, chosen[:, :, None].expand(b, 1, block))[:, 0].cumsum(dim=1, dtype=torch.float64)
     # Sums and cumulative sums round differently: what is left may lie a little outside the block.
-    rest = torch.minimum((target - before[:, 0]).clamp_min_(0.0), inside[:, -1] * _BELOW_ONE)
-    token: Tensor = (chosen * block + _locate(inside, rest))[:, 0]
+    rest = torch.minimum((target - before).clamp_min_(0.0), inside[:, -1:] * _BELOW_ONE)
+    token: Tensor = chosen.mul_(block).add_(_locate(inside, rest))[:, 0]
     return token.clamp_max_(v - 1)  # beyond it only where all is NaN
 
 
 def _locate(cumulative: Tensor, target: Tensor) -> Tensor:
-    """`(B, 1)`: first index whose cumulative weight exceeds the target, which is less than the total."""
+    """`(B, 1)`: first index whose cumulative weight exceeds its target `(B, 1)`, less than the total."""
     # NaN exceeds nothing.
-    return torch.searchsorted(cumulative, target[:, None], right=True).clamp_max_(cumulative.shape[1] - 1)
+    return torch.searchsorted(cumulative, target, right=True).clamp_max_(cumulative.shape[1] - 1)
 
 
 def uniform(seed: int, episode_index: npt.NDArray[np.int64], tokens: int) -> npt.NDArray[np.float64]:

@@ -26,7 +26,7 @@ from text_gym.errors import ConfigError, NonFiniteError
 
 from .policy import Policy
 from .prefix_cache import PrefixCache
-from .sampler import inverse_cdf
+from .sampler import draw
 
 IntArray = npt.NDArray[np.int64]
 Observations = Mapping[str, Tensor]
@@ -180,10 +180,14 @@ class LanguageModelPolicy(ActorCriticPolicy):
 
     def _draw(self, states: Tensor, greedy: bool) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            probs = torch.softmax(self.language_model.logits(states), dim=1)
-            noise = torch.rand(len(probs), dtype=torch.float64, device=probs.device)
-            actions = probs.argmax(dim=1) if greedy else inverse_cdf(probs, noise)
-            log_probs = probs.gather(1, actions[:, None])[:, 0].log()
+            logits = self.language_model.logits(states)
+            noise = torch.rand(len(logits), dtype=torch.float64, device=logits.device)
+            if greedy:
+                actions = logits.argmax(dim=1)
+                log_probs = torch.log_softmax(logits, dim=1).gather(1, actions[:, None])[:, 0]
+            else:
+                actions, probs = draw(logits, noise)
+                log_probs = probs[:, 0].log()
         if not torch.isfinite(log_probs).all():
             row = int((~torch.isfinite(log_probs)).int().argmax())
             raise NonFiniteError(f"the policy's logits are not finite for row {row}; lower the learning rate")

@@ -2,7 +2,7 @@
 
     python benchmarks/classic_curves.py --figure docs/classic_curves.png --json classic_curves.json
 
- Runs are made one after another. Seconds are the
+Runs are made one after another. Seconds are the
 processor's, of all threads together: never less than wall time on an idle machine, and hardly more on a
 busy one.
 """

@@ -2,19 +2,20 @@
 
     python benchmarks/compare.py --json FILE --trl112 PYTHON --trl116 PYTHON
 
-`rollout` is the sampler against `model.generate`; `ppo`, `grpo` and `rloo` are whole iterations (play, score
-under the reference, 4 epochs of 4 minibatches) against TRL's trainers; `scaling` is PPO with other numbers of
-episodes and tokens; `memory` is what PPO needs at a vocabulary of 50,257. TRL dropped PPO after 1.12, so that
-two versions take part: each option names an interpreter with one of them installed, and what is not named is
-left out. Contestants are processes of one thread that take turns; figures are medians, of CPU time. Run it on
-an idle machine. TRL's PPO has a critic of its own, while ours is a head on the policy's trunk: it is the only
-kind we have.
+Parts, which `--only` chooses from: `rollout` is the sampler against `model.generate`; `ppo`, `ppo-separate`
+(with a critic apart, as TRL's), `grpo` and `rloo` are whole iterations (play, score under the reference, 4
+epochs of 4 minibatches) against TRL's trainers, in time and in memory; `scaling` is PPO with other numbers
+of episodes and tokens; `memory` is an iteration of PPO on 256 episodes at a vocabulary of 50,257. TRL
+dropped PPO after 1.12, so that two versions take part: each option names an interpreter with one of them
+installed, and what is not named is left out. Contestants are processes of one thread that take turns;
+figures are medians, of CPU time. Run it on an idle machine: all of it takes about 25 minutes.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -22,19 +23,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import tyro
 from machine import machine
 from rich.console import Console
 from rich.table import Table
-from test_rollout_speed import NEW_TOKENS, TURNS, contestants, in_turns
+from test_rollout_speed import FLOORS, NEW_TOKENS, TURNS, contestants, in_turns
 
 from text_gym.report import write_json
 
 Row = dict[str, Any]
-What = Literal["rollout", "ppo", "grpo", "rloo", "scaling", "memory"]
 HERE = Path(__file__).resolve().parent
 SHAPES = {  # GPT-2 shapes
     "tiny": {"layers": 2, "width": 128, "heads": 4, "vocabulary": 1024},
@@ -42,8 +42,6 @@ SHAPES = {  # GPT-2 shapes
     "gpt2": {"layers": 12, "width": 768, "heads": 12, "vocabulary": 50257},
     "large-vocabulary": {"layers": 2, "width": 128, "heads": 4, "vocabulary": 50257},
 }
-BATCH = {"gpt2": 8}
-Size = Literal["tiny", "small", "gpt2", "large-vocabulary"]
 
 
 @dataclass(frozen=True)
@@ -51,23 +49,64 @@ class Options:
     """Compare with peers.
 
     Args:
-        only: What to measure.
-        sizes: Models: tiny (2 layers, width 128, 1,024 ids), small (6, 256, 4,096), gpt2 (124M; batches of 8)
-            and large-vocabulary (tiny with 50,257 ids). Scaling is of the tiny one, memory of the last.
+        only: Regular expression of what to measure, of the names that `--list` shows.
+        list: Show what there is, with estimates of its time, and measure nothing.
         trl112: Interpreter with TRL 1.12, for PPO.
         trl116: Interpreter with TRL 1.16, for GRPO and RLOO.
-        rounds: Iterations of each contestant, after one to warm up.
-        memory_batches: Episodes of an iteration for which memory is measured.
         json: File for the rows.
     """
 
-    only: tuple[What, ...] = ("rollout", "ppo", "grpo", "rloo", "scaling", "memory")
-    sizes: tuple[Size, ...] = ("tiny", "small")
+    only: str = ""
+    list: bool = False
     trl112: str | None = None
     trl116: str | None = None
-    rounds: int = 5
-    memory_batches: tuple[int, ...] = (64,)
     json: Path | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is measured together.
+
+    Args:
+        what: `rollout`, an algorithm, `scaling` or `memory`.
+        model: One of `SHAPES`, or `products`, the policy that is shipped.
+        seconds: About what it takes on one core of a server, TRL included.
+        batch: Episodes.
+        new_tokens: Of each.
+        rounds: Iterations of each contestant, after one to warm up; 0 is that one alone.
+    """
+
+    what: str
+    model: str
+    seconds: int
+    batch: int = 64
+    new_tokens: int = NEW_TOKENS
+    rounds: int = 5
+
+    @property
+    def name(self) -> str:
+        """As on the command line."""
+        tokens = "" if self.new_tokens == NEW_TOKENS else f"/{self.new_tokens} new tokens"
+        return f"{self.what}/{self.model}/B={self.batch}{tokens}"
+
+    @property
+    def algorithm(self) -> str:
+        """Of whole iterations."""
+        return self.what if self.what.startswith(("ppo", "grpo", "rloo")) else "ppo"
+
+
+PARTS = [
+    *(Part("rollout", model, 15) for model in TURNS),
+    *(Part(what, "tiny", 35) for what in ("ppo", "ppo-separate", "grpo", "rloo")),
+    *(Part(what, "small", 110, rounds=3) for what in ("ppo", "ppo-separate", "grpo", "rloo")),
+    Part("ppo", "gpt2", 150, batch=8, rounds=2),
+    *(Part(what, "large-vocabulary", 140, rounds=2) for what in ("ppo", "grpo")),
+    Part("scaling", "tiny", 20, batch=16, rounds=3),
+    Part("scaling", "tiny", 55, batch=256, rounds=3),
+    Part("scaling", "tiny", 20, new_tokens=16, rounds=3),
+    Part("scaling", "tiny", 35, new_tokens=96, rounds=3),
+    Part("memory", "large-vocabulary", 200, batch=256, rounds=0),
+]
 
 
 @dataclass(frozen=True)
@@ -92,11 +131,11 @@ class Trainer:
 
 
 @contextmanager
-def trainer(python: str, contestant: str, size: str, batch: int, new_tokens: int) -> Iterator[Trainer]:
+def trainer(python: str, contestant: str, part: Part) -> Iterator[Trainer]:
     """Start a contestant of `trainers.py`; it is stopped in the end."""
-    shape = [f"--{name}={value}" for name, value in SHAPES[size].items()]
+    shape = [f"--{name}={value}" for name, value in SHAPES[part.model].items()]
     command = [python, str(HERE / "trainers.py"), contestant, *shape]
-    command += [f"--batch={batch}", f"--new-tokens={new_tokens}"]
+    command += [f"--batch={part.batch}", f"--new-tokens={part.new_tokens}"]
     path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
     quiet = {"TRANSFORMERS_VERBOSITY": "error", "TRL_EXPERIMENTAL_SILENCE": "1", "PYTHONWARNINGS": "ignore"}
     settings = {**os.environ, "OMP_NUM_THREADS": "1", **quiet}
@@ -115,43 +154,42 @@ def trainer(python: str, contestant: str, size: str, batch: int, new_tokens: int
         process.wait()
 
 
-def iterations(
-    algorithm: str, size: str, peer: str | None, rounds: int, batch: int = 0, new_tokens: int = NEW_TOKENS
-) -> list[Row]:
+def iterations(part: Part, peer: str | None) -> list[Row]:
     """Tokens a second of whole iterations, and the memory they need on top of the models, ours and TRL's."""
-    batch = batch or BATCH.get(size, 64)
     contestants = {"ours": sys.executable} | ({} if peer is None else {"trl": peer})
     reports: dict[str, list[Row]] = {name: [] for name in contestants}
     with ExitStack() as stack:
         processes = {
-            name: stack.enter_context(trainer(python, f"{name}-{algorithm}", size, batch, new_tokens))
+            name: stack.enter_context(trainer(python, f"{name}-{part.algorithm}", part))
             for name, python in contestants.items()
         }
-        for round_ in range(rounds + 1):
+        for round_ in range(part.rounds + 1):
             for name, process in processes.items():
                 report = process.turn()
-                if round_:
+                if round_ or not part.rounds:
                     reports[name].append(report)
     speed = {
         name: statistics.median(report["tokens"] / report["seconds"] for report in seen)
         for name, seen in reports.items()
     }
     memory = {name: max(report["added_bytes"] for report in seen) / 2**20 for name, seen in reports.items()}
+    algorithm = part.algorithm.split("-")[0]
     peer_name = f"TRL {'1.12' if algorithm == 'ppo' else '1.16'} {algorithm.upper()}"
-    what = f"{algorithm} iteration" + ("" if new_tokens == NEW_TOKENS else f", {new_tokens} new tokens")
-    return [
-        row(what, size, batch, speed, peer_name, "tokens/s"),
-        row(f"{what}, memory added", size, batch, memory, peer_name, "MiB"),
-    ]
+    what = f"{algorithm} iteration" + (
+        "" if part.new_tokens == NEW_TOKENS else f", {part.new_tokens} new tokens"
+    )
+    what += ", separate critic" if part.algorithm == "ppo-separate" else ""
+    rows = [row(what, part, speed, peer_name, "tokens/s")] if part.rounds else []
+    return [*rows, row(f"{what}, memory added", part, memory, peer_name, "MiB")]
 
 
-def row(what: str, model: str, batch: int, figures: dict[str, float], peer_name: str, unit: str) -> Row:
+def row(what: str, part: Part, figures: dict[str, float], peer_name: str, unit: str) -> Row:
     """A row of the table; `ratio` is ours over theirs, None where they did not take part."""
     ours, peer = figures["ours"], figures.get("trl")
     return {
         "what": what,
-        "model": model,
-        "batch": batch,
+        "model": part.model,
+        "batch": part.batch,
         "ours": ours,
         "peer": peer,
         "peer_name": peer_name,
@@ -160,39 +198,32 @@ def row(what: str, model: str, batch: int, figures: dict[str, float], peer_name:
     }
 
 
-def rollouts(size: str) -> list[Row]:
+def rollouts(part: Part) -> list[Row]:
     """Tokens a second of the sampler, which also steps the environment and keeps what learning needs.
 
     With lengths that are drawn, `generate` is taken to have written as many tokens.
     """
     rows = []
-    for lengths in ("full", "geometric"):
-        slow, fast = contestants(size, lengths)
+    for lengths in sorted({lengths for model, lengths, _ in FLOORS if model == part.model}):
+        slow, fast = contestants(part.model, lengths)
         tokens = fast()
-        seconds = in_turns(slow, fast, TURNS.get(size, 5))
+        seconds = in_turns(slow, fast, TURNS[part.model])
         speed = {"trl": tokens / seconds[0], "ours": tokens / seconds[1]}
-        rows.append(row(f"rollout, {lengths} lengths", size, 64, speed, "model.generate", "tokens/s"))
+        rows.append(row(f"rollout, {lengths} lengths", part, speed, "model.generate", "tokens/s"))
     return rows
 
 
-def measure(options: Options) -> Iterator[Row]:
-    """All rows that were asked for and whose peers there are."""
-    for what in options.only:
-        peer = options.trl116 if what in ("grpo", "rloo") else options.trl112
-        if peer is None and what != "rollout":
-            print(f"{what}: TRL does not take part; see --trl112 and --trl116", flush=True)
-        if what == "rollout":
-            for size in options.sizes:
-                yield from rollouts(size) if size in TURNS else ()
-        elif what == "scaling":
-            for batch, new_tokens in ((16, 48), (256, 48), (64, 16), (64, 96)):
-                yield from iterations("ppo", "tiny", peer, options.rounds, batch, new_tokens)
-        elif what == "memory":
-            for batch in options.memory_batches:
-                yield from iterations("ppo", "large-vocabulary", peer, 1, batch)
-        else:
-            for size in options.sizes:
-                yield from iterations(what, size, peer, options.rounds)
+def measure(parts: Sequence[Part], options: Options) -> Iterator[Row]:
+    """All rows of some parts."""
+    for part in parts:
+        option = "trl116" if part.algorithm in ("grpo", "rloo") else "trl112"
+        peer: str | None = getattr(options, option)
+        if part.what == "rollout":
+            yield from rollouts(part)
+            continue
+        if peer is None:
+            print(f"{part.name}: TRL does not take part without --{option} PYTHON", flush=True)
+        yield from iterations(part, peer)
 
 
 def show(rows: Sequence[Row]) -> None:
@@ -219,9 +250,15 @@ def show(rows: Sequence[Row]) -> None:
 
 def main(options: Options) -> None:
     """Measure, print the table, and write the rows."""
+    parts = [part for part in PARTS if re.search(options.only, part.name)]
+    if options.list or not parts:
+        for part in parts or PARTS:
+            print(f"{part.seconds:4} s  {part.name}")
+        raise SystemExit(0 if parts else f"nothing is called {options.only!r}; see above")
+    print(f"about {sum(part.seconds for part in parts) / 60:.0f} minutes", flush=True)
     torch.set_num_threads(1)
     rows = []
-    for entry in measure(options):
+    for entry in measure(parts, options):
         print(json.dumps(entry), flush=True)
         rows.append(entry)
     show(rows)

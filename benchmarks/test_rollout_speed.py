@@ -1,6 +1,9 @@
 """The sampler against `model.generate`: `pytest benchmarks/test_rollout_speed.py -n 0 --benchmark-enable`.
 
-Both draw 64 completions of up to 48 tokens after prompts of 16, from the same model, at temperature 1.
+    OMP_NUM_THREADS=1 PYTHONPATH=. python benchmarks/test_rollout_speed.py [tiny products small gpt2]
+
+prints a table instead, of three repetitions.
+Both draw 64 completions (or one) of up to 48 tokens after prompts of 16 tokens, at temperature 1.
 A rollout also steps the environment and keeps log-probabilities and values; `generate` returns tokens only.
 Contestants take turns within one run and ratios are those of medians: of CPU time on one thread
 (`OMP_NUM_THREADS=1`), of wall-clock time on more, for which the machine must be idle.
@@ -13,8 +16,9 @@ from __future__ import annotations
 import itertools
 import os
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,15 +32,19 @@ ROWS, PROMPT_TOKENS, NEW_TOKENS = 64, 16, 48
 SHAPES = {  # GPT-2 shapes
     "tiny": {"layers": 2, "width": 128, "heads": 4, "vocabulary": 1024},
     "small": {"layers": 6, "width": 256, "heads": 8, "vocabulary": 4096},
+    "gpt2": {"layers": 12, "width": 768, "heads": 12, "vocabulary": 50257},
 }
-FLOORS = {
-    ("tiny", "full"): 3.0,
-    ("tiny", "geometric"): 6.0,
-    ("small", "full"): 1.9,
-    ("small", "geometric"): 4.0,
-    ("products", "full"): 3.0,
+FLOORS = {  # model, lengths, rows
+    ("tiny", "full", ROWS): 3.0,
+    ("tiny", "full", 1): 4.0,
+    ("tiny", "geometric", ROWS): 6.0,
+    ("small", "full", ROWS): 1.9,
+    ("small", "geometric", ROWS): 4.0,
+    ("products", "full", ROWS): 3.0,
+    ("gpt2", "full", ROWS): 1.35,
 }
 TURNS = {"tiny": 9, "products": 9, "small": 5}
+QUICK = [case for case in FLOORS if case[0] in TURNS]
 
 Contestants = tuple[Callable[[], Any], Callable[[], Any]]
 
@@ -95,13 +103,38 @@ def in_turns(slow: Callable[[], Any], fast: Callable[[], Any], turns: int) -> tu
     return statistics.median(seconds[0]), statistics.median(seconds[1])
 
 
-@pytest.mark.parametrize(("shape", "lengths"), FLOORS)
-def test_rollout(benchmark: Any, shape: str, lengths: str) -> None:
-    slow, fast = contestants(shape, lengths)
+@pytest.mark.parametrize(("shape", "lengths", "rows"), QUICK)
+def test_rollout(benchmark: Any, shape: str, lengths: str, rows: int) -> None:
+    slow, fast = contestants(shape, lengths, rows)
     seconds = in_turns(slow, fast, TURNS[shape])
-    ratio, floor = seconds[0] / seconds[1], FLOORS[shape, lengths]
+    ratio, floor = seconds[0] / seconds[1], FLOORS[shape, lengths, rows]
     benchmark.extra_info |= {"slow_seconds": seconds[0], "fast_seconds": seconds[1], "ratio": ratio}
     benchmark.extra_info["load"] = os.getloadavg()[0]
     print(f"\n{benchmark.name}: {seconds[0]:.4f} s / {seconds[1]:.4f} s = {ratio:.1f} (floor {floor})")
     benchmark.pedantic(fast, rounds=1)
     assert ratio >= floor
+
+
+def show(shapes: Sequence[str], repetitions: int = 3) -> None:
+    """Print the table: medians of the repetitions, and the range of ratios; seconds."""
+    print(
+        f"{'model':10}{'lengths':11}{'rows':>4}{'generate':>12}{'rollout':>11}{'ratio':>7}  range      floor"
+    )
+    for (shape, lengths, rows), floor in FLOORS.items():
+        if shape not in shapes:
+            continue
+        slow, fast = contestants(shape, lengths, rows)
+        found = [
+            in_turns(slow, fast, TURNS.get(shape, 1)) for _ in range(repetitions if shape in TURNS else 1)
+        ]
+        ratios = sorted(a / b for a, b in found)
+        theirs, ours = (statistics.median(column) for column in zip(*found, strict=True))
+        print(
+            f"{shape:10}{lengths:11}{rows:4}{theirs:12.4f}{ours:11.4f}{statistics.median(ratios):7.2f}"
+            f"  {ratios[0]:.2f}–{ratios[-1]:.2f}  {floor:5.2f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    show(sys.argv[1:] or list(TURNS))

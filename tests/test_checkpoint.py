@@ -30,6 +30,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"kl_target": 1.0, "seed": 3},
         {"kl_in": "loss", "kl_estimator": "k3", "entropy_coef": 0.01},
         {"target_kl": 0.01, "anneal": False, "temperature": 0.7},
+        {"critic": "separate"},
     ],
     "grpo": [
         {"group_size": 4},
@@ -65,8 +66,9 @@ def agent(name: str = "ppo", reward: Any = None, policy: Policy | None = None, *
 
 def memory_of(learner: Agent[Any]) -> dict[str, Tensor]:
     """All tensors of an agent: weights and what the optimizer remembers of each."""
-    names = {id(p): name for name, p in learner.policy.named_parameters()}
-    found = dict(learner.policy.state_dict())
+    networks = learner.networks.items()
+    names = {id(p): f"{kind} {name}" for kind, network in networks for name, p in network.named_parameters()}
+    found = {f"{kind} {name}": t for kind, network in networks for name, t in network.state_dict().items()}
     for parameter, state in learner.optimizer.state.items():
         found |= {f"{names[id(parameter)]} {key}": value for key, value in state.items()}
     return {name: tensor.clone() for name, tensor in found.items()}
@@ -405,13 +407,26 @@ def test_a_checkpoint_of_something_else_is_refused_and_changes_nothing(tmp_path:
     ]
     other = agent("rloo")
     other.policy.value_head = nn.Linear(16, 2)
-    wrong.append((other, r"another model: value_head\.bias"))
+    wrong.append((other, r"another model: policy/value_head\.bias"))
     for one, message in wrong:
         before = memory_of(one)
         with pytest.raises(ConfigError, match=message):
             Checkpoints(tmp_path).load(one)
         assert same(memory_of(one), before)
         assert one.iteration == 0
+
+
+@pytest.mark.parametrize("kinds", [("shared", "separate"), ("separate", "shared")])
+def test_a_checkpoint_with_a_critic_apart_is_not_taken_for_one_without(
+    kinds: tuple[str, str], tmp_path: Path
+) -> None:
+    first, second = (agent(critic=kind) for kind in kinds)
+    learn(first, until=1)
+    Checkpoints(tmp_path).save(first)
+    before = memory_of(second)
+    with pytest.raises(ConfigError, match="another model: critic/trunk"):
+        Checkpoints(tmp_path).load(second)
+    assert same(memory_of(second), before)
 
 
 def test_rewards_whose_memory_cannot_be_had(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

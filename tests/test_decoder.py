@@ -118,3 +118,14 @@ def test_activations_equal_to_the_fused_one_do_not_slow_it_down() -> None:
         for block in policy.model.transformer.h:
             block.mlp.act = torch.nn.GELU(approximate=approximate)
         assert kind_of(policy) is expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_are_the_policys_own(kind: str) -> None:
+    """Whatever an architecture does to its logits, and whatever rows its vocabulary is padded with."""
+    policy = small_policy(kind)
+    with torch.no_grad():
+        decoder = Decoder(policy, np.array([[1, 2], [3, 0]]), np.array([2, 1]), room=1)
+        found, wanted = decoder.logits(decoder.states), policy.logits(decoder.states)
+    assert found.shape == (2, policy.vocab_size)
+    assert torch.allclose(found, wanted, rtol=1e-5, atol=1e-6)

@@ -37,16 +37,15 @@ def by_autograd(states: Tensor, tokens: Tensor, head: Head) -> tuple[Tensor, Ten
     return distribution.log_prob(tokens), distribution.entropy()
 
 
-@pytest.fixture(params=["kept", "formed again"])
-def small_parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts of four rows, the last of three; logits are kept for the backward pass, or not."""
+@pytest.fixture(params=["whole", "tiled"])
+def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All logits at once, or tiles of four rows by five ids, the last ones of three by three."""
     module = "text_gym.agents.loss_head."
-    monkeypatch.setattr(module + "CHUNK_ROWS", 4)
-    monkeypatch.setattr(module + "CHUNK_BYTES", 1)
-    monkeypatch.setattr(module + "KEPT_BYTES", 2**20 if request.param == "kept" else 0)
+    monkeypatch.setattr(module + "TILES", {"cpu": (4, 5)})
+    monkeypatch.setattr(module + "WHOLE_BYTES", 2**20 if request.param == "whole" else 0)
 
 
-@pytest.mark.usefixtures("small_parts")
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("dtype", BOUND)
 @pytest.mark.parametrize(
     ("biased", "options"),
@@ -78,7 +77,7 @@ def test_values_and_gradients_are_those_of_autograd(
         assert float((ours - theirs).detach().abs().max()) <= BOUND[dtype] * scale
 
 
-@pytest.mark.usefixtures("small_parts")
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize(("cap", "entropy"), [*product([None, 2.0], [False, True])])
 def test_gradients_are_those_of_finite_differences(cap: float | None, entropy: bool) -> None:
     states, weight, bias, tokens = inputs(torch.float64)
@@ -90,7 +89,7 @@ def test_gradients_are_those_of_finite_differences(cap: float | None, entropy: b
     assert torch.autograd.gradcheck(function, (states, weight, bias))
 
 
-@pytest.mark.usefixtures("small_parts")
+@pytest.mark.usefixtures("both_ways")
 def test_what_is_not_trained_gets_no_gradient() -> None:
     states, weight, bias, tokens = inputs(torch.float64)
     whole = torch.autograd.grad(by_autograd(states, tokens, Head(weight, bias))[0].sum(), (states, bias))
@@ -102,7 +101,7 @@ def test_what_is_not_trained_gets_no_gradient() -> None:
         assert torch.allclose(found, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.usefixtures("small_parts")
+@pytest.mark.usefixtures("both_ways")
 def test_tokens_that_cannot_be_drawn_have_no_entropy_and_no_gradient() -> None:
     """A bias of -inf: p is 0, and 0 · log 0 is 0."""
     states, weight, _, tokens = inputs(torch.float64)
@@ -123,8 +122,17 @@ def test_tokens_that_cannot_be_drawn_have_no_entropy_and_no_gradient() -> None:
         assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
 
 
+@pytest.mark.usefixtures("both_ways")
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_a_broken_weight_shows_in_every_log_probability(broken: float) -> None:
+    states, weight, _, tokens = (x.detach() for x in inputs(torch.float32))
+    weight[V - 1] = broken
+    said = token_log_probs(states.abs(), tokens, Head(weight), entropy=True)
+    assert all(column.isnan().all() for column in said)
+
+
 def test_the_matrix_of_logits_is_never_held() -> None:
-    """No tensor that is made, forwards or backwards, is larger than a part of it."""
+    """No tensor that is made, forwards or backwards, is larger than a tile of it."""
     rows, width, vocabulary = 2048, 4, 20_000
     largest = 0
 
@@ -141,7 +149,7 @@ def test_the_matrix_of_logits_is_never_held() -> None:
     with Watch():  # type: ignore[no-untyped-call]
         said = token_log_probs(states, torch.zeros(rows, dtype=torch.int64), Head(weight), entropy=True)
         torch.stack(said).sum().backward()
-    assert largest == 256 * vocabulary
+    assert largest == 1024 * 512
 
 
 def test_half_precision_weights_give_float32_and_half_precision_gradients() -> None:

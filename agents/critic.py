@@ -1,0 +1,72 @@
+"""Critic: values from a trunk of its own, which begins as a copy of the policy's.
+
+The policy's own value head costs next to nothing, but what it learns moves the trunk that the policy stands
+on; a critic apart leaves the policy alone, for twice the memory and most of the time. It is no part of the
+policy's folder: checkpoints have it.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from .micro_batches import Splitter
+from .policy import Policy, layers_in_training, places
+
+
+class Critic(nn.Module):
+    """A copy of a policy's trunk and value head, to be trained apart.
+
+    It has as many weights, gradients and moments as the policy's trunk (16 bytes a weight in float32), and
+    keeps as much of a minibatch for its backward pass.
+
+    Args:
+        policy: It stays as it is.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.trunk, self.value_head = copy.deepcopy((policy.model.base_model, policy.value_head))
+        self._device, self._dtype, self._bf16 = policy.device, policy.dtype, policy.bf16
+        self.train(policy.training)
+
+    def forward(self, tokens: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
+        """Values `(B, T)` of the states before each token of completions, and 0 past their ends.
+
+        Args:
+            tokens: `(B, S)` int64, right-padded.
+            starts: `(B,)` int64, prompt lengths.
+            lengths: `(B,)` int64, completion lengths; with one more than there are tokens, the last value is
+                that of the state after the last token.
+        """
+        tokens = tokens[:, : int((starts + lengths).max()) - 1]  # no state is asked for after these
+        precision = torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16)
+        with layers_in_training(self.trunk), precision:
+            states = self.trunk(input_ids=tokens, use_cache=False).last_hidden_state
+        mask, rows, at = places(starts, lengths)
+        values: Tensor = self.value_head(states[rows, at - 1].to(self.value_head.weight.dtype))[:, 0].to(
+            self._dtype
+        )
+        return values.new_zeros(mask.shape).masked_scatter(mask, values)
+
+    @torch.no_grad()
+    def score(
+        self, tokens: Tensor, starts: Tensor, lengths: Tensor, *, rows: int = 64
+    ) -> tuple[Tensor, Tensor]:
+        """Without gradients, at most `rows` at a time.
+
+        Returns:
+            Values `(B, T)` of the states before each token, and `(B,)` after the last ones.
+        """
+        values = torch.zeros(len(tokens), int(lengths.max()) + 1, dtype=self._dtype, device=tokens.device)
+
+        def fill(parts: list[Tensor]) -> None:
+            for part in parts:
+                said = self(tokens[part], starts[part], lengths[part] + 1)
+                values[part, : said.shape[1]] = said
+
+        Splitter(self._device, rows).run(starts + lengths, fill)
+        after = values.gather(1, lengths[:, None])[:, 0]
+        return values.scatter_(1, lengths[:, None], 0.0)[:, :-1], after
