@@ -7,7 +7,6 @@ and 48 new tokens, and there are 64 of them; run it with `OMP_NUM_THREADS=1` on 
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import Tensor, nn
 from torch.distributions import Categorical
+from transformers import GPT2LMHeadModel
 
 from text_gym import ByteTokenizer, TextEnv, TextVectorEnv, WordTokenizer
 from text_gym.agents import LanguageModelPolicy, Policy, SB3VecEnv, SequenceRolloutBuffer
@@ -43,7 +43,9 @@ class UncachedPolicy(ActorCriticPolicy):
 
     def __init__(self, *args: Any, language_model: Policy, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "net_arch": []})
-        self.model = copy.deepcopy(language_model.model)
+        self.model = GPT2LMHeadModel(language_model.model.config)  # as `transformers` has it, nothing fused
+        self.model.load_state_dict(language_model.model.state_dict())
+        self.model.eval()
         self.value_head = nn.Linear(self.model.config.n_embd, 1)
         self.optimizer = torch.optim.Adam(self.parameters(), lr=1e-4, eps=1e-5)
 
