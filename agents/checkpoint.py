@@ -39,6 +39,8 @@ class Checkpoints:
     named after its iteration: weights and the optimizer's memory in safetensors, and a manifest with the rest
     and the SHA-256 of every file (`text_gym.sealed`). The last `keep` and the one with the best score stay.
     One process at a time may write: `RunFolder` sees to that in a run.
+    A run goes on to the same bits on the same computer with as many threads, and with a C compiler or without
+    one as before (`kernels`); elsewhere it goes on just as well, to other last digits.
 
     Args:
         folder: Where; made by the first `save`.
