@@ -28,9 +28,10 @@ def gold(design: str, kl: float) -> float:
 
 
 def test_a_small_model_is_over_optimised(tmp_path: Path) -> None:
-    found = only(write_benchmark(tmp_path), "over_optimisation")
+    found = only(write_benchmark(tmp_path, ["gold", "pairs-128", "length-biased-512"]), "over_optimisation")
     assert found.verdict == "yes"
-    assert "128 pairs" in found.question  # the smallest of the learned models
+    assert "Is a reward model" in found.question
+    assert "“pairs-128”" in found.question
     fall, change, gain = (interval for _, interval in found.numbers[:3])
     best = max(gold("pairs-128", END[0.0] * i / 8) for i in range(9))
     assert fall.value == pytest.approx(gold("pairs-128", 16) - best, abs=0.02)
@@ -40,8 +41,21 @@ def test_a_small_model_is_over_optimised(tmp_path: Path) -> None:
     assert fall.n == 6  # two optimisers, three seeds
 
 
+def test_learned_models_are_judged_together(tmp_path: Path) -> None:
+    found = only(write_benchmark(tmp_path), "over_optimisation")
+    assert "“pairs-128”, “clean-512”" in found.question
+    numbers = dict(found.numbers)
+    falls = []
+    for design in ("pairs-128", "clean-512"):
+        best = max(gold(design, END[0.0] * i / 8) for i in range(9))
+        falls.append(gold(design, 16) - best)
+        assert numbers[f"gold, best to end: {design}"].value == pytest.approx(falls[-1], abs=0.02)
+    assert numbers["gold, best to end"].value == pytest.approx(sum(falls) / 2, abs=0.02)
+    assert numbers["gold, best to end"].n == 12  # two designs, two optimisers, three seeds
+
+
 def test_the_coefficient_that_prevents_it(tmp_path: Path) -> None:
-    found = only(write_benchmark(tmp_path), "prevention")
+    found = only(write_benchmark(tmp_path, ["pairs-128"]), "prevention")
     assert found.verdict == "yes"
     assert found.statement.startswith("From β = 0.3 on")  # at 0.05, 6 nats: still 0.05 below the best
     assert [label for label, _ in found.numbers] == [f"gold, best to end: β = {b:g}" for b in sorted(END)]

@@ -36,9 +36,9 @@ def find(results: Results) -> list[Finding]:
 
 
 def _over_optimisation(results: Results) -> Iterator[Finding]:
-    """Of each kind of model, the smallest one at the smallest KL coefficient; then what prevents it."""
+    """Of each kind of model, all of them together at the smallest KL coefficient; then what prevents it."""
     for models in _models(results).values():
-        yield from _of_smallest(results, sorted(models))
+        yield from _of_models(results, [design for _, design in sorted(models)])
 
 
 def _models(results: Results) -> dict[Any, list[tuple[int, str]]]:
@@ -53,42 +53,45 @@ def _models(results: Results) -> dict[Any, list[tuple[int, str]]]:
     return found
 
 
-def _of_smallest(results: Results, models: Sequence[tuple[int, str]]) -> Iterator[Finding]:
-    opinions, design = models[0]
-    coefficients = results.coefficients(design)
+def _of_models(results: Results, models: Sequence[str]) -> Iterator[Finding]:
+    coefficients = results.coefficients(models[0])
+    models = [d for d in models if set(coefficients) <= set(results.coefficients(d))]
+    names = ", ".join(f"“{d}”" for d in models)
     least = coefficients[0]
-    runs = results.trained(design, least)
+    runs = _trained(results, models, least)
     fall, gain = mean_of(runs, _fall), mean_of(runs, lambda c: [value(x, "proxy_gain") for x in c])
     change = mean_of(runs, lambda c: [value(x, "gold_change") for x in c])
     falls = judge(minus(fall), GOLD_MARGIN)
     verdict = "no" if falls == "no" else "yes" if falls == "yes" and gain.low > 0 else UNKNOWN
     yield Finding(
         "over_optimisation",
-        f"Is a reward model of {opinions:,} pairs (“{design}”) over-optimised at β = {least:g}?",
+        f"{'Is a reward model' if len(models) == 1 else 'Are reward models'} learned from pairs ({names}) "
+        f"over-optimised at β = {least:g}?",
         verdict,
         f"From its best point to the end, gold changes by {shown(fall, sign=True)} while the proxy gains "
         f"{shown(gain, 1)} standard deviations since the start (gold since the start "
         f"{shown(change, sign=True)}).",
-        f"Yes: gold falls from the best point of its mean curve, by at least {GOLD_MARGIN} and beyond its "
-        "interval, while the proxy's gain is above zero beyond its own. The best point is chosen on the "
-        "same runs, which makes the fall look a little larger than it is. Mean over optimisers.",
+        f"Yes: gold falls from the best point of a design's mean curve, by at least {GOLD_MARGIN} and beyond "
+        "its interval, while the proxy's gain is above zero beyond its own. The best point is chosen on the "
+        "same runs, which makes the fall look a little larger than it is. Mean over designs and optimisers.",
         [
             ("gold, best to end", fall),
             ("gold, start to end", change),
             ("proxy gain, standard deviations", gain),
         ]
-        + [
-            (f"gold, best to end: {d}", mean_of(results.trained(d, least), _fall))
-            for _, d in models[1:]
-            if least in results.coefficients(d)
-        ],
+        + [(f"gold, best to end: {d}", mean_of(results.trained(d, least), _fall)) for d in models],
     )
     if verdict == "yes" and len(coefficients) > 1:
-        yield _prevention(results, design, coefficients)
+        yield _prevention(results, models, coefficients)
 
 
-def _prevention(results: Results, design: str, coefficients: Sequence[float]) -> Finding:
-    falls = [(b, mean_of(results.trained(design, b), _fall)) for b in coefficients]
+def _trained(results: Results, designs: Sequence[str], beta: float) -> list[Sequence[Cell]]:
+    """The settings of several designs at one coefficient."""
+    return [cells for design in designs for cells in results.trained(design, beta)]
+
+
+def _prevention(results: Results, models: Sequence[str], coefficients: Sequence[float]) -> Finding:
+    falls = [(b, mean_of(_trained(results, models, b), _fall)) for b in coefficients]
     verdicts = [judge(minus(f), GOLD_MARGIN) for _, f in falls]
     safe = next((i for i in range(1, len(falls)) if verdicts[i] == "no" and "yes" not in verdicts[i:]), None)
     if safe is None:
@@ -99,14 +102,14 @@ def _prevention(results: Results, design: str, coefficients: Sequence[float]) ->
         )
     else:
         verdict, (beta, fall) = "yes", falls[safe]
-        gold = mean_of(results.trained(design, beta), lambda c: [x["gold"] for x in c])
+        gold = mean_of(_trained(results, models, beta), lambda c: [x["gold"] for x in c])
         statement = (
             f"From β = {beta:g} on: there gold changes by {shown(fall, sign=True)} from its best point to "
             f"the end, and ends at {shown(gold)}."
         )
     return Finding(
         "prevention",
-        f"Does a KL penalty prevent that of “{design}”, and how much of one?",
+        f"Does a KL penalty prevent that of {', '.join(f'“{d}”' for d in models)}, and how much of one?",
         verdict,
         statement,
         f"The smallest coefficient at which a fall of {GOLD_MARGIN} from the best point can be ruled out "
