@@ -58,7 +58,7 @@ def test_the_page_has_the_numbers(folder: Path) -> None:
         "9 reward designs",
         "189 runs",
         "with probability 75 %, not 95 %",
-        "Is a reward model of 128 pairs (“pairs-128”) over-optimised at β = 0?",
+        "Are reward models learned from pairs (“pairs-128”, “clean-512”) over-optimised at β = 0?",
         "text-gym bench rewards --budget small",
         "a processor",
         "never ends: 20 % of the texts end by themselves",
