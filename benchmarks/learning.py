@@ -169,7 +169,7 @@ def figure_of(options: Products, rows: list[Row], folder: Path) -> Figure:
     left.legend(loc="lower right")
     right.set_yticks(range(len(options.algorithms)), [name.upper() for name in options.algorithms])
     right.invert_yaxis()
-    right.set_xlabel("gold on held-out prompts after it, 95 % intervals")
+    right.set_xlabel("held-out gold after it, 95 % intervals")
     for axes in (left, right):
         axes.grid(alpha=0.25)
     return figure
