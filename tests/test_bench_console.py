@@ -51,9 +51,7 @@ def test_the_table_has_means_over_seeds_and_bounds_as_bounds() -> None:
         row(optimiser="best_of_n", kl_coefficient=None, kl_kind="bound", proxy_std_start=0.0),
     ]
     show_rows(rows, Path("there"), to)
-    lines = [
-        [cell.strip() for cell in line.split("│")[1:-1]] for line in printed(to).splitlines() if "│" in line
-    ]
+    lines = [line.split() for line in printed(to).splitlines() if line.startswith("gold")]
     assert lines[0] == ["gold", "rloo", "0.1", "0.700", "0.850", "4.0", "3.0", "30", "2"]
-    assert lines[1] == ["gold", "best_of_n", "", "0.700", "0.800", "", "≤ 2.0", "30", "1"]
+    assert lines[1] == ["gold", "best_of_n", "0.700", "0.800", "≤", "2.0", "30", "1"]
     assert "there/report.html" in printed(to)

@@ -67,11 +67,11 @@ def show_rows(rows: Sequence[dict[str, Any]], folder: Path, console: Console) ->
         )
     several = len({row["task"] for row in rows}) > 1
     title = "Held-out prompts, means over seeds; the proxy's gain in standard deviations, KL in nats"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)  # it fits into 80 columns
     for heading in (*(["task"] if several else []), "design", "optimiser"):
         table.add_column(heading, no_wrap=True, overflow="fold")  # names are to be read whole
     for heading in ("β", "before", "gold", "proxy", "KL", "words", "seeds"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for (task, design, optimiser, beta), own in groups.items():
         cells = [*([task] if several else []), Text(harmless(design)), optimiser]
         gains = [_gain(row) for row in own]
