@@ -97,7 +97,6 @@ class LanguageModelPolicy(ActorCriticPolicy):
         else:
             self.language_model = Policy.from_pretrained(language_model)
         check_fit(self.language_model, observation_space, action_space)
-        _fuse_activations(self.language_model)
         self.cache, self.exact_entropy = cache, exact_entropy
         self._given = (language_model,)  # in a tuple, lest PyTorch take it for a part of this module
         optimizer_kwargs = {"lr": lr_schedule(1), **optimizer_kwargs}
@@ -333,17 +332,6 @@ class _Sequence(NamedTuple):
 def _as_arrays(obs: Observations) -> tuple[IntArray, IntArray]:
     """Tokens `(n, W)` and lengths `(n,)`, int64 in NumPy."""
     return obs["tokens"].long().cpu().numpy(), obs["length"].long().cpu().numpy().reshape(-1)
-
-
-def _fuse_activations(module: torch.nn.Module) -> None:
-    """Put PyTorch's fused GELU where `transformers` has the same function in eight operations."""
-    from transformers.activations import NewGELUActivation
-
-    for name, child in module.named_children():
-        if type(child) is NewGELUActivation:
-            setattr(module, name, torch.nn.GELU(approximate="tanh"))
-        else:
-            _fuse_activations(child)
 
 
 def check_fit(policy: Policy, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> int:
