@@ -8,12 +8,13 @@ policy's folder: checkpoints have it.
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .micro_batches import Splitter
-from .policy import Policy, layers_in_training, places
+from .policy import Policy, places, states_before
 
 
 class Critic(nn.Module):
@@ -41,15 +42,14 @@ class Critic(nn.Module):
             lengths: `(B,)` int64, completion lengths; with one more than there are tokens, the last value is
                 that of the state after the last token.
         """
-        tokens = tokens[:, : int((starts + lengths).max()) - 1]  # no state is asked for after these
-        precision = torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16)
-        with layers_in_training(self.trunk), precision:
-            states = self.trunk(input_ids=tokens, use_cache=False).last_hidden_state
-        mask, rows, at = places(starts, lengths)
-        values: Tensor = self.value_head(states[rows, at - 1].to(self.value_head.weight.dtype))[:, 0].to(
-            self._dtype
-        )
+        states, _ = states_before(self.trunk, tokens, starts, lengths, self._hidden, bf16=self._bf16)
+        values: Tensor = self.value_head(states.to(self.value_head.weight.dtype))[:, 0].to(self._dtype)
+        mask, _, _ = places(starts, lengths)
         return values.new_zeros(mask.shape).masked_scatter(mask, values)
+
+    def _hidden(self, tokens: Tensor) -> Any:
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
+            return self.trunk(input_ids=tokens, use_cache=False)
 
     @torch.no_grad()
     def score(

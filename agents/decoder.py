@@ -15,7 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from .key_values import AnyReader, GPT2Reader, KeyValues, Reader
+from .gpt2 import GPT2Reader
+from .key_values import AnyReader, KeyValues, Reader
 from .policy import Policy
 
 IntArray = npt.NDArray[np.int64]

@@ -1,7 +1,7 @@
-/* What a decoding step of a small model does between its matrix products, each in one pass over its rows.
+/* What small models do between their matrix products, each in one pass over its rows.
  *
  * PyTorch needs several operators for each of these, and calling one costs more than computing it where rows
- * are few and short. Matrix products are not here: PyTorch's are as fast as they can be.
+ * are few and short. Matrix products are not here: `step` is told who makes them.
  * All tensors are contiguous; float is 32 bits. A row's result does not depend on the other rows. */
 
 #include <math.h>
@@ -27,8 +27,8 @@ static inline float exponential(float x) {
 }
 
 /* x += bias; out = layer_norm(x) * gain + offset: rows of `width`. */
-void add_and_norm(float *x, const float *bias, const float *gain, const float *offset, float *out,
-                  int64_t rows, int64_t width, float epsilon) {
+static void add_and_norm(float *x, const float *bias, const float *gain, const float *offset,
+                         float *out, int64_t rows, int64_t width, float epsilon) {
     for (int64_t i = 0; i < rows; i++, x += width, out += width) {
         float sum = 0, squares = 0;
         if (bias)
@@ -45,14 +45,32 @@ void add_and_norm(float *x, const float *bias, const float *gain, const float *o
     }
 }
 
-/* x = gelu(x + bias), as tanh approximates it: x · sigmoid(2u) is 0.5 · x · (1 + tanh u). */
-void add_and_gelu(float *x, const float *bias, int64_t rows, int64_t width) {
+/* σ(2u), of which GELU's tanh form makes x · σ(2u): its 0.5 · (1 + tanh u), u = √(2/π) (x + 0.044715 x³). */
+static inline float gate(float x) { return 1.0f / (1.0f + exponential(x * (-1.59576912f - 0.07135482f * x * x))); }
+
+/* x = gelu(x + bias): rows of `width`. */
+static void add_and_gelu(float *x, const float *bias, int64_t rows, int64_t width) {
     for (int64_t i = 0; i < rows; i++, x += width) {
 #pragma omp simd
         for (int64_t j = 0; j < width; j++) {
             float h = x[j] + bias[j];
-            x[j] = h / (1.0f + exponential(h * (-1.59576912f - 0.07135482f * h * h)));
+            x[j] = h * gate(h);
         }
+    }
+}
+
+/* out = gelu(x), of `count` numbers. */
+void gelu(const float *x, float *out, int64_t count) {
+#pragma omp simd
+    for (int64_t i = 0; i < count; i++) out[i] = x[i] * gate(x[i]);
+}
+
+/* out = gradient · gelu'(x), of `count` numbers; out may be gradient. Beyond ±20 the slope is 0 or 1. */
+void gelu_backward(const float *x, const float *gradient, float *out, int64_t count) {
+#pragma omp simd
+    for (int64_t i = 0; i < count; i++) {
+        float h = x[i] < -20.0f ? -20.0f : x[i] > 20.0f ? 20.0f : x[i], s = gate(h);
+        out[i] = gradient[i] * (s + h * s * (1.0f - s) * (1.59576912f + 0.21406445f * h * h));
     }
 }
 
@@ -89,8 +107,8 @@ static inline __attribute__((always_inline)) void attend_head(
  *
  * qkv is (rows, 3, heads, size), keys and values are (rows, heads, room, size), out is (rows, heads, size);
  * `weights` has room for a row of `room`. */
-void attend(const float *qkv, float *keys, float *values, const int64_t *at, float *out, float *weights,
-            int64_t rows, int64_t heads, int64_t size, int64_t room, float scale) {
+static void attend(const float *qkv, float *keys, float *values, const int64_t *at, float *out,
+                   float *weights, int64_t rows, int64_t heads, int64_t size, int64_t room, float scale) {
     int64_t width = heads * size;
     for (int64_t i = 0; i < rows; i++, qkv += 3 * width) {
         for (int64_t h = 0; h < heads; h++, keys += room * size, values += room * size, out += size) {
@@ -109,6 +127,234 @@ void attend(const float *qkv, float *keys, float *values, const int64_t *at, flo
                 attend_head(q, keys, values, keys + room * size, out, weights, at[i] + 1, size, scale);
         }
     }
+}
+
+/* BLAS's sgemm, as Fortran calls it; its integers may have 32 or 64 bits, which little-endians read alike. */
+typedef void gemm(const char *, const char *, const int64_t *, const int64_t *, const int64_t *, const float *,
+                  const float *, const int64_t *, const float *, const int64_t *, const float *, float *,
+                  const int64_t *);
+
+/* out (rows, outputs) = x (rows, inputs) · weight (inputs, outputs), plus what is there, if it is kept. */
+static void multiply(gemm *product, const float *x, const float *weight, float *out, int64_t rows,
+                     int64_t inputs, int64_t outputs, int keep) {
+    const float one = 1, beta = keep;
+    product("N", "N", &outputs, &rows, &inputs, &one, weight, &outputs, x, &inputs, &beta, out, &outputs);
+}
+
+/* One layer of GPT-2: its parameters, and the keys and values of what was read. */
+typedef struct {
+    const float *gain_1, *offset_1, *qkv, *qkv_bias, *projection, *projection_bias;
+    const float *gain_2, *offset_2, *up, *up_bias, *down, *down_bias;
+    float *keys, *values; /* (rows, heads, room, size) */
+    float scale, epsilon_1, epsilon_2;
+} layer;
+
+/* Read one token a row, in column at[i], through GPT-2's trunk: out (rows, width) are its states.
+ *
+ * `scratch` has room for rows · (5 · width + inner) + room. */
+void step(gemm *product, const layer *layers, int64_t count, const float *embedding, const float *positions,
+          const float *gain, const float *offset, float epsilon, const int64_t *tokens, const int64_t *at,
+          float *out, float *scratch, int64_t rows, int64_t heads, int64_t size, int64_t inner, int64_t room) {
+    int64_t width = heads * size;
+    float *x = scratch, *h = x + rows * width, *qkv = h + rows * width, *u = qkv + 3 * rows * width;
+    const float *bias = 0;
+    for (int64_t i = 0; i < rows; i++)
+#pragma omp simd
+        for (int64_t j = 0; j < width; j++)
+            x[i * width + j] = embedding[tokens[i] * width + j] + positions[at[i] * width + j];
+    for (const layer *l = layers; l < layers + count; l++) {
+        add_and_norm(x, bias, l->gain_1, l->offset_1, h, rows, width, l->epsilon_1);
+        for (int64_t i = 0; i < rows; i++)
+            memcpy(qkv + 3 * i * width, l->qkv_bias, 3 * width * sizeof *qkv);
+        multiply(product, h, l->qkv, qkv, rows, width, 3 * width, 1);
+        attend(qkv, l->keys, l->values, at, h, u + rows * inner, rows, heads, size, room, l->scale);
+        multiply(product, h, l->projection, x, rows, width, width, 1);
+        add_and_norm(x, l->projection_bias, l->gain_2, l->offset_2, h, rows, width, l->epsilon_2);
+        multiply(product, h, l->up, u, rows, width, inner, 0);
+        add_and_gelu(u, l->up_bias, rows, inner);
+        multiply(product, u, l->down, x, rows, inner, width, 1);
+        bias = l->down_bias;
+    }
+    add_and_norm(x, bias, gain, offset, out, rows, width, epsilon);
+}
+
+/* Attention in batches of texts. Eight queries at a time meet eight keys, or eight numbers of a value. */
+enum { QUERIES = 8, LANES = 8 };
+typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4)));
+
+static int64_t padded(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
+
+/* Where the queries, keys and values of texts are; a token's numbers are `heads · size` floats in a row.
+ *
+ * Row i has counts[i] queries, from query begins[i] on, the first of which looks at keys 0 to firsts[i] and
+ * each further one at one key more; its keys and values are tokens i · tokens to (i + 1) · tokens - 1. */
+typedef struct {
+    const int64_t *begins, *counts, *firsts;
+    int64_t rows, tokens, heads, size;
+    int64_t of_query, of_key; /* floats from a token to the next */
+    float scale;
+} texts;
+
+/* The `n` tokens at x as (m, wide), and as (size, m) if `turned` is given; beyond them there is 0. */
+static void gather(const float *x, int64_t stride, int64_t n, int64_t m, int64_t size, float *plain,
+                   float *turned) {
+    int64_t wide = padded(size);
+    memset(plain, 0, m * wide * sizeof *plain);
+    for (int64_t j = 0; j < n; j++) memcpy(plain + j * wide, x + j * stride, size * sizeof *plain);
+    if (turned)
+        for (int64_t d = 0; d < size; d++)
+            for (int64_t j = 0; j < m; j++) turned[d * m + j] = plain[j * wide + d];
+}
+
+/* out (QUERIES, m) = x (QUERIES, wide) · turned (size, m), of the first `n` columns or a few more. */
+static void products(const float *x, const float *turned, float *out, int64_t n, int64_t m, int64_t size,
+                     int64_t wide) {
+    for (int64_t j = 0; j < n; j += LANES) {
+        lanes sums[QUERIES] = {0};
+        for (int64_t d = 0; d < size; d++) {
+            lanes column = *(const lanes *)(turned + d * m + j);
+            for (int i = 0; i < QUERIES; i++) sums[i] += x[i * wide + d] * column;
+        }
+        for (int i = 0; i < QUERIES; i++) *(lanes *)(out + i * m + j) = sums[i];
+    }
+}
+
+/* out (QUERIES, wide) = weights (QUERIES, m) · x (n, wide). */
+static void mix(const float *weights, const float *x, float *out, int64_t n, int64_t m, int64_t wide) {
+    for (int64_t d = 0; d < wide; d += LANES) {
+        lanes sums[QUERIES] = {0};
+        for (int64_t j = 0; j < n; j++) {
+            lanes part = *(const lanes *)(x + j * wide + d);
+            for (int i = 0; i < QUERIES; i++) sums[i] += weights[i * m + j] * part;
+        }
+        for (int i = 0; i < QUERIES; i++) *(lanes *)(out + i * wide + d) = sums[i];
+    }
+}
+
+/* out (n, wide) += weightsᵀ (n, QUERIES) · x (QUERIES, wide). */
+static void spread(const float *weights, const float *x, float *out, int64_t n, int64_t m, int64_t wide) {
+    for (int64_t d = 0; d < wide; d += LANES) {
+        lanes parts[QUERIES];
+        for (int i = 0; i < QUERIES; i++) parts[i] = *(const lanes *)(x + i * wide + d);
+        for (int64_t j = 0; j < n; j++) {
+            lanes sum = *(lanes *)(out + j * wide + d);
+            for (int i = 0; i < QUERIES; i++) sum += weights[i * m + j] * parts[i];
+            *(lanes *)(out + j * wide + d) = sum;
+        }
+    }
+}
+
+/* Copy `count` rows of `size` floats out of a buffer whose rows are `wide`. */
+static void scatter(const float *x, int64_t wide, float *out, int64_t stride, int64_t count, int64_t size) {
+    for (int64_t i = 0; i < count; i++) memcpy(out + i * stride, x + i * wide, size * sizeof *out);
+}
+
+/* out (queries, heads · size), and the logarithms (queries, heads) of the weights' sums.
+ *
+ * `scratch` has room for 3 · m · wide + QUERIES · (m + 2 · wide), m and wide being `tokens` and `size` padded. */
+void attention(const texts *t, const float *q, const float *k, const float *v, float *out, float *log_sums,
+               float *scratch) {
+    int64_t wide = padded(t->size), most = padded(t->tokens), width = t->heads * t->size;
+    float *plain = scratch, *turned = plain + most * wide, *values = turned + most * wide;
+    float *weights = values + most * wide, *some = weights + QUERIES * most, *mixed = some + QUERIES * wide;
+    for (int64_t r = 0; r < t->rows; r++) {
+        int64_t keys = t->firsts[r] + t->counts[r], m = padded(keys);
+        for (int64_t h = 0; h < t->heads; h++) {
+            int64_t key = r * t->tokens * t->of_key + h * t->size;
+            gather(k + key, t->of_key, keys, m, t->size, plain, turned);
+            gather(v + key, t->of_key, keys, m, t->size, values, 0);
+            for (int64_t i = 0; i < t->counts[r]; i += QUERIES) {
+                int64_t query = t->begins[r] + i, seen = t->firsts[r] + i + 1;
+                int64_t count = t->counts[r] - i < QUERIES ? t->counts[r] - i : QUERIES;
+                gather(q + query * t->of_query + h * t->size, t->of_query, count, QUERIES, t->size, some, 0);
+                products(some, turned, weights, seen + count - 1, m, t->size, wide);
+                for (int64_t c = 0; c < count; c++) {
+                    float *w = weights + c * m, highest = -INFINITY, sum = 0;
+#pragma omp simd reduction(max : highest)
+                    for (int64_t j = 0; j < seen + c; j++) highest = w[j] > highest ? w[j] : highest;
+#pragma omp simd reduction(+ : sum)
+                    for (int64_t j = 0; j < seen + c; j++) sum += w[j] = exponential((w[j] - highest) * t->scale);
+                    for (int64_t j = 0; j < seen + c; j++) w[j] /= sum;
+                    for (int64_t j = seen + c; j < seen + count - 1; j++) w[j] = 0;
+                    log_sums[(query + c) * t->heads + h] = highest * t->scale + logf(sum);
+                }
+                mix(weights, values, mixed, seen + count - 1, m, wide);
+                scatter(mixed, wide, out + query * width + h * t->size, width, count, t->size);
+            }
+        }
+    }
+}
+
+/* The gradients of queries, keys and values, which lie as these do, from that of `attention`'s output.
+ *
+ * `scratch` has room for 6 · m · wide + QUERIES · (2 · m + 3 · wide). */
+void attention_backward(const texts *t, const float *q, const float *k, const float *v, const float *log_sums,
+                        const float *gradient, float *of_q, float *of_k, float *of_v, float *scratch) {
+    int64_t wide = padded(t->size), most = padded(t->tokens), width = t->heads * t->size;
+    float *plain = scratch, *turned = plain + most * wide, *values = turned + most * wide;
+    float *turned_values = values + most * wide, *keys_sum = turned_values + most * wide;
+    float *values_sum = keys_sum + most * wide, *weights = values_sum + most * wide;
+    float *slopes = weights + QUERIES * most, *some = slopes + QUERIES * most;
+    float *given = some + QUERIES * wide, *mixed = given + QUERIES * wide;
+    for (int64_t r = 0; r < t->rows; r++) {
+        int64_t keys = t->firsts[r] + t->counts[r], m = padded(keys);
+        for (int64_t h = 0; h < t->heads; h++) {
+            int64_t key = r * t->tokens * t->of_key + h * t->size;
+            gather(k + key, t->of_key, keys, m, t->size, plain, turned);
+            gather(v + key, t->of_key, keys, m, t->size, values, turned_values);
+            memset(keys_sum, 0, m * wide * sizeof *keys_sum);
+            memset(values_sum, 0, m * wide * sizeof *values_sum);
+            for (int64_t i = 0; i < t->counts[r]; i += QUERIES) {
+                int64_t query = t->begins[r] + i, seen = t->firsts[r] + i + 1;
+                int64_t count = t->counts[r] - i < QUERIES ? t->counts[r] - i : QUERIES, all = seen + count - 1;
+                gather(q + query * t->of_query + h * t->size, t->of_query, count, QUERIES, t->size, some, 0);
+                gather(gradient + query * width + h * t->size, width, count, QUERIES, t->size, given, 0);
+                products(some, turned, weights, all, m, t->size, wide);
+                products(given, turned_values, slopes, all, m, t->size, wide);
+                for (int64_t c = 0; c < QUERIES; c++) {
+                    float *w = weights + c * m, *s = slopes + c * m, mean = 0;
+                    int64_t n = c < count ? seen + c : 0;
+                    float log_sum = n ? log_sums[(query + c) * t->heads + h] : 0;
+#pragma omp simd reduction(+ : mean)
+                    for (int64_t j = 0; j < n; j++) {
+                        w[j] = exponential(w[j] * t->scale - log_sum);
+                        mean += w[j] * s[j];
+                    }
+#pragma omp simd
+                    for (int64_t j = 0; j < n; j++) s[j] = w[j] * (s[j] - mean) * t->scale;
+                    for (int64_t j = n; j < all; j++) w[j] = s[j] = 0;
+                }
+                mix(slopes, plain, mixed, all, m, wide);
+                scatter(mixed, wide, of_q + query * t->of_query + h * t->size, t->of_query, count, t->size);
+                spread(slopes, some, keys_sum, all, m, wide);
+                spread(weights, given, values_sum, all, m, wide);
+            }
+            scatter(keys_sum, wide, of_k + key, t->of_key, keys, t->size);
+            scatter(values_sum, wide, of_v + key, t->of_key, keys, t->size);
+        }
+    }
+}
+
+/* x = softmax(x), rows of `width`; log_sums are the logarithms of what e^x sums to. */
+void softmax(float *x, float *log_sums, int64_t rows, int64_t width) {
+    for (int64_t i = 0; i < rows; i++, x += width) {
+        float highest = -INFINITY, sum = 0;
+#pragma omp simd reduction(max : highest)
+        for (int64_t j = 0; j < width; j++) highest = x[j] > highest ? x[j] : highest;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t j = 0; j < width; j++) sum += x[j] = exponential(x[j] - highest);
+        float share = 1.0f / sum;
+#pragma omp simd
+        for (int64_t j = 0; j < width; j++) x[j] *= share;
+        log_sums[i] = highest + logf(sum);
+    }
+}
+
+/* x = e^(x - log_sums), rows of `width`. */
+void softmax_again(float *x, const float *log_sums, int64_t rows, int64_t width) {
+    for (int64_t i = 0; i < rows; i++, x += width)
+#pragma omp simd
+        for (int64_t j = 0; j < width; j++) x[j] = exponential(x[j] - log_sums[i]);
 }
 
 /* Draw from softmax(logits), rows of `width`, by inverting the cumulative distribution at `uniform`, and

@@ -1,27 +1,25 @@
 """Kernels in C, compiled when first asked for; where there is no compiler, there are none and all goes on.
 
-They save the calls of small operators between the matrix products of a decoding step, on the CPU and in
-float32. Nothing here is needed: PyTorch's operators do the same. Setting TEXT_GYM_KERNELS=0 leaves them out.
+They do what small models do between their matrix products, on the CPU and in float32, in place of many small
+operators; PyTorch's do the same. Setting TEXT_GYM_KERNELS=0 leaves them out. What a model is, is not known
+here: `gpt2.py` is.
 """
 
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from .key_values import Layer
 
 _SOURCE = Path(__file__).with_name("kernels.c")
 _FLAGS = (
@@ -33,55 +31,131 @@ _FLAGS = (
     "-shared",
     "-fPIC",
 )
-_GELU = 2 * math.sqrt(2 / math.pi)
 _SECONDS = 60  # for the compiler, which needs about one
+MOST_THREADS = 1  # with more, PyTorch's operators are as fast: these use one only
+_LANES, _QUERIES = 8, 8  # as in kernels.c
+_POINTER, _NUMBER, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+
+
+class Layer(ctypes.Structure):
+    """`layer` of `kernels.c`; whoever fills it in keeps the tensors."""
+
+    _fields_ = (
+        *(
+            (name, _POINTER)
+            for name in ("gain_1", "offset_1", "qkv", "qkv_bias", "projection", "projection_bias")
+        ),
+        *((name, _POINTER) for name in ("gain_2", "offset_2", "up", "up_bias", "down", "down_bias")),
+        *((name, _POINTER) for name in ("keys", "values")),
+        *((name, _REAL) for name in ("scale", "epsilon_1", "epsilon_2")),
+    )
+
+
+class Texts(ctypes.Structure):
+    """`texts` of `kernels.c`: which queries of a batch of texts meet which keys.
+
+    Args:
+        begins: `(B,)` int64, where the queries of each text begin.
+        counts: `(B,)` int64, how many they are.
+        firsts: `(B,)` int64, the last key that a text's first query looks at; each further one sees one more.
+        tokens: `S`, keys of each text, padding included.
+        heads: Of attention.
+        size: Of a head.
+        scale: Of queries times keys.
+    """
+
+    _fields_ = (
+        *((name, _POINTER) for name in ("begins", "counts", "firsts")),
+        *((name, _NUMBER) for name in ("rows", "tokens", "heads", "size", "of_query", "of_key")),
+        ("scale", _REAL),
+    )
+
+    def __init__(
+        self,
+        begins: Tensor,
+        counts: Tensor,
+        firsts: Tensor,
+        *,
+        tokens: int,
+        heads: int,
+        size: int,
+        scale: float,
+    ) -> None:
+        self._kept = begins, counts, firsts
+        self.ragged = bool((firsts + counts < tokens).any())
+        pointers = (x.data_ptr() for x in self._kept)
+        super().__init__(*pointers, len(begins), tokens, heads, size, 0, 0, scale)
 
 
 class Kernels:
-    """The compiled functions, for contiguous float32 tensors; `kernels.c` says what each of them does."""
+    """The compiled functions, for float32 tensors; `kernels.c` says what each of them does."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
-        pointer, number, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
-
+    def __init__(self, library: ctypes.CDLL, product: int) -> None:
         def function(name: str, *arguments: Any) -> Callable[..., None]:
             found: Any = getattr(library, name)
             found.argtypes, found.restype = arguments, None
             return found  # type: ignore[no-any-return]
 
-        self._norm = function("add_and_norm", *[pointer] * 5, number, number, real)
-        self._gelu = function("add_and_gelu", pointer, pointer, number, number)
-        self._attend = function("attend", *[pointer] * 6, *[number] * 4, real)
-        self._draw = function("draw", *[pointer] * 6, number, number)
+        self._product = product
+        texts = ctypes.POINTER(Texts)
+        self._step = function(
+            "step",
+            *(_POINTER, ctypes.POINTER(Layer), _NUMBER),
+            *[_POINTER] * 4,
+            _REAL,
+            *[_POINTER] * 4,
+            *[_NUMBER] * 5,
+        )
+        self._draw = function("draw", *[_POINTER] * 6, _NUMBER, _NUMBER)
+        self._gelu = function("gelu", _POINTER, _POINTER, _NUMBER)
+        self._gelu_backward = function("gelu_backward", *[_POINTER] * 3, _NUMBER)
+        self._softmax = function("softmax", _POINTER, _POINTER, _NUMBER, _NUMBER)
+        self._softmax_again = function("softmax_again", _POINTER, _POINTER, _NUMBER, _NUMBER)
+        self._attention = function("attention", texts, *[_POINTER] * 6)
+        self._attention_backward = function("attention_backward", texts, *[_POINTER] * 9)
 
-    def norm(self, x: Tensor, bias: Tensor | None, gain: Tensor, offset: Tensor, epsilon: float) -> Tensor:
-        """Add the bias to `x` `(n, D)` in place, and return its layer norm."""
-        out = torch.empty_like(x)
-        added = None if bias is None else bias.data_ptr()
-        self._norm(x.data_ptr(), added, gain.data_ptr(), offset.data_ptr(), out.data_ptr(), *x.shape, epsilon)
-        return out
-
-    def gelu(self, x: Tensor, bias: Tensor) -> Tensor:
-        """GELU (its tanh form) of `x` `(n, D)` plus the bias, in place."""
-        self._gelu(x.data_ptr(), bias.data_ptr(), *x.shape)
-        return x
-
-    def attend(
-        self, qkv: Tensor, layer: Layer, heads: int, at: Tensor, mask: Tensor | None, scale: float
+    def step(
+        self,
+        layers: ctypes.Array[Layer],
+        embeddings: tuple[Tensor, Tensor],
+        norm: tuple[Tensor, Tensor, float],
+        tokens: Tensor,
+        at: Tensor,
+        *,
+        heads: int,
+        inner: int,
+        room: int,
     ) -> Tensor:
-        """As `Operators.attend`; it looks at no column after `at`, and so needs no mask."""
-        keys, values = layer.room()
-        rows, _, room, size = keys.shape
-        out, weights = qkv.new_empty(rows, heads * size), qkv.new_empty(room)
-        pointers = (x.data_ptr() for x in (qkv, keys, values, at, out, weights))
-        self._attend(*pointers, rows, heads, size, room, scale)
+        """Read one token a row through GPT-2's trunk.
+
+        Args:
+            layers: With keys and values `(n, heads, room, size)`, which are written to.
+            embeddings: `(V, D)` of tokens, and of positions.
+            norm: The last one's weight, bias and epsilon.
+            tokens: `(n,)` int64.
+            at: `(n,)` int64, the column of each row's token.
+            heads: Of attention.
+            inner: Width of the multilayer perceptron.
+            room: Columns of keys and values.
+
+        Returns:
+            `(n, D)` states.
+        """
+        (rows,), width = tokens.shape, embeddings[0].shape[1]
+        out = torch.empty(rows, width)
+        scratch = torch.empty(rows * (5 * width + inner) + room)
+        pointers = (x.data_ptr() for x in (*embeddings, *norm[:2]))
+        places = (x.data_ptr() for x in (tokens, at, out, scratch))
+        sizes = (rows, heads, width // heads, inner, room)
+        self._step(self._product, layers, len(layers), *pointers, norm[2], *places, *sizes)
         return out
 
     def draw(self, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """Draw from softmax(logits).
 
         Args:
-            logits: `(n, V)`.
-            u: `(n,)` float64 in [0, 1).
+            logits: `(n, V)`, contiguous.
+            u: `(n,)` float64 in [0, 1), contiguous.
 
         Returns:
             `(n,)` int64 tokens, and their `(n, 1)` probabilities.
@@ -93,65 +167,104 @@ class Kernels:
         self._draw(*pointers, rows, width)
         return tokens, probs
 
+    def gelu(self, x: Tensor) -> Tensor:
+        """GELU, in its tanh form, of a contiguous tensor."""
+        out = torch.empty_like(x)
+        self._gelu(x.data_ptr(), out.data_ptr(), x.numel())
+        return out
 
-class Operators:
-    """What GPT-2 does between its matrix products, by PyTorch's operators; `Kernels` do the same."""
+    def gelu_backward(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient of `x` from that of `gelu(x)`, both contiguous."""
+        out = torch.empty_like(x)
+        self._gelu_backward(x.data_ptr(), gradient.data_ptr(), out.data_ptr(), x.numel())
+        return out
 
-    def __init__(self, like: Tensor) -> None:
-        self._gelu = torch.full_like(like, _GELU)
+    def softmax(self, x: Tensor) -> Tensor:
+        """Overwrite `(n, m)`, contiguous, with its softmax; `(n,)` logarithms of the sums of eˣ."""
+        log_sums = x.new_empty(len(x))
+        self._softmax(x.data_ptr(), log_sums.data_ptr(), *x.shape)
+        return log_sums
 
-    def norm(self, x: Tensor, bias: Tensor | None, gain: Tensor, offset: Tensor, epsilon: float) -> Tensor:
-        """Add the bias to `x` `(n, D)` in place, and return its layer norm."""
-        if bias is not None:
-            x.add_(bias)
-        return torch.layer_norm(x, gain.shape, gain, offset, epsilon)
+    def softmax_again(self, x: Tensor, log_sums: Tensor) -> Tensor:
+        """Overwrite `(n, m)`, contiguous, with eˣ over what it sums to, whose logarithms `(n,)` are known."""
+        self._softmax_again(x.data_ptr(), log_sums.data_ptr(), *x.shape)
+        return x
 
-    def gelu(self, x: Tensor, bias: Tensor) -> Tensor:
-        """GELU (its tanh form) of `x` `(n, D)` plus the bias, in place."""
-        # x · sigmoid(2u) is GELU's 0.5 · x · (1 + tanh u), in half the time of PyTorch's own on CPUs.
-        x.add_(bias)
-        gate = torch.addcmul(self._gelu, x, x, value=0.044715 * _GELU).mul_(x).sigmoid_()
-        return x.mul_(gate)
-
-    def attend(
-        self, qkv: Tensor, layer: Layer, heads: int, at: Tensor, mask: Tensor | None, scale: float
-    ) -> Tensor:
-        """Write the keys and values of a token a row, and attend from it: `(n, D)`.
+    def attention(self, texts: Texts, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Causal attention in a batch of texts.
 
         Args:
-            qkv: `(n, 3 · D)`.
-            layer: Where they go.
-            heads: How many.
-            at: `(n, 1)` int64, the column of each row's token.
-            mask: As in `Reader`.
-            scale: Of queries times keys.
+            texts: `B` of them.
+            q: `(N, D)`, of all queries; the numbers of a token lie side by side.
+            k: `(B · S, D)`, likewise.
+            v: `(B · S, D)`, as far from token to token as `k`.
+
+        Returns:
+            `(N, D)`, 0 where no text has a query, and `(N, heads)` for `attention_backward`.
         """
-        n, width = len(qkv), qkv.shape[1] // 3
-        q, k, v = qkv.view(n, 3, heads, -1).unbind(1)
-        k, v = layer.append(k, v)
-        q = q.reshape(len(k), 1, -1)  # batched products: on CPUs twice as fast as PyTorch's own attention
-        weights = torch.baddbmm(self._gelu, q, k, beta=0, alpha=scale)  # (n · heads, 1, W)
-        if mask is not None:
-            weights.view(n, heads, 1, -1).add_(mask)
-        return torch.bmm(torch.softmax(weights, -1), v).view(n, width)
+        new = q.new_zeros if texts.ragged else q.new_empty
+        out, log_sums = new(q.shape), new(len(q), texts.heads)
+        self._call(self._attention, texts, (q, k, v, out, log_sums), buffers=3)
+        return out, log_sums
+
+    def attention_backward(
+        self,
+        texts: Texts,
+        qkv: Sequence[Tensor],
+        log_sums: Tensor,
+        gradient: Tensor,
+        of_qkv: Sequence[Tensor],
+    ) -> None:
+        """The gradients of queries, keys and values, written where there are any.
+
+        Args:
+            texts: As in `attention`.
+            qkv: Likewise.
+            log_sums: What it returned.
+            gradient: `(N, D)`, contiguous, of its output.
+            of_qkv: They are written here; they lie as `qkv` do.
+        """
+        self._call(self._attention_backward, texts, (*qkv, log_sums, gradient, *of_qkv), buffers=6)
+
+    def _call(
+        self, function: Callable[..., None], texts: Texts, tensors: Sequence[Tensor], buffers: int
+    ) -> None:
+        texts.of_query, texts.of_key = tensors[0].stride(0), tensors[1].stride(0)
+        tokens, size = (-(-n // _LANES) * _LANES for n in (texts.tokens, texts.size))
+        scratch = torch.empty(buffers * tokens * size + _QUERIES * (2 * tokens + 3 * size))
+        function(ctypes.byref(texts), *(x.data_ptr() for x in tensors), scratch.data_ptr())
 
 
 def kernels_for(tensor: Tensor) -> Kernels | None:
-    """The kernels, if they can be had and are for tensors like this one; they use one thread only."""
-    fits = tensor.device.type == "cpu" and tensor.dtype == torch.float32 and torch.get_num_threads() == 1
-    return _compiled() if fits else None
+    """The kernels, if they can be had and are for tensors like this one."""
+    fits = tensor.device.type == "cpu" and tensor.dtype == torch.float32
+    return _compiled() if fits and torch.get_num_threads() <= MOST_THREADS else None
 
 
 @cache
 def _compiled() -> Kernels | None:
     compiler = shutil.which(os.environ.get("CC") or "cc")
-    if compiler is None or os.environ.get("TEXT_GYM_KERNELS") == "0":
+    if compiler is None or os.environ.get("TEXT_GYM_KERNELS") == "0" or sys.byteorder != "little":
         return None
     try:
         with tempfile.TemporaryDirectory() as folder:
             library = str(Path(folder) / "kernels.so")
             command = [compiler, *_FLAGS, str(_SOURCE), "-o", library, "-lm"]
             subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS)
-            return Kernels(ctypes.CDLL(library))
+            return Kernels(ctypes.CDLL(library), _matrix_product())
     except (OSError, subprocess.SubprocessError, AttributeError):
         return None
+
+
+def _matrix_product() -> int:
+    """Address of the sgemm that PyTorch itself calls, or of that of a library it comes with.
+
+    Raises:
+        OSError: PyTorch is in one piece, or elsewhere.
+        AttributeError: It has another way of making matrix products.
+    """
+    suffix = "dylib" if sys.platform == "darwin" else "so"
+    library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / f"libtorch_cpu.{suffix}"))
+    address = ctypes.cast(library.sgemm_, ctypes.c_void_p).value
+    assert address is not None
+    return address

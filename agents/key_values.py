@@ -1,8 +1,8 @@
 """Keys and values of the tokens that a policy has read, and the ways of reading with them.
 
 Every row ends where it ends: prompts are never padded on the left, and a new token is written at its row's
-own end. GPT-2 has a way of its own, the model's arithmetic written out and fused; any other architecture
-goes through its own code, if that agrees with the model without a cache. Nothing here draws tokens.
+own end. GPT-2 has a way of its own (`gpt2.py`); any other architecture goes through its own code, if that
+agrees with the model without a cache. Nothing here draws tokens.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from .kernels import Kernels, Operators, kernels_for
 from .policy import Policy
 
 IntArray = npt.NDArray[np.int64]
@@ -56,7 +54,7 @@ class KeyValues:
 
     >>> from text_gym import ByteTokenizer
     >>> policy = Policy.new(ByteTokenizer(), width=16, layers=1, context=8)
-    >>> cache = KeyValues(policy, rows=2, width=8, reader=GPT2Reader(policy))
+    >>> cache = KeyValues(policy, rows=2, width=8, reader=AnyReader(policy))
     >>> with torch.no_grad():
     ...     _ = cache.prefill(torch.tensor([[72, 105], [72, 0]]), np.array([2, 1]))
     ...     states = cache.append(torch.tensor([33, 105]), np.array([2, 1]))
@@ -247,97 +245,3 @@ class AnyReader:
         ).last_hidden_state
         at = -1 if last is None else last
         return states[torch.arange(len(states), device=states.device), at]
-
-
-class GPT2Reader:
-    """Reading with GPT-2, with what the model does written out and fused: several times as fast when small.
-
-    Args:
-        policy: Its trunk must be one that `fits`.
-        kernels: False makes no use of compiled `Kernels`, whether there are any or not.
-    """
-
-    def __init__(self, policy: Policy, *, kernels: bool = True) -> None:
-        trunk = policy.model.base_model
-        self._tokens, self._positions, self._norm = trunk.wte.weight, trunk.wpe.weight, _norm(trunk.ln_f)
-        self._blocks = [_Block(block) for block in trunk.h]
-        like = torch.zeros((), dtype=trunk.dtype, device=policy.device)
-        found = kernels_for(like) if kernels else None
-        self._between: Kernels | Operators = Operators(like) if found is None else found
-
-    @staticmethod
-    def fits(policy: Policy) -> bool:
-        """Whether the trunk is GPT-2 as it comes: no adapters, no other modules put in, no hooks."""
-        from transformers import GPT2Model
-        from transformers.activations import GELUTanh, NewGELUActivation
-        from transformers.models.gpt2.modeling_gpt2 import GPT2MLP, GPT2Attention, GPT2Block
-        from transformers.pytorch_utils import Conv1D
-
-        trunk: Any = policy.model.base_model
-        if type(trunk) is not GPT2Model or trunk.config.add_cross_attention:
-            return False
-        plain = {GPT2Model, GPT2Block, GPT2Attention, GPT2MLP, Conv1D, NewGELUActivation, GELUTanh}
-        plain |= {nn.Embedding, nn.LayerNorm, nn.Dropout, nn.ModuleList, nn.GELU}
-        if policy.bf16 or trunk.dtype not in (torch.float32, torch.float64):
-            return False
-        return all(
-            type(m) in plain
-            and getattr(m, "approximate", "tanh") == "tanh"
-            and not (m._forward_hooks or m._forward_pre_hooks)
-            for m in trunk.modules()
-        )
-
-    def __call__(
-        self, layers: list[Layer], tokens: Tensor, positions: Tensor, mask: Tensor | None, last: Tensor | None
-    ) -> Tensor:
-        """As in `Reader`."""
-        with torch.inference_mode():  # spares views and writes their bookkeeping, a twentieth of a small step
-            states = self._read(layers, tokens, positions, mask, last)
-        return states.clone()  # as any other tensor, which training may keep
-
-    def _read(
-        self, layers: list[Layer], tokens: Tensor, positions: Tensor, mask: Tensor | None, last: Tensor | None
-    ) -> Tensor:
-        n, size = tokens.shape
-        x = torch.embedding(self._tokens, tokens).add_(torch.embedding(self._positions, positions))
-        x, do, bias = x.view(n * size, -1), self._between, None
-        for i, (block, layer) in enumerate(zip(self._blocks, layers, strict=True)):
-            h = torch.addmm(block.qkv_bias, do.norm(x, bias, *block.norm_1), block.qkv)
-            if last is None:
-                h = do.attend(h, layer, block.heads, positions, mask, block.scale)
-            else:
-                q, k, v = h.view(n, size, 3, block.heads, -1).permute(2, 0, 3, 1, 4)  # (n, heads, S, …) each
-                k, v = layer.update(k, v)
-                causal = i < len(layers) - 1
-                mask = None
-                if not causal:  # after the last layer's keys and values only the last tokens matter
-                    rows = torch.arange(n, device=x.device)
-                    q, x = q[rows, :, last][:, :, None], x.view(n, size, -1)[rows, last]
-                    mask = (torch.arange(size, device=x.device) <= last[:, None])[:, None, None]
-                h = F.scaled_dot_product_attention(
-                    q, k, v, attn_mask=mask, is_causal=causal, scale=block.scale
-                )
-                h = h.transpose(1, 2).reshape(x.shape)
-            x.addmm_(h, block.projection)
-            h = torch.mm(do.norm(x, block.projection_bias, *block.norm_2), block.up)
-            x.addmm_(do.gelu(h, block.up_bias), block.down)
-            bias = block.down_bias
-        return do.norm(x, bias, *self._norm)
-
-
-class _Block:
-    """The parameters of a block of GPT-2, looked up once: a step of a small model has few other costs."""
-
-    def __init__(self, block: Any) -> None:
-        attention, mlp = block.attn, block.mlp
-        self.heads, self.scale = attention.num_heads, attention.scaling
-        self.norm_1, self.norm_2 = _norm(block.ln_1), _norm(block.ln_2)
-        self.qkv, self.qkv_bias = attention.c_attn.weight, attention.c_attn.bias
-        self.projection, self.projection_bias = attention.c_proj.weight, attention.c_proj.bias
-        self.up, self.up_bias = mlp.c_fc.weight, mlp.c_fc.bias
-        self.down, self.down_bias = mlp.c_proj.weight, mlp.c_proj.bias
-
-
-def _norm(module: Any) -> tuple[Any, ...]:
-    """What `norm` wants after its input and the bias."""
-    return module.weight, module.bias, module.eps

@@ -11,9 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from .kernels import kernels_for
 
 WHOLE_BYTES = 2**25  # logits that need no more are few
 TILES = {"cpu": (1024, 512), "cuda": (2048, 8192)}  # rows and ids of a tile
@@ -75,25 +78,26 @@ class _Whole(torch.autograd.Function):
         ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, options: _Options
     ) -> tuple[Tensor, Tensor]:
         logits = _logits(states, weight, bias, options.head)
-        log_p = torch.log_softmax(logits, dim=1)
-        said, log_probs = (x.gather(1, tokens[:, None])[:, 0] for x in (logits, log_p))
-        h = -log_p.exp().mul_(_finite(log_p)).sum(dim=1) if options.entropy else torch.zeros_like(log_probs)
-        ctx.save_for_backward(states, weight, tokens, said - log_probs, h, log_p)
+        said = logits.gather(1, tokens[:, None])[:, 0]
+        kept = logits.clone() if options.needs_logits else None
+        p, log_z = _softmax(logits)
+        h = log_z - (p * _finite(kept)).sum(dim=1) if options.entropy else torch.zeros_like(said)
+        ctx.save_for_backward(states, weight, tokens, log_z, h, p, kept)
         ctx.options = options
-        return log_probs, h
+        return said - log_z, h
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_log_probs: Tensor, of_entropy: Tensor) -> tuple[Tensor | None, ...]:
-        states, weight, tokens, log_z, h, log_p = ctx.saved_tensors
-        along = _along(log_p, h, of_log_probs, of_entropy, ctx.options)
-        gradient = log_p.exp().mul_(along)
+        states, weight, tokens, log_z, h, p, kept = ctx.saved_tensors
+        log_p = None if kept is None else kept - log_z[:, None]
+        gradient = p * _along(log_p, h, of_log_probs, of_entropy, ctx.options)
         gradient.scatter_add_(1, tokens[:, None], of_log_probs[:, None])
-        gradient = _before_head(gradient, log_p, log_z[:, None], ctx.options.head).to(weight.dtype)
+        gradient = _before_head(gradient, kept, ctx.options.head).to(weight.dtype)
         for_states, for_weight, for_bias, *_ = ctx.needs_input_grad
         return (
             torch.mm(gradient, weight) if for_states else None,
-            torch.mm(gradient.T, states) if for_weight else None,
+            torch.mm(gradient.T, states, out=_empty_like(weight)) if for_weight else None,
             gradient.sum(dim=0) if for_bias else None,
             None,
             None,
@@ -114,10 +118,11 @@ class _Tiled(torch.autograd.Function):
                 logits = _logits(states[rows], weight[ids], _part(bias, ids), options.head)
                 at, here = _places(tokens[rows], ids)
                 said[rows] += logits.gather(1, at)[:, 0] * here
-                log_p = torch.log_softmax(logits, dim=1)
-                z.append(logits.amax(dim=1) - log_p.amax(dim=1))
-                if options.entropy:
-                    inside.append(-log_p.exp().mul_(log_p).sum(dim=1))
+                kept = logits.clone() if options.entropy else None
+                p, of_tile = _softmax(logits)
+                z.append(of_tile)
+                if kept is not None:
+                    inside.append(of_tile - (p * kept).sum(dim=1))
             of_tiles = torch.stack(z)
             log_z[rows] = of_tiles.logsumexp(dim=0)
             if options.entropy:
@@ -134,17 +139,19 @@ class _Tiled(torch.autograd.Function):
         options: _Options = ctx.options
         needed = ctx.needs_input_grad
         for_states = torch.zeros_like(states) if needed[0] else None
-        for_weight = torch.empty_like(weight) if needed[1] else None  # the first rows overwrite it
+        for_weight = _empty_like(weight) if needed[1] else None  # the first rows overwrite it
         for_bias = torch.zeros_like(bias) if needed[2] else None
         for rows in _slices(states, 0):
-            x, z = states[rows], log_z[rows, None]
+            x, z = states[rows], log_z[rows]
             for ids in _slices(weight, 1):
-                log_p = _logits(x, weight[ids], _part(bias, ids), options.head).sub_(z)
+                logits = _logits(x, weight[ids], _part(bias, ids), options.head)
+                kept = logits.clone() if options.needs_logits else None
+                log_p = None if kept is None else kept - z[:, None]
                 along = _along(log_p, h[rows], of_log_probs[rows], of_entropy[rows], options)
-                gradient = log_p.exp().mul_(along)
+                gradient = _softmax_again(logits, z).mul_(along)
                 at, here = _places(tokens[rows], ids)
                 gradient.scatter_add_(1, at, (of_log_probs[rows] * here)[:, None])
-                gradient = _before_head(gradient, log_p, z, options.head).to(weight.dtype)
+                gradient = _before_head(gradient, kept, options.head).to(weight.dtype)
                 if for_states is not None:
                     for_states[rows].addmm_(gradient, weight[ids])
                 if for_weight is not None:
@@ -158,6 +165,11 @@ class _Options(NamedTuple):
     head: Head  # without its tensors
     entropy: bool
 
+    @property
+    def needs_logits(self) -> bool:
+        """Whether the gradient needs more than probabilities."""
+        return self.entropy or self.head.cap is not None
+
 
 def _dtype(weight: Tensor) -> torch.dtype:
     return torch.promote_types(weight.dtype, torch.float32)
@@ -167,6 +179,17 @@ def _slices(x: Tensor, side: int) -> Iterator[slice]:
     """The tiles' rows (of side 0) or ids (1)."""
     size = TILES["cpu" if x.device.type == "cpu" else "cuda"][side]
     return (slice(i, min(i + size, len(x))) for i in range(0, len(x), size))
+
+
+def _empty_like(weight: Tensor) -> Tensor:
+    """As `torch.empty_like`; on the CPU from NumPy, which asks for large pages where much is asked for.
+
+    A gradient of 150 MB has 38,000 small ones, whose first touches take as long as what is computed.
+    """
+    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64):
+        return torch.empty_like(weight)
+    kind = np.float32 if weight.dtype == torch.float32 else np.float64
+    return torch.from_numpy(np.empty(weight.shape, kind))
 
 
 def _part(bias: Tensor | None, ids: slice) -> Tensor | None:
@@ -190,7 +213,24 @@ def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> 
     return logits
 
 
-def _along(log_p: Tensor, h: Tensor, of_log_probs: Tensor, of_entropy: Tensor, options: _Options) -> Tensor:
+def _softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """`(n, m)` probabilities, and `(n,)` logs of what they were divided by; logits may be overwritten."""
+    kernels = kernels_for(logits)
+    if kernels is not None:
+        return logits, kernels.softmax(logits)
+    p = torch.softmax(logits, dim=1)
+    return p, logits.amax(dim=1) - p.amax(dim=1).log()
+
+
+def _softmax_again(logits: Tensor, log_z: Tensor) -> Tensor:
+    """`(n, m)` probabilities; logits are overwritten."""
+    kernels = kernels_for(logits)
+    return logits.sub_(log_z[:, None]).exp_() if kernels is None else kernels.softmax_again(logits, log_z)
+
+
+def _along(
+    log_p: Tensor | None, h: Tensor, of_log_probs: Tensor, of_entropy: Tensor, options: _Options
+) -> Tensor:
     """What p is multiplied by in the gradient of the logits."""
     along = -of_log_probs[:, None]
     if options.entropy:
@@ -198,16 +238,16 @@ def _along(log_p: Tensor, h: Tensor, of_log_probs: Tensor, of_entropy: Tensor, o
     return along
 
 
-def _before_head(gradient: Tensor, log_p: Tensor, log_z: Tensor, head: Head) -> Tensor:
-    """The gradient in what the layer says, of that in the logits; written over it."""
-    if head.cap is not None:
-        tanh = (log_p + log_z).mul_(head.temperature / head.cap)
-        gradient = gradient.mul_(1 - tanh.square_())
+def _before_head(gradient: Tensor, logits: Tensor | None, head: Head) -> Tensor:
+    """From the gradient of the logits `(n, m)` that of what the layer says; written over it."""
+    if logits is not None and head.cap is not None:
+        gradient = gradient.mul_(1 - (logits * (head.temperature / head.cap)).square_())
     if head.scale != head.temperature:
         gradient = gradient.mul_(head.scale / head.temperature)
     return gradient
 
 
-def _finite(log_p: Tensor) -> Tensor:
+def _finite(x: Tensor | None) -> Tensor:
     """Where p is 0, p log p is 0, and not 0 · -inf."""
-    return log_p.clamp_min(LOWEST)
+    assert x is not None
+    return x.clamp_min(LOWEST)

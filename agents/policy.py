@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from text_gym import PretrainedTokenizer, Tokenizer
 from text_gym.errors import ConfigError, DataError
-from text_gym.models import pick_device, small_gpt2
+from text_gym.models import lift_from_file, pick_device, small_gpt2
 
+from . import gpt2
 from .guards import check_finite
 from .loss_head import Head, token_log_probs
 from .micro_batches import Splitter
@@ -102,10 +103,7 @@ class Policy(nn.Module):
                 )
         except (OSError, ValueError) as error:
             raise DataError(f"cannot load a causal language model from {str(name)!r}: {error}") from error
-        for parameter in model.parameters():
-            # Loaded weights lie in the mapped file: writing that file anew would pull them away, and where
-            # they begin depends on its header, to which the last bits of matrix products are sensitive.
-            parameter.data = parameter.data.clone()
+        lift_from_file(model)
         policy = cls(model, tokenizer or PretrainedTokenizer.from_pretrained(name), device)
         head = Path(name) / VALUE_HEAD
         if head.is_file():
@@ -224,22 +222,27 @@ class Policy(nn.Module):
         Returns:
             Tensors `(B, T)`, `T` the longest completion.
         """
-        tokens = tokens[:, : int((starts + lengths).max())]
-        with layers_in_training(self.model):
-            states = self.hidden(tokens).last_hidden_state
+        taken, weight = states_before(
+            self.model.base_model, tokens, starts, lengths, self.hidden, bf16=self.bf16
+        )
         mask, rows, at = places(starts, lengths)
-        taken = states[rows, at - 1]  # (N, D): the state before each token
         masks = None if action_masks is None else action_masks[rows, at - starts[rows]]
-        log_probs, h = self._token_log_probs(taken, tokens[rows, at], temperature, entropy, masks)
+        log_probs, h = self._token_log_probs(taken, tokens[rows, at], temperature, entropy, masks, weight)
         zeros = log_probs.new_zeros(mask.shape)
         said, values = (zeros.masked_scatter(mask, x) for x in (log_probs, self.values(taken)))
         return Evaluation(said, values, zeros.masked_scatter(mask, h) if entropy else zeros)
 
     def _token_log_probs(
-        self, states: Tensor, tokens: Tensor, temperature: float, entropy: bool, masks: Tensor | None
+        self,
+        states: Tensor,
+        tokens: Tensor,
+        temperature: float,
+        entropy: bool,
+        masks: Tensor | None,
+        embedding: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """`(N,)` log-probabilities of tokens after states `(N, D)`, and entropies, in nats."""
-        head = self._loss_head(temperature) if masks is None else None
+        head = self._loss_head(temperature, embedding) if masks is None else None
         if head is not None:
             with self._precision():
                 return token_log_probs(states, tokens, head, entropy=entropy)
@@ -253,12 +256,17 @@ class Policy(nn.Module):
         # Forbidden tokens have log-probability -inf, and 0 · inf would be NaN.
         return log_probs, -(log_p.exp() * log_p.clamp_min(-1e9)).sum(-1)
 
-    def _loss_head(self, temperature: float) -> Head | None:
-        """The output layer as the loss head takes it; None if it is no plain one (adapters, quantisation)."""
+    def _loss_head(self, temperature: float, embedding: Tensor | None = None) -> Head | None:
+        """The output layer as the loss head takes it; None if it is no plain one (adapters, quantisation).
+
+        If the embedding's weights are also its own, they are taken from `embedding`.
+        """
         layer = self.model.get_output_embeddings()
         if type(layer) is not nn.Linear or layer._forward_hooks or layer._forward_pre_hooks:
             return None
         weight: Tensor = layer.weight
+        if embedding is not None and weight is self.model.get_input_embeddings().weight:
+            weight = embedding
         bias: Tensor | None = layer.bias
         if len(weight) > self.vocab_size:
             weight, bias = weight[: self.vocab_size], None if bias is None else bias[: self.vocab_size]
@@ -382,6 +390,38 @@ def places(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
     rows, columns = mask.nonzero(as_tuple=True)
     return mask, rows, starts[rows] + columns
+
+
+def states_before(
+    trunk: nn.Module,
+    tokens: Tensor,
+    starts: Tensor,
+    lengths: Tensor,
+    hidden: Callable[[Tensor], Any],
+    *,
+    bf16: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """A trunk's states from which the tokens of completions are drawn.
+
+    Args:
+        trunk: Any model's.
+        tokens: `(B, S)` int64, right-padded.
+        starts: `(B,)` int64, prompt lengths.
+        lengths: `(B,)` int64, completion lengths; `N` is their sum.
+        hidden: Reads `(B, S)` tokens through the trunk, as `transformers` does.
+        bf16: It does so in bfloat16.
+
+    Returns:
+        `(N, D)`, in the order of `places`; and the embedding's weights, which an output layer that has the
+        same ones is to use, or None, where it is to use its own.
+    """
+    tokens = tokens[:, : int((starts + lengths).max()) - 1]  # nobody asks for states from the last token on
+    if not bf16 and gpt2.can_read(trunk):
+        return gpt2.states(trunk, tokens, starts, lengths)
+    _, rows, at = places(starts, lengths)
+    with layers_in_training(trunk):
+        states: Tensor = hidden(tokens).last_hidden_state
+    return states[rows, at - 1], None
 
 
 @contextmanager

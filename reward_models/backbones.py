@@ -12,6 +12,7 @@ import torch
 
 from text_gym import PretrainedTokenizer
 from text_gym.errors import DataError
+from text_gym.models import lift_from_file
 
 Form = Literal["plain", "pair", "chat"]
 TEMPLATE = "chat_template.jinja"
@@ -32,11 +33,13 @@ def load_classifier(name: str | Path, **changes: Any) -> Any:
 
     try:
         with quietly():
-            return AutoModelForSequenceClassification.from_pretrained(
+            model = AutoModelForSequenceClassification.from_pretrained(
                 str(name), dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **changes
             )
     except Exception as error:  # OSError, ValueError, KeyError, SafetensorError …, by version
         raise DataError(f"cannot load a reward model from {str(name)!r}: {error}") from error
+    lift_from_file(model)
+    return model
 
 
 def read_template(name: str | Path) -> str | None:

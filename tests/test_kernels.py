@@ -10,8 +10,9 @@ import scipy.stats
 import torch
 from small_models import small_policy
 from text_gym.agents.decoder import Decoder
-from text_gym.agents.kernels import Kernels, kernels_for
-from text_gym.agents.key_values import GPT2Reader, KeyValues
+from text_gym.agents.gpt2 import GPT2Reader
+from text_gym.agents.kernels import Kernels, Texts, kernels_for
+from text_gym.agents.key_values import KeyValues
 from text_gym.agents.sampler import draw
 
 from text_gym.agents import inverse_cdf, uniform
@@ -31,36 +32,37 @@ def random(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).normal(size=shape) * scale).float()
 
 
-@pytest.mark.parametrize("width", [1, 7, 96, 128, 768])
-def test_norm_adds_and_normalises(kernels: Kernels, width: int) -> None:
-    x, bias, gain, offset = random(5, width, scale=3), *random(3, width, seed=1)
-    expected_sum = x + bias
-    wanted = torch.nn.functional.layer_norm(
-        expected_sum.double(), [width], gain.double(), offset.double(), 1e-5
-    )
-    untouched = x.clone()
-    kernels.norm(untouched, None, gain, offset, 1e-5)
-    assert torch.equal(untouched, x)
-    found = kernels.norm(x, bias, gain, offset, 1e-5)
-    assert torch.equal(x, expected_sum)
-    assert torch.allclose(found.double(), wanted, rtol=1e-5, atol=2e-6 * wanted.abs().max().item())
-
-
 def test_gelu_equals_pytorchs_in_float64_even_where_it_saturates(kernels: Kernels) -> None:
-    x = torch.cat([torch.linspace(-12, 12, 4001), torch.tensor([-1e30, -1e4, -88.0, 88.0, 1e4, 1e18])])[None]
-    wanted = torch.nn.functional.gelu(x.double() + 0.25, approximate="tanh")
-    found = kernels.gelu(x.clone(), torch.full((x.shape[1],), 0.25)).double()
+    x = torch.cat([torch.linspace(-12, 12, 4001), torch.tensor([-1e30, -1e4, -88.0, 88.0, 1e4, 1e18])])
+    double = x.double().requires_grad_()
+    wanted = torch.nn.functional.gelu(double, approximate="tanh")
+    found = kernels.gelu(x).double()
     assert torch.isfinite(found).all()
     assert torch.allclose(found, wanted, rtol=1e-6, atol=1e-6)
+    gradient = random(len(x))
+    (slope,) = torch.autograd.grad(wanted, double, gradient.double())
+    near = slice(0, -6)  # further out PyTorch's own derivative is NaN
+    found = kernels.gelu_backward(x, gradient).double()
+    assert torch.allclose(found[near], slope[near], rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("extreme", [-1e30, -1e4, 1e4, 1e18])
+def test_gelu_is_flat_or_straight_far_out(kernels: Kernels, extreme: float) -> None:
+    slope = kernels.gelu_backward(torch.tensor([extreme]), torch.tensor([3.0]))
+    assert float(slope) == pytest.approx(3.0 if extreme > 0 else 0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize(("heads", "size"), [(4, 32), (4, 24), (2, 16), (1, 64), (2, 80), (3, 5)])
 def test_reading_equals_that_without_kernels(kernels: Kernels, heads: int, size: int) -> None:
-    """Rows of different lengths, of a model with each size of a head."""
-    policy = small_policy(n_embd=heads * size, n_head=heads)
+    """Rows of different lengths, of a model with each size of a head, and unequal epsilons."""
+    policy = small_policy(n_embd=heads * size, n_head=heads, scale_attn_by_inverse_layer_idx=True)
+    policy.model.transformer.h[0].ln_2.eps, policy.model.transformer.ln_f.eps = 1e-2, 1e-1
     rng = np.random.default_rng(0)
     tokens, lengths = torch.from_numpy(rng.integers(0, 11, (4, 6))), np.array([3, 1, 6, 4])
-    caches = [KeyValues(policy, 4, 24, GPT2Reader(policy, kernels=on)) for on in (True, False)]
+    with_kernels, without = GPT2Reader(policy), GPT2Reader(policy)
+    assert with_kernels._kernels is not None
+    without._kernels = None
+    caches = [KeyValues(policy, 4, 24, reader) for reader in (with_kernels, without)]
     with torch.no_grad():
         states = [cache.prefill(tokens, lengths) for cache in caches]
         for t in range(18):
@@ -72,6 +74,73 @@ def test_reading_equals_that_without_kernels(kernels: Kernels, heads: int, size:
                 lengths = lengths[[2, 1]]
             new = torch.from_numpy(rng.integers(0, 11, len(lengths)))
             states = [cache.append(new, np.minimum(lengths + t, 23)) for cache in caches]
+
+
+def naive_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, texts: list[tuple[int, int, int]], heads: int
+) -> torch.Tensor:
+    """The definition, a query at a time; texts are (first query, queries, key of the first one)."""
+    tokens, size = len(k) // len(texts), q.shape[1] // heads
+    out = torch.zeros_like(q)
+    for row, (begin, count, first) in enumerate(texts):
+        for i in range(count):
+            seen = slice(row * tokens, row * tokens + first + i + 1)
+            for head in range(heads):
+                part = slice(head * size, (head + 1) * size)
+                weights = torch.softmax(k[seen, part] @ q[begin + i, part] * 0.3, 0)
+                out[begin + i, part] = weights @ v[seen, part]
+    return out
+
+
+@pytest.mark.parametrize("size", [1, 5, 8, 16, 24, 32, 64, 80])
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [(0, 19, 0), (19, 19, 0)],  # all tokens of two texts
+        [(0, 7, 0), (19, 19, 0)],  # one of them shorter; nobody asks for its padding
+        [(0, 1, 18), (1, 9, 3)],  # the last token of one, and some of the other
+    ],
+)
+def test_attention_is_its_definition(kernels: Kernels, size: int, texts: list[tuple[int, int, int]]) -> None:
+    heads, tokens = 3, 19
+    width, begins = heads * size, torch.tensor(texts).T.contiguous()
+    together = texts[0][0] == 0 and texts[1][0] == tokens
+    queries = 2 * tokens if together else sum(count for _, count, _ in texts)
+    qkv = random(queries, 3 * width, seed=size) if together else None
+    other = random(queries, width, seed=1), random(2 * tokens, 2 * width, seed=2)
+    q, k, v = other[0], *other[1].chunk(2, 1)
+    if qkv is not None:
+        q, k, v = qkv.chunk(3, 1)
+    description = Texts(
+        *(row.contiguous() for row in begins), tokens=tokens, heads=heads, size=size, scale=0.3
+    )
+    out, log_sums = kernels.attention(description, q, k, v)
+    doubles = [x.double().requires_grad_() for x in (q, k, v)]
+    wanted = naive_attention(doubles[0], doubles[1], doubles[2], texts, heads)
+    assert torch.allclose(out.double(), wanted, rtol=0, atol=1e-5)
+
+    gradient = random(queries, width, seed=3)
+    slopes = torch.autograd.grad(wanted, doubles, gradient.double())
+    found = [torch.zeros_like(x) for x in ([qkv] if qkv is not None else other)]
+    of_q, of_k, of_v = found[0].chunk(3, 1) if qkv is not None else (found[0], *found[1].chunk(2, 1))
+    kernels.attention_backward(description, (q, k, v), log_sums, gradient, (of_q, of_k, of_v))
+    for ours, theirs in zip((of_q, of_k, of_v), slopes, strict=True):
+        assert torch.allclose(ours.double(), theirs, rtol=0, atol=1e-5 * max(1, theirs.abs().max().item()))
+
+
+@pytest.mark.parametrize("width", [1, 7, 64, 1000])
+def test_softmax_is_that_of_float64(kernels: Kernels, width: int) -> None:
+    x = random(9, width, scale=20)
+    x[0, : width // 2] = -torch.inf
+    x[1] += 1e4
+    wanted = x.double()
+    found = x.clone()
+    log_sums = kernels.softmax(found)
+    assert torch.allclose(found.double(), wanted.softmax(1), rtol=1e-5, atol=1e-9)
+    assert torch.allclose(log_sums.double(), wanted.logsumexp(1), rtol=1e-6, atol=1e-6)
+    again = kernels.softmax_again(x, log_sums)
+    assert torch.allclose(again, found, rtol=2e-3, atol=1e-9)  # a logit of 10,000 has three digits left
+    assert not torch.isfinite(kernels.softmax(torch.tensor([[0.0, torch.nan]]))).any()
 
 
 @pytest.mark.parametrize("size", [1, 2, 63, 64, 65, 300, 1024])

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 from small_models import small_policy
-from text_gym.agents.key_values import AnyReader, GPT2Reader, KeyValues
+from text_gym.agents.gpt2 import GPT2Reader
+from text_gym.agents.key_values import AnyReader, KeyValues
 
 from text_gym.agents import Policy
 

@@ -29,6 +29,7 @@ from text_gym.agents import (
     REINFORCEConfig,
     RLOOConfig,
     Splitter,
+    gpt2,
     micro_batches,
 )
 from text_gym.errors import ConfigError
@@ -155,21 +156,22 @@ def test_averages_divide_by_the_whole_minibatch() -> None:
     assert [float(first.per_episode(x[1:, :1])), float(second.per_episode(x[:1]))] == [10 / 2, 6 / 2]
 
 
-def test_widths_are_those_of_the_parts() -> None:
-    """Short rows are not padded to the length of the longest of the minibatch."""
+def test_widths_are_those_of_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short rows are not padded to the length of the longest one, and last tokens are not read."""
     policy = policy_of(torch.float32)
     widths: list[int] = []
-    hidden = policy.hidden
+    states = gpt2.states
 
-    def watched(tokens: Tensor, **kwargs: Any) -> Any:
+    def watched(trunk: Any, tokens: Tensor, *rest: Tensor) -> Any:
         widths.append(tokens.shape[1])
-        return hidden(tokens, **kwargs)
+        return states(trunk, tokens, *rest)
 
     agent = PPO(policy, world(), PPOConfig(epochs=1, minibatches=1, micro_batch_size=1))
     batch = agent.collect()
-    vars(policy)["hidden"] = watched
+    monkeypatch.setattr(gpt2, "states", watched)
     agent.update(batch)
-    assert widths == sorted((batch.starts + batch.lengths).tolist())
+    scored = int((batch.starts + batch.lengths).max()) - 1  # under the reference, all at once
+    assert widths == [scored, *sorted((batch.starts + batch.lengths - 1).tolist())]
     assert len(set(widths)) > 3
 
 

@@ -1,4 +1,4 @@
-"""What policies and reward models have in common: devices by name, and the small GPT-2 that both begin from.
+"""What policies and reward models have in common: devices by name, loaded weights, the small GPT-2 of both.
 
 Weights, tokenizers and heads are theirs. PyTorch and `transformers` are imported when a function is called.
 """
@@ -28,6 +28,16 @@ def pick_device(device: str) -> torch.device:
         return torch.device(device)
     except RuntimeError as error:
         raise ConfigError(f"unknown device {device!r}: {error}") from error
+
+
+def lift_from_file(model: Any) -> None:
+    """Give a loaded model's weights memory of their own.
+
+    They lie in the mapped file: writing that file anew would pull them away, and where they begin depends on
+    its header, to which the last bits of matrix products are sensitive.
+    """
+    for weight in model.parameters():
+        weight.data = weight.data.clone()
 
 
 def small_gpt2(
