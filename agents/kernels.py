@@ -32,7 +32,7 @@ _FLAGS = (
     "-fPIC",
 )
 _SECONDS = 60  # for the compiler, which needs about one
-MOST_THREADS = 1  # with more, PyTorch's operators are as fast: these use one only
+MOST_THREADS = 2  # they use one; with more, PyTorch's operators are as fast
 _LANES, _QUERIES = 8, 8  # as in kernels.c
 _POINTER, _NUMBER, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 

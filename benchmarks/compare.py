@@ -21,7 +21,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,7 @@ class Part:
 
 PARTS = [
     *(Part("rollout", model, 15) for model in TURNS),
+    Part("rollout", "gpt2", 90),
     *(Part(what, "tiny", 35) for what in ("ppo", "ppo-separate", "grpo", "rloo")),
     *(Part(what, "small", 110, rounds=3) for what in ("ppo", "ppo-separate", "grpo", "rloo")),
     Part("ppo", "gpt2", 150, batch=8, rounds=2),
@@ -204,12 +205,13 @@ def rollouts(part: Part) -> list[Row]:
     With lengths that are drawn, `generate` is taken to have written as many tokens.
     """
     rows = []
-    for lengths in sorted({lengths for model, lengths, _ in FLOORS if model == part.model}):
-        slow, fast = contestants(part.model, lengths)
+    for lengths, batch in ((lengths, batch) for model, lengths, batch in FLOORS if model == part.model):
+        slow, fast = contestants(part.model, lengths, batch)
         tokens = fast()
-        seconds = in_turns(slow, fast, TURNS[part.model])
+        seconds = in_turns(slow, fast, TURNS.get(part.model, 1))
         speed = {"trl": tokens / seconds[0], "ours": tokens / seconds[1]}
-        rows.append(row(f"rollout, {lengths} lengths", part, speed, "model.generate", "tokens/s"))
+        this = replace(part, batch=batch)
+        rows.append(row(f"rollout, {lengths} lengths", this, speed, "model.generate", "tokens/s"))
     return rows
 
 
