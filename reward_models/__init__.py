@@ -8,6 +8,8 @@ if __name__ == "reward_models":
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from text_gym.interval import Interval
+
 from .acquisition import ACQUISITIONS, Pool, choose_pairs, choose_texts, member_scores, split_budget
 from .answers import JSONSchema, MathAnswer, Overlap
 from .attacks import AttackReport, attack_report
@@ -21,7 +23,7 @@ from .judge import Comparisons, Criterion, Judge, judge_from_environment
 from .label_formats import export_labels, import_labels
 from .labels import Label, LabelStore
 from .loading import REWARDS, load_reward
-from .measures import Calibration, Interval, agreement, calibration, spearman
+from .measures import Calibration, agreement, calibration, spearman
 from .ngram_features import NgramConfig
 from .ngrams import NgramModel
 from .preference_files import as_row, read_likes, read_pairs, read_ratings, write_opinions

@@ -18,11 +18,11 @@ import numpy as np
 from text_gym import Episode, RewardSource
 from text_gym.compose import describe
 from text_gym.errors import ConfigError, DataError, RewardError
+from text_gym.interval import Interval
 from text_gym.reward import FloatArray
 
 from .attribution import Attribution, integrated_gradients, is_differentiable, leave_one_out, named_values
 from .endpoint import EndpointError
-from .measures import Interval
 from .probes import PARAPHRASES, SURFACES, null_texts, rewritten, swaps
 from .resampling import mean_interval, rank_correlation
 from .verdict import Audit, NullRuler, Shift, SurfaceBias, verdict

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from text_gym.interval import Interval
 from text_gym.reward import FloatArray
-
-from .measures import Interval
 
 # Colours that stand for the page's own, exchanged in the finished SVG.
 _INK, _SOURCE, _GOLD, _GRID = "#010203", "#010204", "#010205", "#010206"

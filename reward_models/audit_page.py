@@ -15,11 +15,11 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from text_gym.display import harmless
+from text_gym.interval import Interval
 from text_gym.report import write_json
 
 from .attribution import Attribution
 from .audit_figures import Series, intervals, scatter
-from .measures import Interval
 from .scripted import words
 from .verdict import EFFECT, PARTIAL, Audit, Shift
 

@@ -14,30 +14,10 @@ from typing import Any
 import numpy as np
 
 from text_gym.errors import DataError
+from text_gym.interval import Interval
 from text_gym.reward import FloatArray
 
 RESAMPLES = 1000
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its 95 % bootstrap interval.
-
-    Args:
-        value: The estimate; NaN where it is not defined (a constant has no rank correlation).
-        low: Lower end.
-        high: Upper end.
-        n: Number of observations.
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def summary(self) -> dict[str, Any]:
-        """As plain data."""
-        return {"value": self.value, "ci95": [self.low, self.high], "n": self.n}
 
 
 @dataclass(frozen=True)

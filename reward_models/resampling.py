@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from text_gym.interval import Interval
 from text_gym.reward import FloatArray
 
-from .measures import RESAMPLES, Interval
+from .measures import RESAMPLES
 
 
 def mean_interval(values: FloatArray, seed: int = 0) -> Interval:

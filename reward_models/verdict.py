@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from text_gym.interval import Interval
 from text_gym.reward import FloatArray
 
 from .attribution import Attribution
-from .measures import Interval
 
 # From here on an effect is named: in standard deviations of the reward over the real texts …
 EFFECT, UNSTABLE = 0.2, 0.5

@@ -5,7 +5,8 @@ import xml.etree.ElementTree as ET
 
 import numpy as np
 from text_gym.reward_models.audit_figures import intervals, scatter
-from text_gym.reward_models.measures import Interval
+
+from text_gym.interval import Interval
 
 ROWS = [Interval(0.5, 0.4, 0.6, 9), None, Interval(math.nan, math.nan, math.nan, 0)]
 

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from text_gym.bench.statistics import (
-    Interval,
     aggregate,
     best_within,
     contrast,
@@ -24,6 +23,7 @@ from text_gym.bench.statistics import (
     resampled_contrast,
     slope,
 )
+from text_gym.interval import Interval
 
 FEW = st.lists(st.floats(-10, 10), min_size=2, max_size=6)
 NAN = math.nan

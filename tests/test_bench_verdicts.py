@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from text_gym.bench.statistics import Interval
 from text_gym.bench.verdicts import UNKNOWN, Finding, judge, minus, shown
+from text_gym.interval import Interval
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from text_gym.reward_models.measures import Interval
 from text_gym.reward_models.verdict import Audit, NullRuler, Shift, SurfaceBias, plain, verdict
+
+from text_gym.interval import Interval
 
 
 def interval(low: float, high: float) -> Interval:

@@ -17,11 +17,12 @@ from tyro.conf import Positional
 
 from ..display import harmless
 from ..errors import DataError
+from ..interval import Interval
 from ..options import parse
 from ..report import write_json
 from ..reward import FloatArray
 from .results import Setting, number, read_leaderboard, setting_of
-from .statistics import Interval, contrast, improvement, resampled_contrast
+from .statistics import contrast, improvement, resampled_contrast
 from .verdicts import shown
 
 _BETTER = ("gold", "perfect", "diversity", "distinct_1", "distinct_2", "static_accuracy")

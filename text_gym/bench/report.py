@@ -16,13 +16,13 @@ from typing import Any
 from markupsafe import Markup
 
 from ..display import harmless
+from ..interval import Interval
 from ..report import write_json
 from ..sealed import write_atomic
 from .figures import plates
 from .findings import find
 from .results import Cell, Results, Setting, optimiser_name, read_results
 from .samples import RULES, troubles
-from .statistics import Interval
 from .summary import summary_of
 from .verdicts import shown
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from ..interval import Interval
 from ..reward import FloatArray
 from .results import Cell, Setting, number, numbers
-from .statistics import Interval, best_within, mean_of_strata, slope
+from .statistics import best_within, mean_of_strata, slope
 
 RANKED_AT = 5.0  # nats per text: the KL by which designs are ranked
 

@@ -10,35 +10,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ..interval import Interval
 from ..reward import FloatArray
 
 RESAMPLES = 2000
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with the ends of its 95 % interval.
-
-    Args:
-        value: The estimate; NaN where it is not defined.
-        low: Lower end; NaN where too few runs say nothing about their spread.
-        high: Upper end.
-        n: Number of observations.
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def summary(self) -> dict[str, Any]:
-        """As plain data."""
-        return {"value": self.value, "ci95": [self.low, self.high], "n": self.n}
 
 
 def coverage(n: int) -> float:

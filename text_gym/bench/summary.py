@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from ..interval import Interval
 from ..reward import FloatArray
 from .findings import find
 from .results import Cell, Results, Setting, number, numbers, read_results
 from .runs import MEASURES, RANKED_AT, best_point, mean_curve, mean_known, value
-from .statistics import Interval, aggregate, coverage, episodes_until, improvement
+from .statistics import aggregate, coverage, episodes_until, improvement
 
 BUDGETS = (1.0, 2.0, 5.0, 10.0, 20.0)  # nats per text
 SHARE = 0.9  # of the way from the start to the best gold of the task: the target of sample efficiency

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .statistics import Interval
+from ..interval import Interval
 
 GOLD_MARGIN = 0.05  # of gold, which lies in [0, 1]: a fall by less does not matter
 EFFECT_MARGIN = 0.025  # between two designs
