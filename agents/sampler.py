@@ -26,6 +26,7 @@ from .rollout import Rollout, rewards_per_token
 LOWEST_TEMPERATURE = 1e-4  # below, logits overflow when divided by it
 _BELOW_ONE = 1 - 2.0**-53  # the largest float64 below 1
 BLOCK = 32  # steps recorded at a time
+TELL_EVERY = {"cpu": 1, "cuda": 16}  # steps after which the environment is told what was drawn
 COMPACT_BELOW = 0.75  # drop finished rows from the batch once no more than this share plays
 
 
@@ -114,27 +115,28 @@ def rollout(
 def _play(policy: Policy, env: TextVectorEnv, noise: Tensor, sampling: Sampling) -> dict[str, Tensor]:
     """Generate until every row is done; the tensors of a `Rollout` that the policy knows, by name.
 
-    The environment's transition is the host's: each token is copied there, and on CUDA that copy is the
-    one thing a step waits for (two, where the environment has a mask).
+    The environment's transition is the host's, and a copy of tokens to the host is what an accelerator waits
+    for. So there tokens are told to the environment some steps later, all at once; what was drawn for rows that
+    had ended by then is dropped. Not so where the environment has a mask, which depends on each token.
     """
     decoder = Decoder(policy, env.tokens, env.lengths, env.max_tokens)
     record = _Record(policy, env)
     rows = np.arange(env.num_envs)  # the environment's rows in the decoder's batch …
     live = np.ones(env.num_envs, dtype=np.bool_)  # … and which of them still play
     noise = noise.T.contiguous()
+    every = 1 if env.mask is not None else TELL_EVERY["cpu" if policy.device.type == "cpu" else "cuda"]
+    untold: list[Tensor] = []
     for t in range(env.max_tokens):
         logits = decoder.logits(decoder.states)
         allowed = None if env.mask is None else torch.from_numpy(env.action_masks()[rows]).to(policy.device)
         chosen_from = logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
         tokens, probs = draw(sampling.logits(chosen_from), noise[t])
         record.add(decoder.states, logits, probs, allowed)
-        ended = env.advance(rows[live], tokens.cpu().numpy()[live])
-        if t == env.max_tokens - 1:  # all rows start together: the limit cuts all that are left at once
-            break
-        if np.count_nonzero(ended):
-            live[live] = ~ended
-            playing = np.count_nonzero(live)
-            if not playing:
+        untold.append(tokens)
+        last = t == env.max_tokens - 1  # all rows start together: the limit cuts all that are left at once
+        if last or len(untold) == every:
+            playing = _tell(env, rows, live, untold)
+            if last or not playing:
                 break
             if playing <= COMPACT_BELOW * len(rows):
                 keep = survivors(live)
@@ -151,6 +153,20 @@ def _play(policy: Policy, env: TextVectorEnv, noise: Tensor, sampling: Sampling)
         states = decoder.step(tokens[torch.from_numpy(cut).to(policy.device)])
         out["last_values"][torch.from_numpy(rows[cut]).to(policy.device)] = policy.values(states)
     return out
+
+
+def _tell(
+    env: TextVectorEnv, rows: npt.NDArray[np.int64], live: npt.NDArray[np.bool_], untold: list[Tensor]
+) -> int:
+    """Have the environment append tokens, `(n,)` a step; `live` is brought up to date, and counted."""
+    for tokens in (
+        (untold[0] if len(untold) == 1 else torch.stack(untold)).cpu().numpy().reshape(-1, len(rows))
+    ):
+        if not live.any():
+            break
+        live[live] = ~env.advance(rows[live], tokens[live])
+    untold.clear()
+    return int(np.count_nonzero(live))
 
 
 class _Record:

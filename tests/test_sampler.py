@@ -113,12 +113,18 @@ def test_an_episode_depends_on_seed_and_number_alone(episodes: int) -> None:
     assert [e.completion_ids.tolist() for e in batch.episodes] == [expected[k] for k in shuffled]
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_dropping_finished_rows_changes_nothing(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("share", "every"), [(0.0, 1), (0.5, 1), (1.0, 1), (0.75, 3), (1.0, 5), (0.75, 99)])
+@pytest.mark.parametrize("stop", ["", "ab"])
+def test_dropping_finished_rows_early_or_late_changes_nothing(
+    share: float, every: int, stop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On accelerators the environment is told some steps later what was drawn."""
     policy = small_policy(dtype=torch.float64)
-    plain = play(policy, 64, 64)[0]
+    env = world(policy.tokenizer, 64, stop=(stop,) if stop else ())
+    plain = rollout(policy, env, np.arange(64))
     monkeypatch.setattr("text_gym.agents.sampler.COMPACT_BELOW", share)
-    other = play(policy, 64, 64)[0]
+    monkeypatch.setattr("text_gym.agents.sampler.TELL_EVERY", {"cpu": every})
+    other = rollout(policy, env, np.arange(64))
     assert len(set(plain.lengths.tolist())) > 4
     assert episode_texts([plain]) == episode_texts([other])
     for name in ("tokens", "starts", "lengths", "rewards"):
