@@ -115,8 +115,8 @@ def rollout(
 def _play(policy: Policy, env: TextVectorEnv, noise: Tensor, sampling: Sampling) -> dict[str, Tensor]:
     """Generate until every row is done; the tensors of a `Rollout` that the policy knows, by name.
 
-    The environment's transition is the host's, and a copy of tokens to the host is what an accelerator waits
-    for. So there tokens are told to the environment some steps later, all at once; what was drawn for rows that
+    The environment's transition is the host's, and copying tokens to the host is what an accelerator waits for.
+    So there the environment is told some steps later what was drawn, all at once; what was drawn for rows that
     had ended by then is dropped. Not so where the environment has a mask, which depends on each token.
     """
     decoder = Decoder(policy, env.tokens, env.lengths, env.max_tokens)
@@ -159,9 +159,8 @@ def _tell(
     env: TextVectorEnv, rows: npt.NDArray[np.int64], live: npt.NDArray[np.bool_], untold: list[Tensor]
 ) -> int:
     """Have the environment append tokens, `(n,)` a step; `live` is brought up to date, and counted."""
-    for tokens in (
-        (untold[0] if len(untold) == 1 else torch.stack(untold)).cpu().numpy().reshape(-1, len(rows))
-    ):
+    drawn = torch.stack(untold) if len(untold) > 1 else untold[0][None]
+    for tokens in drawn.cpu().numpy():
         if not live.any():
             break
         live[live] = ~env.advance(rows[live], tokens[live])
