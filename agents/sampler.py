@@ -115,9 +115,9 @@ def rollout(
 def _play(policy: Policy, env: TextVectorEnv, noise: Tensor, sampling: Sampling) -> dict[str, Tensor]:
     """Generate until every row is done; the tensors of a `Rollout` that the policy knows, by name.
 
-    The environment's transition is the host's, and copying tokens to the host is what an accelerator waits for.
-    So there the environment is told some steps later what was drawn, all at once; what was drawn for rows that
-    had ended by then is dropped. Not so where the environment has a mask, which depends on each token.
+    The environment's transition is the host's, and copying tokens to the host is what accelerators wait for.
+    So there the environment is told some steps later what was drawn, all at once; what was drawn for rows
+    that had ended by then is dropped. Not so where it has a mask, which depends on each token.
     """
     decoder = Decoder(policy, env.tokens, env.lengths, env.max_tokens)
     record = _Record(policy, env)
