@@ -82,7 +82,9 @@ def test_with_its_own_mean_a_batch_of_two_steps_half_as_far() -> None:
 )
 def test_reinforce_reaches_the_closed_form_optimum(baseline: Baseline, seed: int) -> None:
     config = REINFORCEConfig(
-        **{**QUICK, "iterations": 800, "epochs": 1, "minibatches": 1}, baseline=baseline, seed=seed
+        **{**QUICK, "iterations": 800, "learning_rate": 5e-3, "epochs": 1, "minibatches": 1},
+        baseline=baseline,
+        seed=seed,
     )
     task, episodes, before, after = learn_in(seed, lambda policy, env: REINFORCE(policy, env, config))
     best = optimal_policy(before, task.reward(episodes).values, BETA)
