@@ -20,7 +20,7 @@ BETA = 0.5
 # Large enough steps for the closed forms to be reached within seconds
 QUICK: dict[str, Any] = {
     "iterations": 400,
-    "learning_rate": 2e-3,  # at 5e-3 some seeds lose a trajectory for good before it is known to be worth keeping
+    "learning_rate": 2e-3,  # at 5e-3 some seeds lose a good trajectory for ever
     "warmup": 0,
     "epochs": 2,
     "minibatches": 2,
