@@ -270,14 +270,14 @@ class GPT2Reader:
         """As in `Reader`."""
         if last is None and self._kernels is not None:
             return self._step(self._kernels, layers, tokens[:, 0], positions[:, 0])
-        with torch.inference_mode():  # spares views and writes their bookkeeping, a twentieth of a small step
+        # Inference mode spares views and writes their bookkeeping, a twentieth of a small step by operators.
+        with torch.inference_mode() if self._kernels is None else torch.no_grad():
             states = self._read(layers, tokens, positions, mask, last)
         return states.clone()  # as any other tensor, which training may keep
 
     def _step(self, found: kernels.Kernels, layers: list[Layer], tokens: Tensor, positions: Tensor) -> Tensor:
         """A row needs no mask: nothing after its own column is looked at."""
-        with torch.inference_mode():  # as they were made
-            rooms = [layer.room() for layer in layers]
+        rooms = [layer.room() for layer in layers]
         for told, (keys, values) in zip(self._layers, rooms, strict=True):
             told.keys, told.values = keys.data_ptr(), values.data_ptr()
         block = self._blocks[0]
