@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -97,7 +96,7 @@ class _Whole(torch.autograd.Function):
         for_states, for_weight, for_bias, *_ = ctx.needs_input_grad
         return (
             torch.mm(gradient, weight) if for_states else None,
-            torch.mm(gradient.T, states, out=_empty_like(weight)) if for_weight else None,
+            torch.mm(gradient.T, states) if for_weight else None,
             gradient.sum(dim=0) if for_bias else None,
             None,
             None,
@@ -139,7 +138,7 @@ class _Tiled(torch.autograd.Function):
         options: _Options = ctx.options
         needed = ctx.needs_input_grad
         for_states = torch.zeros_like(states) if needed[0] else None
-        for_weight = _empty_like(weight) if needed[1] else None  # the first rows overwrite it
+        for_weight = torch.empty_like(weight) if needed[1] else None  # the first rows overwrite it
         for_bias = torch.zeros_like(bias) if needed[2] else None
         for rows in _slices(states, 0):
             x, z = states[rows], log_z[rows]
@@ -179,17 +178,6 @@ def _slices(x: Tensor, side: int) -> Iterator[slice]:
     """The tiles' rows (of side 0) or ids (1)."""
     size = TILES["cpu" if x.device.type == "cpu" else "cuda"][side]
     return (slice(i, min(i + size, len(x))) for i in range(0, len(x), size))
-
-
-def _empty_like(weight: Tensor) -> Tensor:
-    """As `torch.empty_like`; on the CPU from NumPy, which asks for large pages where much is asked for.
-
-    A gradient of 150 MB has 38,000 small ones, whose first touches take as long as what is computed.
-    """
-    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64):
-        return torch.empty_like(weight)
-    kind = np.float32 if weight.dtype == torch.float32 else np.float64
-    return torch.from_numpy(np.empty(weight.shape, kind))
 
 
 def _part(bias: Tensor | None, ids: slice) -> Tensor | None:
