@@ -42,6 +42,7 @@ def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     """All logits at once, or tiles of four rows by five ids, the last ones of three by three."""
     module = "text_gym.agents.loss_head."
     monkeypatch.setattr(module + "TILES", {"cpu": (4, 5)})
+    monkeypatch.setattr(module + "RECYCLED_BYTES", 300)  # weights in float32 are smaller, in float64 larger
     monkeypatch.setattr(module + "WHOLE_BYTES", 2**20 if request.param == "whole" else 0)
 
 
