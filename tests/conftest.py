@@ -1,9 +1,14 @@
-"""Settings of all tests: one thread, since the models are tiny, and nothing is fetched."""
+"""Settings of all tests: one thread, since the models are tiny; nothing is fetched; Ctrl-C is heard."""
 
 from __future__ import annotations
 
 import os
+import signal
 
 # Before torch is imported, and for the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# Shells start what goes to the background with Ctrl-C ignored, and processes that tests start inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
