@@ -7,6 +7,7 @@ their own code, which is not here.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from . import kernels
-from .kernels import Texts, kernels_for
+from .kernels import Panels, Texts, kernels_for
 
 if TYPE_CHECKING:
     from .key_values import Layer
@@ -256,8 +257,17 @@ class GPT2Reader:
         self._blocks = [_Block(block) for block in trunk.h]
         whole = all(weight.is_contiguous() for weight in trunk.parameters())
         self._kernels = kernels_for(self._tokens) if whole else None
-        if self._kernels is not None:
-            self._layers = (kernels.Layer * len(self._blocks))(*(block.layer() for block in self._blocks))
+        self._layers: ctypes.Array[kernels.Layer] | None = None
+        self._panels: list[list[Panels]] = []
+
+    def renew(self) -> None:
+        """As in `Reader`."""
+        self._layers = None
+
+    @property
+    def anywhere(self) -> bool:
+        """As in `Reader`."""
+        return self._kernels is not None
 
     @staticmethod
     def fits(policy: Policy) -> bool:
@@ -268,28 +278,51 @@ class GPT2Reader:
         self, layers: list[Layer], tokens: Tensor, positions: Tensor, mask: Tensor | None, last: Tensor | None
     ) -> Tensor:
         """As in `Reader`."""
-        if last is None and self._kernels is not None:
-            return self._step(self._kernels, layers, tokens[:, 0], positions[:, 0])
+        if self._kernels is not None:
+            return self._step(self._kernels, layers, tokens, positions, last)
         # Inference mode spares views and writes their bookkeeping, a twentieth of a small step by operators.
-        with torch.inference_mode() if self._kernels is None else torch.no_grad():
+        with torch.inference_mode():
             states = self._read(layers, tokens, positions, mask, last)
         return states.clone()  # as any other tensor, which training may keep
 
-    def _step(self, found: kernels.Kernels, layers: list[Layer], tokens: Tensor, positions: Tensor) -> Tensor:
-        """A row needs no mask: nothing after its own column is looked at."""
-        rooms = [layer.room() for layer in layers]
-        for told, (keys, values) in zip(self._layers, rooms, strict=True):
-            told.keys, told.values = keys.data_ptr(), values.data_ptr()
+    def _step(
+        self,
+        found: kernels.Kernels,
+        layers: list[Layer],
+        tokens: Tensor,
+        positions: Tensor,
+        last: Tensor | None,
+    ) -> Tensor:
+        """Rows need no mask, nothing after a token's own column is looked at; and padding is not read."""
         block = self._blocks[0]
+        if self._layers is None:
+            self._panels = [each.pack(found) for each in self._blocks]
+            told = (each.layer(panels) for each, panels in zip(self._blocks, self._panels, strict=True))
+            self._layers = (kernels.Layer * len(self._blocks))(*told)
+        rooms = [layer.room(block.heads, block.size, self._tokens) for layer in layers]
+        for layer, (keys, values) in zip(self._layers, rooms, strict=True):
+            layer.keys, layer.values = keys.data_ptr(), values.data_ptr()
+        rows, lengths = layers[0].rows, None
+        assert isinstance(rows, Tensor)
+        if last is None:
+            asked, tokens, positions = torch.arange(len(tokens)), tokens[:, 0], positions[:, 0]
+        else:
+            there = positions <= last[:, None]
+            lengths = (last + 1).tolist()
+            asked = torch.full(tokens.shape, -1)
+            asked[torch.arange(len(tokens)), last] = torch.arange(len(tokens))
+            rows = rows[:, None].expand(tokens.shape)[there]
+            asked, tokens, positions = asked[there], tokens[there], positions[there]
+        places = (x.contiguous() for x in (tokens, rows, positions, asked))
         return found.step(
             self._layers,
             (self._tokens, self._positions),
             self._norm,
-            tokens.contiguous(),
-            positions.contiguous(),
+            *places,
             heads=block.heads,
             inner=block.up.shape[1],
             room=rooms[0][0].shape[2],
+            lengths=lengths,
         )
 
     def _read(
@@ -343,11 +376,16 @@ class _Block:
         self.up, self.up_bias = mlp.c_fc.weight, mlp.c_fc.bias
         self.down, self.down_bias = mlp.c_proj.weight, mlp.c_proj.bias
 
-    def layer(self) -> kernels.Layer:
+    def pack(self, found: kernels.Kernels) -> list[Panels]:
+        """Its matrices, for the kernels."""
+        return [found.pack(matrix.detach()) for matrix in (self.qkv, self.projection, self.up, self.down)]
+
+    def layer(self, panels: list[Panels]) -> kernels.Layer:
         """For the kernels, without keys and values."""
         (gain_1, offset_1, epsilon_1), (gain_2, offset_2, epsilon_2) = self.norm_1, self.norm_2
-        first = (gain_1, offset_1, self.qkv, self.qkv_bias, self.projection, self.projection_bias)
-        second = (gain_2, offset_2, self.up, self.up_bias, self.down, self.down_bias)
+        qkv, projection, up, down = (x.memory for x in panels)
+        first = (gain_1, offset_1, qkv, self.qkv_bias, projection, self.projection_bias)
+        second = (gain_2, offset_2, up, self.up_bias, down, self.down_bias)
         pointers = (x.data_ptr() for x in (*first, *second))
         return kernels.Layer(*pointers, None, None, self.scale, epsilon_1, epsilon_2)
 

@@ -1,7 +1,7 @@
-/* What small models do between their matrix products, each in one pass over its rows.
+/* What small models do, each in one pass over its rows.
  *
- * PyTorch needs several operators for each of these, and calling one costs more than computing it where rows
- * are few and short. Matrix products are not here: `step` is told who makes them.
+ * PyTorch needs several operators for most of these, and calling one costs more than computing it where rows
+ * are few and short; its matrix products rearrange the weights anew for each token.
  * All tensors are contiguous; float is 32 bits. A row's result does not depend on the other rows. */
 
 #include <math.h>
@@ -48,18 +48,7 @@ static void add_and_norm(float *x, const float *bias, const float *gain, const f
 /* σ(2u), of which GELU's tanh form makes x · σ(2u): its 0.5 · (1 + tanh u), u = √(2/π) (x + 0.044715 x³). */
 static inline float gate(float x) { return 1.0f / (1.0f + exponential(x * (-1.59576912f - 0.07135482f * x * x))); }
 
-/* x = gelu(x + bias): rows of `width`. */
-static void add_and_gelu(float *x, const float *bias, int64_t rows, int64_t width) {
-    for (int64_t i = 0; i < rows; i++, x += width) {
-#pragma omp simd
-        for (int64_t j = 0; j < width; j++) {
-            float h = x[j] + bias[j];
-            x[j] = h * gate(h);
-        }
-    }
-}
-
-/* out = gelu(x), of `count` numbers. */
+/* out = gelu(x), of `count` numbers; out may be x. */
 void gelu(const float *x, float *out, int64_t count) {
 #pragma omp simd
     for (int64_t i = 0; i < count; i++) out[i] = x[i] * gate(x[i]);
@@ -103,45 +92,118 @@ static inline __attribute__((always_inline)) void attend_head(
     }
 }
 
-/* Write the keys and values of one token a row, at[i], and attend to those up to it.
+/* Where tokens go among keys and values (…, heads, room, size): a row, and a column in it. */
+typedef struct {
+    const int64_t *rows, *columns;
+    int64_t heads, size, room;
+} places;
+
+/* Attend from the token that is number `which` of some to those up to it in its row.
  *
- * qkv is (rows, 3, heads, size), keys and values are (rows, heads, room, size), out is (rows, heads, size);
- * `weights` has room for a row of `room`. */
-static void attend(const float *qkv, float *keys, float *values, const int64_t *at, float *out,
-                   float *weights, int64_t rows, int64_t heads, int64_t size, int64_t room, float scale) {
-    int64_t width = heads * size;
-    for (int64_t i = 0; i < rows; i++, qkv += 3 * width) {
-        for (int64_t h = 0; h < heads; h++, keys += room * size, values += room * size, out += size) {
-            const float *q = qkv + h * size;
-            memcpy(keys + at[i] * size, q + width, size * sizeof *q);
-            memcpy(values + at[i] * size, q + 2 * width, size * sizeof *q);
-            if (size == 64)
-                attend_head(q, keys, values, keys + room * size, out, weights, at[i] + 1, 64, scale);
-            else if (size == 32)
-                attend_head(q, keys, values, keys + room * size, out, weights, at[i] + 1, 32, scale);
-            else if (size == 24)
-                attend_head(q, keys, values, keys + room * size, out, weights, at[i] + 1, 24, scale);
-            else if (size == 16)
-                attend_head(q, keys, values, keys + room * size, out, weights, at[i] + 1, 16, scale);
-            else
-                attend_head(q, keys, values, keys + room * size, out, weights, at[i] + 1, size, scale);
-        }
+ * q and out are (heads, size); `weights` has room for a row of `room`. */
+static void attend(const places *p, int64_t which, const float *q, const float *keys, const float *values,
+                   float *out, float *weights, float scale) {
+    int64_t size = p->size, head = p->room * size, n = p->columns[which] + 1;
+    keys += p->rows[which] * p->heads * head, values += p->rows[which] * p->heads * head;
+    for (int64_t h = 0; h < p->heads; h++, q += size, out += size, keys += head, values += head) {
+        if (size == 64)
+            attend_head(q, keys, values, keys + head, out, weights, n, 64, scale);
+        else if (size == 32)
+            attend_head(q, keys, values, keys + head, out, weights, n, 32, scale);
+        else if (size == 24)
+            attend_head(q, keys, values, keys + head, out, weights, n, 24, scale);
+        else if (size == 16)
+            attend_head(q, keys, values, keys + head, out, weights, n, 16, scale);
+        else
+            attend_head(q, keys, values, keys + head, out, weights, n, size, scale);
     }
 }
 
-/* BLAS's sgemm, as Fortran calls it; its integers may have 32 or 64 bits, which little-endians read alike. */
-typedef void gemm(const char *, const char *, const int64_t *, const int64_t *, const int64_t *, const float *,
-                  const float *, const int64_t *, const float *, const int64_t *, const float *, float *,
-                  const int64_t *);
-
-/* out (rows, outputs) = x (rows, inputs) · weight (inputs, outputs), plus what is there, if it is kept. */
-static void multiply(gemm *product, const float *x, const float *weight, float *out, int64_t rows,
-                     int64_t inputs, int64_t outputs, int keep) {
-    const float one = 1, beta = keep;
-    product("N", "N", &outputs, &rows, &inputs, &one, weight, &outputs, x, &inputs, &beta, out, &outputs);
+/* Write the keys and values of `n` tokens, whose qkv are (n, 3, heads, size), where they belong. */
+static void remember(const places *p, const float *qkv, float *keys, float *values, int64_t n) {
+    int64_t width = p->heads * p->size;
+    for (int64_t i = 0; i < n; i++, qkv += 3 * width)
+        for (int64_t h = 0; h < p->heads; h++) {
+            int64_t to = ((p->rows[i] * p->heads + h) * p->room + p->columns[i]) * p->size;
+            memcpy(keys + to, qkv + width + h * p->size, p->size * sizeof *keys);
+            memcpy(values + to, qkv + 2 * width + h * p->size, p->size * sizeof *values);
+        }
 }
 
-/* One layer of GPT-2: its parameters, and the keys and values of what was read. */
+/* Matrix products with weights that lie in panels: WIDE columns of a matrix, one row of them after another,
+ * and zeros where it ends within the last panel. A tile of ROWS by WIDE sums stays in registers; tiles of BLOCK
+ * rows and DEEP columns of x stay in the cache. Each sum is taken in the order of the inputs, whatever the tile:
+ * a row's result does not depend on the other rows. */
+#ifdef __AVX512F__
+enum { HALF = 16, ROWS = 8 };
+#else
+enum { HALF = 8, ROWS = 6 };
+#endif
+enum { WIDE = 2 * HALF, BLOCK = 128, DEEP = 1024, SOME = 256 };
+typedef float half __attribute__((vector_size(4 * HALF), aligned(4)));
+
+int64_t panel_width(void) { return WIDE; }
+
+/* A matrix (inputs, outputs), whose elements are `down` floats apart in a column and `right` in a row. */
+void pack(const float *matrix, int64_t down, int64_t right, float *panels, int64_t inputs, int64_t outputs) {
+    for (int64_t j = 0; j < outputs; j += WIDE, panels += inputs * WIDE) {
+        int64_t columns = outputs - j < WIDE ? outputs - j : WIDE;
+        if (columns < WIDE) memset(panels, 0, inputs * WIDE * sizeof *panels);
+        if (right == 1)
+            for (int64_t k = 0; k < inputs; k++)
+                memcpy(panels + k * WIDE, matrix + k * down + j, columns * sizeof *panels);
+        else
+            for (int64_t c = 0; c < columns; c++)
+                for (int64_t k = 0; k < inputs; k++) panels[k * WIDE + c] = matrix[k * down + (j + c) * right];
+    }
+}
+
+/* out (rows, columns) = x (rows, inputs) · panel (inputs, WIDE) + `from` (rows, columns), if there is such. */
+static inline __attribute__((always_inline)) void tile(
+    const float *x, int64_t of_x, const float *panel, float *out, int64_t of_out, const float *from,
+    int64_t of_from, int64_t inputs, int rows, int64_t columns) {
+    half left[ROWS] = {0}, right[ROWS] = {0};
+    float edge[WIDE] = {0};
+    for (int i = 0; from && i < rows; i++, from += of_from) {
+        const float *first = columns < WIDE ? memcpy(edge, from, columns * sizeof *edge) : from;
+        left[i] = *(const half *)first;
+        right[i] = *(const half *)(first + HALF);
+    }
+    for (int64_t k = 0; k < inputs; k++, panel += WIDE)
+        for (int i = 0; i < rows; i++) {
+            left[i] += x[i * of_x + k] * *(const half *)panel;
+            right[i] += x[i * of_x + k] * *(const half *)(panel + HALF);
+        }
+    for (int i = 0; i < rows; i++) {
+        float *to = columns < WIDE ? edge : out + i * of_out;
+        *(half *)to = left[i];
+        *(half *)(to + HALF) = right[i];
+        if (columns < WIDE) memcpy(out + i * of_out, edge, columns * sizeof *edge);
+    }
+}
+
+/* out (rows, outputs) = x (rows, inputs) · panels + `from`, rows of outputs that lie `of_from` apart: 0 for a bias. */
+void multiply(const float *x, const float *panels, float *out, const float *from, int64_t of_from, int64_t rows,
+              int64_t inputs, int64_t outputs) {
+    for (int64_t k = 0; k < inputs; k += DEEP, from = out, of_from = outputs)
+        for (int64_t first = 0; first < rows; first += BLOCK)
+            for (int64_t j = 0; j < outputs; j += WIDE) {
+                int64_t end = first + BLOCK < rows ? first + BLOCK : rows, i = first;
+                int64_t deep = inputs - k < DEEP ? inputs - k : DEEP;
+                int64_t columns = outputs - j < WIDE ? outputs - j : WIDE;
+#define TILES(n)                                                                                               \
+    for (; i + n <= end; i += n)                                                                               \
+        tile(x + i * inputs + k, inputs, panels + j * inputs + k * WIDE, out + i * outputs + j, outputs,       \
+             from ? from + i * of_from + j : 0, of_from, deep, n, columns);
+                TILES(ROWS)
+                TILES(4)
+                TILES(2)
+                TILES(1)
+#undef TILES
+            }
+}
+
+/* One layer of GPT-2: its parameters, matrices in panels, and the keys and values of what was read. */
 typedef struct {
     const float *gain_1, *offset_1, *qkv, *qkv_bias, *projection, *projection_bias;
     const float *gain_2, *offset_2, *up, *up_bias, *down, *down_bias;
@@ -149,33 +211,51 @@ typedef struct {
     float scale, epsilon_1, epsilon_2;
 } layer;
 
-/* Read one token a row, in column at[i], through GPT-2's trunk: out (rows, width) are its states.
+/* Read `n` tokens through GPT-2's trunk, those of a row in their order.
  *
- * `scratch` has room for rows · (5 · width + inner) + room. */
-void step(gemm *product, const layer *layers, int64_t count, const float *embedding, const float *positions,
-          const float *gain, const float *offset, float epsilon, const int64_t *tokens, const int64_t *at,
-          float *out, float *scratch, int64_t rows, int64_t heads, int64_t size, int64_t inner, int64_t room) {
-    int64_t width = heads * size;
-    float *x = scratch, *h = x + rows * width, *qkv = h + rows * width, *u = qkv + 3 * rows * width;
-    const float *bias = 0;
-    for (int64_t i = 0; i < rows; i++)
+ * The state of token i goes to out[asked[i]], rows of heads · size; if that is negative, nowhere. `scratch` has
+ * room for m · (5 · heads · size + inner) + room, m being n or SOME if that is less. */
+void step(const layer *layers, int64_t count, const float *embedding, const float *positions, const float *gain,
+          const float *offset, float epsilon, const int64_t *tokens, const int64_t *rows, const int64_t *columns,
+          const int64_t *asked, float *out, float *scratch, int64_t n, int64_t heads, int64_t size, int64_t inner,
+          int64_t room) {
+    places p = {rows, columns, heads, size, room};
+    int64_t width = heads * size, which[SOME];
+    for (; n > 0; n -= SOME, tokens += SOME, asked += SOME, p.rows += SOME, p.columns += SOME) {
+        int64_t some = n < SOME ? n : SOME, queries = some;
+        float *x = scratch, *h = x + some * width, *qkv = h + some * width, *u = qkv + 3 * some * width;
+        const float *bias = 0;
+        for (int64_t i = 0; i < some; i++) {
+            which[i] = i;
 #pragma omp simd
-        for (int64_t j = 0; j < width; j++)
-            x[i * width + j] = embedding[tokens[i] * width + j] + positions[at[i] * width + j];
-    for (const layer *l = layers; l < layers + count; l++) {
-        add_and_norm(x, bias, l->gain_1, l->offset_1, h, rows, width, l->epsilon_1);
-        for (int64_t i = 0; i < rows; i++)
-            memcpy(qkv + 3 * i * width, l->qkv_bias, 3 * width * sizeof *qkv);
-        multiply(product, h, l->qkv, qkv, rows, width, 3 * width, 1);
-        attend(qkv, l->keys, l->values, at, h, u + rows * inner, rows, heads, size, room, l->scale);
-        multiply(product, h, l->projection, x, rows, width, width, 1);
-        add_and_norm(x, l->projection_bias, l->gain_2, l->offset_2, h, rows, width, l->epsilon_2);
-        multiply(product, h, l->up, u, rows, width, inner, 0);
-        add_and_gelu(u, l->up_bias, rows, inner);
-        multiply(product, u, l->down, x, rows, inner, width, 1);
-        bias = l->down_bias;
+            for (int64_t j = 0; j < width; j++)
+                x[i * width + j] = embedding[tokens[i] * width + j] + positions[p.columns[i] * width + j];
+        }
+        for (const layer *l = layers; l < layers + count; l++) {
+            add_and_norm(x, bias, l->gain_1, l->offset_1, h, some, width, l->epsilon_1);
+            multiply(h, l->qkv, qkv, l->qkv_bias, 0, some, width, 3 * width);
+            remember(&p, qkv, l->keys, l->values, some);
+            if (l == layers + count - 1) { /* only what is asked for goes on */
+                queries = 0;
+                for (int64_t i = 0; i < some; i++)
+                    if (asked[i] >= 0) {
+                        which[queries] = i;
+                        memmove(x + queries++ * width, x + i * width, width * sizeof *x);
+                    }
+            }
+            for (int64_t i = 0; i < queries; i++)
+                attend(&p, which[i], qkv + 3 * which[i] * width, l->keys, l->values, h + i * width,
+                       u + some * inner, l->scale);
+            multiply(h, l->projection, x, x, width, queries, width, width);
+            add_and_norm(x, l->projection_bias, l->gain_2, l->offset_2, h, queries, width, l->epsilon_2);
+            multiply(h, l->up, u, l->up_bias, 0, queries, width, inner);
+            gelu(u, u, queries * inner);
+            multiply(u, l->down, x, x, width, queries, inner, width);
+            bias = l->down_bias;
+        }
+        for (int64_t i = 0; i < queries; i++)
+            add_and_norm(x + i * width, bias, gain, offset, out + asked[which[i]] * width, 1, width, epsilon);
     }
-    add_and_norm(x, bias, gain, offset, out, rows, width, epsilon);
 }
 
 /* Attention in batches of texts. Eight queries at a time meet eight keys, or eight numbers of a value. */

@@ -1,19 +1,23 @@
 """Kernels in C, compiled when first asked for; where there is no compiler, there are none and all goes on.
 
-They do what small models do between their matrix products, on the CPU and in float32, in place of many small
-operators; PyTorch's do the same. Setting TEXT_GYM_KERNELS=0 leaves them out. What a model is, is not known
-here: `gpt2.py` is.
+They do on the CPU and in float32 what small models do, in place of many small operators, and matrix products
+with weights that stay the same for many tokens. PyTorch's do the same. Setting TEXT_GYM_KERNELS=0 leaves
+them out.
+
+A row's result does not depend on the other rows, to the last bit; so threads can share them out.
 """
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,8 +36,9 @@ _FLAGS = (
     "-fPIC",
 )
 _SECONDS = 60  # for the compiler, which needs about one
-MOST_THREADS = 2  # they use one; with more, PyTorch's operators are as fast
-_LANES, _QUERIES = 8, 8  # as in kernels.c
+MOST_THREADS = 2  # with more, PyTorch's operators are used, which is what was measured
+_FEWEST_ROWS = 16  # that are worth a thread
+_LANES, _QUERIES, _SOME = 8, 8, 256  # as in kernels.c
 _POINTER, _NUMBER, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
@@ -49,6 +54,16 @@ class Layer(ctypes.Structure):
         *((name, _POINTER) for name in ("keys", "values")),
         *((name, _REAL) for name in ("scale", "epsilon_1", "epsilon_2")),
     )
+
+
+@dataclass(frozen=True)
+class Panels:
+    """A matrix `(inputs, outputs)`, copied into the order in which `Kernels.multiply` reads it."""
+
+    memory: Tensor  # (panels, inputs, width), flat
+    inputs: int
+    outputs: int
+    width: int
 
 
 class Texts(ctypes.Structure):
@@ -90,22 +105,24 @@ class Texts(ctypes.Structure):
 class Kernels:
     """The compiled functions, for float32 tensors; `kernels.c` says what each of them does."""
 
-    def __init__(self, library: ctypes.CDLL, product: int) -> None:
+    def __init__(self, library: ctypes.CDLL) -> None:
         def function(name: str, *arguments: Any) -> Callable[..., None]:
             found: Any = getattr(library, name)
             found.argtypes, found.restype = arguments, None
             return found  # type: ignore[no-any-return]
 
-        self._product = product
+        self._panel_width = int(library.panel_width())
         texts = ctypes.POINTER(Texts)
         self._step = function(
             "step",
-            *(_POINTER, ctypes.POINTER(Layer), _NUMBER),
+            *(ctypes.POINTER(Layer), _NUMBER),
             *[_POINTER] * 4,
             _REAL,
-            *[_POINTER] * 4,
+            *[_POINTER] * 6,
             *[_NUMBER] * 5,
         )
+        self._pack = function("pack", _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _NUMBER)
+        self._multiply = function("multiply", *[_POINTER] * 4, *[_NUMBER] * 4)
         self._draw = function("draw", *[_POINTER] * 6, _NUMBER, _NUMBER)
         self._gelu = function("gelu", _POINTER, _POINTER, _NUMBER)
         self._gelu_backward = function("gelu_backward", *[_POINTER] * 3, _NUMBER)
@@ -114,40 +131,78 @@ class Kernels:
         self._attention = function("attention", texts, *[_POINTER] * 6)
         self._attention_backward = function("attention_backward", texts, *[_POINTER] * 9)
 
+    def pack(self, matrix: Tensor) -> Panels:
+        """Lay out a matrix `(inputs, outputs)`, however its elements lie, for `multiply` and `step`."""
+        inputs, outputs = matrix.shape
+        width = self._panel_width
+        memory = torch.empty(-(-outputs // width) * width * inputs)
+        self._pack(matrix.data_ptr(), *matrix.stride(), memory.data_ptr(), inputs, outputs)
+        return Panels(memory, inputs, outputs, width)
+
+    def multiply(self, x: Tensor, panels: Panels, bias: Tensor | None = None) -> Tensor:
+        """`x` `(n, inputs)`, contiguous, times a matrix, plus a bias `(outputs,)`: `(n, outputs)`."""
+        out = torch.empty(len(x), panels.outputs)
+        start = None if bias is None else bias.data_ptr()
+
+        def part(begin: int, end: int) -> None:
+            places = (y.data_ptr() + begin * y.shape[1] * y.itemsize for y in (x, out))
+            x_part, out_part = places
+            memory = panels.memory.data_ptr()
+            self._multiply(x_part, memory, out_part, start, 0, end - begin, panels.inputs, panels.outputs)
+
+        _share_out(len(x), part)
+        return out
+
     def step(
         self,
         layers: ctypes.Array[Layer],
         embeddings: tuple[Tensor, Tensor],
         norm: tuple[Tensor, Tensor, float],
         tokens: Tensor,
-        at: Tensor,
+        rows: Tensor,
+        columns: Tensor,
+        asked: Tensor,
         *,
         heads: int,
         inner: int,
         room: int,
+        lengths: Sequence[int] | None = None,
     ) -> Tensor:
-        """Read one token a row through GPT-2's trunk.
+        """Read tokens through GPT-2's trunk.
 
         Args:
-            layers: With keys and values `(n, heads, room, size)`, which are written to.
+            layers: With matrices in `Panels`, and keys and values `(…, heads, room, size)` to write to.
             embeddings: `(V, D)` of tokens, and of positions.
             norm: The last one's weight, bias and epsilon.
-            tokens: `(n,)` int64.
-            at: `(n,)` int64, the column of each row's token.
+            tokens: `(n,)` int64; those of the same row follow each other, in their order.
+            rows: `(n,)` int64, where their keys and values go …
+            columns: … `(n,)` int64.
+            asked: `(n,)` int64, which of the states a token's is to be, or -1: none.
             heads: Of attention.
             inner: Width of the multilayer perceptron.
             room: Columns of keys and values.
+            lengths: `(m,)`, how many tokens the rows have; one each, if left out.
 
         Returns:
-            `(n, D)` states.
+            `(m, D)` states.
         """
-        (rows,), width = tokens.shape, embeddings[0].shape[1]
-        out = torch.empty(rows, width)
-        scratch = torch.empty(rows * (5 * width + inner) + room)
-        pointers = (x.data_ptr() for x in (*embeddings, *norm[:2]))
-        places = (x.data_ptr() for x in (tokens, at, out, scratch))
-        sizes = (rows, heads, width // heads, inner, room)
-        self._step(self._product, layers, len(layers), *pointers, norm[2], *places, *sizes)
+        width = embeddings[0].shape[1]
+        ends = None if lengths is None else [0, *itertools.accumulate(lengths)]
+        out = torch.empty(len(tokens) if lengths is None else len(lengths), width)
+        weights = [x.data_ptr() for x in (*embeddings, *norm[:2])]
+        memory = [x.data_ptr() for x in (tokens, rows, columns, asked)]
+
+        def part(begin: int, end: int) -> None:
+            first, last = (begin, end) if ends is None else (ends[begin], ends[end])
+            n = last - first
+            scratch = torch.empty(min(n, _SOME) * (5 * width + inner) + room)
+            here = [x + first * tokens.itemsize for x in memory]
+            sizes = n, heads, width // heads, inner, room
+            self._step(
+                layers, len(layers), *weights, norm[2], *here, out.data_ptr(), scratch.data_ptr(), *sizes
+            )
+
+        _share_out(len(out), part)
         return out
 
     def draw(self, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,9 +217,13 @@ class Kernels:
         """
         rows, width = logits.shape
         tokens, probs = torch.empty(rows, dtype=torch.int64), logits.new_empty(rows, 1)
-        weights, sums = logits.new_empty(width), logits.new_empty(-(-width // 64))
-        pointers = (x.data_ptr() for x in (logits, u, tokens, probs, weights, sums))
-        self._draw(*pointers, rows, width)
+
+        def part(begin: int, end: int) -> None:
+            weights, sums = torch.empty(width), torch.empty(-(-width // 64))
+            pointers = (x[begin:].data_ptr() for x in (logits, u, tokens, probs))
+            self._draw(*pointers, weights.data_ptr(), sums.data_ptr(), end - begin, width)
+
+        _share_out(rows, part)
         return tokens, probs
 
     def gelu(self, x: Tensor) -> Tensor:
@@ -244,27 +303,34 @@ def kernels_for(tensor: Tensor) -> Kernels | None:
 @cache
 def _compiled() -> Kernels | None:
     compiler = shutil.which(os.environ.get("CC") or "cc")
-    if compiler is None or os.environ.get("TEXT_GYM_KERNELS") == "0" or sys.byteorder != "little":
+    if compiler is None or os.environ.get("TEXT_GYM_KERNELS") == "0":
         return None
     try:
         with tempfile.TemporaryDirectory() as folder:
             library = str(Path(folder) / "kernels.so")
             command = [compiler, *_FLAGS, str(_SOURCE), "-o", library, "-lm"]
             subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS)
-            return Kernels(ctypes.CDLL(library), _matrix_product())
-    except (OSError, subprocess.SubprocessError, AttributeError):
+            return Kernels(ctypes.CDLL(library))
+    except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _matrix_product() -> int:
-    """Address of the sgemm that PyTorch itself calls, or of that of a library it comes with.
+def _share_out(rows: int, part: Callable[[int, int], None]) -> None:
+    """Call `part(begin, end)` for all rows together, on as many threads as PyTorch has."""
+    threads = min(torch.get_num_threads(), rows // _FEWEST_ROWS)
+    if threads < 2:
+        part(0, rows)
+        return
+    edges = [rows * i // threads for i in range(threads + 1)]
+    begun = [_helpers().submit(part, a, b) for a, b in itertools.pairwise(edges[1:])]
+    part(0, edges[1])
+    for each in begun:
+        each.result()
 
-    Raises:
-        OSError: PyTorch is in one piece, or elsewhere.
-        AttributeError: It has another way of making matrix products.
-    """
-    suffix = "dylib" if sys.platform == "darwin" else "so"
-    library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / f"libtorch_cpu.{suffix}"))
-    address = ctypes.cast(library.sgemm_, ctypes.c_void_p).value
-    assert address is not None
-    return address
+
+@cache
+def _helpers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, MOST_THREADS - 1), "text-gym-kernels")
+
+
+os.register_at_fork(after_in_child=_helpers.cache_clear)  # threads do not survive a fork

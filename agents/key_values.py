@@ -22,6 +22,15 @@ IntArray = npt.NDArray[np.int64]
 class Reader(Protocol):
     """A way of computing the trunk's states with a cache."""
 
+    @property
+    def anywhere(self) -> bool:
+        """Whether it finds rows wherever `Layer.rows` says, and masks for itself."""
+        ...
+
+    def renew(self) -> None:
+        """The weights have changed."""
+        ...
+
     def __call__(
         self, layers: list[Layer], tokens: Tensor, positions: Tensor, mask: Tensor | None, last: Tensor | None
     ) -> Tensor:
@@ -32,7 +41,7 @@ class Reader(Protocol):
             tokens: `(n, S)` int64; either whole sequences or, `S` being 1, one more token a row.
             positions: `(n, S)` int64.
             mask: `(n, 1, 1, W)`, 0 where a row may look and -inf elsewhere, for a single token; None for
-                everywhere up to the token itself.
+                everywhere up to the token itself, or if it masks for itself.
             last: `(n,)` int64: where each sequence ends, if `S` is more than 1.
 
         Returns:
@@ -69,6 +78,7 @@ class KeyValues:
         self._dtype = next(policy.model.parameters()).dtype
         self._layers = [Layer(rows, width) for _ in range(config.num_hidden_layers)]
         self._columns = np.arange(width)
+        self._where = torch.arange(rows, device=policy.device)  # rows of the layers, if it reads anywhere
 
     def prefill(self, tokens: Tensor, lengths: IntArray, rows: IntArray | None = None) -> Tensor:
         """Read sequences from their beginning.
@@ -81,9 +91,9 @@ class KeyValues:
         Returns:
             `(n, D)` states of the last tokens.
         """
-        where = None if rows is None else torch.from_numpy(rows).to(self._device)
+        where: slice | Tensor = slice(None) if rows is None else torch.from_numpy(rows).to(self._device)
         for layer in self._layers:
-            layer.place(slice(None) if where is None else where)
+            layer.place(self._where[where] if self._reader.anywhere else where)
         positions = torch.arange(tokens.shape[1], device=self._device).expand(tokens.shape)
         last = torch.from_numpy(lengths - 1).to(self._device)
         return self._reader(self._layers, tokens, positions, None, last)
@@ -98,8 +108,12 @@ class KeyValues:
         Returns:
             `(B, D)` states of these tokens.
         """
-        width = int(at.max()) + 1
         positions = torch.from_numpy(at).to(self._device)
+        if self._reader.anywhere:
+            for layer in self._layers:
+                layer.place(self._where, positions)
+            return self._reader(self._layers, tokens[:, None], positions[:, None], None, None)
+        width = int(at.max()) + 1
         column: int | Tensor = width - 1
         mask = None
         if np.count_nonzero(at == column) < len(at):
@@ -111,8 +125,15 @@ class KeyValues:
             layer.place(slice(None), column, width)
         return self._reader(self._layers, tokens[:, None], positions[:, None], mask, None)
 
+    def renew(self) -> None:
+        """The weights have changed, and what was read is void."""
+        self._reader.renew()
+
     def keep(self, rows: IntArray) -> None:
         """Go on with fewer rows: row `i` is from now on what row `rows[i]` was. Only those that move cost."""
+        if self._reader.anywhere:
+            self._where = self._where[torch.from_numpy(rows).to(self._device)]
+            return
         moved = np.flatnonzero(rows != np.arange(len(rows)))
         target, source = (torch.from_numpy(x).to(self._device) for x in (moved, rows[moved]))
         with torch.inference_mode():  # a reader may have made them in this mode
@@ -127,7 +148,7 @@ class Layer:
         self._size = rows, width
         self._keys = self._values = torch.zeros(0)
         self._flat: tuple[Tensor, Tensor] | None = None
-        self._rows: slice | Tensor = slice(None)
+        self.rows: slice | Tensor = slice(None)  # that are written to
         self._column: int | Tensor | None = None
         self._every = torch.zeros(0)
         self._used = 0  # columns that hold anything
@@ -142,21 +163,18 @@ class Layer:
                 column `column[i]` of row `i`, …
             width: … which may look at so many columns.
         """
-        self._rows, self._column, self.width = rows, column, width
+        self.rows, self._column, self.width = rows, column, width
 
     def update(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write `(n, heads, S, size)` keys and values, and return those that the new tokens may look at."""
         if not len(self._keys):
-            shape = (self._size[0], keys.shape[1], self._size[1])
-            self._keys = keys.new_empty((*shape, keys.shape[3]))
-            self._values = values.new_empty((*shape, values.shape[3]))
-            self._every = torch.arange(self._size[0], device=keys.device)
+            self._make(keys, values, keys.shape[1], keys.shape[3], values.shape[3])
         self._reach(max(self.width, keys.shape[2]))
         if self._column is None:
-            self._keys[self._rows, :, : keys.shape[2]] = keys
-            self._values[self._rows, :, : keys.shape[2]] = values
+            self._keys[self.rows, :, : keys.shape[2]] = keys
+            self._values[self.rows, :, : keys.shape[2]] = values
             return keys, values
-        rows = self._rows if isinstance(self._column, int) else self._every
+        rows = self.rows if isinstance(self._column, int) else self._every
         self._keys[rows, :, self._column] = keys[:, :, 0]
         self._values[rows, :, self._column] = values[:, :, 0]
         return self._keys[:, :, : self.width], self._values[:, :, : self.width]
@@ -179,10 +197,19 @@ class Layer:
             self._values[self._every, :, self._column] = values
         return self._flat[0][:, :, : self.width], self._flat[1][:, : self.width]
 
-    def room(self) -> tuple[Tensor, Tensor]:
-        """Keys and values, `(n, heads, W, size)` each, to write one token of each row into where it goes."""
-        self._reach(self.width)
+    def room(self, heads: int, size: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values, `(n, heads, W, size)` each, for a reader that looks only where it wrote."""
+        if not len(self._keys):
+            self._make(like, like, heads, size, size)
         return self._keys, self._values
+
+    def _make(self, keys: Tensor, values: Tensor, heads: int, *sizes: int) -> None:
+        """Memory for keys and values like those given, of `heads` heads of these sizes."""
+        rows, width = self._size
+        self._keys, self._values = (
+            x.new_empty(rows, heads, width, size) for x, size in zip((keys, values), sizes, strict=True)
+        )
+        self._every = torch.arange(rows, device=keys.device)
 
     def _reach(self, width: int) -> None:
         """From now on so many columns hold anything: zeros, in rows that do not write there now.
@@ -190,7 +217,7 @@ class Layer:
         A masked place has weight 0, but what happens to lie in new memory may be NaN, and so is 0 · NaN.
         """
         if width > self._used:
-            if not isinstance(self._rows, slice) or isinstance(self._column, Tensor):
+            if not isinstance(self.rows, slice) or isinstance(self._column, Tensor):
                 self._keys[:, :, self._used : width] = 0
                 self._values[:, :, self._used : width] = 0
             self._used = width
@@ -207,6 +234,8 @@ class Layer:
 
 class AnyReader:
     """Reading through the model's own code, whatever its architecture."""
+
+    anywhere = False
 
     def __init__(self, policy: Policy) -> None:
         from transformers.cache_utils import DynamicLayer
@@ -227,6 +256,9 @@ class AnyReader:
                 return max(self.layer.width - 1, 0)
 
         self._policy, self._adapter = policy, Adapter
+
+    def renew(self) -> None:
+        """As in `Reader`; nothing was made of the weights."""
 
     def __call__(
         self, layers: list[Layer], tokens: Tensor, positions: Tensor, mask: Tensor | None, last: Tensor | None

@@ -24,6 +24,7 @@ from text_gym.models import lift_from_file, pick_device, small_gpt2
 
 from . import gpt2
 from .guards import check_finite
+from .kernels import kernels_for
 from .loss_head import Head, token_log_probs
 from .micro_batches import Splitter
 
@@ -189,7 +190,12 @@ class Policy(nn.Module):
         head = None if self.bf16 or self.device.type != "cpu" else self._loss_head(1.0)
         if head is None or head.weight.dtype != self.dtype or head.scale != 1 or head.cap is not None:
             return self.logits
-        weight, bias = head.weight.detach().t().contiguous(), head.bias
+        weight, bias = head.weight.detach().t(), head.bias
+        kernels = kernels_for(weight)
+        if kernels is not None:
+            panels = kernels.pack(weight)
+            return lambda states: kernels.multiply(states.contiguous(), panels, bias)
+        weight = weight.contiguous()
         if bias is None:
             return lambda states: torch.mm(states, weight)
         return lambda states: torch.addmm(bias, states, weight)

@@ -118,8 +118,10 @@ class PrefixCache:
         return self._states[torch.from_numpy(rows).to(self._states.device)]
 
     def clear(self) -> None:
-        """Forget everything that was read."""
+        """Forget everything that was read, and whatever was made of the weights."""
         self._lengths[:] = 0
+        if self._cache is not None:
+            self._cache.renew()
 
     def _forget_if_trained(self) -> None:
         # In-place changes of a parameter (an optimizer's step, load_state_dict) raise its version.

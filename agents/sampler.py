@@ -27,7 +27,7 @@ LOWEST_TEMPERATURE = 1e-4  # below, logits overflow when divided by it
 _BELOW_ONE = 1 - 2.0**-53  # the largest float64 below 1
 BLOCK = 32  # steps recorded at a time
 TELL_EVERY = {"cpu": 1, "cuda": 16}  # steps after which the environment is told what was drawn
-COMPACT_BELOW = 0.75  # drop finished rows from the batch once no more than this share plays
+COMPACT_BELOW = 0.9  # drop finished rows from the batch once no more than this share plays
 
 
 @dataclass(frozen=True)
