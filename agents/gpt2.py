@@ -72,11 +72,11 @@ def states(trunk: Any, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple
     everywhere, drawn = _Queries.everywhere(starts, lengths, size), _Queries.drawn(starts, lengths, size)
     *blocks, last = [_Block(block) for block in trunk.h]
     for block in blocks:
-        h = torch.addmm(block.qkv_bias, _layer_norm(x, block.norm_1), block.qkv)
+        h = _linear(_layer_norm(x, block.norm_1), block.qkv, block.qkv_bias)
         x = _after_attention(block, x, _attend(block, everywhere, h))
     h, width = _layer_norm(x, last.norm_1), x.shape[1]
-    q = torch.addmm(last.qkv_bias[:width], h[drawn.tokens], last.qkv[:, :width])
-    kv = torch.addmm(last.qkv_bias[width:], h, last.qkv[:, width:])
+    q = _linear(h[drawn.tokens], last.qkv[:, :width], last.qkv_bias[:width])
+    kv = _linear(h, last.qkv[:, width:], last.qkv_bias[width:])
     x = _after_attention(last, x[drawn.tokens], _attend(last, drawn, q, kv))
     return _layer_norm(x, _norm(trunk.ln_f)), weight
 
@@ -181,9 +181,38 @@ def _attend(block: _Block, queries: _Queries, *qkv: Tensor) -> Tensor:
 
 
 def _after_attention(block: _Block, x: Tensor, attended: Tensor) -> Tensor:
-    x = x + torch.addmm(block.projection_bias, attended, block.projection)
-    h = torch.addmm(block.up_bias, _layer_norm(x, block.norm_2), block.up)
-    return x + torch.addmm(block.down_bias, _gelu(h), block.down)
+    x = x + _linear(attended, block.projection, block.projection_bias)
+    h = _linear(_layer_norm(x, block.norm_2), block.up, block.up_bias)
+    return x + _linear(_gelu(h), block.down, block.down_bias)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x · weight + bias."""
+    if kernels_for(x) is None:
+        return torch.addmm(bias, x, weight)
+    return _Linear.apply(x, weight, bias)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _Linear(torch.autograd.Function):
+    """`torch.addmm(bias, x, weight)` by kernels."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        found = _kernels(x)
+        return found.multiply(x, found.pack(weight), bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        for_x, for_weight, for_bias = ctx.needs_input_grad
+        found = _kernels(gradient)
+        return (
+            found.multiply(gradient, found.pack(weight.T)) if for_x else None,
+            found.multiply(x.T, found.pack(gradient)) if for_weight else None,
+            gradient.sum(0) if for_bias else None,
+        )
 
 
 def _gelu(x: Tensor) -> Tensor:

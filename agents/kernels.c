@@ -63,22 +63,42 @@ void gelu_backward(const float *x, const float *gradient, float *out, int64_t co
     }
 }
 
+/* Weights are kept in rows padded to a multiple of STRIP: loops over strips have no slow rest. */
+enum { STRIP = 16 };
+
+static int64_t padded(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+/* w = e^(scale · (w - max w)), of `n` numbers, then zeros up to a whole strip; returns the sum, and the maximum. */
+static inline float soften(float *w, int64_t n, float scale, float *maximum) {
+    float best[STRIP], sums[STRIP] = {0}, sum = 0, highest = -INFINITY;
+    int64_t end = padded(n, STRIP);
+    for (int64_t j = n; j < end; j++) w[j] = -INFINITY;
+    for (int l = 0; l < STRIP; l++) best[l] = w[l];
+    for (int64_t j = STRIP; j < end; j += STRIP)
+#pragma omp simd
+        for (int l = 0; l < STRIP; l++) best[l] = w[j + l] > best[l] ? w[j + l] : best[l];
+    for (int l = 0; l < STRIP; l++) highest = best[l] > highest ? best[l] : highest;
+    for (int64_t j = 0; j < end; j += STRIP)
+#pragma omp simd
+        for (int l = 0; l < STRIP; l++) sums[l] += w[j + l] = exponential((w[j + l] - highest) * scale);
+#pragma omp simd reduction(+ : sum)
+    for (int l = 0; l < STRIP; l++) sum += sums[l];
+    *maximum = highest;
+    return sum;
+}
+
 /* One head of `attend`; inlined once for each common size, so that sums stay in registers. */
 static inline __attribute__((always_inline)) void attend_head(
     const float *q, const float *keys, const float *values, const float *next, float *out, float *weights,
     int64_t width, int64_t size, float scale) {
-    float highest = -INFINITY, sum = 0;
     for (int64_t j = 0; j < width; j++) {
         float product = 0;
         for (int64_t d = 0; d < size; d += 16) __builtin_prefetch(values + j * size + d);
 #pragma omp simd reduction(+ : product)
         for (int64_t d = 0; d < size; d++) product += q[d] * keys[j * size + d];
-        weights[j] = product * scale;
+        weights[j] = product;
     }
-#pragma omp simd reduction(max : highest)
-    for (int64_t j = 0; j < width; j++) highest = weights[j] > highest ? weights[j] : highest;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t j = 0; j < width; j++) sum += weights[j] = exponential(weights[j] - highest);
+    float highest, share = 1.0f / soften(weights, width, scale, &highest);
     for (int64_t first = 0; first < size; first += 64) {
         float parts[64] = {0};
         int64_t part = size - first < 64 ? size - first : 64;
@@ -88,7 +108,7 @@ static inline __attribute__((always_inline)) void attend_head(
 #pragma omp simd
             for (int64_t d = 0; d < part; d++) parts[d] += weights[j] * v[d];
         }
-        for (int64_t d = 0; d < part; d++) out[first + d] = parts[d] / sum;
+        for (int64_t d = 0; d < part; d++) out[first + d] = parts[d] * share;
     }
 }
 
@@ -100,7 +120,7 @@ typedef struct {
 
 /* Attend from the token that is number `which` of some to those up to it in its row.
  *
- * q and out are (heads, size); `weights` has room for a row of `room`. */
+ * q and out are (heads, size); `weights` has room for a row of `room`, padded. */
 static void attend(const places *p, int64_t which, const float *q, const float *keys, const float *values,
                    float *out, float *weights, float scale) {
     int64_t size = p->size, head = p->room * size, n = p->columns[which] + 1;
@@ -160,46 +180,55 @@ void pack(const float *matrix, int64_t down, int64_t right, float *panels, int64
 
 /* out (rows, columns) = x (rows, inputs) · panel (inputs, WIDE) + `from` (rows, columns), if there is such. */
 static inline __attribute__((always_inline)) void tile(
-    const float *x, int64_t of_x, const float *panel, float *out, int64_t of_out, const float *from,
+    const float *x, int64_t down, int64_t right, const float *panel, float *out, int64_t of_out, const float *from,
     int64_t of_from, int64_t inputs, int rows, int64_t columns) {
-    half left[ROWS] = {0}, right[ROWS] = {0};
+    half low[ROWS] = {0}, high[ROWS] = {0};
     float edge[WIDE] = {0};
     for (int i = 0; from && i < rows; i++, from += of_from) {
         const float *first = columns < WIDE ? memcpy(edge, from, columns * sizeof *edge) : from;
-        left[i] = *(const half *)first;
-        right[i] = *(const half *)(first + HALF);
+        low[i] = *(const half *)first;
+        high[i] = *(const half *)(first + HALF);
     }
     for (int64_t k = 0; k < inputs; k++, panel += WIDE)
         for (int i = 0; i < rows; i++) {
-            left[i] += x[i * of_x + k] * *(const half *)panel;
-            right[i] += x[i * of_x + k] * *(const half *)(panel + HALF);
+            low[i] += x[i * down + k * right] * *(const half *)panel;
+            high[i] += x[i * down + k * right] * *(const half *)(panel + HALF);
         }
     for (int i = 0; i < rows; i++) {
         float *to = columns < WIDE ? edge : out + i * of_out;
-        *(half *)to = left[i];
-        *(half *)(to + HALF) = right[i];
+        *(half *)to = low[i];
+        *(half *)(to + HALF) = high[i];
         if (columns < WIDE) memcpy(out + i * of_out, edge, columns * sizeof *edge);
     }
 }
 
-/* out (rows, outputs) = x (rows, inputs) · panels + `from`, rows of outputs that lie `of_from` apart: 0 for a bias. */
-void multiply(const float *x, const float *panels, float *out, const float *from, int64_t of_from, int64_t rows,
-              int64_t inputs, int64_t outputs) {
+/* out (rows, outputs) = x (rows, inputs) · panels + `from`, if there is such.
+ *
+ * Elements of x are `down` floats apart in a column and `right` in a row; rows of `from` are `of_from` apart,
+ * which is 0 for a bias, and `from` may be out. */
+void multiply(const float *x, int64_t down, int64_t right, const float *panels, float *out, const float *from,
+              int64_t of_from, int64_t rows, int64_t inputs, int64_t outputs) {
     for (int64_t k = 0; k < inputs; k += DEEP, from = out, of_from = outputs)
         for (int64_t first = 0; first < rows; first += BLOCK)
             for (int64_t j = 0; j < outputs; j += WIDE) {
                 int64_t end = first + BLOCK < rows ? first + BLOCK : rows, i = first;
                 int64_t deep = inputs - k < DEEP ? inputs - k : DEEP;
                 int64_t columns = outputs - j < WIDE ? outputs - j : WIDE;
+#define TILE(n, right)                                                                                         \
+    tile(x + i * down + k * right, down, right, panels + j * inputs + k * WIDE, out + i * outputs + j, outputs, \
+         from ? from + i * of_from + j : 0, of_from, deep, n, columns)
 #define TILES(n)                                                                                               \
     for (; i + n <= end; i += n)                                                                               \
-        tile(x + i * inputs + k, inputs, panels + j * inputs + k * WIDE, out + i * outputs + j, outputs,       \
-             from ? from + i * of_from + j : 0, of_from, deep, n, columns);
+        if (right == 1)                                                                                        \
+            TILE(n, 1);                                                                                        \
+        else                                                                                                   \
+            TILE(n, right);
                 TILES(ROWS)
                 TILES(4)
                 TILES(2)
                 TILES(1)
 #undef TILES
+#undef TILE
             }
 }
 
@@ -214,7 +243,7 @@ typedef struct {
 /* Read `n` tokens through GPT-2's trunk, those of a row in their order.
  *
  * The state of token i goes to out[asked[i]], rows of heads · size; if that is negative, nowhere. `scratch` has
- * room for m · (5 · heads · size + inner) + room, m being n or SOME if that is less. */
+ * room for m · (5 · heads · size + inner) + room, padded, m being n or SOME if that is less. */
 void step(const layer *layers, int64_t count, const float *embedding, const float *positions, const float *gain,
           const float *offset, float epsilon, const int64_t *tokens, const int64_t *rows, const int64_t *columns,
           const int64_t *asked, float *out, float *scratch, int64_t n, int64_t heads, int64_t size, int64_t inner,
@@ -233,7 +262,7 @@ void step(const layer *layers, int64_t count, const float *embedding, const floa
         }
         for (const layer *l = layers; l < layers + count; l++) {
             add_and_norm(x, bias, l->gain_1, l->offset_1, h, some, width, l->epsilon_1);
-            multiply(h, l->qkv, qkv, l->qkv_bias, 0, some, width, 3 * width);
+            multiply(h, width, 1, l->qkv, qkv, l->qkv_bias, 0, some, width, 3 * width);
             remember(&p, qkv, l->keys, l->values, some);
             if (l == layers + count - 1) { /* only what is asked for goes on */
                 queries = 0;
@@ -246,11 +275,11 @@ void step(const layer *layers, int64_t count, const float *embedding, const floa
             for (int64_t i = 0; i < queries; i++)
                 attend(&p, which[i], qkv + 3 * which[i] * width, l->keys, l->values, h + i * width,
                        u + some * inner, l->scale);
-            multiply(h, l->projection, x, x, width, queries, width, width);
+            multiply(h, width, 1, l->projection, x, x, width, queries, width, width);
             add_and_norm(x, l->projection_bias, l->gain_2, l->offset_2, h, queries, width, l->epsilon_2);
-            multiply(h, l->up, u, l->up_bias, 0, queries, width, inner);
+            multiply(h, width, 1, l->up, u, l->up_bias, 0, queries, width, inner);
             gelu(u, u, queries * inner);
-            multiply(u, l->down, x, x, width, queries, inner, width);
+            multiply(u, inner, 1, l->down, x, x, width, queries, inner, width);
             bias = l->down_bias;
         }
         for (int64_t i = 0; i < queries; i++)
@@ -261,8 +290,6 @@ void step(const layer *layers, int64_t count, const float *embedding, const floa
 /* Attention in batches of texts. Eight queries at a time meet eight keys, or eight numbers of a value. */
 enum { QUERIES = 8, LANES = 8 };
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4)));
-
-static int64_t padded(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
 
 /* Where the queries, keys and values of texts are; a token's numbers are `heads · size` floats in a row.
  *
@@ -278,7 +305,7 @@ typedef struct {
 /* The `n` tokens at x as (m, wide), and as (size, m) if `turned` is given; beyond them there is 0. */
 static void gather(const float *x, int64_t stride, int64_t n, int64_t m, int64_t size, float *plain,
                    float *turned) {
-    int64_t wide = padded(size);
+    int64_t wide = padded(size, LANES);
     memset(plain, 0, m * wide * sizeof *plain);
     for (int64_t j = 0; j < n; j++) memcpy(plain + j * wide, x + j * stride, size * sizeof *plain);
     if (turned)
@@ -334,11 +361,11 @@ static void scatter(const float *x, int64_t wide, float *out, int64_t stride, in
  * `scratch` has room for 3 · m · wide + QUERIES · (m + 2 · wide), m and wide being `tokens` and `size` padded. */
 void attention(const texts *t, const float *q, const float *k, const float *v, float *out, float *log_sums,
                float *scratch) {
-    int64_t wide = padded(t->size), most = padded(t->tokens), width = t->heads * t->size;
+    int64_t wide = padded(t->size, LANES), most = padded(t->tokens, STRIP), width = t->heads * t->size;
     float *plain = scratch, *turned = plain + most * wide, *values = turned + most * wide;
     float *weights = values + most * wide, *some = weights + QUERIES * most, *mixed = some + QUERIES * wide;
     for (int64_t r = 0; r < t->rows; r++) {
-        int64_t keys = t->firsts[r] + t->counts[r], m = padded(keys);
+        int64_t keys = t->firsts[r] + t->counts[r], m = padded(keys, STRIP);
         for (int64_t h = 0; h < t->heads; h++) {
             int64_t key = r * t->tokens * t->of_key + h * t->size;
             gather(k + key, t->of_key, keys, m, t->size, plain, turned);
@@ -349,13 +376,12 @@ void attention(const texts *t, const float *q, const float *k, const float *v, f
                 gather(q + query * t->of_query + h * t->size, t->of_query, count, QUERIES, t->size, some, 0);
                 products(some, turned, weights, seen + count - 1, m, t->size, wide);
                 for (int64_t c = 0; c < count; c++) {
-                    float *w = weights + c * m, highest = -INFINITY, sum = 0;
-#pragma omp simd reduction(max : highest)
-                    for (int64_t j = 0; j < seen + c; j++) highest = w[j] > highest ? w[j] : highest;
-#pragma omp simd reduction(+ : sum)
-                    for (int64_t j = 0; j < seen + c; j++) sum += w[j] = exponential((w[j] - highest) * t->scale);
-                    for (int64_t j = 0; j < seen + c; j++) w[j] /= sum;
-                    for (int64_t j = seen + c; j < seen + count - 1; j++) w[j] = 0;
+                    float *w = weights + c * m, highest, sum = soften(w, seen + c, t->scale, &highest);
+                    float share = 1.0f / sum;
+                    for (int64_t j = 0; j < seen + c; j += STRIP)
+#pragma omp simd
+                        for (int l = 0; l < STRIP; l++) w[j + l] *= share;
+                    for (int64_t j = padded(seen + c, STRIP); j < seen + count - 1; j++) w[j] = 0;
                     log_sums[(query + c) * t->heads + h] = highest * t->scale + logf(sum);
                 }
                 mix(weights, values, mixed, seen + count - 1, m, wide);
@@ -370,14 +396,14 @@ void attention(const texts *t, const float *q, const float *k, const float *v, f
  * `scratch` has room for 6 · m · wide + QUERIES · (2 · m + 3 · wide). */
 void attention_backward(const texts *t, const float *q, const float *k, const float *v, const float *log_sums,
                         const float *gradient, float *of_q, float *of_k, float *of_v, float *scratch) {
-    int64_t wide = padded(t->size), most = padded(t->tokens), width = t->heads * t->size;
+    int64_t wide = padded(t->size, LANES), most = padded(t->tokens, STRIP), width = t->heads * t->size;
     float *plain = scratch, *turned = plain + most * wide, *values = turned + most * wide;
     float *turned_values = values + most * wide, *keys_sum = turned_values + most * wide;
     float *values_sum = keys_sum + most * wide, *weights = values_sum + most * wide;
     float *slopes = weights + QUERIES * most, *some = slopes + QUERIES * most;
     float *given = some + QUERIES * wide, *mixed = given + QUERIES * wide;
     for (int64_t r = 0; r < t->rows; r++) {
-        int64_t keys = t->firsts[r] + t->counts[r], m = padded(keys);
+        int64_t keys = t->firsts[r] + t->counts[r], m = padded(keys, STRIP);
         for (int64_t h = 0; h < t->heads; h++) {
             int64_t key = r * t->tokens * t->of_key + h * t->size;
             gather(k + key, t->of_key, keys, m, t->size, plain, turned);
@@ -392,17 +418,21 @@ void attention_backward(const texts *t, const float *q, const float *k, const fl
                 products(some, turned, weights, all, m, t->size, wide);
                 products(given, turned_values, slopes, all, m, t->size, wide);
                 for (int64_t c = 0; c < QUERIES; c++) {
-                    float *w = weights + c * m, *s = slopes + c * m, mean = 0;
+                    float *w = weights + c * m, *s = slopes + c * m, means[STRIP] = {0}, mean = 0;
                     int64_t n = c < count ? seen + c : 0;
                     float log_sum = n ? log_sums[(query + c) * t->heads + h] : 0;
-#pragma omp simd reduction(+ : mean)
-                    for (int64_t j = 0; j < n; j++) {
-                        w[j] = exponential(w[j] * t->scale - log_sum);
-                        mean += w[j] * s[j];
-                    }
+                    for (int64_t j = n; j < padded(n, STRIP); j++) w[j] = -INFINITY, s[j] = 0;
+                    for (int64_t j = 0; j < n; j += STRIP)
 #pragma omp simd
-                    for (int64_t j = 0; j < n; j++) s[j] = w[j] * (s[j] - mean) * t->scale;
-                    for (int64_t j = n; j < all; j++) w[j] = s[j] = 0;
+                        for (int l = 0; l < STRIP; l++) {
+                            w[j + l] = exponential(w[j + l] * t->scale - log_sum);
+                            means[l] += w[j + l] * s[j + l];
+                        }
+                    for (int l = 0; l < STRIP; l++) mean += means[l];
+                    for (int64_t j = 0; j < n; j += STRIP)
+#pragma omp simd
+                        for (int l = 0; l < STRIP; l++) s[j + l] = w[j + l] * (s[j + l] - mean) * t->scale;
+                    for (int64_t j = padded(n, STRIP); j < all; j++) w[j] = s[j] = 0;
                 }
                 mix(slopes, plain, mixed, all, m, wide);
                 scatter(mixed, wide, of_q + query * t->of_query + h * t->size, t->of_query, count, t->size);

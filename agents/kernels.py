@@ -38,7 +38,7 @@ _FLAGS = (
 _SECONDS = 60  # for the compiler, which needs about one
 MOST_THREADS = 2  # with more, PyTorch's operators are used, which is what was measured
 _FEWEST_ROWS = 16  # that are worth a thread
-_LANES, _QUERIES, _SOME = 8, 8, 256  # as in kernels.c
+_STRIP, _LANES, _QUERIES, _SOME = 16, 8, 8, 256  # as in kernels.c
 _POINTER, _NUMBER, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
@@ -63,7 +63,6 @@ class Panels:
     memory: Tensor  # (panels, inputs, width), flat
     inputs: int
     outputs: int
-    width: int
 
 
 class Texts(ctypes.Structure):
@@ -122,7 +121,7 @@ class Kernels:
             *[_NUMBER] * 5,
         )
         self._pack = function("pack", _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _NUMBER)
-        self._multiply = function("multiply", *[_POINTER] * 4, *[_NUMBER] * 4)
+        self._multiply = function("multiply", _POINTER, _NUMBER, _NUMBER, *[_POINTER] * 3, *[_NUMBER] * 4)
         self._draw = function("draw", *[_POINTER] * 6, _NUMBER, _NUMBER)
         self._gelu = function("gelu", _POINTER, _POINTER, _NUMBER)
         self._gelu_backward = function("gelu_backward", *[_POINTER] * 3, _NUMBER)
@@ -133,22 +132,51 @@ class Kernels:
 
     def pack(self, matrix: Tensor) -> Panels:
         """Lay out a matrix `(inputs, outputs)`, however its elements lie, for `multiply` and `step`."""
-        inputs, outputs = matrix.shape
-        width = self._panel_width
-        memory = torch.empty(-(-outputs // width) * width * inputs)
-        self._pack(matrix.data_ptr(), *matrix.stride(), memory.data_ptr(), inputs, outputs)
-        return Panels(memory, inputs, outputs, width)
-
-    def multiply(self, x: Tensor, panels: Panels, bias: Tensor | None = None) -> Tensor:
-        """`x` `(n, inputs)`, contiguous, times a matrix, plus a bias `(outputs,)`: `(n, outputs)`."""
-        out = torch.empty(len(x), panels.outputs)
-        start = None if bias is None else bias.data_ptr()
+        (inputs, outputs), (down, right) = matrix.shape, matrix.stride()
+        width, size = self._panel_width, matrix.itemsize
+        panels = -(-outputs // width)
+        memory = torch.empty(panels * width * inputs)
 
         def part(begin: int, end: int) -> None:
-            places = (y.data_ptr() + begin * y.shape[1] * y.itemsize for y in (x, out))
-            x_part, out_part = places
-            memory = panels.memory.data_ptr()
-            self._multiply(x_part, memory, out_part, start, 0, end - begin, panels.inputs, panels.outputs)
+            source = matrix.data_ptr() + begin * width * right * size
+            target = memory.data_ptr() + begin * width * inputs * size
+            self._pack(source, down, right, target, inputs, min(end * width, outputs) - begin * width)
+
+        _share_out(panels, part)
+        return Panels(memory, inputs, outputs)
+
+    def multiply(
+        self,
+        x: Tensor,
+        panels: Panels,
+        bias: Tensor | None = None,
+        *,
+        out: Tensor | None = None,
+        add: bool = False,
+    ) -> Tensor:
+        """The product of two matrices.
+
+        Args:
+            x: `(n, inputs)`, its elements lying in any way.
+            panels: `(inputs, outputs)`.
+            bias: `(outputs,)` to add.
+            out: `(n, outputs)`, contiguous, for the result.
+            add: To what is in `out`; not together with a bias.
+
+        Returns:
+            `(n, outputs)`, which is `out` if there is one.
+        """
+        out = torch.empty(len(x), panels.outputs) if out is None else out
+        memory, (down, right), size = panels.memory.data_ptr(), x.stride(), x.itemsize
+        source, target = x.data_ptr(), out.data_ptr()
+        start = None if bias is None else bias.data_ptr()
+        outputs = panels.outputs
+
+        def part(begin: int, end: int) -> None:
+            rows = target + begin * outputs * size
+            terms = (rows, outputs) if add else (start, 0)
+            first = source + begin * down * size
+            self._multiply(first, down, right, memory, rows, *terms, end - begin, panels.inputs, outputs)
 
         _share_out(len(x), part)
         return out
@@ -195,7 +223,7 @@ class Kernels:
         def part(begin: int, end: int) -> None:
             first, last = (begin, end) if ends is None else (ends[begin], ends[end])
             n = last - first
-            scratch = torch.empty(min(n, _SOME) * (5 * width + inner) + room)
+            scratch = torch.empty(min(n, _SOME) * (5 * width + inner) + _padded(room, _STRIP))
             here = [x + first * tokens.itemsize for x in memory]
             sizes = n, heads, width // heads, inner, room
             self._step(
@@ -289,9 +317,13 @@ class Kernels:
         self, function: Callable[..., None], texts: Texts, tensors: Sequence[Tensor], buffers: int
     ) -> None:
         texts.of_query, texts.of_key = tensors[0].stride(0), tensors[1].stride(0)
-        tokens, size = (-(-n // _LANES) * _LANES for n in (texts.tokens, texts.size))
+        tokens, size = _padded(texts.tokens, _STRIP), _padded(texts.size, _LANES)
         scratch = torch.empty(buffers * tokens * size + _QUERIES * (2 * tokens + 3 * size))
         function(ctypes.byref(texts), *(x.data_ptr() for x in tensors), scratch.data_ptr())
+
+
+def _padded(n: int, unit: int) -> int:
+    return -(-n // unit) * unit
 
 
 def kernels_for(tensor: Tensor) -> Kernels | None:

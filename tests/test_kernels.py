@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,9 @@ from text_gym.agents import kernels as module
 def kernels(monkeypatch: pytest.MonkeyPatch) -> Kernels:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     found = kernels_for(torch.zeros(1))
-    if found is None:
+    if found is None and shutil.which(os.environ.get("CC") or "cc") is None:
         pytest.skip("no compiler here")
+    assert found is not None, "there is a compiler, but it did not compile kernels.c"
     return found
 
 
