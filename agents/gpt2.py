@@ -187,7 +187,7 @@ def _after_attention(block: _Block, x: Tensor, attended: Tensor) -> Tensor:
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x · weight + bias."""
+    """`x · weight + bias`."""
     if kernels_for(x) is None:
         return torch.addmm(bias, x, weight)
     return _Linear.apply(x, weight, bias)  # type: ignore[no-any-return,no-untyped-call]

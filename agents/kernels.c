@@ -7,6 +7,25 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(_OPENMP) && !defined(__clang__) /* GCC's is PyTorch's own: one set of threads for both */
+#include <omp.h>
+#define SHARED 1
+#else
+#define SHARED 0
+static int omp_in_parallel(void) { return 1; }
+#endif
+
+int64_t threads = 1; /* that may be used */
+
+int can_share(void) { return SHARED; }
+
+enum { FEW = 1 << 14, FEW_ROWS = 16 }; /* numbers, and rows of many, that are worth a thread */
+
+/* Into how many parts to cut `n` things, one part a thread, of at least `least` things. */
+static int64_t parts_of(int64_t n, int64_t least) {
+    int64_t most = omp_in_parallel() ? 1 : threads, parts = n / least < most ? n / least : most;
+    return parts < 1 ? 1 : parts;
+}
 
 /* e^x, to 2 units in the last place; 0 below -87, where float32 has only subnormal numbers; NaN of NaN. */
 static inline float exponential(float x) {
@@ -50,16 +69,26 @@ static inline float gate(float x) { return 1.0f / (1.0f + exponential(x * (-1.59
 
 /* out = gelu(x), of `count` numbers; out may be x. */
 void gelu(const float *x, float *out, int64_t count) {
+    const int64_t parts = parts_of(count, FEW);
+#pragma omp parallel for num_threads(parts) if (parts > 1)
+    for (int64_t part = 0; part < parts; part++) {
+        int64_t begin = count * part / parts, end = count * (part + 1) / parts;
 #pragma omp simd
-    for (int64_t i = 0; i < count; i++) out[i] = x[i] * gate(x[i]);
+        for (int64_t i = begin; i < end; i++) out[i] = x[i] * gate(x[i]);
+    }
 }
 
 /* out = gradient · gelu'(x), of `count` numbers; out may be gradient. Beyond ±20 the slope is 0 or 1. */
 void gelu_backward(const float *x, const float *gradient, float *out, int64_t count) {
+    const int64_t parts = parts_of(count, FEW);
+#pragma omp parallel for num_threads(parts) if (parts > 1)
+    for (int64_t part = 0; part < parts; part++) {
+        int64_t begin = count * part / parts, end = count * (part + 1) / parts;
 #pragma omp simd
-    for (int64_t i = 0; i < count; i++) {
-        float h = x[i] < -20.0f ? -20.0f : x[i] > 20.0f ? 20.0f : x[i], s = gate(h);
-        out[i] = gradient[i] * (s + h * s * (1.0f - s) * (1.59576912f + 0.21406445f * h * h));
+        for (int64_t i = begin; i < end; i++) {
+            float h = x[i] < -20.0f ? -20.0f : x[i] > 20.0f ? 20.0f : x[i], s = gate(h);
+            out[i] = gradient[i] * (s + h * s * (1.0f - s) * (1.59576912f + 0.21406445f * h * h));
+        }
     }
 }
 
@@ -166,15 +195,22 @@ int64_t panel_width(void) { return WIDE; }
 
 /* A matrix (inputs, outputs), whose elements are `down` floats apart in a column and `right` in a row. */
 void pack(const float *matrix, int64_t down, int64_t right, float *panels, int64_t inputs, int64_t outputs) {
-    for (int64_t j = 0; j < outputs; j += WIDE, panels += inputs * WIDE) {
-        int64_t columns = outputs - j < WIDE ? outputs - j : WIDE;
-        if (columns < WIDE) memset(panels, 0, inputs * WIDE * sizeof *panels);
-        if (right == 1)
-            for (int64_t k = 0; k < inputs; k++)
-                memcpy(panels + k * WIDE, matrix + k * down + j, columns * sizeof *panels);
-        else
-            for (int64_t c = 0; c < columns; c++)
-                for (int64_t k = 0; k < inputs; k++) panels[k * WIDE + c] = matrix[k * down + (j + c) * right];
+    int64_t count = (outputs + WIDE - 1) / WIDE;
+    const int64_t parts = parts_of(count, FEW_ROWS / 4);
+#pragma omp parallel for num_threads(parts) if (parts > 1)
+    for (int64_t part = 0; part < parts; part++) {
+        int64_t begin = count * part / parts, end = count * (part + 1) / parts;
+        for (int64_t j = begin * WIDE; j < end * WIDE; j += WIDE) {
+            int64_t columns = outputs - j < WIDE ? outputs - j : WIDE;
+            float *panel = panels + j * inputs;
+            if (columns < WIDE) memset(panel, 0, inputs * WIDE * sizeof *panel);
+            if (right == 1)
+                for (int64_t k = 0; k < inputs; k++)
+                    memcpy(panel + k * WIDE, matrix + k * down + j, columns * sizeof *panel);
+            else
+                for (int64_t c = 0; c < columns; c++)
+                    for (int64_t k = 0; k < inputs; k++) panel[k * WIDE + c] = matrix[k * down + (j + c) * right];
+        }
     }
 }
 
@@ -206,8 +242,8 @@ static inline __attribute__((always_inline)) void tile(
  *
  * Elements of x are `down` floats apart in a column and `right` in a row; rows of `from` are `of_from` apart,
  * which is 0 for a bias, and `from` may be out. */
-void multiply(const float *x, int64_t down, int64_t right, const float *panels, float *out, const float *from,
-              int64_t of_from, int64_t rows, int64_t inputs, int64_t outputs) {
+static void multiply_rows(const float *x, int64_t down, int64_t right, const float *panels, float *out,
+                          const float *from, int64_t of_from, int64_t rows, int64_t inputs, int64_t outputs) {
     for (int64_t k = 0; k < inputs; k += DEEP, from = out, of_from = outputs)
         for (int64_t first = 0; first < rows; first += BLOCK)
             for (int64_t j = 0; j < outputs; j += WIDE) {
@@ -232,6 +268,18 @@ void multiply(const float *x, int64_t down, int64_t right, const float *panels, 
             }
 }
 
+/* The same, on several threads. */
+void multiply(const float *x, int64_t down, int64_t right, const float *panels, float *out, const float *from,
+              int64_t of_from, int64_t rows, int64_t inputs, int64_t outputs) {
+    const int64_t parts = parts_of(rows, FEW_ROWS);
+#pragma omp parallel for num_threads(parts) if (parts > 1)
+    for (int64_t part = 0; part < parts; part++) {
+        int64_t begin = rows * part / parts, end = rows * (part + 1) / parts;
+        multiply_rows(x + begin * down, down, right, panels, out + begin * outputs,
+                      from ? from + begin * of_from : 0, of_from, end - begin, inputs, outputs);
+    }
+}
+
 /* One layer of GPT-2: its parameters, matrices in panels, and the keys and values of what was read. */
 typedef struct {
     const float *gain_1, *offset_1, *qkv, *qkv_bias, *projection, *projection_bias;
@@ -244,12 +292,10 @@ typedef struct {
  *
  * The state of token i goes to out[asked[i]], rows of heads · size; if that is negative, nowhere. `scratch` has
  * room for m · (5 · heads · size + inner) + room, padded, m being n or SOME if that is less. */
-void step(const layer *layers, int64_t count, const float *embedding, const float *positions, const float *gain,
-          const float *offset, float epsilon, const int64_t *tokens, const int64_t *rows, const int64_t *columns,
-          const int64_t *asked, float *out, float *scratch, int64_t n, int64_t heads, int64_t size, int64_t inner,
-          int64_t room) {
-    places p = {rows, columns, heads, size, room};
-    int64_t width = heads * size, which[SOME];
+static void read_tokens(const layer *layers, int64_t count, const float *embedding, const float *positions,
+                        const float *gain, const float *offset, float epsilon, places p, const int64_t *tokens,
+                        const int64_t *asked, float *out, float *scratch, int64_t n, int64_t inner) {
+    int64_t width = p.heads * p.size, which[SOME];
     for (; n > 0; n -= SOME, tokens += SOME, asked += SOME, p.rows += SOME, p.columns += SOME) {
         int64_t some = n < SOME ? n : SOME, queries = some;
         float *x = scratch, *h = x + some * width, *qkv = h + some * width, *u = qkv + 3 * some * width;
@@ -268,8 +314,8 @@ void step(const layer *layers, int64_t count, const float *embedding, const floa
                 queries = 0;
                 for (int64_t i = 0; i < some; i++)
                     if (asked[i] >= 0) {
-                        which[queries] = i;
-                        memmove(x + queries++ * width, x + i * width, width * sizeof *x);
+                        if (queries < i) memcpy(x + queries * width, x + i * width, width * sizeof *x);
+                        which[queries++] = i;
                     }
             }
             for (int64_t i = 0; i < queries; i++)
@@ -284,6 +330,24 @@ void step(const layer *layers, int64_t count, const float *embedding, const floa
         }
         for (int64_t i = 0; i < queries; i++)
             add_and_norm(x + i * width, bias, gain, offset, out + asked[which[i]] * width, 1, width, epsilon);
+    }
+}
+
+/* Read tokens of `texts` rows, which begin at the tokens begins[0] to begins[texts]; or one of each, without that.
+ *
+ * `scratch` is that of `read_tokens`, `of_scratch` floats for each thread. */
+void step(const layer *layers, int64_t count, const float *embedding, const float *positions, const float *gain,
+          const float *offset, float epsilon, const int64_t *tokens, const int64_t *rows, const int64_t *columns,
+          const int64_t *asked, float *out, float *scratch, int64_t of_scratch, const int64_t *begins,
+          int64_t texts, int64_t heads, int64_t size, int64_t inner, int64_t room) {
+    const int64_t parts = parts_of(texts, FEW_ROWS);
+#pragma omp parallel for num_threads(parts) if (parts > 1)
+    for (int64_t part = 0; part < parts; part++) {
+        int64_t begin = texts * part / parts, end = texts * (part + 1) / parts;
+        if (begins) begin = begins[begin], end = begins[end];
+        places p = {rows + begin, columns + begin, heads, size, room};
+        read_tokens(layers, count, embedding, positions, gain, offset, epsilon, p, tokens + begin, asked + begin, out,
+                    scratch + part * of_scratch, end - begin, inner);
     }
 }
 
@@ -360,13 +424,17 @@ static void scatter(const float *x, int64_t wide, float *out, int64_t stride, in
  *
  * `scratch` has room for 3 · m · wide + QUERIES · (m + 2 · wide), m and wide being `tokens` and `size` padded. */
 void attention(const texts *t, const float *q, const float *k, const float *v, float *out, float *log_sums,
-               float *scratch) {
+               float *scratch, int64_t of_scratch) {
     int64_t wide = padded(t->size, LANES), most = padded(t->tokens, STRIP), width = t->heads * t->size;
-    float *plain = scratch, *turned = plain + most * wide, *values = turned + most * wide;
-    float *weights = values + most * wide, *some = weights + QUERIES * most, *mixed = some + QUERIES * wide;
-    for (int64_t r = 0; r < t->rows; r++) {
-        int64_t keys = t->firsts[r] + t->counts[r], m = padded(keys, STRIP);
-        for (int64_t h = 0; h < t->heads; h++) {
+    const int64_t parts = parts_of(t->rows * t->heads, FEW_ROWS / 4);
+#pragma omp parallel for num_threads(parts) if (parts > 1)
+    for (int64_t part = 0; part < parts; part++) {
+        int64_t begin = t->rows * t->heads * part / parts, end = t->rows * t->heads * (part + 1) / parts;
+        float *plain = scratch + part * of_scratch, *turned = plain + most * wide, *values = turned + most * wide;
+        float *weights = values + most * wide, *some = weights + QUERIES * most, *mixed = some + QUERIES * wide;
+        for (int64_t unit = begin; unit < end; unit++) {
+            int64_t r = unit / t->heads, h = unit % t->heads;
+            int64_t keys = t->firsts[r] + t->counts[r], m = padded(keys, STRIP);
             int64_t key = r * t->tokens * t->of_key + h * t->size;
             gather(k + key, t->of_key, keys, m, t->size, plain, turned);
             gather(v + key, t->of_key, keys, m, t->size, values, 0);
@@ -395,16 +463,21 @@ void attention(const texts *t, const float *q, const float *k, const float *v, f
  *
  * `scratch` has room for 6 · m · wide + QUERIES · (2 · m + 3 · wide). */
 void attention_backward(const texts *t, const float *q, const float *k, const float *v, const float *log_sums,
-                        const float *gradient, float *of_q, float *of_k, float *of_v, float *scratch) {
+                        const float *gradient, float *of_q, float *of_k, float *of_v, float *scratch,
+                        int64_t of_scratch) {
     int64_t wide = padded(t->size, LANES), most = padded(t->tokens, STRIP), width = t->heads * t->size;
-    float *plain = scratch, *turned = plain + most * wide, *values = turned + most * wide;
-    float *turned_values = values + most * wide, *keys_sum = turned_values + most * wide;
-    float *values_sum = keys_sum + most * wide, *weights = values_sum + most * wide;
-    float *slopes = weights + QUERIES * most, *some = slopes + QUERIES * most;
-    float *given = some + QUERIES * wide, *mixed = given + QUERIES * wide;
-    for (int64_t r = 0; r < t->rows; r++) {
-        int64_t keys = t->firsts[r] + t->counts[r], m = padded(keys, STRIP);
-        for (int64_t h = 0; h < t->heads; h++) {
+    const int64_t parts = parts_of(t->rows * t->heads, FEW_ROWS / 4);
+#pragma omp parallel for num_threads(parts) if (parts > 1)
+    for (int64_t part = 0; part < parts; part++) {
+        int64_t begin = t->rows * t->heads * part / parts, end = t->rows * t->heads * (part + 1) / parts;
+        float *plain = scratch + part * of_scratch, *turned = plain + most * wide, *values = turned + most * wide;
+        float *turned_values = values + most * wide, *keys_sum = turned_values + most * wide;
+        float *values_sum = keys_sum + most * wide, *weights = values_sum + most * wide;
+        float *slopes = weights + QUERIES * most, *some = slopes + QUERIES * most;
+        float *given = some + QUERIES * wide, *mixed = given + QUERIES * wide;
+        for (int64_t unit = begin; unit < end; unit++) {
+            int64_t r = unit / t->heads, h = unit % t->heads;
+            int64_t keys = t->firsts[r] + t->counts[r], m = padded(keys, STRIP);
             int64_t key = r * t->tokens * t->of_key + h * t->size;
             gather(k + key, t->of_key, keys, m, t->size, plain, turned);
             gather(v + key, t->of_key, keys, m, t->size, values, turned_values);
@@ -445,10 +518,11 @@ void attention_backward(const texts *t, const float *q, const float *k, const fl
     }
 }
 
-/* x = softmax(x), rows of `width`; log_sums are the logarithms of what e^x sums to. */
-void softmax(float *x, float *log_sums, int64_t rows, int64_t width) {
-    for (int64_t i = 0; i < rows; i++, x += width) {
-        float highest = -INFINITY, sum = 0;
+/* logits = softmax(logits), rows of `width`; log_sums are the logarithms of what e^x sums to. */
+void softmax(float *logits, float *log_sums, int64_t rows, int64_t width) {
+#pragma omp parallel for num_threads(parts_of(rows, FEW_ROWS))
+    for (int64_t i = 0; i < rows; i++) {
+        float *x = logits + i * width, highest = -INFINITY, sum = 0;
 #pragma omp simd reduction(max : highest)
         for (int64_t j = 0; j < width; j++) highest = x[j] > highest ? x[j] : highest;
 #pragma omp simd reduction(+ : sum)
@@ -460,43 +534,57 @@ void softmax(float *x, float *log_sums, int64_t rows, int64_t width) {
     }
 }
 
-/* x = e^(x - log_sums), rows of `width`. */
-void softmax_again(float *x, const float *log_sums, int64_t rows, int64_t width) {
-    for (int64_t i = 0; i < rows; i++, x += width)
+/* logits = e^(logits - log_sums), rows of `width`. */
+void softmax_again(float *logits, const float *log_sums, int64_t rows, int64_t width) {
+#pragma omp parallel for num_threads(parts_of(rows, FEW_ROWS))
+    for (int64_t i = 0; i < rows; i++) {
+        float *x = logits + i * width;
 #pragma omp simd
         for (int64_t j = 0; j < width; j++) x[j] = exponential(x[j] - log_sums[i]);
+    }
 }
 
-/* Draw from softmax(logits), rows of `width`, by inverting the cumulative distribution at `uniform`, and
- * tell the probabilities of what was drawn; `weights` has room for a row and `sums` for one sum of 64. */
-void draw(const float *logits, const double *uniform, int64_t *tokens, float *probs, float *weights,
-          float *sums, int64_t rows, int64_t width) {
-    for (int64_t i = 0; i < rows; i++, logits += width) {
-        float highest = -INFINITY;
-        double total = 0, passed = 0;
+/* Draw from softmax(logits), `width` of them, by inverting the cumulative distribution at `uniform`, and tell
+ * the probability of what was drawn; `weights` has room for a row and `sums` for one sum of each 64. */
+static void draw_row(const float *logits, double uniform, int64_t *token, float *prob, float *weights, float *sums,
+                     int64_t width) {
+    float highest = -INFINITY;
+    double total = 0, passed = 0;
 #pragma omp simd reduction(max : highest)
-        for (int64_t j = 0; j < width; j++) highest = logits[j] > highest ? logits[j] : highest;
-        for (int64_t j = 0; j < width; j += 64) {
-            int64_t end = j + 64 < width ? j + 64 : width;
-            float sum = 0;
-            if (end - j == 64)
+    for (int64_t j = 0; j < width; j++) highest = logits[j] > highest ? logits[j] : highest;
+    for (int64_t j = 0; j < width; j += 64) {
+        int64_t end = j + 64 < width ? j + 64 : width;
+        float sum = 0;
+        if (end - j == 64)
 #pragma omp simd reduction(+ : sum)
-                for (int64_t k = 0; k < 64; k++) sum += weights[j + k] = exponential(logits[j + k] - highest);
-            else
-                for (int64_t k = j; k < end; k++) sum += weights[k] = exponential(logits[k] - highest);
-            sums[j / 64] = sum;
-            total += sum;
-        }
-        double target = uniform[i] * total;
-        int64_t block = 0, blocks = (width + 63) / 64, likely = 0;
-        while (block < blocks - 1 && passed + sums[block] <= target) passed += sums[block++];
-        /* Where rounding leads past the last id that has a probability, that id is taken. */
-        for (int64_t j = 0; j < width && j < 64 * (block + 1); j++) {
-            if (j >= 64 * block) passed += weights[j];
-            if (weights[j] > 0) likely = j;
-            if (j >= 64 * block && passed > target && weights[j] > 0) break;
-        }
-        tokens[i] = likely;
-        probs[i] = (float)(weights[likely] / total);
+            for (int64_t k = 0; k < 64; k++) sum += weights[j + k] = exponential(logits[j + k] - highest);
+        else
+            for (int64_t k = j; k < end; k++) sum += weights[k] = exponential(logits[k] - highest);
+        sums[j / 64] = sum;
+        total += sum;
+    }
+    double target = uniform * total;
+    int64_t block = 0, blocks = (width + 63) / 64, likely = 0;
+    while (block < blocks - 1 && passed + sums[block] <= target) passed += sums[block++];
+    /* Where rounding leads past the last id that has a probability, that id is taken. */
+    for (int64_t j = 0; j < width && j < 64 * (block + 1); j++) {
+        if (j >= 64 * block) passed += weights[j];
+        if (weights[j] > 0) likely = j;
+        if (j >= 64 * block && passed > target && weights[j] > 0) break;
+    }
+    *token = likely;
+    *prob = (float)(weights[likely] / total);
+}
+
+/* Draw for each row; `scratch` has room for a row and a sum of each 64 for each thread. */
+void draw(const float *logits, const double *uniform, int64_t *tokens, float *probs, float *scratch, int64_t rows,
+          int64_t width) {
+    const int64_t parts = parts_of(rows, FEW_ROWS);
+#pragma omp parallel for num_threads(parts) if (parts > 1)
+    for (int64_t part = 0; part < parts; part++) {
+        int64_t begin = rows * part / parts, end = rows * (part + 1) / parts;
+        float *weights = scratch + part * (width + width / 64 + 1);
+        for (int64_t i = begin; i < end; i++)
+            draw_row(logits + i * width, uniform[i], tokens + i, probs + i, weights, weights + width, width);
     }
 }

@@ -4,7 +4,7 @@ They do on the CPU and in float32 what small models do, in place of many small o
 with weights that stay the same for many tokens. PyTorch's do the same. Setting TEXT_GYM_KERNELS=0 leaves
 them out.
 
-A row's result does not depend on the other rows, to the last bit; so threads can share them out.
+A row's result does not depend on the other rows, to the last bit, nor on how many threads there are.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -36,8 +35,7 @@ _FLAGS = (
     "-fPIC",
 )
 _SECONDS = 60  # for the compiler, which needs about one
-MOST_THREADS = 2  # with more, PyTorch's operators are used, which is what was measured
-_FEWEST_ROWS = 16  # that are worth a thread
+MOST_THREADS = 2  # with more, PyTorch's operators are used; it was not measured which are faster
 _STRIP, _LANES, _QUERIES, _SOME = 16, 8, 8, 256  # as in kernels.c
 _POINTER, _NUMBER, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
@@ -111,6 +109,8 @@ class Kernels:
             return found  # type: ignore[no-any-return]
 
         self._panel_width = int(library.panel_width())
+        self._threads = ctypes.c_int64.in_dll(library, "threads")
+        self.most_threads = MOST_THREADS if library.can_share() else 1
         texts = ctypes.POINTER(Texts)
         self._step = function(
             "step",
@@ -118,31 +118,33 @@ class Kernels:
             *[_POINTER] * 4,
             _REAL,
             *[_POINTER] * 6,
+            *(_NUMBER, _POINTER),
             *[_NUMBER] * 5,
         )
         self._pack = function("pack", _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _NUMBER)
         self._multiply = function("multiply", _POINTER, _NUMBER, _NUMBER, *[_POINTER] * 3, *[_NUMBER] * 4)
-        self._draw = function("draw", *[_POINTER] * 6, _NUMBER, _NUMBER)
+        self._draw = function("draw", *[_POINTER] * 5, _NUMBER, _NUMBER)
         self._gelu = function("gelu", _POINTER, _POINTER, _NUMBER)
         self._gelu_backward = function("gelu_backward", *[_POINTER] * 3, _NUMBER)
         self._softmax = function("softmax", _POINTER, _POINTER, _NUMBER, _NUMBER)
         self._softmax_again = function("softmax_again", _POINTER, _POINTER, _NUMBER, _NUMBER)
-        self._attention = function("attention", texts, *[_POINTER] * 6)
-        self._attention_backward = function("attention_backward", texts, *[_POINTER] * 9)
+        self._attention = function("attention", texts, *[_POINTER] * 6, _NUMBER)
+        self._attention_backward = function("attention_backward", texts, *[_POINTER] * 9, _NUMBER)
+
+    @property
+    def threads(self) -> int:
+        """How many may be used; at most `most_threads`."""
+        return self._threads.value
+
+    @threads.setter
+    def threads(self, n: int) -> None:
+        self._threads.value = n
 
     def pack(self, matrix: Tensor) -> Panels:
         """Lay out a matrix `(inputs, outputs)`, however its elements lie, for `multiply` and `step`."""
         (inputs, outputs), (down, right) = matrix.shape, matrix.stride()
-        width, size = self._panel_width, matrix.itemsize
-        panels = -(-outputs // width)
-        memory = torch.empty(panels * width * inputs)
-
-        def part(begin: int, end: int) -> None:
-            source = matrix.data_ptr() + begin * width * right * size
-            target = memory.data_ptr() + begin * width * inputs * size
-            self._pack(source, down, right, target, inputs, min(end * width, outputs) - begin * width)
-
-        _share_out(panels, part)
+        memory = torch.empty(_padded(outputs, self._panel_width) * inputs)
+        self._pack(matrix.data_ptr(), down, right, memory.data_ptr(), inputs, outputs)
         return Panels(memory, inputs, outputs)
 
     def multiply(
@@ -167,18 +169,12 @@ class Kernels:
             `(n, outputs)`, which is `out` if there is one.
         """
         out = torch.empty(len(x), panels.outputs) if out is None else out
-        memory, (down, right), size = panels.memory.data_ptr(), x.stride(), x.itemsize
-        source, target = x.data_ptr(), out.data_ptr()
-        start = None if bias is None else bias.data_ptr()
         outputs = panels.outputs
-
-        def part(begin: int, end: int) -> None:
-            rows = target + begin * outputs * size
-            terms = (rows, outputs) if add else (start, 0)
-            first = source + begin * down * size
-            self._multiply(first, down, right, memory, rows, *terms, end - begin, panels.inputs, outputs)
-
-        _share_out(len(x), part)
+        start, stride = (None, 0) if bias is None else (bias.data_ptr(), 0)
+        if add:
+            start, stride = out.data_ptr(), outputs
+        memory = panels.memory.data_ptr(), out.data_ptr(), start
+        self._multiply(x.data_ptr(), *x.stride(), *memory, stride, len(x), panels.inputs, outputs)
         return out
 
     def step(
@@ -215,22 +211,16 @@ class Kernels:
             `(m, D)` states.
         """
         width = embeddings[0].shape[1]
-        ends = None if lengths is None else [0, *itertools.accumulate(lengths)]
-        out = torch.empty(len(tokens) if lengths is None else len(lengths), width)
-        weights = [x.data_ptr() for x in (*embeddings, *norm[:2])]
-        memory = [x.data_ptr() for x in (tokens, rows, columns, asked)]
-
-        def part(begin: int, end: int) -> None:
-            first, last = (begin, end) if ends is None else (ends[begin], ends[end])
-            n = last - first
-            scratch = torch.empty(min(n, _SOME) * (5 * width + inner) + _padded(room, _STRIP))
-            here = [x + first * tokens.itemsize for x in memory]
-            sizes = n, heads, width // heads, inner, room
-            self._step(
-                layers, len(layers), *weights, norm[2], *here, out.data_ptr(), scratch.data_ptr(), *sizes
-            )
-
-        _share_out(len(out), part)
+        begins = None if lengths is None else torch.tensor([0, *itertools.accumulate(lengths)])
+        texts = len(tokens) if lengths is None else len(lengths)
+        out = torch.empty(texts, width)
+        size = min(len(tokens), _SOME) * (5 * width + inner) + _padded(room, _STRIP)
+        scratch = torch.empty(self.threads, size)
+        weights = (x.data_ptr() for x in (*embeddings, *norm[:2]))
+        memory = (x.data_ptr() for x in (tokens, rows, columns, asked, out, scratch))
+        start = None if begins is None else begins.data_ptr()
+        sizes = texts, heads, width // heads, inner, room
+        self._step(layers, len(layers), *weights, norm[2], *memory, size, start, *sizes)
         return out
 
     def draw(self, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -245,13 +235,9 @@ class Kernels:
         """
         rows, width = logits.shape
         tokens, probs = torch.empty(rows, dtype=torch.int64), logits.new_empty(rows, 1)
-
-        def part(begin: int, end: int) -> None:
-            weights, sums = torch.empty(width), torch.empty(-(-width // 64))
-            pointers = (x[begin:].data_ptr() for x in (logits, u, tokens, probs))
-            self._draw(*pointers, weights.data_ptr(), sums.data_ptr(), end - begin, width)
-
-        _share_out(rows, part)
+        scratch = torch.empty(self.threads, width + width // 64 + 1)
+        pointers = (x.data_ptr() for x in (logits, u, tokens, probs, scratch))
+        self._draw(*pointers, rows, width)
         return tokens, probs
 
     def gelu(self, x: Tensor) -> Tensor:
@@ -318,8 +304,13 @@ class Kernels:
     ) -> None:
         texts.of_query, texts.of_key = tensors[0].stride(0), tensors[1].stride(0)
         tokens, size = _padded(texts.tokens, _STRIP), _padded(texts.size, _LANES)
-        scratch = torch.empty(buffers * tokens * size + _QUERIES * (2 * tokens + 3 * size))
-        function(ctypes.byref(texts), *(x.data_ptr() for x in tensors), scratch.data_ptr())
+        floats = buffers * tokens * size + _QUERIES * (2 * tokens + 3 * size)
+        scratch = torch.empty(self.threads, floats)
+        function(ctypes.byref(texts), *(x.data_ptr() for x in tensors), scratch.data_ptr(), floats)
+
+
+def _run(command: Sequence[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS)
 
 
 def _padded(n: int, unit: int) -> int:
@@ -328,8 +319,12 @@ def _padded(n: int, unit: int) -> int:
 
 def kernels_for(tensor: Tensor) -> Kernels | None:
     """The kernels, if they can be had and are for tensors like this one."""
-    fits = tensor.device.type == "cpu" and tensor.dtype == torch.float32
-    return _compiled() if fits and torch.get_num_threads() <= MOST_THREADS else None
+    found = _compiled() if tensor.device.type == "cpu" and tensor.dtype == torch.float32 else None
+    threads = torch.get_num_threads()
+    if found is None or threads > found.most_threads:
+        return None
+    found.threads = threads
+    return found
 
 
 @cache
@@ -341,28 +336,10 @@ def _compiled() -> Kernels | None:
         with tempfile.TemporaryDirectory() as folder:
             library = str(Path(folder) / "kernels.so")
             command = [compiler, *_FLAGS, str(_SOURCE), "-o", library, "-lm"]
-            subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS)
+            try:
+                _run([*command, "-fopenmp"])
+            except subprocess.CalledProcessError:  # no OpenMP here
+                _run(command)
             return Kernels(ctypes.CDLL(library))
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _share_out(rows: int, part: Callable[[int, int], None]) -> None:
-    """Call `part(begin, end)` for all rows together, on as many threads as PyTorch has."""
-    threads = min(torch.get_num_threads(), rows // _FEWEST_ROWS)
-    if threads < 2:
-        part(0, rows)
-        return
-    edges = [rows * i // threads for i in range(threads + 1)]
-    begun = [_helpers().submit(part, a, b) for a, b in itertools.pairwise(edges[1:])]
-    part(0, edges[1])
-    for each in begun:
-        each.result()
-
-
-@cache
-def _helpers() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, MOST_THREADS - 1), "text-gym-kernels")
-
-
-os.register_at_fork(after_in_child=_helpers.cache_clear)  # threads do not survive a fork

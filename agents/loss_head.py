@@ -197,7 +197,7 @@ def _empty_like(weight: Tensor) -> Tensor:
 def _product(
     a: Tensor, b: Tensor, bias: Tensor | None = None, out: Tensor | None = None, add: bool = False
 ) -> Tensor:
-    """a · b, plus a bias, or plus what is in `out`, where the result goes."""
+    """`a · b`, plus a bias, or plus what is in `out`, where the result goes."""
     kernels = kernels_for(a)
     if kernels is not None:
         return kernels.multiply(a, kernels.pack(b), bias, out=out, add=add)
