@@ -1,8 +1,8 @@
 """GPT-2's arithmetic written out: its states in a batch of texts, and its states token by token.
 
 The same numbers as the model's own code but for rounding, with less work: the last layer is computed only
-where a state is asked for, and what lies between matrix products is fused. Other architectures go through
-their own code, which is not here.
+where a state is asked for, and on the CPU kernels do what PyTorch needs many operators for. Other
+architectures go through their own code, which is not here.
 """
 
 from __future__ import annotations
@@ -275,6 +275,8 @@ def _kernels(x: Tensor) -> kernels.Kernels:
 
 class GPT2Reader:
     """Reading with a cache: several times as fast as through the model's own code, when it is small.
+
+    With kernels it keeps a copy of the weights' matrices, until they change (`renew`).
 
     Args:
         policy: Its trunk must be one that `fits`.

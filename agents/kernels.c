@@ -185,8 +185,10 @@ static void remember(const places *p, const float *qkv, float *keys, float *valu
  * a row's result does not depend on the other rows. */
 #ifdef __AVX512F__
 enum { HALF = 16, ROWS = 8 };
-#else
+#elif defined(__AVX__)
 enum { HALF = 8, ROWS = 6 };
+#else
+enum { HALF = 4, ROWS = 6 };
 #endif
 enum { WIDE = 2 * HALF, BLOCK = 128, DEEP = 1024, SOME = 256 };
 typedef float half __attribute__((vector_size(4 * HALF), aligned(4)));
@@ -335,11 +337,15 @@ static void read_tokens(const layer *layers, int64_t count, const float *embeddi
 
 /* Read tokens of `texts` rows, which begin at the tokens begins[0] to begins[texts]; or one of each, without that.
  *
- * `scratch` is that of `read_tokens`, `of_scratch` floats for each thread. */
-void step(const layer *layers, int64_t count, const float *embedding, const float *positions, const float *gain,
+ * `scratch` is that of `read_tokens`, `of_scratch` floats for each thread. Returns 1, having done nothing, where a
+ * token is none of `vocabulary`, or a column none of `context`. */
+int step(const layer *layers, int64_t count, const float *embedding, const float *positions, const float *gain,
           const float *offset, float epsilon, const int64_t *tokens, const int64_t *rows, const int64_t *columns,
           const int64_t *asked, float *out, float *scratch, int64_t of_scratch, const int64_t *begins,
-          int64_t texts, int64_t heads, int64_t size, int64_t inner, int64_t room) {
+          int64_t texts, int64_t heads, int64_t size, int64_t inner, int64_t room, int64_t vocabulary,
+         int64_t context) {
+    for (int64_t i = 0; i < (begins ? begins[texts] : texts); i++)
+        if (tokens[i] < 0 || tokens[i] >= vocabulary || columns[i] < 0 || columns[i] >= context) return 1;
     const int64_t parts = parts_of(texts, FEW_ROWS);
 #pragma omp parallel for num_threads(parts) if (parts > 1)
     for (int64_t part = 0; part < parts; part++) {
@@ -349,10 +355,11 @@ void step(const layer *layers, int64_t count, const float *embedding, const floa
         read_tokens(layers, count, embedding, positions, gain, offset, epsilon, p, tokens + begin, asked + begin, out,
                     scratch + part * of_scratch, end - begin, inner);
     }
+    return 0;
 }
 
-/* Attention in batches of texts. Eight queries at a time meet eight keys, or eight numbers of a value. */
-enum { QUERIES = 8, LANES = 8 };
+/* Attention in batches of texts. Eight queries at a time meet some keys, or some numbers of a value. */
+enum { QUERIES = 8, LANES = HALF < 8 ? HALF : 8 };
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4)));
 
 /* Where the queries, keys and values of texts are; a token's numbers are `heads · size` floats in a row.

@@ -103,9 +103,9 @@ class Kernels:
     """The compiled functions, for float32 tensors; `kernels.c` says what each of them does."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        def function(name: str, *arguments: Any) -> Callable[..., None]:
+        def function(name: str, *arguments: Any, result: Any = None) -> Callable[..., Any]:
             found: Any = getattr(library, name)
-            found.argtypes, found.restype = arguments, None
+            found.argtypes, found.restype = arguments, result
             return found  # type: ignore[no-any-return]
 
         self._panel_width = int(library.panel_width())
@@ -119,7 +119,8 @@ class Kernels:
             _REAL,
             *[_POINTER] * 6,
             *(_NUMBER, _POINTER),
-            *[_NUMBER] * 5,
+            *[_NUMBER] * 7,
+            result=ctypes.c_int,
         )
         self._pack = function("pack", _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _NUMBER)
         self._multiply = function("multiply", _POINTER, _NUMBER, _NUMBER, *[_POINTER] * 3, *[_NUMBER] * 4)
@@ -209,6 +210,9 @@ class Kernels:
 
         Returns:
             `(m, D)` states.
+
+        Raises:
+            IndexError: A token or a position is none of those that have an embedding, or a column.
         """
         width = embeddings[0].shape[1]
         begins = None if lengths is None else torch.tensor([0, *itertools.accumulate(lengths)])
@@ -219,8 +223,10 @@ class Kernels:
         weights = (x.data_ptr() for x in (*embeddings, *norm[:2]))
         memory = (x.data_ptr() for x in (tokens, rows, columns, asked, out, scratch))
         start = None if begins is None else begins.data_ptr()
-        sizes = texts, heads, width // heads, inner, room
-        self._step(layers, len(layers), *weights, norm[2], *memory, size, start, *sizes)
+        limits = len(embeddings[0]), min(room, len(embeddings[1]))
+        sizes = texts, heads, width // heads, inner, room, *limits
+        if self._step(layers, len(layers), *weights, norm[2], *memory, size, start, *sizes):
+            raise IndexError("a token is not below {}, or its position not below {}".format(*limits))
         return out
 
     def draw(self, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:

@@ -184,8 +184,8 @@ class Policy(nn.Module):
     def logits_of_fixed_weights(self) -> Callable[[Tensor], Tensor]:
         """`logits` of `(n, D)` states without gradients, good as long as the weights stay as they are.
 
-        On CPUs products with few rows are faster by up to a half with weights that lie as `(D, V)`, which
-        pays for a copy where many tokens are going to be drawn.
+        On CPUs products with few rows are faster by a half and more with weights that lie in another order,
+        which pays for a copy where many tokens are going to be drawn.
         """
         head = None if self.bf16 or self.device.type != "cpu" else self._loss_head(1.0)
         if head is None or head.weight.dtype != self.dtype or head.scale != 1 or head.cap is not None:
@@ -194,7 +194,7 @@ class Policy(nn.Module):
         kernels = kernels_for(weight)
         if kernels is not None:
             panels = kernels.pack(weight)
-            return lambda states: kernels.multiply(states.contiguous(), panels, bias)
+            return lambda states: kernels.multiply(states, panels, bias)
         weight = weight.contiguous()
         if bias is None:
             return lambda states: torch.mm(states, weight)

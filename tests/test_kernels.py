@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import scipy.stats
 import torch
@@ -77,6 +78,107 @@ def test_reading_equals_that_without_kernels(kernels: Kernels, heads: int, size:
                 lengths = lengths[[2, 1]]
             new = torch.from_numpy(rng.integers(0, 11, len(lengths)))
             states = [cache.append(new, np.minimum(lengths + t, 23)) for cache in caches]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 17, 130])
+@pytest.mark.parametrize("inputs", [1, 31, 1030])
+@pytest.mark.parametrize("outputs", [1, 16, 31, 33, 100])
+def test_products_are_those_of_float64(kernels: Kernels, rows: int, inputs: int, outputs: int) -> None:
+    x, matrix, bias, there = (
+        random(*shape, seed=i)
+        for i, shape in enumerate([(rows, inputs), (inputs, outputs), (outputs,), (rows, outputs)])
+    )
+    wanted, bound = x.double() @ matrix.double(), 1e-6 * inputs
+    transposed = matrix.T.contiguous().T
+    for a in (x, x.T.contiguous().T, random(rows, inputs + 3, seed=0)[:, 3:].copy_(x)):
+        for b in (matrix, transposed, torch.cat([transposed, matrix], 1)[:, outputs:]):
+            panels = kernels.pack(b)
+            assert (kernels.multiply(a, panels).double() - wanted).abs().max() < bound
+            with_bias = kernels.multiply(a, panels, bias)
+            assert (with_bias.double() - wanted - bias.double()).abs().max() < bound
+            out = there.clone()
+            assert kernels.multiply(a, panels, out=out, add=True) is out
+            assert (out.double() - wanted - there.double()).abs().max() < bound
+            kernels.multiply(a, panels, out=out)
+            assert (out.double() - wanted).abs().max() < bound
+
+
+def test_what_is_not_finite_stays_in_its_row_of_a_product(kernels: Kernels) -> None:
+    x, panels = random(9, 40), kernels.pack(random(40, 33, seed=1))
+    clean = kernels.multiply(x, panels)
+    x[3, 7], x[5, 1] = torch.nan, torch.inf
+    found = kernels.multiply(x, panels)
+    assert torch.isfinite(found).all(1).tolist() == [i not in (3, 5) for i in range(9)]
+    others = [0, 1, 2, 4, 6, 7, 8]
+    assert torch.equal(found[others], clean[others])
+
+
+def test_bits_depend_neither_on_threads_nor_on_the_other_rows(kernels: Kernels) -> None:
+    """Texts are the same bits alone and in a batch, read at once or token by token."""
+    policy = small_policy(n_embd=48, n_head=2)
+    tokens, lengths = (
+        torch.randint(11, (40, 9), generator=torch.Generator().manual_seed(0)),
+        np.arange(40) % 9 + 1,
+    )
+
+    def read(rows: slice, prompts: npt.NDArray[np.int64]) -> torch.Tensor:
+        cache = KeyValues(policy, len(prompts), 16, GPT2Reader(policy))
+        states: torch.Tensor = cache.prefill(tokens[rows], prompts)
+        while (prompts < lengths[rows]).any():
+            new = np.minimum(prompts + 1, lengths[rows])
+            at = torch.from_numpy(new - 1)
+            states = cache.append(tokens[rows].gather(1, at[:, None])[:, 0], new - 1)
+            prompts = new
+        return states
+
+    with torch.no_grad():
+        together = read(slice(None), lengths)
+        kernels.threads = 1
+        for row in range(0, 40, 7):
+            alone = read(slice(row, row + 1), lengths[row : row + 1])
+            assert torch.equal(alone[0], together[row])
+        assert torch.equal(read(slice(None), np.ones(40, dtype=np.int64)), together)
+    x, gradient = random(200, 96), random(200, 32, seed=1)
+    texts = Texts(
+        *(torch.arange(0, 200, 20), torch.full((10,), 20), torch.zeros(10, dtype=torch.int64)),
+        tokens=20,
+        heads=2,
+        size=16,
+        scale=0.25,
+    )
+
+    def everything() -> list[torch.Tensor]:
+        q, k, v = x.chunk(3, 1)
+        attended, log_sums = kernels.attention(texts, q, k, v)
+        of_qkv = torch.empty_like(x)
+        kernels.attention_backward(texts, (q, k, v), log_sums, gradient, of_qkv.chunk(3, 1))
+        logits = random(64, 1000)
+        drawn = kernels.draw(logits, torch.rand(64, generator=torch.Generator().manual_seed(0)).double())
+        large = random(300, 300)
+        of_gelu = kernels.gelu_backward(large, kernels.gelu(large))
+        softened = logits.clone()
+        sums = kernels.softmax(softened)
+        product = kernels.multiply(x.T, kernels.pack(gradient))
+        again = kernels.softmax_again(logits, sums)
+        return [attended, log_sums, of_qkv, *drawn, of_gelu, softened, sums, product, again]
+
+    kernels.threads = 1
+    by_one = everything()
+    kernels.threads = 2
+    assert all(torch.equal(a, b) for a, b in zip(everything(), by_one, strict=True))
+
+
+@pytest.mark.parametrize(("token", "at"), [(11, 2), (-1, 2), (3, 8)])
+def test_what_has_no_place_in_memory_is_refused(kernels: Kernels, token: int, at: int) -> None:
+    policy = small_policy()
+    cache = KeyValues(policy, 1, 8, GPT2Reader(policy))
+    with torch.no_grad():
+        cache.prefill(torch.tensor([[1, 2]]), np.array([2]))
+        with pytest.raises(IndexError, match=r"not below 11.*not below 8"):
+            cache.append(torch.tensor([token]), np.array([at]))
+        if at < 8:
+            with pytest.raises(IndexError, match="not below"):
+                cache.prefill(torch.tensor([[1, token]]), np.array([2]))
 
 
 def naive_attention(
