@@ -8,7 +8,7 @@ architectures go through their own code, which is not here.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from . import kernels
-from .kernels import Panels, Texts, kernels_for
+from .kernels import Panels, Texts, kernels_for, product
 
 if TYPE_CHECKING:
     from .key_values import Layer
@@ -199,18 +199,16 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        found = _kernels(x)
-        return found.multiply(x, found.pack(weight), bias)
+        return product(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         for_x, for_weight, for_bias = ctx.needs_input_grad
-        found = _kernels(gradient)
         return (
-            found.multiply(gradient, found.pack(weight.T)) if for_x else None,
-            found.multiply(x.T, found.pack(gradient)) if for_weight else None,
+            product(gradient, weight.T) if for_x else None,
+            product(x.T, gradient) if for_weight else None,
             gradient.sum(0) if for_bias else None,
         )
 
@@ -289,7 +287,7 @@ class GPT2Reader:
         whole = all(weight.is_contiguous() for weight in trunk.parameters())
         self._kernels = kernels_for(self._tokens) if whole else None
         self._layers: ctypes.Array[kernels.Layer] | None = None
-        self._panels: list[list[Panels]] = []
+        self._panels: list[Panels] = []
 
     def renew(self) -> None:
         """As in `Reader`."""
@@ -327,9 +325,9 @@ class GPT2Reader:
         """Rows need no mask, nothing after a token's own column is looked at; and padding is not read."""
         block = self._blocks[0]
         if self._layers is None:
-            self._panels = [each.pack(found) for each in self._blocks]
-            told = (each.layer(panels) for each, panels in zip(self._blocks, self._panels, strict=True))
-            self._layers = (kernels.Layer * len(self._blocks))(*told)
+            self._panels = [found.pack(x.detach()) for each in self._blocks for x in each.matrices()]
+            panels = iter(self._panels)
+            self._layers = (kernels.Layer * len(layers))(*(each.layer(panels) for each in self._blocks))
         rooms = [layer.room(block.heads, block.size, self._tokens) for layer in layers]
         for layer, (keys, values) in zip(self._layers, rooms, strict=True):
             layer.keys, layer.values = keys.data_ptr(), values.data_ptr()
@@ -407,14 +405,14 @@ class _Block:
         self.up, self.up_bias = mlp.c_fc.weight, mlp.c_fc.bias
         self.down, self.down_bias = mlp.c_proj.weight, mlp.c_proj.bias
 
-    def pack(self, found: kernels.Kernels) -> list[Panels]:
-        """Its matrices, for the kernels."""
-        return [found.pack(matrix.detach()) for matrix in (self.qkv, self.projection, self.up, self.down)]
+    def matrices(self) -> tuple[Tensor, ...]:
+        """For the kernels to lay out."""
+        return self.qkv, self.projection, self.up, self.down
 
-    def layer(self, panels: list[Panels]) -> kernels.Layer:
-        """For the kernels, without keys and values."""
+    def layer(self, panels: Iterator[Panels]) -> kernels.Layer:
+        """For the kernels, without keys and values; the next panels are of its `matrices`."""
         (gain_1, offset_1, epsilon_1), (gain_2, offset_2, epsilon_2) = self.norm_1, self.norm_2
-        qkv, projection, up, down = (x.memory for x in panels)
+        qkv, projection, up, down = (next(panels).memory for _ in self.matrices())
         first = (gain_1, offset_1, qkv, self.qkv_bias, projection, self.projection_bias)
         second = (gain_2, offset_2, up, self.up_bias, down, self.down_bias)
         pointers = (x.data_ptr() for x in (*first, *second))

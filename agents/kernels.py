@@ -36,6 +36,7 @@ _FLAGS = (
 )
 _SECONDS = 60  # for the compiler, which needs about one
 MOST_THREADS = 2  # with more, PyTorch's operators are used; it was not measured which are faster
+ENOUGH_ROWS = 256  # of a matrix, to lay out for it another one
 _STRIP, _LANES, _QUERIES, _SOME = 16, 8, 8, 256  # as in kernels.c
 _POINTER, _NUMBER, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
@@ -143,9 +144,9 @@ class Kernels:
 
     def pack(self, matrix: Tensor) -> Panels:
         """Lay out a matrix `(inputs, outputs)`, however its elements lie, for `multiply` and `step`."""
-        (inputs, outputs), (down, right) = matrix.shape, matrix.stride()
+        inputs, outputs = matrix.shape
         memory = torch.empty(_padded(outputs, self._panel_width) * inputs)
-        self._pack(matrix.data_ptr(), down, right, memory.data_ptr(), inputs, outputs)
+        self._pack(matrix.data_ptr(), *matrix.stride(), memory.data_ptr(), inputs, outputs)
         return Panels(memory, inputs, outputs)
 
     def multiply(
@@ -331,6 +332,29 @@ def kernels_for(tensor: Tensor) -> Kernels | None:
         return None
     found.threads = threads
     return found
+
+
+def product(
+    a: Tensor, b: Tensor, bias: Tensor | None = None, *, out: Tensor | None = None, add: bool = False
+) -> Tensor:
+    """The product of two matrices, by kernels where it pays to lay one out for it alone.
+
+    Args:
+        a: `(n, k)`.
+        b: `(k, m)`.
+        bias: `(m,)` to add.
+        out: `(n, m)`, contiguous, for the result.
+        add: To what is in `out`; not together with a bias.
+
+    Returns:
+        `(n, m)`, which is `out` if there is one.
+    """
+    found = kernels_for(a)
+    if found is not None and len(a) >= ENOUGH_ROWS:
+        return found.multiply(a, found.pack(b), bias, out=out, add=add)
+    if out is None:
+        return torch.mm(a, b) if bias is None else torch.addmm(bias, a, b)
+    return out.addmm_(a, b) if add else torch.mm(a, b, out=out)
 
 
 @cache

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .kernels import kernels_for
+from .kernels import kernels_for, product
 
 WHOLE_BYTES = 2**25  # logits that need no more are few
 TILES = {"cpu": (1024, 512), "cuda": (2048, 8192)}  # rows and ids of a tile
@@ -97,8 +97,8 @@ class _Whole(torch.autograd.Function):
         gradient = _before_head(gradient, kept, ctx.options.head).to(weight.dtype)
         for_states, for_weight, for_bias, *_ = ctx.needs_input_grad
         return (
-            _product(gradient, weight) if for_states else None,
-            _product(gradient.T, states, out=_empty_like(weight)) if for_weight else None,
+            product(gradient, weight) if for_states else None,
+            product(gradient.T, states, out=_empty_like(weight)) if for_weight else None,
             gradient.sum(dim=0) if for_bias else None,
             None,
             None,
@@ -154,9 +154,9 @@ class _Tiled(torch.autograd.Function):
                 gradient.scatter_add_(1, at, (of_log_probs[rows] * here)[:, None])
                 gradient = _before_head(gradient, kept, options.head).to(weight.dtype)
                 if for_states is not None:
-                    _product(gradient, weight[ids], out=for_states[rows], add=True)
+                    product(gradient, weight[ids], out=for_states[rows], add=True)
                 if for_weight is not None:
-                    _product(gradient.T, x, out=for_weight[ids], add=rows.start > 0)
+                    product(gradient.T, x, out=for_weight[ids], add=rows.start > 0)
                 if for_bias is not None:
                     for_bias[ids].add_(gradient.sum(dim=0))
         return for_states, for_weight, for_bias, None, None
@@ -194,18 +194,6 @@ def _empty_like(weight: Tensor) -> Tensor:
     return torch.from_numpy(np.empty(weight.shape, floats[weight.dtype]))
 
 
-def _product(
-    a: Tensor, b: Tensor, bias: Tensor | None = None, out: Tensor | None = None, add: bool = False
-) -> Tensor:
-    """`a · b`, plus a bias, or plus what is in `out`, where the result goes."""
-    kernels = kernels_for(a)
-    if kernels is not None:
-        return kernels.multiply(a, kernels.pack(b), bias, out=out, add=add)
-    if bias is not None:
-        return torch.addmm(bias, a, b)
-    return torch.mm(a, b, out=out) if out is None or not add else out.addmm_(a, b)
-
-
 def _part(bias: Tensor | None, ids: slice) -> Tensor | None:
     return None if bias is None else bias[ids].clamp_min(LOWEST)
 
@@ -218,7 +206,7 @@ def _places(tokens: Tensor, ids: slice) -> tuple[Tensor, Tensor]:
 
 def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> Tensor:
     """`(n, V)`, over the temperature; free to be overwritten."""
-    logits = _product(states, weight.T, bias).to(_dtype(weight))
+    logits = product(states, weight.T, bias).to(_dtype(weight))
     if head.cap is not None:
         logits = logits.mul_(head.scale / head.cap).tanh_().mul_(head.cap / head.temperature)
     elif head.scale != head.temperature:

@@ -14,7 +14,7 @@ import torch
 from small_models import small_policy
 from text_gym.agents.decoder import Decoder
 from text_gym.agents.gpt2 import GPT2Reader
-from text_gym.agents.kernels import Kernels, Texts, kernels_for
+from text_gym.agents.kernels import Kernels, Texts, kernels_for, product
 from text_gym.agents.key_values import KeyValues
 from text_gym.agents.sampler import draw
 
@@ -101,6 +101,23 @@ def test_products_are_those_of_float64(kernels: Kernels, rows: int, inputs: int,
             assert (out.double() - wanted - there.double()).abs().max() < bound
             kernels.multiply(a, panels, out=out)
             assert (out.double() - wanted).abs().max() < bound
+
+
+@pytest.mark.parametrize("rows", [3, 255, 256, 300])
+def test_a_product_is_the_same_whoever_makes_it(
+    kernels: Kernels, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b, bias = random(rows, 40), random(40, 50, seed=1), random(50, seed=2)
+    wanted = a.double() @ b.double()
+    for threads in (1, 64):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        out = random(rows, 50, seed=3)
+        summed = out.double() + wanted
+        found = [product(a, b), product(a, b, bias), product(a, b, out=out, add=True).clone()]
+        found.append(product(a, b, out=out))
+        for ours, theirs in zip(found, (wanted, wanted + bias.double(), summed, wanted), strict=True):
+            assert (ours.double() - theirs).abs().max() < 1e-4
+        assert found[3] is out
 
 
 def test_what_is_not_finite_stays_in_its_row_of_a_product(kernels: Kernels) -> None:
