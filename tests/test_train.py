@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from text_gym import load_task
 from text_gym.cli import main
 
 ROOT = Path(__file__).parent.parent
@@ -72,6 +73,15 @@ def test_ctrl_c_stops_cleanly_and_keeps_what_was_learnt(tmp_path: Path) -> None:
     assert "Traceback" not in errors
     assert json.loads((out / "summary.json").read_text())["interrupted"] is True
     assert (out / "policy" / "model.safetensors").exists()
+
+
+def test_a_policy_of_other_tokens_than_the_tasks_is_refused_before_a_run_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, policy = tmp_path / "run", str(load_task("products").policy)
+    assert main(["train", "--task", "sort", "--model", policy, "--out", str(out)]) == 2
+    assert "other tokens than task 'sort'" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_an_algorithm_of_stable_baselines3_starts_from_scratch(tmp_path: Path) -> None:

@@ -170,8 +170,8 @@ def train(
         The summary, as in `summary.json`; `interrupted` tells whether Ctrl-C ended it early.
 
     Raises:
-        ConfigError: The task has no policy, or `out` holds a run (or, to be resumed, none like this one), or
-            is in use by another process.
+        ConfigError: The task has no policy, or other tokens than the policy, or `out` holds a run (or, to be
+            resumed, none like this one), or is in use by another process.
         SystemExit: SIGTERM or SIGHUP came; a checkpoint was taken.
     """
     if resume and not checkpoint_every:
@@ -237,9 +237,15 @@ def _starting_policy(
     policy = policy or task.policy
     if policy is None and not library:
         raise ConfigError(f"task {task.name!r} ships no policy; pass --policy FOLDER, or --algorithm sb3.ppo")
-    if policy is None or isinstance(policy, Policy):
-        return policy
-    return Policy.from_pretrained(policy, device=device)
+    if policy is None:
+        return None
+    start = policy if isinstance(policy, Policy) else Policy.from_pretrained(policy, device=device)
+    if start.tokenizer.fingerprint != task.tokenizer.fingerprint:
+        raise ConfigError(
+            f"the policy reads and writes other tokens than task {task.name!r}; give it prompts of your own "
+            "(--data FILE --reward NAME), or take the task's own policy"
+        )
+    return start
 
 
 def _with_adapter(algorithm: str, policy: Policy | None, rank: int, merge: bool, seed: int) -> Policy:
