@@ -2,7 +2,8 @@
  *
  * PyTorch needs several operators for most of these, and calling one costs more than computing it where rows
  * are few and short; its matrix products rearrange the weights anew for each token.
- * All tensors are contiguous; float is 32 bits. A row's result does not depend on the other rows. */
+ * Tensors are contiguous where no strides are told; float is 32 bits. A row's result does not depend on the
+ * other rows. */
 
 #include <math.h>
 #include <stdint.h>

@@ -144,6 +144,7 @@ class Kernels:
 
     def pack(self, matrix: Tensor) -> Panels:
         """Lay out a matrix `(inputs, outputs)`, however its elements lie, for `multiply` and `step`."""
+        assert matrix.dtype == torch.float32
         inputs, outputs = matrix.shape
         memory = torch.empty(_padded(outputs, self._panel_width) * inputs)
         self._pack(matrix.data_ptr(), *matrix.stride(), memory.data_ptr(), inputs, outputs)
@@ -171,6 +172,8 @@ class Kernels:
             `(n, outputs)`, which is `out` if there is one.
         """
         out = torch.empty(len(x), panels.outputs) if out is None else out
+        assert x.shape[1] == panels.inputs
+        assert out.is_contiguous()
         outputs = panels.outputs
         start, stride = (None, 0) if bias is None else (bias.data_ptr(), 0)
         if add:
