@@ -12,7 +12,6 @@ from torch import Tensor
 def gae(
     rewards: Tensor,
     values: Tensor,
-    last_values: Tensor,
     mask: Tensor,
     *,
     gamma: float = 1.0,
@@ -20,11 +19,11 @@ def gae(
 ) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation (Schulman et al. 2016, eq. 16).
 
+    Nothing comes after an episode's last token, so nothing is bootstrapped there.
+
     Args:
         rewards: `(B, T)`.
         values: `(B, T)`, of the state before each token.
-        last_values: `(B,)`, of the state after the last token: the bootstrap of a truncated
-            episode, 0 for a terminated one.
         mask: `(B, T)` bool.
         gamma: Discount.
         lam: λ; 1 gives Monte Carlo returns minus values.
@@ -33,19 +32,16 @@ def gae(
         Advantages and returns (advantage + value), `(B, T)`, 0 where masked.
 
     >>> one = torch.ones(1, 2)
-    >>> gae(one, torch.zeros(1, 2), torch.zeros(1), one.bool(), lam=1.0)[0]
+    >>> gae(one, torch.zeros(1, 2), one.bool(), lam=1.0)[0]
     tensor([[2., 1.]])
     """
     advantages = torch.zeros_like(rewards)
-    ends = mask.sum(dim=1) - 1
-    following = torch.zeros_like(last_values)  # advantage of the next token
-    next_value = last_values
+    following = next_value = torch.zeros_like(rewards[:, 0])  # advantage and value of the next token
     for t in reversed(range(rewards.shape[1])):
-        next_value = torch.where(ends == t, last_values, next_value)
         delta = rewards[:, t] + gamma * next_value - values[:, t]
         following = torch.where(mask[:, t], delta + gamma * lam * following, torch.zeros_like(following))
         advantages[:, t] = following
-        next_value = values[:, t]
+        next_value = torch.where(mask[:, t], values[:, t], 0.0)
     return advantages, torch.where(mask, advantages + values, torch.zeros_like(values))
 
 

@@ -391,17 +391,21 @@ def apply_gradients(
 
 
 def describe(batch: Rollout) -> Metrics:
-    """What the logs say of a batch: reward, its terms, lengths, and how episodes ended."""
+    """What the logs say of a batch: reward, its terms, lengths, and how episodes ended.
+
+    Rewards are of the episodes that were paid; `truncated` is the share of texts that the limit cut, paid or
+    not.
+    """
     scores = batch.scores
-    judged = ~scores.abstained
+    judged = batch.scored.cpu().numpy()
     metrics = {
         "reward": float(scores.totals[judged].mean()) if judged.any() else float("nan"),
         "reward_std": float(scores.totals[judged].std()) if judged.any() else float("nan"),
         "abstained": int(scores.abstained.sum()),
         "length": float(batch.lengths.float().mean()),
         "length_max": int(batch.lengths.max()),
-        "truncated": sum(e.truncated for e in batch.episodes) / len(batch.episodes),
-        "eos": sum(e.terminated and not e.stop for e in batch.episodes) / len(batch.episodes),
+        "truncated": sum(e.finish_reason == "length" for e in batch.episodes) / len(batch.episodes),
+        "eos": sum(e.finish_reason == "eos" for e in batch.episodes) / len(batch.episodes),
     }
     return metrics | {f"reward/{name}": _mean_of_numbers(term) for name, term in scores.terms.items()}
 

@@ -55,7 +55,8 @@ def best_of_n(
 
     Args:
         policy: Who writes.
-        env: Gives tokenizer, token limit and stop strings, and prompts and reward if none are given.
+        env: Gives tokenizer, token limit and stop strings, and prompts and reward if none are given. Texts
+            are scored as they stand, cut or not, whatever its `limit`.
         n: Texts per prompt, at least 1.
         prompts: What to complete.
         reward: Who chooses; among equals the first text is taken.
@@ -71,6 +72,7 @@ def best_of_n(
         env.reward if reward is None else as_reward_source(reward),
         env.max_tokens,
         num_envs=rows,
+        limit="end",
         stop=env.stop,
         shuffle=False,
         group_size=n,
@@ -176,12 +178,13 @@ class BestOfN(Agent[BestOfNConfig]):
         return rollout(self.reference, self.env, index, seed=self.config.seed, sampling=self.sampling)
 
     def update(self, batch: Rollout) -> Metrics:
-        """Several epochs of maximum likelihood on the best texts; prompts none was judged of are skipped."""
-        config = self.config
-        returns, judged = grouped_returns(batch, batch.rewards, config.n)
+        """Several epochs of maximum likelihood on the best of the texts that were paid."""
+        if not batch.scored.any():
+            return {"kl": float("nan"), "kl_per_token": float("nan"), "updates": 0}
+        config, batch = self.config, batch.only(batch.scored)
+        returns, present, (group, place) = grouped_returns(batch, batch.rewards, config.n)
         kl = self._kl(batch)
-        groups = judged.any(dim=1).nonzero()[:, 0]
-        best = groups * config.n + choose_best(returns, judged)[groups]
+        best = (place == choose_best(returns, present)[group]).nonzero()[:, 0]
         losses, norms = [], []
         for rows in minibatches(len(best), config.epochs, config.minibatches, (config.seed, self.iteration)):
             loss = self.loss(batch, best[rows.to(best.device)])

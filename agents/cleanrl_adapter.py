@@ -113,7 +113,7 @@ def train(args: Args, log: Callable[[int, float], None] | None = None) -> tuple[
     torch.manual_seed(args.seed)
     # An episode restarts in the step in which it ended, so that every row of a rollout is a transition.
     # The token limit is part of these tasks, hence an end like any other: nothing to bootstrap there.
-    envs = gym.make_vec(args.env_id, num_envs=args.num_envs, autoreset_mode="SameStep", limit_terminates=True)
+    envs = gym.make_vec(args.env_id, num_envs=args.num_envs, autoreset_mode="SameStep")
     space, action_space = envs.single_observation_space, envs.single_action_space
     assert isinstance(space, gym.spaces.Dict)
     assert isinstance(action_space, gym.spaces.Discrete)

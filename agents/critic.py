@@ -39,8 +39,7 @@ class Critic(nn.Module):
         Args:
             tokens: `(B, S)` int64, right-padded.
             starts: `(B,)` int64, prompt lengths.
-            lengths: `(B,)` int64, completion lengths; with one more than there are tokens, the last value is
-                that of the state after the last token.
+            lengths: `(B,)` int64, completion lengths.
         """
         states, _ = states_before(self.trunk, tokens, starts, lengths, self._hidden, bf16=self._bf16)
         values: Tensor = self.value_head(states.to(self.value_head.weight.dtype))[:, 0].to(self._dtype)
@@ -52,21 +51,14 @@ class Critic(nn.Module):
             return self.trunk(input_ids=tokens, use_cache=False)
 
     @torch.no_grad()
-    def score(
-        self, tokens: Tensor, starts: Tensor, lengths: Tensor, *, rows: int = 64
-    ) -> tuple[Tensor, Tensor]:
-        """Without gradients, at most `rows` at a time.
-
-        Returns:
-            Values `(B, T)` of the states before each token, and `(B,)` after the last ones.
-        """
-        values = torch.zeros(len(tokens), int(lengths.max()) + 1, dtype=self._dtype, device=tokens.device)
+    def score(self, tokens: Tensor, starts: Tensor, lengths: Tensor, *, rows: int = 64) -> Tensor:
+        """As `forward`, without gradients, at most `rows` at a time."""
+        values = torch.zeros(len(tokens), int(lengths.max()), dtype=self._dtype, device=tokens.device)
 
         def fill(parts: list[Tensor]) -> None:
             for part in parts:
-                said = self(tokens[part], starts[part], lengths[part] + 1)
+                said = self(tokens[part], starts[part], lengths[part])
                 values[part, : said.shape[1]] = said
 
         Splitter(self._device, rows).run(starts + lengths, fill)
-        after = values.gather(1, lengths[:, None])[:, 0]
-        return values.scatter_(1, lengths[:, None], 0.0)[:, :-1], after
+        return values

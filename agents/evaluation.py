@@ -89,7 +89,8 @@ def evaluate(
 
     Args:
         policy: Who writes.
-        env: Gives tokenizer, reward, token limit and stop strings, and its prompts if none are given.
+        env: Gives tokenizer, reward, token limit and stop strings, and its prompts if none are given. Texts
+            are scored as they stand, cut or not, whatever its `limit`.
         prompts: What to complete, once each and in order.
         reference: For KL and perplexity; the policy itself if None (KL 0).
         sampling: How tokens are drawn; temperature 1 if None. KL and perplexity are at temperature 1.
@@ -105,6 +106,7 @@ def evaluate(
         env.reward,
         env.max_tokens,
         num_envs=rows,
+        limit="end",
         stop=env.stop,
         shuffle=False,
         group_size=episodes_per_prompt,
@@ -138,7 +140,7 @@ def evaluate(
         kl=Measure.of(values["kl"]),
         perplexity=float(np.exp(values["nll"].sum() / values["length"].sum())),
         length=float(values["length"].mean()),
-        terminated=sum(e.terminated for e in episodes) / total,
+        terminated=sum(e.whole for e in episodes) / total,
         episodes=episodes,
         rewards=values["gold"],
     )

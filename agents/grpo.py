@@ -82,10 +82,10 @@ class GRPO(PolicyGradient[GRPOConfig]):
 
     def estimate(self, batch: Rollout, rewards: Tensor) -> tuple[dict[str, Tensor], Metrics]:
         """The same advantage for every token of an episode."""
-        returns, judged = grouped_returns(batch, rewards, self.config.group_size)
-        advantages = group_advantages(returns, judged, std=self.config.std_normalisation)
+        returns, present, places = grouped_returns(batch, rewards, self.config.group_size)
+        advantages = group_advantages(returns, present, std=self.config.std_normalisation)
         metrics = {"groups_without_preference": float((advantages == 0).all(dim=1).float().mean())}
-        return {"advantages": advantages.view(-1, 1) * batch.mask}, metrics
+        return {"advantages": advantages[places][:, None] * batch.mask}, metrics
 
     def average(self, x: Tensor, part: Part) -> Tensor:
         """One number of the tokens' losses, as `length_normalisation` says."""
@@ -97,12 +97,12 @@ class GRPO(PolicyGradient[GRPOConfig]):
         return part.per_episode(x / part.mask.sum(dim=1, keepdim=True))
 
 
-def group_advantages(returns: Tensor, judged: Tensor, *, std: bool = True) -> Tensor:
+def group_advantages(returns: Tensor, present: Tensor, *, std: bool = True) -> Tensor:
     """Returns less the mean of their group and, with `std`, over its standard deviation.
 
     Args:
         returns: `(G, k)`, of `k` episodes for each of `G` prompts.
-        judged: `(G, k)` bool; an episode that was not judged has advantage 0 and leaves the others alone.
+        present: `(G, k)` bool; what is not there has advantage 0 and leaves the others alone.
         std: The population's standard deviation (divisor `k`), so that advantages have exactly 1.
 
     Returns:
@@ -113,9 +113,9 @@ def group_advantages(returns: Tensor, judged: Tensor, *, std: bool = True) -> Te
     tensor([[-1.,  1.],
             [ 0.,  0.]])
     """
-    count = judged.sum(dim=1, keepdim=True).clamp(min=1)
-    mean = (returns * judged).sum(dim=1, keepdim=True) / count
-    centred = (returns - mean) * judged
+    count = present.sum(dim=1, keepdim=True).clamp(min=1)
+    mean = (returns * present).sum(dim=1, keepdim=True) / count
+    centred = (returns - mean) * present
     spread = (centred.square().sum(dim=1, keepdim=True) / count).sqrt()
     constant = spread <= 8 * torch.finfo(returns.dtype).eps * (1 + mean.abs())
     return torch.where(constant, 0.0, centred / spread if std else centred)

@@ -220,7 +220,7 @@ def _collapse(batch: Rollout) -> str:
 
 
 def _equal_rewards(batch: Rollout) -> str:
-    totals = batch.scores.totals[~batch.scores.abstained]
+    totals = batch.scores.totals[batch.scored.cpu().numpy()]
     if len(totals) < 2 or np.ptp(totals) > 0:
         return ""
     return (
@@ -232,13 +232,14 @@ def _equal_rewards(batch: Rollout) -> str:
 
 def _never_ends(batch: Rollout) -> str:
     tokenizer = batch.episodes[0].tokenizer
-    if not tokenizer.eos_ids or any(episode.terminated for episode in batch.episodes):
+    if not tokenizer.eos_ids or any(e.finish_reason != "length" for e in batch.episodes):
         return ""
     return (
         f"No episode ends: all {len(batch.episodes)} were cut at the token limit, none wrote EOS "
-        f"(id {', '.join(map(str, tokenizer.eos_ids))}). Rewards judge torn texts, and lengths carry no "
-        "information. Start from a policy that was trained with EOS at the end of its texts (sft does that), "
-        "raise max_tokens, or add a penalty for being cut."
+        f"(id {', '.join(map(str, tokenizer.eos_ids))}). Rewards judge torn texts "
+        "(or, under limit='truncate', nothing is learnt), and lengths carry no information. Start from a "
+        "policy that was trained with EOS at the end of its texts (sft does that), raise max_tokens, or add a "
+        "penalty for being cut."
     )
 
 

@@ -110,7 +110,16 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
         return log_ratio.exp()
 
     def update(self, batch: Rollout) -> Metrics:
-        """Several epochs of clipped minibatch steps on one batch."""
+        """Several epochs of clipped minibatch steps on the episodes of a batch that were paid.
+
+        Others (the judge had no opinion; cut under `limit="truncate"`) change nothing of the update: they
+        have no part in losses, advantages, baselines, whitening, divisors and the KL controller. Where none
+        was paid, nothing is updated and the KL is NaN.
+        """
+        if not batch.scored.any():
+            nothing = float("nan")
+            return {"kl": nothing, "kl_per_token": nothing, "kl_coef": self.kl.coefficient, "updates": 0}
+        batch = batch.only(batch.scored)
         config, mask = self.config, batch.mask
         reference = self.reference_log_probs(batch)
         rewards = batch.rewards
@@ -235,18 +244,38 @@ def check_groups(env: TextVectorEnv, group_size: int) -> None:
     env.group_size = group_size
 
 
-def grouped_returns(batch: Rollout, rewards: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
-    """Returns of episodes, `(G, group_size)`, a row per prompt, and which of them were judged (bool).
+def grouped_returns(
+    batch: Rollout, rewards: Tensor, group_size: int
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Returns of episodes by prompt; of a group of which only some episodes are in the batch, of these.
+
+    Args:
+        batch: What was played, or the part of it that was paid.
+        rewards: `(B, T)`.
+        group_size: `k`, episodes of a prompt.
+
+    Returns:
+        `(G, k)` returns, a row per prompt that is left; `(G, k)` bool, which of them are there; and where the
+        episodes of the batch are, as an index of such tables.
 
     Raises:
         ConfigError: The batch is not made of groups that share a prompt.
     """
-    prompts = [episode.prompt for episode in batch.episodes]
-    same = all(prompt is prompts[i - i % group_size] for i, prompt in enumerate(prompts))
-    if len(prompts) % group_size or not same:
+    rows = torch.arange(len(rewards), device=rewards.device) if batch.rows is None else batch.rows
+    groups, group = torch.unique(rows // group_size, return_inverse=True)
+    places = (group, rows % group_size)
+    prompts = {number: batch.episodes[i].prompt for i, number in enumerate(group.tolist())}
+    same = all(
+        episode.prompt is prompts[number]
+        for number, episode in zip(group.tolist(), batch.episodes, strict=True)
+    )
+    if (batch.rows is None and len(rows) % group_size) or not same:
         raise ConfigError(
             f"the batch is not made of groups of {group_size} episodes that share a prompt; was "
             "env.group_size changed after the agent was made?"
         )
-    judged = torch.from_numpy(~batch.scores.abstained).to(rewards.device)
-    return rewards.sum(dim=1).view(-1, group_size), judged.view(-1, group_size)
+    returns = rewards.new_zeros(len(groups), group_size)
+    present = torch.zeros_like(returns, dtype=torch.bool)
+    returns[places] = rewards.sum(dim=1)
+    present[places] = True
+    return returns, present, places

@@ -1,7 +1,7 @@
 """PPO (Schulman et al. 2017) for text: tokens are actions, the KL to a reference is part of the reward.
 
-What follows is what PPO adds to a policy gradient: a critic. Bootstrapping happens on truncation
-only: an episode cut at the token limit is not worth nothing.
+What follows is what PPO adds to a policy gradient: a critic. Nothing is bootstrapped after an episode's last
+token: a text cut at the token limit is paid as it stands, or (`limit="truncate"`) no sample of the problem.
 """
 
 from __future__ import annotations
@@ -107,9 +107,7 @@ class PPO(PolicyGradient[PPOConfig]):
         batch = super().collect()
         if self.critic is None:
             return batch
-        values, after = self.critic.score(batch.tokens, batch.starts, batch.lengths)
-        cut = torch.from_numpy(self.env.truncated).to(after.device)
-        return replace(batch, values=values, last_values=after * cut)
+        return replace(batch, values=self.critic.score(batch.tokens, batch.starts, batch.lengths))
 
     def evaluate(self, batch: Rollout, rows: Tensor) -> Evaluation:
         """As `PolicyGradient.evaluate`; values are the critic's."""
@@ -121,15 +119,10 @@ class PPO(PolicyGradient[PPOConfig]):
     def estimate(self, batch: Rollout, rewards: Tensor) -> tuple[dict[str, Tensor], Metrics]:
         """Generalised advantage estimates, and the returns the critic is to predict."""
         config, mask = self.config, batch.mask
-        advantages, returns = gae(
-            rewards, batch.values, batch.last_values, mask, gamma=config.gamma, lam=config.lam
-        )
+        advantages, returns = gae(rewards, batch.values, mask, gamma=config.gamma, lam=config.lam)
         metrics = {"explained_variance": explained_variance(returns, batch.values, mask)}
-        judged = torch.from_numpy(~batch.scores.abstained).to(mask.device)[:, None]
         if config.whiten_advantages:
-            advantages = whiten(advantages, mask & judged)
-        # What was not judged was not worth 0: it moves neither the policy nor the critic.
-        advantages, returns = advantages * judged, torch.where(judged, returns, batch.values)
+            advantages = whiten(advantages, mask)
         return {"advantages": advantages, "returns": returns, "values": batch.values}, metrics
 
     def loss(self, now: Evaluation, old: dict[str, Tensor], part: Part) -> tuple[Tensor, Metrics]:

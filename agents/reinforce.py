@@ -75,17 +75,15 @@ class REINFORCE(PolicyGradient[REINFORCEConfig]):
         self.moving_average: float | None = None
 
     def estimate(self, batch: Rollout, rewards: Tensor) -> tuple[dict[str, Tensor], Metrics]:
-        """What followed each token, less the baseline; after a cut the critic, if any, tells the rest."""
+        """What followed each token, less the baseline."""
         mask, critic = batch.mask, self.config.baseline == "critic"
         values = batch.values if critic else torch.zeros_like(batch.values)
-        last_values = batch.last_values if critic else torch.zeros_like(batch.last_values)
-        advantages, returns = gae(rewards, values, last_values, mask, lam=1.0)
+        advantages, returns = gae(rewards, values, mask, lam=1.0)
         if critic:
             metrics = {"explained_variance": explained_variance(returns, values, mask)}
             return {"advantages": advantages, "returns": returns}, metrics
-        judged = torch.from_numpy(~batch.scores.abstained).to(mask.device)
-        baseline = self._baseline(rewards.sum(dim=1)[judged])
-        return {"advantages": (returns - baseline) * mask * judged[:, None]}, {"baseline": baseline}
+        baseline = self._baseline(rewards.sum(dim=1))
+        return {"advantages": (returns - baseline) * mask}, {"baseline": baseline}
 
     def state_dict(self) -> dict[str, Any]:
         """As of any agent, and the moving average."""
@@ -117,8 +115,6 @@ class REINFORCE(PolicyGradient[REINFORCEConfig]):
 
     def _baseline(self, returns: Tensor) -> float:
         """The baseline of a batch with these returns `(b,)`; the moving average remembers them."""
-        if not len(returns):
-            return self.moving_average or 0.0
         mean = float(returns.mean())
         if self.config.baseline == "mean":
             return mean

@@ -60,8 +60,8 @@ class RLOO(PolicyGradient[RLOOConfig]):
 
     def estimate(self, batch: Rollout, rewards: Tensor) -> tuple[dict[str, Tensor], Metrics]:
         """The advantage of the one action, shared out evenly among its tokens."""
-        returns, judged = grouped_returns(batch, rewards, self.config.group_size)
-        advantages = leave_one_out(returns, judged).view(-1, 1) / batch.lengths[:, None]
+        returns, present, places = grouped_returns(batch, rewards, self.config.group_size)
+        advantages = leave_one_out(returns, present)[places][:, None] / batch.lengths[:, None]
         return {"advantages": advantages * batch.mask}, {}
 
     def average(self, x: Tensor, part: Part) -> Tensor:
@@ -73,12 +73,12 @@ class RLOO(PolicyGradient[RLOOConfig]):
         return log_ratio.sum(dim=1, keepdim=True).exp().expand_as(log_ratio)
 
 
-def leave_one_out(returns: Tensor, judged: Tensor) -> Tensor:
+def leave_one_out(returns: Tensor, present: Tensor) -> Tensor:
     """Each return less the mean of the others in its group (Kool, van Hoof & Welling 2019).
 
     Args:
         returns: `(G, k)`, of `k` episodes for each of `G` prompts.
-        judged: `(G, k)` bool; an episode that was not judged, or is the only one, has advantage 0.
+        present: `(G, k)` bool; what is not there, or is alone, has advantage 0.
 
     Returns:
         `(G, k)`; rows sum to 0. Unlike with the mean of all, the gradient has no factor `(k - 1)/k`.
@@ -87,6 +87,6 @@ def leave_one_out(returns: Tensor, judged: Tensor) -> Tensor:
     >>> leave_one_out(torch.tensor([[1.0, 2.0, 6.0]]), torch.ones(1, 3).bool())
     tensor([[-3.0000, -1.5000,  4.5000]])
     """
-    count = judged.sum(dim=1, keepdim=True)
-    mean = (returns * judged).sum(dim=1, keepdim=True) / count.clamp(min=1)
-    return (returns - mean) * judged * count / (count - 1).clamp(min=1)
+    count = present.sum(dim=1, keepdim=True)
+    mean = (returns * present).sum(dim=1, keepdim=True) / count.clamp(min=1)
+    return (returns - mean) * present * count / (count - 1).clamp(min=1)

@@ -6,8 +6,11 @@ past its end. Advantages are not here: they are an algorithm's opinion of a roll
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -24,12 +27,14 @@ class Rollout:
         lengths: `(B,)` int64, completion lengths in tokens (EOS included).
         log_probs: `(B, T)` float32, nats, of the tokens under the distribution they were drawn from.
         values: `(B, T)` float32, the critic's value of the state before each token.
-        last_values: `(B,)` float32, value of the state after the last token where the episode was
-            truncated; 0 where it terminated.
         rewards: `(B, T)` float32, the task's reward of each token, without any KL.
+        truncated: `(B,)` bool, episodes that the limit cut under `limit="truncate"`: nobody was asked about
+            them.
         episodes: The `B` episodes.
         scores: What the reward source said of them.
         action_masks: `(B, T, V)` bool, the tokens that could be drawn, where the environment has a mask.
+        rows: `(B,)` int64, the episodes' rows in the batch that was played, of which these may be a part;
+            None if these are all.
     """
 
     tokens: Tensor
@@ -37,11 +42,12 @@ class Rollout:
     lengths: Tensor
     log_probs: Tensor
     values: Tensor
-    last_values: Tensor
     rewards: Tensor
+    truncated: Tensor
     episodes: list[Episode]
     scores: Rewards
     action_masks: Tensor | None = None
+    rows: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.tokens), int(self.lengths.max()))
@@ -56,9 +62,41 @@ class Rollout:
         return steps < self.lengths[:, None]
 
     @property
+    def scored(self) -> Tensor:
+        """`(B,)` bool: episodes that were paid. The others are no samples to learn from."""
+        return ~self.truncated & torch.from_numpy(~self.scores.abstained).to(self.truncated.device)
+
+    def only(self, rows: Tensor) -> Rollout:
+        """The batch of these rows alone, `(B,)` bool, at least one; it is as wide as they need."""
+        if bool(rows.all()):
+            return self
+        index = rows.cpu().numpy()
+        places = torch.arange(len(rows), device=rows.device) if self.rows is None else self.rows
+        longest, width = int(self.lengths[rows].max()), int((self.starts + self.lengths)[rows].max())
+        columns: dict[str, Any] = {}
+        for name in (field.name for field in fields(self)):
+            value = getattr(self, name)
+            if isinstance(value, Tensor):
+                value = value[rows]
+                columns[name] = (
+                    value if value.ndim == 1 else value[:, : width if name == "tokens" else longest]
+                )
+        episodes = [episode for episode, taken in zip(self.episodes, index.tolist(), strict=True) if taken]
+        columns |= {"episodes": episodes, "scores": _only(self.scores, index), "rows": places[rows]}
+        return replace(self, **columns)
+
+    @property
     def num_tokens(self) -> int:
         """Number of tokens generated."""
         return int(self.lengths.sum())
+
+
+def _only(scores: Rewards, rows: npt.NDArray[np.bool_]) -> Rewards:
+    per_token = scores.per_token and tuple(
+        t for t, taken in zip(scores.per_token, rows, strict=True) if taken
+    )
+    terms = {name: np.asarray(term)[rows] for name, term in scores.terms.items()}
+    return Rewards(scores.values[rows], per_token, terms, scores.abstained[rows])
 
 
 def rewards_per_token(scores: Rewards, lengths: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from text_gym import Rewards, TextVectorEnv
+from text_gym import Episode, Rewards, TextVectorEnv
 from text_gym.errors import ConfigError, NonFiniteError
 
 from .decoder import Decoder, survivors
@@ -89,6 +89,8 @@ def rollout(
 ) -> Rollout:
     """Play one episode in each row of the environment and have all of them scored in one batch.
 
+    Under `limit="truncate"` nobody is asked about the episodes that the limit cut; see `Rollout.scored`.
+
     Args:
         policy: Who plays.
         env: `B` rows; any autoreset mode, it is stepped through its transition.
@@ -108,7 +110,7 @@ def rollout(
     noise = uniform(seed, episode_index, env.max_tokens)
     columns = _play(policy, env, torch.from_numpy(noise).to(policy.device), sampling)
     episodes = env.episodes(np.arange(env.num_envs))
-    scores = env.reward(episodes, env.on_bad_reward)
+    scores = _score(env, episodes)
     return _assemble(policy, env, columns, episodes, scores)
 
 
@@ -146,13 +148,27 @@ def _play(policy: Policy, env: TextVectorEnv, noise: Tensor, sampling: Sampling)
                 tokens, noise = tokens[index], noise[:, index]
                 record.go_on_with(rows)
         decoder.step(tokens)
-    out = record.finish()
-    cut = np.flatnonzero(env.truncated[rows])
-    if len(cut):
-        decoder.keep(cut)
-        states = decoder.step(tokens[torch.from_numpy(cut).to(policy.device)])
-        out["last_values"][torch.from_numpy(rows[cut]).to(policy.device)] = policy.values(states)
-    return out
+    return record.finish()
+
+
+def _score(env: TextVectorEnv, episodes: list[Episode]) -> Rewards:
+    """What the reward source says of the episodes that are paid; of others 0, and NaN as terms."""
+    paid = np.flatnonzero(~env.truncated)
+    found = env.reward([episodes[i] for i in paid.tolist()], env.on_bad_reward)
+    if len(paid) == len(episodes):
+        return found
+
+    def spread(column: npt.NDArray[Any], filler: float) -> npt.NDArray[Any]:
+        every = np.full(len(episodes), filler, dtype=column.dtype)
+        every[paid] = column
+        return every
+
+    per_token = None
+    if found.per_token is not None:
+        given = dict(zip(paid.tolist(), found.per_token, strict=True))
+        per_token = tuple(given.get(i, np.zeros(len(e.completion_ids))) for i, e in enumerate(episodes))
+    terms = {k: spread(np.asarray(v, dtype=np.float64), np.nan) for k, v in found.terms.items()}
+    return Rewards(spread(found.values, 0.0), per_token, terms, spread(found.abstained, False))
 
 
 def _tell(
@@ -173,8 +189,9 @@ class _Record:
 
     def __init__(self, policy: Policy, env: TextVectorEnv) -> None:
         size = (env.num_envs, env.max_tokens)
-        sizes = {"log_probs": size, "values": size, "last_values": size[:1]}
-        self._out = {k: torch.zeros(s, dtype=policy.dtype, device=policy.device) for k, s in sizes.items()}
+        self._out = {
+            k: torch.zeros(size, dtype=policy.dtype, device=policy.device) for k in ("log_probs", "values")
+        }
         if env.mask is not None:
             shape = (*size, env.tokenizer.vocab_size)
             self._out["action_masks"] = torch.zeros(shape, dtype=torch.bool, device=policy.device)
@@ -214,8 +231,7 @@ class _Record:
         lengths = torch.from_numpy(self._env.lengths - self._env.starts)
         over = (torch.arange(self._env.max_tokens) >= lengths[:, None]).to(self._policy.device)
         for columns in self._out.values():
-            if columns.ndim > 1:
-                columns[over] = 0
+            columns[over] = 0
         return self._out
 
     def _put(self) -> None:
@@ -232,7 +248,7 @@ class _Record:
 
 
 def _assemble(
-    policy: Policy, env: TextVectorEnv, columns: dict[str, Tensor], episodes: list[Any], scores: Rewards
+    policy: Policy, env: TextVectorEnv, columns: dict[str, Tensor], episodes: list[Episode], scores: Rewards
 ) -> Rollout:
     def tensor(array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(array.copy()).to(policy.device)
@@ -245,8 +261,8 @@ def _assemble(
         lengths=lengths,
         log_probs=columns["log_probs"][:, :longest],
         values=columns["values"][:, :longest],
-        last_values=columns["last_values"],
         rewards=rewards_per_token(scores, lengths),
+        truncated=tensor(env.truncated),
         episodes=episodes,
         scores=scores,
         action_masks=columns["action_masks"][:, :longest] if "action_masks" in columns else None,

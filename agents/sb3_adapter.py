@@ -39,9 +39,11 @@ StepReturn = tuple[Observation, npt.NDArray[np.float32], npt.NDArray[np.bool_], 
 class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
     """A `TextVectorEnv` as the `VecEnv` that Stable-Baselines3 asks for: one object, no copies of it.
 
-    An episode's last step has `terminal_observation` and `TimeLimit.truncated` in its info, beside what
-    the environment says there (`completion`, `reward_terms`); `reset_infos` has the new episode's.
-    Attributes and methods are those of the one environment, which serves all rows.
+    An episode's last step has `terminal_observation` and `TimeLimit.truncated` in its info, beside what the
+    environment says there (`completion`, `reward_terms`); `reset_infos` has the new episode's. SB3 bootstraps
+    where `TimeLimit.truncated` is True: after a cut under `limit="truncate"`, and then with a value that
+    nobody trains, since nobody acts there. Attributes and methods are those of the one environment, which
+    serves all rows.
 
     Args:
         env: A `TextVectorEnv` with `autoreset_mode="SameStep"`, or Gymnasium vector wrappers around one.
@@ -99,7 +101,7 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
             final = info.pop("final_obs")
             for i in np.flatnonzero(dones).tolist():
                 infos[i]["terminal_observation"] = final[i]
-                infos[i]["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
+                infos[i]["TimeLimit.truncated"] = bool(truncated[i])
                 self.reset_infos[i] = {}
             _distribute(info, self.reset_infos)
         elif info:
@@ -187,7 +189,8 @@ class TokenFeatures(BaseFeaturesExtractor):  # type: ignore[misc, unused-ignore]
     - `"transformer"`: embeddings and positions through a transformer encoder, its output at the last token.
 
     Args:
-        observation_space: A `Dict` with `tokens`, `attention_mask` and `length`.
+        observation_space: A `Dict` with `tokens`, `attention_mask` and `length`; with `remaining`, the
+            features know the clock too, without which values cannot be right where prompts differ in length.
         encoder: Which of the three.
         width: Number of features, a multiple of 4 for the transformer.
         layers: Of the GRU or transformer.
@@ -216,6 +219,9 @@ class TokenFeatures(BaseFeaturesExtractor):  # type: ignore[misc, unused-ignore]
         tokens = observation_space["tokens"]
         assert isinstance(tokens, spaces.Box)
         self.encoder = encoder
+        clock = observation_space.spaces.get("remaining")
+        self.limit = float(clock.high.max()) if isinstance(clock, spaces.Box) else 1.0
+        self.clock = None if clock is None else nn.Parameter(torch.zeros(width))
         self.padding = int(tokens.high.max()) + 1  # an id of its own: padding may share its id with EOS
         size = tokens.shape[0]
         count = (self.padding + 1) * (size if encoder == "positions" else 1)
@@ -239,15 +245,21 @@ class TokenFeatures(BaseFeaturesExtractor):  # type: ignore[misc, unused-ignore]
         there = observations["attention_mask"] > 0  # (B, S)
         tokens = torch.where(there, observations["tokens"].long(), self.padding)
         if self.encoder == "positions":
-            return torch.tanh(self.embedding(tokens + self.get_buffer("offsets")).sum(dim=1))
+            x = self.embedding(tokens + self.get_buffer("offsets")).sum(dim=1)
+            return torch.tanh(self._with_clock(x, observations))
         x = self.embedding(tokens)  # (B, S, width)
         if self.encoder == "gru":
             x, _ = self.gru(x)
         else:
             x = self.blocks(x + self.positions, src_key_padding_mask=~there)
         last = observations["length"].long().flatten() - 1
-        features: Tensor = x[torch.arange(len(x), device=x.device), last]
-        return features
+        return self._with_clock(x[torch.arange(len(x), device=x.device), last], observations)
+
+    def _with_clock(self, x: Tensor, observations: Mapping[str, Tensor]) -> Tensor:
+        """Features `(B, width)` and what share of the tokens is left."""
+        if self.clock is None:
+            return x
+        return x + self.clock * (observations["remaining"].reshape(-1, 1) / self.limit)
 
 
 class KLPenalty(VecEnvWrapper):  # type: ignore[misc, unused-ignore]

@@ -123,8 +123,8 @@ def train_sb3(
 ) -> SB3Run:
     """Train on a task's prompts and judge on its held-out prompts.
 
-    The token limit counts as the end of the problem (`limit_terminates`): the value that SB3 would
-    bootstrap with there belongs to states it never learns the value of.
+    The token limit is the end of the problem (`limit="end"`) unless you say otherwise: the value that SB3
+    would bootstrap with after a truncation belongs to states it never learns the value of.
 
     Args:
         algorithm: `ppo`, `a2c`, `dqn`, `maskable_ppo` or `recurrent_ppo`.
@@ -133,7 +133,7 @@ def train_sb3(
         policy: Language model to start from, for `ppo` and `a2c`; from scratch if None.
         callback: Called after every iteration with its metrics; returning False stops learning.
         device: As for `Policy`.
-        **env_kwargs: For the environment to learn in, e.g. `reward`.
+        **env_kwargs: For the environment to learn in, e.g. `reward` or `limit`.
 
     Raises:
         UnknownNameError: There is no such algorithm.
@@ -183,7 +183,6 @@ def make_sb3(
         **task.env_kwargs(**env_kwargs),
         num_envs=config.num_envs,
         autoreset_mode="SameStep",
-        limit_terminates=True,
     )
     vec_env: VecEnv = VecMonitor(SB3VecEnv(env))
     rate = config.learning_rate or (1e-3 if policy is None else 3e-4)
@@ -288,7 +287,7 @@ def evaluate_sb3(
         kl=Measure(unknown, (unknown, unknown)),
         perplexity=unknown,
         length=float(np.mean([len(e.completion_ids) for e in episodes])),
-        terminated=float(np.mean([e.terminated for e in episodes])),
+        terminated=float(np.mean([e.whole for e in episodes])),
         episodes=episodes,
         rewards=scores.totals,
     )

@@ -137,7 +137,7 @@ class SlotCoverage(RewardSource):
         for i, episode in enumerate(episodes):
             recall[i], precision[i] = self._recall_precision(self._plan(episode.prompt), episode.completion)
             whole = recall[i] == precision[i] == 1.0
-            perfect[i] = whole and not episode.truncated and is_finished(episode.completion)
+            perfect[i] = whole and episode.finish_reason != "length" and is_finished(episode.completion)
         values = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
         return Rewards(values, terms={"precision": precision, "recall": recall, "perfect": perfect})
 

@@ -74,13 +74,12 @@ def test_nan_in_any_gradient_is_named_and_changes_nothing() -> None:
     assert not unchanged(ppo, before)
 
 
-@pytest.mark.parametrize("where", ["log_probs", "values", "last_values", "rewards"])
+@pytest.mark.parametrize("where", ["log_probs", "values", "rewards"])
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
 def test_nan_in_any_column_of_a_rollout_changes_nothing(where: str, poison: float) -> None:
     ppo = agent(minibatches=1, whiten_advantages=False)
     batch = ppo.collect()
-    row = next(i for i, e in enumerate(batch.episodes) if e.truncated)
-    getattr(batch, where).view(len(batch.tokens), -1)[row, 0] = poison
+    getattr(batch, where)[3, 0] = poison
     before = state_of(ppo)
     with pytest.raises(NonFiniteError):
         ppo.update(batch)
@@ -264,7 +263,7 @@ def test_gradients_are_cut_to_their_norm() -> None:
 def test_describe_by_hand() -> None:
     tokenizer = ByteTokenizer()
     episodes = [Episode.of("p", text, tokenizer) for text in ("a", "bc", "d")]
-    cut = Episode(Prompt("p"), np.zeros(1, np.int64), np.zeros(4, np.int64), tokenizer, truncated=True)
+    cut = Episode(Prompt("p"), np.zeros(1, np.int64), np.zeros(4, np.int64), tokenizer, finish_reason="length")
     scores = Rewards(
         np.array([1.0, 3.0, 0.0, 5.0]),
         terms={"style": np.array([0.0, 1.0, 2.0, 3.0])},
@@ -278,8 +277,8 @@ def test_describe_by_hand() -> None:
         lengths,
         zeros,
         zeros,
-        torch.zeros(4),
         zeros,
+        torch.zeros(4, dtype=torch.bool),
         [*episodes, cut],
         scores,
     )

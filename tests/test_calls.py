@@ -91,8 +91,8 @@ def test_cache_tells_apart_what_a_source_may_see() -> None:
         Episode.of(Prompt("q", {"a": 1}, "id"), "1", ByteTokenizer()),
         Episode.of(Prompt("p", {"a": 2}, "id"), "1", ByteTokenizer()),
         Episode.of(Prompt("p", {"a": 1}, "other"), "1", ByteTokenizer()),
-        Episode(base.prompt, base.prompt_ids, base.completion_ids, base.tokenizer, truncated=True),
-        Episode(base.prompt, base.prompt_ids, base.completion_ids[:-1], base.tokenizer, terminated=True),
+        Episode(base.prompt, base.prompt_ids, base.completion_ids, base.tokenizer, finish_reason="length"),
+        Episode(base.prompt, base.prompt_ids, base.completion_ids[:-1], base.tokenizer, finish_reason="eos"),
     ]
     cached([base, *others])
     assert len(source.asked) == 6

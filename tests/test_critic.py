@@ -80,32 +80,21 @@ def test_values_begin_as_those_of_the_policys_own_head(kind: str) -> None:
     shared, separate = (PPO(policy, world(), config).collect() for config in configs)
     largest = float(shared.values.abs().max())
     assert largest > 0.1
-    assert 0 < torch.count_nonzero(shared.last_values) < len(shared.tokens)
-    for name in ("values", "last_values"):
-        difference = getattr(shared, name) - getattr(separate, name)
-        assert float(difference.abs().max()) <= 1e-5 * max(1.0, largest)
+    assert float((shared.values - separate.values).abs().max()) <= 1e-5 * max(1.0, largest)
     assert torch.equal(shared.log_probs, separate.log_probs)
 
 
-def test_where_the_limit_belongs_to_the_problem_nothing_is_worth_anything_after_it() -> None:
-    agent = PPO(small_policy(), world(limit_terminates=True), SEPARATE)
-    batch = agent.collect()
-    assert any(episode.truncated for episode in batch.episodes)
-    assert not batch.last_values.any()
-
-
-def test_values_are_those_of_the_states_before_and_after_tokens() -> None:
+def test_values_are_those_of_the_states_before_tokens() -> None:
     """Against a pass over each text by itself."""
     policy = small_policy(dtype=torch.float64)
     batch = PPO(policy, world(), SEPARATE).collect()
     critic = Critic(small_policy(seed=5, dtype=torch.float64))
-    values, after = critic.score(batch.tokens, batch.starts, batch.lengths, rows=5)
+    values = critic.score(batch.tokens, batch.starts, batch.lengths, rows=5)
     for i, (start, length) in enumerate(zip(batch.starts.tolist(), batch.lengths.tolist(), strict=True)):
         with torch.no_grad():
             states = critic.trunk(batch.tokens[i : i + 1, : start + length]).last_hidden_state[0]
-            expected = critic.value_head(states)[start - 1 :, 0]
-        assert torch.allclose(values[i, :length], expected[:-1], rtol=0, atol=1e-12)
-        assert float(after[i]) == pytest.approx(float(expected[-1]), abs=1e-12)
+            expected = critic.value_head(states)[start - 1 : -1, 0]
+        assert torch.allclose(values[i, :length], expected, rtol=0, atol=1e-12)
         assert not values[i, length:].any()
 
 
@@ -141,7 +130,7 @@ def test_large_errors_of_the_critic_do_not_make_the_policys_steps_smaller() -> N
 def test_the_closed_form_is_reached_with_a_critic_apart(seed: int) -> None:
     task = load_task("enumerable", seed=seed)
     policy = Policy.new(task.tokenizer, width=32, layers=1, heads=2, context=8, seed=seed, device="cpu")
-    env = TextVectorEnv(task=task, num_envs=128, limit_terminates=True)
+    env = TextVectorEnv(task=task, num_envs=128)
     config = replace(
         SEPARATE, iterations=180, learning_rate=5e-3, warmup=20, epochs=4, kl_coef=0.5, seed=seed,
         whiten_advantages=False,

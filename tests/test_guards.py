@@ -245,14 +245,14 @@ def batch(texts: list[str], rewards: list[float], *, cut: bool = False, prompts:
         prompt = Prompt(f"prompt {i % prompts}")
         if cut:
             ids = np.array(tokenizer.encode(text), np.int64)
-            episodes.append(Episode(prompt, np.zeros(1, np.int64), ids, tokenizer, truncated=True))
+            episodes.append(Episode(prompt, np.zeros(1, np.int64), ids, tokenizer, finish_reason="length"))
         else:
             episodes.append(Episode.of(prompt, text, tokenizer))
     lengths = torch.tensor([len(e.completion_ids) for e in episodes])
     zeros = torch.zeros(len(texts), int(lengths.max()))
     scores = Rewards(np.array(rewards))
-    none = torch.zeros(len(texts))
-    return Rollout(zeros.long(), none.long() + 1, lengths, zeros, zeros, none, zeros, episodes, scores)
+    none = torch.zeros(len(texts), dtype=torch.bool)
+    return Rollout(zeros.long(), none.long() + 1, lengths, zeros, zeros, zeros, none, episodes, scores)
 
 
 GOOD = batch([f"text {i}" for i in range(10)], [float(i) for i in range(10)])

@@ -61,7 +61,7 @@ def test_rewards_by_hand(text: str, expected: float) -> None:
 
 
 def test_a_text_that_was_cut_is_not_finished() -> None:
-    assert score(RIGHT, terminated=False, truncated=True) == 0.0
+    assert score(RIGHT, finish_reason="length") == 0.0
 
 
 def test_terms_and_the_sparse_reward() -> None:

@@ -47,7 +47,7 @@ def test_rewards_by_hand(text: str, expected: float) -> None:
 
 
 def test_nobody_knows_how_long_a_cut_text_was_to_be() -> None:
-    assert score("hikers and steel today", terminated=False, truncated=True) == 0.5
+    assert score("hikers and steel today", finish_reason="length") == 0.5
 
 
 def test_terms_and_the_sparse_reward() -> None:

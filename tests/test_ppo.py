@@ -74,8 +74,8 @@ def every_trajectory(policy: Policy, task: Task) -> Rollout:
     rewards = torch.zeros_like(said.values)
     rewards[range(len(episodes)), lengths - 1] = torch.from_numpy(scores.values)
     return Rollout(
-        tokens, starts, lengths, said.log_probs, said.values, torch.zeros(len(episodes)).double(),
-        rewards, episodes, scores,
+        tokens, starts, lengths, said.log_probs, said.values, rewards,
+        torch.zeros(len(episodes), dtype=torch.bool), episodes, scores,
     )  # fmt: skip
 
 
@@ -146,30 +146,11 @@ def test_k2_in_the_loss_has_the_gradient_of_the_kl_at_every_state() -> None:
         assert torch.allclose(ours, theirs, rtol=0, atol=1e-10)
 
 
-def test_a_bootstrap_counts_for_truncated_trajectories_only() -> None:
-    """With λ = γ = 1 a value V after the cut acts as a reward of V there, and nowhere else."""
-    task = load_task("enumerable")
-    policy, reference = pair(task)
-    config = replace(STILL, epochs=1, minibatches=40, value_coef=0.0)
-    batch = every_trajectory(policy, task)
-    cut = torch.tensor([e.truncated for e in batch.episodes])
-    bootstrapped = replace(batch, last_values=torch.where(cut, 0.75, 0.0).double())
-    paid = batch.rewards.clone()
-    paid[cut, -1] += 0.75
-    env = TextVectorEnv(task=task, num_envs=40)
-    first, second = (
-        expected_gradient(Recorder(policy, env, config, reference), b)
-        for b in (bootstrapped, replace(batch, rewards=paid))
-    )
-    for a, b in zip(first, second, strict=True):
-        assert torch.allclose(a, b, rtol=0, atol=1e-12)
-
-
 def distance_to_optimum(seed: int) -> tuple[float, float]:
     """Total variation between π_ref·exp(r/β) and what PPO has learnt, and what it began with."""
     task = load_task("enumerable", seed=seed)
     policy = Policy.new(task.tokenizer, width=32, layers=1, heads=2, context=8, seed=seed, device="cpu")
-    env = TextVectorEnv(task=task, num_envs=128, limit_terminates=True)  # nothing comes after the third token
+    env = TextVectorEnv(task=task, num_envs=128)  # nothing comes after the third token
     config = PPOConfig(
         iterations=180,
         learning_rate=5e-3,
@@ -240,7 +221,7 @@ def played(policy: Policy, **changes: Any) -> Rollout:
 def rows_of(batch: Rollout, rows: Sequence[int]) -> Rollout:
     """Some episodes of a batch, in this order, with columns to spare."""
     index = torch.tensor(rows)
-    names = ("tokens", "starts", "lengths", "log_probs", "values", "last_values", "rewards")
+    names = ("tokens", "starts", "lengths", "log_probs", "values", "rewards", "truncated")
     scores = Rewards(batch.scores.values[list(rows)])
     columns = {name: getattr(batch, name)[index] for name in names}
     longest = int(columns["lengths"].max())
@@ -370,17 +351,17 @@ def test_the_kl_and_explained_variance_reported() -> None:
         float((log_p - log_q).sum()) / batch.num_tokens, abs=1e-10
     )
 
-    # λ = 1: the return is what is paid from here on, KL included, and the bootstrap after a cut.
+    # λ = 1: the return is what is paid from here on, KL included; after a cut there is nothing.
     paid = batch.rewards - BETA * (
         batch.log_probs - reference.score(batch.tokens, batch.starts, batch.lengths)
     )
     returns, values = [], []
     for i, n in enumerate(batch.lengths.tolist()):
-        returns += [float(paid[i, t:n].sum() + batch.last_values[i]) for t in range(n)]
+        returns += [float(paid[i, t:n].sum()) for t in range(n)]
         values += batch.values[i, :n].tolist()
     expected = 1 - np.mean((np.array(returns) - values) ** 2) / np.var(returns)
     assert metrics["explained_variance"] == pytest.approx(expected)
-    assert batch.last_values.count_nonzero() > 0
+    assert any(episode.finish_reason == "length" for episode in batch.episodes)
 
 
 # What settings do

@@ -67,7 +67,7 @@ def test_a_rollout_is_aligned_to_its_episodes(reward: object) -> None:
 
 
 def test_every_way_to_end_in_a_world_of_three_ids() -> None:
-    """V = 3, T <= 4: EOS at the limit terminates; only the limit without it truncates, and bootstraps."""
+    """V = 3, T <= 4: EOS at the limit is an end like any other; only a text without it is cut."""
     tokenizer = WordTokenizer("ab", separator="", pad=False)
     policy = small_policy(tokenizer=tokenizer, initializer_range=0.1)
     for limit in (1, 2, 3, 4):
@@ -78,8 +78,7 @@ def test_every_way_to_end_in_a_world_of_three_ids() -> None:
             ended = ids[-1] == 2
             assert 2 not in ids[:-1]
             assert ended or len(ids) == limit
-            assert (batch.episodes[i].terminated, batch.episodes[i].truncated) == (ended, not ended)
-            assert (batch.last_values[i] == 0) == ended
+            assert batch.episodes[i].finish_reason == ("eos" if ended else "length")
         possible = sum(2**n for n in range(limit)) + 2**limit
         assert len(found) == possible, "2,000 episodes of this policy reach every leaf"
 

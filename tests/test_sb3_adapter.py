@@ -292,7 +292,7 @@ def distance_from_optimum(seed: int, tokens: int, beta: float = 0.2) -> tuple[fl
     reference = reference_of(task, seed)
     episodes = trajectories(task)
     best = optimal_policy(probabilities(reference, episodes), task.reward(episodes).values, beta)
-    env = KLPenalty(make_env(task, num_envs=256, limit_terminates=True), reference, beta)
+    env = KLPenalty(make_env(task, num_envs=256), reference, beta)
     model: Any = PPO(
         LanguageModelPolicy,
         env,

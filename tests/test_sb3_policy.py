@@ -279,6 +279,6 @@ def test_logits_that_are_not_finite_stop_the_rollout() -> None:
 
 def test_no_registered_task_is_needed() -> None:
     task = load_task("copy", length=2)
-    env = SB3VecEnv(TextVectorEnv(task=task, num_envs=4, autoreset_mode="SameStep", limit_terminates=True))
+    env = SB3VecEnv(TextVectorEnv(task=task, num_envs=4, autoreset_mode="SameStep"))
     lm = Policy.new(task.tokenizer, width=16, layers=1, context=8)
     assert make_ppo(env, lm).learn(44).num_timesteps >= 44

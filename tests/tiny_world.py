@@ -46,8 +46,7 @@ def batch_of(policy: Policy, task: Task, episodes: Sequence[Episode]) -> Rollout
     scores = task.reward(episodes)
     rewards = torch.zeros_like(said.values)
     rewards[range(len(episodes)), lengths - 1] = torch.from_numpy(scores.values).to(rewards.dtype)
-    ends = torch.zeros(len(episodes), dtype=said.values.dtype)
-    columns = (said.log_probs, said.values, ends, rewards)
+    columns = (said.log_probs, said.values, rewards, torch.zeros(len(episodes), dtype=torch.bool))
     return Rollout(tokens, starts, lengths, *columns, list(episodes), scores)
 
 
@@ -116,7 +115,7 @@ def learn_in(
     """Let an agent learn from scratch; task, trajectories, and their probabilities before and after."""
     task = load_task("enumerable", seed=seed)
     policy = Policy.new(task.tokenizer, width=32, layers=1, heads=2, context=8, seed=seed, device="cpu")
-    env = TextVectorEnv(task=task, num_envs=num_envs, limit_terminates=True)  # nothing comes after the limit
+    env = TextVectorEnv(task=task, num_envs=num_envs)  # nothing comes after the limit
     agent = make(policy, env)
     episodes = trajectories(task)
 

@@ -465,7 +465,7 @@ def _key(episode: Episode, on_bad_reward: OnBadReward) -> Hashable:
         columns = json.dumps(dict(prompt.columns), sort_keys=True)
     except (TypeError, ValueError):
         return None
-    ending = (episode.terminated, episode.truncated, episode.stop)
+    ending = (episode.finish_reason, episode.stop)
     mask = None if episode.agent_mask is None else episode.agent_mask.tobytes()
     ids = (episode.prompt_ids.tobytes(), episode.completion_ids.tobytes(), episode.tokenizer.fingerprint)
     return (prompt.id, prompt.text, columns, episode.completion, ids, mask, ending, on_bad_reward)

@@ -133,12 +133,12 @@ def random_episodes(task: Task, seed: int = 0, longest: int = 64) -> list[Episod
     for length in range(1, min(task.max_tokens, longest) + 1):
         prompt: Prompt = task.prompts[int(rng.integers(len(task.prompts)))]
         ids = rng.choice(plain, size=length)
-        terminated = bool(tokenizer.eos_ids) and length < task.max_tokens
-        if terminated:
+        whole = bool(tokenizer.eos_ids) and length < task.max_tokens
+        if whole:
             ids[-1] = tokenizer.eos_ids[0]
         prompt_ids = np.array(tokenizer.encode(prompt.text), dtype=np.int64)
         episodes.append(
-            Episode(prompt, prompt_ids, ids, tokenizer, terminated=terminated, truncated=not terminated)
+            Episode(prompt, prompt_ids, ids, tokenizer, finish_reason="eos" if whole else "length")
         )
     return episodes
 
@@ -172,9 +172,7 @@ def _check_turns(env: gym.Env[Any, Any], seed: int) -> None:
         if terminated or truncated:
             break
     else:
-        raise CheckError(
-            f"an episode goes on after {width} tokens, when the observation is full; truncate it"
-        )
+        raise CheckError(f"an episode goes on after {width} tokens, when the observation is full; end it")
     _must_refuse(fresh, 0, "step after the end of an episode is not refused: raise EpisodeError there")
 
 
@@ -198,7 +196,7 @@ def _check_transition(env: gym.Env[Any, Any], transition: Transition) -> None:
         raise CheckError(f"a reward is {reward}; score every episode, or abstain with 0 and say so in info")
     if terminated and truncated:
         raise CheckError(
-            "a step is terminated and truncated; EOS on the last allowed token is terminated only"
+            "a step is terminated and truncated; an end is terminated only, EOS on the last allowed token too"
         )
 
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tyro.conf import Positional
 
@@ -83,6 +83,8 @@ class TrainOptions(Data):
         gradient_checkpointing: Need less memory for a third more work in updates.
         episodes: Episodes per iteration.
         max_tokens: Token limit of an episode; the task's own if left out.
+        limit: What the limit means: end pays a text that it cuts as it stands, truncate learns nothing from
+            it.
         out: Folder for the results; runs/TASK-ALGORITHM-TIME if left out.
         device: auto, cpu, cuda, cuda:1, mps.
         checkpoint_every: Iterations between two checkpoints; 0 takes none.
@@ -100,6 +102,7 @@ class TrainOptions(Data):
     gradient_checkpointing: bool = False
     episodes: int = 64
     max_tokens: int | None = None
+    limit: Literal["end", "truncate"] = "end"
     out: str | None = None
     device: str = "auto"
     checkpoint_every: int = 10
@@ -301,6 +304,7 @@ def _train(argv: list[str]) -> int:
         bf16=options.bf16,
         gradient_checkpointing=options.gradient_checkpointing,
         episodes=options.episodes,
+        limit=options.limit,
         out=resumed or options.out,
         device=options.device,
         checkpoint_every=options.checkpoint_every,

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from .tokenizer import Tokenizer
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
+FinishReason: TypeAlias = Literal["eos", "stop", "length"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Episode:
         prompt_ids: `(P,)` int64, the prompt's tokens.
         completion_ids: `(T,)` int64, the tokens generated, EOS included when it was.
         tokenizer: What the ids belong to.
-        terminated: It ended by EOS or a stop string.
-        truncated: It was cut at the token limit.
+        finish_reason: Why it ended: "eos", "stop" (a stop string), or "length" (cut at the token limit, so
+            that the text may be torn); None while it runs.
         stop: The stop string it ended with, if any; `completion` leaves it out.
         agent_mask: `(T,)` bool, False where the environment and not the agent wrote the token;
             None means that every token is the agent's.
@@ -63,8 +64,7 @@ class Episode:
     prompt_ids: IntArray
     completion_ids: IntArray
     tokenizer: Tokenizer
-    terminated: bool = False
-    truncated: bool = False
+    finish_reason: FinishReason | None = None
     stop: str = ""
     agent_mask: BoolArray | None = None
     seed: int | None = None
@@ -88,7 +88,12 @@ class Episode:
     @property
     def done(self) -> bool:
         """Whether the episode is over."""
-        return self.terminated or self.truncated
+        return self.finish_reason is not None
+
+    @property
+    def whole(self) -> bool:
+        """Whether the text ended by itself, by EOS or a stop string, and was not cut."""
+        return self.finish_reason in ("eos", "stop")
 
     @classmethod
     def of(cls, prompt: Prompt | str, completion: str, tokenizer: Tokenizer, **columns: Any) -> Episode:
@@ -106,7 +111,7 @@ class Episode:
             prompt_ids=np.array(tokenizer.encode(prompt.text), dtype=np.int64),
             completion_ids=np.array(ids, dtype=np.int64),
             tokenizer=tokenizer,
-            terminated=True,
+            finish_reason="eos",
         )
         # A lossy tokenizer must not change what a person wrote.
         episode.__dict__["completion"] = completion
@@ -165,8 +170,7 @@ def write_transcripts(
                 "prompt_ids": e.prompt_ids.tolist(),
                 "completion_ids": e.completion_ids.tolist(),
                 "tokenizer": e.tokenizer.fingerprint,
-                "terminated": e.terminated,
-                "truncated": e.truncated,
+                "finish_reason": e.finish_reason,
                 "stop": e.stop,
                 "seed": e.seed,
                 "index": e.index,
@@ -179,8 +183,12 @@ def write_transcripts(
 def read_transcripts(file: str | Path, tokenizer: Tokenizer) -> Iterator[Episode]:
     """Read what `write_transcripts` wrote; ids are kept only where the tokenizer is the same.
 
+    Older rows say `terminated` and `truncated` in place of `finish_reason`; a row that says none of them is
+    of a finished text.
+
     Raises:
-        DataError: A line is not JSON or lacks `prompt` or `completion`; its number is named.
+        DataError: A line is not JSON, lacks `prompt` or `completion`, or has an unknown `finish_reason`; its
+            number is named.
     """
     with open(file, encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
@@ -190,16 +198,21 @@ def read_transcripts(file: str | Path, tokenizer: Tokenizer) -> Iterator[Episode
                 completion = row["completion"]
             except (ValueError, KeyError, TypeError) as error:
                 raise DataError(f"{file}, line {number}: not a transcript row ({error!r})") from error
+            reason = _finish_reason(row)
+            if reason is not None and reason not in get_args(FinishReason):
+                raise DataError(
+                    f"{file}, line {number}: finish_reason is {excerpt(repr(reason))}; it must be "
+                    f"{', '.join(get_args(FinishReason))} or null"
+                )
             if row.get("tokenizer") != tokenizer.fingerprint:
-                yield _retokenised(Episode.of(prompt, completion, tokenizer), row)
+                yield _retokenised(Episode.of(prompt, completion, tokenizer), row, reason)
                 continue
             episode = Episode(
                 prompt=prompt,
                 prompt_ids=np.array(row["prompt_ids"], dtype=np.int64),
                 completion_ids=np.array(row["completion_ids"], dtype=np.int64),
                 tokenizer=tokenizer,
-                terminated=row["terminated"],
-                truncated=row["truncated"],
+                finish_reason=reason,
                 stop=row.get("stop", ""),
                 seed=row.get("seed"),
                 index=row.get("index"),
@@ -208,16 +221,24 @@ def read_transcripts(file: str | Path, tokenizer: Tokenizer) -> Iterator[Episode
             yield episode
 
 
-def _retokenised(whole: Episode, row: Mapping[str, Any]) -> Episode:
+def _finish_reason(row: Mapping[str, Any]) -> Any:
+    """Why the episode of a transcript's row ended, in whatever words the row says it."""
+    if "finish_reason" in row:
+        return row["finish_reason"]
+    if row.get("truncated", False):
+        return "length"
+    if row.get("terminated", True):
+        return "stop" if row.get("stop") else "eos"
+    return None
+
+
+def _retokenised(whole: Episode, row: Mapping[str, Any], reason: FinishReason | None) -> Episode:
     """A finished episode made of a transcript's texts, ended as the transcript says."""
-    truncated = bool(row.get("truncated", False))
+    without_eos = reason == "length" and bool(whole.tokenizer.eos_ids)
     episode = replace(
         whole,
-        completion_ids=whole.completion_ids[
-            : -1 if truncated and whole.tokenizer.eos_ids else None
-        ],  # no EOS
-        terminated=bool(row.get("terminated", not truncated)),
-        truncated=truncated,
+        completion_ids=whole.completion_ids[: -1 if without_eos else None],
+        finish_reason=reason,
         seed=row.get("seed"),
         index=row.get("index"),
     )

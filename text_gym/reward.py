@@ -67,10 +67,11 @@ class TokenBatch:
     Args:
         prompts: All prompts there are; the same object as long as they stay the same.
         prompt_index: `(n,)` int64, each episode's prompt among them.
-        tokens: `(n,)` int64, the newest token; it did not end the episode.
+        tokens: `(n,)` int64, the newest token; it did not end the text, though under `limit="truncate"` it
+            may have been the last one allowed.
         steps: `(n,)` int64, completion tokens so far, the newest included.
         tokenizer: What the ids belong to.
-        episodes: Makes the `n` episodes so far.
+        episodes: Makes the `n` episodes so far, with `finish_reason` None.
         on_bad_reward: As in a call of the source.
     """
 

@@ -265,6 +265,7 @@ class Cycle(RLHFFolder):
         env = TextVectorEnv(
             **self.task.env_kwargs(reward=reward),
             num_envs=self.config.episodes,
+            limit=self.config.limit,
             numbering="global",
             context=policy.context,
         )

@@ -36,6 +36,8 @@ class RLHFConfig:
         pessimism: The reward is the members' mean less this times their standard deviation.
         iterations: Of PPO, in each round.
         episodes: Per iteration.
+        limit: What the token limit means to PPO: "end" pays a text that it cuts as it stands, "truncate"
+            learns nothing from it.
         learning_rate: Of PPO; falls to 0 within each round.
         kl_coef: Weight of the KL to the first policy, in reward units per nat; 0.02 for ratings, whose reward
             is in [0, 1], and 0.1 for pairs, whose reward has standard deviation 1 to begin with, if None.
@@ -54,6 +56,7 @@ class RLHFConfig:
     pessimism: float = 1.0
     iterations: int = 40
     episodes: int = 64
+    limit: Literal["end", "truncate"] = "end"
     learning_rate: float = 3e-4
     kl_coef: float | None = None
     kl_target: float | None = None

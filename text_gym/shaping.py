@@ -20,7 +20,10 @@ class Shaped(Composite):
 
     The state after the end has potential 0, whatever the text says, so an episode's discounted shaping sums
     to `−Φ(prompt)`: the same for all completions of a prompt. Returns differ by a constant and best policies
-    do not; with `γ < 1`, use the agent's.
+    do not; with `γ < 1`, use the agent's. An end is EOS, a stop string, or a token limit that belongs to the
+    task (`limit="end"`). Under `limit="truncate"` the text goes on as far as the potential is concerned, and
+    the last token earns `γ Φ(s') − Φ(s)` like any other. The potential sees every prefix with `finish_reason`
+    None.
 
     Args:
         source: The reward proper; paid at the end.
@@ -61,7 +64,7 @@ class Shaped(Composite):
 
     def token_rewards(self, batch: TokenBatch) -> FloatArray:
         """Shaping of the newest tokens, from two prefixes each."""
-        episodes = batch.episodes()
+        episodes = batch.episodes()  # their potential is that of a text that goes on
         lengths = [len(e.completion_ids) for e in episodes]
         before = [_prefix(e, n - 1) for e, n in zip(episodes, lengths, strict=True)]
         phi = self.parts["potential"]([*episodes, *before], batch.on_bad_reward).totals
@@ -70,6 +73,4 @@ class Shaped(Composite):
 
 
 def _prefix(episode: Episode, tokens: int) -> Episode:
-    return replace(
-        episode, completion_ids=episode.completion_ids[:tokens], terminated=False, truncated=False, stop=""
-    )
+    return replace(episode, completion_ids=episode.completion_ids[:tokens], finish_reason=None, stop="")

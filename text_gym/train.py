@@ -14,7 +14,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from rich.console import Console
 
@@ -133,6 +133,7 @@ def train(
     bf16: bool = False,
     gradient_checkpointing: bool = False,
     episodes: int = 64,
+    limit: Literal["end", "truncate"] = "end",
     out: str | Path | None = None,
     device: str = "auto",
     console: Console | None = None,
@@ -157,6 +158,9 @@ def train(
         bf16: Make matrix products in bfloat16 (`agents.Policy.use_less_memory`).
         gradient_checkpointing: Need less memory for a third more work in updates (likewise).
         episodes: Episodes per iteration (Stable-Baselines3: see `num_envs` and `n_steps` in its config).
+        limit: What the token limit means while the policy learns: "end" pays a text as it stands, "truncate"
+            learns nothing from a text that was cut (see `TextVectorEnv`). Evaluations pay texts as they
+            stand.
         out: Folder for the results; `runs/<task>-<algorithm>-<time>` if None.
         device: `auto`, `cpu`, `cuda`, …
         console: Where to print.
@@ -183,7 +187,9 @@ def train(
         start = _with_adapter(algorithm, start, lora, not adapter_only, config.seed)
     if start is not None and (bf16 or gradient_checkpointing):
         start.use_less_memory(bf16=bf16, gradient_checkpointing=gradient_checkpointing)
-    job = Job(algorithm, config, task, reward or task.reward, start, episodes, device, checkpoint_every)
+    job = Job(
+        algorithm, config, task, reward or task.reward, start, episodes, limit, device, checkpoint_every
+    )
     settings = job.settings() | ({} if lora is None else {"lora": lora})
     settings |= {"options": dict(options)} if options else {}
     learner = (_learn_with_sb3 if algorithm.startswith("sb3.") else _learn)(job)
@@ -267,6 +273,7 @@ class Job:
     reward: RewardSource
     policy: Policy | None
     episodes: int
+    limit: Literal["end", "truncate"]
     device: str
     checkpoint_every: int
 
@@ -281,6 +288,7 @@ class Job:
             "reward": self.reward.name,
             "algorithm": self.algorithm,
             "episodes": self.episodes,
+            "limit": self.limit,
             **dataclasses.asdict(self.config),
         }
 
@@ -320,6 +328,7 @@ def _learn(job: Job) -> Learner:
     env = TextVectorEnv(
         **job.task.env_kwargs(reward=job.reward),
         num_envs=job.episodes,
+        limit=job.limit,
         numbering="global",
         context=job.policy.context,
     )
@@ -394,6 +403,7 @@ def _learn_with_sb3(job: Job) -> Learner:
                 callback=report,
                 device=job.device,
                 reward=job.reward,
+                limit=job.limit,
             )
             folder = run.path / "policy"
             if job.policy is not None:

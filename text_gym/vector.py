@@ -1,8 +1,8 @@
 """TextVectorEnv: the token-level Markov decision process, `B` episodes at a time.
 
 State: prompt ids and the completion so far. Action: the next token id. Transition: append it.
-`terminated`: an EOS id or a stop string. `truncated`: the token limit without either (an EOS on
-the last allowed token is terminated only). Reward: a `RewardSource`, asked once an episode is over.
+`terminated`: an EOS id, a stop string, or the token limit. Reward: a `RewardSource`, asked once an episode is
+over. With `limit="truncate"` a text cut at the limit is no sample of the problem: `truncated`, and not paid.
 Everything else in text-gym (`TextEnv`, the sampler of the agents, the adapters) steps through this
 one implementation. It holds no policy and therefore knows no KL.
 """
@@ -39,7 +39,8 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
 
     - `tokens` `(P + T,)` int64: prompt and completion without a gap, then padding;
     - `attention_mask` `(P + T,)` int8: 1 where there is a token (padding may share an id with EOS);
-    - `length` `(1,)` int64: how many there are.
+    - `length` `(1,)` int64: how many there are;
+    - `remaining` `(1,)` int64: how many more the token limit allows.
 
     Action: `Discrete(V)`. Info of a reset: `prompt`, `episode_index`. Info of a last step: `completion`,
     and `reward_terms` if the reward source names its parts.
@@ -68,7 +69,9 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
             info (`prompt_tokens_dropped`).
         context: Largest `P + T` that the policy can read, in tokens, if there is such a limit.
         on_bad_reward: `"raise"`, or `"drop"`: pay 0 and set info `reward_abstained`.
-        limit_terminates: Report the token limit as `terminated`, not `truncated`. See below.
+        limit: What the token limit means. "end": it belongs to the task; the text is paid as it stands, the
+            step is `terminated`. "truncate": a text that the limit cut is no sample of the problem; the step
+            is `truncated`, and the text is neither scored nor paid. See below.
         fixed_horizon: Every episode takes `max_tokens` steps: after EOS further tokens are ignored (padding
             stands in their place) and the reward is paid at the last step, so that it does not matter to the
             return when EOS came. For agents that step; those of `text_gym.agents` play whole episodes.
@@ -80,13 +83,13 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         render_mode: `"ansi"` or None.
         **task_parameters: Parameters of the named task, e.g. `length=6` for `copy`.
 
-    By default reaching `max_tokens` is truncation: the limit is no part of the problem, so agents bootstrap
-    from their value of the state there. With `limit_terminates=True` the limit belongs to the problem,
-    nothing comes after it, and the return ends there. Choose that for tasks whose limit is part of the task
-    and whose prompts have one length (then `length` tells how many tokens are left; otherwise the agent
-    cannot see the end coming), and for agents that bootstrap from a value that they never train, as
-    Stable-Baselines3 does at the limit. Rewards are the same either way: `Episode.truncated` still tells
-    that the text was cut.
+    An EOS or stop string on the last allowed token is an end like any other, under both meanings. A text that
+    is cut has the `finish_reason` "length", and under `limit="end"` a reward may look at that. Never is a
+    text both paid and `truncated`: an agent would add the value of the state after it to its reward, so that
+    never stopping would pay twice. Under `limit="truncate"` the agents of `text_gym.agents` leave texts that
+    were cut out of their updates; other libraries bootstrap from the value of a state in which nobody ever
+    acts, which therefore nobody trains. Per-token rewards of a causal source are paid under both meanings, up
+    to the cut.
 
     Raises:
         PromptError: An empty prompt without a BOS id, or one that does not fit.
@@ -127,7 +130,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         on_long_prompt: Literal["error", "truncate"] = "error",
         context: int | None = None,
         on_bad_reward: OnBadReward = "raise",
-        limit_terminates: bool = False,
+        limit: Literal["end", "truncate"] = "end",
         fixed_horizon: bool = False,
         info_texts: bool = True,
         mask: ActionMask | None = None,
@@ -135,6 +138,13 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         render_mode: str | None = None,
         **task_parameters: Any,
     ) -> None:
+        if "limit_terminates" in task_parameters:
+            raise ConfigError(
+                "limit_terminates is gone; "
+                + ("leave it out" if task_parameters["limit_terminates"] else 'write limit="truncate"')
+                + ': by default the token limit ends an episode (limit="end"); under limit="truncate" a text '
+                "that it cuts is truncated and not paid"
+            )
         task = _resolve_task(task, task_parameters)
         if task is not None:
             prompts = task.prompts if prompts is None else prompts
@@ -153,6 +163,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         _check_choice("autoreset_mode", autoreset_mode, [*AutoresetMode, *(m.value for m in AutoresetMode)])
         _check_choice("numbering", numbering, ["per_env", "global"])
         _check_choice("on_bad_reward", on_bad_reward, ["raise", "drop"])
+        _check_choice("limit", limit, ["end", "truncate"])
         _check_choice("on_masked", on_masked, ["raise", "allow"])
         _check_choice("render_mode", render_mode, [None, "ansi"])
 
@@ -167,7 +178,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         self.copy = copy
         self.numbering = numbering
         self.on_bad_reward: OnBadReward = on_bad_reward
-        self.limit_terminates = limit_terminates
+        self.limit = limit
         self.fixed_horizon = fixed_horizon
         self.info_texts = info_texts
         self.mask, self.on_masked = mask, on_masked
@@ -191,6 +202,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
             "tokens": Box(0, v - 1, (width,), np.int64),
             "attention_mask": Box(0, 1, (width,), np.int8),
             "length": Box(1, width, (1,), np.int64),
+            "remaining": Box(0, self.max_tokens, (1,), np.int64),
         }
         if self.mask is not None:
             spaces["action_mask"] = Box(0, 1, (v,), np.int8)
@@ -204,6 +216,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         self._tokens = np.full((n, width), self.tokenizer.pad_id, dtype=np.int64)
         self._attention = np.zeros((n, width), dtype=np.int8)
         self._lengths = np.ones(n, dtype=np.int64)
+        self._remaining = np.full(n, self.max_tokens, dtype=np.int64)
         self._starts = np.ones(n, dtype=np.int64)  # where the completion begins
         self._done = np.ones(n, dtype=np.bool_)  # the episode is over, or none has begun
         self._cut = np.zeros(n, dtype=np.bool_)  # … and was cut at the token limit
@@ -291,11 +304,11 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         if len(rows):
             ended = self.advance(rows, tokens)
             if self.reward.causal and not self.fixed_horizon:
-                self._pay_tokens(rows[~ended], rewards)
+                self._pay_tokens(rows[~ended | self.truncated[rows]], rewards)
             if np.count_nonzero(ended):
                 self._pay_episodes(rows[ended], rewards, infos)
-        terminated, truncated = self._done.copy(), self.truncated.copy()
-        terminated[truncated] = False
+        truncated = self.truncated.copy()
+        terminated = self._done & ~truncated
         if self.autoreset_mode is AutoresetMode.SAME_STEP and np.count_nonzero(self._done):
             infos = self._restart_same_step(infos)
         if self.mask is not None:
@@ -372,8 +385,8 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
 
     @property
     def truncated(self) -> BoolArray:
-        """`(B,)` bool: rows whose episode is reported as truncated, from where agents bootstrap."""
-        return np.zeros_like(self._cut) if self.limit_terminates else self._cut
+        """`(B,)` bool: rows whose episode was cut under `limit="truncate"`, and is not paid."""
+        return self._cut if self.limit == "truncate" else np.zeros_like(self._cut)
 
     def begin(self, rows: IntArray, episode_index: IntArray) -> None:
         """Put episode `episode_index[i]` of its stream into row `rows[i]`; after a first `reset`."""
@@ -386,10 +399,13 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         self._tokens[rows] = tokens
         self._attention[rows] = self._columns < lengths[:, None]
         self._lengths[rows] = self._starts[rows] = lengths
+        self._remaining[rows] = self.max_tokens
         self._episode[rows] = episode_index
         self._prompt_index[rows] = choice
         self._done[rows] = self._cut[rows] = False
         self._ends[rows] = 0
+        for row in rows.tolist() if self.stop else ():
+            self._stopped_by[row] = ""
         self._stale = True
 
     def advance(self, rows: IntArray, tokens: IntArray) -> BoolArray:
@@ -416,7 +432,9 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
             ended |= over  # padding may share an id with EOS, and the text ends but once
         if self.stop:
             self._find_stop(rows, ended)
-        cut = lengths - self._starts[rows] >= self.max_tokens
+        remaining = self.max_tokens - (lengths - self._starts[rows])
+        self._remaining[rows] = remaining
+        cut = remaining <= 0
         if self.fixed_horizon:
             self._ends[rows] = np.where(ended & ~over, lengths, self._ends[rows])
             ended, cut = cut, cut & ~ended
@@ -428,11 +446,17 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         self._stale = True
         return ended
 
-    def episodes(self, rows: IntArray) -> list[Episode]:
-        """The episodes in these rows as they stand: their ids do not change with the rows."""
+    def episodes(self, rows: IntArray, *, running: bool = False) -> list[Episode]:
+        """The episodes in these rows as they stand: their ids do not change with the rows.
+
+        Args:
+            rows: `(n,)` int64.
+            running: Give them as texts that go on, whether they ended or not.
+        """
         prompts, prompt_ids = self.prompts, self._table.ids
         ends = np.where(self._ends > 0, self._ends, self._lengths) if self.fixed_horizon else self._lengths
-        columns = (self._prompt_index, self._starts, ends, self._done, self._cut, self._episode)
+        done = np.zeros_like(self._done) if running else self._done
+        columns = (self._prompt_index, self._starts, ends, done, self._cut, self._episode)
         seeds = [None] * len(rows) if self._seeds is None else self._seeds[rows].tolist()
         return [
             _episode(
@@ -440,14 +464,15 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
                 prompt_ids=prompt_ids[prompt],
                 completion_ids=self._tokens[row, start:length].copy(),
                 tokenizer=self.tokenizer,
-                terminated=done and not cut,
-                truncated=cut,
-                stop=self._stopped_by[row] if self.stop and done and not cut else "",
+                finish_reason=(
+                    None if not over else "length" if cut else "stop" if self._stopped_by[row] else "eos"
+                ),
+                stop=self._stopped_by[row] if over and not cut else "",
                 agent_mask=None,
                 seed=seed,
                 index=index,
             )
-            for row, seed, prompt, start, length, done, cut, index in zip(
+            for row, seed, prompt, start, length, over, cut, index in zip(
                 rows.tolist(), seeds, *(column[rows].tolist() for column in columns), strict=True
             )
         ]
@@ -554,7 +579,6 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         # A stop string may begin inside a token and a character may take four byte tokens.
         window = 4 * max(map(len, self.stop)) + 8
         for j, i in enumerate(rows.tolist()):
-            self._stopped_by[i] = ""
             if ended[j]:
                 continue
             tail = self._tokens[i, max(self._starts[i], self._lengths[i] - window) : self._lengths[i]]
@@ -565,7 +589,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
                 ended[j] = True
 
     def _pay_tokens(self, rows: IntArray, rewards: FloatArray) -> None:
-        """What the newest tokens of running episodes earned."""
+        """What the newest tokens earned in episodes that go on, or would but for the limit."""
         if len(rows):
             lengths = self._lengths[rows]
             batch = TokenBatch(
@@ -574,14 +598,21 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
                 tokens=self._tokens.reshape(-1)[self._offsets[rows] + lengths - 1],
                 steps=lengths - self._starts[rows],
                 tokenizer=self.tokenizer,
-                episodes=lambda: self.episodes(rows),
+                episodes=lambda: self.episodes(rows, running=True),
                 on_bad_reward=self.on_bad_reward,
             )
             rewards[rows] = checked_tokens(self.reward, batch)
 
     def _pay_episodes(self, rows: IntArray, rewards: FloatArray, infos: Info) -> None:
-        """Rewards and info of episodes that ended now."""
+        """Info of episodes that ended now, and rewards of those that are paid."""
         episodes = self.episodes(rows)
+        if self.info_texts:
+            put(infos, self.num_envs, rows, {"completion": [e.completion for e in episodes]})
+        paid = ~self.truncated[rows]
+        if not paid.all():
+            rows, episodes = rows[paid], [episodes[i] for i in np.flatnonzero(paid).tolist()]
+        if not episodes:
+            return
         scored = self.reward(episodes, self.on_bad_reward)
         if (
             self.reward.causal and not self.fixed_horizon and scored.per_token is not None
@@ -589,12 +620,9 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
             rewards[rows] = scored.values + [float(tokens[-1]) for tokens in scored.per_token]
         else:
             rewards[rows] = scored.totals
-        columns: dict[str, Any] = {}
-        if self.info_texts:
-            columns["completion"] = [e.completion for e in episodes]
         if scored.terms:
-            columns["reward_terms"] = {k: np.asarray(v, dtype=np.float64) for k, v in scored.terms.items()}
-        put(infos, self.num_envs, rows, columns)
+            terms = {k: np.asarray(v, dtype=np.float64) for k, v in scored.terms.items()}
+            put(infos, self.num_envs, rows, {"reward_terms": terms})
         some = scored.abstained
         if np.count_nonzero(some):
             put(infos, self.num_envs, rows[some], {"reward_abstained": some[some]})
@@ -628,6 +656,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
             "tokens": self._tokens,
             "attention_mask": self._attention,
             "length": self._lengths[:, None],
+            "remaining": self._remaining[:, None],
         }
         if self.mask is not None:
             views["action_mask"] = self._shown_mask()

@@ -219,7 +219,7 @@ def _measures(
         "distinct_2": pairs,
         "self_bleu": self_bleu(texts[:_COMPARED]),
         "perfect": mean(perfect(terms)),
-        "terminated": float(np.mean([e.terminated for e in episodes])),
+        "terminated": float(np.mean([e.whole for e in episodes])),
         **{f"gold_{name}": mean(values) for name, values in _criteria(terms).items()},
     }
 
@@ -247,7 +247,7 @@ def _samples(looks: dict[str, Look]) -> list[dict[str, Any]]:
                 "gold": float(seen.gold[i]),
                 "proxy": float(seen.proxy[i]),
                 "words": len(seen.episodes[i].completion.split()),
-                "terminated": seen.episodes[i].terminated,
+                "terminated": seen.episodes[i].whole,
             }
             for when, seen in looks.items()
         ]

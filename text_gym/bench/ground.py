@@ -51,7 +51,7 @@ class Texts:
     @property
     def terminated(self) -> FloatArray:
         """`(N, k)` 1 where a text ended by itself, else 0."""
-        return np.array([float(e.terminated) for e in self.episodes]).reshape(self.gold.shape)
+        return np.array([float(e.whole) for e in self.episodes]).reshape(self.gold.shape)
 
 
 @dataclass(frozen=True)

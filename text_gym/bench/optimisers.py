@@ -122,7 +122,6 @@ def _train(
         num_envs=settings.episodes,
         numbering="global",
         context=policy.context,
-        limit_terminates=settings.what == "agents",  # as with SB3, so that all solve the same problem
     )
     agent = algorithm(
         policy, env, _config(algorithm.config_class, name, {**options, "iterations": settings.iterations})

@@ -306,4 +306,4 @@ def content_of(spec: str) -> str:
 
 def _prefix(episode: Episode, tokens: int) -> Episode:
     ids = episode.completion_ids[:tokens]
-    return replace(episode, completion_ids=ids, terminated=False, truncated=False, stop="")
+    return replace(episode, completion_ids=ids, finish_reason=None, stop="")

@@ -101,8 +101,7 @@ def trajectories(task: Task, prompt: Prompt | None = None) -> list[Episode]:
             prompt_ids=prompt_ids,
             completion_ids=np.array(ids, dtype=np.int64),
             tokenizer=task.tokenizer,
-            terminated=ids[-1] in task.tokenizer.eos_ids,
-            truncated=ids[-1] not in task.tokenizer.eos_ids,
+            finish_reason="eos" if ids[-1] in task.tokenizer.eos_ids else "length",
         )
         for ids in _every_trajectory(task.tokenizer, task.max_tokens)
     ]

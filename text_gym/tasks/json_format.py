@@ -57,7 +57,7 @@ class ProductJSONReward(RewardSource):
         self.sparse = sparse
 
     def score(self, episodes: Sequence[Episode]) -> Rewards:
-        """Score each episode by its text, its prompt's columns and whether it terminated."""
+        """Score each episode by its text, its prompt's columns and why it ended."""
         rows = np.array([self._score_one(e) for e in episodes]).reshape(-1, 4)
         parses, is_object, right, only = rows.T
         perfect = (rows == 1.0).all(axis=1).astype(np.float64)
@@ -67,7 +67,7 @@ class ProductJSONReward(RewardSource):
 
     def _score_one(self, episode: Episode) -> tuple[float, float, float, float]:
         wanted = self._wanted(episode.prompt)
-        if not episode.terminated:
+        if not episode.whole:
             return 0.0, 0.0, 0.0, 0.0
         try:
             # Integers are read as floats because very long ones take Python long, or make it refuse.

@@ -57,7 +57,7 @@ class KeywordsReward(RewardSource):
         self.sparse = sparse
 
     def score(self, episodes: Sequence[Episode]) -> Rewards:
-        """Score each episode by its text, its prompt's columns and whether it terminated."""
+        """Score each episode by its text, its prompt's columns and why it ended."""
         rows = np.array([self._score_one(e) for e in episodes]).reshape(-1, 2)
         perfect = (rows == 1.0).all(axis=1).astype(np.float64)
         terms = {"used": rows[:, 0], "length": rows[:, 1], "perfect": perfect}
@@ -75,7 +75,7 @@ class KeywordsReward(RewardSource):
         counts = [words.count(word.casefold()) for word in columns["words"]]
         used = sum(1 / n for n in counts if n) / len(counts)
         w, low, high = len(words), columns["low"], columns["high"]
-        length = min(1.0, w / low, max(0.0, 2 - w / high)) if episode.terminated else 0.0
+        length = min(1.0, w / low, max(0.0, 2 - w / high)) if episode.whole else 0.0
         return used, length
 
 

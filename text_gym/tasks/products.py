@@ -124,7 +124,7 @@ def accuracy(reading: Reading, product: Mapping[str, str]) -> float:
     return 2 * correct / (len(said) + len(english.SLOTS))
 
 
-def clarity(reading: Reading, terminated: bool) -> float:
+def clarity(reading: Reading, whole: bool) -> float:
     """`grammar² · length · sentence · fresh² · end`, each in [0, 1].
 
     - `grammar`: share of tokens that may follow the token before them in the same sentence (or begin a
@@ -134,7 +134,7 @@ def clarity(reading: Reading, terminated: bool) -> float:
     - `sentence`: `min(1, 16 / t)` for `t` tokens in the longest sentence.
     - `fresh`: one minus the share of token trigrams that stood before. Every mention of a slot beyond its
       second counts as such a trigram.
-    - `end`: halved if the episode was not terminated, and halved if the text ends without `.`, `!` or `?`.
+    - `end`: halved if the text did not end by itself, and halved if the text ends without `.`, `!` or `?`.
     """
     tokens, mentions, n_words = reading
     legal = _legal_bigrams()
@@ -155,7 +155,7 @@ def clarity(reading: Reading, terminated: bool) -> float:
     slots = [m.slot for m in mentions]
     repeats = max(0, repeats) + sum(max(0, slots.count(s) - 2) for s in set(slots))
     fresh = max(0.0, 1 - repeats / n_trigrams)
-    end = (1.0 if terminated else 0.5) * (1.0 if tokens[-1] in _ENDS else 0.5)
+    end = (1.0 if whole else 0.5) * (1.0 if tokens[-1] in _ENDS else 0.5)
     return (n_legal / len(tokens)) ** 2 * length * min(1.0, 16 / longest) * fresh**2 * end
 
 
@@ -199,7 +199,7 @@ class ProductsReward(RewardSource):
     name = "products"
 
     def score(self, episodes: Sequence[Episode]) -> Rewards:
-        """Score each episode by its text, its prompt's columns and whether it terminated."""
+        """Score each episode by its text, its prompt's columns and why it ended."""
         rows = np.array([self._score_one(e) for e in episodes]).reshape(-1, 3)
         terms = {
             "accuracy": rows[:, 0],
@@ -220,7 +220,7 @@ class ProductsReward(RewardSource):
         reading = read(episode.completion)
         return (
             accuracy(reading, product),
-            clarity(reading, episode.terminated),
+            clarity(reading, episode.whole),
             persuasiveness(reading, product),
         )
 
