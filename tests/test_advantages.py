@@ -72,7 +72,9 @@ def test_gae_agrees_with_stable_baselines3_across_episode_boundaries(lam: float)
     for i, n in enumerate(lengths):
         for t in range(n):
             value, start = torch.tensor([values[i, t]]), np.array([t == 0])
-            buffer.add(np.zeros((1, 1)), np.zeros((1, 1)), rewards[i, t : t + 1], start, value, torch.zeros(1))
+            buffer.add(
+                np.zeros((1, 1)), np.zeros((1, 1)), rewards[i, t : t + 1], start, value, torch.zeros(1)
+            )
     buffer.compute_returns_and_advantage(torch.zeros(1), np.array([True]))
     np.testing.assert_allclose(advantages[mask], buffer.advantages[:, 0], rtol=0, atol=5e-6)
     np.testing.assert_allclose(returns[mask], buffer.returns[:, 0], rtol=0, atol=5e-6)
@@ -92,9 +94,7 @@ def test_a_constant_added_to_the_reward_leaves_whitened_advantages_alone(seed: i
     rewards, values, mask = random_batch(seed)
     last = mask.sum(1, keepdim=True) - 1
     more = rewards.scatter_add(1, last, torch.full_like(rewards, constant))
-    first, second = (
-        whiten(gae(r, values, mask, lam=1.0)[0], mask) for r in (rewards, more)
-    )
+    first, second = (whiten(gae(r, values, mask, lam=1.0)[0], mask) for r in (rewards, more))
     assert torch.allclose(first, second, rtol=0, atol=1e-6)
 
 

@@ -263,7 +263,9 @@ def test_gradients_are_cut_to_their_norm() -> None:
 def test_describe_by_hand() -> None:
     tokenizer = ByteTokenizer()
     episodes = [Episode.of("p", text, tokenizer) for text in ("a", "bc", "d")]
-    cut = Episode(Prompt("p"), np.zeros(1, np.int64), np.zeros(4, np.int64), tokenizer, finish_reason="length")
+    cut = Episode(
+        Prompt("p"), np.zeros(1, np.int64), np.zeros(4, np.int64), tokenizer, finish_reason="length"
+    )
     scores = Rewards(
         np.array([1.0, 3.0, 0.0, 5.0]),
         terms={"style": np.array([0.0, 1.0, 2.0, 3.0])},

@@ -24,7 +24,7 @@ def test_texts_are_read_as_they_were_written(tmp_path: Path) -> None:
     gold = task.reward(texts.episodes)
     assert np.allclose(gold.totals, texts.gold.ravel())
     assert np.allclose(gold.terms["clarity"], texts.terms["clarity"].ravel())
-    assert texts.terminated.ravel().tolist() == [float(e.terminated) for e in texts.episodes]
+    assert texts.terminated.ravel().tolist() == [float(e.finish_reason != "length") for e in texts.episodes]
     first = [e.prompt.text for e in texts.episodes[: TINY.candidates]]
     assert first == [task.held_out[0].text] * TINY.candidates
 

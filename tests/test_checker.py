@@ -77,7 +77,7 @@ def test_a_reward_that_says_it_is_random_may_be() -> None:
 def test_random_episodes_have_every_length() -> None:
     assert [len(e.completion_ids) for e in LONG] == list(range(1, 65))
     assert all(e.done for e in LONG)
-    assert {e.terminated for e in LONG} == {True, False}
+    assert {e.finish_reason for e in LONG} == {"eos", "length"}
 
 
 def test_the_checkers_leave_the_global_random_state_as_it_was() -> None:

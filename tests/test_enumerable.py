@@ -17,9 +17,8 @@ def test_forty_trajectories_all_different_and_rightly_ended() -> None:
     assert task.tokenizer.vocab_size == 4
     assert len(set(ids)) == 40  # 1 of one token, 3 of two, 9 * 4 of three
     assert [len([i for i in ids if len(i) == n]) for n in (1, 2, 3)] == [1, 3, 36]
-    assert sum(e.truncated for e in episodes) == 27
-    assert all(e.terminated != e.truncated for e in episodes)
-    assert all(e.terminated == (e.completion_ids[-1] == 3) for e in episodes)
+    assert sum(e.finish_reason == "length" for e in episodes) == 27
+    assert all(e.finish_reason == ("eos" if e.completion_ids[-1] == 3 else "length") for e in episodes)
     assert all(3 not in i[:-1] for i in ids)
 
 

@@ -20,6 +20,7 @@ from text_gym import (
     read_transcripts,
     write_transcripts,
 )
+from text_gym.episode import FinishReason
 from text_gym.errors import DataError, PromptError
 
 BYTES = ByteTokenizer()
@@ -31,21 +32,26 @@ def episode(ids: list[int], **fields: Any) -> Episode:
 
 
 def test_the_completion_leaves_eos_and_the_stop_string_out() -> None:
-    assert episode([104, 105, 256], terminated=True).completion == "hi"
-    assert episode([104, 105], truncated=True).completion == "hi"
-    assert episode([104, 10, 10], terminated=True, stop="\n\n").completion == "h"
+    assert episode([104, 105, 256], finish_reason="eos").completion == "hi"
+    assert episode([104, 105], finish_reason="length").completion == "hi"
+    assert episode([104, 10, 10], finish_reason="stop", stop="\n\n").completion == "h"
     assert episode([]).completion == ""
 
 
-def test_an_episode_is_done_when_terminated_or_truncated() -> None:
-    assert not episode([104]).done
-    assert episode([104], terminated=True).done
-    assert episode([104], truncated=True).done
+@pytest.mark.parametrize(
+    ("reason", "done", "whole"),
+    [(None, False, False), ("eos", True, True), ("stop", True, True), ("length", True, False)],
+)
+def test_an_episode_is_done_once_it_has_a_reason_and_whole_unless_it_was_cut(
+    reason: FinishReason | None, done: bool, whole: bool
+) -> None:
+    made = episode([104], finish_reason=reason)
+    assert (made.done, made.whole) == (done, whole)
 
 
 def test_an_episode_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
-        episode([104]).terminated = True  # type: ignore[misc]
+        episode([104]).finish_reason = "eos"  # type: ignore[misc]
     with pytest.raises(AttributeError):
         episode([104]).completion = "other"  # type: ignore[misc]
 
@@ -54,7 +60,7 @@ def test_an_episode_made_of_texts() -> None:
     made = Episode.of("2+2=", "4", BYTES, answer=4)
     assert made.prompt.columns == {"answer": 4}
     assert made.completion_ids.tolist() == [ord("4"), 256]
-    assert made.terminated
+    assert made.finish_reason == "eos"
     lossy = Episode.of("a", "ab", type("Lossy", (WordTokenizer,), {"encode": lambda *_: [0]})("ab"))
     assert lossy.completion == "ab"  # what was written stays, whatever the tokenizer makes of it
 
@@ -145,11 +151,48 @@ def test_transcripts_of_another_tokenizer_keep_the_texts_and_not_the_ids(tmp_pat
 
 def test_endings_and_origin_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
-    cut = episode([104, 46], terminated=True, stop=".", seed=3, index=5)
-    write_transcripts(path, [cut, episode([104], truncated=True)])
-    one, two = read_transcripts(path, BYTES)
-    assert (one.terminated, one.truncated, one.stop, one.seed, one.index) == (True, False, ".", 3, 5)
-    assert (two.terminated, two.truncated) == (False, True)
+    stopped = episode([104, 46], finish_reason="stop", stop=".", seed=3, index=5)
+    write_transcripts(path, [stopped, episode([104], finish_reason="length"), episode([104])])
+    one, two, three = read_transcripts(path, BYTES)
+    assert (one.finish_reason, one.stop, one.seed, one.index) == ("stop", ".", 3, 5)
+    assert (two.finish_reason, three.finish_reason) == ("length", None)
+    again = list(read_transcripts(path, WordTokenizer("hp", separator="")))
+    assert [e.finish_reason for e in again] == ["stop", "length", None]
+    assert [e.completion_ids.tolist() for e in again] == [
+        [0, 2],
+        [0],
+        [0],
+    ]  # EOS where the text ended by itself
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"terminated": True, "truncated": False}, "eos"),
+        ({"terminated": True, "truncated": False, "stop": "."}, "stop"),
+        ({"terminated": False, "truncated": True}, "length"),
+        ({"terminated": False, "truncated": False}, None),
+        ({}, "eos"),
+    ],
+)
+def test_older_transcripts_say_terminated_and_truncated(
+    said: dict[str, Any], reason: str | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "t.jsonl"
+    ids = {"prompt_ids": [112], "completion_ids": [104], "tokenizer": BYTES.fingerprint}
+    rows = [{"prompt": "p", "completion": "h", **said, **more} for more in (ids, {})]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [e.finish_reason for e in read_transcripts(path, BYTES)] == [reason, reason]
+
+
+@pytest.mark.parametrize("reason", ["EOS", "", "truncated", 3, ["eos"], True])
+def test_an_unknown_finish_reason_is_named_with_its_line(reason: Any, tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    write_transcripts(path, [Episode.of("a", "b", BYTES)])
+    row = {**json.loads(path.read_text()), "finish_reason": reason}
+    path.write_text(path.read_text() + json.dumps(row) + "\n")
+    with pytest.raises(DataError, match=r"t.jsonl, line 2: finish_reason is .*eos, stop, length or null"):
+        list(read_transcripts(path, BYTES))
 
 
 @pytest.mark.parametrize("line", ["{", "[]", "3", '{"prompt": "a"}', '{"completion": "a"}'])

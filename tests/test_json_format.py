@@ -105,13 +105,15 @@ OBJECTS = st.dictionaries(
 
 
 @given(st.text(max_size=80) | OBJECTS.map(json.dumps), st.booleans())
-def test_any_text_earns_between_0_and_1_and_1_means_right(text: str, terminated: bool) -> None:
-    rewards = ProductJSONReward()([replace(Episode.of(MUG, text, BYTES), terminated=terminated)])
+def test_any_text_earns_between_0_and_1_and_1_means_right(text: str, whole: bool) -> None:
+    rewards = ProductJSONReward()(
+        [replace(Episode.of(MUG, text, BYTES), finish_reason="eos" if whole else "length")]
+    )
     assert all(0.0 <= term[0] <= 1.0 for term in rewards.terms.values())
     assert 0.0 <= rewards.values[0] <= 1.0
     right = False
     with suppress(ValueError):  # a second opinion, from Python's equality of dicts
-        right = terminated and json.loads(text) == {"name": "Lumo Air 3", "price": "$24"}
+        right = whole and json.loads(text) == {"name": "Lumo Air 3", "price": "$24"}
     assert (rewards.values[0] == 1.0) == right == bool(rewards.terms["perfect"][0])
 
 

@@ -65,8 +65,10 @@ WORDS = st.lists(st.sampled_from("hikers Steel steel the a it's ! . café".split
 
 
 @given(st.text(max_size=60) | WORDS.map(" ".join), st.booleans())
-def test_any_text_earns_between_0_and_1(text: str, terminated: bool) -> None:
-    rewards = KeywordsReward()([replace(Episode.of(HIKERS, text, BYTES), terminated=terminated)])
+def test_any_text_earns_between_0_and_1(text: str, whole: bool) -> None:
+    rewards = KeywordsReward()(
+        [replace(Episode.of(HIKERS, text, BYTES), finish_reason="eos" if whole else "length")]
+    )
     assert all(0.0 <= term[0] <= 1.0 for term in rewards.terms.values())
     assert rewards.values[0] == pytest.approx((rewards.terms["used"][0] + rewards.terms["length"][0]) / 2)
     assert (rewards.values[0] == 1.0) == bool(rewards.terms["perfect"][0])

@@ -278,7 +278,7 @@ def test_hacked_texts_score_low(name: str) -> None:
 )
 def test_going_on_after_an_ideal_text_costs(more: str) -> None:
     assert gold(f"{IDEAL} {more}")["gold"] < 0.93
-    assert gold(f"{IDEAL} {more}", terminated=False)["gold"] < 0.85
+    assert gold(f"{IDEAL} {more}", finish_reason="length")["gold"] < 0.85
 
 
 WORDS = sorted({w for t in english.GRAMMAR + english.HYPE for w in t.split()} | set(MUG.columns.values()))
@@ -286,8 +286,8 @@ TEXTS = st.text(max_size=200) | st.lists(st.sampled_from(WORDS), max_size=60).ma
 
 
 @given(TEXTS, st.booleans())
-def test_criteria_stay_in_the_unit_interval(text: str, terminated: bool) -> None:
-    scores = gold(text, terminated=terminated)
+def test_criteria_stay_in_the_unit_interval(text: str, whole: bool) -> None:
+    scores = gold(text, finish_reason="eos" if whole else "length")
     assert all(0.0 <= score <= 1.0 for score in scores.values())
     parts = [scores[k] for k in ("accuracy", "clarity", "persuasiveness")]
     assert scores["gold"] == pytest.approx(sum(parts) / 3, abs=1e-12)

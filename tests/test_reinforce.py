@@ -130,9 +130,9 @@ def test_the_moving_average_by_hand() -> None:
 
 def test_the_critic_by_hand() -> None:
     _, found, metrics = columns("critic")
-    assert found["returns"].tolist() == [[4, 3, 0], [12, 12, 12]]
-    assert found["advantages"].tolist() == [[2, 2, 0], [11, 12, 13]]
-    errors, spread = np.array([2, 2, 11, 12, 13]), np.var([4, 3, 12, 12, 12])
+    assert found["returns"].tolist() == [[4, 3, 0], [8, 8, 8]]
+    assert found["advantages"].tolist() == [[2, 2, 0], [7, 8, 9]]
+    errors, spread = np.array([2, 2, 7, 8, 9]), np.var([4, 3, 8, 8, 8])
     assert metrics["explained_variance"] == pytest.approx(1 - np.mean(errors**2) / spread)
 
 

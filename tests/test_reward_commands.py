@@ -103,7 +103,9 @@ def test_stored_transcripts_get_the_reward_they_had(tmp_path: Path) -> None:
     texts = ("Meet the {name}, a {colour} {category}. Get yours now.", "This is a {category} for {audience}.")
     whole = [Episode.of(p, t.format(**p.columns), task.tokenizer) for p in task.held_out[:12] for t in texts]
     stored = [
-        Episode(e.prompt, e.prompt_ids, e.completion_ids[:9], task.tokenizer, finish_reason="length") if i % 3 else e
+        Episode(e.prompt, e.prompt_ids, e.completion_ids[:9], task.tokenizer, finish_reason="length")
+        if i % 3
+        else e
         for i, e in enumerate(whole)
     ]
     rewards = task.reward(stored).values

@@ -29,9 +29,9 @@ def test_texts_come_back_as_they_were(folder: RLHFFolder) -> None:
     file = folder.at(1) / "candidates.jsonl"
     folder.save_texts(file, episodes, [0.5, float("nan")])
     found = folder.texts(file)
-    assert [(e.prompt.text, e.completion, e.terminated) for e in found] == [
-        ("so", "good bad", True),
-        ("very", "so", True),
+    assert [(e.prompt.text, e.completion, e.finish_reason) for e in found] == [
+        ("so", "good bad", "eos"),
+        ("very", "so", "eos"),
     ]
     assert [e.completion_ids.tolist() for e in found] == [e.completion_ids.tolist() for e in episodes]
     assert list(folder.at(1).iterdir()) == [file]  # nothing else is left

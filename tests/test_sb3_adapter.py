@@ -65,16 +65,15 @@ def test_it_plays_exactly_what_dummy_vec_env_plays() -> None:
 
 
 def test_truncation_and_termination_are_told_apart() -> None:
-    env = SB3VecEnv(
-        TextVectorEnv(["a"], WordTokenizer("ab", pad=False), len, 2, num_envs=2, autoreset_mode="SameStep")
-    )
+    two: Any = (["a"], WordTokenizer("ab", pad=False), len, 2, 2)
+    env = SB3VecEnv(TextVectorEnv(*two, autoreset_mode="SameStep", limit="truncate"))
     env.reset()
     env.step(np.array([0, 0]))
     _, _, dones, infos = env.step(np.array([0, 2]))  # the limit in row 0; EOS on the last token in row 1
     assert dones.tolist() == [True, True]
     assert [i["TimeLimit.truncated"] for i in infos] == [True, False]
     assert infos[0]["terminal_observation"]["tokens"].tolist() == [0, 0, 0]
-    limited = make_env(limit_terminates=True)
+    limited = make_env()
     limited.reset()
     for _ in range(limited.env.max_tokens):
         _, _, dones, infos = limited.step(np.zeros(4, dtype=np.int64))

@@ -80,7 +80,7 @@ def test_log_probs_and_values_equal_the_uncached_model_throughout_learning(cache
 
 
 def test_bootstrap_values_are_those_of_the_state_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    env = make_env()
+    env = make_env(limit="truncate")
     model = make_ppo(env)
     torch.nn.init.normal_(model.policy.language_model.value_head.weight)
     lm = model.policy.language_model
@@ -103,7 +103,9 @@ def test_bootstrap_values_are_those_of_the_state_at_the_limit(monkeypatch: pytes
     monkeypatch.setattr(model.policy, "predict_values", watch_values)
     model.learn(6 * 11 * 2)
     assert len(asked) == len(ends) > 10
-    checked = make_ppo(make_env())  # weights move between rollouts, so compare the last rollout's only
+    checked = make_ppo(
+        make_env(limit="truncate")
+    )  # weights move between rollouts, so compare the last rollout's only
     checked.policy.load_state_dict(model.policy.state_dict())
     asked.clear()
     model.learn(6 * 11, reset_num_timesteps=False)

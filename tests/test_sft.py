@@ -79,7 +79,7 @@ def test_a_tiny_corpus_is_learnt_by_heart_and_texts_end() -> None:
     for sampling in (Sampling(greedy=True), Sampling(temperature=0.5)):
         batch = rollout(policy, env, np.arange(5), sampling=sampling)
         assert [e.completion for e in batch.episodes] == [c for _, c in PAIRS]
-        assert all(e.terminated for e in batch.episodes)
+        assert all(e.whole for e in batch.episodes)
 
 
 def test_prompts_are_read_but_not_learnt() -> None:

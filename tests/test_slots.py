@@ -86,7 +86,9 @@ def test_an_unfinished_text_is_not_perfect(ending: str) -> None:
 
 def test_a_truncated_text_is_not_perfect() -> None:
     whole = Episode.of(EAGLE, GOOD, TOKENIZER)
-    cut = Episode(whole.prompt, whole.prompt_ids, whole.completion_ids[:-1], TOKENIZER, finish_reason="length")
+    cut = Episode(
+        whole.prompt, whole.prompt_ids, whole.completion_ids[:-1], TOKENIZER, finish_reason="length"
+    )
     assert SlotCoverage.fit(MRS)([whole, cut]).terms["perfect"].tolist() == [1, 0]
 
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import copy
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from worlds import SMALL, WORLDS, PerToken, Terms, random_actions
 
-from text_gym import ByteTokenizer, Episode, RewardSource, TextEnv, TextVectorEnv, WordTokenizer
+from text_gym import ByteTokenizer, Episode, Rewards, RewardSource, TextEnv, TextVectorEnv, WordTokenizer
 from text_gym.errors import (
     ConfigError,
     EpisodeError,
@@ -27,6 +27,7 @@ from text_gym.errors import (
     UnknownNameError,
 )
 from text_gym.reward import FloatArray, TokenBatch
+from text_gym.task import ENV_IDS
 
 MODES = list(AutoresetMode)
 AB = WordTokenizer("ab", separator="", pad=False)  # a 0, b 1, EOS 2: V = 3
@@ -105,9 +106,12 @@ def test_zero_copy_observations_have_the_same_values(world: str, mode: Autoreset
 # The transition, by hand
 
 
-def ending(actions: tuple[int, ...], limit_terminates: bool = False) -> tuple[int, bool, bool]:
+Limit = Literal["end", "truncate"]
+
+
+def ending(actions: tuple[int, ...], limit: Limit = "end") -> tuple[int, bool, bool]:
     """Steps played, terminated, truncated."""
-    env = TextEnv(["a"], AB, len, len(actions), limit_terminates=limit_terminates)
+    env = TextEnv(["a"], AB, len, len(actions), limit=limit)
     env.reset(seed=0)
     for step, action in enumerate(actions, 1):
         _, _, terminated, truncated, _ = env.step(np.int64(action))
@@ -129,41 +133,155 @@ def ending(actions: tuple[int, ...], limit_terminates: bool = False) -> tuple[in
     ],
 )
 def test_endings_by_hand(actions: tuple[int, ...], expected: tuple[int, bool, bool]) -> None:
-    assert ending(actions) == expected
+    assert ending(actions, "truncate") == expected
+    assert ending(actions, "end") == (expected[0], True, False)
 
 
-def test_endings_of_all_paths() -> None:
-    for limit in range(1, 5):
-        cut = 0
-        for actions in product(range(3), repeat=limit):
-            steps, terminated, truncated = ending(actions)
-            if 2 in actions:
-                assert (steps, terminated, truncated) == (actions.index(2) + 1, True, False)
-            else:
-                assert (steps, terminated, truncated) == (limit, False, True)
-                cut += 1
-            assert ending(actions, limit_terminates=True) == (steps, True, False)
-        assert cut == 2**limit  # of the 3^limit paths
+class IdsAndLength(RewardSource):
+    """Pays every token its id plus 1 and, at the end, a hundred times the length."""
+
+    causal = True
+
+    def score(self, episodes: Sequence[Episode]) -> Rewards:
+        per_token = tuple(e.completion_ids + 1.0 for e in episodes)
+        return Rewards(np.array([100.0 * len(t) for t in per_token]), per_token)
 
 
-def test_limit_terminates_changes_flags_and_nothing_else() -> None:
-    episodes: list[Episode] = []
+def length_of_text(episode: Episode) -> float:
+    """How long the text is, and a half for an end that is no cut."""
+    return len(episode.completion) + 1.0 + 0.5 * (episode.finish_reason == "eos")
 
-    def keep(episode: Episode) -> float:
-        episodes.append(episode)
-        return 1.0 if episode.terminated else 0.25
 
-    returns = []
-    for limit_terminates in (False, True):
-        env = TextVectorEnv(["a"], AB, keep, 2, num_envs=2, limit_terminates=limit_terminates)
-        env.reset(seed=0)
-        env.step(np.array([0, 0]))
-        _, reward, terminated, truncated, _ = env.step(np.array([2, 0]))
-        returns.append(reward.tolist())
-        assert terminated.tolist() == [True, limit_terminates]
-        assert truncated.tolist() == env.truncated.tolist() == [False, not limit_terminates]
-    assert returns == [[1.0, 0.25]] * 2
-    assert [(e.terminated, e.truncated) for e in episodes] == [(True, False), (False, True)] * 2
+Step = tuple[
+    list[int], int, int, float, bool, bool
+]  # tokens, length, remaining, reward, terminated, truncated
+
+
+def written_down(actions: tuple[int, ...], limit: Limit, causal: bool) -> list[Step]:
+    """What must happen, from the prompt `a` on, by the words of the documentation."""
+    steps: list[Step] = []
+    for t, action in enumerate(actions, 1):
+        eos, last = action == 2, t == len(actions)
+        terminated = eos or (last and limit == "end")
+        value = 100.0 * t if causal else (t - eos) + 1.0 + 0.5 * eos
+        reward = (action + 1.0) * causal + value * terminated
+        truncated = last and not eos and limit == "truncate"
+        steps.append(([0, *actions[:t]], 1 + t, len(actions) - t, reward, terminated, truncated))
+        if eos:
+            break
+    return steps
+
+
+def seen(observation: Any, reward: Any, terminated: Any, truncated: Any) -> Step:
+    length = int(observation["length"][0])
+    tokens, remaining = observation["tokens"][:length].tolist(), int(observation["remaining"][0])
+    return tokens, length, remaining, float(reward), bool(terminated), bool(truncated)
+
+
+def of_single(actions: tuple[int, ...], **kwargs: Any) -> list[Step]:
+    env = TextEnv(["a"], AB, max_tokens=len(actions), **kwargs)
+    observation, _ = env.reset(seed=0)
+    assert observation["remaining"].tolist() == [len(actions)]
+    steps: list[Step] = []
+    for action in actions:
+        steps.append(seen(*env.step(np.int64(action))[:4]))
+        if steps[-1][4] or steps[-1][5]:
+            break
+    return steps
+
+
+def of_vector(paths: list[tuple[int, ...]], mode: AutoresetMode, **kwargs: Any) -> list[list[Step]]:
+    """The first episode of every row."""
+    env = TextVectorEnv(
+        ["a"], AB, max_tokens=len(paths[0]), num_envs=len(paths), autoreset_mode=mode, **kwargs
+    )
+    observation, _ = env.reset(seed=0)
+    found: list[list[Step]] = [[] for _ in paths]
+    over = np.zeros(len(paths), dtype=np.bool_)
+    for actions in zip(*paths, strict=True):
+        observation, reward, terminated, truncated, info = env.step(np.array(actions))
+        ended = terminated | truncated
+        for i in np.flatnonzero(~over).tolist():
+            own = {k: v[i] for k, v in observation.items()}
+            if ended[i] and mode is AutoresetMode.SAME_STEP:
+                assert own["remaining"].tolist() == [env.max_tokens]  # of the next episode
+                own = info["final_obs"][i]
+            found[i].append(seen(own, reward[i], terminated[i], truncated[i]))
+        over |= ended
+        if mode is AutoresetMode.DISABLED and ended.any():
+            env.reset(options={"reset_mask": ended})
+    return found
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("limit", ["end", "truncate"])
+def test_all_paths_of_a_world_of_three_ids(limit: Limit, causal: bool) -> None:
+    """Flags, rewards and observations of every action sequence, one at a time and side by side."""
+    kwargs: Any = {"reward": IdsAndLength() if causal else length_of_text, "limit": limit}
+    for size in range(1, 5):
+        paths = list(product(range(3), repeat=size))
+        expected = [written_down(path, limit, causal) for path in paths]
+        assert [of_single(path, **kwargs) for path in paths] == expected
+        for mode in AutoresetMode:
+            assert of_vector(paths, mode, **kwargs) == expected
+        cut = [steps for steps in expected if steps[-1][5]]
+        assert len(cut) == (2**size if limit == "truncate" else 0)  # of the 3^size paths
+
+
+@pytest.mark.parametrize(("limit", "asked"), [("end", ["b", "ab"]), ("truncate", ["b"])])
+def test_nobody_is_asked_about_a_text_that_was_cut(limit: Limit, asked: list[str]) -> None:
+    texts: list[str] = []
+
+    def keep(completion: str) -> float:
+        texts.append(completion)
+        return 1.0
+
+    env = TextVectorEnv(["a"], AB, keep, 2, num_envs=2, limit=limit)
+    env.reset(seed=0)
+    env.step(np.array([1, 0]))
+    *_, info = env.step(np.array([2, 1]))
+    assert texts == asked
+    assert info["completion"].tolist() == ["b", "ab"]
+    assert [e.finish_reason for e in env.episodes(np.arange(2))] == ["eos", "length"]
+
+
+def test_a_running_episode_has_no_finish_reason() -> None:
+    env = TextVectorEnv(["a"], AB, len, 3, num_envs=3, stop="bb")
+    env.reset(seed=0)
+    reasons = []
+    for actions in ([1, 0, 2], [1, 0, 0], [0, 0, 0]):
+        env.step(np.array(actions))
+        reasons.append([e.finish_reason for e in env.episodes(np.arange(3))])
+    assert reasons == [[None, None, "eos"], ["stop", None, None], [None, "length", None]]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(True, 'leave it out.*limit="end"'), (False, 'write limit="truncate"')]
+)
+@pytest.mark.parametrize("make", [TextEnv, TextVectorEnv])
+def test_the_old_argument_says_what_to_write_instead(make: Any, old: bool, new: str) -> None:
+    for kwargs in ({"task": "copy"}, SMALL):
+        with pytest.raises(ConfigError, match=new):
+            make(**kwargs, limit_terminates=old)
+
+
+def test_registered_ids_take_the_limit_and_none_has_a_time_limit_beside_it() -> None:
+    for env_id in ENV_IDS:
+        assert gym.spec(env_id).max_episode_steps is None
+    for limit in ("end", "truncate"):
+        single, vector = (
+            make("text_gym/Copy-v0", limit=limit, **kwargs)  # type: ignore[operator]
+            for make, kwargs in ((gym.make, {}), (gym.make_vec, {"num_envs": 2}))
+        )
+        single.reset(seed=0)
+        vector.reset(seed=0)
+        for _ in range(vector.max_tokens):
+            one, many = single.step(np.int64(0)), vector.step(np.zeros(2, dtype=np.int64))
+        assert one[2:4] == ((True, False) if limit == "end" else (False, True))
+        assert many[2].tolist() == [limit == "end"] * 2
+        assert many[3].tolist() == [limit == "truncate"] * 2
+    with pytest.raises(ConfigError, match="limit is 'stop'; choose 'end', 'truncate'"):
+        gym.make("text_gym/Copy-v0", limit="stop")
 
 
 def test_observation_by_hand() -> None:
@@ -780,7 +898,8 @@ def test_eos_and_padding_ids_of_any_kind(eos: tuple[int, ...], pad: int, complet
         if terminated or truncated:
             break
     assert info["completion"][0] == completion
-    assert bool(terminated[0]) == bool(eos)
+    assert (bool(terminated[0]), bool(truncated[0])) == (True, False)
+    assert env.episodes(np.array([0]))[0].finish_reason == ("eos" if eos else "length")
     assert observation["length"][0, 0] == 2 + steps
     assert observation["attention_mask"][0].sum() == 2 + steps
     assert env.episodes(np.array([0]))[0].completion_ids.tolist() == [0, 1, 2, 2, 1][:steps]
@@ -824,12 +943,14 @@ def test_with_a_fixed_horizon_the_return_comes_at_the_last_step_whenever_eos_cam
     assert observation["attention_mask"][0].tolist() == [1] * (2 + eos_at + 1) + [0] * (4 - eos_at)
 
 
-def test_with_a_fixed_horizon_a_text_without_eos_is_truncated() -> None:
+@pytest.mark.parametrize("limit", ["end", "truncate"])
+def test_with_a_fixed_horizon_a_text_without_eos_is_cut(limit: Limit) -> None:
     env = TextVectorEnv(
         ["ab"], WordTokenizer("abc", separator="", pad=False), lambda completion: 1.0, 2,
-        fixed_horizon=True, autoreset_mode="Disabled",
+        fixed_horizon=True, autoreset_mode="Disabled", limit=limit,
     )  # fmt: skip
     env.reset(seed=0)
     env.step(np.array([0]))
-    _, _, terminated, truncated, _ = env.step(np.array([1]))
-    assert (terminated[0], truncated[0]) == (False, True)
+    _, reward, terminated, truncated, _ = env.step(np.array([1]))
+    assert (terminated[0], truncated[0]) == (limit == "end", limit == "truncate")
+    assert reward[0] == (limit == "end")

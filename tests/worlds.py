@@ -28,7 +28,8 @@ class Terms(RewardSource):
 
     def score(self, episodes: Sequence[Episode]) -> Rewards:
         length = np.array([float(len(e.completion_ids)) for e in episodes])
-        return Rewards(length / 3, terms={"length": length, "cut": np.array([e.truncated for e in episodes])})
+        cut = np.array([float(e.finish_reason == "length") for e in episodes])
+        return Rewards(length / 3, terms={"length": length, "cut": cut})
 
 
 class PerToken(RewardSource):
@@ -88,7 +89,8 @@ WORLDS: dict[str, dict[str, Any]] = {
     "drops bad rewards": {**SMALL, "reward": no_number, "on_bad_reward": "drop"},
     "groups in order": {**SMALL, "group_size": 3, "shuffle": False},
     "long prompts": {**SMALL, "max_prompt_tokens": 3, "on_long_prompt": "truncate"},
-    "limit terminates": {**SMALL, "reward": Terms(), "limit_terminates": True},
+    "limit truncates": {**SMALL, "reward": Terms(), "limit": "truncate"},
+    "limit truncates, per token": {**SMALL, "reward": PerToken(causal=True), "limit": "truncate"},
     "numbers only": {**SMALL, "info_texts": False},
     "rendered": {**SMALL, "render_mode": "ansi"},
     **{name: {"task": make_task(**kwargs)} for name, kwargs in ENV_IDS.items()},

@@ -234,10 +234,10 @@ def _finish_reason(row: Mapping[str, Any]) -> Any:
 
 def _retokenised(whole: Episode, row: Mapping[str, Any], reason: FinishReason | None) -> Episode:
     """A finished episode made of a transcript's texts, ended as the transcript says."""
-    without_eos = reason == "length" and bool(whole.tokenizer.eos_ids)
+    torn = reason not in ("eos", "stop") and bool(whole.tokenizer.eos_ids)
     episode = replace(
         whole,
-        completion_ids=whole.completion_ids[: -1 if without_eos else None],
+        completion_ids=whole.completion_ids[: -1 if torn else None],
         finish_reason=reason,
         seed=row.get("seed"),
         index=row.get("index"),
