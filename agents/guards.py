@@ -236,10 +236,9 @@ def _never_ends(batch: Rollout) -> str:
         return ""
     return (
         f"No episode ends: all {len(batch.episodes)} were cut at the token limit, none wrote EOS "
-        f"(id {', '.join(map(str, tokenizer.eos_ids))}). Rewards judge torn texts "
-        "(or, under limit='truncate', nothing is learnt), and lengths carry no information. Start from "
-        "a policy that was trained with EOS at the end of its texts (sft does that), raise max_tokens, or add a "
-        "penalty for being cut."
+        f"(id {', '.join(map(str, tokenizer.eos_ids))}). Rewards judge torn texts (under limit='truncate', "
+        "nothing is learnt), and lengths carry no information. Start from a policy that was trained with EOS "
+        "at the end of its texts (sft does that), raise max_tokens, or add a penalty for being cut."
     )
 
 

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_models import parameters_of, same_parameters, small_policy
+from text_gym.agents.policy_gradient import grouped_returns
+from tiny_world import learn_in, total_variation
+from torch import Tensor
 
-from text_gym import TextVectorEnv, WordTokenizer
-from text_gym.agents import PPO, Policy, PolicyGradientConfig, PPOConfig, minibatches
+from text_gym import Episode, Rewards, TextVectorEnv, WordTokenizer, as_reward_source, load_task
+from text_gym.agents import (
+    GRPO,
+    PPO,
+    REINFORCE,
+    RLOO,
+    Agent,
+    BestOfN,
+    Policy,
+    PolicyGradientConfig,
+    PPOConfig,
+    Rollout,
+    load_algorithm,
+    minibatches,
+)
 from text_gym.errors import ConfigError
+from text_gym.tasks.enumerable import optimal_policy
 
 
 @given(
@@ -42,26 +65,203 @@ def test_settings_without_sense_are_named(wrong: dict[str, float], message: str)
         PolicyGradientConfig(**wrong)  # type: ignore[arg-type]
 
 
-def test_an_episode_that_was_not_judged_teaches_nothing() -> None:
-    """Half of the episodes get no reward: what they were paid instead of one must not matter."""
-    tokenizer = WordTokenizer("abc", separator="", pad=False)
+# Episodes that were not paid
 
-    def weights(filler: float) -> list[torch.Tensor]:
-        def reward(episodes):  # type: ignore[no-untyped-def]
-            return [float("nan") if e.index % 2 else e.completion.count("a") for e in episodes]
+LEARNERS: dict[str, tuple[type[Agent[Any]], dict[str, Any]]] = {
+    "ppo": (PPO, {"kl_target": 0.1, "value_clip": None}),
+    "ppo, separate critic": (PPO, {"critic": "separate"}),
+    "grpo": (GRPO, {"group_size": 4, "kl_target": 0.1}),
+    "rloo": (RLOO, {"group_size": 4}),
+    "reinforce": (REINFORCE, {"epochs": 2, "minibatches": 2}),
+    "reinforce, critic": (REINFORCE, {"baseline": "critic"}),
+    "best of n": (BestOfN, {"n": 4}),
+}
+KL = [{"kl_in": "reward"}, {"kl_in": "loss", "kl_estimator": "k2"}, {"kl_in": "loss", "kl_estimator": "k3"}]
+CASES = [
+    (name, {} if name == "best of n" else kl)
+    for name in LEARNERS
+    for kl in KL[: 1 + 2 * (name != "best of n")]
+]
+TOKENIZER = WordTokenizer("abc", separator="", pad=False)
 
-        env = TextVectorEnv(
-            ["a"], tokenizer, reward, 3, num_envs=32, numbering="global", on_bad_reward="drop"
-        )
-        policy = Policy.new(tokenizer, layers=1, width=16, context=8)
-        agent = PPO(policy, env, PPOConfig(iterations=1, kl_coef=0.0, epochs=1, minibatches=1))
-        batch = agent.collect()
-        assert batch.scores.abstained.sum() == 16
-        batch.rewards[np.flatnonzero(batch.scores.abstained)] = filler
-        agent.update(batch)
-        return [p.detach().clone() for p in policy.parameters()]
 
-    assert all(torch.equal(a, b) for a, b in zip(weights(0.0), weights(7.0), strict=True))
+def learner(name: str, **changes: Any) -> Agent[Any]:
+    """The same agent every time, in a world in which about half of the texts are cut."""
+    kind, settings = LEARNERS[name]
+    env = TextVectorEnv(
+        ["a", "bb", "c"],
+        TOKENIZER,
+        lambda completion: completion.count("a") / 2,
+        3,
+        num_envs=32,
+        numbering="global",
+        limit="truncate",
+    )
+    policy = small_policy(tokenizer=TOKENIZER, initializer_range=0.1)
+    reference = small_policy(tokenizer=TOKENIZER, initializer_range=0.1, seed=1).frozen()
+    config: Any = kind.config_class(iterations=9, learning_rate=1e-2, warmup=0, **settings | changes)  # type: ignore[arg-type]
+    return kind(policy, env, config, reference)
+
+
+def after_update(agent: Agent[Any], batch: Rollout) -> list[Tensor]:
+    """All weights, and β, after one update."""
+    agent.update(batch)
+    weights = [p.detach().clone() for network in agent.networks.values() for p in network.parameters()]
+    return [*weights, torch.tensor(agent.kl.coefficient)]
+
+
+def equal(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def without(batch: Rollout, rows: Tensor) -> Rollout:
+    """A batch in which these rows were never played."""
+    kept = (~rows).nonzero()[:, 0]
+    columns = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    columns = {name: x[kept] if isinstance(x, Tensor) else x for name, x in columns.items()}
+    longest = int(columns["lengths"].max())
+    columns |= {name: columns[name][:, :longest] for name in ("log_probs", "values", "rewards")}
+    columns["tokens"] = columns["tokens"][:, : int((columns["starts"] + columns["lengths"]).max())]
+    columns["episodes"] = [batch.episodes[i] for i in kept.tolist()]
+    return Rollout(**columns | {"scores": Rewards(batch.scores.values[kept.numpy()])})
+
+
+@pytest.mark.parametrize(("name", "kl"), CASES)
+@pytest.mark.parametrize("garbage", [1e6, math.nan, -math.inf])
+def test_garbage_in_texts_that_were_cut_changes_no_bit(name: str, kl: dict[str, Any], garbage: float) -> None:
+    agent = learner(name, **kl)
+    before = parameters_of(agent.policy)
+    batch = agent.collect()
+    cut = torch.tensor([e.finish_reason == "length" for e in batch.episodes])
+    assert torch.equal(batch.truncated, cut)
+    assert 8 < int(cut.sum()) < 24
+    assert torch.equal(batch.scored, ~cut)
+    plain = after_update(agent, batch)
+    assert not same_parameters(agent.policy, before)
+    dirty = replace(batch, **{c: getattr(batch, c).clone() for c in ("rewards", "values", "log_probs")})
+    for column in (dirty.rewards, dirty.values, dirty.log_probs):
+        column[cut] = garbage
+    assert equal(after_update(learner(name, **kl), dirty), plain)
+
+
+@pytest.mark.parametrize(("name", "kl"), CASES)
+def test_an_update_is_that_of_a_batch_without_the_rows_that_were_not_paid(
+    name: str, kl: dict[str, Any]
+) -> None:
+    """Whole groups here, so that those left over are groups; and rows cut, or without a judgement."""
+    batch = learner(name, **kl).collect()
+    every = replace(batch, truncated=torch.zeros(32, dtype=torch.bool))
+    gone = torch.zeros(32, dtype=torch.bool)
+    gone[4:12] = gone[28:] = True
+    expected = after_update(learner(name, **kl), without(every, gone))
+    mute = Rewards(batch.scores.values, abstained=gone.numpy())
+    for some in (replace(batch, truncated=gone), replace(every, scores=mute)):
+        assert equal(after_update(learner(name, **kl), some), expected)
+    assert not equal(after_update(learner(name, **kl), every), expected)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("why", ["cut", "not judged"])
+def test_where_nothing_was_paid_nothing_is_updated(name: str, why: str) -> None:
+    agent = learner(name)
+    batch = agent.collect()
+    all_of_them = np.ones(32, dtype=np.bool_)
+    batch = replace(batch, truncated=torch.from_numpy(all_of_them & (why == "cut")))
+    batch = replace(batch, scores=Rewards(np.zeros(32), abstained=all_of_them & (why == "not judged")))
+    before = [p.clone() for network in agent.networks.values() for p in network.parameters()]
+    beta = agent.kl.coefficient
+    metrics = agent.update(batch)
+    assert equal(before, [p for network in agent.networks.values() for p in network.parameters()])
+    assert agent.kl.coefficient == beta
+    assert not agent.optimizer.state
+    assert metrics["updates"] == 0
+    assert math.isnan(metrics["kl"])
+    agent.learn(1)  # and it can go on
+
+
+def test_groups_are_of_the_episodes_that_were_paid() -> None:
+    """Returns 1, 3, (cut), 8; a lone 5; nobody; 2, 2, 2, 6."""
+    batch = learner("rloo").collect()
+    rows = torch.arange(16)
+    returns = torch.tensor([1.0, 3, 99, 8, 99, 99, 5, 99, 99, 99, 99, 99, 2, 2, 2, 6])
+    paid = torch.zeros(16, 3)
+    paid[rows, batch.lengths[:16] - 1] = returns
+    first = without(batch, torch.arange(32) >= 16)
+    first = replace(first, truncated=returns == 99, rewards=paid[:, : first.rewards.shape[1]])
+    left = first.only(first.scored)
+    found, present, places = grouped_returns(left, left.rewards, 4)
+    assert found.tolist() == [[1, 3, 0, 8], [0, 0, 5, 0], [2, 2, 2, 6]]
+    assert present.int().tolist() == [[1, 1, 0, 1], [0, 0, 1, 0], [1, 1, 1, 1]]
+    assert found[places].tolist() == [1, 3, 8, 5, 2, 2, 2, 6]
+
+    def of_first_tokens(agent: Agent[Any]) -> list[float]:
+        columns, _ = agent.estimate(left, left.rewards)  # type: ignore[attr-defined]
+        return [float(x) for x in columns["advantages"][:, 0]]
+
+    by_rloo = [1 - 5.5, 3 - 4.5, 8 - 2, 0, 2 - 10 / 3, 2 - 10 / 3, 2 - 10 / 3, 6 - 2]
+    sizes = left.lengths.tolist()
+    assert of_first_tokens(learner("rloo")) == pytest.approx(
+        [a / n for a, n in zip(by_rloo, sizes, strict=True)]
+    )
+    by_grpo = [-3, -1, 4, 0, -1, -1, -1, 3]
+    assert of_first_tokens(learner("grpo", std_normalisation=False)) == pytest.approx(by_grpo)
+
+
+def test_only_keeps_what_belongs_to_the_rows() -> None:
+    batch = learner("ppo").collect()
+    short = batch.lengths == 1
+    assert 0 < int(short.sum()) < 32
+    found = batch.only(short)
+    assert found.log_probs.shape == (int(short.sum()), 1)
+    assert found.tokens.shape[1] == int((batch.starts + 1)[short].max())
+    assert [e.index for e in found.episodes] == short.nonzero()[:, 0].tolist() == found.rows.tolist()  # type: ignore[union-attr]
+    assert torch.equal(found.tokens, batch.tokens[short][:, : found.tokens.shape[1]])
+    assert found.scores.values.tolist() == batch.scores.values[short.numpy()].tolist()
+    again = found.only(torch.arange(len(found.tokens)) > 0)
+    assert torch.equal(again.rows, found.rows[1:])  # type: ignore[arg-type, index]
+    assert batch.only(batch.lengths > 0) is batch
+
+
+# Stopping that is worth it, but hardly: torn texts pay 0.9
+
+STOPPING: dict[str, dict[str, Any]] = {
+    "ppo": {
+        "epochs": 4,
+        "minibatches": 1,
+        "whiten_advantages": False,
+        "value_clip": None,
+        "learning_rate": 5e-3,
+    },
+    "grpo": {"kl_in": "reward", "kl_estimator": "k1", "length_normalisation": "constant"},
+    "rloo": {},
+    "reinforce": {},
+}
+
+
+def hardly_worth_it(episode: Episode) -> float:
+    """1 for a text that stops by itself, and almost as much for one that does not."""
+    return 1.0 if episode.finish_reason == "eos" else 0.9
+
+
+@pytest.mark.parametrize("name", STOPPING)
+@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.nightly) for s in range(1, 5))])
+def test_stopping_is_learnt_where_torn_texts_pay_almost_as_much(name: str, seed: int) -> None:
+    """The closed form again: a limit that pays once leaves stopping worth 0.1 more, however small β is."""
+    task = replace(load_task("enumerable", seed=seed), reward=as_reward_source(hardly_worth_it))
+    kind, beta = load_algorithm(name), 0.03
+    config = kind.config_class(
+        **{"iterations": 120, "learning_rate": 5e-3, "warmup": 0, "kl_coef": beta, "seed": seed}
+        | STOPPING[name]
+    )
+    task, episodes, before, after = learn_in(seed, lambda policy, env: kind(policy, env, config), 128, task)
+    best = optimal_policy(before, task.reward(episodes).values, beta)
+    stops = np.array([e.finish_reason == "eos" for e in episodes])
+    print(
+        f"{name}: stops {before[stops].sum():.3f} -> {after[stops].sum():.3f}, best {best[stops].sum():.3f}"
+    )
+    assert before[stops].sum() < 0.7
+    assert best[stops].sum() > 0.95
+    assert total_variation(after, best) <= 0.05
 
 
 def test_updates_stop_when_the_policy_has_moved_far_enough() -> None:

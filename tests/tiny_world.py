@@ -110,12 +110,15 @@ def assert_same(found: Sequence[Tensor], expected: Sequence[Tensor], atol: float
 
 
 def learn_in(
-    seed: int, make: Callable[[Policy, TextVectorEnv], Agent[Any]], num_envs: int = 256
+    seed: int,
+    make: Callable[[Policy, TextVectorEnv], Agent[Any]],
+    num_envs: int = 256,
+    task: Task | None = None,
 ) -> tuple[Task, list[Episode], Floats, Floats]:
     """Let an agent learn from scratch; task, trajectories, and their probabilities before and after."""
-    task = load_task("enumerable", seed=seed)
+    task = task or load_task("enumerable", seed=seed)
     policy = Policy.new(task.tokenizer, width=32, layers=1, heads=2, context=8, seed=seed, device="cpu")
-    env = TextVectorEnv(task=task, num_envs=num_envs)  # nothing comes after the limit
+    env = TextVectorEnv(task=task, num_envs=num_envs)
     agent = make(policy, env)
     episodes = trajectories(task)
 
