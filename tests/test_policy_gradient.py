@@ -99,7 +99,7 @@ def learner(name: str, **changes: Any) -> Agent[Any]:
     )
     policy = small_policy(tokenizer=TOKENIZER, initializer_range=0.1)
     reference = small_policy(tokenizer=TOKENIZER, initializer_range=0.1, seed=1).frozen()
-    config: Any = kind.config_class(iterations=9, learning_rate=1e-2, warmup=0, **settings | changes)  # type: ignore[arg-type]
+    config: Any = kind.config_class(iterations=9, learning_rate=1e-2, warmup=0, **settings | changes)
     return kind(policy, env, config, reference)
 
 

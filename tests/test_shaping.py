@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from text_gym import Episode, Prompt, Shaped, TextEnv, TextVectorEnv, WordTokenizer
+from text_gym.episode import FinishReason
 
 TOKENIZER = WordTokenizer("ab", separator="", pad=False)  # EOS is id 2
 
@@ -66,7 +67,7 @@ def test_discounted_shaping_telescopes(actions: list[int], gamma: float, limit: 
         assert total == pytest.approx(gamma ** (len(paid) - 1) * text.endswith("b"))
     assert stepped(TextEnv, actions, source, limit)[0] == paid
     # The whole text at once: finished, or (where the limit is no end) as one that goes on
-    reason = None if truncated else "eos" if 2 in actions else "length"
+    reason: FinishReason | None = None if truncated else "eos" if 2 in actions else "length"
     ids = np.array(actions[: len(paid)])
     episode = Episode(Prompt("ab"), np.array([0, 1]), ids, TOKENIZER, finish_reason=reason)
     scored = source([episode])

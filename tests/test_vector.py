@@ -143,7 +143,7 @@ class IdsAndLength(RewardSource):
     causal = True
 
     def score(self, episodes: Sequence[Episode]) -> Rewards:
-        per_token = tuple(e.completion_ids + 1.0 for e in episodes)
+        per_token = tuple(e.completion_ids.astype(np.float64) + 1.0 for e in episodes)
         return Rewards(np.array([100.0 * len(t) for t in per_token]), per_token)
 
 
@@ -269,10 +269,8 @@ def test_registered_ids_take_the_limit_and_none_has_a_time_limit_beside_it() -> 
     for env_id in ENV_IDS:
         assert gym.spec(env_id).max_episode_steps is None
     for limit in ("end", "truncate"):
-        single, vector = (
-            make("text_gym/Copy-v0", limit=limit, **kwargs)  # type: ignore[operator]
-            for make, kwargs in ((gym.make, {}), (gym.make_vec, {"num_envs": 2}))
-        )
+        single: Any = gym.make("text_gym/Copy-v0", limit=limit)
+        vector: Any = gym.make_vec("text_gym/Copy-v0", num_envs=2, limit=limit)
         single.reset(seed=0)
         vector.reset(seed=0)
         for _ in range(vector.max_tokens):
