@@ -70,11 +70,10 @@ class ListingEnv(gym.Env[dict[str, Any], np.int64]):
         self.state.actions.append(int(action))
         completion = self.tokenizer.decode(self.state.actions)
         self.state.text = self.state.prompt + completion
-        terminated = int(action) in self.tokenizer.eos_ids
-        truncated = not terminated and len(self.state.actions) >= self.max_tokens
-        reward = self.reward(completion) if terminated or truncated else 0.0
+        terminated = int(action) in self.tokenizer.eos_ids or len(self.state.actions) >= self.max_tokens
+        reward = self.reward(completion) if terminated else 0.0
         info = {"prompt": self.state.prompt, "completion": completion}
-        return self._observe(), reward, terminated, truncated, info
+        return self._observe(), reward, terminated, False, info
 
     def _observe(self) -> dict[str, Any]:
         ids = self.tokenizer.encode(self.state.text)[-self.width :]

@@ -34,10 +34,12 @@ def make_env(task: str | Task = "copy", num_envs: int = 4, **kwargs: Any) -> Any
     return SB3VecEnv(TextVectorEnv(task=task, num_envs=num_envs, autoreset_mode="SameStep", **kwargs))
 
 
-def test_it_plays_exactly_what_dummy_vec_env_plays() -> None:
+@pytest.mark.parametrize("limit", ["end", "truncate"])
+def test_it_plays_exactly_what_dummy_vec_env_plays(limit: str) -> None:
     """SB3's own way: one environment a row, restarted by `DummyVecEnv`."""
-    ours: Any = make_env("add", num_envs=3)
-    theirs: Any = DummyVecEnv([lambda: gym.make("text_gym/Add-v0", disable_env_checker=True)] * 3)
+    ours: Any = make_env("add", num_envs=3, limit=limit)
+    single: dict[str, Any] = {"id": "text_gym/Add-v0", "disable_env_checker": True, "limit": limit}
+    theirs: Any = DummyVecEnv([lambda: gym.make(**single)] * 3)
     ours.seed(7)
     theirs.seed(7)
     a, b = ours.reset(), theirs.reset()
@@ -190,6 +192,25 @@ def test_features_depend_on_all_tokens_and_on_nothing_past_the_end(encoder: Any)
         beyond = obs["tokens"].clone()
         beyond[0, int(obs["length"]) :] = 1
         assert torch.allclose(features(obs | {"tokens": beyond}), base)
+
+
+@pytest.mark.parametrize("encoder", ["positions", "gru", "transformer"])
+def test_features_know_how_many_tokens_are_left(encoder: Any) -> None:
+    env = make_env("copy")
+    features = TokenFeatures(env.observation_space, encoder=encoder, width=16)
+    obs = {k: torch.from_numpy(v[:1]).float() for k, v in env.reset().items()}
+    later = obs | {"remaining": obs["remaining"] - 1}
+    assert torch.equal(features(later), features(obs))  # at first the clock counts for nothing …
+    features(obs).sum().backward()
+    assert features.clock is not None
+    assert features.clock.grad is not None
+    assert features.clock.grad.abs().max() > 0  # … but it is learnt
+    torch.nn.init.ones_(features.clock)
+    assert not torch.allclose(features(later), features(obs))
+    spaces = {k: v for k, v in env.observation_space.spaces.items() if k != "remaining"}
+    without = TokenFeatures(gym.spaces.Dict(spaces), encoder=encoder, width=16)
+    assert without.clock is None
+    assert without(obs).shape == (1, 16)
 
 
 def test_features_that_make_no_sense_are_refused() -> None:

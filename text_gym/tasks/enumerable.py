@@ -48,7 +48,7 @@ def enumerable(symbols: str = "abc", max_tokens: int = 3, seed: int = 0) -> Task
     """A task with one prompt and a reward in `[0, 1)` for every trajectory, drawn by `seed`.
 
     State: the prompt (the first symbol) and the tokens so far. Action: a symbol or EOS, so that `V` is
-    `len(symbols) + 1`. A trajectory of `max_tokens` tokens without EOS is truncated and has its reward
+    `len(symbols) + 1`. A trajectory of `max_tokens` tokens without EOS is cut at the limit and has its reward
     too. Optimum: the largest reward in the table. The random policy gets the mean reward, weighted by
     `V^-tokens`. The prompt is held out as well, since there is no other.
 
