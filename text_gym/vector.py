@@ -20,16 +20,25 @@ from gymnasium.vector.utils import batch_space
 
 from .display import harmless
 from .episode import BoolArray, Episode, IntArray, Prompt, as_prompts
-from .errors import ConfigError, EpisodeError, TokenError, UnknownNameError
+from .errors import ConfigError, EpisodeError, RewardError, TokenError, UnknownNameError
 from .infos import Info, put
 from .masks import ActionMask, Prefixes, mask_array
 from .prompts import PromptTable, stream_keys
-from .reward import FloatArray, OnBadReward, RewardSource, TokenBatch, as_reward_source, checked_tokens
+from .reward import (
+    FloatArray,
+    OnBadReward,
+    Rewards,
+    RewardSource,
+    TokenBatch,
+    as_reward_source,
+    checked_tokens,
+)
 from .task import Task, load_task
 from .tokenizer import as_tokenizer
 
 Observation = dict[str, npt.NDArray[Any]]
 RESET_OPTIONS = ("reset_mask", "episode_index")
+MOST_ABSTENTIONS = 100  # in a row, before an environment that draws episodes anew gives up
 
 
 class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
@@ -42,7 +51,17 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
     - `length` `(1,)` int64: how many there are.
 
     Action: `Discrete(V)`. Info of a reset: `prompt`, `episode_index`. Info of a last step: `completion`,
-    and `reward_terms` if the reward source names its parts.
+    `reward_terms` if the reward source names its parts, and `reward_abstained` (True) if it had no opinion.
+
+    An episode without an opinion returns 0: its last step takes back what a causal source was paid for
+    earlier tokens. To an agent that knows nothing of `reward_abstained` that is a reward like any other, so
+    a judge that is down looks like a judge that hates everything. With `on_abstain="redraw"` such an
+    episode does not end: in the same step its row begins the next episode of its stream, neither terminated
+    nor truncated, with return 0 so far. Every episode then ends judged, and an abstention is worth what a
+    new episode is worth. The info of such a step has `redrawn` (how often that happened in the row since
+    its last judged end) and, as that of a reset, `prompt` and `episode_index`; the observation is the new
+    episode's first one. `redrawn` of the environment counts all. Agents of `text_gym.agents` play whole
+    episodes and leave those out that were not judged, either way.
 
     Which prompt an episode gets depends on its stream's seed and its number `k` in the stream alone.
     As in Gymnasium's `SyncVectorEnv`, `reset(seed=s)` gives row `i` the stream of seed `s + i`; with
@@ -67,7 +86,8 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         on_long_prompt: `"error"`, or `"truncate"`: drop tokens on the left and report how many in
             info (`prompt_tokens_dropped`).
         context: Largest `P + T` that the policy can read, in tokens, if there is such a limit.
-        on_bad_reward: `"raise"`, or `"drop"`: pay 0 and set info `reward_abstained`.
+        on_bad_reward: `"raise"`, or `"drop"`: a bad reward counts as an abstention.
+        on_abstain: `"pay_zero"`, or `"redraw"`: go on with a new episode instead; see above.
         limit_terminates: Report the token limit as `terminated`, not `truncated`. See below.
         fixed_horizon: Every episode takes `max_tokens` steps: after EOS further tokens are ignored (padding
             stands in their place) and the reward is paid at the last step, so that it does not matter to the
@@ -127,6 +147,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         on_long_prompt: Literal["error", "truncate"] = "error",
         context: int | None = None,
         on_bad_reward: OnBadReward = "raise",
+        on_abstain: Literal["pay_zero", "redraw"] = "pay_zero",
         limit_terminates: bool = False,
         fixed_horizon: bool = False,
         info_texts: bool = True,
@@ -153,6 +174,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         _check_choice("autoreset_mode", autoreset_mode, [*AutoresetMode, *(m.value for m in AutoresetMode)])
         _check_choice("numbering", numbering, ["per_env", "global"])
         _check_choice("on_bad_reward", on_bad_reward, ["raise", "drop"])
+        _check_choice("on_abstain", on_abstain, ["pay_zero", "redraw"])
         _check_choice("on_masked", on_masked, ["raise", "allow"])
         _check_choice("render_mode", render_mode, [None, "ansi"])
 
@@ -167,6 +189,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         self.copy = copy
         self.numbering = numbering
         self.on_bad_reward: OnBadReward = on_bad_reward
+        self.on_abstain = on_abstain
         self.limit_terminates = limit_terminates
         self.fixed_horizon = fixed_horizon
         self.info_texts = info_texts
@@ -219,6 +242,10 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         self._episode = np.zeros(n, dtype=np.int64)  # number k of the episode each row plays
         self._next = np.zeros(n, dtype=np.int64)  # number of the episode it plays next
         self._prompt_index = np.zeros(n, dtype=np.int64)
+        self._paid = np.zeros(n)  # for tokens of the running episode, by a causal source
+        self.redrawn = 0  # episodes begun in place of one that was not judged …
+        self._redrawn = np.zeros(n, dtype=np.int64)  # … and those of each row since its last judged end
+        self._abstentions = 0  # in a row
 
     # The Gymnasium interface
 
@@ -250,6 +277,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         rows = self._rows_to_reset(options)
         index = self._episodes_asked_for(options)
         self._seed_rows(seed, rows)
+        self._redrawn[rows] = 0
         if index is None:
             self._begin_next(rows)
         else:
@@ -273,8 +301,8 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         Raises:
             TokenError: An id out of range or not an integer, or another shape; nothing has changed.
             EpisodeError: Before `reset`, or (autoreset disabled) an episode is over.
-            RewardError: The reward source failed; the token was appended, and an episode that it ended
-                is over.
+            RewardError: The reward source failed (with `on_abstain="redraw"` also: it abstained a hundred
+                times in a row); the token was appended, and an episode that it ended is over.
         """
         restarting = self._rows_restarting()
         tokens = self._valid_tokens(actions, restarting)
@@ -282,7 +310,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
             self._check_allowed(tokens, restarting)
         infos: Info = {}
         rewards = np.zeros(self.num_envs)
-        rows = self._rows
+        rows, redrawn = self._rows, self._rows[:0]
         if len(restarting):
             rows = np.flatnonzero(~self._done)
             tokens = tokens[rows]
@@ -293,11 +321,13 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
             if self.reward.causal and not self.fixed_horizon:
                 self._pay_tokens(rows[~ended], rewards)
             if np.count_nonzero(ended):
-                self._pay_episodes(rows[ended], rewards, infos)
+                redrawn = self._pay_episodes(rows[ended], rewards, infos)
         terminated, truncated = self._done.copy(), self.truncated.copy()
         terminated[truncated] = False
         if self.autoreset_mode is AutoresetMode.SAME_STEP and np.count_nonzero(self._done):
             infos = self._restart_same_step(infos)
+        if len(redrawn):
+            put(self._begin_info(infos, redrawn), self.num_envs, redrawn, {"redrawn": self._redrawn[redrawn]})
         if self.mask is not None:
             put(infos, self.num_envs, self._rows, {"action_mask": self._shown_mask()})
         return self._observe(), rewards, terminated, truncated, infos
@@ -390,6 +420,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         self._prompt_index[rows] = choice
         self._done[rows] = self._cut[rows] = False
         self._ends[rows] = 0
+        self._paid[rows] = 0.0
         self._stale = True
 
     def advance(self, rows: IntArray, tokens: IntArray) -> BoolArray:
@@ -578,26 +609,65 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
                 on_bad_reward=self.on_bad_reward,
             )
             rewards[rows] = checked_tokens(self.reward, batch)
+            self._paid[rows] += rewards[rows]
 
-    def _pay_episodes(self, rows: IntArray, rewards: FloatArray, infos: Info) -> None:
-        """Rewards and info of episodes that ended now."""
+    def _pay_episodes(self, rows: IntArray, rewards: FloatArray, infos: Info) -> IntArray:
+        """Rewards and info of episodes that ended now; returns the rows that have begun another one instead."""
         episodes = self.episodes(rows)
         scored = self.reward(episodes, self.on_bad_reward)
-        if (
-            self.reward.causal and not self.fixed_horizon and scored.per_token is not None
-        ):  # earlier tokens have been paid for
-            rewards[rows] = scored.values + [float(tokens[-1]) for tokens in scored.per_token]
-        else:
-            rewards[rows] = scored.totals
+        stepwise = self.reward.causal and not self.fixed_horizon
+        rewards[rows] = self._left_to_pay(rows, scored) if stepwise else scored.totals
+        redrawn = self._redraw(rows, scored.abstained) if self.on_abstain == "redraw" else rows[:0]
+        over = np.flatnonzero(self._done[rows])  # those that do end in this step
         columns: dict[str, Any] = {}
         if self.info_texts:
-            columns["completion"] = [e.completion for e in episodes]
+            columns["completion"] = [episodes[i].completion for i in over]
         if scored.terms:
-            columns["reward_terms"] = {k: np.asarray(v, dtype=np.float64) for k, v in scored.terms.items()}
-        put(infos, self.num_envs, rows, columns)
-        some = scored.abstained
+            columns["reward_terms"] = {
+                k: np.asarray(v, dtype=np.float64)[over] for k, v in scored.terms.items()
+            }
+        if len(over):
+            put(infos, self.num_envs, rows[over], columns)
+        some = scored.abstained[over]
         if np.count_nonzero(some):
-            put(infos, self.num_envs, rows[some], {"reward_abstained": some[some]})
+            put(infos, self.num_envs, rows[over][some], {"reward_abstained": some[some]})
+        return redrawn
+
+    def _left_to_pay(self, rows: IntArray, scored: Rewards) -> FloatArray:
+        """`(n,)`: what episodes are worth, less what was paid for their earlier tokens.
+
+        That is the reward at the end and that of the last token. Only where a part of the source abstained
+        in the end were the earlier ones paid something else than they are worth now, and it is set right.
+        """
+        if scored.per_token is None:
+            return scored.values - self._paid[rows]
+        last = np.array([tokens[-1] for tokens in scored.per_token])
+        # Summed in the order of the steps, so that equal payments have equal sums.
+        earlier = np.array([np.cumsum(np.append(0.0, tokens[:-1]))[-1] for tokens in scored.per_token])
+        left: FloatArray = scored.values + last - (self._paid[rows] - earlier)
+        return left
+
+    def _redraw(self, rows: IntArray, abstained: BoolArray) -> IntArray:
+        """Begin new episodes in those of the rows whose episode was not judged, and return these.
+
+        Raises:
+            RewardError: No episode was judged for too long.
+        """
+        count = int(np.count_nonzero(abstained))
+        self._abstentions = self._abstentions + count if count == len(rows) else 0
+        if self._abstentions >= MOST_ABSTENTIONS:
+            said = harmless(self.reward.last_failure or "it abstained and gave no reason", limit=400)
+            count, self._abstentions = self._abstentions, 0
+            raise RewardError(
+                f"reward {self.reward.name!r} judged none of the last {count} episodes, and with "
+                f"on_abstain='redraw' one has to be: {said}. Mend the reward and reset the environment"
+            )
+        self._redrawn[rows[~abstained]] = 0
+        redrawn = rows[abstained]
+        self._redrawn[redrawn] += 1
+        self.redrawn += count
+        self._begin_next(redrawn)
+        return redrawn
 
     def _begin_info(self, infos: Info, rows: IntArray) -> Info:
         choice = self._prompt_index[rows]
