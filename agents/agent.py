@@ -157,9 +157,10 @@ class Agent(ABC, Generic[ConfigT]):
                 break
             if self.unscored_batches >= self.config.max_unscored:
                 raise NoScoresError(
-                    f"{self._no_scores()}. It is batch {self.unscored_batches} in a row without scores; nothing "
-                    "was learnt from them. Mend the reward (is its service up, is there budget left?) and go on "
-                    f"from the last checkpoint, or raise max_unscored (now {self.config.max_unscored})"
+                    f"{self._no_scores()}. It is batch {self.unscored_batches} in a row without scores, and "
+                    "nothing was learnt from them. Mend the reward (is its service up, is there budget "
+                    "left?) and go on from the last checkpoint, or raise max_unscored "
+                    f"({self.config.max_unscored})"
                 )
         return self
 

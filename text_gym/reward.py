@@ -375,7 +375,7 @@ def _checked_per_token(
     on_bad_reward: OnBadReward,
     abstained: BoolArray,
 ) -> tuple[FloatArray, ...] | None:
-    """Per-token rewards, 0 where the source abstained; where bad ones are dropped, that is marked in place."""
+    """Per-token rewards, 0 where the source abstained; dropped episodes are marked as such, in place."""
     if rewards.per_token is None:
         return None
     if len(rewards.per_token) != len(episodes):

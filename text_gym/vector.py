@@ -612,7 +612,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
             self._paid[rows] += rewards[rows]
 
     def _pay_episodes(self, rows: IntArray, rewards: FloatArray, infos: Info) -> IntArray:
-        """Rewards and info of episodes that ended now; returns the rows that have begun another one instead."""
+        """Rewards and info of episodes that ended now; returns the rows that began another one instead."""
         episodes = self.episodes(rows)
         scored = self.reward(episodes, self.on_bad_reward)
         stepwise = self.reward.causal and not self.fixed_horizon
