@@ -181,7 +181,7 @@ def learner(name: str, reward: RewardSource, **settings: Any) -> Agent[Any]:
     adapting = {} if name == "best_of_n" else {"kl_target": 1.0}
     config = {"iterations": 6, "learning_rate": 1e-2, "warmup": 0, **adapting, **settings}
     env = world(reward=reward, numbering="global")
-    return algorithm(small_policy(), env, algorithm.config_class(**config))  # type: ignore[arg-type]
+    return algorithm(small_policy(), env, algorithm.config_class(**config))
 
 
 def memory_of(learned: Agent[Any]) -> list[Any]:

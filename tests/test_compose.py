@@ -317,11 +317,11 @@ def test_a_bad_token_reward_of_an_abstained_episode_does_not_matter() -> None:
 def test_the_last_failure_is_that_of_the_first_part_that_has_one() -> None:
     well, down, late = Fixed([1], "a"), Fixed([1], "b"), Fixed([1], "c")
     source = Gate(2 * well - Scale(down), Clip(late))
-    assert source.last_failure is None
-    late._last_failure = "out of budget"
-    assert source.last_failure == "out of budget"
-    down._last_failure = "status 500"
-    assert source.last_failure == "status 500"
+    told = [source.last_failure]
+    for part, failure in ((late, "out of budget"), (down, "status 500")):
+        part._last_failure = failure
+        told.append(source.last_failure)
+    assert told == [None, "out of budget", "status 500"]
     assert well.last_failure is None
 
 

@@ -15,7 +15,16 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
-from text_gym import AllowedTokens, Episode, RewardSource, Task, TextVectorEnv, WordTokenizer, load_task
+from text_gym import (
+    AllowedTokens,
+    Episode,
+    Prompt,
+    RewardSource,
+    Task,
+    TextVectorEnv,
+    WordTokenizer,
+    load_task,
+)
 from text_gym.agents import (
     KLController,
     KLPenalty,
@@ -348,9 +357,13 @@ class Shy(RewardSource):
         return [None if e.completion.startswith("a") else 1.0 for e in episodes]
 
 
-def test_an_episode_that_was_not_judged_is_paid_zero_and_marked() -> None:
+def shy_task() -> Task:
     tokenizer = WordTokenizer("ab", separator="", pad=False)
-    env = make_env(Task("shy", ["a", "b"], ["a"], tokenizer, Shy(), max_tokens=4), num_envs=2)
+    return Task("shy", [Prompt("a"), Prompt("b")], [Prompt("a")], tokenizer, Shy(), max_tokens=4)
+
+
+def test_an_episode_that_was_not_judged_is_paid_zero_and_marked() -> None:
+    env = make_env(shy_task(), num_envs=2)
     env.reset()
     env.step(np.array([0, 1]))
     _, rewards, dones, infos = env.step(np.array([2, 2]))
@@ -360,16 +373,14 @@ def test_an_episode_that_was_not_judged_is_paid_zero_and_marked() -> None:
 
 
 def test_a_redrawn_episode_goes_on_with_a_new_one_for_stable_baselines3() -> None:
-    tokenizer = WordTokenizer("ab", separator="", pad=False)
-    task = Task("shy", ["a", "b"], ["a"], tokenizer, Shy(), max_tokens=4)
-    env = make_env(task, num_envs=3, on_abstain="redraw")
+    env = make_env(shy_task(), num_envs=3, on_abstain="redraw")
     env.reset()
     before = [dict(info) for info in env.reset_infos]
     env.step(np.array([0, 1, 0]))
     observation, rewards, dones, infos = env.step(np.array([2, 2, 0]))
     assert rewards.tolist() == [0, 1, 0]
     assert dones.tolist() == [False, True, False]
-    prompt = tokenizer.encode(infos[0].pop("prompt"))
+    prompt = shy_task().tokenizer.encode(infos[0].pop("prompt"))
     assert infos[0] == {"redrawn": 1, "episode_index": 1}
     assert observation["tokens"][0, :1].tolist() == prompt
     assert observation["length"].ravel().tolist() == [1, 1, 3]
@@ -381,9 +392,7 @@ def test_a_redrawn_episode_goes_on_with_a_new_one_for_stable_baselines3() -> Non
 
 
 def test_ppo_of_stable_baselines3_learns_although_half_of_the_texts_are_not_judged() -> None:
-    tokenizer = WordTokenizer("ab", separator="", pad=False)
-    task = Task("shy", ["a", "b"], ["a"], tokenizer, Shy(), max_tokens=4)
-    env = VecMonitor(make_env(task, num_envs=8, on_abstain="redraw"))
+    env = VecMonitor(make_env(shy_task(), num_envs=8, on_abstain="redraw"))
     agent = PPO("MultiInputPolicy", env, n_steps=16, batch_size=64, seed=0, policy_kwargs=FEATURES)
     agent.learn(256)
     assert {episode["r"] for episode in agent.ep_info_buffer or ()} == {1.0}
