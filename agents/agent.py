@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from text_gym import Prompt, TextVectorEnv
-from text_gym.errors import ConfigError, NonFiniteError
+from text_gym.display import harmless
+from text_gym.errors import ConfigError, NonFiniteError, NoScoresError
 
 from .guards import (
     Advisor,
@@ -61,6 +62,8 @@ class AgentConfig:
         kl_estimator: k1, k2 or k3 (see `text_gym.agents.estimate_kl`).
         temperature: Of the sampling distribution; the policy that learns is the one at this temperature.
         seed: Decides prompts, noise and minibatches.
+        max_unscored: Batches in a row of which the reward source scored no episode (a judge that is down,
+            say) before learning stops with an error, at least 1. Nothing is learnt from such a batch.
     """
 
     iterations: int = 100
@@ -73,11 +76,14 @@ class AgentConfig:
     kl_estimator: Estimator = "k1"
     temperature: float = 1.0
     seed: int = 0
+    max_unscored: int = 3
 
     def __post_init__(self) -> None:
         for name in ("iterations", "learning_rate", "warmup", "max_grad_norm", "kl_coef"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if not self.max_unscored >= 1:
+            raise ConfigError(f"max_unscored is {self.max_unscored}; it must be at least 1")
 
 
 ConfigT = TypeVar("ConfigT", bound=AgentConfig)
@@ -94,6 +100,7 @@ class Agent(ABC, Generic[ConfigT]):
 
     Attributes:
         iteration: Iterations done.
+        unscored_batches: Batches in a row, up to the last one, of which the reward source scored no episode.
         between_iterations: False from the first step of an update to its end (and for ever, if that failed
             halfway): the weights are then those of no iteration, and no checkpoint can be taken of them.
 
@@ -120,6 +127,7 @@ class Agent(ABC, Generic[ConfigT]):
         self.iteration = 0
         self.episodes_played = 0
         self.tokens_played = 0
+        self.unscored_batches = 0
         self.between_iterations = True
         self._reference_was = fingerprint(self.reference)
 
@@ -137,6 +145,8 @@ class Agent(ABC, Generic[ConfigT]):
 
         Raises:
             RewardError: The reward source failed; nothing was updated from that batch.
+            NoScoresError: It scored no episode of `config.max_unscored` batches in a row. The agent can be
+                saved, and goes on when `learn` is called again.
             NonFiniteError: A weight, loss or gradient was NaN or infinite; the weights are those before it.
             GuardError: Dropout is on, or reference or reward model were changed along with the policy.
         """
@@ -145,6 +155,13 @@ class Agent(ABC, Generic[ConfigT]):
             metrics = self._iterate()
             if callback is not None and callback(self, metrics) is False:
                 break
+            if self.unscored_batches >= self.config.max_unscored:
+                raise NoScoresError(
+                    f"{self._no_scores()}. It is batch {self.unscored_batches} in a row without scores, and "
+                    "nothing was learnt from them. Mend the reward (is its service up, is there budget "
+                    "left?) and go on from the last checkpoint, or raise max_unscored "
+                    f"({self.config.max_unscored})"
+                )
         return self
 
     def _iterate(self) -> Metrics:
@@ -155,26 +172,48 @@ class Agent(ABC, Generic[ConfigT]):
         played = time.perf_counter()
         self._set_learning_rate()
         self.between_iterations = False
-        with unchanged(reward_modules(self.env.reward)):
-            metrics = self.update(batch)
-        check_unchanged(self.reference, self._reference_was, "the reference policy")
+        metrics = self._update_guarded(batch) if is_scored(batch) else self._skip()
         self.iteration += 1
         self.episodes_played += len(batch.episodes)
         self.tokens_played += batch.num_tokens
         metrics |= describe(batch)
-        for advice in self.advisor.look(batch, metrics, self.kl.coefficient):
-            LOG.warning("iteration %d: %s", self.iteration, advice)
+        if not self.unscored_batches:
+            for advice in self.advisor.look(batch, metrics, self.kl.coefficient):
+                LOG.warning("iteration %d: %s", self.iteration, advice)
         self.between_iterations = True
         seconds = time.perf_counter() - started
         return metrics | {
             "iteration": self.iteration,
             "episodes": self.episodes_played,
             "tokens": self.tokens_played,
+            "unscored_batches": self.unscored_batches,
             "seconds": seconds,
             "rollout_seconds": played - started,
             "tokens_per_second": batch.num_tokens / seconds,
             **memory_mib(self.policy.device),
         }
+
+    def _update_guarded(self, batch: Rollout) -> Metrics:
+        """`update`, after which reward models and reference must be what they were."""
+        self.unscored_batches = 0
+        with unchanged(reward_modules(self.env.reward)):
+            metrics = self.update(batch)
+        check_unchanged(self.reference, self._reference_was, "the reference policy")
+        return metrics
+
+    def _skip(self) -> Metrics:
+        """Count a batch without scores and learn nothing from it; the first one in a row is told."""
+        self.unscored_batches += 1
+        if self.unscored_batches == 1:
+            LOG.warning("%s: %s; nothing is learnt from them", self.where, self._no_scores())
+        return {"updates": 0, "kl_coef": self.kl.coefficient}
+
+    def _no_scores(self) -> str:
+        """Which reward gave no scores, and the last reason it had."""
+        reward = self.env.reward
+        said = harmless(reward.last_failure or "it abstained and gave no reason", limit=400)
+        name = harmless(reward.name, limit=60)
+        return f"reward {name!r} scored none of {self.env.num_envs} episodes: {said}"
 
     def _check(self) -> None:
         """What must hold before an iteration."""
@@ -268,6 +307,7 @@ class Agent(ABC, Generic[ConfigT]):
             "iteration": self.iteration,
             "episodes_played": self.episodes_played,
             "tokens_played": self.tokens_played,
+            "unscored_batches": self.unscored_batches,
             "kl_coefficient": self.kl.coefficient,
             "advice": dict(self.advisor.lasted),
             "reward": self.env.reward.state_dict(),
@@ -278,6 +318,7 @@ class Agent(ABC, Generic[ConfigT]):
         self.env.reward.load_state_dict(state["reward"])
         self.iteration = state["iteration"]
         self.episodes_played, self.tokens_played = state["episodes_played"], state["tokens_played"]
+        self.unscored_batches = state.get("unscored_batches", 0)
         self.kl.coefficient = state["kl_coefficient"]
         self.advisor.lasted = dict(state["advice"])
 
@@ -388,6 +429,11 @@ def apply_gradients(
         norms.append(float(norm))
     optimizer.step()
     return norms
+
+
+def is_scored(batch: Rollout) -> bool:
+    """Whether the reward source scored any episode of a batch, so that there is something to learn from."""
+    return not batch.scores.abstained.all()
 
 
 def describe(batch: Rollout) -> Metrics:

@@ -94,6 +94,7 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
         observation, rewards, terminated, truncated, info = self.env.step(self._actions)
         dones = terminated | truncated
         infos: list[Info] = [{} for _ in range(self.num_envs)]
+        newest = list(infos)  # what tells of the observations returned here
         if dones.any():
             _distribute(info.pop("final_info"), infos)
             if "episode" in info:  # RecordEpisodeStatistics puts it beside, not into, the final info
@@ -102,10 +103,8 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
             for i in np.flatnonzero(dones).tolist():
                 infos[i]["terminal_observation"] = final[i]
                 infos[i]["TimeLimit.truncated"] = bool(truncated[i])
-                self.reset_infos[i] = {}
-            _distribute(info, self.reset_infos)
-        elif info:
-            _distribute(info, infos)
+                self.reset_infos[i] = newest[i] = {}
+        _distribute(info, newest)
         return observation, rewards.astype(np.float32), dones, infos
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from text_gym import Episode, Rewards, RewardSource
 from text_gym.data import read_rows
 from text_gym.display import harmless
-from text_gym.errors import ConfigError
+from text_gym.errors import ConfigError, excerpt
 from text_gym.reward import FloatArray
 
 from .endpoint import BudgetError, ChatEndpoint, EndpointError, EndpointRefusedError
@@ -87,7 +87,8 @@ class Judge(RewardSource):
     """A language model that scores texts by a rubric; `Σ weight · (score - low) / (high - low) / Σ weight`.
 
     In [0, 1]. Terms: each criterion's score on its own scale, NaN where there is none. It abstains where the
-    endpoint fails or the reply is not one JSON object with a number in range for every criterion. One request
+    endpoint fails or the reply is not one JSON object with a number in range for every criterion, and
+    `last_failure` says what the endpoint answered then. One request
     a text, one after another: wrap it in `Parallel(judge, workers=8, chunk=1)` to have several under way.
     How it is hacked: by flattery, length, and orders to the judge; see `attack_report`.
 
@@ -140,6 +141,7 @@ class Judge(RewardSource):
             if found is not None:
                 scores[i] = list(found.values())
             elif reply is not None:
+                self._last_failure = f"{self.endpoint} replied without valid scores: {excerpt(reply, 120)}"
                 _LOG.warning("judge: no valid scores in %s", harmless(reply, limit=200))
         criteria = list(self.criteria.values())
         low, high = np.array([c.low for c in criteria]), np.array([c.high for c in criteria])
@@ -218,11 +220,13 @@ class Judge(RewardSource):
             return self.endpoint.ask(messages)
         except EndpointRefusedError:
             raise
-        except BudgetError:
+        except BudgetError as error:
             if self.on_spent == "raise":
                 raise
+            self._last_failure = str(error)
             return None
         except EndpointError as error:
+            self._last_failure = str(error)
             _LOG.warning("judge: no score for %s: %s", harmless(episode.prompt.id, limit=60), error)
             return None
 

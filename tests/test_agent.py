@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from text_gym import (
     PretrainedTokenizer,
     Prompt,
     Rewards,
+    RewardSource,
     TextVectorEnv,
     WordTokenizer,
 )
@@ -31,7 +34,7 @@ from text_gym.agents import (
     describe,
     load_algorithm,
 )
-from text_gym.errors import ConfigError, NonFiniteError, RewardError, UnknownNameError
+from text_gym.errors import ConfigError, NonFiniteError, NoScoresError, RewardError, UnknownNameError
 
 
 def world(num_envs: int = 16, **changes: Any) -> TextVectorEnv:
@@ -144,6 +147,138 @@ def test_bad_rewards_may_be_dropped_and_are_counted() -> None:
     agent(env=env).learn(1, callback=lambda _, metrics: logs.append(metrics))
     assert logs[0]["abstained"] == 1
     assert logs[0]["reward"] == 0
+
+
+# Batches without scores
+
+
+class Moody(RewardSource):
+    """Scores the batches whose numbers are told, and abstains from all others."""
+
+    name, abstains = "moody", True
+
+    def __init__(self, scored: Container[int], failure: str | None = None) -> None:
+        self.scored, self.asked, self._last_failure = scored, 0, failure
+
+    def score(self, episodes: Sequence[Episode]) -> list[float | None]:
+        self.asked += 1
+        return [float(len(e.completion)) if self.asked in self.scored else None for e in episodes]
+
+
+ALGORITHMS: list[tuple[str, dict[str, Any]]] = [
+    ("ppo", {"critic": "separate"}),
+    ("ppo", {}),
+    ("grpo", {"group_size": 4}),
+    ("rloo", {"group_size": 4}),
+    ("reinforce", {}),
+    ("best_of_n", {"n": 4}),
+]
+
+
+def learner(name: str, reward: RewardSource, **settings: Any) -> Agent[Any]:
+    algorithm = load_algorithm(name)
+    adapting = {} if name == "best_of_n" else {"kl_target": 1.0}
+    config = {"iterations": 6, "learning_rate": 1e-2, "warmup": 0, **adapting, **settings}
+    env = world(reward=reward, numbering="global")
+    return algorithm(small_policy(), env, algorithm.config_class(**config))
+
+
+def memory_of(learned: Agent[Any]) -> list[Any]:
+    """Weights, the optimizer's memory, and all that a checkpoint would hold but the counters."""
+    tensors = [p.detach().clone() for network in learned.networks.values() for p in network.parameters()]
+    tensors += [v.clone() for s in learned.optimizer.state.values() for v in s.values()]
+    state = learned.state_dict()
+    for counter in ("iteration", "episodes_played", "tokens_played", "unscored_batches"):
+        del state[counter]
+    return [*tensors, state]
+
+
+def same_memory(a: list[Any], b: list[Any]) -> bool:
+    tensors = zip(a[:-1], b[:-1], strict=True)
+    return a[-1] == b[-1] and all(torch.equal(x, y) for x, y in tensors)
+
+
+@pytest.mark.parametrize(("name", "settings"), ALGORITHMS)
+def test_nothing_is_learnt_from_a_batch_without_scores(
+    name: str, settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    rows: list[Metrics] = []
+    states: list[list[Any]] = []
+
+    def watch(learned: Agent[Any], metrics: Metrics) -> None:
+        rows.append(metrics)
+        states.append(memory_of(learned))
+
+    agent = learner(name, Moody({1, 4, 6}, "status 500, 'boom'"), **settings)
+    agent.learn(callback=watch)
+    assert [row["unscored_batches"] for row in rows] == [0, 1, 2, 0, 1, 0]
+    assert [row["iteration"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    changed = [not same_memory(a, b) for a, b in pairwise(states)]
+    assert changed == [False, False, True, False, True]
+    for row in (rows[1], rows[2], rows[4]):
+        assert row["updates"] == 0
+        assert row["abstained"] == row["episodes"] / row["iteration"] == 16
+        assert {k for k, v in row.items() if isinstance(v, float) and math.isnan(v)} == {
+            "reward", "reward_std",
+        }  # fmt: skip
+    told = [record.getMessage() for record in caplog.records if "scored none" in record.getMessage()]
+    assert told == [
+        f"iteration {n}: reward 'moody' scored none of 16 episodes: status 500, 'boom'; nothing is learnt "
+        "from them"
+        for n in (2, 5)
+    ]
+
+
+def test_what_is_learnt_after_a_batch_without_scores_is_what_the_schedule_says() -> None:
+    """As if the iteration had not learnt: the next one plays its own episodes at its own step size."""
+    one = learner("ppo", Moody({1, 3}))
+    one.learn(3)
+    other = learner("ppo", Moody({1, 2}))
+    other.learn(1)
+    other.iteration, other.episodes_played = 2, 32
+    other.learn(1)
+    assert same_memory(memory_of(one), memory_of(other))
+
+
+def test_learning_stops_after_several_batches_without_scores() -> None:
+    rows: list[Metrics] = []
+    agent = learner("ppo", Moody({1, 6}, "said \x1b[31m no"), max_unscored=2)
+    with pytest.raises(NoScoresError) as caught:
+        agent.learn(callback=lambda _, metrics: rows.append(metrics))
+    message = str(caught.value)
+    assert "reward 'moody' scored none of 16 episodes: said \\x1b[31m no" in message
+    assert "batch 2 in a row" in message
+    assert "max_unscored (2)" in message
+    assert len(rows) == agent.iteration == 3  # the last iteration was told of, too
+    with pytest.raises(NoScoresError, match="batch 3 in a row"):  # one more try
+        agent.learn()
+    with pytest.raises(NoScoresError):
+        agent.learn()
+    agent.learn()  # and here it is back
+    assert (agent.iteration, agent.unscored_batches) == (6, 0)
+
+
+def test_a_source_without_a_reason_is_named_without_one() -> None:
+    with pytest.raises(NoScoresError, match=r"'moody' scored none .* it abstained and gave no reason"):
+        learner("grpo", Moody({}), group_size=4, max_unscored=1).learn()
+
+
+def test_bad_rewards_that_are_dropped_are_the_reason() -> None:
+    env = world(reward=lambda completion: math.nan, on_bad_reward="drop")
+    with pytest.raises(
+        NoScoresError, match=r"scored none of 16 episodes: reward '<lambda>': episode 15 is nan"
+    ):
+        agent(env=env, max_unscored=1).learn()
+
+
+def test_the_count_of_batches_without_scores_is_saved(tmp_path: Path) -> None:
+    first = learner("ppo", Moody({1}))
+    first.learn(3)
+    first.save(tmp_path, resumable=True)
+    again = PPO.load(tmp_path, world(reward=Moody({}), numbering="global"))
+    assert again.unscored_batches == 2
+    with pytest.raises(NoScoresError, match="batch 3 in a row"):
+        again.learn()
 
 
 # What stays as it is
@@ -350,6 +485,11 @@ def test_algorithms_by_name() -> None:
 def test_settings_below_zero_are_named(name: str, value: float) -> None:
     with pytest.raises(ConfigError, match=name):
         AgentConfig(**{name: value})  # type: ignore[arg-type]
+
+
+def test_max_unscored_is_at_least_one() -> None:
+    with pytest.raises(ConfigError, match="max_unscored is 0"):
+        AgentConfig(max_unscored=0)
 
 
 def test_a_temperature_of_zero_is_refused() -> None:

@@ -33,9 +33,12 @@ class Counting(RewardSource):
 class Hostile(RewardSource):
     """Does to its process what the completion says."""
 
-    name = "hostile"
+    name, abstains = "hostile", True
 
-    def score(self, episodes: Sequence[Episode]) -> list[float]:
+    def score(self, episodes: Sequence[Episode]) -> list[float | None]:
+        if episodes[0].completion == "abstain":
+            self._last_failure = "nobody is there"
+            return [None] * len(episodes)
         for episode in episodes:
             if episode.completion == "hang":
                 time.sleep(3600)
@@ -104,6 +107,15 @@ def test_cache_tells_apart_what_a_source_may_see() -> None:
     assert len(source.asked) == 8
 
 
+def test_cache_remembers_no_abstentions() -> None:
+    """A judge that was down may be up again."""
+    fixed = Fixed([None, 5])
+    cached = Cache(fixed)
+    assert cached(episodes(2)).abstained.tolist() == [True, False]
+    fixed.values = [4, 6]
+    assert cached(episodes(2)).values.tolist() == [4, 5]
+
+
 def test_cache_remembers_no_errors() -> None:
     fixed = Fixed([float("nan")])
     fixed.abstains = False
@@ -155,6 +167,19 @@ def test_a_worker_that_dies_or_raises_is_named(hostile: Timeout) -> None:
         hostile(text("raise"))
     assert isinstance(caught.value.__cause__, ConnectionError)
     assert hostile(text("still")).values.tolist() == [5]
+
+
+def test_the_last_failure_comes_back_from_a_worker_process(hostile: Timeout) -> None:
+    assert hostile.source.last_failure is None
+    assert hostile(text("abstain")).abstained.tolist() == [True]
+    assert hostile.last_failure == "nobody is there"
+    hostile(text("well"))
+    assert hostile.last_failure == "nobody is there"
+    pool = Parallel(Hostile(), workers=1, worker="process")
+    assert pool.last_failure is None
+    pool(text("abstain"))
+    assert (2 * pool).last_failure == "nobody is there"
+    pool.close()
 
 
 def test_timeout_refuses_what_cannot_travel() -> None:

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from text_gym import ByteTokenizer, Episode, Rewards, RewardSource
+from text_gym import ByteTokenizer, Episode, Rewards, RewardSource, TextVectorEnv, WordTokenizer
 from text_gym.compose import Gate, Scale, WeightedSum, describe
 from text_gym.errors import ConfigError, RewardError
+from text_gym.shaping import Shaped
+from text_gym.transforms import Clip, LengthControl, Penalty, RunningStandardize, Standardize
 
 TOKENIZER = ByteTokenizer()
 
@@ -205,6 +207,122 @@ def test_bad_options_are_refused() -> None:
     ):
         with pytest.raises(ConfigError):
             make()
+
+
+# Abstention pays nothing
+
+
+class Shy(PerToken):
+    """Pays as `PerToken`, and has no opinion on finished texts that contain a letter."""
+
+    abstains = True
+
+    def __init__(self, letter: str, extra: float = 0.0) -> None:
+        super().__init__(extra)
+        self.letter, self.name = letter, f"shy of {letter}"
+
+    def score(self, episodes: Sequence[Episode]) -> Rewards:
+        said = super().score(episodes)
+        shy = np.array([e.done and self.letter in e.completion for e in episodes])
+        return Rewards(said.values, said.per_token, abstained=shy)
+
+
+TEXTS = [Episode.of("Say:", text, TOKENIZER) for text in ("", "a", "b", "ab", "bba", "xyz", "cab")]
+NUMBERS = st.floats(-4, 4)
+SOURCES = st.recursive(
+    st.builds(Shy, st.sampled_from("abc"), NUMBERS) | st.builds(PerToken, NUMBERS),
+    lambda parts: (
+        st.builds(lambda a, b, x, y: x * a + y * b, parts, parts, NUMBERS, NUMBERS)
+        | st.builds(Scale, parts, NUMBERS, NUMBERS)
+        | st.builds(lambda a, b, x, y: Gate(a, b, threshold=x, floor=y), parts, parts, NUMBERS, NUMBERS)
+        | st.builds(lambda a, x: Clip(a, x, x + 1), parts, NUMBERS)
+        | st.builds(Penalty, parts, NUMBERS, fixed=st.just(2.0))
+        | st.builds(lambda a, x: LengthControl(a, low=3.0, slope=abs(x)), parts, NUMBERS)
+        | st.builds(Standardize, parts, NUMBERS, st.just(0.5))
+        | st.builds(RunningStandardize, parts)
+        | st.builds(lambda a: Shaped(a, lambda completion: len(completion)), parts)
+    ),
+    max_leaves=5,
+)
+
+
+@given(SOURCES)
+def test_abstention_pays_nothing_in_any_composition(source: RewardSource) -> None:
+    rewards = source(TEXTS)
+    mute = rewards.abstained
+    assert not rewards.values[mute].any()
+    assert not rewards.totals[mute].any()
+    for tokens, muted in zip(rewards.per_token or [np.zeros(1)] * len(TEXTS), mute, strict=True):
+        assert not (muted and tokens.any())
+
+
+@given(SOURCES.filter(lambda source: source.deterministic), st.integers(0, 2**16))
+def test_steps_pay_what_the_whole_episode_is_worth(source: RewardSource, seed: int) -> None:
+    tokenizer = WordTokenizer("abc", separator="", pad=False)
+    env = TextVectorEnv(["a", "b"], tokenizer, source, 4, num_envs=6, autoreset_mode="Disabled")
+    env.reset(seed=0)
+    rng, paid = np.random.default_rng(seed), np.zeros(6)
+    for _ in range(8):
+        _, reward, terminated, truncated, _ = env.step(rng.integers(0, 4, 6))
+        paid += reward
+        over = np.flatnonzero(terminated | truncated)
+        if len(over):
+            whole = source(env.episodes(over))
+            assert paid[over] == pytest.approx(whole.totals, abs=1e-9)
+            assert not paid[over][whole.abstained].any()
+            env.reset(options={"reset_mask": terminated | truncated})
+            paid[over] = 0.0
+
+
+@given(SOURCES.filter(lambda source: source.deterministic), NUMBERS)
+def test_a_part_without_an_opinion_changes_no_sum(judged: RewardSource, weight: float) -> None:
+    silent = Shy("", extra=3.0)  # every text contains the empty one
+    assert silent(TEXTS).abstained.all()
+    alone, both = 1.0 * judged, judged + weight * silent
+    expected, found = alone(TEXTS), both(TEXTS)
+    assert found.values.tolist() == expected.values.tolist()
+    assert found.abstained.tolist() == expected.abstained.tolist()
+    if expected.per_token is not None:
+        assert per_token(found) == per_token(expected)
+
+
+def test_a_causal_part_that_abstains_in_the_end_is_paid_nothing_by_steps() -> None:
+    """`A + B` promises 4 · 1 (B's four tokens); A, which abstains in the end, had been paid 1 + 2 + 3."""
+
+    class Flat(PerToken):
+        name = "flat"
+
+        def score(self, episodes: Sequence[Episode]) -> Rewards:
+            return Rewards(np.zeros(len(episodes)), tuple(np.ones(len(e.completion_ids)) for e in episodes))
+
+    tokenizer = WordTokenizer("abc", separator="", pad=False)
+    source = Shy("a") + Flat()
+    env = TextVectorEnv(["a"], tokenizer, source, 8, autoreset_mode="Disabled")
+    env.reset(seed=0)
+    assert [float(env.step([token])[1][0]) for token in (1, 0, 1, 3)] == [2, 3, 4, 1 - 6]
+    assert source(env.episodes(np.array([0]))).totals.tolist() == [4]
+
+
+def test_a_bad_token_reward_of_an_abstained_episode_does_not_matter() -> None:
+    class Odd(RewardSource):
+        abstains = True
+
+        def score(self, episodes: Sequence[Episode]) -> Rewards:
+            tokens = tuple(np.full(len(e.completion_ids), np.nan) for e in episodes)
+            return Rewards(np.full(len(episodes), np.nan), tokens)
+
+    assert per_token(Odd()(episodes(2))) == [[0, 0], [0, 0]]
+
+
+def test_the_last_failure_is_that_of_the_first_part_that_has_one() -> None:
+    well, down, late = Fixed([1], "a"), Fixed([1], "b"), Fixed([1], "c")
+    source = Gate(2 * well - Scale(down), Clip(late))
+    told = [source.last_failure]
+    for part, failure in ((late, "out of budget"), (down, "status 500")):
+        part._last_failure = failure
+        told.append(source.last_failure)
+    assert told == [None, "out of budget", "status 500"]
+    assert well.last_failure is None
 
 
 @given(st.permutations(range(6)))

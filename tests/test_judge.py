@@ -91,6 +91,45 @@ def test_a_failure_is_missing_and_never_zero(fault: str, caplog: pytest.LogCaptu
     assert len(caplog.records) == 1  # a failure is told once
 
 
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("500", "status 500, 'boom'"),
+        ("503", "status 503, '(empty)'"),
+        ("hang up", "gave no answer in 2 attempts: remote protocol error"),
+        ("400", """status 400, '{"error": "no"}'"""),
+        ("echo", "bad key"),
+        ("html", "answered with what is no chat completion: '<html><body>quality: 5"),
+        ("prose", "replied without valid scores: 'I would give it a 5.'"),
+        ("rude", r"status 418, '\x1b[31mno\u202e'"),
+    ],
+)
+def test_the_last_failure_is_what_the_endpoint_answered(
+    fault: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TINY_KEY", KEY)
+    monkeypatch.setitem(BEHAVIOURS, "rude", lambda handler, answer: handler.reply(418, "\x1b[31mno\u202e"))
+    with fault_server(lambda n, request: "good" if n == 0 else fault) as server:
+        source = judge(server, key_variable="TINY_KEY")
+        whole = 0.5 * Cache(Parallel(judge(server, deterministic=True), workers=2)) + 1
+        source(texts(1))
+        assert not source.last_failure
+        assert source(texts(1)).abstained.all()
+        told = str(source.last_failure)
+        assert said in told
+        assert KEY not in told
+        assert told.isprintable()
+        whole(texts(1))
+        assert said in str(whole.last_failure)
+
+
+def test_the_last_failure_tells_of_a_spent_budget() -> None:
+    with fault_server("good") as server:
+        source = judge(server, max_calls=0, on_spent="abstain")
+        assert source(texts(1)).abstained.all()
+    assert "0 of 0 calls are spent" in str(source.last_failure)
+
+
 @pytest.mark.parametrize("fault", REFUSING)
 def test_a_refusal_of_everything_is_raised(fault: str) -> None:
     with fault_server(fault) as server:

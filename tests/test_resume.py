@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import kill_harness
 import pytest
+from fault_server import fault_server
 from rich.console import Console
 
 from text_gym import PretrainedTokenizer, RewardSource
@@ -208,6 +210,64 @@ def late(completion):
     assert (tmp_path / "run" / "config.json").read_text() == first
     monkeypatch.chdir(tmp_path)
     assert main([*command, "whole"]) == 0
+    assert kill_harness.result(tmp_path / "run") == kill_harness.result(tmp_path / "whole")
+
+
+JUDGE = """
+import os
+from text_gym.reward_models import ChatEndpoint, Judge
+
+def judge():
+    endpoint = ChatEndpoint(os.environ["TINY_URL"], "tiny", key_variable="TINY_KEY", attempts=1, wait=0.0)
+    return Judge(endpoint, {"quality": "Is it good?"})
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "done", "said"),
+    [
+        ("500", 5, r"NoScoresError: reward 'judge' scored none of 8 episodes: .*status 500, 'boom'"),
+        ("401", 2, r"EndpointRefusedError: .*status 401, .*check the key in \$TINY_KEY"),
+    ],
+)
+def test_a_judge_that_goes_down_stops_the_run_which_goes_on_when_it_is_back(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+    done: int,
+    said: str,
+) -> None:
+    (tmp_path / "mine.py").write_text(JUDGE)
+    (tmp_path / "data.csv").write_text("prompt\n" + "\n".join(f"text {i}" for i in range(10)))
+    tokenizer = PretrainedTokenizer.train(["text"], vocab_size=258)
+    Policy.new(tokenizer, width=8, layers=1, heads=2, context=32, device="cpu").save(tmp_path / "start")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TINY_KEY", "sk-test-0123456789")
+    options = ["--iterations", "7", "--episodes", "8", "--checkpoint-every", "4", "--seed", "4"]
+    options += ["--data", "data.csv", "--policy", "start", "--max-tokens", "8", "--reward", "mine.py:judge"]
+    # Two held-out prompts, sampled and greedily, then 8 texts an iteration: it goes down in the third.
+    asked = 2 * 2 + 2 * 8
+    down = range(asked, 10**9)
+    with fault_server(lambda n, request: fault if n in down else "good") as server:
+        monkeypatch.setenv("TINY_URL", server.url)
+        assert main(["train", *options, "--out", "run"]) == 2
+        shown = capsys.readouterr()
+        assert re.search(said, shown.err)
+        assert "sk-test" not in shown.err + shown.out
+        assert shown.out.count("scored none of 8 episodes") == (fault == "500")
+        assert "to go on: text-gym train --resume run" in shown.out
+        assert (tmp_path / "run" / "checkpoints" / f"{done:08d}").is_dir()
+        rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+        assert [row["unscored_batches"] for row in rows] == [0, 0, 1, 2, 3][:done]
+        assert [row["reward"] is None for row in rows] == [False, False, True, True, True][:done]
+        down = range(0)
+        assert main(["train", "--resume", "run"]) == 0
+    # The same faults in a run that is patient.
+    down = range(asked, asked + 8 * (done - 2))
+    with fault_server(lambda n, request: fault if n in down else "good") as server:
+        monkeypatch.setenv("TINY_URL", server.url)
+        assert main(["train", *options, "--max-unscored", "9", "--out", "whole"]) == 0
     assert kill_harness.result(tmp_path / "run") == kill_harness.result(tmp_path / "whole")
 
 

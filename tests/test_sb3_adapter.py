@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -14,7 +15,16 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
-from text_gym import AllowedTokens, Episode, Task, TextVectorEnv, WordTokenizer, load_task
+from text_gym import (
+    AllowedTokens,
+    Episode,
+    Prompt,
+    RewardSource,
+    Task,
+    TextVectorEnv,
+    WordTokenizer,
+    load_task,
+)
 from text_gym.agents import (
     KLController,
     KLPenalty,
@@ -353,3 +363,57 @@ def test_importing_the_agents_does_not_import_stable_baselines3() -> None:
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         == "False\n"
     )
+
+
+# Abstentions
+
+
+class Shy(RewardSource):
+    """Pays 1, and has no opinion on texts that begin with an `a`."""
+
+    name, abstains = "shy", True
+
+    def score(self, episodes: Sequence[Episode]) -> list[float | None]:
+        return [None if e.completion.startswith("a") else 1.0 for e in episodes]
+
+
+def shy_task() -> Task:
+    tokenizer = WordTokenizer("ab", separator="", pad=False)
+    return Task("shy", [Prompt("a"), Prompt("b")], [Prompt("a")], tokenizer, Shy(), max_tokens=4)
+
+
+def test_an_episode_that_was_not_judged_is_paid_zero_and_marked() -> None:
+    env = make_env(shy_task(), num_envs=2)
+    env.reset()
+    env.step(np.array([0, 1]))
+    _, rewards, dones, infos = env.step(np.array([2, 2]))
+    assert rewards.tolist() == [0, 1]
+    assert dones.tolist() == [True, True]
+    assert [info.get("reward_abstained") for info in infos] == [True, None]
+
+
+def test_a_redrawn_episode_goes_on_with_a_new_one_for_stable_baselines3() -> None:
+    env = make_env(shy_task(), num_envs=3, on_abstain="redraw")
+    env.reset()
+    before = [dict(info) for info in env.reset_infos]
+    env.step(np.array([0, 1, 0]))
+    observation, rewards, dones, infos = env.step(np.array([2, 2, 0]))
+    assert rewards.tolist() == [0, 1, 0]
+    assert dones.tolist() == [False, True, False]
+    prompt = shy_task().tokenizer.encode(infos[0].pop("prompt"))
+    assert infos[0] == {"redrawn": 1, "episode_index": 1}
+    assert observation["tokens"][0, :1].tolist() == prompt
+    assert observation["length"].ravel().tolist() == [1, 1, 3]
+    assert infos[2] == {}
+    assert set(infos[1]) == {"completion", "terminal_observation", "TimeLimit.truncated"}
+    assert env.reset_infos[0] == before[0]  # of the row's last reset, as in SB3
+    assert env.reset_infos[1]["episode_index"] == 1
+    assert env.get_attr("redrawn") == [1, 1, 1]
+
+
+def test_ppo_of_stable_baselines3_learns_although_half_of_the_texts_are_not_judged() -> None:
+    env = VecMonitor(make_env(shy_task(), num_envs=8, on_abstain="redraw"))
+    agent = PPO("MultiInputPolicy", env, n_steps=16, batch_size=64, seed=0, policy_kwargs=FEATURES)
+    agent.learn(256)
+    assert {episode["r"] for episode in agent.ep_info_buffer or ()} == {1.0}
+    assert env.get_attr("redrawn")[0] > 10

@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from worlds import SMALL, WORLDS, PerToken, Terms, random_actions
+from worlds import SMALL, WORLDS, Abstains, Moody, PerToken, Terms, random_actions
 
 from text_gym import ByteTokenizer, Episode, Rewards, RewardSource, TextEnv, TextVectorEnv, WordTokenizer
 from text_gym.errors import (
@@ -498,6 +498,138 @@ def test_the_three_autoreset_modes_play_the_same_episodes(world: str) -> None:
     assert next_step == same_step == disabled
 
 
+# Abstentions
+
+
+def returns(env: TextVectorEnv, seed: int, steps: int) -> list[tuple[str, float, bool]]:
+    """Of the episodes that end: completion, sum of the rewards, whether the source abstained."""
+    draw, found, paid = random_actions(env, seed), [], np.zeros(env.num_envs)
+    env.reset(seed=seed)
+    for _ in range(steps):
+        _, reward, terminated, truncated, info = env.step(draw())
+        paid += reward
+        last = info.get("final_info", info)
+        for i in np.flatnonzero(terminated | truncated).tolist():
+            abstained = "reward_abstained" in last and bool(last["_reward_abstained"][i])
+            found.append((last["completion"][i], float(paid[i]), abstained))
+            paid[i] = 0.0
+        if env.autoreset_mode is AutoresetMode.DISABLED and (terminated | truncated).any():
+            env.reset(options={"reset_mask": terminated | truncated})
+    return found
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("world", ["abstains", "abstains, causal"])
+def test_an_episode_without_an_opinion_returns_nothing_and_says_so(world: str, mode: AutoresetMode) -> None:
+    kwargs = {**WORLDS[world], "tokenizer": AB}
+    found = returns(TextVectorEnv(**kwargs, num_envs=4, autoreset_mode=mode), 0, 300)
+    assert {abstained for _, _, abstained in found} == {True, False}
+    for completion, total, abstained in found:
+        assert abstained == ("a" in completion)
+        if abstained:
+            assert total == 0
+        elif world == "abstains":
+            assert total == 1
+        else:  # b is 1, EOS (left out of the completion) is 2; a hundredth a token
+            length = len(completion) + (len(completion) < 5)
+            assert total == pytest.approx(len(completion) + 2 * (length > len(completion)) + length / 100)
+
+
+def test_the_last_step_takes_back_what_was_paid_for_earlier_tokens() -> None:
+    env = TextVectorEnv(["b"], AB, Moody(), 4, num_envs=2, autoreset_mode="Disabled")
+    env.reset(seed=0)
+    rewards = [env.step(actions)[1].tolist() for actions in ([1, 1], [0, 1])]
+    _, last, terminated, _, info = env.step([2, 2])
+    assert rewards == [[1, 1], [0, 1]]
+    assert last.tolist() == [-1, 2.03]
+    assert terminated.tolist() == [True, True]
+    assert info["reward_abstained"].tolist() == [True, False]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("world", ["redraws", "redraws, causal"])
+def test_redrawing_leaves_the_judged_episodes_of_the_same_stream(world: str, mode: AutoresetMode) -> None:
+    kwargs = {**WORLDS[world], "numbering": "global"}
+    whole = play(TextVectorEnv(**{**kwargs, "on_abstain": "pay_zero"}, num_envs=3), 2, 160)
+    env = TextVectorEnv(**kwargs, num_envs=3, autoreset_mode=mode)
+    observation, info = env.reset(seed=2)
+    number, steps, paid = info["episode_index"].copy(), np.zeros(3, dtype=np.int64), [[], [], []]  # type: ignore[var-annotated]
+    judged, dropped, in_a_row = {}, set(), np.zeros(3, dtype=np.int64)
+    while number.max() < 150:
+        actions = [episode_actions(2, int(k), int(t), 4) for k, t in zip(number, steps, strict=True)]
+        observation, reward, terminated, truncated, info = env.step(actions)
+        over = terminated | truncated
+        again = info.get("_redrawn", np.zeros(3, dtype=np.bool_))
+        last = info.get("final_info", info)
+        assert "reward_abstained" not in last
+        assert not (again & over).any()
+        for i in range(3):
+            paid[i].append(float(reward[i]))
+        for i in np.flatnonzero(over).tolist():
+            judged[int(number[i])] = (last["completion"][i], tuple(paid[i]))
+            in_a_row[i] = 0
+        for i in np.flatnonzero(again).tolist():
+            dropped.add(int(number[i]))
+            in_a_row[i] += 1
+            assert info["redrawn"][i] == in_a_row[i]
+            assert sum(paid[i]) == 0
+            prompt = AB.encode(info["prompt"][i])
+            assert observation["length"][i] == len(prompt)
+            assert observation["tokens"][i, : len(prompt)].tolist() == prompt
+            assert "completion" not in last or not last["_completion"][i]
+        if mode is AutoresetMode.DISABLED and over.any():
+            observation, begun = env.reset(options={"reset_mask": over})
+            for i in np.flatnonzero(begun["_episode_index"]).tolist():
+                number[i], steps[i], paid[i] = begun["episode_index"][i], -1, []
+        begun = info.get("_episode_index", np.zeros(3, dtype=np.bool_))
+        for i in range(3):
+            if begun[i]:
+                number[i], steps[i], paid[i] = info["episode_index"][i], 0, []
+            else:
+                steps[i] += 1
+    assert env.redrawn == len(dropped) > 10
+    assert len(judged) > 10
+    for k, (completion, rewards) in judged.items():
+        assert "a" not in completion
+        assert (completion, (*whole[k][4], whole[k][5])) == (whole[k][1], rewards)
+    assert all("a" in whole[k][1] for k in dropped)
+    assert set(range(145)) - set(number.tolist()) <= set(judged) | dropped
+
+
+def test_redrawing_gives_up_where_nothing_is_judged() -> None:
+    class Down(Abstains):
+        _last_failure = "endpoint answered status 500, 'boom'"
+
+        def score(self, episodes: Sequence[Episode]) -> list[float | None]:
+            return [None] * len(episodes)
+
+    env = TextVectorEnv(["b"], AB, Down(), 4, num_envs=3, on_abstain="redraw")
+    env.reset(seed=0)
+    for n in range(1, 34):
+        *_, terminated, truncated, info = env.step([2, 2, 2])
+        assert not (terminated | truncated).any()
+        assert info["redrawn"].tolist() == [n] * 3
+    with pytest.raises(RewardError, match=r"judged none of the last 102 episodes.*status 500, 'boom'"):
+        env.step([2, 2, 2])
+    assert env.redrawn == 99
+    env.reset()
+    assert env.step([2, 2, 2])[4]["redrawn"].tolist() == [1] * 3
+
+
+def test_one_judged_episode_in_between_and_redrawing_goes_on() -> None:
+    env = TextVectorEnv(["b"], AB, Abstains(), 4, num_envs=1, on_abstain="redraw")
+    env.reset(seed=0)
+    for n in range(300):
+        env.step([0])
+        assert env.step([2])[2].tolist() == [False]
+        if n % 90 == 89:
+            env.step([1])
+            _, reward, terminated, *_ = env.step([2])
+            assert (reward.tolist(), terminated.tolist()) == ([1], [True])
+            env.step([0])  # NEXT_STEP: ignored
+    assert env.redrawn == 300
+
+
 def test_prompts_in_order_and_in_groups() -> None:
     env = TextVectorEnv(**{**SMALL, "prompts": ["a", "b"]}, group_size=2, shuffle=False)
     env.reset(seed=0)
@@ -674,6 +806,7 @@ TestStepping.settings = settings(max_examples=60, stateful_step_count=25, deadli
         ({"group_size": 0}, ConfigError, "group_size is 0"),
         ({"stop": ["x", ""]}, ConfigError, "empty stop"),
         ({"autoreset_mode": "never"}, ConfigError, "autoreset_mode is 'never'"),
+        ({"on_abstain": "retry"}, ConfigError, "on_abstain is 'retry'; choose 'pay_zero', 'redraw'"),
         ({"numbering": "mine"}, ConfigError, "numbering is 'mine'"),
         ({"on_bad_reward": "hide"}, ConfigError, "on_bad_reward is 'hide'"),
         ({"render_mode": "human"}, ConfigError, "render_mode is 'human'"),

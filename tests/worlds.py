@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,19 @@ class Abstains(RewardSource):
         return [None if "a" in e.completion else 1.0 for e in episodes]
 
 
+class Moody(PerToken):
+    """Pays each token its id, and has no opinion on texts with an `a`, which it sees at the end."""
+
+    abstains = True
+
+    def __init__(self) -> None:
+        super().__init__(causal=True)
+
+    def score(self, episodes: Sequence[Episode]) -> Rewards:
+        shy = np.array([e.done and "a" in e.completion for e in episodes])
+        return replace(super().score(episodes), abstained=shy)
+
+
 def count_b(completion: str) -> float:
     """Number of `b`s."""
     return float(completion.count("b"))
@@ -86,6 +100,9 @@ WORLDS: dict[str, dict[str, Any]] = {
     "per token, causal": {**SMALL, "reward": PerToken(causal=True)},
     "per token, at the end": {**SMALL, "reward": PerToken(causal=False)},
     "abstains": {**SMALL, "reward": Abstains()},
+    "redraws": {**SMALL, "reward": Abstains(), "on_abstain": "redraw"},
+    "redraws, causal": {**SMALL, "reward": Moody(), "on_abstain": "redraw"},
+    "abstains, causal": {**SMALL, "reward": Moody()},
     "drops bad rewards": {**SMALL, "reward": no_number, "on_bad_reward": "drop"},
     "groups in order": {**SMALL, "group_size": 3, "shuffle": False},
     "long prompts": {**SMALL, "max_prompt_tokens": 3, "on_long_prompt": "truncate"},

@@ -37,7 +37,8 @@ class Cache(Wrapper):
     """Remembers rewards; an episode seen before, or twice in a batch, is not scored again.
 
     The key is everything a source may look at: prompt id, text and columns, completion, token ids and how the
-    episode ended. Prompts whose columns are not JSON are never cached. Bounded; the least recently used goes.
+    episode ended. Prompts whose columns are not JSON are never cached, nor are abstentions: a source that
+    failed may do better next time. Bounded; the least recently used goes.
 
     Args:
         source: A deterministic source.
@@ -77,7 +78,8 @@ class Cache(Wrapper):
             scored = self.source([episodes[i] for i in order], on_bad_reward)
             known |= {keys[i]: take(scored, [row]) for row, i in enumerate(order)}
             with self._lock:
-                self._kept |= {key: known[key] for key in new if not isinstance(key, int)}
+                kept = (key for key in new if not isinstance(key, int) and not known[key].abstained.any())
+                self._kept |= {key: known[key] for key in kept}
                 while len(self._kept) > self.size:
                     self._kept.popitem(last=False)
         return concatenate([known[key] for key in keys], episodes)
@@ -128,7 +130,9 @@ class Timeout(Wrapper):
         if self._process is None or not self._process.alive:
             self._process = _Worker(self.source)
         self._process.send(episodes, on_bad_reward)
-        return self._process.receive(self.seconds, episodes)
+        rewards = self._process.receive(self.seconds, episodes)
+        self._last_failure = self._process.last_failure or self._last_failure
+        return rewards
 
     def _in_thread(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
         self._hanging = [thread for thread in self._hanging if thread.is_alive()]
@@ -269,7 +273,9 @@ class Parallel(Wrapper):
             worker = _Worker(self.source)
         try:
             worker.send(episodes, on_bad_reward)
-            return worker.receive(None, episodes)
+            rewards = worker.receive(None, episodes)
+            self._last_failure = worker.last_failure or self._last_failure
+            return rewards
         finally:
             if worker.alive:
                 self._idle.put(worker)
@@ -336,10 +342,14 @@ class _Worker:
     """A spawned process that holds a source and scores what it is sent.
 
     Tokenizers travel once, by fingerprint, since one may be megabytes and every episode has it.
+
+    Attributes:
+        last_failure: That of the source in the process, as it was after the last batch.
     """
 
     def __init__(self, source: RewardSource) -> None:
         self.name = source.name
+        self.last_failure: str | None = None
         self._known: set[str] = set()
         try:
             payload = pickle.dumps(source)
@@ -374,7 +384,8 @@ class _Worker:
             ) from error
 
     def receive(self, seconds: float | None, episodes: Sequence[Episode]) -> Rewards:
-        rewards: Rewards = self._answer(seconds, str(_too_slow(self.name, seconds, episodes)))
+        rewards: Rewards
+        rewards, self.last_failure = self._answer(seconds, str(_too_slow(self.name, seconds, episodes)))
         return rewards
 
     def _answer(self, seconds: float | None, slow: str) -> Any:
@@ -422,10 +433,8 @@ def _serve(pipe: Any, payload: bytes) -> None:
             return
         tokenizers |= new
         try:
-            answer: tuple[str, Any] = (
-                "",
-                source([_unpacked(row, tokenizers) for row in rows], on_bad_reward),
-            )
+            rewards = source([_unpacked(row, tokenizers) for row in rows], on_bad_reward)
+            answer: tuple[str, Any] = ("", (rewards, source.last_failure))
         except Exception as error:
             answer = (str(error) or repr(error), _sendable(error.__cause__ or error))
         pipe.send(answer)

@@ -1,8 +1,8 @@
 """Reward composition: sums, gates, clips and scales of reward sources, which keep every named term.
 
 A composite is a `RewardSource` again, so compositions nest; `print(composite)` shows the tree. An opinion
-that was not given is NaN in the terms, never 0. Not here: transforms of one source (`transforms`), and how
-sources are called (`calls`).
+that was not given is NaN in the terms, never 0; that it pays nothing is seen to in `reward`. Not here:
+transforms of one source (`transforms`), and how sources are called (`calls`).
 """
 
 from __future__ import annotations
@@ -50,6 +50,12 @@ class Composite(RewardSource):
         # With "drop" a bad reward of a part makes that part abstain.
         return _checked(self, episodes, self.evaluate(episodes, on_bad_reward), on_bad_reward)
 
+    @property
+    def last_failure(self) -> str | None:
+        """Its own last failure, or else that of the first part that has one."""
+        failures = (self._last_failure, *(part.last_failure for part in self.parts.values()))
+        return next((failure for failure in failures if failure is not None), None)
+
     def state_dict(self) -> dict[str, Any]:
         """What the parts remember."""
         states = {name: part.state_dict() for name, part in self.parts.items()}
@@ -75,7 +81,8 @@ class Composite(RewardSource):
 class WeightedSum(Composite):
     """`Σ weight · reward`, in `[Σ min, Σ max]` of the weighted parts.
 
-    A part that abstains on an episode adds nothing to it; the sum abstains where all parts do.
+    A part that abstains on an episode adds nothing to it, token by token and at the end; the sum abstains
+    where all parts do.
     Terms: each part's unweighted total under its name, its own terms under `name/term`.
 
     Args:
@@ -157,7 +164,7 @@ class Gate(Composite):
         abstained = asked.abstained | (is_open & paid.abstained)
         terms = nested(paid_name, paid) | nested(asked_name, asked)
         terms["open"] = np.where(asked.abstained, np.nan, is_open)
-        return silenced(Rewards(values, per_token, terms, abstained))
+        return Rewards(values, per_token, terms, abstained)
 
     def label(self) -> str:
         """The condition in words."""
@@ -190,9 +197,7 @@ class Scale(Wrapper):
         """An affine map of the rewards."""
         rewards = self.inner(episodes, on_bad_reward)
         per_token = rewards.per_token and tuple(self.factor * t for t in rewards.per_token)
-        return silenced(
-            replace(rewards, values=self.factor * rewards.values + self.offset, per_token=per_token)
-        )
+        return replace(rewards, values=self.factor * rewards.values + self.offset, per_token=per_token)
 
     def label(self) -> str:
         """With factor and offset."""
@@ -238,16 +243,6 @@ def _addends(source: RewardSource) -> list[tuple[RewardSource, float]]:
     if type(source) is Scale and source.offset == 0:
         return [(source.source, source.factor)]
     return [(source, 1.0)]
-
-
-def silenced(rewards: Rewards) -> Rewards:
-    """Nothing is paid where the source abstained."""
-    if not rewards.abstained.any():
-        return rewards
-    per_token = rewards.per_token and tuple(
-        np.zeros_like(t) if mute else t for t, mute in zip(rewards.per_token, rewards.abstained, strict=True)
-    )
-    return replace(rewards, values=np.where(rewards.abstained, 0.0, rewards.values), per_token=per_token)
 
 
 def nested(name: str, rewards: Rewards) -> dict[str, FloatArray]:

@@ -28,6 +28,10 @@ class RewardError(TextGymError, ValueError):
     """A reward source that raised or returned something that is not one finite number an episode."""
 
 
+class NoScoresError(TextGymError):
+    """A reward source that scored no episode of several batches in a row: there is nothing to learn from."""
+
+
 class EpisodeError(TextGymError, ResetNeeded):
     """`step` before `reset`, or after the end of an episode."""
 

@@ -151,7 +151,7 @@ def draw_curves(rows: Sequence[Metrics], file: str | Path, title: str) -> None:
     for axes, (name, unit, wanted) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
         keys = [
             k
-            for k in (rows[0] if rows else {})
+            for k in dict.fromkeys(name for row in rows for name in row)
             if k in wanted or any(k.startswith(w) and w.endswith("/") for w in wanted)
         ]
         for key in keys:

@@ -36,7 +36,8 @@ class Rewards:
         values: `(n,)` float64, paid on each episode's last token.
         per_token: `n` arrays `(T_i,)` float64, paid beside `values` on each token, or None.
         terms: Named parts or measurements, each `(n,)` float64; they reach `info` and the logs.
-        abstained: `(n,)` bool, True where the source declined to judge (its value is 0).
+        abstained: `(n,)` bool, True where the source declined to judge. Abstention pays nothing: what a
+            source returns when it is called is 0 there, in `values` and in `per_token`.
     """
 
     values: FloatArray
@@ -93,7 +94,8 @@ class RewardSource(ABC):
             rewards be cached or stored transcripts be scored again.
         abstains: `None` (or NaN) means "no opinion" and not a mistake.
         causal: Per-token rewards of a prefix are those of the whole episode. Only then can an
-            environment pay them token by token; otherwise it pays their sum at the end.
+            environment pay them token by token; otherwise it pays their sum at the end. Where the source
+            abstains in the end, the last step takes back what the earlier ones paid.
         interactive: People are asked, now: training asks for the texts it learns from and for no others.
     """
 
@@ -102,6 +104,16 @@ class RewardSource(ABC):
     abstains: bool = False
     causal: bool = False
     interactive: bool = False
+    _last_failure: str | None = None
+
+    @property
+    def last_failure(self) -> str | None:
+        """Why the source last failed to judge an episode, in words that can be printed; None if it never did.
+
+        It tells the user why a batch has no scores. A source that turns faults into abstentions, as a judge
+        behind an endpoint does, sets `_last_failure`; later successes do not clear it.
+        """
+        return self._last_failure
 
     @abstractmethod
     def score(self, episodes: Sequence[Episode]) -> Scores:
@@ -128,7 +140,8 @@ class RewardSource(ABC):
 
         Args:
             episodes: Finished episodes (prefixes too, if the source is causal).
-            on_bad_reward: `"raise"` refuses the whole batch; `"drop"` makes bad ones abstain.
+            on_bad_reward: `"raise"` refuses the whole batch; `"drop"` makes bad ones abstain, and
+                `last_failure` says what was bad.
             columns: As TRL calls a reward function; see `text_gym.trl_adapter`.
 
         Raises:
@@ -316,6 +329,7 @@ def as_reward_source(value: RewardSource | Callable[..., Any]) -> RewardSource:
 def _checked(
     source: RewardSource, episodes: Sequence[Episode], scores: Scores, on_bad_reward: OnBadReward
 ) -> Rewards:
+    """What a source returned, checked, and 0 where it abstained: every source's rewards pass here."""
     rewards = scores if isinstance(scores, Rewards) else None
     raw: Any = rewards.values if rewards else scores
     try:
@@ -338,10 +352,11 @@ def _checked(
             number, problem = _as_number(item)
             if not problem:
                 values[i] = number
-            elif on_bad_reward == "drop" or (source.abstains and (item is None or math.isnan(number))):
+            elif source.abstains and (item is None or math.isnan(number)):
                 abstained[i] = True
             else:
-                raise _bad(source, episodes[i], i, problem)
+                _refuse_or_drop(source, episodes[i], i, problem, on_bad_reward)
+                abstained[i] = True
     if rewards is None:
         return Rewards(values, abstained=abstained)
     for name, term in rewards.terms.items():
@@ -361,7 +376,7 @@ def _checked_per_token(
     on_bad_reward: OnBadReward,
     abstained: BoolArray,
 ) -> tuple[FloatArray, ...] | None:
-    """Per-token rewards; where bad ones are dropped, their episode is marked as abstained, in place."""
+    """Per-token rewards, 0 where the source abstained; dropped episodes are marked as such, in place."""
     if rewards.per_token is None:
         return None
     if len(rewards.per_token) != len(episodes):
@@ -375,13 +390,14 @@ def _checked_per_token(
             raise _bad(
                 source, episode, i, f"has per-token shape {array.shape}, not {episode.completion_ids.shape}"
             )
-    if _all_finite(np.concatenate(arrays)):
+    if not _all_finite(np.concatenate(arrays)):
+        for i in np.flatnonzero(~abstained).tolist():
+            if not _all_finite(arrays[i]):
+                problem = "has a per-token reward that is not a finite float32"
+                _refuse_or_drop(source, episodes[i], i, problem, on_bad_reward)
+                abstained[i] = True
+    if not np.count_nonzero(abstained):
         return arrays
-    bad = [not _all_finite(array) for array in arrays]
-    if on_bad_reward == "raise":
-        i = bad.index(True)
-        raise _bad(source, episodes[i], i, "has a per-token reward that is not a finite float32")
-    abstained |= bad
     return tuple(np.zeros_like(a) if mute else a for a, mute in zip(arrays, abstained, strict=True))
 
 
@@ -452,6 +468,16 @@ def _as_number(item: Any) -> tuple[float, str]:
             return number, f"is {number:g}, beyond float32"
         return number, ""
     return 0.0, f"is {type(item).__name__} {excerpt(repr(item), 30)}, not a number"
+
+
+def _refuse_or_drop(
+    source: RewardSource, episode: Episode, i: int, problem: str, on_bad_reward: OnBadReward
+) -> None:
+    """Raise for a bad reward, or note it as the source's last failure where bad ones are dropped."""
+    error = _bad(source, episode, i, problem)
+    if on_bad_reward == "raise":
+        raise error
+    source._last_failure = str(error)
 
 
 def _bad(source: RewardSource, episode: Episode, i: int, problem: str) -> RewardError:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import numpy as np
 from rich.console import Console
 
 from .console import Notes, Sample, progress, show_results
@@ -176,6 +177,8 @@ def train(
     Raises:
         ConfigError: The task has no policy, or other tokens than the policy, or `out` holds a run (or, to be
             resumed, none like this one), or is in use by another process.
+        NoScoresError: The reward scored no episode of `config.max_unscored` batches in a row; a checkpoint
+            was taken.
         SystemExit: SIGTERM or SIGHUP came; a checkpoint was taken.
     """
     if resume and not checkpoint_every:
@@ -440,7 +443,8 @@ def _judgement(sampled: Report, job: Job) -> Judgement:
 
     summary = sampled.summary()
     if job.reward is not job.task.reward and not job.reward.interactive:
-        proxy = Measure.of(job.reward(sampled.episodes).totals)
+        scored = job.reward(sampled.episodes)
+        proxy = Measure.of(np.where(scored.abstained, np.nan, scored.totals))
         summary["reward"] = {"mean": proxy.mean, "ci95": list(proxy.ci95)}
     return Judgement(sampled, summary)
 

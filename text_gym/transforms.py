@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .compose import Source, Wrapper, finite, known, silenced
+from .compose import Source, Wrapper, finite, known
 from .episode import Episode
 from .errors import ConfigError, UnknownNameError
 from .reward import FloatArray, OnBadReward, Rewards, as_reward_source
@@ -209,7 +209,7 @@ class LengthControl(Wrapper):
         length = lengths(episodes, self.unit)
         penalty = self.slope * (np.maximum(self.low - length, 0) + np.maximum(length - self.high, 0))
         terms = {**rewards.terms, "length": length, "length_penalty": penalty}
-        return silenced(replace(rewards, values=rewards.values - penalty, terms=terms))
+        return replace(rewards, values=rewards.values - penalty, terms=terms)
 
     def label(self) -> str:
         """With the limits."""
@@ -237,13 +237,13 @@ class Term(Wrapper):
             raise UnknownNameError(f"term of reward {self.source.name!r}", self.term, rewards.terms)
         values = np.asarray(rewards.terms[self.term], dtype=np.float64)
         abstained = rewards.abstained | np.isnan(values)
-        return silenced(replace(rewards, values=values, per_token=None, abstained=abstained))
+        return replace(rewards, values=values, per_token=None, abstained=abstained)
 
 
 def with_totals(rewards: Rewards, totals: FloatArray) -> Rewards:
-    """The same per-token rewards, with `values` such that the totals are these; abstentions stay at 0."""
+    """The same per-token rewards, with `values` such that the totals are these."""
     paid = rewards.totals - rewards.values
-    return silenced(replace(rewards, values=totals - paid))
+    return replace(rewards, values=totals - paid)
 
 
 def lengths(episodes: Sequence[Episode], unit: LengthUnit) -> FloatArray:
@@ -260,4 +260,4 @@ def lengths(episodes: Sequence[Episode], unit: LengthUnit) -> FloatArray:
 
 def _standardized(rewards: Rewards, mean: float, std: float) -> Rewards:
     per_token = rewards.per_token and tuple(t / std for t in rewards.per_token)
-    return silenced(replace(rewards, values=(rewards.values - mean) / std, per_token=per_token))
+    return replace(rewards, values=(rewards.values - mean) / std, per_token=per_token)

@@ -20,16 +20,25 @@ from gymnasium.vector.utils import batch_space
 
 from .display import harmless
 from .episode import BoolArray, Episode, IntArray, Prompt, as_prompts
-from .errors import ConfigError, EpisodeError, TokenError, UnknownNameError
+from .errors import ConfigError, EpisodeError, RewardError, TokenError, UnknownNameError
 from .infos import Info, put
 from .masks import ActionMask, Prefixes, mask_array
 from .prompts import PromptTable, stream_keys
-from .reward import FloatArray, OnBadReward, RewardSource, TokenBatch, as_reward_source, checked_tokens
+from .reward import (
+    FloatArray,
+    OnBadReward,
+    Rewards,
+    RewardSource,
+    TokenBatch,
+    as_reward_source,
+    checked_tokens,
+)
 from .task import Task, load_task
 from .tokenizer import as_tokenizer
 
 Observation = dict[str, npt.NDArray[Any]]
 RESET_OPTIONS = ("reset_mask", "episode_index")
+MOST_ABSTENTIONS = 100  # in a row, before an environment that draws episodes anew gives up
 
 
 class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
@@ -43,7 +52,17 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
     - `remaining` `(1,)` int64: how many more the token limit allows.
 
     Action: `Discrete(V)`. Info of a reset: `prompt`, `episode_index`. Info of a last step: `completion`,
-    and `reward_terms` if the reward source names its parts.
+    `reward_terms` if the reward source names its parts, and `reward_abstained` (True) if it had no opinion.
+
+    An episode without an opinion returns 0: its last step takes back what a causal source was paid for
+    earlier tokens. To an agent that knows nothing of `reward_abstained` that is a reward like any other, so
+    a judge that is down looks like a judge that hates everything. With `on_abstain="redraw"` such an
+    episode does not end: in the same step its row begins the next episode of its stream, neither terminated
+    nor truncated, with return 0 so far. Every episode then ends judged, and an abstention is worth what a
+    new episode is worth. The info of such a step has `redrawn` (how often that happened in the row since
+    its last judged end) and, as that of a reset, `prompt` and `episode_index`; the observation is the new
+    episode's first one. `redrawn` of the environment counts all. Agents of `text_gym.agents` play whole
+    episodes and leave those out that were not judged, either way.
 
     Which prompt an episode gets depends on its stream's seed and its number `k` in the stream alone.
     As in Gymnasium's `SyncVectorEnv`, `reset(seed=s)` gives row `i` the stream of seed `s + i`; with
@@ -68,7 +87,8 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         on_long_prompt: `"error"`, or `"truncate"`: drop tokens on the left and report how many in
             info (`prompt_tokens_dropped`).
         context: Largest `P + T` that the policy can read, in tokens, if there is such a limit.
-        on_bad_reward: `"raise"`, or `"drop"`: pay 0 and set info `reward_abstained`.
+        on_bad_reward: `"raise"`, or `"drop"`: a bad reward counts as an abstention.
+        on_abstain: `"pay_zero"`, or `"redraw"`: go on with a new episode instead; see above.
         limit: What the token limit means. "end": it belongs to the task; the text is paid as it stands, the
             step is `terminated`. "truncate": a text that the limit cut is no sample of the problem; the step
             is `truncated`, and the text is neither scored nor paid. See below.
@@ -130,6 +150,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         on_long_prompt: Literal["error", "truncate"] = "error",
         context: int | None = None,
         on_bad_reward: OnBadReward = "raise",
+        on_abstain: Literal["pay_zero", "redraw"] = "pay_zero",
         limit: Literal["end", "truncate"] = "end",
         fixed_horizon: bool = False,
         info_texts: bool = True,
@@ -163,6 +184,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         _check_choice("autoreset_mode", autoreset_mode, [*AutoresetMode, *(m.value for m in AutoresetMode)])
         _check_choice("numbering", numbering, ["per_env", "global"])
         _check_choice("on_bad_reward", on_bad_reward, ["raise", "drop"])
+        _check_choice("on_abstain", on_abstain, ["pay_zero", "redraw"])
         _check_choice("limit", limit, ["end", "truncate"])
         _check_choice("on_masked", on_masked, ["raise", "allow"])
         _check_choice("render_mode", render_mode, [None, "ansi"])
@@ -178,6 +200,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         self.copy = copy
         self.numbering = numbering
         self.on_bad_reward: OnBadReward = on_bad_reward
+        self.on_abstain = on_abstain
         self.limit = limit
         self.fixed_horizon = fixed_horizon
         self.info_texts = info_texts
@@ -232,6 +255,10 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         self._episode = np.zeros(n, dtype=np.int64)  # number k of the episode each row plays
         self._next = np.zeros(n, dtype=np.int64)  # number of the episode it plays next
         self._prompt_index = np.zeros(n, dtype=np.int64)
+        self._paid = np.zeros(n)  # for tokens of the running episode, by a causal source
+        self.redrawn = 0  # episodes begun in place of one that was not judged …
+        self._redrawn = np.zeros(n, dtype=np.int64)  # … and those of each row since its last judged end
+        self._abstentions = 0  # in a row
 
     # The Gymnasium interface
 
@@ -263,6 +290,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         rows = self._rows_to_reset(options)
         index = self._episodes_asked_for(options)
         self._seed_rows(seed, rows)
+        self._redrawn[rows] = 0
         if index is None:
             self._begin_next(rows)
         else:
@@ -286,8 +314,8 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         Raises:
             TokenError: An id out of range or not an integer, or another shape; nothing has changed.
             EpisodeError: Before `reset`, or (autoreset disabled) an episode is over.
-            RewardError: The reward source failed; the token was appended, and an episode that it ended
-                is over.
+            RewardError: The reward source failed (with `on_abstain="redraw"` also: it abstained a hundred
+                times in a row); the token was appended, and an episode that it ended is over.
         """
         restarting = self._rows_restarting()
         tokens = self._valid_tokens(actions, restarting)
@@ -295,7 +323,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
             self._check_allowed(tokens, restarting)
         infos: Info = {}
         rewards = np.zeros(self.num_envs)
-        rows = self._rows
+        rows, redrawn = self._rows, self._rows[:0]
         if len(restarting):
             rows = np.flatnonzero(~self._done)
             tokens = tokens[rows]
@@ -306,11 +334,13 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
             if self.reward.causal and not self.fixed_horizon:
                 self._pay_tokens(rows[~ended | self.truncated[rows]], rewards)
             if np.count_nonzero(ended):
-                self._pay_episodes(rows[ended], rewards, infos)
+                redrawn = self._pay_episodes(rows[ended], rewards, infos)
         truncated = self.truncated.copy()
         terminated = self._done & ~truncated
         if self.autoreset_mode is AutoresetMode.SAME_STEP and np.count_nonzero(self._done):
             infos = self._restart_same_step(infos)
+        if len(redrawn):
+            put(self._begin_info(infos, redrawn), self.num_envs, redrawn, {"redrawn": self._redrawn[redrawn]})
         if self.mask is not None:
             put(infos, self.num_envs, self._rows, {"action_mask": self._shown_mask()})
         return self._observe(), rewards, terminated, truncated, infos
@@ -406,6 +436,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         self._ends[rows] = 0
         for row in rows.tolist() if self.stop else ():
             self._stopped_by[row] = ""
+        self._paid[rows] = 0.0
         self._stale = True
 
     def advance(self, rows: IntArray, tokens: IntArray) -> BoolArray:
@@ -602,30 +633,71 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
                 on_bad_reward=self.on_bad_reward,
             )
             rewards[rows] = checked_tokens(self.reward, batch)
+            self._paid[rows] += rewards[rows]
 
-    def _pay_episodes(self, rows: IntArray, rewards: FloatArray, infos: Info) -> None:
-        """Info of episodes that ended now, and rewards of those that are paid."""
+    def _pay_episodes(self, rows: IntArray, rewards: FloatArray, infos: Info) -> IntArray:
+        """Rewards and info of episodes that ended now; returns the rows that began another one instead."""
         episodes = self.episodes(rows)
-        if self.info_texts:
-            put(infos, self.num_envs, rows, {"completion": [e.completion for e in episodes]})
         paid = ~self.truncated[rows]
-        if not paid.all():
-            rows, episodes = rows[paid], [episodes[i] for i in np.flatnonzero(paid).tolist()]
-        if not episodes:
-            return
-        scored = self.reward(episodes, self.on_bad_reward)
-        if (
-            self.reward.causal and not self.fixed_horizon and scored.per_token is not None
-        ):  # earlier tokens have been paid for
-            rewards[rows] = scored.values + [float(tokens[-1]) for tokens in scored.per_token]
-        else:
-            rewards[rows] = scored.totals
-        if scored.terms:
-            terms = {k: np.asarray(v, dtype=np.float64) for k, v in scored.terms.items()}
-            put(infos, self.num_envs, rows, {"reward_terms": terms})
-        some = scored.abstained
-        if np.count_nonzero(some):
-            put(infos, self.num_envs, rows[some], {"reward_abstained": some[some]})
+        redrawn = rows[:0]
+        if paid.any():
+            scored = self.reward([episodes[i] for i in np.flatnonzero(paid).tolist()], self.on_bad_reward)
+            redrawn = self._pay(rows[paid], scored, rewards, infos)
+        over = self._done[rows]  # all but those that began another episode
+        if self.info_texts and over.any():
+            texts = [episodes[i].completion for i in np.flatnonzero(over).tolist()]
+            put(infos, self.num_envs, rows[over], {"completion": texts})
+        return redrawn
+
+    def _pay(self, rows: IntArray, scored: Rewards, rewards: FloatArray, infos: Info) -> IntArray:
+        """Pay episodes that were scored; returns the rows that began another one instead of ending."""
+        stepwise = self.reward.causal and not self.fixed_horizon
+        rewards[rows] = self._left_to_pay(rows, scored) if stepwise else scored.totals
+        redrawn = self._redraw(rows, scored.abstained) if self.on_abstain == "redraw" else rows[:0]
+        over = self._done[rows]
+        if scored.terms and over.any():
+            terms = {k: np.asarray(v, dtype=np.float64)[over] for k, v in scored.terms.items()}
+            put(infos, self.num_envs, rows[over], {"reward_terms": terms})
+        silent = scored.abstained & over
+        if silent.any():
+            put(infos, self.num_envs, rows[silent], {"reward_abstained": silent[silent]})
+        return redrawn
+
+    def _left_to_pay(self, rows: IntArray, scored: Rewards) -> FloatArray:
+        """`(n,)`: what episodes are worth, less what was paid for their earlier tokens.
+
+        That is the reward at the end and that of the last token. Only where a part of the source abstained
+        in the end were the earlier ones paid something else than they are worth now, and it is set right.
+        """
+        if scored.per_token is None:
+            return scored.values - self._paid[rows]
+        last = np.array([tokens[-1] for tokens in scored.per_token])
+        # Summed in the order of the steps, so that equal payments have equal sums.
+        earlier = np.array([np.cumsum(np.append(0.0, tokens[:-1]))[-1] for tokens in scored.per_token])
+        left: FloatArray = scored.values + last - (self._paid[rows] - earlier)
+        return left
+
+    def _redraw(self, rows: IntArray, abstained: BoolArray) -> IntArray:
+        """Begin new episodes in those of the rows whose episode was not judged, and return these.
+
+        Raises:
+            RewardError: No episode was judged for too long.
+        """
+        count = int(np.count_nonzero(abstained))
+        self._abstentions = self._abstentions + count if count == len(rows) else 0
+        if self._abstentions >= MOST_ABSTENTIONS:
+            said = harmless(self.reward.last_failure or "it abstained and gave no reason", limit=400)
+            count, self._abstentions = self._abstentions, 0
+            raise RewardError(
+                f"reward {self.reward.name!r} judged none of the last {count} episodes, and with "
+                f"on_abstain='redraw' one has to be: {said}. Mend the reward and reset the environment"
+            )
+        self._redrawn[rows[~abstained]] = 0
+        redrawn = rows[abstained]
+        self._redrawn[redrawn] += 1
+        self.redrawn += count
+        self._begin_next(redrawn)
+        return redrawn
 
     def _begin_info(self, infos: Info, rows: IntArray) -> Info:
         choice = self._prompt_index[rows]

@@ -137,6 +137,11 @@ class PerToken(RewardSource):
         self.source, self.name = source, f"{source.name} per token"
         self.deterministic, self.abstains = source.deterministic, source.abstains
 
+    @property
+    def last_failure(self) -> str | None:
+        """The source's."""
+        return self.source.last_failure
+
     def score(self, episodes: Sequence[Episode]) -> Rewards:
         """Differences of totals of neighbouring prefixes; the last one is the whole episode."""
         whole = self.source(episodes)
