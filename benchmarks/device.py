@@ -1,11 +1,11 @@
-"""Whether everything is right on an accelerator, and how fast it is: tables, and JSON.
+"""Check that an accelerator computes what it should, and measure how fast it is: tables, and JSON.
 
     python benchmarks/device.py --json FILE
 
 At most 8 minutes (`--budget`). First log-probabilities, gradients, sampling, PPO, GRPO, supervised
 fine-tuning, reward models, checkpoints and LoRA are checked; then rollouts and updates are timed in float32,
-TF32 and bfloat16. A part that fails or takes too long costs nothing but itself: what went wrong stands in its
-row, and the exit status is 1. The file is written after each part. On a CPU models and batches are small.
+TF32 and bfloat16. If a part fails or takes too long, the others still run: its row says what went wrong, and
+the exit status is 1. The file is written after every part. On a CPU, models and batches are small.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Options:
         device: auto, cpu, cuda, cuda:1, mps, …; auto is CUDA where there is one.
         json: File for the rows.
         quick: Small models and batches, some seconds in all; a CPU gets no others.
-        budget: Seconds; parts that have not begun by then are left out.
+        budget: Seconds for all parts; what has not finished by then is skipped.
         only: Regular expression of the parts to run, by their names in the table.
     """
 
@@ -62,12 +62,15 @@ class Options:
     only: str = ""
 
 
-class OutOfTime(BaseException):  # noqa: N818
-    """A part ran longer than it may. No `Exception`, so that nothing on the way takes it for one of its own."""
+class OutOfTime(BaseException):
+    """A part ran longer than it may.
+
+    It is not an `Exception`, so that no library on the way up mistakes it for a failure of its own.
+    """
 
 
 def usable(name: str) -> torch.device:
-    """The device of a name, once it has answered.
+    """Return the device of a name, once it has answered.
 
     Raises:
         ConfigError: There is no such device here.
@@ -76,8 +79,8 @@ def usable(name: str) -> torch.device:
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ConfigError(
-                f"--device {name}: PyTorch {torch.__version__} finds no CUDA device here; install a build for "
-                "CUDA, see whether nvidia-smi finds a card, or run the small settings with --device cpu"
+                f"--device {name}: PyTorch {torch.__version__} finds no CUDA device here; install a build "
+                "for CUDA, see whether nvidia-smi finds a card, or run the small settings with --device cpu"
             )
         count = torch.cuda.device_count()
         if device.index is not None and device.index >= count:
@@ -91,7 +94,7 @@ def usable(name: str) -> torch.device:
 
 
 def trouble(device: torch.device) -> str:
-    """Why a device does not answer; empty if it does."""
+    """Say why a device does not answer; the text is empty if it does."""
     try:
         synchronise(device)
         torch.ones(1, device=device).sum().item()
@@ -101,7 +104,7 @@ def trouble(device: torch.device) -> str:
 
 
 def facts(device: torch.device) -> Row:
-    """The device's name, and the versions that decide what it does."""
+    """Return the device's name and the versions of what drives it."""
     row: Row = {"device": str(device), "transformers": transformers.__version__}
     if device.type != "cuda":
         return {**row, "name": processor() if device.type == "cpu" else device.type}
@@ -119,7 +122,7 @@ def facts(device: torch.device) -> Row:
 
 
 def driver() -> str | None:
-    """Version of NVIDIA's driver, where its own tool tells it."""
+    """Return the version of NVIDIA's driver, if nvidia-smi tells it."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None
@@ -133,7 +136,7 @@ def driver() -> str | None:
 
 @contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """A block that is left with `OutOfTime` after so many seconds, where the system has alarms."""
+    """Raise `OutOfTime` in the block after so many seconds, where the system has alarms."""
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -151,7 +154,7 @@ def limited(seconds: float) -> Iterator[None]:
 
 
 def run(part: Part, device: torch.device, left: float) -> Row:
-    """The row of a part, whatever happens to it.
+    """Run a part and return its row, whatever happens.
 
     Args:
         part: What to do.
@@ -182,7 +185,7 @@ def run(part: Part, device: torch.device, left: float) -> Row:
 
 
 def told(error: BaseException, message: str) -> Row:
-    """An error as plain data: type, message, and where it came from, innermost last."""
+    """Turn an error into plain data: its type, its message, and its innermost frames, the last one last."""
     frames = traceback.extract_tb(error.__traceback__)[-8:]
     where = [f"{'/'.join(Path(f.filename).parts[-2:])}:{f.lineno} {f.name}: {f.line}" for f in frames]
     return {
@@ -193,7 +196,7 @@ def told(error: BaseException, message: str) -> Row:
 
 
 def run_all(parts: Sequence[Part], device: torch.device, budget: float) -> Iterator[Row]:
-    """The rows of all parts; those that there is no time for, or no device any more, are skipped."""
+    """Yield the row of each part; once the time is up or the device is broken, the rest is skipped."""
     ends = time.perf_counter() + budget
     reason = ""
     for part in parts:
@@ -207,11 +210,11 @@ def run_all(parts: Sequence[Part], device: torch.device, budget: float) -> Itera
         yield row
         problem = trouble(device) if row["status"] == "failed" else ""
         if problem:
-            reason = f"the device does not answer since {part.name} ({problem}); run the rest with --only"
+            reason = f"the device has not answered since {part.name} ({problem}); run the rest with --only"
 
 
 def in_words(row: Row) -> str:
-    """What a table says of a part."""
+    """Describe in one line how a part ended."""
     if row["status"] == "skipped":
         return str(row["reason"])
     shown = [f"{name} {number(value)}" for name, value in row["figures"].items()]
@@ -222,7 +225,7 @@ def in_words(row: Row) -> str:
 
 
 def number(value: object, digits: int = 3) -> str:
-    """A figure in few characters; a dash where there is none."""
+    """Format a figure in few characters; a dash stands for a missing one."""
     if value is None:
         return "–"
     if isinstance(value, float):
@@ -262,7 +265,7 @@ def show(rows: Sequence[Row]) -> None:
 
 
 def chosen(options: Options, device: torch.device, quick: bool) -> list[Part]:
-    """The parts that `--only` names.
+    """Return the parts that `--only` names.
 
     Raises:
         ConfigError: There are none, or it is no regular expression; or there is no time for any.
@@ -281,7 +284,7 @@ def chosen(options: Options, device: torch.device, quick: bool) -> list[Part]:
 
 
 def measure(options: Options) -> list[Row]:
-    """Run the parts, writing the file after each.
+    """Run the parts, and write the file after each of them.
 
     Raises:
         ConfigError: An option makes no sense here, or the file cannot be written.

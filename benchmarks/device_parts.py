@@ -1,7 +1,7 @@
-"""What `device.py` checks and measures: parts that fill in their figures, and fail where those are wrong.
+"""What `device.py` checks and measures: each part fills in its figures, and fails if they are wrong.
 
-Correctness is held against float64 on the CPU, by the model's own code, so that a part says something on a
-CPU too, where our kernels are what is checked. Speed is next to nobody's here: that is `compare.py`'s business.
+The oracle is the model's own forward pass in float64 on the CPU, so the checks mean something on a CPU too,
+where they test our kernels. Nothing is compared with peers here; `compare.py` does that.
 """
 
 from __future__ import annotations
@@ -46,15 +46,14 @@ from text_gym.agents import (
 from text_gym.reward_models import PreferencePair, RewardModel, RewardTrainer, RewardTrainingConfig
 
 Figures = dict[str, Any]
-# Largest error of a log-probability or value, in nats: float32 errs by some 1e-6, TF32 by 1e-3 and more.
-LOG_PROB_TOLERANCE = 1e-4
-# Largest error of a weight's gradient, as a share of its tensor's largest one: also some 1e-6, and 1e-3 in TF32.
-GRADIENT_TOLERANCE = 1e-4
-SAMPLED_ALIKE = (
-    0.95  # share of a batch's tokens: rounding may change one, and then the text goes on differently
-)
-RESUMED_TOLERANCE = 0.1  # distance of the weights of two runs, as a share of the way that they went
-BF16_TOLERANCE = 0.1  # mean error of a log-probability, in nats
+# float32 is off by about 1e-6 in both, TF32 by 1e-3 and more.
+LOG_PROB_TOLERANCE = 1e-4  # nats, largest error of a log-probability or value
+GRADIENT_TOLERANCE = 1e-4  # largest error in a weight's gradient over the largest entry of that gradient
+# Of a batch's tokens; rounding may change one, and the text goes on differently from there.
+SAMPLED_ALIKE = 0.95
+# Distance between the weights of two runs over the distance they have moved since their checkpoint.
+RESUMED_TOLERANCE = 0.1
+BF16_TOLERANCE = 0.1  # nats, mean error of a log-probability
 SHAPES = {  # GPT-2 shapes
     "quick": {"layers": 1, "width": 32, "heads": 2, "vocabulary": 64},
     "tiny": {"layers": 2, "width": 128, "heads": 4, "vocabulary": 1024},
@@ -66,18 +65,18 @@ LETTERS_TOKENS = 8
 
 
 class SkippedError(Exception):
-    """This part cannot be had here; says why."""
+    """A part cannot run here, for the reason given."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One thing that is checked or measured, and does not depend on the others.
+    """One check or measurement; it does not depend on the others.
 
     Args:
         name: `correctness/…` or `speed/…`.
         work: Fills in the figures; raises where they are wrong.
-        seconds: Time after which it is stopped, and has failed.
-        precision: Of products of float32 matrices on CUDA: `tf32`, or true float32.
+        seconds: Its own budget; a part that takes longer is stopped and has failed.
+        precision: How CUDA multiplies float32 matrices: `tf32`, or true float32 for any other name.
     """
 
     name: str
@@ -87,7 +86,7 @@ class Part:
 
 
 def all_parts(device: torch.device, quick: bool) -> list[Part]:
-    """Correctness first, then speed, small models first.
+    """List the parts: correctness first, then speed, with the small model first.
 
     Args:
         device: Where to.
@@ -109,13 +108,13 @@ def all_parts(device: torch.device, quick: bool) -> list[Part]:
     precisions = ("fp32", "tf32", "bf16") if device.type == "cuda" else ("fp32", "bf16")
     for shape, precision, batch in itertools.product(shapes, precisions, batches):
         work = partial(speed, device, quick, shape=shape, precision=precision, batch=batch)
-        parts.append(Part(f"speed/{shape}/{precision}/B={batch}", work, precision=precision))
+        parts.append(Part(f"speed/{shape}/{precision}/B={batch}", work, seconds=90, precision=precision))
     return parts
 
 
 @contextmanager
 def products_in(precision: str) -> Iterator[None]:
-    """Products of float32 matrices in TF32 (`"tf32"`), or as they are."""
+    """Let float32 matrices be multiplied in TF32 (`"tf32"`) inside the block, or in true float32."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     try:
@@ -146,7 +145,7 @@ class Texts(NamedTuple):
 
 
 class Said(NamedTuple):
-    """What a policy says of texts, on the CPU in float64; 0 past the end of a completion."""
+    """What a policy says of texts, as float64 on the CPU; entries past a completion's end are 0."""
 
     log_probs: Tensor  # (B, T), nats
     values: Tensor  # (B, T)
@@ -154,7 +153,7 @@ class Said(NamedTuple):
 
 
 def log_probs(device: torch.device, quick: bool, found: Figures) -> None:
-    """Log-probabilities, values and gradients in float32 are those of float64, and the CPU's."""
+    """Check log-probabilities, values and gradients in float32 against float64 and against the CPU."""
     policy, texts = random_policy(device, quick), random_texts(quick)
     exact = said_by_the_model(policy, texts)
     here, cpu = said(policy, texts), said(copy.deepcopy(policy).cpu(), texts)
@@ -168,14 +167,16 @@ def log_probs(device: torch.device, quick: bool, found: Figures) -> None:
             name: float((here.gradients[name] - gradient).abs().max() / gradient.abs().max())
             for name, gradient in expected.gradients.items()
         }
-        worst = max(errors, key=lambda name: errors[name])
-        found[f"gradient_relative_error_{other}"] = errors[worst]
-        require(max(far) <= LOG_PROB_TOLERANCE, f"log-probabilities or values are off by {max(far):.2g}")
-        require(errors[worst] <= GRADIENT_TOLERANCE, f"the gradient of {worst} is off by {errors[worst]:.2g}")
+        found[f"gradient_relative_error_{other}"] = max(errors.values())
+        # One by one, since `max` may overlook NaN.
+        for what, error in zip(("log-probabilities", "values"), far, strict=True):
+            require(error <= LOG_PROB_TOLERANCE, f"the {what} are off by {error:.2g}")
+        for name, error in errors.items():
+            require(error <= GRADIENT_TOLERANCE, f"the gradient of {name} is off by {error:.2g}")
 
 
 def precision_of_products(device: torch.device, quick: bool, found: Figures) -> None:
-    """How far TF32 and bfloat16 are from float64; the latter may be off by little on average."""
+    """Report how far float32, TF32 and bfloat16 are from float64; bfloat16 must be close on average."""
     policy, texts = random_policy(device, quick), random_texts(quick)
     exact = said_by_the_model(policy, texts).log_probs
     mask = exact != 0
@@ -186,11 +187,12 @@ def precision_of_products(device: torch.device, quick: bool, found: Figures) -> 
             policy.use_less_memory(bf16=name == "bf16")
             errors = (said(policy, texts, gradients=False).log_probs - exact)[mask].abs()
         found[f"{name}_error_max"], found[f"{name}_error_mean"] = float(errors.max()), float(errors.mean())
+        require(math.isfinite(found[f"{name}_error_max"]), f"a log-probability in {name} is not finite")
     require(found["bf16_error_mean"] <= BF16_TOLERANCE, f"bfloat16 is off by {found['bf16_error_mean']:.2g}")
 
 
 def sampling(device: torch.device, quick: bool, found: Figures) -> None:
-    """The log-probabilities kept while sampling are those of the tokens; the CPU draws the same tokens."""
+    """Check the log-probabilities kept while sampling, and that the CPU draws the same tokens."""
     policy = random_policy(device, quick)
     env = words_env(policy.tokenizer, 8 if quick else 64, 12 if quick else 48)
     index = np.arange(env.num_envs)
@@ -208,7 +210,7 @@ def sampling(device: torch.device, quick: bool, found: Figures) -> None:
 
 
 def random_policy(device: torch.device, quick: bool) -> Policy:
-    """A policy with random weights, those of the value head too; one id in eight ends a text."""
+    """Make a policy with random weights, value head included; an eighth of its ids (or a 32nd) end a text."""
     size = {"layers": 2, "width": 32, "heads": 4} if quick else {"layers": 6, "width": 256, "heads": 8}
     tokenizer = words(64 if quick else 4096, one_in=8 if quick else 32)
     policy = Policy.new(tokenizer, context=PROMPT_TOKENS + 48, device=str(device), **size)
@@ -218,7 +220,7 @@ def random_policy(device: torch.device, quick: bool) -> Policy:
 
 
 def random_texts(quick: bool) -> Texts:
-    """Of all lengths, right-padded."""
+    """Draw texts of many lengths, right-padded."""
     rows, vocabulary, longest = (8, 64, 12) if quick else (32, 4096, 48)
     generator = torch.Generator().manual_seed(1)
     starts = torch.randint(1, PROMPT_TOKENS + 1, (rows,), generator=generator)
@@ -228,7 +230,7 @@ def random_texts(quick: bool) -> Texts:
 
 
 def said(policy: Policy, texts: Texts, *, gradients: bool = True) -> Said:
-    """By `Policy.evaluate`, where the policy is."""
+    """Ask `Policy.evaluate`, on the policy's own device."""
     now = policy.evaluate(*texts.to(policy.device))
     return Said(
         now.log_probs.detach().cpu().double(),
@@ -238,7 +240,7 @@ def said(policy: Policy, texts: Texts, *, gradients: bool = True) -> Said:
 
 
 def said_by_the_model(policy: Policy, texts: Texts) -> Said:
-    """By the model's own forward pass and log-softmax, in float64 on the CPU."""
+    """Compute the same from the model's own forward pass and a log-softmax, in float64 on the CPU."""
     exact = copy.deepcopy(policy).cpu().double()
     out = exact.model(texts.tokens, output_hidden_states=True)
     width = int(texts.lengths.max())
@@ -253,7 +255,7 @@ def said_by_the_model(policy: Policy, texts: Texts) -> Said:
 
 
 def gradients_of(policy: Policy, log_p: Tensor, values: Tensor) -> dict[str, Tensor]:
-    """Of a random weighted sum of log-probabilities and values `(B, T)`, for each parameter."""
+    """Differentiate a random weighted sum of log-probabilities and values `(B, T)` by each parameter."""
     weights = torch.randn(2, *log_p.shape, generator=torch.Generator().manual_seed(2)).to(log_p.device)
     loss = (weights[0] * log_p + weights[1] * values).sum()
     parameters = dict(policy.named_parameters())
@@ -262,13 +264,13 @@ def gradients_of(policy: Policy, log_p: Tensor, values: Tensor) -> dict[str, Ten
 
 
 def learns(kind: type[Agent[Any]], device: torch.device, quick: bool, found: Figures) -> None:
-    """The share of one letter rises in a few iterations, and the KL stays finite."""
+    """Check that an algorithm learns to write one letter in a few iterations."""
     agent = letters_agent(kind, device, iterations=12 if quick else 25)
     improves(agent, found)
 
 
 def improves(agent: Agent[Any], found: Figures) -> None:
-    """Learn, and require more reward and a finite KL."""
+    """Let an agent learn; its reward must rise and its KL stay finite."""
     history: list[Metrics] = []
     agent.learn(callback=lambda _, metrics: history.append(metrics))
     rewards, kls = ([metrics[name] for metrics in history] for name in ("reward", "kl"))
@@ -283,7 +285,7 @@ def improves(agent: Agent[Any], found: Figures) -> None:
 def letters_agent(
     kind: type[Agent[Any]], device: torch.device, policy: Policy | None = None, *, iterations: int
 ) -> Agent[Any]:
-    """An agent that is to write one letter as often as it can."""
+    """Make an agent that is paid for the share of one letter in what it writes."""
     env = TextVectorEnv(
         ["b", "cd", "efg"],
         LETTERS,
@@ -298,12 +300,15 @@ def letters_agent(
 
 
 def letters_policy(device: torch.device, dropout: float = 0.0) -> Policy:
-    """A small one with random weights, the same everywhere."""
+    """Make a small policy; its random weights are the same on every device."""
     return Policy.new(LETTERS, layers=2, width=32, heads=4, context=16, dropout=dropout, device=str(device))
 
 
 def sft(device: torch.device, quick: bool, found: Figures) -> None:
-    """Fine-tuning with dropout: a tiny corpus is learnt, dropout was on and is off, no generator moved."""
+    """Check that fine-tuning with dropout learns a tiny corpus and leaves dropout off afterwards.
+
+    The global random generators must stay as they were.
+    """
     policy = letters_policy(device, dropout=0.1)
     pairs = [
         (Prompt(a), b) for a, b in [("a", "bcd"), ("bb", "e"), ("cab", "i"), ("def", "hihi"), ("h", "ab")]
@@ -321,16 +326,17 @@ def sft(device: torch.device, quick: bool, found: Figures) -> None:
 
 
 def generator_states(device: torch.device) -> list[Tensor]:
-    """Of the CPU's global generator and CUDA's."""
+    """Return the states of the global generators, the CPU's and CUDA's."""
     cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
     return [torch.get_rng_state(), *cuda]
 
 
 def reward_model(device: torch.device, quick: bool, found: Figures) -> None:
-    """A transformer learns from pairs, with dropout, and its scores are those of float64 on the CPU."""
+    """Check that a transformer learns from pairs, and its scores against float64 on the CPU."""
     tokenizer = ByteTokenizer()
-    size = {"layers": 2, "width": 32, "heads": 4, "context": 48}
-    model = RewardModel.new(tokenizer, dropout=0.1, device=str(device), **size)
+    model = RewardModel.new(
+        tokenizer, layers=2, width=32, heads=4, context=48, dropout=0.1, device=str(device)
+    )
     pairs = [
         PreferencePair(Prompt(f"text {i}:"), f"a good {'text' * (i % 3)}", f"a bad {'text' * (i % 3)}")
         for i in range(32)
@@ -350,10 +356,10 @@ def reward_model(device: torch.device, quick: bool, found: Figures) -> None:
 
 
 def checkpoint(device: torch.device, quick: bool, found: Figures) -> None:
-    """What is loaded is what was saved, to the bit; and a resumed run goes on as the other one did.
+    """Check that weights are loaded bit by bit, and that a resumed run goes on like the uninterrupted one.
 
-    That is to the bit on the CPU. Elsewhere sums may be added up in another order each time, and the weights
-    of the two runs are to be close, next to the way that they went since the checkpoint.
+    On the CPU both runs end with the same bits. Accelerators may add up sums in another order each time, so
+    there the final weights need only be close, measured by how far they have moved since the checkpoint.
     """
     whole, resumed = (letters_agent(PPO, device, iterations=4) for _ in range(2))
     with tempfile.TemporaryDirectory() as folder:
@@ -374,26 +380,26 @@ def checkpoint(device: torch.device, quick: bool, found: Figures) -> None:
     found["same_bits"] = same_bits(*ends)
     if device.type == "cpu":
         require(found["same_bits"], "the resumed run has other bits")
-    require(apart <= RESUMED_TOLERANCE, f"the resumed run is apart from the other by {apart:.2g} of its way")
+    require(apart <= RESUMED_TOLERANCE, f"the resumed run ends {apart:.2g} of its way from the other")
 
 
 def weights_of(policy: Policy) -> list[Tensor]:
-    """A copy of every parameter, on the CPU."""
+    """Copy every parameter to the CPU."""
     return [p.detach().cpu().clone() for p in policy.parameters()]
 
 
 def same_bits(a: list[Tensor], b: list[Tensor]) -> bool:
-    """Whether tensors are equal, one by one."""
+    """Tell whether two lists of tensors are equal."""
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def distance(a: list[Tensor], b: list[Tensor]) -> float:
-    """Euclidean, of all weights."""
+    """Return the Euclidean distance between two lists of weights."""
     return math.sqrt(sum(float((x - y).double().square().sum()) for x, y in zip(a, b, strict=True)))
 
 
 def lora(device: torch.device, quick: bool, found: Figures) -> None:
-    """An adapter learns, and the weights under it, which are the reference policy, stay."""
+    """Check that a LoRA adapter learns and that the weights under it, the reference policy, do not change."""
     if importlib.util.find_spec("peft") is None:
         raise SkippedError("peft is not installed; pip install 'text-gym[peft]'")
     policy = LoRAPolicy(letters_policy(device), rank=8)
@@ -413,7 +419,7 @@ def lora(device: torch.device, quick: bool, found: Figures) -> None:
 def speed(
     device: torch.device, quick: bool, found: Figures, *, shape: str, precision: str, batch: int
 ) -> None:
-    """Tokens a second, memory and waits of a rollout and of a PPO update (4 epochs of 4 minibatches)."""
+    """Measure speed, memory and waits of a rollout and of a PPO update (4 epochs of 4 minibatches)."""
     if precision == "bf16":
         needs_bf16(device)
     new_tokens, turns = (8, 1) if quick else (48, TURNS)
@@ -446,14 +452,14 @@ def speed(
 
 
 def words(vocabulary: int, one_in: int | None = None) -> WordTokenizer:
-    """Ids without meaning; one in so many ends a text, or none."""
+    """Make a tokenizer of meaningless ids, of which every `one_in`-th ends a text; None means no id does."""
     tokenizer = WordTokenizer([f"w{i}" for i in range(vocabulary - 1)], pad=False)
     tokenizer.eos_ids = () if one_in is None else tuple(range(one_in - 1, vocabulary, one_in))
     return tokenizer
 
 
 def words_env(tokenizer: Any, rows: int, new_tokens: int) -> TextVectorEnv:
-    """Random prompts of one length, and rewards without meaning or cost."""
+    """Make an environment of random prompts of one length, whose reward is 0 and costs nothing."""
     rng = np.random.default_rng(0)
     prompts = [" ".join(rng.choice(tokenizer.words, PROMPT_TOKENS)) for _ in range(256)]
     return TextVectorEnv(
@@ -461,8 +467,8 @@ def words_env(tokenizer: Any, rows: int, new_tokens: int) -> TextVectorEnv:
     )
 
 
-def timed(device: torch.device, work: Callable[[], Any], turns: int, most: float = 15.0) -> list[float]:
-    """Seconds of each turn; fewer turns where they take more than `most` seconds together."""
+def timed(device: torch.device, work: Callable[[], Any], turns: int, most: float = 10.0) -> list[float]:
+    """Return the seconds of each turn; stop early once they add up to `most` seconds."""
     seconds: list[float] = []
     while not seconds or (len(seconds) < turns and sum(seconds) < most):
         synchronise(device)
@@ -474,23 +480,23 @@ def timed(device: torch.device, work: Callable[[], Any], turns: int, most: float
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done all that it was given."""
+    """Wait until the device has finished all its work."""
     torch.get_device_module(device).synchronize()
 
 
 def forget_peak(device: torch.device) -> None:
-    """From now on `peak_mib` is of what comes."""
+    """Start measuring peak memory anew."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_mib(device: torch.device) -> float | None:
-    """Most memory that was allocated, models included; only CUDA tells."""
+    """Return the most memory that was allocated, in MiB, models included; None where only CUDA would tell."""
     return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
 
 
 def host_waits(device: torch.device, work: Callable[[], Any]) -> Counter[str] | None:
-    """How often the host waits for the device, by line of the source; None where only CUDA would tell."""
+    """Count how often the host waits for the device, by source line; None where only CUDA would tell."""
     if device.type != "cuda":
         return None
     with warnings.catch_warnings(record=True) as seen:
@@ -508,6 +514,6 @@ def host_waits(device: torch.device, work: Callable[[], Any]) -> Counter[str] | 
 
 
 def needs_bf16(device: torch.device) -> None:
-    """Leave a part out where CUDA has no bfloat16."""
+    """Skip the part if this CUDA device has no bfloat16."""
     if device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise SkippedError("this device has no bfloat16")

@@ -1,4 +1,4 @@
-"""`benchmarks/device.py` on the CPU, so that it cannot rot: what it checks passes, and would fail if it were wrong."""
+"""`benchmarks/device.py` on the CPU: its checks pass, and fail when something is wrong."""
 
 from __future__ import annotations
 
@@ -188,17 +188,36 @@ def test_low_precision_is_not_taken_for_the_cpus_numbers(
         getattr(parts, check)(CPU, True, {})
 
 
-def test_a_wrong_gradient_is_found(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("factor", [1.01, math.nan])
+def test_a_wrong_gradient_is_found(parts: Any, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
     gradients_of = parts.gradients_of
 
     def wrong(policy: Policy, *arguments: Any) -> Any:
         found = gradients_of(policy, *arguments)
         if policy.dtype == torch.float32:
-            found["model.transformer.h.0.ln_2.bias"][3] *= 1.01
+            found["model.transformer.h.0.ln_2.bias"] *= factor
         return found
 
     monkeypatch.setattr(parts, "gradients_of", wrong)
     with pytest.raises(AssertionError, match=r"h\.0\.ln_2\.bias"):
+        parts.log_probs(CPU, True, {})
+
+
+@pytest.mark.parametrize("error", [1e-3, math.nan])
+@pytest.mark.parametrize("what", ["log_probs", "values"])
+def test_wrong_numbers_are_found(
+    parts: Any, what: str, error: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = Policy.evaluate
+
+    def wrong(*arguments: Any, **options: Any) -> Any:
+        now = evaluate(*arguments, **options)
+        return now._replace(**{what: getattr(now, what) + error})
+
+    monkeypatch.setattr(Policy, "evaluate", wrong)
+    with pytest.raises(
+        AssertionError, match=what.replace("_", "-").replace("log-probs", "log-probabilities")
+    ):
         parts.log_probs(CPU, True, {})
 
 
