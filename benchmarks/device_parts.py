@@ -460,8 +460,8 @@ def words(vocabulary: int, one_in: int | None = None) -> WordTokenizer:
 
 def words_env(tokenizer: Any, rows: int, new_tokens: int) -> TextVectorEnv:
     """Make an environment of random prompts of one length, whose reward is 0 and costs nothing."""
-    rng = np.random.default_rng(0)
-    prompts = [" ".join(rng.choice(tokenizer.words, PROMPT_TOKENS)) for _ in range(256)]
+    chosen = np.random.default_rng(0).choice(np.array(tokenizer.words), (256, PROMPT_TOKENS))
+    prompts = [" ".join(row) for row in chosen]
     return TextVectorEnv(
         prompts, tokenizer, lambda episodes: [0.0] * len(episodes), new_tokens, num_envs=rows
     )
