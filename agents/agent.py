@@ -200,7 +200,14 @@ class Agent(ABC, Generic[ConfigT]):
     def collect(self) -> Rollout:
         """Play the next `B` episodes of the stream `config.seed`."""
         index = self.episodes_played + np.arange(self.env.num_envs)
-        return rollout(self.policy, self.env, index, seed=self.config.seed, sampling=self.sampling)
+        return rollout(
+            self.policy,
+            self.env,
+            index,
+            seed=self.config.seed,
+            sampling=self.sampling,
+            keep_states=self.reads_states,
+        )
 
     def predict(self, prompts: Sequence[Prompt | str], *, greedy: bool = True, seed: int = 0) -> list[str]:
         """Complete prompts with the policy as it is now."""
@@ -287,13 +294,15 @@ class Agent(ABC, Generic[ConfigT]):
 
     # For subclasses
 
+    reads_states = False  # whether rollouts keep the policy's states
+
     @property
     def networks(self) -> dict[str, nn.Module]:
         """What is trained, by name: the policy, and first."""
         return {"policy": self.policy}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What the optimizer trains: `params`, and their full learning rate as `lr`."""
+        """What the optimizer trains: `params`, their full learning rate as `lr`, and whether it has a `warmup`."""
         trained = [p for p in self.policy.parameters() if p.requires_grad]
         return [{"params": trained, "lr": self.config.learning_rate}]
 
@@ -336,9 +345,9 @@ class Agent(ABC, Generic[ConfigT]):
     def _set_learning_rate(self) -> None:
         config = self.config
         share = 1.0 - self.iteration / max(1, config.iterations) if config.anneal else 1.0
-        share *= min(1.0, (self.iteration + 1) / max(1, config.warmup))
+        warm = min(1.0, (self.iteration + 1) / max(1, config.warmup))
         for group, full in zip(self.optimizer.param_groups, self.parameter_groups(), strict=True):
-            group["lr"] = full["lr"] * max(0.0, share)
+            group["lr"] = full["lr"] * max(0.0, share) * (warm if full.get("warmup", True) else 1.0)
 
 
 def backward(optimizer: torch.optim.Optimizer, loss: Tensor, where: str) -> None:

@@ -30,6 +30,7 @@ class Rollout:
         episodes: The `B` episodes.
         scores: What the reward source said of them.
         action_masks: `(B, T, V)` bool, the tokens that could be drawn, where the environment has a mask.
+        states: `(B, T, D)`, the policy's states before each token, where they were kept.
     """
 
     tokens: Tensor
@@ -42,6 +43,7 @@ class Rollout:
     episodes: list[Episode]
     scores: Rewards
     action_masks: Tensor | None = None
+    states: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.tokens), int(self.lengths.max()))
