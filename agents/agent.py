@@ -172,7 +172,7 @@ class Agent(ABC, Generic[ConfigT]):
         played = time.perf_counter()
         self._set_learning_rate()
         self.between_iterations = False
-        metrics = self._update_guarded(batch) if is_scored(batch) else self._skip()
+        metrics = self._update_guarded(batch) if batch.scored.any() else self._skip()
         self.iteration += 1
         self.episodes_played += len(batch.episodes)
         self.tokens_played += batch.num_tokens
@@ -212,6 +212,8 @@ class Agent(ABC, Generic[ConfigT]):
         """Which reward gave no scores, and the last reason it had."""
         reward = self.env.reward
         said = harmless(reward.last_failure or "it abstained and gave no reason", limit=400)
+        if self.env.truncated.all():
+            said = "the token limit cut all of them, and limit='truncate' pays for whole texts only"
         name = harmless(reward.name, limit=60)
         return f"reward {name!r} scored none of {self.env.num_envs} episodes: {said}"
 
@@ -239,7 +241,14 @@ class Agent(ABC, Generic[ConfigT]):
     def collect(self) -> Rollout:
         """Play the next `B` episodes of the stream `config.seed`."""
         index = self.episodes_played + np.arange(self.env.num_envs)
-        return rollout(self.policy, self.env, index, seed=self.config.seed, sampling=self.sampling)
+        return rollout(
+            self.policy,
+            self.env,
+            index,
+            seed=self.config.seed,
+            sampling=self.sampling,
+            keep_states=self.reads_states,
+        )
 
     def predict(self, prompts: Sequence[Prompt | str], *, greedy: bool = True, seed: int = 0) -> list[str]:
         """Complete prompts with the policy as it is now."""
@@ -328,13 +337,15 @@ class Agent(ABC, Generic[ConfigT]):
 
     # For subclasses
 
+    reads_states = False  # whether rollouts keep the policy's states
+
     @property
     def networks(self) -> dict[str, nn.Module]:
         """What is trained, by name: the policy, and first."""
         return {"policy": self.policy}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What the optimizer trains: `params`, and their full learning rate as `lr`."""
+        """What the optimizer trains: `params`, their full learning rate `lr`, and False as `warmup` if at once."""
         trained = [p for p in self.policy.parameters() if p.requires_grad]
         return [{"params": trained, "lr": self.config.learning_rate}]
 
@@ -377,9 +388,9 @@ class Agent(ABC, Generic[ConfigT]):
     def _set_learning_rate(self) -> None:
         config = self.config
         share = 1.0 - self.iteration / max(1, config.iterations) if config.anneal else 1.0
-        share *= min(1.0, (self.iteration + 1) / max(1, config.warmup))
+        warm = min(1.0, (self.iteration + 1) / max(1, config.warmup))
         for group, full in zip(self.optimizer.param_groups, self.parameter_groups(), strict=True):
-            group["lr"] = full["lr"] * max(0.0, share)
+            group["lr"] = full["lr"] * max(0.0, share) * (warm if full.get("warmup", True) else 1.0)
 
 
 def backward(optimizer: torch.optim.Optimizer, loss: Tensor, where: str) -> None:
@@ -429,11 +440,6 @@ def apply_gradients(
         norms.append(float(norm))
     optimizer.step()
     return norms
-
-
-def is_scored(batch: Rollout) -> bool:
-    """Whether the reward source scored any episode of a batch, so that there is something to learn from."""
-    return not batch.scores.abstained.all()
 
 
 def describe(batch: Rollout) -> Metrics:

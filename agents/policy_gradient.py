@@ -36,8 +36,9 @@ class PolicyGradientConfig(AgentConfig):
             (DAPO, Yu et al. 2025, ε_high = 0.28); None takes ε.
         entropy_coef: Weight of the entropy bonus, per nat.
         kl_in: Where the KL penalty goes: "reward" (per token, as in InstructGPT) or "loss".
-        target_kl: Stop the epochs of an iteration when the policy has moved this far from the one
-            that played, in nats per token; None never does.
+        target_kl: How far an iteration may move the policy from the one that played, in nats per token: a
+            minibatch that finds it farther away is not learnt from, and ends the iteration's epochs. Clipping
+            alone is no such bound: it stops pushing a token, and does not pull it back. None never stops.
         micro_batch_size: Episodes of a minibatch that go through the model at a time; fewer need less
             memory, and the gradient is the same. None takes as many as are quick.
     """
@@ -133,9 +134,10 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
         for rows in minibatches(
             len(batch.tokens), config.epochs, config.minibatches, (config.seed, self.iteration)
         ):
-            steps.append(self._minibatch_step(batch, rows.to(self.policy.device), columns))
-            if config.target_kl is not None and steps[-1]["approx_kl"] > config.target_kl:
+            found = self._gradient(batch, rows.to(self.policy.device), columns)
+            if config.target_kl is not None and found["approx_kl"] > config.target_kl:
                 break
+            steps.append({**found, "grad_norm": self.apply_gradients()})
         kl = float(((batch.log_probs - reference) * mask).sum() / len(batch.tokens))
         self.kl.update(kl, len(batch.tokens))
         return {
@@ -190,7 +192,8 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
             action_masks=None if batch.action_masks is None else batch.action_masks[rows],
         )
 
-    def _minibatch_step(self, batch: Rollout, rows: Tensor, columns: dict[str, Tensor]) -> Metrics:
+    def _gradient(self, batch: Rollout, rows: Tensor, columns: dict[str, Tensor]) -> Metrics:
+        """Compute the gradient of a minibatch, and what its loss says of it."""
         whole = Part.whole(batch.mask[rows])
 
         def gradient(parts: list[Tensor]) -> list[Metrics]:
@@ -200,7 +203,7 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
         seen = self._splitter.run((batch.starts + batch.lengths)[rows], gradient)
         total = {name: sum(metrics[name] for metrics in seen) for name in seen[0]}
         total["ratio_max"] = max(metrics["ratio_max"] for metrics in seen)
-        return {**total, "grad_norm": self.apply_gradients()}
+        return total
 
     def _backward(
         self, batch: Rollout, rows: Tensor, columns: dict[str, Tensor], whole: Part, part: Tensor

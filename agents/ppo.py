@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,8 +17,8 @@ from text_gym import TextVectorEnv
 from text_gym.errors import ConfigError
 
 from .advantages import explained_variance, gae, whiten
-from .agent import AgentConfig, Metrics
-from .critic import Critic
+from .agent import AgentConfig, Metrics, backward
+from .critic import Critic, StateCritic
 from .micro_batches import Part
 from .policy import Evaluation, Policy
 from .policy_gradient import PolicyGradient, PolicyGradientConfig
@@ -29,21 +30,27 @@ class PPOConfig(PolicyGradientConfig):
     """Settings of PPO.
 
     Args:
-        critic: "shared" is a value head on the policy's own trunk: one pass for both. "separate" is a trunk
-            of its own, which begins as a copy of the policy's and learns at the same speed: the errors of its
-            values leave the policy alone, for twice the memory (16 bytes a weight in float32, and what a pass
-            keeps) and nearly twice the time.
-        value_clip: Values move at most this far from the old ones in one update; None does not clip.
-        value_coef: Weight of the value loss.
-        value_lr_factor: Step size of the value head, in learning rates. The head knows nothing at the
-            start; the gradient of its errors in the shared trunk is what drives a policy from its
-            reference in the first iterations, so it had better learn fast.
+        target_kl: As in any policy gradient; the default keeps single updates from leaving the region that
+            their advantages were measured in.
+        critic: "detached" is a small network that reads the policy's states and sends no gradient back (see
+            `StateCritic`). "separate" is a trunk of its own, which begins as a copy of the policy's and learns
+            at the same speed, for twice the memory (16 bytes a weight in float32, and what a pass keeps) and
+            nearly twice the time. "shared" is a value head on the policy's own trunk: the cheapest, and the
+            gradient of its errors pushes the policy about.
+        critic_learning_rate: Step size of the detached critic at the start.
+        value_clip: Values of a shared or separate critic move at most this far from the old ones in one
+            update; None does not clip.
+        value_coef: Weight of the value loss of a shared or separate critic.
+        value_lr_factor: Step size of the value head of a shared or separate critic, in learning rates. It
+            knows nothing at the start, and what its errors do to a shared trunk is worst then.
         gamma: Discount per token.
         lam: λ of GAE; 1 is Monte Carlo, right for short episodes paid at their end.
         whiten_advantages: Scale advantages to mean 0 and standard deviation 1 over the batch.
     """
 
-    critic: Literal["shared", "separate"] = "shared"
+    target_kl: float | None = 0.03
+    critic: Literal["detached", "separate", "shared"] = "detached"
+    critic_learning_rate: float = 3e-3
     value_clip: float | None = 0.2
     value_coef: float = 0.5
     value_lr_factor: float = 20.0
@@ -53,8 +60,8 @@ class PPOConfig(PolicyGradientConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.critic not in ("shared", "separate"):
-            raise ConfigError(f"critic is {self.critic!r}; choose shared or separate")
+        if self.critic not in ("detached", "separate", "shared"):
+            raise ConfigError(f"critic is {self.critic!r}; choose detached, separate or shared")
         for name in ("gamma", "lam"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be in [0, 1]")
@@ -83,7 +90,13 @@ class PPO(PolicyGradient[PPOConfig]):
         reference: Policy | None = None,
     ) -> None:
         config = config or PPOConfig()
-        self.critic = Critic(policy) if config.critic == "separate" else None
+        self.critic: Critic | StateCritic | None = None
+        if config.critic == "separate":
+            self.critic = Critic(policy)
+        elif config.critic == "detached":
+            width = policy.value_head.in_features
+            self.critic = StateCritic(width, env.max_tokens, seed=config.seed).to(policy.device)
+        self.reads_states = config.critic == "detached"
         super().__init__(policy, env, config, reference)
 
     @property
@@ -92,14 +105,18 @@ class PPO(PolicyGradient[PPOConfig]):
         return super().networks | ({} if self.critic is None else {"critic": self.critic})
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The value head learns at a speed of its own."""
-        rate, networks = self.config.learning_rate, self.networks.values()
-        trained = [p for network in networks for p in network.parameters() if p.requires_grad]
+        """The value head, or a detached critic, learns at a speed of its own."""
+        config, own = self.config, {id(p) for p in self.policy.value_head.parameters()}
+        policy = [p for p in self.policy.parameters() if p.requires_grad and id(p) not in own]
+        if isinstance(self.critic, StateCritic):
+            critic = {"params": list(self.critic.parameters()), "lr": config.critic_learning_rate}
+            # The sooner it knows something, the better: while the policy's steps are still small.
+            return [{"params": policy, "lr": config.learning_rate}, {**critic, "warmup": False}]
         head = list((self.critic or self.policy).value_head.parameters())
-        heads = {id(p) for p in (*head, *self.policy.value_head.parameters())}
+        trunk = [] if self.critic is None else list(self.critic.trunk.parameters())
         return [
-            {"params": [p for p in trained if id(p) not in heads], "lr": rate},
-            {"params": head, "lr": rate * self.config.value_lr_factor},
+            {"params": policy + [p for p in trunk if p.requires_grad], "lr": config.learning_rate},
+            {"params": head, "lr": config.learning_rate * config.value_lr_factor},
         ]
 
     def collect(self) -> Rollout:
@@ -107,14 +124,31 @@ class PPO(PolicyGradient[PPOConfig]):
         batch = super().collect()
         if self.critic is None:
             return batch
+        if isinstance(self.critic, StateCritic):
+            assert batch.states is not None
+            return replace(batch, values=self.critic(batch.states, batch.mask))
         return replace(batch, values=self.critic.score(batch.tokens, batch.starts, batch.lengths))
 
     def evaluate(self, batch: Rollout, rows: Tensor) -> Evaluation:
         """As `PolicyGradient.evaluate`; values are the critic's."""
         now = super().evaluate(batch, rows)
-        if self.critic is None:
+        if not isinstance(self.critic, Critic):
             return now
         return now._replace(values=self.critic(batch.tokens[rows], batch.starts[rows], batch.lengths[rows]))
+
+    def update(self, batch: Rollout) -> Metrics:
+        """As `PolicyGradient.update`; then a detached critic learns from this batch and the latest ones."""
+        metrics = super().update(batch)
+        if isinstance(self.critic, StateCritic) and metrics["updates"]:
+            generator = np.random.default_rng((self.config.seed, self.iteration, 1))
+            losses = []
+            for places in self.critic.minibatches(generator):
+                loss = self.critic.loss(places)
+                backward(self.optimizer, loss, self.where)
+                self.apply_gradients()
+                losses.append(float(loss.detach()))
+            metrics["value_loss"] = float(np.mean(losses))
+        return metrics
 
     def estimate(self, batch: Rollout, rewards: Tensor) -> tuple[dict[str, Tensor], Metrics]:
         """Generalised advantage estimates, and the returns the critic is to predict."""
@@ -123,6 +157,11 @@ class PPO(PolicyGradient[PPOConfig]):
         metrics = {"explained_variance": explained_variance(returns, batch.values, mask)}
         if config.whiten_advantages:
             advantages = whiten(advantages, mask)
+        if isinstance(self.critic, StateCritic):
+            assert batch.states is not None
+            generator = np.random.default_rng((config.seed, self.iteration, 0))
+            self.critic.remember(batch.states, returns, mask, generator)
+            return {"advantages": advantages}, metrics
         return {"advantages": advantages, "returns": returns, "values": batch.values}, metrics
 
     def loss(self, now: Evaluation, old: dict[str, Tensor], part: Part) -> tuple[Tensor, Metrics]:
@@ -135,6 +174,8 @@ class PPO(PolicyGradient[PPOConfig]):
         """
         config = self.config
         loss, metrics = super().loss(now, old, part)
+        if isinstance(self.critic, StateCritic):  # it learns apart
+            return loss, metrics
         error = (now.values - old["returns"]) ** 2
         if config.value_clip is not None:
             near = old["values"] + (now.values - old["values"]).clamp(-config.value_clip, config.value_clip)

@@ -33,6 +33,7 @@ class Rollout:
         episodes: The `B` episodes.
         scores: What the reward source said of them.
         action_masks: `(B, T, V)` bool, the tokens that could be drawn, where the environment has a mask.
+        states: `(B, T, D)`, the policy's states before each token, where they were kept.
         rows: `(B,)` int64, the episodes' rows in the batch that was played, of which these may be a part;
             None if these are all.
     """
@@ -47,6 +48,7 @@ class Rollout:
     episodes: list[Episode]
     scores: Rewards
     action_masks: Tensor | None = None
+    states: Tensor | None = None
     rows: Tensor | None = None
 
     def __post_init__(self) -> None:

@@ -86,6 +86,7 @@ def rollout(
     *,
     seed: int = 0,
     sampling: Sampling | None = None,
+    keep_states: bool = False,
 ) -> Rollout:
     """Play one episode in each row of the environment and have all of them scored in one batch.
 
@@ -97,6 +98,7 @@ def rollout(
         episode_index: `(B,)` int64, numbers `k` of the episodes of stream `seed`.
         seed: Decides prompts and noise.
         sampling: How tokens are drawn.
+        keep_states: Keep the policy's states in the rollout, for a critic that reads them.
 
     Raises:
         ConfigError: The policy and the environment have different tokenizers, or prompts and
@@ -108,13 +110,15 @@ def rollout(
     sampling = sampling or Sampling()
     env.reset(seed=[seed] * env.num_envs, options={"episode_index": episode_index})
     noise = uniform(seed, episode_index, env.max_tokens)
-    columns = _play(policy, env, torch.from_numpy(noise).to(policy.device), sampling)
+    columns = _play(policy, env, torch.from_numpy(noise).to(policy.device), sampling, keep_states)
     episodes = env.episodes(np.arange(env.num_envs))
     scores = _score(env, episodes)
     return _assemble(policy, env, columns, episodes, scores)
 
 
-def _play(policy: Policy, env: TextVectorEnv, noise: Tensor, sampling: Sampling) -> dict[str, Tensor]:
+def _play(
+    policy: Policy, env: TextVectorEnv, noise: Tensor, sampling: Sampling, keep_states: bool
+) -> dict[str, Tensor]:
     """Generate until every row is done; the tensors of a `Rollout` that the policy knows, by name.
 
     The environment's transition is the host's, and copying tokens to the host is what accelerators wait for.
@@ -122,7 +126,7 @@ def _play(policy: Policy, env: TextVectorEnv, noise: Tensor, sampling: Sampling)
     that had ended by then is dropped. Not so where it has a mask, which depends on each token.
     """
     decoder = Decoder(policy, env.tokens, env.lengths, env.max_tokens)
-    record = _Record(policy, env)
+    record = _Record(policy, env, keep_states)
     rows = np.arange(env.num_envs)  # the environment's rows in the decoder's batch …
     live = np.ones(env.num_envs, dtype=np.bool_)  # … and which of them still play
     noise = noise.T.contiguous()
@@ -187,11 +191,16 @@ def _tell(
 class _Record:
     """What the policy says while it plays: kept in lists, and put in its place a block of steps at a time."""
 
-    def __init__(self, policy: Policy, env: TextVectorEnv) -> None:
+    def __init__(self, policy: Policy, env: TextVectorEnv, keep_states: bool) -> None:
         size = (env.num_envs, env.max_tokens)
         self._out = {
             k: torch.zeros(size, dtype=policy.dtype, device=policy.device) for k in ("log_probs", "values")
         }
+        if keep_states:
+            shape = (*size, policy.value_head.in_features)
+            self._out["states"] = torch.zeros(
+                shape, dtype=policy.value_head.weight.dtype, device=policy.device
+            )
         if env.mask is not None:
             shape = (*size, env.tokenizer.vocab_size)
             self._out["action_masks"] = torch.zeros(shape, dtype=torch.bool, device=policy.device)
@@ -239,7 +248,10 @@ class _Record:
             return
         steps = slice(self._first, self._first + len(self._states))
         self._out["log_probs"][self._rows, steps] = torch.cat(self._probs, 1).log()
-        self._out["values"][self._rows, steps] = self._policy.values(torch.stack(self._states, 1))
+        states = torch.stack(self._states, 1)
+        self._out["values"][self._rows, steps] = self._policy.values(states)
+        if "states" in self._out:
+            self._out["states"][self._rows, steps] = states.to(self._out["states"].dtype)
         if self._masks:
             self._out["action_masks"][self._rows, steps] = torch.stack(self._masks, 1)
         self._first = steps.stop
@@ -266,6 +278,7 @@ def _assemble(
         episodes=episodes,
         scores=scores,
         action_masks=columns["action_masks"][:, :longest] if "action_masks" in columns else None,
+        states=columns["states"][:, :longest] if "states" in columns else None,
     )
 
 
