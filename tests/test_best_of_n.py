@@ -55,6 +55,15 @@ def test_sampling_keeps_the_argmax_of_any_reward() -> None:
     assert [e.completion.count("a") for e in own.best] == counts.max(axis=1).tolist()
 
 
+def test_candidates_are_scored_as_they_stand_whatever_the_limit_means_to_the_environment() -> None:
+    policy = small_policy()
+    prompts: Any = (["a", "bcd"], policy.tokenizer, len, 3)
+    end, cut = (best_of_n(policy, TextVectorEnv(*prompts, limit=limit), 16) for limit in ("end", "truncate"))
+    assert {e.finish_reason for e in cut.episodes} == {"eos", "length"}
+    assert end.rewards.tolist() == cut.rewards.tolist()
+    assert [e.completion for e in end.best] == [e.completion for e in cut.best]
+
+
 def test_many_prompts_are_played_in_parts() -> None:
     policy, env = small_policy(), world()
     prompts = [Prompt("abcdefghi"[i % 9], id=str(i)) for i in range(50)]

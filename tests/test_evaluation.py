@@ -77,6 +77,17 @@ def test_every_prompt_is_judged_once_and_in_order(count: int) -> None:
     assert report.terminated == np.mean([e.finish_reason != "length" for e in report.episodes])
 
 
+def test_texts_are_scored_as_they_stand_whatever_the_limit_means_to_the_environment() -> None:
+    found = []
+    for limit in ("end", "truncate"):
+        env = TextVectorEnv(["a", "bcd"], LETTERS, Letters(), 3, limit=limit)
+        found.append(evaluate(small_policy(), env, seed=4, episodes_per_prompt=20))
+    assert 0 < found[0].terminated < 1
+    lengths = [len(e.completion) for e in found[1].episodes]
+    assert found[0].rewards.tolist() == found[1].rewards.tolist() == lengths
+    assert found[0].terms == found[1].terms
+
+
 def test_a_prompts_text_does_not_depend_on_how_many_follow() -> None:
     policy = small_policy()
     few, more = (evaluate(policy, world(), many(n), seed=1).episodes for n in (100, 150))

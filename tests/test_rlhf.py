@@ -16,7 +16,7 @@ import pytest
 import rlhf_world
 from rlhf_world import GOLD, QUALITY, config, policy, result, run, task
 
-from text_gym import sealed
+from text_gym import TextVectorEnv, sealed
 from text_gym.errors import ConfigError, DataError, RaterLeftError
 from text_gym.reward_models import LabelStore
 from text_gym.rlhf import NoGold, rlhf
@@ -58,6 +58,23 @@ def test_it_learns_what_the_raters_like(tmp_path: Path) -> None:
     assert rows[0]["proxy"] > rows[0]["proxy_before"]
     assert rows[0]["kl_nats"] > 0.5
     assert rows[0]["proxy_gold"] is None or rows[0]["proxy_gold"] > 0.5
+
+
+@pytest.mark.parametrize("limit", ["end", "truncate"])
+def test_the_limit_is_that_of_the_environment_to_learn_in_and_of_no_other(
+    limit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[dict[str, Any]] = []
+
+    class Watched(TextVectorEnv):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            made.append({"limit": self.limit, "learning": self.num_envs == 16})
+
+    monkeypatch.setattr("text_gym.rlhf.TextVectorEnv", Watched)
+    run(tmp_path / "run", limit=limit, rounds=1)
+    assert made == [{"limit": "end", "learning": False}, {"limit": limit, "learning": True}]
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["limit"] == limit
 
 
 def test_two_raters_answer_the_shared_questions(done: Path) -> None:

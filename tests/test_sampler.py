@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +15,14 @@ from hypothesis import strategies as st
 from small_models import KINDS, parameters_of, plain_forward, same_parameters, small_policy
 from torch import Tensor
 
-from text_gym import TextVectorEnv, Tokenizer, WordTokenizer
+from text_gym import (
+    Episode,
+    Rewards,
+    RewardSource,
+    TextVectorEnv,
+    Tokenizer,
+    WordTokenizer,
+)
 from text_gym.agents import Policy, Rollout, Sampling, inverse_cdf, rollout, uniform
 from text_gym.errors import ConfigError, NonFiniteError, RewardError
 
@@ -157,6 +165,45 @@ def test_stepping_the_environment_by_hand_gives_the_same_episodes(dtype: torch.d
         start, length = len(episode.prompt_ids), int(observation["length"][0, 0])
         assert observation["tokens"][0, start:length].tolist() == episode.completion_ids.tolist()
         assert paid == float(expected.rewards[k].sum()) == expected.scores.values[k]
+
+
+def test_nobody_is_asked_about_episodes_that_were_cut_under_truncate() -> None:
+    asked: list[list[Episode]] = []
+
+    class Watching(RewardSource):
+        def score(self, episodes: Sequence[Episode]) -> Rewards:
+            asked.append(list(episodes))
+            lengths = np.array([float(len(e.completion_ids)) for e in episodes])
+            per_token = tuple(np.full(int(n), float(n != 2)) for n in lengths)
+            return Rewards(lengths, per_token, {"length": lengths}, lengths == 2)
+
+    policy = small_policy()
+    env = world(policy.tokenizer, 64, 4, reward=Watching(), limit="truncate")
+    batch = rollout(policy, env, np.arange(64))
+    cut = torch.tensor([e.finish_reason == "length" for e in batch.episodes])
+    assert 0 < int(cut.sum()) < 64
+    assert [e.index for e in asked[0]] == (~cut).nonzero()[:, 0].tolist()
+    assert torch.equal(batch.truncated, cut)
+    assert torch.equal(batch.scored, ~cut & (batch.lengths != 2))
+    paid = torch.where(batch.scored, 2.0 * batch.lengths, 0.0)
+    assert torch.equal(batch.rewards.sum(dim=1), paid)
+    assert batch.scores.totals.tolist() == paid.tolist()
+    assert np.isnan(batch.scores.terms["length"]).tolist() == cut.tolist()
+    same = rollout(policy, world(policy.tokenizer, 64, 4, reward=Watching()), np.arange(64))
+    assert len(asked[1]) == 64
+    assert not same.truncated.any()
+    assert torch.equal(same.log_probs, batch.log_probs)
+
+
+def test_a_batch_of_texts_that_were_all_cut_is_a_batch() -> None:
+    tokenizer = WordTokenizer("abcdefgh", separator="", pad=False)
+    tokenizer.eos_ids = ()
+    policy = small_policy(tokenizer=tokenizer)
+    env = world(tokenizer, 8, 3, limit="truncate")
+    batch = rollout(policy, env, np.arange(8))
+    assert batch.truncated.all()
+    assert not batch.scored.any()
+    assert not batch.rewards.any()
 
 
 def test_greedy_takes_the_likeliest_token_for_certain() -> None:

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from text_gym import load_task
+from text_gym import TextVectorEnv, load_task
 from text_gym.cli import main
 
 ROOT = Path(__file__).parent.parent
@@ -53,6 +54,29 @@ def test_the_same_seed_gives_the_same_files(tmp_path: Path) -> None:
         assert main(["train", "--iterations", "1", "--episodes", "8", "--out", str(tmp_path / name)]) == 0
     for file in ("policy/model.safetensors", "policy/value_head.safetensors", "samples.md"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "sb3.ppo"])
+@pytest.mark.parametrize("limit", ["end", "truncate"])
+def test_the_limit_reaches_the_environment_and_the_settings(
+    algorithm: str, limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    for module in ("text_gym.train", "text_gym.agents.sb3_training"):
+
+        class Watched(TextVectorEnv):
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                super().__init__(*args, **kwargs)
+                if self.num_envs == 8:  # the one to learn in
+                    made.append(self.limit)
+
+        monkeypatch.setattr(f"{module}.TextVectorEnv", Watched)
+    rows = ["--episodes", "8"] if algorithm == "ppo" else ["--num-envs", "8", "--n-steps", "4"]
+    options = ["--algorithm", algorithm, "--iterations", "1", "--max-tokens", "6", *rows]
+    assert main(["train", *options, "--limit", limit, "--out", str(tmp_path / "run")]) == 0
+    assert made == [limit]
+    kept = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert kept["limit"] == kept["options"]["limit"] == limit
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
