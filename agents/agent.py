@@ -345,7 +345,7 @@ class Agent(ABC, Generic[ConfigT]):
         return {"policy": self.policy}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What the optimizer trains: `params`, their full learning rate `lr`, and False as `warmup` if at once."""
+        """What the optimizer trains: `params`, the full learning rate `lr`, `warmup` (True if left out)."""
         trained = [p for p in self.policy.parameters() if p.requires_grad]
         return [{"params": trained, "lr": self.config.learning_rate}]
 

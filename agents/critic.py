@@ -1,8 +1,8 @@
 """Critics that leave the policy alone: what they learn never moves the trunk that the policy stands on.
 
 `StateCritic` reads the policy's own states, without a gradient, and costs a tenth of an iteration; `Critic`
-has a trunk of its own, for twice the memory and nearly twice the time. Neither is part of the policy's folder;
-both are in checkpoints.
+has a trunk of its own, for twice the memory and nearly twice the time. Neither is part of the policy's
+folder; both are in checkpoints.
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ class Critic(nn.Module):
 class StateCritic(nn.Module):
     """A small network that tells the value of the policy's states, and learns from the latest batches.
 
-    It predicts returns in units of their running mean and standard deviation: as a policy improves, its returns
-    rise and draw together, and a network that had to follow them with its own weights would always be late, and
-    far too noisy at the end. It learns from the latest `WINDOW` batches again and again, and a few texts of
-    enormous KL do not drag it away (Huber's loss). Beside the state it is told how much of the token limit is
-    used up, which is part of the state where the limit ends the episode (Pardo et al. 2018, "Time limits in
-    reinforcement learning").
+    It predicts returns in units of their running mean and standard deviation: as a policy improves, its
+    returns rise and draw together, and a network that had to follow them with its own weights would always
+    be late, and far too noisy at the end. It learns from the latest `WINDOW` batches again and again, and a
+    few texts of enormous KL do not drag it away (Huber's loss). Beside the state it is told how much of the
+    token limit is used up, which is part of the state where the limit ends the episode (Pardo et al. 2018,
+    "Time limits in reinforcement learning").
 
     Args:
         states: `D`, width of the policy's states.

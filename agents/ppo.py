@@ -32,9 +32,9 @@ class PPOConfig(PolicyGradientConfig):
     Args:
         target_kl: As in any policy gradient; the default keeps single updates from leaving the region that
             their advantages were measured in.
-        critic: "detached" is a small network that reads the policy's states and sends no gradient back (see
-            `StateCritic`). "separate" is a trunk of its own, which begins as a copy of the policy's and learns
-            at the same speed, for twice the memory (16 bytes a weight in float32, and what a pass keeps) and
+        critic: "detached" is a small network that reads the policy's states and sends back no gradient (a
+            `StateCritic`). "separate" is a trunk of its own, which begins as a copy of the policy's and
+            learns at the same speed, for twice the memory (16 bytes a weight, and what a pass keeps) and
             nearly twice the time. "shared" is a value head on the policy's own trunk: the cheapest, and the
             gradient of its errors pushes the policy about.
         critic_learning_rate: Step size of the detached critic at the start.
