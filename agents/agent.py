@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from text_gym import Prompt, TextVectorEnv
+from text_gym.episode import share_cut
 from text_gym.errors import ConfigError, NonFiniteError
 
 from .guards import (
@@ -34,6 +35,7 @@ from .guards import (
     unchanged,
 )
 from .kl import Estimator, KLController
+from .objective import Objective
 from .policy import FUSED, Policy
 from .rollout import Rollout
 from .sampler import Sampling, rollout
@@ -60,6 +62,8 @@ class AgentConfig:
         kl_target: KL to hold by adapting β, in nats per episode; None keeps β fixed.
         kl_estimator: k1, k2 or k3 (see `text_gym.agents.estimate_kl`).
         temperature: Of the sampling distribution; the policy that learns is the one at this temperature.
+        on_decline: What to do when reward − β·KL has fallen below that of the starting policy by more than
+            noise (see `Objective`): "warn" says so once; "stop" also ends learning there.
         seed: Decides prompts, noise and minibatches.
     """
 
@@ -72,12 +76,15 @@ class AgentConfig:
     kl_target: float | None = None
     kl_estimator: Estimator = "k1"
     temperature: float = 1.0
+    on_decline: Literal["warn", "stop"] = "warn"
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("iterations", "learning_rate", "warmup", "max_grad_norm", "kl_coef"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if self.on_decline not in ("warn", "stop"):
+            raise ConfigError(f"on_decline is {self.on_decline!r}; choose warn or stop")
 
 
 ConfigT = TypeVar("ConfigT", bound=AgentConfig)
@@ -96,6 +103,9 @@ class Agent(ABC, Generic[ConfigT]):
         iteration: Iterations done.
         between_iterations: False from the first step of an update to its end (and for ever, if that failed
             halfway): the weights are then those of no iteration, and no checkpoint can be taken of them.
+        objective: reward − β·KL on the batches so far; silent where an algorithm does not know its KL.
+        declined: A sentence that says how the objective fell, once it has; None before. With
+            `on_decline="stop"` the agent learns no further while it is set.
 
     Raises:
         NonFiniteError: A weight of the reference is NaN or infinite.
@@ -117,6 +127,8 @@ class Agent(ABC, Generic[ConfigT]):
         self.kl = KLController(config.kl_coef, config.kl_target)
         self.sampling = Sampling(temperature=config.temperature)
         self.advisor = Advisor()
+        self.objective = Objective()
+        self.declined: str | None = None
         self.iteration = 0
         self.episodes_played = 0
         self.tokens_played = 0
@@ -141,11 +153,16 @@ class Agent(ABC, Generic[ConfigT]):
             GuardError: Dropout is on, or reference or reward model were changed along with the policy.
         """
         last = self.config.iterations if iterations is None else self.iteration + iterations
-        while self.iteration < last:
+        while self.iteration < last and not self.stopped:
             metrics = self._iterate()
             if callback is not None and callback(self, metrics) is False:
                 break
         return self
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the agent learns no further because its objective fell."""
+        return self.declined is not None and self.config.on_decline == "stop"
 
     def _iterate(self) -> Metrics:
         """Play, update, count, and look whether all is as it should be."""
@@ -164,6 +181,9 @@ class Agent(ABC, Generic[ConfigT]):
         metrics |= describe(batch)
         for advice in self.advisor.look(batch, metrics, self.kl.coefficient):
             LOG.warning("iteration %d: %s", self.iteration, advice)
+        if self.objective.declined and self.declined is None:
+            self.declined = self.objective.sentence(self.iteration, metrics["kl"], share_cut(batch.episodes))
+            LOG.warning("%s%s", self.declined, "; learning stops here" if self.stopped else "")
         self.between_iterations = True
         seconds = time.perf_counter() - started
         return metrics | {
@@ -270,6 +290,8 @@ class Agent(ABC, Generic[ConfigT]):
             "tokens_played": self.tokens_played,
             "kl_coefficient": self.kl.coefficient,
             "advice": dict(self.advisor.lasted),
+            "objective": self.objective.state_dict(),
+            "declined": self.declined,
             "reward": self.env.reward.state_dict(),
         }
 
@@ -280,6 +302,8 @@ class Agent(ABC, Generic[ConfigT]):
         self.episodes_played, self.tokens_played = state["episodes_played"], state["tokens_played"]
         self.kl.coefficient = state["kl_coefficient"]
         self.advisor.lasted = dict(state["advice"])
+        self.objective = Objective.of(state.get("objective"))  # checkpoints of earlier versions have none
+        self.declined = state.get("declined")
 
     def settings(self) -> dict[str, Any]:
         """The configuration as plain data."""
@@ -306,6 +330,18 @@ class Agent(ABC, Generic[ConfigT]):
             temperature=self.config.temperature,
             action_masks=batch.action_masks,
         )
+
+    def track_objective(self, batch: Rollout, reference: Tensor) -> Metrics:
+        """Take a batch of the policy's own texts into `objective`; returns its metrics.
+
+        Call it at the end of an update, before β is adapted.
+
+        Args:
+            batch: `B` episodes.
+            reference: `(B, T)`, nats, as `reference_log_probs` gave them.
+        """
+        kl = ((batch.log_probs - reference) * batch.mask).sum(dim=1).double().cpu().numpy()
+        return self.objective.add(batch, kl, self.kl.coefficient, self.iteration, self.env.group_size)
 
     def step(self, loss: Tensor) -> float:
         """One optimizer step; returns the gradient's norm before clipping.

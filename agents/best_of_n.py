@@ -179,7 +179,7 @@ class BestOfN(Agent[BestOfNConfig]):
         """Several epochs of maximum likelihood on the best texts; prompts none was judged of are skipped."""
         config = self.config
         returns, judged = grouped_returns(batch, batch.rewards, config.n)
-        kl = self._kl(batch)
+        kl, reference = self._kl(batch)
         groups = judged.any(dim=1).nonzero()[:, 0]
         best = groups * config.n + choose_best(returns, judged)[groups]
         losses, norms = [], []
@@ -196,6 +196,7 @@ class BestOfN(Agent[BestOfNConfig]):
             "kl": kl,
             "kl_per_token": kl / float(batch.lengths.float().mean()),
             "updates": len(losses),
+            **({} if reference is None else self.track_objective(batch, reference)),
         }
 
     def loss(self, batch: Rollout, rows: Tensor) -> Tensor:
@@ -213,10 +214,14 @@ class BestOfN(Agent[BestOfNConfig]):
         """The configuration as plain data."""
         return {**super().settings(), "algorithm": "best_of_n"}
 
-    def _kl(self, batch: Rollout) -> float:
-        """KL(policy ‖ reference) before the update, in nats per episode, by whoever wrote the texts."""
+    def _kl(self, batch: Rollout) -> tuple[float, Tensor | None]:
+        """KL(policy ‖ reference) before the update, in nats per episode, by whoever wrote the texts.
+
+        Where the policy wrote them, also the reference's log-probabilities of their tokens, `(B, T)`.
+        """
         if self.config.sample_from == "policy":
-            return float((batch.log_probs - self.reference_log_probs(batch)).sum(dim=1).mean())
+            reference = self.reference_log_probs(batch)
+            return float((batch.log_probs - reference).sum(dim=1).mean()), reference
         said = self.policy.score(
             batch.tokens,
             batch.starts,
@@ -225,4 +230,4 @@ class BestOfN(Agent[BestOfNConfig]):
             action_masks=batch.action_masks,
         )
         log_ratio = (said - batch.log_probs).sum(dim=1)  # weighted by the ratio; every summand is ≥ 0
-        return float((log_ratio.exp() * log_ratio - torch.expm1(log_ratio)).mean())
+        return float((log_ratio.exp() * log_ratio - torch.expm1(log_ratio)).mean()), None

@@ -128,6 +128,7 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
             if config.target_kl is not None and steps[-1]["approx_kl"] > config.target_kl:
                 break
         kl = float(((batch.log_probs - reference) * mask).sum() / len(batch.tokens))
+        objective = self.track_objective(batch, reference)
         self.kl.update(kl, len(batch.tokens))
         return {
             **{name: float(np.mean([s[name] for s in steps])) for name in steps[0]},
@@ -135,6 +136,7 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
             "kl_per_token": kl / float(batch.lengths.float().mean()),
             "kl_coef": self.kl.coefficient,
             "updates": len(steps),
+            **objective,
             **metrics,
         }
 

@@ -223,3 +223,8 @@ def _retokenised(whole: Episode, row: Mapping[str, Any]) -> Episode:
     )
     episode.__dict__["completion"] = whole.completion
     return episode
+
+
+def share_cut(episodes: Sequence[Episode]) -> float:
+    """Share of episodes that were cut at the token limit, in [0, 1]."""
+    return sum(e.truncated for e in episodes) / len(episodes)
