@@ -196,7 +196,8 @@ class Checkpoints:
 
         That is, by more than 2 standard errors of the difference between the objectives, reward − β·KL, each
         the mean of the 5 batches up to there and under the β now in force. Only the policy's weights are
-        taken: optimizer, critic and counters stay those of the last iteration, so this ends a run.
+        taken (those of a shared value head among them): optimizer and counters stay those of the last
+        iteration, so this ends a run.
 
         Args:
             agent: At the end of its learning.

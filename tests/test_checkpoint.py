@@ -259,17 +259,9 @@ def test_the_last_ones_and_the_best_stay(tmp_path: Path) -> None:
 
 def objective_of(start: float, recent: float, se: float = 0.01) -> Objective:
     """One that began with this mean and has the other on average, with equal standard errors."""
-    means = [[mean, 0.0, variance, 0.0, 0.0] for mean, variance in ((start, se**2), (recent, 5 * se**2))]
-    return Objective.of(
-        {
-            "began": 0,
-            "coefficient": 0.1,
-            "below": 0,
-            "spread": 0.1,
-            "start": means[0],
-            "recent": [means[1]] * 5,
-        }
-    )
+    first, later = [start, 0.0, se**2, 0.0, 0.0], [recent, 0.0, 5 * se**2, 0.0, 0.0]
+    counts = {"began": 0, "coefficient": 0.1, "below": 0, "spread": 0.1}
+    return Objective.of({**counts, "start": first, "recent": [later] * 5})
 
 
 def scored_run(folder: Path, averages: list[float], start: float = 0.5) -> tuple[Checkpoints, Agent[Any]]:
@@ -279,7 +271,7 @@ def scored_run(folder: Path, averages: list[float], start: float = 0.5) -> tuple
     for i, mean in enumerate(averages, 1):
         with torch.no_grad():
             for parameter in learner.policy.parameters():
-                parameter += 0.01
+                parameter.add_(0.01)
         learner.iteration, learner.objective = i, objective_of(start, mean)
         average = learner.objective.average()
         assert average is not None
