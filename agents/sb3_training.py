@@ -291,6 +291,7 @@ def evaluate_sb3(
         terminated=float(np.mean([e.terminated for e in episodes])),
         episodes=episodes,
         rewards=scores.totals,
+        episode_kl=np.full(len(episodes), unknown),
     )
 
 

@@ -21,9 +21,9 @@ def test_streams_differ_by_seed_round_and_purpose() -> None:
 
 def test_the_weight_of_the_kl_is_in_the_rewards_unit() -> None:
     ratings, pairs = RLHFConfig(), RLHFConfig(questions="pairs")
-    assert ratings.ppo(1).kl_coef < pairs.ppo(1).kl_coef
-    assert RLHFConfig(kl_coef=0.5).ppo(1).kl_coef == RLHFConfig(kl_coef=0.5, questions="pairs").ppo(1).kl_coef
-    assert RLHFConfig(kl_target=3.0).ppo(2).kl_target == 3.0
+    assert ratings.agent_config(1).kl_coef < pairs.agent_config(1).kl_coef
+    assert RLHFConfig(kl_coef=0.5).agent_config(1).kl_coef == RLHFConfig(kl_coef=0.5, questions="pairs").agent_config(1).kl_coef
+    assert RLHFConfig(kl_target=3.0).agent_config(2).kl_target == 3.0
 
 
 @pytest.mark.parametrize("name", ["rounds", "labels_per_round", "members", "iterations", "episodes"])
