@@ -173,13 +173,16 @@ class Checkpoints:
         agent.between_iterations = True
         return agent.iteration
 
-    def best(self) -> Path | None:
+    def best(self, latest: Objective | None = None) -> Path | None:
         """The intact checkpoint with the largest score, of equals the earliest; None if none has a score.
 
-        The policy that a run starts from has a score once its first batch has been played: later checkpoints
-        know it. Damaged ones are passed over, and a warning in the log says so.
+        The policy that a run starts from has a score once its first batch has been played; what was saved
+        later knows it. Damaged ones are passed over, and a warning in the log says so.
+
+        Args:
+            latest: The objective of the run by now; that of the newest checkpoint if None.
         """
-        scores = self._scores(self._all())
+        scores = self._scores(self._all(), latest)
         while scores:
             best = max(scores, key=lambda folder: scores[folder])
             try:
@@ -207,7 +210,7 @@ class Checkpoints:
         """
         beta = agent.objective.coefficient
         start, last = agent.objective.start(), agent.objective.average()
-        folder = self.best()
+        folder = self.best(agent.objective)
         if start is None or last is None:
             return Choice(agent.iteration, None)
         figures: dict[str, Any] = {"start": start._asdict()}
@@ -296,14 +299,14 @@ class Checkpoints:
             _warn_of_chance(agent.env.reward)
         return self._reference
 
-    def _scores(self, found: list[Path]) -> dict[Path, float]:
-        """The scores of checkpoints, oldest first; that of the start is in the newest."""
+    def _scores(self, found: list[Path], latest: Objective | None = None) -> dict[Path, float]:
+        """The scores of checkpoints, oldest first; that of the start is in the latest objective."""
         known = {folder: read_about(folder) or {} for folder in found}
         scores = {folder: state.get("score") for folder, state in known.items()}
         own = any(scores[folder] is not None and known[folder].get("score_se") is None for folder in found)
         if found and not own:  # else scores are of another kind than objectives
-            objective = Objective.of(known[found[-1]].get("agent", {}).get("objective"))
-            first, start = self.folder / f"{objective.began:08d}", objective.start()
+            latest = latest or Objective.of(known[found[-1]].get("agent", {}).get("objective"))
+            first, start = self.folder / f"{latest.began:08d}", latest.start()
             if start is not None and scores.get(first, 0.0) is None:
                 scores[first] = start.mean
         return {folder: score for folder, score in scores.items() if score is not None}

@@ -107,9 +107,9 @@ def show_rounds(rows: Sequence[dict[str, Any]], console: Console) -> None:
     from rich.table import Table
 
     first = headline(rows)
-    console.print(Text(harmless(first.text), style="bold red" if first.bad else "bold"))
+    console.print(Text(first.text, style="bold red" if first.bad else "bold"))
     for note in first.notes:
-        console.print(Text(harmless(note), style="yellow"))
+        console.print(Text(note, style="yellow"))
     headings = ("round", "verdict", "gold", "proxy", "KL, nats", "words", "cut", "labels", "alpha")
     table = Table(*headings, title_justify="left")
     for row in rows:
