@@ -319,6 +319,18 @@ def test_the_best_policy_is_taken_where_it_is_better_by_more_than_noise(
     assert learner.iteration == 3
 
 
+def test_the_start_can_be_the_best_where_nothing_was_saved_since(tmp_path: Path) -> None:
+    checkpoints, learner = Checkpoints(tmp_path), agent()
+    checkpoints.save(learner)
+    start = memory_of(learner)
+    learn(learner, until=2)
+    learner.objective = objective_of(0.5, 0.2)
+    assert checkpoints.best() is None  # what is saved does not know yet
+    assert checkpoints.take_best(learner).iteration == 0
+    own = memory_of(learner)
+    assert all(torch.equal(own[name], weight) for name, weight in start.items())
+
+
 def test_the_best_is_the_one_that_is_intact(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     checkpoints, learner = scored_run(tmp_path, [0.9, 0.5])
     flip(tmp_path / "00000001" / "agent.safetensors", 12345)

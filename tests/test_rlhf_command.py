@@ -52,16 +52,30 @@ def test_raters_that_cannot_be_simulated(tmp_path: Path, capsys: pytest.CaptureF
 def test_the_table_of_rounds() -> None:
     change = {"mean": 0.1, "ci95": [0.05, 0.15]}
     known: dict[str, Any] = {
-        "round": 1, "labels": 20, "proxy": 0.5, "kl_nats": 1.25, "alpha": None, "words": 20.0, "cut": 0.5,
-        "kept": 1, "verdict": "better", "gold_change": None, "objective_change": change,
-        "objective_before": 0.6, "objective_after": 0.5, "declined": None, "policy_of_iteration": 40,
+        "round": 1,
+        "labels": 20,
+        "proxy": 0.5,
+        "kl_nats": 1.25,
+        "alpha": None,
+        "words": 20.0,
+        "cut": 0.5,
+        "kept": 1,
+        "verdict": "better",
+        "gold_change": None,
+        "objective_change": change,
+        "objective_before": 0.6,
+        "objective_after": 0.5,
+        "declined": None,
+        "policy_of_iteration": 40,
         "since_start": {"measure": "gold", "before": 0.7, "after": 0.8, **change},
     }
     rows = [
         {**known, "gold": {"mean": 0.8, "ci95": [0.7, 0.9]}},
         {
             **known,
-            "round": 2, "alpha": 0.5, "verdict": "worse",
+            "round": 2,
+            "alpha": 0.5,
+            "verdict": "worse",
             "gold": {"mean": float("nan"), "ci95": [float("nan")] * 2},
         },
     ]

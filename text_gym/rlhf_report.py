@@ -63,9 +63,7 @@ def _end(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "name": policy_name(row["kept"]), "given_up": given_up}
 
 
-def _figures(
-    folder: Path, found: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
-) -> dict[str, Any]:
+def _figures(folder: Path, found: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> dict[str, Any]:
     start, rows = _read(folder / "start" / "evaluation.json"), [f["row"] for f in found]
     at = [float(r["round"]) for r in rows]
     since_start = [0.0, *at]
