@@ -244,7 +244,7 @@ def ruin(monkeypatch: pytest.MonkeyPatch, only: int) -> None:
 
 def thorough(folder: Path, rounds: int) -> list[dict[str, Any]]:
     """A run that learns something, judged on more texts."""
-    several = dataclasses.replace(task(), held_out=task().held_out * 8)
+    several = dataclasses.replace(task(), held_out=[*task().held_out] * 8)
     return rlhf(
         several,
         config(rounds=rounds, labels_per_round=60, iterations=15, kl_coef=0.05),

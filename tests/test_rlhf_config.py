@@ -25,7 +25,7 @@ def test_the_weight_of_the_kl_is_in_the_rewards_unit() -> None:
     ratings, pairs = RLHFConfig().agent_config(1), RLHFConfig(questions="pairs").agent_config(1)
     assert ratings.kl_coef < pairs.kl_coef
     for questions in ("ratings", "pairs"):
-        assert RLHFConfig(kl_coef=0.5, questions=questions).agent_config(1).kl_coef == 0.5  # type: ignore[arg-type]
+        assert RLHFConfig(kl_coef=0.5, questions=questions).agent_config(1).kl_coef == 0.5
     assert RLHFConfig(kl_target=3.0).agent_config(2).kl_target == 3.0
 
 

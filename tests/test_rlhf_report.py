@@ -138,7 +138,12 @@ def test_raters_are_blamed_only_where_they_have_a_vice(tmp_path: Path) -> None:
 def test_a_ruin_is_the_first_thing_that_the_report_says(tmp_path: Path) -> None:
     worse = {"mean": -0.1, "ci95": [-0.15, -0.05]}
     high = {"mean": 0.9, "ci95": [0.85, 0.95]}
-    ruined = {"gold_before": high, "gold_change": worse, "objective_change": worse, "verdict": "worse"}
+    ruined: dict[str, Any] = {
+        "gold_before": high,
+        "gold_change": worse,
+        "objective_change": worse,
+        "verdict": "worse",
+    }
     told = "The objective fell."
     folder = run_folder(tmp_path, kept=0, cut=0.95, kl_nats=47.0, declined=told, **ruined)
     page = words_of(folder)

@@ -7,9 +7,8 @@ import pytest
 from text_gym.rlhf_verdict import headline, policy_name, verdict
 
 
-def change(mean: float | None, half: float = 0.04) -> dict[str, Any]:
-    known = mean is not None
-    return {"mean": mean, "ci95": [mean - half, mean + half] if known else [None, None]}
+def change(mean: float) -> dict[str, Any]:
+    return {"mean": mean, "ci95": [mean - 0.04, mean + 0.04]}
 
 
 def row(number: int, before: float, after: float, **changes: Any) -> dict[str, Any]:
