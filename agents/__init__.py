@@ -11,7 +11,7 @@ from text_gym.errors import UnknownNameError
 from .advantages import explained_variance, gae, masked_mean, whiten
 from .agent import TIMES, Agent, AgentConfig, Callback, Metrics, describe
 from .best_of_n import BestOfN, BestOfNConfig, Candidates, best_of_n, best_of_n_kl_bound, choose_best
-from .checkpoint import Checkpoints
+from .checkpoint import Checkpoints, Choice
 from .critic import Critic
 from .decoder import Decoder
 from .dpo import DPO, DPOConfig, dpo_loss
@@ -23,6 +23,7 @@ from .kl import Estimator, KLController, estimate_kl
 from .lora import LoRAPolicy
 from .loss_head import Head, token_log_probs
 from .micro_batches import Part, Splitter, micro_batches
+from .objective import Objective
 from .policy import Evaluation, Policy
 from .policy_gradient import PolicyGradient, PolicyGradientConfig, minibatches
 from .ppo import PPO, PPOConfig
@@ -57,6 +58,7 @@ __all__ = [
     "Callback",
     "Candidates",
     "Checkpoints",
+    "Choice",
     "Critic",
     "DPOConfig",
     "Decoder",
@@ -71,6 +73,7 @@ __all__ = [
     "LoRAPolicy",
     "Measure",
     "Metrics",
+    "Objective",
     "PPOConfig",
     "Part",
     "Policy",

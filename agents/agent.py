@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from text_gym import Prompt, TextVectorEnv
 from text_gym.display import harmless
+from text_gym.episode import share_cut
 from text_gym.errors import ConfigError, NonFiniteError, NoScoresError
 
 from .guards import (
@@ -35,6 +36,7 @@ from .guards import (
     unchanged,
 )
 from .kl import Estimator, KLController
+from .objective import Objective
 from .policy import FUSED, Policy
 from .rollout import Rollout
 from .sampler import Sampling, rollout
@@ -61,6 +63,8 @@ class AgentConfig:
         kl_target: KL to hold by adapting β, in nats per episode; None keeps β fixed.
         kl_estimator: k1, k2 or k3 (see `text_gym.agents.estimate_kl`).
         temperature: Of the sampling distribution; the policy that learns is the one at this temperature.
+        on_decline: What to do when reward − β·KL has fallen below that of the starting policy by more than
+            noise (see `Objective`): "warn" says so once; "stop" also ends learning there.
         seed: Decides prompts, noise and minibatches.
         max_unscored: Batches in a row of which the reward source scored no episode (a judge that is down,
             say) before learning stops with an error, at least 1. Nothing is learnt from such a batch.
@@ -75,6 +79,7 @@ class AgentConfig:
     kl_target: float | None = None
     kl_estimator: Estimator = "k1"
     temperature: float = 1.0
+    on_decline: Literal["warn", "stop"] = "warn"
     seed: int = 0
     max_unscored: int = 3
 
@@ -84,6 +89,8 @@ class AgentConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
         if not self.max_unscored >= 1:
             raise ConfigError(f"max_unscored is {self.max_unscored}; it must be at least 1")
+        if self.on_decline not in ("warn", "stop"):
+            raise ConfigError(f"on_decline is {self.on_decline!r}; choose warn or stop")
 
 
 ConfigT = TypeVar("ConfigT", bound=AgentConfig)
@@ -103,6 +110,9 @@ class Agent(ABC, Generic[ConfigT]):
         unscored_batches: Batches in a row, up to the last one, of which the reward source scored no episode.
         between_iterations: False from the first step of an update to its end (and for ever, if that failed
             halfway): the weights are then those of no iteration, and no checkpoint can be taken of them.
+        objective: reward − β·KL on the batches so far; silent where an algorithm does not know its KL.
+        declined: A sentence that says how the objective fell, once it has; None before. With
+            `on_decline="stop"` the agent learns no further while it is set.
 
     Raises:
         NonFiniteError: A weight of the reference is NaN or infinite.
@@ -124,6 +134,8 @@ class Agent(ABC, Generic[ConfigT]):
         self.kl = KLController(config.kl_coef, config.kl_target)
         self.sampling = Sampling(temperature=config.temperature)
         self.advisor = Advisor()
+        self.objective = Objective()
+        self.declined: str | None = None
         self.iteration = 0
         self.episodes_played = 0
         self.tokens_played = 0
@@ -151,7 +163,7 @@ class Agent(ABC, Generic[ConfigT]):
             GuardError: Dropout is on, or reference or reward model were changed along with the policy.
         """
         last = self.config.iterations if iterations is None else self.iteration + iterations
-        while self.iteration < last:
+        while self.iteration < last and not self.stopped:
             metrics = self._iterate()
             if callback is not None and callback(self, metrics) is False:
                 break
@@ -163,6 +175,11 @@ class Agent(ABC, Generic[ConfigT]):
                     f"({self.config.max_unscored})"
                 )
         return self
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the agent learns no further because its objective fell."""
+        return self.declined is not None and self.config.on_decline == "stop"
 
     def _iterate(self) -> Metrics:
         """Play, update, count, and look whether all is as it should be."""
@@ -180,6 +197,9 @@ class Agent(ABC, Generic[ConfigT]):
         if not self.unscored_batches:
             for advice in self.advisor.look(batch, metrics, self.kl.coefficient):
                 LOG.warning("iteration %d: %s", self.iteration, advice)
+        if self.objective.declined and self.declined is None:
+            self.declined = self.objective.sentence(self.iteration, metrics["kl"], share_cut(batch.episodes))
+            LOG.warning("%s%s", self.declined, "; learning stops here" if self.stopped else "")
         self.between_iterations = True
         seconds = time.perf_counter() - started
         return metrics | {
@@ -319,6 +339,8 @@ class Agent(ABC, Generic[ConfigT]):
             "unscored_batches": self.unscored_batches,
             "kl_coefficient": self.kl.coefficient,
             "advice": dict(self.advisor.lasted),
+            "objective": self.objective.state_dict(),
+            "declined": self.declined,
             "reward": self.env.reward.state_dict(),
         }
 
@@ -330,6 +352,8 @@ class Agent(ABC, Generic[ConfigT]):
         self.unscored_batches = state.get("unscored_batches", 0)
         self.kl.coefficient = state["kl_coefficient"]
         self.advisor.lasted = dict(state["advice"])
+        self.objective = Objective.of(state.get("objective"))  # checkpoints of earlier versions have none
+        self.declined = state.get("declined")
 
     def settings(self) -> dict[str, Any]:
         """The configuration as plain data."""
@@ -358,6 +382,18 @@ class Agent(ABC, Generic[ConfigT]):
             temperature=self.config.temperature,
             action_masks=batch.action_masks,
         )
+
+    def track_objective(self, batch: Rollout, reference: Tensor) -> Metrics:
+        """Take a batch of the policy's own texts into `objective`; returns its metrics.
+
+        Call it at the end of an update, before β is adapted.
+
+        Args:
+            batch: `B` episodes.
+            reference: `(B, T)`, nats, as `reference_log_probs` gave them.
+        """
+        kl = ((batch.log_probs - reference) * batch.mask).sum(dim=1).double().cpu().numpy()
+        return self.objective.add(batch, kl, self.kl.coefficient, self.iteration, self.env.group_size)
 
     def step(self, loss: Tensor) -> float:
         """One optimizer step; returns the gradient's norm before clipping.
@@ -456,7 +492,7 @@ def describe(batch: Rollout) -> Metrics:
         "abstained": int(scores.abstained.sum()),
         "length": float(batch.lengths.float().mean()),
         "length_max": int(batch.lengths.max()),
-        "truncated": sum(e.finish_reason == "length" for e in batch.episodes) / len(batch.episodes),
+        "truncated": share_cut(batch.episodes),
         "eos": sum(e.finish_reason == "eos" for e in batch.episodes) / len(batch.episodes),
     }
     return metrics | {f"reward/{name}": _mean_of_numbers(term) for name, term in scores.terms.items()}

@@ -183,7 +183,7 @@ class BestOfN(Agent[BestOfNConfig]):
             return {"kl": float("nan"), "kl_per_token": float("nan"), "updates": 0}
         config, batch = self.config, batch.only(batch.scored)
         returns, present, (group, place) = grouped_returns(batch, batch.rewards, config.n)
-        kl = self._kl(batch)
+        kl, reference = self._kl(batch)
         best = (place == choose_best(returns, present)[group]).nonzero()[:, 0]
         losses, norms = [], []
         for rows in minibatches(len(best), config.epochs, config.minibatches, (config.seed, self.iteration)):
@@ -199,6 +199,7 @@ class BestOfN(Agent[BestOfNConfig]):
             "kl": kl,
             "kl_per_token": kl / float(batch.lengths.float().mean()),
             "updates": len(losses),
+            **({} if reference is None else self.track_objective(batch, reference)),
         }
 
     def loss(self, batch: Rollout, rows: Tensor) -> Tensor:
@@ -216,10 +217,14 @@ class BestOfN(Agent[BestOfNConfig]):
         """The configuration as plain data."""
         return {**super().settings(), "algorithm": "best_of_n"}
 
-    def _kl(self, batch: Rollout) -> float:
-        """KL(policy ‖ reference) before the update, in nats per episode, by whoever wrote the texts."""
+    def _kl(self, batch: Rollout) -> tuple[float, Tensor | None]:
+        """KL(policy ‖ reference) before the update, in nats per episode, by whoever wrote the texts.
+
+        Where the policy wrote them, also the reference's log-probabilities of their tokens, `(B, T)`.
+        """
         if self.config.sample_from == "policy":
-            return float((batch.log_probs - self.reference_log_probs(batch)).sum(dim=1).mean())
+            reference = self.reference_log_probs(batch)
+            return float((batch.log_probs - reference).sum(dim=1).mean()), reference
         said = self.policy.score(
             batch.tokens,
             batch.starts,
@@ -228,4 +233,4 @@ class BestOfN(Agent[BestOfNConfig]):
             action_masks=batch.action_masks,
         )
         log_ratio = (said - batch.log_probs).sum(dim=1)  # weighted by the ratio; every summand is ≥ 0
-        return float((log_ratio.exp() * log_ratio - torch.expm1(log_ratio)).mean())
+        return float((log_ratio.exp() * log_ratio - torch.expm1(log_ratio)).mean()), None

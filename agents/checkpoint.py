@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,27 @@ from text_gym.sealed import check_sealed, read_about, restore_replaced, write_se
 
 from .agent import Agent
 from .guards import check_finite
+from .objective import Estimate, Objective
 from .policy import Policy
 
 LOG = logging.getLogger("text_gym")
 REFERENCE, TENSORS = "reference", "agent.safetensors"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Whose policy a run ends with.
+
+    Args:
+        iteration: The one after which the policy stood like that.
+        objective: `start`, `best` and `last`: the mean of reward − β·KL and its standard error (`se`), of the
+            latter two also the `iteration`; None where the algorithm does not know its KL.
+        reason: A sentence, where it is not the last.
+    """
+
+    iteration: int
+    objective: dict[str, Any] | None
+    reason: str | None = None
 
 
 class Checkpoints:
@@ -53,13 +71,21 @@ class Checkpoints:
         self.folder, self.keep = Path(folder), keep
         self._reference: str | None = None  # digest of the reference that stands in the folder
 
-    def save(self, agent: Agent[Any], score: float = math.nan, *, overwrite: bool = False) -> Path:
+    def save(
+        self,
+        agent: Agent[Any],
+        score: float = math.nan,
+        standard_error: float = math.nan,
+        *,
+        overwrite: bool = False,
+    ) -> Path:
         """Take a checkpoint of an agent between two iterations; returns its folder.
 
         Args:
             agent: The agent.
-            score: How good it is; the checkpoint with the largest stays. `text-gym train` gives the mean
-                reward of the iteration's episodes. NaN is never the best.
+            score: How good it is; the checkpoint with the largest stays. `text-gym train` gives the mean of
+                reward − β·KL over the last 5 batches (`Objective.average`). NaN is never the best.
+            standard_error: Of the score where that is `Objective.average`; NaN for scores of another kind.
             overwrite: Remove checkpoints of later iterations, instead of refusing to save before them.
 
         Raises:
@@ -84,6 +110,7 @@ class Checkpoints:
             "settings": {k: v for k, v in agent.settings().items() if k != "algorithm"},
             "dtype": str(agent.policy.value_head.weight.dtype).removeprefix("torch."),
             "score": None if math.isnan(score) else score,
+            "score_se": None if math.isnan(standard_error) else standard_error,
             "reference": self._save_reference(agent),
             "agent": agent.state_dict(),
         }
@@ -145,6 +172,65 @@ class Checkpoints:
         _load_optimizer(agent, saved)
         agent.between_iterations = True
         return agent.iteration
+
+    def best(self, latest: Objective | None = None) -> Path | None:
+        """The intact checkpoint with the largest score, of equals the earliest; None if none has a score.
+
+        The policy that a run starts from has a score once its first batch has been played; what was saved
+        later knows it. Damaged ones are passed over, and a warning in the log says so.
+
+        Args:
+            latest: The objective of the run by now; that of the newest checkpoint if None.
+        """
+        scores = self._scores(self._all(), latest)
+        while scores:
+            best = max(scores, key=lambda folder: scores[folder])
+            try:
+                check_sealed(best)
+            except DamagedError as error:
+                LOG.warning("%s; it cannot be the best", error)
+                del scores[best]
+                continue
+            return best
+        return None
+
+    def take_best(self, agent: Agent[Any]) -> Choice:
+        """Give an agent the policy of the best checkpoint where that is better by more than noise.
+
+        That is, by more than 2 standard errors of the difference between the objectives, reward − β·KL, each
+        the mean of the 5 batches up to there and under the β now in force. Only the policy's weights are
+        taken (those of a shared value head among them): optimizer and counters stay those of the last
+        iteration, so this ends a run.
+
+        Args:
+            agent: At the end of its learning.
+
+        Returns:
+            Whose policy it has now.
+        """
+        beta = agent.objective.coefficient
+        start, last = agent.objective.start(), agent.objective.average()
+        folder = self.best(agent.objective)
+        if start is None or last is None:
+            return Choice(agent.iteration, None)
+        figures: dict[str, Any] = {"start": start._asdict()}
+        chosen = {"iteration": agent.iteration, **last._asdict()}
+        ending = {"last": chosen}
+        found = None if folder is None else self._objective(folder, agent.objective, beta)
+        if folder is None or found is None or not found.mean > last.mean:
+            return Choice(agent.iteration, {**figures, "best": chosen, **ending})
+        figures |= {"best": {"iteration": int(folder.name), **found._asdict()}, **ending}
+        if not found.exceeds(last, errors=2.0):
+            return Choice(agent.iteration, figures)
+        weights = load_file(folder / TENSORS)
+        with torch.no_grad():
+            for name, tensor in tensors_of(agent.policy).items():
+                tensor.copy_(weights[f"policy/{name}"])
+        reason = (
+            f"kept the policy of iteration {int(folder.name)}, not that of the last, {agent.iteration}: "
+            f"its objective (reward − β·KL) was {found}, that of the last {last}"
+        )
+        return Choice(int(folder.name), figures, reason)
 
     def newest_state(self) -> dict[str, Any] | None:
         """What the newest intact checkpoint holds besides tensors; None if there is no checkpoint.
@@ -213,11 +299,29 @@ class Checkpoints:
             _warn_of_chance(agent.env.reward)
         return self._reference
 
+    def _scores(self, found: list[Path], latest: Objective | None = None) -> dict[Path, float]:
+        """The scores of checkpoints, oldest first; that of the start is in the latest objective."""
+        known = {folder: read_about(folder) or {} for folder in found}
+        scores = {folder: state.get("score") for folder, state in known.items()}
+        own = any(scores[folder] is not None and known[folder].get("score_se") is None for folder in found)
+        if found and not own:  # else scores are of another kind than objectives
+            latest = latest or Objective.of(known[found[-1]].get("agent", {}).get("objective"))
+            first, start = self.folder / f"{latest.began:08d}", latest.start()
+            if start is not None and scores.get(first, 0.0) is None:
+                scores[first] = start.mean
+        return {folder: score for folder, score in scores.items() if score is not None}
+
+    def _objective(self, folder: Path, latest: Objective, coefficient: float) -> Estimate | None:
+        """The objective of a checkpoint's policy under a β; None if it was saved without one."""
+        if int(folder.name) == latest.began:
+            return latest.start(coefficient)
+        state = read_about(folder) or {}
+        return Objective.of(state.get("agent", {}).get("objective")).average(coefficient)
+
     def _prune(self) -> None:
         """Remove all but the latest and the best, of equals the earliest."""
         found = self._all()
-        known = {folder: (read_about(folder) or {}).get("score") for folder in found}
-        scores = {folder: score for folder, score in known.items() if score is not None}
+        scores = self._scores(found)
         best = max(scores, key=lambda folder: scores[folder], default=None)
         for folder in found[: -self.keep]:
             if folder != best:

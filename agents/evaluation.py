@@ -52,6 +52,7 @@ class Report:
         terminated: Share of episodes that ended by themselves.
         episodes: The episodes, in the order of the prompts.
         rewards: `(n,)` float64, their rewards; NaN where the reward source declined to judge.
+        episode_kl: `(n,)` float64, the KL of each; NaN where it is not known.
     """
 
     gold: Measure
@@ -62,6 +63,7 @@ class Report:
     terminated: float
     episodes: list[Episode]
     rewards: npt.NDArray[np.float64]
+    episode_kl: npt.NDArray[np.float64]
 
     def summary(self) -> dict[str, Any]:
         """As plain data: measures as `{"mean", "ci95"}`, the terms beside `gold`."""
@@ -143,4 +145,5 @@ def evaluate(
         terminated=sum(e.whole for e in episodes) / total,
         episodes=episodes,
         rewards=values["gold"],
+        episode_kl=values["kl"],
     )

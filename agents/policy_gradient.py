@@ -139,6 +139,7 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
                 break
             steps.append({**found, "grad_norm": self.apply_gradients()})
         kl = float(((batch.log_probs - reference) * mask).sum() / len(batch.tokens))
+        objective = self.track_objective(batch, reference)
         self.kl.update(kl, len(batch.tokens))
         return {
             **{name: float(np.mean([s[name] for s in steps])) for name in steps[0]},
@@ -146,6 +147,7 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
             "kl_per_token": kl / float(batch.lengths.float().mean()),
             "kl_coef": self.kl.coefficient,
             "updates": len(steps),
+            **objective,
             **metrics,
         }
 

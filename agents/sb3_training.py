@@ -290,6 +290,7 @@ def evaluate_sb3(
         terminated=float(np.mean([e.whole for e in episodes])),
         episodes=episodes,
         rewards=scores.totals,
+        episode_kl=np.full(len(episodes), unknown),
     )
 
 

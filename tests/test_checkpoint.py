@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from text_gym import ByteTokenizer, PretrainedTokenizer, RewardSource, TextVectorEnv, WordTokenizer
 from text_gym import as_reward_source as source_of
-from text_gym.agents import ALGORITHMS, PPO, TIMES, Agent, Checkpoints, Metrics, Policy, PPOConfig
+from text_gym.agents import ALGORITHMS, PPO, TIMES, Agent, Checkpoints, Metrics, Objective, Policy, PPOConfig
 from text_gym.errors import CheckpointError, ConfigError, NonFiniteError, RewardError
 from text_gym.transforms import RunningStandardize
 
@@ -133,6 +134,7 @@ def test_what_is_saved_is_all_of_it(tmp_path: Path) -> None:
         "kl",
         "sampling",
         "advisor",
+        "objective",
         "_reference_was",
         "_splitter",  # how much fits into memory is the machine's business
     }
@@ -144,6 +146,8 @@ def test_what_is_saved_is_all_of_it(tmp_path: Path) -> None:
         assert getattr(fresh, name) == getattr(learner, name)
     assert fresh.kl.coefficient == learner.kl.coefficient != 0.03
     assert fresh.advisor.lasted == learner.advisor.lasted
+    assert fresh.objective.state_dict() == learner.objective.state_dict()
+    assert len(learner.objective.state_dict()["recent"]) == 3
     assert vars(fresh.env.reward)["mean"] == vars(learner.env.reward)["mean"] != 0
     assert {file.suffix for file in folder.iterdir()} == {".safetensors", ".json"}
     saved = load_file(folder / "agent.safetensors")
@@ -250,6 +254,149 @@ def test_the_last_ones_and_the_best_stay(tmp_path: Path) -> None:
         Checkpoints(tmp_path, keep=0)
 
 
+# The best of them
+
+
+def objective_of(start: float, recent: float, se: float = 0.01) -> Objective:
+    """One that began with this mean and has the other on average, with equal standard errors."""
+    first, later = [start, 0.0, se**2, 0.0, 0.0], [recent, 0.0, 5 * se**2, 0.0, 0.0]
+    counts = {"began": 0, "coefficient": 0.1, "below": 0, "spread": 0.1}
+    return Objective.of({**counts, "start": first, "recent": [later] * 5})
+
+
+def scored_run(folder: Path, averages: list[float], start: float = 0.5) -> tuple[Checkpoints, Agent[Any]]:
+    """Checkpoints 0, 1, … of an agent whose weights change a little before each; the objective's averages."""
+    checkpoints, learner = Checkpoints(folder, keep=1), agent(iterations=9)
+    checkpoints.save(learner)
+    for i, mean in enumerate(averages, 1):
+        with torch.no_grad():
+            for parameter in learner.policy.parameters():
+                parameter.add_(0.01)
+        learner.iteration, learner.objective = i, objective_of(start, mean)
+        average = learner.objective.average()
+        assert average is not None
+        checkpoints.save(learner, *average)
+    return checkpoints, learner
+
+
+@pytest.mark.parametrize(
+    ("averages", "chosen", "best"),
+    [
+        ([0.6, 0.9, 0.5], 2, 2),  # 0.4 with an error of 0.014
+        ([0.6, 0.9, 0.88], 3, 2),  # less than two errors: the last stands
+        ([0.6, 0.9, 0.87], 2, 2),
+        ([0.6, 0.9, 0.95], 3, 3),
+        ([0.4, 0.3, 0.2], 0, 0),  # all worse than the start
+    ],
+)
+def test_the_best_policy_is_taken_where_it_is_better_by_more_than_noise(
+    tmp_path: Path, averages: list[float], chosen: int, best: int
+) -> None:
+    checkpoints, learner = scored_run(tmp_path, averages)
+    found = checkpoints.best()
+    assert found is not None
+    assert int(found.name) == best
+    before = memory_of(learner)
+    choice = checkpoints.take_best(learner)
+    assert choice.iteration == chosen
+    assert choice.objective is not None
+    assert choice.objective["best"]["iteration"] == best
+    assert choice.objective["last"]["iteration"] == 3
+    assert math.isclose(choice.objective["last"]["mean"], averages[-1])
+    assert math.isclose(choice.objective["last"]["se"], 0.01)
+    assert math.isclose(choice.objective["start"]["mean"], 0.5)
+    assert (choice.reason is None) == (chosen == 3)
+    if chosen < 3:
+        assert f"kept the policy of iteration {chosen}, not that of the last, 3" in str(choice.reason)
+    start = small_policy()
+    for name, weight in learner.policy.named_parameters():
+        expected = start.get_parameter(name).clone()
+        for _ in range(chosen):
+            expected += 0.01
+        assert torch.equal(weight, expected), name
+    same_but_policy = {k for k, v in memory_of(learner).items() if not torch.equal(v, before[k])}
+    assert {name.split()[0] for name in same_but_policy} <= {"policy"}
+    assert learner.iteration == 3
+
+
+def test_the_start_can_be_the_best_where_nothing_was_saved_since(tmp_path: Path) -> None:
+    checkpoints, learner = Checkpoints(tmp_path), agent()
+    checkpoints.save(learner)
+    start = memory_of(learner)
+    learn(learner, until=2)
+    learner.objective = objective_of(0.5, 0.2)
+    assert checkpoints.best() is None  # what is saved does not know yet
+    assert checkpoints.take_best(learner).iteration == 0
+    own = memory_of(learner)
+    assert all(torch.equal(own[name], weight) for name, weight in start.items())
+
+
+def test_the_best_is_the_one_that_is_intact(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoints, learner = scored_run(tmp_path, [0.9, 0.5])
+    flip(tmp_path / "00000001" / "agent.safetensors", 12345)
+    best = checkpoints.best()
+    assert best is not None
+    assert best.name == "00000002"
+    assert "00000001 is damaged: agent.safetensors is not what was written" in caplog.text
+    assert checkpoints.take_best(learner).iteration == 2
+    assert Checkpoints(tmp_path / "none").best() is None
+
+
+def test_objectives_are_compared_under_the_beta_in_force(tmp_path: Path) -> None:
+    """Reward 1 at 2 nats, then 1.2 at 4 nats: better at β = 0.05, worse at β = 0.2."""
+    for beta, chosen in ((0.05, 2), (0.2, 1)):
+        checkpoints, learner = Checkpoints(tmp_path / str(beta), keep=1), agent()
+        for i, (reward, kl, own) in enumerate([(1.0, 2.0, 0.01), (1.2, 4.0, beta)], 1):
+            state = objective_of(0.0, reward).state_dict() | {"coefficient": own}
+            state["recent"] = [[reward, kl, 1e-4, 0.0, 0.0]] * 5
+            learner.iteration, learner.objective = i, Objective.of(state)
+            average = learner.objective.average()
+            assert average is not None
+            checkpoints.save(learner, *average)
+        assert checkpoints.take_best(learner).iteration == chosen
+
+
+def test_scores_of_another_kind_are_left_alone(tmp_path: Path) -> None:
+    """Whoever scores checkpoints by something else does not find the start's objective among them."""
+    checkpoints, learner = Checkpoints(tmp_path, keep=1), agent()
+    checkpoints.save(learner)
+    learner.iteration, learner.objective = 1, objective_of(50.0, 0.0)
+    checkpoints.save(learner, 0.7)
+    learner.iteration = 2
+    checkpoints.save(learner, 0.6)
+    best = checkpoints.best()
+    assert best is not None
+    assert best.name == "00000001"
+    assert sorted(f.name for f in tmp_path.glob("0*")) == ["00000001", "00000002"]
+
+
+def test_a_checkpoint_of_an_earlier_version_is_loaded(tmp_path: Path) -> None:
+    """It has neither a standard error nor an objective; what is measured begins anew."""
+    learner = agent()
+    learn(learner, until=2)
+    folder = Checkpoints(tmp_path).save(learner, 0.3)
+    manifest = json.loads((folder / "manifest.json").read_text())["manifest"]
+    del manifest["about"]["score_se"], manifest["about"]["agent"]["objective"]
+    del manifest["about"]["agent"]["declined"]
+    own = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    text = json.dumps({"manifest": manifest, "sha256": own}, indent=1, sort_keys=True) + "\n"
+    (folder / "manifest.json").write_text(text)
+    resumed = agent()
+    assert Checkpoints(tmp_path).load(resumed) == 2
+    assert Checkpoints(tmp_path).best() == folder
+    choice = Checkpoints(tmp_path).take_best(resumed)
+    assert (choice.iteration, choice.objective) == (2, None)
+    learn(resumed)
+    assert resumed.objective.began == 2
+    assert Checkpoints(tmp_path).take_best(resumed).iteration == 4
+    assert same(memory_of(resumed), memory_of(learn_on(learner)))
+
+
+def learn_on(learner: Agent[Any]) -> Agent[Any]:
+    learn(learner)
+    return learner
+
+
 def test_a_new_run_does_not_overwrite_a_longer_one(tmp_path: Path) -> None:
     learner = agent()
     learn(learner, until=2)
@@ -326,8 +473,6 @@ def test_random_damage_often(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_a_later_version_is_an_error_of_its_own(tmp_path: Path) -> None:
-    import hashlib
-
     _, folders = chain(tmp_path, steps=2)
     file = folders[1] / "manifest.json"
     manifest = json.loads(file.read_text())["manifest"] | {"format": 7}

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import html
+import io
 import json
 import os
 import signal
@@ -14,13 +16,17 @@ from typing import Any
 import numpy as np
 import pytest
 import rlhf_world
+import torch
+from rich.console import Console
 from rlhf_world import GOLD, QUALITY, config, policy, result, run, task
 
 from text_gym import TextVectorEnv, sealed
+from text_gym.agents import Checkpoints
 from text_gym.errors import ConfigError, DataError, RaterLeftError
 from text_gym.reward_models import LabelStore
 from text_gym.rlhf import NoGold, rlhf
 from text_gym.rlhf_people import simulated_people
+from text_gym.rlhf_verdict import headline
 
 ROOT = Path(__file__).parent.parent
 
@@ -232,6 +238,90 @@ def test_without_gold(tmp_path: Path) -> None:
     assert np.isnan(rows[0]["gold"]["mean"])
     assert json.loads((tmp_path / "run" / "rounds.jsonl").read_text())["gold"]["mean"] is None
     assert "gold, now" not in (tmp_path / "run" / "report.html").read_text()
+
+
+# When it goes wrong
+
+
+def ruin(monkeypatch: pytest.MonkeyPatch, only: int) -> None:
+    """After a round has learnt, spoil its policy in a way that its own batches cannot have seen."""
+    plain = Checkpoints.take_best
+
+    def spoilt(checkpoints: Checkpoints, agent: Any) -> Any:
+        found = plain(checkpoints, agent)
+        if checkpoints.folder.parent.parent.name == f"round-{only}":
+            generator = torch.Generator().manual_seed(0)
+            with torch.no_grad():
+                for weight in agent.policy.parameters():
+                    weight += torch.randn(weight.shape, generator=generator)
+        return found
+
+    monkeypatch.setattr(Checkpoints, "take_best", spoilt)
+
+
+def thorough(folder: Path, rounds: int) -> list[dict[str, Any]]:
+    """A run that learns something, judged on more texts."""
+    several = dataclasses.replace(task(), held_out=[*task().held_out] * 8)
+    return rlhf(
+        several,
+        config(rounds=rounds, labels_per_round=60, iterations=15, kl_coef=0.05),
+        simulated_people(GOLD, QUALITY),
+        folder,
+        policy=policy(),
+        criteria=QUALITY,
+        device="cpu",
+        console=Console(file=io.StringIO()),
+    )
+
+
+def test_after_a_ruin_the_next_round_starts_from_the_policy_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ruin(monkeypatch, only=2)
+    folder = tmp_path / "run"
+    rows = thorough(folder, rounds=3)
+    assert [row["verdict"] for row in rows[:2]] == ["better", "worse"]
+    assert [row["started_from"] for row in rows] == [0, 1, 1]
+    assert [row["kept"] for row in rows][:2] == [1, 1]
+    found = [json.loads((folder / f"round-{n}" / "evaluation.json").read_text()) for n in (1, 2, 3)]
+    assert [f["starts_from"] for f in found] == [row["kept"] for row in rows]
+    assert rows[2]["gold_before"] == rows[0]["gold"]
+    low, high = rows[1]["gold_change"]["ci95"]
+    assert low <= rows[1]["gold_change"]["mean"] <= high < 0
+    change = rows[1]["gold"]["mean"] - rows[0]["gold"]["mean"]
+    assert rows[1]["gold_change"]["mean"] == pytest.approx(change)
+    assert rows[1]["objective_after"] < rows[1]["objective_before"]
+    assert headline(rows).text.startswith("It got worse in round 2: gold ")
+    assert "round 3 went on from the policy of round 1 instead" in headline(rows).text
+    assert headline(rows).text[:60] in (folder / "report.html").read_text()
+    with LabelStore(folder / "labels.db", create=False) as store:
+        assert {x.policy for x in store.labels()} == {"round 0", "round 1"}
+    whole = result(folder)
+    assert [row["round"] for row in thorough(tmp_path / "again", rounds=2)] == [1, 2]
+    thorough(tmp_path / "again", rounds=3)  # in two calls
+    assert result(tmp_path / "again") == whole
+
+
+def test_training_that_ruins_the_policy_is_stopped_and_costs_nothing(tmp_path: Path) -> None:
+    """Learning much too fast: the round ends with the policy that it started from, and says so."""
+    (row,) = run(tmp_path / "run", rounds=1, iterations=30, learning_rate=0.3, kl_coef=0.5)
+    assert row["declined"].startswith("The objective (reward − β·KL) fell from ")
+    assert row["policy_of_iteration"] == 0
+    metrics = (tmp_path / "run" / "round-1" / "training" / "metrics.jsonl").read_text().splitlines()
+    assert len(metrics) < 30
+    assert row["gold_change"] == {"mean": 0.0, "ci95": [0.0, 0.0]}
+    assert (row["verdict"], row["kept"], row["kl_nats"]) == ("same", 1, 0.0)
+    found = headline([row])
+    assert "Training of round 1 was stopped early" in found.notes[0]
+    assert found.notes[0] in html.unescape((tmp_path / "run" / "report.html").read_text())
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_other_algorithms(tmp_path: Path, algorithm: Any) -> None:
+    (row,) = run(tmp_path / "run", rounds=1, algorithm=algorithm, labels_per_round=80, iterations=25)
+    assert row["gold"]["mean"] > row["gold_before"]["mean"] + 0.2
+    with pytest.raises(ConfigError, match=f"episodes is 17; {algorithm} needs a multiple of"):
+        run(tmp_path / "odd", algorithm=algorithm, episodes=17)
 
 
 def test_refusals(done: Path, tmp_path: Path) -> None:

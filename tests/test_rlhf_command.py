@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -49,14 +50,41 @@ def test_raters_that_cannot_be_simulated(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_the_table_of_rounds() -> None:
-    known = {"round": 1, "labels": 20, "proxy": 0.5, "kl_nats": 1.25, "alpha": None, "words": 20.0}
+    change = {"mean": 0.1, "ci95": [0.05, 0.15]}
+    known: dict[str, Any] = {
+        "round": 1,
+        "labels": 20,
+        "proxy": 0.5,
+        "kl_nats": 1.25,
+        "alpha": None,
+        "words": 20.0,
+        "cut": 0.5,
+        "kept": 1,
+        "verdict": "better",
+        "gold_change": None,
+        "objective_change": change,
+        "objective_before": 0.6,
+        "objective_after": 0.5,
+        "declined": None,
+        "policy_of_iteration": 40,
+        "since_start": {"measure": "gold", "before": 0.7, "after": 0.8, **change},
+    }
     rows = [
         {**known, "gold": {"mean": 0.8, "ci95": [0.7, 0.9]}},
-        {**known, "round": 2, "alpha": 0.5, "gold": {"mean": float("nan"), "ci95": [float("nan")] * 2}},
+        {
+            **known,
+            "round": 2,
+            "alpha": 0.5,
+            "verdict": "worse",
+            "gold": {"mean": float("nan"), "ci95": [float("nan")] * 2},
+        },
     ]
-    screen = Console(file=io.StringIO(), width=100)
+    screen = Console(file=io.StringIO(), width=300)
     show_rounds(rows, screen)
     assert isinstance(screen.file, io.StringIO)
     shown = screen.file.getvalue()
     assert "0.800 [0.700, 0.900]" in shown
     assert "nan" not in shown
+    assert shown.startswith("It got worse in round 2: objective (proxy − β·KL) 0.600 → 0.500")
+    assert "worse, given up" in shown
+    assert shown.count("50%") == 3  # in both rows, and in the sentence about the second

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
+from text_gym.agents import load_algorithm
 from text_gym.errors import ConfigError
 from text_gym.rlhf_config import RLHFConfig
 
@@ -20,10 +22,31 @@ def test_streams_differ_by_seed_round_and_purpose() -> None:
 
 
 def test_the_weight_of_the_kl_is_in_the_rewards_unit() -> None:
-    ratings, pairs = RLHFConfig(), RLHFConfig(questions="pairs")
-    assert ratings.ppo(1).kl_coef < pairs.ppo(1).kl_coef
-    assert RLHFConfig(kl_coef=0.5).ppo(1).kl_coef == RLHFConfig(kl_coef=0.5, questions="pairs").ppo(1).kl_coef
-    assert RLHFConfig(kl_target=3.0).ppo(2).kl_target == 3.0
+    ratings, pairs = RLHFConfig().agent_config(1), RLHFConfig(questions="pairs").agent_config(1)
+    assert ratings.kl_coef < pairs.kl_coef
+    for questions in ("ratings", "pairs"):
+        assert RLHFConfig(kl_coef=0.5, questions=questions).agent_config(1).kl_coef == 0.5
+    assert RLHFConfig(kl_target=3.0).agent_config(2).kl_target == 3.0
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
+def test_every_algorithm_has_the_objective_that_policies_are_compared_by(algorithm: Any) -> None:
+    """The KL is in the reward, in nats of k1; what else an algorithm has of its own stays."""
+    own: Any = load_algorithm(algorithm).config_class()
+    found = RLHFConfig(algorithm=algorithm).agent_config(1)
+    assert type(found) is type(own)
+    assert (found.kl_in, found.kl_estimator, found.on_decline) == ("reward", "k1", "stop")
+    assert (found.iterations, found.kl_coef) == (40, 0.02)
+    changed = {"iterations", "kl_coef", "kl_in", "kl_estimator", "on_decline", "seed"}
+    assert {k: v for k, v in asdict(found).items() if k not in changed} == {
+        k: v for k, v in asdict(own).items() if k not in changed
+    }
+    assert RLHFConfig(algorithm=algorithm, learning_rate=1e-5).agent_config(1).learning_rate == 1e-5
+
+
+def test_an_unknown_algorithm_is_refused() -> None:
+    with pytest.raises(ConfigError, match="algorithm is 'dpo'; choose ppo, grpo or rloo"):
+        RLHFConfig(algorithm="dpo")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["rounds", "labels_per_round", "members", "iterations", "episodes"])

@@ -64,6 +64,38 @@ def test_kl_is_to_the_first_policy(done: Path) -> None:
     assert math.isclose(rows_of(done)[1]["kl_nats"], total / len(texts), abs_tol=1e-4)
 
 
+def test_changes_are_paired_differences_of_texts(done: Path) -> None:
+    """Gold, proxy and objective again from the files, text by text; β is the default, 0.02."""
+    rows = rows_of(done)
+    with LabelStore(done / "labels.db", create=False) as store:
+        folder = RLHFFolder(task(), config(), done, store, QUALITY, "cpu")
+        for number, row in enumerate(rows, 1):
+            reward = load_reward_model(folder.at(number) / "reward_model")
+            start = row["started_from"]
+            assert start == (0 if number == 1 else rows[number - 2]["kept"])
+            texts = [folder.texts(folder.at(n) / "texts.jsonl") for n in (start, number)]
+            kls = [
+                json.loads((folder.at(n) / "evaluation.json").read_text())["points"]["kl"]
+                for n in (start, number)
+            ]
+            assert math.isclose(sum(kls[1]) / len(kls[1]), row["kl_nats"], abs_tol=1e-9)
+            assert math.isclose(sum(kls[0]) / len(kls[0]), row["kl_before"], abs_tol=1e-9)
+            gold = [GOLD(t).totals.tolist() for t in texts]
+            proxy = [reward(t).totals.tolist() for t in texts]
+            objective = [
+                [p - 0.02 * k for p, k in zip(*x, strict=True)] for x in zip(proxy, kls, strict=True)
+            ]
+            for name, (before, after) in (("gold", gold), ("proxy", proxy), ("objective", objective)):
+                differences = [b - a for a, b in zip(before, after, strict=True)]
+                found = row[f"{name}_change"]
+                assert math.isclose(found["mean"], sum(differences) / len(differences), abs_tol=1e-9)
+                low, high = found["ci95"]
+                assert min(differences) - 1e-12 <= low <= found["mean"] <= high <= max(differences) + 1e-12
+            assert math.isclose(row["objective_before"], sum(objective[0]) / len(objective[0]), abs_tol=1e-9)
+            assert math.isclose(row["objective_after"], sum(objective[1]) / len(objective[1]), abs_tol=1e-9)
+            assert row["cut"] == sum(e.finish_reason == "length" for e in texts[1]) / len(texts[1])
+
+
 def test_new_labels_are_compared_with_a_model_that_did_not_know_them(done: Path) -> None:
     rows = rows_of(done)
     assert rows[0]["new_labels"] is None  # there was no model yet

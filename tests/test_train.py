@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 import os
 import signal
@@ -11,10 +13,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import kill_harness
 import pytest
+from rich.console import Console
 
-from text_gym import TextVectorEnv, load_task
+from text_gym import TextVectorEnv, as_reward_source, load_task
+from text_gym.agents import Policy, PPOConfig
 from text_gym.cli import main
+from text_gym.errors import RewardError
+from text_gym.train import train
 
 ROOT = Path(__file__).parent.parent
 COMMAND = [sys.executable, "-c", "from text_gym.cli import main; raise SystemExit(main())"]
@@ -77,6 +84,89 @@ def test_the_limit_reaches_the_environment_and_the_settings(
     assert made == [limit]
     kept = json.loads((tmp_path / "run" / "config.json").read_text())
     assert kept["limit"] == kept["options"]["limit"] == limit
+
+
+# The best policy, not just the last
+
+
+def ruinous(folder: Path, on_decline: Any = "warn", at: int | None = None, **changes: Any) -> dict[str, Any]:
+    """A run that learns far too fast from a policy that is at its best at the start; fails at call `at`."""
+    calls: list[int] = []
+
+    def varied(completions: list[str]) -> list[float]:
+        calls.append(1)
+        if len(calls) == at:
+            raise KeyError("price")
+        return [len(set(c)) / 6 for c in completions]
+
+    gold = as_reward_source(lambda completion: len(set(completion)) / 6)
+    task = dataclasses.replace(kill_harness.task(), reward=gold)
+    policy = Policy.new(kill_harness.TOKENIZER, layers=1, width=16, heads=2, context=16, device="cpu")
+    config = PPOConfig(
+        iterations=24, learning_rate=0.5, warmup=0, anneal=False, kl_coef=0.5, on_decline=on_decline
+    )
+    settings: dict[str, Any] = {"episodes": 16, "checkpoint_every": 4} | changes
+    console = settings.pop("console", Console(file=io.StringIO()))
+    return train(
+        "ppo",
+        config,
+        task,
+        reward=as_reward_source(varied),
+        policy=policy,
+        out=folder,
+        console=console,
+        **settings,
+    )
+
+
+def held_out(summary: dict[str, Any]) -> float:
+    return float(summary["after"]["gold"]["mean"] - 0.5 * summary["kl_nats"])
+
+
+@pytest.mark.parametrize("on_decline", ["warn", "stop"])
+def test_a_ruined_run_ends_with_its_best_policy(tmp_path: Path, on_decline: str) -> None:
+    screen = io.StringIO()
+    found = ruinous(tmp_path / "run", on_decline, console=Console(file=screen, width=1000))
+    last = ruinous(tmp_path / "last", on_decline, checkpoint_every=0)
+    assert last["iterations"] == found["iterations"]
+    assert (found["iterations"] == 24) == (on_decline == "warn")
+    assert found["policy_of_iteration"] == found["objective"]["best"]["iteration"] < found["iterations"]
+    assert found["objective"]["last"] == last["objective"]["last"] == last["objective"]["best"]
+    assert last["policy_of_iteration"] == last["iterations"]
+    assert found["objective"]["best"]["mean"] > found["objective"]["last"]["mean"] + 0.5
+    assert held_out(found) > held_out(last) + 0.5
+    assert found["declined"] == last["declined"] is not None
+    said = screen.getvalue()
+    assert said.count(found["declined"]) == 1
+    assert (
+        said.count(f"kept the policy of iteration {found['policy_of_iteration']}, not that of the last") == 1
+    )
+    assert "to go on" not in said
+
+
+@pytest.mark.parametrize("on_decline", ["warn", "stop"])
+def test_a_ruined_run_that_is_resumed_ends_with_the_same_policy(tmp_path: Path, on_decline: str) -> None:
+    ruinous(tmp_path / "whole", on_decline)
+    whole = kill_harness.result(tmp_path / "whole")
+    ruinous(tmp_path / "whole", on_decline, resume=True)  # a finished run
+    assert kill_harness.result(tmp_path / "whole") == whole
+    for at in (3, 6):  # the checkpoints that are taken then have no say
+        with pytest.raises(RewardError):
+            ruinous(tmp_path / f"{at}", on_decline, at=at)
+        ruinous(tmp_path / f"{at}", on_decline, resume=True)
+        assert kill_harness.result(tmp_path / f"{at}") == whole
+
+
+def test_a_good_run_ends_with_its_last_policy_and_says_nothing(tmp_path: Path) -> None:
+    screen = io.StringIO()
+    policy = Policy.new(kill_harness.TOKENIZER, layers=1, width=16, heads=2, context=16, device="cpu")
+    summary = train(
+        "ppo", PPOConfig(iterations=12, learning_rate=1e-2), kill_harness.task(), policy=policy,
+        episodes=32, out=tmp_path, console=Console(file=screen, width=1000), checkpoint_every=3,
+    )  # fmt: skip
+    assert (summary["policy_of_iteration"], summary["declined"]) == (12, None)
+    assert summary["objective"]["last"]["mean"] > summary["objective"]["start"]["mean"]
+    assert "kept the policy" not in screen.getvalue()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")

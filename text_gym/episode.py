@@ -244,3 +244,8 @@ def _retokenised(whole: Episode, row: Mapping[str, Any], reason: FinishReason | 
     )
     episode.__dict__["completion"] = whole.completion
     return episode
+
+
+def share_cut(episodes: Sequence[Episode]) -> float:
+    """Share of episodes that were cut at the token limit, in [0, 1]."""
+    return sum(e.finish_reason == "length" for e in episodes) / len(episodes)

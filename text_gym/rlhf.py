@@ -24,9 +24,10 @@ from .locking import FolderLock
 from .report import RunFolder, check_settings, write_json
 from .reward import FloatArray, Rewards, RewardSource
 from .rlhf_config import RLHFConfig
-from .rlhf_folder import RLHFFolder, is_sealed
-from .rlhf_measures import EVALUATION, TEXTS, measure_round, measure_start, write_rows
+from .rlhf_folder import EVALUATION, TEXTS, RLHFFolder, is_sealed
+from .rlhf_measures import measure_round, measure_start, write_rows
 from .rlhf_report import write_report
+from .rlhf_verdict import policy_name
 from .sealed import write_atomic, write_sealed
 from .task import Task
 from .vector import TextVectorEnv
@@ -123,6 +124,11 @@ class Cycle(RLHFFolder):
 
     def run(self, people: People, policy: Policy | str | Path | None) -> list[dict[str, Any]]:
         """All rounds that are not done yet; the rows of all."""
+        group = getattr(self.config.agent_config(1), "group_size", 1)
+        if self.config.episodes % group:  # people should not be asked in vain
+            raise ConfigError(
+                f"episodes is {self.config.episodes}; {self.config.algorithm} needs a multiple of {group}"
+            )
         self.start(policy)
         todo = [n for n in self.numbers() if not (self.at(n) / EVALUATION).exists()]
         if todo:
@@ -146,8 +152,10 @@ class Cycle(RLHFFolder):
         shown = "" if gold != gold else f"gold {row['gold_before']['mean']:.3f} → {gold:.3f}, "
         self.say(
             f"round {number}: {shown}proxy {row['proxy_before']:.3f} → {row['proxy']:.3f}, "
-            f"KL {row['kl_nats']:.1f} nats, {row['words']:.0f} words"
+            f"KL {row['kl_nats']:.1f} nats, {row['words']:.0f} words: {row['verdict']}"
         )
+        if row["kept"] != number:
+            self.say(f"round {number}: given up; {policy_name(row['kept'])} is the best so far")
         write_rows(self.folder, number)
         write_report(self.folder, number)
 
@@ -184,7 +192,7 @@ class Cycle(RLHFFolder):
         from text_gym.agents import rollout
         from text_gym.reward_models import split_budget
 
-        config, policy = self.config, self.policy(number - 1)
+        config, policy = self.config, self.policy(self.started_from(number))
         questions, _ = split_budget(config.labels_per_round, config.overlap or 0.0)
         each = config.least_candidates if config.choose == "random" else config.candidates
         env = TextVectorEnv(
@@ -230,10 +238,10 @@ class Cycle(RLHFFolder):
         if not file.exists():
             bare = [_without_columns(e) for e in pool]
             found: list[Any] = []
-            about, shared = chosen["about"], chosen["shared"]
+            about, shared, start = chosen["about"], chosen["shared"], self.started_from(number)
             for part, overlap in ((about[:shared], 2), (about[shared:], 1)):
                 rater = HumanRater(
-                    self.store, ask, criteria=self.scales, overlap=overlap, policy=f"round {number - 1}"
+                    self.store, ask, criteria=self.scales, overlap=overlap, policy=f"round {start}"
                 )
                 if self.config.questions == "pairs":
                     left, right = ([bare[pair[side]] for pair in part] for side in (0, 1))
@@ -256,12 +264,12 @@ class Cycle(RLHFFolder):
         return self.reward(number)
 
     def improve(self, number: int, reward: RewardSource) -> None:
-        """PPO against the reward model, with the KL to the first policy as a cost."""
-        from text_gym.agents import PPO, Checkpoints
+        """Learn from the reward model, with the KL to the first policy as a cost; keep the best policy."""
+        from text_gym.agents import Checkpoints, load_algorithm
 
         if is_sealed(self.at(number) / "policy"):
             return
-        folder, policy = self.at(number) / "training", self.policy(number - 1)
+        folder, policy = self.at(number) / "training", self.policy(self.started_from(number))
         env = TextVectorEnv(
             **self.task.env_kwargs(reward=reward),
             num_envs=self.config.episodes,
@@ -269,14 +277,16 @@ class Cycle(RLHFFolder):
             numbering="global",
             context=policy.context,
         )
-        agent = PPO(policy, env, self.config.ppo(number), self.policy(0).frozen())
+        algorithm: Any = load_algorithm(self.config.algorithm)
+        agent = algorithm(policy, env, self.config.agent_config(number), self.policy(0).frozen())
         checkpoints = Checkpoints(folder / "checkpoints", keep=1)
         resume = (folder / "metrics.jsonl").exists()
         with (
             RunFolder(folder, {"round": number}, tensorboard=False, resume=resume) as run,
             progress(self.console, self.config.iterations) as show,
         ):
-            checkpoints.load(agent)
+            if checkpoints.load(agent) is None:
+                checkpoints.save(agent)  # the policy that the round starts from may be its best
             run.rewind(agent.iteration)
 
             def after_iteration(_: Any, metrics: dict[str, float]) -> None:
@@ -284,10 +294,19 @@ class Cycle(RLHFFolder):
                 show(metrics)
                 if agent.iteration % 10 == 0:
                     run.sync()
-                    checkpoints.save(agent)
+                    checkpoints.save(agent, *(agent.objective.average() or ()))
 
             agent.learn(callback=after_iteration)
-        write_sealed(self.at(number) / "policy", agent.policy.save)
+        choice = checkpoints.take_best(agent)
+        if choice.reason is not None:
+            self.say(f"round {number}: {choice.reason}")
+        about = {
+            "policy_of_iteration": choice.iteration,
+            "objective": choice.objective,
+            "declined": agent.declined,
+            "kl_coef": agent.kl.coefficient,
+        }
+        write_sealed(self.at(number) / "policy", agent.policy.save, about)
         shutil.rmtree(checkpoints.folder, ignore_errors=True)
 
     def say(self, message: str) -> None:

@@ -17,6 +17,7 @@ from .report import default_folder
 from .rlhf import rlhf
 from .rlhf_config import RLHFConfig
 from .rlhf_people import Bias, people_at_page, person_at_console, simulated_people
+from .rlhf_verdict import headline
 from .task import Task
 from .train import Data, resolve_task
 
@@ -94,21 +95,30 @@ def command(argv: list[str]) -> int:
         console.print(Text(f"\n{error}. To go on, give the same command with --out {harmless(out)}"))
         return 130
     show_rounds(rows, console)
+    kept = rows[-1]["kept"]
+    folder = f"round-{kept}" if kept else "start"
+    console.print(Text(f"policy: {harmless(out)}/{folder}/policy"))
     console.print(Text(f"report: {harmless(out)}/report.html"))
     return 0
 
 
 def show_rounds(rows: Sequence[dict[str, Any]], console: Console) -> None:
-    """Print a line a round."""
+    """Print what is to be said first, then a line a round."""
     from rich.table import Table
 
-    table = Table("round", "labels", "gold", "proxy", "KL, nats", "alpha", "words", title_justify="left")
+    first = headline(rows)
+    console.print(Text(first.text, style="bold red" if first.bad else "bold"))
+    for note in first.notes:
+        console.print(Text(note, style="yellow"))
+    headings = ("round", "verdict", "gold", "proxy", "KL, nats", "words", "cut", "labels", "alpha")
+    table = Table(*headings, title_justify="left")
     for row in rows:
         low, high = row["gold"]["ci95"]
         gold = "" if low != low else f"{row['gold']['mean']:.3f} [{low:.3f}, {high:.3f}]"
         alpha = "" if row["alpha"] is None else f"{row['alpha']:.2f}"
-        numbers = (f"{row['proxy']:.3f}", f"{row['kl_nats']:.1f}", alpha, f"{row['words']:.0f}")
-        table.add_row(str(row["round"]), str(row["labels"]), Text(gold), *numbers)
+        known = row["verdict"] + ("" if row["kept"] == row["round"] else ", given up")
+        numbers = (f"{row['proxy']:.3f}", f"{row['kl_nats']:.1f}", f"{row['words']:.0f}", f"{row['cut']:.0%}")
+        table.add_row(str(row["round"]), known, Text(gold), *numbers, str(row["labels"]), alpha)
     console.print(table)
 
 

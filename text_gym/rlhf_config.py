@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from .errors import ConfigError
 
 if TYPE_CHECKING:
-    from text_gym.agents import PPOConfig
+    from text_gym.agents import PolicyGradientConfig
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,12 @@ class RLHFConfig:
             policy).
         members: Reward models in the ensemble.
         pessimism: The reward is the members' mean less this times their standard deviation.
-        iterations: Of PPO, in each round.
-        episodes: Per iteration.
-        limit: What the token limit means to PPO: "end" pays a text that it cuts as it stands, "truncate"
-            learns nothing from it.
-        learning_rate: Of PPO; falls to 0 within each round.
+        algorithm: What improves the policy: `"ppo"`, `"grpo"` or `"rloo"`.
+        iterations: Of the algorithm, in each round.
+        episodes: Per iteration; a multiple of 8 for GRPO, of 4 for RLOO.
+        limit: What the token limit means to the algorithm: "end" pays a text that it cuts as it stands,
+            "truncate" learns nothing from it.
+        learning_rate: Falls to 0 within each round; the algorithm's own if None.
         kl_coef: Weight of the KL to the first policy, in reward units per nat; 0.02 for ratings, whose reward
             is in [0, 1], and 0.1 for pairs, whose reward has standard deviation 1 to begin with, if None.
         kl_target: KL to hold by adapting that weight, in nats per episode; None keeps it fixed.
@@ -54,10 +55,11 @@ class RLHFConfig:
     model: Literal["ngrams", "transformer"] = "ngrams"
     members: int = 5
     pessimism: float = 1.0
+    algorithm: Literal["ppo", "grpo", "rloo"] = "ppo"
     iterations: int = 40
     episodes: int = 64
     limit: Literal["end", "truncate"] = "end"
-    learning_rate: float = 3e-4
+    learning_rate: float | None = None
     kl_coef: float | None = None
     kl_target: float | None = None
     seed: int = 0
@@ -66,6 +68,8 @@ class RLHFConfig:
         for name in ("rounds", "labels_per_round", "members", "iterations", "episodes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.algorithm not in ("ppo", "grpo", "rloo"):
+            raise ConfigError(f"algorithm is {self.algorithm!r}; choose ppo, grpo or rloo")
         if self.candidates < self.least_candidates:
             raise ConfigError(
                 f"candidates is {self.candidates}; {self.questions} need {self.least_candidates}"
@@ -76,18 +80,29 @@ class RLHFConfig:
         """Texts of a prompt that one question is about."""
         return 2 if self.questions == "pairs" else 1
 
-    def ppo(self, number: int) -> PPOConfig:
-        """Settings of PPO in a round."""
-        from text_gym.agents import PPOConfig
+    def agent_config(self, number: int) -> PolicyGradientConfig:
+        """Settings of the algorithm in a round; learning stops where the objective declines.
+
+        The KL is part of the reward in every algorithm, so that all of them have the objective that policies
+        are compared by, reward − β·KL. (GRPO as published has it in the loss, with another fixed point.)
+        """
+        from text_gym.agents import PolicyGradientConfig, load_algorithm
 
         default = 0.02 if self.questions == "ratings" else 0.1
-        return PPOConfig(
-            iterations=self.iterations,
-            learning_rate=self.learning_rate,
-            kl_coef=default if self.kl_coef is None else self.kl_coef,
-            kl_target=self.kl_target,
-            seed=self.stream(number, "ppo"),
-        )
+        settings: dict[str, Any] = {
+            "iterations": self.iterations,
+            "kl_coef": default if self.kl_coef is None else self.kl_coef,
+            "kl_target": self.kl_target,
+            "kl_in": "reward",
+            "kl_estimator": "k1",
+            "on_decline": "stop",
+            "seed": self.stream(number, "ppo"),  # the same for every algorithm
+        }
+        if self.learning_rate is not None:
+            settings["learning_rate"] = self.learning_rate
+        made = load_algorithm(self.algorithm).config_class(**settings)
+        assert isinstance(made, PolicyGradientConfig)
+        return made
 
     def stream(self, number: int, purpose: str) -> int:
         """A seed of its own for each round and purpose."""

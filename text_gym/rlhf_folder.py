@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from text_gym.reward_models import Ensemble, LabelCriterion, LabelStore
 
 
+TEXTS, EVALUATION = "texts.jsonl", "evaluation.json"  # of a round
+
+
 class RLHFFolder:
     """The folder of a run.
 
@@ -58,6 +61,14 @@ class RLHFFolder:
     def at(self, number: int) -> Path:
         """A round's folder; 0 is the start."""
         return self.folder / (f"round-{number}" if number else "start")
+
+    def evaluation(self, number: int) -> dict[str, Any]:
+        """What was measured after a round, as in `evaluation.json`; 0 is the start."""
+        return dict(json.loads((self.at(number) / EVALUATION).read_text(encoding="utf-8")))
+
+    def started_from(self, number: int) -> int:
+        """The round whose policy a round starts from: the best so far; 0 is the first policy."""
+        return int(self.evaluation(number - 1)["starts_from"])
 
     def policy(self, number: int) -> Policy:
         """The policy after a round; 0 is the first one."""

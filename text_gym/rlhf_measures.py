@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .episode import Episode
+from .episode import Episode, share_cut
 from .report import write_json
 from .reward import FloatArray, RewardSource
-from .sealed import write_atomic
+from .rlhf_folder import EVALUATION, TEXTS
+from .rlhf_verdict import OBJECTIVE, verdict
+from .sealed import read_about, write_atomic
 from .vector import TextVectorEnv
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
     from .rlhf_folder import RLHFFolder
 
-TEXTS, EVALUATION, ROUNDS = "texts.jsonl", "evaluation.json", "rounds.jsonl"
+ROUNDS = "rounds.jsonl"
 _EDITED = 64  # texts that the audit edits
 _SHOWN = 8  # samples in the report
 
@@ -34,8 +36,13 @@ def measure_start(run: RLHFFolder) -> None:
     """The first policy on the held-out prompts: its texts and how good they are."""
     report = _play(run, 0)
     run.save_texts(run.at(0) / TEXTS, report.episodes, report.rewards.tolist())
-    known = {"gold": _plain(report.gold), "words": float(words(report.episodes).mean())}
-    write_json(run.at(0) / EVALUATION, {"row": known, "points": _points(report, None)})
+    known = {
+        "gold": _plain(report.gold),
+        "words": float(words(report.episodes).mean()),
+        "kl_nats": report.kl.mean,
+        "cut": share_cut(report.episodes),
+    }
+    write_json(run.at(0) / EVALUATION, {"row": known, "starts_from": 0, "points": _points(report, None)})
 
 
 def measure_round(
@@ -44,23 +51,28 @@ def measure_round(
     """Measure a finished round and write its `evaluation.json`, the last of its files; its row."""
     report = _play(run, number)
     run.save_texts(run.at(number) / TEXTS, report.episodes, report.rewards.tolist())
-    before = run.texts(run.at(number - 1) / TEXTS)
-    last = json.loads((run.at(number - 1) / EVALUATION).read_text(encoding="utf-8"))["row"]
+    started_from = run.started_from(number)
+    last = run.evaluation(started_from)["row"]
     proxy = reward(report.episodes)
+    judged = _judge(run, number, reward, report, proxy.totals)
     length = words(report.episodes)
     raters = _raters(run, number)
     audit = _audit(run, number, reward, report.episodes)
     row = {
         "round": number,
+        "started_from": started_from,
+        **judged,
         "labels": raters["labels"],
         "opinions": len(opinions),
         "gold_before": last["gold"],
         "gold": _plain(report.gold),
         "criteria": {name: _plain(measure) for name, measure in report.terms.items()},
-        "proxy_before": float(reward(before).totals.mean()),
         "proxy": float(proxy.totals.mean()),
         "disagreement": float(proxy.terms["std"].mean()),
+        "kl_before": last["kl_nats"],
         "kl_nats": report.kl.mean,
+        "cut_before": last["cut"],
+        "cut": share_cut(report.episodes),
         "alpha": raters["alpha"],
         "alphas": raters["alphas"],
         "new_labels": _rank(*_predicted(run, number, opinions)),
@@ -73,6 +85,7 @@ def measure_round(
     }
     evaluation = {
         "row": row,
+        "starts_from": row["kept"],  # the policy of which round the next one starts from
         "points": _points(report, proxy.totals),
         "samples": _samples(report.episodes[:_SHOWN], proxy.totals, report.rewards),
         "raters": raters["profiles"],
@@ -80,6 +93,62 @@ def measure_round(
     }
     write_json(run.at(number) / EVALUATION, evaluation)
     return row
+
+
+def _judge(
+    run: RLHFFolder, number: int, reward: RewardSource, report: Report, proxy: FloatArray
+) -> dict[str, Any]:
+    """The part of a row that says whether the round made the policy better, and which one is kept.
+
+    A round's policy is kept unless its objective, by the newest reward model, on the texts of the held-out
+    prompts, is below that of the policy it started from by more than the interval of the paired difference.
+    Gold has no say in that: people who ask people do not have it. Where it is known, it decides the verdict.
+    """
+    told, start = read_about(run.at(number) / "policy"), run.started_from(number)
+    beta = told["kl_coef"]
+
+    def known(round_: int) -> dict[str, FloatArray]:
+        points = run.evaluation(round_)["points"]
+        totals = reward(run.texts(run.at(round_) / TEXTS)).totals
+        kl, gold = (np.array(points[name], dtype=np.float64) for name in ("kl", "gold"))
+        return {"gold": gold, "proxy": totals, "objective": totals - beta * kl}
+
+    first, before = known(0), known(start)
+    after = {"gold": report.rewards, "proxy": proxy, "objective": proxy - beta * report.episode_kl}
+    changes = {name: _change(before[name], after[name]) for name in after}
+    has_gold = changes["gold"]["mean"] is not None
+    kept = start if verdict(changes["objective"]) == "worse" else number
+    decisive = "gold" if has_gold else "objective"
+    end = (after if kept == number else before)[decisive]
+    since_start = {
+        "measure": "gold" if has_gold else OBJECTIVE,
+        "before": float(np.nanmean(first[decisive])),
+        "after": float(np.nanmean(end)),
+        **_change(first[decisive], end),
+    }
+    return {
+        "kept": kept,
+        "verdict": verdict(changes[decisive]),
+        "gold_change": changes["gold"] if has_gold else None,
+        "proxy_before": float(before["proxy"].mean()),
+        "proxy_change": changes["proxy"],
+        "objective_before": float(before["objective"].mean()),
+        "objective_after": float(after["objective"].mean()),
+        "objective_change": changes["objective"],
+        "since_start": since_start,
+        "policy_of_iteration": told["policy_of_iteration"],
+        "declined": told["declined"],
+    }
+
+
+def _change(before: FloatArray, after: FloatArray) -> dict[str, Any]:
+    """Mean of the paired differences with its bootstrap interval; None where it is not known."""
+    from text_gym.agents import Measure
+
+    found = Measure.of(after - before)
+    few = np.isfinite(after - before).sum() < 2  # one pair has no spread
+    mean = None if math.isnan(found.mean) else found.mean
+    return {"mean": mean, "ci95": [None, None] if few else list(found.ci95)}
 
 
 def write_rows(folder: Path, rounds: int) -> list[dict[str, Any]]:
@@ -190,6 +259,7 @@ def _points(report: Report, proxy: FloatArray | None) -> dict[str, list[float] |
         "words": words(report.episodes).tolist(),
         "gold": report.rewards.tolist(),
         "proxy": None if proxy is None else proxy.tolist(),
+        "kl": report.episode_kl.tolist(),
     }
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .display import harmless
+from .rlhf_verdict import headline, policy_name
 from .sealed import write_atomic
 from .svg import Series, chart
 
@@ -39,16 +40,30 @@ def write_report(folder: Path, rounds: int) -> Path:
         rows=rows,
         start=_read(folder / "start" / "evaluation.json")["row"],
         last=found[-1],
-        figures=_figures(folder, found),
+        figures=_figures(folder, found, settings),
         samples=_samples(folder, found),
         raters=[{**p, "round": f["row"]["round"]} for f in found for p in f["raters"]],
         has_gold=rows[-1]["gold"]["mean"] is not None,
+        headline=headline(rows),
+        vice=settings["bias"] if settings.get("bias", "none") != "none" else None,
+        blameless=settings.get("rater") == "simulated" and settings.get("bias") == "none",
+        end=_end(rows[-1]),
     )
     write_atomic(folder / "report.html", page)
     return folder / "report.html"
 
 
-def _figures(folder: Path, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _end(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The policy that stands after the last round: its figures, and what it is called."""
+    given_up = row["kept"] != row["round"]
+    names = {"gold": "gold", "kl": "kl_nats", "words": "words", "proxy": "proxy", "cut": "cut"}
+    before = {"gold": "gold_before", "kl": "kl_before", "words": "words_before", "proxy": "proxy_before"}
+    before["cut"] = "cut_before"
+    found = {name: row[key] for name, key in (before if given_up else names).items()}
+    return {**found, "name": policy_name(row["kept"]), "given_up": given_up}
+
+
+def _figures(folder: Path, found: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> dict[str, Any]:
     start, rows = _read(folder / "start" / "evaluation.json"), [f["row"] for f in found]
     at = [float(r["round"]) for r in rows]
     since_start = [0.0, *at]
@@ -90,7 +105,7 @@ def _figures(folder: Path, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]
             x_ticks=at,
         ),
         "scatter": _scatter(found[-1]["points"]),
-        "training": _training(folder, [r["round"] for r in rows]),
+        "training": _training(folder, [r["round"] for r in rows], settings.get("algorithm", "ppo")),
         "alpha": None,
     }
     if any(a is not None for r in rows for a in r["alphas"].values()):
@@ -111,7 +126,7 @@ def _scatter(points: Mapping[str, Sequence[float | None]]) -> Any:
     return chart(some, "words", "reward of a text")
 
 
-def _training(folder: Path, rounds: Sequence[int]) -> Any:
+def _training(folder: Path, rounds: Sequence[int], algorithm: str) -> Any:
     """The reward that was optimised over the iterations of all rounds."""
     series, before = [], 0
     for n in rounds:
@@ -125,7 +140,7 @@ def _training(folder: Path, rounds: Sequence[int]) -> Any:
     y_all = [v for _, y in series for v in (*y, math.nan)]
     return chart(
         [Series("reward", x_all, y_all, marks=False)],
-        "iterations of PPO, all rounds",
+        f"iterations of {algorithm.upper()}, all rounds",
         "reward that is optimised",
     )
 

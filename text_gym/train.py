@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import math
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from .tokenizer import PretrainedTokenizer
 from .vector import TextVectorEnv
 
 if TYPE_CHECKING:
-    from text_gym.agents import Agent, AgentConfig, Policy, Report, SB3Config
+    from text_gym.agents import Agent, AgentConfig, Checkpoints, Choice, Policy, Report, SB3Config
 
 Learner: TypeAlias = "Callable[[RunFolder, Stop, Callable[[dict[str, float]], bool]], Outcome]"
 LOG = logging.getLogger("text_gym")
@@ -144,6 +143,8 @@ def train(
 ) -> dict[str, Any]:
     """Train, judge on the held-out prompts before and after, and write the run's folder.
 
+    It ends with the last policy, or with that of the best checkpoint where its reward − β·KL, on the run's
+    own batches, was larger by more than noise (`Checkpoints.take_best`).
     A run that was interrupted, in whatever way, goes on with `resume` from its last checkpoint; on a CPU its
     summary, metrics (`text_gym.agents.TIMES` aside) and policy are then those of the uninterrupted run.
 
@@ -166,8 +167,8 @@ def train(
         device: `auto`, `cpu`, `cuda`, …
         console: Where to print.
         checkpoint_every: Iterations between two checkpoints (and one at the end, however that comes), of
-            which the last two and that with the largest mean reward are kept; 0 takes none. Algorithms of
-            Stable-Baselines3 take none.
+            which the last two and the best one are kept; 0 takes none, and the policy is the last. Algorithms
+            of Stable-Baselines3 take none.
         resume: Go on with the run in `out`; the other arguments must be those it was started with.
         options: More to keep in `config.json`: what a command line needs to call this again.
 
@@ -219,6 +220,9 @@ def train(
             "seconds": sum(row["seconds"] for row in run.rows),
             "tokens": outcome.tokens,
             "iterations": outcome.iterations,
+            "policy_of_iteration": outcome.choice.iteration,
+            "objective": outcome.choice.objective,
+            "declined": outcome.declined,
             "seed": config.seed,
             "interrupted": stop.signal is not None,
         }
@@ -306,12 +310,14 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What learning gave."""
+    """What learning gave: judgements, counts, whose policy was kept, and how the objective fell if it did."""
 
     before: Judgement
     after: Judgement
     tokens: int
     iterations: int
+    choice: Choice
+    declined: str | None = None
 
     def samples(self) -> list[Sample]:
         """Prompt, text and reward before, text and reward after, for every held-out prompt."""
@@ -324,7 +330,7 @@ class Outcome:
 
 def _learn(job: Job) -> Learner:
     """Learning by one of our own algorithms."""
-    from text_gym.agents import load_algorithm
+    from text_gym.agents import Checkpoints, Choice, load_algorithm
 
     agent_class = load_algorithm(job.algorithm)
     assert job.policy is not None
@@ -339,7 +345,8 @@ def _learn(job: Job) -> Learner:
 
     def learner(run: RunFolder, stop: Stop, report: Callable[[dict[str, float]], bool]) -> Outcome:
         before = judge(agent, job)
-        save = _go_on_and_save(agent, run, job.checkpoint_every)
+        checkpoints = Checkpoints(run.path / CHECKPOINTS)
+        save = _go_on_and_save(agent, run, checkpoints, job.checkpoint_every)
 
         def after_iteration(_: Agent[Any], metrics: dict[str, float]) -> bool:
             go_on = report(metrics)
@@ -359,19 +366,24 @@ def _learn(job: Job) -> Learner:
                     save()
                 finally:
                     agent.save(run.path / "policy")
-                if job.checkpoint_every and agent.iteration < job.config.iterations:
+                if job.checkpoint_every and agent.iteration < job.config.iterations and not agent.stopped:
                     LOG.info("to go on: text-gym train --resume %s", run.path)
+        choice = Choice(agent.iteration, None)
+        if stop.signal is None:  # else it can go on, from the policy as it is
+            choice = checkpoints.take_best(agent)
+        if choice.reason is not None:
+            LOG.info("%s", choice.reason)
+            agent.save(run.path / "policy")
         after = judge(agent, job)
-        return Outcome(before, after, agent.tokens_played, agent.iteration)
+        return Outcome(before, after, agent.tokens_played, agent.iteration, choice, agent.declined)
 
     return learner
 
 
-def _go_on_and_save(agent: Agent[Any], run: RunFolder, every: int) -> Callable[[], None]:
+def _go_on_and_save(
+    agent: Agent[Any], run: RunFolder, checkpoints: Checkpoints, every: int
+) -> Callable[[], None]:
     """Bring the agent to its last checkpoint, if there is one; returns what takes the next ones."""
-    from text_gym.agents import Checkpoints
-
-    checkpoints = Checkpoints(run.path / CHECKPOINTS)
     saved = checkpoints.load(agent)
     if saved is not None:
         LOG.info("resumed after iteration %d", saved)
@@ -383,7 +395,12 @@ def _go_on_and_save(agent: Agent[Any], run: RunFolder, every: int) -> Callable[[
         nonlocal saved
         if every and agent.between_iterations and agent.iteration != saved:
             run.sync()
-            checkpoints.save(agent, run.rows[-1]["reward"] if run.rows else math.nan)
+            average = agent.objective.average()
+            if average is None or agent.iteration % every:
+                # Where a run was interrupted must not decide which of its policies is the best.
+                checkpoints.save(agent)
+            else:
+                checkpoints.save(agent, *average)
             saved = agent.iteration
 
     save()  # before the first iteration, too: the starting policy goes with the run
@@ -394,7 +411,7 @@ def _learn_with_sb3(job: Job) -> Learner:
     """Learning by an algorithm of Stable-Baselines3."""
     from safetensors.torch import save_model
 
-    from text_gym.agents import train_sb3
+    from text_gym.agents import Choice, train_sb3
 
     def learner(run: RunFolder, stop: Stop, report: Callable[[dict[str, float]], bool]) -> Outcome:
         with stop.patience():
@@ -416,7 +433,7 @@ def _learn_with_sb3(job: Job) -> Learner:
                 save_model(done.model.policy, str(folder / "sb3_policy.safetensors"))
         before, after = _judgement(done.before, job), _judgement(done.after, job)
         after.summary["greedy"] = done.greedy.summary()
-        return Outcome(before, after, done.tokens, done.iterations)
+        return Outcome(before, after, done.tokens, done.iterations, Choice(done.iterations, None))
 
     return learner
 
