@@ -260,7 +260,7 @@ def test_stopping_is_learnt_where_torn_texts_pay_almost_as_much(name: str, seed:
         f"{name}: stops {before[stops].sum():.3f} -> {after[stops].sum():.3f}, best {best[stops].sum():.3f}"
     )
     assert before[stops].sum() < 0.7
-    assert best[stops].sum() > 0.95
+    assert best[stops].sum() > 0.8  # the odds of stopping rise by exp(0.1 / β) = 28
     assert total_variation(after, best) <= 0.05
 
 

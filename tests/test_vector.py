@@ -249,10 +249,15 @@ def test_a_running_episode_has_no_finish_reason() -> None:
     env = TextVectorEnv(["a"], AB, len, 3, num_envs=3, stop="bb")
     env.reset(seed=0)
     reasons = []
-    for actions in ([1, 0, 2], [1, 0, 0], [0, 0, 0]):
+    for actions in ([1, 0, 2], [1, 0, 0], [0, 0, 0], [2, 0, 0]):
         env.step(np.array(actions))
         reasons.append([e.finish_reason for e in env.episodes(np.arange(3))])
-    assert reasons == [[None, None, "eos"], ["stop", None, None], [None, "length", None]]
+    assert reasons == [
+        [None, None, "eos"],
+        ["stop", None, None],
+        [None, "length", None],
+        ["eos", None, None],  # the next episode of a row knows nothing of the stop string before it
+    ]
 
 
 @pytest.mark.parametrize(
@@ -1072,6 +1077,15 @@ def test_with_a_fixed_horizon_the_return_comes_at_the_last_step_whenever_eos_cam
     assert paid == [0, 0, 0, 0, 1.0 + eos_at]
     assert info["completion"][0] == "a" * eos_at  # what was "written" after EOS is ignored
     assert observation["attention_mask"][0].tolist() == [1] * (2 + eos_at + 1) + [0] * (4 - eos_at)
+
+
+def test_with_a_fixed_horizon_a_stop_string_is_still_left_out_at_the_end() -> None:
+    env = TextVectorEnv(["a"], AB, lambda completion: 1.0, 4, stop="b", fixed_horizon=True)
+    env.reset(seed=0)
+    for token in (0, 1, 0, 0):
+        *_, info = env.step([token])
+    (episode,) = env.episodes(np.array([0]))
+    assert (episode.finish_reason, episode.stop, info["completion"][0]) == ("stop", "b", "a")
 
 
 @pytest.mark.parametrize("limit", ["end", "truncate"])
