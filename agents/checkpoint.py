@@ -200,7 +200,8 @@ class Checkpoints:
         That is, by more than 2 standard errors of the difference between the objectives, reward − β·KL, each
         the mean of the 5 batches up to there and under the β now in force. Only the policy's weights are
         taken (those of a shared value head among them): optimizer and counters stay those of the last
-        iteration, so this ends a run.
+        iteration, so this ends a run. Of runs that stay as good as they began one in fifteen (40 iterations,
+        five checkpoints) ends with an earlier policy by chance, which is as good.
 
         Args:
             agent: At the end of its learning.

@@ -205,7 +205,8 @@ class Objective:
         start, average = self._known()
         return (
             f"The objective (reward − β·KL) fell from {start} to {average} (mean of {len(self._recent)} "
-            f"batches) by iteration {iteration}: KL {kl:.1f} nats, {cut:.0%} of texts cut at the limit"
+            f"batches) by iteration {iteration}: KL {kl:.1f} nats, {100 * cut:.0f} % of texts cut at "
+            "the limit"
         )
 
     def _known(self) -> tuple[Estimate, Estimate]:

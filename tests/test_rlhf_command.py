@@ -87,4 +87,4 @@ def test_the_table_of_rounds() -> None:
     assert "nan" not in shown
     assert shown.startswith("It got worse in round 2: objective (proxy − β·KL) 0.600 → 0.500")
     assert "worse, given up" in shown
-    assert shown.count("50%") == 3  # in both rows, and in the sentence about the second
+    assert shown.count("50 %") == 3  # in both rows, and in the sentence about the second

@@ -150,7 +150,7 @@ def test_a_ruin_is_the_first_thing_that_the_report_says(tmp_path: Path) -> None:
     first = "It got worse in round 1: gold 0.900 → 0.800 (difference −0.100 [−0.150, −0.050])"
     assert first in page
     assert page.index(first) < page.index("gold, start") < page.index("The reward model learnt 1 bias")
-    assert "95% of texts cut at the limit; the first policy stands" in page
+    assert "95 % of texts cut at the limit; the first policy stands" in page
     assert "worse, given up" in page
     assert told in page
     assert "Now: the first policy, the best so far." in page

@@ -76,7 +76,7 @@ def test_a_ruin_comes_first_with_its_interval_kl_and_share_of_cut_texts() -> Non
     found = headline([row(1, 0.72, 0.97), ruined])
     assert found.bad
     assert found.text == (
-        "It got worse in round 2: gold 0.970 → 0.480 (difference −0.490 [−0.530, −0.450]), KL 47 nats, 95% "
+        "It got worse in round 2: gold 0.970 → 0.480 (difference −0.490 [−0.530, −0.450]), KL 47 nats, 95 % "
         "of texts cut at the limit; the policy of round 1 stands. From start to end it got better: gold "
         "0.720 → 0.970 (difference 0.250 [0.210, 0.290]) since the start."
     )

@@ -110,14 +110,19 @@ def show_rounds(rows: Sequence[dict[str, Any]], console: Console) -> None:
     console.print(Text(first.text, style="bold red" if first.bad else "bold"))
     for note in first.notes:
         console.print(Text(note, style="yellow"))
-    headings = ("round", "verdict", "gold", "proxy", "KL, nats", "words", "cut", "labels", "alpha")
-    table = Table(*headings, title_justify="left")
+    headings = ("round", "verdict", "gold", "proxy", "KL", "words", "cut", "labels", "alpha")
+    table = Table(*headings, box=None, pad_edge=False)
     for row in rows:
         low, high = row["gold"]["ci95"]
         gold = "" if low != low else f"{row['gold']['mean']:.3f} [{low:.3f}, {high:.3f}]"
         alpha = "" if row["alpha"] is None else f"{row['alpha']:.2f}"
         known = row["verdict"] + ("" if row["kept"] == row["round"] else ", given up")
-        numbers = (f"{row['proxy']:.3f}", f"{row['kl_nats']:.1f}", f"{row['words']:.0f}", f"{row['cut']:.0%}")
+        numbers = (
+            f"{row['proxy']:.3f}",
+            f"{row['kl_nats']:.1f}",
+            f"{row['words']:.0f}",
+            f"{100 * row['cut']:.0f} %",
+        )
         table.add_row(str(row["round"]), known, Text(gold), *numbers, str(row["labels"]), alpha)
     console.print(table)
 

@@ -91,7 +91,7 @@ def _setback(row: Mapping[str, Any], last: bool) -> str:
         known = {**row["gold_change"], "measure": "gold", **ends}
         measures = [known] if row["verdict"] == "worse" else [judged, known]
     shown = ", ".join(map(_change, measures))
-    texts = f"KL {row['kl_nats']:.0f} nats, {row['cut']:.0%} of texts cut at the limit"
+    texts = f"KL {row['kl_nats']:.0f} nats, {100 * row['cut']:.0f} % of texts cut at the limit"
     if row["kept"] == number:
         what = f"its objective did not show it ({before:.3f} → {after:.3f}), so its policy was kept"
     elif last:
