@@ -72,9 +72,9 @@ class StateCritic(nn.Module):
     It predicts returns in units of their running mean and standard deviation: as a policy improves, its
     returns rise and draw together, and a network that had to follow them with its own weights would always
     be late, and far too noisy at the end. It learns from the latest `WINDOW` batches again and again, and a
-    few texts of enormous KL do not drag it away (Huber's loss). Beside the state it is told how much of the
-    token limit is used up, which is part of the state where the limit ends the episode (Pardo et al. 2018,
-    "Time limits in reinforcement learning").
+    few texts of enormous KL do not drag it away (Huber's loss, and a scale without outliers). Beside the
+    state it is told how much of the token limit is used up, which is part of the state where the limit ends
+    the episode (Pardo et al. 2018, "Time limits in reinforcement learning").
 
     Args:
         states: `D`, width of the policy's states.
@@ -100,9 +100,10 @@ class StateCritic(nn.Module):
         self.max_tokens = max_tokens
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.body = nn.Sequential(nn.Linear(states + 2, width), nn.Tanh(), nn.Linear(width, 1))
-        nn.init.zeros_(self.body[-1].weight)
-        nn.init.zeros_(self.body[-1].bias)
+            last = nn.Linear(width, 1)
+            self.body = nn.Sequential(nn.Linear(states + 2, width), nn.Tanh(), last)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
         self.register_buffer("remembered", torch.zeros(self.WINDOW, self.TOKENS, states + 2))
         self.register_buffer("targets", torch.zeros(self.WINDOW, self.TOKENS))
         self.register_buffer("counts", torch.zeros(self.WINDOW, dtype=torch.int64))
@@ -132,7 +133,8 @@ class StateCritic(nn.Module):
             generator: Chooses tokens where there are too many.
         """
         read, found = self._read(states, mask), returns[mask].float()
-        now = torch.stack([found.mean(), found.std(unbiased=False).clamp_min(1e-6)])
+        usual = without_outliers(found)
+        now = torch.stack([usual.mean(), usual.std(unbiased=False).clamp_min(1e-6)])
         self.scale.copy_(now if self.batches == 0 else torch.lerp(now, self.scale, self.DECAY))
         chosen = torch.from_numpy(generator.permutation(len(found))[: self.TOKENS]).to(found.device)
         place, n = int(self.batches) % self.WINDOW, len(chosen)
@@ -163,3 +165,13 @@ class StateCritic(nn.Module):
         clock = torch.stack([2 * steps / self.max_tokens - 1, torch.exp(-steps / 8)], dim=1)
         normal = F.layer_norm(states[mask].float(), states.shape[-1:])
         return torch.cat([normal, clock.to(normal.dtype)], dim=1)
+
+
+def without_outliers(x: Tensor) -> Tensor:
+    """Winsorise `(N,)` numbers: those far outside the middle 80 % are moved to the edge of what is usual.
+
+    >>> without_outliers(torch.tensor([*torch.linspace(0, 1, 11).tolist(), -100.0])).min() > -2
+    tensor(True)
+    """
+    low, high = torch.from_numpy(np.quantile(x.cpu().numpy(), [0.1, 0.9])).to(x)
+    return x.clamp(low - (high - low), high + (high - low))

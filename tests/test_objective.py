@@ -48,8 +48,8 @@ def batch(rewards: list[float], abstained: list[bool] | None = None, size: int =
         lengths=torch.ones(n, dtype=torch.int64),
         log_probs=zeros,
         values=zeros,
-        last_values=zeros[:, 0],
         rewards=zeros,
+        truncated=torch.zeros(n, dtype=torch.bool),
         episodes=[Episode.of(prompts[i // size], "b", TOKENIZER) for i in range(n)],
         scores=scores,
     )
