@@ -48,7 +48,8 @@ class PPOConfig(PolicyGradientConfig):
         whiten_advantages: Scale advantages to mean 0 and standard deviation 1 over the batch.
     """
 
-    target_kl: float | None = 0.03
+    learning_rate: float = 2e-4
+    target_kl: float | None = 0.012
     critic: Literal["detached", "separate", "shared"] = "detached"
     critic_learning_rate: float = 3e-3
     value_clip: float | None = 0.2
