@@ -12,7 +12,7 @@ from .advantages import explained_variance, gae, masked_mean, whiten
 from .agent import TIMES, Agent, AgentConfig, Callback, Metrics, describe
 from .best_of_n import BestOfN, BestOfNConfig, Candidates, best_of_n, best_of_n_kl_bound, choose_best
 from .checkpoint import Checkpoints, Choice
-from .critic import Critic
+from .critic import Critic, StateCritic
 from .decoder import Decoder
 from .dpo import DPO, DPOConfig, dpo_loss
 from .evaluation import Measure, Report, evaluate
@@ -92,6 +92,7 @@ __all__ = [
     "Sampling",
     "SequenceRolloutBuffer",
     "Splitter",
+    "StateCritic",
     "TokenFeatures",
     "VectorFeatures",
     "best_of_n",

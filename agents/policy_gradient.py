@@ -37,7 +37,8 @@ class PolicyGradientConfig(AgentConfig):
         entropy_coef: Weight of the entropy bonus, per nat.
         kl_in: Where the KL penalty goes: "reward" (per token, as in InstructGPT) or "loss".
         target_kl: How far an iteration may move the policy from the one that played, in nats per token: a
-            minibatch that finds it farther away is not learnt from, and ends the iteration's epochs. Clipping
+            minibatch that finds it farther away is not learnt from, and ends the iteration's epochs; the
+            first one finds it where it was and is always learnt from. Clipping
             alone is no such bound: it stops pushing a token, and does not pull it back. None never stops.
         micro_batch_size: Episodes of a minibatch that go through the model at a time; fewer need less
             memory, and the gradient is the same. None takes as many as are quick.
@@ -95,6 +96,15 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
             `advantages`, and whatever else the subclass's `loss` reads, `(B, T)` each; and metrics.
         """
 
+    def after_epochs(self, batch: Rollout, columns: dict[str, Tensor]) -> Metrics:
+        """Learn what is not learnt along with the policy: here nothing. Returns metrics.
+
+        Args:
+            batch: The `B` episodes that were paid.
+            columns: `log_probs`, `reference` and what `estimate` returned, `(B, T)` each.
+        """
+        return {}
+
     def average(self, x: Tensor, part: Part) -> Tensor:
         """One number of the tokens' losses `(b, T)`: here the mean over the tokens of a minibatch.
 
@@ -135,9 +145,10 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
             len(batch.tokens), config.epochs, config.minibatches, (config.seed, self.iteration)
         ):
             found = self._gradient(batch, rows.to(self.policy.device), columns)
-            if config.target_kl is not None and found["approx_kl"] > config.target_kl:
+            if steps and config.target_kl is not None and found["approx_kl"] > config.target_kl:
                 break
             steps.append({**found, "grad_norm": self.apply_gradients()})
+        metrics |= self.after_epochs(batch, columns)
         kl = float(((batch.log_probs - reference) * mask).sum() / len(batch.tokens))
         objective = self.track_objective(batch, reference)
         self.kl.update(kl, len(batch.tokens))

@@ -137,20 +137,6 @@ class PPO(PolicyGradient[PPOConfig]):
             return now
         return now._replace(values=self.critic(batch.tokens[rows], batch.starts[rows], batch.lengths[rows]))
 
-    def update(self, batch: Rollout) -> Metrics:
-        """As `PolicyGradient.update`; then a detached critic learns from this batch and the latest ones."""
-        metrics = super().update(batch)
-        if isinstance(self.critic, StateCritic) and metrics["updates"]:
-            generator = np.random.default_rng((self.config.seed, self.iteration, 1))
-            losses = []
-            for places in self.critic.minibatches(generator):
-                loss = self.critic.loss(places)
-                backward(self.optimizer, loss, self.where)
-                self.apply_gradients()
-                losses.append(float(loss.detach()))
-            metrics["value_loss"] = float(np.mean(losses))
-        return metrics
-
     def estimate(self, batch: Rollout, rewards: Tensor) -> tuple[dict[str, Tensor], Metrics]:
         """Generalised advantage estimates, and the returns the critic is to predict."""
         config, mask = self.config, batch.mask
@@ -158,12 +144,22 @@ class PPO(PolicyGradient[PPOConfig]):
         metrics = {"explained_variance": explained_variance(returns, batch.values, mask)}
         if config.whiten_advantages:
             advantages = whiten(advantages, mask)
-        if isinstance(self.critic, StateCritic):
-            assert batch.states is not None
-            generator = np.random.default_rng((config.seed, self.iteration, 0))
-            self.critic.remember(batch.states, returns, mask, generator)
-            return {"advantages": advantages}, metrics
         return {"advantages": advantages, "returns": returns, "values": batch.values}, metrics
+
+    def after_epochs(self, batch: Rollout, columns: dict[str, Tensor]) -> Metrics:
+        """A detached critic learns from this batch and the latest ones."""
+        if not isinstance(self.critic, StateCritic):
+            return {}
+        assert batch.states is not None
+        choice, order = (np.random.default_rng((self.config.seed, self.iteration, i)) for i in range(2))
+        self.critic.remember(batch.states, columns["returns"], batch.mask, choice)
+        losses = []
+        for places in self.critic.minibatches(order):
+            loss = self.critic.loss(places)
+            backward(self.optimizer, loss, self.where)
+            self.apply_gradients()
+            losses.append(float(loss.detach()))
+        return {"value_loss": float(np.mean(losses))}
 
     def loss(self, now: Evaluation, old: dict[str, Tensor], part: Part) -> tuple[Tensor, Metrics]:
         """The losses of a policy gradient and the value loss, averaged over the minibatch's tokens.

@@ -177,6 +177,6 @@ def test_a_broken_critic_stops_the_run() -> None:
         agent.learn()
 
 
-def test_there_are_two_kinds() -> None:
-    with pytest.raises(ConfigError, match="critic is 'twin'; choose shared or separate"):
+def test_there_are_three_kinds() -> None:
+    with pytest.raises(ConfigError, match="critic is 'twin'; choose detached, separate or shared"):
         PPOConfig(critic="twin")  # type: ignore[arg-type]

@@ -68,7 +68,8 @@ def test_settings_without_sense_are_named(wrong: dict[str, float], message: str)
 # Episodes that were not paid
 
 LEARNERS: dict[str, tuple[type[Agent[Any]], dict[str, Any]]] = {
-    "ppo": (PPO, {"kl_target": 0.1, "value_clip": None}),
+    "ppo": (PPO, {"kl_target": 0.1}),
+    "ppo, shared critic": (PPO, {"critic": "shared", "value_clip": None}),
     "ppo, separate critic": (PPO, {"critic": "separate"}),
     "grpo": (GRPO, {"group_size": 4, "kl_target": 0.1}),
     "rloo": (RLOO, {"group_size": 4}),
@@ -106,7 +107,8 @@ def learner(name: str, **changes: Any) -> Agent[Any]:
 def after_update(agent: Agent[Any], batch: Rollout) -> list[Tensor]:
     """All weights, and β, after one update."""
     agent.update(batch)
-    weights = [p.detach().clone() for network in agent.networks.values() for p in network.parameters()]
+    states = (network.state_dict() for network in agent.networks.values())  # buffers too
+    weights = [tensor.detach().clone() for state in states for tensor in state.values()]
     return [*weights, torch.tensor(agent.kl.coefficient)]
 
 
@@ -120,7 +122,8 @@ def without(batch: Rollout, rows: Tensor) -> Rollout:
     columns = {f.name: getattr(batch, f.name) for f in fields(batch)}
     columns = {name: x[kept] if isinstance(x, Tensor) else x for name, x in columns.items()}
     longest = int(columns["lengths"].max())
-    columns |= {name: columns[name][:, :longest] for name in ("log_probs", "values", "rewards")}
+    names = ("log_probs", "values", "rewards", *(["states"] if batch.states is not None else []))
+    columns |= {name: columns[name][:, :longest] for name in names}
     columns["tokens"] = columns["tokens"][:, : int((columns["starts"] + columns["lengths"]).max())]
     columns["episodes"] = [batch.episodes[i] for i in kept.tolist()]
     return Rollout(**columns | {"scores": Rewards(batch.scores.values[kept.numpy()])})

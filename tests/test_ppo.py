@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -16,6 +16,8 @@ from text_gym.agents import PPO, Evaluation, Metrics, Part, Policy, PPOConfig, R
 from text_gym.errors import ConfigError
 from text_gym.tasks.enumerable import optimal_policy, trajectories
 
+Kind = Literal["detached", "separate", "shared"]
+CRITICS: tuple[Kind, ...] = ("detached", "separate", "shared")
 BETA = 0.5
 STILL = PPOConfig(
     iterations=1,
@@ -38,7 +40,7 @@ def world(num_envs: int = 64, max_tokens: int = 8, **changes: Any) -> TextVector
 
 
 class Recorder(PPO):
-    """PPO that takes no step, and keeps the gradient and the metrics of every minibatch."""
+    """PPO whose policy takes no step; keeps the gradient and the metrics of each of its minibatches."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -47,7 +49,9 @@ class Recorder(PPO):
         self.seen: list[Metrics] = []
 
     def apply_gradients(self) -> float:
-        parameters = self.policy.model.parameters()
+        parameters = list(self.policy.model.parameters())
+        if all(p.grad is None for p in parameters):  # a step of a critic apart
+            return super().apply_gradients()
         self.gradients.append([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
         return 0.0
 
@@ -70,12 +74,13 @@ def every_trajectory(policy: Policy, task: Task) -> Rollout:
     lengths = torch.tensor([len(e.completion_ids) for e in episodes])
     with torch.no_grad():
         said = policy.evaluate(tokens, starts, lengths)
+        states = policy.model(tokens, output_hidden_states=True).hidden_states[-1][:, :-1]
     scores = task.reward(episodes)
     rewards = torch.zeros_like(said.values)
     rewards[range(len(episodes)), lengths - 1] = torch.from_numpy(scores.values)
     return Rollout(
         tokens, starts, lengths, said.log_probs, said.values, rewards,
-        torch.zeros(len(episodes), dtype=torch.bool), episodes, scores,
+        torch.zeros(len(episodes), dtype=torch.bool), episodes, scores, states=states,
     )  # fmt: skip
 
 
@@ -97,12 +102,13 @@ def pair(task: Task) -> tuple[Policy, Policy]:
     return small_policy(seed=1, **kwargs), small_policy(seed=2, **kwargs).frozen()
 
 
+@pytest.mark.parametrize("critic", CRITICS)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_the_expected_first_step_is_the_exact_policy_gradient(seed: int) -> None:
+def test_the_expected_first_step_is_the_exact_policy_gradient(seed: int, critic: Kind) -> None:
     """Of E[r] - β KL(policy ‖ reference), by automatic differentiation of the sum over all trajectories."""
     task = load_task("enumerable", seed=seed)
     policy, reference = pair(task)
-    config = replace(STILL, epochs=1, minibatches=40, value_coef=0.0)
+    config = replace(STILL, epochs=1, minibatches=40, value_coef=0.0, critic=critic)
     agent = Recorder(policy, TextVectorEnv(task=task, num_envs=40), config, reference)
     batch = every_trajectory(policy, task)
     assert float(batch.log_probs.sum(1).exp().sum()) == pytest.approx(1, abs=1e-12)
@@ -202,8 +208,10 @@ def test_at_learning_rate_zero_nothing_moves_in_any_epoch(kind: str, temperature
             return self.seen[-1]
 
         def apply_gradients(self) -> float:
-            self.norms.append(super().apply_gradients())
-            return self.norms[-1]
+            of_policy = any(p.grad is not None for p in self.policy.parameters())
+            norm = super().apply_gradients()
+            self.norms += [norm] if of_policy else []
+            return norm
 
     agent = Watched(policy, world(), config)
     logs: list[Metrics] = []
@@ -213,6 +221,7 @@ def test_at_learning_rate_zero_nothing_moves_in_any_epoch(kind: str, temperature
         assert metrics["ratio_max"] == pytest.approx(1, abs=1e-5)
         assert metrics["clip_fraction"] == 0
         assert abs(metrics["approx_kl"]) < 1e-9
+    assert len(agent.norms) == len(agent.seen)
     assert min(agent.norms) > 0
     for row in logs:
         assert abs(row["kl"]) < 1e-5  # the reference is the policy; cached and full passes round differently
@@ -226,11 +235,12 @@ def played(policy: Policy, **changes: Any) -> Rollout:
 def rows_of(batch: Rollout, rows: Sequence[int]) -> Rollout:
     """Some episodes of a batch, in this order, with columns to spare."""
     index = torch.tensor(rows)
-    names = ("tokens", "starts", "lengths", "log_probs", "values", "rewards", "truncated")
+    assert batch.states is not None
+    names = ("tokens", "starts", "lengths", "log_probs", "values", "rewards", "truncated", "states")
     scores = Rewards(batch.scores.values[list(rows)])
     columns = {name: getattr(batch, name)[index] for name in names}
     longest = int(columns["lengths"].max())
-    for name in ("log_probs", "values", "rewards"):
+    for name in ("log_probs", "values", "rewards", "states"):
         columns[name] = columns[name][:, :longest]
     return Rollout(**columns, episodes=[batch.episodes[i] for i in rows], scores=scores)
 
@@ -321,12 +331,13 @@ def test_the_clipped_surrogate_by_hand() -> None:
 
 
 def test_the_value_loss_by_hand() -> None:
+    shared: dict[str, Any] = {"critic": "shared", "value_coef": 2.0}
     now = said([0.0] * 4, [1.0, 0.1, -1.0, 50.0])
     before = old(values=[0.0, 0.0, 0.0, 0.0], returns=[1.0, 1.0, 1.0, 1.0])
-    loss, metrics = agent_with(value_clip=None, value_coef=2.0).loss(now, before, Part.whole(MASK))
+    loss, metrics = agent_with(**shared, value_clip=None).loss(now, before, Part.whole(MASK))
     assert metrics["value_loss"] == pytest.approx((0 + 0.81 + 4) / 6)
     assert float(loss) == pytest.approx(2 * metrics["value_loss"])
-    _, metrics = agent_with(value_clip=0.2, value_coef=2.0).loss(now, before, Part.whole(MASK))
+    _, metrics = agent_with(**shared, value_clip=0.2).loss(now, before, Part.whole(MASK))
     assert metrics["value_loss"] == pytest.approx((0.8**2 + 0.81 + 4) / 6)  # the worse of clipped and not
 
 
@@ -373,7 +384,7 @@ def test_the_kl_and_explained_variance_reported() -> None:
 
 
 def test_epochs_stop_when_the_policy_has_moved_far_enough() -> None:
-    config = replace(STILL, learning_rate=0.05, epochs=50, minibatches=1)
+    config = replace(STILL, learning_rate=1e-3, epochs=50, minibatches=1)
     free, bound = (PPO(small_policy(), world(), replace(config, target_kl=t)) for t in (None, 0.02))
     updates = [int(agent.update(agent.collect())["updates"]) for agent in (free, bound)]
     assert updates[0] == 50
@@ -426,7 +437,8 @@ def test_ppo_learns_to_please() -> None:
 
 
 def test_the_value_head_learns_at_a_speed_of_its_own() -> None:
-    agent = agent_with(learning_rate=1e-3, value_lr_factor=5.0, warmup=0, iterations=2, anneal=False)
+    settings: dict[str, Any] = {"critic": "shared", "learning_rate": 1e-3, "value_lr_factor": 5.0}
+    agent = agent_with(**settings, warmup=0, iterations=2, anneal=False)
     agent.learn(1)
     trunk, head = agent.optimizer.param_groups
     assert (trunk["lr"], head["lr"]) == pytest.approx((1e-3, 5e-3))
