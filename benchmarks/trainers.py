@@ -116,7 +116,10 @@ def ours(options: argparse.Namespace) -> None:
     _, algorithm, *critic = options.contestant.split("-")
     kind = load_algorithm(algorithm)
     settings: dict[str, Any] = {"epochs": EPOCHS, "minibatches": MINIBATCHES, "kl_coef": KL_COEF}
-    settings |= {"critic": critic[0]} if critic else {} if algorithm == "ppo" else {"group_size": GROUP}
+    if algorithm == "ppo":  # every minibatch of every epoch, as TRL's
+        settings |= {"critic": critic[0] if critic else "shared", "target_kl": None}
+    else:
+        settings |= {"group_size": GROUP}
     agent = kind(policy, env, kind.config_class(iterations=10**6, learning_rate=RATE, **settings))
     turns = Turns(options.batch * options.new_tokens)
     turns.begin()
