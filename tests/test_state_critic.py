@@ -75,7 +75,7 @@ class Source:
         """States `(B, T, D)`, returns `(B, T)`, which have garbage past the ends, and mask."""
         states = self.rng.normal(size=(B, T, D))
         states = (states - states.mean(-1, keepdims=True)) / states.std(-1, keepdims=True)
-        returns = mean + scale * self.function(states, np.arange(T)[None, :])
+        returns = mean + scale * self.function(states, np.arange(T, dtype=np.float64)[None, :])
         mask = np.arange(T) < self.rng.integers(1, T + 1, size=B)[:, None]
         returns[~mask] = 1e9
         columns = (torch.from_numpy(states).float(), torch.from_numpy(returns).float())
