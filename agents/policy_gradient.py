@@ -72,6 +72,8 @@ ConfigT = TypeVar("ConfigT", bound=PolicyGradientConfig)
 class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
     """An agent that weighs the log-probabilities of its tokens with advantages."""
 
+    trunks = 1  # that a minibatch goes through
+
     def __init__(
         self,
         policy: Policy,
@@ -80,9 +82,8 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
         reference: Policy | None = None,
     ) -> None:
         super().__init__(policy, env, config or self.config_class(), reference)  # type: ignore[arg-type]
-        self._splitter = Splitter(
-            policy.device, self.config.micro_batch_size, len(self.networks) * policy.token_bytes
-        )
+        token_bytes = self.trunks * policy.token_bytes
+        self._splitter = Splitter(policy.device, self.config.micro_batch_size, token_bytes)
 
     @abstractmethod
     def estimate(self, batch: Rollout, rewards: Tensor) -> tuple[dict[str, Tensor], Metrics]:

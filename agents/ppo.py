@@ -94,6 +94,7 @@ class PPO(PolicyGradient[PPOConfig]):
         self.critic: Critic | StateCritic | None = None
         if config.critic == "separate":
             self.critic = Critic(policy)
+            self.trunks = 2
         elif config.critic == "detached":
             width = policy.value_head.in_features
             self.critic = StateCritic(width, env.max_tokens, seed=config.seed).to(policy.device)

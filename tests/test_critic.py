@@ -45,7 +45,7 @@ def gradients(
         agent.critic = critic
     agent.update(batch)
     own = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in policy.model.parameters()]
-    apart = [] if agent.critic is None else [p.grad for p in agent.critic.trunk.parameters()]
+    apart = [p.grad for p in agent.critic.trunk.parameters()] if isinstance(agent.critic, Critic) else []
     policy.zero_grad()
     return own, [g for g in apart if g is not None], agent
 
@@ -103,7 +103,7 @@ def test_each_weight_is_trained_once_and_the_head_at_a_speed_of_its_own() -> Non
     agent = PPO(policy, world(), replace(SEPARATE, value_lr_factor=5.0, anneal=False))
     before = [p.clone() for network in agent.networks.values() for p in network.parameters()]
     agent.learn(2)
-    assert agent.critic is not None
+    assert isinstance(agent.critic, Critic)
     trunks, head = agent.optimizer.param_groups
     assert (trunks["lr"], head["lr"]) == pytest.approx((1e-2, 5e-2))
     assert head["params"] == list(agent.critic.value_head.parameters())
@@ -161,7 +161,7 @@ def test_with_an_adapter_the_critic_has_one_of_its_own() -> None:
     policy = LoRAPolicy(small_policy(), rank=2)
     agent = PPO(policy, world(), SEPARATE).learn()
     assert isinstance(agent, PPO)
-    assert agent.critic is not None
+    assert isinstance(agent.critic, Critic)
     for network in agent.networks.values():
         start = {name: p for name, p in network.named_parameters() if ".lora_B" in name}
         assert start
@@ -170,7 +170,7 @@ def test_with_an_adapter_the_critic_has_one_of_its_own() -> None:
 
 def test_a_broken_critic_stops_the_run() -> None:
     agent = PPO(small_policy(), world(), SEPARATE)
-    assert agent.critic is not None
+    assert isinstance(agent.critic, Critic)
     with torch.no_grad():
         agent.critic.trunk.wte.weight[0, 0] = torch.nan
     with pytest.raises(NonFiniteError, match=r"trunk\.wte\.weight"):

@@ -87,7 +87,8 @@ def test_only_adapter_and_value_head_are_trained() -> None:
     trained = {name for name, p in policy.named_parameters() if p.requires_grad}
     assert all(".lora_" in name or name.startswith("value_head") for name in trained)
     assert len([name for name in trained if "lora_A" in name]) == 2 * 4  # layers, matrices
-    agent = PPO(policy, world(policy.tokenizer), PPOConfig(iterations=2, warmup=0, learning_rate=0.01))
+    config = PPOConfig(critic="shared", iterations=2, warmup=0, learning_rate=0.01)
+    agent = PPO(policy, world(policy.tokenizer), config)
     held = {id(p) for group in agent.optimizer.param_groups for p in group["params"]}
     assert held == {id(p) for name, p in policy.named_parameters() if name in trained}
     before = {name: p.detach().clone() for name, p in policy.named_parameters()}

@@ -90,7 +90,8 @@ class Recorder:
             return evaluate(tokens, *args, **kwargs)
 
         def keep() -> float:
-            self.gradient = [p.grad.clone() for p in agent.policy.parameters() if p.grad is not None]
+            gradient = [p.grad.clone() for p in agent.policy.parameters() if p.grad is not None]
+            self.gradient = gradient or self.gradient  # none in a step of a critic apart
             return 0.0
 
         batch = agent.collect()
@@ -106,6 +107,7 @@ class Recorder:
 ONE: dict[str, Any] = {"epochs": 1, "minibatches": 1, "entropy_coef": 0.1, "kl_coef": 0.5}
 AGENTS: dict[str, Any] = {
     "ppo": (PPO, PPOConfig(**ONE)),
+    "ppo, shared critic": (PPO, PPOConfig(**ONE, critic="shared")),
     "ppo, kl in loss": (PPO, PPOConfig(**ONE, kl_in="loss", kl_estimator="k3")),
     "grpo, sequence": (GRPO, GRPOConfig(**ONE, group_size=4)),
     "grpo, token": (GRPO, GRPOConfig(**ONE, group_size=4, length_normalisation="token")),

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_models import parameters_of, same_parameters, small_policy
+from small_models import parameters_of, plain_forward, same_parameters, small_policy
 from text_gym.agents.policy_gradient import grouped_returns
 from tiny_world import learn_in, total_variation
 from torch import Tensor
@@ -25,6 +25,7 @@ from text_gym.agents import (
     RLOO,
     Agent,
     BestOfN,
+    Metrics,
     Policy,
     PolicyGradientConfig,
     PPOConfig,
@@ -141,9 +142,10 @@ def test_garbage_in_texts_that_were_cut_changes_no_bit(name: str, kl: dict[str, 
     assert torch.equal(batch.scored, ~cut)
     plain = after_update(agent, batch)
     assert not same_parameters(agent.policy, before)
-    dirty = replace(batch, **{c: getattr(batch, c).clone() for c in ("rewards", "values", "log_probs")})
-    for column in (dirty.rewards, dirty.values, dirty.log_probs):
-        column[cut] = garbage
+    names = ("rewards", "values", "log_probs", *(["states"] if batch.states is not None else []))
+    dirty = replace(batch, **{c: getattr(batch, c).clone() for c in names})
+    for c in names:
+        getattr(dirty, c)[cut] = garbage
     assert equal(after_update(learner(name, **kl), dirty), plain)
 
 
@@ -267,9 +269,94 @@ def test_stopping_is_learnt_where_torn_texts_pay_almost_as_much(name: str, seed:
     assert total_variation(after, best) <= 0.05
 
 
-def test_updates_stop_when_the_policy_has_moved_far_enough() -> None:
-    tokenizer = WordTokenizer("abc", separator="", pad=False)
-    env = TextVectorEnv(["a"], tokenizer, lambda completion: completion.count("a"), 3, num_envs=32)
-    config = PPOConfig(learning_rate=0.05, warmup=0, target_kl=1e-4, epochs=4, minibatches=2)
-    agent = PPO(Policy.new(tokenizer, layers=1, width=16, context=8), env, config)
-    assert agent.update(agent.collect())["updates"] < 8
+# Minibatches that find the policy too far from the one that played
+
+
+def moving(**changes: Any) -> PPO:
+    env = TextVectorEnv(["a"], TOKENIZER, lambda completion: completion.count("a"), 3, num_envs=32)
+    config = PPOConfig(learning_rate=0.05, warmup=0, iterations=9, **changes)
+    policy = Policy.new(TOKENIZER, layers=1, width=16, context=8, device="cpu")
+    return PPO(policy, env, config)
+
+
+def state_of(agent: PPO) -> list[Tensor]:
+    """Weights, and what the optimizer remembers of them, of the policy."""
+    memory = [agent.optimizer.state[p] for p in agent.policy.parameters() if p in agent.optimizer.state]
+    return parameters_of(agent.policy) + [x.clone() for state in memory for x in state.values()]
+
+
+@pytest.mark.parametrize("critic", ["detached", "separate", "shared"])
+def test_the_first_minibatch_is_learnt_from_and_the_next_ones_change_no_bit(critic: Any) -> None:
+    """Whatever the bound; an update that is stopped there is one of a single minibatch."""
+    one = moving(critic=critic, target_kl=None, epochs=1, minibatches=1)
+    bound = moving(critic=critic, target_kl=1e-12, epochs=4, minibatches=1)
+    start = state_of(bound)
+    batch = one.collect()
+    metrics = bound.update(batch)
+    assert metrics == one.update(batch)
+    assert metrics["updates"] == 1
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert equal(state_of(bound), state_of(one))
+    assert len(state_of(bound)) > len(start)  # it took a step
+
+
+@pytest.mark.parametrize("refused", [0, 1, 5, 7])
+def test_a_minibatch_that_is_refused_ends_the_epochs(refused: int) -> None:
+    """Of 8; that the first one is told to be far away (rounding, say) does not matter."""
+
+    class Told(PPO):
+        states: list[list[Tensor]] = []  # noqa: RUF012
+
+        def _gradient(self, *args: Any) -> Metrics:
+            self.states.append(state_of(self))
+            return super()._gradient(*args) | {"approx_kl": float(len(self.states) == refused + 1)}
+
+    agent = moving(target_kl=0.5, epochs=4, minibatches=2)
+    agent.__class__, Told.states = Told, []
+    metrics = agent.update(agent.collect())
+    assert metrics["updates"] == (refused or 8)
+    assert len(Told.states) == (refused + 1 if refused else 8)
+    assert all(math.isfinite(value) for value in metrics.values())
+    if refused:
+        assert equal(Told.states[-1], state_of(agent))
+        assert metrics["approx_kl"] == 0  # metrics are of what was learnt from
+
+
+def test_the_bound_is_on_the_kl_to_the_policy_that_played() -> None:
+    """Against the log-probabilities of single texts after each step."""
+    agent = moving(target_kl=None, epochs=6, minibatches=1)
+    batch = agent.collect()
+    found: list[float] = []
+    original = agent.apply_gradients
+
+    def far() -> float:
+        with torch.no_grad():
+            now = trajectory_log_probs_by_token(agent.policy, batch)
+        was = torch.cat([row[:n] for row, n in zip(batch.log_probs, batch.lengths.tolist(), strict=True)])
+        return float(((now - was).exp() - 1 - (now - was)).mean())
+
+    def apply_gradients() -> float:
+        if any(p.grad is not None for p in agent.policy.parameters()):
+            found.append(far())
+        return original()
+
+    vars(agent)["apply_gradients"] = apply_gradients
+    agent.update(batch)
+    assert len(found) == 6
+    assert found[0] == pytest.approx(0, abs=1e-6)
+    assert found[1] > 1e-4
+    again = moving(target_kl=(found[0] + found[1]) / 2, epochs=6, minibatches=1)
+    assert again.update(batch)["updates"] == 1
+    farthest = next(i for i in range(1, 6) if found[i] == max(found[: i + 1]) and found[i] > found[1])
+    again = moving(target_kl=(max(found[:farthest]) + found[farthest]) / 2, epochs=6, minibatches=1)
+    assert again.update(batch)["updates"] == farthest
+
+
+def trajectory_log_probs_by_token(policy: Policy, batch: Rollout) -> Tensor:
+    """`(N,)`, of every token of a batch, each text by itself."""
+    rows = []
+    for e in batch.episodes:
+        ids, start = [*e.prompt_ids.tolist(), *e.completion_ids.tolist()], len(e.prompt_ids)
+        log_p, _ = plain_forward(policy, ids, start)
+        rows.append(log_p[range(len(ids) - start), ids[start:]])
+    return torch.cat(rows)
