@@ -90,21 +90,31 @@ class Reachable:
         world: One of those of `run`, without rlhf.
         candidate: Whose policy is looked at, beside the one that it starts from.
         seeds: Of the runs; where a run kept no policy it is made now.
-        episodes: To learn values from; as many others to judge them on.
-        iterations: As in `run`.
-        judge: As in `run`.
-        data: As in `run`.
-        jobs: Processes, of one thread each.
+        texts: To learn values from; as many others to judge them on.
+        iterations: As in `run`, like what follows.
+        episodes: Per iteration.
+        judge: Held-out prompts to judge on; all if left out.
+        labels: Ratings that a learned reward learns from.
+        data: File of meaning representations, for the world slots.
+        prompt: Its column of meaning representations.
+        reference: Its column of texts.
+        trl112: Interpreter with TRL 1.12, for trl.ppo.
+        jobs: Processes that make runs, of one thread each.
     """
 
     out: Path
     world: World = "gold"
     candidate: str = "ppo"
     seeds: tuple[str, ...] = ("0",)
-    episodes: int = 1024
+    texts: int = 1024
     iterations: int | None = None
+    episodes: int = 64
     judge: int | None = None
+    labels: int = 200
     data: str | None = None
+    prompt: str = "mr"
+    reference: str = "ref"
+    trl112: str | None = None
     jobs: int = 1
 
 
@@ -205,13 +215,13 @@ def in_processes(
 
 def reachable(options: Reachable) -> int:
     """Make the runs that are missing, then measure; returns the number of failures."""
-    names = ("out", "iterations", "judge", "data")
+    names = ("out", "iterations", "episodes", "judge", "labels", "data", "prompt", "reference", "trl112")
     setting = Setting(**{name: getattr(options, name) for name in names}, keep_policy=True)
     candidate = parse_candidate(options.candidate, options.world)
     jobs = [Job(options.world, candidate, seed, setting) for seed in parse_seeds(options.seeds)]
     failures = do([job for job in jobs if not job.done()], options.jobs, len(jobs))
     for job in jobs if not failures else []:
-        found = measure_reachable(job, options.episodes)
+        found = measure_reachable(job, options.texts)
         for policy in ("start", "after"):
             row = found[policy]
             print(

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import shutil
+import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -10,11 +15,14 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from text_gym import RewardSource, Task
-from text_gym.agents import Policy, SB3Config, make_sb3
+from text_gym import Episode, Prompt, RewardSource, Task, harmless
+from text_gym.agents import LanguageModelPolicy, Policy, SB3Config, make_sb3
+from text_gym.errors import TextGymError
+from text_gym.report import write_json
 
 Curves = dict[str, list[float]]
 HERE = Path(__file__).resolve().parent
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "TRL_EXPERIMENTAL_SILENCE": "1", "PYTHONWARNINGS": "ignore"}
 
 
 class Columns(BaseCallback):
@@ -71,29 +79,86 @@ class Columns(BaseCallback):
             }
 
 
-def run_sb3(task: Task, reward: RewardSource, policy: Policy, config: SB3Config, episodes: int) -> Curves:
-    """Train a policy in place with SB3's PPO, for `config.iterations` times so many episodes.
+def run_sb3(
+    task: Task, reward: RewardSource, policy: Policy, config: SB3Config, episodes: int
+) -> tuple[Curves, Policy]:
+    """Train a copy of a policy with SB3's PPO, for `config.iterations` times so many episodes.
 
-    A rollout is `num_envs` rows of so many tokens as the limit, which is more episodes than one of ours has.
+    A rollout is `num_envs` rows of as many tokens as the limit, which is more episodes than one of ours has.
     """
     model = make_sb3("ppo", task, config, policy=policy, device="cpu", reward=reward)
     columns = Columns(config.kl_coef, task.max_tokens, config.iterations * episodes)
     size = config.num_envs * (config.n_steps or task.max_tokens)
     model.learn(size * config.iterations, callback=columns, log_interval=2**31)
-    return {name: [row[name] for row in columns.rows] for name in columns.rows[0]}
+    learner = model.policy
+    assert isinstance(learner, LanguageModelPolicy)
+    return {name: [row[name] for row in columns.rows] for name in columns.rows[0]}, learner.language_model
 
 
 def run_trl(
     task: Task, reward: RewardSource, policy: Path, config: dict[str, Any], episodes: int, python: str
 ) -> tuple[Curves, Policy]:
-    """Train with TRL's PPO in a process of its own, which asks here what texts are worth.
+    """Train a policy with TRL's PPO in a process of its own, which asks here what texts are worth.
 
     Args:
         task: The task.
         reward: What is optimised.
-        policy: Folder of the policy to start from.
-        config: `iterations`, `seed`, and settings of TRL's `PPOConfig` that are not its defaults.
+        policy: Folder of the policy to start from; it stays as it is.
+        config: `iterations`, `seed`, `kl_coef`, and settings of TRL's `PPOConfig` that are not its defaults.
         episodes: Per iteration.
         python: An interpreter with TRL 1.12.
+
+    Returns:
+        The columns (TRL says nothing of its explained variance: NaN), and the policy.
+
+    Raises:
+        TextGymError: The process failed; the end of what it said is told.
     """
-    raise NotImplementedError
+    prompts = {tuple(task.tokenizer.encode(prompt.text)): prompt for prompt in task.prompts}
+    own = ("iterations", "seed", "kl_coef")
+    job = {name: config[name] for name in own} | {"episodes": episodes, "max_tokens": task.max_tokens}
+    job |= {"prompts": list(prompts), "changes": {k: v for k, v in config.items() if k not in own}}
+    rows: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory() as name, (Path(name) / "log.txt").open("w+", encoding="utf-8") as log:
+        folder = Path(name)
+        shutil.copytree(policy, folder / "policy")
+        write_json(folder / "job.json", job)
+        process = subprocess.Popen(
+            [python, str(HERE / "stability_trl.py"), str(folder)],
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **QUIET},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+        )
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            for line in process.stdout:
+                said = json.loads(line)
+                if "row" in said:
+                    rows.append(said["row"])
+                    continue
+                pairs = zip(said["prompts"], said["completions"], strict=True)
+                scores = reward([_episode(task, prompts[tuple(ids)], text) for ids, text in pairs])
+                process.stdin.write(json.dumps({"rewards": scores.totals.tolist()}) + "\n")
+                process.stdin.flush()
+            if process.wait():
+                log.seek(0)
+                raise TextGymError(f"TRL failed: {harmless(log.read()[-1000:])}")
+            trained = Policy.from_pretrained(folder / "policy", device="cpu")
+        finally:
+            process.kill()
+            process.wait()
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return columns | {"explained_variance": [math.nan] * len(rows)}, trained
+
+
+def _episode(task: Task, prompt: Prompt, ids: list[int]) -> Episode:
+    return Episode(
+        prompt=prompt,
+        prompt_ids=np.array(task.tokenizer.encode(prompt.text), dtype=np.int64),
+        completion_ids=np.array(ids, dtype=np.int64),
+        tokenizer=task.tokenizer,
+        finish_reason="eos" if ids and ids[-1] in task.tokenizer.eos_ids else "length",
+    )

@@ -53,8 +53,8 @@ def played(policy: Policy, env: TextVectorEnv, numbers: range, seed: int) -> tup
     """Let a policy write; what a critic reads and what it is to predict, of each token.
 
     Returns:
-        `(N, D + 2)` float32, states of unit variance and the clock; `(N,)` float32, the rewards still to come,
-        without any KL; `(N,)` int64, the number of the token's episode.
+        `(N, D + 2)` float32, states of unit variance and the clock; `(N,)` float32, the rewards still to
+        come, without any KL; `(N,)` int64, the number of the token's episode.
     """
     parts = []
     for first in range(numbers.start, numbers.stop, env.num_envs):

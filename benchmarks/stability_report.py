@@ -323,4 +323,4 @@ def _most(values: Iterable[float | None]) -> float:
 
 
 def _shown(x: float, digits: int) -> str:
-    return "–" if math.isnan(x) else f"{x:.{digits}f}"
+    return "–" if math.isnan(x) else f"{x:.{digits}f}".replace("-", "−")

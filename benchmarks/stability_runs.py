@@ -148,7 +148,7 @@ def _run_agent(job: Job) -> Row:
     declined: str | None = None
     columns: Curves
     if job.candidate.algorithm == SB3:
-        columns = run_sb3(place.task, place.reward, policy, config, setting.episodes)
+        columns, policy = run_sb3(place.task, place.reward, policy, config, setting.episodes)
     elif job.candidate.algorithm == TRL:
         if setting.trl112 is None:
             raise ConfigError("the candidate trl.ppo needs --trl112 PYTHON, an interpreter with TRL 1.12")
@@ -205,9 +205,9 @@ def figures(curves: Curves) -> Row:
     Returns:
         `reached_iteration`, `reached_episodes` and `reached_seconds`, when the mean reward of 3 iterations
         first was at least 0.96 (None: never); `reward_lowest`, `reward_highest`, `kl_lowest`, `kl_highest`;
-        `ev_early`, explained variance at iteration 10, and `ev_lowest`, the lowest after it; `fall`, how far
-        the mean objective of 5 iterations (at the beginning, of those there are) was at its worst above
-        (+) or below (−) that of the first iteration; `cut_highest`. NaN where nothing is known.
+        `ev_early`, explained variance at iteration 10, and `ev_lowest`, the lowest after it; `fall`, the
+        lowest mean objective of 5 iterations less that of the first iteration; `cut_highest`. NaN where
+        nothing is known.
     """
     reward, kl, ev, objective, cut = (
         np.array([math.nan if x is None else x for x in curves[name]], dtype=np.float64)
@@ -216,7 +216,7 @@ def figures(curves: Curves) -> Row:
     means = np.array([reward[i - 2 : i + 1].mean() for i in range(2, len(reward))])
     there = np.flatnonzero(means >= GOAL)
     at = int(there[0]) + 2 if len(there) else None
-    recent = [objective[max(0, i - 4) : i + 1].mean() for i in range(len(objective))]
+    recent = np.array([objective[i - 4 : i + 1].mean() for i in range(4, len(objective))])
     return {
         "reached_iteration": None if at is None else at + 1,
         "reached_episodes": None if at is None else curves["episodes"][at],
@@ -227,7 +227,7 @@ def figures(curves: Curves) -> Row:
         "kl_highest": -_least(-kl),
         "ev_early": float(ev[EARLY - 1]) if len(ev) >= EARLY else math.nan,
         "ev_lowest": _least(ev[EARLY:]),
-        "fall": _least(np.array(recent) - objective[0]) if len(objective) else math.nan,
+        "fall": _least(recent - objective[0]) if len(recent) else math.nan,
         "cut_highest": -_least(-cut),
     }
 
