@@ -167,6 +167,16 @@ def test_outliers_by_hand() -> None:
     assert without_outliers(torch.tensor([3.0])).tolist() == [3.0]
 
 
+def test_rare_successes_tell_the_scale() -> None:
+    """One text in 20 is paid 1: the mean is 0.05 and the standard deviation √(0.05 · 0.95)."""
+    returns = torch.zeros(40, 1)
+    returns[[3, 17]] = 1.0
+    critic = StateCritic(D, T)
+    critic.remember(torch.randn(40, 1, D), returns, returns >= 0, np.random.default_rng(0))
+    assert critic.scale.tolist() == pytest.approx([0.05, math.sqrt(0.05 * 0.95)], rel=1e-5)
+    assert float(critic.loss(torch.arange(40)).detach()) < 0.5
+
+
 def test_equal_returns_are_the_value() -> None:
     source, pupil = Source(lambda s, t: 0 * s[..., 0]), Pupil()
     for _ in range(3):
