@@ -274,11 +274,13 @@ def test_the_loss_is_hubers() -> None:
 
 
 def test_the_policy_learns_the_same_whatever_the_critic_is() -> None:
-    """Given the same advantages; to the bit, even with a critic that takes enormous steps."""
+    """Given the same advantages; to the bit, even with a critic that takes enormous steps. Nor is there a
+    value loss of the policy's own head."""
     batch = PPO(small_policy(), world(), CONFIG).collect()
     policies, critics = [], []
-    for seed, speed in ((0, 1e-3), (1, 10.0)):
-        agent = PPO(small_policy(), world(), replace(CONFIG, critic_learning_rate=speed, max_grad_norm=0.1))
+    for seed, speed, coefficient in ((0, 1e-3, 0.0), (1, 10.0, 1e3)):
+        config = replace(CONFIG, critic_learning_rate=speed, value_coef=coefficient, max_grad_norm=0.1)
+        agent = PPO(small_policy(), world(), config)
         critic = critic_of(agent)
         with torch.no_grad():
             for parameter in critic.parameters():
