@@ -167,6 +167,16 @@ def test_outliers_by_hand() -> None:
     assert without_outliers(torch.tensor([3.0])).tolist() == [3.0]
 
 
+def test_rare_successes_tell_the_scale() -> None:
+    """One text in 20 is paid 1: the mean is 0.05 and the standard deviation √(0.05 · 0.95)."""
+    returns = torch.zeros(40, 1)
+    returns[[3, 17]] = 1.0
+    critic = StateCritic(D, T)
+    critic.remember(torch.randn(40, 1, D), returns, returns >= 0, np.random.default_rng(0))
+    assert critic.scale.tolist() == pytest.approx([0.05, math.sqrt(0.05 * 0.95)], rel=1e-5)
+    assert float(critic.loss(torch.arange(40)).detach()) < 0.5
+
+
 def test_equal_returns_are_the_value() -> None:
     source, pupil = Source(lambda s, t: 0 * s[..., 0]), Pupil()
     for _ in range(3):
@@ -264,11 +274,13 @@ def test_the_loss_is_hubers() -> None:
 
 
 def test_the_policy_learns_the_same_whatever_the_critic_is() -> None:
-    """Given the same advantages; to the bit, even with a critic that takes enormous steps."""
+    """Given the same advantages; to the bit, even with a critic that takes enormous steps. Nor is there a
+    value loss of the policy's own head."""
     batch = PPO(small_policy(), world(), CONFIG).collect()
     policies, critics = [], []
-    for seed, speed in ((0, 1e-3), (1, 10.0)):
-        agent = PPO(small_policy(), world(), replace(CONFIG, critic_learning_rate=speed, max_grad_norm=0.1))
+    for seed, speed, coefficient in ((0, 1e-3, 0.0), (1, 10.0, 1e3)):
+        config = replace(CONFIG, critic_learning_rate=speed, value_coef=coefficient, max_grad_norm=0.1)
+        agent = PPO(small_policy(), world(), config)
         critic = critic_of(agent)
         with torch.no_grad():
             for parameter in critic.parameters():

@@ -180,8 +180,9 @@ def test_an_environment_masks_by_length_and_trains_on_the_real_eos(
         assert info["completion"][0] == "a"  # no EOS in the text, even where the tokenizer would show it
         assert env.episodes(np.array([0]))[0].completion_ids.tolist() == [0, last]
     else:
-        *_, truncated, info = env.step([0, 0])
-        assert truncated.tolist() == [True, True]
+        *_, terminated, truncated, info = env.step([0, 0])
+        assert terminated.tolist() == [True, True]  # the limit ends an episode
+        assert truncated.tolist() == [False, False]
         assert info["completion"].tolist() == ["a b a", "a b a"]
 
 
