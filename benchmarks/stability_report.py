@@ -38,7 +38,11 @@ def rows_of(out: Path) -> list[Row]:
     rows = [read(file) for file in sorted((out / "runs").glob("*/*.json"))]
     if not rows:
         raise DataError(f"there are no runs in {out / 'runs'}; make some with `stability.py run --out {out}`")
-    rows = [row | figures(row["curves"]) if "curves" in row else row for row in rows]
+    for row in rows:
+        if "curves" in row:
+            row |= figures(row["curves"])
+            # The last update may be the one that ruins a policy, and no batch was played after it.
+            row["kl_highest"] = _most([row["kl_highest"], row["after"]["kl"]])
 
     def place(row: Row) -> tuple[int, str, int, int, str, int]:
         world, candidate = row["world"], row["candidate"]

@@ -24,15 +24,15 @@ from text_gym.rlhf_people import simulated_people
 
 Printed = pytest.CaptureFixture[str]
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-NAMES = ("stability", "stability_candidates", "stability_peers", "stability_reachable")
-NAMES += ("stability_report", "stability_runs", "stability_worlds")
+WORDS = ("candidates", "peers", "reachable", "report", "runs", "worlds")
 
 
 @pytest.fixture
 def parts(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The script's modules by their last word; the script itself is `main`."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    modules = {name.partition("_")[2] or "main": importlib.import_module(name) for name in NAMES}
+    modules = {word: importlib.import_module(f"stability_{word}") for word in WORDS}
+    modules["main"] = importlib.import_module("stability")
     return type("Parts", (), modules)
 
 
@@ -47,7 +47,7 @@ def world(parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
         monkeypatch.setattr(module, "CRITERIA", rlhf_world.QUALITY)
     load = Policy.from_pretrained
 
-    def with_words(cls: Any, folder: Any, tokenizer: Any = None, **options: Any) -> Policy:
+    def with_words(cls: Any, /, folder: Any, tokenizer: Any = None, **options: Any) -> Policy:
         return load(folder, tokenizer or rlhf_world.TOKENIZER, **options)
 
     # The words have no file in the policy's folder, as the tokens of `products` have.
@@ -295,6 +295,7 @@ def folder(tmp_path: Path) -> Path:
         hand_made("ppo", 2, 0.94, [0.7] * 12, [1.0] * 12),
         hand_made("ppo critic=shared", 1, 0.96, rises, [0.0] * 12),
     ]
+    rows[1]["after"]["kl"] = 50.0
     for row in rows:
         file = tmp_path / "runs" / "gold" / f"{row['candidate']}-{row['seed']}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -314,6 +315,7 @@ def test_figures_of_a_run(parts: Any, folder: Path) -> None:
     # (-2.03 + 0.79 + 0.68 + 0.68 + 0.58) / 5 = 0.14.
     assert first["fall"] == pytest.approx(0.14 - 0.7)
     assert flat["reached_iteration"] is None
+    assert flat["kl_highest"] == 50.0  # on held-out prompts, after the last update
     assert flat["fall"] == pytest.approx(0.0)
 
 
@@ -321,9 +323,9 @@ def test_the_table(parts: Any, folder: Path) -> None:
     lines = parts.report.tables(parts.report.rows_of(folder), folder).splitlines()
     assert len(lines) == 4
     cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
-    # Shares: one of two runs is at 0.96 or above, and at 0.95; both are above 0.93. KL ends at 4 and at 1.
+    # Shares: one of two runs is at 0.96 or above, and at 0.95; both are above 0.93. KL ends at 4 and at 50.
     assert cells == [
-        "gold", "`ppo`", "2", "0.955 (0.940–0.970)", "50 %", "50 %", "100 %", "2.5", "30.0", "9 (1/2)", "18",
+        "gold", "`ppo`", "2", "0.955 (0.940–0.970)", "50 %", "50 %", "100 %", "27.0", "50.0", "9 (1/2)", "18",
         "0.41", "0.39", "−0.560",
     ]  # fmt: skip
     assert "100 % | 100 % | 100 %" in lines[3]  # 0.96 counts
