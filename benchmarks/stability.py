@@ -207,8 +207,8 @@ def in_processes(
     try:
         waiting = {pool.submit(work, job): job for job in jobs}
         for future in as_completed(waiting):
-            error = future.exception()
-            yield waiting[future], future.result() if error is None else error
+            failure = future.exception()
+            yield waiting[future], future.result() if failure is None else failure
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -258,4 +258,4 @@ def main(options: Run | Reachable | Report) -> int:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    raise SystemExit(main(tyro.cli(Run | Reachable | Report, prog="stability.py")))  # type: ignore[arg-type]
+    raise SystemExit(main(tyro.cli(Run | Reachable | Report, prog="stability.py")))

@@ -118,10 +118,10 @@ def _convert(value: str, hint: Any) -> Any:
         ValueError: It is none.
     """
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        options = typing.get_args(hint)
-        if value.lower() == "none" and types.NoneType in options:
+        kinds = typing.get_args(hint)
+        if value.lower() == "none" and types.NoneType in kinds:
             return None
-        return _convert(value, next(option for option in options if option is not types.NoneType))
+        return _convert(value, next(kind for kind in kinds if kind is not types.NoneType))
     options: dict[str, Any] = {}
     if typing.get_origin(hint) is Literal:
         options = {str(option): option for option in typing.get_args(hint)}

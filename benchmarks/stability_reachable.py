@@ -20,7 +20,7 @@ from text_gym.report import write_json
 
 Row = dict[str, Any]
 RIDGES = tuple(10.0**power for power in range(-2, 5))  # strengths to choose from
-WIDTH, EPOCHS, RATE, MINIBATCH, PATIENCE = 64, 60, 1e-3, 1024, 8
+WIDTH, EPOCHS, RATE, MINIBATCH, PATIENCE = 64, 100, 3e-3, 256, 10
 _ROWS = 64  # episodes played side by side
 
 

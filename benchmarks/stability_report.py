@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from text_gym.errors import ConfigError, DataError
 Row = dict[str, Any]
 SHARES = (0.96, 0.95, 0.93)  # of held-out gold
 ORDER = ("gold", "gold0", "ngrams", "transformer", "slots", "rlhf")
+LEAST_KL = 0.1  # nats; in the figure, less is drawn as this
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
 _HEADINGS = (
     "world", "candidate", "seeds", "gold: mean (worst–best)", "≥ 0.96", "≥ 0.95", "≥ 0.93",
@@ -36,7 +38,11 @@ def rows_of(out: Path) -> list[Row]:
     rows = [read(file) for file in sorted((out / "runs").glob("*/*.json"))]
     if not rows:
         raise DataError(f"there are no runs in {out / 'runs'}; make some with `stability.py run --out {out}`")
-    rows = [row | figures(row["curves"]) if "curves" in row else row for row in rows]
+    for row in rows:
+        if "curves" in row:
+            row |= figures(row["curves"])
+            # The last update may be the one that ruins a policy, and no batch was played after it.
+            row["kl_highest"] = _most([row["kl_highest"], row["after"]["kl"]])
 
     def place(row: Row) -> tuple[int, str, int, int, str, int]:
         world, candidate = row["world"], row["candidate"]
@@ -232,20 +238,21 @@ def write_figure(file: Path, rows: Sequence[Row], out: Path) -> None:
     colours = {name: f"C{i % 10}" for i, name in enumerate(names)}
     reachable = best_reachable(out)
     most = max(sum(world == w for w, _ in found) for world in worlds)
-    figure = Figure(figsize=(13, (1.3 + 0.32 * most) * len(worlds) + 0.5), layout="constrained")
+    figure = Figure(figsize=(13, (1.4 + 0.42 * most) * len(worlds)), layout="constrained")
     panels = figure.subplots(len(worlds), 3, squeeze=False)
-    for (gold, kl, ev), world in zip(panels, worlds, strict=True):
+    for (gold, kl, variance), world in zip(panels, worlds, strict=True):
         own = {candidate: r for (w, candidate), r in found.items() if w == world}
+        before = _mean(row["before"]["gold"] for r in own.values() for row in r)
         strip(gold, own, colours, lambda row: row["after"]["gold"])
-        gold.axvline(
-            _mean(row["before"]["gold"] for r in own.values() for row in r), color="0.5", linestyle=":"
-        )
+        gold.axvline(before, color="0.5", linestyle=":")
         gold.axvline(GOAL, color="0.5", linestyle="--", linewidth=0.8)
-        gold.set(title=f"{world}: held-out gold at the end", xlabel="gold (dotted: at the start)")
-        strip(kl, own, colours, lambda row: max(_number(row["kl_highest"]), 1e-2))
+        gold.set(title=f"{world}: held-out gold at the end", xlabel=f"gold (dots: start, dashes: {GOAL})")
+        strip(kl, own, colours, lambda row: max(_number(row["kl_highest"]), LEAST_KL))
         kl.set(title=f"{world}: highest KL on the way", xlabel="nats per episode", xscale="log")
-        _variance(ev, own, colours, reachable.get(world))
-        ev.set(title=f"{world}: explained variance", xlabel="iteration", ylim=(-0.5, 1))
+        kl.set_xlim(LEAST_KL * 0.8, max(30.0, 1.5 * _most(kl.get_xlim())))
+        kl.set_yticklabels([])  # as on the left
+        _variance(variance, own, colours, reachable.get(world))
+        variance.set(title=f"{world}: explained variance", xlabel="iteration", ylim=(-0.5, 1))
     figure.savefig(str(file), dpi=110)
 
 
@@ -257,14 +264,15 @@ def strip(
         values = [_number(value(row)) for row in rows]
         offsets = np.linspace(-0.28, 0.28, len(rows)) if len(rows) > 1 else np.zeros(1)
         axes.plot(values, place + offsets, "o", markersize=3.5, alpha=0.75, color=colours[candidate], mew=0)
-    axes.set_yticks(range(len(runs)), [f"{name} ({len(rows)})" for name, rows in runs.items()])
+    labels = [textwrap.fill(f"{name} ({len(rows)})", 26) for name, rows in runs.items()]
+    axes.set_yticks(range(len(runs)), labels, fontsize="small")
     axes.set_ylim(len(runs) - 0.5, -0.5)
     axes.grid(alpha=0.25)
 
 
 def _variance(axes: Axes, runs: dict[str, list[Row]], colours: dict[str, str], reachable: Row | None) -> None:
-    """Each seed thin, their mean thick, of the candidates that have a critic."""
-    longest = 1
+    """Each seed thin, their mean thick, of the candidates whose critic is known; colours as on the left."""
+    longest = 0
     for candidate, rows in runs.items():
         curves = [np.array([_number(x) for x in row["curves"]["explained_variance"]]) for row in rows]
         if all(np.isnan(curve).all() for curve in curves):
@@ -274,15 +282,13 @@ def _variance(axes: Axes, runs: dict[str, list[Row]], colours: dict[str, str], r
                 np.arange(1, len(curve) + 1), curve, color=colours[candidate], linewidth=0.5, alpha=0.35
             )
         mean = _mean_curve(rows, "explained_variance")
-        axes.plot(np.arange(1, len(mean) + 1), mean, color=colours[candidate], linewidth=1.8, label=candidate)
+        axes.plot(np.arange(1, len(mean) + 1), mean, color=colours[candidate], linewidth=1.8)
         longest = max(longest, len(mean))
     if reachable is not None:
-        axes.plot(
-            [1, longest], [reachable["start"], reachable["after"]], "k--", linewidth=1, label="best reachable"
-        )
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(fontsize="x-small", loc="lower right")
-    else:
+        ends = [reachable["start"], reachable["after"]]
+        axes.plot([1, max(longest, 2)], ends, "k--", linewidth=1, label="best reachable, start and end")
+        axes.legend(fontsize="x-small", loc="upper right")
+    if not longest:
         axes.text(0.5, 0.5, "nobody here has a critic", ha="center", transform=axes.transAxes)
     axes.grid(alpha=0.25)
 
@@ -323,4 +329,4 @@ def _most(values: Iterable[float | None]) -> float:
 
 
 def _shown(x: float, digits: int) -> str:
-    return "–" if math.isnan(x) else f"{x:.{digits}f}".replace("-", "−")
+    return "–" if math.isnan(x) else f"{round(x, digits) + 0.0:.{digits}f}".replace("-", "−")

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import logging
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,7 @@ def begin() -> None:
     """Set up a process that runs jobs."""
     torch.set_num_threads(1)
     logging.getLogger("text_gym").setLevel(logging.ERROR)  # what it would say is in the rows
+    warnings.filterwarnings("ignore", "You have specified a mini-batch size")  # SB3; of no consequence
 
 
 def told(row: Row) -> str:
