@@ -72,9 +72,10 @@ class StateCritic(nn.Module):
     It predicts returns in units of their running mean and standard deviation: as a policy improves, its
     returns rise and draw together, and a network that had to follow them with its own weights would always
     be late, and far too noisy at the end. It learns from the latest `WINDOW` batches again and again, and a
-    few texts of enormous KL do not drag it away (Huber's loss, and a scale without outliers). Beside the
-    state it is told how much of the token limit is used up, which is part of the state where the limit ends
-    the episode (Pardo et al. 2018, "Time limits in reinforcement learning").
+    few texts of enormous KL do not drag it away (Huber's loss, and a scale without outliers; the price is
+    that values of very skewed returns lean towards their median). Beside the state it is told how much of the
+    token limit is used up, which is part of the state where the limit ends the episode (Pardo et al. 2018,
+    "Time limits in reinforcement learning").
 
     Args:
         states: `D`, width of the policy's states.
@@ -168,12 +169,13 @@ class StateCritic(nn.Module):
 
 
 def without_outliers(x: Tensor) -> Tensor:
-    """Winsorise `(N,)` numbers: those far outside the middle 80 % are moved to the edge of what is usual.
+    """Winsorise returns `(N,)` from below: those far under the middle 80 % move to the edge of what is usual.
 
-    Where the middle 80 % are all equal (successes are rare), the others tell the scale, and nothing is moved.
+    A text that ran wild costs its KL, which has no bound; rare successes stand above, and they count in full.
+    Where the middle 80 % are all equal nothing is moved.
 
     >>> without_outliers(torch.tensor([*torch.linspace(0, 1, 11).tolist(), -100.0])).min() > -2
     tensor(True)
     """
     low, high = torch.from_numpy(np.quantile(x.cpu().numpy(), [0.1, 0.9])).to(x)
-    return x if low == high else x.clamp(low - (high - low), high + (high - low))
+    return x if low == high else x.clamp_min(low - (high - low))

@@ -426,8 +426,8 @@ def _learn_with_sb3(job: Job) -> Learner:
                 limit=job.limit,
             )
             folder = run.path / "policy"
-            if job.policy is not None:
-                job.policy.save(folder)
+            if job.policy is not None:  # what SB3 trained is a copy of it
+                done.model.policy.language_model.save(folder)
             else:  # SB3's own archives are pickles
                 folder.mkdir(parents=True, exist_ok=True)
                 save_model(done.model.policy, str(folder / "sb3_policy.safetensors"))
