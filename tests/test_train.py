@@ -15,10 +15,11 @@ from typing import Any
 
 import kill_harness
 import pytest
+import torch
 from rich.console import Console
 
 from text_gym import TextVectorEnv, as_reward_source, load_task
-from text_gym.agents import Policy, PPOConfig
+from text_gym.agents import Policy, PPOConfig, SB3Config
 from text_gym.cli import main
 from text_gym.errors import RewardError
 from text_gym.train import train
@@ -225,3 +226,15 @@ def late(completion):
     assert main(["train", *options, f"{tmp_path / 'mine.py'}:late"]) == 2
     assert "reward 'late' raised ZeroDivisionError" in capsys.readouterr().err
     assert (out / "policy" / "model.safetensors").exists()
+
+
+def test_sb3_saves_the_policy_that_it_trained(tmp_path: Path) -> None:
+    policy = Policy.new(kill_harness.TOKENIZER, layers=1, width=16, heads=2, context=16, device="cpu")
+    before = [p.clone() for p in policy.model.parameters()]
+    config = SB3Config(iterations=1, num_envs=8, batch_size=16, learning_rate=0.01)
+    train(
+        "sb3.ppo", config, kill_harness.task(), policy=policy,
+        out=tmp_path / "run", console=Console(file=io.StringIO()), device="cpu",
+    )  # fmt: skip
+    saved = Policy.from_pretrained(tmp_path / "run" / "policy", kill_harness.TOKENIZER, device="cpu")
+    assert any(not torch.equal(a, b) for a, b in zip(saved.model.parameters(), before, strict=True))

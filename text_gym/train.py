@@ -426,11 +426,12 @@ def _learn_with_sb3(job: Job) -> Learner:
                 limit=job.limit,
             )
             folder = run.path / "policy"
+            trained: Any = done.model.policy
             if job.policy is not None:  # what SB3 trained is a copy of it
-                done.model.policy.language_model.save(folder)
+                trained.language_model.save(folder)
             else:  # SB3's own archives are pickles
                 folder.mkdir(parents=True, exist_ok=True)
-                save_model(done.model.policy, str(folder / "sb3_policy.safetensors"))
+                save_model(trained, str(folder / "sb3_policy.safetensors"))
         before, after = _judgement(done.before, job), _judgement(done.after, job)
         after.summary["greedy"] = done.greedy.summary()
         return Outcome(before, after, done.tokens, done.iterations, Choice(done.iterations, None))
