@@ -231,7 +231,7 @@ def late(completion):
 def test_sb3_saves_the_policy_that_it_trained(tmp_path: Path) -> None:
     policy = Policy.new(kill_harness.TOKENIZER, layers=1, width=16, heads=2, context=16, device="cpu")
     before = [p.clone() for p in policy.model.parameters()]
-    config = SB3Config(iterations=1, num_envs=8, batch_size=16, learning_rate=0.01)
+    config = SB3Config(iterations=1, num_envs=8, batch_size=16, learning_rate=0.01, anneal=False)
     train(
         "sb3.ppo", config, kill_harness.task(), policy=policy,
         out=tmp_path / "run", console=Console(file=io.StringIO()), device="cpu",
