@@ -310,7 +310,10 @@ def _rounded(values: Any) -> list[float]:
 
 
 def _without_seed(settings: Row) -> Row:
-    return settings | {"config": {k: v for k, v in settings["config"].items() if k != "seed"}}
+    config = {k: v for k, v in settings["config"].items() if k != "seed"}
+    # Where the file lies is nobody's business.
+    data = {"data": Path(settings["data"]).name} if settings.get("data") else {}
+    return settings | {"config": config} | data
 
 
 def _number(x: float | None) -> float:
