@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,12 +109,26 @@ def test_over_optimisation_is_the_gain_of_proxy_without_gold(folder: Path) -> No
 
 
 def test_samples_are_texts_of_the_same_prompts(folder: Path) -> None:
-    for optimiser, beta in (("rloo", 0.0), ("best_of_n", None)):
+    for optimiser, beta, count in (("rloo", 0.0, 8), ("best_of_n", None, TINY.prompts)):
         samples = finished(tiny_cell("keywords", optimiser, beta), folder)["samples"]
-        assert [s["prompt"] for s in samples] == [p.text for p in load_task("products").held_out[:4]]
+        assert [s["prompt"] for s in samples] == [p.text for p in load_task("products").held_out[:count]]
         for sample in samples:
             assert [t["when"] for t in sample["texts"]] == ["start", "best", "end"]
             assert all(t["words"] == len(t["text"].split()) for t in sample["texts"])
+
+
+def test_texts_that_say_something_twice_are_counted(folder: Path) -> None:
+    def twice(text: str) -> bool:  # by string search, not by sets of words
+        words = re.sub(r"[^\w'’]+", " ", text.lower()).split()
+        line = f" {' '.join(words)} "
+        return any(
+            len(re.findall(f"(?= {' '.join(words[i : i + 4])} )", line)) > 1 for i in range(len(words) - 3)
+        )
+
+    row = finished(tiny_cell("keywords", "rloo", 0.0), folder)["row"]
+    start = Ground(TINY, folder).start
+    assert row["repetitive_start"] == pytest.approx(np.mean([twice(e.completion) for e in start.episodes]))
+    assert 0 <= row["repetitive"] <= 1
 
 
 def constant(ground: Ground, seed: int) -> RewardSource:

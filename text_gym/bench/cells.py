@@ -18,11 +18,11 @@ from ..report import write_json
 from ..reward import FloatArray, RewardSource
 from .designs import Design, Making, opinions
 from .ground import Ground, Texts, Writing, word_counts
-from .measures import best_of_n_mean, distinct, self_bleu
+from .measures import best_of_n_mean, distinct, says_twice, self_bleu
 from .optimisers import Look, learn, mean, perfect
 from .settings import BEST_OF_N, Settings, digest
 
-SHOWN = 4  # prompts whose texts are kept
+SHOWN = 8  # prompts whose texts are kept
 _COMPARED = 64  # texts of self-BLEU
 
 
@@ -105,7 +105,8 @@ class Cell:
 COLUMNS = (
     "task", "design", "group", "optimiser", "kl_coefficient", "n", "seed", "gold", "gold_start",
     "gold_std_start", "gold_best", "proxy", "proxy_start", "proxy_std_start", "kl_nats", "kl_kind", "length",
-    "length_start", "diversity", "distinct_1", "distinct_2", "self_bleu", "perfect", "perfect_start",
+    "length_start", "diversity", "distinct_1", "distinct_2", "self_bleu", "repetitive", "repetitive_start",
+    "perfect", "perfect_start",
     "terminated", "static_accuracy", "null_rulers", "over_optimisation", "episodes",
 )  # fmt: skip
 
@@ -132,6 +133,7 @@ def _static(static: dict[str, Any], ground: Ground) -> dict[str, Any]:
         **{f"gold_{name}_start": mean(values) for name, values in _criteria(start.terms).items()},
         "length_start": mean(start.words),
         "perfect_start": mean(perfect(start.terms)),
+        "repetitive_start": mean(_repetitive(start.episodes)),
         **{k: static[k] for k in ("proxy_start", "proxy_std_start", "static_accuracy", "null_rulers")},
     }
 
@@ -179,6 +181,7 @@ def _choose(cell: Cell, ground: Ground, reward: RewardSource) -> dict[str, Any]:
         **{f"gold_{k}": best_of_n_mean(proxy, v, sizes[-1]) for k, v in _criteria(texts.terms).items()},
         **{k: v for k, v in curve[-1].items() if k not in ("step", "episodes")},
         "terminated": best_of_n_mean(proxy, texts.terminated, sizes[-1]),
+        "repetitive": best_of_n_mean(proxy, _repetitive(texts.episodes).reshape(proxy.shape), sizes[-1]),
         "gold_best": curve[best]["gold"],
         "kl_kind": "bound",
         "n": sizes[-1],
@@ -218,10 +221,16 @@ def _measures(
         "distinct_1": distinct(texts, 1),
         "distinct_2": pairs,
         "self_bleu": self_bleu(texts[:_COMPARED]),
+        "repetitive": mean(_repetitive(episodes)),
         "perfect": mean(perfect(terms)),
         "terminated": float(np.mean([e.whole for e in episodes])),
         **{f"gold_{name}": mean(values) for name, values in _criteria(terms).items()},
     }
+
+
+def _repetitive(episodes: Sequence[Episode]) -> FloatArray:
+    """`(n,)` 1 where a text says something twice."""
+    return np.array([float(says_twice(e.completion)) for e in episodes])
 
 
 def _criteria(terms: dict[str, FloatArray]) -> dict[str, FloatArray]:

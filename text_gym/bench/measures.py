@@ -6,6 +6,7 @@ Numbers and strings in, numbers out; nothing here writes, trains or reads files.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ import numpy as np
 from ..reward import FloatArray
 
 ORDER = 4  # longest n-grams of BLEU
+PHRASE = 4  # words
 
 
 def distinct(texts: Sequence[str], n: int) -> float | None:
@@ -24,6 +26,16 @@ def distinct(texts: Sequence[str], n: int) -> float | None:
     """
     grams = [gram for text in texts for gram in _ngrams(text.split(), n)]
     return len(set(grams)) / len(grams) if grams else None
+
+
+def says_twice(text: str) -> bool:
+    """Whether a text repeats itself: a phrase of four words stands in it twice, wherever.
+
+    >>> says_twice("So you ride further, and so you ride further."), says_twice("So you ride, so you run.")
+    (True, False)
+    """
+    phrases = _ngrams(re.findall(r"\w+(?:['’]\w+)*", text.lower()), PHRASE)
+    return len(set(phrases)) < len(phrases)
 
 
 def self_bleu(texts: Sequence[str]) -> float | None:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from ..errors import ConfigError, DataError, UnknownNameError
 from ..task import Task, load_task
 
-FORMAT = 1  # of the files in the folder; cells of another one are made again
+FORMAT = 2  # of the files in the folder; cells of another one are made again
 BEST_OF_N = "best_of_n"
 # How each optimiser learns; everything else is its default. One pass of four steps over each batch: half the
 # time of two, and fast enough to reach the region where rewards are exploited.
