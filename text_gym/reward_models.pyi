@@ -1,1 +1,0 @@
-from reward_models import *
