@@ -23,6 +23,7 @@ from text_gym.display import harmless
 from text_gym.episode import share_cut
 from text_gym.errors import ConfigError, NonFiniteError, NoScoresError
 
+from .checkpoint import Checkpoints
 from .guards import (
     Advisor,
     check_dropout_off,
@@ -295,8 +296,6 @@ class Agent(ABC, Generic[ConfigT]):
             resumable: Add a checkpoint, about four times as large, with which `load` gives an agent that
                 goes on as this one would.
         """
-        from .checkpoint import Checkpoints
-
         self.policy.save(folder)
         if resumable:
             Checkpoints(Path(folder) / "checkpoints", keep=1).save(self, overwrite=True)
@@ -311,8 +310,6 @@ class Agent(ABC, Generic[ConfigT]):
         memory of the reward source and, where none is given, the configuration. Of any other folder the
         policy is a new start, and the reference too.
         """
-        from .checkpoint import Checkpoints
-
         checkpoints = Checkpoints(Path(folder) / "checkpoints", keep=1)
         state = checkpoints.newest_state()
         own = (Path(folder) / "tokenizer.json").is_file()  # byte and word tokenizers have no file

@@ -13,19 +13,19 @@ import json
 import logging
 import math
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from text_gym import RewardSource, Tokenizer
+from text_gym import RewardSource, TextVectorEnv, Tokenizer
 from text_gym.errors import CheckpointError, ConfigError, DamagedError
 from text_gym.sealed import check_sealed, read_about, restore_replaced, write_sealed
 
-from .agent import Agent
 from .guards import check_finite
 from .objective import Estimate, Objective
 from .policy import Policy
@@ -48,6 +48,40 @@ class Choice:
     iteration: int
     objective: dict[str, Any] | None
     reason: str | None = None
+
+
+class Resumable(Protocol):
+    """The parts of an agent that a checkpoint keeps; `Agent` has them all."""
+
+    policy: Policy
+    reference: Policy
+    env: TextVectorEnv
+    optimizer: torch.optim.Optimizer
+    objective: Objective
+    iteration: int
+    between_iterations: bool
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        """The networks that are trained, by name."""
+        ...
+
+    @property
+    def where(self) -> str:
+        """The iteration, in words for an error."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """Its algorithm and configuration, as plain JSON data."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its counters and memories, as plain JSON data."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        ...
 
 
 class Checkpoints:
@@ -73,7 +107,7 @@ class Checkpoints:
 
     def save(
         self,
-        agent: Agent[Any],
+        agent: Resumable,
         score: float = math.nan,
         standard_error: float = math.nan,
         *,
@@ -132,7 +166,7 @@ class Checkpoints:
         self._prune()
         return target
 
-    def load(self, agent: Agent[Any]) -> int | None:
+    def load(self, agent: Resumable) -> int | None:
         """Bring an agent to where the newest intact checkpoint left it.
 
         Damaged ones are set aside (`00000020.damaged`), and a warning in the log says so.
@@ -194,7 +228,7 @@ class Checkpoints:
             return best
         return None
 
-    def take_best(self, agent: Agent[Any]) -> Choice:
+    def take_best(self, agent: Resumable) -> Choice:
         """Give an agent the policy of the best checkpoint where that is better by more than noise.
 
         That is, by more than 2 standard errors of the difference between the objectives, reward − β·KL, each
@@ -286,7 +320,7 @@ class Checkpoints:
         restore_replaced(self.folder)
         return sorted(f for f in self.folder.iterdir() if f.name.isdecimal() and f.is_dir())
 
-    def _save_reference(self, agent: Agent[Any]) -> str:
+    def _save_reference(self, agent: Resumable) -> str:
         """Write the reference policy if it is not there yet; returns its digest."""
         if self._reference is None:
             folder, found = self.folder / REFERENCE, digest(agent.reference)
@@ -355,20 +389,20 @@ def tensors_of(network: nn.Module) -> dict[str, Tensor]:
     return dict(found.values())
 
 
-def _network_tensors(agent: Agent[Any]) -> dict[str, Tensor]:
+def _network_tensors(agent: Resumable) -> dict[str, Tensor]:
     """Every weight and buffer of what is trained, as `network/name`."""
     return {
         f"{k}/{name}": t for k, network in agent.networks.items() for name, t in tensors_of(network).items()
     }
 
 
-def _parameters(agent: Agent[Any]) -> dict[str, nn.Parameter]:
+def _parameters(agent: Resumable) -> dict[str, nn.Parameter]:
     """What is trained by name; names of other networks than the policy begin with theirs."""
     networks = [("" if kind == "policy" else f"{kind}.", network) for kind, network in agent.networks.items()]
     return {prefix + name: p for prefix, network in networks for name, p in network.named_parameters()}
 
 
-def _optimizer_tensors(agent: Agent[Any]) -> dict[str, Tensor]:
+def _optimizer_tensors(agent: Resumable) -> dict[str, Tensor]:
     """The optimizer's memory of each parameter as `what/parameter`; AdamW remembers nothing but tensors."""
     memory = agent.optimizer.state
     return {
@@ -378,7 +412,7 @@ def _optimizer_tensors(agent: Agent[Any]) -> dict[str, Tensor]:
     }
 
 
-def _load_optimizer(agent: Agent[Any], memory: dict[str, Tensor]) -> None:
+def _load_optimizer(agent: Resumable, memory: dict[str, Tensor]) -> None:
     names = {id(parameter): name for name, parameter in _parameters(agent).items()}
     trained = (p for group in agent.optimizer.param_groups for p in group["params"])
     index = {names[id(parameter)]: i for i, parameter in enumerate(trained)}

@@ -26,9 +26,7 @@ from text_gym.errors import ConfigError
 from .kl import Estimator, KLController, estimate_kl
 from .policy import Policy
 from .prefix_cache import PrefixCache
-from .sb3_policy import LanguageModelPolicy, SequenceRolloutBuffer, check_fit
-
-__all__ = ["KLPenalty", "LanguageModelPolicy", "SB3VecEnv", "SequenceRolloutBuffer", "TokenFeatures"]
+from .sb3_policy import LanguageModelPolicy, check_fit
 
 Observation = dict[str, npt.NDArray[Any]]
 Info = dict[str, Any]

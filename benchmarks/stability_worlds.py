@@ -23,7 +23,7 @@ from text_gym.commands import sft
 from text_gym.errors import ConfigError
 from text_gym.locking import FolderLock
 from text_gym.report import write_json
-from text_gym.reward_models import CRITERIA, Ensemble, LabelStore
+from text_gym.reward_models import CRITERIA, LabelStore, load_reward_model
 from text_gym.rlhf import STORE, Cycle
 from text_gym.rlhf_config import RLHFConfig
 from text_gym.rlhf_folder import TEXTS
@@ -115,9 +115,7 @@ def open_world(world: World, seed: int, setting: Setting) -> Place:
     assert task.policy is not None
     reward = task.reward
     if world in ("ngrams", "transformer"):
-        reward = Ensemble.from_pretrained(
-            _reward_folder(world, setting) / "round-1" / "reward_model", device="cpu"
-        )
+        reward = load_reward_model(_reward_folder(world, setting) / "round-1" / "reward_model", device="cpu")
     return Place(task, reward, task.policy)
 
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from text_gym import Episode, Rewards, RewardSource
 from text_gym.compose import Composite
-from text_gym.errors import ConfigError, DataError
+from text_gym.errors import ConfigError
 from text_gym.reward import FloatArray, OnBadReward
 
-from .saved import load_reward_model, read_settings, write_settings
+from .saved import write_settings
 
 
 class Ensemble(Composite):
@@ -98,23 +98,3 @@ class Ensemble(Composite):
             save(folder / name)
         content = {"name": self.name, "k": self.k, "weights": self.weights.tolist()}
         write_settings(folder, "ensemble", content)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, *, device: str = "auto") -> Ensemble:
-        """Load what `save` wrote.
-
-        Raises:
-            DataError: A member is missing or broken.
-        """
-        folder = Path(folder)
-        settings = read_settings(folder)
-        try:
-            k, weights, name = float(settings["k"]), list(settings["weights"]), str(settings["name"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{folder} is no saved ensemble ({error!r})") from error
-        members = []
-        for i in range(len(weights)):
-            if not (folder / f"member-{i}").is_dir():
-                raise DataError(f"{folder} lacks member-{i}")
-            members.append(load_reward_model(folder / f"member-{i}", device=device))
-        return cls(members, k, weights=weights, name=name)

@@ -60,9 +60,7 @@ def load_reward_model(folder: str | Path, *, device: str = "auto") -> RewardSour
 
         return NgramModel.from_pretrained(folder)
     if kind == "ensemble":
-        from .ensembles import Ensemble
-
-        return Ensemble.from_pretrained(folder, device=device)
+        return _load_ensemble(folder, device)
     if kind is None and not (folder / "config.json").is_file():
         raise ConfigError(
             f"{folder} holds no learned reward model: neither {SETTINGS} nor config.json is there; "
@@ -71,3 +69,20 @@ def load_reward_model(folder: str | Path, *, device: str = "auto") -> RewardSour
     from .learned import RewardModel
 
     return RewardModel.from_pretrained(folder, device=device)
+
+
+def _load_ensemble(folder: Path, device: str) -> RewardSource:
+    """Load an ensemble and its members, which lie in the folders `member-0`, `member-1` and so on."""
+    from .ensembles import Ensemble
+
+    settings = read_settings(folder)
+    try:
+        k, weights, name = float(settings["k"]), list(settings["weights"]), str(settings["name"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{folder} is no saved ensemble ({error!r})") from error
+    members = []
+    for i in range(len(weights)):
+        if not (folder / f"member-{i}").is_dir():
+            raise DataError(f"{folder} lacks member-{i}")
+        members.append(load_reward_model(folder / f"member-{i}", device=device))
+    return Ensemble(members, k, weights=weights, name=name)

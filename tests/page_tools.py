@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from text_gym.reward_models.questions import Question
-
 from text_gym.reward_models import LabelPage, LabelStore
+from text_gym.reward_models.questions import Question
 
 
 def ratings(count: int, start: int = 0) -> list[Question]:

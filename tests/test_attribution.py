@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from text_gym.reward_models.attribution import is_differentiable
 
 from text_gym import ByteTokenizer, Episode, FunctionReward, RewardSource
 from text_gym.reward_models import Keywords, Length, RewardModel, Scales, integrated_gradients, leave_one_out
+from text_gym.reward_models.attribution import is_differentiable
 
 TOKENIZER = ByteTokenizer()
 

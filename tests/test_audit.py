@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from text_gym.reward_models.audit import _beaten, _difference
-from text_gym.reward_models.scripted import words
 
 from text_gym import ByteTokenizer, Episode, FunctionReward, RewardSource, load_task
 from text_gym.errors import ConfigError, DataError, RewardError
@@ -22,6 +20,8 @@ from text_gym.reward_models import (
     make_rater,
     write_audit,
 )
+from text_gym.reward_models.audit import _beaten, _difference
+from text_gym.reward_models.scripted import words
 from text_gym.tasks.products_corpus import describe
 
 TOKENIZER = ByteTokenizer()

@@ -4,9 +4,9 @@ import math
 import xml.etree.ElementTree as ET
 
 import numpy as np
-from text_gym.reward_models.audit_figures import intervals, scatter
 
 from text_gym.interval import Interval
+from text_gym.reward_models.audit_figures import intervals, scatter
 
 ROWS = [Interval(0.5, 0.4, 0.6, 9), None, Interval(math.nan, math.nan, math.nan, 0)]
 

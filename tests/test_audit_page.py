@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from text_gym.reward_models.audit_page import audit_page
 
 from text_gym import ByteTokenizer, Episode, FunctionReward, load_task
 from text_gym.reward_models import Audit, AuditConfig, Keywords, Length, audit_reward, write_audit
+from text_gym.reward_models.audit_page import audit_page
 from text_gym.task import Task
 from text_gym.tasks.products_corpus import describe
 

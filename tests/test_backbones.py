@@ -6,10 +6,10 @@ import pytest
 import torch
 from reward_model_tools import TOKENIZER, episodes
 from small_models import small_policy
-from text_gym.reward_models.backbones import form_of, load_classifier, read_template
 
 from text_gym.errors import DataError
 from text_gym.reward_models import RewardModel
+from text_gym.reward_models.backbones import form_of, load_classifier, read_template
 
 
 def test_a_reward_model_starts_from_a_policys_trunk(tmp_path: Path) -> None:

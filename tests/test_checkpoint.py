@@ -17,12 +17,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_models import parameters_of, same_parameters, small_policy
-from text_gym.agents.checkpoint import digest, tensors_of
 from torch import Tensor, nn
 
 from text_gym import ByteTokenizer, PretrainedTokenizer, RewardSource, TextVectorEnv, WordTokenizer
 from text_gym import as_reward_source as source_of
 from text_gym.agents import ALGORITHMS, PPO, TIMES, Agent, Checkpoints, Metrics, Objective, Policy, PPOConfig
+from text_gym.agents.checkpoint import digest, tensors_of
 from text_gym.errors import CheckpointError, ConfigError, NonFiniteError, RewardError
 from text_gym.transforms import RunningStandardize
 

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from small_models import KINDS, plain_forward, small_policy
+
+from text_gym.agents import Decoder, Policy
 from text_gym.agents.decoder import fastest_reader, survivors
 from text_gym.agents.gpt2 import GPT2Reader
 from text_gym.agents.key_values import AnyReader, Reader
-
-from text_gym.agents import Decoder, Policy
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -9,10 +9,10 @@ from email.utils import format_datetime
 
 import pytest
 from fault_server import PASSING, PATIENCE, REFUSING, SLOW, FaultServer, fault_server, truth
-from text_gym.reward_models.endpoint import Spent, _seconds
 
 from text_gym.errors import ConfigError, TextGymError
 from text_gym.reward_models import BudgetError, ChatEndpoint, EndpointError, EndpointRefusedError
+from text_gym.reward_models.endpoint import Spent, _seconds
 
 KEY = "sk-test-0123456789abcdef"
 MESSAGES = [

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from small_models import small_policy
-from text_gym.agents.kernels import kernels_for
 from torch import Tensor, nn
 
 from text_gym.agents import Policy, gpt2
+from text_gym.agents.kernels import kernels_for
 
 ATOL = {torch.float32: 1e-5, torch.float64: 1e-12}
 STARTS, LENGTHS = torch.tensor([1, 5, 2, 9, 3, 7]), torch.tensor([4, 1, 12, 3, 8, 6])

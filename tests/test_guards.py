@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from small_models import KINDS, parameters_of, same_parameters, small_policy
-from text_gym.agents.guards import check_loss, fingerprint, memory_mib, reward_modules
 from torch import Tensor, nn
 
 from text_gym import ByteTokenizer, Episode, Prompt, Rewards, RewardSource, TextVectorEnv, WordTokenizer
@@ -28,6 +27,7 @@ from text_gym.agents import (
     check_dropout_off,
     unchanged,
 )
+from text_gym.agents.guards import check_loss, fingerprint, memory_mib, reward_modules
 from text_gym.errors import GuardError, NonFiniteError
 from text_gym.transforms import Clip
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rater_terminal import RaterTerminal
-from text_gym.reward_models.questions import Criterion
 
 from text_gym import ByteTokenizer, Episode, Prompt
 from text_gym.errors import ConfigError, RaterLeftError
 from text_gym.reward_models import HumanRater, HumanReward, LabelStore, collect_pairs, load_reward
+from text_gym.reward_models.questions import Criterion
 
 
 def episodes(*texts: str, prompt: str = "Sell a mug.\n") -> list[Episode]:

@@ -23,8 +23,6 @@ from fault_server import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from text_gym.reward_models.attacks import attacked
-from text_gym.reward_models.judge import parse_choice, parse_scores
 
 from text_gym import ByteTokenizer, Episode
 from text_gym.calls import Cache, Parallel
@@ -38,6 +36,8 @@ from text_gym.reward_models import (
     judge_from_environment,
     load_reward,
 )
+from text_gym.reward_models.attacks import attacked
+from text_gym.reward_models.judge import parse_choice, parse_scores
 
 TOKENIZER = ByteTokenizer()
 QUALITY = {"quality": "Is it good?"}

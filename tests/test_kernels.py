@@ -12,14 +12,14 @@ import pytest
 import scipy.stats
 import torch
 from small_models import small_policy
+
+from text_gym.agents import inverse_cdf, uniform
+from text_gym.agents import kernels as module
 from text_gym.agents.decoder import Decoder
 from text_gym.agents.gpt2 import GPT2Reader
 from text_gym.agents.kernels import Kernels, Texts, kernels_for, product
 from text_gym.agents.key_values import KeyValues
 from text_gym.agents.sampler import draw
-
-from text_gym.agents import inverse_cdf, uniform
-from text_gym.agents import kernels as module
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from small_models import small_policy
-from text_gym.agents.gpt2 import GPT2Reader
-from text_gym.agents.key_values import AnyReader, KeyValues
 
 from text_gym.agents import Policy
+from text_gym.agents.gpt2 import GPT2Reader
+from text_gym.agents.key_values import AnyReader, KeyValues
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from text_gym.reward_models.keys import PASTE, LineKeys, TerminalKeys
 
 

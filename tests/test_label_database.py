@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from text_gym.reward_models.label_database import VERSION, Database, row_digest
 
 from text_gym.errors import NotSavedError, StoreError
 from text_gym.reward_models import LabelStore, Question
+from text_gym.reward_models.label_database import VERSION, Database, row_digest
 
 GOOD = {"accuracy": 4, "clarity": 5, "persuasiveness": 2}
 

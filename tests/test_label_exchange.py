@@ -4,14 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+
+from text_gym.reward_models import LabelStore, Question
 from text_gym.reward_models.label_exchange import (
     from_argilla,
     from_label_studio,
     to_argilla,
     to_label_studio,
 )
-
-from text_gym.reward_models import LabelStore, Question
 
 MARKS = {"accuracy": 5, "clarity": 4, "persuasiveness": 3}
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from text_gym.reward_models.label_formats import FORMS, pairs, ratings
 
 from text_gym.data import read_rows
 from text_gym.errors import DataError, UnknownNameError
@@ -17,6 +16,7 @@ from text_gym.reward_models import (
     read_pairs,
     read_ratings,
 )
+from text_gym.reward_models.label_formats import FORMS, pairs, ratings
 
 STRANGE = 'a\0\ud83d\ude00\udcff"\n\u2028é'
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from text_gym.reward_models.label_rows import Item, Label
 
 from text_gym.reward_models import Question
+from text_gym.reward_models.label_rows import Item, Label
 
 
 def row(kind: str) -> Label:
@@ -26,4 +26,4 @@ def test_rows_are_known_by_their_question_and_cannot_be_changed() -> None:
     item = Item(1, question, "", 0.0, 1, 0)
     assert item.id == row("rating").item == question.id
     with pytest.raises(dataclasses.FrozenInstanceError):
-        item.priority = 1.0
+        item.priority = 1.0  # type: ignore[misc]

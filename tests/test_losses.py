@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reward_model_tools import pairs, ratings, small_reward_model
-from text_gym.reward_models.losses import Marks, Pairs, marks_of
 
 from text_gym import Prompt
 from text_gym.errors import ConfigError, DataError
 from text_gym.reward_models import PreferencePair, Rating, bradley_terry_loss
+from text_gym.reward_models.losses import Marks, Pairs, marks_of
 
 REAL = st.floats(-20, 20)
 

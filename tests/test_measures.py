@@ -8,10 +8,10 @@ import pytest
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from text_gym.reward_models.measures import bootstrap_interval, probability
 
 from text_gym.errors import DataError
 from text_gym.reward_models import agreement, calibration, spearman
+from text_gym.reward_models.measures import bootstrap_interval, probability
 
 
 def logit(p: float) -> float:

@@ -5,10 +5,10 @@ import time
 
 import numpy as np
 import pytest
-from text_gym.reward_models.ngram_features import features, matrix, vocabulary_of
 
 from text_gym.errors import ConfigError, DataError
 from text_gym.reward_models import NgramConfig
+from text_gym.reward_models.ngram_features import features, matrix, vocabulary_of
 
 
 def test_words_by_hand() -> None:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import scipy.optimize
 from reward_model_tools import TOKENIZER, episodes, pairs, ratings
-from text_gym.reward_models.ngrams import logistic, ridge
 
 from text_gym import Prompt, Task, check_reward_source
 from text_gym.errors import ConfigError, DataError, NonFiniteError
 from text_gym.reward_models import NgramConfig, NgramModel, PreferencePair, Rating, load_reward
+from text_gym.reward_models.ngrams import logistic, ridge
 
 
 @pytest.mark.parametrize("alpha", [0.01, 1.0, 100.0])

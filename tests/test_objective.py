@@ -12,7 +12,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import parameters_of, same_parameters, small_policy
-from text_gym.agents.objective import BatchMeans, Estimate
 
 from text_gym import Episode, Prompt, Rewards, TextVectorEnv, WordTokenizer
 from text_gym.agents import (
@@ -27,6 +26,7 @@ from text_gym.agents import (
     PPOConfig,
     Rollout,
 )
+from text_gym.agents.objective import BatchMeans, Estimate
 from text_gym.errors import ConfigError
 
 TOKENIZER = WordTokenizer("abcdefghi", separator="")

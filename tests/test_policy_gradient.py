@@ -13,7 +13,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from small_models import parameters_of, plain_forward, same_parameters, small_policy
-from text_gym.agents.policy_gradient import grouped_returns
 from tiny_world import learn_in, total_variation
 from torch import Tensor
 
@@ -33,6 +32,7 @@ from text_gym.agents import (
     load_algorithm,
     minibatches,
 )
+from text_gym.agents.policy_gradient import grouped_returns
 from text_gym.errors import ConfigError
 from text_gym.tasks.enumerable import optimal_policy
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import math
 
 import pytest
-from text_gym.reward_models.preferences import split_within
 
 from text_gym import Prompt
 from text_gym.errors import ConfigError, DataError
@@ -16,6 +15,7 @@ from text_gym.reward_models import (
     pairs_from_ratings,
     split_opinions,
 )
+from text_gym.reward_models.preferences import split_within
 
 P, Q = Prompt("Say hi:"), Prompt("Say bye:")
 

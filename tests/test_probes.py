@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from text_gym.reward_models.probes import PARAPHRASES, SURFACES, null_texts, sentences, swaps
 
 from text_gym import ByteTokenizer, Episode
+from text_gym.reward_models.probes import PARAPHRASES, SURFACES, null_texts, sentences, swaps
 
 TOKENIZER = ByteTokenizer()
 TEXT = "Meet the mug. It is red, big and light, and it isn't dear. Order yours today."

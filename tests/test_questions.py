@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from text_gym.reward_models.questions import CRITERIA, Criterion, Question, fingerprint, text_bytes
 
 from text_gym.errors import ConfigError, LabelError
+from text_gym.reward_models.questions import CRITERIA, Criterion, Question, fingerprint, text_bytes
 
 TEXTS = st.text(st.characters() | st.sampled_from("\0\ud800\udcff\U0001f642"), max_size=20)
 

@@ -4,21 +4,23 @@ import itertools
 import math
 import random
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from text_gym.reward import FloatArray
+from text_gym.reward_models import LabelStore, Question, measure_agreement
 from text_gym.reward_models.questions import Criterion
 from text_gym.reward_models.rater_agreement import draw_agreement, krippendorff_alpha, shifts_and_noise
-
-from text_gym.reward_models import LabelStore, Question, measure_agreement
 
 NAN = math.nan
 ONE = (Criterion("charm"),)
 
 
-def brute_force_alpha(marks: np.ndarray, distance: str) -> float:
+def brute_force_alpha(marks: FloatArray, distance: str) -> float:
     """1 - observed / expected disagreement over all pairs of answers, as Krippendorff (2011) defines it."""
     units = [[v for v in unit if not math.isnan(v)] for unit in marks.T]
     units = [unit for unit in units if len(unit) > 1]
@@ -41,12 +43,12 @@ def brute_force_alpha(marks: np.ndarray, distance: str) -> float:
 
 
 @pytest.mark.parametrize("level", ["nominal", "ordinal"])
-def test_alpha_is_that_of_the_definition(level: str) -> None:
+def test_alpha_is_that_of_the_definition(level: Literal["nominal", "ordinal"]) -> None:
     pytest.importorskip("krippendorff")
     rng = np.random.default_rng(0)
     for _ in range(10):
         truth = rng.integers(1, 6, 12).astype(float)
-        marks = np.clip(truth + rng.integers(-1, 2, (3, 12)), 1, 5)
+        marks: FloatArray = np.clip(truth + rng.integers(-1, 2, (3, 12)), 1.0, 5.0)
         marks[rng.random((3, 12)) < 0.3] = NAN
         expected = brute_force_alpha(marks, level)
         assert krippendorff_alpha(marks, level) == pytest.approx(expected, abs=1e-12)

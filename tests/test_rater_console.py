@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rater_terminal import RaterTerminal, screen
 from rich.console import Console
-from text_gym.reward_models.questions import Criterion
 
 from text_gym.errors import NotSavedError, RaterLeftError
 from text_gym.reward_models import LabelStore, Question, RaterConsole
+from text_gym.reward_models.questions import Criterion
 
 FOLDER = Path(__file__).parent
 HOSTILE = st.text(

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from scipy.stats import norm, spearmanr
+
 from text_gym.reward_models.resampling import mean_interval, rank_correlation
 
 

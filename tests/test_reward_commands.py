@@ -9,7 +9,6 @@ import pytest
 import scipy.stats
 from reward_model_tools import TOKENIZER, episodes, pairs, ratings
 from small_models import small_policy
-from text_gym.reward_models.reward_commands import RewardTrainOptions, judge_reward
 
 from text_gym import Episode, Prompt, load_task, write_transcripts
 from text_gym.cli import main
@@ -22,6 +21,7 @@ from text_gym.reward_models import (
     split_opinions,
     write_opinions,
 )
+from text_gym.reward_models.reward_commands import RewardTrainOptions, judge_reward
 
 
 @pytest.fixture

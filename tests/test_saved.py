@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 from reward_model_tools import episodes, pairs, small_reward_model
-from text_gym.reward_models.saved import read_settings, write_settings
 
 from text_gym.errors import ConfigError, DataError
 from text_gym.reward_models import Ensemble, NgramModel, load_reward, load_reward_model
+from text_gym.reward_models.saved import read_settings, write_settings
 
 
 def test_every_kind_is_loaded_by_its_folder(tmp_path: Path) -> None:

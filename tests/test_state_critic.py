@@ -12,11 +12,11 @@ import numpy.typing as npt
 import pytest
 import torch
 from small_models import parameters_of, same_parameters, small_policy
-from text_gym.agents.critic import without_outliers
 from torch import Tensor
 
 from text_gym import AllowedTokens, Episode, TextVectorEnv, WordTokenizer, as_reward_source
 from text_gym.agents import PPO, LoRAPolicy, Metrics, Policy, PPOConfig, StateCritic
+from text_gym.agents.critic import without_outliers
 from text_gym.errors import NonFiniteError
 
 B, T, D = 64, 16, 8

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,14 @@ import pytest
 from reward_model_tools import TOKENIZER, WORDS, small_reward_model
 from small_models import small_policy
 
-from text_gym import Episode, FunctionReward, Rewards, as_reward_source
+from text_gym import Episode, FunctionReward, Rewards, as_reward_source, as_trl_reward
 from text_gym.errors import RewardError
 from text_gym.reward_models import Keywords, Length
 
 
 def test_a_source_is_called_by_trls_contract() -> None:
     source = as_reward_source(lambda prompt, completion, answer: float(completion == answer))
-    found = source(
+    found = as_trl_reward(source)(
         prompts=["1+1=", "2+2="], completions=["2", "5"], completion_ids=[[1], [2]], answer=["2", "4"]
     )
     assert found == [1.0, 0.0]
@@ -25,13 +26,19 @@ def test_a_source_is_called_by_trls_contract() -> None:
 
 def test_a_composite_is_one_too() -> None:
     source = Length(1, 2) + 0.5 * Keywords(["please"])
-    assert source(prompts=["Ask:"], completions=["yes please"]) == [1.5]
+    assert as_trl_reward(source)(prompts=["Ask:"], completions=["yes please"]) == [1.5]
 
 
 def test_no_opinion_is_none() -> None:
     shy = FunctionReward(lambda completion: None if completion == "?" else 1.0, abstains=True, name="shy")
-    assert shy(prompts=["a", "b"], completions=["?", "!"]) == [None, 1.0]
-    assert shy.__name__ == "shy"
+    reward = as_trl_reward(shy)
+    assert reward(prompts=["a", "b"], completions=["?", "!"]) == [None, 1.0]
+    assert reward.__name__ == "shy"
+
+
+def test_it_pickles() -> None:
+    reward = pickle.loads(pickle.dumps(as_trl_reward(Length(1, 2))))
+    assert reward(prompts=["a"], completions=["b c"]) == [1.0]
 
 
 def test_terms_are_logged() -> None:
@@ -43,7 +50,7 @@ def test_terms_are_logged() -> None:
 
     logged: dict[str, float] = {}
     source = FunctionReward(terms, name="mine")
-    found = source(
+    found = as_trl_reward(source)(
         prompts=["p", "q"], completions=["x", "y"], log_metric=logged.__setitem__, trainer_state=object()
     )
     assert found == [1.0, 2.0]
@@ -55,19 +62,19 @@ def test_conversations_are_their_contents() -> None:
         lambda prompt, completion: float(prompt == "be kind\nhi" and completion == "hello")
     )
     prompt = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hi"}]
-    assert source(prompts=[prompt], completions=[[{"role": "assistant", "content": "hello"}]]) == [1.0]
+    assert as_trl_reward(source)(
+        prompts=[prompt], completions=[[{"role": "assistant", "content": "hello"}]]
+    ) == [1.0]
 
 
 def test_faults_have_names() -> None:
-    source = Length()
+    reward = as_trl_reward(Length())
     with pytest.raises(RewardError, match="'length': prompts is"):
-        source(prompts=["a"], completions=["b", "c"])
+        reward(prompts=["a"], completions=["b", "c"])
     with pytest.raises(RewardError, match="'length': answer is"):
-        source(prompts=["a"], completions=["b"], answer=["1", "2"])
+        reward(prompts=["a"], completions=["b"], answer=["1", "2"])
     with pytest.raises(RewardError, match="neither text nor conversation"):
-        source(prompts=[4], completions=["b"])
-    with pytest.raises(TypeError, match="unexpected arguments"):
-        source([], columns=1)  # type: ignore[call-overload]
+        reward(prompts=[4], completions=["b"])
 
 
 def test_a_trl_style_function_plugs_in_here() -> None:
@@ -114,7 +121,7 @@ def test_one_step_of_trls_grpo(tmp_path: Path) -> None:
     before = model.transformer.h[0].mlp.c_fc.weight.detach().clone()
     trainer = GRPOTrainer(
         model=model,
-        reward_funcs=[learned, scripted],
+        reward_funcs=[as_trl_reward(learned), as_trl_reward(scripted)],
         args=config,
         train_dataset=data,
         processing_class=tokenizer,

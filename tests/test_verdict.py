@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
-from text_gym.reward_models.verdict import Audit, NullRuler, Shift, SurfaceBias, plain, verdict
 
 from text_gym.interval import Interval
+from text_gym.reward_models.verdict import Audit, NullRuler, Shift, SurfaceBias, plain, verdict
 
 
 def interval(low: float, high: float) -> Interval:
@@ -16,9 +17,9 @@ def interval(low: float, high: float) -> Interval:
 ZERO = interval(-0.1, 0.1)
 
 
-def audit(**found: object) -> Audit:
+def audit(**found: Any) -> Audit:
     """An audit in which nothing was found but what is given."""
-    nothing: dict[str, object] = {
+    nothing: dict[str, Any] = {
         "source": "tested",
         "tree": "tested: FunctionReward",
         "gold": None,

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 from page_tools import GOOD, Browser, exchange, ratings, raw, served
-from text_gym.reward_models.questions import Question
-from text_gym.reward_models.web import SHOWN
 
 from text_gym.errors import NotSavedError, RaterLeftError
 from text_gym.reward_models import LabelStore
+from text_gym.reward_models.questions import Question
+from text_gym.reward_models.web import SHOWN
 
 ROOT = Path(__file__).parent.parent
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from page_tools import GOOD, Browser, ratings
-from text_gym.reward_models.web_reward import WebReward, make_page, serve_page
 
 from text_gym import ByteTokenizer, Episode
 from text_gym.errors import ConfigError, RaterLeftError
 from text_gym.reward_models import LabelStore, load_reward
+from text_gym.reward_models.web_reward import WebReward, make_page, serve_page
 
 
 def episodes(*completions: str) -> list[Episode]:

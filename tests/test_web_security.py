@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from page_tools import Browser, exchange, ratings, raw, served, status_of
-from text_gym.reward_models.web_security import Access
 
 from text_gym.reward_models import LabelPage, LabelStore
 from text_gym.reward_models import web_security as security
+from text_gym.reward_models.web_security import Access
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +196,7 @@ def test_tokens_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -
 
     access = Access()
     sessions = [access.redeem(access.new_link()) for _ in range(3)]
-    monkeypatch.setattr(security.hmac, "compare_digest", compare)
+    monkeypatch.setattr("hmac.compare_digest", compare)
     assert access.admits(str(sessions[0]))
     assert len(compared) == 3  # no early end either
 

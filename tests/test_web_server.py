@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from page_tools import Browser, exchange, ratings, raw, served, status_of
-from text_gym.reward_models.web_server import listen, names_of
 
 from text_gym.errors import ConfigError
 from text_gym.reward_models import LabelPage, LabelStore
 from text_gym.reward_models import web_security as security
 from text_gym.reward_models import web_server as server
+from text_gym.reward_models.web_server import listen, names_of
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from .reward import FunctionReward, Rewards, RewardSource, as_reward_source
 from .shaping import Shaped
 from .task import TASKS, Task, load_task, split_by_prompt
 from .tokenizer import ByteTokenizer, PretrainedTokenizer, Tokenizer, WordTokenizer, as_tokenizer
+from .trl_adapter import as_trl_reward
 from .vector import TextVectorEnv
 from .wrappers import AnyText, TextObservation
 
@@ -51,6 +52,7 @@ __all__ = [
     "as_prompts",
     "as_reward_source",
     "as_tokenizer",
+    "as_trl_reward",
     "check_reward_source",
     "check_text_env",
     "harmless",

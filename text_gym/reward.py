@@ -13,7 +13,7 @@ import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, cast, overload
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -119,41 +119,18 @@ class RewardSource(ABC):
     def score(self, episodes: Sequence[Episode]) -> Scores:
         """One number an episode (or `Rewards`), in the order given. Called with at least one."""
 
-    @overload
-    def __call__(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward = "raise") -> Rewards: ...
-
-    @overload
-    def __call__(
-        self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
-    ) -> list[float | None]: ...
-
-    def __call__(
-        self,
-        episodes: Sequence[Episode] | None = None,
-        on_bad_reward: OnBadReward = "raise",
-        **columns: Any,
-    ) -> Rewards | list[float | None]:
-        """Score and check.
-
-        With TRL's keywords (`prompts`, `completions`, and columns) in place of episodes the answer is TRL's:
-        a flat list, None where the source abstained. So a source can be one of its `reward_funcs`.
+    def __call__(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward = "raise") -> Rewards:
+        """Score a batch of episodes and check the answer.
 
         Args:
-            episodes: Finished episodes (prefixes too, if the source is causal).
+            episodes: `B` finished episodes (prefixes too, if the source is causal).
             on_bad_reward: `"raise"` refuses the whole batch; `"drop"` makes bad ones abstain, and
                 `last_failure` says what was bad.
-            columns: As TRL calls a reward function; see `text_gym.trl_adapter`.
 
         Raises:
             RewardError: The source raised, returned another number of rewards than episodes, or
                 something that is not a finite number. The source, prompt and text are named.
         """
-        if episodes is None:
-            from .trl_adapter import score_batch
-
-            return score_batch(self, **columns)
-        if columns:
-            raise TypeError(f"unexpected arguments beside episodes: {', '.join(columns)}")
         return self._judge(episodes, on_bad_reward) if episodes else Rewards(np.zeros(0))
 
     def _judge(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
@@ -199,10 +176,6 @@ class RewardSource(ABC):
         """
         if state:
             raise ConfigError(f"reward {self.name!r} remembers nothing, and was given {sorted(state)}")
-
-    @property
-    def __name__(self) -> str:  # functions have one, and TRL logs under it
-        return self.name
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name})"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .episode import Episode, read_transcripts, write_transcripts
-from .errors import DamagedError
+from .errors import DamagedError, DataError
 from .rlhf_config import RLHFConfig
 from .sealed import check_sealed, write_atomic
 from .task import Task
@@ -80,9 +80,13 @@ class RLHFFolder:
 
     def reward(self, number: int) -> Ensemble:
         """A round's reward model."""
-        from text_gym.reward_models import Ensemble
+        from text_gym.reward_models import Ensemble, load_reward_model
 
-        return Ensemble.from_pretrained(self.at(number) / "reward_model", device=self.device)
+        folder = self.at(number) / "reward_model"
+        found = load_reward_model(folder, device=self.device)
+        if not isinstance(found, Ensemble):
+            raise DataError(f"{folder} holds a {type(found).__name__}, not the ensemble of a round")
+        return found
 
     def opinions(self, number: int) -> list[Any]:
         """What people said in a round."""
