@@ -56,10 +56,14 @@ class Resumable(Protocol):
     policy: Policy
     reference: Policy
     env: TextVectorEnv
-    optimizer: torch.optim.Optimizer
     objective: Objective
     iteration: int
     between_iterations: bool
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer of all networks."""
+        ...
 
     @property
     def networks(self) -> Mapping[str, nn.Module]:
@@ -79,7 +83,7 @@ class Resumable(Protocol):
         """Its counters and memories, as plain JSON data."""
         ...
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
         ...
 

@@ -13,7 +13,7 @@ import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, Protocol, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -299,8 +299,16 @@ def as_reward_source(value: RewardSource | Callable[..., Any]) -> RewardSource:
     raise RewardError(f"{type(value).__name__} is not a reward: pass a RewardSource or a function")
 
 
+class Scorer(Protocol):
+    """The parts of a reward source that the checks of its answers read and write."""
+
+    name: str
+    abstains: bool
+    _last_failure: str | None
+
+
 def _checked(
-    source: RewardSource, episodes: Sequence[Episode], scores: Scores, on_bad_reward: OnBadReward
+    source: Scorer, episodes: Sequence[Episode], scores: Scores, on_bad_reward: OnBadReward
 ) -> Rewards:
     """What a source returned, checked, and 0 where it abstained: every source's rewards pass here."""
     rewards = scores if isinstance(scores, Rewards) else None
@@ -343,7 +351,7 @@ def _checked(
 
 
 def _checked_per_token(
-    source: RewardSource,
+    source: Scorer,
     episodes: Sequence[Episode],
     rewards: Rewards,
     on_bad_reward: OnBadReward,
@@ -444,7 +452,7 @@ def _as_number(item: Any) -> tuple[float, str]:
 
 
 def _refuse_or_drop(
-    source: RewardSource, episode: Episode, i: int, problem: str, on_bad_reward: OnBadReward
+    source: Scorer, episode: Episode, i: int, problem: str, on_bad_reward: OnBadReward
 ) -> None:
     """Raise for a bad reward, or note it as the source's last failure where bad ones are dropped."""
     error = _bad(source, episode, i, problem)
@@ -453,7 +461,7 @@ def _refuse_or_drop(
     source._last_failure = str(error)
 
 
-def _bad(source: RewardSource, episode: Episode, i: int, problem: str) -> RewardError:
+def _bad(source: Scorer, episode: Episode, i: int, problem: str) -> RewardError:
     return RewardError(
         f"reward {source.name!r}: episode {i} {problem} "
         f"(prompt {excerpt(episode.prompt.id)}, completion {excerpt(episode.completion)})"
