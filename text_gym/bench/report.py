@@ -20,10 +20,9 @@ from ..interval import Interval
 from ..report import write_json
 from ..sealed import write_atomic
 from .figures import plates
-from .findings import find
 from .results import Cell, Results, Setting, optimiser_name, read_results
 from .samples import RULES, troubles
-from .summary import summary_of
+from .summary import whole_summary
 from .verdicts import shown
 
 _TEMPLATE = Path(__file__).parent / "report.html"
@@ -41,7 +40,7 @@ def write_report(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     results = read_results(folder)
-    summary = summary_of(results) | {"findings": [f.summary() for f in find(results)]}
+    summary = whole_summary(results)
     write_json(folder / "summary.json", summary)
     drawn = plates(summary)
     (folder / "figures").mkdir(exist_ok=True)
