@@ -6,6 +6,7 @@ folder already is not done again; what fails is named and does not stop the rest
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from ..report import default_folder
 from ..stopping import stop_signals
 from .budgets import AGENT_TASKS, Budget, budgeted, plan_agents, plan_rewards
 from .cells import Cell
-from .console import show_progress, show_rows
+from .console import show_findings, show_progress, show_rows
 from .designs import Design, Making, choose_designs
 from .engines import Engine, LocalEngine, RayEngine
 from .folder import BenchFolder
@@ -162,9 +163,11 @@ def run_matrix(
         failed = _run_rounds(cells, folder, make_engine(engine, workers), console)
         folder.describe({c.design.name: c.making.read(path)["tree"] for c in cells if c.making.done(path)})
         rows = folder.write_results()
+        show_rows(rows, console)
         if rows:
             write_report(path)
-        show_rows(rows, path, console)
+            summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+            show_findings(summary, path, console)
         if failed:
             names = "; ".join(failed[:5]) + (f"; and {len(failed) - 5} more" if len(failed) > 5 else "")
             raise BenchError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -131,6 +131,17 @@ def multiplicity(findings: Sequence[Finding]) -> dict[str, Any]:
         "below_0.05": sum(p < 0.05 for p in tested),
         "below_0.05_by_holm": sum(p < 0.05 for p in holm(tested)),
     }
+
+
+def chance_note(found: Mapping[str, Any]) -> str:
+    """What `multiplicity` found, in words; "" where nothing was tested."""
+    if not found["tested"]:
+        return ""
+    return (
+        f"{found['tested']} of {found['questions']} answers rest on 95 % intervals. If there were no effect "
+        f"anywhere, about {found['expected_by_chance']:.1f} of these would exclude zero by chance; "
+        f"{found['below_0.05']} do, {found['below_0.05_by_holm']} after Holm's correction for all of them."
+    )
 
 
 def plain(findings: Sequence[Finding]) -> list[dict[str, Any]]:
