@@ -163,7 +163,7 @@ def _prevention(results: Results, designs: Sequence[str], coefficients: Sequence
         "prevention",
         f"Does a KL penalty prevent that of {', '.join(f'“{d}”' for d in designs)}, and how much of one?",
         verdict,
-        statement + ("" if verdict != UNKNOWN else " What other seeds do cannot be told from so few."),
+        statement + ("" if verdict != UNKNOWN else " Of other seeds that cannot be told from so few."),
         f"The smallest coefficient at which a fall of {GOLD_MARGIN} from the best point can be ruled out "
         "(the whole interval is above it), with no fall shown at a larger one.",
         [(f"gold, best to end: β = {b:g}", f) for b, f in found.items()],
@@ -199,18 +199,21 @@ def _texts(pressed: Pressed) -> Iterator[Finding]:
     if not any(c.samples for c in cells):
         return
     seen = troubles(cells)
-    quoted = " ".join(example(cells).split())
-    text = f" For example: “{quoted[:_QUOTED]}{' …' if len(quoted) > _QUOTED else ''}”"
+    text, shows = example(cells)
+    quoted = " ".join(text.split())
+    ending = " …" if len(quoted) > _QUOTED else ""
+    quote = f" A text{f' ({shows[0]})' if shows else ''}: “{quoted[:_QUOTED]}{ending}”"
     evidence = "; ".join(f"{t.name} ({t.evidence})" for t in seen)
+    symptoms = ", ".join(dict.fromkeys(t.name for t in seen))
     who = optimiser_name(str(cells[0].row["optimiser"]))
     yield Finding(
         "texts",
         f"What is written when {pressed.when(pressed.names)}?",
         "yes" if seen else "no",
-        (f"Symptoms with {who}: {evidence}." if seen else "None of the symptoms looked for.") + text,
+        (f"Symptoms with {who}: {evidence}." if seen else "No symptom is frequent.") + quote,
         "Symptoms are found by rules that stand with the texts below, over all runs of the optimiser with "
         "the least gold; the text is one of its worst run. Yes: there are symptoms, in these runs.",
-        answer=f"{', '.join(dict.fromkeys(t.name for t in seen)).capitalize()}." if seen else "No symptom.",
+        answer=f"{symptoms.capitalize()}." if seen else "Nothing strange.",
         alarm=bool(seen),
     )
 

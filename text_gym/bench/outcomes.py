@@ -96,7 +96,7 @@ class Pressed:
         """Why nothing is said of other seeds."""
         if self.seeds == 1:
             return " One seed has no interval: whether other seeds do the same cannot be told."
-        return f" Of other seeds {self.seeds} are too few to tell."
+        return f" Over {self.seeds} seeds the intervals are too wide to tell of others."
 
 
 def hardest(results: Results, design: str) -> Pressed | None:

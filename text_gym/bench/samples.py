@@ -71,11 +71,11 @@ def telling(cell: Cell) -> list[int]:
     return chosen
 
 
-def example(cells: Sequence[Cell]) -> str:
-    """A text of the end of the worst run: one with a symptom if there is one; "" where none was kept."""
+def example(cells: Sequence[Cell]) -> tuple[str, list[str]]:
+    """A text of the end of the worst run, and the symptoms it shows; one with symptoms if there is one."""
     samples = worst_run(cells).samples
-    ends = [(bool(_seen(s)), str(t["text"])) for s in samples for t in s["texts"] if t["when"] == "end"]
-    return max(ends, key=lambda end: end[0], default=(False, ""))[1]
+    ends = [(str(t["text"]), _seen(s)) for s in samples for t in s["texts"] if t["when"] == "end"]
+    return max(ends, key=lambda end: bool(end[1]), default=("", []))
 
 
 def _seen(sample: Mapping[str, Any]) -> list[str]:
