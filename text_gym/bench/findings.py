@@ -56,7 +56,8 @@ def _of_design(results: Results, design: str) -> Iterator[Finding]:
     pressed = hardest(results, design)
     if pressed is None or math.isnan(pressed.change.value):  # older rows do not know the start
         return
-    found = [outcome(results, pressed), _over_optimisation(pressed)]
+    found = [outcome(results, pressed)]
+    found += [_over_optimisation(pressed)] if math.isfinite(pressed.fall.value) else []
     coefficients = results.coefficients(design)
     if (pressed.failed or pressed.fall.value <= -GOLD_MARGIN) and len(coefficients) > 1:
         found.append(_prevention(results, [design], coefficients))
@@ -77,7 +78,10 @@ def _learned(results: Results) -> Iterator[Finding]:
             continue
         least = coefficients[0]
         strata = [cells for d in names for cells in results.trained(d, least)]
-        finding = _over_optimisation(Pressed(names, f"{{}} is optimised at β = {least:g}", strata))
+        pressed = Pressed(names, f"{{}} is optimised at β = {least:g}", strata)
+        if math.isnan(pressed.fall.value):  # rows without curves
+            continue
+        finding = _over_optimisation(pressed)
         yield finding
         if finding.verdict == "yes" and len(coefficients) > 1:
             yield _prevention(results, names, coefficients)

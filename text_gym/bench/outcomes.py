@@ -165,7 +165,8 @@ def _what_happened(pressed: Pressed) -> tuple[str, str, list[Estimate]]:
         return "over-optimised", "no" if shown_so else UNKNOWN, [fall, rise]
     if change.value < GOLD_MARGIN:
         return "flat", "no" if judge(change, GOLD_MARGIN) == "no" else UNKNOWN, [change]
-    safe = judge(change, GOLD_MARGIN) == "yes" and judge(minus(fall), GOLD_MARGIN) == "no"
+    kept = math.isnan(fall.value) or judge(minus(fall), GOLD_MARGIN) == "no"  # rows alone have no curve
+    safe = judge(change, GOLD_MARGIN) == "yes" and kept
     return "holds", "yes" if safe else UNKNOWN, [change]
 
 
