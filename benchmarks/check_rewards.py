@@ -4,8 +4,8 @@
 
 It imports nothing of text_gym: means, worst runs, failures and intervals are worked out here once more, the
 interquartile mean by sorting, Student's interval with SciPy's t test over the means of seeds, the bootstrap
-by going through every resample of the seeds. Exit status 1 if a number differs. What rests on curves or on texts
-(points within a budget, falls from the best point, fits, symptoms) cannot be checked so.
+by going through every resample of the seeds. Exit status 1 if a number differs. What rests on curves or
+texts (points within a budget, falls from the best point, fits, symptoms) cannot be checked so.
 """
 
 from __future__ import annotations

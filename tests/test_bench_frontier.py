@@ -40,6 +40,11 @@ def rl(alpha: float, beta: float) -> Callable[[float], float]:
     return lambda d: d * (alpha - beta * math.log(d)) if d else 0.0
 
 
+def line(shift: float) -> Callable[[float], float]:
+    """Gold of the start, and from there on d and a shift of gold."""
+    return lambda d: d + shift / STD if d else 0.0
+
+
 def best(alpha: float, beta: float) -> Callable[[float], float]:
     return lambda d: d * (alpha - beta * d)
 
@@ -115,9 +120,7 @@ def test_whether_a_penalty_moves_the_frontier(above: float, verdict: str) -> Non
         cells.append(cell(lambda d: d, seed))
         # Nearer to the start than the first point of the other there is nothing to compare with.
         moved = [0.0, 0.1, 0.7, 1.5, 2.5]
-        cells.append(
-            cell(lambda d, j=jitter: d + (above + j) / STD if d else 0.0, seed, beta=0.4, places=moved)
-        )
+        cells.append(cell(line(above + jitter), seed, beta=0.4, places=moved))
     (found,) = penalty_frontier(results(*cells))
     assert found.verdict == verdict
     assert found.numbers[0][1].value == pytest.approx(above, abs=1e-9)
@@ -138,9 +141,7 @@ def test_whether_reinforcement_learning_spends_more_kl(below: float, seeds: int,
         lost = below + 0.002 * seed
         cells.append(cell(lambda d: d, seed, "best_of_n", None, places=(0.0, 0.4, 0.9, 1.8)))
         # The last point is beyond what best-of-n reaches.
-        cells.append(
-            cell(lambda d, lost=lost: d - lost / STD if d else 0.0, seed, places=(0.0, 0.2, 1.0, 5.0))
-        )
+        cells.append(cell(line(-lost), seed, places=(0.0, 0.2, 1.0, 5.0)))
     (found,) = spent_kl(results(*cells))
     assert found.verdict == verdict
     assert found.numbers[0][1].value == pytest.approx(below + 0.001 * (seeds - 1), abs=1e-9)

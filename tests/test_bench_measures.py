@@ -110,10 +110,12 @@ def test_the_phrase_that_is_said_twice_by_looking_at_all(words: list[str]) -> No
         assert any(words[i : i + len(found)] == found for i, _ in places[len(found)])
     for n, pairs in places.items():
         if n > max(4, len(found)):
-            assert all(j - i < n for i, j in pairs)  # the two overlap
+            whole = found * (n // max(1, len(found)))
+            assert all(j - i < n or words[i : i + n] == whole for i, j in pairs)  # they overlap, or are turns
 
 
 def test_a_circle_is_said_once() -> None:
     turn = "so cyclists can ride further for"
-    assert said_twice(f"It is light {turn} {turn} {turn}") == turn
+    for turns in range(2, 7):
+        assert said_twice("It is light" + f" {turn}" * turns) == turn
     assert said_twice("You ride further, and you ride further.") == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import re
 from pathlib import Path
@@ -29,12 +30,10 @@ def folder(path: Path, seeds: int, optimisers: tuple[str, ...] = ("best_of_n", "
     return here
 
 
-def run(path: Path) -> tuple[int, str]:
-    found = subprocess.run(
-        [sys.executable, str(SCRIPT), str(path)], capture_output=True, text=True, check=False
-    )
-    assert not found.stderr
-    return found.returncode, found.stdout
+@pytest.fixture
+def check(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    return importlib.import_module("check_rewards")
 
 
 @pytest.mark.parametrize("seeds", [1, 3, 5])

@@ -41,7 +41,7 @@ def says_twice(text: str) -> bool:
 def said_twice(text: str) -> str:
     """The longest phrase of four words or more that stands in a text twice, in lower case; "" for none.
 
-    The two may overlap, as they do in a text that goes round in a circle: then it is a whole turn.
+    Of a text that goes round in a circle it is one whole turn.
 
     >>> said_twice("So you ride further, and so you ride further."), said_twice("So you ride.")
     ('so you ride further', '')
@@ -58,7 +58,8 @@ def said_twice(text: str) -> str:
         if not found:
             break
         best = found
-    return " ".join(best)
+    turns = (t for t in range(PHRASE, len(best)) if best == best[:t] * (len(best) // t))
+    return " ".join(best[: next(turns, len(best))])
 
 
 def self_bleu(texts: Sequence[str]) -> float | None:

@@ -20,7 +20,7 @@ from ..interval import Interval
 from ..report import write_json
 from ..sealed import write_atomic
 from .figures import plates
-from .outcomes import hardest, is_yours, worst_setting
+from .outcomes import hardest, worst_setting
 from .results import Cell, Results, optimiser_name, read_results
 from .samples import RULES, telling, troubles, worst_run
 from .summary import whole_summary
@@ -74,7 +74,7 @@ def _page(results: Results, summary: Mapping[str, Any], figures: Mapping[str, Se
         ),
         figures=figures,
         samples=_samples(results, summary),
-        findings=_findings(results, summary),
+        findings=_findings(summary),
         chance=chance_note(summary["multiplicity"]),
         rules=RULES,
         runs=_runs(summary["runs"]),
@@ -111,15 +111,13 @@ def _samples(results: Results, summary: Mapping[str, Any]) -> list[dict[str, Any
     return found
 
 
-def _findings(results: Results, summary: Mapping[str, Any]) -> dict[str, Any]:
+def _findings(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the user's designs, those of several designs, and those of each design of the suite."""
-    yours = [d for d in results.designs if is_yours(results, d)]
-    found: dict[str, Any] = {"yours": [], "general": [], "suite": {}}
+    yours = [d["name"] for d in summary["designs"] if d["yours"]]
+    found: dict[str, Any] = {"yours": {}, "general": [], "suite": {}}
     for f in summary["findings"]:
-        if f["design"] in yours:
-            found["yours"].append(f)
-        elif f["design"]:
-            found["suite"].setdefault(f["design"], []).append(f)
+        if f["design"]:
+            found["yours" if f["design"] in yours else "suite"].setdefault(f["design"], []).append(f)
         else:
             found["general"].append(f)
     return found

@@ -19,6 +19,7 @@ from .runs import mean_known
 ENDS, SHORT, LONG, REPEATED, COPIED, ALIKE, FELL = 0.8, 0.7, 1.3, 0.2, 0.5, 0.6, 0.05
 RISE = 0.1  # a share that was as high at the start, or nearly, is no symptom
 PROMPTS = 4  # shown of a run, and others where a symptom is seen that these do not show
+_PHRASE = 12  # words of a repeated phrase that are quoted
 _SENTENCE = 40  # words without a mark that ends a sentence
 
 
@@ -147,8 +148,9 @@ def _of_measures(cells: Sequence[Cell]) -> list[Trouble]:
 def _phrase(cells: Sequence[Cell]) -> str:
     """The longest phrase that a sample says twice, as an example."""
     phrases = [said_twice(text) for _, text in _texts(cells, "end")]
-    longest = max(phrases, key=len, default="")
-    return f"; e.g. “{longest}”" if longest else ""
+    words = max(phrases, key=len, default="").split()
+    ending = " …" if len(words) > _PHRASE else ""
+    return f"; e.g. “{' '.join(words[:_PHRASE])}{ending}”" if words else ""
 
 
 def _of_samples(cells: Sequence[Cell]) -> list[Trouble]:
