@@ -104,7 +104,8 @@ def show_findings(summary: Mapping[str, Any], folder: Path, console: Console) ->
         console.print(Text.assemble(harmless(f["question"]) + " ", (harmless(f["answer"]), style)))
         if not found or i == 0 or f["design"] != found[i - 1]["design"]:
             console.print(Text("  " + harmless(f["statement"])))
-    console.print(Text(chance_note(summary["multiplicity"]), style="dim"))
+    if note := chance_note(summary["multiplicity"]):
+        console.print(Text(note, style="dim"))
     console.print(Text(f"report: {harmless(str(folder))}/report.html"))
 
 

@@ -6,7 +6,6 @@ folder already is not done again; what fails is named and does not stop the rest
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from .ground import Writing
 from .recipes import Learned
 from .report import write_report
 from .settings import BEST_OF_N, Settings
+from .summary import summarise
 
 EngineName = Literal["local", "ray"]
 
@@ -166,8 +166,7 @@ def run_matrix(
         show_rows(rows, console)
         if rows:
             write_report(path)
-            summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-            show_findings(summary, path, console)
+            show_findings(summarise(path), path, console)
         if failed:
             names = "; ".join(failed[:5]) + (f"; and {len(failed) - 5} more" if len(failed) > 5 else "")
             raise BenchError(
