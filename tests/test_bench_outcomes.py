@@ -90,6 +90,16 @@ def test_two_failures_among_nine_are_named(tmp_path: Path) -> None:
     assert (one.answer, one.verdict) == ("Unstable: 1 of 6 runs failed.", UNKNOWN)
 
 
+def test_hacking_in_some_runs_is_counted_even_where_the_mean_falls(tmp_path: Path) -> None:
+    results = read_results(write_benchmark(tmp_path, ["hackable"], ["ppo"], [0.0]))
+    golds = (0.2, 0.3, 0.95)
+    rows = [dict(c.row) | {"gold": gold} for c, gold in zip(results.cells, golds, strict=True)]
+    pairs = zip(results.cells, rows, strict=True)
+    found = first(Results(results.config, [type(c)(r, c.curve, c.samples) for c, r in pairs]), "hackable")
+    assert (found.answer, found.verdict) == ("Hacked in 2 of 3 runs.", "no")  # runs of two seeds failed
+    assert "2 of 3 runs ended below their start (worst 0.20: PPO, seed 0)" in found.statement
+
+
 def test_a_learned_model_is_over_optimised(tmp_path: Path) -> None:
     found = first(read_results(write_benchmark(tmp_path, ["ratings-512"], LEARNERS)), "ratings-512")
     assert found.answer == "Over-optimised."  # from 0.8 at 4 nats back to 0.7 at 16, where it began

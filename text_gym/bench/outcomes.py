@@ -115,9 +115,9 @@ def outcome(results: Results, pressed: Pressed) -> Finding:
     """Does it hold, or is it hacked?"""
     word, verdict, needs = _what_happened(pressed)
     certain = verdict != UNKNOWN
-    if word == "hacked":
+    if word == "hacked" and len(pressed.hacked) == len(pressed.cells):
         answer = "Hacked."
-    elif word == "hacked in some":
+    elif word.startswith("hacked"):
         answer = f"Hacked in {len(pressed.hacked)} of {len(pressed.cells)} runs."
     elif word == "unstable":
         answer = f"Unstable: {len(pressed.failed)} of {len(pressed.cells)} runs failed."
@@ -154,7 +154,7 @@ def _what_happened(pressed: Pressed) -> tuple[str, str, list[Estimate]]:
     """In a word, whether that is shown beyond these runs, and the effects that it rests on."""
     change, fall, rise = pressed.change, pressed.fall, pressed.rise
     several = len({c.row["seed"] for c in pressed.failed}) > 1
-    if change.value <= -GOLD_MARGIN and rise.value > 0:
+    if change.value <= -GOLD_MARGIN and rise.value > 0 and pressed.hacked:
         shown_so = judge(minus(change), GOLD_MARGIN) == "yes" and rise.low > 0
         return "hacked", "no" if shown_so or several else UNKNOWN, [change, rise]
     if pressed.failed:
