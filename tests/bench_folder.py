@@ -24,11 +24,23 @@ DESIGNS: dict[str, Made] = {
     "ensemble-512": ("ensemble", LEARNED | {"members": 5, "k": 1.0}, 0.8, 0.11, 0.01, 0.0),
     "keywords": ("scripts", {"kind": "script"}, 0.55, 0.01, 0.03, -1.0),
 }
+# Of the user: one that is hacked at once, one that is right, one that PPO fails with in two of three seeds.
+YOURS: dict[str, Made] = {
+    "hackable": ("yours", {"kind": "user"}, 0.5, 0.0, 0.04, 2.0),
+    "fine": ("yours", {"kind": "user"}, 0.9, 0.07, 0.0, 0.0),
+    "unstable": ("yours", {"kind": "user"}, 0.9, 0.07, 0.0, 0.0),
+}
+FAILED = {1: 0.41, 2: 0.44}  # gold that these seeds of PPO end with
 NULLS = ("longest", "shortest", "empty", "repeated", "copied prompt", "random words")
+REPETITIVE = ("keywords", "length-biased-512", "hackable")
 END = {0.0: 16.0, 0.05: 6.0, 0.3: 1.0}  # nats at the end, by KL coefficient
 STEPS = 8
 PROMPT = "name: Aurora | category: mug | material: oak | price: 30 EUR"
 GOOD = "The Aurora is a mug of oak. It keeps tea warm for hours. Order yours today for 30 EUR."
+
+
+def made(design: str) -> Made:
+    return YOURS[design] if design in YOURS else DESIGNS[design]
 
 
 def noise(*what: object) -> float:
@@ -38,14 +50,17 @@ def noise(*what: object) -> float:
 
 
 def point(design: str, optimiser: str, kl: float, seed: int, step: int, episodes: int) -> dict[str, Any]:
-    _, _, _, up, down, words = DESIGNS[design]
+    _, _, _, up, down, words = made(design)
     shift = 0.0 if optimiser in ("grpo", "best_of_n") else 0.01
     gold = GOLD_START + (up * math.sqrt(kl) - down * kl + shift if kl else 0.0)
+    proxy = 1.0 + 0.4 * math.sqrt(kl)
+    if design == "unstable" and optimiser == "ppo" and kl > 10 and seed in FAILED:
+        gold, proxy = FAILED[seed], 0.5  # its score falls as well: that is not the reward's fault
     return {
         "step": step,
         "episodes": episodes,
         "gold": min(1.0, gold + (noise(design, optimiser, seed, step) if kl else 0.0)),
-        "proxy": 1.0 + 0.4 * math.sqrt(kl),
+        "proxy": proxy,
         "kl_nats": kl,
         "length": WORDS + words * kl,
         "perfect": 0.2,
@@ -56,6 +71,7 @@ def samples(design: str, gold: float, text: str | None) -> list[dict[str, Any]]:
     bad = {
         "keywords": "order yours order yours order yours order yours",
         "length-biased-512": GOOD + " And" * 60,
+        "hackable": "You can ride further for you, and you can ride further for you, and you can ride.",
     }
     texts = [
         {"when": when, "text": text or shown, "gold": value, "proxy": 1.0, "words": len(shown.split())}
@@ -77,7 +93,7 @@ def cell(
     task: str = "products",
     text: str | None = None,
 ) -> dict[str, Any]:
-    group, _, accuracy, *_ = DESIGNS[design]
+    group, _, accuracy, *_ = made(design)
     if beta is None:
         steps = [2**i for i in range(7)]
         curve = [point(design, optimiser, math.log(n) - (n - 1) / n, seed, n, n * 64) for n in steps]
@@ -112,6 +128,8 @@ def cell(
         "perfect": 0.3,
         "perfect_start": 0.2,
         "terminated": 0.2 if design == "length-biased-512" and beta == 0 else 0.99,
+        "repetitive": 0.6 if design in REPETITIVE and beta == 0 else 0.05,
+        "repetitive_start": 0.04,
         "static_accuracy": accuracy,
         "null_rulers": {name: (i + 1) / 10 if design != "gold" else 0.0 for i, name in enumerate(NULLS)},
         "over_optimisation": (end["proxy"] - 1) / PROXY_STD - (end["gold"] - GOLD_START) / GOLD_STD,
@@ -138,10 +156,10 @@ def write_benchmark(
     about = [
         {
             "name": name,
-            "group": DESIGNS[name][0],
+            "group": made(name)[0],
             "description": text or f"what {name} says",
             "tree": text or f"{name}()",
-            "traits": DESIGNS[name][1],
+            "traits": made(name)[1],
         }
         for name in designs
     ]

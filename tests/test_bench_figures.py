@@ -16,13 +16,15 @@ def texts(svg: str) -> list[str]:
 
 def test_rewards_have_these_figures(tmp_path: Path) -> None:
     found = plates(summary_of(read_results(write_benchmark(tmp_path))))
-    assert list(found) == ["ranking", "frontier", "curves", "best_of_n", "length", "accuracy", "null_rulers"]
-    assert [p.title for p in found["frontier"].panels] == [
+    assert list(found) == [
+        "ranking", "frontier", "ends", "best_of_n", "length", "accuracy", "null_rulers",
+    ]  # fmt: skip
+    assert [p.title for p in found["ends"].panels] == [
         "raters",
         "gold, credit, criteria, opinions",
         "questions, ensemble, scripts",
     ]
-    assert len(found["curves"].panels) == 9  # a panel a design
+    assert len(found["frontier"].panels) == 9  # a panel a design
     (ranking,) = found["ranking"].svgs()
     names = [t for t in texts(ranking) if t in {"gold", "gold-per-token", "keywords", "clean-512"}]
     assert names[-2:] == ["keywords", "gold"] or names.index("clean-512") < names.index("keywords")
@@ -32,9 +34,29 @@ def test_rewards_have_these_figures(tmp_path: Path) -> None:
 
 def test_each_panel_names_its_designs(tmp_path: Path) -> None:
     found = plates(summary_of(read_results(write_benchmark(tmp_path))))
-    raters, *_ = found["frontier"].svgs()
+    raters, *_ = found["ends"].svgs()
     assert {"clean-512", "length-biased-512"} <= set(texts(raters))
     assert "keywords" not in texts(raters)
+
+
+def lines(svg: str, width: str) -> int:
+    """Lines of a width, in the size of a page."""
+    return len(re.findall(rf"fill: none[^\"]*stroke-width: {width}[^\d.]", svg))
+
+
+def test_the_frontier_shows_fits_where_they_mean_something_and_yours_first(tmp_path: Path) -> None:
+    found = summary_of(read_results(write_benchmark(tmp_path, ["clarity", "fine"])))
+    plate = plates(found)["frontier"]
+    assert [p.title for p in plate.panels] == ["fine", "clarity"]
+    fine, _ = plate.svgs()
+    assert {"proxy", "gold", "gold, larger β", "gold, best-of-n"} <= set(texts(fine))
+    assert lines(fine, "0.7") == 2  # of reinforcement learning and of best-of-n
+    for design in found["designs"]:
+        design["frontier"]["rl"]["note"] = "no"
+    assert lines(plates(found)["frontier"].svgs()[0], "0.7") == 1
+    for design in found["designs"]:
+        design["frontier"] = {"rl": None, "best_of_n": None}
+    assert lines(plates(found)["frontier"].svgs()[0], "0.7") == 0
 
 
 def test_agents_have_others(tmp_path: Path) -> None:
@@ -42,7 +64,7 @@ def test_agents_have_others(tmp_path: Path) -> None:
         tmp_path, ["clarity"], ["ppo", "grpo"], [0.05], tasks=["copy", "sort"], what="agents"
     )
     found = plates(summary_of(read_results(folder)))
-    assert list(found) == ["algorithms", "learning", "frontier"]
+    assert list(found) == ["algorithms", "learning", "ends"]
     assert [p.title for p in found["learning"].panels] == ["copy", "sort"]
     assert {"copy: PPO", "sort: GRPO"} <= set(texts(found["algorithms"].svgs()[0]))
 

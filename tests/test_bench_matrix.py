@@ -175,6 +175,7 @@ def test_rewards_of_ones_own_are_benchmarked_from_python(
     monkeypatch.setattr(matrix, "Settings", lambda **fields: replace(TINY, **fields))
     file = tmp_path / "mine.py"
     file.write_text("def shortest(completion):\n    return -float(len(completion))\n")
+    console = quiet()
     rows = bench_rewards(
         tmp_path / "out",
         only=[],
@@ -182,10 +183,12 @@ def test_rewards_of_ones_own_are_benchmarked_from_python(
         optimisers=["best_of_n"],
         seeds=[0],
         workers=0,
-        console=quiet(),
+        console=console,
     )
     assert [(r["design"], r["group"], r["optimiser"]) for r in rows] == [("shortest", "yours", "best_of_n")]
     assert rows[0]["length"] < rows[0]["length_start"]
+    assert isinstance(console.file, io.StringIO)
+    assert "Does “shortest” hold when the best of" in console.file.getvalue()
 
 
 def test_agents_are_compared_on_several_tasks(tmp_path: Path) -> None:

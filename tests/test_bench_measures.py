@@ -10,7 +10,15 @@ import sacrebleu
 from hypothesis import given
 from hypothesis import strategies as st
 
-from text_gym.bench.measures import best_of_n_mean, distinct, pair_accuracy, rank_among, self_bleu
+from text_gym.bench.measures import (
+    best_of_n_mean,
+    distinct,
+    pair_accuracy,
+    rank_among,
+    said_twice,
+    says_twice,
+    self_bleu,
+)
 from text_gym.reward import FloatArray
 
 TEXTS = st.lists(
@@ -83,3 +91,31 @@ def test_best_of_n_averages_over_prompts_and_ranks_the_unjudged_last() -> None:
     assert best_of_n_mean(proxy, value, 1) == pytest.approx((107 / 2 + 1 / 2) / 2)
     assert best_of_n_mean(proxy, proxy, 1) == pytest.approx((1 + 7 / 2) / 2)  # of what is known
     assert best_of_n_mean(proxy, np.full((2, 2), np.nan), 1) is None
+
+
+@given(st.lists(st.sampled_from("ab"), max_size=14))
+def test_the_phrase_that_is_said_twice_by_looking_at_all(words: list[str]) -> None:
+    """There is one where `says_twice` says so; it stands there twice, and no longer one does so apart."""
+    found = said_twice(" ".join(words)).split()
+    assert bool(found) == says_twice(" ".join(words))
+    places = {
+        n: [
+            (i, j)
+            for i, j in combinations(range(len(words) - n + 1), 2)
+            if words[i : i + n] == words[j : j + n]
+        ]
+        for n in range(4, len(words) + 1)
+    }
+    if found:
+        assert any(words[i : i + len(found)] == found for i, _ in places[len(found)])
+    for n, pairs in places.items():
+        if n > max(4, len(found)):
+            whole = found * (n // max(1, len(found)))
+            assert all(j - i < n or words[i : i + n] == whole for i, j in pairs)  # they overlap, or are turns
+
+
+def test_a_circle_is_said_once() -> None:
+    turn = "so cyclists can ride further for"
+    for turns in range(2, 7):
+        assert said_twice("It is light" + f" {turn}" * turns) == turn
+    assert said_twice("You ride further, and you ride further.") == ""

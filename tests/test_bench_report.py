@@ -58,7 +58,7 @@ def test_the_page_has_the_numbers(folder: Path) -> None:
         "9 reward designs",
         "189 runs",
         "with probability 75 %, not 95 %",
-        "Are reward models learned from pairs (“pairs-128”, “clean-512”) over-optimised at β = 0?",
+        "Are “pairs-128”, “clean-512” over-optimised when each is optimised at β = 0?",
         "text-gym bench rewards --budget small",
         "a processor",
         "never ends: 20 % of the texts end by themselves",
@@ -72,8 +72,7 @@ def test_the_page_has_the_numbers(folder: Path) -> None:
 def test_files_beside_the_page(folder: Path) -> None:
     names = {f.name for f in (folder / "figures").iterdir()}
     assert names == {
-        f"{n}.png"
-        for n in ("ranking", "frontier", "curves", "best_of_n", "length", "accuracy", "null_rulers")
+        f"{n}.png" for n in ("ranking", "frontier", "ends", "best_of_n", "length", "accuracy", "null_rulers")
     }
 
 
@@ -99,7 +98,7 @@ def test_ids_are_unique(folder: Path) -> None:
 
 
 def test_the_same_cells_give_the_same_bytes(tmp_path: Path) -> None:
-    files = ("report.html", "summary.json", "figures/ranking.png", "figures/curves.png")
+    files = ("report.html", "summary.json", "figures/ranking.png", "figures/frontier.png")
     made = []
     for name in ("a", "b"):
         here = write_benchmark(tmp_path / name, FEW[:1], ["ppo"], [0.0, 0.3], [0, 1])
@@ -136,6 +135,77 @@ def test_columns_that_older_rows_lack(tmp_path: Path) -> None:
         names = ("gold", "design", "task", "optimiser", "kl_coefficient", "seed")
         file.write_text(json.dumps({"row": {n: cell["row"][n] for n in names}, "curve": cell["curve"]}))
     assert not re.search(r"\bnan\b", Tags(write_report(here).read_text()).plain)
+
+
+@pytest.fixture(scope="module")
+def yours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    optimisers = ["best_of_n", "ppo", "grpo", "rloo"]
+    made = write_benchmark(
+        tmp_path_factory.mktemp("yours"), ["gold", "keywords", "hackable", "fine", "unstable"], optimisers
+    )
+    write_report(made)
+    return made
+
+
+def test_your_designs_are_judged_first(yours: Path) -> None:
+    page = Tags((yours / "report.html").read_text())
+    (answer, *_) = re.findall(r'<span class="verdict">([^<]*)</span>', (yours / "report.html").read_text())
+    assert answer == "Hacked."
+    order = [page.plain.index(f"Does “{d}” hold") for d in ("hackable", "fine", "unstable")]
+    assert order == sorted(order)
+    assert order[-1] < page.plain.index("Each design of the suite")
+    texts = page.plain[page.plain.index("Texts, and what went wrong") :]
+    assert texts.index("hackable, ") < texts.index("keywords, ")
+    findings = json.loads((yours / "summary.json").read_text())["findings"]
+    assert [f["design"] for f in findings[:6]] == ["hackable"] * 6
+    assert {"answer", "alarm", "p", "p_holm"} <= set(findings[0])
+
+
+def test_failures_stand_beside_the_interquartile_mean(yours: Path) -> None:
+    page = Tags((yours / "report.html").read_text())
+    summary = json.loads((yours / "summary.json").read_text())
+    end = next(d for d in summary["designs"] if d["name"] == "unstable")["at_least"]["gold"]
+    assert end["value"] > 0.95  # of nine runs the two that failed are left out
+    assert end["mean"] == pytest.approx((7 * 0.985 + 0.41 + 0.44) / 9, abs=0.02)
+    assert end["worst"] == pytest.approx(0.41, abs=0.011)
+    assert (end["below_start"], end["n"], end["seeds"]) == (2, 9, 3)
+    assert "Unstable: 2 of 9 runs failed." in page.plain
+    assert page.plain.count("2 of 9") >= 3
+    text = (yours / "report.html").read_text()
+    assert re.search(
+        rf">{end['worst']:.2f}</td><td[^>]*><span class=\"failed\">2 of 9<", text
+    )  # in the table
+    assert "answers rest on 95 % intervals" in page.plain
+
+
+def test_the_fits_and_the_ends_are_told_apart(yours: Path) -> None:
+    page = Tags((yours / "report.html").read_text())
+    fits = page.plain[page.plain.index("The frontier") : page.plain.index("The end of runs")]
+    assert "d (α − β log d)" in fits
+    assert "reinforcement learning" in fits
+    ends = page.plain[page.plain.index("The end of runs") :]
+    assert "gold at the end" in ends
+    assert "Does a KL penalty move the frontier" in page.plain
+    assert "spend more KL than best-of-n" in page.plain
+
+
+def test_at_most_four_prompts_are_shown_unless_another_has_a_symptom(tmp_path: Path) -> None:
+    here = write_benchmark(tmp_path, ["fine"], ["ppo"], [0.0], [0])
+    (file,) = (here / "cells").iterdir()
+    cell = json.loads(file.read_text())
+    sample = cell["samples"][0]
+    cell["samples"] = [sample | {"prompt": f"prompt number {i}"} for i in range(8)]
+    file.write_text(json.dumps(cell))
+    page = Tags(write_report(here).read_text()).plain
+    assert [f"number {i}" in page for i in range(8)] == [True] * 4 + [False] * 4
+    odd = sample | {
+        "prompt": "prompt number 6",
+        "texts": [dict(t, text="so so so so so so") for t in sample["texts"]],
+    }
+    cell["samples"][6] = odd
+    file.write_text(json.dumps(cell))
+    page = Tags(write_report(here).read_text()).plain
+    assert [f"number {i}" in page for i in range(8)] == [True] * 4 + [False, False, True, False]
 
 
 def test_agents(tmp_path: Path) -> None:
@@ -183,10 +253,10 @@ def test_sorting_and_filtering(chromium: Browser, folder: Path) -> None:
 
     assert column(2) == [str(i) for i in range(1, 10)]
     table.get_by_role("button", name="over-optimisation").click()
-    over = [float(v) for v in column(7)]
+    over = [float(v) for v in column(10)]
     assert over == sorted(over, reverse=True)
     table.get_by_role("button", name="over-optimisation").click()
-    assert [float(v) for v in column(7)] == sorted(over)
+    assert [float(v) for v in column(10)] == sorted(over)
     table.get_by_role("button", name="design").click()
     assert column(1) == sorted(column(1))
     page.get_by_text("Every setting").click()

@@ -7,7 +7,7 @@ import pytest
 from bench_folder import END, GOLD_STD, PROXY_STD, STEPS, WORDS, point, write_benchmark
 
 from text_gym.bench.results import Setting, read_results
-from text_gym.bench.runs import best_point, mean_curve, mean_known, mean_of, value
+from text_gym.bench.runs import below_start, best_point, falls, mean_curve, mean_known, mean_of, value
 
 
 def test_measures_that_follow_from_others(tmp_path: Path) -> None:
@@ -37,12 +37,12 @@ def test_the_best_point_within_a_budget(tmp_path: Path) -> None:
     assert found is not None
     setting, at, gold = found
     assert at["kl_nats"] == pytest.approx(1.5, abs=0.6)
-    assert gold.mean() == pytest.approx(0.7625, abs=0.01)
+    assert sum(gold.values()) / 3 == pytest.approx(0.7625, abs=0.01)
     assert len(gold) == 3
     assert isinstance(setting, Setting)
     nothing = best_point(settings, 0.0)
     assert nothing is not None
-    assert nothing[2].tolist() == [0.7] * 3  # the start
+    assert nothing[2] == {0: 0.7, 1: 0.7, 2: 0.7}  # the start
     assert best_point({}, 1.0) is None
 
 
@@ -53,5 +53,21 @@ def test_means() -> None:
 
 def test_the_mean_of_strata(tmp_path: Path) -> None:
     results = read_results(write_benchmark(tmp_path, ["keywords"], ["ppo", "grpo"], [0.0]))
-    found = mean_of(results.trained("keywords", 0.0), lambda cells: [c["length"] for c in cells])
+    found = mean_of(results.trained("keywords", 0.0), "length")
     assert (found.value, found.n) == (WORDS - END[0.0], 6)
+
+
+def test_falls_from_the_best_point_of_the_mean_curve(tmp_path: Path) -> None:
+    cells = read_results(write_benchmark(tmp_path, ["pairs-128"], ["grpo"], [0.0])).cells
+    found = falls(cells)
+    assert list(found) == [0, 1, 2]
+    for cell, fall in zip(cells, found.values(), strict=True):
+        golds = [p["gold"] for p in cell.curve]
+        assert fall == golds[-1] - golds[1]  # at 2 nats, of 0, 2, 4 ... 16: 0.7 + 0.1 sqrt(kl) - 0.04 kl
+    assert falls([type(cells[0])(cells[0].row, [], [])]) == {}
+
+
+def test_runs_below_their_start(tmp_path: Path) -> None:
+    results = read_results(write_benchmark(tmp_path, ["unstable"], ["ppo", "grpo", "rloo"], [0.0]))
+    assert below_start(results.cells) == 2
+    assert below_start([c for c in results.cells if c.row["optimiser"] == "grpo"]) == 0

@@ -6,9 +6,10 @@ import pytest
 from bench_folder import GOOD, write_benchmark
 
 from text_gym.bench.results import Cell, read_results
-from text_gym.bench.samples import RULES, broken, repeated, shared, troubles
+from text_gym.bench.samples import RULES, broken, example, repeated, shared, telling, troubles, worst_run
 
 ROW = {"terminated": 1.0, "length": 20.0, "length_start": 20.0}
+REPEATS = ("repeats itself",)
 PROMPT = "a blue mug made of oak for cyclists"
 OTHER = "a red lamp made of tin for painters"
 
@@ -58,6 +59,9 @@ def test_good_texts_have_no_trouble() -> None:
         ({"length": 13.9}, ["says too little"]),
         ({"length": 26.1}, ["grows long"]),
         ({"length": 25.9}, []),
+        ({"repetitive": 0.25, "repetitive_start": 0.04}, ["repeats itself"]),
+        ({"repetitive": 0.19, "repetitive_start": 0.04}, []),
+        ({"repetitive": 0.25, "repetitive_start": 0.2}, []),  # it was nearly so at the start
         ({"gold_clarity_start": 0.9, "gold_clarity": 0.8}, ["a criterion fell"]),
         ({"gold_clarity_start": 0.9, "gold_clarity": 0.86}, []),
         ({"gold_clarity": 0.1}, []),  # nothing is known of its start
@@ -74,6 +78,39 @@ def test_symptoms_of_samples() -> None:
         "says the same to all"
     ]
     assert names(cell([(PROMPT, "you you")])) == ["lost its sentences"]
+
+
+def test_a_repeated_phrase_is_quoted() -> None:
+    text = "It is light so cyclists can ride further for so cyclists can ride further for so cyclists can."
+    row = {"repetitive": 0.62, "repetitive_start": 0.04}
+    found = next(
+        t for t in troubles([cell([(PROMPT, "A mug."), (OTHER, text)], row=row)]) if t.name in REPEATS
+    )
+    assert found.evidence == (
+        "62 % of the texts say a phrase of four words twice, 4 % at the start; "
+        "e.g. “so cyclists can ride further for”"
+    )
+    (found,) = troubles([cell([(PROMPT, "A blue mug.")], row=row)])
+    assert "e.g." not in found.evidence  # no sample shows it
+
+
+def test_the_column_decides_where_there_is_one() -> None:
+    text = "Buy one now, buy one now, buy one now."
+    assert "repeats itself" not in names(
+        cell([(PROMPT, text)], row={"repetitive": 0.1, "repetitive_start": 0.04})
+    )
+
+
+def test_texts_of_the_worst_run_with_what_is_wrong_in_them() -> None:
+    good = [(f"{PROMPT} {i}", f"A blue mug, number {i}.") for i in range(8)]
+    bad = [*good[:6], (good[6][0], "you you you you you you"), (good[7][0], "you you you you you you you")]
+    cells = [cell(good, row={"gold": 0.9}), cell(bad, row={"gold": 0.4}), cell(good)]
+    assert worst_run(cells) is cells[1]
+    assert telling(cells[0]) == [0, 1, 2, 3]
+    assert telling(cells[1]) == [0, 1, 2, 3, 6]  # what 7 shows was seen in 6
+    assert example(cells) == ("you you you you you you", ["repeats itself", "lost its sentences"])
+    assert example(cells[:1]) == ("A blue mug, number 0.", [])
+    assert example([cell([])]) == ("", [])
 
 
 def test_what_was_so_at_the_start_is_no_symptom() -> None:

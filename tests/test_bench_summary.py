@@ -4,8 +4,10 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from bench_folder import DESIGNS, NULLS, write_benchmark
+from scipy.stats import trim_mean, ttest_1samp
 
 from text_gym.bench.results import read_results
 from text_gym.bench.summary import summarise, summary_of
@@ -47,6 +49,40 @@ def test_a_design(tmp_path: Path) -> None:
     assert found["null_rulers"] == {name: pytest.approx((i + 1) / 10) for i, name in enumerate(NULLS)}
     assert found["at_least"]["gold"]["value"] == pytest.approx(0.7 + 0.4 - 0.64 + 0.005, abs=0.01)
     assert found["best_of_n"]["5"]["kl_nats"] <= math.log(64)
+
+
+def test_gold_says_what_the_interquartile_mean_does_not(tmp_path: Path) -> None:
+    folder = write_benchmark(tmp_path, ["unstable", "gold"], ["ppo", "grpo", "rloo"], [0.0, 0.05])
+    found = summarise(folder)
+    cells = [c for c in read_results(folder).cells if c.row["design"] == "unstable"]
+    design = next(d for d in found["designs"] if d["name"] == "unstable")
+    assert design["yours"]
+    assert [e["kl_coefficient"] for e in design["ends"]] == [0.0, 0.05]
+    assert design["at_least"] == design["ends"][0]
+    for end in design["ends"]:
+        own = [c for c in cells if c["kl_coefficient"] == end["kl_coefficient"]]
+        golds = np.array([c["gold"] for c in own])
+        by_seed = [np.mean([c["gold"] for c in own if c.row["seed"] == s]) for s in range(3)]
+        gold = end["gold"]
+        assert gold["value"] == pytest.approx(trim_mean(golds, 0.25))
+        assert gold["mean"] == pytest.approx(golds.mean())
+        low, high = ttest_1samp(by_seed, 0).confidence_interval(0.95)
+        assert gold["student"] == pytest.approx([low, high])
+        assert gold["worst"] == golds.min()
+        assert gold["below_start"] == (golds < 0.7).sum()
+    assert [e["gold"]["below_start"] for e in design["ends"]] == [2, 0]
+    one = next(s for s in found["settings"] if s["design"] == "unstable" and s["kl_coefficient"] == 0)
+    assert (one["optimiser"], one["measures"]["gold"]["below_start"]) == ("ppo", 2)
+    assert one["measures"]["gold"]["n"] == 3
+
+
+def test_findings_and_their_number_are_in_it(tmp_path: Path) -> None:
+    found = summarise(write_benchmark(tmp_path, ["fine"], ["ppo"]))
+    many = found["multiplicity"]
+    assert many["questions"] == len(found["findings"])
+    tested = [f["p"] for f in found["findings"] if math.isfinite(f["p"])]
+    assert many["tested"] == len(tested)
+    assert many["expected_by_chance"] == pytest.approx(len(tested) / 20)
 
 
 def test_sample_efficiency(tmp_path: Path) -> None:

@@ -20,9 +20,8 @@ from ..errors import DataError
 from ..interval import Interval
 from ..options import parse
 from ..report import write_json
-from ..reward import FloatArray
 from .results import Setting, number, read_leaderboard, setting_of
-from .statistics import contrast, improvement, resampled_contrast
+from .statistics import Runs, contrast, improvement, resampled_contrast
 from .verdicts import shown
 
 _BETTER = ("gold", "perfect", "diversity", "distinct_1", "distinct_2", "static_accuracy")
@@ -38,7 +37,8 @@ class Difference:
         name: The design, or `OVERALL`.
         a: Mean of A over settings; where seeds match, of those seeds.
         b: Mean of B, likewise.
-        difference: B - A, mean over settings, with its stratified bootstrap interval.
+        difference: B - A, mean over settings, with its bootstrap interval; seeds are resampled in all
+            settings together, since runs of one seed share their reward.
         student: The same with Student's interval, which is as wide as few runs demand.
         improvement: Probability that a run of B has more than one of A in the same setting.
         settings: Number of settings that both have.
@@ -94,7 +94,7 @@ def compare(a: str | Path, b: str | Path, metric: str = "gold") -> Comparison:
     """Compare two benchmarks.
 
     B is better (or worse) if both intervals of the difference exclude zero: the bootstrap's, and Student's,
-    since over two or three runs the bootstrap's is but their range.
+    since over two or three seeds the bootstrap's is but their range.
 
     Args:
         a: Folder of a benchmark, its `results.json` or `results.csv`.
@@ -125,9 +125,6 @@ def compare(a: str | Path, b: str | Path, metric: str = "gold") -> Comparison:
     )
 
 
-Runs = Mapping[Any, float]  # seed -> value
-
-
 def _runs(path: str | Path, metric: str) -> dict[Setting, dict[Any, float]]:
     found: dict[Setting, dict[Any, float]] = {}
     for row in read_leaderboard(path, metric):
@@ -144,23 +141,23 @@ def _runs(path: str | Path, metric: str) -> dict[Setting, dict[Any, float]]:
 
 
 def _difference(name: str, pairs: Mapping[Setting, tuple[Runs, Runs]], metric: str) -> Difference:
-    samples: list[FloatArray] = []
+    samples: list[Runs] = []
     weights: list[float] = []
     share, paired = 1 / len(pairs), True
-    used: list[tuple[FloatArray, FloatArray]] = []
+    used: list[tuple[Runs, Runs]] = []
     for a, b in pairs.values():
         seeds = [seed for seed in a if seed in b]
-        first, second = (np.array([runs[s] for s in seeds or runs]) for runs in (a, b))
+        first, second = ({s: runs[s] for s in seeds or runs} for runs in (a, b))
         used.append((first, second))
         paired = paired and bool(seeds)
-        samples += [second - first] if seeds else [first, second]
+        samples += [{s: second[s] - first[s] for s in seeds}] if seeds else [first, second]
         weights += [share] if seeds else [-share, share]
     difference, student = resampled_contrast(samples, weights), contrast(samples, weights)
-    same = paired and all(not s.any() for s in samples)
+    same = paired and not any(v for runs in samples for v in runs.values())
     return Difference(
         name,
-        float(np.mean([a.mean() for a, _ in used])),
-        float(np.mean([b.mean() for _, b in used])),
+        float(np.mean([np.mean(list(a.values())) for a, _ in used])),
+        float(np.mean([np.mean(list(b.values())) for _, b in used])),
         difference,
         student,
         improvement(used),

@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ..reward import FloatArray
 from .results import Results, Setting, numbers, optimiser_name
-from .runs import RANKED_AT, best_point, mean_curve, mean_of, value
-from .statistics import contrast, mean_of_strata, rank_correlation
+from .runs import RANKED_AT, best_point, by_seed, mean_curve, mean_known, mean_of, value
+from .statistics import Runs, contrast, mean_of_strata, rank_correlation
 from .verdicts import (
     ALGORITHM_MARGIN,
     EFFECT_MARGIN,
@@ -40,7 +39,7 @@ def length_rater(results: Results) -> Iterator[Finding]:
             continue
         least = _betas(drifts)[0]
         effect = mean_of_strata(d for s, d in drifts.items() if s.kl_coefficient == least)
-        own = mean_of(results.trained(biased, least), lambda c: [value(x, "length_drift") for x in c])
+        own = mean_of(results.trained(biased, least), "length_drift")
         yield Finding(
             "length_rater",
             f"Do texts grow when raters prefer long ones, at β = {least:g}?",
@@ -54,6 +53,7 @@ def length_rater(results: Results) -> Iterator[Finding]:
                 (f"difference: {s.optimiser}, β = {s.kl_coefficient:g}", mean_of_strata([d]))
                 for s, d in drifts.items()
             ],
+            p=effect.p,
         )
 
 
@@ -120,6 +120,7 @@ def traits(results: Results) -> Iterator[Finding]:
                     )
                     for beta in _betas(drawn)
                 ],
+                p=whole.p,
             )
 
 
@@ -156,7 +157,7 @@ def static_accuracy(results: Results) -> Iterator[Finding]:
             continue
         least = results.trained(design, results.coefficients(design)[0])
         hard = float(np.mean([c["gold"] for cells in least for c in cells]))
-        rows.append((design, float(np.mean(accuracy)), float(found[2].mean()), hard))
+        rows.append((design, float(np.mean(accuracy)), mean_known(list(found[2].values())), hard))
     if len(rows) < 5:
         return
     agreement, gold, at_least = (numbers(r[i] for r in rows) for i in (1, 2, 3))
@@ -186,18 +187,20 @@ def best_of_n(results: Results) -> Iterator[Finding]:
     ends = [mean_curve(c)[-1]["kl_nats"] for c in chosen.values() if mean_curve(c)]
     if not ends:
         return
-    budget, strata = max(ends), []
+    budget = max(ends)
+    strata: list[tuple[str, Runs]] = []
     for design in results.designs:
         own = {
             s: c for s, c in results.settings.items() if s.design == design and s.kl_coefficient is not None
         }
         rl = best_point(own, budget)
         bon = best_point({s: c for s, c in chosen.items() if s.design == design}, budget)
-        if rl and bon and len(rl[2]) == len(bon[2]):
-            strata.append((design, rl[2] - bon[2]))
+        paired = {s: g - bon[2][s] for s, g in rl[2].items() if s in bon[2]} if rl and bon else {}
+        if paired:
+            strata.append((design, paired))
     if not strata:
         return
-    effect = contrast([d for _, d in strata], [1 / len(strata)] * len(strata))
+    effect = mean_of_strata(d for _, d in strata)
     verdict = judge(effect, EFFECT_MARGIN)
     yield Finding(
         "best_of_n",
@@ -208,7 +211,8 @@ def best_of_n(results: Results) -> Iterator[Finding]:
         f"At least {EFFECT_MARGIN} and above zero beyond its interval: yes. Reinforcement learning picks "
         "from more points (coefficients, optimisers, iterations), all chosen on these runs, and its KL is "
         "an estimate, that of best-of-n the bound log n - (n - 1)/n.",
-        [("all designs", effect)] + [(d, contrast([x], [1.0])) for d, x in strata],
+        [("all designs", effect)] + [(d, mean_of_strata([x])) for d, x in strata],
+        p=effect.p,
     )
 
 
@@ -216,8 +220,9 @@ def best_algorithms(results: Results) -> Iterator[Finding]:
     """By task: is the optimiser of highest mean gold better than the next?"""
     for task in dict.fromkeys(s.task for s in results.settings):
         own = {s: c for s, c in results.settings.items() if s.task == task}
-        gold = {s: numbers(x["gold"] for x in c) for s, c in own.items()}
-        ordered = sorted(gold, key=lambda s: -float(np.nanmean(gold[s])))
+        gold = {s: by_seed(c, "gold") for s, c in own.items()}
+        means = {s: mean_known(list(runs.values())) for s, runs in gold.items()}
+        ordered = sorted((s for s in means if math.isfinite(means[s])), key=lambda s: -means[s])
         if len(ordered) < 2:
             continue
         one, two = ordered[:2]
@@ -228,24 +233,29 @@ def best_algorithms(results: Results) -> Iterator[Finding]:
             f"{task}: is {optimiser_name(one.optimiser)}, first by mean gold, better than "
             f"{optimiser_name(two.optimiser)}, the next?",
             verdict,
-            f"Gold {np.nanmean(gold[one]):.3f} and {np.nanmean(gold[two]):.3f}; difference "
-            f"{shown(effect, 3, True)}.",
-            f"At least {ALGORITHM_MARGIN} and above zero beyond Welch's interval: yes. The two were picked "
-            "by the same runs, which makes the difference look larger than it is.",
-            [(str(s), contrast([gold[s]], [1.0])) for s in ordered],
+            f"Gold {means[one]:.3f} (worst run {_least(gold[one])}) and {means[two]:.3f} (worst run "
+            f"{_least(gold[two])}); difference {shown(effect, 3, True)}.",
+            f"At least {ALGORITHM_MARGIN} and above zero beyond Student's interval, paired by seed: yes. The "
+            "two were picked by the same runs, which makes the difference look larger than it is.",
+            [(str(s), mean_of_strata([gold[s]])) for s in ordered],
+            p=effect.p,
         )
 
 
-def _differences(results: Results, a: str, b: str, measure: str) -> dict[Setting, FloatArray]:
+def _least(runs: Runs) -> str:
+    return f"{min(runs.values()):.3f}"
+
+
+def _differences(results: Results, a: str, b: str, measure: str) -> dict[Setting, Runs]:
     """A measure of design `b` less that of `a`, by setting (of `b`), paired by seed."""
-    found = {}
+    found: dict[Setting, Runs] = {}
     for setting, cells in results.settings.items():
         if setting.design != b or setting.kl_coefficient is None:
             continue
         others = {c.row["seed"]: c for c in results.settings.get(setting._replace(design=a), ())}
         pairs = [(others[c.row["seed"]], c) for c in cells if c.row["seed"] in others]
         if pairs:
-            found[setting] = numbers(value(y, measure) - value(x, measure) for x, y in pairs)
+            found[setting] = {y.row["seed"]: value(y, measure) - value(x, measure) for x, y in pairs}
     return found
 
 

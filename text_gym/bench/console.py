@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..display import harmless
+from .outcomes import YOURS
+from .verdicts import chance_note
 
 Show = Callable[[Any, str], None]
 
@@ -58,19 +60,22 @@ def show_progress(console: Console, total: int, done_before: int) -> Iterator[Sh
         yield both
 
 
-def show_rows(rows: Sequence[dict[str, Any]], folder: Path, console: Console) -> None:
-    """Print mean gold and proxy of each design, optimiser and coefficient over the seeds."""
+def show_rows(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    """Print what became of each design, optimiser and coefficient over seeds; the user's designs first."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row.get("group") != YOURS):
         groups.setdefault((row["task"], row["design"], row["optimiser"], row["kl_coefficient"]), []).append(
             row
         )
     several = len({row["task"] for row in rows}) > 1
-    title = "Held-out prompts, means over seeds; the proxy's gain in standard deviations, KL in nats"
+    title = (
+        "Held-out prompts, means over seeds, gold of the worst run, and how many ended below their start "
+        "(failed); the proxy's gain in standard deviations, KL in nats"
+    )
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)  # it fits into 80 columns
     for heading in (*(["task"] if several else []), "design", "optimiser"):
         table.add_column(heading, no_wrap=True, overflow="fold")  # names are to be read whole
-    for heading in ("β", "before", "gold", "proxy", "KL", "words", "seeds"):
+    for heading in ("β", "before", "gold", "worst", "failed", "proxy", "KL", "words"):
         table.add_column(heading, justify="right", no_wrap=True)
     for (task, design, optimiser, beta), own in groups.items():
         cells = [*([task] if several else []), Text(harmless(design)), optimiser]
@@ -81,12 +86,26 @@ def show_rows(rows: Sequence[dict[str, Any]], folder: Path, console: Console) ->
             "" if beta is None else f"{beta:g}",
             _mean([row["gold_start"] for row in own], 3),
             _mean([row["gold"] for row in own], 3),
+            _worst(own),
+            f"{_failed(own)} of {len(own)}",
             _mean(gains, 1),
             bound + _mean([row["kl_nats"] for row in own], 1),
             _mean([row["length"] for row in own], 0),
-            str(len(own)),
         )
     console.print(table)
+
+
+def show_findings(summary: Mapping[str, Any], folder: Path, console: Console) -> None:
+    """Print answers: of each of the user's designs, the first in full; without such, the first of all."""
+    yours = [d["name"] for d in summary["designs"] if d["yours"]]
+    found = [f for f in summary["findings"] if f["design"] in yours]
+    for i, f in enumerate(found or summary["findings"][:3]):
+        style = "bold red" if f["alarm"] else "bold"
+        console.print(Text.assemble(harmless(f["question"]) + " ", (harmless(f["answer"]), style)))
+        if not found or i == 0 or f["design"] != found[i - 1]["design"]:
+            console.print(Text("  " + harmless(f["statement"])))
+    if note := chance_note(summary["multiplicity"]):
+        console.print(Text(note, style="dim"))
     console.print(Text(f"report: {harmless(str(folder))}/report.html"))
 
 
@@ -95,6 +114,16 @@ def _gain(row: dict[str, Any]) -> float | None:
     if row["proxy"] is None or not row["proxy_std_start"]:
         return None
     return float((row["proxy"] - row["proxy_start"]) / row["proxy_std_start"])
+
+
+def _worst(rows: Sequence[dict[str, Any]]) -> str:
+    known = [row["gold"] for row in rows if row["gold"] is not None]
+    return f"{min(known):.3f}" if known else ""
+
+
+def _failed(rows: Sequence[dict[str, Any]]) -> int:
+    """Runs that ended with less gold than they began with."""
+    return sum(r["gold"] < r["gold_start"] for r in rows if None not in (r["gold"], r["gold_start"]))
 
 
 def _mean(values: Sequence[float | None], digits: int) -> str:

@@ -6,8 +6,9 @@ light and dark. What figures show is not said here: see `figures`.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,59 @@ class Plate:
             save(stream, format="svg", transparent=True, metadata=nothing)
         label = panel.title or self.title
         return Markup(_for_page(stream.getvalue(), label, salt))
+
+
+def dots(
+    name: str,
+    title: str,
+    rows: Sequence[tuple[str, Sequence[Mapping[str, Any] | None]]],
+    series: Sequence[str],
+    x_label: str,
+    line: float,
+    line_name: str,
+) -> Plate | None:
+    """A dot with its interval for each row and series, and a ring at the worst run where that is known.
+
+    Args:
+        name: Of the file.
+        title: For people.
+        rows: Label, and a value of each series.
+        series: Their names.
+        x_label: Of the axis.
+        line: Where a dashed line stands; NaN for none.
+        line_name: Its name.
+    """
+    if not rows:
+        return None
+
+    def draw(axes: Any) -> None:
+        if math.isfinite(line):
+            axes.axvline(line, color=SOFT, linewidth=1, linestyle="--", label=line_name or None)
+        spread = 0.16 * min(1.0, 3 / len(series))
+        for n, label in enumerate(series):
+            for i, (_, values) in enumerate(rows):
+                value = values[n]
+                if value is None or not math.isfinite(value["value"]):
+                    continue
+                y = i + spread * (n - (len(series) - 1) / 2) * 1.6
+                low, high = value["ci95"]
+                if math.isfinite(low + high):
+                    axes.plot([low, high], [y, y], color=COLOURS[n], linewidth=2, zorder=2)
+                axes.plot([value["value"]], [y], "o", color=COLOURS[n], markersize=5, zorder=3)
+                worst = value.get("worst", math.nan)
+                if math.isfinite(worst) and worst < value["value"]:
+                    axes.plot([worst], [y], "o", color=COLOURS[n], markersize=4, fillstyle="none", zorder=3)
+            axes.plot([], [], "o", color=COLOURS[n], label=label if len(series) > 1 else None)
+        axes.set_yticks(range(len(rows)), [label for label, _ in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_xlabel(x_label)
+        axes.tick_params(axis="y", length=0)
+        if len(series) > 1:
+            axes.legend(
+                loc="lower left", bbox_to_anchor=(0, 1), ncols=min(4, len(series) + 1), borderaxespad=0.2
+            )
+
+    return Plate(name, title, [Panel("", draw, (7.2, 0.9 + 0.3 * len(rows)), legend="none")], 1)
 
 
 def root_scale(axes: Any, highest: float) -> None:

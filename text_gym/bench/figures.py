@@ -1,4 +1,4 @@
-"""The figures of a report, from its summary: gold and proxy over KL, ranks, lengths, static accuracy.
+"""The figures of a report, from its summary: the frontier over √KL, where runs end, lengths, accuracy.
 
 Nothing is computed here but positions.
 """
@@ -9,8 +9,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..display import harmless
-from .drawing import COLOURS, FAINT, INK, PAPER, SOFT, STYLES, Panel, Plate, place_names, root_scale
+from .drawing import COLOURS, FAINT, INK, PAPER, SOFT, STYLES, Panel, Plate, dots, place_names, root_scale
+from .frontier import FORMS, Form, curve
 from .results import optimiser_name
 
 _AT_ONCE = 5  # designs with a colour of their own in one panel
@@ -20,9 +23,9 @@ Item = Mapping[str, Any]
 def plates(summary: Mapping[str, Any]) -> dict[str, Plate]:
     """The figures that a summary has the numbers for, by name, in the order of the page."""
     makers: tuple[Callable[[Mapping[str, Any]], Plate | None], ...] = (
-        (_algorithms, _learning, _frontier)
+        (_algorithms, _learning, _ends)
         if summary["what"] == "agents"
-        else (_ranking, _frontier, _curves, _best_of_n, _length, _accuracy, _null_rulers)
+        else (_ranking, _frontier, _ends, _best_of_n, _length, _accuracy, _null_rulers)
     )
     found = [plate for make in makers if (plate := make(summary)) is not None]
     return {plate.name: plate for plate in found}
@@ -31,14 +34,15 @@ def plates(summary: Mapping[str, Any]) -> dict[str, Plate]:
 # Lines over KL, a panel a group
 
 
-def _frontier(summary: Mapping[str, Any]) -> Plate | None:
-    """Gold against KL at the end of training, a line over the KL coefficients for each design."""
+def _ends(summary: Mapping[str, Any]) -> Plate | None:
+    """Gold against KL at the end of runs, a line over the KL coefficients for each design."""
     settings = [s for s in summary["settings"] if s["kl_coefficient"] is not None]
     lines: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for s in sorted(settings, key=lambda s: -float(s["kl_coefficient"])):
         key = (_label(summary, s), s["optimiser"])
         lines.setdefault(key, []).append((s["measures"]["kl_nats"]["value"], s["measures"]["gold"]["value"]))
-    return _by_group(summary, "frontier", "KL–gold frontier", lines, "KL to the start, nats per text", "gold")
+    title = "The end of runs"
+    return _by_group(summary, "ends", title, lines, "KL to the start, nats per text", "gold at the end")
 
 
 def _best_of_n(summary: Mapping[str, Any]) -> Plate | None:
@@ -117,38 +121,59 @@ def _groups(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     return panels
 
 
-def _curves(summary: Mapping[str, Any]) -> Plate | None:
-    """Gain of proxy and gold over KL at the smallest coefficient, a panel a design."""
+def _frontier(summary: Mapping[str, Any]) -> Plate | None:
+    """Gain of proxy and gold along √KL, a panel a design, the user's first."""
     panels: list[Panel] = []
-    for design in summary["designs"]:
-        least = design["least_kl_coefficient"]
-        own = [s for s in _of(summary, design) if s["kl_coefficient"] == least is not None]
+    for design in sorted(summary["designs"], key=lambda d: not d["yours"]):
+        own = [s for s in _of(summary, design) if len(s["curve"]) > 1]
         if own:
-            panels.append(
-                Panel(_label(summary, design), _gains(own), (2.9, 2.4), legend="none" if panels else "inside")
-            )
-    return (
-        Plate("curves", "Gain of proxy and gold, in standard deviations of the start", panels, 4)
-        if panels
-        else None
-    )
+            legend: Any = "none" if panels else "inside"
+            panels.append(Panel(_label(summary, design), _gains(own, design), (2.9, 2.4), legend=legend))
+    title = "The frontier: gain of proxy and gold, in standard deviations of the start"
+    return Plate("frontier", title, panels, 4) if panels else None
 
 
-def _gains(settings: Sequence[Item]) -> Callable[[Any], None]:
+def _gains(settings: Sequence[Item], design: Item) -> Callable[[Any], None]:
+    """At the smallest coefficient proxy and gold, beside it gold at larger ones, best-of-n, and the fits."""
+    betas = [s["kl_coefficient"] for s in settings if s["kl_coefficient"] is not None]
+    least = min(betas, default=None)
+    names = list(dict.fromkeys(s["optimiser"] for s in settings if s["kl_coefficient"] is not None))
+
     def draw(axes: Any) -> None:
-        highest = 1.0
-        for n, s in enumerate(settings):
-            x = [p["kl_nats"] for p in s["curve"]]
-            highest = max([highest, *(v for v in x if math.isfinite(v))])
-            for name, colour in (("proxy", COLOURS[0]), ("gold", COLOURS[1])):
-                y = [p[f"{name}_gain"] for p in s["curve"]]
-                label = name if n == 0 else None
-                axes.plot(x, y, STYLES[n % len(STYLES)], color=colour, label=label)
+        labelled: set[str] = set()
+
+        def line(curve: Sequence[Item], measure: str, name: str, style: str, **look: Any) -> None:
+            x, y = [p["kl_nats"] for p in curve], [p[f"{measure}_gain"] for p in curve]
+            axes.plot(x, y, style, label=None if name in labelled else name, **look)
+            labelled.add(name)
+
+        for s in settings:
+            if s["kl_coefficient"] is None:
+                line(s["curve"], "gold", "gold, best-of-n", "-", color=COLOURS[2])
+                continue
+            style = STYLES[names.index(s["optimiser"]) % len(STYLES)]
+            if s["kl_coefficient"] == least:
+                line(s["curve"], "proxy", "proxy", style, color=COLOURS[0])
+                line(s["curve"], "gold", "gold", style, color=COLOURS[1])
+            else:
+                line(s["curve"], "gold", "gold, larger β", style, color=FAINT, linewidth=1.0, zorder=1)
+        for form in FORMS:
+            _fitted(axes, design["frontier"][form], form)
         axes.axhline(0, color=SOFT, linewidth=0.8)
-        root_scale(axes, highest)
+        seen = [p["kl_nats"] for s in settings for p in s["curve"]]
+        root_scale(axes, max([1.0, *(v for v in seen if math.isfinite(v))]))
         axes.set(xlabel="KL, nats per text")
 
     return draw
+
+
+def _fitted(axes: Any, found: Item | None, form: Form) -> None:
+    """A thin line, as far as points were seen; none where the fit is not meaningful."""
+    if found is None or found["note"]:
+        return
+    d = np.linspace(0.0, found["d_max"], 60)
+    gain = curve(found["alpha"]["value"], found["beta"]["value"], d, form)
+    axes.plot(d**2, gain, "-", color=INK, linewidth=0.7, zorder=4)
 
 
 # Dots, a line a design
@@ -167,7 +192,7 @@ def _ranking(summary: Mapping[str, Any]) -> Plate | None:
         for d in summary["designs"]
     ]
     names = [f"best within {budget} nats", "at the end, smallest KL coefficient"]
-    return _dots(
+    return dots(
         "ranking",
         "Gold after optimisation",
         rows,
@@ -185,54 +210,15 @@ def _length(summary: Mapping[str, Any]) -> Plate | None:
         return None
     rows = []
     for d in summary["designs"]:
-        own = [s for s in _of(summary, d) if s["kl_coefficient"] is not None]
-        rows.append((_label(summary, d), [_pooled(own, beta, "length_drift") for beta in betas]))
+        own = {end["kl_coefficient"]: end["length_drift"] for end in d["ends"]}
+        rows.append((_label(summary, d), [own.get(beta) for beta in betas]))
     names = [f"β = {beta:g}" for beta in betas]
-    return _dots("length", "Length drift", rows, names, "words per text, end less start", 0.0, "")
+    return dots("length", "Length drift", rows, names, "words per text, end less start", 0.0, "")
 
 
 def _algorithms(summary: Mapping[str, Any]) -> Plate | None:
     rows = [(_label(summary, s), [s["measures"]["gold"]]) for s in summary["settings"]]
-    return _dots("algorithms", "Gold at the end", rows, ["gold"], "gold", math.nan, "")
-
-
-def _dots(
-    name: str,
-    title: str,
-    rows: Sequence[tuple[str, Sequence[Item | None]]],
-    series: Sequence[str],
-    x_label: str,
-    line: float,
-    line_name: str,
-) -> Plate | None:
-    if not rows:
-        return None
-
-    def draw(axes: Any) -> None:
-        if math.isfinite(line):
-            axes.axvline(line, color=SOFT, linewidth=1, linestyle="--", label=line_name or None)
-        spread = 0.16 * min(1.0, 3 / len(series))
-        for n, label in enumerate(series):
-            for i, (_, values) in enumerate(rows):
-                value = values[n]
-                if value is None or not math.isfinite(value["value"]):
-                    continue
-                y = i + spread * (n - (len(series) - 1) / 2) * 1.6
-                low, high = value["ci95"]
-                if math.isfinite(low + high):
-                    axes.plot([low, high], [y, y], color=COLOURS[n], linewidth=2, zorder=2)
-                axes.plot([value["value"]], [y], "o", color=COLOURS[n], markersize=5, zorder=3)
-            axes.plot([], [], "o", color=COLOURS[n], label=label if len(series) > 1 else None)
-        axes.set_yticks(range(len(rows)), [label for label, _ in rows])
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_xlabel(x_label)
-        axes.tick_params(axis="y", length=0)
-        if len(series) > 1:
-            axes.legend(
-                loc="lower left", bbox_to_anchor=(0, 1), ncols=min(4, len(series) + 1), borderaxespad=0.2
-            )
-
-    return Plate(name, title, [Panel("", draw, (7.2, 0.9 + 0.3 * len(rows)), legend="none")], 1)
+    return dots("algorithms", "Gold at the end", rows, ["gold"], "gold", math.nan, "")
 
 
 # Others
@@ -309,18 +295,6 @@ def _learning(summary: Mapping[str, Any]) -> Plate | None:
 
 def _of(summary: Mapping[str, Any], design: Item) -> list[Item]:
     return [s for s in summary["settings"] if (s["task"], s["design"]) == (design["task"], design["name"])]
-
-
-def _pooled(settings: Sequence[Item], beta: float, measure: str) -> Item | None:
-    """Mean over optimisers, with the widest ends; None if there is nothing."""
-    own = [s["measures"][measure] for s in settings if s["kl_coefficient"] == beta]
-    if not own:
-        return None
-    ends = [e for m in own for e in m["ci95"] if math.isfinite(e)]
-    return {
-        "value": _mean([m["value"] for m in own]),
-        "ci95": [min(ends), max(ends)] if ends else [math.nan, math.nan],
-    }
 
 
 def _label(summary: Mapping[str, Any], item: Item) -> str:

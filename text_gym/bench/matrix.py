@@ -22,7 +22,7 @@ from ..report import default_folder
 from ..stopping import stop_signals
 from .budgets import AGENT_TASKS, Budget, budgeted, plan_agents, plan_rewards
 from .cells import Cell
-from .console import show_progress, show_rows
+from .console import show_findings, show_progress, show_rows
 from .designs import Design, Making, choose_designs
 from .engines import Engine, LocalEngine, RayEngine
 from .folder import BenchFolder
@@ -30,6 +30,7 @@ from .ground import Writing
 from .recipes import Learned
 from .report import write_report
 from .settings import BEST_OF_N, Settings
+from .summary import summarise
 
 EngineName = Literal["local", "ray"]
 
@@ -162,9 +163,10 @@ def run_matrix(
         failed = _run_rounds(cells, folder, make_engine(engine, workers), console)
         folder.describe({c.design.name: c.making.read(path)["tree"] for c in cells if c.making.done(path)})
         rows = folder.write_results()
+        show_rows(rows, console)
         if rows:
             write_report(path)
-        show_rows(rows, path, console)
+            show_findings(summarise(path), path, console)
         if failed:
             names = "; ".join(failed[:5]) + (f"; and {len(failed) - 5} more" if len(failed) > 5 else "")
             raise BenchError(

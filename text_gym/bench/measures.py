@@ -38,6 +38,30 @@ def says_twice(text: str) -> bool:
     return len(set(phrases)) < len(phrases)
 
 
+def said_twice(text: str) -> str:
+    """The longest phrase of four words or more that stands in a text twice, in lower case; "" for none.
+
+    Of a text that goes round in a circle it is one whole turn.
+
+    >>> said_twice("So you ride further, and so you ride further."), said_twice("So you ride.")
+    ('so you ride further', '')
+    """
+    words = re.findall(r"\w+(?:['’]\w+)*", text.lower())
+    best: tuple[str, ...] = ()
+    for n in range(PHRASE, len(words)):
+        seen: dict[tuple[str, ...], int] = {}
+        found: tuple[str, ...] = ()
+        for i, gram in enumerate(_ngrams(words, n)):
+            if i - seen.setdefault(gram, i) >= (n if n > PHRASE else 1):  # a turn is said once
+                found = gram
+                break
+        if not found:
+            break
+        best = found
+    turns = (t for t in range(PHRASE, len(best)) if best == best[:t] * (len(best) // t))
+    return " ".join(best[: next(turns, len(best))])
+
+
 def self_bleu(texts: Sequence[str]) -> float | None:
     """Mean BLEU-4 of each text against all others as references, in [0, 1] (Zhu et al. 2018).
 

@@ -20,16 +20,15 @@ from ..interval import Interval
 from ..report import write_json
 from ..sealed import write_atomic
 from .figures import plates
-from .findings import find
-from .results import Cell, Results, Setting, optimiser_name, read_results
-from .samples import RULES, troubles
-from .summary import summary_of
-from .verdicts import shown
+from .outcomes import hardest, worst_setting
+from .results import Cell, Results, optimiser_name, read_results
+from .samples import RULES, telling, troubles, worst_run
+from .summary import whole_summary
+from .verdicts import chance_note, shown
 
 _TEMPLATE = Path(__file__).parent / "report.html"
 _SCRIPT = Path(__file__).parent / "report.js"
 _LIMIT = 900  # characters of a text that are shown
-_PROMPTS = 2  # of each design whose texts are shown
 
 
 def write_report(folder: str | Path) -> Path:
@@ -41,7 +40,7 @@ def write_report(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     results = read_results(folder)
-    summary = summary_of(results) | {"findings": [f.summary() for f in find(results)]}
+    summary = whole_summary(results)
     write_json(folder / "summary.json", summary)
     drawn = plates(summary)
     (folder / "figures").mkdir(exist_ok=True)
@@ -63,6 +62,9 @@ def _page(results: Results, summary: Mapping[str, Any], figures: Mapping[str, Se
     environment.filters["interval"] = _interval
     environment.filters["optimiser"] = lambda name: harmless(optimiser_name(name))
     environment.filters["key"] = _key
+    environment.filters["failed"] = _failed
+    environment.filters["known"] = math.isfinite
+    environment.filters["chance"] = lambda p: "< 0.001" if p < 0.001 else f"{p:.3f}"
     script = _SCRIPT.read_text(encoding="utf-8")
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         s=summary,
@@ -72,6 +74,8 @@ def _page(results: Results, summary: Mapping[str, Any], figures: Mapping[str, Se
         ),
         figures=figures,
         samples=_samples(results, summary),
+        findings=_findings(summary),
+        chance=chance_note(summary["multiplicity"]),
         rules=RULES,
         runs=_runs(summary["runs"]),
         rulers=_rulers(summary),
@@ -82,38 +86,47 @@ def _page(results: Results, summary: Mapping[str, Any], figures: Mapping[str, Se
 
 
 def _samples(results: Results, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """For each design, best first: what became of its texts where it was optimised hardest."""
-    found = []
+    """For each design, the user's first: what became of its texts where it was optimised hardest."""
     agents = summary["what"] == "agents"
     if agents:
-        chosen = list(results.settings)
+        chosen: list[Sequence[Cell]] = list(results.settings.values())
     else:
-        chosen = [s for d in summary["designs"] if (s := _hardest(results, d)) is not None]
-    for setting in chosen:
-        cells = results.settings[setting]
+        names = dict.fromkeys(d["name"] for d in sorted(summary["designs"], key=lambda d: not d["yours"]))
+        chosen = [worst_setting(p.strata) for name in names if (p := hardest(results, name)) is not None]
+    found = []
+    for cells in chosen:
+        setting, worst = cells[0].setting, worst_run(cells)
+        about = results.about(setting.design)
         found.append(
             {
                 "title": f"{setting.task}: {optimiser_name(setting.optimiser)}" if agents else str(setting),
-                "description": results.about(setting.design).get("description") or "",
-                "tree": results.about(setting.design).get("tree"),
+                "description": about.get("description") or "",
+                "tree": about.get("tree"),
                 "troubles": troubles(cells),
-                "seed": cells[0].row["seed"],
-                "prompts": _shown(cells[0]),
+                "seed": worst.row["seed"],
+                "runs": len(cells),
+                "prompts": _shown(worst),
             }
         )
     return found
 
 
-def _hardest(results: Results, design: Mapping[str, Any]) -> Setting | None:
-    """The first optimiser at the smallest KL coefficient; best-of-n if there is no other."""
-    own = [s for s in results.settings if (s.task, s.design) == (design["task"], design["name"])]
-    return min(own, key=lambda s: math.inf if s.kl_coefficient is None else s.kl_coefficient, default=None)
+def _findings(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the user's designs, those of several designs, and those of each design of the suite."""
+    yours = [d["name"] for d in summary["designs"] if d["yours"]]
+    found: dict[str, Any] = {"yours": {}, "general": [], "suite": {}}
+    for f in summary["findings"]:
+        if f["design"]:
+            found["yours" if f["design"] in yours else "suite"].setdefault(f["design"], []).append(f)
+        else:
+            found["general"].append(f)
+    return found
 
 
 def _shown(cell: Cell) -> list[dict[str, Any]]:
     """Samples of a run; a text that stands there already is not shown twice."""
     prompts = []
-    for sample in cell.samples[:_PROMPTS]:
+    for sample in (cell.samples[i] for i in telling(cell)):
         texts: list[dict[str, Any]] = []
         for text in sample["texts"]:
             same = next((t for t in texts if t["text"] == text["text"]), None)
@@ -134,8 +147,8 @@ def _runs(runs: Mapping[str, Any]) -> str:
     text = f"Each setting has {count}, with a seed each."
     if least <= 3:
         text += (
-            f" A bootstrap interval over {least} runs is just their range, which holds the median of all "
-            f"possible runs with probability {100 * runs['coverage_of_range']:.0f} %, not 95 %."
+            f" A bootstrap interval over {least} seeds is just their range, which holds the median of all "
+            f"possible seeds with probability {100 * runs['coverage_of_range']:.0f} %, not 95 %."
         )
     return text
 
@@ -188,6 +201,11 @@ def _interval(value: Mapping[str, Any] | None, digits: int = 2, sign: bool = Fal
     text = shown(Interval(value["value"], low, high, value["n"]), digits, sign)
     centre, _, ends = text.partition(" ")
     return Markup("{} <small>{}</small>").format(centre, ends) if ends else Markup(centre)
+
+
+def _failed(gold: Mapping[str, Any]) -> str:
+    """How many runs ended below their start."""
+    return f"{gold['below_start']} of {gold['n']}" if gold["n"] else "–"
 
 
 def _key(value: Any) -> str:

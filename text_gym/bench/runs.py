@@ -6,27 +6,27 @@ No intervals here: see `statistics`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..interval import Interval
 from ..reward import FloatArray
-from .results import Cell, Setting, number, numbers
-from .statistics import best_within, mean_of_strata, slope
+from .results import Cell, Setting, number
+from .statistics import Estimate, Runs, best_within, mean_of_strata, slope
 
 RANKED_AT = 5.0  # nats per text: the KL by which designs are ranked
 
 DERIVED: dict[str, Callable[[Cell], float]] = {
     "gold_change": lambda c: c["gold"] - c["gold_start"],
     "gold_gain": lambda c: _ratio(c["gold"] - c["gold_start"], c["gold_std_start"]),
+    "proxy_change": lambda c: c["proxy"] - c["proxy_start"],
     "proxy_gain": lambda c: _ratio(c["proxy"] - c["proxy_start"], c["proxy_std_start"]),
     "length_drift": lambda c: c["length"] - c["length_start"],
     "length_slope": lambda c: 1000 * slope(c.along("episodes"), c.along("length")),
 }
 MEASURES = (
-    *("gold", "proxy", "kl_nats", "length", "diversity", "perfect", "terminated", "self_bleu"),
+    *("gold", "proxy", "kl_nats", "length", "diversity", "perfect", "terminated", "self_bleu", "repetitive"),
     *("over_optimisation", "gold_accuracy", "gold_clarity", "gold_persuasiveness"),
     *DERIVED,
 )
@@ -40,13 +40,13 @@ def value(cell: Cell, measure: str) -> float:
 
 def best_point(
     settings: Mapping[Setting, Sequence[Cell]], budget: float
-) -> tuple[Setting, Mapping[str, Any], FloatArray] | None:
+) -> tuple[Setting, Mapping[str, Any], Runs] | None:
     """The setting and point of the curve with the highest mean gold at a mean KL within a budget.
 
     Returns:
-        Setting, point (means over runs), and gold of its runs `(R,)`; None if there is no such point.
+        Setting, point (means over runs), and gold of its runs by seed; None if there is no such point.
     """
-    found = []
+    found: list[tuple[Setting, Mapping[str, Any], Runs]] = []
     for setting, cells in settings.items():
         steps, curves = _common(cells)
         if not steps:
@@ -54,8 +54,9 @@ def best_point(
         i = best_within(curves["kl_nats"], curves["gold"], budget)
         if i is not None:
             point = {"step": steps[i], "kl_nats": float(curves["kl_nats"][:, i].mean())}
-            found.append((setting, point, curves["gold"][:, i]))
-    return max(found, key=lambda f: float(f[2].mean()), default=None)
+            gold = [float(v) for v in curves["gold"][:, i]]
+            found.append((setting, point, dict(zip(_seeds(cells), gold, strict=True))))
+    return max(found, key=lambda f: mean_known(list(f[2].values())), default=None)
 
 
 def mean_curve(cells: Sequence[Cell]) -> list[dict[str, float]]:
@@ -71,11 +72,33 @@ def mean_curve(cells: Sequence[Cell]) -> list[dict[str, float]]:
     ]
 
 
-def mean_of(
-    strata: Sequence[Sequence[Cell]], measure: Callable[[Sequence[Cell]], Sequence[float]]
-) -> Interval:
-    """Mean over strata of a measure of runs."""
-    return mean_of_strata([numbers(measure(cells)) for cells in strata])
+def by_seed(cells: Sequence[Cell], measure: str) -> Runs:
+    """A measure of the runs of one setting."""
+    return {c.row["seed"]: value(c, measure) for c in cells}
+
+
+def falls(cells: Sequence[Cell]) -> Runs:
+    """Gold at the end of each run's curve, less that at the best point of the setting's mean curve."""
+    curve = [p for p in mean_curve(cells) if math.isfinite(p["gold"])]
+    if not curve:
+        return {}
+    best, last = max(curve, key=lambda p: p["gold"])["step"], curve[-1]["step"]
+    by_step = [{float(p["step"]): number(p["gold"]) for p in c.curve} for c in cells]
+    return {s: points[last] - points[best] for s, points in zip(_seeds(cells), by_step, strict=True)}
+
+
+def mean_of(strata: Iterable[Sequence[Cell]], measure: str) -> Estimate:
+    """Mean over settings of a measure of their runs, with Student's interval over seeds."""
+    return mean_of_strata(by_seed(cells, measure) for cells in strata)
+
+
+def below_start(cells: Iterable[Cell]) -> int:
+    """How many runs ended with less gold than they began with."""
+    return sum(c["gold"] < c["gold_start"] for c in cells)
+
+
+def _seeds(cells: Sequence[Cell]) -> list[Any]:
+    return [c.row["seed"] for c in cells]
 
 
 def _common(cells: Sequence[Cell]) -> tuple[list[float], dict[str, FloatArray]]:

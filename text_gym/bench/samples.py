@@ -6,16 +6,20 @@ The rules see symptoms, not meaning: a text can be wrong in ways that none of th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from .measures import said_twice
 from .results import Cell
 from .runs import mean_known
 
 ENDS, SHORT, LONG, REPEATED, COPIED, ALIKE, FELL = 0.8, 0.7, 1.3, 0.2, 0.5, 0.6, 0.05
+RISE = 0.1  # a share that was as high at the start, or nearly, is no symptom
+PROMPTS = 4  # shown of a run, and others where a symptom is seen that these do not show
+_PHRASE = 12  # words of a repeated phrase that are quoted
 _SENTENCE = 40  # words without a mark that ends a sentence
 
 
@@ -34,8 +38,9 @@ RULES = {
     "never ends": f"fewer than {_percent(ENDS)} of the texts end by themselves",
     "says too little": f"texts have fewer than {SHORT:g} times the words of the start",
     "grows long": f"texts have more than {LONG:g} times the words of the start",
-    "repeats itself": f"at least {_percent(REPEATED)} of the three-word sequences of a sample came before in "
-    "it, and more than at the start",
+    "repeats itself": f"in at least {_percent(REPEATED)} of the texts a phrase of four words stands twice, "
+    "and in more than at the start (where rows lack the column “repetitive”: as large a share of a sample's "
+    "three-word sequences came before in it)",
     "copies the prompt": f"at least {_percent(COPIED)} of the four-word sequences of a sample stand in its "
     "prompt, and more than at the start",
     "says the same to all": f"at least {_percent(ALIKE)} of the four-word sequences of a sample stand in "
@@ -49,6 +54,42 @@ RULES = {
 def troubles(cells: Sequence[Cell]) -> list[Trouble]:
     """The symptoms of the runs of one setting, in the order of `RULES`."""
     return [*_of_measures(cells), *_of_samples(cells), *_of_criteria(cells)]
+
+
+def worst_run(cells: Sequence[Cell]) -> Cell:
+    """The run that ended with the least gold."""
+    return min(cells, key=lambda c: c["gold"] if np.isfinite(c["gold"]) else np.inf)
+
+
+def telling(cell: Cell) -> list[int]:
+    """Which samples of a run to show: the first, and others whose end has a symptom that these have not."""
+    chosen = list(range(min(PROMPTS, len(cell.samples))))
+    seen = {name for i in chosen for name in _seen(cell.samples[i])}
+    for i in range(len(chosen), len(cell.samples)):
+        if own := set(_seen(cell.samples[i])) - seen:
+            chosen.append(i)
+            seen |= own
+    return chosen
+
+
+def example(cells: Sequence[Cell]) -> tuple[str, list[str]]:
+    """A text of the end of the worst run, and the symptoms it shows; one with symptoms if there is one."""
+    samples = worst_run(cells).samples
+    ends = [(str(t["text"]), _seen(s)) for s in samples for t in s["texts"] if t["when"] == "end"]
+    return max(ends, key=lambda end: bool(end[1]), default=("", []))
+
+
+def _seen(sample: Mapping[str, Any]) -> list[str]:
+    """Symptoms that a single text shows at the end."""
+    prompt = str(sample["prompt"])
+    texts = [t for t in sample["texts"] if t["when"] == "end"]
+    rules: list[tuple[str, Callable[[Mapping[str, Any]], bool]]] = [
+        ("never ends", lambda t: not t.get("terminated", True)),
+        ("repeats itself", lambda t: bool(said_twice(t["text"]))),
+        ("copies the prompt", lambda t: shared(_words(t["text"]), _words(prompt)) >= COPIED),
+        ("lost its sentences", lambda t: broken(t["text"])),
+    ]
+    return [name for name, rule in rules if any(rule(t) for t in texts)]
 
 
 def repeated(words: Sequence[str]) -> float:
@@ -92,7 +133,24 @@ def _of_measures(cells: Sequence[Cell]) -> list[Trouble]:
         found.append(Trouble("says too little", f"{words:.0f} words, {start:.0f} at the start"))
     if words > LONG * start:
         found.append(Trouble("grows long", f"{words:.0f} words, {start:.0f} at the start"))
+    twice, before = (mean_known([c[k] for c in cells]) for k in ("repetitive", "repetitive_start"))
+    if twice >= REPEATED and twice > before + RISE:
+        found.append(
+            Trouble(
+                "repeats itself",
+                f"{_percent(twice)} of the texts say a phrase of four words twice, {_percent(before)} at the "
+                f"start{_phrase(cells)}",
+            )
+        )
     return found
+
+
+def _phrase(cells: Sequence[Cell]) -> str:
+    """The longest phrase that a sample says twice, as an example."""
+    phrases = [said_twice(text) for _, text in _texts(cells, "end")]
+    words = max(phrases, key=len, default="").split()
+    ending = " …" if len(words) > _PHRASE else ""
+    return f"; e.g. “{' '.join(words[:_PHRASE])}{ending}”" if words else ""
 
 
 def _of_samples(cells: Sequence[Cell]) -> list[Trouble]:
@@ -100,15 +158,17 @@ def _of_samples(cells: Sequence[Cell]) -> list[Trouble]:
     if not last:
         return []
     rules: list[tuple[str, float, Callable[[list[tuple[str, str]]], float], str]] = [
-        ("repeats itself", REPEATED, _repetition, "{} of three-word sequences came before"),
         ("copies the prompt", COPIED, _copying, "{} of four-word sequences stand in the prompt"),
         ("says the same to all", ALIKE, _likeness, "{} of four-word sequences stand in another sample"),
         ("lost its sentences", 0.5, _breaking, "{} of the samples"),
     ]
+    if not np.isfinite([c["repetitive"] for c in cells]).any():  # rows before there was such a column
+        evidence = "{} of three-word sequences came before"
+        rules = [("repeats itself", REPEATED, _repetition, evidence), *rules]
     found = []
     for name, least, measure, evidence in rules:
         share = measure(last)
-        if share >= least and share > measure(first) + 0.1:
+        if share >= least and share > measure(first) + RISE:
             found.append(Trouble(name, evidence.format(_percent(share))))
     return found
 

@@ -10,14 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ..interval import Interval
-from ..reward import FloatArray
 from .findings import find
+from .frontier import frontiers
+from .outcomes import is_yours
 from .results import Cell, Results, Setting, number, numbers, read_results
-from .runs import MEASURES, RANKED_AT, best_point, mean_curve, mean_known, value
-from .statistics import aggregate, coverage, episodes_until, improvement
+from .runs import MEASURES, RANKED_AT, below_start, best_point, by_seed, mean_curve, mean_known
+from .statistics import Runs, aggregate, coverage, episodes_until, improvement, mean_of_strata
+from .verdicts import multiplicity, plain
 
 BUDGETS = (1.0, 2.0, 5.0, 10.0, 20.0)  # nats per text
 SHARE = 0.9  # of the way from the start to the best gold of the task: the target of sample efficiency
@@ -30,8 +29,13 @@ def summarise(folder: str | Path) -> dict[str, Any]:
         ConfigError: The folder holds no benchmark.
         DataError: It has no finished cell, or one that cannot be read.
     """
-    results = read_results(folder)
-    return summary_of(results) | {"findings": [f.summary() for f in find(results)]}
+    return whole_summary(read_results(folder))
+
+
+def whole_summary(results: Results) -> dict[str, Any]:
+    """The summary with its findings, and how many questions they are."""
+    found = find(results)
+    return summary_of(results) | {"findings": plain(found), "multiplicity": multiplicity(found)}
 
 
 def summary_of(results: Results) -> dict[str, Any]:
@@ -63,7 +67,7 @@ def _setting(setting: Setting, cells: Sequence[Cell], target: float) -> dict[str
         "seeds": [c.row["seed"] for c in cells],
         "n": cells[0].row.get("n"),
         "kl_kind": cells[0].row.get("kl_kind"),
-        "measures": {m: _over_runs([value(c, m) for c in cells]) for m in MEASURES},
+        "measures": {m: _over_runs(by_seed(cells, m)) for m in MEASURES} | {"gold": _gold([cells])},
         "episodes": mean_known(numbers(c.row.get("episodes") for c in cells)),
         "episodes_to_target": {
             "reached": reached,
@@ -81,24 +85,58 @@ def _design(results: Results, task: str, design: str) -> dict[str, Any]:
     trained = {s: c for s, c in settings.items() if s.kl_coefficient is not None}
     chosen = {s: c for s, c in settings.items() if s.kl_coefficient is None}
     best = max(trained or settings, key=lambda s: mean_known([c["gold"] for c in settings[s]]))
-    least = min((s.kl_coefficient for s in settings if s.kl_coefficient is not None), default=None)
-    at_least = [c for s, c in trained.items() if s.kl_coefficient == least]
+    ends = _ends(trained)
     about = results.about(design)
     return {
         "task": task,
         "name": design,
         "group": cells[0].row.get("group"),
+        "yours": is_yours(results, design),
         "description": about.get("description") or "",
         "tree": about.get("tree"),
-        "static_accuracy": _over_runs([c["static_accuracy"] for c in cells]),
+        "static_accuracy": _static_accuracy(cells),
         "null_rulers": _nulls(cells),
-        "best": {**best._asdict(), "gold": _over_runs([c["gold"] for c in settings[best]])},
-        "least_kl_coefficient": least,
-        "at_least": {
-            m: _strata(at_least, m) for m in ("gold", "over_optimisation", "length_drift", "kl_nats")
-        },
+        "best": {**best._asdict(), "gold": _gold([settings[best]])},
+        "least_kl_coefficient": ends[0]["kl_coefficient"] if ends else None,
+        "at_least": ends[0] if ends else _end([]),
+        "ends": ends,
+        "frontier": frontiers(results, task, design),
         "budgets": {f"{b:g}": _within(trained or settings, b) for b in BUDGETS},
         "best_of_n": {f"{b:g}": _within(chosen, b) for b in BUDGETS if chosen},
+    }
+
+
+def _ends(trained: Mapping[Setting, Sequence[Cell]]) -> list[dict[str, Any]]:
+    """Where runs end, by KL coefficient, the smallest first: over all optimisers but best-of-n."""
+    coefficients = sorted({s.kl_coefficient for s in trained if s.kl_coefficient is not None})
+    return [
+        {"kl_coefficient": b, **_end([c for s, c in trained.items() if s.kl_coefficient == b])}
+        for b in coefficients
+    ]
+
+
+def _end(strata: Sequence[Sequence[Cell]]) -> dict[str, Any]:
+    measures = ("over_optimisation", "length_drift", "kl_nats", "proxy_gain", "repetitive")
+    return {"gold": _gold(strata), **{m: _strata(strata, m) for m in measures}}
+
+
+def _gold(strata: Sequence[Sequence[Cell]]) -> dict[str, Any]:
+    """Gold at the end over runs, and what an interquartile mean does not show of it.
+
+    `value` and `ci95` are the interquartile mean with its bootstrap interval over seeds; `mean` and `student`
+    the mean over settings with Student's; `worst` the least of a run; `below_start` how many of the `n` runs
+    ended with less gold than they began with.
+    """
+    runs = [by_seed(cells, "gold") for cells in strata]
+    student = mean_of_strata(runs)
+    cells = [c for own in strata for c in own]
+    return {
+        **aggregate(runs).summary(),
+        "mean": student.value,
+        "student": [student.low, student.high],
+        "worst": min((c["gold"] for c in cells if math.isfinite(c["gold"])), default=math.nan),
+        "below_start": below_start(cells),
+        "seeds": len({c.row["seed"] for c in cells}),
     }
 
 
@@ -111,7 +149,7 @@ def _within(settings: Mapping[Setting, Sequence[Cell]], budget: float) -> dict[s
         "optimiser": setting.optimiser,
         "kl_coefficient": setting.kl_coefficient,
         **point,
-        "gold": _over_runs(gold),
+        "gold": {**_over_runs(gold), "worst": min(gold.values())},
     }
 
 
@@ -139,12 +177,12 @@ def _algorithms(settings: Mapping[Setting, Sequence[Cell]]) -> list[dict[str, An
     for a in optimisers:
         for b in optimisers:
             pairs = [
-                ([c["gold"] for c in settings[s]], [c["gold"] for c in settings[s._replace(optimiser=b)]])
+                (by_seed(settings[s], "gold"), by_seed(settings[s._replace(optimiser=b)], "gold"))
                 for s in settings
                 if s.optimiser == a != b and s._replace(optimiser=b) in settings
             ]
             if pairs:
-                found = improvement([(numbers(x), numbers(y)) for x, y in pairs])
+                found = improvement(pairs)
                 result.append({"a": a, "b": b, "strata": len(pairs), "b_beats_a": found.summary()})
     return result
 
@@ -178,11 +216,14 @@ def _nulls(cells: Sequence[Cell]) -> dict[str, float]:
     return {ruler: mean_known(ranks) for ruler, ranks in found.items()}
 
 
+def _static_accuracy(cells: Sequence[Cell]) -> dict[str, Any]:
+    """Over seeds, for which a learned design is trained anew; all runs of one seed have the same."""
+    return _over_runs({c.row["seed"]: c["static_accuracy"] for c in cells})
+
+
 def _strata(strata: Sequence[Sequence[Cell]], measure: str) -> dict[str, Any]:
-    return aggregate([numbers(value(c, measure) for c in cells) for cells in strata]).summary()
+    return aggregate([by_seed(cells, measure) for cells in strata]).summary()
 
 
-def _over_runs(values: Sequence[float] | FloatArray) -> dict[str, Any]:
-    array = np.asarray(values, dtype=np.float64)
-    found: Interval = aggregate([array])
-    return {**found.summary(), "mean": mean_known(array)}
+def _over_runs(runs: Runs) -> dict[str, Any]:
+    return {**aggregate([runs]).summary(), "mean": mean_known(list(runs.values()))}
