@@ -68,11 +68,11 @@ def test_every_prompt_is_judged_once_and_in_order(count: int) -> None:
     assert len(report.rewards) == count
     lengths = [len(e.completion) for e in report.episodes]
     assert report.rewards.tolist() == lengths
-    assert report.gold.mean == pytest.approx(np.mean(lengths))
+    assert report.reward.mean == pytest.approx(np.mean(lengths))
     assert report.terms["a"].mean == pytest.approx(
         np.mean([e.completion.count("a") for e in report.episodes])
     )
-    assert report.terms["half"].mean == pytest.approx(report.gold.mean / 2)
+    assert report.terms["half"].mean == pytest.approx(report.reward.mean / 2)
     assert report.length == np.mean([len(e.completion_ids) for e in report.episodes])
     assert report.terminated == np.mean([e.finish_reason != "length" for e in report.episodes])
 
@@ -146,14 +146,14 @@ def test_a_missing_opinion_is_no_zero() -> None:
     report = evaluate(small_policy(), env, many(40))
     odd = [len(e.completion) % 2 == 1 for e in report.episodes]
     assert any(odd)
-    assert report.gold.mean == 1.0
+    assert report.reward.mean == 1.0
     assert np.isnan(report.rewards).tolist() == odd
 
 
 def test_the_summary_is_plain_data() -> None:
     report = evaluate(small_policy(), world())
     summary = json.loads(json.dumps(report.summary()))
-    assert summary["gold"] == {"mean": report.gold.mean, "ci95": list(report.gold.ci95)}
+    assert summary["gold"] == {"mean": report.reward.mean, "ci95": list(report.reward.ci95)}
     assert summary.keys() == {"gold", "a", "half", "kl_nats", "perplexity", "length_tokens", "terminated"}
 
 
