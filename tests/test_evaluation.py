@@ -121,13 +121,21 @@ def test_kl_and_perplexity_by_hand() -> None:
 
 def test_the_kl_to_oneself_is_exactly_zero() -> None:
     policy = small_policy()
-    for reference in (None, policy, policy.frozen()):
+    for reference in (policy, policy.frozen()):
         report = evaluate(policy, world(), many(40), reference=reference)
         assert report.kl == Measure(0.0, (0.0, 0.0))
     tokens = sum(len(e.completion_ids) for e in report.episodes)
     assert report.perplexity == pytest.approx(
         math.exp(-exact(policy, report.episodes).sum() / tokens), rel=1e-5
     )
+
+
+def test_without_a_reference_the_kl_is_not_known() -> None:
+    report = evaluate(small_policy(), world(), many(40))
+    assert math.isnan(report.kl.mean)
+    assert math.isnan(report.perplexity)
+    assert np.isnan(report.episode_kl).all()
+    assert report.reward.mean > 0
 
 
 def test_greedy_texts_are_the_same_for_every_seed() -> None:
@@ -153,8 +161,11 @@ def test_a_missing_opinion_is_no_zero() -> None:
 def test_the_summary_is_plain_data() -> None:
     report = evaluate(small_policy(), world())
     summary = json.loads(json.dumps(report.summary()))
-    assert summary["gold"] == {"mean": report.reward.mean, "ci95": list(report.reward.ci95)}
-    assert summary.keys() == {"gold", "a", "half", "kl_nats", "perplexity", "length_tokens", "terminated"}
+    assert summary["reward"] == {"mean": report.reward.mean, "ci95": list(report.reward.ci95)}
+    measured = {"kl_nats", "perplexity", "length_tokens", "terminated"}
+    assert summary.keys() == measured | {"reward", "a", "half"}
+    assert report.summary("gold").keys() == measured | {"gold", "a", "half"}
+    assert report.summary(None).keys() == measured
 
 
 def test_evaluating_changes_neither_policy_nor_environment() -> None:

@@ -182,7 +182,7 @@ def _reference(options: EvaluateOptions, place: str | Path, policy: Policy) -> t
 
 def _show(console: Console, task: Task, place: str, summary: Mapping[str, Any], reference: str) -> None:
     """Print what was measured on what, then a line a figure."""
-    width = max(16, *map(len, rows_of(summary)))
+    width = max(map(len, ["held-out prompts", *rows_of(summary)]))
     data = task.settings.get("data")
     prompts = f"task {task.name!r}"
     if data is not None:
@@ -193,6 +193,9 @@ def _show(console: Console, task: Task, place: str, summary: Mapping[str, Any], 
         console.print(Text(harmless(f"{name:{width}s} {text}")), soft_wrap=True)
     line = f"{'KL to' if known else 'KL':{width}s} {reference}"
     console.print(Text(harmless(line), style="" if known else "yellow"), soft_wrap=True)
+    if not rows_of(summary):
+        line = "these prompts have no reward of their own, so there is no gold; pass --gold, or --reward"
+        console.print(Text(line, style="yellow"), soft_wrap=True)
     for name, value in rows_of(summary).items():
         low, high = value["ci95"]
         interval = f"95 % interval {low:.4f} to {high:.4f}"

@@ -36,7 +36,8 @@ class Start:
         sha256: `Policy.digest` of it: a policy with another digest is another policy.
         dtype: Type of its weights, e.g. `"float32"`.
         places: Where to look, the best first: `{"task": name}` is the policy shipped with a task,
-            `{"folder": path}` a folder, `{"hub": name}` a hub model.
+            `{"folder": path}` a folder, `{"copy": path}` a copy that goes wherever the saved policy goes,
+            `{"hub": name}` a hub model.
     """
 
     sha256: str
@@ -69,32 +70,25 @@ class Start:
         return cls(policy.digest(), dtype, tuple(places))
 
     def at(self, folder: str | Path) -> Start:
-        """The same with a copy's folder for its only place."""
-        return Start(self.sha256, self.dtype, ({"folder": str(Path(folder).resolve())},))
+        """The same with a copy of it in the run's folder for its only place."""
+        return Start(self.sha256, self.dtype, ({"copy": str(Path(folder).resolve())},))
 
     def also_at(self, folder: str | Path) -> Start:
-        """The same with a copy's folder for one more place, for when it is gone from the others."""
+        """The same with a copy for one more place, for when it is gone from the others."""
         return Start(self.sha256, self.dtype, (*self.places, *self.at(folder).places))
 
     def written_in(self, folder: Path) -> dict[str, Any]:
         """As plain data for a policy's folder: folders relative to that, where it can be, and absolute.
 
-        What lies under the folder's parent, as a run's own copy does, is named relatively alone, so that it
-        is found wherever the run is moved to.
+        Copies are named relatively alone: the same run writes the same text wherever it stands.
         """
         places: list[dict[str, str]] = []
         home = folder.resolve()
         for place in self.places:
-            if "folder" not in place:
-                places.append(place)
-                continue
-            target = Path(place["folder"])
-            try:
+            target = place.get("folder") or place.get("copy")
+            if target is not None and Path(target).drive == home.drive:
                 places.append({"folder": Path(os.path.relpath(target, home)).as_posix()})
-            except ValueError:  # another drive of Windows
-                places.append(place)
-                continue
-            if not target.is_relative_to(home.parent):
+            if "copy" not in place:
                 places.append(place)
         return {"sha256": self.sha256, "dtype": self.dtype, "places": places}
 
