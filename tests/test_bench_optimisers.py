@@ -84,7 +84,7 @@ def test_gold_is_the_tasks_own_and_kl_is_to_the_start(monkeypatch: pytest.Monkey
     assert [p["gold"] for p in found.curve] == pytest.approx([gold for gold, _ in expected])
     assert [p["kl_nats"] for p in found.curve] == pytest.approx([kl for _, kl in expected], abs=1e-4)
     assert found.curve[-1]["kl_nats"] > 0.01
-    assert found.curve[-1]["proxy"] < 0 <= found.curve[-1]["gold"]
+    assert found.curve[0]["proxy"] < 0 <= found.curve[0]["gold"]
 
 
 def test_unknown_means_unknown() -> None:
