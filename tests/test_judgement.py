@@ -160,7 +160,7 @@ def test_looks_change_nothing_in_the_training_whatever_the_reward_remembers() ->
         watch = GoldWatch(task, 8, 4) if looking else None
         torch.manual_seed(0)
         np.random.seed(0)  # noqa: NPY002
-        rows = []
+        rows: list[float] = []
 
         def look(agent: Any, metrics: Any, watch: Any = watch, rows: Any = rows) -> None:
             rows.append(metrics["reward"])

@@ -5,6 +5,7 @@ import math
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
@@ -121,15 +122,15 @@ def test_curves_of_another_reward_have_panels_for_gold(
     )
     assert list(without) == ["Reward", "Criteria", "KL to the reference policy", "Length"]
     (gold,) = with_gold["Gold (the task's own reward)"].lines
-    assert gold.get_xydata().tolist() == [[0, 0.7], [2, 0.5], [4, 0.25]]
+    assert np.asarray(gold.get_xydata()).tolist() == [[0, 0.7], [2, 0.5], [4, 0.25]]
     frontier = with_gold["Reward and gold over the distance from the start"]
     (dots,) = frontier.collections
-    assert dots.get_offsets().data.ravel().tolist() == pytest.approx(
+    assert np.asarray(dots.get_offsets()).ravel().tolist() == pytest.approx(
         [x for r in ROWS for x in (math.sqrt(r["kl"]), r["reward"])]
     )
     assert frontier.get_ylabel() == "length, optimised (batches)"
     (right,) = [axes for axes in drawn[0].axes if axes.get_ylabel() == "gold (held-out prompts)"]
-    assert right.lines[0].get_xydata().tolist() == [[0, 0.7], [0, 0.5], [0, 0.25]]
+    assert np.asarray(right.lines[0].get_xydata()).tolist() == [[0, 0.7], [0, 0.5], [0, 0.25]]
 
 
 def test_samples_cannot_break_out_of_their_block(tmp_path: Path) -> None:
