@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_models import parameters_of, same_parameters, small_policy
-from text_gym.agents.checkpoint import digest, tensors_of
+from text_gym.agents.checkpoint import tensors_of
 from torch import Tensor, nn
 
 from text_gym import ByteTokenizer, PretrainedTokenizer, RewardSource, TextVectorEnv, WordTokenizer
@@ -220,7 +220,7 @@ def test_bfloat16_and_tied_and_padded_weights_come_back(tmp_path: Path) -> None:
         loaded = PPO.load(tmp_path / kind, learner.env, device="cpu")
         assert loaded.policy.value_head.weight.dtype == torch.bfloat16
         assert same(memory_of(loaded), memory_of(learner))
-        assert digest(loaded.reference) == digest(learner.reference)
+        assert loaded.reference.digest() == learner.reference.digest()
 
 
 def test_tied_weights_are_saved_once() -> None:
