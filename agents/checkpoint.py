@@ -8,7 +8,6 @@ from a global generator. A rollout in flight is therefore not saved, nor is the 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -28,7 +27,7 @@ from text_gym.sealed import check_sealed, read_about, restore_replaced, write_se
 
 from .guards import check_finite
 from .objective import Estimate, Objective
-from .policy import Policy
+from .policy import Policy, tensors_of
 
 LOG = logging.getLogger("text_gym")
 REFERENCE, TENSORS = "reference", "agent.safetensors"
@@ -191,7 +190,7 @@ class Checkpoints:
         found, own_name = state["algorithm"], agent.settings()["algorithm"]
         if found != own_name:
             raise ConfigError(f"{folder} is of algorithm {found} and cannot be loaded into {own_name}")
-        if state["reference"] != digest(agent.reference):
+        if state["reference"] != agent.reference.digest():
             raise ConfigError(
                 f"{folder} was learnt against another reference policy; use that in {self.folder / REFERENCE}"
             )
@@ -327,7 +326,7 @@ class Checkpoints:
     def _save_reference(self, agent: Resumable) -> str:
         """Write the reference policy if it is not there yet; returns its digest."""
         if self._reference is None:
-            folder, found = self.folder / REFERENCE, digest(agent.reference)
+            folder, found = self.folder / REFERENCE, agent.reference.digest()
             try:
                 same = check_sealed(folder) == found
             except DamagedError:
@@ -374,23 +373,6 @@ def _warn_of_chance(reward: RewardSource) -> None:
             "well as it would have, but not in the same way",
             reward.name,
         )
-
-
-def digest(policy: Policy) -> str:
-    """SHA-256 of a policy's weights and buffers, with their names, shapes and types."""
-    result = hashlib.sha256()
-    for name, tensor in sorted(tensors_of(policy).items()):
-        result.update(f"{name} {_form(tensor)}\n".encode())
-        result.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return result.hexdigest()
-
-
-def tensors_of(network: nn.Module) -> dict[str, Tensor]:
-    """Every weight and buffer of a policy or critic by name; tied weights once."""
-    found: dict[int, tuple[str, Tensor]] = {}
-    for name, tensor in network.state_dict(keep_vars=True).items():
-        found.setdefault(id(tensor), (name, tensor.detach()))
-    return dict(found.values())
 
 
 def _network_tensors(agent: Resumable) -> dict[str, Tensor]:

@@ -44,10 +44,11 @@ class Report:
     """What an evaluation found.
 
     Args:
-        gold: The reward of the environment.
+        reward: The reward of the environment. Whether that is gold, the task's own, is for the caller to say.
         terms: Its named terms.
-        kl: To the reference policy, nats per episode (k1: may be slightly negative by chance).
-        perplexity: Of the texts under the reference policy, per token.
+        kl: To the reference policy, nats per episode (k1: may be slightly negative by chance); NaN if none
+            was given.
+        perplexity: Of the texts under the reference policy, per token; NaN if none was given.
         length: Completion tokens.
         terminated: Share of episodes that ended by themselves.
         episodes: The episodes, in the order of the prompts.
@@ -55,7 +56,7 @@ class Report:
         episode_kl: `(n,)` float64, the KL of each; NaN where it is not known.
     """
 
-    gold: Measure
+    reward: Measure
     terms: dict[str, Measure]
     kl: Measure
     perplexity: float
@@ -65,9 +66,14 @@ class Report:
     rewards: npt.NDArray[np.float64]
     episode_kl: npt.NDArray[np.float64]
 
-    def summary(self) -> dict[str, Any]:
-        """As plain data: measures as `{"mean", "ci95"}`, the terms beside `gold`."""
-        measures = {"gold": self.gold, **self.terms}
+    def summary(self, reward: str | None = "reward") -> dict[str, Any]:
+        """As plain data: measures as `{"mean", "ci95"}`, the terms beside the reward.
+
+        Args:
+            reward: What to call the reward, e.g. `"gold"` where it is the task's own; None leaves it out, and
+                its terms too.
+        """
+        measures = {} if reward is None else {reward: self.reward, **self.terms}
         return {
             **{k: {"mean": m.mean, "ci95": list(m.ci95)} for k, m in measures.items()},
             "kl_nats": self.kl.mean,
@@ -94,7 +100,7 @@ def evaluate(
         env: Gives tokenizer, reward, token limit and stop strings, and its prompts if none are given. Texts
             are scored as they stand, cut or not, whatever its `limit`.
         prompts: What to complete, once each and in order.
-        reference: For KL and perplexity; the policy itself if None (KL 0).
+        reference: For KL and perplexity; if None they are not known, and NaN.
         sampling: How tokens are drawn; temperature 1 if None. KL and perplexity are at temperature 1.
         seed: Decides the noise.
         episodes_per_prompt: Texts per prompt.
@@ -121,14 +127,18 @@ def evaluate(
     for first in range(0, total, rows):
         index = np.arange(first, first + rows) % total  # the last batch wraps around; the surplus is cut
         batch = rollout(policy, playing, index, seed=seed, sampling=sampling)
-        texts = (batch.tokens, batch.starts, batch.lengths)
-        own = policy.score(*texts, action_masks=batch.action_masks)
-        other = (reference or policy).score(*texts, action_masks=batch.action_masks)
         episodes += batch.episodes
+        kl = nll = np.full(rows, np.nan)
+        if reference is not None:
+            texts = (batch.tokens, batch.starts, batch.lengths)
+            own = policy.score(*texts, action_masks=batch.action_masks)
+            other = reference.score(*texts, action_masks=batch.action_masks)
+            kl = (own - other).sum(dim=1).double().cpu().numpy()
+            nll = -other.sum(dim=1).double().cpu().numpy()
         found = {
-            "gold": np.where(batch.scores.abstained, np.nan, batch.scores.totals),
-            "kl": (own - other).sum(dim=1).double().cpu().numpy(),
-            "nll": -other.sum(dim=1).double().cpu().numpy(),
+            "reward": np.where(batch.scores.abstained, np.nan, batch.scores.totals),
+            "kl": kl,
+            "nll": nll,
             "length": batch.lengths.double().cpu().numpy(),
             **{f"term/{k}": np.asarray(v, dtype=np.float64) for k, v in batch.scores.terms.items()},
         }
@@ -137,13 +147,13 @@ def evaluate(
     values = {name: np.concatenate(parts)[:total] for name, parts in columns.items()}
     episodes = episodes[:total]
     return Report(
-        gold=Measure.of(values["gold"]),
+        reward=Measure.of(values["reward"]),
         terms={k.removeprefix("term/"): Measure.of(v) for k, v in values.items() if k.startswith("term/")},
         kl=Measure.of(values["kl"]),
         perplexity=float(np.exp(values["nll"].sum() / values["length"].sum())),
         length=float(values["length"].mean()),
         terminated=sum(e.whole for e in episodes) / total,
         episodes=episodes,
-        rewards=values["gold"],
+        rewards=values["reward"],
         episode_kl=values["kl"],
     )

@@ -8,6 +8,7 @@ model's own vocabulary is padded. How tokens are drawn is the sampler's business
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -343,6 +344,18 @@ class Policy(nn.Module):
         reference.requires_grad_(False)
         return reference
 
+    def digest(self) -> str:
+        """SHA-256 of the weights and buffers, with their names, shapes and types; 64 hexadecimal digits.
+
+        Policies with the same digest give every text the same probability, and a policy that was saved and
+        loaded again has the digest it had. The tokenizer is not part of it.
+        """
+        result = hashlib.sha256()
+        for name, tensor in sorted(tensors_of(self).items()):
+            result.update(f"{name} {(tuple(tensor.shape), tensor.dtype)}\n".encode())
+            result.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return result.hexdigest()
+
     def save(self, folder: str | Path) -> None:
         """Write a Hugging Face folder (`AutoModelForCausalLM` loads it) and the value head beside it.
 
@@ -381,6 +394,14 @@ class Policy(nn.Module):
         if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
             kind = json.dumps(self.model.config.model_type)
             raise ConfigError(f"models of type {kind} change their logits in a way that is not supported yet")
+
+
+def tensors_of(network: nn.Module) -> dict[str, Tensor]:
+    """Every weight and buffer of a policy or critic by name; tied weights once."""
+    found: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        found.setdefault(id(tensor), (name, tensor.detach()))
+    return dict(found.values())
 
 
 def places(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:

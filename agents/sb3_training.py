@@ -280,16 +280,17 @@ def evaluate_sb3(
         for first in range(0, len(todo), 128):
             episodes += _play(model, task, todo[first : first + 128], greedy)
     scores = task.reward(episodes)
+    rewards = np.where(scores.abstained, np.nan, scores.totals)
     unknown = float("nan")
     return Report(
-        gold=Measure.of(scores.totals),
+        reward=Measure.of(rewards),
         terms={name: Measure.of(np.asarray(term, dtype=np.float64)) for name, term in scores.terms.items()},
         kl=Measure(unknown, (unknown, unknown)),
         perplexity=unknown,
         length=float(np.mean([len(e.completion_ids) for e in episodes])),
         terminated=float(np.mean([e.whole for e in episodes])),
         episodes=episodes,
-        rewards=scores.totals,
+        rewards=rewards,
         episode_kl=np.full(len(episodes), unknown),
     )
 

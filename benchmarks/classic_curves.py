@@ -85,8 +85,8 @@ def learn(task: Task, seed: int, seconds: float) -> tuple[Curve, dict[str, Any]]
         "seed": seed,
         "seconds_to_95_percent": round(float(curve[0, solved[0]]), 2) if len(solved) else None,
         "last_return": round(float(curve[1, -1]), 4),
-        "held_out_return": round(run.after.gold.mean, 4),
-        "held_out_return_greedy": round(run.greedy.gold.mean, 4),
+        "held_out_return": round(run.after.reward.mean, 4),
+        "held_out_return_greedy": round(run.greedy.reward.mean, 4),
         "tokens": run.tokens,
         "seconds": round(float(curve[0, -1]), 2),
     }

@@ -92,14 +92,14 @@ def run_products(options: Products, folder: Path) -> list[Row]:
 def run_slots(options: Slots, folder: Path) -> list[Row]:
     """A row for each algorithm and seed."""
     rows: list[Row] = []
-    data = Data(options.data, options.prompt, options.reference)
+    data = Data(options.data, options.prompt, options.reference, gold="slots")
     for seed in options.seeds:
         policy = folder / f"sft-{seed}"
         started = time.perf_counter()
         sft(SFTOptions(**dataclasses.asdict(data), out=str(policy)), SFTConfig(seed=seed), quiet())
         sft_seconds = time.perf_counter() - started
         for algorithm in options.algorithms:
-            task, reward = resolve_task("products", data, "slots", str(policy), None)
+            task, reward = resolve_task("products", data, None, str(policy), None)
             config = load_algorithm(algorithm).config_class(seed=seed)
             out = folder / f"{algorithm}-{seed}"
             summary = train(algorithm, config, task, reward=reward, policy=policy, out=out, console=quiet())

@@ -109,7 +109,7 @@ def open_world(world: World, seed: int, setting: Setting) -> Place:
     """A world that `prepare` made."""
     if world == "slots":
         policy = setting.out / "worlds" / start_of(world, seed)
-        task, reward = resolve_task("products", _data(setting), "slots", str(policy), None)
+        task, reward = resolve_task("products", _data(setting), None, str(policy), None)
         return Place(task, reward, policy)
     task = load_task("products")
     assert task.policy is not None
@@ -122,7 +122,7 @@ def open_world(world: World, seed: int, setting: Setting) -> Place:
 def _data(setting: Setting) -> Data:
     if setting.data is None:
         raise ConfigError("the world slots needs --data FILE, meaning representations with their texts")
-    return Data(setting.data, setting.prompt, setting.reference)
+    return Data(setting.data, setting.prompt, setting.reference, gold="slots")
 
 
 def before_file(world: World, seed: int, setting: Setting) -> Path:
@@ -176,8 +176,8 @@ def judge(policy: Policy, reference: Policy, task: Task, setting: Setting) -> Re
 def judged(report: Report) -> Row:
     """What is kept of it."""
     return {
-        "gold": report.gold.mean,
-        "ci95": list(report.gold.ci95),
+        "gold": report.reward.mean,
+        "ci95": list(report.reward.ci95),
         "kl": report.kl.mean,
         "length": report.length,
         "cut": 1 - report.terminated,

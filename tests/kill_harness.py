@@ -116,7 +116,7 @@ def end_at_random(pid: int, folder: Path, number: signal.Signals, seconds: float
 def main(folder: Path, trials: int, seed: int, signals: list[signal.Signals]) -> dict[str, Any]:
     """Carry out the trials; which of them failed or differ, and how often a signal gave which status."""
     torch.set_num_threads(1)
-    RunFolder.draw_curves = lambda self, title: self.path  # type: ignore[method-assign]
+    RunFolder.draw_curves = lambda self, title, reward="", first=None: self.path  # type: ignore[method-assign]
     chance = random.Random(seed)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -66,7 +66,7 @@ def test_what_was_learnt_is_what_the_agent_learns_by_itself(folder: Path) -> Non
     agent = RLOO(policy, env, RLOOConfig(**settings)).learn()
     gold = TextVectorEnv(**task.env_kwargs(prompts=task.held_out[: TINY.held_out]), shuffle=False)
     report = evaluate(agent.policy, gold, reference=agent.reference, seed=2_000_003)
-    assert found["row"]["gold"] == pytest.approx(report.gold.mean, abs=1e-6)
+    assert found["row"]["gold"] == pytest.approx(report.reward.mean, abs=1e-6)
     assert found["row"]["kl_nats"] == pytest.approx(report.kl.mean, abs=1e-4)
     assert found["row"]["terminated"] == report.terminated
 

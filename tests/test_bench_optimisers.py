@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from bench_world import TINY
+from small_models import trajectory_log_probs
 
 from text_gym import as_reward_source, load_task
+from text_gym.bench import optimisers
 from text_gym.bench.ground import starting_policy
 from text_gym.bench.optimisers import learn, look, mean, perfect
 from text_gym.bench.settings import OPTIMISERS, Settings
@@ -58,6 +62,29 @@ def test_a_look_at_the_starting_policy_finds_no_kl_and_the_gold_of_its_texts() -
     assert point["proxy"] == point["length"]
     one = look(policy, policy.frozen(), task, 1, words)
     assert one.episodes[0].completion == seen.episodes[0].completion  # the same luck for the same prompt
+
+
+def test_gold_is_the_tasks_own_and_kl_is_to_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand from the texts of every look, with other code than the benchmark's."""
+    start = starting_policy(SORT)
+    expected: list[tuple[float, float]] = []
+
+    def watched(policy: Any, reference: Any, task: Any, count: int, reward: Any) -> Any:
+        seen = look(policy, reference, task, count, reward)
+        with torch.no_grad():
+            kl = trajectory_log_probs(policy, seen.episodes) - trajectory_log_probs(start, seen.episodes)
+        own = task.reward(seen.episodes).totals
+        expected.append((float(own.mean()), float(kl.mean())))
+        return seen
+
+    monkeypatch.setattr(optimisers, "look", watched)
+    short = as_reward_source(lambda completion: -float(len(completion)))
+    options = {"ppo": {"learning_rate": 0.01}}
+    found = learn(replace(SORT, override=options), "ppo", short, 1.0, 0.0, seed=0)
+    assert [p["gold"] for p in found.curve] == pytest.approx([gold for gold, _ in expected])
+    assert [p["kl_nats"] for p in found.curve] == pytest.approx([kl for _, kl in expected], abs=1e-4)
+    assert found.curve[-1]["kl_nats"] > 0.01
+    assert found.curve[0]["proxy"] < 0 <= found.curve[0]["gold"]
 
 
 def test_unknown_means_unknown() -> None:

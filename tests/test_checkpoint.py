@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from text_gym import ByteTokenizer, PretrainedTokenizer, RewardSource, TextVectorEnv, WordTokenizer
 from text_gym import as_reward_source as source_of
 from text_gym.agents import ALGORITHMS, PPO, TIMES, Agent, Checkpoints, Metrics, Objective, Policy, PPOConfig
-from text_gym.agents.checkpoint import digest, tensors_of
+from text_gym.agents.checkpoint import tensors_of
 from text_gym.errors import CheckpointError, ConfigError, NonFiniteError, RewardError
 from text_gym.transforms import RunningStandardize
 
@@ -220,7 +220,7 @@ def test_bfloat16_and_tied_and_padded_weights_come_back(tmp_path: Path) -> None:
         loaded = PPO.load(tmp_path / kind, learner.env, device="cpu")
         assert loaded.policy.value_head.weight.dtype == torch.bfloat16
         assert same(memory_of(loaded), memory_of(learner))
-        assert digest(loaded.reference) == digest(learner.reference)
+        assert loaded.reference.digest() == learner.reference.digest()
 
 
 def test_tied_weights_are_saved_once() -> None:

@@ -47,6 +47,7 @@ def test_the_table_shows_what_both_sides_know() -> None:
         gold = {"mean": mean, "ci95": [mean - 0.1, mean + 0.1]}
         return {
             "gold": gold,
+            "reward": {"name": "length", **gold, "terms": {"words": gold}},
             "kl_nats": mean,
             "perplexity": float("nan"),
             "length_tokens": 3.0,
@@ -54,10 +55,19 @@ def test_the_table_shows_what_both_sides_know() -> None:
         }
 
     summary = {"before": side(0.25), "after": side(0.75), "tokens": 12345, "seconds": 6.7}
-    show_results(shown, summary, [("a [red]prompt", "bad", 0.25, "good", 0.75)], Path("runs/x"))
+    show_results(
+        shown,
+        summary,
+        [("a [red]prompt", "bad", {"gold": 0.25}, "good", {"gold": 0.75, "odd\x1b[31m": 2})],
+        Path("runs/x"),
+    )
     text = stream.getvalue()
     assert "0.250 [0.150, 0.350]" in text
     assert "0.750 [0.650, 0.850]" in text
     assert "perplexity" not in text
+    assert text.index("gold") < text.index("reward (length)") < text.index("length: words")
+    assert "before (gold 0.25): bad" in text
+    assert "after  (gold 0.75, odd" in text
+    assert "\x1b" not in text
     assert "a [red]prompt" in text
     assert "12,345 tokens in 7 s; results in runs/x" in text

@@ -205,5 +205,13 @@ def test_a_line_that_is_no_transcript_is_named(line: str, tmp_path: Path) -> Non
 
 
 def test_another_number_of_rewards_than_episodes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="1 rewards for 2 episodes"):
+    with pytest.raises(DataError, match="1 values of reward for 2 episodes"):
         write_transcripts(tmp_path / "t.jsonl", [episode([1]), episode([2])], [0.5])
+    with pytest.raises(DataError, match="1 values of gold for 2 episodes"):
+        write_transcripts(tmp_path / "t.jsonl", [episode([1]), episode([2])], [0.5, 1.0], [0.5])
+
+
+def test_reward_and_gold_of_a_text_stand_side_by_side(tmp_path: Path) -> None:
+    write_transcripts(tmp_path / "t.jsonl", [episode([1]), episode([2])], [0.5, 1.0], [2.0, float("nan")])
+    rows = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()]
+    assert [(row["reward"], row["gold"]) for row in rows] == [(0.5, 2.0), (1.0, None)]

@@ -68,11 +68,11 @@ def test_every_prompt_is_judged_once_and_in_order(count: int) -> None:
     assert len(report.rewards) == count
     lengths = [len(e.completion) for e in report.episodes]
     assert report.rewards.tolist() == lengths
-    assert report.gold.mean == pytest.approx(np.mean(lengths))
+    assert report.reward.mean == pytest.approx(np.mean(lengths))
     assert report.terms["a"].mean == pytest.approx(
         np.mean([e.completion.count("a") for e in report.episodes])
     )
-    assert report.terms["half"].mean == pytest.approx(report.gold.mean / 2)
+    assert report.terms["half"].mean == pytest.approx(report.reward.mean / 2)
     assert report.length == np.mean([len(e.completion_ids) for e in report.episodes])
     assert report.terminated == np.mean([e.finish_reason != "length" for e in report.episodes])
 
@@ -121,13 +121,21 @@ def test_kl_and_perplexity_by_hand() -> None:
 
 def test_the_kl_to_oneself_is_exactly_zero() -> None:
     policy = small_policy()
-    for reference in (None, policy, policy.frozen()):
+    for reference in (policy, policy.frozen()):
         report = evaluate(policy, world(), many(40), reference=reference)
         assert report.kl == Measure(0.0, (0.0, 0.0))
     tokens = sum(len(e.completion_ids) for e in report.episodes)
     assert report.perplexity == pytest.approx(
         math.exp(-exact(policy, report.episodes).sum() / tokens), rel=1e-5
     )
+
+
+def test_without_a_reference_the_kl_is_not_known() -> None:
+    report = evaluate(small_policy(), world(), many(40))
+    assert math.isnan(report.kl.mean)
+    assert math.isnan(report.perplexity)
+    assert np.isnan(report.episode_kl).all()
+    assert report.reward.mean > 0
 
 
 def test_greedy_texts_are_the_same_for_every_seed() -> None:
@@ -146,15 +154,18 @@ def test_a_missing_opinion_is_no_zero() -> None:
     report = evaluate(small_policy(), env, many(40))
     odd = [len(e.completion) % 2 == 1 for e in report.episodes]
     assert any(odd)
-    assert report.gold.mean == 1.0
+    assert report.reward.mean == 1.0
     assert np.isnan(report.rewards).tolist() == odd
 
 
 def test_the_summary_is_plain_data() -> None:
     report = evaluate(small_policy(), world())
     summary = json.loads(json.dumps(report.summary()))
-    assert summary["gold"] == {"mean": report.gold.mean, "ci95": list(report.gold.ci95)}
-    assert summary.keys() == {"gold", "a", "half", "kl_nats", "perplexity", "length_tokens", "terminated"}
+    assert summary["reward"] == {"mean": report.reward.mean, "ci95": list(report.reward.ci95)}
+    measured = {"kl_nats", "perplexity", "length_tokens", "terminated"}
+    assert summary.keys() == measured | {"reward", "a", "half"}
+    assert report.summary("gold").keys() == measured | {"gold", "a", "half"}
+    assert report.summary(None).keys() == measured
 
 
 def test_evaluating_changes_neither_policy_nor_environment() -> None:

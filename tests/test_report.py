@@ -5,7 +5,9 @@ import math
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from text_gym.errors import ConfigError, DataError
 from text_gym.report import RunFolder, draw_curves, write_json
@@ -102,11 +104,42 @@ def test_curves_are_a_png_of_readable_size(tmp_path: Path) -> None:
     assert height >= 800
 
 
+def test_curves_of_another_reward_have_panels_for_gold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        {**row, **({"gold": 1 / row["iteration"], "gold_kl": -0.1} if i % 2 else {})}
+        for i, row in enumerate(ROWS)
+    ]
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kwargs: drawn.append(self))
+    draw_curves(
+        rows, tmp_path / "curves.png", "a run", "length", {"iteration": 0, "gold": 0.7, "gold_kl": 0.0}
+    )
+    draw_curves(ROWS, tmp_path / "curves.png", "a run")
+    with_gold, without = (
+        {axes.get_title(): axes for axes in figure.axes if axes.get_title()} for figure in drawn
+    )
+    assert list(without) == ["Reward", "Criteria", "KL to the reference policy", "Length"]
+    (gold,) = with_gold["Gold (the task's own reward)"].lines
+    assert np.asarray(gold.get_xydata()).tolist() == [[0, 0.7], [2, 0.5], [4, 0.25]]
+    frontier = with_gold["Reward and gold over the distance from the start"]
+    (dots,) = frontier.collections
+    assert np.asarray(dots.get_offsets()).ravel().tolist() == pytest.approx(
+        [x for r in ROWS for x in (math.sqrt(r["kl"]), r["reward"])]
+    )
+    assert frontier.get_ylabel() == "length, optimised (batches)"
+    (right,) = [axes for axes in drawn[0].axes if axes.get_ylabel() == "gold (held-out prompts)"]
+    assert np.asarray(right.lines[0].get_xydata()).tolist() == [[0, 0.7], [0, 0.5], [0, 0.25]]
+
+
 def test_samples_cannot_break_out_of_their_block(tmp_path: Path) -> None:
     with RunFolder(tmp_path, {}, tensorboard=False) as run:
-        run.write_samples([("prompt", "```\n# not a heading", 0.1, "<script>", 0.9)])
+        run.write_samples([("prompt", "```\n# not a heading", {"gold": 0.1, "length": 2}, "<script>", {})])
     text = (tmp_path / "samples.md").read_text()
     assert "````text\n```\n# not a heading\n````" in text
+    assert "Before (gold 0.10, length 2.00):\n" in text
+    assert "After:\n" in text
 
 
 def test_json_has_no_nan(tmp_path: Path) -> None:

@@ -18,15 +18,18 @@ import pytest
 import rlhf_world
 import torch
 from rich.console import Console
-from rlhf_world import GOLD, QUALITY, config, policy, result, run, task
+from rlhf_world import GOLD, QUALITY, TOKENIZER, config, policy, result, run, task
+from small_models import trajectory_log_probs
 
-from text_gym import TextVectorEnv, sealed
-from text_gym.agents import Checkpoints
+from text_gym import TextVectorEnv, read_transcripts, sealed
+from text_gym.agents import Checkpoints, Policy
 from text_gym.errors import ConfigError, DataError, RaterLeftError
+from text_gym.origin import load_start
 from text_gym.reward_models import LabelStore
-from text_gym.rlhf import NoGold, rlhf
+from text_gym.rlhf import rlhf
 from text_gym.rlhf_people import simulated_people
 from text_gym.rlhf_verdict import headline
+from text_gym.task import NoGold
 
 ROOT = Path(__file__).parent.parent
 
@@ -56,6 +59,25 @@ def test_the_folder_holds_what_it_should(done: Path) -> None:
         assert len(list(store.labels())) == 48
         assert {x.policy for x in store.labels()} == {"round 0", "round 1"}
         store.verify()
+
+
+def test_gold_is_the_tasks_own_and_kl_is_to_the_first_policy(done: Path) -> None:
+    """By hand from the texts on disk, with other code than the cycle's."""
+    rows = [json.loads(line) for line in (done / "rounds.jsonl").read_text().splitlines()]
+    start = Policy.from_pretrained(done / "start" / "policy", TOKENIZER, device="cpu")
+    for row in rows:
+        folder = done / f"round-{row['round']}"
+        episodes = list(read_transcripts(folder / "texts.jsonl", TOKENIZER))
+        own = [min(1.0, e.completion.split().count("good") / 3) for e in episodes]
+        assert row["gold"]["mean"] == pytest.approx(np.mean(own))
+        after = Policy.from_pretrained(folder / "policy", TOKENIZER, device="cpu")
+        with torch.no_grad():
+            kl = trajectory_log_probs(after, episodes) - trajectory_log_probs(start, episodes)
+        assert row["kl_nats"] == pytest.approx(float(kl.mean()), abs=1e-4)
+        found, where = load_start(folder / "policy", after, "cpu")
+        assert found is not None
+        assert (found.digest(), where) == (start.digest(), str(done / "start" / "policy"))
+    assert any(abs(row["kl_nats"]) > 1e-3 for row in rows)
 
 
 def test_it_learns_what_the_raters_like(tmp_path: Path) -> None:

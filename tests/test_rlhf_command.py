@@ -88,3 +88,17 @@ def test_the_table_of_rounds() -> None:
     assert shown.startswith("It got worse in round 2: objective (proxy − β·KL) 0.600 → 0.500")
     assert "worse, given up" in shown
     assert shown.count("50 %") == 3  # in both rows, and in the sentence about the second
+
+
+def test_where_nobody_knows_gold_no_column_says_gold() -> None:
+    nothing = {"mean": float("nan"), "ci95": [float("nan")] * 2}
+    change = {"mean": 0.1, "ci95": [0.05, 0.15]}
+    row: dict[str, Any] = {
+        "round": 1, "kept": 1, "verdict": "better", "gold": nothing, "gold_change": None, "proxy": 0.5,
+        "kl_nats": 1.0, "words": 20.0, "cut": 0.0, "labels": 20, "alpha": None, "declined": None,
+        "since_start": {"measure": "objective", "before": 0.1, "after": 0.2, **change},
+    }  # fmt: skip
+    screen = io.StringIO()
+    show_rounds([row], Console(file=screen, width=200))
+    assert "proxy" in screen.getvalue()
+    assert "gold" not in screen.getvalue()

@@ -17,9 +17,9 @@ def test_ppo_solves_copying_and_is_judged_on_held_out_prompts() -> None:
     assert run.iterations == len(seen) == 24
     assert run.tokens == seen[-1]["tokens"] == 24 * 32 * 64
     assert [m["iteration"] for m in seen] == list(range(1, 25))
-    assert run.before.gold.mean < 0.5
-    assert evaluate_sb3(run.model, task, task.prompts, greedy=True).gold.mean >= 0.95
-    assert run.greedy.gold.ci95[0] <= run.greedy.gold.mean <= run.greedy.gold.ci95[1]
+    assert run.before.reward.mean < 0.5
+    assert evaluate_sb3(run.model, task, task.prompts, greedy=True).reward.mean >= 0.95
+    assert run.greedy.reward.ci95[0] <= run.greedy.reward.mean <= run.greedy.reward.ci95[1]
     assert [e.prompt for e in run.after.episodes] == list(task.held_out)
     assert math.isnan(run.after.kl.mean)
     assert seen[-1]["reward"] > seen[0]["reward"] + 0.3
@@ -30,7 +30,7 @@ def test_ppo_solves_copying_and_is_judged_on_held_out_prompts() -> None:
 @pytest.mark.parametrize("name", ["sort", "slots", "reverse", "copy"])
 def test_ppo_solves_the_classic_tasks_within_a_minute(name: str, seed: int) -> None:
     run = train_sb3("ppo", load_task(name), SB3Config(seed=seed))
-    assert run.greedy.gold.mean >= 0.95
+    assert run.greedy.reward.mean >= 0.95
     assert run.seconds < 60
 
 
@@ -64,8 +64,8 @@ def test_a_language_model_is_held_to_where_it_started() -> None:
     assert run.before.kl.mean == pytest.approx(0.0, abs=1e-4)
     assert run.after.kl.mean > 0.1
     assert metrics[-1]["kl"] > 0.1
-    assert run.after.gold.mean > run.before.gold.mean + 0.15
-    assert run.after.gold.mean == evaluate_sb3(run.model, task).gold.mean
+    assert run.after.reward.mean > run.before.reward.mean + 0.15
+    assert run.after.reward.mean == evaluate_sb3(run.model, task).reward.mean
 
 
 def test_mistakes_are_named() -> None:

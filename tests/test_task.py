@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from text_gym import TASKS, Prompt, TextEnv, TextVectorEnv, load_task, split_by_prompt
+from text_gym import TASKS, Prompt, Task, TextEnv, TextVectorEnv, load_task, split_by_prompt
 from text_gym.errors import ConfigError, UnknownNameError
 from text_gym.task import ENV_IDS
 
@@ -26,6 +26,22 @@ def test_overrides_win_and_none_means_the_tasks_own() -> None:
     task = load_task("copy", length=2)
     kwargs = task.env_kwargs(max_tokens=9, prompts=None, stop="b")
     assert (kwargs["max_tokens"], kwargs["prompts"], kwargs["stop"]) == (9, task.prompts, "b")
+
+
+def test_a_task_says_how_it_is_made_again_and_what_cannot_be_said_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert load_task("products").settings == {"task": "products"}
+    task = load_task("copy", length=2)
+    assert task.settings == {"task": "copy", "task_arguments": {"length": 2}}
+    assert load_task(task.settings["task"], **task.settings["task_arguments"]).prompts == task.prompts
+
+    def made(ratio: object) -> Task:
+        return load_task("sort")
+
+    monkeypatch.setitem(TASKS, "mine", made)
+    assert load_task("mine", ratio=0.5).settings == {"task": "mine", "task_arguments": {"ratio": 0.5}}
+    assert load_task("mine", ratio={1, 2}).settings == {}
 
 
 def test_every_id_is_registered_with_both_entry_points() -> None:

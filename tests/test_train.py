@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import kill_harness
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from small_models import trajectory_log_probs
 
 from text_gym import TextVectorEnv, as_reward_source, load_task
-from text_gym.agents import Policy, PPOConfig, SB3Config
+from text_gym.agents import Policy, PPOConfig, SB3Config, rollout
 from text_gym.cli import main
 from text_gym.errors import RewardError
+from text_gym.origin import load_start
 from text_gym.train import train
 
 ROOT = Path(__file__).parent.parent
@@ -55,6 +58,68 @@ def test_train_leaves_everything_it_promises(tmp_path: Path, capsys: pytest.Capt
 
     model = AutoModelForCausalLM.from_pretrained(out / "policy")
     assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(out / "policy"))
+
+
+def test_gold_is_the_tasks_own_and_kl_is_to_the_start_while_another_reward_is_optimised(
+    tmp_path: Path,
+) -> None:
+    """By hand from the texts, with other code than the trainer's; and the run says it of itself."""
+    start = Policy.new(kill_harness.TOKENIZER, layers=1, width=16, heads=2, context=16, device="cpu")
+    first = start.frozen()
+    reward = as_reward_source(lambda completion: float(completion.count("i")))
+    summary = train(
+        "ppo", PPOConfig(iterations=6, learning_rate=1e-2), kill_harness.task(), reward=reward, policy=start,
+        episodes=16, out=tmp_path / "run", console=Console(file=io.StringIO()),
+    )  # fmt: skip
+    policy = Policy.from_pretrained(tmp_path / "run" / "policy", kill_harness.TOKENIZER, device="cpu")
+    env = TextVectorEnv(
+        **kill_harness.task().env_kwargs(prompts=kill_harness.task().held_out), num_envs=2, shuffle=False
+    )
+    episodes = rollout(policy, env, np.arange(2), seed=0).episodes
+    texts = [e.completion for e in episodes]
+    gold = np.mean([t.count("a") + 0.1 * t.count("b") for t in texts])
+    assert summary["after"]["gold"]["mean"] == pytest.approx(gold)
+    assert summary["after"]["reward"]["mean"] == np.mean([t.count("i") for t in texts])
+    with torch.no_grad():
+        kl = trajectory_log_probs(policy, episodes) - trajectory_log_probs(first, episodes)
+    assert summary["after"]["kl_nats"] == pytest.approx(float(kl.mean()), abs=1e-4)
+    assert abs(summary["kl_nats"]) > 0.01
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows if "gold" in row] == [5, 6]  # every fifth, and the last
+    assert (rows[-1]["gold"], rows[-1]["gold_kl"]) == pytest.approx((gold, float(kl.mean())), abs=1e-4)
+    found, where = load_start(tmp_path / "run" / "policy", policy, "cpu")
+    assert found is not None
+    assert found.digest() == first.digest()
+    assert where == str(tmp_path / "run" / "checkpoints" / "reference")
+
+
+def test_a_run_on_gold_has_no_second_column_of_it(tmp_path: Path) -> None:
+    kill_harness.run(tmp_path, reward=None)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert not any("gold" in row for row in rows)
+    assert "reward" not in json.loads((tmp_path / "summary.json").read_text())["after"]
+
+
+def test_looks_at_gold_change_no_bit_of_the_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kill_harness.run(tmp_path / "seen")
+    monkeypatch.setattr("text_gym.train.Job.gold_watch", lambda self: None)
+    kill_harness.run(tmp_path / "unseen")
+    seen, unseen = (kill_harness.result(tmp_path / name) for name in ("seen", "unseen"))
+    assert any("gold" in row for row in seen["metrics"])
+    for row in seen["metrics"]:
+        row.pop("gold", None), row.pop("gold_kl", None)
+    assert seen == unseen
+
+
+def test_an_adapter_knows_what_it_is_added_to(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    start = Policy.new(kill_harness.TOKENIZER, layers=1, width=16, heads=2, context=16, device="cpu")
+    digest = start.digest()
+    kill_harness.run(tmp_path, policy=start, lora=2)
+    policy = Policy.from_pretrained(tmp_path / "policy", kill_harness.TOKENIZER, device="cpu")
+    found, _ = load_start(tmp_path / "policy", policy, "cpu")
+    assert found is not None
+    assert found.digest() == digest != policy.digest()
 
 
 def test_the_same_seed_gives_the_same_files(tmp_path: Path) -> None:

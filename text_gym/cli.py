@@ -10,14 +10,14 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any, Literal
 
 from tyro.conf import Positional
 
 from .errors import ConfigError, TextGymError, UnknownNameError
 from .options import parse, value_of
-from .train import Data
+from .report import read_config
+from .train import Data, anchored
 
 # A command of one word or two: the function that takes the words after it (and returns the exit
 # status), and its help.
@@ -73,7 +73,7 @@ class TrainOptions(Data):
         algorithm: ppo, grpo, rloo, reinforce, best_of_n, or one of Stable-Baselines3: sb3.ppo, sb3.a2c,
             sb3.dqn, sb3.maskable_ppo, sb3.recurrent_ppo. Its settings are further options.
         reward: Reward to optimise: a name, module:function, file.py:function, or the folder of a reward
-            model. The task's own if left out.
+            model. The task's own, which is gold, if left out; beside another one gold is shown too.
         policy: Policy to start from: a folder, or a hub model such as Qwen/Qwen3-0.6B (--model is the
             same). The task's own if left out.
         lora: Rank of a LoRA adapter to train in place of the policy's weights, e.g. 8; needs much less memory
@@ -142,7 +142,7 @@ class SampleOptions(Data):
 
     Args:
         texts: Prompts, one after another; held-out prompts of the task or data if there are none.
-        task: Task the policy is for.
+        task: Task the policy is for; if left out, what it was trained on, or products.
         policy: Folder or hub model; the task's own if left out (--model is the same).
         count: Number of texts.
         max_tokens: Token limit; the task's own if left out.
@@ -156,7 +156,7 @@ class SampleOptions(Data):
     """
 
     texts: Positional[tuple[str, ...]] = ()
-    task: str = "products"
+    task: str | None = None
     policy: str | None = None
     count: int = 5
     max_tokens: int | None = None
@@ -171,13 +171,18 @@ class SampleOptions(Data):
 
 @dataclass(frozen=True)
 class EvaluateOptions(Data):
-    """Measure a policy on held-out prompts.
+    """Measure a policy on held-out prompts: text-gym evaluate FOLDER, of a policy or of a run.
+
+    Gold is the task's own reward, and KL is measured to the policy that it started from. Task, data, columns
+    and separator are those it was trained with, unless you say otherwise.
 
     Args:
-        task: Task, where no data is given.
+        task: Task; if neither it nor data is given, what the policy was trained on, or products.
         policy: Folder or hub model; the task's own if left out (--model is the same).
-        reference: Policy that KL and perplexity are measured against; the policy itself if left out.
-        reward: Reward to measure; the task's own if left out.
+        reference: Policy that KL and perplexity are measured against, instead of the one it started from.
+        reference_column: Column of reference completions in the data.
+        reward: Reward to measure beside gold: a name, module:function, file.py:function, or the folder of a
+            reward model.
         max_tokens: Token limit; the task's own if left out.
         temperature: Logits are divided by it.
         greedy: Take the likeliest token every time.
@@ -187,9 +192,10 @@ class EvaluateOptions(Data):
         device: auto, cpu, cuda, cuda:1, mps.
     """
 
-    task: str = "products"
+    task: str | None = None
     policy: str | None = None
     reference: str | None = None
+    reference_column: str | None = None
     reward: str | None = None
     max_tokens: int | None = None
     temperature: float = 1.0
@@ -309,7 +315,7 @@ def _train(argv: list[str]) -> int:
         device=options.device,
         checkpoint_every=options.checkpoint_every,
         resume=bool(resumed),
-        options=_anchored(asdict(options)),
+        options=read_config(resumed)["options"] if resumed else _anchored(asdict(options)),
     )
     return 130 if summary["interrupted"] else 0
 
@@ -323,8 +329,6 @@ def _config_class(algorithm: str) -> type[Any]:
 
 def _settings_of_run(argv: list[str], folder: str) -> tuple[TrainOptions, Any]:
     """Options and algorithm's settings that the run in a folder was started with."""
-    from .report import read_config
-
     if len(argv) > (1 if "=" in argv[0] else 2):
         raise ConfigError("a run is resumed with its own settings: leave out all options but --resume FOLDER")
     found = read_config(folder)
@@ -341,13 +345,8 @@ def _settings_of_run(argv: list[str], folder: str) -> tuple[TrainOptions, Any]:
 
 def _anchored(options: dict[str, Any]) -> dict[str, Any]:
     """Options with the files among them as absolute paths, so that a run can be resumed from anywhere."""
-    found = dict(options)
-    for name in ("data", "policy", "reward"):
-        place, colon, rest = (options[name] or "").partition(":")
-        by_name = name == "reward" and not place.endswith(".py") and os.sep not in place
-        if place and not by_name and Path(place).exists():
-            found[name] = f"{Path(place).resolve()}{colon}{rest}"
-    return found
+    files = {name: anchored(options[name]) for name in ("data", "policy")}
+    return {**options, **files, **{name: anchored(options[name], True) for name in ("reward", "gold")}}
 
 
 def _sft(argv: list[str]) -> int:
@@ -371,6 +370,8 @@ def _sample(argv: list[str]) -> int:
 def _evaluate(argv: list[str]) -> int:
     from .commands import evaluate
 
+    if argv and not argv[0].startswith("-"):
+        argv = ["--policy", *argv]
     (options,) = parse("evaluate", argv, EvaluateOptions)
     evaluate(options)
     return 0

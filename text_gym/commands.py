@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +17,13 @@ from rich.text import Text
 from .data import pairs_from
 from .display import harmless
 from .episode import Prompt, write_transcripts
-from .errors import ConfigError
+from .errors import ConfigError, DataError
+from .judgement import judge_texts, rows_of
+from .origin import Start, load_start, policy_folder, read_origin, write_origin
 from .report import write_json
 from .task import Task, load_task
 from .tokenizer import PretrainedTokenizer, Tokenizer
-from .train import SETTINGS, Data, read_settings, resolve_task
+from .train import Data, anchored, data_task, load_reward_source, with_settings
 from .vector import TextVectorEnv
 
 if TYPE_CHECKING:
@@ -48,17 +50,22 @@ def sft(options: SFTOptions, config: SFTConfig, console: Console | None = None) 
             )
         train, held_out = task.corpus()
         tokenizer: Tokenizer | None = task.tokenizer  # `train --task` will ask for the same
-        settings: dict[str, Any] = {"task": task.name, "max_tokens": task.max_tokens}
+        settings: Mapping[str, Any] = task.settings
+        max_tokens = task.max_tokens
     else:
         if options.reference is None:
             raise ConfigError("pass --reference COLUMN: the texts to learn from")
         train_prompts, held_out_prompts = options.load()
         train, held_out = pairs_from(train_prompts), pairs_from(held_out_prompts)
         tokenizer = None
-        settings = {f.name: getattr(options, f.name) for f in dataclasses.fields(Data)}
+        settings = {f.name: getattr(options, f.name) for f in dataclasses.fields(Data)} | {
+            "data": anchored(options.data),
+            "gold": anchored(options.gold, reward=True),
+        }
+        max_tokens = 0
     policy = _policy_for(options, train, config.seed, tokenizer)
-    longest = max(len(policy.tokenizer.encode(text)) for _, text in train)
-    settings.setdefault("max_tokens", longest + 1)
+    start = None if options.model is None else Start.of(policy, options.model)
+    max_tokens = max_tokens or 1 + max(len(policy.tokenizer.encode(text)) for _, text in train)
 
     with console.status("supervised fine-tuning …") if console.is_terminal else _quiet() as status:
 
@@ -84,7 +91,7 @@ def sft(options: SFTOptions, config: SFTConfig, console: Console | None = None) 
     }
     out = Path(options.out)
     policy.save(out)
-    write_json(out / SETTINGS, settings)
+    write_origin(out, settings, max_tokens, start)
     write_json(out / "sft.json", result)
     console.print(
         Text(
@@ -102,10 +109,8 @@ def sample(options: SampleOptions, console: Console | None = None) -> list[str]:
     from text_gym.agents import Policy, Sampling, evaluate
 
     console = console or Console()
-    task, policy = _task_and_policy(
-        options.task, options, options.policy, None, options.max_tokens, options.device
-    )
-    assert isinstance(policy, Policy)
+    task, place = _task_and_policy(options.task, data_of(options), options.policy, options.max_tokens)
+    policy = Policy.from_pretrained(place, device=options.device)
     prompts: list[Prompt] = [Prompt(t) for t in options.texts] or list(islice(task.held_out, options.count))
     repeats = max(1, options.count // len(prompts)) if options.texts else 1
     reward = (lambda episodes: [0.0] * len(episodes)) if options.texts else task.reward
@@ -115,44 +120,89 @@ def sample(options: SampleOptions, console: Console | None = None) -> list[str]:
     for episode, value in zip(found.episodes, found.rewards, strict=True):
         if options.json:
             row: dict[str, Any] = {"prompt": episode.prompt.text, "completion": episode.completion}
-            if not options.texts:
-                row["reward"] = float(value) if math.isfinite(value) else None  # the source had no opinion
+            if not options.texts and task.has_gold:
+                row["gold"] = float(value) if value == value else None  # the source had no opinion
             print(json.dumps(row, ensure_ascii=False))
             continue
         console.print(Text(harmless(episode.prompt.text.strip(), newlines=True), style="dim"))
-        mark = "" if options.texts else f" ({value:.2f})"
+        mark = "" if options.texts or not task.has_gold else f" (gold {value:.2f})"
         console.print(Text.assemble("  ", harmless(episode.completion), (mark, "dim"), "\n"))
     return [e.completion for e in found.episodes]
 
 
 def evaluate(options: EvaluateOptions, console: Console | None = None) -> dict[str, Any]:
-    """Print, and write if asked, what a policy's held-out texts are worth."""
+    """Print, and write if asked, what a policy's held-out texts are worth.
+
+    Returns:
+        The figures of `judge_texts`, with `policy`, `task` and `reference`: what KL is measured to, or None.
+    """
     from text_gym.agents import Policy, Sampling
     from text_gym.agents import evaluate as measure
 
     console = console or Console()
-    task, policy = _task_and_policy(
-        options.task, options, options.policy, options.reward, options.max_tokens, options.device
-    )
-    assert isinstance(policy, Policy)
-    reference = (
-        Policy.from_pretrained(options.reference, device=options.device) if options.reference else None
-    )
+    data = data_of(options, reference=options.reference_column)
+    task, place = _task_and_policy(options.task, data, options.policy, options.max_tokens)
+    policy = Policy.from_pretrained(place, device=options.device)
+    reward = None
+    if options.reward is not None:
+        reward = load_reward_source(options.reward, [*task.prompts, *task.held_out])
+    reference, found_at = _reference(options, place, policy)
     env = TextVectorEnv(**task.env_kwargs(prompts=task.held_out), shuffle=False)
     sampling = Sampling(temperature=options.temperature, greedy=options.greedy)
     found = measure(policy, env, reference=reference, sampling=sampling, seed=options.seed)
-    summary = found.summary()
-    for name, value in summary.items():
-        line = f"{name:16s} {value['mean'] if isinstance(value, dict) else value:.4f}"
-        if isinstance(value, dict):
-            low, high = value["ci95"]
-            line += f"  95 % interval {low:.4f} to {high:.4f}"
-        console.print(Text(line))
+    judged = judge_texts(found, task, reward)
+    about = {"policy": str(place), "task": task.name, "reference": found_at if reference else None}
+    summary = {**about, **judged.summary}
+    _show(console, task, str(place), summary, found_at)
     if options.out:
         write_json(options.out, summary)
     if options.transcripts:
-        write_transcripts(options.transcripts, found.episodes, found.rewards.tolist())
+        gold = found.rewards.tolist() if task.has_gold else None
+        rewards = gold if judged.proxy is None else judged.proxy.tolist()
+        write_transcripts(options.transcripts, found.episodes, rewards, gold)
     return summary
+
+
+def _reference(options: EvaluateOptions, place: str | Path, policy: Policy) -> tuple[Policy | None, str]:
+    """The policy that KL is measured to, and where it was found; or None, and why it is not known."""
+    from text_gym.agents import Policy
+
+    if options.reference is None:
+        return load_start(place, policy, options.device)
+    name = policy_folder(options.reference)
+    own = (Path(name) / "tokenizer.json").is_file() or not Path(name).is_dir()
+    reference = Policy.from_pretrained(name, None if own else policy.tokenizer, device=options.device)
+    if reference.tokenizer.fingerprint != policy.tokenizer.fingerprint:
+        raise ConfigError(
+            f"reference {options.reference} reads and writes other tokens than the policy; the KL between "
+            "them is not defined. Pass --reference FOLDER of one with the same tokenizer"
+        )
+    return reference, name
+
+
+def _show(console: Console, task: Task, place: str, summary: Mapping[str, Any], reference: str) -> None:
+    """Print what was measured on what, then a line a figure."""
+    width = max(map(len, ["held-out prompts", *rows_of(summary)]))
+    data = task.settings.get("data")
+    prompts = f"task {task.name!r}"
+    if data is not None:
+        column, separator = task.settings["prompt"], task.settings["separator"]
+        prompts = f"{data}, column {column!r}, separator {separator!r}"
+    known = summary["reference"] is not None
+    for name, text in (("policy", place), ("held-out prompts", f"{len(task.held_out)} of {prompts}")):
+        console.print(Text(harmless(f"{name:{width}s} {text}")), soft_wrap=True)
+    line = f"{'KL to' if known else 'KL':{width}s} {reference}"
+    console.print(Text(harmless(line), style="" if known else "yellow"), soft_wrap=True)
+    if not rows_of(summary):
+        line = "these prompts have no reward of their own, so there is no gold; pass --gold, or --reward"
+        console.print(Text(line, style="yellow"), soft_wrap=True)
+    for name, value in rows_of(summary).items():
+        low, high = value["ci95"]
+        interval = f"95 % interval {low:.4f} to {high:.4f}"
+        console.print(Text(harmless(f"{name:{width}s} {value['mean']:.4f}  {interval}")), soft_wrap=True)
+    for name in ("kl_nats", "perplexity", "length_tokens", "terminated"):
+        shown = "not known" if math.isnan(summary[name]) else f"{summary[name]:.4f}"
+        console.print(Text(f"{name:{width}s} {shown}"))
 
 
 def _policy_for(
@@ -179,24 +229,50 @@ def _policy_for(
     )
 
 
-def _task_and_policy(
-    name: str, data: Data, policy: str | None, reward: str | None, max_tokens: int | None, device: str
-) -> tuple[Task, Policy]:
-    from text_gym.agents import Policy
+def data_of(options: Data, **changes: Any) -> Data:
+    """The part of a command's options that is on data."""
+    return Data(**{f.name: getattr(options, f.name) for f in dataclasses.fields(Data)} | changes)
 
-    if policy is not None and data.data is None and name == "products":
-        settings = read_settings(policy)
-        if "data" in settings:  # a policy made from data brings its data's settings along
-            data = Data(
-                **{k: v for k, v in settings.items() if k in {f.name for f in dataclasses.fields(Data)}}
-            )
-            reward = reward or "length"
-    task, source = resolve_task(name, data, reward, policy, max_tokens)
-    task = dataclasses.replace(task, reward=source)
-    folder = policy or task.policy
-    if folder is None:
+
+def _task_and_policy(
+    name: str | None, data: Data, policy: str | None, max_tokens: int | None
+) -> tuple[Task, str | Path]:
+    """The task or data a policy is to be tried on, its own if none is named, and the policy's folder.
+
+    Raises:
+        ConfigError: There is no policy, or its data is gone, or it was trained on a task made in Python.
+    """
+    place: str | Path | None = None if policy is None else policy_folder(policy)
+    origin = {} if place is None else read_origin(place)
+    own = name is None and data.data is None
+    if place is not None and (data.data is not None or (own and "data" in origin)):
+        data = with_settings(data, origin)
+        try:
+            return data_task(data, str(place), max_tokens), place
+        except DataError as error:
+            if not own:
+                raise
+            raise DataError(
+                f"the policy was trained on {data.data}, which cannot be read now ({error}); pass --data "
+                "FILE (column and separator are known), or --task NAME"
+            ) from error
+    if data.data is not None:
+        raise ConfigError("--data needs a --policy that writes such texts")
+    if data.gold is not None:
+        raise ConfigError("a task has a reward of its own, which is gold; --gold is for --data")
+    if own and "start_policy" in origin and "task" not in origin:
+        raise ConfigError(
+            f"{place} was trained on a task that was made in Python; pass --task NAME or --data FILE"
+        )
+    arguments = dict(origin.get("task_arguments", {})) if own else {}
+    task = load_task(name or str(origin.get("task", "products")), **arguments)
+    limit = max_tokens or (origin.get("max_tokens") if own else None)
+    if limit:
+        task = dataclasses.replace(task, max_tokens=int(limit))
+    place = place or task.policy
+    if place is None:
         raise ConfigError(f"task {task.name!r} ships no policy; pass --policy FOLDER")
-    return task, Policy.from_pretrained(folder, device=device)
+    return task, place
 
 
 class _quiet:  # noqa: N801

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -18,9 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from .display import harmless
-
-# Prompt, text before, its reward, text after, its reward.
-Sample: TypeAlias = tuple[str, str, float, str, float]
+from .judgement import rows_of
+from .report import Sample, named
 
 
 def show_results(
@@ -36,9 +35,9 @@ def show_results(
     )
     for heading in ("", "before", "after"):
         table.add_column(heading, justify="left" if not heading else "right")
-    for name, value in after.items():
-        if isinstance(value, Mapping) and "ci95" in value and not math.isnan(value["mean"]):
-            table.add_row(Text(name), _interval(before[name]), _interval(value))
+    at_start = rows_of(before)
+    for name, value in rows_of(after).items():
+        table.add_row(Text(harmless(name)), _interval(at_start.get(name)), _interval(value))
     for name, label in (
         ("kl_nats", "KL, nats per episode"),
         ("perplexity", "perplexity, under the reference"),
@@ -51,14 +50,16 @@ def show_results(
         low, high = before["greedy"]["perfect"]["mean"], after["greedy"]["perfect"]["mean"]
         table.add_row("perfect, greedy", f"{low:.3f}", f"{high:.3f}")
     console.print(table)
-    for prompt, text_before, gold_before, text_after, gold_after in samples:
+    for prompt, text_before, scores_before, text_after, scores_after in samples:
         console.print(Text("\n" + harmless(prompt.strip(), newlines=True), style="dim"))
-        console.print(Text(f"  before ({gold_before:.2f}): {harmless(text_before)}"))
-        console.print(Text(f"  after  ({gold_after:.2f}): {harmless(text_after)}"))
+        console.print(Text(f"  before{harmless(named(scores_before))}: {harmless(text_before)}"))
+        console.print(Text(f"  after {harmless(named(scores_after))}: {harmless(text_after)}"))
     console.print(Text(f"\n{summary['tokens']:,} tokens in {summary['seconds']:.0f} s; results in {folder}"))
 
 
-def _interval(measure: Mapping[str, Any]) -> str:
+def _interval(measure: Mapping[str, Any] | None) -> str:
+    if measure is None:
+        return ""
     low, high = measure["ci95"]
     return f"{measure['mean']:.3f} [{low:.3f}, {high:.3f}]".replace("[", r"\[")
 

@@ -149,17 +149,24 @@ def as_prompts(prompts: Iterable[Prompt | str | Mapping[str, Any]]) -> list[Prom
 
 
 def write_transcripts(
-    file: str | Path, episodes: Iterable[Episode], rewards: Sequence[float] | None = None
+    file: str | Path,
+    episodes: Iterable[Episode],
+    rewards: Sequence[float] | None = None,
+    gold: Sequence[float] | None = None,
 ) -> None:
-    """Write episodes as JSON lines: texts, ids, how they ended and, if given, their rewards.
+    """Write episodes as JSON lines: texts, ids, how they ended and, if given, `reward` and `gold` of each.
+
+    `gold` is what the task's own reward gives a text, for when `reward` is another one.
 
     Raises:
         DataError: Another number of rewards than episodes; nothing is written.
     """
-    if rewards is not None:
-        episodes = list(episodes)
-        if len(rewards) != len(episodes):
-            raise DataError(f"{file}: {len(rewards)} rewards for {len(episodes)} episodes")
+    columns = {name: x for name, x in (("reward", rewards), ("gold", gold)) if x is not None}
+    if columns:
+        episodes = listed = list(episodes)
+        for name, values in columns.items():
+            if len(values) != len(listed):
+                raise DataError(f"{file}: {len(values)} values of {name} for {len(listed)} episodes")
     with open(file, "w", encoding="utf-8") as out:
         for i, e in enumerate(episodes):
             row: dict[str, Any] = {
@@ -175,8 +182,8 @@ def write_transcripts(
                 "seed": e.seed,
                 "index": e.index,
             }
-            if rewards is not None:
-                row["reward"] = float(rewards[i]) if math.isfinite(rewards[i]) else None
+            for name, values in columns.items():
+                row[name] = float(values[i]) if math.isfinite(values[i]) else None
             out.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
 
 

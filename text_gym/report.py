@@ -12,13 +12,16 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 from .errors import ConfigError, DataError
 from .locking import FolderLock
 from .sealed import write_atomic
 
 Metrics = Mapping[str, float]
+# Prompt, text before, its rewards by name, text after, its rewards.
+Sample: TypeAlias = tuple[str, str, Mapping[str, float], str, Mapping[str, float]]
+_GOLD = "#b07a00"
 
 # Panels of curves.png: title, unit of the vertical axis, metrics drawn.
 PANELS = (
@@ -119,12 +122,12 @@ class RunFolder:
         """Write a JSON file."""
         write_json(self.path / name, content)
 
-    def write_samples(self, samples: Sequence[tuple[str, str, float, str, float]]) -> None:
-        """Write `samples.md`: prompt, text and reward before, text and reward after."""
+    def write_samples(self, samples: Sequence[Sample]) -> None:
+        """Write `samples.md`: prompt, text and its rewards before, text and its rewards after."""
         parts = ["# Samples on held-out prompts\n"]
-        for i, (prompt, before, gold_before, after, gold_after) in enumerate(samples, 1):
-            parts += [f"## {i}\n", _fence(prompt), f"Before ({gold_before:.2f}):\n", _fence(before)]
-            parts += [f"After ({gold_after:.2f}):\n", _fence(after)]
+        for i, (prompt, before, scores_before, after, scores_after) in enumerate(samples, 1):
+            parts += [f"## {i}\n", _fence(prompt), f"Before{named(scores_before)}:\n", _fence(before)]
+            parts += [f"After{named(scores_after)}:\n", _fence(after)]
         (self.path / "samples.md").write_text("\n".join(parts), encoding="utf-8")
 
     def _writer(self, step: int) -> Any:
@@ -135,20 +138,43 @@ class RunFolder:
             self._events = SummaryWriter(str(self.path), purge_step=step)
         return self._events
 
-    def draw_curves(self, title: str) -> Path:
-        """Draw `curves.png`: reward, criteria, KL and length over the iterations."""
+    def draw_curves(self, title: str, reward: str = "reward", first: Metrics | None = None) -> Path:
+        """Draw `curves.png`; see the function `draw_curves`."""
         file = self.path / "curves.png"
-        draw_curves(self.rows, file, title)
+        draw_curves(self.rows, file, title, reward, first)
         return file
 
 
-def draw_curves(rows: Sequence[Metrics], file: str | Path, title: str) -> None:
-    """Draw the panels of a run over its iterations into a PNG."""
+def draw_curves(
+    rows: Sequence[Metrics],
+    file: str | Path,
+    title: str,
+    reward: str = "reward",
+    first: Metrics | None = None,
+) -> None:
+    """Draw the panels of a run over its iterations into a PNG: reward, criteria, KL and length.
+
+    Where gold was looked at while another reward was optimised (rows with `gold`), two panels more: gold
+    over the iterations, and both over √KL. Over-optimisation shows there as gold that falls while the reward
+    rises (Gao et al. 2023, "Scaling laws for reward model overoptimization").
+
+    Args:
+        rows: Metrics of the iterations.
+        file: Where to.
+        title: Above all panels.
+        reward: Name of the reward that was optimised.
+        first: The look at gold before the first iteration.
+    """
     from matplotlib.figure import Figure  # no pyplot: nothing global, no display needed
 
-    figure = Figure(figsize=(11, 7), layout="constrained")
+    looks = [row for row in ([first] if first else []) + list(rows) if "gold" in row]
+    figure = Figure(figsize=(15 if looks else 11, 7), layout="constrained")
     figure.suptitle(title)
-    for axes, (name, unit, wanted) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
+    panels = list(figure.subplots(2, 3 if looks else 2).flat)
+    if looks:
+        _draw_gold(panels.pop(1), looks)
+        _draw_frontier(panels.pop(), rows, looks, reward)
+    for axes, (name, unit, wanted) in zip(panels, PANELS, strict=True):
         keys = [
             k
             for k in dict.fromkeys(name for row in rows for name in row)
@@ -165,6 +191,41 @@ def draw_curves(rows: Sequence[Metrics], file: str | Path, title: str) -> None:
         if not keys:
             axes.text(0.5, 0.5, "this reward names no criteria", ha="center", transform=axes.transAxes)
     figure.savefig(str(file), dpi=120)
+
+
+def _draw_gold(axes: Any, looks: Sequence[Metrics]) -> None:
+    """Gold over the iterations."""
+    axes.plot([r["iteration"] for r in looks], [r["gold"] for r in looks], "o-", color=_GOLD, markersize=3)
+    axes.set(title="Gold (the task's own reward)", xlabel="iteration", ylabel="mean on held-out prompts")
+    axes.grid(alpha=0.3)
+
+
+def _draw_frontier(axes: Any, rows: Sequence[Metrics], looks: Sequence[Metrics], reward: str) -> None:
+    """The reward that is optimised, of batches, and gold, of looks, each over the √KL of its texts."""
+
+    def distance(kl: float) -> float:
+        return math.sqrt(max(kl, 0.0))  # an estimate can be below 0
+
+    known = [r for r in rows if math.isfinite(r.get("kl", math.nan))]
+    own, right = "tab:blue", axes.twinx()
+    axes.scatter([distance(r["kl"]) for r in known], [r["reward"] for r in known], s=8, color=own, alpha=0.6)
+    right.plot([distance(r["gold_kl"]) for r in looks], [r["gold"] for r in looks], "o-", color=_GOLD, ms=4)
+    axes.set(title="Reward and gold over the distance from the start", xlabel="√KL, √nats per episode")
+    axes.set_ylabel(f"{reward}, optimised (batches)", color=own)
+    right.set_ylabel("gold (held-out prompts)", color=_GOLD)
+    axes.tick_params(axis="y", labelcolor=own)
+    right.tick_params(axis="y", labelcolor=_GOLD)
+    axes.grid(alpha=0.3)
+
+
+def named(scores: Mapping[str, float]) -> str:
+    """Rewards of a text with their names, in brackets; nothing if there are none.
+
+    >>> named({"gold": 0.617, "length": 1.0})
+    ' (gold 0.62, length 1.00)'
+    """
+    shown = ", ".join(f"{name} {value:.2f}" for name, value in scores.items())
+    return f" ({shown})" if shown else ""
 
 
 def check_settings(folder: str | Path, config: Mapping[str, Any]) -> None:

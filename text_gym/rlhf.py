@@ -21,15 +21,16 @@ from .console import Notes, progress
 from .episode import Episode, Prompt
 from .errors import ConfigError
 from .locking import FolderLock
+from .origin import Start, write_origin
 from .report import RunFolder, check_settings, write_json
-from .reward import FloatArray, Rewards, RewardSource
+from .reward import FloatArray, RewardSource
 from .rlhf_config import RLHFConfig
 from .rlhf_folder import EVALUATION, TEXTS, RLHFFolder, is_sealed
 from .rlhf_measures import measure_round, measure_start, write_rows
 from .rlhf_report import write_report
 from .rlhf_verdict import policy_name
 from .sealed import write_atomic, write_sealed
-from .task import Task
+from .task import NoGold, Task
 from .vector import TextVectorEnv
 
 if TYPE_CHECKING:
@@ -53,17 +54,6 @@ STORE = "labels.db"
 _ROWS = 64  # episodes played side by side
 
 
-class NoGold(RewardSource):
-    """Stands for the gold reward where nobody knows one: it has no opinion on any text."""
-
-    name = "unknown"
-    abstains = True
-
-    def score(self, episodes: Sequence[Episode]) -> Rewards:
-        """No opinions."""
-        return Rewards(np.zeros(len(episodes)), abstained=np.ones(len(episodes), dtype=np.bool_))
-
-
 def rlhf(
     task: Task,
     config: RLHFConfig,
@@ -79,7 +69,7 @@ def rlhf(
     """Run the cycle, or go on with the one in a folder.
 
     Args:
-        task: Prompts, held-out prompts, and the gold reward to judge by; `NoGold` where there is none.
+        task: Prompts, held-out prompts, and its own reward, gold, to judge by; `NoGold` where there is none.
         config: The settings.
         people: Who is asked; see `rlhf_people`.
         out: Folder for `report.html`, `labels.db`, `rounds.jsonl`; of each round `reward_model` and `policy`.
@@ -175,7 +165,7 @@ class Cycle(RLHFFolder):
             if not isinstance(policy, Policy):
                 policy = Policy.from_pretrained(policy, device=self.device)
             self.at(0).mkdir(exist_ok=True)
-            write_sealed(self.at(0) / "policy", policy.save)
+            self.save_policy(0, policy)
         if not (self.at(0) / EVALUATION).exists():
             measure_start(self)
 
@@ -306,8 +296,18 @@ class Cycle(RLHFFolder):
             "declined": agent.declined,
             "kl_coef": agent.kl.coefficient,
         }
-        write_sealed(self.at(number) / "policy", agent.policy.save, about)
+        self.save_policy(number, agent.policy, about)
         shutil.rmtree(checkpoints.folder, ignore_errors=True)
+
+    def save_policy(self, number: int, policy: Policy, about: Any = None) -> None:
+        """Seal the policy after a round, with what it comes from: it started as the first one, 0."""
+        start = Start.of(policy if number == 0 else self.policy(0), None).at(self.at(0) / "policy")
+
+        def fill(folder: Path) -> None:
+            policy.save(folder)
+            write_origin(folder, self.task.settings, self.task.max_tokens, start)
+
+        write_sealed(self.at(number) / "policy", fill, about)
 
     def say(self, message: str) -> None:
         """Tell how far it is."""

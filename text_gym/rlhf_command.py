@@ -13,20 +13,19 @@ from rich.text import Text
 from .display import harmless
 from .errors import ConfigError, RaterLeftError
 from .options import parse
+from .origin import read_origin
 from .report import default_folder
 from .rlhf import rlhf
 from .rlhf_config import RLHFConfig
 from .rlhf_people import Bias, people_at_page, person_at_console, simulated_people
 from .rlhf_verdict import headline
 from .task import Task
-from .train import Data, resolve_task
+from .train import Data, data_task, resolve_task, with_settings
 
 if TYPE_CHECKING:
     from text_gym.reward_models import LabelCriterion
 
     from .rlhf import People
-
-_NO_GOLD = "text_gym.rlhf:NoGold"
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,6 @@ class RLHFOptions(Data):
     Args:
         task: Task to learn, where no data is given.
         policy: Policy to start from: a folder or a hub model; the task's own if left out.
-        gold: Reward to judge the rounds by, and the simulated raters' taste; the task's own if left out,
-            none for data.
         rater: Who answers: simulated raters, a person at this terminal, or people at a page.
         criteria: What texts are rated for; accuracy, clarity and persuasiveness if left out.
         bias: The simulated raters' vice.
@@ -53,7 +50,6 @@ class RLHFOptions(Data):
 
     task: str = "products"
     policy: str | None = None
-    gold: str | None = None
     rater: Literal["simulated", "console", "web"] = "simulated"
     criteria: tuple[str, ...] = ()
     bias: Bias = "none"
@@ -110,7 +106,9 @@ def show_rounds(rows: Sequence[dict[str, Any]], console: Console) -> None:
     console.print(Text(first.text, style="bold red" if first.bad else "bold"))
     for note in first.notes:
         console.print(Text(note, style="yellow"))
-    headings = ("round", "verdict", "gold", "proxy", "KL", "words", "cut", "labels", "alpha")
+    has_gold = any(row["gold"]["mean"] == row["gold"]["mean"] for row in rows)
+    known_gold = ("gold",) if has_gold else ()
+    headings = ("round", "verdict", *known_gold, "proxy", "KL", "words", "cut", "labels", "alpha")
     table = Table(*headings, box=None, pad_edge=False)
     for row in rows:
         low, high = row["gold"]["ci95"]
@@ -123,15 +121,17 @@ def show_rounds(rows: Sequence[dict[str, Any]], console: Console) -> None:
             f"{row['words']:.0f}",
             f"{100 * row['cut']:.0f} %",
         )
-        table.add_row(str(row["round"]), known, Text(gold), *numbers, str(row["labels"]), alpha)
+        golds = (Text(gold),) if has_gold else ()
+        table.add_row(str(row["round"]), known, *golds, *numbers, str(row["labels"]), alpha)
     console.print(table)
 
 
 def _task(options: RLHFOptions) -> Task:
-    """The task, its reward being the gold one."""
-    spec = options.gold if options.data is None else (options.gold or _NO_GOLD)
-    task, gold = resolve_task(options.task, options, spec, options.policy, options.max_tokens)
-    return dataclasses.replace(task, reward=gold)
+    """The task, whose own reward is gold; data has one only if it is named."""
+    if options.data is None or options.policy is None:
+        return resolve_task(options.task, options, None, options.policy, options.max_tokens)[0]
+    data = Data(**{f.name: getattr(options, f.name) for f in dataclasses.fields(Data)})
+    return data_task(with_settings(data, read_origin(options.policy)), options.policy, options.max_tokens)
 
 
 def _criteria(options: RLHFOptions, task: Task) -> tuple[LabelCriterion, ...]:

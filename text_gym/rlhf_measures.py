@@ -37,7 +37,7 @@ def measure_start(run: RLHFFolder) -> None:
     report = _play(run, 0)
     run.save_texts(run.at(0) / TEXTS, report.episodes, report.rewards.tolist())
     known = {
-        "gold": _plain(report.gold),
+        "gold": _plain(report.reward),
         "words": float(words(report.episodes).mean()),
         "kl_nats": report.kl.mean,
         "cut": share_cut(report.episodes),
@@ -65,7 +65,7 @@ def measure_round(
         "labels": raters["labels"],
         "opinions": len(opinions),
         "gold_before": last["gold"],
-        "gold": _plain(report.gold),
+        "gold": _plain(report.reward),
         "criteria": {name: _plain(measure) for name, measure in report.terms.items()},
         "proxy": float(proxy.totals.mean()),
         "disagreement": float(proxy.terms["std"].mean()),

@@ -1,4 +1,4 @@
-"""Tasks: prompts, a tokenizer and a gold reward under one name, with a held-out half to be judged on.
+"""Tasks: prompts, a tokenizer and a reward of their own under one name, with a held-out half to be judged on.
 
 A task says nothing about who learns in it; `Task.env_kwargs` is all an environment needs.
 """
@@ -6,18 +6,32 @@ A task says nothing about who learns in it; `Task.env_kwargs` is all an environm
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from .episode import Prompt
+import numpy as np
+
+from .episode import Episode, Prompt
 from .errors import UnknownNameError
-from .reward import RewardSource
+from .reward import Rewards, RewardSource
 from .tokenizer import Tokenizer
 
 Pairs: TypeAlias = "Sequence[tuple[Prompt, str]]"
+
+
+class NoGold(RewardSource):
+    """Stands for the task's own reward where it has none: it has no opinion on any text."""
+
+    name = "unknown"
+    abstains = True
+
+    def score(self, episodes: Sequence[Episode]) -> Rewards:
+        """No opinions."""
+        return Rewards(np.zeros(len(episodes)), abstained=np.ones(len(episodes), dtype=np.bool_))
 
 
 @dataclass(frozen=True)
@@ -29,13 +43,17 @@ class Task:
         prompts: Prompts to learn on.
         held_out: Prompts to judge on; they share no item with `prompts`.
         tokenizer: Tokenizer of the observation and action spaces.
-        reward: The gold reward; its terms are the task's criteria.
+        reward: The task's own reward, which is what "gold" means everywhere; its terms are the task's
+            criteria. `NoGold()` for prompts that come with none.
         max_tokens: Token limit of an episode.
         corpus: Makes written texts to learn from, and held-out ones: pairs of prompt and completion.
         policy: Folder of a policy trained for this task by supervised fine-tuning, if one is shipped.
         optimum: Largest expected return there is, where it is known.
         random_return: Expected return of the policy that draws every token uniformly from the
             vocabulary, where it is known.
+        settings: How to make the task again, as plain JSON data: `{"task": name}` with `task_arguments`, or
+            `data` and its columns. Policies that learn it keep this (`text_gym.origin`); empty for tasks made
+            in Python.
     """
 
     name: str
@@ -48,6 +66,12 @@ class Task:
     corpus: Callable[[], tuple[Pairs, Pairs]] | None = None
     optimum: float | None = None
     random_return: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def has_gold(self) -> bool:
+        """Whether the task has a reward of its own."""
+        return not isinstance(self.reward, NoGold)
 
     def env_kwargs(self, **overrides: Any) -> dict[str, Any]:
         """Keyword arguments of `TextVectorEnv` and `TextEnv` for this task."""
@@ -104,7 +128,12 @@ def load_task(name: str, **kwargs: Any) -> Task:
         module, function = entry.split(":")
         entry = getattr(import_module(module), function)
     task: Task = entry(**kwargs)
-    return task
+    settings = {"task": name, **({"task_arguments": kwargs} if kwargs else {})}
+    try:
+        plain = json.loads(json.dumps(settings)) == settings
+    except (TypeError, ValueError):
+        plain = False
+    return replace(task, settings=settings if plain else {})
 
 
 def split_by_prompt(

@@ -7,33 +7,33 @@ and tables; how a policy learns is in `text_gym.agents`.
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
+import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import numpy as np
 from rich.console import Console
 
-from .console import Notes, Sample, progress, show_results
+from .console import Notes, progress, show_results
 from .data import prompts_from, read_rows
 from .errors import ConfigError, DataError, RaterLeftError
-from .report import RunFolder, default_folder
-from .reward import FunctionReward, RewardSource
+from .judgement import GoldWatch, Judgement, judge, judge_texts
+from .origin import Start, is_plain_name, read_origin, write_origin
+from .report import RunFolder, Sample, default_folder
+from .reward import RewardSource
 from .stopping import Stop, stop_signals
-from .task import Task, load_task, split_by_prompt
+from .task import NoGold, Task, load_task, split_by_prompt
 from .tokenizer import PretrainedTokenizer
 from .vector import TextVectorEnv
 
 if TYPE_CHECKING:
-    from text_gym.agents import Agent, AgentConfig, Checkpoints, Choice, Policy, Report, SB3Config
+    from text_gym.agents import Agent, AgentConfig, Checkpoints, Choice, Policy, SB3Config
 
 Learner: TypeAlias = "Callable[[RunFolder, Stop, Callable[[dict[str, float]], bool]], Outcome]"
 LOG = logging.getLogger("text_gym")
-SETTINGS = "text_gym.json"  # beside a policy trained here: how its data was read
 CHECKPOINTS = "checkpoints"  # in a run's folder
 
 
@@ -47,6 +47,9 @@ class Data:
         reference: Column of reference completions.
         held_out: Share of the distinct prompts that is held out for judging, in (0, 1).
         separator: Text written after each prompt, so that the policy can tell where it ends.
+        gold: Reward that is the data's own, as a task has one: what texts are judged by, whatever is
+            optimised. A name, module:function, file.py:function, or the folder of a reward model; none if
+            left out.
     """
 
     data: str | None = None
@@ -54,6 +57,7 @@ class Data:
     reference: str | None = None
     held_out: float = 0.2
     separator: str = "\n"
+    gold: str | None = None
 
     def load(self) -> tuple[list[Any], list[Any]]:
         """Prompts to learn on and to judge on."""
@@ -82,12 +86,17 @@ def load_reward_source(spec: str, prompts: Sequence[Any]) -> RewardSource:
 def resolve_task(
     task: str, data: Data, reward: str | None, policy: str | None, max_tokens: int | None
 ) -> tuple[Task, RewardSource]:
-    """The task to learn (its reward is the gold one) and the reward to optimise.
+    """The task to learn, whose own reward is gold, and the reward to optimise.
 
     Raises:
-        ConfigError: Data without a policy or a reward to go with it.
+        ConfigError: Data without a policy or a reward to go with it, or gold for a task that has its own.
     """
     if data.data is None:
+        if data.gold is not None:
+            raise ConfigError(
+                f"task {task!r} has a reward of its own, which is gold; --gold is for --data. To optimise "
+                "another reward pass --reward"
+            )
         found = load_task(task)
         if max_tokens is not None:
             found = dataclasses.replace(found, max_tokens=max_tokens)
@@ -96,29 +105,59 @@ def resolve_task(
         raise ConfigError(
             "--data needs a --policy that can write such texts; make one with `text-gym sft --data …`"
         )
-    if reward is None:
-        raise ConfigError("--data needs a --reward, e.g. --reward slots; see `text-gym train --help`")
-    settings = read_settings(policy)
-    given = {f.name: getattr(data, f.name) for f in dataclasses.fields(Data)}
-    defaults = {f.name: f.default for f in dataclasses.fields(Data)}
-    data = Data(**{k: settings.get(k, v) if v == defaults[k] else v for k, v in given.items()})
+    data = with_settings(data, read_origin(policy))
+    if reward is None and data.gold is None:
+        raise ConfigError(
+            "--data needs a --reward to optimise, e.g. --reward slots (see `text-gym train --help`), or a "
+            "reward of its own: --gold slots"
+        )
+    found = data_task(data, policy, max_tokens)
+    if reward is None or reward == data.gold:
+        return found, found.reward
+    return found, load_reward_source(reward, [*found.prompts, *found.held_out])
+
+
+def data_task(data: Data, policy: str, max_tokens: int | None) -> Task:
+    """The task that data is for a policy; its own reward is `data.gold`, or `NoGold`."""
     train, held_out = data.load()
-    source = load_reward_source(reward, [*train, *held_out])
-    found = Task(
+    settings = {
+        **dataclasses.asdict(data),
+        "data": anchored(data.data),
+        "gold": anchored(data.gold, reward=True),
+    }
+    return Task(
         name=Path(str(data.data)).stem,
         prompts=train,
         held_out=held_out,
         tokenizer=PretrainedTokenizer.from_pretrained(policy),
-        reward=source,
-        max_tokens=max_tokens or int(settings.get("max_tokens", 64)),
+        reward=load_reward_source(data.gold, [*train, *held_out]) if data.gold else NoGold(),
+        max_tokens=max_tokens or int(read_origin(policy).get("max_tokens", 64)),
+        settings=settings,
     )
-    return found, source
 
 
-def read_settings(policy: str | Path) -> dict[str, Any]:
-    """How the data of a policy trained here was read; empty for other policies."""
-    file = Path(policy) / SETTINGS
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+def with_settings(data: Data, settings: Mapping[str, Any]) -> Data:
+    """Data with what a policy's folder knows of it wherever nothing was given.
+
+    Gold is taken over only by name: a file or module that a folder names is not run unless you name it.
+    """
+    known = {f.name: (getattr(data, f.name), f.default) for f in dataclasses.fields(Data)}
+    found = {k: settings.get(k, v) if v == default else v for k, (v, default) in known.items()}
+    if found["gold"] != data.gold and not is_plain_name(found["gold"]):
+        if found["gold"] is not None:
+            LOG.warning("the gold reward of this policy's data was %s; pass --gold to use it", found["gold"])
+        found["gold"] = data.gold
+    return Data(**found)
+
+
+def anchored(spec: str | None, reward: bool = False) -> str | None:
+    """A file or folder, or a function of a file, with an absolute path; anything else as it is.
+
+    Rewards without `.py` and without a separator of folders are names, whatever lies here.
+    """
+    place, colon, rest = (spec or "").partition(":")
+    by_name = reward and not place.endswith(".py") and os.sep not in place
+    return f"{Path(place).resolve()}{colon}{rest}" if place and not by_name and Path(place).exists() else spec
 
 
 def train(
@@ -151,8 +190,10 @@ def train(
     Args:
         algorithm: Name of the algorithm, e.g. `"ppo"`, or `"sb3.ppo"` for that of Stable-Baselines3.
         config: Its settings.
-        task: Prompts, held-out prompts and the gold reward.
-        reward: What is optimised; the task's gold reward if None.
+        task: Prompts, held-out prompts and the task's own reward, which is gold (`NoGold()` for none).
+        reward: What is optimised; the task's own reward if None. While it is another one, gold is looked at
+            now and then on 64 held-out prompts (`gold` and `gold_kl` in metrics.jsonl, `GoldWatch`), which
+            changes nothing in the training.
         policy: Policy, folder or hub model; the task's own if None. Algorithms of
             Stable-Baselines3 start from scratch where there is neither.
         lora: Rank of a LoRA adapter to train in place of the policy's weights (`agents.LoRAPolicy`).
@@ -187,12 +228,22 @@ def train(
     console = console or Console()
     folder = Path(out) if out else default_folder(task.name, algorithm)
     start = _starting_policy(algorithm, task, policy, device, folder if resume else None)
+    came_from = None if start is None else Start.of(start, policy, task)
     if lora is not None:
         start = _with_adapter(algorithm, start, lora, not adapter_only, config.seed)
     if start is not None and (bf16 or gradient_checkpointing):
         start.use_less_memory(bf16=bf16, gradient_checkpointing=gradient_checkpointing)
     job = Job(
-        algorithm, config, task, reward or task.reward, start, episodes, limit, device, checkpoint_every
+        algorithm,
+        config,
+        task,
+        reward or task.reward,
+        start,
+        episodes,
+        limit,
+        device,
+        checkpoint_every,
+        came_from,
     )
     settings = job.settings() | ({} if lora is None else {"lora": lora})
     settings |= {"options": dict(options)} if options else {}
@@ -226,9 +277,10 @@ def train(
             "seed": config.seed,
             "interrupted": stop.signal is not None,
         }
-        samples = outcome.samples()
+        samples = outcome.samples(job)
         run.write_samples(samples[:20])
-        run.draw_curves(f"{task.name} · {algorithm} · reward {job.reward.name} · seed {config.seed}")
+        title = f"{task.name} · {algorithm} · reward {job.reward.name} · seed {config.seed}"
+        run.draw_curves(title, job.reward.name, outcome.first_look)
         run.write_json("summary.json", summary)  # last: a run that has one is complete
     show_results(console, summary, samples[:3], folder)
     return summary
@@ -272,7 +324,10 @@ def _with_adapter(algorithm: str, policy: Policy | None, rank: int, merge: bool,
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be learnt, by what, from where; the fields are the arguments of `train`."""
+    """What is to be learnt, by what, from where; the fields are the arguments of `train`.
+
+    `came_from` says which policy `policy` was before anything was learnt.
+    """
 
     algorithm: str
     config: Any
@@ -283,6 +338,7 @@ class Job:
     limit: Literal["end", "truncate"]
     device: str
     checkpoint_every: int
+    came_from: Start | None = None
 
     def __post_init__(self) -> None:
         if self.checkpoint_every < 0:
@@ -299,18 +355,28 @@ class Job:
             **dataclasses.asdict(self.config),
         }
 
+    def save_policy(self, run: RunFolder, save: Callable[[Path], None]) -> None:
+        """Write the policy of a run, and what it comes from."""
+        folder, start = run.path / "policy", self.came_from
+        save(folder)
+        if start is not None and self.checkpoint_every and not self.algorithm.startswith("sb3."):
+            start = start.also_at(run.path / CHECKPOINTS / "reference")
+        write_origin(folder, self.task.settings, self.task.max_tokens, start, self.reward.name)
 
-@dataclass(frozen=True)
-class Judgement:
-    """A policy on the held-out prompts: texts sampled at temperature 1, and the figures of the summary."""
-
-    sampled: Report
-    summary: dict[str, Any]
+    def gold_watch(self) -> GoldWatch | None:
+        """What looks at gold while the policy learns; None where gold is what is optimised, or unknown."""
+        gold = self.task.reward
+        if self.reward is gold or not self.task.has_gold or gold.interactive or self.policy is None:
+            return None
+        return GoldWatch(self.task, self.episodes, self.config.iterations, self.policy.context)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What learning gave: judgements, counts, whose policy was kept, and how the objective fell if it did."""
+    """What learning gave: judgements, counts, whose policy was kept, and how the objective fell if it did.
+
+    `first_look` is that of `GoldWatch` before learning, where there is one.
+    """
 
     before: Judgement
     after: Judgement
@@ -318,14 +384,17 @@ class Outcome:
     iterations: int
     choice: Choice
     declined: str | None = None
+    first_look: dict[str, float] | None = None
 
-    def samples(self) -> list[Sample]:
-        """Prompt, text and reward before, text and reward after, for every held-out prompt."""
-        before, after = self.before.sampled, self.after.sampled
-        return [
-            (b.prompt.text, b.completion, float(r), a.completion, float(s))
-            for b, r, a, s in zip(before.episodes, before.rewards, after.episodes, after.rewards, strict=True)
-        ]
+    def samples(self, job: Job) -> list[Sample]:
+        """Prompt, text and rewards before, text and rewards after, for every held-out prompt."""
+
+        def side(judgement: Judgement, i: int) -> tuple[str, dict[str, float]]:
+            text = judgement.sampled.episodes[i].completion
+            return text, judgement.scores(i, job.task, job.reward)
+
+        prompts = [e.prompt.text for e in self.before.sampled.episodes]
+        return [(p, *side(self.before, i), *side(self.after, i)) for i, p in enumerate(prompts)]
 
 
 def _learn(job: Job) -> Learner:
@@ -344,11 +413,13 @@ def _learn(job: Job) -> Learner:
     agent: Agent[Any] = agent_class(job.policy, env, job.config)
 
     def learner(run: RunFolder, stop: Stop, report: Callable[[dict[str, float]], bool]) -> Outcome:
-        before = judge(agent, job)
+        before, watch = judge(agent.policy, agent.reference, job.task, job.reward), job.gold_watch()
         checkpoints = Checkpoints(run.path / CHECKPOINTS)
         save = _go_on_and_save(agent, run, checkpoints, job.checkpoint_every)
 
         def after_iteration(_: Agent[Any], metrics: dict[str, float]) -> bool:
+            if watch is not None and watch.due(agent.iteration):
+                metrics = {**metrics, **watch.look(agent.policy, agent.reference)}
             go_on = report(metrics)
             if job.checkpoint_every and agent.iteration % job.checkpoint_every == 0:
                 save()
@@ -365,7 +436,7 @@ def _learn(job: Job) -> Learner:
                 try:
                     save()
                 finally:
-                    agent.save(run.path / "policy")
+                    job.save_policy(run, agent.save)
                 if job.checkpoint_every and agent.iteration < job.config.iterations and not agent.stopped:
                     LOG.info("to go on: text-gym train --resume %s", run.path)
         choice = Choice(agent.iteration, None)
@@ -373,9 +444,10 @@ def _learn(job: Job) -> Learner:
             choice = checkpoints.take_best(agent)
         if choice.reason is not None:
             LOG.info("%s", choice.reason)
-            agent.save(run.path / "policy")
-        after = judge(agent, job)
-        return Outcome(before, after, agent.tokens_played, agent.iteration, choice, agent.declined)
+            job.save_policy(run, agent.save)
+        after = judge(agent.policy, agent.reference, job.task, job.reward)
+        first = None if watch is None else watch.first(before)
+        return Outcome(before, after, agent.tokens_played, agent.iteration, choice, agent.declined, first)
 
     return learner
 
@@ -425,47 +497,18 @@ def _learn_with_sb3(job: Job) -> Learner:
                 reward=job.reward,
                 limit=job.limit,
             )
-            folder = run.path / "policy"
             trained: Any = done.model.policy
-            if job.policy is not None:  # what SB3 trained is a copy of it
-                trained.language_model.save(folder)
-            else:  # SB3's own archives are pickles
-                folder.mkdir(parents=True, exist_ok=True)
-                save_model(trained, str(folder / "sb3_policy.safetensors"))
-        before, after = _judgement(done.before, job), _judgement(done.after, job)
-        after.summary["greedy"] = done.greedy.summary()
+
+            def save(folder: Path) -> None:
+                if job.policy is not None:  # what SB3 trained is a copy of it
+                    trained.language_model.save(folder)
+                else:  # SB3's own archives are pickles
+                    folder.mkdir(parents=True, exist_ok=True)
+                    save_model(trained, str(folder / "sb3_policy.safetensors"))
+
+            job.save_policy(run, save)
+        before, after = (judge_texts(r, job.task, job.reward) for r in (done.before, done.after))
+        after.summary["greedy"] = done.greedy.summary("gold" if job.task.has_gold else None)
         return Outcome(before, after, done.tokens, done.iterations, Choice(done.iterations, None))
 
     return learner
-
-
-def judge(agent: Agent[Any], job: Job) -> Judgement:
-    """An agent's policy on the held-out prompts, sampled and greedy."""
-    from text_gym.agents import Sampling, evaluate
-
-    # People are not asked about texts that nothing is learnt from.
-    silent = FunctionReward(_no_opinion, abstains=True) if job.task.reward.interactive else None
-    gold = TextVectorEnv(**job.task.env_kwargs(prompts=job.task.held_out, reward=silent), shuffle=False)
-
-    def play(greedy: bool) -> Report:
-        return evaluate(agent.policy, gold, reference=agent.reference, sampling=Sampling(greedy=greedy))
-
-    judgement = _judgement(play(greedy=False), job)
-    judgement.summary["greedy"] = play(greedy=True).summary()
-    return judgement
-
-
-def _judgement(sampled: Report, job: Job) -> Judgement:
-    """Gold, its criteria, KL and length; the optimised reward too if it is another one."""
-    from text_gym.agents import Measure
-
-    summary = sampled.summary()
-    if job.reward is not job.task.reward and not job.reward.interactive:
-        scored = job.reward(sampled.episodes)
-        proxy = Measure.of(np.where(scored.abstained, np.nan, scored.totals))
-        summary["reward"] = {"mean": proxy.mean, "ci95": list(proxy.ci95)}
-    return Judgement(sampled, summary)
-
-
-def _no_opinion(episodes: Sequence[Any]) -> list[None]:
-    return [None] * len(episodes)
