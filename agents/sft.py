@@ -48,6 +48,16 @@ class SFTConfig:
     max_seconds: float | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "learning_rate", "max_grad_norm", "max_seconds"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} is {value}; it must be positive")
+        if not 0 <= self.warmup <= 1 or not self.weight_decay >= 0:
+            raise ConfigError(
+                f"warmup is {self.warmup} and weight_decay {self.weight_decay}; at least 0, warmup at most 1"
+            )
+
 
 class SFT:
     """Fit a policy to written completions.

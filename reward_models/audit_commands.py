@@ -58,9 +58,14 @@ class AuditOptions:
     seed: int = 0
 
 
-def audit_command(argv: list[str]) -> int:
-    """Run `text-gym reward audit`; the exit status is 0 whatever was found."""
+def read_audit(argv: list[str]) -> tuple[AuditOptions]:
+    """Options of `text-gym reward audit`."""
     (options,) = parse("reward audit", argv, AuditOptions)
+    return (options,)
+
+
+def run_audit(options: AuditOptions) -> int:
+    """Run `text-gym reward audit`; the exit status is 0 whatever was found."""
     config = AuditConfig(options.count, options.edited, options.explained, options.seed)
     console = Console(highlight=False)
     task = None if options.data else load_task(options.task)

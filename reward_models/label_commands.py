@@ -138,9 +138,14 @@ class ImportOptions:
     store: str = STORE
 
 
-def label(argv: list[str]) -> int:
-    """`text-gym label`."""
+def read_label(argv: list[str]) -> tuple[LabelOptions]:
+    """Options of `text-gym label`."""
     (options,) = parse("label", argv, LabelOptions)
+    return (options,)
+
+
+def run_label(options: LabelOptions) -> int:
+    """`text-gym label`."""
     _robust_output()
     rater = options.rater or default_rater()
     with LabelStore(options.store) as store:
@@ -167,9 +172,14 @@ def label(argv: list[str]) -> int:
     return 0
 
 
-def stats(argv: list[str]) -> int:
-    """`text-gym labels stats`."""
+def read_stats(argv: list[str]) -> tuple[StatsOptions]:
+    """Options of `text-gym labels stats`."""
     (options,) = parse("labels stats", argv, StatsOptions)
+    return (options,)
+
+
+def run_stats(options: StatsOptions) -> int:
+    """`text-gym labels stats`."""
     _robust_output()
     with LabelStore(options.store, create=False) as store:
         labels = list(store.labels())
@@ -211,27 +221,42 @@ def show_agreement(found: Agreement, console: Console) -> None:
             console.print(Text(f"warning: {warning}", style="yellow"))
 
 
-def verify(argv: list[str]) -> int:
-    """`text-gym labels verify`."""
+def read_verify(argv: list[str]) -> tuple[VerifyOptions]:
+    """Options of `text-gym labels verify`."""
     (options,) = parse("labels verify", argv, VerifyOptions)
+    return (options,)
+
+
+def run_verify(options: VerifyOptions) -> int:
+    """`text-gym labels verify`."""
     with LabelStore(options.store, create=False) as store:
         found = store.verify(options.head)
     print(f"{options.store}: {found.rows:,} rows and {found.items:,} questions are good\nhead {found.head}")
     return 0
 
 
-def export(argv: list[str]) -> int:
-    """`text-gym labels export`."""
+def read_export(argv: list[str]) -> tuple[ExportOptions]:
+    """Options of `text-gym labels export`."""
     (options,) = parse("labels export", argv, ExportOptions)
+    return (options,)
+
+
+def run_export(options: ExportOptions) -> int:
+    """`text-gym labels export`."""
     with LabelStore(options.store, create=False) as store:
         count = export_labels(store, options.file, options.form)
     print(f"{count:,} rows in {options.file}")
     return 0
 
 
-def import_(argv: list[str]) -> int:
-    """`text-gym labels import`."""
+def read_import(argv: list[str]) -> tuple[ImportOptions]:
+    """Options of `text-gym labels import`."""
     (options,) = parse("labels import", argv, ImportOptions)
+    return (options,)
+
+
+def run_import(options: ImportOptions) -> int:
+    """`text-gym labels import`."""
     with LabelStore(options.store) as store:
         added, known = import_labels(store, options.file)
     print(f"{added:,} rows added to {options.store}, {known:,} were there")

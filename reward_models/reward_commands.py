@@ -112,8 +112,8 @@ class RewardScoreOptions:
     policy: str | None = None
 
 
-def train(argv: list[str]) -> int:
-    """`text-gym reward train`."""
+def read_reward_train(argv: list[str]) -> tuple[RewardTrainOptions, NgramConfig | RewardTrainingConfig]:
+    """Options of `text-gym reward train`, and settings of the kind of model."""
     kind = value_of(argv, "--kind", "transformer" if value_of(argv, "--model", "") else "ngrams")
     config_class: type[Any] = NgramConfig
     if kind == "transformer":
@@ -121,13 +121,23 @@ def train(argv: list[str]) -> int:
 
         config_class = RewardTrainingConfig
     options, config = parse("reward train", argv, RewardTrainOptions, config_class)
-    train_reward(replace(options, kind=kind), config)
+    return replace(options, kind=kind), config
+
+
+def run_reward_train(options: RewardTrainOptions, config: NgramConfig | RewardTrainingConfig) -> int:
+    """Run `text-gym reward train`."""
+    train_reward(options, config)
     return 0
 
 
-def score(argv: list[str]) -> int:
-    """`text-gym reward score`."""
+def read_reward_score(argv: list[str]) -> tuple[RewardScoreOptions]:
+    """Options of `text-gym reward score`."""
     (options,) = parse("reward score", argv, RewardScoreOptions)
+    return (options,)
+
+
+def run_reward_score(options: RewardScoreOptions) -> int:
+    """Run `text-gym reward score`."""
     rescore(options)
     return 0
 

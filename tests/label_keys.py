@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from text_gym.reward_models import LabelStore, Question
-from text_gym.reward_models.label_commands import label
+from text_gym.reward_models.label_commands import read_label, run_label
 
 KEYS = [b"%d" % n for n in range(10)] * 3 + [
     *(b"u", b"s", b"?", b"m", b"h", b"\x7f", b"\x08", b"\r", b"\n", b" ", b"x", b"\x00", b"\xff", b"\xc3"),
@@ -65,7 +65,7 @@ def stream(path: Path, rng: random.Random) -> tuple[bytes, int]:
     pid, fd = pty.fork()
     if not pid:
         try:
-            os._exit(label([f"--store={path}", "--rater", "ada"]))
+            os._exit(run_label(*read_label([f"--store={path}", "--rater", "ada"])))
         except KeyboardInterrupt:
             os._exit(130)
         except BaseException:  # a traceback must be seen, whatever it is

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 from bench_folder import write_benchmark
 
-from text_gym.bench.compare import OVERALL, SAME, UNKNOWN, command, compare
+from text_gym.bench.compare import OVERALL, SAME, UNKNOWN, compare, read_compare, run_compare
 from text_gym.errors import DataError
 
 
@@ -116,7 +116,7 @@ def test_the_command(
     monkeypatch.setenv("COLUMNS", "160")
     a = write(tmp_path / "a.json", rows(runs("x\x1b[31m", 0.5, 0.5, 0.5)))
     b = write(tmp_path / "b.json", rows(runs("x\x1b[31m", 0.6, 0.61, 0.59)))
-    assert command([str(a), str(b), "--json", str(tmp_path / "out.json")]) == 0
+    assert run_compare(*read_compare([str(a), str(b), "--json", str(tmp_path / "out.json")])) == 0
     shown = capsys.readouterr().out
     assert "B is better" in shown
     assert "+0.100 [+0.090, +0.110]" in shown

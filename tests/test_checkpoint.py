@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from text_gym import ByteTokenizer, PretrainedTokenizer, RewardSource, TextVectorEnv, WordTokenizer
 from text_gym import as_reward_source as source_of
 from text_gym.agents import ALGORITHMS, PPO, TIMES, Agent, Checkpoints, Metrics, Objective, Policy, PPOConfig
-from text_gym.agents.checkpoint import tensors_of
+from text_gym.agents.policy import tensors_of
 from text_gym.errors import CheckpointError, ConfigError, NonFiniteError, RewardError
 from text_gym.transforms import RunningStandardize
 

@@ -2,15 +2,13 @@ from __future__ import annotations
 
 import json
 
-import numpy as np
-
 from text_gym.bench import statistics
 from text_gym.interval import Interval
 from text_gym.reward_models import measures
 
 
 def test_rewards_and_the_benchmark_speak_of_the_same_intervals() -> None:
-    first = statistics.improvement([(np.array([1.0, 2.0]), np.array([2.0, 3.0]))])
+    first = statistics.improvement([({0: 1.0, 1: 2.0}, {0: 2.0, 1: 3.0})])
     second = measures.bootstrap_interval(lambda rows: float(len(rows)), 5)
     assert type(first) is type(second) is Interval
     assert json.loads(json.dumps(second.summary())) == {"value": 5.0, "ci95": [5.0, 5.0], "n": 5}

@@ -18,7 +18,7 @@ from rater_terminal import PROGRAM, ROOT, RaterTerminal
 from text_gym import Episode, PretrainedTokenizer, WordTokenizer, as_reward_source
 from text_gym.agents import Policy
 from text_gym.reward_models import LabelCriterion, LabelStore, Vices
-from text_gym.rlhf_command import command
+from text_gym.rlhf_command import read_rlhf, run_rlhf
 from text_gym.rlhf_people import BIASES, simulated_people
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -98,7 +98,7 @@ class Replay:
         self.patch.undo()
 
     def run(self, arguments: list[str]) -> int:
-        return command(["--rater", "console", *arguments])
+        return run_rlhf(*read_rlhf(["--rater", "console", *arguments]))
 
     @contextmanager
     def people(self, store: LabelStore, first: Any) -> Any:

@@ -197,3 +197,9 @@ def test_an_empty_prompt_starts_with_bos() -> None:
     trainer = SFT(policy, [(Prompt("", id="empty"), "ab")])
     assert trainer.sequences == [[257, 97, 98, 256]]
     assert trainer.starts == [1]
+
+
+@pytest.mark.parametrize("setting", [{"epochs": 0}, {"batch_size": 0}, {"max_seconds": 0}, {"warmup": 2}])
+def test_settings_that_cannot_be_are_refused(setting: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(setting))):
+        SFTConfig(**setting)  # type: ignore[arg-type]

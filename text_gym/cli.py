@@ -1,6 +1,6 @@
-"""The command line: the table of commands, and the options of those on environments and policies.
+"""The command line: the table of commands, and `main`, which reads the words of one and runs it.
 
-Options are dataclasses; their help is the docstrings'. What the commands do stands elsewhere.
+Reading needs no PyTorch, so help and mistakes are shown at once; what a command needs is loaded when it runs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
@@ -19,48 +19,102 @@ from .options import parse, value_of
 from .report import read_config
 from .train import Data, anchored
 
-# A command of one word or two: the function that takes the words after it (and returns the exit
-# status), and its help.
-COMMANDS: dict[str, tuple[str, str]] = {
+if TYPE_CHECKING:
+    from text_gym.agents import SFTConfig
+
+# A command of one word or two: the function that reads the words after it, the one that takes what was
+# read (and returns the exit status), and its help.
+COMMANDS: dict[str, tuple[str, str, str]] = {
     "train": (
-        "text_gym.cli:_train",
+        "text_gym.cli:read_train",
+        "text_gym.cli:run_train",
         "improve a policy by reinforcement learning",
     ),
-    "sft": ("text_gym.cli:_sft", "make a policy by supervised fine-tuning on written texts"),
-    "sample": ("text_gym.cli:_sample", "let a policy write"),
-    "evaluate": ("text_gym.cli:_evaluate", "measure a policy on held-out prompts"),
-    "play": ("text_gym.cli:_play", "be the policy yourself: type or pick tokens, see observation and reward"),
+    "sft": (
+        "text_gym.cli:read_sft",
+        "text_gym.cli:run_sft",
+        "make a policy by supervised fine-tuning on written texts",
+    ),
+    "sample": (
+        "text_gym.cli:read_sample",
+        "text_gym.cli:run_sample",
+        "let a policy write",
+    ),
+    "evaluate": (
+        "text_gym.cli:read_evaluate",
+        "text_gym.cli:run_evaluate",
+        "measure a policy on held-out prompts",
+    ),
+    "play": (
+        "text_gym.cli:read_play",
+        "text_gym.cli:run_play",
+        "be the policy yourself: type or pick tokens, see observation and reward",
+    ),
     "reward train": (
-        "text_gym.reward_models.reward_commands:train",
+        "text_gym.reward_models.reward_commands:read_reward_train",
+        "text_gym.reward_models.reward_commands:run_reward_train",
         "make a reward model from preference pairs or ratings",
     ),
     "reward score": (
-        "text_gym.reward_models.reward_commands:score",
+        "text_gym.reward_models.reward_commands:read_reward_score",
+        "text_gym.reward_models.reward_commands:run_reward_score",
         "score stored transcripts again with another reward",
     ),
     "reward audit": (
-        "text_gym.reward_models.audit_commands:audit_command",
+        "text_gym.reward_models.audit_commands:read_audit",
+        "text_gym.reward_models.audit_commands:run_audit",
         "find what a reward pays for that is not quality, as a page",
     ),
     "rlhf": (
-        "text_gym.rlhf_command:command",
+        "text_gym.rlhf_command:read_rlhf",
+        "text_gym.rlhf_command:run_rlhf",
         "the whole cycle: ask people, learn what they like, improve; again",
     ),
     "bench rewards": (
-        "text_gym.bench.commands:rewards",
+        "text_gym.bench.commands:read_rewards",
+        "text_gym.bench.commands:run_rewards",
         "which reward, optimised hard, gives better text? A matrix of designs, with a report",
     ),
-    "bench agents": ("text_gym.bench.commands:agents", "compare algorithms on the same tasks"),
+    "bench agents": (
+        "text_gym.bench.commands:read_agents",
+        "text_gym.bench.commands:run_agents",
+        "compare algorithms on the same tasks",
+    ),
     "bench compare": (
-        "text_gym.bench.compare:command",
+        "text_gym.bench.compare:read_compare",
+        "text_gym.bench.compare:run_compare",
         "tell whether one benchmark's results differ from another's",
     ),
-    "check": ("text_gym.cli:_check", "check an environment or a reward: what it breaks, and what to mend"),
-    "label": ("text_gym.reward_models.label_commands:label", "rate and compare texts; every answer is saved"),
-    "labels stats": ("text_gym.reward_models.label_commands:stats", "agreement and bias of the raters"),
-    "labels verify": ("text_gym.reward_models.label_commands:verify", "check that no label was changed"),
-    "labels export": ("text_gym.reward_models.label_commands:export", "write the labels to a file"),
-    "labels import": ("text_gym.reward_models.label_commands:import_", "add the labels of a file"),
+    "check": (
+        "text_gym.cli:read_check",
+        "text_gym.cli:run_check",
+        "check an environment or a reward: what it breaks, and what to mend",
+    ),
+    "label": (
+        "text_gym.reward_models.label_commands:read_label",
+        "text_gym.reward_models.label_commands:run_label",
+        "rate and compare texts; every answer is saved",
+    ),
+    "labels stats": (
+        "text_gym.reward_models.label_commands:read_stats",
+        "text_gym.reward_models.label_commands:run_stats",
+        "agreement and bias of the raters",
+    ),
+    "labels verify": (
+        "text_gym.reward_models.label_commands:read_verify",
+        "text_gym.reward_models.label_commands:run_verify",
+        "check that no label was changed",
+    ),
+    "labels export": (
+        "text_gym.reward_models.label_commands:read_export",
+        "text_gym.reward_models.label_commands:run_export",
+        "write the labels to a file",
+    ),
+    "labels import": (
+        "text_gym.reward_models.label_commands:read_import",
+        "text_gym.reward_models.label_commands:run_import",
+        "add the labels of a file",
+    ),
 }
 
 
@@ -247,8 +301,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(_help())
             return 0
         name, rest = _split(argv)
-        module, _, function = COMMANDS[name][0].partition(":")
-        return int(getattr(importlib.import_module(module), function)(rest))
+        read, run, _ = COMMANDS[name]
+        return int(_load(run)(*_load(read)(rest)))
     except TextGymError as error:
         if debug:
             raise
@@ -264,9 +318,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _load(place: str) -> Any:
+    """The function at `module:name`."""
+    module, _, function = place.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
 def _help() -> str:
     width = max(map(len, COMMANDS)) + 2
-    lines = "\n".join(f"  {name:{width}}{about}" for name, (_, about) in COMMANDS.items())
+    lines = "\n".join(f"  {name:{width}}{about}" for name, (_, _, about) in COMMANDS.items())
     return f"""usage: text-gym [--debug] COMMAND [OPTIONS]
 
 Reinforcement learning in which generating tokens is the episode.
@@ -284,20 +344,26 @@ def _split(argv: Sequence[str]) -> tuple[str, list[str]]:
             return name, list(argv[words:])
     group = [name for name in COMMANDS if name.startswith(argv[0] + " ")]
     if (group and len(argv) == 1) or (group and argv[1] in ("-h", "--help")):
-        print("\n".join(f"  text-gym {name:24}{COMMANDS[name][1]}" for name in group))
+        print("\n".join(f"  text-gym {name:24}{COMMANDS[name][2]}" for name in group))
         raise SystemExit(0 if len(argv) > 1 else 2)
     raise UnknownNameError("command", " ".join(argv[: 2 if group else 1]), COMMANDS)
 
 
-def _train(argv: list[str]) -> int:
-    from .train import resolve_task, train
-
+def read_train(argv: list[str]) -> tuple[TrainOptions, Any, str]:
+    """Options of `text-gym train`, settings of its algorithm, and the folder to go on with, if any."""
     resumed = value_of(argv, "--resume", "")
     if resumed and "-h" not in argv and "--help" not in argv:
         options, config = _settings_of_run(argv, resumed)
     else:
         config_class = _config_class(value_of(argv, "--algorithm", "ppo"))
         options, config = parse("train", argv, TrainOptions, config_class)
+    return options, config, resumed
+
+
+def run_train(options: TrainOptions, config: Any, resumed: str) -> int:
+    """Run `text-gym train`; the exit status is 130 where the run was interrupted."""
+    from .train import resolve_task, train
+
     task, reward = resolve_task(options.task, options, options.reward, options.policy, options.max_tokens)
     summary = train(
         options.algorithm,
@@ -349,35 +415,60 @@ def _anchored(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, **files, **{name: anchored(options[name], True) for name in ("reward", "gold")}}
 
 
-def _sft(argv: list[str]) -> int:
+def read_sft(argv: list[str]) -> tuple[SFTOptions, SFTConfig]:
+    """Options of `text-gym sft`, and settings of the training."""
     from text_gym.agents import SFTConfig
 
+    options, config = parse("sft", argv, SFTOptions, SFTConfig)
+    return options, config
+
+
+def run_sft(options: SFTOptions, config: SFTConfig) -> int:
+    """Run `text-gym sft`."""
     from .commands import sft
 
-    options, config = parse("sft", argv, SFTOptions, SFTConfig)
     sft(options, config)
     return 0
 
 
-def _sample(argv: list[str]) -> int:
+def read_sample(argv: list[str]) -> tuple[SampleOptions]:
+    """Options of `text-gym sample`."""
+    (options,) = parse("sample", argv, SampleOptions)
+    return (options,)
+
+
+def run_sample(options: SampleOptions) -> int:
+    """Run `text-gym sample`."""
     from .commands import sample
 
-    (options,) = parse("sample", argv, SampleOptions)
     sample(options)
     return 0
 
 
-def _evaluate(argv: list[str]) -> int:
-    from .commands import evaluate
-
+def read_evaluate(argv: list[str]) -> tuple[EvaluateOptions]:
+    """Options of `text-gym evaluate`; the policy may come first, without `--policy`."""
     if argv and not argv[0].startswith("-"):
         argv = ["--policy", *argv]
     (options,) = parse("evaluate", argv, EvaluateOptions)
+    return (options,)
+
+
+def run_evaluate(options: EvaluateOptions) -> int:
+    """Run `text-gym evaluate`."""
+    from .commands import evaluate
+
     evaluate(options)
     return 0
 
 
-def _play(argv: list[str]) -> int:
+def read_play(argv: list[str]) -> tuple[PlayOptions]:
+    """Options of `text-gym play`."""
+    (options,) = parse("play", argv, PlayOptions)
+    return (options,)
+
+
+def run_play(options: PlayOptions) -> int:
+    """Run `text-gym play`."""
     import gymnasium as gym
     from rich.console import Console
 
@@ -385,7 +476,6 @@ def _play(argv: list[str]) -> int:
     from .play import play
     from .task import ENV_IDS, TASKS
 
-    (options,) = parse("play", argv, PlayOptions)
     if options.env in TASKS:
         env = TextEnv(task=options.env)
     elif options.env in gym.registry:
@@ -399,7 +489,16 @@ def _play(argv: list[str]) -> int:
     return 0
 
 
-def _check(argv: list[str]) -> int:
+def read_check(argv: list[str]) -> tuple[CheckOptions]:
+    """Options of `text-gym check`; what to check comes first."""
+    if argv and not argv[0].startswith("-"):
+        argv = ["--what", *argv]
+    (options,) = parse("check", argv, CheckOptions)
+    return (options,)
+
+
+def run_check(options: CheckOptions) -> int:
+    """Run `text-gym check`."""
     import gymnasium as gym
 
     from .checker import check_reward_source, check_text_env
@@ -407,9 +506,6 @@ def _check(argv: list[str]) -> int:
     from .task import ENV_IDS, TASKS, load_task
     from .train import load_reward_source
 
-    if argv and not argv[0].startswith("-"):
-        argv = ["--what", *argv]
-    (options,) = parse("check", argv, CheckOptions)
     if options.what in TASKS or options.what in gym.registry:
         env_id = next((i for i, kwargs in ENV_IDS.items() if kwargs == {"task": options.what}), options.what)
         env = gym.make(env_id) if env_id in gym.registry else TextEnv(task=options.what)

@@ -65,11 +65,16 @@ class RLHFOptions(Data):
 _FREE = ("out", "name", "port", "device")
 
 
-def command(argv: list[str]) -> int:
-    """`text-gym rlhf`; exit status 130 where the people left before the end."""
+def read_rlhf(argv: list[str]) -> tuple[RLHFOptions, RLHFConfig]:
+    """Options of `text-gym rlhf`, and the settings of the cycle."""
     options, config = parse("rlhf", argv, RLHFOptions, RLHFConfig)
     if config.overlap is None and options.rater == "simulated":
         config = dataclasses.replace(config, overlap=0.1)
+    return options, config
+
+
+def run_rlhf(options: RLHFOptions, config: RLHFConfig) -> int:
+    """Run `text-gym rlhf`; the exit status is 130 where the people left before the end."""
     task = _task(options)
     criteria = _criteria(options, task)
     out = options.out or str(default_folder(task.name, "rlhf"))

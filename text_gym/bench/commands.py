@@ -83,25 +83,33 @@ class BenchAgentsOptions:
     engine: EngineName = "local"
 
 
-def rewards(argv: list[str]) -> int:
-    """`text-gym bench rewards`."""
+def read_rewards(argv: list[str]) -> tuple[BenchRewardsOptions, str]:
+    """Options of `text-gym bench rewards`, and what was typed, for the report."""
     (options,) = parse("bench rewards", gathered(argv, "--design"), BenchRewardsOptions)
+    return options, _command("rewards", argv)
+
+
+def run_rewards(options: BenchRewardsOptions, command: str) -> int:
+    """Run `text-gym bench rewards`."""
     if options.list:
         show_designs(Console(highlight=False))
         return 0
     settings = asdict(options)
     settings.pop("list")
-    bench_rewards(
-        settings.pop("out"), designs=settings.pop("design"), command=_command("rewards", argv), **settings
-    )
+    bench_rewards(settings.pop("out"), designs=settings.pop("design"), command=command, **settings)
     return 0
 
 
-def agents(argv: list[str]) -> int:
-    """`text-gym bench agents`."""
+def read_agents(argv: list[str]) -> tuple[BenchAgentsOptions, str]:
+    """Options of `text-gym bench agents`, and what was typed, for the report."""
     (options,) = parse("bench agents", argv, BenchAgentsOptions)
+    return options, _command("agents", argv)
+
+
+def run_agents(options: BenchAgentsOptions, command: str) -> int:
+    """Run `text-gym bench agents`."""
     settings: dict[str, Any] = asdict(options)
-    bench_agents(settings.pop("out"), command=_command("agents", argv), **settings)
+    bench_agents(settings.pop("out"), command=command, **settings)
     return 0
 
 

@@ -193,13 +193,18 @@ class CompareOptions:
     json: str | None = None
 
 
-def command(argv: list[str]) -> int:
-    """`text-gym bench compare`."""
+def read_compare(argv: list[str]) -> tuple[CompareOptions]:
+    """Options of `text-gym bench compare`."""
+    (options,) = parse("bench compare", argv, CompareOptions)
+    return (options,)
+
+
+def run_compare(options: CompareOptions) -> int:
+    """Run `text-gym bench compare`."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    (options,) = parse("bench compare", argv, CompareOptions)
     found = compare(options.a, options.b, options.metric)
     table = Table(title=f"B less A: {harmless(found.metric)}")
     for column in ("design", "A", "B", "B - A [bootstrap]", "[Student]", "P(B > A)", "verdict"):
