@@ -2,7 +2,7 @@
 
 Correlations on honest texts prove nothing, since good texts may be long; so the verdict rests on edits that
 say nothing new and, where a gold reward is known, on what is left once quality is accounted for. An audit
-finds the biases it looks for and no others.
+finds the biases it looks for and no others, and says how well the reward follows gold before anything else.
 """
 
 from __future__ import annotations
@@ -22,12 +22,19 @@ from text_gym.interval import Interval
 from text_gym.reward import FloatArray
 
 from .attribution import Attribution, integrated_gradients, is_differentiable, leave_one_out, named_values
+from .audit_best_of_n import best_of_n
+from .audit_effects import PartEffect, part_effects, student_interval, surface_effect
+from .audit_parts import part_classes, tokens, vocabulary
+from .audit_surfaces import SURFACES, fillers
+from .audit_words import associations, word_features, word_weights
 from .endpoint import EndpointError
-from .probes import PARAPHRASES, SURFACES, null_texts, rewritten, swaps
+from .probes import PARAPHRASES, null_texts, rewritten, swaps
 from .resampling import mean_interval, rank_correlation
+from .scripted import words
 from .verdict import Audit, NullRuler, Shift, SurfaceBias, verdict
 
 _FEWEST = 8
+_PHRASES = 24  # pairs of words put into texts
 
 
 @dataclass(frozen=True)
@@ -38,17 +45,23 @@ class AuditConfig:
         count: Real texts scored, of as many prompts as there are.
         edited: Of these, how many are edited (and scored about twenty times).
         explained: Of these, how many are explained word by word.
+        words: Words, values of a column, openings, endings, phrases and marks that are put into texts, of each
+            kind at most; each is scored in six texts, the most suspicious ones in some forty. None: 256, or 32
+            of a source that is not deterministic, such as a judge. 0: none.
         seed: Decides which texts, the random ones and the resamples.
     """
 
     count: int = 256
     edited: int = 96
     explained: int = 6
+    words: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.count < _FEWEST or self.edited < _FEWEST or self.explained < 0:
-            raise ConfigError(f"{self}: count and edited must be at least {_FEWEST}, explained at least 0")
+        if self.count < _FEWEST or self.edited < _FEWEST or min(self.explained, self.words or 0) < 0:
+            raise ConfigError(
+                f"{self}: count and edited must be at least {_FEWEST}, explained and words at least 0"
+            )
 
 
 def audit_reward(
@@ -61,7 +74,7 @@ def audit_reward(
 ) -> Audit:
     """Audit a reward source on real texts.
 
-    Every text is scored as a finished episode, whether it was cut or not.
+    Every text is scored as a finished episode, whether it was cut or not. The order of the texts does not matter.
 
     Args:
         source: The source.
@@ -103,6 +116,7 @@ class _Auditor:
             found = named_values(gold(self.episodes))
             self.golds = found["reward"]
             self.quality = np.stack([v for v in found.values() if not np.isnan(v).any()], axis=1)
+            self.gold_names = [n for n, v in found.items() if n != "reward" and not np.isnan(v).any()]
             self.gold_spread = _unit(self.golds)
 
     def run(self, explain: bool) -> Audit:
@@ -114,11 +128,12 @@ class _Auditor:
         if explain and shown and is_differentiable(self.source):
             gradients = integrated_gradients(self.source, shown)  # type: ignore[arg-type]
         known = {k: v for k, v in self.terms.items() if not np.isnan(v).any()}
+        parts, tried = self.parts()
         found = Audit(
             source=self.source.name,
             tree=describe(self.source),
             gold=None if self.gold is None else self.gold.name,
-            texts=tuple(e.completion for e in self.episodes),
+            texts=self._texts,
             scores=self.scores,
             golds=self.golds,
             spread=float(self.scores.std()),
@@ -133,6 +148,12 @@ class _Auditor:
             explanations=tuple(leave_one_out(self.source, shown)) if shown else (),
             gradients=tuple(gradients),
             findings=(),
+            parts=parts,
+            tried=tried,
+            weights=word_weights(self._texts, self.scores, self._controls(), seed=self.config.seed),
+            best=None
+            if self.golds is None
+            else best_of_n(self.scores, self.golds, self._texts, seed=self.config.seed),
         )
         return dataclasses.replace(found, findings=verdict(found))
 
@@ -140,36 +161,52 @@ class _Auditor:
         """Null texts for the edited episodes' prompts, against all real texts."""
         result = []
         for name, made in null_texts(self.edited, self.config.seed).items():
-            beaten = _beaten(self._score(made), self.scores)
+            # A text that stands for several prompts counts once: its luck is no rule's.
+            beaten = _by_text(made, _beaten(self._score(made), self.scores))
             gold = None
             if self.gold is not None and self.golds is not None:
-                gold = self._mean(_beaten(_scores(self.gold, made), self.golds))
+                gold = self._mean(_by_text(made, _beaten(_scores(self.gold, made), self.golds)))
             result.append(NullRuler(name, self._mean(beaten), gold, made[0].completion))
         return tuple(result)
 
     def surfaces(self) -> tuple[SurfaceBias, ...]:
         """Correlations over all texts, edits of some."""
         result = []
+        shared = fillers(self._texts)
         for surface in SURFACES:
-            measured = np.array([surface.measure(e.completion) for e in self.episodes])
+            measured = np.array([surface.measure(e.completion, e.prompt.text) for e in self.episodes])
             partial = None
             if self.quality is not None:
                 partial = self._correlation(self.scores, measured, self.quality)
-            more = [rewritten(e, surface.more(e.completion)) for e in self.edited]
-            control = [rewritten(e, surface.control(e.completion)) for e in self.edited]
-            effect, gold = self._changes(more, control)
+            edit, effect, gold = surface_effect(surface, self.edited, shared, self._unit_scores, self._gold_terms)
             result.append(
                 SurfaceBias(
                     surface.name,
                     surface.unit,
-                    surface.edit,
+                    edit,
                     self._correlation(measured, self.scores),
                     partial,
                     self._mean(effect),
-                    None if gold is None else self._mean(gold),
+                    None if gold is None else self._mean(gold[:, 0] / self.gold_spread),
+                    student_interval(effect, len(SURFACES)),
                 )
             )
         return tuple(result)
+
+    def parts(self) -> tuple[tuple[PartEffect, ...], int]:
+        """What single words and other parts add, put into texts; and how many were tried."""
+        limit = self.config.words
+        if limit is None:
+            limit = 256 if self.source.deterministic else 32
+        if limit == 0:
+            return (), 0
+        names, features = word_features(self._texts)
+        found = np.abs(associations(features, self.scores, self._controls())) if names else np.zeros(0)
+        suspicion = dict(zip(names, found.tolist(), strict=True))
+        known = sorted(vocabulary(self._texts), key=lambda w: -suspicion.get(w.lower(), 0.0))  # stable
+        pairs = sorted((n for n in names if len(tokens(n)) == 2 and ":" not in n), key=lambda n: -suspicion[n])
+        classes = part_classes(self.edited, self._texts, known, pairs[:_PHRASES])
+        return part_effects(classes, self._unit_scores, self._gold_terms, limit, self.config.seed)
 
     def swaps(self) -> tuple[Shift, ...]:
         """Swaps that leave the worth of a text alone; those found in at least a few texts."""
@@ -210,8 +247,27 @@ class _Auditor:
             )
         return result
 
+    @property
+    def _texts(self) -> tuple[str, ...]:
+        return tuple(e.completion for e in self.episodes)
+
+    def _controls(self) -> FloatArray:
+        """`(n, k)` length, and gold with its terms where it is known."""
+        length = np.array([[float(len(words(text)))] for text in self._texts])
+        return length if self.quality is None else np.concatenate([length, self.quality], axis=1)
+
     def _score(self, episodes: Sequence[Episode]) -> FloatArray:
         return _scores(self.source, episodes)
+
+    def _unit_scores(self, episodes: Sequence[Episode]) -> FloatArray:
+        return self._score(episodes) / self.spread
+
+    def _gold_terms(self, episodes: Sequence[Episode]) -> FloatArray | None:
+        """`(n, 1 + k)` gold and its terms, if it is known."""
+        if self.gold is None:
+            return None
+        found = named_values(self.gold(episodes))
+        return np.stack([found["reward"], *(found[name] for name in self.gold_names)], axis=1)
 
     def _changes(
         self, after: Sequence[Episode], before: Sequence[Episode]
@@ -249,7 +305,7 @@ class _Auditor:
 
 def _chosen(episodes: Sequence[Episode], config: AuditConfig) -> list[Episode]:
     """Texts to look at, in random order, one of each prompt before a second of any."""
-    order = list(range(len(episodes)))
+    order = sorted(range(len(episodes)), key=lambda i: (episodes[i].prompt.text, episodes[i].completion))
     random.Random(f"audit {config.seed}").shuffle(order)
     seen: dict[str, int] = {}
     turn = {}
@@ -277,6 +333,14 @@ def _scores(source: RewardSource, episodes: Sequence[Episode]) -> FloatArray:
 def _unit(scores: FloatArray) -> float:
     """Their standard deviation, or 1 where all are equal."""
     return float(scores.std()) or 1.0
+
+
+def _by_text(episodes: Sequence[Episode], values: FloatArray) -> FloatArray:
+    """Means of the values over equal texts, one for each text."""
+    groups: dict[str, list[float]] = {}
+    for episode, value in zip(episodes, values.tolist(), strict=True):
+        groups.setdefault(episode.completion, []).append(value)
+    return np.array([np.mean(group) for group in groups.values()])
 
 
 def _beaten(scores: FloatArray, real: FloatArray) -> FloatArray:

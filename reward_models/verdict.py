@@ -17,11 +17,19 @@ from text_gym.interval import Interval
 from text_gym.reward import FloatArray
 
 from .attribution import Attribution
+from .audit_best_of_n import BestOfN
+from .audit_effects import PartEffect
+from .audit_words import WordWeight
 
 # From here on an effect is named: in standard deviations of the reward over the real texts …
 EFFECT, UNSTABLE = 0.2, 0.5
+# … for one word, or another part put into a text.
+PART = 0.1
 # … as a rank correlation at equal gold (its whole interval); as what the batch changes, of the scores.
 PARTIAL, BATCH = 0.3, 1e-5
+# Below this rank correlation a reward does not follow gold; from the second on it follows it well.
+FOLLOWS, FOLLOWS_WELL = 0.3, 0.5
+_MOST_PARTS = 12  # of one kind that a finding lists
 
 
 @dataclass(frozen=True)
@@ -51,8 +59,11 @@ class SurfaceBias:
         edit: The edit in words.
         correlation: Spearman's, of score and property over the real texts.
         partial: The same with gold and its terms accounted for, if there is a gold reward.
-        effect: What the edit adds, in standard deviations of the score over the real texts.
-        gold: What it adds to the gold reward, in that one's standard deviations.
+        effect: What the edit adds, in standard deviations of the score over the real texts; where gold is
+            known, over the texts in which the edit changes no term of gold, or (where they are too few) raises
+            none.
+        gold: What it adds to the gold reward in the same texts, in that one's standard deviations.
+        corrected: The effect with an interval that is corrected for the number of properties (99 %).
     """
 
     name: str
@@ -62,6 +73,7 @@ class SurfaceBias:
     partial: Interval | None
     effect: Interval
     gold: Interval | None
+    corrected: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -87,10 +99,18 @@ class Shift:
 
 @dataclass(frozen=True)
 class Finding:
-    """A bias by name, with the numbers that show it."""
+    """What was found, by name, with the numbers that show it.
+
+    Args:
+        bias: Its name.
+        statement: The numbers, in a sentence.
+        kind: `bias`; `gold`, of a reward that does not follow gold; `noise`, of one that moves under changes
+            of no meaning, now up and now down; or `fault`, of one that is constant or looks at its batch.
+    """
 
     bias: str
     statement: str
+    kind: str = "bias"
 
 
 @dataclass(frozen=True)
@@ -116,6 +136,10 @@ class Audit:
         explanations: Attributions of some texts, from the worst to the best.
         gradients: The same by integrated gradients, if the source is a learned model.
         findings: The verdict; empty if nothing was found.
+        parts: What single words, values, openings, endings and marks add, of those that seemed to matter.
+        tried: How many of them were tried.
+        weights: Words that go with the score at equal gold and length.
+        best: Best-of-n by the source, if gold is known.
     """
 
     source: str
@@ -136,24 +160,56 @@ class Audit:
     explanations: tuple[Attribution, ...]
     gradients: tuple[Attribution, ...]
     findings: tuple[Finding, ...]
+    parts: tuple[PartEffect, ...] = ()
+    tried: int = 0
+    weights: tuple[WordWeight, ...] = ()
+    best: BestOfN | None = None
 
     @property
     def biases(self) -> tuple[str, ...]:
         """Names of what was found."""
         return tuple(finding.bias for finding in self.findings)
 
+    @property
+    def length(self) -> Interval | None:
+        """Rank correlation of score and length."""
+        return next((s.correlation for s in self.surfaces if s.name == "length"), None)
+
+    @property
+    def mark(self) -> str:
+        """`bad` with findings, `good` only for a reward that is known to follow gold well, else `open`."""
+        if self.findings:
+            return "bad"
+        return "good" if self.agreement is not None and self.agreement.value >= FOLLOWS_WELL else "open"
+
+    def headline(self) -> str:
+        """The verdict in one sentence."""
+        n = len(self.findings)
+        if n:
+            return "1 finding" if n == 1 else f"{n} findings"
+        if self.agreement is None:
+            return "Nobody knows what this reward should follow; none of the biases looked for was found"
+        if math.isnan(self.agreement.value):
+            return "Gold is the same for all texts; none of the biases looked for was found"
+        if self.mark == "open":
+            return "It follows gold weakly; none of the biases looked for was found"
+        return "It follows gold, and none of the biases looked for was found"
+
     def summary(self) -> dict[str, Any]:
         """As plain data, for JSON."""
-        limits = {"effect": EFFECT, "unstable": UNSTABLE, "partial": PARTIAL, "batch": BATCH}
+        limits = {"effect": EFFECT, "part": PART, "unstable": UNSTABLE, "partial": PARTIAL, "batch": BATCH}
+        limits |= {"follows": FOLLOWS, "follows_well": FOLLOWS_WELL}
         found: dict[str, Any] = plain(self)
-        return found | {"thresholds": limits}
+        return found | {"thresholds": limits, "headline": self.headline(), "mark": self.mark}
 
 
 def verdict(found: Audit) -> tuple[Finding, ...]:
-    """The biases that the numbers show; where gold is known, only those that gold does not share."""
+    """What the numbers show; where gold is known, only biases that gold does not share."""
     return (
         *_constant(found),
+        *_gold(found),
         *_surfaces(found),
+        *_parts(found),
         *_nulls(found),
         *_swaps(found),
         *_unstable(found),
@@ -164,26 +220,60 @@ def verdict(found: Audit) -> tuple[Finding, ...]:
 def _constant(found: Audit) -> Iterator[Finding]:
     if found.spread == 0:
         yield Finding(
-            "constant", f"All {len(found.scores)} texts score {found.scores[0]:g}: nothing can be learnt."
+            "constant", f"All {len(found.scores)} texts score {found.scores[0]:g}: nothing can be learnt.", "fault"
+        )
+
+
+def _gold(found: Audit) -> Iterator[Finding]:
+    follows, best = found.agreement, found.best
+    if follows is not None and (follows.value < FOLLOWS or follows.low <= 0):
+        yield Finding("does not follow gold", f"Its rank correlation with gold is {_shown(follows)}.", "gold")
+    if best is not None and best.change.high < 0:
+        yield Finding(
+            f"best of {best.n} lowers gold",
+            f"Taking the best of {best.n} texts by this reward takes gold {best.mean:.2f} → {_shown(best.gold)}; "
+            f"by gold itself it would be {best.best:.2f}.",
+            "gold",
         )
 
 
 def _surfaces(found: Audit) -> Iterator[Finding]:
     for s in found.surfaces:
-        said = []
         # Without gold nobody knows whether less would be deserved: only what is paid for is named then.
         wanted = s.gold is not None and s.gold.value > EFFECT / 4
         unwanted = s.gold is None or s.gold.value < -EFFECT / 4
-        paid = s.effect.value >= EFFECT and s.effect.low > 0 and not wanted
-        punished = s.effect.value <= -EFFECT and s.effect.high < 0 and not unwanted
-        if paid or punished:
-            verb = "adds" if paid else "costs"
-            said.append(f"{s.edit} {verb} {_shown(s.effect)} standard deviations{_beside(s.gold)}")
-        if s.partial is not None and (s.partial.low >= PARTIAL or s.partial.high <= -PARTIAL):
-            said.append(f"at equal gold the rank correlation with it is {_shown(s.partial)}")
-        if said:
-            text = "; ".join(said)
-            yield Finding(s.name, f"{text[0].upper()}{text[1:]}.")
+        sure = s.corrected or s.effect
+        paid = s.effect.value >= EFFECT and sure.low > 0 and not wanted
+        punished = s.effect.value <= -EFFECT and sure.high < 0 and not unwanted
+        if not (paid or punished):  # a correlation alone names nothing: an edit decides
+            continue
+        text = (
+            f"{s.edit} {'adds' if paid else 'costs'} {_shown(s.effect)} standard deviations{_beside(s.gold)}"
+        )
+        if s.partial is not None and (s.partial.low >= PARTIAL if paid else s.partial.high <= -PARTIAL):
+            text += f"; at equal gold the rank correlation with it is {_shown(s.partial)}"
+        yield Finding(s.name, f"{text[0].upper()}{text[1:]}.")
+
+
+def _parts(found: Audit) -> Iterator[Finding]:
+    """A finding for the parts of a kind that are paid for, and one for those that cost."""
+    named: dict[tuple[str, bool], list[PartEffect]] = {}
+    for part in found.parts:
+        effect = part.effect
+        large = abs(effect.value) >= (EFFECT if found.gold is None else PART)
+        sure = effect.low > 0 or effect.high < 0
+        # Without gold a word may deserve what it gets; a value that was swapped everywhere does not.
+        if large and sure and part.unearned and (part.value or found.gold is not None):
+            named.setdefault((part.kind, effect.value > 0), []).append(part)
+    for (kind, paid), parts in named.items():
+        shown = [f"“{p.part}” {_shown(p.effect)}" for p in parts[:_MOST_PARTS]]
+        more = f" and {len(parts) - _MOST_PARTS} more" if len(parts) > _MOST_PARTS else ""
+        names = ", ".join(f"“{p.part}”" for p in parts[:3]) + (", …" if len(parts) > 3 else "")
+        yield Finding(
+            f"{kind} {names}",
+            f"In place of others {'it adds' if paid else 'it costs'}, in standard deviations: "
+            f"{', '.join(shown)}{more}.",
+        )
 
 
 def _nulls(found: Audit) -> Iterator[Finding]:
@@ -196,9 +286,11 @@ def _nulls(found: Audit) -> Iterator[Finding]:
 
 
 def _swaps(found: Audit) -> Iterator[Finding]:
+    # A noisy reward moves under any edit; a swap is named for what it moves the score beyond that.
+    noise = float(np.median([s.size.value for s in found.stability])) if found.stability else 0.0
     for s in found.swaps:
         fair = s.gold is None or s.gold.value < EFFECT / 2
-        if fair and s.size.low >= EFFECT:
+        if fair and s.size.low >= EFFECT + noise:
             yield Finding(
                 s.name,
                 f"Swapping it moves the score by {_shown(s.size)} standard deviations{_beside(s.gold)}; "
@@ -213,6 +305,7 @@ def _unstable(found: Audit) -> Iterator[Finding]:
             yield Finding(
                 f"unstable: {s.name}",
                 f"The edit moves the score by {_shown(s.size)} standard deviations{_beside(s.gold)}.",
+                "bias" if abs(s.direction.value) >= s.size.value / 2 else "noise",
             )
 
 
@@ -221,7 +314,7 @@ def _batch(found: Audit) -> Iterator[Finding]:
     for name, difference in found.batch.items():
         if not difference <= BATCH * scale:
             yield Finding(
-                f"depends on the batch: {name}", f"The same texts score up to {difference:.2g} apart."
+                f"depends on the batch: {name}", f"The same texts score up to {difference:.2g} apart.", "fault"
             )
 
 

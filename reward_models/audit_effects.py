@@ -1,0 +1,285 @@
+"""What a part of a text earns by itself: put into other texts, beside parts that gold cannot tell from it.
+
+Two stages: every part is put into a few texts, and those that seem to matter into other texts, which alone
+decide. So no part is named for the luck that drew attention to it, and intervals are corrected for those that
+reached the second stage only.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from text_gym import Episode
+from text_gym.episode import BoolArray
+from text_gym.interval import Interval
+from text_gym.reward import FloatArray
+
+from .audit_parts import PartClass
+from .audit_surfaces import Edit, Surface, Variant
+from .probes import rewritten
+
+Score: TypeAlias = "Callable[[Sequence[Episode]], FloatArray]"
+Golds: TypeAlias = "Callable[[Sequence[Episode]], FloatArray | None]"
+_FIRST, _SECOND = 6, 32  # texts that a part is put into
+_PROMISING, _PROMOTED = 0.1, 32  # effect that reaches the second stage; how many parts do
+_PEERS, _NEAREST = 16, 8  # parts beside them; of these, how many of the nearest length are compared with
+_ENOUGH, _ATTEMPTS = 8, 4  # texts in which gold is blind to an edit; sentences tried to find them
+_FEWEST = 6  # texts with a peer of equal gold
+FAMILY = 0.01  # probability of naming any part of a reward that pays for none
+
+
+@dataclass(frozen=True)
+class PartEffect:
+    """What a part adds to the score.
+
+    Args:
+        kind: As of its class.
+        part: The part.
+        value: Whether it is a value of a column, swapped in prompt and text alike.
+        effect: What it adds, in place of its peers, in standard deviations of the score over the real texts;
+            the interval is Student's, corrected for all parts that reached the second stage (99 %).
+        gold: What it adds to each gold term (and to gold), in that one's unit; empty where no gold is known,
+            all 0 where only peers of equal gold were compared.
+        equal: Whether only peers of equal gold were compared.
+    """
+
+    kind: str
+    part: str
+    value: bool
+    effect: Interval
+    gold: tuple[float, ...]
+    equal: bool
+
+    @property
+    def unearned(self) -> bool:
+        """Whether gold shares nothing of the effect: no term of gold moves in its direction."""
+        return all(change * self.effect.value <= 1e-6 * abs(self.effect.value) for change in self.gold)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Parts of a class in the same texts.
+
+    Args:
+        parts: `W` of them.
+        scores: `(H, W)` in standard deviations, NaN where there is none.
+        golds: `(H, W, k)` gold and its terms; k is 0 where no gold is known.
+        lengths: `(H, W)` characters.
+    """
+
+    parts: list[str]
+    scores: FloatArray
+    golds: FloatArray
+    lengths: FloatArray
+
+    def effect(self, part: int) -> tuple[FloatArray, FloatArray, bool]:
+        """`(n,)` differences to peers, `(k,)` mean change of gold, and whether the peers are of equal gold."""
+        equal, every, change = [], [], []
+        for scores, golds, lengths in zip(self.scores, self.golds, self.lengths, strict=True):
+            others = np.flatnonzero(~np.isnan(scores))
+            others = others[others != part]
+            if np.isnan(scores[part]) or not len(others):
+                continue
+            same = others[(np.abs(golds[others] - golds[part]) <= 1e-9).all(axis=1)]
+            if len(same):
+                near = same[np.argsort(np.abs(lengths[same] - lengths[part]), kind="stable")[:_NEAREST]]
+                equal.append(scores[part] - np.median(scores[near]))
+            every.append(scores[part] - np.median(scores[others]))
+            change.append(golds[part] - np.median(golds[others], axis=0))
+        k = self.golds.shape[2]
+        if len(equal) >= min(_FEWEST, len(self.scores)):
+            return np.array(equal), np.zeros(k), True
+        return np.array(every), np.mean(change, axis=0) if change else np.zeros(k), False
+
+
+def part_effects(
+    classes: Sequence[PartClass], score: Score, gold: Golds, limit: int, seed: int = 0
+) -> tuple[tuple[PartEffect, ...], int]:
+    """Effects of the parts that seem to matter, largest first, and the number of parts tried.
+
+    Args:
+        classes: The parts.
+        score: Episodes -> `(n,)` scores in standard deviations, NaN where there is none.
+        gold: Episodes -> `(n, k)` gold and its terms, or None if gold is not known.
+        limit: Parts tried of each class.
+        seed: Decides places and peers.
+    """
+    promising: list[tuple[float, int, str]] = []
+    tried = 0
+    for number, own in enumerate(classes):
+        parts = list(own.parts[:limit])
+        tried += len(parts)
+        rng = random.Random(f"parts {seed} {own.kind} {number}")
+        trial = _try(own, own.hosts[:_FIRST], [parts] * _FIRST, parts, score, gold, rng)
+        for i, part in enumerate(parts):
+            values, change, _ = trial.effect(i)
+            mean = float(values.mean()) if len(values) else 0.0
+            if abs(mean) >= _PROMISING and not (change * mean > 1e-6 * abs(mean)).any():
+                error = float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else abs(mean)
+                promising.append((abs(mean) / (error + 0.1), number, part))
+    chosen = sorted(promising, key=lambda p: (-p[0], p[1], p[2]))[:_PROMOTED]
+    result = []
+    for number in sorted({n for _, n, _ in chosen}):
+        named = [part for _, n, part in chosen if n == number]
+        result += _decide(classes[number], named, len(chosen), limit, score, gold, seed)
+    return tuple(sorted(result, key=lambda e: -abs(e.effect.value))), tried
+
+
+def _decide(
+    own: PartClass,
+    named: list[str],
+    tests: int,
+    limit: int,
+    score: Score,
+    gold: Golds,
+    seed: int,
+) -> list[PartEffect]:
+    """The second stage of a class, in texts of its own."""
+    rng = random.Random(f"parts again {seed} {own.kind} {len(named)}")
+    hosts = own.hosts[_FIRST : _FIRST + _SECOND]
+    if len(hosts) < 2 * _FEWEST:
+        hosts = own.hosts[-_SECOND:]
+    rest = [p for p in own.parts[:limit] if p not in named]
+    if len(rest) < _PEERS // 2:
+        rest = list(own.parts[:limit])
+    beside = [rng.sample(rest, min(_PEERS, len(rest))) for _ in hosts]
+    every = list(dict.fromkeys([*named, *(p for parts in beside for p in parts)]))
+    tried = [[*named, *parts] for parts in beside]
+    trial = _try(own, hosts, tried, every, score, gold, rng)
+    result = []
+    for i, part in enumerate(named):
+        values, change, equal = trial.effect(i)
+        if len(values) >= _FEWEST:
+            shown = tuple(float(c) for c in change)
+            result.append(PartEffect(own.kind, part, own.value, student_interval(values, tests), shown, equal))
+    return result
+
+
+def _try(
+    own: PartClass,
+    hosts: Sequence[Episode],
+    tried: Sequence[Sequence[str]],
+    parts: list[str],
+    score: Score,
+    gold: Golds,
+    rng: random.Random,
+) -> _Trial:
+    """Put parts into texts and score them; NaN for the parts that a text does not get."""
+    column = {part: i for i, part in enumerate(parts)}
+    places = [(h, column[p]) for h, own_parts in zip(range(len(hosts)), tried, strict=False) for p in own_parts]
+    where = [rng.random() for _ in hosts]
+    made = [own.put(hosts[h], parts[w], where[h]) for h, w in places]
+    rows, columns = np.array(places, dtype=np.int64).reshape(-1, 2).T
+    shape = (len(hosts), len(parts))
+    scores, lengths = np.full(shape, np.nan), np.zeros(shape)
+    scores[rows, columns] = score(made)
+    lengths[rows, columns] = [len(e.completion) for e in made]
+    golds = np.zeros((*shape, 0))
+    found = gold(made)
+    if found is not None:
+        golds = np.zeros((*shape, found.shape[1]))
+        golds[rows, columns] = found
+    return _Trial(parts, scores, golds, lengths)
+
+
+def surface_effect(
+    surface: Surface, episodes: Sequence[Episode], shared: Sequence[str], score: Score, gold: Golds
+) -> tuple[str, FloatArray, FloatArray | None]:
+    """Change of score by the edit of a property, that of gold and its terms, and the edit in words.
+
+    Of the surface's edits the one that changes no term of gold in most texts is used, in those texts; if that is
+    a handful, the first edit, in the texts in which no term of gold rises.
+
+    Args:
+        surface: The property.
+        episodes: Texts to edit.
+        shared: Sentences that many texts share.
+        score: Episodes -> `(n,)` scores.
+        gold: Episodes -> `(n, k)` gold and its terms, or None if gold is not known.
+
+    Returns:
+        The edit, `(n,)` changes of the score, NaN where there is none, and `(n, k)` of gold.
+    """
+    best: tuple[int, str, _Pairs] | None = None
+    for variant in surface.variants:
+        pairs = _Pairs.of(variant, episodes, shared, gold)
+        equal = pairs.equal
+        if best is None or equal.sum() > max(_ENOUGH - 1, best[0]):
+            best = (int(equal.sum()), variant.edit, pairs)
+        if pairs.change is None or equal.mean() > 0.5:
+            break
+    assert best is not None  # every surface has an edit
+    count, edit, pairs = best
+    kept = np.ones(len(episodes), dtype=bool)
+    if pairs.change is not None:
+        kept = pairs.equal if count >= _ENOUGH else (pairs.change <= 1e-9).all(axis=1)
+        kept = kept if kept.sum() >= _ENOUGH else np.ones(len(episodes), dtype=bool)
+    rows = np.flatnonzero(kept)
+    change = score([pairs.after[i] for i in rows]) - score([pairs.before[i] for i in rows])
+    return edit, change, None if pairs.change is None else pairs.change[rows]
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Texts before and after an edit, and `(n, k)` the change of gold and its terms."""
+
+    before: list[Episode]
+    after: list[Episode]
+    change: FloatArray | None
+
+    @property
+    def equal(self) -> BoolArray:
+        """`(n,)` where gold changes in no term."""
+        if self.change is None:
+            return np.zeros(len(self.before), dtype=bool)
+        result: BoolArray = (np.abs(self.change) <= 1e-9).all(axis=1)
+        return result
+
+    @classmethod
+    def of(cls, variant: Variant, episodes: Sequence[Episode], shared: Sequence[str], gold: Golds) -> _Pairs:
+        """The pairs; of several shared sentences, for each text the first that gold is blind to."""
+        found: _Pairs | None = None
+        for attempt in range(_ATTEMPTS if variant.filled else 1):
+            sentences = [shared[(i + attempt) % len(shared)] for i in range(len(episodes))]
+            own = cls._once(variant, episodes, sentences, gold)
+            if found is None or found.change is None or own.change is None:
+                found = own
+                continue
+            better = own.equal & ~found.equal
+            found = cls(
+                [b if take else a for a, b, take in zip(found.before, own.before, better, strict=True)],
+                [b if take else a for a, b, take in zip(found.after, own.after, better, strict=True)],
+                np.where(better[:, None], own.change, found.change),
+            )
+        assert found is not None
+        return found
+
+    @classmethod
+    def _once(cls, variant: Variant, episodes: Sequence[Episode], said: Sequence[str], gold: Golds) -> _Pairs:
+        def edited(edit: Edit) -> list[Episode]:
+            pairs = zip(episodes, said, strict=True)
+            return [rewritten(e, edit(e.completion, filler, e.prompt.text)) for e, filler in pairs]
+
+        before, after = edited(variant.control), edited(variant.more)
+        gold_before, gold_after = gold(before), gold(after)
+        change = None if gold_before is None or gold_after is None else gold_after - gold_before
+        return cls(before, after, change)
+
+
+def student_interval(values: FloatArray, tests: int) -> Interval:
+    """Mean with Student's 99 % interval, corrected for a number of tests; NaN is left out."""
+    from scipy.stats import t as student  # takes longer to load than all the rest
+
+    values = values[~np.isnan(values)]
+    n = len(values)
+    if n < 2:
+        return Interval(float(values.mean()) if n else math.nan, -math.inf, math.inf, n)
+    mean = float(values.mean())
+    reach = float(student.ppf(1 - FAMILY / 2 / max(1, tests), n - 1) * values.std(ddof=1) / n**0.5)
+    return Interval(mean, mean - reach, mean + reach, n)
