@@ -23,7 +23,7 @@ from text_gym.reward import FloatArray
 
 from .attribution import Attribution, integrated_gradients, is_differentiable, leave_one_out, named_values
 from .audit_best_of_n import best_of_n
-from .audit_effects import PartEffect, part_effects, student_interval, surface_effect
+from .audit_effects import PartEffect, part_effects, student_interval, surface_change
 from .audit_parts import part_classes, tokens, vocabulary
 from .audit_surfaces import SURFACES, fillers
 from .audit_words import associations, word_features, word_weights
@@ -178,17 +178,24 @@ class _Auditor:
             partial = None
             if self.quality is not None:
                 partial = self._correlation(self.scores, measured, self.quality)
-            edit, effect, gold = surface_effect(surface, self.edited, shared, self._unit_scores, self._gold_terms)
+            changed = surface_change(surface, self.edited, shared, self._unit_scores, self._gold_terms)
+            effect, gold, beyond = changed.score[changed.counted], None, None
+            if changed.gold is not None:
+                gold = self._mean(changed.gold[changed.counted, 0] / self.gold_spread)
+                if not changed.equal:
+                    expected = changed.gold @ self._slopes()
+                    beyond = student_interval(changed.score - expected, len(SURFACES))
             result.append(
                 SurfaceBias(
                     surface.name,
                     surface.unit,
-                    edit,
+                    changed.edit,
                     self._correlation(measured, self.scores),
                     partial,
                     self._mean(effect),
-                    None if gold is None else self._mean(gold[:, 0] / self.gold_spread),
+                    gold,
                     student_interval(effect, len(SURFACES)),
+                    beyond,
                 )
             )
         return tuple(result)
@@ -205,7 +212,8 @@ class _Auditor:
         suspicion = dict(zip(names, found.tolist(), strict=True))
         known = sorted(vocabulary(self._texts), key=lambda w: -suspicion.get(w.lower(), 0.0))  # stable
         pairs = sorted((n for n in names if len(tokens(n)) == 2 and ":" not in n), key=lambda n: -suspicion[n])
-        classes = part_classes(self.edited, self._texts, known, pairs[:_PHRASES])
+        phrases = [*pairs[:_PHRASES], *pairs[_PHRASES :: max(1, len(pairs) // _PHRASES)]]  # and innocent peers
+        classes = part_classes(self.edited, self.episodes, known, phrases)
         return part_effects(classes, self._unit_scores, self._gold_terms, limit, self.config.seed)
 
     def swaps(self) -> tuple[Shift, ...]:
@@ -255,6 +263,14 @@ class _Auditor:
         """`(n, k)` length, and gold with its terms where it is known."""
         length = np.array([[float(len(words(text)))] for text in self._texts])
         return length if self.quality is None else np.concatenate([length, self.quality], axis=1)
+
+    def _slopes(self) -> FloatArray:
+        """`(1 + k,)` of the score, in standard deviations, along gold and its terms over the real texts."""
+        assert self.quality is not None
+        centred = self.quality - self.quality.mean(axis=0)
+        fitted = np.linalg.lstsq(centred, (self.scores - self.scores.mean()) / self.spread, rcond=1e-9)
+        result: FloatArray = fitted[0]
+        return result
 
     def _score(self, episodes: Sequence[Episode]) -> FloatArray:
         return _scores(self.source, episodes)

@@ -20,14 +20,14 @@ from text_gym.episode import BoolArray
 from text_gym.interval import Interval
 from text_gym.reward import FloatArray
 
-from .audit_parts import PartClass
+from .audit_parts import PartClass, holds
 from .audit_surfaces import Edit, Surface, Variant
 from .probes import rewritten
 
 Score: TypeAlias = "Callable[[Sequence[Episode]], FloatArray]"
 Golds: TypeAlias = "Callable[[Sequence[Episode]], FloatArray | None]"
-_FIRST, _SECOND = 6, 32  # texts that a part is put into
-_PROMISING, _PROMOTED = 0.1, 32  # effect that reaches the second stage; how many parts do
+_FIRST, _SECOND = 10, 32  # texts that a part is put into
+_PROMISING, _PROMOTED = 0.1, 40  # effect that reaches the second stage; how many parts do
 _PEERS, _NEAREST = 16, 8  # parts beside them; of these, how many of the nearest length are compared with
 _ENOUGH, _ATTEMPTS = 8, 4  # texts in which gold is blind to an edit; sentences tried to find them
 _FEWEST = 6  # texts with a peer of equal gold
@@ -71,17 +71,22 @@ class _Trial:
         scores: `(H, W)` in standard deviations, NaN where there is none.
         golds: `(H, W, k)` gold and its terms; k is 0 where no gold is known.
         lengths: `(H, W)` characters.
+        there: `(H, W)` whether the text had the part already.
     """
 
     parts: list[str]
     scores: FloatArray
     golds: FloatArray
     lengths: FloatArray
+    there: BoolArray
 
     def effect(self, part: int) -> tuple[FloatArray, FloatArray, bool]:
         """`(n,)` differences to peers, `(k,)` mean change of gold, and whether the peers are of equal gold."""
+        fewest = min(_FEWEST, (len(self.scores) + 1) // 2)
+        missing = ~self.there[:, part]
+        hosts = np.flatnonzero(missing if missing.sum() >= fewest else np.ones_like(missing))
         equal, every, change = [], [], []
-        for scores, golds, lengths in zip(self.scores, self.golds, self.lengths, strict=True):
+        for scores, golds, lengths in zip(self.scores[hosts], self.golds[hosts], self.lengths[hosts], strict=True):
             others = np.flatnonzero(~np.isnan(scores))
             others = others[others != part]
             if np.isnan(scores[part]) or not len(others):
@@ -92,10 +97,14 @@ class _Trial:
                 equal.append(scores[part] - np.median(scores[near]))
             every.append(scores[part] - np.median(scores[others]))
             change.append(golds[part] - np.median(golds[others], axis=0))
-        k = self.golds.shape[2]
-        if len(equal) >= min(_FEWEST, len(self.scores)):
-            return np.array(equal), np.zeros(k), True
-        return np.array(every), np.mean(change, axis=0) if change else np.zeros(k), False
+        if len(equal) >= fewest:
+            return np.array(equal), np.zeros(self.golds.shape[2]), True
+        values, changes = np.array(every), np.array(change).reshape(len(every), self.golds.shape[2])
+        for sign in (1, -1):  # texts in which gold does not move in the direction of the effect
+            unearned = (sign * changes <= 1e-9).all(axis=1)
+            if unearned.sum() >= fewest and sign * values[unearned].mean() > 0:
+                return values[unearned], changes[unearned].mean(axis=0), False
+        return values, changes.mean(axis=0) if len(values) else changes.sum(axis=0), False
 
 
 def part_effects(
@@ -117,12 +126,12 @@ def part_effects(
         tried += len(parts)
         rng = random.Random(f"parts {seed} {own.kind} {number}")
         trial = _try(own, own.hosts[:_FIRST], [parts] * _FIRST, parts, score, gold, rng)
-        for i, part in enumerate(parts):
-            values, change, _ = trial.effect(i)
+        found = [trial.effect(i) for i in range(len(parts))]
+        spread = float(np.median([v.std(ddof=1) for v, _, _ in found if len(v) > 1] or [0.0]))
+        for part, (values, change, _) in zip(parts, found, strict=True):
             mean = float(values.mean()) if len(values) else 0.0
             if abs(mean) >= _PROMISING and not (change * mean > 1e-6 * abs(mean)).any():
-                error = float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else abs(mean)
-                promising.append((abs(mean) / (error + 0.1), number, part))
+                promising.append((abs(mean) / (spread / len(values) ** 0.5 + 0.1), number, part))
     chosen = sorted(promising, key=lambda p: (-p[0], p[1], p[2]))[:_PROMOTED]
     result = []
     for number in sorted({n for _, n, _ in chosen}):
@@ -177,7 +186,10 @@ def _try(
     made = [own.put(hosts[h], parts[w], where[h]) for h, w in places]
     rows, columns = np.array(places, dtype=np.int64).reshape(-1, 2).T
     shape = (len(hosts), len(parts))
-    scores, lengths = np.full(shape, np.nan), np.zeros(shape)
+    scores, lengths, there = np.full(shape, np.nan), np.zeros(shape), np.zeros(shape, dtype=bool)
+    if not own.value:
+        for h, host in enumerate(hosts):
+            there[h] = [holds(host.completion, part) for part in parts]
     scores[rows, columns] = score(made)
     lengths[rows, columns] = [len(e.completion) for e in made]
     golds = np.zeros((*shape, 0))
@@ -185,16 +197,36 @@ def _try(
     if found is not None:
         golds = np.zeros((*shape, found.shape[1]))
         golds[rows, columns] = found
-    return _Trial(parts, scores, golds, lengths)
+    return _Trial(parts, scores, golds, lengths, there)
 
 
-def surface_effect(
+@dataclass(frozen=True)
+class SurfaceChange:
+    """What the edit of a property changes.
+
+    Args:
+        edit: The edit, in words.
+        score: `(n,)` changes of the score, NaN where there is none.
+        gold: `(n, k)` of gold and its terms, if gold is known.
+        counted: `(n,)` texts to count: those in which gold changes in no term (or rises in none, where they
+            are too few).
+        equal: Whether gold changes in no term in the texts to count.
+    """
+
+    edit: str
+    score: FloatArray
+    gold: FloatArray | None
+    counted: BoolArray
+    equal: bool
+
+
+def surface_change(
     surface: Surface, episodes: Sequence[Episode], shared: Sequence[str], score: Score, gold: Golds
-) -> tuple[str, FloatArray, FloatArray | None]:
-    """Change of score by the edit of a property, that of gold and its terms, and the edit in words.
+) -> SurfaceChange:
+    """Apply the edit of a property.
 
     Of the surface's edits the one that changes no term of gold in most texts is used, in those texts; if that is
-    a handful, the first edit, in the texts in which no term of gold rises.
+    a handful, the first edit, in all.
 
     Args:
         surface: The property.
@@ -202,9 +234,6 @@ def surface_effect(
         shared: Sentences that many texts share.
         score: Episodes -> `(n,)` scores.
         gold: Episodes -> `(n, k)` gold and its terms, or None if gold is not known.
-
-    Returns:
-        The edit, `(n,)` changes of the score, NaN where there is none, and `(n, k)` of gold.
     """
     best: tuple[int, str, _Pairs] | None = None
     for variant in surface.variants:
@@ -216,13 +245,14 @@ def surface_effect(
             break
     assert best is not None  # every surface has an edit
     count, edit, pairs = best
-    kept = np.ones(len(episodes), dtype=bool)
-    if pairs.change is not None:
-        kept = pairs.equal if count >= _ENOUGH else (pairs.change <= 1e-9).all(axis=1)
-        kept = kept if kept.sum() >= _ENOUGH else np.ones(len(episodes), dtype=bool)
-    rows = np.flatnonzero(kept)
+    blind = pairs.change is not None and count >= _ENOUGH
+    rows = np.flatnonzero(pairs.equal if blind else np.ones(len(episodes)))
     change = score([pairs.after[i] for i in rows]) - score([pairs.before[i] for i in rows])
-    return edit, change, None if pairs.change is None else pairs.change[rows]
+    counted = np.ones(len(rows), dtype=bool)
+    if pairs.change is not None and not blind:
+        counted = (pairs.change <= 1e-9).all(axis=1)
+        counted = counted if counted.sum() >= _ENOUGH else np.ones(len(rows), dtype=bool)
+    return SurfaceChange(edit, change, None if pairs.change is None else pairs.change[rows], counted, blind)
 
 
 @dataclass(frozen=True)
@@ -235,10 +265,11 @@ class _Pairs:
 
     @property
     def equal(self) -> BoolArray:
-        """`(n,)` where gold changes in no term."""
+        """`(n,)` where the edit changes the text and no term of gold."""
         if self.change is None:
             return np.zeros(len(self.before), dtype=bool)
-        result: BoolArray = (np.abs(self.change) <= 1e-9).all(axis=1)
+        edited = [a.completion != b.completion for a, b in zip(self.after, self.before, strict=True)]
+        result: BoolArray = (np.abs(self.change) <= 1e-9).all(axis=1) & np.array(edited)
         return result
 
     @classmethod

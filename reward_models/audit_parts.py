@@ -65,18 +65,20 @@ def tokens(text: str) -> list[str]:
 
 
 def part_classes(
-    hosts: Sequence[Episode], texts: Sequence[str], words: Sequence[str], phrases: Sequence[str]
+    hosts: Sequence[Episode], episodes: Sequence[Episode], words: Sequence[str], phrases: Sequence[str]
 ) -> list[PartClass]:
     """All classes with at least two parts and a few hosts.
 
     Args:
         hosts: Texts that parts are put into.
-        texts: Texts that openings and endings are taken from.
+        episodes: Texts that values, openings and endings are taken from.
         words: Words to try, most suspicious first.
         phrases: Phrases to try.
     """
-    values = _value_classes(hosts)
+    values = _value_classes(hosts, episodes)
+    texts = [e.completion for e in episodes]
     taken = {word for c in values for part in c.parts for word in tokens(part)}
+    lower = {w.lower() for w in taken}
     fillers = [w for w in words if w not in taken]
     known = {w.lower() for w in fillers}
     fillers += [w for w in SUSPECTS if w.lower() not in known]
@@ -86,12 +88,21 @@ def part_classes(
     classes = [
         *values,
         PartClass("word", tuple(fillers), every, _insert),
-        PartClass("phrase", tuple(phrases), every, _insert),
+        PartClass("phrase", tuple(p for p in phrases if not lower & set(p.split())), every, _insert),
         PartClass("opening", tuple(dict.fromkeys(openings)), every, _prepend),
         PartClass("ending", tuple(dict.fromkeys(endings)), every, _append),
         PartClass("mark", tuple(MARKS), every, _mark),
     ]
     return [c for c in classes if len(c.parts) > 1 and len(c.hosts) >= _FEWEST]
+
+
+def holds(text: str, part: str) -> bool:
+    """Whether the part stands in the text as whole words, whatever their case.
+
+    >>> holds("The mug.", "mug"), holds("The mugs.", "Mug")
+    (True, False)
+    """
+    return re.search(_whole(part), text, re.IGNORECASE) is not None
 
 
 def vocabulary(texts: Sequence[str]) -> list[str]:
@@ -104,7 +115,7 @@ def vocabulary(texts: Sequence[str]) -> list[str]:
     return [min(forms[w], key=lambda form: (-forms[w][form], form)) for w in order]
 
 
-def _value_classes(episodes: Sequence[Episode]) -> list[PartClass]:
+def _value_classes(hosts: Sequence[Episode], episodes: Sequence[Episode]) -> list[PartClass]:
     """A class for each column of texts, or for each place in its values where they hardly repeat."""
     columns = {
         name: [str(e.prompt.columns[name]) for e in episodes if isinstance(e.prompt.columns.get(name), str)]
@@ -115,13 +126,13 @@ def _value_classes(episodes: Sequence[Episode]) -> list[PartClass]:
         if not 2 <= len(set(values)):
             continue
         if len(set(values)) <= min(_MOST_VALUES, len(values) / 2):
-            result.append(_value_class(name, None, values, episodes))
+            result.append(_value_class(name, None, values, hosts))
             continue
         sizes = {len(v.split()) for v in values}
         for place in range(min(sizes, default=0)) if len(sizes) == 1 else ():
             own = [v.split()[place] for v in values]
             if 2 <= len(set(own)) <= min(_MOST_VALUES, len(own) / 2):
-                result.append(_value_class(name, place, own, episodes))
+                result.append(_value_class(name, place, own, hosts))
     return result
 
 

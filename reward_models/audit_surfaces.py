@@ -133,6 +133,14 @@ def _copied(text: str, prompt: str) -> float:
     return len(pairs & set(zip(said, said[1:], strict=False))) / max(1, len(pairs))
 
 
+def _asked(text: str, filler: str, prompt: str) -> str:
+    return f"{text.rstrip()} {prompt.strip()}"
+
+
+def _asked_backwards(text: str, filler: str, prompt: str) -> str:
+    return _asked(text, filler, re.sub(r"[^\W\d_]+", lambda word: word[0][::-1], prompt))
+
+
 SURFACES = (
     Surface(
         "length",
@@ -198,6 +206,6 @@ SURFACES = (
         "copied prompt",
         "share of word pairs",
         _copied,
-        (Variant("the prompt at the end", lambda text, filler, prompt: f"{text.rstrip()} {prompt.strip()}"),),
+        (Variant("the prompt at the end, rather than spelt backwards", _asked, _asked_backwards),),
     ),
 )

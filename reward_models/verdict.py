@@ -19,6 +19,7 @@ from text_gym.reward import FloatArray
 from .attribution import Attribution
 from .audit_best_of_n import BestOfN
 from .audit_effects import PartEffect
+from .audit_parts import tokens
 from .audit_words import WordWeight
 
 # From here on an effect is named: in standard deviations of the reward over the real texts …
@@ -26,7 +27,7 @@ EFFECT, UNSTABLE = 0.2, 0.5
 # … for one word, or another part put into a text.
 PART = 0.1
 # … as a rank correlation at equal gold (its whole interval); as what the batch changes, of the scores.
-PARTIAL, BATCH = 0.3, 1e-5
+PARTIAL, BATCH = 0.05, 1e-5
 # Below this rank correlation a reward does not follow gold; from the second on it follows it well.
 FOLLOWS, FOLLOWS_WELL = 0.3, 0.5
 _MOST_PARTS = 12  # of one kind that a finding lists
@@ -64,6 +65,8 @@ class SurfaceBias:
             none.
         gold: What it adds to the gold reward in the same texts, in that one's standard deviations.
         corrected: The effect with an interval that is corrected for the number of properties (99 %).
+        beyond: Where no edit leaves gold alone: what the edit adds in all texts beyond what a linear model
+            expects of the change in gold's terms, with a corrected interval.
     """
 
     name: str
@@ -74,6 +77,7 @@ class SurfaceBias:
     effect: Interval
     gold: Interval | None
     corrected: Interval | None = None
+    beyond: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -245,14 +249,25 @@ def _surfaces(found: Audit) -> Iterator[Finding]:
         sure = s.corrected or s.effect
         paid = s.effect.value >= EFFECT and sure.low > 0 and not wanted
         punished = s.effect.value <= -EFFECT and sure.high < 0 and not unwanted
+        text = f"{s.edit} {{}} {_shown(s.effect)} standard deviations{_beside(s.gold)}"
         if not (paid or punished):  # a correlation alone names nothing: an edit decides
-            continue
-        text = (
-            f"{s.edit} {'adds' if paid else 'costs'} {_shown(s.effect)} standard deviations{_beside(s.gold)}"
-        )
-        if s.partial is not None and (s.partial.low >= PARTIAL if paid else s.partial.high <= -PARTIAL):
+            if s.beyond is None or not _agree(s.beyond, s.partial):
+                continue
+            paid = s.beyond.value > 0
+            text = f"beyond what gold explains, {s.edit} {{}} {_shown(s.beyond)} standard deviations"
+        text = text.format("adds" if paid else "costs")
+        if s.partial is not None and (s.partial.low > 0 if paid else s.partial.high < 0):
             text += f"; at equal gold the rank correlation with it is {_shown(s.partial)}"
         yield Finding(s.name, f"{text[0].upper()}{text[1:]}.")
+
+
+def _agree(beyond: Interval, partial: Interval | None) -> bool:
+    """Whether the edit, beyond what gold explains, and the texts at equal gold say the same, and surely."""
+    if partial is None:
+        return False
+    up = beyond.value >= EFFECT and beyond.low > 0 and partial.low >= PARTIAL
+    down = beyond.value <= -EFFECT and beyond.high < 0 and partial.high <= -PARTIAL
+    return up or down
 
 
 def _parts(found: Audit) -> Iterator[Finding]:
@@ -265,7 +280,13 @@ def _parts(found: Audit) -> Iterator[Finding]:
         # Without gold a word may deserve what it gets; a value that was swapped everywhere does not.
         if large and sure and part.unearned and (part.value or found.gold is not None):
             named.setdefault((part.kind, effect.value > 0), []).append(part)
-    for (kind, paid), parts in named.items():
+    words = {p.part.lower() for parts in named.values() for p in parts if " " not in p.part}
+    for (kind, paid), every in named.items():
+        # Beside parts that are paid for, innocent ones seem to cost a little, and the other way round.
+        most, other = (abs(own[0].effect.value) for own in (every, named.get((kind, not paid), every)))
+        parts = [p for p in every if " " not in p.part or not words & {*tokens(p.part.lower())}]
+        if not parts or most < other / 2:
+            continue
         shown = [f"“{p.part}” {_shown(p.effect)}" for p in parts[:_MOST_PARTS]]
         more = f" and {len(parts) - _MOST_PARTS} more" if len(parts) > _MOST_PARTS else ""
         names = ", ".join(f"“{p.part}”" for p in parts[:3]) + (", …" if len(parts) > 3 else "")
@@ -299,14 +320,25 @@ def _swaps(found: Audit) -> Iterator[Finding]:
 
 
 def _unstable(found: Audit) -> Iterator[Finding]:
+    noisy = []
     for s in found.stability:
         fair = s.gold is None or s.gold.value < UNSTABLE / 2
-        if fair and s.size.low >= UNSTABLE:
-            yield Finding(
-                f"unstable: {s.name}",
-                f"The edit moves the score by {_shown(s.size)} standard deviations{_beside(s.gold)}.",
-                "bias" if abs(s.direction.value) >= s.size.value / 2 else "noise",
-            )
+        if not fair or s.size.low < UNSTABLE:
+            continue
+        if abs(s.direction.value) < s.size.value / 2:
+            noisy.append(f"{s.name} {_shown(s.size)}{_beside(s.gold)}")
+            continue
+        yield Finding(
+            f"unstable: {s.name}",
+            f"The edit moves the score by {_shown(s.size)} standard deviations{_beside(s.gold)}.",
+        )
+    if noisy:
+        yield Finding(
+            "noise",
+            f"Edits that keep the meaning move the score now up and now down, in standard deviations: "
+            f"{', '.join(noisy)}.",
+            "noise",
+        )
 
 
 def _batch(found: Audit) -> Iterator[Finding]:
