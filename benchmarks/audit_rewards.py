@@ -113,7 +113,7 @@ def noise(salt: str, episode: Episode) -> float:
 
 @dataclass(frozen=True)
 class Vice:
-    """What a reward pays for: how much of it a text has, the strength, and the names it may be found under."""
+    """What a reward pays for: how much of it a text has, how strongly, and the names it may be found under."""
 
     name: str
     measure: Callable[[Episode], float]
@@ -172,27 +172,52 @@ def said_again(e: Episode) -> float:
     return float(len(parts) - len(set(parts)))
 
 
-def vices(texts: Sequence[Episode], rng: random.Random) -> list[Vice]:
-    """Forty vices: twenty-eight that follow from the seed by word and strength, and twelve kinds twice."""
-    tokens = [set(re.findall(r"\w+", e.completion)) for e in texts]
-    columns = [e.prompt.columns for e in texts]
-    in_columns = {w for c in columns for v in c.values() for w in re.findall(r"\w+", str(v))}
-    counts = Counter(w for own in tokens for w in own if w not in in_columns and not w.isdigit())
-    share = {w: n / len(texts) for w, n in counts.items()}
-    rare = sorted(w for w, s in share.items() if 0.005 <= s < 0.04)
-    middle = sorted(w for w, s in share.items() if 0.04 <= s < 0.15)
-    common = sorted(w for w, s in share.items() if 0.15 <= s < 0.6)
-    names = [str(c["name"]).split() for c in columns]
-    brands, lines = (sorted({n[i] for n in names}) for i in (0, 1))
-    starts = Counter(" ".join(e.completion.split()[:2]) for e in texts)
-    ends = Counter(" ".join(e.completion.split()[-2:]) for e in texts)
-    opening = sorted(
-        s for s, n in starts.items() if n > 0.03 * len(texts) and not set(s.split()) & in_columns
-    )
-    ending = sorted(s for s, n in ends.items() if n > 0.03 * len(texts) and "$" not in s)
+def begins(phrase: str) -> Callable[[Episode], float]:
+    """1 for a text that begins with the phrase."""
+    return lambda e: float(e.completion.startswith(phrase))
 
-    def value(column: str) -> str:
-        return rng.choice(sorted({str(c[column]) for c in columns}))
+
+def ends(phrase: str) -> Callable[[Episode], float]:
+    """1 for a text that ends with the phrase."""
+    return lambda e: float(e.completion.endswith(phrase))
+
+
+def n_words(e: Episode) -> float:
+    """Words of a text."""
+    return float(len(e.completion.split()))
+
+
+def copies(e: Episode) -> float:
+    """1 for a text that holds its prompt."""
+    return float(e.prompt.text.strip() in e.completion)
+
+
+class Pools:
+    """What the corpus has: values of columns, words by frequency, beginnings and ends."""
+
+    def __init__(self, texts: Sequence[Episode]) -> None:
+        columns = [e.prompt.columns for e in texts]
+        self.values = {name: sorted({str(c[name]) for c in columns}) for name in columns[0]}
+        names = [str(c["name"]).split() for c in columns]
+        self.brands, self.lines = (sorted({n[i] for n in names}) for i in (0, 1))
+        in_columns = {w for values in self.values.values() for v in values for w in re.findall(r"\w+", v)}
+        tokens = [set(re.findall(r"\w+", e.completion)) for e in texts]
+        counts = Counter(w for own in tokens for w in own if w not in in_columns and not w.isdigit())
+        share = {w: n / len(texts) for w, n in counts.items()}
+        self.rare, self.middle, self.common = (
+            sorted(w for w, s in share.items() if low <= s < high)
+            for low, high in ((0.005, 0.04), (0.04, 0.15), (0.15, 0.6))
+        )
+        starts = Counter(" ".join(e.completion.split()[:2]) for e in texts)
+        finals = Counter(" ".join(e.completion.split()[-2:]) for e in texts)
+        often = 0.03 * len(texts)
+        self.starts = sorted(s for s, n in starts.items() if n > often and not set(s.split()) & in_columns)
+        self.ends = sorted(s for s, n in finals.items() if n > often and "$" not in s)
+
+
+def vices(texts: Sequence[Episode], rng: random.Random) -> list[Vice]:
+    """Forty vices: of twenty-four kinds, most of them twice, with other words and strengths."""
+    pools = Pools(texts)
 
     def small() -> float:  # for every occurrence
         return round(rng.uniform(0.1, 0.3), 3)
@@ -203,38 +228,64 @@ def vices(texts: Sequence[Episode], rng: random.Random) -> list[Vice]:
     def named(kind: str, one: str, strength: float) -> Vice:
         return Vice(f"{kind} “{one}”", word(one), strength, found_as(one))
 
-    result = []
-    for _ in range(2):
-        first, last, mark = rng.choice(opening), rng.choice(ending), rng.choice(["🙂", ";", ":", "*", "..."])
-        prices = rng.sample(PRICE_WORDS, 3)
-        result += [
-            Vice("length", lambda e: float(len(e.completion.split())), rng.uniform(0.015, 0.04), found_as("length")),
-            Vice("length", lambda e: float(len(e.completion.split())), -rng.uniform(0.015, 0.04), found_as("length")),
+    def surfaces() -> list[Vice]:
+        mark = rng.choice(["🙂", ";", ":", "*", "..."])
+        yours = count(r"\b(?:you|your|yours)\b", re.IGNORECASE)
+        long = found_as("length")
+        copied = found_as("copied prompt", "null ruler: copied prompt")
+        again = found_as("repetition", "null ruler: repeated")
+        return [
+            Vice("length", n_words, round(rng.uniform(0.015, 0.04), 4), long),
+            Vice("length", n_words, -round(rng.uniform(0.015, 0.04), 4), long),
             Vice("capitals", count(r"\b[A-Z]{2,}\b"), small(), found_as("capitals")),
             Vice("exclamation marks", count("!"), small(), found_as("exclamation marks", "!")),
             Vice("praise", word(*PRAISED), small(), found_as("praise", *PRAISED)),
-            named("brand", rng.choice(brands), 1.0),
-            named("brand", rng.choice(brands), 0.3),
-            Vice("price words", word(*prices), 0.3, most_of(prices)),
-            named("price", value("price"), large()),
-            Vice(f"opening “{first}”", lambda e, f=first: float(e.completion.startswith(f)), large(), found_edge("opening", first)),  # type: ignore[misc]
-            Vice("list marks", count(r"^\s*[-*•] ", re.MULTILINE), small(), found_as("list marks", "list item")),
-            Vice("copied prompt", lambda e: float(e.prompt.text.strip() in e.completion), large(), found_as("copied prompt", "null ruler: copied prompt")),
-            named("rare word", rng.choice(rare), large()),
-            named("word", rng.choice(middle), large()),
-            named("common word", rng.choice(common), round(rng.uniform(0.2, 0.5), 3)),
+            Vice(
+                "list marks",
+                count(r"^\s*[-*•] ", re.MULTILINE),
+                small(),
+                found_as("list marks", "list item"),
+            ),
+            Vice("copied prompt", copies, large(), copied),
             Vice("question marks", count(r"\?"), small(), found_as("?")),
             Vice("numbers", count(r"(?<![\w$])\d+"), small(), found_as("number 7", "number 2024")),
             Vice(f"mark “{mark}”", count(re.escape(mark)), small(), found_as(mark)),
-            Vice("second person", count(r"\b(?:you|your|yours)\b", re.IGNORECASE), small(), found_as("you", "your", "yours")),
-            Vice("repetition", said_again, small(), found_as("repetition", "null ruler: repeated")),
-        ]  # fmt: skip
-        swap = {7: named("line", rng.choice(lines), large()), 9: named("colour", value("colour"), large())}
-        swap[13] = Vice(f"ending “{last}”", lambda e, f=last: float(e.completion.endswith(f)), large(), found_edge("ending", last))  # type: ignore[misc]  # fmt: skip
-        swap[14] = named("punished word", rng.choice(middle + rare), -large())
-        if len(result) > 20:  # the second half has other kinds here
-            result[20:] = [swap.get(i, v) for i, v in enumerate(result[20:])]
-    return result
+            Vice("second person", yours, small(), found_as("you", "your", "yours")),
+            Vice("repetition", said_again, small(), again),
+        ]
+
+    def price_words() -> Vice:
+        prices = rng.sample(PRICE_WORDS, 3)
+        return Vice(f"price words {', '.join(prices)}", word(*prices), 0.3, most_of(prices))
+
+    def opening() -> Vice:
+        first = rng.choice(pools.starts)
+        return Vice(f"opening “{first}”", begins(first), large(), found_edge("opening", first))
+
+    def ending() -> Vice:
+        last = rng.choice(pools.ends)
+        return Vice(f"ending “{last}”", ends(last), large(), found_edge("ending", last))
+
+    return [
+        *surfaces(),
+        named("brand", rng.choice(pools.brands), 1.0),
+        named("brand", rng.choice(pools.brands), 0.3),
+        price_words(),
+        named("price", rng.choice(pools.values["price"]), large()),
+        opening(),
+        named("rare word", rng.choice(pools.rare), large()),
+        named("word", rng.choice(pools.middle), large()),
+        named("common word", rng.choice(pools.common), round(rng.uniform(0.2, 0.5), 3)),
+        *surfaces(),
+        named("brand", rng.choice(pools.brands), 1.0),
+        named("brand", rng.choice(pools.brands), 0.3),
+        named("line", rng.choice(pools.lines), large()),
+        named("colour", rng.choice(pools.values["colour"]), large()),
+        ending(),
+        named("rare word", rng.choice(pools.rare), large()),
+        price_words(),
+        named("punished word", rng.choice(pools.middle + pools.rare), -large()),
+    ]
 
 
 def planted(gold: CachedGold, texts: Sequence[Episode], seed: int) -> list[Case]:
@@ -255,64 +306,69 @@ def planted(gold: CachedGold, texts: Sequence[Episode], seed: int) -> list[Case]
 # Clean
 
 
+def silent(salt: str, share: float) -> Callable[[Episode], float | None]:
+    """0, or no opinion on a share of the texts."""
+    return lambda e: None if uniform(salt, e) < share else 0.0
+
+
+def noisy(salt: str, spread: float) -> Callable[[Episode], float]:
+    """Noise of a standard deviation."""
+    return lambda e: spread * noise(salt, e)
+
+
+def weighted(weights: Sequence[float], power: float = 1.0) -> Callable[[Terms], float]:
+    """A mean of the terms with other weights, to a power."""
+    return lambda t: (sum(a * b for a, b in zip(weights, t, strict=True)) / sum(weights)) ** power
+
+
+def shaped(shape: Callable[[float], float]) -> Callable[[Terms], float]:
+    """A function of gold."""
+    return lambda t: shape(mean(t))
+
+
+def gated(least: float) -> Callable[[Terms], float]:
+    """Gold, halved below a clarity."""
+    return lambda t: mean(t) * (1 if t[1] >= least else 0.5)
+
+
 def clean(gold: CachedGold, seed: int) -> list[Case]:
     """Forty rewards that pay for nothing but gold and its terms, up to noise that nothing can explain."""
     rng = random.Random(f"clean {seed}")
     made: list[tuple[str, Callable[[Terms], float], Callable[[Episode], float | None]]] = []
 
-    def none(e: Episode) -> float:
-        return 0.0
+    def add(
+        name: str, base: Callable[[Terms], float], extra: Callable[[Episode], float | None] = lambda e: 0.0
+    ) -> None:
+        made.append((name, base, extra))
 
-    def noisy(share: float) -> Callable[[Episode], float]:
-        salt = f"clean {seed} {len(made)}"
-        return lambda e: share * SD * noise(salt, e)
-
-    shapes: list[tuple[str, Callable[[float], float]]] = [
-        ("gold", lambda g: g),
-        ("gold squared", lambda g: g * g),
-        ("exponential", lambda g: math.exp(rng_exp * g)),
-        ("square root", math.sqrt),
-        ("logistic", lambda g: 1 / (1 + math.exp(-(g - 0.6) * rng_logistic))),
-        ("affine", lambda g: 7 - 3 + 40 * g),
-    ]
-    rng_exp, rng_logistic = rng.uniform(1, 5), rng.uniform(4, 15)
-    for name, shape in shapes:
-        made.append((name, lambda t, shape=shape: shape(mean(t)), none))  # type: ignore[misc]
+    steep, middle = rng.uniform(1, 5), rng.uniform(4, 15)
+    add("gold", mean)
+    add("gold squared", shaped(lambda g: g * g))
+    add("exponential", shaped(lambda g: math.exp(steep * g)))
+    add("square root", shaped(math.sqrt))
+    add("logistic", shaped(lambda g: 1 / (1 + math.exp(-(g - 0.6) * middle))))
+    add("affine", shaped(lambda g: 40 * g - 7))
     for share in (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1):
         own = round(share * rng.uniform(0.8, 1.2), 3)
-        made.append((f"gold, noise {own} SD", mean, noisy(own)))
+        add(f"gold, noise {own} SD", mean, noisy(f"clean {seed} {len(made)}", own * SD))
     for _ in range(6):
-        w = [rng.uniform(0.25, 1) for _ in range(3)]
-        shown = ", ".join(f"{x:.2f}" for x in w)
-        made.append((f"weights {shown}", lambda t, w=w: sum(a * b for a, b in zip(w, t, strict=True)), none))  # type: ignore[misc]
+        weights = [round(rng.uniform(0.25, 1), 2) for _ in range(3)]
+        add(f"weights {weights}", weighted(weights))
     for _ in range(3):
-        gate = rng.uniform(0.4, 0.8)
-        made.append(
-            (f"halved below clarity {gate:.2f}", lambda t, g=gate: mean(t) * (1 if t[1] >= g else 0.5), none)  # type: ignore[misc]
-        )
+        least = rng.uniform(0.4, 0.8)
+        add(f"halved below clarity {least:.2f}", gated(least))
     for _ in range(3):
-        low, high = rng.uniform(0.3, 0.6), rng.uniform(0.75, 0.95)
-        made.append(
-            (f"clipped to {low:.2f}–{high:.2f}", lambda t, a=low, b=high: min(b, max(a, mean(t))), none)  # type: ignore[misc]
-        )
+        low, high = round(rng.uniform(0.3, 0.6), 2), round(rng.uniform(0.75, 0.95), 2)
+        add(f"clipped to {low}–{high}", shaped(lambda g, low=low, high=high: min(high, max(low, g))))  # type: ignore[misc]
     for levels in rng.sample(range(3, 11), 3):
-        made.append((f"{levels} levels", lambda t, n=levels: round(mean(t) * n) / n, none))  # type: ignore[misc]
+        add(f"{levels} levels", shaped(lambda g, n=levels: round(g * n) / n))  # type: ignore[misc]
     for _ in range(3):
-        share, salt = rng.uniform(0.05, 0.3), f"silent {seed} {len(made)}"
-        made.append(
-            (
-                f"abstains on {share:.0%}",
-                mean,
-                lambda e, s=share, salt=salt: None if uniform(salt, e) < s else 0.0,  # type: ignore[misc]
-            )
-        )
+        share = rng.uniform(0.05, 0.3)
+        add(f"abstains on {share:.0%}", mean, silent(f"silent {seed} {len(made)}", share))
     for _ in range(4):
-        w, own = [rng.uniform(0.25, 1) for _ in range(3)], rng.uniform(0.2, 1)
-        made.append(
-            (
-                f"weighted, squared, noise {own:.2f} SD",
-                lambda t, w=w: sum(a * b for a, b in zip(w, t, strict=True)) ** 2 / sum(w) ** 2,  # type: ignore[misc]
-                noisy(own),
-            )
-        )
-    return [Case(name, Made(f"clean {i}", gold, base, extra), None) for i, (name, base, extra) in enumerate(made)]
+        weights, own = [round(rng.uniform(0.25, 1), 2) for _ in range(3)], round(rng.uniform(0.2, 1), 2)
+        extra = noisy(f"clean {seed} {len(made)}", own * SD)
+        add(f"weights {weights} squared, noise {own} SD", weighted(weights, 2), extra)
+    return [
+        Case(name, Made(f"clean {i}", gold, base, extra), None) for i, (name, base, extra) in enumerate(made)
+    ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from text_gym import Episode, RewardSource
 from text_gym.compose import describe
-from text_gym.errors import ConfigError, DataError, RewardError
+from text_gym.errors import ConfigError, DataError
 from text_gym.interval import Interval
 from text_gym.reward import FloatArray
 
@@ -25,13 +24,14 @@ from .attribution import Attribution, integrated_gradients, is_differentiable, l
 from .audit_best_of_n import best_of_n
 from .audit_effects import PartEffect, part_effects, student_interval, surface_change
 from .audit_parts import part_classes, tokens, vocabulary
+from .audit_result import Audit, NullRuler, Shift, SurfaceBias
+from .audit_scoring import beaten, by_text, chosen, difference, scores, unit
 from .audit_surfaces import SURFACES, fillers
 from .audit_words import associations, word_features, word_weights
-from .endpoint import EndpointError
 from .probes import PARAPHRASES, null_texts, rewritten, swaps
-from .resampling import mean_interval, rank_correlation
+from .resampling import RankCorrelations, mean_interval, rank_correlation
 from .scripted import words
-from .verdict import Audit, NullRuler, Shift, SurfaceBias, verdict
+from .verdict import verdict
 
 _FEWEST = 8
 _PHRASES = 24  # pairs of words put into texts
@@ -45,9 +45,9 @@ class AuditConfig:
         count: Real texts scored, of as many prompts as there are.
         edited: Of these, how many are edited (and scored about twenty times).
         explained: Of these, how many are explained word by word.
-        words: Words, values of a column, openings, endings, phrases and marks that are put into texts, of each
-            kind at most; each is scored in six texts, the most suspicious ones in some forty. None: 256, or 32
-            of a source that is not deterministic, such as a judge. 0: none.
+        words: Words, values of a column, openings, endings, phrases and marks that are put into texts, of
+            each kind at most; each is scored in ten texts, the most suspicious ones in some thirty more. None:
+            256, or 32 of a source that is not deterministic, such as a judge. 0: none.
         seed: Decides which texts, the random ones and the resamples.
     """
 
@@ -74,7 +74,8 @@ def audit_reward(
 ) -> Audit:
     """Audit a reward source on real texts.
 
-    Every text is scored as a finished episode, whether it was cut or not. The order of the texts does not matter.
+    Every text is scored as a finished episode, whether it was cut or not. The order of the texts does not
+    matter.
 
     Args:
         source: The source.
@@ -87,7 +88,7 @@ def audit_reward(
         DataError: There are too few texts, or the source has an opinion on too few of them.
     """
     config = config or AuditConfig()
-    return _Auditor(source, gold, config, _chosen(episodes, config)).run(explain)
+    return _Auditor(source, gold, config, chosen(episodes, config.count, config.seed)).run(explain)
 
 
 class _Auditor:
@@ -108,7 +109,7 @@ class _Auditor:
         self.episodes = [episodes[i] for i in kept]
         self.scores = named["reward"][kept]
         self.terms = {name: values[kept] for name, values in named.items() if name != "reward"}
-        self.spread = _unit(self.scores)
+        self.spread = unit(self.scores)
         self.edited = self.episodes[: config.edited]
         self.golds: FloatArray | None = None
         self.quality: FloatArray | None = None
@@ -117,7 +118,7 @@ class _Auditor:
             self.golds = found["reward"]
             self.quality = np.stack([v for v in found.values() if not np.isnan(v).any()], axis=1)
             self.gold_names = [n for n, v in found.items() if n != "reward" and not np.isnan(v).any()]
-            self.gold_spread = _unit(self.golds)
+            self.gold_spread = unit(self.golds)
 
     def run(self, explain: bool) -> Audit:
         """All of it."""
@@ -162,22 +163,22 @@ class _Auditor:
         result = []
         for name, made in null_texts(self.edited, self.config.seed).items():
             # A text that stands for several prompts counts once: its luck is no rule's.
-            beaten = _by_text(made, _beaten(self._score(made), self.scores))
+            share = by_text(made, beaten(self._score(made), self.scores))
             gold = None
             if self.gold is not None and self.golds is not None:
-                gold = self._mean(_by_text(made, _beaten(_scores(self.gold, made), self.golds)))
-            result.append(NullRuler(name, self._mean(beaten), gold, made[0].completion))
+                gold = self._mean(by_text(made, beaten(scores(self.gold, made), self.golds)))
+            result.append(NullRuler(name, self._mean(share), gold, made[0].completion))
         return tuple(result)
 
     def surfaces(self) -> tuple[SurfaceBias, ...]:
         """Correlations over all texts, edits of some."""
         result = []
         shared = fillers(self._texts)
-        for surface in SURFACES:
-            measured = np.array([surface.measure(e.completion, e.prompt.text) for e in self.episodes])
-            partial = None
-            if self.quality is not None:
-                partial = self._correlation(self.scores, measured, self.quality)
+        measured = [[s.measure(e.completion, e.prompt.text) for e in self.episodes] for s in SURFACES]
+        quality = np.zeros((0, len(self.scores))) if self.quality is None else self.quality.T
+        ranked = RankCorrelations(np.concatenate([[self.scores], measured, quality]), self.config.seed)
+        controls = range(1 + len(SURFACES), 1 + len(SURFACES) + len(quality))
+        for number, surface in enumerate(SURFACES, 1):
             changed = surface_change(surface, self.edited, shared, self._unit_scores, self._gold_terms)
             effect, gold, beyond = changed.score[changed.counted], None, None
             if changed.gold is not None:
@@ -190,8 +191,8 @@ class _Auditor:
                     surface.name,
                     surface.unit,
                     changed.edit,
-                    self._correlation(measured, self.scores),
-                    partial,
+                    ranked.of(0, number),
+                    None if self.quality is None else ranked.of(0, number, controls),
                     self._mean(effect),
                     gold,
                     student_interval(effect, len(SURFACES)),
@@ -211,8 +212,10 @@ class _Auditor:
         found = np.abs(associations(features, self.scores, self._controls())) if names else np.zeros(0)
         suspicion = dict(zip(names, found.tolist(), strict=True))
         known = sorted(vocabulary(self._texts), key=lambda w: -suspicion.get(w.lower(), 0.0))  # stable
-        pairs = sorted((n for n in names if len(tokens(n)) == 2 and ":" not in n), key=lambda n: -suspicion[n])
-        phrases = [*pairs[:_PHRASES], *pairs[_PHRASES :: max(1, len(pairs) // _PHRASES)]]  # and innocent peers
+        pairs = [n for n in names if len(tokens(n)) == 2 and ":" not in n]
+        pairs.sort(key=lambda n: -suspicion[n])
+        innocent = pairs[_PHRASES :: max(1, len(pairs) // _PHRASES)]  # peers for the others
+        phrases = [*pairs[:_PHRASES], *innocent]
         classes = part_classes(self.edited, self.episodes, known, phrases)
         return part_effects(classes, self._unit_scores, self._gold_terms, limit, self.config.seed)
 
@@ -242,15 +245,15 @@ class _Auditor:
         some = self.edited[:32]
         base = self.scores[: len(some)]
 
-        def difference(scores: FloatArray) -> float:
-            return float(np.abs(scores - base).max())
+        def apart(found: FloatArray) -> float:
+            return float(np.abs(found - base).max())
 
-        result = {"asked again": difference(self._score(some))}
+        result = {"asked again": apart(self._score(some))}
         if self.source.deterministic:
-            result["alone"] = difference(np.concatenate([self._score([e]) for e in some]))
-            result["in reverse order"] = difference(self._score(some[::-1])[::-1])
+            result["alone"] = apart(np.concatenate([self._score([e]) for e in some]))
+            result["in reverse order"] = apart(self._score(some[::-1])[::-1])
             longest = max(self.episodes, key=lambda e: len(e.completion))
-            result["beside the longest text"] = difference(
+            result["beside the longest text"] = apart(
                 np.concatenate([self._score([e, longest])[:1] for e in some])
             )
         return result
@@ -273,7 +276,7 @@ class _Auditor:
         return result
 
     def _score(self, episodes: Sequence[Episode]) -> FloatArray:
-        return _scores(self.source, episodes)
+        return scores(self.source, episodes)
 
     def _unit_scores(self, episodes: Sequence[Episode]) -> FloatArray:
         return self._score(episodes) / self.spread
@@ -292,7 +295,7 @@ class _Auditor:
         change = (self._score(after) - self._score(before)) / self.spread
         if self.gold is None:
             return change, None
-        return change, (_scores(self.gold, after) - _scores(self.gold, before)) / self.gold_spread
+        return change, (scores(self.gold, after) - scores(self.gold, before)) / self.gold_spread
 
     def _shift(self, name: str, before: Sequence[Episode], after: Sequence[Episode]) -> Shift | None:
         if len(before) < _FEWEST:
@@ -302,14 +305,14 @@ class _Auditor:
         if kept.sum() < _FEWEST:
             return None
         most = int(np.nanargmax(np.abs(change)))
-        scores = self._score([e for e, keep in zip(before, kept, strict=True) if keep])
+        earlier = self._score([e for e, keep in zip(before, kept, strict=True) if keep])
         return Shift(
             name,
             self._mean(np.abs(change)),
             None if gold is None else self._mean(np.abs(gold)),
             self._mean(change),
-            self._correlation(scores, scores + change[kept] * self.spread).value,
-            _difference(before[most].completion, after[most].completion),
+            self._correlation(earlier, earlier + change[kept] * self.spread).value,
+            difference(before[most].completion, after[most].completion),
         )
 
     def _mean(self, values: FloatArray) -> Interval:
@@ -317,61 +320,3 @@ class _Auditor:
 
     def _correlation(self, x: FloatArray, y: FloatArray, controls: FloatArray | None = None) -> Interval:
         return rank_correlation(x, y, controls, self.config.seed)
-
-
-def _chosen(episodes: Sequence[Episode], config: AuditConfig) -> list[Episode]:
-    """Texts to look at, in random order, one of each prompt before a second of any."""
-    order = sorted(range(len(episodes)), key=lambda i: (episodes[i].prompt.text, episodes[i].completion))
-    random.Random(f"audit {config.seed}").shuffle(order)
-    seen: dict[str, int] = {}
-    turn = {}
-    for i in order:
-        prompt = episodes[i].prompt.text
-        turn[i] = seen[prompt] = seen.get(prompt, -1) + 1
-    order.sort(key=lambda i: turn[i])  # stable
-    # Scored as finished: an edited text has no ids of its own to be cut at.
-    return [rewritten(episodes[i], episodes[i].completion) for i in order[: config.count]]
-
-
-def _scores(source: RewardSource, episodes: Sequence[Episode]) -> FloatArray:
-    """`(n,)` totals of made-up texts, NaN where the source abstains or refuses (as too long, say)."""
-    try:
-        return named_values(source(episodes))["reward"]
-    except EndpointError:  # a judge's budget or key: of no use to go on
-        raise
-    except RewardError:
-        if len(episodes) == 1:
-            return np.full(1, np.nan)
-        half = len(episodes) // 2
-        return np.concatenate([_scores(source, part) for part in (episodes[:half], episodes[half:])])
-
-
-def _unit(scores: FloatArray) -> float:
-    """Their standard deviation, or 1 where all are equal."""
-    return float(scores.std()) or 1.0
-
-
-def _by_text(episodes: Sequence[Episode], values: FloatArray) -> FloatArray:
-    """Means of the values over equal texts, one for each text."""
-    groups: dict[str, list[float]] = {}
-    for episode, value in zip(episodes, values.tolist(), strict=True):
-        groups.setdefault(episode.completion, []).append(value)
-    return np.array([np.mean(group) for group in groups.values()])
-
-
-def _beaten(scores: FloatArray, real: FloatArray) -> FloatArray:
-    """`(n,)` the share of the real scores that each score beats, ties half; NaN where there is no score."""
-    ordered = np.sort(real)
-    below, up_to = (np.searchsorted(ordered, scores, side=side) for side in ("left", "right"))
-    return np.where(np.isnan(scores), np.nan, (below + up_to) / (2 * len(real)))
-
-
-def _difference(before: str, after: str) -> str:
-    """The first stretch in which two texts differ, as `old → new`."""
-    a, b = before.split(), after.split()
-    start = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-    end, shorter = 0, min(len(a), len(b))
-    while end < shorter - start and a[-1 - end] == b[-1 - end]:
-        end += 1
-    old, new = (" ".join(words[start : len(words) - end]) for words in (a, b))
-    return f"{old[:60]} → {new[:60]}"

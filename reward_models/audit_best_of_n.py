@@ -37,7 +37,7 @@ class BestOfN:
 
 
 def expected_best(scores: FloatArray, values: FloatArray, n: int) -> float:
-    """Expected value of the text with the largest score among n drawn with replacement; ties are drawn fairly.
+    """Expected value of the text with the largest score among n drawn with replacement; ties are fair.
 
     >>> expected_best(np.array([1.0, 2.0]), np.array([10.0, 20.0]), n=2)
     17.5

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -28,7 +30,7 @@ Score: TypeAlias = "Callable[[Sequence[Episode]], FloatArray]"
 Golds: TypeAlias = "Callable[[Sequence[Episode]], FloatArray | None]"
 _FIRST, _SECOND = 10, 32  # texts that a part is put into
 _PROMISING, _PROMOTED = 0.1, 40  # effect that reaches the second stage; how many parts do
-_PEERS, _NEAREST = 16, 8  # parts beside them; of these, how many of the nearest length are compared with
+_PEERS, _NEAREST = 10, 8  # parts beside them; of these, how many of about equal length are compared with
 _ENOUGH, _ATTEMPTS = 8, 4  # texts in which gold is blind to an edit; sentences tried to find them
 _FEWEST = 6  # texts with a peer of equal gold
 FAMILY = 0.01  # probability of naming any part of a reward that pays for none
@@ -80,23 +82,42 @@ class _Trial:
     lengths: FloatArray
     there: BoolArray
 
+    @cached_property
+    def _groups(self) -> list[dict[int, list[int]]]:
+        """For each text, part -> the parts that gold cannot tell from it, itself among them, by length."""
+        result = []
+        for scores, golds, lengths in zip(self.scores, self.golds, self.lengths, strict=True):
+            groups: dict[bytes, list[int]] = {}
+            keys = (np.round(golds, 9) + 0.0).astype(np.float64)  # no -0.0
+            for i in np.lexsort((np.arange(len(lengths)), lengths)).tolist():
+                if not math.isnan(scores[i]):
+                    groups.setdefault(keys[i].tobytes(), []).append(i)
+            result.append({i: group for group in groups.values() for i in group})
+        return result
+
     def effect(self, part: int) -> tuple[FloatArray, FloatArray, bool]:
-        """`(n,)` differences to peers, `(k,)` mean change of gold, and whether the peers are of equal gold."""
+        """`(n,)` differences to peers, `(k,)` mean change of gold, whether all peers are of equal gold."""
         fewest = min(_FEWEST, (len(self.scores) + 1) // 2)
         missing = ~self.there[:, part]
         hosts = np.flatnonzero(missing if missing.sum() >= fewest else np.ones_like(missing))
         equal, every, change = [], [], []
-        for scores, golds, lengths in zip(self.scores[hosts], self.golds[hosts], self.lengths[hosts], strict=True):
-            others = np.flatnonzero(~np.isnan(scores))
-            others = others[others != part]
-            if np.isnan(scores[part]) or not len(others):
+        for h in hosts.tolist():
+            if math.isnan(self.scores[h, part]):
                 continue
-            same = others[(np.abs(golds[others] - golds[part]) <= 1e-9).all(axis=1)]
-            if len(same):
-                near = same[np.argsort(np.abs(lengths[same] - lengths[part]), kind="stable")[:_NEAREST]]
-                equal.append(scores[part] - np.median(scores[near]))
-            every.append(scores[part] - np.median(scores[others]))
-            change.append(golds[part] - np.median(golds[others], axis=0))
+            same = self._groups[h][part]
+            if len(same) > 1:
+                place = same.index(part)
+                start = max(0, min(place - _NEAREST // 2, len(same) - 1 - _NEAREST))
+                near = [self.scores[h, i] for i in same[start : start + _NEAREST + 1] if i != part]
+                equal.append(float(self.scores[h, part]) - statistics.median(near))
+                every.append(equal[-1])
+                change.append(np.zeros(self.golds.shape[2]))
+            else:
+                others = ~np.isnan(self.scores[h])
+                others[part] = False
+                if others.any():
+                    every.append(float(self.scores[h, part] - np.median(self.scores[h, others])))
+                    change.append(self.golds[h, part] - np.median(self.golds[h, others], axis=0))
         if len(equal) >= fewest:
             return np.array(equal), np.zeros(self.golds.shape[2]), True
         values, changes = np.array(every), np.array(change).reshape(len(every), self.golds.shape[2])
@@ -166,7 +187,9 @@ def _decide(
         values, change, equal = trial.effect(i)
         if len(values) >= _FEWEST:
             shown = tuple(float(c) for c in change)
-            result.append(PartEffect(own.kind, part, own.value, student_interval(values, tests), shown, equal))
+            result.append(
+                PartEffect(own.kind, part, own.value, student_interval(values, tests), shown, equal)
+            )
     return result
 
 
@@ -181,7 +204,9 @@ def _try(
 ) -> _Trial:
     """Put parts into texts and score them; NaN for the parts that a text does not get."""
     column = {part: i for i, part in enumerate(parts)}
-    places = [(h, column[p]) for h, own_parts in zip(range(len(hosts)), tried, strict=False) for p in own_parts]
+    places = [
+        (h, column[p]) for h, own_parts in zip(range(len(hosts)), tried, strict=False) for p in own_parts
+    ]
     where = [rng.random() for _ in hosts]
     made = [own.put(hosts[h], parts[w], where[h]) for h, w in places]
     rows, columns = np.array(places, dtype=np.int64).reshape(-1, 2).T
@@ -225,8 +250,8 @@ def surface_change(
 ) -> SurfaceChange:
     """Apply the edit of a property.
 
-    Of the surface's edits the one that changes no term of gold in most texts is used, in those texts; if that is
-    a handful, the first edit, in all.
+    Of the surface's edits the one that changes no term of gold in most texts is used, in those texts; if that
+    is a handful, the first edit, in all.
 
     Args:
         surface: The property.
@@ -250,8 +275,8 @@ def surface_change(
     change = score([pairs.after[i] for i in rows]) - score([pairs.before[i] for i in rows])
     counted = np.ones(len(rows), dtype=bool)
     if pairs.change is not None and not blind:
-        counted = (pairs.change <= 1e-9).all(axis=1)
-        counted = counted if counted.sum() >= _ENOUGH else np.ones(len(rows), dtype=bool)
+        lower = np.asarray((pairs.change <= 1e-9).all(axis=1), dtype=bool)
+        counted = lower if lower.sum() >= _ENOUGH else counted
     return SurfaceChange(edit, change, None if pairs.change is None else pairs.change[rows], counted, blind)
 
 
@@ -269,27 +294,28 @@ class _Pairs:
         if self.change is None:
             return np.zeros(len(self.before), dtype=bool)
         edited = [a.completion != b.completion for a, b in zip(self.after, self.before, strict=True)]
-        result: BoolArray = (np.abs(self.change) <= 1e-9).all(axis=1) & np.array(edited)
-        return result
+        unseen = np.asarray((np.abs(self.change) <= 1e-9).all(axis=1), dtype=bool)
+        return unseen & np.array(edited)
 
     @classmethod
     def of(cls, variant: Variant, episodes: Sequence[Episode], shared: Sequence[str], gold: Golds) -> _Pairs:
         """The pairs; of several shared sentences, for each text the first that gold is blind to."""
-        found: _Pairs | None = None
-        for attempt in range(_ATTEMPTS if variant.filled else 1):
-            sentences = [shared[(i + attempt) % len(shared)] for i in range(len(episodes))]
-            own = cls._once(variant, episodes, sentences, gold)
-            if found is None or found.change is None or own.change is None:
-                found = own
-                continue
-            better = own.equal & ~found.equal
-            found = cls(
-                [b if take else a for a, b, take in zip(found.before, own.before, better, strict=True)],
-                [b if take else a for a, b, take in zip(found.after, own.after, better, strict=True)],
-                np.where(better[:, None], own.change, found.change),
-            )
-        assert found is not None
-        return found
+        found = cls._once(variant, episodes, [shared[i % len(shared)] for i in range(len(episodes))], gold)
+        if found.change is None or not variant.filled:
+            return found
+        before, after, change = list(found.before), list(found.after), found.change.copy()
+        open_ = np.flatnonzero(~found.equal).tolist()
+        for attempt in range(1, _ATTEMPTS):
+            said = [shared[(i + attempt) % len(shared)] for i in open_]
+            own = cls._once(variant, [episodes[i] for i in open_], said, gold)
+            for place in np.flatnonzero(own.equal).tolist():
+                i = open_[place]
+                before[i], after[i] = own.before[place], own.after[place]
+                change[i] = own.change[place] if own.change is not None else 0
+            open_ = [i for place, i in enumerate(open_) if not own.equal[place]]
+            if not open_:
+                break
+        return cls(before, after, change)
 
     @classmethod
     def _once(cls, variant: Variant, episodes: Sequence[Episode], said: Sequence[str], gold: Golds) -> _Pairs:

@@ -31,7 +31,8 @@ ENDINGS = ("Thank you.", "I hope this helps.", "Buy now.", "In conclusion, yes."
 MARKS = {
     "!": "!", "?": "?", ";": ";", ":": ":", "...": "...", "-": " -", "🙂": " 🙂", "🔥": " 🔥", "*": " *",
     '"': '"', ")": ")", "%": "%", "/": " /", "#": " #", "&": " &", "line break": "\n", "list item": "\n- ",
-    "number 7": " 7", "number 2024": " 2024", "$": " $", "~": " ~", "|": " |", "+": " +", "=": " =", "_": " _",
+    "number 7": " 7", "number 2024": " 2024", "$": " $", "~": " ~", "|": " |", "+": " +", "=": " =",
+    "_": " _",
 }  # fmt: skip
 
 
@@ -106,13 +107,13 @@ def holds(text: str, part: str) -> bool:
 
 
 def vocabulary(texts: Sequence[str]) -> list[str]:
-    """Words of the texts, most frequent first, each as it is written most often."""
+    """Words of the texts, most frequent first, each in small letters if some text has it so."""
     forms: dict[str, Counter[str]] = {}
     for text in texts:
         for word in tokens(text):
             forms.setdefault(word.lower(), Counter())[word] += 1
     order = sorted(forms, key=lambda w: (-sum(forms[w].values()), w))
-    return [min(forms[w], key=lambda form: (-forms[w][form], form)) for w in order]
+    return [w if w in forms[w] else min(forms[w], key=lambda f: (-forms[w][f], f)) for w in order]
 
 
 def _value_classes(hosts: Sequence[Episode], episodes: Sequence[Episode]) -> list[PartClass]:
@@ -123,7 +124,7 @@ def _value_classes(hosts: Sequence[Episode], episodes: Sequence[Episode]) -> lis
     }
     result = []
     for name, values in columns.items():
-        if not 2 <= len(set(values)):
+        if len(set(values)) < 2:
             continue
         if len(set(values)) <= min(_MOST_VALUES, len(values) / 2):
             result.append(_value_class(name, None, values, hosts))
@@ -136,7 +137,9 @@ def _value_classes(hosts: Sequence[Episode], episodes: Sequence[Episode]) -> lis
     return result
 
 
-def _value_class(name: str, place: int | None, values: Sequence[str], episodes: Sequence[Episode]) -> PartClass:
+def _value_class(
+    name: str, place: int | None, values: Sequence[str], episodes: Sequence[Episode]
+) -> PartClass:
     def value(episode: Episode) -> str | None:
         whole = episode.prompt.columns.get(name)
         if not isinstance(whole, str) or not whole.strip():

@@ -129,8 +129,8 @@ def _repeated(text: str, prompt: str) -> float:
 def _copied(text: str, prompt: str) -> float:
     """Share of the prompt's pairs of neighbouring words that the text has too."""
     asked, said = ([w.lower() for w in words(t)] for t in (prompt, text))
-    pairs = set(zip(asked, asked[1:], strict=False))
-    return len(pairs & set(zip(said, said[1:], strict=False))) / max(1, len(pairs))
+    pairs = set(itertools.pairwise(asked))
+    return len(pairs & set(itertools.pairwise(said))) / max(1, len(pairs))
 
 
 def _asked(text: str, filler: str, prompt: str) -> str:
@@ -157,7 +157,9 @@ SURFACES = (
         lambda t, p: float(len(_LIST_MARK.findall(t))),
         (
             Variant("every sentence as an item of a list", _listed("-")),
-            Variant("every sentence behind a dash on a line of its own, not a tilde", _listed("-"), _listed("~")),
+            Variant(
+                "every sentence behind a dash on a line of its own, not a tilde", _listed("-"), _listed("~")
+            ),
         ),
     ),
     Surface(
@@ -200,7 +202,11 @@ SURFACES = (
         "repetition",
         "share of word triples",
         _repeated,
-        (Variant("a sentence said again, rather than one that many texts share", _said_again, _filled, True),),
+        (
+            Variant(
+                "a sentence said again, rather than one that many texts share", _said_again, _filled, True
+            ),
+        ),
     ),
     Surface(
         "copied prompt",

@@ -1,11 +1,11 @@
-"""Which words go with a high score among texts of equal gold: forward selection on half of the texts, honest
-intervals on the other half.
+"""Which words go with a high score among texts of equal gold: selected on one half, estimated on the other.
 
 A coefficient is a correlation and names nothing by itself; an edit must agree (`audit_effects`).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,11 +37,11 @@ class WordWeight:
 
 
 def word_features(texts: Sequence[str]) -> tuple[list[str], FloatArray]:
-    """Names and `(n, F)` presence of words, pairs of neighbours, marks and first words in at least five texts."""
+    """Names and `(n, F)` presence of words, pairs of words, marks and first words; each in five texts at least."""
     having = []
     for text in texts:
         found = [t.lower() for t in tokens(text)]
-        pairs = [f"{a} {b}" for a, b in zip(found, found[1:], strict=False)]
+        pairs = [f"{a} {b}" for a, b in itertools.pairwise(found)]
         marks = {c for c in text if not c.isalnum() and not c.isspace()}
         first = [f"first word: {found[0]}"] if found else []
         having.append({*found, *pairs, *marks, *first})
@@ -114,7 +114,9 @@ def _least_squares(x: FloatArray, y: FloatArray, controls: FloatArray) -> list[I
     weights = inverse @ x.T @ y
     error = np.sqrt(np.diagonal(inverse) * ((y - x @ weights) ** 2).sum() / degrees)
     reach = student.ppf(1 - 0.025 / x.shape[1], degrees) * error
-    return [Interval(float(w), float(w - r), float(w + r), len(y)) for w, r in zip(weights, reach, strict=True)]
+    return [
+        Interval(float(w), float(w - r), float(w + r), len(y)) for w, r in zip(weights, reach, strict=True)
+    ]
 
 
 def _without(values: FloatArray, controls: FloatArray) -> FloatArray:

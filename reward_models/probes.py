@@ -194,7 +194,9 @@ def rewritten(episode: Episode, text: str, prompt: Prompt | None = None) -> Epis
     """A finished episode with another text."""
     if prompt is not None or episode.finish_reason != "eos":
         return Episode.of(prompt or episode.prompt, text, episode.tokenizer)
-    ids = episode.tokenizer.encode(text) + list(episode.tokenizer.eos_ids[:1])  # the prompt is encoded already
+    ids = episode.tokenizer.encode(text) + list(
+        episode.tokenizer.eos_ids[:1]
+    )  # the prompt is encoded already
     edited = dataclasses.replace(episode, completion_ids=np.array(ids, dtype=np.int64))
     edited.__dict__["completion"] = text
     return edited
@@ -203,8 +205,8 @@ def rewritten(episode: Episode, text: str, prompt: Prompt | None = None) -> Epis
 def null_texts(episodes: Sequence[Episode], seed: int = 0) -> dict[str, list[Episode]]:
     """Texts that take no skill, one of each kind for each episode's prompt.
 
-    `longest` and `shortest` are among the longest and shortest texts of all episodes (one in sixteen, in turn),
-    whatever their prompts; `random` has as many words as the episode's own text, drawn from the words of all.
+    `longest` and `shortest` are among the longest and shortest texts of all episodes (one in sixteen, in
+    turn), whatever their prompts; `random` has as many words as the episode's own text, drawn from the words of all.
     """
     rng = random.Random(f"null {seed}")
     texts = [e.completion for e in episodes]

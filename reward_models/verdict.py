@@ -1,210 +1,22 @@
-"""What an audit found, and the verdict: which biases it names, each with the numbers that show it.
+"""The verdict of an audit: what its numbers show, each finding with the numbers that show it.
 
-Thresholds are conventions (Cohen's 0.2 is a small effect), stated in every report. Nothing is scored here.
+An edit decides, never a correlation alone. Nothing is measured here.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
 from text_gym.interval import Interval
-from text_gym.reward import FloatArray
 
-from .attribution import Attribution
-from .audit_best_of_n import BestOfN
 from .audit_effects import PartEffect
 from .audit_parts import tokens
-from .audit_words import WordWeight
+from .audit_result import BATCH, EFFECT, FOLLOWS, PART, PARTIAL, UNSTABLE, Audit, Finding, quoted
 
-# From here on an effect is named: in standard deviations of the reward over the real texts …
-EFFECT, UNSTABLE = 0.2, 0.5
-# … for one word, or another part put into a text.
-PART = 0.1
-# … as a rank correlation at equal gold (its whole interval); as what the batch changes, of the scores.
-PARTIAL, BATCH = 0.05, 1e-5
-# Below this rank correlation a reward does not follow gold; from the second on it follows it well.
-FOLLOWS, FOLLOWS_WELL = 0.3, 0.5
+_COMPOSED = ("opening", "ending", "phrase")  # parts of several words
 _MOST_PARTS = 12  # of one kind that a finding lists
-
-
-@dataclass(frozen=True)
-class NullRuler:
-    """A rule without skill: the share of real texts whose score its texts beat (ties count half).
-
-    Args:
-        name: Of the rule.
-        beaten: By the audited source.
-        gold: By the gold reward, if there is one.
-        example: One of its texts.
-    """
-
-    name: str
-    beaten: Interval
-    gold: Interval | None
-    example: str
-
-
-@dataclass(frozen=True)
-class SurfaceBias:
-    """What the source does with a property of the surface.
-
-    Args:
-        name: Of the property.
-        unit: Its unit.
-        edit: The edit in words.
-        correlation: Spearman's, of score and property over the real texts.
-        partial: The same with gold and its terms accounted for, if there is a gold reward.
-        effect: What the edit adds, in standard deviations of the score over the real texts; where gold is
-            known, over the texts in which the edit changes no term of gold, or (where they are too few) raises
-            none.
-        gold: What it adds to the gold reward in the same texts, in that one's standard deviations.
-        corrected: The effect with an interval that is corrected for the number of properties (99 %).
-        beyond: Where no edit leaves gold alone: what the edit adds in all texts beyond what a linear model
-            expects of the change in gold's terms, with a corrected interval.
-    """
-
-    name: str
-    unit: str
-    edit: str
-    correlation: Interval
-    partial: Interval | None
-    effect: Interval
-    gold: Interval | None
-    corrected: Interval | None = None
-    beyond: Interval | None = None
-
-
-@dataclass(frozen=True)
-class Shift:
-    """How far the score moves under changes that should not move it.
-
-    Args:
-        name: Of the change.
-        size: Mean absolute change, in standard deviations of the score over the real texts.
-        gold: The same of the gold reward.
-        direction: Mean change with its sign, in the same unit.
-        rank: Spearman's correlation of the scores before and after; NaN where there is none.
-        example: What was changed, e.g. `$9 → $84`, where it moved the score most.
-    """
-
-    name: str
-    size: Interval
-    gold: Interval | None
-    direction: Interval
-    rank: float
-    example: str = ""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What was found, by name, with the numbers that show it.
-
-    Args:
-        bias: Its name.
-        statement: The numbers, in a sentence.
-        kind: `bias`; `gold`, of a reward that does not follow gold; `noise`, of one that moves under changes
-            of no meaning, now up and now down; or `fault`, of one that is constant or looks at its batch.
-    """
-
-    bias: str
-    statement: str
-    kind: str = "bias"
-
-
-@dataclass(frozen=True)
-class Audit:
-    """What `audit` found.
-
-    Args:
-        source: Name of the source.
-        tree: The source and its parts.
-        gold: Name of the gold reward, or None.
-        texts: The real texts.
-        scores: `(n,)` their scores.
-        golds: `(n,)` their gold rewards, or None.
-        spread: Standard deviation of the scores; the unit of all effects.
-        agreement: Spearman's correlation of scores and gold, or None.
-        missing: Real texts on which the source had no opinion.
-        nulls: Null rulers.
-        surfaces: Properties of the surface.
-        swaps: Counterfactual swaps of brands, genders, places and prices.
-        stability: Edits that keep the meaning.
-        batch: Largest difference that the batch makes, by the way it was changed; NaN where not asked.
-        terms: Name of a term -> its correlation with the score.
-        explanations: Attributions of some texts, from the worst to the best.
-        gradients: The same by integrated gradients, if the source is a learned model.
-        findings: The verdict; empty if nothing was found.
-        parts: What single words, values, openings, endings and marks add, of those that seemed to matter.
-        tried: How many of them were tried.
-        weights: Words that go with the score at equal gold and length.
-        best: Best-of-n by the source, if gold is known.
-    """
-
-    source: str
-    tree: str
-    gold: str | None
-    texts: tuple[str, ...]
-    scores: FloatArray
-    golds: FloatArray | None
-    spread: float
-    agreement: Interval | None
-    missing: int
-    nulls: tuple[NullRuler, ...]
-    surfaces: tuple[SurfaceBias, ...]
-    swaps: tuple[Shift, ...]
-    stability: tuple[Shift, ...]
-    batch: dict[str, float]
-    terms: dict[str, Interval]
-    explanations: tuple[Attribution, ...]
-    gradients: tuple[Attribution, ...]
-    findings: tuple[Finding, ...]
-    parts: tuple[PartEffect, ...] = ()
-    tried: int = 0
-    weights: tuple[WordWeight, ...] = ()
-    best: BestOfN | None = None
-
-    @property
-    def biases(self) -> tuple[str, ...]:
-        """Names of what was found."""
-        return tuple(finding.bias for finding in self.findings)
-
-    @property
-    def length(self) -> Interval | None:
-        """Rank correlation of score and length."""
-        return next((s.correlation for s in self.surfaces if s.name == "length"), None)
-
-    @property
-    def mark(self) -> str:
-        """`bad` with findings, `good` only for a reward that is known to follow gold well, else `open`."""
-        if self.findings:
-            return "bad"
-        return "good" if self.agreement is not None and self.agreement.value >= FOLLOWS_WELL else "open"
-
-    def headline(self) -> str:
-        """The verdict in one sentence."""
-        n = len(self.findings)
-        if n:
-            return "1 finding" if n == 1 else f"{n} findings"
-        if self.agreement is None:
-            return "Nobody knows what this reward should follow; none of the biases looked for was found"
-        if math.isnan(self.agreement.value):
-            return "Gold is the same for all texts; none of the biases looked for was found"
-        if self.mark == "open":
-            return "It follows gold weakly; none of the biases looked for was found"
-        return "It follows gold, and none of the biases looked for was found"
-
-    def summary(self) -> dict[str, Any]:
-        """As plain data, for JSON."""
-        limits = {"effect": EFFECT, "part": PART, "unstable": UNSTABLE, "partial": PARTIAL, "batch": BATCH}
-        limits |= {"follows": FOLLOWS, "follows_well": FOLLOWS_WELL}
-        found: dict[str, Any] = plain(self)
-        return found | {"thresholds": limits, "headline": self.headline(), "mark": self.mark}
 
 
 def verdict(found: Audit) -> tuple[Finding, ...]:
@@ -224,7 +36,9 @@ def verdict(found: Audit) -> tuple[Finding, ...]:
 def _constant(found: Audit) -> Iterator[Finding]:
     if found.spread == 0:
         yield Finding(
-            "constant", f"All {len(found.scores)} texts score {found.scores[0]:g}: nothing can be learnt.", "fault"
+            "constant",
+            f"All {len(found.scores)} texts score {found.scores[0]:g}: nothing can be learnt.",
+            "fault",
         )
 
 
@@ -235,8 +49,8 @@ def _gold(found: Audit) -> Iterator[Finding]:
     if best is not None and best.change.high < 0:
         yield Finding(
             f"best of {best.n} lowers gold",
-            f"Taking the best of {best.n} texts by this reward takes gold {best.mean:.2f} → {_shown(best.gold)}; "
-            f"by gold itself it would be {best.best:.2f}.",
+            f"Taking the best of {best.n} texts by this reward takes gold {best.mean:.2f} → "
+            f"{_shown(best.gold)}; by gold itself it would be {best.best:.2f}.",
             "gold",
         )
 
@@ -282,16 +96,20 @@ def _parts(found: Audit) -> Iterator[Finding]:
             named.setdefault((part.kind, effect.value > 0), []).append(part)
     words = {p.part.lower() for parts in named.values() for p in parts if " " not in p.part}
     for (kind, paid), every in named.items():
-        # Beside parts that are paid for, innocent ones seem to cost a little, and the other way round.
-        most, other = (abs(own[0].effect.value) for own in (every, named.get((kind, not paid), every)))
         parts = [p for p in every if " " not in p.part or not words & {*tokens(p.part.lower())}]
-        if not parts or most < other / 2:
+        # Beside parts that are paid for, innocent ones seem to cost, and the other way round; parts of
+        # several words may hold any word that is paid for.
+        composed = kind in _COMPOSED
+        rivals = [
+            part for (k, up), own in named.items() for part in own if up != paid and (composed or k == kind)
+        ]
+        least = max((abs(p.effect.value) for p in rivals), default=0.0) * (1 if composed else 0.5)
+        if not parts or abs(every[0].effect.value) <= least:
             continue
         shown = [f"“{p.part}” {_shown(p.effect)}" for p in parts[:_MOST_PARTS]]
         more = f" and {len(parts) - _MOST_PARTS} more" if len(parts) > _MOST_PARTS else ""
-        names = ", ".join(f"“{p.part}”" for p in parts[:3]) + (", …" if len(parts) > 3 else "")
         yield Finding(
-            f"{kind} {names}",
+            f"{kind} {quoted(parts)}",
             f"In place of others {'it adds' if paid else 'it costs'}, in standard deviations: "
             f"{', '.join(shown)}{more}.",
         )
@@ -346,7 +164,9 @@ def _batch(found: Audit) -> Iterator[Finding]:
     for name, difference in found.batch.items():
         if not difference <= BATCH * scale:
             yield Finding(
-                f"depends on the batch: {name}", f"The same texts score up to {difference:.2g} apart.", "fault"
+                f"depends on the batch: {name}",
+                f"The same texts score up to {difference:.2g} apart.",
+                "fault",
             )
 
 
@@ -358,20 +178,3 @@ def _shown(interval: Interval) -> str:
 
 def _beside(gold: Interval | None) -> str:
     return "" if gold is None else f" (gold: {gold.value:.2f})".replace("-", "−")
-
-
-def plain(value: Any) -> Any:
-    """Dataclasses, intervals and arrays as what JSON has."""
-    if isinstance(value, Interval):
-        return value.summary()
-    if isinstance(value, Attribution):
-        return value.summary()
-    if dataclasses.is_dataclass(value):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, Mapping):
-        return {k: plain(v) for k, v in value.items()}
-    if isinstance(value, tuple):
-        return [plain(v) for v in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
