@@ -8,6 +8,7 @@ A seed draws 40 planted and 40 clean rewards for the products task (`audit_rewar
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,11 +32,13 @@ class Options:
 
     Args:
         seeds: Each draws its rewards, and the texts that are looked at.
+        which: `planted`, `clean` or `all`.
         only: Audit only rewards whose name has this in it.
         json: File for the rows.
     """
 
     seeds: tuple[int, ...] = (0,)
+    which: str = "all"
     only: str = ""
     json: Path | None = None
 
@@ -93,7 +96,10 @@ def main(options: Options) -> None:
     rows: list[Row] = []
     print("| seed | reward | verdict | found |\n|---|---|---|---|")
     for seed in options.seeds:
-        for case in [*planted(gold, texts, seed), *clean(gold, seed)]:
+        made = {"planted": planted(gold, texts, seed), "clean": clean(gold, seed)}
+        for case in itertools.chain(
+            *(cases for kind, cases in made.items() if options.which in (kind, "all"))
+        ):
             if options.only in case.name:
                 rows.append(audited(case, gold, texts, seed))
                 print(line(rows[-1]), flush=True)

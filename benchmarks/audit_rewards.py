@@ -113,7 +113,7 @@ def noise(salt: str, episode: Episode) -> float:
 
 @dataclass(frozen=True)
 class Vice:
-    """What a reward pays for: how much of it a text has, how strongly, and the names it may be found under."""
+    """What a reward pays for: how much of it a text has, how strongly, and names it may be found under."""
 
     name: str
     measure: Callable[[Episode], float]

@@ -22,10 +22,10 @@ from text_gym.reward import FloatArray
 
 from .attribution import Attribution, integrated_gradients, is_differentiable, leave_one_out, named_values
 from .audit_best_of_n import best_of_n
-from .audit_effects import PartEffect, part_effects, student_interval, surface_change
+from .audit_effects import PartEffect, expected_scores, part_effects, student_interval, surface_change
 from .audit_parts import part_classes, tokens, vocabulary
 from .audit_result import Audit, NullRuler, Shift, SurfaceBias
-from .audit_scoring import beaten, by_text, chosen, difference, scores, unit
+from .audit_scoring import beaten, by_text, chosen, difference, scores, scores_and_terms, unit
 from .audit_surfaces import SURFACES, fillers
 from .audit_words import associations, word_features, word_weights
 from .probes import PARAPHRASES, null_texts, rewritten, swaps
@@ -46,8 +46,8 @@ class AuditConfig:
         edited: Of these, how many are edited (and scored about twenty times).
         explained: Of these, how many are explained word by word.
         words: Words, values of a column, openings, endings, phrases and marks that are put into texts, of
-            each kind at most; each is scored in ten texts, the most suspicious ones in some thirty more. None:
-            256, or 32 of a source that is not deterministic, such as a judge. 0: none.
+            each kind at most; that is some thousand texts to score. None: 256, or 0 for a source that is not
+            deterministic, such as a judge.
         seed: Decides which texts, the random ones and the resamples.
     """
 
@@ -184,7 +184,7 @@ class _Auditor:
             if changed.gold is not None:
                 gold = self._mean(changed.gold[changed.counted, 0] / self.gold_spread)
                 if not changed.equal:
-                    expected = changed.gold @ self._slopes()
+                    expected = self._expected(changed.after) - self._expected(changed.before)
                     beyond = student_interval(changed.score - expected, len(SURFACES))
             result.append(
                 SurfaceBias(
@@ -205,7 +205,7 @@ class _Auditor:
         """What single words and other parts add, put into texts; and how many were tried."""
         limit = self.config.words
         if limit is None:
-            limit = 256 if self.source.deterministic else 32
+            limit = 256 if self.source.deterministic else 0
         if limit == 0:
             return (), 0
         names, features = word_features(self._texts)
@@ -267,13 +267,12 @@ class _Auditor:
         length = np.array([[float(len(words(text)))] for text in self._texts])
         return length if self.quality is None else np.concatenate([length, self.quality], axis=1)
 
-    def _slopes(self) -> FloatArray:
-        """`(1 + k,)` of the score, in standard deviations, along gold and its terms over the real texts."""
+    def _expected(self, episodes: Sequence[Episode]) -> FloatArray:
+        """`(n,)` scores by gold alone, in standard deviations."""
+        golds = self._gold_terms(episodes)
+        assert golds is not None
         assert self.quality is not None
-        centred = self.quality - self.quality.mean(axis=0)
-        fitted = np.linalg.lstsq(centred, (self.scores - self.scores.mean()) / self.spread, rcond=1e-9)
-        result: FloatArray = fitted[0]
-        return result
+        return expected_scores(self.quality, self.scores / self.spread, golds)
 
     def _score(self, episodes: Sequence[Episode]) -> FloatArray:
         return scores(self.source, episodes)
@@ -285,8 +284,7 @@ class _Auditor:
         """`(n, 1 + k)` gold and its terms, if it is known."""
         if self.gold is None:
             return None
-        found = named_values(self.gold(episodes))
-        return np.stack([found["reward"], *(found[name] for name in self.gold_names)], axis=1)
+        return scores_and_terms(self.gold, episodes, self.gold_names)
 
     def _changes(
         self, after: Sequence[Episode], before: Sequence[Episode]

@@ -45,7 +45,7 @@ class AuditOptions:
         count: Real texts scored.
         edited: Of these, how many are edited, some twenty times each.
         explained: Of these, how many are explained word by word.
-        words: Words and other parts put into texts, of each kind at most; by default 256, or 32 for a judge.
+        words: Words and other parts put into texts, of each kind at most; by default 256, or 0 for a judge.
         seed: Decides which texts, and the resamples.
     """
 

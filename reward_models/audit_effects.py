@@ -153,7 +153,7 @@ def part_effects(
             mean = float(values.mean()) if len(values) else 0.0
             if abs(mean) >= _PROMISING and not (change * mean > 1e-6 * abs(mean)).any():
                 promising.append((abs(mean) / (spread / len(values) ** 0.5 + 0.1), number, part))
-    chosen = sorted(promising, key=lambda p: (-p[0], p[1], p[2]))[:_PROMOTED]
+    chosen = sorted(promising, key=lambda p: (-p[0], p[1], p[2]))[: min(_PROMOTED, limit)]
     result = []
     for number in sorted({n for _, n, _ in chosen}):
         named = [part for _, n, part in chosen if n == number]
@@ -222,6 +222,7 @@ def _try(
     if found is not None:
         golds = np.zeros((*shape, found.shape[1]))
         golds[rows, columns] = found
+        scores[np.isnan(golds).any(axis=2)] = np.nan  # nothing is known of what gold refuses
     return _Trial(parts, scores, golds, lengths, there)
 
 
@@ -236,6 +237,8 @@ class SurfaceChange:
         counted: `(n,)` texts to count: those in which gold changes in no term (or rises in none, where they
             are too few).
         equal: Whether gold changes in no term in the texts to count.
+        before: `n` texts.
+        after: `n` texts.
     """
 
     edit: str
@@ -243,6 +246,8 @@ class SurfaceChange:
     gold: FloatArray | None
     counted: BoolArray
     equal: bool
+    before: list[Episode]
+    after: list[Episode]
 
 
 def surface_change(
@@ -272,12 +277,33 @@ def surface_change(
     count, edit, pairs = best
     blind = pairs.change is not None and count >= _ENOUGH
     rows = np.flatnonzero(pairs.equal if blind else np.ones(len(episodes)))
-    change = score([pairs.after[i] for i in rows]) - score([pairs.before[i] for i in rows])
+    before, after = ([side[i] for i in rows] for side in (pairs.before, pairs.after))
+    change = score(after) - score(before)
     counted = np.ones(len(rows), dtype=bool)
     if pairs.change is not None and not blind:
         lower = np.asarray((pairs.change <= 1e-9).all(axis=1), dtype=bool)
         counted = lower if lower.sum() >= _ENOUGH else counted
-    return SurfaceChange(edit, change, None if pairs.change is None else pairs.change[rows], counted, blind)
+    of_gold = None if pairs.change is None else pairs.change[rows]
+    return SurfaceChange(edit, change, of_gold, counted, blind, before, after)
+
+
+def expected_scores(golds: FloatArray, scores: FloatArray, at: FloatArray, neighbours: int = 8) -> FloatArray:
+    """`(m,)` scores that texts should have by gold: a linear model, and what it leaves of their neighbours.
+
+    Args:
+        golds: `(n, k)` terms of gold of texts that were scored.
+        scores: `(n,)` their scores.
+        at: `(m, k)` terms of gold to expect a score for.
+        neighbours: Texts of the nearest gold, each term in its standard deviations.
+    """
+    middle, spread = golds.mean(axis=0), np.maximum(golds.std(axis=0), 1e-9)
+    x, new = (golds - middle) / spread, (at - middle) / spread
+    slopes = np.linalg.lstsq(x, scores - scores.mean(), rcond=1e-9)[0]
+    left = scores - x @ slopes
+    far = ((new[:, None] - x[None]) ** 2).sum(axis=2)
+    nearest = np.argsort(far, axis=1, kind="stable")[:, :neighbours]
+    result: FloatArray = new @ slopes + left[nearest].mean(axis=1)
+    return result
 
 
 @dataclass(frozen=True)

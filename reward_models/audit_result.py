@@ -63,8 +63,8 @@ class SurfaceBias:
             raises none.
         gold: What it adds to the gold reward in the same texts, in that one's standard deviations.
         corrected: The effect with an interval that is corrected for the number of properties (99 %).
-        beyond: Where no edit leaves gold alone: what the edit adds in all texts beyond what a linear model
-            expects of the change in gold's terms, with a corrected interval.
+        beyond: Where no edit leaves gold alone: what the edit adds in all texts beyond what real texts
+            of such gold score, with a corrected interval.
     """
 
     name: str

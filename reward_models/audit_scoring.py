@@ -32,15 +32,28 @@ def chosen(episodes: Sequence[Episode], count: int, seed: int) -> list[Episode]:
 
 def scores(source: RewardSource, episodes: Sequence[Episode]) -> FloatArray:
     """`(n,)` totals of made-up texts, NaN where the source abstains or refuses (as too long, say)."""
+    return scores_and_terms(source, episodes, ())[:, 0]
+
+
+def scores_and_terms(source: RewardSource, episodes: Sequence[Episode], terms: Sequence[str]) -> FloatArray:
+    """`(n, 1 + k)` totals of made-up texts and the terms asked for; a row of NaN where the source refuses.
+
+    Args:
+        source: The source.
+        episodes: The texts.
+        terms: Names of `k` terms.
+    """
     try:
-        return named_values(source(episodes))["reward"]
+        found = named_values(source(episodes))
     except EndpointError:  # a judge's budget or key: of no use to go on
         raise
     except RewardError:
         if len(episodes) == 1:
-            return np.full(1, np.nan)
+            return np.full((1, 1 + len(terms)), np.nan)
         half = len(episodes) // 2
-        return np.concatenate([scores(source, part) for part in (episodes[:half], episodes[half:])])
+        parts = (episodes[:half], episodes[half:])
+        return np.concatenate([scores_and_terms(source, part, terms) for part in parts])
+    return np.stack([found[name] for name in ("reward", *terms)], axis=1)
 
 
 def unit(scores: FloatArray) -> float:

@@ -37,7 +37,7 @@ class WordWeight:
 
 
 def word_features(texts: Sequence[str]) -> tuple[list[str], FloatArray]:
-    """Names and `(n, F)` presence of words, pairs of words, marks and first words; each in five texts at least."""
+    """Names and `(n, F)` presence of words, pairs of words, marks and first words that five texts have."""
     having = []
     for text in texts:
         found = [t.lower() for t in tokens(text)]

@@ -206,7 +206,8 @@ def null_texts(episodes: Sequence[Episode], seed: int = 0) -> dict[str, list[Epi
     """Texts that take no skill, one of each kind for each episode's prompt.
 
     `longest` and `shortest` are among the longest and shortest texts of all episodes (one in sixteen, in
-    turn), whatever their prompts; `random` has as many words as the episode's own text, drawn from the words of all.
+    turn), whatever their prompts; `random` has as many words as the episode's own text, drawn from the words
+    of all.
     """
     rng = random.Random(f"null {seed}")
     texts = [e.completion for e in episodes]
