@@ -16,8 +16,13 @@ def found(**more: object) -> Audit:
         **dict.fromkeys(("source", "tree"), "tested"),
         **dict.fromkeys(("gold", "golds", "agreement")),
         **dict.fromkeys(("nulls", "swaps", "stability", "explanations", "gradients", "findings"), ()),
-        **{"texts": ("a", "b"), "scores": np.array([0.0, 1.0]), "spread": 0.5, "missing": 0},
-        **{"surfaces": (surface,), "batch": {}, "terms": {}},
+        "texts": ("a", "b"),
+        "scores": np.array([0.0, 1.0]),
+        "spread": 0.5,
+        "missing": 0,
+        "surfaces": (surface,),
+        "batch": {},
+        "terms": {},
     }
     return Audit(**(values | more))  # type: ignore[arg-type]
 
