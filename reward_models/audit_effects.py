@@ -332,6 +332,8 @@ class _Pairs:
         before, after, change = list(found.before), list(found.after), found.change.copy()
         open_ = np.flatnonzero(~found.equal).tolist()
         for attempt in range(1, _ATTEMPTS):
+            if not open_:
+                break
             said = [shared[(i + attempt) % len(shared)] for i in open_]
             own = cls._once(variant, [episodes[i] for i in open_], said, gold)
             for place in np.flatnonzero(own.equal).tolist():
@@ -339,8 +341,6 @@ class _Pairs:
                 before[i], after[i] = own.before[place], own.after[place]
                 change[i] = own.change[place] if own.change is not None else 0
             open_ = [i for place, i in enumerate(open_) if not own.equal[place]]
-            if not open_:
-                break
         return cls(before, after, change)
 
     @classmethod

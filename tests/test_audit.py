@@ -245,8 +245,11 @@ def test_words_that_are_worth_something_are_named(
     assert finding.bias.startswith(f"{kind} ")
     assert all(f"“{w}”" in finding.statement for w in words_paid)
     # The effect is that of the word among texts that have it, whatever the share of such texts.
-    for part in found.parts[: len(words_paid)]:
-        assert part.effect.value == pytest.approx(worth / found.spread, rel=0.05)
+    effects = {p.part: p.effect.value for p in found.parts if p.kind == kind}
+    expected = dict.fromkeys(words_paid, worth / found.spread)
+    assert {w: effects[w] for w in words_paid} == pytest.approx(
+        expected, rel=0.15
+    )  # some peers are paid for too
 
 
 @given(st.floats(0.01, 100), st.floats(-50, 50), st.integers(0, 99))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import re
@@ -56,7 +57,7 @@ def products() -> tuple[Task, list[Episode]]:
 @pytest.fixture(scope="module")
 def found() -> Audit:
     task, episodes = products()
-    return audit_reward(2 * Keywords(["mug"]) + Length(10, 40), episodes, task.reward, CONFIG)
+    return audit_reward(2 * Keywords(["today"]) + Length(10, 40), episodes, task.reward, CONFIG)
 
 
 def test_the_page_needs_nothing_from_outside(found: Audit) -> None:
@@ -91,11 +92,12 @@ def test_the_page_shows_the_numbers_and_every_figure(found: Audit) -> None:
 
 def test_a_clean_verdict_says_so() -> None:
     task, episodes = products()
-    page = audit_page(audit_reward(task.reward, episodes, task.reward, CONFIG))
+    found = audit_reward(task.reward, episodes, task.reward, CONFIG)
+    page = audit_page(found)
     assert "<strong>It follows gold, and none of the biases looked for was found.</strong>" in page
     assert 'class="verdict good"' in page
     assert "gold 0." in page  # best of 64
-    blind = audit_page(audit_reward(task.reward, episodes, None, CONFIG))
+    blind = audit_page(dataclasses.replace(found, gold=None, golds=None, agreement=None, best=None))
     assert "<strong>Nobody knows what this reward should follow" in blind
     assert 'class="verdict open"' in blind
     assert "follows gold" not in blind
