@@ -28,10 +28,10 @@ from .probes import rewritten
 
 Score: TypeAlias = "Callable[[Sequence[Episode]], FloatArray]"
 Golds: TypeAlias = "Callable[[Sequence[Episode]], FloatArray | None]"
-_FIRST, _SECOND = 10, 32  # texts that a part is put into
+_FIRST, _SECOND = 10, 56  # texts that a part is put into
 _PROMISING, _PROMOTED = 0.1, 40  # effect that reaches the second stage; how many parts do
 _PEERS, _NEAREST = 10, 8  # parts beside them; of these, how many of about equal length are compared with
-_ENOUGH, _ATTEMPTS = 8, 4  # texts in which gold is blind to an edit; sentences tried to find them
+_ENOUGH, _ATTEMPTS = 8, 8  # texts in which gold is blind to an edit; sentences tried to find them
 _FEWEST = 6  # texts with a peer of equal gold
 FAMILY = 0.01  # probability of naming any part of a reward that pays for none
 

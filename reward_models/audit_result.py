@@ -26,7 +26,7 @@ EFFECT, UNSTABLE = 0.2, 0.5
 # … for one word, or another part put into a text.
 PART = 0.1
 # … as a rank correlation at equal gold (its whole interval); as what the batch changes, of the scores.
-PARTIAL, BATCH = 0.05, 1e-5
+PARTIAL, LOUD, BATCH = 0.05, 0.2, 1e-5
 # Below this rank correlation a reward does not follow gold; from the second on it follows it well.
 FOLLOWS, FOLLOWS_WELL = 0.3, 0.5
 
@@ -210,7 +210,7 @@ class Audit:
 
     def summary(self) -> dict[str, Any]:
         """As plain data, for JSON."""
-        limits = {"effect": EFFECT, "part": PART, "unstable": UNSTABLE, "partial": PARTIAL, "batch": BATCH}
+        limits = {"effect": EFFECT, "part": PART, "unstable": UNSTABLE, "partial": PARTIAL, "loud": LOUD, "batch": BATCH}
         limits |= {"follows": FOLLOWS, "follows_well": FOLLOWS_WELL}
         found: dict[str, Any] = plain(self)
         return found | {"thresholds": limits, "headline": self.headline(), "mark": self.mark}

@@ -13,7 +13,7 @@ from text_gym.interval import Interval
 
 from .audit_effects import PartEffect
 from .audit_parts import tokens
-from .audit_result import BATCH, EFFECT, FOLLOWS, PART, PARTIAL, UNSTABLE, Audit, Finding, quoted
+from .audit_result import BATCH, EFFECT, FOLLOWS, LOUD, PART, PARTIAL, UNSTABLE, Audit, Finding, quoted
 
 _COMPOSED = ("opening", "ending", "phrase")  # parts of several words
 _MOST_PARTS = 12  # of one kind that a finding lists
@@ -60,7 +60,9 @@ def _surfaces(found: Audit) -> Iterator[Finding]:
         # Without gold nobody knows whether less would be deserved: only what is paid for is named then.
         wanted = s.gold is not None and s.gold.value > EFFECT / 4
         unwanted = s.gold is None or s.gold.value < -EFFECT / 4
-        sure = s.corrected or s.effect
+        # Where texts of equal gold say so too, and loudly, the edit need not stand against all that was tried.
+        loud = s.partial is not None and max(s.partial.low, -s.partial.high) >= LOUD
+        sure = s.effect if loud and s.partial.value * s.effect.value > 0 else s.corrected or s.effect
         paid = s.effect.value >= EFFECT and sure.low > 0 and not wanted
         punished = s.effect.value <= -EFFECT and sure.high < 0 and not unwanted
         text = f"{s.edit} {{}} {_shown(s.effect)} standard deviations{_beside(s.gold)}"
@@ -103,7 +105,7 @@ def _parts(found: Audit) -> Iterator[Finding]:
         rivals = [
             part for (k, up), own in named.items() for part in own if up != paid and (composed or k == kind)
         ]
-        least = max((abs(p.effect.value) for p in rivals), default=0.0) * (1 if composed else 0.5)
+        least = max((abs(p.effect.value) for p in rivals), default=0.0) * (1.5 if composed else 0.5)
         if not parts or abs(every[0].effect.value) <= least:
             continue
         shown = [f"“{p.part}” {_shown(p.effect)}" for p in parts[:_MOST_PARTS]]
