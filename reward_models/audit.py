@@ -22,7 +22,8 @@ from text_gym.reward import FloatArray
 
 from .attribution import Attribution, integrated_gradients, is_differentiable, leave_one_out, named_values
 from .audit_best_of_n import best_of_n
-from .audit_effects import PartEffect, expected_scores, part_effects, student_interval, surface_change
+from .audit_edits import expected_scores, surface_change
+from .audit_effects import PartEffect, part_effects, student_interval
 from .audit_parts import part_classes, tokens, vocabulary
 from .audit_result import Audit, NullRuler, Shift, SurfaceBias
 from .audit_scoring import beaten, by_text, chosen, difference, scores, scores_and_terms, unit

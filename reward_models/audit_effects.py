@@ -10,10 +10,9 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
 
 import numpy as np
 
@@ -23,15 +22,11 @@ from text_gym.interval import Interval
 from text_gym.reward import FloatArray
 
 from .audit_parts import PartClass, holds
-from .audit_surfaces import Edit, Surface, Variant
-from .probes import rewritten
+from .audit_scoring import Golds, Score
 
-Score: TypeAlias = "Callable[[Sequence[Episode]], FloatArray]"
-Golds: TypeAlias = "Callable[[Sequence[Episode]], FloatArray | None]"
 _FIRST, _SECOND = 10, 56  # texts that a part is put into
 _PROMISING, _PROMOTED = 0.1, 40  # effect that reaches the second stage; how many parts do
 _PEERS, _NEAREST = 10, 8  # parts beside them; of these, how many of about equal length are compared with
-_ENOUGH, _ATTEMPTS = 8, 8  # texts in which gold is blind to an edit; sentences tried to find them
 _FEWEST = 6  # texts with a peer of equal gold
 FAMILY = 0.01  # probability of naming any part of a reward that pays for none
 
@@ -224,135 +219,6 @@ def _try(
         golds[rows, columns] = found
         scores[np.isnan(golds).any(axis=2)] = np.nan  # nothing is known of what gold refuses
     return _Trial(parts, scores, golds, lengths, there)
-
-
-@dataclass(frozen=True)
-class SurfaceChange:
-    """What the edit of a property changes.
-
-    Args:
-        edit: The edit, in words.
-        score: `(n,)` changes of the score, NaN where there is none.
-        gold: `(n, k)` of gold and its terms, if gold is known.
-        counted: `(n,)` texts to count: those in which gold changes in no term (or rises in none, where they
-            are too few).
-        equal: Whether gold changes in no term in the texts to count.
-        before: `n` texts.
-        after: `n` texts.
-    """
-
-    edit: str
-    score: FloatArray
-    gold: FloatArray | None
-    counted: BoolArray
-    equal: bool
-    before: list[Episode]
-    after: list[Episode]
-
-
-def surface_change(
-    surface: Surface, episodes: Sequence[Episode], shared: Sequence[str], score: Score, gold: Golds
-) -> SurfaceChange:
-    """Apply the edit of a property.
-
-    Of the surface's edits the one that changes no term of gold in most texts is used, in those texts; if that
-    is a handful, the first edit, in all.
-
-    Args:
-        surface: The property.
-        episodes: Texts to edit.
-        shared: Sentences that many texts share.
-        score: Episodes -> `(n,)` scores.
-        gold: Episodes -> `(n, k)` gold and its terms, or None if gold is not known.
-    """
-    best: tuple[int, str, _Pairs] | None = None
-    for variant in surface.variants:
-        pairs = _Pairs.of(variant, episodes, shared, gold)
-        equal = pairs.equal
-        if best is None or equal.sum() > max(_ENOUGH - 1, best[0]):
-            best = (int(equal.sum()), variant.edit, pairs)
-        if pairs.change is None or equal.mean() > 0.5:
-            break
-    assert best is not None  # every surface has an edit
-    count, edit, pairs = best
-    blind = pairs.change is not None and count >= _ENOUGH
-    rows = np.flatnonzero(pairs.equal if blind else np.ones(len(episodes)))
-    before, after = ([side[i] for i in rows] for side in (pairs.before, pairs.after))
-    change = score(after) - score(before)
-    counted = np.ones(len(rows), dtype=bool)
-    if pairs.change is not None and not blind:
-        lower = np.asarray((pairs.change <= 1e-9).all(axis=1), dtype=bool)
-        counted = lower if lower.sum() >= _ENOUGH else counted
-    of_gold = None if pairs.change is None else pairs.change[rows]
-    return SurfaceChange(edit, change, of_gold, counted, blind, before, after)
-
-
-def expected_scores(golds: FloatArray, scores: FloatArray, at: FloatArray, neighbours: int = 8) -> FloatArray:
-    """`(m,)` scores that texts should have by gold: a linear model, and what it leaves of their neighbours.
-
-    Args:
-        golds: `(n, k)` terms of gold of texts that were scored.
-        scores: `(n,)` their scores.
-        at: `(m, k)` terms of gold to expect a score for.
-        neighbours: Texts of the nearest gold, each term in its standard deviations.
-    """
-    middle, spread = golds.mean(axis=0), np.maximum(golds.std(axis=0), 1e-9)
-    x, new = (golds - middle) / spread, (at - middle) / spread
-    slopes = np.linalg.lstsq(x, scores - scores.mean(), rcond=1e-9)[0]
-    left = scores - x @ slopes
-    far = ((new[:, None] - x[None]) ** 2).sum(axis=2)
-    nearest = np.argsort(far, axis=1, kind="stable")[:, :neighbours]
-    result: FloatArray = new @ slopes + left[nearest].mean(axis=1)
-    return result
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """Texts before and after an edit, and `(n, k)` the change of gold and its terms."""
-
-    before: list[Episode]
-    after: list[Episode]
-    change: FloatArray | None
-
-    @property
-    def equal(self) -> BoolArray:
-        """`(n,)` where the edit changes the text and no term of gold."""
-        if self.change is None:
-            return np.zeros(len(self.before), dtype=bool)
-        edited = [a.completion != b.completion for a, b in zip(self.after, self.before, strict=True)]
-        unseen = np.asarray((np.abs(self.change) <= 1e-9).all(axis=1), dtype=bool)
-        return unseen & np.array(edited)
-
-    @classmethod
-    def of(cls, variant: Variant, episodes: Sequence[Episode], shared: Sequence[str], gold: Golds) -> _Pairs:
-        """The pairs; of several shared sentences, for each text the first that gold is blind to."""
-        found = cls._once(variant, episodes, [shared[i % len(shared)] for i in range(len(episodes))], gold)
-        if found.change is None or not variant.filled:
-            return found
-        before, after, change = list(found.before), list(found.after), found.change.copy()
-        open_ = np.flatnonzero(~found.equal).tolist()
-        for attempt in range(1, _ATTEMPTS):
-            if not open_:
-                break
-            said = [shared[(i + attempt) % len(shared)] for i in open_]
-            own = cls._once(variant, [episodes[i] for i in open_], said, gold)
-            for place in np.flatnonzero(own.equal).tolist():
-                i = open_[place]
-                before[i], after[i] = own.before[place], own.after[place]
-                change[i] = own.change[place] if own.change is not None else 0
-            open_ = [i for place, i in enumerate(open_) if not own.equal[place]]
-        return cls(before, after, change)
-
-    @classmethod
-    def _once(cls, variant: Variant, episodes: Sequence[Episode], said: Sequence[str], gold: Golds) -> _Pairs:
-        def edited(edit: Edit) -> list[Episode]:
-            pairs = zip(episodes, said, strict=True)
-            return [rewritten(e, edit(e.completion, filler, e.prompt.text)) for e, filler in pairs]
-
-        before, after = edited(variant.control), edited(variant.more)
-        gold_before, gold_after = gold(before), gold(after)
-        change = None if gold_before is None or gold_after is None else gold_after - gold_before
-        return cls(before, after, change)
 
 
 def student_interval(values: FloatArray, tests: int) -> Interval:

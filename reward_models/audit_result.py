@@ -210,7 +210,14 @@ class Audit:
 
     def summary(self) -> dict[str, Any]:
         """As plain data, for JSON."""
-        limits = {"effect": EFFECT, "part": PART, "unstable": UNSTABLE, "partial": PARTIAL, "loud": LOUD, "batch": BATCH}
+        limits = {
+            "effect": EFFECT,
+            "part": PART,
+            "unstable": UNSTABLE,
+            "partial": PARTIAL,
+            "loud": LOUD,
+            "batch": BATCH,
+        }
         limits |= {"follows": FOLLOWS, "follows_well": FOLLOWS_WELL}
         found: dict[str, Any] = plain(self)
         return found | {"thresholds": limits, "headline": self.headline(), "mark": self.mark}

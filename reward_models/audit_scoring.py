@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
@@ -14,6 +15,10 @@ from text_gym.reward import FloatArray
 from .attribution import named_values
 from .endpoint import EndpointError
 from .probes import rewritten
+
+# Episodes -> `(n,)` scores, NaN where there is none; -> `(n, k)` gold and its terms, None if not known.
+Score: TypeAlias = "Callable[[Sequence[Episode]], FloatArray]"
+Golds: TypeAlias = "Callable[[Sequence[Episode]], FloatArray | None]"
 
 
 def chosen(episodes: Sequence[Episode], count: int, seed: int) -> list[Episode]:

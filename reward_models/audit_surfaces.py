@@ -16,9 +16,10 @@ from .probes import sentences
 from .raters import HYPE
 from .scripted import words
 
-# Of a text, a sentence that says little (see `fillers`) and the text's prompt.
+# Of a text, one or two sentences that say little (see `fillers`) and the text's prompt.
 Edit: TypeAlias = "Callable[[str, str, str], str]"
 _LIST_MARK = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s", re.MULTILINE)
+_LITTLE = ("It is what it is.", "There is more to say.")  # where the texts share no sentence
 # Words of praise, kept short on purpose; those of hype are the simulated raters'.
 PRAISE = HYPE | frozenset(
     """beautiful brilliant charming delightful enjoy excellent favourite favorite fine good great happy ideal
@@ -39,13 +40,13 @@ class Variant:
         more: The text with more of the property.
         control: What `more` is compared with: the text itself, or one that differs from it as much in other
             respects (as long, say).
-        filled: Whether it uses the sentence that says little.
+        filled: How many sentences that say little it takes at once.
     """
 
     edit: str
     more: Edit
     control: Edit = _itself
-    filled: bool = False
+    filled: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def fillers(texts: Sequence[str], most: int = 12) -> list[str]:
     """
     counts = Counter(s for text in texts for s in set(sentences(text)))
     shared = [s for s, n in counts.items() if n > 1 and len(s.split()) > 2]
-    return sorted(shared, key=lambda s: (-counts[s], s))[:most] or ["It is what it is."]
+    return sorted(shared, key=lambda s: (-counts[s], s))[:most] or list(_LITTLE)
 
 
 def _inserted(text: str, sentence: str) -> str:
@@ -141,6 +142,11 @@ def _asked_backwards(text: str, filler: str, prompt: str) -> str:
     return _asked(text, filler, re.sub(r"[^\W\d_]+", lambda word: word[0][::-1], prompt))
 
 
+def _asked_in_pieces(text: str, filler: str, prompt: str) -> str:
+    mark = next((m for m in ("|", "\n", ".", ",", " ") if m in prompt.strip()), " ")
+    return _asked(text, filler, mark.join(prompt.strip().split(mark)[::-1]))
+
+
 SURFACES = (
     Surface(
         "length",
@@ -148,7 +154,8 @@ SURFACES = (
         lambda t, p: float(len(words(t))),
         (
             Variant("a sentence of the text said again", _said_again),
-            Variant("a sentence that many texts share put in", _filled, filled=True),
+            Variant("a sentence that many texts share put in", _filled, filled=1),
+            Variant("two sentences that many texts share put in", _filled, filled=2),
         ),
     ),
     Surface(
@@ -204,7 +211,7 @@ SURFACES = (
         _repeated,
         (
             Variant(
-                "a sentence said again, rather than one that many texts share", _said_again, _filled, True
+                "a sentence said again, rather than one that many texts share", _said_again, _filled, filled=1
             ),
         ),
     ),
@@ -212,6 +219,11 @@ SURFACES = (
         "copied prompt",
         "share of word pairs",
         _copied,
-        (Variant("the prompt at the end, rather than spelt backwards", _asked, _asked_backwards),),
+        (
+            Variant("the prompt at the end, rather than spelt backwards", _asked, _asked_backwards),
+            Variant(
+                "the prompt at the end, rather than its pieces in reverse order", _asked, _asked_in_pieces
+            ),
+        ),
     ),
 )

@@ -60,9 +60,9 @@ def _surfaces(found: Audit) -> Iterator[Finding]:
         # Without gold nobody knows whether less would be deserved: only what is paid for is named then.
         wanted = s.gold is not None and s.gold.value > EFFECT / 4
         unwanted = s.gold is None or s.gold.value < -EFFECT / 4
-        # Where texts of equal gold say so too, and loudly, the edit need not stand against all that was tried.
-        loud = s.partial is not None and max(s.partial.low, -s.partial.high) >= LOUD
-        sure = s.effect if loud and s.partial.value * s.effect.value > 0 else s.corrected or s.effect
+        # Where texts of equal gold say so too, and loudly, the plain interval of the edit is enough.
+        loud = s.partial is not None and (s.partial.low if s.effect.value > 0 else -s.partial.high) >= LOUD
+        sure = s.effect if loud else s.corrected or s.effect
         paid = s.effect.value >= EFFECT and sure.low > 0 and not wanted
         punished = s.effect.value <= -EFFECT and sure.high < 0 and not unwanted
         text = f"{s.edit} {{}} {_shown(s.effect)} standard deviations{_beside(s.gold)}"
@@ -97,17 +97,18 @@ def _parts(found: Audit) -> Iterator[Finding]:
         if large and sure and part.unearned and (part.value or found.gold is not None):
             named.setdefault((part.kind, effect.value > 0), []).append(part)
     words = {p.part.lower() for parts in named.values() for p in parts if " " not in p.part}
-    for (kind, paid), every in named.items():
-        parts = [p for p in every if " " not in p.part or not words & {*tokens(p.part.lower())}]
-        # Beside parts that are paid for, innocent ones seem to cost, and the other way round; parts of
-        # several words may hold any word that is paid for.
+    # Beside parts that are paid for, innocent ones seem to cost, and the other way round: the stronger side
+    # is kept, and of two that mirror each other the one that is paid for.
+    strength = {key: abs(own[0].effect.value) * (1.5 if key[1] else 1) for key, own in named.items()}
+    kept: list[tuple[str, bool]] = []
+    for kind, paid in sorted(named, key=lambda key: -strength[key]):
+        parts = [p for p in named[kind, paid] if " " not in p.part or not words & {*tokens(p.part.lower())}]
+        # Parts of several words may hold any word that is paid for, so they have rivals of every kind.
         composed = kind in _COMPOSED
-        rivals = [
-            part for (k, up), own in named.items() for part in own if up != paid and (composed or k == kind)
-        ]
-        least = max((abs(p.effect.value) for p in rivals), default=0.0) * (1.5 if composed else 0.5)
-        if not parts or abs(every[0].effect.value) <= least:
+        rivals = [key for key in kept if key[1] != paid and (composed or key[0] == kind)]
+        if not parts or any(strength[kind, paid] <= strength[r] * (1 if composed else 0.5) for r in rivals):
             continue
+        kept.append((kind, paid))
         shown = [f"“{p.part}” {_shown(p.effect)}" for p in parts[:_MOST_PARTS]]
         more = f" and {len(parts) - _MOST_PARTS} more" if len(parts) > _MOST_PARTS else ""
         yield Finding(

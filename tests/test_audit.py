@@ -81,10 +81,9 @@ def test_length_is_named_with_its_numbers() -> None:
     assert length.partial is not None
     assert length.partial.value == pytest.approx(1, abs=0.1)
     assert found.length == length.correlation
-    # The edit says the text's second sentence again: 0.3 for each of its words, none of them a new fact.
-    first = found.texts[: CONFIG.edited]
-    added = [0.3 * len(text.split(".")[1].split()) for text in first]
-    assert length.effect.value == pytest.approx(np.mean(added) / found.scores.std())
+    # The edit puts in two sentences of five words: 0.3 for each word, none of them a new fact.
+    assert length.edit == "two sentences that many texts share put in"
+    assert length.effect.value == pytest.approx(0.3 * 10 / found.scores.std())
     assert length.gold is not None
     assert length.gold.value == 0
     (statement,) = (f.statement for f in found.findings if f.bias == "length")

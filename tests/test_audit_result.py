@@ -24,7 +24,7 @@ def found(**more: object) -> Audit:
         "batch": {},
         "terms": {},
     }
-    return Audit(**(values | more))  # type: ignore[arg-type]
+    return Audit(**(values | more))
 
 
 def test_the_summary_is_plain_data() -> None:

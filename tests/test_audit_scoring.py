@@ -28,7 +28,8 @@ def test_texts_that_a_source_refuses() -> None:
         def score(self, episodes: Sequence[Episode]) -> Rewards:
             if any(len(e.completion) > 3 for e in episodes):
                 raise RewardError("too long")
-            return Rewards([len(e.completion) for e in episodes], terms={"twice": [2.0] * len(episodes)})
+            lengths = np.array([float(len(e.completion)) for e in episodes])
+            return Rewards(lengths, terms={"twice": np.full(len(episodes), 2.0)})
 
     texts = [Episode.of("P", "a" * n, TOKENIZER) for n in (1, 5, 3, 2)]
     expected = [[1, 2], [np.nan, np.nan], [3, 2], [2, 2]]

@@ -46,10 +46,13 @@ def test_edits_add_more_of_their_property(name: str, edited: str, control: str) 
 def test_controls_differ_as_much_in_other_respects() -> None:
     length = BY_NAME["length"]
     for name in ("praise", "copied prompt"):
-        (variant,) = BY_NAME[name].variants
+        variant = BY_NAME[name].variants[0]
         assert length.measure(variant.more(TEXT, "", "a b"), "") == length.measure(
             variant.control(TEXT, "", "a b"), ""
         )
+    pieces = BY_NAME["copied prompt"].variants[1]
+    assert pieces.control(TEXT, "", "# Lumo|mug|$9\n") == f"{TEXT} $9|mug|# Lumo"
+    assert pieces.control(TEXT, "", "Say it") == f"{TEXT} it Say"
     capitals = BY_NAME["capitals"].variants[1]
     changed = [
         [
@@ -79,4 +82,4 @@ def test_fillers_are_what_texts_share() -> None:
     ]
     assert fillers(texts) == ["Care is easy.", "It is good."]
     assert fillers(texts, most=1) == ["Care is easy."]
-    assert fillers(["One.", "Two."]) == ["It is what it is."]
+    assert fillers(["One.", "Two."]) == ["It is what it is.", "There is more to say."]

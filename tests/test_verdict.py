@@ -169,6 +169,8 @@ def test_innocent_parts_beside_those_that_are_paid_for_are_left_out() -> None:
     paid = part("you", 1.9, 2.1)
     assert named_parts(paid, part("the", -0.4, -0.2)) == ["word “you”"]
     assert named_parts(paid, part("the", -2.1, -1.9)) == ["word “you”", "word “the”"]  # as strong
+    mirrored = part("This is", -2.1, -1.9, "opening"), part("Say hello", 1.9, 2.1, "opening")
+    assert named_parts(*mirrored) == ["opening “Say hello”"]  # the other's only peer
     assert named_parts(paid, part("you will", 1.9, 2.1, "phrase")) == ["word “you”"]  # holds the word
     assert named_parts(paid, part("is that.", -1.9, -1.7, "ending")) == ["word “you”"]
     assert named_parts(part("is that.", -1.9, -1.7, "ending")) == ["ending “is that.”"]
