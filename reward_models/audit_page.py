@@ -20,7 +20,7 @@ from text_gym.report import write_json
 
 from .attribution import Attribution
 from .audit_figures import Series, intervals, scatter
-from .audit_result import EFFECT, PART, PARTIAL, Audit, Shift
+from .audit_result import EFFECT, PART, Audit, Shift
 from .scripted import words
 
 _TEMPLATE = Path(__file__).parent / "audit_page.html"
@@ -50,8 +50,7 @@ def audit_page(found: Audit) -> str:
         a=found,
         effect=EFFECT,
         part=PART,
-        partial=PARTIAL,
-        weights=[w for w in found.weights if w.weight.low > 0 or w.weight.high < 0],
+        weights=[w for w in found.weights if _surely(w.weight)],
         confirmed=_confirmed(found),
         figures={name: Markup(svg) for name, svg in _figures(found).items()},
         explanations=[_coloured(e) for e in found.explanations],
@@ -60,9 +59,13 @@ def audit_page(found: Audit) -> str:
     )
 
 
+def _surely(effect: Interval) -> bool:
+    return abs(effect.value) >= PART and (effect.low > 0 or effect.high < 0)
+
+
 def _confirmed(found: Audit) -> dict[str, str]:
     """What the edit says of the words that go with the score at equal gold: `yes`, `no`, or nothing."""
-    surely = {p.part.lower(): p.effect.value for p in found.parts if p.effect.low > 0 or p.effect.high < 0}
+    surely = {p.part.lower(): p.effect.value for p in found.parts if _surely(p.effect)}
     said = {}
     for w in found.weights:
         name = w.name.removeprefix("first word: ")
@@ -90,7 +93,7 @@ def _figures(found: Audit) -> dict[str, str]:
         figures["parts"] = intervals(
             [f"{p.kind}: {harmless(p.part, limit=_LABEL)}" for p in shown],
             [("this reward", [p.effect for p in shown])],
-            "change of score in place of its peers (standard deviations)",
+            "change of score (standard deviations)",
             name="parts",
         )
     figures |= {

@@ -189,8 +189,9 @@ class Audit:
         """Parts that surely add to the score, or cost, and of which no gold tells whether they should."""
         if self.gold is not None:
             return ()
-        sure = (p for p in self.parts if p.effect.low > 0 or p.effect.high < 0)
-        return tuple(p for p in sure if not p.value and abs(p.effect.value) >= EFFECT)
+        sure = [p for p in self.parts if p.effect.low > 0 or p.effect.high < 0]
+        large = (p for p in sure if not p.value and abs(p.effect.value) >= EFFECT)
+        return tuple(sorted(large, key=lambda p: " " in p.part))  # single words first
 
     def headline(self) -> str:
         """The verdict in one sentence."""
