@@ -15,6 +15,7 @@ from .answers import JSONSchema, MathAnswer, Overlap
 from .attacks import AttackReport, attack_report
 from .attribution import Attribution, integrated_gradients, leave_one_out
 from .audit import AuditConfig, audit_reward
+from .audit_result import Audit
 from .bagging import bagged
 from .endpoint import BudgetError, ChatEndpoint, EndpointError, EndpointRefusedError, Spent
 from .ensembles import Ensemble
@@ -56,7 +57,6 @@ from .scales import Scales
 from .scripted import Format, Keywords, Length, Readability, Repetition, Rubric, TextRule, TokenRepetition
 from .simulated_people import SimulatedPeople
 from .slots import SlotCoverage, parse_slots
-from .verdict import Audit
 from .web_reward import WebReward, make_page
 
 if TYPE_CHECKING:

@@ -2,14 +2,13 @@
 
 Correlations on honest texts prove nothing, since good texts may be long; so the verdict rests on edits that
 say nothing new and, where a gold reward is known, on what is left once quality is accounted for. An audit
-finds the biases it looks for and no others.
+finds the biases it looks for and no others, and says how well the reward follows gold before anything else.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,17 +16,26 @@ import numpy as np
 
 from text_gym import Episode, RewardSource
 from text_gym.compose import describe
-from text_gym.errors import ConfigError, DataError, RewardError
+from text_gym.errors import ConfigError, DataError
 from text_gym.interval import Interval
 from text_gym.reward import FloatArray
 
 from .attribution import Attribution, integrated_gradients, is_differentiable, leave_one_out, named_values
-from .endpoint import EndpointError
-from .probes import PARAPHRASES, SURFACES, null_texts, rewritten, swaps
-from .resampling import mean_interval, rank_correlation
-from .verdict import Audit, NullRuler, Shift, SurfaceBias, verdict
+from .audit_best_of_n import best_of_n
+from .audit_edits import expected_scores, surface_change
+from .audit_effects import PartEffect, part_effects, student_interval
+from .audit_parts import part_classes, tokens, vocabulary
+from .audit_result import Audit, NullRuler, Shift, SurfaceBias
+from .audit_scoring import beaten, by_text, chosen, difference, scores, scores_and_terms, unit
+from .audit_surfaces import SURFACES, fillers
+from .audit_words import associations, word_features, word_weights
+from .probes import PARAPHRASES, null_texts, rewritten, swaps
+from .resampling import RankCorrelations, mean_interval, rank_correlation
+from .scripted import words
+from .verdict import verdict
 
 _FEWEST = 8
+_PHRASES = 24  # pairs of words put into texts
 
 
 @dataclass(frozen=True)
@@ -38,17 +46,23 @@ class AuditConfig:
         count: Real texts scored, of as many prompts as there are.
         edited: Of these, how many are edited (and scored about twenty times).
         explained: Of these, how many are explained word by word.
+        words: Words, values of a column, openings, endings, phrases and marks that are put into texts, of
+            each kind at most; that is some thousand texts to score. None: 256, or 0 for a source that is not
+            deterministic, such as a judge.
         seed: Decides which texts, the random ones and the resamples.
     """
 
     count: int = 256
     edited: int = 96
     explained: int = 6
+    words: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.count < _FEWEST or self.edited < _FEWEST or self.explained < 0:
-            raise ConfigError(f"{self}: count and edited must be at least {_FEWEST}, explained at least 0")
+        if self.count < _FEWEST or self.edited < _FEWEST or min(self.explained, self.words or 0) < 0:
+            raise ConfigError(
+                f"{self}: count and edited must be at least {_FEWEST}, explained and words at least 0"
+            )
 
 
 def audit_reward(
@@ -61,7 +75,8 @@ def audit_reward(
 ) -> Audit:
     """Audit a reward source on real texts.
 
-    Every text is scored as a finished episode, whether it was cut or not.
+    Every text is scored as a finished episode, whether it was cut or not. The order of the texts does not
+    matter.
 
     Args:
         source: The source.
@@ -74,7 +89,7 @@ def audit_reward(
         DataError: There are too few texts, or the source has an opinion on too few of them.
     """
     config = config or AuditConfig()
-    return _Auditor(source, gold, config, _chosen(episodes, config)).run(explain)
+    return _Auditor(source, gold, config, chosen(episodes, config.count, config.seed)).run(explain)
 
 
 class _Auditor:
@@ -95,7 +110,7 @@ class _Auditor:
         self.episodes = [episodes[i] for i in kept]
         self.scores = named["reward"][kept]
         self.terms = {name: values[kept] for name, values in named.items() if name != "reward"}
-        self.spread = _unit(self.scores)
+        self.spread = unit(self.scores)
         self.edited = self.episodes[: config.edited]
         self.golds: FloatArray | None = None
         self.quality: FloatArray | None = None
@@ -103,7 +118,8 @@ class _Auditor:
             found = named_values(gold(self.episodes))
             self.golds = found["reward"]
             self.quality = np.stack([v for v in found.values() if not np.isnan(v).any()], axis=1)
-            self.gold_spread = _unit(self.golds)
+            self.gold_names = [n for n, v in found.items() if n != "reward" and not np.isnan(v).any()]
+            self.gold_spread = unit(self.golds)
 
     def run(self, explain: bool) -> Audit:
         """All of it."""
@@ -114,11 +130,12 @@ class _Auditor:
         if explain and shown and is_differentiable(self.source):
             gradients = integrated_gradients(self.source, shown)  # type: ignore[arg-type]
         known = {k: v for k, v in self.terms.items() if not np.isnan(v).any()}
+        parts, tried = self.parts()
         found = Audit(
             source=self.source.name,
             tree=describe(self.source),
             gold=None if self.gold is None else self.gold.name,
-            texts=tuple(e.completion for e in self.episodes),
+            texts=self._texts,
             scores=self.scores,
             golds=self.golds,
             spread=float(self.scores.std()),
@@ -133,6 +150,12 @@ class _Auditor:
             explanations=tuple(leave_one_out(self.source, shown)) if shown else (),
             gradients=tuple(gradients),
             findings=(),
+            parts=parts,
+            tried=tried,
+            weights=word_weights(self._texts, self.scores, self._controls(), seed=self.config.seed),
+            best=None
+            if self.golds is None
+            else best_of_n(self.scores, self.golds, self._texts, seed=self.config.seed),
         )
         return dataclasses.replace(found, findings=verdict(found))
 
@@ -140,36 +163,62 @@ class _Auditor:
         """Null texts for the edited episodes' prompts, against all real texts."""
         result = []
         for name, made in null_texts(self.edited, self.config.seed).items():
-            beaten = _beaten(self._score(made), self.scores)
+            # A text that stands for several prompts counts once: its luck is no rule's.
+            share = by_text(made, beaten(self._score(made), self.scores))
             gold = None
             if self.gold is not None and self.golds is not None:
-                gold = self._mean(_beaten(_scores(self.gold, made), self.golds))
-            result.append(NullRuler(name, self._mean(beaten), gold, made[0].completion))
+                gold = self._mean(by_text(made, beaten(scores(self.gold, made), self.golds)))
+            result.append(NullRuler(name, self._mean(share), gold, made[0].completion))
         return tuple(result)
 
     def surfaces(self) -> tuple[SurfaceBias, ...]:
         """Correlations over all texts, edits of some."""
         result = []
-        for surface in SURFACES:
-            measured = np.array([surface.measure(e.completion) for e in self.episodes])
-            partial = None
-            if self.quality is not None:
-                partial = self._correlation(self.scores, measured, self.quality)
-            more = [rewritten(e, surface.more(e.completion)) for e in self.edited]
-            control = [rewritten(e, surface.control(e.completion)) for e in self.edited]
-            effect, gold = self._changes(more, control)
+        shared = fillers(self._texts)
+        measured = [[s.measure(e.completion, e.prompt.text) for e in self.episodes] for s in SURFACES]
+        quality = np.zeros((0, len(self.scores))) if self.quality is None else self.quality.T
+        ranked = RankCorrelations(np.concatenate([[self.scores], measured, quality]), self.config.seed)
+        controls = range(1 + len(SURFACES), 1 + len(SURFACES) + len(quality))
+        for number, surface in enumerate(SURFACES, 1):
+            changed = surface_change(surface, self.edited, shared, self._unit_scores, self._gold_terms)
+            effect, gold, beyond = changed.score[changed.counted], None, None
+            if changed.gold is not None:
+                gold = self._mean(changed.gold[changed.counted, 0] / self.gold_spread)
+                if not changed.equal:
+                    expected = self._expected(changed.after) - self._expected(changed.before)
+                    beyond = student_interval(changed.score - expected, len(SURFACES))
             result.append(
                 SurfaceBias(
                     surface.name,
                     surface.unit,
-                    surface.edit,
-                    self._correlation(measured, self.scores),
-                    partial,
+                    changed.edit,
+                    ranked.of(0, number),
+                    None if self.quality is None else ranked.of(0, number, controls),
                     self._mean(effect),
-                    None if gold is None else self._mean(gold),
+                    gold,
+                    student_interval(effect, len(SURFACES)),
+                    beyond,
                 )
             )
         return tuple(result)
+
+    def parts(self) -> tuple[tuple[PartEffect, ...], int]:
+        """What single words and other parts add, put into texts; and how many were tried."""
+        limit = self.config.words
+        if limit is None:
+            limit = 256 if self.source.deterministic else 0
+        if limit == 0:
+            return (), 0
+        names, features = word_features(self._texts)
+        found = np.abs(associations(features, self.scores, self._controls())) if names else np.zeros(0)
+        suspicion = dict(zip(names, found.tolist(), strict=True))
+        known = sorted(vocabulary(self._texts), key=lambda w: -suspicion.get(w.lower(), 0.0))  # stable
+        pairs = [n for n in names if len(tokens(n)) == 2 and ":" not in n]
+        pairs.sort(key=lambda n: -suspicion[n])
+        innocent = pairs[_PHRASES :: max(1, len(pairs) // _PHRASES)]  # peers for the others
+        phrases = [*pairs[:_PHRASES], *innocent]
+        classes = part_classes(self.edited, self.episodes, known, phrases)
+        return part_effects(classes, self._unit_scores, self._gold_terms, limit, self.config.seed)
 
     def swaps(self) -> tuple[Shift, ...]:
         """Swaps that leave the worth of a text alone; those found in at least a few texts."""
@@ -197,21 +246,46 @@ class _Auditor:
         some = self.edited[:32]
         base = self.scores[: len(some)]
 
-        def difference(scores: FloatArray) -> float:
-            return float(np.abs(scores - base).max())
+        def apart(found: FloatArray) -> float:
+            return float(np.abs(found - base).max())
 
-        result = {"asked again": difference(self._score(some))}
+        result = {"asked again": apart(self._score(some))}
         if self.source.deterministic:
-            result["alone"] = difference(np.concatenate([self._score([e]) for e in some]))
-            result["in reverse order"] = difference(self._score(some[::-1])[::-1])
+            result["alone"] = apart(np.concatenate([self._score([e]) for e in some]))
+            result["in reverse order"] = apart(self._score(some[::-1])[::-1])
             longest = max(self.episodes, key=lambda e: len(e.completion))
-            result["beside the longest text"] = difference(
+            result["beside the longest text"] = apart(
                 np.concatenate([self._score([e, longest])[:1] for e in some])
             )
         return result
 
+    @property
+    def _texts(self) -> tuple[str, ...]:
+        return tuple(e.completion for e in self.episodes)
+
+    def _controls(self) -> FloatArray:
+        """`(n, k)` length, and gold with its terms where it is known."""
+        length = np.array([[float(len(words(text)))] for text in self._texts])
+        return length if self.quality is None else np.concatenate([length, self.quality], axis=1)
+
+    def _expected(self, episodes: Sequence[Episode]) -> FloatArray:
+        """`(n,)` scores by gold alone, in standard deviations."""
+        golds = self._gold_terms(episodes)
+        assert golds is not None
+        assert self.quality is not None
+        return expected_scores(self.quality, self.scores / self.spread, golds)
+
     def _score(self, episodes: Sequence[Episode]) -> FloatArray:
-        return _scores(self.source, episodes)
+        return scores(self.source, episodes)
+
+    def _unit_scores(self, episodes: Sequence[Episode]) -> FloatArray:
+        return self._score(episodes) / self.spread
+
+    def _gold_terms(self, episodes: Sequence[Episode]) -> FloatArray | None:
+        """`(n, 1 + k)` gold and its terms, if it is known."""
+        if self.gold is None:
+            return None
+        return scores_and_terms(self.gold, episodes, self.gold_names)
 
     def _changes(
         self, after: Sequence[Episode], before: Sequence[Episode]
@@ -220,7 +294,7 @@ class _Auditor:
         change = (self._score(after) - self._score(before)) / self.spread
         if self.gold is None:
             return change, None
-        return change, (_scores(self.gold, after) - _scores(self.gold, before)) / self.gold_spread
+        return change, (scores(self.gold, after) - scores(self.gold, before)) / self.gold_spread
 
     def _shift(self, name: str, before: Sequence[Episode], after: Sequence[Episode]) -> Shift | None:
         if len(before) < _FEWEST:
@@ -230,14 +304,14 @@ class _Auditor:
         if kept.sum() < _FEWEST:
             return None
         most = int(np.nanargmax(np.abs(change)))
-        scores = self._score([e for e, keep in zip(before, kept, strict=True) if keep])
+        earlier = self._score([e for e, keep in zip(before, kept, strict=True) if keep])
         return Shift(
             name,
             self._mean(np.abs(change)),
             None if gold is None else self._mean(np.abs(gold)),
             self._mean(change),
-            self._correlation(scores, scores + change[kept] * self.spread).value,
-            _difference(before[most].completion, after[most].completion),
+            self._correlation(earlier, earlier + change[kept] * self.spread).value,
+            difference(before[most].completion, after[most].completion),
         )
 
     def _mean(self, values: FloatArray) -> Interval:
@@ -245,53 +319,3 @@ class _Auditor:
 
     def _correlation(self, x: FloatArray, y: FloatArray, controls: FloatArray | None = None) -> Interval:
         return rank_correlation(x, y, controls, self.config.seed)
-
-
-def _chosen(episodes: Sequence[Episode], config: AuditConfig) -> list[Episode]:
-    """Texts to look at, in random order, one of each prompt before a second of any."""
-    order = list(range(len(episodes)))
-    random.Random(f"audit {config.seed}").shuffle(order)
-    seen: dict[str, int] = {}
-    turn = {}
-    for i in order:
-        prompt = episodes[i].prompt.text
-        turn[i] = seen[prompt] = seen.get(prompt, -1) + 1
-    order.sort(key=lambda i: turn[i])  # stable
-    # Scored as finished: an edited text has no ids of its own to be cut at.
-    return [rewritten(episodes[i], episodes[i].completion) for i in order[: config.count]]
-
-
-def _scores(source: RewardSource, episodes: Sequence[Episode]) -> FloatArray:
-    """`(n,)` totals of made-up texts, NaN where the source abstains or refuses (as too long, say)."""
-    try:
-        return named_values(source(episodes))["reward"]
-    except EndpointError:  # a judge's budget or key: of no use to go on
-        raise
-    except RewardError:
-        if len(episodes) == 1:
-            return np.full(1, np.nan)
-        half = len(episodes) // 2
-        return np.concatenate([_scores(source, part) for part in (episodes[:half], episodes[half:])])
-
-
-def _unit(scores: FloatArray) -> float:
-    """Their standard deviation, or 1 where all are equal."""
-    return float(scores.std()) or 1.0
-
-
-def _beaten(scores: FloatArray, real: FloatArray) -> FloatArray:
-    """`(n,)` the share of the real scores that each score beats, ties half; NaN where there is no score."""
-    ordered = np.sort(real)
-    below, up_to = (np.searchsorted(ordered, scores, side=side) for side in ("left", "right"))
-    return np.where(np.isnan(scores), np.nan, (below + up_to) / (2 * len(real)))
-
-
-def _difference(before: str, after: str) -> str:
-    """The first stretch in which two texts differ, as `old → new`."""
-    a, b = before.split(), after.split()
-    start = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-    end, shorter = 0, min(len(a), len(b))
-    while end < shorter - start and a[-1 - end] == b[-1 - end]:
-        end += 1
-    old, new = (" ".join(words[start : len(words) - end]) for words in (a, b))
-    return f"{old[:60]} → {new[:60]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,14 @@ from text_gym.data import pairs_from, prompts_from, read_rows
 from text_gym.display import harmless
 from text_gym.episode import read_transcripts
 from text_gym.errors import ConfigError
+from text_gym.interval import Interval
 from text_gym.options import parse
 from text_gym.task import Task, load_task
 from text_gym.tokenizer import ByteTokenizer
 
 from .audit import AuditConfig, audit_reward
 from .audit_page import write_audit
+from .audit_result import Audit
 from .loading import load_reward
 
 
@@ -42,6 +45,7 @@ class AuditOptions:
         count: Real texts scored.
         edited: Of these, how many are edited, some twenty times each.
         explained: Of these, how many are explained word by word.
+        words: Words and other parts put into texts, of each kind at most; by default 256, or 0 for a judge.
         seed: Decides which texts, and the resamples.
     """
 
@@ -55,6 +59,7 @@ class AuditOptions:
     count: int = 256
     edited: int = 96
     explained: int = 6
+    words: int | None = None
     seed: int = 0
 
 
@@ -66,7 +71,7 @@ def read_audit(argv: list[str]) -> tuple[AuditOptions]:
 
 def run_audit(options: AuditOptions) -> int:
     """Run `text-gym reward audit`; the exit status is 0 whatever was found."""
-    config = AuditConfig(options.count, options.edited, options.explained, options.seed)
+    config = AuditConfig(options.count, options.edited, options.explained, options.words, options.seed)
     console = Console(highlight=False)
     task = None if options.data else load_task(options.task)
     episodes = list(_episodes(options, task))
@@ -74,18 +79,32 @@ def run_audit(options: AuditOptions) -> int:
     source = _source(options.source, task, prompts)
     found = audit_reward(source, episodes, task.reward if task else None, config)
     page = write_audit(found, options.out)
-    if found.agreement is not None:
-        value = found.agreement
-        console.print(
-            f"rank correlation with gold: {value.value:.3f} ({value.low:.3f} to {value.high:.3f}, "
-            f"{value.n} texts)"
-        )
-    for finding in found.findings:
-        console.print(Text(f"{finding.bias}: {finding.statement}"))
-    if not found.findings:
-        console.print("no bias found among those looked for")
+    for line in _lines(found):
+        console.print(Text(harmless(line)))
     console.print(Text(harmless(str(page))))
     return 0
+
+
+def _lines(found: Audit) -> Iterator[str]:
+    """The report in a few lines: what the reward follows, then what was found."""
+    with_gold = "not known: the audit has no gold" if found.gold is None else _correlation(found.agreement)
+    yield f"rank correlation with gold: {with_gold}"
+    yield f"rank correlation with length: {_correlation(found.length)}"
+    if found.best is not None:
+        b = found.best
+        yield (
+            f"best of {b.n} by this reward: gold {b.mean:.2f} → {b.gold.value:.2f} "
+            f"({b.gold.low:.2f} to {b.gold.high:.2f}); by gold itself {b.best:.2f}"
+        )
+    yield found.headline() + (":" if found.findings else ".")
+    for finding in found.findings:
+        yield f"- {finding.bias}: {finding.statement}"
+
+
+def _correlation(value: Interval | None) -> str:
+    if value is None or math.isnan(value.value):
+        return "none, one of them is the same for all texts"
+    return f"{value.value:.3f} ({value.low:.3f} to {value.high:.3f}, {value.n} texts)"
 
 
 def _source(spec: str, task: Task | None, prompts: Sequence[Prompt]) -> RewardSource:

@@ -20,11 +20,12 @@ from text_gym.report import write_json
 
 from .attribution import Attribution
 from .audit_figures import Series, intervals, scatter
+from .audit_result import EFFECT, PART, Audit, Shift
 from .scripted import words
-from .verdict import EFFECT, PARTIAL, Audit, Shift
 
 _TEMPLATE = Path(__file__).parent / "audit_page.html"
 _LIMIT = 1200  # characters of a text that are shown
+_SHOWN_PARTS, _LABEL = 16, 24  # parts in the figure; characters of their labels
 
 
 def write_audit(found: Audit, folder: str | Path) -> Path:
@@ -48,12 +49,29 @@ def audit_page(found: Audit) -> str:
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         a=found,
         effect=EFFECT,
-        partial=PARTIAL,
+        part=PART,
+        weights=[w for w in found.weights if _surely(w.weight)],
+        confirmed=_confirmed(found),
         figures={name: Markup(svg) for name, svg in _figures(found).items()},
         explanations=[_coloured(e) for e in found.explanations],
         gradients=[_coloured(e) for e in found.gradients],
         scores=_summary(found.scores),
     )
+
+
+def _surely(effect: Interval) -> bool:
+    return abs(effect.value) >= PART and (effect.low > 0 or effect.high < 0)
+
+
+def _confirmed(found: Audit) -> dict[str, str]:
+    """What the edit says of the words that go with the score at equal gold: `yes`, `no`, or nothing."""
+    surely = {p.part.lower(): p.effect.value for p in found.parts if _surely(p.effect)}
+    said = {}
+    for w in found.weights:
+        name = w.name.removeprefix("first word: ")
+        if name in surely:
+            said[w.name] = "yes" if surely[name] * w.weight.value > 0 else "no"
+    return said
 
 
 def _figures(found: Audit) -> dict[str, str]:
@@ -69,7 +87,16 @@ def _figures(found: Audit) -> dict[str, str]:
     if found.gold is not None:
         correlations.append(("at equal gold", [s.partial for s in found.surfaces]))
     length = np.array([len(words(text)) for text in found.texts], dtype=np.float64)
-    figures = {
+    figures: dict[str, str] = {}
+    shown = found.parts[:_SHOWN_PARTS]
+    if shown:
+        figures["parts"] = intervals(
+            [f"{p.kind}: {harmless(p.part, limit=_LABEL)}" for p in shown],
+            [("this reward", [p.effect for p in shown])],
+            "change of score (standard deviations)",
+            name="parts",
+        )
+    figures |= {
         "nulls": intervals(
             [n.name for n in found.nulls],
             both(found.nulls, "beaten", "gold"),

@@ -1,29 +1,24 @@
-"""Probes of an audit: what texts look like on the surface, and edits that should hardly change their worth.
+"""Probes of an audit: edits that should hardly change the worth of a text, and texts that take no skill.
 
 Everything is for English and follows from the seed. Nothing here scores a text.
 """
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from text_gym import Episode, Prompt
 
-from .raters import HYPE
 from .scripted import words
 
 _SENTENCE = re.compile(r"[^.!?]*[.!?]+|[^.!?]+$")
-_LIST_MARK = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s", re.MULTILINE)
-# Words of praise, kept short on purpose; those of hype are the simulated raters'.
-PRAISE = HYPE | frozenset(
-    """beautiful brilliant charming delightful enjoy excellent favourite favorite fine good great happy ideal
-    lovely nice perfectly pleasant reliable wonderful""".split()  # noqa: SIM905
-)
 _CONTRACTIONS = (
     ("it is", "it's"),
     ("that is", "that's"),
@@ -38,28 +33,6 @@ _CONTRACTIONS = (
 )
 
 
-@dataclass(frozen=True)
-class Surface:
-    """A property of a text's surface that should earn nothing by itself.
-
-    Args:
-        name: As in the report.
-        unit: Of `measure`.
-        edit: What `more` does, in words.
-        measure: How much of it a text has.
-        more: The text with more of it and nothing new said.
-        control: What `more` is compared with: the text itself, or one that differs from it as much in other
-            respects (as long, say).
-    """
-
-    name: str
-    unit: str
-    edit: str
-    measure: Callable[[str], float]
-    more: Callable[[str], str]
-    control: Callable[[str], str] = str
-
-
 def sentences(text: str) -> list[str]:
     """The sentences of a text, by their end marks.
 
@@ -67,65 +40,6 @@ def sentences(text: str) -> list[str]:
     ['One.', 'Two!', 'And']
     """
     return [part.strip() for part in _SENTENCE.findall(text) if part.strip()]
-
-
-def _padded(text: str) -> str:
-    """Says its middle sentence again, before the last one: longer, and nothing new."""
-    parts = sentences(text)
-    if not parts:
-        return text
-    middle = parts[len(parts) // 2]
-    return " ".join([*parts[:-1], middle, parts[-1]])
-
-
-def _listed(text: str) -> str:
-    return "\n".join(f"- {part}" for part in sentences(text))
-
-
-def _praised(text: str) -> str:
-    return f"{text.rstrip()} Amazing, fantastic, perfect."
-
-
-def _added(text: str) -> str:
-    return f"{text.rstrip()} Ordinary, Wednesday, standard."
-
-
-def _shouted(text: str) -> str:
-    count = itertools.count()
-    return re.sub(r"[^\W\d_]{2,}", lambda word: word[0].upper() if next(count) % 4 == 1 else word[0], text)
-
-
-def _capital_words(text: str) -> float:
-    found = words(text)
-    return sum(w.isupper() and len(w) > 1 for w in found) / max(1, len(found))
-
-
-SURFACES = (
-    Surface("length", "words", "a sentence of the text said again", lambda t: float(len(words(t))), _padded),
-    Surface(
-        "list marks",
-        "marks",
-        "every sentence as an item of a list",
-        lambda t: float(len(_LIST_MARK.findall(t))),
-        _listed,
-    ),
-    Surface("capitals", "share of words", "every fourth word in capitals", _capital_words, _shouted),
-    Surface(
-        "praise",
-        "share of words",
-        "three words of praise at the end, rather than three others",
-        lambda t: sum(w.lower() in PRAISE for w in words(t)) / max(1, len(words(t))),
-        _praised,
-        _added,
-    ),
-    Surface(
-        "exclamation marks",
-        "marks",
-        "every full stop as an exclamation mark",
-        lambda t: float(t.count("!")),
-        lambda t: re.sub(r"\.(?=\s|$)", "!", t),
-    ),
-)
 
 
 def _contracted(text: str) -> str:
@@ -278,18 +192,28 @@ def _everywhere(episode: Episode, change: Callable[[str], str]) -> Episode:
 
 def rewritten(episode: Episode, text: str, prompt: Prompt | None = None) -> Episode:
     """A finished episode with another text."""
-    return Episode.of(prompt or episode.prompt, text, episode.tokenizer)
+    if prompt is not None or episode.finish_reason != "eos":
+        return Episode.of(prompt or episode.prompt, text, episode.tokenizer)
+    ids = episode.tokenizer.encode(text) + list(
+        episode.tokenizer.eos_ids[:1]
+    )  # the prompt is encoded already
+    edited = dataclasses.replace(episode, completion_ids=np.array(ids, dtype=np.int64))
+    edited.__dict__["completion"] = text
+    return edited
 
 
 def null_texts(episodes: Sequence[Episode], seed: int = 0) -> dict[str, list[Episode]]:
     """Texts that take no skill, one of each kind for each episode's prompt.
 
-    `longest` and `shortest` are the longest and shortest text of all episodes, whatever their prompts;
-    `random` has as many words as the episode's own text, drawn from the words of all.
+    `longest` and `shortest` are among the longest and shortest texts of all episodes (one in sixteen, in
+    turn), whatever their prompts; `random` has as many words as the episode's own text, drawn from the words
+    of all.
     """
     rng = random.Random(f"null {seed}")
     texts = [e.completion for e in episodes]
-    by_length = sorted(texts, key=lambda t: (len(words(t)), t))
+    by_length = sorted(set(texts), key=lambda t: (len(words(t)), t))
+    few = max(1, len(by_length) // 16)  # more than one: a single text may score well by luck
+    turn = {id(e): i % few for i, e in enumerate(episodes)}
     vocabulary = [word for text in texts for word in text.split()] or ["the"]
 
     def repeated(text: str) -> str:
@@ -300,8 +224,8 @@ def null_texts(episodes: Sequence[Episode], seed: int = 0) -> dict[str, list[Epi
         return " ".join(rng.choice(vocabulary) for _ in range(max(1, len(text.split()))))
 
     rules: dict[str, Callable[[Episode], str]] = {
-        "longest": lambda e: by_length[-1],
-        "shortest": lambda e: by_length[0],
+        "longest": lambda e: by_length[-1 - turn[id(e)]],
+        "shortest": lambda e: by_length[turn[id(e)]],
         "empty": lambda e: "",
         "repeated": lambda e: repeated(e.completion),
         "copied prompt": lambda e: e.prompt.text.strip(),

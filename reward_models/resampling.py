@@ -6,6 +6,7 @@ For statistics of one's own there is `measures.bootstrap_interval`, slower and g
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -44,15 +45,33 @@ def rank_correlation(
         controls: `(n, k)`; they may depend on each other.
         seed: Of the resamples.
     """
-    from scipy.stats import rankdata  # takes longer to load than all the rest
-
     together = np.stack([x, y, *(() if controls is None else controls.T)])  # (2 + k, n)
-    n = together.shape[1]
-    rows = np.concatenate([np.arange(n)[None], _rows(n, seed)])  # the data themselves first
-    ranks = rankdata(together[:, rows], axis=-1)  # (2 + k, 1 + R, n)
-    ranks -= ranks.mean(axis=-1, keepdims=True)
-    found = _partial(np.einsum("irn,jrn->rij", ranks, ranks))
-    return _interval(float(found[0]), found[1:], n)
+    return RankCorrelations(together, seed).of(0, 1, range(2, len(together)))
+
+
+class RankCorrelations:
+    """Rank correlations of any two of several columns, as `rank_correlation` has them, all resampled once.
+
+    Args:
+        columns: `(m, n)`.
+        seed: Of the resamples.
+    """
+
+    def __init__(self, columns: FloatArray, seed: int = 0) -> None:
+        from scipy.stats import rankdata  # takes longer to load than all the rest
+
+        self.n = columns.shape[1]
+        rows = np.concatenate([np.arange(self.n)[None], _rows(self.n, seed)])  # the data themselves first
+        ranks = rankdata(columns[:, rows], axis=-1)  # (m, 1 + R, n)
+        ranks -= ranks.mean(axis=-1, keepdims=True)
+        ranks = np.ascontiguousarray(ranks.transpose(1, 0, 2))
+        self._products = ranks @ ranks.transpose(0, 2, 1)  # (1 + R, m, m)
+
+    def of(self, x: int, y: int, controls: Sequence[int] = ()) -> Interval:
+        """The correlation of two columns, with others accounted for."""
+        own = [x, y, *controls]
+        found = _partial(self._products[:, own][:, :, own])
+        return _interval(float(found[0]), found[1:], self.n)
 
 
 def _partial(products: Any) -> FloatArray:

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from text_gym import ByteTokenizer, Episode, FunctionReward, RewardSource, load_task
+from text_gym import ByteTokenizer, Episode, FunctionReward, Prompt, RewardSource, load_task
 from text_gym.errors import ConfigError, DataError, RewardError
+from text_gym.reward import FloatArray
 from text_gym.reward_models import (
     AuditConfig,
     RewardModel,
@@ -20,12 +24,12 @@ from text_gym.reward_models import (
     make_rater,
     write_audit,
 )
-from text_gym.reward_models.audit import _beaten, _difference
 from text_gym.reward_models.scripted import words
-from text_gym.tasks.products_corpus import describe
+from text_gym.tasks.products_corpus import describe, write_corpus
 
 TOKENIZER = ByteTokenizer()
 CONFIG = AuditConfig(count=60, edited=24, explained=2)
+WORDS = AuditConfig(count=256, edited=96, explained=0)
 NOUNS = ["mug", "lamp", "chair", "desk", "bag", "tent", "watch", "bottle"]
 FILLER = "it stands on a table near the door of one house and so x y z u v w".split()  # noqa: SIM905
 
@@ -76,10 +80,10 @@ def test_length_is_named_with_its_numbers() -> None:
     assert length.name == "length"
     assert length.partial is not None
     assert length.partial.value == pytest.approx(1, abs=0.1)
-    # The edit says the text's second sentence again: 0.3 for each of its words, none of them a new fact.
-    first = found.texts[: CONFIG.edited]
-    added = [0.3 * len(text.split(".")[1].split()) for text in first]
-    assert length.effect.value == pytest.approx(np.mean(added) / found.scores.std())
+    assert found.length == length.correlation
+    # The edit puts in two sentences of five words: 0.3 for each word, none of them a new fact.
+    assert length.edit == "two sentences that many texts share put in"
+    assert length.effect.value == pytest.approx(0.3 * 10 / found.scores.std())
     assert length.gold is not None
     assert length.gold.value == 0
     (statement,) = (f.statement for f in found.findings if f.bias == "length")
@@ -181,12 +185,88 @@ def test_it_is_deterministic_and_takes_texts_of_different_prompts_first() -> Non
     assert other.texts != one.texts
 
 
-def test_small_helpers() -> None:
-    scores, real = np.array([0.0, 2.0, 9.0, np.nan]), np.array([1.0, 2.0, 2.0, 3.0])
-    np.testing.assert_array_equal(_beaten(scores, real), [0, 0.5, 1, np.nan])
-    assert _difference("a mug for $9 now", "a mug for $84 now") == "$9 → $84"
-    assert _difference("same", "same") == " → "
-    assert _difference("a b d", "a c b d") == " → c"
+@pytest.fixture(scope="module")
+def products() -> tuple[RewardSource, list[Episode]]:
+    task = load_task("products", n_train=1)
+    assert task.corpus is not None
+    return task.reward, [Episode.of(p, text, task.tokenizer) for p, text in written(task.held_out)]
+
+
+def written(held_out: Sequence[Prompt]) -> list[tuple[Prompt, str]]:
+    """The held-out corpus of the products task, without the other half of it."""
+    return write_corpus(held_out, 2 * len(held_out), seed=1)
+
+
+def test_a_reward_that_follows_nothing_is_refused_its_green_banner(
+    products: tuple[RewardSource, list[Episode]],
+) -> None:
+    gold, episodes = products
+    you = FunctionReward(lambda completion: completion.count("you"), name="you")
+    found = audit_reward(you, episodes, gold, WORDS)
+    assert found.agreement is not None
+    assert abs(found.agreement.value) < 0.2
+    assert found.mark == "bad"
+    assert {"does not follow gold", "best of 64 lowers gold"} <= set(found.biases)
+    (words_named,) = (f.statement for f in found.findings if f.bias.startswith("word "))
+    assert "“you”" in words_named
+    # Without gold nobody knows that: not good, and the words that it pays for are told.
+    blind = audit_reward(you, episodes, None, WORDS)
+    assert blind.mark == "open"
+    assert "you" in blind.headline()
+
+
+def test_exclamation_marks_are_not_called_praise(products: tuple[RewardSource, list[Episode]]) -> None:
+    gold, episodes = products
+    bangs = FunctionReward(lambda completion: completion.count("!"), name="bangs")
+    named = audit_reward(bangs, episodes, gold, AuditConfig(explained=0, words=0)).biases
+    assert "exclamation marks" in named
+    assert "praise" not in named
+
+
+@pytest.mark.parametrize(
+    ("words_paid", "worth", "kind"),
+    [(("Lumo",), 1.0, "name"), (("Lumo",), 0.3, "name"), (("costs", "only", "sells"), 0.3, "word")],
+)
+def test_words_that_are_worth_something_are_named(
+    products: tuple[RewardSource, list[Episode]], words_paid: tuple[str, ...], worth: float, kind: str
+) -> None:
+    gold, episodes = products
+
+    class Paid(RewardSource):
+        name = "paid"
+
+        def score(self, episodes: Sequence[Episode]) -> FloatArray:
+            said = [set(re.findall(r"\w+", e.completion)) for e in episodes]
+            return gold(episodes).totals + worth * np.array([len(own & set(words_paid)) for own in said])
+
+    found = audit_reward(Paid(), episodes, gold, WORDS)
+    (finding,) = (f for f in found.findings if f.kind == "bias")
+    assert finding.bias.startswith(f"{kind} ")
+    assert all(f"“{w}”" in finding.statement for w in words_paid)
+    # The effect is that of the word among texts that have it, whatever the share of such texts.
+    effects = {p.part: p.effect.value for p in found.parts if p.kind == kind}
+    expected = dict.fromkeys(words_paid, worth / found.spread)
+    assert {w: effects[w] for w in words_paid} == pytest.approx(
+        expected, rel=0.15
+    )  # some peers are paid for too
+
+
+@given(st.floats(0.01, 100), st.floats(-50, 50), st.integers(0, 99))
+@settings(max_examples=5, deadline=None)
+def test_the_verdict_knows_no_unit_and_no_order(scale: float, shift: float, seed: int) -> None:
+    noise = {e.completion: random.Random(e.completion).gauss(0, 0.3) for e in texts()}
+
+    def quirky(text: str) -> float:
+        return facts(text) + 2 * text.count("table") + noise.get(text, 0.0)
+
+    config = AuditConfig(count=60, edited=24, explained=0, words=40)
+    one = audit_reward(source(quirky), texts(), GOLD, config)
+    shuffled = random.Random(seed).sample(texts(), 60)
+    two = audit_reward(source(lambda text: scale * quirky(text) + shift), shuffled, GOLD, config)
+    assert one.biases == two.biases != ()
+    assert [p.part for p in one.parts] == [p.part for p in two.parts]
+    assert [p.effect.value for p in two.parts] == pytest.approx([p.effect.value for p in one.parts], abs=1e-6)
+    assert two.mark == one.mark == "bad"
 
 
 @pytest.mark.nightly

@@ -9,7 +9,7 @@ from text_gym import Episode, load_task
 from text_gym.cli import main
 from text_gym.episode import write_transcripts
 
-SMALL = ["--count", "24", "--edited", "8", "--explained", "1"]
+SMALL = ["--count", "24", "--edited", "8", "--explained", "1", "--words", "8"]
 
 
 def run(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, object]]:
@@ -23,13 +23,18 @@ def test_a_reward_on_a_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert status == 0
     assert (found["source"], found["gold"]) == ("readability", "products")
     assert (tmp_path / "out" / "audit.html").is_file()
-    assert "rank correlation with gold" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "rank correlation with gold: " in out
+    assert "rank correlation with length: " in out
+    assert "best of 64 by this reward: gold 0." in out
 
 
 def test_the_gold_reward_has_no_bias(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, found = run(tmp_path, "gold")
     assert (status, found["findings"]) == (0, [])
-    assert "no bias found" in capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
+    assert "rank correlation with gold: 1.000" in out
+    assert "It follows gold, and none of the biases looked for was found." in out
 
 
 def test_texts_of_a_data_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,7 +46,10 @@ def test_texts_of_a_data_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     status, found = run(tmp_path, reward, "--data", str(data), "--prompt", "q", "--reference", "a")
     assert (status, found["gold"]) == (0, None)
     assert "length" in [f["bias"] for f in found["findings"]]  # type: ignore[attr-defined]
-    assert "length: A sentence" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "length: A sentence" in out
+    assert "rank correlation with gold: not known" in out
+    assert "follows gold" not in out
     assert run(tmp_path, "gold", "--data", str(data), "--prompt", "q", "--reference", "a")[0] == 2
 
 

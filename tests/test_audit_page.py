@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import re
@@ -14,7 +15,7 @@ from text_gym.reward_models.audit_page import audit_page
 from text_gym.task import Task
 from text_gym.tasks.products_corpus import describe
 
-CONFIG = AuditConfig(count=24, edited=8, explained=3)
+CONFIG = AuditConfig(count=24, edited=8, explained=3, words=12)
 EVIL = '<script>alert(1)</script><img src=x onerror="alert(2)">\x1b[31m\u202e " \' & </div> {{ 7*7 }}'
 
 
@@ -56,7 +57,7 @@ def products() -> tuple[Task, list[Episode]]:
 @pytest.fixture(scope="module")
 def found() -> Audit:
     task, episodes = products()
-    return audit_reward(2 * Keywords(["mug"]) + Length(10, 40), episodes, task.reward, CONFIG)
+    return audit_reward(2 * Keywords(["today"]) + Length(10, 40), episodes, task.reward, CONFIG)
 
 
 def test_the_page_needs_nothing_from_outside(found: Audit) -> None:
@@ -76,14 +77,14 @@ def test_the_page_needs_nothing_from_outside(found: Audit) -> None:
 
 def test_the_page_shows_the_numbers_and_every_figure(found: Audit) -> None:
     page = audit_page(found)
-    figures = 4 + bool(found.swaps) + bool(found.stability)
+    figures = 4 + bool(found.swaps) + bool(found.stability) + bool(found.parts)
     assert page.count("<svg") == figures >= 5
     for surface in found.surfaces:
         assert surface.name in page
         assert f"{surface.effect.value:.2f}".replace("-0.00", "0.00").replace("-", "−") in page
     for finding in found.findings:
         assert finding.bias in page
-    assert "1 biases" not in page
+    assert "1 findings" not in page
     assert "nan" not in re.sub(r"<[^>]*>", "", page).split()
     shown = sum(bool(e.values["keywords"].any()) for e in found.explanations)  # others have no say
     assert page.count("<details><summary>keywords ") == shown > 0
@@ -91,9 +92,15 @@ def test_the_page_shows_the_numbers_and_every_figure(found: Audit) -> None:
 
 def test_a_clean_verdict_says_so() -> None:
     task, episodes = products()
-    page = audit_page(audit_reward(task.reward, episodes, task.reward, CONFIG))
-    assert "<strong>No bias found</strong>" in page
-    assert 'class="verdict"' in page
+    found = audit_reward(task.reward, episodes, task.reward, CONFIG)
+    page = audit_page(found)
+    assert "<strong>It follows gold, and none of the biases looked for was found.</strong>" in page
+    assert 'class="verdict good"' in page
+    assert "gold 0." in page  # best of 64
+    blind = audit_page(dataclasses.replace(found, gold=None, golds=None, agreement=None, best=None))
+    assert "<strong>Nobody knows what this reward should follow" in blind
+    assert 'class="verdict open"' in blind
+    assert "follows gold" not in blind
 
 
 def test_model_text_is_only_text() -> None:

@@ -5,46 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from text_gym import ByteTokenizer, Episode
-from text_gym.reward_models.probes import PARAPHRASES, SURFACES, null_texts, sentences, swaps
+from text_gym.reward_models.probes import PARAPHRASES, null_texts, sentences, swaps
 
 TOKENIZER = ByteTokenizer()
 TEXT = "Meet the mug. It is red, big and light, and it isn't dear. Order yours today."
-BY_NAME = {surface.name: surface for surface in SURFACES}
-
-
-def test_measures_of_the_surface() -> None:
-    text = "WOW! The A-one mug is great!\n- one\n* two\n3) three\nnot - this"
-    expected = {"length": 13, "list marks": 3, "capitals": 1 / 13, "praise": 2 / 13, "exclamation marks": 2}
-    assert {name: s.measure(text) for name, s in BY_NAME.items()} == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("name", "edited"),
-    [
-        (
-            "length",
-            "Meet the mug. It is red, big and light, and it isn't dear. "
-            "It is red, big and light, and it isn't dear. Order yours today.",
-        ),
-        (
-            "list marks",
-            "- Meet the mug.\n- It is red, big and light, and it isn't dear.\n- Order yours today.",
-        ),
-        ("capitals", "Meet THE mug. It is RED, big and light, AND it isn't dear. ORDER yours today."),
-        ("praise", f"{TEXT} Amazing, fantastic, perfect."),
-        ("exclamation marks", TEXT.replace(".", "!")),
-    ],
-)
-def test_edits_add_more_of_their_property(name: str, edited: str) -> None:
-    surface = BY_NAME[name]
-    assert surface.more(TEXT) == edited
-    assert surface.measure(edited) > surface.measure(surface.control(TEXT))
-
-
-def test_praise_is_compared_with_a_text_of_the_same_length() -> None:
-    length, praise = BY_NAME["length"], BY_NAME["praise"]
-    assert length.measure(praise.more(TEXT)) == length.measure(praise.control(TEXT))
-    assert praise.measure(praise.control(TEXT)) < praise.measure(praise.more(TEXT))
 
 
 @pytest.mark.parametrize(
@@ -64,9 +28,8 @@ def test_paraphrases(name: str, edited: str) -> None:
 
 @given(st.text(max_size=80))
 def test_no_text_breaks_a_probe(text: str) -> None:
-    for edit in (*PARAPHRASES.values(), *(s.more for s in SURFACES)):
+    for edit in PARAPHRASES.values():
         assert isinstance(edit(text), str)
-    assert all(s.measure(text) >= 0 for s in SURFACES)
     assert "".join("".join(sentences(text)).split()) == "".join(text.split())
 
 
@@ -126,3 +89,10 @@ def test_null_texts() -> None:
     assert set(" ".join(texts["random words"]).split()) <= vocabulary
     assert all(episodes[0].prompt == short.prompt for episodes in made.values())
     assert null_texts([short, long], seed=1)["random words"][1].completion != texts["random words"][1]
+
+
+def test_long_and_short_null_texts_take_turns() -> None:
+    texts = [Episode.of(f"P{i}", "a " * (i + 1) + "b", TOKENIZER) for i in range(64)]
+    made = null_texts(texts)
+    assert {e.completion for e in made["longest"]} == {e.completion for e in texts[-4:]}
+    assert {e.completion for e in made["shortest"]} == {e.completion for e in texts[:4]}
