@@ -97,5 +97,6 @@ def test_intervals_against_scipy() -> None:
     values = np.random.default_rng(0).normal(size=20)
     found = student_interval(np.append(values, np.nan), tests=5)
     low, high = stats.t.interval(1 - 0.01 / 5, 19, loc=values.mean(), scale=stats.sem(values))
-    assert (found.low, found.high, found.n) == (pytest.approx(low), pytest.approx(high), 20)
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert found.n == 20
     assert student_interval(np.array([1.0]), 1).low == -np.inf

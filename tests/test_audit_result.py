@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 
@@ -10,9 +11,9 @@ from text_gym.reward_models.audit_result import Audit, SurfaceBias, plain
 EFFECT = Interval(0.4, 0.3, 0.5, 50)
 
 
-def found(**more: object) -> Audit:
+def found(**more: Any) -> Audit:
     surface = SurfaceBias("length", "words", "more of it", Interval(0.1, 0.0, 0.2, 50), None, EFFECT, None)
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         **dict.fromkeys(("source", "tree"), "tested"),
         **dict.fromkeys(("gold", "golds", "agreement")),
         **dict.fromkeys(("nulls", "swaps", "stability", "explanations", "gradients", "findings"), ()),

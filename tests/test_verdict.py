@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +20,9 @@ def interval(low: float, high: float) -> Interval:
 ZERO = interval(-0.1, 0.1)
 
 
-def audit(**found: object) -> Audit:
+def audit(**found: Any) -> Audit:
     """An audit in which nothing was found but what is given."""
-    nothing: dict[str, object] = {
+    nothing: dict[str, Any] = {
         "source": "tested",
         "tree": "tested: FunctionReward",
         "gold": None,
