@@ -23,25 +23,21 @@ from rich.table import Table
 
 from text_gym import Episode, RewardSource, TextVectorEnv, load_task
 from text_gym.agents import Policy, rollout
-from text_gym.reward import FloatArray
+from text_gym.episode import FloatArray
 from text_gym.reward_models import (
-    ACQUISITIONS,
     Ensemble,
-    NgramConfig,
     NgramModel,
     PreferencePair,
     Rating,
-    SimulatedRater,
-    Vices,
-    bagged,
-    choose_pairs,
-    choose_texts,
     collect_pairs,
     collect_ratings,
-    member_scores,
 )
-from text_gym.reward_models import Pool as TextPool
-from text_gym.task import Task
+from text_gym.reward_models.learned.configs import NgramConfig
+from text_gym.reward_models.learned.ensembles import bagged
+from text_gym.reward_models.people.acquisition import ACQUISITIONS, choose_pairs, choose_texts, member_scores
+from text_gym.reward_models.people.acquisition import Pool as TextPool
+from text_gym.reward_models.people.simulated import SimulatedRater, Vices
+from text_gym.tasks.task import Task
 
 CRITERIA = ("accuracy", "clarity", "persuasiveness")
 

@@ -18,7 +18,7 @@ from typing import TypeAlias
 import numpy as np
 
 from text_gym import Episode, Rewards, RewardSource
-from text_gym.reward_models import Audit
+from text_gym.reward_models.audit.result import Audit
 
 SD = 0.2  # of gold
 Terms: TypeAlias = "tuple[float, float, float]"  # accuracy, clarity, persuasiveness

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 
 from text_gym import Task, load_task
 from text_gym.agents import SB3Config, train_sb3
-from text_gym.report import write_json
+from text_gym.utils.json_files import write_json
 
 # What `load_task` makes of them, in the order of the panels.
 TASKS: dict[str, tuple[str, dict[str, Any]]] = {

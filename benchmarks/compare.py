@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 from test_rollout_speed import FLOORS, NEW_TOKENS, TURNS, contestants, in_turns
 
-from text_gym.report import write_json
+from text_gym.utils.json_files import write_json
 
 Row = dict[str, Any]
 HERE = Path(__file__).resolve().parent

@@ -36,9 +36,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from text_gym.display import harmless
 from text_gym.errors import ConfigError
-from text_gym.models import pick_device
+from text_gym.models.loading import pick_device
+from text_gym.utils.display import harmless
 
 Row = dict[str, Any]
 

@@ -35,14 +35,14 @@ from text_gym.agents import (
     Checkpoints,
     GRPOConfig,
     LoRAPolicy,
-    Metrics,
     Policy,
     PPOConfig,
     Rollout,
     SFTConfig,
-    completion_loss,
     rollout,
 )
+from text_gym.agents.algorithms.sft import completion_loss
+from text_gym.agents.training.metrics import Metrics
 from text_gym.reward_models import PreferencePair, RewardModel, RewardTrainer, RewardTrainingConfig
 
 Figures = dict[str, Any]

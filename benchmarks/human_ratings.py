@@ -21,18 +21,18 @@ from scipy.stats import spearmanr
 
 from text_gym import PretrainedTokenizer
 from text_gym.data import read_rows
-from text_gym.reward import FloatArray
+from text_gym.episode import FloatArray
 from text_gym.reward_models import (
-    NgramConfig,
     NgramModel,
     Rating,
     RewardModel,
     RewardTrainer,
     RewardTrainingConfig,
     read_ratings,
-    spearman,
-    split_opinions,
 )
+from text_gym.reward_models.learned.configs import NgramConfig
+from text_gym.reward_models.preferences.measures import spearman
+from text_gym.reward_models.preferences.opinions import split_opinions
 
 Row = dict[str, Any]
 Predictor = Callable[[Sequence[Rating], Sequence[Rating], int], FloatArray]

@@ -28,9 +28,11 @@ from rich.console import Console
 
 from text_gym import load_task
 from text_gym.agents import SFTConfig, load_algorithm
-from text_gym.cli import SFTOptions
-from text_gym.commands import sft
-from text_gym.train import Data, resolve_task, train
+from text_gym.cli.options.sft import SFTOptions
+from text_gym.cli.sft import sft
+from text_gym.data import Data
+from text_gym.runs.data import resolve_task
+from text_gym.runs.train import train
 
 Row = dict[str, Any]
 

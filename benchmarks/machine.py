@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from text_gym.report import write_json
+from text_gym.utils.json_files import write_json
 
 Row = dict[str, Any]
 

@@ -21,7 +21,7 @@ from machine import save
 
 from text_gym import ByteTokenizer, Episode, Prompt, RewardSource, Task, TextVectorEnv, load_task
 from text_gym.agents import Policy, evaluate
-from text_gym.reward import FloatArray
+from text_gym.episode import FloatArray
 from text_gym.reward_models import (
     Ensemble,
     NgramModel,
@@ -29,12 +29,10 @@ from text_gym.reward_models import (
     RewardModel,
     RewardTrainer,
     RewardTrainingConfig,
-    SimulatedRater,
-    Vices,
-    agreement,
-    calibration,
     collect_pairs,
 )
+from text_gym.reward_models.people.simulated import SimulatedRater, Vices
+from text_gym.reward_models.preferences.measures import agreement, calibration
 
 Row = dict[str, Any]
 Sides = tuple[list[Episode], list[Episode]]

@@ -28,7 +28,7 @@ from stability_runs import run as run_job
 from stability_worlds import Setting, World, prepare, start_of
 
 from text_gym.errors import ConfigError, TextGymError
-from text_gym.rlhf_people import Bias
+from text_gym.rlhf.config import Bias
 
 Result = TypeVar("Result")
 

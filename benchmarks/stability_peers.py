@@ -18,7 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from text_gym import Episode, Prompt, RewardSource, Task, harmless
 from text_gym.agents import LanguageModelPolicy, Policy, SB3Config, make_sb3
 from text_gym.errors import TextGymError
-from text_gym.report import write_json
+from text_gym.utils.json_files import write_json
 
 Curves = dict[str, list[float]]
 HERE = Path(__file__).resolve().parent

@@ -15,8 +15,9 @@ from stability_worlds import open_world
 from torch import Tensor, nn
 
 from text_gym import TextVectorEnv
-from text_gym.agents import Policy, explained_variance, gae, rollout
-from text_gym.report import write_json
+from text_gym.agents import Policy, rollout
+from text_gym.agents.algorithms.advantages import explained_variance, gae
+from text_gym.utils.json_files import write_json
 
 Row = dict[str, Any]
 RIDGES = tuple(10.0**power for power in range(-2, 5))  # strengths to choose from

@@ -35,11 +35,11 @@ from stability_worlds import (
 from text_gym import TextVectorEnv, load_task
 from text_gym.agents import Policy, SB3Config, load_algorithm
 from text_gym.errors import ConfigError, NonFiniteError
-from text_gym.report import write_json
 from text_gym.reward_models import CRITERIA
 from text_gym.rlhf import rlhf
-from text_gym.rlhf_config import RLHFConfig
-from text_gym.rlhf_people import simulated_people
+from text_gym.rlhf.config import RLHFConfig
+from text_gym.rlhf.people import simulated_people
+from text_gym.utils.json_files import write_json
 
 Curves = dict[str, list[float]]
 # Columns of a run: a number an iteration each.

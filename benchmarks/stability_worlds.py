@@ -18,17 +18,18 @@ from rich.console import Console
 
 from text_gym import RewardSource, Task, TextVectorEnv, load_task
 from text_gym.agents import Policy, Report, SFTConfig, evaluate
-from text_gym.cli import SFTOptions
-from text_gym.commands import sft
+from text_gym.cli.options.sft import SFTOptions
+from text_gym.cli.sft import sft
+from text_gym.data import Data
 from text_gym.errors import ConfigError
-from text_gym.locking import FolderLock
-from text_gym.report import write_json
 from text_gym.reward_models import CRITERIA, LabelStore, load_reward_model
-from text_gym.rlhf import STORE, Cycle
-from text_gym.rlhf_config import RLHFConfig
-from text_gym.rlhf_folder import TEXTS
-from text_gym.rlhf_people import Bias, simulated_people
-from text_gym.train import Data, resolve_task
+from text_gym.rlhf.config import Bias, RLHFConfig
+from text_gym.rlhf.cycle import STORE, Cycle
+from text_gym.rlhf.folder import TEXTS
+from text_gym.rlhf.people import simulated_people
+from text_gym.runs.data import resolve_task
+from text_gym.utils.json_files import write_json
+from text_gym.utils.locking import FolderLock
 
 Row = dict[str, Any]
 World = Literal["gold", "gold0", "ngrams", "transformer", "slots", "rlhf"]
@@ -135,7 +136,7 @@ def _reward_folder(world: World, setting: Setting) -> Path:
 
 
 def _learn_reward(world: World, setting: Setting) -> None:
-    """The reward model of the first round of `text_gym.rlhf`, by its own steps, seed 0."""
+    """The reward model of the first round of `text_gym.rlhf.cycle`, by its own steps, seed 0."""
     folder, task = _reward_folder(world, setting), load_task("products")
     folder.mkdir(exist_ok=True)
     config = RLHFConfig(rounds=1, labels_per_round=setting.labels, overlap=0.1, model=world, seed=0)  # type: ignore[arg-type]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import importlib
 import importlib.util
 import inspect
 import sys
@@ -17,16 +16,24 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from text_gym import FunctionReward, Prompt, RewardSource
+from text_gym.episode import Prompt
 from text_gym.errors import ConfigError, DataError, RewardError, UnknownNameError
-
-from .answers import JSONSchema, MathAnswer, Overlap
-from .human import HumanReward
-from .judge import judge_from_environment
-from .saved import load_reward_model
-from .scripted import Format, Keywords, Length, Readability, Repetition, Rubric, TokenRepetition
-from .slots import SlotCoverage
-from .web_reward import WebReward
+from text_gym.reward_models.judge.judge import judge_from_environment
+from text_gym.reward_models.learned.loading import load_reward_model
+from text_gym.reward_models.page.reward import WebReward
+from text_gym.reward_models.people.human import HumanReward
+from text_gym.reward_models.scripted.answers import JSONSchema, MathAnswer, Overlap
+from text_gym.reward_models.scripted.rules import (
+    Format,
+    Keywords,
+    Length,
+    Readability,
+    Repetition,
+    Rubric,
+    TokenRepetition,
+)
+from text_gym.reward_models.scripted.slots import SlotCoverage
+from text_gym.rewards.source import FunctionReward, RewardSource
 
 REWARDS: dict[str, Callable[..., RewardSource]] = {
     "format": Format,

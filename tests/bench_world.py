@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from text_gym.bench.cells import Cell
-from text_gym.bench.designs import DESIGNS, Design
-from text_gym.bench.ground import Writing
-from text_gym.bench.recipes import Learned
-from text_gym.bench.settings import Settings
+from text_gym.bench.matrix.cells import Cell
+from text_gym.bench.matrix.designs import DESIGNS, Design
+from text_gym.bench.matrix.recipes import Learned
+from text_gym.bench.matrix.settings import Settings
+from text_gym.bench.matrix.start import Writing
 
 TINY = Settings(
     iterations=2, episodes=8, points=2, watched=8, held_out=16, candidates=4, prompts=4, pool=64
@@ -67,7 +67,7 @@ class Note:
         if self.how == "sleep":
             time.sleep(60)
         if self.how == "folder":
-            from text_gym.sealed import write_sealed
+            from text_gym.utils.sealed import write_sealed
 
             def fill(partial: Path) -> None:
                 (partial / "weights").write_bytes(b"\0\1\2")

@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium as gym
 
 import text_gym  # noqa: F401  (registers the ids)
-from text_gym.task import ENV_IDS
+from text_gym.tasks.task import ENV_IDS
 
 
 def pytest_configure(config: Any) -> None:

@@ -24,10 +24,11 @@ import torch.utils.tensorboard  # what the runs import lazily
 from rich.console import Console
 
 from text_gym import Prompt, RewardSource, Task, WordTokenizer, as_reward_source
-from text_gym.agents import TIMES, Policy, PPOConfig
-from text_gym.report import RunFolder
-from text_gym.train import train
-from text_gym.transforms import RunningStandardize
+from text_gym.agents import Policy, PPOConfig
+from text_gym.agents.training.metrics import TIMES
+from text_gym.rewards.transforms import RunningStandardize
+from text_gym.runs.folder import RunFolder
+from text_gym.runs.train import train
 
 TOKENIZER = WordTokenizer("abcdefghi", separator="")
 GOLD = as_reward_source(lambda completion: completion.count("a") + 0.1 * completion.count("b"))

@@ -18,8 +18,9 @@ import sys
 import time
 from pathlib import Path
 
+from text_gym.cli.labels import run_label
+from text_gym.cli.options.labels import read_label
 from text_gym.reward_models import LabelStore, Question
-from text_gym.reward_models.label_commands import read_label, run_label
 
 KEYS = [b"%d" % n for n in range(10)] * 3 + [
     *(b"u", b"s", b"?", b"m", b"h", b"\x7f", b"\x08", b"\r", b"\n", b" ", b"x", b"\x00", b"\xff", b"\xc3"),

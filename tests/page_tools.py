@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from text_gym.reward_models import LabelPage, LabelStore
-from text_gym.reward_models.questions import Question
+from text_gym.reward_models.labels.questions import Question
 
 
 def ratings(count: int, start: int = 0) -> list[Question]:

@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PROGRAM = """
 import sys
-from text_gym.cli import main
+from text_gym.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -14,10 +14,10 @@ from rich.console import Console
 
 from text_gym import Prompt, Task, WordTokenizer, as_reward_source
 from text_gym.agents import Policy
-from text_gym.reward_models import LabelCriterion
+from text_gym.reward_models.labels.questions import Criterion as LabelCriterion
 from text_gym.rlhf import rlhf
-from text_gym.rlhf_config import RLHFConfig
-from text_gym.rlhf_people import simulated_people
+from text_gym.rlhf.config import RLHFConfig
+from text_gym.rlhf.people import simulated_people
 
 TOKENIZER = WordTokenizer(["good", "bad", "very", "so"])
 GOLD = as_reward_source(lambda completion: min(1.0, completion.split().count("good") / 3))

@@ -10,8 +10,8 @@ import pytest
 
 from text_gym import Episode, TextEnv, load_task
 from text_gym.bench import Settings, load_design
-from text_gym.bench.ground import Ground
-from text_gym.task import ENV_IDS
+from text_gym.bench.matrix.start import Ground
+from text_gym.tasks.task import ENV_IDS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from text_gym.task import ENV_IDS
+from text_gym.tasks.task import ENV_IDS
 
 ROOT = Path(__file__).parent.parent
 SOURCE = os.environ.get("GYMNASIUM_SOURCE", "")

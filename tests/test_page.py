@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from page_tools import ratings, served
 
+from tests.page_tools import ratings, served
 from text_gym.errors import RaterLeftError
 from text_gym.reward_models import LabelPage, LabelStore
-from text_gym.reward_models.questions import Criterion, Question
+from text_gym.reward_models.labels.questions import Criterion, Question
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page

@@ -11,17 +11,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import kill_harness
 import pytest
-from fault_server import fault_server
 from rich.console import Console
 
+from tests import kill_harness
+from tests.fault_server import fault_server
 from text_gym import PretrainedTokenizer, RewardSource
 from text_gym.agents import Policy, PPOConfig
-from text_gym.cli import main
+from text_gym.cli.main import main
 from text_gym.errors import CheckpointError, ConfigError, RewardError
-from text_gym.locking import FolderLock
-from text_gym.train import train
+from text_gym.runs.train import train
+from text_gym.utils.locking import FolderLock
 
 ROOT = Path(__file__).parent.parent
 posix = pytest.mark.skipif(os.name == "nt", reason="fork and POSIX signals")

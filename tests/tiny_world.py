@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from small_models import small_policy, trajectory_log_probs
 from torch import Tensor
 
+from tests.small_models import small_policy, trajectory_log_probs
 from text_gym import Episode, Task, TextVectorEnv, load_task
-from text_gym.agents import Agent, Metrics, Policy, PolicyGradient, Rollout
+from text_gym.agents import Agent, Policy, PolicyGradient, Rollout
+from text_gym.agents.training.metrics import Metrics
 from text_gym.tasks.enumerable import trajectories
 
 Floats = npt.NDArray[np.float64]

@@ -19,7 +19,7 @@ from text_gym import (
     WordTokenizer,
     load_task,
 )
-from text_gym.task import ENV_IDS
+from text_gym.tasks.task import ENV_IDS
 
 Ints = npt.NDArray[np.int64]
 

@@ -10,19 +10,22 @@ from pathlib import Path as _Path
 if not (_Path(__file__).parent / "agents").is_dir():
     __path__.append(str(_Path(__file__).parent.parent))
 
-from .checker import check_reward_source, check_text_env
-from .display import harmless
-from .env import TextEnv, register_envs
+from .data import split_by_prompt
+from .envs.checker import check_text_env
+from .envs.masks import ActionMask, AllowedTokens, Grammar, MinLength, Prefixes
+from .envs.reward_checker import check_reward_source
+from .envs.single import TextEnv, register_envs
+from .envs.vector import TextVectorEnv
+from .envs.wrappers import AnyText, TextObservation
 from .episode import Episode, Prompt, as_prompts, read_transcripts, write_transcripts
 from .errors import TextGymError
-from .masks import ActionMask, AllowedTokens, Grammar, MinLength, Prefixes
-from .reward import FunctionReward, Rewards, RewardSource, as_reward_source
-from .shaping import Shaped
-from .task import TASKS, Task, load_task, split_by_prompt
+from .rewards.shaping import Shaped
+from .rewards.source import FunctionReward, RewardSource, as_reward_source
+from .rewards.trl import as_trl_reward
+from .rewards.values import Rewards
+from .tasks.task import TASKS, Task, load_task
 from .tokenizer import ByteTokenizer, PretrainedTokenizer, Tokenizer, WordTokenizer, as_tokenizer
-from .trl_adapter import as_trl_reward
-from .vector import TextVectorEnv
-from .wrappers import AnyText, TextObservation
+from .utils.display import harmless
 
 register_envs()
 

@@ -7,13 +7,16 @@ never leaks. Text is taken as it is: no cleaning, no chat templates.
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .episode import Prompt
-from .errors import DataError, UnknownNameError
+from .errors import ConfigError, DataError, UnknownNameError
 
 Row = Mapping[str, Any]
 
@@ -157,3 +160,77 @@ def _read_with_datasets(path: Path) -> list[Row]:
     if isinstance(data, datasets.DatasetDict):
         data = data["train"] if "train" in data else next(iter(data.values()))
     return list(data)
+
+
+def split_by_prompt(
+    prompts: Sequence[Prompt], held_out: float = 0.2, seed: int = 0
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Split so that no prompt id is on both sides; which side depends on (seed, id) alone.
+
+    With two ids or more neither side is left empty: by bad luck the hash may put all on one, and
+    then the id nearest to the border changes sides.
+
+    Args:
+        prompts: Any order, several may share an id.
+        held_out: Share of ids to hold out, in (0, 1).
+        seed: Another seed gives another split.
+
+    Returns:
+        Prompts to learn on and held-out prompts, each in the order given.
+    """
+    rank = {p.id: hashlib.sha256(f"{seed}\n{p.id}".encode()).digest() for p in prompts}
+    border = int(held_out * 2**64).to_bytes(9, "big")[1:]
+    ordered = sorted(rank.values())
+    if len(ordered) > 1:
+        border = min(max(border, ordered[0] + b"\0"), ordered[-1])
+    train = [p for p in prompts if rank[p.id] >= border]
+    return train, [p for p in prompts if rank[p.id] < border]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where prompts come from when it is not a task.
+
+    Args:
+        data: File (.csv, .tsv, .jsonl, .json, .parquet), folder saved by `datasets`, or hub data set.
+        prompt: Column of the prompts.
+        reference: Column of reference completions.
+        held_out: Share of the distinct prompts that is held out for judging, in (0, 1).
+        separator: Text written after each prompt, so that the policy can tell where it ends.
+        gold: Reward that is the data's own, as a task has one: what texts are judged by, whatever is
+            optimised. A name, module:function, file.py:function, or the folder of a reward model; none if
+            left out.
+    """
+
+    data: str | None = None
+    prompt: str = "prompt"
+    reference: str | None = None
+    held_out: float = 0.2
+    separator: str = "\n"
+    gold: str | None = None
+
+    def load(self) -> tuple[list[Any], list[Any]]:
+        """Prompts to learn on and to judge on."""
+        if self.data is None:
+            raise ConfigError("pass --data FILE (or the name of a data set)")
+        if not 0 < self.held_out < 1:
+            raise ConfigError(f"held_out is {self.held_out}; it must be between 0 and 1")
+        rows = read_rows(self.data)
+        train, held_out = split_by_prompt(
+            prompts_from(rows, self.prompt, self.reference, self.separator), self.held_out
+        )
+        if not train or not held_out:
+            raise DataError(
+                f"{self.data} has too few distinct prompts to hold out {self.held_out:.0%} of them"
+            )
+        return train, held_out
+
+
+def anchored(spec: str | None, reward: bool = False) -> str | None:
+    """A file or folder, or a function of a file, with an absolute path; anything else as it is.
+
+    Rewards without `.py` and without a separator of folders are names, whatever lies here.
+    """
+    place, colon, rest = (spec or "").partition(":")
+    by_name = reward and not place.endswith(".py") and os.sep not in place
+    return f"{Path(place).resolve()}{colon}{rest}" if place and not by_name and Path(place).exists() else spec

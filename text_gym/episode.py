@@ -18,6 +18,8 @@ import numpy.typing as npt
 from .errors import DataError, PromptError, excerpt
 from .tokenizer import Tokenizer
 
+FloatArray = npt.NDArray[np.float64]
+
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 FinishReason: TypeAlias = Literal["eos", "stop", "length"]

@@ -6,9 +6,10 @@ import random
 
 import numpy as np
 
-from ..task import Task
-from ..tokenizer import WordTokenizer
+from text_gym.tokenizer import WordTokenizer
+
 from .classic import check_range, choose_inputs, classic_task
+from .task import Task
 
 
 def add(

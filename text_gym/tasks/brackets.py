@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from itertools import product
 
-from ..task import Task
-from ..tokenizer import WordTokenizer
+from text_gym.tokenizer import WordTokenizer
+
 from .classic import check_range, choose_inputs, classic_task
+from .task import Task
 
 PAIRS = ("()", "[]", "{}", "<>")
 

@@ -12,11 +12,13 @@ from itertools import islice, product
 
 import numpy as np
 
-from ..episode import Episode, IntArray, Prompt
-from ..errors import ConfigError, RewardError
-from ..reward import FloatArray, Rewards, RewardSource, TokenBatch
-from ..task import Task
-from ..tokenizer import Tokenizer, WordTokenizer
+from text_gym.episode import Episode, FloatArray, IntArray, Prompt
+from text_gym.errors import ConfigError, RewardError
+from text_gym.rewards.source import RewardSource
+from text_gym.rewards.values import Rewards, TokenBatch
+from text_gym.tokenizer import Tokenizer, WordTokenizer
+
+from .task import Task
 
 MAX_INPUTS = 4096  # a task has all its inputs up to so many, and beyond it a seeded sample of so many
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ..task import Task
-from ..tokenizer import WordTokenizer
+from text_gym.tokenizer import WordTokenizer
+
 from .classic import choose_strings, classic_task
+from .task import Task
 
 
 def copy(length: int = 4, symbols: str = "abc", sparse: bool = False, seed: int = 0) -> Task:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 
-from ..task import Task
-from ..tokenizer import WordTokenizer
+from text_gym.tokenizer import WordTokenizer
+
 from .classic import check_range, choose_inputs, classic_task
+from .task import Task
 
 
 def count(largest: int = 9, sparse: bool = False, seed: int = 0) -> Task:

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..episode import Episode, Prompt
-from ..errors import ConfigError, RewardError
-from ..reward import FloatArray, RewardSource
-from ..task import Task
-from ..tokenizer import Tokenizer, WordTokenizer
+from text_gym.episode import Episode, FloatArray, Prompt
+from text_gym.errors import ConfigError, RewardError
+from text_gym.rewards.source import RewardSource
+from text_gym.tokenizer import Tokenizer, WordTokenizer
+
 from .classic import check_range
+from .task import Task
 
 MAX_TRAJECTORIES = 100_000
 

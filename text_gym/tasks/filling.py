@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from itertools import chain, permutations, product
 
-from ..task import Task
-from ..tokenizer import WordTokenizer
+from text_gym.tokenizer import WordTokenizer
+
 from .classic import check_range, choose_inputs, classic_task
+from .task import Task
 
 # In the order in which English puts adjectives before a noun.
 FIELDS = (

@@ -14,14 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from ..episode import Episode, Prompt
-from ..errors import ConfigError, RewardError, UnknownNameError
-from ..reward import Rewards, RewardSource
-from ..task import Pairs, Task
-from ..tokenizer import PretrainedTokenizer
+from text_gym.episode import Episode, Prompt
+from text_gym.errors import ConfigError, RewardError, UnknownNameError
+from text_gym.rewards.source import RewardSource
+from text_gym.rewards.values import Rewards
+from text_gym.tokenizer import PretrainedTokenizer
+
 from .classic import check_range
 from .products import N_HELD_OUT, N_TRAIN, POLICY
 from .products_corpus import BRANDS, SLOTS, lexicon, make_products
+from .task import Pairs, Task
 
 _CARELESS = 0.5  # share of the corpus that a careless writer wrote
 

@@ -14,14 +14,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..episode import Episode, Prompt
-from ..errors import RewardError
-from ..reward import Rewards, RewardSource
-from ..task import Pairs, Task
-from ..tokenizer import PretrainedTokenizer
+from text_gym.episode import Episode, Prompt
+from text_gym.errors import RewardError
+from text_gym.rewards.source import RewardSource
+from text_gym.rewards.values import Rewards
+from text_gym.tokenizer import PretrainedTokenizer
+
 from .classic import check_range
 from .products import N_HELD_OUT, N_TRAIN, POLICY
 from .products_corpus import describe, lexicon, make_products
+from .task import Pairs, Task
 
 _WORD = re.compile(r"\w+(?:'\w+)*")
 _N_PRODUCTS = 4096  # that texts are about

@@ -14,12 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..episode import Episode, Prompt
-from ..errors import RewardError
-from ..reward import Rewards, RewardSource
-from ..task import Pairs, Task
-from ..tokenizer import PretrainedTokenizer
+from text_gym.episode import Episode, Prompt
+from text_gym.errors import RewardError
+from text_gym.rewards.source import RewardSource
+from text_gym.rewards.values import Rewards
+from text_gym.tokenizer import PretrainedTokenizer
+
 from . import products_corpus as english
+from .task import Pairs, Task
 
 POLICY = Path(__file__).parent / "products_policy"
 N_TRAIN, N_HELD_OUT = 4096, 256

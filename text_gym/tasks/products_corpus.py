@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import TypeVar
 
-from ..episode import Prompt
-from ..errors import ConfigError
+from text_gym.episode import Prompt
+from text_gym.errors import ConfigError
 
 T = TypeVar("T")
 

@@ -1,0 +1,1 @@
+"""Adapters for other RL libraries, a file or a folder each."""

@@ -1,0 +1,1 @@
+"""Stable-Baselines3: environments, policies and training; only these files import it."""

@@ -1,0 +1,265 @@
+"""A language model as a Stable-Baselines3 policy, and the rollout buffer that goes with it.
+
+Stock `PPO` and `A2C` call a policy with one observation after another and later ask for the same
+log-probabilities step by step; here the first is KV-cached and the second one forward pass a sequence.
+Discrete token actions only; nothing here draws with top-k or top-p, since SB3 could not learn from it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.distributions import CategoricalDistribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import Schedule
+from torch import Tensor
+
+from text_gym.agents.policies.policy import Policy
+from text_gym.agents.sampling.prefix_cache import PrefixCache
+from text_gym.agents.sampling.sampler import draw
+from text_gym.errors import ConfigError, NonFiniteError
+
+IntArray = npt.NDArray[np.int64]
+Observations = Mapping[str, Tensor]
+
+
+class LanguageModelPolicy(ActorCriticPolicy):
+    """A causal language model: its head is the action distribution, its value head the critic.
+
+    The cache of keys and values follows SB3's calls: rows may restart in mid-rollout, SB3's bootstrap
+    calls (`predict_values` of single terminal observations) are served from one batched step, weights
+    may change in between, and an observation that goes on from nothing known is read from its start.
+    Noise comes from PyTorch's global generator, which SB3 seeds (`PPO(..., seed=0)`).
+
+    Args:
+        observation_space: A `Dict` with `tokens` and `length`, as `SB3VecEnv` has.
+        action_space: `Discrete(V)`.
+        lr_schedule: SB3's learning rate schedule.
+        language_model: A `Policy`, or the folder or hub name of a causal LM. A copy is trained; what is
+            given stays as it is, for instance as the reference of a `KLPenalty`.
+        cache: False reads every observation from its beginning.
+        exact_entropy: False lets SB3 estimate the entropy from the tokens drawn, which spares a `(N, V)`
+            tensor in the update; only sensible with `ent_coef=0`.
+        use_sde: Always False: for continuous actions.
+        optimizer_class: Of PyTorch.
+        optimizer_kwargs: Its arguments, without the learning rate.
+
+    Raises:
+        ConfigError: Spaces and language model do not fit together; what and where is told.
+
+    >>> from stable_baselines3 import PPO
+    >>> from text_gym import ByteTokenizer, TextVectorEnv
+    >>> from text_gym.agents import SB3VecEnv, SequenceRolloutBuffer
+    >>> env = TextVectorEnv(["a"], ByteTokenizer(), len, 4, num_envs=8, autoreset_mode="SameStep")
+    >>> lm = Policy.new(ByteTokenizer(), width=16, layers=1, context=8)
+    >>> agent = PPO(
+    ...     LanguageModelPolicy, SB3VecEnv(env), n_steps=4, batch_size=16,
+    ...     policy_kwargs={"language_model": lm}, rollout_buffer_class=SequenceRolloutBuffer,
+    ... ).learn(32)
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        language_model: Policy | str | Path,
+        *,
+        cache: bool = True,
+        exact_entropy: bool = True,
+        use_sde: bool = False,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        if optimizer_kwargs is None:
+            optimizer_kwargs = {"eps": 1e-5, "fused": True} if optimizer_class is torch.optim.Adam else {}
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch=[],
+            use_sde=use_sde,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+        )
+        if isinstance(language_model, Policy):
+            self.language_model = copy.deepcopy(language_model)
+            self.language_model.requires_grad_(True)
+        else:
+            self.language_model = Policy.from_pretrained(language_model)
+        check_fit(self.language_model, observation_space, action_space)
+        self.cache, self.exact_entropy = cache, exact_entropy
+        self._given = (language_model,)  # in a tuple, lest PyTorch take it for a part of this module
+        optimizer_kwargs = {"lr": lr_schedule(1), **optimizer_kwargs}
+        self.optimizer = optimizer_class(self.language_model.parameters(), **optimizer_kwargs)
+        self._last: _Draw | None = None
+        self._caches: dict[str, PrefixCache] = {}
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        """SB3's own networks are not wanted."""
+
+    def train(self, mode: bool = True) -> LanguageModelPolicy:
+        """Dropout stays off in the update too: a ratio of probabilities must compare like with like."""
+        return super().train(False)
+
+    def forward(self, obs: Observations, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        """Actions `(B,)`, values `(B, 1)` and log-probabilities `(B,)`, in nats, of observations."""
+        tokens, lengths = _as_arrays(obs)
+        states = self._read(tokens, lengths, "play")
+        actions, log_probs = self._draw(states, deterministic)
+        self._last = _Draw(tokens, lengths, actions.cpu().numpy(), log_probs)
+        return actions, self.language_model.values(states)[:, None], log_probs
+
+    def predict_values(self, obs: Observations) -> Tensor:  # type: ignore[override]
+        """`(n, 1)` values, of all rows or (bootstrapping) of any sequence that a row has just become."""
+        tokens, lengths = _as_arrays(obs)
+        cache = self._caches.get("play")
+        if cache is None or len(tokens) == cache.rows:
+            return self.language_model.values(self._read(tokens, lengths, "play"))[:, None]
+        if self._last is not None:
+            # What ended is a row and the token drawn for it. A step with all tokens drawn gives the values
+            # of all that ended, and the rows that go on will find theirs done when they are next asked for.
+            cache.append(self._last.actions)
+            self._last = None
+        rows = cache.find(tokens, lengths)
+        states = cache.states(rows) if (rows >= 0).all() else self._uncached(tokens, lengths)
+        return self.language_model.values(states)[:, None]
+
+    def evaluate_actions(self, obs: Observations, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:  # type: ignore[override]
+        """Values `(N, 1)`, log-probabilities `(N,)` and entropies `(N,)`, with gradients; nothing is cached.
+
+        Args:
+            obs: `S` sequences as `SequenceRolloutBuffer` gives them, or `N` plain observations.
+            actions: `(N,)` int64, those of the first sequence, then those of the second, …
+        """
+        for cache in self._caches.values():
+            cache.clear()  # an update has begun, and a fused optimizer's step leaves no trace to see later
+        tokens, first = obs["tokens"].long(), obs["length"].long().flatten()
+        steps = obs["steps"].flatten() if "steps" in obs else torch.ones_like(first)
+        rows = torch.arange(len(steps), device=steps.device).repeat_interleave(steps)
+        nth = torch.arange(len(rows), device=steps.device) - (steps.cumsum(0) - steps)[rows]
+        at = first[rows] - 1 + nth  # (N,): the last token of the state in which each action was taken
+        states = self.language_model.hidden(tokens[:, : int(at.max()) + 1]).last_hidden_state[rows, at]
+        logits = self.language_model.logits(states)
+        values = self.language_model.values(states)[:, None]
+        if not self.exact_entropy:
+            return values, -torch.nn.functional.cross_entropy(logits, actions, reduction="none"), None
+        log_p = torch.log_softmax(logits, dim=1)
+        return values, log_p.gather(1, actions[:, None])[:, 0], -(log_p.exp() * log_p).sum(dim=1)
+
+    @torch.no_grad()
+    def get_distribution(self, obs: Observations) -> CategoricalDistribution:  # type: ignore[override]
+        """The distribution of the next token, in SB3's form and without gradients."""
+        logits = self.language_model.logits(self._read(*_as_arrays(obs), "play"))
+        return CategoricalDistribution(self.language_model.vocab_size).proba_distribution(logits)
+
+    def log_probs(self, obs: Mapping[str, npt.NDArray[Any]], actions: IntArray) -> Tensor:
+        """`(B,)` log-probabilities, in nats, of actions; those of the last draw are at hand."""
+        last = self._last
+        if last is not None and all(
+            np.array_equal(old, new)
+            for old, new in zip(last[:3], (obs["tokens"], obs["length"][:, 0], actions), strict=True)
+        ):
+            return last.log_probs
+        observations = self.obs_to_tensor(dict(obs))[0]
+        return self.get_distribution(observations).log_prob(torch.as_tensor(actions, device=self.device))  # type: ignore[arg-type]
+
+    def _predict(self, observation: Observations, deterministic: bool = False) -> Tensor:  # type: ignore[override]
+        # A cache of its own: an evaluation in mid-rollout must not cost the rollout its cache.
+        return self._draw(self._read(*_as_arrays(observation), "predict"), deterministic)[0]
+
+    def _draw(self, states: Tensor, greedy: bool) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            logits = self.language_model.logits(states)
+            noise = torch.rand(len(logits), dtype=torch.float64, device=logits.device)
+            if greedy:
+                actions = logits.argmax(dim=1)
+                log_probs = torch.log_softmax(logits, dim=1).gather(1, actions[:, None])[:, 0]
+            else:
+                actions, probs = draw(logits, noise)
+                log_probs = probs[:, 0].log()
+        if not torch.isfinite(log_probs).all():
+            row = int((~torch.isfinite(log_probs)).int().argmax())
+            raise NonFiniteError(f"the policy's logits are not finite for row {row}; lower the learning rate")
+        return actions, log_probs
+
+    def _read(self, tokens: IntArray, lengths: IntArray, whose: str) -> Tensor:
+        """`(n, D)` states of the observations' last tokens."""
+        if not self.cache:
+            return self._uncached(tokens, lengths)
+        cache = self._caches.get(whose)
+        if cache is None or cache.rows != len(tokens) or cache.width != tokens.shape[1]:
+            cache = self._caches[whose] = PrefixCache(self.language_model, len(tokens), tokens.shape[1])
+        return cache.read(tokens, lengths)
+
+    @torch.no_grad()
+    def _uncached(self, tokens: IntArray, lengths: IntArray) -> Tensor:
+        ids = torch.from_numpy(tokens[:, : lengths.max()]).to(self.language_model.device)
+        last = torch.from_numpy(lengths - 1).to(ids.device)
+        states: Tensor = self.language_model.hidden(ids).last_hidden_state[torch.arange(len(ids)), last]
+        return states
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            "lr_schedule": self._dummy_schedule,
+            "language_model": self._given[0],
+            "cache": self.cache,
+            "exact_entropy": self.exact_entropy,
+            "optimizer_class": self.optimizer_class,
+            "optimizer_kwargs": self.optimizer_kwargs,
+        }
+
+
+class _Draw(NamedTuple):
+    """The last batch of actions, and where they were taken."""
+
+    tokens: IntArray
+    lengths: IntArray
+    actions: IntArray
+    log_probs: Tensor
+
+
+def _as_arrays(obs: Observations) -> tuple[IntArray, IntArray]:
+    """Tokens `(n, W)` and lengths `(n,)`, int64 in NumPy."""
+    return obs["tokens"].long().cpu().numpy(), obs["length"].long().cpu().numpy().reshape(-1)
+
+
+def check_fit(policy: Policy, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> int:
+    """Refuse spaces that a language model cannot play in; returns the most tokens an observation has.
+
+    Raises:
+        ConfigError: What does not fit, and what to do.
+    """
+    places: Mapping[str, Any] = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {}
+    names = set(places)
+    if not {"tokens", "length"} <= names:
+        raise ConfigError(
+            f"a language-model policy reads a Dict with 'tokens' and 'length', not {observation_space}; "
+            "wrap a TextVectorEnv in SB3VecEnv"
+        )
+    if "action_mask" in names:
+        raise ConfigError(
+            "a language-model policy here knows no action masks; make the environment without one, or train "
+            "sb3-contrib's MaskablePPO on TokenFeatures"
+        )
+    if not isinstance(action_space, spaces.Discrete) or action_space.n != policy.vocab_size:
+        raise ConfigError(
+            f"the action space is {action_space} and the language model has {policy.vocab_size} tokens; "
+            "give the environment the language model's tokenizer"
+        )
+    width = int(places["tokens"].shape[0])
+    if policy.context is not None and width > policy.context:
+        raise ConfigError(
+            f"observations have up to {width} tokens, the language model reads {policy.context}; "
+            "lower max_tokens or truncate the prompts"
+        )
+    return width

@@ -1,0 +1,379 @@
+"""Agent: what all algorithms share: play, update, report; learn, predict, save, load.
+
+A subclass says how a rollout becomes a better policy (`update`) and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from text_gym.agents.checks import (
+    check_dropout_off,
+    check_finite,
+    check_separate,
+    check_unchanged,
+    fingerprint,
+    memory_mib,
+    reward_modules,
+    unchanged,
+)
+from text_gym.agents.policies.policy import FUSED, Policy
+from text_gym.agents.sampling.rollout import Rollout
+from text_gym.agents.sampling.sampler import Sampling, rollout
+from text_gym.agents.training.advice import Advisor
+from text_gym.agents.training.checkpoint import Checkpoints
+from text_gym.agents.training.gradients import apply_gradients, backward
+from text_gym.agents.training.metrics import Metrics, describe
+from text_gym.agents.training.objective import Objective
+from text_gym.envs.vector import TextVectorEnv
+from text_gym.episode import Prompt, share_cut
+from text_gym.errors import ConfigError, NoScoresError
+from text_gym.utils.display import harmless
+
+from .configs import AgentConfig
+from .kl import KLController
+
+LOG = logging.getLogger("text_gym")
+Callback = Callable[["Agent[Any]", Metrics], "bool | None"]
+
+
+ConfigT = TypeVar("ConfigT", bound=AgentConfig)
+
+
+class Agent(ABC, Generic[ConfigT]):
+    """A policy that learns in an environment.
+
+    Args:
+        policy: The policy to train, in place.
+        env: The environment; its `num_envs` is the number of episodes `B` of an iteration.
+        config: The algorithm's settings.
+        reference: The policy to stay close to; a frozen copy of `policy` as it is now if None.
+
+    Attributes:
+        iteration: Iterations done.
+        unscored_batches: Batches in a row, up to the last one, of which the reward source scored no episode.
+        between_iterations: False from the first step of an update to its end (and for ever, if that failed
+            halfway): the weights are then those of no iteration, and no checkpoint can be taken of them.
+        objective: reward − β·KL on the batches so far; silent where an algorithm does not know its KL.
+        declined: A sentence that says how the objective fell, once it has; None before. With
+            `on_decline="stop"` the agent learns no further while it is set.
+
+    Raises:
+        NonFiniteError: A weight of the reference is NaN or infinite.
+        GuardError: Reference or reward model share trained weights with the policy.
+    """
+
+    config_class: ClassVar[type[AgentConfig]]
+
+    def __init__(
+        self, policy: Policy, env: TextVectorEnv, config: ConfigT, reference: Policy | None = None
+    ) -> None:
+        self.policy, self.env, self.config = policy, env, config
+        self.reference = reference or policy.frozen()
+        self.reference.check_finite()
+        check_separate(policy, {"the reference policy": self.reference, **reward_modules(env.reward)})
+        self.optimizer = torch.optim.AdamW(
+            self.parameter_groups(), eps=1e-5, weight_decay=0.0, fused=policy.device.type in FUSED
+        )
+        self.kl = KLController(config.kl_coef, config.kl_target)
+        self.sampling = Sampling(temperature=config.temperature)
+        self.advisor = Advisor()
+        self.objective = Objective()
+        self.declined: str | None = None
+        self.iteration = 0
+        self.episodes_played = 0
+        self.tokens_played = 0
+        self.unscored_batches = 0
+        self.between_iterations = True
+        self._reference_was = fingerprint(self.reference)
+
+    @abstractmethod
+    def update(self, batch: Rollout) -> Metrics:
+        """Learn from one batch of episodes; returns what happened, for the logs."""
+
+    def learn(self, iterations: int | None = None, callback: Callback | None = None) -> Agent[ConfigT]:
+        """Play and update until `config.iterations` (or this many more) are done.
+
+        Args:
+            iterations: How many; None means what is left of `config.iterations`.
+            callback: Called after every iteration with the agent and its metrics; returning False
+                stops learning.
+
+        Raises:
+            RewardError: The reward source failed; nothing was updated from that batch.
+            NoScoresError: It scored no episode of `config.max_unscored` batches in a row. The agent can be
+                saved, and goes on when `learn` is called again.
+            NonFiniteError: A weight, loss or gradient was NaN or infinite; the weights are those before it.
+            GuardError: Dropout is on, or reference or reward model were changed along with the policy.
+        """
+        last = self.config.iterations if iterations is None else self.iteration + iterations
+        while self.iteration < last and not self.stopped:
+            metrics = self._iterate()
+            if callback is not None and callback(self, metrics) is False:
+                break
+            if self.unscored_batches >= self.config.max_unscored:
+                raise NoScoresError(
+                    f"{self._no_scores()}. It is batch {self.unscored_batches} in a row without scores, and "
+                    "nothing was learnt from them. Mend the reward (is its service up, is there budget "
+                    "left?) and go on from the last checkpoint, or raise max_unscored "
+                    f"({self.config.max_unscored})"
+                )
+        return self
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the agent learns no further because its objective fell."""
+        return self.declined is not None and self.config.on_decline == "stop"
+
+    def _iterate(self) -> Metrics:
+        """Play, update, count, and look whether all is as it should be."""
+        started = time.perf_counter()
+        self._check()
+        batch = self._collect_or_restore()
+        played = time.perf_counter()
+        self._set_learning_rate()
+        self.between_iterations = False
+        metrics = self._update_guarded(batch) if batch.scored.any() else self._skip()
+        self.iteration += 1
+        self.episodes_played += len(batch.episodes)
+        self.tokens_played += batch.num_tokens
+        metrics |= describe(batch)
+        if not self.unscored_batches:
+            for advice in self.advisor.look(batch, metrics, self.kl.coefficient):
+                LOG.warning("iteration %d: %s", self.iteration, advice)
+        if self.objective.declined and self.declined is None:
+            self.declined = self.objective.sentence(self.iteration, metrics["kl"], share_cut(batch.episodes))
+            LOG.warning("%s%s", self.declined, "; learning stops here" if self.stopped else "")
+        self.between_iterations = True
+        seconds = time.perf_counter() - started
+        return metrics | {
+            "iteration": self.iteration,
+            "episodes": self.episodes_played,
+            "tokens": self.tokens_played,
+            "unscored_batches": self.unscored_batches,
+            "seconds": seconds,
+            "rollout_seconds": played - started,
+            "tokens_per_second": batch.num_tokens / seconds,
+            **memory_mib(self.policy.device),
+        }
+
+    def _update_guarded(self, batch: Rollout) -> Metrics:
+        """`update`, after which reward models and reference must be what they were."""
+        self.unscored_batches = 0
+        with unchanged(reward_modules(self.env.reward)):
+            metrics = self.update(batch)
+        check_unchanged(self.reference, self._reference_was, "the reference policy")
+        return metrics
+
+    def _skip(self) -> Metrics:
+        """Count a batch without scores and learn nothing from it; the first one in a row is told."""
+        self.unscored_batches += 1
+        if self.unscored_batches == 1:
+            LOG.warning("%s: %s; nothing is learnt from them", self.where, self._no_scores())
+        return {"updates": 0, "kl_coef": self.kl.coefficient}
+
+    def _no_scores(self) -> str:
+        """Which reward gave no scores, and the last reason it had."""
+        reward = self.env.reward
+        said = harmless(reward.last_failure or "it abstained and gave no reason", limit=400)
+        if self.env.truncated.all():
+            said = "the token limit cut all of them, and limit='truncate' pays for whole texts only"
+        name = harmless(reward.name, limit=60)
+        return f"reward {name!r} scored none of {self.env.num_envs} episodes: {said}"
+
+    def _check(self) -> None:
+        """What must hold before an iteration."""
+        for what, network in self.networks.items():
+            check_finite(network)
+            check_dropout_off(network, f"the {what}")
+        check_dropout_off(self.reference, "the reference policy")
+        for what, model in reward_modules(self.env.reward).items():
+            check_dropout_off(model, what)
+
+    def _collect_or_restore(self) -> Rollout:
+        """Play; if that fails, a reward source that remembers must not remember the attempt."""
+        try:
+            remembered = self.env.reward.state_dict()
+        except ConfigError:  # out of reach in another process; a checkpoint says so
+            return self.collect()
+        try:
+            return self.collect()
+        except BaseException:
+            self.env.reward.load_state_dict(remembered)
+            raise
+
+    def collect(self) -> Rollout:
+        """Play the next `B` episodes of the stream `config.seed`."""
+        index = self.episodes_played + np.arange(self.env.num_envs)
+        return rollout(
+            self.policy,
+            self.env,
+            index,
+            seed=self.config.seed,
+            sampling=self.sampling,
+            keep_states=self.reads_states,
+        )
+
+    def predict(self, prompts: Sequence[Prompt | str], *, greedy: bool = True, seed: int = 0) -> list[str]:
+        """Complete prompts with the policy as it is now."""
+        env = TextVectorEnv(
+            prompts,
+            self.env.tokenizer,
+            lambda episodes: [0.0] * len(episodes),
+            self.env.max_tokens,
+            num_envs=len(prompts),
+            shuffle=False,
+            numbering="global",
+            stop=self.env.stop,
+            mask=self.env.mask,
+        )
+        sampling = Sampling(temperature=self.config.temperature, greedy=greedy)
+        batch = rollout(self.policy, env, np.arange(len(prompts)), seed=seed, sampling=sampling)
+        return [e.completion for e in batch.episodes]
+
+    def save(self, folder: str | Path, *, resumable: bool = False) -> None:
+        """Write the policy as a Hugging Face folder.
+
+        Args:
+            folder: Where.
+            resumable: Add a checkpoint, about four times as large, with which `load` gives an agent that
+                goes on as this one would.
+        """
+        self.policy.save(folder)
+        if resumable:
+            Checkpoints(Path(folder) / "checkpoints", keep=1).save(self, overwrite=True)
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, env: TextVectorEnv, config: Any = None, device: str = "auto"
+    ) -> Agent[Any]:
+        """An agent that goes on with a saved policy.
+
+        Of a folder saved as `resumable` all is restored: reference, optimizer, counters, KL coefficient, the
+        memory of the reward source and, where none is given, the configuration. Of any other folder the
+        policy is a new start, and the reference too.
+        """
+        checkpoints = Checkpoints(Path(folder) / "checkpoints", keep=1)
+        state = checkpoints.newest_state()
+        own = (Path(folder) / "tokenizer.json").is_file()  # byte and word tokenizers have no file
+        tokenizer = None if own else env.tokenizer
+        if state is None:
+            policy = Policy.from_pretrained(folder, tokenizer, device=device)
+            return cls(policy, env, config or cls.config_class())  # type: ignore[arg-type]
+        policy = Policy.from_pretrained(folder, tokenizer, device=device, dtype=state["dtype"])
+        reference = checkpoints.reference(env.tokenizer, device).requires_grad_(False)
+        agent = cls(policy, env, config or cls.config_class(**state["settings"]), reference)  # type: ignore[arg-type]
+        checkpoints.load(agent)
+        return agent
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds besides weights and the optimizer's memory, as plain JSON data.
+
+        A subclass that remembers more adds it here and in `load_state_dict`. No generator is among it:
+        prompts, noise and minibatches are functions of `config.seed` and of these counters.
+        """
+        return {
+            "iteration": self.iteration,
+            "episodes_played": self.episodes_played,
+            "tokens_played": self.tokens_played,
+            "unscored_batches": self.unscored_batches,
+            "kl_coefficient": self.kl.coefficient,
+            "advice": dict(self.advisor.lasted),
+            "objective": self.objective.state_dict(),
+            "declined": self.declined,
+            "reward": self.env.reward.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        self.env.reward.load_state_dict(state["reward"])
+        self.iteration = state["iteration"]
+        self.episodes_played, self.tokens_played = state["episodes_played"], state["tokens_played"]
+        self.unscored_batches = state.get("unscored_batches", 0)
+        self.kl.coefficient = state["kl_coefficient"]
+        self.advisor.lasted = dict(state["advice"])
+        self.objective = Objective.of(state.get("objective"))  # checkpoints of earlier versions have none
+        self.declined = state.get("declined")
+
+    def settings(self) -> dict[str, Any]:
+        """The configuration as plain data."""
+        return {"algorithm": type(self).__name__.lower(), **asdict(self.config)}
+
+    # For subclasses
+
+    reads_states = False  # whether rollouts keep the policy's states
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """What is trained, by name: the policy, and first."""
+        return {"policy": self.policy}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimizer trains: `params`, the full learning rate `lr`, `warmup` (True if left out)."""
+        trained = [p for p in self.policy.parameters() if p.requires_grad]
+        return [{"params": trained, "lr": self.config.learning_rate}]
+
+    def reference_log_probs(self, batch: Rollout) -> Tensor:
+        """`(B, T)`, nats: the reference's log-probabilities of the batch's tokens."""
+        return self.reference.score(
+            batch.tokens,
+            batch.starts,
+            batch.lengths,
+            temperature=self.config.temperature,
+            action_masks=batch.action_masks,
+        )
+
+    def track_objective(self, batch: Rollout, reference: Tensor) -> Metrics:
+        """Take a batch of the policy's own texts into `objective`; returns its metrics.
+
+        Call it at the end of an update, before β is adapted.
+
+        Args:
+            batch: `B` episodes.
+            reference: `(B, T)`, nats, as `reference_log_probs` gave them.
+        """
+        kl = ((batch.log_probs - reference) * batch.mask).sum(dim=1).double().cpu().numpy()
+        return self.objective.add(batch, kl, self.kl.coefficient, self.iteration, self.env.group_size)
+
+    def step(self, loss: Tensor) -> float:
+        """One optimizer step; returns the gradient's norm before clipping.
+
+        Raises:
+            NonFiniteError: The loss or a gradient is not finite; the weights are untouched.
+        """
+        backward(self.optimizer, loss, self.where)
+        return self.apply_gradients()
+
+    def apply_gradients(self) -> float:
+        """One optimizer step down the gradients that there are.
+
+        Returns:
+            The norm of the policy's before clipping.
+
+        Raises:
+            NonFiniteError: A gradient is not finite; the weights are untouched.
+        """
+        networks = list(self.networks.values())
+        return apply_gradients(networks, self.optimizer, self.config.max_grad_norm, self.where)[0]
+
+    @property
+    def where(self) -> str:
+        """The iteration in progress, for errors."""
+        return f"iteration {self.iteration + 1}"
+
+    def _set_learning_rate(self) -> None:
+        config = self.config
+        share = 1.0 - self.iteration / max(1, config.iterations) if config.anneal else 1.0
+        warm = min(1.0, (self.iteration + 1) / max(1, config.warmup))
+        for group, full in zip(self.optimizer.param_groups, self.parameter_groups(), strict=True):
+            group["lr"] = full["lr"] * max(0.0, share) * (warm if full.get("warmup", True) else 1.0)

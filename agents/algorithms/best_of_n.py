@@ -1,0 +1,207 @@
+"""Best-of-n: write n texts, keep the one the reward likes best; and teach a policy to write like that.
+
+`best_of_n` chooses at writing time and trains nothing. The agent `BestOfN` fits its policy to the
+chosen texts by maximum likelihood. The texts not chosen teach nothing, and there is no KL penalty:
+n alone limits how far one round of choosing goes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from text_gym.agents.policies.policy import Policy
+from text_gym.agents.sampling.rollout import Rollout
+from text_gym.agents.sampling.sampler import Sampling, rollout
+from text_gym.agents.training.metrics import Metrics
+from text_gym.envs.vector import TextVectorEnv
+from text_gym.episode import Episode, Prompt
+from text_gym.rewards.source import RewardSource, as_reward_source
+
+from .advantages import masked_mean
+from .agent import Agent
+from .configs import AgentConfig, BestOfNConfig
+from .policy_gradient import check_groups, grouped_returns, minibatches
+
+ROWS = 128  # episodes played side by side when sampling
+
+
+class Candidates(NamedTuple):
+    """What `best_of_n` wrote for `N` prompts."""
+
+    best: list[Episode]  # N, the chosen ones
+    episodes: list[Episode]  # N * n, all of them, a prompt's one after another
+    rewards: npt.NDArray[np.float64]  # (N, n), by the source that chose; NaN where it declined to judge
+
+
+def best_of_n(
+    policy: Policy,
+    env: TextVectorEnv,
+    n: int,
+    prompts: Sequence[Prompt] | None = None,
+    *,
+    reward: RewardSource | Callable[..., Any] | None = None,
+    seed: int = 0,
+    sampling: Sampling | None = None,
+) -> Candidates:
+    """Complete every prompt `n` times and choose the completion with the largest reward.
+
+    The policy of which the chosen texts are samples is at most `best_of_n_kl_bound(n)` from the one
+    that wrote them.
+
+    Args:
+        policy: Who writes.
+        env: Gives tokenizer, token limit and stop strings, and prompts and reward if none are given. Texts
+            are scored as they stand, cut or not, whatever its `limit`.
+        n: Texts per prompt, at least 1.
+        prompts: What to complete.
+        reward: Who chooses; among equals the first text is taken.
+        seed: Decides the noise: candidate `j` of prompt `i` is episode `i * n + j` of this stream.
+        sampling: How tokens are drawn; temperature 1 if None.
+    """
+    prompts = list(env.prompts if prompts is None else prompts)
+    total = len(prompts) * n
+    rows = min(total, n * max(1, ROWS // max(1, n)))
+    playing = TextVectorEnv(
+        prompts,
+        env.tokenizer,
+        env.reward if reward is None else as_reward_source(reward),
+        env.max_tokens,
+        num_envs=rows,
+        limit="end",
+        stop=env.stop,
+        shuffle=False,
+        group_size=n,
+        context=policy.context,
+        on_bad_reward=env.on_bad_reward,
+        mask=env.mask,
+    )
+    episodes: list[Episode] = []
+    found: list[npt.NDArray[np.float64]] = []
+    for first in range(0, total, rows):
+        index = np.arange(first, first + rows) % total  # the last batch wraps around; the surplus is cut
+        batch = rollout(policy, playing, index, seed=seed, sampling=sampling)
+        episodes += batch.episodes
+        found.append(np.where(batch.scores.abstained, np.nan, batch.scores.totals))
+    rewards = np.concatenate(found)[:total].reshape(-1, n)
+    best = choose_best(torch.from_numpy(rewards), torch.from_numpy(~np.isnan(rewards))).tolist()
+    return Candidates([episodes[i * n + j] for i, j in enumerate(best)], episodes[:total], rewards)
+
+
+def best_of_n_kl_bound(n: int) -> float:
+    """Most nats per episode that choosing the best of `n` can put between policy and choice.
+
+    log n - (n - 1)/n is the exact KL where the same text never comes twice and no two rewards are equal.
+    Of texts some are likely and do come twice, and then it is an upper bound, no estimate (Beirami et
+    al. 2024, "Theoretical guarantees on the alignment of best-of-n policy").
+
+    >>> best_of_n_kl_bound(1), round(best_of_n_kl_bound(64), 3)
+    (0.0, 3.175)
+    """
+    return math.log(n) - (n - 1) / n
+
+
+def choose_best(rewards: Tensor, judged: Tensor) -> Tensor:
+    """`(G,)` int64: the place of the largest reward in each group, the first among equals.
+
+    Args:
+        rewards: `(G, n)`.
+        judged: `(G, n)` bool; episodes that were not judged are chosen only where none was.
+    """
+    return rewards.masked_fill(~judged, -torch.inf).argmax(dim=1)
+
+
+class BestOfN(Agent[BestOfNConfig]):
+    """Best-of-n distillation: maximum likelihood on the best of each prompt's texts.
+
+    Raises:
+        ConfigError: The environment's `num_envs` is not a multiple of `n`.
+
+    >>> from text_gym import ByteTokenizer
+    >>> env = TextVectorEnv(["a"], ByteTokenizer(), lambda completion: len(completion), 4, num_envs=8)
+    >>> policy = Policy.new(ByteTokenizer(), width=16, layers=1, context=8)
+    >>> agent = BestOfN(policy, env, BestOfNConfig(iterations=1)).learn()
+    """
+
+    config_class: ClassVar[type[AgentConfig]] = BestOfNConfig
+
+    def __init__(
+        self,
+        policy: Policy,
+        env: TextVectorEnv,
+        config: BestOfNConfig | None = None,
+        reference: Policy | None = None,
+    ) -> None:
+        super().__init__(policy, env, config or BestOfNConfig(), reference)
+        check_groups(env, self.config.n)
+
+    def collect(self) -> Rollout:
+        """Play the next `B` episodes of the stream `config.seed`."""
+        if self.config.sample_from == "policy":
+            return super().collect()
+        index = self.episodes_played + np.arange(self.env.num_envs)
+        return rollout(self.reference, self.env, index, seed=self.config.seed, sampling=self.sampling)
+
+    def update(self, batch: Rollout) -> Metrics:
+        """Several epochs of maximum likelihood on the best of the texts that were paid."""
+        if not batch.scored.any():
+            return {"kl": float("nan"), "kl_per_token": float("nan"), "updates": 0}
+        config, batch = self.config, batch.only(batch.scored)
+        returns, present, (group, place) = grouped_returns(batch, batch.rewards, config.n)
+        kl, reference = self._kl(batch)
+        best = (place == choose_best(returns, present)[group]).nonzero()[:, 0]
+        losses, norms = [], []
+        for rows in minibatches(len(best), config.epochs, config.minibatches, (config.seed, self.iteration)):
+            loss = self.loss(batch, best[rows.to(best.device)])
+            losses.append(float(loss.detach()))
+            norms.append(self.step(loss))
+        return {
+            "loss": float(np.mean(losses)) if losses else float("nan"),
+            "reward_best": float(batch.rewards.sum(dim=1)[best].mean()),
+            "entropy": float(masked_mean(-batch.log_probs, batch.mask)),
+            "clip_fraction": 0.0,
+            "grad_norm": float(np.mean(norms)) if norms else float("nan"),
+            "kl": kl,
+            "kl_per_token": kl / float(batch.lengths.float().mean()),
+            "updates": len(losses),
+            **({} if reference is None else self.track_objective(batch, reference)),
+        }
+
+    def loss(self, batch: Rollout, rows: Tensor) -> Tensor:
+        """Negative log-likelihood of these episodes, in nats per episode."""
+        said = self.policy.evaluate(
+            batch.tokens[rows],
+            batch.starts[rows],
+            batch.lengths[rows],
+            temperature=self.config.temperature,
+            action_masks=None if batch.action_masks is None else batch.action_masks[rows],
+        )
+        return -said.log_probs.sum() / len(rows)
+
+    def settings(self) -> dict[str, Any]:
+        """The configuration as plain data."""
+        return {**super().settings(), "algorithm": "best_of_n"}
+
+    def _kl(self, batch: Rollout) -> tuple[float, Tensor | None]:
+        """KL(policy ‖ reference) before the update, in nats per episode, by whoever wrote the texts.
+
+        Where the policy wrote them, also the reference's log-probabilities of their tokens, `(B, T)`.
+        """
+        if self.config.sample_from == "policy":
+            reference = self.reference_log_probs(batch)
+            return float((batch.log_probs - reference).sum(dim=1).mean()), reference
+        said = self.policy.score(
+            batch.tokens,
+            batch.starts,
+            batch.lengths,
+            temperature=self.config.temperature,
+            action_masks=batch.action_masks,
+        )
+        log_ratio = (said - batch.log_probs).sum(dim=1)  # weighted by the ratio; every summand is ≥ 0
+        return float((log_ratio.exp() * log_ratio - torch.expm1(log_ratio)).mean()), None

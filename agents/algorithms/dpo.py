@@ -1,0 +1,135 @@
+"""DPO (Rafailov et al. 2023): learn from preferences between texts, without a reward model or sampling.
+
+For pairs judged by a Bradley–Terry rater with reward r its optimum is that of RLHF, π_ref·exp(r/β).
+Data in, policy out, as in supervised fine-tuning; it plays no episodes and therefore is no `Agent`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from text_gym.agents.policies.policy import FUSED, Policy
+from text_gym.agents.training.gradients import apply_gradients, backward
+from text_gym.agents.training.metrics import Metrics
+from text_gym.episode import Prompt
+
+from .configs import DPOConfig
+from .sft import encode_pairs, padded, warmup_cosine
+
+Preference = tuple[Prompt, str, str]  # prompt, chosen, rejected
+
+
+class DPO:
+    """Fit a policy to preferences.
+
+    Args:
+        policy: The policy to train, in place.
+        pairs: Prompt, chosen completion, rejected completion.
+        config: Settings.
+        reference: The policy to stay close to; `policy` as it is now if None.
+
+    Attributes:
+        steps: Optimizer steps taken so far.
+
+    Raises:
+        DataError: There are no pairs, or one does not fit the policy's context; its prompt is named.
+
+    >>> from text_gym import ByteTokenizer
+    >>> policy = Policy.new(ByteTokenizer(), width=16, layers=1, context=8)
+    >>> DPO(policy, [(Prompt("a"), "yes", "no")]).learn().steps
+    1
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        pairs: Sequence[Preference],
+        config: DPOConfig | None = None,
+        reference: Policy | None = None,
+    ) -> None:
+        self.policy, self.config = policy, config or DPOConfig()
+        chosen = encode_pairs(policy, [(prompt, text) for prompt, text, _ in pairs])
+        rejected = encode_pairs(policy, [(prompt, text) for prompt, _, text in pairs])
+        self.sequences, self.starts = chosen[0] + rejected[0], chosen[1] + rejected[1]
+        self.steps = 0
+        with torch.no_grad():
+            every = range(len(self.sequences))
+            parts = [every[i : i + 64] for i in range(0, len(every), 64)]
+            self.reference_log_probs = torch.cat([self._log_probs(reference or policy, p) for p in parts])
+
+    def learn(self, callback: Callable[[Metrics], bool | None] | None = None) -> DPO:
+        """Train; the callback gets the metrics of every step and may return False to stop.
+
+        Metrics: `step`, `steps`, `loss` (nats per pair), `accuracy` (share of pairs whose chosen text
+        has the larger implicit reward β·log(policy/reference)), `margin` (by how much), `reward_chosen`,
+        `reward_rejected`, `grad_norm`.
+
+        Raises:
+            NonFiniteError: The loss or its gradient became NaN or infinite; the weights are those before it.
+        """
+        config, policy = self.config, self.policy
+        optimizer = torch.optim.AdamW(
+            policy.model.parameters(),
+            lr=config.learning_rate,
+            weight_decay=0.0,
+            fused=policy.device.type in FUSED,
+        )
+        batches = self._batches()
+        for step, pairs in enumerate(batches):
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * warmup_cosine(step / len(batches), config.warmup)
+            rows = [*pairs, *(i + len(self.sequences) // 2 for i in pairs)]
+            log_ratio = self._log_probs(policy, rows) - self.reference_log_probs[rows]
+            chosen, rejected = config.beta * log_ratio.view(2, -1)
+            loss = dpo_loss(chosen, rejected, config.label_smoothing).mean()
+            where = f"step {step}; lower learning_rate"
+            backward(optimizer, loss, where)
+            norm = apply_gradients([policy], optimizer, config.max_grad_norm, where)[0]
+            self.steps += 1
+            metrics = {
+                "step": step + 1,
+                "steps": len(batches),
+                "loss": float(loss.detach()),
+                "accuracy": float((chosen > rejected).float().mean()),
+                "margin": float((chosen - rejected).detach().mean()),
+                "reward_chosen": float(chosen.detach().mean()),
+                "reward_rejected": float(rejected.detach().mean()),
+                "grad_norm": norm,
+            }
+            if callback is not None and callback(metrics) is False:
+                break
+        return self
+
+    def _log_probs(self, policy: Policy, rows: Sequence[int]) -> Tensor:
+        """`(n,)` nats: log-probabilities of whole completions, EOS included."""
+        sequences, starts = [self.sequences[i] for i in rows], [self.starts[i] for i in rows]
+        return policy.evaluate(*padded(policy, sequences, starts)).log_probs.sum(dim=1)
+
+    def _batches(self) -> list[list[int]]:
+        """Indices of the pairs of every step, in random order."""
+        generator = np.random.default_rng(self.config.seed)
+        size, result = self.config.batch_size, []
+        for _ in range(self.config.epochs):
+            order = generator.permutation(len(self.sequences) // 2).tolist()
+            result += [order[i : i + size] for i in range(0, len(order), size)]
+        return result
+
+
+def dpo_loss(chosen: Tensor, rejected: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Negative log-likelihood of preferences, in nats, `(n,)` (Rafailov et al. 2023, eq. 7).
+
+    Args:
+        chosen: `(n,)`, implicit rewards β·log(policy/reference) of the chosen texts.
+        rejected: `(n,)`, of the rejected ones.
+        label_smoothing: Share of labels assumed to be wrong.
+
+    >>> dpo_loss(torch.zeros(1), torch.zeros(1))
+    tensor([0.6931])
+    """
+    margin = chosen - rejected
+    return -(1 - label_smoothing) * F.logsigmoid(margin) - label_smoothing * F.logsigmoid(-margin)

@@ -1,0 +1,193 @@
+"""Supervised fine-tuning: the warm start, maximum likelihood on written completions.
+
+Only completion tokens (EOS included) are trained on; prompts are read, not learnt.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from text_gym.agents.policies.policy import FUSED, Policy
+from text_gym.episode import Prompt
+from text_gym.errors import ConfigError, DataError, NonFiniteError, PromptError, excerpt
+
+from .configs import SFTConfig
+
+MIN_STEPS = 2500  # what a small model needs to learn to copy from its prompt, however few texts there are
+
+
+class SFT:
+    """Fit a policy to written completions.
+
+    Args:
+        policy: The policy to train, in place.
+        pairs: Prompts and completions.
+        config: Settings.
+
+    Attributes:
+        steps: Optimizer steps taken so far.
+
+    Raises:
+        DataError: There are no pairs, or one does not fit the policy's context; its prompt is named.
+    """
+
+    def __init__(
+        self, policy: Policy, pairs: Sequence[tuple[Prompt, str]], config: SFTConfig | None = None
+    ) -> None:
+        self.policy, self.config = policy, config or SFTConfig()
+        self.sequences, self.starts = encode_pairs(policy, pairs)
+        self.steps = 0
+
+    def learn(self, callback: Callable[[dict[str, float]], bool | None] | None = None) -> SFT:
+        """Train; the callback gets `step`, `steps`, `loss` (nats per token), and may return False to stop.
+
+        Raises:
+            NonFiniteError: The loss or its gradient became NaN or infinite; the weights are those before it.
+        """
+        config, policy = self.config, self.policy
+        decayed = [p for p in policy.model.parameters() if p.ndim >= 2]
+        plain = [p for p in policy.model.parameters() if p.ndim < 2]
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": config.weight_decay},
+                {"params": plain, "weight_decay": 0.0},
+            ],
+            lr=config.learning_rate,
+            fused=policy.device.type in FUSED,
+        )
+        policy.check_finite()
+        batches = self._batches()
+        started = time.perf_counter()
+        with _training(policy, config.seed):
+            for step, rows in enumerate(batches):
+                done = step / len(batches)
+                if config.max_seconds is not None:
+                    done = max(done, (time.perf_counter() - started) / config.max_seconds)
+                    if done >= 1:
+                        break
+                for group in optimizer.param_groups:
+                    group["lr"] = config.learning_rate * warmup_cosine(done, config.warmup)
+                loss = _nll(policy, [self.sequences[i] for i in rows], [self.starts[i] for i in rows])
+                loss = loss / sum(len(self.sequences[i]) - self.starts[i] for i in rows)
+                if not torch.isfinite(loss):
+                    raise NonFiniteError(f"the loss is {loss.item()} at step {step}; lower learning_rate")
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.max_grad_norm)
+                if not torch.isfinite(norm):
+                    raise NonFiniteError(
+                        f"the gradient's norm is {norm.item()} at step {step}; lower learning_rate"
+                    )
+                optimizer.step()
+                self.steps += 1
+                metrics = {"step": step + 1, "steps": len(batches), "loss": float(loss.detach())}
+                if callback is not None and callback(metrics) is False:
+                    break
+        return self
+
+    def _batches(self) -> list[list[int]]:
+        """Batches of sequences of similar length (little padding), in random order."""
+        generator = np.random.default_rng(self.config.seed)
+        size = self.config.batch_size
+        lengths = np.array([len(s) for s in self.sequences])
+        passes = len(lengths) / size  # steps per epoch
+        epochs = self.config.epochs
+        wanted = math.ceil(max(3 * passes, MIN_STEPS) if epochs is None else epochs * passes)
+        batches: list[list[int]] = []
+        while len(batches) < wanted:
+            order = generator.permutation(len(lengths))
+            pools = [order[i : i + 16 * size] for i in range(0, len(order), 16 * size)]
+            ordered = [pool[np.argsort(lengths[pool], kind="stable")] for pool in pools]
+            epoch = [pool[i : i + size].tolist() for pool in ordered for i in range(0, len(pool), size)]
+            batches += [epoch[i] for i in generator.permutation(len(epoch))]
+        return batches[:wanted]
+
+
+@torch.no_grad()
+def completion_loss(policy: Policy, pairs: Sequence[tuple[Prompt, str]], *, rows: int = 64) -> float:
+    """Mean negative log-likelihood of written completions, EOS included, in nats per completion token.
+
+    Args:
+        policy: Whose likelihood.
+        pairs: Prompts and completions.
+        rows: Sequences per forward pass.
+
+    Raises:
+        DataError: There are no pairs, or one does not fit the policy's context; its prompt is named.
+    """
+    sequences, starts = encode_pairs(policy, pairs)
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))  # little padding
+    parts = [order[i : i + rows] for i in range(0, len(order), rows)]
+    nll = sum(float(_nll(policy, [sequences[i] for i in part], [starts[i] for i in part])) for part in parts)
+    return nll / (sum(map(len, sequences)) - sum(starts))
+
+
+def encode_pairs(policy: Policy, pairs: Sequence[tuple[Prompt, str]]) -> tuple[list[list[int]], list[int]]:
+    """Token ids of prompt, completion and EOS, and where each completion starts."""
+    if not pairs:
+        raise DataError("there are no (prompt, completion) pairs to learn or judge from")
+    tokenizer = policy.tokenizer
+    if not tokenizer.eos_ids:
+        raise ConfigError("the tokenizer has no EOS id, so completions could never be taught to end")
+    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    sequences: list[list[int]] = []
+    starts: list[int] = []
+    for prompt, completion in pairs:
+        ids = tokenizer.encode(prompt.text) or bos
+        if not ids:
+            raise PromptError(
+                f"prompt {excerpt(prompt.id)} has no tokens and the tokenizer no BOS id to stand for it"
+            )
+        sequence = ids + tokenizer.encode(completion) + [tokenizer.eos_ids[0]]
+        if policy.context is not None and len(sequence) > policy.context:
+            raise DataError(
+                f"prompt {excerpt(prompt.id)} with its completion has {len(sequence)} tokens, "
+                f"the policy's context is {policy.context}"
+            )
+        sequences.append(sequence)
+        starts.append(len(ids))
+    return sequences, starts
+
+
+def _nll(policy: Policy, sequences: list[list[int]], starts: list[int]) -> Tensor:
+    """Sum of the negative log-likelihoods of the completions' tokens, in nats."""
+    return -policy.evaluate(*padded(policy, sequences, starts)).log_probs.sum()
+
+
+def padded(
+    policy: Policy, sequences: Sequence[list[int]], starts: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sequences as `Policy.evaluate` takes them: tokens `(n, S)`, prompt and completion lengths `(n,)`."""
+    width = max(map(len, sequences))
+    pad, device = policy.tokenizer.pad_id, policy.device
+    tokens = torch.tensor([s + [pad] * (width - len(s)) for s in sequences], device=device)
+    begins = torch.tensor(starts, device=device)
+    ends = torch.tensor([len(s) for s in sequences], device=device)
+    return tokens, begins, ends - begins
+
+
+@contextmanager
+def _training(policy: Policy, seed: int) -> Iterator[None]:
+    """Dropout on, with noise that depends on the seed alone and leaves the global generator as it was."""
+    devices = [policy.device] if policy.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        policy.train()
+        try:
+            yield
+        finally:
+            policy.eval()
+
+
+def warmup_cosine(done: float, warmup: float) -> float:
+    """Share of the learning rate after this share of the training."""
+    if done < warmup:
+        return (done + 1e-3) / (warmup + 1e-3)
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))

@@ -1,0 +1,1 @@
+"""Policies and critics: trunks, heads, log-probabilities, adapters."""

@@ -1,0 +1,254 @@
+"""Loss head: log-probabilities of given tokens, without holding the `(N, V)` logits they come from.
+
+Few logits are formed at once and kept for the backward pass. Many are formed in tiles, some rows by some ids,
+that fit a core's cache, and again in the backward pass: that takes a third more arithmetic and less time than
+memory that is written once and read once. Differentiable once. Masks over the vocabulary and output layers of
+other kinds are not its business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from text_gym.models.cpu.kernels import kernels_for, product
+
+WHOLE_BYTES = 2**25  # logits that need no more are few
+TILES = {"cpu": (1024, 512), "cuda": (2048, 8192)}  # rows and ids of a tile
+RECYCLED_BYTES = 2**25  # glibc returns to the system whatever is larger as soon as it is freed
+LOWEST = -1e9  # stands for -inf: with it, sums over a tile that cannot be drawn from are no NaN
+
+
+class Head(NamedTuple):
+    """How an output layer makes logits: `cap · tanh(scale · (x Wᵀ + b) / cap) / temperature`.
+
+    Args:
+        weight: `(V, D)`, W.
+        bias: `(V,)`, b, if any.
+        scale: Factor on what the layer says.
+        cap: Bound that logits are squashed to; None leaves them alone.
+        temperature: The distribution is softmax(logits / temperature).
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    cap: float | None = None
+    temperature: float = 1.0
+
+
+def token_log_probs(
+    states: Tensor, tokens: Tensor, head: Head, *, entropy: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of tokens, and the entropies of the distributions they are from, in nats.
+
+    Args:
+        states: `(N, D)`, the trunk's states before each token.
+        tokens: `(N,)` int64, in [0, V).
+        head: The output layer.
+        entropy: Compute the entropy too (zeros if not).
+
+    Returns:
+        `(N,)` each, float32 at least, whatever the weights are.
+
+    >>> weight = torch.tensor([[0.0], [1.0]])
+    >>> token_log_probs(torch.zeros(1, 1), torch.tensor([1]), Head(weight), entropy=True)
+    (tensor([-0.6931]), tensor([0.6931]))
+    """
+    weight, bias = head.weight, head.bias
+    device = states.device.type
+    if torch.is_autocast_enabled(device):  # what it does to a matrix product, here where autograd sees it
+        low = torch.get_autocast_dtype(device)
+        states, weight, bias = states.to(low), weight.to(low), None if bias is None else bias.to(low)
+    options = _Options(head._replace(weight=tokens, bias=None), entropy)
+    size = len(states) * len(weight) * _dtype(weight).itemsize
+    function = _Whole if size <= WHOLE_BYTES else _Tiled
+    return function.apply(states, weight, bias, tokens, options)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _Whole(torch.autograd.Function):
+    """In the logits, the gradient of log pₜ is `1ₜ - p` and that of the entropy H is `-p (log p + H)`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, options: _Options
+    ) -> tuple[Tensor, Tensor]:
+        logits = _logits(states, weight, bias, options.head)
+        said = logits.gather(1, tokens[:, None])[:, 0]
+        kept = logits.clone() if options.needs_logits else None
+        p, log_z = _softmax(logits)
+        h = log_z - (p * _finite(kept)).sum(dim=1) if options.entropy else torch.zeros_like(said)
+        ctx.save_for_backward(states, weight, tokens, log_z, h, p, kept)
+        ctx.options = options
+        return said - log_z, h
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_log_probs: Tensor, of_entropy: Tensor) -> tuple[Tensor | None, ...]:
+        states, weight, tokens, log_z, h, p, kept = ctx.saved_tensors
+        log_p = None if kept is None else kept - log_z[:, None]
+        gradient = p * _along(log_p, h, of_log_probs, of_entropy, ctx.options)
+        gradient.scatter_add_(1, tokens[:, None], of_log_probs[:, None])
+        gradient = _before_head(gradient, kept, ctx.options.head).to(weight.dtype)
+        for_states, for_weight, for_bias, *_ = ctx.needs_input_grad
+        return (
+            product(gradient, weight) if for_states else None,
+            product(gradient.T, states, out=_empty_like(weight)) if for_weight else None,
+            gradient.sum(dim=0) if for_bias else None,
+            None,
+            None,
+        )
+
+
+class _Tiled(torch.autograd.Function):
+    """As `_Whole`. Of each tile's ids, z is the log of their weight, and w the share in the whole weight."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, options: _Options
+    ) -> tuple[Tensor, Tensor]:
+        said, log_z, h = (states.new_zeros(len(states), dtype=_dtype(weight)) for _ in range(3))
+        for rows in _slices(states, 0):
+            z, inside = [], []  # of each tile: z, and the entropy among its ids
+            for ids in _slices(weight, 1):
+                logits = _logits(states[rows], weight[ids], _part(bias, ids), options.head)
+                at, here = _places(tokens[rows], ids)
+                said[rows] += logits.gather(1, at)[:, 0] * here
+                kept = logits.clone() if options.entropy else None
+                p, of_tile = _softmax(logits)
+                z.append(of_tile)
+                if kept is not None:
+                    inside.append(of_tile - (p * kept).sum(dim=1))
+            of_tiles = torch.stack(z)
+            log_z[rows] = of_tiles.logsumexp(dim=0)
+            if options.entropy:
+                log_w = of_tiles - log_z[rows]
+                h[rows] = log_w.exp().mul_(torch.stack(inside) - log_w).sum(dim=0)
+        ctx.save_for_backward(states, weight, bias, tokens, log_z, h)
+        ctx.options = options
+        return said - log_z, h
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_log_probs: Tensor, of_entropy: Tensor) -> tuple[Tensor | None, ...]:
+        states, weight, bias, tokens, log_z, h = ctx.saved_tensors
+        options: _Options = ctx.options
+        needed = ctx.needs_input_grad
+        for_states = torch.zeros_like(states) if needed[0] else None
+        for_weight = _empty_like(weight) if needed[1] else None  # the first rows overwrite it
+        for_bias = torch.zeros_like(bias) if needed[2] else None
+        for rows in _slices(states, 0):
+            x, z = states[rows], log_z[rows]
+            for ids in _slices(weight, 1):
+                logits = _logits(x, weight[ids], _part(bias, ids), options.head)
+                kept = logits.clone() if options.needs_logits else None
+                log_p = None if kept is None else kept - z[:, None]
+                along = _along(log_p, h[rows], of_log_probs[rows], of_entropy[rows], options)
+                gradient = _softmax_again(logits, z).mul_(along)
+                at, here = _places(tokens[rows], ids)
+                gradient.scatter_add_(1, at, (of_log_probs[rows] * here)[:, None])
+                gradient = _before_head(gradient, kept, options.head).to(weight.dtype)
+                if for_states is not None:
+                    product(gradient, weight[ids], out=for_states[rows], add=True)
+                if for_weight is not None:
+                    product(gradient.T, x, out=for_weight[ids], add=rows.start > 0)
+                if for_bias is not None:
+                    for_bias[ids].add_(gradient.sum(dim=0))
+        return for_states, for_weight, for_bias, None, None
+
+
+class _Options(NamedTuple):
+    head: Head  # without its tensors
+    entropy: bool
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether the gradient needs more than probabilities."""
+        return self.entropy or self.head.cap is not None
+
+
+def _dtype(weight: Tensor) -> torch.dtype:
+    return torch.promote_types(weight.dtype, torch.float32)
+
+
+def _slices(x: Tensor, side: int) -> Iterator[slice]:
+    """The tiles' rows (of side 0) or ids (1)."""
+    size = TILES["cpu" if x.device.type == "cpu" else "cuda"][side]
+    return (slice(i, min(i + size, len(x))) for i in range(0, len(x), size))
+
+
+def _empty_like(weight: Tensor) -> Tensor:
+    """As `torch.empty_like`; on the CPU what is too large to be recycled comes from NumPy, in large pages.
+
+    The 150 MB of GPT-2's gradient have 38,000 small ones, whose first touches take as long as computing them.
+    """
+    floats = {torch.float32: np.float32, torch.float64: np.float64}
+    small = weight.numel() * weight.itemsize <= RECYCLED_BYTES
+    if small or weight.device.type != "cpu" or weight.dtype not in floats:
+        return torch.empty_like(weight, memory_format=torch.contiguous_format)
+    return torch.from_numpy(np.empty(weight.shape, floats[weight.dtype]))
+
+
+def _part(bias: Tensor | None, ids: slice) -> Tensor | None:
+    return None if bias is None else bias[ids].clamp_min(LOWEST)
+
+
+def _places(tokens: Tensor, ids: slice) -> tuple[Tensor, Tensor]:
+    """Columns `(n, 1)` of tokens in a tile, and which of them `(n,)` are in it at all."""
+    here = (tokens >= ids.start) & (tokens < ids.stop)
+    return (tokens - ids.start).clamp_(0, ids.stop - ids.start - 1)[:, None], here
+
+
+def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> Tensor:
+    """`(n, V)`, over the temperature; free to be overwritten."""
+    logits = product(states, weight.T, bias).to(_dtype(weight))
+    if head.cap is not None:
+        logits = logits.mul_(head.scale / head.cap).tanh_().mul_(head.cap / head.temperature)
+    elif head.scale != head.temperature:
+        logits = logits.mul_(head.scale / head.temperature)
+    return logits
+
+
+def _softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """`(n, m)` probabilities, and `(n,)` logs of what they were divided by; logits may be overwritten."""
+    kernels = kernels_for(logits)
+    if kernels is not None:
+        return logits, kernels.softmax(logits)
+    p = torch.softmax(logits, dim=1)
+    return p, logits.amax(dim=1) - p.amax(dim=1).log()
+
+
+def _softmax_again(logits: Tensor, log_z: Tensor) -> Tensor:
+    """`(n, m)` probabilities; logits are overwritten."""
+    kernels = kernels_for(logits)
+    return logits.sub_(log_z[:, None]).exp_() if kernels is None else kernels.softmax_again(logits, log_z)
+
+
+def _along(
+    log_p: Tensor | None, h: Tensor, of_log_probs: Tensor, of_entropy: Tensor, options: _Options
+) -> Tensor:
+    """What p is multiplied by in the gradient of the logits."""
+    along = -of_log_probs[:, None]
+    if options.entropy:
+        along = along - of_entropy[:, None] * (_finite(log_p) + h[:, None])
+    return along
+
+
+def _before_head(gradient: Tensor, logits: Tensor | None, head: Head) -> Tensor:
+    """From the gradient of the logits `(n, m)` that of what the layer says; written over it."""
+    if logits is not None and head.cap is not None:
+        gradient = gradient.mul_(1 - (logits * (head.temperature / head.cap)).square_())
+    if head.scale != head.temperature:
+        gradient = gradient.mul_(head.scale / head.temperature)
+    return gradient
+
+
+def _finite(x: Tensor | None) -> Tensor:
+    """Where p is 0, p log p is 0, and not 0 · -inf."""
+    assert x is not None
+    return x.clamp_min(LOWEST)

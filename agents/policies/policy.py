@@ -1,0 +1,395 @@
+"""Policy: a causal language model with a value head. A frozen copy of one is the reference policy.
+
+Sequences are right-padded, prompt and completion without a gap, so causal attention needs no mask
+and positions count from 0; log-probabilities are over the tokenizer's `V` ids only, however far the
+model's own vocabulary is padded. How tokens are drawn is the sampler's business.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from text_gym.agents.checks import check_finite
+from text_gym.errors import ConfigError, DataError
+from text_gym.models.cpu.kernels import kernels_for
+from text_gym.models.loading import lift_from_file, pick_device, small_gpt2
+from text_gym.tokenizer import PretrainedTokenizer, Tokenizer
+
+from .loss_head import Head, token_log_probs
+from .micro_batches import Splitter
+from .trunk import _no_bars, _with_fused_gelu, places, states_before, tensors_of
+
+VALUE_HEAD = "value_head.safetensors"
+FUSED = ("cpu", "cuda")  # devices on which AdamW takes its step in one kernel
+
+
+class Evaluation(NamedTuple):
+    """What a policy says of given completions; entries past a completion's end are 0."""
+
+    log_probs: Tensor  # (B, T), nats, of the tokens taken
+    values: Tensor  # (B, T), of the state before each token
+    entropy: Tensor  # (B, T), nats
+
+
+class Policy(nn.Module):
+    """Any `transformers` causal LM with a linear value head on its last hidden state.
+
+    Args:
+        model: The causal LM.
+        tokenizer: Its tokenizer; the model may have more rows than the tokenizer has ids.
+        device: `"auto"` takes CUDA where there is one.
+
+    Attributes:
+        bf16: Whether matrix products are made in bfloat16, whatever the weights are (see `use_less_memory`).
+
+    Raises:
+        ConfigError: The model has fewer rows than the tokenizer has ids, or an unknown output head.
+    """
+
+    def __init__(self, model: Any, tokenizer: Tokenizer, device: str = "auto") -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.vocab_size = tokenizer.vocab_size
+        rows = model.get_output_embeddings().weight.shape[0]
+        if rows < self.vocab_size:
+            raise ConfigError(
+                f"the tokenizer has {self.vocab_size} ids but the model only {rows}; "
+                "they do not belong together"
+            )
+        self.model = _with_fused_gelu(model)
+        self.bf16 = False
+        # With a padding id in its config a model looks for it in every input and warns. We pad on
+        # the right, where causal attention never looks; the id is put back when saving.
+        self._pad_token_id, model.config.pad_token_id = model.config.pad_token_id, None
+        width = model.config.get_text_config().hidden_size
+        self.value_head = nn.utils.skip_init(nn.Linear, width, 1)  # draws nothing from the global generator
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+        # What Cohere, Granite and Gemma 2 do to their logits; looked up once, since configurations are slow.
+        names = ("logit_scale", "logits_scaling", "final_logit_softcapping")
+        self._head_options = [getattr(model.config.get_text_config(), name, None) for name in names]
+        self.to(pick_device(device))
+        self.value_head.to(next(model.parameters()).dtype)
+        self.eval()  # dropout stays off in sampling, scoring and updates; only SFT turns it on
+        self._check_head()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        tokenizer: Tokenizer | None = None,
+        device: str = "auto",
+        dtype: str = "float32",
+    ) -> Policy:
+        """Load a folder or hub model in safetensors, with its tokenizer and, if saved, its value head.
+
+        Raises:
+            DataError: There is no such folder or model, or it is not in safetensors.
+        """
+        from transformers import AutoModelForCausalLM
+
+        try:
+            with _no_bars(Path(name).is_dir()):
+                model = AutoModelForCausalLM.from_pretrained(
+                    str(name), dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
+                )
+        except (OSError, ValueError) as error:
+            raise DataError(f"cannot load a causal language model from {str(name)!r}: {error}") from error
+        lift_from_file(model)
+        policy = cls(model, tokenizer or PretrainedTokenizer.from_pretrained(name), device)
+        head = Path(name) / VALUE_HEAD
+        if head.is_file():
+            policy.value_head.load_state_dict(load_file(head))
+        return policy
+
+    @classmethod
+    def new(
+        cls,
+        tokenizer: Tokenizer,
+        *,
+        layers: int = 2,
+        width: int = 64,
+        heads: int = 4,
+        context: int = 256,
+        dropout: float = 0.0,
+        seed: int = 0,
+        device: str = "auto",
+    ) -> Policy:
+        """A small GPT-2 with random weights, to be trained from nothing; dropout is on in SFT alone."""
+        from transformers import GPT2LMHeadModel
+
+        config = small_gpt2(
+            tokenizer, layers=layers, width=width, heads=heads, context=context, dropout=dropout
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(GPT2LMHeadModel(config), tokenizer, device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        weight: Tensor = self.value_head.weight
+        return weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of logits, log-probabilities and values: float32 at least, whatever the weights are."""
+        return torch.promote_types(self.value_head.weight.dtype, torch.float32)
+
+    @property
+    def token_bytes(self) -> int:
+        """About what the trunk keeps of a token for a backward pass: 32 numbers a layer and unit of width."""
+        config = self.model.config.get_text_config()
+        return int(32 * config.num_hidden_layers * config.hidden_size * self.dtype.itemsize)
+
+    @property
+    def context(self) -> int | None:
+        """Largest number of tokens the model can read, if it has a limit."""
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return None if limit is None else int(limit)
+
+    def hidden(self, tokens: Tensor, **kwargs: Any) -> Any:
+        """Output of the trunk; `last_hidden_state` is `(B, S, D)`.
+
+        Args:
+            tokens: `(B, S)` int64.
+            **kwargs: `attention_mask`, `position_ids`, `past_key_values`, as in `transformers`.
+        """
+        with self._precision():
+            return self.model.base_model(input_ids=tokens, **{"use_cache": False, **kwargs})
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """`(..., V)` logits of hidden states `(..., D)`, over the tokenizer's ids only; of type `dtype`."""
+        with self._precision():
+            logits: Tensor = self.model.get_output_embeddings()(hidden)
+        logits = logits[..., : self.vocab_size].to(self.dtype)
+        times, divided_by, cap = self._head_options
+        if times:
+            logits = logits * times
+        if divided_by:
+            logits = logits / divided_by
+        if cap:
+            logits = cap * torch.tanh(logits / cap)
+        return logits
+
+    def logits_of_fixed_weights(self) -> Callable[[Tensor], Tensor]:
+        """`logits` of `(n, D)` states without gradients, good as long as the weights stay as they are.
+
+        On CPUs products with few rows are faster by a half and more with weights that lie in another order,
+        which pays for a copy where many tokens are going to be drawn.
+        """
+        head = None if self.bf16 or self.device.type != "cpu" else self._loss_head(1.0)
+        if head is None or head.weight.dtype != self.dtype or head.scale != 1 or head.cap is not None:
+            return self.logits
+        weight, bias = head.weight.detach().t(), head.bias
+        kernels = kernels_for(weight)
+        if kernels is not None:
+            panels = kernels.pack(weight)
+            return lambda states: kernels.multiply(states, panels, bias)
+        weight = weight.contiguous()
+        if bias is None:
+            return lambda states: torch.mm(states, weight)
+        return lambda states: torch.addmm(bias, states, weight)
+
+    def values(self, hidden: Tensor) -> Tensor:
+        """`(...)` values of hidden states `(..., D)`, of type `dtype`."""
+        hidden = hidden.to(self.value_head.weight.dtype)
+        return self.value_head(hidden).squeeze(-1).to(self.dtype)  # type: ignore[no-any-return]
+
+    def evaluate(
+        self,
+        tokens: Tensor,
+        starts: Tensor,
+        lengths: Tensor,
+        *,
+        temperature: float = 1.0,
+        entropy: bool = False,
+        action_masks: Tensor | None = None,
+    ) -> Evaluation:
+        """Log-probabilities and values of completions, in one pass through the trunk.
+
+        Args:
+            tokens: `(B, S)` int64, right-padded.
+            starts: `(B,)` int64, prompt lengths `P_i` (at least 1).
+            lengths: `(B,)` int64, completion lengths `T_i`.
+            temperature: The distribution is softmax(logits / temperature), as it was sampled from.
+            entropy: Compute the entropy too (zeros if not).
+            action_masks: `(B, >= T, V)` bool, tokens that could be drawn; None means all.
+
+        Returns:
+            Tensors `(B, T)`, `T` the longest completion.
+        """
+        taken, weight = states_before(
+            self.model.base_model, tokens, starts, lengths, self.hidden, bf16=self.bf16
+        )
+        mask, rows, at = places(starts, lengths)
+        masks = None if action_masks is None else action_masks[rows, at - starts[rows]]
+        log_probs, h = self._token_log_probs(taken, tokens[rows, at], temperature, entropy, masks, weight)
+        zeros = log_probs.new_zeros(mask.shape)
+        said, values = (zeros.masked_scatter(mask, x) for x in (log_probs, self.values(taken)))
+        return Evaluation(said, values, zeros.masked_scatter(mask, h) if entropy else zeros)
+
+    def _token_log_probs(
+        self,
+        states: Tensor,
+        tokens: Tensor,
+        temperature: float,
+        entropy: bool,
+        masks: Tensor | None,
+        embedding: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """`(N,)` log-probabilities of tokens after states `(N, D)`, and entropies, in nats."""
+        head = self._loss_head(temperature, embedding) if masks is None else None
+        if head is not None:
+            with self._precision():
+                return token_log_probs(states, tokens, head, entropy=entropy)
+        logits = self.logits(states) / temperature
+        if masks is not None:
+            logits = logits.masked_fill(~masks, -torch.inf)
+        log_p = torch.log_softmax(logits, dim=-1)
+        log_probs = log_p.gather(1, tokens[:, None])[:, 0]
+        if not entropy:
+            return log_probs, torch.zeros_like(log_probs)
+        # Forbidden tokens have log-probability -inf, and 0 · inf would be NaN.
+        return log_probs, -(log_p.exp() * log_p.clamp_min(-1e9)).sum(-1)
+
+    def _loss_head(self, temperature: float, embedding: Tensor | None = None) -> Head | None:
+        """The output layer as the loss head takes it; None if it is no plain one (adapters, quantisation).
+
+        If the embedding's weights are also its own, they are taken from `embedding`.
+        """
+        layer = self.model.get_output_embeddings()
+        if type(layer) is not nn.Linear or layer._forward_hooks or layer._forward_pre_hooks:
+            return None
+        weight: Tensor = layer.weight
+        if embedding is not None and weight is self.model.get_input_embeddings().weight:
+            weight = embedding
+        bias: Tensor | None = layer.bias
+        if len(weight) > self.vocab_size:
+            weight, bias = weight[: self.vocab_size], None if bias is None else bias[: self.vocab_size]
+        times, divided_by, cap = self._head_options
+        return Head(weight, bias, (times or 1.0) / (divided_by or 1.0), cap or None, temperature)
+
+    @torch.no_grad()
+    def score(
+        self,
+        tokens: Tensor,
+        starts: Tensor,
+        lengths: Tensor,
+        *,
+        temperature: float = 1.0,
+        action_masks: Tensor | None = None,
+        rows: int = 64,
+    ) -> Tensor:
+        """`(B, T)` log-probabilities of completions, in nats, without gradients, at most `rows` at a time."""
+        result = torch.zeros(len(tokens), int(lengths.max()), dtype=self.dtype, device=tokens.device)
+
+        def fill(parts: list[Tensor]) -> None:
+            for part in parts:
+                masks = None if action_masks is None else action_masks[part]
+                said = self.evaluate(
+                    tokens[part], starts[part], lengths[part], temperature=temperature, action_masks=masks
+                ).log_probs
+                result[part, : said.shape[1]] = said
+
+        Splitter(self.device, rows).run(starts + lengths, fill)
+        return result
+
+    def use_less_memory(self, *, bf16: bool = False, gradient_checkpointing: bool = False) -> Policy:
+        """Trade precision or time for memory; returns the policy.
+
+        Args:
+            bf16: Make matrix products in bfloat16 (autocast), which is also faster where the hardware has
+                instructions for it. Weights, their gradients and log-probabilities stay what they are.
+            gradient_checkpointing: Keep what enters a layer only, and compute the rest again in the backward
+                pass: a third more work, the same gradient.
+
+        Raises:
+            ConfigError: The model's architecture has no gradient checkpointing.
+        """
+        self.bf16 = bf16
+        if gradient_checkpointing:
+            old = self.model.gradient_checkpointing_enable  # what transformers 4 calls it
+            enable = getattr(self.model, "activation_checkpointing_enable", old)
+            try:
+                enable({"use_reentrant": False})
+            except ValueError as error:
+                raise ConfigError(f"gradient checkpointing is impossible here: {error}") from error
+        return self
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def check_finite(self) -> None:
+        """Refuse broken weights.
+
+        Raises:
+            NonFiniteError: A weight is NaN or infinite; its tensor is named.
+        """
+        check_finite(self)
+
+    def frozen(self) -> Policy:
+        """A copy whose weights cannot be trained: the reference policy."""
+        reference = copy.deepcopy(self)
+        reference.requires_grad_(False)
+        return reference
+
+    def digest(self) -> str:
+        """SHA-256 of the weights and buffers, with their names, shapes and types; 64 hexadecimal digits.
+
+        Policies with the same digest give every text the same probability, and a policy that was saved and
+        loaded again has the digest it had. The tokenizer is not part of it.
+        """
+        result = hashlib.sha256()
+        for name, tensor in sorted(tensors_of(self).items()):
+            result.update(f"{name} {(tuple(tensor.shape), tensor.dtype)}\n".encode())
+            result.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return result.hexdigest()
+
+    def save(self, folder: str | Path) -> None:
+        """Write a Hugging Face folder (`AutoModelForCausalLM` loads it) and the value head beside it.
+
+        Raises:
+            NonFiniteError: A weight is NaN or infinite; nothing was written.
+        """
+        self.check_finite()
+        self._save_beside(folder)
+        self.model.config.pad_token_id = self._pad_token_id
+        try:
+            with _no_bars():
+                self.model.save_pretrained(folder, state_dict=self._model_state())
+        finally:
+            self.model.config.pad_token_id = None
+
+    def _model_state(self) -> dict[str, Tensor] | None:
+        """The weights to write; None means the model's own."""
+        return None
+
+    def _save_beside(self, folder: str | Path) -> None:
+        """Write what is not the model: value head and tokenizer."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in self.value_head.state_dict().items()}, folder / VALUE_HEAD)
+        if isinstance(self.tokenizer, PretrainedTokenizer):
+            self.tokenizer.save(folder)
+
+    def _check_head(self) -> None:
+        """Our logits must be the model's own, whatever its architecture does on top of the trunk."""
+        probe = torch.arange(4, device=self.device)[None] % self.vocab_size
+        with torch.no_grad():
+            theirs = (
+                self.model(input_ids=probe, use_cache=False).logits[..., : self.vocab_size].to(self.dtype)
+            )
+            ours = self.logits(self.hidden(probe).last_hidden_state)
+        if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
+            kind = json.dumps(self.model.config.model_type)
+            raise ConfigError(f"models of type {kind} change their logits in a way that is not supported yet")

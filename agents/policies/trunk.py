@@ -1,0 +1,107 @@
+"""The trunk of a policy: how token positions and hidden states are laid out, and which layers learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from text_gym.models.cpu import gpt2
+
+
+def tensors_of(network: nn.Module) -> dict[str, Tensor]:
+    """Every weight and buffer of a policy or critic by name; tied weights once."""
+    found: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        found.setdefault(id(tensor), (name, tensor.detach()))
+    return dict(found.values())
+
+
+def places(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the tokens of completions are.
+
+    Args:
+        starts: `(B,)` int64, prompt lengths.
+        lengths: `(B,)` int64, completion lengths, `T` the longest and `N` their sum.
+
+    Returns:
+        Mask `(B, T)` of the tokens there are, and their rows and columns, `(N,)` each.
+    """
+    mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+    rows, columns = mask.nonzero(as_tuple=True)
+    return mask, rows, starts[rows] + columns
+
+
+def states_before(
+    trunk: nn.Module,
+    tokens: Tensor,
+    starts: Tensor,
+    lengths: Tensor,
+    hidden: Callable[[Tensor], Any],
+    *,
+    bf16: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """A trunk's states from which the tokens of completions are drawn.
+
+    Args:
+        trunk: Any model's.
+        tokens: `(B, S)` int64, right-padded.
+        starts: `(B,)` int64, prompt lengths.
+        lengths: `(B,)` int64, completion lengths; `N` is their sum.
+        hidden: Reads `(B, S)` tokens through the trunk, as `transformers` does.
+        bf16: It does so in bfloat16.
+
+    Returns:
+        `(N, D)`, in the order of `places`; and the embedding's weights, which an output layer that has the
+        same ones is to use, or None, where it is to use its own.
+    """
+    tokens = tokens[:, : int((starts + lengths).max()) - 1]  # nobody asks for states from the last token on
+    if not bf16 and gpt2.can_read(trunk):
+        return gpt2.states(trunk, tokens, starts, lengths)
+    _, rows, at = places(starts, lengths)
+    with layers_in_training(trunk):
+        states: Tensor = hidden(tokens).last_hidden_state
+    return states[rows, at - 1], None
+
+
+@contextmanager
+def layers_in_training(model: nn.Module) -> Iterator[None]:
+    """Layers make checkpoints in training mode only; what they are made of, dropout, stays as it is."""
+    layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
+    was = [layer.training for layer in layers]
+    for layer in layers:
+        layer.training = torch.is_grad_enabled()
+    try:
+        yield
+    finally:
+        for layer, training in zip(layers, was, strict=True):
+            layer.training = training
+
+
+def _with_fused_gelu(model: Any) -> Any:
+    """Put the one kernel that PyTorch has for GPT-2's activation in place of eight."""
+    from transformers.activations import NewGELUActivation
+
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is NewGELUActivation:
+                setattr(module, name, nn.GELU("tanh"))
+    return model
+
+
+@contextmanager
+def _no_bars(off: bool = True) -> Iterator[None]:
+    """Without the progress bars of `transformers`, which are for downloads."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    if off:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

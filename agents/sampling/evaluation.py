@@ -1,0 +1,160 @@
+"""Evaluation: how good a policy's texts are on given prompts, with intervals, KL and samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from text_gym.agents.policies.policy import Policy
+from text_gym.envs.vector import TextVectorEnv
+from text_gym.episode import Episode, Prompt
+
+from .sampler import Sampling, rollout
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A mean over episodes and its bootstrap interval."""
+
+    mean: float
+    ci95: tuple[float, float]
+
+    @classmethod
+    def of(cls, x: npt.NDArray[np.float64], seed: int = 0) -> Measure:
+        """Percentile bootstrap over episodes, 2,000 resamples; NaN (no opinion) is left out."""
+        from scipy.stats import bootstrap
+
+        x = x[~np.isnan(x)]
+        if not len(x):
+            return cls(float("nan"), (float("nan"), float("nan")))
+        mean = float(np.mean(x))
+        if len(x) < 2 or np.ptp(x) == 0:
+            return cls(mean, (mean, mean))
+        result = bootstrap(
+            (x,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(seed)
+        )
+        return cls(mean, (float(result.confidence_interval.low), float(result.confidence_interval.high)))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an evaluation found.
+
+    Args:
+        reward: The reward of the environment. Whether that is gold, the task's own, is for the caller to say.
+        terms: Its named terms.
+        kl: To the reference policy, nats per episode (k1: may be slightly negative by chance); NaN if none
+            was given.
+        perplexity: Of the texts under the reference policy, per token; NaN if none was given.
+        length: Completion tokens.
+        terminated: Share of episodes that ended by themselves.
+        episodes: The episodes, in the order of the prompts.
+        rewards: `(n,)` float64, their rewards; NaN where the reward source declined to judge.
+        episode_kl: `(n,)` float64, the KL of each; NaN where it is not known.
+    """
+
+    reward: Measure
+    terms: dict[str, Measure]
+    kl: Measure
+    perplexity: float
+    length: float
+    terminated: float
+    episodes: list[Episode]
+    rewards: npt.NDArray[np.float64]
+    episode_kl: npt.NDArray[np.float64]
+
+    def summary(self, reward: str | None = "reward") -> dict[str, Any]:
+        """As plain data: measures as `{"mean", "ci95"}`, the terms beside the reward.
+
+        Args:
+            reward: What to call the reward, e.g. `"gold"` where it is the task's own; None leaves it out, and
+                its terms too.
+        """
+        measures = {} if reward is None else {reward: self.reward, **self.terms}
+        return {
+            **{k: {"mean": m.mean, "ci95": list(m.ci95)} for k, m in measures.items()},
+            "kl_nats": self.kl.mean,
+            "perplexity": self.perplexity,
+            "length_tokens": self.length,
+            "terminated": self.terminated,
+        }
+
+
+def evaluate(
+    policy: Policy,
+    env: TextVectorEnv,
+    prompts: Sequence[Prompt] | None = None,
+    *,
+    reference: Policy | None = None,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+    episodes_per_prompt: int = 1,
+) -> Report:
+    """Let a policy complete every prompt and score the texts.
+
+    Args:
+        policy: Who writes.
+        env: Gives tokenizer, reward, token limit and stop strings, and its prompts if none are given. Texts
+            are scored as they stand, cut or not, whatever its `limit`.
+        prompts: What to complete, once each and in order.
+        reference: For KL and perplexity; if None they are not known, and NaN.
+        sampling: How tokens are drawn; temperature 1 if None. KL and perplexity are at temperature 1.
+        seed: Decides the noise.
+        episodes_per_prompt: Texts per prompt.
+    """
+    prompts = list(env.prompts if prompts is None else prompts)
+    total = len(prompts) * episodes_per_prompt
+    rows = min(total, 128)
+    playing = TextVectorEnv(
+        prompts,
+        env.tokenizer,
+        env.reward,
+        env.max_tokens,
+        num_envs=rows,
+        limit="end",
+        stop=env.stop,
+        shuffle=False,
+        group_size=episodes_per_prompt,
+        context=policy.context,
+        on_bad_reward=env.on_bad_reward,
+        mask=env.mask,
+    )
+    episodes: list[Episode] = []
+    columns: dict[str, list[npt.NDArray[np.float64]]] = {}
+    for first in range(0, total, rows):
+        index = np.arange(first, first + rows) % total  # the last batch wraps around; the surplus is cut
+        batch = rollout(policy, playing, index, seed=seed, sampling=sampling)
+        episodes += batch.episodes
+        kl = nll = np.full(rows, np.nan)
+        if reference is not None:
+            texts = (batch.tokens, batch.starts, batch.lengths)
+            own = policy.score(*texts, action_masks=batch.action_masks)
+            other = reference.score(*texts, action_masks=batch.action_masks)
+            kl = (own - other).sum(dim=1).double().cpu().numpy()
+            nll = -other.sum(dim=1).double().cpu().numpy()
+        found = {
+            "reward": np.where(batch.scores.abstained, np.nan, batch.scores.totals),
+            "kl": kl,
+            "nll": nll,
+            "length": batch.lengths.double().cpu().numpy(),
+            **{f"term/{k}": np.asarray(v, dtype=np.float64) for k, v in batch.scores.terms.items()},
+        }
+        for name, column in found.items():
+            columns.setdefault(name, []).append(column)
+    values = {name: np.concatenate(parts)[:total] for name, parts in columns.items()}
+    episodes = episodes[:total]
+    return Report(
+        reward=Measure.of(values["reward"]),
+        terms={k.removeprefix("term/"): Measure.of(v) for k, v in values.items() if k.startswith("term/")},
+        kl=Measure.of(values["kl"]),
+        perplexity=float(np.exp(values["nll"].sum() / values["length"].sum())),
+        length=float(values["length"].mean()),
+        terminated=sum(e.whole for e in episodes) / total,
+        episodes=episodes,
+        rewards=values["reward"],
+        episode_kl=values["kl"],
+    )

@@ -1,0 +1,364 @@
+"""The sampler: plays a batch of episodes in a `TextVectorEnv` with a policy, KV-cached.
+
+The environment's own transition decides when an episode ends. The noise of episode `k` is a
+function of (seed, k) alone, so an episode does not depend on which others share its batch.
+Beam search is not here: it is no policy one could take the log-probability of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from text_gym.agents.policies.policy import Policy
+from text_gym.envs.vector import TextVectorEnv
+from text_gym.episode import Episode
+from text_gym.errors import ConfigError, NonFiniteError
+from text_gym.models.cpu.kernels import kernels_for
+from text_gym.rewards.values import Rewards
+
+from .decoder import Decoder, survivors
+from .rollout import Rollout, rewards_per_token
+
+LOWEST_TEMPERATURE = 1e-4  # below, logits overflow when divided by it
+_BELOW_ONE = 1 - 2.0**-53  # the largest float64 below 1
+BLOCK = 32  # steps recorded at a time
+TELL_EVERY = {"cpu": 1, "cuda": 16}  # steps after which the environment is told what was drawn
+COMPACT_BELOW = 0.9  # drop finished rows from the batch once no more than this share plays
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn; log-probabilities are always of the distribution drawn from.
+
+    Args:
+        temperature: Logits are divided by it; at least 0.0001.
+        top_k: Keep the k likeliest tokens; 0 keeps all.
+        top_p: Keep the smallest set of tokens with at least this probability, in (0, 1].
+        greedy: Take the likeliest token (log-probabilities are then 0).
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    greedy: bool = False
+
+    def __post_init__(self) -> None:
+        if not LOWEST_TEMPERATURE <= self.temperature < float("inf"):
+            raise ConfigError(
+                f"temperature is {self.temperature}; it must be finite and at least {LOWEST_TEMPERATURE} "
+                "(use greedy=True for the likeliest token)"
+            )
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p is {self.top_p}; it must be in (0, 1]")
+        if self.top_k < 0:
+            raise ConfigError(f"top_k is {self.top_k}; it must be 0 (all) or more")
+
+    def logits(self, logits: Tensor) -> Tensor:
+        """`(B, V)` logits of the distribution that is drawn from, -inf for tokens that are dropped."""
+        if self.greedy:
+            best = torch.full_like(logits, -torch.inf)
+            return best.scatter_(1, logits.argmax(dim=1, keepdim=True), 0.0)
+        if self.temperature != 1:
+            logits = logits / self.temperature
+        if 0 < self.top_k < logits.shape[1]:
+            logits = logits.masked_fill(logits < logits.topk(self.top_k).values[:, -1:], -torch.inf)
+        if self.top_p < 1:
+            ordered, order = logits.softmax(dim=1).sort(dim=1, descending=True)
+            dropped = ordered.cumsum(dim=1) - ordered >= self.top_p  # what stands before it suffices
+            dropped[:, 0] = False
+            logits = logits.masked_fill(dropped.scatter(1, order, dropped), -torch.inf)
+        return logits
+
+    def log_probs(self, logits: Tensor) -> Tensor:
+        """`(B, V)` log-probabilities, in nats, of the distribution that is drawn from."""
+        return torch.log_softmax(self.logits(logits), dim=1)
+
+
+@torch.no_grad()
+def rollout(
+    policy: Policy,
+    env: TextVectorEnv,
+    episode_index: npt.NDArray[np.int64],
+    *,
+    seed: int = 0,
+    sampling: Sampling | None = None,
+    keep_states: bool = False,
+) -> Rollout:
+    """Play one episode in each row of the environment and have all of them scored in one batch.
+
+    Under `limit="truncate"` nobody is asked about the episodes that the limit cut; see `Rollout.scored`.
+
+    Args:
+        policy: Who plays.
+        env: `B` rows; any autoreset mode, it is stepped through its transition.
+        episode_index: `(B,)` int64, numbers `k` of the episodes of stream `seed`.
+        seed: Decides prompts and noise.
+        sampling: How tokens are drawn.
+        keep_states: Keep the policy's states in the rollout, for a critic that reads them.
+
+    Raises:
+        ConfigError: The policy and the environment have different tokenizers, or prompts and
+            completions do not fit the policy's context.
+        NonFiniteError: The policy's logits are NaN or infinite.
+        RewardError: The reward source failed.
+    """
+    _check_fit(policy, env)
+    sampling = sampling or Sampling()
+    env.reset(seed=[seed] * env.num_envs, options={"episode_index": episode_index})
+    noise = uniform(seed, episode_index, env.max_tokens)
+    columns = _play(policy, env, torch.from_numpy(noise).to(policy.device), sampling, keep_states)
+    episodes = env.episodes(np.arange(env.num_envs))
+    scores = _score(env, episodes)
+    return _assemble(policy, env, columns, episodes, scores)
+
+
+def _play(
+    policy: Policy, env: TextVectorEnv, noise: Tensor, sampling: Sampling, keep_states: bool
+) -> dict[str, Tensor]:
+    """Generate until every row is done; the tensors of a `Rollout` that the policy knows, by name.
+
+    The environment's transition is the host's, and copying tokens to the host is what accelerators wait for.
+    So there the environment is told some steps later what was drawn, all at once; what was drawn for rows
+    that had ended by then is dropped. Not so where it has a mask, which depends on each token.
+    """
+    decoder = Decoder(policy, env.tokens, env.lengths, env.max_tokens)
+    record = _Record(policy, env, keep_states)
+    rows = np.arange(env.num_envs)  # the environment's rows in the decoder's batch …
+    live = np.ones(env.num_envs, dtype=np.bool_)  # … and which of them still play
+    noise = noise.T.contiguous()
+    every = 1 if env.mask is not None else TELL_EVERY["cpu" if policy.device.type == "cpu" else "cuda"]
+    untold: list[Tensor] = []
+    for t in range(env.max_tokens):
+        logits = decoder.logits(decoder.states)
+        allowed = None if env.mask is None else torch.from_numpy(env.action_masks()[rows]).to(policy.device)
+        chosen_from = logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
+        tokens, probs = draw(sampling.logits(chosen_from), noise[t])
+        record.add(decoder.states, logits, probs, allowed)
+        untold.append(tokens)
+        last = t == env.max_tokens - 1  # all rows start together: the limit cuts all that are left at once
+        if last or len(untold) == every:
+            playing = _tell(env, rows, live, untold)
+            if last or not playing:
+                break
+            if playing <= COMPACT_BELOW * len(rows):
+                keep = survivors(live)
+                index = torch.from_numpy(keep).to(policy.device)
+                decoder.keep(keep)
+                rows, live = rows[keep], live[keep]
+                tokens, noise = tokens[index], noise[:, index]
+                record.go_on_with(rows)
+        decoder.step(tokens)
+    return record.finish()
+
+
+def _score(env: TextVectorEnv, episodes: list[Episode]) -> Rewards:
+    """What the reward source says of the episodes that are paid; of others 0, and NaN as terms."""
+    paid = np.flatnonzero(~env.truncated)
+    found = env.reward([episodes[i] for i in paid.tolist()], env.on_bad_reward)
+    if len(paid) == len(episodes):
+        return found
+
+    def spread(column: npt.NDArray[Any], filler: float) -> npt.NDArray[Any]:
+        every = np.full(len(episodes), filler, dtype=column.dtype)
+        every[paid] = column
+        return every
+
+    per_token = None
+    if found.per_token is not None:
+        given = dict(zip(paid.tolist(), found.per_token, strict=True))
+        per_token = tuple(given.get(i, np.zeros(len(e.completion_ids))) for i, e in enumerate(episodes))
+    terms = {k: spread(np.asarray(v, dtype=np.float64), np.nan) for k, v in found.terms.items()}
+    return Rewards(spread(found.values, 0.0), per_token, terms, spread(found.abstained, False))
+
+
+def _tell(
+    env: TextVectorEnv, rows: npt.NDArray[np.int64], live: npt.NDArray[np.bool_], untold: list[Tensor]
+) -> int:
+    """Have the environment append tokens, `(n,)` a step; `live` is brought up to date, and counted."""
+    drawn = torch.stack(untold) if len(untold) > 1 else untold[0][None]
+    for tokens in drawn.cpu().numpy():
+        if not live.any():
+            break
+        live[live] = ~env.advance(rows[live], tokens[live])
+    untold.clear()
+    return int(np.count_nonzero(live))
+
+
+class _Record:
+    """What the policy says while it plays: kept in lists, and put in its place a block of steps at a time."""
+
+    def __init__(self, policy: Policy, env: TextVectorEnv, keep_states: bool) -> None:
+        size = (env.num_envs, env.max_tokens)
+        self._out = {
+            k: torch.zeros(size, dtype=policy.dtype, device=policy.device) for k in ("log_probs", "values")
+        }
+        if keep_states:
+            shape = (*size, policy.value_head.in_features)
+            self._out["states"] = torch.zeros(
+                shape, dtype=policy.value_head.weight.dtype, device=policy.device
+            )
+        if env.mask is not None:
+            shape = (*size, env.tokenizer.vocab_size)
+            self._out["action_masks"] = torch.zeros(shape, dtype=torch.bool, device=policy.device)
+        self._policy, self._env = policy, env
+        self._first = 0  # step that the lists begin with
+        self._states: list[Tensor] = []
+        self._probs: list[Tensor] = []
+        self._masks: list[Tensor] = []
+        self._sums: list[Tensor] = []  # one a step, never emptied
+        self.go_on_with(np.arange(env.num_envs))
+
+    def add(self, states: Tensor, logits: Tensor, probs: Tensor, allowed: Tensor | None) -> None:
+        """A step: states `(n, D)`, logits `(n, V)`, probabilities `(n, 1)` of the tokens, mask `(n, V)`."""
+        self._sums.append(logits.sum())
+        self._states.append(states)
+        self._probs.append(probs)
+        if allowed is not None:
+            self._masks.append(allowed)
+        if len(self._states) == BLOCK:
+            self._put()
+
+    def go_on_with(self, rows: npt.NDArray[np.int64]) -> None:
+        """From now on entries are of these rows of the environment."""
+        self._put()
+        self._rows = torch.from_numpy(rows).to(self._policy.device)
+
+    def finish(self) -> dict[str, Tensor]:
+        """All of it; refuses logits that were not finite."""
+        self._put()
+        broken = ~torch.isfinite(torch.stack(self._sums))
+        if broken.any():
+            raise NonFiniteError(
+                f"the policy's logits are not finite at token {int(broken.int().argmax())} of a rollout; "
+                "nothing was updated"
+            )
+        # Rows that waited for others went on being drawn for.
+        lengths = torch.from_numpy(self._env.lengths - self._env.starts)
+        over = (torch.arange(self._env.max_tokens) >= lengths[:, None]).to(self._policy.device)
+        for columns in self._out.values():
+            columns[over] = 0
+        return self._out
+
+    def _put(self) -> None:
+        if not self._states:
+            return
+        steps = slice(self._first, self._first + len(self._states))
+        self._out["log_probs"][self._rows, steps] = torch.cat(self._probs, 1).log()
+        states = torch.stack(self._states, 1)
+        self._out["values"][self._rows, steps] = self._policy.values(states)
+        if "states" in self._out:
+            self._out["states"][self._rows, steps] = states.to(self._out["states"].dtype)
+        if self._masks:
+            self._out["action_masks"][self._rows, steps] = torch.stack(self._masks, 1)
+        self._first = steps.stop
+        for entries in (self._states, self._probs, self._masks):
+            entries.clear()
+
+
+def _assemble(
+    policy: Policy, env: TextVectorEnv, columns: dict[str, Tensor], episodes: list[Episode], scores: Rewards
+) -> Rollout:
+    def tensor(array: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array.copy()).to(policy.device)
+
+    lengths = tensor(env.lengths - env.starts)
+    longest = int(lengths.max())
+    return Rollout(
+        tokens=tensor(env.tokens[:, : int(env.lengths.max())]),
+        starts=tensor(env.starts),
+        lengths=lengths,
+        log_probs=columns["log_probs"][:, :longest],
+        values=columns["values"][:, :longest],
+        rewards=rewards_per_token(scores, lengths),
+        truncated=tensor(env.truncated),
+        episodes=episodes,
+        scores=scores,
+        action_masks=columns["action_masks"][:, :longest] if "action_masks" in columns else None,
+        states=columns["states"][:, :longest] if "states" in columns else None,
+    )
+
+
+def draw(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw from softmax(logits) with given noise.
+
+    Args:
+        logits: `(B, V)`; -inf is never drawn.
+        u: `(B,)` float64 in [0, 1).
+
+    Returns:
+        `(B,)` int64 tokens, and their `(B, 1)` probabilities: NaN where a logit is NaN or infinite.
+    """
+    kernels = kernels_for(logits)
+    if kernels is not None:
+        return kernels.draw(logits.contiguous(), u.contiguous())
+    probs = torch.softmax(logits, 1)
+    tokens = inverse_cdf(probs, u)
+    return tokens, probs.gather(1, tokens[:, None])
+
+
+def inverse_cdf(probs: Tensor, u: Tensor, block: int = 64) -> Tensor:
+    """Draw by inverting the cumulative distribution: first the block of ids, then the id in it.
+
+    Reproducible from the uniforms alone, and far cheaper than `torch.multinomial`, which draws one
+    exponential per vocabulary entry. An id of probability 0 is never drawn.
+
+    Args:
+        probs: `(B, V)` float32 or float64; rows need not sum to 1 exactly.
+        u: `(B,)` float64 in [0, 1).
+        block: Ids per block.
+
+    Returns:
+        `(B,)` int64.
+
+    >>> inverse_cdf(torch.tensor([[0.5, 0.0, 0.5]]), torch.tensor([0.5], dtype=torch.float64))
+    tensor([2])
+    """
+    b, v = probs.shape
+    if v % block:
+        probs = torch.nn.functional.pad(probs, (0, -v % block))
+    probs = probs.view(b, -1, block)
+    sums = probs.sum(dim=2).cumsum(dim=1, dtype=torch.float64)
+    target = u[:, None] * sums[:, -1:]
+    chosen = _locate(sums, target)
+    before = torch.nn.functional.pad(sums, (1, 0)).gather(1, chosen)
+    inside = probs.gather(1, chosen[:, :, None].expand(b, 1, block))[:, 0].cumsum(dim=1, dtype=torch.float64)
+    # Sums and cumulative sums round differently: what is left may lie a little outside the block.
+    rest = torch.minimum((target - before).clamp_min_(0.0), inside[:, -1:] * _BELOW_ONE)
+    token: Tensor = chosen.mul_(block).add_(_locate(inside, rest))[:, 0]
+    return token.clamp_max_(v - 1)  # beyond it only where all is NaN
+
+
+def _locate(cumulative: Tensor, target: Tensor) -> Tensor:
+    """`(B, 1)`: first index whose cumulative weight exceeds its target `(B, 1)`, less than the total."""
+    # NaN exceeds nothing.
+    return torch.searchsorted(cumulative, target, right=True).clamp_max_(cumulative.shape[1] - 1)
+
+
+def uniform(seed: int, episode_index: npt.NDArray[np.int64], tokens: int) -> npt.NDArray[np.float64]:
+    """`(B, T)` float64 in [0, 1): the noise of each episode, a function of (seed, k, t) alone.
+
+    Philox (Salmon et al. 2011), one counter-based stream an episode.
+    """
+    keys = (np.array([seed & (2**64 - 1), k], dtype=np.uint64) for k in episode_index.tolist())
+    streams = (np.random.Generator(np.random.Philox(key=key)) for key in keys)
+    return np.stack([stream.random(tokens) for stream in streams])
+
+
+def _check_fit(policy: Policy, env: TextVectorEnv) -> None:
+    if policy.tokenizer.fingerprint != env.tokenizer.fingerprint:
+        raise ConfigError("the policy and the environment have different tokenizers; give both the same one")
+    if env.fixed_horizon:
+        raise ConfigError("fixed_horizon is for agents that call env.step; rollouts end at EOS anyway")
+    needed = env.max_prompt_tokens + env.max_tokens
+    if policy.context is not None and needed > policy.context:
+        raise ConfigError(
+            f"prompts of up to {env.max_prompt_tokens} tokens and max_tokens={env.max_tokens} need a "
+            f"context of {needed} tokens, the policy has {policy.context}; lower max_tokens or truncate "
+            "the prompts"
+        )

@@ -1,0 +1,1 @@
+"""What happens around an update: gradients, metrics, advice, the objective, checkpoints."""

@@ -1,0 +1,92 @@
+"""The tensors of an agent by name: what a checkpoint keeps, and its digest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from text_gym.agents.policies.policy import Policy
+from text_gym.agents.policies.trunk import tensors_of
+from text_gym.envs.vector import TextVectorEnv
+
+from .objective import Objective
+
+
+class Resumable(Protocol):
+    """The parts of an agent that a checkpoint keeps; `Agent` has them all."""
+
+    policy: Policy
+    reference: Policy
+    env: TextVectorEnv
+    objective: Objective
+    iteration: int
+    between_iterations: bool
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer of all networks."""
+        ...
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        """The networks that are trained, by name."""
+        ...
+
+    @property
+    def where(self) -> str:
+        """The iteration, in words for an error."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """Its algorithm and configuration, as plain JSON data."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its counters and memories, as plain JSON data."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        ...
+
+
+def _network_tensors(agent: Resumable) -> dict[str, Tensor]:
+    """Every weight and buffer of what is trained, as `network/name`."""
+    return {
+        f"{k}/{name}": t for k, network in agent.networks.items() for name, t in tensors_of(network).items()
+    }
+
+
+def _parameters(agent: Resumable) -> dict[str, nn.Parameter]:
+    """What is trained by name; names of other networks than the policy begin with theirs."""
+    networks = [("" if kind == "policy" else f"{kind}.", network) for kind, network in agent.networks.items()]
+    return {prefix + name: p for prefix, network in networks for name, p in network.named_parameters()}
+
+
+def _optimizer_tensors(agent: Resumable) -> dict[str, Tensor]:
+    """The optimizer's memory of each parameter as `what/parameter`; AdamW remembers nothing but tensors."""
+    memory = agent.optimizer.state
+    return {
+        f"{what}/{name}": tensor
+        for name, parameter in _parameters(agent).items()
+        for what, tensor in memory.get(parameter, {}).items()
+    }
+
+
+def _load_optimizer(agent: Resumable, memory: dict[str, Tensor]) -> None:
+    names = {id(parameter): name for name, parameter in _parameters(agent).items()}
+    trained = (p for group in agent.optimizer.param_groups for p in group["params"])
+    index = {names[id(parameter)]: i for i, parameter in enumerate(trained)}
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in memory.items():
+        what, _, name = key.partition("/")
+        # A copy, since loaded tensors begin anywhere in the file: see `Policy.from_pretrained`.
+        state.setdefault(index[name], {})[what] = tensor.clone()
+    agent.optimizer.load_state_dict({**agent.optimizer.state_dict(), "state": state})
+
+
+def _form(tensor: Tensor | None) -> object:
+    return None if tensor is None else (tuple(tensor.shape), tensor.dtype)

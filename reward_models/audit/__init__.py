@@ -1,0 +1,1 @@
+"""The audit of a reward: probes, edits, attributions, verdict and page."""

@@ -1,0 +1,76 @@
+"""Best of n: what gold becomes when the best of n texts by the audited reward is taken.
+
+The expectation over all choices of n texts is exact; nothing is drawn but the bootstrap's resamples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from text_gym.episode import FloatArray
+from text_gym.utils.interval import RESAMPLES, Interval
+
+
+@dataclass(frozen=True)
+class BestOfN:
+    """Gold of the best of n texts, beside gold of any text.
+
+    Args:
+        n: Texts that one is taken from.
+        mean: Mean gold of all texts.
+        gold: Expected gold of the text with the largest score.
+        change: The difference of the two.
+        best: Expected gold of the text with the largest gold: nothing could do better.
+        example: The text with the largest score.
+    """
+
+    n: int
+    mean: float
+    gold: Interval
+    change: Interval
+    best: float
+    example: str
+
+
+def expected_best(scores: FloatArray, values: FloatArray, n: int) -> float:
+    """Expected value of the text with the largest score among n drawn with replacement; ties are fair.
+
+    >>> expected_best(np.array([1.0, 2.0]), np.array([10.0, 20.0]), n=2)
+    17.5
+    """
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    upper = np.cumsum(counts) / len(scores)
+    lower = np.concatenate([[0.0], upper[:-1]])
+    return float(((upper**n - lower**n) / counts)[place] @ values)
+
+
+def best_of_n(
+    scores: FloatArray, golds: FloatArray, texts: tuple[str, ...], n: int = 64, seed: int = 0
+) -> BestOfN:
+    """Best of n over the given texts, whatever their prompts, with bootstrap intervals.
+
+    Args:
+        scores: `(N,)` the audited reward's.
+        golds: `(N,)` gold.
+        texts: The texts.
+        n: Texts that one is taken from.
+        seed: Of the resamples.
+    """
+    rows = np.random.default_rng(seed).integers(len(scores), size=(RESAMPLES, len(scores)))
+    drawn = np.array([expected_best(scores[r], golds[r], n) for r in rows])
+    value, mean = expected_best(scores, golds, n), float(golds.mean())
+
+    def interval(at: float, values: FloatArray) -> Interval:
+        low, high = np.quantile(values, [0.025, 0.975])
+        return Interval(at, float(low), float(high), len(scores))
+
+    return BestOfN(
+        n,
+        mean,
+        interval(value, drawn),
+        interval(value - mean, drawn - golds[rows].mean(axis=1)),
+        expected_best(golds, golds, n),
+        texts[int(np.argmax(scores))],
+    )

@@ -1,0 +1,1 @@
+"""The label store: questions, answers, files of other formats."""

@@ -1,0 +1,277 @@
+"""Labels in files: JSON lines that keep everything, TRL's columns, Parquet, Argilla and Label Studio records.
+
+Files only, no servers. JSON lines are the exact form and can be imported again without a loss; in the others
+a lone surrogate becomes an escape, since they hold valid Unicode only.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from text_gym.data import read_rows
+from text_gym.episode import Prompt
+from text_gym.errors import ConfigError, DataError, LabelError, UnknownNameError
+from text_gym.reward_models.preferences.files import as_row
+from text_gym.reward_models.preferences.opinions import PreferencePair, Rating
+
+from .exchange import from_argilla, from_label_studio, to_argilla, to_label_studio
+from .questions import Criterion, Question, text_bytes
+from .rows import Label
+from .store import LabelStore
+
+Record = dict[str, Any]
+
+
+def export_labels(store: LabelStore, file: str | Path, form: str = "jsonl") -> int:
+    """Write a store's labels to a file, whole or not at all.
+
+    Args:
+        store: The store.
+        file: Where to.
+        form: A name in `FORMS`: `jsonl` (every row, undos and skips too), `ratings` and `pairs` (TRL's
+            columns), `parquet`, `argilla`, `label-studio`; all but the first hold the labels that stand.
+
+    Returns:
+        The number of rows written.
+
+    Raises:
+        UnknownNameError: There is no such form.
+        DataError: The file cannot be written.
+    """
+    if form not in FORMS:
+        raise UnknownNameError("format", form, FORMS)
+    path = Path(file)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        count = FORMS[form](store, part)
+        os.replace(part, path)
+    except OSError as error:
+        raise DataError(f"{path}: not written ({error}); the labels are safe in {store.path}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return count
+
+
+def import_labels(store: LabelStore, file: str | Path) -> tuple[int, int]:
+    """Append the labels of a file that `export_labels` or Argilla or Label Studio wrote.
+
+    Each keeps its rater, time and key, so that importing a file again adds nothing. Rows are chained anew.
+
+    Args:
+        store: Where to.
+        file: JSON lines of `export_labels` (with undos and skips), or its `argilla` or `label-studio` form.
+
+    Returns:
+        Rows appended, and rows that were there already.
+
+    Raises:
+        DataError: The file or a row of it cannot be used; the row is named, and those before it are in.
+    """
+    added = known = 0
+    for number, row in enumerate(read_rows(file), 1):
+        try:
+            for entry in _entries(row):
+                new = _append(store, entry)
+                added, known = added + new, known + (not new)
+        except (LabelError, ConfigError, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise DataError(f"{file}, row {number}: not a label ({error!r})") from error
+    return added, known
+
+
+# JSON lines: every row, exactly
+
+
+def _to_jsonl(store: LabelStore, file: Path) -> int:
+    keys: dict[int, str] = {}
+
+    def rows() -> Iterator[Record]:
+        for label in store.labels(all_rows=True):
+            keys[label.row] = label.key
+            yield {
+                "row": label.row,
+                "kind": label.kind,
+                "question": label.question.kind,
+                "criteria": [asdict(c) for c in label.question.criteria],
+                "prompt": _exact(label.question.prompt),
+                "completions": [_exact(t) for t in label.question.completions],
+                "rater": _exact(label.rater),
+                "values": dict(label.values),
+                "latency_seconds": None if math.isnan(label.latency) else label.latency,
+                "policy": _exact(label.policy),
+                "time": label.time,
+                "key": _exact(label.key),
+                "undoes": None if label.undoes is None else _exact(keys[label.undoes]),
+                "previous": label.previous,
+                "hash": label.hash,
+            }
+
+    return _write_lines(file, rows())
+
+
+def _exact(text: str) -> str | Record:
+    """A text as JSON can hold it: JSON would join two lone surrogates into one character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return {"utf8_base64": base64.b64encode(text_bytes(text)).decode()}
+    return text
+
+
+def _text(value: Any) -> str:
+    """Undo `_exact`."""
+    if isinstance(value, str):
+        return value
+    return base64.b64decode(value["utf8_base64"], validate=True).decode("utf-8", "surrogatepass")
+
+
+def _append(store: LabelStore, entry: Record) -> bool:
+    """Append an entry unless its key is there; whether it was new."""
+    before = store.head[0]
+    about = {"key": entry["key"], "at": entry["time"]}
+    if entry["kind"] == "undo":
+        label = store.undo(entry["rater"], entry["among"], **about)
+        if label is None:
+            raise LabelError("it undoes a label that is not there")
+        return store.head[0] > before
+    (item,) = store.put([entry["question"]], policy=entry["policy"])
+    seconds = math.nan if entry["latency"] is None else entry["latency"]
+    if entry["kind"] == "skip":
+        store.skip(item, entry["rater"], latency=seconds, **about)
+    else:
+        store.record(item, entry["rater"], entry["values"], latency=seconds, **about)
+    return store.head[0] > before
+
+
+def _entries(row: Mapping[str, Any]) -> Iterator[Record]:
+    """What a row of any known form says."""
+    if "annotations" in row:
+        yield from from_label_studio(row)
+    elif "responses" in row:
+        yield from from_argilla(row)
+    else:
+        question = _question(row)
+        yield {
+            "kind": row["kind"],
+            "question": question,
+            "among": [question.id],
+            "rater": _text(row["rater"]),
+            "values": row["values"],
+            "latency": row["latency_seconds"],
+            "policy": _text(row["policy"]),
+            "time": row["time"],
+            "key": _text(row["key"]),
+        }
+
+
+def _question(row: Mapping[str, Any]) -> Question:
+    criteria = tuple(Criterion(**c) for c in row["criteria"])
+    texts = tuple(_text(t) for t in row["completions"])
+    return Question(row["question"], _text(row["prompt"]), texts, criteria)
+
+
+# TRL's columns, Parquet
+
+
+def ratings(labels: Iterable[Label]) -> list[Rating]:
+    """The ratings among labels, as a reward model learns from them."""
+    return [
+        Rating(
+            Prompt(label.question.prompt),
+            label.question.completions[0],
+            {name: float(value) for name, value in label.values.items()},
+            rater=label.rater,
+        )
+        for label in labels
+        if label.kind == "rating"
+    ]
+
+
+def pairs(labels: Iterable[Label], criterion: str = "preference") -> list[PreferencePair]:
+    """Comparisons, and best-of-n as the best one against each other text, by one criterion."""
+    found = []
+    for label in labels:
+        if label.kind not in ("comparison", "best-of-n") or criterion not in label.values:
+            continue
+        texts, value = label.question.completions, label.values[criterion]
+        best = {"left": 0, "right": 1, "tie": 0}[value] if isinstance(value, str) else value - 1
+        found += [
+            PreferencePair(
+                Prompt(label.question.prompt), texts[best], other, tie=value == "tie", rater=label.rater
+            )
+            for i, other in enumerate(texts)
+            if i != best
+        ]
+    return found
+
+
+def _to_ratings(store: LabelStore, file: Path) -> int:
+    return _write_lines(file, map(_plain, map(as_row, ratings(store.labels()))))
+
+
+def _to_pairs(store: LabelStore, file: Path) -> int:
+    return _write_lines(file, map(_plain, map(as_row, pairs(store.labels()))))
+
+
+def _to_parquet(store: LabelStore, file: Path) -> int:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ConfigError("to write Parquet files: pip install 'text-gym[datasets]' (or pyarrow)") from error
+    rows = []
+    for label in store.labels():
+        row = {
+            "row": label.row,
+            "kind": label.kind,
+            "prompt": label.question.prompt,
+            "completions": list(label.question.completions),
+            "rater": label.rater,
+            "values": json.dumps(dict(label.values)),
+            "latency_seconds": label.latency,
+            "policy": label.policy,
+            "time": label.time,
+            "hash": label.hash,
+        }
+        rows.append(_plain(row))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    return len(rows)
+
+
+def _write_lines(file: Path, rows: Iterable[Record]) -> int:
+    count = 0
+    with file.open("w", encoding="utf-8") as out:
+        for count, row in enumerate(rows, 1):  # noqa: B007 - it counts
+            out.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+    return count
+
+
+def _write_json(file: Path, records: list[Record]) -> int:
+    text = json.dumps(_plain(records), ensure_ascii=False, allow_nan=False, indent=1)
+    file.write_text(text + "\n", encoding="utf-8")
+    return len(records)
+
+
+def _plain(value: Any) -> Any:
+    """Lone surrogates as escapes: the other forms hold valid Unicode only."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_plain(k): _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list) else value
+
+
+FORMS: dict[str, Callable[[LabelStore, Path], int]] = {
+    "jsonl": _to_jsonl,
+    "ratings": _to_ratings,
+    "pairs": _to_pairs,
+    "parquet": _to_parquet,
+    "argilla": lambda store, file: _write_json(file, to_argilla(store.labels())),
+    "label-studio": lambda store, file: _write_json(file, to_label_studio(store.labels())),
+}

@@ -1,0 +1,389 @@
+"""The label store: a queue of questions and an append-only, hash-chained record of what people answered.
+
+A label that was acknowledged is on the disk. Nothing is ever changed: an undo is a row of its own. Who may
+write a label is not checked here; rows are chained, not signed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import uuid
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from text_gym.errors import ConfigError, LabelError, excerpt
+
+from .database import ITEM_COLUMNS, LABEL_COLUMNS, Database, RawRow, restore, row_digest, text_of
+from .questions import Question, text_bytes
+from .rows import Entry, Item, Label, Progress
+from .verify import Audit, audit
+
+__all__ = ["Item", "Label", "LabelStore", "Progress"]
+
+START = "0" * 64  # stands for the hash before the first row
+LEASE = 900.0  # seconds that a claimed question is kept from other raters
+
+
+class LabelStore:
+    """Questions for people and their answers, in one file; for several threads, processes and raters at once.
+
+    Args:
+        path: The file, e.g. `labels.db`; made if there is none.
+        create: False refuses to make one.
+        wait: Seconds to wait for other processes before giving up.
+
+    Raises:
+        StoreError: Not a label store, damaged, or of a newer version.
+
+    >>> with LabelStore(":memory:") as store:
+    ...     (item,) = store.put([Question.comparison("Say hi.", "Hi!", "No.")])
+    ...     _ = store.claim("ada"), store.record(item, "ada", {"preference": "left"}, latency=2.0)
+    ...     [(label.row, label.rater, dict(label.values)) for label in store.labels()]
+    [(1, 'ada', {'preference': 'left'})]
+    """
+
+    def __init__(self, path: str | Path, *, create: bool = True, wait: float = 60.0) -> None:
+        self.path = Path(path)
+        self._database = Database(self.path, create, wait)
+
+    def __enter__(self) -> LabelStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    # The queue
+
+    def put(
+        self, questions: Iterable[Question], *, policy: str = "", priority: float = 0.0, overlap: int = 1
+    ) -> list[str]:
+        """Queue questions; one that is there already is not asked twice, but may be raised or widened.
+
+        Args:
+            questions: In the order to be asked.
+            policy: Version of the policy that wrote the texts.
+            priority: Higher is asked earlier.
+            overlap: How many raters are to answer each.
+
+        Returns:
+            The questions' ids, in order.
+
+        Raises:
+            NotSavedError: They did not reach the disk; none of them did.
+        """
+        if not math.isfinite(priority) or overlap < 1:
+            raise ConfigError(
+                f"priority {priority} and overlap {overlap}: need a finite number and at least 1"
+            )
+        ids = []
+        with self._database.write() as run:
+            for question in questions:
+                ids.append(question.id)
+                self._put(run, question, policy, priority + 0.0, overlap)
+        return ids
+
+    def _put(self, run: Any, question: Question, policy: str, priority: float, overlap: int) -> None:
+        found = run(f"SELECT {ITEM_COLUMNS} FROM items WHERE id = ?", (question.id,)).fetchone()
+        if found is None:
+            columns = (question.id, question.kind, question.criteria_json(), text_bytes(policy), priority)
+            number = run(
+                "INSERT INTO items (id, kind, criteria, policy, priority, overlap, digest) "
+                "VALUES (?, ?, ?, ?, ?, ?, '')",
+                (*columns, overlap),
+            ).lastrowid
+            texts = enumerate((question.prompt, *question.completions))
+            for position, text in texts:
+                run("INSERT INTO texts VALUES (?, ?, ?)", (number, position, text_bytes(text)))
+            found = (number, *columns, overlap)
+        else:
+            found = (*found[:5], max(found[5], priority), max(found[6], overlap))
+        run(
+            "UPDATE items SET priority = ?, overlap = ?, digest = ? WHERE number = ?",
+            (found[5], found[6], row_digest(found), found[0]),
+        )
+
+    def claim(self, rater: str, among: Collection[str] | None = None, lease: float = LEASE) -> Item | None:
+        """The next question for a rater, kept from others until answered, released, or the lease ends.
+
+        Whoever left in the middle gets the same question again. A question is leased to no more raters than
+        are still wanted for it, and never twice to one who answered or skipped it.
+
+        Args:
+            rater: Who asks.
+            among: Ids of the questions to choose from; None for all.
+            lease: Seconds.
+
+        Returns:
+            None if there is nothing for this rater (now: others may hold leases, see `progress`).
+        """
+        name, now = _rater(rater), time.time()
+        chosen, ids = _among("AND", among)
+        free = (
+            f"SELECT {ITEM_COLUMNS}, answers FROM items WHERE answers < overlap {chosen}"
+            "AND NOT EXISTS (SELECT 1 FROM active WHERE item = number AND rater = ?) "
+            "AND answers + (SELECT COUNT(*) FROM leases WHERE item = number AND rater <> ? AND expires > ?) "
+            "< overlap {mine} ORDER BY priority DESC, number LIMIT 1"
+        )
+        mine = "AND number IN (SELECT item FROM leases WHERE rater = ? AND expires > ?)"
+        with self._database.write() as run:
+            asked = (*ids, name, name, now)
+            found = (
+                run(free.format(mine=mine), (*asked, name, now)).fetchone()
+                or run(free.format(mine=""), asked).fetchone()
+            )
+            if found is None:
+                return None
+            run("INSERT OR REPLACE INTO leases VALUES (?, ?, ?)", (found[0], name, now + lease))
+        return self._item(found)
+
+    def release(self, rater: str) -> None:
+        """Give the questions that a rater holds back to the others."""
+        with self._database.write() as run:
+            run("DELETE FROM leases WHERE rater = ?", (_rater(rater),))
+
+    def progress(self, rater: str, among: Collection[str] | None = None) -> Progress:
+        """How far a rater and all raters together are, over all questions or those given."""
+        chosen, ids = _among("WHERE", among)
+        ((items, settled, mine, left),) = self._database.read(
+            "SELECT COUNT(*), TOTAL(answers >= overlap), TOTAL(active.row IS NOT NULL), "
+            "TOTAL(answers < overlap AND active.row IS NULL) "
+            f"FROM items LEFT JOIN active ON active.item = number AND active.rater = ? {chosen}",
+            (_rater(rater), *ids),
+        )
+        return Progress(int(items), int(settled), int(mine), int(left))
+
+    def items(self) -> Iterator[Item]:
+        """All questions, in the order in which they came."""
+        for row in self._database.read(f"SELECT {ITEM_COLUMNS}, answers FROM items ORDER BY number"):
+            yield self._item(row)
+
+    def item(self, item: str) -> Item:
+        """The question of an id, with its place in the queue.
+
+        Raises:
+            LabelError: There is none.
+        """
+        found = self._database.read(f"SELECT {ITEM_COLUMNS}, answers FROM items WHERE id = ?", (item,))
+        if not found:
+            raise LabelError(f"there is no question {excerpt(item)} in this store")
+        return self._item(found[0])
+
+    # The record
+
+    def record(
+        self,
+        item: str,
+        rater: str,
+        values: Mapping[str, Any],
+        *,
+        latency: float = math.nan,
+        key: str | None = None,
+        at: float | None = None,
+    ) -> Label:
+        """Save an answer; when this returns, it is on the disk.
+
+        Args:
+            item: The question's id.
+            rater: Who answered.
+            values: Criterion -> value, as `Question.check` takes them.
+            latency: Seconds from showing the question to the answer; nan where it is not known.
+            key: Makes sending it again harmless: the label saved under this key is returned.
+            at: When, in seconds since 1970; now if None.
+
+        Raises:
+            LabelError: The values do not fit, the rater has answered already, or the key was another's.
+            NotSavedError: It did not reach the disk; send it again, with the same key.
+        """
+        question = self.item(item).question
+        answer = question.check(values)
+        return self._append(Entry(question.kind, item, rater, answer, latency, key, at))
+
+    def skip(
+        self,
+        item: str,
+        rater: str,
+        *,
+        latency: float = math.nan,
+        key: str | None = None,
+        at: float | None = None,
+    ) -> Label:
+        """Save that a rater would not answer a question; others may. Arguments and errors as for `record`."""
+        return self._append(Entry("skip", item, rater, {}, latency, key, at))
+
+    def undo(
+        self,
+        rater: str,
+        among: Collection[str] | None = None,
+        *,
+        key: str | None = None,
+        at: float | None = None,
+    ) -> Label | None:
+        """Take back the latest answer or skip of a rater that still stands; its question is theirs again.
+
+        Args:
+            rater: Whose.
+            among: Ids of the questions that may be taken back; None for all.
+            key: As for `record`.
+            at: As for `record`.
+
+        Returns:
+            The undo's row, or None if there is nothing to take back.
+        """
+        name = _rater(rater)
+        chosen, ids = _among("AND", among)
+        with self._database.write() as run:
+            done = _by_key(run, key)
+            if done is not None:
+                _same(done, Entry("undo", done[3], rater, {}))
+                return self._label(done)
+            found = run(
+                "SELECT row, item, id, kind <> 'skip' FROM active JOIN labels USING (row, item, rater) "
+                f"WHERE rater = ? {chosen}ORDER BY row DESC LIMIT 1",
+                (name, *ids),
+            ).fetchone()
+            if found is None:
+                return None
+            row, number, item, answered = found
+            raw = _chain(run, number, Entry("undo", item, rater, {}, key=key, at=at, undoes=row))
+            run("DELETE FROM active WHERE item = ? AND rater = ?", (number, name))
+            run("UPDATE items SET answers = answers - ? WHERE number = ?", (answered, number))
+            run("INSERT OR REPLACE INTO leases VALUES (?, ?, ?)", (number, name, time.time() + LEASE))
+        return self._label(raw)
+
+    def labels(self, *, all_rows: bool = False) -> Iterator[Label]:
+        """The labels that stand, in order; with `all_rows` also skips, undos and what was undone."""
+        rows = self._database.read(f"SELECT {LABEL_COLUMNS}, hash FROM labels ORDER BY row")
+        undone = {raw[10] for raw in rows}
+        for raw in rows:
+            if all_rows or (raw[1] not in ("skip", "undo") and raw[0] not in undone):
+                yield self._label(raw)
+
+    def standing(self, items: Iterable[str]) -> dict[str, list[Label]]:
+        """The labels and skips that stand for the questions given, by id, in order; others are left out."""
+        rows = self._database.read(
+            f"SELECT {LABEL_COLUMNS}, hash FROM labels WHERE row IN (SELECT active.row FROM active "
+            "JOIN items ON number = item WHERE id IN (SELECT value FROM json_each(?))) ORDER BY row",
+            (json.dumps(list(items)),),
+        )
+        found: dict[str, list[Label]] = {}
+        for raw in rows:
+            found.setdefault(raw[3], []).append(self._label(raw))
+        return found
+
+    @property
+    def head(self) -> tuple[int, str]:
+        """Number and hash of the last row; note the hash elsewhere to prove later that none is missing."""
+        rows = self._database.read("SELECT row, hash FROM labels ORDER BY row DESC LIMIT 1")
+        return (int(rows[0][0]), str(rows[0][1])) if rows else (0, START)
+
+    def verify(self, head: str | None = None) -> Audit:
+        """Read every row and check it against its hash, the chain, its question and the queue.
+
+        Args:
+            head: A hash noted earlier that the record must contain.
+
+        Raises:
+            StoreError: Something was changed, is missing or cannot be read; `row` is the first bad row.
+        """
+        return audit(self._database, START, head)
+
+    # Inside
+
+    def _append(self, entry: Entry) -> Label:
+        name = _rater(entry.rater)
+        with self._database.write() as run:
+            done = _by_key(run, entry.key)
+            if done is not None:
+                _same(done, entry)
+                return self._label(done)
+            found = run("SELECT number FROM items WHERE id = ?", (entry.item,)).fetchone()
+            if found is None:
+                raise LabelError(f"there is no question {excerpt(entry.item)} in this store")
+            if run("SELECT 1 FROM active WHERE item = ? AND rater = ?", (*found, name)).fetchone():
+                raise LabelError(
+                    f"{excerpt(entry.rater)} has answered or skipped question {entry.item[:12]} already; "
+                    "undo that first"
+                )
+            raw = _chain(run, found[0], entry)
+            run("INSERT INTO active VALUES (?, ?, ?)", (*found, name, raw[0]))
+            run("UPDATE items SET answers = answers + ? WHERE number = ?", (entry.kind != "skip", *found))
+            run("DELETE FROM leases WHERE item = ? AND rater = ?", (*found, name))
+        return self._label(raw)
+
+    def _item(self, row: RawRow) -> Item:
+        number, item, kind, criteria, policy, priority, overlap, answers = row
+        texts = self._database.read("SELECT text FROM texts WHERE item = ? ORDER BY position", (number,))
+        question = restore(kind, criteria, [bytes(t[0]) for t in texts], item)
+        return Item(number, question, text_of(policy), float(priority), int(overlap), int(answers))
+
+    def _label(self, raw: RawRow) -> Label:
+        row, kind, _, item, rater, answer, latency, policy, when, key, undoes, previous, digest = raw
+        return Label(
+            row=row,
+            kind=kind,
+            question=self.item(item).question,
+            rater=text_of(rater),
+            values=json.loads(answer),
+            latency=math.nan if latency < 0 else latency,
+            policy=text_of(policy),
+            time=when,
+            key=text_of(key),
+            undoes=undoes,
+            previous=previous,
+            hash=digest,
+        )
+
+
+def _chain(run: Any, number: int, entry: Entry) -> RawRow:
+    """Append a row to the record, as part of the caller's transaction."""
+    last, previous = run("SELECT row, hash FROM labels ORDER BY row DESC LIMIT 1").fetchone() or (0, START)
+    (policy,) = run("SELECT policy FROM items WHERE number = ?", (number,)).fetchone()
+    seconds = -1.0 if math.isnan(entry.latency) else entry.latency + 0.0  # + 0.0: SQLite has no -0.0
+    when = time.time() if entry.at is None else entry.at + 0.0
+    if not (math.isfinite(seconds) and math.isfinite(when)):
+        raise LabelError(f"a latency of {entry.latency} s at {entry.at}: both must be finite")
+    key = text_bytes(uuid.uuid4().hex if entry.key is None else entry.key)
+    answer = json.dumps(dict(entry.answer))
+    raw: RawRow = (last + 1, entry.kind, number, entry.item, text_bytes(entry.rater), answer, seconds)
+    raw = (*raw, policy, when, key, entry.undoes, previous)
+    raw = (*raw, row_digest(raw))
+    run(f"INSERT INTO labels ({LABEL_COLUMNS}, hash) VALUES ({', '.join('?' * len(raw))})", raw)
+    return raw
+
+
+def _by_key(run: Any, key: str | None) -> RawRow | None:
+    if key is None:
+        return None
+    found: RawRow | None = run(
+        f"SELECT {LABEL_COLUMNS}, hash FROM labels WHERE key = ?", (text_bytes(key),)
+    ).fetchone()
+    return found
+
+
+def _same(raw: RawRow, entry: Entry) -> None:
+    wanted = (entry.kind, entry.item, text_bytes(entry.rater), entry.answer)
+    if (raw[1], raw[3], raw[4], json.loads(raw[5])) != wanted:
+        raise LabelError(f"key {excerpt(text_of(raw[9]))} was given to another answer")
+
+
+def _among(joint: str, items: Collection[str] | None) -> tuple[str, tuple[str, ...]]:
+    """The part of a query that picks questions by id, and its parameters."""
+    if items is None:
+        return "", ()
+    return f"{joint} id IN (SELECT value FROM json_each(?)) ", (json.dumps(list(items)),)
+
+
+def _rater(name: str) -> bytes:
+    if not name:
+        raise LabelError("a rater needs a name")
+    return text_bytes(name)

@@ -1,0 +1,1 @@
+"""Learned reward models: transformers, n-grams, ensembles, and their training."""

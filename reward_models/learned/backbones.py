@@ -1,0 +1,112 @@
+"""Backbones of learned reward models: loading them without pickles or foreign code, and a new head."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from text_gym.errors import DataError
+from text_gym.models.loading import lift_from_file
+from text_gym.tokenizer import PretrainedTokenizer
+
+Form = Literal["plain", "pair", "chat"]
+TEMPLATE = "chat_template.jinja"
+
+
+def load_classifier(name: str | Path, **changes: Any) -> Any:
+    """A `transformers` model for sequence classification in float32, from safetensors alone.
+
+    Args:
+        name: Folder or hub model; of a language model the trunk is taken, and the head is new.
+        changes: Changes of the configuration, e.g. `num_labels`.
+
+    Raises:
+        DataError: There is no such model, it is broken, not in safetensors, needs code from a hub, or its
+            architecture has no form for sequence classification.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    try:
+        with quietly():
+            model = AutoModelForSequenceClassification.from_pretrained(
+                str(name), dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **changes
+            )
+    except Exception as error:  # OSError, ValueError, KeyError, SafetensorError …, by version
+        raise DataError(f"cannot load a reward model from {str(name)!r}: {error}") from error
+    lift_from_file(model)
+    return model
+
+
+def read_template(name: str | Path) -> str | None:
+    """The chat template of a folder's or hub model's tokenizer, if it has one."""
+    folder = Path(name)
+    if not folder.is_dir():
+        from transformers import AutoTokenizer
+
+        found = AutoTokenizer.from_pretrained(str(name)).chat_template
+        return found if isinstance(found, str) else None
+    if (folder / TEMPLATE).is_file():
+        return (folder / TEMPLATE).read_text(encoding="utf-8")
+    file = folder / "tokenizer_config.json"
+    found = json.loads(file.read_text(encoding="utf-8")).get("chat_template") if file.is_file() else None
+    return found if isinstance(found, str) else None
+
+
+def has_segments(name: str | Path) -> bool:
+    """Whether a folder's or hub model's tokenizer gives token types: the model learnt with them then."""
+    from transformers import AutoTokenizer
+
+    try:
+        names = AutoTokenizer.from_pretrained(str(name), trust_remote_code=False).model_input_names
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"cannot load the tokenizer of {str(name)!r}: {error}") from error
+    return "token_type_ids" in names
+
+
+def form_of(tokenizer: PretrainedTokenizer, template: str | None) -> Form:
+    """The form that a tokenizer suggests."""
+    if template:
+        return "chat"
+    joined = tokenizer.backend.encode("a", "b", add_special_tokens=True)
+    return "pair" if len(joined.ids) > len(tokenizer.encode("a") + tokenizer.encode("b")) else "plain"
+
+
+def shrink_head(model: Any, seed: int) -> None:
+    """Give the output layer weights so small that an untrained model scores all texts nearly alike.
+
+    (Stiennon et al. 2020, appendix B: standard deviation 1 / sqrt(width + 1).)
+    """
+    head = [
+        m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == model.num_labels
+    ]
+    if not head:
+        return
+    layer = head[-1]
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        layer.weight.copy_(
+            torch.randn(layer.weight.shape, generator=generator) / (layer.in_features + 1) ** 0.5
+        )
+        if layer.bias is not None:
+            layer.bias.zero_()
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without progress bars, and without the warning that a new head is untrained."""
+    from transformers.utils import logging
+
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

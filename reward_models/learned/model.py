@@ -1,0 +1,354 @@
+"""RewardModel: any `transformers` backbone with one number a criterion at its end, as a reward source.
+
+It reads text with a tokenizer of its own, whatever tokenizer wrote the episode. On disk it is an ordinary
+sequence-classification folder (safetensors and JSON) with `reward_model.json` beside it. Weights in pickles
+and code from a hub are refused. How it learns stands in `training`; it never sees whether an episode was cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from text_gym.episode import Episode, FloatArray
+from text_gym.errors import ConfigError, NonFiniteError, RewardError, excerpt
+from text_gym.models.loading import pick_device, small_gpt2
+from text_gym.rewards.source import RewardSource
+from text_gym.rewards.values import Rewards
+from text_gym.tokenizer import PretrainedTokenizer, Tokenizer
+
+from .backbones import (
+    TEMPLATE,
+    Form,
+    form_of,
+    has_segments,
+    load_classifier,
+    quietly,
+    read_template,
+    shrink_head,
+)
+from .scales import Scales
+from .settings import read_settings, write_settings
+
+
+class Encoded(NamedTuple):
+    """A text as the backbone reads it."""
+
+    ids: list[int]
+    types: list[int]  # 0 for the prompt, 1 for the completion, where the backbone tells them apart
+
+
+class RewardModel(RewardSource):
+    """Scores `(prompt, completion)` by a sequence-classification model with one output a criterion.
+
+    The reward is the weighted mean of the criteria; each of them is a term where there are several. The same
+    text gets the same score alone and in any batch (up to rounding: 1e-5 in float32).
+
+    Args:
+        model: A `transformers` model for sequence classification; it is read with right padding.
+        tokenizer: Its tokenizer.
+        criteria: A name for each output.
+        form: How prompt and completion become one text: `"plain"` one after the other with EOS at the end,
+            `"pair"` as the tokenizer joins two texts (BERT and its kin), `"chat"` by its chat template, the
+            prompt as user and completion as assistant.
+        template: The chat template (Jinja; `transformers` runs it in a sandbox), for the form `"chat"`.
+        segments: Tell prompt and completion apart by token types, for the form `"pair"` (BERT does).
+        scales: Turns outputs into rewards; none by default.
+        name: Shown in errors, logs and plots.
+        batch_size: Texts per forward pass.
+        device: `"auto"` takes CUDA where there is one.
+
+    Raises:
+        ConfigError: Outputs and criteria differ in number, the tokenizer has more ids than the model has
+            rows, or the tokenizer cannot do what the form asks for.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Tokenizer,
+        criteria: Sequence[str] = ("reward",),
+        *,
+        form: Form = "plain",
+        template: str | None = None,
+        segments: bool = False,
+        scales: Scales | None = None,
+        name: str = "learned",
+        batch_size: int = 64,
+        device: str = "auto",
+    ) -> None:
+        self.criteria = tuple(criteria)
+        outputs = model.config.num_labels
+        if outputs != len(self.criteria) or len(set(self.criteria)) != outputs:
+            raise ConfigError(
+                f"the model has {outputs} outputs, the criteria are {', '.join(self.criteria) or 'none'}; "
+                "a reward model needs a name of its own for each output"
+            )
+        if form not in get_args(Form):
+            raise ConfigError(f"form {form!r} is not one of {', '.join(get_args(Form))}")
+        rows = model.get_input_embeddings().weight.shape[0]
+        if tokenizer.vocab_size > rows:
+            raise ConfigError(
+                f"the tokenizer has {tokenizer.vocab_size} ids but the model only {rows} rows; "
+                "they do not belong together"
+            )
+        if form != "plain" and not isinstance(tokenizer, PretrainedTokenizer):
+            raise ConfigError(
+                f"form {form!r} needs a tokenizer of Hugging Face, not {type(tokenizer).__name__}"
+            )
+        if form == "chat" and not template:
+            raise ConfigError("form 'chat' needs the tokenizer's chat template, and it has none")
+        self.tokenizer, self.form, self.name, self.batch_size = tokenizer, form, name, batch_size
+        self.scales = scales or Scales.plain(len(self.criteria))
+        # Models that pool over the last token find it by the padding id of their configuration.
+        text_config = model.config.get_text_config()
+        if text_config.pad_token_id is None:
+            text_config.pad_token_id = model.config.pad_token_id = tokenizer.pad_id
+        self._pad_id = int(text_config.pad_token_id)
+        self.segments = segments
+        self.model = model.to(pick_device(device)).eval()
+        self.template = template
+        self._chat: Any = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        form: Form | None = None,
+        batch_size: int = 64,
+        device: str = "auto",
+    ) -> RewardModel:
+        """Load a folder saved here, or any folder or hub model for sequence classification with one output.
+
+        Args:
+            name: The folder, or the model's name on a hub.
+            form: See the class; if None, what was saved, else what the tokenizer suggests: a chat template,
+                the joining of pairs, or neither.
+            batch_size: Texts per forward pass.
+            device: `auto`, `cpu`, `cuda`, …
+
+        Raises:
+            DataError: There is no such model, it is broken, not in safetensors, or needs code from a hub.
+            ConfigError: It has several outputs and no names for them.
+        """
+        settings = read_settings(Path(name))
+        model = load_classifier(name)
+        tokenizer, template = PretrainedTokenizer.from_pretrained(name), read_template(name)
+        count = model.config.num_labels
+        if count != 1 and "criteria" not in settings:
+            labels = ", ".join(str(label) for label in model.config.id2label.values())
+            raise ConfigError(
+                f"{str(name)!r} is a classifier of {count} labels ({labels}); a reward model has one output"
+            )
+        scales = Scales.from_dict(settings["scales"]) if "scales" in settings else None
+        return cls(
+            model,
+            tokenizer,
+            settings.get("criteria", ("reward",)),
+            form=form or settings.get("form") or form_of(tokenizer, template),
+            template=template,
+            segments=settings.get("segments", has_segments(name)),
+            scales=scales,
+            name=settings.get("name") or Path(name).name,
+            batch_size=batch_size,
+            device=device,
+        )
+
+    @classmethod
+    def from_backbone(
+        cls,
+        name: str | Path,
+        criteria: Sequence[str] = ("reward",),
+        *,
+        form: Form | None = None,
+        seed: int = 0,
+        batch_size: int = 64,
+        device: str = "auto",
+    ) -> RewardModel:
+        """A model to be trained: the trunk of any folder or hub model, and a new head of small weights.
+
+        Args:
+            name: Folder or hub model; a language model's own policy folder is a good start for its texts.
+            criteria: What the outputs are called.
+            form: See the class; what the tokenizer suggests if None.
+            seed: Decides the head's weights.
+            batch_size: Texts per forward pass.
+            device: `auto`, `cpu`, `cuda`, …
+
+        Raises:
+            DataError: There is no such model, or it is not in safetensors.
+        """
+        tokenizer, template = PretrainedTokenizer.from_pretrained(name), read_template(name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = load_classifier(name, num_labels=len(criteria), id2label=dict(enumerate(criteria)))
+        shrink_head(model, seed)
+        return cls(
+            model,
+            tokenizer,
+            criteria,
+            form=form or form_of(tokenizer, template),
+            template=template,
+            segments=has_segments(name),
+            batch_size=batch_size,
+            device=device,
+        )
+
+    @classmethod
+    def new(
+        cls,
+        tokenizer: Tokenizer,
+        criteria: Sequence[str] = ("reward",),
+        *,
+        layers: int = 2,
+        width: int = 64,
+        heads: int = 4,
+        context: int = 256,
+        dropout: float = 0.0,
+        seed: int = 0,
+        device: str = "auto",
+    ) -> RewardModel:
+        """A small GPT-2 with random weights, to be trained from nothing."""
+        from transformers import GPT2ForSequenceClassification
+
+        config = small_gpt2(
+            tokenizer,
+            layers=layers,
+            width=width,
+            heads=heads,
+            context=context,
+            dropout=dropout,
+            id2label=dict(enumerate(criteria)),
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = GPT2ForSequenceClassification(config)
+        shrink_head(model, seed)
+        return cls(model, tokenizer, criteria, device=device)
+
+    @property
+    def context(self) -> int | None:
+        """Largest number of tokens the backbone can read, if it has a limit."""
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return None if limit is None else int(limit)
+
+    def encode(self, prompt: str, completion: str) -> Encoded:
+        """The ids that the backbone reads; what does not fit is cut from the start of a plain prompt.
+
+        Raises:
+            RewardError: The text has no tokens, or the completion alone does not fit the context.
+        """
+        if self.form == "plain":
+            before, after = self.tokenizer.encode(prompt), self.tokenizer.encode(completion)
+            after += self.tokenizer.eos_ids[:1]
+            room = None if self.context is None else max(0, self.context - len(after))
+            before = before if room is None else before[len(before) - min(room, len(before)) :]
+            encoded = Encoded(before + after, [0] * len(before) + [1] * len(after))
+        else:
+            assert isinstance(self.tokenizer, PretrainedTokenizer)
+            backend = self.tokenizer.backend
+            if self.form == "pair":
+                found = backend.encode(prompt, completion, add_special_tokens=True)
+            else:
+                found = backend.encode(self._render(prompt, completion), add_special_tokens=False)
+            encoded = Encoded(list(found.ids), list(found.type_ids))
+        if not encoded.ids or (self.context is not None and len(encoded.ids) > self.context):
+            raise RewardError(
+                f"reward {self.name!r}: prompt {excerpt(prompt)} with completion {excerpt(completion)} has "
+                f"{len(encoded.ids)} tokens; the model reads 1 to {self.context or 'any number'}"
+            )
+        return encoded
+
+    def outputs(self, texts: Sequence[Encoded]) -> Tensor:
+        """`(n, criteria)` outputs of the model for one padded batch, with gradients where they are on."""
+        device = next(self.model.parameters()).device
+        width = max(len(t.ids) for t in texts)
+
+        def padded(rows: list[list[int]], fill: int) -> Tensor:
+            return torch.tensor([row + [fill] * (width - len(row)) for row in rows], device=device)
+
+        inputs = {
+            "input_ids": padded([t.ids for t in texts], self._pad_id),
+            "attention_mask": padded([[1] * len(t.ids) for t in texts], 0),
+        }
+        if self.segments and self.form == "pair":
+            inputs["token_type_ids"] = padded([t.types for t in texts], 0)
+        logits: Tensor = self.model(**inputs).logits
+        return logits
+
+    @torch.no_grad()
+    def raw_scores(self, texts: Sequence[tuple[str, str]]) -> FloatArray:
+        """`(n, criteria)` float64: outputs before scaling, of prompts and completions."""
+        encoded = [self.encode(*text) for text in texts]
+        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))  # little padding
+        result = np.zeros((len(encoded), len(self.criteria)))
+        for i in range(0, len(order), self.batch_size):
+            rows = order[i : i + self.batch_size]
+            result[rows] = self.outputs([encoded[j] for j in rows]).double().cpu().numpy()
+        return result
+
+    def score(self, episodes: Sequence[Episode]) -> Rewards:
+        """Weighted mean of the criteria, each of them as a term where there are several."""
+        raw = self.raw_scores([(e.prompt.text, e.completion) for e in episodes])
+        return self.scales.rewards(raw, self.criteria)
+
+    def normalise(self, episodes: Sequence[Episode]) -> RewardModel:
+        """Scale so that on these reference samples each criterion has mean 0 and standard deviation 1.
+
+        It keeps the KL coefficient's meaning from one model to the next (Ziegler et al. 2019, section 2.2).
+
+        Raises:
+            ConfigError: There are fewer than two samples, or a criterion is the same for all of them.
+        """
+        raw = self.raw_scores([(e.prompt.text, e.completion) for e in episodes])
+        self.scales = self.scales.standardised(raw, self.criteria)
+        return self
+
+    def check_finite(self) -> None:
+        """Refuse broken weights.
+
+        Raises:
+            NonFiniteError: A weight is NaN or infinite; its tensor is named.
+        """
+        for name, weight in self.model.named_parameters():
+            if not torch.isfinite(weight).all():
+                raise NonFiniteError(f"{name} holds NaN or infinity; it can be neither trained nor saved")
+
+    def save(self, folder: str | Path) -> None:
+        """Write the folder; `from_pretrained` and `AutoModelForSequenceClassification` read it.
+
+        Raises:
+            NonFiniteError: A weight is NaN or infinite; nothing was written.
+            ConfigError: The tokenizer is not one of Hugging Face, so it cannot be saved.
+        """
+        self.check_finite()
+        if not isinstance(self.tokenizer, PretrainedTokenizer):
+            raise ConfigError(f"a {type(self.tokenizer).__name__} cannot be saved; use a PretrainedTokenizer")
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with quietly():
+            self.model.save_pretrained(folder)
+        self.tokenizer.save(folder)
+        if self.template is not None:
+            (folder / TEMPLATE).write_text(self.template, encoding="utf-8")
+        content = {"name": self.name, "criteria": self.criteria, "form": self.form, "segments": self.segments}
+        write_settings(folder, "transformer", {**content, "scales": self.scales.to_dict()})
+
+    def _render(self, prompt: str, completion: str) -> str:
+        """The text of a conversation: the prompt said by the user, the completion by the assistant."""
+        if self._chat is None:
+            from transformers import PreTrainedTokenizerFast
+
+            assert isinstance(self.tokenizer, PretrainedTokenizer)
+            backend, own = self.tokenizer.backend, self.tokenizer
+            special = {"bos_token": own.bos_id, "eos_token": own.eos_ids[0] if own.eos_ids else None}
+            names = {k: backend.id_to_token(i) for k, i in special.items() if i is not None}
+            self._chat = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
+        return str(self._chat.apply_chat_template(turns, chat_template=self.template, tokenize=False))

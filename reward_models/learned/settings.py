@@ -1,0 +1,41 @@
+"""Folders of learned reward models: `reward_model.json` says which kind lies in one, and how it is scaled.
+
+Nothing here runs code from a folder: weights are safetensors, all else is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from text_gym.errors import DataError
+from text_gym.utils.json_files import write_json
+
+SETTINGS = "reward_model.json"
+KINDS = ("transformer", "ngrams", "ensemble")
+
+
+def write_settings(folder: Path, kind: str, content: Mapping[str, Any]) -> None:
+    """Write `reward_model.json`; the folder is made if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / SETTINGS, {"kind": kind, **content})
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What `write_settings` wrote; empty where there is no such file.
+
+    Raises:
+        DataError: The file is broken.
+    """
+    file = folder / SETTINGS
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{file} is not JSON ({error}); train the reward model again") from error
+    if not isinstance(content, dict) or content.get("kind") not in KINDS:
+        raise DataError(f"{file} does not say which kind of reward model it is: {', '.join(KINDS)}")
+    return content

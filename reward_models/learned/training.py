@@ -1,0 +1,165 @@
+"""Training reward models: Bradley–Terry on pairs, squared or ordinal loss on ratings, with early stopping.
+
+A part of the prompts is kept to judge by; the weights of the best epoch on it stay. It never sees rewards:
+what it learns is people's opinions, weighted by how much each counts.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from text_gym.errors import DataError, NonFiniteError
+from text_gym.reward_models.preferences.opinions import PreferencePair, Rating, split_within
+
+from .configs import RewardTrainingConfig
+from .losses import Marks, Pairs
+from .model import RewardModel
+
+Metrics = dict[str, float]
+
+
+class RewardTrainer:
+    """Teaches a reward model what raters prefer.
+
+    Args:
+        model: The model to train, in place.
+        opinions: Pairs, or ratings of the model's criteria; not both.
+        config: The settings.
+
+    Attributes:
+        history: One row an epoch: `epoch`, `loss`, `validation_loss` (nats for pairs), `seconds`.
+
+    Raises:
+        DataError: There are opinions on fewer than two prompts, or of mixed kinds.
+        ConfigError: The opinions do not fit the model.
+        RewardError: A text does not fit the model's context.
+    """
+
+    def __init__(
+        self,
+        model: RewardModel,
+        opinions: Sequence[PreferencePair] | Sequence[Rating],
+        config: RewardTrainingConfig | None = None,
+    ) -> None:
+        self.model, self.config = model, config or RewardTrainingConfig()
+        self.history: list[Metrics] = []
+        self.train: Pairs | Marks
+        self.validation: Pairs | Marks
+        self.train, self.validation = self._prepare(opinions)
+
+    def learn(self, callback: Callable[[Metrics], bool | None] | None = None) -> RewardTrainer:
+        """Train until the epochs are done or the validation loss stops falling; the best weights stay.
+
+        Args:
+            callback: Gets each epoch's row of the history; returning False ends the training.
+
+        Raises:
+            NonFiniteError: A weight, loss or gradient was NaN or infinite; the weights are those before it.
+        """
+        config, model = self.config, self.model.model
+        self.model.check_finite()
+        optimizer = self._optimizer()
+        rng = np.random.default_rng(config.seed)
+        per_epoch = math.ceil(len(self.train) / config.batch_size)
+        started, step, best = time.perf_counter(), 0, (math.inf, 0)
+        kept = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        with _training(model, config.seed):
+            for epoch in range(1, config.epochs + 1):
+                order = rng.permutation(len(self.train)).tolist()
+                total = 0.0
+                for i in range(0, len(order), config.batch_size):
+                    rows = order[i : i + config.batch_size]
+                    for group in optimizer.param_groups:
+                        done = (step + 0.5) / (config.epochs * per_epoch)
+                        group["lr"] = config.learning_rate * _schedule(done, config.warmup)
+                    total += self._step(optimizer, rows, f"epoch {epoch}, step {step + 1}") * len(rows)
+                    step += 1
+                seconds = time.perf_counter() - started
+                row = {"epoch": epoch, "loss": total / len(order), "validation_loss": self._judge()}
+                self.history.append({**row, "seconds": seconds})
+                if row["validation_loss"] < best[0]:
+                    best = (row["validation_loss"], epoch)
+                    kept = {k: v.detach().clone() for k, v in model.state_dict().items()}
+                late = config.max_seconds is not None and seconds >= config.max_seconds
+                stopped = callback is not None and callback(self.history[-1]) is False
+                if late or stopped or epoch - best[1] >= config.patience:
+                    break
+        model.load_state_dict(kept)
+        if isinstance(self.train, Marks):
+            self.model.scales = self.train.scales()
+        return self
+
+    def _prepare(
+        self, opinions: Sequence[PreferencePair] | Sequence[Rating]
+    ) -> tuple[Pairs, Pairs] | tuple[Marks, Marks]:
+        pairs = [o for o in opinions if isinstance(o, PreferencePair)]
+        ratings = [o for o in opinions if isinstance(o, Rating)]
+        if pairs and ratings:
+            raise DataError("learn from pairs or from ratings, not from both at once")
+        if pairs:
+            kept, judged = split_within(pairs, self.config.validation, self.config.seed)
+            return Pairs(self.model, kept), Pairs(self.model, judged)
+        marked = [r for r in ratings if any(c in r.values for c in self.model.criteria)]
+        learnt, judging = split_within(marked, self.config.validation, self.config.seed)
+        train = Marks(self.model, learnt, self.config.loss)
+        return train, Marks(self.model, judging, self.config.loss, like=train)
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        parameters = [p for p in self.model.model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": self.config.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+            {"params": self.train.parameters(), "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW([g for g in groups if g["params"]], lr=self.config.learning_rate)
+
+    def _step(self, optimizer: torch.optim.Optimizer, rows: Sequence[int], where: str) -> float:
+        loss = self.train.loss(rows)
+        if not torch.isfinite(loss):
+            raise NonFiniteError(f"the loss is {loss.item()} in {where}; nothing was updated")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        learnt = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in learnt])
+        if not torch.isfinite(norm):
+            optimizer.zero_grad(set_to_none=True)
+            raise NonFiniteError(f"the gradient's norm is {norm.item()} in {where}; nothing was updated")
+        torch.nn.utils.clip_grads_with_norm_(learnt, self.config.max_grad_norm, norm)
+        optimizer.step()
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def _judge(self) -> float:
+        """Weighted mean loss on the validation prompts."""
+        model, size = self.model.model, 2 * self.config.batch_size
+        parts = [range(i, min(i + size, len(self.validation))) for i in range(0, len(self.validation), size)]
+        model.eval()
+        losses = [float(self.validation.loss(part)) * self.validation.weight(part) for part in parts]
+        model.train()
+        return sum(losses) / max(sum(self.validation.weight(part) for part in parts), 1e-30)
+
+
+def _schedule(done: float, warmup: float) -> float:
+    """Share of the learning rate after this share of the steps."""
+    if done < warmup:
+        return done / warmup
+    return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
+
+
+@contextmanager
+def _training(model: torch.nn.Module, seed: int) -> Iterator[None]:
+    """Dropout on, with noise that depends on the seed alone and leaves the global generator as it was."""
+    device = next(model.parameters()).device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        model.train()
+        try:
+            yield
+        finally:
+            model.eval()

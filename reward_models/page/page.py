@@ -1,0 +1,345 @@
+"""The labelling page: the console's questions in a browser, for several raters, alone or as a live reward.
+
+It serves one label store. Which answers fit and what is asked next is the store's business; it keeps no
+accounts: raters give their names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import signal
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, TypeAlias
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route, Router
+
+from text_gym.errors import LabelError, NotSavedError, RaterLeftError, TextGymError
+from text_gym.reward_models.labels.questions import Question
+from text_gym.reward_models.labels.rows import Item
+from text_gym.reward_models.labels.store import LabelStore
+from text_gym.utils.display import harmless
+
+from .security import Access, Guard
+from .server import ServerThread, listen, names_of
+
+PORT = 8765
+LEASE = 180.0  # seconds; an open page renews it, so a closed one frees its question soon
+SHOWN = 20_000  # characters of a text sent at once; the page asks for more
+_NAME = 80  # characters of a rater's name
+_LONG = 1e9  # seconds that nobody takes for an answer
+_KEY = 64  # characters of an answer's key
+_FILES = {
+    "/": ("index.html", "text/html"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/post.js": ("post.js", "text/javascript"),
+    "/style.css": ("style.css", "text/css"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+_Call: TypeAlias = "Callable[[dict[str, Any]], dict[str, Any]]"
+
+
+class _RefusedError(Exception):
+    """A request that cannot be served, with the HTTP status that says so."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class LabelPage:
+    """The page of one label store, as a context: it is served, in threads, from entering to leaving.
+
+    Args:
+        store: Gives the questions and keeps the answers.
+        host: Address to listen at.
+        port: 0 takes any that is free.
+        names: Further names by which raters reach the page, e.g. over a tunnel.
+        expose: Allow a host that other computers can reach.
+        live: Ask only what `ask` is given, as the live reward of a training; else all in the store.
+        say: Gets each new one-time link; when one was used, the next comes. `print` if None.
+
+    Raises:
+        ConfigError: See `listen`.
+    """
+
+    def __init__(
+        self,
+        store: LabelStore,
+        *,
+        host: str = "127.0.0.1",
+        port: int = PORT,
+        names: Sequence[str] = (),
+        expose: bool = False,
+        live: bool = False,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        self.store, self.live = store, live
+        listening = listen(host, port, expose)
+        self.port = int(listening.getsockname()[1])
+        self.hosts = names_of(listening, names)
+        self._say = (lambda link: print(f"Open in a browser: {link}", flush=True)) if say is None else say
+        self._access = Access()
+        self._among: Collection[str] | None = () if live else None
+        self._saved, self._left = threading.Event(), threading.Event()
+        self._cookie = f"text_gym_{self.port}"
+        self._guard = Guard(self._routes(), self._access, self.hosts, self._cookie)
+        self._server = ServerThread(self._guard, listening)
+
+    def __enter__(self) -> LabelPage:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Serve, and say the first link."""
+        self._server.start()
+        self._say(self.new_link())
+
+    def close(self) -> None:
+        """Stop serving. What was acknowledged is on the disk; pages keep what was not."""
+        self._left.set()
+        self._server.close()
+
+    def new_link(self) -> str:
+        """A link that lets one browser in, once."""
+        return f"http://{self.hosts[0]}/login?token={self._access.new_link()}"
+
+    def ask(self, among: Sequence[str]) -> None:
+        """Show questions, and wait until each has as many answers or skips as were wanted for it.
+
+        Args:
+            among: Ids of questions in the store.
+
+        Raises:
+            RaterLeftError: A rater ended the session, Ctrl-C was pressed here, or the page was closed.
+        """
+        wanted = {i: self.store.item(i).overlap for i in dict.fromkeys(among)}
+        self._among = tuple(wanted)
+        try:
+            with _signals_set(self._left):
+                while not self._settled(wanted):
+                    if self._left.is_set():
+                        raise RaterLeftError("the raters left; what they answered is saved")
+                    self._saved.wait(0.5)  # other processes may write to the store, too
+                    self._saved.clear()
+        finally:
+            self._among = ()
+            self._left.clear()
+
+    def wait(self) -> None:
+        """Serve until Ctrl-C, or until a rater ends the session."""
+        with contextlib.suppress(KeyboardInterrupt):
+            while not self._left.wait(0.5):
+                pass
+
+    def _settled(self, wanted: dict[str, int]) -> bool:
+        standing = self.store.standing(wanted)
+        return all(len(standing.get(i, ())) >= n for i, n in wanted.items())
+
+    # Requests
+
+    def _routes(self) -> Router:
+        calls = (self.hello, self.next, self.answer, self.undo, self.text, self.end)
+        folder = Path(__file__).parent / "static"
+        files = [_file(path, (folder / name).read_bytes(), kind) for path, (name, kind) in _FILES.items()]
+        api = [Route(f"/api/{c.__name__}", _endpoint(c), methods=["POST"]) for c in calls]
+        return Router([*files, Route("/login", self._login, methods=["GET"]), *api], redirect_slashes=False)
+
+    async def _login(self, request: Request) -> Response:
+        if request.method != "GET":
+            return PlainTextResponse("method not allowed", 405)
+        session = self._access.redeem(request.query_params.get("token", ""))
+        if session is None and not self._guard.session(request.scope):
+            return PlainTextResponse(
+                "This link was used already, or is from before a restart. "
+                "Take the newest one from the terminal.",
+                403,
+            )
+        response = RedirectResponse("/", 303)
+        if session is not None:
+            response.set_cookie(self._cookie, session, path="/", httponly=True, samesite="strict")
+            self._say(self.new_link())
+        return response
+
+    def hello(self, _: dict[str, Any]) -> dict[str, Any]:
+        """What a page is to know first."""
+        # Answers that a page could not send are kept by store: another store must not get them.
+        store = hashlib.sha256(str(self.store.path.resolve()).encode()).hexdigest()[:16]
+        return {"store": store, "live": self.live}
+
+    def next(self, data: dict[str, Any]) -> dict[str, Any]:
+        """The rater's question; the one that the page `hold`s if it is still theirs."""
+        rater, hold = _text(data, "rater", _NAME), data.get("hold")
+        among, item = self._among, None
+        if isinstance(hold, str) and (among is None or hold in among):
+            item = self.store.claim(rater, [hold], LEASE)
+        return self._state(rater, item or self.store.claim(rater, among, LEASE))
+
+    def answer(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Save an answer or a skip; replies when it is on the disk."""
+        rater, name, key = _text(data, "rater", _NAME), _text(data, "item", 64), _text(data, "key", _KEY)
+        seconds, skip, values = _seconds(data), data.get("skip", False), data.get("values")
+        if not isinstance(skip, bool):
+            raise _RefusedError(400, "skip: true or false")
+        question = self._item(name).question
+        try:
+            checked = {} if skip else question.check(values)  # type: ignore[arg-type]
+        except LabelError as error:
+            raise _RefusedError(400, str(error)) from error
+        if skip:
+            label = self.store.skip(name, rater, latency=seconds, key=key)
+        else:
+            label = self.store.record(name, rater, checked, latency=seconds, key=key)
+        self._saved.set()
+        return {"row": label.row}
+
+    def undo(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Take the rater's latest answer back and give its question again."""
+        rater = _text(data, "rater", _NAME)
+        label = self.store.undo(rater, self._among, key=_text(data, "key", _KEY))
+        if label is None:
+            return {"undone": False}
+        return {"undone": True, **self._state(rater, self.store.claim(rater, [label.item], LEASE))}
+
+    def text(self, data: dict[str, Any]) -> dict[str, Any]:
+        """The next part of a long text: number 0 is the prompt."""
+        number, start = _whole(data, "number"), _whole(data, "start")
+        question = self._item(_text(data, "item", 64)).question
+        texts = _texts(question)
+        if number >= len(texts):
+            raise _RefusedError(404, "there is no such text")
+        return _part(texts[number], start)
+
+    def end(self, _: dict[str, Any]) -> dict[str, Any]:
+        """End the session: a training that waits for answers saves and stops."""
+        self._left.set()
+        self._saved.set()
+        return {}
+
+    def _item(self, name: str) -> Item:
+        try:
+            return self.store.item(name)
+        except LabelError as error:
+            raise _RefusedError(404, str(error)) from error
+
+    def _state(self, rater: str, item: Item | None) -> dict[str, Any]:
+        progress = self.store.progress(rater, self._among)
+        counts = {"mine": progress.mine, "left": progress.left, "all": self.store.progress(rater).mine}
+        return {"question": None if item is None else _shown(item.question), "progress": counts}
+
+
+def _shown(question: Question) -> dict[str, Any]:
+    """A question as the page shows it; which policy wrote the texts is not the rater's to know."""
+    return {
+        "id": question.id,
+        "kind": question.kind,
+        "texts": [_part(t, 0) for t in _texts(question)],
+        "fields": [
+            {
+                "name": f.name,
+                "guideline": harmless(f.guideline),
+                "options": [{"value": o.value, "label": o.label, "keys": list(o.keys)} for o in f.options],
+            }
+            for f in question.fields
+        ],
+    }
+
+
+def _texts(question: Question) -> list[str]:
+    """Prompt and completions; the trailing line feed with which many prompts end is not worth a line."""
+    return [t.removesuffix("\n") for t in (question.prompt, *question.completions)]
+
+
+def _part(text: str, start: int) -> dict[str, Any]:
+    end = min(start + SHOWN, len(text))
+    return {"text": harmless(text[start:end], newlines=True), "end": end, "left": len(text) - end}
+
+
+def _text(data: dict[str, Any], name: str, longest: int) -> str:
+    value = data.get(name)
+    if not isinstance(value, str) or not 0 < len(value) <= longest or not value.isprintable():
+        raise _RefusedError(400, f"{name}: a text of 1 to {longest} printable characters")
+    return value
+
+
+def _seconds(data: dict[str, Any]) -> float:
+    value = data.get("seconds")
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < _LONG:
+        return float(value)
+    raise _RefusedError(400, "seconds: a number from 0")
+
+
+def _whole(data: dict[str, Any], name: str) -> int:
+    value = data.get(name)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53:
+        return value
+    raise _RefusedError(400, f"{name}: a whole number from 0")
+
+
+def _file(path: str, content: bytes, kind: str) -> Route:
+    async def serve(_: Request) -> Response:
+        return Response(content, media_type=kind)
+
+    return Route(path, serve, methods=["GET"])
+
+
+def _endpoint(call: _Call) -> Callable[[Request], Any]:
+    async def endpoint(request: Request) -> Response:
+        status, content = await run_in_threadpool(_run, call, await request.body())
+        return Response(json.dumps(content), status, media_type="application/json")
+
+    return endpoint
+
+
+def _run(call: _Call, body: bytes) -> tuple[int, dict[str, Any]]:
+    """Status and content of the reply to a request's body."""
+    try:
+        data = json.loads(body)
+        if not isinstance(data, dict):
+            raise ValueError
+    except (ValueError, RecursionError):
+        return 400, {"error": "not a JSON object"}
+    try:
+        return 200, call(data)
+    except _RefusedError as error:
+        return error.status, {"error": str(error)}
+    except LabelError as error:  # answered already
+        return 409, {"error": str(error)}
+    except NotSavedError as error:
+        return 503, {"error": str(error)}
+    except TextGymError as error:
+        return 500, {"error": str(error)}
+
+
+@contextlib.contextmanager
+def _signals_set(left: threading.Event) -> Iterator[None]:
+    """In the main thread, signals that ask to end set `left` at once instead of after the iteration."""
+    before: dict[int, Any] = {}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        left.set()
+        if number != signal.SIGINT:
+            before[number](number, frame)
+
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and callable(signal.getsignal(number)):
+                before[number] = signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,100 @@
+"""The labelling page put to use: as the live reward of a training, and behind `text-gym label --web`.
+
+Importing this needs no web server; using it does: `pip install 'text-gym[web]'`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from text_gym.errors import ConfigError
+from text_gym.reward_models.labels.questions import CRITERIA, Criterion
+from text_gym.reward_models.labels.store import LabelStore
+from text_gym.reward_models.people.human import STORE, HumanReward
+
+if TYPE_CHECKING:
+    from .page import LabelPage
+
+
+class WebReward(HumanReward):
+    """A live reward as `HumanReward`, asked on a page: several raters may answer at once.
+
+    The page is served from construction to `close`, or to the end of the process; its link is printed.
+
+    Args:
+        store: The label store, or the file it is in.
+        criteria: What texts are rated for.
+        weights: How much each criterion counts; all the same if None.
+        overlap: Raters per text.
+        page: Arguments of `LabelPage`: `host`, `port`, `names`, `expose`, `say`. Without a port, any that is
+            free will do if the usual one is taken: the link says which.
+
+    Raises:
+        ConfigError: As for `HumanReward` and `LabelPage`; or the web server is not installed.
+    """
+
+    def __init__(
+        self,
+        store: LabelStore | str | Path = STORE,
+        *,
+        criteria: Sequence[Criterion] = CRITERIA,
+        weights: Sequence[float] | None = None,
+        overlap: int = 1,
+        **page: Any,
+    ) -> None:
+        opened = store if isinstance(store, LabelStore) else LabelStore(store)
+        self.page = _page_at_any_port(opened, page)
+        try:
+            super().__init__(opened, self.page.ask, criteria=criteria, weights=weights, overlap=overlap)
+        except BaseException:
+            self.page.close()
+            raise
+        self.page.start()
+
+    def close(self) -> None:
+        """Stop serving the page; what was acknowledged is saved."""
+        self.page.close()
+
+
+def _page_at_any_port(store: LabelStore, settings: dict[str, Any]) -> LabelPage:
+    if "port" in settings:
+        return make_page(store, live=True, **settings)
+    try:
+        return make_page(store, live=True, **settings)
+    except ConfigError:
+        return make_page(store, live=True, port=0, **settings)
+
+
+def make_page(store: LabelStore, **settings: Any) -> LabelPage:
+    """A `LabelPage`, not yet served.
+
+    Args:
+        store: Gives the questions and keeps the answers.
+        settings: Arguments of `LabelPage`.
+
+    Raises:
+        ConfigError: The web server is not installed, or see `LabelPage`.
+    """
+    try:
+        from text_gym.reward_models.page.page import LabelPage
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the page needs {error.name}; install it with: pip install 'text-gym[web]'"
+        ) from error
+    return LabelPage(store, **settings)
+
+
+def serve_page(store: LabelStore, **settings: Any) -> None:
+    """Serve the page over all questions of a store until Ctrl-C, and say how many answers came.
+
+    Args:
+        store: Gives the questions and keeps the answers.
+        settings: Arguments of `LabelPage`.
+    """
+    before = store.head[0]
+    with make_page(store, **settings) as page:
+        print("Ctrl-C ends it; every answer that a page calls saved is on the disk.", flush=True)
+        page.wait()
+    print(f"\n{store.head[0] - before:,} new rows in {store.path}")

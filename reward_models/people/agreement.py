@@ -1,0 +1,298 @@
+"""Do raters agree, and how do they differ: Krippendorff's alpha, shift and noise, time, love of length.
+
+Everything is read off the labels that stand. Whether agreement is enough is for people to decide; the limits
+of the warnings are constants below.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from text_gym.errors import ConfigError, excerpt
+from text_gym.reward_models.labels.rows import Label
+
+FloatArray = npt.NDArray[np.float64]
+
+ENOUGH = 20  # answers below which a rater is not warned about
+READING = 60.0  # characters a second: three times as fast as people read
+HASTY = 0.3  # share of answers faster than that
+SAME = 0.9  # share of answers that are all one
+UNRELATED = 0.1  # rank correlation with the other raters
+
+
+@dataclass(frozen=True)
+class RaterProfile:
+    """How one rater answers; nan where the labels cannot tell.
+
+    Args:
+        rater: Name.
+        answers: Questions answered.
+        mean: Mean rating, all criteria together, in [0, 1] of the scale.
+        shift: How much higher than the raters of the same texts together, in [0, 1] of the scale.
+        noise: Standard deviation of what neither texts nor shifts explain, in [0, 1] of the scale.
+        agreement: Spearman's correlation with the mean of the others on shared texts.
+        seconds: Median time of an answer, seconds.
+        hasty: Share of timed answers that came faster than the texts can be read.
+        same: Share of the commonest answer.
+        length: Spearman's correlation of mean rating and characters of the text.
+        longer: Share of comparisons of unequal lengths (ties aside) that went to the longer text.
+        warnings: What speaks for answering without reading.
+    """
+
+    rater: str
+    answers: int
+    mean: float
+    shift: float
+    noise: float
+    agreement: float
+    seconds: float
+    hasty: float
+    same: float
+    length: float
+    longer: float
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What `measure_agreement` found.
+
+    Args:
+        alpha: Krippendorff's alpha by kind and criterion, `"rating/clarity"`: 1 is perfect, 0 is chance; nan
+            where no question has answers of two raters, or all answers are the same.
+        overlap: Questions that two or more raters answered.
+        questions: Questions answered at all.
+        raters: A profile of each rater, by name.
+    """
+
+    alpha: dict[str, float]
+    overlap: int
+    questions: int
+    raters: tuple[RaterProfile, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return asdict(self)
+
+
+def measure_agreement(labels: Iterable[Label]) -> Agreement:
+    """Agreement and bias of raters.
+
+    Args:
+        labels: Labels that stand, of any kinds.
+
+    Raises:
+        ConfigError: The package `krippendorff` is missing and needed.
+    """
+    labels = [label for label in labels if label.answered]
+    by_question: dict[str, list[Label]] = {}
+    for label in labels:
+        by_question.setdefault(label.item, []).append(label)
+    raters = sorted({label.rater for label in labels})
+    alpha = {}
+    for kind in ("rating", "comparison", "best-of-n"):
+        some = [label for label in labels if label.kind == kind]
+        for name in dict.fromkeys(n for label in some for n in label.values):
+            marks = _table(some, raters, name)
+            alpha[f"{kind}/{name}"] = krippendorff_alpha(marks, "ordinal" if kind == "rating" else "nominal")
+    marks = _table([label for label in labels if label.kind == "rating"], raters, None)
+    shift, noise = shifts_and_noise(marks)
+    profiles = tuple(
+        _profile(rater, [label for label in labels if label.rater == rater], marks, i, shift[i], noise[i])
+        for i, rater in enumerate(raters)
+    )
+    overlap = sum(len(group) > 1 for group in by_question.values())
+    return Agreement(alpha, overlap, len(by_question), profiles)
+
+
+def krippendorff_alpha(marks: FloatArray, level: Literal["nominal", "ordinal", "interval"]) -> float:
+    """Krippendorff's alpha (2011, "Computing Krippendorff's alpha-reliability").
+
+    Args:
+        marks: `(raters, questions)` float64, nan where a rater did not answer.
+        level: Nominal for choices, ordinal for ratings.
+
+    Returns:
+        nan where no question has two answers, or all answers are the same.
+
+    Raises:
+        ConfigError: The package `krippendorff` is missing.
+    """
+    shared = marks[:, (~np.isnan(marks)).sum(axis=0) > 1] if marks.size else marks
+    values = shared[~np.isnan(shared)]
+    if not values.size or np.ptp(values) == 0:
+        return math.nan
+    try:
+        import krippendorff
+    except ImportError as error:
+        raise ConfigError("agreement needs krippendorff: pip install 'text-gym[agreement]'") from error
+    return float(krippendorff.alpha(reliability_data=shared, level_of_measurement=level))
+
+
+def shifts_and_noise(marks: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Least squares for `mark = text + shift of the rater + noise of the rater`; the shifts sum to 0.
+
+    The variances of the noise are those under which the squared residuals have their expected size; with
+    two raters who share all their texts they cannot be told apart and come out equal.
+
+    Args:
+        marks: `(raters, questions)` float64, nan where a rater did not answer.
+
+    Returns:
+        `(raters,)` shifts and `(raters,)` standard deviations; nan for raters who share no question.
+    """
+    given = ~np.isnan(marks)
+    given &= given.sum(axis=0) > 1
+    count = given.sum(axis=0)[given.any(axis=0)]
+    own = given[:, given.any(axis=0)].astype(np.float64)
+    y = np.where(own > 0, marks[:, given.any(axis=0)], 0.0)
+    alone = ~given.any(axis=1)
+    centred = own * (y - y.sum(axis=0) / count)
+    together = np.diag(own.sum(axis=1)) - (own / count) @ own.T
+    shift = np.linalg.pinv(together) @ centred.sum(axis=1)
+    left = centred - own * (shift[:, None] - (own * shift[:, None]).sum(axis=0) / count)
+    # E[left_r^2] = (1 - 1/k)^2 s_r + sum over the others of s / k^2, for k raters of a text
+    weights = (own / count**2) @ own.T
+    np.fill_diagonal(weights, (own * (1 - 1 / count) ** 2).sum(axis=1))
+    variance = np.linalg.pinv(weights) @ (left**2).sum(axis=1)
+    noise = np.sqrt(np.maximum(variance, 0.0))
+    return np.where(alone, np.nan, shift), np.where(alone, np.nan, noise)
+
+
+def _table(labels: Sequence[Label], raters: Sequence[str], name: str | None) -> FloatArray:
+    """`(raters, questions)`: one criterion's answers as numbers, or all ratings' mean in [0, 1]."""
+    rows = {rater: i for i, rater in enumerate(raters)}
+    columns = {item: i for i, item in enumerate(dict.fromkeys(label.item for label in labels))}
+    table = np.full((len(rows), len(columns)), np.nan)
+    words = {"left": 1.0, "right": 2.0, "tie": 0.0}
+    for label in labels:
+        if name is None:
+            table[rows[label.rater], columns[label.item]] = _mean(label)
+        elif name in label.values:
+            value = label.values[name]
+            number = words[value] if isinstance(value, str) else float(value)
+            table[rows[label.rater], columns[label.item]] = number
+    return table
+
+
+def _mean(label: Label) -> float:
+    """A rating, all criteria together, in [0, 1]."""
+    scales = {c.name: c for c in label.question.criteria}
+    return float(np.mean([scales[name].scaled(float(v)) for name, v in label.values.items()]))
+
+
+def _profile(
+    rater: str, labels: Sequence[Label], marks: FloatArray, index: int, shift: float, noise: float
+) -> RaterProfile:
+    rated = [label for label in labels if label.kind == "rating"]
+    means = np.array([_mean(label) for label in rated])
+    sizes = np.array([len(label.question.completions[0]) for label in rated], dtype=np.float64)
+    timed = [label for label in labels if not math.isnan(label.latency)]
+    hasty = [label.latency < _characters(label) / READING for label in timed]
+    answers = [tuple(label.values.items()) for label in labels]
+    own, others = marks[index], _others(marks, index)
+    both = ~np.isnan(own) & ~np.isnan(others)
+    known: dict[str, float] = {
+        "agreement": _spearman(own[both], others[both]),
+        "seconds": float(np.median([label.latency for label in timed])) if timed else math.nan,
+        "hasty": float(np.mean(hasty)) if timed else math.nan,
+        "same": max(map(answers.count, set(answers))) / len(answers),
+        "length": _spearman(means, sizes),
+        "longer": _longer(labels),
+    }
+    return RaterProfile(
+        rater=rater,
+        answers=len(labels),
+        mean=float(means.mean()) if rated else math.nan,
+        shift=float(shift),
+        noise=float(noise),
+        warnings=_warnings(rater, len(labels), int(both.sum()), known),
+        **known,
+    )
+
+
+def _warnings(rater: str, answers: int, shared: int, known: Mapping[str, float]) -> tuple[str, ...]:
+    if answers < ENOUGH:
+        return ()
+    who, found = excerpt(rater), []
+    if known["hasty"] > HASTY:
+        found.append(f"{who}: {known['hasty']:.0%} of the answers came faster than the texts can be read")
+    if known["same"] >= SAME:
+        found.append(f"{who}: {known['same']:.0%} of the answers are the same")
+    if shared >= ENOUGH and known["agreement"] < UNRELATED:
+        found.append(f"{who}: the answers have nothing to do with the others' ({known['agreement']:.2f})")
+    return tuple(found)
+
+
+def _characters(label: Label) -> int:
+    """What had to be read; the prompt may be known by heart."""
+    return sum(map(len, label.question.completions))
+
+
+def _others(marks: FloatArray, index: int) -> FloatArray:
+    """`(questions,)`: the mean mark of everybody else, nan where there is none."""
+    rest = np.delete(marks, index, axis=0)
+    count = (~np.isnan(rest)).sum(axis=0)
+    return np.where(count > 0, np.nansum(rest, axis=0) / np.maximum(count, 1), np.nan)
+
+
+def _longer(labels: Sequence[Label]) -> float:
+    chosen = []
+    for label in labels:
+        if label.kind == "comparison":
+            left, right = map(len, label.question.completions)
+            votes = [v for v in label.values.values() if v != "tie"]
+            chosen += [(v == "left") == (left > right) for v in votes if left != right]
+    return float(np.mean(chosen)) if chosen else math.nan
+
+
+def _spearman(x: FloatArray, y: FloatArray) -> float:
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return math.nan
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(x, y).statistic)
+
+
+def draw_agreement(agreement: Agreement, labels: Iterable[Label], file: str | Path) -> None:
+    """Draw alpha, shift and noise, time per answer, and rating against length into a PNG."""
+    from matplotlib.figure import Figure
+
+    labels = [label for label in labels if label.answered]
+    names = [excerpt(p.rater, 20)[1:-1] for p in agreement.raters]
+    rows = np.arange(len(names))
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    (alpha, shift), (seconds, length) = figure.subplots(2, 2)
+    figure.suptitle(f"{len(labels):,} labels, {agreement.overlap:,} questions with two raters or more")
+    known = {name: value for name, value in agreement.alpha.items() if not math.isnan(value)}
+    alpha.barh(list(known), list(known.values()), color="tab:blue")
+    alpha.axvline(0, color="black", linewidth=0.8)
+    alpha.set(title="Agreement", xlabel="Krippendorff's alpha", xlim=(min([0.0, *known.values()]), 1))
+    shift.errorbar(
+        [p.shift for p in agreement.raters], rows, xerr=[p.noise for p in agreement.raters], fmt="o"
+    )
+    shift.axvline(0, color="black", linewidth=0.8)
+    shift.set(title="Raters: shift, and noise as bars", xlabel="share of the scale", yticks=rows)
+    shift.set_yticklabels(names, parse_math=False)
+    for i, profile in enumerate(agreement.raters):
+        own = [label for label in labels if label.rater == profile.rater]
+        times = [label.latency for label in own if label.latency > 0]
+        if times:
+            seconds.boxplot([times], positions=[i], orientation="horizontal", widths=0.6, showfliers=False)
+        rated = [label for label in own if label.kind == "rating"]
+        sizes = [len(label.question.completions[0]) for label in rated]
+        length.plot(sizes, [_mean(label) for label in rated], ".", alpha=0.5, label=names[i])
+    seconds.set(title="Time per answer", xlabel="seconds", yticks=rows)
+    seconds.set_yticklabels(names, parse_math=False)
+    length.set(title="Rating against length", xlabel="characters", ylabel="mean rating, share of the scale")
+    if 0 < len(names) <= 10 and any(label.kind == "rating" for label in labels):
+        for text in length.legend(fontsize="small").get_texts():
+            text.set_parse_math(False)
+    figure.savefig(str(file), dpi=120)

@@ -1,0 +1,243 @@
+"""The rater's console: shows one question after another, takes the answers, saves each before the next.
+
+Text of the model is shown with every control character written out. Which question is next is the store's
+business; what an answer is worth is not decided here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from text_gym.errors import LabelError, NotSavedError, RaterLeftError
+from text_gym.reward_models.labels.questions import Field, Question, Value
+from text_gym.reward_models.labels.rows import Item
+from text_gym.reward_models.labels.store import LabelStore
+from text_gym.utils.display import harmless
+
+from .keys import PASTE, Keys, standard_keys
+
+SHOWN = 4_000  # characters of a text shown at once; `m` shows the next ones
+_COMMANDS = {
+    **dict.fromkeys(("u", "undo", "\x7f", "\b"), "undo"),
+    **dict.fromkeys(("s", "skip"), "skip"),
+    **dict.fromkeys(("m", "more"), "more"),
+    **dict.fromkeys(("?", "h", "help"), "help"),
+    **dict.fromkeys(("q", "quit", "\x03", "\x04"), "quit"),
+}
+HELP = "u take back   s skip   m more of a long text   ? help   q save and leave"
+
+
+class _Quit(Exception):  # noqa: N818 - never leaves this file
+    pass
+
+
+@dataclass
+class _Sitting:
+    """One question while it is being answered."""
+
+    item: Item
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    since: float = field(default_factory=lambda: time.monotonic())
+    values: dict[str, Value] = field(default_factory=dict)
+    shown: int = SHOWN
+
+    @property
+    def open(self) -> Sequence[Field]:
+        """What is still to be answered."""
+        return self.item.question.fields[len(self.values) :]
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.since
+
+
+class RaterConsole:
+    """Asks one rater, on a terminal or over a pipe.
+
+    Args:
+        store: Gives the questions and keeps the answers.
+        rater: Who answers.
+        keys: Where answers come from; standard input if None.
+        screen: Where questions go; standard output if None.
+    """
+
+    def __init__(
+        self, store: LabelStore, rater: str, keys: Keys | None = None, screen: Console | None = None
+    ) -> None:
+        self.store, self.rater = store, rater
+        self.keys = standard_keys() if keys is None else keys
+        self.screen = Console(highlight=False) if screen is None else screen
+        self.saved = 0
+        self._seconds = 0.0
+        self._among: Collection[str] | None = None
+
+    def ask(self, among: Collection[str] | None = None) -> None:
+        """Ask until nothing is left for this rater.
+
+        Args:
+            among: Ids of the questions to ask; None for all in the store.
+
+        Raises:
+            RaterLeftError: The rater quit, pressed Ctrl-C, or the input ended. What was acknowledged is
+                saved, and the same question comes first next time.
+        """
+        self._among = among
+        try:
+            with self.keys:
+                item = self.store.claim(self.rater, among)
+                if item is not None and not self.saved:
+                    self._help(item.question)
+                while item is not None:
+                    item = self._ask_one(item) or self.store.claim(self.rater, among)
+        except (EOFError, KeyboardInterrupt) as error:
+            raise self._left() from error
+        except _Quit:
+            raise self._left() from None
+
+    def _left(self) -> RaterLeftError:
+        with contextlib.suppress(NotSavedError):
+            self.store.release(self.rater)
+        left = self.store.progress(self.rater, self._among).left
+        return RaterLeftError(
+            f"{harmless(self.rater)} left; answers saved: {self.saved:,}, questions left: {left:,}"
+        )
+
+    def _ask_one(self, item: Item) -> Item | None:
+        """Ask one question until it is settled; the question to ask next if that is decided already."""
+        self.keys.discard()
+        sitting = _Sitting(item)
+        self._show(sitting)
+        while True:
+            self._prompt(sitting)
+            words = self.keys.read()
+            command = _COMMANDS.get(words[0]) if len(words) == 1 else None
+            if command == "quit":
+                self._say("")
+                raise _Quit
+            if command == "help":
+                self._help(item.question)
+            elif command == "more":
+                self._more(sitting)
+            elif command == "undo" and sitting.values:
+                sitting.values.popitem()
+                self._say("taken back")
+            elif command == "undo":
+                before = self._undo()
+                if before is not None:
+                    return before
+            elif self._take(sitting, words, command == "skip"):
+                return None
+
+    def _take(self, sitting: _Sitting, words: Sequence[str], skip: bool) -> bool:
+        """Take answers; True if the question is settled."""
+        options = [f.option(w) for f, w in zip(sitting.open, words, strict=False)]
+        if not skip and (not words or len(words) > len(sitting.open) or None in options):
+            what = "a pasted text" if words == [PASTE] else harmless(" ".join(words), limit=20) or "nothing"
+            self._say(f"{what} is no answer here", style="yellow")
+            return False
+        for asked, option in zip(sitting.open, [] if skip else options, strict=False):
+            assert option is not None
+            sitting.values[asked.name] = option.value
+            self._say(option.label)
+        if sitting.open and not skip:
+            return False
+        return self._save(sitting, skip)
+
+    def _save(self, sitting: _Sitting, skip: bool) -> bool:
+        seconds = sitting.seconds
+        try:
+            if skip:
+                self.store.skip(sitting.item.id, self.rater, latency=seconds, key=sitting.key)
+            else:
+                self.store.record(
+                    sitting.item.id, self.rater, sitting.values, latency=seconds, key=sitting.key
+                )
+        except NotSavedError as error:
+            self._say(f"NOT SAVED. {error}", style="bold red")
+            if not skip:
+                sitting.values.popitem()
+            return False
+        except LabelError as error:  # answered elsewhere under the same name meanwhile
+            self._say(str(error), style="yellow")
+            return True
+        self.saved += 1
+        self._seconds += seconds
+        self._say("skipped, saved" if skip else "saved", style="green")
+        return True
+
+    def _undo(self) -> Item | None:
+        try:
+            label = self.store.undo(self.rater, self._among)
+        except NotSavedError as error:
+            self._say(f"NOT SAVED. {error}", style="bold red")
+            return None
+        if label is None:
+            self._say("there is nothing to take back", style="yellow")
+            return None
+        self.saved -= 1
+        self._say("taken back; here it is again", style="green")
+        return self.store.item(label.item)
+
+    # The screen
+
+    def _show(self, sitting: _Sitting) -> None:
+        progress = self.store.progress(self.rater, self._among)
+        title = f"question {progress.mine + 1:,} · {progress.left:,} left"
+        if self.saved > 0:
+            title += f" · {self._seconds / self.saved:.0f} s each"
+        self.screen.rule(Text(title))
+        question = sitting.item.question
+        self._panel("prompt", question.prompt, dim=True)
+        for name, text in zip(_names(question), question.completions, strict=True):
+            self._panel(name, text)
+
+    def _panel(self, name: str, text: str, dim: bool = False) -> None:
+        # The trailing line feed with which many prompts end is not worth a line of the screen.
+        shown = harmless(text.removesuffix("\n"), newlines=True, limit=SHOWN)
+        self.screen.print(
+            Panel(Text(shown, style="dim" if dim else ""), title=Text(name), title_align="left")
+        )
+
+    def _more(self, sitting: _Sitting) -> None:
+        """The next part of every text that was cut."""
+        question, start = sitting.item.question, sitting.shown
+        texts = zip(("prompt", *_names(question)), (question.prompt, *question.completions), strict=True)
+        cut = [(name, text) for name, text in texts if len(text) > start]
+        sitting.shown += SHOWN
+        for name, text in cut:
+            self._panel(f"{name}, from character {start + 1:,}", text[start : start + SHOWN + 1])
+        if not cut:
+            self._say("all is shown")
+
+    def _prompt(self, sitting: _Sitting) -> None:
+        asked = sitting.open[0]
+        keys = "  ".join(
+            o.keys[0] if o.label == o.keys[0] else f"{o.keys[0]} {o.label}" for o in asked.options
+        )
+        self.screen.print(Text(f"{asked.name}  {keys}  > "), end="")
+        self.screen.file.flush()
+
+    def _help(self, question: Question) -> None:
+        for asked in question.fields:
+            keys = ", ".join(dict.fromkeys(key for o in asked.options for key in o.keys))
+            self._say(f"{asked.name}: {harmless(asked.guideline)} Keys: {keys}")
+        self._say(HELP)
+
+    def _say(self, text: str, style: str = "") -> None:
+        self.screen.print(Text(text, style=style))
+
+
+def _names(question: Question) -> list[str]:
+    """What the completions are called on the screen."""
+    if question.kind == "comparison":
+        return ["1 left", "2 right"]
+    numbered = [f"text {n}" for n in range(1, len(question.completions) + 1)]
+    return ["text"] if question.kind == "rating" else numbered

@@ -1,0 +1,1 @@
+"""Opinions: pairs, ratings and likes, in memory and in files."""

@@ -1,0 +1,1 @@
+"""Scripted rewards: rules that need no model."""

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.small_models import KINDS, plain_forward, small_policy
+from text_gym.agents import Policy
+from text_gym.agents.sampling.decoder import Decoder, fastest_reader, survivors
+from text_gym.agents.sampling.gpt2_reader import GPT2Reader
+from text_gym.agents.sampling.kv_cache import AnyReader, Reader
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_read_one_by_one_equal_texts_read_alone(kind: str, fast: bool, dtype: torch.dtype) -> None:
+    if kind == "gemma2" and dtype == torch.float64:
+        pytest.skip("transformers computes Gemma 2's softmax in float32, where its float64 mask is -inf")
+    policy = small_policy(kind, dtype=dtype)
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-12
+    rng = np.random.default_rng(1)
+    rows = [[1], [2, 3], [4, 5, 6, 7], [8, 9, 10]]
+    prompts = np.array([ids + [0] * (5 - len(ids)) for ids in rows])
+    with torch.no_grad():
+        decoder = Decoder(policy, prompts, np.array([len(ids) for ids in rows]), room=9, fast=fast)
+        for t in range(10):
+            for ids, state in zip(rows, decoder.states, strict=True):
+                log_p, values = plain_forward(policy, [*ids, 0], len(ids))
+                found = torch.log_softmax(policy.logits(state), -1)
+                assert torch.allclose(found, log_p[0], rtol=0, atol=tolerance)
+                assert torch.allclose(policy.values(state), values[0], rtol=tolerance, atol=tolerance)
+            if t == 9:
+                break
+            if t in (0, 4):
+                kept = np.array([2, 0, 3] if t == 0 else [0, 2])
+                decoder.keep(kept)
+                rows = [rows[i] for i in kept]
+            drawn = rng.integers(0, 11, len(rows))
+            decoder.step(torch.from_numpy(drawn))
+            rows = [[*ids, int(token)] for ids, token in zip(rows, drawn, strict=True)]
+
+
+def test_the_fast_way_is_taken_where_there_is_one() -> None:
+    """The cache of `transformers` is not even made."""
+    prompts, lengths = np.array([[1, 2]]), np.array([2])
+    for kind, expected in (("gpt2", "_Own"), ("llama", "_Own"), ("mistral", "_Library")):
+        decoder = Decoder(small_policy(kind), prompts, lengths, room=9)
+        assert type(decoder._cache).__name__ == expected
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40))
+def test_survivors_are_all_that_live_and_move_least(live: list[bool]) -> None:
+    found = survivors(np.array(live)).tolist()
+    assert sorted(found) == [i for i, alive in enumerate(live) if alive]
+    stay = sum(live[: len(found)])  # rows that live within the new size need not move
+    assert sum(i == row for i, row in enumerate(found)) == stay
+
+
+def kind_of(policy: Policy, width: int = 32) -> type[Reader] | None:
+    reader = fastest_reader(policy, width)
+    return None if reader is None else type(reader)
+
+
+def test_the_reader_is_chosen_by_what_the_model_is() -> None:
+    assert kind_of(small_policy()) is GPT2Reader
+    assert kind_of(small_policy(), width=64) is GPT2Reader
+    assert kind_of(small_policy(scale_attn_by_inverse_layer_idx=True)) is GPT2Reader
+    assert kind_of(small_policy(activation_function="relu")) is AnyReader
+    assert kind_of(small_policy(dtype=torch.bfloat16)) is AnyReader
+    for kind in ("llama", "qwen2", "qwen3", "gemma"):
+        assert kind_of(small_policy(kind)) is AnyReader
+    assert kind_of(small_policy("mistral"), width=6) is AnyReader
+    for kind in ("mistral", "gemma2"):  # windows of 6 tokens: their own cache forgets what left the window
+        assert kind_of(small_policy(kind), width=7) is None
+
+
+class Doubled(torch.nn.Module):
+    """A layer whose output counts twice."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner, self.weight, self.bias = inner, inner.weight, inner.bias
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return 2 * self.inner(x)
+
+
+@pytest.mark.parametrize("place", ["attn.c_attn", "mlp.c_fc", "ln_1", "mlp"])
+def test_modules_put_into_gpt2_are_seen_even_after_it_was_found_to_agree(place: str) -> None:
+    policy = small_policy()
+    assert kind_of(policy) is GPT2Reader
+    block = policy.model.transformer.h[0]
+    parent, _, name = place.rpartition(".")
+    owner = block.get_submodule(parent)
+    inner = getattr(owner, name)
+    if name == "mlp":
+        inner.weight = inner.bias = None
+    setattr(owner, name, Doubled(inner))
+    assert kind_of(policy) is AnyReader
+
+
+@pytest.mark.parametrize("hook", ["register_forward_hook", "register_forward_pre_hook"])
+def test_hooks_are_not_passed_over(hook: str) -> None:
+    policy = small_policy()
+    handle = getattr(policy.model.transformer.h[1], hook)(lambda *_: None)
+    assert kind_of(policy) is AnyReader
+    handle.remove()
+    assert kind_of(policy) is GPT2Reader
+
+
+def test_activations_equal_to_the_fused_one_do_not_slow_it_down() -> None:
+    for approximate, expected in (("tanh", GPT2Reader), ("none", AnyReader)):
+        policy = small_policy()
+        for block in policy.model.transformer.h:
+            block.mlp.act = torch.nn.GELU(approximate=approximate)
+        assert kind_of(policy) is expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_are_the_policys_own(kind: str) -> None:
+    """Whatever an architecture does to its logits, and whatever rows its vocabulary is padded with."""
+    policy = small_policy(kind)
+    with torch.no_grad():
+        decoder = Decoder(policy, np.array([[1, 2], [3, 0]]), np.array([2, 1]), room=1)
+        found, wanted = decoder.logits(decoder.states), policy.logits(decoder.states)
+    assert found.shape == (2, policy.vocab_size)
+    assert torch.allclose(found, wanted, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,72 @@
+"""The commands: options, the list of designs, errors with what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from text_gym.bench import DESIGNS
+from text_gym.cli import bench as commands
+from text_gym.cli.main import main
+from text_gym.cli.options.bench import gathered
+
+
+def test_the_list_names_every_design(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["bench", "rewards", "--list"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in DESIGNS)
+
+
+def test_options_reach_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(commands, "bench_rewards", lambda out, **options: seen.update(out=out, **options))
+    words = (
+        "--design a.py --only gold keywords --design b:f c --seeds 3 4 --kl-coefficients 0 0.5 --out there"
+    )
+    assert main(["bench", "rewards", *words.split(), "--engine", "ray", "--budget", "full"]) == 0
+    assert seen["designs"] == ("a.py", "b:f", "c")
+    assert seen["only"] == ("gold", "keywords")
+    assert (seen["seeds"], seen["kl_coefficients"], seen["out"]) == ((3, 4), (0.0, 0.5), "there")
+    assert (seen["engine"], seen["budget"], seen["workers"]) == ("ray", "full", None)
+    assert seen["command"].startswith("text-gym bench rewards --design a.py --only gold")
+    assert "list" not in seen
+
+
+def test_agents_options_reach_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(commands, "bench_agents", lambda out, **options: seen.update(out=out, **options))
+    assert (
+        main(["bench", "agents", "--tasks", "sort", "--optimisers", "rloo", "sb3.ppo", "--workers", "0"]) == 0
+    )
+    assert (seen["tasks"], seen["optimisers"], seen["workers"]) == (("sort",), ("rloo", "sb3.ppo"), 0)
+
+
+def test_repeated_options_are_gathered_where_the_first_stood() -> None:
+    assert gathered(["--out", "x"], "--design") == ["--out", "x"]
+    assert gathered(["--design=a", "--out", "x", "--design", "b"], "--design") == [
+        "--design",
+        "a",
+        "b",
+        "--out",
+        "x",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--only", "keyword"], "did you mean 'keywords'"),
+        (["--design", "nowhere.py"], "no file nowhere.py"),
+        (["--optimisers", "rlo"], "did you mean 'rloo'"),
+        (["--task", "product"], "did you mean 'products'"),
+        (["--iterations", "0"], "iterations is 0"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_done(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "rewards", "--out", str(tmp_path / "out"), *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

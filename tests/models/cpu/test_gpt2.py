@@ -1,0 +1,135 @@
+"""GPT-2's arithmetic written out, against the model's own code under autograd."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.small_models import small_policy
+from text_gym.agents import Policy
+from text_gym.agents.sampling.gpt2_reader import GPT2Reader
+from text_gym.models.cpu import gpt2
+from text_gym.models.cpu.kernels import kernels_for
+
+ATOL = {torch.float32: 1e-5, torch.float64: 1e-12}
+STARTS, LENGTHS = torch.tensor([1, 5, 2, 9, 3, 7]), torch.tensor([4, 1, 12, 3, 8, 6])
+
+
+@pytest.fixture(params=[1, 64], ids=["one thread", "many threads"])
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one thread kernels are used, if there are any; on many PyTorch's operators."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: request.param)
+
+
+def texts(width: int = 16) -> Tensor:
+    return torch.randint(11, (6, width), generator=torch.Generator().manual_seed(0))
+
+
+def their_states(policy: Policy, tokens: Tensor) -> Tensor:
+    """Read through `transformers`, each text alone and without padding."""
+    parts = [
+        policy.hidden(row[None, : start + n]).last_hidden_state[0, start - 1 : start + n - 1]
+        for row, start, n in zip(tokens, STARTS, LENGTHS, strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def trained(policy: Policy) -> list[nn.Parameter]:
+    return list(policy.model.parameters())
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("dtype", ATOL)
+@pytest.mark.parametrize("changes", [{}, {"n_layer": 1}, {"n_layer": 3, "n_embd": 24, "n_head": 3}], ids=str)
+@pytest.mark.parametrize("width", [14, 16])
+def test_states_and_gradients_are_the_models_own(
+    dtype: torch.dtype, changes: dict[str, Any], width: int
+) -> None:
+    policy = small_policy(dtype=dtype, scale_attn_by_inverse_layer_idx=True, **changes)
+    tokens = texts(width)
+    ours, weight = gpt2.states(policy.model.base_model, tokens, STARTS, LENGTHS)
+    theirs = their_states(policy, tokens)
+    assert torch.allclose(ours, theirs, rtol=0, atol=ATOL[dtype] * theirs.abs().max().item())
+    of = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    found = torch.autograd.grad((ours * of).sum() + (ours @ weight.T).cos().sum(), trained(policy))
+    expected = torch.autograd.grad(
+        (theirs * of).sum() + (theirs @ policy.model.lm_head.weight.T).cos().sum(), trained(policy)
+    )
+    for a, b in zip(found, expected, strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=5 * ATOL[dtype] * max(1.0, b.abs().max().item()))
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("of", ["log_probs", "values", "both"])
+def test_a_policys_gradients_are_those_of_autograd(tied: bool, of: str) -> None:
+    """Whether the embedding's weights are the output layer's or not, and whichever of the two is used."""
+    policy = small_policy(dtype=torch.float64, tie_word_embeddings=tied)
+    tokens = texts()
+
+    def gradients(log_probs: Tensor, values: Tensor) -> dict[str, Tensor]:
+        loss = {"log_probs": log_probs.sum(), "values": values.sum(), "both": (log_probs * values).sum()}[of]
+        policy.zero_grad()
+        loss.backward()
+        return {k: p.grad for k, p in policy.named_parameters() if p.grad is not None and p.grad.any()}
+
+    said = policy.evaluate(tokens, STARTS, LENGTHS)
+    found = gradients(said.log_probs, said.values)
+    states = their_states(policy, tokens)
+    taken = torch.cat([row[s : s + n] for row, s, n in zip(tokens, STARTS, LENGTHS, strict=True)])
+    log_p = torch.log_softmax(policy.logits(states), 1).gather(1, taken[:, None])[:, 0]
+    mask = torch.arange(12) < LENGTHS[:, None]
+    zeros = torch.zeros(mask.shape, dtype=torch.float64)
+    expected = gradients(*(zeros.masked_scatter(mask, x) for x in (log_p, policy.values(states))))
+    assert found.keys() == expected.keys()
+    assert ("model.lm_head.weight" in found) == (not tied and of != "values")
+    for name, gradient in expected.items():
+        assert torch.allclose(found[name], gradient, rtol=0, atol=1e-11), name
+
+
+def test_a_gradient_can_be_asked_for_twice() -> None:
+    policy = small_policy()
+    loss = policy.evaluate(texts(), STARTS, LENGTHS).log_probs.sum()
+    first, second = (torch.autograd.grad(loss, trained(policy), retain_graph=True) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_padding_and_neighbours_change_nothing() -> None:
+    """A text's states are the same bits in any batch that pads it alike, whatever the padding is."""
+    trunk, tokens = small_policy().model.base_model, texts()
+    other = tokens.clone()
+    for row, end in enumerate((STARTS + LENGTHS - 1).tolist()):
+        other[row, end:] = 3
+    assert torch.equal(*(gpt2.states(trunk, t, STARTS, LENGTHS)[0] for t in (tokens, other)))
+
+
+def test_only_plain_gpt2_without_dropout_is_read_so() -> None:
+    trunk = small_policy().model.base_model
+    assert gpt2.can_read(trunk)
+    assert not gpt2.can_read(small_policy("llama").model.base_model)
+    assert not gpt2.can_read(small_policy(activation_function="relu").model.base_model)
+    assert not gpt2.can_read(small_policy(add_cross_attention=True).model.base_model)
+    assert not gpt2.can_read(small_policy(dtype=torch.bfloat16).model.base_model)
+    assert gpt2.can_read(trunk.train())  # there is no dropout in it
+    assert not gpt2.can_read(small_policy(resid_pdrop=0.1).model.base_model.train())
+    checkpointed = small_policy().use_less_memory(gradient_checkpointing=True)
+    assert not gpt2.can_read(checkpointed.model.base_model)
+    handle = trunk.h[0].mlp.register_forward_hook(lambda *_: None)
+    assert not gpt2.can_read(trunk)
+    handle.remove()
+    assert gpt2.can_read(trunk)
+
+
+def test_memory_of_kernels_is_only_taken_where_it_lies_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that were transposed in place are read by PyTorch, which knows about strides."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    policy = small_policy()
+    if kernels_for(policy.value_head.weight) is None:
+        pytest.skip("no compiler here")
+    assert GPT2Reader(policy)._kernels is not None
+    up = policy.model.transformer.h[0].mlp.c_fc.weight
+    up.data = up.data.t().contiguous().t()
+    assert GPT2Reader(policy)._kernels is None

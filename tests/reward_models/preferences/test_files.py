@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from text_gym import Prompt, TextGymError
+from text_gym.errors import ConfigError, DataError, UnknownNameError
+from text_gym.reward_models import PreferencePair, Rating, read_pairs, read_ratings
+from text_gym.reward_models.preferences.files import as_row, read_likes, write_opinions
+from text_gym.reward_models.preferences.opinions import Like
+
+PROMPT = Prompt("Say hi:", {"answer": 4, "tags": ["a", "b"]}, "hi-1")
+PAIRS = [
+    PreferencePair(PROMPT, "hi", "ho", 0.5, weight=2.0, rater="ann"),
+    PreferencePair(Prompt("Bye:", {"answer": 5, "tags": []}), "by\ne ☃", "", tie=True),
+]
+RATINGS = [
+    Rating(Prompt("a:"), "x", {"style": 3.0, "facts": 1.5}, 0.5, "ann"),
+    Rating(Prompt("b:"), "y", {"style": 2.0}),
+]
+LIKES = [Like(Prompt("a:"), "x", True), Like(Prompt("a:"), "y", False, rater="bob")]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_what_is_written_is_read(tmp_path: Path, suffix: str) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("datasets")
+    file = tmp_path / f"x.{suffix}"
+    write_opinions(file, PAIRS)
+    assert read_pairs(file) == PAIRS
+    write_opinions(file, RATINGS)
+    assert read_ratings(file, ["style", "facts"]) == RATINGS
+    write_opinions(file, LIKES)
+    assert read_likes(file) == LIKES
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+
+
+@settings(deadline=None)
+@given(
+    prompt=TEXT.filter(str.strip),
+    texts=st.tuples(TEXT, TEXT),
+    margin=st.floats(0, 1e6),
+    weight=st.floats(0, 1e6),
+    rater=TEXT,
+)
+def test_any_pair_comes_back(
+    tmp_path_factory: pytest.TempPathFactory,
+    prompt: str,
+    texts: tuple[str, str],
+    margin: float,
+    weight: float,
+    rater: str,
+) -> None:
+    pair = PreferencePair(Prompt(prompt), *texts, margin, weight=weight, rater=rater)
+    file = tmp_path_factory.getbasetemp() / "pair.jsonl"
+    write_opinions(file, [pair])
+    assert read_pairs(file) == [pair]
+
+
+def test_the_columns_are_trls(tmp_path: Path) -> None:
+    write_opinions(tmp_path / "x.jsonl", PAIRS)
+    row = json.loads((tmp_path / "x.jsonl").read_text().splitlines()[0])
+    assert {k: row[k] for k in ("prompt", "chosen", "rejected", "margin")} == {
+        "prompt": "Say hi:", "chosen": "hi", "rejected": "ho", "margin": 0.5
+    }  # fmt: skip
+    assert row["answer"] == 4
+    assert {"prompt": "a:", "completion": "x", "label": True}.items() <= as_row(LIKES[0]).items()
+
+
+def test_any_table_with_any_columns(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_text("mr,ref,good,nice\nname[A],A is,5,\nname[B],B is,,\nname[C],C is,1,2\n")
+    found = read_ratings(tmp_path / "r.csv", ["good", "nice"], prompt="mr", completion="ref")
+    assert [(r.prompt.text, r.completion, r.values) for r in found] == [
+        ("name[A]", "A is", {"good": 5.0}),
+        ("name[C]", "C is", {"good": 1.0, "nice": 2.0}),
+    ]
+    (tmp_path / "p.csv").write_text("q,best,worst,tie\nA,x,y,true\nB,x,y,0\n")
+    pairs = read_pairs(tmp_path / "p.csv", prompt="q", chosen="best", rejected="worst")
+    assert [p.tie for p in pairs] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("row", "error", "words"),
+    [
+        ({"prompt": "a", "chosen": "b"}, UnknownNameError, "rejected"),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": None},
+            DataError,
+            "row 1: column 'rejected' holds 'None'",
+        ),
+        ({"prompt": " ", "chosen": "b", "rejected": "c"}, DataError, "row 1: the prompt is empty"),
+        ({"prompt": "a", "chosen": [{"role": "user"}], "rejected": ""}, DataError, "chat template"),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": "c", "margin": "NaN"},
+            DataError,
+            "row 1: column 'margin'",
+        ),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": -1}, DataError, "row 1: margin -1"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "weight": "x"}, DataError, "column 'weight'"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "tie": "maybe"}, DataError, "not true or false"),
+    ],
+)
+def test_bad_rows_are_named(
+    tmp_path: Path, row: dict[str, object], error: type[TextGymError], words: str
+) -> None:
+    (tmp_path / "x.jsonl").write_text(json.dumps(row))
+    with pytest.raises(error) as caught:
+        read_pairs(tmp_path / "x.jsonl")
+    assert words in str(caught.value)
+
+
+def test_a_nan_label_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("prompt,completion,score\na,b,4\nc,d,nan\n")
+    with pytest.raises(
+        DataError, match=r"x\.csv, row 2: column 'score' holds \"'nan'\", not a finite number"
+    ):
+        read_ratings(tmp_path / "x.csv", ["score"])
+
+
+def test_other_faults_have_names(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("prompt,completion,score\na,b,\n")
+    with pytest.raises(DataError, match="no opinion"):
+        read_ratings(tmp_path / "x.csv", ["score"])
+    with pytest.raises(ConfigError, match="each once"):
+        read_ratings(tmp_path / "x.csv", ["score", "score"])
+    with pytest.raises(ConfigError, match="each once"):
+        read_ratings(tmp_path / "x.csv", [])
+    with pytest.raises(UnknownNameError, match="did you mean 'score'"):
+        read_ratings(tmp_path / "x.csv", ["scores"])
+    with pytest.raises(ConfigError, match=r"\.jsonl or \.parquet"):
+        write_opinions(tmp_path / "x.txt", PAIRS)
+    with pytest.raises(DataError, match="files of their own"):
+        write_opinions(tmp_path / "y.jsonl", [PAIRS[0], LIKES[0]])
+    clash = Rating(Prompt("a", {"style": 1}), "x", {"style": 3.0})
+    with pytest.raises(DataError, match="column 'style'"):
+        write_opinions(tmp_path / "y.jsonl", [clash])
+    assert not (tmp_path / "y.jsonl").exists()

@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.rewards.test_compose import Fixed, PerToken, episodes, nan_equal
+from text_gym import ByteTokenizer, Episode, Prompt, Rewards, RewardSource
+from text_gym.errors import ConfigError, RewardError
+from text_gym.rewards.cache import Cache
+from text_gym.rewards.calls import Parallel, Retry, Timeout
+
+
+class Counting(RewardSource):
+    """Number of the episode plus its own per-token rewards; counts how often it is asked."""
+
+    name = "counting"
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def score(self, episodes: Sequence[Episode]) -> Rewards:
+        self.asked += [int(e.completion) for e in episodes]
+        values = np.array([float(e.completion) for e in episodes])
+        return Rewards(values, tuple(np.full(len(e.completion_ids), 0.5) for e in episodes), {"same": values})
+
+
+class Hostile(RewardSource):
+    """Does to its process what the completion says."""
+
+    name, abstains = "hostile", True
+
+    def score(self, episodes: Sequence[Episode]) -> list[float | None]:
+        if episodes[0].completion == "abstain":
+            self._last_failure = "nobody is there"
+            return [None] * len(episodes)
+        for episode in episodes:
+            if episode.completion == "hang":
+                time.sleep(3600)
+            if episode.completion == "die":
+                os._exit(7)
+            if episode.completion == "raise":
+                raise ConnectionError("the line is dead")
+        return [float(len(e.completion)) for e in episodes]
+
+
+def text(completion: str) -> list[Episode]:
+    return [Episode.of("Say:", completion, ByteTokenizer())]
+
+
+def same(one: Rewards, two: Rewards) -> bool:
+    return (
+        one.values.tolist() == two.values.tolist()
+        and one.abstained.tolist() == two.abstained.tolist()
+        and str(one.per_token) == str(two.per_token)
+        and list(one.terms) == list(two.terms)
+        and all(nan_equal(one.terms[k].tolist(), two.terms[k].tolist()) for k in one.terms)
+    )
+
+
+@given(st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=8), max_size=5), st.integers(1, 4))
+def test_cache_on_equals_cache_off(batches: list[list[int]], size: int) -> None:
+    source = Fixed([1, None, 3, 4, None, 6]) + PerToken()
+    cached = Cache(source, size=size)
+    for batch in batches:
+        rows = [episodes(6)[i] for i in batch]
+        assert same(cached(rows), source(rows))
+    assert cached.hits + cached.misses == sum(map(len, batches))
+
+
+def test_cache_asks_once() -> None:
+    source = Counting()
+    cached = Cache(source, size=2)
+    batch = episodes(3)
+    cached([batch[0], batch[1], batch[0]])
+    assert (source.asked, cached.hits, cached.misses) == ([0, 1], 1, 2)
+    cached([batch[0], batch[2]])  # 1 is the least recently used and goes
+    cached([batch[0], batch[2]])
+    assert source.asked == [0, 1, 2]
+    cached([batch[1]])
+    assert source.asked == [0, 1, 2, 1]
+
+
+def test_cache_tells_apart_what_a_source_may_see() -> None:
+    source = Counting()
+    cached = Cache(source)
+    base = Episode.of(Prompt("p", {"a": 1}, "id"), "1", ByteTokenizer())
+    others = [
+        Episode.of(Prompt("q", {"a": 1}, "id"), "1", ByteTokenizer()),
+        Episode.of(Prompt("p", {"a": 2}, "id"), "1", ByteTokenizer()),
+        Episode.of(Prompt("p", {"a": 1}, "other"), "1", ByteTokenizer()),
+        Episode(base.prompt, base.prompt_ids, base.completion_ids, base.tokenizer, finish_reason="length"),
+        Episode(base.prompt, base.prompt_ids, base.completion_ids[:-1], base.tokenizer, finish_reason="eos"),
+    ]
+    cached([base, *others])
+    assert len(source.asked) == 6
+    cached([base, *others])
+    assert len(source.asked) == 6
+    odd = Episode.of(Prompt("p", {"a": object()}), "1", ByteTokenizer())  # no faithful text: never cached
+    cached([odd])
+    cached([odd])
+    assert len(source.asked) == 8
+
+
+def test_cache_remembers_no_abstentions() -> None:
+    """A judge that was down may be up again."""
+    fixed = Fixed([None, 5])
+    cached = Cache(fixed)
+    assert cached(episodes(2)).abstained.tolist() == [True, False]
+    fixed.values = [4, 6]
+    assert cached(episodes(2)).values.tolist() == [4, 5]
+
+
+def test_cache_remembers_no_errors() -> None:
+    fixed = Fixed([float("nan")])
+    fixed.abstains = False
+    cached = Cache(fixed)
+    assert cached(episodes(1), on_bad_reward="drop").abstained.tolist() == [True]
+    with pytest.raises(RewardError, match="nan"):
+        cached(episodes(1))
+
+
+def test_cache_refuses_non_deterministic_sources() -> None:
+    source = Fixed([1])
+    source.deterministic = False
+    with pytest.raises(ConfigError, match="not deterministic"):
+        Cache(source)
+    with pytest.raises(ConfigError):
+        Cache(Fixed([1]), size=0)
+    assert pickle.loads(pickle.dumps(Cache(Fixed([1]))))(episodes(1)).values.tolist() == [1]
+
+
+@pytest.fixture(scope="module")
+def hostile() -> Iterator[Timeout]:
+    source = Timeout(Hostile(), seconds=1.0)
+    source(text("start"))
+    yield source
+    source.close()
+
+
+def test_timeout_passes_rewards_on(hostile: Timeout) -> None:
+    assert hostile(text("four")).values.tolist() == [4]
+
+
+def test_timeout_kills_a_hanging_worker_and_goes_on(hostile: Timeout) -> None:
+    hostile(text("ok"))
+    worker = hostile._process
+    start = time.monotonic()
+    with pytest.raises(RewardError, match=r"reward 'hostile' took longer than 1\.0 s") as caught:
+        hostile(text("hang"))
+    assert time.monotonic() - start < 2
+    assert isinstance(caught.value.__cause__, TimeoutError)
+    assert worker is not None
+    assert not worker.alive
+    assert hostile(text("again")).values.tolist() == [5]
+
+
+def test_a_worker_that_dies_or_raises_is_named(hostile: Timeout) -> None:
+    with pytest.raises(RewardError, match=r"worker process died \(exit code 7\)"):
+        hostile(text("die"))
+    with pytest.raises(RewardError, match="raised ConnectionError: the line is dead") as caught:
+        hostile(text("raise"))
+    assert isinstance(caught.value.__cause__, ConnectionError)
+    assert hostile(text("still")).values.tolist() == [5]
+
+
+def test_the_last_failure_comes_back_from_a_worker_process(hostile: Timeout) -> None:
+    assert hostile.source.last_failure is None
+    assert hostile(text("abstain")).abstained.tolist() == [True]
+    assert hostile.last_failure == "nobody is there"
+    hostile(text("well"))
+    assert hostile.last_failure == "nobody is there"
+    pool = Parallel(Hostile(), workers=1, worker="process")
+    assert pool.last_failure is None
+    pool(text("abstain"))
+    assert (2 * pool).last_failure == "nobody is there"
+    pool.close()
+
+
+def test_timeout_refuses_what_cannot_travel() -> None:
+    with pytest.raises(ConfigError, match="cannot be sent to a worker process"):
+        Timeout(lambda completion: len(completion), 1)(text("x"))
+    with pytest.raises(ConfigError):
+        Timeout(Hostile(), 0)
+
+
+def test_timeout_in_a_thread() -> None:
+    def slow(completion: str) -> float:
+        time.sleep(0.5 if completion == "slow" else 0)
+        return len(completion)
+
+    source = Timeout(slow, 0.1, worker="thread")
+    assert source(text("fast")).values.tolist() == [4]
+    with pytest.raises(RewardError, match="took longer"):
+        source(text("slow"))
+    for _ in range(7):
+        with pytest.raises(RewardError, match="took longer"):
+            Timeout._in_thread(source, text("slow"), "raise")
+    with pytest.raises(RewardError, match="ConnectionError"):
+        Timeout(Hostile(), 1, worker="thread")(text("raise"))
+
+
+def test_hanging_threads_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("text_gym.rewards.calls._HANGING_THREADS", 1)
+
+    def slow(completion: str) -> float:
+        time.sleep(0.3)
+        return len(completion)
+
+    source = Timeout(slow, 0.01, worker="thread")
+    with pytest.raises(RewardError, match="took longer"):
+        source(text("x"))
+    with pytest.raises(RewardError, match="1 earlier calls still hang"):
+        source(text("x"))
+
+
+class Flaky(RewardSource):
+    name = "flaky"
+
+    def __init__(self, error: Exception, failures: int) -> None:
+        self.error, self.failures = error, failures
+
+    def score(self, episodes: Sequence[Episode]) -> list[float]:
+        self.failures -= 1
+        if self.failures >= 0:
+            raise self.error
+        return [1.0] * len(episodes)
+
+
+def test_retry_waits_longer_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("text_gym.rewards.calls.time.sleep", waits.append)
+    source = Retry(Flaky(ConnectionError(), 3), attempts=4, wait=1, longest=3)
+    assert source(text("x")).values.tolist() == [1]
+    assert waits == [1, 2, 3]
+
+
+def test_retry_gives_up_and_spares_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("text_gym.rewards.calls.time.sleep", [].append)
+    flaky = Flaky(TimeoutError("slow"), 9)
+    with pytest.raises(RewardError, match="TimeoutError: slow"):
+        Retry(flaky, attempts=3)(text("x"))
+    assert flaky.failures == 6
+    mistake = Flaky(ZeroDivisionError(), 9)
+    with pytest.raises(RewardError, match="ZeroDivisionError"):
+        Retry(mistake)(text("x"))
+    assert mistake.failures == 8
+    with pytest.raises(ConfigError):
+        Retry(mistake, attempts=0)
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 2, 100])
+def test_parallel_keeps_the_order(chunk: int | None) -> None:
+    source = Fixed([1, None, 3, 4, 5, 6, 7]) + PerToken()
+    assert same(Parallel(source, 3, chunk=chunk)(episodes(7)), source(episodes(7)))
+
+
+def test_parallel_runs_at_the_same_time() -> None:
+    def slow(completion: str) -> float:
+        time.sleep(0.2)
+        return float(completion)
+
+    start = time.monotonic()
+    assert Parallel(slow, 5)(episodes(5)).values.tolist() == [0, 1, 2, 3, 4]
+    assert time.monotonic() - start < 0.6  # one after the other would be 1 s
+
+
+def test_parallel_passes_errors_on() -> None:
+    with pytest.raises(RewardError, match="reward 'hostile' raised ConnectionError"):
+        Parallel(Hostile(), 2)(text("fine") + text("raise"))
+    with pytest.raises(ConfigError):
+        Parallel(Hostile(), 0)
+
+
+def test_parallel_processes() -> None:
+    source = Parallel(Hostile(), 2, worker="process")
+    try:
+        assert source(text("a") + text("four")).values.tolist() == [1, 4]
+        with pytest.raises(RewardError, match="exit code 7"):
+            source(text("a") + text("die"))
+        assert source(text("abc")).values.tolist() == [3]
+        assert pickle.loads(pickle.dumps(source)).workers == 2
+    finally:
+        source.close()
+
+
+def test_calls_change_no_reward_and_no_term() -> None:
+    source = Fixed([1, None]) + PerToken()
+    for wrapped in (Cache(source), Retry(source), Parallel(source), Timeout(source, 5, worker="thread")):
+        assert same(wrapped(episodes(2)), source(episodes(2)))
+        assert str(wrapped).splitlines()[-1].endswith("PerToken")

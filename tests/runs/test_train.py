@@ -1,0 +1,305 @@
+"""`text-gym train`: the files it leaves, determinism, Ctrl-C."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from tests import kill_harness
+from tests.small_models import trajectory_log_probs
+from text_gym import TextVectorEnv, as_reward_source, load_task
+from text_gym.agents import Policy, PPOConfig, SB3Config, rollout
+from text_gym.cli.main import main
+from text_gym.errors import RewardError
+from text_gym.runs.origin import load_start
+from text_gym.runs.train import train
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-c", "from text_gym.cli.main import main; raise SystemExit(main())"]
+
+
+def test_train_leaves_everything_it_promises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert main(["train", "--iterations", "2", "--episodes", "8", "--out", str(out), "--seed", "3"]) == 0
+    shown = capsys.readouterr().out
+    assert "before" in shown
+    assert "persuasiveness" in shown
+
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["seed"] == 3
+    assert summary["interrupted"] is False
+    for when in ("before", "after"):
+        for criterion in ("gold", "accuracy", "clarity", "persuasiveness", "perfect"):
+            measure = summary[when][criterion]
+            assert measure["ci95"][0] <= measure["mean"] <= measure["ci95"][1]
+    assert summary["before"]["kl_nats"] == 0
+    assert {"kl_nats", "seconds", "tokens"} <= summary.keys()
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows] == [1, 2]
+    assert json.loads((out / "config.json").read_text())["algorithm"] == "ppo"
+    assert (out / "samples.md").read_text().count("Before (") == 20
+    assert (out / "curves.png").stat().st_size > 10_000
+    assert list(out.glob("events.out.tfevents*"))
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(out / "policy")
+    assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(out / "policy"))
+
+
+def test_gold_is_the_tasks_own_and_kl_is_to_the_start_while_another_reward_is_optimised(
+    tmp_path: Path,
+) -> None:
+    """By hand from the texts, with other code than the trainer's; and the run says it of itself."""
+    start = Policy.new(kill_harness.TOKENIZER, layers=1, width=16, heads=2, context=16, device="cpu")
+    first = start.frozen()
+    reward = as_reward_source(lambda completion: float(completion.count("i")))
+    summary = train(
+        "ppo", PPOConfig(iterations=6, learning_rate=1e-2), kill_harness.task(), reward=reward, policy=start,
+        episodes=16, out=tmp_path / "run", console=Console(file=io.StringIO()),
+    )  # fmt: skip
+    policy = Policy.from_pretrained(tmp_path / "run" / "policy", kill_harness.TOKENIZER, device="cpu")
+    env = TextVectorEnv(
+        **kill_harness.task().env_kwargs(prompts=kill_harness.task().held_out), num_envs=2, shuffle=False
+    )
+    episodes = rollout(policy, env, np.arange(2), seed=0).episodes
+    texts = [e.completion for e in episodes]
+    gold = np.mean([t.count("a") + 0.1 * t.count("b") for t in texts])
+    assert summary["after"]["gold"]["mean"] == pytest.approx(gold)
+    assert summary["after"]["reward"]["mean"] == np.mean([t.count("i") for t in texts])
+    with torch.no_grad():
+        kl = trajectory_log_probs(policy, episodes) - trajectory_log_probs(first, episodes)
+    assert summary["after"]["kl_nats"] == pytest.approx(float(kl.mean()), abs=1e-4)
+    assert abs(summary["kl_nats"]) > 0.01
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows if "gold" in row] == [5, 6]  # every fifth, and the last
+    assert (rows[-1]["gold"], rows[-1]["gold_kl"]) == pytest.approx((gold, float(kl.mean())), abs=1e-4)
+    found, where = load_start(tmp_path / "run" / "policy", policy, "cpu")
+    assert found is not None
+    assert found.digest() == first.digest()
+    assert where == str(tmp_path / "run" / "checkpoints" / "reference")
+
+
+def test_a_run_on_gold_has_no_second_column_of_it(tmp_path: Path) -> None:
+    kill_harness.run(tmp_path, reward=None)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert not any("gold" in row for row in rows)
+    assert "reward" not in json.loads((tmp_path / "summary.json").read_text())["after"]
+
+
+def test_looks_at_gold_change_no_bit_of_the_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kill_harness.run(tmp_path / "seen")
+    monkeypatch.setattr("text_gym.runs.train.Job.gold_watch", lambda self: None)
+    kill_harness.run(tmp_path / "unseen")
+    seen, unseen = (kill_harness.result(tmp_path / name) for name in ("seen", "unseen"))
+    assert any("gold" in row for row in seen["metrics"])
+    for row in seen["metrics"]:
+        row.pop("gold", None), row.pop("gold_kl", None)
+    assert seen == unseen
+
+
+def test_an_adapter_knows_what_it_is_added_to(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    start = Policy.new(kill_harness.TOKENIZER, layers=1, width=16, heads=2, context=16, device="cpu")
+    digest = start.digest()
+    kill_harness.run(tmp_path, policy=start, lora=2)
+    policy = Policy.from_pretrained(tmp_path / "policy", kill_harness.TOKENIZER, device="cpu")
+    found, _ = load_start(tmp_path / "policy", policy, "cpu")
+    assert found is not None
+    assert found.digest() == digest != policy.digest()
+
+
+def test_the_same_seed_gives_the_same_files(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        assert main(["train", "--iterations", "1", "--episodes", "8", "--out", str(tmp_path / name)]) == 0
+    for file in ("policy/model.safetensors", "policy/value_head.safetensors", "samples.md"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "sb3.ppo"])
+@pytest.mark.parametrize("limit", ["end", "truncate"])
+def test_the_limit_reaches_the_environment_and_the_settings(
+    algorithm: str, limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    for module in ("text_gym.runs.train", "text_gym.agents.adapters.sb3.training"):
+
+        class Watched(TextVectorEnv):
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                super().__init__(*args, **kwargs)
+                if self.num_envs == 8:  # the one to learn in
+                    made.append(self.limit)
+
+        monkeypatch.setattr(f"{module}.TextVectorEnv", Watched)
+    rows = ["--episodes", "8"] if algorithm == "ppo" else ["--num-envs", "8", "--n-steps", "4"]
+    options = ["--algorithm", algorithm, "--iterations", "1", "--max-tokens", "6", *rows]
+    assert main(["train", *options, "--limit", limit, "--out", str(tmp_path / "run")]) == 0
+    assert made == [limit]
+    kept = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert kept["limit"] == kept["options"]["limit"] == limit
+
+
+# The best policy, not just the last
+
+
+def ruinous(folder: Path, on_decline: Any = "warn", at: int | None = None, **changes: Any) -> dict[str, Any]:
+    """A run that learns far too fast from a policy that is at its best at the start; fails at call `at`."""
+    calls: list[int] = []
+
+    def varied(completions: list[str]) -> list[float]:
+        calls.append(1)
+        if len(calls) == at:
+            raise KeyError("price")
+        return [len(set(c)) / 6 for c in completions]
+
+    gold = as_reward_source(lambda completion: len(set(completion)) / 6)
+    task = dataclasses.replace(kill_harness.task(), reward=gold)
+    policy = Policy.new(kill_harness.TOKENIZER, layers=1, width=16, heads=2, context=16, device="cpu")
+    config = PPOConfig(
+        iterations=24, learning_rate=0.5, warmup=0, anneal=False, kl_coef=0.5, on_decline=on_decline
+    )
+    settings: dict[str, Any] = {"episodes": 16, "checkpoint_every": 4} | changes
+    console = settings.pop("console", Console(file=io.StringIO()))
+    return train(
+        "ppo",
+        config,
+        task,
+        reward=as_reward_source(varied),
+        policy=policy,
+        out=folder,
+        console=console,
+        **settings,
+    )
+
+
+def held_out(summary: dict[str, Any]) -> float:
+    return float(summary["after"]["gold"]["mean"] - 0.5 * summary["kl_nats"])
+
+
+@pytest.mark.parametrize("on_decline", ["warn", "stop"])
+def test_a_ruined_run_ends_with_its_best_policy(tmp_path: Path, on_decline: str) -> None:
+    screen = io.StringIO()
+    found = ruinous(tmp_path / "run", on_decline, console=Console(file=screen, width=1000))
+    last = ruinous(tmp_path / "last", on_decline, checkpoint_every=0)
+    assert last["iterations"] == found["iterations"]
+    assert (found["iterations"] == 24) == (on_decline == "warn")
+    assert found["policy_of_iteration"] == found["objective"]["best"]["iteration"] < found["iterations"]
+    assert found["objective"]["last"] == last["objective"]["last"] == last["objective"]["best"]
+    assert last["policy_of_iteration"] == last["iterations"]
+    assert found["objective"]["best"]["mean"] > found["objective"]["last"]["mean"] + 0.5
+    assert held_out(found) > held_out(last) + 0.5
+    assert found["declined"] == last["declined"] is not None
+    said = screen.getvalue()
+    assert said.count(found["declined"]) == 1
+    assert (
+        said.count(f"kept the policy of iteration {found['policy_of_iteration']}, not that of the last") == 1
+    )
+    assert "to go on" not in said
+
+
+@pytest.mark.parametrize("on_decline", ["warn", "stop"])
+def test_a_ruined_run_that_is_resumed_ends_with_the_same_policy(tmp_path: Path, on_decline: str) -> None:
+    ruinous(tmp_path / "whole", on_decline)
+    whole = kill_harness.result(tmp_path / "whole")
+    ruinous(tmp_path / "whole", on_decline, resume=True)  # a finished run
+    assert kill_harness.result(tmp_path / "whole") == whole
+    for at in (3, 6):  # the checkpoints that are taken then have no say
+        with pytest.raises(RewardError):
+            ruinous(tmp_path / f"{at}", on_decline, at=at)
+        ruinous(tmp_path / f"{at}", on_decline, resume=True)
+        assert kill_harness.result(tmp_path / f"{at}") == whole
+
+
+def test_a_good_run_ends_with_its_last_policy_and_says_nothing(tmp_path: Path) -> None:
+    screen = io.StringIO()
+    policy = Policy.new(kill_harness.TOKENIZER, layers=1, width=16, heads=2, context=16, device="cpu")
+    summary = train(
+        "ppo", PPOConfig(iterations=12, learning_rate=1e-2), kill_harness.task(), policy=policy,
+        episodes=32, out=tmp_path, console=Console(file=screen, width=1000), checkpoint_every=3,
+    )  # fmt: skip
+    assert (summary["policy_of_iteration"], summary["declined"]) == (12, None)
+    assert summary["objective"]["last"]["mean"] > summary["objective"]["start"]["mean"]
+    assert "kept the policy" not in screen.getvalue()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_stops_cleanly_and_keeps_what_was_learnt(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        [*COMMAND, "train", "--episodes", "8", "--iterations", "100000", "--out", str(out)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (out / "metrics.jsonl").exists():
+        time.sleep(0.1)
+    while time.monotonic() < deadline and (out / "metrics.jsonl").stat().st_size == 0:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert json.loads((out / "summary.json").read_text())["interrupted"] is True
+    assert (out / "policy" / "model.safetensors").exists()
+
+
+def test_a_policy_of_other_tokens_than_the_tasks_is_refused_before_a_run_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, policy = tmp_path / "run", str(load_task("products").policy)
+    assert main(["train", "--task", "sort", "--model", policy, "--out", str(out)]) == 2
+    assert "other tokens than task 'sort'" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_an_algorithm_of_stable_baselines3_starts_from_scratch(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = ["--iterations", "2", "--num-envs", "8", "--n-steps", "8", "--batch-size", "32"]
+    assert main(["train", "--algorithm", "sb3.ppo", "--task", "sort", *options, "--out", str(out)]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["tokens"] == 2 * 8 * 8
+    assert summary["kl_nats"] is None
+    assert {"gold", "exact", "greedy"} <= summary["after"].keys()
+    assert (out / "policy" / "sb3_policy.safetensors").exists()
+
+
+def test_a_reward_that_fails_stops_the_run_but_not_what_was_learnt(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = """
+calls = []
+
+def late(completion):
+    calls.append(1)
+    return 1.0 if len(calls) < 275 else 1 / 0
+"""
+    (tmp_path / "mine.py").write_text(code)
+    out = tmp_path / "run"
+    options = ["--iterations", "5", "--episodes", "8", "--out", str(out), "--reward"]
+    assert main(["train", *options, f"{tmp_path / 'mine.py'}:late"]) == 2
+    assert "reward 'late' raised ZeroDivisionError" in capsys.readouterr().err
+    assert (out / "policy" / "model.safetensors").exists()
+
+
+def test_sb3_saves_the_policy_that_it_trained(tmp_path: Path) -> None:
+    policy = Policy.new(kill_harness.TOKENIZER, layers=1, width=16, heads=2, context=16, device="cpu")
+    before = [p.clone() for p in policy.model.parameters()]
+    config = SB3Config(iterations=1, num_envs=8, batch_size=16, learning_rate=0.01, anneal=False)
+    train(
+        "sb3.ppo", config, kill_harness.task(), policy=policy,
+        out=tmp_path / "run", console=Console(file=io.StringIO()), device="cpu",
+    )  # fmt: skip
+    saved = Policy.from_pretrained(tmp_path / "run" / "policy", kill_harness.TOKENIZER, device="cpu")
+    assert any(not torch.equal(a, b) for a, b in zip(saved.model.parameters(), before, strict=True))

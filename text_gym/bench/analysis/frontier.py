@@ -1,0 +1,236 @@
+"""The frontier: gold along the way over the distance d = √KL to the start, with the fits of Gao et al. 2022.
+
+Best-of-n: R(d) = d (α − β d). Reinforcement learning: R(d) = d (α − β log d). Where runs end is another
+matter: what a KL penalty changes may be the end alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from text_gym.episode import FloatArray
+
+from .results import Cell, Results, Setting
+from .statistics import Runs, mean_of_strata
+from .verdicts import EFFECT_MARGIN, Finding, judge, judge_change, shown
+
+Form = Literal["best_of_n", "rl"]
+FORMS: dict[Form, str] = {"best_of_n": "d (α − β d)", "rl": "d (α − β log d)"}
+_POINTS, _SPREAD, _MOVED, _R2 = 4, 1.5, 0.1, 0.5  # a fit is meaningful from here on
+
+
+def frontiers(results: Results, task: str, design: str) -> dict[str, Any]:
+    """The fits of a design: of best-of-n, and of reinforcement learning at the smallest KL coefficient."""
+    own = {s: c for s, c in results.settings.items() if (s.task, s.design) == (task, design)}
+    least = min((s.kl_coefficient for s in own if s.kl_coefficient is not None), default=None)
+    chosen = [c for s, cells in own.items() if s.kl_coefficient is None for c in cells]
+    trained = [c for s, cells in own.items() if s.kl_coefficient == least is not None for c in cells]
+    return {"best_of_n": fit(chosen, "best_of_n"), "rl": fit(trained, "rl")}
+
+
+def fit(cells: Sequence[Cell], form: Form) -> dict[str, Any] | None:
+    """Fit gold's gain (in standard deviations over the start's texts) over d, for each seed by itself.
+
+    Args:
+        cells: Runs; those of a seed are fitted together.
+        form: Which form.
+
+    Returns:
+        None without points; else plain data: `alpha` and `beta` as means over seeds with Student's interval,
+        `r2` of the mean curve, `d_max`, `peak` (d, nats, gain, whether within the points seen; None where
+        the curve has none), `peak_nats` of each seed that has one, and `note`: why the fit is not
+        meaningful, or "".
+    """
+    seeds = {s: _points([c for c in cells if c.row["seed"] == s]) for s in _seeds(cells)}
+    seeds = {s: points for s, points in seeds.items() if len(points)}
+    if not seeds:
+        return None
+    fits = {s: _least_squares(points, form) for s, points in seeds.items()}
+    alpha, beta = (mean_of_strata([{s: f[i] for s, f in fits.items()}]) for i in (0, 1))
+    every = np.concatenate(list(seeds.values()))
+    reached = float(every[:, 0].max())
+    residuals = every[:, 1] - curve(alpha.value, beta.value, every[:, 0], form)
+    total = float(np.sum((every[:, 1] - every[:, 1].mean()) ** 2))
+    r2 = 1 - float(np.sum(residuals**2)) / total if total > 0 else math.nan
+    peak = _peak(alpha.value, beta.value, form)
+    return {
+        "form": FORMS[form],
+        "alpha": alpha.summary(),
+        "beta": beta.summary(),
+        "r2": r2,
+        "points": len(every),
+        "seeds": len(seeds),
+        "d_max": reached,
+        "peak": None
+        if peak is None
+        else {
+            "d": peak,
+            "nats": peak**2,
+            "gain": float(curve(alpha.value, beta.value, np.array([peak]), form)[0]),
+            "within": peak <= reached,
+        },
+        "peak_nats": sorted(p**2 for a, b in fits.values() if (p := _peak(a, b, form)) is not None),
+        "note": _note(list(seeds.values()), r2),
+    }
+
+
+def curve(alpha: float, beta: float, d: FloatArray, form: Form) -> FloatArray:
+    """Gain at distances, `(n,)`; d log d is 0 at 0."""
+    return d * alpha - beta * d * _bend(d, form)
+
+
+def _bend(d: FloatArray, form: Form) -> FloatArray:
+    return np.log(np.maximum(d, 1e-300)) if form == "rl" else d
+
+
+def _points(cells: Sequence[Cell]) -> FloatArray:
+    """`(n, 2)` distances and gains of all points but the start."""
+    found = [np.zeros((0, 2))]
+    for c in cells:
+        d, gold = _path(c)
+        scale = c["gold_std_start"]
+        if len(gold) and scale > 0:
+            points = np.stack([d, (gold - gold[0]) / scale], axis=1)
+            found.append(points[(d > 0) & np.isfinite(points).all(axis=1)])
+    return np.concatenate(found)
+
+
+def _path(cell: Cell) -> tuple[FloatArray, FloatArray]:
+    """Distances and gold along the curve; an estimate of KL below zero is none."""
+    return np.sqrt(np.maximum(cell.along("kl_nats"), 0.0)), cell.along("gold")
+
+
+def _least_squares(points: FloatArray, form: Form) -> tuple[float, float]:
+    from scipy.linalg import lstsq
+
+    d = points[:, 0]
+    columns = np.stack([d, -d * _bend(d, form)], axis=1)
+    (alpha, beta), *_ = lstsq(columns, points[:, 1])
+    return float(alpha), float(beta)
+
+
+def _peak(alpha: float, beta: float, form: Form) -> float | None:
+    """Where the curve is highest: its slope is α − 2 β d, or α − β log d − β. None without a maximum."""
+    if beta <= 0:
+        return None
+    if form == "best_of_n":
+        return max(0.0, alpha / (2 * beta))
+    return math.exp(alpha / beta - 1) if alpha / beta < 50 else None
+
+
+def _note(seeds: Sequence[FloatArray], r2: float) -> str:
+    distances = [np.unique(points[:, 0].round(6)) for points in seeds]
+    if min(map(len, distances)) < _POINTS:
+        return f"too few points: fewer than {_POINTS} of a seed are away from the start"
+    if min(d[-1] / d[0] for d in distances) < _SPREAD:
+        return "no spread: all points are about as far from the start"
+    if max(float(np.abs(points[:, 1]).max()) for points in seeds) < _MOVED:
+        return "gold hardly moves"
+    if not r2 >= _R2:
+        return f"the form does not describe these points (R² = {r2:.2f})"
+    return ""
+
+
+def penalty_frontier(results: Results) -> Iterator[Finding]:
+    """Does a KL penalty give more gold at the same KL?"""
+    gaps: dict[Setting, Runs] = {}
+    for setting, cells in results.settings.items():
+        if setting.kl_coefficient is None:
+            continue
+        least = results.coefficients(setting.design)[0]
+        free = {c.row["seed"]: c for c in results.settings.get(setting._replace(kl_coefficient=least), ())}
+        if setting.kl_coefficient > least:
+            gaps[setting] = _gaps(cells, free, from_start=False)
+    gaps = {s: own for s, own in gaps.items() if own}
+    if not gaps:
+        return
+    effect = mean_of_strata(gaps.values())
+    by_beta: dict[float, list[Runs]] = {}
+    for setting, runs in gaps.items():
+        by_beta.setdefault(setting.kl_coefficient or 0.0, []).append(runs)
+    designs = len({s.design for s in gaps})
+    yield Finding(
+        "penalty_frontier",
+        "Does a KL penalty move the frontier, gold at the same KL?",
+        judge_change(effect, EFFECT_MARGIN),
+        f"At the same KL, gold with a penalty less gold with the smallest: {shown(effect, sign=True)}, mean "
+        f"over {designs} {'design' if designs == 1 else 'designs'}. (Gao et al. 2022 found that it moves the "
+        "end of a run, not its frontier.)",
+        "Points of runs with a larger coefficient against the curve of the same design, optimiser and seed "
+        "at the smallest, between points by a line over √KL, where both have points. Yes: the mean "
+        f"difference is at least {EFFECT_MARGIN} and its interval excludes zero; no: the whole interval lies "
+        "within that margin.",
+        [("all coefficients", effect)]
+        + [(f"β = {beta:g}", mean_of_strata(by_beta[beta])) for beta in sorted(by_beta)],
+        p=effect.p,
+    )
+
+
+def spent_kl(results: Results) -> Iterator[Finding]:
+    """Does reinforcement learning spend more KL than best-of-n for as much gold?"""
+    gaps: dict[Setting, Runs] = {}
+    for setting, cells in results.settings.items():
+        other = setting._replace(optimiser="best_of_n", kl_coefficient=None)
+        chosen = {c.row["seed"]: c for c in results.settings.get(other, ())}
+        if setting.kl_coefficient is not None:
+            gaps[setting] = _gaps(cells, chosen, from_start=True)
+    gaps = {s: own for s, own in gaps.items() if own}
+    if not gaps:
+        return
+    gaps = {s: {seed: -gap for seed, gap in own.items()} for s, own in gaps.items()}
+    effect = mean_of_strata(gaps.values())
+    by_design: dict[str, list[Runs]] = {}
+    for setting, runs in gaps.items():
+        by_design.setdefault(setting.design, []).append(runs)
+    yield Finding(
+        "spent_kl",
+        "Does reinforcement learning spend more KL than best-of-n for as much gold?",
+        judge(effect, EFFECT_MARGIN),
+        f"At the same KL, best-of-n has {shown(effect, sign=True)} more gold, mean over {len(by_design)} "
+        f"{'design' if len(by_design) == 1 else 'designs'}. (Gao et al. 2022 found that reinforcement "
+        "learning spends far more KL.)",
+        "Every point of a run of reinforcement learning within the KL of best-of-n, against best-of-n by "
+        f"the same design and seed, between its points by a line over √KL. Yes: at least {EFFECT_MARGIN} and "
+        "above zero beyond its interval. The KL of best-of-n is a bound, so it spends rather less.",
+        [("all designs", effect), *((d, mean_of_strata(runs)) for d, runs in by_design.items())],
+        p=effect.p,
+    )
+
+
+def _gaps(cells: Sequence[Cell], others: Mapping[Any, Cell], from_start: bool) -> Runs:
+    """How far the points of each run lie above the curve of the other run of its seed, where they meet."""
+    pairs = [(c, others[c.row["seed"]]) for c in cells if c.row["seed"] in others]
+    found = {c.row["seed"]: _above(c, other, from_start) for c, other in pairs}
+    return {s: gap for s, gap in found.items() if math.isfinite(gap)}
+
+
+def _above(run: Cell, other: Cell, from_start: bool) -> float:
+    """Mean gold of a run's points less that of another's curve at the same d; NaN where they do not meet.
+
+    Args:
+        run: Whose points.
+        other: Whose curve; points that are no further away than an earlier one are left out.
+        from_start: Whether the curve counts from its start on, or from its first point after it: before that
+            there is a line only, which a concave curve lies above.
+    """
+    d, gold = _path(other)
+    known = np.isfinite(d + gold)
+    d, gold = d[known], gold[known]
+    further = np.array([i == 0 or v > d[:i].max() for i, v in enumerate(d)], dtype=bool)
+    d, gold = d[further], gold[further]
+    if len(d) < 2:
+        return math.nan
+    first = 0.0 if from_start else d[1] if d[0] == 0 else d[0]
+    own, own_gold = _path(run)
+    inside = (own > 0) & (own >= first) & (own <= d[-1]) & np.isfinite(own_gold)
+    if not inside.any():
+        return math.nan
+    return float(np.mean(own_gold[inside] - np.interp(own[inside], d, gold)))
+
+
+def _seeds(cells: Sequence[Cell]) -> list[Any]:
+    return list(dict.fromkeys(c.row["seed"] for c in cells))

@@ -1,0 +1,183 @@
+"""Measures of texts and of choosing among them: diversity, self-BLEU, accuracy on pairs, exact best-of-n.
+
+Numbers and strings in, numbers out; nothing here writes, trains or reads files.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from text_gym.episode import FloatArray
+
+ORDER = 4  # longest n-grams of BLEU
+PHRASE = 4  # words
+
+
+def distinct(texts: Sequence[str], n: int) -> float | None:
+    """Share of all n-grams of words that are different ones (Li et al. 2016); None where there are none.
+
+    >>> distinct(["a b a b", "a b"], 2)
+    0.5
+    """
+    grams = [gram for text in texts for gram in _ngrams(text.split(), n)]
+    return len(set(grams)) / len(grams) if grams else None
+
+
+def says_twice(text: str) -> bool:
+    """Whether a text repeats itself: a phrase of four words stands in it twice, wherever.
+
+    >>> says_twice("So you ride further, and so you ride further."), says_twice("So you ride, so you run.")
+    (True, False)
+    """
+    phrases = _ngrams(re.findall(r"\w+(?:['’]\w+)*", text.lower()), PHRASE)
+    return len(set(phrases)) < len(phrases)
+
+
+def said_twice(text: str) -> str:
+    """The longest phrase of four words or more that stands in a text twice, in lower case; "" for none.
+
+    Of a text that goes round in a circle it is one whole turn.
+
+    >>> said_twice("So you ride further, and so you ride further."), said_twice("So you ride.")
+    ('so you ride further', '')
+    """
+    words = re.findall(r"\w+(?:['’]\w+)*", text.lower())
+    best: tuple[str, ...] = ()
+    for n in range(PHRASE, len(words)):
+        seen: dict[tuple[str, ...], int] = {}
+        found: tuple[str, ...] = ()
+        for i, gram in enumerate(_ngrams(words, n)):
+            if i - seen.setdefault(gram, i) >= (n if n > PHRASE else 1):  # a turn is said once
+                found = gram
+                break
+        if not found:
+            break
+        best = found
+    turns = (t for t in range(PHRASE, len(best)) if best == best[:t] * (len(best) // t))
+    return " ".join(best[: next(turns, len(best))])
+
+
+def self_bleu(texts: Sequence[str]) -> float | None:
+    """Mean BLEU-4 of each text against all others as references, in [0, 1] (Zhu et al. 2018).
+
+    1 means that all texts are the same. Words are parted at white space. An order whose n-grams never match
+    makes a text's BLEU 0, as in Papineni et al. 2002; orders longer than the text are left out.
+
+    >>> self_bleu(["a b c d e"] * 3)
+    1.0
+    """
+    words = [text.split() for text in texts if text.split()]
+    if len(words) < 2:
+        return None
+    lengths = [len(own) for own in words]
+    most = [_two_largest(words, n) for n in range(1, ORDER + 1)]
+    return float(np.mean([_bleu(own, lengths, most) for own in words]))
+
+
+def pair_accuracy(gold: FloatArray, proxy: FloatArray) -> float | None:
+    """Share of pairs of one prompt that two rewards put in the same order.
+
+    Pairs with equal gold, or without an opinion, are left out; equal proxies count half.
+
+    Args:
+        gold: `(N, k)`, of `k` texts of each of `N` prompts.
+        proxy: The same.
+
+    >>> pair_accuracy(np.array([[1.0, 2.0, 3.0]]), np.array([[1.0, 3.0, 2.0]])) == 2 / 3
+    True
+    """
+    i, j = np.triu_indices(gold.shape[1], k=1)
+    apart = np.sign(gold[:, i] - gold[:, j])
+    said = np.sign(proxy[:, i] - proxy[:, j])
+    known = (apart != 0) & ~np.isnan(apart) & ~np.isnan(said)
+    if not known.any():
+        return None
+    return float(((apart * said)[known] + 1).mean() / 2)
+
+
+def rank_among(score: FloatArray, others: FloatArray) -> float | None:
+    """Mean share of a prompt's texts that a text of the same prompt beats; ties count half.
+
+    Args:
+        score: `(N,)`; prompts without an opinion are left out.
+        others: `(N, k)`.
+
+    >>> rank_among(np.array([2.0, 0.0]), np.array([[1.0, 2.0], [1.0, 2.0]]))
+    0.375
+    """
+    beaten = (np.sign(score[:, None] - others) + 1) / 2
+    beaten = beaten[~np.isnan(beaten).any(axis=1)]
+    return float(beaten.mean()) if len(beaten) else None
+
+
+def best_of_n_mean(proxy: FloatArray, value: FloatArray, n: int) -> float | None:
+    """Expected value of the best of `n` texts by the proxy, drawn without replacement from `k` candidates.
+
+    Unbiased for best-of-n of the policy that wrote the candidates: the mean over all `n`-subsets, not one
+    draw. Among candidates of equal proxy chance decides.
+
+    Args:
+        proxy: `(N, k)`; NaN ranks last.
+        value: `(N, k)`, what is averaged, of the same candidates; NaN (no opinion) is left out.
+        n: At most `k`.
+
+    >>> best_of_n_mean(np.array([[1.0, 2.0, 3.0]]), np.array([[0.0, 1.0, 0.0]]), 2) == 1 / 3
+    True
+    """
+    proxy = np.where(np.isnan(proxy), -np.inf, proxy)
+    weights = _weights(proxy.shape[1], n)
+    means = []
+    for scores, values in zip(proxy, value, strict=True):
+        order = np.argsort(scores, kind="stable")
+        _, group = np.unique(scores[order], return_inverse=True)  # candidates of equal proxy share alike
+        share = (np.bincount(group, weights) / np.bincount(group))[group]
+        known = ~np.isnan(values[order])
+        if share[known].sum() > 0:
+            means.append(float(share[known] @ values[order][known] / share[known].sum()))
+    return float(np.mean(means)) if means else None
+
+
+def _weights(k: int, n: int) -> FloatArray:
+    """`(k,)` probability that the `r`-th smallest of `k` is the largest of a random `n`-subset."""
+    return np.array([math.comb(r, n - 1) / math.comb(k, n) for r in range(k)])
+
+
+def _ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+
+
+def _two_largest(texts: Sequence[Sequence[str]], n: int) -> dict[tuple[str, ...], tuple[int, int]]:
+    """The largest and second largest count of each n-gram in any text: the most that the others can have."""
+    most: dict[tuple[str, ...], tuple[int, int]] = {}
+    for words in texts:
+        for gram, count in Counter(_ngrams(words, n)).items():
+            first, second = most.get(gram, (0, 0))
+            most[gram] = (count, first) if count > first else (first, max(second, count))
+    return most
+
+
+def _bleu(
+    words: Sequence[str], lengths: Sequence[int], most: Sequence[dict[tuple[str, ...], tuple[int, int]]]
+) -> float:
+    """BLEU of one text against the others; lengths and clipping counts are those of all, itself included."""
+    log_precision, orders = 0.0, 0
+    for n, table in enumerate(most, 1):
+        own = Counter(_ngrams(words, n))
+        if not own:
+            break
+        # Where this text has the largest count itself, the others' largest is the second.
+        hits = sum(min(c, table[g][1] if c == table[g][0] else table[g][0]) for g, c in own.items())
+        if not hits:
+            return 0.0
+        log_precision += math.log(hits / sum(own.values()))
+        orders += 1
+    size = len(words)
+    rest = list(lengths)
+    rest.remove(size)
+    closest = min(rest, key=lambda length: (abs(length - size), length))
+    return math.exp(log_precision / orders + min(0.0, 1 - closest / size))

@@ -1,0 +1,226 @@
+"""What a benchmark left behind, read back: cells of a folder, or the rows of a leaderboard file.
+
+Only reading and ordering; statistics of several runs stand elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from text_gym.data import read_rows
+from text_gym.episode import FloatArray
+from text_gym.errors import DataError
+from text_gym.runs.folder import read_config
+
+KEY = ("task", "design", "optimiser", "kl_coefficient", "seed")  # a row has no other like it in these
+_TEXTS = {"task", "design", "group", "optimiser", "kl_kind", "null_rulers"}
+Row = Mapping[str, Any]
+
+
+class Setting(NamedTuple):
+    """What cells share that differ in their seeds only; `kl_coefficient` is None for best-of-n."""
+
+    task: str
+    design: str
+    optimiser: str
+    kl_coefficient: float | None
+
+    def __str__(self) -> str:
+        beta = "" if self.kl_coefficient is None else f", β = {self.kl_coefficient:g}"
+        return f"{self.design}, {optimiser_name(self.optimiser)}{beta}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: its row, its curve (a point per measurement, the start first) and samples of its texts."""
+
+    row: Row
+    curve: Sequence[Row]
+    samples: Sequence[Mapping[str, Any]]
+
+    @property
+    def setting(self) -> Setting:
+        """All of the key but the seed."""
+        return setting_of(self.row)
+
+    def __getitem__(self, column: str) -> float:
+        """A measure of the row; NaN if it has none."""
+        return number(self.row.get(column))
+
+    def along(self, measure: str) -> FloatArray:
+        """A measure along the curve, `(K,)`."""
+        return numbers(point.get(measure) for point in self.curve)
+
+
+@dataclass(frozen=True)
+class Results:
+    """The finished cells of a benchmark, in the order of its configuration.
+
+    Args:
+        config: What it was started with.
+        cells: In the order of tasks, designs, optimisers, KL coefficients, seeds.
+    """
+
+    config: Mapping[str, Any]
+    cells: Sequence[Cell]
+
+    @cached_property
+    def settings(self) -> dict[Setting, list[Cell]]:
+        """The runs of each setting."""
+        found: dict[Setting, list[Cell]] = {}
+        for cell in self.cells:
+            found.setdefault(cell.setting, []).append(cell)
+        return found
+
+    @property
+    def designs(self) -> list[str]:
+        """Designs that have cells."""
+        return list(dict.fromkeys(s.design for s in self.settings))
+
+    def coefficients(self, design: str) -> list[float]:
+        """KL coefficients at which a design was learnt by a policy, the smallest first."""
+        found = {s.kl_coefficient for s in self.settings if s.design == design}
+        return sorted(b for b in found if b is not None)
+
+    def trained(self, design: str, beta: float) -> list[list[Cell]]:
+        """The runs of each optimiser (and task) on a design at a KL coefficient."""
+        return [c for s, c in self.settings.items() if (s.design, s.kl_coefficient) == (design, beta)]
+
+    def about(self, design: str) -> Mapping[str, Any]:
+        """What the configuration says of a design: description, group, tree, traits."""
+        known: Sequence[Mapping[str, Any]] = self.config.get("designs") or ()
+        return next((d for d in known if d["name"] == design), {})
+
+    def traits(self, design: str) -> Mapping[str, Any]:
+        """What two designs are compared by, e.g. `{"kind": "learned", "opinions": 512}`."""
+        return dict(self.about(design).get("traits") or {})
+
+
+def read_results(folder: str | Path) -> Results:
+    """The cells of a benchmark's folder, finished or not.
+
+    Raises:
+        ConfigError: There is no benchmark.
+        DataError: It has no finished cell, or one that cannot be read.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    cells = [_read_cell(file) for file in sorted((folder / "cells").glob("*.json"))]
+    if not cells:
+        raise DataError(f"{folder} has no finished cell; run the benchmark first")
+    designs = [d["name"] for d in config.get("designs") or ()]
+    optimisers = list(config.get("optimisers") or ())
+
+    def place(cell: Cell) -> tuple[Any, ...]:
+        task, design, optimiser, beta = cell.setting
+        return (
+            task,
+            _index(designs, design),
+            design,
+            _index(optimisers, optimiser),
+            optimiser,
+            -1.0 if beta is None else beta,
+            cell["seed"],
+        )
+
+    return Results(config, sorted(cells, key=place))
+
+
+def read_leaderboard(path: str | Path, metric: str = "gold") -> list[dict[str, Any]]:
+    """Rows of a folder, or of a `results.json` or `results.csv`, with numbers as floats and None for nothing.
+
+    Args:
+        path: Folder or file.
+        metric: A column that has to be there.
+
+    Raises:
+        DataError: It is no such file, a column is missing, a number is none, or two rows have one key.
+    """
+    path = Path(path)
+    if path.is_dir() and not (path / "results.json").is_file():
+        raise DataError(f"{path} holds no results.json; is it the folder of a benchmark?")
+    file = path / "results.json" if path.is_dir() else path
+    if file.suffix.lower() not in {".json", ".csv"}:
+        raise DataError(f"{file}: give the folder of a benchmark, its results.json or its results.csv")
+    rows = [_typed(row, f"{file}, row {i}") for i, row in enumerate(read_rows(file), 1)]
+    seen: dict[tuple[Any, ...], int] = {}
+    for i, row in enumerate(rows, 1):
+        missing = [name for name in (*KEY, metric) if name not in row]
+        if missing:
+            known = ", ".join(row)
+            raise DataError(f"{file}, row {i}: there is no column {missing[0]!r}; it has {known}")
+        first = seen.setdefault(tuple(row[name] for name in KEY), i)
+        if first != i:
+            raise DataError(f"{file}: rows {first} and {i} are of the same {', '.join(KEY)}")
+    return rows
+
+
+def setting_of(row: Row) -> Setting:
+    """The setting of a row."""
+    beta = row["kl_coefficient"]
+    return Setting(
+        str(row["task"]), str(row["design"]), str(row["optimiser"]), None if beta is None else float(beta)
+    )
+
+
+def number(value: Any) -> float:
+    """A number of JSON; NaN for null and for what is none."""
+    return float(value) if isinstance(value, (int, float)) else math.nan
+
+
+def numbers(values: Iterable[Any]) -> FloatArray:
+    """Numbers of JSON, `(n,)`, NaN for null."""
+    return np.array([number(v) for v in values], dtype=np.float64)
+
+
+def optimiser_name(optimiser: str) -> str:
+    """As the field writes it.
+
+    >>> optimiser_name("best_of_n"), optimiser_name("sb3.ppo")
+    ('best-of-n', 'SB3 PPO')
+    """
+    if optimiser == "best_of_n":
+        return "best-of-n"
+    return optimiser.upper().replace("SB3.", "SB3 ")
+
+
+def _read_cell(file: Path) -> Cell:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        cell = Cell(content["row"], content.get("curve") or [], content.get("samples") or [])
+        missing = [name for name in KEY if name not in cell.row]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{file} is no cell of a benchmark ({error!r}); delete it to run it again") from error
+    if missing:
+        raise DataError(f"{file} is no cell of a benchmark: its row lacks {missing[0]!r}")
+    return cell
+
+
+def _typed(row: Row, where: str) -> dict[str, Any]:
+    """A row of CSV has texts only."""
+    result: dict[str, Any] = {}
+    for name, value in row.items():
+        if value is None or value == "":
+            result[name] = None
+        elif name in _TEXTS or isinstance(value, (dict, list)):
+            result[name] = value
+        else:
+            try:
+                result[name] = float(value)
+            except (TypeError, ValueError):
+                result[name] = value
+                if name in KEY:
+                    raise DataError(f"{where}: {name} is {value!r}, not a number") from None
+    return result
+
+
+def _index(names: Sequence[str], name: str) -> int:
+    return names.index(name) if name in names else len(names)

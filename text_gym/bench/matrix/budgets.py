@@ -1,0 +1,130 @@
+"""Budgets: which cells a matrix has, and what each of its parts is there to show. Nothing is run here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+from .cells import Cell
+from .designs import DESIGNS, Design
+from .recipes import Gold
+from .settings import BEST_OF_N, Settings
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A part of a matrix: designs by optimisers by KL coefficients, for each seed.
+
+    Args:
+        optimisers: Names.
+        kl_coefficients: β; best-of-n has none and is not repeated for each.
+        designs: Names of the suite.
+        others: The user's own designs too, and those of the suite that were asked for by name and are in no
+            sweep.
+    """
+
+    optimisers: tuple[str, ...]
+    kl_coefficients: tuple[float, ...]
+    designs: tuple[str, ...]
+    others: bool = True
+
+
+_ALL = tuple(design.name for design in DESIGNS.values() if not design.credit)
+_SMALL = (
+    "gold", "accuracy", "persuasiveness", "weighted", "gated", "clipped", "pairs-128", "pairs-512",
+    "pairs-2048", "clean-512", "length-biased-512", "hype-loving-512", "ratings-512", "ensemble-512",
+    "keywords",
+)  # fmt: skip
+_HELD = (
+    "pairs-128", "pairs-512", "pairs-2048", "length-biased-512", "hype-loving-512", "ensemble-512",
+    "keywords",
+)  # fmt: skip
+_KEY = ("gold", "pairs-512", "ensemble-512", "length-biased-512", "keywords")
+_PAID = ("gold", "gold-per-token")  # PPO tells them apart
+
+SEEDS: dict[str, tuple[int, ...]] = {"small": (0, 1), "full": (0, 1, 2)}
+SWEEPS: dict[str, tuple[Sweep, ...]] = {
+    "small": (
+        Sweep((BEST_OF_N,), (), _SMALL),
+        Sweep(("rloo",), (0.0,), _SMALL),
+        Sweep(("rloo",), (0.1,), _HELD),
+        Sweep(("ppo",), (0.1,), _PAID, others=False),
+    ),
+    "full": (
+        Sweep((BEST_OF_N,), (), _ALL),
+        Sweep(("rloo",), (0.0, 0.1, 0.4), _ALL),
+        Sweep(("ppo", "grpo"), (0.0, 0.1), _KEY, others=False),
+        Sweep(("ppo",), (0.0, 0.1), _PAID, others=False),
+    ),
+}
+# Agents: task -> what differs in its settings, and β in units of its reward.
+AGENTS = ("ppo", "grpo", "rloo", "reinforce", "sb3.ppo")
+AGENT_TASKS: dict[str, tuple[dict[str, Any], float]] = {
+    "products": ({}, 0.02),
+    "sort": ({"iterations": 80}, 0.0),
+    "slots": ({"iterations": 80}, 0.0),
+}
+
+
+def plan_rewards(
+    settings: Settings,
+    budget: str,
+    designs: Sequence[Design],
+    *,
+    optimisers: Sequence[str] | None = None,
+    kl_coefficients: Sequence[float] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> list[Cell]:
+    """Cells of a budget for the designs asked for.
+
+    Args:
+        settings: Of the benchmark.
+        budget: A name in `SWEEPS`.
+        designs: Asked for.
+        optimisers: In place of the budget's: all designs by all of them.
+        kl_coefficients: In place of the budget's.
+        seeds: In place of the budget's.
+    """
+    sweeps = SWEEPS[budget]
+    known = {name for sweep in sweeps for name in sweep.designs}
+    if optimisers is not None:
+        betas = tuple(dict.fromkeys(beta for sweep in sweeps for beta in sweep.kl_coefficients))
+        sweeps = (Sweep(tuple(optimisers), betas, tuple(d.name for d in designs)),)
+    cells: dict[str, Cell] = {}
+    for sweep in sweeps:
+        own = [d for d in designs if d.name in sweep.designs or (sweep.others and d.name not in known)]
+        betas = sweep.kl_coefficients if kl_coefficients is None else tuple(kl_coefficients)
+        for design, optimiser in product(own, sweep.optimisers):
+            coefficients: tuple[float | None, ...] = (None,) if optimiser == BEST_OF_N else betas
+            for beta, seed in product(coefficients, seeds or SEEDS[budget]):
+                cell = Cell(settings, design, optimiser, beta, seed)
+                cells[cell.key] = cell
+    return list(cells.values())
+
+
+def plan_agents(
+    tasks: Sequence[str],
+    budget: str,
+    *,
+    optimisers: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    iterations: int | None = None,
+) -> list[Cell]:
+    """Cells of the comparison of agents: tasks by agents by seeds, on the tasks' own rewards."""
+    gold = Design("gold", "gold", "the task's own reward", Gold())
+    cells = []
+    for task in tasks:
+        own, beta = AGENT_TASKS.get(task, ({}, 0.0))
+        settings = Settings(**{"what": "agents", "task": task, **own})
+        if iterations is not None:
+            settings = replace(settings, iterations=iterations)
+        for optimiser, seed in product(optimisers or AGENTS, seeds or SEEDS[budget]):
+            cells.append(Cell(settings, gold, optimiser, beta, seed))
+    return cells
+
+
+def budgeted(budget: str) -> list[str]:
+    """Names of the suite's designs that a budget has."""
+    return [name for name in DESIGNS if any(name in sweep.designs for sweep in SWEEPS[budget])]

@@ -1,0 +1,264 @@
+"""A cell of the matrix: one design, optimised in one way from one seed; what is run, and what is measured.
+
+A cell's file depends on its settings alone: no time, no machine load. So matrices can be killed and resumed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from text_gym.agents.algorithms.best_of_n import best_of_n_kl_bound
+from text_gym.bench.analysis.measures import best_of_n_mean, distinct, says_twice, self_bleu
+from text_gym.episode import Episode, FloatArray
+from text_gym.rewards.source import RewardSource
+from text_gym.utils.json_files import write_json
+
+from .designs import Design, Making, opinions
+from .optimisers import Look, learn, mean, perfect
+from .settings import BEST_OF_N, Settings, digest
+from .start import Ground, Texts, Writing, word_counts
+
+SHOWN = 8  # prompts whose texts are kept
+_COMPARED = 64  # texts of self-BLEU
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The job of one cell.
+
+    Args:
+        settings: Of the benchmark.
+        design: What is optimised.
+        optimiser: By what: a name in `OPTIMISERS`, or `best_of_n`.
+        kl_coefficient: β, in standard deviations of the reward at the start per nat; None for best-of-n.
+        seed: Decides everything that is random.
+    """
+
+    settings: Settings
+    design: Design
+    optimiser: str
+    kl_coefficient: float | None
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        task = f"{self.settings.task} · " if self.settings.what == "agents" else ""
+        beta = "" if self.kl_coefficient is None else f" · β {self.kl_coefficient:g}"
+        return f"{task}{self.design.name} · {self.optimiser}{beta} · seed {self.seed}"
+
+    @property
+    def making(self) -> Making:
+        """The job that makes the design ready."""
+        return Making(self.settings, self.design, self.seed if self.design.trained else 0)
+
+    @property
+    def key(self) -> str:
+        """Follows from all that the results depend on."""
+        own = self.settings.to_dict()
+        shared = [own[k] for k in ("iterations", "episodes", "points", "watched", "held_out")]
+        how = [self.optimiser, self.settings.optimiser(self.optimiser), self.kl_coefficient, self.seed]
+        if self.optimiser == BEST_OF_N:
+            shared = [Writing(self.settings, "candidates", self.seed).key]
+        return digest([self.making.key, shared, how, self.design.name])
+
+    @property
+    def place(self) -> str:
+        """Of the results, in the folder."""
+        return f"cells/{self.key}.json"
+
+    @property
+    def needs(self) -> list[str]:
+        """What must be in the folder before."""
+        own = [Writing(self.settings, "candidates", self.seed).place] if self.optimiser == BEST_OF_N else []
+        return [*self.making.needs, *self.making.makes, *own]
+
+    @property
+    def makes(self) -> list[str]:
+        """What is in the folder afterwards."""
+        return [self.place]
+
+    def done(self, folder: Path) -> bool:
+        """Whether the results are there."""
+        return (folder / self.place).is_file()
+
+    def run(self, folder: Path) -> None:
+        """Optimise, measure, and write it down in one step."""
+        ground = Ground(self.settings, folder)
+        reward, static = self.making.load(ground), self.making.read(folder)
+        found = _choose(self, ground, reward) if self.optimiser == BEST_OF_N else _learn(self, reward, static)
+        row = {**_empty_row(self), **_static(static, ground), **found["row"]}
+        row["over_optimisation"] = _gap(row)
+        (folder / "cells").mkdir(parents=True, exist_ok=True)
+        content = {"row": row, "curve": found["curve"], "samples": found["samples"]}
+        write_json(folder / self.place, {**content, "fingerprint": self.design.fingerprint})
+
+    def read(self, folder: Path) -> dict[str, Any]:
+        """What `run` wrote."""
+        return dict(json.loads((folder / self.place).read_text(encoding="utf-8")))
+
+
+COLUMNS = (
+    "task", "design", "group", "optimiser", "kl_coefficient", "n", "seed", "gold", "gold_start",
+    "gold_std_start", "gold_best", "proxy", "proxy_start", "proxy_std_start", "kl_nats", "kl_kind", "length",
+    "length_start", "diversity", "distinct_1", "distinct_2", "self_bleu", "repetitive", "repetitive_start",
+    "perfect", "perfect_start",
+    "terminated", "static_accuracy", "null_rulers", "over_optimisation", "episodes",
+)  # fmt: skip
+
+
+def _empty_row(cell: Cell) -> dict[str, Any]:
+    """All columns in their order, with what the cell is."""
+    return {
+        **dict.fromkeys(COLUMNS),
+        "task": cell.settings.task,
+        "design": cell.design.name,
+        "group": cell.design.group,
+        "optimiser": cell.optimiser,
+        "kl_coefficient": cell.kl_coefficient,
+        "seed": cell.seed,
+    }
+
+
+def _static(static: dict[str, Any], ground: Ground) -> dict[str, Any]:
+    """Columns that are known before anything is optimised."""
+    start = ground.start
+    return {
+        "gold_start": mean(start.gold),
+        "gold_std_start": float(np.nanstd(start.gold)),
+        **{f"gold_{name}_start": mean(values) for name, values in _criteria(start.terms).items()},
+        "length_start": mean(start.words),
+        "perfect_start": mean(perfect(start.terms)),
+        "repetitive_start": mean(_repetitive(start.episodes)),
+        **{k: static[k] for k in ("proxy_start", "proxy_std_start", "static_accuracy", "null_rulers")},
+    }
+
+
+def _learn(cell: Cell, reward: RewardSource, static: dict[str, Any]) -> dict[str, Any]:
+    """By reinforcement learning."""
+    spread = static["proxy_std_start"]
+    scale = 1 / spread if spread and cell.settings.what == "rewards" else 1.0
+    found = learn(cell.settings, cell.optimiser, reward, scale, float(cell.kl_coefficient or 0.0), cell.seed)
+    best, last = _best(found.curve), found.looks[-1]
+    row = {
+        "gold_best": found.curve[best]["gold"],
+        "kl_nats": mean(last.kl),
+        "kl_kind": "estimate",
+        "episodes": found.episodes,
+        **_measures(last.episodes, last.gold, last.proxy, last.terms),
+    }
+    samples = _samples({"start": found.looks[0], "best": found.looks[best], "end": last})
+    return {"row": row, "curve": found.curve, "samples": samples}
+
+
+def _choose(cell: Cell, ground: Ground, reward: RewardSource) -> dict[str, Any]:
+    """By choosing the best of n candidates; means over all ways to draw n of them."""
+    texts = ground.candidates(cell.seed)
+    proxy = opinions(reward, texts.episodes).reshape(texts.gold.shape)
+    most = texts.gold.shape[1]
+    sizes = [n for n in (2**i for i in range(most.bit_length())) if n <= most]
+    done = perfect(texts.terms)
+    columns = {"gold": texts.gold, "proxy": proxy, "length": texts.words, "perfect": done}
+    curve: list[dict[str, Any]] = []
+    for n in sizes:
+        known = {k: None if v is None else best_of_n_mean(proxy, v, n) for k, v in columns.items()}
+        curve.append({"step": n, "episodes": 0, **known, "kl_nats": best_of_n_kl_bound(n)})
+    best = _best(curve)
+    picks = {n: np.argmax(np.where(np.isnan(proxy), -np.inf, proxy)[:, :n], axis=1) for n in sizes}
+    looks = {
+        when: _picked(texts, proxy, picks[n])
+        for when, n in (("start", 1), ("best", sizes[best]), ("end", sizes[-1]))
+    }
+    end = looks["end"]
+    row = {
+        **_measures(end.episodes, end.gold, end.proxy, end.terms),
+        **{f"gold_{k}": best_of_n_mean(proxy, v, sizes[-1]) for k, v in _criteria(texts.terms).items()},
+        **{k: v for k, v in curve[-1].items() if k not in ("step", "episodes")},
+        "terminated": best_of_n_mean(proxy, texts.terminated, sizes[-1]),
+        "repetitive": best_of_n_mean(proxy, _repetitive(texts.episodes).reshape(proxy.shape), sizes[-1]),
+        "gold_best": curve[best]["gold"],
+        "kl_kind": "bound",
+        "n": sizes[-1],
+        "episodes": 0,
+    }
+    return {"row": row, "curve": curve, "samples": _samples(looks)}
+
+
+def _best(curve: Sequence[dict[str, Any]]) -> int:
+    """The point of highest gold."""
+    return int(np.argmax([-np.inf if point["gold"] is None else point["gold"] for point in curve]))
+
+
+def _picked(texts: Texts, proxy: FloatArray, place: Any) -> Look:
+    """The candidates in these places, one a prompt."""
+    rows = np.arange(len(place))
+    return Look(
+        [texts.episodes[i * texts.gold.shape[1] + j] for i, j in enumerate(place.tolist())],
+        texts.gold[rows, place],
+        {name: values[rows, place] for name, values in texts.terms.items()},
+        proxy[rows, place],
+        np.full(len(place), np.nan),
+    )
+
+
+def _measures(
+    episodes: Sequence[Episode], gold: FloatArray, proxy: FloatArray, terms: dict[str, FloatArray]
+) -> dict[str, Any]:
+    """What the texts at the end are like."""
+    texts = [e.completion for e in episodes]
+    pairs = distinct(texts, 2)
+    return {
+        "gold": mean(gold),
+        "proxy": mean(proxy),
+        "length": mean(word_counts(episodes)),
+        "diversity": pairs,
+        "distinct_1": distinct(texts, 1),
+        "distinct_2": pairs,
+        "self_bleu": self_bleu(texts[:_COMPARED]),
+        "repetitive": mean(_repetitive(episodes)),
+        "perfect": mean(perfect(terms)),
+        "terminated": float(np.mean([e.whole for e in episodes])),
+        **{f"gold_{name}": mean(values) for name, values in _criteria(terms).items()},
+    }
+
+
+def _repetitive(episodes: Sequence[Episode]) -> FloatArray:
+    """`(n,)` 1 where a text says something twice."""
+    return np.array([float(says_twice(e.completion)) for e in episodes])
+
+
+def _criteria(terms: dict[str, FloatArray]) -> dict[str, FloatArray]:
+    return {name: values for name, values in terms.items() if name not in ("perfect", "exact")}
+
+
+def _gap(row: dict[str, Any]) -> float | None:
+    """What the proxy gained and gold did not, in standard deviations over the starting policy's texts."""
+    spread, own = row["gold_std_start"], row["proxy_std_start"]
+    if not spread or not own or row["gold"] is None or row["proxy"] is None:
+        return None
+    return float((row["proxy"] - row["proxy_start"]) / own - (row["gold"] - row["gold_start"]) / spread)
+
+
+def _samples(looks: dict[str, Look]) -> list[dict[str, Any]]:
+    """Texts of the first few prompts, as plain data."""
+    result = []
+    for i, episode in enumerate(looks["start"].episodes[:SHOWN]):
+        texts = [
+            {
+                "when": when,
+                "text": seen.episodes[i].completion,
+                "gold": float(seen.gold[i]),
+                "proxy": float(seen.proxy[i]),
+                "words": len(seen.episodes[i].completion.split()),
+                "terminated": seen.episodes[i].whole,
+            }
+            for when, seen in looks.items()
+        ]
+        result.append({"prompt": episode.prompt.text, "texts": texts})
+    return result

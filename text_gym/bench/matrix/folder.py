@@ -1,0 +1,198 @@
+"""The folder of a benchmark: settings, finished cells, results; it can be extended and gone on with.
+
+Files appear as a whole or not at all, and what is missing has yet to be made. Nothing is computed here.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from text_gym.errors import ConfigError
+from text_gym.runs.folder import read_config
+from text_gym.utils.json_files import write_json
+from text_gym.utils.locking import FolderLock
+from text_gym.utils.sealed import write_atomic
+
+# Lists that may grow from command to command; everything else must stay as it is, or is of the last command.
+_GROWING = ("tasks", "optimisers", "kl_coefficients", "seeds")
+_OF_THE_LAST = ("budget", "command", "machine", "designs", "task")
+
+
+class BenchFolder:
+    """A benchmark's folder, held by one process at a time; a context manager.
+
+    Args:
+        path: Where; made if need be.
+        config: The settings, as in `config.json`; what is there already is extended.
+
+    Attributes:
+        config: The settings with those of earlier commands.
+
+    Raises:
+        ConfigError: Another process is at work there, or the folder holds something else, or a benchmark with
+            other settings; what differs is named.
+    """
+
+    def __init__(self, path: str | Path, config: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        if self.path.is_dir() and not (self.path / "config.json").exists() and any(self.path.iterdir()):
+            raise ConfigError(f"{self.path} holds something that is no benchmark; choose another --out")
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = FolderLock(self.path)
+        try:
+            given = json.loads(json.dumps(config))
+            exists = (self.path / "config.json").exists()
+            self.config = extended(read_config(self.path), given, self.path) if exists else given
+            self.config.setdefault("machine", machine())
+            self.save()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __enter__(self) -> BenchFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    def save(self) -> None:
+        """Write `config.json`."""
+        write_json(self.path / "config.json", self.config)
+
+    def note(self, row: Mapping[str, Any]) -> None:
+        """Append a line to `timings.jsonl`: what has no place in results, as it is never twice the same."""
+        with (self.path / "timings.jsonl").open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def log(self, text: str) -> None:
+        """Append to `log.txt`."""
+        with (self.path / "log.txt").open("a", encoding="utf-8") as stream:
+            stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text.rstrip()}\n")
+
+    def describe(self, trees: Mapping[str, str]) -> None:
+        """Add to the designs in `config.json` what they are made of."""
+        for design in self.config["designs"]:
+            design["tree"] = trees.get(design["name"], design.get("tree"))
+        self.save()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows of all finished cells of the designs as they are now, in their canonical order."""
+        fingerprints = {d["name"]: d["fingerprint"] for d in self.config["designs"]}
+        rows = []
+        for file in sorted((self.path / "cells").glob("*.json")):
+            cell = json.loads(file.read_text(encoding="utf-8"))
+            if fingerprints.get(cell["row"]["design"]) == cell["fingerprint"]:
+                rows.append(cell["row"])
+        orders = [list(fingerprints), self.config["tasks"], self.config["optimisers"]]
+
+        def place(row: dict[str, Any]) -> tuple[Any, ...]:
+            names = (row["design"], row["task"], row["optimiser"])
+            numbers = [order.index(name) for order, name in zip(orders, names, strict=True)]
+            return (*numbers, -1.0 if row["kl_coefficient"] is None else row["kl_coefficient"], row["seed"])
+
+        return sorted(rows, key=place)
+
+    def write_results(self) -> list[dict[str, Any]]:
+        """Write `results.json` and `results.csv`; returns the rows."""
+        rows = self.rows()
+        write_json(self.path / "results.json", rows)
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        for row in rows:
+            writer.writerow([_in_table(row.get(name)) for name in columns])
+        write_atomic(self.path / "results.csv", text.getvalue())
+        return rows
+
+
+def extended(found: Mapping[str, Any], given: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The settings of a folder with those of a command on it.
+
+    Raises:
+        ConfigError: They contradict each other.
+    """
+    result = dict(found)
+    for name, value in given.items():
+        if name in _GROWING:
+            result[name] = _united(found.get(name, []), value)
+        elif name == "designs":
+            own = {d["name"]: d for d in value}
+            known = {d["name"]: d for d in found.get(name, [])}
+            result[name] = [_united_design(known.get(n), own.get(n)) for n in {**known, **own}]
+        elif name in ("settings", "optimiser_settings"):
+            for key in set(value) & set(found.get(name, {})):
+                _refuse(f"{name.replace('_', ' ')} of {key}", found[name][key], value[key], path)
+            result[name] = {**found.get(name, {}), **value}
+        elif name not in _OF_THE_LAST:
+            _refuse(name, found.get(name), value, path)
+        elif name != "machine":
+            result[name] = value
+    return result
+
+
+def machine() -> dict[str, Any]:
+    """What results were made on."""
+    try:
+        torch = version("torch")
+    except PackageNotFoundError:
+        torch = "unknown"
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "torch": torch,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _united(found: Sequence[Any], given: Sequence[Any]) -> list[Any]:
+    together = list(dict.fromkeys([*found, *given]))
+    return sorted(together) if all(isinstance(v, (int, float)) for v in together) else together
+
+
+def _united_design(known: dict[str, Any] | None, given: dict[str, Any] | None) -> dict[str, Any]:
+    """The design as the command has it; its tree, if it is the same design."""
+    if given is None or known is None:
+        return dict(given or known or {})
+    same = known["fingerprint"] == given["fingerprint"]
+    return {**given, "tree": known.get("tree") if same else None}
+
+
+def _refuse(name: str, found: Any, given: Any, path: Path) -> None:
+    if found == given:
+        return
+    if isinstance(found, dict) and isinstance(given, dict):
+        name, found, given = next(
+            (f"{name}: {k}", found.get(k), given.get(k))
+            for k in {**found, **given}
+            if found.get(k) != given.get(k)
+        )
+    raise ConfigError(
+        f"{path} holds a benchmark with {name} = {found!r}, not {given!r}; rows of both could not be "
+        "compared: choose another --out, or leave the setting as it was"
+    )
+
+
+def _in_table(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else value

@@ -1,0 +1,283 @@
+"""The matrix: its cells are run so that it can be stopped at any time, in any way, and gone on with.
+
+Three rounds: texts of the starting policy, designs (trained and judged unoptimised), cells. What is in the
+folder already is not done again; what fails is named and does not stop the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from text_gym.bench.analysis.summary import summarise
+from text_gym.bench.report.report import write_report
+from text_gym.errors import ConfigError, TextGymError
+from text_gym.runs.folder import default_folder
+from text_gym.utils.display import harmless
+from text_gym.utils.stopping import stop_signals
+
+from .budgets import AGENT_TASKS, budgeted, plan_agents, plan_rewards
+from .cells import Cell
+from .console import show_findings, show_progress, show_rows
+from .designs import Design, Making, choose_designs
+from .engines import Engine, LocalEngine, RayEngine
+from .folder import BenchFolder
+from .recipes import Learned
+from .settings import BEST_OF_N, Budget, EngineName, Settings
+from .start import Writing
+
+
+class BenchError(TextGymError, RuntimeError):
+    """Cells of a matrix failed; the others have results."""
+
+
+def bench_rewards(
+    out: str | Path | None = None,
+    *,
+    task: str = "products",
+    policy: str | None = None,
+    budget: Budget = "small",
+    only: Sequence[str] | None = None,
+    designs: Sequence[str | Design] = (),
+    optimisers: Sequence[str] | None = None,
+    kl_coefficients: Sequence[float] | None = None,
+    seeds: Sequence[int] | None = None,
+    iterations: int | None = None,
+    engine: EngineName = "local",
+    workers: int | None = None,
+    console: Console | None = None,
+    command: str | None = None,
+) -> list[dict[str, Any]]:
+    """Optimise reward designs and measure what becomes of gold.
+
+    The same call goes on where it was stopped, however that came, with the same results; a call with further
+    designs, optimisers, coefficients or seeds extends the folder.
+
+    Args:
+        out: Folder; `runs/bench-rewards-<task>` and the time if None.
+        task: Name of a task with a policy.
+        policy: Folder of another policy to start from.
+        budget: `small` or `full`.
+        only: Names of the suite (`DESIGNS`); all of the budget if None, and none if only own ones are wanted:
+            [].
+        designs: Own designs: `Design`s, or what `load_design` takes.
+        optimisers: In place of the budget's: `best_of_n`, `ppo`, `grpo`, `rloo`, `reinforce`.
+        kl_coefficients: β in place of the budget's, in standard deviations of the reward per nat.
+        seeds: In place of the budget's.
+        iterations: Batches to learn from.
+        engine: `local` processes or a `ray` cluster.
+        workers: Processes; as many as cores if None, and this process if 0.
+        console: Where to show progress.
+        command: What was typed, for the report.
+
+    Returns:
+        The rows of `results.json`.
+
+    Raises:
+        UnknownNameError: A design, optimiser or task that does not exist.
+        ConfigError: The folder holds a benchmark with other settings, or is in use.
+    """
+    settings = Settings(what="rewards", task=task, policy=policy)
+    if iterations is not None:
+        settings = replace(settings, iterations=iterations)
+    found = choose_designs(budgeted(budget) if only is None else only, designs)
+    cells = plan_rewards(
+        settings,
+        budget,
+        found,
+        optimisers=optimisers,
+        kl_coefficients=kl_coefficients,
+        seeds=seeds,
+    )
+    return run_matrix(cells, out, budget, engine, workers, console, command)
+
+
+def bench_agents(
+    out: str | Path | None = None,
+    *,
+    tasks: Sequence[str] | None = None,
+    budget: Budget = "small",
+    optimisers: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    iterations: int | None = None,
+    engine: EngineName = "local",
+    workers: int | None = None,
+    console: Console | None = None,
+    command: str | None = None,
+) -> list[dict[str, Any]]:
+    """Compare algorithms: each learns the same tasks from the same weights with as many episodes.
+
+    Args:
+        out: Folder; one of the time if None.
+        tasks: Names in `AGENT_TASKS`, or others; all of the former if None.
+        budget: Two seeds or three.
+        optimisers: Names in `OPTIMISERS`; `AGENTS` if None.
+        seeds: In place of the budget's.
+        iterations: For all tasks.
+        engine: As for `bench_rewards`, like all that follows.
+        workers: Processes.
+        console: Where to show progress.
+        command: What was typed, for the report.
+
+    Returns:
+        The rows of `results.json`.
+
+    Raises:
+        UnknownNameError: A task or optimiser that does not exist.
+        ConfigError: The folder holds a benchmark with other settings, or is in use.
+    """
+    cells = plan_agents(
+        list(tasks or AGENT_TASKS), budget, optimisers=optimisers, seeds=seeds, iterations=iterations
+    )
+    return run_matrix(cells, out, budget, engine, workers, console, command)
+
+
+def run_matrix(
+    cells: Sequence[Cell],
+    out: str | Path | None,
+    budget: str,
+    engine: EngineName,
+    workers: int | None,
+    console: Console | None,
+    command: str | None,
+) -> list[dict[str, Any]]:
+    """Run the cells that are not there yet, write results and report; the rows.
+
+    Raises:
+        BenchError: Cells failed; all others are done.
+    """
+    if not cells:
+        raise ConfigError("no cells: there is no design (or no seed, or no optimiser) to run")
+    console = console or Console(highlight=False)
+    settings = cells[0].settings
+    path = Path(out) if out else default_folder(settings.task, f"bench-{settings.what}")
+    with stop_signals(), BenchFolder(path, _config(cells, budget, command)) as folder:
+        failed = _run_rounds(cells, folder, make_engine(engine, workers), console)
+        folder.describe({c.design.name: c.making.read(path)["tree"] for c in cells if c.making.done(path)})
+        rows = folder.write_results()
+        show_rows(rows, console)
+        if rows:
+            write_report(path)
+            show_findings(summarise(path), path, console)
+        if failed:
+            names = "; ".join(failed[:5]) + (f"; and {len(failed) - 5} more" if len(failed) > 5 else "")
+            raise BenchError(
+                f"{len(failed)} of {len(cells)} cells have no result: {names}. The others are done; see "
+                f"{path}/log.txt, and give the same command again to try these again"
+            )
+    return rows
+
+
+def make_engine(name: str, workers: int | None) -> Engine:
+    """An engine by name.
+
+    Raises:
+        ConfigError: There is no such engine, Ray is missing, or a number of workers makes no sense.
+    """
+    if name == "ray":
+        return RayEngine(workers)
+    if name != "local":
+        raise ConfigError(f"engine is {name!r}; choose local or ray")
+    return LocalEngine((os.cpu_count() or 1) if workers is None else workers)
+
+
+def _run_rounds(cells: Sequence[Cell], folder: BenchFolder, engine: Engine, console: Console) -> list[str]:
+    """The three rounds; names of the cells without a result, with the reason."""
+    reasons: dict[str, str] = {}
+    try:
+        for jobs in _rounds(cells):
+            ready = [j for j in jobs if not j.done(folder.path)]
+            lost = [j for j in ready if any(not (folder.path / need).exists() for need in j.needs)]
+            for job in lost:
+                reasons[job.key] = "what it needs failed"
+            ready = [j for j in ready if j not in lost]
+            if not ready:
+                continue
+            with show_progress(console, len(ready), len(jobs) - len(ready) - len(lost)) as show:
+                for outcome in engine.run(ready, folder.path):
+                    _note(outcome, folder, reasons)
+                    show(outcome, _headline(outcome, folder.path))
+    except KeyboardInterrupt:
+        console.print(Text(f"stopped; the same command with --out {harmless(str(folder.path))} goes on"))
+        raise
+    finally:
+        engine.close()
+    return [f"{c.name} ({_reason(c, reasons)})" for c in cells if not c.done(folder.path)]
+
+
+def _rounds(cells: Sequence[Cell]) -> list[list[Any]]:
+    """Jobs by round, each once, longest first where that is known."""
+    makings = {c.making.key: c.making for c in cells}
+    writings = {w.key: w for m in makings.values() for use in m.uses for w in [Writing(m.settings, use)]}
+    for c in cells:
+        if c.optimiser == BEST_OF_N:
+            writing = Writing(c.settings, "candidates", c.seed)
+            writings[writing.key] = writing
+    learned = sorted(makings.values(), key=lambda m: -_effort(m))
+    # Short cells last: they fill the gaps that long ones leave at the end.
+    return [list(writings.values()), learned, sorted(cells, key=lambda c: c.optimiser == BEST_OF_N)]
+
+
+def _effort(making: Making) -> int:
+    make = making.design.make
+    if not isinstance(make, Learned):
+        return 0
+    return make.opinions * make.members * (40 if make.model == "transformer" else 1)
+
+
+def _note(outcome: Any, folder: BenchFolder, reasons: dict[str, str]) -> None:
+    job = outcome.job
+    if outcome.error:
+        reasons[job.key] = outcome.error
+        folder.log(f"{job.name}: {outcome.error}\n{outcome.trace}")
+    else:
+        folder.note({"job": job.key, "name": job.name, "seconds": round(outcome.seconds, 2)})
+
+
+def _headline(outcome: Any, folder: Path) -> str:
+    """What a finished cell found, in a few words."""
+    if outcome.error or not isinstance(outcome.job, Cell):
+        return str(outcome.error)
+    row = outcome.job.read(folder)["row"]
+    shown = [f"{name} {row[name]:.2f}" for name in ("gold", "proxy") if row[name] is not None]
+    return "  ".join([*shown, f"KL {row['kl_nats']:.1f} nats" if row["kl_nats"] is not None else ""])
+
+
+def _reason(cell: Cell, reasons: dict[str, str]) -> str:
+    return str(reasons.get(cell.making.key) or reasons.get(cell.key) or "not run")
+
+
+def _config(cells: Sequence[Cell], budget: str, command: str | None) -> dict[str, Any]:
+    """For `config.json`."""
+    first = cells[0].settings
+    shared = {c.settings.task: c.settings for c in cells}
+    fixed = {
+        task: {k: v for k, v in s.to_dict().items() if k not in ("override", "what")}
+        for task, s in shared.items()
+    }
+    designs = {c.design.name: c.design for c in cells}
+    optimisers = list(dict.fromkeys(c.optimiser for c in cells))
+    return {
+        "what": first.what,
+        "task": first.task if len(shared) == 1 else ", ".join(shared),
+        "tasks": list(shared),
+        "budget": budget,
+        "designs": [
+            {"name": d.name, "group": d.group, "description": d.description, "tree": None}
+            | {"traits": d.traits, "fingerprint": d.fingerprint}
+            for d in designs.values()
+        ],
+        "optimisers": optimisers,
+        "kl_coefficients": sorted({c.kl_coefficient for c in cells if c.kl_coefficient is not None}),
+        "seeds": sorted({c.seed for c in cells}),
+        "settings": fixed,
+        "optimiser_settings": {o: first.optimiser(o) for o in optimisers},
+        "command": command or f"text_gym.bench.bench_{first.what}(…)  # {Path(sys.argv[0]).name or 'python'}",
+    }

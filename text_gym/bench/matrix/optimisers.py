@@ -1,0 +1,219 @@
+"""Optimisers of the benchmark: a policy learns from a reward, and is looked at on the way.
+
+All start from the same weights, whatever the seed. Best-of-n, which trains nothing, stands in `cells`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from text_gym.agents.adapters.sb3.config import SB3Config
+from text_gym.agents.adapters.sb3.training import make_sb3
+from text_gym.agents.algorithms.by_name import load_algorithm
+from text_gym.agents.sampling.sampler import rollout
+from text_gym.envs.vector import TextVectorEnv
+from text_gym.episode import Episode, FloatArray
+from text_gym.errors import ConfigError
+from text_gym.rewards.source import RewardSource
+from text_gym.tasks.task import Task
+
+from .designs import opinions
+from .settings import Settings, the_task
+from .start import starting_policy, word_counts
+
+if TYPE_CHECKING:
+    from text_gym.agents.policies.policy import Policy
+
+
+_NOISE = 2_000_003  # seed of the looks: all policies meet the same luck
+_ROWS = 128  # episodes played side by side
+
+
+@dataclass(frozen=True)
+class Look:
+    """A policy's texts on held-out prompts, one each, sampled at temperature 1.
+
+    Args:
+        episodes: In the order of the prompts.
+        gold: `(n,)` the task's reward, NaN where it has no opinion.
+        terms: Its terms, `(n,)` each.
+        proxy: `(n,)` the reward under test, in its own unit.
+        kl: `(n,)` log-ratios to the starting policy, nats; their mean estimates KL(policy ‖ start).
+    """
+
+    episodes: list[Episode]
+    gold: FloatArray
+    terms: dict[str, FloatArray]
+    proxy: FloatArray
+    kl: FloatArray
+
+    def point(self, step: int, episodes: int) -> dict[str, Any]:
+        """A point of the curve, as plain data."""
+        return {
+            "step": step,
+            "episodes": episodes,
+            "gold": mean(self.gold),
+            "proxy": mean(self.proxy),
+            "kl_nats": mean(self.kl),
+            "length": mean(word_counts(self.episodes)),
+            "perfect": mean(perfect(self.terms)),
+        }
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What an optimiser's work gave.
+
+    Args:
+        curve: Points, the first before learning, the last at the end.
+        looks: The texts of each point.
+        episodes: Played in training.
+    """
+
+    curve: list[dict[str, Any]]
+    looks: list[Look]
+    episodes: int
+
+
+def learn(
+    settings: Settings, optimiser: str, reward: RewardSource, scale: float, kl_coefficient: float, seed: int
+) -> Learning:
+    """Optimise a reward, times `scale`, from the starting policy.
+
+    Args:
+        settings: Of the benchmark.
+        optimiser: A name in `OPTIMISERS`.
+        reward: The reward under test.
+        scale: Factor of the reward that is paid: 1 / standard deviation at the start gives a KL coefficient
+            one meaning for all designs.
+        kl_coefficient: β, in scaled reward per nat.
+        seed: Decides prompts, noise and minibatches.
+    """
+    task, policy = the_task(settings.task), starting_policy(settings)
+    reference = policy.frozen()
+    steps = np.linspace(0, settings.iterations, settings.points + 1).round().astype(int).tolist()
+    curve: list[dict[str, Any]] = []
+    looks: list[Look] = []
+
+    def watch(learner: Policy, step: int, episodes: int) -> None:
+        if step in steps:
+            last = step == settings.iterations
+            count = settings.held_out if last else settings.watched
+            looks.append(look(learner, reference, task, count, reward))
+            curve.append(looks[-1].point(step, episodes))
+
+    watch(policy, 0, 0)
+    paid = reward if scale == 1 else scale * reward
+    train = _train_sb3 if optimiser.startswith("sb3.") else _train
+    options = {**settings.optimiser(optimiser), "seed": seed, "kl_coef": kl_coefficient}
+    return Learning(curve, looks, train(settings, optimiser, policy, paid, options, watch))
+
+
+Watch = Callable[[Any, int, int], None]
+
+
+def _train(
+    settings: Settings, name: str, policy: Policy, reward: RewardSource, options: dict[str, Any], watch: Watch
+) -> int:
+    """By one of our own algorithms; the number of episodes played."""
+    algorithm = load_algorithm(name)
+    env = TextVectorEnv(
+        **the_task(settings.task).env_kwargs(reward=reward),
+        num_envs=settings.episodes,
+        numbering="global",
+        context=policy.context,
+    )
+    agent = algorithm(
+        policy, env, _config(algorithm.config_class, name, {**options, "iterations": settings.iterations})
+    )
+    agent.learn(callback=lambda a, _: watch(a.policy, a.iteration, a.episodes_played))
+    return agent.episodes_played
+
+
+def _train_sb3(
+    settings: Settings, name: str, policy: Policy, reward: RewardSource, options: dict[str, Any], watch: Watch
+) -> int:
+    """By Stable-Baselines3, with the language model as its policy; the number of episodes played."""
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    task = the_task(settings.task)
+    config = _config(
+        SB3Config, name, {**options, "iterations": settings.iterations, "num_envs": settings.episodes}
+    )
+    model = make_sb3(name.removeprefix("sb3."), task, config, policy=policy, device="cpu", reward=reward)
+    size = config.num_envs * (config.n_steps or task.max_tokens)
+
+    class Watcher(BaseCallback):
+        """Counts episodes, and looks after each update."""
+
+        finished = 0
+
+        def _on_step(self) -> bool:
+            self.finished += sum("episode" in info for info in self.locals["infos"])
+            return True
+
+        def _on_rollout_start(self) -> None:  # the update before it is done
+            if self.num_timesteps:
+                watch(self.model.policy.language_model, self.num_timesteps // size, self.finished)
+
+    watcher = Watcher()
+    model.learn(size * settings.iterations, callback=watcher, log_interval=2**31)
+    watch(model.policy.language_model, settings.iterations, watcher.finished)
+    return watcher.finished
+
+
+def _config(config_class: type[Any], optimiser: str, options: dict[str, Any]) -> Any:
+    try:
+        return config_class(**options)
+    except TypeError as error:
+        raise ConfigError(f"{optimiser} has no such setting: {error}") from error
+
+
+def look(policy: Policy, reference: Policy, task: Task, count: int, reward: RewardSource) -> Look:
+    """Let a policy complete so many held-out prompts; score the texts by gold and the reward under test.
+
+    Where there are fewer prompts, they come again, with other luck.
+    """
+    rows = min(count, _ROWS)
+    env = TextVectorEnv(
+        **task.env_kwargs(prompts=task.held_out[:count]),
+        num_envs=rows,
+        shuffle=False,
+        numbering="global",
+        context=policy.context,
+    )
+    episodes: list[Episode] = []
+    gold, terms, kl = [], [], []
+    for first in range(0, count, rows):
+        index = np.arange(first, first + rows)  # of the last batch, the surplus is cut
+        batch = rollout(policy, env, index, seed=_NOISE)
+        texts = (batch.tokens, batch.starts, batch.lengths)
+        ratio = policy.score(*texts) - reference.score(*texts)
+        kl.append(ratio.sum(dim=1).double().cpu().numpy())
+        gold.append(np.where(batch.scores.abstained, np.nan, batch.scores.totals))
+        terms.append(batch.scores.terms)
+        episodes += batch.episodes
+    episodes = episodes[:count]
+    joined = {k: np.concatenate([np.asarray(part[k], dtype=np.float64) for part in terms]) for k in terms[0]}
+    return Look(
+        episodes,
+        np.concatenate(gold)[:count],
+        {name: values[:count] for name, values in joined.items()},
+        opinions(reward, episodes),
+        np.concatenate(kl)[:count],
+    )
+
+
+def mean(values: FloatArray | None) -> float | None:
+    """The mean of what is known; None where nothing is."""
+    known = np.zeros(0) if values is None else values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else None
+
+
+def perfect(terms: dict[str, FloatArray]) -> FloatArray | None:
+    """The gold reward's term for texts that are right in all respects, where it has one."""
+    return next((terms[name] for name in ("perfect", "exact") if name in terms), None)

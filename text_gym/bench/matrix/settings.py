@@ -1,0 +1,143 @@
+"""Settings of a benchmark: what all cells of one folder share, so that their rows can be compared.
+
+Optimisers get the same number of episodes. Which cells there are is not said here: see `matrix`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from text_gym.errors import ConfigError, DataError, UnknownNameError
+from text_gym.tasks.task import Task, load_task
+
+Budget = Literal["small", "full"]
+
+EngineName = Literal["local", "ray"]
+
+FORMAT = 2  # of the files in the folder; cells of another one are made again
+BEST_OF_N = "best_of_n"
+# How each optimiser learns; everything else is its default. One pass of four steps over each batch: half the
+# time of two, and fast enough to reach the region where rewards are exploited.
+OPTIMISERS: dict[str, dict[str, Any]] = {
+    "ppo": {"learning_rate": 1e-3, "epochs": 2},
+    "grpo": {"learning_rate": 1e-3, "epochs": 1, "kl_in": "reward", "kl_estimator": "k1"},
+    "rloo": {"learning_rate": 1e-3, "epochs": 1},
+    "reinforce": {"learning_rate": 3e-3},
+    "sb3.ppo": {"learning_rate": 3e-4},
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all cells of a folder share.
+
+    Args:
+        what: Whether reward designs or agents are compared.
+        task: Name of the task; for agents, of each of the tasks in turn.
+        policy: Folder of the policy that every cell starts from; the task's own if None, and a new small one,
+            the same for all cells, where it has none.
+        iterations: Batches that an optimiser learns from.
+        episodes: Of a batch.
+        points: Times that the policy is looked at on the way, the start not counted.
+        watched: Texts that it is looked at by, of as many held-out prompts, or all there are.
+        held_out: The same at the end.
+        candidates: Texts of a prompt that best-of-n chooses from; the largest n.
+        prompts: Held-out prompts of best-of-n.
+        pool: Training prompts with two texts each, for raters to compare.
+        override: Settings of optimisers in place of those of `OPTIMISERS`.
+    """
+
+    what: Literal["rewards", "agents"] = "rewards"
+    task: str = "products"
+    policy: str | None = None
+    iterations: int = 40
+    episodes: int = 64
+    points: int = 8
+    watched: int = 128
+    held_out: int = 256
+    candidates: int = 64
+    prompts: int = 64
+    pool: int = 2048
+    override: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for field in (
+            "iterations",
+            "episodes",
+            "points",
+            "watched",
+            "held_out",
+            "candidates",
+            "prompts",
+            "pool",
+        ):
+            if getattr(self, field) < 1:
+                raise ConfigError(f"{field} is {getattr(self, field)}; it must be at least 1")
+
+    def optimiser(self, name: str) -> dict[str, Any]:
+        """An optimiser's own settings.
+
+        Raises:
+            UnknownNameError: There is no such optimiser; the nearest name is suggested.
+        """
+        if name == BEST_OF_N:
+            return {"candidates": self.candidates, "prompts": self.prompts}
+        if name not in OPTIMISERS:
+            raise UnknownNameError("optimiser", name, [BEST_OF_N, *OPTIMISERS])
+        return {**OPTIMISERS[name], **self.override.get(name, {})}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for `config.json` and hashes."""
+        found = dataclasses.asdict(self)
+        return {**found, "override": {k: dict(v) for k, v in self.override.items()}, "format": FORMAT}
+
+    def ground(self) -> dict[str, Any]:
+        """What the texts of the starting policy depend on, as plain data."""
+        policy = None if self.policy is None else digest_of_files(Path(self.policy))
+        return {"format": FORMAT, "task": self.task, "policy": policy, "own": _fingerprint(self.task)}
+
+
+@cache
+def the_task(name: str) -> Task:
+    """A task by name; one for all cells of a process."""
+    return load_task(name)
+
+
+@cache
+def _fingerprint(task: str) -> str | None:
+    """Of the policy that comes with a task."""
+    policy = the_task(task).policy
+    return None if policy is None else digest_of_files(policy)
+
+
+def digest(content: Any) -> str:
+    """16 hexadecimal digits that follow from plain data alone.
+
+    >>> digest({"a": 1, "b": [2.0]}) == digest({"b": [2.0], "a": 1})
+    True
+    """
+    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def digest_of_files(place: Path) -> str:
+    """Of a file's content, or of all files in a folder with their names.
+
+    Raises:
+        DataError: There is no such place.
+    """
+    if not place.exists():
+        raise DataError(f"there is no file or folder {place}")
+    files = [place] if place.is_file() else sorted(f for f in place.rglob("*") if f.is_file())
+    return digest([["" if f == place else f.relative_to(place).as_posix(), _sha256(f)] for f in files])
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,0 +1,216 @@
+"""The report of a benchmark: one HTML page, no network, light and dark; a script that only sorts and filters.
+
+It is made of the cells of a folder alone, finished or not, and the same cells give the same bytes. What
+models and users wrote is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from text_gym.bench.analysis.outcomes import hardest, worst_setting
+from text_gym.bench.analysis.results import Cell, Results, optimiser_name, read_results
+from text_gym.bench.analysis.samples import RULES, telling, troubles, worst_run
+from text_gym.bench.analysis.summary import whole_summary
+from text_gym.bench.analysis.verdicts import chance_note, shown
+from text_gym.utils.display import harmless
+from text_gym.utils.interval import Interval
+from text_gym.utils.json_files import write_json
+from text_gym.utils.sealed import write_atomic
+
+from .figures import plates
+
+_TEMPLATE = Path(__file__).parent / "report.html"
+_SCRIPT = Path(__file__).parent / "report.js"
+_LIMIT = 900  # characters of a text that are shown
+
+
+def write_report(folder: str | Path) -> Path:
+    """Write `summary.json`, `figures/*.png` and `report.html` into a benchmark's folder; returns the page.
+
+    Raises:
+        ConfigError: The folder holds no benchmark.
+        DataError: It has no finished cell, or one that cannot be read.
+    """
+    folder = Path(folder)
+    results = read_results(folder)
+    summary = whole_summary(results)
+    write_json(folder / "summary.json", summary)
+    drawn = plates(summary)
+    (folder / "figures").mkdir(exist_ok=True)
+    for plate in drawn.values():
+        plate.write_png(folder / "figures")
+    figures = {name: plate.svgs() for name, plate in drawn.items() if name != "null_rulers"}
+    write_atomic(folder / "report.html", _page(results, summary, figures))
+    return folder / "report.html"
+
+
+def _page(results: Results, summary: Mapping[str, Any], figures: Mapping[str, Sequence[Markup]]) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["text"] = _text
+    environment.filters["number"] = _number
+    environment.filters["interval"] = _interval
+    environment.filters["optimiser"] = lambda name: harmless(optimiser_name(name))
+    environment.filters["key"] = _key
+    environment.filters["failed"] = _failed
+    environment.filters["known"] = math.isfinite
+    environment.filters["chance"] = lambda p: "< 0.001" if p < 0.001 else f"{p:.3f}"
+    script = _SCRIPT.read_text(encoding="utf-8")
+    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        s=summary,
+        config=results.config,
+        settings=_flat(
+            {k: v for k, v in results.config.items() if k not in ("designs", "machine", "command")}
+        ),
+        figures=figures,
+        samples=_samples(results, summary),
+        findings=_findings(summary),
+        chance=chance_note(summary["multiplicity"]),
+        rules=RULES,
+        runs=_runs(summary["runs"]),
+        rulers=_rulers(summary),
+        kinds=_kinds(summary),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def _samples(results: Results, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """For each design, the user's first: what became of its texts where it was optimised hardest."""
+    agents = summary["what"] == "agents"
+    if agents:
+        chosen: list[Sequence[Cell]] = list(results.settings.values())
+    else:
+        names = dict.fromkeys(d["name"] for d in sorted(summary["designs"], key=lambda d: not d["yours"]))
+        chosen = [worst_setting(p.strata) for name in names if (p := hardest(results, name)) is not None]
+    found = []
+    for cells in chosen:
+        setting, worst = cells[0].setting, worst_run(cells)
+        about = results.about(setting.design)
+        found.append(
+            {
+                "title": f"{setting.task}: {optimiser_name(setting.optimiser)}" if agents else str(setting),
+                "description": about.get("description") or "",
+                "tree": about.get("tree"),
+                "troubles": troubles(cells),
+                "seed": worst.row["seed"],
+                "runs": len(cells),
+                "prompts": _shown(worst),
+            }
+        )
+    return found
+
+
+def _findings(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the user's designs, those of several designs, and those of each design of the suite."""
+    yours = [d["name"] for d in summary["designs"] if d["yours"]]
+    found: dict[str, Any] = {"yours": {}, "general": [], "suite": {}}
+    for f in summary["findings"]:
+        if f["design"]:
+            found["yours" if f["design"] in yours else "suite"].setdefault(f["design"], []).append(f)
+        else:
+            found["general"].append(f)
+    return found
+
+
+def _shown(cell: Cell) -> list[dict[str, Any]]:
+    """Samples of a run; a text that stands there already is not shown twice."""
+    prompts = []
+    for sample in (cell.samples[i] for i in telling(cell)):
+        texts: list[dict[str, Any]] = []
+        for text in sample["texts"]:
+            same = next((t for t in texts if t["text"] == text["text"]), None)
+            if same is None:
+                texts.append({**text, "when": str(text["when"])})
+            else:
+                same["when"] += f" and {text['when']}"
+        prompts.append({"prompt": sample["prompt"], "texts": texts})
+    return prompts
+
+
+def _runs(runs: Mapping[str, Any]) -> str:
+    """How many runs there are, and what that is worth."""
+    least, most = runs["least"], runs["most"]
+    count = f"{least} {'run' if least == 1 else 'runs'}" + (f" to {most}" if most > least else "")
+    if least == 1:
+        return f"Each setting has {count}. A single run has no interval: it says nothing about its spread."
+    text = f"Each setting has {count}, with a seed each."
+    if least <= 3:
+        text += (
+            f" A bootstrap interval over {least} seeds is just their range, which holds the median of all "
+            f"possible seeds with probability {100 * runs['coverage_of_range']:.0f} %, not 95 %."
+        )
+    return text
+
+
+def _rulers(summary: Mapping[str, Any]) -> list[str]:
+    """Null rulers, where designs are what is compared."""
+    designs = summary["designs"] if summary["what"] == "rewards" else ()
+    return list(dict.fromkeys(r for d in designs for r in d["null_rulers"]))
+
+
+def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, str]:
+    """Settings within settings in one list; those that are not set are left out."""
+    found: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{before}{name} · ")
+        elif isinstance(value, (list, tuple)):
+            found[before + name] = ", ".join(map(str, value))
+        elif value is not None:
+            found[before + name] = str(value)
+    return found
+
+
+def _kinds(summary: Mapping[str, Any]) -> str:
+    """Which kind of line is which optimiser's, where figures tell them apart by it."""
+    names = ("solid", "dashed", "dotted", "dash-dotted")
+    known = list(
+        dict.fromkeys(s["optimiser"] for s in summary["settings"] if s["kl_coefficient"] is not None)
+    )
+    return ", ".join(f"{kind} {optimiser_name(o)}" for kind, o in zip(names, known, strict=False))
+
+
+def _text(text: Any) -> str:
+    """Harmless; a coefficient stays with its sign."""
+    return harmless(str(text).strip(), newlines=True, limit=_LIMIT).replace("β = ", "β\u00a0=\u00a0")
+
+
+def _number(value: float | None, digits: int = 2, sign: bool = False) -> str:
+    if value is None or math.isnan(value):
+        return "–"
+    text = f"{value:{'+' if sign else ''}.{digits}f}"
+    return (text if float(text) else text.replace("-", "").replace("+", "")).replace("-", "−")
+
+
+def _interval(value: Mapping[str, Any] | None, digits: int = 2, sign: bool = False) -> Markup:
+    """`0.82 [0.80, 0.84]` of plain data."""
+    if value is None or math.isnan(value["value"]):
+        return Markup("–")
+    low, high = value["ci95"]
+    text = shown(Interval(value["value"], low, high, value["n"]), digits, sign)
+    centre, _, ends = text.partition(" ")
+    return Markup("{} <small>{}</small>").format(centre, ends) if ends else Markup(centre)
+
+
+def _failed(gold: Mapping[str, Any]) -> str:
+    """How many runs ended below their start."""
+    return f"{gold['below_start']} of {gold['n']}" if gold["n"] else "–"
+
+
+def _key(value: Any) -> str:
+    """What a table is sorted by; nothing for what is not known."""
+    if isinstance(value, Mapping):
+        value = value["value"]
+    return "" if value is None or math.isnan(value) else f"{value:.6g}"

@@ -1,0 +1,81 @@
+"""The commands `text-gym bench rewards` and `text-gym bench agents`: their options, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from text_gym.bench.analysis.compare import Comparison, compare
+from text_gym.bench.analysis.verdicts import shown
+from text_gym.bench.matrix.designs import DESIGNS
+from text_gym.bench.matrix.matrix import bench_agents, bench_rewards
+from text_gym.cli.options.bench import BenchAgentsOptions, BenchRewardsOptions, CompareOptions
+from text_gym.utils.display import harmless
+from text_gym.utils.json_files import write_json
+
+
+def run_rewards(options: BenchRewardsOptions, command: str) -> int:
+    """Run `text-gym bench rewards`."""
+    if options.list:
+        show_designs(Console(highlight=False))
+        return 0
+    settings = asdict(options)
+    settings.pop("list")
+    bench_rewards(settings.pop("out"), designs=settings.pop("design"), command=command, **settings)
+    return 0
+
+
+def run_agents(options: BenchAgentsOptions, command: str) -> int:
+    """Run `text-gym bench agents`."""
+    settings: dict[str, Any] = asdict(options)
+    bench_agents(settings.pop("out"), command=command, **settings)
+    return 0
+
+
+def show_designs(console: Console) -> None:
+    """Print the default suite."""
+    table = Table("design", "group", "what is optimised")
+    for design in DESIGNS.values():
+        table.add_row(design.name, design.group, Text(harmless(design.description)))
+    console.print(table)
+
+
+def run_compare(options: CompareOptions) -> int:
+    """Run `text-gym bench compare`."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    found = compare(options.a, options.b, options.metric)
+    table = Table(title=f"B less A: {harmless(found.metric)}")
+    for column in ("design", "A", "B", "B - A [bootstrap]", "[Student]", "P(B > A)", "verdict"):
+        table.add_column(Text(column), overflow="fold")
+    for row in (*found.designs, found.overall):
+        if row is found.overall:
+            table.add_section()
+        student = shown(row.student, 3, True).partition(" ")[2]
+        cells = [harmless(row.name), f"{row.a:.3f}", f"{row.b:.3f}", shown(row.difference, 3, True), student]
+        table.add_row(*(Text(c) for c in (*cells, shown(row.improvement), row.verdict)))
+    console = Console()
+    console.print(table)
+    console.print(_notes(found), highlight=False, markup=False)
+    if options.json is not None:
+        write_json(options.json, found.summary())
+    return 0
+
+
+def _notes(found: Comparison) -> str:
+    parts = [
+        f"Settings in common: {found.overall.settings}, "
+        + ("paired by seed." if found.overall.paired else "not all of them paired by seed."),
+        "A verdict needs both intervals to exclude zero.",
+    ]
+    if found.only_a or found.only_b:
+        parts.append(
+            f"Not compared: {found.only_a} rows of A and {found.only_b} of B, which the other lacks."
+        )
+    return " ".join(parts)

@@ -1,0 +1,181 @@
+"""`text-gym sample` and `text-gym evaluate`: let a policy write, and measure what it writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from text_gym.agents.policies.policy import Policy
+from text_gym.agents.sampling.evaluation import evaluate as measure
+from text_gym.agents.sampling.sampler import Sampling
+from text_gym.cli.options.evaluate import EvaluateOptions, SampleOptions
+from text_gym.data import Data
+from text_gym.envs.vector import TextVectorEnv
+from text_gym.episode import Prompt, write_transcripts
+from text_gym.errors import ConfigError, DataError
+from text_gym.runs.data import data_task, load_reward_source, with_settings
+from text_gym.runs.judgement import judge_texts, rows_of
+from text_gym.runs.origin import load_start, policy_folder, read_origin
+from text_gym.tasks.task import Task, load_task
+from text_gym.utils.display import harmless
+from text_gym.utils.json_files import write_json
+
+
+def run_sample(options: SampleOptions) -> int:
+    """Run `text-gym sample`."""
+    sample(options)
+    return 0
+
+
+def run_evaluate(options: EvaluateOptions) -> int:
+    """Run `text-gym evaluate`."""
+    evaluate(options)
+    return 0
+
+
+def sample(options: SampleOptions, console: Console | None = None) -> list[str]:
+    """Print completions of the given texts, or of held-out prompts."""
+    console = console or Console()
+    task, place = _task_and_policy(options.task, data_of(options), options.policy, options.max_tokens)
+    policy = Policy.from_pretrained(place, device=options.device)
+    prompts: list[Prompt] = [Prompt(t) for t in options.texts] or list(islice(task.held_out, options.count))
+    repeats = max(1, options.count // len(prompts)) if options.texts else 1
+    reward = (lambda episodes: [0.0] * len(episodes)) if options.texts else task.reward
+    env = TextVectorEnv(prompts, policy.tokenizer, reward, task.max_tokens, shuffle=False)
+    sampling = Sampling(options.temperature, options.top_k, options.top_p, options.greedy)
+    found = measure(policy, env, sampling=sampling, seed=options.seed, episodes_per_prompt=repeats)
+    for episode, value in zip(found.episodes, found.rewards, strict=True):
+        if options.json:
+            row: dict[str, Any] = {"prompt": episode.prompt.text, "completion": episode.completion}
+            if not options.texts and task.has_gold:
+                row["gold"] = float(value) if value == value else None  # the source had no opinion
+            print(json.dumps(row, ensure_ascii=False))
+            continue
+        console.print(Text(harmless(episode.prompt.text.strip(), newlines=True), style="dim"))
+        mark = "" if options.texts or not task.has_gold else f" (gold {value:.2f})"
+        console.print(Text.assemble("  ", harmless(episode.completion), (mark, "dim"), "\n"))
+    return [e.completion for e in found.episodes]
+
+
+def evaluate(options: EvaluateOptions, console: Console | None = None) -> dict[str, Any]:
+    """Print, and write if asked, what a policy's held-out texts are worth.
+
+    Returns:
+        The figures of `judge_texts`, with `policy`, `task` and `reference`: what KL is measured to, or None.
+    """
+    console = console or Console()
+    data = data_of(options, reference=options.reference_column)
+    task, place = _task_and_policy(options.task, data, options.policy, options.max_tokens)
+    policy = Policy.from_pretrained(place, device=options.device)
+    reward = None
+    if options.reward is not None:
+        reward = load_reward_source(options.reward, [*task.prompts, *task.held_out])
+    reference, found_at = _reference(options, place, policy)
+    env = TextVectorEnv(**task.env_kwargs(prompts=task.held_out), shuffle=False)
+    sampling = Sampling(temperature=options.temperature, greedy=options.greedy)
+    found = measure(policy, env, reference=reference, sampling=sampling, seed=options.seed)
+    judged = judge_texts(found, task, reward)
+    about = {"policy": str(place), "task": task.name, "reference": found_at if reference else None}
+    summary = {**about, **judged.summary}
+    _show(console, task, str(place), summary, found_at)
+    if options.out:
+        write_json(options.out, summary)
+    if options.transcripts:
+        gold = found.rewards.tolist() if task.has_gold else None
+        rewards = gold if judged.proxy is None else judged.proxy.tolist()
+        write_transcripts(options.transcripts, found.episodes, rewards, gold)
+    return summary
+
+
+def _reference(options: EvaluateOptions, place: str | Path, policy: Policy) -> tuple[Policy | None, str]:
+    """The policy that KL is measured to, and where it was found; or None, and why it is not known."""
+    if options.reference is None:
+        return load_start(place, policy, options.device)
+    name = policy_folder(options.reference)
+    own = (Path(name) / "tokenizer.json").is_file() or not Path(name).is_dir()
+    reference = Policy.from_pretrained(name, None if own else policy.tokenizer, device=options.device)
+    if reference.tokenizer.fingerprint != policy.tokenizer.fingerprint:
+        raise ConfigError(
+            f"reference {options.reference} reads and writes other tokens than the policy; the KL between "
+            "them is not defined. Pass --reference FOLDER of one with the same tokenizer"
+        )
+    return reference, name
+
+
+def _show(console: Console, task: Task, place: str, summary: Mapping[str, Any], reference: str) -> None:
+    """Print what was measured on what, then a line a figure."""
+    width = max(map(len, ["held-out prompts", *rows_of(summary)]))
+    data = task.settings.get("data")
+    prompts = f"task {task.name!r}"
+    if data is not None:
+        column, separator = task.settings["prompt"], task.settings["separator"]
+        prompts = f"{data}, column {column!r}, separator {separator!r}"
+    known = summary["reference"] is not None
+    for name, text in (("policy", place), ("held-out prompts", f"{len(task.held_out)} of {prompts}")):
+        console.print(Text(harmless(f"{name:{width}s} {text}")), soft_wrap=True)
+    line = f"{'KL to' if known else 'KL':{width}s} {reference}"
+    console.print(Text(harmless(line), style="" if known else "yellow"), soft_wrap=True)
+    if not rows_of(summary):
+        line = "these prompts have no reward of their own, so there is no gold; pass --gold, or --reward"
+        console.print(Text(line, style="yellow"), soft_wrap=True)
+    for name, value in rows_of(summary).items():
+        low, high = value["ci95"]
+        interval = f"95 % interval {low:.4f} to {high:.4f}"
+        console.print(Text(harmless(f"{name:{width}s} {value['mean']:.4f}  {interval}")), soft_wrap=True)
+    for name in ("kl_nats", "perplexity", "length_tokens", "terminated"):
+        shown = "not known" if math.isnan(summary[name]) else f"{summary[name]:.4f}"
+        console.print(Text(f"{name:{width}s} {shown}"))
+
+
+def data_of(options: Data, **changes: Any) -> Data:
+    """The part of a command's options that is on data."""
+    return Data(**{f.name: getattr(options, f.name) for f in dataclasses.fields(Data)} | changes)
+
+
+def _task_and_policy(
+    name: str | None, data: Data, policy: str | None, max_tokens: int | None
+) -> tuple[Task, str | Path]:
+    """The task or data a policy is to be tried on, its own if none is named, and the policy's folder.
+
+    Raises:
+        ConfigError: There is no policy, or its data is gone, or it was trained on a task made in Python.
+    """
+    place: str | Path | None = None if policy is None else policy_folder(policy)
+    origin = {} if place is None else read_origin(place)
+    own = name is None and data.data is None
+    if place is not None and (data.data is not None or (own and "data" in origin)):
+        data = with_settings(data, origin)
+        try:
+            return data_task(data, str(place), max_tokens), place
+        except DataError as error:
+            if not own:
+                raise
+            raise DataError(
+                f"the policy was trained on {data.data}, which cannot be read now ({error}); pass --data "
+                "FILE (column and separator are known), or --task NAME"
+            ) from error
+    if data.data is not None:
+        raise ConfigError("--data needs a --policy that writes such texts")
+    if data.gold is not None:
+        raise ConfigError("a task has a reward of its own, which is gold; --gold is for --data")
+    if own and "start_policy" in origin and "task" not in origin:
+        raise ConfigError(
+            f"{place} was trained on a task that was made in Python; pass --task NAME or --data FILE"
+        )
+    arguments = dict(origin.get("task_arguments", {})) if own else {}
+    task = load_task(name or str(origin.get("task", "products")), **arguments)
+    limit = max_tokens or (origin.get("max_tokens") if own else None)
+    if limit:
+        task = dataclasses.replace(task, max_tokens=int(limit))
+    place = place or task.policy
+    if place is None:
+        raise ConfigError(f"task {task.name!r} ships no policy; pass --policy FOLDER")
+    return task, place

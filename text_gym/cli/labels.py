@@ -1,0 +1,218 @@
+"""What `text-gym label` and `text-gym labels stats|verify|export|import` do.
+
+`label` asks about texts in a file or in the queue; it makes no texts: `text-gym sample --json` does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import random
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from text_gym.cli.options.labels import (
+    ExportOptions,
+    ImportOptions,
+    LabelOptions,
+    StatsOptions,
+    VerifyOptions,
+)
+from text_gym.data import read_rows
+from text_gym.errors import ConfigError, DataError, RaterLeftError, UnknownNameError
+from text_gym.reward_models.labels.formats import export_labels, import_labels
+from text_gym.reward_models.labels.questions import CRITERIA, PREFERENCE, Criterion, Question
+from text_gym.reward_models.labels.store import LabelStore
+from text_gym.reward_models.page.reward import serve_page
+from text_gym.reward_models.people.agreement import Agreement, draw_agreement, measure_agreement
+from text_gym.reward_models.people.console import RaterConsole
+from text_gym.reward_models.people.human import default_rater
+from text_gym.utils.display import harmless
+from text_gym.utils.json_files import write_json
+
+
+def run_label(options: LabelOptions) -> int:
+    """`text-gym label`."""
+    _robust_output()
+    rater = options.rater or default_rater()
+    with LabelStore(options.store) as store:
+        if options.data is not None:
+            put_file(store, options)
+        if options.web:
+            page = {k: getattr(options, k) for k in ("port", "host", "names", "expose")}
+            with _ending_signals():
+                serve_page(store, **page)
+            return 0
+        console = RaterConsole(store, rater)
+        if not store.progress(rater).left:
+            console.screen.print(Text(f"no question in {options.store} waits for {harmless(rater)}"))
+            if options.data is None:
+                console.screen.print(Text("put some there with --data FILE"))
+            return 0
+        with _ending_signals():
+            try:
+                console.ask()
+            except RaterLeftError as error:
+                console.screen.print(Text(f"\n{error}. Go on with the same command"))
+                return 0
+        console.screen.print(Text(f"answers saved in {options.store}: {console.saved:,}, questions left: 0"))
+    return 0
+
+
+def run_stats(options: StatsOptions) -> int:
+    """`text-gym labels stats`."""
+    _robust_output()
+    with LabelStore(options.store, create=False) as store:
+        labels = list(store.labels())
+        row, head = store.head
+        waiting = sum(item.answers < item.overlap for item in store.items())
+    found = measure_agreement(labels)
+    console = Console(highlight=False)
+    kinds = {
+        kind: sum(label.kind == kind for label in labels) for kind in dict.fromkeys(x.kind for x in labels)
+    }
+    parts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items()) or "none"
+    console.print(
+        Text(f"{len(labels):,} labels stand ({parts}), in {row:,} rows; {waiting:,} questions wait")
+    )
+    console.print(Text(f"head {head}"), soft_wrap=True)
+    show_agreement(found, console)
+    if options.out is not None:
+        write_json(options.out, {"labels": len(labels), "rows": row, "head": head, **found.to_dict()})
+    if options.figure is not None:
+        draw_agreement(found, labels, options.figure)
+    return 0
+
+
+def show_agreement(found: Agreement, console: Console) -> None:
+    """Print alpha by criterion, a row a rater, and the warnings."""
+    for name, value in found.alpha.items():
+        known = "unknown: no question has two raters who differ" if math.isnan(value) else f"{value:.3f}"
+        console.print(Text(f"Krippendorff's alpha, {harmless(name)}: {known}"))
+    headings = ("rater", "answers", "median s", "mean", "shift", "noise", "with others", "length", "longer")
+    table = Table(*headings, title_justify="left")
+    for p in found.raters:
+        numbers = (p.mean, p.shift, p.noise, p.agreement, p.length, p.longer)
+        shown = ["" if math.isnan(x) else f"{x:+.2f}" if x is p.shift else f"{x:.2f}" for x in numbers]
+        seconds = "" if math.isnan(p.seconds) else f"{p.seconds:.1f}"
+        table.add_row(Text(harmless(p.rater, limit=30)), f"{p.answers:,}", seconds, *shown)
+    console.print(table)
+    for p in found.raters:
+        for warning in p.warnings:
+            console.print(Text(f"warning: {warning}", style="yellow"))
+
+
+def run_verify(options: VerifyOptions) -> int:
+    """`text-gym labels verify`."""
+    with LabelStore(options.store, create=False) as store:
+        found = store.verify(options.head)
+    print(f"{options.store}: {found.rows:,} rows and {found.items:,} questions are good\nhead {found.head}")
+    return 0
+
+
+def run_export(options: ExportOptions) -> int:
+    """`text-gym labels export`."""
+    with LabelStore(options.store, create=False) as store:
+        count = export_labels(store, options.file, options.form)
+    print(f"{count:,} rows in {options.file}")
+    return 0
+
+
+def run_import(options: ImportOptions) -> int:
+    """`text-gym labels import`."""
+    with LabelStore(options.store) as store:
+        added, known = import_labels(store, options.file)
+    print(f"{added:,} rows added to {options.store}, {known:,} were there")
+    return 0
+
+
+def put_file(store: LabelStore, options: LabelOptions) -> list[str]:
+    """Queue questions about the texts of a file; the ids, in order.
+
+    Raises:
+        UnknownNameError: A column is missing.
+        DataError: The file or a row cannot be used, or it holds no question of the kind asked for.
+    """
+    assert options.data is not None
+    texts: dict[str, list[str]] = {}
+    for number, row in enumerate(read_rows(options.data), 1):
+        where = f"{options.data}, row {number}"
+        if options.prompt not in row:
+            raise UnknownNameError(f"column ({where})", options.prompt, [str(k) for k in row])
+        found = [row[options.prompt], *_completions(row, where)]
+        if not all(isinstance(text, str) for text in found):
+            raise DataError(f"{where}: prompt and completions must be texts")
+        texts.setdefault(found[0], []).extend(found[1:])
+    questions = list(_questions(texts, options))
+    if not questions:
+        raise DataError(f"{options.data} has no two different texts of one prompt to compare")
+    return store.put(questions, policy=options.policy, overlap=options.overlap)
+
+
+def _completions(row: Mapping[str, Any], where: str) -> Sequence[Any]:
+    if isinstance(row.get("completions"), list):
+        return list(row["completions"])
+    if "chosen" in row and "rejected" in row:
+        return [row["chosen"], row["rejected"]]
+    if "completion" not in row:
+        raise UnknownNameError(f"column ({where})", "completion", [str(k) for k in row])
+    return [row["completion"]]
+
+
+def _questions(texts: Mapping[str, Sequence[str]], options: LabelOptions) -> Iterator[Question]:
+    if options.kind == "rating":
+        criteria = _criteria(options.criteria, CRITERIA, options.scale)
+        for prompt, completions in texts.items():
+            yield from (Question.rating(prompt, text, criteria) for text in completions)
+        return
+    size = 2 if options.kind == "comparison" else options.n
+    if not 2 <= size <= 9:
+        raise ConfigError(f"n is {size}; from 2 to 9 texts can be shown at once")
+    criteria = _criteria(options.criteria, (PREFERENCE,))
+    rng = random.Random(options.seed)
+    for prompt, completions in texts.items():
+        different = list(dict.fromkeys(completions))
+        rng.shuffle(different)  # so that no side is favoured
+        for first in range(0, len(different) - 1, size):
+            group = tuple(different[first : first + size])
+            if len(group) == size or (options.kind == "best-of-n" and len(group) > 1):
+                yield Question(options.kind, prompt, group, criteria)
+
+
+def _criteria(names: Sequence[str], default: Sequence[Criterion], scale: int = 5) -> tuple[Criterion, ...]:
+    known = {c.name: c for c in (*CRITERIA, PREFERENCE)}
+    chosen = [known.get(name, Criterion(name)) for name in names] or list(default)
+    return tuple(dataclasses.replace(c, high=scale) for c in chosen)
+
+
+def _robust_output() -> None:
+    """What the terminal's encoding lacks is written as an escape."""
+    with contextlib.suppress(AttributeError, OSError):  # not a stream of text, or not one that can be changed
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+@contextmanager
+def _ending_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the labelling as an error would, so that the terminal is put back as it was."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = {}
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            before[getattr(signal, name)] = signal.signal(getattr(signal, name), end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,168 @@
+"""The command line: the table of commands, and `main`, which reads the words of one and runs it.
+
+Reading needs no PyTorch, so help and mistakes are shown at once; what a command needs is loaded when it runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from text_gym.errors import TextGymError, UnknownNameError
+
+# A command of one word or two: the function that reads the words after it, the one that takes what was
+# read (and returns the exit status), and its help.
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "train": (
+        "text_gym.cli.options.train:read_train",
+        "text_gym.cli.train:run_train",
+        "improve a policy by reinforcement learning",
+    ),
+    "sft": (
+        "text_gym.cli.options.sft:read_sft",
+        "text_gym.cli.sft:run_sft",
+        "make a policy by supervised fine-tuning on written texts",
+    ),
+    "sample": (
+        "text_gym.cli.options.evaluate:read_sample",
+        "text_gym.cli.evaluate:run_sample",
+        "let a policy write",
+    ),
+    "evaluate": (
+        "text_gym.cli.options.evaluate:read_evaluate",
+        "text_gym.cli.evaluate:run_evaluate",
+        "measure a policy on held-out prompts",
+    ),
+    "play": (
+        "text_gym.cli.options.play:read_play",
+        "text_gym.cli.play:run_play",
+        "be the policy yourself: type or pick tokens, see observation and reward",
+    ),
+    "reward train": (
+        "text_gym.cli.options.reward:read_reward_train",
+        "text_gym.cli.reward:run_reward_train",
+        "make a reward model from preference pairs or ratings",
+    ),
+    "reward score": (
+        "text_gym.cli.options.reward:read_reward_score",
+        "text_gym.cli.reward:run_reward_score",
+        "score stored transcripts again with another reward",
+    ),
+    "reward audit": (
+        "text_gym.cli.options.audit:read_audit",
+        "text_gym.cli.audit:run_audit",
+        "find what a reward pays for that is not quality, as a page",
+    ),
+    "rlhf": (
+        "text_gym.cli.options.rlhf:read_rlhf",
+        "text_gym.cli.rlhf:run_rlhf",
+        "the whole cycle: ask people, learn what they like, improve; again",
+    ),
+    "bench rewards": (
+        "text_gym.cli.options.bench:read_rewards",
+        "text_gym.cli.bench:run_rewards",
+        "which reward, optimised hard, gives better text? A matrix of designs, with a report",
+    ),
+    "bench agents": (
+        "text_gym.cli.options.bench:read_agents",
+        "text_gym.cli.bench:run_agents",
+        "compare algorithms on the same tasks",
+    ),
+    "bench compare": (
+        "text_gym.cli.options.bench:read_compare",
+        "text_gym.cli.bench:run_compare",
+        "tell whether one benchmark's results differ from another's",
+    ),
+    "check": (
+        "text_gym.cli.options.check:read_check",
+        "text_gym.cli.check:run_check",
+        "check an environment or a reward: what it breaks, and what to mend",
+    ),
+    "label": (
+        "text_gym.cli.options.labels:read_label",
+        "text_gym.cli.labels:run_label",
+        "rate and compare texts; every answer is saved",
+    ),
+    "labels stats": (
+        "text_gym.cli.options.labels:read_stats",
+        "text_gym.cli.labels:run_stats",
+        "agreement and bias of the raters",
+    ),
+    "labels verify": (
+        "text_gym.cli.options.labels:read_verify",
+        "text_gym.cli.labels:run_verify",
+        "check that no label was changed",
+    ),
+    "labels export": (
+        "text_gym.cli.options.labels:read_export",
+        "text_gym.cli.labels:run_export",
+        "write the labels to a file",
+    ),
+    "labels import": (
+        "text_gym.cli.options.labels:read_import",
+        "text_gym.cli.labels:run_import",
+        "add the labels of a file",
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status (2 for bad input, 130 after Ctrl-C)."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in argv
+    argv = [a for a in argv if a != "--debug"]
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        if not argv or argv[0] in ("-h", "--help"):
+            print(_help())
+            return 0
+        name, rest = _split(argv)
+        read, run, _ = COMMANDS[name]
+        return int(_load(run)(*_load(read)(rest)))
+    except TextGymError as error:
+        if debug:
+            raise
+        print(f"text-gym: {type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("text-gym: interrupted", file=sys.stderr)
+        return 130
+
+
+def _load(place: str) -> Any:
+    """The function at `module:name`."""
+    module, _, function = place.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    lines = "\n".join(f"  {name:{width}}{about}" for name, (_, _, about) in COMMANDS.items())
+    return f"""usage: text-gym [--debug] COMMAND [OPTIONS]
+
+Reinforcement learning in which generating tokens is the episode.
+
+{lines}
+
+text-gym COMMAND --help shows a command's options; --debug shows tracebacks."""
+
+
+def _split(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """A command of one or two words, and the words after it."""
+    for words in (2, 1):
+        name = " ".join(argv[:words])
+        if name in COMMANDS:
+            return name, list(argv[words:])
+    group = [name for name in COMMANDS if name.startswith(argv[0] + " ")]
+    if (group and len(argv) == 1) or (group and argv[1] in ("-h", "--help")):
+        print("\n".join(f"  text-gym {name:24}{COMMANDS[name][2]}" for name in group))
+        raise SystemExit(0 if len(argv) > 1 else 2)
+    raise UnknownNameError("command", " ".join(argv[: 2 if group else 1]), COMMANDS)

@@ -1,0 +1,1 @@
+"""Options of the commands, and how they are read; nothing here needs PyTorch."""

@@ -1,0 +1,140 @@
+"""Options of the commands of `text-gym bench`, and how they are read from the command line."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tyro.conf import Positional
+
+from text_gym.bench.matrix.settings import Budget, EngineName
+
+from .parsing import parse
+
+
+@dataclass(frozen=True)
+class BenchRewardsOptions:
+    """Which reward, optimised hard, really gives better text? Optimise designs, measure gold.
+
+    The same command goes on where it was stopped, whenever that was, if --out is given; with further designs
+    or seeds it extends what is there.
+
+    Args:
+        design: Rewards of your own, beside the suite's: a name, module:function, file.py:function, file.py
+            with one function in it, or the folder of a reward model; NAME=... names it. Can be given
+            repeatedly.
+        only: Designs of the suite to run, none for your own alone; all of the budget's if left out.
+        budget: small takes some minutes on two cores, full an hour.
+        optimisers: In place of the budget's: best_of_n, ppo, grpo, rloo, reinforce.
+        kl_coefficients: In place of the budget's, in standard deviations of the reward per nat.
+        seeds: In place of the budget's.
+        iterations: Batches that an optimiser learns from; 40 if left out.
+        task: Task with a gold reward and a policy.
+        policy: Folder of the policy to start from; the task's own if left out (--model is the same).
+        out: Folder for results and report; runs/TASK-bench-rewards-TIME if left out.
+        workers: Processes of one thread each; as many as there are cores if left out, none if 0.
+        engine: Local processes, or a Ray cluster (that of RAY_ADDRESS, or one on this machine).
+        list: Show the designs of the suite and do nothing.
+    """
+
+    design: tuple[str, ...] = ()
+    only: tuple[str, ...] | None = None
+    budget: Budget = "small"
+    optimisers: tuple[str, ...] | None = None
+    kl_coefficients: tuple[float, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+    iterations: int | None = None
+    task: str = "products"
+    policy: str | None = None
+    out: str | None = None
+    workers: int | None = None
+    engine: EngineName = "local"
+    list: bool = False
+
+
+@dataclass(frozen=True)
+class BenchAgentsOptions:
+    """Compare algorithms on the same tasks, from the same weights, with as many episodes.
+
+    Args:
+        tasks: Names of tasks; products, sort and slots if left out.
+        budget: Two seeds (small) or three (full).
+        optimisers: ppo, grpo, rloo, reinforce, sb3.ppo; all if left out.
+        seeds: In place of the budget's.
+        iterations: Batches to learn from, for all tasks.
+        out: Folder for results and report; runs/TASK-bench-agents-TIME if left out.
+        workers: Processes of one thread each; as many as there are cores if left out, none if 0.
+        engine: Local processes, or a Ray cluster (that of RAY_ADDRESS, or one on this machine).
+    """
+
+    tasks: tuple[str, ...] | None = None
+    budget: Budget = "small"
+    optimisers: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+    iterations: int | None = None
+    out: str | None = None
+    workers: int | None = None
+    engine: EngineName = "local"
+
+
+def read_rewards(argv: list[str]) -> tuple[BenchRewardsOptions, str]:
+    """Options of `text-gym bench rewards`, and what was typed, for the report."""
+    (options,) = parse("bench rewards", gathered(argv, "--design"), BenchRewardsOptions)
+    return options, _command("rewards", argv)
+
+
+def read_agents(argv: list[str]) -> tuple[BenchAgentsOptions, str]:
+    """Options of `text-gym bench agents`, and what was typed, for the report."""
+    (options,) = parse("bench agents", argv, BenchAgentsOptions)
+    return options, _command("agents", argv)
+
+
+def gathered(argv: Sequence[str], option: str) -> list[str]:
+    """The words with all values of a repeated option after its first mention.
+
+    >>> gathered(["--design", "a", "--seeds", "0", "--design=b", "c"], "--design")
+    ['--design', 'a', 'b', 'c', '--seeds', '0']
+    """
+    values: list[str] = []
+    rest: list[str] = []
+    place, inside = None, False
+    for word in argv:
+        name, equals, value = word.partition("=")
+        if name == option:
+            place = len(rest) if place is None else place
+            inside = True
+            values += [value] if equals else []
+        elif inside and not word.startswith("--"):
+            values.append(word)
+        else:
+            inside = False
+            rest.append(word)
+    return rest if place is None else [*rest[:place], option, *values, *rest[place:]]
+
+
+def _command(name: str, argv: Sequence[str]) -> str:
+    return shlex.join(["text-gym", "bench", name, *argv])
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Compare two benchmarks: does B differ from A?
+
+    Args:
+        a: Folder of a benchmark, its results.json or its results.csv.
+        b: Another one.
+        metric: Column to compare, e.g. gold, perfect, kl_nats, length.
+        json: File to write the comparison to.
+    """
+
+    a: Positional[str]
+    b: Positional[str]
+    metric: str = "gold"
+    json: str | None = None
+
+
+def read_compare(argv: list[str]) -> tuple[CompareOptions]:
+    """Options of `text-gym bench compare`."""
+    (options,) = parse("bench compare", argv, CompareOptions)
+    return (options,)

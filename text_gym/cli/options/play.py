@@ -1,0 +1,26 @@
+"""Options of `text-gym play`, and how they are read from the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .parsing import parse
+
+
+@dataclass(frozen=True)
+class PlayOptions:
+    """Be the policy yourself: type or pick tokens and see state, action, reward and end.
+
+    Args:
+        env: Gymnasium id, or the name of a task.
+        seed: Of the environment.
+    """
+
+    env: str = "text_gym/Products-v0"
+    seed: int = 0
+
+
+def read_play(argv: list[str]) -> tuple[PlayOptions]:
+    """Options of `text-gym play`."""
+    (options,) = parse("play", argv, PlayOptions)
+    return (options,)

@@ -1,0 +1,105 @@
+"""Options of `text-gym reward train` and `score`, and how they are read from the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from tyro.conf import Positional
+
+from text_gym.errors import ConfigError
+from text_gym.reward_models.learned.configs import NgramConfig, RewardTrainingConfig
+from text_gym.reward_models.preferences.files import read_pairs, read_ratings
+from text_gym.reward_models.preferences.opinions import Opinions
+
+from .parsing import parse, value_of
+
+
+@dataclass(frozen=True)
+class RewardTrainOptions:
+    """Train a reward model on preference pairs or ratings, and judge it on held-out prompts.
+
+    Args:
+        pairs: File or data set of pairs: columns prompt, chosen, rejected and, if there, margin, tie, weight.
+        ratings: File or data set of ratings: a row a completion, a column a criterion.
+        prompt: Column of the prompts.
+        completion: Column of the completions (ratings).
+        chosen: Column of the better completions (pairs).
+        rejected: Column of the worse ones (pairs).
+        criteria: Columns of the marks, separated by commas (ratings).
+        kind: ngrams (linear, trains in seconds) or transformer; transformer if a model is given, else ngrams.
+        model: Folder or hub model whose trunk a transformer starts from; a small new GPT-2 if left out.
+        members: Size of the ensemble; members differ in seed and, for ngrams, in the prompts they learn from.
+        k: The ensemble pays mean - k standard deviations of its members.
+        held_out: Share of the prompts to judge on, in (0, 1).
+        normalise: Scale the reward to mean 0 and standard deviation 1 on the texts that were learnt from.
+        out: Folder for the model, summary.json and calibration.png.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+
+    pairs: str | None = None
+    ratings: str | None = None
+    prompt: str = "prompt"
+    completion: str = "completion"
+    chosen: str = "chosen"
+    rejected: str = "rejected"
+    criteria: str = "score"
+    kind: Literal["ngrams", "transformer"] | None = None
+    model: str | None = None
+    members: int = 1
+    k: float = 0.0
+    held_out: float = 0.2
+    normalise: bool = False
+    out: str = "reward-model"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if (self.pairs is None) == (self.ratings is None):
+            raise ConfigError("pass --pairs FILE or --ratings FILE, one of them")
+        if self.members < 1:
+            raise ConfigError(f"members is {self.members}; an ensemble needs one at least")
+        if self.model is not None and self.kind == "ngrams":
+            raise ConfigError("an n-gram model starts from no --model")
+
+    def load(self) -> tuple[Opinions, tuple[str, ...]]:
+        """The opinions, and the criteria that they are about."""
+        if self.pairs is not None:
+            columns = {"prompt": self.prompt, "chosen": self.chosen, "rejected": self.rejected}
+            return read_pairs(self.pairs, **columns), ("reward",)
+        assert self.ratings is not None
+        criteria = tuple(c.strip() for c in self.criteria.split(",") if c.strip())
+        ratings = read_ratings(self.ratings, criteria, prompt=self.prompt, completion=self.completion)
+        return ratings, criteria
+
+
+@dataclass(frozen=True)
+class RewardScoreOptions:
+    """Score stored transcripts again: text-gym reward score FILE --reward SOURCE --out FILE.
+
+    Args:
+        transcripts: JSON lines with prompt and completion, as `text-gym evaluate --transcripts` writes them.
+        reward: A deterministic reward: a name, module:function, file.py:function, or a folder.
+        out: JSON-lines file for the same rows with the new reward and its terms.
+        policy: Folder or hub model whose tokenizer the token ids belong to; for rewards that look at tokens.
+    """
+
+    transcripts: Positional[str]
+    reward: str
+    out: str
+    policy: str | None = None
+
+
+def read_reward_train(argv: list[str]) -> tuple[RewardTrainOptions, NgramConfig | RewardTrainingConfig]:
+    """Options of `text-gym reward train`, and settings of the kind of model."""
+    kind = value_of(argv, "--kind", "transformer" if value_of(argv, "--model", "") else "ngrams")
+    config_class: type[Any] = NgramConfig
+    if kind == "transformer":
+        config_class = RewardTrainingConfig
+    options, config = parse("reward train", argv, RewardTrainOptions, config_class)
+    return replace(options, kind=kind), config
+
+
+def read_reward_score(argv: list[str]) -> tuple[RewardScoreOptions]:
+    """Options of `text-gym reward score`."""
+    (options,) = parse("reward score", argv, RewardScoreOptions)
+    return (options,)

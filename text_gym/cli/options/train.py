@@ -1,0 +1,91 @@
+"""Options of `text-gym train`, and how they are read from the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from text_gym.agents.adapters.sb3.config import SB3Config
+from text_gym.agents.algorithms.configs import settings_class
+from text_gym.data import Data
+from text_gym.errors import ConfigError
+from text_gym.runs.folder import read_config
+
+from .parsing import parse, value_of
+
+
+@dataclass(frozen=True)
+class TrainOptions(Data):
+    """Improve a policy by reinforcement learning.
+
+    Args:
+        task: Task to learn, where no data is given.
+        algorithm: ppo, grpo, rloo, reinforce, best_of_n, or one of Stable-Baselines3: sb3.ppo, sb3.a2c,
+            sb3.dqn, sb3.maskable_ppo, sb3.recurrent_ppo. Its settings are further options.
+        reward: Reward to optimise: a name, module:function, file.py:function, or the folder of a reward
+            model. The task's own, which is gold, if left out; beside another one gold is shown too.
+        policy: Policy to start from: a folder, or a hub model such as Qwen/Qwen3-0.6B (--model is the
+            same). The task's own if left out.
+        lora: Rank of a LoRA adapter to train in place of the policy's weights, e.g. 8; needs much less memory
+            for large models, and the extra `peft`.
+        adapter_only: Save the adapter alone, not merged into the weights.
+        bf16: Make matrix products in bfloat16; weights stay what they are.
+        gradient_checkpointing: Need less memory for a third more work in updates.
+        episodes: Episodes per iteration.
+        max_tokens: Token limit of an episode; the task's own if left out.
+        limit: What the limit means: end pays a text that it cuts as it stands, truncate learns nothing from
+            it.
+        out: Folder for the results; runs/TASK-ALGORITHM-TIME if left out.
+        device: auto, cpu, cuda, cuda:1, mps.
+        checkpoint_every: Iterations between two checkpoints; 0 takes none.
+        resume: Folder of an interrupted run to go on with, in place and with its own settings; no other
+            option can be given.
+    """
+
+    task: str = "products"
+    algorithm: str = "ppo"
+    reward: str | None = None
+    policy: str | None = None
+    lora: int | None = None
+    adapter_only: bool = False
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    episodes: int = 64
+    max_tokens: int | None = None
+    limit: Literal["end", "truncate"] = "end"
+    out: str | None = None
+    device: str = "auto"
+    checkpoint_every: int = 10
+    resume: str | None = None
+
+
+def read_train(argv: list[str]) -> tuple[TrainOptions, Any, str]:
+    """Options of `text-gym train`, settings of its algorithm, and the folder to go on with, if any."""
+    resumed = value_of(argv, "--resume", "")
+    if resumed and "-h" not in argv and "--help" not in argv:
+        options, config = _settings_of_run(argv, resumed)
+    else:
+        config_class = _config_class(value_of(argv, "--algorithm", "ppo"))
+        options, config = parse("train", argv, TrainOptions, config_class)
+    return options, config, resumed
+
+
+def _config_class(algorithm: str) -> type[Any]:
+    """Of an algorithm's settings."""
+    return SB3Config if algorithm.startswith("sb3.") else settings_class(algorithm)
+
+
+def _settings_of_run(argv: list[str], folder: str) -> tuple[TrainOptions, Any]:
+    """Options and algorithm's settings that the run in a folder was started with."""
+    if len(argv) > (1 if "=" in argv[0] else 2):
+        raise ConfigError("a run is resumed with its own settings: leave out all options but --resume FOLDER")
+    found = read_config(folder)
+    try:
+        options = TrainOptions(**found["options"])
+        config_class = _config_class(options.algorithm)
+        return options, config_class(**{f.name: found[f.name] for f in fields(config_class)})
+    except (KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{folder}/config.json lacks what `text-gym train --resume` needs ({error}): it is from another "
+            "version, or the run was started from Python; resume it there"
+        ) from error

@@ -1,0 +1,163 @@
+"""`text-gym play`: be the policy yourself, in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from rich.console import Console
+from rich.text import Text
+
+from text_gym.cli.options.play import PlayOptions
+from text_gym.envs.single import TextEnv
+from text_gym.errors import ConfigError, TextGymError, UnknownNameError
+from text_gym.tasks.task import ENV_IDS, TASKS
+from text_gym.tokenizer import Tokenizer
+from text_gym.utils.display import harmless
+
+HELP = """\
+  any text   append its tokens, one step each
+  #42        append token id 42
+  .          end the episode with EOS
+  ?text      show the ids of a text
+  :obs       show the observation
+  :reset     start the next episode
+  :help      this help
+  :quit      leave"""
+
+
+def run_play(options: PlayOptions) -> int:
+    """Run `text-gym play`."""
+    import gymnasium as gym
+    from rich.console import Console
+
+    if options.env in TASKS:
+        env = TextEnv(task=options.env)
+    elif options.env in gym.registry:
+        made = gym.make(options.env).unwrapped
+        if not isinstance(made, TextEnv):
+            raise ConfigError(f"{options.env} is not a text environment")
+        env = made
+    else:
+        raise UnknownNameError("environment", options.env, [*ENV_IDS, *TASKS])
+    play(env, Console(), _typed_lines(), options.seed)
+    return 0
+
+
+def _typed_lines() -> Iterator[str]:
+    """Lines a person types, with a prompt on a terminal; ends at the end of the input."""
+    while True:
+        try:
+            yield input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+
+
+def play(env: TextEnv, console: Console, lines: Iterator[str], seed: int | None = None) -> float:
+    """Play episodes until the input ends or `:quit`.
+
+    Args:
+        env: The environment.
+        console: Where to show it.
+        lines: What the person types, without line ends.
+        seed: Of the environment.
+
+    Returns:
+        The last finished episode's return (nan if there was none).
+    """
+    console.print(Text(f"You are the policy.\n{HELP}"))
+    total, last = 0.0, float("nan")
+    observation, info = env.reset(seed=seed)
+    done = False
+    _show_start(env, console, info)
+    for line in lines:
+        command = line.strip()
+        if command == ":quit":
+            break
+        if command == ":help":
+            console.print(Text(HELP))
+        elif command == ":reset":
+            observation, info = env.reset()
+            total, done = 0.0, False
+            _show_start(env, console, info)
+        elif command == ":obs":
+            length = int(observation["length"][0])
+            console.print(
+                f"length {length}, tokens {observation['tokens'][:length].tolist()}", highlight=False
+            )
+            if "action_mask" in observation:
+                console.print(
+                    f"allowed ids {np.flatnonzero(observation['action_mask']).tolist()}", highlight=False
+                )
+        elif command.startswith("?"):
+            console.print(f"{_encode(env.vector.tokenizer, line.strip()[1:], console)}", highlight=False)
+        elif done:
+            console.print("the episode is over: :reset starts the next one, :quit leaves")
+        else:
+            for token in _tokens(env.vector.tokenizer, line, console):
+                try:
+                    observation, reward, terminated, truncated, info = env.step(np.int64(token))
+                except TextGymError as error:
+                    console.print(Text(str(error), style="red"))
+                    break
+                total += reward
+                done = terminated or truncated
+                _show_step(env, console, token, reward, terminated, truncated)
+                if done:
+                    last = total
+                    _show_end(console, total, info)
+                    break
+    return last
+
+
+def _tokens(tokenizer: Tokenizer, line: str, console: Console) -> Sequence[int]:
+    """The ids a typed line stands for."""
+    command = line.strip()
+    if command == ".":
+        if not tokenizer.eos_ids:
+            console.print("this tokenizer has no EOS: the token limit ends the episode")
+        return tokenizer.eos_ids[:1]
+    if command.startswith("#") and command[1:].lstrip("-").isdigit():
+        return [int(command[1:])]
+    return _encode(tokenizer, line, console)
+
+
+def _encode(tokenizer: Tokenizer, text: str, console: Console) -> list[int]:
+    try:
+        return tokenizer.encode(text)
+    except TextGymError as error:
+        console.print(Text(str(error), style="red"))
+        return []
+
+
+def _show_start(env: TextEnv, console: Console, info: dict[str, object]) -> None:
+    vector = env.vector
+    console.print(
+        Text.assemble(
+            ("\nstate", "bold"),
+            f"  {harmless(str(info['prompt']))}\n"
+            f"       {int(vector.starts[0])} prompt tokens; action: one of {vector.tokenizer.vocab_size} "
+            f"ids; at most {vector.max_tokens} steps",
+        )
+    )
+
+
+def _show_step(
+    env: TextEnv, console: Console, token: int, reward: float, terminated: bool, truncated: bool
+) -> None:
+    text = harmless(env.vector.tokenizer.decode([token])) or "<special>"
+    flags = " terminated" if terminated else " truncated" if truncated else ""
+    step = int(env.vector.lengths[0] - env.vector.starts[0])
+    console.print(
+        Text(f"  step {step:3d}  action {token:5d} {text!r:14s} reward {reward:+.3f}{flags}"), soft_wrap=True
+    )
+
+
+def _show_end(console: Console, total: float, info: dict[str, object]) -> None:
+    console.print(
+        Text.assemble((f"return {total:.3f}", "bold"), f"  {harmless(str(info.get('completion', '')))}")
+    )
+    terms = info.get("reward_terms")
+    if isinstance(terms, dict):
+        console.print(Text("  " + "  ".join(f"{name} {value:.3f}" for name, value in terms.items())))

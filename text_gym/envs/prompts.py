@@ -1,0 +1,136 @@
+"""PromptTable: prompts tokenized once, and which of them episode `k` of a stream begins with.
+
+The choice is a hash of (seed, k) and needs no random state. How a prompt's text is made is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from text_gym.episode import IntArray, Prompt
+from text_gym.errors import ConfigError, PromptError, excerpt
+from text_gym.tokenizer import Tokenizer
+
+Keys = npt.NDArray[np.uint64]
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
+_FACTORS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+
+
+class PromptTable:
+    """Encoded prompts in one `(N, P)` array, and the order in which streams of episodes use them.
+
+    Args:
+        prompts: `N >= 1` prompts.
+        tokenizer: Encodes them; its BOS id stands for an empty one.
+        max_tokens: Completion tokens that must fit beside a prompt.
+        limit: `P`; the longest prompt's length if None.
+        on_long: `"error"`, or `"truncate"`: drop tokens on the left.
+        context: Largest `P + max_tokens`, if there is such a limit.
+        shuffle: Draw prompts uniformly; False takes them in order.
+        group_size: Consecutive episode numbers that share a prompt.
+
+    Attributes:
+        tokens: `(N, P)` int64, read-only, right-padded.
+        lengths: `(N,)` int64, in tokens.
+        ids: `N` read-only int64 arrays, the rows of `tokens` without padding.
+        dropped: `(N,)` int64, tokens cut off on the left.
+        texts: `(N,)` object array of the prompts' texts.
+
+    Raises:
+        PromptError: An empty prompt without a BOS id, or one that does not fit.
+        ConfigError: No room for a prompt, or an unknown `on_long`.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        tokenizer: Tokenizer,
+        max_tokens: int,
+        *,
+        limit: int | None = None,
+        on_long: Literal["error", "truncate"] = "error",
+        context: int | None = None,
+        shuffle: bool = True,
+        group_size: int = 1,
+    ) -> None:
+        if on_long not in ("error", "truncate"):
+            raise ConfigError(f"on_long_prompt is {on_long!r}; choose 'error' or 'truncate'")
+        self.prompts = prompts
+        self.shuffle = shuffle
+        self.group_size = group_size
+        bos = tokenizer.bos_id
+        encoded = [tokenizer.encode(p.text) or ([] if bos is None else [bos]) for p in prompts]
+        width = self._width(list(map(len, encoded)), max_tokens, limit, on_long, context)
+        self.texts: npt.NDArray[Any] = np.array([p.text for p in prompts], dtype=object)
+        self.tokens = np.full((len(encoded), width), tokenizer.pad_id, dtype=np.int64)
+        self.lengths = np.zeros(len(encoded), dtype=np.int64)
+        self.dropped = np.zeros(len(encoded), dtype=np.int64)
+        for i, ids in enumerate(encoded):
+            where = f"prompt {i} ({excerpt(prompts[i].id)})"
+            if not ids:
+                raise PromptError(f"{where} has no tokens and the tokenizer has no BOS id to stand for it")
+            if len(ids) > width and on_long == "error":
+                raise PromptError(
+                    f"{where} has {len(ids)} tokens, max_prompt_tokens is {width}; raise it, or pass "
+                    "on_long_prompt='truncate' to drop tokens on the left"
+                )
+            kept = ids[-width:]
+            self.dropped[i] = len(ids) - len(kept)
+            self.tokens[i, : len(kept)] = kept
+            self.lengths[i] = len(kept)
+        self.tokens.setflags(write=False)  # episodes hold views of it
+        self.ids = [row[:length] for row, length in zip(self.tokens, self.lengths, strict=True)]
+
+    def _width(
+        self, lengths: list[int], max_tokens: int, limit: int | None, on_long: str, context: int | None
+    ) -> int:
+        """`P`: the limit given, or what the longest prompt needs and the context leaves."""
+        if limit is not None and limit < 1:
+            raise ConfigError(f"max_prompt_tokens is {limit}; it must be at least 1")
+        width = max(1, *lengths) if limit is None else limit
+        if context is not None and on_long == "truncate":
+            width = min(width, context - max_tokens)
+            if width < 1:
+                raise ConfigError(
+                    f"max_tokens={max_tokens} leaves no room for a prompt in the context of {context} "
+                    "tokens; lower max_tokens"
+                )
+        if context is not None and width + max_tokens > context:
+            longest = lengths.index(max(lengths))
+            raise PromptError(
+                f"{width} prompt tokens (longest: prompt {longest}, {excerpt(self.prompts[longest].id)}) and "
+                f"max_tokens={max_tokens} exceed the context of {context} tokens; shorten them, lower "
+                "max_tokens, or pass on_long_prompt='truncate'"
+            )
+        return width
+
+    def choose(self, keys: Keys, episode_index: IntArray) -> IntArray:
+        """`(n,)` int64: which prompt episode `k` of each stream has.
+
+        Args:
+            keys: `(n,)` uint64, `stream_keys` of the streams' seeds.
+            episode_index: `(n,)` int64, `k >= 0`.
+        """
+        group = episode_index if self.group_size == 1 else episode_index // self.group_size
+        if not self.shuffle:
+            return group % len(self.prompts)
+        draw = _hash64(keys + group.astype(np.uint64)) % np.uint64(len(self.prompts))
+        return draw.astype(np.int64)
+
+
+def stream_keys(seeds: IntArray) -> Keys:
+    """`(n,)` uint64: streams of neighbouring seeds have nothing in common."""
+    return _hash64(seeds.astype(np.uint64))
+
+
+def _hash64(x: Keys) -> Keys:
+    """SplitMix64 (Steele, Lea & Flood 2014): a stateless, vectorised hash of 64-bit integers."""
+    z = x + _GAMMA
+    z = (z ^ (z >> _SHIFTS[0])) * _FACTORS[0]
+    z = (z ^ (z >> _SHIFTS[1])) * _FACTORS[1]
+    return z ^ (z >> _SHIFTS[2])

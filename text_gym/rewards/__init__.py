@@ -1,0 +1,1 @@
+"""The reward protocol: values, sources and their sums, transforms, and how sources are called."""

@@ -1,0 +1,400 @@
+"""Reward sources: one protocol, always batched, over finished episodes; functions and sums as sources.
+
+Sums, scales and other composites are sources again, so they nest; `print(composite)` shows the tree. The KL
+penalty is no reward source: it needs the policy and belongs to the agent.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+
+from text_gym.episode import Episode, FloatArray
+from text_gym.errors import ConfigError, RewardError, TextGymError, excerpt
+
+from .values import OnBadReward, Rewards, Scores, TokenBatch, _checked, finite, known, nested, unique
+
+Source: TypeAlias = "RewardSource | Callable[..., Any]"
+
+
+class RewardSource(ABC):
+    """Scores episodes in batches. Subclasses write `score`; callers call the source itself.
+
+    Attributes:
+        name: Shown in errors, logs and plots.
+        deterministic: Equal episodes get equal rewards, alone or in any batch; only then may they be cached.
+        abstains: `None` (or NaN) means "no opinion" and not a mistake.
+        causal: Per-token rewards of a prefix are those of the whole episode, so that they can be paid token
+            by token. Where the source abstains in the end, the last step takes back what was paid.
+        interactive: People are asked, now: training asks for the texts it learns from and for no others.
+    """
+
+    name: str = "reward"
+    deterministic: bool = True
+    abstains: bool = False
+    causal: bool = False
+    interactive: bool = False
+    _last_failure: str | None = None
+
+    @property
+    def last_failure(self) -> str | None:
+        """Why the source last failed to judge an episode, in words that can be printed; None if it never did.
+
+        A source that turns faults into abstentions sets `_last_failure`; later successes do not clear it.
+        """
+        return self._last_failure
+
+    @abstractmethod
+    def score(self, episodes: Sequence[Episode]) -> Scores:
+        """One number an episode (or `Rewards`), in the order given. Called with at least one."""
+
+    def __call__(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward = "raise") -> Rewards:
+        """Score a batch of episodes and check the answer.
+
+        Args:
+            episodes: `B` finished episodes (prefixes too, if the source is causal).
+            on_bad_reward: `"raise"` refuses the whole batch; `"drop"` makes bad ones abstain, and
+                `last_failure` says what was bad.
+
+        Raises:
+            RewardError: The source raised, returned another number of rewards than episodes, or
+                something that is not a finite number. The source, prompt and text are named.
+        """
+        return self._judge(episodes, on_bad_reward) if episodes else Rewards(np.zeros(0))
+
+    def _judge(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
+        """Checked rewards of at least one episode."""
+        try:
+            scores = self.score(episodes)
+        except TextGymError:
+            raise
+        except Exception as error:
+            raise RewardError(
+                f"reward {self.name!r} raised {type(error).__name__}: {error} "
+                f"(batch of {len(episodes)}, first prompt {excerpt(episodes[0].prompt.id)})"
+            ) from error
+        return _checked(self, episodes, scores, on_bad_reward)
+
+    def token_rewards(self, batch: TokenBatch) -> FloatArray:
+        """`(n,)` float64: what the newest token of each running episode earned; asked of causal sources.
+
+        Found here as the last of the per-token rewards; override it where the columns are enough.
+        """
+        per_token = self(batch.episodes(), batch.on_bad_reward).per_token
+        if per_token is None:
+            return np.zeros(len(batch.tokens))
+        return np.array([rewards[-1] for rewards in per_token], dtype=np.float64)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The source's memory as plain JSON data, so that a resumed run is paid as it would have been.
+
+        Most sources remember nothing; one that does overrides this and `load_state_dict`.
+
+        Raises:
+            ConfigError: There is a memory, and it cannot be had.
+        """
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave.
+
+        Raises:
+            ConfigError: It is another source's.
+        """
+        if state:
+            raise ConfigError(f"reward {self.name!r} remembers nothing, and was given {sorted(state)}")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name})"
+
+    def __add__(self, other: RewardSource | float) -> RewardSource:
+        return add(self, other)
+
+    def __sub__(self, other: RewardSource | float) -> RewardSource:
+        return add(self, other, -1.0)
+
+    def __mul__(self, factor: float) -> RewardSource:
+        return Scale(self, factor)
+
+    __radd__ = __add__  # sum([...]) begins with 0
+    __rmul__ = __mul__
+
+
+class FunctionReward(RewardSource):
+    """A plain function as a reward source; see `as_reward_source` for the signatures it may have."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        name: str | None = None,
+        deterministic: bool = True,
+        abstains: bool = False,
+    ) -> None:
+        self.function = function
+        self.name = name or str(getattr(function, "__name__", type(function).__name__))
+        self.deterministic = deterministic
+        self.abstains = abstains
+        parameters = _signature(function).parameters.values()
+        self._named = [
+            p.name
+            for p in parameters
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        ]
+        self._takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        self._required = {p.name for p in parameters if p.default is p.empty and p.name in self._named}
+        by_name = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+        self._texts = [n for n in self._named if n in self._required - by_name]
+        self._plans: dict[tuple[str, ...], tuple[str, list[str]]] = {}
+
+    def score(self, episodes: Sequence[Episode]) -> Scores:
+        """Call the function in the way its parameters ask for."""
+        names = self._named
+        if {"prompts", "completions"} & set(names):
+            batch: dict[str, Any] = {
+                "prompts": [e.prompt.text for e in episodes],
+                "completions": [e.completion for e in episodes],
+                "completion_ids": [e.completion_ids.tolist() for e in episodes],
+            }
+            known = {k for e in episodes for k in e.prompt.columns}
+            batch |= {k: [e.prompt.columns.get(k) for e in episodes] for k in sorted(known)}
+            return cast("Scores", self.function(**self._select(batch)))
+        if names[:1] == ["episodes"]:
+            return cast("Scores", self.function(episodes))
+        return [self._score_one(e) for e in episodes]
+
+    def _score_one(self, episode: Episode) -> Any:
+        columns = episode.prompt.columns
+        texts, named = self._plans.get(tuple(columns)) or self._plan(tuple(columns))
+        rest = {k: columns[k] for k in named} if named else {}
+        if texts == "completion":
+            return self.function(episode.completion, **rest)
+        if texts == "both":
+            return self.function(episode.prompt.text, episode.completion, **rest)
+        return self.function(episode, **rest)
+
+    def _plan(self, columns: tuple[str, ...]) -> tuple[str, list[str]]:
+        """What goes by position, and which columns by name, for prompts that have these columns."""
+        # Texts go by position, whatever the parameters are called.
+        positional = [n for n in self._texts if n not in columns][:2]
+        texts = "episode" if "episode" in positional[:1] else "both" if len(positional) == 2 else "completion"
+        rest = {k: None for k in columns if k not in positional}
+        self._plans[columns] = texts, list(self._select(rest, positional))
+        return self._plans[columns]
+
+    def _select(self, values: Mapping[str, Any], given: Sequence[str] = ()) -> dict[str, Any]:
+        missing = self._required - set(values) - set(given)
+        if missing:
+            raise RewardError(
+                f"reward {self.name!r} asks for {', '.join(sorted(missing))}, but the prompts have only "
+                f"the columns {', '.join(sorted(values)) or '(none)'}"
+            )
+        return {k: v for k, v in values.items() if self._takes_any or k in self._named}
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(function)
+    except ValueError:  # some built-in functions do not tell theirs
+        return inspect.Signature([inspect.Parameter("completion", inspect.Parameter.POSITIONAL_ONLY)])
+
+
+def as_reward_source(value: RewardSource | Callable[..., Any]) -> RewardSource:
+    """Make a reward source of whatever scores text.
+
+    Accepted functions, told apart by their parameters' names:
+
+    - `(completion)` or `(prompt, completion, **columns) -> float`: one episode at a time;
+    - `(prompts, completions, **columns) -> list[float]`: a batch, TRL's contract;
+    - `(episode) -> float` and `(episodes) -> list[float]`: with ids and endings.
+
+    >>> source = as_reward_source(lambda completion: len(completion))
+    >>> from text_gym import ByteTokenizer
+    >>> source([Episode.of("Say hi:", "hi", ByteTokenizer())]).values
+    array([2.])
+    """
+    if isinstance(value, RewardSource):
+        return value
+    if callable(value):
+        return FunctionReward(value)
+    raise RewardError(f"{type(value).__name__} is not a reward: pass a RewardSource or a function")
+
+
+class Composite(RewardSource):
+    """A source made of others; subclasses write `evaluate`.
+
+    Attributes:
+        parts: The sources inside, by the name their terms are kept under.
+    """
+
+    def __init__(self, parts: Mapping[str, Source], name: str) -> None:
+        if not parts:
+            raise ConfigError(f"{type(self).__name__} needs at least one reward source")
+        self.parts = {part: as_reward_source(source) for part, source in parts.items()}
+        self.name = name
+        self.deterministic = all(p.deterministic for p in self.parts.values())
+        self.abstains = any(p.abstains for p in self.parts.values())
+        self.causal = all(p.causal for p in self.parts.values())
+        self.interactive = any(p.interactive for p in self.parts.values())
+
+    @abstractmethod
+    def evaluate(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
+        """Rewards of at least one episode; the parts check their own, so `on_bad_reward` goes to them."""
+
+    def score(self, episodes: Sequence[Episode]) -> Rewards:
+        """`evaluate`, refusing bad rewards."""
+        return self.evaluate(episodes, "raise")
+
+    def _judge(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
+        # With "drop" a bad reward of a part makes that part abstain.
+        return _checked(self, episodes, self.evaluate(episodes, on_bad_reward), on_bad_reward)
+
+    @property
+    def last_failure(self) -> str | None:
+        """Its own last failure, or else that of the first part that has one."""
+        failures = (self._last_failure, *(part.last_failure for part in self.parts.values()))
+        return next((failure for failure in failures if failure is not None), None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the parts remember."""
+        states = {name: part.state_dict() for name, part in self.parts.items()}
+        known = {name: state for name, state in states.items() if state}
+        return {"parts": known} if known else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave; every part gets its own."""
+        states = dict(state.get("parts", {}))
+        if set(state) - {"parts"} or set(states) - set(self.parts):
+            raise ConfigError(f"reward {self.name!r} was given the memory of another source: {sorted(state)}")
+        for name, part in self.parts.items():
+            part.load_state_dict(states.get(name, {}))
+
+    def label(self) -> str:
+        """The composite's own line in the tree."""
+        return f"{self.name}: {type(self).__name__}"
+
+    def __str__(self) -> str:
+        return describe(self)
+
+
+class WeightedSum(Composite):
+    """`Σ weight · reward`, in `[Σ min, Σ max]` of the weighted parts.
+
+    A part that abstains on an episode adds nothing to it, token by token and at the end; the sum abstains
+    where all parts do.
+    Terms: each part's unweighted total under its name, its own terms under `name/term`.
+
+    Args:
+        parts: Name -> `(source, weight)`, or a source alone for weight 1.
+        name: Name of the sum.
+
+    >>> from text_gym import ByteTokenizer, FunctionReward
+    >>> words = FunctionReward(lambda completion: len(completion.split()), name="words")
+    >>> shouts = FunctionReward(lambda completion: completion.isupper(), name="shouts")
+    >>> source = words - 5 * shouts
+    >>> print(source)
+    sum: WeightedSum
+    ├─ 1 × words: FunctionReward
+    └─ -5 × shouts: FunctionReward
+    >>> source([Episode.of("Say hi:", "HELLO YOU", ByteTokenizer())]).values
+    array([-3.])
+    """
+
+    def __init__(self, parts: Mapping[str, Source | tuple[Source, float]], name: str = "sum") -> None:
+        pairs = {part: p if isinstance(p, tuple) else (p, 1.0) for part, p in parts.items()}
+        super().__init__({part: source for part, (source, _) in pairs.items()}, name)
+        self.weights = {part: finite("weight", weight) for part, (_, weight) in pairs.items()}
+
+    def evaluate(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
+        """The sum of the parts' rewards, per-token ones token by token."""
+        values = np.zeros(len(episodes))
+        abstained = np.ones(len(episodes), dtype=np.bool_)
+        per_token: list[FloatArray] | None = None
+        terms: dict[str, FloatArray] = {}
+        for name, source in self.parts.items():
+            rewards, weight = source(episodes, on_bad_reward), self.weights[name]
+            values += weight * rewards.values
+            abstained &= rewards.abstained
+            if rewards.per_token is not None:
+                per_token = per_token or [np.zeros(len(e.completion_ids)) for e in episodes]
+                per_token = [a + weight * b for a, b in zip(per_token, rewards.per_token, strict=True)]
+            terms |= nested(name, rewards)
+        return Rewards(values, None if per_token is None else tuple(per_token), terms, abstained)
+
+
+class Wrapper(Composite):
+    """A composite of one source, whose name and terms it keeps; `raw` is what the innermost one said."""
+
+    def __init__(self, source: Source) -> None:
+        source = as_reward_source(source)
+        super().__init__({source.name: source}, source.name)
+        self.source = source
+
+    def inner(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
+        """The source's rewards, with the term `raw` added."""
+        rewards = self.source(episodes, on_bad_reward)
+        return replace(rewards, terms={"raw": known(rewards, rewards.totals), **rewards.terms})
+
+
+class Scale(Wrapper):
+    """`factor · reward + offset`; per-token rewards are scaled, the offset is paid on the last token."""
+
+    def __init__(self, source: Source, factor: float = 1.0, offset: float = 0.0) -> None:
+        super().__init__(source)
+        self.factor, self.offset = finite("factor", factor), finite("offset", offset)
+
+    def evaluate(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
+        """An affine map of the rewards."""
+        rewards = self.inner(episodes, on_bad_reward)
+        per_token = rewards.per_token and tuple(self.factor * t for t in rewards.per_token)
+        return replace(rewards, values=self.factor * rewards.values + self.offset, per_token=per_token)
+
+    def label(self) -> str:
+        """With factor and offset."""
+        return f"{self.name}: {self.factor:g} × reward" + (f" {self.offset:+g}" if self.offset else "")
+
+
+def describe(source: RewardSource) -> str:
+    """The tree of a source and its parts, one line each; weights and limits are shown."""
+
+    def lines(source: RewardSource, prefix: str) -> list[str]:
+        if not isinstance(source, Composite):
+            return [f"{prefix}{source.name}: {type(source).__name__}"]
+        result, parts = [prefix + source.label()], source.parts
+        for i, (name, part) in enumerate(parts.items(), 1):
+            branch, stem = ("└─ ", "   ") if i == len(parts) else ("├─ ", "│  ")
+            weight = f"{source.weights[name]:g} × " if isinstance(source, WeightedSum) else ""
+            renamed = f"{name} = " if name != part.name else ""
+            below = lines(part, weight + renamed)
+            result += [branch + below[0], *(stem + line for line in below[1:])]
+        return result
+
+    return "\n".join(lines(source, ""))
+
+
+def add(left: RewardSource, right: object, sign: float = 1.0) -> RewardSource:
+    """`left + sign · right`: sums are flattened, scaled parts become weights, a number is an offset.
+
+    Raises:
+        TypeError: `right` is neither a reward source nor a number.
+    """
+    if isinstance(right, RewardSource):
+        addends = [*_addends(left), *((s, sign * w) for s, w in _addends(right))]
+        names = unique([source.name for source, _ in addends])
+        return WeightedSum(dict(zip(names, addends, strict=True)))
+    if isinstance(right, (int, float)):
+        return Scale(left, offset=sign * right) if right else left
+    raise TypeError(f"cannot add {type(right).__name__} to a reward source")
+
+
+def _addends(source: RewardSource) -> list[tuple[RewardSource, float]]:
+    if type(source) is WeightedSum and source.name == "sum":
+        return [(part, source.weights[name]) for name, part in source.parts.items()]
+    if type(source) is Scale and source.offset == 0:
+        return [(source.source, source.factor)]
+    return [(source, 1.0)]

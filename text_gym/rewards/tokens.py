@@ -1,0 +1,40 @@
+"""Rewards that are paid token by token, checked as they come."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from text_gym.episode import FloatArray
+from text_gym.errors import RewardError, TextGymError
+
+from .source import RewardSource
+from .values import _LARGEST, TokenBatch, _all_finite, _bad
+
+
+def checked_tokens(source: RewardSource, batch: TokenBatch) -> FloatArray:
+    """`source.token_rewards(batch)`, checked; where a bad one is dropped, 0 is paid.
+
+    Raises:
+        RewardError: Another number of rewards than tokens, or one that is not finite.
+    """
+    try:
+        rewards = np.asarray(source.token_rewards(batch), dtype=np.float64)
+    except TextGymError:
+        raise
+    except Exception as error:
+        raise RewardError(
+            f"reward {source.name!r} raised {type(error).__name__}: {error} (token rewards of "
+            f"{len(batch.tokens)} running episodes)"
+        ) from error
+    if rewards.shape != batch.tokens.shape:
+        raise RewardError(
+            f"reward {source.name!r} returned token rewards of shape {rewards.shape} for "
+            f"{len(batch.tokens)} running episodes"
+        )
+    if not _all_finite(rewards):
+        bad = ~(np.abs(rewards) <= _LARGEST)
+        if batch.on_bad_reward == "raise":
+            i = int(np.flatnonzero(bad)[0])
+            raise _bad(source, batch.episodes()[i], i, f"has the token reward {rewards[i]}")
+        rewards = np.where(bad, 0.0, rewards)
+    return rewards

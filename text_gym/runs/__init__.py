@@ -1,0 +1,1 @@
+"""Runs of the command line and of Python: training, its data, its folder, its console."""

@@ -1,0 +1,129 @@
+"""What a training run shows: a progress bar or plain lines, notes, and the table before → after.
+
+Nothing is computed here, and nothing that a model wrote reaches the terminal unescaped.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from text_gym.utils.display import harmless
+
+from .folder import Sample, named
+from .judgement import rows_of
+
+
+def show_results(
+    console: Console,
+    summary: Mapping[str, Any],
+    samples: Sequence[Sample],
+    folder: Path,
+) -> None:
+    """Print the table before → after and a few texts."""
+    before, after = summary["before"], summary["after"]
+    table = Table(
+        title="Held-out prompts, sampled at temperature 1 (mean, 95 % interval)", title_justify="left"
+    )
+    for heading in ("", "before", "after"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    at_start = rows_of(before)
+    for name, value in rows_of(after).items():
+        table.add_row(Text(harmless(name)), _interval(at_start.get(name)), _interval(value))
+    for name, label in (
+        ("kl_nats", "KL, nats per episode"),
+        ("perplexity", "perplexity, under the reference"),
+        ("length_tokens", "length, tokens"),
+        ("terminated", "ended by EOS"),
+    ):
+        if not math.isnan(after[name]):
+            table.add_row(label, f"{before[name]:.2f}", f"{after[name]:.2f}")
+    if "perfect" in after and "greedy" in before:
+        low, high = before["greedy"]["perfect"]["mean"], after["greedy"]["perfect"]["mean"]
+        table.add_row("perfect, greedy", f"{low:.3f}", f"{high:.3f}")
+    console.print(table)
+    for prompt, text_before, scores_before, text_after, scores_after in samples:
+        console.print(Text("\n" + harmless(prompt.strip(), newlines=True), style="dim"))
+        console.print(Text(f"  before{harmless(named(scores_before))}: {harmless(text_before)}"))
+        console.print(Text(f"  after {harmless(named(scores_after))}: {harmless(text_after)}"))
+    console.print(Text(f"\n{summary['tokens']:,} tokens in {summary['seconds']:.0f} s; results in {folder}"))
+
+
+def _interval(measure: Mapping[str, Any] | None) -> str:
+    if measure is None:
+        return ""
+    low, high = measure["ci95"]
+    return f"{measure['mean']:.3f} [{low:.3f}, {high:.3f}]".replace("[", r"\[")
+
+
+@contextmanager
+def progress(console: Console, total: int, bar: bool = True) -> Iterator[Any]:
+    """A bar with reward, KL, speed and time left; plain lines without it or where there is no terminal."""
+    if not (bar and console.is_terminal):
+
+        def line(metrics: Mapping[str, float]) -> None:
+            done = int(metrics["iteration"])
+            if not bar or done % max(1, total // 10) == 0 or done == total:
+                console.print(_status(metrics), highlight=False)
+
+        yield line
+        return
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[status]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("training", total=total, status="")
+        yield lambda metrics: progress.update(
+            task, completed=metrics["iteration"], status=_status(metrics, brief=True)
+        )
+
+
+def _status(metrics: Mapping[str, float], brief: bool = False) -> str:
+    known = not math.isnan(metrics.get("kl", math.nan))
+    kl = f"KL {metrics['kl']:.2f} nats  " if known else ""
+    status = f"reward {metrics['reward']:.3f}  {kl}{metrics['tokens_per_second']:,.0f} tokens/s"
+    return status if brief else f"iteration {int(metrics['iteration'])}  {status}"
+
+
+class Notes(logging.Handler):
+    """Shows what is logged under `text_gym`, and hands it to `write`; a context manager.
+
+    Args:
+        console: Where to show it.
+        write: Takes one message.
+    """
+
+    def __init__(self, console: Console, write: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self.console, self.write = console, write
+        self._logger = logging.getLogger("text_gym")
+
+    def __enter__(self) -> Notes:
+        self._level = self._logger.level
+        self._logger.setLevel(logging.INFO)
+        self._logger.addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.removeHandler(self)
+        self._logger.setLevel(self._level)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show and write one message."""
+        message = harmless(record.getMessage())
+        style = "yellow" if record.levelno >= logging.WARNING else "dim"
+        self.console.print(Text(message, style=style))
+        self.write(message)

@@ -1,0 +1,283 @@
+"""The folder of a run: configuration, metrics, summary, samples, curves and the policy.
+
+Everything a run leaves is plain text, PNG, safetensors or TensorBoard events; nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeAlias
+
+from text_gym.errors import ConfigError, DataError
+from text_gym.utils.json_files import _finite, _render, write_json
+from text_gym.utils.locking import FolderLock
+from text_gym.utils.sealed import write_atomic
+
+Metrics = Mapping[str, float]
+# Prompt, text before, its rewards by name, text after, its rewards.
+Sample: TypeAlias = tuple[str, str, Mapping[str, float], str, Mapping[str, float]]
+_GOLD = "#b07a00"
+
+# Panels of curves.png: title, unit of the vertical axis, metrics drawn.
+PANELS = (
+    ("Reward", "reward per episode", ("reward",)),
+    ("Criteria", "mean per episode", ("reward/",)),
+    ("KL to the reference policy", "nats per episode", ("kl",)),
+    ("Length", "completion tokens", ("length",)),
+)
+
+
+class RunFolder:
+    """Writes a run's files; rows reach the disk as they are made. No other process can write them meanwhile.
+
+    Args:
+        folder: Where; made if need be.
+        config: What the run was started with.
+        tensorboard: Write TensorBoard events too.
+        resume: Go on with the run that is there: its rows are read, and `config` must be its own.
+
+    Attributes:
+        rows: The metrics of every iteration so far.
+
+    Raises:
+        ConfigError: The folder is in use by another process, or already holds a run; to be resumed, holds
+            none or one with other settings.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        config: Mapping[str, Any],
+        *,
+        tensorboard: bool = True,
+        resume: bool = False,
+    ) -> None:
+        self.path = Path(folder)
+        if resume:
+            check_settings(self.path, config)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = FolderLock(self.path)
+        try:
+            file = self.path / "metrics.jsonl"
+            if file.exists() and not resume:
+                raise ConfigError(
+                    f"{self.path} already holds a run; choose another --out, or go on with it: "
+                    f"text-gym train --resume {self.path}"
+                )
+            if not resume:
+                self.write_json("config.json", config)
+            self.rows = _read_rows(file)
+            self._metrics = file.open("a", encoding="utf-8")
+        except BaseException:
+            self._lock.release()
+            raise
+        self._tensorboard = tensorboard
+        self._events: Any = None
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._metrics.close()
+        if self._events is not None:
+            self._events.close()
+        self._lock.release()
+
+    def rewind(self, iteration: int) -> None:
+        """Forget the rows after this iteration: they are to be made again."""
+        self._metrics.close()
+        self.rows = [row for row in self.rows if row["iteration"] <= iteration]
+        file = self.path / "metrics.jsonl"
+        write_atomic(file, "".join(json.dumps(_finite(row)) + "\n" for row in self.rows))
+        self._metrics = file.open("a", encoding="utf-8")
+
+    def log(self, metrics: Metrics) -> None:
+        """Append one iteration's metrics."""
+        self.rows.append(dict(metrics))
+        self._metrics.write(json.dumps(_finite(metrics)) + "\n")
+        self._metrics.flush()
+        if self._tensorboard:
+            step = int(metrics.get("iteration", len(self.rows)))
+            for name, value in metrics.items():
+                if isinstance(value, (int, float)) and math.isfinite(value):
+                    self._writer(step).add_scalar(name, value, step)
+
+    def note(self, message: str) -> None:
+        """Append a line to `log.txt`."""
+        with (self.path / "log.txt").open("a", encoding="utf-8") as stream:
+            stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
+
+    def sync(self) -> None:
+        """Force the rows so far to the disk, before a checkpoint that counts on them."""
+        os.fsync(self._metrics.fileno())
+
+    def write_json(self, name: str, content: Any) -> None:
+        """Write a JSON file."""
+        write_json(self.path / name, content)
+
+    def write_samples(self, samples: Sequence[Sample]) -> None:
+        """Write `samples.md`: prompt, text and its rewards before, text and its rewards after."""
+        parts = ["# Samples on held-out prompts\n"]
+        for i, (prompt, before, scores_before, after, scores_after) in enumerate(samples, 1):
+            parts += [f"## {i}\n", _fence(prompt), f"Before{named(scores_before)}:\n", _fence(before)]
+            parts += [f"After{named(scores_after)}:\n", _fence(after)]
+        (self.path / "samples.md").write_text("\n".join(parts), encoding="utf-8")
+
+    def _writer(self, step: int) -> Any:
+        """TensorBoard's; what an earlier process wrote of this step and later ones counts no more."""
+        if self._events is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._events = SummaryWriter(str(self.path), purge_step=step)
+        return self._events
+
+    def draw_curves(self, title: str, reward: str = "reward", first: Metrics | None = None) -> Path:
+        """Draw `curves.png`; see the function `draw_curves`."""
+        file = self.path / "curves.png"
+        draw_curves(self.rows, file, title, reward, first)
+        return file
+
+
+def draw_curves(
+    rows: Sequence[Metrics],
+    file: str | Path,
+    title: str,
+    reward: str = "reward",
+    first: Metrics | None = None,
+) -> None:
+    """Draw the panels of a run over its iterations into a PNG: reward, criteria, KL and length.
+
+    Where gold was looked at while another reward was optimised (rows with `gold`), two panels more: gold
+    over the iterations, and both over √KL. Over-optimisation shows there as gold that falls while the reward
+    rises (Gao et al. 2023, "Scaling laws for reward model overoptimization").
+
+    Args:
+        rows: Metrics of the iterations.
+        file: Where to.
+        title: Above all panels.
+        reward: Name of the reward that was optimised.
+        first: The look at gold before the first iteration.
+    """
+    from matplotlib.figure import Figure  # no pyplot: nothing global, no display needed
+
+    looks = [row for row in ([first] if first else []) + list(rows) if "gold" in row]
+    figure = Figure(figsize=(15 if looks else 11, 7), layout="constrained")
+    figure.suptitle(title)
+    panels = list(figure.subplots(2, 3 if looks else 2).flat)
+    if looks:
+        _draw_gold(panels.pop(1), looks)
+        _draw_frontier(panels.pop(), rows, looks, reward)
+    for axes, (name, unit, wanted) in zip(panels, PANELS, strict=True):
+        keys = [
+            k
+            for k in dict.fromkeys(name for row in rows for name in row)
+            if k in wanted or any(k.startswith(w) and w.endswith("/") for w in wanted)
+        ]
+        for key in keys:
+            x = [row["iteration"] for row in rows]
+            y = [row.get(key, math.nan) for row in rows]
+            axes.plot(x, y, linewidth=1.6, label=key.removeprefix("reward/"))
+        axes.set(title=name, xlabel="iteration", ylabel=unit)
+        axes.grid(alpha=0.3)
+        if len(keys) > 1:
+            axes.legend(fontsize="small")
+        if not keys:
+            axes.text(0.5, 0.5, "this reward names no criteria", ha="center", transform=axes.transAxes)
+    figure.savefig(str(file), dpi=120)
+
+
+def _draw_gold(axes: Any, looks: Sequence[Metrics]) -> None:
+    """Gold over the iterations."""
+    axes.plot([r["iteration"] for r in looks], [r["gold"] for r in looks], "o-", color=_GOLD, markersize=3)
+    axes.set(title="Gold (the task's own reward)", xlabel="iteration", ylabel="mean on held-out prompts")
+    axes.grid(alpha=0.3)
+
+
+def _draw_frontier(axes: Any, rows: Sequence[Metrics], looks: Sequence[Metrics], reward: str) -> None:
+    """The reward that is optimised, of batches, and gold, of looks, each over the √KL of its texts."""
+
+    def distance(kl: float) -> float:
+        return math.sqrt(max(kl, 0.0))  # an estimate can be below 0
+
+    known = [r for r in rows if math.isfinite(r.get("kl", math.nan))]
+    own, right = "tab:blue", axes.twinx()
+    axes.scatter([distance(r["kl"]) for r in known], [r["reward"] for r in known], s=8, color=own, alpha=0.6)
+    right.plot([distance(r["gold_kl"]) for r in looks], [r["gold"] for r in looks], "o-", color=_GOLD, ms=4)
+    axes.set(title="Reward and gold over the distance from the start", xlabel="√KL, √nats per episode")
+    axes.set_ylabel(f"{reward}, optimised (batches)", color=own)
+    right.set_ylabel("gold (held-out prompts)", color=_GOLD)
+    axes.tick_params(axis="y", labelcolor=own)
+    right.tick_params(axis="y", labelcolor=_GOLD)
+    axes.grid(alpha=0.3)
+
+
+def named(scores: Mapping[str, float]) -> str:
+    """Rewards of a text with their names, in brackets; nothing if there are none.
+
+    >>> named({"gold": 0.617, "length": 1.0})
+    ' (gold 0.62, length 1.00)'
+    """
+    shown = ", ".join(f"{name} {value:.2f}" for name, value in scores.items())
+    return f" ({shown})" if shown else ""
+
+
+def check_settings(folder: str | Path, config: Mapping[str, Any]) -> None:
+    """Make sure that a folder holds a run with these settings.
+
+    Raises:
+        ConfigError: It holds none, or one with others; they are named.
+    """
+    found = read_config(folder)
+    given = json.loads(_render(config))
+    wrong = [name for name in {**found, **given} if found.get(name) != given.get(name)]
+    if wrong:
+        name = wrong[0]
+        raise ConfigError(
+            f"the run in {folder} has {name}={found.get(name)!r}, not {given.get(name)!r}; it can only be "
+            "resumed with its own settings"
+        )
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """What the run in a folder was started with.
+
+    Raises:
+        ConfigError: There is no run, or its `config.json` cannot be read.
+    """
+    file = Path(folder) / "config.json"
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise ConfigError(f"{folder} holds no run: there is no {file.name}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {file}: {error}") from error
+
+
+def _read_rows(file: Path) -> list[dict[str, float]]:
+    """Rows that were written whole; the last one need not be."""
+    lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
+    try:
+        return [{k: math.nan if v is None else v for k, v in json.loads(line).items()} for line in lines]
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"{file} has a line that is not a row of metrics: {error}") from error
+
+
+def default_folder(task: str, algorithm: str) -> Path:
+    """`runs/<task>-<algorithm>-<time>`."""
+    return Path("runs") / f"{Path(task).stem}-{algorithm}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _fence(text: str) -> str:
+    """A code block that no text can close."""
+    ticks = "```"
+    while ticks in text:
+        ticks += "`"
+    return f"{ticks}text\n{text.rstrip()}\n{ticks}\n"

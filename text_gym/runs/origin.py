@@ -1,0 +1,219 @@
+"""Where a saved policy comes from: its task or data and the policy it started from, as plain JSON beside it.
+
+Nothing that such a file names is run: rewards in it that are Python files or modules are named, not loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from text_gym.agents.policies.policy import Policy
+from text_gym.errors import DataError, TextGymError
+from text_gym.tasks.task import TASKS, load_task
+from text_gym.utils.display import harmless
+from text_gym.utils.json_files import write_json
+
+if TYPE_CHECKING:
+    from text_gym.tasks.task import Task
+
+
+ORIGIN = "text_gym.json"
+_DTYPES = ("float64", "float32", "bfloat16", "float16")
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
+
+
+@dataclass(frozen=True)
+class Start:
+    """The policy that another one starts from: which one it is, and where it can be found.
+
+    Args:
+        sha256: `Policy.digest` of it: a policy with another digest is another policy.
+        dtype: Type of its weights, e.g. `"float32"`.
+        places: Where to look, the best first: `{"task": name}` is the policy shipped with a task,
+            `{"folder": path}` a folder, `{"copy": path}` a copy that goes wherever the saved policy goes,
+            `{"hub": name}` a hub model.
+    """
+
+    sha256: str
+    dtype: str
+    places: tuple[dict[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, policy: Policy, came_from: Policy | str | Path | None, task: Task | None = None) -> Start:
+        """The start that a policy is, as long as nothing has changed it.
+
+        Args:
+            policy: The policy, loaded.
+            came_from: Folder or hub model that it was loaded from; if None, it is the task's own.
+            task: The task.
+        """
+        shipped = None if task is None else task.policy
+        source: Any = shipped if came_from is None else came_from
+        if source is not None and not isinstance(source, (str, Path)):
+            source = source.model.config.name_or_path  # where transformers loaded it from, if anywhere
+        places: list[dict[str, str]] = []
+        if source and Path(source).is_dir():
+            name = None if task is None else task.settings.get("task")
+            if name in TASKS and shipped is not None and Path(source).resolve() == shipped.resolve():
+                places.append({"task": str(name)})
+            else:
+                places.append({"folder": str(Path(source).resolve())})
+        elif source:
+            places.append({"hub": str(source)})
+        dtype = str(policy.value_head.weight.dtype).removeprefix("torch.")
+        return cls(policy.digest(), dtype, tuple(places))
+
+    def at(self, folder: str | Path) -> Start:
+        """The same with a copy of it in the run's folder for its only place."""
+        return Start(self.sha256, self.dtype, ({"copy": str(Path(folder).resolve())},))
+
+    def also_at(self, folder: str | Path) -> Start:
+        """The same with a copy for one more place, for when it is gone from the others."""
+        return Start(self.sha256, self.dtype, (*self.places, *self.at(folder).places))
+
+    def written_in(self, folder: Path) -> dict[str, Any]:
+        """As plain data for a policy's folder: folders relative to that, where it can be, and absolute.
+
+        Copies are named relatively alone: the same run writes the same text wherever it stands.
+        """
+        places: list[dict[str, str]] = []
+        home = folder.resolve()
+        for place in self.places:
+            target = place.get("folder") or place.get("copy")
+            if target is not None and Path(target).drive == home.drive:
+                places.append({"folder": Path(os.path.relpath(target, home)).as_posix()})
+            if "copy" not in place:
+                places.append(place)
+        return {"sha256": self.sha256, "dtype": self.dtype, "places": places}
+
+
+def write_origin(
+    folder: str | Path,
+    settings: Mapping[str, Any],
+    max_tokens: int,
+    start: Start | None,
+    reward: str | None = None,
+) -> None:
+    """Say in a policy's folder where it comes from.
+
+    Args:
+        folder: The policy's.
+        settings: `Task.settings` of the task: how it is made again.
+        max_tokens: Token limit of an episode.
+        start: The policy it started from; None if it was made from nothing.
+        reward: Name of the reward that was optimised, if one was.
+    """
+    folder = Path(folder)
+    known = {**settings, "max_tokens": max_tokens, "reward": reward}
+    write_json(folder / ORIGIN, {**known, "start_policy": start and start.written_in(folder)})
+
+
+def read_origin(folder: str | Path) -> dict[str, Any]:
+    """What a policy's folder says about where it comes from; empty for policies made elsewhere.
+
+    Folders of older versions may lack anything, `start_policy` above all.
+
+    Raises:
+        DataError: The file is there, but no JSON object.
+    """
+    file = Path(folder) / ORIGIN
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {file}: {error}; remove it, and pass --task or --data") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{file} holds no JSON object; remove it, and pass --task or --data")
+    return found
+
+
+def policy_folder(place: str | Path) -> str:
+    """The policy's own folder, where a run's is given: of `train` its policy, of `rlhf` the one that stands.
+
+    Anything else, a hub model's name for one, is returned as it is.
+    """
+    folder = Path(place)
+    if any((folder / name).is_file() for name in _WEIGHTS) or not folder.is_dir():
+        return str(place)
+    if (folder / "policy").is_dir():
+        return str(folder / "policy")
+    rounds = folder / "rounds.jsonl"
+    if rounds.is_file():
+        try:
+            kept = int(json.loads(rounds.read_text(encoding="utf-8").splitlines()[-1])["kept"])
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise DataError(f"{rounds} does not say which policy stands; pass the policy's folder") from error
+        return str(folder / (f"round-{kept}" if kept else "start") / "policy")
+    return str(place)
+
+
+def is_plain_name(reward: object) -> bool:
+    """Whether a reward is one of ours by name or a folder, so that loading it runs nobody's code."""
+    return isinstance(reward, str) and re.fullmatch(r"[A-Za-z_]\w*", reward) is not None
+
+
+def load_start(folder: str | Path, policy: Policy, device: str = "auto") -> tuple[Policy | None, str]:
+    """The policy that a saved one started from.
+
+    Args:
+        folder: The saved one's.
+        policy: The saved one itself: the start has its tokenizer.
+        device: Where to.
+
+    Returns:
+        The start and where it was found; or None and a sentence that says why it is not known and what to do.
+    """
+    origin = read_origin(folder)
+    if "start_policy" not in origin:
+        return None, "not known: the policy's folder does not say what it started from; pass --reference"
+    start = origin["start_policy"]
+    if start is None:
+        return None, "none: the policy was made from nothing; pass --reference to measure it to another one"
+    try:
+        sha256, places = str(start["sha256"]), [dict(place) for place in start["places"]]
+        dtype = start["dtype"] if start["dtype"] in _DTYPES else "float32"
+    except (KeyError, TypeError, ValueError):
+        return None, f"not known: start_policy in {folder}/{ORIGIN} is damaged; pass --reference"
+    tried = []
+    for place in places:
+        source, name = _source(place, Path(folder))
+        if name in tried or source is None:
+            tried += [] if name in tried else [f"{name} is not there"]
+            continue
+        found = _load(source, policy, device, dtype)
+        if isinstance(found, str):
+            tried.append(f"{name} cannot be loaded ({found})")
+        elif found.digest() != sha256:
+            tried.append(f"{name} is another policy (SHA-256 of its weights)")
+        else:
+            return found, name
+    looked = "; ".join(dict.fromkeys(tried)) or "it was made in Python and is kept nowhere"
+    return None, f"not known: the policy it started from was not found: {looked}; pass --reference"
+
+
+def _source(place: Mapping[str, Any], folder: Path) -> tuple[str | None, str]:
+    """Folder or hub name of a place, None if there is no such folder; and what to call it."""
+    if "task" in place:
+        name = str(place["task"])
+        shipped = load_task(name).policy if name in TASKS else None
+        return None if shipped is None else str(shipped), f"the policy shipped with task {name!r}"
+    if "hub" in place:
+        return str(place["hub"]), str(place["hub"])
+    target = Path(os.path.normpath(folder / str(place.get("folder", ""))))
+    return (str(target) if target.is_dir() else None), str(target)
+
+
+def _load(source: str, policy: Policy, device: str, dtype: str) -> Policy | str:
+    """The policy there, or why it cannot be loaded."""
+    own = (Path(source) / "tokenizer.json").is_file() or not Path(source).is_dir()
+    try:
+        return Policy.from_pretrained(source, None if own else policy.tokenizer, device=device, dtype=dtype)
+    except TextGymError as error:
+        return harmless(str(error), limit=200)

@@ -1,0 +1,389 @@
+"""The main job: train a policy by reinforcement learning, with before and after on held-out prompts.
+
+`train` is what `text-gym train` calls; it can be called from Python alike. It knows files, progress
+and tables; how a policy learns is in `text_gym.agents`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from rich.console import Console
+
+from text_gym.agents.adapters.sb3.training import train_sb3
+from text_gym.agents.algorithms.by_name import load_algorithm
+from text_gym.agents.policies.lora import LoRAPolicy
+from text_gym.agents.policies.policy import Policy
+from text_gym.agents.training.checkpoint import Checkpoints, Choice
+from text_gym.envs.vector import TextVectorEnv
+from text_gym.errors import ConfigError, RaterLeftError
+from text_gym.rewards.source import RewardSource
+from text_gym.tasks.task import Task
+from text_gym.utils.stopping import Stop, stop_signals
+
+from .console import Notes, progress, show_results
+from .folder import RunFolder, Sample, default_folder
+from .judgement import GoldWatch, Judgement, judge, judge_texts
+from .origin import Start, write_origin
+
+if TYPE_CHECKING:
+    from text_gym.agents.adapters.sb3.config import SB3Config
+    from text_gym.agents.algorithms.agent import Agent
+    from text_gym.agents.algorithms.configs import AgentConfig
+
+
+Learner: TypeAlias = "Callable[[RunFolder, Stop, Callable[[dict[str, float]], bool]], Outcome]"
+LOG = logging.getLogger("text_gym")
+CHECKPOINTS = "checkpoints"  # in a run's folder
+
+
+def train(
+    algorithm: str,
+    config: AgentConfig | SB3Config,
+    task: Task,
+    *,
+    reward: RewardSource | None = None,
+    policy: Policy | str | Path | None = None,
+    lora: int | None = None,
+    adapter_only: bool = False,
+    bf16: bool = False,
+    gradient_checkpointing: bool = False,
+    episodes: int = 64,
+    limit: Literal["end", "truncate"] = "end",
+    out: str | Path | None = None,
+    device: str = "auto",
+    console: Console | None = None,
+    checkpoint_every: int = 10,
+    resume: bool = False,
+    options: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Train, judge on the held-out prompts before and after, and write the run's folder.
+
+    It ends with the last policy, or with that of the best checkpoint where its reward − β·KL, on the run's
+    own batches, was larger by more than noise (`Checkpoints.take_best`).
+    A run that was interrupted, in whatever way, goes on with `resume` from its last checkpoint; on a CPU its
+    summary, metrics (`text_gym.agents.TIMES` aside) and policy are then those of the uninterrupted run.
+
+    Args:
+        algorithm: Name of the algorithm, e.g. `"ppo"`, or `"sb3.ppo"` for that of Stable-Baselines3.
+        config: Its settings.
+        task: Prompts, held-out prompts and the task's own reward, which is gold (`NoGold()` for none).
+        reward: What is optimised; the task's own reward if None. While it is another one, gold is looked at
+            now and then on 64 held-out prompts (`gold` and `gold_kl` in metrics.jsonl, `GoldWatch`), which
+            changes nothing in the training.
+        policy: Policy, folder or hub model; the task's own if None. Algorithms of
+            Stable-Baselines3 start from scratch where there is neither.
+        lora: Rank of a LoRA adapter to train in place of the policy's weights (`agents.LoRAPolicy`).
+        adapter_only: Save the adapter alone, not merged into the weights.
+        bf16: Make matrix products in bfloat16 (`agents.Policy.use_less_memory`).
+        gradient_checkpointing: Need less memory for a third more work in updates (likewise).
+        episodes: Episodes per iteration (Stable-Baselines3: see `num_envs` and `n_steps` in its config).
+        limit: What the token limit means while the policy learns: "end" pays a text as it stands, "truncate"
+            learns nothing from a text that was cut (see `TextVectorEnv`). Evaluations pay texts as they
+            stand.
+        out: Folder for the results; `runs/<task>-<algorithm>-<time>` if None.
+        device: `auto`, `cpu`, `cuda`, …
+        console: Where to print.
+        checkpoint_every: Iterations between two checkpoints (and one at the end, however that comes), of
+            which the last two and the best one are kept; 0 takes none, and the policy is the last. Algorithms
+            of Stable-Baselines3 take none.
+        resume: Go on with the run in `out`; the other arguments must be those it was started with.
+        options: More to keep in `config.json`: what a command line needs to call this again.
+
+    Returns:
+        The summary, as in `summary.json`; `interrupted` tells whether Ctrl-C ended it early.
+
+    Raises:
+        ConfigError: The task has no policy, or other tokens than the policy, or `out` holds a run (or, to be
+            resumed, none like this one), or is in use by another process.
+        NoScoresError: The reward scored no episode of `config.max_unscored` batches in a row; a checkpoint
+            was taken.
+        SystemExit: SIGTERM or SIGHUP came; a checkpoint was taken.
+    """
+    if resume and not checkpoint_every:
+        raise ConfigError(f"the run in {out} takes no checkpoints (checkpoint_every=0) and cannot be resumed")
+    console = console or Console()
+    folder = Path(out) if out else default_folder(task.name, algorithm)
+    start = _starting_policy(algorithm, task, policy, device, folder if resume else None)
+    came_from = None if start is None else Start.of(start, policy, task)
+    if lora is not None:
+        start = _with_adapter(algorithm, start, lora, not adapter_only, config.seed)
+    if start is not None and (bf16 or gradient_checkpointing):
+        start.use_less_memory(bf16=bf16, gradient_checkpointing=gradient_checkpointing)
+    job = Job(
+        algorithm,
+        config,
+        task,
+        reward or task.reward,
+        start,
+        episodes,
+        limit,
+        device,
+        checkpoint_every,
+        came_from,
+    )
+    settings = job.settings() | ({} if lora is None else {"lora": lora})
+    settings |= {"options": dict(options)} if options else {}
+    learner = (_learn_with_sb3 if algorithm.startswith("sb3.") else _learn)(job)
+    with (
+        stop_signals() as stop,
+        progress(console, config.iterations, bar=not job.reward.interactive) as show,
+        RunFolder(folder, settings, resume=resume) as run,
+        Notes(console, run.note),
+    ):
+
+        def after_iteration(metrics: dict[str, float]) -> bool:
+            run.log(metrics)
+            show(metrics)
+            if stop.signal is not None:
+                name = signal.Signals(stop.signal).name
+                LOG.info("%s: stopping after iteration %d", name, metrics["iteration"])
+            return stop.signal is None
+
+        outcome = learner(run, stop, after_iteration)
+        summary = {
+            "before": outcome.before.summary,
+            "after": outcome.after.summary,
+            "kl_nats": outcome.after.sampled.kl.mean,
+            "seconds": sum(row["seconds"] for row in run.rows),
+            "tokens": outcome.tokens,
+            "iterations": outcome.iterations,
+            "policy_of_iteration": outcome.choice.iteration,
+            "objective": outcome.choice.objective,
+            "declined": outcome.declined,
+            "seed": config.seed,
+            "interrupted": stop.signal is not None,
+        }
+        samples = outcome.samples(job)
+        run.write_samples(samples[:20])
+        title = f"{task.name} · {algorithm} · reward {job.reward.name} · seed {config.seed}"
+        run.draw_curves(title, job.reward.name, outcome.first_look)
+        run.write_json("summary.json", summary)  # last: a run that has one is complete
+    show_results(console, summary, samples[:3], folder)
+    return summary
+
+
+def _starting_policy(
+    algorithm: str, task: Task, policy: Policy | str | Path | None, device: str, resumed: Path | None
+) -> Policy | None:
+    """The policy a run starts from: of a run that is resumed, the one that it keeps."""
+    library = algorithm.startswith("sb3.")
+    if resumed is not None and library:
+        raise ConfigError("runs of Stable-Baselines3 take no checkpoints and cannot be resumed")
+    if resumed is not None and (resumed / CHECKPOINTS).is_dir():
+        kept = Checkpoints(resumed / CHECKPOINTS)
+        if kept.newest_state() is not None:
+            return kept.reference(task.tokenizer, device)
+    policy = policy or task.policy
+    if policy is None and not library:
+        raise ConfigError(f"task {task.name!r} ships no policy; pass --policy FOLDER, or --algorithm sb3.ppo")
+    if policy is None:
+        return None
+    start = policy if isinstance(policy, Policy) else Policy.from_pretrained(policy, device=device)
+    if start.tokenizer.fingerprint != task.tokenizer.fingerprint:
+        raise ConfigError(
+            f"the policy reads and writes other tokens than task {task.name!r}; give it prompts of your own "
+            "(--data FILE --reward NAME), or take the task's own policy"
+        )
+    return start
+
+
+def _with_adapter(algorithm: str, policy: Policy | None, rank: int, merge: bool, seed: int) -> Policy:
+    """A policy that learns in an adapter."""
+    if policy is None or algorithm.startswith("sb3."):
+        raise ConfigError("algorithms of Stable-Baselines3 train all weights; leave out --lora")
+    return LoRAPolicy(policy, rank, merge=merge, seed=seed)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be learnt, by what, from where; the fields are the arguments of `train`.
+
+    `came_from` says which policy `policy` was before anything was learnt.
+    """
+
+    algorithm: str
+    config: Any
+    task: Task
+    reward: RewardSource
+    policy: Policy | None
+    episodes: int
+    limit: Literal["end", "truncate"]
+    device: str
+    checkpoint_every: int
+    came_from: Start | None = None
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_every < 0:
+            raise ConfigError(f"checkpoint_every is {self.checkpoint_every}; it must be 0 (none) or more")
+
+    def settings(self) -> dict[str, Any]:
+        """For `config.json`."""
+        return {
+            "task": self.task.name,
+            "reward": self.reward.name,
+            "algorithm": self.algorithm,
+            "episodes": self.episodes,
+            "limit": self.limit,
+            **dataclasses.asdict(self.config),
+        }
+
+    def save_policy(self, run: RunFolder, save: Callable[[Path], None]) -> None:
+        """Write the policy of a run, and what it comes from."""
+        folder, start = run.path / "policy", self.came_from
+        save(folder)
+        if start is not None and self.checkpoint_every and not self.algorithm.startswith("sb3."):
+            start = start.also_at(run.path / CHECKPOINTS / "reference")
+        write_origin(folder, self.task.settings, self.task.max_tokens, start, self.reward.name)
+
+    def gold_watch(self) -> GoldWatch | None:
+        """What looks at gold while the policy learns; None where gold is what is optimised, or unknown."""
+        gold = self.task.reward
+        if self.reward is gold or not self.task.has_gold or gold.interactive or self.policy is None:
+            return None
+        return GoldWatch(self.task, self.episodes, self.config.iterations, self.policy.context)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What learning gave: judgements, counts, whose policy was kept, and how the objective fell if it did.
+
+    `first_look` is that of `GoldWatch` before learning, where there is one.
+    """
+
+    before: Judgement
+    after: Judgement
+    tokens: int
+    iterations: int
+    choice: Choice
+    declined: str | None = None
+    first_look: dict[str, float] | None = None
+
+    def samples(self, job: Job) -> list[Sample]:
+        """Prompt, text and rewards before, text and rewards after, for every held-out prompt."""
+
+        def side(judgement: Judgement, i: int) -> tuple[str, dict[str, float]]:
+            text = judgement.sampled.episodes[i].completion
+            return text, judgement.scores(i, job.task, job.reward)
+
+        prompts = [e.prompt.text for e in self.before.sampled.episodes]
+        return [(p, *side(self.before, i), *side(self.after, i)) for i, p in enumerate(prompts)]
+
+
+def _learn(job: Job) -> Learner:
+    """Learning by one of our own algorithms."""
+    agent_class = load_algorithm(job.algorithm)
+    assert job.policy is not None
+    env = TextVectorEnv(
+        **job.task.env_kwargs(reward=job.reward),
+        num_envs=job.episodes,
+        limit=job.limit,
+        numbering="global",
+        context=job.policy.context,
+    )
+    agent: Agent[Any] = agent_class(job.policy, env, job.config)
+
+    def learner(run: RunFolder, stop: Stop, report: Callable[[dict[str, float]], bool]) -> Outcome:
+        before, watch = judge(agent.policy, agent.reference, job.task, job.reward), job.gold_watch()
+        checkpoints = Checkpoints(run.path / CHECKPOINTS)
+        save = _go_on_and_save(agent, run, checkpoints, job.checkpoint_every)
+
+        def after_iteration(_: Agent[Any], metrics: dict[str, float]) -> bool:
+            if watch is not None and watch.due(agent.iteration):
+                metrics = {**metrics, **watch.look(agent.policy, agent.reference)}
+            go_on = report(metrics)
+            if job.checkpoint_every and agent.iteration % job.checkpoint_every == 0:
+                save()
+            return go_on
+
+        with stop.patience():
+            try:
+                agent.learn(callback=after_iteration)
+            except RaterLeftError as error:  # as good as Ctrl-C
+                LOG.info("%s", error)
+                if stop.signal is None:
+                    stop.handle(signal.SIGINT)
+            finally:  # an error in the reward must not cost what was learnt until then
+                try:
+                    save()
+                finally:
+                    job.save_policy(run, agent.save)
+                if job.checkpoint_every and agent.iteration < job.config.iterations and not agent.stopped:
+                    LOG.info("to go on: text-gym train --resume %s", run.path)
+        choice = Choice(agent.iteration, None)
+        if stop.signal is None:  # else it can go on, from the policy as it is
+            choice = checkpoints.take_best(agent)
+        if choice.reason is not None:
+            LOG.info("%s", choice.reason)
+            job.save_policy(run, agent.save)
+        after = judge(agent.policy, agent.reference, job.task, job.reward)
+        first = None if watch is None else watch.first(before)
+        return Outcome(before, after, agent.tokens_played, agent.iteration, choice, agent.declined, first)
+
+    return learner
+
+
+def _go_on_and_save(
+    agent: Agent[Any], run: RunFolder, checkpoints: Checkpoints, every: int
+) -> Callable[[], None]:
+    """Bring the agent to its last checkpoint, if there is one; returns what takes the next ones."""
+    saved = checkpoints.load(agent)
+    if saved is not None:
+        LOG.info("resumed after iteration %d", saved)
+    elif run.rows:
+        LOG.warning("there is no checkpoint in %s: starting again", checkpoints.folder)
+    run.rewind(agent.iteration)
+
+    def save() -> None:
+        nonlocal saved
+        if every and agent.between_iterations and agent.iteration != saved:
+            run.sync()
+            average = agent.objective.average()
+            if average is None or agent.iteration % every:
+                # Where a run was interrupted must not decide which of its policies is the best.
+                checkpoints.save(agent)
+            else:
+                checkpoints.save(agent, *average)
+            saved = agent.iteration
+
+    save()  # before the first iteration, too: the starting policy goes with the run
+    return save
+
+
+def _learn_with_sb3(job: Job) -> Learner:
+    """Learning by an algorithm of Stable-Baselines3."""
+    from safetensors.torch import save_model
+
+    def learner(run: RunFolder, stop: Stop, report: Callable[[dict[str, float]], bool]) -> Outcome:
+        with stop.patience():
+            done = train_sb3(
+                job.algorithm.removeprefix("sb3."),
+                job.task,
+                job.config,
+                policy=job.policy,
+                callback=report,
+                device=job.device,
+                reward=job.reward,
+                limit=job.limit,
+            )
+            trained: Any = done.model.policy
+
+            def save(folder: Path) -> None:
+                if job.policy is not None:  # what SB3 trained is a copy of it
+                    trained.language_model.save(folder)
+                else:  # SB3's own archives are pickles
+                    folder.mkdir(parents=True, exist_ok=True)
+                    save_model(trained, str(folder / "sb3_policy.safetensors"))
+
+            job.save_policy(run, save)
+        before, after = (judge_texts(r, job.task, job.reward) for r in (done.before, done.after))
+        after.summary["greedy"] = done.greedy.summary("gold" if job.task.has_gold else None)
+        return Outcome(before, after, done.tokens, done.iterations, Choice(done.iterations, None))
+
+    return learner

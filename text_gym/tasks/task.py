@@ -1,0 +1,135 @@
+"""Tasks: prompts, a tokenizer and a reward of their own under one name, with a held-out half to be judged on.
+
+A task says nothing about who learns in it; `Task.env_kwargs` is all an environment needs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from text_gym.episode import Episode, Prompt
+from text_gym.errors import UnknownNameError
+from text_gym.rewards.source import RewardSource
+from text_gym.rewards.values import Rewards
+from text_gym.tokenizer import Tokenizer
+
+Pairs: TypeAlias = "Sequence[tuple[Prompt, str]]"
+
+
+class NoGold(RewardSource):
+    """Stands for the task's own reward where it has none: it has no opinion on any text."""
+
+    name = "unknown"
+    abstains = True
+
+    def score(self, episodes: Sequence[Episode]) -> Rewards:
+        """No opinions."""
+        return Rewards(np.zeros(len(episodes)), abstained=np.ones(len(episodes), dtype=np.bool_))
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be written, and how one knows that it was written well.
+
+    Args:
+        name: As on the command line.
+        prompts: Prompts to learn on.
+        held_out: Prompts to judge on; they share no item with `prompts`.
+        tokenizer: Tokenizer of the observation and action spaces.
+        reward: The task's own reward, which is what "gold" means everywhere; its terms are the task's
+            criteria. `NoGold()` for prompts that come with none.
+        max_tokens: Token limit of an episode.
+        corpus: Makes written texts to learn from, and held-out ones: pairs of prompt and completion.
+        policy: Folder of a policy trained for this task by supervised fine-tuning, if one is shipped.
+        optimum: Largest expected return there is, where it is known.
+        random_return: Expected return of the policy that draws every token uniformly from the
+            vocabulary, where it is known.
+        settings: How to make the task again, as plain JSON data: `{"task": name}` with `task_arguments`, or
+            `data` and its columns. Policies that learn it keep this; empty for tasks made in Python.
+    """
+
+    name: str
+    prompts: Sequence[Prompt]
+    held_out: Sequence[Prompt]
+    tokenizer: Tokenizer
+    reward: RewardSource
+    max_tokens: int
+    policy: Path | None = None
+    corpus: Callable[[], tuple[Pairs, Pairs]] | None = None
+    optimum: float | None = None
+    random_return: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def has_gold(self) -> bool:
+        """Whether the task has a reward of its own."""
+        return not isinstance(self.reward, NoGold)
+
+    def env_kwargs(self, **overrides: Any) -> dict[str, Any]:
+        """Keyword arguments of `TextVectorEnv` and `TextEnv` for this task."""
+        own = {
+            "prompts": self.prompts,
+            "tokenizer": self.tokenizer,
+            "reward": self.reward,
+            "max_tokens": self.max_tokens,
+        }
+        return own | {k: v for k, v in overrides.items() if v is not None}
+
+
+# Name of a task -> "module:function" that makes it; the function's keywords are the task's parameters.
+TASKS: dict[str, str | Callable[..., Task]] = {
+    "products": "text_gym.tasks.products:products",
+    "sort": "text_gym.tasks.sorting:sort",
+    "slots": "text_gym.tasks.filling:slots",
+    "reverse": "text_gym.tasks.reversing:reverse",
+    "copy": "text_gym.tasks.copying:copy",
+    "count": "text_gym.tasks.counting:count",
+    "brackets": "text_gym.tasks.brackets:brackets",
+    "add": "text_gym.tasks.adding:add",
+    "enumerable": "text_gym.tasks.enumerable:enumerable",
+    "product-json": "text_gym.tasks.json_format:product_json",
+    "keywords": "text_gym.tasks.keywords:keywords",
+}
+
+# Gymnasium id -> the environment's default keyword arguments.
+ENV_IDS: dict[str, dict[str, object]] = {
+    "text_gym/Products-v0": {"task": "products"},
+    "text_gym/Sort-v0": {"task": "sort"},
+    "text_gym/Slots-v0": {"task": "slots"},
+    "text_gym/Reverse-v0": {"task": "reverse"},
+    "text_gym/Copy-v0": {"task": "copy"},
+    "text_gym/Count-v0": {"task": "count"},
+    "text_gym/Brackets-v0": {"task": "brackets"},
+    "text_gym/Add-v0": {"task": "add"},
+    "text_gym/SparseReverse-v0": {"task": "reverse", "sparse": True},
+    "text_gym/ProductJSON-v0": {"task": "product-json"},
+    "text_gym/Keywords-v0": {"task": "keywords"},
+}
+
+
+def load_task(name: str, **kwargs: Any) -> Task:
+    """Make a task by name.
+
+    Raises:
+        UnknownNameError: There is no such task; the nearest name is suggested.
+    """
+    if name not in TASKS:
+        raise UnknownNameError("task", name, TASKS)
+    entry = TASKS[name]
+    if isinstance(entry, str):
+        module, function = entry.split(":")
+        entry = getattr(import_module(module), function)
+    task: Task = entry(**kwargs)
+    settings = {"task": name, **({"task_arguments": kwargs} if kwargs else {})}
+    try:
+        plain = json.loads(json.dumps(settings)) == settings
+    except (TypeError, ValueError):
+        plain = False
+    return replace(task, settings=settings if plain else {})
