@@ -83,21 +83,20 @@ def draw_floors(file: Path) -> None:
         for i, room in enumerate(rooms):
             places[room] = ((i + 0.5) / len(rooms), float(floor))
     for start, end in sorted(arrows):
-        if start != end:
-            (x0, y0), (x1, y1) = places[start], places[end]
-            bend = 0.25 if y0 == y1 else 0.0
-            axes.add_patch(
-                FancyArrowPatch(
-                    (x0, y0 - 0.24 * (y0 != y1)),
-                    (x1, y1 + 0.24 * (y0 != y1)),
-                    arrowstyle="-|>",
-                    mutation_scale=9,
-                    color="0.75",
-                    linewidth=0.8,
-                    connectionstyle=f"arc3,rad={bend}",
-                    zorder=1,
-                )
+        (x0, y0), (x1, y1) = places[start], places[end]
+        level = y0 == y1  # over the roofs, else from floor to ceiling
+        axes.add_patch(
+            FancyArrowPatch(
+                (x0, y0 + 0.24 if level else y0 - 0.24),
+                (x1, y1 + 0.24),
+                arrowstyle="-|>",
+                mutation_scale=9,
+                color="0.6",
+                linewidth=0.8,
+                connectionstyle=f"arc3,rad={(0.25 if x0 > x1 else -0.25) if level else 0}",
+                zorder=4 if level else 1,
             )
+        )
     for room, (x, y) in places.items():
         axes.add_patch(
             FancyBboxPatch(
@@ -116,7 +115,7 @@ def draw_floors(file: Path) -> None:
         axes.text(x, y - 0.08, SAYS[room], ha="center", va="center", fontsize=7.5, zorder=3)
     axes.set(
         xlim=(0, 1),
-        ylim=(0.6, max(floors) + 0.4),
+        ylim=(0.6, max(floors) + 1.0),
         title="Imports point down; further down is allowed too, and a floor has one direction",
     )
     axes.set_axis_off()
