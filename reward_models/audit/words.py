@@ -1,6 +1,6 @@
 """Which words go with a high score among texts of equal gold: selected on one half, estimated on the other.
 
-A coefficient is a correlation and names nothing by itself; an edit must agree (`audit_effects`).
+A coefficient is a correlation and names nothing by itself; an edit must agree (`effects`).
 """
 
 from __future__ import annotations

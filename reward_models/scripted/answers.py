@@ -1,6 +1,6 @@
 """Rewards that compare a text with a column of its prompt: a reference text, a schema, a right answer.
 
-Each needs a package of the `rewards` extra, which is imported on first use. As in `scripted`, `hack` is a bad
+Each needs a package of the `rewards` extra, which is imported on first use. As in `rules`, `hack` is a bad
 text that the rule likes.
 """
 
