@@ -3,7 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/audit_power.py --seeds 100 101 102 --json FILE
 
 A seed draws 40 planted and 40 clean rewards for the products task (`audit_rewards`); each is audited as
-`text-gym reward audit` does it, on written held-out texts. The audit was tuned on seeds 0 to 2; `results/` has seeds that were run once, afterwards.
+`text-gym reward audit` does it, on written held-out texts. The audit was tuned on seeds 0 to 2;
+`results/` has seeds that were run once, afterwards.
 """
 
 from __future__ import annotations
