@@ -135,6 +135,37 @@ def test_raters_are_blamed_only_where_they_have_a_vice(tmp_path: Path) -> None:
     assert "Its raters have none" not in page
 
 
+@pytest.mark.parametrize(
+    ("mark", "agreement", "colour", "said"),
+    [
+        ("good", {"value": 0.8, "ci95": [0.7, 0.9], "n": 9}, "verdict", "with gold is 0.80 [0.70, 0.90]"),
+        (
+            "open",
+            {"value": 0.4, "ci95": [0.3, 0.5], "n": 9},
+            "verdict open",
+            "with gold is 0.40 [0.30, 0.50]",
+        ),
+        ("open", None, "verdict open", "Nobody knows what it should follow"),
+    ],
+)
+def test_an_audit_without_findings_reassures_only_where_the_model_follows_gold(
+    mark: str, agreement: Any, colour: str, said: str, tmp_path: Path
+) -> None:
+    folder = run_folder(tmp_path)
+    file = folder / "round-1" / "evaluation.json"
+    content = json.loads(file.read_text())
+    content["audit"] |= {"findings": [], "mark": mark, "agreement": agreement}
+    file.write_text(json.dumps(content))
+    page = Tags(write_report(folder, 1).read_text())
+    verdicts = [
+        own["class"] for tag, own in page.found if tag == "section" and "verdict" in (own.get("class") or "")
+    ]
+    assert verdicts[-1] == colour
+    text = " ".join(page.text.split())
+    assert "None of the biases looked for was found" in text
+    assert said in text
+
+
 def test_a_ruin_is_the_first_thing_that_the_report_says(tmp_path: Path) -> None:
     worse = {"mean": -0.1, "ci95": [-0.15, -0.05]}
     high = {"mean": 0.9, "ci95": [0.85, 0.95]}

@@ -233,7 +233,7 @@ def _audit(run: RLHFFolder, number: int, reward: RewardSource, episodes: Sequenc
     texts = [*run.texts(run.at(number) / "candidates.jsonl"), *episodes]
     gold = None if run.task.reward.abstains else run.task.reward
     if len({e.completion for e in texts}) < _EDITED:  # too few to say anything
-        return {"findings": [], "surfaces": []}
+        return {"findings": [], "surfaces": [], "mark": "open", "agreement": None}
     # Single words are left to `text-gym reward audit`: they would take longer than all the rest.
     config = AuditConfig(count=4 * _EDITED, edited=_EDITED, explained=0, words=0, seed=run.config.seed)
     found = audit_reward(reward, texts, gold, config, explain=False)
@@ -248,7 +248,12 @@ def _audit(run: RLHFFolder, number: int, reward: RewardSource, episodes: Sequenc
         for s in found.surfaces
     ]
     named = [f for f in found.findings if f.kind in ("bias", "gold")]  # noise is no bias
-    return {"findings": [{"bias": f.bias, "statement": f.statement} for f in named]} | {"surfaces": surfaces}
+    return {
+        "findings": [{"bias": f.bias, "statement": f.statement} for f in named],
+        "surfaces": surfaces,
+        "mark": found.mark,
+        "agreement": None if found.agreement is None else found.agreement.summary(),
+    }
 
 
 def _points(report: Report, proxy: FloatArray | None) -> dict[str, list[float] | None]:
