@@ -16,6 +16,7 @@ import pytest
 
 from tests import house
 from tests.house import House
+from text_gym.cli.main import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 HOUSE = House(ROOT)
@@ -165,6 +166,22 @@ def test_importing_loads_no_torch(module: str) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True, timeout=120
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--no-such-option", "1"]])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_and_mistakes_load_no_torch(command: str, arguments: list[str]) -> None:
+    program = (
+        "import sys\nfrom text_gym.cli.main import main\n"
+        f"try:\n    main({[*command.split(), *arguments]!r})\n"
+        "except SystemExit:\n    pass\n"
+        "print('torch' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True, timeout=120
+    )
+    assert done.stderr.splitlines()[-1] == "False"
+    assert done.stdout or len(done.stderr.splitlines()) > 1
 
 
 # Documentation that runs

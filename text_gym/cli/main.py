@@ -121,7 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         name, rest = _split(argv)
         read, run, _ = COMMANDS[name]
-        return int(_load(run)(*_load(read)(rest)))
+        found = _load(read)(rest)  # before what runs is loaded: help and mistakes need no PyTorch
+        return int(_load(run)(*found))
     except TextGymError as error:
         if debug:
             raise
