@@ -38,6 +38,7 @@ from text_gym.agents.training.objective import Objective
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Prompt, share_cut
 from text_gym.errors import ConfigError, NoScoresError
+from text_gym.models.threads import limited_threads
 from text_gym.utils.display import harmless
 
 from .configs import AgentConfig
@@ -170,7 +171,7 @@ class Agent(ABC, Generic[ConfigT]):
     def _update_guarded(self, batch: Rollout) -> Metrics:
         """`update`, after which reward models and reference must be what they were."""
         self.unscored_batches = 0
-        with unchanged(reward_modules(self.env.reward)):
+        with unchanged(reward_modules(self.env.reward)), limited_threads(*self.networks.values()):
             metrics = self.update(batch)
         check_unchanged(self.reference, self._reference_was, "the reference policy")
         return metrics
