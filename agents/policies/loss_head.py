@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from text_gym.models.cpu.fast_path import matmul
+
 WHOLE_BYTES = 2**25  # logits that need no more are few
 TILES = {"cpu": (1024, 512), "cuda": (2048, 8192)}  # rows and ids of a tile
 RECYCLED_BYTES = 2**25  # glibc returns to the system whatever is larger as soon as it is freed
@@ -95,8 +97,8 @@ class _Whole(torch.autograd.Function):
         gradient = _before_head(gradient, kept, ctx.options.head).to(weight.dtype)
         for_states, for_weight, for_bias, *_ = ctx.needs_input_grad
         return (
-            torch.mm(gradient, weight) if for_states else None,
-            torch.mm(gradient.T, states, out=_empty_like(weight)) if for_weight else None,
+            matmul(gradient, weight) if for_states else None,
+            matmul(gradient.T, states, out=_empty_like(weight)) if for_weight else None,
             gradient.sum(dim=0) if for_bias else None,
             None,
             None,
@@ -138,7 +140,7 @@ class _Tiled(torch.autograd.Function):
         options: _Options = ctx.options
         needed = ctx.needs_input_grad
         for_states = torch.zeros_like(states) if needed[0] else None
-        for_weight = _empty_like(weight) if needed[1] else None
+        for_weight = _empty_like(weight) if needed[1] else None  # the first rows overwrite it
         for_bias = torch.zeros_like(bias) if needed[2] else None
         for rows in _slices(states, 0):
             x, z = states[rows], log_z[rows]
@@ -152,9 +154,9 @@ class _Tiled(torch.autograd.Function):
                 gradient.scatter_add_(1, at, (of_log_probs[rows] * here)[:, None])
                 gradient = _before_head(gradient, kept, options.head).to(weight.dtype)
                 if for_states is not None:
-                    for_states[rows].addmm_(gradient, weight[ids])
-                if for_weight is not None:  # the first rows overwrite what stands there
-                    for_weight[ids].addmm_(gradient.T, x, beta=float(rows.start > 0))
+                    matmul(gradient, weight[ids], out=for_states[rows], add=True)
+                if for_weight is not None:
+                    matmul(gradient.T, x, out=for_weight[ids], add=rows.start > 0)
                 if for_bias is not None:
                     for_bias[ids].add_(gradient.sum(dim=0))
         return for_states, for_weight, for_bias, None, None
@@ -204,7 +206,7 @@ def _places(tokens: Tensor, ids: slice) -> tuple[Tensor, Tensor]:
 
 def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> Tensor:
     """`(n, V)`, over the temperature; free to be overwritten."""
-    logits = torch.nn.functional.linear(states, weight, bias).to(_dtype(weight))
+    logits = matmul(states, weight.T, bias).to(_dtype(weight))
     if head.cap is not None:
         logits = logits.mul_(head.scale / head.cap).tanh_().mul_(head.cap / head.temperature)
     elif head.scale != head.temperature:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from text_gym.agents.sampling.kv_cache import KeyValues
 from text_gym.models.cpu import kernels as module
 from text_gym.models.cpu.gpt2_reader import GPT2Reader
 from text_gym.models.cpu.kernels import Kernels, Texts, kernels_for
+from text_gym.models.layer_cache import LayerCache
 
 
 @pytest.fixture
@@ -96,6 +98,26 @@ def test_products_are_those_of_float64(kernels: Kernels, rows: int, inputs: int,
             assert (out.double() - wanted).abs().max() < bound
 
 
+@pytest.mark.parametrize("rows", [32, 33, 47])
+def test_no_row_is_left_out_between_threads(kernels: Kernels, rows: int) -> None:
+    """33 rows do not divide by two."""
+    x, matrix, out = random(rows, 20), random(20, 40, seed=1), torch.full((rows, 40), torch.nan)
+    kernels.share(2)
+    assert kernels.threads == 2
+    kernels.multiply(x, kernels.pack(matrix), out=out)
+    assert (out.double() - x.double() @ matrix.double()).abs().max() < 2e-5
+
+
+def test_a_product_over_nothing_is_zero_or_what_it_is_added_to(kernels: Kernels) -> None:
+    nothing, panels = torch.zeros(5, 0), kernels.pack(torch.zeros(0, 33))
+    bias, there = random(33), random(5, 33, seed=1)
+    old = torch.full((5, 33), torch.nan)
+    assert torch.equal(kernels.multiply(nothing, panels, out=old), torch.zeros(5, 33))
+    assert torch.equal(kernels.multiply(nothing, panels, bias), bias.expand(5, 33))
+    assert torch.equal(kernels.multiply(nothing, panels, out=there.clone(), add=True), there)
+    assert kernels.multiply(torch.zeros(0, 4), kernels.pack(torch.zeros(4, 3))).shape == (0, 3)
+
+
 def test_what_is_not_finite_stays_in_its_row_of_a_product(kernels: Kernels) -> None:
     x, panels = random(9, 40), kernels.pack(random(40, 33, seed=1))
     clean = kernels.multiply(x, panels)
@@ -106,7 +128,7 @@ def test_what_is_not_finite_stays_in_its_row_of_a_product(kernels: Kernels) -> N
     assert torch.equal(found[others], clean[others])
 
 
-def test_bits_depend_neither_on_threads_nor_on_the_other_rows(kernels: Kernels) -> None:
+def test_bits_do_not_depend_on_the_other_rows(kernels: Kernels) -> None:
     """Texts are the same bits alone and in a batch, read at once or token by token."""
     policy = small_policy(n_embd=48, n_head=2)
     tokens, lengths = (
@@ -131,6 +153,10 @@ def test_bits_depend_neither_on_threads_nor_on_the_other_rows(kernels: Kernels) 
             alone = read(slice(row, row + 1), lengths[row : row + 1])
             assert torch.equal(alone[0], together[row])
         assert torch.equal(read(slice(None), np.ones(40, dtype=np.int64)), together)
+
+
+def everything(kernels: Kernels) -> list[torch.Tensor]:
+    """What each kernel makes of something large enough for two threads."""
     x, gradient = random(200, 96), random(200, 32, seed=1)
     texts = Texts(
         *(torch.arange(0, 200, 20), torch.full((10,), 20), torch.zeros(10, dtype=torch.int64)),
@@ -139,21 +165,62 @@ def test_bits_depend_neither_on_threads_nor_on_the_other_rows(kernels: Kernels) 
         size=16,
         scale=0.25,
     )
+    q, k, v = x.chunk(3, 1)
+    attended, log_sums = kernels.attention(texts, q, k, v)
+    of_qkv = torch.empty_like(x)
+    kernels.attention_backward(texts, (q, k, v), log_sums, gradient, of_qkv.chunk(3, 1))
+    large = random(300, 300)
+    of_gelu = kernels.gelu_backward(large, kernels.gelu(large))
+    return [attended, log_sums, of_qkv, of_gelu, kernels.multiply(x.T, kernels.pack(gradient))]
 
-    def everything() -> list[torch.Tensor]:
-        q, k, v = x.chunk(3, 1)
-        attended, log_sums = kernels.attention(texts, q, k, v)
-        of_qkv = torch.empty_like(x)
-        kernels.attention_backward(texts, (q, k, v), log_sums, gradient, of_qkv.chunk(3, 1))
-        large = random(300, 300)
-        of_gelu = kernels.gelu_backward(large, kernels.gelu(large))
-        product = kernels.multiply(x.T, kernels.pack(gradient))
-        return [attended, log_sums, of_qkv, of_gelu, product]
 
+def test_two_threads_give_the_same_bits_as_one_every_time(kernels: Kernels) -> None:
+    """Threads that share a buffer spoil each other's numbers now and then, hence the repetitions."""
     kernels.share(1)
-    by_one = everything()
+    by_one = everything(kernels)
     kernels.share(2)
-    assert all(torch.equal(a, b) for a, b in zip(everything(), by_one, strict=True))
+    assert kernels.threads == 2
+    for _ in range(50):
+        assert all(torch.equal(a, b) for a, b in zip(everything(kernels), by_one, strict=True))
+
+
+def test_reading_on_two_threads_gives_the_same_bits_every_time(
+    kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trunk = small_policy(n_embd=48, n_head=2).model.base_model
+    tokens = torch.randint(11, (40, 9), generator=torch.Generator().manual_seed(0))
+
+    def read() -> torch.Tensor:
+        layers = [LayerCache(40, 9) for _ in trunk.h]
+        for layer in layers:
+            layer.place(torch.arange(40))
+        positions = torch.arange(9).expand(40, 9)
+        return GPT2Reader(trunk)(layers, tokens, positions, None, torch.full((40,), 8))
+
+    by_one = read()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    for _ in range(50):
+        assert torch.equal(read(), by_one)
+    assert kernels.threads == 2
+
+
+def test_each_python_thread_has_its_own_number_of_threads(kernels: Kernels) -> None:
+    """Buffers are made for this number: one that another thread changed would be overrun."""
+    kernels.share(2)
+    other = threading.Thread(target=kernels.share, args=(1,))
+    other.start()
+    other.join()
+    assert kernels.threads == 2
+
+
+def test_work_is_divided_among_no_more_threads_than_there_are_cores(
+    kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    assert kernels_for(torch.zeros(1)) is kernels
+    assert kernels.threads == 2
+    kernels.share(1)
+    assert kernels.threads == 1
 
 
 @pytest.mark.parametrize(("token", "at"), [(11, 2), (-1, 2), (3, 8)])
@@ -192,6 +259,7 @@ def naive_attention(
         [(0, 19, 0), (19, 19, 0)],  # all tokens of two texts
         [(0, 7, 0), (19, 19, 0)],  # one of them shorter; nobody asks for its padding
         [(0, 1, 18), (1, 9, 3)],  # the last token of one, and some of the other
+        [(0, 8, 10), (8, 8, 9)],  # the first of eight queries sees less than 16 keys, the last one more
     ],
 )
 def test_attention_is_its_definition(kernels: Kernels, size: int, texts: list[tuple[int, int, int]]) -> None:

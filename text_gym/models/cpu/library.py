@@ -172,7 +172,10 @@ def _may_load(file: Path) -> bool:
 def _reason(error: Exception) -> str:
     """What went wrong, on one line."""
     said = str(error)
-    if isinstance(error, subprocess.CalledProcessError):
+    if isinstance(error, subprocess.TimeoutExpired):
+        said = f"{error.cmd[0]} took longer than {error.timeout} s"
+    elif isinstance(error, subprocess.CalledProcessError):
         lines = (error.stderr or b"").decode(errors="replace").strip().splitlines()
-        said = f"{error.cmd[0]} failed: {lines[-1] if lines else f'exit status {error.returncode}'}"
+        wrong = [line for line in lines if "error" in line] or lines[-1:] or [f"status {error.returncode}"]
+        said = f"{error.cmd[0]} failed ({wrong[0]})"
     return harmless(said, limit=300)
