@@ -63,7 +63,6 @@ def limited_threads(*models: nn.Module) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def choose_threads(*models: nn.Module) -> None:
-    """Lower PyTorch's number of threads to what pays off, unless the environment says how many to use."""
-    if not any(name in os.environ for name in CHOICES):
-        torch.set_num_threads(min(torch.get_num_threads(), worthwhile_threads(models)))
+def threads_are_chosen() -> bool:
+    """True if the environment says how many threads to use."""
+    return any(name in os.environ for name in CHOICES)

@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -18,11 +19,13 @@ from rich.console import Console
 
 from text_gym.agents.adapters.sb3.training import train_sb3
 from text_gym.agents.algorithms.by_name import load_algorithm
+from text_gym.agents.checks import reward_modules
 from text_gym.agents.policies.lora import LoRAPolicy
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.training.checkpoint import Checkpoints, Choice
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.errors import ConfigError, RaterLeftError
+from text_gym.models.threads import limited_threads, threads_are_chosen
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
 from text_gym.utils.stopping import Stop, stop_signals
@@ -131,7 +134,9 @@ def train(
     settings = job.settings() | ({} if lora is None else {"lora": lora})
     settings |= {"options": dict(options)} if options else {}
     learner = (_learn_with_sb3 if algorithm.startswith("sb3.") else _learn)(job)
+    models = [*([] if start is None else [start]), *reward_modules(job.reward).values()]
     with (
+        nullcontext() if threads_are_chosen() else limited_threads(*models),
         stop_signals() as stop,
         progress(console, config.iterations, bar=not job.reward.interactive) as show,
         RunFolder(folder, settings, resume=resume) as run,
