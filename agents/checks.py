@@ -20,19 +20,6 @@ from text_gym.rewards.values import unique
 _INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def check_finite(model: nn.Module) -> None:
-    """Refuse broken weights; what a model says need not show them (attention kernels on CPU swallow NaN).
-
-    Raises:
-        NonFiniteError: A weight is NaN or infinite; its tensor is named.
-    """
-    if torch.isfinite(torch.nn.utils.get_total_norm(list(model.parameters()))):
-        return
-    for name, weight in model.named_parameters():
-        if not torch.isfinite(weight).all():
-            raise NonFiniteError(f"{name} holds NaN or infinity; it can be neither trained nor saved")
-
-
 def check_dropout_off(model: nn.Module, what: str) -> None:
     """Refuse a model that would drop units: log-probabilities would be those of no policy.
 

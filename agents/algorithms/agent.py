@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from text_gym.agents.checks import (
     check_dropout_off,
-    check_finite,
     check_separate,
     check_unchanged,
     fingerprint,
@@ -38,6 +37,7 @@ from text_gym.agents.training.objective import Objective
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Prompt, share_cut
 from text_gym.errors import ConfigError, NoScoresError
+from text_gym.models.loading import check_finite
 from text_gym.models.threads import limited_threads
 from text_gym.utils.display import harmless
 

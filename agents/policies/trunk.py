@@ -91,18 +91,3 @@ def _with_fused_gelu(model: Any) -> Any:
             if type(child) is NewGELUActivation:
                 setattr(module, name, nn.GELU("tanh"))
     return model
-
-
-@contextmanager
-def _no_bars(off: bool = True) -> Iterator[None]:
-    """Without the progress bars of `transformers`, which are for downloads."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    if off:
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
