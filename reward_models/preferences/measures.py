@@ -15,6 +15,8 @@ import numpy as np
 
 from text_gym.episode import FloatArray
 from text_gym.errors import DataError
+from text_gym.plot.canvas import save
+from text_gym.plot.estimates import calibration as draw_calibration
 from text_gym.utils.interval import RESAMPLES, Interval
 
 
@@ -45,22 +47,17 @@ class Calibration:
 
     def draw(self, file: str | Path, title: str = "Calibration") -> None:
         """Draw the reliability diagram into a PNG."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(5, 5), layout="constrained")
-        axes = figure.subplots()
-        axes.plot([0.5, 1], [0.5, 1], color="0.6", linestyle="--", label="perfectly calibrated")
-        sizes = 20 + 180 * self.count / self.count.max()
-        axes.plot(self.confidence, self.accuracy, linewidth=1.2, color="C0")
-        axes.scatter(self.confidence, self.accuracy, s=sizes, color="C0", label="pairs (area: their number)")
-        axes.set(
-            title=f"{title}: ECE {self.ece:.3f}",
-            xlabel="confidence of the reward model",
-            ylabel="share of pairs on which the rater agrees",
+        save(
+            draw_calibration(
+                self.confidence,
+                self.accuracy,
+                self.count,
+                x_label="confidence of the reward model",
+                y_label="share of pairs on which the rater agrees",
+                title=f"{title}: ECE {self.ece:.3f}",
+            ),
+            file,
         )
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="small", loc="upper left")
-        figure.savefig(str(file), dpi=120)
 
 
 def probability(ahead: FloatArray) -> FloatArray:

@@ -68,6 +68,7 @@ def panels(
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     if count < 1 or columns < 1:
         raise ConfigError(f"a figure needs at least one panel and one column, not {count} and {columns}")
@@ -77,6 +78,9 @@ def panels(
         figure = Figure(
             figsize=(columns * size[0], rows * size[1] + (0.4 if title else 0)), layout="constrained"
         )
+        engine = figure.get_layout_engine()
+        assert isinstance(engine, ConstrainedLayoutEngine)
+        engine.set(w_pad=6 / 72, h_pad=4 / 72)  # inches; letters in pages are a little wider
         FigureCanvasAgg(figure)
         if title:
             figure.suptitle(label(title, 120), x=0.01, ha="left")
@@ -172,7 +176,7 @@ def _texts(ax: Axes) -> list[Text]:
 def rendering(figure: Figure) -> Iterator[None]:
     """Leave the axes where they were: their layout starts from there, and the next one gives the same bytes.
 
-    Letters that matplotlib's font lacks are no reason to warn: a page's font has them, in a PNG they are boxes.
+    Letters that matplotlib's font lacks are no reason to warn: a page's font has them.
     """
     places = [(ax, ax.get_position(original=True), ax.get_position()) for ax in figure.axes]
     with warnings.catch_warnings():

@@ -18,7 +18,7 @@ from text_gym.utils.interval import Interval
 
 from .canvas import drawing
 from .lines import numbers
-from .style import COLOURS, INK, MARKERS, SOFT, colour_of, label, legend_below, note
+from .style import COLOURS, INK, MARKERS, SOFT, colour_of, head, label, legend_below, note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,8 +78,7 @@ def intervals(
         _rows(ax, labels)
         ax.set_xlabel(label(x_label, 80))
         ax.locator_params(axis="x", nbins=6)
-        if title:
-            ax.set_title(label(title, 80), loc="left")
+        head(ax, title)
         legend_below(ax)
     return ax
 
@@ -157,8 +156,7 @@ def calibration(
         ax.set_xlabel(label(x_label, 80))
         ax.set_ylabel(label(y_label, 80))
         ax.set_xlim(start - 0.02, 1.02)
-        if title:
-            ax.set_title(label(title, 80), loc="left")
+        head(ax, title)
         legend_below(ax, columns=1)
     return ax
 
@@ -212,8 +210,7 @@ def spread(
             note(ax, "nothing to draw: no number is finite")
         _rows(ax, list(groups))
         ax.set_xlabel(label(x_label, 80))
-        if title:
-            ax.set_title(label(title, 80), loc="left")
+        head(ax, title)
         legend_below(ax)
     return ax
 

@@ -17,7 +17,7 @@ from text_gym.episode import FloatArray
 from text_gym.errors import DataError
 
 from .canvas import drawing
-from .style import COLOURS, FAINT, INK, MARKERS, SOFT, STYLES, colour_of, label, legend_below, note
+from .style import COLOURS, FAINT, INK, MARKERS, SOFT, STYLES, colour_of, head, label, legend_below, note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ class Line:
         low: `(n,)` lower ends of intervals, or None.
         high: `(n,)` upper ends of intervals, or None.
         colour: Number in the palette, from 0; or `"soft"`, `"faint"`, `"ink"`; the next one if None.
-        style: `"-"`, `"--"`, `":"` or `"-."`; the next one if None.
+        style: `"-"`, `"--"`, `":"`, `"-."`, or `"none"` for marks alone; the next one if None.
         width: In points.
         marks: Mark every point; by their number if None.
     """
@@ -234,7 +234,7 @@ def draw_line(ax: Axes, line: Line, place: int) -> bool:
     style = line.style or STYLES[place % len(STYLES)]
     lonely = np.isfinite(x + y).sum() == 1  # a line of one point is no line
     ax.plot(
-        x, y, style, color=colour, linewidth=line.width, label=label(line.name) if line.name else "_",
+        x, y, linestyle=style, color=colour, linewidth=line.width, label=label(line.name) or "_",
         marker=MARKERS[place % len(MARKERS)] if marks or lonely else "", zorder=1.5 if background else 3,
     )  # fmt: skip
     if line.low is not None and line.high is not None:
@@ -280,5 +280,4 @@ def _name(ax: Axes, x_label: str, y_label: str, title: str) -> None:
         ax.set_xlabel(label(x_label, 80))
     if y_label:
         ax.set_ylabel(label(y_label, 80))
-    if title:
-        ax.set_title(label(title, 80), loc="left")
+    head(ax, title)

@@ -11,7 +11,7 @@ from text_gym.errors import DataError
 
 from .canvas import drawing
 from .lines import Points, numbers
-from .style import COLOURS, MARKERS, SOFT, label, legend_below, note
+from .style import COLOURS, MARKERS, SOFT, head, label, legend_below, note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,8 +65,7 @@ def scatter(
             note(ax, "nothing to draw: no number is finite")
         ax.set_xlabel(label(x_label, 80))
         ax.set_ylabel(label(y_label, 80))
-        if title:
-            ax.set_title(label(title, 80), loc="left")
+        head(ax, title)
         legend_below(ax)
         if names is not None:
             ax.margins(0.14, 0.12)
@@ -86,8 +85,8 @@ def place_names(ax: Axes, points: Sequence[tuple[float, float, str]]) -> None:
     assert figure is not None
     canvas = figure.canvas
     own = FigureCanvasAgg(figure)
-    own.draw()  # so that axes and letters have their places
-    renderer = own.get_renderer()
+    own.draw()  # type: ignore[no-untyped-call]  # so that axes and letters have their places
+    renderer = own.get_renderer()  # type: ignore[no-untyped-call]
     figure.set_canvas(canvas)
     at = [ax.transData.transform((x, y)) for x, y, _ in points]
     taken: list[Box] = [(px - 5, py - 5, px + 5, py + 5) for px, py in at]

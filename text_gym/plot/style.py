@@ -126,3 +126,16 @@ def note(ax: Axes, text: str) -> None:
     """Say in the middle of the axes why there is nothing in them."""
     ax.text(0.5, 0.5, label(text), ha="center", va="center", color=SOFT, transform=ax.transAxes)
     ax.grid(visible=False)
+    ax.set(xticks=[], yticks=[])
+
+
+def empty(ax: Axes, text: str, *, title: str = "") -> None:
+    """Leave axes without data, saying why."""
+    note(ax, text)
+    head(ax, title)
+
+
+def head(ax: Axes, title: str) -> None:
+    """Write a title over the axes, at the left; a caller's own stays where none is given."""
+    if title:
+        ax.set_title(label(title, 100), loc="left", parse_math=False, color=INK, fontsize=10)

@@ -13,7 +13,7 @@ from text_gym.errors import DataError
 
 from .canvas import drawing
 from .lines import numbers
-from .style import COLOURS, GRID, INK, SOFT, label, note
+from .style import COLOURS, GRID, INK, SOFT, head, label, note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +59,7 @@ def tree(
             mass[leaf[:depth]] = mass.get(leaf[:depth], 0.0) + float(probability)
             ends.setdefault(leaf[:depth], []).append(places[leaf])
     at = {node: (float(len(node)), (min(own) + max(own)) / 2) for node, own in ends.items()}
-    with drawing(ax, (2.2 + 1.15 * deepest, 0.9 + 0.19 * len(leaves))) as ax:
+    with drawing(ax, (2.6 + 1.15 * deepest, 0.9 + 0.19 * len(leaves))) as ax:
         for node, (x, y) in at.items():
             if node:
                 x0, y0 = at[node[:-1]]
@@ -68,23 +68,20 @@ def tree(
                         linewidth=0.6 + 7 * mass[node], solid_capstyle="butt", solid_joinstyle="round",
                         alpha=0.55, zorder=2)  # fmt: skip
                 ax.text(x - 0.27, y, label(node[-1], 10), va="center", ha="left", fontsize=8, zorder=3)
-        for i, leaf in enumerate(leaves):
-            shown = _share(float(p[i]))
-            if values is not None:
-                shown += f"   {'–' if math.isnan(values[i]) else f'{values[i]:.2f}'}".replace("-", "−")
-            ax.text(
-                deepest + 0.1, places[leaf], shown, va="center", ha="left", fontsize=8, color=SOFT, zorder=3
-            )
-        heading = "probability" + (", reward" if values is not None else "")
-        if leaves:
-            ax.text(deepest + 0.1, -1.2, heading, va="center", ha="left", fontsize=8)
-        else:
+        columns = {"probability": [_share(float(v)) for v in p]}
+        if values is not None:
+            columns["reward"] = ["–" if math.isnan(v) else f"{v:.2f}".replace("-", "−") for v in values]
+        for n, (heading, shown) in enumerate(columns.items() if leaves else ()):
+            x = deepest + 0.1 + 0.62 * n
+            ax.text(x, -1.2, heading, va="center", ha="left", fontsize=8)
+            for leaf, text in zip(leaves, shown, strict=True):
+                ax.text(x, places[leaf], text, va="center", ha="left", fontsize=8, color=SOFT)
+        if not leaves:
             note(ax, "nothing to draw: there are no texts")
-        ax.set_xlim(-0.05, deepest + 0.75)
+        ax.set_xlim(-0.05, deepest + 0.6 * (1 + len(columns)))
         ax.set_ylim(max(len(leaves), 1) - 0.3, -1.7)
         ax.set_axis_off()
-        if title:
-            ax.set_title(label(title, 80), loc="left")
+        head(ax, title)
     return ax
 
 
@@ -138,8 +135,7 @@ def diagram(
         floors = [y for _, y, _ in boxes.values()] or [0.0]
         ax.set(xlim=(0, 1), ylim=(min(floors) - 0.4, max(floors) + 1.0))
         ax.set_axis_off()
-        if title:
-            ax.set_title(label(title, 120), loc="left")
+        head(ax, title)
     return ax
 
 

@@ -15,6 +15,9 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 from text_gym.errors import ConfigError, DataError
+from text_gym.plot.canvas import panels, save
+from text_gym.plot.lines import Line, curves, reward_and_gold
+from text_gym.plot.style import empty
 from text_gym.utils.json_files import _finite, _render, write_json
 from text_gym.utils.locking import FolderLock
 from text_gym.utils.sealed import write_atomic
@@ -22,7 +25,6 @@ from text_gym.utils.sealed import write_atomic
 Metrics = Mapping[str, float]
 # Prompt, text before, its rewards by name, text after, its rewards.
 Sample: TypeAlias = tuple[str, str, Mapping[str, float], str, Mapping[str, float]]
-_GOLD = "#b07a00"
 
 # Panels of curves.png: title, unit of the vertical axis, metrics drawn.
 PANELS = (
@@ -166,57 +168,36 @@ def draw_curves(
         reward: Name of the reward that was optimised.
         first: The look at gold before the first iteration.
     """
-    from matplotlib.figure import Figure  # no pyplot: nothing global, no display needed
-
     looks = [row for row in ([first] if first else []) + list(rows) if "gold" in row]
-    figure = Figure(figsize=(15 if looks else 11, 7), layout="constrained")
-    figure.suptitle(title)
-    panels = list(figure.subplots(2, 3 if looks else 2).flat)
+    count, columns = (6, 3) if looks else (4, 2)
+    figure, places = panels(count, columns=columns, size=(5.2, 3.6), title=title)
     if looks:
-        _draw_gold(panels.pop(1), looks)
-        _draw_frontier(panels.pop(), rows, looks, reward)
-    for axes, (name, unit, wanted) in zip(panels, PANELS, strict=True):
+        curves(
+            [Line([r["iteration"] for r in looks], [r["gold"] for r in looks], colour=1, marks=True)],
+            title="Gold (the task's own reward)", x_label="iteration", y_label="mean on held-out prompts",
+            ax=places.pop(1),
+        )  # fmt: skip
+        reward_and_gold(
+            [Line([r.get("kl", math.nan) for r in rows], [r["reward"] for r in rows], colour=0,
+                  name=f"{reward}, optimised (batches)", style="none", marks=True)],
+            [Line([r["gold_kl"] for r in looks], [r["gold"] for r in looks], colour=1, marks=True,
+                  name="gold (held-out prompts)")],
+            names=(f"{reward}, optimised (batches)", "gold (held-out prompts)"), own_axis=True,
+            title="Reward and gold over the distance from the start", ax=places.pop(),
+        )  # fmt: skip
+    for ax, (name, unit, wanted) in zip(places, PANELS, strict=True):
         keys = [
             k
             for k in dict.fromkeys(name for row in rows for name in row)
             if k in wanted or any(k.startswith(w) and w.endswith("/") for w in wanted)
         ]
-        for key in keys:
-            x = [row["iteration"] for row in rows]
-            y = [row.get(key, math.nan) for row in rows]
-            axes.plot(x, y, linewidth=1.6, label=key.removeprefix("reward/"))
-        axes.set(title=name, xlabel="iteration", ylabel=unit)
-        axes.grid(alpha=0.3)
-        if len(keys) > 1:
-            axes.legend(fontsize="small")
-        if not keys:
-            axes.text(0.5, 0.5, "this reward names no criteria", ha="center", transform=axes.transAxes)
-    figure.savefig(str(file), dpi=120)
-
-
-def _draw_gold(axes: Any, looks: Sequence[Metrics]) -> None:
-    """Gold over the iterations."""
-    axes.plot([r["iteration"] for r in looks], [r["gold"] for r in looks], "o-", color=_GOLD, markersize=3)
-    axes.set(title="Gold (the task's own reward)", xlabel="iteration", ylabel="mean on held-out prompts")
-    axes.grid(alpha=0.3)
-
-
-def _draw_frontier(axes: Any, rows: Sequence[Metrics], looks: Sequence[Metrics], reward: str) -> None:
-    """The reward that is optimised, of batches, and gold, of looks, each over the √KL of its texts."""
-
-    def distance(kl: float) -> float:
-        return math.sqrt(max(kl, 0.0))  # an estimate can be below 0
-
-    known = [r for r in rows if math.isfinite(r.get("kl", math.nan))]
-    own, right = "tab:blue", axes.twinx()
-    axes.scatter([distance(r["kl"]) for r in known], [r["reward"] for r in known], s=8, color=own, alpha=0.6)
-    right.plot([distance(r["gold_kl"]) for r in looks], [r["gold"] for r in looks], "o-", color=_GOLD, ms=4)
-    axes.set(title="Reward and gold over the distance from the start", xlabel="√KL, √nats per episode")
-    axes.set_ylabel(f"{reward}, optimised (batches)", color=own)
-    right.set_ylabel("gold (held-out prompts)", color=_GOLD)
-    axes.tick_params(axis="y", labelcolor=own)
-    right.tick_params(axis="y", labelcolor=_GOLD)
-    axes.grid(alpha=0.3)
+        lines = {k.removeprefix("reward/"): [row.get(k, math.nan) for row in rows] for k in keys}
+        x = [row["iteration"] for row in rows]
+        if lines:
+            curves(lines, x=x, title=name, x_label="iteration", y_label=unit, ax=ax)
+        else:
+            empty(ax, "this reward names no criteria", title=name)
+    save(figure, file)
 
 
 def named(scores: Mapping[str, float]) -> str:

@@ -6,6 +6,7 @@ How it is estimated is for others to say.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,20 @@ class Interval:
     def summary(self) -> dict[str, Any]:
         """As plain data."""
         return {"value": self.value, "ci95": [self.low, self.high], "n": self.n}
+
+
+def shown(interval: Interval, digits: int = 2, sign: bool = False) -> str:
+    """An interval in a sentence.
+
+    >>> shown(Interval(-0.314, -0.4, -0.2, 3)), shown(Interval(0.5, float("nan"), float("nan"), 1), 1, True)
+    ('−0.31 [−0.40, −0.20]', '+0.5 (no interval)')
+    """
+    if math.isnan(interval.value):
+        return "not known"
+    form = f"{{:{'+' if sign else ''}.{digits}f}}"
+    centre, low, high = (form.format(x) for x in (interval.value, interval.low, interval.high))
+    text = centre + (" (no interval)" if math.isnan(interval.low) else f" [{low}, {high}]")
+    return re.sub(r"[-+](0\.?0*)(?![.\d])", r"\1", text).replace("-", "−")
 
 
 def mean_interval(values: FloatArray, seed: int = 0) -> Interval:

@@ -17,9 +17,8 @@ from text_gym.bench.analysis.verdicts import (
     minus,
     multiplicity,
     plain,
-    shown,
 )
-from text_gym.utils.interval import Interval
+from text_gym.utils.interval import Interval, shown
 
 
 @pytest.mark.parametrize(

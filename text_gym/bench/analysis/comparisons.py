@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from text_gym.utils.interval import shown
+
 from .results import Results, Setting, numbers, optimiser_name
 from .runs import RANKED_AT, best_point, by_seed, mean_curve, mean_known, mean_of, value
 from .statistics import Runs, contrast, mean_of_strata, rank_correlation
@@ -25,7 +27,6 @@ from .verdicts import (
     Finding,
     judge,
     minus,
-    shown,
 )
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from text_gym.utils.interval import shown
+
 from .comparisons import best_algorithms, best_of_n, length_rater, static_accuracy, traits
 from .frontier import penalty_frontier, spent_kl
 from .outcomes import Pressed, hardest, is_yours, outcome, worst_setting
@@ -17,17 +19,7 @@ from .results import Results, Setting, optimiser_name
 from .runs import RANKED_AT, below_start, best_point, falls, mean_of
 from .samples import example, troubles
 from .statistics import Estimate, Runs, contrast, mean_of_strata
-from .verdicts import (
-    EFFECT_MARGIN,
-    GOLD_MARGIN,
-    UNKNOWN,
-    WORDS_MARGIN,
-    Finding,
-    judge,
-    judge_change,
-    minus,
-    shown,
-)
+from .verdicts import EFFECT_MARGIN, GOLD_MARGIN, UNKNOWN, WORDS_MARGIN, Finding, judge, judge_change, minus
 
 
 def find(results: Results) -> list[Finding]:

@@ -13,10 +13,11 @@ from typing import Any, Literal
 import numpy as np
 
 from text_gym.episode import FloatArray
+from text_gym.utils.interval import shown
 
 from .results import Cell, Results, Setting
 from .statistics import Runs, mean_of_strata
-from .verdicts import EFFECT_MARGIN, Finding, judge, judge_change, shown
+from .verdicts import EFFECT_MARGIN, Finding, judge, judge_change
 
 Form = Literal["best_of_n", "rl"]
 FORMS: dict[Form, str] = {"best_of_n": "d (α − β d)", "rl": "d (α − β log d)"}

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from text_gym.utils.interval import shown
+
 from .results import Cell, Results, optimiser_name
 from .runs import below_start, falls, mean_of, value
 from .samples import worst_run
 from .statistics import Estimate, mean_of_strata
-from .verdicts import GOLD_MARGIN, UNKNOWN, Finding, judge, minus, shown
+from .verdicts import GOLD_MARGIN, UNKNOWN, Finding, judge, minus
 
 YOURS = "yours"  # the group of designs that are not the suite's
 

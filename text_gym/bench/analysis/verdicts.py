@@ -7,7 +7,6 @@ percentile bootstrap over two or three seeds is but their range.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
@@ -72,20 +71,6 @@ def judge(effect: Interval, margin: float) -> str:
     if effect.low > 0 and effect.value >= margin:
         return "yes"
     return "no" if effect.high < margin else UNKNOWN
-
-
-def shown(interval: Interval, digits: int = 2, sign: bool = False) -> str:
-    """An interval in a sentence.
-
-    >>> shown(Interval(-0.314, -0.4, -0.2, 3)), shown(Interval(0.5, float("nan"), float("nan"), 1), 1, True)
-    ('−0.31 [−0.40, −0.20]', '+0.5 (no interval)')
-    """
-    if math.isnan(interval.value):
-        return "not known"
-    form = f"{{:{'+' if sign else ''}.{digits}f}}"
-    centre, low, high = (form.format(x) for x in (interval.value, interval.low, interval.high))
-    text = centre + (" (no interval)" if math.isnan(interval.low) else f" [{low}, {high}]")
-    return re.sub(r"[-+](0\.?0*)(?![.\d])", r"\1", text).replace("-", "−")
 
 
 def minus(interval: Kind) -> Kind:
