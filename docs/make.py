@@ -10,19 +10,19 @@ import inspect
 import sys
 from pathlib import Path
 
-from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tests.house import FLOORS, House  # noqa: E402
+from text_gym.plot import diagram, save  # noqa: E402
 
-PACKAGES = ("text_gym", "text_gym.agents", "text_gym.reward_models", "text_gym.bench")
+PACKAGES = ("text_gym", "text_gym.agents", "text_gym.reward_models", "text_gym.bench", "text_gym.plot")
 # What each folder holds, by floor from the ground up; the widths of boxes follow from it.
 SAYS = {
     "text_gym": "episode, tokenizer,\ndata, errors",
-    "text_gym.utils": "files, locks,\nintervals, charts",
+    "text_gym.utils": "files, locks,\nintervals",
+    "text_gym.plot": "curves, trees,\nSVG and PNG",
+    "text_gym.pages": "the frame of\nevery report",
     "text_gym.rewards": "one protocol,\nsums, transforms",
     "text_gym.tasks": "a file each",
     "text_gym.envs": "many episodes,\none episode, masks",
@@ -76,50 +76,14 @@ def draw_floors(file: Path) -> None:
     floors: dict[int, list[str]] = {}
     for room, floor in FLOORS.items():
         floors.setdefault(floor, []).append(room)
-    figure = Figure(figsize=(10, 7.5), layout="constrained")
-    axes = figure.subplots()
-    places: dict[str, tuple[float, float]] = {}
-    for floor, rooms in floors.items():
-        for i, room in enumerate(rooms):
-            places[room] = ((i + 0.5) / len(rooms), float(floor))
-    for start, end in sorted(arrows):
-        (x0, y0), (x1, y1) = places[start], places[end]
-        level = y0 == y1  # over the roofs, else from floor to ceiling
-        axes.add_patch(
-            FancyArrowPatch(
-                (x0, y0 + 0.24 if level else y0 - 0.24),
-                (x1, y1 + 0.24),
-                arrowstyle="-|>",
-                mutation_scale=9,
-                color="0.6",
-                linewidth=0.8,
-                connectionstyle=f"arc3,rad={(0.25 if x0 > x1 else -0.25) if level else 0}",
-                zorder=4 if level else 1,
-            )
-        )
-    for room, (x, y) in places.items():
-        axes.add_patch(
-            FancyBboxPatch(
-                (x - 0.095, y - 0.24),
-                0.19,
-                0.48,
-                boxstyle="round,pad=0,rounding_size=0.02",
-                mutation_aspect=5,
-                facecolor="#eef3fb",
-                edgecolor="#3465a4",
-                zorder=2,
-            )
-        )
-        short = room.removeprefix("text_gym.") if room != "text_gym" else "text_gym"
-        axes.text(x, y + 0.12, f"{short}/", ha="center", va="center", fontsize=10, weight="bold", zorder=3)
-        axes.text(x, y - 0.08, SAYS[room], ha="center", va="center", fontsize=7.5, zorder=3)
-    axes.set(
-        xlim=(0, 1),
-        ylim=(0.6, max(floors) + 1.0),
-        title="Imports point down; further down is allowed too, and a floor has one direction",
-    )
-    axes.set_axis_off()
-    figure.savefig(str(file), dpi=130)
+    names = {room: f"{room.removeprefix('text_gym.')}/" for room in FLOORS}
+    boxes = {
+        names[room]: ((i + 0.5) / len(rooms), float(floor), SAYS[room])
+        for floor, rooms in floors.items()
+        for i, room in enumerate(rooms)
+    }
+    title = "Imports point down; further down is allowed too, and a floor has one direction"
+    save(diagram(boxes, {(names[a], names[b]) for a, b in arrows}, title=title), file)
 
 
 def _without_shortcuts(arrows: set[tuple[str, str]]) -> set[tuple[str, str]]:

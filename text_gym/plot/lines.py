@@ -156,7 +156,7 @@ def reward_and_gold(
         reward: KL in nats, `(n,)`, and the reward (the proxy), `(n,)`; or `Line`s.
         gold: KL in nats, `(m,)`, and gold, `(m,)`; or `Line`s.
         fits: Name -> KL and fitted gold, such as Gao et al.'s d (α − β log d) with d = √KL.
-        others: More lines, drawn before these.
+        others: More lines, in gold's unit.
         own_axis: Give gold a vertical axis of its own, on the right; for rewards in other units than gold.
         names: Of reward and gold.
         y_label: Of the vertical axis that they share.
@@ -175,7 +175,7 @@ def reward_and_gold(
         Line(x, y, name, colour="ink", style=STYLES[-1 - i % 3], width=1.0, marks=False)
         for i, (name, (x, y)) in enumerate((fits or {}).items())
     ]
-    both = [[*others, *own], [*golden, *fitted]]
+    both = [own, [*golden, *others, *fitted]]
     both = [[replace(li, x=np.maximum(numbers(li.x, "KL"), 0)) for li in part] for part in both]
     with ExitStack() as stack:
         ax = stack.enter_context(drawing(ax))
@@ -229,13 +229,14 @@ def draw_line(ax: Axes, line: Line, place: int) -> bool:
     named = {"soft": SOFT, "faint": FAINT, "ink": INK}
     colour = named.get(str(line.colour)) or colour_of(line.colour, place)
     background = line.colour in named
+    marker = MARKERS[(line.colour if isinstance(line.colour, int) else place) % len(MARKERS)]
     few = np.isfinite(x + y).sum() <= _FEW
     marks = few and not background if line.marks is None else line.marks
     style = line.style or STYLES[place % len(STYLES)]
     lonely = np.isfinite(x + y).sum() == 1  # a line of one point is no line
     ax.plot(
         x, y, linestyle=style, color=colour, linewidth=line.width, label=label(line.name) or "_",
-        marker=MARKERS[place % len(MARKERS)] if marks or lonely else "", zorder=1.5 if background else 3,
+        marker=marker if marks or lonely else "", zorder=1.5 if background else 3,
     )  # fmt: skip
     if line.low is not None and line.high is not None:
         low, high = numbers(line.low, f"lower ends of {what}"), numbers(line.high, f"upper ends of {what}")

@@ -114,8 +114,8 @@ def legend_below(ax: Axes, *others: Axes, columns: int | None = None) -> None:
     # 38 points leave room for numbers and label of the horizontal axis.
     down = ScaledTranslation(0, -38 / 72 if ax.get_xlabel() else -22 / 72, figure.dpi_scale_trans)
     if columns is None:
-        width = ax.get_position().width * figure.get_figwidth() * 72  # points
-        columns = max(1, min(4, len(pairs), int(width / (4.9 * max(map(len, names)) + 34))))
+        width = 1.15 * ax.get_position().width * figure.get_figwidth() * 72  # points; before layout
+        columns = max(1, min(4, len(pairs), int(width / (4.5 * max(map(len, names)) + 30))))
     ax.legend(
         handles, names, loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=ax.transAxes + down,
         ncols=columns, borderaxespad=0, handlelength=2.4, columnspacing=1.2, borderpad=0.2,

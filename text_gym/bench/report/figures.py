@@ -162,7 +162,13 @@ def _gains(settings: Sequence[Item], design: Item) -> Callable[[Any], object]:
         for form, name in zip(FORMS, ("best-of-n", "learning"), strict=True)
         if (fitted := _fitted(design["frontier"][form], form)) is not None
     }
-    zero = Line([0, max([1.0, *(p["kl_nats"] for s in settings for p in s["curve"])])], [0, 0], colour="soft")
+    zero = Line(
+        [0, max([1.0, *(p["kl_nats"] for s in settings for p in s["curve"])])],
+        [0, 0],
+        colour="soft",
+        style="-",
+        width=0.8,
+    )
     return lambda axes: reward_and_gold(proxy, gold, others=[zero, *others], fits=fits, ax=axes)
 
 
