@@ -102,9 +102,7 @@ def draw(ax: Any, name: str, task: Task, runs: list[Curve]) -> None:
     mean = returns.mean(axis=0)
     curves(
         [
-            Line(
-                seconds, mean, "mean of the seeds, and their range", returns.min(axis=0), returns.max(axis=0)
-            ),
+            Line(seconds, mean, "mean and range of the seeds", returns.min(axis=0), returns.max(axis=0)),
             Line([0, end], [task.optimum] * 2, "optimum", colour="soft", style="--", width=1.0),
             Line([0, end], [task.random_return] * 2, "random policy", colour="soft", style=":", width=1.2),
         ],

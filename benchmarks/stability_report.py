@@ -168,10 +168,10 @@ def reachable_rows(out: Path) -> list[Row]:
     return [read(file) for file in sorted((out / "reachable").glob("*.json"))]
 
 
-def best_reachable(out: Path) -> dict[str, Row]:
+def best_reachable(measured: Sequence[Row]) -> dict[str, Row]:
     """World -> mean best explained variance at the `start` and `after` a run, over what was measured."""
     found: dict[str, list[Row]] = {}
-    for row in reachable_rows(out):
+    for row in measured:
         found.setdefault(row["world"], []).append(row)
     return {
         world: {at: _mean(row[at]["best"] for row in rows) for at in ("start", "after")}
@@ -228,15 +228,21 @@ def fill_docs(file: Path, text: str) -> None:
     file.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
-def write_figure(file: Path, rows: Sequence[Row], out: Path) -> None:
-    """Draw a row of panels for each world: gold at the end, highest KL, and explained variance."""
+def write_figure(file: Path, rows: Sequence[Row], measured: Sequence[Row]) -> None:
+    """Draw a row of panels for each world: gold at the end, highest KL, and explained variance.
+
+    Args:
+        file: Where to.
+        rows: A row a run, with its curves.
+        measured: What `reachable_rows` has.
+    """
     found = {key: own for key, own in groups(rows).items() if "curves" in own[0]}
     worlds = list(dict.fromkeys(world for world, _ in found))
     if not worlds:
         raise DataError("there are no runs to draw but whole cycles")
     names = list(dict.fromkeys(candidate for _, candidate in found))
     colours = {name: i for i, name in enumerate(names)}
-    reachable = best_reachable(out)
+    reachable = best_reachable(measured)
     most = max(sum(world == w for w, _ in found) for world in worlds)
     figure, places = panels(3 * len(worlds), columns=3, size=(4.6, 1.9 + 0.32 * most))
     for n, world in enumerate(worlds):
@@ -244,11 +250,9 @@ def write_figure(file: Path, rows: Sequence[Row], out: Path) -> None:
         own = {candidate: r for (w, candidate), r in found.items() if w == world}
         before = _mean(row["before"]["gold"] for r in own.values() for row in r)
         own_colours = [colours[candidate] for candidate in own]
-        ends = {f"{name} ({len(r)})": [_number(x["after"]["gold"]) for x in r] for name, r in own.items()}
-        highest = {
-            f"{name} ({len(r)})": [max(_number(x["kl_highest"]), LEAST_KL) for x in r]
-            for name, r in own.items()
-        }
+        own = {f"{name} ({len(r)})": r for name, r in own.items()}
+        ends = {name: [_number(x["after"]["gold"]) for x in r] for name, r in own.items()}
+        highest = {name: [max(_number(x["kl_highest"]), LEAST_KL) for x in r] for name, r in own.items()}
         spread(
             ends, references={"start": before, f"{GOAL}": GOAL}, colours=own_colours, x_label="gold",
             title=f"{world}: held-out gold at the end", ax=gold,
@@ -259,24 +263,24 @@ def write_figure(file: Path, rows: Sequence[Row], out: Path) -> None:
         )  # fmt: skip
         kl.set_xlim(LEAST_KL * 0.8, max(30.0, 1.5 * _most(kl.get_xlim())))
         kl.set_yticklabels([])  # as on the left
-        _variance(variance, f"{world}: explained variance", own, colours, reachable.get(world))
+        _variance(variance, f"{world}: explained variance", own, own_colours, reachable.get(world))
     save_figure(figure, file)
 
 
 def _variance(
-    ax: Any, title: str, runs: dict[str, list[Row]], colours: dict[str, int], reachable: Row | None
+    ax: Any, title: str, runs: dict[str, list[Row]], colours: Sequence[int], reachable: Row | None
 ) -> None:
     """Each seed thin, their mean thick, of the candidates whose critic is known; colours as on the left."""
     lines: list[Line] = []
     longest = 0
-    for candidate, rows in runs.items():
+    for colour, (candidate, rows) in zip(colours, runs.items(), strict=True):
         found = [np.array([_number(x) for x in row["curves"]["explained_variance"]]) for row in rows]
         if all(np.isnan(curve).all() for curve in found):
             continue
-        look: Row = {"colour": colours[candidate], "marks": False}
+        look: Row = {"colour": colour, "marks": False}
         lines += [Line(np.arange(1, len(c) + 1), c, style="-", width=0.4, **look) for c in found]
         mean = _mean_curve(rows, "explained_variance")
-        style = STYLES[colours[candidate] % len(STYLES)]
+        style = STYLES[colour % len(STYLES)]
         lines.append(Line(np.arange(1, len(mean) + 1), mean, candidate, style=style, width=2.0, **look))
         longest = max(longest, len(mean))
     if not lines:

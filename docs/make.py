@@ -1,4 +1,4 @@
-"""Make the pages and pictures of the docs that follow from the sources: the reference and the floors.
+"""Make the pages and pictures of the docs: the reference, the floors, the plots, and figures of results.
 
 python docs/make.py
 """
@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
+import re
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from tests.house import FLOORS, House  # noqa: E402
+from text_gym.bench.report.figures import plates  # noqa: E402
 from text_gym.plot import diagram, save  # noqa: E402
 
 PACKAGES = ("text_gym", "text_gym.agents", "text_gym.reward_models", "text_gym.bench", "text_gym.plot")
@@ -100,6 +103,36 @@ def _room(module: str) -> str:
     return room if room in FLOORS else "text_gym"
 
 
+def draw_plots(page: Path) -> None:
+    """Run the snippets of a page; after each that a picture follows, save the axes `ax` as that picture."""
+    names: dict[str, object] = {}
+    text = page.read_text(encoding="utf-8")
+    for snippet, picture in re.findall(
+        r"```python\n(.*?)```\n\n!\[[^]]*\]\((plots/\w+\.svg)\)", text, re.DOTALL
+    ):
+        exec(compile(snippet, str(page), "exec"), names)
+        save(names["ax"], page.parent / picture)  # type: ignore[arg-type]
+
+
+def draw_results(folder: Path) -> None:
+    """Draw what committed results of benchmarks have the numbers for."""
+    from stability_report import write_figure
+
+    summary = json.loads((ROOT / "benchmarks/results/rewards/summary.json").read_text(encoding="utf-8"))
+    plates(summary)["frontier"].write_png(folder).replace(folder / "benchmark-curves.png")
+    found = json.loads((ROOT / "benchmarks/results/stability.json").read_text(encoding="utf-8"))
+    # The file has the mean curve of the seeds, not the curve of each.
+    means = {(s["world"], s["candidate"]): s["curves"] for s in found["summaries"] if "curves" in s}
+    rows = [
+        r | {"curves": means[r["world"], r["candidate"]]}
+        for r in found["rows"]
+        if (r["world"], r["candidate"]) in means
+    ]
+    write_figure(folder / "stability.png", rows, found["reachable"])
+
+
 if __name__ == "__main__":
     (ROOT / "docs" / "reference.md").write_text(reference(), encoding="utf-8")
     draw_floors(ROOT / "docs" / "floors.png")
+    draw_plots(ROOT / "docs" / "plots.md")
+    draw_results(ROOT / "docs")

@@ -106,6 +106,39 @@ def test_a_circle_of_folders_without_one_of_files_is_found(tmp_path: Path) -> No
     assert "folders" in house.circles_of_folders(House(tmp_path))[0]
 
 
+def drawings(root: Path) -> list[str]:
+    """Places outside `text_gym.plot` that draw by themselves."""
+    found = []
+    for folder in ("text_gym", "agents", "reward_models", "benchmarks", "docs", "course"):
+        for file in sorted((root / folder).rglob("*")):
+            place = file.relative_to(root).as_posix()
+            if place.startswith(("text_gym/plot/", "benchmarks/results/")):
+                continue
+            if file.suffix in (".py", ".html", ".js", ".ipynb") and re.search(
+                r"(?:import|from) matplotlib|<svg|<polyline|createElementNS", file.read_text(encoding="utf-8")
+            ):
+                found.append(place)
+    return found
+
+
+def test_nobody_but_the_plots_draws() -> None:
+    assert drawings(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "fault"),
+    [
+        ("benchmarks/mine.py", "def f():\n    from matplotlib.figure import Figure\n", True),
+        ("reward_models/page.html", "<svg viewBox='0 0 1 1'>", True),
+        ("text_gym/plot/canvas.py", "import matplotlib\n", False),
+    ],
+)
+def test_another_place_that_draws_is_found(file: str, text: str, fault: bool, tmp_path: Path) -> None:
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text(text)
+    assert drawings(tmp_path) == ([file] if fault else [])
+
+
 def test_files_are_short() -> None:
     lines = {name: len(file.read_text().splitlines()) for name, file in HOUSE.files.items()}
     assert {name: n for name, n in lines.items() if n > house.MOST_LINES and name not in LONG} == {}
@@ -157,10 +190,12 @@ def test_the_reference_is_that_of_the_sources() -> None:
         "text_gym.agents.algorithms.configs",
         "text_gym.reward_models",
         "text_gym.bench",
+        "text_gym.plot.lines",
+        "text_gym.pages.page",
     ],
 )
 def test_importing_loads_no_torch(module: str) -> None:
-    heavy = "{'torch', 'transformers', 'stable_baselines3'}"
+    heavy = "{'torch', 'transformers', 'stable_baselines3', 'matplotlib'}"
     program = f"import sys, {module}\nprint(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True, timeout=120

@@ -115,6 +115,7 @@ def to_svg(figure: Figure | Axes, *, alt: str = "", page: bool = False) -> Marku
     head = re.search(r'<svg[^>]*viewBox="([^"]*)"[^>]*>', svg)
     assert head is not None
     body = re.sub(r"<metadata>.*?</metadata>", "", svg[head.end() :], flags=re.DOTALL)
+    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)  # of all strokes
     name = "f" + hashlib.sha256(body.encode()).hexdigest()[:8]
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', body))
     # Text has no "<" and ">" of its own, so these are the tags and nothing else.
@@ -124,7 +125,7 @@ def to_svg(figure: Figure | Axes, *, alt: str = "", page: bool = False) -> Marku
     shown = alt or ", ".join(t for t in titles if t) or "figure"
     opening = Markup(
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{}" '
-        'fill="var(--ink)" role="img" aria-label="{}" '
+        'fill="var(--ink)" stroke-linejoin="round" stroke-linecap="butt" role="img" aria-label="{}" '
     ).format(head[1], label(shown, 300))
     if page:  # which makes all letters one size by --w
         opening += Markup('style="--w: {}">').format(round(width))

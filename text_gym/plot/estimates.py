@@ -18,7 +18,7 @@ from text_gym.utils.interval import Interval
 
 from .canvas import drawing
 from .lines import numbers
-from .style import COLOURS, INK, MARKERS, SOFT, colour_of, head, label, legend_below, note
+from .style import COLOURS, INK, MARKERS, SOFT, colour_of, label, legend_below, name_axes, note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,9 +76,8 @@ def intervals(
         if not drawn:
             note(ax, "nothing to draw: nothing is known")
         _rows(ax, labels)
-        ax.set_xlabel(label(x_label, 80))
         ax.locator_params(axis="x", nbins=6)
-        head(ax, title)
+        name_axes(ax, x_label, title=title)
         legend_below(ax)
     return ax
 
@@ -153,10 +152,8 @@ def calibration(
                        label="cases (area: their number), 95 % intervals")  # fmt: skip
         else:
             note(ax, "nothing to draw: there are no cases")
-        ax.set_xlabel(label(x_label, 80))
-        ax.set_ylabel(label(y_label, 80))
         ax.set_xlim(start - 0.02, 1.02)
-        head(ax, title)
+        name_axes(ax, x_label, y_label, title)
         legend_below(ax, columns=1)
     return ax
 
@@ -209,8 +206,7 @@ def spread(
         if not drawn:
             note(ax, "nothing to draw: no number is finite")
         _rows(ax, list(groups))
-        ax.set_xlabel(label(x_label, 80))
-        head(ax, title)
+        name_axes(ax, x_label, title=title)
         legend_below(ax)
     return ax
 

@@ -17,7 +17,7 @@ from text_gym.episode import FloatArray
 from text_gym.errors import DataError
 
 from .canvas import drawing
-from .style import COLOURS, FAINT, INK, MARKERS, SOFT, STYLES, colour_of, head, label, legend_below, note
+from .style import COLOURS, FAINT, INK, MARKERS, SOFT, STYLES, colour_of, label, legend_below, name_axes, note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,12 +96,14 @@ def curves(
             note(ax, "nothing to draw: no number is finite")
         positions = np.concatenate([numbers(line.x, "x") for line in found] or [np.zeros(0)])
         positions = positions[np.isfinite(positions)]
-        if len(positions) and (positions == positions.round()).all() and ax.get_xscale() == "linear":
+        if any(known) and (positions == positions.round()).all() and ax.get_xscale() == "linear":
             ax.locator_params(axis="x", integer=True, nbins=8)
         if len(reach):
             low, high = ax.get_ylim() if any(known) else (reach[0], reach[0])
-            ax.set_ylim(min(low, *reach), max(high, *reach))
-        _name(ax, x_label, y_label, title)
+            ends = min(low, *reach), max(high, *reach)
+            room = 0.05 * (ends[1] - ends[0])
+            ax.set_ylim(ends[0] - room, ends[1] + room)
+        name_axes(ax, x_label, y_label, title)
         legend_below(ax)
     return ax
 
@@ -185,11 +187,12 @@ def reward_and_gold(
         if not any(count):
             note(ax, "nothing to draw: no number is finite")
         root_scale(ax, [*both[0], *both[1]])
-        _name(ax, KL_LABEL, names[0] if own_axis else y_label, title)
+        name_axes(ax, KL_LABEL, names[0] if own_axis else y_label, title)
         if right is not ax:
             right.spines[["top", "left"]].set_visible(False)
             right.grid(visible=False)
-            right.set_ylabel(label(names[1]), color=COLOURS[1])
+            name_axes(right, y_label=names[1])
+            right.yaxis.label.set_color(COLOURS[1])
             right.tick_params(axis="y", labelcolor=COLOURS[1])
             ax.yaxis.label.set_color(COLOURS[0])
             ax.tick_params(axis="y", labelcolor=COLOURS[0])
@@ -260,9 +263,11 @@ def root_scale(ax: Axes, lines: Sequence[Line]) -> None:
     steps = [m * 10.0**e for e in range(-1, 7) for m in (1, 2, 5)][3:]
     places = [0.0]
     for tick in steps:
-        if tick <= end and (tick / end) ** 0.5 - (places[-1] / end) ** 0.5 >= 0.09:
+        letters = len(f"{tick:,.10g}{places[-1]:,.10g}") / 2
+        apart = max(0.09, 0.03 + 0.024 * letters)  # of the axis
+        if tick <= end and (tick / end) ** 0.5 - (places[-1] / end) ** 0.5 >= apart:
             places.append(tick)
-    ax.set_xticks(places, [f"{p:g}" for p in places])
+    ax.set_xticks(places, [f"{p:,.10g}" for p in places])
     ax.minorticks_off()
 
 
@@ -273,12 +278,3 @@ def _as_lines(given: Points | Sequence[Line], name: str, colour: int, style: str
     assert not isinstance(x, Line)
     assert not isinstance(y, Line)
     return [Line(x, y, name, colour=colour, style=style)]
-
-
-def _name(ax: Axes, x_label: str, y_label: str, title: str) -> None:
-    """Write labels that were given; a caller's own stay."""
-    if x_label:
-        ax.set_xlabel(label(x_label, 80))
-    if y_label:
-        ax.set_ylabel(label(y_label, 80))
-    head(ax, title)

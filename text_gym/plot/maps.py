@@ -16,7 +16,7 @@ from text_gym.errors import ConfigError, DataError
 
 from .canvas import drawing
 from .lines import numbers
-from .style import COLOURS, SOFT, head, label, note
+from .style import COLOURS, SOFT, label, name_axes, note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,7 +88,7 @@ def token_heat_map(
             label(f"{unit + ': ' if unit else ''}blue above 0, brown below; deepest at ±{limit:.3g}", 100),
             color=SOFT, loc="left",
         )  # fmt: skip
-        head(ax, title)
+        name_axes(ax, title=title)
     return ax
 
 
@@ -139,7 +139,7 @@ def heat_map(
         _no_frame(ax)
         ax.set_xticks(range(len(columns)), [label(name, 20) for name in columns])
         ax.set_yticks(range(len(rows)), [label(name, 44) for name in rows])
-        head(ax, title)
+        name_axes(ax, title=title)
     return ax
 
 

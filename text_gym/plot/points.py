@@ -11,7 +11,7 @@ from text_gym.errors import DataError
 
 from .canvas import drawing
 from .lines import Points, numbers
-from .style import COLOURS, MARKERS, SOFT, head, label, legend_below, note
+from .style import COLOURS, MARKERS, SOFT, label, legend_below, name_axes, note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,9 +63,7 @@ def scatter(
             )  # fmt: skip
         if not any(np.isfinite(x + y).any() for x, y in pairs.values()):
             note(ax, "nothing to draw: no number is finite")
-        ax.set_xlabel(label(x_label, 80))
-        ax.set_ylabel(label(y_label, 80))
-        head(ax, title)
+        name_axes(ax, x_label, y_label, title)
         legend_below(ax)
         if names is not None:
             ax.margins(0.14, 0.12)

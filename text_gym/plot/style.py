@@ -6,6 +6,7 @@ on dark paper: each has a contrast of 3 : 1 or more, and any two stay apart for 
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -77,8 +78,13 @@ def colours_css(selector: str) -> str:
 
 
 def label(text: object, limit: int = 60) -> str:
-    """A name as figures show it: on one line, without hidden characters, and not too long."""
-    return harmless(str(text), limit=limit)
+    r"""A name as figures show it: on one line, without hidden characters, and not too long.
+
+    >>> label("a\x07 very long name", 12)
+    'a\\x07 very…'
+    """
+    shown = harmless(str(text))
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
 def colour_of(colour: int | str | None, place: int) -> str:
@@ -95,6 +101,17 @@ def tidy(ax: Axes) -> None:
     ax.grid(visible=True, color=GRID, linewidth=0.8)
 
 
+def name_axes(ax: Axes, x_label: str = "", y_label: str = "", title: str = "") -> None:
+    """Write labels and title, on two lines where one is too short; a caller's stay where none is given."""
+    if x_label:
+        ax.set_xlabel(_fitted(x_label, _room(ax)[0] / 4.9), parse_math=False)
+    if y_label:
+        ax.set_ylabel(_fitted(y_label, _room(ax)[1] / 4.9), parse_math=False)
+    if title:
+        shown = _fitted(title, _room(ax)[0] / 5.3)
+        ax.set_title(shown, loc="left", parse_math=False, color=INK, fontsize=10)
+
+
 def legend_below(ax: Axes, *others: Axes, columns: int | None = None) -> None:
     """Put the names under the axes, where they cover nothing; none where there is but one to tell.
 
@@ -108,14 +125,16 @@ def legend_below(ax: Axes, *others: Axes, columns: int | None = None) -> None:
     pairs = [pair for a in (ax, *others) for pair in zip(*a.get_legend_handles_labels(), strict=True)]
     if len(pairs) < 2:
         return
-    handles, names = zip(*pairs, strict=True)
+    handles, found = zip(*pairs, strict=True)
+    width = _room(ax)[0]
+    names = [label(name, max(8, int((width - 36) / 4.8))) for name in found]
+    if columns is None:
+        columns = max(1, min(4, len(pairs), int(width / (4.5 * max(map(len, names)) + 30))))
     figure = ax.get_figure(root=True)
     assert figure is not None
-    # 38 points leave room for numbers and label of the horizontal axis.
-    down = ScaledTranslation(0, -38 / 72 if ax.get_xlabel() else -22 / 72, figure.dpi_scale_trans)
-    if columns is None:
-        width = 1.15 * ax.get_position().width * figure.get_figwidth() * 72  # points; before layout
-        columns = max(1, min(4, len(pairs), int(width / (4.5 * max(map(len, names)) + 30))))
+    # Points under the axes: the numbers of the horizontal axis, and the lines of its label.
+    lines = ax.get_xlabel().count("\n") + 1 if ax.get_xlabel() else 0
+    down = ScaledTranslation(0, -(24 + 13 * lines) / 72, figure.dpi_scale_trans)
     ax.legend(
         handles, names, loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=ax.transAxes + down,
         ncols=columns, borderaxespad=0, handlelength=2.4, columnspacing=1.2, borderpad=0.2,
@@ -132,10 +151,21 @@ def note(ax: Axes, text: str) -> None:
 def empty(ax: Axes, text: str, *, title: str = "") -> None:
     """Leave axes without data, saying why."""
     note(ax, text)
-    head(ax, title)
+    name_axes(ax, title=title)
 
 
-def head(ax: Axes, title: str) -> None:
-    """Write a title over the axes, at the left; a caller's own stays where none is given."""
-    if title:
-        ax.set_title(label(title, 100), loc="left", parse_math=False, color=INK, fontsize=10)
+def _room(ax: Axes) -> tuple[float, float]:
+    """Width and height of the axes in points, about: they get their places only when they are drawn."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    place = ax.get_position()
+    return (
+        1.15 * place.width * figure.get_figwidth() * 72,
+        1.05 * place.height * figure.get_figheight() * 72,
+    )
+
+
+def _fitted(text: str, width: float) -> str:
+    """On one line of so many letters, or on two; what does not fit is left out."""
+    lines = textwrap.wrap(label(text, 1000), max(8, int(width)), max_lines=2, placeholder=" …")
+    return "\n".join(lines)

@@ -13,7 +13,7 @@ from text_gym.errors import DataError
 
 from .canvas import drawing
 from .lines import numbers
-from .style import COLOURS, GRID, INK, SOFT, head, label, note
+from .style import COLOURS, GRID, INK, SOFT, label, name_axes, note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,7 +81,7 @@ def tree(
         ax.set_xlim(-0.05, deepest + 0.6 * (1 + len(columns)))
         ax.set_ylim(max(len(leaves), 1) - 0.3, -1.7)
         ax.set_axis_off()
-        head(ax, title)
+        name_axes(ax, title=title)
     return ax
 
 
@@ -135,7 +135,7 @@ def diagram(
         floors = [y for _, y, _ in boxes.values()] or [0.0]
         ax.set(xlim=(0, 1), ylim=(min(floors) - 0.4, max(floors) + 1.0))
         ax.set_axis_off()
-        head(ax, title)
+        name_axes(ax, title=title)
     return ax
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from text_gym.plot.canvas import panels, save, to_svg
-from text_gym.plot.style import head
+from text_gym.plot.style import name_axes
 
 
 @dataclass(frozen=True)
@@ -67,4 +67,4 @@ class Plate:
 
 def _draw(panel: Panel, ax: Any) -> None:
     panel.draw(ax)
-    head(ax, panel.title)
+    name_axes(ax, title=panel.title)
