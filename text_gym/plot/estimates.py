@@ -18,7 +18,7 @@ from text_gym.utils.interval import Interval
 
 from .canvas import drawing
 from .lines import numbers
-from .style import COLOURS, INK, MARKERS, SOFT, colour_of, label, legend_below, name_axes, note
+from .style import COLOURS, INK, MARKERS, SOFT, colour_of, label, legend_below, legend_height, name_axes, note
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +58,8 @@ def intervals(
             raise DataError(f"{label(name)!r} has {len(values)} estimates for {len(labels)} labels")
     rows = np.arange(len(labels))
     step = min(0.26, 0.8 / max(len(series), 1))
-    with drawing(ax, (4.8, 0.8 + 0.3 * len(labels) + 0.2 * (len(series) > 1))) as ax:
+    height = 0.75 + 0.3 * len(labels) + legend_height([*series, reference_name], 3.2)
+    with drawing(ax, (4.8, height)) as ax:
         if reference is not None and math.isfinite(reference):
             ax.axvline(reference, color=SOFT, linewidth=1, linestyle="--", label=label(reference_name) or "_")
         drawn = False
@@ -95,7 +96,7 @@ def agreement(alpha: Mapping[str, Estimate], *, title: str = "", ax: Axes | None
     """
     known = [e.low if isinstance(e, Interval) else e for e in alpha.values() if e is not None]
     lowest = min([0.0, *(v for v in known if math.isfinite(v))])
-    with drawing(ax, (4.8, 1.1 + 0.3 * len(alpha))) as ax:
+    with drawing(ax, (4.8, 1.2 + 0.3 * len(alpha))) as ax:
         for at, name, style in (
             (0.0, "chance", "-"),
             (0.667, "tentative, 0.667", ":"),
@@ -182,7 +183,8 @@ def spread(
     Raises:
         DataError: A group is no list of numbers.
     """
-    with drawing(ax, (4.8, 0.8 + 0.34 * len(groups))) as ax:
+    height = 0.75 + 0.34 * len(groups) + legend_height(list(references or {}), 3.2)
+    with drawing(ax, (4.8, height)) as ax:
         if logarithmic:
             ax.set_xscale("log")
             ax.xaxis.set_major_formatter("{x:g}")  # its own would be formulas

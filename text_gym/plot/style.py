@@ -7,7 +7,7 @@ on dark paper: each has a contrast of 3 : 1 or more, and any two stay apart for 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from text_gym.utils.display import harmless
@@ -129,7 +129,7 @@ def legend_below(ax: Axes, *others: Axes, columns: int | None = None) -> None:
     width = _room(ax)[0]
     names = [label(name, max(8, int((width - 36) / 4.8))) for name in found]
     if columns is None:
-        columns = max(1, min(4, len(pairs), int(width / (4.5 * max(map(len, names)) + 30))))
+        columns = _columns(names, width)
     figure = ax.get_figure(root=True)
     assert figure is not None
     # Points under the axes: the numbers of the horizontal axis, and the lines of its label.
@@ -139,6 +139,16 @@ def legend_below(ax: Axes, *others: Axes, columns: int | None = None) -> None:
         handles, names, loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=ax.transAxes + down,
         ncols=columns, borderaxespad=0, handlelength=2.4, columnspacing=1.2, borderpad=0.2,
     )  # fmt: skip
+
+
+def legend_height(names: Sequence[str], width: float) -> float:
+    """Inches that a legend of these names takes under axes so many inches wide."""
+    shown = [name for name in names if name]
+    return 0.1 + 0.17 * -(-len(shown) // _columns(shown, 72 * width)) if len(shown) > 1 else 0.0
+
+
+def _columns(names: Sequence[str], width: float) -> int:
+    return max(1, min(4, len(names), int(width / (4.5 * max(map(len, names)) + 30))))
 
 
 def note(ax: Axes, text: str) -> None:
