@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-HOSTILE = '</text><script>alert(1)</script>\x1b[31m\u202e $\\frac{1}{0}$ " onload="x'
+HOSTILE = '$$</text><script>alert(1)</script>\x1b[31m\u202e $\\frac{1}{0}$ " onload="x'
 
 
 def named_lines(ax: Any) -> dict[str, Any]:

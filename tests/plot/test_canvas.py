@@ -102,8 +102,7 @@ def test_hostile_names_are_only_text(number: int, tmp_path: Path) -> None:
         assert not any(name.startswith("on") for name in attributes)
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202e]", svg)
         shown = " ".join(texts(svg))
-        assert "<script>alert(1)</script>\\x1b[31m" in shown.replace("\u00a0", " ")
-        assert "$" in shown
+        assert "$$</text><script>alert(1)</script>" in shown
     save(ax, tmp_path / "a.png")
 
 

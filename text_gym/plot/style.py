@@ -169,10 +169,9 @@ def _room(ax: Axes) -> tuple[float, float]:
     figure = ax.get_figure(root=True)
     assert figure is not None
     place = ax.get_position()
-    return (
-        1.15 * place.width * figure.get_figwidth() * 72,
-        1.05 * place.height * figure.get_figheight() * 72,
-    )
+    width = 1.15 * place.width * figure.get_figwidth() * 72
+    rows = max((len(text.get_text()) for text in ax.get_yticklabels()), default=0)  # names of rows take of it
+    return max(80.0, width - max(0.0, 4.9 * rows - 30)), 1.05 * place.height * figure.get_figheight() * 72
 
 
 def _fitted(text: str, width: float) -> str:
