@@ -56,7 +56,7 @@ from .report import write_report
 from .verdict import policy_name
 
 if TYPE_CHECKING:
-    from text_gym.reward_models.labels.questions import Criterion as LabelCriterion
+    from text_gym.reward_models.labels.questions import LabelCriterion
     from text_gym.reward_models.learned.ensembles import Ensemble
     from text_gym.reward_models.preferences.opinions import PreferencePair, Rating
 
