@@ -32,9 +32,10 @@ class ObjectiveEstimate(NamedTuple):
     def exceeds(self, other: ObjectiveEstimate, errors: float) -> bool:
         """Whether this mean is larger by more than so many standard errors of the difference.
 
-        >>> ObjectiveEstimate(1.0, 0.3).exceeds(ObjectiveEstimate(0.0, 0.4), errors=2)  # the difference has 0.5
+        >>> start = ObjectiveEstimate(0.0, 0.4)
+        >>> ObjectiveEstimate(1.0, 0.3).exceeds(start, errors=2)  # the difference has 0.5
         False
-        >>> ObjectiveEstimate(1.1, 0.3).exceeds(ObjectiveEstimate(0.0, 0.4), errors=2)
+        >>> ObjectiveEstimate(1.1, 0.3).exceeds(start, errors=2)
         True
         """
         return self.mean - other.mean > errors * math.hypot(self.se, other.se)

@@ -17,7 +17,7 @@ import numpy as np
 from text_gym.episode import Episode, FloatArray
 from text_gym.errors import ConfigError, DataError
 from text_gym.reward_models.scripted.rules import split_words
-from text_gym.rewards.source import RewardSource, describe
+from text_gym.rewards.source import RewardSource, describe_reward
 from text_gym.utils.interval import Interval, RankCorrelations, mean_interval, rank_correlation
 
 from .attribution import (
@@ -137,7 +137,7 @@ class _Auditor:
         parts, tried = self.parts()
         found = Audit(
             source=self.source.name,
-            tree=describe(self.source),
+            tree=describe_reward(self.source),
             gold=None if self.gold is None else self.gold.name,
             texts=self._texts,
             scores=self.scores,

@@ -25,7 +25,7 @@ from text_gym.reward_models import (
     write_audit,
 )
 from text_gym.reward_models.scripted.rules import split_words
-from text_gym.tasks.products_corpus import describe, write_corpus
+from text_gym.tasks.products_corpus import describe_product, write_corpus
 
 TOKENIZER = ByteTokenizer()
 CONFIG = AuditConfig(count=60, edited=24, explained=2)
@@ -278,7 +278,8 @@ def test_models_of_a_clean_and_of_a_length_biased_rater(seed: int, tmp_path: Pat
     task = load_task("products")
     rng = random.Random(f"pairs {seed}")
     left, right = (
-        [Episode.of(p, describe(p, rng), task.tokenizer) for p in task.prompts[:2048]] for _ in range(2)
+        [Episode.of(p, describe_product(p, rng), task.tokenizer) for p in task.prompts[:2048]]
+        for _ in range(2)
     )
     assert task.corpus is not None
     held_out = [Episode.of(p, text, task.tokenizer) for p, text in task.corpus()[1]]
