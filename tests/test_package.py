@@ -50,7 +50,8 @@ def plant(root: Path) -> None:
         "text_gym/episode.py": "import numpy\n",
         "text_gym/utils/files.py": "from text_gym.episode import Episode\n",
         "text_gym/envs/vector.py": "from text_gym.utils.files import read\n",
-        "text_gym/cli/main.py": "from text_gym.agents.ppo import PPO\ndef main():\n    _f()\ndef _f():\n    pass\n",
+        "text_gym/cli/main.py": "from text_gym.agents.ppo import PPO\n"
+        "def main():\n    _f()\ndef _f():\n    pass\n",
         "agents/ppo.py": "import torch\nfrom text_gym.envs.vector import TextVectorEnv\n",
         "reward_models/learned.py": "def f():\n    try:\n        from .page import Page\n"
         "    except ModuleNotFoundError:\n        pass\n",

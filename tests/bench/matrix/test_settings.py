@@ -50,5 +50,5 @@ def test_texts_depend_on_the_task_and_the_policys_content(tmp_path: Path) -> Non
     one = Settings(policy=str(tmp_path)).text_settings()
     (tmp_path / "weights").write_text("2")
     assert Settings(policy=str(tmp_path)).text_settings() != one
-    assert Settings(iterations=3).text_settings() == Settings().inputs()
-    assert Settings(task="sort").text_settings() != Settings().inputs()
+    assert Settings(iterations=3).text_settings() == Settings().text_settings()
+    assert Settings(task="sort").text_settings() != Settings().text_settings()
