@@ -12,9 +12,12 @@ import numpy.typing as npt
 from text_gym.agents.policies.policy import Policy
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Episode, Prompt
+from text_gym.utils.interval import mean_interval
 
 from .rollout import Rollout
 from .sampler import Sampling, rollout
+
+_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -27,18 +30,8 @@ class Measure:
     @classmethod
     def of(cls, x: npt.NDArray[np.float64], seed: int = 0) -> Measure:
         """Percentile bootstrap over episodes, 2,000 resamples; NaN (no opinion) is left out."""
-        from scipy.stats import bootstrap
-
-        x = x[~np.isnan(x)]
-        if not len(x):
-            return cls(float("nan"), (float("nan"), float("nan")))
-        mean = float(np.mean(x))
-        if len(x) < 2 or np.ptp(x) == 0:
-            return cls(mean, (mean, mean))
-        result = bootstrap(
-            (x,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(seed)
-        )
-        return cls(mean, (float(result.confidence_interval.low), float(result.confidence_interval.high)))
+        found = mean_interval(x, seed, _RESAMPLES)
+        return cls(found.value, (found.low, found.high))
 
 
 @dataclass(frozen=True)
