@@ -87,7 +87,7 @@ def best_of_n(
         index = np.arange(first, first + rows) % total  # the last batch wraps around; the surplus is cut
         batch = rollout(policy, playing, index, seed=seed, sampling=sampling)
         episodes += batch.episodes
-        found.append(np.where(batch.scores.abstained, np.nan, batch.scores.totals))
+        found.append(batch.scores.totals_or_nan)
     rewards = np.concatenate(found)[:total].reshape(-1, n)
     best = choose_best(torch.from_numpy(rewards), torch.from_numpy(~np.isnan(rewards))).tolist()
     return Candidates([episodes[i * n + j] for i, j in enumerate(best)], episodes[:total], rewards)

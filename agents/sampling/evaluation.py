@@ -150,7 +150,7 @@ def _columns(batch: Rollout, policy: Policy, reference: Policy | None) -> dict[s
         kl = (own - other).sum(dim=1).double().cpu().numpy()
         nll = -other.sum(dim=1).double().cpu().numpy()
     return {
-        "reward": np.where(batch.scores.abstained, np.nan, batch.scores.totals),
+        "reward": batch.scores.totals_or_nan,
         "kl": kl,
         "nll": nll,
         "length": batch.lengths.double().cpu().numpy(),

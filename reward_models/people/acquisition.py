@@ -70,9 +70,12 @@ class Pool:
 
 
 def member_scores(source: RewardSource, episodes: Sequence[Episode]) -> FloatArray:
-    """`(members, n)` float64: what each member of an ensemble gives each text; one row for other sources."""
+    """`(members, n)` float64: what each member of an ensemble gives each text; one row for other sources.
+
+    A source that abstains gives 0.
+    """
     members = source.members if isinstance(source, Ensemble) else [source]
-    return np.stack([np.where((r := m(episodes)).abstained, 0.0, r.totals) for m in members])
+    return np.stack([m(episodes).totals for m in members])
 
 
 def split_budget(labels: int, overlap: float) -> tuple[int, int]:
