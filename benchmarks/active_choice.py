@@ -24,18 +24,12 @@ from rich.table import Table
 from text_gym import Episode, RewardSource, TextVectorEnv, load_task
 from text_gym.agents import Policy, rollout
 from text_gym.episode import FloatArray
-from text_gym.reward_models import (
-    Ensemble,
-    NgramModel,
-    PreferencePair,
-    Rating,
-    collect_pairs,
-    collect_ratings,
-)
+from text_gym.reward_models import Ensemble, NgramModel, PreferencePair, Rating
 from text_gym.reward_models.learned.configs import NgramConfig
 from text_gym.reward_models.learned.ensembles import bagged
 from text_gym.reward_models.people.acquisition import ACQUISITIONS, choose_pairs, choose_texts, member_scores
 from text_gym.reward_models.people.acquisition import Pool as TextPool
+from text_gym.reward_models.people.raters import collect_pairs, collect_ratings
 from text_gym.reward_models.people.simulated import SimulatedRater, Vices
 from text_gym.tasks.task import Task
 from text_gym.utils.interval import mean_interval

@@ -22,15 +22,9 @@ from scipy.stats import spearmanr
 from text_gym import PretrainedTokenizer
 from text_gym.data import read_rows
 from text_gym.episode import FloatArray
-from text_gym.reward_models import (
-    NgramModel,
-    Rating,
-    RewardModel,
-    RewardTrainer,
-    RewardTrainingConfig,
-    read_ratings,
-)
+from text_gym.reward_models import NgramModel, Rating, RewardModel, RewardTrainer, RewardTrainingConfig
 from text_gym.reward_models.learned.configs import NgramConfig
+from text_gym.reward_models.preferences.files import read_ratings
 from text_gym.reward_models.preferences.measures import mark_correlation
 from text_gym.reward_models.preferences.opinions import split_opinions
 
