@@ -56,7 +56,7 @@ def best_of_n_probe(
         golds: `(N,)` gold.
         texts: The texts.
         n: Texts that one is taken from.
-        seed: Of the resamples.
+        seed: Decides the resamples.
     """
     value, mean = expected_best(scores, golds, n), float(golds.mean())
 
@@ -64,7 +64,8 @@ def best_of_n_probe(
         return np.array([expected_best(scores[r], golds[r], n) for r in rows])
 
     def change(rows: Rows) -> FloatArray:
-        return best(rows) - golds[rows].mean(axis=1)
+        found: FloatArray = best(rows) - golds[rows].mean(axis=1)
+        return found
 
     return BestOfNProbe(
         n,
