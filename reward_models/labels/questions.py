@@ -1,4 +1,4 @@
-"""What people are asked about texts, and which answers fit: ratings per criterion, comparisons, best of n.
+"""The questions people are asked about texts, and their valid answers: ratings, comparisons, best of n.
 
 Console and page ask the same questions: both read `Question.fields`. Nothing here asks or stores anything.
 """
@@ -22,7 +22,7 @@ KINDS: tuple[Kind, ...] = ("rating", "comparison", "best-of-n")
 
 @dataclass(frozen=True)
 class LabelCriterion:
-    """One respect in which texts are judged.
+    """A criterion by which texts are judged.
 
     Args:
         name: As in labels and reward terms.
@@ -47,7 +47,7 @@ class LabelCriterion:
             )
 
     def scaled(self, value: float) -> float:
-        """A rating on this scale in [0, 1]."""
+        """Map a rating on this scale to [0, 1]."""
         return (value - self.low) / (self.high - self.low)
 
 
@@ -75,7 +75,7 @@ PREFERENCE = LabelCriterion(
 
 @dataclass(frozen=True)
 class Option:
-    """One answer that may be given.
+    """One of the answers a question offers.
 
     Args:
         value: What is stored.
@@ -90,20 +90,20 @@ class Option:
 
 @dataclass(frozen=True)
 class Field:
-    """One thing that is asked of a question: a criterion and the answers it admits."""
+    """One field of a question: a criterion and the answers it allows."""
 
     name: str
     guideline: str
     options: tuple[Option, ...]
 
     def option(self, key: str) -> Option | None:
-        """The choice that a key stands for, if any."""
+        """Return the option that a key selects, or None."""
         return next((c for c in self.options if key in c.keys), None)
 
 
 @dataclass(frozen=True)
 class Question:
-    """One prompt with the completions to be judged. Equal questions have equal ids and are asked once.
+    """A prompt and the completions to be judged; equal questions have equal ids and are asked once.
 
     Args:
         kind: `"rating"` (of one text), `"comparison"` (of two, left and right) or `"best-of-n"` (of 2 to 9).
@@ -155,12 +155,12 @@ class Question:
 
     @cached_property
     def id(self) -> str:
-        """SHA-256 of everything that makes the question, in hex."""
+        """The SHA-256 (hex) of everything that defines the question."""
         return sha256_of_values(self.kind, self.criteria_json(), self.prompt, *self.completions)
 
     @cached_property
     def fields(self) -> tuple[Field, ...]:
-        """What is asked, one field a criterion, in order."""
+        """The fields to fill in, one per criterion, in order."""
         return tuple(Field(c.name, c.guideline, self._options(c)) for c in self.criteria)
 
     def _options(self, criterion: LabelCriterion) -> tuple[Option, ...]:
@@ -175,7 +175,7 @@ class Question:
         return tuple(Option(n, f"text {n}", (str(n),)) for n in range(1, len(self.completions) + 1))
 
     def check(self, values: Mapping[str, Any]) -> dict[str, Value]:
-        """The answer in the order of the criteria.
+        """Check an answer and return its values in the order of the criteria.
 
         Args:
             values: Criterion -> value: a rating; `left`, `right` or `tie`; or the number of the best text,
@@ -203,7 +203,7 @@ class Question:
         return checked
 
     def criteria_json(self) -> str:
-        """The criteria as JSON, as they are stored."""
+        """Return the criteria as the JSON that is stored."""
         return json.dumps([asdict(c) for c in self.criteria])
 
     @classmethod
@@ -218,7 +218,7 @@ class Question:
 
 
 def text_bytes(text: str) -> bytes:
-    r"""UTF-8 that takes any text, lone surrogates included, and gives it back exactly.
+    r"""Encode any text, lone surrogates included, so that it can be decoded exactly.
 
     >>> text_bytes("\udcff").decode("utf-8", "surrogatepass") == "\udcff"
     True
@@ -227,7 +227,7 @@ def text_bytes(text: str) -> bytes:
 
 
 def sha256_of_values(*parts: str | bytes | int | float | None) -> str:
-    """SHA-256 in hex of values with their types and lengths, so that no two lists of values share one."""
+    """Hash values with their types and lengths (SHA-256, hex), so that no two lists of values collide."""
     digest = hashlib.sha256()
     for part in parts:
         if part is None:
