@@ -29,8 +29,8 @@ from text_gym.reward_models import (
     RewardModel,
     RewardTrainer,
     RewardTrainingConfig,
-    collect_pairs,
 )
+from text_gym.reward_models.people.raters import collect_pairs
 from text_gym.reward_models.people.simulated import SimulatedRater, Vices
 from text_gym.reward_models.preferences.measures import agreement, calibration
 

@@ -20,7 +20,14 @@ from text_gym.cli.main import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 HOUSE = House(ROOT)
-PUBLIC = ("text_gym", "text_gym.agents", "text_gym.reward_models", "text_gym.bench")
+PUBLIC = {
+    "text_gym": 30,
+    "text_gym.agents": 30,
+    "text_gym.reward_models": 27,
+    "text_gym.bench": 10,
+}  # at most
+# The reference has every name there is and shows nobody how to use one.
+GUIDES = sorted(set((ROOT / "docs").rglob("*.md")) - {ROOT / "docs" / "reference.md"})
 # Extras that not every installation has.
 OPTIONAL = {
     "array_api_compat",
@@ -139,9 +146,9 @@ def test_tests_mirror_the_packages() -> None:
 
 @pytest.mark.parametrize("package", PUBLIC)
 def test_public_names_load_and_stand_on_a_page_of_the_docs(package: str) -> None:
-    pages = "\n".join(p.read_text() for p in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+    pages = "\n".join(p.read_text() for p in [ROOT / "README.md", *GUIDES])
     module = importlib.import_module(package)
-    assert len(module.__all__) <= 45
+    assert len(module.__all__) <= PUBLIC[package]
     for name in module.__all__:
         assert getattr(module, name).__doc__ or not callable(getattr(module, name)), name
     assert [n for n in module.__all__ if not re.search(rf"\b{n}\b", pages)] == []

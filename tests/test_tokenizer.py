@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from text_gym import ByteTokenizer, PretrainedTokenizer, TextVectorEnv, Tokenizer, WordTokenizer, as_tokenizer
+from text_gym import ByteTokenizer, PretrainedTokenizer, TextVectorEnv, Tokenizer, WordTokenizer
 from text_gym.errors import ConfigError, DataError, PromptError, TokenError
+from text_gym.tokenizer import as_tokenizer
 
 TEXTS = ["the red mug", "the red mug, the green mug", "a mug for $24"] * 3
 TRAINED = PretrainedTokenizer.train(TEXTS, vocab_size=300)

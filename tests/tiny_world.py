@@ -12,7 +12,8 @@ from torch import Tensor
 
 from tests.small_models import small_policy, trajectory_log_probs
 from text_gym import Episode, Task, TextVectorEnv, load_task
-from text_gym.agents import Agent, Policy, PolicyGradient, Rollout
+from text_gym.agents import Agent, Policy, Rollout
+from text_gym.agents.algorithms.policy_gradient import PolicyGradient
 from text_gym.agents.training.metrics import Metrics
 from text_gym.tasks.enumerable import trajectories
 

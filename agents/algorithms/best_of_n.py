@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,7 +20,7 @@ from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.sampling.sampler import Sampling, rollout
 from text_gym.agents.training.metrics import Metrics
 from text_gym.envs.vector import TextVectorEnv
-from text_gym.episode import Episode, Prompt
+from text_gym.episode import Episode, FloatArray, Prompt
 from text_gym.rewards.source import RewardSource, as_reward_source
 
 from .advantages import masked_mean
@@ -37,7 +36,7 @@ class Candidates(NamedTuple):
 
     best: list[Episode]  # N, the chosen ones
     episodes: list[Episode]  # N * n, all of them, a prompt's one after another
-    rewards: npt.NDArray[np.float64]  # (N, n), by the source that chose; NaN where it declined to judge
+    rewards: FloatArray  # (N, n), by the source that chose; NaN where it declined to judge
 
 
 def best_of_n(
@@ -83,12 +82,12 @@ def best_of_n(
         mask=env.mask,
     )
     episodes: list[Episode] = []
-    found: list[npt.NDArray[np.float64]] = []
+    found: list[FloatArray] = []
     for first in range(0, total, rows):
         index = np.arange(first, first + rows) % total  # the last batch wraps around; the surplus is cut
         batch = rollout(policy, playing, index, seed=seed, sampling=sampling)
         episodes += batch.episodes
-        found.append(np.where(batch.scores.abstained, np.nan, batch.scores.totals))
+        found.append(batch.scores.totals_or_nan)
     rewards = np.concatenate(found)[:total].reshape(-1, n)
     best = choose_best(torch.from_numpy(rewards), torch.from_numpy(~np.isnan(rewards))).tolist()
     return Candidates([episodes[i * n + j] for i, j in enumerate(best)], episodes[:total], rewards)

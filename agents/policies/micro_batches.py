@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from text_gym.episode import IntArray
 from text_gym.errors import ConfigError
 
-IntArray = npt.NDArray[np.int64]
 T = TypeVar("T")
 # What one more pass through the model costs, in tokens.
 OVERHEAD = {"cpu": 96, "cuda": 8192}

@@ -10,11 +10,10 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from text_gym.episode import Episode
+from text_gym.episode import BoolArray, Episode
 from text_gym.rewards.values import Rewards
 
 
@@ -94,7 +93,7 @@ class Rollout:
         return int(self.lengths.sum())
 
 
-def _only(scores: Rewards, rows: npt.NDArray[np.bool_]) -> Rewards:
+def _only(scores: Rewards, rows: BoolArray) -> Rewards:
     per_token = scores.per_token and tuple(
         t for t, taken in zip(scores.per_token, rows, strict=True) if taken
     )

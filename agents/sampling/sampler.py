@@ -17,7 +17,7 @@ from torch import Tensor
 
 from text_gym.agents.policies.policy import Policy
 from text_gym.envs.vector import TextVectorEnv
-from text_gym.episode import Episode
+from text_gym.episode import BoolArray, Episode, FloatArray, IntArray
 from text_gym.errors import ConfigError, NonFiniteError
 from text_gym.models.cpu.kernels import kernels_for
 from text_gym.rewards.values import Rewards
@@ -84,7 +84,7 @@ class Sampling:
 def rollout(
     policy: Policy,
     env: TextVectorEnv,
-    episode_index: npt.NDArray[np.int64],
+    episode_index: IntArray,
     *,
     seed: int = 0,
     sampling: Sampling | None = None,
@@ -177,9 +177,7 @@ def _score(env: TextVectorEnv, episodes: list[Episode]) -> Rewards:
     return Rewards(spread(found.values, 0.0), per_token, terms, spread(found.abstained, False))
 
 
-def _advance(
-    env: TextVectorEnv, rows: npt.NDArray[np.int64], live: npt.NDArray[np.bool_], pending: list[Tensor]
-) -> int:
+def _advance(env: TextVectorEnv, rows: IntArray, live: BoolArray, pending: list[Tensor]) -> int:
     """Have the environment append tokens, `(n,)` a step; `live` is brought up to date, and counted."""
     drawn = torch.stack(pending) if len(pending) > 1 else pending[0][None]
     for tokens in drawn.cpu().numpy():
@@ -224,7 +222,7 @@ class _Record:
         if len(self._states) == BLOCK:
             self._put()
 
-    def go_on_with(self, rows: npt.NDArray[np.int64]) -> None:
+    def go_on_with(self, rows: IntArray) -> None:
         """From now on entries are of these rows of the environment."""
         self._put()
         self._rows = torch.from_numpy(rows).to(self._policy.device)
@@ -340,7 +338,7 @@ def _locate(cumulative: Tensor, target: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, target, right=True).clamp_max_(cumulative.shape[1] - 1)
 
 
-def uniform(seed: int, episode_index: npt.NDArray[np.int64], tokens: int) -> npt.NDArray[np.float64]:
+def uniform(seed: int, episode_index: IntArray, tokens: int) -> FloatArray:
     """`(B, T)` float64 in [0, 1): the noise of each episode, a function of (seed, k, t) alone.
 
     Philox (Salmon et al. 2011), one counter-based stream an episode.

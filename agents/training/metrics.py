@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from text_gym.agents.sampling.rollout import Rollout
-from text_gym.episode import share_cut
+from text_gym.episode import FloatArray, share_cut
 
 Metrics = dict[str, float]
 # Metrics that tell of the machine: everything else is the same each time a run is repeated.
@@ -33,7 +32,7 @@ def rollout_metrics(batch: Rollout) -> Metrics:
     return metrics | {f"reward/{name}": _mean_of_numbers(term) for name, term in scores.terms.items()}
 
 
-def _mean_of_numbers(term: npt.NDArray[np.float64]) -> float:
+def _mean_of_numbers(term: FloatArray) -> float:
     """Mean of a reward term; NaN marks episodes for which a part of a composition had no opinion."""
     known = term[~np.isnan(term)]
     return float(known.mean()) if len(known) else float("nan")

@@ -11,11 +11,10 @@ from dataclasses import astuple, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from text_gym.agents.sampling.rollout import Rollout
+from text_gym.episode import FloatArray, IntArray
 
-FloatArray = npt.NDArray[np.float64]
 WINDOW = 5  # batches that the average is taken over
 PATIENCE = 5  # iterations in a row that the average must be below the start
 # The start is measured once and compared often. Of runs that stay as good as it is (64 episodes a batch),
@@ -65,7 +64,7 @@ class BatchMeans:
     covariance: float
 
     @classmethod
-    def of(cls, rewards: FloatArray, kl: FloatArray, groups: npt.NDArray[np.int64]) -> BatchMeans:
+    def of(cls, rewards: FloatArray, kl: FloatArray, groups: IntArray) -> BatchMeans:
         """Measure a batch; episodes of a group share a prompt, so a group counts as one observation.
 
         Args:
@@ -217,7 +216,7 @@ class Objective:
         return start, average
 
 
-def _groups(batch: Rollout, size: int) -> npt.NDArray[np.int64]:
+def _groups(batch: Rollout, size: int) -> IntArray:
     """`(B,)`, the number of each episode's group: neighbours of one prompt where there are groups."""
     prompts = [e.prompt for e in batch.episodes]
     new = [size == 1 or i == 0 or prompt is not prompts[i - 1] for i, prompt in enumerate(prompts)]

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from text_gym.episode import FloatArray
 from text_gym.errors import ConfigError, excerpt
 from text_gym.reward_models.labels.rows import Label
-
-FloatArray = npt.NDArray[np.float64]
+from text_gym.utils.interval import spearman
 
 ENOUGH = 20  # fewer answers than this give no warning about a rater
 READING = 60.0  # characters a second: three times as fast as people read
@@ -200,11 +199,11 @@ def _profile(
     own, others = marks[index], _others(marks, index)
     both = ~np.isnan(own) & ~np.isnan(others)
     known: dict[str, float] = {
-        "agreement": _spearman(own[both], others[both]),
+        "agreement": spearman(own, others),
         "seconds": float(np.median([label.latency for label in timed])) if timed else math.nan,
         "hasty": float(np.mean(hasty)) if timed else math.nan,
         "same": max(map(answers.count, set(answers))) / len(answers),
-        "length": _spearman(means, sizes),
+        "length": spearman(means, sizes),
         "longer": _longer(labels),
     }
     return RaterProfile(
@@ -251,14 +250,6 @@ def _longer(labels: Sequence[Label]) -> float:
             votes = [v for v in label.values.values() if v != "tie"]
             chosen += [(v == "left") == (left > right) for v in votes if left != right]
     return float(np.mean(chosen)) if chosen else math.nan
-
-
-def _spearman(x: FloatArray, y: FloatArray) -> float:
-    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return math.nan
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(x, y).statistic)
 
 
 def draw_agreement(agreement: Agreement, labels: Iterable[Label], file: str | Path) -> None:

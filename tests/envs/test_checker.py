@@ -10,7 +10,6 @@ import pytest
 
 from tests.worlds import SMALL, WORLDS, Abstains, PerToken, Terms
 from text_gym import (
-    TASKS,
     Episode,
     Rewards,
     RewardSource,
@@ -24,7 +23,7 @@ from text_gym.envs.checker import random_episodes
 from text_gym.episode import FloatArray
 from text_gym.errors import CheckError, RewardError, TextGymError
 from text_gym.rewards.values import TokenBatch
-from text_gym.tasks.task import ENV_IDS
+from text_gym.tasks.task import ENV_IDS, TASKS
 
 COPY = load_task("copy", length=6)
 LONG = random_episodes(load_task("products"))

@@ -17,12 +17,12 @@ from text_gym import (
     ByteTokenizer,
     Grammar,
     MinLength,
-    Prefixes,
     TextEnv,
     TextVectorEnv,
     WordTokenizer,
     load_task,
 )
+from text_gym.envs.masks import Prefixes
 from text_gym.episode import BoolArray
 from text_gym.errors import ConfigError, TokenError
 

@@ -25,7 +25,7 @@ from text_gym.reward_models.learned.ngrams import NgramModel
 from text_gym.reward_models.learned.settings import SETTINGS
 from text_gym.reward_models.learned.training import RewardTrainer
 from text_gym.reward_models.loading import load_reward
-from text_gym.reward_models.preferences.measures import agreement, calibration, spearman
+from text_gym.reward_models.preferences.measures import agreement, calibration, mark_correlation
 from text_gym.reward_models.preferences.opinions import Opinions, PreferencePair, Rating, split_opinions
 from text_gym.rewards.source import RewardSource
 from text_gym.tokenizer import ByteTokenizer, PretrainedTokenizer
@@ -116,7 +116,7 @@ def judge_reward(source: RewardSource, opinions: Opinions, seed: int = 0) -> dic
         predicted = rewards.terms.get(name, rewards.totals)
         rows = [i for i, r in enumerate(ratings) if name in r.values]
         marks = np.array([ratings[i].values[name] for i in rows])
-        result[name] = {"spearman": spearman(predicted[rows], marks, seed).summary()}
+        result[name] = {"spearman": mark_correlation(predicted[rows], marks, seed).summary()}
     return {"criteria": result}
 
 
@@ -150,7 +150,9 @@ def rescore(options: RewardScoreOptions, console: Console | None = None) -> list
     old = [(r.get("reward"), new["reward"]) for r, new in zip(rows, result, strict=True)]
     both = np.array([pair for pair in old if None not in pair], dtype=np.float64).reshape(-1, 2)
     rank = (
-        f"; Spearman with the stored reward {spearman(both[:, 0], both[:, 1]).value:.3f}" if len(both) else ""
+        f"; Spearman with the stored reward {mark_correlation(both[:, 0], both[:, 1]).value:.3f}"
+        if len(both)
+        else ""
     )
     console.print(
         Text(f"{len(result)} texts scored by {source.name}: {mean}{rank}; written to {options.out}")

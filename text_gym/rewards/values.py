@@ -25,7 +25,7 @@ _LARGEST = float(np.finfo(np.float32).max)  # agents compute in float32, where a
 def nested(name: str, rewards: Rewards) -> dict[str, FloatArray]:
     """Return a part's total and terms under its name."""
     inner = {f"{name}/{term}": known(rewards, values) for term, values in rewards.terms.items()}
-    return {name: known(rewards, rewards.totals), **inner}
+    return {name: rewards.totals_or_nan, **inner}
 
 
 def known(rewards: Rewards, values: Any) -> FloatArray:
@@ -82,6 +82,25 @@ class Rewards:
             return self.values
         totals: FloatArray = self.values + np.array([float(t.sum()) for t in self.per_token])
         return totals
+
+    @property
+    def totals_or_nan(self) -> FloatArray:
+        """`(n,)` float64: the totals, NaN where the source abstained."""
+        return known(self, self.totals)
+
+    @classmethod
+    def from_scores(cls, scores: FloatArray, terms: Mapping[str, FloatArray] | None = None) -> Rewards:
+        """Rewards paid at the end, from numbers that are NaN where there is no opinion.
+
+        >>> Rewards.from_scores(np.array([0.5, np.nan])).abstained
+        array([False,  True])
+
+        Args:
+            scores: `(n,)` float64, reward or NaN.
+            terms: As in `Rewards`.
+        """
+        abstained = np.isnan(scores)
+        return cls(np.where(abstained, 0.0, scores), terms=terms or {}, abstained=abstained)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from text_gym.reward_models.audit.audit import AuditConfig, audit_reward
 from text_gym.reward_models.labels.questions import Question
 from text_gym.reward_models.people.agreement import measure_agreement
 from text_gym.rewards.source import RewardSource
+from text_gym.utils.interval import spearman
 from text_gym.utils.json_files import write_json
 from text_gym.utils.sealed import read_about, write_atomic
 
@@ -270,11 +271,8 @@ def _samples(episodes: Sequence[Episode], proxy: FloatArray, gold: FloatArray) -
 
 def _rank(x: FloatArray, y: FloatArray) -> float | None:
     """Return Spearman's correlation, or None where it is undefined."""
-    if len(x) < 3 or np.isnan([x, y]).any() or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return None
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(x, y).statistic)
+    found = spearman(x, y)
+    return None if math.isnan(found) else found
 
 
 def _plain(measure: Any) -> dict[str, Any]:

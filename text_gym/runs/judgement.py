@@ -6,7 +6,7 @@ Gold is the task's own reward and nothing else; no figure is called that where t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,8 @@ from text_gym.agents.sampling.evaluation import Measure, evaluate
 from text_gym.agents.sampling.sampler import Sampling, rollout
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.errors import ConfigError
-from text_gym.rewards.source import FunctionReward, RewardSource
-from text_gym.tasks.task import Task
+from text_gym.rewards.source import RewardSource
+from text_gym.tasks.task import NoGold, Task
 
 if TYPE_CHECKING:
     from text_gym.agents.policies.policy import Policy
@@ -59,7 +59,7 @@ def judge_policy(policy: Policy, reference: Policy | None, task: Task, reward: R
         task: Its reward is gold.
         reward: What is optimised. People are not asked about texts that nothing is learnt from.
     """
-    silent = FunctionReward(_no_opinion, abstains=True) if task.reward.interactive else None
+    silent = NoGold() if task.reward.interactive else None
     env = TextVectorEnv(**task.env_kwargs(prompts=task.held_out, reward=silent), shuffle=False)
     sampled, greedy = (
         evaluate(policy, env, reference=reference, sampling=Sampling(greedy=g)) for g in (False, True)
@@ -79,7 +79,7 @@ def judge_texts(sampled: Report, task: Task, reward: RewardSource | None = None)
     if reward is None or reward is task.reward or reward.interactive:
         return Judgement(sampled, None, summary)
     scored = reward(sampled.episodes)
-    proxy = np.where(scored.abstained, np.nan, scored.totals)
+    proxy = scored.totals_or_nan
     found = {"name": reward.name, **_plain(Measure.of(proxy))}
     terms = {name: _plain(Measure.of(np.asarray(x, dtype=np.float64))) for name, x in scored.terms.items()}
     return Judgement(sampled, proxy, {**summary, "reward": {**found, "terms": terms}})
@@ -147,7 +147,3 @@ class GoldWatch:
 
 def _plain(measure: Any) -> dict[str, Any]:
     return {"mean": measure.mean, "ci95": list(measure.ci95)}
-
-
-def _no_opinion(episodes: Sequence[Any]) -> list[None]:
-    return [None] * len(episodes)

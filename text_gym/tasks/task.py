@@ -31,7 +31,7 @@ class NoGold(RewardSource):
 
     def score(self, episodes: Sequence[Episode]) -> Rewards:
         """Abstain on every episode."""
-        return Rewards(np.zeros(len(episodes)), abstained=np.ones(len(episodes), dtype=np.bool_))
+        return Rewards.from_scores(np.full(len(episodes), np.nan))
 
 
 @dataclass(frozen=True)

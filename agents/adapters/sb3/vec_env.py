@@ -11,10 +11,10 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
 
+from text_gym.episode import IntArray
 from text_gym.errors import ConfigError
 
 from .features import Info, Observation, StepReturn
@@ -53,7 +53,7 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
                 f"this one has autoreset_mode={mode}, make it with autoreset_mode='SameStep'"
             )
         self.env = env
-        self._actions: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self._actions: IntArray = np.zeros(0, dtype=np.int64)
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 
     def reset(self) -> Observation:
@@ -71,7 +71,7 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
         _distribute(info, self.reset_infos)
         return observation
 
-    def step_async(self, actions: npt.NDArray[np.int64]) -> None:
+    def step_async(self, actions: IntArray) -> None:
         """Remember the actions `(B,)`; nothing runs in parallel."""
         self._actions = actions
 

@@ -22,7 +22,9 @@ from text_gym import (
     TextVectorEnv,
     WordTokenizer,
 )
-from text_gym.agents import PPO, Agent, AgentConfig, Policy, PPOConfig, Rollout, load_algorithm
+from text_gym.agents import PPO, Agent, Policy, PPOConfig, Rollout
+from text_gym.agents.algorithms.by_name import load_algorithm
+from text_gym.agents.algorithms.configs import AgentConfig
 from text_gym.agents.training.metrics import TIMES, Metrics, rollout_metrics
 from text_gym.errors import ConfigError, NonFiniteError, NoScoresError, RewardError, UnknownNameError
 

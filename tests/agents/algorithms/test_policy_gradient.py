@@ -17,19 +17,9 @@ from torch import Tensor
 from tests.small_models import parameters_of, plain_forward, same_parameters, small_policy
 from tests.tiny_world import learn_in, total_variation
 from text_gym import Episode, Rewards, TextVectorEnv, WordTokenizer, as_reward_source, load_task
-from text_gym.agents import (
-    GRPO,
-    PPO,
-    REINFORCE,
-    RLOO,
-    Agent,
-    BestOfN,
-    Policy,
-    PolicyGradientConfig,
-    PPOConfig,
-    Rollout,
-    load_algorithm,
-)
+from text_gym.agents import GRPO, PPO, REINFORCE, RLOO, Agent, BestOfN, Policy, PPOConfig, Rollout
+from text_gym.agents.algorithms.by_name import load_algorithm
+from text_gym.agents.algorithms.configs import PolicyGradientConfig
 from text_gym.agents.algorithms.policy_gradient import grouped_returns, minibatches
 from text_gym.agents.training.metrics import Metrics
 from text_gym.errors import ConfigError

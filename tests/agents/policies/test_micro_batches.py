@@ -21,11 +21,11 @@ from text_gym.agents import (
     RLOO,
     GRPOConfig,
     Policy,
-    PolicyGradient,
     PPOConfig,
     REINFORCEConfig,
     RLOOConfig,
 )
+from text_gym.agents.algorithms.policy_gradient import PolicyGradient
 from text_gym.agents.policies.micro_batches import Part, Splitter, micro_batches
 from text_gym.agents.policies.policy import Evaluation
 from text_gym.agents.training.metrics import Metrics

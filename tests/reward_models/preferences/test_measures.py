@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from text_gym.errors import DataError
 from text_gym.reward_models.preferences.measures import (
     agreement,
-    bootstrap_interval,
     calibration,
+    mark_correlation,
     probability,
-    spearman,
 )
 
 
@@ -49,22 +48,12 @@ def test_agreement_counts_equal_rewards_half() -> None:
 
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=3, max_size=20))
-def test_spearman_is_scipys(points: list[tuple[int, int]]) -> None:
+def test_mark_correlation_is_scipys_spearman(points: list[tuple[int, int]]) -> None:
     x, y = np.array(points, dtype=float).T
     if np.ptp(x) == 0 or np.ptp(y) == 0:
-        assert math.isnan(spearman(x, y).value)
+        assert math.isnan(mark_correlation(x, y).value)
         return
-    assert spearman(x, y).value == pytest.approx(scipy.stats.spearmanr(x, y)[0], abs=1e-12)
-
-
-def test_the_interval_is_scipys() -> None:
-    x = np.random.default_rng(1).normal(size=200)
-    found = bootstrap_interval(lambda rows: float(x[rows].mean()), 200, resamples=4000)
-    expected = scipy.stats.bootstrap(
-        (x,), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(5)
-    ).confidence_interval
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.01)
-    assert bootstrap_interval(lambda rows: float(x[rows].mean()), 200, resamples=4000) == found
+    assert mark_correlation(x, y).value == pytest.approx(scipy.stats.spearmanr(x, y)[0], abs=1e-12)
 
 
 def test_probabilities_without_overflow() -> None:
@@ -76,7 +65,7 @@ def test_faults_have_names() -> None:
         with pytest.raises(DataError, match="finite"):
             agreement(np.array(bad))
     with pytest.raises(DataError, match="2 rewards for 1 marks"):
-        spearman(np.array([1.0, 2.0]), np.array([1.0]))
+        mark_correlation(np.array([1.0, 2.0]), np.array([1.0]))
 
 
 def test_the_reliability_diagram_is_drawn(tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from text_gym.utils.interval import rank_correlation
+
 from .results import Results, Setting, json_numbers, optimiser_name
 from .runs import RANKED_AT, best_point, by_seed, mean_curve, mean_known, mean_of, value
-from .statistics import Runs, contrast, mean_of_strata, resampled_rank_correlation
+from .statistics import RESAMPLES, Runs, contrast, mean_of_strata
 from .verdicts import (
     ALGORITHM_MARGIN,
     EFFECT_MARGIN,
@@ -162,8 +164,8 @@ def static_accuracy(results: Results) -> Iterator[Finding]:
         return
     agreement, gold, at_least = (json_numbers(r[i] for r in rows) for i in (1, 2, 3))
     matched, unbound = (
-        resampled_rank_correlation(agreement, gold),
-        resampled_rank_correlation(agreement, at_least),
+        rank_correlation(agreement, gold, resamples=RESAMPLES, quantiles="inverted_cdf"),
+        rank_correlation(agreement, at_least, resamples=RESAMPLES, quantiles="inverted_cdf"),
     )
     if math.isnan(matched.value):
         return

@@ -19,7 +19,7 @@ from text_gym.episode import Episode, FloatArray, word_counts
 from text_gym.rewards.source import RewardSource
 from text_gym.utils.json_files import write_json
 
-from .designs import Design, DesignJob, opinions
+from .designs import Design, DesignJob
 from .optimisers import Look, learn, mean_or_none, perfect
 from .settings import BEST_OF_N, Settings, digest
 from .start import DesignInputs, SampledTexts, SamplingJob
@@ -162,7 +162,7 @@ def _learn(cell: Cell, reward: RewardSource, static: dict[str, Any]) -> dict[str
 def _choose(cell: Cell, inputs: DesignInputs, reward: RewardSource) -> dict[str, Any]:
     """Optimise by best-of-n, averaging exactly over all ways to draw n candidates."""
     texts = inputs.candidates(cell.seed)
-    proxy = opinions(reward, texts.episodes).reshape(texts.gold.shape)
+    proxy = reward(texts.episodes).totals_or_nan.reshape(texts.gold.shape)
     most = texts.gold.shape[1]
     sizes = [n for n in (2**i for i in range(most.bit_length())) if n <= most]
     done = perfect(texts.terms)

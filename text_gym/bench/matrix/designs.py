@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from text_gym.bench.analysis.measures import pair_accuracy, rank_among
-from text_gym.episode import Episode, FloatArray
 from text_gym.errors import ConfigError, DataError, UnknownNameError
 from text_gym.reward_models.audit.probes import null_texts
 from text_gym.reward_models.learned.loading import load_reward_model
@@ -274,12 +273,12 @@ def measure_design(source: RewardSource, inputs: DesignInputs) -> dict[str, Any]
         above all).
     """
     start = inputs.start
-    scores = opinions(source, start.episodes).reshape(start.gold.shape)
+    scores = source(start.episodes).totals_or_nan.reshape(start.gold.shape)
     rulers: dict[str, float | None] = {}
     if inputs.settings.what == "rewards":
         first = start.episodes[:: start.gold.shape[1]][:_RULED]
         made = null_texts(first)
-        rulers = {name: rank_among(opinions(source, own), scores[:_RULED]) for name, own in made.items()}
+        rulers = {name: rank_among(source(own).totals_or_nan, scores[:_RULED]) for name, own in made.items()}
     return {
         "tree": describe_reward(source),
         "proxy_start": float(np.nanmean(scores)),
@@ -287,9 +286,3 @@ def measure_design(source: RewardSource, inputs: DesignInputs) -> dict[str, Any]
         "static_accuracy": pair_accuracy(start.gold, scores),
         "null_rulers": rulers,
     }
-
-
-def opinions(source: RewardSource, episodes: Sequence[Episode]) -> FloatArray:
-    """Return the totals `(n,)`, NaN where the source abstains."""
-    rewards = source(episodes)
-    return np.where(rewards.abstained, np.nan, rewards.totals)

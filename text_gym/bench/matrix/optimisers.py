@@ -21,7 +21,6 @@ from text_gym.errors import ConfigError
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
 
-from .designs import opinions
 from .settings import Settings, the_task
 from .start import starting_policy
 
@@ -194,7 +193,7 @@ def look(policy: Policy, reference: Policy, task: Task, count: int, reward: Rewa
         texts = (batch.tokens, batch.starts, batch.lengths)
         ratio = policy.score(*texts) - reference.score(*texts)
         kl.append(ratio.sum(dim=1).double().cpu().numpy())
-        gold.append(np.where(batch.scores.abstained, np.nan, batch.scores.totals))
+        gold.append(batch.scores.totals_or_nan)
         terms.append(batch.scores.terms)
         episodes += batch.episodes
     episodes = episodes[:count]
@@ -203,7 +202,7 @@ def look(policy: Policy, reference: Policy, task: Task, count: int, reward: Rewa
         episodes,
         np.concatenate(gold)[:count],
         {name: values[:count] for name, values in joined.items()},
-        opinions(reward, episodes),
+        reward(episodes).totals_or_nan,
         np.concatenate(kl)[:count],
     )
 

@@ -113,7 +113,7 @@ class SamplingJob:
         found = best_of_n(policy, env, each, prompts, seed=_SEED + 7 * self.seed + len(self.use))
         gold = task.reward(found.episodes)
         terms = {k: np.asarray(v, dtype=np.float64).tolist() for k, v in gold.terms.items()}
-        values = {"gold": np.where(gold.abstained, np.nan, gold.totals).tolist(), "terms": terms}
+        values = {"gold": gold.totals_or_nan.tolist(), "terms": terms}
 
         def fill(partial: Path) -> None:
             write_transcripts(partial / "texts.jsonl", found.episodes)
