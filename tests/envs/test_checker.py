@@ -266,18 +266,18 @@ class WrongType(Broken):
 class WritesSomethingElse(Broken):
     def step(self, action: Any) -> Any:
         super().step(action)  # refuses what is wrong
-        self.vector._tokens[0, self.vector.lengths[0] - 1] = 1
+        self.vector.batch.tokens[0, self.vector.batch.lengths[0] - 1] = 1
         return self.result()
 
     def result(self) -> Any:
         observation = {k: v[0] for k, v in self.vector._observe().items()}
-        return observation, 0.0, bool(self.vector._done[0]), False, {}
+        return observation, 0.0, bool(self.vector.batch.done[0]), False, {}
 
 
 class IgnoresEOS(Broken):
     def __init__(self) -> None:
         super().__init__()
-        self.vector._is_eos[:] = False
+        self.vector.batch._is_eos[:] = False
 
 
 class BothEndings(Broken):
@@ -293,7 +293,7 @@ class TakesAnything(Broken):
 
 class GoesOnAfterTheEnd(Broken):
     def step(self, action: Any) -> Any:
-        if self.vector._done[0]:
+        if self.vector.batch.done[0]:
             return {k: v[0] for k, v in self.vector._observe().items()}, 0.0, True, False, {}
         return super().step(action)
 
