@@ -12,7 +12,9 @@ if not (_Path(__file__).parent / "agents").is_dir():
 
 from .data import split_by_prompt
 from .envs.checker import check_text_env
+from .envs.episode_batch import EpisodeBatch
 from .envs.masks import ActionMask, AllowedTokens, Grammar, MinLength, Prefixes
+from .envs.options import EpisodeOptions, VectorOptions
 from .envs.reward_checker import check_reward_source
 from .envs.single import TextEnv, register_envs
 from .envs.vector import TextVectorEnv
@@ -36,6 +38,8 @@ __all__ = [
     "AnyText",
     "ByteTokenizer",
     "Episode",
+    "EpisodeBatch",
+    "EpisodeOptions",
     "FunctionReward",
     "Grammar",
     "MinLength",
@@ -51,6 +55,7 @@ __all__ = [
     "TextObservation",
     "TextVectorEnv",
     "Tokenizer",
+    "VectorOptions",
     "WordTokenizer",
     "as_prompts",
     "as_reward_source",

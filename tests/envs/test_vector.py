@@ -17,7 +17,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from tests.worlds import SMALL, WORLDS, Abstains, Moody, PerToken, Terms, random_actions
-from text_gym import ByteTokenizer, Episode, Rewards, RewardSource, TextEnv, TextVectorEnv, WordTokenizer
+from text_gym import (
+    AllowedTokens,
+    ByteTokenizer,
+    Episode,
+    Rewards,
+    RewardSource,
+    TextEnv,
+    TextVectorEnv,
+    WordTokenizer,
+)
 from text_gym.episode import FloatArray
 from text_gym.errors import ConfigError, EpisodeError, PromptError, RewardError, TokenError, UnknownNameError
 from text_gym.rewards.values import TokenBatch
@@ -254,16 +263,6 @@ def test_a_running_episode_has_no_finish_reason() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("old", "new"), [(True, 'leave it out.*limit="end"'), (False, 'write limit="truncate"')]
-)
-@pytest.mark.parametrize("make", [TextEnv, TextVectorEnv])
-def test_the_old_argument_says_what_to_write_instead(make: Any, old: bool, new: str) -> None:
-    for kwargs in ({"task": "copy"}, SMALL):
-        with pytest.raises(ConfigError, match=new):
-            make(**kwargs, limit_terminates=old)
-
-
 def test_registered_ids_take_the_limit_and_none_has_a_time_limit_beside_it() -> None:
     for env_id in ENV_IDS:
         assert gym.spec(env_id).max_episode_steps is None
@@ -279,16 +278,6 @@ def test_registered_ids_take_the_limit_and_none_has_a_time_limit_beside_it() -> 
         assert many[3].tolist() == [limit == "truncate"] * 2
     with pytest.raises(ConfigError, match="limit is 'stop'; choose 'end', 'truncate'"):
         gym.make("text_gym/Copy-v0", limit="stop")
-
-
-def test_observation_by_hand() -> None:
-    env = TextVectorEnv(["a", "bab"], WordTokenizer("ab", separator=""), len, 2, num_envs=2, shuffle=False)
-    env.reset(seed=0)
-    env.reset(options={"episode_index": np.array([0, 1])})
-    observation, *_ = env.step([1, 2])  # a 0, b 1, EOS 2, padding 3
-    assert observation["tokens"].tolist() == [[0, 1, 3, 3, 3], [1, 0, 1, 2, 3]]
-    assert observation["attention_mask"].tolist() == [[1, 1, 0, 0, 0], [1, 1, 1, 1, 0]]
-    assert observation["length"].tolist() == [[2], [4]]
 
 
 @pytest.mark.parametrize(
@@ -638,14 +627,6 @@ def test_prompts_in_order_and_in_groups() -> None:
     assert env.reset()[1]["episode_index"].tolist() == [6]  # and on from there
 
 
-def test_prompts_are_drawn_uniformly() -> None:
-    env = TextVectorEnv(**{**SMALL, "prompts": [f"{'ab'[i % 2]}" * (i + 1) for i in range(10)]})
-    n = 20_000
-    counts = np.bincount(env.batch.prompt_of(np.repeat(np.arange(20), n // 20), np.tile(np.arange(n // 20), 20)))
-    # Chi-squared with 9 degrees of freedom: 27.9 has probability 0.001.
-    assert ((counts - n / 10) ** 2 / (n / 10)).sum() < 27.9
-
-
 def test_the_global_random_state_is_neither_used_nor_changed() -> None:
     draws = []
     for state in (1, 2):
@@ -741,6 +722,27 @@ def test_ids_of_rows_that_restart_are_ignored() -> None:
     observation, *_, info = env.step([-5, 1])
     assert info["_episode_index"].tolist() == [True, False]
     assert observation["length"][0, 0] == len(info["prompt"][0])
+
+
+def test_ids_of_rows_that_restart_are_ignored_by_a_mask_too() -> None:
+    env = TextVectorEnv(**SMALL, num_envs=2, mask=AllowedTokens(ids=[0]))
+    env.reset(seed=0)
+    env.step([2, 0])
+    assert env.step([-5, 0])[4]["_episode_index"].tolist() == [True, False]
+    with pytest.raises(TokenError, match="token id 1 in row 1 is masked"):
+        env.step([0, 1])
+
+
+def test_stepping_goes_on_with_its_own_streams_after_somebody_played_the_batch() -> None:
+    env, alone = (TextVectorEnv(**SMALL, num_envs=2) for _ in range(2))
+    for one in (env, alone):
+        one.reset(seed=3)
+        one.step([2, 2])
+    rows = np.arange(2)
+    env.batch.begin(rows, seeds=np.array([8, 9]), episode_index=np.array([40, 50]))
+    env.batch.advance(rows, np.array([2, 2]))
+    for _ in range(4):
+        assert data_equivalence(env.step([2, 2]), alone.step([2, 2]), exact=True)
 
 
 def test_the_error_names_row_id_and_range() -> None:
