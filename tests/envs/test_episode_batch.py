@@ -156,7 +156,7 @@ def test_token_and_last_rewards_sum_to_what_the_episode_is_worth(
     tokens: list[int], causal: bool, moody: bool
 ) -> None:
     batch = begun(1, Moody() if moody else PerToken(causal))
-    paid = []
+    paid: list[float] = []
     while not batch.done[0]:
         ended = batch.advance(row(0), row(tokens[len(paid)]))
         paid.append(0.0 if ended[0] else float(batch.pay_tokens(row(0))[0]))
@@ -212,6 +212,6 @@ def test_the_group_size_may_change_between_episodes() -> None:
     ],
 )
 def test_batches_that_make_no_sense(change: dict[str, Any], error: type[Exception], says: str) -> None:
-    given = {"prompts": PROMPTS, "tokenizer": AB, "reward": count_b, "max_tokens": 5}
+    given: dict[str, Any] = {"prompts": PROMPTS, "tokenizer": AB, "reward": count_b, "max_tokens": 5}
     with pytest.raises(error, match=says):
         EpisodeBatch(**(given | change))

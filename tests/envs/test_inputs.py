@@ -14,7 +14,8 @@ NONE = np.zeros(0, dtype=np.int64)
 @pytest.mark.parametrize("kind", ["int8", "uint8", "int32", "uint64", "int64"])
 def test_integers_of_every_kind_are_token_ids(kind: str) -> None:
     tokens = valid_tokens(np.array([0, 3], dtype=kind), 2, 4, NONE)
-    assert (tokens.tolist(), tokens.dtype) == ([0, 3], np.int64)
+    assert tokens.tolist() == [0, 3]
+    assert tokens.dtype == np.int64
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def test_observations_are_views_of_the_batch_within_their_space() -> None:
     for actions in ([0, 1], [1, 1], [0, 1]):
         batch.advance(rows, np.array(actions))
         shown = observe(batch)
-        assert all({k: v[i] for k, v in shown.items()} in space for i in rows)
+        assert all(space.contains({k: v[i] for k, v in shown.items()}) for i in rows)
         for key in ("tokens", "attention_mask", "length", "remaining"):
             assert np.shares_memory(shown[key], views[key])
     assert shown["remaining"].tolist() == [[0], [0]]

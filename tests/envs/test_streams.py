@@ -52,12 +52,12 @@ def test_a_new_seed_starts_a_stream_anew_in_the_rows_that_want_one() -> None:
 
 
 def test_a_first_start_without_seeds_draws_one() -> None:
-    drawn = []
+    drawn: list[int] = []
     for entropy in (1, 1, 2):
         streams = EpisodeStreams(3, "per_env")
-        assert not streams.started
+        begun = [streams.started]
         streams.reseed(ROWS, streams.of_seed(None), np.random.default_rng(entropy))
-        assert streams.started
+        assert [*begun, streams.started] == [False, True]
         assert np.diff(streams.seeds).tolist() == [1, 1]
         drawn.append(int(streams.seeds[0]))
     assert drawn[0] == drawn[1] != drawn[2]
