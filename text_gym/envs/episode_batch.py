@@ -117,6 +117,7 @@ class EpisodeBatch:
         self.remaining = np.full(n, self.max_tokens, dtype=np.int64)
         self.done = np.ones(n, dtype=np.bool_)
         self.seeds = np.zeros(n, dtype=np.int64)
+        self._keys = stream_keys(self.seeds)  # their hashes, which choose prompts
         self.episode_index = np.zeros(n, dtype=np.int64)
         self.prompt_index = np.zeros(n, dtype=np.int64)
         self._cut = np.zeros(n, dtype=np.bool_)  # done, and cut at the token limit
@@ -166,7 +167,10 @@ class EpisodeBatch:
             seeds: `(n,)` int64, the seeds of the streams that the episodes belong to.
             episode_index: `(n,)` int64, their numbers `k >= 0` in these streams.
         """
-        choice = self.prompt_of(seeds, episode_index)
+        if np.count_nonzero(self.seeds[rows] != seeds):  # rows mostly stay with their stream
+            self.seeds[rows] = seeds
+            self._keys[rows] = stream_keys(seeds)
+        choice = self.table.choose(self._keys[rows], episode_index)
         lengths = self.table.lengths[choice]
         tokens = np.full((len(rows), self.tokens.shape[1]), self.tokenizer.pad_id, dtype=np.int64)
         tokens[:, : self.max_prompt_tokens] = self.table.tokens[choice]
@@ -174,7 +178,6 @@ class EpisodeBatch:
         self.attention_mask[rows] = self._columns < lengths[:, None]
         self.lengths[rows] = self.starts[rows] = lengths
         self.remaining[rows] = self.max_tokens
-        self.seeds[rows] = seeds
         self.episode_index[rows] = episode_index
         self.prompt_index[rows] = choice
         self.done[rows] = self._cut[rows] = False
@@ -307,9 +310,9 @@ class EpisodeBatch:
         """
         episodes = self.episodes(rows)
         asked = np.flatnonzero(~self.truncated[rows])
-        found = self.reward([episodes[i] for i in asked.tolist()], self.options.on_bad_reward)
         if len(asked) == len(episodes):
-            return episodes, found
+            return episodes, self.reward(episodes, self.options.on_bad_reward)
+        found = self.reward([episodes[i] for i in asked.tolist()], self.options.on_bad_reward)
 
         def spread(column: npt.NDArray[Any], filler: float) -> npt.NDArray[Any]:
             every = np.full(len(episodes), filler, dtype=column.dtype)
