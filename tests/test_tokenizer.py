@@ -193,7 +193,7 @@ def test_an_empty_prompt_is_bos(make: Any) -> None:
     env = TextVectorEnv([""], tokenizer, len, 1)
     observation, _ = env.reset(seed=0)
     assert observation["tokens"][0, :1].tolist() == [tokenizer.bos_id]
-    assert env.starts.tolist() == [1]
+    assert env.batch.starts.tolist() == [1]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ if not (_Path(__file__).parent / "agents").is_dir():
 
 from .data import split_by_prompt
 from .envs.checker import check_text_env
+from .envs.episode_batch import EpisodeBatch
 from .envs.masks import ActionMask, AllowedTokens, Grammar, MinLength
+from .envs.options import EpisodeOptions, VectorOptions
 from .envs.reward_checker import check_reward_source
 from .envs.single import TextEnv, register_envs
 from .envs.vector import TextVectorEnv
@@ -33,6 +35,8 @@ __all__ = [
     "AllowedTokens",
     "ByteTokenizer",
     "Episode",
+    "EpisodeBatch",
+    "EpisodeOptions",
     "FunctionReward",
     "Grammar",
     "MinLength",
@@ -47,6 +51,7 @@ __all__ = [
     "TextObservation",
     "TextVectorEnv",
     "Tokenizer",
+    "VectorOptions",
     "WordTokenizer",
     "as_reward_source",
     "as_trl_reward",

@@ -35,6 +35,8 @@ from text_gym.agents.training.checkpoint import Checkpoints
 from text_gym.agents.training.gradients import apply_gradients, backward
 from text_gym.agents.training.metrics import Metrics, rollout_metrics
 from text_gym.agents.training.objective import Objective
+from text_gym.envs.episode_batch import EpisodeBatch
+from text_gym.envs.options import EpisodeOptions
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Prompt, share_cut
 from text_gym.errors import ConfigError, NoScoresError
@@ -186,7 +188,7 @@ class Agent(ABC, Generic[ConfigT]):
         """Which reward gave no scores, and the last reason it had."""
         reward = self.env.reward
         said = harmless(reward.last_failure or "it abstained and gave no reason", limit=400)
-        if self.env.truncated.all():
+        if self.env.batch.truncated.all():
             said = "the token limit cut all of them, and limit='truncate' pays for whole texts only"
         name = harmless(reward.name, limit=60)
         return f"reward {name!r} scored none of {self.env.num_envs} episodes: {said}"
@@ -226,19 +228,17 @@ class Agent(ABC, Generic[ConfigT]):
 
     def predict(self, prompts: Sequence[Prompt | str], *, greedy: bool = True, seed: int = 0) -> list[str]:
         """Complete prompts with the policy as it is now."""
-        env = TextVectorEnv(
+        given = self.env.batch.options
+        playing = EpisodeBatch(
             prompts,
             self.env.tokenizer,
             lambda episodes: [0.0] * len(episodes),
             self.env.max_tokens,
-            num_envs=len(prompts),
-            shuffle=False,
-            numbering="global",
-            stop=self.env.stop,
-            mask=self.env.mask,
+            len(prompts),
+            EpisodeOptions(stop=given.stop, mask=given.mask, shuffle=False),
         )
         sampling = Sampling(temperature=self.config.temperature, greedy=greedy)
-        batch = rollout(self.policy, env, np.arange(len(prompts)), seed=seed, sampling=sampling)
+        batch = rollout(self.policy, playing, np.arange(len(prompts)), seed=seed, sampling=sampling)
         return [e.completion for e in batch.episodes]
 
     def save(self, folder: str | Path, *, resumable: bool = False) -> None:
@@ -343,7 +343,7 @@ class Agent(ABC, Generic[ConfigT]):
             reference: `(B, T)`, nats, as `reference_log_probs` gave them.
         """
         kl = ((batch.log_probs - reference) * batch.mask).sum(dim=1).double().cpu().numpy()
-        return self.objective.add(batch, kl, self.kl.coefficient, self.iteration, self.env.group_size)
+        return self.objective.add(batch, kl, self.kl.coefficient, self.iteration, self.env.batch.group_size)
 
     def step(self, loss: Tensor) -> float:
         """One optimizer step; returns the gradient's norm before clipping.

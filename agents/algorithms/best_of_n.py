@@ -19,6 +19,8 @@ from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.sampling.sampler import Sampling, rollout
 from text_gym.agents.training.metrics import Metrics
+from text_gym.envs.episode_batch import EpisodeBatch
+from text_gym.envs.options import EpisodeOptions
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Episode, FloatArray, Prompt
 from text_gym.rewards.source import RewardSource, as_reward_source
@@ -67,20 +69,18 @@ def best_of_n(
     prompts = list(env.prompts if prompts is None else prompts)
     total = len(prompts) * n
     rows = min(total, n * max(1, ROWS // max(1, n)))
-    playing = TextVectorEnv(
-        prompts,
-        env.tokenizer,
-        env.reward if reward is None else as_reward_source(reward),
-        env.max_tokens,
-        num_envs=rows,
+    given = env.batch.options
+    options = EpisodeOptions(
         limit="end",
-        stop=env.stop,
+        stop=given.stop,
+        mask=given.mask,
+        on_bad_reward=given.on_bad_reward,
         shuffle=False,
         group_size=n,
         context=policy.context,
-        on_bad_reward=env.on_bad_reward,
-        mask=env.mask,
     )
+    source = env.reward if reward is None else as_reward_source(reward)
+    playing = EpisodeBatch(prompts, env.tokenizer, source, env.max_tokens, rows, options)
     episodes: list[Episode] = []
     found: list[FloatArray] = []
     for first in range(0, total, rows):

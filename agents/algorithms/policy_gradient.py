@@ -216,7 +216,7 @@ def check_groups(env: TextVectorEnv, group_size: int) -> None:
         raise ConfigError(
             f"num_envs={env.num_envs} (episodes per iteration) is not a multiple of group_size={group_size}"
         )
-    env.group_size = group_size
+    env.batch.group_size = group_size
 
 
 def grouped_returns(
@@ -247,7 +247,7 @@ def grouped_returns(
     if (batch.rows is None and len(rows) % group_size) or not same:
         raise ConfigError(
             f"the batch is not made of groups of {group_size} episodes that share a prompt; was "
-            "env.group_size changed after the agent was made?"
+            "env.batch.group_size changed after the agent was made?"
         )
     returns = rewards.new_zeros(len(groups), group_size)
     present = torch.zeros_like(returns, dtype=torch.bool)

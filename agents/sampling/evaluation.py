@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from text_gym.agents.policies.policy import Policy
+from text_gym.envs.episode_batch import EpisodeBatch
+from text_gym.envs.options import EpisodeOptions
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Episode, FloatArray, Prompt
 from text_gym.utils.interval import mean_interval
@@ -102,20 +104,17 @@ def evaluate(
     prompts = list(env.prompts if prompts is None else prompts)
     total = len(prompts) * episodes_per_prompt
     rows = min(total, 128)
-    playing = TextVectorEnv(
-        prompts,
-        env.tokenizer,
-        env.reward,
-        env.max_tokens,
-        num_envs=rows,
+    given = env.batch.options
+    options = EpisodeOptions(
         limit="end",
-        stop=env.stop,
+        stop=given.stop,
+        mask=given.mask,
+        on_bad_reward=given.on_bad_reward,
         shuffle=False,
         group_size=episodes_per_prompt,
         context=policy.context,
-        on_bad_reward=env.on_bad_reward,
-        mask=env.mask,
     )
+    playing = EpisodeBatch(prompts, env.tokenizer, env.reward, env.max_tokens, rows, options)
     episodes: list[Episode] = []
     batches: list[dict[str, FloatArray]] = []
     for first in range(0, total, rows):

@@ -16,7 +16,9 @@ from text_gym.errors import ConfigError
 from text_gym.tasks.task import ENV_IDS
 
 from .infos import Info, infos_of_row
-from .vector import Observation, TextVectorEnv, token_array
+from .inputs import token_array
+from .observations import Observation
+from .vector import TextVectorEnv
 
 
 class TextEnv(gym.Env[Observation, np.int64]):

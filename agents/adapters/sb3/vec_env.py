@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
 
+from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import IntArray
 from text_gym.errors import ConfigError
 
@@ -59,7 +60,12 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
     def reset(self) -> Observation:
         """Start an episode in every row, with the seeds and options that were set before."""
         seeds: Any = None if all(seed is None for seed in self._seeds) else list(self._seeds)
-        if seeds is not None and getattr(self.env.unwrapped, "numbering", "per_env") == "global":
+        text_env = self.env.unwrapped
+        if (
+            seeds is not None
+            and isinstance(text_env, TextVectorEnv)
+            and text_env.options.numbering == "global"
+        ):
             seeds = seeds[0]  # one stream for all rows
         names = {name for options in self._options for name in options}
         options = {name: np.array([options[name] for options in self._options]) for name in sorted(names)}
