@@ -38,6 +38,7 @@ START_SECONDS = 120.0  # a worker imports what its function needs
 _TICK = 0.02  # seconds between two looks at the clock
 _IDLE_TICKS = 50  # without a call, after which the watch sleeps until the next one
 _BLOCK = 4096  # the least that a file or a folder counts
+_PIPE = 1 << 20  # bytes that a pipe holds, so that a batch is written in one go
 _TAIL = 2000  # characters of a dead worker's output in its error
 # What the worker inherits of the environment: no keys or tokens.
 _INHERITED = (
@@ -151,18 +152,19 @@ class Sandbox:
         """Whether a worker is there for the next call."""
         return self._worker is not None and self._worker.alive
 
-    def __call__(self, *arguments: Any, seconds: float | None = None) -> Any:
+    def __call__(self, *arguments: Any, data: bytes = b"", seconds: float | None = None) -> Any:
         """Call the function with JSON data and return its answer, which is JSON data too.
 
         Args:
             arguments: Passed on by position.
+            data: Passed on as one more argument, unless it is empty.
             seconds: Another time limit for this call.
 
         Raises:
             SandboxError: It raised, died, or ran into a limit, which is named.
         """
         with self._lock:
-            return self._started().exchange(list(arguments), seconds or self.limits.seconds)
+            return self._started().exchange(list(arguments), seconds or self.limits.seconds, data)
 
     def _started(self) -> _Worker:
         if self._worker is None or not self._worker.alive:
@@ -268,13 +270,13 @@ class _Worker:
         own = self.owner == os.getpid() and self._ended_by is None and not self._closed.is_set()
         return own and self._process is not None and self._process.poll() is None
 
-    def exchange(self, message: Any, seconds: float | None) -> Any:
-        """Send a message (None: nothing, at the start) and return the answer to it."""
+    def exchange(self, message: list[Any] | None, seconds: float | None, data: bytes = b"") -> Any:
+        """Send arguments (None: nothing, at the start) and return the answer to them."""
         self._begin(seconds)
         try:
             if message is not None:
-                send(self._stream("stdin"), message)
-            answer = receive(self._stream("stdout"), self.limits.answer)
+                send(self._stream("stdin"), message, data)
+            answer, _ = receive(self._stream("stdout"), self.limits.answer)
             if not isinstance(answer, dict) or len({"value", "error"} & set(answer)) != 1:
                 raise ValueError("an answer of another form")
         except (OSError, EOFError):
@@ -391,6 +393,7 @@ class _Worker:
             env=_environment(self.folder, whole=self.limits.environment),
             cwd=self.folder if self.is_command else None,
             bufsize=0,
+            pipesize=_PIPE,
             **options,
         )
         self._process = process

@@ -27,7 +27,7 @@ try:
 except ModuleNotFoundError:  # Windows
     resource = None  # type: ignore[assignment]
 
-_HEADER = struct.Struct(">I")
+_HEADER = struct.Struct(">II")  # bytes of JSON, and of what follows it as it is
 _PR_SET_PDEATHSIG = 1
 _CLONE_THREAD = 0x00010000
 _MOST_FILES_OPEN = 256
@@ -60,32 +60,33 @@ _SYSTEM = (
 _FIRST_UNKNOWN, _LAST_UNKNOWN = 451, 620
 
 
-def send(stream: int, message: Any) -> None:
-    """Write one message as JSON with its length before it; `stream` is a file descriptor.
+def send(stream: int, message: Any, data: bytes = b"") -> None:
+    """Write one message as JSON, and bytes after it, to a file descriptor.
 
     Lone surrogates, infinities, NaN and integers of up to 4,300 digits arrive as they were.
     """
     body = json.dumps(message, ensure_ascii=False).encode("utf-8", "surrogatepass")
-    data = memoryview(_HEADER.pack(len(body)) + body)
-    while data:
-        data = data[os.write(stream, data) :]
+    left = memoryview(b"".join((_HEADER.pack(len(body), len(data)), body, data)))
+    while left:
+        left = left[os.write(stream, left) :]
 
 
-def receive(stream: int, most: int | None = None) -> Any:
-    """Read one message.
+def receive(stream: int, most: int | None = None) -> tuple[Any, bytes]:
+    """Read one message and the bytes that came with it.
 
     Args:
         stream: A file descriptor.
-        most: The most bytes that a message may have.
+        most: The most bytes that both may have together.
 
     Raises:
         EOFError: The other side is gone.
         ValueError: The message is longer, or no JSON.
     """
-    (length,) = _HEADER.unpack(_read(stream, _HEADER.size))
-    if most is not None and length > most:
-        raise ValueError(f"an answer of {length:,} bytes; at most {most:,} are taken")
-    return json.loads(_read(stream, length).decode("utf-8", "surrogatepass"))
+    length, more = _HEADER.unpack(_read(stream, _HEADER.size))
+    if most is not None and length + more > most:
+        raise ValueError(f"an answer of {length + more:,} bytes; at most {most:,} are taken")
+    message = json.loads(_read(stream, length).decode("utf-8", "surrogatepass"))
+    return message, _read(stream, more)
 
 
 def _read(stream: int, length: int) -> bytes:
@@ -261,7 +262,7 @@ def _call(answers: int, function: Callable[..., Any], arguments: list[Any]) -> N
 def main() -> None:
     """Read the set-up from standard input, take on its limits, and become the command or serve calls."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    setup = receive(0)
+    setup, _ = receive(0)
     if setup["dies_with_parent"]:
         _die_with_parent(setup["parent"])
     sys.path[:] = setup["path"]
@@ -286,10 +287,10 @@ def main() -> None:
     _call(answers, start, [])
     while functions:
         try:
-            arguments = receive(requests)
+            arguments, data = receive(requests)
         except EOFError:
             return
-        _call(answers, functions[0], arguments)
+        _call(answers, functions[0], [*arguments, data] if data else arguments)
 
 
 if __name__ == "__main__":
