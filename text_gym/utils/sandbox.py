@@ -39,6 +39,7 @@ _TICK = 0.02  # seconds between two looks at the clock
 _IDLE_TICKS = 50  # without a call, after which the watch sleeps until the next one
 _BLOCK = 4096  # the least that a file or a folder counts
 _PIPE = 1 << 20  # bytes that a pipe holds, so that a batch is written in one go
+_DEEPEST = 100  # folders within folders
 _TAIL = 2000  # characters of a dead worker's output in its error
 # What the worker inherits of the environment: no keys or tokens.
 _INHERITED = (
@@ -52,6 +53,7 @@ _REFUSALS = {
     errno.EACCES: "files",
     errno.EFBIG: "files",
     errno.EPERM: "permission",
+    errno.ENOMEM: "memory",
 }
 _MEANING = {
     "network": "the sandbox gives no network",
@@ -304,6 +306,7 @@ class _Worker:
                     stream.write(stdin)
                     stream.close()
             code = self._process.wait()
+            self._kill()  # what it started and left behind holds the pipes open
             for reader in self._readers:
                 reader.join()
         finally:
@@ -348,13 +351,18 @@ class _Worker:
         """Kill the process; the first reason given is the one that is told."""
         with self._lock:
             self._ended_by = self._ended_by or why
-        if self._process is not None and self.owner == os.getpid() and not self._closed.is_set():
-            # What it started may have outlived it; where nothing may be started, its number may be another's.
-            if hasattr(os, "killpg") and (self.limits.processes or self._process.poll() is None):
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.kill()
-            self._process.wait()
+        self._kill()
+
+    def _kill(self) -> None:
+        """Kill the process and all that it started, once and for all."""
+        if self._process is None or self.owner != os.getpid() or self._closed.is_set():
+            return
+        # Where nothing may be started, a dead process's number may already be another's.
+        if hasattr(os, "killpg") and (self.limits.processes or self._process.poll() is None):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.kill()
+        self._process.wait()
 
     def _watch(self) -> None:
         try:
@@ -525,18 +533,16 @@ def _write_files(folder: Path, files: Mapping[str, str]) -> None:
 
 def _size(folder: str, most: int) -> float:
     """Bytes that a folder holds, every file and folder counted as a block at least; stops above `most`."""
-    total, left = 0, [folder]
+    total, left = 0, [(folder, 0)]
     while left and total <= most:
-        try:
-            for entry in os.scandir(left.pop()):
-                size = entry.stat(follow_symlinks=False).st_size
-                total += max(size, _BLOCK)
+        place, depth = left.pop()
+        if depth > _DEEPEST:
+            return math.inf
+        with contextlib.suppress(OSError):  # it is at work there
+            for entry in os.scandir(place):
+                total += max(entry.stat(follow_symlinks=False).st_size, _BLOCK)
                 if entry.is_dir(follow_symlinks=False):
-                    left.append(entry.path)
-        except FileNotFoundError:
-            continue  # it is at work there
-        except OSError:
-            return math.inf  # nested so deep that its path is too long
+                    left.append((entry.path, depth + 1))
     return total
 
 

@@ -30,6 +30,8 @@ except ModuleNotFoundError:  # Windows
 _HEADER = struct.Struct(">II")  # bytes of JSON, and of what follows it as it is
 _PR_SET_PDEATHSIG = 1
 _CLONE_THREAD = 0x00010000
+_CAP_DAC_READ_SEARCH = 2
+_CAPABILITY_VERSION = 0x20080522
 _MOST_FILES_OPEN = 256
 _LONGEST_MESSAGE = 4000  # characters of an error's message
 
@@ -133,6 +135,8 @@ def confine(limits: Mapping[str, Any], folder: str) -> None:
     missing = unavailable()
     if resource is not None:
         _limit_resources(limits)
+    if not limits["processes"] and sys.platform.startswith("linux"):
+        _drop_privileges()
     if limits["files"] is not None and "files" not in missing:
         _limit_files(folder)
     if "network" not in missing and not (limits["network"] and limits["processes"]):
@@ -149,6 +153,16 @@ def _limit_resources(limits: Mapping[str, Any]) -> None:
         if value is not None:
             least = value if hard == resource.RLIM_INFINITY else min(value, hard)
             resource.setrlimit(kind, (least, least))
+
+
+def _drop_privileges() -> None:
+    """Give up root's capabilities, other than to read every file, if this process has them."""
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    permitted = int(status.partition("CapPrm:")[2].split()[0], 16)
+    kept = permitted & (1 << _CAP_DAC_READ_SEARCH)
+    header = struct.pack("=Ii", _CAPABILITY_VERSION, 0)
+    if ctypes.CDLL(None, use_errno=True).capset(header, struct.pack("=IIIIII", kept, kept, 0, 0, 0, 0)):
+        raise OSError(ctypes.get_errno(), "the sandbox could not give up its privileges")
 
 
 def _limit_files(folder: str) -> None:
@@ -196,7 +210,7 @@ def _limit_calls(limits: Mapping[str, Any]) -> None:
         refuse("sched_setaffinity", errno.EPERM, seccomp.Arg(0, seccomp.NE, 0))
         refuse(f"{_OTHERS} {_SYSTEM}", errno.EPERM)
     if limits["memory"] is not None:
-        refuse(_HIDDEN_MEMORY, errno.ENOSYS)
+        refuse(_HIDDEN_MEMORY, errno.ENOMEM)
     if limits["files"] is not None:
         refuse(f"{_METADATA} truncate", errno.EPERM)
     for number in range(_FIRST_UNKNOWN, _LAST_UNKNOWN):
@@ -237,7 +251,8 @@ def described(error: BaseException) -> dict[str, Any]:
     """An exception as data: the names of its types, its message, its number, where it was raised."""
     try:
         places = traceback.extract_tb(error.__traceback__)
-        own = [p for p in places if p.filename != __file__] or places
+        library = os.path.dirname(os.__file__) + os.sep  # the place that matters is in the user's file
+        own = [p for p in places if p.filename != __file__ and not p.filename.startswith(library)] or places
         number = error.errno if isinstance(error, OSError) else None
         return {
             "types": [f"{t.__module__}.{t.__qualname__}" for t in type(error).__mro__][:20],
