@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from text_gym.errors import NotSavedError, StoreError
 
-from .questions import Question, fingerprint
+from .questions import Question, sha256_of_values
 
 RawRow: TypeAlias = "tuple[Any, ...]"
 
@@ -53,7 +53,7 @@ LABEL_COLUMNS = "row, kind, item, id, rater, answer, latency, policy, time, key,
 
 def row_digest(columns: RawRow) -> str:
     """SHA-256 of a row's columns as SQLite holds them, text as UTF-8."""
-    return fingerprint(*[c.encode() if isinstance(c, str) else c for c in columns])
+    return sha256_of_values(*[c.encode() if isinstance(c, str) else c for c in columns])
 
 
 def text_of(content: bytes) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from .questions import Criterion, Question
+from .questions import LabelCriterion, Question
 from .rows import Label
 
 Record = dict[str, Any]
@@ -140,7 +140,7 @@ def _answers(question: Question, about: Mapping[str, Any], values: Mapping[str, 
 
 
 def _question(about: Mapping[str, Any], fields: Mapping[str, str]) -> Question:
-    criteria = tuple(Criterion(**c) for c in about["criteria"])
+    criteria = tuple(LabelCriterion(**c) for c in about["criteria"])
     numbers = sorted(int(n[5:]) for n in fields if n.startswith("text_") and n[5:].isdigit())
     return Question(about["kind"], fields["prompt"], tuple(fields[f"text_{n}"] for n in numbers), criteria)
 

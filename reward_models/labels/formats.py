@@ -22,7 +22,7 @@ from text_gym.reward_models.preferences.files import as_row
 from text_gym.reward_models.preferences.opinions import PreferencePair, Rating
 
 from .exchange import from_argilla, from_label_studio, to_argilla, to_label_studio
-from .questions import Criterion, Question, text_bytes
+from .questions import LabelCriterion, Question, text_bytes
 from .rows import Label
 from .store import LabelStore
 
@@ -171,7 +171,7 @@ def _entries(row: Mapping[str, Any]) -> Iterator[Record]:
 
 
 def _question(row: Mapping[str, Any]) -> Question:
-    criteria = tuple(Criterion(**c) for c in row["criteria"])
+    criteria = tuple(LabelCriterion(**c) for c in row["criteria"])
     texts = tuple(_text(t) for t in row["completions"])
     return Question(row["question"], _text(row["prompt"]), texts, criteria)
 

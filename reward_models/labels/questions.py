@@ -21,7 +21,7 @@ KINDS: tuple[Kind, ...] = ("rating", "comparison", "best-of-n")
 
 
 @dataclass(frozen=True)
-class Criterion:
+class LabelCriterion:
     """One respect in which texts are judged.
 
     Args:
@@ -52,23 +52,23 @@ class Criterion:
 
 
 CRITERIA = (
-    Criterion(
+    LabelCriterion(
         "accuracy",
         "Does the text say what the prompt asks for, and nothing that is false or missing? "
         "Best: everything right and complete. Middle: one thing missing or wrong. Worst: mostly wrong.",
     ),
-    Criterion(
+    LabelCriterion(
         "clarity",
         "Is it easy to read: correct language, sound order, no repetition? "
         "Best: reads at once. Middle: understandable with effort. Worst: garbled.",
     ),
-    Criterion(
+    LabelCriterion(
         "persuasiveness",
         "Would it move a reader to act? Judge how it argues, not how long it is. "
         "Best: convincing. Middle: lukewarm. Worst: puts one off.",
     ),
 )
-PREFERENCE = Criterion(
+PREFERENCE = LabelCriterion(
     "preference", "Which text answers the prompt better, all in all? Length alone is no merit."
 )
 
@@ -122,7 +122,7 @@ class Question:
     kind: Kind
     prompt: str
     completions: tuple[str, ...]
-    criteria: tuple[Criterion, ...]
+    criteria: tuple[LabelCriterion, ...]
 
     def __post_init__(self) -> None:
         least, most = {"rating": (1, 1), "comparison": (2, 2), "best-of-n": (2, 9)}.get(self.kind, (0, -1))
@@ -135,20 +135,20 @@ class Question:
             raise ConfigError(f"a question needs criteria of different names, not {names}")
 
     @classmethod
-    def rating(cls, prompt: str, completion: str, criteria: Sequence[Criterion] = CRITERIA) -> Question:
+    def rating(cls, prompt: str, completion: str, criteria: Sequence[LabelCriterion] = CRITERIA) -> Question:
         """How good is one text, on each criterion's scale?"""
         return cls("rating", prompt, (completion,), tuple(criteria))
 
     @classmethod
     def comparison(
-        cls, prompt: str, left: str, right: str, criteria: Sequence[Criterion] = (PREFERENCE,)
+        cls, prompt: str, left: str, right: str, criteria: Sequence[LabelCriterion] = (PREFERENCE,)
     ) -> Question:
         """Which of two texts is better, or neither?"""
         return cls("comparison", prompt, (left, right), tuple(criteria))
 
     @classmethod
     def best_of_n(
-        cls, prompt: str, completions: Sequence[str], criteria: Sequence[Criterion] = (PREFERENCE,)
+        cls, prompt: str, completions: Sequence[str], criteria: Sequence[LabelCriterion] = (PREFERENCE,)
     ) -> Question:
         """Which of several texts is best?"""
         return cls("best-of-n", prompt, tuple(completions), tuple(criteria))
@@ -156,14 +156,14 @@ class Question:
     @cached_property
     def id(self) -> str:
         """SHA-256 of everything that makes the question, in hex."""
-        return fingerprint(self.kind, self.criteria_json(), self.prompt, *self.completions)
+        return sha256_of_values(self.kind, self.criteria_json(), self.prompt, *self.completions)
 
     @cached_property
     def fields(self) -> tuple[Field, ...]:
         """What is asked, one field a criterion, in order."""
         return tuple(Field(c.name, c.guideline, self._options(c)) for c in self.criteria)
 
-    def _options(self, criterion: Criterion) -> tuple[Option, ...]:
+    def _options(self, criterion: LabelCriterion) -> tuple[Option, ...]:
         if self.kind == "rating":
             return tuple(Option(v, str(v), (str(v),)) for v in range(criterion.low, criterion.high + 1))
         if self.kind == "comparison":
@@ -213,7 +213,7 @@ class Question:
         Raises:
             ValueError, TypeError: They do not make a question.
         """
-        criteria = tuple(Criterion(**c) for c in json.loads(criteria_json))
+        criteria = tuple(LabelCriterion(**c) for c in json.loads(criteria_json))
         return cls(kind, texts[0], tuple(texts[1:]), criteria)  # type: ignore[arg-type]
 
 
@@ -226,7 +226,7 @@ def text_bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def fingerprint(*parts: str | bytes | int | float | None) -> str:
+def sha256_of_values(*parts: str | bytes | int | float | None) -> str:
     """SHA-256 in hex of values with their types and lengths, so that no two lists of values share one."""
     digest = hashlib.sha256()
     for part in parts:

@@ -20,7 +20,7 @@ from text_gym.errors import ConfigError, LabelError, excerpt
 from .database import ITEM_COLUMNS, LABEL_COLUMNS, Database, RawRow, restore, row_digest, text_of
 from .questions import Question, text_bytes
 from .rows import Entry, Item, Label, Progress
-from .verify import Audit, audit
+from .verify import StoreAudit, audit_store
 
 __all__ = ["Item", "Label", "LabelStore", "Progress"]
 
@@ -286,7 +286,7 @@ class LabelStore:
         rows = self._database.read("SELECT row, hash FROM labels ORDER BY row DESC LIMIT 1")
         return (int(rows[0][0]), str(rows[0][1])) if rows else (0, START)
 
-    def verify(self, head: str | None = None) -> Audit:
+    def verify(self, head: str | None = None) -> StoreAudit:
         """Read every row and check it against its hash, the chain, its question and the queue.
 
         Args:
@@ -295,7 +295,7 @@ class LabelStore:
         Raises:
             StoreError: Something was changed, is missing or cannot be read; `row` is the first bad row.
         """
-        return audit(self._database, START, head)
+        return audit_store(self._database, START, head)
 
     # Inside
 

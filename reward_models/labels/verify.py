@@ -20,7 +20,7 @@ _NUMBERS = {"row", "number", "item", "latency", "time", "undoes", "priority", "o
 
 
 @dataclass(frozen=True)
-class Audit:
+class StoreAudit:
     """What was checked and found good.
 
     Args:
@@ -34,7 +34,7 @@ class Audit:
     head: str
 
 
-def audit(database: Database, start: str, head: str | None = None) -> Audit:
+def audit_store(database: Database, start: str, head: str | None = None) -> StoreAudit:
     """Check a whole store; see `LabelStore.verify`."""
     items = _Items(database)
     last, previous, known = 0, start, head in (None, start)
@@ -58,7 +58,7 @@ def audit(database: Database, start: str, head: str | None = None) -> Audit:
             raise StoreError(
                 f"{database.path}: every row is good, but SQLite says: {finding}; export the labels"
             )
-    return Audit(last, number, previous)
+    return StoreAudit(last, number, previous)
 
 
 def _check_row(database: Database, items: _Items, raw: RawRow, last: int, previous: str) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from text_gym.errors import ConfigError
-from text_gym.reward_models.labels.questions import CRITERIA, Criterion
+from text_gym.reward_models.labels.questions import CRITERIA, LabelCriterion
 from text_gym.reward_models.labels.store import LabelStore
 from text_gym.reward_models.people.human import STORE, HumanReward
 
@@ -39,7 +39,7 @@ class WebReward(HumanReward):
         self,
         store: LabelStore | str | Path = STORE,
         *,
-        criteria: Sequence[Criterion] = CRITERIA,
+        criteria: Sequence[LabelCriterion] = CRITERIA,
         weights: Sequence[float] | None = None,
         overlap: int = 1,
         **page: Any,

@@ -18,7 +18,7 @@ import numpy as np
 
 from text_gym.episode import Episode
 from text_gym.errors import ConfigError
-from text_gym.reward_models.labels.questions import CRITERIA, Criterion, Question
+from text_gym.reward_models.labels.questions import CRITERIA, LabelCriterion, Question
 from text_gym.reward_models.labels.rows import Label
 from text_gym.reward_models.labels.store import LabelStore
 from text_gym.rewards.source import RewardSource
@@ -53,7 +53,7 @@ class HumanRater(Rater):
         store: LabelStore | str | Path = STORE,
         ask: Asker | None = None,
         *,
-        criteria: Sequence[Criterion] = CRITERIA,
+        criteria: Sequence[LabelCriterion] = CRITERIA,
         overlap: int = 1,
         policy: str = "",
         poll: float = 0.5,
@@ -153,7 +153,7 @@ class HumanReward(RewardSource):
         store: LabelStore | str | Path = STORE,
         ask: Asker | None = None,
         *,
-        criteria: Sequence[Criterion] = CRITERIA,
+        criteria: Sequence[LabelCriterion] = CRITERIA,
         weights: Sequence[float] | None = None,
         overlap: int = 1,
     ) -> None:

@@ -165,7 +165,7 @@ class Repetition(TextRule):
 
     def measure(self, episode: Episode) -> Mapping[str, float]:
         """Case and punctuation do not matter."""
-        found = words(episode.completion.casefold())
+        found = split_words(episode.completion.casefold())
         grams = [tuple(found[i : i + self.n]) for i in range(len(found) - self.n + 1)]
         return {"value": -(len(grams) - len(set(grams))) / len(grams) if grams else 0.0}
 
@@ -223,10 +223,10 @@ class Readability(TextRule):
 
     def measure(self, episode: Episode) -> Mapping[str, float]:
         """Flesch reading ease."""
-        found = words(episode.completion)
+        found = split_words(episode.completion)
         if not found:
             return {"value": 0.0, "flesch": 0.0}
-        sentences = sum(1 for part in re.split(r"[.!?]+", episode.completion) if words(part))
+        sentences = sum(1 for part in re.split(r"[.!?]+", episode.completion) if split_words(part))
         per_word = sum(map(syllables, found)) / len(found)
         flesch = 206.835 - 1.015 * len(found) / sentences - 84.6 * per_word
         return {"value": min(max(flesch / 100, 0.0), 1.0), "flesch": flesch}
@@ -282,7 +282,7 @@ class Rubric(Composite):
         return f"rubric: weighted mean ({weights})"
 
 
-def words(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """Runs of letters and digits, with apostrophes inside."""
     return _WORD.findall(text)
 
