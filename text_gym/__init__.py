@@ -26,6 +26,8 @@ from .rewards.values import Rewards
 from .tasks.task import TASKS, Task, load_task
 from .tokenizer import ByteTokenizer, PretrainedTokenizer, Tokenizer, WordTokenizer, as_tokenizer
 from .utils.display import harmless
+from .utils.limits import SandboxLimits
+from .utils.sandbox import Sandbox, run_command
 
 register_envs()
 
@@ -44,6 +46,8 @@ __all__ = [
     "Prompt",
     "RewardSource",
     "Rewards",
+    "Sandbox",
+    "SandboxLimits",
     "Shaped",
     "Task",
     "TextEnv",
@@ -61,6 +65,7 @@ __all__ = [
     "harmless",
     "load_task",
     "read_transcripts",
+    "run_command",
     "split_by_prompt",
     "write_transcripts",
 ]

@@ -151,7 +151,7 @@ def become_another() -> None:
     os.execv("/bin/sh", ["sh", "-c", "echo '{\"value\": 1}'"])
 
 
-class Poison(Exception):
+class PoisonError(Exception):
     """Writes a file wherever it is unpickled, or read."""
 
     def __init__(self, path: str) -> None:
@@ -163,26 +163,26 @@ class Poison(Exception):
 
 
 def poisoned_error(path: str) -> None:
-    raise Poison(path)
+    raise PoisonError(path)
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     def __str__(self) -> str:
         raise ValueError("nobody reads me")
 
 
 def unreadable_error() -> None:
-    raise Unreadable
+    raise UnreadableError
 
 
-class EndlessMessage(Exception):
+class EndlessError(Exception):
     def __str__(self) -> str:
         while True:
             pass
 
 
 def endless_message() -> None:
-    raise EndlessMessage
+    raise EndlessError
 
 
 def much_output() -> None:
@@ -236,6 +236,12 @@ def signal_by_file() -> None:
 def read_parents_memory() -> str:
     with open(f"/proc/{os.getppid()}/environ", "rb") as file:
         return repr(file.read())
+
+
+def read_terminal() -> str:
+    """What people type: any terminal, or anything else among the devices."""
+    with open("/dev/ptmx", "rb") as file:
+        return repr(file)
 
 
 def environment() -> str:

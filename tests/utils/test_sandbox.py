@@ -20,12 +20,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from text_gym.errors import ConfigError, SandboxError
-from text_gym.utils import sandbox as module
-from text_gym.utils.sandbox import UNLIMITED, Limits, Sandbox, run_command
-from text_gym.utils.sandbox_worker import unavailable
+from text_gym.utils import limits as limits_module
+from text_gym.utils.confinement import unavailable
+from text_gym.utils.limits import UNLIMITED, SandboxLimits
+from text_gym.utils.sandbox import Sandbox, run_command
 
 HOSTILE = str(Path(__file__).parent / "hostile_functions.py")
-SMALL = Limits(seconds=1.5, memory=1 << 30, files=8 << 20, output=1 << 16, answer=1 << 20)
+SMALL = SandboxLimits(seconds=1.5, memory=1 << 30, files=8 << 20, output=1 << 16, answer=1 << 20)
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the full sandbox is Linux's"),
     pytest.mark.skipif(bool(unavailable()), reason=f"this machine cannot limit {sorted(unavailable())}"),
@@ -93,7 +94,7 @@ DEEDS: list[tuple[list[Any], str | None, str, bool]] = [
     (["crash"], None, r"process died \(signal SIGSEGV\)", False),
     (["leave"], None, r"process died \(exit code 3\)", False),
     (["become_another"], None, "process died", False),
-    (["poisoned_error", "PATH.new"], None, r"raised \S*Poison: poison", True),
+    (["poisoned_error", "PATH.new"], None, r"raised \S*PoisonError: poison", True),
     (["unreadable_error"], None, r"\(unreadable\)", True),
     (["endless_message"], "time", r"longer than 1\.5 s", False),
     (["much_output"], "output", "printed more than 65,536 bytes", False),
@@ -108,6 +109,7 @@ DEEDS: list[tuple[list[Any], str | None, str, bool]] = [
     (["signal_group"], "permission", "PermissionError", True),
     (["signal_by_file"], "permission", "PermissionError", True),
     (["read_parents_memory"], "files", "PermissionError", True),
+    (["read_terminal"], "files", "PermissionError", True),
     (["raise_limits"], None, "not allowed to raise maximum limit", True),
     (["limit_parent"], "permission", "PermissionError", True),
     (["new_namespace"], "permission", "Operation not permitted|unshare", True),
@@ -155,6 +157,7 @@ def resource_limit() -> str:
 
 def test_harm_in_bounds_stays_inside(act: Sandbox) -> None:
     """What is allowed ends with the worker: threads that go on, its temporary folder."""
+    act.close()
     assert act("leave_a_thread") == "left"
     worker = act("pid")
     act.close()
@@ -168,7 +171,7 @@ def test_it_cannot_choose_to_outlive_its_parent(act: Sandbox) -> None:
 def test_secrets_of_the_environment_stay_outside(act: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_API_KEY", "secret-value")
     assert "secret-value" not in act("environment")
-    whole = Limits(environment=True)
+    whole = SandboxLimits(environment=True)
     with Sandbox(f"{HOSTILE}:act", whole) as open_one:
         assert "secret-value" in open_one("environment")
 
@@ -249,17 +252,18 @@ def test_a_worker_made_in_a_thread_outlives_the_thread() -> None:
 
 def test_the_worker_is_reused_and_ends_when_its_sandbox_is_forgotten() -> None:
     sandbox = Sandbox(f"{HOSTILE}:act")
-    assert not sandbox.alive
+    alive = [sandbox.alive]
     pids = {sandbox("pid") for _ in range(20)}
     assert len(pids) == 1
-    assert sandbox.alive
+    alive.append(sandbox.alive)
+    assert alive == [False, True]
     del sandbox
     gc.collect()
     assert wait_for_end(pids.pop())
 
 
 def test_it_can_be_used_again_after_close_and_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_IDLE_TICKS", 1)
+    monkeypatch.setattr("text_gym.utils.processes._IDLE_TICKS", 1)
     with Sandbox(f"{HOSTILE}:act", SMALL) as act:
         first = act("pid")
         time.sleep(0.2)  # the watch is asleep
@@ -314,7 +318,8 @@ def test_values_come_back_bit_for_bit(same: Sandbox, value: Any) -> None:
 
 
 def test_values_that_are_known_to_be_hard(same: Sandbox) -> None:
-    for value in ("\ud83d\ude00", "\U0001f600", "\udc80", -0.0, 5e-324, 2**53 + 1, 10**4299, "\x00", {"": []}):
+    hard: list[Any] = ["\ud83d\ude00", "\U0001f600", "\udc80", "\x00", -0.0, 5e-324, 2**53 + 1, 10**4299, {"": []}]
+    for value in hard:
         assert bits(same(value)) == bits(value)
 
 
@@ -328,12 +333,14 @@ def test_commands_answer() -> None:
     assert run_command(["no-such-program-x"]).code == 127
     assert run_command(["sh", "-c", "kill -SEGV $$"]).code == -signal.SIGSEGV
     assert run_command(["true"], stdin=bytes(1 << 22)).code == 0  # it need not read
-    solved = run_command([sys.executable, "parts/main.py"], files={"parts/main.py": "print(open('a').read())", "a": "ä"})
+    solved = run_command(
+        [sys.executable, "parts/main.py"], files={"parts/main.py": "print(open('a').read())", "a": "ä"}
+    )
     assert solved.stdout.decode() == "ä\n"
 
 
 def test_commands_are_limited(tmp_path: Path) -> None:
-    small = Limits(seconds=1.0, output=1 << 16, files=1 << 20)
+    small = SandboxLimits(seconds=1.0, output=1 << 16, files=1 << 20)
     with pytest.raises(SandboxError, match=r"longer than 1 s") as slow:
         run_command(["sleep", "60"], limits=small)
     assert slow.value.limit == "time"
@@ -349,7 +356,9 @@ def test_commands_are_limited(tmp_path: Path) -> None:
 
 def test_commands_that_may_start_others_leave_none() -> None:
     start = time.monotonic()
-    found = run_command(["sh", "-c", "sleep 60 & echo $!"], limits=Limits(seconds=30.0, processes=True))
+    found = run_command(
+        ["sh", "-c", "sleep 60 & echo $!"], limits=SandboxLimits(seconds=30.0, processes=True)
+    )
     assert time.monotonic() - start < 20
     assert wait_for_end(int(found.stdout))
 
@@ -366,7 +375,7 @@ def test_bad_commands_and_functions_are_named() -> None:
     with pytest.raises(ConfigError, match="there is no file"):
         Sandbox("none.py:f")
     with pytest.raises(ConfigError, match="limit seconds must be positive"):
-        Limits(seconds=0)
+        SandboxLimits(seconds=0)
     with Sandbox("no_such_module_x:f") as sandbox, pytest.raises(SandboxError, match="ModuleNotFoundError"):
         sandbox()
     with Sandbox("math:pi") as sandbox, pytest.raises(SandboxError, match="cannot be called"):
@@ -403,8 +412,8 @@ def test_without_a_library_the_other_limits_hold_and_it_is_said_once(
     (tmp_path / "landlock.py").write_text("raise ImportError('not installed')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "landlock", raising=False)
-    module._unavailable.cache_clear()
-    module._say_once.cache_clear()
+    limits_module._unavailable.cache_clear()
+    limits_module._say_once.cache_clear()
     try:
         with caplog.at_level(logging.WARNING), Sandbox(f"{HOSTILE}:act", SMALL) as act:
             assert act.missing == {"files": "Landlock cannot be used: not installed"}
@@ -415,7 +424,7 @@ def test_without_a_library_the_other_limits_hold_and_it_is_said_once(
         assert [r.getMessage() for r in caplog.records] == [
             "the sandbox cannot limit files (Landlock cannot be used: not installed)"
         ]
-        assert Sandbox("math:hypot", Limits(files=None)).missing == {}  # it was not asked for
+        assert Sandbox("math:hypot", SandboxLimits(files=None)).missing == {}  # it was not asked for
     finally:
-        module._unavailable.cache_clear()
+        limits_module._unavailable.cache_clear()
         monkeypatch.undo()

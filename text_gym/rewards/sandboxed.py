@@ -11,11 +11,15 @@ from typing import Any
 
 from text_gym.episode import Episode, Prompt
 from text_gym.errors import ConfigError, RewardError, SandboxError
-from text_gym.utils.sandbox import Limits
+from text_gym.utils.display import harmless
+from text_gym.utils.limits import SandboxLimits
 
 from .source import RewardSource
 from .values import OnBadReward, Rewards, _checked
 from .worker import Worker
+
+_USUAL = SandboxLimits()
+_WAY_OUT = "; if the file is your own and needs more than a sandbox gives, pass sandbox=False or --no-sandbox"
 
 
 class SandboxedReward(RewardSource):
@@ -44,7 +48,7 @@ class SandboxedReward(RewardSource):
         function: str,
         prompts: Iterable[Prompt] | None = None,
         kwargs: Mapping[str, Any] | None = None,
-        limits: Limits = Limits(),  # noqa: B008
+        limits: SandboxLimits = _USUAL,
     ) -> None:
         self.file, self.function, self.limits = Path(file).resolve(), function, limits
         self.prompts = None if prompts is None else list(prompts)
@@ -52,7 +56,7 @@ class SandboxedReward(RewardSource):
         self.name = function
         self._process: Worker | None = None
         traits = self._worker().traits
-        self.name = str(traits["name"])
+        self.name = harmless(str(traits["name"]), limit=100)
         for flag in ("deterministic", "abstains", "causal", "interactive"):
             setattr(self, flag, bool(traits[flag]))
 
@@ -104,6 +108,3 @@ class SandboxedReward(RewardSource):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_process": None}
-
-
-_WAY_OUT = "; if the file is your own and needs more than a sandbox gives, pass sandbox=False or --no-sandbox"

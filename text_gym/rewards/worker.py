@@ -19,12 +19,16 @@ from text_gym import errors
 from text_gym.episode import Episode
 from text_gym.errors import ConfigError, RewardError, SandboxError, TextGymError, excerpt
 from text_gym.tokenizer import Tokenizer
-from text_gym.utils.sandbox import START_SECONDS, UNLIMITED, Limits, Sandbox, as_error
-from text_gym.utils.sandbox_worker import described
+from text_gym.utils.confinement import described
+from text_gym.utils.limits import UNLIMITED, SandboxLimits, as_error
+from text_gym.utils.processes import START_SECONDS
+from text_gym.utils.sandbox import Sandbox
 
 from .files import load_from_file
 from .source import RewardSource
 from .values import OnBadReward, Rewards
+
+_LONGEST = 2000  # characters of a message, or names in a list, that a worker may send
 
 
 class Worker:
@@ -46,7 +50,7 @@ class Worker:
         TextGymError: The source could not be made there; the error that was raised there, where it is ours.
     """
 
-    def __init__(self, name: str, job: Mapping[str, Any], limits: Limits, data: bytes) -> None:
+    def __init__(self, name: str, job: Mapping[str, Any], limits: SandboxLimits, data: bytes) -> None:
         self.name = name
         self.last_failure: str | None = None
         self._known: set[str] = set()
@@ -72,13 +76,16 @@ class Worker:
         return cls(source.name, {"main": main}, UNLIMITED, data)
 
     @classmethod
-    def of_file(cls, file: Path, name: str, prompts: Any, kwargs: Mapping[str, Any], limits: Limits) -> Worker:
+    def of_file(
+        cls, file: Path, name: str, prompts: Any, kwargs: Mapping[str, Any], limits: SandboxLimits
+    ) -> Worker:
         """A worker that runs a file and makes a source of a name in it, under limits."""
         job = {"file": str(file), "name": name}
         return cls(name, job, limits, pickle.dumps((prompts, dict(kwargs))))
 
     @property
     def alive(self) -> bool:
+        """Whether the process is there for the next batch."""
         return self._sandbox.alive
 
     @property
@@ -128,10 +135,10 @@ class Worker:
         kind = getattr(errors, str(answer.get("failed")), None)
         arguments = answer.get("arguments")
         if isinstance(kind, type) and issubclass(kind, TextGymError) and isinstance(arguments, list):
-            texts = [str(a) for a in arguments if not isinstance(a, list)]
+            texts = [str(a)[:_LONGEST] for a in arguments if not isinstance(a, list)]
             if cause.hint and kind is RewardError:
                 texts = [f"{texts[0]}; {cause.hint}"] if texts else texts
-            lists = [[str(x) for x in a] for a in arguments if isinstance(a, list)]
+            lists = [[str(x)[:_LONGEST] for x in a[:_LONGEST]] for a in arguments if isinstance(a, list)]
             try:
                 error = kind(*texts, *lists)
             except TypeError:
@@ -228,7 +235,9 @@ def _serve(message: Mapping[str, Any], data: bytes) -> Any:
 
 def _take(source: RewardSource) -> dict[str, Any]:
     _Served.source, _Served.tokenizers = source, {}
-    flags = {flag: bool(getattr(source, flag)) for flag in ("deterministic", "abstains", "causal", "interactive")}
+    flags = {
+        flag: bool(getattr(source, flag)) for flag in ("deterministic", "abstains", "causal", "interactive")
+    }
     return {"name": str(source.name), **flags}
 
 
@@ -246,7 +255,9 @@ def _episodes(columns: dict[str, Any]) -> list[Episode]:
     """The batch that `_columns` took apart."""
     ids, start = columns["ids"], 0
     masks = columns["masks"] or [None] * len(columns["rest"])
-    rows = zip(columns["rest"], columns["lengths"], columns["tokenizers"], columns["completions"], masks, strict=True)
+    rows = zip(
+        columns["rest"], columns["lengths"], columns["tokenizers"], columns["completions"], masks, strict=True
+    )
     episodes = []
     for (prompt, finish_reason, stop, seed, index), (before, own), tokenizer, completion, mask in rows:
         middle, end = start + before, start + before + own

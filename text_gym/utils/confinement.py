@@ -8,6 +8,7 @@ other way round: answers are JSON, and the parent unpickles nothing.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import importlib
@@ -44,11 +45,12 @@ _SIGNALS = "tkill pidfd_send_signal"
 _SIGNALS_TO_OTHERS = "kill tgkill rt_sigqueueinfo rt_tgsigqueueinfo"  # allowed to the process itself
 _OTHERS = (
     "ptrace process_vm_readv process_vm_writev process_madvise process_mrelease pidfd_getfd kcmp "
-    "move_pages migrate_pages setpriority ioprio_set sched_setscheduler sched_setparam sched_setattr setrlimit"
+    "move_pages migrate_pages setpriority ioprio_set sched_setscheduler sched_setparam sched_setattr "
+    "setrlimit"
 )
 _METADATA = (
-    "chmod fchmod fchmodat chown fchown lchown fchownat setxattr lsetxattr fsetxattr removexattr lremovexattr "
-    "fremovexattr utime utimes futimesat utimensat flock name_to_handle_at open_by_handle_at"
+    "chmod fchmod fchmodat chown fchown lchown fchownat setxattr lsetxattr fsetxattr removexattr "
+    "lremovexattr fremovexattr utime utimes futimesat utimensat flock name_to_handle_at open_by_handle_at"
 )
 _HIDDEN_MEMORY = "memfd_create memfd_secret shmget shmat semget msgget mq_open userfaultfd"
 _SYSTEM = (
@@ -129,7 +131,7 @@ def confine(limits: Mapping[str, Any], folder: str) -> None:
     """Put the limits on this process, for good; what is unavailable is left out.
 
     Args:
-        limits: The fields of `sandbox.Limits`; None or True lifts one.
+        limits: The fields of `limits.SandboxLimits`; None or True lifts one.
         folder: The only folder that may be written to, where `files` is a number.
     """
     missing = unavailable()
@@ -168,11 +170,15 @@ def _drop_privileges() -> None:
 def _limit_files(folder: str) -> None:
     from landlock import FSAccess, Ruleset
 
-    reading = FSAccess.EXECUTE | FSAccess.READ_FILE | FSAccess.READ_DIR
-    writing = FSAccess.all() & ~reading
-    rules = Ruleset(writing)
+    writing = FSAccess.all() & ~(FSAccess.EXECUTE | FSAccess.READ_FILE | FSAccess.READ_DIR)
+    rules = Ruleset(writing | FSAccess.READ_FILE)
     rules.allow(folder)
-    rules.allow(os.devnull, rules=FSAccess.all_file() & writing)
+    rules.allow(os.devnull, rules=(FSAccess.all_file() & writing) | FSAccess.READ_FILE)
+    # All is read but devices, among them the terminals on which people type.
+    read = [entry.path for entry in os.scandir("/") if entry.name != "dev"]
+    for path in [*read, "/dev/zero", "/dev/random", "/dev/urandom"]:
+        with contextlib.suppress(FileNotFoundError):
+            rules.allow(path, rules=FSAccess.READ_FILE)
     rules.apply()
 
 
@@ -278,8 +284,7 @@ def main() -> None:
     """Read the set-up from standard input, take on its limits, and become the command or serve calls."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     setup, _ = receive(0)
-    if setup["dies_with_parent"]:
-        _die_with_parent(setup["parent"])
+    _die_with_parent(setup["parent"])
     sys.path[:] = setup["path"]
     if "command" in setup:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
