@@ -72,10 +72,13 @@ class LimitedProcess:
             if not self.alive:
                 raise SandboxError(f"{name}: the sandbox could not be started: {self._ended_by}")
             self._begin(START_SECONDS)
-            settings = {"parent": os.getpid(), "path": [str(p) or os.getcwd() for p in sys.path]}
+            settings: dict[str, Any] = {
+                "parent": os.getpid(),
+                "path": [str(p) or os.getcwd() for p in sys.path],
+            }
             settings |= {"limits": asdict(limits), "folder": self.folder}
             with contextlib.suppress(OSError):  # it died at once: the first exchange says so
-                send(self._stream("stdin"), settings | job)
+                send(self._stream("stdin"), {**settings, **job})
         except BaseException:
             self.close()
             raise
