@@ -22,7 +22,7 @@ PACKAGES = ("text_gym", "text_gym.agents", "text_gym.reward_models", "text_gym.b
 # What each folder holds, by floor from the ground up; the widths of boxes follow from it.
 SAYS = {
     "text_gym": "episode, tokenizer,\ndata, errors",
-    "text_gym.utils": "files, locks,\nintervals, charts",
+    "text_gym.utils": "files, locks, charts,\nsandbox",
     "text_gym.rewards": "one protocol,\nsums, transforms",
     "text_gym.tasks": "a file each",
     "text_gym.envs": "many episodes,\none episode, masks",

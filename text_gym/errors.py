@@ -6,6 +6,7 @@ Programming errors inside the package are not wrapped: they stay what they are.
 
 from __future__ import annotations
 
+import builtins
 import difflib
 from collections.abc import Iterable
 
@@ -87,6 +88,35 @@ class GuardError(TextGymError, AssertionError):
 
 class CheckError(TextGymError, AssertionError):
     """An environment or a reward that breaks a law; the message says which one and what to fix."""
+
+
+class SandboxError(TextGymError, RuntimeError):
+    """A sandboxed function or command that raised, died, or ran into one of its limits.
+
+    Args:
+        message: What happened and what to do.
+        limit: The limit that it ran into: `"time"`, `"memory"`, `"files"`, `"network"`, `"processes"`,
+            `"permission"`, `"output"` or `"answer"`; None if it raised or died on its own account.
+        types: Names of the exception's class and its bases, if it raised, e.g. `"builtins.ValueError"`.
+        hint: What the limit means for whoever wrote the function; part of the message.
+    """
+
+    def __init__(
+        self, message: str, limit: str | None = None, types: tuple[str, ...] = (), hint: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.limit, self.types, self.hint = limit, types, hint
+
+    def as_builtin(self) -> Exception | None:
+        """The nearest built-in exception to the one that was raised, made here; None if none was raised."""
+        for name in self.types:
+            kind = getattr(builtins, name.removeprefix("builtins."), None)
+            if name.startswith("builtins.") and isinstance(kind, type) and issubclass(kind, Exception):
+                try:
+                    return kind(str(self))
+                except TypeError:  # UnicodeDecodeError and the like want more than a message
+                    continue
+        return None
 
 
 class UnknownNameError(TextGymError, KeyError):
