@@ -3,9 +3,9 @@
     python benchmarks/walk.py            # the table
     python benchmarks/walk.py --list     # and every function with its calls, file by file
 
-One iteration on the products task, 8 episodes, after one that warms up. A call of one of our functions counts
-as a change of file when the nearest of our functions above it on the stack stands in another file. What one
-minibatch needs is what a second one adds. Comprehensions are no functions; the library code in between, PyTorch
+One iteration on the products task, 8 episodes, after one that warms up. A call of one of our functions is a
+change of file where the nearest of our functions above it on the stack stands in another file. What one
+minibatch needs is what a second one adds. Comprehensions are no functions; library code in between, PyTorch
 and transformers, is passed over.
 """
 

@@ -16,7 +16,6 @@ from text_gym import ByteTokenizer, Episode, Prompt, Rewards, RewardSource, Text
 from text_gym.agents import GRPO, PPO, RLOO, GRPOConfig, Policy, PPOConfig, RLOOConfig, Rollout
 from text_gym.agents.checks import (
     check_dropout_off,
-    check_loss,
     fingerprint,
     memory_mib,
     reward_modules,
@@ -202,12 +201,6 @@ def test_logits_of_an_update_are_named_as_todays() -> None:
 
     with pytest.raises(NonFiniteError, match="not finite before it: now values"):
         Overflowing(small_policy(), world(), PPOConfig(iterations=1)).learn(1)
-
-
-def test_finite_numbers_pass_however_large() -> None:
-    check_loss(torch.tensor(1e30), {"x": torch.full((9,), 3e38)}, "here")
-    with pytest.raises(NonFiniteError, match=r"loss is 0\.0 in here.*before it: y$"):
-        check_loss(torch.tensor(0.0), {"x": torch.full((9,), 3e38), "y": torch.tensor([1, math.inf])}, "here")
 
 
 @pytest.mark.parametrize("agent_class", [PPO, GRPO, RLOO])
