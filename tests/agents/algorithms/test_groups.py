@@ -59,9 +59,8 @@ def test_who_compares_plays_in_groups_and_nobody_else() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [(GRPOConfig, "group_size"), (RLOOConfig, "group_size"), (BestOfNConfig, "n")]
+    ("config", "name"), [(GRPOConfig, "group_size"), (RLOOConfig, "group_size"), (BestOfNConfig, "n")]
 )
-def test_a_group_of_one_has_nobody_to_be_compared_with(wrong: tuple[Any, str]) -> None:
-    config, name = wrong
+def test_a_group_of_one_has_nobody_to_be_compared_with(config: Any, name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} is 1; a group needs at least 2 episodes"):
         config(**{name: 1})
