@@ -1,4 +1,4 @@
-"""Rewards by name, by import path, or from a file: what `--reward` on the command line takes.
+"""Loads rewards by name, import path or file, as `--reward` on the command line takes them.
 
 A file is run as Python code when it is loaded, as an import would: load only files that you would run.
 """
@@ -54,7 +54,7 @@ REWARDS: dict[str, Callable[..., RewardSource]] = {
 
 
 def load_reward(spec: str, *, prompts: Iterable[Prompt] | None = None, **kwargs: Any) -> RewardSource:
-    """Make a reward source from what a person typed.
+    """Make a reward source from what a user typed.
 
     Args:
         spec: A name in `REWARDS`; `module:name` or `path/to/file.py:name`, where `name` is a reward function,
@@ -150,7 +150,7 @@ def _run_file(file: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise DataError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look up their module
     try:
         with _on_path(file.parent):
             spec.loader.exec_module(module)

@@ -13,7 +13,7 @@ from gymnasium.error import ResetNeeded
 
 
 class TextGymError(Exception):
-    """Base of every error that text-gym raises on purpose."""
+    """The base class of every error that text-gym raises on purpose."""
 
 
 class TokenError(TextGymError, ValueError):
@@ -25,11 +25,11 @@ class PromptError(TextGymError, ValueError):
 
 
 class RewardError(TextGymError, ValueError):
-    """A reward source that raised or returned something that is not one finite number an episode."""
+    """A reward source that raised, or did not return one finite number per episode."""
 
 
 class NoScoresError(TextGymError):
-    """A reward source that scored no episode of several batches in a row: there is nothing to learn from."""
+    """A reward source that scored no episode in several batches in a row, leaving nothing to learn from."""
 
 
 class EpisodeError(TextGymError, ResetNeeded):
@@ -41,7 +41,7 @@ class DataError(TextGymError, ValueError):
 
 
 class ConfigError(TextGymError, ValueError):
-    """An option whose value makes no sense, alone or beside the others."""
+    """An option whose value makes no sense, alone or in combination."""
 
 
 class NonFiniteError(TextGymError, ArithmeticError):
@@ -49,7 +49,7 @@ class NonFiniteError(TextGymError, ArithmeticError):
 
 
 class LabelError(TextGymError, ValueError):
-    """An answer that does not fit its question, or a second one where one was given already."""
+    """An answer that does not fit its question, or a second answer to the same question."""
 
 
 class StoreError(DataError):
@@ -66,27 +66,27 @@ class StoreError(DataError):
 
 
 class NotSavedError(TextGymError, OSError):
-    """A label that did not reach the disk; those saved before are intact."""
+    """A label that did not reach the disk; earlier ones are intact."""
 
 
 class RaterLeftError(TextGymError):
-    """The people who are to answer have left; what they answered is saved."""
+    """The people asked have left; their answers so far are saved."""
 
 
 class CheckpointError(TextGymError, RuntimeError):
-    """A checkpoint that could not be written or read; earlier ones are as they were."""
+    """A checkpoint that could not be written or read; earlier ones are untouched."""
 
 
 class DamagedError(CheckpointError):
-    """A sealed folder that is incomplete, or whose files are not those that were sealed."""
+    """A sealed folder that is incomplete or was altered."""
 
 
 class GuardError(TextGymError, AssertionError):
-    """What must never change while a policy learns did change, such as the reference policy."""
+    """Something that must not change during training has changed, such as the reference policy."""
 
 
 class CheckError(TextGymError, AssertionError):
-    """An environment or a reward that breaks a law; says which one, and what to mend."""
+    """An environment or a reward that breaks a law; the message says which one and what to fix."""
 
 
 class UnknownNameError(TextGymError, KeyError):
@@ -112,7 +112,7 @@ class UnknownNameError(TextGymError, KeyError):
 
 
 def excerpt(text: str, width: int = 60) -> str:
-    r"""The start of a text for an error message: one line, control characters escaped.
+    r"""Return the start of a text for an error message, on one line, with control characters escaped.
 
     >>> excerpt("two\nlines")
     "'two\\nlines'"

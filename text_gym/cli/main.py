@@ -121,7 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         name, rest = _split(argv)
         read, run, _ = COMMANDS[name]
-        found = _load(read)(rest)  # before what runs is loaded: help and mistakes need no PyTorch
+        found = _load(read)(
+            rest
+        )  # read the options before loading what runs: help and mistakes need no PyTorch
         return int(_load(run)(*found))
     except TextGymError as error:
         if debug:
@@ -139,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _load(place: str) -> Any:
-    """The function at `module:name`."""
+    """Import the function at `module:name`."""
     module, _, function = place.partition(":")
     return getattr(importlib.import_module(module), function)
 
@@ -157,7 +159,7 @@ text-gym COMMAND --help shows a command's options; --debug shows tracebacks."""
 
 
 def _split(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """A command of one or two words, and the words after it."""
+    """Split the arguments into a command of one or two words and the words after it."""
     for words in (2, 1):
         name = " ".join(argv[:words])
         if name in COMMANDS:

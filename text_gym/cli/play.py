@@ -46,7 +46,7 @@ def run_play(options: PlayOptions) -> int:
 
 
 def _typed_lines() -> Iterator[str]:
-    """Lines a person types, with a prompt on a terminal; ends at the end of the input."""
+    """Yield the lines a person types, with a prompt on a terminal, until the input ends."""
     while True:
         try:
             yield input("> " if sys.stdin.isatty() else "")
@@ -112,7 +112,7 @@ def play(env: TextEnv, console: Console, lines: Iterator[str], seed: int | None 
 
 
 def _tokens(tokenizer: Tokenizer, line: str, console: Console) -> Sequence[int]:
-    """The ids a typed line stands for."""
+    """Return the ids a typed line stands for."""
     command = line.strip()
     if command == ".":
         if not tokenizer.eos_ids:

@@ -1,4 +1,4 @@
-"""What `text-gym reward train` and `text-gym reward score` do: opinions in, a model and its figures out."""
+"""Runs `text-gym reward train` and `text-gym reward score`: opinions in, a model and its figures out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from text_gym.rewards.source import RewardSource
 from text_gym.tokenizer import ByteTokenizer, PretrainedTokenizer
 from text_gym.utils.json_files import write_json
 
-_TOKENIZER = ByteTokenizer()  # learned models read text; what carries it there does not matter
+_TOKENIZER = ByteTokenizer()  # learned models read text, so any tokenizer will do to carry it
 
 
 def run_reward_train(options: RewardTrainOptions, config: NgramConfig | RewardTrainingConfig) -> int:
@@ -51,7 +51,7 @@ def train_reward(
     config: NgramConfig | RewardTrainingConfig,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Train, judge on held-out prompts, and save the model in `options.out`.
+    """Train a reward model, evaluate it on held-out prompts, and save it in `options.out`.
 
     Returns:
         What is written to `summary.json`: accuracy and calibration for pairs, Spearman for each criterion of
@@ -91,7 +91,7 @@ def train_reward(
 
 
 def judge_reward(source: RewardSource, opinions: Opinions, seed: int = 0) -> dict[str, Any]:
-    """How well a reward agrees with opinions.
+    """Measure how well a reward agrees with opinions.
 
     Args:
         source: The reward.
@@ -166,7 +166,7 @@ def _member(
     number: int,
     console: Console,
 ) -> NgramModel | RewardModel:
-    """The ensemble's member of this number."""
+    """Train the ensemble's member with this number."""
     own = replace(config, seed=config.seed + number)
     if options.kind == "ngrams":
         return NgramModel.fit(train if options.members == 1 else _resampled(train, own.seed), criteria, own)
@@ -195,7 +195,7 @@ def _split(opinions: Opinions, held_out: float, seed: int) -> tuple[Opinions, Op
 
 
 def _resampled(opinions: Sequence[Any], seed: int) -> list[Any]:
-    """Opinions on as many prompts, drawn with replacement (Breiman 1996)."""
+    """Resample the opinions by prompt, with replacement (bagging, Breiman 1996)."""
     groups: dict[str, list[Any]] = {}
     for o in opinions:
         groups.setdefault(o.prompt.id, []).append(o)
@@ -205,7 +205,7 @@ def _resampled(opinions: Sequence[Any], seed: int) -> list[Any]:
 
 
 def _episodes(opinions: Opinions) -> list[Episode]:
-    """The texts that the opinions are about; of pairs, chosen and rejected in turn."""
+    """Return the texts the opinions are about; pairs give chosen and rejected in turn."""
     texts = [
         (o.prompt, text)
         for o in opinions
