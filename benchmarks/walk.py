@@ -67,6 +67,7 @@ def main() -> None:
 def iteration(**settings: Any) -> Walk:
     """Walk through one iteration of PPO with these settings."""
     task = load_task("products")
+    assert task.policy is not None
     policy = Policy.from_pretrained(task.policy, device="cpu")
     env = TextVectorEnv(task=task, num_envs=EPISODES, numbering="global")
     agent = PPO(policy, env, PPOConfig(iterations=2, target_kl=None, **settings))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from text_gym.agents import GRPO, PPO, REINFORCE, RLOO, Agent, BestOfN, load_algorithm
@@ -9,7 +11,9 @@ from text_gym.errors import UnknownNameError
 
 
 def test_every_algorithm_has_its_name_and_its_settings() -> None:
-    expected = {"ppo": PPO, "grpo": GRPO, "rloo": RLOO, "reinforce": REINFORCE, "best_of_n": BestOfN}
+    expected: dict[str, type[Agent[Any]]] = {
+        "ppo": PPO, "grpo": GRPO, "rloo": RLOO, "reinforce": REINFORCE, "best_of_n": BestOfN
+    }  # fmt: skip
     assert {name: load_algorithm(name) for name in ALGORITHMS} == expected
     assert {name: kind.config_class for name, kind in expected.items()} == CONFIGS
     assert all(issubclass(kind, Agent) for kind in expected.values())

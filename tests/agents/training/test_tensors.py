@@ -10,6 +10,7 @@ import torch
 from tests.small_models import small_policy
 from text_gym import TextVectorEnv, WordTokenizer
 from text_gym.agents import PPO, PPOConfig
+from text_gym.agents.policies.critic import Critic
 from text_gym.agents.training.tensors import (
     form_of,
     load_optimizer,
@@ -30,11 +31,11 @@ def learner(iterations: int, **settings: Any) -> PPO:
 
 def test_every_weight_and_buffer_stands_once_under_the_name_of_its_network() -> None:
     agent = learner(0, critic="separate")
-    assert agent.critic is not None
+    assert isinstance(agent.critic, Critic)
     found = network_tensors(agent)
     assert {name.partition("/")[0] for name in found} == {"policy", "critic"}
     assert found[f"policy/{WEIGHT}"].data_ptr() == agent.policy.get_parameter(WEIGHT).data_ptr()
-    assert found["critic/value_head.weight"].data_ptr() == agent.critic.value_head.weight.data_ptr()  # type: ignore[union-attr]
+    assert found["critic/value_head.weight"].data_ptr() == agent.critic.value_head.weight.data_ptr()
     places = [tensor.data_ptr() for tensor in found.values()]
     assert len(set(places)) == len(places)  # the output layer is the embedding
     for network in agent.networks.values():
