@@ -28,7 +28,8 @@ from text_gym.rewards.source import RewardSource, as_reward_source
 from .advantages import masked_mean
 from .agent import Agent
 from .configs import AgentConfig, BestOfNConfig
-from .policy_gradient import check_groups, grouped_returns, minibatches
+from .groups import grouped_returns
+from .policy_gradient import minibatches
 
 ROWS = 128  # episodes played side by side when sampling
 
@@ -129,16 +130,6 @@ class BestOfN(Agent[BestOfNConfig]):
     """
 
     config_class: ClassVar[type[AgentConfig]] = BestOfNConfig
-
-    def __init__(
-        self,
-        policy: Policy,
-        env: TextVectorEnv,
-        config: BestOfNConfig | None = None,
-        reference: Policy | None = None,
-    ) -> None:
-        super().__init__(policy, env, config or BestOfNConfig(), reference)
-        check_groups(env, self.config.n)
 
     def collect(self) -> Rollout:
         """Play the next `B` episodes of the stream `config.seed`."""

@@ -7,6 +7,7 @@ past its end. Advantages are not here: they are an algorithm's opinion of a roll
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ class Rollout:
             found = tuple(getattr(self, name).shape)
             assert found == shape, f"{name} has shape {found}, expected {shape}"
 
-    @property
+    @cached_property
     def mask(self) -> Tensor:
         """`(B, T)` bool: True for the tokens of the completions."""
         steps = torch.arange(self.rewards.shape[1], device=self.lengths.device)

@@ -25,8 +25,8 @@ from tests.tiny_world import (
 )
 from text_gym import TextVectorEnv, load_task
 from text_gym.agents import RLOO, RLOOConfig
+from text_gym.agents.algorithms.policy_gradient import Part
 from text_gym.agents.algorithms.rloo import leave_one_out
-from text_gym.agents.policies.micro_batches import Part
 from text_gym.agents.training.metrics import Metrics
 from text_gym.errors import ConfigError
 from text_gym.tasks.enumerable import optimal_policy
