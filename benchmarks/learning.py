@@ -26,7 +26,8 @@ from machine import save
 from rich.console import Console
 
 from text_gym import load_task
-from text_gym.agents import SFTConfig, load_algorithm
+from text_gym.agents import SFTConfig
+from text_gym.agents.algorithms.by_name import load_algorithm
 from text_gym.cli.options.sft import SFTOptions
 from text_gym.cli.sft import sft
 from text_gym.data import Data

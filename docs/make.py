@@ -23,7 +23,7 @@ PACKAGES = ("text_gym", "text_gym.agents", "text_gym.reward_models", "text_gym.b
 # What each folder holds, by floor from the ground up; the widths of boxes follow from it.
 SAYS = {
     "text_gym": "episode, tokenizer,\ndata, errors",
-    "text_gym.utils": "files, locks,\nintervals",
+    "text_gym.utils": "files, locks,\nintervals, sandbox",
     "text_gym.plot": "curves, trees,\nSVG and PNG",
     "text_gym.pages": "the frame of\nevery report",
     "text_gym.rewards": "one protocol,\nsums, transforms",

@@ -16,7 +16,7 @@ from text_gym.pages.page import render_page
 from text_gym.plot.canvas import to_svg
 from text_gym.plot.estimates import Estimate, intervals
 from text_gym.plot.points import scatter
-from text_gym.reward_models.scripted.rules import words
+from text_gym.reward_models.scripted.rules import split_words
 from text_gym.utils.display import harmless
 from text_gym.utils.interval import Interval
 from text_gym.utils.json_files import write_json
@@ -85,7 +85,7 @@ def _figures(found: Audit) -> dict[str, Any]:
     correlations: Series = {"as it is": [s.correlation for s in found.surfaces]}
     if found.gold is not None:
         correlations["at equal gold"] = [s.partial for s in found.surfaces]
-    length = np.array([len(words(text)) for text in found.texts], dtype=np.float64)
+    length = np.array([len(split_words(text)) for text in found.texts], dtype=np.float64)
     figures: dict[str, Any] = {}
     shown = found.parts[:_SHOWN_PARTS]
     if shown:

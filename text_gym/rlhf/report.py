@@ -27,7 +27,7 @@ _CRITERIA = 7  # whose agreement is drawn
 _SAMPLES = 4  # prompts whose texts are shown
 
 
-def write_report(folder: Path, rounds: int) -> Path:
+def write_rlhf_report(folder: Path, rounds: int) -> Path:
     """Write `report.html` about the first rounds of a run; returns its path."""
     found = [_read(folder / f"round-{n}" / "evaluation.json") for n in range(1, rounds + 1)]
     rows = [f["row"] for f in found]

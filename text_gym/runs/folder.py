@@ -36,7 +36,7 @@ PANELS = (
 
 
 class RunFolder:
-    """Writes a run's files; rows reach the disk as they are made. No other process can write them meanwhile.
+    """Writes a run's files, each row as soon as it is made, and locks the folder against other processes.
 
     Args:
         folder: Where; made if need be.
@@ -94,7 +94,7 @@ class RunFolder:
         self._lock.release()
 
     def rewind(self, iteration: int) -> None:
-        """Forget the rows after this iteration: they are to be made again."""
+        """Drop the rows after this iteration, because they will be made again."""
         self._metrics.close()
         self.rows = [row for row in self.rows if row["iteration"] <= iteration]
         file = self.path / "metrics.jsonl"
@@ -118,7 +118,7 @@ class RunFolder:
             stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
 
     def sync(self) -> None:
-        """Force the rows so far to the disk, before a checkpoint that counts on them."""
+        """Flush the rows to the disk, before a checkpoint that relies on them."""
         os.fsync(self._metrics.fileno())
 
     def write_json(self, name: str, content: Any) -> None:
@@ -134,7 +134,7 @@ class RunFolder:
         (self.path / "samples.md").write_text("\n".join(parts), encoding="utf-8")
 
     def _writer(self, step: int) -> Any:
-        """TensorBoard's; what an earlier process wrote of this step and later ones counts no more."""
+        """Open TensorBoard's writer, which discards what an earlier process wrote from this step on."""
         if self._events is None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -201,7 +201,7 @@ def draw_curves(
 
 
 def named(scores: Mapping[str, float]) -> str:
-    """Rewards of a text with their names, in brackets; nothing if there are none.
+    """Format a text's rewards with their names in brackets; nothing if there are none.
 
     >>> named({"gold": 0.617, "length": 1.0})
     ' (gold 0.62, length 1.00)'
@@ -211,7 +211,7 @@ def named(scores: Mapping[str, float]) -> str:
 
 
 def check_settings(folder: str | Path, config: Mapping[str, Any]) -> None:
-    """Make sure that a folder holds a run with these settings.
+    """Check that a folder holds a run with these settings.
 
     Raises:
         ConfigError: It holds none, or one with others; they are named.
@@ -228,7 +228,7 @@ def check_settings(folder: str | Path, config: Mapping[str, Any]) -> None:
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """What the run in a folder was started with.
+    """Read the settings that the run in a folder was started with.
 
     Raises:
         ConfigError: There is no run, or its `config.json` cannot be read.
@@ -243,7 +243,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
 
 def _read_rows(file: Path) -> list[dict[str, float]]:
-    """Rows that were written whole; the last one need not be."""
+    """Read the complete rows; the last one may be torn."""
     lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
     try:
         return [{k: math.nan if v is None else v for k, v in json.loads(line).items()} for line in lines]
@@ -252,12 +252,12 @@ def _read_rows(file: Path) -> list[dict[str, float]]:
 
 
 def default_folder(task: str, algorithm: str) -> Path:
-    """`runs/<task>-<algorithm>-<time>`."""
+    """Return `runs/<task>-<algorithm>-<time>`."""
     return Path("runs") / f"{Path(task).stem}-{algorithm}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _fence(text: str) -> str:
-    """A code block that no text can close."""
+    """Wrap a text in a code block that it cannot close."""
     ticks = "```"
     while ticks in text:
         ticks += "`"
