@@ -246,6 +246,7 @@ def test_a_judge_that_goes_down_stops_the_run_which_goes_on_when_it_is_back(
     monkeypatch.setenv("TINY_KEY", "sk-test-0123456789")
     options = ["--iterations", "7", "--episodes", "8", "--checkpoint-every", "4", "--seed", "4"]
     options += ["--data", "data.csv", "--policy", "start", "--max-tokens", "8", "--reward", "mine.py:judge"]
+    options += ["--no-sandbox"]  # a judge needs the network
     # Texts of two held-out prompts, then 8 texts an iteration: it goes down in the third.
     asked = 2 + 2 * 8
     down = range(asked, 10**9)
