@@ -142,7 +142,9 @@ class Worker:
 
     def _raise(self, answer: Mapping[str, Any]) -> NoReturn:
         cause = as_error(self.name, answer.get("cause"), self._sandbox.limits)
-        kind = getattr(errors, str(answer.get("failed")), None)
+        names = answer.get("failed")
+        names = names if isinstance(names, list) else []
+        kind = next((getattr(errors, str(n)) for n in names if hasattr(errors, str(n))), None)
         arguments = answer.get("arguments")
         if isinstance(kind, type) and issubclass(kind, TextGymError) and isinstance(arguments, list):
             texts = [str(a)[:_LONGEST] for a in arguments if not isinstance(a, list)]
@@ -212,7 +214,7 @@ def serve(message: Mapping[str, Any], data: bytes = b"") -> Any:
     try:
         return _serve(message, data)
     except Exception as error:
-        ours = type(error).__name__ if isinstance(error, TextGymError) else ""
+        ours = [kind.__name__ for kind in type(error).__mro__ if issubclass(kind, TextGymError)]
         arguments = [a if isinstance(a, list) else str(a) for a in error.args]
         return {"failed": ours, "arguments": arguments, "cause": described(error.__cause__ or error)}
 
