@@ -159,7 +159,7 @@ def test_harm_is_contained_and_named(file: Path) -> None:
     assert source.missing == {}
     cases = {
         "write": r"reward 'harm' raised PermissionError: .*may write only to its temporary folder",
-        "call": r"reward 'harm' raised OSError: .*Network is down.*; the sandbox gives no network",
+        "call": r"reward 'harm' raised OSError.*; the sandbox gives no network.*--no-sandbox",
         "hang": r"reward 'harm' took longer than 0\.5 s for 1 episodes",
         "die": r"reward 'harm': .*its worker process died \(exit code 9\)",
         "leave": r"reward 'harm': .*SystemExit",
@@ -182,6 +182,9 @@ def test_answers_are_checked_here_not_there(file: Path, lie: str) -> None:
 def test_a_file_that_cannot_be_loaded_in_a_sandbox_says_how_to_go_on(file: Path) -> None:
     file.write_text("import os\nos._exit(1)\n")
     with pytest.raises(RewardError, match=r"process died.*--no-sandbox"):
+        load_reward(f"{file}:f")
+    file.write_text("import os\nkey = os.environ['MY_API_KEY']\n")
+    with pytest.raises(RewardError, match=r"raised KeyError: 'MY_API_KEY'.*--no-sandbox"):
         load_reward(f"{file}:f")
 
 

@@ -82,10 +82,14 @@ class SandboxedReward(RewardSource):
         if self._process is None or not self._process.alive:
             try:
                 self._process = Worker.of_file(
-                    self.file, self.function, self.prompts, self.kwargs, self.limits
+                    self.file, self.function, self.prompts, self.kwargs, self.limits, _WAY_OUT
                 )
-            except SandboxError as error:
-                raise RewardError(f"reward {self.function!r} of {self.file}: {error}{_WAY_OUT}") from error
+            except (SandboxError, RewardError) as error:
+                own = "" if _WAY_OUT in str(error) else _WAY_OUT
+                where = (
+                    f"reward {self.function!r} of {self.file}: " if isinstance(error, SandboxError) else ""
+                )
+                raise RewardError(f"{where}{error}{own}") from error.__cause__ or error
             self._process.name = self.name
         return self._process
 

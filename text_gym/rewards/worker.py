@@ -41,6 +41,7 @@ class Worker:
         job: How the worker gets its source: see `of_object` and `of_file`.
         limits: What it may use; `seconds` is given with each batch.
         data: Pickled, what belongs to the job.
+        way_out: What to do after it ran into a limit; part of the error.
 
     Attributes:
         traits: Name and attributes of the source, as it says.
@@ -50,9 +51,12 @@ class Worker:
         TextGymError: The source could not be made there; the error that was raised there, where it is ours.
     """
 
-    def __init__(self, name: str, job: Mapping[str, Any], limits: SandboxLimits, data: bytes) -> None:
+    def __init__(
+        self, name: str, job: Mapping[str, Any], limits: SandboxLimits, data: bytes, way_out: str = ""
+    ) -> None:
         self.name = name
         self.last_failure: str | None = None
+        self.way_out = way_out
         self._known: set[str] = set()
         self._sandbox = Sandbox(f"{__name__}:serve", limits)
         self.traits: dict[str, Any] = self.ask(job, START_SECONDS, data)
@@ -77,11 +81,17 @@ class Worker:
 
     @classmethod
     def of_file(
-        cls, file: Path, name: str, prompts: Any, kwargs: Mapping[str, Any], limits: SandboxLimits
+        cls,
+        file: Path,
+        name: str,
+        prompts: Any,
+        kwargs: Mapping[str, Any],
+        limits: SandboxLimits,
+        way_out: str,
     ) -> Worker:
         """A worker that runs a file and makes a source of a name in it, under limits."""
         job = {"file": str(file), "name": name}
-        return cls(name, job, limits, pickle.dumps((prompts, dict(kwargs))))
+        return cls(name, job, limits, pickle.dumps((prompts, dict(kwargs))), way_out)
 
     @property
     def alive(self) -> bool:
@@ -132,12 +142,14 @@ class Worker:
 
     def _raise(self, answer: Mapping[str, Any]) -> NoReturn:
         cause = as_error(self.name, answer.get("cause"), self._sandbox.limits)
-        kind = getattr(errors, str(answer.get("failed")), None)
+        names = answer.get("failed")
+        names = names if isinstance(names, list) else []
+        kind = next((getattr(errors, str(n)) for n in names if hasattr(errors, str(n))), None)
         arguments = answer.get("arguments")
         if isinstance(kind, type) and issubclass(kind, TextGymError) and isinstance(arguments, list):
             texts = [str(a)[:_LONGEST] for a in arguments if not isinstance(a, list)]
             if cause.hint and kind is RewardError:
-                texts = [f"{texts[0]}; {cause.hint}"] if texts else texts
+                texts = [f"{'; '.join(texts)}; {cause.hint}{self.way_out}"]
             lists = [[str(x)[:_LONGEST] for x in a[:_LONGEST]] for a in arguments if isinstance(a, list)]
             try:
                 error = kind(*texts, *lists)
@@ -202,7 +214,7 @@ def serve(message: Mapping[str, Any], data: bytes = b"") -> Any:
     try:
         return _serve(message, data)
     except Exception as error:
-        ours = type(error).__name__ if isinstance(error, TextGymError) else ""
+        ours = [kind.__name__ for kind in type(error).__mro__ if issubclass(kind, TextGymError)]
         arguments = [a if isinstance(a, list) else str(a) for a in error.args]
         return {"failed": ours, "arguments": arguments, "cause": described(error.__cause__ or error)}
 
