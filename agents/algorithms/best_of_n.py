@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -20,14 +19,17 @@ from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.sampling.sampler import Sampling, rollout
 from text_gym.agents.training.metrics import Metrics
+from text_gym.envs.episode_batch import EpisodeBatch
+from text_gym.envs.options import EpisodeOptions
 from text_gym.envs.vector import TextVectorEnv
-from text_gym.episode import Episode, Prompt
+from text_gym.episode import Episode, FloatArray, Prompt
 from text_gym.rewards.source import RewardSource, as_reward_source
 
 from .advantages import masked_mean
 from .agent import Agent
 from .configs import AgentConfig, BestOfNConfig
-from .policy_gradient import check_groups, grouped_returns, minibatches
+from .groups import grouped_returns
+from .policy_gradient import minibatches
 
 ROWS = 128  # episodes played side by side when sampling
 
@@ -37,7 +39,7 @@ class Candidates(NamedTuple):
 
     best: list[Episode]  # N, the chosen ones
     episodes: list[Episode]  # N * n, all of them, a prompt's one after another
-    rewards: npt.NDArray[np.float64]  # (N, n), by the source that chose; NaN where it declined to judge
+    rewards: FloatArray  # (N, n), by the source that chose; NaN where it declined to judge
 
 
 def best_of_n(
@@ -68,27 +70,25 @@ def best_of_n(
     prompts = list(env.prompts if prompts is None else prompts)
     total = len(prompts) * n
     rows = min(total, n * max(1, ROWS // max(1, n)))
-    playing = TextVectorEnv(
-        prompts,
-        env.tokenizer,
-        env.reward if reward is None else as_reward_source(reward),
-        env.max_tokens,
-        num_envs=rows,
+    given = env.batch.options
+    options = EpisodeOptions(
         limit="end",
-        stop=env.stop,
+        stop=given.stop,
+        mask=given.mask,
+        on_bad_reward=given.on_bad_reward,
         shuffle=False,
         group_size=n,
         context=policy.context,
-        on_bad_reward=env.on_bad_reward,
-        mask=env.mask,
     )
+    source = env.reward if reward is None else as_reward_source(reward)
+    playing = EpisodeBatch(prompts, env.tokenizer, source, env.max_tokens, rows, options)
     episodes: list[Episode] = []
-    found: list[npt.NDArray[np.float64]] = []
+    found: list[FloatArray] = []
     for first in range(0, total, rows):
         index = np.arange(first, first + rows) % total  # the last batch wraps around; the surplus is cut
         batch = rollout(policy, playing, index, seed=seed, sampling=sampling)
         episodes += batch.episodes
-        found.append(np.where(batch.scores.abstained, np.nan, batch.scores.totals))
+        found.append(batch.scores.totals_or_nan)
     rewards = np.concatenate(found)[:total].reshape(-1, n)
     best = choose_best(torch.from_numpy(rewards), torch.from_numpy(~np.isnan(rewards))).tolist()
     return Candidates([episodes[i * n + j] for i, j in enumerate(best)], episodes[:total], rewards)
@@ -130,16 +130,6 @@ class BestOfN(Agent[BestOfNConfig]):
     """
 
     config_class: ClassVar[type[AgentConfig]] = BestOfNConfig
-
-    def __init__(
-        self,
-        policy: Policy,
-        env: TextVectorEnv,
-        config: BestOfNConfig | None = None,
-        reference: Policy | None = None,
-    ) -> None:
-        super().__init__(policy, env, config or BestOfNConfig(), reference)
-        check_groups(env, self.config.n)
 
     def collect(self) -> Rollout:
         """Play the next `B` episodes of the stream `config.seed`."""

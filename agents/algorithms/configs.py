@@ -54,6 +54,11 @@ class AgentConfig:
         if self.on_decline not in ("warn", "stop"):
             raise ConfigError(f"on_decline is {self.on_decline!r}; choose warn or stop")
 
+    @property
+    def group_size(self) -> int:
+        """Episodes that share a prompt; 1 where an algorithm compares none with each other."""
+        return 1
+
 
 @dataclass(frozen=True)
 class BestOfNConfig(AgentConfig):
@@ -79,11 +84,22 @@ class BestOfNConfig(AgentConfig):
         super().__post_init__()
         if self.kl_coef or self.kl_target is not None:
             raise ConfigError("best-of-n has no KL penalty: leave kl_coef at 0 and kl_target at None")
+        _check_group("n", self.n)
         for name in ("epochs", "minibatches"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.sample_from not in ("policy", "reference"):
             raise ConfigError(f"sample_from is {self.sample_from!r}; choose policy or reference")
+
+    @property
+    def group_size(self) -> int:
+        """Episodes that share a prompt: the `n` among which the best is chosen."""
+        return self.n
+
+
+def _check_group(name: str, size: int) -> None:
+    if size < 2:
+        raise ConfigError(f"{name} is {size}; a group needs at least 2 episodes to compare")
 
 
 @dataclass(frozen=True)
@@ -183,6 +199,7 @@ class GRPOConfig(PolicyGradientConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_group("group_size", self.group_size)
         if self.length_normalisation not in ("sequence", "token", "constant"):
             raise ConfigError(
                 f"length_normalisation is {self.length_normalisation!r}; choose sequence, token or constant"
@@ -271,6 +288,10 @@ class RLOOConfig(PolicyGradientConfig):
     kl_coef: float = 0.02
     epochs: int = 2
     group_size: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_group("group_size", self.group_size)
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from text_gym.agents.policies.policy import FUSED, Policy
-from text_gym.agents.training.gradients import apply_gradients, backward
 from text_gym.agents.training.metrics import Metrics
 from text_gym.episode import Prompt
 
 from .configs import DPOConfig
-from .sft import encode_pairs, padded, warmup_cosine
+from .sft import encode_pairs, padded, take_step, warmup_cosine
 
 Preference = tuple[Prompt, str, str]  # prompt, chosen, rejected
 
@@ -87,9 +86,7 @@ class DPO:
             log_ratio = self._log_probs(policy, rows) - self.reference_log_probs[rows]
             chosen, rejected = config.beta * log_ratio.view(2, -1)
             loss = dpo_loss(chosen, rejected, config.label_smoothing).mean()
-            where = f"step {step}; lower learning_rate"
-            backward(optimizer, loss, where)
-            norm = apply_gradients([policy], optimizer, config.max_grad_norm, where)[0]
+            norm = take_step(policy, optimizer, loss, config.max_grad_norm, step)
             self.steps += 1
             metrics = {
                 "step": step + 1,

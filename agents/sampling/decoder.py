@@ -11,17 +11,15 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from text_gym.agents.policies.policy import Policy
+from text_gym.episode import BoolArray, IntArray
 from text_gym.models.cpu.fast_path import fast_path
 from text_gym.models.layer_cache import Reader
 
 from .kv_cache import AnyReader, KeyValues
-
-IntArray = npt.NDArray[np.int64]
 
 
 class Decoder:
@@ -53,8 +51,10 @@ class Decoder:
     ) -> None:
         longest = int(lengths.max())
         reader = fastest_reader(policy, longest + room) if fast else None
-        self._cache: _Own | _Library = (
-            _Library(policy) if reader is None else _Own(policy, len(tokens), longest + room, reader)
+        self._cache: _OwnCache | _LibraryCache = (
+            _LibraryCache(policy)
+            if reader is None
+            else _OwnCache(policy, len(tokens), longest + room, reader)
         )
         self.logits = policy.logits_of_fixed_weights()
         self.states = self._cache.begin(tokens[:, :longest], lengths)
@@ -74,7 +74,7 @@ class Decoder:
         self.states = self.states[torch.from_numpy(rows).to(self.states.device)]
 
 
-def survivors(live: npt.NDArray[np.bool_]) -> IntArray:
+def survivors(live: BoolArray) -> IntArray:
     """The rows that live, in an order in which most stay where they are.
 
     >>> survivors(np.array([True, False, True, False, False, True]))
@@ -85,7 +85,7 @@ def survivors(live: npt.NDArray[np.bool_]) -> IntArray:
     return rows
 
 
-class _Own:
+class _OwnCache:
     """Right-padded prompts in a `KeyValues` cache."""
 
     def __init__(self, policy: Policy, rows: int, width: int, reader: Reader) -> None:
@@ -107,7 +107,7 @@ class _Own:
         self._lengths = self._lengths[rows]
 
 
-class _Library:
+class _LibraryCache:
     """The cache of `transformers`, whose rows must all end at the same place: padded on the left."""
 
     def __init__(self, policy: Policy) -> None:

@@ -10,14 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from text_gym.agents.policies.policy import Policy
+from text_gym.episode import IntArray
 from text_gym.models.layer_cache import LayerCache, Reader
-
-IntArray = npt.NDArray[np.int64]
 
 
 class KeyValues:
@@ -48,7 +46,7 @@ class KeyValues:
         self._dtype = next(policy.model.parameters()).dtype
         self._layers = [LayerCache(rows, width) for _ in range(config.num_hidden_layers)]
         self._columns = np.arange(width)
-        self._where = torch.arange(rows, device=policy.device)  # rows of the layers, if it reads anywhere
+        self._where = torch.arange(rows, device=policy.device)  # rows of the layers, if it reads in place
 
     def prefill(self, tokens: Tensor, lengths: IntArray, rows: IntArray | None = None) -> Tensor:
         """Read sequences from their beginning.
@@ -63,7 +61,7 @@ class KeyValues:
         """
         where: slice | Tensor = slice(None) if rows is None else torch.from_numpy(rows).to(self._device)
         for layer in self._layers:
-            layer.place(self._where[where] if self._reader.anywhere else where)
+            layer.place(self._where[where] if self._reader.reads_in_place else where)
         positions = torch.arange(tokens.shape[1], device=self._device).expand(tokens.shape)
         last = torch.from_numpy(lengths - 1).to(self._device)
         return self._reader(self._layers, tokens, positions, None, last)
@@ -79,7 +77,7 @@ class KeyValues:
             `(B, D)` states of these tokens.
         """
         positions = torch.from_numpy(at).to(self._device)
-        if self._reader.anywhere:
+        if self._reader.reads_in_place:
             for layer in self._layers:
                 layer.place(self._where, positions)
             return self._reader(self._layers, tokens[:, None], positions[:, None], None, None)
@@ -101,7 +99,7 @@ class KeyValues:
 
     def keep(self, rows: IntArray) -> None:
         """Go on with fewer rows: row `i` is from now on what row `rows[i]` was. Only those that move cost."""
-        if self._reader.anywhere:
+        if self._reader.reads_in_place:
             self._where = self._where[torch.from_numpy(rows).to(self._device)]
             return
         moved = np.flatnonzero(rows != np.arange(len(rows)))
@@ -114,7 +112,7 @@ class KeyValues:
 class AnyReader:
     """Reading through the model's own code, whatever its architecture."""
 
-    anywhere = False
+    reads_in_place = False
 
     def __init__(self, policy: Policy) -> None:
         from transformers.cache_utils import DynamicLayer

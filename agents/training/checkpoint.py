@@ -27,8 +27,15 @@ from text_gym.rewards.source import RewardSource
 from text_gym.tokenizer import Tokenizer
 from text_gym.utils.sealed import check_sealed, read_about, restore_replaced, write_sealed
 
-from .objective import Estimate, Objective
-from .tensors import Resumable, _form, _load_optimizer, _network_tensors, _optimizer_tensors, _parameters
+from .objective import Objective, ObjectiveEstimate
+from .tensors import (
+    Resumable,
+    form_of,
+    load_optimizer,
+    network_tensors,
+    optimizer_tensors,
+    trained_parameters,
+)
 
 LOG = logging.getLogger("text_gym")
 REFERENCE, TENSORS = "reference", "agent.safetensors"
@@ -122,7 +129,7 @@ class Checkpoints:
             ) from error
 
         def fill(folder: Path) -> None:
-            tensors = _network_tensors(agent) | _optimizer_tensors(agent)
+            tensors = network_tensors(agent) | optimizer_tensors(agent)
             save_file({name: t.contiguous() for name, t in tensors.items()}, folder / TENSORS)
 
         target = self.folder / f"{agent.iteration:08d}"
@@ -158,18 +165,18 @@ class Checkpoints:
                 f"{folder} was learnt against another reference policy; use that in {self.folder / REFERENCE}"
             )
         saved = load_file(folder / TENSORS)
-        own = _network_tensors(agent)
+        own = network_tensors(agent)
         kinds = tuple(f"{kind}/" for kind in agent.networks)
         weights = {name: saved.pop(name) for name in list(saved) if name.startswith(kinds)}
-        wrong = [n for n in weights.keys() | own.keys() if _form(weights.get(n)) != _form(own.get(n))]
-        wrong += [n for n in saved if n.partition("/")[2] not in _parameters(agent)]
+        wrong = [n for n in weights.keys() | own.keys() if form_of(weights.get(n)) != form_of(own.get(n))]
+        wrong += [n for n in saved if n.partition("/")[2] not in trained_parameters(agent)]
         if wrong:
             raise ConfigError(f"{folder} is of another model: {min(wrong)} differs in name, shape or type")
         agent.load_state_dict(state["agent"])
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(weights[name])
-        _load_optimizer(agent, saved)
+        load_optimizer(agent, saved)
         agent.between_iterations = True
         return agent.iteration
 
@@ -312,7 +319,7 @@ class Checkpoints:
                 scores[first] = start.mean
         return {folder: score for folder, score in scores.items() if score is not None}
 
-    def _objective(self, folder: Path, latest: Objective, coefficient: float) -> Estimate | None:
+    def _objective(self, folder: Path, latest: Objective, coefficient: float) -> ObjectiveEstimate | None:
         """The objective of a checkpoint's policy under a β; None if it was saved without one."""
         if int(folder.name) == latest.began:
             return latest.start(coefficient)

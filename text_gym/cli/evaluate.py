@@ -1,4 +1,4 @@
-"""`text-gym sample` and `text-gym evaluate`: let a policy write, and measure what it writes."""
+"""`text-gym sample` and `text-gym evaluate` let a policy write and measure what it writes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from text_gym.agents.policies.policy import Policy
-from text_gym.agents.sampling.evaluation import evaluate as measure
+from text_gym.agents.sampling.evaluation import evaluate
 from text_gym.agents.sampling.sampler import Sampling
 from text_gym.cli.options.evaluate import EvaluateOptions, SampleOptions
 from text_gym.data import Data
@@ -37,7 +37,7 @@ def run_sample(options: SampleOptions) -> int:
 
 def run_evaluate(options: EvaluateOptions) -> int:
     """Run `text-gym evaluate`."""
-    evaluate(options)
+    evaluate_policy(options)
     return 0
 
 
@@ -51,12 +51,12 @@ def sample(options: SampleOptions, console: Console | None = None) -> list[str]:
     reward = (lambda episodes: [0.0] * len(episodes)) if options.texts else task.reward
     env = TextVectorEnv(prompts, policy.tokenizer, reward, task.max_tokens, shuffle=False)
     sampling = Sampling(options.temperature, options.top_k, options.top_p, options.greedy)
-    found = measure(policy, env, sampling=sampling, seed=options.seed, episodes_per_prompt=repeats)
+    found = evaluate(policy, env, sampling=sampling, seed=options.seed, episodes_per_prompt=repeats)
     for episode, value in zip(found.episodes, found.rewards, strict=True):
         if options.json:
             row: dict[str, Any] = {"prompt": episode.prompt.text, "completion": episode.completion}
             if not options.texts and task.has_gold:
-                row["gold"] = float(value) if value == value else None  # the source had no opinion
+                row["gold"] = float(value) if value == value else None  # the source abstained
             print(json.dumps(row, ensure_ascii=False))
             continue
         console.print(Text(harmless(episode.prompt.text.strip(), newlines=True), style="dim"))
@@ -65,8 +65,8 @@ def sample(options: SampleOptions, console: Console | None = None) -> list[str]:
     return [e.completion for e in found.episodes]
 
 
-def evaluate(options: EvaluateOptions, console: Console | None = None) -> dict[str, Any]:
-    """Print, and write if asked, what a policy's held-out texts are worth.
+def evaluate_policy(options: EvaluateOptions, console: Console | None = None) -> dict[str, Any]:
+    """Print how good a policy's held-out texts are, and write the figures if asked to.
 
     Returns:
         The figures of `judge_texts`, with `policy`, `task` and `reference`: what KL is measured to, or None.
@@ -81,7 +81,7 @@ def evaluate(options: EvaluateOptions, console: Console | None = None) -> dict[s
     reference, found_at = _reference(options, place, policy)
     env = TextVectorEnv(**task.env_kwargs(prompts=task.held_out), shuffle=False)
     sampling = Sampling(temperature=options.temperature, greedy=options.greedy)
-    found = measure(policy, env, reference=reference, sampling=sampling, seed=options.seed)
+    found = evaluate(policy, env, reference=reference, sampling=sampling, seed=options.seed)
     judged = judge_texts(found, task, reward)
     about = {"policy": str(place), "task": task.name, "reference": found_at if reference else None}
     summary = {**about, **judged.summary}
@@ -96,7 +96,7 @@ def evaluate(options: EvaluateOptions, console: Console | None = None) -> dict[s
 
 
 def _reference(options: EvaluateOptions, place: str | Path, policy: Policy) -> tuple[Policy | None, str]:
-    """The policy that KL is measured to, and where it was found; or None, and why it is not known."""
+    """Find the reference policy for the KL and where it was found, or None and the reason."""
     if options.reference is None:
         return load_start(place, policy, options.device)
     name = policy_folder(options.reference)
@@ -111,7 +111,7 @@ def _reference(options: EvaluateOptions, place: str | Path, policy: Policy) -> t
 
 
 def _show(console: Console, task: Task, place: str, summary: Mapping[str, Any], reference: str) -> None:
-    """Print what was measured on what, then a line a figure."""
+    """Print what was measured on what, then one line per figure."""
     width = max(map(len, ["held-out prompts", *rows_of(summary)]))
     data = task.settings.get("data")
     prompts = f"task {task.name!r}"
@@ -136,14 +136,14 @@ def _show(console: Console, task: Task, place: str, summary: Mapping[str, Any], 
 
 
 def data_of(options: Data, **changes: Any) -> Data:
-    """The part of a command's options that is on data."""
+    """Return the part of a command's options that concerns data."""
     return Data(**{f.name: getattr(options, f.name) for f in dataclasses.fields(Data)} | changes)
 
 
 def _task_and_policy(
     name: str | None, data: Data, policy: str | None, max_tokens: int | None
 ) -> tuple[Task, str | Path]:
-    """The task or data a policy is to be tried on, its own if none is named, and the policy's folder.
+    """Load the task or data to evaluate a policy on, its own by default, and find the policy's folder.
 
     Raises:
         ConfigError: There is no policy, or its data is gone, or it was trained on a task made in Python.

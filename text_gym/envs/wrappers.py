@@ -1,6 +1,6 @@
 """Wrappers: observations as text; features of a language model are in `text_gym.agents`.
 
-Masks, stop strings and horizons are no wrappers but arguments of the environment: they change what
+Masks and stop strings are no wrappers but arguments of the environment: they change what
 an episode is, and must be the same for one episode and for a thousand.
 """
 

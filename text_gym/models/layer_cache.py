@@ -12,8 +12,8 @@ class Reader(Protocol):
     """A way of computing the trunk's states with a KV cache."""
 
     @property
-    def anywhere(self) -> bool:
-        """True if it finds rows wherever `LayerCache.rows` says, and masks for itself."""
+    def reads_in_place(self) -> bool:
+        """It reads every row where `LayerCache.rows` says that it lies, and masks for itself."""
         ...
 
     def renew(self) -> None:

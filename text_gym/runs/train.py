@@ -32,7 +32,7 @@ from text_gym.utils.stopping import Stop, stop_signals
 
 from .console import Notes, progress, show_results
 from .folder import RunFolder, Sample, default_folder
-from .judgement import GoldWatch, Judgement, judge, judge_texts
+from .judgement import GoldWatch, Judgement, judge_policy, judge_texts
 from .origin import Start, write_origin
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from text_gym.agents.algorithms.configs import AgentConfig
 
 
-Learner: TypeAlias = "Callable[[RunFolder, Stop, Callable[[dict[str, float]], bool]], Outcome]"
+Learner: TypeAlias = "Callable[[RunFolder, Stop, Callable[[dict[str, float]], bool]], TrainingOutcome]"
 LOG = logging.getLogger("text_gym")
 CHECKPOINTS = "checkpoints"  # in a run's folder
 
@@ -66,7 +66,7 @@ def train(
     resume: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Train, judge on the held-out prompts before and after, and write the run's folder.
+    """Train a policy, judge it on the held-out prompts before and after, and write the run's folder.
 
     It ends with the last policy, or with that of the best checkpoint where its reward − β·KL, on the run's
     own batches, was larger by more than noise (`Checkpoints.take_best`).
@@ -111,7 +111,6 @@ def train(
     """
     if resume and not checkpoint_every:
         raise ConfigError(f"the run in {out} takes no checkpoints (checkpoint_every=0) and cannot be resumed")
-    console = console or Console()
     folder = Path(out) if out else default_folder(task.name, algorithm)
     start = _starting_policy(algorithm, task, policy, device, folder if resume else None)
     came_from = None if start is None else Start.of(start, policy, task)
@@ -119,26 +118,25 @@ def train(
         start = _with_adapter(algorithm, start, lora, not adapter_only, config.seed)
     if start is not None and (bf16 or gradient_checkpointing):
         start.use_less_memory(bf16=bf16, gradient_checkpointing=gradient_checkpointing)
-    job = Job(
-        algorithm,
-        config,
-        task,
-        reward or task.reward,
-        start,
-        episodes,
-        limit,
-        device,
-        checkpoint_every,
-        came_from,
+    reward = reward or task.reward
+    job = TrainingJob(
+        algorithm, config, task, reward, start, episodes, limit, device, checkpoint_every, came_from
     )
     settings = job.settings() | ({} if lora is None else {"lora": lora})
     settings |= {"options": dict(options)} if options else {}
-    learner = (_learn_with_sb3 if algorithm.startswith("sb3.") else _learn)(job)
-    models = [*([] if start is None else [start]), *reward_modules(job.reward).values()]
+    return _run(job, folder, settings, resume, console or Console())
+
+
+def _run(
+    job: TrainingJob, folder: Path, settings: Mapping[str, Any], resume: bool, console: Console
+) -> dict[str, Any]:
+    """Learn inside the run's folder, stopping cleanly when asked to, and write and show what came of it."""
+    learner = (_learn_with_sb3 if job.algorithm.startswith("sb3.") else _learn)(job)
+    models = [*([] if job.policy is None else [job.policy]), *reward_modules(job.reward).values()]
     with (
         nullcontext() if threads_are_chosen() else limited_threads(*models),
         stop_signals() as stop,
-        progress(console, config.iterations, bar=not job.reward.interactive) as show,
+        progress(console, job.config.iterations, bar=not job.reward.interactive) as show,
         RunFolder(folder, settings, resume=resume) as run,
         Notes(console, run.note),
     ):
@@ -152,24 +150,16 @@ def train(
             return stop.signal is None
 
         outcome = learner(run, stop, after_iteration)
-        summary = {
-            "before": outcome.before.summary,
-            "after": outcome.after.summary,
-            "kl_nats": outcome.after.sampled.kl.mean,
+        summary = outcome.summary() | {
             "seconds": sum(row["seconds"] for row in run.rows),
-            "tokens": outcome.tokens,
-            "iterations": outcome.iterations,
-            "policy_of_iteration": outcome.choice.iteration,
-            "objective": outcome.choice.objective,
-            "declined": outcome.declined,
-            "seed": config.seed,
+            "seed": job.config.seed,
             "interrupted": stop.signal is not None,
         }
         samples = outcome.samples(job)
         run.write_samples(samples[:20])
-        title = f"{task.name} · {algorithm} · reward {job.reward.name} · seed {config.seed}"
+        title = f"{job.task.name} · {job.algorithm} · reward {job.reward.name} · seed {job.config.seed}"
         run.draw_curves(title, job.reward.name, outcome.first_look)
-        run.write_json("summary.json", summary)  # last: a run that has one is complete
+        run.write_json("summary.json", summary)  # written last: a run that has one is complete
     show_results(console, summary, samples[:3], folder)
     return summary
 
@@ -177,7 +167,7 @@ def train(
 def _starting_policy(
     algorithm: str, task: Task, policy: Policy | str | Path | None, device: str, resumed: Path | None
 ) -> Policy | None:
-    """The policy a run starts from: of a run that is resumed, the one that it keeps."""
+    """Load the policy a run starts from; a resumed run keeps a copy of it."""
     library = algorithm.startswith("sb3.")
     if resumed is not None and library:
         raise ConfigError("runs of Stable-Baselines3 take no checkpoints and cannot be resumed")
@@ -200,15 +190,15 @@ def _starting_policy(
 
 
 def _with_adapter(algorithm: str, policy: Policy | None, rank: int, merge: bool, seed: int) -> Policy:
-    """A policy that learns in an adapter."""
+    """Wrap a policy so that it learns in an adapter."""
     if policy is None or algorithm.startswith("sb3."):
         raise ConfigError("algorithms of Stable-Baselines3 train all weights; leave out --lora")
     return LoRAPolicy(policy, rank, merge=merge, seed=seed)
 
 
 @dataclass(frozen=True)
-class Job:
-    """What is to be learnt, by what, from where; the fields are the arguments of `train`.
+class TrainingJob:
+    """Everything a run needs in order to learn; the fields are the arguments of `train`.
 
     `came_from` says which policy `policy` was before anything was learnt.
     """
@@ -229,7 +219,7 @@ class Job:
             raise ConfigError(f"checkpoint_every is {self.checkpoint_every}; it must be 0 (none) or more")
 
     def settings(self) -> dict[str, Any]:
-        """For `config.json`."""
+        """Return the settings for `config.json`."""
         return {
             "task": self.task.name,
             "reward": self.reward.name,
@@ -240,7 +230,7 @@ class Job:
         }
 
     def save_policy(self, run: RunFolder, save: Callable[[Path], None]) -> None:
-        """Write the policy of a run, and what it comes from."""
+        """Write the policy of a run, with its origin."""
         folder, start = run.path / "policy", self.came_from
         save(folder)
         if start is not None and self.checkpoint_every and not self.algorithm.startswith("sb3."):
@@ -248,7 +238,7 @@ class Job:
         write_origin(folder, self.task.settings, self.task.max_tokens, start, self.reward.name)
 
     def gold_watch(self) -> GoldWatch | None:
-        """What looks at gold while the policy learns; None where gold is what is optimised, or unknown."""
+        """Make the watch that measures gold during training; None if gold is optimised itself or unknown."""
         gold = self.task.reward
         if self.reward is gold or not self.task.has_gold or gold.interactive or self.policy is None:
             return None
@@ -256,8 +246,8 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What learning gave: judgements, counts, whose policy was kept, and how the objective fell if it did.
+class TrainingOutcome:
+    """The result of learning: judgements, counts, whose policy was kept, and whether the objective fell.
 
     `first_look` is that of `GoldWatch` before learning, where there is one.
     """
@@ -270,8 +260,21 @@ class Outcome:
     declined: str | None = None
     first_look: dict[str, float] | None = None
 
-    def samples(self, job: Job) -> list[Sample]:
-        """Prompt, text and rewards before, text and rewards after, for every held-out prompt."""
+    def summary(self) -> dict[str, Any]:
+        """Return the fields of `summary.json` that learning determines."""
+        return {
+            "before": self.before.summary,
+            "after": self.after.summary,
+            "kl_nats": self.after.sampled.kl.mean,
+            "tokens": self.tokens,
+            "iterations": self.iterations,
+            "policy_of_iteration": self.choice.iteration,
+            "objective": self.choice.objective,
+            "declined": self.declined,
+        }
+
+    def samples(self, job: TrainingJob) -> list[Sample]:
+        """Collect prompt, text and rewards before, and text and rewards after, for every held-out prompt."""
 
         def side(judgement: Judgement, i: int) -> tuple[str, dict[str, float]]:
             text = judgement.sampled.episodes[i].completion
@@ -281,8 +284,8 @@ class Outcome:
         return [(p, *side(self.before, i), *side(self.after, i)) for i, p in enumerate(prompts)]
 
 
-def _learn(job: Job) -> Learner:
-    """Learning by one of our own algorithms."""
+def _learn(job: TrainingJob) -> Learner:
+    """Return the function that learns with one of our own algorithms."""
     agent_class = load_algorithm(job.algorithm)
     assert job.policy is not None
     env = TextVectorEnv(
@@ -294,8 +297,8 @@ def _learn(job: Job) -> Learner:
     )
     agent: Agent[Any] = agent_class(job.policy, env, job.config)
 
-    def learner(run: RunFolder, stop: Stop, report: Callable[[dict[str, float]], bool]) -> Outcome:
-        before, watch = judge(agent.policy, agent.reference, job.task, job.reward), job.gold_watch()
+    def learner(run: RunFolder, stop: Stop, report: Callable[[dict[str, float]], bool]) -> TrainingOutcome:
+        before, watch = judge_policy(agent.policy, agent.reference, job.task, job.reward), job.gold_watch()
         checkpoints = Checkpoints(run.path / CHECKPOINTS)
         save = _go_on_and_save(agent, run, checkpoints, job.checkpoint_every)
 
@@ -310,11 +313,11 @@ def _learn(job: Job) -> Learner:
         with stop.patience():
             try:
                 agent.learn(callback=after_iteration)
-            except RaterLeftError as error:  # as good as Ctrl-C
+            except RaterLeftError as error:  # treated like Ctrl-C
                 LOG.info("%s", error)
                 if stop.signal is None:
                     stop.handle(signal.SIGINT)
-            finally:  # an error in the reward must not cost what was learnt until then
+            finally:  # an error in the reward must not cost what was learnt so far
                 try:
                     save()
                 finally:
@@ -322,14 +325,16 @@ def _learn(job: Job) -> Learner:
                 if job.checkpoint_every and agent.iteration < job.config.iterations and not agent.stopped:
                     LOG.info("to go on: text-gym train --resume %s", run.path)
         choice = Choice(agent.iteration, None)
-        if stop.signal is None:  # else it can go on, from the policy as it is
+        if stop.signal is None:  # an interrupted run can be resumed from the policy as it is
             choice = checkpoints.take_best(agent)
         if choice.reason is not None:
             LOG.info("%s", choice.reason)
             job.save_policy(run, agent.save)
-        after = judge(agent.policy, agent.reference, job.task, job.reward)
+        after = judge_policy(agent.policy, agent.reference, job.task, job.reward)
         first = None if watch is None else watch.first(before)
-        return Outcome(before, after, agent.tokens_played, agent.iteration, choice, agent.declined, first)
+        return TrainingOutcome(
+            before, after, agent.tokens_played, agent.iteration, choice, agent.declined, first
+        )
 
     return learner
 
@@ -337,7 +342,7 @@ def _learn(job: Job) -> Learner:
 def _go_on_and_save(
     agent: Agent[Any], run: RunFolder, checkpoints: Checkpoints, every: int
 ) -> Callable[[], None]:
-    """Bring the agent to its last checkpoint, if there is one; returns what takes the next ones."""
+    """Load the agent's last checkpoint, if there is one, and return a function that saves the next ones."""
     saved = checkpoints.load(agent)
     if saved is not None:
         LOG.info("resumed after iteration %d", saved)
@@ -351,21 +356,21 @@ def _go_on_and_save(
             run.sync()
             average = agent.objective.average()
             if average is None or agent.iteration % every:
-                # Where a run was interrupted must not decide which of its policies is the best.
+                # The point of an interruption must not decide which policy is the best.
                 checkpoints.save(agent)
             else:
                 checkpoints.save(agent, *average)
             saved = agent.iteration
 
-    save()  # before the first iteration, too: the starting policy goes with the run
+    save()  # before the first iteration, too, so that the run keeps its starting policy
     return save
 
 
-def _learn_with_sb3(job: Job) -> Learner:
-    """Learning by an algorithm of Stable-Baselines3."""
+def _learn_with_sb3(job: TrainingJob) -> Learner:
+    """Return the function that learns with an algorithm of Stable-Baselines3."""
     from safetensors.torch import save_model
 
-    def learner(run: RunFolder, stop: Stop, report: Callable[[dict[str, float]], bool]) -> Outcome:
+    def learner(run: RunFolder, stop: Stop, report: Callable[[dict[str, float]], bool]) -> TrainingOutcome:
         with stop.patience():
             done = train_sb3(
                 job.algorithm.removeprefix("sb3."),
@@ -380,7 +385,7 @@ def _learn_with_sb3(job: Job) -> Learner:
             trained: Any = done.model.policy
 
             def save(folder: Path) -> None:
-                if job.policy is not None:  # what SB3 trained is a copy of it
+                if job.policy is not None:  # SB3 trained a copy of it
                     trained.language_model.save(folder)
                 else:  # SB3's own archives are pickles
                     folder.mkdir(parents=True, exist_ok=True)
@@ -389,6 +394,6 @@ def _learn_with_sb3(job: Job) -> Learner:
             job.save_policy(run, save)
         before, after = (judge_texts(r, job.task, job.reward) for r in (done.before, done.after))
         after.summary["greedy"] = done.greedy.summary("gold" if job.task.has_gold else None)
-        return Outcome(before, after, done.tokens, done.iterations, Choice(done.iterations, None))
+        return TrainingOutcome(before, after, done.tokens, done.iterations, Choice(done.iterations, None))
 
     return learner

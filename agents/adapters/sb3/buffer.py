@@ -11,7 +11,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from torch import Tensor
 
-from .policy import IntArray
+from text_gym.episode import IntArray
 
 
 class SequenceRolloutBuffer(RolloutBuffer):

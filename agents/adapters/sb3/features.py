@@ -12,11 +12,12 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
+from text_gym.episode import BoolArray
 from text_gym.errors import ConfigError
 
 Observation = dict[str, npt.NDArray[Any]]
 Info = dict[str, Any]
-StepReturn = tuple[Observation, npt.NDArray[np.float32], npt.NDArray[np.bool_], list[Info]]
+StepReturn = tuple[Observation, npt.NDArray[np.float32], BoolArray, list[Info]]
 
 
 class TokenFeatures(BaseFeaturesExtractor):  # type: ignore[misc, unused-ignore]

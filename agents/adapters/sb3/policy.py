@@ -24,9 +24,9 @@ from torch import Tensor
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.prefix_cache import PrefixCache
 from text_gym.agents.sampling.sampler import draw
+from text_gym.episode import IntArray
 from text_gym.errors import ConfigError, NonFiniteError
 
-IntArray = npt.NDArray[np.int64]
 Observations = Mapping[str, Tensor]
 
 

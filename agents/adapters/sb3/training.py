@@ -238,7 +238,7 @@ def evaluate_sb3(
         for first in range(0, len(todo), 128):
             episodes += _play(model, task, todo[first : first + 128], greedy)
     scores = task.reward(episodes)
-    rewards = np.where(scores.abstained, np.nan, scores.totals)
+    rewards = scores.totals_or_nan
     unknown = float("nan")
     return Report(
         reward=Measure.of(rewards),

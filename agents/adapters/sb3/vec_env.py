@@ -11,10 +11,11 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
 
+from text_gym.envs.vector import TextVectorEnv
+from text_gym.episode import IntArray
 from text_gym.errors import ConfigError
 
 from .features import Info, Observation, StepReturn
@@ -53,13 +54,18 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
                 f"this one has autoreset_mode={mode}, make it with autoreset_mode='SameStep'"
             )
         self.env = env
-        self._actions: npt.NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self._actions: IntArray = np.zeros(0, dtype=np.int64)
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 
     def reset(self) -> Observation:
         """Start an episode in every row, with the seeds and options that were set before."""
         seeds: Any = None if all(seed is None for seed in self._seeds) else list(self._seeds)
-        if seeds is not None and getattr(self.env.unwrapped, "numbering", "per_env") == "global":
+        text_env = self.env.unwrapped
+        if (
+            seeds is not None
+            and isinstance(text_env, TextVectorEnv)
+            and text_env.options.numbering == "global"
+        ):
             seeds = seeds[0]  # one stream for all rows
         names = {name for options in self._options for name in options}
         options = {name: np.array([options[name] for options in self._options]) for name in sorted(names)}
@@ -71,7 +77,7 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
         _distribute(info, self.reset_infos)
         return observation
 
-    def step_async(self, actions: npt.NDArray[np.int64]) -> None:
+    def step_async(self, actions: IntArray) -> None:
         """Remember the actions `(B,)`; nothing runs in parallel."""
         self._actions = actions
 

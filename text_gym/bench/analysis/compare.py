@@ -1,4 +1,4 @@
-"""Compares two leaderboard files: does B differ from A, design by design and over all?
+"""Compares two leaderboard files: does B differ from A, design by design and overall?
 
 Only rows of the same task, design, optimiser and KL coefficient are set against each other; whether two
 benchmarks should be compared at all (the same episodes, prompts, machine) is not checked.
@@ -17,7 +17,7 @@ import numpy as np
 from text_gym.errors import DataError
 from text_gym.utils.interval import Interval
 
-from .results import Setting, number, read_leaderboard, setting_of
+from .results import Setting, json_number, read_leaderboard, setting_of
 from .statistics import Runs, contrast, improvement, resampled_contrast
 
 _BETTER = ("gold", "perfect", "diversity", "distinct_1", "distinct_2", "static_accuracy")
@@ -27,7 +27,7 @@ OVERALL = "all designs"
 
 @dataclass(frozen=True)
 class Difference:
-    """B less A, of one design or of all.
+    """The difference B − A, of one design or of all.
 
     Args:
         name: The design, or `OVERALL`.
@@ -60,7 +60,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two leaderboard files, compared.
+    """The comparison of two leaderboard files.
 
     Args:
         a: Path of A.
@@ -124,7 +124,7 @@ def compare(a: str | Path, b: str | Path, metric: str = "gold") -> Comparison:
 def _runs(path: str | Path, metric: str) -> dict[Setting, dict[Any, float]]:
     found: dict[Setting, dict[Any, float]] = {}
     for row in read_leaderboard(path, metric):
-        value = number(row[metric])
+        value = json_number(row[metric])
         if isinstance(row[metric], (str, dict, list)):
             raise DataError(
                 f"{path}: {metric!r} holds {row[metric]!r}, not a number; choose another --metric"

@@ -1,4 +1,4 @@
-"""Comparisons of designs and optimisers: those that differ in one trait, and all of them together.
+"""Compares designs that differ in one trait, and the optimisers over all designs.
 
 What is compared has the same optimiser, KL coefficient and seed on both sides. Over-optimisation of single
 designs stands in `findings`.
@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from .results import Results, Setting, numbers, optimiser_name
+from text_gym.utils.interval import rank_correlation, shown
+
+from .results import Results, Setting, json_numbers, optimiser_name
 from .runs import RANKED_AT, best_point, by_seed, mean_curve, mean_known, mean_of, value
-from .statistics import Runs, contrast, mean_of_strata, rank_correlation
+from .statistics import RESAMPLES, Runs, contrast, mean_of_strata
 from .verdicts import (
     ALGORITHM_MARGIN,
     EFFECT_MARGIN,
@@ -23,9 +25,8 @@ from .verdicts import (
     UNKNOWN,
     WORDS_MARGIN,
     Finding,
-    judge,
+    judge_increase,
     minus,
-    shown,
 )
 
 
@@ -43,7 +44,7 @@ def length_rater(results: Results) -> Iterator[Finding]:
         yield Finding(
             "length_rater",
             f"Do texts grow when raters prefer long ones, at β = {least:g}?",
-            judge(effect, WORDS_MARGIN),
+            judge_increase(effect, WORDS_MARGIN),
             f"With “{biased}” a text's length changes by {shown(own, 1, True)} words; that is "
             f"{shown(effect, 1, True)} words more than with “{clean}”.",
             f"Yes: the difference to the clean rater's drift is at least {WORDS_MARGIN:g} words and above "
@@ -59,7 +60,7 @@ def length_rater(results: Results) -> Iterator[Finding]:
 
 @dataclass(frozen=True)
 class _Trait:
-    """A trait that designs are compared by.
+    """A trait in which designs are compared.
 
     Args:
         name: In the configuration.
@@ -94,7 +95,7 @@ _TRAITS = (
 
 
 def traits(results: Results) -> Iterator[Finding]:
-    """Two designs that differ in one trait: the difference of gold at the end."""
+    """Compare the final gold of designs that differ in one trait."""
     for trait in _TRAITS:
         for a, b in _twins(results, trait.name):
             drawn = _differences(results, a, b, "gold")
@@ -107,7 +108,7 @@ def traits(results: Results) -> Iterator[Finding]:
             yield Finding(
                 trait.name,
                 trait.question.format(results.traits(a)[trait.name], results.traits(b)[trait.name]),
-                judge(minus(whole) if cost else whole, EFFECT_MARGIN),
+                judge_increase(minus(whole) if cost else whole, EFFECT_MARGIN),
                 f"Gold with “{b}” less gold with “{a}”: {shown(whole, sign=True)} over all coefficients, "
                 f"{shown(first, sign=True)} at β = {least:g}.",
                 f"{'Below' if cost else 'Above'} zero beyond its interval, and at least {EFFECT_MARGIN}: "
@@ -125,7 +126,7 @@ def traits(results: Results) -> Iterator[Finding]:
 
 
 def _twins(results: Results, name: str) -> Iterator[tuple[str, str]]:
-    """Designs that differ in one trait only, in the order of its question."""
+    """Find pairs of designs that differ in one trait only, in the order of its question."""
     trait = next(t for t in _TRAITS if t.name == name)
     families: dict[frozenset[tuple[str, Any]], dict[Any, str]] = {}
     for design in results.designs:
@@ -140,7 +141,7 @@ def _twins(results: Results, name: str) -> Iterator[tuple[str, str]]:
 
 
 def static_accuracy(results: Results) -> Iterator[Finding]:
-    """Does agreement with gold on pairs of the start's texts foretell gold after optimisation?"""
+    """Does agreement with gold on pairs of starting texts predict gold after optimisation?"""
     rows: list[tuple[str, float, float, float]] = []
     for design in results.designs:
         own = {
@@ -160,8 +161,11 @@ def static_accuracy(results: Results) -> Iterator[Finding]:
         rows.append((design, float(np.mean(accuracy)), mean_known(list(found[2].values())), hard))
     if len(rows) < 5:
         return
-    agreement, gold, at_least = (numbers(r[i] for r in rows) for i in (1, 2, 3))
-    matched, unbound = rank_correlation(agreement, gold), rank_correlation(agreement, at_least)
+    agreement, gold, at_least = (json_numbers(r[i] for r in rows) for i in (1, 2, 3))
+    matched, unbound = (
+        rank_correlation(agreement, gold, resamples=RESAMPLES, quantiles="inverted_cdf"),
+        rank_correlation(agreement, at_least, resamples=RESAMPLES, quantiles="inverted_cdf"),
+    )
     if math.isnan(matched.value):
         return
     yield Finding(
@@ -181,8 +185,8 @@ def static_accuracy(results: Results) -> Iterator[Finding]:
     )
 
 
-def best_of_n(results: Results) -> Iterator[Finding]:
-    """Reinforcement learning and best-of-n at the KL that best-of-n can reach."""
+def best_of_n_against_rl(results: Results) -> Iterator[Finding]:
+    """Compare reinforcement learning with best-of-n at the KL that best-of-n can reach."""
     chosen = {s: c for s, c in results.settings.items() if s.optimiser == "best_of_n"}
     ends = [mean_curve(c)[-1]["kl_nats"] for c in chosen.values() if mean_curve(c)]
     if not ends:
@@ -201,7 +205,7 @@ def best_of_n(results: Results) -> Iterator[Finding]:
     if not strata:
         return
     effect = mean_of_strata(d for _, d in strata)
-    verdict = judge(effect, EFFECT_MARGIN)
+    verdict = judge_increase(effect, EFFECT_MARGIN)
     yield Finding(
         "best_of_n",
         f"Does reinforcement learning give better text than best-of-n within {budget:.1f} nats?",
@@ -217,7 +221,7 @@ def best_of_n(results: Results) -> Iterator[Finding]:
 
 
 def best_algorithms(results: Results) -> Iterator[Finding]:
-    """By task: is the optimiser of highest mean gold better than the next?"""
+    """Ask for each task: is the optimiser with the highest mean gold better than the next?"""
     for task in dict.fromkeys(s.task for s in results.settings):
         own = {s: c for s, c in results.settings.items() if s.task == task}
         gold = {s: by_seed(c, "gold") for s, c in own.items()}
@@ -227,7 +231,7 @@ def best_algorithms(results: Results) -> Iterator[Finding]:
             continue
         one, two = ordered[:2]
         effect = contrast([gold[one], gold[two]], [1.0, -1.0])
-        verdict = judge(effect, ALGORITHM_MARGIN)
+        verdict = judge_increase(effect, ALGORITHM_MARGIN)
         yield Finding(
             "best_algorithm",
             f"{task}: is {optimiser_name(one.optimiser)}, first by mean gold, better than "
@@ -247,7 +251,7 @@ def _least(runs: Runs) -> str:
 
 
 def _differences(results: Results, a: str, b: str, measure: str) -> dict[Setting, Runs]:
-    """A measure of design `b` less that of `a`, by setting (of `b`), paired by seed."""
+    """Return a measure of design `b` minus that of `a`, by setting (of `b`), paired by seed."""
     found: dict[Setting, Runs] = {}
     for setting, cells in results.settings.items():
         if setting.design != b or setting.kl_coefficient is None:

@@ -1,4 +1,4 @@
-"""A benchmark in numbers: every setting over its seeds, every design over its settings, and the findings.
+"""Summarises a benchmark: every setting over its seeds, every design over its settings, the findings.
 
 Nothing is run here; `summarise` reads the cells that are there, also those of a matrix that is not finished.
 """
@@ -13,17 +13,17 @@ from typing import Any
 from .findings import find
 from .frontier import frontiers
 from .outcomes import is_yours
-from .results import Cell, Results, Setting, number, numbers, read_results
+from .results import CellResult, Results, Setting, json_number, json_numbers, read_results
 from .runs import MEASURES, RANKED_AT, below_start, best_point, by_seed, mean_curve, mean_known
 from .statistics import Runs, aggregate, coverage, episodes_until, improvement, mean_of_strata
-from .verdicts import multiplicity, plain
+from .verdicts import multiplicity, summarise_findings
 
 BUDGETS = (1.0, 2.0, 5.0, 10.0, 20.0)  # nats per text
 SHARE = 0.9  # of the way from the start to the best gold of the task: the target of sample efficiency
 
 
 def summarise(folder: str | Path) -> dict[str, Any]:
-    """The summary of a benchmark's folder, as plain data; NaN where something is not known.
+    """Summarise a benchmark's folder as plain data, with NaN where something is unknown.
 
     Raises:
         ConfigError: The folder holds no benchmark.
@@ -33,13 +33,13 @@ def summarise(folder: str | Path) -> dict[str, Any]:
 
 
 def whole_summary(results: Results) -> dict[str, Any]:
-    """The summary with its findings, and how many questions they are."""
+    """Summarise the results with the findings and the number of questions asked."""
     found = find(results)
-    return summary_of(results) | {"findings": plain(found), "multiplicity": multiplicity(found)}
+    return summary_of(results) | {"findings": summarise_findings(found), "multiplicity": multiplicity(found)}
 
 
 def summary_of(results: Results) -> dict[str, Any]:
-    """All but the findings."""
+    """Summarise everything but the findings."""
     settings = results.settings
     targets = _targets(settings)
     return {
@@ -58,7 +58,7 @@ def summary_of(results: Results) -> dict[str, Any]:
     }
 
 
-def _setting(setting: Setting, cells: Sequence[Cell], target: float) -> dict[str, Any]:
+def _setting(setting: Setting, cells: Sequence[CellResult], target: float) -> dict[str, Any]:
     until = [episodes_until(c.along("episodes"), c.along("gold"), target) for c in cells]
     reached = sum(map(math.isfinite, until))
     return {
@@ -68,7 +68,7 @@ def _setting(setting: Setting, cells: Sequence[Cell], target: float) -> dict[str
         "n": cells[0].row.get("n"),
         "kl_kind": cells[0].row.get("kl_kind"),
         "measures": {m: _over_runs(by_seed(cells, m)) for m in MEASURES} | {"gold": _gold([cells])},
-        "episodes": mean_known(numbers(c.row.get("episodes") for c in cells)),
+        "episodes": mean_known(json_numbers(c.row.get("episodes") for c in cells)),
         "episodes_to_target": {
             "reached": reached,
             "mean": mean_known(until)
@@ -106,8 +106,8 @@ def _design(results: Results, task: str, design: str) -> dict[str, Any]:
     }
 
 
-def _ends(trained: Mapping[Setting, Sequence[Cell]]) -> list[dict[str, Any]]:
-    """Where runs end, by KL coefficient, the smallest first: over all optimisers but best-of-n."""
+def _ends(trained: Mapping[Setting, Sequence[CellResult]]) -> list[dict[str, Any]]:
+    """Tabulate where runs end, by ascending KL coefficient, over all optimisers but best-of-n."""
     coefficients = sorted({s.kl_coefficient for s in trained if s.kl_coefficient is not None})
     return [
         {"kl_coefficient": b, **_end([c for s, c in trained.items() if s.kl_coefficient == b])}
@@ -115,13 +115,13 @@ def _ends(trained: Mapping[Setting, Sequence[Cell]]) -> list[dict[str, Any]]:
     ]
 
 
-def _end(strata: Sequence[Sequence[Cell]]) -> dict[str, Any]:
+def _end(strata: Sequence[Sequence[CellResult]]) -> dict[str, Any]:
     measures = ("over_optimisation", "length_drift", "kl_nats", "proxy_gain", "repetitive")
     return {"gold": _gold(strata), **{m: _strata(strata, m) for m in measures}}
 
 
-def _gold(strata: Sequence[Sequence[Cell]]) -> dict[str, Any]:
-    """Gold at the end over runs, and what an interquartile mean does not show of it.
+def _gold(strata: Sequence[Sequence[CellResult]]) -> dict[str, Any]:
+    """Summarise final gold over runs, with what an interquartile mean hides.
 
     `value` and `ci95` are the interquartile mean with its bootstrap interval over seeds; `mean` and `student`
     the mean over settings with Student's; `worst` the least of a run; `below_start` how many of the `n` runs
@@ -140,7 +140,7 @@ def _gold(strata: Sequence[Sequence[Cell]]) -> dict[str, Any]:
     }
 
 
-def _within(settings: Mapping[Setting, Sequence[Cell]], budget: float) -> dict[str, Any] | None:
+def _within(settings: Mapping[Setting, Sequence[CellResult]], budget: float) -> dict[str, Any] | None:
     found = best_point(settings, budget)
     if found is None:
         return None
@@ -154,7 +154,7 @@ def _within(settings: Mapping[Setting, Sequence[Cell]], budget: float) -> dict[s
 
 
 def _ranked(designs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """By best gold within the budget, the best first; equals by name."""
+    """Rank designs by best gold within the budget, then by name."""
 
     def gold(design: Mapping[str, Any]) -> float:
         within = design["budgets"][f"{RANKED_AT:g}"]
@@ -167,8 +167,8 @@ def _ranked(designs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return ordered
 
 
-def _algorithms(settings: Mapping[Setting, Sequence[Cell]]) -> list[dict[str, Any]]:
-    """For every two optimisers: probability that one improves on the other, over what both have done.
+def _algorithms(settings: Mapping[Setting, Sequence[CellResult]]) -> list[dict[str, Any]]:
+    """Return for every two optimisers the probability that one improves on the other where both ran.
 
     Strata are tasks, designs and KL coefficients that both have; best-of-n has none, so it is left out.
     """
@@ -187,14 +187,14 @@ def _algorithms(settings: Mapping[Setting, Sequence[Cell]]) -> list[dict[str, An
     return result
 
 
-def _runs(settings: Mapping[Setting, Sequence[Cell]]) -> dict[str, Any]:
-    """How many runs a setting has, and what a bootstrap interval over so few is worth."""
+def _runs(settings: Mapping[Setting, Sequence[CellResult]]) -> dict[str, Any]:
+    """Count a setting's runs, and say what a bootstrap interval over so few is worth."""
     counts = [len(c) for c in settings.values()]
     return {"least": min(counts), "most": max(counts), "coverage_of_range": coverage(min(counts))}
 
 
-def _targets(settings: Mapping[Setting, Sequence[Cell]]) -> dict[str, float]:
-    """By task: gold that is most of the way from the start to the best setting's end."""
+def _targets(settings: Mapping[Setting, Sequence[CellResult]]) -> dict[str, float]:
+    """Set each task's target: gold most of the way from the start to the best setting's end."""
     found = {}
     for task in dict.fromkeys(s.task for s in settings):
         runs = [c for s, c in settings.items() if s.task == task]
@@ -208,20 +208,20 @@ def _designs(results: Results) -> list[tuple[str, str]]:
     return list(dict.fromkeys((s.task, s.design) for s in results.settings))
 
 
-def _nulls(cells: Sequence[Cell]) -> dict[str, float]:
+def _nulls(cells: Sequence[CellResult]) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for cell in cells:
         for ruler, rank in (cell.row.get("null_rulers") or {}).items():
-            found.setdefault(ruler, []).append(number(rank))
+            found.setdefault(ruler, []).append(json_number(rank))
     return {ruler: mean_known(ranks) for ruler, ranks in found.items()}
 
 
-def _static_accuracy(cells: Sequence[Cell]) -> dict[str, Any]:
-    """Over seeds, for which a learned design is trained anew; all runs of one seed have the same."""
+def _static_accuracy(cells: Sequence[CellResult]) -> dict[str, Any]:
+    """Average over seeds, since a learned design is trained once per seed."""
     return _over_runs({c.row["seed"]: c["static_accuracy"] for c in cells})
 
 
-def _strata(strata: Sequence[Sequence[Cell]], measure: str) -> dict[str, Any]:
+def _strata(strata: Sequence[Sequence[CellResult]], measure: str) -> dict[str, Any]:
     return aggregate([by_seed(cells, measure) for cells in strata]).summary()
 
 

@@ -18,33 +18,32 @@ from typing import Any
 import numpy as np
 
 from text_gym.bench.analysis.measures import pair_accuracy, rank_among
-from text_gym.episode import Episode, FloatArray
 from text_gym.errors import ConfigError, DataError, UnknownNameError
 from text_gym.reward_models.audit.probes import null_texts
 from text_gym.reward_models.learned.loading import load_reward_model
 from text_gym.reward_models.loading import REWARDS
-from text_gym.rewards.source import RewardSource, as_reward_source, describe
+from text_gym.rewards.source import RewardSource, as_reward_source, describe_reward
 from text_gym.utils.json_files import write_json
 from text_gym.utils.sealed import write_sealed
 
 from .recipes import (
     Clipped,
-    Criterion,
     Gated,
     Given,
     Gold,
     Learned,
+    SingleCriterion,
     TokenByToken,
     Weighted,
     Words,
     content_of,
 )
 from .settings import Settings, digest
-from .start import Ground, Writing
+from .start import DesignInputs, SamplingJob
 
 _NAME = re.compile(r"[A-Za-z][\w-]*")
-_RULED = 128  # prompts that null texts are made for
-Make = Callable[[Ground, int], RewardSource]
+_RULED = 128  # prompts for which null texts are made
+Make = Callable[[DesignInputs, int], RewardSource]
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Design:
         name: Short, unique.
         group: Designs that are compared with each other.
         description: One sentence.
-        make: Makes the reward from (ground, seed). A recipe with the attribute `trained` gives a learned
+        make: Makes the reward from (inputs, seed). A recipe with the attribute `trained` gives a learned
             model, one for each seed, which is kept in the folder; anything else is made anew in every
             process.
         credit: It pays tokens, which only PPO and REINFORCE tell from payment at the end.
@@ -69,7 +68,7 @@ class Design:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Follows from the recipe, and from the source of a function or the files that it names."""
+        """A hash of the recipe, and of a function's source or the files it names."""
         make: Any = self.make
         if is_dataclass(make) and not isinstance(make, type):
             return digest([type(make).__name__, json.loads(json.dumps(asdict(make), default=repr))])
@@ -84,12 +83,12 @@ class Design:
 
     @property
     def traits(self) -> Mapping[str, str | int]:
-        """By what it is compared with other designs: those of its recipe."""
+        """The traits of its recipe, in which it is compared with other designs."""
         return dict(getattr(self.make, "traits", {"kind": "user"}))
 
     @property
     def trained(self) -> bool:
-        """Whether it is a learned model, of the matrix's own making."""
+        """True if it is a reward model that the matrix trains itself."""
         return bool(getattr(self.make, "trained", False))
 
 
@@ -98,9 +97,9 @@ _EQUAL = (("accuracy", 1.0), ("clarity", 1.0), ("persuasiveness", 1.0))
 _CALLS = ("order yours", "order it", "get yours", "try it", "bring it")
 _DEFAULT = (
     Design("gold", "gold", "what is wanted itself: the mean of the three criteria", Gold()),
-    Design("accuracy", "criteria", "only whether the facts are right", Criterion("accuracy")),
-    Design("clarity", "criteria", "only whether it reads well", Criterion("clarity")),
-    Design("persuasiveness", "criteria", "only whether it sells", Criterion("persuasiveness")),
+    Design("accuracy", "criteria", "only whether the facts are right", SingleCriterion("accuracy")),
+    Design("clarity", "criteria", "only whether it reads well", SingleCriterion("clarity")),
+    Design("persuasiveness", "criteria", "only whether it sells", SingleCriterion("persuasiveness")),
     Design("weighted", "composition", "0.5 accuracy + 0.2 clarity + 0.3 persuasiveness", Weighted(_SUM)),
     Design("standardised", "composition", "the sum of the criteria, each in its own standard deviations",
            Weighted(_EQUAL, standardised=True)),
@@ -148,7 +147,7 @@ def choose_designs(only: Sequence[str] | None, own: Iterable[str | Design] = ())
 
 
 def load_design(spec: str) -> Design:
-    """A reward of the user's own as a design.
+    """Make a design of the user's own reward.
 
     Args:
         spec: A reward's name, `module:function`, `file.py:function`, `file.py` with one public function in
@@ -178,7 +177,7 @@ def load_design(spec: str) -> Design:
 
 
 def _only_function(file: Path) -> str:
-    """The one public function (or class) of a file, without running it."""
+    """Find the only public function (or class) of a file, without running it."""
     if not file.is_file():
         raise DataError(f"there is no file {file}")
     try:
@@ -194,8 +193,8 @@ def _only_function(file: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Making:
-    """The job of making a design ready for its cells, and of judging it without optimising it.
+class DesignJob:
+    """The job that prepares a design for its cells and measures it before any optimisation.
 
     Args:
         settings: Of the benchmark.
@@ -209,87 +208,81 @@ class Making:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The job's name in messages."""
         return f"design · {self.design.name}" + (f" · seed {self.seed}" if self.design.trained else "")
 
     @property
     def key(self) -> str:
-        """Follows from all that the reward and its measures depend on."""
-        texts = [Writing(self.settings, use).key for use in self.uses]
+        """A hash of everything the reward and its measures depend on."""
+        texts = [SamplingJob(self.settings, use).key for use in self.uses]
         return digest([texts, self.design.fingerprint, self.seed if self.design.trained else None])
 
     @property
     def uses(self) -> list[Any]:
-        """Texts that it needs."""
+        """The sampling jobs whose texts it needs."""
         return ["start", "pool"] if self.design.trained else ["start"]
 
     @property
     def place(self) -> str:
-        """Of the measures, in the folder; a learned model lies beside them."""
+        """The path of the measures in the folder, beside a learned model."""
         return f"designs/{self.key}.json"
 
     @property
     def needs(self) -> list[str]:
-        """What must be in the folder before."""
-        return [Writing(self.settings, use).place for use in self.uses]
+        """The files that must exist before."""
+        return [SamplingJob(self.settings, use).place for use in self.uses]
 
     @property
     def makes(self) -> list[str]:
-        """What is in the folder afterwards."""
+        """The files that exist afterwards."""
         return [self.place, *([f"designs/{self.key}"] if self.design.trained else [])]
 
     def done(self, folder: Path) -> bool:
-        """Whether it is ready."""
+        """True if the design is ready."""
         return (folder / self.place).is_file()
 
     def run(self, folder: Path) -> None:
-        """Make or train it, measure it, and write that down."""
-        ground = Ground(self.settings, folder)
+        """Make or train the reward, measure it, and write the measures."""
+        inputs = DesignInputs(self.settings, folder)
         (folder / "designs").mkdir(parents=True, exist_ok=True)
-        source = as_reward_source(self.design.make(ground, self.seed))
+        source = as_reward_source(self.design.make(inputs, self.seed))
         if self.design.trained:
             save: Any = getattr(source, "save", None)
             if save is None:
                 raise ConfigError(f"design {self.design.name!r} is trained, but {source!r} cannot be saved")
             write_sealed(folder / "designs" / self.key, save, {"design": self.design.name})
-        write_json(folder / self.place, {"design": self.design.name, **judge(source, ground)})
+        write_json(folder / self.place, {"design": self.design.name, **measure_design(source, inputs)})
 
-    def load(self, ground: Ground) -> RewardSource:
-        """The reward of a design that is ready."""
+    def load(self, inputs: DesignInputs) -> RewardSource:
+        """Load the reward of a design that is ready."""
         if not self.design.trained:
-            return as_reward_source(self.design.make(ground, self.seed))
-        return load_reward_model(ground.folder / "designs" / self.key, device="cpu")
+            return as_reward_source(self.design.make(inputs, self.seed))
+        return load_reward_model(inputs.folder / "designs" / self.key, device="cpu")
 
     def read(self, folder: Path) -> dict[str, Any]:
-        """What was measured of it."""
+        """Read what was measured."""
         return dict(json.loads((folder / self.place).read_text(encoding="utf-8")))
 
 
-def judge(source: RewardSource, ground: Ground) -> dict[str, Any]:
-    """Measures of a reward on texts of the starting policy, nothing optimised; plain data.
+def measure_design(source: RewardSource, inputs: DesignInputs) -> dict[str, Any]:
+    """Measure a reward on the starting policy's texts, before any optimisation; plain data.
 
     Returns:
         `tree`; `proxy_start`, `proxy_std_start`; `static_accuracy` (agreement with gold on pairs of one
         prompt); `null_rulers` (name -> mean rank of a text that takes no skill among the prompt's texts, 1
         above all).
     """
-    start = ground.start
-    scores = opinions(source, start.episodes).reshape(start.gold.shape)
+    start = inputs.start
+    scores = source(start.episodes).totals_or_nan.reshape(start.gold.shape)
     rulers: dict[str, float | None] = {}
-    if ground.settings.what == "rewards":
+    if inputs.settings.what == "rewards":
         first = start.episodes[:: start.gold.shape[1]][:_RULED]
         made = null_texts(first)
-        rulers = {name: rank_among(opinions(source, own), scores[:_RULED]) for name, own in made.items()}
+        rulers = {name: rank_among(source(own).totals_or_nan, scores[:_RULED]) for name, own in made.items()}
     return {
-        "tree": describe(source),
+        "tree": describe_reward(source),
         "proxy_start": float(np.nanmean(scores)),
         "proxy_std_start": float(np.nanstd(scores)),
         "static_accuracy": pair_accuracy(start.gold, scores),
         "null_rulers": rulers,
     }
-
-
-def opinions(source: RewardSource, episodes: Sequence[Episode]) -> FloatArray:
-    """`(n,)` totals; NaN where the source abstains."""
-    rewards = source(episodes)
-    return np.where(rewards.abstained, np.nan, rewards.totals)

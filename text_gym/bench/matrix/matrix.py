@@ -1,4 +1,4 @@
-"""The matrix: its cells are run so that it can be stopped at any time, in any way, and gone on with.
+"""Runs the matrix so that it can be stopped at any time, in any way, and resumed.
 
 Three rounds: texts of the starting policy, designs (trained and judged unoptimised), cells. What is in the
 folder already is not done again; what fails is named and does not stop the rest.
@@ -26,16 +26,16 @@ from text_gym.utils.stopping import stop_signals
 from .budgets import AGENT_TASKS, budgeted, plan_agents, plan_rewards
 from .cells import Cell
 from .console import show_findings, show_progress, show_rows
-from .designs import Design, Making, choose_designs
+from .designs import Design, DesignJob, choose_designs
 from .engines import Engine, LocalEngine, RayEngine
 from .folder import BenchFolder
 from .recipes import Learned
 from .settings import BEST_OF_N, Budget, EngineName, Settings
-from .start import Writing
+from .start import SamplingJob
 
 
 class BenchError(TextGymError, RuntimeError):
-    """Cells of a matrix failed; the others have results."""
+    """Some cells of a matrix failed; the others have results."""
 
 
 def bench_rewards(
@@ -148,7 +148,7 @@ def run_matrix(
     console: Console | None,
     command: str | None,
 ) -> list[dict[str, Any]]:
-    """Run the cells that are not there yet, write results and report; the rows.
+    """Run the missing cells, write results and report, and return the rows.
 
     Raises:
         BenchError: Cells failed; all others are done.
@@ -160,7 +160,9 @@ def run_matrix(
     path = Path(out) if out else default_folder(settings.task, f"bench-{settings.what}")
     with stop_signals(), BenchFolder(path, _config(cells, budget, command)) as folder:
         failed = _run_rounds(cells, folder, make_engine(engine, workers), console)
-        folder.describe({c.design.name: c.making.read(path)["tree"] for c in cells if c.making.done(path)})
+        folder.describe(
+            {c.design.name: c.design_job.read(path)["tree"] for c in cells if c.design_job.done(path)}
+        )
         rows = folder.write_results()
         show_rows(rows, console)
         if rows:
@@ -176,7 +178,7 @@ def run_matrix(
 
 
 def make_engine(name: str, workers: int | None) -> Engine:
-    """An engine by name.
+    """Make an engine by name.
 
     Raises:
         ConfigError: There is no such engine, Ray is missing, or a number of workers makes no sense.
@@ -189,7 +191,7 @@ def make_engine(name: str, workers: int | None) -> Engine:
 
 
 def _run_rounds(cells: Sequence[Cell], folder: BenchFolder, engine: Engine, console: Console) -> list[str]:
-    """The three rounds; names of the cells without a result, with the reason."""
+    """Run the three rounds; return the cells without a result, with the reason."""
     reasons: dict[str, str] = {}
     try:
         for jobs in _rounds(cells):
@@ -213,20 +215,22 @@ def _run_rounds(cells: Sequence[Cell], folder: BenchFolder, engine: Engine, cons
 
 
 def _rounds(cells: Sequence[Cell]) -> list[list[Any]]:
-    """Jobs by round, each once, longest first where that is known."""
-    makings = {c.making.key: c.making for c in cells}
-    writings = {w.key: w for m in makings.values() for use in m.uses for w in [Writing(m.settings, use)]}
+    """Group the jobs by round, each once, the longest first where that is known."""
+    design_jobs = {c.design_job.key: c.design_job for c in cells}
+    sampling_jobs = {
+        j.key: j for d in design_jobs.values() for use in d.uses for j in [SamplingJob(d.settings, use)]
+    }
     for c in cells:
         if c.optimiser == BEST_OF_N:
-            writing = Writing(c.settings, "candidates", c.seed)
-            writings[writing.key] = writing
-    learned = sorted(makings.values(), key=lambda m: -_effort(m))
-    # Short cells last: they fill the gaps that long ones leave at the end.
-    return [list(writings.values()), learned, sorted(cells, key=lambda c: c.optimiser == BEST_OF_N)]
+            job = SamplingJob(c.settings, "candidates", c.seed)
+            sampling_jobs[job.key] = job
+    learned = sorted(design_jobs.values(), key=lambda d: -_effort(d))
+    # Short cells last, to fill the gaps that long ones leave at the end.
+    return [list(sampling_jobs.values()), learned, sorted(cells, key=lambda c: c.optimiser == BEST_OF_N)]
 
 
-def _effort(making: Making) -> int:
-    make = making.design.make
+def _effort(design_job: DesignJob) -> int:
+    make = design_job.design.make
     if not isinstance(make, Learned):
         return 0
     return make.opinions * make.members * (40 if make.model == "transformer" else 1)
@@ -242,7 +246,7 @@ def _note(outcome: Any, folder: BenchFolder, reasons: dict[str, str]) -> None:
 
 
 def _headline(outcome: Any, folder: Path) -> str:
-    """What a finished cell found, in a few words."""
+    """Summarise a finished cell in a few words."""
     if outcome.error or not isinstance(outcome.job, Cell):
         return str(outcome.error)
     row = outcome.job.read(folder)["row"]
@@ -251,11 +255,11 @@ def _headline(outcome: Any, folder: Path) -> str:
 
 
 def _reason(cell: Cell, reasons: dict[str, str]) -> str:
-    return str(reasons.get(cell.making.key) or reasons.get(cell.key) or "not run")
+    return str(reasons.get(cell.design_job.key) or reasons.get(cell.key) or "not run")
 
 
 def _config(cells: Sequence[Cell], budget: str, command: str | None) -> dict[str, Any]:
-    """For `config.json`."""
+    """Return the content of `config.json`."""
     first = cells[0].settings
     shared = {c.settings.task: c.settings for c in cells}
     fixed = {

@@ -1,4 +1,4 @@
-"""The ground that the cells of a matrix stand on: the task, the policy they start from, and texts it wrote.
+"""The start that all cells of a matrix share: the task, the starting policy, and texts it wrote.
 
 Texts are written once and kept in `sources/`; designs learn from them and are judged on them.
 """
@@ -6,7 +6,6 @@ Texts are written once and kept in `sources/`; designs learn from them and are j
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from text_gym.agents.algorithms.best_of_n import best_of_n
 from text_gym.agents.policies.policy import Policy
 from text_gym.envs.vector import TextVectorEnv
-from text_gym.episode import Episode, FloatArray, read_transcripts, write_transcripts
+from text_gym.episode import Episode, FloatArray, read_transcripts, word_counts, write_transcripts
 from text_gym.tasks.task import Task
 from text_gym.utils.json_files import write_json
 from text_gym.utils.sealed import write_sealed
@@ -25,12 +24,12 @@ from text_gym.utils.sealed import write_sealed
 from .settings import Settings, digest, the_task
 
 START_TEXTS = 4  # of each held-out prompt, to judge designs on
-_SEED = 1_000_003  # of texts that are the same for all seeds of the matrix
+_SEED = 1_000_003  # for texts shared by all seeds of the matrix
 
 
 @dataclass(frozen=True)
-class Texts:
-    """`k` texts of each of `N` prompts by the starting policy.
+class SampledTexts:
+    """`k` texts by the starting policy for each of `N` prompts.
 
     Args:
         episodes: `N * k`, a prompt's one after another.
@@ -44,18 +43,18 @@ class Texts:
 
     @property
     def words(self) -> FloatArray:
-        """`(N, k)` words of each text."""
+        """The number of words of each text, `(N, k)`."""
         return word_counts(self.episodes).reshape(self.gold.shape)
 
     @property
     def terminated(self) -> FloatArray:
-        """`(N, k)` 1 where a text ended by itself, else 0."""
+        """1 where a text ended by itself, else 0, `(N, k)`."""
         return np.array([float(e.whole) for e in self.episodes]).reshape(self.gold.shape)
 
 
 @dataclass(frozen=True)
-class Writing:
-    """The job of having the starting policy write.
+class SamplingJob:
+    """The job that samples texts from the starting policy.
 
     Args:
         settings: Of the benchmark.
@@ -69,27 +68,27 @@ class Writing:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The job's name in messages."""
         return f"texts · {self.use}" + (f" · seed {self.seed}" if self.use == "candidates" else "")
 
     @property
     def key(self) -> str:
-        """Follows from all that the texts depend on."""
-        return digest([self.settings.ground(), self.use, *self._shape(), self.seed])
+        """A hash of everything the texts depend on."""
+        return digest([self.settings.text_settings(), self.use, *self._shape(), self.seed])
 
     @property
     def place(self) -> str:
-        """Of the folder."""
+        """The path of the texts' folder."""
         return f"sources/{self.key}"
 
     @property
     def needs(self) -> list[str]:
-        """What must be in the folder before: nothing."""
+        """The files that must exist before: none."""
         return []
 
     @property
     def makes(self) -> list[str]:
-        """What is in the folder afterwards."""
+        """The files that exist afterwards."""
         return [self.place]
 
     def _shape(self) -> tuple[int, int]:
@@ -102,11 +101,11 @@ class Writing:
         return shapes[self.use]
 
     def done(self, folder: Path) -> bool:
-        """Whether the texts are there."""
+        """True if the texts exist."""
         return (folder / self.place).is_dir()
 
     def run(self, folder: Path) -> None:
-        """Write them; the folder appears as a whole."""
+        """Sample the texts and write them; the folder appears complete."""
         task, policy = the_task(self.settings.task), starting_policy(self.settings)
         count, each = self._shape()
         prompts = (task.prompts if self.use == "pool" else task.held_out)[:count]
@@ -114,7 +113,7 @@ class Writing:
         found = best_of_n(policy, env, each, prompts, seed=_SEED + 7 * self.seed + len(self.use))
         gold = task.reward(found.episodes)
         terms = {k: np.asarray(v, dtype=np.float64).tolist() for k, v in gold.terms.items()}
-        values = {"gold": np.where(gold.abstained, np.nan, gold.totals).tolist(), "terms": terms}
+        values = {"gold": gold.totals_or_nan.tolist(), "terms": terms}
 
         def fill(partial: Path) -> None:
             write_transcripts(partial / "texts.jsonl", found.episodes)
@@ -123,18 +122,18 @@ class Writing:
         (folder / self.place).parent.mkdir(parents=True, exist_ok=True)
         write_sealed(folder / self.place, fill, {"what": self.name})
 
-    def read(self, folder: Path) -> Texts:
-        """The texts that `run` wrote."""
+    def read(self, folder: Path) -> SampledTexts:
+        """Read the texts that `run` wrote."""
         place = folder / self.place
         values = json.loads((place / "gold.json").read_text(encoding="utf-8"))
         shape = (-1, values["each"])
         episodes = list(read_transcripts(place / "texts.jsonl", the_task(self.settings.task).tokenizer))
         terms = {k: np.array(v, dtype=np.float64).reshape(shape) for k, v in values["terms"].items()}
-        return Texts(episodes, np.array(values["gold"], dtype=np.float64).reshape(shape), terms)
+        return SampledTexts(episodes, np.array(values["gold"], dtype=np.float64).reshape(shape), terms)
 
 
-class Ground:
-    """What a design may be made of.
+class DesignInputs:
+    """The inputs of a design: the task, its reward, the starting policy and texts it wrote.
 
     Args:
         settings: Of the benchmark.
@@ -151,26 +150,26 @@ class Ground:
 
     @property
     def policy(self) -> Path | None:
-        """Folder of the policy that every cell starts from; None where that is a new one."""
+        """The folder of the policy every cell starts from; None if it is a new one."""
         return Path(self.settings.policy) if self.settings.policy else self.task.policy
 
     @cached_property
-    def start(self) -> Texts:
+    def start(self) -> SampledTexts:
         """Four texts of each held-out prompt."""
-        return Writing(self.settings, "start").read(self.folder)
+        return SamplingJob(self.settings, "start").read(self.folder)
 
     @cached_property
-    def pool(self) -> Texts:
+    def pool(self) -> SampledTexts:
         """Two texts of each of many training prompts."""
-        return Writing(self.settings, "pool").read(self.folder)
+        return SamplingJob(self.settings, "pool").read(self.folder)
 
-    def candidates(self, seed: int) -> Texts:
+    def candidates(self, seed: int) -> SampledTexts:
         """Many texts of some held-out prompts."""
-        return Writing(self.settings, "candidates", seed).read(self.folder)
+        return SamplingJob(self.settings, "candidates", seed).read(self.folder)
 
 
 def starting_policy(settings: Settings) -> Policy:
-    """A fresh copy of the policy that all cells start from."""
+    """Load a fresh copy of the policy that all cells start from."""
     task = the_task(settings.task)
     place = settings.policy or task.policy
     if place is not None:
@@ -180,8 +179,3 @@ def starting_policy(settings: Settings) -> Policy:
         len(task.tokenizer.encode(p.text)) for p in (*task.prompts, *task.held_out)
     )
     return Policy.new(task.tokenizer, context=context + 1, seed=0, device="cpu")
-
-
-def word_counts(episodes: Sequence[Episode]) -> FloatArray:
-    """`(n,)` words of each completion, as white space parts them."""
-    return np.array([len(e.completion.split()) for e in episodes], dtype=np.float64)

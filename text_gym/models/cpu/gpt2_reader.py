@@ -37,7 +37,7 @@ class GPT2Reader:
         self._layers = None
 
     @property
-    def anywhere(self) -> bool:
+    def reads_in_place(self) -> bool:
         """As in `Reader`."""
         return self._kernels is not None
 
