@@ -80,7 +80,7 @@ class _Whole(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         logits = _logits(states, weight, bias, options.head)
         said = logits.gather(1, tokens[:, None])[:, 0]
-        kept = logits.clone() if options.needs_logits else None
+        kept = logits if options.needs_logits else None
         p, log_z = _softmax(logits)
         h = log_z - (p * _finite(kept)).sum(dim=1) if options.entropy else torch.zeros_like(said)
         ctx.save_for_backward(states, weight, tokens, log_z, h, p, kept)
@@ -106,37 +106,37 @@ class _Whole(torch.autograd.Function):
 
 
 class _Tiled(torch.autograd.Function):
-    """As `_Whole`. Of each tile's ids, z is the log of their weight, and w the share in the whole weight."""
+    """As `_Whole`. Of each tile's ids, z is the log of their weight, and w their share of the whole."""
 
     @staticmethod
     def forward(
         ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, options: _Options
     ) -> tuple[Tensor, Tensor]:
         said, log_z, h = (states.new_zeros(len(states), dtype=_dtype(weight)) for _ in range(3))
+        log_w: list[Tensor] = []  # of some rows, `(tiles, n)` each
         for rows in _slices(states, 0):
             z, inside = [], []  # of each tile: z, and the entropy among its ids
             for ids in _slices(weight, 1):
                 logits = _logits(states[rows], weight[ids], _part(bias, ids), options.head)
                 at, here = _places(tokens[rows], ids)
                 said[rows] += logits.gather(1, at)[:, 0] * here
-                kept = logits.clone() if options.entropy else None
                 p, of_tile = _softmax(logits)
                 z.append(of_tile)
-                if kept is not None:
-                    inside.append(of_tile - (p * kept).sum(dim=1))
+                if options.entropy:
+                    inside.append(of_tile - (p * logits).sum(dim=1))
             of_tiles = torch.stack(z)
             log_z[rows] = of_tiles.logsumexp(dim=0)
+            log_w.append(of_tiles - log_z[rows])
             if options.entropy:
-                log_w = of_tiles - log_z[rows]
-                h[rows] = log_w.exp().mul_(torch.stack(inside) - log_w).sum(dim=0)
-        ctx.save_for_backward(states, weight, bias, tokens, log_z, h)
+                h[rows] = log_w[-1].exp().mul_(torch.stack(inside) - log_w[-1]).sum(dim=0)
+        ctx.save_for_backward(states, weight, bias, tokens, log_z, torch.cat(log_w, dim=1), h)
         ctx.options = options
         return said - log_z, h
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_log_probs: Tensor, of_entropy: Tensor) -> tuple[Tensor | None, ...]:
-        states, weight, bias, tokens, log_z, h = ctx.saved_tensors
+        states, weight, bias, tokens, log_z, log_w, h = ctx.saved_tensors
         options: _Options = ctx.options
         needed = ctx.needs_input_grad
         for_states = torch.zeros_like(states) if needed[0] else None
@@ -144,12 +144,12 @@ class _Tiled(torch.autograd.Function):
         for_bias = torch.zeros_like(bias) if needed[2] else None
         for rows in _slices(states, 0):
             x, z = states[rows], log_z[rows]
-            for ids in _slices(weight, 1):
+            for ids, share in zip(_slices(weight, 1), log_w[:, rows].exp(), strict=True):
                 logits = _logits(x, weight[ids], _part(bias, ids), options.head)
-                kept = logits.clone() if options.needs_logits else None
+                kept = logits if options.needs_logits else None
                 log_p = None if kept is None else kept - z[:, None]
                 along = _along(log_p, h[rows], of_log_probs[rows], of_entropy[rows], options)
-                gradient = logits.sub_(z[:, None]).exp_().mul_(along)
+                gradient = torch.softmax(logits, dim=1).mul_(along * share[:, None])
                 at, here = _places(tokens[rows], ids)
                 gradient.scatter_add_(1, at, (of_log_probs[rows] * here)[:, None])
                 gradient = _before_head(gradient, kept, options.head).to(weight.dtype)
@@ -205,7 +205,7 @@ def _places(tokens: Tensor, ids: slice) -> tuple[Tensor, Tensor]:
 
 
 def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> Tensor:
-    """`(n, V)`, over the temperature; free to be overwritten."""
+    """`(n, V)`, over the temperature."""
     logits = matmul(states, weight.T, bias).to(_dtype(weight))
     if head.cap is not None:
         logits = logits.mul_(head.scale / head.cap).tanh_().mul_(head.cap / head.temperature)

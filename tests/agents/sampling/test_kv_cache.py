@@ -35,7 +35,8 @@ def test_rows_read_in_a_batch_equal_texts_read_alone(
     rng = np.random.default_rng(0)
     lengths = np.array([3, 1, 6, 4]) if ragged else np.full(4, 4)
     rows = [rng.integers(0, 11, n).tolist() for n in lengths]
-    cache = KeyValues(policy, 4, 24, make(policy))
+    reader = AnyReader(policy) if make is AnyReader else GPT2Reader(policy.model.base_model)
+    cache = KeyValues(policy, 4, 24, reader)
     padded = torch.tensor([ids + [0] * (6 - len(ids)) for ids in rows])
 
     def check(states: torch.Tensor) -> None:

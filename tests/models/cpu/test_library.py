@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -184,7 +185,7 @@ def test_a_folder_that_cannot_be_ours_is_left_alone(
     """The kernels are then compiled in a private temporary folder, which is removed again."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    monkeypatch.setattr(library.tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     if fault == "foreign":
         folder.mkdir(parents=True)
         somebody_else = os.getuid() + 1
