@@ -20,6 +20,7 @@ from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import BoolArray, Episode, FloatArray, IntArray
 from text_gym.errors import ConfigError, NonFiniteError
+from text_gym.models.cpu.fast_path import fast_draw
 from text_gym.models.threads import limited_threads
 from text_gym.rewards.values import Rewards
 
@@ -278,6 +279,9 @@ def draw(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         `(B,)` int64 tokens, and their `(B, 1)` probabilities: NaN where a logit is NaN or infinite.
     """
+    drawn = fast_draw(logits, u)
+    if drawn is not None:
+        return drawn
     rows = max(1, DRAWN_AT_ONCE // logits.shape[1])
     if logits.device.type == "cpu" and len(logits) > rows:  # what is made on the way stays in the cache
         parts = [draw(*part) for part in zip(logits.split(rows), u.split(rows), strict=True)]

@@ -85,6 +85,20 @@ def fixed_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tens
     return lambda states: torch.addmm(bias, states, weight)
 
 
+def fast_draw(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Draw from softmax(logits) with given noise; None where there is no faster way than the sampler's own.
+
+    Args:
+        logits: `(B, V)`; -inf is never drawn.
+        u: `(B,)` float64 in [0, 1).
+
+    Returns:
+        `(B,)` int64 tokens, and their `(B, 1)` probabilities: NaN where a logit is NaN or infinite.
+    """
+    kernels = kernels_for(logits)
+    return None if kernels is None else kernels.draw(logits.contiguous(), u.contiguous())
+
+
 def matmul(
     a: Tensor, b: Tensor, bias: Tensor | None = None, *, out: Tensor | None = None, add: bool = False
 ) -> Tensor:

@@ -111,6 +111,7 @@ class Kernels:
         )
         self._pack = function("pack", _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _NUMBER)
         self._multiply = function("multiply", _POINTER, _NUMBER, _NUMBER, *[_POINTER] * 3, *[_NUMBER] * 4)
+        self._draw = function("draw", *[_POINTER] * 5, _NUMBER, _NUMBER)
         self._gelu = function("gelu", _POINTER, _POINTER, _NUMBER)
         self._gelu_backward = function("gelu_backward", *[_POINTER] * 3, _NUMBER)
         self._attention = function("attention", texts, *[_POINTER] * 6, _NUMBER)
@@ -221,6 +222,23 @@ class Kernels:
         if self._step(layers, len(layers), *weights, norm[2], *memory, size, start, *sizes):
             raise IndexError("a token is not below {}, or its position not below {}".format(*limits))
         return out
+
+    def draw(self, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw from softmax(logits).
+
+        Args:
+            logits: `(n, V)`, contiguous.
+            u: `(n,)` float64 in [0, 1), contiguous.
+
+        Returns:
+            `(n,)` int64 tokens, and their `(n, 1)` probabilities.
+        """
+        rows, width = logits.shape
+        tokens, probs = torch.empty(rows, dtype=torch.int64), logits.new_empty(rows, 1)
+        scratch = torch.empty(self.threads, width + width // 64 + 1)
+        pointers = (x.data_ptr() for x in (logits, u, tokens, probs, scratch))
+        self._draw(*pointers, rows, width)
+        return tokens, probs
 
     def gelu(self, x: Tensor) -> Tensor:
         """GELU, in its tanh form, of a contiguous tensor."""
