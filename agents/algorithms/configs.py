@@ -1,4 +1,4 @@
-"""The settings of every algorithm, one frozen dataclass each; PyTorch is not needed to read or check them."""
+"""The settings of every algorithm, one frozen dataclass each, readable without PyTorch."""
 
 from __future__ import annotations
 
@@ -340,7 +340,7 @@ CONFIGS: dict[str, type[AgentConfig]] = {
 
 
 def settings_class(algorithm: str) -> type[AgentConfig]:
-    """The class of an algorithm's settings, by the algorithm's name; the algorithm itself is not loaded.
+    """Return the class of an algorithm's settings by the algorithm's name, without loading the algorithm.
 
     Raises:
         UnknownNameError: There is no such algorithm; the nearest name is suggested.
