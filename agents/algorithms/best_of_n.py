@@ -95,7 +95,7 @@ def best_of_n(
 
 
 def best_of_n_kl_bound(n: int) -> float:
-    """Bound the KL of best-of-n from the policy, `log n − (n − 1)/n` nats per episode.
+    """Bound the KL that best-of-n can put between policy and choice, in nats per episode.
 
     log n - (n - 1)/n is the exact KL where the same text never comes twice and no two rewards are equal.
     Of texts some are likely and do come twice, and then it is an upper bound, no estimate (Beirami et
