@@ -70,7 +70,7 @@ class SequenceRolloutBuffer(RolloutBuffer):
             self.full = True
 
     def get(self, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
-        """Yield one epoch's minibatches: every sequence once, shuffled by NumPy's global generator.
+        """Yield one epoch's minibatches: every sequence once, shuffled by NumPy's global generator."""
         assert self.full, "the rollout is not complete"
         # SB3 seeds NumPy's global generator, and shuffles with it.
         order = np.random.permutation(len(self._sequences))  # noqa: NPY002
