@@ -89,7 +89,7 @@ class _Trial:
         return result
 
     def effect(self, part: int) -> tuple[FloatArray, FloatArray, bool]:
-        """Return differences to peers `(n,)`, mean change of gold `(k,)`, and whether all peers have equal gold."""
+        """Return differences to peers `(n,)`, mean change of gold `(k,)`, and whether peers equal in gold."""
         fewest = min(_FEWEST, (len(self.scores) + 1) // 2)
         missing = ~self.there[:, part]
         hosts = np.flatnonzero(missing if missing.sum() >= fewest else np.ones_like(missing))
