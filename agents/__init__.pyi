@@ -36,6 +36,8 @@ from .sampling.rollout import Rollout as Rollout
 from .sampling.sampler import Sampling as Sampling
 from .sampling.sampler import rollout as rollout
 from .training.checkpoint import Checkpoints as Checkpoints
+from .verification.exact import exact_policy_gradient as exact_policy_gradient
+from .verification.exact import trajectory_log_probs as trajectory_log_probs
 
 __all__ = [
     "DPO",
@@ -72,8 +74,10 @@ __all__ = [
     "TokenFeatures",
     "VectorFeatures",
     "evaluate",
+    "exact_policy_gradient",
     "load_algorithm",
     "make_sb3",
     "rollout",
     "train_sb3",
+    "trajectory_log_probs",
 ]
