@@ -108,7 +108,6 @@ def train(
     """
     if resume and not checkpoint_every:
         raise ConfigError(f"the run in {out} takes no checkpoints (checkpoint_every=0) and cannot be resumed")
-    console = console or Console()
     folder = Path(out) if out else default_folder(task.name, algorithm)
     start = _starting_policy(algorithm, task, policy, device, folder if resume else None)
     came_from = None if start is None else Start.of(start, policy, task)
@@ -116,24 +115,21 @@ def train(
         start = _with_adapter(algorithm, start, lora, not adapter_only, config.seed)
     if start is not None and (bf16 or gradient_checkpointing):
         start.use_less_memory(bf16=bf16, gradient_checkpointing=gradient_checkpointing)
-    job = Job(
-        algorithm,
-        config,
-        task,
-        reward or task.reward,
-        start,
-        episodes,
-        limit,
-        device,
-        checkpoint_every,
-        came_from,
-    )
+    reward = reward or task.reward
+    job = Job(algorithm, config, task, reward, start, episodes, limit, device, checkpoint_every, came_from)
     settings = job.settings() | ({} if lora is None else {"lora": lora})
     settings |= {"options": dict(options)} if options else {}
-    learner = (_learn_with_sb3 if algorithm.startswith("sb3.") else _learn)(job)
+    return _run(job, folder, settings, resume, console or Console())
+
+
+def _run(
+    job: Job, folder: Path, settings: Mapping[str, Any], resume: bool, console: Console
+) -> dict[str, Any]:
+    """Learn inside the run's folder, stopping cleanly when asked to, and write and show what came of it."""
+    learner = (_learn_with_sb3 if job.algorithm.startswith("sb3.") else _learn)(job)
     with (
         stop_signals() as stop,
-        progress(console, config.iterations, bar=not job.reward.interactive) as show,
+        progress(console, job.config.iterations, bar=not job.reward.interactive) as show,
         RunFolder(folder, settings, resume=resume) as run,
         Notes(console, run.note),
     ):
@@ -147,22 +143,14 @@ def train(
             return stop.signal is None
 
         outcome = learner(run, stop, after_iteration)
-        summary = {
-            "before": outcome.before.summary,
-            "after": outcome.after.summary,
-            "kl_nats": outcome.after.sampled.kl.mean,
+        summary = outcome.summary() | {
             "seconds": sum(row["seconds"] for row in run.rows),
-            "tokens": outcome.tokens,
-            "iterations": outcome.iterations,
-            "policy_of_iteration": outcome.choice.iteration,
-            "objective": outcome.choice.objective,
-            "declined": outcome.declined,
-            "seed": config.seed,
+            "seed": job.config.seed,
             "interrupted": stop.signal is not None,
         }
         samples = outcome.samples(job)
         run.write_samples(samples[:20])
-        title = f"{task.name} · {algorithm} · reward {job.reward.name} · seed {config.seed}"
+        title = f"{job.task.name} · {job.algorithm} · reward {job.reward.name} · seed {job.config.seed}"
         run.draw_curves(title, job.reward.name, outcome.first_look)
         run.write_json("summary.json", summary)  # last: a run that has one is complete
     show_results(console, summary, samples[:3], folder)
@@ -264,6 +252,19 @@ class Outcome:
     choice: Choice
     declined: str | None = None
     first_look: dict[str, float] | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """For `summary.json`, but for what only the run knows."""
+        return {
+            "before": self.before.summary,
+            "after": self.after.summary,
+            "kl_nats": self.after.sampled.kl.mean,
+            "tokens": self.tokens,
+            "iterations": self.iterations,
+            "policy_of_iteration": self.choice.iteration,
+            "objective": self.choice.objective,
+            "declined": self.declined,
+        }
 
     def samples(self, job: Job) -> list[Sample]:
         """Prompt, text and rewards before, text and rewards after, for every held-out prompt."""
