@@ -36,6 +36,8 @@ from .sampling.rollout import Rollout as Rollout
 from .sampling.sampler import Sampling as Sampling
 from .sampling.sampler import rollout as rollout
 from .training.checkpoint import Checkpoints as Checkpoints
+from .verification.check_agent import AgentCheck as AgentCheck
+from .verification.check_agent import check_agent as check_agent
 from .verification.exact import exact_policy_gradient as exact_policy_gradient
 from .verification.exact import trajectory_log_probs as trajectory_log_probs
 
@@ -47,6 +49,7 @@ __all__ = [
     "RLOO",
     "SFT",
     "Agent",
+    "AgentCheck",
     "AgentConfig",
     "BestOfN",
     "BestOfNConfig",
@@ -73,6 +76,7 @@ __all__ = [
     "SequenceRolloutBuffer",
     "TokenFeatures",
     "VectorFeatures",
+    "check_agent",
     "evaluate",
     "exact_policy_gradient",
     "load_algorithm",

@@ -51,12 +51,17 @@ ConfigT = TypeVar("ConfigT", bound=AgentConfig)
 
 
 class Agent(ABC, Generic[ConfigT]):
-    """A policy that learns in an environment.
+    """A policy that learns in an environment; the base of every algorithm, ours and yours.
+
+    An algorithm writes `update`, which learns from one `Rollout`, and names its settings in `config_class`, a
+    frozen dataclass derived from `AgentConfig`. It takes its steps with `self.step(loss)`, and what it
+    remembers between updates it adds to `state_dict` and `load_state_dict`. The page "Bring your own
+    algorithm" of the docs has one of 40 lines; `check_agent` tries what has to hold.
 
     Args:
         policy: The policy to train, in place.
         env: The environment; its `num_envs` is the number of episodes `B` of an iteration.
-        config: The algorithm's settings.
+        config: The algorithm's settings; those of `config_class` as they come if None.
         reference: The policy to stay close to; a frozen copy of `policy` as it is now if None.
 
     Attributes:
@@ -73,11 +78,17 @@ class Agent(ABC, Generic[ConfigT]):
         GuardError: Reference or reward model share trained weights with the policy.
     """
 
-    config_class: ClassVar[type[AgentConfig]]
+    config_class: ClassVar[type[AgentConfig]] = AgentConfig
 
     def __init__(
-        self, policy: Policy, env: TextVectorEnv, config: ConfigT, reference: Policy | None = None
+        self,
+        policy: Policy,
+        env: TextVectorEnv,
+        config: ConfigT | None = None,
+        reference: Policy | None = None,
     ) -> None:
+        config = config or self.config_class()  # type: ignore[assignment]
+        assert config is not None
         self.policy, self.env, self.config = policy, env, config
         self.reference = reference or policy.frozen()
         self.reference.check_finite()
@@ -99,7 +110,16 @@ class Agent(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def update(self, batch: Rollout) -> Metrics:
-        """Learn from one batch of episodes; returns what happened, for the logs."""
+        """Learn from one batch of episodes.
+
+        Args:
+            batch: `B` episodes. Those that are not `batch.scored` are no samples: `batch.only(batch.scored)`
+                leaves them out.
+
+        Returns:
+            What happened, for the logs: numbers by name. Where `track_objective` is called, `kl` in nats per
+            episode has to be among them.
+        """
 
     def learn(self, iterations: int | None = None, callback: Callback | None = None) -> Agent[ConfigT]:
         """Play and update until `config.iterations` (or this many more) are done.

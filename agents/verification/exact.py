@@ -17,9 +17,7 @@ from text_gym.episode import Episode, FloatArray
 from text_gym.errors import ConfigError
 
 
-def trajectory_log_probs(
-    policy: Policy, episodes: Sequence[Episode], *, temperature: float = 1.0
-) -> Tensor:
+def trajectory_log_probs(policy: Policy, episodes: Sequence[Episode], *, temperature: float = 1.0) -> Tensor:
     """The log-probability that a policy writes each of these completions, end included, with gradients.
 
     `trajectory_log_probs(policy, trajectories(task)).exp()` is the policy as a distribution over everything

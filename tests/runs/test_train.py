@@ -19,9 +19,8 @@ import torch
 from rich.console import Console
 
 from tests import kill_harness
-from tests.small_models import trajectory_log_probs
 from text_gym import TextVectorEnv, as_reward_source, load_task
-from text_gym.agents import Policy, PPOConfig, SB3Config, rollout
+from text_gym.agents import Policy, PPOConfig, SB3Config, rollout, trajectory_log_probs
 from text_gym.cli.main import main
 from text_gym.errors import RewardError
 from text_gym.runs.origin import load_start

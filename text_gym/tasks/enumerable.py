@@ -174,7 +174,8 @@ def best_of_n_law(probabilities: FloatArray, rewards: FloatArray, n: int) -> Flo
     upto = np.cumsum(mass)
     chosen = upto**n - np.concatenate([[0.0], upto[:-1]]) ** n
     share = np.divide(chosen, mass, out=np.zeros_like(mass), where=mass > 0)
-    return probabilities * share[level]
+    law: FloatArray = probabilities * share[level]
+    return law
 
 
 def kl_divergence(policy: FloatArray, reference: FloatArray) -> float:
@@ -229,9 +230,9 @@ def expected_group_advantages(
     """The advantage that GRPO gives a text on average over the other texts of its group.
 
     A text's return less the mean of its group, with `std` over the group's standard deviation (divisor
-    `group_size`); a group of equal returns has advantage 0. The expected gradient of GRPO's loss at the policy
-    that played is `exact_policy_gradient` with these in place of the rewards. Without `std` they are
-    `(k - 1)/k` times `rewards - mean`, and RLOO's are `rewards - mean`.
+    `group_size`); a group of equal returns has advantage 0. With these in place of the rewards,
+    `exact_policy_gradient` is the expected gradient of GRPO at the policy that played. Without `std` they are
+    `(k - 1)/k` times `rewards - mean`; those of RLOO are `rewards - mean`.
 
     Args:
         probabilities: `(N,)` float64, of the trajectories.

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from tests.bench_world import TINY
-from tests.small_models import trajectory_log_probs
 from text_gym import as_reward_source, load_task
+from text_gym.agents import trajectory_log_probs
 from text_gym.bench.matrix import optimisers
 from text_gym.bench.matrix.optimisers import learn, look, mean, perfect
 from text_gym.bench.matrix.settings import OPTIMISERS, Settings
