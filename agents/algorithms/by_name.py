@@ -28,8 +28,8 @@ def load_algorithm(name: str) -> type[Agent[Any]]:
     """The class of an algorithm: one of ours by its name, or your own.
 
     Args:
-        name: In `ALGORITHMS`; or `file.py:Class` or `module:Class`, where the class derives from `Agent`; or an
-            entry point of the group `text_gym.algorithms`. A file is run when it is loaded.
+        name: In `ALGORITHMS`; or `file.py:Class` or `module:Class`, where the class derives from `Agent`; or
+            an entry point of the group `text_gym.algorithms`. A file is run when it is loaded.
 
     Raises:
         UnknownNameError: There is no such algorithm, or no such class; the nearest name is suggested.

@@ -1,4 +1,4 @@
-"""`check_agent`: whether an algorithm keeps the laws that any algorithm must keep, on tasks that can be listed."""
+"""`check_agent`: try on tasks that can be listed what has to hold of any algorithm."""
 
 from __future__ import annotations
 

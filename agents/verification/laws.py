@@ -1,4 +1,4 @@
-"""The laws that `check_agent` tries: each says in a sentence that it holds, or what is broken and what to mend.
+"""The laws that `check_agent` tries: each says that it holds, or what is broken and what to mend.
 
 They look from outside: at weights, at the gradients of an optimizer's steps, and at what is saved.
 """
@@ -129,8 +129,8 @@ def seeds(trial: Trial) -> str:
     changed = [name for name, value in now.items() if kept.get(name, value) != value]
     if changed:
         raise CheckError(
-            f"{changed[0]} changes while an agent learns and outlives it: the next agent in this process "
-            "learns otherwise; keep it in the agent (self.…) and in state_dict, a generator seeded by config.seed"
+            f"{changed[0]} changes while an agent learns and outlives it, so that the next agent in this "
+            "process learns otherwise; keep it in self and in state_dict, and seed generators by config.seed"
         )
     if run(1) != first:
         raise CheckError(
@@ -211,7 +211,7 @@ def _garbled(batch: Rollout, rows: Tensor) -> Rollout:
     """The batch with other numbers where these rows are real."""
     inside = rows[:, None] & batch.mask
     noise = torch.full_like(batch.rewards, 1e3)
-    columns = {
+    columns: dict[str, Any] = {
         name: torch.where(inside, noise, getattr(batch, name)) for name in ("rewards", "values", "log_probs")
     }
     values = np.where(rows.cpu().numpy(), 1e3, batch.scores.values)
@@ -347,18 +347,19 @@ def closed_form(trial: Trial) -> str:
     paid = float((end - start) @ rewards / (rewards.max() - start @ rewards))
     said = (
         f"after {ITERATIONS} batches of {rows} texts reward − β·KL (β = {beta:g}) went from "
-        f"{objective(start):.3f} to {objective(end):.3f}; the optimum is {objective(best):.3f}. Total variation to "
-        f"π* ∝ π_ref·exp(r/β) from {total_variation(start, best):.3f} to {total_variation(end, best):.3f}"
+        f"{objective(start):.3f} to {objective(end):.3f}; the optimum is {objective(best):.3f}. "
+        f"Total variation to π* ∝ π_ref·exp(r/β) from {total_variation(start, best):.3f} to {total_variation(end, best):.3f}"
     )
     if max(share, paid) < ENOUGH:
         raise CheckError(
-            f"it does not climb: {said}. The reward alone went from {start @ rewards:.3f} to {end @ rewards:.3f}"
+            f"it does not climb: {said}. The reward alone went from {start @ rewards:.3f} to "
+            f"{end @ rewards:.3f}"
         )
     if total_variation(end, best) <= CLOSE:
         return f"{said}: it finds the closed form"
     if share < ENOUGH:
         return (
-            f"{said}. The reward alone rose from {start @ rewards:.3f} to {end @ rewards:.3f}: the KL penalty "
-            "does not hold it back"
+            f"{said}. The reward alone rose from {start @ rewards:.3f} to {end @ rewards:.3f}: the KL "
+            "penalty does not hold it back"
         )
     return said

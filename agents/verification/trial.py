@@ -1,4 +1,4 @@
-"""The agent under test, made alike any number of times on tasks that can be listed, and what it does there."""
+"""The agent under test, made alike any number of times on tasks that can be listed."""
 
 from __future__ import annotations
 
