@@ -46,9 +46,7 @@ def load_algorithm(name: str) -> type[Agent[Any]]:
         raise UnknownNameError("algorithm", name, [*ALGORITHMS, *installed()])
     if not (isinstance(found, type) and issubclass(found, Agent)):
         what = f"class {found.__name__}" if isinstance(found, type) else type(found).__name__
-        raise ConfigError(
-            f"{name} is a {what}; an algorithm is a class that derives from text_gym.agents.Agent"
-        )
+        raise ConfigError(f"{name} is a {what}; an algorithm is a class derived from text_gym.agents.Agent")
     if inspect.isabstract(found):
         missing = ", ".join(sorted(found.__abstractmethods__))
         raise ConfigError(f"{name} has no {missing} of its own: write it")

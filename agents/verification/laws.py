@@ -345,17 +345,18 @@ def closed_form(trial: Trial) -> str:
 
     share = (objective(end) - objective(start)) / (objective(best) - objective(start))
     paid = float((end - start) @ rewards / (rewards.max() - start @ rewards))
+    far, near = total_variation(start, best), total_variation(end, best)
     said = (
         f"after {ITERATIONS} batches of {rows} texts reward − β·KL (β = {beta:g}) went from "
         f"{objective(start):.3f} to {objective(end):.3f}; the optimum is {objective(best):.3f}. "
-        f"Total variation to π* ∝ π_ref·exp(r/β) from {total_variation(start, best):.3f} to {total_variation(end, best):.3f}"
+        f"Total variation to π* ∝ π_ref·exp(r/β) from {far:.3f} to {near:.3f}"
     )
     if max(share, paid) < ENOUGH:
         raise CheckError(
             f"it does not climb: {said}. The reward alone went from {start @ rewards:.3f} to "
             f"{end @ rewards:.3f}"
         )
-    if total_variation(end, best) <= CLOSE:
+    if near <= CLOSE:
         return f"{said}: it finds the closed form"
     if share < ENOUGH:
         return (

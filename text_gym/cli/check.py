@@ -1,7 +1,11 @@
-"""`text-gym check`: what an environment or a reward breaks, and what to mend."""
+"""`text-gym check`: what an environment, a reward or an algorithm breaks, and what to mend."""
 
 from __future__ import annotations
 
+from text_gym.agents.algorithms.agent import Agent
+from text_gym.agents.algorithms.by_name import ALGORITHMS
+from text_gym.agents.own_algorithms import installed, own_algorithm
+from text_gym.agents.verification.check_agent import check_agent
 from text_gym.cli.options.check import CheckOptions
 from text_gym.envs.checker import check_text_env
 from text_gym.envs.reward_checker import check_reward_source
@@ -18,8 +22,19 @@ def run_check(options: CheckOptions) -> int:
         env_id = next((i for i, kwargs in ENV_IDS.items() if kwargs == {"task": options.what}), options.what)
         env = gym.make(env_id) if env_id in gym.registry else TextEnv(task=options.what)
         check_text_env(env, steps=options.steps, seed=options.seed)
+    elif _is_algorithm(options.what):
+        print(check_agent(options.what, seed=options.seed))
+        return 0
     else:
         task = load_task(options.task)
         check_reward_source(load_reward_source(options.what, task.prompts), task, seed=options.seed)
     print(f"{options.what} breaks none of the laws")
     return 0
+
+
+def _is_algorithm(what: str) -> bool:
+    """Whether the words name an algorithm, ours or a user's, and not a reward."""
+    if what in ALGORITHMS or what in installed():
+        return True
+    found = own_algorithm(what) if ":" in what and not what.startswith("human:") else None
+    return isinstance(found, type) and issubclass(found, Agent)

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
 
+from text_gym.agents.own_algorithms import label
 from text_gym.errors import ConfigError, DataError
 from text_gym.utils.json_files import _finite, _render, write_json
 from text_gym.utils.locking import FolderLock
@@ -271,8 +272,8 @@ def _read_rows(file: Path) -> list[dict[str, float]]:
 
 
 def default_folder(task: str, algorithm: str) -> Path:
-    """`runs/<task>-<algorithm>-<time>`."""
-    return Path("runs") / f"{Path(task).stem}-{algorithm}-{time.strftime('%Y%m%d-%H%M%S')}"
+    """`runs/<task>-<algorithm>-<time>`; of a user's own algorithm the class's name."""
+    return Path("runs") / f"{Path(task).stem}-{label(algorithm)}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _fence(text: str) -> str:
