@@ -17,14 +17,14 @@ from text_gym.tasks.enumerable import (
     TableReward,
     best_of_n_law,
     bradley_terry,
-    dpo_loss,
     enumerable,
+    expected_dpo_loss,
     expected_group_advantages,
+    expected_win_rate,
     kl_divergence,
     optimal_policy,
     total_variation,
     trajectories,
-    win_rate,
 )
 
 P = np.array([0.1, 0.4, 0.15, 0.3, 0.05])
@@ -131,8 +131,8 @@ def test_the_win_rate_by_every_pair_of_texts() -> None:
     expected = 0.0
     for i, j in itertools.product(range(5), repeat=2):
         expected += P[i] * Q[j] * (1.0 if R[i] > R[j] else 0.5 if R[i] == R[j] else 0.0)
-    assert win_rate(P, Q, R) == pytest.approx(expected)
-    assert win_rate(P, Q, R) + win_rate(Q, P, R) == pytest.approx(1)
+    assert expected_win_rate(P, Q, R) == pytest.approx(expected)
+    assert expected_win_rate(P, Q, R) + expected_win_rate(Q, P, R) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
@@ -162,7 +162,7 @@ def test_a_bradley_terry_raters_preferences() -> None:
 @pytest.mark.parametrize("beta", [0.1, 1.0])
 def test_a_search_for_the_least_loss_of_dpo_ends_at_the_optimum_of_rlhf(beta: float) -> None:
     def loss(logits: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
-        return dpo_loss(scipy.special.softmax(logits), Q, bradley_terry(R), beta)
+        return expected_dpo_loss(scipy.special.softmax(logits), Q, bradley_terry(R), beta)
 
     found = scipy.optimize.minimize(loss, np.zeros(5), method="BFGS", options={"gtol": 1e-9})
     odds = Q * np.exp(R / beta)
@@ -170,4 +170,4 @@ def test_a_search_for_the_least_loss_of_dpo_ends_at_the_optimum_of_rlhf(beta: fl
     assert loss(np.log(Q)) == pytest.approx(np.log(2))
     assert found.fun < np.log(2)
     with pytest.raises(ConfigError, match="beta is 0"):
-        dpo_loss(P, Q, bradley_terry(R), 0)
+        expected_dpo_loss(P, Q, bradley_terry(R), 0)

@@ -26,14 +26,14 @@ __all__ = [
     "TableReward",
     "best_of_n_law",
     "bradley_terry",
-    "dpo_loss",
     "enumerable",
+    "expected_dpo_loss",
     "expected_group_advantages",
+    "expected_win_rate",
     "kl_divergence",
     "optimal_policy",
     "total_variation",
     "trajectories",
-    "win_rate",
 ]
 
 MAX_TRAJECTORIES = 100_000
@@ -209,7 +209,7 @@ def total_variation(p: FloatArray, q: FloatArray) -> float:
     return float(np.abs(p - q).sum() / 2)
 
 
-def win_rate(policy: FloatArray, rival: FloatArray, rewards: FloatArray) -> float:
+def expected_win_rate(policy: FloatArray, rival: FloatArray, rewards: FloatArray) -> float:
     """The probability that a text of one policy has more reward than one of another, ties counting half.
 
     Args:
@@ -217,7 +217,7 @@ def win_rate(policy: FloatArray, rival: FloatArray, rewards: FloatArray) -> floa
         rival: `(N,)` float64, those of the other policy, which draws independently.
         rewards: `(N,)` float64.
 
-    >>> win_rate(np.array([0.0, 1.0]), np.array([0.5, 0.5]), np.array([0.0, 1.0]))
+    >>> expected_win_rate(np.array([0.0, 1.0]), np.array([0.5, 0.5]), np.array([0.0, 1.0]))
     0.75
     """
     wins = (np.sign(rewards[:, None] - rewards[None, :]) + 1) / 2  # (N, N)
@@ -286,7 +286,9 @@ def bradley_terry(rewards: FloatArray) -> FloatArray:
     return odds
 
 
-def dpo_loss(policy: FloatArray, reference: FloatArray, preferences: FloatArray, beta: float) -> float:
+def expected_dpo_loss(
+    policy: FloatArray, reference: FloatArray, preferences: FloatArray, beta: float
+) -> float:
     """The expected loss of DPO where both texts of a pair are drawn from the reference policy.
 
     For a rater by Bradley and Terry its minimum is `optimal_policy(reference, rewards, beta)`, the optimum
@@ -299,7 +301,7 @@ def dpo_loss(policy: FloatArray, reference: FloatArray, preferences: FloatArray,
         beta: β of DPO, above 0.
 
     >>> half = np.array([0.5, 0.5])
-    >>> dpo_loss(half, half, bradley_terry(np.array([0.0, 1.0])), beta=0.1) == np.log(2)
+    >>> expected_dpo_loss(half, half, bradley_terry(np.array([0.0, 1.0])), beta=0.1) == np.log(2)
     True
     """
     if not beta > 0:

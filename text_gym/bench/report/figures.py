@@ -285,19 +285,22 @@ def _null_rulers(summary: Mapping[str, Any]) -> Plate | None:
 
 
 def _learning(summary: Mapping[str, Any]) -> Plate | None:
-    """Gold over episodes, a panel a task, a colour an optimiser."""
+    """Gold over tokens (episodes, where they were not counted), a panel a task, a colour an optimiser."""
     tasks: dict[str, list[Item]] = {}
     for s in summary["settings"]:
         tasks.setdefault(s["task"], []).append(s)
 
     def draw(settings: Sequence[Item]) -> Callable[[Any], None]:
+        counted = all(math.isfinite(p["tokens"]) for s in settings for p in s["curve"])
+        unit = "tokens" if counted else "episodes"
+
         def lines(axes: Any) -> None:
             for n, s in enumerate(settings):
-                x, y = [p["episodes"] for p in s["curve"]], [p["gold"] for p in s["curve"]]
+                x, y = [p[unit] for p in s["curve"]], [p["gold"] for p in s["curve"]]
                 label = _label(summary, s).rpartition(": ")[2]
                 style, colour = STYLES[n // len(COLOURS) % len(STYLES)], COLOURS[n % len(COLOURS)]
                 axes.plot(x, y, style, color=colour, label=label)
-            axes.set(xlabel="episodes", ylabel="gold")
+            axes.set(xlabel=unit, ylabel="gold")
 
         return lines
 
