@@ -10,6 +10,7 @@ import pytest
 from tests.own_algorithm import write_algorithm
 from text_gym.agents import own_algorithms
 from text_gym.agents.own_algorithms import GROUP, own_algorithm
+from text_gym.errors import ConfigError
 
 
 def offer(monkeypatch: pytest.MonkeyPatch, **points: str) -> None:
@@ -31,5 +32,5 @@ def test_entry_points_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert own_algorithm("mine") is None
     offer(monkeypatch, mine="text_gym.agents.algorithms.rloo:RLOO", gone="no_such_module_x:A")
     assert own_algorithm("mine").__name__ == "RLOO"
-    with pytest.raises(own_algorithms.ConfigError, match=r"entry point 'gone'.*no_such_module_x"):
+    with pytest.raises(ConfigError, match=r"entry point 'gone'.*no_such_module_x"):
         own_algorithm("gone")

@@ -13,7 +13,7 @@ from typing import Any
 from .comparisons import best_algorithms, best_of_n_against_rl, length_rater, static_accuracy, traits
 from .frontier import penalty_frontier, spent_kl
 from .outcomes import Pressed, hardest, is_yours, outcome, worst_setting
-from .own_algorithms import own_algorithms
+from .own_algorithms import own_against_others
 from .results import Results, Setting, optimiser_name
 from .runs import RANKED_AT, below_start, best_point, falls, mean_of
 from .samples import example, troubles
@@ -34,7 +34,7 @@ from .verdicts import (
 def find(results: Results) -> list[Finding]:
     """All findings that the cells allow, in the order of the report."""
     if results.config.get("what") == "agents":
-        return [*own_algorithms(results), *best_algorithms(results)]
+        return [*own_against_others(results), *best_algorithms(results)]
     yours = [d for d in results.designs if is_yours(results, d)]
     return [
         *(finding for d in yours for finding in _of_design(results, d)),

@@ -19,7 +19,7 @@ from .verdicts import ALGORITHM_MARGIN, UNKNOWN, Finding, shown
 BETTER, WORSE, EQUAL = "better", "worse", "equal"
 
 
-def own_algorithms(results: Results) -> Iterator[Finding]:
+def own_against_others(results: Results) -> Iterator[Finding]:
     """By task: is the user's algorithm better than each other one at equal tokens?"""
     yours = list(results.config.get("algorithms") or {})
     for task in dict.fromkeys(s.task for s in results.settings):

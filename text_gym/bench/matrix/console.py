@@ -96,7 +96,7 @@ def show_rows(rows: Sequence[dict[str, Any]], console: Console) -> None:
 
 
 def show_findings(summary: Mapping[str, Any], folder: Path, console: Console) -> None:
-    """Print answers on the user's designs and algorithms, the first of each in full; else the first of all."""
+    """Print answers on the user's designs and algorithms, the first of each in full; else the first."""
     yours = [d["name"] for d in summary["designs"] if d["yours"]]
     found = [f for f in summary["findings"] if f["design"] in yours or f["name"] == "own_algorithm"]
     for i, f in enumerate(found or summary["findings"][:3]):

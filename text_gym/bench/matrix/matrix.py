@@ -125,9 +125,9 @@ def bench_agents(
         out: Folder; one of the time if None.
         tasks: Names in `AGENT_TASKS`, or others; all of the former if None.
         budget: Three seeds (small) or five (full).
-        algorithms: Your own, as `load_algorithm` takes them: `file.py:Class`, `module:Class` or the name of an
-            entry point; `NAME=` before it names it. They learn with their settings as they come, but for the
-            number of iterations, the KL coefficient and the seed.
+        algorithms: Your own, as `load_algorithm` takes them: `file.py:Class`, `module:Class` or the name of
+            an entry point; `NAME=` before it names it. They learn with their settings as they come, but for
+            the number of iterations, the KL coefficient and the seed.
         optimisers: Names in `OPTIMISERS`; `AGENTS` if None.
         seeds: In place of the budget's.
         iterations: For all tasks.
@@ -146,7 +146,7 @@ def bench_agents(
     cells = plan_agents(
         list(tasks or AGENT_TASKS),
         budget,
-        algorithms=own_algorithms(algorithms),
+        algorithms=load_own_algorithms(algorithms),
         optimisers=optimisers,
         seeds=seeds,
         iterations=iterations,
@@ -192,7 +192,7 @@ def run_matrix(
     return rows
 
 
-def own_algorithms(specs: Sequence[str]) -> dict[str, OwnAlgorithm]:
+def load_own_algorithms(specs: Sequence[str]) -> dict[str, OwnAlgorithm]:
     """The user's algorithms by the names they have as optimisers; each is loaded once, to see that it is one.
 
     Raises:
