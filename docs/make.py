@@ -18,7 +18,13 @@ sys.path.insert(0, str(ROOT))
 
 from tests.house import FLOORS, House  # noqa: E402
 
-PACKAGES = ("text_gym", "text_gym.agents", "text_gym.reward_models", "text_gym.bench")
+PACKAGES = (
+    "text_gym",
+    "text_gym.agents",
+    "text_gym.reward_models",
+    "text_gym.bench",
+    "text_gym.tasks.enumerable",
+)
 # What each folder holds, by floor from the ground up; the widths of boxes follow from it.
 SAYS = {
     "text_gym": "episode, tokenizer,\ndata, errors",

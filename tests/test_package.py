@@ -20,7 +20,13 @@ from text_gym.cli.main import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 HOUSE = House(ROOT)
-PUBLIC = ("text_gym", "text_gym.agents", "text_gym.reward_models", "text_gym.bench")
+PUBLIC = (
+    "text_gym",
+    "text_gym.agents",
+    "text_gym.reward_models",
+    "text_gym.bench",
+    "text_gym.tasks.enumerable",
+)
 # Extras that not every installation has.
 OPTIONAL = {
     "array_api_compat",
