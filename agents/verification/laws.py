@@ -34,11 +34,11 @@ from .trial import (
     LEARNING_RATE,
     Trial,
     cosine,
-    difference,
     flat,
     global_seed,
     gradient_of_update,
     lasting_state,
+    relative_change,
     snapshot,
     trained,
 )
@@ -186,10 +186,10 @@ def abstention(trial: Trial) -> str:
     whole = gradient_of_update(trial.still(**options), batch)
     garbled = gradient_of_update(trial.still(**options), _garbled(batch, unjudged))
     mend = "begin update with `batch = batch.only(batch.scored)`"
-    if difference(whole, garbled) > 1e-4:
+    if relative_change(whole, garbled) > 1e-4:
         raise CheckError(
             "texts that the reward did not judge, or that the limit cut, teach something: other numbers in "
-            f"their rows give another gradient (by {100 * difference(whole, garbled):.0f} %); {mend}"
+            f"their rows give another gradient (by {100 * relative_change(whole, garbled):.0f} %); {mend}"
         )
     states = []
     for played in (batch, _garbled(batch, unjudged)):
@@ -199,10 +199,10 @@ def abstention(trial: Trial) -> str:
     if states[0] != states[1]:
         raise CheckError(f"what the agent remembers depends on texts that were not judged; {mend}")
     without = gradient_of_update(trial.still(**options), batch.only(batch.scored))
-    if difference(without, whole) > 0.2:
+    if relative_change(without, whole) > 0.2:
         raise CheckError(
             "texts that were not judged count: without them the gradient is another one (by "
-            f"{100 * difference(without, whole):.0f} %), as if they were paid 0 or divided by; {mend}"
+            f"{100 * relative_change(without, whole):.0f} %), as if they were paid 0 or divided by; {mend}"
         )
     return f"{int(unjudged.sum())} of {len(unjudged)} texts without a judgement change nothing"
 
@@ -233,10 +233,10 @@ def padding(trial: Trial) -> str:
     other = torch.where(after, (batch.tokens + 1) % trial.task.tokenizer.vocab_size, batch.tokens)
     a = gradient_of_update(trial.still(), batch)
     b = gradient_of_update(trial.still(), replace(batch, tokens=other))
-    if difference(a, b) > 1e-4:
+    if relative_change(a, b) > 1e-4:
         raise CheckError(
             f"padding is learnt from: other ids after the texts' ends change the gradient by "
-            f"{100 * difference(a, b):.0f} %; multiply what you sum over tokens by batch.mask, which is "
+            f"{100 * relative_change(a, b):.0f} %; multiply what you sum over tokens by batch.mask, which is "
             "(B, T) and True for the tokens of completions"
         )
     return "ids after the texts' ends change nothing"

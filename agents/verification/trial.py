@@ -163,7 +163,7 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return float(a @ b) / norms if norms > 0 else 0.0
 
 
-def difference(a: Tensor, b: Tensor) -> float:
+def relative_change(a: Tensor, b: Tensor) -> float:
     """How far two vectors are apart, in lengths of the first."""
     return float((a - b).norm()) / max(float(a.norm()), 1e-30)
 

@@ -45,12 +45,18 @@ def test_gold_is_read_where_the_run_of_fewest_tokens_ends() -> None:
 @pytest.mark.parametrize(
     ("own", "other", "noise", "verdict", "said"),
     [
-        (0.8, 0.5, NOISE, "yes", "Mine is better than RLOO at 100 tokens: difference +0.300 [+0.29"),
-        (0.5, 0.8, NOISE, "no", "Mine is worse than RLOO at 100 tokens: difference −0.300 [−0.30"),
-        (0.5, 0.5, NOISE, "no", "Mine is as good as RLOO, within 0.01 at 100 tokens"),
-        (0.6, 0.5, (0.3, -0.3, 0.1), "cannot be told", "Mine cannot be told from RLOO at 100 tokens"),
+        (
+            0.8,
+            0.5,
+            NOISE,
+            "yes",
+            "Mine is better than RLOO: difference +0.300 [+0.296, +0.304]",
+        ),
+        (0.5, 0.8, NOISE, "no", "Mine is worse than RLOO: difference −0.300 [−0.304, −0.296]"),
+        (0.5, 0.5, NOISE, "no", "Mine is as good as RLOO, within 0.01: difference 0.000"),
+        (0.6, 0.5, (0.3, -0.3, 0.1), "cannot be told", "Mine cannot be told from RLOO"),
         # Above zero in all three runs, so that the bootstrap's interval is too: Student's is not.
-        (0.6, 0.5, (0.3, -0.09, -0.05), "cannot be told", "Mine cannot be told from RLOO"),
+        (0.6, 0.5, (0.3, -0.09, -0.05), "cannot be told", "difference +0.153 [−0.380, +0.686]"),
         (0.9, 0.5, (0.0,), "cannot be told", "difference +0.400 (no interval)"),
     ],
 )
