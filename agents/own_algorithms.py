@@ -5,6 +5,7 @@ What is found is not looked at here, and nothing here needs PyTorch; what users 
 
 from __future__ import annotations
 
+import ast
 import functools
 import os
 from importlib.metadata import EntryPoint, entry_points
@@ -46,6 +47,28 @@ def own_algorithm(spec: str) -> Any:
         return load_from(place, name)
     file = Path(place).resolve()
     return _from_file(str(file), name, os.stat(file).st_mtime_ns)
+
+
+def is_agent_by_its_text(file: str | Path, name: str) -> bool:
+    """Tell from a file's text alone whether a class in it derives from what it imports from `text_gym.agents`.
+
+    Nothing is run: what the file has may be a reward, which belongs into a sandbox.
+    """
+    try:
+        tree = ast.parse(Path(file).read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return False
+    ours = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("text_gym.agents")
+        for alias in node.names
+    }
+    for node in tree.body:  # a class may derive from one above it
+        if isinstance(node, ast.ClassDef):
+            bases = {ast.unparse(base).partition("[")[0].partition(".")[0] for base in node.bases}
+            ours |= {node.name} if bases & ours else set()
+    return name in ours
 
 
 def label(algorithm: str) -> str:

@@ -1,4 +1,4 @@
-"""Algorithms by their names on the command line, and those that users bring."""
+"""Finds algorithms by the names the command line knows, and those that users bring."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ALGORITHMS: dict[str, type[Agent[Any]]] = {
 
 
 def load_algorithm(name: str) -> type[Agent[Any]]:
-    """The class of an algorithm: one of ours by its name, or your own.
+    """Import the class of an algorithm: one of ours by its name, or your own.
 
     Args:
         name: In `ALGORITHMS`; or `file.py:Class` or `module:Class`, where the class derives from `Agent`; or

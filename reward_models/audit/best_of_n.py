@@ -1,4 +1,4 @@
-"""Best of n: what gold becomes when the best of n texts by the audited reward is taken.
+"""Best-of-n probe: what happens to gold when the audited reward picks the best of n texts.
 
 The expectation over all choices of n texts is exact; nothing is drawn but the bootstrap's resamples.
 """
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from text_gym.episode import FloatArray
-from text_gym.utils.interval import RESAMPLES, Interval
+from text_gym.utils.interval import Interval, Rows, bootstrap
 
 
 @dataclass(frozen=True)
 class BestOfNProbe:
-    """Gold of the best of n texts, beside gold of any text.
+    """Gold of the best of n texts, beside gold of a random text.
 
     Args:
         n: Texts that one is taken from.
@@ -35,7 +35,7 @@ class BestOfNProbe:
 
 
 def expected_best(scores: FloatArray, values: FloatArray, n: int) -> float:
-    """Expected value of the text with the largest score among n drawn with replacement; ties are fair.
+    """Return the expected value of the best-scored of n texts drawn with replacement; ties are shared.
 
     >>> expected_best(np.array([1.0, 2.0]), np.array([10.0, 20.0]), n=2)
     17.5
@@ -49,28 +49,29 @@ def expected_best(scores: FloatArray, values: FloatArray, n: int) -> float:
 def best_of_n_probe(
     scores: FloatArray, golds: FloatArray, texts: tuple[str, ...], n: int = 64, seed: int = 0
 ) -> BestOfNProbe:
-    """Best of n over the given texts, whatever their prompts, with bootstrap intervals.
+    """Run best-of-n over the given texts, whatever their prompts, with bootstrap intervals.
 
     Args:
         scores: `(N,)` the audited reward's.
         golds: `(N,)` gold.
         texts: The texts.
         n: Texts that one is taken from.
-        seed: Of the resamples.
+        seed: Decides the resamples.
     """
-    rows = np.random.default_rng(seed).integers(len(scores), size=(RESAMPLES, len(scores)))
-    drawn = np.array([expected_best(scores[r], golds[r], n) for r in rows])
     value, mean = expected_best(scores, golds, n), float(golds.mean())
 
-    def interval(at: float, values: FloatArray) -> Interval:
-        low, high = np.quantile(values, [0.025, 0.975])
-        return Interval(at, float(low), float(high), len(scores))
+    def best(rows: Rows) -> FloatArray:
+        return np.array([expected_best(scores[r], golds[r], n) for r in rows])
+
+    def change(rows: Rows) -> FloatArray:
+        found: FloatArray = best(rows) - golds[rows].mean(axis=1)
+        return found
 
     return BestOfNProbe(
         n,
         mean,
-        interval(value, drawn),
-        interval(value - mean, drawn - golds[rows].mean(axis=1)),
+        Interval(value, *bootstrap(best, len(scores), seed), len(scores)),
+        Interval(value - mean, *bootstrap(change, len(scores), seed), len(scores)),
         expected_best(golds, golds, n),
         texts[int(np.argmax(scores))],
     )

@@ -9,7 +9,7 @@ import pytest
 
 from tests.own_algorithm import write_algorithm
 from text_gym.agents import own_algorithms
-from text_gym.agents.own_algorithms import GROUP, own_algorithm
+from text_gym.agents.own_algorithms import GROUP, is_agent_by_its_text, own_algorithm
 from text_gym.errors import ConfigError
 
 
@@ -34,3 +34,24 @@ def test_entry_points_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert own_algorithm("mine").__name__ == "RLOO"
     with pytest.raises(ConfigError, match=r"entry point 'gone'.*no_such_module_x"):
         own_algorithm("gone")
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("from text_gym.agents import Agent\nclass Mine(Agent):\n    pass\n", True),
+        ("from text_gym.agents import Agent as A\nclass Mine(A[int]):\n    pass\n", True),
+        ("from text_gym.agents import PPO\nclass Base(PPO): pass\nclass Mine(Base): pass\n", True),
+        ("from text_gym.agents.algorithms.rloo import RLOO\nclass Mine(RLOO): pass\n", True),
+        ("from text_gym.agents import RLOO as Mine\n", True),
+        ("from text_gym import RewardSource\nclass Mine(RewardSource):\n    pass\n", False),
+        ("from text_gym.agents import Policy\ndef Mine(completion):\n    return 1.0\n", False),
+        ("class Mine:\n", False),
+        ("def other(): pass\n", False),
+    ],
+)
+def test_a_file_is_told_to_hold_an_agent_without_being_run(code: str, expected: bool, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("raise RuntimeError\n" + code)
+    assert is_agent_by_its_text(file, "Mine") is expected
+    assert not is_agent_by_its_text(tmp_path / "none.py", "Mine")

@@ -1,10 +1,10 @@
-"""`text-gym check`: what an environment, a reward or an algorithm breaks, and what to mend."""
+"""`text-gym check` names the laws an environment, a reward or an algorithm breaks, and what to fix."""
 
 from __future__ import annotations
 
 from text_gym.agents.algorithms.agent import Agent
 from text_gym.agents.algorithms.by_name import ALGORITHMS
-from text_gym.agents.own_algorithms import installed, own_algorithm
+from text_gym.agents.own_algorithms import installed, is_agent_by_its_text, own_algorithm
 from text_gym.agents.verification.check_agent import check_agent
 from text_gym.cli.options.check import CheckOptions
 from text_gym.envs.checker import check_text_env
@@ -12,6 +12,7 @@ from text_gym.envs.reward_checker import check_reward_source
 from text_gym.envs.single import TextEnv
 from text_gym.runs.data import load_reward_source
 from text_gym.tasks.task import ENV_IDS, TASKS, load_task
+from text_gym.utils.user_code import split_place
 
 
 def run_check(options: CheckOptions) -> int:
@@ -36,5 +37,8 @@ def _is_algorithm(what: str) -> bool:
     """Whether the words name an algorithm, ours or a user's, and not a reward."""
     if what in ALGORITHMS or what in installed():
         return True
-    found = own_algorithm(what) if ":" in what and not what.startswith("human:") else None
-    return isinstance(found, type) and issubclass(found, Agent)
+    found = None if what.startswith("human:") else split_place(what)
+    if found is None or found[0].endswith(".py"):  # a file is not run here: it may hold a reward
+        return found is not None and is_agent_by_its_text(*found)
+    value = own_algorithm(what)
+    return isinstance(value, type) and issubclass(value, Agent)

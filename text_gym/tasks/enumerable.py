@@ -23,7 +23,6 @@ from .classic import check_range
 from .task import Task
 
 __all__ = [
-    "TableReward",
     "best_of_n_law",
     "bradley_terry",
     "enumerable",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
@@ -15,6 +14,7 @@ from text_gym.agents.algorithms.configs import Estimator
 from text_gym.agents.algorithms.kl import KLController, estimate_kl
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.prefix_cache import PrefixCache
+from text_gym.episode import IntArray
 from text_gym.errors import ConfigError
 
 from .features import Observation, StepReturn
@@ -75,7 +75,7 @@ class KLPenalty(VecEnvWrapper):  # type: ignore[misc, unused-ignore]
         return observation
 
     @torch.no_grad()
-    def step_async(self, actions: npt.NDArray[np.int64]) -> None:
+    def step_async(self, actions: IntArray) -> None:
         """Compare both policies' log-probabilities of the actions `(B,)`, then pass them on."""
         own = self._own_log_probs(actions)
         states = self._cache.read(self._observation["tokens"], self._observation["length"][:, 0])
@@ -98,7 +98,7 @@ class KLPenalty(VecEnvWrapper):  # type: ignore[misc, unused-ignore]
             self._episode_kl[ended] = 0.0
         return self._observation, rewards, dones, infos
 
-    def _own_log_probs(self, actions: npt.NDArray[np.int64]) -> Tensor:
+    def _own_log_probs(self, actions: IntArray) -> Tensor:
         """`(B,)`, nats: of the actions under the policy that is followed."""
         policy = self._policy
         if policy is None:

@@ -1,4 +1,4 @@
-"""Training by an algorithm of Stable-Baselines3, by name: what `text-gym train --algorithm sb3.ppo` runs.
+"""Trains with an algorithm of Stable-Baselines3 by name, as `text-gym train --algorithm sb3.ppo` does.
 
 Tasks without a policy are learnt from scratch on `TokenFeatures`; with a policy, a language model is
 trained and held to it by a KL penalty. Hyperparameters here solve the classic tasks; anything further
@@ -37,7 +37,7 @@ from .kl_penalty import KLPenalty
 from .policy import LanguageModelPolicy
 from .vec_env import SB3VecEnv
 
-# Name -> where the algorithm is. All are used as they come.
+# Name -> where the algorithm is; all are used unmodified.
 SB3_ALGORITHMS = {
     "ppo": "stable_baselines3:PPO",
     "a2c": "stable_baselines3:A2C",
@@ -50,7 +50,7 @@ ProgressCallback = Callable[[Metrics], "bool | None"]
 
 @dataclass(frozen=True)
 class SB3Run:
-    """What a training run gave.
+    """The result of a training run.
 
     Args:
         model: The SB3 algorithm; `model.save(file)` and `model.predict(observation)` as ever.
@@ -136,7 +136,7 @@ def make_sb3(
     device: str = "auto",
     **env_kwargs: Any,
 ) -> BaseAlgorithm:
-    """The algorithm with its environment, ready to learn; arguments as those of `train_sb3`."""
+    """Make the algorithm with its environment, ready to learn; the arguments are those of `train_sb3`."""
     algorithm_class = _load(algorithm)
     n_steps = _steps(config, task, policy)
     env = TextVectorEnv(
@@ -238,7 +238,7 @@ def evaluate_sb3(
         for first in range(0, len(todo), 128):
             episodes += _play(model, task, todo[first : first + 128], greedy)
     scores = task.reward(episodes)
-    rewards = np.where(scores.abstained, np.nan, scores.totals)
+    rewards = scores.totals_or_nan
     unknown = float("nan")
     return Report(
         reward=Measure.of(rewards),
@@ -254,7 +254,7 @@ def evaluate_sb3(
 
 
 def _play(model: BaseAlgorithm, task: Task, prompts: Sequence[Prompt], greedy: bool) -> list[Episode]:
-    """One episode a prompt, in their order."""
+    """Play one episode per prompt, in order."""
     widest = max(len(task.tokenizer.encode(p.text)) or 1 for p in (*task.prompts, *task.held_out))
     env = TextVectorEnv(
         prompts,
@@ -274,7 +274,7 @@ def _play(model: BaseAlgorithm, task: Task, prompts: Sequence[Prompt], greedy: b
         actions, state = model.predict(observation, state=state, episode_start=started, deterministic=greedy)
         observation, _, terminated, truncated, _ = env.step(actions)
         started = terminated | truncated
-        # Rows that are done restart and play on; only their first episode counts.
+        # Finished rows restart and play on, but only their first episode counts.
         rows = np.array([i for i in np.flatnonzero(started).tolist() if i not in finished], dtype=np.int64)
         finished |= dict(zip(rows.tolist(), env.episodes(rows), strict=True))
         if len(finished) == len(prompts):
@@ -289,7 +289,9 @@ class _Progress(BaseCallback):
         super().__init__()
         self.size, self.report = size, callback
         self.iteration = 0
-        self.returns: list[tuple[float, float, float]] = []  # task's return, length, KL of finished episodes
+        self.returns: list[
+            tuple[float, float, float]
+        ] = []  # the task's return, length and KL of finished episodes
 
     def _on_training_start(self) -> None:
         self.started = self.last = time.perf_counter()
@@ -320,7 +322,7 @@ class _Progress(BaseCallback):
 
 
 def _steps(config: SB3Config, task: Task, policy: Policy | None) -> int:
-    """Tokens a row plays in an iteration."""
+    """Return how many tokens a row plays per iteration."""
     return config.n_steps or (32 if policy is None else task.max_tokens)
 
 

@@ -1,24 +1,30 @@
-"""Which class a name on the command line stands for."""
-
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.agents.test_own_algorithms import offer
 from tests.own_algorithm import write_algorithm
-from text_gym.agents import RLOO, Agent, load_algorithm
-from text_gym.agents.algorithms.by_name import ALGORITHMS
+from text_gym.agents import GRPO, PPO, REINFORCE, RLOO, Agent, BestOfN
+from text_gym.agents.algorithms.by_name import ALGORITHMS, load_algorithm
 from text_gym.agents.algorithms.configs import CONFIGS, settings_class
 from text_gym.errors import ConfigError, DataError, UnknownNameError
 
 
-def test_ours_have_names_and_settings() -> None:
-    assert ALGORITHMS.keys() == CONFIGS.keys()
-    for name, algorithm in ALGORITHMS.items():
-        assert load_algorithm(name) is algorithm
-        assert settings_class(name) is algorithm.config_class
+def test_every_algorithm_has_its_name_and_its_settings() -> None:
+    expected: dict[str, type[Agent[Any]]] = {
+        "ppo": PPO, "grpo": GRPO, "rloo": RLOO, "reinforce": REINFORCE, "best_of_n": BestOfN
+    }  # fmt: skip
+    assert {name: load_algorithm(name) for name in ALGORITHMS} == expected
+    assert {name: kind.config_class for name, kind in expected.items()} == CONFIGS
+    assert all(issubclass(kind, Agent) for kind in expected.values())
+
+
+def test_a_name_that_is_mistyped_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="unknown algorithm 'poo'; did you mean 'ppo'"):
+        load_algorithm("poo")
 
 
 def test_a_users_own_has_its_own_settings(tmp_path: Path) -> None:
@@ -57,5 +63,3 @@ def test_what_is_no_algorithm_is_told(tmp_path: Path) -> None:
         load_algorithm(f"{file}:Unwriten")
     with pytest.raises(DataError, match="there is no file"):
         load_algorithm(f"{tmp_path}/nowhere.py:Agent")
-    with pytest.raises(UnknownNameError, match="did you mean 'ppo'"):
-        load_algorithm("pppo")

@@ -1,4 +1,4 @@
-"""Optimisers of the benchmark: a policy learns from a reward, and is looked at on the way.
+"""The optimisers of the benchmark: a policy learns from a reward and is evaluated on the way.
 
 All start from the same weights, whatever the seed. Best-of-n, which trains nothing, stands in `cells`.
 """
@@ -21,7 +21,6 @@ from text_gym.errors import ConfigError
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
 
-from .designs import opinions
 from .recipes import content_of
 from .settings import Settings, the_task
 from .start import starting_policy
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from text_gym.agents.policies.policy import Policy
 
 
-_NOISE = 2_000_003  # seed of the looks: all policies meet the same luck
+_NOISE = 2_000_003  # seed of the looks, so that all policies meet the same luck
 _ROWS = 128  # episodes played side by side
 
 
@@ -53,7 +52,7 @@ class Look:
     kl: FloatArray
 
     def point(self, step: int, episodes: int, tokens: int) -> dict[str, Any]:
-        """A point of the curve, as plain data; episodes and tokens are those played in training."""
+        """Return a point of the curve as plain data; episodes and tokens are those played in training."""
         return {
             "step": step,
             "episodes": episodes,
@@ -68,7 +67,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Learning:
-    """What an optimiser's work gave.
+    """The result of an optimiser's work.
 
     Args:
         curve: Points, the first before learning, the last at the end.
@@ -124,7 +123,7 @@ Watch = Callable[[Any, int, int, int], None]  # policy, iteration, episodes and 
 def _train(
     settings: Settings, name: str, policy: Policy, reward: RewardSource, options: dict[str, Any], watch: Watch
 ) -> tuple[int, int]:
-    """By one of our own algorithms, or the user's; the numbers of episodes and tokens played."""
+    """Train with one of our own algorithms or the user's; return the episodes and tokens played."""
     own = settings.algorithms.get(name)
     if own is not None and content_of(own.spec) != own.content:
         raise ConfigError(f"{own.spec} was changed while the benchmark ran; give the same command again")
@@ -145,7 +144,7 @@ def _train(
 def _train_sb3(
     settings: Settings, name: str, policy: Policy, reward: RewardSource, options: dict[str, Any], watch: Watch
 ) -> tuple[int, int]:
-    """By Stable-Baselines3, with the language model as its policy; the numbers of episodes and tokens."""
+    """Train with Stable-Baselines3 and a language-model policy; return the episodes and tokens played."""
     from stable_baselines3.common.callbacks import BaseCallback
 
     task = the_task(settings.task)
@@ -156,7 +155,7 @@ def _train_sb3(
     size = config.num_envs * (config.n_steps or task.max_tokens)
 
     class Watcher(BaseCallback):
-        """Counts episodes, and looks after each update."""
+        """Counts episodes and evaluates the policy after each update."""
 
         finished = 0
 
@@ -183,7 +182,7 @@ def _config(config_class: type[Any], optimiser: str, options: dict[str, Any]) ->
 
 
 def look(policy: Policy, reference: Policy, task: Task, count: int, reward: RewardSource) -> Look:
-    """Let a policy complete so many held-out prompts; score the texts by gold and the reward under test.
+    """Let a policy complete held-out prompts, and score the texts by gold and by the reward under test.
 
     Where there are fewer prompts, they come again, with other luck.
     """
@@ -203,7 +202,7 @@ def look(policy: Policy, reference: Policy, task: Task, count: int, reward: Rewa
         texts = (batch.tokens, batch.starts, batch.lengths)
         ratio = policy.score(*texts) - reference.score(*texts)
         kl.append(ratio.sum(dim=1).double().cpu().numpy())
-        gold.append(np.where(batch.scores.abstained, np.nan, batch.scores.totals))
+        gold.append(batch.scores.totals_or_nan)
         terms.append(batch.scores.terms)
         episodes += batch.episodes
     episodes = episodes[:count]
@@ -212,17 +211,17 @@ def look(policy: Policy, reference: Policy, task: Task, count: int, reward: Rewa
         episodes,
         np.concatenate(gold)[:count],
         {name: values[:count] for name, values in joined.items()},
-        opinions(reward, episodes),
+        reward(episodes).totals_or_nan,
         np.concatenate(kl)[:count],
     )
 
 
 def mean_or_none(values: FloatArray | None) -> float | None:
-    """The mean of what is known; None where nothing is."""
+    """Return the mean of the known values, or None."""
     known = np.zeros(0) if values is None else values[~np.isnan(values)]
     return float(known.mean()) if len(known) else None
 
 
 def perfect(terms: dict[str, FloatArray]) -> FloatArray | None:
-    """The gold reward's term for texts that are right in all respects, where it has one."""
+    """Return gold's term for texts that are right in all respects, if it has one."""
     return next((terms[name] for name in ("perfect", "exact") if name in terms), None)
