@@ -50,7 +50,7 @@ def own_algorithm(spec: str) -> Any:
 
 
 def is_agent_by_its_text(file: str | Path, name: str) -> bool:
-    """Tell from a file's text alone whether a class in it derives from what it imports from `text_gym.agents`.
+    """Tell from a file's text alone whether a class derives from what it imports from `text_gym.agents`.
 
     Nothing is run: what the file has may be a reward, which belongs into a sandbox.
     """

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.own_algorithm import code_of_the_page, write_algorithm
-from text_gym.agents import GRPO, GRPOConfig, check_agent, load_algorithm
+from text_gym.agents import GRPO, GRPOConfig, check_agent
+from text_gym.agents.algorithms.by_name import load_algorithm
 from text_gym.agents.verification import laws
 from text_gym.agents.verification.laws import Law
 from text_gym.agents.verification.trial import Trial

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from text_gym.utils.interval import Interval
+from text_gym.utils.interval import Interval, shown
 
 from .results import CellResult, Results, Setting, optimiser_name
 from .runs import mean_known
 from .statistics import Runs, contrast, resampled_contrast
-from .verdicts import ALGORITHM_MARGIN, UNKNOWN, Finding, shown
+from .verdicts import ALGORITHM_MARGIN, UNKNOWN, Finding
 
 BETTER, WORSE, EQUAL = "better", "worse", "equal"
 
