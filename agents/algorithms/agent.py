@@ -53,7 +53,12 @@ ConfigT = TypeVar("ConfigT", bound=AgentConfig)
 
 
 class Agent(ABC, Generic[ConfigT]):
-    """A policy that learns in an environment.
+    """A policy that learns in an environment; the base of every algorithm, ours and yours.
+
+    An algorithm writes `update`, which learns from one `Rollout`, and names its settings in `config_class`, a
+    frozen dataclass derived from `AgentConfig`. It takes its steps with `self.step(loss)`, and what it
+    remembers between updates it adds to `state_dict` and `load_state_dict`. The page "Bring your own
+    algorithm" of the docs has one of 40 lines; `check_agent` tries what has to hold.
 
     Args:
         policy: The policy to train, in place.
@@ -78,7 +83,7 @@ class Agent(ABC, Generic[ConfigT]):
         ConfigError: The environment's `num_envs` is not a multiple of `config.group_size`.
     """
 
-    config_class: ClassVar[type[AgentConfig]]
+    config_class: ClassVar[type[AgentConfig]] = AgentConfig
 
     def __init__(
         self,
@@ -113,7 +118,16 @@ class Agent(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def update(self, batch: Rollout) -> Metrics:
-        """Learn from one batch of episodes and return the metrics of the update."""
+        """Learn from one batch of episodes.
+
+        Args:
+            batch: `B` episodes. Those that are not `batch.scored` are no samples: `batch.only(batch.scored)`
+                leaves them out.
+
+        Returns:
+            What happened, for the logs: numbers by name. Where `track_objective` is called, `kl` in nats per
+            episode has to be among them.
+        """
 
     def learn(self, iterations: int | None = None, callback: Callback | None = None) -> Agent[ConfigT]:
         """Play and update until `config.iterations` (or this many more) are done.
