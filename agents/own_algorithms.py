@@ -71,10 +71,10 @@ def is_agent_by_its_text(file: str | Path, name: str) -> bool:
     return name in ours
 
 
-def label(algorithm: str) -> str:
+def short_name(algorithm: str) -> str:
     """A short name of an algorithm: what stands after the colon of a file or module, else the name itself.
 
-    >>> label("path/to/mine.py:MyAgent"), label("sb3.ppo")
+    >>> short_name("path/to/mine.py:MyAgent"), short_name("sb3.ppo")
     ('MyAgent', 'sb3.ppo')
     """
     found = split_place(algorithm)

@@ -12,7 +12,7 @@ from typing import Any
 from text_gym.agents.algorithms.agent import Agent
 from text_gym.agents.algorithms.by_name import load_algorithm
 from text_gym.agents.algorithms.configs import AgentConfig
-from text_gym.agents.own_algorithms import label
+from text_gym.agents.own_algorithms import short_name
 from text_gym.errors import CheckError
 from text_gym.utils.display import harmless
 
@@ -72,7 +72,7 @@ def check_agent(
         CheckError: Laws are broken; all of them are named, with what to mend.
         ConfigError: The agent refuses its settings.
     """
-    name = label(agent) if isinstance(agent, str) else agent.__name__
+    name = short_name(agent) if isinstance(agent, str) else agent.__name__
     agent_class = load_algorithm(agent) if isinstance(agent, str) else agent
     with _quiet():
         found = AgentCheck(name, tuple(every_law(Trial(agent_class, config, seed))))

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from text_gym.agents.algorithms.by_name import load_algorithm
-from text_gym.agents.own_algorithms import installed, label
+from text_gym.agents.own_algorithms import installed, short_name
 from text_gym.bench.analysis.summary import summarise
 from text_gym.bench.report.report import write_report
 from text_gym.data import anchored
@@ -206,7 +206,7 @@ def load_own_algorithms(specs: Sequence[str]) -> dict[str, OwnAlgorithm]:
         load_algorithm(spec)
         offered = installed().get(spec)
         place = str(anchored(spec if offered is None else offered.value, True))
-        name = name if equals else label(spec)
+        name = name if equals else short_name(spec)
         if name in found or name in OPTIMISERS or name == BEST_OF_N:
             raise ConfigError(f"two algorithms are called {name!r}; rename yours: --algorithm NAME={spec}")
         found[name] = OwnAlgorithm(place, content_of(place))
