@@ -1,10 +1,11 @@
 from .adapters.features import FeatureObservation as FeatureObservation
 from .adapters.features import VectorFeatures as VectorFeatures
+from .adapters.kl_penalty import KLPenalty as KLPenalty
 from .adapters.reference_mask import ReferenceMask as ReferenceMask
 from .adapters.sb3.buffer import SequenceRolloutBuffer as SequenceRolloutBuffer
 from .adapters.sb3.config import SB3Config as SB3Config
 from .adapters.sb3.features import TokenFeatures as TokenFeatures
-from .adapters.sb3.kl_penalty import KLPenalty as KLPenalty
+from .adapters.sb3.kl_penalty import sb3_log_probs as sb3_log_probs
 from .adapters.sb3.policy import LanguageModelPolicy as LanguageModelPolicy
 from .adapters.sb3.training import make_sb3 as make_sb3
 from .adapters.sb3.training import train_sb3 as train_sb3
@@ -75,5 +76,6 @@ __all__ = [
     "load_algorithm",
     "make_sb3",
     "rollout",
+    "sb3_log_probs",
     "train_sb3",
 ]

@@ -15,11 +15,14 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 from stable_baselines3.common.vec_env import VecEnv
 
+from text_gym.agents.adapters.kl_penalty import KL_INFO
 from text_gym.errors import ConfigError
 
 from .features import Info, Observation, StepReturn
 
 Indices = int | Iterable[int] | None
+# What wrappers say of an episode's last step beside its `final_info`: RecordEpisodeStatistics and KLPenalty.
+BESIDE = frozenset({"episode", *KL_INFO})
 
 
 class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
@@ -83,8 +86,8 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
         newest = list(infos)  # what tells of the observations returned here
         if dones.any():
             _distribute(info.pop("final_info"), infos)
-            if "episode" in info:  # RecordEpisodeStatistics puts it beside, not into, the final info
-                _distribute({key: info.pop(key) for key in ("episode", "_episode")}, infos)
+            for key in BESIDE & info.keys():
+                _distribute({key: info.pop(key), f"_{key}": info.pop(f"_{key}")}, infos)
             final = info.pop("final_obs")
             for i in np.flatnonzero(dones).tolist():
                 infos[i]["terminal_observation"] = final[i]
