@@ -1,12 +1,12 @@
-"""PPO of other libraries on products through `KLPenalty`: does gold rise while the KL to the start stays small?
+"""PPO of other libraries on products through `KLPenalty`: does gold rise while the KL stays small?
 
     OMP_NUM_THREADS=1 python benchmarks/kl_wrapper.py run --library sb3 --seed 0 --out DIR
     OMP_NUM_THREADS=1 PYTHON_WITH_SKRL benchmarks/kl_wrapper.py run --library skrl --seed 0 --out DIR
     python benchmarks/kl_wrapper.py report --out DIR --json benchmarks/results/kl_wrapper.json
 
-Both train the shipped policy with the same settings; gold and KL at the end are `text_gym.agents.evaluate`'s, on the
-held-out prompts, and owe nothing to what the wrapper reported on the way. skrl is no dependency of this package: give it
-an environment of its own (`pip install -e . skrl`).
+Both train the shipped policy with the same settings; gold and KL at the end are
+`text_gym.agents.evaluate`'s, on the held-out prompts, and owe nothing to what the wrapper reported on the
+way. skrl is no dependency of this package: give it an environment of its own (`pip install -e . skrl`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ROWS, BATCH, EPOCHS, RATE, LAMBDA = 64, 512, 4, 3e-4, 0.95  # the defaults of tr
 
 
 class Curve(VectorWrapper[Any, Any, Any, Any, Any]):
-    """Keeps the task's return and the KL of every episode, as the infos tell them, and the number of tokens."""
+    """Keeps the task's return and the KL of every episode, as the infos tell them, and counts tokens."""
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
         super().__init__(env)
@@ -106,7 +106,9 @@ def run_skrl(env: KLPenalty, curve: Curve, policy: Policy, iterations: int, seed
     settings = PPO_CFG(
         rollouts=n_steps,
         learning_epochs=EPOCHS,
-        mini_batches=n_steps * ROWS // (2 * BATCH),  # of steps, not of whole texts as in SB3: larger ones cost less
+        mini_batches=n_steps
+        * ROWS
+        // (2 * BATCH),  # of steps, not of whole texts as in SB3: larger ones cost less
         discount_factor=1.0,
         gae_lambda=LAMBDA,
         learning_rate=RATE,
@@ -148,9 +150,7 @@ def skrl_model(policy: Policy, observation_space: Any, action_space: Any) -> Any
 
     class LanguageModel(CategoricalMixin, DeterministicMixin, Model):  # type: ignore[misc, unused-ignore]
         def __init__(self) -> None:
-            Model.__init__(
-                self, observation_space=observation_space, action_space=action_space, device="cpu"
-            )
+            Model.__init__(self, observation_space=observation_space, action_space=action_space, device="cpu")
             CategoricalMixin.__init__(self, role="policy")
             DeterministicMixin.__init__(self, role="value")
             self.lm = policy
@@ -184,8 +184,8 @@ def skrl_model(policy: Policy, observation_space: Any, action_space: Any) -> Any
 def last_states(policy: Policy, tokens: Tensor, lengths: Tensor) -> Tensor:
     """`(N, D)` hidden states at the last tokens of `N` sequences, many of which are prefixes of others.
 
-    Each family of prefixes is read once, as its longest member: in the order of a dictionary a prefix stands just
-    before a sequence that continues it.
+    Each family of prefixes is read once, as its longest member: in the order of a dictionary a prefix stands
+    just before a sequence that continues it.
     """
     ids = tokens.numpy().copy()
     ids[np.arange(ids.shape[1]) >= lengths.numpy()[:, None]] = -1  # padding comes before every token

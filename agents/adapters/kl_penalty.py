@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -33,39 +32,39 @@ ROUNDING = 1e-3  # nats above 0 that half precision may give a log-probability
 
 
 class KLPenalty(VectorWrapper[Any, Any, Any, Any, Any]):
-    """Subtracts β·(log π(token) − log π_ref(token)) from the reward of every token (Ziegler et al. 2019).
+    """Takes β·(log π(token) − log π_ref(token)) off the reward of every token (Ziegler et al. 2019).
 
     A library that knows no language model forgets the language it started from. With this it maximises
-    E[reward] − β·KL(π ‖ π_ref) without knowing: the expectation of the log-ratio over the policy's own tokens
-    is the KL, and its gradient is exact, since a policy's own log-probability has a mean gradient of 0 (Schulman's
-    k2 and k3 have no such right to stand in a reward, so they are not offered).
+    E[reward] − β·KL(π ‖ π_ref) and need not know. Over the policy's own tokens the log-ratio is the KL in
+    expectation, and the policy gradient of it is exact, because a policy's own log-probability has a mean
+    gradient of 0. (That does not hold of Schulman's k2 and k3, which are therefore not offered here.)
 
     The reference is KV-cached: one step of its trunk a token. Rows may restart at any time, in each of
-    Gymnasium's autoreset modes; the step in which a row only restarts costs nothing. Where observations show an
-    `action_mask`, the reference is restricted to it as the policy is (unless the environment says
-    `on_masked="allow"`). An episode begun anew under `on_abstain="redraw"` gets back what was taken for the text
-    that nobody judged.
+    Gymnasium's autoreset modes; a step in which a row only restarts costs that row nothing. Where
+    observations show an `action_mask`, the reference is restricted to it as the policy is, unless the
+    environment takes the mask as advice (`on_masked="allow"`). An episode that begins anew under
+    `on_abstain="redraw"` gets back what was taken off for the text that nobody judged.
 
     The info of every step has three arrays `(B,)` float64: `token_kl`, this token's log-ratio in nats;
-    `episode_kl`, their sum over the episode so far, so that the last one is an estimate of the episode's KL; and
-    `kl_coef`, the β that was applied. They stand beside `final_info`, not in it, and their masks (`_token_kl`, …)
-    leave out rows that only restarted. A `RecordEpisodeStatistics` inside this wrapper sees the task's own
-    return, one around it the penalised one.
+    `episode_kl`, their sum over the episode so far, which at its end estimates the episode's KL; and
+    `kl_coef`, the β that was applied. They stand beside `final_info`, not in it, and their masks
+    (`_token_kl`, …) leave out rows that only restarted. A `RecordEpisodeStatistics` inside this wrapper sees
+    the task's own return, one around it the penalised one.
 
     Args:
-        env: Any Gymnasium vector environment that shows `tokens` and `length`: a `TextVectorEnv`, a `SyncVectorEnv`
-            of `TextEnv`s, or wrappers around one. Not used before its `reset` is called here.
-        reference: The policy to stay close to. If its weights can be trained, a frozen copy is kept instead.
+        env: Any Gymnasium vector environment that shows `tokens` and `length`: a `TextVectorEnv`, a
+            `SyncVectorEnv` of `TextEnv`s, or wrappers around one.
+        reference: The policy to stay close to. If its weights can be trained, a frozen copy of it is kept.
         kl_coef: β, in reward units per nat; where it starts, if it is to be adapted.
         kl_target: KL to hold by adapting β, in nats per episode; None keeps β fixed.
         kl_horizon: Episodes over which a full error moves β by a factor e.
-        kl_batch: Episodes whose mean KL makes one step of the controller. Its errors are clipped, so that steps
-            of single episodes would hold the median rather than the mean.
+        kl_batch: Episodes whose mean KL makes one step of the controller. Errors are clipped, so that steps
+            of single episodes would hold the median and not the mean.
         policy: As for `follow`, which can be called later: an agent is usually made after its environment.
 
     Raises:
         ConfigError: The reference has another vocabulary than the environment or too short a context; an
-            environment of another kind; a coefficient, target or batch out of range.
+            environment of another kind; a coefficient, target, horizon or batch out of range.
 
     >>> from text_gym import ByteTokenizer, TextVectorEnv
     >>> policy = Policy.new(ByteTokenizer(), width=16, layers=1, context=8)
@@ -89,8 +88,12 @@ class KLPenalty(VectorWrapper[Any, Any, Any, Any, Any]):
     ) -> None:
         if not isinstance(env, VectorEnv):
             raise ConfigError(
-                f"KLPenalty wraps Gymnasium's vector environments, not a {type(env).__name__}; an adapter of a "
-                "library goes around it, as in SB3VecEnv(KLPenalty(env, reference))"
+                f"KLPenalty wraps Gymnasium's vector environments, not a {type(env).__name__}; a library's "
+                "adapter goes around it, as in SB3VecEnv(KLPenalty(env, reference))"
+            )
+        if not isinstance(reference, Policy):
+            raise ConfigError(
+                f"the reference is a {type(reference).__name__}; load it with Policy.from_pretrained(...)"
             )
         super().__init__(env)
         self._width = check_fit(reference, env.single_observation_space, env.single_action_space)
@@ -99,20 +102,21 @@ class KLPenalty(VectorWrapper[Any, Any, Any, Any, Any]):
             raise ConfigError("the reference of the KL penalty and the environment have different tokenizers")
         if getattr(env.unwrapped, "fixed_horizon", False):
             raise ConfigError(
-                "under fixed_horizon tokens after an end are ignored, and their KL would be paid for nothing; "
+                "with fixed_horizon, tokens after an end are ignored, and a penalty on them would be noise; "
                 "make the environment without it"
             )
-        if kl_batch < 1 or not kl_horizon > 0:
-            raise ConfigError(f"kl_batch is {kl_batch} and kl_horizon {kl_horizon}; both must be positive")
+        if kl_batch < 1:
+            raise ConfigError(f"kl_batch is {kl_batch}; it must be at least 1")
         trainable = any(p.requires_grad for p in reference.parameters())
         self.reference = reference.frozen() if trainable else reference
         self.controller = KLController(kl_coef, kl_target, kl_horizon)
         self.kl_batch = kl_batch
-        self._restarts = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP) is AutoresetMode.NEXT_STEP
-        shown = env.single_observation_space
-        assert isinstance(shown, gym.spaces.Dict)
-        self._masked = "action_mask" in shown.spaces and getattr(env.unwrapped, "on_masked", "raise") == "raise"
-        self._reference_log_probs = _cached_log_probs(self.reference, env.num_envs, self._width, self._masked)
+        mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+        self._restarts_later = mode is AutoresetMode.NEXT_STEP
+        shown: Any = env.single_observation_space
+        advice = getattr(env.unwrapped, "on_masked", "raise") == "allow"
+        self._masked = "action_mask" in shown.spaces and not advice
+        self._reference_log_probs = self._cached(self.reference)
         self._log_probs: LogProbs | None = None
         if policy is not None:
             self.follow(policy)
@@ -126,22 +130,22 @@ class KLPenalty(VectorWrapper[Any, Any, Any, Any, Any]):
         """Name the policy whose KL is penalised, and return this wrapper.
 
         Args:
-            policy: A function of an observation and actions `(B,)` that returns the log-probabilities `(B,)` of
-                these actions, in nats, under the policy that drew them, as a NumPy array or a tensor; it is
-                asked once before every step. Or a `Policy`, which is then read with a cache of its own.
+            policy: A function of an observation and actions `(B,)` that returns the log-probabilities `(B,)`
+                of these actions, in nats, under the policy that drew them, as a NumPy array or a tensor; it
+                is asked once before every step. Or a `Policy`, which is then read with a cache of its own.
 
         Raises:
             ConfigError: It is neither; a network is asked through a function.
         """
         if isinstance(policy, Policy):
             check_fit(policy, self.env.single_observation_space, self.env.single_action_space)
-            self._log_probs = _cached_log_probs(policy, self.num_envs, self._width, self._masked)
+            self._log_probs = self._cached(policy)
         elif callable(policy) and not isinstance(policy, torch.nn.Module):
             self._log_probs = policy
         else:
             raise ConfigError(
-                f"follow takes a function of (observation, actions) that returns log-probabilities, not a "
-                f"{type(policy).__name__}; for Stable-Baselines3 write env.follow(sb3_log_probs(model.policy))"
+                "follow takes a function of (observation, actions) that returns log-probabilities, not a "
+                f"{type(policy).__name__}; with Stable-Baselines3 it is sb3_log_probs(model.policy)"
             )
         return self
 
@@ -184,7 +188,7 @@ class KLPenalty(VectorWrapper[Any, Any, Any, Any, Any]):
         ended = np.asarray(terminated | truncated, dtype=np.bool_)
         self._steer(self._episode_kl[ended])
         self._episode_kl[ended | redrawn] = self._paid[ended | redrawn] = 0.0
-        self._over = ended if self._restarts else np.zeros_like(ended)
+        self._over = ended if self._restarts_later else np.zeros_like(ended)
         return observation, rewards, terminated, truncated, infos
 
     def _log_ratio(self, actions: npt.ArrayLike, acting: BoolArray) -> FloatArray:
@@ -193,15 +197,15 @@ class KLPenalty(VectorWrapper[Any, Any, Any, Any, Any]):
             raise EpisodeError("step was called before reset; call env.reset(seed=...) first")
         if self._log_probs is None:
             raise ConfigError(
-                "KLPenalty does not know whose KL to penalise; call env.follow(policy) before the first step, "
-                "for Stable-Baselines3 env.follow(sb3_log_probs(model.policy))"
+                "KLPenalty does not know whose KL to penalise; call env.follow(policy) before the first "
+                "step, with Stable-Baselines3 env.follow(sb3_log_probs(model.policy))"
             )
-        given = token_array(actions, (self.num_envs,)).astype(np.int64)
-        tokens = np.where(acting, given, 0)
-        outside = (tokens < 0) | (tokens >= self.reference.vocab_size)
+        tokens = np.where(acting, token_array(actions, (self.num_envs,)).astype(np.int64), 0)
+        size = self.reference.vocab_size
+        outside = (tokens < 0) | (tokens >= size)
         if outside.any():
             row = int(outside.argmax())
-            raise TokenError(f"token id {tokens[row]} in row {row} is outside [0, {self.reference.vocab_size})")
+            raise TokenError(f"token id {tokens[row]} in row {row} is outside [0, {size})")
         if self._masked:
             forbidden = acting & (self._observation["action_mask"][np.arange(self.num_envs), tokens] == 0)
             if forbidden.any():
@@ -237,24 +241,23 @@ class KLPenalty(VectorWrapper[Any, Any, Any, Any, Any]):
         return values
 
     def _steer(self, ended: FloatArray) -> None:
-        """Let the controller hear of episodes that ended, given their KL `(n,)`, as soon as there are enough."""
+        """Tell the controller of the KL `(n,)` of episodes that ended, once there are enough of them."""
         self._finished += ended.tolist()
         if len(self._finished) >= self.kl_batch:
             self.controller.update(float(np.mean(self._finished)), len(self._finished))
             self._finished = []
 
+    def _cached(self, policy: Policy) -> LogProbs:
+        """Return a function that reads observations, key-value cached, and says how likely actions are."""
+        cache = PrefixCache(policy, self.num_envs, self._width)
 
-def _cached_log_probs(policy: Policy, rows: int, width: int, masked: bool) -> LogProbs:
-    """Return the function that reads observations with a key-value cache and says how likely actions are."""
-    cache = PrefixCache(policy, rows, width)
+        @torch.no_grad()
+        def log_probs(observation: Observation, actions: IntArray) -> torch.Tensor:
+            logits = policy.logits(cache.read(observation["tokens"], observation["length"][:, 0]))
+            if self._masked:
+                allowed = torch.as_tensor(observation["action_mask"] != 0, device=logits.device)
+                logits = logits.masked_fill(~allowed, -torch.inf)
+            taken = torch.as_tensor(actions, device=logits.device)[:, None]
+            return torch.log_softmax(logits, dim=1).gather(1, taken)[:, 0]
 
-    @torch.no_grad()
-    def log_probs(observation: Observation, actions: IntArray) -> torch.Tensor:
-        logits = policy.logits(cache.read(observation["tokens"], observation["length"][:, 0]))
-        if masked:
-            allowed = torch.as_tensor(observation["action_mask"] != 0, device=logits.device)
-            logits = logits.masked_fill(~allowed, -torch.inf)
-        taken = torch.as_tensor(actions, device=logits.device)[:, None]
-        return torch.log_softmax(logits, dim=1).gather(1, taken)[:, 0]
-
-    return log_probs
+        return log_probs

@@ -1,4 +1,4 @@
-"""The log-probabilities of Stable-Baselines3's policies, for `KLPenalty`, which is no VecEnv and knows no SB3."""
+"""What `KLPenalty` has to be told by a policy of Stable-Baselines3: the log-probabilities of its actions."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .policy import IntArray, LanguageModelPolicy
 def sb3_log_probs(policy: BasePolicy) -> LogProbs:
     """Return the function that tells `KLPenalty.follow` how likely a policy's actions are.
 
-    A `LanguageModelPolicy` remembers what it has just drawn and computes nothing; any other policy with an action
-    distribution is asked for it once more.
+    A `LanguageModelPolicy` remembers what it has just drawn and computes nothing; any other policy that has
+    an action distribution computes it once more.
 
     Args:
         policy: `model.policy` of PPO, A2C or sb3-contrib's MaskablePPO.
@@ -50,9 +50,9 @@ def sb3_log_probs(policy: BasePolicy) -> LogProbs:
 
     @torch.no_grad()
     def log_probs(observation: Observation, actions: IntArray) -> Tensor:
-        tensors = policy.obs_to_tensor({key: np.asarray(value) for key, value in observation.items()})[0]
-        extra = {"action_masks": observation["action_mask"]} if masked and "action_mask" in observation else {}
-        distribution = asked(tensors, **extra)
+        shown = {key: np.asarray(value) for key, value in observation.items()}
+        extra = {"action_masks": shown["action_mask"]} if masked and "action_mask" in shown else {}
+        distribution = asked(policy.obs_to_tensor(shown)[0], **extra)
         result: Tensor = distribution.log_prob(torch.as_tensor(actions, device=policy.device))
         return result
 
