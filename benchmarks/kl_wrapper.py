@@ -3,10 +3,13 @@
     OMP_NUM_THREADS=1 python benchmarks/kl_wrapper.py run --library sb3 --seed 0 --out DIR
     OMP_NUM_THREADS=1 PYTHON_WITH_SKRL benchmarks/kl_wrapper.py run --library skrl --seed 0 --out DIR
     python benchmarks/kl_wrapper.py report --out DIR --json benchmarks/results/kl_wrapper.json
+    OMP_NUM_THREADS=1 python benchmarks/kl_wrapper.py bonus --seeds 0 1 2
 
-Both train the shipped policy with the same settings; gold and KL at the end are
-`text_gym.agents.evaluate`'s, on the held-out prompts, and owe nothing to what the wrapper reported on the
-way. skrl is no dependency of this package: give it an environment of its own (`pip install -e . skrl`).
+Both train the shipped policy with the same settings; gold and KL at the end are `text_gym.agents.evaluate`'s,
+on the held-out prompts, and owe nothing to what the wrapper reported on the way. skrl is no dependency of this
+package: give it an environment of its own (`pip install -e '.[sb3]' skrl`). `bonus` asks whether the wrapper
+could do without the policy's log-probabilities if a library's entropy bonus stood in for them, in a world whose
+optimum is known in closed form.
 """
 
 from __future__ import annotations
@@ -25,12 +28,22 @@ import torch
 from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from machine import Row, machine, save
+from stable_baselines3 import PPO
+from stable_baselines3.common.utils import LinearSchedule
 from torch import Tensor
 
 from text_gym import TextVectorEnv, load_task
-from text_gym.agents import KLPenalty, LanguageModelPolicy, Policy, SB3VecEnv, SequenceRolloutBuffer, evaluate
-from text_gym.agents.adapters.sb3.kl_penalty import sb3_log_probs
+from text_gym.agents import (
+    KLPenalty,
+    LanguageModelPolicy,
+    Policy,
+    SB3VecEnv,
+    SequenceRolloutBuffer,
+    evaluate,
+    sb3_log_probs,
+)
 from text_gym.agents.sampling.prefix_cache import PrefixCache
+from text_gym.tasks.enumerable import optimal_policy, trajectories
 from text_gym.utils.json_files import write_json
 
 ROWS, BATCH, EPOCHS, RATE, LAMBDA = 64, 512, 4, 3e-4, 0.95  # the defaults of train_sb3 with a language model
@@ -67,9 +80,6 @@ class Curve(VectorWrapper[Any, Any, Any, Any, Any]):
 
 def run_sb3(env: KLPenalty, curve: Curve, policy: Policy, iterations: int, seed: int) -> Policy:
     """Stable-Baselines3's PPO, as `docs/bring-your-own-algorithm.md` writes it."""
-    from stable_baselines3 import PPO
-    from stable_baselines3.common.utils import LinearSchedule
-
     n_steps = env.unwrapped.max_tokens  # type: ignore[attr-defined]
     model: Any = PPO(
         LanguageModelPolicy,
@@ -93,7 +103,7 @@ def run_sb3(env: KLPenalty, curve: Curve, policy: Policy, iterations: int, seed:
 
 def run_skrl(env: KLPenalty, curve: Curve, policy: Policy, iterations: int, seed: int) -> Policy:
     """skrl's PPO with the language model as one model that is both its policy and its value function."""
-    from skrl.agents.torch.ppo import PPO, PPO_CFG
+    from skrl.agents.torch import ppo
     from skrl.envs.wrappers.torch import wrap_env
     from skrl.memories.torch import RandomMemory
     from skrl.trainers.torch import SequentialTrainer
@@ -103,7 +113,7 @@ def run_skrl(env: KLPenalty, curve: Curve, policy: Policy, iterations: int, seed
     n_steps = env.unwrapped.max_tokens  # type: ignore[attr-defined]
     wrapped: Any = wrap_env(curve, wrapper="gymnasium")
     model = skrl_model(policy, wrapped.observation_space, wrapped.action_space)
-    settings = PPO_CFG(
+    settings = ppo.PPO_CFG(
         rollouts=n_steps,
         learning_epochs=EPOCHS,
         mini_batches=n_steps
@@ -119,7 +129,7 @@ def run_skrl(env: KLPenalty, curve: Curve, policy: Policy, iterations: int, seed
         value_loss_scale=0.5,
         experiment={"write_interval": 0, "checkpoint_interval": 0},
     )
-    agent = PPO(
+    agent = ppo.PPO(
         models={"policy": model, "value": model},
         memory=RandomMemory(memory_size=n_steps, num_envs=ROWS, device="cpu"),
         observation_space=wrapped.observation_space,
@@ -200,6 +210,69 @@ def last_states(policy: Policy, tokens: Tensor, lengths: Tensor) -> Tensor:
     return hidden[torch.from_numpy(family), lengths - 1]
 
 
+def distance(seed: int, tokens: int, beta: float, *, bonus: bool, normalize: bool) -> float:
+    """Total variation between what SB3's PPO learns in an enumerable world and the closed-form optimum.
+
+    Args:
+        seed: Of world, network and learning.
+        tokens: To learn from.
+        beta: β.
+        bonus: Pay β·log π_ref alone, and let an entropy bonus of weight β do the rest.
+        normalize: SB3's `normalize_advantage`.
+    """
+    task = load_task("enumerable", seed=seed)
+    reference = Policy.new(task.tokenizer, layers=1, width=32, context=16, seed=seed, device="cpu")
+    episodes = trajectories(task)
+    ids = torch.full((len(episodes), 1 + task.max_tokens), task.tokenizer.pad_id)
+    for row, e in zip(ids, episodes, strict=True):
+        row[: 1 + len(e.completion_ids)] = torch.tensor([*e.prompt_ids, *e.completion_ids])
+    lengths = torch.tensor([len(e.completion_ids) for e in episodes])
+
+    def distribution(policy: Policy) -> Any:
+        return policy.score(ids, torch.ones_like(lengths), lengths).double().sum(dim=1).exp().numpy()
+
+    best = optimal_policy(distribution(reference), task.reward(episodes).values, beta)
+    env = KLPenalty(TextVectorEnv(task=task, num_envs=256, autoreset_mode="SameStep"), reference, beta)
+    model: Any = PPO(
+        LanguageModelPolicy,
+        SB3VecEnv(env),
+        policy_kwargs={"language_model": reference},
+        rollout_buffer_class=SequenceRolloutBuffer,
+        n_steps=12,
+        batch_size=1024,
+        n_epochs=4,
+        learning_rate=LinearSchedule(3e-3, 0.0, 1.0),
+        gamma=1.0,
+        gae_lambda=1.0,
+        ent_coef=beta if bonus else 0.0,
+        normalize_advantage=normalize,
+        seed=seed,
+        device="cpu",
+    )
+    env.follow(
+        (lambda observation, actions: np.zeros(len(actions))) if bonus else sb3_log_probs(model.policy)
+    )
+    model.learn(tokens)
+    return float(np.abs(distribution(model.policy.language_model) - best).sum() / 2)
+
+
+def compare_bonus(seeds: list[int], tokens: int, beta: float, file: str | None) -> None:
+    """Print a line for each way to bring the policy's entropy in."""
+    ways = {
+        "log-probabilities told": (False, True),
+        "log-probabilities told, advantages as they are": (False, False),
+        "entropy bonus": (True, True),
+        "entropy bonus, advantages as they are": (True, False),
+    }
+    rows = []
+    for name, (bonus, normalize) in ways.items():
+        found = [distance(s, tokens, beta, bonus=bonus, normalize=normalize) for s in seeds]
+        rows.append({"way": name, "seeds": seeds, "tokens": tokens, "beta": beta, "total_variation": found})
+        print(f"{name:48}", *(f"{x:.3f}" for x in found), flush=True)
+    if file:
+        save(file, rows)
+
+
 LIBRARIES: dict[str, tuple[str, Callable[..., Policy]]] = {
     "sb3": ("stable-baselines3", run_sb3),
     "skrl": ("skrl", run_skrl),
@@ -270,9 +343,17 @@ def main() -> None:
     one.add_argument("--kl-coef", type=float, default=0.05)
     every = commands.add_parser("report", help="a table of all runs in DIR")
     every.add_argument("--json", metavar="FILE", help="gather the runs there")
+    bonus = commands.add_parser("bonus", help="the policy's log-probabilities, or an entropy bonus instead?")
+    bonus.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    bonus.add_argument("--tokens", type=int, default=100_000)
+    bonus.add_argument("--kl-coef", type=float, default=0.2)
+    bonus.add_argument("--json", metavar="FILE", help="write the rows there")
     for command in (one, every):
         command.add_argument("--out", type=Path, required=True, metavar="DIR")
     args = parser.parse_args()
+    if args.command == "bonus":
+        compare_bonus(args.seeds, args.tokens, args.kl_coef, args.json)
+        return
     if args.command == "report":
         report(args.out, args.json)
         return
