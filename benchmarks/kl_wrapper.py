@@ -5,11 +5,11 @@
     python benchmarks/kl_wrapper.py report --out DIR --json benchmarks/results/kl_wrapper.json
     OMP_NUM_THREADS=1 python benchmarks/kl_wrapper.py bonus --seeds 0 1 2
 
-Both train the shipped policy with the same settings; gold and KL at the end are `text_gym.agents.evaluate`'s,
-on the held-out prompts, and owe nothing to what the wrapper reported on the way. skrl is no dependency of this
-package: give it an environment of its own (`pip install -e '.[sb3]' skrl`). `bonus` asks whether the wrapper
-could do without the policy's log-probabilities if a library's entropy bonus stood in for them, in a world whose
-optimum is known in closed form.
+Both train the shipped policy with the same settings; gold and KL at the end are
+`text_gym.agents.evaluate`'s, on the held-out prompts, and owe nothing to what the wrapper reported on
+the way. skrl is no dependency of this package; give it an environment of its own (`pip install -e
+'.[sb3]' skrl`). `bonus` asks whether the wrapper could do without the policy's log-probabilities, if a
+library's entropy bonus stood in for them, in a world whose optimum is known in closed form.
 """
 
 from __future__ import annotations
