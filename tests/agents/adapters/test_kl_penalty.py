@@ -469,7 +469,7 @@ def test_the_order_of_calls_is_told(reference: Policy) -> None:
     with pytest.raises(ConfigError, match=r"env\.follow\(policy\)"):
         env.step(np.zeros(4, dtype=np.int64))
     with pytest.raises(ConfigError, match="not a Linear"):
-        env.follow(torch.nn.Linear(1, 1))  # type: ignore[arg-type]
+        env.follow(torch.nn.Linear(1, 1))
 
 
 @pytest.mark.parametrize(
