@@ -144,10 +144,9 @@ def run_skrl(env: KLPenalty, curve: Curve, policy: Policy, iterations: int, seed
         return said
 
     env.follow(log_probs)
+    options = {"headless": True, "disable_progressbar": True, "close_environment_at_exit": False}
     trainer: Any = SequentialTrainer(
-        env=wrapped,
-        agents=agent,
-        cfg={"timesteps": iterations * n_steps, "headless": True, "disable_progressbar": True},
+        env=wrapped, agents=agent, cfg={"timesteps": iterations * n_steps, **options}
     )
     trainer.train()
     return policy
