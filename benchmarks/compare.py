@@ -132,15 +132,22 @@ class Trainer:
 
 
 @contextmanager
-def trainer(python: str, contestant: str, part: Part) -> Iterator[Trainer]:
-    """Start a contestant of `trainers.py`; it is stopped in the end."""
+def trainer(python: str, contestant: str, part: Part, *, own: bool | None = None) -> Iterator[Trainer]:
+    """Start a contestant of `trainers.py`; it is stopped in the end.
+
+    Args:
+        python: Its interpreter.
+        contestant: A name that `trainers.py` knows.
+        part: What to play.
+        own: Run the package of this folder, not the installed one; None: if it is one of ours.
+    """
     shape = [f"--{name}={value}" for name, value in SHAPES[part.model].items()]
     command = [python, str(HERE / "trainers.py"), contestant, *shape]
     command += [f"--batch={part.batch}", f"--new-tokens={part.new_tokens}"]
     path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
     quiet = {"TRANSFORMERS_VERBOSITY": "error", "TRL_EXPERIMENTAL_SILENCE": "1", "PYTHONWARNINGS": "ignore"}
     settings = {**os.environ, "OMP_NUM_THREADS": "1", **quiet}
-    if contestant.startswith("ours"):
+    if contestant.startswith("ours") if own is None else own:
         settings["PYTHONPATH"] = path
     log = None if os.environ.get("VERBOSE") else subprocess.DEVNULL
     process = subprocess.Popen(

@@ -6,12 +6,13 @@ Writes a line when ready and one after each iteration: `{"seconds": CPU seconds,
 "added_bytes": most resident memory since it was ready}`. Everybody has the same GPT-2 with random weights, 16
 tokens of prompt, a constant reward, a reference policy, 4 epochs of 4 minibatches, and AdamW in float32.
 TRL's PPO trains a critic of its own; so does `ours-ppo-separate`, while that of `ours-ppo` is a head on the
-policy's trunk.
+policy's trunk. `ours-rollout` plays and does not learn.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -97,9 +98,9 @@ def prompts(options: argparse.Namespace) -> list[list[str]]:
 
 
 def ours(options: argparse.Namespace) -> None:
-    """PPO, GRPO or RLOO of this repository."""
+    """PPO, GRPO, RLOO or a rollout of this repository."""
     from text_gym import TextVectorEnv, WordTokenizer
-    from text_gym.agents import Policy, load_algorithm
+    from text_gym.agents import Policy, load_algorithm, rollout
 
     tokenizer = WordTokenizer([f"w{i}" for i in range(options.vocabulary - 1)], pad=False)
     tokenizer.eos_ids = ()  # all write to the end
@@ -114,6 +115,14 @@ def ours(options: argparse.Namespace) -> None:
         numbering="global",
     )
     _, algorithm, *critic = options.contestant.split("-")
+    plays = 8 if algorithm == "rollout" and options.width < 512 else 1  # short ones are counted together
+    turns = Turns(plays * options.batch * options.new_tokens)
+    if algorithm == "rollout":
+        turns.begin()
+        for first in itertools.count(step=options.batch):
+            rollout(policy, env, np.arange(first, first + options.batch))
+            if first // options.batch % plays == plays - 1:
+                turns.end()
     kind = load_algorithm(algorithm)
     settings: dict[str, Any] = {"epochs": EPOCHS, "minibatches": MINIBATCHES, "kl_coef": KL_COEF}
     if algorithm == "ppo":  # every minibatch of every epoch, as TRL's
@@ -121,7 +130,6 @@ def ours(options: argparse.Namespace) -> None:
     else:
         settings |= {"group_size": GROUP}
     agent = kind(policy, env, kind.config_class(iterations=10**6, learning_rate=RATE, **settings))
-    turns = Turns(options.batch * options.new_tokens)
     turns.begin()
     agent.learn(callback=lambda *_: turns.end())
 
@@ -254,7 +262,7 @@ def _trainer_settings() -> dict[str, Any]:
 
 
 CONTESTANTS: dict[str, Callable[[argparse.Namespace], None]] = {
-    **dict.fromkeys(("ours-ppo", "ours-ppo-separate", "ours-grpo", "ours-rloo"), ours),
+    **dict.fromkeys(("ours-ppo", "ours-ppo-separate", "ours-grpo", "ours-rloo", "ours-rollout"), ours),
     **dict.fromkeys(("trl-ppo", "trl-ppo-separate"), trl_ppo),
     **dict.fromkeys(("trl-grpo", "trl-rloo"), trl_groups),
 }

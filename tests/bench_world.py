@@ -13,7 +13,7 @@ from text_gym.bench.matrix.cells import Cell
 from text_gym.bench.matrix.designs import DESIGNS, Design
 from text_gym.bench.matrix.recipes import Learned
 from text_gym.bench.matrix.settings import Settings
-from text_gym.bench.matrix.start import Writing
+from text_gym.bench.matrix.start import SamplingJob
 
 TINY = Settings(
     iterations=2, episodes=8, points=2, watched=8, held_out=16, candidates=4, prompts=4, pool=64
@@ -23,15 +23,15 @@ FEW_PAIRS = Design("pairs-48", "opinions", "learned from the texts there are", L
 
 def prepared(cell: Cell, folder: Path) -> Cell:
     """The cell, when all that it needs is in the folder."""
-    for use in cell.making.uses:
-        job = Writing(cell.settings, use)
+    for use in cell.design_job.uses:
+        job = SamplingJob(cell.settings, use)
         if not job.done(folder):
             job.run(folder)
-    candidates = Writing(cell.settings, "candidates", cell.seed)
+    candidates = SamplingJob(cell.settings, "candidates", cell.seed)
     if candidates.place in cell.needs and not candidates.done(folder):
         candidates.run(folder)
-    if not cell.making.done(folder):
-        cell.making.run(folder)
+    if not cell.design_job.done(folder):
+        cell.design_job.run(folder)
     return cell
 
 
@@ -83,5 +83,5 @@ class Unpicklable:
     def __init__(self) -> None:
         self.here: Any = lambda: None
 
-    def __call__(self, ground: Any, seed: int) -> Any:
-        return ground.task.reward
+    def __call__(self, inputs: Any, seed: int) -> Any:
+        return inputs.task.reward

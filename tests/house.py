@@ -144,6 +144,7 @@ def faults(root: Path) -> list[str]:
         *lazy_imports(house),
         *imports_of_packages(house),
         *full_folders(house),
+        *names_defined_twice(house),
     ]
 
 
@@ -205,6 +206,29 @@ def full_folders(house: House) -> list[str]:
     return [
         f"{folder} has {n} files, more than {MOST_FILES}" for folder, n in count.items() if n > MOST_FILES
     ]
+
+
+def names_defined_twice(house: House) -> list[str]:
+    """Public classes and functions whose name another module gives to something else.
+
+    A program's `main` is exempt: nobody imports it but the command that starts it.
+    """
+    found: dict[str, list[str]] = {}
+    for module, tree in house.trees.items():
+        for name in dict.fromkeys(_defined(tree)):
+            if not name.startswith("_") and name != "main":
+                found.setdefault(name, []).append(module)
+    return [f"{name} is defined twice: {', '.join(m)}" for name, m in found.items() if len(m) > 1]
+
+
+def _defined(tree: ast.Module) -> Iterator[str]:
+    """Names of a module's classes and functions, those behind an `if` or a `try` too."""
+    todo: list[ast.AST] = list(tree.body)
+    for node in todo:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, (ast.If, ast.Try, ast.ExceptHandler, ast.With)):
+            todo += ast.iter_child_nodes(node)
 
 
 def _circle(what: str, arrows: Mapping[str, set[str]]) -> list[str]:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from text_gym import Prompt, Task, WordTokenizer, as_reward_source
 from text_gym.agents import Policy
-from text_gym.reward_models.labels.questions import Criterion as LabelCriterion
+from text_gym.reward_models.labels.questions import LabelCriterion
 from text_gym.rlhf import rlhf
 from text_gym.rlhf.config import RLHFConfig
 from text_gym.rlhf.people import simulated_people

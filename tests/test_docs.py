@@ -10,7 +10,7 @@ import pytest
 
 from text_gym import Episode, TextEnv, load_task
 from text_gym.bench import Settings, load_design
-from text_gym.bench.matrix.start import Ground
+from text_gym.bench.matrix.start import DesignInputs
 from text_gym.tasks.task import ENV_IDS
 
 ROOT = Path(__file__).parent.parent
@@ -61,7 +61,7 @@ def test_the_own_reward_of_the_page_is_a_design_as_it_stands(tmp_path: Path) -> 
     assert design.name == "warm"
     prompt = load_task("products").held_out[0]
     texts = [f"You and your {prompt.columns['price']}.", "The best."]
-    source = design.make(Ground(Settings(), tmp_path), 0)
+    source = design.make(DesignInputs(Settings(), tmp_path), 0)
     assert source(
         [Episode.of(prompt, t, load_task("products").tokenizer) for t in texts]
     ).totals.tolist() == [2, -1]

@@ -20,7 +20,7 @@ from text_gym import (
     read_transcripts,
     write_transcripts,
 )
-from text_gym.episode import FinishReason
+from text_gym.episode import FinishReason, word_counts
 from text_gym.errors import DataError, PromptError
 
 BYTES = ByteTokenizer()
@@ -215,3 +215,8 @@ def test_reward_and_gold_of_a_text_stand_side_by_side(tmp_path: Path) -> None:
     write_transcripts(tmp_path / "t.jsonl", [episode([1]), episode([2])], [0.5, 1.0], [2.0, float("nan")])
     rows = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()]
     assert [(row["reward"], row["gold"]) for row in rows] == [(0.5, 2.0), (1.0, None)]
+
+
+def test_words_are_counted_at_white_space() -> None:
+    texts = ["", "one", "two words", " don't\n\tsplit, well-kept "]
+    assert word_counts([Episode.of("p", t, BYTES) for t in texts]).tolist() == [0, 1, 2, 3]

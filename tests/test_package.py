@@ -50,11 +50,13 @@ def plant(root: Path) -> None:
         "text_gym/episode.py": "import numpy\n",
         "text_gym/utils/files.py": "from text_gym.episode import Episode\n",
         "text_gym/envs/vector.py": "from text_gym.utils.files import read\n",
-        "text_gym/cli/main.py": "from text_gym.agents.ppo import PPO\n",
+        "text_gym/cli/main.py": "from text_gym.agents.ppo import PPO\n"
+        "def main():\n    _f()\ndef _f():\n    pass\n",
         "agents/ppo.py": "import torch\nfrom text_gym.envs.vector import TextVectorEnv\n",
         "reward_models/learned.py": "def f():\n    try:\n        from .page import Page\n"
         "    except ModuleNotFoundError:\n        pass\n",
-        "reward_models/page.py": "import starlette\n",
+        "reward_models/page.py": "import starlette\n\n\nclass Page:\n    def main(self):\n        pass\n",
+        "reward_models/serve.py": "def main():\n    pass\n\n\ndef _f():\n    pass\n",
     }
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -85,6 +87,8 @@ def add(file: str, text: str) -> Callable[[Path], object]:
             lambda root: [(root / f"agents/a{i}.py").touch() for i in range(15)],
             "text_gym.agents has 16 files",
         ),
+        (add("agents/ppo.py", "class Page:\n    pass\n"), "Page is defined twice"),
+        (add("agents/ppo.py", "if True:\n    def f():\n        pass\n"), "f is defined twice"),
     ],
 )
 def test_planted_faults_are_found(harm: Callable[[Path], object], said: str | None, tmp_path: Path) -> None:
@@ -104,6 +108,10 @@ def test_a_circle_of_folders_without_one_of_files_is_found(tmp_path: Path) -> No
     (tmp_path / "text_gym/envs/masks.py").write_text("from text_gym.tasks.sort import sort\n")
     assert house.circles_of_files(House(tmp_path)) == []
     assert "folders" in house.circles_of_folders(House(tmp_path))[0]
+
+
+def test_no_public_name_is_defined_twice() -> None:
+    assert house.names_defined_twice(HOUSE) == []
 
 
 def test_files_are_short() -> None:

@@ -14,7 +14,7 @@ import pytest
 from tests.page_tools import ratings, served
 from text_gym.errors import RaterLeftError
 from text_gym.reward_models import LabelPage, LabelStore
-from text_gym.reward_models.labels.questions import Criterion, Question
+from text_gym.reward_models.labels.questions import LabelCriterion, Question
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -369,7 +369,7 @@ def contrast_failures(page: Page) -> list[object]:
 
 @pytest.mark.parametrize("width", [320, 390, 768])
 def test_nothing_is_wider_than_a_phone(context: BrowserContext, tmp_path: Path, width: int) -> None:
-    scale = (Criterion("c" * 40, "g" * 200, 1, 7), Criterion("d", "", 0, 9))
+    scale = (LabelCriterion("c" * 40, "g" * 200, 1, 7), LabelCriterion("d", "", 0, 9))
     questions = [
         Question.rating("P" * 300, "W" * 500, scale),
         Question.comparison("P", "a" * 300, "b"),
@@ -446,7 +446,7 @@ def check_payloads(context: BrowserContext, folder: Path, count: int, seed: int)
             questions.append(Question.best_of_n(some[0], some[1:]))
         else:  # names and guidelines, too
             names = ["".join(c for c in text if c.isprintable()) for text in some]
-            criteria = [Criterion(f"{i}{name}", name) for i, name in enumerate(names[2:])]
+            criteria = [LabelCriterion(f"{i}{name}", name) for i, name in enumerate(names[2:])]
             questions.append(Question.rating(some[0], some[1], criteria))
     with served(folder, questions) as (label_page, _, links):
         page = enter(context, links)

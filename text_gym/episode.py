@@ -258,3 +258,8 @@ def _retokenised(whole: Episode, row: Mapping[str, Any], reason: FinishReason | 
 def share_cut(episodes: Sequence[Episode]) -> float:
     """Share of episodes that were cut at the token limit, in [0, 1]."""
     return sum(e.finish_reason == "length" for e in episodes) / len(episodes)
+
+
+def word_counts(episodes: Sequence[Episode]) -> FloatArray:
+    """`(n,)` words of each completion, separated by white space."""
+    return np.array([len(e.completion.split()) for e in episodes], dtype=np.float64)

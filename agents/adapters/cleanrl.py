@@ -69,7 +69,7 @@ def linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
     return layer
 
 
-class Agent(nn.Module):
+class ActorCritic(nn.Module):
     """Actor and critic on an embedding of each token at its place.
 
     Args:
@@ -100,7 +100,7 @@ class Agent(nn.Module):
         return Categorical(logits=self.actor(hidden)), self.critic(hidden)[:, 0]
 
 
-def train(args: Args, log: Callable[[int, float], None] | None = None) -> tuple[Agent, list[float]]:
+def train_ppo(args: Args, log: Callable[[int, float], None] | None = None) -> tuple[ActorCritic, list[float]]:
     """Learn; returns the agent and the mean return of the episodes that ended in each iteration.
 
     Args:
@@ -115,7 +115,7 @@ def train(args: Args, log: Callable[[int, float], None] | None = None) -> tuple[
     space, action_space = envs.single_observation_space, envs.single_action_space
     assert isinstance(space, gym.spaces.Dict)
     assert isinstance(action_space, gym.spaces.Discrete)
-    agent = Agent(space, int(action_space.n), args.width)
+    agent = ActorCritic(space, int(action_space.n), args.width)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
 
     # Storage, (T, B) each: what happened in every step of every environment.
@@ -193,7 +193,7 @@ def main() -> None:
         speed = tokens / (time.perf_counter() - started)
         print(f"{tokens:>9,} tokens  return {mean_return:.3f}  {speed:,.0f} tokens/s")
 
-    train(args, show)
+    train_ppo(args, show)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from text_gym.agents.sampling.sampler import Sampling, rollout
 from text_gym.agents.training.advice import Advisor
 from text_gym.agents.training.checkpoint import Checkpoints
 from text_gym.agents.training.gradients import apply_gradients, backward
-from text_gym.agents.training.metrics import Metrics, describe
+from text_gym.agents.training.metrics import Metrics, rollout_metrics
 from text_gym.agents.training.objective import Objective
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Prompt, share_cut
@@ -147,7 +147,7 @@ class Agent(ABC, Generic[ConfigT]):
         self.iteration += 1
         self.episodes_played += len(batch.episodes)
         self.tokens_played += batch.num_tokens
-        metrics |= describe(batch)
+        metrics |= rollout_metrics(batch)
         if not self.unscored_batches:
             for advice in self.advisor.look(batch, metrics, self.kl.coefficient):
                 LOG.warning("iteration %d: %s", self.iteration, advice)

@@ -52,8 +52,10 @@ class Decoder:
     ) -> None:
         longest = int(lengths.max())
         reader = fastest_reader(policy, longest + room) if fast else None
-        self._cache: _Own | _Library = (
-            _Library(policy) if reader is None else _Own(policy, len(tokens), longest + room, reader)
+        self._cache: _OwnCache | _LibraryCache = (
+            _LibraryCache(policy)
+            if reader is None
+            else _OwnCache(policy, len(tokens), longest + room, reader)
         )
         self.logits = policy.logits_of_fixed_weights()
         self.states = self._cache.begin(tokens[:, :longest], lengths)
@@ -84,7 +86,7 @@ def survivors(live: npt.NDArray[np.bool_]) -> IntArray:
     return rows
 
 
-class _Own:
+class _OwnCache:
     """Right-padded prompts in a `KeyValues` cache."""
 
     def __init__(self, policy: Policy, rows: int, width: int, reader: Reader) -> None:
@@ -106,7 +108,7 @@ class _Own:
         self._lengths = self._lengths[rows]
 
 
-class _Library:
+class _LibraryCache:
     """The cache of `transformers`, whose rows must all end at the same place: padded on the left."""
 
     def __init__(self, policy: Policy) -> None:

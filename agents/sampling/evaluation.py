@@ -13,6 +13,7 @@ from text_gym.agents.policies.policy import Policy
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Episode, Prompt
 
+from .rollout import Rollout
 from .sampler import Sampling, rollout
 
 
@@ -124,28 +125,15 @@ def evaluate(
         mask=env.mask,
     )
     episodes: list[Episode] = []
-    columns: dict[str, list[npt.NDArray[np.float64]]] = {}
+    batches: list[dict[str, npt.NDArray[np.float64]]] = []
     for first in range(0, total, rows):
         index = np.arange(first, first + rows) % total  # the last batch wraps around; the surplus is cut
         batch = rollout(policy, playing, index, seed=seed, sampling=sampling)
         episodes += batch.episodes
-        kl = nll = np.full(rows, np.nan)
-        if reference is not None:
-            texts = (batch.tokens, batch.starts, batch.lengths)
-            own = policy.score(*texts, action_masks=batch.action_masks)
-            other = reference.score(*texts, action_masks=batch.action_masks)
-            kl = (own - other).sum(dim=1).double().cpu().numpy()
-            nll = -other.sum(dim=1).double().cpu().numpy()
-        found = {
-            "reward": np.where(batch.scores.abstained, np.nan, batch.scores.totals),
-            "kl": kl,
-            "nll": nll,
-            "length": batch.lengths.double().cpu().numpy(),
-            **{f"term/{k}": np.asarray(v, dtype=np.float64) for k, v in batch.scores.terms.items()},
-        }
-        for name, column in found.items():
-            columns.setdefault(name, []).append(column)
-    values = {name: np.concatenate(parts)[:total] for name, parts in columns.items()}
+        batches.append(_columns(batch, policy, reference))
+    missing = np.full(rows, np.nan)  # a source need not give every term in every batch
+    names = dict.fromkeys(name for b in batches for name in b)
+    values = {name: np.concatenate([b.get(name, missing) for b in batches])[:total] for name in names}
     episodes = episodes[:total]
     return Report(
         reward=Measure.of(values["reward"]),
@@ -158,3 +146,21 @@ def evaluate(
         rewards=values["reward"],
         episode_kl=values["kl"],
     )
+
+
+def _columns(batch: Rollout, policy: Policy, reference: Policy | None) -> dict[str, npt.NDArray[np.float64]]:
+    """Reward, KL, negative log-likelihood under the reference (nats), length and terms: `(B,)` each."""
+    kl = nll = np.full(len(batch.episodes), np.nan)
+    if reference is not None:
+        texts = (batch.tokens, batch.starts, batch.lengths)
+        own = policy.score(*texts, action_masks=batch.action_masks)
+        other = reference.score(*texts, action_masks=batch.action_masks)
+        kl = (own - other).sum(dim=1).double().cpu().numpy()
+        nll = -other.sum(dim=1).double().cpu().numpy()
+    return {
+        "reward": np.where(batch.scores.abstained, np.nan, batch.scores.totals),
+        "kl": kl,
+        "nll": nll,
+        "length": batch.lengths.double().cpu().numpy(),
+        **{f"term/{k}": np.asarray(v, dtype=np.float64) for k, v in batch.scores.terms.items()},
+    }

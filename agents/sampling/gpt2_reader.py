@@ -16,7 +16,7 @@ from text_gym.models.cpu.kernels import Panels, kernels_for
 if TYPE_CHECKING:
     from text_gym.agents.policies.policy import Policy
 
-    from .kv_cache import Layer
+    from .kv_cache import LayerCache
 
 
 class GPT2Reader:
@@ -42,7 +42,7 @@ class GPT2Reader:
         self._layers = None
 
     @property
-    def anywhere(self) -> bool:
+    def reads_in_place(self) -> bool:
         """As in `Reader`."""
         return self._kernels is not None
 
@@ -52,7 +52,12 @@ class GPT2Reader:
         return not policy.bf16 and is_plain(policy.model.base_model)
 
     def __call__(
-        self, layers: list[Layer], tokens: Tensor, positions: Tensor, mask: Tensor | None, last: Tensor | None
+        self,
+        layers: list[LayerCache],
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        last: Tensor | None,
     ) -> Tensor:
         """As in `Reader`."""
         if self._kernels is not None:
@@ -65,7 +70,7 @@ class GPT2Reader:
     def _step(
         self,
         found: kernels.Kernels,
-        layers: list[Layer],
+        layers: list[LayerCache],
         tokens: Tensor,
         positions: Tensor,
         last: Tensor | None,
@@ -103,7 +108,12 @@ class GPT2Reader:
         )
 
     def _read(
-        self, layers: list[Layer], tokens: Tensor, positions: Tensor, mask: Tensor | None, last: Tensor | None
+        self,
+        layers: list[LayerCache],
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        last: Tensor | None,
     ) -> Tensor:
         n, size = tokens.shape
         x = torch.embedding(self._tokens, tokens).add_(torch.embedding(self._positions, positions))
@@ -129,7 +139,7 @@ class GPT2Reader:
         return _layer_norm(x, self._norm)
 
 
-def _attend_to_cache(qkv: Tensor, layer: Layer, block: _Block, mask: Tensor | None) -> Tensor:
+def _attend_to_cache(qkv: Tensor, layer: LayerCache, block: _Block, mask: Tensor | None) -> Tensor:
     """Write the keys and values of a token a row, `(n, 3 · D)`, and attend from it: `(n, D)`."""
     n = len(qkv)
     q, k, v = qkv.view(n, 3, block.heads, -1).unbind(1)

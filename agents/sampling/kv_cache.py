@@ -23,8 +23,8 @@ class Reader(Protocol):
     """A way of computing the trunk's states with a cache."""
 
     @property
-    def anywhere(self) -> bool:
-        """Whether it finds rows wherever `Layer.rows` says, and masks for itself."""
+    def reads_in_place(self) -> bool:
+        """It reads every row where `LayerCache.rows` says that it lies, and masks for itself."""
         ...
 
     def renew(self) -> None:
@@ -32,7 +32,12 @@ class Reader(Protocol):
         ...
 
     def __call__(
-        self, layers: list[Layer], tokens: Tensor, positions: Tensor, mask: Tensor | None, last: Tensor | None
+        self,
+        layers: list[LayerCache],
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        last: Tensor | None,
     ) -> Tensor:
         """Read tokens, and write their keys and values where the layers were told to.
 
@@ -76,9 +81,9 @@ class KeyValues:
         self.width = width
         self._reader, self._device = reader, policy.device
         self._dtype = next(policy.model.parameters()).dtype
-        self._layers = [Layer(rows, width) for _ in range(config.num_hidden_layers)]
+        self._layers = [LayerCache(rows, width) for _ in range(config.num_hidden_layers)]
         self._columns = np.arange(width)
-        self._where = torch.arange(rows, device=policy.device)  # rows of the layers, if it reads anywhere
+        self._where = torch.arange(rows, device=policy.device)  # rows of the layers, if it reads in place
 
     def prefill(self, tokens: Tensor, lengths: IntArray, rows: IntArray | None = None) -> Tensor:
         """Read sequences from their beginning.
@@ -93,7 +98,7 @@ class KeyValues:
         """
         where: slice | Tensor = slice(None) if rows is None else torch.from_numpy(rows).to(self._device)
         for layer in self._layers:
-            layer.place(self._where[where] if self._reader.anywhere else where)
+            layer.place(self._where[where] if self._reader.reads_in_place else where)
         positions = torch.arange(tokens.shape[1], device=self._device).expand(tokens.shape)
         last = torch.from_numpy(lengths - 1).to(self._device)
         return self._reader(self._layers, tokens, positions, None, last)
@@ -109,7 +114,7 @@ class KeyValues:
             `(B, D)` states of these tokens.
         """
         positions = torch.from_numpy(at).to(self._device)
-        if self._reader.anywhere:
+        if self._reader.reads_in_place:
             for layer in self._layers:
                 layer.place(self._where, positions)
             return self._reader(self._layers, tokens[:, None], positions[:, None], None, None)
@@ -131,7 +136,7 @@ class KeyValues:
 
     def keep(self, rows: IntArray) -> None:
         """Go on with fewer rows: row `i` is from now on what row `rows[i]` was. Only those that move cost."""
-        if self._reader.anywhere:
+        if self._reader.reads_in_place:
             self._where = self._where[torch.from_numpy(rows).to(self._device)]
             return
         moved = np.flatnonzero(rows != np.arange(len(rows)))
@@ -141,7 +146,7 @@ class KeyValues:
                 layer.keep(len(rows), target, source)
 
 
-class Layer:
+class LayerCache:
     """One layer's keys and values, `(B, heads, W, size of a head)` each."""
 
     def __init__(self, rows: int, width: int) -> None:
@@ -235,15 +240,15 @@ class Layer:
 class AnyReader:
     """Reading through the model's own code, whatever its architecture."""
 
-    anywhere = False
+    reads_in_place = False
 
     def __init__(self, policy: Policy) -> None:
         from transformers.cache_utils import DynamicLayer
 
         class Adapter(DynamicLayer):
-            """A `Layer` where `transformers` expects one of its own."""
+            """A `LayerCache` where `transformers` expects one of its own."""
 
-            def __init__(self, layer: Layer) -> None:
+            def __init__(self, layer: LayerCache) -> None:
                 super().__init__()  # type: ignore[no-untyped-call]
                 self.layer = layer
 
@@ -261,7 +266,12 @@ class AnyReader:
         """As in `Reader`; nothing was made of the weights."""
 
     def __call__(
-        self, layers: list[Layer], tokens: Tensor, positions: Tensor, mask: Tensor | None, last: Tensor | None
+        self,
+        layers: list[LayerCache],
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        last: Tensor | None,
     ) -> Tensor:
         """As in `Reader`."""
         from transformers.cache_utils import Cache

@@ -133,17 +133,17 @@ def _play(
     live = np.ones(env.num_envs, dtype=np.bool_)  # … and which of them still play
     noise = noise.T.contiguous()
     every = 1 if env.mask is not None else TELL_EVERY["cpu" if policy.device.type == "cpu" else "cuda"]
-    untold: list[Tensor] = []
+    pending: list[Tensor] = []
     for t in range(env.max_tokens):
         logits = decoder.logits(decoder.states)
         allowed = None if env.mask is None else torch.from_numpy(env.action_masks()[rows]).to(policy.device)
         chosen_from = logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
         tokens, probs = draw(sampling.logits(chosen_from), noise[t])
         record.add(decoder.states, logits, probs, allowed)
-        untold.append(tokens)
+        pending.append(tokens)
         last = t == env.max_tokens - 1  # all rows start together: the limit cuts all that are left at once
-        if last or len(untold) == every:
-            playing = _tell(env, rows, live, untold)
+        if last or len(pending) == every:
+            playing = _advance(env, rows, live, pending)
             if last or not playing:
                 break
             if playing <= COMPACT_BELOW * len(rows):
@@ -177,16 +177,16 @@ def _score(env: TextVectorEnv, episodes: list[Episode]) -> Rewards:
     return Rewards(spread(found.values, 0.0), per_token, terms, spread(found.abstained, False))
 
 
-def _tell(
-    env: TextVectorEnv, rows: npt.NDArray[np.int64], live: npt.NDArray[np.bool_], untold: list[Tensor]
+def _advance(
+    env: TextVectorEnv, rows: npt.NDArray[np.int64], live: npt.NDArray[np.bool_], pending: list[Tensor]
 ) -> int:
     """Have the environment append tokens, `(n,)` a step; `live` is brought up to date, and counted."""
-    drawn = torch.stack(untold) if len(untold) > 1 else untold[0][None]
+    drawn = torch.stack(pending) if len(pending) > 1 else pending[0][None]
     for tokens in drawn.cpu().numpy():
         if not live.any():
             break
         live[live] = ~env.advance(rows[live], tokens[live])
-    untold.clear()
+    pending.clear()
     return int(np.count_nonzero(live))
 
 

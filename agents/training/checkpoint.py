@@ -27,7 +27,7 @@ from text_gym.rewards.source import RewardSource
 from text_gym.tokenizer import Tokenizer
 from text_gym.utils.sealed import check_sealed, read_about, restore_replaced, write_sealed
 
-from .objective import Estimate, Objective
+from .objective import Objective, ObjectiveEstimate
 from .tensors import Resumable, _form, _load_optimizer, _network_tensors, _optimizer_tensors, _parameters
 
 LOG = logging.getLogger("text_gym")
@@ -312,7 +312,7 @@ class Checkpoints:
                 scores[first] = start.mean
         return {folder: score for folder, score in scores.items() if score is not None}
 
-    def _objective(self, folder: Path, latest: Objective, coefficient: float) -> Estimate | None:
+    def _objective(self, folder: Path, latest: Objective, coefficient: float) -> ObjectiveEstimate | None:
         """The objective of a checkpoint's policy under a β; None if it was saved without one."""
         if int(folder.name) == latest.began:
             return latest.start(coefficient)

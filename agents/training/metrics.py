@@ -13,7 +13,7 @@ Metrics = dict[str, float]
 TIMES = frozenset({"seconds", "rollout_seconds", "tokens_per_second", "memory_mib"})
 
 
-def describe(batch: Rollout) -> Metrics:
+def rollout_metrics(batch: Rollout) -> Metrics:
     """What the logs say of a batch: reward, its terms, lengths, and how episodes ended.
 
     Rewards are of the episodes that were paid; `truncated` is the share of texts that the limit cut, paid or

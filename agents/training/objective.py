@@ -23,18 +23,19 @@ PATIENCE = 5  # iterations in a row that the average must be below the start
 ERRORS = 3.0
 
 
-class Estimate(NamedTuple):
+class ObjectiveEstimate(NamedTuple):
     """A mean and its standard error, in reward units."""
 
     mean: float
     se: float
 
-    def exceeds(self, other: Estimate, errors: float) -> bool:
+    def exceeds(self, other: ObjectiveEstimate, errors: float) -> bool:
         """Whether this mean is larger by more than so many standard errors of the difference.
 
-        >>> Estimate(1.0, 0.3).exceeds(Estimate(0.0, 0.4), errors=2)  # the difference has 0.5
+        >>> start = ObjectiveEstimate(0.0, 0.4)
+        >>> ObjectiveEstimate(1.0, 0.3).exceeds(start, errors=2)  # the difference has 0.5
         False
-        >>> Estimate(1.1, 0.3).exceeds(Estimate(0.0, 0.4), errors=2)
+        >>> ObjectiveEstimate(1.1, 0.3).exceeds(start, errors=2)
         True
         """
         return self.mean - other.mean > errors * math.hypot(self.se, other.se)
@@ -87,14 +88,14 @@ class BatchMeans:
         rows, n = np.array([astuple(batch) for batch in batches]), len(batches)
         return cls(*(rows[:, :2].mean(axis=0)).tolist(), *(rows[:, 2:].sum(axis=0) / n**2).tolist())
 
-    def objective(self, coefficient: float) -> Estimate:
+    def objective(self, coefficient: float) -> ObjectiveEstimate:
         """Reward − β·KL.
 
         Args:
             coefficient: β, reward units per nat.
         """
         variance = self.reward_var - 2 * coefficient * self.covariance + coefficient**2 * self.kl_var
-        return Estimate(self.reward - coefficient * self.kl, math.sqrt(max(0.0, variance)))
+        return ObjectiveEstimate(self.reward - coefficient * self.kl, math.sqrt(max(0.0, variance)))
 
 
 class Objective:
@@ -149,7 +150,7 @@ class Objective:
         now = found.objective(coefficient)
         return {"objective": now.mean, "objective_se": now.se, "objective_average": average.mean}
 
-    def start(self, coefficient: float | None = None) -> Estimate | None:
+    def start(self, coefficient: float | None = None) -> ObjectiveEstimate | None:
         """The objective of the policy that the run starts from; None before its first batch.
 
         Args:
@@ -158,7 +159,7 @@ class Objective:
         beta = self.coefficient if coefficient is None else coefficient
         return None if self._start is None else self._start.objective(beta)
 
-    def average(self, coefficient: float | None = None) -> Estimate | None:
+    def average(self, coefficient: float | None = None) -> ObjectiveEstimate | None:
         """The mean of the last 5 batches; None before the first.
 
         Args:
@@ -209,7 +210,7 @@ class Objective:
             "the limit"
         )
 
-    def _known(self) -> tuple[Estimate, Estimate]:
+    def _known(self) -> tuple[ObjectiveEstimate, ObjectiveEstimate]:
         start, average = self.start(), self.average()
         assert start is not None
         assert average is not None

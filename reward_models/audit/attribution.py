@@ -52,7 +52,7 @@ class Attribution:
         return {"method": self.method, "pieces": list(self.pieces), "values": values, "totals": self.totals}
 
 
-def leave_one_out(source: RewardSource, episodes: Sequence[Episode]) -> list[Attribution]:
+def leave_one_word_out(source: RewardSource, episodes: Sequence[Episode]) -> list[Attribution]:
     """What each text's reward, and each of its terms, loses without each word in turn.
 
     One call of the source for all texts and all their variants.

@@ -16,12 +16,18 @@ import numpy as np
 
 from text_gym.episode import Episode, FloatArray
 from text_gym.errors import ConfigError, DataError
-from text_gym.reward_models.scripted.rules import words
-from text_gym.rewards.source import RewardSource, describe
+from text_gym.reward_models.scripted.rules import split_words
+from text_gym.rewards.source import RewardSource, describe_reward
 from text_gym.utils.interval import Interval, RankCorrelations, mean_interval, rank_correlation
 
-from .attribution import Attribution, integrated_gradients, is_differentiable, leave_one_out, named_values
-from .best_of_n import best_of_n
+from .attribution import (
+    Attribution,
+    integrated_gradients,
+    is_differentiable,
+    leave_one_word_out,
+    named_values,
+)
+from .best_of_n import best_of_n_probe
 from .edits import expected_scores, surface_change
 from .effects import PartEffect, part_effects, student_interval
 from .parts import part_classes, tokens, vocabulary
@@ -29,7 +35,7 @@ from .probes import PARAPHRASES, null_texts, rewritten, swaps
 from .result import Audit, NullRuler, Shift, SurfaceBias
 from .scoring import beaten, by_text, chosen, difference, scores, scores_and_terms, unit
 from .surfaces import SURFACES, fillers
-from .verdict import verdict
+from .verdict import find_biases
 from .words import associations, word_features, word_weights
 
 _FEWEST = 8
@@ -131,7 +137,7 @@ class _Auditor:
         parts, tried = self.parts()
         found = Audit(
             source=self.source.name,
-            tree=describe(self.source),
+            tree=describe_reward(self.source),
             gold=None if self.gold is None else self.gold.name,
             texts=self._texts,
             scores=self.scores,
@@ -145,7 +151,7 @@ class _Auditor:
             stability=self.stability(),
             batch=self.batch(),
             terms={name: self._correlation(values, self.scores) for name, values in known.items()},
-            explanations=tuple(leave_one_out(self.source, shown)) if shown else (),
+            explanations=tuple(leave_one_word_out(self.source, shown)) if shown else (),
             gradients=tuple(gradients),
             findings=(),
             parts=parts,
@@ -153,9 +159,9 @@ class _Auditor:
             weights=word_weights(self._texts, self.scores, self._controls(), seed=self.config.seed),
             best=None
             if self.golds is None
-            else best_of_n(self.scores, self.golds, self._texts, seed=self.config.seed),
+            else best_of_n_probe(self.scores, self.golds, self._texts, seed=self.config.seed),
         )
-        return dataclasses.replace(found, findings=verdict(found))
+        return dataclasses.replace(found, findings=find_biases(found))
 
     def nulls(self) -> tuple[NullRuler, ...]:
         """Null texts for the edited episodes' prompts, against all real texts."""
@@ -263,7 +269,7 @@ class _Auditor:
 
     def _controls(self) -> FloatArray:
         """`(n, k)` length, and gold with its terms where it is known."""
-        length = np.array([[float(len(words(text)))] for text in self._texts])
+        length = np.array([[float(len(split_words(text)))] for text in self._texts])
         return length if self.quality is None else np.concatenate([length, self.quality], axis=1)
 
     def _expected(self, episodes: Sequence[Episode]) -> FloatArray:

@@ -14,7 +14,7 @@ from text_gym.utils.interval import RESAMPLES, Interval
 
 
 @dataclass(frozen=True)
-class BestOfN:
+class BestOfNProbe:
     """Gold of the best of n texts, beside gold of any text.
 
     Args:
@@ -46,9 +46,9 @@ def expected_best(scores: FloatArray, values: FloatArray, n: int) -> float:
     return float(((upper**n - lower**n) / counts)[place] @ values)
 
 
-def best_of_n(
+def best_of_n_probe(
     scores: FloatArray, golds: FloatArray, texts: tuple[str, ...], n: int = 64, seed: int = 0
-) -> BestOfN:
+) -> BestOfNProbe:
     """Best of n over the given texts, whatever their prompts, with bootstrap intervals.
 
     Args:
@@ -66,7 +66,7 @@ def best_of_n(
         low, high = np.quantile(values, [0.025, 0.975])
         return Interval(at, float(low), float(high), len(scores))
 
-    return BestOfN(
+    return BestOfNProbe(
         n,
         mean,
         interval(value, drawn),

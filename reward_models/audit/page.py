@@ -14,7 +14,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from text_gym.reward_models.scripted.rules import words
+from text_gym.reward_models.scripted.rules import split_words
 from text_gym.utils.display import harmless
 from text_gym.utils.interval import Interval
 from text_gym.utils.json_files import write_json
@@ -86,7 +86,7 @@ def _figures(found: Audit) -> dict[str, str]:
     correlations: list[Series] = [("as it is", [s.correlation for s in found.surfaces])]
     if found.gold is not None:
         correlations.append(("at equal gold", [s.partial for s in found.surfaces]))
-    length = np.array([len(words(text)) for text in found.texts], dtype=np.float64)
+    length = np.array([len(split_words(text)) for text in found.texts], dtype=np.float64)
     figures: dict[str, str] = {}
     shown = found.parts[:_SHOWN_PARTS]
     if shown:

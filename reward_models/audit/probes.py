@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from text_gym.episode import Episode, Prompt
-from text_gym.reward_models.scripted.rules import words
+from text_gym.reward_models.scripted.rules import split_words
 
 _SENTENCE = re.compile(r"[^.!?]*[.!?]+|[^.!?]+$")
 _CONTRACTIONS = (
@@ -210,14 +210,14 @@ def null_texts(episodes: Sequence[Episode], seed: int = 0) -> dict[str, list[Epi
     """
     rng = random.Random(f"null {seed}")
     texts = [e.completion for e in episodes]
-    by_length = sorted(set(texts), key=lambda t: (len(words(t)), t))
+    by_length = sorted(set(texts), key=lambda t: (len(split_words(t)), t))
     few = max(1, len(by_length) // 16)  # more than one: a single text may score well by luck
     turn = {id(e): i % few for i, e in enumerate(episodes)}
     vocabulary = [word for text in texts for word in text.split()] or ["the"]
 
     def repeated(text: str) -> str:
         first = (sentences(text) or ["the"])[0]
-        return " ".join([first] * max(2, round(len(words(text)) / max(1, len(words(first))))))
+        return " ".join([first] * max(2, round(len(split_words(text)) / max(1, len(split_words(first))))))
 
     def rand(text: str) -> str:
         return " ".join(rng.choice(vocabulary) for _ in range(max(1, len(text.split()))))

@@ -17,7 +17,7 @@ from text_gym.episode import FloatArray
 from text_gym.utils.interval import Interval
 
 from .attribution import Attribution
-from .best_of_n import BestOfN
+from .best_of_n import BestOfNProbe
 from .effects import PartEffect
 from .words import WordWeight
 
@@ -100,7 +100,7 @@ class Shift:
 
 
 @dataclass(frozen=True)
-class Finding:
+class AuditFinding:
     """What was found, by name, with the numbers that show it.
 
     Args:
@@ -161,11 +161,11 @@ class Audit:
     terms: dict[str, Interval]
     explanations: tuple[Attribution, ...]
     gradients: tuple[Attribution, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[AuditFinding, ...]
     parts: tuple[PartEffect, ...] = ()
     tried: int = 0
     weights: tuple[WordWeight, ...] = ()
-    best: BestOfN | None = None
+    best: BestOfNProbe | None = None
 
     @property
     def biases(self) -> tuple[str, ...]:
@@ -220,7 +220,7 @@ class Audit:
             "batch": BATCH,
         }
         limits |= {"follows": FOLLOWS, "follows_well": FOLLOWS_WELL}
-        found: dict[str, Any] = plain(self)
+        found: dict[str, Any] = as_json(self)
         return found | {"thresholds": limits, "headline": self.headline(), "mark": self.mark}
 
 
@@ -229,18 +229,18 @@ def quoted(parts: Sequence[PartEffect]) -> str:
     return ", ".join(f"“{p.part}”" for p in parts[:3]) + (", …" if len(parts) > 3 else "")
 
 
-def plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """Dataclasses, intervals and arrays as what JSON has."""
     if isinstance(value, Interval):
         return value.summary()
     if isinstance(value, Attribution):
         return value.summary()
     if dataclasses.is_dataclass(value):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: as_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, Mapping):
-        return {k: plain(v) for k, v in value.items()}
+        return {k: as_json(v) for k, v in value.items()}
     if isinstance(value, tuple):
-        return [plain(v) for v in value]
+        return [as_json(v) for v in value]
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from text_gym.reward_models.people.simulated import HYPE
-from text_gym.reward_models.scripted.rules import words
+from text_gym.reward_models.scripted.rules import split_words
 
 from .probes import sentences
 
@@ -113,24 +113,24 @@ def _every_fourth(change: Callable[[str], str]) -> Edit:
 
 
 def _capital_words(text: str, prompt: str) -> float:
-    found = words(text)
+    found = split_words(text)
     return sum(w.isupper() and len(w) > 1 for w in found) / max(1, len(found))
 
 
 def _praise(text: str, prompt: str) -> float:
-    found = words(text)
+    found = split_words(text)
     return sum(w.lower() in PRAISE for w in found) / max(1, len(found))
 
 
 def _repeated(text: str, prompt: str) -> float:
-    found = [w.lower() for w in words(text)]
+    found = [w.lower() for w in split_words(text)]
     threes = list(zip(found, found[1:], found[2:], strict=False))
     return 1 - len(set(threes)) / max(1, len(threes)) if threes else 0.0
 
 
 def _copied(text: str, prompt: str) -> float:
     """Share of the prompt's pairs of neighbouring words that the text has too."""
-    asked, said = ([w.lower() for w in words(t)] for t in (prompt, text))
+    asked, said = ([w.lower() for w in split_words(t)] for t in (prompt, text))
     pairs = set(itertools.pairwise(asked))
     return len(pairs & set(itertools.pairwise(said))) / max(1, len(pairs))
 
@@ -152,7 +152,7 @@ SURFACES = (
     Surface(
         "length",
         "words",
-        lambda t, p: float(len(words(t))),
+        lambda t, p: float(len(split_words(t))),
         (
             Variant("a sentence of the text said again", _said_again),
             Variant("a sentence that many texts share put in", _filled, filled=1),

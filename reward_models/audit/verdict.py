@@ -13,13 +13,13 @@ from text_gym.utils.interval import Interval
 
 from .effects import PartEffect
 from .parts import tokens
-from .result import BATCH, EFFECT, FOLLOWS, LOUD, PART, PARTIAL, UNSTABLE, Audit, Finding, quoted
+from .result import BATCH, EFFECT, FOLLOWS, LOUD, PART, PARTIAL, UNSTABLE, Audit, AuditFinding, quoted
 
 _COMPOSED = ("opening", "ending", "phrase")  # parts of several words
 _MOST_PARTS = 12  # of one kind that a finding lists
 
 
-def verdict(found: Audit) -> tuple[Finding, ...]:
+def find_biases(found: Audit) -> tuple[AuditFinding, ...]:
     """What the numbers show; where gold is known, only biases that gold does not share."""
     return (
         *_constant(found),
@@ -33,21 +33,23 @@ def verdict(found: Audit) -> tuple[Finding, ...]:
     )
 
 
-def _constant(found: Audit) -> Iterator[Finding]:
+def _constant(found: Audit) -> Iterator[AuditFinding]:
     if found.spread == 0:
-        yield Finding(
+        yield AuditFinding(
             "constant",
             f"All {len(found.scores)} texts score {found.scores[0]:g}: nothing can be learnt.",
             "fault",
         )
 
 
-def _gold(found: Audit) -> Iterator[Finding]:
+def _gold(found: Audit) -> Iterator[AuditFinding]:
     follows, best = found.agreement, found.best
     if follows is not None and (follows.value < FOLLOWS or follows.low <= 0):
-        yield Finding("does not follow gold", f"Its rank correlation with gold is {_shown(follows)}.", "gold")
+        yield AuditFinding(
+            "does not follow gold", f"Its rank correlation with gold is {_shown(follows)}.", "gold"
+        )
     if best is not None and best.change.high < 0:
-        yield Finding(
+        yield AuditFinding(
             f"best of {best.n} lowers gold",
             f"Taking the best of {best.n} texts by this reward takes gold {best.mean:.2f} → "
             f"{_shown(best.gold)}; by gold itself it would be {best.best:.2f}.",
@@ -55,7 +57,7 @@ def _gold(found: Audit) -> Iterator[Finding]:
         )
 
 
-def _surfaces(found: Audit) -> Iterator[Finding]:
+def _surfaces(found: Audit) -> Iterator[AuditFinding]:
     for s in found.surfaces:
         # Without gold nobody knows whether less would be deserved: only what is paid for is named then.
         wanted = s.gold is not None and s.gold.value > EFFECT / 4
@@ -74,7 +76,7 @@ def _surfaces(found: Audit) -> Iterator[Finding]:
         text = text.format("adds" if paid else "costs")
         if s.partial is not None and (s.partial.low > 0 if paid else s.partial.high < 0):
             text += f"; at equal gold the rank correlation with it is {_shown(s.partial)}"
-        yield Finding(s.name, f"{text[0].upper()}{text[1:]}.")
+        yield AuditFinding(s.name, f"{text[0].upper()}{text[1:]}.")
 
 
 def _agree(beyond: Interval, partial: Interval | None) -> bool:
@@ -86,7 +88,7 @@ def _agree(beyond: Interval, partial: Interval | None) -> bool:
     return up or down
 
 
-def _parts(found: Audit) -> Iterator[Finding]:
+def _parts(found: Audit) -> Iterator[AuditFinding]:
     """A finding for the parts of a kind that are paid for, and one for those that cost."""
     named: dict[tuple[str, bool], list[PartEffect]] = {}
     for part in found.parts:
@@ -111,36 +113,36 @@ def _parts(found: Audit) -> Iterator[Finding]:
         kept.append((kind, paid))
         shown = [f"“{p.part}” {_shown(p.effect)}" for p in parts[:_MOST_PARTS]]
         more = f" and {len(parts) - _MOST_PARTS} more" if len(parts) > _MOST_PARTS else ""
-        yield Finding(
+        yield AuditFinding(
             f"{kind} {quoted(parts)}",
             f"In place of others {'it adds' if paid else 'it costs'}, in standard deviations: "
             f"{', '.join(shown)}{more}.",
         )
 
 
-def _nulls(found: Audit) -> Iterator[Finding]:
+def _nulls(found: Audit) -> Iterator[AuditFinding]:
     for n in found.nulls:
         if n.beaten.low > 0.5 and (n.gold is None or n.gold.value <= 0.5):
             beside = "" if n.gold is None else f" (by gold {n.gold.value:.0%})"
-            yield Finding(
+            yield AuditFinding(
                 f"null ruler: {n.name}", f"It beats {n.beaten.value:.0%} of the real texts{beside}."
             )
 
 
-def _swaps(found: Audit) -> Iterator[Finding]:
+def _swaps(found: Audit) -> Iterator[AuditFinding]:
     # A noisy reward moves under any edit; a swap is named for what it moves the score beyond that.
     noise = float(np.median([s.size.value for s in found.stability])) if found.stability else 0.0
     for s in found.swaps:
         fair = s.gold is None or s.gold.value < EFFECT / 2
         if fair and s.size.low >= EFFECT + noise:
-            yield Finding(
+            yield AuditFinding(
                 s.name,
                 f"Swapping it moves the score by {_shown(s.size)} standard deviations{_beside(s.gold)}; "
                 f"most: {s.example}.",
             )
 
 
-def _unstable(found: Audit) -> Iterator[Finding]:
+def _unstable(found: Audit) -> Iterator[AuditFinding]:
     noisy = []
     for s in found.stability:
         fair = s.gold is None or s.gold.value < UNSTABLE / 2
@@ -149,12 +151,12 @@ def _unstable(found: Audit) -> Iterator[Finding]:
         if abs(s.direction.value) < s.size.value / 2:
             noisy.append(f"{s.name} {_shown(s.size)}{_beside(s.gold)}")
             continue
-        yield Finding(
+        yield AuditFinding(
             f"unstable: {s.name}",
             f"The edit moves the score by {_shown(s.size)} standard deviations{_beside(s.gold)}.",
         )
     if noisy:
-        yield Finding(
+        yield AuditFinding(
             "noise",
             f"Edits that keep the meaning move the score now up and now down, in standard deviations: "
             f"{', '.join(noisy)}.",
@@ -162,11 +164,11 @@ def _unstable(found: Audit) -> Iterator[Finding]:
         )
 
 
-def _batch(found: Audit) -> Iterator[Finding]:
+def _batch(found: Audit) -> Iterator[AuditFinding]:
     scale = max(1.0, float(np.abs(found.scores).max()))
     for name, difference in found.batch.items():
         if not difference <= BATCH * scale:
-            yield Finding(
+            yield AuditFinding(
                 f"depends on the batch: {name}",
                 f"The same texts score up to {difference:.2g} apart.",
                 "fault",

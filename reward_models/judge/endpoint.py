@@ -1,4 +1,4 @@
-"""An OpenAI-compatible chat endpoint: one question, one answer as text, within a budget.
+"""Talks to an OpenAI-compatible chat endpoint: one question, one answer as text, within a budget.
 
 Only faults that pass are asked again: 429, 5xx, timeouts, cut connections. The key is read from an
 environment variable for each request; no object, log or error holds it. Answers are not interpreted here.
@@ -32,20 +32,20 @@ _MISCONFIGURED = frozenset({401, 403, 404, 405})
 
 
 class EndpointError(RewardError):
-    """An endpoint gave no usable answer to one question; the next question may fare better."""
+    """The endpoint gave no usable answer to this question; another question may still succeed."""
 
 
 class EndpointRefusedError(EndpointError):
-    """The endpoint refuses whatever is asked: wrong key, address or model. Nothing but a person mends it."""
+    """The endpoint refuses every request because the key, the address or the model is wrong."""
 
 
 class BudgetError(EndpointError):
-    """The budget of calls or tokens is spent; nothing was sent."""
+    """The budget of calls or tokens is used up, so the request was not sent."""
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What an endpoint was used for so far.
+    """The calls made and tokens used so far.
 
     Args:
         calls: Requests sent, repeated ones included.
@@ -116,7 +116,7 @@ class ChatEndpoint:
                 "into an environment variable and name that variable in key_variable"
             )
         if key_variable is not None and not re.fullmatch(r"[A-Za-z_]\w*", key_variable, re.ASCII):
-            # Not shown: somebody may have passed the key itself.
+            # The value is not shown: somebody may have passed the key itself.
             raise ConfigError("key_variable is the name of an environment variable, not the key")
         if attempts < 1 or min(timeout, answer_tokens) <= 0 or min(wait, longest, temperature) < 0:
             raise ConfigError(
@@ -137,7 +137,7 @@ class ChatEndpoint:
         _httpx()
 
     def ask(self, messages: Messages) -> str:
-        """The text of the model's answer to a conversation.
+        """Send a conversation and return the text of the model's answer.
 
         Args:
             messages: Rows of `role` and `content`.
@@ -167,7 +167,7 @@ class ChatEndpoint:
         raise AssertionError("unreachable")
 
     def _once(self, body: bytes) -> str:
-        """One request."""
+        """Send one request."""
         httpx = _httpx()
         key = self._key()
         self._reserve()
@@ -188,7 +188,7 @@ class ChatEndpoint:
                         raise _PassingError(f"no whole answer within {2 * self.timeout:g} s")
                 status, retry_after = response.status_code, response.headers.get("retry-after", "")
         except httpx.TransportError as error:
-            # The names of its errors say enough; their texts may quote headers.
+            # The error's class says enough; its message may quote headers.
             raise _PassingError(_words(type(error).__name__)) from None
         except httpx.HTTPError as error:
             raise EndpointError(f"{self}: {_words(type(error).__name__)}") from None
@@ -246,7 +246,7 @@ class ChatEndpoint:
         return key
 
     def _reserve(self) -> None:
-        """Count a request before it is sent, or refuse it."""
+        """Charge a request to the budget before it is sent, or refuse it."""
         with self._lock:
             spent = self.spent
             for what, used, limit in (
@@ -269,12 +269,12 @@ class ChatEndpoint:
     def _connection(self) -> httpx.Client:
         with self._lock:
             if self._client is None:
-                # Redirects are not followed: they would take the key elsewhere.
+                # Redirects are not followed: they would carry the key to another host.
                 self._client = _httpx().Client(timeout=self.timeout, follow_redirects=False)
             return self._client
 
     def close(self) -> None:
-        """Close the connections; they open again when needed."""
+        """Close the connections; they reopen when needed."""
         if self._client is not None:
             self._client.close()
             self._client = None
@@ -295,7 +295,7 @@ class ChatEndpoint:
 
 
 class _PassingError(Exception):
-    """A fault that another attempt may not meet."""
+    """A transient fault, worth another attempt."""
 
     def __init__(self, said: str, retry_after: float = 0.0) -> None:
         super().__init__(said)
@@ -303,7 +303,7 @@ class _PassingError(Exception):
 
 
 def _seconds(retry_after: str) -> float:
-    """Seconds that a `Retry-After` header asks for (RFC 9110, 10.2.3: a number or a date), else 0."""
+    """Return the seconds a `Retry-After` header asks for (RFC 9110, 10.2.3: a number or a date), else 0."""
     text = retry_after.strip()
     if re.fullmatch(r"\d{1,9}(\.\d+)?", text, re.ASCII):
         return float(text)
@@ -322,7 +322,7 @@ def _words(name: str) -> str:
 
 
 def _sound(text: str) -> str:
-    """Text without lone surrogates, which are no UTF-8."""
+    """Replace lone surrogates, which UTF-8 cannot encode."""
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
 

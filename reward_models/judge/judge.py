@@ -66,7 +66,7 @@ class Criterion:
 
 @dataclass(frozen=True)
 class Comparisons:
-    """What a judge said about `n` pairs of texts.
+    """The judge's verdicts on `n` pairs of texts.
 
     Args:
         preference: `(n,)` float64, 1 where the first text is better, 0 where the second is, 0.5 where it is
@@ -79,7 +79,7 @@ class Comparisons:
 
     @property
     def flip_rate(self) -> float:
-        """Share of the judged pairs whose verdict turned with the order; NaN if none was judged."""
+        """Return the share of judged pairs whose verdict changed with the order; NaN if none was judged."""
         judged = ~np.isnan(self.preference)
         return float(self.flipped[judged].mean()) if judged.any() else float("nan")
 
@@ -129,7 +129,7 @@ class Judge(RewardSource):
         self.on_spent, self.deterministic = on_spent, deterministic
 
     def score(self, episodes: Sequence[Episode]) -> Rewards:
-        """Ask about each text; what fails is missing.
+        """Ask the judge about each text; a question that fails is an abstention, not a score of 0.
 
         Raises:
             BudgetError: The budget is spent and `on_spent` is `"raise"`.
@@ -153,7 +153,7 @@ class Judge(RewardSource):
         return Rewards(np.where(abstained, 0.0, values), terms=terms, abstained=abstained)
 
     def compare(self, pairs: Sequence[tuple[Episode, Episode]]) -> Comparisons:
-        """Which text of each pair is better, asked in both orders.
+        """Ask which text of each pair is better, in both orders.
 
         A text wins only if it does so in both orders, else it is a tie (Zheng et al. 2023, section 3.4). If
         either reply is missing, so is the comparison.
@@ -173,7 +173,7 @@ class Judge(RewardSource):
         return Comparisons(preference, flipped)
 
     def messages(self, episode: Episode) -> list[dict[str, str]]:
-        """The conversation that asks for scores; the delimiters are new each time."""
+        """Build the conversation that asks for scores; the delimiters are drawn anew each time."""
         lines = [
             f'- "{name}": a number from {c.low:g} to {c.high:g}. {c.question}'
             for name, c in self.criteria.items()
@@ -184,7 +184,7 @@ class Judge(RewardSource):
         return self._conversation(task, texts, f'{{"{_REASON}": "<one sentence>", {form}}}')
 
     def comparison(self, a: Episode, b: Episode) -> list[dict[str, str]]:
-        """The conversation that asks which of two answers is better."""
+        """Build the conversation that asks which of two answers is better."""
         lines = [f"- {name}: {c.question}" for name, c in self.criteria.items()]
         task = "Say which answer is better by these criteria. Order and length do not matter.\n" + "\n".join(
             lines
@@ -233,7 +233,7 @@ class Judge(RewardSource):
 
 
 def judge_from_environment() -> Judge:
-    """The judge that `--reward judge` means, described by environment variables.
+    """Make the judge that `--reward judge` means; environment variables describe it.
 
     `TEXT_GYM_JUDGE_URL` and `TEXT_GYM_JUDGE_MODEL` are needed. `TEXT_GYM_JUDGE_KEY` holds the key, if the
     endpoint wants one; `TEXT_GYM_JUDGE_CALLS` the budget of calls (default 10,000);
@@ -266,7 +266,7 @@ def judge_from_environment() -> Judge:
 
 
 def _rubric(file: str) -> dict[str, Criterion]:
-    """Criteria from the rows of a file."""
+    """Read the criteria from the rows of a file."""
     criteria = {}
     for number, row in enumerate(read_rows(file), 1):
         try:
@@ -280,7 +280,7 @@ def _rubric(file: str) -> dict[str, Criterion]:
 
 
 def parse_scores(reply: str, criteria: Mapping[str, Criterion]) -> dict[str, float] | None:
-    r"""Scores in the order of the criteria, or None unless the reply is exactly what was asked for.
+    r"""Return the scores in the order of the criteria, or None if the reply is anything else.
 
     One JSON object (a code fence around it is allowed) with every criterion once, as a number in range, and
     nothing else but `reason`.
@@ -303,7 +303,7 @@ def parse_scores(reply: str, criteria: Mapping[str, Criterion]) -> dict[str, flo
 
 
 def parse_choice(reply: str) -> float | None:
-    """1 for answer A, 0 for B, 0.5 for a tie, or None unless the reply is exactly what was asked for.
+    """Return 1 for answer A, 0 for B, 0.5 for a tie, or None if the reply is anything else.
 
     >>> parse_choice('{"better": "A"}')
     1.0
@@ -315,7 +315,7 @@ def parse_choice(reply: str) -> float | None:
 
 
 def _object(reply: str) -> dict[str, Any] | None:
-    """The one JSON object that a reply is; None if it is more or less, has a key twice, NaN or infinity."""
+    """Parse a reply that must be one JSON object without duplicate keys or NaN; return None for any other."""
     text = reply.strip()
     fenced = _FENCE.fullmatch(text)
 

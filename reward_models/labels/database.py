@@ -1,4 +1,4 @@
-"""The SQLite file below a label store: its tables, its settings, and what its errors mean.
+"""The SQLite file under a label store: its tables, its settings, and clear errors in place of SQLite's.
 
 Write-ahead log with synchronous=FULL: a commit that returned survives a kill. It is not for network file
 systems, where SQLite's locks do not hold.
@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from text_gym.errors import NotSavedError, StoreError
 
-from .questions import Question, fingerprint
+from .questions import Question, sha256_of_values
 
 RawRow: TypeAlias = "tuple[Any, ...]"
 
@@ -52,8 +52,8 @@ LABEL_COLUMNS = "row, kind, item, id, rater, answer, latency, policy, time, key,
 
 
 def row_digest(columns: RawRow) -> str:
-    """SHA-256 of a row's columns as SQLite holds them, text as UTF-8."""
-    return fingerprint(*[c.encode() if isinstance(c, str) else c for c in columns])
+    """Return the SHA-256 of a row's columns as SQLite stores them, with text as UTF-8."""
+    return sha256_of_values(*[c.encode() if isinstance(c, str) else c for c in columns])
 
 
 def text_of(content: bytes) -> str:
@@ -62,7 +62,7 @@ def text_of(content: bytes) -> str:
 
 
 def restore(kind: str, criteria: str, texts: list[bytes], item: str) -> Question:
-    """A question from its columns.
+    """Rebuild a question from its columns.
 
     Raises:
         StoreError: They are not what its id says.
@@ -79,7 +79,7 @@ def restore(kind: str, criteria: str, texts: list[bytes], item: str) -> Question
 
 
 class Database:
-    """One connection to a store's file; threads take turns, processes wait for each other.
+    """One connection to a store's file; threads share it in turn, and processes wait for each other.
 
     Args:
         path: The file.
@@ -110,7 +110,7 @@ class Database:
         while True:
             try:
                 self._check_header()
-                # Switching to the write-ahead log does not wait for others by itself.
+                # SQLite does not wait for other connections when it switches to the write-ahead log.
                 self._connection.execute("PRAGMA journal_mode = WAL")
                 break
             except sqlite3.OperationalError as error:
@@ -128,7 +128,7 @@ class Database:
             self._connection.execute(f"PRAGMA {setting}")
         if self._pragma("user_version") == 0:
             with self.write() as run:
-                if self._pragma("user_version") == 0:  # nobody else was quicker
+                if self._pragma("user_version") == 0:  # no other process made the tables first
                     for statement in _statements(_SCHEMA):
                         run(statement)
                     run(f"PRAGMA application_id = {_APPLICATION}")
@@ -152,13 +152,13 @@ class Database:
         return int(self._connection.execute(f"PRAGMA {name}").fetchone()[0])
 
     def read(self, query: str, parameters: RawRow = ()) -> list[RawRow]:
-        """All rows of a query."""
+        """Return all rows of a query."""
         with self._lock, self._explained():
             return self._connection.execute(query, parameters).fetchall()
 
     @contextmanager
     def write(self) -> Iterator[Any]:
-        """A transaction: gives a function `(statement, parameters) -> cursor`; all of it is saved or nothing.
+        """Open a transaction and yield `execute(statement, parameters) -> cursor`; it saves all or nothing.
 
         Raises:
             NotSavedError: It did not reach the disk.
@@ -197,13 +197,13 @@ class Database:
         return StoreError(f"{self.path} cannot be used as a label store: {error}")
 
     def close(self) -> None:
-        """Close the file; the write-ahead log is folded into it if nobody else has it open."""
+        """Close the file; if nobody else has it open, its write-ahead log is folded in."""
         with self._lock:
             self._connection.close()
 
 
 def _statements(script: str) -> Iterator[str]:
-    """The statements of a script one by one: `executescript` would commit."""
+    """Yield the statements of a script one by one, since `executescript` would commit."""
     statement = ""
     for line in script.strip().splitlines():
         statement += line + "\n"

@@ -1,4 +1,4 @@
-"""Labels as Argilla records and Label Studio tasks, and back: files only, no servers.
+"""Converts labels to Argilla records and Label Studio tasks and back, through files rather than servers.
 
 What those programs have no field for (criteria, latency, keys) travels as metadata. Their own exports lack it
 and cannot be imported: begin with an export from here.
@@ -13,14 +13,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from .questions import Criterion, Question
+from .questions import LabelCriterion, Question
 from .rows import Label
 
 Record = dict[str, Any]
 
 
 def to_argilla(labels: Iterable[Label]) -> list[Record]:
-    """Records with `fields`, and `responses` by criterion, as Argilla 2 has them in JSON; one a question."""
+    """Write each question as an Argilla 2 record: `fields`, and `responses` by criterion."""
     records = []
     for item, group in _by_question(labels).items():
         question = group[0].question
@@ -43,7 +43,7 @@ def to_argilla(labels: Iterable[Label]) -> list[Record]:
 
 
 def from_argilla(row: Mapping[str, Any]) -> Iterator[Record]:
-    """The answers in a record of `to_argilla`, with what people added or changed in Argilla."""
+    """Read the answers from a record of `to_argilla`, with everything people added or changed in Argilla."""
     about = json.loads(row["metadata"]["text_gym"])
     question = _question(about, row["fields"])
     values: dict[str, Record] = {}
@@ -55,7 +55,7 @@ def from_argilla(row: Mapping[str, Any]) -> Iterator[Record]:
 
 
 def to_label_studio(labels: Iterable[Label]) -> list[Record]:
-    """Tasks with `data` and `annotations`, as a project exports them; one a question."""
+    """Write each question as a Label Studio task: `data` and `annotations`, as a project exports them."""
     labels = list(labels)
     users = {rater: str(i) for i, rater in enumerate(dict.fromkeys(label.rater for label in labels), 1)}
     tasks = []
@@ -77,7 +77,7 @@ def to_label_studio(labels: Iterable[Label]) -> list[Record]:
 
 
 def from_label_studio(row: Mapping[str, Any]) -> Iterator[Record]:
-    """The answers in a task of `to_label_studio`, with what people added or changed in Label Studio."""
+    """Read the answers from a task of `to_label_studio`, with what people changed in Label Studio."""
     about = json.loads(row["data"]["meta"]["text_gym"])
     question = _question(about, row["data"])
     values: dict[str, Record] = {}
@@ -95,7 +95,7 @@ def from_label_studio(row: Mapping[str, Any]) -> Iterator[Record]:
 
 
 def _user(rater: str) -> str:
-    """A UUID that is always the same for a rater, as Argilla has them for its users."""
+    """Derive a rater's UUID from the name, since Argilla identifies its users by UUID."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"rater:{rater!a}"))
 
 
@@ -106,7 +106,7 @@ def _result(question: Question, name: str, value: Any) -> Record:
 
 
 def _about(labels: list[Label], users: Mapping[str, str]) -> str:
-    """What the other programs have no field for, as one text: their metadata is flat."""
+    """Pack what the other programs have no field for into one string, because their metadata is flat."""
     question = labels[0].question
     own = {
         users[label.rater]: {
@@ -124,7 +124,7 @@ def _about(labels: list[Label], users: Mapping[str, str]) -> str:
 
 
 def _answers(question: Question, about: Mapping[str, Any], values: Mapping[str, Record]) -> Iterator[Record]:
-    """One entry a rater; one that the metadata does not know answered in the other program."""
+    """Return one entry per rater; a rater unknown to the metadata answered in the other program."""
     for user, answer in values.items():
         own = about["labels"].get(user, {})
         yield {
@@ -140,7 +140,7 @@ def _answers(question: Question, about: Mapping[str, Any], values: Mapping[str, 
 
 
 def _question(about: Mapping[str, Any], fields: Mapping[str, str]) -> Question:
-    criteria = tuple(Criterion(**c) for c in about["criteria"])
+    criteria = tuple(LabelCriterion(**c) for c in about["criteria"])
     numbers = sorted(int(n[5:]) for n in fields if n.startswith("text_") and n[5:].isdigit())
     return Question(about["kind"], fields["prompt"], tuple(fields[f"text_{n}"] for n in numbers), criteria)
 

@@ -1,4 +1,4 @@
-"""Labels in files: JSON lines that keep everything, TRL's columns, Parquet, Argilla and Label Studio records.
+"""Label files: JSON lines that keep everything, TRL's columns, Parquet, Argilla and Label Studio records.
 
 Files only, no servers. JSON lines are the exact form and can be imported again without a loss; in the others
 a lone surrogate becomes an escape, since they hold valid Unicode only.
@@ -22,7 +22,7 @@ from text_gym.reward_models.preferences.files import as_row
 from text_gym.reward_models.preferences.opinions import PreferencePair, Rating
 
 from .exchange import from_argilla, from_label_studio, to_argilla, to_label_studio
-from .questions import Criterion, Question, text_bytes
+from .questions import LabelCriterion, Question, text_bytes
 from .rows import Label
 from .store import LabelStore
 
@@ -30,7 +30,7 @@ Record = dict[str, Any]
 
 
 def export_labels(store: LabelStore, file: str | Path, form: str = "jsonl") -> int:
-    """Write a store's labels to a file, whole or not at all.
+    """Write a store's labels to a file; the file appears complete or not at all.
 
     Args:
         store: The store.
@@ -60,7 +60,7 @@ def export_labels(store: LabelStore, file: str | Path, form: str = "jsonl") -> i
 
 
 def import_labels(store: LabelStore, file: str | Path) -> tuple[int, int]:
-    """Append the labels of a file that `export_labels` or Argilla or Label Studio wrote.
+    """Append the labels from a file written by `export_labels`, Argilla or Label Studio.
 
     Each keeps its rater, time and key, so that importing a file again adds nothing. Rows are chained anew.
 
@@ -85,7 +85,7 @@ def import_labels(store: LabelStore, file: str | Path) -> tuple[int, int]:
     return added, known
 
 
-# JSON lines: every row, exactly
+# JSON lines: every row, exactly as stored
 
 
 def _to_jsonl(store: LabelStore, file: Path) -> int:
@@ -116,7 +116,7 @@ def _to_jsonl(store: LabelStore, file: Path) -> int:
 
 
 def _exact(text: str) -> str | Record:
-    """A text as JSON can hold it: JSON would join two lone surrogates into one character."""
+    """Escape a text so that JSON keeps it exactly; JSON would join two lone surrogates into one character."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -132,7 +132,7 @@ def _text(value: Any) -> str:
 
 
 def _append(store: LabelStore, entry: Record) -> bool:
-    """Append an entry unless its key is there; whether it was new."""
+    """Append an entry unless its key is already there; return True if it was new."""
     before = store.head[0]
     about = {"key": entry["key"], "at": entry["time"]}
     if entry["kind"] == "undo":
@@ -150,7 +150,7 @@ def _append(store: LabelStore, entry: Record) -> bool:
 
 
 def _entries(row: Mapping[str, Any]) -> Iterator[Record]:
-    """What a row of any known form says."""
+    """Read the entries of a row in any known format."""
     if "annotations" in row:
         yield from from_label_studio(row)
     elif "responses" in row:
@@ -171,7 +171,7 @@ def _entries(row: Mapping[str, Any]) -> Iterator[Record]:
 
 
 def _question(row: Mapping[str, Any]) -> Question:
-    criteria = tuple(Criterion(**c) for c in row["criteria"])
+    criteria = tuple(LabelCriterion(**c) for c in row["criteria"])
     texts = tuple(_text(t) for t in row["completions"])
     return Question(row["question"], _text(row["prompt"]), texts, criteria)
 
@@ -180,7 +180,7 @@ def _question(row: Mapping[str, Any]) -> Question:
 
 
 def ratings(labels: Iterable[Label]) -> list[Rating]:
-    """The ratings among labels, as a reward model learns from them."""
+    """Return the ratings among the labels, in the form a reward model learns from."""
     return [
         Rating(
             Prompt(label.question.prompt),
@@ -194,7 +194,7 @@ def ratings(labels: Iterable[Label]) -> list[Rating]:
 
 
 def pairs(labels: Iterable[Label], criterion: str = "preference") -> list[PreferencePair]:
-    """Comparisons, and best-of-n as the best one against each other text, by one criterion."""
+    """Return preference pairs by one criterion; a best-of-n answer pairs the best with each other text."""
     found = []
     for label in labels:
         if label.kind not in ("comparison", "best-of-n") or criterion not in label.values:
@@ -259,7 +259,7 @@ def _write_json(file: Path, records: list[Record]) -> int:
 
 
 def _plain(value: Any) -> Any:
-    """Lone surrogates as escapes: the other forms hold valid Unicode only."""
+    """Escape lone surrogates, because the other formats hold valid Unicode only."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, dict):

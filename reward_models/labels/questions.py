@@ -1,4 +1,4 @@
-"""What people are asked about texts, and which answers fit: ratings per criterion, comparisons, best of n.
+"""The questions people are asked about texts, and their valid answers: ratings, comparisons, best of n.
 
 Console and page ask the same questions: both read `Question.fields`. Nothing here asks or stores anything.
 """
@@ -21,8 +21,8 @@ KINDS: tuple[Kind, ...] = ("rating", "comparison", "best-of-n")
 
 
 @dataclass(frozen=True)
-class Criterion:
-    """One respect in which texts are judged.
+class LabelCriterion:
+    """A criterion by which texts are judged.
 
     Args:
         name: As in labels and reward terms.
@@ -47,35 +47,35 @@ class Criterion:
             )
 
     def scaled(self, value: float) -> float:
-        """A rating on this scale in [0, 1]."""
+        """Map a rating on this scale to [0, 1]."""
         return (value - self.low) / (self.high - self.low)
 
 
 CRITERIA = (
-    Criterion(
+    LabelCriterion(
         "accuracy",
         "Does the text say what the prompt asks for, and nothing that is false or missing? "
         "Best: everything right and complete. Middle: one thing missing or wrong. Worst: mostly wrong.",
     ),
-    Criterion(
+    LabelCriterion(
         "clarity",
         "Is it easy to read: correct language, sound order, no repetition? "
         "Best: reads at once. Middle: understandable with effort. Worst: garbled.",
     ),
-    Criterion(
+    LabelCriterion(
         "persuasiveness",
         "Would it move a reader to act? Judge how it argues, not how long it is. "
         "Best: convincing. Middle: lukewarm. Worst: puts one off.",
     ),
 )
-PREFERENCE = Criterion(
+PREFERENCE = LabelCriterion(
     "preference", "Which text answers the prompt better, all in all? Length alone is no merit."
 )
 
 
 @dataclass(frozen=True)
 class Option:
-    """One answer that may be given.
+    """One of the answers a question offers.
 
     Args:
         value: What is stored.
@@ -90,20 +90,20 @@ class Option:
 
 @dataclass(frozen=True)
 class Field:
-    """One thing that is asked of a question: a criterion and the answers it admits."""
+    """One field of a question: a criterion and the answers it allows."""
 
     name: str
     guideline: str
     options: tuple[Option, ...]
 
     def option(self, key: str) -> Option | None:
-        """The choice that a key stands for, if any."""
+        """Return the option that a key selects, or None."""
         return next((c for c in self.options if key in c.keys), None)
 
 
 @dataclass(frozen=True)
 class Question:
-    """One prompt with the completions to be judged. Equal questions have equal ids and are asked once.
+    """A prompt and the completions to be judged; equal questions have equal ids and are asked once.
 
     Args:
         kind: `"rating"` (of one text), `"comparison"` (of two, left and right) or `"best-of-n"` (of 2 to 9).
@@ -122,7 +122,7 @@ class Question:
     kind: Kind
     prompt: str
     completions: tuple[str, ...]
-    criteria: tuple[Criterion, ...]
+    criteria: tuple[LabelCriterion, ...]
 
     def __post_init__(self) -> None:
         least, most = {"rating": (1, 1), "comparison": (2, 2), "best-of-n": (2, 9)}.get(self.kind, (0, -1))
@@ -135,35 +135,35 @@ class Question:
             raise ConfigError(f"a question needs criteria of different names, not {names}")
 
     @classmethod
-    def rating(cls, prompt: str, completion: str, criteria: Sequence[Criterion] = CRITERIA) -> Question:
+    def rating(cls, prompt: str, completion: str, criteria: Sequence[LabelCriterion] = CRITERIA) -> Question:
         """How good is one text, on each criterion's scale?"""
         return cls("rating", prompt, (completion,), tuple(criteria))
 
     @classmethod
     def comparison(
-        cls, prompt: str, left: str, right: str, criteria: Sequence[Criterion] = (PREFERENCE,)
+        cls, prompt: str, left: str, right: str, criteria: Sequence[LabelCriterion] = (PREFERENCE,)
     ) -> Question:
         """Which of two texts is better, or neither?"""
         return cls("comparison", prompt, (left, right), tuple(criteria))
 
     @classmethod
     def best_of_n(
-        cls, prompt: str, completions: Sequence[str], criteria: Sequence[Criterion] = (PREFERENCE,)
+        cls, prompt: str, completions: Sequence[str], criteria: Sequence[LabelCriterion] = (PREFERENCE,)
     ) -> Question:
         """Which of several texts is best?"""
         return cls("best-of-n", prompt, tuple(completions), tuple(criteria))
 
     @cached_property
     def id(self) -> str:
-        """SHA-256 of everything that makes the question, in hex."""
-        return fingerprint(self.kind, self.criteria_json(), self.prompt, *self.completions)
+        """The SHA-256 (hex) of everything that defines the question."""
+        return sha256_of_values(self.kind, self.criteria_json(), self.prompt, *self.completions)
 
     @cached_property
     def fields(self) -> tuple[Field, ...]:
-        """What is asked, one field a criterion, in order."""
+        """The fields to fill in, one per criterion, in order."""
         return tuple(Field(c.name, c.guideline, self._options(c)) for c in self.criteria)
 
-    def _options(self, criterion: Criterion) -> tuple[Option, ...]:
+    def _options(self, criterion: LabelCriterion) -> tuple[Option, ...]:
         if self.kind == "rating":
             return tuple(Option(v, str(v), (str(v),)) for v in range(criterion.low, criterion.high + 1))
         if self.kind == "comparison":
@@ -175,7 +175,7 @@ class Question:
         return tuple(Option(n, f"text {n}", (str(n),)) for n in range(1, len(self.completions) + 1))
 
     def check(self, values: Mapping[str, Any]) -> dict[str, Value]:
-        """The answer in the order of the criteria.
+        """Check an answer and return its values in the order of the criteria.
 
         Args:
             values: Criterion -> value: a rating; `left`, `right` or `tie`; or the number of the best text,
@@ -203,7 +203,7 @@ class Question:
         return checked
 
     def criteria_json(self) -> str:
-        """The criteria as JSON, as they are stored."""
+        """Return the criteria as the JSON that is stored."""
         return json.dumps([asdict(c) for c in self.criteria])
 
     @classmethod
@@ -213,12 +213,12 @@ class Question:
         Raises:
             ValueError, TypeError: They do not make a question.
         """
-        criteria = tuple(Criterion(**c) for c in json.loads(criteria_json))
+        criteria = tuple(LabelCriterion(**c) for c in json.loads(criteria_json))
         return cls(kind, texts[0], tuple(texts[1:]), criteria)  # type: ignore[arg-type]
 
 
 def text_bytes(text: str) -> bytes:
-    r"""UTF-8 that takes any text, lone surrogates included, and gives it back exactly.
+    r"""Encode any text, lone surrogates included, so that it can be decoded exactly.
 
     >>> text_bytes("\udcff").decode("utf-8", "surrogatepass") == "\udcff"
     True
@@ -226,8 +226,8 @@ def text_bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def fingerprint(*parts: str | bytes | int | float | None) -> str:
-    """SHA-256 in hex of values with their types and lengths, so that no two lists of values share one."""
+def sha256_of_values(*parts: str | bytes | int | float | None) -> str:
+    """Hash values with their types and lengths (SHA-256, hex), so that no two lists of values collide."""
     digest = hashlib.sha256()
     for part in parts:
         if part is None:

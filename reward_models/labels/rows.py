@@ -1,4 +1,4 @@
-"""What a label store hands out and takes in: questions in the queue, labels, and how far raters are."""
+"""The records of a label store: queued questions, labels, and each rater's progress."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .questions import Question, Value
 
 @dataclass(frozen=True)
 class Item:
-    """A question in the store.
+    """A question in the store's queue.
 
     Args:
         number: Place in the order in which questions came.
@@ -37,7 +37,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Label:
-    """A row of the record.
+    """One row of the append-only record.
 
     Args:
         row: Its number, from 1, without gaps.
@@ -74,13 +74,13 @@ class Label:
 
     @property
     def answered(self) -> bool:
-        """Whether it holds an opinion: neither a skip nor an undo."""
+        """True if it holds an opinion, that is, if it is neither a skip nor an undo."""
         return self.kind not in ("skip", "undo")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a queue stands.
+    """How much of the queue is done.
 
     Args:
         items: Questions there are.
@@ -97,7 +97,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Entry:
-    """What is about to become a row."""
+    """An answer about to be appended as a row."""
 
     kind: str
     item: str

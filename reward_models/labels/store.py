@@ -20,16 +20,16 @@ from text_gym.errors import ConfigError, LabelError, excerpt
 from .database import ITEM_COLUMNS, LABEL_COLUMNS, Database, RawRow, restore, row_digest, text_of
 from .questions import Question, text_bytes
 from .rows import Entry, Item, Label, Progress
-from .verify import Audit, audit
+from .verify import StoreAudit, audit_store
 
 __all__ = ["Item", "Label", "LabelStore", "Progress"]
 
-START = "0" * 64  # stands for the hash before the first row
+START = "0" * 64  # the hash "before" the first row
 LEASE = 900.0  # seconds that a claimed question is kept from other raters
 
 
 class LabelStore:
-    """Questions for people and their answers, in one file; for several threads, processes and raters at once.
+    """People's questions and answers, in one file that many threads, processes and raters may share.
 
     Args:
         path: The file, e.g. `labels.db`; made if there is none.
@@ -67,7 +67,7 @@ class LabelStore:
     def put(
         self, questions: Iterable[Question], *, policy: str = "", priority: float = 0.0, overlap: int = 1
     ) -> list[str]:
-        """Queue questions; one that is there already is not asked twice, but may be raised or widened.
+        """Queue questions; one already queued is not asked twice but may gain priority or raters.
 
         Args:
             questions: In the order to be asked.
@@ -113,7 +113,7 @@ class LabelStore:
         )
 
     def claim(self, rater: str, among: Collection[str] | None = None, lease: float = LEASE) -> Item | None:
-        """The next question for a rater, kept from others until answered, released, or the lease ends.
+        """Lease the next question to a rater, until it is answered or released or the lease ends.
 
         Whoever left in the middle gets the same question again. A question is leased to no more raters than
         are still wanted for it, and never twice to one who answered or skipped it.
@@ -147,12 +147,12 @@ class LabelStore:
         return self._item(found)
 
     def release(self, rater: str) -> None:
-        """Give the questions that a rater holds back to the others."""
+        """Return the questions a rater holds to the queue."""
         with self._database.write() as run:
             run("DELETE FROM leases WHERE rater = ?", (_rater(rater),))
 
     def progress(self, rater: str, among: Collection[str] | None = None) -> Progress:
-        """How far a rater and all raters together are, over all questions or those given."""
+        """Report the progress of one rater and of all raters, over all questions or those given."""
         chosen, ids = _among("WHERE", among)
         ((items, settled, mine, left),) = self._database.read(
             "SELECT COUNT(*), TOTAL(answers >= overlap), TOTAL(active.row IS NOT NULL), "
@@ -163,12 +163,12 @@ class LabelStore:
         return Progress(int(items), int(settled), int(mine), int(left))
 
     def items(self) -> Iterator[Item]:
-        """All questions, in the order in which they came."""
+        """Return all questions in the order they were queued."""
         for row in self._database.read(f"SELECT {ITEM_COLUMNS}, answers FROM items ORDER BY number"):
             yield self._item(row)
 
     def item(self, item: str) -> Item:
-        """The question of an id, with its place in the queue.
+        """Return the queued question with this id.
 
         Raises:
             LabelError: There is none.
@@ -190,7 +190,7 @@ class LabelStore:
         key: str | None = None,
         at: float | None = None,
     ) -> Label:
-        """Save an answer; when this returns, it is on the disk.
+        """Save an answer; when this returns, the answer is on the disk.
 
         Args:
             item: The question's id.
@@ -217,7 +217,7 @@ class LabelStore:
         key: str | None = None,
         at: float | None = None,
     ) -> Label:
-        """Save that a rater would not answer a question; others may. Arguments and errors as for `record`."""
+        """Record a skip; others may still answer the question. Arguments and errors as for `record`."""
         return self._append(Entry("skip", item, rater, {}, latency, key, at))
 
     def undo(
@@ -228,7 +228,7 @@ class LabelStore:
         key: str | None = None,
         at: float | None = None,
     ) -> Label | None:
-        """Take back the latest answer or skip of a rater that still stands; its question is theirs again.
+        """Undo a rater's latest answer or skip, and lease its question to them again.
 
         Args:
             rater: Whose.
@@ -261,7 +261,7 @@ class LabelStore:
         return self._label(raw)
 
     def labels(self, *, all_rows: bool = False) -> Iterator[Label]:
-        """The labels that stand, in order; with `all_rows` also skips, undos and what was undone."""
+        """Return the valid labels in order; with `all_rows`, also skips, undos and what they undid."""
         rows = self._database.read(f"SELECT {LABEL_COLUMNS}, hash FROM labels ORDER BY row")
         undone = {raw[10] for raw in rows}
         for raw in rows:
@@ -269,7 +269,7 @@ class LabelStore:
                 yield self._label(raw)
 
     def standing(self, items: Iterable[str]) -> dict[str, list[Label]]:
-        """The labels and skips that stand for the questions given, by id, in order; others are left out."""
+        """Return the valid labels and skips of the given questions, by question id, in order."""
         rows = self._database.read(
             f"SELECT {LABEL_COLUMNS}, hash FROM labels WHERE row IN (SELECT active.row FROM active "
             "JOIN items ON number = item WHERE id IN (SELECT value FROM json_each(?))) ORDER BY row",
@@ -282,11 +282,11 @@ class LabelStore:
 
     @property
     def head(self) -> tuple[int, str]:
-        """Number and hash of the last row; note the hash elsewhere to prove later that none is missing."""
+        """Return the last row's number and hash; a copy of the hash proves later that no row is missing."""
         rows = self._database.read("SELECT row, hash FROM labels ORDER BY row DESC LIMIT 1")
         return (int(rows[0][0]), str(rows[0][1])) if rows else (0, START)
 
-    def verify(self, head: str | None = None) -> Audit:
+    def verify(self, head: str | None = None) -> StoreAudit:
         """Read every row and check it against its hash, the chain, its question and the queue.
 
         Args:
@@ -295,7 +295,7 @@ class LabelStore:
         Raises:
             StoreError: Something was changed, is missing or cannot be read; `row` is the first bad row.
         """
-        return audit(self._database, START, head)
+        return audit_store(self._database, START, head)
 
     # Inside
 
@@ -345,7 +345,7 @@ class LabelStore:
 
 
 def _chain(run: Any, number: int, entry: Entry) -> RawRow:
-    """Append a row to the record, as part of the caller's transaction."""
+    """Append a row to the hash chain within the caller's transaction."""
     last, previous = run("SELECT row, hash FROM labels ORDER BY row DESC LIMIT 1").fetchone() or (0, START)
     (policy,) = run("SELECT policy FROM items WHERE number = ?", (number,)).fetchone()
     seconds = -1.0 if math.isnan(entry.latency) else entry.latency + 0.0  # + 0.0: SQLite has no -0.0
@@ -377,7 +377,7 @@ def _same(raw: RawRow, entry: Entry) -> None:
 
 
 def _among(joint: str, items: Collection[str] | None) -> tuple[str, tuple[str, ...]]:
-    """The part of a query that picks questions by id, and its parameters."""
+    """Return the part of a query that selects questions by id, and its parameters."""
     if items is None:
         return "", ()
     return f"{joint} id IN (SELECT value FROM json_each(?)) ", (json.dumps(list(items)),)

@@ -20,8 +20,8 @@ _NUMBERS = {"row", "number", "item", "latency", "time", "undoes", "priority", "o
 
 
 @dataclass(frozen=True)
-class Audit:
-    """What was checked and found good.
+class StoreAudit:
+    """The counts of what was checked and found intact.
 
     Args:
         rows: Rows of the record.
@@ -34,7 +34,7 @@ class Audit:
     head: str
 
 
-def audit(database: Database, start: str, head: str | None = None) -> Audit:
+def audit_store(database: Database, start: str, head: str | None = None) -> StoreAudit:
     """Check a whole store; see `LabelStore.verify`."""
     items = _Items(database)
     last, previous, known = 0, start, head in (None, start)
@@ -58,7 +58,7 @@ def audit(database: Database, start: str, head: str | None = None) -> Audit:
             raise StoreError(
                 f"{database.path}: every row is good, but SQLite says: {finding}; export the labels"
             )
-    return Audit(last, number, previous)
+    return StoreAudit(last, number, previous)
 
 
 def _check_row(database: Database, items: _Items, raw: RawRow, last: int, previous: str) -> int:
@@ -83,14 +83,14 @@ def _check_row(database: Database, items: _Items, raw: RawRow, last: int, previo
 
 
 class _Items:
-    """Questions, each read and checked once."""
+    """A cache of the questions, each read and checked once."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
         self._good: dict[int, Question] = {}
 
     def question(self, number: int, row: int | None = None) -> Question:
-        """The question of a number; `row` is the label that asks for it."""
+        """Return the question with this number; `row` is the label that refers to it."""
         if number not in self._good:
             found = list(_each(self.database, "items", "number", f"{ITEM_COLUMNS}, digest", number))
             if not found:
@@ -110,7 +110,7 @@ class _Items:
         return question
 
     def check_all(self) -> int:
-        """Check those that no label asked for, too; how many there are."""
+        """Check the questions without labels as well, and return the number of all."""
         count = 0
         for raw in _each(self.database, "items", "number", f"{ITEM_COLUMNS}, digest"):
             count += 1
@@ -125,7 +125,7 @@ class _Items:
 
 
 def _replay(active: dict[tuple[int, bytes], tuple[int, str]], raw: RawRow) -> None:
-    """What stands after a row, by question and rater: the row and its kind."""
+    """Return the valid row and its kind, by question and rater, after each row is replayed."""
     if raw[1] == b"undo":
         active.pop((raw[2], raw[4]), None)
     else:
@@ -133,7 +133,7 @@ def _replay(active: dict[tuple[int, bytes], tuple[int, str]], raw: RawRow) -> No
 
 
 def _check_queue(database: Database, active: dict[tuple[int, bytes], tuple[int, str]]) -> None:
-    """What the queue goes by must follow from the record."""
+    """Check that the queue's counters follow from the record."""
     rows = database.read("SELECT item, CAST(rater AS BLOB), row FROM active")
     stored = {(item, rater): row for item, rater, row in rows}
     for place in stored.keys() | active.keys():
@@ -154,7 +154,7 @@ def _check_queue(database: Database, active: dict[tuple[int, bytes], tuple[int, 
 def _each(
     database: Database, table: str, number: str, columns: str, only: int | None = None
 ) -> Iterator[RawRow]:
-    """Rows in order, text as bytes; a row that SQLite cannot read is named."""
+    """Yield the rows in order, with text as bytes; name a row that SQLite cannot read."""
     chosen = ", ".join(c if c in _NUMBERS else f"CAST({c} AS BLOB)" for c in columns.split(", "))
     query = f"SELECT {chosen} FROM {table} WHERE {number} > ? ORDER BY {number} LIMIT ?"
     last, chunk = (only - 1, 1) if only is not None else (-(2**62), _CHUNK)
@@ -163,7 +163,7 @@ def _each(
             rows = database.read(query, (last, chunk))
         except StoreError as error:
             if chunk > 1:
-                chunk = 1  # go on one by one up to the bad row
+                chunk = 1  # read on row by row up to the bad one
                 continue
             at = max(last, 0) + 1
             raise StoreError(f"{error} (at {table[:-1]} {at})", at if table == "labels" else None) from error

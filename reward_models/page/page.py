@@ -31,10 +31,10 @@ from .security import Access, Guard
 from .server import ServerThread, listen, names_of
 
 PORT = 8765
-LEASE = 180.0  # seconds; an open page renews it, so a closed one frees its question soon
+LEASE = 180.0  # seconds; an open page renews its lease, so a closed page soon frees its question
 SHOWN = 20_000  # characters of a text sent at once; the page asks for more
 _NAME = 80  # characters of a rater's name
-_LONG = 1e9  # seconds that nobody takes for an answer
+_LONG = 1e9  # more seconds than anybody spends on an answer
 _KEY = 64  # characters of an answer's key
 _FILES = {
     "/": ("index.html", "text/html"),
@@ -103,21 +103,21 @@ class LabelPage:
         self.close()
 
     def start(self) -> None:
-        """Serve, and say the first link."""
+        """Start serving and announce the first link."""
         self._server.start()
         self._say(self.new_link())
 
     def close(self) -> None:
-        """Stop serving. What was acknowledged is on the disk; pages keep what was not."""
+        """Stop serving; acknowledged answers are on the disk, and open pages keep the rest."""
         self._left.set()
         self._server.close()
 
     def new_link(self) -> str:
-        """A link that lets one browser in, once."""
+        """Make a link that admits one browser, once."""
         return f"http://{self.hosts[0]}/login?token={self._access.new_link()}"
 
     def ask(self, among: Sequence[str]) -> None:
-        """Show questions, and wait until each has as many answers or skips as were wanted for it.
+        """Show questions and wait until each has as many answers or skips as it needs.
 
         Args:
             among: Ids of questions in the store.
@@ -174,13 +174,13 @@ class LabelPage:
         return response
 
     def hello(self, _: dict[str, Any]) -> dict[str, Any]:
-        """What a page is to know first."""
-        # Answers that a page could not send are kept by store: another store must not get them.
+        """Return what a page needs when it opens."""
+        # A page keeps unsent answers per store, so that they never reach another store.
         store = hashlib.sha256(str(self.store.path.resolve()).encode()).hexdigest()[:16]
         return {"store": store, "live": self.live}
 
     def next(self, data: dict[str, Any]) -> dict[str, Any]:
-        """The rater's question; the one that the page `hold`s if it is still theirs."""
+        """Return the rater's next question, or the one the page `hold`s if it is still theirs."""
         rater, hold = _text(data, "rater", _NAME), data.get("hold")
         among, item = self._among, None
         if isinstance(hold, str) and (among is None or hold in among):
@@ -188,7 +188,7 @@ class LabelPage:
         return self._state(rater, item or self.store.claim(rater, among, LEASE))
 
     def answer(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Save an answer or a skip; replies when it is on the disk."""
+        """Save an answer or a skip, and reply once it is on the disk."""
         rater, name, key = _text(data, "rater", _NAME), _text(data, "item", 64), _text(data, "key", _KEY)
         seconds, skip, values = _seconds(data), data.get("skip", False), data.get("values")
         if not isinstance(skip, bool):
@@ -206,7 +206,7 @@ class LabelPage:
         return {"row": label.row}
 
     def undo(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Take the rater's latest answer back and give its question again."""
+        """Undo the rater's latest answer and show its question again."""
         rater = _text(data, "rater", _NAME)
         label = self.store.undo(rater, self._among, key=_text(data, "key", _KEY))
         if label is None:
@@ -214,7 +214,7 @@ class LabelPage:
         return {"undone": True, **self._state(rater, self.store.claim(rater, [label.item], LEASE))}
 
     def text(self, data: dict[str, Any]) -> dict[str, Any]:
-        """The next part of a long text: number 0 is the prompt."""
+        """Return the next part of a long text; text 0 is the prompt."""
         number, start = _whole(data, "number"), _whole(data, "start")
         question = self._item(_text(data, "item", 64)).question
         texts = _texts(question)
@@ -241,7 +241,7 @@ class LabelPage:
 
 
 def _shown(question: Question) -> dict[str, Any]:
-    """A question as the page shows it; which policy wrote the texts is not the rater's to know."""
+    """Render a question for the page; raters are not told which policy wrote which text."""
     return {
         "id": question.id,
         "kind": question.kind,
@@ -258,7 +258,7 @@ def _shown(question: Question) -> dict[str, Any]:
 
 
 def _texts(question: Question) -> list[str]:
-    """Prompt and completions; the trailing line feed with which many prompts end is not worth a line."""
+    """Return the prompt, without the trailing line feed that would show, and the completions."""
     return [t.removesuffix("\n") for t in (question.prompt, *question.completions)]
 
 
@@ -304,7 +304,7 @@ def _endpoint(call: _Call) -> Callable[[Request], Any]:
 
 
 def _run(call: _Call, body: bytes) -> tuple[int, dict[str, Any]]:
-    """Status and content of the reply to a request's body."""
+    """Handle a request's body and return the reply's status and content."""
     try:
         data = json.loads(body)
         if not isinstance(data, dict):
@@ -325,7 +325,7 @@ def _run(call: _Call, body: bytes) -> tuple[int, dict[str, Any]]:
 
 @contextlib.contextmanager
 def _signals_set(left: threading.Event) -> Iterator[None]:
-    """In the main thread, signals that ask to end set `left` at once instead of after the iteration."""
+    """In the main thread, let stop signals set `left` at once instead of after the iteration."""
     before: dict[int, Any] = {}
 
     def handle(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""The labelling page put to use: as the live reward of a training, and behind `text-gym label --web`.
+"""The labelling page as the live reward of a training run, and behind `text-gym label --web`.
 
 Importing this needs no web server; using it does: `pip install 'text-gym[web]'`.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from text_gym.errors import ConfigError
-from text_gym.reward_models.labels.questions import CRITERIA, Criterion
+from text_gym.reward_models.labels.questions import CRITERIA, LabelCriterion
 from text_gym.reward_models.labels.store import LabelStore
 from text_gym.reward_models.people.human import STORE, HumanReward
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class WebReward(HumanReward):
-    """A live reward as `HumanReward`, asked on a page: several raters may answer at once.
+    """A `HumanReward` that asks on a web page, where several raters can answer at once.
 
     The page is served from construction to `close`, or to the end of the process; its link is printed.
 
@@ -39,7 +39,7 @@ class WebReward(HumanReward):
         self,
         store: LabelStore | str | Path = STORE,
         *,
-        criteria: Sequence[Criterion] = CRITERIA,
+        criteria: Sequence[LabelCriterion] = CRITERIA,
         weights: Sequence[float] | None = None,
         overlap: int = 1,
         **page: Any,
@@ -54,7 +54,7 @@ class WebReward(HumanReward):
         self.page.start()
 
     def close(self) -> None:
-        """Stop serving the page; what was acknowledged is saved."""
+        """Stop serving the page; acknowledged answers are saved."""
         self.page.close()
 
 
@@ -68,7 +68,7 @@ def _page_at_any_port(store: LabelStore, settings: dict[str, Any]) -> LabelPage:
 
 
 def make_page(store: LabelStore, **settings: Any) -> LabelPage:
-    """A `LabelPage`, not yet served.
+    """Make a `LabelPage` without serving it yet.
 
     Args:
         store: Gives the questions and keeps the answers.
@@ -87,7 +87,7 @@ def make_page(store: LabelStore, **settings: Any) -> LabelPage:
 
 
 def serve_page(store: LabelStore, **settings: Any) -> None:
-    """Serve the page over all questions of a store until Ctrl-C, and say how many answers came.
+    """Serve all questions of a store until Ctrl-C, and report how many answers came in.
 
     Args:
         store: Gives the questions and keeps the answers.

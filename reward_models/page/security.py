@@ -1,4 +1,4 @@
-"""Who may talk to the labelling page: host, origin, token, type, size and time of every request.
+"""Access control of the labelling page: host, origin, token, type, size and time limit of every request.
 
 Refuses before anything else is run. It does not encrypt: over a network, use an SSH tunnel.
 """
@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 BODY = 64 * 1024  # bytes of a request's body
 BODY_SECONDS = 10.0  # for a request's body to arrive
-_DRAINED = 1024 * 1024  # bytes of a refused body that are read, so that the refusal reaches its sender
+_DRAINED = 1024 * 1024  # bytes of a refused body to drain, so that the refusal reaches the sender
 LOG = logging.getLogger("text_gym")
 
 # What the page needs and nothing else: no inline script or style, no other server, no frames, no forms.
@@ -32,7 +32,7 @@ HEADERS = {
     "cache-control": "no-store",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
-    # Not `no-referrer`: that may make a page's own Origin `null`.
+    # Not `no-referrer`, which may turn the page's own Origin into `null`.
     "referrer-policy": "same-origin",
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -40,7 +40,7 @@ HEADERS = {
 
 
 class Access:
-    """One-time links, and the sessions that they open; in memory only, so a restart ends them all.
+    """One-time links and the sessions they open, kept in memory, so that a restart ends them all.
 
     Tokens have 256 random bits. They are compared in constant time and never logged.
     """
@@ -51,14 +51,14 @@ class Access:
         self._sessions: list[bytes] = []
 
     def new_link(self) -> str:
-        """A token that `redeem` takes once."""
+        """Make a token that `redeem` accepts once."""
         token = secrets.token_urlsafe(32)
         with self._lock:
             self._links.append(token.encode())
         return token
 
     def redeem(self, token: str) -> str | None:
-        """Trade a link's token for a session's; None if it was used, or never was one."""
+        """Exchange a link's token for a session's; None if it is unknown or already used."""
         with self._lock:
             found = _matches(self._links, token)
             if not found:
@@ -69,7 +69,7 @@ class Access:
             return session
 
     def admits(self, session: str) -> bool:
-        """Whether a session's token is one of ours."""
+        """Return True if the token belongs to an open session."""
         with self._lock:
             return bool(_matches(self._sessions, session))
 
@@ -80,7 +80,7 @@ def _matches(known: Iterable[bytes], token: str) -> list[bytes]:
 
 
 class Guard:
-    """Middleware: answers what must not reach the application, and adds the security headers.
+    """Middleware that rejects what must not reach the application, and adds the security headers.
 
     In this order: 403 unless `Host` is one of ours and `Origin`, if there is one, is that host's own; 405 for
     other methods than GET, HEAD and POST; and for POST 403 without `Origin`, 401 without a session, 415
@@ -129,7 +129,7 @@ class Guard:
                 await _answer(send_safely, 500, "the server failed; its terminal says more")
 
     def session(self, scope: Scope) -> bool:
-        """Whether a request bears a session's cookie."""
+        """Return True if the request carries a valid session cookie."""
         jar: SimpleCookie = SimpleCookie()
         try:
             for value in _values(scope, b"cookie"):
@@ -167,7 +167,7 @@ def _encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
 
 
 async def _read(receive: Receive, limit: int) -> bytes | tuple[int, str]:
-    """The body, or why it is refused; what is over the limit is read and dropped, up to a point."""
+    """Read the body, or say why it is refused; a body over the limit is drained up to a point."""
     parts: list[bytes] = []
     size = 0
 
@@ -191,7 +191,7 @@ async def _read(receive: Receive, limit: int) -> bytes | tuple[int, str]:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives a body which was read before."""
+    """Return a `receive` that replays a body already read."""
     given = False
 
     async def replay() -> Message:

@@ -1,4 +1,4 @@
-"""The web server below the labelling page: a port of this computer, served in a thread.
+"""The web server under the labelling page: a port on this computer, served from a thread.
 
 It knows addresses, connections and timeouts, not what is served. There is no TLS.
 """
@@ -28,7 +28,7 @@ _TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-leng
 
 
 def listen(host: str, port: int, expose: bool = False) -> socket.socket:
-    """A socket that listens.
+    """Open a listening socket.
 
     Args:
         host: Address or name of this computer.
@@ -52,7 +52,9 @@ def listen(host: str, port: int, expose: bool = False) -> socket.socket:
         )
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if os.name == "posix":  # or a restart waits for old connections; elsewhere it shares the port
+        if (
+            os.name == "posix"
+        ):  # else a restart waits for old connections; on other systems it would share the port
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind(address)
         made.listen(_CONNECTIONS)
@@ -78,7 +80,7 @@ def _free_port(host: str) -> int:
 
 
 def names_of(listening: socket.socket, names: Sequence[str] = ()) -> list[str]:
-    """What `Host` may say to reach a socket: host and port, in lower case; the first is for links.
+    """Return the `Host` values that may reach a socket, in lower case; links use the first.
 
     Args:
         listening: The socket.
@@ -100,7 +102,7 @@ def _has_port(name: str) -> bool:
 
 
 class _Protocol(H11Protocol):
-    """Uvicorn's, which waits for ever for the end of a request's headers, with a limit to that."""
+    """Uvicorn's protocol with a time limit on request headers, for which it would wait forever."""
 
     _timer: asyncio.TimerHandle | None = None
 
@@ -142,7 +144,7 @@ class _Protocol(H11Protocol):
 
 
 class ServerThread:
-    """Serves an application until closed.
+    """A thread that serves an application until it is closed.
 
     Args:
         app: The application.
@@ -153,7 +155,7 @@ class ServerThread:
         settings: dict[str, Any] = {
             "log_config": None,
             "log_level": "critical",
-            "access_log": False,  # requests hold tokens
+            "access_log": False,  # not logged: requests contain tokens
         }
         config = uvicorn.Config(
             app,
@@ -176,13 +178,13 @@ class ServerThread:
         )
 
     def start(self) -> None:
-        """Serve; returns when requests are taken."""
+        """Start serving, and return once requests are accepted."""
         self._thread.start()
         while not self._server.started and self._thread.is_alive():
             time.sleep(0.005)
 
     def close(self) -> None:
-        """Finish the requests under way, for up to two seconds, and end."""
+        """Finish the requests in progress, for up to two seconds, then stop."""
         self._server.should_exit = True
         if self._thread.is_alive():
             self._thread.join(5.0)

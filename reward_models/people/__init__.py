@@ -1,1 +1,1 @@
-"""Raters, simulated and real: how they are asked, and how far they agree."""
+"""Raters, simulated and real: how they are asked, and how well they agree."""

@@ -1,4 +1,4 @@
-"""What to ask people about: which texts or pairs of a pool are worth a label, and how many of them get two.
+"""Chooses what to ask people: which texts or pairs of a pool to label, and how many get two raters.
 
 Choosing needs no answers, only what a reward model (an ensemble, for most ways) thinks of the pool so far;
 without one it falls back on chance. It does not ask: that is `HumanRater`'s business.
@@ -20,13 +20,13 @@ from text_gym.reward_models.preferences.measures import probability
 from text_gym.rewards.source import RewardSource
 
 ACQUISITIONS = ("random", "disagreement", "uncertainty", "diversity", "top-against-random")
-_BUCKETS = 512  # that word n-grams are hashed into, for distances between texts
+_BUCKETS = 512  # into which word n-grams are hashed, to measure distances between texts
 Text = tuple[str, str]  # prompt and completion
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Texts that people could be asked about.
+    """The texts people could be asked about.
 
     Args:
         episodes: The texts; equal ones count once.
@@ -56,11 +56,11 @@ class Pool:
 
     @property
     def texts(self) -> list[Text]:
-        """Prompt and completion of each."""
+        """The prompt and completion of each text."""
         return [(e.prompt.text, e.completion) for e in self.episodes]
 
     def fresh(self) -> list[int]:
-        """Numbers of the texts not asked about, of equal ones the first."""
+        """Return the indices of texts not yet asked about, keeping the first of equal ones."""
         seen, found = set(self.asked), []
         for i, text in enumerate(self.texts):
             if text not in seen:
@@ -70,13 +70,13 @@ class Pool:
 
 
 def member_scores(source: RewardSource, episodes: Sequence[Episode]) -> FloatArray:
-    """`(members, n)` float64: what each member of an ensemble gives each text; one row for other sources."""
+    """Score each text by each ensemble member: `(members, n)` float64, with one row for other sources."""
     members = source.members if isinstance(source, Ensemble) else [source]
     return np.stack([np.where((r := m(episodes)).abstained, 0.0, r.totals) for m in members])
 
 
 def split_budget(labels: int, overlap: float) -> tuple[int, int]:
-    """Questions that a budget of labels pays for, and how many of them two raters answer.
+    """Return how many questions a label budget pays for, and how many of those get two raters.
 
     Args:
         labels: Answers that people are to give, at least 1.
@@ -92,7 +92,7 @@ def split_budget(labels: int, overlap: float) -> tuple[int, int]:
 
 
 def choose_texts(pool: Pool, count: int, how: str = "random", seed: int = 0) -> list[int]:
-    """Texts to have rated, most wanted first.
+    """Choose the texts to have rated, the most useful first.
 
     - `random`: any.
     - `disagreement`: those on which the members' scores vary most.
@@ -132,7 +132,7 @@ def choose_texts(pool: Pool, count: int, how: str = "random", seed: int = 0) -> 
 
 
 def choose_pairs(pool: Pool, count: int, how: str = "random", seed: int = 0) -> list[tuple[int, int]]:
-    """Pairs of texts of one prompt to have compared, most wanted first; which side is which is chance.
+    """Choose pairs of completions to have compared, the most useful first; sides are drawn at random.
 
     No text is in two pairs, unless there are too few texts for `count`. Ways differ from those of
     `choose_texts` in this:
@@ -171,7 +171,7 @@ def choose_pairs(pool: Pool, count: int, how: str = "random", seed: int = 0) -> 
 
 
 def _pairs(pool: Pool, rng: np.random.Generator, top: bool) -> list[tuple[int, int]]:
-    """Pairs of one prompt, their order and sides by chance; of each prompt all, or the best with the rest."""
+    """Pair each prompt's texts, all or the best with the rest, in random order and on random sides."""
     groups: dict[str, list[int]] = {}
     for i in pool.fresh():
         groups.setdefault(pool.episodes[i].prompt.text, []).append(i)
@@ -188,7 +188,7 @@ def _pairs(pool: Pool, rng: np.random.Generator, top: bool) -> list[tuple[int, i
 
 
 def _disjoint_first(pairs: Iterable[tuple[int, int]], count: int) -> list[tuple[int, int]]:
-    """Pairs of texts not used before, in order, and then the others."""
+    """Put pairs of unused texts first, keeping their order, then the others."""
     used: set[int] = set()
     alone: list[tuple[int, int]] = []
     others: list[tuple[int, int]] = []
@@ -202,18 +202,18 @@ def _disjoint_first(pairs: Iterable[tuple[int, int]], count: int) -> list[tuple[
 
 
 def _by(key: Callable[[int], float], shuffled: Sequence[int], count: int) -> list[int]:
-    """The texts of least key; chance decides among equals."""
+    """Return the texts with the smallest keys, breaking ties at random."""
     return sorted(shuffled, key=key)[:count]
 
 
 def _alternating(first: Sequence[int], second: Sequence[int], count: int) -> list[int]:
-    """By turns from both, nothing twice."""
+    """Take from both lists in turn, without repeats."""
     turns = (i for both in zip(first, second, strict=True) for i in both)
     return list(dict.fromkeys(turns))[:count]
 
 
 def _farthest_first(pool: Pool, candidates: Sequence[int], count: int) -> list[int]:
-    """The first candidate, then always that whose nearest neighbour among asked and taken is farthest."""
+    """Order candidates by farthest-first traversal: each is the farthest from everything asked or taken."""
     if not candidates:
         return []
     points = _points([pool.texts[i][1] for i in candidates])
@@ -231,7 +231,7 @@ def _farthest_first(pool: Pool, candidates: Sequence[int], count: int) -> list[i
 
 
 def _points(texts: Sequence[str]) -> FloatArray:
-    """`(n, buckets)` float64 of length 1: hashed words and pairs of words."""
+    """Hash the words and word pairs of each text into a unit vector: `(n, buckets)` float64."""
     points = np.zeros((len(texts), _BUCKETS))
     for row, text in zip(points, texts, strict=True):
         words = text.lower().split()
@@ -242,7 +242,7 @@ def _points(texts: Sequence[str]) -> FloatArray:
 
 
 def _bucket(gram: str) -> int:
-    """Python's own hash differs from process to process."""
+    """Hash a word to a bucket; Python's own hash differs from process to process."""
     value = 2166136261  # FNV-1a
     for byte in gram.encode("utf-8", "surrogatepass"):
         value = ((value ^ byte) * 16777619) & 0xFFFFFFFF

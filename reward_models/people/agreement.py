@@ -1,4 +1,4 @@
-"""Do raters agree, and how do they differ: Krippendorff's alpha, shift and noise, time, love of length.
+"""Measures whether raters agree and how they differ: Krippendorff's alpha, shift, noise, time, length bias.
 
 Everything is read off the labels that stand. Whether agreement is enough is for people to decide; the limits
 of the warnings are constants below.
@@ -20,16 +20,16 @@ from text_gym.reward_models.labels.rows import Label
 
 FloatArray = npt.NDArray[np.float64]
 
-ENOUGH = 20  # answers below which a rater is not warned about
+ENOUGH = 20  # fewer answers than this give no warning about a rater
 READING = 60.0  # characters a second: three times as fast as people read
-HASTY = 0.3  # share of answers faster than that
-SAME = 0.9  # share of answers that are all one
+HASTY = 0.3  # share of answers that were faster
+SAME = 0.9  # share of answers that are the same
 UNRELATED = 0.1  # rank correlation with the other raters
 
 
 @dataclass(frozen=True)
 class RaterProfile:
-    """How one rater answers; nan where the labels cannot tell.
+    """How one rater answers; NaN where the labels cannot tell.
 
     Args:
         rater: Name.
@@ -62,7 +62,7 @@ class RaterProfile:
 
 @dataclass(frozen=True)
 class Agreement:
-    """What `measure_agreement` found.
+    """The result of `measure_agreement`.
 
     Args:
         alpha: Krippendorff's alpha by kind and criterion, `"rating/clarity"`: 1 is perfect, 0 is chance; nan
@@ -83,7 +83,7 @@ class Agreement:
 
 
 def measure_agreement(labels: Iterable[Label]) -> Agreement:
-    """Agreement and bias of raters.
+    """Measure how well raters agree, and each rater's bias.
 
     Args:
         labels: Labels that stand, of any kinds.
@@ -113,7 +113,7 @@ def measure_agreement(labels: Iterable[Label]) -> Agreement:
 
 
 def krippendorff_alpha(marks: FloatArray, level: Literal["nominal", "ordinal", "interval"]) -> float:
-    """Krippendorff's alpha (2011, "Computing Krippendorff's alpha-reliability").
+    """Compute Krippendorff's alpha (2011, "Computing Krippendorff's alpha-reliability").
 
     Args:
         marks: `(raters, questions)` float64, nan where a rater did not answer.
@@ -137,7 +137,7 @@ def krippendorff_alpha(marks: FloatArray, level: Literal["nominal", "ordinal", "
 
 
 def shifts_and_noise(marks: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Least squares for `mark = text + shift of the rater + noise of the rater`; the shifts sum to 0.
+    """Fit `mark = text + rater's shift + rater's noise` by least squares; the shifts sum to 0.
 
     The variances of the noise are those under which the squared residuals have their expected size; with
     two raters who share all their texts they cannot be told apart and come out equal.
@@ -167,7 +167,7 @@ def shifts_and_noise(marks: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def _table(labels: Sequence[Label], raters: Sequence[str], name: str | None) -> FloatArray:
-    """`(raters, questions)`: one criterion's answers as numbers, or all ratings' mean in [0, 1]."""
+    """Tabulate answers as `(raters, questions)`: one criterion as numbers, or the mean of all in [0, 1]."""
     rows = {rater: i for i, rater in enumerate(raters)}
     columns = {item: i for i, item in enumerate(dict.fromkeys(label.item for label in labels))}
     table = np.full((len(rows), len(columns)), np.nan)
@@ -183,7 +183,7 @@ def _table(labels: Sequence[Label], raters: Sequence[str], name: str | None) -> 
 
 
 def _mean(label: Label) -> float:
-    """A rating, all criteria together, in [0, 1]."""
+    """Average a rating over its criteria, in [0, 1]."""
     scales = {c.name: c for c in label.question.criteria}
     return float(np.mean([scales[name].scaled(float(v)) for name, v in label.values.items()]))
 
@@ -232,12 +232,12 @@ def _warnings(rater: str, answers: int, shared: int, known: Mapping[str, float])
 
 
 def _characters(label: Label) -> int:
-    """What had to be read; the prompt may be known by heart."""
+    """Count the characters to be read; the prompt is left out, since a rater may know it by heart."""
     return sum(map(len, label.question.completions))
 
 
 def _others(marks: FloatArray, index: int) -> FloatArray:
-    """`(questions,)`: the mean mark of everybody else, nan where there is none."""
+    """Return the mean mark of all other raters: `(questions,)`, NaN where there is none."""
     rest = np.delete(marks, index, axis=0)
     count = (~np.isnan(rest)).sum(axis=0)
     return np.where(count > 0, np.nansum(rest, axis=0) / np.maximum(count, 1), np.nan)

@@ -1,4 +1,4 @@
-"""The rater's console: shows one question after another, takes the answers, saves each before the next.
+"""The rater's console: it shows one question after another and saves each answer before the next.
 
 Text of the model is shown with every control character written out. Which question is next is the store's
 business; what an answer is worth is not decided here.
@@ -24,7 +24,7 @@ from text_gym.utils.display import harmless
 
 from .keys import PASTE, Keys, standard_keys
 
-SHOWN = 4_000  # characters of a text shown at once; `m` shows the next ones
+SHOWN = 4_000  # characters of a text shown at once; `m` shows more
 _COMMANDS = {
     **dict.fromkeys(("u", "undo", "\x7f", "\b"), "undo"),
     **dict.fromkeys(("s", "skip"), "skip"),
@@ -41,7 +41,7 @@ class _Quit(Exception):  # noqa: N818 - never leaves this file
 
 @dataclass
 class _Sitting:
-    """One question while it is being answered."""
+    """The state of one question while it is being answered."""
 
     item: Item
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -51,7 +51,7 @@ class _Sitting:
 
     @property
     def open(self) -> Sequence[Field]:
-        """What is still to be answered."""
+        """Return the number of open questions."""
         return self.item.question.fields[len(self.values) :]
 
     @property
@@ -60,7 +60,7 @@ class _Sitting:
 
 
 class RaterConsole:
-    """Asks one rater, on a terminal or over a pipe.
+    """Questions one rater, on a terminal or over a pipe.
 
     Args:
         store: Gives the questions and keeps the answers.
@@ -111,7 +111,7 @@ class RaterConsole:
         )
 
     def _ask_one(self, item: Item) -> Item | None:
-        """Ask one question until it is settled; the question to ask next if that is decided already."""
+        """Ask one question until it is settled; return the next question if that is already decided."""
         self.keys.discard()
         sitting = _Sitting(item)
         self._show(sitting)
@@ -137,7 +137,7 @@ class RaterConsole:
                 return None
 
     def _take(self, sitting: _Sitting, words: Sequence[str], skip: bool) -> bool:
-        """Take answers; True if the question is settled."""
+        """Take answers; return True once the question is settled."""
         options = [f.option(w) for f, w in zip(sitting.open, words, strict=False)]
         if not skip and (not words or len(words) > len(sitting.open) or None in options):
             what = "a pasted text" if words == [PASTE] else harmless(" ".join(words), limit=20) or "nothing"
@@ -200,14 +200,14 @@ class RaterConsole:
             self._panel(name, text)
 
     def _panel(self, name: str, text: str, dim: bool = False) -> None:
-        # The trailing line feed with which many prompts end is not worth a line of the screen.
+        # Many prompts end in a line feed, which would show as an empty line.
         shown = harmless(text.removesuffix("\n"), newlines=True, limit=SHOWN)
         self.screen.print(
             Panel(Text(shown, style="dim" if dim else ""), title=Text(name), title_align="left")
         )
 
     def _more(self, sitting: _Sitting) -> None:
-        """The next part of every text that was cut."""
+        """Show the next part of every text that was cut."""
         question, start = sitting.item.question, sitting.shown
         texts = zip(("prompt", *_names(question)), (question.prompt, *question.completions), strict=True)
         cut = [(name, text) for name, text in texts if len(text) > start]
@@ -236,7 +236,7 @@ class RaterConsole:
 
 
 def _names(question: Question) -> list[str]:
-    """What the completions are called on the screen."""
+    """Return the names the completions have on the screen."""
     if question.kind == "comparison":
         return ["1 left", "2 right"]
     numbered = [f"text {n}" for n in range(1, len(question.completions) + 1)]

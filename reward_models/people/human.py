@@ -1,4 +1,4 @@
-"""People as raters and as a live reward: a batch of texts becomes questions, and answers become numbers.
+"""People as raters and as a live reward: texts become questions, and answers become numbers.
 
 What was answered before is not asked again. How questions are shown is the asker's business: the console
 here by default, or a page.
@@ -18,7 +18,7 @@ import numpy as np
 
 from text_gym.episode import Episode
 from text_gym.errors import ConfigError
-from text_gym.reward_models.labels.questions import CRITERIA, Criterion, Question
+from text_gym.reward_models.labels.questions import CRITERIA, LabelCriterion, Question
 from text_gym.reward_models.labels.rows import Label
 from text_gym.reward_models.labels.store import LabelStore
 from text_gym.rewards.source import RewardSource
@@ -27,15 +27,15 @@ from text_gym.rewards.values import Rewards
 from .console import RaterConsole
 from .raters import Choice, Rater
 
-STORE = "labels.db"  # where labels go if nothing else is said
+STORE = "labels.db"  # the default label store
 
-# Gets ids of questions that wait in the store; returns when nothing is left that its people could answer, and
+# Called with the ids of waiting questions; returns when its people can answer no more of them, and
 # raises RaterLeftError when they leave.
 Asker: TypeAlias = "Callable[[Sequence[str]], None]"
 
 
 class HumanRater(Rater):
-    """The people behind a label store, asked now.
+    """The people behind a label store, who are asked when a text comes up.
 
     Args:
         store: The store, or the file it is in; made with the first question, if need be.
@@ -53,7 +53,7 @@ class HumanRater(Rater):
         store: LabelStore | str | Path = STORE,
         ask: Asker | None = None,
         *,
-        criteria: Sequence[Criterion] = CRITERIA,
+        criteria: Sequence[LabelCriterion] = CRITERIA,
         overlap: int = 1,
         policy: str = "",
         poll: float = 0.5,
@@ -65,16 +65,16 @@ class HumanRater(Rater):
 
     @cached_property
     def store(self) -> LabelStore:
-        """The store, opened when it is first needed."""
+        """The label store, opened on first use."""
         return self._place if isinstance(self._place, LabelStore) else LabelStore(self._place)
 
     @cached_property
     def ask(self) -> Asker:
-        """Brings questions to people."""
+        """Bring questions to the people who answer them."""
         return RaterConsole(self.store, default_rater()).ask if self._ask is None else self._ask
 
     def rate(self, episodes: Sequence[Episode]) -> list[dict[str, float]]:
-        """Marks on the criteria's scales, averaged over raters; `{}` where everybody skipped.
+        """Return marks on the criteria's scales, averaged over raters; `{}` where everybody skipped.
 
         Raises:
             RaterLeftError: The raters left before all was answered; what they answered is saved.
@@ -89,7 +89,7 @@ class HumanRater(Rater):
         ]
 
     def compare(self, left: Sequence[Episode], right: Sequence[Episode]) -> list[Choice]:
-        """What most raters chose; a draw is a tie. Equal texts are a tie without asking.
+        """Return the majority's choice, a draw being a tie; equal texts are a tie without asking.
 
         Raises:
             RaterLeftError: The raters left before all was answered; what they answered is saved.
@@ -102,8 +102,8 @@ class HumanRater(Rater):
         return ["tie" if q.completions[0] == q.completions[1] else _vote(found[q.id]) for q in questions]
 
     def _answers(self, questions: Sequence[Question]) -> dict[str, list[Label]]:
-        """The answers that stand, by question, once every question has as many answers or skips as wanted."""
-        # The newest batch comes before whatever was left over from others.
+        """Wait until every question has the answers or skips it needs; return the answers by question."""
+        # The newest batch goes before whatever earlier batches left over.
         ids = self.store.put(questions, policy=self.policy, priority=time.time(), overlap=self.overlap)
         ids = list(dict.fromkeys(ids))
         while True:
@@ -125,7 +125,7 @@ def _vote(answers: Sequence[Label]) -> Choice:
 
 
 class HumanReward(RewardSource):
-    """A live reward: people rate each text, in [0, 1]; the criteria, scaled alike, are the terms.
+    """A live reward in [0, 1]: people rate each text, and the terms are the criteria on the same scale.
 
     Equal texts of equal prompts are asked once. A text that everybody skipped is abstained from: it teaches
     nothing. All questions of a batch are put together, so the rest of a batch is not lost when raters leave.
@@ -145,7 +145,7 @@ class HumanReward(RewardSource):
     """
 
     name = "human"
-    deterministic = True  # an equal text is not asked about again: the answer stands
+    deterministic = True  # an equal text is not asked about again: its answer is reused
     interactive = True
 
     def __init__(
@@ -153,7 +153,7 @@ class HumanReward(RewardSource):
         store: LabelStore | str | Path = STORE,
         ask: Asker | None = None,
         *,
-        criteria: Sequence[Criterion] = CRITERIA,
+        criteria: Sequence[LabelCriterion] = CRITERIA,
         weights: Sequence[float] | None = None,
         overlap: int = 1,
     ) -> None:
@@ -164,7 +164,7 @@ class HumanReward(RewardSource):
         self.weights = w / w.sum()
 
     def score(self, episodes: Sequence[Episode]) -> Rewards:
-        """Ask for what is not answered yet; blocks until it is.
+        """Ask for the missing answers and block until they are given.
 
         Raises:
             RaterLeftError: The raters left before all was answered; what they answered is saved.
@@ -180,8 +180,8 @@ class HumanReward(RewardSource):
 
 
 def default_rater() -> str:
-    """The name of the person at this computer."""
+    """Return the user name of the person at this computer."""
     try:
         return getpass.getuser()
-    except (OSError, KeyError, ImportError):  # no such user: a container
+    except (OSError, KeyError, ImportError):  # the user has no name, as in some containers
         return "rater"

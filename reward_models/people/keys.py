@@ -1,4 +1,4 @@
-"""What a rater types, key by key from a terminal or line by line from a pipe.
+"""Reads what a rater types, key by key from a terminal or line by line from a pipe.
 
 Pasted text is never taken for answers. Nothing is shown here, and no key has a meaning yet.
 """
@@ -17,12 +17,12 @@ from typing import Any, BinaryIO, Protocol
 
 try:
     import termios
-except ImportError:  # Windows: lines only
+except ImportError:  # Windows reads lines only
     termios = None  # type: ignore[assignment]
 
-PASTE = "<paste>"  # what a pasted text becomes; never a key
-_MANY = 16  # more keys than this at once are a paste
-_LONGEST = 65_536  # bytes of a line that are read; the rest is dropped
+PASTE = "<paste>"  # stands for pasted text, which is never a key
+_MANY = 16  # more keys than this at once count as pasted text
+_LONGEST = 65_536  # bytes of a line that are read; the rest is discarded
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]?|O.?|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[^\x1b])?", re.DOTALL)
 _BEGUN = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|O|\][^\x07\x1b]*)?$")  # an escape sequence cut short
 _ARROWS = {"\x1b[D": "left", "\x1b[C": "right", "\x1bOD": "left", "\x1bOC": "right"}
@@ -30,7 +30,7 @@ _PASTE_ON, _PASTE_OFF = "\x1b[?2004h", "\x1b[?2004l"
 
 
 class Keys(Protocol):
-    """Where answers come from; a context, so that a terminal is put back as it was."""
+    """A source of keystrokes; it is a context manager, so that the terminal is restored."""
 
     def __enter__(self) -> Keys: ...
 
@@ -39,14 +39,14 @@ class Keys(Protocol):
     ) -> None: ...
 
     def read(self) -> list[str]:
-        """What was typed next: one key, or the words of a line. `EOFError` at the end of the input."""
+        """Return the next key, or the words of the next line; raise `EOFError` at the end of the input."""
 
     def discard(self) -> None:
-        """Drop what was typed before now: it cannot answer what is about to be shown."""
+        """Discard what was typed so far, because it cannot answer a question not yet shown."""
 
 
 class TerminalKeys:
-    r"""One keystroke an answer, without Enter and without echo.
+    r"""Single keystrokes from a terminal, without Enter and without echo.
 
     Ctrl-C and Ctrl-D come as `"\x03"` and `"\x04"`: in a training, a signal would only ask for a stop after
     the iteration, and the question would stay on the screen.
@@ -80,7 +80,7 @@ class TerminalKeys:
             termios.tcsetattr(self.source, termios.TCSAFLUSH, self._before or [])
 
     def read(self) -> list[str]:
-        """One key, `"left"` and `"right"` for arrows, `PASTE` for a pasted text."""
+        """Return one key: `"left"` and `"right"` for arrows, `PASTE` for pasted text."""
         while not self._waiting:
             text = self._chunk()
             while _BEGUN.search(text) and self._ready(0.02):
@@ -91,13 +91,13 @@ class TerminalKeys:
         return [self._waiting.popleft()]
 
     def discard(self) -> None:
-        """Drop type-ahead."""
+        """Discard type-ahead."""
         self._waiting.clear()
         with contextlib.suppress(termios.error):
             termios.tcflush(self.source, termios.TCIFLUSH)
 
     def _split(self, text: str) -> list[str]:
-        """Keys of what came at once."""
+        """Split input that arrived at once into keys."""
         keys: list[str] = []
         at = 0
         while at < len(text):
@@ -135,7 +135,7 @@ class TerminalKeys:
 
 
 class LineKeys:
-    """A line an answer, for pipes, scripts and terminals that cannot do better.
+    """One line per answer, for pipes, scripts and simple terminals.
 
     Args:
         stream: Bytes to read lines from.
@@ -153,7 +153,7 @@ class LineKeys:
         return
 
     def read(self) -> list[str]:
-        """The words of the next line; `PASTE` for one that is too long to be an answer."""
+        """Return the words of the next line, or `PASTE` if it is too long to be an answer."""
         line = self.stream.readline(_LONGEST)
         if not line:
             raise EOFError
@@ -166,11 +166,11 @@ class LineKeys:
         return words if len(words) <= _MANY else [PASTE]
 
     def discard(self) -> None:
-        """Keep everything: a script writes ahead."""
+        """Keep everything, because a script writes ahead."""
 
 
 def standard_keys() -> Keys:
-    """The keys of standard input: single ones if it is a terminal, else lines."""
+    """Read standard input by keystroke if it is a terminal, else by line."""
     try:
         source = sys.stdin.fileno()
         if termios is not None and os.isatty(source):

@@ -1,4 +1,4 @@
-"""Raters: who says which of two texts is better, or how good one is. People and simulations, one interface.
+"""Raters say which of two texts is better, or how good one is; people and simulations share one interface.
 
 A simulated rater has a gold reward as its taste and one known vice, so that it can be told whether what is
 learnt from it has the vice too. How opinions are stored and who is asked next is not decided here.
@@ -18,7 +18,7 @@ Choice = Literal["left", "right", "tie", "skip"]
 
 
 class Rater(ABC):
-    """Somebody with opinions on texts. People behind a console or a page implement the same two methods.
+    """Anybody with opinions on texts; people at a console or a page implement the same two methods.
 
     Attributes:
         name: Written beside every opinion.
@@ -30,17 +30,17 @@ class Rater(ABC):
 
     @abstractmethod
     def rate(self, episodes: Sequence[Episode]) -> list[dict[str, float]]:
-        """Marks of each episode by criterion, in the order given; `{}` where the rater skips."""
+        """Return each episode's marks by criterion, in the order given; `{}` where the rater skips."""
 
     @abstractmethod
     def compare(self, left: Sequence[Episode], right: Sequence[Episode]) -> list[Choice]:
-        """Which of `left[i]` and `right[i]`, completions of one prompt, is better, for each `i`."""
+        """Decide for each `i` which of `left[i]` and `right[i]`, completions of one prompt, is better."""
 
 
 def collect_pairs(
     rater: Rater, left: Sequence[Episode], right: Sequence[Episode], *, weight: float = 1.0
 ) -> list[PreferencePair]:
-    """Ask a rater to compare; pairs that were skipped are left out.
+    """Ask a rater to compare pairs; skipped ones are left out.
 
     Raises:
         DataError: As many episodes are not on both sides, or two that stand opposite have different prompts.
@@ -70,7 +70,7 @@ def collect_pairs(
 
 
 def collect_ratings(rater: Rater, episodes: Sequence[Episode], *, weight: float = 1.0) -> list[Rating]:
-    """Ask a rater for marks; episodes that were skipped are left out."""
+    """Ask a rater for marks; skipped episodes are left out."""
     return [
         Rating(e.prompt, e.completion, marks, weight, rater.name)
         for e, marks in zip(episodes, rater.rate(episodes), strict=True)

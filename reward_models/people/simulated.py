@@ -1,4 +1,4 @@
-"""Simulated raters: they judge by the task's criteria, with noise and with vices that can be planted."""
+"""Simulated raters, who judge by the task's criteria, with noise and with biases planted on purpose."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")
 
 @dataclass(frozen=True)
 class Vices:
-    """How a simulated rater departs from its gold reward; all 0 is a clean rater.
+    """How a simulated rater deviates from its gold reward; all zeros is a clean rater.
 
     Utilities are in units of the gold reward.
 
@@ -58,7 +58,7 @@ class Vices:
 
 
 class SimulatedRater(Rater):
-    """A rater with a gold reward for its taste, and vices.
+    """A rater who judges by a gold reward, distorted by biases and noise.
 
     Every answer follows from (seed, prompt, texts) alone: the same question gets the same answer, in any
     order and batch, and the opposite one with the sides swapped.
@@ -102,7 +102,7 @@ class SimulatedRater(Rater):
         self._terms = tuple(criteria)
 
     def utilities(self, episodes: Sequence[Episode]) -> FloatArray:
-        """`(n, criteria)` float64: what the rater thinks before noise: gold and what its vices add.
+        """Compute what the rater thinks before noise, gold plus biases: `(n, criteria)` float64.
 
         Raises:
             RewardError: The gold reward abstained.
@@ -131,7 +131,7 @@ class SimulatedRater(Rater):
         return np.stack(columns, axis=1) + (self.vices.length * length + self.vices.hype * hype)[:, None]
 
     def rate(self, episodes: Sequence[Episode]) -> list[dict[str, float]]:
-        """Noisy utilities, as marks on the scale."""
+        """Turn noisy utilities into marks on the scale."""
         result = []
         for episode, row in zip(episodes, self.utilities(episodes), strict=True):
             rng = self._chance("rate", episode.prompt.id, episode.completion)
@@ -146,14 +146,14 @@ class SimulatedRater(Rater):
         return result
 
     def compare(self, left: Sequence[Episode], right: Sequence[Episode]) -> list[Choice]:
-        """The side of the larger noisy utility (mean over criteria), or a tie."""
+        """Choose the side with the larger noisy utility (mean over criteria), or a tie."""
         ahead = self.utilities(left).mean(axis=1) - self.utilities(right).mean(axis=1)
         return [self._choose(a, b, float(d)) for a, b, d in zip(left, right, ahead, strict=True)]
 
     def _choose(self, left: Episode, right: Episode, ahead: float) -> Choice:
         if left.completion == right.completion:
             return "tie"
-        # Noise belongs to the pair, whichever way round it is shown.
+        # The noise belongs to the pair, whichever side each text is shown on.
         first, second = sorted((left.completion, right.completion))
         turned = 1.0 if first == left.completion else -1.0
         rng = self._chance("compare", left.prompt.id, first, second)
@@ -164,7 +164,7 @@ class SimulatedRater(Rater):
         return "left" if ahead > 0 else "right"
 
     def _chance(self, *question: str) -> np.random.Generator:
-        """A generator of this question's own."""
+        """Return a random generator that belongs to this question alone."""
         text = "\0".join((str(self.seed), *question)).encode("utf-8", errors="surrogatepass")
         return np.random.default_rng(int.from_bytes(hashlib.sha256(text).digest()[:16], "little"))
 
@@ -172,7 +172,7 @@ class SimulatedRater(Rater):
 def make_rater(
     kind: str, gold: RewardSource | Callable[..., Any], *, seed: int = 0, **settings: Any
 ) -> SimulatedRater:
-    """A simulated rater by name: clean, noisy, length-biased, hype-loving or inattentive.
+    """Make a simulated rater by name: clean, noisy, length-biased, hype-loving or inattentive.
 
     Args:
         kind: A name in `RATERS`.
@@ -189,7 +189,7 @@ def make_rater(
 
 
 class SimulatedPeople:
-    """Answers ratings and comparisons in a store.
+    """Simulated people who answer the ratings and comparisons of a store.
 
     Args:
         store: Where the questions wait.
@@ -206,11 +206,11 @@ class SimulatedPeople:
         self._episodes: dict[tuple[str, str], Episode] = {}
 
     def show(self, episodes: Iterable[Episode]) -> None:
-        """Let them see whole episodes: a gold reward needs more than texts (columns, how it ended)."""
+        """Show them whole episodes, because a gold reward may need more than the texts."""
         self._episodes |= {(e.prompt.text, e.completion): e for e in episodes}
 
     def ask(self, among: Sequence[str]) -> None:
-        """Answer these questions, as often as wanted.
+        """Answer these questions, as many times as each needs.
 
         Raises:
             ConfigError: More raters are wanted for one than there are.
@@ -231,7 +231,7 @@ class SimulatedPeople:
                         self.store.skip(item.id, rater.name)
 
     def _wanted(self, item: Item) -> set[int]:
-        """Numbers of the raters who get a question."""
+        """Return the indices of the raters who get a question."""
         if item.overlap > len(self.raters):
             raise ConfigError(
                 f"{item.overlap} raters are wanted for a question; there are {len(self.raters)}"
@@ -240,7 +240,7 @@ class SimulatedPeople:
         return {(first + n) % len(self.raters) for n in range(item.overlap)}
 
     def _answers(self, rater: SimulatedRater, kind: str, items: Sequence[Item]) -> list[dict[str, Value]]:
-        """Values by criterion for each question; empty for a skip."""
+        """Return each question's values by criterion; empty for a skip."""
         shown = [[self._episode(item, text) for text in item.question.completions] for item in items]
         if kind == "rating":
             marks = rater.rate([texts[0] for texts in shown])

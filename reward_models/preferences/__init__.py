@@ -1,1 +1,1 @@
-"""Opinions: pairs, ratings and likes, in memory and in files."""
+"""People's opinions in memory and in files: preference pairs, ratings and likes."""

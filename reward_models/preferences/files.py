@@ -1,4 +1,4 @@
-"""Files of opinions: JSON lines and Parquet in TRL's column names, read from any table, written back.
+"""Preference files: reads pairs, ratings and likes from any table, and writes them in TRL's column names.
 
 One row an opinion: `prompt, chosen, rejected, margin` for pairs, `prompt, completion` and a column for each
 criterion for ratings, `prompt, completion, label` for likes (KTO). A prompt's own columns stand beside them.
@@ -28,7 +28,7 @@ _OF_LIKES = (*_OF_TEXTS, "label")
 def read_pairs(
     source: str | Path, *, prompt: str = "prompt", chosen: str = "chosen", rejected: str = "rejected"
 ) -> list[PreferencePair]:
-    """Pairs from a file (.csv, .tsv, .jsonl, .json, .parquet), a folder of `datasets` or a hub data set.
+    """Read pairs from a file (.csv, .tsv, .jsonl, .json, .parquet), a `datasets` folder or a hub data set.
 
     Optional columns: `margin`, `tie`, `weight`, `rater`, `prompt_id`; the rest become the prompts' columns.
 
@@ -62,7 +62,7 @@ def read_pairs(
 def read_ratings(
     source: str | Path, criteria: Sequence[str], *, prompt: str = "prompt", completion: str = "completion"
 ) -> list[Rating]:
-    """Ratings from a file or data set; one column a criterion, empty where it was not judged.
+    """Read ratings from a file or data set: one column per criterion, empty where it was not judged.
 
     Args:
         source: As for `text_gym.data.read_rows`.
@@ -91,7 +91,7 @@ def read_ratings(
 def read_likes(
     source: str | Path, *, prompt: str = "prompt", completion: str = "completion", label: str = "label"
 ) -> list[Like]:
-    """Likes (KTO rows) from a file or data set; see `read_pairs`."""
+    """Read likes (KTO rows) from a file or data set; see `read_pairs`."""
 
     def like(row: Row, where: str) -> Like:
         about = _prompt(row, _text(row, prompt, where), (*_OF_LIKES, prompt, completion, label))
@@ -102,7 +102,7 @@ def read_likes(
 
 
 def write_opinions(file: str | Path, opinions: Iterable[PreferencePair | Rating | Like]) -> None:
-    """Write pairs, ratings or likes, one kind a file, as .jsonl or .parquet; `datasets` and TRL read both.
+    """Write pairs, ratings or likes, one kind per file, as .jsonl or .parquet, which `datasets` and TRL read.
 
     Raises:
         ConfigError: Another kind of file, or Parquet without the package `datasets`.
@@ -130,7 +130,7 @@ def write_opinions(file: str | Path, opinions: Iterable[PreferencePair | Rating 
 
 
 def as_row(opinion: PreferencePair | Rating | Like) -> dict[str, Any]:
-    """An opinion as a row of plain data, under TRL's column names.
+    """Convert an opinion to a row of plain data under TRL's column names.
 
     >>> as_row(PreferencePair(Prompt("2+2="), "4", "5", margin=1.0))["chosen"]
     '4'
@@ -203,7 +203,7 @@ def _common(row: Row, where: str) -> dict[str, Any]:
 
 
 def _number(value: Any, column: str, where: str) -> float | None:
-    """A finite number; None where the field is empty. CSV files hold numbers as text."""
+    """Parse a finite number, given as text in CSV files; return None for an empty field."""
     if value is None or value == "":
         return None
     try:

@@ -20,7 +20,7 @@ from text_gym.utils.interval import RESAMPLES, Interval
 
 @dataclass(frozen=True)
 class Calibration:
-    """Whether choices held with confidence `p` are right in `p` of the cases (Guo et al. 2017).
+    """Calibration: are choices made with confidence `p` right in a share `p` of cases (Guo et al. 2017)?
 
     Args:
         confidence: `(bins,)` mean confidence in each bin that is not empty, in [0.5, 1].
@@ -64,7 +64,7 @@ class Calibration:
 
 
 def probability(ahead: FloatArray) -> FloatArray:
-    """`(n,)` Bradley–Terry probabilities that the first text wins, from differences of reward.
+    """Return the Bradley–Terry probabilities `(n,)` that the first text wins, from reward differences.
 
     >>> probability(np.array([0.0, 1000.0]))
     array([0.5, 1. ])
@@ -74,7 +74,7 @@ def probability(ahead: FloatArray) -> FloatArray:
 
 
 def agreement(ahead: FloatArray, seed: int = 0) -> Interval:
-    """Share of pairs whose chosen text has the larger reward; equal rewards count half.
+    """Return the share of pairs whose chosen text has the larger reward; equal rewards count half.
 
     Args:
         ahead: `(n,)` reward of the chosen text minus that of the rejected one; leave ties out.
@@ -85,7 +85,7 @@ def agreement(ahead: FloatArray, seed: int = 0) -> Interval:
 
 
 def calibration(ahead: FloatArray, bins: int = 10) -> Calibration:
-    """How far the confidence of a reward in its choices can be trusted; ties left out.
+    """Measure how far a reward's confidence in its choices can be trusted; ties are left out.
 
     Args:
         ahead: `(n,)` reward of the chosen text minus that of the rejected one.
@@ -104,7 +104,7 @@ def calibration(ahead: FloatArray, bins: int = 10) -> Calibration:
 
 
 def spearman(x: FloatArray, y: FloatArray, seed: int = 0) -> Interval:
-    """Rank correlation of rewards with marks, ties at their mean rank.
+    """Return Spearman's rank correlation of rewards with marks; ties get their mean rank.
 
     Args:
         x: `(n,)` rewards.

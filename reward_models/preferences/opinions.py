@@ -1,4 +1,4 @@
-"""Preferences, ratings and likes: what somebody said of texts, and how one kind becomes another.
+"""Preference pairs, ratings and likes, and the conversions between them.
 
 An opinion knows its prompt, its texts, who holds it and how much it counts. Files are read elsewhere.
 """
@@ -112,7 +112,7 @@ Opinion = TypeVar("Opinion", PreferencePair, Rating, Like)
 def pairs_from_ratings(
     ratings: Iterable[Rating], criterion: str, *, ties: bool = False
 ) -> list[PreferencePair]:
-    """Every two completions of one prompt by one rater, the difference of their marks as the margin.
+    """Pair every two completions that one rater marked for one prompt; the difference in marks is the margin.
 
     Args:
         ratings: The ratings.
@@ -135,7 +135,7 @@ def pairs_from_ratings(
 
 
 def likes_from_pairs(pairs: Iterable[PreferencePair]) -> list[Like]:
-    """Chosen completions as liked, rejected ones as not; ties say neither and are left out."""
+    """Turn chosen completions into likes and rejected ones into dislikes; ties are left out."""
     return [
         Like(p.prompt, text, label, p.weight, p.rater)
         for p in pairs
@@ -145,7 +145,7 @@ def likes_from_pairs(pairs: Iterable[PreferencePair]) -> list[Like]:
 
 
 def pairs_from_likes(likes: Iterable[Like]) -> list[PreferencePair]:
-    """Each liked completion before each other one that was not, of the same prompt by the same rater."""
+    """Prefer each liked completion to each disliked one of the same prompt and rater."""
     return [
         PreferencePair(
             a.prompt, a.completion, b.completion, weight=math.sqrt(a.weight * b.weight), rater=a.rater

@@ -1,4 +1,4 @@
-"""Rewards that compare a text with a column of its prompt: a reference text, a schema, a right answer.
+"""Rewards that compare a text with a column of its prompt: a reference text, a schema, a correct answer.
 
 Each needs a package of the `rewards` extra, which is imported on first use. As in `rules`, `hack` is a bad
 text that the rule likes.
@@ -36,7 +36,7 @@ class Overlap(TextRule):
         self.metric, self.column = metric, column
 
     def measure(self, episode: Episode) -> Mapping[str, float]:
-        """The metric of one text."""
+        """Compute the metric for one text."""
         sacrebleu = require("sacrebleu")
         references = column_of(episode, self.column, self.name)
         references = [references] if isinstance(references, str) else [str(r) for r in references]
@@ -67,7 +67,7 @@ class JSONSchema(TextRule):
         self.schema, self.column, self.partial = dict(schema or {}), column, partial
 
     def measure(self, episode: Episode) -> Mapping[str, float]:
-        """Parse, then validate."""
+        """Parse the text, then validate it against the schema."""
         schema = column_of(episode, self.column, self.name) if self.column else self.schema
         try:
             document = json.loads(episode.completion, parse_constant=_not_json)
@@ -97,7 +97,7 @@ class MathAnswer(TextRule):
         self.column = column
 
     def measure(self, episode: Episode) -> Mapping[str, float]:
-        """Parsed and compared without time limits of their own, which need the main thread."""
+        """Parse and compare without the library's own time limits, which work in the main thread only."""
         verifier = require("math_verify", "math-verify")
         answer = str(column_of(episode, self.column, self.name))
         # Bare LaTeX is only recognised between dollars.

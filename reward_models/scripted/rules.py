@@ -33,10 +33,10 @@ class TextRule(RewardSource):
 
     @abstractmethod
     def measure(self, episode: Episode) -> Mapping[str, float]:
-        """The terms of one episode, the reward itself first."""
+        """Return the terms of one episode, with the reward itself first."""
 
     def score(self, episodes: Sequence[Episode]) -> Rewards:
-        """The first term as the reward, the others as terms."""
+        """Return the first term as the reward and the others as terms."""
         rows = [self.measure(episode) for episode in episodes]
         first, *others = rows[0]
         terms = {name: np.array([row[name] for row in rows], dtype=np.float64) for name in others}
@@ -65,7 +65,7 @@ class Length(RewardSource):
         self.low, self.high, self.unit = low, high, unit
 
     def score(self, episodes: Sequence[Episode]) -> Rewards:
-        """A trapezoid of the length."""
+        """Score the length by a trapezoid."""
         n = lengths(episodes, self.unit)
         below = n / self.low if self.low else np.ones(len(n))
         values = np.clip(np.minimum(below, 2 - n / self.high), 0, 1)
@@ -99,7 +99,7 @@ class Format(TextRule):
         self.whole = whole
 
     def measure(self, episode: Episode) -> Mapping[str, float]:
-        """Match or not."""
+        """Return 1 for a match, else 0."""
         text = episode.completion.strip()
         match = self.pattern.fullmatch(text) if self.whole else self.pattern.search(text)
         return {"value": float(match is not None)}
@@ -130,7 +130,7 @@ class Keywords(TextRule):
             raise ConfigError("Keywords needs required or forbidden words, or a column that holds them")
 
     def measure(self, episode: Episode) -> Mapping[str, float]:
-        """Both shares and their difference."""
+        """Return both shares and their difference."""
         required = self.required
         if self.column is not None:
             more = column_of(episode, self.column, self.name)
@@ -164,8 +164,8 @@ class Repetition(TextRule):
         self.n = positive("n", n)
 
     def measure(self, episode: Episode) -> Mapping[str, float]:
-        """Case and punctuation do not matter."""
-        found = words(episode.completion.casefold())
+        """Compare word n-grams regardless of case and punctuation."""
+        found = split_words(episode.completion.casefold())
         grams = [tuple(found[i : i + self.n]) for i in range(len(found) - self.n + 1)]
         return {"value": -(len(grams) - len(set(grams))) / len(grams) if grams else 0.0}
 
@@ -192,7 +192,7 @@ class TokenRepetition(RewardSource):
             raise ConfigError(f"TokenRepetition needs a finite penalty >= 0, not {penalty}")
 
     def score(self, episodes: Sequence[Episode]) -> Rewards:
-        """All of it is paid per token; `values` are 0."""
+        """Pay everything per token; `values` are 0."""
         masks = [self._repeated(episode) for episode in episodes]
         repeated = np.array([mask.sum() for mask in masks], dtype=np.float64)
         per_token = tuple(-self.penalty * mask for mask in masks)
@@ -222,11 +222,11 @@ class Readability(TextRule):
     hack: ClassVar[str] = "It is so. We do it. Go to it. He is me."
 
     def measure(self, episode: Episode) -> Mapping[str, float]:
-        """Flesch reading ease."""
-        found = words(episode.completion)
+        """Compute the Flesch reading ease."""
+        found = split_words(episode.completion)
         if not found:
             return {"value": 0.0, "flesch": 0.0}
-        sentences = sum(1 for part in re.split(r"[.!?]+", episode.completion) if words(part))
+        sentences = sum(1 for part in re.split(r"[.!?]+", episode.completion) if split_words(part))
         per_word = sum(map(syllables, found)) / len(found)
         flesch = 206.835 - 1.015 * len(found) / sentences - 84.6 * per_word
         return {"value": min(max(flesch / 100, 0.0), 1.0), "flesch": flesch}
@@ -264,7 +264,7 @@ class Rubric(Composite):
             raise ConfigError(f"Rubric needs finite weights > 0, not {self.weights}")
 
     def evaluate(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
-        """The mean over the criteria that have an opinion."""
+        """Average the criteria that did not abstain."""
         total, weight_sum = np.zeros((2, len(episodes)))
         terms: dict[str, Any] = {}
         for name, source in self.parts.items():
@@ -277,18 +277,18 @@ class Rubric(Composite):
         return Rewards(values, terms=terms, abstained=weight_sum == 0)
 
     def label(self) -> str:
-        """With the weights."""
+        """The criteria with their weights."""
         weights = ", ".join(f"{name} {weight:g}" for name, weight in self.weights.items())
         return f"rubric: weighted mean ({weights})"
 
 
-def words(text: str) -> list[str]:
-    """Runs of letters and digits, with apostrophes inside."""
+def split_words(text: str) -> list[str]:
+    """Split a text into words: runs of letters and digits, with apostrophes inside."""
     return _WORD.findall(text)
 
 
 def syllables(word: str) -> int:
-    """Syllables of an English word, by the rule of `Readability`.
+    """Count the syllables of an English word by the rule stated in `Readability`.
 
     >>> [syllables(word) for word in ("make", "table", "beautiful", "the", "rhythm")]
     [1, 2, 3, 1, 1]
@@ -301,7 +301,7 @@ def syllables(word: str) -> int:
 
 
 def column_of(episode: Episode, column: str, reward: str) -> Any:
-    """What a prompt's column holds.
+    """Return the value of a prompt's column.
 
     Raises:
         DataError: The prompt has no such column; the columns that it has are named.
@@ -316,7 +316,7 @@ def column_of(episode: Episode, column: str, reward: str) -> Any:
 
 
 def positive(name: str, value: int) -> int:
-    """An option that must be a whole number >= 1, or a `ConfigError`."""
+    """Check that an option is a whole number of at least 1, or raise `ConfigError`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name} must be a whole number >= 1, not {value!r}")
     return value

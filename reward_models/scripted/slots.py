@@ -32,7 +32,7 @@ _PLANS_KEPT = 8192
 
 
 class _Meaning(NamedTuple):
-    """What a phrase says; `vague` phrases can realise a value, never contradict one."""
+    """The values a phrase expresses; a `vague` phrase can express a value but never contradict one."""
 
     slot: str
     value: str
@@ -40,14 +40,14 @@ class _Meaning(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """A meaning representation made ready: slot -> values, and phrases that the lexicon lacks."""
+    """A parsed meaning representation: slot -> values, and phrases the lexicon lacks."""
 
     slots: Mapping[str, frozenset[str]]
     phrases: _Phrases | None
 
 
 class SlotCoverage(RewardSource):
-    """F1 of the slots of a meaning representation that a text realises.
+    """The F1 score of the slots of a meaning representation that a text expresses.
 
     With `n` slots asked for, `r` of them realised, `w` wrong statements and `x` redundant ones:
     recall `= r / n`, precision `= r / (r + w + x)`, and the reward is their harmonic mean, in [0, 1].
@@ -113,7 +113,7 @@ class SlotCoverage(RewardSource):
 
     @classmethod
     def fit(cls, prompts: Iterable[Prompt | str], **options: Any) -> SlotCoverage:
-        """A source whose lexicon is every slot and value that occurs in the prompts.
+        """Make a source whose lexicon holds every slot and value that occurs in the prompts.
 
         Args:
             prompts: All the prompts there are, held-out ones too (only their inputs are read).
@@ -130,7 +130,7 @@ class SlotCoverage(RewardSource):
         return cls(**{"lexicon": lexicon, **options})
 
     def score(self, episodes: Sequence[Episode]) -> Rewards:
-        """F1 of each episode; terms `precision`, `recall`, `perfect`.
+        """Compute the F1 of each episode, with the terms `precision`, `recall` and `perfect`.
 
         Raises:
             DataError: A prompt holds no `slot[value]`, or lacks the column; the prompt is named.
@@ -176,7 +176,7 @@ class SlotCoverage(RewardSource):
         return realised / asked, realised / max(1, realised + len(wrong) + redundant)
 
     def _statements(self, plan: _Plan, text: str) -> Iterator[tuple[str, list[_Meaning]]]:
-        """The phrases found, leftmost and longest first, with what each says once negation is read."""
+        """Return the phrases found, leftmost and longest first, with what each says after negation."""
         words = _words(_NOTATION.sub(" ; ", text) if "[" in text else text)
         found: dict[tuple[int, int], list[_Meaning]] = {}
         for phrases in (self._phrases, plan.phrases):
@@ -256,7 +256,7 @@ class SlotCoverage(RewardSource):
 
 
 class _Phrases:
-    """Phrases by their first word: finding costs a few look-ups a word, however many phrases there are."""
+    """An index of phrases by their first word, so that a search costs only a few look-ups per word."""
 
     def __init__(self) -> None:
         self._meanings: dict[tuple[str, ...], list[_Meaning]] = {}
@@ -282,7 +282,7 @@ class _Phrases:
             lengths.sort(reverse=True)
 
     def find(self, words: list[str]) -> Iterator[tuple[int, int, Sequence[_Meaning]]]:
-        """The longest phrase at each word, if there is one: `words[start:end]` and its meanings."""
+        """Find the longest phrase starting at each word: `words[start:end]` and its meanings."""
         for start, word in enumerate(words):
             for length in self._lengths.get(word, ()):
                 meanings = self._meanings.get(tuple(words[start : start + length]))
@@ -292,7 +292,7 @@ class _Phrases:
 
 
 def parse_slots(text: str) -> list[tuple[str, str]]:
-    """The `(slot, value)` pairs of a meaning representation, in order.
+    """Parse the `(slot, value)` pairs of a meaning representation, in order.
 
     >>> parse_slots("name[The Eagle], customer rating[5 out of 5]")
     [('name', 'The Eagle'), ('customer rating', '5 out of 5')]
@@ -301,7 +301,7 @@ def parse_slots(text: str) -> list[tuple[str, str]]:
 
 
 def expand(phrase: str) -> list[str]:
-    """All readings of a phrase with alternatives in parentheses.
+    """Expand a phrase with alternatives in parentheses into all its readings.
 
     >>> expand("(kid|child) friendly")
     ['kid friendly', 'child friendly']
@@ -311,7 +311,7 @@ def expand(phrase: str) -> list[str]:
 
 
 def is_finished(text: str) -> bool:
-    """Whether a text ends where a sentence can: not empty, and not on a comma, "the", "near" and the like.
+    """Return True if a text ends where a sentence can, rather than on a comma, "the", "near" and the like.
 
     >>> is_finished("It is near the"), is_finished("It is near the river")
     (False, True)
@@ -337,7 +337,7 @@ def _negated(words: list[str], start: int) -> bool:
 
 
 def _negation(meaning: _Meaning) -> _Meaning | None:
-    """A yes denied is a no; denying any other value says nothing that can be checked."""
+    """Turn a denied yes into a no; the denial of any other value says nothing that can be checked."""
     if meaning.value in YES | NO:
         return meaning._replace(value=_opposite(meaning.value))
     return None
@@ -349,5 +349,5 @@ def _opposite(value: str) -> str:
 
 
 def _key(slot: str) -> str:
-    """The slot's words: `familyFriendly`, `family_friendly` and `Family Friendly` are one slot."""
+    """Normalise a slot's name: `familyFriendly`, `family_friendly` and `Family Friendly` are one slot."""
     return " ".join(_CAMEL.split(slot)).strip().lower()

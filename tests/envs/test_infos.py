@@ -8,7 +8,7 @@ from gymnasium.vector import VectorEnv
 from hypothesis import given
 from hypothesis import strategies as st
 
-from text_gym.envs.infos import put, take
+from text_gym.envs.infos import infos_of_row, put
 
 VALUES = {
     "count": st.integers(-9, 9),
@@ -44,11 +44,11 @@ def test_infos_are_those_of_gymnasium_row_by_row_and_come_back(data: st.DataObje
         assert put(ours, num_envs, np.array(rows), columns(values)) is ours
         assert data_equivalence(ours, theirs, exact=True)
         for row, info in zip(rows, values, strict=True):
-            assert {k: v for k, v in take(ours, row).items() if k in info} == info
-            assert all(type(take(ours, row)[k]) is type(v) for k, v in info.items())
+            assert {k: v for k, v in infos_of_row(ours, row).items() if k in info} == info
+            assert all(type(infos_of_row(ours, row)[k]) is type(v) for k, v in info.items())
 
 
 def test_a_row_without_infos_has_none() -> None:
     infos = put({}, 2, np.array([1]), {"text": ["a\0"], "terms": {"x": np.array([1.0])}})
-    assert take(infos, 0) == {}
-    assert take(infos, 1) == {"text": "a\0", "terms": {"x": 1.0}}
+    assert infos_of_row(infos, 0) == {}
+    assert infos_of_row(infos, 1) == {"text": "a\0", "terms": {"x": 1.0}}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from text_gym import ByteTokenizer, Episode, Rewards, RewardSource, TextVectorEnv, WordTokenizer
 from text_gym.errors import ConfigError, RewardError
 from text_gym.rewards.shaping import Shaped
-from text_gym.rewards.source import Scale, WeightedSum, describe
+from text_gym.rewards.source import Scale, WeightedSum, describe_reward
 from text_gym.rewards.transforms import Clip, Gate, LengthControl, Penalty, RunningStandardize, Standardize
 
 TOKENIZER = ByteTokenizer()
@@ -165,7 +165,7 @@ def test_operators() -> None:
 
 def test_sums_by_operator_are_flat_and_named_ones_stay() -> None:
     named = WeightedSum({"a": Fixed([1], "a")}, name="quality")
-    tree = describe(2 * named + Fixed([1], "b") + Gate(Fixed([1], "c"), Fixed([1], "d"), floor=-1))
+    tree = describe_reward(2 * named + Fixed([1], "b") + Gate(Fixed([1], "c"), Fixed([1], "d"), floor=-1))
     assert tree.splitlines() == [
         "sum: WeightedSum",
         "├─ 2 × quality: WeightedSum",

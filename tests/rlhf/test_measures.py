@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from tests.rlhf_world import GOLD, QUALITY, TOKENIZER, config, run, task
-from text_gym import ByteTokenizer, Episode
 from text_gym.agents import Policy
 from text_gym.reward_models import LabelStore, load_reward_model
 from text_gym.rlhf.folder import RLHFFolder
-from text_gym.rlhf.measures import words, write_rows
+from text_gym.rlhf.measures import write_rows
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +99,6 @@ def test_new_labels_are_compared_with_a_model_that_did_not_know_them(done: Path)
     rows = rows_of(done)
     assert rows[0]["new_labels"] is None  # there was no model yet
     assert rows[1]["new_labels"] is None or -1 <= rows[1]["new_labels"] <= 1
-
-
-def test_words() -> None:
-    texts = ["", "one", "two words"]
-    assert words([Episode.of("p", t, ByteTokenizer()) for t in texts]).tolist() == [0, 1, 2]
 
 
 def test_rows_are_those_of_the_rounds_asked_for(done: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from text_gym.agents import Policy
 from text_gym.cli.options.rlhf import read_rlhf
 from text_gym.cli.rlhf import run_rlhf
 from text_gym.reward_models import LabelStore
-from text_gym.reward_models.labels.questions import Criterion as LabelCriterion
+from text_gym.reward_models.labels.questions import LabelCriterion
 from text_gym.reward_models.people.simulated import Vices
 from text_gym.rlhf.people import BIASES, simulated_people
 

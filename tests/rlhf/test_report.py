@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from text_gym.rlhf.report import write_report
+from text_gym.rlhf.report import write_rlhf_report
 
 HOSTILE = "<script>alert(1)</script>\"'&\x1b[31m\u202e</p>"
 
@@ -112,7 +112,7 @@ class Tags(html.parser.HTMLParser):
 
 
 def test_numbers_are_in_the_page(tmp_path: Path) -> None:
-    page = Tags(write_report(run_folder(tmp_path), 1).read_text())
+    page = Tags(write_rlhf_report(run_folder(tmp_path), 1).read_text())
     for shown in ("0.800 [0.700, 0.900]", "0.750", "2.5", "0.66", "0.31", "0.400 [0.300, 0.500]", "18 → 20"):
         assert shown in page.text, shown
     text = " ".join(page.text.split())
@@ -121,7 +121,7 @@ def test_numbers_are_in_the_page(tmp_path: Path) -> None:
 
 
 def words_of(folder: Path) -> str:
-    return " ".join(Tags(write_report(folder, 1).read_text()).text.split())
+    return " ".join(Tags(write_rlhf_report(folder, 1).read_text()).text.split())
 
 
 def test_raters_are_blamed_only_where_they_have_a_vice(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_an_audit_without_findings_reassures_only_where_the_model_follows_gold(
     content = json.loads(file.read_text())
     content["audit"] |= {"findings": [], "mark": mark, "agreement": agreement}
     file.write_text(json.dumps(content))
-    page = Tags(write_report(folder, 1).read_text())
+    page = Tags(write_rlhf_report(folder, 1).read_text())
     verdicts = [
         own["class"] for tag, own in page.found if tag == "section" and "verdict" in (own.get("class") or "")
     ]
@@ -191,7 +191,7 @@ def test_a_ruin_is_the_first_thing_that_the_report_says(tmp_path: Path) -> None:
 
 
 def test_nothing_from_outside_and_no_script(tmp_path: Path) -> None:
-    page = Tags(write_report(run_folder(tmp_path), 1).read_text())
+    page = Tags(write_rlhf_report(run_folder(tmp_path), 1).read_text())
     tags = {tag for tag, _ in page.found}
     assert not tags & {"script", "link", "img", "iframe", "object", "base", "form"}
     for _, attributes in page.found:
@@ -200,7 +200,7 @@ def test_nothing_from_outside_and_no_script(tmp_path: Path) -> None:
 
 
 def test_text_is_escaped(tmp_path: Path) -> None:
-    page = Tags(write_report(run_folder(tmp_path, text=HOSTILE), 1).read_text())
+    page = Tags(write_rlhf_report(run_folder(tmp_path, text=HOSTILE), 1).read_text())
     assert "script" not in {tag for tag, _ in page.found}
     assert "\x1b" not in page.text
     assert "\u202e" not in page.text
@@ -208,12 +208,12 @@ def test_text_is_escaped(tmp_path: Path) -> None:
 
 
 def test_without_gold(tmp_path: Path) -> None:
-    page = Tags(write_report(run_folder(tmp_path, gold=False), 1).read_text())
+    page = Tags(write_rlhf_report(run_folder(tmp_path, gold=False), 1).read_text())
     assert "gold" not in page.text
     assert "nan" not in page.text.lower()
 
 
 @pytest.mark.parametrize("alphas", [{}, {"accuracy": None}])
 def test_without_agreement_there_is_no_figure_of_it(tmp_path: Path, alphas: dict[str, None]) -> None:
-    page = Tags(write_report(run_folder(tmp_path, alpha=None, alphas=alphas), 1).read_text())
+    page = Tags(write_rlhf_report(run_folder(tmp_path, alpha=None, alphas=alphas), 1).read_text())
     assert len([1 for tag, _ in page.found if tag == "svg"]) == 6

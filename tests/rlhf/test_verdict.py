@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from text_gym.rlhf.verdict import headline, policy_name, verdict
+from text_gym.rlhf.verdict import headline, judge_difference, policy_name
 
 
 def change(mean: float) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def row(number: int, before: float, after: float, **changes: Any) -> dict[str, A
         "round": number,
         "started_from": number - 1,
         "kept": number,
-        "verdict": verdict(found),
+        "verdict": judge_difference(found),
         "gold_before": {"mean": before},
         "gold": {"mean": after},
         "gold_change": found,
@@ -41,7 +41,7 @@ def blind(found: dict[str, Any]) -> dict[str, Any]:
     """The row where nobody knows gold."""
     nothing: dict[str, Any] = {"gold_before": {"mean": None}, "gold": {"mean": None}, "gold_change": None}
     objective = {"measure": "objective (proxy − β·KL)", "before": 0.62, "after": found["objective_after"]}
-    judged = verdict(found["objective_change"])
+    judged = judge_difference(found["objective_change"])
     return found | nothing | {"verdict": judged, "since_start": found["since_start"] | objective}
 
 
@@ -58,7 +58,7 @@ def blind(found: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_a_verdict_needs_an_interval_on_one_side_of_zero(interval: list[float | None], expected: str) -> None:
-    assert verdict({"mean": 0.0, "ci95": interval}) == expected
+    assert judge_difference({"mean": 0.0, "ci95": interval}) == expected
 
 
 def test_a_good_run() -> None:

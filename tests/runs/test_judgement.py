@@ -14,7 +14,7 @@ from tests import kill_harness
 from tests.small_models import trajectory_log_probs
 from text_gym import Rewards, RewardSource, TextVectorEnv, as_reward_source
 from text_gym.agents import PPO, Policy, PPOConfig, evaluate, rollout
-from text_gym.runs.judgement import GoldWatch, judge, judge_texts, rows_of
+from text_gym.runs.judgement import GoldWatch, judge_policy, judge_texts, rows_of
 from text_gym.tasks.task import NoGold, Task
 
 
@@ -73,7 +73,7 @@ def test_gold_itself_is_shown_once() -> None:
 
 def test_where_a_task_has_no_reward_of_its_own_nothing_is_called_gold() -> None:
     task = dataclasses.replace(many(), reward=NoGold())
-    found = judge(policy(1), policy(0), task, Vowels())
+    found = judge_policy(policy(1), policy(0), task, Vowels())
     assert "gold" not in found.summary
     assert "gold" not in found.summary["greedy"]
     assert list(rows_of(found.summary)) == ["reward (vowels)", "vowels: vowels"]
@@ -86,8 +86,8 @@ def test_people_are_not_asked() -> None:
     asked.interactive = True
     asked.score = lambda episodes: pytest.fail("asked")  # type: ignore[method-assign]
     task = many()
-    assert "reward" not in judge(policy(1), policy(0), task, asked).summary
-    own = judge(policy(1), policy(0), dataclasses.replace(task, reward=asked), asked)
+    assert "reward" not in judge_policy(policy(1), policy(0), task, asked).summary
+    own = judge_policy(policy(1), policy(0), dataclasses.replace(task, reward=asked), asked)
     assert math.isnan(own.summary["gold"]["mean"])
 
 
@@ -116,7 +116,7 @@ def test_a_look_is_gold_and_kl_of_its_texts() -> None:
 def test_the_first_look_is_taken_from_the_judgement_before() -> None:
     task, start = many(), policy(0)
     watch = GoldWatch(task, episodes=8, iterations=100)
-    first = watch.first(judge(start, start.frozen(), task, Vowels()))
+    first = watch.first(judge_policy(start, start.frozen(), task, Vowels()))
     assert first["iteration"] == 0
     assert first["gold"] == pytest.approx(watch.look(start, start.frozen())["gold"], abs=1e-12)
     assert first["gold_kl"] == 0

@@ -89,7 +89,7 @@ def test_text_k_depends_on_seed_k_and_its_product_alone() -> None:
 @given(st.integers(0, 4351), st.integers(0, 2**32))
 def test_a_careful_writer_is_perfect(which: int, seed: int) -> None:
     product = PRODUCTS[which]
-    text = english.describe(product, random.Random(seed), careless=0.0)
+    text = english.describe_product(product, random.Random(seed), careless=0.0)
     rewards = ProductsReward()([Episode.of(product, text, ByteTokenizer())])
     assert rewards.values[0] == 1.0, text
     assert rewards.terms["perfect"][0] == 1.0

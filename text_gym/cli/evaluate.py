@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from text_gym.agents.policies.policy import Policy
-from text_gym.agents.sampling.evaluation import evaluate as measure
+from text_gym.agents.sampling.evaluation import evaluate
 from text_gym.agents.sampling.sampler import Sampling
 from text_gym.cli.options.evaluate import EvaluateOptions, SampleOptions
 from text_gym.data import Data
@@ -37,7 +37,7 @@ def run_sample(options: SampleOptions) -> int:
 
 def run_evaluate(options: EvaluateOptions) -> int:
     """Run `text-gym evaluate`."""
-    evaluate(options)
+    evaluate_policy(options)
     return 0
 
 
@@ -51,7 +51,7 @@ def sample(options: SampleOptions, console: Console | None = None) -> list[str]:
     reward = (lambda episodes: [0.0] * len(episodes)) if options.texts else task.reward
     env = TextVectorEnv(prompts, policy.tokenizer, reward, task.max_tokens, shuffle=False)
     sampling = Sampling(options.temperature, options.top_k, options.top_p, options.greedy)
-    found = measure(policy, env, sampling=sampling, seed=options.seed, episodes_per_prompt=repeats)
+    found = evaluate(policy, env, sampling=sampling, seed=options.seed, episodes_per_prompt=repeats)
     for episode, value in zip(found.episodes, found.rewards, strict=True):
         if options.json:
             row: dict[str, Any] = {"prompt": episode.prompt.text, "completion": episode.completion}
@@ -65,7 +65,7 @@ def sample(options: SampleOptions, console: Console | None = None) -> list[str]:
     return [e.completion for e in found.episodes]
 
 
-def evaluate(options: EvaluateOptions, console: Console | None = None) -> dict[str, Any]:
+def evaluate_policy(options: EvaluateOptions, console: Console | None = None) -> dict[str, Any]:
     """Print, and write if asked, what a policy's held-out texts are worth.
 
     Returns:
@@ -81,7 +81,7 @@ def evaluate(options: EvaluateOptions, console: Console | None = None) -> dict[s
     reference, found_at = _reference(options, place, policy)
     env = TextVectorEnv(**task.env_kwargs(prompts=task.held_out), shuffle=False)
     sampling = Sampling(temperature=options.temperature, greedy=options.greedy)
-    found = measure(policy, env, reference=reference, sampling=sampling, seed=options.seed)
+    found = evaluate(policy, env, reference=reference, sampling=sampling, seed=options.seed)
     judged = judge_texts(found, task, reward)
     about = {"policy": str(place), "task": task.name, "reference": found_at if reference else None}
     summary = {**about, **judged.summary}

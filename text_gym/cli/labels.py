@@ -30,7 +30,7 @@ from text_gym.cli.options.labels import (
 from text_gym.data import read_rows
 from text_gym.errors import ConfigError, DataError, RaterLeftError, UnknownNameError
 from text_gym.reward_models.labels.formats import export_labels, import_labels
-from text_gym.reward_models.labels.questions import CRITERIA, PREFERENCE, Criterion, Question
+from text_gym.reward_models.labels.questions import CRITERIA, PREFERENCE, LabelCriterion, Question
 from text_gym.reward_models.labels.store import LabelStore
 from text_gym.reward_models.page.reward import serve_page
 from text_gym.reward_models.people.agreement import Agreement, draw_agreement, measure_agreement
@@ -188,9 +188,11 @@ def _questions(texts: Mapping[str, Sequence[str]], options: LabelOptions) -> Ite
                 yield Question(options.kind, prompt, group, criteria)
 
 
-def _criteria(names: Sequence[str], default: Sequence[Criterion], scale: int = 5) -> tuple[Criterion, ...]:
+def _criteria(
+    names: Sequence[str], default: Sequence[LabelCriterion], scale: int = 5
+) -> tuple[LabelCriterion, ...]:
     known = {c.name: c for c in (*CRITERIA, PREFERENCE)}
-    chosen = [known.get(name, Criterion(name)) for name in names] or list(default)
+    chosen = [known.get(name, LabelCriterion(name)) for name in names] or list(default)
     return tuple(dataclasses.replace(c, high=scale) for c in chosen)
 
 

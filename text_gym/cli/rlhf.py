@@ -13,8 +13,7 @@ from text_gym.cli.options.rlhf import RLHFOptions
 from text_gym.data import Data
 from text_gym.episode import Episode
 from text_gym.errors import ConfigError, RaterLeftError
-from text_gym.reward_models.labels.questions import CRITERIA
-from text_gym.reward_models.labels.questions import Criterion as LabelCriterion
+from text_gym.reward_models.labels.questions import CRITERIA, LabelCriterion
 from text_gym.rlhf.config import RLHFConfig
 from text_gym.rlhf.cycle import rlhf
 from text_gym.rlhf.people import people_at_page, person_at_console, simulated_people

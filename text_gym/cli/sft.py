@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.text import Text
@@ -38,66 +39,79 @@ def sft(options: SFTOptions, config: SFTConfig, console: Console | None = None) 
     """
     console = console or Console()
     started = time.perf_counter()
-    if options.data is None:
-        task = load_task(options.task)
-        if task.corpus is None:
-            raise ConfigError(
-                f"task {task.name!r} has no written texts to learn from; pass --data FILE --reference COLUMN"
-            )
-        train, held_out = task.corpus()
-        tokenizer: Tokenizer | None = task.tokenizer  # `train --task` will ask for the same
-        settings: Mapping[str, Any] = task.settings
-        max_tokens = task.max_tokens
-    else:
-        if options.reference is None:
-            raise ConfigError("pass --reference COLUMN: the texts to learn from")
-        train_prompts, held_out_prompts = options.load()
-        train, held_out = pairs_from(train_prompts), pairs_from(held_out_prompts)
-        tokenizer = None
-        settings = {f.name: getattr(options, f.name) for f in dataclasses.fields(Data)} | {
-            "data": anchored(options.data),
-            "gold": anchored(options.gold, reward=True),
-        }
-        max_tokens = 0
-    policy = _policy_for(options, train, config.seed, tokenizer)
+    texts = _written_texts(options)
+    policy = _policy_for(options, texts.train, config.seed, texts.tokenizer)
     start = None if options.model is None else Start.of(policy, options.model)
-    max_tokens = max_tokens or 1 + max(len(policy.tokenizer.encode(text)) for _, text in train)
-
-    with console.status("supervised fine-tuning …") if console.is_terminal else _quiet() as status:
-
-        def report(metrics: dict[str, float]) -> None:
-            line = (
-                f"step {int(metrics['step'])}/{int(metrics['steps'])}  loss {metrics['loss']:.3f} nats/token"
-            )
-            if status is not None:
-                status.update(line)
-            elif metrics["step"] % max(1, metrics["steps"] // 10) == 0:
-                console.print(line, highlight=False)
-
-        trainer = SFT(policy, train, config).learn(callback=report)
+    longest = max(len(policy.tokenizer.encode(text)) for _, text in texts.train)
+    steps = _train(policy, texts.train, config, console)
     result = {
-        "loss": completion_loss(policy, train[:1000]),
-        "held_out_loss": completion_loss(policy, held_out[:1000]),
-        "steps": trainer.steps,
-        "pairs": len(train),
-        "held_out_pairs": len(held_out),
+        "loss": completion_loss(policy, texts.train[:1000]),
+        "held_out_loss": completion_loss(policy, texts.held_out[:1000]),
+        "steps": steps,
+        "pairs": len(texts.train),
+        "held_out_pairs": len(texts.held_out),
         "parameters": sum(p.numel() for p in policy.model.parameters()),
         "vocab_size": policy.vocab_size,
         **dataclasses.asdict(config),
     }
     out = Path(options.out)
     policy.save(out)
-    write_origin(out, settings, max_tokens, start)
+    write_origin(out, texts.settings, texts.max_tokens or longest + 1, start)
     write_json(out / "sft.json", result)
-    console.print(
-        Text(
-            f"{result['parameters']:,} parameters, {result['vocab_size']} token ids; "
-            f"loss {result['loss']:.3f} nats/token, held out {result['held_out_loss']:.3f}; "
-            f"{time.perf_counter() - started:.0f} s; "
-            f"saved in {out}"
-        )
+    line = (
+        f"{result['parameters']:,} parameters, {result['vocab_size']} token ids; "
+        f"loss {result['loss']:.3f} nats/token, held out {result['held_out_loss']:.3f}; "
+        f"{time.perf_counter() - started:.0f} s; saved in {out}"
     )
+    console.print(Text(line))
     return result
+
+
+class _Texts(NamedTuple):
+    """Prompts with written completions, and what the policy's folder will say of them.
+
+    `tokenizer` is None where a new one is made from the texts, `max_tokens` where they decide it.
+    """
+
+    train: Sequence[tuple[Prompt, str]]
+    held_out: Sequence[tuple[Prompt, str]]
+    settings: Mapping[str, Any]
+    tokenizer: Tokenizer | None = None
+    max_tokens: int | None = None
+
+
+def _written_texts(options: SFTOptions) -> _Texts:
+    """The texts of the task's corpus, or of the user's own file."""
+    if options.data is None:
+        task = load_task(options.task)
+        if task.corpus is None:
+            raise ConfigError(
+                f"task {task.name!r} has no written texts to learn from; pass --data FILE --reference COLUMN"
+            )
+        # `train --task` will ask for the same tokenizer.
+        return _Texts(*task.corpus(), task.settings, task.tokenizer, task.max_tokens)
+    if options.reference is None:
+        raise ConfigError("pass --reference COLUMN: the texts to learn from")
+    train, held_out = options.load()
+    settings = {f.name: getattr(options, f.name) for f in dataclasses.fields(Data)}
+    settings |= {"data": anchored(options.data), "gold": anchored(options.gold, reward=True)}
+    return _Texts(pairs_from(train), pairs_from(held_out), settings)
+
+
+def _train(policy: Policy, texts: Sequence[tuple[Prompt, str]], config: SFTConfig, console: Console) -> int:
+    """Fine-tune, showing the loss as it falls; returns the number of optimizer steps."""
+    live = console.is_terminal
+    with console.status("supervised fine-tuning …") if live else contextlib.nullcontext() as status:
+
+        def report(metrics: dict[str, float]) -> None:
+            step, steps = int(metrics["step"]), int(metrics["steps"])
+            line = f"step {step}/{steps}  loss {metrics['loss']:.3f} nats/token"
+            if status is not None:
+                status.update(line)
+            elif step % max(1, steps // 10) == 0:
+                console.print(line, highlight=False)
+
+        return SFT(policy, texts, config).learn(callback=report).steps
 
 
 def _policy_for(
@@ -120,13 +134,3 @@ def _policy_for(
         seed=seed,
         device=options.device,
     )
-
-
-class _quiet:  # noqa: N801
-    """A status display for where there is no terminal: none."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        return None

@@ -45,13 +45,13 @@ def put(infos: Info, num_envs: int, rows: IntArray, columns: Mapping[str, Any]) 
     return infos
 
 
-def take(infos: Mapping[str, Any], row: int) -> Info:
+def infos_of_row(infos: Mapping[str, Any], row: int) -> Info:
     """The infos of one row, numbers as Python's own, without the masks."""
     single: Info = {}
     for key, values in infos.items():
         mask = infos.get(f"_{key}")
         if mask is None or not mask[row]:
             continue
-        value = take(values, row) if isinstance(values, Mapping) else values[row]
+        value = infos_of_row(values, row) if isinstance(values, Mapping) else values[row]
         single[key] = value.item() if isinstance(value, np.generic) else value
     return single

@@ -15,7 +15,7 @@ from text_gym.episode import BoolArray
 from text_gym.errors import ConfigError
 from text_gym.tasks.task import ENV_IDS
 
-from .infos import Info, take
+from .infos import Info, infos_of_row
 from .vector import Observation, TextVectorEnv, token_array
 
 
@@ -48,7 +48,7 @@ class TextEnv(gym.Env[Observation, np.int64]):
         """Start the next episode of the stream, or the first of stream `seed`."""
         super().reset(seed=seed)
         observation, info = self.vector.reset(seed=seed, options=options)
-        return {k: v[0] for k, v in observation.items()}, take(info, 0)
+        return {k: v[0] for k, v in observation.items()}, infos_of_row(info, 0)
 
     def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, Info]:
         """Append one token.
@@ -64,7 +64,7 @@ class TextEnv(gym.Env[Observation, np.int64]):
             float(reward[0]),
             bool(terminated[0]),
             bool(truncated[0]),
-            take(info, 0),
+            infos_of_row(info, 0),
         )
 
     def action_masks(self) -> BoolArray:

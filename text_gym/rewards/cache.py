@@ -10,7 +10,7 @@ from typing import Any
 from text_gym.episode import Episode
 from text_gym.errors import ConfigError
 
-from .calls import _key, concatenate, take
+from .calls import _key, concatenate, select_rewards
 from .source import Source, Wrapper
 from .values import OnBadReward, Rewards
 
@@ -58,7 +58,7 @@ class Cache(Wrapper):
         if new:
             order = sorted(new.values())
             scored = self.source([episodes[i] for i in order], on_bad_reward)
-            known |= {keys[i]: take(scored, [row]) for row, i in enumerate(order)}
+            known |= {keys[i]: select_rewards(scored, [row]) for row, i in enumerate(order)}
             with self._lock:
                 kept = (key for key in new if not isinstance(key, int) and not known[key].abstained.any())
                 self._kept |= {key: known[key] for key in kept}

@@ -240,7 +240,7 @@ def _reachable(caller: Timeout | Parallel, state: dict[str, Any]) -> dict[str, A
     return state
 
 
-def take(rewards: Rewards, rows: Sequence[int]) -> Rewards:
+def select_rewards(rewards: Rewards, rows: Sequence[int]) -> Rewards:
     """The rewards of some of the episodes."""
     index = np.asarray(rows, dtype=np.int64)
     return Rewards(

@@ -113,10 +113,10 @@ class RewardSource(ABC):
         return f"{type(self).__name__}({self.name})"
 
     def __add__(self, other: RewardSource | float) -> RewardSource:
-        return add(self, other)
+        return _add(self, other)
 
     def __sub__(self, other: RewardSource | float) -> RewardSource:
-        return add(self, other, -1.0)
+        return _add(self, other, -1.0)
 
     def __mul__(self, factor: float) -> RewardSource:
         return Scale(self, factor)
@@ -279,7 +279,7 @@ class Composite(RewardSource):
         return f"{self.name}: {type(self).__name__}"
 
     def __str__(self) -> str:
-        return describe(self)
+        return describe_reward(self)
 
 
 class WeightedSum(Composite):
@@ -359,7 +359,7 @@ class Scale(Wrapper):
         return f"{self.name}: {self.factor:g} × reward" + (f" {self.offset:+g}" if self.offset else "")
 
 
-def describe(source: RewardSource) -> str:
+def describe_reward(source: RewardSource) -> str:
     """The tree of a source and its parts, one line each; weights and limits are shown."""
 
     def lines(source: RewardSource, prefix: str) -> list[str]:
@@ -377,7 +377,7 @@ def describe(source: RewardSource) -> str:
     return "\n".join(lines(source, ""))
 
 
-def add(left: RewardSource, right: object, sign: float = 1.0) -> RewardSource:
+def _add(left: RewardSource, right: object, sign: float = 1.0) -> RewardSource:
     """`left + sign · right`: sums are flattened, scaled parts become weights, a number is an offset.
 
     Raises:

@@ -52,11 +52,11 @@ from text_gym.utils.sealed import write_atomic, write_sealed
 from .config import RLHFConfig
 from .folder import EVALUATION, TEXTS, RLHFFolder, is_sealed
 from .measures import measure_round, measure_start, write_rows
-from .report import write_report
+from .report import write_rlhf_report
 from .verdict import policy_name
 
 if TYPE_CHECKING:
-    from text_gym.reward_models.labels.questions import Criterion as LabelCriterion
+    from text_gym.reward_models.labels.questions import LabelCriterion
     from text_gym.reward_models.learned.ensembles import Ensemble
     from text_gym.reward_models.preferences.opinions import PreferencePair, Rating
 
@@ -141,7 +141,7 @@ class Cycle(RLHFFolder):
                 for number in todo:
                     self.round(number, asking)
         rows = write_rows(self.folder, self.config.rounds)
-        write_report(self.folder, self.config.rounds)
+        write_rlhf_report(self.folder, self.config.rounds)
         return rows
 
     def round(self, number: int, asking: Callable[[Sequence[Episode]], Asker]) -> None:
@@ -162,7 +162,7 @@ class Cycle(RLHFFolder):
         if row["kept"] != number:
             self.say(f"round {number}: given up; {policy_name(row['kept'])} is the best so far")
         write_rows(self.folder, number)
-        write_report(self.folder, number)
+        write_rlhf_report(self.folder, number)
 
     # The steps
 

@@ -26,7 +26,7 @@ from text_gym.utils.sealed import check_sealed, write_atomic
 from .config import RLHFConfig
 
 if TYPE_CHECKING:
-    from text_gym.reward_models.labels.questions import Criterion as LabelCriterion
+    from text_gym.reward_models.labels.questions import LabelCriterion
     from text_gym.reward_models.labels.store import LabelStore
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from text_gym.agents.sampling.evaluation import Measure, evaluate
 from text_gym.envs.vector import TextVectorEnv
-from text_gym.episode import Episode, FloatArray, share_cut
+from text_gym.episode import Episode, FloatArray, share_cut, word_counts
 from text_gym.reward_models.audit.audit import AuditConfig, audit_reward
 from text_gym.reward_models.labels.questions import Question
 from text_gym.reward_models.people.agreement import measure_agreement
@@ -25,7 +25,7 @@ from text_gym.utils.json_files import write_json
 from text_gym.utils.sealed import read_about, write_atomic
 
 from .folder import EVALUATION, TEXTS
-from .verdict import OBJECTIVE, verdict
+from .verdict import OBJECTIVE, judge_difference
 
 if TYPE_CHECKING:
     from text_gym.agents.sampling.evaluation import Report
@@ -44,7 +44,7 @@ def measure_start(run: RLHFFolder) -> None:
     run.save_texts(run.at(0) / TEXTS, report.episodes, report.rewards.tolist())
     known = {
         "gold": _plain(report.reward),
-        "words": float(words(report.episodes).mean()),
+        "words": float(word_counts(report.episodes).mean()),
         "kl_nats": report.kl.mean,
         "cut": share_cut(report.episodes),
     }
@@ -61,7 +61,7 @@ def measure_round(
     last = run.evaluation(started_from)["row"]
     proxy = reward(report.episodes)
     judged = _judge(run, number, reward, report, proxy.totals)
-    length = words(report.episodes)
+    length = word_counts(report.episodes)
     raters = _raters(run, number)
     audit = _audit(run, number, reward, report.episodes)
     row = {
@@ -123,7 +123,7 @@ def _judge(
     after = {"gold": report.rewards, "proxy": proxy, "objective": proxy - beta * report.episode_kl}
     changes = {name: _change(before[name], after[name]) for name in after}
     has_gold = changes["gold"]["mean"] is not None
-    kept = start if verdict(changes["objective"]) == "worse" else number
+    kept = start if judge_difference(changes["objective"]) == "worse" else number
     decisive = "gold" if has_gold else "objective"
     end = (after if kept == number else before)[decisive]
     since_start = {
@@ -134,7 +134,7 @@ def _judge(
     }
     return {
         "kept": kept,
-        "verdict": verdict(changes[decisive]),
+        "verdict": judge_difference(changes[decisive]),
         "gold_change": changes["gold"] if has_gold else None,
         "proxy_before": float(before["proxy"].mean()),
         "proxy_change": changes["proxy"],
@@ -163,11 +163,6 @@ def write_rows(folder: Path, rounds: int) -> list[dict[str, Any]]:
         rows.append(json.loads(text)["row"])
     write_atomic(folder / ROUNDS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return [_with_nan(row) for row in rows]
-
-
-def words(episodes: Sequence[Episode]) -> FloatArray:
-    """`(n,)` words of each completion, as white space parts them."""
-    return np.array([len(e.completion.split()) for e in episodes], dtype=np.float64)
 
 
 def _play(run: RLHFFolder, number: int) -> Report:
@@ -259,7 +254,7 @@ def _audit(run: RLHFFolder, number: int, reward: RewardSource, episodes: Sequenc
 def _points(report: Report, proxy: FloatArray | None) -> dict[str, list[float] | None]:
     """A dot a text, for figures."""
     return {
-        "words": words(report.episodes).tolist(),
+        "words": word_counts(report.episodes).tolist(),
         "gold": report.rewards.tolist(),
         "proxy": None if proxy is None else proxy.tolist(),
         "kl": report.episode_kl.tolist(),

@@ -23,7 +23,7 @@ from text_gym.rewards.source import RewardSource
 from .config import Bias
 
 if TYPE_CHECKING:
-    from text_gym.reward_models.labels.questions import Criterion as LabelCriterion
+    from text_gym.reward_models.labels.questions import LabelCriterion
     from text_gym.reward_models.labels.store import LabelStore
 
     from .cycle import Asker, People

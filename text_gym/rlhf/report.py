@@ -22,7 +22,7 @@ _LIMIT = 1200  # characters of a text that are shown
 _SAMPLES = 4  # prompts whose texts are shown
 
 
-def write_report(folder: Path, rounds: int) -> Path:
+def write_rlhf_report(folder: Path, rounds: int) -> Path:
     """Write `report.html` about the first rounds of a run; returns its path."""
     from jinja2 import Environment, StrictUndefined
 

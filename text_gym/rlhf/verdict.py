@@ -28,12 +28,12 @@ class Headline:
     notes: tuple[str, ...] = ()
 
 
-def verdict(change: Mapping[str, Any]) -> Verdict:
+def judge_difference(change: Mapping[str, Any]) -> Verdict:
     """What a paired difference with its 95 % interval says; an interval that is not known says nothing.
 
-    >>> verdict({"mean": -0.49, "ci95": [-0.53, -0.45]})
+    >>> judge_difference({"mean": -0.49, "ci95": [-0.53, -0.45]})
     'worse'
-    >>> verdict({"mean": 0.01, "ci95": [-0.01, 0.03]})
+    >>> judge_difference({"mean": 0.01, "ci95": [-0.01, 0.03]})
     'same'
     """
     low, high = change["ci95"]
@@ -51,7 +51,7 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> Headline:
     bad = [_setback(row, row is rows[-1]) for row in rows if _went_wrong(row)]
     end = rows[-1]["since_start"]
     since = f"{_change(end)} since the start"
-    if verdict(end) == "worse":
+    if judge_difference(end) == "worse":
         bad.append(f"It ended below where it started: {since}")
     elif end["mean"] is not None and end["mean"] < 0:
         bad.append(f"It ended no better than it started: {since}")
@@ -62,7 +62,7 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> Headline:
         if row["declined"]
     )
     if bad:
-        known = [] if verdict(end) != "better" else [f"From start to end it got better: {since}"]
+        known = [] if judge_difference(end) != "better" else [f"From start to end it got better: {since}"]
         return Headline(". ".join([*bad, *known]) + ".", True, notes)
     parts = [
         f"{words} in {_rounds(found)}"

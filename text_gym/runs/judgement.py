@@ -50,7 +50,7 @@ class Judgement:
         return own if self.proxy is None else {**own, reward.name: float(self.proxy[i])}
 
 
-def judge(policy: Policy, reference: Policy | None, task: Task, reward: RewardSource) -> Judgement:
+def judge_policy(policy: Policy, reference: Policy | None, task: Task, reward: RewardSource) -> Judgement:
     """Judge a policy on a task's held-out prompts, sampled and greedy.
 
     Args:

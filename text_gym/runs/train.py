@@ -29,7 +29,7 @@ from text_gym.utils.stopping import Stop, stop_signals
 
 from .console import Notes, progress, show_results
 from .folder import RunFolder, Sample, default_folder
-from .judgement import GoldWatch, Judgement, judge, judge_texts
+from .judgement import GoldWatch, Judgement, judge_policy, judge_texts
 from .origin import Start, write_origin
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from text_gym.agents.algorithms.configs import AgentConfig
 
 
-Learner: TypeAlias = "Callable[[RunFolder, Stop, Callable[[dict[str, float]], bool]], Outcome]"
+Learner: TypeAlias = "Callable[[RunFolder, Stop, Callable[[dict[str, float]], bool]], TrainingOutcome]"
 LOG = logging.getLogger("text_gym")
 CHECKPOINTS = "checkpoints"  # in a run's folder
 
@@ -108,7 +108,6 @@ def train(
     """
     if resume and not checkpoint_every:
         raise ConfigError(f"the run in {out} takes no checkpoints (checkpoint_every=0) and cannot be resumed")
-    console = console or Console()
     folder = Path(out) if out else default_folder(task.name, algorithm)
     start = _starting_policy(algorithm, task, policy, device, folder if resume else None)
     came_from = None if start is None else Start.of(start, policy, task)
@@ -116,24 +115,23 @@ def train(
         start = _with_adapter(algorithm, start, lora, not adapter_only, config.seed)
     if start is not None and (bf16 or gradient_checkpointing):
         start.use_less_memory(bf16=bf16, gradient_checkpointing=gradient_checkpointing)
-    job = Job(
-        algorithm,
-        config,
-        task,
-        reward or task.reward,
-        start,
-        episodes,
-        limit,
-        device,
-        checkpoint_every,
-        came_from,
+    reward = reward or task.reward
+    job = TrainingJob(
+        algorithm, config, task, reward, start, episodes, limit, device, checkpoint_every, came_from
     )
     settings = job.settings() | ({} if lora is None else {"lora": lora})
     settings |= {"options": dict(options)} if options else {}
-    learner = (_learn_with_sb3 if algorithm.startswith("sb3.") else _learn)(job)
+    return _run(job, folder, settings, resume, console or Console())
+
+
+def _run(
+    job: TrainingJob, folder: Path, settings: Mapping[str, Any], resume: bool, console: Console
+) -> dict[str, Any]:
+    """Learn inside the run's folder, stopping cleanly when asked to, and write and show what came of it."""
+    learner = (_learn_with_sb3 if job.algorithm.startswith("sb3.") else _learn)(job)
     with (
         stop_signals() as stop,
-        progress(console, config.iterations, bar=not job.reward.interactive) as show,
+        progress(console, job.config.iterations, bar=not job.reward.interactive) as show,
         RunFolder(folder, settings, resume=resume) as run,
         Notes(console, run.note),
     ):
@@ -147,22 +145,14 @@ def train(
             return stop.signal is None
 
         outcome = learner(run, stop, after_iteration)
-        summary = {
-            "before": outcome.before.summary,
-            "after": outcome.after.summary,
-            "kl_nats": outcome.after.sampled.kl.mean,
+        summary = outcome.summary() | {
             "seconds": sum(row["seconds"] for row in run.rows),
-            "tokens": outcome.tokens,
-            "iterations": outcome.iterations,
-            "policy_of_iteration": outcome.choice.iteration,
-            "objective": outcome.choice.objective,
-            "declined": outcome.declined,
-            "seed": config.seed,
+            "seed": job.config.seed,
             "interrupted": stop.signal is not None,
         }
         samples = outcome.samples(job)
         run.write_samples(samples[:20])
-        title = f"{task.name} · {algorithm} · reward {job.reward.name} · seed {config.seed}"
+        title = f"{job.task.name} · {job.algorithm} · reward {job.reward.name} · seed {job.config.seed}"
         run.draw_curves(title, job.reward.name, outcome.first_look)
         run.write_json("summary.json", summary)  # last: a run that has one is complete
     show_results(console, summary, samples[:3], folder)
@@ -202,7 +192,7 @@ def _with_adapter(algorithm: str, policy: Policy | None, rank: int, merge: bool,
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """What is to be learnt, by what, from where; the fields are the arguments of `train`.
 
     `came_from` says which policy `policy` was before anything was learnt.
@@ -251,7 +241,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingOutcome:
     """What learning gave: judgements, counts, whose policy was kept, and how the objective fell if it did.
 
     `first_look` is that of `GoldWatch` before learning, where there is one.
@@ -265,7 +255,20 @@ class Outcome:
     declined: str | None = None
     first_look: dict[str, float] | None = None
 
-    def samples(self, job: Job) -> list[Sample]:
+    def summary(self) -> dict[str, Any]:
+        """For `summary.json`, but for what only the run knows."""
+        return {
+            "before": self.before.summary,
+            "after": self.after.summary,
+            "kl_nats": self.after.sampled.kl.mean,
+            "tokens": self.tokens,
+            "iterations": self.iterations,
+            "policy_of_iteration": self.choice.iteration,
+            "objective": self.choice.objective,
+            "declined": self.declined,
+        }
+
+    def samples(self, job: TrainingJob) -> list[Sample]:
         """Prompt, text and rewards before, text and rewards after, for every held-out prompt."""
 
         def side(judgement: Judgement, i: int) -> tuple[str, dict[str, float]]:
@@ -276,7 +279,7 @@ class Outcome:
         return [(p, *side(self.before, i), *side(self.after, i)) for i, p in enumerate(prompts)]
 
 
-def _learn(job: Job) -> Learner:
+def _learn(job: TrainingJob) -> Learner:
     """Learning by one of our own algorithms."""
     agent_class = load_algorithm(job.algorithm)
     assert job.policy is not None
@@ -289,8 +292,8 @@ def _learn(job: Job) -> Learner:
     )
     agent: Agent[Any] = agent_class(job.policy, env, job.config)
 
-    def learner(run: RunFolder, stop: Stop, report: Callable[[dict[str, float]], bool]) -> Outcome:
-        before, watch = judge(agent.policy, agent.reference, job.task, job.reward), job.gold_watch()
+    def learner(run: RunFolder, stop: Stop, report: Callable[[dict[str, float]], bool]) -> TrainingOutcome:
+        before, watch = judge_policy(agent.policy, agent.reference, job.task, job.reward), job.gold_watch()
         checkpoints = Checkpoints(run.path / CHECKPOINTS)
         save = _go_on_and_save(agent, run, checkpoints, job.checkpoint_every)
 
@@ -322,9 +325,11 @@ def _learn(job: Job) -> Learner:
         if choice.reason is not None:
             LOG.info("%s", choice.reason)
             job.save_policy(run, agent.save)
-        after = judge(agent.policy, agent.reference, job.task, job.reward)
+        after = judge_policy(agent.policy, agent.reference, job.task, job.reward)
         first = None if watch is None else watch.first(before)
-        return Outcome(before, after, agent.tokens_played, agent.iteration, choice, agent.declined, first)
+        return TrainingOutcome(
+            before, after, agent.tokens_played, agent.iteration, choice, agent.declined, first
+        )
 
     return learner
 
@@ -356,11 +361,11 @@ def _go_on_and_save(
     return save
 
 
-def _learn_with_sb3(job: Job) -> Learner:
+def _learn_with_sb3(job: TrainingJob) -> Learner:
     """Learning by an algorithm of Stable-Baselines3."""
     from safetensors.torch import save_model
 
-    def learner(run: RunFolder, stop: Stop, report: Callable[[dict[str, float]], bool]) -> Outcome:
+    def learner(run: RunFolder, stop: Stop, report: Callable[[dict[str, float]], bool]) -> TrainingOutcome:
         with stop.patience():
             done = train_sb3(
                 job.algorithm.removeprefix("sb3."),
@@ -384,6 +389,6 @@ def _learn_with_sb3(job: Job) -> Learner:
             job.save_policy(run, save)
         before, after = (judge_texts(r, job.task, job.reward) for r in (done.before, done.after))
         after.summary["greedy"] = done.greedy.summary("gold" if job.task.has_gold else None)
-        return Outcome(before, after, done.tokens, done.iterations, Choice(done.iterations, None))
+        return TrainingOutcome(before, after, done.tokens, done.iterations, Choice(done.iterations, None))
 
     return learner

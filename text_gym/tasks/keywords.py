@@ -22,7 +22,7 @@ from text_gym.tokenizer import PretrainedTokenizer
 
 from .classic import check_range
 from .products import N_HELD_OUT, N_TRAIN, POLICY
-from .products_corpus import describe, lexicon, make_products
+from .products_corpus import describe_product, lexicon, make_products
 from .task import Pairs, Task
 
 _WORD = re.compile(r"\w+(?:'\w+)*")
@@ -162,7 +162,7 @@ class _Writer(NamedTuple):
         return prompt, self._text(product, rng) if rng.random() < careless else text
 
     def _text(self, product: Prompt, rng: random.Random) -> str:
-        sentences = _SENTENCE_END.split(describe(product, rng, careless=0.0))
+        sentences = _SENTENCE_END.split(describe_product(product, rng, careless=0.0))
         start = int(rng.random() * (len(sentences) - self.sentences + 1))
         return " ".join(sentences[start : start + self.sentences])
 

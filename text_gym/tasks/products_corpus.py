@@ -200,7 +200,7 @@ def make_products(n: int, seed: int = 0) -> list[Prompt]:
     return products
 
 
-def describe(product: Prompt, rng: random.Random, careless: float = _CARELESS) -> str:
+def describe_product(product: Prompt, rng: random.Random, careless: float = _CARELESS) -> str:
     """Describe a product, as a careful writer or (with probability `careless`) a careless one.
 
     A careful writer's text is perfect. A careless one leaves out or mistakes attributes, forgets the
@@ -248,7 +248,7 @@ def write_corpus(
         careless: Share of texts by a careless writer, in [0, 1].
     """
     pairs = ((k, products[k % len(products)]) for k in range(n))
-    return [(p, describe(p, random.Random(f"description {seed} {k}"), careless)) for k, p in pairs]
+    return [(p, describe_product(p, random.Random(f"description {seed} {k}"), careless)) for k, p in pairs]
 
 
 def _without(template: str, dropped: set[str]) -> str:

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 cleanrl = importlib.import_module("text_gym.agents.adapters.cleanrl")
-Agent, Args, train = cleanrl.Agent, cleanrl.Args, cleanrl.train
+ActorCritic, Args, train_ppo = cleanrl.ActorCritic, cleanrl.Args, cleanrl.train_ppo
 
 
 def test_it_learns_a_small_copy_task_from_nothing() -> None:
     calls: list[tuple[int, float]] = []
     args = Args(env_id="text_gym/Sort-v0", total_timesteps=16_384, num_envs=32, num_steps=16)
-    _, curve = train(args, lambda tokens, mean_return: calls.append((tokens, mean_return)))
+    _, curve = train_ppo(args, lambda tokens, mean_return: calls.append((tokens, mean_return)))
     assert len(curve) == len(calls) == 32
     assert calls[-1] == (16_384, curve[-1])
     assert curve[0] < 0.25
@@ -26,7 +26,7 @@ def test_it_learns_a_small_copy_task_from_nothing() -> None:
 @pytest.mark.nightly
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_it_learns_reverse(seed: int) -> None:
-    agent, curve = train(Args(seed=seed))
+    agent, curve = train_ppo(Args(seed=seed))
     assert np.mean(curve[-5:]) > 0.95
     envs = gym.make_vec("text_gym/Reverse-v0", num_envs=256, autoreset_mode="SameStep")
     observation, _ = envs.reset(seed=10_000)
@@ -41,13 +41,13 @@ def test_it_learns_reverse(seed: int) -> None:
 
 def test_the_same_seed_gives_the_same_curve() -> None:
     args = Args(total_timesteps=2_048, num_envs=16, num_steps=16)
-    assert train(args)[1] == train(args)[1]
+    assert train_ppo(args)[1] == train_ppo(args)[1]
 
 
 def test_what_stands_past_the_end_is_not_seen() -> None:
     envs = gym.make_vec("text_gym/Reverse-v0", num_envs=2)
     assert isinstance(envs.single_observation_space, gym.spaces.Dict)
-    agent = Agent(envs.single_observation_space, 4, width=8)
+    agent = ActorCritic(envs.single_observation_space, 4, width=8)
     observation, _ = envs.reset(seed=0)
     tokens = agent.encode(observation)
     assert (tokens[:, 4:] == 4).all()

@@ -23,7 +23,7 @@ from text_gym import (
     WordTokenizer,
 )
 from text_gym.agents import PPO, Agent, AgentConfig, Policy, PPOConfig, Rollout, load_algorithm
-from text_gym.agents.training.metrics import TIMES, Metrics, describe
+from text_gym.agents.training.metrics import TIMES, Metrics, rollout_metrics
 from text_gym.errors import ConfigError, NonFiniteError, NoScoresError, RewardError, UnknownNameError
 
 
@@ -411,7 +411,7 @@ def test_describe_by_hand() -> None:
         [*episodes, cut],
         scores,
     )
-    found = describe(batch)
+    found = rollout_metrics(batch)
     assert found == {
         "reward": 3.0,
         "reward_std": pytest.approx(math.sqrt(8 / 3)),

@@ -48,7 +48,7 @@ def test_tokens_read_one_by_one_equal_texts_read_alone(kind: str, fast: bool, dt
 def test_the_fast_way_is_taken_where_there_is_one() -> None:
     """The cache of `transformers` is not even made."""
     prompts, lengths = np.array([[1, 2]]), np.array([2])
-    for kind, expected in (("gpt2", "_Own"), ("llama", "_Own"), ("mistral", "_Library")):
+    for kind, expected in (("gpt2", "_OwnCache"), ("llama", "_OwnCache"), ("mistral", "_LibraryCache")):
         decoder = Decoder(small_policy(kind), prompts, lengths, room=9)
         assert type(decoder._cache).__name__ == expected
 

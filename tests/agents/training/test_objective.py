@@ -16,7 +16,7 @@ from tests.small_models import parameters_of, same_parameters, small_policy
 from text_gym import Episode, Prompt, Rewards, TextVectorEnv, WordTokenizer
 from text_gym.agents import GRPO, PPO, BestOfN, BestOfNConfig, Checkpoints, GRPOConfig, PPOConfig, Rollout
 from text_gym.agents.training.metrics import Metrics
-from text_gym.agents.training.objective import BatchMeans, Estimate, Objective
+from text_gym.agents.training.objective import BatchMeans, Objective, ObjectiveEstimate
 from text_gym.errors import ConfigError
 
 TOKENIZER = WordTokenizer("abcdefghi", separator="")
@@ -116,9 +116,9 @@ def test_the_average_is_over_the_last_five_batches(
 
 def test_another_beta_may_be_asked_for() -> None:
     objective, _ = feed([[1.0, 3.0]], kl=4.0, coefficient=0.5)
-    assert objective.average() == Estimate(0.0, 1.0)
-    assert objective.average(0.25) == Estimate(1.0, 1.0)
-    assert objective.start(0.0) == Estimate(2.0, 1.0)
+    assert objective.average() == ObjectiveEstimate(0.0, 1.0)
+    assert objective.average(0.25) == ObjectiveEstimate(1.0, 1.0)
+    assert objective.start(0.0) == ObjectiveEstimate(2.0, 1.0)
     assert Objective().start() is None
     assert Objective().average() is None
 

@@ -8,7 +8,7 @@ import pytest
 from tests.bench_folder import DESIGNS, END, write_benchmark
 from text_gym.bench.analysis.comparisons import (
     best_algorithms,
-    best_of_n,
+    best_of_n_against_rl,
     length_rater,
     static_accuracy,
     traits,
@@ -87,11 +87,11 @@ def test_static_accuracy(tmp_path: Path) -> None:
 
 
 def test_best_of_n_at_the_same_kl(tmp_path: Path) -> None:
-    (found,) = best_of_n(read_results(write_benchmark(tmp_path)))
+    (found,) = best_of_n_against_rl(read_results(write_benchmark(tmp_path)))
     assert found.verdict == "no"  # both follow the same curve, but for the 0.01 that is PPO's
     assert found.numbers[0][1].value == pytest.approx(0.01, abs=0.015)
     assert f"{math.log(64) - 63 / 64:.1f} nats" in found.question
-    assert list(best_of_n(read_results(write_benchmark(tmp_path / "b", optimisers=["ppo"])))) == []
+    assert list(best_of_n_against_rl(read_results(write_benchmark(tmp_path / "b", optimisers=["ppo"])))) == []
 
 
 def test_the_best_algorithm_of_each_task(tmp_path: Path) -> None:

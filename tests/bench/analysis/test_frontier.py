@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 
 from text_gym.bench.analysis.frontier import Form, curve, fit, frontiers, penalty_frontier, spent_kl
-from text_gym.bench.analysis.results import Cell, Results
+from text_gym.bench.analysis.results import CellResult, Results
 from text_gym.bench.analysis.verdicts import UNKNOWN
 
 STD = 0.2
@@ -25,14 +25,16 @@ def cell(
     beta: float | None = 0.0,
     places: Sequence[float] = PLACES,
     design: str = "mine",
-) -> Cell:
+) -> CellResult:
     """A run whose gold gains so many standard deviations at each distance."""
     points = [{"step": i, "kl_nats": d * d, "gold": 0.5 + STD * gain(d)} for i, d in enumerate(places)]
     row = {"task": "t", "design": design, "optimiser": optimiser, "kl_coefficient": beta, "seed": seed}
-    return Cell({**row, "gold_std_start": STD, "gold_start": 0.5, "gold": points[-1]["gold"]}, points, [])
+    return CellResult(
+        {**row, "gold_std_start": STD, "gold_start": 0.5, "gold": points[-1]["gold"]}, points, []
+    )
 
 
-def results(*cells: Cell) -> Results:
+def results(*cells: CellResult) -> Results:
     return Results({"designs": []}, cells)
 
 
@@ -87,7 +89,7 @@ def test_one_seed_has_no_interval() -> None:
         (cell(lambda d: math.sin(9 * d)), "the form does not describe"),
     ],
 )
-def test_fits_that_mean_nothing_say_so(run: Cell, note: str) -> None:
+def test_fits_that_mean_nothing_say_so(run: CellResult, note: str) -> None:
     found = fit([run], "rl")
     assert found is not None
     assert found["note"].startswith(note)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench_folder import GOOD, write_benchmark
-from text_gym.bench.analysis.results import Cell, read_results
+from text_gym.bench.analysis.results import CellResult, read_results
 from text_gym.bench.analysis.samples import (
     RULES,
     broken,
@@ -23,7 +23,9 @@ PROMPT = "a blue mug made of oak for cyclists"
 OTHER = "a red lamp made of tin for painters"
 
 
-def cell(ends: list[tuple[str, str]], start: str | None = None, row: dict[str, float] | None = None) -> Cell:
+def cell(
+    ends: list[tuple[str, str]], start: str | None = None, row: dict[str, float] | None = None
+) -> CellResult:
     samples = [
         {
             "prompt": prompt,
@@ -31,10 +33,10 @@ def cell(ends: list[tuple[str, str]], start: str | None = None, row: dict[str, f
         }
         for prompt, end in ends
     ]
-    return Cell({**ROW, **(row or {})}, [], samples)
+    return CellResult({**ROW, **(row or {})}, [], samples)
 
 
-def names(*cells: Cell) -> list[str]:
+def names(*cells: CellResult) -> list[str]:
     return [t.name for t in troubles(cells)]
 
 

@@ -12,12 +12,12 @@ from text_gym.bench.analysis.verdicts import (
     Finding,
     chance_note,
     holm,
-    judge,
     judge_change,
+    judge_increase,
     minus,
     multiplicity,
-    plain,
     shown,
+    summarise_findings,
 )
 from text_gym.utils.interval import Interval
 
@@ -36,7 +36,7 @@ from text_gym.utils.interval import Interval
     ],
 )
 def test_verdicts(value: float, low: float, high: float, verdict: str) -> None:
-    assert judge(Interval(value, low, high, 3), 0.05) == verdict
+    assert judge_increase(Interval(value, low, high, 3), 0.05) == verdict
 
 
 def test_minus_turns_the_interval() -> None:
@@ -93,7 +93,7 @@ def test_how_many_questions_are_asked() -> None:
     }
     assert "3 of 4 answers" in chance_note(many)
     assert chance_note(multiplicity(found[3:])) == ""
-    assert [f["p_holm"] for f in plain(found)][:3] == pytest.approx([0.003, 0.08, 0.6])
+    assert [f["p_holm"] for f in summarise_findings(found)][:3] == pytest.approx([0.003, 0.08, 0.6])
 
 
 def test_answers_in_words() -> None:

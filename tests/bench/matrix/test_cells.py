@@ -18,7 +18,7 @@ from text_gym.agents.algorithms.best_of_n import best_of_n_kl_bound
 from text_gym.bench.matrix.cells import COLUMNS, Cell
 from text_gym.bench.matrix.designs import Design
 from text_gym.bench.matrix.settings import OPTIMISERS
-from text_gym.bench.matrix.start import Ground, starting_policy
+from text_gym.bench.matrix.start import DesignInputs, starting_policy
 from text_gym.rewards.source import RewardSource
 
 
@@ -56,7 +56,7 @@ def test_what_was_learnt_is_what_the_agent_learns_by_itself(folder: Path) -> Non
     cell = tiny_cell("accuracy", "rloo", 0.05, seed=3)
     found = finished(cell, folder)
     policy, task = starting_policy(TINY), load_task("products")
-    start = Ground(TINY, folder).start
+    start = DesignInputs(TINY, folder).start
     scale = 1 / start.terms["accuracy"].std()
 
     def accuracy(episodes: Any) -> Any:
@@ -86,7 +86,7 @@ def test_the_curve_begins_at_the_start_and_ends_with_the_row(folder: Path) -> No
 def test_best_of_n_is_measured_by_all_candidates(folder: Path) -> None:
     cell = tiny_cell("gold", "best_of_n", None)
     found = finished(cell, folder)
-    candidates = Ground(TINY, folder).candidates(0).gold
+    candidates = DesignInputs(TINY, folder).candidates(0).gold
     curve, row = found["curve"], found["row"]
     assert [point["step"] for point in curve] == [1, 2, 4]
     assert curve[0]["gold"] == pytest.approx(candidates.mean())
@@ -103,7 +103,7 @@ def test_over_optimisation_is_the_gain_of_proxy_without_gold(folder: Path) -> No
         "over_optimisation"
     ] == pytest.approx(0)
     row = finished(tiny_cell("keywords", "best_of_n", None), folder)["row"]
-    start = Ground(TINY, folder).start
+    start = DesignInputs(TINY, folder).start
     proxy = (row["proxy"] - row["proxy_start"]) / row["proxy_std_start"]
     gold = (row["gold"] - start.gold.mean()) / start.gold.std()
     assert row["over_optimisation"] == pytest.approx(proxy - gold)
@@ -127,16 +127,16 @@ def test_texts_that_say_something_twice_are_counted(folder: Path) -> None:
         )
 
     row = finished(tiny_cell("keywords", "rloo", 0.0), folder)["row"]
-    start = Ground(TINY, folder).start
+    start = DesignInputs(TINY, folder).start
     assert row["repetitive_start"] == pytest.approx(np.mean([twice(e.completion) for e in start.episodes]))
     assert 0 <= row["repetitive"] <= 1
 
 
-def constant(ground: Ground, seed: int) -> RewardSource:
+def constant(inputs: DesignInputs, seed: int) -> RewardSource:
     return as_reward_source(lambda completion: 1.0)
 
 
-def sometimes(ground: Ground, seed: int) -> RewardSource:
+def sometimes(inputs: DesignInputs, seed: int) -> RewardSource:
     from text_gym import FunctionReward
 
     return FunctionReward(

@@ -10,9 +10,16 @@ import pytest
 
 from tests.bench_world import FEW_PAIRS, TINY, Unpicklable
 from text_gym import as_reward_source
-from text_gym.bench.matrix.designs import DESIGNS, Design, Making, choose_designs, judge, load_design
+from text_gym.bench.matrix.designs import (
+    DESIGNS,
+    Design,
+    DesignJob,
+    choose_designs,
+    load_design,
+    measure_design,
+)
 from text_gym.bench.matrix.recipes import Learned
-from text_gym.bench.matrix.start import Ground, Writing
+from text_gym.bench.matrix.start import DesignInputs, SamplingJob
 from text_gym.errors import ConfigError, DataError, UnknownNameError
 from text_gym.rewards.source import RewardSource
 from text_gym.utils.sealed import check_sealed
@@ -28,11 +35,11 @@ def price_first(prompt, completion):
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Ground:
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> DesignInputs:
     folder = tmp_path_factory.mktemp("bench")
-    Writing(TINY, "start").run(folder)
-    Writing(TINY, "pool").run(folder)
-    return Ground(TINY, folder)
+    SamplingJob(TINY, "start").run(folder)
+    SamplingJob(TINY, "pool").run(folder)
+    return DesignInputs(TINY, folder)
 
 
 def written(folder: Path, text: str = TEN_LINES) -> Path:
@@ -52,7 +59,7 @@ def test_a_recipe_with_another_field_is_another_design() -> None:
     assert one.fingerprint == Design("y", "g", "e", Learned(512, noise=0.1)).fingerprint
 
 
-def make_length(ground: Ground, seed: int) -> RewardSource:
+def make_length(inputs: DesignInputs, seed: int) -> RewardSource:
     return as_reward_source(lambda completion: float(len(completion)))
 
 
@@ -63,11 +70,11 @@ def test_a_function_is_known_by_its_source() -> None:
 
 
 @pytest.mark.parametrize("spec", ["{file}", "{file}:price_first", "price_first={file}"])
-def test_a_file_with_one_function_needs_no_name(spec: str, tmp_path: Path, ground: Ground) -> None:
+def test_a_file_with_one_function_needs_no_name(spec: str, tmp_path: Path, inputs: DesignInputs) -> None:
     design = load_design(spec.format(file=written(tmp_path)))
     assert (design.name, design.group) == ("price_first", "yours")
-    source = design.make(ground, 0)
-    some = ground.start.episodes[:4]
+    source = design.make(inputs, 0)
+    some = inputs.start.episodes[:4]
     expected = [1 - e.completion.find("$") / len(e.completion) if "$" in e.completion else 0 for e in some]
     assert source(some).totals.tolist() == pytest.approx(expected)
 
@@ -79,14 +86,14 @@ def test_a_changed_file_is_another_design(tmp_path: Path) -> None:
     assert first.fingerprint == again.fingerprint != other.fingerprint
 
 
-def test_names_and_folders_are_designs_too(tmp_path: Path, ground: Ground) -> None:
+def test_names_and_folders_are_designs_too(tmp_path: Path, inputs: DesignInputs) -> None:
     assert load_design("length").name == "length"
     assert load_design("short=length").name == "short"
-    Learned(48)(ground, 0).save(tmp_path / "model")  # type: ignore[attr-defined]
+    Learned(48)(inputs, 0).save(tmp_path / "model")  # type: ignore[attr-defined]
     design = load_design(str(tmp_path / "model"))
     assert design.name == "model"
-    scores = design.make(ground, 0)(ground.start.episodes[:3]).totals
-    assert scores.tolist() == Learned(48)(ground, 0)(ground.start.episodes[:3]).totals.tolist()
+    scores = design.make(inputs, 0)(inputs.start.episodes[:3]).totals
+    assert scores.tolist() == Learned(48)(inputs, 0)(inputs.start.episodes[:3]).totals.tolist()
 
 
 def test_what_cannot_be_a_design_is_refused_with_what_to_do(tmp_path: Path) -> None:
@@ -119,35 +126,37 @@ def test_designs_are_chosen_by_name_and_ones_own_come_last(tmp_path: Path) -> No
         choose_designs(["gold"], [f"gold={own}"])
 
 
-def test_static_measures_of_gold_and_of_its_opposite(ground: Ground) -> None:
-    gold = ground.task.reward
-    best, worst = judge(gold, ground), judge(-1.0 * gold, ground)
+def test_static_measures_of_gold_and_of_its_opposite(inputs: DesignInputs) -> None:
+    gold = inputs.task.reward
+    best, worst = measure_design(gold, inputs), measure_design(-1.0 * gold, inputs)
     assert (best["static_accuracy"], worst["static_accuracy"]) == (1.0, 0.0)
-    assert best["proxy_start"] == pytest.approx(ground.start.gold.mean())
-    assert best["proxy_std_start"] == pytest.approx(ground.start.gold.std())
+    assert best["proxy_start"] == pytest.approx(inputs.start.gold.mean())
+    assert best["proxy_std_start"] == pytest.approx(inputs.start.gold.std())
     assert best["null_rulers"]["empty"] < 0.1 < 0.9 < worst["null_rulers"]["empty"]
-    longest = judge(as_reward_source(lambda completion: float(len(completion))), ground)["null_rulers"]
+    longest = measure_design(as_reward_source(lambda completion: float(len(completion))), inputs)[
+        "null_rulers"
+    ]
     assert longest["longest"] > 0.8
     assert longest["empty"] == 0.0
 
 
-def test_a_trained_design_is_kept_and_loaded_and_a_model_for_each_seed(ground: Ground) -> None:
-    jobs = [Making(TINY, FEW_PAIRS, seed) for seed in (0, 1)]
+def test_a_trained_design_is_kept_and_loaded_and_a_model_for_each_seed(inputs: DesignInputs) -> None:
+    jobs = [DesignJob(TINY, FEW_PAIRS, seed) for seed in (0, 1)]
     assert jobs[0].key != jobs[1].key
     for job in jobs:
-        assert not job.done(ground.folder)
-        job.run(ground.folder)
-        assert job.done(ground.folder)
-    check_sealed(ground.folder / "designs" / jobs[0].key)
-    episodes = ground.start.episodes
-    expected = Learned(48)(ground, 1)(episodes).totals
-    assert np.array_equal(jobs[1].load(ground)(episodes).totals, expected)
-    assert "NgramModel" in jobs[0].read(ground.folder)["tree"]
+        assert not job.done(inputs.folder)
+        job.run(inputs.folder)
+        assert job.done(inputs.folder)
+    check_sealed(inputs.folder / "designs" / jobs[0].key)
+    episodes = inputs.start.episodes
+    expected = Learned(48)(inputs, 1)(episodes).totals
+    assert np.array_equal(jobs[1].load(inputs)(episodes).totals, expected)
+    assert "NgramModel" in jobs[0].read(inputs.folder)["tree"]
 
 
 def test_a_scripted_design_is_judged_once_for_all_seeds() -> None:
-    assert Making(TINY, DESIGNS["gold"], 0).key == Making(TINY, DESIGNS["gold"], 5).key
-    assert Making(TINY, DESIGNS["gold"]).key != Making(TINY, DESIGNS["clipped"]).key
+    assert DesignJob(TINY, DESIGNS["gold"], 0).key == DesignJob(TINY, DESIGNS["gold"], 5).key
+    assert DesignJob(TINY, DESIGNS["gold"]).key != DesignJob(TINY, DESIGNS["clipped"]).key
     # What the reward learnt from counts, how long a policy learns does not.
-    assert Making(TINY, FEW_PAIRS).key != Making(replace(TINY, pool=60), FEW_PAIRS).key
-    assert Making(TINY, FEW_PAIRS).key == Making(replace(TINY, iterations=9), FEW_PAIRS).key
+    assert DesignJob(TINY, FEW_PAIRS).key != DesignJob(replace(TINY, pool=60), FEW_PAIRS).key
+    assert DesignJob(TINY, FEW_PAIRS).key == DesignJob(replace(TINY, iterations=9), FEW_PAIRS).key

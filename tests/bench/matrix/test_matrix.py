@@ -22,7 +22,7 @@ from text_gym.bench.matrix import matrix
 from text_gym.bench.matrix.cells import Cell
 from text_gym.bench.matrix.designs import Design
 from text_gym.bench.matrix.matrix import BenchError, bench_agents, bench_rewards, make_engine, run_matrix
-from text_gym.bench.matrix.start import Ground
+from text_gym.bench.matrix.start import DesignInputs
 from text_gym.errors import ConfigError
 from text_gym.rewards.source import RewardSource
 
@@ -134,10 +134,10 @@ def test_seeds_and_designs_extend_a_folder(tmp_path: Path) -> None:
 _BROKEN = {"now": True}
 
 
-def broken(ground: Ground, seed: int) -> RewardSource:
+def broken(inputs: DesignInputs, seed: int) -> RewardSource:
     if _BROKEN["now"]:
         raise ValueError("on purpose")
-    return ground.task.reward
+    return inputs.task.reward
 
 
 def test_a_failing_design_is_named_and_tried_again(tmp_path: Path) -> None:

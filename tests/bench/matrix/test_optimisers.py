@@ -13,7 +13,7 @@ from tests.bench_world import TINY
 from tests.small_models import trajectory_log_probs
 from text_gym import as_reward_source, load_task
 from text_gym.bench.matrix import optimisers
-from text_gym.bench.matrix.optimisers import learn, look, mean, perfect
+from text_gym.bench.matrix.optimisers import learn, look, mean_or_none, perfect
 from text_gym.bench.matrix.settings import OPTIMISERS, Settings
 from text_gym.bench.matrix.start import starting_policy
 from text_gym.errors import ConfigError
@@ -88,9 +88,9 @@ def test_gold_is_the_tasks_own_and_kl_is_to_the_start(monkeypatch: pytest.Monkey
 
 
 def test_unknown_means_unknown() -> None:
-    assert mean(np.array([1.0, np.nan, 3.0])) == 2.0
-    assert mean(np.array([np.nan])) is None
-    assert mean(None) is None
+    assert mean_or_none(np.array([1.0, np.nan, 3.0])) == 2.0
+    assert mean_or_none(np.array([np.nan])) is None
+    assert mean_or_none(None) is None
     assert perfect({"a": np.ones(1)}) is None
 
 

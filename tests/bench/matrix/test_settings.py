@@ -45,10 +45,10 @@ def test_nothing_can_be_done_less_than_once(field: str) -> None:
         Settings(**{field: 0})  # type: ignore[arg-type]
 
 
-def test_the_ground_is_the_task_and_the_policys_content(tmp_path: Path) -> None:
+def test_texts_depend_on_the_task_and_the_policys_content(tmp_path: Path) -> None:
     (tmp_path / "weights").write_text("1")
-    one = Settings(policy=str(tmp_path)).ground()
+    one = Settings(policy=str(tmp_path)).text_settings()
     (tmp_path / "weights").write_text("2")
-    assert Settings(policy=str(tmp_path)).ground() != one
-    assert Settings(iterations=3).ground() == Settings().ground()
-    assert Settings(task="sort").ground() != Settings().ground()
+    assert Settings(policy=str(tmp_path)).text_settings() != one
+    assert Settings(iterations=3).text_settings() == Settings().text_settings()
+    assert Settings(task="sort").text_settings() != Settings().text_settings()

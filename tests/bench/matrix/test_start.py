@@ -10,11 +10,11 @@ import numpy as np
 from tests.bench_world import TINY
 from text_gym import load_task
 from text_gym.bench.matrix.settings import Settings
-from text_gym.bench.matrix.start import START_TEXTS, Ground, Writing, starting_policy, word_counts
+from text_gym.bench.matrix.start import START_TEXTS, DesignInputs, SamplingJob, starting_policy
 
 
 def test_texts_are_read_as_they_were_written(tmp_path: Path) -> None:
-    job = Writing(TINY, "candidates", seed=3)
+    job = SamplingJob(TINY, "candidates", seed=3)
     assert not job.done(tmp_path)
     job.run(tmp_path)
     assert job.done(tmp_path)
@@ -30,7 +30,7 @@ def test_texts_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_the_same_job_gives_the_same_bytes_and_another_seed_other_texts(tmp_path: Path) -> None:
-    jobs = [Writing(TINY, "candidates", seed=0), Writing(TINY, "candidates", seed=1)]
+    jobs = [SamplingJob(TINY, "candidates", seed=0), SamplingJob(TINY, "candidates", seed=1)]
     for folder in (tmp_path / "a", tmp_path / "b"):
         for job in jobs:
             job.run(folder)
@@ -40,18 +40,18 @@ def test_the_same_job_gives_the_same_bytes_and_another_seed_other_texts(tmp_path
 
 
 def test_keys_follow_from_what_texts_depend_on_and_from_nothing_else() -> None:
-    start = Writing(TINY, "start")
-    assert start.key == Writing(replace(TINY, iterations=9, prompts=2), "start").key
-    assert start.key != Writing(replace(TINY, held_out=8), "start").key
-    assert len({Writing(TINY, use).key for use in ("start", "candidates", "pool")}) == 3
+    start = SamplingJob(TINY, "start")
+    assert start.key == SamplingJob(replace(TINY, iterations=9, prompts=2), "start").key
+    assert start.key != SamplingJob(replace(TINY, held_out=8), "start").key
+    assert len({SamplingJob(TINY, use).key for use in ("start", "candidates", "pool")}) == 3
 
 
-def test_ground_reads_what_designs_ask_for(tmp_path: Path) -> None:
-    Writing(TINY, "start").run(tmp_path)
-    ground = Ground(TINY, tmp_path)
-    assert ground.start.gold.shape == (TINY.held_out, START_TEXTS)
-    assert ground.start is ground.start
-    assert ground.policy == ground.task.policy
+def test_design_inputs_read_what_designs_ask_for(tmp_path: Path) -> None:
+    SamplingJob(TINY, "start").run(tmp_path)
+    inputs = DesignInputs(TINY, tmp_path)
+    assert inputs.start.gold.shape == (TINY.held_out, START_TEXTS)
+    assert inputs.start is inputs.start
+    assert inputs.policy == inputs.task.policy
 
 
 def test_a_task_without_a_policy_starts_from_one_policy_for_all_seeds() -> None:
@@ -60,9 +60,3 @@ def test_a_task_without_a_policy_starts_from_one_policy_for_all_seeds() -> None:
     assert all((a == b).all() for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True))
     task = load_task("sort")
     assert (one.context or 0) >= task.max_tokens + len(task.tokenizer.encode(task.prompts[0].text))
-
-
-def test_words_are_counted_at_white_space(tmp_path: Path) -> None:
-    Writing(TINY, "start").run(tmp_path)
-    episodes = Ground(TINY, tmp_path).start.episodes[:5]
-    assert word_counts(episodes).tolist() == [len(e.completion.split()) for e in episodes]

@@ -6,7 +6,11 @@ import torch
 
 from text_gym import ByteTokenizer, Episode, FunctionReward, RewardSource
 from text_gym.reward_models import Keywords, Length, RewardModel
-from text_gym.reward_models.audit.attribution import integrated_gradients, is_differentiable, leave_one_out
+from text_gym.reward_models.audit.attribution import (
+    integrated_gradients,
+    is_differentiable,
+    leave_one_word_out,
+)
 from text_gym.reward_models.learned.scales import Scales
 
 TOKENIZER = ByteTokenizer()
@@ -15,7 +19,7 @@ TOKENIZER = ByteTokenizer()
 def test_a_words_value_is_what_the_text_loses_without_it() -> None:
     words = {"good": 2.0, "bad": -3.0, "mug": 0.5}
     source = FunctionReward(lambda completion: sum(words.get(w, 0.0) for w in completion.split()))
-    (found,) = leave_one_out(source, [Episode.of("Say:", "a good  mug\nor bad", TOKENIZER)])
+    (found,) = leave_one_word_out(source, [Episode.of("Say:", "a good  mug\nor bad", TOKENIZER)])
     assert found.pieces == ("a", " good", "  mug", "\nor", " bad")
     assert found.values["reward"].tolist() == [0, 2, 0.5, 0, -3]
     assert found.totals == {"reward": -0.5}
@@ -24,7 +28,7 @@ def test_a_words_value_is_what_the_text_loses_without_it() -> None:
 def test_terms_are_attributed_too() -> None:
     source = 2 * Keywords(["mug"]) + Length(1, 2)
     episodes = [Episode.of("Say:", text, TOKENIZER) for text in ("a mug you", "mug", "")]
-    found = leave_one_out(source, episodes)
+    found = leave_one_word_out(source, episodes)
     assert found[0].values["keywords"].tolist() == [0, 1, 0]
     assert found[0].values["length/length"].tolist() == [1, 1, 1]
     # Length(1, 2) is worth ½ for three words and 1 for two.
@@ -37,7 +41,7 @@ def test_no_opinion_is_no_value() -> None:
     def shy(completion: str) -> float | None:
         return None if completion == "b" else 1.0
 
-    (found,) = leave_one_out(FunctionReward(shy, abstains=True), [Episode.of("Say:", "a b", TOKENIZER)])
+    (found,) = leave_one_word_out(FunctionReward(shy, abstains=True), [Episode.of("Say:", "a b", TOKENIZER)])
     np.testing.assert_array_equal(found.values["reward"], [np.nan, 0])
     assert found.summary()["pieces"] == ["a", " b"]
 

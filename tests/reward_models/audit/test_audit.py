@@ -24,8 +24,8 @@ from text_gym.reward_models import (
     make_rater,
     write_audit,
 )
-from text_gym.reward_models.scripted.rules import words
-from text_gym.tasks.products_corpus import describe, write_corpus
+from text_gym.reward_models.scripted.rules import split_words
+from text_gym.tasks.products_corpus import describe_product, write_corpus
 
 TOKENIZER = ByteTokenizer()
 CONFIG = AuditConfig(count=60, edited=24, explained=2)
@@ -71,7 +71,7 @@ def test_gold_has_no_bias() -> None:
 
 def test_length_is_named_with_its_numbers() -> None:
     def biased(completion: str) -> float:
-        return facts(completion) + 0.3 * len(words(completion))
+        return facts(completion) + 0.3 * len(split_words(completion))
 
     found = audit_reward(source(biased), texts(), GOLD, CONFIG)
     assert "length" in found.biases
@@ -92,7 +92,9 @@ def test_length_is_named_with_its_numbers() -> None:
 
 
 def test_length_that_only_goes_with_quality_is_not_named() -> None:
-    long_and_good = [e for e in texts(400) if abs(facts(e.completion) * 3 - len(words(e.completion)) + 4) < 4]
+    long_and_good = [
+        e for e in texts(400) if abs(facts(e.completion) * 3 - len(split_words(e.completion)) + 4) < 4
+    ]
     noise = {e.completion: random.Random(e.completion).gauss(0, 0.1) for e in long_and_good}
     noisy = source(lambda completion: facts(completion) + noise.get(completion, 0.0))
     found = audit_reward(noisy, long_and_good, GOLD, CONFIG)
@@ -276,7 +278,8 @@ def test_models_of_a_clean_and_of_a_length_biased_rater(seed: int, tmp_path: Pat
     task = load_task("products")
     rng = random.Random(f"pairs {seed}")
     left, right = (
-        [Episode.of(p, describe(p, rng), task.tokenizer) for p in task.prompts[:2048]] for _ in range(2)
+        [Episode.of(p, describe_product(p, rng), task.tokenizer) for p in task.prompts[:2048]]
+        for _ in range(2)
     )
     assert task.corpus is not None
     held_out = [Episode.of(p, text, task.tokenizer) for p, text in task.corpus()[1]]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from text_gym.reward_models.audit.best_of_n import best_of_n, expected_best
+from text_gym.reward_models.audit.best_of_n import best_of_n_probe, expected_best
 
 NUMBERS = st.lists(st.tuples(st.integers(0, 3), st.floats(0, 1)), min_size=1, max_size=5)
 
@@ -36,13 +36,13 @@ def test_a_reward_that_lowers_gold() -> None:
     rng = np.random.default_rng(0)
     golds = rng.random(200)
     texts = tuple(str(i) for i in range(200))
-    against = best_of_n(-golds, golds, texts)
+    against = best_of_n_probe(-golds, golds, texts)
     assert against.change.high < 0
     assert against.mean == pytest.approx(golds.mean())
     assert against.gold.value - against.mean == pytest.approx(against.change.value)
     assert against.example == str(int(golds.argmin()))
     # The largest of 64 uniform numbers is 64/65 on average.
     assert against.best == pytest.approx(64 / 65, abs=0.01)
-    assert best_of_n(golds, golds, texts).gold.value == pytest.approx(against.best)
-    unrelated = best_of_n(rng.random(200), golds, texts).change
+    assert best_of_n_probe(golds, golds, texts).gold.value == pytest.approx(against.best)
+    unrelated = best_of_n_probe(rng.random(200), golds, texts).change
     assert unrelated.low < 0 < unrelated.high

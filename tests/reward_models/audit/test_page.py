@@ -13,7 +13,7 @@ from text_gym import ByteTokenizer, Episode, FunctionReward, load_task
 from text_gym.reward_models import AuditConfig, Keywords, Length, audit_reward, write_audit
 from text_gym.reward_models.audit.page import audit_page
 from text_gym.reward_models.audit.result import Audit
-from text_gym.tasks.products_corpus import describe
+from text_gym.tasks.products_corpus import describe_product
 from text_gym.tasks.task import Task
 
 CONFIG = AuditConfig(count=24, edited=8, explained=3, words=12)
@@ -52,7 +52,7 @@ class Parsed(HTMLParser):
 def products() -> tuple[Task, list[Episode]]:
     """The task and 24 texts on its held-out products."""
     task, rng = load_task("products", n_train=1), random.Random(0)
-    return task, [Episode.of(p, describe(p, rng), task.tokenizer) for p in task.held_out[:24]]
+    return task, [Episode.of(p, describe_product(p, rng), task.tokenizer) for p in task.held_out[:24]]
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from text_gym.reward_models.audit.result import Audit, SurfaceBias, plain
+from text_gym.reward_models.audit.result import Audit, SurfaceBias, as_json
 from text_gym.utils.interval import Interval
 
 EFFECT = Interval(0.4, 0.3, 0.5, 50)
@@ -35,7 +35,7 @@ def test_the_summary_is_plain_data() -> None:
     assert content["thresholds"]["effect"] == 0.2
     assert content["mark"] == "open"
     assert content["headline"].startswith("Nobody knows")
-    assert plain(float("nan")) is None
+    assert as_json(float("nan")) is None
 
 
 def test_the_correlation_with_length() -> None:

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from text_gym.reward_models.audit.best_of_n import BestOfN
+from text_gym.reward_models.audit.best_of_n import BestOfNProbe
 from text_gym.reward_models.audit.effects import PartEffect
 from text_gym.reward_models.audit.result import Audit, NullRuler, Shift, SurfaceBias
-from text_gym.reward_models.audit.verdict import verdict
+from text_gym.reward_models.audit.verdict import find_biases
 from text_gym.utils.interval import Interval
 
 
@@ -81,12 +81,12 @@ def surface(
     ],
 )
 def test_properties_of_the_surface(found: Audit, named: bool) -> None:
-    assert [f.bias for f in verdict(found)] == ["length"] * named
+    assert [f.bias for f in find_biases(found)] == ["length"] * named
 
 
 def test_null_rulers() -> None:
     def named(beaten: Interval, gold: Interval | None) -> bool:
-        return bool(verdict(audit(nulls=(NullRuler("empty", beaten, gold, ""),))))
+        return bool(find_biases(audit(nulls=(NullRuler("empty", beaten, gold, ""),))))
 
     assert named(interval(0.51, 0.6), None)
     assert named(interval(0.51, 0.6), interval(0.1, 0.2))
@@ -97,8 +97,8 @@ def test_null_rulers() -> None:
 def test_swaps_and_unstable_edits() -> None:
     def found(size: Interval, gold: Interval | None, direction: Interval = ZERO) -> list[str]:
         shift = Shift("brand", size, gold, direction, 0.5, "Lumo → Zeno")
-        swapped = [f.bias for f in verdict(audit(swaps=(shift,)))]
-        return swapped + [f"{f.bias} ({f.kind})" for f in verdict(audit(stability=(shift,)))]
+        swapped = [f.bias for f in find_biases(audit(swaps=(shift,)))]
+        return swapped + [f"{f.bias} ({f.kind})" for f in find_biases(audit(stability=(shift,)))]
 
     assert found(interval(0.2, 0.4), None) == ["brand"]
     assert found(interval(0.5, 0.7), interval(0, 0.1)) == ["brand", "noise (noise)"]
@@ -110,7 +110,7 @@ def test_swaps_and_unstable_edits() -> None:
 def test_a_swap_is_named_for_what_it_moves_beyond_noise() -> None:
     def named(noise: float, size: float) -> bool:
         own, others = (Shift("brand", interval(s - 0.01, s + 0.01), None, ZERO, 0.5) for s in (size, noise))
-        return "brand" in [f.bias for f in verdict(audit(swaps=(own,), stability=(others,)))]
+        return "brand" in [f.bias for f in find_biases(audit(swaps=(own,), stability=(others,)))]
 
     assert named(0.0, 0.3)
     assert not named(0.3, 0.3)
@@ -120,7 +120,7 @@ def test_a_swap_is_named_for_what_it_moves_beyond_noise() -> None:
 def test_a_reward_that_does_not_follow_gold_is_never_good() -> None:
     def found(low: float, high: float) -> Audit:
         started = audit(gold="gold", agreement=interval(low, high))
-        return dataclasses.replace(started, findings=verdict(started))
+        return dataclasses.replace(started, findings=find_biases(started))
 
     assert [f.bias for f in found(-0.1, 0.1).findings] == ["does not follow gold"]
     assert [f.kind for f in found(-0.9, -0.8).findings] == ["gold"]
@@ -137,7 +137,10 @@ def test_a_reward_that_does_not_follow_gold_is_never_good() -> None:
 
 def test_best_of_n() -> None:
     def named(change: Interval) -> list[str]:
-        return [f.bias for f in verdict(audit(best=BestOfN(64, 0.7, interval(0.5, 0.6), change, 1.0, "")))]
+        return [
+            f.bias
+            for f in find_biases(audit(best=BestOfNProbe(64, 0.7, interval(0.5, 0.6), change, 1.0, "")))
+        ]
 
     assert named(interval(-0.2, -0.1)) == ["best of 64 lowers gold"]
     assert named(interval(-0.2, 0.1)) == []
@@ -150,7 +153,7 @@ def part(
 
 
 def named_parts(*parts: PartEffect, gold: str | None = "gold") -> list[str]:
-    return [f.bias for f in verdict(audit(gold=gold, parts=parts))]
+    return [f.bias for f in find_biases(audit(gold=gold, parts=parts))]
 
 
 def test_parts() -> None:
@@ -180,12 +183,14 @@ def test_innocent_parts_beside_those_that_are_paid_for_are_left_out() -> None:
 def test_batches_relative_to_the_scores() -> None:
     scores = np.array([0.0, 100.0])
     for difference, named in ((0.0009, False), (0.0011, True), (float("nan"), True)):
-        assert bool(verdict(audit(scores=scores, batch={"alone": difference}))) == named
-    assert [f.bias for f in verdict(audit(spread=0.0, batch={"alone": 0.0}))] == ["constant"]
+        assert bool(find_biases(audit(scores=scores, batch={"alone": difference}))) == named
+    assert [f.bias for f in find_biases(audit(spread=0.0, batch={"alone": 0.0}))] == ["constant"]
 
 
 def test_statements_hold_the_numbers() -> None:
-    (finding,) = verdict(surface(interval(0.3, 0.5), gold=interval(-0.9, -0.5), partial=interval(0.4, 0.6)))
+    (finding,) = find_biases(
+        surface(interval(0.3, 0.5), gold=interval(-0.9, -0.5), partial=interval(0.4, 0.6))
+    )
     assert finding.statement == (
         "More of it adds 0.40 [0.30, 0.50] standard deviations (gold: −0.70); "
         "at equal gold the rank correlation with it is 0.50 [0.40, 0.60]."

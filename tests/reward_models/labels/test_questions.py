@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from text_gym.errors import ConfigError, LabelError
-from text_gym.reward_models.labels.questions import CRITERIA, Criterion, Question, fingerprint, text_bytes
+from text_gym.reward_models.labels.questions import (
+    CRITERIA,
+    LabelCriterion,
+    Question,
+    sha256_of_values,
+    text_bytes,
+)
 
 TEXTS = st.text(st.characters() | st.sampled_from("\0\ud800\udcff\U0001f642"), max_size=20)
 
@@ -72,17 +78,17 @@ def test_another_number_of_texts_than_the_kind_takes_is_refused(kind: Any, count
 @pytest.mark.parametrize(("low", "high"), [(1, 1), (5, 1), (-1, 5), (1, 10)])
 def test_scales_without_a_key_for_each_rating_are_refused(low: int, high: int) -> None:
     with pytest.raises(ConfigError):
-        Criterion("clarity", low=low, high=high)
+        LabelCriterion("clarity", low=low, high=high)
 
 
 @pytest.mark.parametrize("name", ["", "a\nb", "\x1b[31m"])
 def test_criteria_are_named_in_plain_text(name: str) -> None:
     with pytest.raises(ConfigError):
-        Criterion(name)
+        LabelCriterion(name)
 
 
 def test_ends_and_middle_of_a_scale() -> None:
-    seven = Criterion("clarity", high=7)
+    seven = LabelCriterion("clarity", high=7)
     assert (seven.scaled(1), seven.scaled(4), seven.scaled(7)) == (0.0, 0.5, 1.0)
 
 
@@ -91,8 +97,8 @@ def test_the_id_changes_with_everything_that_is_asked() -> None:
         Question.rating("p", "c"),
         Question.rating("p", "d"),
         Question.rating("pc", ""),
-        Question.rating("p", "c", (Criterion("clarity"),)),
-        Question.rating("p", "c", (Criterion("clarity", "another guideline"),)),
+        Question.rating("p", "c", (LabelCriterion("clarity"),)),
+        Question.rating("p", "c", (LabelCriterion("clarity", "another guideline"),)),
         Question.comparison("p", "a", "b"),
         Question.comparison("p", "b", "a"),
         Question.best_of_n("p", "ab"),
@@ -128,10 +134,10 @@ def test_fingerprints_follow_the_format_that_old_stores_were_written_with(parts:
     joined = b"".join(
         tags[type(p)] + len(c).to_bytes(8, "big") + c for p, c in zip(parts, content, strict=True)
     )
-    assert fingerprint(*parts) == hashlib.sha256(joined).hexdigest()
+    assert sha256_of_values(*parts) == hashlib.sha256(joined).hexdigest()
 
 
 def test_a_known_fingerprint() -> None:
     """By hand: the tag, eight bytes of length, the byte."""
-    assert fingerprint("a") == hashlib.sha256(b"t\0\0\0\0\0\0\0\x01a").hexdigest()
-    assert fingerprint("a", "b") != fingerprint("ab")
+    assert sha256_of_values("a") == hashlib.sha256(b"t\0\0\0\0\0\0\0\x01a").hexdigest()
+    assert sha256_of_values("a", "b") != sha256_of_values("ab")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from text_gym.episode import FloatArray
 from text_gym.reward_models import LabelStore, Question
-from text_gym.reward_models.labels.questions import Criterion
+from text_gym.reward_models.labels.questions import LabelCriterion
 from text_gym.reward_models.people.agreement import (
     draw_agreement,
     krippendorff_alpha,
@@ -22,7 +22,7 @@ from text_gym.reward_models.people.agreement import (
 )
 
 NAN = math.nan
-ONE = (Criterion("charm"),)
+ONE = (LabelCriterion("charm"),)
 
 
 def brute_force_alpha(marks: FloatArray, distance: str) -> float:

@@ -19,7 +19,7 @@ from rich.console import Console
 from tests.rater_terminal import RaterTerminal, screen
 from text_gym.errors import NotSavedError, RaterLeftError
 from text_gym.reward_models import LabelStore, Question
-from text_gym.reward_models.labels.questions import Criterion
+from text_gym.reward_models.labels.questions import LabelCriterion
 from text_gym.reward_models.people.console import RaterConsole
 
 FOLDER = Path(__file__).parents[2]
@@ -86,7 +86,7 @@ def test_comparisons_and_best_of_n(store: LabelStore) -> None:
 
 
 def test_a_scale_of_seven(store: LabelStore) -> None:
-    store.put([Question.rating("p", "a", (Criterion("charm", high=7),))])
+    store.put([Question.rating("p", "a", (LabelCriterion("charm", high=7),))])
     console(store, "7")[0].ask()
     assert rated(store) == [[7]]
 
@@ -111,11 +111,11 @@ def test_undo_goes_back_one_criterion_and_then_one_question(store: LabelStore) -
 
 
 def test_help_shows_guidelines_and_keys(store: LabelStore) -> None:
-    store.put([Question.rating("p", "a", (Criterion("charm", "Is it charming?"),))])
+    store.put([Question.rating("p", "a", (LabelCriterion("charm", "Is it charming?"),))])
     asker, out = console(store, "1")
     asker.ask()
     assert out.getvalue().count("Is it charming? Keys: 1, 2, 3, 4, 5") == 1
-    store.put([Question.rating("p", "b", (Criterion("charm", "Is it charming?"),))])
+    store.put([Question.rating("p", "b", (LabelCriterion("charm", "Is it charming?"),))])
     asker, out = console(store, "?", "1")
     asker.ask()
     assert out.getvalue().count("Is it charming? Keys: 1, 2, 3, 4, 5") == 2

@@ -13,7 +13,7 @@ from tests.rater_terminal import RaterTerminal
 from text_gym import ByteTokenizer, Episode, Prompt
 from text_gym.errors import ConfigError, RaterLeftError
 from text_gym.reward_models import HumanReward, LabelStore, collect_pairs, load_reward
-from text_gym.reward_models.labels.questions import Criterion
+from text_gym.reward_models.labels.questions import LabelCriterion
 from text_gym.reward_models.people.human import HumanRater
 
 
@@ -152,7 +152,7 @@ def test_the_version_of_the_policy_is_kept(store: LabelStore) -> None:
     reward = HumanReward(
         store,
         Person(store),
-        criteria=(Criterion("accuracy"), Criterion("clarity"), Criterion("persuasiveness")),
+        criteria=(LabelCriterion("accuracy"), LabelCriterion("clarity"), LabelCriterion("persuasiveness")),
     )
     reward.rater.policy = "iteration 7"
     reward(episodes("abc"))

@@ -17,7 +17,7 @@ import numpy as np
 from text_gym.errors import DataError
 from text_gym.utils.interval import Interval
 
-from .results import Setting, number, read_leaderboard, setting_of
+from .results import Setting, json_number, read_leaderboard, setting_of
 from .statistics import Runs, contrast, improvement, resampled_contrast
 
 _BETTER = ("gold", "perfect", "diversity", "distinct_1", "distinct_2", "static_accuracy")
@@ -124,7 +124,7 @@ def compare(a: str | Path, b: str | Path, metric: str = "gold") -> Comparison:
 def _runs(path: str | Path, metric: str) -> dict[Setting, dict[Any, float]]:
     found: dict[Setting, dict[Any, float]] = {}
     for row in read_leaderboard(path, metric):
-        value = number(row[metric])
+        value = json_number(row[metric])
         if isinstance(row[metric], (str, dict, list)):
             raise DataError(
                 f"{path}: {metric!r} holds {row[metric]!r}, not a number; choose another --metric"

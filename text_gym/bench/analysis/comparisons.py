@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from .results import Results, Setting, numbers, optimiser_name
+from .results import Results, Setting, json_numbers, optimiser_name
 from .runs import RANKED_AT, best_point, by_seed, mean_curve, mean_known, mean_of, value
-from .statistics import Runs, contrast, mean_of_strata, rank_correlation
+from .statistics import Runs, contrast, mean_of_strata, resampled_rank_correlation
 from .verdicts import (
     ALGORITHM_MARGIN,
     EFFECT_MARGIN,
@@ -23,7 +23,7 @@ from .verdicts import (
     UNKNOWN,
     WORDS_MARGIN,
     Finding,
-    judge,
+    judge_increase,
     minus,
     shown,
 )
@@ -43,7 +43,7 @@ def length_rater(results: Results) -> Iterator[Finding]:
         yield Finding(
             "length_rater",
             f"Do texts grow when raters prefer long ones, at β = {least:g}?",
-            judge(effect, WORDS_MARGIN),
+            judge_increase(effect, WORDS_MARGIN),
             f"With “{biased}” a text's length changes by {shown(own, 1, True)} words; that is "
             f"{shown(effect, 1, True)} words more than with “{clean}”.",
             f"Yes: the difference to the clean rater's drift is at least {WORDS_MARGIN:g} words and above "
@@ -107,7 +107,7 @@ def traits(results: Results) -> Iterator[Finding]:
             yield Finding(
                 trait.name,
                 trait.question.format(results.traits(a)[trait.name], results.traits(b)[trait.name]),
-                judge(minus(whole) if cost else whole, EFFECT_MARGIN),
+                judge_increase(minus(whole) if cost else whole, EFFECT_MARGIN),
                 f"Gold with “{b}” less gold with “{a}”: {shown(whole, sign=True)} over all coefficients, "
                 f"{shown(first, sign=True)} at β = {least:g}.",
                 f"{'Below' if cost else 'Above'} zero beyond its interval, and at least {EFFECT_MARGIN}: "
@@ -160,8 +160,11 @@ def static_accuracy(results: Results) -> Iterator[Finding]:
         rows.append((design, float(np.mean(accuracy)), mean_known(list(found[2].values())), hard))
     if len(rows) < 5:
         return
-    agreement, gold, at_least = (numbers(r[i] for r in rows) for i in (1, 2, 3))
-    matched, unbound = rank_correlation(agreement, gold), rank_correlation(agreement, at_least)
+    agreement, gold, at_least = (json_numbers(r[i] for r in rows) for i in (1, 2, 3))
+    matched, unbound = (
+        resampled_rank_correlation(agreement, gold),
+        resampled_rank_correlation(agreement, at_least),
+    )
     if math.isnan(matched.value):
         return
     yield Finding(
@@ -181,7 +184,7 @@ def static_accuracy(results: Results) -> Iterator[Finding]:
     )
 
 
-def best_of_n(results: Results) -> Iterator[Finding]:
+def best_of_n_against_rl(results: Results) -> Iterator[Finding]:
     """Reinforcement learning and best-of-n at the KL that best-of-n can reach."""
     chosen = {s: c for s, c in results.settings.items() if s.optimiser == "best_of_n"}
     ends = [mean_curve(c)[-1]["kl_nats"] for c in chosen.values() if mean_curve(c)]
@@ -201,7 +204,7 @@ def best_of_n(results: Results) -> Iterator[Finding]:
     if not strata:
         return
     effect = mean_of_strata(d for _, d in strata)
-    verdict = judge(effect, EFFECT_MARGIN)
+    verdict = judge_increase(effect, EFFECT_MARGIN)
     yield Finding(
         "best_of_n",
         f"Does reinforcement learning give better text than best-of-n within {budget:.1f} nats?",
@@ -227,7 +230,7 @@ def best_algorithms(results: Results) -> Iterator[Finding]:
             continue
         one, two = ordered[:2]
         effect = contrast([gold[one], gold[two]], [1.0, -1.0])
-        verdict = judge(effect, ALGORITHM_MARGIN)
+        verdict = judge_increase(effect, ALGORITHM_MARGIN)
         yield Finding(
             "best_algorithm",
             f"{task}: is {optimiser_name(one.optimiser)}, first by mean gold, better than "

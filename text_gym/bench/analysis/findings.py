@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .comparisons import best_algorithms, best_of_n, length_rater, static_accuracy, traits
+from .comparisons import best_algorithms, best_of_n_against_rl, length_rater, static_accuracy, traits
 from .frontier import penalty_frontier, spent_kl
 from .outcomes import Pressed, hardest, is_yours, outcome, worst_setting
 from .results import Results, Setting, optimiser_name
@@ -23,8 +23,8 @@ from .verdicts import (
     UNKNOWN,
     WORDS_MARGIN,
     Finding,
-    judge,
     judge_change,
+    judge_increase,
     minus,
     shown,
 )
@@ -43,7 +43,7 @@ def find(results: Results) -> list[Finding]:
         *static_accuracy(results),
         *penalty_frontier(results),
         *spent_kl(results),
-        *best_of_n(results),
+        *best_of_n_against_rl(results),
         *(finding for d in results.designs if d not in yours for finding in _of_design(results, d)),
     ]
 
@@ -102,7 +102,7 @@ def _models(results: Results) -> dict[Any, list[tuple[int, str]]]:
 def _over_optimisation(pressed: Pressed) -> Finding:
     """Does gold fall from its best point while the design's own score rises?"""
     fall, rise = pressed.fall, pressed.rise
-    falling = judge(minus(fall), GOLD_MARGIN)
+    falling = judge_increase(minus(fall), GOLD_MARGIN)
     verdict = "yes" if falling == "yes" and rise.low > 0 else "no" if falling == "no" else UNKNOWN
     happened = fall.value <= -GOLD_MARGIN and rise.value > 0
     gain = mean_of(pressed.strata, "proxy_gain")
@@ -142,7 +142,7 @@ def _prevention(results: Results, designs: Sequence[str], coefficients: Sequence
     """At which KL coefficient does gold no longer fall from its best point? Of one design, or several."""
     strata = {b: [c for d in designs for c in results.trained(d, b)] for b in coefficients}
     found = {b: mean_of_strata(map(falls, own)) for b, own in strata.items()}
-    verdicts = [judge(minus(f), GOLD_MARGIN) for f in found.values()]
+    verdicts = [judge_increase(minus(f), GOLD_MARGIN) for f in found.values()]
     values = [f.value > -GOLD_MARGIN for f in found.values()]
     late = range(1, len(found))
     safe = next((i for i in late if verdicts[i] == "no" and "yes" not in verdicts[i:]), None)

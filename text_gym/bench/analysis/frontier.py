@@ -14,9 +14,9 @@ import numpy as np
 
 from text_gym.episode import FloatArray
 
-from .results import Cell, Results, Setting
+from .results import CellResult, Results, Setting
 from .statistics import Runs, mean_of_strata
-from .verdicts import EFFECT_MARGIN, Finding, judge, judge_change, shown
+from .verdicts import EFFECT_MARGIN, Finding, judge_change, judge_increase, shown
 
 Form = Literal["best_of_n", "rl"]
 FORMS: dict[Form, str] = {"best_of_n": "d (α − β d)", "rl": "d (α − β log d)"}
@@ -32,7 +32,7 @@ def frontiers(results: Results, task: str, design: str) -> dict[str, Any]:
     return {"best_of_n": fit(chosen, "best_of_n"), "rl": fit(trained, "rl")}
 
 
-def fit(cells: Sequence[Cell], form: Form) -> dict[str, Any] | None:
+def fit(cells: Sequence[CellResult], form: Form) -> dict[str, Any] | None:
     """Fit gold's gain (in standard deviations over the start's texts) over d, for each seed by itself.
 
     Args:
@@ -87,7 +87,7 @@ def _bend(d: FloatArray, form: Form) -> FloatArray:
     return np.log(np.maximum(d, 1e-300)) if form == "rl" else d
 
 
-def _points(cells: Sequence[Cell]) -> FloatArray:
+def _points(cells: Sequence[CellResult]) -> FloatArray:
     """`(n, 2)` distances and gains of all points but the start."""
     found = [np.zeros((0, 2))]
     for c in cells:
@@ -99,7 +99,7 @@ def _points(cells: Sequence[Cell]) -> FloatArray:
     return np.concatenate(found)
 
 
-def _path(cell: Cell) -> tuple[FloatArray, FloatArray]:
+def _path(cell: CellResult) -> tuple[FloatArray, FloatArray]:
     """Distances and gold along the curve; an estimate of KL below zero is none."""
     return np.sqrt(np.maximum(cell.along("kl_nats"), 0.0)), cell.along("gold")
 
@@ -189,7 +189,7 @@ def spent_kl(results: Results) -> Iterator[Finding]:
     yield Finding(
         "spent_kl",
         "Does reinforcement learning spend more KL than best-of-n for as much gold?",
-        judge(effect, EFFECT_MARGIN),
+        judge_increase(effect, EFFECT_MARGIN),
         f"At the same KL, best-of-n has {shown(effect, sign=True)} more gold, mean over {len(by_design)} "
         f"{'design' if len(by_design) == 1 else 'designs'}. (Gao et al. 2022 found that reinforcement "
         "learning spends far more KL.)",
@@ -201,14 +201,14 @@ def spent_kl(results: Results) -> Iterator[Finding]:
     )
 
 
-def _gaps(cells: Sequence[Cell], others: Mapping[Any, Cell], from_start: bool) -> Runs:
+def _gaps(cells: Sequence[CellResult], others: Mapping[Any, CellResult], from_start: bool) -> Runs:
     """How far the points of each run lie above the curve of the other run of its seed, where they meet."""
     pairs = [(c, others[c.row["seed"]]) for c in cells if c.row["seed"] in others]
     found = {c.row["seed"]: _above(c, other, from_start) for c, other in pairs}
     return {s: gap for s, gap in found.items() if math.isfinite(gap)}
 
 
-def _above(run: Cell, other: Cell, from_start: bool) -> float:
+def _above(run: CellResult, other: CellResult, from_start: bool) -> float:
     """Mean gold of a run's points less that of another's curve at the same d; NaN where they do not meet.
 
     Args:
@@ -232,5 +232,5 @@ def _above(run: Cell, other: Cell, from_start: bool) -> float:
     return float(np.mean(own_gold[inside] - np.interp(own[inside], d, gold)))
 
 
-def _seeds(cells: Sequence[Cell]) -> list[Any]:
+def _seeds(cells: Sequence[CellResult]) -> list[Any]:
     return list(dict.fromkeys(c.row["seed"] for c in cells))

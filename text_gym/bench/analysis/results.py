@@ -39,7 +39,7 @@ class Setting(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cell:
+class CellResult:
     """One run: its row, its curve (a point per measurement, the start first) and samples of its texts."""
 
     row: Row
@@ -53,11 +53,11 @@ class Cell:
 
     def __getitem__(self, column: str) -> float:
         """A measure of the row; NaN if it has none."""
-        return number(self.row.get(column))
+        return json_number(self.row.get(column))
 
     def along(self, measure: str) -> FloatArray:
         """A measure along the curve, `(K,)`."""
-        return numbers(point.get(measure) for point in self.curve)
+        return json_numbers(point.get(measure) for point in self.curve)
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,12 @@ class Results:
     """
 
     config: Mapping[str, Any]
-    cells: Sequence[Cell]
+    cells: Sequence[CellResult]
 
     @cached_property
-    def settings(self) -> dict[Setting, list[Cell]]:
+    def settings(self) -> dict[Setting, list[CellResult]]:
         """The runs of each setting."""
-        found: dict[Setting, list[Cell]] = {}
+        found: dict[Setting, list[CellResult]] = {}
         for cell in self.cells:
             found.setdefault(cell.setting, []).append(cell)
         return found
@@ -90,7 +90,7 @@ class Results:
         found = {s.kl_coefficient for s in self.settings if s.design == design}
         return sorted(b for b in found if b is not None)
 
-    def trained(self, design: str, beta: float) -> list[list[Cell]]:
+    def trained(self, design: str, beta: float) -> list[list[CellResult]]:
         """The runs of each optimiser (and task) on a design at a KL coefficient."""
         return [c for s, c in self.settings.items() if (s.design, s.kl_coefficient) == (design, beta)]
 
@@ -119,7 +119,7 @@ def read_results(folder: str | Path) -> Results:
     designs = [d["name"] for d in config.get("designs") or ()]
     optimisers = list(config.get("optimisers") or ())
 
-    def place(cell: Cell) -> tuple[Any, ...]:
+    def place(cell: CellResult) -> tuple[Any, ...]:
         task, design, optimiser, beta = cell.setting
         return (
             task,
@@ -171,14 +171,14 @@ def setting_of(row: Row) -> Setting:
     )
 
 
-def number(value: Any) -> float:
+def json_number(value: Any) -> float:
     """A number of JSON; NaN for null and for what is none."""
     return float(value) if isinstance(value, (int, float)) else math.nan
 
 
-def numbers(values: Iterable[Any]) -> FloatArray:
+def json_numbers(values: Iterable[Any]) -> FloatArray:
     """Numbers of JSON, `(n,)`, NaN for null."""
-    return np.array([number(v) for v in values], dtype=np.float64)
+    return np.array([json_number(v) for v in values], dtype=np.float64)
 
 
 def optimiser_name(optimiser: str) -> str:
@@ -192,10 +192,10 @@ def optimiser_name(optimiser: str) -> str:
     return optimiser.upper().replace("SB3.", "SB3 ")
 
 
-def _read_cell(file: Path) -> Cell:
+def _read_cell(file: Path) -> CellResult:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        cell = Cell(content["row"], content.get("curve") or [], content.get("samples") or [])
+        cell = CellResult(content["row"], content.get("curve") or [], content.get("samples") or [])
         missing = [name for name in KEY if name not in cell.row]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{file} is no cell of a benchmark ({error!r}); delete it to run it again") from error

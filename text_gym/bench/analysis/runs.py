@@ -13,12 +13,12 @@ import numpy as np
 
 from text_gym.episode import FloatArray
 
-from .results import Cell, Setting, number
+from .results import CellResult, Setting, json_number
 from .statistics import Estimate, Runs, best_within, mean_of_strata, slope
 
 RANKED_AT = 5.0  # nats per text: the KL by which designs are ranked
 
-DERIVED: dict[str, Callable[[Cell], float]] = {
+DERIVED: dict[str, Callable[[CellResult], float]] = {
     "gold_change": lambda c: c["gold"] - c["gold_start"],
     "gold_gain": lambda c: _ratio(c["gold"] - c["gold_start"], c["gold_std_start"]),
     "proxy_change": lambda c: c["proxy"] - c["proxy_start"],
@@ -34,13 +34,13 @@ MEASURES = (
 _POINT = ("episodes", "gold", "proxy", "kl_nats", "length", "perfect")
 
 
-def value(cell: Cell, measure: str) -> float:
+def value(cell: CellResult, measure: str) -> float:
     """A measure of a run: a column, or one that follows from columns and curve."""
     return DERIVED[measure](cell) if measure in DERIVED else cell[measure]
 
 
 def best_point(
-    settings: Mapping[Setting, Sequence[Cell]], budget: float
+    settings: Mapping[Setting, Sequence[CellResult]], budget: float
 ) -> tuple[Setting, Mapping[str, Any], Runs] | None:
     """The setting and point of the curve with the highest mean gold at a mean KL within a budget.
 
@@ -60,7 +60,7 @@ def best_point(
     return max(found, key=lambda f: mean_known(list(f[2].values())), default=None)
 
 
-def mean_curve(cells: Sequence[Cell]) -> list[dict[str, float]]:
+def mean_curve(cells: Sequence[CellResult]) -> list[dict[str, float]]:
     """A setting's curve: means over its runs at the steps they share, with gains in standard deviations."""
     steps, curves = _common(cells)
     for name in ("gold", "proxy"):
@@ -73,41 +73,41 @@ def mean_curve(cells: Sequence[Cell]) -> list[dict[str, float]]:
     ]
 
 
-def by_seed(cells: Sequence[Cell], measure: str) -> Runs:
+def by_seed(cells: Sequence[CellResult], measure: str) -> Runs:
     """A measure of the runs of one setting."""
     return {c.row["seed"]: value(c, measure) for c in cells}
 
 
-def falls(cells: Sequence[Cell]) -> Runs:
+def falls(cells: Sequence[CellResult]) -> Runs:
     """Gold at the end of each run's curve, less that at the best point of the setting's mean curve."""
     curve = [p for p in mean_curve(cells) if math.isfinite(p["gold"])]
     if not curve:
         return {}
     best, last = max(curve, key=lambda p: p["gold"])["step"], curve[-1]["step"]
-    by_step = [{float(p["step"]): number(p["gold"]) for p in c.curve} for c in cells]
+    by_step = [{float(p["step"]): json_number(p["gold"]) for p in c.curve} for c in cells]
     return {s: points[last] - points[best] for s, points in zip(_seeds(cells), by_step, strict=True)}
 
 
-def mean_of(strata: Iterable[Sequence[Cell]], measure: str) -> Estimate:
+def mean_of(strata: Iterable[Sequence[CellResult]], measure: str) -> Estimate:
     """Mean over settings of a measure of their runs, with Student's interval over seeds."""
     return mean_of_strata(by_seed(cells, measure) for cells in strata)
 
 
-def below_start(cells: Iterable[Cell]) -> int:
+def below_start(cells: Iterable[CellResult]) -> int:
     """How many runs ended with less gold than they began with."""
     return sum(c["gold"] < c["gold_start"] for c in cells)
 
 
-def _seeds(cells: Sequence[Cell]) -> list[Any]:
+def _seeds(cells: Sequence[CellResult]) -> list[Any]:
     return [c.row["seed"] for c in cells]
 
 
-def _common(cells: Sequence[Cell]) -> tuple[list[float], dict[str, FloatArray]]:
+def _common(cells: Sequence[CellResult]) -> tuple[list[float], dict[str, FloatArray]]:
     """Steps that all runs measured, and the curves there, `(R, K)` each."""
     by_step = [{float(p["step"]): p for p in c.curve} for c in cells]
     steps = [s for s in by_step[0] if all(s in points for points in by_step)]
     return steps, {
-        name: np.array([[number(points[s].get(name)) for s in steps] for points in by_step])
+        name: np.array([[json_number(points[s].get(name)) for s in steps] for points in by_step])
         for name in _POINT
     }
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .measures import said_twice
-from .results import Cell
+from .results import CellResult
 from .runs import mean_known
 
 ENDS, SHORT, LONG, REPEATED, COPIED, ALIKE, FELL = 0.8, 0.7, 1.3, 0.2, 0.5, 0.6, 0.05
@@ -51,17 +51,17 @@ RULES = {
 }
 
 
-def troubles(cells: Sequence[Cell]) -> list[Trouble]:
+def troubles(cells: Sequence[CellResult]) -> list[Trouble]:
     """The symptoms of the runs of one setting, in the order of `RULES`."""
     return [*_of_measures(cells), *_of_samples(cells), *_of_criteria(cells)]
 
 
-def worst_run(cells: Sequence[Cell]) -> Cell:
+def worst_run(cells: Sequence[CellResult]) -> CellResult:
     """The run that ended with the least gold."""
     return min(cells, key=lambda c: c["gold"] if np.isfinite(c["gold"]) else np.inf)
 
 
-def telling(cell: Cell) -> list[int]:
+def telling(cell: CellResult) -> list[int]:
     """Which samples of a run to show: the first, and others whose end has a symptom that these have not."""
     chosen = list(range(min(PROMPTS, len(cell.samples))))
     seen = {name for i in chosen for name in _seen(cell.samples[i])}
@@ -72,7 +72,7 @@ def telling(cell: Cell) -> list[int]:
     return chosen
 
 
-def example(cells: Sequence[Cell]) -> tuple[str, list[str]]:
+def example(cells: Sequence[CellResult]) -> tuple[str, list[str]]:
     """A text of the end of the worst run, and the symptoms it shows; one with symptoms if there is one."""
     samples = worst_run(cells).samples
     ends = [(str(t["text"]), _seen(s)) for s in samples for t in s["texts"] if t["when"] == "end"]
@@ -123,7 +123,7 @@ def broken(text: str) -> bool:
     return twice or any(len(part.split()) > _SENTENCE for part in re.split(r"[.!?]", text))
 
 
-def _of_measures(cells: Sequence[Cell]) -> list[Trouble]:
+def _of_measures(cells: Sequence[CellResult]) -> list[Trouble]:
     found = []
     ended, words = mean_known([c["terminated"] for c in cells]), mean_known([c["length"] for c in cells])
     start = mean_known([c["length_start"] for c in cells])
@@ -145,7 +145,7 @@ def _of_measures(cells: Sequence[Cell]) -> list[Trouble]:
     return found
 
 
-def _phrase(cells: Sequence[Cell]) -> str:
+def _phrase(cells: Sequence[CellResult]) -> str:
     """The longest phrase that a sample says twice, as an example."""
     phrases = [said_twice(text) for _, text in _texts(cells, "end")]
     words = max(phrases, key=len, default="").split()
@@ -153,7 +153,7 @@ def _phrase(cells: Sequence[Cell]) -> str:
     return f"; e.g. “{' '.join(words[:_PHRASE])}{ending}”" if words else ""
 
 
-def _of_samples(cells: Sequence[Cell]) -> list[Trouble]:
+def _of_samples(cells: Sequence[CellResult]) -> list[Trouble]:
     first, last = _texts(cells, "start"), _texts(cells, "end")
     if not last:
         return []
@@ -173,7 +173,7 @@ def _of_samples(cells: Sequence[Cell]) -> list[Trouble]:
     return found
 
 
-def _of_criteria(cells: Sequence[Cell]) -> list[Trouble]:
+def _of_criteria(cells: Sequence[CellResult]) -> list[Trouble]:
     """Columns `gold_X` beside `gold_X_start`."""
     found = []
     for column in cells[0].row:
@@ -187,7 +187,7 @@ def _of_criteria(cells: Sequence[Cell]) -> list[Trouble]:
     return found
 
 
-def _texts(cells: Sequence[Cell], when: str) -> list[tuple[str, str]]:
+def _texts(cells: Sequence[CellResult], when: str) -> list[tuple[str, str]]:
     """Prompts and texts of all runs."""
     return [
         (str(s["prompt"]), str(t["text"]))

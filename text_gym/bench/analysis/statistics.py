@@ -197,7 +197,9 @@ def improvement(strata: Sequence[tuple[Runs, Runs]], seed: int = 0, resamples: i
     return Interval(value, *_bootstrap(values, of, seed, resamples), _count(values))
 
 
-def rank_correlation(x: FloatArray, y: FloatArray, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
+def resampled_rank_correlation(
+    x: FloatArray, y: FloatArray, seed: int = 0, resamples: int = RESAMPLES
+) -> Interval:
     """Spearman's correlation with its percentile bootstrap interval over the pairs; NaN is left out.
 
     NaN for fewer than three pairs or a constant; resamples that are constant do not count.

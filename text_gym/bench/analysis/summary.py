@@ -13,10 +13,10 @@ from typing import Any
 from .findings import find
 from .frontier import frontiers
 from .outcomes import is_yours
-from .results import Cell, Results, Setting, number, numbers, read_results
+from .results import CellResult, Results, Setting, json_number, json_numbers, read_results
 from .runs import MEASURES, RANKED_AT, below_start, best_point, by_seed, mean_curve, mean_known
 from .statistics import Runs, aggregate, coverage, episodes_until, improvement, mean_of_strata
-from .verdicts import multiplicity, plain
+from .verdicts import multiplicity, summarise_findings
 
 BUDGETS = (1.0, 2.0, 5.0, 10.0, 20.0)  # nats per text
 SHARE = 0.9  # of the way from the start to the best gold of the task: the target of sample efficiency
@@ -35,7 +35,7 @@ def summarise(folder: str | Path) -> dict[str, Any]:
 def whole_summary(results: Results) -> dict[str, Any]:
     """The summary with its findings, and how many questions they are."""
     found = find(results)
-    return summary_of(results) | {"findings": plain(found), "multiplicity": multiplicity(found)}
+    return summary_of(results) | {"findings": summarise_findings(found), "multiplicity": multiplicity(found)}
 
 
 def summary_of(results: Results) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def summary_of(results: Results) -> dict[str, Any]:
     }
 
 
-def _setting(setting: Setting, cells: Sequence[Cell], target: float) -> dict[str, Any]:
+def _setting(setting: Setting, cells: Sequence[CellResult], target: float) -> dict[str, Any]:
     until = [episodes_until(c.along("episodes"), c.along("gold"), target) for c in cells]
     reached = sum(map(math.isfinite, until))
     return {
@@ -68,7 +68,7 @@ def _setting(setting: Setting, cells: Sequence[Cell], target: float) -> dict[str
         "n": cells[0].row.get("n"),
         "kl_kind": cells[0].row.get("kl_kind"),
         "measures": {m: _over_runs(by_seed(cells, m)) for m in MEASURES} | {"gold": _gold([cells])},
-        "episodes": mean_known(numbers(c.row.get("episodes") for c in cells)),
+        "episodes": mean_known(json_numbers(c.row.get("episodes") for c in cells)),
         "episodes_to_target": {
             "reached": reached,
             "mean": mean_known(until)
@@ -106,7 +106,7 @@ def _design(results: Results, task: str, design: str) -> dict[str, Any]:
     }
 
 
-def _ends(trained: Mapping[Setting, Sequence[Cell]]) -> list[dict[str, Any]]:
+def _ends(trained: Mapping[Setting, Sequence[CellResult]]) -> list[dict[str, Any]]:
     """Where runs end, by KL coefficient, the smallest first: over all optimisers but best-of-n."""
     coefficients = sorted({s.kl_coefficient for s in trained if s.kl_coefficient is not None})
     return [
@@ -115,12 +115,12 @@ def _ends(trained: Mapping[Setting, Sequence[Cell]]) -> list[dict[str, Any]]:
     ]
 
 
-def _end(strata: Sequence[Sequence[Cell]]) -> dict[str, Any]:
+def _end(strata: Sequence[Sequence[CellResult]]) -> dict[str, Any]:
     measures = ("over_optimisation", "length_drift", "kl_nats", "proxy_gain", "repetitive")
     return {"gold": _gold(strata), **{m: _strata(strata, m) for m in measures}}
 
 
-def _gold(strata: Sequence[Sequence[Cell]]) -> dict[str, Any]:
+def _gold(strata: Sequence[Sequence[CellResult]]) -> dict[str, Any]:
     """Gold at the end over runs, and what an interquartile mean does not show of it.
 
     `value` and `ci95` are the interquartile mean with its bootstrap interval over seeds; `mean` and `student`
@@ -140,7 +140,7 @@ def _gold(strata: Sequence[Sequence[Cell]]) -> dict[str, Any]:
     }
 
 
-def _within(settings: Mapping[Setting, Sequence[Cell]], budget: float) -> dict[str, Any] | None:
+def _within(settings: Mapping[Setting, Sequence[CellResult]], budget: float) -> dict[str, Any] | None:
     found = best_point(settings, budget)
     if found is None:
         return None
@@ -167,7 +167,7 @@ def _ranked(designs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return ordered
 
 
-def _algorithms(settings: Mapping[Setting, Sequence[Cell]]) -> list[dict[str, Any]]:
+def _algorithms(settings: Mapping[Setting, Sequence[CellResult]]) -> list[dict[str, Any]]:
     """For every two optimisers: probability that one improves on the other, over what both have done.
 
     Strata are tasks, designs and KL coefficients that both have; best-of-n has none, so it is left out.
@@ -187,13 +187,13 @@ def _algorithms(settings: Mapping[Setting, Sequence[Cell]]) -> list[dict[str, An
     return result
 
 
-def _runs(settings: Mapping[Setting, Sequence[Cell]]) -> dict[str, Any]:
+def _runs(settings: Mapping[Setting, Sequence[CellResult]]) -> dict[str, Any]:
     """How many runs a setting has, and what a bootstrap interval over so few is worth."""
     counts = [len(c) for c in settings.values()]
     return {"least": min(counts), "most": max(counts), "coverage_of_range": coverage(min(counts))}
 
 
-def _targets(settings: Mapping[Setting, Sequence[Cell]]) -> dict[str, float]:
+def _targets(settings: Mapping[Setting, Sequence[CellResult]]) -> dict[str, float]:
     """By task: gold that is most of the way from the start to the best setting's end."""
     found = {}
     for task in dict.fromkeys(s.task for s in settings):
@@ -208,20 +208,20 @@ def _designs(results: Results) -> list[tuple[str, str]]:
     return list(dict.fromkeys((s.task, s.design) for s in results.settings))
 
 
-def _nulls(cells: Sequence[Cell]) -> dict[str, float]:
+def _nulls(cells: Sequence[CellResult]) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for cell in cells:
         for ruler, rank in (cell.row.get("null_rulers") or {}).items():
-            found.setdefault(ruler, []).append(number(rank))
+            found.setdefault(ruler, []).append(json_number(rank))
     return {ruler: mean_known(ranks) for ruler, ranks in found.items()}
 
 
-def _static_accuracy(cells: Sequence[Cell]) -> dict[str, Any]:
+def _static_accuracy(cells: Sequence[CellResult]) -> dict[str, Any]:
     """Over seeds, for which a learned design is trained anew; all runs of one seed have the same."""
     return _over_runs({c.row["seed"]: c["static_accuracy"] for c in cells})
 
 
-def _strata(strata: Sequence[Sequence[Cell]], measure: str) -> dict[str, Any]:
+def _strata(strata: Sequence[Sequence[CellResult]], measure: str) -> dict[str, Any]:
     return aggregate([by_seed(cells, measure) for cells in strata]).summary()
 
 

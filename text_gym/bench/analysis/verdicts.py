@@ -60,13 +60,13 @@ class Finding:
         return asdict(self) | {"numbers": numbers, "answer": self.answer or ANSWERS[self.verdict]}
 
 
-def judge(effect: Interval, margin: float) -> str:
+def judge_increase(effect: Interval, margin: float) -> str:
     """Whether an effect is above zero and matters.
 
     Yes: the whole interval is above 0 and the estimate at least the margin. No: the whole interval is below
     the margin. Otherwise it cannot be told.
 
-    >>> [judge(Interval(x, x - 1, x + 1, 3), 0.5) for x in (2, -2, 0)]
+    >>> [judge_increase(Interval(x, x - 1, x + 1, 3), 0.5) for x in (2, -2, 0)]
     ['yes', 'no', 'cannot be told']
     """
     if effect.low > 0 and effect.value >= margin:
@@ -144,7 +144,7 @@ def chance_note(found: Mapping[str, Any]) -> str:
     )
 
 
-def plain(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+def summarise_findings(findings: Sequence[Finding]) -> list[dict[str, Any]]:
     """Findings as plain data, each with Holm's p-value among all of them."""
     adjusted = holm([f.p for f in findings])
     return [f.summary() | {"p_holm": p} for f, p in zip(findings, adjusted, strict=True)]

@@ -15,14 +15,14 @@ import numpy as np
 
 from text_gym.agents.algorithms.best_of_n import best_of_n_kl_bound
 from text_gym.bench.analysis.measures import best_of_n_mean, distinct, says_twice, self_bleu
-from text_gym.episode import Episode, FloatArray
+from text_gym.episode import Episode, FloatArray, word_counts
 from text_gym.rewards.source import RewardSource
 from text_gym.utils.json_files import write_json
 
-from .designs import Design, Making, opinions
-from .optimisers import Look, learn, mean, perfect
+from .designs import Design, DesignJob, opinions
+from .optimisers import Look, learn, mean_or_none, perfect
 from .settings import BEST_OF_N, Settings, digest
-from .start import Ground, Texts, Writing, word_counts
+from .start import DesignInputs, SampledTexts, SamplingJob
 
 SHOWN = 8  # prompts whose texts are kept
 _COMPARED = 64  # texts of self-BLEU
@@ -54,9 +54,9 @@ class Cell:
         return f"{task}{self.design.name} · {self.optimiser}{beta} · seed {self.seed}"
 
     @property
-    def making(self) -> Making:
+    def design_job(self) -> DesignJob:
         """The job that makes the design ready."""
-        return Making(self.settings, self.design, self.seed if self.design.trained else 0)
+        return DesignJob(self.settings, self.design, self.seed if self.design.trained else 0)
 
     @property
     def key(self) -> str:
@@ -65,8 +65,8 @@ class Cell:
         shared = [own[k] for k in ("iterations", "episodes", "points", "watched", "held_out")]
         how = [self.optimiser, self.settings.optimiser(self.optimiser), self.kl_coefficient, self.seed]
         if self.optimiser == BEST_OF_N:
-            shared = [Writing(self.settings, "candidates", self.seed).key]
-        return digest([self.making.key, shared, how, self.design.name])
+            shared = [SamplingJob(self.settings, "candidates", self.seed).key]
+        return digest([self.design_job.key, shared, how, self.design.name])
 
     @property
     def place(self) -> str:
@@ -76,8 +76,10 @@ class Cell:
     @property
     def needs(self) -> list[str]:
         """What must be in the folder before."""
-        own = [Writing(self.settings, "candidates", self.seed).place] if self.optimiser == BEST_OF_N else []
-        return [*self.making.needs, *self.making.makes, *own]
+        own = (
+            [SamplingJob(self.settings, "candidates", self.seed).place] if self.optimiser == BEST_OF_N else []
+        )
+        return [*self.design_job.needs, *self.design_job.makes, *own]
 
     @property
     def makes(self) -> list[str]:
@@ -90,10 +92,10 @@ class Cell:
 
     def run(self, folder: Path) -> None:
         """Optimise, measure, and write it down in one step."""
-        ground = Ground(self.settings, folder)
-        reward, static = self.making.load(ground), self.making.read(folder)
-        found = _choose(self, ground, reward) if self.optimiser == BEST_OF_N else _learn(self, reward, static)
-        row = {**_empty_row(self), **_static(static, ground), **found["row"]}
+        inputs = DesignInputs(self.settings, folder)
+        reward, static = self.design_job.load(inputs), self.design_job.read(folder)
+        found = _choose(self, inputs, reward) if self.optimiser == BEST_OF_N else _learn(self, reward, static)
+        row = {**_empty_row(self), **_static(static, inputs), **found["row"]}
         row["over_optimisation"] = _gap(row)
         (folder / "cells").mkdir(parents=True, exist_ok=True)
         content = {"row": row, "curve": found["curve"], "samples": found["samples"]}
@@ -126,16 +128,16 @@ def _empty_row(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _static(static: dict[str, Any], ground: Ground) -> dict[str, Any]:
+def _static(static: dict[str, Any], inputs: DesignInputs) -> dict[str, Any]:
     """Columns that are known before anything is optimised."""
-    start = ground.start
+    start = inputs.start
     return {
-        "gold_start": mean(start.gold),
+        "gold_start": mean_or_none(start.gold),
         "gold_std_start": float(np.nanstd(start.gold)),
-        **{f"gold_{name}_start": mean(values) for name, values in _criteria(start.terms).items()},
-        "length_start": mean(start.words),
-        "perfect_start": mean(perfect(start.terms)),
-        "repetitive_start": mean(_repetitive(start.episodes)),
+        **{f"gold_{name}_start": mean_or_none(values) for name, values in _criteria(start.terms).items()},
+        "length_start": mean_or_none(start.words),
+        "perfect_start": mean_or_none(perfect(start.terms)),
+        "repetitive_start": mean_or_none(_repetitive(start.episodes)),
         **{k: static[k] for k in ("proxy_start", "proxy_std_start", "static_accuracy", "null_rulers")},
     }
 
@@ -148,7 +150,7 @@ def _learn(cell: Cell, reward: RewardSource, static: dict[str, Any]) -> dict[str
     best, last = _best(found.curve), found.looks[-1]
     row = {
         "gold_best": found.curve[best]["gold"],
-        "kl_nats": mean(last.kl),
+        "kl_nats": mean_or_none(last.kl),
         "kl_kind": "estimate",
         "episodes": found.episodes,
         **_measures(last.episodes, last.gold, last.proxy, last.terms),
@@ -157,9 +159,9 @@ def _learn(cell: Cell, reward: RewardSource, static: dict[str, Any]) -> dict[str
     return {"row": row, "curve": found.curve, "samples": samples}
 
 
-def _choose(cell: Cell, ground: Ground, reward: RewardSource) -> dict[str, Any]:
+def _choose(cell: Cell, inputs: DesignInputs, reward: RewardSource) -> dict[str, Any]:
     """By choosing the best of n candidates; means over all ways to draw n of them."""
-    texts = ground.candidates(cell.seed)
+    texts = inputs.candidates(cell.seed)
     proxy = opinions(reward, texts.episodes).reshape(texts.gold.shape)
     most = texts.gold.shape[1]
     sizes = [n for n in (2**i for i in range(most.bit_length())) if n <= most]
@@ -195,7 +197,7 @@ def _best(curve: Sequence[dict[str, Any]]) -> int:
     return int(np.argmax([-np.inf if point["gold"] is None else point["gold"] for point in curve]))
 
 
-def _picked(texts: Texts, proxy: FloatArray, place: Any) -> Look:
+def _picked(texts: SampledTexts, proxy: FloatArray, place: Any) -> Look:
     """The candidates in these places, one a prompt."""
     rows = np.arange(len(place))
     return Look(
@@ -214,17 +216,17 @@ def _measures(
     texts = [e.completion for e in episodes]
     pairs = distinct(texts, 2)
     return {
-        "gold": mean(gold),
-        "proxy": mean(proxy),
-        "length": mean(word_counts(episodes)),
+        "gold": mean_or_none(gold),
+        "proxy": mean_or_none(proxy),
+        "length": mean_or_none(word_counts(episodes)),
         "diversity": pairs,
         "distinct_1": distinct(texts, 1),
         "distinct_2": pairs,
         "self_bleu": self_bleu(texts[:_COMPARED]),
-        "repetitive": mean(_repetitive(episodes)),
-        "perfect": mean(perfect(terms)),
+        "repetitive": mean_or_none(_repetitive(episodes)),
+        "perfect": mean_or_none(perfect(terms)),
         "terminated": float(np.mean([e.whole for e in episodes])),
-        **{f"gold_{name}": mean(values) for name, values in _criteria(terms).items()},
+        **{f"gold_{name}": mean_or_none(values) for name, values in _criteria(terms).items()},
     }
 
 

@@ -23,28 +23,28 @@ from text_gym.errors import ConfigError, DataError, UnknownNameError
 from text_gym.reward_models.audit.probes import null_texts
 from text_gym.reward_models.learned.loading import load_reward_model
 from text_gym.reward_models.loading import REWARDS
-from text_gym.rewards.source import RewardSource, as_reward_source, describe
+from text_gym.rewards.source import RewardSource, as_reward_source, describe_reward
 from text_gym.utils.json_files import write_json
 from text_gym.utils.sealed import write_sealed
 
 from .recipes import (
     Clipped,
-    Criterion,
     Gated,
     Given,
     Gold,
     Learned,
+    SingleCriterion,
     TokenByToken,
     Weighted,
     Words,
     content_of,
 )
 from .settings import Settings, digest
-from .start import Ground, Writing
+from .start import DesignInputs, SamplingJob
 
 _NAME = re.compile(r"[A-Za-z][\w-]*")
 _RULED = 128  # prompts that null texts are made for
-Make = Callable[[Ground, int], RewardSource]
+Make = Callable[[DesignInputs, int], RewardSource]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Design:
         name: Short, unique.
         group: Designs that are compared with each other.
         description: One sentence.
-        make: Makes the reward from (ground, seed). A recipe with the attribute `trained` gives a learned
+        make: Makes the reward from (inputs, seed). A recipe with the attribute `trained` gives a learned
             model, one for each seed, which is kept in the folder; anything else is made anew in every
             process.
         credit: It pays tokens, which only PPO and REINFORCE tell from payment at the end.
@@ -98,9 +98,9 @@ _EQUAL = (("accuracy", 1.0), ("clarity", 1.0), ("persuasiveness", 1.0))
 _CALLS = ("order yours", "order it", "get yours", "try it", "bring it")
 _DEFAULT = (
     Design("gold", "gold", "what is wanted itself: the mean of the three criteria", Gold()),
-    Design("accuracy", "criteria", "only whether the facts are right", Criterion("accuracy")),
-    Design("clarity", "criteria", "only whether it reads well", Criterion("clarity")),
-    Design("persuasiveness", "criteria", "only whether it sells", Criterion("persuasiveness")),
+    Design("accuracy", "criteria", "only whether the facts are right", SingleCriterion("accuracy")),
+    Design("clarity", "criteria", "only whether it reads well", SingleCriterion("clarity")),
+    Design("persuasiveness", "criteria", "only whether it sells", SingleCriterion("persuasiveness")),
     Design("weighted", "composition", "0.5 accuracy + 0.2 clarity + 0.3 persuasiveness", Weighted(_SUM)),
     Design("standardised", "composition", "the sum of the criteria, each in its own standard deviations",
            Weighted(_EQUAL, standardised=True)),
@@ -194,7 +194,7 @@ def _only_function(file: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Making:
+class DesignJob:
     """The job of making a design ready for its cells, and of judging it without optimising it.
 
     Args:
@@ -215,7 +215,7 @@ class Making:
     @property
     def key(self) -> str:
         """Follows from all that the reward and its measures depend on."""
-        texts = [Writing(self.settings, use).key for use in self.uses]
+        texts = [SamplingJob(self.settings, use).key for use in self.uses]
         return digest([texts, self.design.fingerprint, self.seed if self.design.trained else None])
 
     @property
@@ -231,7 +231,7 @@ class Making:
     @property
     def needs(self) -> list[str]:
         """What must be in the folder before."""
-        return [Writing(self.settings, use).place for use in self.uses]
+        return [SamplingJob(self.settings, use).place for use in self.uses]
 
     @property
     def makes(self) -> list[str]:
@@ -244,28 +244,28 @@ class Making:
 
     def run(self, folder: Path) -> None:
         """Make or train it, measure it, and write that down."""
-        ground = Ground(self.settings, folder)
+        inputs = DesignInputs(self.settings, folder)
         (folder / "designs").mkdir(parents=True, exist_ok=True)
-        source = as_reward_source(self.design.make(ground, self.seed))
+        source = as_reward_source(self.design.make(inputs, self.seed))
         if self.design.trained:
             save: Any = getattr(source, "save", None)
             if save is None:
                 raise ConfigError(f"design {self.design.name!r} is trained, but {source!r} cannot be saved")
             write_sealed(folder / "designs" / self.key, save, {"design": self.design.name})
-        write_json(folder / self.place, {"design": self.design.name, **judge(source, ground)})
+        write_json(folder / self.place, {"design": self.design.name, **measure_design(source, inputs)})
 
-    def load(self, ground: Ground) -> RewardSource:
+    def load(self, inputs: DesignInputs) -> RewardSource:
         """The reward of a design that is ready."""
         if not self.design.trained:
-            return as_reward_source(self.design.make(ground, self.seed))
-        return load_reward_model(ground.folder / "designs" / self.key, device="cpu")
+            return as_reward_source(self.design.make(inputs, self.seed))
+        return load_reward_model(inputs.folder / "designs" / self.key, device="cpu")
 
     def read(self, folder: Path) -> dict[str, Any]:
         """What was measured of it."""
         return dict(json.loads((folder / self.place).read_text(encoding="utf-8")))
 
 
-def judge(source: RewardSource, ground: Ground) -> dict[str, Any]:
+def measure_design(source: RewardSource, inputs: DesignInputs) -> dict[str, Any]:
     """Measures of a reward on texts of the starting policy, nothing optimised; plain data.
 
     Returns:
@@ -273,15 +273,15 @@ def judge(source: RewardSource, ground: Ground) -> dict[str, Any]:
         prompt); `null_rulers` (name -> mean rank of a text that takes no skill among the prompt's texts, 1
         above all).
     """
-    start = ground.start
+    start = inputs.start
     scores = opinions(source, start.episodes).reshape(start.gold.shape)
     rulers: dict[str, float | None] = {}
-    if ground.settings.what == "rewards":
+    if inputs.settings.what == "rewards":
         first = start.episodes[:: start.gold.shape[1]][:_RULED]
         made = null_texts(first)
         rulers = {name: rank_among(opinions(source, own), scores[:_RULED]) for name, own in made.items()}
     return {
-        "tree": describe(source),
+        "tree": describe_reward(source),
         "proxy_start": float(np.nanmean(scores)),
         "proxy_std_start": float(np.nanstd(scores)),
         "static_accuracy": pair_accuracy(start.gold, scores),

@@ -26,12 +26,12 @@ from text_gym.utils.stopping import stop_signals
 from .budgets import AGENT_TASKS, budgeted, plan_agents, plan_rewards
 from .cells import Cell
 from .console import show_findings, show_progress, show_rows
-from .designs import Design, Making, choose_designs
+from .designs import Design, DesignJob, choose_designs
 from .engines import Engine, LocalEngine, RayEngine
 from .folder import BenchFolder
 from .recipes import Learned
 from .settings import BEST_OF_N, Budget, EngineName, Settings
-from .start import Writing
+from .start import SamplingJob
 
 
 class BenchError(TextGymError, RuntimeError):
@@ -160,7 +160,9 @@ def run_matrix(
     path = Path(out) if out else default_folder(settings.task, f"bench-{settings.what}")
     with stop_signals(), BenchFolder(path, _config(cells, budget, command)) as folder:
         failed = _run_rounds(cells, folder, make_engine(engine, workers), console)
-        folder.describe({c.design.name: c.making.read(path)["tree"] for c in cells if c.making.done(path)})
+        folder.describe(
+            {c.design.name: c.design_job.read(path)["tree"] for c in cells if c.design_job.done(path)}
+        )
         rows = folder.write_results()
         show_rows(rows, console)
         if rows:
@@ -214,19 +216,21 @@ def _run_rounds(cells: Sequence[Cell], folder: BenchFolder, engine: Engine, cons
 
 def _rounds(cells: Sequence[Cell]) -> list[list[Any]]:
     """Jobs by round, each once, longest first where that is known."""
-    makings = {c.making.key: c.making for c in cells}
-    writings = {w.key: w for m in makings.values() for use in m.uses for w in [Writing(m.settings, use)]}
+    design_jobs = {c.design_job.key: c.design_job for c in cells}
+    sampling_jobs = {
+        j.key: j for d in design_jobs.values() for use in d.uses for j in [SamplingJob(d.settings, use)]
+    }
     for c in cells:
         if c.optimiser == BEST_OF_N:
-            writing = Writing(c.settings, "candidates", c.seed)
-            writings[writing.key] = writing
-    learned = sorted(makings.values(), key=lambda m: -_effort(m))
+            job = SamplingJob(c.settings, "candidates", c.seed)
+            sampling_jobs[job.key] = job
+    learned = sorted(design_jobs.values(), key=lambda d: -_effort(d))
     # Short cells last: they fill the gaps that long ones leave at the end.
-    return [list(writings.values()), learned, sorted(cells, key=lambda c: c.optimiser == BEST_OF_N)]
+    return [list(sampling_jobs.values()), learned, sorted(cells, key=lambda c: c.optimiser == BEST_OF_N)]
 
 
-def _effort(making: Making) -> int:
-    make = making.design.make
+def _effort(design_job: DesignJob) -> int:
+    make = design_job.design.make
     if not isinstance(make, Learned):
         return 0
     return make.opinions * make.members * (40 if make.model == "transformer" else 1)
@@ -251,7 +255,7 @@ def _headline(outcome: Any, folder: Path) -> str:
 
 
 def _reason(cell: Cell, reasons: dict[str, str]) -> str:
-    return str(reasons.get(cell.making.key) or reasons.get(cell.key) or "not run")
+    return str(reasons.get(cell.design_job.key) or reasons.get(cell.key) or "not run")
 
 
 def _config(cells: Sequence[Cell], budget: str, command: str | None) -> dict[str, Any]:

@@ -16,14 +16,14 @@ from text_gym.agents.adapters.sb3.training import make_sb3
 from text_gym.agents.algorithms.by_name import load_algorithm
 from text_gym.agents.sampling.sampler import rollout
 from text_gym.envs.vector import TextVectorEnv
-from text_gym.episode import Episode, FloatArray
+from text_gym.episode import Episode, FloatArray, word_counts
 from text_gym.errors import ConfigError
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
 
 from .designs import opinions
 from .settings import Settings, the_task
-from .start import starting_policy, word_counts
+from .start import starting_policy
 
 if TYPE_CHECKING:
     from text_gym.agents.policies.policy import Policy
@@ -56,11 +56,11 @@ class Look:
         return {
             "step": step,
             "episodes": episodes,
-            "gold": mean(self.gold),
-            "proxy": mean(self.proxy),
-            "kl_nats": mean(self.kl),
-            "length": mean(word_counts(self.episodes)),
-            "perfect": mean(perfect(self.terms)),
+            "gold": mean_or_none(self.gold),
+            "proxy": mean_or_none(self.proxy),
+            "kl_nats": mean_or_none(self.kl),
+            "length": mean_or_none(word_counts(self.episodes)),
+            "perfect": mean_or_none(perfect(self.terms)),
         }
 
 
@@ -208,7 +208,7 @@ def look(policy: Policy, reference: Policy, task: Task, count: int, reward: Rewa
     )
 
 
-def mean(values: FloatArray | None) -> float | None:
+def mean_or_none(values: FloatArray | None) -> float | None:
     """The mean of what is known; None where nothing is."""
     known = np.zeros(0) if values is None else values[~np.isnan(values)]
     return float(known.mean()) if len(known) else None

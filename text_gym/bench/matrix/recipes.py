@@ -1,6 +1,6 @@
 """Recipes of rewards: plain data that says how a design is made, so that it travels to worker processes.
 
-Every recipe is a frozen dataclass and a function of (ground, seed). What a recipe's text says follows from
+Every recipe is a frozen dataclass and a function of (inputs, seed). What a recipe's text says follows from
 its fields alone: with the files it names, it is what results are cached by.
 """
 
@@ -30,7 +30,7 @@ from text_gym.rewards.transforms import Clip, Gate, Standardize, Term
 from text_gym.rewards.values import Rewards
 
 from .settings import digest_of_files
-from .start import Ground
+from .start import DesignInputs
 
 Traits: TypeAlias = "Mapping[str, str | int]"  # designs that differ in one of them are compared
 
@@ -41,22 +41,22 @@ class Gold:
 
     traits: ClassVar[Traits] = {"kind": "gold", "per": "text"}
 
-    def __call__(self, ground: Ground, seed: int) -> RewardSource:
+    def __call__(self, inputs: DesignInputs, seed: int) -> RewardSource:
         """As it is."""
-        return ground.task.reward
+        return inputs.task.reward
 
 
 @dataclass(frozen=True)
-class Criterion:
+class SingleCriterion:
     """One of the gold reward's terms alone."""
 
     term: str
 
     traits: ClassVar[Traits] = {"kind": "criterion"}
 
-    def __call__(self, ground: Ground, seed: int) -> RewardSource:
+    def __call__(self, inputs: DesignInputs, seed: int) -> RewardSource:
         """The term."""
-        return Term(ground.task.reward, self.term)
+        return Term(inputs.task.reward, self.term)
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,13 @@ class Weighted:
 
     traits: ClassVar[Traits] = {"kind": "composition"}
 
-    def __call__(self, ground: Ground, seed: int) -> RewardSource:
+    def __call__(self, inputs: DesignInputs, seed: int) -> RewardSource:
         """The sum."""
         parts: dict[str, tuple[RewardSource, float]] = {}
         for name, weight in self.weights:
-            source: RewardSource = Term(ground.task.reward, name)
+            source: RewardSource = Term(inputs.task.reward, name)
             if self.standardised:
-                terms = ground.start.terms[name]
+                terms = inputs.start.terms[name]
                 source = Standardize(source, float(np.nanmean(terms)), float(np.nanstd(terms)))
             parts[name] = (source, weight)
         return WeightedSum(parts)
@@ -95,9 +95,9 @@ class Gated:
 
     traits: ClassVar[Traits] = {"kind": "composition"}
 
-    def __call__(self, ground: Ground, seed: int) -> RewardSource:
+    def __call__(self, inputs: DesignInputs, seed: int) -> RewardSource:
         """The gate."""
-        gold = ground.task.reward
+        gold = inputs.task.reward
         return Gate(Term(gold, self.term), Term(gold, self.condition), threshold=self.threshold)
 
 
@@ -109,9 +109,9 @@ class Clipped:
 
     traits: ClassVar[Traits] = {"kind": "composition"}
 
-    def __call__(self, ground: Ground, seed: int) -> RewardSource:
+    def __call__(self, inputs: DesignInputs, seed: int) -> RewardSource:
         """The clip."""
-        return Clip(ground.task.reward, high=self.high)
+        return Clip(inputs.task.reward, high=self.high)
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Words:
 
     traits: ClassVar[Traits] = {"kind": "script"}
 
-    def __call__(self, ground: Ground, seed: int) -> RewardSource:
+    def __call__(self, inputs: DesignInputs, seed: int) -> RewardSource:
         """The count."""
         return FunctionReward(self.count, name="keywords")
 
@@ -176,9 +176,9 @@ class TokenByToken:
         """Those of the recipe, but for how it is paid."""
         return {**self.recipe.traits, "per": "token"}
 
-    def __call__(self, ground: Ground, seed: int) -> RewardSource:
+    def __call__(self, inputs: DesignInputs, seed: int) -> RewardSource:
         """The same content."""
-        return PerToken(self.recipe(ground, seed))
+        return PerToken(self.recipe(inputs, seed))
 
 
 @dataclass(frozen=True)
@@ -221,43 +221,43 @@ class Learned:
             "model": self.model,
         }
 
-    def __call__(self, ground: Ground, seed: int) -> RewardSource:
+    def __call__(self, inputs: DesignInputs, seed: int) -> RewardSource:
         """Ask the rater and fit the model, with mean 0 and standard deviation 1 on the starting texts.
 
         Raises:
             ConfigError: There are fewer texts than opinions are to be had on.
         """
-        pool = ground.pool
+        pool = inputs.pool
         count = len(pool.gold)
         if self.opinions > count:
             raise ConfigError(f"{self.opinions} opinions need as many prompts; the pool has {count}")
         chosen = np.random.default_rng([seed, 17]).permutation(count)[: self.opinions].tolist()
         left, right = ([pool.episodes[2 * i + side] for i in chosen] for side in (0, 1))
         rater = SimulatedRater(
-            ground.task.reward, Vices(noise=self.noise, length=self.length, hype=self.hype), seed=seed
+            inputs.task.reward, Vices(noise=self.noise, length=self.length, hype=self.hype), seed=seed
         )
         if self.kind == "pairs":
             opinions: list[Any] = list(collect_pairs(rater, left, right))
         else:
             opinions = list(collect_ratings(rater, left))
         if self.members == 1:
-            return self._fit(ground, opinions, seed)
+            return self._fit(inputs, opinions, seed)
         return bagged(
-            lambda own, number: self._fit(ground, own, 1000 * seed + number),
+            lambda own, number: self._fit(inputs, own, 1000 * seed + number),
             opinions,
             members=self.members,
             k=self.pessimism,
             seed=seed,
         )
 
-    def _fit(self, ground: Ground, opinions: list[Any], seed: int) -> RewardSource:
+    def _fit(self, inputs: DesignInputs, opinions: list[Any], seed: int) -> RewardSource:
         criteria = ("reward",) if self.kind == "pairs" else ("score",)
-        start = ground.start.episodes
+        start = inputs.start.episodes
         if self.model == "ngrams":
             return NgramModel.fit(opinions, criteria, NgramConfig(seed=seed)).normalise(start)
-        if ground.policy is None:
+        if inputs.policy is None:
             raise ConfigError("a transformer reward model starts from the policy's trunk, and there is none")
-        model = RewardModel.from_backbone(ground.policy, criteria, seed=seed, device="cpu")
+        model = RewardModel.from_backbone(inputs.policy, criteria, seed=seed, device="cpu")
         RewardTrainer(model, opinions, RewardTrainingConfig(epochs=4, seed=seed)).learn()
         return model.normalise(start)
 
@@ -276,7 +276,7 @@ class Given:
 
     traits: ClassVar[Traits] = {"kind": "user"}
 
-    def __call__(self, ground: Ground, seed: int) -> RewardSource:
+    def __call__(self, inputs: DesignInputs, seed: int) -> RewardSource:
         """Load it.
 
         Raises:
@@ -284,7 +284,7 @@ class Given:
         """
         if content_of(self.spec) != self.content:
             raise ConfigError(f"{self.spec} was changed while the benchmark ran; give the same command again")
-        return as_reward_source(load_reward(self.spec, prompts=ground.task.prompts))
+        return as_reward_source(load_reward(self.spec, prompts=inputs.task.prompts))
 
 
 def content_of(spec: str) -> str:

@@ -98,7 +98,7 @@ class Settings:
         found = dataclasses.asdict(self)
         return {**found, "override": {k: dict(v) for k, v in self.override.items()}, "format": FORMAT}
 
-    def ground(self) -> dict[str, Any]:
+    def text_settings(self) -> dict[str, Any]:
         """What the texts of the starting policy depend on, as plain data."""
         policy = None if self.policy is None else digest_of_files(Path(self.policy))
         return {"format": FORMAT, "task": self.task, "policy": policy, "own": _fingerprint(self.task)}

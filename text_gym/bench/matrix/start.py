@@ -1,4 +1,4 @@
-"""The ground that the cells of a matrix stand on: the task, the policy they start from, and texts it wrote.
+"""What all cells of a matrix share: the task, the policy they start from, and texts it wrote.
 
 Texts are written once and kept in `sources/`; designs learn from them and are judged on them.
 """
@@ -6,7 +6,6 @@ Texts are written once and kept in `sources/`; designs learn from them and are j
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from text_gym.agents.algorithms.best_of_n import best_of_n
 from text_gym.agents.policies.policy import Policy
 from text_gym.envs.vector import TextVectorEnv
-from text_gym.episode import Episode, FloatArray, read_transcripts, write_transcripts
+from text_gym.episode import Episode, FloatArray, read_transcripts, word_counts, write_transcripts
 from text_gym.tasks.task import Task
 from text_gym.utils.json_files import write_json
 from text_gym.utils.sealed import write_sealed
@@ -29,7 +28,7 @@ _SEED = 1_000_003  # of texts that are the same for all seeds of the matrix
 
 
 @dataclass(frozen=True)
-class Texts:
+class SampledTexts:
     """`k` texts of each of `N` prompts by the starting policy.
 
     Args:
@@ -54,8 +53,8 @@ class Texts:
 
 
 @dataclass(frozen=True)
-class Writing:
-    """The job of having the starting policy write.
+class SamplingJob:
+    """The job of sampling texts from the starting policy.
 
     Args:
         settings: Of the benchmark.
@@ -75,7 +74,7 @@ class Writing:
     @property
     def key(self) -> str:
         """Follows from all that the texts depend on."""
-        return digest([self.settings.ground(), self.use, *self._shape(), self.seed])
+        return digest([self.settings.text_settings(), self.use, *self._shape(), self.seed])
 
     @property
     def place(self) -> str:
@@ -123,18 +122,18 @@ class Writing:
         (folder / self.place).parent.mkdir(parents=True, exist_ok=True)
         write_sealed(folder / self.place, fill, {"what": self.name})
 
-    def read(self, folder: Path) -> Texts:
+    def read(self, folder: Path) -> SampledTexts:
         """The texts that `run` wrote."""
         place = folder / self.place
         values = json.loads((place / "gold.json").read_text(encoding="utf-8"))
         shape = (-1, values["each"])
         episodes = list(read_transcripts(place / "texts.jsonl", the_task(self.settings.task).tokenizer))
         terms = {k: np.array(v, dtype=np.float64).reshape(shape) for k, v in values["terms"].items()}
-        return Texts(episodes, np.array(values["gold"], dtype=np.float64).reshape(shape), terms)
+        return SampledTexts(episodes, np.array(values["gold"], dtype=np.float64).reshape(shape), terms)
 
 
-class Ground:
-    """What a design may be made of.
+class DesignInputs:
+    """What a design may be made of: the task, its reward, the starting policy and texts it wrote.
 
     Args:
         settings: Of the benchmark.
@@ -155,18 +154,18 @@ class Ground:
         return Path(self.settings.policy) if self.settings.policy else self.task.policy
 
     @cached_property
-    def start(self) -> Texts:
+    def start(self) -> SampledTexts:
         """Four texts of each held-out prompt."""
-        return Writing(self.settings, "start").read(self.folder)
+        return SamplingJob(self.settings, "start").read(self.folder)
 
     @cached_property
-    def pool(self) -> Texts:
+    def pool(self) -> SampledTexts:
         """Two texts of each of many training prompts."""
-        return Writing(self.settings, "pool").read(self.folder)
+        return SamplingJob(self.settings, "pool").read(self.folder)
 
-    def candidates(self, seed: int) -> Texts:
+    def candidates(self, seed: int) -> SampledTexts:
         """Many texts of some held-out prompts."""
-        return Writing(self.settings, "candidates", seed).read(self.folder)
+        return SamplingJob(self.settings, "candidates", seed).read(self.folder)
 
 
 def starting_policy(settings: Settings) -> Policy:
@@ -180,8 +179,3 @@ def starting_policy(settings: Settings) -> Policy:
         len(task.tokenizer.encode(p.text)) for p in (*task.prompts, *task.held_out)
     )
     return Policy.new(task.tokenizer, context=context + 1, seed=0, device="cpu")
-
-
-def word_counts(episodes: Sequence[Episode]) -> FloatArray:
-    """`(n,)` words of each completion, as white space parts them."""
-    return np.array([len(e.completion.split()) for e in episodes], dtype=np.float64)

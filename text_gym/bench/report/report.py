@@ -16,7 +16,7 @@ from typing import Any
 from markupsafe import Markup
 
 from text_gym.bench.analysis.outcomes import hardest, worst_setting
-from text_gym.bench.analysis.results import Cell, Results, optimiser_name, read_results
+from text_gym.bench.analysis.results import CellResult, Results, optimiser_name, read_results
 from text_gym.bench.analysis.samples import RULES, telling, troubles, worst_run
 from text_gym.bench.analysis.summary import whole_summary
 from text_gym.bench.analysis.verdicts import chance_note, shown
@@ -90,7 +90,7 @@ def _samples(results: Results, summary: Mapping[str, Any]) -> list[dict[str, Any
     """For each design, the user's first: what became of its texts where it was optimised hardest."""
     agents = summary["what"] == "agents"
     if agents:
-        chosen: list[Sequence[Cell]] = list(results.settings.values())
+        chosen: list[Sequence[CellResult]] = list(results.settings.values())
     else:
         names = dict.fromkeys(d["name"] for d in sorted(summary["designs"], key=lambda d: not d["yours"]))
         chosen = [worst_setting(p.strata) for name in names if (p := hardest(results, name)) is not None]
@@ -124,7 +124,7 @@ def _findings(summary: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _shown(cell: Cell) -> list[dict[str, Any]]:
+def _shown(cell: CellResult) -> list[dict[str, Any]]:
     """Samples of a run; a text that stands there already is not shown twice."""
     prompts = []
     for sample in (cell.samples[i] for i in telling(cell)):
