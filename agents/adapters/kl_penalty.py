@@ -111,8 +111,8 @@ class KLPenalty(VectorWrapper[Any, Any, Any, Any, Any]):
         self.reference = reference.frozen() if trainable else reference
         self.controller = KLController(kl_coef, kl_target, kl_horizon)
         self.kl_batch = kl_batch
-        mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
-        self._restarts_later = mode is AutoresetMode.NEXT_STEP
+        # By this name TorchRL looks for it; Gymnasium's wrappers do not pass it on.
+        self.autoreset_mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         shown: Any = env.single_observation_space
         advice = getattr(env.unwrapped, "on_masked", "raise") == "allow"
         self._masked = "action_mask" in shown.spaces and not advice
@@ -155,7 +155,7 @@ class KLPenalty(VectorWrapper[Any, Any, Any, Any, Any]):
         """Reset the environment: all rows, or those of `options["reset_mask"]`."""
         rows = np.array((options or {}).get("reset_mask", np.ones(self.num_envs, dtype=np.bool_)))
         observation, infos = self.env.reset(seed=seed, options=options)
-        self._observation = observation
+        self._observation = _copied(observation)
         self._over[rows] = False
         self._episode_kl[rows] = self._paid[rows] = 0.0
         none = np.zeros(0, dtype=np.int64)
@@ -175,7 +175,7 @@ class KLPenalty(VectorWrapper[Any, Any, Any, Any, Any]):
         acting = ~self._over
         log_ratio = self._log_ratio(actions, acting)
         observation, rewards, terminated, truncated, infos = self.env.step(actions)
-        self._observation = observation
+        self._observation = _copied(observation)
         coefficient = self.controller.coefficient
         self._episode_kl += log_ratio
         self._paid += coefficient * log_ratio
@@ -188,7 +188,7 @@ class KLPenalty(VectorWrapper[Any, Any, Any, Any, Any]):
         ended = np.asarray(terminated | truncated, dtype=np.bool_)
         self._steer(self._episode_kl[ended])
         self._episode_kl[ended | redrawn] = self._paid[ended | redrawn] = 0.0
-        self._over = ended if self._restarts_later else np.zeros_like(ended)
+        self._over = ended if self.autoreset_mode is AutoresetMode.NEXT_STEP else np.zeros_like(ended)
         return observation, rewards, terminated, truncated, infos
 
     def _log_ratio(self, actions: npt.ArrayLike, acting: BoolArray) -> FloatArray:
@@ -261,3 +261,8 @@ class KLPenalty(VectorWrapper[Any, Any, Any, Any, Any]):
             return torch.log_softmax(logits, dim=1).gather(1, taken)[:, 0]
 
         return log_probs
+
+
+def _copied(observation: Observation) -> dict[str, npt.NDArray[Any]]:
+    """A copy: TorchRL turns the arrays into tensors in the dictionary it is given, others write into them."""
+    return {key: np.array(value) for key, value in observation.items()}

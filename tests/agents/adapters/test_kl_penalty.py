@@ -506,3 +506,41 @@ def test_prompts_and_seeds_are_the_environments(acting: Policy, reference: Polic
         assert mine[0]["tokens"].tolist() == other[0]["tokens"].tolist()
         assert mine[1]["prompt"].tolist() == other[1]["prompt"].tolist()
     assert env.metadata == plain.metadata
+
+
+def test_torchrl_plays_it(reference: Policy) -> None:
+    """TorchRL takes environments that it resets itself, and writes tensors into observations."""
+    torchrl = pytest.importorskip("torchrl.envs")
+    modules = pytest.importorskip("torchrl.modules")
+    tensordict = pytest.importorskip("tensordict.nn")
+    unpaid = make_env(4, "Disabled", info_texts=False, reward=lambda completion: 0.0)
+    env = KLPenalty(unpaid, reference, BETA)
+    table = torch.nn.Embedding(V, V)
+    asked: dict[str, Any] = {}
+
+    def logits(tokens: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+        asked["logits"] = table(tokens.gather(-1, length - 1)[..., 0])
+        return asked["logits"]  # type: ignore[no-any-return]
+
+    actor = modules.ProbabilisticActor(
+        tensordict.TensorDictModule(logits, in_keys=["tokens", "length"], out_keys=["logits"]),
+        in_keys=["logits"],
+        distribution_class=torch.distributions.Categorical,
+    )
+    env.follow(
+        lambda observation, actions: torch.distributions.Categorical(logits=asked["logits"]).log_prob(
+            torch.as_tensor(actions)
+        )
+    )
+    played = torchrl.GymWrapper(env, categorical_action_encoding=True).rollout(
+        12, actor, break_when_any_done=False
+    )
+    assert played["next", "done"].sum() > 4
+    for row, step in [(r, s) for r in range(4) for s in range(12)]:
+        said = {k: played[k][row, step] for k in ("tokens", "length", "action")}
+        n, action = int(said["length"]), int(said["action"])
+        ids = [*said["tokens"][:n].tolist(), action]
+        own = torch.log_softmax(table.weight[ids[-2]], dim=0)[action]
+        other = plain_forward(reference, ids, n)[0][0, action]
+        paid = float(played["next", "reward"][row, step])
+        assert paid == pytest.approx(-BETA * float(own - other), abs=1e-5)
