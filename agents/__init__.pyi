@@ -1,37 +1,28 @@
-from .adapters.features import FeatureObservation as FeatureObservation
-from .adapters.features import VectorFeatures as VectorFeatures
 from .adapters.kl_penalty import KLPenalty as KLPenalty
 from .adapters.reference_mask import ReferenceMask as ReferenceMask
 from .adapters.sb3.buffer import SequenceRolloutBuffer as SequenceRolloutBuffer
 from .adapters.sb3.config import SB3Config as SB3Config
 from .adapters.sb3.features import TokenFeatures as TokenFeatures
-from .adapters.sb3.kl_penalty import sb3_log_probs as sb3_log_probs
 from .adapters.sb3.policy import LanguageModelPolicy as LanguageModelPolicy
-from .adapters.sb3.training import make_sb3 as make_sb3
 from .adapters.sb3.training import train_sb3 as train_sb3
 from .adapters.sb3.vec_env import SB3VecEnv as SB3VecEnv
 from .algorithms.agent import Agent as Agent
 from .algorithms.best_of_n import BestOfN as BestOfN
-from .algorithms.by_name import load_algorithm as load_algorithm
-from .algorithms.configs import AgentConfig as AgentConfig
 from .algorithms.configs import BestOfNConfig as BestOfNConfig
 from .algorithms.configs import DPOConfig as DPOConfig
 from .algorithms.configs import GRPOConfig as GRPOConfig
-from .algorithms.configs import PolicyGradientConfig as PolicyGradientConfig
 from .algorithms.configs import PPOConfig as PPOConfig
 from .algorithms.configs import REINFORCEConfig as REINFORCEConfig
 from .algorithms.configs import RLOOConfig as RLOOConfig
 from .algorithms.configs import SFTConfig as SFTConfig
 from .algorithms.dpo import DPO as DPO
 from .algorithms.grpo import GRPO as GRPO
-from .algorithms.policy_gradient import PolicyGradient as PolicyGradient
 from .algorithms.ppo import PPO as PPO
 from .algorithms.reinforce import REINFORCE as REINFORCE
 from .algorithms.rloo import RLOO as RLOO
 from .algorithms.sft import SFT as SFT
 from .policies.lora import LoRAPolicy as LoRAPolicy
 from .policies.policy import Policy as Policy
-from .sampling.evaluation import Report as Report
 from .sampling.evaluation import evaluate as evaluate
 from .sampling.rollout import Rollout as Rollout
 from .sampling.sampler import Sampling as Sampling
@@ -46,24 +37,19 @@ __all__ = [
     "RLOO",
     "SFT",
     "Agent",
-    "AgentConfig",
     "BestOfN",
     "BestOfNConfig",
     "Checkpoints",
     "DPOConfig",
-    "FeatureObservation",
     "GRPOConfig",
     "KLPenalty",
     "LanguageModelPolicy",
     "LoRAPolicy",
     "PPOConfig",
     "Policy",
-    "PolicyGradient",
-    "PolicyGradientConfig",
     "REINFORCEConfig",
     "RLOOConfig",
     "ReferenceMask",
-    "Report",
     "Rollout",
     "SB3Config",
     "SB3VecEnv",
@@ -71,11 +57,7 @@ __all__ = [
     "Sampling",
     "SequenceRolloutBuffer",
     "TokenFeatures",
-    "VectorFeatures",
     "evaluate",
-    "load_algorithm",
-    "make_sb3",
     "rollout",
-    "sb3_log_probs",
     "train_sb3",
 ]

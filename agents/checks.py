@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from text_gym.errors import GuardError, NonFiniteError
 from text_gym.rewards.source import RewardSource
@@ -125,28 +125,6 @@ def check_separate(policy: nn.Module, others: Mapping[str, nn.Module]) -> None:
                 f"{what} shares {shared[0]} with the policy and would be trained along; load it anew or "
                 "copy it (Policy.frozen() makes a copy that cannot be trained)"
             )
-
-
-def check_loss(loss: Tensor, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Refuse a loss that is not finite, or comes from numbers that are not.
-
-    Those may leave it finite: an old log-probability of infinity only makes a ratio 0.
-
-    Args:
-        loss: A number.
-        tensors: What it was computed from, by name.
-        where: For the error, e.g. `"iteration 3"`.
-
-    Raises:
-        NonFiniteError: The loss or a tensor is NaN or infinite; all such tensors are named.
-    """
-    with torch.no_grad():
-        if torch.stack([loss, *(tensor.sum() for tensor in tensors.values())]).isfinite().all():
-            return
-        bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if bad or not torch.isfinite(loss):
-        blame = f"; not finite before it: {', '.join(bad)}" if bad else ""
-        raise NonFiniteError(f"the loss is {loss.item()} in {where}; nothing was updated{blame}")
 
 
 def memory_mib(device: torch.device) -> dict[str, Any]:

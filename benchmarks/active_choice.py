@@ -24,20 +24,15 @@ from rich.table import Table
 from text_gym import Episode, RewardSource, TextVectorEnv, load_task
 from text_gym.agents import Policy, rollout
 from text_gym.episode import FloatArray
-from text_gym.reward_models import (
-    Ensemble,
-    NgramModel,
-    PreferencePair,
-    Rating,
-    collect_pairs,
-    collect_ratings,
-)
+from text_gym.reward_models import Ensemble, NgramModel, PreferencePair, Rating
 from text_gym.reward_models.learned.configs import NgramConfig
 from text_gym.reward_models.learned.ensembles import bagged
 from text_gym.reward_models.people.acquisition import ACQUISITIONS, choose_pairs, choose_texts, member_scores
 from text_gym.reward_models.people.acquisition import Pool as TextPool
+from text_gym.reward_models.people.raters import collect_pairs, collect_ratings
 from text_gym.reward_models.people.simulated import SimulatedRater, Vices
 from text_gym.tasks.task import Task
+from text_gym.utils.interval import mean_interval
 
 CRITERIA = ("accuracy", "clarity", "persuasiveness")
 
@@ -143,10 +138,8 @@ def one(
 
 def interval(values: FloatArray, seed: int = 0) -> tuple[float, float]:
     """95 % bootstrap interval of the mean over seeds."""
-    rng = np.random.default_rng(seed)
-    means = values[rng.integers(len(values), size=(4000, len(values)))].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+    found = mean_interval(values, seed, resamples=4000)
+    return found.low, found.high
 
 
 def main(options: Options) -> None:

@@ -20,11 +20,11 @@ import numpy.typing as npt
 import torch
 import tyro
 from machine import machine
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from text_gym import Task, load_task
 from text_gym.agents import SB3Config, train_sb3
+from text_gym.plot import Line, curves, panels
+from text_gym.plot import save as save_figure
 from text_gym.utils.json_files import write_json
 
 # What `load_task` makes of them, in the order of the panels.
@@ -92,39 +92,33 @@ def learn(task: Task, seed: int, seconds: float) -> tuple[Curve, dict[str, Any]]
     }
 
 
-def draw(axes: Axes, name: str, task: Task, curves: list[Curve]) -> None:
-    """One panel: mean and range over the seeds, optimum and random policy as dashed lines."""
+def draw(ax: Any, name: str, task: Task, runs: list[Curve]) -> None:
+    """One panel: mean and range over the seeds, optimum and random policy."""
     assert task.optimum is not None
     assert task.random_return is not None
-    end = min(curve[0, -1] for curve in curves)
-    seconds = np.linspace(max(curve[0, 0] for curve in curves), end, 200)
-    returns = np.array([np.interp(seconds, *curve) for curve in curves])  # (seeds, 200)
-    axes.fill_between(seconds, returns.min(axis=0), returns.max(axis=0), alpha=0.25, linewidth=0)
-    axes.plot(seconds, returns.mean(axis=0))
-    axes.axhline(task.optimum, linestyle="--", color="0.3", linewidth=1)
-    axes.axhline(task.random_return, linestyle="--", color="tab:red", linewidth=1)
-    axes.set_title(name)
-    axes.set_xlim(0, end)
-    axes.set_ylim(-0.03, 1.05 * task.optimum)
-    axes.grid(alpha=0.25)
+    end = min(curve[0, -1] for curve in runs)
+    seconds = np.linspace(max(curve[0, 0] for curve in runs), end, 200)
+    returns = np.array([np.interp(seconds, *curve) for curve in runs])  # (seeds, 200)
+    mean = returns.mean(axis=0)
+    curves(
+        [
+            Line(seconds, mean, "mean and range of the seeds", returns.min(axis=0), returns.max(axis=0)),
+            Line([0, end], [task.optimum] * 2, "optimum", colour="soft", style="--", width=1.0),
+            Line([0, end], [task.random_return] * 2, "random policy", colour="soft", style=":", width=1.2),
+        ],
+        x_label="processor seconds of training",
+        y_label="return of an episode",
+        title=name,
+        reach=(0, 1.05 * task.optimum),
+        ax=ax,
+    )
 
 
-def figure_of(results: dict[str, tuple[Task, list[Curve]]]) -> Figure:
+def figure_of(results: dict[str, tuple[Task, list[Curve]]]) -> Any:
     """All panels, four in a row."""
-    columns = min(4, len(results))
-    rows = -(-len(results) // columns)
-    figure = Figure(figsize=(max(4.5, 3.2 * columns), 2.7 * rows + 0.5), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, (name, (task, curves)) in zip(panels, results.items(), strict=False):
-        draw(axes, name, task, curves)
-    for axes in panels[len(results) :]:
-        axes.remove()
-    for place in range(0, len(results), columns):
-        panels[place].set_ylabel("return of an episode")
-    for axes in panels[max(0, len(results) - columns) : len(results)]:
-        axes.set_xlabel("processor seconds of training")
-    labels = ["range of the seeds", "mean of the seeds", "optimum", "random policy"]
-    figure.legend(panels[0].collections + panels[0].lines, labels, loc="outside lower center", ncols=2)
+    figure, places = panels(len(results), columns=4, size=(3.4, 3.0))
+    for ax, (name, (task, runs)) in zip(places, results.items(), strict=True):
+        draw(ax, name, task, runs)
     return figure
 
 
@@ -146,7 +140,7 @@ def main(options: Options) -> None:
         solved = [row["seconds_to_95_percent"] for _, row in runs]
         print(f"{name}: seconds to 95 % of the optimum {solved}", flush=True)
     if options.figure is not None:
-        figure_of(results).savefig(options.figure, dpi=110)
+        save_figure(figure_of(results), options.figure)
     if options.json is not None:
         about = {
             "machine": machine(),

@@ -22,16 +22,10 @@ from scipy.stats import spearmanr
 from text_gym import PretrainedTokenizer
 from text_gym.data import read_rows
 from text_gym.episode import FloatArray
-from text_gym.reward_models import (
-    NgramModel,
-    Rating,
-    RewardModel,
-    RewardTrainer,
-    RewardTrainingConfig,
-    read_ratings,
-)
+from text_gym.reward_models import NgramModel, Rating, RewardModel, RewardTrainer, RewardTrainingConfig
 from text_gym.reward_models.learned.configs import NgramConfig
-from text_gym.reward_models.preferences.measures import spearman
+from text_gym.reward_models.preferences.files import read_ratings
+from text_gym.reward_models.preferences.measures import mark_correlation
 from text_gym.reward_models.preferences.opinions import split_opinions
 
 Row = dict[str, Any]
@@ -126,7 +120,7 @@ def evaluate(options: Options) -> list[Row]:
             predicted = predict(train, judged, seed)
             seconds = time.perf_counter() - started
             for c, criterion in enumerate(options.criteria):
-                found = spearman(predicted[:, c], marks[:, c], seed)
+                found = mark_correlation(predicted[:, c], marks[:, c], seed)
                 own = {"predictor": name, "kind": "learned", "criterion": criterion, "seed": seed}
                 result.append({**own, **found.summary(), "seconds": seconds})
     return result
@@ -172,7 +166,7 @@ def duplicates(options: Options) -> Row:
     if not pairs:
         return {}
     return {
-        c: spearman(
+        c: mark_correlation(
             np.array([a.values[c] for a, _ in pairs]), np.array([b.values[c] for _, b in pairs])
         ).summary()
         for c in options.criteria

@@ -40,8 +40,8 @@ from text_gym.agents import (
     SB3VecEnv,
     SequenceRolloutBuffer,
     evaluate,
-    sb3_log_probs,
 )
+from text_gym.agents.adapters.sb3.kl_penalty import sb3_log_probs
 from text_gym.agents.sampling.prefix_cache import PrefixCache
 from text_gym.tasks.enumerable import optimal_policy, trajectories
 from text_gym.utils.json_files import write_json
@@ -81,9 +81,10 @@ class Curve(VectorWrapper[Any, Any, Any, Any, Any]):
 def run_sb3(env: KLPenalty, curve: Curve, policy: Policy, iterations: int, seed: int) -> Policy:
     """Stable-Baselines3's PPO, as `docs/bring-your-own-algorithm.md` writes it."""
     n_steps = env.unwrapped.max_tokens  # type: ignore[attr-defined]
+    sb3_env = SB3VecEnv(curve)
     model: Any = PPO(
         LanguageModelPolicy,
-        SB3VecEnv(curve),
+        sb3_env,
         n_steps=n_steps,
         batch_size=BATCH,
         n_epochs=EPOCHS,
@@ -95,7 +96,7 @@ def run_sb3(env: KLPenalty, curve: Curve, policy: Policy, iterations: int, seed:
         seed=seed,
         device="cpu",
     )
-    env.follow(sb3_log_probs(model.policy))
+    sb3_env.follow(model.policy)
     model.learn(iterations * n_steps * ROWS)
     learnt: Policy = model.policy.language_model
     return learnt

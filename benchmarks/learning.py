@@ -23,16 +23,19 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 from machine import save
-from matplotlib.figure import Figure
 from rich.console import Console
 
 from text_gym import load_task
-from text_gym.agents import SFTConfig, load_algorithm
+from text_gym.agents import SFTConfig
+from text_gym.agents.algorithms.by_name import load_algorithm
 from text_gym.cli.options.sft import SFTOptions
 from text_gym.cli.sft import sft
 from text_gym.data import Data
+from text_gym.plot import Line, curves, intervals, panels
+from text_gym.plot import save as save_figure
 from text_gym.runs.data import resolve_task
 from text_gym.runs.train import train
+from text_gym.utils.interval import Interval
 
 Row = dict[str, Any]
 
@@ -87,7 +90,7 @@ def run_products(options: Products, folder: Path) -> list[Row]:
             rows.append(row("products", algorithm, summary))
             print(json.dumps(rows[-1]), flush=True)
     if options.figure is not None:
-        figure_of(options, rows, folder).savefig(options.figure, dpi=110)
+        save_figure(figure_of(options, rows, folder), options.figure)
     return rows
 
 
@@ -150,30 +153,21 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def figure_of(options: Products, rows: list[Row], folder: Path) -> Figure:
+def figure_of(options: Products, rows: list[Row], folder: Path) -> Any:
     """Training reward over seconds (mean, range), and held-out gold with the interval of each run."""
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    figure, (left, right) = panels(2, columns=2, size=(4.6, 3.4))
+    lines, labels, gold = [], [], []
     for place, algorithm in enumerate(options.algorithms):
-        curves = [curve(folder / f"{algorithm}-{seed}" / "metrics.jsonl") for seed in options.seeds]
-        at = np.linspace(max(c[0, 0] for c in curves), min(c[0, -1] for c in curves), 100)
-        rewards = np.array([np.interp(at, *c) for c in curves])
-        line = left.plot(at, rewards.mean(axis=0), label=algorithm.upper())[0]
-        left.fill_between(at, rewards.min(axis=0), rewards.max(axis=0), alpha=0.2, color=line.get_color())
+        found = [curve(folder / f"{algorithm}-{seed}" / "metrics.jsonl") for seed in options.seeds]
+        at = np.linspace(max(c[0, 0] for c in found), min(c[0, -1] for c in found), 100)
+        rewards = np.array([np.interp(at, *c) for c in found])
+        low, high = rewards.min(axis=0), rewards.max(axis=0)
+        lines.append(Line(at, rewards.mean(axis=0), algorithm.upper(), low, high, colour=place))
         own = [r for r in rows if r["algorithm"] == algorithm]
-        means = np.array([r["gold_after"] for r in own])
-        ends = np.array([r["gold_ci95"] for r in own]).T
-        height = place + np.linspace(-0.25, 0.25, len(own)) if len(own) > 1 else np.array([float(place)])
-        errors = np.abs(ends - means)
-        right.errorbar(means, height, xerr=errors, fmt="o", markersize=4, color=line.get_color())
-    left.set_xlabel("seconds of training")
-    left.set_ylabel("gold reward of the training episodes")
-    left.legend(loc="lower right")
-    right.set_yticks(range(len(options.algorithms)), [name.upper() for name in options.algorithms])
-    right.invert_yaxis()
-    right.set_xlabel("held-out gold after it, 95 % intervals")
-    for axes in (left, right):
-        axes.grid(alpha=0.25)
+        labels += [f"{algorithm.upper()}, seed {r['seed']}" for r in own]
+        gold += [Interval(r["gold_after"], r["gold_ci95"][0], r["gold_ci95"][1], 0) for r in own]
+    curves(lines, x_label="seconds of training", y_label="gold of the training episodes", ax=left)
+    intervals(labels, {"": gold}, x_label="held-out gold after it, 95 % intervals", ax=right)
     return figure
 
 

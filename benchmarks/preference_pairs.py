@@ -29,10 +29,10 @@ from text_gym.reward_models import (
     RewardModel,
     RewardTrainer,
     RewardTrainingConfig,
-    collect_pairs,
 )
+from text_gym.reward_models.people.raters import collect_pairs
 from text_gym.reward_models.people.simulated import SimulatedRater, Vices
-from text_gym.reward_models.preferences.measures import agreement, calibration
+from text_gym.reward_models.preferences.measures import measure_calibration, pair_accuracy
 
 Row = dict[str, Any]
 Sides = tuple[list[Episode], list[Episode]]
@@ -93,8 +93,8 @@ def run(options: Options, seed: int) -> list[Row]:
     rows: list[Row] = []
 
     def add(name: str, source: RewardSource, seconds: float) -> None:
-        row = {"model": name, "seed": seed, "agreement": agreement(ahead(source, truth), seed).summary()}
-        found = calibration(ahead(source, noisy))
+        row = {"model": name, "seed": seed, "agreement": pair_accuracy(ahead(source, truth), seed).summary()}
+        found = measure_calibration(ahead(source, noisy))
         rows.append({**row, "ece": found.ece, "seconds": seconds, "rater_agrees_with_itself": upper})
         print(f"seed {seed}, {name}: {rows[-1]['agreement']['value']:.3f}, ECE {found.ece:.3f}", flush=True)
 

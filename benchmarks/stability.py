@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import tyro
 from stability_candidates import parse_candidate
 from stability_reachable import measure_reachable
-from stability_report import fill_docs, results, rows_of, tables, write_figure
+from stability_report import fill_docs, reachable_rows, results, rows_of, tables, write_figure
 from stability_runs import Job, begin, told
 from stability_runs import run as run_job
 from stability_worlds import Setting, World, prepare, start_of
@@ -240,7 +240,7 @@ def report(options: Report) -> int:
     if options.json is not None:
         results(options.json, rows, options.out)
     if options.figure is not None:
-        write_figure(options.figure, rows, options.out)
+        write_figure(options.figure, rows, reachable_rows(options.out))
     if options.docs is not None:
         fill_docs(options.docs, text)
     return 0

@@ -13,8 +13,8 @@ from typing import Any, Literal
 from stability_worlds import RLHF
 from stable_baselines3 import PPO as SB3PPO
 
-from text_gym.agents import SB3Config, load_algorithm
-from text_gym.agents.algorithms.by_name import ALGORITHMS
+from text_gym.agents import SB3Config
+from text_gym.agents.algorithms.by_name import ALGORITHMS, load_algorithm
 from text_gym.errors import ConfigError, UnknownNameError
 from text_gym.rlhf.config import RLHFConfig
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from machine import save
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from stability_runs import CURVES, GOAL, figures
 from stability_worlds import read
 
 from text_gym.errors import ConfigError, DataError
+from text_gym.plot import Line, curves, panels, spread
+from text_gym.plot import save as save_figure
+from text_gym.plot.style import STYLES, empty
 
 Row = dict[str, Any]
 SHARES = (0.96, 0.95, 0.93)  # of held-out gold
@@ -168,10 +168,10 @@ def reachable_rows(out: Path) -> list[Row]:
     return [read(file) for file in sorted((out / "reachable").glob("*.json"))]
 
 
-def best_reachable(out: Path) -> dict[str, Row]:
+def best_reachable(measured: Sequence[Row]) -> dict[str, Row]:
     """World -> mean best explained variance at the `start` and `after` a run, over what was measured."""
     found: dict[str, list[Row]] = {}
-    for row in reachable_rows(out):
+    for row in measured:
         found.setdefault(row["world"], []).append(row)
     return {
         world: {at: _mean(row[at]["best"] for row in rows) for at in ("start", "after")}
@@ -228,69 +228,69 @@ def fill_docs(file: Path, text: str) -> None:
     file.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
-def write_figure(file: Path, rows: Sequence[Row], out: Path) -> None:
-    """Draw a row of panels for each world: gold at the end, highest KL, and explained variance."""
+def write_figure(file: Path, rows: Sequence[Row], measured: Sequence[Row]) -> None:
+    """Draw a row of panels for each world: gold at the end, highest KL, and explained variance.
+
+    Args:
+        file: Where to.
+        rows: A row a run, with its curves.
+        measured: What `reachable_rows` has.
+    """
     found = {key: own for key, own in groups(rows).items() if "curves" in own[0]}
     worlds = list(dict.fromkeys(world for world, _ in found))
     if not worlds:
         raise DataError("there are no runs to draw but whole cycles")
     names = list(dict.fromkeys(candidate for _, candidate in found))
-    colours = {name: f"C{i % 10}" for i, name in enumerate(names)}
-    reachable = best_reachable(out)
+    colours = {name: i for i, name in enumerate(names)}
+    reachable = best_reachable(measured)
     most = max(sum(world == w for w, _ in found) for world in worlds)
-    figure = Figure(figsize=(13, (1.4 + 0.42 * most) * len(worlds)), layout="constrained")
-    panels = figure.subplots(len(worlds), 3, squeeze=False)
-    for (gold, kl, variance), world in zip(panels, worlds, strict=True):
+    figure, places = panels(3 * len(worlds), columns=3, size=(4.6, 1.9 + 0.32 * most))
+    for n, world in enumerate(worlds):
+        gold, kl, variance = places[3 * n : 3 * n + 3]
         own = {candidate: r for (w, candidate), r in found.items() if w == world}
         before = _mean(row["before"]["gold"] for r in own.values() for row in r)
-        strip(gold, own, colours, lambda row: row["after"]["gold"])
-        gold.axvline(before, color="0.5", linestyle=":")
-        gold.axvline(GOAL, color="0.5", linestyle="--", linewidth=0.8)
-        gold.set(title=f"{world}: held-out gold at the end", xlabel=f"gold (dots: start, dashes: {GOAL})")
-        strip(kl, own, colours, lambda row: max(_number(row["kl_highest"]), LEAST_KL))
-        kl.set(title=f"{world}: highest KL on the way", xlabel="nats per episode", xscale="log")
+        own_colours = [colours[candidate] for candidate in own]
+        own = {f"{name} ({len(r)})": r for name, r in own.items()}
+        ends = {name: [_number(x["after"]["gold"]) for x in r] for name, r in own.items()}
+        highest = {name: [max(_number(x["kl_highest"]), LEAST_KL) for x in r] for name, r in own.items()}
+        spread(
+            ends, references={"start": before, f"{GOAL}": GOAL}, colours=own_colours, x_label="gold",
+            title=f"{world}: held-out gold at the end", ax=gold,
+        )  # fmt: skip
+        spread(
+            highest, logarithmic=True, colours=own_colours, x_label="nats per episode",
+            title=f"{world}: highest KL on the way", ax=kl,
+        )  # fmt: skip
         kl.set_xlim(LEAST_KL * 0.8, max(30.0, 1.5 * _most(kl.get_xlim())))
         kl.set_yticklabels([])  # as on the left
-        _variance(variance, own, colours, reachable.get(world))
-        variance.set(title=f"{world}: explained variance", xlabel="iteration", ylim=(-0.5, 1))
-    figure.savefig(str(file), dpi=110)
+        _variance(variance, f"{world}: explained variance", own, own_colours, reachable.get(world))
+    save_figure(figure, file)
 
 
-def strip(
-    axes: Axes, runs: dict[str, list[Row]], colours: dict[str, str], value: Callable[[Row], float]
+def _variance(
+    ax: Any, title: str, runs: dict[str, list[Row]], colours: Sequence[int], reachable: Row | None
 ) -> None:
-    """A line for each candidate, and on it a dot for each of its runs."""
-    for place, (candidate, rows) in enumerate(runs.items()):
-        values = [_number(value(row)) for row in rows]
-        offsets = np.linspace(-0.28, 0.28, len(rows)) if len(rows) > 1 else np.zeros(1)
-        axes.plot(values, place + offsets, "o", markersize=3.5, alpha=0.75, color=colours[candidate], mew=0)
-    labels = [textwrap.fill(f"{name} ({len(rows)})", 26) for name, rows in runs.items()]
-    axes.set_yticks(range(len(runs)), labels, fontsize="small")
-    axes.set_ylim(len(runs) - 0.5, -0.5)
-    axes.grid(alpha=0.25)
-
-
-def _variance(axes: Axes, runs: dict[str, list[Row]], colours: dict[str, str], reachable: Row | None) -> None:
     """Each seed thin, their mean thick, of the candidates whose critic is known; colours as on the left."""
+    lines: list[Line] = []
     longest = 0
-    for candidate, rows in runs.items():
-        curves = [np.array([_number(x) for x in row["curves"]["explained_variance"]]) for row in rows]
-        if all(np.isnan(curve).all() for curve in curves):
+    for colour, (candidate, rows) in zip(colours, runs.items(), strict=True):
+        found = [np.array([_number(x) for x in row["curves"]["explained_variance"]]) for row in rows]
+        if all(np.isnan(curve).all() for curve in found):
             continue
-        for curve in curves:
-            axes.plot(
-                np.arange(1, len(curve) + 1), curve, color=colours[candidate], linewidth=0.5, alpha=0.35
-            )
+        look: Row = {"colour": colour, "marks": False}
+        lines += [Line(np.arange(1, len(c) + 1), c, style="-", width=0.4, **look) for c in found]
         mean = _mean_curve(rows, "explained_variance")
-        axes.plot(np.arange(1, len(mean) + 1), mean, color=colours[candidate], linewidth=1.8)
+        style = STYLES[colour % len(STYLES)]
+        lines.append(Line(np.arange(1, len(mean) + 1), mean, candidate, style=style, width=2.0, **look))
         longest = max(longest, len(mean))
+    if not lines:
+        empty(ax, "nobody here has a critic", title=title)
+        return
     if reachable is not None:
-        ends = [reachable["start"], reachable["after"]]
-        axes.plot([1, max(longest, 2)], ends, "k--", linewidth=1, label="best reachable, start and end")
-        axes.legend(fontsize="x-small", loc="upper right")
-    if not longest:
-        axes.text(0.5, 0.5, "nobody here has a critic", ha="center", transform=axes.transAxes)
-    axes.grid(alpha=0.25)
+        x, y = [1, max(longest, 2)], [reachable["start"], reachable["after"]]
+        lines.append(Line(x, y, "best reachable, start and end", colour="ink", style="--", width=1.0))
+    curves(lines, x_label="iteration", title=title, ax=ax)
+    ax.set_ylim(-0.5, 1)
 
 
 def _mean_curve(rows: Sequence[Row], name: str) -> Any:

@@ -33,9 +33,10 @@ from stability_worlds import (
 )
 
 from text_gym import TextVectorEnv, load_task
-from text_gym.agents import Policy, SB3Config, load_algorithm
+from text_gym.agents import Policy, SB3Config
+from text_gym.agents.algorithms.by_name import load_algorithm
 from text_gym.errors import ConfigError, NonFiniteError
-from text_gym.reward_models import CRITERIA
+from text_gym.reward_models.labels.questions import CRITERIA
 from text_gym.rlhf import rlhf
 from text_gym.rlhf.config import RLHFConfig
 from text_gym.rlhf.people import simulated_people

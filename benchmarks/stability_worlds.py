@@ -17,12 +17,15 @@ from typing import Any, Literal
 from rich.console import Console
 
 from text_gym import RewardSource, Task, TextVectorEnv, load_task
-from text_gym.agents import Policy, Report, SFTConfig, evaluate
+from text_gym.agents import Policy, SFTConfig, evaluate
+from text_gym.agents.sampling.evaluation import Report
 from text_gym.cli.options.sft import SFTOptions
 from text_gym.cli.sft import sft
 from text_gym.data import Data
 from text_gym.errors import ConfigError
-from text_gym.reward_models import CRITERIA, LabelStore, load_reward_model
+from text_gym.reward_models import LabelStore
+from text_gym.reward_models.labels.questions import CRITERIA
+from text_gym.reward_models.learned.loading import load_reward_model
 from text_gym.rlhf.config import Bias, RLHFConfig
 from text_gym.rlhf.cycle import STORE, Cycle
 from text_gym.rlhf.folder import TEXTS

@@ -100,7 +100,8 @@ def prompts(options: argparse.Namespace) -> list[list[str]]:
 def ours(options: argparse.Namespace) -> None:
     """PPO, GRPO, RLOO or a rollout of this repository."""
     from text_gym import TextVectorEnv, WordTokenizer
-    from text_gym.agents import Policy, load_algorithm, rollout
+    from text_gym.agents import Policy, rollout
+    from text_gym.agents.algorithms.by_name import load_algorithm
 
     tokenizer = WordTokenizer([f"w{i}" for i in range(options.vocabulary - 1)], pad=False)
     tokenizer.eos_ids = ()  # all write to the end

@@ -1,4 +1,4 @@
-"""Make the pages and pictures of the docs that follow from the sources: the reference and the floors.
+"""Make the pages and pictures of the docs: the reference, the floors, the plots, and figures of results.
 
 python docs/make.py
 """
@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
+import re
 import sys
 from pathlib import Path
 
-from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from tests.house import FLOORS, House  # noqa: E402
+from text_gym.bench.report.figures import plates  # noqa: E402
+from text_gym.plot import diagram, save  # noqa: E402
 
-PACKAGES = ("text_gym", "text_gym.agents", "text_gym.reward_models", "text_gym.bench")
+PACKAGES = ("text_gym", "text_gym.agents", "text_gym.reward_models", "text_gym.bench", "text_gym.plot")
 # What each folder holds, by floor from the ground up; the widths of boxes follow from it.
 SAYS = {
     "text_gym": "episode, tokenizer,\ndata, errors",
-    "text_gym.utils": "files, locks,\nintervals, charts",
+    "text_gym.utils": "files, locks,\nintervals, sandbox",
+    "text_gym.plot": "curves, trees,\nSVG and PNG",
+    "text_gym.pages": "the frame of\nevery report",
     "text_gym.rewards": "one protocol,\nsums, transforms",
     "text_gym.tasks": "a file each",
     "text_gym.envs": "many episodes,\none episode, masks",
@@ -76,50 +79,14 @@ def draw_floors(file: Path) -> None:
     floors: dict[int, list[str]] = {}
     for room, floor in FLOORS.items():
         floors.setdefault(floor, []).append(room)
-    figure = Figure(figsize=(10, 7.5), layout="constrained")
-    axes = figure.subplots()
-    places: dict[str, tuple[float, float]] = {}
-    for floor, rooms in floors.items():
-        for i, room in enumerate(rooms):
-            places[room] = ((i + 0.5) / len(rooms), float(floor))
-    for start, end in sorted(arrows):
-        (x0, y0), (x1, y1) = places[start], places[end]
-        level = y0 == y1  # over the roofs, else from floor to ceiling
-        axes.add_patch(
-            FancyArrowPatch(
-                (x0, y0 + 0.24 if level else y0 - 0.24),
-                (x1, y1 + 0.24),
-                arrowstyle="-|>",
-                mutation_scale=9,
-                color="0.6",
-                linewidth=0.8,
-                connectionstyle=f"arc3,rad={(0.25 if x0 > x1 else -0.25) if level else 0}",
-                zorder=4 if level else 1,
-            )
-        )
-    for room, (x, y) in places.items():
-        axes.add_patch(
-            FancyBboxPatch(
-                (x - 0.095, y - 0.24),
-                0.19,
-                0.48,
-                boxstyle="round,pad=0,rounding_size=0.02",
-                mutation_aspect=5,
-                facecolor="#eef3fb",
-                edgecolor="#3465a4",
-                zorder=2,
-            )
-        )
-        short = room.removeprefix("text_gym.") if room != "text_gym" else "text_gym"
-        axes.text(x, y + 0.12, f"{short}/", ha="center", va="center", fontsize=10, weight="bold", zorder=3)
-        axes.text(x, y - 0.08, SAYS[room], ha="center", va="center", fontsize=7.5, zorder=3)
-    axes.set(
-        xlim=(0, 1),
-        ylim=(0.6, max(floors) + 1.0),
-        title="Imports point down; further down is allowed too, and a floor has one direction",
-    )
-    axes.set_axis_off()
-    figure.savefig(str(file), dpi=130)
+    names = {room: f"{room.removeprefix('text_gym.')}/" for room in FLOORS}
+    boxes = {
+        names[room]: ((i + 0.5) / len(rooms), float(floor), SAYS[room])
+        for floor, rooms in floors.items()
+        for i, room in enumerate(rooms)
+    }
+    title = "Imports point down; further down is allowed too, and a floor has one direction"
+    save(diagram(boxes, {(names[a], names[b]) for a, b in arrows}, title=title), file)
 
 
 def _without_shortcuts(arrows: set[tuple[str, str]]) -> set[tuple[str, str]]:
@@ -136,6 +103,36 @@ def _room(module: str) -> str:
     return room if room in FLOORS else "text_gym"
 
 
+def draw_plots(page: Path) -> None:
+    """Run the snippets of a page; after each that a picture follows, save the axes `ax` as that picture."""
+    names: dict[str, object] = {}
+    text = page.read_text(encoding="utf-8")
+    for snippet, picture in re.findall(
+        r"```python\n(.*?)```\n\n!\[[^]]*\]\((plots/\w+\.svg)\)", text, re.DOTALL
+    ):
+        exec(compile(snippet, str(page), "exec"), names)
+        save(names["ax"], page.parent / picture)  # type: ignore[arg-type]
+
+
+def draw_results(folder: Path) -> None:
+    """Draw what committed results of benchmarks have the numbers for."""
+    from stability_report import write_figure
+
+    summary = json.loads((ROOT / "benchmarks/results/rewards/summary.json").read_text(encoding="utf-8"))
+    plates(summary)["frontier"].write_png(folder).replace(folder / "benchmark-curves.png")
+    found = json.loads((ROOT / "benchmarks/results/stability.json").read_text(encoding="utf-8"))
+    # The file has the mean curve of the seeds, not the curve of each.
+    means = {(s["world"], s["candidate"]): s["curves"] for s in found["summaries"] if "curves" in s}
+    rows = [
+        r | {"curves": means[r["world"], r["candidate"]]}
+        for r in found["rows"]
+        if (r["world"], r["candidate"]) in means
+    ]
+    write_figure(folder / "stability.png", rows, found["reachable"])
+
+
 if __name__ == "__main__":
     (ROOT / "docs" / "reference.md").write_text(reference(), encoding="utf-8")
     draw_floors(ROOT / "docs" / "floors.png")
+    draw_plots(ROOT / "docs" / "plots.md")
+    draw_results(ROOT / "docs")

@@ -1,23 +1,17 @@
-"""Rewards by name, by import path, or from a file: what `--reward` on the command line takes.
+"""Loads rewards by name, import path or file, as `--reward` on the command line takes them.
 
-A file is run as Python code when it is loaded, as an import would: load only files that you would run.
+A file is run as Python code when it is loaded, in a sandbox unless you say otherwise.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import hashlib
-import importlib.util
-import inspect
-import sys
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from text_gym.episode import Prompt
-from text_gym.errors import ConfigError, DataError, RewardError, UnknownNameError
+from text_gym.errors import ConfigError, UnknownNameError
 from text_gym.reward_models.judge.judge import judge_from_environment
 from text_gym.reward_models.learned.loading import load_reward_model
 from text_gym.reward_models.page.reward import WebReward
@@ -33,7 +27,9 @@ from text_gym.reward_models.scripted.rules import (
     TokenRepetition,
 )
 from text_gym.reward_models.scripted.slots import SlotCoverage
-from text_gym.rewards.source import FunctionReward, RewardSource
+from text_gym.rewards.files import load_from_file, load_from_module, make_source
+from text_gym.rewards.sandboxed import SandboxedReward
+from text_gym.rewards.source import RewardSource
 
 REWARDS: dict[str, Callable[..., RewardSource]] = {
     "format": Format,
@@ -53,14 +49,19 @@ REWARDS: dict[str, Callable[..., RewardSource]] = {
 }
 
 
-def load_reward(spec: str, *, prompts: Iterable[Prompt] | None = None, **kwargs: Any) -> RewardSource:
-    """Make a reward source from what a person typed.
+def load_reward(
+    spec: str, *, prompts: Iterable[Prompt] | None = None, sandbox: bool | None = None, **kwargs: Any
+) -> RewardSource:
+    """Make a reward source from what a user typed.
 
     Args:
         spec: A name in `REWARDS`; `module:name` or `path/to/file.py:name`, where `name` is a reward function,
             a `RewardSource`, or a class or function without required parameters that makes one; the folder
             of a learned model; or `human:path/to/labels.db`, people whose answers go to that store.
         prompts: All prompts of the run, for sources that learn from them first (a class method `fit`).
+        sandbox: Run a file in a sandbox: without network, other processes, or writing to your files (see
+            `text_gym.utils.sandbox`); `False` for a file of your own that needs those. None is True, unless
+            the environment variable `TEXT_GYM_SANDBOX` is 0. Modules, being installed, run in this process.
         kwargs: Arguments of the source's class or function.
 
     Raises:
@@ -75,116 +76,17 @@ def load_reward(spec: str, *, prompts: Iterable[Prompt] | None = None, **kwargs:
     if spec.startswith("human:"):
         spec, kwargs = "human", {**kwargs, "store": spec.removeprefix("human:")}
     if spec in REWARDS:
-        return _make(REWARDS[spec], spec, prompts, kwargs)
+        return make_source(REWARDS[spec], spec, prompts, kwargs)
     place, separator, name = spec.rpartition(":")
     if separator and place and not place.endswith(("/", "\\")):
         if place.endswith(".py"):
-            value: Any = _FromFile.load(Path(place), name)
-        else:
-            value = _attribute(_import(place), name)
-        return _as_source(value, spec, prompts, kwargs)
+            if sandbox is None:
+                sandbox = os.environ.get("TEXT_GYM_SANDBOX") != "0"
+            load = SandboxedReward if sandbox else load_from_file
+            return load(Path(place), name, prompts, kwargs)
+        return load_from_module(place, name, prompts, kwargs)
     if Path(spec).is_dir():
         return load_reward_model(spec)
     if spec.endswith(".py"):
         raise ConfigError(f"which function of {spec}? Write {spec}:name")
     raise UnknownNameError("reward", spec, REWARDS)
-
-
-def _make(
-    factory: Callable[..., Any], spec: str, prompts: Iterable[Prompt] | None, kwargs: dict[str, Any]
-) -> RewardSource:
-    fit = getattr(factory, "fit", None) if isinstance(factory, type) else None
-    try:
-        value = fit(prompts, **kwargs) if fit is not None and prompts is not None else factory(**kwargs)
-    except TypeError as error:
-        raise ConfigError(f"reward {spec!r}: {error}; it takes {inspect.signature(factory)}") from error
-    if not isinstance(value, RewardSource):
-        raise ConfigError(f"{spec} made a {type(value).__name__}, not a RewardSource")
-    return value
-
-
-def _as_source(
-    value: Any, spec: str, prompts: Iterable[Prompt] | None, kwargs: dict[str, Any]
-) -> RewardSource:
-    if not isinstance(value, RewardSource):
-        if not callable(value):
-            raise ConfigError(f"{spec} is {type(value).__name__}, not a reward source or function")
-        parameters = inspect.signature(value).parameters.values()
-        needed = [
-            p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-        ]
-        inner = getattr(value, "__wrapped__", value)
-        if isinstance(inner, type) or not needed:
-            return _make(inner, spec, prompts, kwargs)
-        name = getattr(value, "__name__", spec)
-        return FunctionReward(functools.partial(value, **kwargs) if kwargs else value, name=name)
-    if kwargs:
-        raise ConfigError(f"{spec} is a finished reward source; it takes no arguments")
-    return value
-
-
-class _FromFile:
-    """A function of a file loaded by path; it pickles as path and name, for worker processes."""
-
-    def __init__(self, file: Path, name: str, function: Callable[..., Any]) -> None:
-        functools.update_wrapper(self, function)
-        self.file, self.name = file, name
-
-    @classmethod
-    def load(cls, file: Path, name: str) -> Any:
-        value = _attribute(_run_file(file.resolve()), name)
-        return cls(file.resolve(), name, value) if inspect.isfunction(value) else value
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.__wrapped__(*args, **kwargs)  # type: ignore[attr-defined]
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Path, str]]:
-        return _FromFile.load, (self.file, self.name)
-
-
-def _run_file(file: Path) -> ModuleType:
-    if not file.is_file():
-        raise DataError(f"there is no file {file}")
-    name = f"text_gym_reward_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise DataError(f"{file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    try:
-        with _on_path(file.parent):
-            spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise RewardError(f"{file} raised {type(error).__name__}: {error}") from error
-    return module
-
-
-def _import(module: str) -> ModuleType:
-    try:
-        with _on_path(Path.cwd()):  # a console script does not have the working directory on its path
-            return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise DataError(f"there is no module {error.name!r} (asked for {module!r})") from error
-    except Exception as error:
-        raise RewardError(f"module {module!r} raised {type(error).__name__}: {error}") from error
-
-
-def _attribute(module: ModuleType, name: str) -> Any:
-    value: Any = module
-    for part in name.split("."):
-        if not hasattr(value, part):
-            known = [k for k, v in vars(value).items() if callable(v) and not k.startswith("_")]
-            raise UnknownNameError(f"name in {getattr(module, '__file__', module.__name__)}:", part, known)
-        value = getattr(value, part)
-    return value
-
-
-@contextlib.contextmanager
-def _on_path(folder: Path) -> Iterator[None]:
-    before = list(sys.path)
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        sys.path[:] = before

@@ -17,6 +17,8 @@ MOST_FILES, MOST_LINES = 15, 400
 FLOORS = {
     "text_gym": 1,
     "text_gym.utils": 1,
+    "text_gym.plot": 2,
+    "text_gym.pages": 2,
     "text_gym.rewards": 2,
     "text_gym.tasks": 2,
     "text_gym.envs": 2,

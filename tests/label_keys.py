@@ -20,7 +20,8 @@ from pathlib import Path
 
 from text_gym.cli.labels import run_label
 from text_gym.cli.options.labels import read_label
-from text_gym.reward_models import LabelStore, Question
+from text_gym.reward_models import LabelStore
+from text_gym.reward_models.labels.questions import Question
 
 KEYS = [b"%d" % n for n in range(10)] * 3 + [
     *(b"u", b"s", b"?", b"m", b"h", b"\x7f", b"\x08", b"\r", b"\n", b" ", b"x", b"\x00", b"\xff", b"\xc3"),

@@ -15,7 +15,8 @@ import sys
 import time
 
 from text_gym.errors import StoreError
-from text_gym.reward_models import LabelStore, Question
+from text_gym.reward_models import LabelStore
+from text_gym.reward_models.labels.questions import Question
 
 BATCH = 12
 

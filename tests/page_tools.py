@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from text_gym.reward_models import LabelPage, LabelStore
+from text_gym.reward_models import LabelStore
 from text_gym.reward_models.labels.questions import Question
+from text_gym.reward_models.page.page import LabelPage
 
 
 def ratings(count: int, start: int = 0) -> list[Question]:

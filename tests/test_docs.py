@@ -9,7 +9,8 @@ import gymnasium as gym
 import pytest
 
 from text_gym import Episode, TextEnv, load_task
-from text_gym.bench import Settings, load_design
+from text_gym.bench import Settings
+from text_gym.bench.matrix.designs import load_design
 from text_gym.bench.matrix.start import DesignInputs
 from text_gym.tasks.task import ENV_IDS
 

@@ -16,11 +16,10 @@ from text_gym import (
     Prompt,
     TextVectorEnv,
     WordTokenizer,
-    as_prompts,
     read_transcripts,
     write_transcripts,
 )
-from text_gym.episode import FinishReason, word_counts
+from text_gym.episode import FinishReason, as_prompts, word_counts
 from text_gym.errors import DataError, PromptError
 
 BYTES = ByteTokenizer()

@@ -13,8 +13,9 @@ import pytest
 
 from tests.page_tools import ratings, served
 from text_gym.errors import RaterLeftError
-from text_gym.reward_models import LabelPage, LabelStore
+from text_gym.reward_models import LabelStore
 from text_gym.reward_models.labels.questions import LabelCriterion, Question
+from text_gym.reward_models.page.page import LabelPage
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page

@@ -246,6 +246,7 @@ def test_a_judge_that_goes_down_stops_the_run_which_goes_on_when_it_is_back(
     monkeypatch.setenv("TINY_KEY", "sk-test-0123456789")
     options = ["--iterations", "7", "--episodes", "8", "--checkpoint-every", "4", "--seed", "4"]
     options += ["--data", "data.csv", "--policy", "start", "--max-tokens", "8", "--reward", "mine.py:judge"]
+    options += ["--no-sandbox"]  # a judge needs the network
     # Texts of two held-out prompts, then 8 texts an iteration: it goes down in the third.
     asked = 2 + 2 * 8
     down = range(asked, 10**9)
@@ -262,7 +263,7 @@ def test_a_judge_that_goes_down_stops_the_run_which_goes_on_when_it_is_back(
         assert [row["unscored_batches"] for row in rows] == [0, 0, 1, 2, 3][:done]
         assert [row["reward"] is None for row in rows] == [False, False, True, True, True][:done]
         down = range(0)
-        assert main(["train", "--resume", "run"]) == 0
+        assert main(["train", "--resume", "run", "--no-sandbox"]) == 0
     # The same faults in a run that is patient.
     down = range(asked, asked + 8 * (done - 2))
     with fault_server(lambda n, request: fault if n in down else "good") as server:

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from text_gym import ByteTokenizer, PretrainedTokenizer, TextVectorEnv, Tokenizer, WordTokenizer, as_tokenizer
+from text_gym import ByteTokenizer, PretrainedTokenizer, TextVectorEnv, Tokenizer, WordTokenizer
 from text_gym.errors import ConfigError, DataError, PromptError, TokenError
+from text_gym.tokenizer import as_tokenizer
 
 TEXTS = ["the red mug", "the red mug, the green mug", "a mug for $24"] * 3
 TRAINED = PretrainedTokenizer.train(TEXTS, vocab_size=300)
@@ -192,7 +193,7 @@ def test_an_empty_prompt_is_bos(make: Any) -> None:
     env = TextVectorEnv([""], tokenizer, len, 1)
     observation, _ = env.reset(seed=0)
     assert observation["tokens"][0, :1].tolist() == [tokenizer.bos_id]
-    assert env.starts.tolist() == [1]
+    assert env.batch.starts.tolist() == [1]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from tests.small_models import small_policy, trajectory_log_probs
 from text_gym import Episode, Task, TextVectorEnv, load_task
-from text_gym.agents import Agent, Policy, PolicyGradient, Rollout
+from text_gym.agents import Agent, Policy, Rollout
+from text_gym.agents.algorithms.policy_gradient import PolicyGradient
 from text_gym.agents.training.metrics import Metrics
 from text_gym.tasks.enumerable import trajectories
 
@@ -80,16 +81,31 @@ def gradient_of_update(agent: Agent[Any], batch: Rollout, weights: Tensor | None
     vars(agent)["apply_gradients"] = apply_gradients
     if weights is not None:
         assert isinstance(agent, PolicyGradient)
-        original = type(agent).estimate
+        original = agent.gradient
 
-        def estimate(batch: Rollout, rewards: Tensor) -> tuple[dict[str, Tensor], Metrics]:
-            columns, metrics = original(agent, batch, rewards)
-            return {**columns, "advantages": columns["advantages"] * weights[:, None]}, metrics
+        def gradient(batch: Rollout, rows: Tensor, old: dict[str, Tensor]) -> Metrics:
+            return original(batch, rows, {**old, "advantages": old["advantages"] * weights[:, None]})
 
-        vars(agent)["estimate"] = estimate
+        vars(agent)["gradient"] = gradient
     agent.update(batch)
     assert len(taken) == 1
     return taken[0]
+
+
+def columns_of_update(agent: Agent[Any], batch: Rollout) -> tuple[dict[str, Tensor], Metrics]:
+    """What the loss of an update is told of each token, `(B, T)` by name, and the update's metrics.
+
+    No gradient is computed and no step taken.
+    """
+    seen: list[dict[str, Tensor]] = []
+
+    def gradient(batch: Rollout, rows: Tensor, old: dict[str, Tensor]) -> Metrics:
+        seen.append(old)
+        return {}
+
+    vars(agent).update(gradient=gradient, apply_gradients=lambda: 0.0)
+    metrics = agent.update(batch)
+    return seen[0], metrics
 
 
 def every_pair(policy: Policy, task: Task) -> tuple[Rollout, Tensor, list[Episode]]:

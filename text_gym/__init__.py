@@ -12,38 +12,42 @@ if not (_Path(__file__).parent / "agents").is_dir():
 
 from .data import split_by_prompt
 from .envs.checker import check_text_env
-from .envs.masks import ActionMask, AllowedTokens, Grammar, MinLength, Prefixes
+from .envs.episode_batch import EpisodeBatch
+from .envs.masks import ActionMask, AllowedTokens, Grammar, MinLength
+from .envs.options import EpisodeOptions, VectorOptions
 from .envs.reward_checker import check_reward_source
 from .envs.single import TextEnv, register_envs
 from .envs.vector import TextVectorEnv
-from .envs.wrappers import AnyText, TextObservation
-from .episode import Episode, Prompt, as_prompts, read_transcripts, write_transcripts
+from .envs.wrappers import TextObservation
+from .episode import Episode, Prompt, read_transcripts, write_transcripts
 from .errors import TextGymError
 from .rewards.shaping import Shaped
 from .rewards.source import FunctionReward, RewardSource, as_reward_source
 from .rewards.trl import as_trl_reward
 from .rewards.values import Rewards
-from .tasks.task import TASKS, Task, load_task
-from .tokenizer import ByteTokenizer, PretrainedTokenizer, Tokenizer, WordTokenizer, as_tokenizer
-from .utils.display import harmless
+from .tasks.task import Task, load_task
+from .tokenizer import ByteTokenizer, PretrainedTokenizer, Tokenizer, WordTokenizer
+from .utils.limits import SandboxLimits
+from .utils.sandbox import Sandbox, run_command
 
 register_envs()
 
 __all__ = [
-    "TASKS",
     "ActionMask",
     "AllowedTokens",
-    "AnyText",
     "ByteTokenizer",
     "Episode",
+    "EpisodeBatch",
+    "EpisodeOptions",
     "FunctionReward",
     "Grammar",
     "MinLength",
-    "Prefixes",
     "PretrainedTokenizer",
     "Prompt",
     "RewardSource",
     "Rewards",
+    "Sandbox",
+    "SandboxLimits",
     "Shaped",
     "Task",
     "TextEnv",
@@ -51,16 +55,15 @@ __all__ = [
     "TextObservation",
     "TextVectorEnv",
     "Tokenizer",
+    "VectorOptions",
     "WordTokenizer",
-    "as_prompts",
     "as_reward_source",
-    "as_tokenizer",
     "as_trl_reward",
     "check_reward_source",
     "check_text_env",
-    "harmless",
     "load_task",
     "read_transcripts",
+    "run_command",
     "split_by_prompt",
     "write_transcripts",
 ]

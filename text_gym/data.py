@@ -1,4 +1,4 @@
-"""Data: rows of a CSV, JSON-lines or Parquet file or of a hub data set, as prompts with references.
+"""Reads CSV, JSON-lines or Parquet files and hub data sets as prompts with reference texts.
 
 Rows that share a prompt become one `Prompt` with several references, so that a split by prompt
 never leaks. Text is taken as it is: no cleaning, no chat templates.
@@ -22,7 +22,7 @@ Row = Mapping[str, Any]
 
 
 def read_rows(source: str | Path) -> list[Row]:
-    """Rows of a .csv, .tsv, .jsonl, .json or .parquet file, a folder saved by `datasets`, or a hub data set.
+    """Read the rows of a .csv, .tsv, .jsonl, .json or .parquet file, a `datasets` folder or a hub data set.
 
     Raises:
         DataError: There is no such file, it is empty or malformed (the line is named), or a hub
@@ -48,7 +48,7 @@ def read_rows(source: str | Path) -> list[Row]:
 def prompts_from(
     rows: Iterable[Row], prompt: str = "prompt", reference: str | None = None, separator: str = "\n"
 ) -> list[Prompt]:
-    """One `Prompt` for every distinct text in column `prompt`, in order of appearance.
+    """Make one `Prompt` for every distinct text in column `prompt`, in order of appearance.
 
     Args:
         rows: Rows as `read_rows` gives them.
@@ -82,7 +82,7 @@ def prompts_from(
 
 
 def pairs_from(prompts: Sequence[Prompt]) -> list[tuple[Prompt, str]]:
-    """Every prompt with each of its references: what supervised fine-tuning learns from."""
+    """Pair every prompt with each of its references, as supervised fine-tuning needs them."""
     return [(p, reference) for p in prompts for reference in p.columns.get("references", ())]
 
 
@@ -165,7 +165,7 @@ def _read_with_datasets(path: Path) -> list[Row]:
 def split_by_prompt(
     prompts: Sequence[Prompt], held_out: float = 0.2, seed: int = 0
 ) -> tuple[list[Prompt], list[Prompt]]:
-    """Split so that no prompt id is on both sides; which side depends on (seed, id) alone.
+    """Split so that no prompt id is on both sides; the side depends on (seed, id) alone.
 
     With two ids or more neither side is left empty: by bad luck the hash may put all on one, and
     then the id nearest to the border changes sides.
@@ -189,7 +189,7 @@ def split_by_prompt(
 
 @dataclass(frozen=True)
 class Data:
-    """Where prompts come from when it is not a task.
+    """Where the prompts come from if not from a task.
 
     Args:
         data: File (.csv, .tsv, .jsonl, .json, .parquet), folder saved by `datasets`, or hub data set.
@@ -210,7 +210,7 @@ class Data:
     gold: str | None = None
 
     def load(self) -> tuple[list[Any], list[Any]]:
-        """Prompts to learn on and to judge on."""
+        """Load the prompts to train on and those to evaluate on."""
         if self.data is None:
             raise ConfigError("pass --data FILE (or the name of a data set)")
         if not 0 < self.held_out < 1:
@@ -227,7 +227,7 @@ class Data:
 
 
 def anchored(spec: str | None, reward: bool = False) -> str | None:
-    """A file or folder, or a function of a file, with an absolute path; anything else as it is.
+    """Make the path of a file, a folder or a file's function absolute; return anything else unchanged.
 
     Rewards without `.py` and without a separator of folders are names, whatever lies here.
     """

@@ -1,4 +1,4 @@
-"""Prompt and Episode: what an episode of text was, and how it is kept (transcripts as JSON lines).
+"""Prompt and Episode, and transcripts: episodes kept as JSON lines.
 
 An `Episode` holds no reward: a reward is somebody's opinion of it, and one episode may get many.
 """
@@ -27,7 +27,7 @@ FinishReason: TypeAlias = Literal["eos", "stop", "length"]
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt's text and whatever a reward needs to know beside it.
+    """A prompt's text, and whatever else a reward needs to know about it.
 
     Args:
         text: What the policy reads.
@@ -46,7 +46,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Episode:
-    """One prompt with one completion, finished or (for stepwise rewards) so far.
+    """One prompt with one completion, finished or, for stepwise rewards, so far.
 
     Args:
         prompt: The prompt.
@@ -82,24 +82,24 @@ class Episode:
 
     def _decode(self) -> str:
         ids = self.completion_ids.tolist()
-        if ids and ids[-1] in self.tokenizer.eos_ids:  # not every tokenizer leaves each of its EOS ids out
+        if ids and ids[-1] in self.tokenizer.eos_ids:  # not every tokenizer leaves out each of its EOS ids
             del ids[-1]
         text = self.tokenizer.decode(ids)
         return text[: text.find(self.stop)] if self.stop and self.stop in text else text
 
     @property
     def done(self) -> bool:
-        """Whether the episode is over."""
+        """True if the episode is over."""
         return self.finish_reason is not None
 
     @property
     def whole(self) -> bool:
-        """Whether the text ended by itself, by EOS or a stop string, and was not cut."""
+        """True if the text ended by itself, by EOS or a stop string, and was not cut."""
         return self.finish_reason in ("eos", "stop")
 
     @classmethod
     def of(cls, prompt: Prompt | str, completion: str, tokenizer: Tokenizer, **columns: Any) -> Episode:
-        """A finished episode made from texts, as people and files have them.
+        """Make a finished episode from texts, as people and files have them.
 
         >>> from text_gym import ByteTokenizer
         >>> Episode.of("2+2=", "4", ByteTokenizer(), answer=4).prompt.columns["answer"]
@@ -121,7 +121,7 @@ class Episode:
 
 
 def as_prompts(prompts: Iterable[Prompt | str | Mapping[str, Any]]) -> list[Prompt]:
-    """Prompts from strings, `Prompt`s, or rows with a `prompt` column (the rest become columns).
+    """Make prompts from strings, `Prompt`s, or rows with a `prompt` column (the rest become columns).
 
     Raises:
         PromptError: There is none, or one is of another form; its position is named.
@@ -231,7 +231,7 @@ def read_transcripts(file: str | Path, tokenizer: Tokenizer) -> Iterator[Episode
 
 
 def _finish_reason(row: Mapping[str, Any]) -> Any:
-    """Why the episode of a transcript's row ended, in whatever words the row says it."""
+    """Return why the episode of a transcript's row ended, however the row puts it."""
     if "finish_reason" in row:
         return row["finish_reason"]
     if row.get("truncated", False):
@@ -242,7 +242,7 @@ def _finish_reason(row: Mapping[str, Any]) -> Any:
 
 
 def _retokenised(whole: Episode, row: Mapping[str, Any], reason: FinishReason | None) -> Episode:
-    """A finished episode made of a transcript's texts, ended as the transcript says."""
+    """Rebuild a finished episode from a transcript's texts, ended as the transcript says."""
     torn = reason not in ("eos", "stop") and bool(whole.tokenizer.eos_ids)
     episode = replace(
         whole,
@@ -256,10 +256,10 @@ def _retokenised(whole: Episode, row: Mapping[str, Any], reason: FinishReason | 
 
 
 def share_cut(episodes: Sequence[Episode]) -> float:
-    """Share of episodes that were cut at the token limit, in [0, 1]."""
+    """Return the share of episodes cut at the token limit, in [0, 1]."""
     return sum(e.finish_reason == "length" for e in episodes) / len(episodes)
 
 
 def word_counts(episodes: Sequence[Episode]) -> FloatArray:
-    """`(n,)` words of each completion, separated by white space."""
+    """Count the words of each completion, separated by white space: `(n,)`."""
     return np.array([len(e.completion.split()) for e in episodes], dtype=np.float64)

@@ -6,6 +6,7 @@ Programming errors inside the package are not wrapped: they stay what they are.
 
 from __future__ import annotations
 
+import builtins
 import difflib
 from collections.abc import Iterable
 
@@ -13,7 +14,7 @@ from gymnasium.error import ResetNeeded
 
 
 class TextGymError(Exception):
-    """Base of every error that text-gym raises on purpose."""
+    """The base class of every error that text-gym raises on purpose."""
 
 
 class TokenError(TextGymError, ValueError):
@@ -25,11 +26,11 @@ class PromptError(TextGymError, ValueError):
 
 
 class RewardError(TextGymError, ValueError):
-    """A reward source that raised or returned something that is not one finite number an episode."""
+    """A reward source that raised, or did not return one finite number per episode."""
 
 
 class NoScoresError(TextGymError):
-    """A reward source that scored no episode of several batches in a row: there is nothing to learn from."""
+    """A reward source that scored no episode in several batches in a row, leaving nothing to learn from."""
 
 
 class EpisodeError(TextGymError, ResetNeeded):
@@ -41,7 +42,7 @@ class DataError(TextGymError, ValueError):
 
 
 class ConfigError(TextGymError, ValueError):
-    """An option whose value makes no sense, alone or beside the others."""
+    """An option whose value makes no sense, alone or in combination."""
 
 
 class NonFiniteError(TextGymError, ArithmeticError):
@@ -49,7 +50,7 @@ class NonFiniteError(TextGymError, ArithmeticError):
 
 
 class LabelError(TextGymError, ValueError):
-    """An answer that does not fit its question, or a second one where one was given already."""
+    """An answer that does not fit its question, or a second answer to the same question."""
 
 
 class StoreError(DataError):
@@ -66,27 +67,56 @@ class StoreError(DataError):
 
 
 class NotSavedError(TextGymError, OSError):
-    """A label that did not reach the disk; those saved before are intact."""
+    """A label that did not reach the disk; earlier ones are intact."""
 
 
 class RaterLeftError(TextGymError):
-    """The people who are to answer have left; what they answered is saved."""
+    """The people asked have left; their answers so far are saved."""
 
 
 class CheckpointError(TextGymError, RuntimeError):
-    """A checkpoint that could not be written or read; earlier ones are as they were."""
+    """A checkpoint that could not be written or read; earlier ones are untouched."""
 
 
 class DamagedError(CheckpointError):
-    """A sealed folder that is incomplete, or whose files are not those that were sealed."""
+    """A sealed folder that is incomplete or was altered."""
 
 
 class GuardError(TextGymError, AssertionError):
-    """What must never change while a policy learns did change, such as the reference policy."""
+    """Something that must not change during training has changed, such as the reference policy."""
 
 
 class CheckError(TextGymError, AssertionError):
-    """An environment or a reward that breaks a law; says which one, and what to mend."""
+    """An environment or a reward that breaks a law; the message says which one and what to fix."""
+
+
+class SandboxError(TextGymError, RuntimeError):
+    """A sandboxed function or command that raised, died, or ran into one of its limits.
+
+    Args:
+        message: What happened and what to do.
+        limit: The limit that it ran into: `"time"`, `"memory"`, `"files"`, `"network"`, `"processes"`,
+            `"permission"`, `"output"` or `"answer"`; None if it raised or died on its own account.
+        types: Names of the exception's class and its bases, if it raised, e.g. `"builtins.ValueError"`.
+        hint: What the limit means for whoever wrote the function; part of the message.
+    """
+
+    def __init__(
+        self, message: str, limit: str | None = None, types: tuple[str, ...] = (), hint: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.limit, self.types, self.hint = limit, types, hint
+
+    def as_builtin(self) -> Exception | None:
+        """The nearest built-in exception to the one that was raised, made here; None if none was raised."""
+        for name in self.types:
+            kind = getattr(builtins, name.removeprefix("builtins."), None)
+            if name.startswith("builtins.") and isinstance(kind, type) and issubclass(kind, Exception):
+                try:
+                    return kind(str(self))
+                except TypeError:  # UnicodeDecodeError and the like want more than a message
+                    continue
+        return None
 
 
 class UnknownNameError(TextGymError, KeyError):
@@ -112,7 +142,7 @@ class UnknownNameError(TextGymError, KeyError):
 
 
 def excerpt(text: str, width: int = 60) -> str:
-    r"""The start of a text for an error message: one line, control characters escaped.
+    r"""Return the start of a text for an error message, on one line, with control characters escaped.
 
     >>> excerpt("two\nlines")
     "'two\\nlines'"

@@ -1,4 +1,4 @@
-"""Tokenizers: what turns text into the ids an episode is made of, and back.
+"""Tokenizers turn text into the ids an episode is made of, and back.
 
 `Tokenizer` is the protocol the environment needs; `ByteTokenizer` and `WordTokenizer` need no
 files; `PretrainedTokenizer` wraps any fast tokenizer of `tokenizers` or `transformers`.
@@ -22,27 +22,27 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What the environment asks of a tokenizer; ids are in `[0, vocab_size)`."""
+    """The interface the environment needs from a tokenizer; ids are in `[0, vocab_size)`."""
 
     @property
     def vocab_size(self) -> int:
-        """`V`, one more than the largest id."""
+        """The vocabulary size `V`, one more than the largest id."""
 
     @property
     def eos_ids(self) -> tuple[int, ...]:
-        """Ids that end an episode; empty when only the token limit does."""
+        """The ids that end an episode; empty if only the token limit does."""
 
     @property
     def pad_id(self) -> int:
-        """Id that fills unused places. It may equal an EOS id: lengths, never ids, say what is padding."""
+        """The id that fills unused places; it may be an EOS id, since lengths, never ids, define padding."""
 
     @property
     def bos_id(self) -> int | None:
-        """Id that stands for an empty prompt, if there is one."""
+        """The id that stands for an empty prompt, or None."""
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the vocabulary: ids may be shared only between tokenizers of equal fingerprint."""
+        """A hash of the vocabulary; only tokenizers with equal fingerprints may exchange ids."""
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without special tokens added."""
@@ -56,7 +56,7 @@ def _digest(value: object) -> str:
 
 
 class ByteTokenizer:
-    """UTF-8 bytes as tokens, id 256 as EOS, id 257 as BOS and padding: no files, no training.
+    """UTF-8 bytes as tokens, with EOS 256 and BOS or padding 257; it needs no files and no training.
 
     Bytes that are not valid UTF-8 decode to U+FFFD, so any id sequence has a text.
 
@@ -74,20 +74,20 @@ class ByteTokenizer:
     fingerprint = _digest("byte-256")
 
     def encode(self, text: str) -> list[int]:
-        """The text's bytes."""
+        """Return the text's bytes."""
         return list(text.encode("utf-8", errors="surrogatepass"))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of the ids below 256."""
+        """Decode the ids below 256."""
         try:
             text = bytes(ids)
-        except ValueError:  # special tokens among them
+        except ValueError:  # special tokens included
             text = bytes(i for i in ids if i < 256)
         return text.decode("utf-8", errors="replace")
 
 
 class WordTokenizer:
-    """A closed vocabulary of symbols, followed by EOS and a padding id: the tiny worlds of the classic tasks.
+    """A closed vocabulary of symbols, then EOS and a padding id, for the tiny worlds of the classic tasks.
 
     Args:
         words: The symbols, ids in this order. They must be distinct and not empty.
@@ -116,7 +116,7 @@ class WordTokenizer:
         self.fingerprint = _digest([self.words, separator, pad])
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the symbols; `TokenError` for one that is not in the vocabulary."""
+        """Return the ids of the symbols; raise `TokenError` for one outside the vocabulary."""
         symbols = text.split(self.separator) if self.separator else list(text)
         try:
             return [self._ids[s] for s in symbols if s]
@@ -127,12 +127,12 @@ class WordTokenizer:
             ) from None
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The symbols, joined by the separator."""
+        """Join the symbols by the separator."""
         return self.separator.join(self.words[i] for i in ids if i < len(self.words))
 
 
 class PretrainedTokenizer:
-    """A fast tokenizer of Hugging Face (`tokenizers`), read from a folder, a hub name or an object.
+    """A fast Hugging Face tokenizer, loaded from a folder, a hub name or an object.
 
     Only `tokenizers` is imported, never `transformers`, unless the name has to be looked up on a hub.
 
@@ -185,7 +185,7 @@ class PretrainedTokenizer:
 
         try:
             backend = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises nothing more exact
+        except Exception as error:  # the library raises no more specific error
             raise DataError(
                 f"{file} is no tokenizer ({error}); save it again with save_pretrained"
             ) from error
@@ -224,7 +224,7 @@ class PretrainedTokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int = 1024) -> PretrainedTokenizer:
-        """Train byte-level BPE (Sennrich et al. 2016; on bytes as in GPT-2) from nothing.
+        """Train byte-level BPE from scratch (Sennrich et al. 2016, on bytes as in GPT-2).
 
         Words keep their leading space, merges never cross words, `<eos>` is id 0 and `<pad>` id 1. Any
         text of valid Unicode comes back from its ids unchanged, `"<eos>"` written out included: that is
@@ -295,7 +295,7 @@ class PretrainedTokenizer:
 
 
 def as_tokenizer(value: Any) -> Tokenizer:
-    """Take what a user has: one of ours, a `transformers` tokenizer, a folder or the name of a hub model."""
+    """Accept one of our tokenizers, a `transformers` tokenizer, a folder or the name of a hub model."""
     if isinstance(value, (str, Path)):
         return PretrainedTokenizer.from_pretrained(value)
     if hasattr(value, "backend_tokenizer"):

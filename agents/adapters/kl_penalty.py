@@ -2,7 +2,7 @@
 
 An environment sees actions, never the policy that drew them; so the wrapper keeps the reference and has to be
 told where the policy's log-probabilities come from. It knows no library: one line of yours, or of an adapter
-(`sb3_log_probs`), makes the connection.
+(`SB3VecEnv.follow`), makes the connection.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from text_gym.agents.algorithms.kl import KLController
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.prefix_cache import PrefixCache
 from text_gym.envs.infos import Info, put
-from text_gym.envs.vector import token_array
+from text_gym.envs.inputs import token_array
+from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import BoolArray, FloatArray, IntArray
 from text_gym.errors import ConfigError, EpisodeError, NonFiniteError, TokenError
 
@@ -100,11 +101,6 @@ class KLPenalty(VectorWrapper[Any, Any, Any, Any, Any]):
         tokenizer = getattr(env.unwrapped, "tokenizer", reference.tokenizer)
         if tokenizer.fingerprint != reference.tokenizer.fingerprint:
             raise ConfigError("the reference of the KL penalty and the environment have different tokenizers")
-        if getattr(env.unwrapped, "fixed_horizon", False):
-            raise ConfigError(
-                "with fixed_horizon, tokens after an end are ignored, and a penalty on them would be noise; "
-                "make the environment without it"
-            )
         if kl_batch < 1:
             raise ConfigError(f"kl_batch is {kl_batch}; it must be at least 1")
         trainable = any(p.requires_grad for p in reference.parameters())
@@ -114,7 +110,8 @@ class KLPenalty(VectorWrapper[Any, Any, Any, Any, Any]):
         # By this name TorchRL looks for it; Gymnasium's wrappers do not pass it on.
         self.autoreset_mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         shown: Any = env.single_observation_space
-        advice = getattr(env.unwrapped, "on_masked", "raise") == "allow"
+        text_env = env.unwrapped
+        advice = isinstance(text_env, TextVectorEnv) and text_env.options.on_masked == "allow"
         self._masked = "action_mask" in shown.spaces and not advice
         self._reference_log_probs = self._cached(self.reference)
         self._log_probs: LogProbs | None = None
@@ -145,7 +142,7 @@ class KLPenalty(VectorWrapper[Any, Any, Any, Any, Any]):
         else:
             raise ConfigError(
                 "follow takes a function of (observation, actions) that returns log-probabilities, not a "
-                f"{type(policy).__name__}; with Stable-Baselines3 it is sb3_log_probs(model.policy)"
+                f"{type(policy).__name__}; with Stable-Baselines3 call follow(model.policy) of the SB3VecEnv"
             )
         return self
 
@@ -198,7 +195,7 @@ class KLPenalty(VectorWrapper[Any, Any, Any, Any, Any]):
         if self._log_probs is None:
             raise ConfigError(
                 "KLPenalty does not know whose KL to penalise; call env.follow(policy) before the first "
-                "step, with Stable-Baselines3 env.follow(sb3_log_probs(model.policy))"
+                "step, with Stable-Baselines3 follow(model.policy) of the SB3VecEnv"
             )
         tokens = np.where(acting, token_array(actions, (self.num_envs,)).astype(np.int64), 0)
         size = self.reference.vocab_size

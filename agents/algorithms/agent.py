@@ -32,15 +32,17 @@ from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.sampling.sampler import Sampling, rollout
 from text_gym.agents.training.advice import Advisor
 from text_gym.agents.training.checkpoint import Checkpoints
-from text_gym.agents.training.gradients import apply_gradients, backward
 from text_gym.agents.training.metrics import Metrics, rollout_metrics
 from text_gym.agents.training.objective import Objective
+from text_gym.envs.episode_batch import EpisodeBatch
+from text_gym.envs.options import EpisodeOptions
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Prompt, share_cut
-from text_gym.errors import ConfigError, NoScoresError
+from text_gym.errors import ConfigError, NonFiniteError, NoScoresError
 from text_gym.utils.display import harmless
 
 from .configs import AgentConfig
+from .groups import play_in_groups
 from .kl import KLController
 
 LOG = logging.getLogger("text_gym")
@@ -56,10 +58,12 @@ class Agent(ABC, Generic[ConfigT]):
     Args:
         policy: The policy to train, in place.
         env: The environment; its `num_envs` is the number of episodes `B` of an iteration.
-        config: The algorithm's settings.
+        config: The algorithm's settings; its defaults if None.
         reference: The policy to stay close to; a frozen copy of `policy` as it is now if None.
 
     Attributes:
+        networks: The networks that are trained, by name, the policy first. The gradient of each is clipped by
+            itself, so that a large critic gradient does not shrink the policy's.
         iteration: Iterations done.
         unscored_batches: Batches in a row, up to the last one, of which the reward source scored no episode.
         between_iterations: False from the first step of an update to its end (and for ever, if that failed
@@ -71,20 +75,30 @@ class Agent(ABC, Generic[ConfigT]):
     Raises:
         NonFiniteError: A weight of the reference is NaN or infinite.
         GuardError: Reference or reward model share trained weights with the policy.
+        ConfigError: The environment's `num_envs` is not a multiple of `config.group_size`.
     """
 
     config_class: ClassVar[type[AgentConfig]]
 
     def __init__(
-        self, policy: Policy, env: TextVectorEnv, config: ConfigT, reference: Policy | None = None
+        self,
+        policy: Policy,
+        env: TextVectorEnv,
+        config: ConfigT | None = None,
+        reference: Policy | None = None,
     ) -> None:
+        config = config or self.config_class()  # type: ignore[assignment]
+        assert config is not None
         self.policy, self.env, self.config = policy, env, config
+        self.networks: dict[str, nn.Module] = {"policy": policy}
         self.reference = reference or policy.frozen()
         self.reference.check_finite()
         check_separate(policy, {"the reference policy": self.reference, **reward_modules(env.reward)})
         self.optimizer = torch.optim.AdamW(
             self.parameter_groups(), eps=1e-5, weight_decay=0.0, fused=policy.device.type in FUSED
         )
+        if config.group_size > 1:
+            play_in_groups(env, config.group_size)
         self.kl = KLController(config.kl_coef, config.kl_target)
         self.sampling = Sampling(temperature=config.temperature)
         self.advisor = Advisor()
@@ -99,7 +113,7 @@ class Agent(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def update(self, batch: Rollout) -> Metrics:
-        """Learn from one batch of episodes; returns what happened, for the logs."""
+        """Learn from one batch of episodes and return the metrics of the update."""
 
     def learn(self, iterations: int | None = None, callback: Callback | None = None) -> Agent[ConfigT]:
         """Play and update until `config.iterations` (or this many more) are done.
@@ -136,14 +150,20 @@ class Agent(ABC, Generic[ConfigT]):
         return self.declined is not None and self.config.on_decline == "stop"
 
     def _iterate(self) -> Metrics:
-        """Play, update, count, and look whether all is as it should be."""
+        """Play a batch, learn from it, count it, and check that nothing changed that should not."""
         started = time.perf_counter()
         self._check()
         batch = self._collect_or_restore()
         played = time.perf_counter()
         self._set_learning_rate()
         self.between_iterations = False
-        metrics = self._update_guarded(batch) if batch.scored.any() else self._skip()
+        if batch.scored.any():
+            self.unscored_batches = 0
+            with unchanged(reward_modules(self.env.reward)):
+                metrics = self.update(batch)
+            check_unchanged(self.reference, self._reference_was, "the reference policy")
+        else:
+            metrics = self._skip()
         self.iteration += 1
         self.episodes_played += len(batch.episodes)
         self.tokens_played += batch.num_tokens
@@ -167,14 +187,6 @@ class Agent(ABC, Generic[ConfigT]):
             **memory_mib(self.policy.device),
         }
 
-    def _update_guarded(self, batch: Rollout) -> Metrics:
-        """`update`, after which reward models and reference must be what they were."""
-        self.unscored_batches = 0
-        with unchanged(reward_modules(self.env.reward)):
-            metrics = self.update(batch)
-        check_unchanged(self.reference, self._reference_was, "the reference policy")
-        return metrics
-
     def _skip(self) -> Metrics:
         """Count a batch without scores and learn nothing from it; the first one in a row is told."""
         self.unscored_batches += 1
@@ -186,7 +198,7 @@ class Agent(ABC, Generic[ConfigT]):
         """Which reward gave no scores, and the last reason it had."""
         reward = self.env.reward
         said = harmless(reward.last_failure or "it abstained and gave no reason", limit=400)
-        if self.env.truncated.all():
+        if self.env.batch.truncated.all():
             said = "the token limit cut all of them, and limit='truncate' pays for whole texts only"
         name = harmless(reward.name, limit=60)
         return f"reward {name!r} scored none of {self.env.num_envs} episodes: {said}"
@@ -215,30 +227,22 @@ class Agent(ABC, Generic[ConfigT]):
     def collect(self) -> Rollout:
         """Play the next `B` episodes of the stream `config.seed`."""
         index = self.episodes_played + np.arange(self.env.num_envs)
-        return rollout(
-            self.policy,
-            self.env,
-            index,
-            seed=self.config.seed,
-            sampling=self.sampling,
-            keep_states=self.reads_states,
-        )
+        how: dict[str, Any] = {"seed": self.config.seed, "sampling": self.sampling}
+        return rollout(self.policy, self.env, index, keep_states=self.reads_states, **how)
 
     def predict(self, prompts: Sequence[Prompt | str], *, greedy: bool = True, seed: int = 0) -> list[str]:
         """Complete prompts with the policy as it is now."""
-        env = TextVectorEnv(
+        given = self.env.batch.options
+        playing = EpisodeBatch(
             prompts,
             self.env.tokenizer,
             lambda episodes: [0.0] * len(episodes),
             self.env.max_tokens,
-            num_envs=len(prompts),
-            shuffle=False,
-            numbering="global",
-            stop=self.env.stop,
-            mask=self.env.mask,
+            len(prompts),
+            EpisodeOptions(stop=given.stop, mask=given.mask, shuffle=False),
         )
         sampling = Sampling(temperature=self.config.temperature, greedy=greedy)
-        batch = rollout(self.policy, env, np.arange(len(prompts)), seed=seed, sampling=sampling)
+        batch = rollout(self.policy, playing, np.arange(len(prompts)), seed=seed, sampling=sampling)
         return [e.completion for e in batch.episodes]
 
     def save(self, folder: str | Path, *, resumable: bool = False) -> None:
@@ -313,24 +317,16 @@ class Agent(ABC, Generic[ConfigT]):
 
     reads_states = False  # whether rollouts keep the policy's states
 
-    @property
-    def networks(self) -> dict[str, nn.Module]:
-        """What is trained, by name: the policy, and first."""
-        return {"policy": self.policy}
-
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What the optimizer trains: `params`, the full learning rate `lr`, `warmup` (True if left out)."""
+        """Return the optimizer's groups: `params`, the full learning rate `lr`, `warmup` (True if absent)."""
         trained = [p for p in self.policy.parameters() if p.requires_grad]
         return [{"params": trained, "lr": self.config.learning_rate}]
 
     def reference_log_probs(self, batch: Rollout) -> Tensor:
-        """`(B, T)`, nats: the reference's log-probabilities of the batch's tokens."""
+        """Score the batch's tokens with the reference policy: log-probabilities `(B, T)`, in nats."""
+        where = (batch.tokens, batch.starts, batch.lengths)
         return self.reference.score(
-            batch.tokens,
-            batch.starts,
-            batch.lengths,
-            temperature=self.config.temperature,
-            action_masks=batch.action_masks,
+            *where, temperature=self.config.temperature, action_masks=batch.action_masks
         )
 
     def track_objective(self, batch: Rollout, reference: Tensor) -> Metrics:
@@ -343,28 +339,49 @@ class Agent(ABC, Generic[ConfigT]):
             reference: `(B, T)`, nats, as `reference_log_probs` gave them.
         """
         kl = ((batch.log_probs - reference) * batch.mask).sum(dim=1).double().cpu().numpy()
-        return self.objective.add(batch, kl, self.kl.coefficient, self.iteration, self.env.group_size)
+        return self.objective.add(batch, kl, self.kl.coefficient, self.iteration, self.env.batch.group_size)
 
     def step(self, loss: Tensor) -> float:
-        """One optimizer step; returns the gradient's norm before clipping.
+        """Take one optimizer step down the gradient of a loss.
+
+        Args:
+            loss: A number.
+
+        Returns:
+            The norm of the policy's gradient before clipping.
 
         Raises:
             NonFiniteError: The loss or a gradient is not finite; the weights are untouched.
         """
-        backward(self.optimizer, loss, self.where)
+        if not torch.isfinite(loss):
+            raise NonFiniteError(f"the loss is {loss.item()} in {self.where}; nothing was updated")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
         return self.apply_gradients()
 
     def apply_gradients(self) -> float:
-        """One optimizer step down the gradients that there are.
+        """Take one optimizer step; clip each network's gradient to `max_grad_norm` separately.
 
         Returns:
-            The norm of the policy's before clipping.
+            The norm of the policy's gradient before clipping.
 
         Raises:
             NonFiniteError: A gradient is not finite; the weights are untouched.
         """
-        networks = list(self.networks.values())
-        return apply_gradients(networks, self.optimizer, self.config.max_grad_norm, self.where)[0]
+        norms = []
+        for network in self.networks.values():
+            gradients = {n: p.grad for n, p in network.named_parameters() if p.grad is not None}
+            norm = torch.nn.utils.get_total_norm(list(gradients.values()))
+            if not torch.isfinite(norm):
+                self.optimizer.zero_grad(set_to_none=True)
+                bad = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
+                what = f"the gradient of {bad[0]}" if bad else "the norm of the gradient"
+                raise NonFiniteError(f"{what} is not finite in {self.where}; nothing was updated")
+            if norm > self.config.max_grad_norm - 1e-6:  # else it would multiply by 1, which takes time too
+                torch.nn.utils.clip_grads_with_norm_(network.parameters(), self.config.max_grad_norm, norm)
+            norms.append(float(norm))
+        self.optimizer.step()
+        return norms[0]
 
     @property
     def where(self) -> str:

@@ -1,4 +1,4 @@
-"""Best-of-n: write n texts, keep the one the reward likes best; and teach a policy to write like that.
+"""Best-of-n writes n texts and keeps the one with the largest reward; a policy can learn to write like it.
 
 `best_of_n` chooses at writing time and trains nothing. The agent `BestOfN` fits its policy to the
 chosen texts by maximum likelihood. The texts not chosen teach nothing, and there is no KL penalty:
@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -20,24 +19,27 @@ from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.sampling.sampler import Sampling, rollout
 from text_gym.agents.training.metrics import Metrics
+from text_gym.envs.episode_batch import EpisodeBatch
+from text_gym.envs.options import EpisodeOptions
 from text_gym.envs.vector import TextVectorEnv
-from text_gym.episode import Episode, Prompt
+from text_gym.episode import Episode, FloatArray, Prompt
 from text_gym.rewards.source import RewardSource, as_reward_source
 
 from .advantages import masked_mean
 from .agent import Agent
 from .configs import AgentConfig, BestOfNConfig
-from .policy_gradient import check_groups, grouped_returns, minibatches
+from .groups import grouped_returns
+from .policy_gradient import minibatches
 
 ROWS = 128  # episodes played side by side when sampling
 
 
 class Candidates(NamedTuple):
-    """What `best_of_n` wrote for `N` prompts."""
+    """The candidates `best_of_n` wrote for `N` prompts."""
 
     best: list[Episode]  # N, the chosen ones
     episodes: list[Episode]  # N * n, all of them, a prompt's one after another
-    rewards: npt.NDArray[np.float64]  # (N, n), by the source that chose; NaN where it declined to judge
+    rewards: FloatArray  # (N, n), by the source that chose; NaN where it declined to judge
 
 
 def best_of_n(
@@ -68,34 +70,32 @@ def best_of_n(
     prompts = list(env.prompts if prompts is None else prompts)
     total = len(prompts) * n
     rows = min(total, n * max(1, ROWS // max(1, n)))
-    playing = TextVectorEnv(
-        prompts,
-        env.tokenizer,
-        env.reward if reward is None else as_reward_source(reward),
-        env.max_tokens,
-        num_envs=rows,
+    given = env.batch.options
+    options = EpisodeOptions(
         limit="end",
-        stop=env.stop,
+        stop=given.stop,
+        mask=given.mask,
+        on_bad_reward=given.on_bad_reward,
         shuffle=False,
         group_size=n,
         context=policy.context,
-        on_bad_reward=env.on_bad_reward,
-        mask=env.mask,
     )
+    source = env.reward if reward is None else as_reward_source(reward)
+    playing = EpisodeBatch(prompts, env.tokenizer, source, env.max_tokens, rows, options)
     episodes: list[Episode] = []
-    found: list[npt.NDArray[np.float64]] = []
+    found: list[FloatArray] = []
     for first in range(0, total, rows):
-        index = np.arange(first, first + rows) % total  # the last batch wraps around; the surplus is cut
+        index = np.arange(first, first + rows) % total  # the last batch wraps around, and the surplus is cut
         batch = rollout(policy, playing, index, seed=seed, sampling=sampling)
         episodes += batch.episodes
-        found.append(np.where(batch.scores.abstained, np.nan, batch.scores.totals))
+        found.append(batch.scores.totals_or_nan)
     rewards = np.concatenate(found)[:total].reshape(-1, n)
     best = choose_best(torch.from_numpy(rewards), torch.from_numpy(~np.isnan(rewards))).tolist()
     return Candidates([episodes[i * n + j] for i, j in enumerate(best)], episodes[:total], rewards)
 
 
 def best_of_n_kl_bound(n: int) -> float:
-    """Most nats per episode that choosing the best of `n` can put between policy and choice.
+    """Bound the KL that best-of-n can put between policy and choice, in nats per episode.
 
     log n - (n - 1)/n is the exact KL where the same text never comes twice and no two rewards are equal.
     Of texts some are likely and do come twice, and then it is an upper bound, no estimate (Beirami et
@@ -108,7 +108,7 @@ def best_of_n_kl_bound(n: int) -> float:
 
 
 def choose_best(rewards: Tensor, judged: Tensor) -> Tensor:
-    """`(G,)` int64: the place of the largest reward in each group, the first among equals.
+    """Return the index of each group's largest reward, `(G,)` int64; the first of equals wins.
 
     Args:
         rewards: `(G, n)`.
@@ -131,16 +131,6 @@ class BestOfN(Agent[BestOfNConfig]):
 
     config_class: ClassVar[type[AgentConfig]] = BestOfNConfig
 
-    def __init__(
-        self,
-        policy: Policy,
-        env: TextVectorEnv,
-        config: BestOfNConfig | None = None,
-        reference: Policy | None = None,
-    ) -> None:
-        super().__init__(policy, env, config or BestOfNConfig(), reference)
-        check_groups(env, self.config.n)
-
     def collect(self) -> Rollout:
         """Play the next `B` episodes of the stream `config.seed`."""
         if self.config.sample_from == "policy":
@@ -149,7 +139,7 @@ class BestOfN(Agent[BestOfNConfig]):
         return rollout(self.reference, self.env, index, seed=self.config.seed, sampling=self.sampling)
 
     def update(self, batch: Rollout) -> Metrics:
-        """Several epochs of maximum likelihood on the best of the texts that were paid."""
+        """Run several epochs of maximum likelihood on the best of the texts that were paid."""
         if not batch.scored.any():
             return {"kl": float("nan"), "kl_per_token": float("nan"), "updates": 0}
         config, batch = self.config, batch.only(batch.scored)
@@ -174,7 +164,7 @@ class BestOfN(Agent[BestOfNConfig]):
         }
 
     def loss(self, batch: Rollout, rows: Tensor) -> Tensor:
-        """Negative log-likelihood of these episodes, in nats per episode."""
+        """Compute the negative log-likelihood of these episodes, in nats per episode."""
         said = self.policy.evaluate(
             batch.tokens[rows],
             batch.starts[rows],
@@ -189,7 +179,7 @@ class BestOfN(Agent[BestOfNConfig]):
         return {**super().settings(), "algorithm": "best_of_n"}
 
     def _kl(self, batch: Rollout) -> tuple[float, Tensor | None]:
-        """KL(policy ‖ reference) before the update, in nats per episode, by whoever wrote the texts.
+        """Estimate KL(policy ‖ reference) before the update in nats per episode, whoever wrote the texts.
 
         Where the policy wrote them, also the reference's log-probabilities of their tokens, `(B, T)`.
         """

@@ -1,4 +1,4 @@
-"""Algorithms by their names on the command line."""
+"""Finds algorithms by the names the command line knows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ALGORITHMS: dict[str, type[Agent[Any]]] = {
 
 
 def load_algorithm(name: str) -> type[Agent[Any]]:
-    """The class of an algorithm by its name in `ALGORITHMS`.
+    """Import the class of an algorithm by its name in `ALGORITHMS`.
 
     Raises:
         UnknownNameError: There is no such algorithm; the nearest name is suggested.

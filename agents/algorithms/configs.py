@@ -1,4 +1,4 @@
-"""The settings of every algorithm, one frozen dataclass each; PyTorch is not needed to read or check them."""
+"""The settings of every algorithm, one frozen dataclass each, readable without PyTorch."""
 
 from __future__ import annotations
 
@@ -54,6 +54,11 @@ class AgentConfig:
         if self.on_decline not in ("warn", "stop"):
             raise ConfigError(f"on_decline is {self.on_decline!r}; choose warn or stop")
 
+    @property
+    def group_size(self) -> int:
+        """Episodes that share a prompt; 1 where an algorithm compares none with each other."""
+        return 1
+
 
 @dataclass(frozen=True)
 class BestOfNConfig(AgentConfig):
@@ -79,11 +84,22 @@ class BestOfNConfig(AgentConfig):
         super().__post_init__()
         if self.kl_coef or self.kl_target is not None:
             raise ConfigError("best-of-n has no KL penalty: leave kl_coef at 0 and kl_target at None")
+        _check_group("n", self.n)
         for name in ("epochs", "minibatches"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.sample_from not in ("policy", "reference"):
             raise ConfigError(f"sample_from is {self.sample_from!r}; choose policy or reference")
+
+    @property
+    def group_size(self) -> int:
+        """Episodes that share a prompt: the `n` among which the best is chosen."""
+        return self.n
+
+
+def _check_group(name: str, size: int) -> None:
+    if size < 2:
+        raise ConfigError(f"{name} is {size}; a group needs at least 2 episodes to compare")
 
 
 @dataclass(frozen=True)
@@ -183,6 +199,7 @@ class GRPOConfig(PolicyGradientConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_group("group_size", self.group_size)
         if self.length_normalisation not in ("sequence", "token", "constant"):
             raise ConfigError(
                 f"length_normalisation is {self.length_normalisation!r}; choose sequence, token or constant"
@@ -272,6 +289,10 @@ class RLOOConfig(PolicyGradientConfig):
     epochs: int = 2
     group_size: int = 4
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_group("group_size", self.group_size)
+
 
 @dataclass(frozen=True)
 class SFTConfig:
@@ -319,7 +340,7 @@ CONFIGS: dict[str, type[AgentConfig]] = {
 
 
 def settings_class(algorithm: str) -> type[AgentConfig]:
-    """The class of an algorithm's settings, by the algorithm's name; the algorithm itself is not loaded.
+    """Return the class of an algorithm's settings by the algorithm's name, without loading the algorithm.
 
     Raises:
         UnknownNameError: There is no such algorithm; the nearest name is suggested.

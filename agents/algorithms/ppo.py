@@ -1,7 +1,13 @@
-"""PPO (Schulman et al. 2017) for text: tokens are actions, the KL to a reference is part of the reward.
+"""PPO (Schulman et al. 2017) for text: a token is an action, and the KL to a reference is part of its reward.
 
-What follows is what PPO adds to a policy gradient: a critic. Nothing is bootstrapped after an episode's last
-token: a text cut at the token limit is paid as it stands, or (`limit="truncate"`) no sample of the problem.
+    r_t = R_t − β log π_old(a_t|s_t) / π_ref(a_t|s_t)                      Ziegler et al. 2019, eq. 2
+    Â_t = Σ_l (γλ)^l δ_{t+l},  δ_t = r_t + γ V_old(s_{t+1}) − V_old(s_t)   Schulman et al. 2016 (GAE), eq. 16
+    L   = −E min(ρ_t Â_t, clip(ρ_t, 1 − ε, 1 + ε) Â_t)                     Schulman et al. 2017, eq. 7
+          where ρ_t = π(a_t|s_t) / π_old(a_t|s_t)
+    L_V = ½ E (V(s_t) − G_t)²  where G_t = Â_t + V_old(s_t)                ibid., eq. 9
+
+R_t is what the task pays for token t. Nothing is bootstrapped after an episode's last token: a text cut at
+the token limit is paid as it stands, or (`limit="truncate"`) is no sample of the problem and left out.
 """
 
 from __future__ import annotations
@@ -11,19 +17,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from text_gym.agents.policies.critic import Critic, StateCritic
-from text_gym.agents.policies.micro_batches import Part
 from text_gym.agents.policies.policy import Evaluation, Policy
 from text_gym.agents.sampling.rollout import Rollout
-from text_gym.agents.training.gradients import backward
 from text_gym.agents.training.metrics import Metrics
 from text_gym.envs.vector import TextVectorEnv
 
 from .advantages import explained_variance, gae, whiten
 from .configs import AgentConfig, PPOConfig
-from .policy_gradient import PolicyGradient
+from .kl import estimate_kl
+from .policy_gradient import Part, PolicyGradient
 
 
 class PPO(PolicyGradient[PPOConfig]):
@@ -40,6 +45,80 @@ class PPO(PolicyGradient[PPOConfig]):
     """
 
     config_class: ClassVar[type[AgentConfig]] = PPOConfig
+
+    def update(self, batch: Rollout) -> Metrics:
+        """Improve the policy, and the critic, with the `B` episodes that the policy has just played.
+
+        Episodes that were not paid (the judge had no opinion; cut under `limit="truncate"`) change nothing:
+        they have no part in losses, advantages, whitening, divisors and the KL controller.
+        """
+        if not batch.scored.any():
+            return self.nothing_paid()
+        config, batch = self.config, batch.only(batch.scored)
+        mask = batch.mask  # (B, T) bool, the tokens of the completions; everything below is (B, T) too
+
+        # How likely the reference policy finds the tokens: log-probabilities, in nats.
+        reference = self.reference_log_probs(batch)
+
+        # The reward of a token: what the task pays for it, less β times an estimate of the KL.
+        rewards = batch.rewards
+        if config.kl_in == "reward":
+            kl = estimate_kl(batch.log_probs, reference, config.kl_estimator)
+            rewards = rewards - self.kl.coefficient * kl * mask
+
+        # How much better each token was than the critic expected, and what the critic should have said.
+        advantages, returns = gae(rewards, batch.values, mask, gamma=config.gamma, lam=config.lam)
+        explained = explained_variance(returns, batch.values, mask)
+        if config.whiten_advantages:
+            advantages = whiten(advantages, mask)
+
+        # Several epochs of minibatches; one that finds the policy too far from where it played ends them.
+        old = {"log_probs": batch.log_probs, "reference": reference, "values": batch.values}
+        old |= {"advantages": advantages, "returns": returns}
+        steps: list[Metrics] = []
+        for rows in self.minibatches(batch):
+            found = self.gradient(batch, rows, old)  # of `loss`, below
+            if steps and config.target_kl is not None and found["approx_kl"] > config.target_kl:
+                break
+            steps.append({**found, "grad_norm": self.apply_gradients()})
+
+        metrics = {**self.report(batch, reference, steps), "explained_variance": explained}
+        if isinstance(self.critic, StateCritic):  # it learns after the policy
+            metrics["value_loss"] = self._fit(self.critic, batch, returns)
+        return metrics
+
+    def loss(self, now: Evaluation, old: dict[str, Tensor], part: Part) -> tuple[Tensor, Metrics]:
+        """Compute the clipped surrogate and the value loss, averaged over the minibatch's tokens.
+
+        Args:
+            now: Log-probabilities, values and entropies as they are now, `(b, T)` each, with gradients.
+            old: `log_probs`, `values`, `advantages`, `returns`, `reference`, `(b, T)` each.
+            part: Which tokens there are.
+        """
+        config, mask = self.config, part.mask
+        log_ratio = (now.log_probs - old["log_probs"]) * mask
+        ratio = log_ratio.exp()
+        clipped = ratio.clamp(1 - config.clip, 1 + (config.clip_higher or config.clip))
+        surrogate = torch.minimum(ratio * old["advantages"], clipped * old["advantages"])
+        loss = policy_loss = -part.per_token(surrogate)
+        if config.entropy_coef:
+            loss = loss - config.entropy_coef * part.per_token(now.entropy)
+        if config.kl_in == "loss":
+            kl = estimate_kl(now.log_probs, old["reference"], config.kl_estimator)
+            loss = loss + self.kl.coefficient * part.per_token(kl)
+        metrics = self.surrogate_metrics(policy_loss, now, log_ratio, ratio, clipped, part)
+        if isinstance(self.critic, StateCritic):  # it has a loss of its own
+            return loss, metrics
+
+        error = (now.values - old["returns"]) ** 2
+        if config.value_clip is not None:
+            move = (now.values - old["values"]).clamp(-config.value_clip, config.value_clip)
+            error = torch.maximum(error, (old["values"] + move - old["returns"]) ** 2)
+        value_loss = part.per_token(error) / 2
+        return loss + config.value_coef * value_loss, {**metrics, "value_loss": float(value_loss.detach())}
+
+    # The critic: the policy's value head ("shared"), a trunk of its own ("separate"), or a small network that
+    # reads the policy's states ("detached").
 
     def __init__(
         self,
@@ -58,14 +137,11 @@ class PPO(PolicyGradient[PPOConfig]):
             self.critic = StateCritic(width, env.max_tokens, seed=config.seed).to(policy.device)
         self.reads_states = config.critic == "detached"
         super().__init__(policy, env, config, reference)
-
-    @property
-    def networks(self) -> dict[str, nn.Module]:
-        """The policy, and a critic that is one apart."""
-        return super().networks | ({} if self.critic is None else {"critic": self.critic})
+        if self.critic is not None:
+            self.networks["critic"] = self.critic
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The value head, or a detached critic, learns at a speed of its own."""
+        """Let the value head, or a detached critic, learn at a speed of its own."""
         config, own = self.config, {id(p) for p in self.policy.value_head.parameters()}
         policy = [p for p in self.policy.parameters() if p.requires_grad and id(p) not in own]
         if isinstance(self.critic, StateCritic):
@@ -80,7 +156,7 @@ class PPO(PolicyGradient[PPOConfig]):
         ]
 
     def collect(self) -> Rollout:
-        """As `Agent.collect`; values are the critic's."""
+        """Play the next `B` episodes of the stream `config.seed`; values are the critic's."""
         batch = super().collect()
         if self.critic is None:
             return batch
@@ -90,51 +166,20 @@ class PPO(PolicyGradient[PPOConfig]):
         return replace(batch, values=self.critic.score(batch.tokens, batch.starts, batch.lengths))
 
     def evaluate(self, batch: Rollout, rows: Tensor) -> Evaluation:
-        """As `PolicyGradient.evaluate`; values are the critic's."""
+        """Evaluate these rows of a batch with the policy and the critic as they are now, `(b, T)` each."""
         now = super().evaluate(batch, rows)
         if not isinstance(self.critic, Critic):
             return now
         return now._replace(values=self.critic(batch.tokens[rows], batch.starts[rows], batch.lengths[rows]))
 
-    def estimate(self, batch: Rollout, rewards: Tensor) -> tuple[dict[str, Tensor], Metrics]:
-        """Generalised advantage estimates, and the returns the critic is to predict."""
-        config, mask = self.config, batch.mask
-        advantages, returns = gae(rewards, batch.values, mask, gamma=config.gamma, lam=config.lam)
-        metrics = {"explained_variance": explained_variance(returns, batch.values, mask)}
-        if config.whiten_advantages:
-            advantages = whiten(advantages, mask)
-        return {"advantages": advantages, "returns": returns, "values": batch.values}, metrics
-
-    def after_epochs(self, batch: Rollout, columns: dict[str, Tensor]) -> Metrics:
-        """A detached critic learns from this batch and the latest ones."""
-        if not isinstance(self.critic, StateCritic):
-            return {}
+    def _fit(self, critic: StateCritic, batch: Rollout, returns: Tensor) -> float:
+        """Fit a detached critic to this batch's returns `(B, T)` and earlier ones; return its mean loss."""
         assert batch.states is not None
         choice, order = (np.random.default_rng((self.config.seed, self.iteration, i)) for i in range(2))
-        self.critic.remember(batch.states, columns["returns"], batch.mask, choice)
+        critic.remember(batch.states, returns, batch.mask, choice)
         losses = []
-        for places in self.critic.minibatches(order):
-            loss = self.critic.loss(places)
-            backward(self.optimizer, loss, self.where)
-            self.apply_gradients()
+        for places in critic.minibatches(order):
+            loss = critic.loss(places)
+            self.step(loss)
             losses.append(float(loss.detach()))
-        return {"value_loss": float(np.mean(losses))}
-
-    def loss(self, now: Evaluation, old: dict[str, Tensor], part: Part) -> tuple[Tensor, Metrics]:
-        """The losses of a policy gradient and the value loss, averaged over the minibatch's tokens.
-
-        Args:
-            now: What the policy says now, `(b, T)` each.
-            old: `log_probs`, `values`, `advantages`, `returns`, `reference`, `(b, T)` each.
-            part: Whose tokens they are.
-        """
-        config = self.config
-        loss, metrics = super().loss(now, old, part)
-        if isinstance(self.critic, StateCritic):  # it learns apart
-            return loss, metrics
-        error = (now.values - old["returns"]) ** 2
-        if config.value_clip is not None:
-            near = old["values"] + (now.values - old["values"]).clamp(-config.value_clip, config.value_clip)
-            error = torch.maximum(error, (near - old["returns"]) ** 2)
-        value_loss = part.per_token(error) / 2
-        return loss + config.value_coef * value_loss, {**metrics, "value_loss": float(value_loss.detach())}
+        return float(np.mean(losses))

@@ -1,7 +1,10 @@
 """REINFORCE (Williams 1992) with a baseline: one step along the policy gradient for each batch.
 
-With its default of one epoch of one minibatch every ratio is 1 and nothing is clipped; more of
-either makes it an off-policy method that leans on the clipped surrogate, as PPO does.
+    G_t = Σ_{l≥t} R_l − β log π_old(a_l|s_l) / π_ref(a_l|s_l)     what follows a token, KL included
+    L   = −E Σ_t (G_t − b) log π(a_t|s_t)                         Williams 1992, theorem 1: its gradient
+
+With its default of one epoch of one minibatch every ratio is 1, nothing is clipped, and the surrogate below
+has the gradient of L. More of either makes it an off-policy method that leans on the clipping, as PPO does.
 """
 
 from __future__ import annotations
@@ -11,15 +14,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from text_gym.agents.policies.micro_batches import Part
-from text_gym.agents.policies.policy import Evaluation, Policy
+from text_gym.agents.policies.policy import Evaluation
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.training.metrics import Metrics
-from text_gym.envs.vector import TextVectorEnv
 
 from .advantages import explained_variance, gae
 from .configs import AgentConfig, REINFORCEConfig
-from .policy_gradient import PolicyGradient
+from .kl import estimate_kl
+from .policy_gradient import Part, PolicyGradient
 
 
 class REINFORCE(PolicyGradient[REINFORCEConfig]):
@@ -28,7 +30,8 @@ class REINFORCE(PolicyGradient[REINFORCEConfig]):
     Attributes:
         moving_average: Of the mean return of the batches so far; None before the first, which takes its own.
 
-    >>> from text_gym import ByteTokenizer
+    >>> from text_gym import ByteTokenizer, TextVectorEnv
+    >>> from text_gym.agents import Policy
     >>> env = TextVectorEnv(["a"], ByteTokenizer(), lambda completion: len(completion), 4, num_envs=8)
     >>> policy = Policy.new(ByteTokenizer(), width=16, layers=1, context=8)
     >>> agent = REINFORCE(policy, env, REINFORCEConfig(iterations=1)).learn()
@@ -36,29 +39,74 @@ class REINFORCE(PolicyGradient[REINFORCEConfig]):
 
     config_class: ClassVar[type[AgentConfig]] = REINFORCEConfig
 
-    def __init__(
-        self,
-        policy: Policy,
-        env: TextVectorEnv,
-        config: REINFORCEConfig | None = None,
-        reference: Policy | None = None,
-    ) -> None:
-        super().__init__(policy, env, config, reference)
-        self.moving_average: float | None = None
+    moving_average: float | None = None
 
-    def estimate(self, batch: Rollout, rewards: Tensor) -> tuple[dict[str, Tensor], Metrics]:
-        """What followed each token, less the baseline."""
-        mask, critic = batch.mask, self.config.baseline == "critic"
-        values = batch.values if critic else torch.zeros_like(batch.values)
-        advantages, returns = gae(rewards, values, mask, lam=1.0)
-        if critic:
-            metrics = {"explained_variance": explained_variance(returns, values, mask)}
-            return {"advantages": advantages, "returns": returns}, metrics
-        baseline = self._baseline(rewards.sum(dim=1))
-        return {"advantages": (returns - baseline) * mask}, {"baseline": baseline}
+    def update(self, batch: Rollout) -> Metrics:
+        """Improve the policy with the `B` episodes that it has just played.
+
+        Episodes that were not paid (the judge had no opinion; cut under `limit="truncate"`) change nothing:
+        they have no part in losses, baselines, divisors and the KL controller.
+        """
+        if not batch.scored.any():
+            return self.nothing_paid()
+        config, batch = self.config, batch.only(batch.scored)
+        mask = batch.mask  # (B, T) bool, the tokens of the completions; everything below is (B, T) too
+
+        # How likely the reference policy finds the tokens: log-probabilities, in nats.
+        reference = self.reference_log_probs(batch)
+
+        # The reward of a token: what the task pays for it, less β times an estimate of the KL.
+        rewards = batch.rewards
+        if config.kl_in == "reward":
+            kl = estimate_kl(batch.log_probs, reference, config.kl_estimator)
+            rewards = rewards - self.kl.coefficient * kl * mask
+
+        # What followed each token, less the baseline: a number, or the critic's value of the state.
+        old = {"log_probs": batch.log_probs, "reference": reference}
+        if config.baseline == "critic":
+            old["advantages"], old["returns"] = gae(rewards, batch.values, mask, lam=1.0)
+            metrics = {"explained_variance": explained_variance(old["returns"], batch.values, mask)}
+        else:
+            returns, _ = gae(rewards, torch.zeros_like(batch.values), mask, lam=1.0)
+            metrics = {"baseline": self._baseline(rewards.sum(dim=1))}
+            old["advantages"] = (returns - metrics["baseline"]) * mask
+
+        # One minibatch, unless the settings say otherwise; one that finds the policy too far away ends them.
+        steps: list[Metrics] = []
+        for rows in self.minibatches(batch):
+            found = self.gradient(batch, rows, old)  # of `loss`, below
+            if steps and config.target_kl is not None and found["approx_kl"] > config.target_kl:
+                break
+            steps.append({**found, "grad_norm": self.apply_gradients()})
+        return {**self.report(batch, reference, steps), **metrics}
+
+    def loss(self, now: Evaluation, old: dict[str, Tensor], part: Part) -> tuple[Tensor, Metrics]:
+        """Compute the surrogate, averaged over the minibatch's episodes, and the critic's squared error.
+
+        Args:
+            now: Log-probabilities, values and entropies as they are now, `(b, T)` each, with gradients.
+            old: `log_probs`, `reference`, `advantages` and, with a critic, `returns`, `(b, T)` each.
+            part: Which tokens there are.
+        """
+        config = self.config
+        log_ratio = (now.log_probs - old["log_probs"]) * part.mask
+        ratio = log_ratio.exp()  # 1 in the first step, where its gradient is that of log π
+        clipped = ratio.clamp(1 - config.clip, 1 + (config.clip_higher or config.clip))
+        surrogate = torch.minimum(ratio * old["advantages"], clipped * old["advantages"])
+        loss = policy_loss = -part.per_episode(surrogate)
+        if config.entropy_coef:
+            loss = loss - config.entropy_coef * part.per_episode(now.entropy)
+        if config.kl_in == "loss":
+            kl = estimate_kl(now.log_probs, old["reference"], config.kl_estimator)
+            loss = loss + self.kl.coefficient * part.per_episode(kl)
+        metrics = self.surrogate_metrics(policy_loss, now, log_ratio, ratio, clipped, part)
+        if config.baseline != "critic":
+            return loss, metrics
+        value_loss = part.per_token((now.values - old["returns"]) ** 2) / 2
+        return loss + config.value_coef * value_loss, {**metrics, "value_loss": float(value_loss.detach())}
 
     def state_dict(self) -> dict[str, Any]:
-        """As of any agent, and the moving average."""
+        """Return what any agent keeps in a checkpoint, and the moving average."""
         return {**super().state_dict(), "moving_average": self.moving_average}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -66,27 +114,8 @@ class REINFORCE(PolicyGradient[REINFORCEConfig]):
         super().load_state_dict(state)
         self.moving_average = state["moving_average"]
 
-    def average(self, x: Tensor, part: Part) -> Tensor:
-        """Mean over episodes of the sum over their tokens."""
-        return part.per_episode(x)
-
-    def loss(self, now: Evaluation, old: dict[str, Tensor], part: Part) -> tuple[Tensor, Metrics]:
-        """The losses of a policy gradient and, with a critic, its mean squared error over tokens.
-
-        Args:
-            now: What the policy says now, `(b, T)` each.
-            old: `log_probs`, `reference`, `advantages` and, with a critic, `returns`, `(b, T)` each.
-            part: Whose tokens they are.
-        """
-        loss, metrics = super().loss(now, old, part)
-        if self.config.baseline != "critic":
-            return loss, metrics
-        value_loss = part.per_token((now.values - old["returns"]) ** 2) / 2
-        metrics["value_loss"] = float(value_loss.detach())
-        return loss + self.config.value_coef * value_loss, metrics
-
     def _baseline(self, returns: Tensor) -> float:
-        """The baseline of a batch with these returns `(b,)`; the moving average remembers them."""
+        """Return the baseline of a batch with returns `(b,)`, and take them into the moving average."""
         mean = float(returns.mean())
         if self.config.baseline == "mean":
             return mean

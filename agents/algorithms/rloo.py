@@ -1,23 +1,28 @@
 """RLOO (Ahmadian et al. 2024): REINFORCE with the mean return of a prompt's other episodes as baseline.
 
-A whole completion is one action here: it has one reward, less the KL to the reference, and one
-ratio, clipped as a whole. There is no critic and nothing is normalised.
+    R_i = Σ_t R_t − β log π_old(a_t|s_t) / π_ref(a_t|s_t)       the return of a whole completion, KL included
+    Â_i = R_i − 1/(k − 1) Σ_{j≠i} R_j                           Ahmadian et al. 2024, sec. 3; Kool et al. 2019
+    L   = −E_i min(ρ_i Â_i, clip(ρ_i, 1 − ε, 1 + ε) Â_i),  ρ_i = Π_t π(a_t|s_t) / π_old(a_t|s_t)
+
+A whole completion is one action here, with one ratio, clipped as a whole. There is no critic and nothing is
+normalised.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from text_gym.agents.policies.micro_batches import Part
-from text_gym.agents.policies.policy import Policy
+from text_gym.agents.policies.policy import Evaluation
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.training.metrics import Metrics
-from text_gym.envs.vector import TextVectorEnv
 
 from .configs import AgentConfig, RLOOConfig
-from .policy_gradient import PolicyGradient, check_groups, grouped_returns
+from .groups import grouped_returns
+from .kl import estimate_kl
+from .policy_gradient import Part, PolicyGradient
 
 
 class RLOO(PolicyGradient[RLOOConfig]):
@@ -26,7 +31,8 @@ class RLOO(PolicyGradient[RLOOConfig]):
     Raises:
         ConfigError: The environment's `num_envs` is not a multiple of `group_size`.
 
-    >>> from text_gym import ByteTokenizer
+    >>> from text_gym import ByteTokenizer, TextVectorEnv
+    >>> from text_gym.agents import Policy
     >>> env = TextVectorEnv(["a"], ByteTokenizer(), lambda completion: len(completion), 4, num_envs=8)
     >>> policy = Policy.new(ByteTokenizer(), width=16, layers=1, context=8)
     >>> agent = RLOO(policy, env, RLOOConfig(iterations=1, group_size=4)).learn()
@@ -34,29 +40,60 @@ class RLOO(PolicyGradient[RLOOConfig]):
 
     config_class: ClassVar[type[AgentConfig]] = RLOOConfig
 
-    def __init__(
-        self,
-        policy: Policy,
-        env: TextVectorEnv,
-        config: RLOOConfig | None = None,
-        reference: Policy | None = None,
-    ) -> None:
-        super().__init__(policy, env, config, reference)
-        check_groups(env, self.config.group_size)
+    def update(self, batch: Rollout) -> Metrics:
+        """Improve the policy with the `B` episodes that it has just played, in groups that share a prompt.
 
-    def estimate(self, batch: Rollout, rewards: Tensor) -> tuple[dict[str, Tensor], Metrics]:
-        """The advantage of the one action, shared out evenly among its tokens."""
-        returns, present, places = grouped_returns(batch, rewards, self.config.group_size)
-        advantages = leave_one_out(returns, present)[places][:, None] / batch.lengths[:, None]
-        return {"advantages": advantages * batch.mask}, {}
+        Episodes that were not paid (the judge had no opinion; cut under `limit="truncate"`) change nothing:
+        they have no part in losses, baselines, divisors and the KL controller.
+        """
+        if not batch.scored.any():
+            return self.nothing_paid()
+        config, batch = self.config, batch.only(batch.scored)
+        mask = batch.mask  # (B, T) bool, the tokens of the completions
 
-    def average(self, x: Tensor, part: Part) -> Tensor:
-        """Mean over episodes of the sum over their tokens."""
-        return part.per_episode(x)
+        # How likely the reference policy finds the tokens: log-probabilities (B, T), in nats.
+        reference = self.reference_log_probs(batch)
 
-    def ratio(self, log_ratio: Tensor) -> Tensor:
-        """`(b, T)`: the ratio of the whole completion, at each of its tokens."""
-        return log_ratio.sum(dim=1, keepdim=True).exp().expand_as(log_ratio)
+        # The reward of a token, (B, T): what the task pays for it, less β times an estimate of the KL.
+        rewards = batch.rewards
+        if config.kl_in == "reward":
+            kl = estimate_kl(batch.log_probs, reference, config.kl_estimator)
+            rewards = rewards - self.kl.coefficient * kl * mask
+
+        # The advantage of the one action, shared out evenly among its tokens.
+        returns, present, places = grouped_returns(batch, rewards, config.group_size)  # (G, k)
+        advantages = leave_one_out(returns, present)[places][:, None] / batch.lengths[:, None] * mask
+
+        # Several epochs of minibatches; one that finds the policy too far from where it played ends them.
+        old = {"log_probs": batch.log_probs, "reference": reference, "advantages": advantages}
+        steps: list[Metrics] = []
+        for rows in self.minibatches(batch):
+            found = self.gradient(batch, rows, old)  # of `loss`, below
+            if steps and config.target_kl is not None and found["approx_kl"] > config.target_kl:
+                break
+            steps.append({**found, "grad_norm": self.apply_gradients()})
+        return self.report(batch, reference, steps)
+
+    def loss(self, now: Evaluation, old: dict[str, Tensor], part: Part) -> tuple[Tensor, Metrics]:
+        """Compute the clipped surrogate of whole completions, averaged over the minibatch's episodes.
+
+        Args:
+            now: Log-probabilities and entropies as they are now, `(b, T)` each, with gradients.
+            old: `log_probs`, `reference`, `advantages`, `(b, T)` each.
+            part: Which tokens there are.
+        """
+        config = self.config
+        log_ratio = (now.log_probs - old["log_probs"]) * part.mask
+        ratio = log_ratio.sum(dim=1, keepdim=True).exp().expand_as(log_ratio)  # the same at each token
+        clipped = ratio.clamp(1 - config.clip, 1 + (config.clip_higher or config.clip))
+        surrogate = torch.minimum(ratio * old["advantages"], clipped * old["advantages"])
+        loss = policy_loss = -part.per_episode(surrogate)
+        if config.entropy_coef:
+            loss = loss - config.entropy_coef * part.per_episode(now.entropy)
+        if config.kl_in == "loss":
+            kl = estimate_kl(now.log_probs, old["reference"], config.kl_estimator)
+            loss = loss + self.kl.coefficient * part.per_episode(kl)
+        return loss, self.surrogate_metrics(policy_loss, now, log_ratio, ratio, clipped, part)
 
 
 def leave_one_out(returns: Tensor, present: Tensor) -> Tensor:

@@ -76,16 +76,7 @@ class SFT:
                     group["lr"] = config.learning_rate * warmup_cosine(done, config.warmup)
                 loss = _nll(policy, [self.sequences[i] for i in rows], [self.starts[i] for i in rows])
                 loss = loss / sum(len(self.sequences[i]) - self.starts[i] for i in rows)
-                if not torch.isfinite(loss):
-                    raise NonFiniteError(f"the loss is {loss.item()} at step {step}; lower learning_rate")
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), config.max_grad_norm)
-                if not torch.isfinite(norm):
-                    raise NonFiniteError(
-                        f"the gradient's norm is {norm.item()} at step {step}; lower learning_rate"
-                    )
-                optimizer.step()
+                take_step(policy, optimizer, loss, config.max_grad_norm, step)
                 self.steps += 1
                 metrics = {"step": step + 1, "steps": len(batches), "loss": float(loss.detach())}
                 if callback is not None and callback(metrics) is False:
@@ -108,6 +99,35 @@ class SFT:
             epoch = [pool[i : i + size].tolist() for pool in ordered for i in range(0, len(pool), size)]
             batches += [epoch[i] for i in generator.permutation(len(epoch))]
         return batches[:wanted]
+
+
+def take_step(
+    policy: Policy, optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float, step: int
+) -> float:
+    """Take one optimizer step of the policy's model down the gradient of a loss.
+
+    Args:
+        policy: The policy that learns.
+        optimizer: Has the weights of its model.
+        loss: A number.
+        max_grad_norm: The gradient is scaled down to this norm.
+        step: The number of the step, for the error.
+
+    Returns:
+        The norm of the gradient before it was scaled.
+
+    Raises:
+        NonFiniteError: The loss or its gradient is NaN or infinite; the weights are untouched.
+    """
+    if not torch.isfinite(loss):
+        raise NonFiniteError(f"the loss is {loss.item()} at step {step}; lower learning_rate")
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), max_grad_norm)
+    if not torch.isfinite(norm):
+        raise NonFiniteError(f"the gradient's norm is {norm.item()} at step {step}; lower learning_rate")
+    optimizer.step()
+    return float(norm)
 
 
 @torch.no_grad()

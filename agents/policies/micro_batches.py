@@ -1,71 +1,26 @@
-"""Micro-batches: a minibatch goes through the model in parts, and its gradient is the sum of theirs.
+"""Micro-batches: how the rows of a minibatch are split into parts that go through the model one at a time.
 
-Rows of similar length go together, so that little of the work is padding; averages are over the whole
-minibatch, so how it is split changes nothing but memory and time. No loss is defined here.
+Rows of similar length go together, so that little of the work is padding. No loss is defined here; how those
+of the parts add up to the minibatch's says `text_gym.agents.algorithms.policy_gradient.Part`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from text_gym.episode import IntArray
 from text_gym.errors import ConfigError
 
-IntArray = npt.NDArray[np.int64]
 T = TypeVar("T")
 # What one more pass through the model costs, in tokens.
 OVERHEAD = {"cpu": 96, "cuda": 8192}
 # Of what a pass keeps for its backward pass; one that needs more is split.
 BYTES = {"cpu": 2**28, "cuda": 2**32}
-
-
-@dataclass(frozen=True)
-class Part:
-    """Episodes of a minibatch, and what averages over the whole of it divide by.
-
-    Args:
-        mask: `(b, T)` bool, the tokens of these episodes.
-        tokens: Of the whole minibatch.
-        episodes: Of the whole minibatch.
-    """
-
-    mask: Tensor
-    tokens: int
-    episodes: int
-
-    @classmethod
-    def whole(cls, mask: Tensor) -> Part:
-        """All episodes of a minibatch.
-
-        >>> Part.whole(torch.tensor([[True, True, True], [True, False, False]])).tokens
-        4
-        """
-        return cls(mask, int(mask.sum()), len(mask))
-
-    def of(self, rows: Tensor, width: int) -> Part:
-        """Some rows `(n,)` int64 of it, and their first tokens."""
-        return Part(self.mask[rows, :width], self.tokens, self.episodes)
-
-    def per_token(self, x: Tensor) -> Tensor:
-        """The part's contribution to the mean of `(b, T)` over tokens."""
-        return (x * self.mask).sum() / self.tokens
-
-    def per_episode(self, x: Tensor) -> Tensor:
-        """The part's contribution to the mean over episodes of the sum of `(b, T)` over their tokens.
-
-        It is the average whose gradient is the policy gradient.
-
-        >>> mask = torch.tensor([[True, True, True], [True, False, False]])
-        >>> Part.whole(mask).per_episode(torch.ones(2, 3))
-        tensor(2.)
-        """
-        return (x * self.mask).sum() / self.episodes
 
 
 def micro_batches(

@@ -11,16 +11,14 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from text_gym.agents.policies.policy import Policy
+from text_gym.episode import BoolArray, IntArray
 
 from .gpt2_reader import GPT2Reader
 from .kv_cache import AnyReader, KeyValues, Reader
-
-IntArray = npt.NDArray[np.int64]
 
 
 class Decoder:
@@ -75,7 +73,7 @@ class Decoder:
         self.states = self.states[torch.from_numpy(rows).to(self.states.device)]
 
 
-def survivors(live: npt.NDArray[np.bool_]) -> IntArray:
+def survivors(live: BoolArray) -> IntArray:
     """The rows that live, in an order in which most stay where they are.
 
     >>> survivors(np.array([True, False, True, False, False, True]))

@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from text_gym.agents.policies.policy import Policy
+from text_gym.envs.episode_batch import EpisodeBatch
+from text_gym.envs.options import EpisodeOptions
 from text_gym.envs.vector import TextVectorEnv
-from text_gym.episode import Episode, Prompt
+from text_gym.episode import Episode, FloatArray, Prompt
+from text_gym.utils.interval import mean_interval
 
 from .rollout import Rollout
 from .sampler import Sampling, rollout
+
+_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -25,20 +29,10 @@ class Measure:
     ci95: tuple[float, float]
 
     @classmethod
-    def of(cls, x: npt.NDArray[np.float64], seed: int = 0) -> Measure:
+    def of(cls, x: FloatArray, seed: int = 0) -> Measure:
         """Percentile bootstrap over episodes, 2,000 resamples; NaN (no opinion) is left out."""
-        from scipy.stats import bootstrap
-
-        x = x[~np.isnan(x)]
-        if not len(x):
-            return cls(float("nan"), (float("nan"), float("nan")))
-        mean = float(np.mean(x))
-        if len(x) < 2 or np.ptp(x) == 0:
-            return cls(mean, (mean, mean))
-        result = bootstrap(
-            (x,), np.mean, n_resamples=2000, method="percentile", rng=np.random.default_rng(seed)
-        )
-        return cls(mean, (float(result.confidence_interval.low), float(result.confidence_interval.high)))
+        found = mean_interval(x, seed, _RESAMPLES)
+        return cls(found.value, (found.low, found.high))
 
 
 @dataclass(frozen=True)
@@ -65,8 +59,8 @@ class Report:
     length: float
     terminated: float
     episodes: list[Episode]
-    rewards: npt.NDArray[np.float64]
-    episode_kl: npt.NDArray[np.float64]
+    rewards: FloatArray
+    episode_kl: FloatArray
 
     def summary(self, reward: str | None = "reward") -> dict[str, Any]:
         """As plain data: measures as `{"mean", "ci95"}`, the terms beside the reward.
@@ -110,22 +104,19 @@ def evaluate(
     prompts = list(env.prompts if prompts is None else prompts)
     total = len(prompts) * episodes_per_prompt
     rows = min(total, 128)
-    playing = TextVectorEnv(
-        prompts,
-        env.tokenizer,
-        env.reward,
-        env.max_tokens,
-        num_envs=rows,
+    given = env.batch.options
+    options = EpisodeOptions(
         limit="end",
-        stop=env.stop,
+        stop=given.stop,
+        mask=given.mask,
+        on_bad_reward=given.on_bad_reward,
         shuffle=False,
         group_size=episodes_per_prompt,
         context=policy.context,
-        on_bad_reward=env.on_bad_reward,
-        mask=env.mask,
     )
+    playing = EpisodeBatch(prompts, env.tokenizer, env.reward, env.max_tokens, rows, options)
     episodes: list[Episode] = []
-    batches: list[dict[str, npt.NDArray[np.float64]]] = []
+    batches: list[dict[str, FloatArray]] = []
     for first in range(0, total, rows):
         index = np.arange(first, first + rows) % total  # the last batch wraps around; the surplus is cut
         batch = rollout(policy, playing, index, seed=seed, sampling=sampling)
@@ -148,7 +139,7 @@ def evaluate(
     )
 
 
-def _columns(batch: Rollout, policy: Policy, reference: Policy | None) -> dict[str, npt.NDArray[np.float64]]:
+def _columns(batch: Rollout, policy: Policy, reference: Policy | None) -> dict[str, FloatArray]:
     """Reward, KL, negative log-likelihood under the reference (nats), length and terms: `(B,)` each."""
     kl = nll = np.full(len(batch.episodes), np.nan)
     if reference is not None:
@@ -158,7 +149,7 @@ def _columns(batch: Rollout, policy: Policy, reference: Policy | None) -> dict[s
         kl = (own - other).sum(dim=1).double().cpu().numpy()
         nll = -other.sum(dim=1).double().cpu().numpy()
     return {
-        "reward": np.where(batch.scores.abstained, np.nan, batch.scores.totals),
+        "reward": batch.scores.totals_or_nan,
         "kl": kl,
         "nll": nll,
         "length": batch.lengths.double().cpu().numpy(),

@@ -10,13 +10,11 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from text_gym.agents.policies.policy import Policy
-
-IntArray = npt.NDArray[np.int64]
+from text_gym.episode import IntArray
 
 
 class Reader(Protocol):

@@ -10,16 +10,14 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from text_gym.agents.policies.policy import Policy
+from text_gym.episode import BoolArray, IntArray
 
 from .decoder import fastest_reader
 from .kv_cache import KeyValues, Reader
-
-IntArray = npt.NDArray[np.int64]
 
 
 class PrefixCache:
@@ -131,7 +129,7 @@ class PrefixCache:
             self.clear()
             self._weights = weights
 
-    def _append(self, tokens: IntArray, grown: npt.NDArray[np.bool_]) -> None:
+    def _append(self, tokens: IntArray, grown: BoolArray) -> None:
         """One step for all rows; only the states of those that grew are kept.
 
         What the others write stands beyond their end, where nothing looks before it is overwritten.

@@ -7,14 +7,14 @@ past its end. Advantages are not here: they are an algorithm's opinion of a roll
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from text_gym.episode import Episode
+from text_gym.episode import BoolArray, Episode
 from text_gym.rewards.values import Rewards
 
 
@@ -58,7 +58,7 @@ class Rollout:
             found = tuple(getattr(self, name).shape)
             assert found == shape, f"{name} has shape {found}, expected {shape}"
 
-    @property
+    @cached_property
     def mask(self) -> Tensor:
         """`(B, T)` bool: True for the tokens of the completions."""
         steps = torch.arange(self.rewards.shape[1], device=self.lengths.device)
@@ -94,7 +94,7 @@ class Rollout:
         return int(self.lengths.sum())
 
 
-def _only(scores: Rewards, rows: npt.NDArray[np.bool_]) -> Rewards:
+def _only(scores: Rewards, rows: BoolArray) -> Rewards:
     per_token = scores.per_token and tuple(
         t for t, taken in zip(scores.per_token, rows, strict=True) if taken
     )

@@ -1,6 +1,6 @@
-"""The sampler: plays a batch of episodes in a `TextVectorEnv` with a policy, KV-cached.
+"""The sampler: plays an `EpisodeBatch` with a policy, KV-cached.
 
-The environment's own transition decides when an episode ends. The noise of episode `k` is a
+The batch's own transition decides when an episode ends. The noise of episode `k` is a
 function of (seed, k) alone, so an episode does not depend on which others share its batch.
 Beam search is not here: it is no policy one could take the log-probability of.
 """
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from text_gym.agents.policies.policy import Policy
+from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.envs.vector import TextVectorEnv
-from text_gym.episode import Episode
+from text_gym.episode import BoolArray, Episode, FloatArray, IntArray
 from text_gym.errors import ConfigError, NonFiniteError
 from text_gym.models.cpu.kernels import kernels_for
 from text_gym.rewards.values import Rewards
@@ -83,8 +84,8 @@ class Sampling:
 @torch.no_grad()
 def rollout(
     policy: Policy,
-    env: TextVectorEnv,
-    episode_index: npt.NDArray[np.int64],
+    env: TextVectorEnv | EpisodeBatch,
+    episode_index: IntArray,
     *,
     seed: int = 0,
     sampling: Sampling | None = None,
@@ -96,54 +97,57 @@ def rollout(
 
     Args:
         policy: Who plays.
-        env: `B` rows; any autoreset mode, it is stepped through its transition.
+        env: The batch of `B` rows that is played, or an environment around one; what ran there is dropped.
         episode_index: `(B,)` int64, numbers `k` of the episodes of stream `seed`.
         seed: Decides prompts and noise.
         sampling: How tokens are drawn.
         keep_states: Keep the policy's states in the rollout, for a critic that reads them.
 
     Raises:
-        ConfigError: The policy and the environment have different tokenizers, or prompts and
-            completions do not fit the policy's context.
+        ConfigError: The policy and the environment have different tokenizers, prompts and completions do
+            not fit the policy's context, or `episode_index` is of another form.
         NonFiniteError: The policy's logits are NaN or infinite.
         RewardError: The reward source failed.
     """
-    _check_fit(policy, env)
+    batch = env.batch if isinstance(env, TextVectorEnv) else env
+    _check_fit(policy, batch, episode_index)
     sampling = sampling or Sampling()
-    env.reset(seed=[seed] * env.num_envs, options={"episode_index": episode_index})
-    noise = uniform(seed, episode_index, env.max_tokens)
-    columns = _play(policy, env, torch.from_numpy(noise).to(policy.device), sampling, keep_states)
-    episodes = env.episodes(np.arange(env.num_envs))
-    scores = _score(env, episodes)
-    return _assemble(policy, env, columns, episodes, scores)
+    rows = np.arange(batch.num_rows)
+    batch.begin(rows, np.full(len(rows), seed, dtype=np.int64), episode_index)
+    noise = uniform(seed, episode_index, batch.max_tokens)
+    columns = _play(policy, batch, torch.from_numpy(noise).to(policy.device), sampling, keep_states)
+    episodes, scores = batch.score(rows)
+    return _assemble(policy, batch, columns, episodes, scores)
 
 
 def _play(
-    policy: Policy, env: TextVectorEnv, noise: Tensor, sampling: Sampling, keep_states: bool
+    policy: Policy, batch: EpisodeBatch, noise: Tensor, sampling: Sampling, keep_states: bool
 ) -> dict[str, Tensor]:
     """Generate until every row is done; the tensors of a `Rollout` that the policy knows, by name.
 
-    The environment's transition is the host's, and copying tokens to the host is what accelerators wait for.
-    So there the environment is told some steps later what was drawn, all at once; what was drawn for rows
-    that had ended by then is dropped. Not so where it has a mask, which depends on each token.
+    The batch's transition is the host's, and copying tokens to the host is what accelerators wait for. So
+    there the batch is told some steps later what was drawn, all at once; what was drawn for rows that had
+    ended by then is dropped. Not so where it has a mask, which depends on each token.
     """
-    decoder = Decoder(policy, env.tokens, env.lengths, env.max_tokens)
-    record = _Record(policy, env, keep_states)
-    rows = np.arange(env.num_envs)  # the environment's rows in the decoder's batch …
-    live = np.ones(env.num_envs, dtype=np.bool_)  # … and which of them still play
+    decoder = Decoder(policy, batch.tokens, batch.lengths, batch.max_tokens)
+    record = _Record(policy, batch, keep_states)
+    rows = np.arange(batch.num_rows)  # rows of the batch that the decoder reads …
+    live = np.ones(batch.num_rows, dtype=np.bool_)  # … and which of them still play
     noise = noise.T.contiguous()
-    every = 1 if env.mask is not None else TELL_EVERY["cpu" if policy.device.type == "cpu" else "cuda"]
+    every = 1 if batch.mask is not None else TELL_EVERY["cpu" if policy.device.type == "cpu" else "cuda"]
     pending: list[Tensor] = []
-    for t in range(env.max_tokens):
+    for t in range(batch.max_tokens):
         logits = decoder.logits(decoder.states)
-        allowed = None if env.mask is None else torch.from_numpy(env.action_masks()[rows]).to(policy.device)
+        allowed = (
+            None if batch.mask is None else torch.from_numpy(batch.action_masks()[rows]).to(policy.device)
+        )
         chosen_from = logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
         tokens, probs = draw(sampling.logits(chosen_from), noise[t])
         record.add(decoder.states, logits, probs, allowed)
         pending.append(tokens)
-        last = t == env.max_tokens - 1  # all rows start together: the limit cuts all that are left at once
+        last = t == batch.max_tokens - 1  # all rows start together: the limit cuts all that are left at once
         if last or len(pending) == every:
-            playing = _advance(env, rows, live, pending)
+            playing = _advance(batch, rows, live, pending)
             if last or not playing:
                 break
             if playing <= COMPACT_BELOW * len(rows):
@@ -157,35 +161,13 @@ def _play(
     return record.finish()
 
 
-def _score(env: TextVectorEnv, episodes: list[Episode]) -> Rewards:
-    """What the reward source says of the episodes that are paid; of others 0, and NaN as terms."""
-    paid = np.flatnonzero(~env.truncated)
-    found = env.reward([episodes[i] for i in paid.tolist()], env.on_bad_reward)
-    if len(paid) == len(episodes):
-        return found
-
-    def spread(column: npt.NDArray[Any], filler: float) -> npt.NDArray[Any]:
-        every = np.full(len(episodes), filler, dtype=column.dtype)
-        every[paid] = column
-        return every
-
-    per_token = None
-    if found.per_token is not None:
-        given = dict(zip(paid.tolist(), found.per_token, strict=True))
-        per_token = tuple(given.get(i, np.zeros(len(e.completion_ids))) for i, e in enumerate(episodes))
-    terms = {k: spread(np.asarray(v, dtype=np.float64), np.nan) for k, v in found.terms.items()}
-    return Rewards(spread(found.values, 0.0), per_token, terms, spread(found.abstained, False))
-
-
-def _advance(
-    env: TextVectorEnv, rows: npt.NDArray[np.int64], live: npt.NDArray[np.bool_], pending: list[Tensor]
-) -> int:
-    """Have the environment append tokens, `(n,)` a step; `live` is brought up to date, and counted."""
+def _advance(batch: EpisodeBatch, rows: IntArray, live: BoolArray, pending: list[Tensor]) -> int:
+    """Have the batch append tokens, `(n,)` a step; `live` is brought up to date, and counted."""
     drawn = torch.stack(pending) if len(pending) > 1 else pending[0][None]
     for tokens in drawn.cpu().numpy():
         if not live.any():
             break
-        live[live] = ~env.advance(rows[live], tokens[live])
+        live[live] = ~batch.advance(rows[live], tokens[live])
     pending.clear()
     return int(np.count_nonzero(live))
 
@@ -193,8 +175,8 @@ def _advance(
 class _Record:
     """What the policy says while it plays: kept in lists, and put in its place a block of steps at a time."""
 
-    def __init__(self, policy: Policy, env: TextVectorEnv, keep_states: bool) -> None:
-        size = (env.num_envs, env.max_tokens)
+    def __init__(self, policy: Policy, batch: EpisodeBatch, keep_states: bool) -> None:
+        size = (batch.num_rows, batch.max_tokens)
         self._out = {
             k: torch.zeros(size, dtype=policy.dtype, device=policy.device) for k in ("log_probs", "values")
         }
@@ -203,16 +185,16 @@ class _Record:
             self._out["states"] = torch.zeros(
                 shape, dtype=policy.value_head.weight.dtype, device=policy.device
             )
-        if env.mask is not None:
-            shape = (*size, env.tokenizer.vocab_size)
+        if batch.mask is not None:
+            shape = (*size, batch.tokenizer.vocab_size)
             self._out["action_masks"] = torch.zeros(shape, dtype=torch.bool, device=policy.device)
-        self._policy, self._env = policy, env
+        self._policy, self._batch = policy, batch
         self._first = 0  # step that the lists begin with
         self._states: list[Tensor] = []
         self._probs: list[Tensor] = []
         self._masks: list[Tensor] = []
         self._sums: list[Tensor] = []  # one a step, never emptied
-        self.go_on_with(np.arange(env.num_envs))
+        self.go_on_with(np.arange(batch.num_rows))
 
     def add(self, states: Tensor, logits: Tensor, probs: Tensor, allowed: Tensor | None) -> None:
         """A step: states `(n, D)`, logits `(n, V)`, probabilities `(n, 1)` of the tokens, mask `(n, V)`."""
@@ -224,8 +206,8 @@ class _Record:
         if len(self._states) == BLOCK:
             self._put()
 
-    def go_on_with(self, rows: npt.NDArray[np.int64]) -> None:
-        """From now on entries are of these rows of the environment."""
+    def go_on_with(self, rows: IntArray) -> None:
+        """From now on entries are of these rows of the batch."""
         self._put()
         self._rows = torch.from_numpy(rows).to(self._policy.device)
 
@@ -239,8 +221,8 @@ class _Record:
                 "nothing was updated"
             )
         # Rows that waited for others went on being drawn for.
-        lengths = torch.from_numpy(self._env.lengths - self._env.starts)
-        over = (torch.arange(self._env.max_tokens) >= lengths[:, None]).to(self._policy.device)
+        lengths = torch.from_numpy(self._batch.lengths - self._batch.starts)
+        over = (torch.arange(self._batch.max_tokens) >= lengths[:, None]).to(self._policy.device)
         for columns in self._out.values():
             columns[over] = 0
         return self._out
@@ -262,21 +244,21 @@ class _Record:
 
 
 def _assemble(
-    policy: Policy, env: TextVectorEnv, columns: dict[str, Tensor], episodes: list[Episode], scores: Rewards
+    policy: Policy, batch: EpisodeBatch, columns: dict[str, Tensor], episodes: list[Episode], scores: Rewards
 ) -> Rollout:
     def tensor(array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(array.copy()).to(policy.device)
 
-    lengths = tensor(env.lengths - env.starts)
+    lengths = tensor(batch.lengths - batch.starts)
     longest = int(lengths.max())
     return Rollout(
-        tokens=tensor(env.tokens[:, : int(env.lengths.max())]),
-        starts=tensor(env.starts),
+        tokens=tensor(batch.tokens[:, : int(batch.lengths.max())]),
+        starts=tensor(batch.starts),
         lengths=lengths,
         log_probs=columns["log_probs"][:, :longest],
         values=columns["values"][:, :longest],
         rewards=rewards_per_token(scores, lengths),
-        truncated=tensor(env.truncated),
+        truncated=tensor(batch.truncated),
         episodes=episodes,
         scores=scores,
         action_masks=columns["action_masks"][:, :longest] if "action_masks" in columns else None,
@@ -340,7 +322,7 @@ def _locate(cumulative: Tensor, target: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, target, right=True).clamp_max_(cumulative.shape[1] - 1)
 
 
-def uniform(seed: int, episode_index: npt.NDArray[np.int64], tokens: int) -> npt.NDArray[np.float64]:
+def uniform(seed: int, episode_index: IntArray, tokens: int) -> FloatArray:
     """`(B, T)` float64 in [0, 1): the noise of each episode, a function of (seed, k, t) alone.
 
     Philox (Salmon et al. 2011), one counter-based stream an episode.
@@ -350,15 +332,19 @@ def uniform(seed: int, episode_index: npt.NDArray[np.int64], tokens: int) -> npt
     return np.stack([stream.random(tokens) for stream in streams])
 
 
-def _check_fit(policy: Policy, env: TextVectorEnv) -> None:
-    if policy.tokenizer.fingerprint != env.tokenizer.fingerprint:
+def _check_fit(policy: Policy, batch: EpisodeBatch, episode_index: IntArray) -> None:
+    if policy.tokenizer.fingerprint != batch.tokenizer.fingerprint:
         raise ConfigError("the policy and the environment have different tokenizers; give both the same one")
-    if env.fixed_horizon:
-        raise ConfigError("fixed_horizon is for agents that call env.step; rollouts end at EOS anyway")
-    needed = env.max_prompt_tokens + env.max_tokens
+    needed = batch.max_prompt_tokens + batch.max_tokens
     if policy.context is not None and needed > policy.context:
         raise ConfigError(
-            f"prompts of up to {env.max_prompt_tokens} tokens and max_tokens={env.max_tokens} need a "
+            f"prompts of up to {batch.max_prompt_tokens} tokens and max_tokens={batch.max_tokens} need a "
             f"context of {needed} tokens, the policy has {policy.context}; lower max_tokens or truncate "
             "the prompts"
+        )
+    index = np.asarray(episode_index)
+    if index.shape != (batch.num_rows,) or index.dtype.kind not in "iu" or index.min() < 0:
+        raise ConfigError(
+            f"episode_index has dtype {index.dtype} and shape {index.shape}; pass {batch.num_rows} whole "
+            "numbers of at least 0, one a row"
         )

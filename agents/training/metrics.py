@@ -1,20 +1,19 @@
-"""Metrics of an iteration: what the batch, the update and the clock say."""
+"""Metrics of an iteration, from the batch, the update and the clock."""
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from text_gym.agents.sampling.rollout import Rollout
-from text_gym.episode import share_cut
+from text_gym.episode import FloatArray, share_cut
 
 Metrics = dict[str, float]
-# Metrics that tell of the machine: everything else is the same each time a run is repeated.
+# Metrics that depend on the machine; all others repeat exactly when a run is repeated.
 TIMES = frozenset({"seconds", "rollout_seconds", "tokens_per_second", "memory_mib"})
 
 
 def rollout_metrics(batch: Rollout) -> Metrics:
-    """What the logs say of a batch: reward, its terms, lengths, and how episodes ended.
+    """Summarise a batch for the logs: reward, its terms, lengths, and how episodes ended.
 
     Rewards are of the episodes that were paid; `truncated` is the share of texts that the limit cut, paid or
     not.
@@ -33,7 +32,7 @@ def rollout_metrics(batch: Rollout) -> Metrics:
     return metrics | {f"reward/{name}": _mean_of_numbers(term) for name, term in scores.terms.items()}
 
 
-def _mean_of_numbers(term: npt.NDArray[np.float64]) -> float:
-    """Mean of a reward term; NaN marks episodes for which a part of a composition had no opinion."""
+def _mean_of_numbers(term: FloatArray) -> float:
+    """Average a reward term, leaving out NaN, which marks episodes on which a part abstained."""
     known = term[~np.isnan(term)]
     return float(known.mean()) if len(known) else float("nan")

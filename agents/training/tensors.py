@@ -1,4 +1,4 @@
-"""The tensors of an agent by name: what a checkpoint keeps, and its digest."""
+"""Collects the tensors of an agent by name, as a checkpoint keeps them."""
 
 from __future__ import annotations
 
@@ -41,52 +41,54 @@ class Resumable(Protocol):
         ...
 
     def settings(self) -> dict[str, Any]:
-        """Its algorithm and configuration, as plain JSON data."""
+        """Return its algorithm and configuration as plain JSON data."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Its counters and memories, as plain JSON data."""
+        """Return its counters and memories as plain JSON data."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         ...
 
 
-def _network_tensors(agent: Resumable) -> dict[str, Tensor]:
-    """Every weight and buffer of what is trained, as `network/name`."""
+def network_tensors(agent: Resumable) -> dict[str, Tensor]:
+    """Collect every weight and buffer of the trained networks, as `network/name`."""
     return {
         f"{k}/{name}": t for k, network in agent.networks.items() for name, t in tensors_of(network).items()
     }
 
 
-def _parameters(agent: Resumable) -> dict[str, nn.Parameter]:
-    """What is trained by name; names of other networks than the policy begin with theirs."""
+def trained_parameters(agent: Resumable) -> dict[str, nn.Parameter]:
+    """Collect the trained parameters by name; those of other networks than the policy begin with its name."""
     networks = [("" if kind == "policy" else f"{kind}.", network) for kind, network in agent.networks.items()]
     return {prefix + name: p for prefix, network in networks for name, p in network.named_parameters()}
 
 
-def _optimizer_tensors(agent: Resumable) -> dict[str, Tensor]:
-    """The optimizer's memory of each parameter as `what/parameter`; AdamW remembers nothing but tensors."""
+def optimizer_tensors(agent: Resumable) -> dict[str, Tensor]:
+    """Collect the optimizer's state of each parameter as `what/parameter`; AdamW's is all tensors."""
     memory = agent.optimizer.state
     return {
         f"{what}/{name}": tensor
-        for name, parameter in _parameters(agent).items()
+        for name, parameter in trained_parameters(agent).items()
         for what, tensor in memory.get(parameter, {}).items()
     }
 
 
-def _load_optimizer(agent: Resumable, memory: dict[str, Tensor]) -> None:
-    names = {id(parameter): name for name, parameter in _parameters(agent).items()}
+def load_optimizer(agent: Resumable, memory: dict[str, Tensor]) -> None:
+    """Give an agent's optimizer the state that `optimizer_tensors` collected from another."""
+    names = {id(parameter): name for name, parameter in trained_parameters(agent).items()}
     trained = (p for group in agent.optimizer.param_groups for p in group["params"])
     index = {names[id(parameter)]: i for i, parameter in enumerate(trained)}
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in memory.items():
         what, _, name = key.partition("/")
-        # A copy, since loaded tensors begin anywhere in the file: see `Policy.from_pretrained`.
+        # A copy, since loaded tensors may be unaligned in the file: see `Policy.from_pretrained`.
         state.setdefault(index[name], {})[what] = tensor.clone()
     agent.optimizer.load_state_dict({**agent.optimizer.state_dict(), "state": state})
 
 
-def _form(tensor: Tensor | None) -> object:
+def form_of(tensor: Tensor | None) -> object:
+    """Return what two tensors must have in common for one to be loaded into the other: shape and type."""
     return None if tensor is None else (tuple(tensor.shape), tensor.dtype)

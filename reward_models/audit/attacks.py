@@ -94,9 +94,9 @@ def attack_report(
     plain, control = source(episodes), source([_with(e, f"{e.completion}\n{_CONTROL}") for e in episodes])
     hosts = [episodes[i % len(episodes)] for i in range(count)]
     rewards = source([_with(e, attacked(e.completion, i)) for i, e in enumerate(hosts)])
-    before = np.where(plain.abstained, np.nan, plain.totals)
-    change = np.where(rewards.abstained, np.nan, rewards.totals) - before[numbers % len(episodes)]
-    innocent = np.where(control.abstained, np.nan, control.totals) - before
+    before = plain.totals_or_nan
+    change = rewards.totals_or_nan - before[numbers % len(episodes)]
+    innocent = control.totals_or_nan - before
     known, innocent = ~np.isnan(change), innocent[~np.isnan(innocent)]
     n, raised = int(known.sum()), int((change[known] > tolerance).sum())
     if n:

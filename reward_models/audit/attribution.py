@@ -16,7 +16,7 @@ import numpy as np
 from text_gym.episode import Episode, FloatArray
 from text_gym.errors import ConfigError
 from text_gym.rewards.source import RewardSource
-from text_gym.rewards.values import Rewards, known
+from text_gym.rewards.values import Rewards
 
 from .probes import rewritten
 
@@ -78,7 +78,7 @@ def leave_one_word_out(source: RewardSource, episodes: Sequence[Episode]) -> lis
 def named_values(rewards: Rewards) -> dict[str, FloatArray]:
     """Totals under `reward` and every term under its name, NaN where there is no opinion."""
     terms = {name: np.asarray(values, dtype=np.float64) for name, values in rewards.terms.items()}
-    return {"reward": known(rewards, rewards.totals), **{k: v for k, v in terms.items() if k != "reward"}}
+    return {"reward": rewards.totals_or_nan, **{k: v for k, v in terms.items() if k != "reward"}}
 
 
 def integrated_gradients(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from text_gym.episode import FloatArray
-from text_gym.utils.interval import RESAMPLES, Interval
+from text_gym.utils.interval import Interval, Rows, bootstrap
 
 
 @dataclass(frozen=True)
@@ -56,21 +56,22 @@ def best_of_n_probe(
         golds: `(N,)` gold.
         texts: The texts.
         n: Texts that one is taken from.
-        seed: Of the resamples.
+        seed: Decides the resamples.
     """
-    rows = np.random.default_rng(seed).integers(len(scores), size=(RESAMPLES, len(scores)))
-    drawn = np.array([expected_best(scores[r], golds[r], n) for r in rows])
     value, mean = expected_best(scores, golds, n), float(golds.mean())
 
-    def interval(at: float, values: FloatArray) -> Interval:
-        low, high = np.quantile(values, [0.025, 0.975])
-        return Interval(at, float(low), float(high), len(scores))
+    def best(rows: Rows) -> FloatArray:
+        return np.array([expected_best(scores[r], golds[r], n) for r in rows])
+
+    def change(rows: Rows) -> FloatArray:
+        found: FloatArray = best(rows) - golds[rows].mean(axis=1)
+        return found
 
     return BestOfNProbe(
         n,
         mean,
-        interval(value, drawn),
-        interval(value - mean, drawn - golds[rows].mean(axis=1)),
+        Interval(value, *bootstrap(best, len(scores), seed), len(scores)),
+        Interval(value - mean, *bootstrap(change, len(scores), seed), len(scores)),
         expected_best(golds, golds, n),
         texts[int(np.argmax(scores))],
     )

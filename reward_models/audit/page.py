@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
+from text_gym.pages.page import render_page
+from text_gym.plot.canvas import to_svg
+from text_gym.plot.estimates import Estimate, intervals
+from text_gym.plot.points import scatter
 from text_gym.reward_models.scripted.rules import split_words
 from text_gym.utils.display import harmless
 from text_gym.utils.interval import Interval
 from text_gym.utils.json_files import write_json
 
 from .attribution import Attribution
-from .figures import Series, intervals, scatter
 from .result import EFFECT, PART, Audit, Shift
 
-_TEMPLATE = Path(__file__).parent / "page.html"
-_LIMIT = 1200  # characters of a text that are shown
+_TEMPLATE = Path(__file__).parent / "audit.html"
+Series = dict[str, Sequence[Estimate]]
 _SHOWN_PARTS, _LABEL = 16, 24  # parts in the figure; characters of their labels
 
 
@@ -40,23 +41,18 @@ def write_audit(found: Audit, folder: str | Path) -> Path:
 
 def audit_page(found: Audit) -> str:
     """The page."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["number"] = _number
-    environment.filters["interval"] = _interval
-    environment.filters["text"] = lambda text: harmless(text, newlines=True, limit=_LIMIT)
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        a=found,
-        effect=EFFECT,
-        part=PART,
-        weights=[w for w in found.weights if _surely(w.weight)],
-        confirmed=_confirmed(found),
-        figures={name: Markup(svg) for name, svg in _figures(found).items()},
-        explanations=[_coloured(e) for e in found.explanations],
-        gradients=[_coloured(e) for e in found.gradients],
-        scores=_summary(found.scores),
-    )
+    values = {
+        "a": found,
+        "effect": EFFECT,
+        "part": PART,
+        "weights": [w for w in found.weights if _surely(w.weight)],
+        "confirmed": _confirmed(found),
+        "figures": {name: to_svg(ax, alt=name, page=True) for name, ax in _figures(found).items()},
+        "explanations": [_coloured(e) for e in found.explanations],
+        "gradients": [_coloured(e) for e in found.gradients],
+        "scores": _summary(found.scores),
+    }
+    return render_page(_TEMPLATE, values)
 
 
 def _surely(effect: Interval) -> bool:
@@ -74,54 +70,46 @@ def _confirmed(found: Audit) -> dict[str, str]:
     return said
 
 
-def _figures(found: Audit) -> dict[str, str]:
-    def both(rows: Sequence[Any], field: str, gold: str) -> list[Series]:
-        series: list[Series] = [("this reward", [getattr(r, field) for r in rows])]
-        return series if found.gold is None else [*series, ("gold", [getattr(r, gold) for r in rows])]
+def _figures(found: Audit) -> dict[str, Any]:
+    """Axes by the name of the figure."""
 
-    def shifts(rows: Sequence[Shift], name: str) -> str:
+    def both(rows: Sequence[Any], field: str, gold: str) -> Series:
+        series: Series = {"this reward": [getattr(r, field) for r in rows]}
+        return series if found.gold is None else {**series, "gold": [getattr(r, gold) for r in rows]}
+
+    def shifts(rows: Sequence[Shift]) -> Any:
         unit = "mean absolute change of score (standard deviations)"
-        return intervals([r.name for r in rows], both(rows, "size", "gold"), unit, name=name)
+        return intervals([r.name for r in rows], both(rows, "size", "gold"), reference=0, x_label=unit)
 
-    correlations: list[Series] = [("as it is", [s.correlation for s in found.surfaces])]
+    names = [s.name for s in found.surfaces]
+    correlations: Series = {"as it is": [s.correlation for s in found.surfaces]}
     if found.gold is not None:
-        correlations.append(("at equal gold", [s.partial for s in found.surfaces]))
+        correlations["at equal gold"] = [s.partial for s in found.surfaces]
     length = np.array([len(split_words(text)) for text in found.texts], dtype=np.float64)
-    figures: dict[str, str] = {}
+    figures: dict[str, Any] = {}
     shown = found.parts[:_SHOWN_PARTS]
     if shown:
+        labels = [f"{p.kind}: {harmless(p.part, limit=_LABEL)}" for p in shown]
+        unit = "change of score (standard deviations)"
         figures["parts"] = intervals(
-            [f"{p.kind}: {harmless(p.part, limit=_LABEL)}" for p in shown],
-            [("this reward", [p.effect for p in shown])],
-            "change of score (standard deviations)",
-            name="parts",
+            labels, {"this reward": [p.effect for p in shown]}, reference=0, x_label=unit
         )
+    unit = "change of score by the edit (standard deviations)"
+    beaten, nulls = both(found.nulls, "beaten", "gold"), [n.name for n in found.nulls]
     figures |= {
-        "nulls": intervals(
-            [n.name for n in found.nulls],
-            both(found.nulls, "beaten", "gold"),
-            "share of real texts beaten",
-            zero=0.5,
-            name="nulls",
-        ),
+        "nulls": intervals(nulls, beaten, reference=0.5, x_label="share of real texts beaten"),
         "correlations": intervals(
-            [s.name for s in found.surfaces],
-            correlations,
-            "rank correlation with the score (Spearman)",
-            name="correlations",
+            names, correlations, reference=0, x_label="rank correlation with the score (Spearman)"
         ),
-        "effects": intervals(
-            [s.name for s in found.surfaces],
-            both(found.surfaces, "effect", "gold"),
-            "change of score by the edit (standard deviations)",
-            name="effects",
+        "effects": intervals(names, both(found.surfaces, "effect", "gold"), reference=0, x_label=unit),
+        "length": scatter(
+            {"": (length, found.scores)}, x_label="length (words)", y_label="score (units of this reward)"
         ),
-        "length": scatter(length, found.scores, "length (words)", "score (units of this reward)", "length"),
     }
     if found.swaps:
-        figures["swaps"] = shifts(found.swaps, "swaps")
+        figures["swaps"] = shifts(found.swaps)
     if found.stability:
-        figures["stability"] = shifts(found.stability, "stability")
+        figures["stability"] = shifts(found.stability)
     return figures
 
 
@@ -158,15 +146,5 @@ def _summary(scores: Any) -> dict[str, float]:
     return {"mean": float(scores.mean()), "low": float(low), "median": float(middle), "high": float(high)}
 
 
-def _number(value: float) -> str:
-    return "–" if value is None or math.isnan(value) else f"{value:.3g}".replace("-", "−")
-
-
 def _signed(value: float) -> str:
     return "no opinion" if math.isnan(value) else f"{value:+.3g}".replace("-", "−")
-
-
-def _interval(value: Interval | None) -> str:
-    if value is None or math.isnan(value.value):
-        return "–"
-    return f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]".replace("-0.00", "0.00").replace("-", "−")

@@ -148,9 +148,7 @@ class Judge(RewardSource):
         low, high = np.array([c.low for c in criteria]), np.array([c.high for c in criteria])
         weights = np.array([c.weight for c in criteria])
         values = (scores - low) / (high - low) @ (weights / weights.sum())
-        abstained = np.isnan(values)
-        terms = dict(zip(self.criteria, scores.T, strict=True))
-        return Rewards(np.where(abstained, 0.0, values), terms=terms, abstained=abstained)
+        return Rewards.from_scores(values, dict(zip(self.criteria, scores.T, strict=True)))
 
     def compare(self, pairs: Sequence[tuple[Episode, Episode]]) -> Comparisons:
         """Ask which text of each pair is better, in both orders.

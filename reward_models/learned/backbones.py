@@ -1,4 +1,4 @@
-"""Backbones of learned reward models: loading them without pickles or foreign code, and a new head."""
+"""Loads the backbones of learned reward models, without pickles or foreign code, and adds a head."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEMPLATE = "chat_template.jinja"
 
 
 def load_classifier(name: str | Path, **changes: Any) -> Any:
-    """A `transformers` model for sequence classification in float32, from safetensors alone.
+    """Load a `transformers` sequence-classification model in float32, from safetensors only.
 
     Args:
         name: Folder or hub model; of a language model the trunk is taken, and the head is new.
@@ -43,7 +43,7 @@ def load_classifier(name: str | Path, **changes: Any) -> Any:
 
 
 def read_template(name: str | Path) -> str | None:
-    """The chat template of a folder's or hub model's tokenizer, if it has one."""
+    """Return the chat template of a folder's or hub model's tokenizer, or None."""
     folder = Path(name)
     if not folder.is_dir():
         from transformers import AutoTokenizer
@@ -58,7 +58,7 @@ def read_template(name: str | Path) -> str | None:
 
 
 def has_segments(name: str | Path) -> bool:
-    """Whether a folder's or hub model's tokenizer gives token types: the model learnt with them then."""
+    """Return True if the tokenizer produces token types, with which the model was then trained."""
     from transformers import AutoTokenizer
 
     try:
@@ -69,7 +69,7 @@ def has_segments(name: str | Path) -> bool:
 
 
 def form_of(tokenizer: PretrainedTokenizer, template: str | None) -> Form:
-    """The form that a tokenizer suggests."""
+    """Return the input format a tokenizer suggests."""
     if template:
         return "chat"
     joined = tokenizer.backend.encode("a", "b", add_special_tokens=True)
@@ -77,7 +77,7 @@ def form_of(tokenizer: PretrainedTokenizer, template: str | None) -> Form:
 
 
 def shrink_head(model: Any, seed: int) -> None:
-    """Give the output layer weights so small that an untrained model scores all texts nearly alike.
+    """Shrink the output layer, so that an untrained model scores all texts nearly alike.
 
     (Stiennon et al. 2020, appendix B: standard deviation 1 / sqrt(width + 1).)
     """
@@ -98,7 +98,7 @@ def shrink_head(model: Any, seed: int) -> None:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without progress bars, and without the warning that a new head is untrained."""
+    """Silence progress bars and the warning that a new head is untrained."""
     from transformers.utils import logging
 
     bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()

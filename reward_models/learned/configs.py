@@ -1,4 +1,4 @@
-"""Settings of learned reward models; PyTorch is not needed to read or check them."""
+"""Settings of learned reward models, which can be read and checked without PyTorch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Group = Literal["words", "template", "fields"]
 
 @dataclass(frozen=True)
 class NgramConfig:
-    """Which features a text has, and how far its weights may go.
+    """Settings of the n-gram model: its features and its regularisation.
 
     Args:
         groups: `words`: word n-grams of the completion; `template`: the same with every run of words of the

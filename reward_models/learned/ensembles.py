@@ -1,4 +1,4 @@
-"""Ensembles: several reward models asked at once; where they disagree, the reward is lower.
+"""Ensembles of reward models, which pay less where the members disagree.
 
 Paying `mean − k · std` makes texts that only some members like less tempting to a policy (Coste et al. 2024).
 """
@@ -23,7 +23,7 @@ from .settings import write_settings
 
 
 class Ensemble(Composite):
-    """`mean − k · std` over the members, `std` being the population's, means weighted.
+    """Pays `mean − k · std` over the members; the mean is weighted, and `std` is the population's.
 
     Terms: those that all members have, averaged; and `std`, the members' disagreement on the reward. An
     episode on which a member abstains gets no opinion.
@@ -66,7 +66,7 @@ class Ensemble(Composite):
 
     @property
     def members(self) -> list[RewardSource]:
-        """The members, in order."""
+        """The member models, in order."""
         return list(self.parts.values())
 
     def evaluate(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
@@ -79,14 +79,14 @@ class Ensemble(Composite):
         return Rewards(values - self.k * std, terms={**terms, "std": std}, abstained=abstained)
 
     def _moments(self, values: Sequence[FloatArray]) -> tuple[FloatArray, FloatArray]:
-        """Weighted mean and standard deviation over members of `(n,)` values."""
+        """Compute the weighted mean and standard deviation of `(n,)` values over the members."""
         stacked = np.stack(values)
         mean: FloatArray = self.weights @ stacked
         std: FloatArray = np.sqrt(self.weights @ (stacked - mean) ** 2)
         return mean, std
 
     def save(self, folder: str | Path) -> None:
-        """Write every member into a folder of its own, `member-0` …, and what joins them.
+        """Write each member into its own folder (`member-0` …), and the weights that join them.
 
         Raises:
             ConfigError: A member cannot be saved.
@@ -110,7 +110,7 @@ def bagged(
     k: float = 1.0,
     seed: int = 0,
 ) -> Ensemble:
-    """Train members on resampled opinions and join them, paying `mean − k · std`.
+    """Train members on bootstrap resamples of the opinions and join them into an ensemble.
 
     The order of the opinions does not matter: the same answers give the same model.
 
@@ -148,7 +148,7 @@ def bagged(
 
 
 def _key(opinion: Opinion) -> tuple[str, ...]:
-    """A place among the opinions that their content alone decides."""
+    """Return a sort key that depends on an opinion's content alone."""
     said: tuple[str, ...]
     if isinstance(opinion, PreferencePair):
         said = (opinion.chosen, opinion.rejected, str(opinion.tie), str(opinion.margin))

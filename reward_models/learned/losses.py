@@ -24,7 +24,7 @@ from .scales import Scales
 def bradley_terry_loss(
     ahead: Tensor, tie: Tensor | None = None, margin: Tensor | None = None, weight: Tensor | None = None
 ) -> Tensor:
-    """Weighted mean of `−log σ(ahead − margin)`, for ties of `−½ log σ(ahead) − ½ log σ(−ahead)`; in nats.
+    """Return the mean of `−log σ(ahead − margin)`, or of `−½ log σ(ahead) − ½ log σ(−ahead)` for ties; nats.
 
     (Bradley and Terry 1952; margins as in Touvron et al. 2023, section 3.2.2.)
 
@@ -66,7 +66,7 @@ class Pairs:
         return len(self.ties)
 
     def loss(self, rows: Sequence[int]) -> Tensor:
-        """Bradley–Terry."""
+        """Compute the Bradley–Terry loss."""
         texts = [self.texts[2 * i + side] for i in rows for side in (0, 1)]
         rewards = self.model.outputs(texts)[:, 0]
         index = list(rows)
@@ -75,16 +75,16 @@ class Pairs:
         )
 
     def weight(self, rows: Sequence[int]) -> float:
-        """Sum of the pairs' weights."""
+        """The sum of the pairs' weights."""
         return float(self.weights[list(rows)].sum())
 
     def parameters(self) -> list[Tensor]:
-        """None."""
+        """Bradley–Terry has no parameters of its own."""
         return []
 
 
 class Marks:
-    """Ratings ready for a model with an output a criterion; marks that are missing do not count.
+    """Ratings ready for a model with one output per criterion; missing marks do not count.
 
     Args:
         model: The model.
@@ -118,14 +118,14 @@ class Marks:
         return len(self.texts)
 
     def loss(self, rows: Sequence[int]) -> Tensor:
-        """Weighted mean over the marks that are there."""
+        """Compute the weighted mean loss over the marks that were given."""
         index = list(rows)
         outputs, weights = self.model.outputs([self.texts[i] for i in rows]), self.weights[index]
         losses = (outputs - self.targets[index]) ** 2 if self.kind == "squared" else self._nll(outputs, index)
         return (weights * losses).sum() / weights.sum().clamp_min(torch.finfo(losses.dtype).tiny)
 
     def weight(self, rows: Sequence[int]) -> float:
-        """Sum of the marks' weights."""
+        """The sum of the marks' weights."""
         return float(self.weights[list(rows)].sum())
 
     def parameters(self) -> list[Tensor]:
@@ -133,7 +133,7 @@ class Marks:
         return [t for t in self.thresholds if len(t)] if self.kind == "ordinal" else []
 
     def scales(self) -> Scales:
-        """Scales under which outputs are marks (the squared loss), or best fit them (the ordinal one)."""
+        """Return the scales that map outputs to marks, exactly (squared loss) or best (ordinal loss)."""
         if self.kind == "squared":
             factor, offset = self.std, self.mean
         else:
@@ -146,13 +146,13 @@ class Marks:
         return Scales(tuple(factor.tolist()), tuple(offset.tolist()), self.model.scales.weight)
 
     def _start(self, c: int) -> Tensor:
-        """Thresholds at the logits of the shares of lower marks."""
+        """Start the thresholds at the logits of the shares of lower marks."""
         column = self.values[:, c][~np.isnan(self.values[:, c])]
         shares = [np.clip((column <= level).mean(), 1e-3, 1 - 1e-3) for level in np.unique(column)[:-1]]
         return torch.tensor([math.log(s / (1 - s)) for s in shares], dtype=torch.float32)
 
     def _nll(self, outputs: Tensor, index: list[int]) -> Tensor:
-        """`(B, criteria)` −log likelihood of the marks, summed over the borders between levels."""
+        """Compute the negative log-likelihood of the marks `(B, criteria)`, summed over the thresholds."""
         columns = []
         for c, (levels, thresholds) in enumerate(zip(self.levels, self.thresholds, strict=True)):
             above = (self.marks[index, c, None] > levels[:-1]).to(outputs.dtype)  # (B, levels - 1)
@@ -162,7 +162,7 @@ class Marks:
 
 
 def marks_of(ratings: Sequence[Rating], criteria: Sequence[str]) -> FloatArray:
-    """`(n, criteria)` float64: the marks, NaN where there is none.
+    """Tabulate the marks as `(n, criteria)` float64, NaN where there is none.
 
     Raises:
         DataError: A criterion has no mark at all.
@@ -175,7 +175,7 @@ def marks_of(ratings: Sequence[Rating], criteria: Sequence[str]) -> FloatArray:
 
 
 def _line(x: FloatArray, y: FloatArray) -> tuple[float, float]:
-    """Slope and offset of the least-squares line through the points that have a mark; the slope positive."""
+    """Fit a least-squares line with positive slope through the marked points; return slope and offset."""
     there = ~np.isnan(y)
     x, y = x[there], y[there]
     spread = float(x.var())

@@ -1,4 +1,4 @@
-"""RewardModel: any `transformers` backbone with one number a criterion at its end, as a reward source.
+"""RewardModel: any `transformers` backbone with one output per criterion, as a reward source.
 
 It reads text with a tokenizer of its own, whatever tokenizer wrote the episode. On disk it is an ordinary
 sequence-classification folder (safetensors and JSON) with `reward_model.json` beside it. Weights in pickles
@@ -37,7 +37,7 @@ from .settings import read_settings, write_settings
 
 
 class Encoded(NamedTuple):
-    """A text as the backbone reads it."""
+    """A text as the ids the backbone reads."""
 
     ids: list[int]
     types: list[int]  # 0 for the prompt, 1 for the completion, where the backbone tells them apart
@@ -105,7 +105,7 @@ class RewardModel(RewardSource):
             raise ConfigError("form 'chat' needs the tokenizer's chat template, and it has none")
         self.tokenizer, self.form, self.name, self.batch_size = tokenizer, form, name, batch_size
         self.scales = scales or Scales.plain(len(self.criteria))
-        # Models that pool over the last token find it by the padding id of their configuration.
+        # Models that pool over the last token find it by the padding id in their configuration.
         text_config = model.config.get_text_config()
         if text_config.pad_token_id is None:
             text_config.pad_token_id = model.config.pad_token_id = tokenizer.pad_id
@@ -171,7 +171,7 @@ class RewardModel(RewardSource):
         batch_size: int = 64,
         device: str = "auto",
     ) -> RewardModel:
-        """A model to be trained: the trunk of any folder or hub model, and a new head of small weights.
+        """Make a model to train: the trunk of any folder or hub model, with a new head of small weights.
 
         Args:
             name: Folder or hub model; a language model's own policy folder is a good start for its texts.
@@ -214,7 +214,7 @@ class RewardModel(RewardSource):
         seed: int = 0,
         device: str = "auto",
     ) -> RewardModel:
-        """A small GPT-2 with random weights, to be trained from nothing."""
+        """Make a small GPT-2 with random weights, to be trained from scratch."""
         from transformers import GPT2ForSequenceClassification
 
         config = small_gpt2(
@@ -234,12 +234,12 @@ class RewardModel(RewardSource):
 
     @property
     def context(self) -> int | None:
-        """Largest number of tokens the backbone can read, if it has a limit."""
+        """The largest number of tokens the backbone can read, or None."""
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return None if limit is None else int(limit)
 
     def encode(self, prompt: str, completion: str) -> Encoded:
-        """The ids that the backbone reads; what does not fit is cut from the start of a plain prompt.
+        """Encode a text for the backbone; a plain prompt that is too long loses its start.
 
         Raises:
             RewardError: The text has no tokens, or the completion alone does not fit the context.
@@ -266,7 +266,7 @@ class RewardModel(RewardSource):
         return encoded
 
     def outputs(self, texts: Sequence[Encoded]) -> Tensor:
-        """`(n, criteria)` outputs of the model for one padded batch, with gradients where they are on."""
+        """Run the model on one padded batch and return `(n, criteria)` outputs, with gradients if enabled."""
         device = next(self.model.parameters()).device
         width = max(len(t.ids) for t in texts)
 
@@ -286,7 +286,7 @@ class RewardModel(RewardSource):
     def raw_scores(self, texts: Sequence[tuple[str, str]]) -> FloatArray:
         """`(n, criteria)` float64: outputs before scaling, of prompts and completions."""
         encoded = [self.encode(*text) for text in texts]
-        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))  # little padding
+        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))  # so that little is padded
         result = np.zeros((len(encoded), len(self.criteria)))
         for i in range(0, len(order), self.batch_size):
             rows = order[i : i + self.batch_size]
@@ -311,7 +311,7 @@ class RewardModel(RewardSource):
         return self
 
     def check_finite(self) -> None:
-        """Refuse broken weights.
+        """Raise an error if a weight is not finite.
 
         Raises:
             NonFiniteError: A weight is NaN or infinite; its tensor is named.
@@ -341,7 +341,7 @@ class RewardModel(RewardSource):
         write_settings(folder, "transformer", {**content, "scales": self.scales.to_dict()})
 
     def _render(self, prompt: str, completion: str) -> str:
-        """The text of a conversation: the prompt said by the user, the completion by the assistant."""
+        """Render a conversation in which the user says the prompt and the assistant the completion."""
         if self._chat is None:
             from transformers import PreTrainedTokenizerFast
 

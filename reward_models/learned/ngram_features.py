@@ -1,4 +1,4 @@
-"""Features of a text for linear rewards: word n-grams, templates, and what of the prompt it says."""
+"""Text features for linear rewards: word n-grams, templates, and what the text takes from its prompt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from text_gym.errors import DataError
 from .configs import NgramConfig
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
-# `slot[value]`, `slot='value'`, `slot=value` or `slot: value`: the usual ways to write what a text shall say.
+# `slot[value]`, `slot='value'`, `slot=value` or `slot: value`: common ways to write what a text should say.
 _FIELD = re.compile(
     r"(?P<slot>\w[\w ]{0,40}?)\s{0,4}"
     r"(?:\[(?P<a>[^\]]*)\]|[=:]\s*(?:'(?P<b>[^']*)'|\"(?P<c>[^\"]*)\"|(?P<d>[^,;()\n]*)))"
@@ -24,7 +24,7 @@ _FROM_PROMPT, _START, _END = "<prompt>", "<s>", "</s>"
 
 
 def features(prompt: str, completion: str, config: NgramConfig) -> list[Counter[str]]:
-    """Counts of a text's features, one counter a group.
+    """Count a text's features, with one counter per group.
 
     >>> found = features("name[Aldo], area[city]", "Aldo is cheap.", NgramConfig(groups=("fields",)))
     >>> sorted(found[0])
@@ -73,7 +73,7 @@ def _fields(prompt: str, words: Sequence[str]) -> Counter[str]:
 
 
 def matrix(counts: Sequence[Sequence[Counter[str]]], index: dict[str, int]) -> Any:
-    """`(n, features)` sparse rows, each group of length 1 over the root of the number of groups."""
+    """Build the sparse `(n, features)` matrix, in which each of G groups has Euclidean length 1/√G."""
     from scipy.sparse import csr_array
 
     data: list[float] = []
@@ -90,7 +90,7 @@ def matrix(counts: Sequence[Sequence[Counter[str]]], index: dict[str, int]) -> A
 
 
 def vocabulary_of(counts: Sequence[Sequence[Counter[str]]], config: NgramConfig) -> dict[str, int]:
-    """Features in enough texts, by frequency and name, numbered."""
+    """Number the features found in enough texts, by frequency and then by name."""
     seen = Counter(f for groups in counts for counter in groups for f in counter)
     kept = [f for f, c in seen.items() if c >= config.min_count]
     kept.sort(key=lambda f: (-seen[f], f))

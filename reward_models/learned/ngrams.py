@@ -1,4 +1,4 @@
-"""NgramModel: a linear reward on word n-grams and on what of the prompt a text says; no neural network.
+"""NgramModel: a linear reward on word n-grams and on what a text takes from its prompt; no neural network.
 
 On a few thousand opinions it is hard to beat, it trains in seconds, and its weights can be read. It knows no
 word order beyond its n-grams and no word that it has not seen.
@@ -30,7 +30,7 @@ _ALPHAS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 class NgramModel(RewardSource):
-    """`reward = features(prompt, completion) · weights + intercept`, a column of weights a criterion.
+    """Pays `features(prompt, completion) · weights + intercept`, with a column of weights per criterion.
 
     A group's features are `log(1 + count)`, scaled to length 1, so that long texts do not count more. The
     reward is the weighted mean of the criteria; each of them is a term where there are several.
@@ -98,7 +98,7 @@ class NgramModel(RewardSource):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> NgramModel:
-        """Load what `save` wrote.
+        """Load a model that `save` wrote.
 
         Raises:
             DataError: A file is missing or broken.
@@ -152,14 +152,14 @@ class NgramModel(RewardSource):
         return self
 
     def strongest(self, count: int = 10, criterion: int = 0) -> list[tuple[str, float]]:
-        """Features with the largest absolute weights, and the weights."""
+        """Return the features with the largest absolute weights, and their weights."""
         column = self.weights[:, criterion]
         order = np.argsort(-np.abs(column), kind="stable")[:count]
         return [(self.vocabulary[i], float(column[i])) for i in order]
 
 
 def ridge(x: Any, y: FloatArray, weight: FloatArray, alpha: float) -> tuple[FloatArray, float]:
-    """Weights `v` and intercept `b` of least `Σ weight · (y − x·v − b)² + alpha · |v|²`.
+    """Minimise `Σ weight · (y − x·v − b)² + alpha · |v|²` over the weights `v` and the intercept `b`.
 
     Args:
         x: `(n, d)` sparse or dense.
@@ -184,7 +184,7 @@ def ridge(x: Any, y: FloatArray, weight: FloatArray, alpha: float) -> tuple[Floa
 def logistic(
     x: Any, tie: FloatArray, margin: FloatArray, weight: FloatArray, alpha: float
 ) -> tuple[FloatArray, float]:
-    """Weights of least penalised Bradley–Terry loss (`bradley_terry_loss`, summed), and that loss.
+    """Minimise the penalised Bradley–Terry loss (`bradley_terry_loss`, summed); return weights and loss.
 
     Args:
         x: `(n, d)` features of the chosen text minus those of the rejected one.
@@ -222,7 +222,7 @@ def _fit_ratings(
         parts.append(
             _Part([ratings[i] for i in rows], x[rows], y, np.array([ratings[i].weight for i in rows]))
         )
-    # One penalty for all criteria: that of a single one is chosen with little more luck than judgement.
+    # One penalty for all criteria, since the choice for a single criterion is mostly noise.
     alpha = config.alpha or min(_ALPHAS, key=lambda a: sum(_error(part, a, config.seed) for part in parts))
     found = [ridge(part.x, part.y, part.weight, alpha) for part in parts]
     weights, intercepts = np.stack([v for v, _ in found], axis=1), np.array([b for _, b in found])
@@ -230,7 +230,7 @@ def _fit_ratings(
 
 
 class _Part(NamedTuple):
-    """Ratings with a mark for one criterion: features `(n, d)`, marks and weights `(n,)`."""
+    """The ratings with a mark for one criterion: features `(n, d)`, marks and weights `(n,)`."""
 
     ratings: list[Rating]
     x: Any
@@ -239,7 +239,7 @@ class _Part(NamedTuple):
 
 
 def _error(part: _Part, alpha: float, seed: int) -> float:
-    """Squared error, over the marks' variance, on prompts that were left out: five times a fifth of them."""
+    """Return the squared error over the marks' variance by five-fold cross-validation over prompts."""
     ratings, x, y, weight = part
     place = {id(r): i for i, r in enumerate(ratings)}
     total = size = 0.0

@@ -1,4 +1,4 @@
-"""Scales: how the raw outputs of a learned model become a reward; shared by all kinds of learned models."""
+"""Scales turn the raw outputs of any learned reward model into a reward."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from text_gym.rewards.values import Rewards
 
 @dataclass(frozen=True)
 class Scales:
-    """Criterion `c` is `factor[c] · output[c] + offset[c]`; the reward is the mean of them by `weight`.
+    """Maps outputs to criteria by `factor[c] · output[c] + offset[c]`; the reward is their weighted mean.
 
     Args:
         factor: One positive number a criterion.
@@ -41,12 +41,12 @@ class Scales:
 
     @classmethod
     def plain(cls, count: int) -> Scales:
-        """Outputs as they are, every criterion counting the same."""
+        """Leave the outputs as they are, with equal weights for all criteria."""
         return cls((1.0,) * count, (0.0,) * count, (1.0,) * count)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Scales:
-        """What `to_dict` gave.
+        """Rebuild the scales from `to_dict`'s plain data.
 
         Raises:
             DataError: It is something else.
@@ -58,11 +58,11 @@ class Scales:
         return cls(factor, offset, weight)
 
     def to_dict(self) -> dict[str, list[float]]:
-        """Plain data."""
+        """Return the scales as plain data."""
         return {"factor": list(self.factor), "offset": list(self.offset), "weight": list(self.weight)}
 
     def standardised(self, raw: FloatArray, criteria: Sequence[str]) -> Scales:
-        """Scales with which these raw outputs `(n, criteria)` have mean 0 and standard deviation 1.
+        """Return scales under which these raw outputs `(n, criteria)` have mean 0 and standard deviation 1.
 
         Raises:
             ConfigError: There are fewer than two rows, or a criterion is the same in all.
@@ -78,12 +78,12 @@ class Scales:
         return Scales(tuple((1 / std).tolist()), tuple((-mean / std).tolist()), self.weight)
 
     def values(self, raw: FloatArray) -> FloatArray:
-        """`(n, criteria)` float64: criteria from raw outputs of the same shape."""
+        """Compute the criteria, `(n, criteria)` float64, from raw outputs of the same shape."""
         scaled: FloatArray = raw * np.array(self.factor) + np.array(self.offset)
         return scaled
 
     def rewards(self, raw: FloatArray, criteria: Sequence[str]) -> Rewards:
-        """Rewards, with a term for each criterion where there are several."""
+        """Compute the rewards, with a term for each criterion if there are several."""
         values = self.values(raw)
         weights = np.array(self.weight) / sum(self.weight)
         terms = {name: values[:, i] for i, name in enumerate(criteria)} if len(criteria) > 1 else {}

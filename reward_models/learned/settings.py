@@ -1,4 +1,4 @@
-"""Folders of learned reward models: `reward_model.json` says which kind lies in one, and how it is scaled.
+"""Reads and writes `reward_model.json`, which names the kind of reward model in a folder and its scales.
 
 Nothing here runs code from a folder: weights are safetensors, all else is JSON.
 """
@@ -18,13 +18,13 @@ KINDS = ("transformer", "ngrams", "ensemble")
 
 
 def write_settings(folder: Path, kind: str, content: Mapping[str, Any]) -> None:
-    """Write `reward_model.json`; the folder is made if need be."""
+    """Write `reward_model.json`, creating the folder if necessary."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / SETTINGS, {"kind": kind, **content})
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """What `write_settings` wrote; empty where there is no such file.
+    """Read what `write_settings` wrote; return an empty dict if there is no such file.
 
     Raises:
         DataError: The file is broken.

@@ -1,4 +1,4 @@
-"""Training reward models: Bradley–Terry on pairs, squared or ordinal loss on ratings, with early stopping.
+"""Trains reward models: Bradley–Terry on pairs, squared or ordinal loss on ratings, with early stopping.
 
 A part of the prompts is kept to judge by; the weights of the best epoch on it stay. It never sees rewards:
 what it learns is people's opinions, weighted by how much each counts.
@@ -25,7 +25,7 @@ Metrics = dict[str, float]
 
 
 class RewardTrainer:
-    """Teaches a reward model what raters prefer.
+    """Trains a reward model to predict what raters prefer.
 
     Args:
         model: The model to train, in place.
@@ -54,7 +54,7 @@ class RewardTrainer:
         self.train, self.validation = self._prepare(opinions)
 
     def learn(self, callback: Callable[[Metrics], bool | None] | None = None) -> RewardTrainer:
-        """Train until the epochs are done or the validation loss stops falling; the best weights stay.
+        """Train until the epochs are done or the validation loss stops falling, and keep the best weights.
 
         Args:
             callback: Gets each epoch's row of the history; returning False ends the training.
@@ -136,7 +136,7 @@ class RewardTrainer:
 
     @torch.no_grad()
     def _judge(self) -> float:
-        """Weighted mean loss on the validation prompts."""
+        """Compute the weighted mean loss on the validation prompts."""
         model, size = self.model.model, 2 * self.config.batch_size
         parts = [range(i, min(i + size, len(self.validation))) for i in range(0, len(self.validation), size)]
         model.eval()
@@ -146,7 +146,7 @@ class RewardTrainer:
 
 
 def _schedule(done: float, warmup: float) -> float:
-    """Share of the learning rate after this share of the steps."""
+    """Return the share of the peak learning rate after this share of the steps."""
     if done < warmup:
         return done / warmup
     return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
@@ -154,7 +154,7 @@ def _schedule(done: float, warmup: float) -> float:
 
 @contextmanager
 def _training(model: torch.nn.Module, seed: int) -> Iterator[None]:
-    """Dropout on, with noise that depends on the seed alone and leaves the global generator as it was."""
+    """Turn dropout on; its noise depends on the seed alone and spares the global generator."""
     device = next(model.parameters()).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)

@@ -70,9 +70,12 @@ class Pool:
 
 
 def member_scores(source: RewardSource, episodes: Sequence[Episode]) -> FloatArray:
-    """Score each text by each ensemble member: `(members, n)` float64, with one row for other sources."""
+    """Score each text by each ensemble member: `(members, n)` float64, with one row for other sources.
+
+    A member that abstains gives 0.
+    """
     members = source.members if isinstance(source, Ensemble) else [source]
-    return np.stack([np.where((r := m(episodes)).abstained, 0.0, r.totals) for m in members])
+    return np.stack([m(episodes).totals for m in members])
 
 
 def split_budget(labels: int, overlap: float) -> tuple[int, int]:

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from text_gym.episode import FloatArray
 from text_gym.errors import ConfigError, excerpt
+from text_gym.plot.canvas import panels, save
+from text_gym.plot.estimates import agreement as draw_alpha
+from text_gym.plot.estimates import intervals, spread
+from text_gym.plot.points import scatter
 from text_gym.reward_models.labels.rows import Label
-
-FloatArray = npt.NDArray[np.float64]
+from text_gym.utils.interval import Interval, spearman
 
 ENOUGH = 20  # fewer answers than this give no warning about a rater
 READING = 60.0  # characters a second: three times as fast as people read
@@ -200,11 +203,11 @@ def _profile(
     own, others = marks[index], _others(marks, index)
     both = ~np.isnan(own) & ~np.isnan(others)
     known: dict[str, float] = {
-        "agreement": _spearman(own[both], others[both]),
+        "agreement": spearman(own, others),
         "seconds": float(np.median([label.latency for label in timed])) if timed else math.nan,
         "hasty": float(np.mean(hasty)) if timed else math.nan,
         "same": max(map(answers.count, set(answers))) / len(answers),
-        "length": _spearman(means, sizes),
+        "length": spearman(means, sizes),
         "longer": _longer(labels),
     }
     return RaterProfile(
@@ -253,46 +256,37 @@ def _longer(labels: Sequence[Label]) -> float:
     return float(np.mean(chosen)) if chosen else math.nan
 
 
-def _spearman(x: FloatArray, y: FloatArray) -> float:
-    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return math.nan
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(x, y).statistic)
-
-
 def draw_agreement(agreement: Agreement, labels: Iterable[Label], file: str | Path) -> None:
     """Draw alpha, shift and noise, time per answer, and rating against length into a PNG."""
-    from matplotlib.figure import Figure
-
     labels = [label for label in labels if label.answered]
     names = [excerpt(p.rater, 20)[1:-1] for p in agreement.raters]
-    rows = np.arange(len(names))
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    (alpha, shift), (seconds, length) = figure.subplots(2, 2)
-    figure.suptitle(f"{len(labels):,} labels, {agreement.overlap:,} questions with two raters or more")
-    known = {name: value for name, value in agreement.alpha.items() if not math.isnan(value)}
-    alpha.barh(list(known), list(known.values()), color="tab:blue")
-    alpha.axvline(0, color="black", linewidth=0.8)
-    alpha.set(title="Agreement", xlabel="Krippendorff's alpha", xlim=(min([0.0, *known.values()]), 1))
-    shift.errorbar(
-        [p.shift for p in agreement.raters], rows, xerr=[p.noise for p in agreement.raters], fmt="o"
+    title = f"{len(labels):,} labels, {agreement.overlap:,} questions with two raters or more"
+    rows = max(len(names), len(agreement.alpha))
+    figure, (alpha, shift, seconds, length) = panels(
+        4, columns=2, size=(5.5, 2.6 + 0.2 * max(0, rows - 5)), title=title
     )
-    shift.axvline(0, color="black", linewidth=0.8)
-    shift.set(title="Raters: shift, and noise as bars", xlabel="share of the scale", yticks=rows)
-    shift.set_yticklabels(names, parse_math=False)
-    for i, profile in enumerate(agreement.raters):
+    draw_alpha(agreement.alpha, title="Agreement", ax=alpha)
+    noise = [Interval(p.shift, p.shift - p.noise, p.shift + p.noise, p.answers) for p in agreement.raters]
+    intervals(
+        names, {"": noise}, reference=0, x_label="share of the scale", ax=shift,
+        title="Raters: shift, and noise (one standard deviation) as bars",
+    )  # fmt: skip
+    times, ratings = {}, {}
+    for name, profile in zip(names, agreement.raters, strict=True):
         own = [label for label in labels if label.rater == profile.rater]
-        times = [label.latency for label in own if label.latency > 0]
-        if times:
-            seconds.boxplot([times], positions=[i], orientation="horizontal", widths=0.6, showfliers=False)
+        times[name] = [label.latency for label in own if label.latency > 0]
         rated = [label for label in own if label.kind == "rating"]
-        sizes = [len(label.question.completions[0]) for label in rated]
-        length.plot(sizes, [_mean(label) for label in rated], ".", alpha=0.5, label=names[i])
-    seconds.set(title="Time per answer", xlabel="seconds", yticks=rows)
-    seconds.set_yticklabels(names, parse_math=False)
-    length.set(title="Rating against length", xlabel="characters", ylabel="mean rating, share of the scale")
-    if 0 < len(names) <= 10 and any(label.kind == "rating" for label in labels):
-        for text in length.legend(fontsize="small").get_texts():
-            text.set_parse_math(False)
-    figure.savefig(str(file), dpi=120)
+        sizes = [float(len(label.question.completions[0])) for label in rated]
+        ratings[name] = (sizes, [_mean(label) for label in rated])
+    spread(times, logarithmic=True, x_label="seconds", title="Time per answer", ax=seconds)
+    scatter(
+        ratings if len(names) <= 10 else {"": _together(ratings.values())}, x_label="characters",
+        y_label="mean rating, share of the scale", title="Rating against length", ax=length,
+    )  # fmt: skip
+    save(figure, file)
+
+
+def _together(pairs: Iterable[tuple[list[float], list[float]]]) -> tuple[list[float], list[float]]:
+    """All points in one series: more raters than can be told apart."""
+    pairs = list(pairs)
+    return [x for xs, _ in pairs for x in xs], [y for _, ys in pairs for y in ys]

@@ -174,9 +174,7 @@ class HumanReward(RewardSource):
             [[c.scaled(m[c.name]) if m else math.nan for c in self.rater.scales] for m in marks]
         )
         values = scaled @ self.weights
-        abstained = np.isnan(values)
-        terms = {name: scaled[:, i] for i, name in enumerate(self.rater.criteria)}
-        return Rewards(np.where(abstained, 0.0, values), terms=terms, abstained=abstained)
+        return Rewards.from_scores(values, {c: scaled[:, i] for i, c in enumerate(self.rater.criteria)})
 
 
 def default_rater() -> str:

@@ -5,8 +5,7 @@ Numbers only: what a difference in reward does to a policy that is optimised for
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,9 @@ import numpy as np
 
 from text_gym.episode import FloatArray
 from text_gym.errors import DataError
-from text_gym.utils.interval import RESAMPLES, Interval
+from text_gym.plot.canvas import save
+from text_gym.plot.estimates import calibration
+from text_gym.utils.interval import Interval, mean_interval, rank_correlation
 
 
 @dataclass(frozen=True)
@@ -45,22 +46,17 @@ class Calibration:
 
     def draw(self, file: str | Path, title: str = "Calibration") -> None:
         """Draw the reliability diagram into a PNG."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(5, 5), layout="constrained")
-        axes = figure.subplots()
-        axes.plot([0.5, 1], [0.5, 1], color="0.6", linestyle="--", label="perfectly calibrated")
-        sizes = 20 + 180 * self.count / self.count.max()
-        axes.plot(self.confidence, self.accuracy, linewidth=1.2, color="C0")
-        axes.scatter(self.confidence, self.accuracy, s=sizes, color="C0", label="pairs (area: their number)")
-        axes.set(
-            title=f"{title}: ECE {self.ece:.3f}",
-            xlabel="confidence of the reward model",
-            ylabel="share of pairs on which the rater agrees",
+        save(
+            calibration(
+                self.confidence,
+                self.accuracy,
+                self.count,
+                x_label="confidence of the reward model",
+                y_label="share of pairs on which the rater agrees",
+                title=f"{title}: ECE {self.ece:.3f}",
+            ),
+            file,
         )
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="small", loc="upper left")
-        figure.savefig(str(file), dpi=120)
 
 
 def probability(ahead: FloatArray) -> FloatArray:
@@ -73,7 +69,7 @@ def probability(ahead: FloatArray) -> FloatArray:
     return result
 
 
-def agreement(ahead: FloatArray, seed: int = 0) -> Interval:
+def pair_accuracy(ahead: FloatArray, seed: int = 0) -> Interval:
     """Return the share of pairs whose chosen text has the larger reward; equal rewards count half.
 
     Args:
@@ -81,10 +77,10 @@ def agreement(ahead: FloatArray, seed: int = 0) -> Interval:
         seed: Decides the resamples.
     """
     right = (np.sign(_numbers("differences", ahead)) + 1) / 2
-    return bootstrap_interval(lambda rows: float(right[rows].mean()), len(right), seed)
+    return mean_interval(right, seed)
 
 
-def calibration(ahead: FloatArray, bins: int = 10) -> Calibration:
+def measure_calibration(ahead: FloatArray, bins: int = 10) -> Calibration:
     """Measure how far a reward's confidence in its choices can be trusted; ties are left out.
 
     Args:
@@ -103,48 +99,21 @@ def calibration(ahead: FloatArray, bins: int = 10) -> Calibration:
     )
 
 
-def spearman(x: FloatArray, y: FloatArray, seed: int = 0) -> Interval:
-    """Return Spearman's rank correlation of rewards with marks; ties get their mean rank.
+def mark_correlation(rewards: FloatArray, marks: FloatArray, seed: int = 0) -> Interval:
+    """Return Spearman's rank correlation of rewards with people's marks; ties get their mean rank.
 
     Args:
-        x: `(n,)` rewards.
-        y: `(n,)` marks.
+        rewards: `(n,)`.
+        marks: `(n,)`.
         seed: Decides the resamples.
-    """
-    from scipy.stats import rankdata
 
-    x, y = _numbers("rewards", x), _numbers("marks", y)
+    Raises:
+        DataError: There is none of them, their numbers differ, or one is not finite.
+    """
+    x, y = _numbers("rewards", rewards), _numbers("marks", marks)
     if len(x) != len(y):
         raise DataError(f"{len(x)} rewards for {len(y)} marks")
-
-    def correlation(rows: Any) -> float:
-        a, b = rankdata(x[rows]), rankdata(y[rows])
-        a, b = a - a.mean(), b - b.mean()
-        size = math.sqrt(float(a @ a) * float(b @ b))
-        return float(a @ b) / size if size else math.nan
-
-    return bootstrap_interval(correlation, len(x), seed)
-
-
-def bootstrap_interval(
-    statistic: Callable[[Any], float], n: int, seed: int = 0, resamples: int = RESAMPLES
-) -> Interval:
-    """Percentile interval of a statistic over `n` observations, resampled with replacement.
-
-    Args:
-        statistic: Gets row numbers `(n,)` and gives the estimate from these rows.
-        n: Number of observations.
-        seed: Decides the resamples.
-        resamples: How many; those where the statistic is NaN do not count.
-    """
-    rng = np.random.default_rng(seed)
-    drawn = np.array([statistic(rng.integers(n, size=n)) for _ in range(resamples)])
-    drawn = drawn[~np.isnan(drawn)]
-    value = statistic(np.arange(n))
-    if not len(drawn):
-        return Interval(value, math.nan, math.nan, n)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Interval(value, float(low), float(high), n)
+    return rank_correlation(x, y, seed=seed)
 
 
 def _numbers(what: str, x: FloatArray | Sequence[float]) -> FloatArray:

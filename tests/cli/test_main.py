@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -80,3 +81,25 @@ def test_play_over_a_pipe() -> None:
     assert done.returncode == 0
     assert "terminated" in done.stdout
     assert "return" in done.stdout
+
+
+def test_rewards_from_files_run_in_the_sandbox_or_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that writes beside itself breaks in the sandbox, and not with --no-sandbox."""
+    monkeypatch.delenv("TEXT_GYM_SANDBOX", raising=False)
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from pathlib import Path\n"
+        "def f(completion):\n"
+        "    Path(__file__).with_suffix('.txt').write_text('written')\n"
+        "    return float(len(completion))\n"
+    )
+    assert main(["check", f"{file}:f"]) == 2
+    err = capsys.readouterr().err
+    assert "may write only to its temporary folder" in err
+    assert not file.with_suffix(".txt").exists()
+    for arguments in (["--no-sandbox", "check", f"{file}:f"], ["check", f"{file}:f", "--no-sandbox"]):
+        assert main(arguments) == 0
+        assert file.with_suffix(".txt").read_text() == "written"
+        assert "TEXT_GYM_SANDBOX" not in os.environ

@@ -15,8 +15,8 @@ from text_gym.cli.main import main
 from text_gym.cli.options.reward import RewardTrainOptions
 from text_gym.cli.reward import judge_reward
 from text_gym.errors import ConfigError
-from text_gym.reward_models import Ensemble, PreferencePair, load_reward, read_ratings
-from text_gym.reward_models.preferences.files import write_opinions
+from text_gym.reward_models import Ensemble, PreferencePair, load_reward
+from text_gym.reward_models.preferences.files import read_ratings, write_opinions
 from text_gym.reward_models.preferences.opinions import split_opinions
 
 

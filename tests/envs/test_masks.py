@@ -17,12 +17,12 @@ from text_gym import (
     ByteTokenizer,
     Grammar,
     MinLength,
-    Prefixes,
     TextEnv,
     TextVectorEnv,
     WordTokenizer,
     load_task,
 )
+from text_gym.envs.masks import Prefixes
 from text_gym.episode import BoolArray
 from text_gym.errors import ConfigError, TokenError
 
@@ -84,7 +84,7 @@ def test_a_masked_token_is_refused_before_anything_changes() -> None:
     before, _ = env.reset(seed=0)
     with pytest.raises(TokenError, match="token id 3 in row 0 is masked"):
         env.step(np.array([3]))
-    assert env.lengths.tolist() == before["length"][:, 0].tolist()
+    assert env.batch.lengths.tolist() == before["length"][:, 0].tolist()
     advice = world(MinLength(1), on_masked="allow")
     advice.reset(seed=0)
     assert advice.step(np.array([3]))[2].tolist() == [True]

@@ -121,10 +121,10 @@ def test_a_single_environment_is_row_0_of_a_vector(world: str) -> None:
 def test_an_action_that_is_no_token_changes_nothing(action: Any) -> None:
     env = TextEnv(**SMALL)
     env.reset(seed=0)
-    before = pickle.dumps(env.vector._tokens), env.vector.lengths.tolist()
+    before = pickle.dumps(env.vector.batch.tokens), env.vector.batch.lengths.tolist()
     with pytest.raises(TokenError):
         env.step(action)
-    assert (pickle.dumps(env.vector._tokens), env.vector.lengths.tolist()) == before
+    assert (pickle.dumps(env.vector.batch.tokens), env.vector.batch.lengths.tolist()) == before
     env.step(1)  # type: ignore[arg-type]  # a Python int will do
 
 

@@ -17,7 +17,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from tests.worlds import SMALL, WORLDS, Abstains, Moody, PerToken, Terms, random_actions
-from text_gym import ByteTokenizer, Episode, Rewards, RewardSource, TextEnv, TextVectorEnv, WordTokenizer
+from text_gym import (
+    AllowedTokens,
+    ByteTokenizer,
+    Episode,
+    Rewards,
+    RewardSource,
+    TextEnv,
+    TextVectorEnv,
+    WordTokenizer,
+)
 from text_gym.episode import FloatArray
 from text_gym.errors import ConfigError, EpisodeError, PromptError, RewardError, TokenError, UnknownNameError
 from text_gym.rewards.values import TokenBatch
@@ -94,7 +103,7 @@ def test_zero_copy_observations_have_the_same_values(world: str, mode: Autoreset
             for env in (copied, views):
                 env.reset(options={"reset_mask": a[2] | a[3]})
     assert data_equivalence(first, kept, exact=True)  # a copy stays what it was
-    assert view["tokens"] is views.tokens  # a view does not
+    assert view["tokens"] is views.batch.tokens  # a view does not
 
 
 # The transition, by hand
@@ -254,16 +263,6 @@ def test_a_running_episode_has_no_finish_reason() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("old", "new"), [(True, 'leave it out.*limit="end"'), (False, 'write limit="truncate"')]
-)
-@pytest.mark.parametrize("make", [TextEnv, TextVectorEnv])
-def test_the_old_argument_says_what_to_write_instead(make: Any, old: bool, new: str) -> None:
-    for kwargs in ({"task": "copy"}, SMALL):
-        with pytest.raises(ConfigError, match=new):
-            make(**kwargs, limit_terminates=old)
-
-
 def test_registered_ids_take_the_limit_and_none_has_a_time_limit_beside_it() -> None:
     for env_id in ENV_IDS:
         assert gym.spec(env_id).max_episode_steps is None
@@ -279,16 +278,6 @@ def test_registered_ids_take_the_limit_and_none_has_a_time_limit_beside_it() -> 
         assert many[3].tolist() == [limit == "truncate"] * 2
     with pytest.raises(ConfigError, match="limit is 'stop'; choose 'end', 'truncate'"):
         gym.make("text_gym/Copy-v0", limit="stop")
-
-
-def test_observation_by_hand() -> None:
-    env = TextVectorEnv(["a", "bab"], WordTokenizer("ab", separator=""), len, 2, num_envs=2, shuffle=False)
-    env.reset(seed=0)
-    env.reset(options={"episode_index": np.array([0, 1])})
-    observation, *_ = env.step([1, 2])  # a 0, b 1, EOS 2, padding 3
-    assert observation["tokens"].tolist() == [[0, 1, 3, 3, 3], [1, 0, 1, 2, 3]]
-    assert observation["attention_mask"].tolist() == [[1, 1, 0, 0, 0], [1, 1, 1, 1, 0]]
-    assert observation["length"].tolist() == [[2], [4]]
 
 
 @pytest.mark.parametrize(
@@ -633,17 +622,9 @@ def test_prompts_in_order_and_in_groups() -> None:
     env = TextVectorEnv(**{**SMALL, "prompts": ["a", "b"]}, group_size=2, shuffle=False)
     env.reset(seed=0)
     numbers = np.arange(6)
-    assert env.prompt_of(np.zeros(6, dtype=np.int64), numbers).tolist() == [0, 0, 1, 1, 0, 0]
+    assert env.batch.prompt_of(np.zeros(6, dtype=np.int64), numbers).tolist() == [0, 0, 1, 1, 0, 0]
     assert [env.reset(options={"episode_index": k})[1]["prompt"][0] for k in (0, 1, 2, 5)] == list("aaba")
     assert env.reset()[1]["episode_index"].tolist() == [6]  # and on from there
-
-
-def test_prompts_are_drawn_uniformly() -> None:
-    env = TextVectorEnv(**{**SMALL, "prompts": [f"{'ab'[i % 2]}" * (i + 1) for i in range(10)]})
-    n = 20_000
-    counts = np.bincount(env.prompt_of(np.repeat(np.arange(20), n // 20), np.tile(np.arange(n // 20), 20)))
-    # Chi-squared with 9 degrees of freedom: 27.9 has probability 0.001.
-    assert ((counts - n / 10) ** 2 / (n / 10)).sum() < 27.9
 
 
 def test_the_global_random_state_is_neither_used_nor_changed() -> None:
@@ -661,7 +642,14 @@ def test_the_global_random_state_is_neither_used_nor_changed() -> None:
 
 
 def state_of(env: TextVectorEnv) -> dict[str, Any]:
-    return copy.deepcopy({k: v for k, v in env.__dict__.items() if isinstance(v, (np.ndarray, list))})
+    """Every array and list, of the environment and its parts, by name."""
+    parts = {"": env, "batch": env.batch, "streams": env._streams, "redraws": env._redraws}
+    return {
+        f"{part}.{k}": copy.deepcopy(v)
+        for part, owner in parts.items()
+        for k, v in vars(owner).items()
+        if isinstance(v, (np.ndarray, list))
+    }
 
 
 WRONG_IDS = st.one_of(
@@ -734,6 +722,27 @@ def test_ids_of_rows_that_restart_are_ignored() -> None:
     observation, *_, info = env.step([-5, 1])
     assert info["_episode_index"].tolist() == [True, False]
     assert observation["length"][0, 0] == len(info["prompt"][0])
+
+
+def test_ids_of_rows_that_restart_are_ignored_by_a_mask_too() -> None:
+    env = TextVectorEnv(**SMALL, num_envs=2, mask=AllowedTokens(ids=[0]))
+    env.reset(seed=0)
+    env.step([2, 0])
+    assert env.step([-5, 0])[4]["_episode_index"].tolist() == [True, False]
+    with pytest.raises(TokenError, match="token id 1 in row 1 is masked"):
+        env.step([0, 1])
+
+
+def test_stepping_goes_on_with_its_own_streams_after_somebody_played_the_batch() -> None:
+    env, alone = (TextVectorEnv(**SMALL, num_envs=2) for _ in range(2))
+    for one in (env, alone):
+        one.reset(seed=3)
+        one.step([2, 2])
+    rows = np.arange(2)
+    env.batch.begin(rows, seeds=np.array([8, 9]), episode_index=np.array([40, 50]))
+    env.batch.advance(rows, np.array([2, 2]))
+    for _ in range(4):
+        assert data_equivalence(env.step([2, 2]), alone.step([2, 2]), exact=True)
 
 
 def test_the_error_names_row_id_and_range() -> None:
@@ -848,11 +857,6 @@ def test_another_number_of_seeds_than_rows() -> None:
         TextVectorEnv(**SMALL).reset(seed=[1, 2])
 
 
-def test_begin_before_reset() -> None:
-    with pytest.raises(EpisodeError, match="before reset"):
-        TextVectorEnv(**SMALL).begin(np.array([0]), np.array([0]))
-
-
 # Gymnasium's surroundings
 
 
@@ -884,7 +888,7 @@ def test_a_copy_of_a_running_environment_goes_on_alike(
     for _ in range(3):
         actions = rng.integers(2, size=3)
         assert data_equivalence(env.step(actions), other.step(actions), exact=True)
-    assert other.tokens is not env.tokens
+    assert other.batch.tokens is not env.batch.tokens
 
 
 def test_np_random_follows_the_seed_and_unseeded_resets_differ() -> None:
@@ -979,7 +983,7 @@ def test_prompts_fit_the_context_or_are_refused_or_cut_on_the_left(lengths: list
         assert kept + env.max_tokens <= context
         dropped = int(info.get("prompt_tokens_dropped", [0])[0])
         assert dropped in {max(0, m - room) for m in lengths}
-    assert sorted(env._table.dropped.tolist()) == sorted(max(0, n - room) for n in lengths)
+    assert sorted(env.batch.table.dropped.tolist()) == sorted(max(0, n - room) for n in lengths)
 
 
 def test_truncation_keeps_the_right_end_and_counts() -> None:
@@ -1046,50 +1050,3 @@ def test_episodes_own_their_ids() -> None:
     assert second.completion_ids.tolist() == [1]
     assert (first.seed, second.seed, first.index) == (0, 1, 0)
     assert not first.done
-
-
-# A fixed horizon
-
-
-@pytest.mark.parametrize("eos_at", [0, 2, 4])
-def test_with_a_fixed_horizon_the_return_comes_at_the_last_step_whenever_eos_came(eos_at: int) -> None:
-    env = TextVectorEnv(
-        ["ab"],
-        WordTokenizer("abc", separator="", pad=False),
-        lambda completion: 1.0 + completion.count("a"),
-        5,
-        fixed_horizon=True,
-        autoreset_mode="Disabled",
-    )
-    env.reset(seed=0)
-    paid = []
-    for t in range(5):
-        observation, reward, terminated, truncated, info = env.step(np.array([3 if t == eos_at else 0]))
-        paid.append(float(reward[0]))
-        assert bool(terminated[0]) == (t == 4)
-        assert not truncated[0]
-    assert paid == [0, 0, 0, 0, 1.0 + eos_at]
-    assert info["completion"][0] == "a" * eos_at  # what was "written" after EOS is ignored
-    assert observation["attention_mask"][0].tolist() == [1] * (2 + eos_at + 1) + [0] * (4 - eos_at)
-
-
-def test_with_a_fixed_horizon_a_stop_string_is_still_left_out_at_the_end() -> None:
-    env = TextVectorEnv(["a"], AB, lambda completion: 1.0, 4, stop="b", fixed_horizon=True)
-    env.reset(seed=0)
-    for token in (0, 1, 0, 0):
-        *_, info = env.step([token])
-    (episode,) = env.episodes(np.array([0]))
-    assert (episode.finish_reason, episode.stop, info["completion"][0]) == ("stop", "b", "a")
-
-
-@pytest.mark.parametrize("limit", ["end", "truncate"])
-def test_with_a_fixed_horizon_a_text_without_eos_is_cut(limit: Limit) -> None:
-    env = TextVectorEnv(
-        ["ab"], WordTokenizer("abc", separator="", pad=False), lambda completion: 1.0, 2,
-        fixed_horizon=True, autoreset_mode="Disabled", limit=limit,
-    )  # fmt: skip
-    env.reset(seed=0)
-    env.step(np.array([0]))
-    _, reward, terminated, truncated, _ = env.step(np.array([1]))
-    assert (terminated[0], truncated[0]) == (limit == "end", limit == "truncate")
-    assert reward[0] == (limit == "end")

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from text_gym import AnyText, ByteTokenizer, TextEnv, TextObservation
+from text_gym import ByteTokenizer, TextEnv, TextObservation
+from text_gym.envs.wrappers import AnyText
 from text_gym.errors import ConfigError
 
 

@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -288,6 +292,29 @@ def test_parallel_processes() -> None:
         assert pickle.loads(pickle.dumps(source)).workers == 2
     finally:
         source.close()
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_rewards_of_a_script_reach_worker_processes(guarded: bool, tmp_path: Path) -> None:
+    program = """
+        from text_gym import ByteTokenizer, Episode
+        from text_gym.rewards.calls import Timeout
+        from text_gym.rewards.source import FunctionReward
+
+        def length(completion):
+            return float(len(completion))
+
+        GUARD
+            source = Timeout(FunctionReward(length), 5)
+            print(source([Episode.of("Say:", "four", ByteTokenizer())]).values)
+    """
+    guard = 'if __name__ == "__main__":' if guarded else "if True:"
+    (tmp_path / "script.py").write_text(textwrap.dedent(program).replace("GUARD", guard))
+    done = subprocess.run(
+        [sys.executable, "script.py"], capture_output=True, text=True, check=False, cwd=tmp_path, timeout=60
+    )
+    assert done.stdout == ("[4.]\n" if guarded else "")
+    assert guarded or "if __name__ == '__main__':" in done.stderr
 
 
 def test_calls_change_no_reward_and_no_term() -> None:

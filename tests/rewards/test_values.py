@@ -171,3 +171,12 @@ def test_bad_per_token_rewards_are_dropped_with_their_episode() -> None:
 def test_a_term_of_another_length_is_named() -> None:
     with pytest.raises(RewardError, match=r"term 'grammar' has shape \(3,\), expected \(2,\)"):
         Says(Rewards(np.zeros(2), terms={"grammar": np.zeros(3)}))(of("a", "b"))
+
+
+def test_no_opinion_is_nan_in_a_column_and_pays_nothing() -> None:
+    made = Rewards.from_scores(np.array([0.5, math.nan, 0.0]), {"style": np.ones(3)})
+    assert made.abstained.tolist() == [False, True, False]
+    assert made.values.tolist() == [0.5, 0.0, 0.0]
+    assert list(made.terms) == ["style"]
+    paid = Rewards(np.array([1.0, 0.0]), (np.array([2.0]), np.zeros(1)), abstained=np.array([False, True]))
+    assert paid.totals_or_nan.tolist() == [3.0, pytest.approx(math.nan, nan_ok=True)]

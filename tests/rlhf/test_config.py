@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from text_gym.agents import load_algorithm
+from text_gym.agents.algorithms.by_name import load_algorithm
 from text_gym.errors import ConfigError
 from text_gym.rlhf.config import RLHFConfig
 

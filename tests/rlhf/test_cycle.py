@@ -98,7 +98,7 @@ def test_the_limit_is_that_of_the_environment_to_learn_in_and_of_no_other(
     class Watched(TextVectorEnv):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            made.append({"limit": self.limit, "learning": self.num_envs == 16})
+            made.append({"limit": self.batch.options.limit, "learning": self.num_envs == 16})
 
     monkeypatch.setattr("text_gym.rlhf.cycle.TextVectorEnv", Watched)
     run(tmp_path / "run", limit=limit, rounds=1)

@@ -9,7 +9,8 @@ import pytest
 
 from tests.rlhf_world import GOLD, QUALITY, TOKENIZER, config, run, task
 from text_gym.agents import Policy
-from text_gym.reward_models import LabelStore, load_reward_model
+from text_gym.reward_models import LabelStore
+from text_gym.reward_models.learned.loading import load_reward_model
 from text_gym.rlhf.folder import RLHFFolder
 from text_gym.rlhf.measures import write_rows
 

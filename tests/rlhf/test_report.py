@@ -138,7 +138,12 @@ def test_raters_are_blamed_only_where_they_have_a_vice(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mark", "agreement", "colour", "said"),
     [
-        ("good", {"value": 0.8, "ci95": [0.7, 0.9], "n": 9}, "verdict", "with gold is 0.80 [0.70, 0.90]"),
+        (
+            "good",
+            {"value": 0.8, "ci95": [0.7, 0.9], "n": 9},
+            "verdict good",
+            "with gold is 0.80 [0.70, 0.90]",
+        ),
         (
             "open",
             {"value": 0.4, "ci95": [0.3, 0.5], "n": 9},

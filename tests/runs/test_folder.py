@@ -119,16 +119,17 @@ def test_curves_of_another_reward_have_panels_for_gold(
     )
     draw_curves(ROWS, tmp_path / "curves.png", "a run")
     with_gold, without = (
-        {axes.get_title(): axes for axes in figure.axes if axes.get_title()} for figure in drawn
+        {t: axes for axes in figure.axes if (t := axes.get_title(loc="left"))} for figure in drawn
     )
     assert list(without) == ["Reward", "Criteria", "KL to the reference policy", "Length"]
     (gold,) = with_gold["Gold (the task's own reward)"].lines
     assert np.asarray(gold.get_xydata()).tolist() == [[0, 0.7], [2, 0.5], [4, 0.25]]
     frontier = with_gold["Reward and gold over the distance from the start"]
-    (dots,) = frontier.collections
-    assert np.asarray(dots.get_offsets()).ravel().tolist() == pytest.approx(
-        [x for r in ROWS for x in (math.sqrt(r["kl"]), r["reward"])]
-    )
+    (dots,) = frontier.lines
+    assert dots.get_linestyle() == "None"
+    assert np.asarray(dots.get_xydata()).tolist() == [[r["kl"], r["reward"]] for r in ROWS]
+    places = [frontier.transData.transform((kl, 0))[0] for kl in (0, 0.1, 0.4)]
+    assert places[2] - places[0] == pytest.approx(2 * (places[1] - places[0]))  # over √KL
     assert frontier.get_ylabel() == "length, optimised (batches)"
     (right,) = [axes for axes in drawn[0].axes if axes.get_ylabel() == "gold (held-out prompts)"]
     assert np.asarray(right.lines[0].get_xydata()).tolist() == [[0, 0.7], [0, 0.5], [0, 0.25]]

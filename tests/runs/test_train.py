@@ -141,7 +141,7 @@ def test_the_limit_reaches_the_environment_and_the_settings(
             def __init__(self, *args: Any, **kwargs: Any) -> None:
                 super().__init__(*args, **kwargs)
                 if self.num_envs == 8:  # the one to learn in
-                    made.append(self.limit)
+                    made.append(self.batch.options.limit)
 
         monkeypatch.setattr(f"{module}.TextVectorEnv", Watched)
     rows = ["--episodes", "8"] if algorithm == "ppo" else ["--num-envs", "8", "--n-steps", "4"]

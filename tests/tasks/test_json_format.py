@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from text_gym import TASKS, ByteTokenizer, Episode, Prompt, Task, TextVectorEnv, load_task
+from text_gym import ByteTokenizer, Episode, Prompt, Task, TextVectorEnv, load_task
 from text_gym.cli.main import main
 from text_gym.errors import ConfigError, PromptError, RewardError, UnknownNameError
 from text_gym.tasks.json_format import ProductJSONReward, answer, product_json
 from text_gym.tasks.keywords import keywords
+from text_gym.tasks.task import TASKS
 
 BYTES = ByteTokenizer()
 MUG = Prompt("", {"keys": ("name", "price"), "name": "Lumo Air 3", "price": "$24", "colour": "red"})

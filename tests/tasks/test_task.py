@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from text_gym import TASKS, Prompt, Task, TextEnv, TextVectorEnv, load_task, split_by_prompt
+from text_gym import Prompt, Task, TextEnv, TextVectorEnv, load_task, split_by_prompt
 from text_gym.errors import ConfigError, UnknownNameError
-from text_gym.tasks.task import ENV_IDS
+from text_gym.tasks.task import ENV_IDS, TASKS
 
 
 @pytest.mark.parametrize("name", TASKS)

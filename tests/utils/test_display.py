@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.markup import escape
 
-from text_gym import ByteTokenizer, harmless
+from text_gym import ByteTokenizer
+from text_gym.utils.display import harmless
 
 HOSTILE = st.text(
     st.characters()

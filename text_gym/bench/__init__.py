@@ -1,4 +1,4 @@
-"""The benchmark of reward designs and of agents: run a matrix, summarise it, write its report."""
+"""The benchmark of reward designs and of agents: it runs a matrix, summarises it and writes a report."""
 
 import lazy_loader
 

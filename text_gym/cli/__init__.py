@@ -1,1 +1,1 @@
-"""The command line: `main` has the table of commands, each of which has a file here."""
+"""The command line: `main` holds the table of commands, each of which has a file here."""

@@ -1,4 +1,4 @@
-"""The command `text-gym reward audit`: which texts are taken, and where the report goes."""
+"""Runs `text-gym reward audit`: chooses the texts and writes the report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from text_gym.utils.interval import Interval
 
 
 def run_audit(options: AuditOptions) -> int:
-    """Run `text-gym reward audit`; the exit status is 0 whatever was found."""
+    """Run `text-gym reward audit`; the exit status is 0 whatever the audit finds."""
     config = AuditConfig(options.count, options.edited, options.explained, options.words, options.seed)
     console = Console(highlight=False)
     task = None if options.data else load_task(options.task)
@@ -42,7 +42,7 @@ def run_audit(options: AuditOptions) -> int:
 
 
 def _lines(found: Audit) -> Iterator[str]:
-    """The report in a few lines: what the reward follows, then what was found."""
+    """Summarise the report in a few lines: what the reward follows, then the findings."""
     with_gold = "not known: the audit has no gold" if found.gold is None else _correlation(found.agreement)
     yield f"rank correlation with gold: {with_gold}"
     yield f"rank correlation with length: {_correlation(found.length)}"
@@ -72,7 +72,7 @@ def _source(spec: str, task: Task | None, prompts: Sequence[Prompt]) -> RewardSo
 
 
 def _episodes(options: AuditOptions, task: Task | None) -> Iterator[Episode]:
-    """Texts of the transcripts, the data, or the task's held-out corpus."""
+    """Load the texts of the transcripts, the data, or the task's held-out corpus."""
     tokenizer: Tokenizer = ByteTokenizer() if task is None else task.tokenizer
     if options.texts:
         if not Path(options.texts).is_file():

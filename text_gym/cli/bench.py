@@ -10,11 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from text_gym.bench.analysis.compare import Comparison, compare
-from text_gym.bench.analysis.verdicts import shown
 from text_gym.bench.matrix.designs import DESIGNS
 from text_gym.bench.matrix.matrix import bench_agents, bench_rewards
 from text_gym.cli.options.bench import BenchAgentsOptions, BenchRewardsOptions, CompareOptions
 from text_gym.utils.display import harmless
+from text_gym.utils.interval import shown
 from text_gym.utils.json_files import write_json
 
 

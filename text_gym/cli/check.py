@@ -1,4 +1,4 @@
-"""`text-gym check`: what an environment or a reward breaks, and what to mend."""
+"""`text-gym check` names the laws an environment or a reward breaks, and what to fix."""
 
 from __future__ import annotations
 

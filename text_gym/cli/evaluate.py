@@ -1,4 +1,4 @@
-"""`text-gym sample` and `text-gym evaluate`: let a policy write, and measure what it writes."""
+"""`text-gym sample` and `text-gym evaluate` let a policy write and measure what it writes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def sample(options: SampleOptions, console: Console | None = None) -> list[str]:
         if options.json:
             row: dict[str, Any] = {"prompt": episode.prompt.text, "completion": episode.completion}
             if not options.texts and task.has_gold:
-                row["gold"] = float(value) if value == value else None  # the source had no opinion
+                row["gold"] = float(value) if value == value else None  # the source abstained
             print(json.dumps(row, ensure_ascii=False))
             continue
         console.print(Text(harmless(episode.prompt.text.strip(), newlines=True), style="dim"))
@@ -66,7 +66,7 @@ def sample(options: SampleOptions, console: Console | None = None) -> list[str]:
 
 
 def evaluate_policy(options: EvaluateOptions, console: Console | None = None) -> dict[str, Any]:
-    """Print, and write if asked, what a policy's held-out texts are worth.
+    """Print how good a policy's held-out texts are, and write the figures if asked to.
 
     Returns:
         The figures of `judge_texts`, with `policy`, `task` and `reference`: what KL is measured to, or None.
@@ -96,7 +96,7 @@ def evaluate_policy(options: EvaluateOptions, console: Console | None = None) ->
 
 
 def _reference(options: EvaluateOptions, place: str | Path, policy: Policy) -> tuple[Policy | None, str]:
-    """The policy that KL is measured to, and where it was found; or None, and why it is not known."""
+    """Find the reference policy for the KL and where it was found, or None and the reason."""
     if options.reference is None:
         return load_start(place, policy, options.device)
     name = policy_folder(options.reference)
@@ -111,7 +111,7 @@ def _reference(options: EvaluateOptions, place: str | Path, policy: Policy) -> t
 
 
 def _show(console: Console, task: Task, place: str, summary: Mapping[str, Any], reference: str) -> None:
-    """Print what was measured on what, then a line a figure."""
+    """Print what was measured on what, then one line per figure."""
     width = max(map(len, ["held-out prompts", *rows_of(summary)]))
     data = task.settings.get("data")
     prompts = f"task {task.name!r}"
@@ -136,14 +136,14 @@ def _show(console: Console, task: Task, place: str, summary: Mapping[str, Any], 
 
 
 def data_of(options: Data, **changes: Any) -> Data:
-    """The part of a command's options that is on data."""
+    """Return the part of a command's options that concerns data."""
     return Data(**{f.name: getattr(options, f.name) for f in dataclasses.fields(Data)} | changes)
 
 
 def _task_and_policy(
     name: str | None, data: Data, policy: str | None, max_tokens: int | None
 ) -> tuple[Task, str | Path]:
-    """The task or data a policy is to be tried on, its own if none is named, and the policy's folder.
+    """Load the task or data to evaluate a policy on, its own by default, and find the policy's folder.
 
     Raises:
         ConfigError: There is no policy, or its data is gone, or it was trained on a task made in Python.

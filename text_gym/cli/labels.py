@@ -1,4 +1,4 @@
-"""What `text-gym label` and `text-gym labels stats|verify|export|import` do.
+"""Runs `text-gym label` and `text-gym labels stats|verify|export|import`.
 
 `label` asks about texts in a file or in the queue; it makes no texts: `text-gym sample --json` does.
 """
@@ -41,7 +41,7 @@ from text_gym.utils.json_files import write_json
 
 
 def run_label(options: LabelOptions) -> int:
-    """`text-gym label`."""
+    """Run `text-gym label`."""
     _robust_output()
     rater = options.rater or default_rater()
     with LabelStore(options.store) as store:
@@ -69,7 +69,7 @@ def run_label(options: LabelOptions) -> int:
 
 
 def run_stats(options: StatsOptions) -> int:
-    """`text-gym labels stats`."""
+    """Run `text-gym labels stats`."""
     _robust_output()
     with LabelStore(options.store, create=False) as store:
         labels = list(store.labels())
@@ -94,7 +94,7 @@ def run_stats(options: StatsOptions) -> int:
 
 
 def show_agreement(found: Agreement, console: Console) -> None:
-    """Print alpha by criterion, a row a rater, and the warnings."""
+    """Print alpha by criterion, a row per rater, and the warnings."""
     for name, value in found.alpha.items():
         known = "unknown: no question has two raters who differ" if math.isnan(value) else f"{value:.3f}"
         console.print(Text(f"Krippendorff's alpha, {harmless(name)}: {known}"))
@@ -112,7 +112,7 @@ def show_agreement(found: Agreement, console: Console) -> None:
 
 
 def run_verify(options: VerifyOptions) -> int:
-    """`text-gym labels verify`."""
+    """Run `text-gym labels verify`."""
     with LabelStore(options.store, create=False) as store:
         found = store.verify(options.head)
     print(f"{options.store}: {found.rows:,} rows and {found.items:,} questions are good\nhead {found.head}")
@@ -120,7 +120,7 @@ def run_verify(options: VerifyOptions) -> int:
 
 
 def run_export(options: ExportOptions) -> int:
-    """`text-gym labels export`."""
+    """Run `text-gym labels export`."""
     with LabelStore(options.store, create=False) as store:
         count = export_labels(store, options.file, options.form)
     print(f"{count:,} rows in {options.file}")
@@ -128,7 +128,7 @@ def run_export(options: ExportOptions) -> int:
 
 
 def run_import(options: ImportOptions) -> int:
-    """`text-gym labels import`."""
+    """Run `text-gym labels import`."""
     with LabelStore(options.store) as store:
         added, known = import_labels(store, options.file)
     print(f"{added:,} rows added to {options.store}, {known:,} were there")
@@ -136,7 +136,7 @@ def run_import(options: ImportOptions) -> int:
 
 
 def put_file(store: LabelStore, options: LabelOptions) -> list[str]:
-    """Queue questions about the texts of a file; the ids, in order.
+    """Queue questions about the texts of a file and return their ids in order.
 
     Raises:
         UnknownNameError: A column is missing.
@@ -197,14 +197,16 @@ def _criteria(
 
 
 def _robust_output() -> None:
-    """What the terminal's encoding lacks is written as an escape."""
-    with contextlib.suppress(AttributeError, OSError):  # not a stream of text, or not one that can be changed
+    """Escape the characters that the terminal's encoding lacks."""
+    with contextlib.suppress(
+        AttributeError, OSError
+    ):  # not a text stream, or one that cannot be reconfigured
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 @contextmanager
 def _ending_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the labelling as an error would, so that the terminal is put back as it was."""
+    """Let SIGTERM and SIGHUP end the labelling like an error, so that the terminal is restored."""
 
     def end(number: int, _: FrameType | None) -> None:
         raise SystemExit(128 + number)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from text_gym.errors import TextGymError, UnknownNameError
@@ -113,6 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status (2 for bad input, 130 after Ctrl-C)."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in argv
+    if "--no-sandbox" in argv:
+        with _environment("TEXT_GYM_SANDBOX", "0"):  # worker processes of a benchmark inherit it
+            return main([a for a in argv if a != "--no-sandbox"])
     argv = [a for a in argv if a != "--debug"]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
@@ -121,7 +125,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         name, rest = _split(argv)
         read, run, _ = COMMANDS[name]
-        found = _load(read)(rest)  # before what runs is loaded: help and mistakes need no PyTorch
+        found = _load(read)(
+            rest
+        )  # read the options before loading what runs: help and mistakes need no PyTorch
         return int(_load(run)(*found))
     except TextGymError as error:
         if debug:
@@ -138,8 +144,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
 def _load(place: str) -> Any:
-    """The function at `module:name`."""
+    """Import the function at `module:name`."""
     module, _, function = place.partition(":")
     return getattr(importlib.import_module(module), function)
 
@@ -147,17 +165,19 @@ def _load(place: str) -> Any:
 def _help() -> str:
     width = max(map(len, COMMANDS)) + 2
     lines = "\n".join(f"  {name:{width}}{about}" for name, (_, _, about) in COMMANDS.items())
-    return f"""usage: text-gym [--debug] COMMAND [OPTIONS]
+    return f"""usage: text-gym [--debug] [--no-sandbox] COMMAND [OPTIONS]
 
 Reinforcement learning in which generating tokens is the episode.
 
 {lines}
 
-text-gym COMMAND --help shows a command's options; --debug shows tracebacks."""
+text-gym COMMAND --help shows a command's options; --debug shows tracebacks.
+A reward from a file (--reward file.py:function) runs in a sandbox, without network and without writing to
+your files; --no-sandbox runs it as part of the program: for a file of your own that needs more."""
 
 
 def _split(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """A command of one or two words, and the words after it."""
+    """Split the arguments into a command of one or two words and the words after it."""
     for words in (2, 1):
         name = " ".join(argv[:words])
         if name in COMMANDS:

@@ -46,7 +46,7 @@ def run_play(options: PlayOptions) -> int:
 
 
 def _typed_lines() -> Iterator[str]:
-    """Lines a person types, with a prompt on a terminal; ends at the end of the input."""
+    """Yield the lines a person types, with a prompt on a terminal, until the input ends."""
     while True:
         try:
             yield input("> " if sys.stdin.isatty() else "")
@@ -112,7 +112,7 @@ def play(env: TextEnv, console: Console, lines: Iterator[str], seed: int | None 
 
 
 def _tokens(tokenizer: Tokenizer, line: str, console: Console) -> Sequence[int]:
-    """The ids a typed line stands for."""
+    """Return the ids a typed line stands for."""
     command = line.strip()
     if command == ".":
         if not tokenizer.eos_ids:
@@ -137,8 +137,8 @@ def _show_start(env: TextEnv, console: Console, info: dict[str, object]) -> None
         Text.assemble(
             ("\nstate", "bold"),
             f"  {harmless(str(info['prompt']))}\n"
-            f"       {int(vector.starts[0])} prompt tokens; action: one of {vector.tokenizer.vocab_size} "
-            f"ids; at most {vector.max_tokens} steps",
+            f"       {int(vector.batch.starts[0])} prompt tokens; "
+            f"action: one of {vector.tokenizer.vocab_size} ids; at most {vector.max_tokens} steps",
         )
     )
 
@@ -148,7 +148,7 @@ def _show_step(
 ) -> None:
     text = harmless(env.vector.tokenizer.decode([token])) or "<special>"
     flags = " terminated" if terminated else " truncated" if truncated else ""
-    step = int(env.vector.lengths[0] - env.vector.starts[0])
+    step = int(env.vector.batch.lengths[0] - env.vector.batch.starts[0])
     console.print(
         Text(f"  step {step:3d}  action {token:5d} {text!r:14s} reward {reward:+.3f}{flags}"), soft_wrap=True
     )

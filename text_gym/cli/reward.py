@@ -1,4 +1,4 @@
-"""What `text-gym reward train` and `text-gym reward score` do: opinions in, a model and its figures out."""
+"""Runs `text-gym reward train` and `text-gym reward score`: opinions in, a model and its figures out."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from text_gym.reward_models.learned.ngrams import NgramModel
 from text_gym.reward_models.learned.settings import SETTINGS
 from text_gym.reward_models.learned.training import RewardTrainer
 from text_gym.reward_models.loading import load_reward
-from text_gym.reward_models.preferences.measures import agreement, calibration, spearman
+from text_gym.reward_models.preferences.measures import mark_correlation, measure_calibration, pair_accuracy
 from text_gym.reward_models.preferences.opinions import Opinions, PreferencePair, Rating, split_opinions
 from text_gym.rewards.source import RewardSource
 from text_gym.tokenizer import ByteTokenizer, PretrainedTokenizer
 from text_gym.utils.json_files import write_json
 
-_TOKENIZER = ByteTokenizer()  # learned models read text; what carries it there does not matter
+_TOKENIZER = ByteTokenizer()  # learned models read text, so any tokenizer will do to carry it
 
 
 def run_reward_train(options: RewardTrainOptions, config: NgramConfig | RewardTrainingConfig) -> int:
@@ -51,7 +51,7 @@ def train_reward(
     config: NgramConfig | RewardTrainingConfig,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Train, judge on held-out prompts, and save the model in `options.out`.
+    """Train a reward model, evaluate it on held-out prompts, and save it in `options.out`.
 
     Returns:
         What is written to `summary.json`: accuracy and calibration for pairs, Spearman for each criterion of
@@ -91,7 +91,7 @@ def train_reward(
 
 
 def judge_reward(source: RewardSource, opinions: Opinions, seed: int = 0) -> dict[str, Any]:
-    """How well a reward agrees with opinions.
+    """Measure how well a reward agrees with opinions.
 
     Args:
         source: The reward.
@@ -106,8 +106,12 @@ def judge_reward(source: RewardSource, opinions: Opinions, seed: int = 0) -> dic
     if pairs:
         totals = source(_episodes(pairs)).totals
         ahead = totals[::2] - totals[1::2]
-        found = calibration(ahead)
-        return {"accuracy": agreement(ahead, seed).summary(), "calibration": found.summary(), "figure": found}
+        found = measure_calibration(ahead)
+        return {
+            "accuracy": pair_accuracy(ahead, seed).summary(),
+            "calibration": found.summary(),
+            "figure": found,
+        }
     ratings = [o for o in opinions if isinstance(o, Rating)]
     rewards = source(_episodes(ratings))
     names = list(dict.fromkeys(c for r in ratings for c in r.values))
@@ -116,7 +120,7 @@ def judge_reward(source: RewardSource, opinions: Opinions, seed: int = 0) -> dic
         predicted = rewards.terms.get(name, rewards.totals)
         rows = [i for i, r in enumerate(ratings) if name in r.values]
         marks = np.array([ratings[i].values[name] for i in rows])
-        result[name] = {"spearman": spearman(predicted[rows], marks, seed).summary()}
+        result[name] = {"spearman": mark_correlation(predicted[rows], marks, seed).summary()}
     return {"criteria": result}
 
 
@@ -150,7 +154,9 @@ def rescore(options: RewardScoreOptions, console: Console | None = None) -> list
     old = [(r.get("reward"), new["reward"]) for r, new in zip(rows, result, strict=True)]
     both = np.array([pair for pair in old if None not in pair], dtype=np.float64).reshape(-1, 2)
     rank = (
-        f"; Spearman with the stored reward {spearman(both[:, 0], both[:, 1]).value:.3f}" if len(both) else ""
+        f"; Spearman with the stored reward {mark_correlation(both[:, 0], both[:, 1]).value:.3f}"
+        if len(both)
+        else ""
     )
     console.print(
         Text(f"{len(result)} texts scored by {source.name}: {mean}{rank}; written to {options.out}")
@@ -166,7 +172,7 @@ def _member(
     number: int,
     console: Console,
 ) -> NgramModel | RewardModel:
-    """The ensemble's member of this number."""
+    """Train the ensemble's member with this number."""
     own = replace(config, seed=config.seed + number)
     if options.kind == "ngrams":
         return NgramModel.fit(train if options.members == 1 else _resampled(train, own.seed), criteria, own)
@@ -195,7 +201,7 @@ def _split(opinions: Opinions, held_out: float, seed: int) -> tuple[Opinions, Op
 
 
 def _resampled(opinions: Sequence[Any], seed: int) -> list[Any]:
-    """Opinions on as many prompts, drawn with replacement (Breiman 1996)."""
+    """Resample the opinions by prompt, with replacement (bagging, Breiman 1996)."""
     groups: dict[str, list[Any]] = {}
     for o in opinions:
         groups.setdefault(o.prompt.id, []).append(o)
@@ -205,7 +211,7 @@ def _resampled(opinions: Sequence[Any], seed: int) -> list[Any]:
 
 
 def _episodes(opinions: Opinions) -> list[Episode]:
-    """The texts that the opinions are about; of pairs, chosen and rejected in turn."""
+    """Return the texts the opinions are about; pairs give chosen and rejected in turn."""
     texts = [
         (o.prompt, text)
         for o in opinions

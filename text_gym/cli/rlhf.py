@@ -1,4 +1,4 @@
-"""The command `text-gym rlhf`: its options, and the task, criteria and people that they name."""
+"""Runs `text-gym rlhf`: turns its options into a task, criteria and people."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from text_gym.rlhf.cycle import People
 
 
-# What may be another when a run goes on: it changes nothing in it.
+# Options that may differ when a run is resumed, because they change nothing in it.
 _FREE = ("out", "name", "port", "device")
 
 
@@ -63,7 +63,7 @@ def run_rlhf(options: RLHFOptions, config: RLHFConfig) -> int:
 
 
 def show_rounds(rows: Sequence[dict[str, Any]], console: Console) -> None:
-    """Print what is to be said first, then a line a round."""
+    """Print the headline, then one line per round."""
     from rich.table import Table
 
     first = headline(rows)
@@ -91,7 +91,7 @@ def show_rounds(rows: Sequence[dict[str, Any]], console: Console) -> None:
 
 
 def _task(options: RLHFOptions) -> Task:
-    """The task, whose own reward is gold; data has one only if it is named."""
+    """Load the task, whose own reward is gold; data has gold only if it is named."""
     if options.data is None or options.policy is None:
         return resolve_task(options.task, options, None, options.policy, options.max_tokens)[0]
     data = Data(**{f.name: getattr(options, f.name) for f in dataclasses.fields(Data)})
@@ -99,7 +99,7 @@ def _task(options: RLHFOptions) -> Task:
 
 
 def _criteria(options: RLHFOptions, task: Task) -> tuple[LabelCriterion, ...]:
-    """What is asked for. Simulated raters can mark the parts of a gold reward, or all of it."""
+    """Choose the criteria to ask for; simulated raters can mark the parts of a gold reward, or all of it."""
     known = {c.name: c for c in CRITERIA}
     chosen = tuple(known.get(name, LabelCriterion(name)) for name in options.criteria) or CRITERIA
     if options.rater != "simulated" or task.reward.abstains:

@@ -1,4 +1,4 @@
-"""`text-gym sft`: make a policy by supervised fine-tuning on written texts."""
+"""`text-gym sft` makes a policy by supervised fine-tuning on written texts."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def sft(options: SFTOptions, config: SFTConfig, console: Console | None = None) 
 
 
 class _Texts(NamedTuple):
-    """Prompts with written completions, and what the policy's folder will say of them.
+    """Prompts with written completions, and what the policy's folder will record about them.
 
     `tokenizer` is None where a new one is made from the texts, `max_tokens` where they decide it.
     """
@@ -81,7 +81,7 @@ class _Texts(NamedTuple):
 
 
 def _written_texts(options: SFTOptions) -> _Texts:
-    """The texts of the task's corpus, or of the user's own file."""
+    """Load the texts of the task's corpus, or of the user's own file."""
     if options.data is None:
         task = load_task(options.task)
         if task.corpus is None:
@@ -99,7 +99,7 @@ def _written_texts(options: SFTOptions) -> _Texts:
 
 
 def _train(policy: Policy, texts: Sequence[tuple[Prompt, str]], config: SFTConfig, console: Console) -> int:
-    """Fine-tune, showing the loss as it falls; returns the number of optimizer steps."""
+    """Fine-tune, showing the loss as it falls, and return the number of optimizer steps."""
     live = console.is_terminal
     with console.status("supervised fine-tuning …") if live else contextlib.nullcontext() as status:
 
@@ -117,7 +117,7 @@ def _train(policy: Policy, texts: Sequence[tuple[Prompt, str]], config: SFTConfi
 def _policy_for(
     options: SFTOptions, train: Sequence[tuple[Prompt, str]], seed: int, tokenizer: Tokenizer | None
 ) -> Policy:
-    """The policy to train: the given model, or a new one with the task's or a new tokenizer."""
+    """Load the given model, or make a new one with the task's tokenizer or a new one."""
     if options.model is not None:
         return Policy.from_pretrained(options.model, device=options.device)
     if tokenizer is None:
@@ -130,7 +130,7 @@ def _policy_for(
         width=options.width,
         heads=options.heads,
         dropout=options.dropout,
-        context=max(128, -(-longest * 3 // 2 // 32) * 32),  # room for longer texts than were seen
+        context=max(128, -(-longest * 3 // 2 // 32) * 32),  # room for longer texts than those seen
         seed=seed,
         device=options.device,
     )

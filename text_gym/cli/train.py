@@ -1,4 +1,4 @@
-"""`text-gym train`: run what was read."""
+"""Runs `text-gym train` with the options that were read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from text_gym.runs.train import train
 
 
 def run_train(options: TrainOptions, config: Any, resumed: str) -> int:
-    """Run `text-gym train`; the exit status is 130 where the run was interrupted."""
+    """Run `text-gym train`; the exit status is 130 if the run was interrupted."""
     task, reward = resolve_task(options.task, options, options.reward, options.policy, options.max_tokens)
     summary = train(
         options.algorithm,
@@ -37,6 +37,6 @@ def run_train(options: TrainOptions, config: Any, resumed: str) -> int:
 
 
 def _anchored(options: dict[str, Any]) -> dict[str, Any]:
-    """Options with the files among them as absolute paths, so that a run can be resumed from anywhere."""
+    """Make the files among the options absolute, so that a run can be resumed from anywhere."""
     files = {name: anchored(options[name]) for name in ("data", "policy")}
     return {**options, **files, **{name: anchored(options[name], True) for name in ("reward", "gold")}}

@@ -1,4 +1,4 @@
-"""A cache of rewards: an episode that was scored before is not scored again."""
+"""A cache of rewards, so that no episode is scored twice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .values import OnBadReward, Rewards
 
 
 class Cache(Wrapper):
-    """Remembers rewards; an episode seen before, or twice in a batch, is not scored again.
+    """Remembers rewards, so that an episode seen before, or twice in a batch, is not scored again.
 
     The key is everything a source may look at: prompt id, text and columns, completion, token ids and how the
     episode ended. Prompts whose columns are not JSON are never cached, nor are abstentions: a source that
@@ -47,7 +47,7 @@ class Cache(Wrapper):
         self._lock = threading.Lock()
 
     def evaluate(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
-        """Rewards from memory where they are, from the source (in one batch) where not."""
+        """Look the rewards up, and ask the source, in one batch, for those that are missing."""
         keys = [_key(episode, on_bad_reward) or i for i, episode in enumerate(episodes)]
         with self._lock:
             known = {key: self._kept[key] for key in keys if key in self._kept}
@@ -67,7 +67,7 @@ class Cache(Wrapper):
         return concatenate([known[key] for key in keys], episodes)
 
     def label(self) -> str:
-        """With the bound."""
+        """The cache with its size."""
         return f"{self.name}: Cache of {self.size}"
 
     def __getstate__(self) -> dict[str, Any]:

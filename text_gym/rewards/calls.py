@@ -20,7 +20,7 @@ from text_gym.errors import ConfigError, RewardError, TextGymError
 
 from .source import Source, Wrapper
 from .values import OnBadReward, Rewards
-from .worker import _too_slow, _Worker
+from .worker import Worker, too_slow
 
 WorkerKind = Literal["process", "thread"]
 _HANGING_THREADS = 8
@@ -50,7 +50,7 @@ class Timeout(Wrapper):
                 f"Timeout needs seconds > 0 and worker process or thread, not {seconds}, {worker!r}"
             )
         self.seconds, self.worker = seconds, worker
-        self._process: _Worker | None = None
+        self._process: Worker | None = None
         self._hanging: list[threading.Thread] = []
 
     def evaluate(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
@@ -58,9 +58,8 @@ class Timeout(Wrapper):
         if self.worker == "thread":
             return self._in_thread(episodes, on_bad_reward)
         if self._process is None or not self._process.alive:
-            self._process = _Worker(self.source)
-        self._process.send(episodes, on_bad_reward)
-        rewards = self._process.receive(self.seconds, episodes)
+            self._process = Worker.of_object(self.source)
+        rewards = self._process.score(episodes, on_bad_reward, self.seconds)
         self._last_failure = self._process.last_failure or self._last_failure
         return rewards
 
@@ -82,7 +81,7 @@ class Timeout(Wrapper):
             answer = answers.get(timeout=self.seconds)
         except queue.Empty:
             self._hanging.append(thread)
-            raise _too_slow(self.name, self.seconds, episodes) from TimeoutError(self.name)
+            raise too_slow(self.name, self.seconds, episodes) from TimeoutError(self.name)
         if isinstance(answer, BaseException):
             raise answer
         return answer
@@ -181,7 +180,7 @@ class Parallel(Wrapper):
                 f"not {workers}, {chunk}, {worker!r}"
             )
         self.workers, self.worker, self.chunk = workers, worker, chunk
-        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
 
     def evaluate(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
         """The chunks' rewards, put together; the first chunk's error if any failed."""
@@ -200,10 +199,9 @@ class Parallel(Wrapper):
         try:
             worker = self._idle.get_nowait()
         except queue.Empty:
-            worker = _Worker(self.source)
+            worker = Worker.of_object(self.source)
         try:
-            worker.send(episodes, on_bad_reward)
-            rewards = worker.receive(None, episodes)
+            rewards = worker.score(episodes, on_bad_reward, None)
             self._last_failure = worker.last_failure or self._last_failure
             return rewards
         finally:

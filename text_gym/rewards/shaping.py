@@ -1,4 +1,4 @@
-"""Potential-based shaping: pay progress as it is made, without changing which policy is best.
+"""Potential-based shaping pays progress as it is made, without changing which policy is best.
 
 Ng, Harada and Russell (1999). Anything that scores half a text can be a potential; nothing is learnt here.
 """
@@ -43,7 +43,7 @@ class Shaped(Composite):
         self.causal = True  # the potential of a prefix does not depend on what follows
 
     def evaluate(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
-        """The reward's totals at the end, and the shaping of each token."""
+        """Pay the reward's totals at the end, and the shaping on each token."""
         done = [e for e in episodes if e.done]
         proper = self.parts["reward"](done, on_bad_reward)
         values, abstained = np.zeros(len(episodes)), np.zeros(len(episodes), dtype=np.bool_)
@@ -64,7 +64,7 @@ class Shaped(Composite):
         return Rewards(values, tuple(per_token), terms, abstained)
 
     def token_rewards(self, batch: TokenBatch) -> FloatArray:
-        """Shaping of the newest tokens, from two prefixes each."""
+        """Compute the shaping of the newest tokens, from two prefixes each."""
         episodes = batch.episodes()  # their potential is that of a text that goes on
         lengths = [len(e.completion_ids) for e in episodes]
         before = [_prefix(e, n - 1) for e, n in zip(episodes, lengths, strict=True)]

@@ -23,7 +23,7 @@ Source: TypeAlias = "RewardSource | Callable[..., Any]"
 
 
 class RewardSource(ABC):
-    """Scores episodes in batches. Subclasses write `score`; callers call the source itself.
+    """Scores episodes in batches; subclasses write `score`, and callers call the source itself.
 
     Attributes:
         name: Shown in errors, logs and plots.
@@ -43,7 +43,7 @@ class RewardSource(ABC):
 
     @property
     def last_failure(self) -> str | None:
-        """Why the source last failed to judge an episode, in words that can be printed; None if it never did.
+        """The reason the source last failed to judge an episode, safe to print; None if it never did.
 
         A source that turns faults into abstentions sets `_last_failure`; later successes do not clear it.
         """
@@ -51,7 +51,7 @@ class RewardSource(ABC):
 
     @abstractmethod
     def score(self, episodes: Sequence[Episode]) -> Scores:
-        """One number an episode (or `Rewards`), in the order given. Called with at least one."""
+        """Return one number per episode (or `Rewards`), in order; there is always at least one episode."""
 
     def __call__(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward = "raise") -> Rewards:
         """Score a batch of episodes and check the answer.
@@ -68,7 +68,7 @@ class RewardSource(ABC):
         return self._judge(episodes, on_bad_reward) if episodes else Rewards(np.zeros(0))
 
     def _judge(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
-        """Checked rewards of at least one episode."""
+        """Score at least one episode and check the rewards."""
         try:
             scores = self.score(episodes)
         except TextGymError:
@@ -81,7 +81,7 @@ class RewardSource(ABC):
         return _checked(self, episodes, scores, on_bad_reward)
 
     def token_rewards(self, batch: TokenBatch) -> FloatArray:
-        """`(n,)` float64: what the newest token of each running episode earned; asked of causal sources.
+        """Return what each running episode's newest token earned, `(n,)` float64; only for causal sources.
 
         Found here as the last of the per-token rewards; override it where the columns are enough.
         """
@@ -91,7 +91,7 @@ class RewardSource(ABC):
         return np.array([rewards[-1] for rewards in per_token], dtype=np.float64)
 
     def state_dict(self) -> dict[str, Any]:
-        """The source's memory as plain JSON data, so that a resumed run is paid as it would have been.
+        """Return the source's memory as plain JSON data, so that a resumed run is paid as it would have been.
 
         Most sources remember nothing; one that does overrides this and `load_state_dict`.
 
@@ -101,7 +101,7 @@ class RewardSource(ABC):
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` gave.
+        """Restore the memory that `state_dict` returned.
 
         Raises:
             ConfigError: It is another source's.
@@ -153,7 +153,7 @@ class FunctionReward(RewardSource):
         self._plans: dict[tuple[str, ...], tuple[str, list[str]]] = {}
 
     def score(self, episodes: Sequence[Episode]) -> Scores:
-        """Call the function in the way its parameters ask for."""
+        """Call the function with the arguments its parameters ask for."""
         names = self._named
         if {"prompts", "completions"} & set(names):
             batch: dict[str, Any] = {
@@ -179,7 +179,7 @@ class FunctionReward(RewardSource):
         return self.function(episode, **rest)
 
     def _plan(self, columns: tuple[str, ...]) -> tuple[str, list[str]]:
-        """What goes by position, and which columns by name, for prompts that have these columns."""
+        """Decide which arguments go by position and which columns by name, for prompts with these columns."""
         # Texts go by position, whatever the parameters are called.
         positional = [n for n in self._texts if n not in columns][:2]
         texts = "episode" if "episode" in positional[:1] else "both" if len(positional) == 2 else "completion"
@@ -200,12 +200,12 @@ class FunctionReward(RewardSource):
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
     try:
         return inspect.signature(function)
-    except ValueError:  # some built-in functions do not tell theirs
+    except ValueError:  # some built-in functions have no signature
         return inspect.Signature([inspect.Parameter("completion", inspect.Parameter.POSITIONAL_ONLY)])
 
 
 def as_reward_source(value: RewardSource | Callable[..., Any]) -> RewardSource:
-    """Make a reward source of whatever scores text.
+    """Turn anything that scores text into a reward source.
 
     Accepted functions, told apart by their parameters' names:
 
@@ -226,7 +226,7 @@ def as_reward_source(value: RewardSource | Callable[..., Any]) -> RewardSource:
 
 
 class Composite(RewardSource):
-    """A source made of others; subclasses write `evaluate`.
+    """A source made of other sources; subclasses write `evaluate`.
 
     Attributes:
         parts: The sources inside, by the name their terms are kept under.
@@ -244,10 +244,10 @@ class Composite(RewardSource):
 
     @abstractmethod
     def evaluate(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
-        """Rewards of at least one episode; the parts check their own, so `on_bad_reward` goes to them."""
+        """Score at least one episode; the parts check their own rewards, so `on_bad_reward` is passed on."""
 
     def score(self, episodes: Sequence[Episode]) -> Rewards:
-        """`evaluate`, refusing bad rewards."""
+        """Call `evaluate`, refusing bad rewards."""
         return self.evaluate(episodes, "raise")
 
     def _judge(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
@@ -256,18 +256,18 @@ class Composite(RewardSource):
 
     @property
     def last_failure(self) -> str | None:
-        """Its own last failure, or else that of the first part that has one."""
+        """The composite's own last failure, or else that of the first part that has one."""
         failures = (self._last_failure, *(part.last_failure for part in self.parts.values()))
         return next((failure for failure in failures if failure is not None), None)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the parts remember."""
+        """Return the memory of all parts."""
         states = {name: part.state_dict() for name, part in self.parts.items()}
         known = {name: state for name, state in states.items() if state}
         return {"parts": known} if known else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` gave; every part gets its own."""
+        """Restore the memory of every part."""
         states = dict(state.get("parts", {}))
         if set(state) - {"parts"} or set(states) - set(self.parts):
             raise ConfigError(f"reward {self.name!r} was given the memory of another source: {sorted(state)}")
@@ -275,7 +275,7 @@ class Composite(RewardSource):
             part.load_state_dict(states.get(name, {}))
 
     def label(self) -> str:
-        """The composite's own line in the tree."""
+        """The line that describes the composite in the tree."""
         return f"{self.name}: {type(self).__name__}"
 
     def __str__(self) -> str:
@@ -283,7 +283,7 @@ class Composite(RewardSource):
 
 
 class WeightedSum(Composite):
-    """`Σ weight · reward`, in `[Σ min, Σ max]` of the weighted parts.
+    """Pays `Σ weight · reward`, in `[Σ min, Σ max]` of the weighted parts.
 
     A part that abstains on an episode adds nothing to it, token by token and at the end; the sum abstains
     where all parts do.
@@ -311,7 +311,7 @@ class WeightedSum(Composite):
         self.weights = {part: finite("weight", weight) for part, (_, weight) in pairs.items()}
 
     def evaluate(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
-        """The sum of the parts' rewards, per-token ones token by token."""
+        """Sum the parts' rewards, per-token ones token by token."""
         values = np.zeros(len(episodes))
         abstained = np.ones(len(episodes), dtype=np.bool_)
         per_token: list[FloatArray] | None = None
@@ -328,7 +328,7 @@ class WeightedSum(Composite):
 
 
 class Wrapper(Composite):
-    """A composite of one source, whose name and terms it keeps; `raw` is what the innermost one said."""
+    """A composite of one source that keeps its name and terms; the term `raw` is the innermost reward."""
 
     def __init__(self, source: Source) -> None:
         source = as_reward_source(source)
@@ -336,31 +336,31 @@ class Wrapper(Composite):
         self.source = source
 
     def inner(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
-        """The source's rewards, with the term `raw` added."""
+        """Score with the inner source and add the term `raw`."""
         rewards = self.source(episodes, on_bad_reward)
         return replace(rewards, terms={"raw": known(rewards, rewards.totals), **rewards.terms})
 
 
 class Scale(Wrapper):
-    """`factor · reward + offset`; per-token rewards are scaled, the offset is paid on the last token."""
+    """Pays `factor · reward + offset`; per-token rewards are scaled, the offset goes to the last token."""
 
     def __init__(self, source: Source, factor: float = 1.0, offset: float = 0.0) -> None:
         super().__init__(source)
         self.factor, self.offset = finite("factor", factor), finite("offset", offset)
 
     def evaluate(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
-        """An affine map of the rewards."""
+        """Apply the affine map to the rewards."""
         rewards = self.inner(episodes, on_bad_reward)
         per_token = rewards.per_token and tuple(self.factor * t for t in rewards.per_token)
         return replace(rewards, values=self.factor * rewards.values + self.offset, per_token=per_token)
 
     def label(self) -> str:
-        """With factor and offset."""
+        """The scale with its factor and offset."""
         return f"{self.name}: {self.factor:g} × reward" + (f" {self.offset:+g}" if self.offset else "")
 
 
 def describe_reward(source: RewardSource) -> str:
-    """The tree of a source and its parts, one line each; weights and limits are shown."""
+    """Describe the tree of a source and its parts, one line each, with weights and limits."""
 
     def lines(source: RewardSource, prefix: str) -> list[str]:
         if not isinstance(source, Composite):
@@ -378,7 +378,7 @@ def describe_reward(source: RewardSource) -> str:
 
 
 def _add(left: RewardSource, right: object, sign: float = 1.0) -> RewardSource:
-    """`left + sign · right`: sums are flattened, scaled parts become weights, a number is an offset.
+    """Form `left + sign · right`: sums are flattened, factors become weights, a number becomes an offset.
 
     Raises:
         TypeError: `right` is neither a reward source nor a number.

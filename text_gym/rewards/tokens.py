@@ -12,7 +12,7 @@ from .values import _LARGEST, TokenBatch, _all_finite, _bad
 
 
 def checked_tokens(source: RewardSource, batch: TokenBatch) -> FloatArray:
-    """`source.token_rewards(batch)`, checked; where a bad one is dropped, 0 is paid.
+    """Call `source.token_rewards(batch)` and check it; a bad reward that is dropped pays 0.
 
     Raises:
         RewardError: Another number of rewards than tokens, or one that is not finite.

@@ -22,7 +22,7 @@ LengthUnit = Literal["tokens", "words", "characters"]
 
 
 class Clip(Wrapper):
-    """The total of an episode limited to `[low, high]`."""
+    """Limits an episode's total to `[low, high]`."""
 
     def __init__(self, source: Source, low: float = -np.inf, high: float = np.inf) -> None:
         super().__init__(source)
@@ -31,17 +31,17 @@ class Clip(Wrapper):
         self.low, self.high = float(low), float(high)
 
     def evaluate(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
-        """The totals clipped."""
+        """Clip the totals."""
         rewards = self.inner(episodes, on_bad_reward)
         return with_totals(rewards, np.clip(rewards.totals, self.low, self.high))
 
     def label(self) -> str:
-        """With the bounds."""
+        """The clip with its bounds."""
         return f"{self.name}: Clip to [{self.low:g}, {self.high:g}]"
 
 
 class Standardize(Wrapper):
-    """`(reward - mean) / std` with constants measured once on reference samples: 0 is an average sample.
+    """Pays `(reward - mean) / std` with constants measured once on reference samples.
 
     Normalising a reward so before RL keeps the KL coefficient's meaning (Ziegler et al. 2019, section 2.2).
 
@@ -59,7 +59,7 @@ class Standardize(Wrapper):
 
     @classmethod
     def fit(cls, source: Source, episodes: Sequence[Episode]) -> Standardize:
-        """Measure mean and std on episodes, such as samples of the policy that training starts from.
+        """Measure mean and std on episodes, such as samples of the starting policy.
 
         Raises:
             ConfigError: All of them (or all that the source judges) score the same.
@@ -75,17 +75,17 @@ class Standardize(Wrapper):
         return cls(source, float(totals.mean()), float(totals.std()))
 
     def evaluate(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
-        """Totals standardised; per-token rewards are divided by std."""
+        """Standardise the totals; per-token rewards are divided by std."""
         rewards = self.inner(episodes, on_bad_reward)
         return _standardized(rewards, self.mean, self.std)
 
     def label(self) -> str:
-        """With the constants."""
+        """The transform with its constants."""
         return f"{self.name}: (reward - {self.mean:g}) / {self.std:g}"
 
 
 class RunningStandardize(Wrapper):
-    """`(reward - mean) / std` with mean and std of every total seen so far, this batch included.
+    """Pays `(reward - mean) / std` with the mean and std of every total seen so far, this batch included.
 
     Non-stationary: the same text gets another reward later, so it is not deterministic, cannot be cached and
     must not re-score transcripts; prefer `Standardize` where reference samples can be had.
@@ -100,21 +100,21 @@ class RunningStandardize(Wrapper):
     def __init__(self, source: Source) -> None:
         super().__init__(source)
         self.deterministic = False
-        self.causal = False  # an environment would show it every prefix
+        self.causal = False  # an environment would show every prefix to it
         self.count, self.mean, self._squares = 0, 0.0, 0.0
 
     @property
     def std(self) -> float:
-        """Standard deviation of the totals seen."""
+        """The standard deviation of the totals seen."""
         return float(np.sqrt(self._squares / self.count)) if self.count else 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """Count, mean and sum of squares, and what the source remembers."""
+        """Return count, mean and sum of squares, and the source's memory."""
         own = {"count": self.count, "mean": self.mean, "squares": self._squares}
         return {**super().state_dict(), **own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         rest = dict(state)
         try:
             self.count, self.mean = int(rest.pop("count")), float(rest.pop("mean"))
@@ -124,7 +124,7 @@ class RunningStandardize(Wrapper):
         super().load_state_dict(rest)
 
     def evaluate(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
-        """Count the batch, then standardise it."""
+        """Update the running statistics with the batch, then standardise it."""
         rewards = self.inner(episodes, on_bad_reward)
         totals = rewards.totals[~rewards.abstained]
         if len(totals):
@@ -138,7 +138,7 @@ class RunningStandardize(Wrapper):
 
 
 class Penalty(Wrapper):
-    """Scores to rewards and penalties: `score - threshold`, and where that is negative, `slope` times it.
+    """Pays `score - threshold`, times `slope` where that is negative.
 
     A score at the threshold is worth 0. `slope > 1` makes failing cost more than succeeding pays; `fixed`
     makes every failure cost the same instead. Terms: `penalised` (0 or 1).
@@ -160,7 +160,7 @@ class Penalty(Wrapper):
             raise ConfigError(f"Penalty needs slope and fixed >= 0, not {slope} and {fixed}")
 
     def evaluate(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
-        """Totals mapped."""
+        """Map the totals."""
         rewards = self.inner(episodes, on_bad_reward)
         margin = rewards.totals - self.threshold
         below = margin < 0
@@ -169,13 +169,13 @@ class Penalty(Wrapper):
         return with_totals(replace(rewards, terms=terms), np.where(below, penalty, margin))
 
     def label(self) -> str:
-        """With the threshold."""
+        """The transform with its threshold."""
         cost = f"{self.slope:g} × (score - {self.threshold:g})" if self.fixed is None else f"-{self.fixed:g}"
         return f"{self.name}: score - {self.threshold:g}, below 0: {cost}"
 
 
 class LengthControl(Wrapper):
-    """`reward - slope · d`, where `d` is by how much the length lies outside `[low, high]`.
+    """Pays `reward - slope · d`, where `d` is the distance of the length from `[low, high]`.
 
     Terms: `length` and `length_penalty`. A length in tokens counts the agent's own tokens, EOS included.
 
@@ -205,7 +205,7 @@ class LengthControl(Wrapper):
         self.low, self.high, self.slope, self.unit = float(low), float(high), finite("slope", slope), unit
 
     def evaluate(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
-        """The penalty is paid on the last token."""
+        """Subtract the penalty on the last token."""
         rewards = self.inner(episodes, on_bad_reward)
         length = lengths(episodes, self.unit)
         penalty = self.slope * (np.maximum(self.low - length, 0) + np.maximum(length - self.high, 0))
@@ -213,12 +213,12 @@ class LengthControl(Wrapper):
         return replace(rewards, values=rewards.values - penalty, terms=terms)
 
     def label(self) -> str:
-        """With the limits."""
+        """The transform with its limits."""
         return f"{self.name}: reward - {self.slope:g} per {self.unit} outside [{self.low:g}, {self.high:g}]"
 
 
 class Term(Wrapper):
-    """One of a source's named terms as the reward, such as `Term(SlotCoverage(), "perfect")`.
+    """Pays one of a source's named terms, such as `Term(SlotCoverage(), "perfect")`.
 
     A term that is NaN (unknown) abstains. Per-token rewards of the source are not paid.
 
@@ -232,7 +232,7 @@ class Term(Wrapper):
         self.causal = False
 
     def evaluate(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
-        """The term's values."""
+        """Pay the term's values."""
         rewards = self.inner(episodes, on_bad_reward)
         if self.term not in rewards.terms:
             raise UnknownNameError(f"term of reward {self.source.name!r}", self.term, rewards.terms)
@@ -242,13 +242,13 @@ class Term(Wrapper):
 
 
 def with_totals(rewards: Rewards, totals: FloatArray) -> Rewards:
-    """The same per-token rewards, with `values` such that the totals are these."""
+    """Keep the per-token rewards and set `values` so that the totals become these."""
     paid = rewards.totals - rewards.values
     return replace(rewards, values=totals - paid)
 
 
 def lengths(episodes: Sequence[Episode], unit: LengthUnit) -> FloatArray:
-    """`(n,)` float64 lengths of the completions; tokens are the agent's own, EOS included."""
+    """Return the lengths of the completions, `(n,)` float64; tokens are the agent's own, EOS included."""
     if unit == "tokens":
         masks = (e.agent_mask for e in episodes)
         counts = [
@@ -265,7 +265,7 @@ def _standardized(rewards: Rewards, mean: float, std: float) -> Rewards:
 
 
 class Gate(Composite):
-    """`source` where `condition >= threshold`, else `floor`: A only if B.
+    """Pays `source` where `condition >= threshold`, else `floor`: A only if B.
 
     Where the condition abstains, so does the gate; where the gate is shut, the source's opinion (and its
     abstention) does not matter. Per-token rewards of a shut episode are withheld, so a gate is not causal.
@@ -295,7 +295,7 @@ class Gate(Composite):
         self.floor = finite("floor", floor)
 
     def evaluate(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
-        """Both are scored on every episode, so that the terms are complete."""
+        """Score both sources on every episode, so that the terms are complete."""
         (paid_name, paid), (asked_name, asked) = (
             (n, s(episodes, on_bad_reward)) for n, s in self.parts.items()
         )
@@ -308,6 +308,6 @@ class Gate(Composite):
         return Rewards(values, per_token, terms, abstained)
 
     def label(self) -> str:
-        """The condition in words."""
+        """The gate with its condition in words."""
         paid, asked = self.parts
         return f"{self.name}: {paid} if {asked} >= {self.threshold:g}, else {self.floor:g}"

@@ -1,4 +1,4 @@
-"""TRL: `as_trl_reward` makes any reward source one of the `reward_funcs` of its trainers.
+"""`as_trl_reward` turns any reward source into one of the `reward_funcs` of TRL's trainers.
 
 TRL calls `reward(prompts=…, completions=…, completion_ids=…, **columns)` and takes a flat list with None for
 "no opinion". The other direction, TRL-style functions as reward sources, is `text_gym.as_reward_source`.
@@ -89,7 +89,7 @@ class TRLReward:
 
 
 def as_trl_reward(source: RewardSource | Callable[..., Any]) -> TRLReward:
-    """Make any reward one of the `reward_funcs` of TRL's trainers.
+    """Turn any reward into one of the `reward_funcs` of TRL's trainers.
 
     It is called by TRL's contract, pickles if the source does, and is logged under the source's name.
 
@@ -104,7 +104,7 @@ def as_trl_reward(source: RewardSource | Callable[..., Any]) -> TRLReward:
 
 
 def _text(source: RewardSource, value: Any) -> str:
-    """A text, or the contents of a conversation."""
+    """Return a plain text, or the joined contents of a conversation."""
     if isinstance(value, str):
         return value
     if isinstance(value, Sequence) and all(isinstance(turn, Mapping) for turn in value):

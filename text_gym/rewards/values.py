@@ -1,4 +1,4 @@
-"""The numbers of rewards: what a source returns, and the checks that every number passes once.
+"""The values a reward source returns, and the checks that each of them passes once.
 
 `Rewards` are those of a batch of finished episodes. Nothing here knows how they came about: see `source`.
 """
@@ -19,13 +19,13 @@ from text_gym.tokenizer import Tokenizer
 
 Scores: TypeAlias = "Rewards | Sequence[float | None] | FloatArray"
 OnBadReward = Literal["raise", "drop"]
-_LARGEST = float(np.finfo(np.float32).max)  # agents compute in float32: more is infinity there
+_LARGEST = float(np.finfo(np.float32).max)  # agents compute in float32, where anything larger is infinity
 
 
 def nested(name: str, rewards: Rewards) -> dict[str, FloatArray]:
-    """A part's total and terms, under its name."""
+    """Return a part's total and terms under its name."""
     inner = {f"{name}/{term}": known(rewards, values) for term, values in rewards.terms.items()}
-    return {name: known(rewards, rewards.totals), **inner}
+    return {name: rewards.totals_or_nan, **inner}
 
 
 def known(rewards: Rewards, values: Any) -> FloatArray:
@@ -34,7 +34,7 @@ def known(rewards: Rewards, values: Any) -> FloatArray:
 
 
 def unique(names: Iterable[str]) -> list[str]:
-    """The names, with `_2`, `_3` … where one comes again."""
+    """Make names unique by appending `_2`, `_3` … to repeated ones."""
     result: list[str] = []
     for name in names:
         number, candidate = 2, name
@@ -45,7 +45,7 @@ def unique(names: Iterable[str]) -> list[str]:
 
 
 def finite(what: str, value: float) -> float:
-    """An option that must be a finite number, or a `ConfigError`."""
+    """Check that an option is a finite number, or raise `ConfigError`."""
     if isinstance(value, (bool, str)) or not np.isfinite(value):
         raise ConfigError(f"{what} must be a finite number, not {value!r}")
     return float(value)
@@ -53,7 +53,7 @@ def finite(what: str, value: float) -> float:
 
 @dataclass(frozen=True)
 class Rewards:
-    """Rewards of `n` episodes.
+    """The rewards of `n` episodes.
 
     Args:
         values: `(n,)` float64, paid on each episode's last token.
@@ -77,11 +77,30 @@ class Rewards:
 
     @property
     def totals(self) -> FloatArray:
-        """`(n,)` float64: value and per-token rewards of each episode summed."""
+        """The sum of each episode's value and per-token rewards, `(n,)` float64."""
         if self.per_token is None:
             return self.values
         totals: FloatArray = self.values + np.array([float(t.sum()) for t in self.per_token])
         return totals
+
+    @property
+    def totals_or_nan(self) -> FloatArray:
+        """`(n,)` float64: the totals, NaN where the source abstained."""
+        return known(self, self.totals)
+
+    @classmethod
+    def from_scores(cls, scores: FloatArray, terms: Mapping[str, FloatArray] | None = None) -> Rewards:
+        """Rewards paid at the end, from numbers that are NaN where there is no opinion.
+
+        >>> Rewards.from_scores(np.array([0.5, np.nan])).abstained
+        array([False,  True])
+
+        Args:
+            scores: `(n,)` float64, reward or NaN.
+            terms: As in `Rewards`.
+        """
+        abstained = np.isnan(scores)
+        return cls(np.where(abstained, 0.0, scores), terms=terms or {}, abstained=abstained)
 
 
 @dataclass(frozen=True)
@@ -109,7 +128,7 @@ class TokenBatch:
 
 
 class Scorer(Protocol):
-    """The parts of a reward source that the checks of its answers read and write."""
+    """The attributes of a reward source that the checks read and write."""
 
     name: str
     abstains: bool
@@ -119,7 +138,7 @@ class Scorer(Protocol):
 def _checked(
     source: Scorer, episodes: Sequence[Episode], scores: Scores, on_bad_reward: OnBadReward
 ) -> Rewards:
-    """What a source returned, checked, and 0 where it abstained: every source's rewards pass here."""
+    """Check what a source returned, and put 0 where it abstained; every source's rewards pass here."""
     rewards = scores if isinstance(scores, Rewards) else None
     raw: Any = rewards.values if rewards else scores
     try:
@@ -166,7 +185,7 @@ def _checked_per_token(
     on_bad_reward: OnBadReward,
     abstained: BoolArray,
 ) -> tuple[FloatArray, ...] | None:
-    """Per-token rewards, 0 where the source abstained; dropped episodes are marked as such, in place."""
+    """Check per-token rewards, putting 0 where the source abstained; dropped episodes are marked in place."""
     if rewards.per_token is None:
         return None
     if len(rewards.per_token) != len(episodes):
@@ -197,7 +216,7 @@ def _all_finite(x: FloatArray) -> bool:
 
 
 def _plain_numbers(raw: Any) -> FloatArray | None:
-    """Rewards as an array of their own where all of them are ordinary finite numbers; the usual case."""
+    """Copy the rewards into an array if all are ordinary finite numbers, the usual case."""
     if not isinstance(raw, np.ndarray):
         if not set(map(type, raw)) <= {float, int, bool, np.float64}:
             return None
@@ -213,7 +232,7 @@ def _plain_numbers(raw: Any) -> FloatArray | None:
 
 
 def _as_number(item: Any) -> tuple[float, str]:
-    """The value and, if it cannot be a reward, what is wrong with it."""
+    """Return the value and, if it cannot be a reward, what is wrong with it."""
     if getattr(item, "requires_grad", False):
         return 0.0, "is a tensor with gradient; return tensor.item()"
     if hasattr(item, "item") and getattr(item, "shape", None) == ():

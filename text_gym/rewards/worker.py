@@ -1,152 +1,291 @@
-"""A worker process that calls a reward source, so that one that hangs can be stopped.
+"""A worker process that holds a reward source and scores what it is sent, so that it can be stopped.
 
-Workers are spawned, never forked. Nothing here decides when to call: see `calls`.
+Episodes go to the worker pickled, made by the parent a moment ago; what comes back is plain data, which the
+parent never unpickles. Nothing here decides when to call: see `calls`.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.spawn
 import pickle
-import signal
-import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
+import numpy as np
+
+from text_gym import errors
 from text_gym.episode import Episode
-from text_gym.errors import ConfigError, RewardError, excerpt
+from text_gym.errors import ConfigError, RewardError, SandboxError, TextGymError, excerpt
 from text_gym.tokenizer import Tokenizer
+from text_gym.utils.confinement import described
+from text_gym.utils.limits import UNLIMITED, SandboxLimits, as_error
+from text_gym.utils.processes import START_SECONDS
+from text_gym.utils.sandbox import Sandbox
 
+from .files import load_from_file
 from .source import RewardSource
 from .values import OnBadReward, Rewards
 
-_START_SECONDS = 120.0  # a spawned worker imports text_gym and whatever the source needs
+_LONGEST = 2000  # characters of a message, or names in a list, that a worker may send
 
 
-class _Worker:
-    """A spawned process that holds a source and scores what it is sent.
+class Worker:
+    """A process that holds a source and scores what it is sent.
 
     Tokenizers travel once, by fingerprint, since one may be megabytes and every episode has it.
 
+    Args:
+        name: Of the source, for errors.
+        job: How the worker gets its source: see `of_object` and `of_file`.
+        limits: What it may use; `seconds` is given with each batch.
+        data: Pickled, what belongs to the job.
+        way_out: What to do after it ran into a limit; part of the error.
+
     Attributes:
+        traits: Name and attributes of the source, as it says.
         last_failure: That of the source in the process, as it was after the last batch.
+
+    Raises:
+        TextGymError: The source could not be made there; the error that was raised there, where it is ours.
     """
 
-    def __init__(self, source: RewardSource) -> None:
-        self.name = source.name
+    def __init__(
+        self, name: str, job: Mapping[str, Any], limits: SandboxLimits, data: bytes, way_out: str = ""
+    ) -> None:
+        self.name = name
         self.last_failure: str | None = None
+        self.way_out = way_out
         self._known: set[str] = set()
+        self._sandbox = Sandbox(f"{__name__}:serve", limits)
+        self.traits: dict[str, Any] = self.ask(job, START_SECONDS, data)
+
+    @classmethod
+    def of_object(cls, source: RewardSource) -> Worker:
+        """A worker with a copy of a source, without limits: it is the caller's own.
+
+        Raises:
+            ConfigError: The source cannot be pickled.
+        """
         try:
-            payload = pickle.dumps(source)
+            data = pickle.dumps(source)
+            main = multiprocessing.spawn.get_preparation_data("worker")
         except Exception as error:
             raise ConfigError(
                 f"reward {source.name!r} cannot be sent to a worker process ({error}); define it at the "
                 "top of a module, or pass worker='thread'"
             ) from error
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, payload), daemon=True, name="reward worker"
-        )
-        self._process.start()
-        theirs.close()
-        self._answer(_START_SECONDS, f"reward {self.name!r}: the worker process did not start")
+        main = {k: v for k, v in main.items() if k.startswith(("init_main", "sys_argv"))}
+        return cls(source.name, {"main": main}, UNLIMITED, data)
+
+    @classmethod
+    def of_file(
+        cls,
+        file: Path,
+        name: str,
+        prompts: Any,
+        kwargs: Mapping[str, Any],
+        limits: SandboxLimits,
+        way_out: str,
+    ) -> Worker:
+        """A worker that runs a file and makes a source of a name in it, under limits."""
+        job = {"file": str(file), "name": name}
+        return cls(name, job, limits, pickle.dumps((prompts, dict(kwargs))), way_out)
 
     @property
     def alive(self) -> bool:
-        return self._process.is_alive()
+        """Whether the process is there for the next batch."""
+        return self._sandbox.alive
 
-    def send(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> None:
+    @property
+    def missing(self) -> dict[str, str]:
+        """The limits that this machine cannot enforce."""
+        return self._sandbox.missing
+
+    def score(
+        self, episodes: Sequence[Episode], on_bad_reward: OnBadReward, seconds: float | None
+    ) -> Rewards:
+        """The source's rewards, not yet checked.
+
+        Raises:
+            RewardError: It raised, took longer than `seconds`, or its process died.
+        """
         tokenizers = {e.tokenizer.fingerprint: e.tokenizer for e in episodes}
         new = {k: v for k, v in tokenizers.items() if k not in self._known}
-        self._known |= set(new)
         try:
-            self._pipe.send((new, [_packed(e) for e in episodes], on_bad_reward))
+            batch = pickle.dumps((new, _columns(episodes)))
         except Exception as error:
-            self.kill()
             raise RewardError(
                 f"reward {self.name!r}: cannot send the batch to its worker: {error}"
             ) from error
-
-    def receive(self, seconds: float | None, episodes: Sequence[Episode]) -> Rewards:
-        rewards: Rewards
-        rewards, self.last_failure = self._answer(seconds, str(_too_slow(self.name, seconds, episodes)))
-        return rewards
-
-    def _answer(self, seconds: float | None, slow: str) -> Any:
         try:
-            if not self._pipe.poll(seconds):
-                raise RewardError(slow) from TimeoutError(self.name)
-            message, answer = self._pipe.recv()
-        except (EOFError, OSError):
-            self._process.join(1.0)
-            code = self._process.exitcode
-            self.kill()
-            raise RewardError(
-                f"reward {self.name!r}: its worker process died (exit code {code}); if it never started, the "
-                'script lacks `if __name__ == "__main__":`'
-            ) from None
-        except (
-            BaseException
-        ):  # a timeout or Ctrl-C: the answer may still come, so the pipe cannot be used again
-            self.kill()
-            raise
-        if message:
-            raise RewardError(message) from answer
+            answer = self.ask({"on_bad_reward": on_bad_reward}, seconds, batch)
+        except SandboxError as error:
+            if error.limit == "time":
+                raise too_slow(self.name, seconds, episodes) from TimeoutError(self.name)
+            raise RewardError(f"reward {self.name!r}: {_without_place(error)}") from error
+        self._known |= set(new)
+        try:
+            failure = answer["last_failure"]
+            self.last_failure = None if failure is None else str(failure)
+            return _rewards(answer)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise RewardError(f"reward {self.name!r}: its worker sent no rewards ({error})") from error
+
+    def ask(self, message: Mapping[str, Any], seconds: float | None, data: bytes = b"") -> Any:
+        """Send a message and return the answer; an error of the source is raised as it was there."""
+        answer = self._sandbox(message, data=data, seconds=seconds)
+        if isinstance(answer, dict) and "failed" in answer:
+            self._raise(answer)
         return answer
 
+    def _raise(self, answer: Mapping[str, Any]) -> NoReturn:
+        cause = as_error(self.name, answer.get("cause"), self._sandbox.limits)
+        names = answer.get("failed")
+        names = names if isinstance(names, list) else []
+        kind = next((getattr(errors, str(n)) for n in names if hasattr(errors, str(n))), None)
+        arguments = answer.get("arguments")
+        if isinstance(kind, type) and issubclass(kind, TextGymError) and isinstance(arguments, list):
+            texts = [str(a)[:_LONGEST] for a in arguments if not isinstance(a, list)]
+            if cause.hint and kind is RewardError:
+                texts = [f"{'; '.join(texts)}; {cause.hint}{self.way_out}"]
+            lists = [[str(x)[:_LONGEST] for x in a[:_LONGEST]] for a in arguments if isinstance(a, list)]
+            try:
+                error = kind(*texts, *lists)
+            except TypeError:
+                error = RewardError(f"reward {self.name!r}: {cause}")
+            raise error from cause.as_builtin() or cause
+        raise RewardError(f"reward {self.name!r}: {cause}") from cause.as_builtin() or cause
+
     def kill(self) -> None:
-        self._process.kill()
-        self._process.join()
-        self._pipe.close()
+        """End the process."""
+        self._sandbox.close()
 
 
-def _serve(pipe: Any, payload: bytes) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    tokenizers: dict[str, Tokenizer] = {}
-    try:
-        # Made by the parent a moment ago and sent over its own pipe, as multiprocessing does; never a file.
-        source: RewardSource = pickle.loads(payload)
-        pipe.send(("", None))
-    except BaseException as error:
-        pipe.send((f"the worker process could not load the reward: {error!r}", _sendable(error)))
-        return
-    while True:
-        try:
-            new, rows, on_bad_reward = pipe.recv()
-        except EOFError:
-            return
-        tokenizers |= new
-        try:
-            rewards = source([_unpacked(row, tokenizers) for row in rows], on_bad_reward)
-            answer: tuple[str, Any] = ("", (rewards, source.last_failure))
-        except Exception as error:
-            answer = (str(error) or repr(error), _sendable(error.__cause__ or error))
-        pipe.send(answer)
+def _without_place(error: SandboxError) -> str:
+    return str(error).removeprefix("serve: ").replace("its process died", "its worker process died")
 
 
-def _sendable(error: BaseException) -> BaseException:
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError("".join(traceback.format_exception(type(error), error, error.__traceback__)))
-    return error
-
-
-def _packed(episode: Episode) -> tuple[str, str, dict[str, Any]]:
-    rest = {f.name: getattr(episode, f.name) for f in fields(Episode) if f.name != "tokenizer"}
-    return episode.tokenizer.fingerprint, episode.completion, rest
-
-
-def _unpacked(row: tuple[str, str, dict[str, Any]], tokenizers: Mapping[str, Tokenizer]) -> Episode:
-    fingerprint, completion, rest = row
-    episode = Episode(tokenizer=tokenizers[fingerprint], **rest)
-    episode.__dict__["completion"] = completion
-    return episode
-
-
-def _too_slow(name: str, seconds: float | None, episodes: Sequence[Episode]) -> RewardError:
+def too_slow(name: str, seconds: float | None, episodes: Sequence[Episode]) -> RewardError:
+    """The error for a batch that took too long."""
     return RewardError(
         f"reward {name!r} took longer than {seconds} s for {len(episodes)} episodes "
         f"(first prompt {excerpt(episodes[0].prompt.id)}); make it faster or raise the limit"
     )
+
+
+def _columns(episodes: Sequence[Episode]) -> dict[str, Any]:
+    """A batch by column: a few long arrays travel faster than many short ones."""
+    empty = np.zeros(0, np.int64)
+    masks = [e.agent_mask for e in episodes]
+    return {
+        "completions": [e.completion for e in episodes],
+        "tokenizers": [e.tokenizer.fingerprint for e in episodes],
+        "ids": np.concatenate([ids for e in episodes for ids in (e.prompt_ids, e.completion_ids)] or [empty]),
+        "lengths": [(len(e.prompt_ids), len(e.completion_ids)) for e in episodes],
+        "masks": masks if any(mask is not None for mask in masks) else None,
+        "rest": [(e.prompt, e.finish_reason, e.stop, e.seed, e.index) for e in episodes],
+    }
+
+
+def _rewards(answer: Mapping[str, Any]) -> Rewards:
+    per_token = answer["per_token"]
+    return Rewards(
+        np.array(answer["values"], dtype=np.float64),
+        None if per_token is None else tuple(np.array(a, dtype=np.float64) for a in per_token),
+        {str(name): np.array(term, dtype=np.float64) for name, term in answer["terms"].items()},
+        np.array(answer["abstained"], dtype=np.bool_),
+    )
+
+
+# In the worker
+
+
+class _Served:
+    """The source of this process, if it is a worker."""
+
+    source: RewardSource | None = None
+    tokenizers: dict[str, Tokenizer]
+
+
+def serve(message: Mapping[str, Any], data: bytes = b"") -> Any:
+    """Do in a worker what its parent asks for: take a source, score, save and load its memory."""
+    try:
+        return _serve(message, data)
+    except Exception as error:
+        ours = [kind.__name__ for kind in type(error).__mro__ if issubclass(kind, TextGymError)]
+        arguments = [a if isinstance(a, list) else str(a) for a in error.args]
+        return {"failed": ours, "arguments": arguments, "cause": described(error.__cause__ or error)}
+
+
+def _serve(message: Mapping[str, Any], data: bytes) -> Any:
+    # What is unpickled was made by the parent a moment ago; it is never a file, and never the other way.
+    if "main" in message:
+        _prepare(message["main"])
+        return _take(pickle.loads(data))
+    if "file" in message:
+        prompts, kwargs = pickle.loads(data)
+        return _take(load_from_file(Path(message["file"]), message["name"], prompts, kwargs))
+    source = _Served.source
+    assert source is not None
+    if "state" in message:
+        return source.load_state_dict(message["state"])
+    if not data:
+        return {"state": source.state_dict()}
+    new, columns = pickle.loads(data)
+    _Served.tokenizers |= new
+    rewards = source(_episodes(columns), message["on_bad_reward"])
+    return {
+        "values": rewards.values.tolist(),
+        "per_token": rewards.per_token and [tokens.tolist() for tokens in rewards.per_token],
+        "terms": {name: np.asarray(term, np.float64).tolist() for name, term in rewards.terms.items()},
+        "abstained": rewards.abstained.tolist(),
+        "last_failure": source.last_failure,
+    }
+
+
+def _take(source: RewardSource) -> dict[str, Any]:
+    _Served.source, _Served.tokenizers = source, {}
+    flags = {
+        flag: bool(getattr(source, flag)) for flag in ("deterministic", "abstains", "causal", "interactive")
+    }
+    return {"name": str(source.name), **flags}
+
+
+def _prepare(main: dict[str, Any]) -> None:
+    """Load the parent's script, as multiprocessing does, so that what it defines can be unpickled."""
+    process: Any = multiprocessing.current_process()
+    process._inheriting = True  # a script that starts workers when it is loaded is refused, by name
+    try:
+        multiprocessing.spawn.prepare(main)
+    finally:
+        del process._inheriting
+
+
+def _episodes(columns: dict[str, Any]) -> list[Episode]:
+    """The batch that `_columns` took apart."""
+    ids, start = columns["ids"], 0
+    masks = columns["masks"] or [None] * len(columns["rest"])
+    rows = zip(
+        columns["rest"], columns["lengths"], columns["tokenizers"], columns["completions"], masks, strict=True
+    )
+    episodes = []
+    for (prompt, finish_reason, stop, seed, index), (before, own), tokenizer, completion, mask in rows:
+        middle, end = start + before, start + before + own
+        episode = object.__new__(Episode)  # its `__init__` takes three times as long, and checks nothing
+        episode.__dict__.update(
+            prompt=prompt,
+            prompt_ids=ids[start:middle],
+            completion_ids=ids[middle:end],
+            tokenizer=_Served.tokenizers[tokenizer],
+            finish_reason=finish_reason,
+            stop=stop,
+            agent_mask=mask,
+            seed=seed,
+            index=index,
+            completion=completion,
+        )
+        episodes.append(episode)
+        start = end
+    return episodes

@@ -77,11 +77,11 @@ class RLHFConfig:
 
     @property
     def least_candidates(self) -> int:
-        """Texts of a prompt that one question is about."""
+        """Return how many texts of a prompt one question is about."""
         return 2 if self.questions == "pairs" else 1
 
     def agent_config(self, number: int) -> PolicyGradientConfig:
-        """Settings of the algorithm in a round; learning stops where the objective declines.
+        """Return the algorithm's settings for a round; learning stops if the objective declines.
 
         The KL is part of the reward in every algorithm, so that all of them have the objective that policies
         are compared by, reward − β·KL. (GRPO as published has it in the loss, with another fixed point.)
@@ -103,6 +103,6 @@ class RLHFConfig:
         return made
 
     def stream(self, number: int, purpose: str) -> int:
-        """A seed of its own for each round and purpose."""
+        """Derive a separate seed for each round and purpose."""
         sequence = np.random.SeedSequence([self.seed, number, zlib.crc32(purpose.encode())])
         return int(sequence.generate_state(1)[0])

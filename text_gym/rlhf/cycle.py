@@ -1,4 +1,4 @@
-"""Reinforcement learning from human feedback, the whole cycle: write, ask, learn from answers, improve.
+"""The whole cycle of reinforcement learning from human feedback: write, ask, learn a reward, improve.
 
 Everything is a file in one folder, and each step's files appear at once: whoever was stopped, however that
 came, goes on by the same call and ends with the same result. Who answers is decided in `people`.
@@ -62,8 +62,8 @@ if TYPE_CHECKING:
 
 
 Asker: TypeAlias = "Callable[[Sequence[str]], None]"
-# Gets the store and texts of the first policy; as a context, gives what brings questions about given texts to
-# people.
+# Called with the store and texts of the first policy; a context manager that yields the function to ask
+# people about given texts.
 People: TypeAlias = (
     "Callable[[LabelStore, Sequence[Episode]], AbstractContextManager[Callable[[Sequence[Episode]], Asker]]]"
 )
@@ -83,7 +83,7 @@ def rlhf(
     console: Console | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """Run the cycle, or go on with the one in a folder.
+    """Run the cycle, or resume the one in a folder.
 
     Args:
         task: Prompts, held-out prompts, and its own reward, gold, to judge by; `NoGold` where there is none.
@@ -123,14 +123,14 @@ def rlhf(
 
 
 class Cycle(RLHFFolder):
-    """The steps of one run; each does nothing where its files are there already. Made by `rlhf`."""
+    """The steps of one run, each of which is skipped if its files exist; made by `rlhf`."""
 
     console = Console(highlight=False)
 
     def run(self, people: People, policy: Policy | str | Path | None) -> list[dict[str, Any]]:
-        """All rounds that are not done yet; the rows of all."""
+        """Run the rounds that are not done yet and return the rows of all."""
         group = getattr(self.config.agent_config(1), "group_size", 1)
-        if self.config.episodes % group:  # people should not be asked in vain
+        if self.config.episodes % group:  # fail before people are asked in vain
             raise ConfigError(
                 f"episodes is {self.config.episodes}; {self.config.algorithm} needs a multiple of {group}"
             )
@@ -145,7 +145,7 @@ class Cycle(RLHFFolder):
         return rows
 
     def round(self, number: int, asking: Callable[[Sequence[Episode]], Asker]) -> None:
-        """One round."""
+        """Run one round."""
         self.say(f"round {number} of {self.config.rounds}: {self.config.labels_per_round} labels")
         pool = self.write(number)
         chosen = self.choose(number, pool)
@@ -167,7 +167,7 @@ class Cycle(RLHFFolder):
     # The steps
 
     def start(self, policy: Policy | str | Path | None) -> None:
-        """Keep the first policy, and how good it is."""
+        """Save the first policy and measure how good it is."""
         if not is_sealed(self.at(0) / "policy"):
             policy = policy or self.task.policy
             if policy is None:
@@ -183,7 +183,7 @@ class Cycle(RLHFFolder):
             measure_start(self)
 
     def write(self, number: int) -> list[Episode]:
-        """Texts of the policy as it is now, of which some will be asked about."""
+        """Let the current policy write the texts from which questions are chosen."""
         file = self.at(number) / "candidates.jsonl"
         if not file.exists():
             self.at(number).mkdir(exist_ok=True)
@@ -212,7 +212,7 @@ class Cycle(RLHFFolder):
         return episodes
 
     def choose(self, number: int, pool: Sequence[Episode]) -> dict[str, Any]:
-        """What to ask: numbers of texts, or of pairs, and how many of the first get two raters."""
+        """Choose what to ask: indices of texts or pairs, and how many of the first get two raters."""
         file = self.at(number) / "questions.json"
         if not file.exists():
             config = self.config
@@ -229,7 +229,7 @@ class Cycle(RLHFFolder):
     def ask(
         self, number: int, pool: Sequence[Episode], chosen: Mapping[str, Any], ask: Asker
     ) -> list[Rating] | list[PreferencePair]:
-        """Bring the questions to people; blocks until they are answered. Answers are kept as opinions."""
+        """Ask people, wait until all questions are answered, and save the answers as opinions."""
         file = self.at(number) / "opinions.jsonl"
         if not file.exists():
             bare = [_without_columns(e) for e in pool]
@@ -251,7 +251,7 @@ class Cycle(RLHFFolder):
         return self.opinions(number)
 
     def fit(self, number: int) -> Ensemble:
-        """The reward model that follows from all opinions so far."""
+        """Train the reward model on all opinions so far."""
         folder = self.at(number) / "reward_model"
         if not is_sealed(folder):
             opinions = [o for n in range(1, number + 1) for o in self.opinions(n)]
@@ -260,7 +260,7 @@ class Cycle(RLHFFolder):
         return self.reward(number)
 
     def improve(self, number: int, reward: RewardSource) -> None:
-        """Learn from the reward model, with the KL to the first policy as a cost; keep the best policy."""
+        """Optimise the reward model with a KL penalty to the first policy, and keep the best policy."""
         if is_sealed(self.at(number) / "policy"):
             return
         folder, policy = self.at(number) / "training", self.policy(self.started_from(number))
@@ -280,7 +280,7 @@ class Cycle(RLHFFolder):
             progress(self.console, self.config.iterations) as show,
         ):
             if checkpoints.load(agent) is None:
-                checkpoints.save(agent)  # the policy that the round starts from may be its best
+                checkpoints.save(agent)  # the round's starting policy may be its best
             run.rewind(agent.iteration)
 
             def after_iteration(_: Any, metrics: dict[str, float]) -> None:
@@ -304,7 +304,7 @@ class Cycle(RLHFFolder):
         shutil.rmtree(checkpoints.folder, ignore_errors=True)
 
     def save_policy(self, number: int, policy: Policy, about: Any = None) -> None:
-        """Seal the policy after a round, with what it comes from: it started as the first one, 0."""
+        """Seal the policy after a round, with its origin: the first policy, number 0."""
         start = Start.of(policy if number == 0 else self.policy(0), None).at(self.at(0) / "policy")
 
         def fill(folder: Path) -> None:
@@ -314,12 +314,12 @@ class Cycle(RLHFFolder):
         write_sealed(self.at(number) / "policy", fill, about)
 
     def say(self, message: str) -> None:
-        """Tell how far it is."""
+        """Report progress."""
         self.console.print(message, highlight=False, markup=False)
 
 
 def fit_reward(run: RLHFFolder, opinions: Sequence[Any]) -> Ensemble:
-    """An ensemble that learnt from opinions; the same opinions give the same bits."""
+    """Train an ensemble on opinions; the same opinions give the same bits."""
     config = run.config
     pairs = config.questions == "pairs"
     criteria = ("reward",) if pairs else tuple(c.name for c in run.scales)
@@ -331,7 +331,7 @@ def fit_reward(run: RLHFFolder, opinions: Sequence[Any]) -> Ensemble:
             model = NgramModel.fit(own, criteria, NgramConfig(seed=number))
         else:
             model = _transformer(run, own, criteria, number)
-        if pairs:  # a difference of rewards says nothing of their level, and its unit is the raters' noise
+        if pairs:  # pairs fix neither the level of the reward nor its unit, which is the raters' noise
             model.normalise(start)
         return model
 
@@ -339,14 +339,14 @@ def fit_reward(run: RLHFFolder, opinions: Sequence[Any]) -> Ensemble:
 
 
 def _transformer(run: RLHFFolder, opinions: list[Any], criteria: Sequence[str], seed: int) -> RewardModel:
-    """A reward model on the trunk of the first policy."""
+    """Train a reward model on the trunk of the first policy."""
     model = RewardModel.from_backbone(run.at(0) / "policy", criteria, seed=seed, device=run.device)
     RewardTrainer(model, opinions, RewardTrainingConfig(epochs=12, patience=3, seed=seed)).learn()
     return model
 
 
 def _without_columns(episode: Episode) -> Episode:
-    """What a rater sees: columns of the prompt could share a name with a criterion."""
+    """Strip the prompt's columns, which raters do not see and which could share a criterion's name."""
     bare = dataclasses.replace(episode, prompt=Prompt(episode.prompt.text, {}, episode.prompt.id))
     bare.__dict__["completion"] = episode.completion
     return bare

@@ -1,4 +1,4 @@
-"""What a run of `rlhf` keeps on disk: texts, questions, opinions, reward models and policies, round by round.
+"""The folder of an `rlhf` run: texts, questions, opinions, reward models and policies, by round.
 
 Files appear as a whole or not at all; what is missing has yet to be made. Nothing is computed here.
 """
@@ -59,29 +59,29 @@ class RLHFFolder:
         self.device = device
 
     def numbers(self) -> range:
-        """Of the rounds."""
+        """Return the numbers of the rounds."""
         return range(1, self.config.rounds + 1)
 
     def at(self, number: int) -> Path:
-        """A round's folder; 0 is the start."""
+        """Return a round's folder; 0 is the start."""
         return self.folder / (f"round-{number}" if number else "start")
 
     def evaluation(self, number: int) -> dict[str, Any]:
-        """What was measured after a round, as in `evaluation.json`; 0 is the start."""
+        """Read a round's `evaluation.json`; 0 is the start."""
         return dict(json.loads((self.at(number) / EVALUATION).read_text(encoding="utf-8")))
 
     def started_from(self, number: int) -> int:
-        """The round whose policy a round starts from: the best so far; 0 is the first policy."""
+        """Return the round whose policy this round starts from, the best so far; 0 is the first policy."""
         return int(self.evaluation(number - 1)["starts_from"])
 
     def policy(self, number: int) -> Policy:
-        """The policy after a round; 0 is the first one."""
+        """Load the policy after a round; 0 is the first one."""
         folder = self.at(number) / "policy"
         tokenizer = None if (folder / "tokenizer.json").is_file() else self.task.tokenizer
         return Policy.from_pretrained(folder, tokenizer, device=self.device)
 
     def reward(self, number: int) -> Ensemble:
-        """A round's reward model."""
+        """Load a round's reward model."""
         folder = self.at(number) / "reward_model"
         found = load_reward_model(folder, device=self.device)
         if not isinstance(found, Ensemble):
@@ -89,7 +89,7 @@ class RLHFFolder:
         return found
 
     def opinions(self, number: int) -> list[Any]:
-        """What people said in a round."""
+        """Read what people said in a round."""
         file = self.at(number) / "opinions.jsonl"
         if not file.stat().st_size:  # everything was skipped
             return []
@@ -102,7 +102,7 @@ class RLHFFolder:
         return scaled
 
     def asked(self, number: int) -> Iterator[tuple[str, str]]:
-        """Texts asked about before a round."""
+        """Return the texts asked about before a round."""
         for n in range(1, number):
             pool = self.texts(self.at(n) / "candidates.jsonl")
             about = json.loads((self.at(n) / "questions.json").read_text(encoding="utf-8"))["about"]
@@ -110,13 +110,13 @@ class RLHFFolder:
                 yield pool[i].prompt.text, pool[i].completion
 
     def texts(self, file: Path) -> list[Episode]:
-        """Episodes of a file."""
+        """Read the episodes of a file."""
         return list(read_transcripts(file, self.task.tokenizer))
 
     def save_texts(
         self, file: Path, episodes: Sequence[Episode], rewards: Sequence[float] | None = None
     ) -> None:
-        """Write episodes to a file that appears at once."""
+        """Write episodes to a file atomically."""
         partial = file.with_suffix(".partial.jsonl")
         write_transcripts(partial, episodes, rewards)
         write_atomic(file, partial.read_text(encoding="utf-8"))
@@ -124,7 +124,7 @@ class RLHFFolder:
 
 
 def is_sealed(folder: Path) -> bool:
-    """Whether a step's folder is there, whole."""
+    """Return True if a step's folder exists and is complete."""
     if not folder.parent.is_dir():
         return False
     try:

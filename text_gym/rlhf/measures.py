@@ -1,4 +1,4 @@
-"""What is measured in each round of `rlhf`: gold, proxy, KL, agreement, length, and what the reward pays for.
+"""Measures each round of `rlhf`: gold, proxy, KL, agreement, length, and what the reward pays for.
 
 Rows are plain data and hold no times of day: the same answers give the same rows. Nothing is learnt here.
 """
@@ -21,6 +21,7 @@ from text_gym.reward_models.audit.audit import AuditConfig, audit_reward
 from text_gym.reward_models.labels.questions import Question
 from text_gym.reward_models.people.agreement import measure_agreement
 from text_gym.rewards.source import RewardSource
+from text_gym.utils.interval import spearman
 from text_gym.utils.json_files import write_json
 from text_gym.utils.sealed import read_about, write_atomic
 
@@ -39,7 +40,7 @@ _SHOWN = 8  # samples in the report
 
 
 def measure_start(run: RLHFFolder) -> None:
-    """The first policy on the held-out prompts: its texts and how good they are."""
+    """Evaluate the first policy on the held-out prompts: its texts and how good they are."""
     report = _play(run, 0)
     run.save_texts(run.at(0) / TEXTS, report.episodes, report.rewards.tolist())
     known = {
@@ -54,7 +55,7 @@ def measure_start(run: RLHFFolder) -> None:
 def measure_round(
     run: RLHFFolder, number: int, reward: RewardSource, opinions: Sequence[Any]
 ) -> dict[str, Any]:
-    """Measure a finished round and write its `evaluation.json`, the last of its files; its row."""
+    """Measure a finished round, write its `evaluation.json`, the last of its files, and return its row."""
     report = _play(run, number)
     run.save_texts(run.at(number) / TEXTS, report.episodes, report.rewards.tolist())
     started_from = run.started_from(number)
@@ -91,7 +92,7 @@ def measure_round(
     }
     evaluation = {
         "row": row,
-        "starts_from": row["kept"],  # the policy of which round the next one starts from
+        "starts_from": row["kept"],  # the round whose policy the next round starts from
         "points": _points(report, proxy.totals),
         "samples": _samples(report.episodes[:_SHOWN], proxy.totals, report.rewards),
         "raters": raters["profiles"],
@@ -104,7 +105,7 @@ def measure_round(
 def _judge(
     run: RLHFFolder, number: int, reward: RewardSource, report: Report, proxy: FloatArray
 ) -> dict[str, Any]:
-    """The part of a row that says whether the round made the policy better, and which one is kept.
+    """Judge whether the round made the policy better, and decide which policy is kept.
 
     A round's policy is kept unless its objective, by the newest reward model, on the texts of the held-out
     prompts, is below that of the policy it started from by more than the interval of the paired difference.
@@ -148,15 +149,15 @@ def _judge(
 
 
 def _change(before: FloatArray, after: FloatArray) -> dict[str, Any]:
-    """Mean of the paired differences with its bootstrap interval; None where it is not known."""
+    """Return the mean paired difference with its bootstrap interval; None if it is not known."""
     found = Measure.of(after - before)
-    few = np.isfinite(after - before).sum() < 2  # one pair has no spread
+    few = np.isfinite(after - before).sum() < 2  # a single pair has no spread
     mean = None if math.isnan(found.mean) else found.mean
     return {"mean": mean, "ci95": [None, None] if few else list(found.ci95)}
 
 
 def write_rows(folder: Path, rounds: int) -> list[dict[str, Any]]:
-    """Write `rounds.jsonl`: the rows of the first rounds, each in a line; returns them."""
+    """Write the rows of the first rounds to `rounds.jsonl`, one per line, and return them."""
     rows = []
     for number in range(1, rounds + 1):
         text = (folder / f"round-{number}" / EVALUATION).read_text(encoding="utf-8")
@@ -166,13 +167,13 @@ def write_rows(folder: Path, rounds: int) -> list[dict[str, Any]]:
 
 
 def _play(run: RLHFFolder, number: int) -> Report:
-    """The policy after a round on the held-out prompts, with the KL to the first one."""
+    """Evaluate the policy after a round on the held-out prompts, with the KL to the first one."""
     env = TextVectorEnv(**run.task.env_kwargs(prompts=run.task.held_out), shuffle=False)
     return evaluate(run.policy(number), env, reference=run.policy(0), seed=run.config.seed)
 
 
 def _raters(run: RLHFFolder, number: int) -> dict[str, Any]:
-    """Number of answers, agreement by criterion and its mean, and a profile of each rater."""
+    """Summarise the raters: number of answers, agreement by criterion and on average, and profiles."""
     pool = run.texts(run.at(number) / "candidates.jsonl")
     about = json.loads((run.at(number) / "questions.json").read_text(encoding="utf-8"))["about"]
     if run.config.questions == "pairs":
@@ -202,7 +203,7 @@ def _raters(run: RLHFFolder, number: int) -> dict[str, Any]:
 
 
 def _predicted(run: RLHFFolder, number: int, opinions: Sequence[Any]) -> tuple[FloatArray, FloatArray]:
-    """What the round's people said, and what the reward model that had not heard it would have said."""
+    """Compare people's answers with what the previous reward model, which had not seen them, predicted."""
     if number == 1 or not opinions:
         return np.zeros(0), np.zeros(0)
     pool = run.texts(run.at(number) / "candidates.jsonl")
@@ -224,7 +225,7 @@ def _predicted(run: RLHFFolder, number: int, opinions: Sequence[Any]) -> tuple[F
 
 
 def _audit(run: RLHFFolder, number: int, reward: RewardSource, episodes: Sequence[Episode]) -> dict[str, Any]:
-    """What the reward pays for on the texts of the round, beside gold where there is one."""
+    """Audit what the reward pays for on the round's texts, beside gold where it is known."""
     texts = [*run.texts(run.at(number) / "candidates.jsonl"), *episodes]
     gold = None if run.task.reward.abstains else run.task.reward
     if len({e.completion for e in texts}) < _EDITED:  # too few to say anything
@@ -242,7 +243,7 @@ def _audit(run: RLHFFolder, number: int, reward: RewardSource, episodes: Sequenc
         }
         for s in found.surfaces
     ]
-    named = [f for f in found.findings if f.kind in ("bias", "gold")]  # noise is no bias
+    named = [f for f in found.findings if f.kind in ("bias", "gold")]  # noise is not a bias
     return {
         "findings": [{"bias": f.bias, "statement": f.statement} for f in named],
         "surfaces": surfaces,
@@ -252,7 +253,7 @@ def _audit(run: RLHFFolder, number: int, reward: RewardSource, episodes: Sequenc
 
 
 def _points(report: Report, proxy: FloatArray | None) -> dict[str, list[float] | None]:
-    """A dot a text, for figures."""
+    """Return the points of a scatter plot, one per text."""
     return {
         "words": word_counts(report.episodes).tolist(),
         "gold": report.rewards.tolist(),
@@ -269,12 +270,9 @@ def _samples(episodes: Sequence[Episode], proxy: FloatArray, gold: FloatArray) -
 
 
 def _rank(x: FloatArray, y: FloatArray) -> float | None:
-    """Spearman's correlation; None where it is not defined."""
-    if len(x) < 3 or np.isnan([x, y]).any() or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return None
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(x, y).statistic)
+    """Return Spearman's correlation, or None where it is undefined."""
+    found = spearman(x, y)
+    return None if math.isnan(found) else found
 
 
 def _plain(measure: Any) -> dict[str, Any]:
@@ -282,7 +280,7 @@ def _plain(measure: Any) -> dict[str, Any]:
 
 
 def _with_nan(row: dict[str, Any]) -> dict[str, Any]:
-    """Means that JSON holds as null are NaN again."""
+    """Turn JSON's null means back into NaN."""
     for name in ("gold", "gold_before"):
         if row[name]["mean"] is None:
             row[name] = {"mean": math.nan, "ci95": [math.nan, math.nan]}

@@ -1,4 +1,4 @@
-"""Who answers in `rlhf`: simulated people, a person at this terminal, or people in their browsers.
+"""The people who answer in `rlhf`: simulated ones, a person at this terminal, or people in their browsers.
 
 All of them answer the questions of the label store; nothing else about the cycle differs.
 """
@@ -45,7 +45,7 @@ def simulated_people(
     raters: int = 2,
     seed: int = 0,
 ) -> People:
-    """Raters whose taste is a gold reward, with noise and at will a vice.
+    """Make raters who judge by a gold reward, with noise and, if asked for, a bias.
 
     Args:
         gold: Their taste; its terms of the criteria's names, or its total where there is a single criterion.
@@ -86,7 +86,7 @@ def _raters(
 ) -> list[SimulatedRater]:
     terms = [c.name for c in criteria] if len(criteria) > 1 else []
     span = (0.0, 1.0)
-    if vices.length or vices.hype:  # who likes length gives the lowest mark to the shortest texts around
+    if vices.length or vices.hype:  # a length-biased rater gives the lowest mark to the shortest texts
         found = SimulatedRater(gold, vices, criteria=terms).utilities(first)
         low, high = np.quantile(found, [0.02, 0.98])
         span = (float(low), float(max(high, low + 0.1)))
@@ -104,7 +104,7 @@ def _raters(
 
 
 def person_at_console(rater: str | None = None) -> People:
-    """Whoever sits at this terminal; over a pipe, lines are read.
+    """Ask the person at this terminal, or read lines from a pipe.
 
     Args:
         rater: Name in the labels; that of the account if None.
@@ -119,7 +119,7 @@ def person_at_console(rater: str | None = None) -> People:
 
 
 def people_at_page(port: int = 8765) -> People:
-    """People at the labelling page of this computer, several at once.
+    """Ask people on the labelling page of this computer, several at once.
 
     Args:
         port: The page's; 0 takes any that is free.

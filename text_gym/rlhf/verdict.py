@@ -1,4 +1,4 @@
-"""The verdicts of `rlhf`: whether a round made the policy better, and what the report says first.
+"""The verdicts of `rlhf`: whether a round made the policy better, and the report's headline.
 
 They read rows of `rounds.jsonl`; nothing is measured here. What went wrong comes before what went well.
 """
@@ -15,7 +15,7 @@ OBJECTIVE = "objective (proxy − β·KL)"
 
 @dataclass(frozen=True)
 class Headline:
-    """What a report says first.
+    """The first sentence of a report.
 
     Args:
         text: One sentence or a few.
@@ -29,7 +29,7 @@ class Headline:
 
 
 def judge_difference(change: Mapping[str, Any]) -> Verdict:
-    """What a paired difference with its 95 % interval says; an interval that is not known says nothing.
+    """Judge a paired difference by its 95 % interval; an unknown interval says nothing.
 
     >>> judge_difference({"mean": -0.49, "ci95": [-0.53, -0.45]})
     'worse'
@@ -43,7 +43,7 @@ def judge_difference(change: Mapping[str, Any]) -> Verdict:
 
 
 def headline(rows: Sequence[Mapping[str, Any]]) -> Headline:
-    """The first line about the rounds so far: first what got worse, else how far it came.
+    """Write the headline about the rounds so far: what got worse, else how far it came.
 
     Args:
         rows: Of all rounds so far, in order; one at least.
@@ -73,7 +73,7 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> Headline:
 
 
 def policy_name(number: int) -> str:
-    """How a sentence calls the policy after a round; 0 is the first one."""
+    """Name the policy after a round in a sentence; 0 is the first one."""
     return f"the policy of round {number}" if number else "the first policy"
 
 
@@ -82,7 +82,7 @@ def _went_wrong(row: Mapping[str, Any]) -> bool:
 
 
 def _setback(row: Mapping[str, Any], last: bool) -> str:
-    """What got worse in a round, how the texts are, and which policy goes on."""
+    """Describe what got worse in a round, how the texts look, and which policy is used next."""
     number, before, after = row["round"], row["objective_before"], row["objective_after"]
     judged = {**row["objective_change"], "measure": OBJECTIVE, "before": before, "after": after}
     measures = [judged]

@@ -1,1 +1,1 @@
-"""Runs of the command line and of Python: training, its data, its folder, its console."""
+"""Training runs, from the command line or Python: their data, folder and console."""

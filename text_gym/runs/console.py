@@ -1,4 +1,4 @@
-"""What a training run shows: a progress bar or plain lines, notes, and the table before → after.
+"""Shows a training run: a progress bar or plain lines, notes, and the table before → after.
 
 Nothing is computed here, and nothing that a model wrote reaches the terminal unescaped.
 """
@@ -67,7 +67,7 @@ def _interval(measure: Mapping[str, Any] | None) -> str:
 
 @contextmanager
 def progress(console: Console, total: int, bar: bool = True) -> Iterator[Any]:
-    """A bar with reward, KL, speed and time left; plain lines without it or where there is no terminal."""
+    """Show a bar with reward, KL, speed and time left, or plain lines where there is no terminal."""
     if not (bar and console.is_terminal):
 
         def line(metrics: Mapping[str, float]) -> None:
@@ -99,7 +99,7 @@ def _status(metrics: Mapping[str, float], brief: bool = False) -> str:
 
 
 class Notes(logging.Handler):
-    """Shows what is logged under `text_gym`, and hands it to `write`; a context manager.
+    """A context manager that shows what is logged under `text_gym` and passes it to `write`.
 
     Args:
         console: Where to show it.

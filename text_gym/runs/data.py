@@ -1,4 +1,4 @@
-"""What a run learns from: a task by name or the user's own rows, and the reward that is asked for."""
+"""Finds what a run learns from: a task by name or the user's own rows, and the reward asked for."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .train import LOG
 
 
 def load_reward_source(spec: str, prompts: Sequence[Any]) -> RewardSource:
-    """A reward by name, `module:function`, `file.py:function`, or folder."""
+    """Load a reward by name, `module:function`, `file.py:function`, or folder."""
     return load_reward(spec, prompts=prompts)
 
 
 def resolve_task(
     task: str, data: Data, reward: str | None, policy: str | None, max_tokens: int | None
 ) -> tuple[Task, RewardSource]:
-    """The task to learn, whose own reward is gold, and the reward to optimise.
+    """Return the task, whose own reward is gold, and the reward to optimise.
 
     Raises:
         ConfigError: Data without a policy or a reward to go with it, or gold for a task that has its own.
@@ -58,7 +58,7 @@ def resolve_task(
 
 
 def data_task(data: Data, policy: str, max_tokens: int | None) -> Task:
-    """The task that data is for a policy; its own reward is `data.gold`, or `NoGold`."""
+    """Make a task of a policy's data; its own reward is `data.gold`, or `NoGold`."""
     train, held_out = data.load()
     settings = {
         **dataclasses.asdict(data),
@@ -77,7 +77,7 @@ def data_task(data: Data, policy: str, max_tokens: int | None) -> Task:
 
 
 def with_settings(data: Data, settings: Mapping[str, Any]) -> Data:
-    """Data with what a policy's folder knows of it wherever nothing was given.
+    """Fill in what was not given from what the policy's folder knows about its data.
 
     Gold is taken over only by name: a file or module that a folder names is not run unless you name it.
     """

@@ -15,6 +15,9 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 from text_gym.errors import ConfigError, DataError
+from text_gym.plot.canvas import panels, save
+from text_gym.plot.lines import Line, curves, reward_and_gold
+from text_gym.plot.style import empty
 from text_gym.utils.json_files import _finite, _render, write_json
 from text_gym.utils.locking import FolderLock
 from text_gym.utils.sealed import write_atomic
@@ -22,7 +25,6 @@ from text_gym.utils.sealed import write_atomic
 Metrics = Mapping[str, float]
 # Prompt, text before, its rewards by name, text after, its rewards.
 Sample: TypeAlias = tuple[str, str, Mapping[str, float], str, Mapping[str, float]]
-_GOLD = "#b07a00"
 
 # Panels of curves.png: title, unit of the vertical axis, metrics drawn.
 PANELS = (
@@ -34,7 +36,7 @@ PANELS = (
 
 
 class RunFolder:
-    """Writes a run's files; rows reach the disk as they are made. No other process can write them meanwhile.
+    """Writes a run's files, each row as soon as it is made, and locks the folder against other processes.
 
     Args:
         folder: Where; made if need be.
@@ -92,7 +94,7 @@ class RunFolder:
         self._lock.release()
 
     def rewind(self, iteration: int) -> None:
-        """Forget the rows after this iteration: they are to be made again."""
+        """Drop the rows after this iteration, because they will be made again."""
         self._metrics.close()
         self.rows = [row for row in self.rows if row["iteration"] <= iteration]
         file = self.path / "metrics.jsonl"
@@ -116,7 +118,7 @@ class RunFolder:
             stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
 
     def sync(self) -> None:
-        """Force the rows so far to the disk, before a checkpoint that counts on them."""
+        """Flush the rows to the disk, before a checkpoint that relies on them."""
         os.fsync(self._metrics.fileno())
 
     def write_json(self, name: str, content: Any) -> None:
@@ -132,7 +134,7 @@ class RunFolder:
         (self.path / "samples.md").write_text("\n".join(parts), encoding="utf-8")
 
     def _writer(self, step: int) -> Any:
-        """TensorBoard's; what an earlier process wrote of this step and later ones counts no more."""
+        """Open TensorBoard's writer, which discards what an earlier process wrote from this step on."""
         if self._events is None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -166,61 +168,40 @@ def draw_curves(
         reward: Name of the reward that was optimised.
         first: The look at gold before the first iteration.
     """
-    from matplotlib.figure import Figure  # no pyplot: nothing global, no display needed
-
     looks = [row for row in ([first] if first else []) + list(rows) if "gold" in row]
-    figure = Figure(figsize=(15 if looks else 11, 7), layout="constrained")
-    figure.suptitle(title)
-    panels = list(figure.subplots(2, 3 if looks else 2).flat)
+    count, columns = (6, 3) if looks else (4, 2)
+    figure, places = panels(count, columns=columns, size=(5.2, 3.6), title=title)
     if looks:
-        _draw_gold(panels.pop(1), looks)
-        _draw_frontier(panels.pop(), rows, looks, reward)
-    for axes, (name, unit, wanted) in zip(panels, PANELS, strict=True):
+        curves(
+            [Line([r["iteration"] for r in looks], [r["gold"] for r in looks], colour=1, marks=True)],
+            title="Gold (the task's own reward)", x_label="iteration", y_label="mean on held-out prompts",
+            ax=places.pop(1),
+        )  # fmt: skip
+        reward_and_gold(
+            [Line([r.get("kl", math.nan) for r in rows], [r["reward"] for r in rows], colour=0,
+                  name=f"{reward}, optimised (batches)", style="none", marks=True)],
+            [Line([r["gold_kl"] for r in looks], [r["gold"] for r in looks], colour=1, marks=True,
+                  name="gold (held-out prompts)")],
+            names=(f"{reward}, optimised (batches)", "gold (held-out prompts)"), own_axis=True,
+            title="Reward and gold over the distance from the start", ax=places.pop(),
+        )  # fmt: skip
+    for ax, (name, unit, wanted) in zip(places, PANELS, strict=True):
         keys = [
             k
             for k in dict.fromkeys(name for row in rows for name in row)
             if k in wanted or any(k.startswith(w) and w.endswith("/") for w in wanted)
         ]
-        for key in keys:
-            x = [row["iteration"] for row in rows]
-            y = [row.get(key, math.nan) for row in rows]
-            axes.plot(x, y, linewidth=1.6, label=key.removeprefix("reward/"))
-        axes.set(title=name, xlabel="iteration", ylabel=unit)
-        axes.grid(alpha=0.3)
-        if len(keys) > 1:
-            axes.legend(fontsize="small")
-        if not keys:
-            axes.text(0.5, 0.5, "this reward names no criteria", ha="center", transform=axes.transAxes)
-    figure.savefig(str(file), dpi=120)
-
-
-def _draw_gold(axes: Any, looks: Sequence[Metrics]) -> None:
-    """Gold over the iterations."""
-    axes.plot([r["iteration"] for r in looks], [r["gold"] for r in looks], "o-", color=_GOLD, markersize=3)
-    axes.set(title="Gold (the task's own reward)", xlabel="iteration", ylabel="mean on held-out prompts")
-    axes.grid(alpha=0.3)
-
-
-def _draw_frontier(axes: Any, rows: Sequence[Metrics], looks: Sequence[Metrics], reward: str) -> None:
-    """The reward that is optimised, of batches, and gold, of looks, each over the √KL of its texts."""
-
-    def distance(kl: float) -> float:
-        return math.sqrt(max(kl, 0.0))  # an estimate can be below 0
-
-    known = [r for r in rows if math.isfinite(r.get("kl", math.nan))]
-    own, right = "tab:blue", axes.twinx()
-    axes.scatter([distance(r["kl"]) for r in known], [r["reward"] for r in known], s=8, color=own, alpha=0.6)
-    right.plot([distance(r["gold_kl"]) for r in looks], [r["gold"] for r in looks], "o-", color=_GOLD, ms=4)
-    axes.set(title="Reward and gold over the distance from the start", xlabel="√KL, √nats per episode")
-    axes.set_ylabel(f"{reward}, optimised (batches)", color=own)
-    right.set_ylabel("gold (held-out prompts)", color=_GOLD)
-    axes.tick_params(axis="y", labelcolor=own)
-    right.tick_params(axis="y", labelcolor=_GOLD)
-    axes.grid(alpha=0.3)
+        lines = {k.removeprefix("reward/"): [row.get(k, math.nan) for row in rows] for k in keys}
+        x = [row["iteration"] for row in rows]
+        if lines:
+            curves(lines, x=x, title=name, x_label="iteration", y_label=unit, ax=ax)
+        else:
+            empty(ax, "this reward names no criteria", title=name)
+    save(figure, file)
 
 
 def named(scores: Mapping[str, float]) -> str:
-    """Rewards of a text with their names, in brackets; nothing if there are none.
+    """Format a text's rewards with their names in brackets; nothing if there are none.
 
     >>> named({"gold": 0.617, "length": 1.0})
     ' (gold 0.62, length 1.00)'
@@ -230,7 +211,7 @@ def named(scores: Mapping[str, float]) -> str:
 
 
 def check_settings(folder: str | Path, config: Mapping[str, Any]) -> None:
-    """Make sure that a folder holds a run with these settings.
+    """Check that a folder holds a run with these settings.
 
     Raises:
         ConfigError: It holds none, or one with others; they are named.
@@ -247,7 +228,7 @@ def check_settings(folder: str | Path, config: Mapping[str, Any]) -> None:
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """What the run in a folder was started with.
+    """Read the settings that the run in a folder was started with.
 
     Raises:
         ConfigError: There is no run, or its `config.json` cannot be read.
@@ -262,7 +243,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
 
 def _read_rows(file: Path) -> list[dict[str, float]]:
-    """Rows that were written whole; the last one need not be."""
+    """Read the complete rows; the last one may be torn."""
     lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
     try:
         return [{k: math.nan if v is None else v for k, v in json.loads(line).items()} for line in lines]
@@ -271,12 +252,12 @@ def _read_rows(file: Path) -> list[dict[str, float]]:
 
 
 def default_folder(task: str, algorithm: str) -> Path:
-    """`runs/<task>-<algorithm>-<time>`."""
+    """Return `runs/<task>-<algorithm>-<time>`."""
     return Path("runs") / f"{Path(task).stem}-{algorithm}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _fence(text: str) -> str:
-    """A code block that no text can close."""
+    """Wrap a text in a code block that it cannot close."""
     ticks = "```"
     while ticks in text:
         ticks += "`"

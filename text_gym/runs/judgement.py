@@ -1,4 +1,4 @@
-"""How good a policy is on held-out prompts: gold, the reward that is optimised beside it, KL, length.
+"""Judges a policy on held-out prompts: gold, the optimised reward beside it, KL and length.
 
 Gold is the task's own reward and nothing else; no figure is called that where the task has none.
 """
@@ -6,7 +6,7 @@ Gold is the task's own reward and nothing else; no figure is called that where t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,8 @@ from text_gym.agents.sampling.evaluation import Measure, evaluate
 from text_gym.agents.sampling.sampler import Sampling, rollout
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.errors import ConfigError
-from text_gym.rewards.source import FunctionReward, RewardSource
-from text_gym.tasks.task import Task
+from text_gym.rewards.source import RewardSource
+from text_gym.tasks.task import NoGold, Task
 
 if TYPE_CHECKING:
     from text_gym.agents.policies.policy import Policy
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 WATCHED = 64  # held-out prompts that gold is watched on
 _LEAST = 5  # iterations between two looks
-_SHARE = 5  # episodes of training for each episode of a look: keeps its cost below a tenth
+_SHARE = 5  # training episodes per episode of a look, which keeps its cost below a tenth
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A policy on the held-out prompts.
+    """A policy's evaluation on the held-out prompts.
 
     Args:
         sampled: Its texts, sampled at temperature 1, with gold for their rewards (NaN where there is none).
@@ -45,7 +45,7 @@ class Judgement:
     summary: dict[str, Any]
 
     def scores(self, i: int, task: Task, reward: RewardSource) -> dict[str, float]:
-        """The rewards of a text by their names, e.g. `{"gold": 0.62, "length": 1.0}`."""
+        """Return a text's rewards by name, e.g. `{"gold": 0.62, "length": 1.0}`."""
         own = {"gold": float(self.sampled.rewards[i])} if task.has_gold else {}
         return own if self.proxy is None else {**own, reward.name: float(self.proxy[i])}
 
@@ -59,7 +59,7 @@ def judge_policy(policy: Policy, reference: Policy | None, task: Task, reward: R
         task: Its reward is gold.
         reward: What is optimised. People are not asked about texts that nothing is learnt from.
     """
-    silent = FunctionReward(_no_opinion, abstains=True) if task.reward.interactive else None
+    silent = NoGold() if task.reward.interactive else None
     env = TextVectorEnv(**task.env_kwargs(prompts=task.held_out, reward=silent), shuffle=False)
     sampled, greedy = (
         evaluate(policy, env, reference=reference, sampling=Sampling(greedy=g)) for g in (False, True)
@@ -70,7 +70,7 @@ def judge_policy(policy: Policy, reference: Policy | None, task: Task, reward: R
 
 
 def judge_texts(sampled: Report, task: Task, reward: RewardSource | None = None) -> Judgement:
-    """Judge texts that were scored by a task's own reward; by another reward too, if one is given.
+    """Judge texts scored by a task's own reward and, if one is given, by another reward too.
 
     The summary has `gold` and its terms where the task has a reward of its own; the other one stands under
     `reward`, with its `name`, `mean`, `ci95` and `terms`. People are not asked.
@@ -79,24 +79,24 @@ def judge_texts(sampled: Report, task: Task, reward: RewardSource | None = None)
     if reward is None or reward is task.reward or reward.interactive:
         return Judgement(sampled, None, summary)
     scored = reward(sampled.episodes)
-    proxy = np.where(scored.abstained, np.nan, scored.totals)
+    proxy = scored.totals_or_nan
     found = {"name": reward.name, **_plain(Measure.of(proxy))}
     terms = {name: _plain(Measure.of(np.asarray(x, dtype=np.float64))) for name, x in scored.terms.items()}
     return Judgement(sampled, proxy, {**summary, "reward": {**found, "terms": terms}})
 
 
 def rows_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The measures of a judgement by the names that tables show: gold first, then `reward (its name)`."""
+    """List a judgement's measures under the names that tables show: gold first, then `reward (its name)`."""
     rows = {k: v for k, v in summary.items() if isinstance(v, Mapping) and "ci95" in v and "name" not in v}
     other = summary.get("reward", {})
-    if "name" in other:  # else it is a term of gold that is called that
+    if "name" in other:  # unless a term of gold has that name
         rows[f"reward ({other['name']})"] = other
         rows |= {f"{other['name']}: {name}": measure for name, measure in other.get("terms", {}).items()}
     return {name: measure for name, measure in rows.items() if not math.isnan(measure["mean"])}
 
 
 class GoldWatch:
-    """Looks at gold now and then while another reward is optimised; it changes nothing in the training.
+    """Measures gold now and then while another reward is optimised, without changing the training.
 
     The texts are those of the first 64 held-out prompts, with the noise of `judge`: what changes from look to
     look is the policy.
@@ -120,17 +120,17 @@ class GoldWatch:
         self.iterations = iterations
 
     def due(self, iteration: int) -> bool:
-        """Whether to look after an iteration, counted from 1."""
+        """Return True if gold is due after this iteration, counted from 1."""
         return iteration % self.every == 0 or iteration == self.iterations
 
     def look(self, policy: Policy, reference: Policy) -> dict[str, float]:
-        """Mean gold of the texts, and their mean log-ratio to the reference, which estimates the KL."""
+        """Measure mean gold, and the mean log-ratio to the reference, which estimates the KL."""
         try:
             remembered: Any = self.env.reward.state_dict()
-        except ConfigError:  # out of reach in another process; a checkpoint says so
+        except ConfigError:  # out of reach in another process, as a checkpoint will say
             remembered = None
         batch = rollout(policy, self.env, np.arange(len(self.prompts)), seed=0)
-        if remembered is not None:  # the reward that is optimised may be made of this one
+        if remembered is not None:  # the optimised reward may contain this one
             self.env.reward.load_state_dict(remembered)
         other = reference.score(batch.tokens, batch.starts, batch.lengths)
         kl = (batch.log_probs - other).sum(dim=1).double().mean()
@@ -138,7 +138,7 @@ class GoldWatch:
         return {"gold": float(known.mean()) if len(known) else math.nan, "gold_kl": float(kl)}
 
     def first(self, before: Judgement) -> dict[str, float]:
-        """The look at the policy before training, from texts that were judged already."""
+        """Return the first look, before training, from texts already judged."""
         count = len(self.prompts)
         gold = before.sampled.rewards[:count]
         mean = float(np.nanmean(gold)) if np.isfinite(gold).any() else math.nan
@@ -147,7 +147,3 @@ class GoldWatch:
 
 def _plain(measure: Any) -> dict[str, Any]:
     return {"mean": measure.mean, "ci95": list(measure.ci95)}
-
-
-def _no_opinion(episodes: Sequence[Any]) -> list[None]:
-    return [None] * len(episodes)

@@ -1,4 +1,4 @@
-"""Where a saved policy comes from: its task or data and the policy it started from, as plain JSON beside it.
+"""Records where a saved policy comes from, its task or data and its starting policy, as JSON beside it.
 
 Nothing that such a file names is run: rewards in it that are Python files or modules are named, not loaded.
 """
@@ -30,7 +30,7 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.
 
 @dataclass(frozen=True)
 class Start:
-    """The policy that another one starts from: which one it is, and where it can be found.
+    """The starting policy of another one: which one it is, and where it can be found.
 
     Args:
         sha256: `Policy.digest` of it: a policy with another digest is another policy.
@@ -46,7 +46,7 @@ class Start:
 
     @classmethod
     def of(cls, policy: Policy, came_from: Policy | str | Path | None, task: Task | None = None) -> Start:
-        """The start that a policy is, as long as nothing has changed it.
+        """Describe a policy as a start, as long as nothing has changed it.
 
         Args:
             policy: The policy, loaded.
@@ -56,7 +56,7 @@ class Start:
         shipped = None if task is None else task.policy
         source: Any = shipped if came_from is None else came_from
         if source is not None and not isinstance(source, (str, Path)):
-            source = source.model.config.name_or_path  # where transformers loaded it from, if anywhere
+            source = source.model.config.name_or_path  # where transformers loaded it from, or None
         places: list[dict[str, str]] = []
         if source and Path(source).is_dir():
             name = None if task is None else task.settings.get("task")
@@ -70,15 +70,15 @@ class Start:
         return cls(policy.digest(), dtype, tuple(places))
 
     def at(self, folder: str | Path) -> Start:
-        """The same with a copy of it in the run's folder for its only place."""
+        """Return the same start with the copy in the run's folder as its only place."""
         return Start(self.sha256, self.dtype, ({"copy": str(Path(folder).resolve())},))
 
     def also_at(self, folder: str | Path) -> Start:
-        """The same with a copy for one more place, for when it is gone from the others."""
+        """Return the same start with one more place, in case it disappears from the others."""
         return Start(self.sha256, self.dtype, (*self.places, *self.at(folder).places))
 
     def written_in(self, folder: Path) -> dict[str, Any]:
-        """As plain data for a policy's folder: folders relative to that, where it can be, and absolute.
+        """Return plain data for a policy's folder, with places both relative to it and absolute.
 
         Copies are named relatively alone: the same run writes the same text wherever it stands.
         """
@@ -100,7 +100,7 @@ def write_origin(
     start: Start | None,
     reward: str | None = None,
 ) -> None:
-    """Say in a policy's folder where it comes from.
+    """Write a policy's origin into its folder.
 
     Args:
         folder: The policy's.
@@ -115,7 +115,7 @@ def write_origin(
 
 
 def read_origin(folder: str | Path) -> dict[str, Any]:
-    """What a policy's folder says about where it comes from; empty for policies made elsewhere.
+    """Read a policy's origin from its folder; empty for policies made elsewhere.
 
     Folders of older versions may lack anything, `start_policy` above all.
 
@@ -135,7 +135,7 @@ def read_origin(folder: str | Path) -> dict[str, Any]:
 
 
 def policy_folder(place: str | Path) -> str:
-    """The policy's own folder, where a run's is given: of `train` its policy, of `rlhf` the one that stands.
+    """Find the policy's folder inside a run's: the trained policy, or the one `rlhf` kept.
 
     Anything else, a hub model's name for one, is returned as it is.
     """
@@ -155,12 +155,12 @@ def policy_folder(place: str | Path) -> str:
 
 
 def is_plain_name(reward: object) -> bool:
-    """Whether a reward is one of ours by name or a folder, so that loading it runs nobody's code."""
+    """Return True if a reward is one of ours or a folder, so that loading it runs nobody's code."""
     return isinstance(reward, str) and re.fullmatch(r"[A-Za-z_]\w*", reward) is not None
 
 
 def load_start(folder: str | Path, policy: Policy, device: str = "auto") -> tuple[Policy | None, str]:
-    """The policy that a saved one started from.
+    """Load the policy that a saved one started from.
 
     Args:
         folder: The saved one's.
@@ -199,7 +199,7 @@ def load_start(folder: str | Path, policy: Policy, device: str = "auto") -> tupl
 
 
 def _source(place: Mapping[str, Any], folder: Path) -> tuple[str | None, str]:
-    """Folder or hub name of a place, None if there is no such folder; and what to call it."""
+    """Return a place's folder or hub name (None if the folder is missing), and what to call it."""
     if "task" in place:
         name = str(place["task"])
         shipped = load_task(name).policy if name in TASKS else None
@@ -211,7 +211,7 @@ def _source(place: Mapping[str, Any], folder: Path) -> tuple[str | None, str]:
 
 
 def _load(source: str, policy: Policy, device: str, dtype: str) -> Policy | str:
-    """The policy there, or why it cannot be loaded."""
+    """Load the policy from there, or say why it cannot be loaded."""
     own = (Path(source) / "tokenizer.json").is_file() or not Path(source).is_dir()
     try:
         return Policy.from_pretrained(source, None if own else policy.tokenizer, device=device, dtype=dtype)

@@ -63,7 +63,7 @@ def train(
     resume: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Train, judge on the held-out prompts before and after, and write the run's folder.
+    """Train a policy, judge it on the held-out prompts before and after, and write the run's folder.
 
     It ends with the last policy, or with that of the best checkpoint where its reward − β·KL, on the run's
     own batches, was larger by more than noise (`Checkpoints.take_best`).
@@ -154,7 +154,7 @@ def _run(
         run.write_samples(samples[:20])
         title = f"{job.task.name} · {job.algorithm} · reward {job.reward.name} · seed {job.config.seed}"
         run.draw_curves(title, job.reward.name, outcome.first_look)
-        run.write_json("summary.json", summary)  # last: a run that has one is complete
+        run.write_json("summary.json", summary)  # written last: a run that has one is complete
     show_results(console, summary, samples[:3], folder)
     return summary
 
@@ -162,7 +162,7 @@ def _run(
 def _starting_policy(
     algorithm: str, task: Task, policy: Policy | str | Path | None, device: str, resumed: Path | None
 ) -> Policy | None:
-    """The policy a run starts from: of a run that is resumed, the one that it keeps."""
+    """Load the policy a run starts from; a resumed run keeps a copy of it."""
     library = algorithm.startswith("sb3.")
     if resumed is not None and library:
         raise ConfigError("runs of Stable-Baselines3 take no checkpoints and cannot be resumed")
@@ -185,7 +185,7 @@ def _starting_policy(
 
 
 def _with_adapter(algorithm: str, policy: Policy | None, rank: int, merge: bool, seed: int) -> Policy:
-    """A policy that learns in an adapter."""
+    """Wrap a policy so that it learns in an adapter."""
     if policy is None or algorithm.startswith("sb3."):
         raise ConfigError("algorithms of Stable-Baselines3 train all weights; leave out --lora")
     return LoRAPolicy(policy, rank, merge=merge, seed=seed)
@@ -193,7 +193,7 @@ def _with_adapter(algorithm: str, policy: Policy | None, rank: int, merge: bool,
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What is to be learnt, by what, from where; the fields are the arguments of `train`.
+    """Everything a run needs in order to learn; the fields are the arguments of `train`.
 
     `came_from` says which policy `policy` was before anything was learnt.
     """
@@ -214,7 +214,7 @@ class TrainingJob:
             raise ConfigError(f"checkpoint_every is {self.checkpoint_every}; it must be 0 (none) or more")
 
     def settings(self) -> dict[str, Any]:
-        """For `config.json`."""
+        """Return the settings for `config.json`."""
         return {
             "task": self.task.name,
             "reward": self.reward.name,
@@ -225,7 +225,7 @@ class TrainingJob:
         }
 
     def save_policy(self, run: RunFolder, save: Callable[[Path], None]) -> None:
-        """Write the policy of a run, and what it comes from."""
+        """Write the policy of a run, with its origin."""
         folder, start = run.path / "policy", self.came_from
         save(folder)
         if start is not None and self.checkpoint_every and not self.algorithm.startswith("sb3."):
@@ -233,7 +233,7 @@ class TrainingJob:
         write_origin(folder, self.task.settings, self.task.max_tokens, start, self.reward.name)
 
     def gold_watch(self) -> GoldWatch | None:
-        """What looks at gold while the policy learns; None where gold is what is optimised, or unknown."""
+        """Make the watch that measures gold during training; None if gold is optimised itself or unknown."""
         gold = self.task.reward
         if self.reward is gold or not self.task.has_gold or gold.interactive or self.policy is None:
             return None
@@ -242,7 +242,7 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """What learning gave: judgements, counts, whose policy was kept, and how the objective fell if it did.
+    """The result of learning: judgements, counts, whose policy was kept, and whether the objective fell.
 
     `first_look` is that of `GoldWatch` before learning, where there is one.
     """
@@ -256,7 +256,7 @@ class TrainingOutcome:
     first_look: dict[str, float] | None = None
 
     def summary(self) -> dict[str, Any]:
-        """For `summary.json`, but for what only the run knows."""
+        """Return the fields of `summary.json` that learning determines."""
         return {
             "before": self.before.summary,
             "after": self.after.summary,
@@ -269,7 +269,7 @@ class TrainingOutcome:
         }
 
     def samples(self, job: TrainingJob) -> list[Sample]:
-        """Prompt, text and rewards before, text and rewards after, for every held-out prompt."""
+        """Collect prompt, text and rewards before, and text and rewards after, for every held-out prompt."""
 
         def side(judgement: Judgement, i: int) -> tuple[str, dict[str, float]]:
             text = judgement.sampled.episodes[i].completion
@@ -280,7 +280,7 @@ class TrainingOutcome:
 
 
 def _learn(job: TrainingJob) -> Learner:
-    """Learning by one of our own algorithms."""
+    """Return the function that learns with one of our own algorithms."""
     agent_class = load_algorithm(job.algorithm)
     assert job.policy is not None
     env = TextVectorEnv(
@@ -308,11 +308,11 @@ def _learn(job: TrainingJob) -> Learner:
         with stop.patience():
             try:
                 agent.learn(callback=after_iteration)
-            except RaterLeftError as error:  # as good as Ctrl-C
+            except RaterLeftError as error:  # treated like Ctrl-C
                 LOG.info("%s", error)
                 if stop.signal is None:
                     stop.handle(signal.SIGINT)
-            finally:  # an error in the reward must not cost what was learnt until then
+            finally:  # an error in the reward must not cost what was learnt so far
                 try:
                     save()
                 finally:
@@ -320,7 +320,7 @@ def _learn(job: TrainingJob) -> Learner:
                 if job.checkpoint_every and agent.iteration < job.config.iterations and not agent.stopped:
                     LOG.info("to go on: text-gym train --resume %s", run.path)
         choice = Choice(agent.iteration, None)
-        if stop.signal is None:  # else it can go on, from the policy as it is
+        if stop.signal is None:  # an interrupted run can be resumed from the policy as it is
             choice = checkpoints.take_best(agent)
         if choice.reason is not None:
             LOG.info("%s", choice.reason)
@@ -337,7 +337,7 @@ def _learn(job: TrainingJob) -> Learner:
 def _go_on_and_save(
     agent: Agent[Any], run: RunFolder, checkpoints: Checkpoints, every: int
 ) -> Callable[[], None]:
-    """Bring the agent to its last checkpoint, if there is one; returns what takes the next ones."""
+    """Load the agent's last checkpoint, if there is one, and return a function that saves the next ones."""
     saved = checkpoints.load(agent)
     if saved is not None:
         LOG.info("resumed after iteration %d", saved)
@@ -351,18 +351,18 @@ def _go_on_and_save(
             run.sync()
             average = agent.objective.average()
             if average is None or agent.iteration % every:
-                # Where a run was interrupted must not decide which of its policies is the best.
+                # The point of an interruption must not decide which policy is the best.
                 checkpoints.save(agent)
             else:
                 checkpoints.save(agent, *average)
             saved = agent.iteration
 
-    save()  # before the first iteration, too: the starting policy goes with the run
+    save()  # before the first iteration, too, so that the run keeps its starting policy
     return save
 
 
 def _learn_with_sb3(job: TrainingJob) -> Learner:
-    """Learning by an algorithm of Stable-Baselines3."""
+    """Return the function that learns with an algorithm of Stable-Baselines3."""
     from safetensors.torch import save_model
 
     def learner(run: RunFolder, stop: Stop, report: Callable[[dict[str, float]], bool]) -> TrainingOutcome:
@@ -380,7 +380,7 @@ def _learn_with_sb3(job: TrainingJob) -> Learner:
             trained: Any = done.model.policy
 
             def save(folder: Path) -> None:
-                if job.policy is not None:  # what SB3 trained is a copy of it
+                if job.policy is not None:  # SB3 trained a copy of it
                     trained.language_model.save(folder)
                 else:  # SB3's own archives are pickles
                     folder.mkdir(parents=True, exist_ok=True)

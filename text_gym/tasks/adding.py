@@ -1,4 +1,4 @@
-"""Add: the sum of two numbers. Written from the most significant digit on, so a carry has to be foreseen."""
+"""Add two numbers, writing the most significant digit first, so that a carry must be foreseen."""
 
 from __future__ import annotations
 

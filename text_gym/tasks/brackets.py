@@ -1,4 +1,4 @@
-"""Brackets: close what the prompt left open. The answer needs a stack, and its length is not given."""
+"""Close the brackets the prompt left open; the answer needs a stack, and its length is not given."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def brackets(length: int = 6, kinds: int = 2, sparse: bool = False, seed: int = 
 
 
 def closers(text: str) -> str:
-    """The brackets that close `text`; empty if it is balanced or can never be.
+    """Return the brackets that close `text`; empty if it is balanced or can never be.
 
     >>> closers("([]{"), closers("()"), closers("(]")
     ('})', '', '')

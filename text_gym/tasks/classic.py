@@ -1,4 +1,4 @@
-"""What the classic tasks share: one right answer a prompt, paid token by token, over a tiny vocabulary.
+"""The classic tasks share one form: one correct answer per prompt, paid token by token.
 
 A classic task is the CartPole of text: small enough to be learnt from scratch in a minute or two, with
 a known optimum and a known return of the random policy. No task in particular is known here.
@@ -20,11 +20,11 @@ from text_gym.tokenizer import Tokenizer, WordTokenizer
 
 from .task import Task
 
-MAX_INPUTS = 4096  # a task has all its inputs up to so many, and beyond it a seeded sample of so many
+MAX_INPUTS = 4096  # a task has all its inputs up to this number, and beyond it a seeded sample of this size
 
 
 class AnswerReward(RewardSource):
-    """Pays a completion for equalling the prompt's column `answer`, in the episode's own tokenizer.
+    """Pays for matching the prompt's column `answer`, in the episode's own tokenizer.
 
     The answer's `n` tokens and the EOS after them are `n + 1` places. Dense: each place is worth
     `1 / (n + 1)`, paid on the token that fills it rightly, whatever the tokens before it were. Sparse:
@@ -45,11 +45,11 @@ class AnswerReward(RewardSource):
 
     def __init__(self, sparse: bool = False) -> None:
         self.sparse = sparse
-        self.causal = not sparse  # a place is judged by its own token, so prefixes can be paid
-        self._answers: tuple[Sequence[Prompt], IntArray, FloatArray] | None = None  # of the prompts seen last
+        self.causal = not sparse  # each position is judged by its own token, so prefixes can be paid
+        self._answers: tuple[Sequence[Prompt], IntArray, FloatArray] | None = None  # of the latest prompts
 
     def score(self, episodes: Sequence[Episode]) -> Rewards:
-        """Judge every place that has a token; prefixes of an episode too, if dense."""
+        """Score every position that has a token; if dense, prefixes of an episode too."""
         per_token, exact = [], np.zeros(len(episodes))
         for i, episode in enumerate(episodes):
             right, places = _places_right(episode)
@@ -60,18 +60,18 @@ class AnswerReward(RewardSource):
         return Rewards(np.zeros(len(episodes)), tuple(per_token), {"exact": exact})
 
     def token_rewards(self, batch: TokenBatch) -> FloatArray:
-        """What the newest tokens earned, looked up in a table of all answers."""
+        """Look up what the newest tokens earned in a table of all answers."""
         if self._answers is None or self._answers[0] is not batch.prompts:
             self._answers = (batch.prompts, *_answer_table(batch.prompts, batch.tokenizer))
         _, ids, places = self._answers
-        # A running episode has no EOS, so only the answer's own places can be filled rightly.
+        # A running episode has no EOS, so only the answer's own positions can be correct.
         step = np.minimum(batch.steps, ids.shape[1]) - 1
         right = ids[batch.prompt_index, step] == batch.tokens
         return np.where(right, 1.0 / places[batch.prompt_index], 0.0)
 
 
 def _answer_table(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> tuple[IntArray, FloatArray]:
-    """`(N, longest + 1)` ids of every prompt's answer, -1 beyond it, and `(N,)` how many places it has."""
+    """Tabulate every prompt's answer: ids `(N, longest + 1)`, padded with -1, and lengths `(N,)`."""
     answers = [tokenizer.encode(_answer(p)) for p in prompts]
     ids = np.full((len(answers), max(map(len, answers)) + 1), -1, dtype=np.int64)
     for i, answer in enumerate(answers):
@@ -87,7 +87,7 @@ def _answer(prompt: Prompt) -> str:
 
 
 def _places_right(episode: Episode) -> tuple[list[float], int]:
-    """For each token of the completion 1.0 where it is right, and how many places the answer has."""
+    """Return 1.0 for each correct token of the completion, and the answer's length."""
     wanted = [(i,) for i in episode.tokenizer.encode(_answer(episode.prompt))] + [episode.tokenizer.eos_ids]
     given = episode.completion_ids.tolist()
     right = [float(token in ids) for token, ids in zip(given, wanted, strict=False)]
@@ -103,7 +103,7 @@ def classic_task(
     sparse: bool,
     seed: int,
 ) -> Task:
-    """Make a task of inputs and the function that answers them.
+    """Make a task from inputs and the function that answers them.
 
     One input in five, drawn by `seed`, is held out; with fewer than five inputs both halves are all.
 
@@ -139,7 +139,7 @@ def classic_task(
 
 
 def _random_return(lengths: Sequence[int], vocab_size: int, sparse: bool) -> float:
-    """Mean over answers of `n` tokens of the return of uniform draws from `V` ids, one of them EOS.
+    """Return the mean return of uniform draws from `V` ids, one of them EOS, over answers of `n` tokens.
 
     Place `i` is reached with probability `((V - 1) / V)^i` and then right with `1 / V`. The mean share
     of the places, a geometric sum, is `(1 - ((V - 1) / V)^(n + 1)) / (n + 1)`; all are right with
@@ -152,7 +152,7 @@ def _random_return(lengths: Sequence[int], vocab_size: int, sparse: bool) -> flo
 
 
 def choose_inputs(every: Iterable[str], draw: Callable[[random.Random], str], seed: int) -> list[str]:
-    """All inputs if there are at most `MAX_INPUTS`, otherwise so many distinct ones drawn by `seed`.
+    """Return all inputs if there are at most `MAX_INPUTS`, otherwise that many distinct ones drawn by `seed`.
 
     Args:
         every: All inputs, each once; read no further than needed, so it may be astronomically long.
@@ -163,14 +163,14 @@ def choose_inputs(every: Iterable[str], draw: Callable[[random.Random], str], se
     if len(few) <= MAX_INPUTS:
         return few
     rng = random.Random(seed)
-    chosen: dict[str, None] = {}  # a set that keeps the order
+    chosen: dict[str, None] = {}  # a set that keeps its order
     while len(chosen) < MAX_INPUTS:
         chosen[draw(rng)] = None
     return list(chosen)
 
 
 def choose_strings(symbols: str, length: int, seed: int) -> list[str]:
-    """Strings of `length` characters of `symbols`: all, or a seeded sample (`choose_inputs`).
+    """Return strings of `length` characters from `symbols`: all, or a seeded sample (`choose_inputs`).
 
     Raises:
         ConfigError: There are no symbols, or the length is not a whole number of at least 1.

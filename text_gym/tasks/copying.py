@@ -1,4 +1,4 @@
-"""Copy: write the prompt again. The easiest use of memory: each token has its source in the prompt."""
+"""Copy the prompt, the easiest use of memory, since each token stands in the prompt."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .task import Task
 
 
 def copy(length: int = 4, symbols: str = "abc", sparse: bool = False, seed: int = 0) -> Task:
-    """Write the string that the prompt is, then EOS.
+    """Copy the prompt's string, then write EOS.
 
     State: the prompt (`length` symbols) and the tokens so far. Action: a symbol or EOS, so that `V` is
     `len(symbols) + 1`. Reward: `1 / (length + 1)` for each symbol in its place and for EOS right after

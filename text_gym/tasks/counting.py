@@ -1,4 +1,4 @@
-"""Count: from one number up to another. The next token follows from the last, the end from the prompt."""
+"""Count from one number to another; the next token follows from the last, the end from the prompt."""
 
 from __future__ import annotations
 

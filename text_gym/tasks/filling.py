@@ -1,4 +1,4 @@
-"""Slots: a phrase from a record whose fields come in any order; the products task at its smallest."""
+"""Write a phrase from a record whose fields come in any order: the products task at its smallest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Product JSON: read a product's line, write the attributes asked for as a JSON object.
+"""Read a product's line and write the attributes asked for as a JSON object.
 
 Right and wrong are exact here: the text is parsed, never searched. Whitespace and the order of keys
 are free; there is no schema language, only keys and their values.
@@ -25,11 +25,11 @@ from .products import N_HELD_OUT, N_TRAIN, POLICY
 from .products_corpus import BRANDS, SLOTS, lexicon, make_products
 from .task import Pairs, Task
 
-_CARELESS = 0.5  # share of the corpus that a careless writer wrote
+_CARELESS = 0.5  # share of the corpus written by a careless writer
 
 
 class ProductJSONReward(RewardSource):
-    """Pays a JSON object for having the keys asked for, with the prompt's values, and no others.
+    """Pays for a JSON object with exactly the requested keys and the prompt's values.
 
     The reward is `0.1 · parses + 0.1 · object + 0.8 · right · only`, each in [0, 1] and a term:
 
@@ -59,7 +59,7 @@ class ProductJSONReward(RewardSource):
         self.sparse = sparse
 
     def score(self, episodes: Sequence[Episode]) -> Rewards:
-        """Score each episode by its text, its prompt's columns and why it ended."""
+        """Score each episode by its text, its prompt's columns and its finish reason."""
         rows = np.array([self._score_one(e) for e in episodes]).reshape(-1, 4)
         parses, is_object, right, only = rows.T
         perfect = (rows == 1.0).all(axis=1).astype(np.float64)
@@ -72,7 +72,7 @@ class ProductJSONReward(RewardSource):
         if not episode.whole:
             return 0.0, 0.0, 0.0, 0.0
         try:
-            # Integers are read as floats because very long ones take Python long, or make it refuse.
+            # Integers are read as floats because Python is slow to read very long ones, or refuses to.
             value = json.loads(
                 episode.completion, object_pairs_hook=_Members, parse_int=float, parse_constant=_refuse
             )
@@ -96,7 +96,7 @@ class ProductJSONReward(RewardSource):
 
 
 class _Members(list[tuple[str, Any]]):
-    """A JSON object as it was written: a dict would hide keys that are there twice."""
+    """A JSON object as it was written; a dict would hide duplicate keys."""
 
 
 def _refuse(constant: str) -> Any:
@@ -163,7 +163,7 @@ def product_json(
 
 
 def answer(prompt: Prompt) -> str:
-    """The perfect completion, as `json.dumps` writes it.
+    """Return the perfect completion, as `json.dumps` writes it.
 
     >>> answer(Prompt("", {"keys": ("price",), "price": "$24"}))
     '{"price": "$24"}'
@@ -172,7 +172,7 @@ def answer(prompt: Prompt) -> str:
 
 
 def _ask(products: Sequence[Prompt], n: int, keys: int | Sequence[str], seed: int) -> list[Prompt]:
-    """`n` prompts, going through the products in order; prompt k depends on (seed, k, its product) alone."""
+    """Make `n` prompts, cycling through the products; prompt k depends on (seed, k, its product) alone."""
     prompts = []
     for k in range(n):
         product = products[k % len(products)]
@@ -186,7 +186,7 @@ def _ask(products: Sequence[Prompt], n: int, keys: int | Sequence[str], seed: in
 
 
 def _write(prompt: Prompt, rng: random.Random) -> str:
-    """An answer as a careful writer gives it, or (one time in two) a careless one.
+    """Write an answer as a careful or, half of the time, a careless writer would.
 
     A careless one leaves out a key, adds one, mistakes a value, or forgets to close the object: each at
     times, so that there is something left to learn from reward.
@@ -216,7 +216,7 @@ def _pick(rng: random.Random, options: Sequence[str]) -> str:
 def _corpora(
     train: Sequence[Prompt], held_out: Sequence[Prompt], keys: int | Sequence[str], seed: int
 ) -> tuple[Pairs, Pairs]:
-    """Four texts for each product to learn from, other keys where these are drawn; one for those held out."""
+    """Write four texts per training product, each with keys of its own if drawn, and one per held-out one."""
     prompts = _ask(train, 4 * len(train), keys, seed), _ask(held_out, len(held_out), keys, seed)
     learn, judge = (
         [(p, _write(p, random.Random(f"json {seed} {k}"))) for k, p in enumerate(half)] for half in prompts

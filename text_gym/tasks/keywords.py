@@ -1,4 +1,4 @@
-"""Keywords: write a short text that uses each of the given words once, of a given length.
+"""Write a short text of a given length that uses each of the given words once.
 
 The words are the products' and every prompt was made from a fluent text that answers it. The reward
 is verifiable and reads words only: it judges neither grammar nor sense.
@@ -26,14 +26,14 @@ from .products_corpus import describe_product, lexicon, make_products
 from .task import Pairs, Task
 
 _WORD = re.compile(r"\w+(?:'\w+)*")
-_N_PRODUCTS = 4096  # that texts are about
-_CARELESS = 0.5  # share of the corpus that a careless writer wrote
+_N_PRODUCTS = 4096  # the subjects of the texts
+_CARELESS = 0.5  # share of the corpus written by a careless writer
 _SENTENCE_END = re.compile(r"(?<=[.!?]) ")
 _FUNCTION_WORDS = frozenset("a all any at every for in more never out the with".split())  # noqa: SIM905
 
 
 class KeywordsReward(RewardSource):
-    """The mean of `used` and `length`, each in [0, 1] and a term.
+    """Pays the mean of the terms `used` and `length`, each in [0, 1].
 
     - `used`: mean over the words asked for of `1 / n` for a word that is there `n` times, 0 for one that is
       not there. Letter case does not matter; a longer word that begins like it is another word.
@@ -59,7 +59,7 @@ class KeywordsReward(RewardSource):
         self.sparse = sparse
 
     def score(self, episodes: Sequence[Episode]) -> Rewards:
-        """Score each episode by its text, its prompt's columns and why it ended."""
+        """Score each episode by its text, its prompt's columns and its finish reason."""
         rows = np.array([self._score_one(e) for e in episodes]).reshape(-1, 2)
         perfect = (rows == 1.0).all(axis=1).astype(np.float64)
         terms = {"used": rows[:, 0], "length": rows[:, 1], "perfect": perfect}
@@ -133,7 +133,7 @@ def keywords(
 
 
 class _Writer(NamedTuple):
-    """Writes a text, then a prompt that it answers; the parameters are those of `keywords`."""
+    """Writes a text, then a prompt it answers; the parameters are those of `keywords`."""
 
     words: int
     sentences: int
@@ -141,13 +141,13 @@ class _Writer(NamedTuple):
     seed: int
 
     def pairs(self, first: int, n: int, careless: float = _CARELESS) -> list[tuple[Prompt, str]]:
-        """Pairs `first` to `first + n - 1`; each depends on (parameters, its number) alone."""
+        """Write pairs `first` to `first + n - 1`; each depends on (parameters, its number) alone."""
         products = make_products(_N_PRODUCTS, self.seed)
         return [self._pair(products, k, careless) for k in range(first, first + n)]
 
     def _pair(self, products: Sequence[Prompt], k: int, careless: float) -> tuple[Prompt, str]:
         rng = random.Random(f"keywords {self.seed} {k}")
-        while True:  # until there are words enough in the text
+        while True:  # until the text has enough words
             product = products[int(rng.random() * len(products))]
             text = self._text(product, rng)
             said = _words(text)
@@ -158,7 +158,7 @@ class _Writer(NamedTuple):
         low = max(1, len(said) - int(rng.random() * self.band))
         columns = {"words": chosen, "low": low, "high": low + self.band - 1}
         prompt = Prompt(f"# use: {', '.join(chosen)} | {low} to {low + self.band - 1} words\n", columns)
-        # A careless writer has the right product in mind, but looks at neither the words nor the length.
+        # A careless writer has the right product in mind, but minds neither the words nor the length.
         return prompt, self._text(product, rng) if rng.random() < careless else text
 
     def _text(self, product: Prompt, rng: random.Random) -> str:
@@ -167,9 +167,9 @@ class _Writer(NamedTuple):
         return " ".join(sentences[start : start + self.sentences])
 
 
-@lru_cache(maxsize=4)  # an environment is often made again, and writing takes long
+@lru_cache(maxsize=4)  # environments are made often, and writing is slow
 def _halves(writer: _Writer, n_train: int, n_held_out: int) -> tuple[Pairs, Pairs]:
-    """Pairs to learn from and held-out ones; of the former, those whose prompt is held out are left out."""
+    """Split the pairs into training and held-out ones, dropping training pairs whose prompt is held out."""
     held_out = writer.pairs(0, n_held_out)
     taken = {p.text for p, _ in held_out}
     return [(p, text) for p, text in writer.pairs(n_held_out, n_train) if p.text not in taken], held_out
@@ -181,6 +181,6 @@ def _words(text: str) -> list[str]:
 
 @cache
 def _vocabulary() -> frozenset[str]:
-    """Words of the products' values and of the benefits, without function words and prices."""
+    """Return the words of the products' values and of the benefits, without function words and prices."""
     values = (value for slot, options in lexicon().items() if slot != "price" for value in options)
     return frozenset(word for value in values for word in value.split()) - _FUNCTION_WORDS

@@ -115,7 +115,7 @@ def read(text: str) -> Reading:
 
 
 def accuracy(reading: Reading, product: Mapping[str, str]) -> float:
-    """F1 of the slots: `2c / (m + 7)`.
+    """Return the F1 of the slots, `2c / (m + 7)`.
 
     `m` is the number of distinct (slot, value) pairs that the text mentions, `c` how many of them are
     the product's. Precision is `c / m`, recall `c / 7`: a missing slot costs recall, any wrong value of
@@ -127,7 +127,7 @@ def accuracy(reading: Reading, product: Mapping[str, str]) -> float:
 
 
 def clarity(reading: Reading, whole: bool) -> float:
-    """`grammar² · length · sentence · fresh² · end`, each in [0, 1].
+    """Return `grammar² · length · sentence · fresh² · end`, each factor in [0, 1].
 
     - `grammar`: share of tokens that may follow the token before them in the same sentence (or begin a
       sentence) by the grammar of the corpus, values standing as their slots. Careless writers' hype and
@@ -162,7 +162,7 @@ def clarity(reading: Reading, whole: bool) -> float:
 
 
 def persuasiveness(reading: Reading, product: Mapping[str, str]) -> float:
-    """`(hook + benefit + call) / 3 · max(0, 1 − pressure / 4)`.
+    """Return `(hook + benefit + call) / 3 · max(0, 1 − pressure / 4)`.
 
     - `hook`: 1 if the text begins with "Meet the {name}", "Say hello to", "Discover the {name}" or
       "Looking for a".
@@ -192,7 +192,7 @@ def persuasiveness(reading: Reading, product: Mapping[str, str]) -> float:
 
 
 class ProductsReward(RewardSource):
-    """Gold reward: the mean of `accuracy`, `clarity` and `persuasiveness`, in [0, 1].
+    """The gold reward: the mean of `accuracy`, `clarity` and `persuasiveness`, in [0, 1].
 
     The three are terms, and so is `perfect`: 1 where all of them are 1, else 0.
     Prompts need the columns of `SLOTS`.
@@ -201,7 +201,7 @@ class ProductsReward(RewardSource):
     name = "products"
 
     def score(self, episodes: Sequence[Episode]) -> Rewards:
-        """Score each episode by its text, its prompt's columns and why it ended."""
+        """Score each episode by its text, its prompt's columns and its finish reason."""
         rows = np.array([self._score_one(e) for e in episodes]).reshape(-1, 3)
         terms = {
             "accuracy": rows[:, 0],
@@ -230,7 +230,7 @@ class ProductsReward(RewardSource):
 def products(
     n_train: int = N_TRAIN, n_held_out: int = N_HELD_OUT, seed: int = 0, max_tokens: int = 64
 ) -> Task:
-    """Task `products`: product information → description.
+    """Make the task `products`: product information → description.
 
     Args:
         n_train: Prompts to learn on.
@@ -254,7 +254,7 @@ def products(
 
 
 def corpus(n: int = 16 * N_TRAIN, seed: int = 0) -> list[tuple[Prompt, str]]:
-    """Supervised pairs of training prompt and description, mean gold about 0.73, a quarter perfect.
+    """Write supervised pairs of prompt and description, with mean gold about 0.73 and a quarter perfect.
 
     Args:
         n: How many pairs; prompts come again, with other texts, after `N_TRAIN`.
@@ -268,13 +268,13 @@ def _corpora(held_out: Sequence[Prompt]) -> tuple[Pairs, Pairs]:
 
 
 def make_tokenizer(vocab_size: int = 1024) -> PretrainedTokenizer:
-    """The task's tokenizer, trained on the corpus; `make_tokenizer().save(POLICY)` writes the shipped one."""
+    """Train the task's tokenizer on the corpus; `make_tokenizer().save(POLICY)` writes the shipped one."""
     return PretrainedTokenizer.train((part for p, text in corpus() for part in (p.text, text)), vocab_size)
 
 
 @cache
 def _phrases() -> dict[str, list[tuple[list[str], str]]]:
-    """First word -> phrases of the lexicon that begin with it, longest first, with their slots."""
+    """Index the lexicon's phrases by first word, longest first, with their slots."""
     found: dict[str, list[tuple[list[str], str]]] = {}
     for slot, values in english.lexicon().items():
         if slot != "price":
@@ -287,7 +287,7 @@ def _phrases() -> dict[str, list[tuple[list[str], str]]]:
 
 @cache
 def _legal_bigrams() -> frozenset[tuple[str, str]]:
-    """Pairs of neighbours within a sentence that the grammar can produce, values standing as their slots."""
+    """List the neighbouring words the grammar can produce in a sentence, with values replaced by slots."""
     pairs = set()
     for template in english.GRAMMAR:
         for text in english.expansions(template):

@@ -137,11 +137,11 @@ GRAMMAR = HOOKS + PLAIN_OPENINGS + BENEFIT_BODIES + PLAIN_BODIES + CLOSINGS + PL
 
 _BRACKET = re.compile(r"\[([^]]*)\]")
 _SLOT = re.compile(r"\{(\w+)\}")
-_CARELESS = 0.75  # share of descriptions that a careless writer wrote
+_CARELESS = 0.75  # share of descriptions written by a careless writer
 
 
 def lexicon() -> dict[str, tuple[str, ...]]:
-    """All values of every slot but the name, and of the benefits; each list sorted."""
+    """Return all values of every slot but the name, and of the benefits, each list sorted."""
     values: dict[str, set[str]] = {"category": set(CATEGORIES), "colour": set(COLOURS)}
     for parts in CATEGORIES.values():
         for slot, options in zip(("material", "feature", "audience", "price"), parts, strict=True):
@@ -151,7 +151,7 @@ def lexicon() -> dict[str, tuple[str, ...]]:
 
 
 def expansions(template: str) -> Iterator[str]:
-    """The forms of a template for every choice of left-out brackets.
+    """Expand a template into its forms, one for every choice of dropped brackets.
 
     >>> list(expansions("Order yours[ for {price}]."))
     ['Order yours for {price}.', 'Order yours.']
@@ -163,7 +163,7 @@ def expansions(template: str) -> Iterator[str]:
 
 
 def make_products(n: int, seed: int = 0) -> list[Prompt]:
-    r"""Products as prompts: no two share their name, nor all six other attributes.
+    r"""Make products as prompts; no two share their name, nor all six other attributes.
 
     Args:
         n: How many; the first `m` of them are the same for every `n >= m`.
@@ -239,7 +239,7 @@ def describe_product(product: Prompt, rng: random.Random, careless: float = _CAR
 def write_corpus(
     products: Sequence[Prompt], n: int, seed: int = 0, careless: float = _CARELESS
 ) -> list[tuple[Prompt, str]]:
-    """`n` pairs of product and description, going through the products in order, again and again.
+    """Write `n` pairs of product and description, cycling through the products in order.
 
     Args:
         products: Prompts of `make_products`.
@@ -252,13 +252,13 @@ def write_corpus(
 
 
 def _without(template: str, dropped: set[str]) -> str:
-    """The template without the brackets whose slot is dropped, the other brackets opened."""
+    """Drop the brackets whose slot is left out, and open the others."""
     return _BRACKET.sub(
         lambda found: "" if dropped.intersection(_SLOT.findall(found[1])) else found[1], template
     ).strip()
 
 
-# Python promises the same `random()` for ever, but not the same `choice` or `shuffle`.
+# Python promises to keep `random()` the same forever, but not `choice` or `shuffle`.
 def _pick(rng: random.Random, options: Sequence[T]) -> T:
     return options[int(rng.random() * len(options))]
 

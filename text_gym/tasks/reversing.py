@@ -1,4 +1,4 @@
-"""Reverse: write the prompt backwards. Each token's source moves towards the start as the answer grows."""
+"""Write the prompt backwards; each token's source moves towards the start as the answer grows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sort: write the prompt's symbols in order. Each token depends on all of the prompt, by its counts alone."""
+"""Write the prompt's symbols in order; each token depends on all of the prompt, by its counts alone."""
 
 from __future__ import annotations
 

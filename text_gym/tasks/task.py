@@ -1,4 +1,4 @@
-"""Tasks: prompts, a tokenizer and a reward of their own under one name, with a held-out half to be judged on.
+"""Tasks: prompts, a tokenizer and a reward under one name, with held-out prompts for evaluation.
 
 A task says nothing about who learns in it; `Task.env_kwargs` is all an environment needs.
 """
@@ -24,19 +24,19 @@ Pairs: TypeAlias = "Sequence[tuple[Prompt, str]]"
 
 
 class NoGold(RewardSource):
-    """Stands for the task's own reward where it has none: it has no opinion on any text."""
+    """The reward of a task that has none: it abstains on every text."""
 
     name = "unknown"
     abstains = True
 
     def score(self, episodes: Sequence[Episode]) -> Rewards:
-        """No opinions."""
-        return Rewards(np.zeros(len(episodes)), abstained=np.ones(len(episodes), dtype=np.bool_))
+        """Abstain on every episode."""
+        return Rewards.from_scores(np.full(len(episodes), np.nan))
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be written, and how one knows that it was written well.
+    """A task says what to write, and measures how well it was written.
 
     Args:
         name: As on the command line.
@@ -69,11 +69,11 @@ class Task:
 
     @property
     def has_gold(self) -> bool:
-        """Whether the task has a reward of its own."""
+        """True if the task has a reward of its own."""
         return not isinstance(self.reward, NoGold)
 
     def env_kwargs(self, **overrides: Any) -> dict[str, Any]:
-        """Keyword arguments of `TextVectorEnv` and `TextEnv` for this task."""
+        """Return the keyword arguments of `TextVectorEnv` and `TextEnv` for this task."""
         own = {
             "prompts": self.prompts,
             "tokenizer": self.tokenizer,

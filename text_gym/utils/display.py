@@ -12,7 +12,7 @@ _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def harmless(text: str, *, newlines: bool = False, limit: int | None = None) -> str:
-    r"""The text with every control, bidi and zero-width character written out as an escape.
+    r"""Escape every control, bidi and zero-width character of a text.
 
     Args:
         text: Anything.

@@ -1,4 +1,4 @@
-"""JSON files that appear as a whole or not at all; numbers that are not finite become null."""
+"""Writes JSON files atomically; numbers that are not finite become null."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .sealed import write_atomic
 
 
 def write_json(file: str | Path, content: Any) -> None:
-    """Write plain data as JSON, in one step; NaN and infinity, which JSON lacks, become null."""
+    """Write plain data as JSON in one step; NaN and infinity, which JSON lacks, become null."""
     write_atomic(Path(file), _render(content))
 
 
@@ -21,7 +21,7 @@ def _render(content: Any) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN: write null."""
+    """Replace NaN and infinity by None, since JSON has neither."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""A lock on a folder, so that no two processes write the same run.
+"""Locks a folder, so that no two processes write the same run.
 
 The operating system holds it and lets go when its process ends, however that happens: no lock is ever
 stale. It is advice between runs of text-gym and keeps nobody else out; over some network file systems it
@@ -19,7 +19,7 @@ LOCK = "run.lock"
 
 
 class FolderLock:
-    """Held from construction until `release`.
+    """A lock on a folder, held from construction until `release`.
 
     Args:
         folder: An existing folder.
@@ -37,7 +37,7 @@ class FolderLock:
         self._stream.flush()
 
     def release(self) -> None:
-        """Let the next one in."""
+        """Release the lock."""
         if not self._stream.closed:
             with suppress(OSError):
                 self.file.unlink()  # while it is ours: see `_acquire`
@@ -52,7 +52,7 @@ class FolderLock:
                 raise ConfigError(
                     f"{self.file.parent} is in use by process {holder}; wait for it, or choose another folder"
                 )
-            try:  # the one before us may have removed the file between our opening and locking it
+            try:  # the previous holder may have removed the file between our opening and locking it
                 if os.path.samestat(os.fstat(stream.fileno()), self.file.stat()):
                     return stream
             except FileNotFoundError:
@@ -61,7 +61,7 @@ class FolderLock:
 
 
 def _read_holder(stream: IO[str]) -> str:
-    """The process that holds the lock; it writes its number right after taking it."""
+    """Return the id of the process that holds the lock, which it writes right after taking it."""
     for _ in range(100):
         stream.seek(0)
         if holder := stream.read().strip():
@@ -71,7 +71,7 @@ def _read_holder(stream: IO[str]) -> str:
 
 
 def _try_lock(stream: IO[str]) -> bool:
-    """Lock an open file without waiting; False if somebody has it."""
+    """Try to lock an open file without waiting; return False if another process has it."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -86,7 +86,7 @@ def _try_lock(stream: IO[str]) -> bool:
 def _try_lock_on_windows(stream: IO[str]) -> bool:
     import msvcrt
 
-    stream.seek(1 << 20)  # beyond the text, which others are to read
+    stream.seek(1 << 20)  # past the text, which others must be able to read
     try:
         msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
     except OSError:

@@ -1,4 +1,4 @@
-"""Sealed folders: a folder that is there as a whole or not at all, and that knows when it was altered.
+"""Sealed folders appear complete or not at all, and reveal any later change.
 
 Files are written to a temporary folder beside it; a manifest with the SHA-256 of each comes last, then
 everything is forced to the disk and moved into place. What the files mean is their writer's business, and
@@ -18,11 +18,11 @@ from typing import Any
 from text_gym.errors import CheckpointError, DamagedError
 
 MANIFEST = "manifest.json"
-FORMAT = 1  # of the manifest and of what it seals
+FORMAT = 1  # version of the manifest's format
 
 
 def write_sealed(folder: Path, fill: Callable[[Path], None], about: Any = None) -> None:
-    """Make a folder, or replace it, in one step.
+    """Create or replace a folder in one step.
 
     Args:
         folder: Where.
@@ -54,7 +54,7 @@ def write_sealed(folder: Path, fill: Callable[[Path], None], about: Any = None) 
 
 
 def check_sealed(folder: Path) -> Any:
-    """Make sure that a folder's files are those that were sealed; returns what was said about them.
+    """Check that a folder's files are those that were sealed, and return the manifest's description.
 
     Raises:
         DamagedError: A file is missing, cut short or altered, the manifest included; it is named.
@@ -88,7 +88,7 @@ def check_sealed(folder: Path) -> Any:
 
 
 def read_about(folder: Path) -> Any:
-    """What was said about a folder, without looking at its files; None if its manifest is damaged."""
+    """Read a folder's description without checking its files; None if the manifest is damaged."""
     try:
         return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["manifest"]["about"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -96,7 +96,7 @@ def read_about(folder: Path) -> Any:
 
 
 def restore_replaced(parent: Path) -> None:
-    """Put back folders in this one whose writer died between moving the old one away and the new one in."""
+    """Restore subfolders whose writer died between moving the old one away and the new one in."""
     for old in parent.glob(".*.old"):
         folder = parent / old.name.removeprefix(".").removesuffix(".old")
         if not folder.exists():
@@ -104,7 +104,7 @@ def restore_replaced(parent: Path) -> None:
 
 
 def write_atomic(file: Path, text: str) -> None:
-    """Write a small file so that readers see the old text or the new one, never a part."""
+    """Write a small file atomically: readers see the old text or the new one, never a part."""
     partial = _beside(file, "partial")
     with partial.open("w", encoding="utf-8", newline="\n") as stream:
         stream.write(text)
@@ -114,7 +114,7 @@ def write_atomic(file: Path, text: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Force a folder's list of files to the disk, where the system has a way to do that."""
+    """Flush a folder's list of files to the disk, where the system can."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -134,19 +134,19 @@ def _seal(folder: Path, about: Any) -> None:
         stream.write(_render({"format": FORMAT, "about": about, "files": entries}))
         stream.flush()
         os.fsync(stream.fileno())
-    # The folder itself need not be forced to the disk: should a power cut leave it without one of its files,
-    # it counts as damaged, and what it was to follow is still there.
+    # The folder itself need not be flushed: if a power cut leaves it without one of its files,
+    # it counts as damaged, and its predecessor is still there.
 
 
 def _render(manifest: Any) -> str:
-    """The one text of a manifest: it ends with its own SHA-256, and any other text was altered."""
+    """Render a manifest, which ends with its own SHA-256, so that any change shows."""
     body = json.dumps(manifest, sort_keys=True, allow_nan=False)
     own = hashlib.sha256(body.encode()).hexdigest()
     return json.dumps({"manifest": manifest, "sha256": own}, indent=1, sort_keys=True) + "\n"
 
 
 def _measure(file: Path, sync: bool = False) -> tuple[int, str]:
-    """Bytes and SHA-256 of a file."""
+    """Return the size in bytes and the SHA-256 of a file."""
     digest, size = hashlib.sha256(), 0
     with file.open("r+b" if sync else "rb") as stream:
         while block := stream.read(1 << 20):

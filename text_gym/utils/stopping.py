@@ -1,4 +1,4 @@
-"""Signals that ask a run to end: SIGINT (Ctrl-C), SIGTERM and SIGHUP.
+"""Handles the signals that ask a run to end: SIGINT (Ctrl-C), SIGTERM and SIGHUP.
 
 They never interrupt an iteration at once: what was learnt is saved first. A second signal does not wait.
 """
@@ -15,7 +15,7 @@ _ASKING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 
 class Stop:
-    """Whether a run was asked to end; made by `stop_signals`.
+    """Remembers whether a run was asked to end; made by `stop_signals`.
 
     Attributes:
         signal: The first signal that came while it could not be obeyed at once; None if there was none.
@@ -27,7 +27,7 @@ class Stop:
 
     @contextmanager
     def patience(self) -> Iterator[None]:
-        """A block in which the first signal is only noted: whoever works there ends soon and saves.
+        """Within the block, only note the first signal, so that the work can end cleanly and save.
 
         Raises:
             SystemExit: After the block, with status 128 + signal, if it was SIGTERM or SIGHUP. After Ctrl-C
@@ -42,7 +42,7 @@ class Stop:
             _end(self.signal)
 
     def handle(self, number: int, _: FrameType | None = None) -> None:
-        """Note a signal, or obey it."""
+        """Note a signal, or act on it."""
         if not self._patient or self.signal is not None:
             _end(number)
         self.signal = number
@@ -56,7 +56,7 @@ def _end(number: int | None) -> NoReturn:
 
 @contextmanager
 def stop_signals() -> Iterator[Stop]:
-    """Take the signals for the time of the block; in other threads than the main one they cannot be taken.
+    """Catch the signals within the block; only the main thread can catch them.
 
     A signal that the process was told to ignore (`nohup`) stays ignored.
     """
@@ -66,7 +66,7 @@ def stop_signals() -> Iterator[Stop]:
         for number in _ASKING:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 before[number] = signal.signal(number, stop.handle)
-    except ValueError:  # not in the main thread: the caller's business
+    except ValueError:  # outside the main thread, signals are the caller's business
         pass
     try:
         yield stop

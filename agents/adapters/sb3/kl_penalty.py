@@ -11,9 +11,10 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
 from text_gym.agents.adapters.kl_penalty import LogProbs, Observation
+from text_gym.episode import IntArray
 from text_gym.errors import ConfigError
 
-from .policy import IntArray, LanguageModelPolicy
+from .policy import LanguageModelPolicy
 
 
 def sb3_log_probs(policy: BasePolicy) -> LogProbs:
@@ -32,10 +33,11 @@ def sb3_log_probs(policy: BasePolicy) -> LogProbs:
     >>> from text_gym import ByteTokenizer, TextVectorEnv
     >>> from text_gym.agents import KLPenalty, Policy, SB3VecEnv, TokenFeatures
     >>> envs = TextVectorEnv(["a"], ByteTokenizer(), len, 3, num_envs=2, autoreset_mode="SameStep")
-    >>> env = KLPenalty(envs, Policy.new(ByteTokenizer(), width=16, layers=1, context=8), kl_coef=0.05)
+    >>> reference = Policy.new(ByteTokenizer(), width=16, layers=1, context=8)
+    >>> env = SB3VecEnv(KLPenalty(envs, reference, kl_coef=0.05))
     >>> kwargs = {"features_extractor_class": TokenFeatures}
-    >>> model = PPO("MultiInputPolicy", SB3VecEnv(env), n_steps=8, batch_size=16, policy_kwargs=kwargs)
-    >>> env = env.follow(sb3_log_probs(model.policy))
+    >>> model = PPO("MultiInputPolicy", env, n_steps=8, batch_size=16, policy_kwargs=kwargs)
+    >>> env = env.follow(model.policy)  # env.env.follow(sb3_log_probs(model.policy))
     """
     if isinstance(policy, LanguageModelPolicy):
         return policy.log_probs

@@ -1,4 +1,4 @@
-"""Training by an algorithm of Stable-Baselines3, by name: what `text-gym train --algorithm sb3.ppo` runs.
+"""Trains with an algorithm of Stable-Baselines3 by name, as `text-gym train --algorithm sb3.ppo` does.
 
 Tasks without a policy are learnt from scratch on `TokenFeatures`; with a policy, a language model is
 trained and held to it by a KL penalty. Hyperparameters here solve the classic tasks; anything further
@@ -35,11 +35,10 @@ from text_gym.tasks.task import Task
 from .buffer import SequenceRolloutBuffer
 from .config import SB3Config
 from .features import TokenFeatures
-from .kl_penalty import sb3_log_probs
 from .policy import LanguageModelPolicy
 from .vec_env import SB3VecEnv
 
-# Name -> where the algorithm is. All are used as they come.
+# Name -> where the algorithm is; all are used unmodified.
 SB3_ALGORITHMS = {
     "ppo": "stable_baselines3:PPO",
     "a2c": "stable_baselines3:A2C",
@@ -52,7 +51,7 @@ ProgressCallback = Callable[[Metrics], "bool | None"]
 
 @dataclass(frozen=True)
 class SB3Run:
-    """What a training run gave.
+    """The result of a training run.
 
     Args:
         model: The SB3 algorithm; `model.save(file)` and `model.predict(observation)` as ever.
@@ -138,7 +137,7 @@ def make_sb3(
     device: str = "auto",
     **env_kwargs: Any,
 ) -> BaseAlgorithm:
-    """The algorithm with its environment, ready to learn; arguments as those of `train_sb3`."""
+    """Make the algorithm with its environment, ready to learn; the arguments are those of `train_sb3`."""
     algorithm_class = _load(algorithm)
     n_steps = _steps(config, task, policy)
     env = TextVectorEnv(
@@ -184,15 +183,15 @@ def make_sb3(
         model: BaseAlgorithm = algorithm_class(name, vec_env, policy_kwargs=networks, **common)
     elif algorithm in ("ppo", "a2c"):
         # Statistics inside the penalty: what SB3 logs is the task's own return.
-        penalised = KLPenalty(RecordEpisodeStatistics(env), policy, config.kl_coef)
+        penalised = SB3VecEnv(KLPenalty(RecordEpisodeStatistics(env), policy, config.kl_coef))
         model = algorithm_class(
             LanguageModelPolicy,
-            SB3VecEnv(penalised),
+            penalised,
             policy_kwargs={"language_model": policy, "exact_entropy": False},
             rollout_buffer_class=SequenceRolloutBuffer,
             **common,
         )
-        penalised.follow(sb3_log_probs(model.policy))
+        penalised.follow(model.policy)
     else:
         raise ConfigError(f"sb3.{algorithm} cannot train a language model; choose sb3.ppo or sb3.a2c")
     return model
@@ -241,7 +240,7 @@ def evaluate_sb3(
         for first in range(0, len(todo), 128):
             episodes += _play(model, task, todo[first : first + 128], greedy)
     scores = task.reward(episodes)
-    rewards = np.where(scores.abstained, np.nan, scores.totals)
+    rewards = scores.totals_or_nan
     unknown = float("nan")
     return Report(
         reward=Measure.of(rewards),
@@ -257,7 +256,7 @@ def evaluate_sb3(
 
 
 def _play(model: BaseAlgorithm, task: Task, prompts: Sequence[Prompt], greedy: bool) -> list[Episode]:
-    """One episode a prompt, in their order."""
+    """Play one episode per prompt, in order."""
     widest = max(len(task.tokenizer.encode(p.text)) or 1 for p in (*task.prompts, *task.held_out))
     env = TextVectorEnv(
         prompts,
@@ -277,7 +276,7 @@ def _play(model: BaseAlgorithm, task: Task, prompts: Sequence[Prompt], greedy: b
         actions, state = model.predict(observation, state=state, episode_start=started, deterministic=greedy)
         observation, _, terminated, truncated, _ = env.step(actions)
         started = terminated | truncated
-        # Rows that are done restart and play on; only their first episode counts.
+        # Finished rows restart and play on, but only their first episode counts.
         rows = np.array([i for i in np.flatnonzero(started).tolist() if i not in finished], dtype=np.int64)
         finished |= dict(zip(rows.tolist(), env.episodes(rows), strict=True))
         if len(finished) == len(prompts):
@@ -292,7 +291,9 @@ class _Progress(BaseCallback):
         super().__init__()
         self.size, self.report = size, callback
         self.iteration = 0
-        self.returns: list[tuple[float, float, float]] = []  # task's return, length, KL of finished episodes
+        self.returns: list[
+            tuple[float, float, float]
+        ] = []  # the task's return, length and KL of finished episodes
 
     def _on_training_start(self) -> None:
         self.started = self.last = time.perf_counter()
@@ -323,7 +324,7 @@ class _Progress(BaseCallback):
 
 
 def _steps(config: SB3Config, task: Task, policy: Policy | None) -> int:
-    """Tokens a row plays in an iteration."""
+    """Return how many tokens a row plays per iteration."""
     return config.n_steps or (32 if policy is None else task.max_tokens)
 
 

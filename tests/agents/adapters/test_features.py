@@ -8,7 +8,8 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from text_gym import ByteTokenizer, TextEnv, TextVectorEnv
-from text_gym.agents import FeatureObservation, Policy, VectorFeatures
+from text_gym.agents import Policy
+from text_gym.agents.adapters.features import FeatureObservation, VectorFeatures
 from text_gym.errors import ConfigError
 
 

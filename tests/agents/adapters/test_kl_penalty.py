@@ -424,7 +424,7 @@ def test_log_probabilities_that_are_none_are_refused_before_anything_changes(
         env.step(np.zeros(4, dtype=np.int64))
     _, _, _, _, info = env.follow(acting).step(np.zeros(4, dtype=np.int64))
     assert info["episode_kl"].tolist() == info["token_kl"].tolist()
-    assert env.unwrapped.lengths.tolist() == (env.unwrapped.starts + 1).tolist()  # type: ignore[attr-defined]
+    assert env.unwrapped.batch.lengths.tolist() == (env.unwrapped.batch.starts + 1).tolist()  # type: ignore[attr-defined]
 
 
 def test_tensors_of_any_type_are_taken(reference: Policy) -> None:
@@ -483,7 +483,6 @@ def test_the_order_of_calls_is_told(reference: Policy) -> None:
         (lambda p: KLPenalty(make_env(tokenizer=WordTokenizer("abcdefghj", separator=""), prompts=["a"]), p),
          "different tokenizers"),
         (lambda p: KLPenalty(gym.make_vec("CartPole-v1"), p), "'tokens' and 'length'"),
-        (lambda p: KLPenalty(make_env(fixed_horizon=True), p), "fixed_horizon"),
         (lambda p: KLPenalty(make_env(), p, -0.1), "-0.1"),
         (lambda p: KLPenalty(make_env(), p, math.nan), "nan"),
         (lambda p: KLPenalty(make_env(), p, kl_target=0.0), "target 0"),

@@ -22,9 +22,11 @@ from text_gym import (
     TextVectorEnv,
     WordTokenizer,
 )
-from text_gym.agents import PPO, Agent, AgentConfig, Policy, PPOConfig, Rollout, load_algorithm
+from text_gym.agents import PPO, Agent, Policy, PPOConfig, Rollout
+from text_gym.agents.algorithms.by_name import load_algorithm
+from text_gym.agents.algorithms.configs import AgentConfig
 from text_gym.agents.training.metrics import TIMES, Metrics, rollout_metrics
-from text_gym.errors import ConfigError, NonFiniteError, NoScoresError, RewardError, UnknownNameError
+from text_gym.errors import ConfigError, NonFiniteError, NoScoresError, RewardError
 
 
 def world(num_envs: int = 16, **changes: Any) -> TextVectorEnv:
@@ -464,12 +466,6 @@ def test_settings_are_plain_data() -> None:
     assert settings["algorithm"] == "ppo"
     assert settings["seed"] == 3
     assert settings["clip"] == 0.2
-
-
-def test_algorithms_by_name() -> None:
-    assert load_algorithm("ppo") is PPO
-    with pytest.raises(UnknownNameError, match="unknown algorithm 'poo'; did you mean 'ppo'"):
-        load_algorithm("poo")
 
 
 @pytest.mark.parametrize("name", ["iterations", "learning_rate", "warmup", "max_grad_norm", "kl_coef"])

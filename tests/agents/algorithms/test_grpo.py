@@ -29,7 +29,7 @@ from tests.tiny_world import (
 from text_gym import Task, TextVectorEnv, load_task
 from text_gym.agents import GRPO, GRPOConfig
 from text_gym.agents.algorithms.grpo import group_advantages
-from text_gym.agents.policies.micro_batches import Part
+from text_gym.agents.algorithms.policy_gradient import Part
 from text_gym.agents.training.metrics import Metrics
 from text_gym.errors import ConfigError
 from text_gym.tasks.enumerable import optimal_policy, trajectories

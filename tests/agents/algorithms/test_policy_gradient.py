@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.small_models import parameters_of, plain_forward, same_parameters, small_policy
-from tests.tiny_world import learn_in, total_variation
+from tests.tiny_world import columns_of_update, learn_in, total_variation
 from text_gym import Episode, Rewards, TextVectorEnv, WordTokenizer, as_reward_source, load_task
 from text_gym.agents import (
     GRPO,
@@ -25,14 +25,15 @@ from text_gym.agents import (
     Agent,
     BestOfN,
     Policy,
-    PolicyGradientConfig,
     PPOConfig,
     Rollout,
-    load_algorithm,
 )
-from text_gym.agents.algorithms.policy_gradient import grouped_returns, minibatches
+from text_gym.agents.algorithms.by_name import load_algorithm
+from text_gym.agents.algorithms.configs import PolicyGradientConfig
+from text_gym.agents.algorithms.groups import grouped_returns
+from text_gym.agents.algorithms.policy_gradient import Part, check_loss, minibatches
 from text_gym.agents.training.metrics import Metrics
-from text_gym.errors import ConfigError
+from text_gym.errors import ConfigError, NonFiniteError
 from text_gym.tasks.enumerable import optimal_policy
 
 
@@ -63,6 +64,21 @@ def test_every_epoch_takes_every_episode_once(episodes: int, epochs: int, parts:
 def test_settings_without_sense_are_named(wrong: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         PolicyGradientConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_averages_divide_by_the_whole_minibatch() -> None:
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    first, second = Part(mask[1:, :1], tokens=4, episodes=2), Part(mask[:1], tokens=4, episodes=2)
+    x = torch.tensor([[1.0, 2.0, 3.0], [10.0, 99.0, 99.0]])
+    assert [float(first.per_token(x[1:, :1])), float(second.per_token(x[:1]))] == [10 / 4, 6 / 4]
+    assert [float(first.per_episode(x[1:, :1])), float(second.per_episode(x[:1]))] == [10 / 2, 6 / 2]
+    assert float(Part.whole(mask).per_token(x)) == 16 / 4
+
+
+def test_finite_numbers_pass_however_large() -> None:
+    check_loss(torch.tensor(1e30), {"x": torch.full((9,), 3e38)}, "here")
+    with pytest.raises(NonFiniteError, match=r"loss is 0\.0 in here.*before it: y$"):
+        check_loss(torch.tensor(0.0), {"x": torch.full((9,), 3e38), "y": torch.tensor([1, math.inf])}, "here")
 
 
 # Episodes that were not paid
@@ -199,16 +215,16 @@ def test_groups_are_of_the_episodes_that_were_paid() -> None:
     assert found[places].tolist() == [1, 3, 8, 5, 2, 2, 2, 6]
 
     def of_first_tokens(agent: Agent[Any]) -> list[float]:
-        columns, _ = agent.estimate(left, left.rewards)  # type: ignore[attr-defined]
+        columns, _ = columns_of_update(agent, left)
         return [float(x) for x in columns["advantages"][:, 0]]
 
     by_rloo = [1 - 5.5, 3 - 4.5, 8 - 2, 0, 2 - 10 / 3, 2 - 10 / 3, 2 - 10 / 3, 6 - 2]
     sizes = left.lengths.tolist()
-    assert of_first_tokens(learner("rloo")) == pytest.approx(
+    assert of_first_tokens(learner("rloo", kl_coef=0.0)) == pytest.approx(
         [a / n for a, n in zip(by_rloo, sizes, strict=True)]
     )
     by_grpo = [-3, -1, 4, 0, -1, -1, -1, 3]
-    assert of_first_tokens(learner("grpo", std_normalisation=False)) == pytest.approx(by_grpo)
+    assert of_first_tokens(learner("grpo", std_normalisation=False, kl_coef=0.0)) == pytest.approx(by_grpo)
 
 
 def test_only_keeps_what_belongs_to_the_rows() -> None:
@@ -306,9 +322,9 @@ def test_a_minibatch_that_is_refused_ends_the_epochs(refused: int) -> None:
     class Told(PPO):
         states: list[list[Tensor]] = []  # noqa: RUF012
 
-        def _gradient(self, *args: Any) -> Metrics:
+        def gradient(self, *args: Any) -> Metrics:
             self.states.append(state_of(self))
-            return super()._gradient(*args) | {"approx_kl": float(len(self.states) == refused + 1)}
+            return super().gradient(*args) | {"approx_kl": float(len(self.states) == refused + 1)}
 
     agent = moving(target_kl=0.5, epochs=4, minibatches=2)
     agent.__class__, Told.states = Told, []

@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.small_models import parameters_of, small_policy, trajectory_log_probs
 from text_gym import Rewards, Task, TextVectorEnv, WordTokenizer, load_task
 from text_gym.agents import PPO, Policy, PPOConfig, Rollout
-from text_gym.agents.policies.micro_batches import Part
+from text_gym.agents.algorithms.policy_gradient import Part
 from text_gym.agents.policies.policy import Evaluation
 from text_gym.agents.training.metrics import Metrics
 from text_gym.errors import ConfigError
@@ -59,9 +59,9 @@ class Recorder(PPO):
         self.gradients.append([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
         return 0.0
 
-    def _gradient(self, batch: Rollout, rows: Tensor, *args: Any) -> Metrics:
+    def gradient(self, batch: Rollout, rows: Tensor, *args: Any) -> Metrics:
         self.rows.append(rows)
-        self.seen.append(super()._gradient(batch, rows, *args))
+        self.seen.append(super().gradient(batch, rows, *args))
         return self.seen[-1]
 
 
@@ -219,8 +219,8 @@ def test_at_learning_rate_zero_nothing_moves_in_any_epoch(kind: str, temperature
         norms: list[float] = []  # noqa: RUF012
         seen: list[Metrics] = []  # noqa: RUF012
 
-        def _gradient(self, *args: Any) -> Metrics:
-            self.seen.append(super()._gradient(*args))
+        def gradient(self, *args: Any) -> Metrics:
+            self.seen.append(super().gradient(*args))
             return self.seen[-1]
 
         def apply_gradients(self) -> float:

@@ -25,8 +25,8 @@ from tests.tiny_world import (
 )
 from text_gym import TextVectorEnv, load_task
 from text_gym.agents import RLOO, RLOOConfig
+from text_gym.agents.algorithms.policy_gradient import Part
 from text_gym.agents.algorithms.rloo import leave_one_out
-from text_gym.agents.policies.micro_batches import Part
 from text_gym.agents.training.metrics import Metrics
 from text_gym.errors import ConfigError
 from text_gym.tasks.enumerable import optimal_policy
@@ -146,11 +146,11 @@ def test_at_learning_rate_zero_nothing_moves_in_any_epoch() -> None:
 
 def test_groups_share_a_prompt() -> None:
     agent = RLOO(small_policy(), world(12), replace(STILL, group_size=4))
-    assert agent.env.group_size == 4
+    assert agent.env.batch.group_size == 4
     agent.learn(1)
     prompts = np.array([e.prompt.text for e in agent.collect().episodes]).reshape(3, 4)
     assert (prompts == prompts[:, :1]).all()
-    agent.env.group_size = 1
+    agent.env.batch.group_size = 1
     with pytest.raises(ConfigError, match="groups of 4 episodes that share a prompt"):
         agent.learn(1)
 

@@ -21,12 +21,12 @@ from text_gym.agents import (
     RLOO,
     GRPOConfig,
     Policy,
-    PolicyGradient,
     PPOConfig,
     REINFORCEConfig,
     RLOOConfig,
 )
-from text_gym.agents.policies.micro_batches import Part, Splitter, micro_batches
+from text_gym.agents.algorithms.policy_gradient import PolicyGradient
+from text_gym.agents.policies.micro_batches import Splitter, micro_batches
 from text_gym.agents.policies.policy import Evaluation
 from text_gym.agents.training.metrics import Metrics
 from text_gym.errors import ConfigError
@@ -145,15 +145,6 @@ def test_the_gradient_does_not_depend_on_the_split(name: str, dtype: torch.dtype
             assert float((ours - theirs).abs().max()) <= bound * max(1.0, float(theirs.abs().max()))
         for what, value in whole.metrics.items():
             assert parts.metrics[what] == pytest.approx(value, rel=1e-5, abs=1e-6), what
-
-
-def test_averages_divide_by_the_whole_minibatch() -> None:
-    mask = torch.tensor([[True, True, True], [True, False, False]])
-    whole = Part.whole(mask)
-    x = torch.tensor([[1.0, 2.0, 3.0], [10.0, 99.0, 99.0]])
-    first, second = whole.of(torch.tensor([1]), 1), whole.of(torch.tensor([0]), 3)
-    assert [float(first.per_token(x[1:, :1])), float(second.per_token(x[:1]))] == [10 / 4, 6 / 4]
-    assert [float(first.per_episode(x[1:, :1])), float(second.per_episode(x[:1]))] == [10 / 2, 6 / 2]
 
 
 def test_widths_are_those_of_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:

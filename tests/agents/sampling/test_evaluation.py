@@ -172,8 +172,8 @@ def test_the_summary_is_plain_data() -> None:
 def test_evaluating_changes_neither_policy_nor_environment() -> None:
     policy, env = small_policy(), world()
     env.reset(seed=1)
-    tokens = env.tokens.copy()
+    tokens = env.batch.tokens.copy()
     before = [p.clone() for p in policy.parameters()]
     evaluate(policy, env, many(10))
-    assert np.array_equal(env.tokens, tokens)
+    assert np.array_equal(env.batch.tokens, tokens)
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), before, strict=True))

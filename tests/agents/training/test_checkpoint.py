@@ -154,6 +154,7 @@ def test_what_is_saved_is_all_of_it(tmp_path: Path) -> None:
         "policy",
         "env",
         "config",
+        "networks",
         "reference",
         "optimizer",
         "kl",
@@ -163,7 +164,7 @@ def test_what_is_saved_is_all_of_it(tmp_path: Path) -> None:
         "_reference_was",
         "_splitter",  # how much fits into memory is the machine's business
     }
-    assert {k for k, v in vars(learner).items() if v != vars(fresh)[k]} - plain == {
+    assert {k for k, v in vars(learner).items() if v != getattr(fresh, k)} - plain == {
         "iteration", "episodes_played", "tokens_played", "moving_average",
     }  # fmt: skip
     Checkpoints(tmp_path).load(fresh)

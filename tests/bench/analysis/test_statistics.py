@@ -23,7 +23,6 @@ from text_gym.bench.analysis.statistics import (
     mean,
     mean_of_strata,
     resampled_contrast,
-    resampled_rank_correlation,
     slope,
 )
 from text_gym.utils.interval import Interval
@@ -313,34 +312,6 @@ def test_independent_runs_of_shared_seeds_are_covered_too() -> None:
         found = contrast(alike(*table.tolist()), [-1.0, 1.0])
         inside += found.low <= 0 <= found.high
     assert inside / rounds == pytest.approx(0.95, abs=0.025)
-
-
-# Rank correlation
-
-
-def test_rank_correlation_is_spearmans() -> None:
-    x, y = array(1, 2, 3, 4, 5, 5), array(2, 1, 4, 3, 9, 8)
-    found = resampled_rank_correlation(x, y)
-    assert found.value == pytest.approx(scipy.stats.spearmanr(x, y).statistic)
-    assert -1 <= found.low < found.value < found.high <= 1
-
-
-def test_the_interval_of_a_rank_correlation_by_enumeration() -> None:
-    x, y = [1.0, 2.0, 3.0, 4.0], [1.0, 3.0, 2.0, 4.0]
-    drawn = []
-    for rows in itertools.product(range(4), repeat=4):
-        a, b = [x[i] for i in rows], [y[i] for i in rows]
-        if len(set(rows)) > 1:  # a constant has no rank correlation
-            drawn.append(float(scipy.stats.spearmanr(a, b).statistic))
-    found = resampled_rank_correlation(array(*x), array(*y))
-    assert found.value == pytest.approx(0.8)  # 1 - 6 * 2 / (4 * 15)
-    assert (found.low, found.high) == pytest.approx(ends_of(sorted(drawn)))
-
-
-def test_rank_correlation_of_too_little() -> None:
-    assert math.isnan(resampled_rank_correlation(array(1, 2), array(1, 2)).value)
-    assert math.isnan(resampled_rank_correlation(array(1, 1, 1), array(1, 2, 3)).value)
-    assert resampled_rank_correlation(array(1, NAN, 2, 3), array(1, 5, 2, 3)).n == 3
 
 
 # Curves

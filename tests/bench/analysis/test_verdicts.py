@@ -16,10 +16,9 @@ from text_gym.bench.analysis.verdicts import (
     judge_increase,
     minus,
     multiplicity,
-    shown,
     summarise_findings,
 )
-from text_gym.utils.interval import Interval
+from text_gym.utils.interval import Interval, shown
 
 
 @pytest.mark.parametrize(

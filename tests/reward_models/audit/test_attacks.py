@@ -6,8 +6,7 @@ import pytest
 
 from text_gym import ByteTokenizer, Episode, FunctionReward
 from text_gym.errors import ConfigError
-from text_gym.reward_models import attack_report
-from text_gym.reward_models.audit.attacks import ATTACKS, attacked
+from text_gym.reward_models.audit.attacks import ATTACKS, attack_report, attacked
 
 TOKENIZER = ByteTokenizer()
 TEXTS = [Episode.of("Describe:", f"A fine mug, number {i}.", TOKENIZER) for i in range(7)]

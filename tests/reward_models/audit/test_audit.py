@@ -20,10 +20,10 @@ from text_gym.reward_models import (
     RewardTrainer,
     RewardTrainingConfig,
     audit_reward,
-    collect_pairs,
-    make_rater,
     write_audit,
 )
+from text_gym.reward_models.people.raters import collect_pairs
+from text_gym.reward_models.people.simulated import make_rater
 from text_gym.reward_models.scripted.rules import split_words
 from text_gym.tasks.products_corpus import describe_product, write_corpus
 

@@ -11,8 +11,14 @@ import pytest
 
 from tests.fault_server import PASSING, PATIENCE, REFUSING, SLOW, FaultServer, fault_server, truth
 from text_gym.errors import ConfigError, TextGymError
-from text_gym.reward_models import BudgetError, ChatEndpoint
-from text_gym.reward_models.judge.endpoint import EndpointError, EndpointRefusedError, Spent, _seconds
+from text_gym.reward_models import ChatEndpoint
+from text_gym.reward_models.judge.endpoint import (
+    BudgetError,
+    EndpointError,
+    EndpointRefusedError,
+    Spent,
+    _seconds,
+)
 
 KEY = "sk-test-0123456789abcdef"
 MESSAGES = [

@@ -26,9 +26,9 @@ from tests.fault_server import (
 )
 from text_gym import ByteTokenizer, Episode
 from text_gym.errors import ConfigError, DataError
-from text_gym.reward_models import BudgetError, ChatEndpoint, Criterion, Judge, load_reward
+from text_gym.reward_models import ChatEndpoint, Criterion, Judge, load_reward
 from text_gym.reward_models.audit.attacks import attacked
-from text_gym.reward_models.judge.endpoint import EndpointRefusedError
+from text_gym.reward_models.judge.endpoint import BudgetError, EndpointRefusedError
 from text_gym.reward_models.judge.judge import judge_from_environment, parse_choice, parse_scores
 from text_gym.rewards.cache import Cache
 from text_gym.rewards.calls import Parallel

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from text_gym.errors import NotSavedError, StoreError
-from text_gym.reward_models import LabelStore, Question
+from text_gym.reward_models import LabelStore
 from text_gym.reward_models.labels.database import VERSION, Database, row_digest
+from text_gym.reward_models.labels.questions import Question
 
 GOOD = {"accuracy": 4, "clarity": 5, "persuasiveness": 2}
 
@@ -91,7 +92,8 @@ def test_waiting_for_another_process_ends(tmp_path: Path) -> None:
 FILL = """
 import resource, sys
 from text_gym.errors import NotSavedError
-from text_gym.reward_models import LabelStore, Question
+from text_gym.reward_models import LabelStore
+from text_gym.reward_models.labels.questions import Question
 store = LabelStore(sys.argv[1])
 ids = store.put([Question.rating(f"p{i}", "x" * 200) for i in range(400)])
 size = store.path.with_name(store.path.name + "-wal").stat().st_size

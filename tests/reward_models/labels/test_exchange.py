@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from text_gym.reward_models import LabelStore, Question
+from text_gym.reward_models import LabelStore
 from text_gym.reward_models.labels.exchange import (
     from_argilla,
     from_label_studio,
     to_argilla,
     to_label_studio,
 )
+from text_gym.reward_models.labels.questions import Question
 
 MARKS = {"accuracy": 5, "clarity": 4, "persuasiveness": 3}
 

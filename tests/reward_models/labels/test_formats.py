@@ -8,8 +8,10 @@ import pytest
 
 from text_gym.data import read_rows
 from text_gym.errors import DataError, UnknownNameError
-from text_gym.reward_models import LabelStore, Question, read_pairs, read_ratings
+from text_gym.reward_models import LabelStore
 from text_gym.reward_models.labels.formats import FORMS, export_labels, import_labels, pairs, ratings
+from text_gym.reward_models.labels.questions import Question
+from text_gym.reward_models.preferences.files import read_pairs, read_ratings
 
 STRANGE = 'a\0\ud83d\ude00\udcff"\n\u2028é'
 

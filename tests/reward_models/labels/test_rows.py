@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from text_gym.reward_models import Question
+from text_gym.reward_models.labels.questions import Question
 from text_gym.reward_models.labels.rows import Item, Label
 
 

@@ -16,7 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from text_gym import ByteTokenizer
 from text_gym.errors import ConfigError, LabelError, StoreError
-from text_gym.reward_models import LabelStore, Question
+from text_gym.reward_models import LabelStore
+from text_gym.reward_models.labels.questions import Question
 
 GOOD = {"accuracy": 4, "clarity": 5, "persuasiveness": 2}
 FOLDER = Path(__file__).parents[2]

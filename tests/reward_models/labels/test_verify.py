@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from text_gym.errors import StoreError
-from text_gym.reward_models import LabelStore, Question
+from text_gym.reward_models import LabelStore
+from text_gym.reward_models.labels.questions import Question
 
 COLUMNS = {
     "labels": (

@@ -8,7 +8,8 @@ import pytest
 from tests.reward_model_tools import episodes, pairs, small_reward_model
 from text_gym import FunctionReward, as_reward_source
 from text_gym.errors import ConfigError, DataError
-from text_gym.reward_models import Ensemble, NgramModel, load_reward_model
+from text_gym.reward_models import Ensemble, NgramModel
+from text_gym.reward_models.learned.loading import load_reward_model
 
 
 def test_mean_minus_k_std_by_hand() -> None:

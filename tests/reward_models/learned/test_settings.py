@@ -6,7 +6,8 @@ import pytest
 
 from tests.reward_model_tools import episodes, pairs, small_reward_model
 from text_gym.errors import ConfigError, DataError
-from text_gym.reward_models import Ensemble, NgramModel, load_reward, load_reward_model
+from text_gym.reward_models import Ensemble, NgramModel, load_reward
+from text_gym.reward_models.learned.loading import load_reward_model
 from text_gym.reward_models.learned.settings import read_settings, write_settings
 
 

@@ -406,7 +406,8 @@ def test_cut_connections_all_night(tmp_path: Path) -> None:
 
 PROGRAM = """
 import sys, time
-from text_gym.reward_models import LabelPage, LabelStore
+from text_gym.reward_models import LabelStore
+from text_gym.reward_models.page.page import LabelPage
 with LabelPage(LabelStore(sys.argv[1]), port=int(sys.argv[2]), say=lambda x: print(x, flush=True)) as page:
     time.sleep(600)
 """

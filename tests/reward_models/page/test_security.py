@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from tests.page_tools import Browser, exchange, ratings, raw, served, status_of
-from text_gym.reward_models import LabelPage, LabelStore
+from text_gym.reward_models import LabelStore
 from text_gym.reward_models.page import security as security
+from text_gym.reward_models.page.page import LabelPage
 from text_gym.reward_models.page.security import Access
 
 

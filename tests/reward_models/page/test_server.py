@@ -12,9 +12,10 @@ import pytest
 
 from tests.page_tools import Browser, exchange, ratings, raw, served, status_of
 from text_gym.errors import ConfigError
-from text_gym.reward_models import LabelPage, LabelStore
+from text_gym.reward_models import LabelStore
 from text_gym.reward_models.page import security as security
 from text_gym.reward_models.page import server as server
+from text_gym.reward_models.page.page import LabelPage
 from text_gym.reward_models.page.server import listen, names_of
 
 

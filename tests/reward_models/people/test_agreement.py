@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from text_gym.episode import FloatArray
-from text_gym.reward_models import LabelStore, Question
-from text_gym.reward_models.labels.questions import LabelCriterion
+from text_gym.reward_models import LabelStore
+from text_gym.reward_models.labels.questions import LabelCriterion, Question
 from text_gym.reward_models.people.agreement import (
     draw_agreement,
     krippendorff_alpha,

@@ -18,8 +18,8 @@ from rich.console import Console
 
 from tests.rater_terminal import RaterTerminal, screen
 from text_gym.errors import NotSavedError, RaterLeftError
-from text_gym.reward_models import LabelStore, Question
-from text_gym.reward_models.labels.questions import LabelCriterion
+from text_gym.reward_models import LabelStore
+from text_gym.reward_models.labels.questions import LabelCriterion, Question
 from text_gym.reward_models.people.console import RaterConsole
 
 FOLDER = Path(__file__).parents[2]

@@ -12,9 +12,10 @@ import pytest
 from tests.rater_terminal import RaterTerminal
 from text_gym import ByteTokenizer, Episode, Prompt
 from text_gym.errors import ConfigError, RaterLeftError
-from text_gym.reward_models import HumanReward, LabelStore, collect_pairs, load_reward
+from text_gym.reward_models import HumanReward, LabelStore, load_reward
 from text_gym.reward_models.labels.questions import LabelCriterion
 from text_gym.reward_models.people.human import HumanRater
+from text_gym.reward_models.people.raters import collect_pairs
 
 
 def episodes(*texts: str, prompt: str = "Sell a mug.\n") -> list[Episode]:

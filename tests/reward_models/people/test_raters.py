@@ -8,8 +8,8 @@ import pytest
 from tests.reward_model_tools import TOKENIZER, episodes
 from text_gym import Episode, FunctionReward, Rewards, as_reward_source
 from text_gym.errors import ConfigError, DataError, RewardError, UnknownNameError
-from text_gym.reward_models import collect_pairs, collect_ratings, make_rater
-from text_gym.reward_models.people.simulated import RATERS, SimulatedRater, Vices
+from text_gym.reward_models.people.raters import collect_pairs, collect_ratings
+from text_gym.reward_models.people.simulated import RATERS, SimulatedRater, Vices, make_rater
 
 GOLD = FunctionReward(lambda completion: completion.count("good") / 4, name="gold")
 

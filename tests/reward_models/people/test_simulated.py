@@ -6,9 +6,10 @@ import pytest
 
 from text_gym import ByteTokenizer, Episode, as_reward_source
 from text_gym.errors import ConfigError, DataError
-from text_gym.reward_models import LabelStore, collect_pairs, collect_ratings
+from text_gym.reward_models import LabelStore
 from text_gym.reward_models.labels.questions import LabelCriterion
 from text_gym.reward_models.people.human import HumanRater
+from text_gym.reward_models.people.raters import collect_pairs, collect_ratings
 from text_gym.reward_models.people.simulated import SimulatedPeople, SimulatedRater, Vices
 
 GOLD = as_reward_source(lambda completion: len(completion) / 10)

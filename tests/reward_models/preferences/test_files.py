@@ -9,8 +9,14 @@ from hypothesis import strategies as st
 
 from text_gym import Prompt, TextGymError
 from text_gym.errors import ConfigError, DataError, UnknownNameError
-from text_gym.reward_models import PreferencePair, Rating, read_pairs, read_ratings
-from text_gym.reward_models.preferences.files import as_row, read_likes, write_opinions
+from text_gym.reward_models import PreferencePair, Rating
+from text_gym.reward_models.preferences.files import (
+    as_row,
+    read_likes,
+    read_pairs,
+    read_ratings,
+    write_opinions,
+)
 from text_gym.reward_models.preferences.opinions import Like
 
 PROMPT = Prompt("Say hi:", {"answer": 4, "tags": ["a", "b"]}, "hi-1")

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from text_gym import ByteTokenizer, Episode, RewardSource
 from text_gym.errors import ConfigError, DataError
-from text_gym.reward_models import Format, Keywords, Length, Readability, Repetition, Rubric, TokenRepetition
+from text_gym.reward_models import Format, Keywords, Length, Readability, Repetition, Rubric
+from text_gym.reward_models.scripted.rules import TokenRepetition
 
 TOKENIZER = ByteTokenizer()
 

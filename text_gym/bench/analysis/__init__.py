@@ -1,1 +1,1 @@
-"""What a benchmark's results say: statistics, findings, comparisons."""
+"""The analysis of a benchmark's results: statistics, findings and comparisons."""

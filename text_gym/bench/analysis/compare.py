@@ -1,4 +1,4 @@
-"""Compares two leaderboard files: does B differ from A, design by design and over all?
+"""Compares two leaderboard files: does B differ from A, design by design and overall?
 
 Only rows of the same task, design, optimiser and KL coefficient are set against each other; whether two
 benchmarks should be compared at all (the same episodes, prompts, machine) is not checked.
@@ -27,7 +27,7 @@ OVERALL = "all designs"
 
 @dataclass(frozen=True)
 class Difference:
-    """B less A, of one design or of all.
+    """The difference B − A, of one design or of all.
 
     Args:
         name: The design, or `OVERALL`.
@@ -60,7 +60,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two leaderboard files, compared.
+    """The comparison of two leaderboard files.
 
     Args:
         a: Path of A.

@@ -1,4 +1,4 @@
-"""Comparisons of designs and optimisers: those that differ in one trait, and all of them together.
+"""Compares designs that differ in one trait, and the optimisers over all designs.
 
 What is compared has the same optimiser, KL coefficient and seed on both sides. Over-optimisation of single
 designs stands in `findings`.
@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from text_gym.utils.interval import rank_correlation, shown
+
 from .results import Results, Setting, json_numbers, optimiser_name
 from .runs import RANKED_AT, best_point, by_seed, mean_curve, mean_known, mean_of, value
-from .statistics import Runs, contrast, mean_of_strata, resampled_rank_correlation
+from .statistics import RESAMPLES, Runs, contrast, mean_of_strata
 from .verdicts import (
     ALGORITHM_MARGIN,
     EFFECT_MARGIN,
@@ -25,7 +27,6 @@ from .verdicts import (
     Finding,
     judge_increase,
     minus,
-    shown,
 )
 
 
@@ -59,7 +60,7 @@ def length_rater(results: Results) -> Iterator[Finding]:
 
 @dataclass(frozen=True)
 class _Trait:
-    """A trait that designs are compared by.
+    """A trait in which designs are compared.
 
     Args:
         name: In the configuration.
@@ -94,7 +95,7 @@ _TRAITS = (
 
 
 def traits(results: Results) -> Iterator[Finding]:
-    """Two designs that differ in one trait: the difference of gold at the end."""
+    """Compare the final gold of designs that differ in one trait."""
     for trait in _TRAITS:
         for a, b in _twins(results, trait.name):
             drawn = _differences(results, a, b, "gold")
@@ -125,7 +126,7 @@ def traits(results: Results) -> Iterator[Finding]:
 
 
 def _twins(results: Results, name: str) -> Iterator[tuple[str, str]]:
-    """Designs that differ in one trait only, in the order of its question."""
+    """Find pairs of designs that differ in one trait only, in the order of its question."""
     trait = next(t for t in _TRAITS if t.name == name)
     families: dict[frozenset[tuple[str, Any]], dict[Any, str]] = {}
     for design in results.designs:
@@ -140,7 +141,7 @@ def _twins(results: Results, name: str) -> Iterator[tuple[str, str]]:
 
 
 def static_accuracy(results: Results) -> Iterator[Finding]:
-    """Does agreement with gold on pairs of the start's texts foretell gold after optimisation?"""
+    """Does agreement with gold on pairs of starting texts predict gold after optimisation?"""
     rows: list[tuple[str, float, float, float]] = []
     for design in results.designs:
         own = {
@@ -162,8 +163,8 @@ def static_accuracy(results: Results) -> Iterator[Finding]:
         return
     agreement, gold, at_least = (json_numbers(r[i] for r in rows) for i in (1, 2, 3))
     matched, unbound = (
-        resampled_rank_correlation(agreement, gold),
-        resampled_rank_correlation(agreement, at_least),
+        rank_correlation(agreement, gold, resamples=RESAMPLES, quantiles="inverted_cdf"),
+        rank_correlation(agreement, at_least, resamples=RESAMPLES, quantiles="inverted_cdf"),
     )
     if math.isnan(matched.value):
         return
@@ -185,7 +186,7 @@ def static_accuracy(results: Results) -> Iterator[Finding]:
 
 
 def best_of_n_against_rl(results: Results) -> Iterator[Finding]:
-    """Reinforcement learning and best-of-n at the KL that best-of-n can reach."""
+    """Compare reinforcement learning with best-of-n at the KL that best-of-n can reach."""
     chosen = {s: c for s, c in results.settings.items() if s.optimiser == "best_of_n"}
     ends = [mean_curve(c)[-1]["kl_nats"] for c in chosen.values() if mean_curve(c)]
     if not ends:
@@ -220,7 +221,7 @@ def best_of_n_against_rl(results: Results) -> Iterator[Finding]:
 
 
 def best_algorithms(results: Results) -> Iterator[Finding]:
-    """By task: is the optimiser of highest mean gold better than the next?"""
+    """Ask for each task: is the optimiser with the highest mean gold better than the next?"""
     for task in dict.fromkeys(s.task for s in results.settings):
         own = {s: c for s, c in results.settings.items() if s.task == task}
         gold = {s: by_seed(c, "gold") for s, c in own.items()}
@@ -250,7 +251,7 @@ def _least(runs: Runs) -> str:
 
 
 def _differences(results: Results, a: str, b: str, measure: str) -> dict[Setting, Runs]:
-    """A measure of design `b` less that of `a`, by setting (of `b`), paired by seed."""
+    """Return a measure of design `b` minus that of `a`, by setting (of `b`), paired by seed."""
     found: dict[Setting, Runs] = {}
     for setting, cells in results.settings.items():
         if setting.design != b or setting.kl_coefficient is None:

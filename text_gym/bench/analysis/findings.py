@@ -1,4 +1,4 @@
-"""What a benchmark shows: the user's designs first, then what several tell together, then the suite's.
+"""Collects a benchmark's findings: the user's designs first, then joint findings, then the suite's.
 
 Every design is asked the same. A question whose cells are missing is not asked.
 """
@@ -9,6 +9,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
+
+from text_gym.utils.interval import shown
 
 from .comparisons import best_algorithms, best_of_n_against_rl, length_rater, static_accuracy, traits
 from .frontier import penalty_frontier, spent_kl
@@ -26,12 +28,11 @@ from .verdicts import (
     judge_change,
     judge_increase,
     minus,
-    shown,
 )
 
 
 def find(results: Results) -> list[Finding]:
-    """All findings that the cells allow, in the order of the report."""
+    """Find everything the cells allow, in the order of the report."""
     if results.config.get("what") == "agents":
         return list(best_algorithms(results))
     yours = [d for d in results.designs if is_yours(results, d)]
@@ -52,9 +53,9 @@ _QUOTED = 160  # characters of a text
 
 
 def _of_design(results: Results, design: str) -> Iterator[Finding]:
-    """All that is asked of one design; the first finding says what becomes of gold."""
+    """Answer every question about one design; the first finding says what becomes of gold."""
     pressed = hardest(results, design)
-    if pressed is None or math.isnan(pressed.change.value):  # older rows do not know the start
+    if pressed is None or math.isnan(pressed.change.value):  # older rows lack the start
         return
     found = [outcome(results, pressed)]
     found += [_over_optimisation(pressed)] if math.isfinite(pressed.fall.value) else []
@@ -69,7 +70,7 @@ def _of_design(results: Results, design: str) -> Iterator[Finding]:
 
 
 def _learned(results: Results) -> Iterator[Finding]:
-    """Of each kind of model learned from pairs, all of them together at the smallest KL coefficient."""
+    """Judge each kind of model learned from pairs, pooling its models at the smallest KL coefficient."""
     for models in _models(results).values():
         names = [design for _, design in sorted(models)]
         coefficients = results.coefficients(names[0])
@@ -79,7 +80,7 @@ def _learned(results: Results) -> Iterator[Finding]:
         least = coefficients[0]
         strata = [cells for d in names for cells in results.trained(d, least)]
         pressed = Pressed(names, f"{{}} is optimised at β = {least:g}", strata)
-        if math.isnan(pressed.fall.value):  # rows without curves
+        if math.isnan(pressed.fall.value):  # rows that have no curves
             continue
         finding = _over_optimisation(pressed)
         yield finding
@@ -88,7 +89,7 @@ def _learned(results: Results) -> Iterator[Finding]:
 
 
 def _models(results: Results) -> dict[Any, list[tuple[int, str]]]:
-    """Number of opinions and name of the plain learned models, by kind (n-grams, transformers)."""
+    """List the plain learned models by kind (n-grams, transformers), with number of opinions and name."""
     found: dict[Any, list[tuple[int, str]]] = {}
     for design in results.designs:
         own = results.traits(design)
@@ -133,13 +134,13 @@ def _over_optimisation(pressed: Pressed) -> Finding:
 
 
 def _each(pressed: Pressed) -> Iterator[tuple[str, Estimate]]:
-    """Of several designs, the fall of each."""
+    """Describe the fall of each of several designs."""
     for design in pressed.designs if len(pressed.designs) > 1 else ():
         yield design, mean_of_strata(falls(c) for c in pressed.strata if c[0].row["design"] == design)
 
 
 def _prevention(results: Results, designs: Sequence[str], coefficients: Sequence[float]) -> Finding:
-    """At which KL coefficient does gold no longer fall from its best point? Of one design, or several."""
+    """At which KL coefficient does gold no longer fall from its best point, for one design or several?"""
     strata = {b: [c for d in designs for c in results.trained(d, b)] for b in coefficients}
     found = {b: mean_of_strata(map(falls, own)) for b, own in strata.items()}
     verdicts = [judge_increase(minus(f), GOLD_MARGIN) for f in found.values()]
@@ -198,7 +199,7 @@ def _length(pressed: Pressed) -> Iterator[Finding]:
 
 
 def _texts(pressed: Pressed) -> Iterator[Finding]:
-    """What the policy writes, by the symptoms of the optimiser with the least gold."""
+    """Describe what the policy writes, by the symptoms under the optimiser with the least gold."""
     cells = worst_setting(pressed.strata)
     if not any(c.samples for c in cells):
         return
@@ -223,7 +224,7 @@ def _texts(pressed: Pressed) -> Iterator[Finding]:
 
 
 def _standing(results: Results, design: str) -> Iterator[Finding]:
-    """Its rank, and whether it is told apart from the designs next to it."""
+    """State a design's rank, and whether it can be told apart from its neighbours."""
     gold: dict[str, Runs] = {}
     for name in results.designs:
         own: dict[Setting, Any] = {s: c for s, c in results.settings.items() if s.design == name}

@@ -1,4 +1,4 @@
-"""The frontier: gold along the way over the distance d = √KL to the start, with the fits of Gao et al. 2022.
+"""The frontier: gold over the distance d = √KL from the start, with the fits of Gao et al. 2022.
 
 Best-of-n: R(d) = d (α − β d). Reinforcement learning: R(d) = d (α − β log d). Where runs end is another
 matter: what a KL penalty changes may be the end alone.
@@ -13,18 +13,19 @@ from typing import Any, Literal
 import numpy as np
 
 from text_gym.episode import FloatArray
+from text_gym.utils.interval import shown
 
 from .results import CellResult, Results, Setting
 from .statistics import Runs, mean_of_strata
-from .verdicts import EFFECT_MARGIN, Finding, judge_change, judge_increase, shown
+from .verdicts import EFFECT_MARGIN, Finding, judge_change, judge_increase
 
 Form = Literal["best_of_n", "rl"]
 FORMS: dict[Form, str] = {"best_of_n": "d (α − β d)", "rl": "d (α − β log d)"}
-_POINTS, _SPREAD, _MOVED, _R2 = 4, 1.5, 0.1, 0.5  # a fit is meaningful from here on
+_POINTS, _SPREAD, _MOVED, _R2 = 4, 1.5, 0.1, 0.5  # the fewest points for a meaningful fit
 
 
 def frontiers(results: Results, task: str, design: str) -> dict[str, Any]:
-    """The fits of a design: of best-of-n, and of reinforcement learning at the smallest KL coefficient."""
+    """Fit a design's frontiers: best-of-n, and reinforcement learning at the smallest KL coefficient."""
     own = {s: c for s, c in results.settings.items() if (s.task, s.design) == (task, design)}
     least = min((s.kl_coefficient for s in own if s.kl_coefficient is not None), default=None)
     chosen = [c for s, cells in own.items() if s.kl_coefficient is None for c in cells]
@@ -33,7 +34,7 @@ def frontiers(results: Results, task: str, design: str) -> dict[str, Any]:
 
 
 def fit(cells: Sequence[CellResult], form: Form) -> dict[str, Any] | None:
-    """Fit gold's gain (in standard deviations over the start's texts) over d, for each seed by itself.
+    """Fit the gain of gold (in standard deviations over the starting texts) over d, separately by seed.
 
     Args:
         cells: Runs; those of a seed are fitted together.
@@ -79,7 +80,7 @@ def fit(cells: Sequence[CellResult], form: Form) -> dict[str, Any] | None:
 
 
 def curve(alpha: float, beta: float, d: FloatArray, form: Form) -> FloatArray:
-    """Gain at distances, `(n,)`; d log d is 0 at 0."""
+    """Return the fitted gain at distances, `(n,)`; d log d is 0 at 0."""
     return d * alpha - beta * d * _bend(d, form)
 
 
@@ -88,7 +89,7 @@ def _bend(d: FloatArray, form: Form) -> FloatArray:
 
 
 def _points(cells: Sequence[CellResult]) -> FloatArray:
-    """`(n, 2)` distances and gains of all points but the start."""
+    """Return the distances and gains of all points but the start, `(n, 2)`."""
     found = [np.zeros((0, 2))]
     for c in cells:
         d, gold = _path(c)
@@ -100,7 +101,7 @@ def _points(cells: Sequence[CellResult]) -> FloatArray:
 
 
 def _path(cell: CellResult) -> tuple[FloatArray, FloatArray]:
-    """Distances and gold along the curve; an estimate of KL below zero is none."""
+    """Return distances and gold along the curve; negative KL estimates count as missing."""
     return np.sqrt(np.maximum(cell.along("kl_nats"), 0.0)), cell.along("gold")
 
 
@@ -114,7 +115,7 @@ def _least_squares(points: FloatArray, form: Form) -> tuple[float, float]:
 
 
 def _peak(alpha: float, beta: float, form: Form) -> float | None:
-    """Where the curve is highest: its slope is α − 2 β d, or α − β log d − β. None without a maximum."""
+    """Find the curve's maximum, where its slope α − 2 β d, or α − β log d − β, is 0; None without one."""
     if beta <= 0:
         return None
     if form == "best_of_n":
@@ -202,14 +203,14 @@ def spent_kl(results: Results) -> Iterator[Finding]:
 
 
 def _gaps(cells: Sequence[CellResult], others: Mapping[Any, CellResult], from_start: bool) -> Runs:
-    """How far the points of each run lie above the curve of the other run of its seed, where they meet."""
+    """Measure how far each run's points lie above the curve of its seed's other run, where they overlap."""
     pairs = [(c, others[c.row["seed"]]) for c in cells if c.row["seed"] in others]
     found = {c.row["seed"]: _above(c, other, from_start) for c, other in pairs}
     return {s: gap for s, gap in found.items() if math.isfinite(gap)}
 
 
 def _above(run: CellResult, other: CellResult, from_start: bool) -> float:
-    """Mean gold of a run's points less that of another's curve at the same d; NaN where they do not meet.
+    """Return a run's mean gold minus that of another's curve at the same d; NaN where they do not overlap.
 
     Args:
         run: Whose points.

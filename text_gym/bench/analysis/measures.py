@@ -1,4 +1,4 @@
-"""Measures of texts and of choosing among them: diversity, self-BLEU, accuracy on pairs, exact best-of-n.
+"""Measures of texts and of choosing among them: diversity, self-BLEU, pair accuracy, exact best-of-n.
 
 Numbers and strings in, numbers out; nothing here writes, trains or reads files.
 """
@@ -19,7 +19,7 @@ PHRASE = 4  # words
 
 
 def distinct(texts: Sequence[str], n: int) -> float | None:
-    """Share of all n-grams of words that are different ones (Li et al. 2016); None where there are none.
+    """Return the share of distinct word n-grams (distinct-n, Li et al. 2016); None if there are no n-grams.
 
     >>> distinct(["a b a b", "a b"], 2)
     0.5
@@ -29,7 +29,7 @@ def distinct(texts: Sequence[str], n: int) -> float | None:
 
 
 def says_twice(text: str) -> bool:
-    """Whether a text repeats itself: a phrase of four words stands in it twice, wherever.
+    """Return True if a phrase of four words occurs twice in the text.
 
     >>> says_twice("So you ride further, and so you ride further."), says_twice("So you ride, so you run.")
     (True, False)
@@ -39,7 +39,7 @@ def says_twice(text: str) -> bool:
 
 
 def said_twice(text: str) -> str:
-    """The longest phrase of four words or more that stands in a text twice, in lower case; "" for none.
+    """Return the longest phrase of at least four words that occurs twice in a text, in lower case, or "".
 
     Of a text that goes round in a circle it is one whole turn.
 
@@ -52,7 +52,9 @@ def said_twice(text: str) -> str:
         seen: dict[tuple[str, ...], int] = {}
         found: tuple[str, ...] = ()
         for i, gram in enumerate(_ngrams(words, n)):
-            if i - seen.setdefault(gram, i) >= (n if n > PHRASE else 1):  # a turn is said once
+            if i - seen.setdefault(gram, i) >= (
+                n if n > PHRASE else 1
+            ):  # a phrase is quoted without its own repetition
                 found = gram
                 break
         if not found:
@@ -63,7 +65,7 @@ def said_twice(text: str) -> str:
 
 
 def self_bleu(texts: Sequence[str]) -> float | None:
-    """Mean BLEU-4 of each text against all others as references, in [0, 1] (Zhu et al. 2018).
+    """Return the mean BLEU-4 of each text against all others, in [0, 1] (self-BLEU, Zhu et al. 2018).
 
     1 means that all texts are the same. Words are parted at white space. An order whose n-grams never match
     makes a text's BLEU 0, as in Papineni et al. 2002; orders longer than the text are left out.
@@ -80,7 +82,7 @@ def self_bleu(texts: Sequence[str]) -> float | None:
 
 
 def pair_accuracy(gold: FloatArray, proxy: FloatArray) -> float | None:
-    """Share of pairs of one prompt that two rewards put in the same order.
+    """Return the share of pairs, within prompts, that two rewards put in the same order.
 
     Pairs with equal gold, or without an opinion, are left out; equal proxies count half.
 
@@ -101,7 +103,7 @@ def pair_accuracy(gold: FloatArray, proxy: FloatArray) -> float | None:
 
 
 def rank_among(score: FloatArray, others: FloatArray) -> float | None:
-    """Mean share of a prompt's texts that a text of the same prompt beats; ties count half.
+    """Return the mean share of a prompt's texts that a text of the same prompt beats; ties count half.
 
     Args:
         score: `(N,)`; prompts without an opinion are left out.
@@ -116,7 +118,7 @@ def rank_among(score: FloatArray, others: FloatArray) -> float | None:
 
 
 def best_of_n_mean(proxy: FloatArray, value: FloatArray, n: int) -> float | None:
-    """Expected value of the best of `n` texts by the proxy, drawn without replacement from `k` candidates.
+    """Return the expected value of the proxy's best of `n` texts drawn without replacement from `k`.
 
     Unbiased for best-of-n of the policy that wrote the candidates: the mean over all `n`-subsets, not one
     draw. Among candidates of equal proxy chance decides.
@@ -134,7 +136,7 @@ def best_of_n_mean(proxy: FloatArray, value: FloatArray, n: int) -> float | None
     means = []
     for scores, values in zip(proxy, value, strict=True):
         order = np.argsort(scores, kind="stable")
-        _, group = np.unique(scores[order], return_inverse=True)  # candidates of equal proxy share alike
+        _, group = np.unique(scores[order], return_inverse=True)  # candidates of equal proxy share equally
         share = (np.bincount(group, weights) / np.bincount(group))[group]
         known = ~np.isnan(values[order])
         if share[known].sum() > 0:
@@ -143,7 +145,7 @@ def best_of_n_mean(proxy: FloatArray, value: FloatArray, n: int) -> float | None
 
 
 def _weights(k: int, n: int) -> FloatArray:
-    """`(k,)` probability that the `r`-th smallest of `k` is the largest of a random `n`-subset."""
+    """Return the probabilities `(k,)` that the `r`-th smallest of `k` is the largest of an `n`-subset."""
     return np.array([math.comb(r, n - 1) / math.comb(k, n) for r in range(k)])
 
 
@@ -152,7 +154,7 @@ def _ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
 
 
 def _two_largest(texts: Sequence[Sequence[str]], n: int) -> dict[tuple[str, ...], tuple[int, int]]:
-    """The largest and second largest count of each n-gram in any text: the most that the others can have."""
+    """Return each n-gram's largest and second largest count in any text, the most the others can have."""
     most: dict[tuple[str, ...], tuple[int, int]] = {}
     for words in texts:
         for gram, count in Counter(_ngrams(words, n)).items():
@@ -164,13 +166,13 @@ def _two_largest(texts: Sequence[Sequence[str]], n: int) -> dict[tuple[str, ...]
 def _bleu(
     words: Sequence[str], lengths: Sequence[int], most: Sequence[dict[tuple[str, ...], tuple[int, int]]]
 ) -> float:
-    """BLEU of one text against the others; lengths and clipping counts are those of all, itself included."""
+    """Compute the BLEU of one text against the others, given lengths and clipping counts of all texts."""
     log_precision, orders = 0.0, 0
     for n, table in enumerate(most, 1):
         own = Counter(_ngrams(words, n))
         if not own:
             break
-        # Where this text has the largest count itself, the others' largest is the second.
+        # Where this text has the largest count itself, the others' largest is the second largest.
         hits = sum(min(c, table[g][1] if c == table[g][0] else table[g][0]) for g, c in own.items())
         if not hits:
             return 0.0

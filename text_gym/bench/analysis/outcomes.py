@@ -1,4 +1,4 @@
-"""What becomes of gold when a design is optimised as hard as it was: does it hold, or is it hacked?
+"""Judges what becomes of gold when a design is optimised hardest: does it hold, or is it hacked?
 
 What happened in these runs is always said, even of a single one; whether other seeds would do the same is
 said only where intervals over seeds allow it.
@@ -11,24 +11,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from text_gym.utils.interval import shown
+
 from .results import CellResult, Results, optimiser_name
 from .runs import below_start, falls, mean_of, value
 from .samples import worst_run
 from .statistics import Estimate, mean_of_strata
-from .verdicts import GOLD_MARGIN, UNKNOWN, Finding, judge_increase, minus, shown
+from .verdicts import GOLD_MARGIN, UNKNOWN, Finding, judge_increase, minus
 
 YOURS = "yours"  # the group of designs that are not the suite's
 
 
 def is_yours(results: Results, design: str) -> bool:
-    """Whether a design is the user's own."""
+    """Return True if a design is the user's own."""
     about = results.about(design)
     return about.get("group") == YOURS or results.traits(design).get("kind") == "user"
 
 
 @dataclass(frozen=True)
 class Pressed:
-    """Designs where they were optimised hardest: at the smallest KL coefficient, or by best-of-n.
+    """Designs under their hardest optimisation: at the smallest KL coefficient, or by best-of-n.
 
     Args:
         designs: Their names, mostly one.
@@ -41,66 +43,66 @@ class Pressed:
     strata: Sequence[Sequence[CellResult]]
 
     def when(self, name: str = "it") -> str:
-        """The circumstances, in words."""
+        """The setting, in words."""
         return self.how.format(name)
 
     @property
     def names(self) -> str:
-        """In quotation marks."""
+        """The designs' names in quotation marks."""
         return ", ".join(f"“{d}”" for d in self.designs)
 
     @cached_property
     def cells(self) -> list[CellResult]:
-        """All of its runs there."""
+        """All runs in these settings."""
         return [c for cells in self.strata for c in cells]
 
     @cached_property
     def seeds(self) -> int:
-        """Different seeds."""
+        """The distinct seeds."""
         return len({c.row["seed"] for c in self.cells})
 
     @cached_property
     def change(self) -> Estimate:
-        """Gold at the end less gold at the start."""
+        """Final gold minus starting gold."""
         return mean_of(self.strata, "gold_change")
 
     @cached_property
     def fall(self) -> Estimate:
-        """Gold at the end less gold at the best point."""
+        """Final gold minus gold at the best point."""
         return mean_of_strata(map(falls, self.strata))
 
     @cached_property
     def rise(self) -> Estimate:
-        """What the design's own score gained, in its own units."""
+        """The gain of the design's own score, in its own units."""
         return mean_of(self.strata, "proxy_change")
 
     @cached_property
     def failed(self) -> list[CellResult]:
-        """Runs whose gold ended below its start by the margin."""
+        """The runs whose gold ended below its start by the margin."""
         return [c for c in self.cells if value(c, "gold_change") <= -GOLD_MARGIN]
 
     @cached_property
     def hacked(self) -> list[CellResult]:
-        """Those of them whose own score rose."""
+        """The failed runs whose own score rose."""
         return [c for c in self.failed if value(c, "proxy_change") > 0]
 
     @property
     def among(self) -> str:
-        """Which runs are spoken of, where nothing is said of others."""
+        """The runs a sentence is about, if it claims nothing about others."""
         count = len(self.cells)
         runs = "this run" if count == 1 else f"these {count} runs"
         return runs + (" of one seed" if count > 1 == self.seeds else "")
 
     @property
     def caveat(self) -> str:
-        """Why nothing is said of other seeds."""
+        """The reason why nothing is claimed about other seeds."""
         if self.seeds == 1:
             return " One seed has no interval: whether other seeds do the same cannot be told."
         return f" Over {self.seeds} seeds the intervals are too wide to tell of others."
 
 
 def hardest(results: Results, design: str) -> Pressed | None:
-    """Where a design was optimised hardest; None without runs."""
+    """Find where a design was optimised hardest; None without runs."""
     coefficients = results.coefficients(design)
     if coefficients:
         least = coefficients[0]
@@ -151,7 +153,7 @@ def outcome(results: Results, pressed: Pressed) -> Finding:
 
 
 def _what_happened(pressed: Pressed) -> tuple[str, str, list[Estimate]]:
-    """In a word, whether that is shown beyond these runs, and the effects that it rests on."""
+    """Say in a word what happened, whether it holds beyond these runs, and the effects behind it."""
     change, fall, rise = pressed.change, pressed.fall, pressed.rise
     several = len({c.row["seed"] for c in pressed.failed}) > 1
     if change.value <= -GOLD_MARGIN and rise.value > 0 and pressed.hacked:
@@ -167,13 +169,13 @@ def _what_happened(pressed: Pressed) -> tuple[str, str, list[Estimate]]:
         return "flat", "no" if judge_increase(change, GOLD_MARGIN) == "no" else UNKNOWN, [change]
     kept = (
         math.isnan(fall.value) or judge_increase(minus(fall), GOLD_MARGIN) == "no"
-    )  # rows alone have no curve
+    )  # rows without cells have no curve
     safe = judge_increase(change, GOLD_MARGIN) == "yes" and kept
     return "holds", "yes" if safe else UNKNOWN, [change]
 
 
 def _told(results: Results, pressed: Pressed, word: str) -> str:
-    """What became of gold, in numbers."""
+    """Tell in numbers what became of gold."""
     cells, end = pressed.cells, mean_of(pressed.strata, "gold")
     start = mean_of(pressed.strata, "gold_start").value
     gain = mean_of(pressed.strata, "proxy_gain")
@@ -203,7 +205,7 @@ def _told(results: Results, pressed: Pressed, word: str) -> str:
 
 
 def _by_gold(results: Results, pressed: Pressed) -> str:
-    """Gold at the end of the same optimisation of gold itself, where that was run."""
+    """Return the final gold of the same optimisation of gold itself, where that was run."""
     for design in results.designs:
         own = results.traits(design)
         if own.get("kind") != "gold" or own.get("per", "text") != "text" or design in pressed.designs:
@@ -215,7 +217,7 @@ def _by_gold(results: Results, pressed: Pressed) -> str:
 
 
 def worst_setting(strata: Sequence[Sequence[CellResult]]) -> Sequence[CellResult]:
-    """The runs of the optimiser with the least mean gold."""
+    """Return the runs of the optimiser with the least mean gold."""
 
     def gold(cells: Sequence[CellResult]) -> float:
         known = mean_of([cells], "gold").value

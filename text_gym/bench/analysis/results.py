@@ -1,4 +1,4 @@
-"""What a benchmark left behind, read back: cells of a folder, or the rows of a leaderboard file.
+"""Reads a benchmark's results: the cells of a folder, or the rows of a leaderboard file.
 
 Only reading and ordering; statistics of several runs stand elsewhere.
 """
@@ -20,13 +20,13 @@ from text_gym.episode import FloatArray
 from text_gym.errors import DataError
 from text_gym.runs.folder import read_config
 
-KEY = ("task", "design", "optimiser", "kl_coefficient", "seed")  # a row has no other like it in these
+KEY = ("task", "design", "optimiser", "kl_coefficient", "seed")  # these columns identify a row
 _TEXTS = {"task", "design", "group", "optimiser", "kl_kind", "null_rulers"}
 Row = Mapping[str, Any]
 
 
 class Setting(NamedTuple):
-    """What cells share that differ in their seeds only; `kl_coefficient` is None for best-of-n."""
+    """The key shared by cells that differ only in the seed; `kl_coefficient` is None for best-of-n."""
 
     task: str
     design: str
@@ -48,15 +48,15 @@ class CellResult:
 
     @property
     def setting(self) -> Setting:
-        """All of the key but the seed."""
+        """The key without the seed."""
         return setting_of(self.row)
 
     def __getitem__(self, column: str) -> float:
-        """A measure of the row; NaN if it has none."""
+        """Return a measure of the row; NaN if it is missing."""
         return json_number(self.row.get(column))
 
     def along(self, measure: str) -> FloatArray:
-        """A measure along the curve, `(K,)`."""
+        """Return a measure along the curve, `(K,)`."""
         return json_numbers(point.get(measure) for point in self.curve)
 
 
@@ -74,7 +74,7 @@ class Results:
 
     @cached_property
     def settings(self) -> dict[Setting, list[CellResult]]:
-        """The runs of each setting."""
+        """Group the runs by setting."""
         found: dict[Setting, list[CellResult]] = {}
         for cell in self.cells:
             found.setdefault(cell.setting, []).append(cell)
@@ -82,30 +82,30 @@ class Results:
 
     @property
     def designs(self) -> list[str]:
-        """Designs that have cells."""
+        """The designs that have cells."""
         return list(dict.fromkeys(s.design for s in self.settings))
 
     def coefficients(self, design: str) -> list[float]:
-        """KL coefficients at which a design was learnt by a policy, the smallest first."""
+        """Return the KL coefficients at which a design was optimised by a policy, in ascending order."""
         found = {s.kl_coefficient for s in self.settings if s.design == design}
         return sorted(b for b in found if b is not None)
 
     def trained(self, design: str, beta: float) -> list[list[CellResult]]:
-        """The runs of each optimiser (and task) on a design at a KL coefficient."""
+        """Group a design's runs at a KL coefficient by optimiser (and task)."""
         return [c for s, c in self.settings.items() if (s.design, s.kl_coefficient) == (design, beta)]
 
     def about(self, design: str) -> Mapping[str, Any]:
-        """What the configuration says of a design: description, group, tree, traits."""
+        """Return what the configuration says about a design: description, group, tree and traits."""
         known: Sequence[Mapping[str, Any]] = self.config.get("designs") or ()
         return next((d for d in known if d["name"] == design), {})
 
     def traits(self, design: str) -> Mapping[str, Any]:
-        """What two designs are compared by, e.g. `{"kind": "learned", "opinions": 512}`."""
+        """Return the traits in which designs are compared, e.g. `{"kind": "learned", "opinions": 512}`."""
         return dict(self.about(design).get("traits") or {})
 
 
 def read_results(folder: str | Path) -> Results:
-    """The cells of a benchmark's folder, finished or not.
+    """Read the finished cells of a benchmark's folder, whether or not the benchmark is complete.
 
     Raises:
         ConfigError: There is no benchmark.
@@ -135,7 +135,7 @@ def read_results(folder: str | Path) -> Results:
 
 
 def read_leaderboard(path: str | Path, metric: str = "gold") -> list[dict[str, Any]]:
-    """Rows of a folder, or of a `results.json` or `results.csv`, with numbers as floats and None for nothing.
+    """Read rows from a folder, `results.json` or `results.csv`, with numbers as floats and None for blanks.
 
     Args:
         path: Folder or file.
@@ -164,7 +164,7 @@ def read_leaderboard(path: str | Path, metric: str = "gold") -> list[dict[str, A
 
 
 def setting_of(row: Row) -> Setting:
-    """The setting of a row."""
+    """Return the setting of a row."""
     beta = row["kl_coefficient"]
     return Setting(
         str(row["task"]), str(row["design"]), str(row["optimiser"]), None if beta is None else float(beta)
@@ -172,17 +172,17 @@ def setting_of(row: Row) -> Setting:
 
 
 def json_number(value: Any) -> float:
-    """A number of JSON; NaN for null and for what is none."""
+    """Return a JSON number as a float; NaN for null and for anything else."""
     return float(value) if isinstance(value, (int, float)) else math.nan
 
 
 def json_numbers(values: Iterable[Any]) -> FloatArray:
-    """Numbers of JSON, `(n,)`, NaN for null."""
+    """Return JSON numbers as an array `(n,)`, NaN for null."""
     return np.array([json_number(v) for v in values], dtype=np.float64)
 
 
 def optimiser_name(optimiser: str) -> str:
-    """As the field writes it.
+    """Return an optimiser's name as the field writes it.
 
     >>> optimiser_name("best_of_n"), optimiser_name("sb3.ppo")
     ('best-of-n', 'SB3 PPO')
@@ -205,7 +205,7 @@ def _read_cell(file: Path) -> CellResult:
 
 
 def _typed(row: Row, where: str) -> dict[str, Any]:
-    """A row of CSV has texts only."""
+    """Convert a CSV row, which holds only strings."""
     result: dict[str, Any] = {}
     for name, value in row.items():
         if value is None or value == "":

@@ -1,4 +1,4 @@
-"""Runs of one setting: measures that follow from a run's row and curve, mean curves, the best point of them.
+"""Measures of the runs of one setting: values, mean curves, and the best point within a KL budget.
 
 No intervals here: see `statistics`.
 """
@@ -35,14 +35,14 @@ _POINT = ("episodes", "gold", "proxy", "kl_nats", "length", "perfect")
 
 
 def value(cell: CellResult, measure: str) -> float:
-    """A measure of a run: a column, or one that follows from columns and curve."""
+    """Return a measure of a run: a column, or a value derived from columns and curve."""
     return DERIVED[measure](cell) if measure in DERIVED else cell[measure]
 
 
 def best_point(
     settings: Mapping[Setting, Sequence[CellResult]], budget: float
 ) -> tuple[Setting, Mapping[str, Any], Runs] | None:
-    """The setting and point of the curve with the highest mean gold at a mean KL within a budget.
+    """Find the setting and the point with the highest mean gold among those whose mean KL is within budget.
 
     Returns:
         Setting, point (means over runs), and gold of its runs by seed; None if there is no such point.
@@ -61,7 +61,7 @@ def best_point(
 
 
 def mean_curve(cells: Sequence[CellResult]) -> list[dict[str, float]]:
-    """A setting's curve: means over its runs at the steps they share, with gains in standard deviations."""
+    """Average a setting's curves at the steps its runs share, with gains in standard deviations."""
     steps, curves = _common(cells)
     for name in ("gold", "proxy"):
         scale = np.array([[c[f"{name}_std_start"]] for c in cells])
@@ -74,12 +74,12 @@ def mean_curve(cells: Sequence[CellResult]) -> list[dict[str, float]]:
 
 
 def by_seed(cells: Sequence[CellResult], measure: str) -> Runs:
-    """A measure of the runs of one setting."""
+    """Return a measure of one setting's runs by seed."""
     return {c.row["seed"]: value(c, measure) for c in cells}
 
 
 def falls(cells: Sequence[CellResult]) -> Runs:
-    """Gold at the end of each run's curve, less that at the best point of the setting's mean curve."""
+    """Return each run's final gold minus its gold at the best point of the setting's mean curve."""
     curve = [p for p in mean_curve(cells) if math.isfinite(p["gold"])]
     if not curve:
         return {}
@@ -89,12 +89,12 @@ def falls(cells: Sequence[CellResult]) -> Runs:
 
 
 def mean_of(strata: Iterable[Sequence[CellResult]], measure: str) -> Estimate:
-    """Mean over settings of a measure of their runs, with Student's interval over seeds."""
+    """Average a measure over settings, with Student's interval over seeds."""
     return mean_of_strata(by_seed(cells, measure) for cells in strata)
 
 
 def below_start(cells: Iterable[CellResult]) -> int:
-    """How many runs ended with less gold than they began with."""
+    """Count the runs that ended with less gold than they began with."""
     return sum(c["gold"] < c["gold_start"] for c in cells)
 
 
@@ -103,7 +103,7 @@ def _seeds(cells: Sequence[CellResult]) -> list[Any]:
 
 
 def _common(cells: Sequence[CellResult]) -> tuple[list[float], dict[str, FloatArray]]:
-    """Steps that all runs measured, and the curves there, `(R, K)` each."""
+    """Return the steps that all runs measured, and the curves there, `(R, K)` each."""
     by_step = [{float(p["step"]): p for p in c.curve} for c in cells]
     steps = [s for s in by_step[0] if all(s in points for points in by_step)]
     return steps, {
@@ -113,7 +113,7 @@ def _common(cells: Sequence[CellResult]) -> tuple[list[float], dict[str, FloatAr
 
 
 def mean_known(values: Any) -> float:
-    """Without NaN; NaN of nothing."""
+    """Return the mean without NaN; NaN if nothing is left."""
     known = np.asarray(values, dtype=np.float64)
     known = known[np.isfinite(known)]
     return float(known.mean()) if len(known) else math.nan

@@ -1,4 +1,4 @@
-"""What went wrong with a design's texts, by rules: measures of all texts at the end, and the samples kept.
+"""Finds what went wrong with a design's texts, by rules over the final texts' measures and samples.
 
 The rules see symptoms, not meaning: a text can be wrong in ways that none of them knows.
 """
@@ -17,14 +17,14 @@ from .results import CellResult
 from .runs import mean_known
 
 ENDS, SHORT, LONG, REPEATED, COPIED, ALIKE, FELL = 0.8, 0.7, 1.3, 0.2, 0.5, 0.6, 0.05
-RISE = 0.1  # a share that was as high at the start, or nearly, is no symptom
-PROMPTS = 4  # shown of a run, and others where a symptom is seen that these do not show
+RISE = 0.1  # a share this close to that of the start is no symptom
+PROMPTS = 4  # shown per run, plus others with symptoms that these lack
 _PHRASE = 12  # words of a repeated phrase that are quoted
-_SENTENCE = 40  # words without a mark that ends a sentence
+_SENTENCE = 40  # words without an end of sentence
 
 
 class Trouble(NamedTuple):
-    """A symptom and its evidence."""
+    """A symptom in the texts and its evidence."""
 
     name: str
     evidence: str
@@ -52,17 +52,17 @@ RULES = {
 
 
 def troubles(cells: Sequence[CellResult]) -> list[Trouble]:
-    """The symptoms of the runs of one setting, in the order of `RULES`."""
+    """Return the symptoms of one setting's runs, in the order of `RULES`."""
     return [*_of_measures(cells), *_of_samples(cells), *_of_criteria(cells)]
 
 
 def worst_run(cells: Sequence[CellResult]) -> CellResult:
-    """The run that ended with the least gold."""
+    """Return the run that ended with the least gold."""
     return min(cells, key=lambda c: c["gold"] if np.isfinite(c["gold"]) else np.inf)
 
 
 def telling(cell: CellResult) -> list[int]:
-    """Which samples of a run to show: the first, and others whose end has a symptom that these have not."""
+    """Choose a run's samples to show: the first ones, and others with symptoms these lack."""
     chosen = list(range(min(PROMPTS, len(cell.samples))))
     seen = {name for i in chosen for name in _seen(cell.samples[i])}
     for i in range(len(chosen), len(cell.samples)):
@@ -73,14 +73,14 @@ def telling(cell: CellResult) -> list[int]:
 
 
 def example(cells: Sequence[CellResult]) -> tuple[str, list[str]]:
-    """A text of the end of the worst run, and the symptoms it shows; one with symptoms if there is one."""
+    """Return a final text of the worst run and its symptoms; one with symptoms if there is one."""
     samples = worst_run(cells).samples
     ends = [(str(t["text"]), _seen(s)) for s in samples for t in s["texts"] if t["when"] == "end"]
     return max(ends, key=lambda end: bool(end[1]), default=("", []))
 
 
 def _seen(sample: Mapping[str, Any]) -> list[str]:
-    """Symptoms that a single text shows at the end."""
+    """Return the symptoms a single final text shows."""
     prompt = str(sample["prompt"])
     texts = [t for t in sample["texts"] if t["when"] == "end"]
     rules: list[tuple[str, Callable[[Mapping[str, Any]], bool]]] = [
@@ -93,7 +93,7 @@ def _seen(sample: Mapping[str, Any]) -> list[str]:
 
 
 def repeated(words: Sequence[str]) -> float:
-    """Share of three-word sequences that came before in the text.
+    """Return the share of word trigrams that occurred before in the text.
 
     >>> repeated("to be or to be or to be".split())  # 6 sequences, 3 of them new
     0.5
@@ -103,7 +103,7 @@ def repeated(words: Sequence[str]) -> float:
 
 
 def shared(words: Sequence[str], other: Sequence[str]) -> float:
-    """Share of the four-word sequences of a text that stand in another one.
+    """Return the share of a text's four-word sequences that occur in another text.
 
     >>> shared("a b c d e".split(), "x a b c d".split())
     0.5
@@ -113,7 +113,7 @@ def shared(words: Sequence[str], other: Sequence[str]) -> float:
 
 
 def broken(text: str) -> bool:
-    """A word that is repeated at once, or a long stretch of words without an end of sentence.
+    """Find an immediately repeated word, or a long run of words without an end of sentence.
 
     >>> [broken(t) for t in ("A mug. A fine mug!", "you you you", "and so on " * 20)]
     [False, True, True]
@@ -146,7 +146,7 @@ def _of_measures(cells: Sequence[CellResult]) -> list[Trouble]:
 
 
 def _phrase(cells: Sequence[CellResult]) -> str:
-    """The longest phrase that a sample says twice, as an example."""
+    """Return the longest phrase that a sample says twice, as an example."""
     phrases = [said_twice(text) for _, text in _texts(cells, "end")]
     words = max(phrases, key=len, default="").split()
     ending = " …" if len(words) > _PHRASE else ""
@@ -162,7 +162,7 @@ def _of_samples(cells: Sequence[CellResult]) -> list[Trouble]:
         ("says the same to all", ALIKE, _likeness, "{} of four-word sequences stand in another sample"),
         ("lost its sentences", 0.5, _breaking, "{} of the samples"),
     ]
-    if not np.isfinite([c["repetitive"] for c in cells]).any():  # rows before there was such a column
+    if not np.isfinite([c["repetitive"] for c in cells]).any():  # rows older than this column
         evidence = "{} of three-word sequences came before"
         rules = [("repeats itself", REPEATED, _repetition, evidence), *rules]
     found = []
@@ -174,7 +174,7 @@ def _of_samples(cells: Sequence[CellResult]) -> list[Trouble]:
 
 
 def _of_criteria(cells: Sequence[CellResult]) -> list[Trouble]:
-    """Columns `gold_X` beside `gold_X_start`."""
+    """List the columns `gold_X` that have a `gold_X_start`."""
     found = []
     for column in cells[0].row:
         if not column.startswith("gold_") or f"{column}_start" not in cells[0].row:
@@ -188,7 +188,7 @@ def _of_criteria(cells: Sequence[CellResult]) -> list[Trouble]:
 
 
 def _texts(cells: Sequence[CellResult], when: str) -> list[tuple[str, str]]:
-    """Prompts and texts of all runs."""
+    """Return the prompts and texts of all runs."""
     return [
         (str(s["prompt"]), str(t["text"]))
         for c in cells
@@ -207,7 +207,7 @@ def _copying(texts: list[tuple[str, str]]) -> float:
 
 
 def _likeness(texts: list[tuple[str, str]]) -> float:
-    """With the likest text of another prompt."""
+    """Compare a text with the most similar text of another prompt."""
     words = [(p, _words(t)) for p, t in texts]
     likest: list[float] = []
     for prompt, own in words:

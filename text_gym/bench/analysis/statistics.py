@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from text_gym.episode import FloatArray
-from text_gym.utils.interval import Interval
+from text_gym.utils.interval import Interval, Rows, bootstrap
 
 RESAMPLES = 4000  # all 5^5 resamples of five seeds are fewer
 Runs = Mapping[Any, float]  # seed -> value
-Rows = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -197,28 +195,6 @@ def improvement(strata: Sequence[tuple[Runs, Runs]], seed: int = 0, resamples: i
     return Interval(value, *_bootstrap(values, of, seed, resamples), _count(values))
 
 
-def resampled_rank_correlation(
-    x: FloatArray, y: FloatArray, seed: int = 0, resamples: int = RESAMPLES
-) -> Interval:
-    """Spearman's correlation with its percentile bootstrap interval over the pairs; NaN is left out.
-
-    NaN for fewer than three pairs or a constant; resamples that are constant do not count.
-
-    Args:
-        x: `(n,)`.
-        y: `(n,)`.
-        seed: Of the resamples.
-        resamples: How many.
-    """
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    both = np.isfinite(x + y)
-    x, y = x[both], y[both]
-    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return Interval(math.nan, math.nan, math.nan, len(x))
-    ends = _bootstrap(np.stack([x, y], axis=1), lambda rows: _spearman(x[rows], y[rows]), seed, resamples)
-    return Interval(float(_spearman(x, y)), *ends, len(x))
-
-
 def best_within(kl: FloatArray, gold: FloatArray, budget: float) -> int | None:
     """The point of highest mean gold among those whose mean KL keeps to a budget; None if there is none.
 
@@ -265,31 +241,10 @@ def slope(x: FloatArray | Sequence[float], y: FloatArray | Sequence[float]) -> f
 def _bootstrap(
     values: FloatArray, of: Callable[[Rows], FloatArray], seed: int, resamples: int
 ) -> tuple[float, float]:
-    """Ends of the percentile interval of a statistic of drawn rows; groups are drawn each by itself.
-
-    Where there are no more resamples than are asked for, each of them is taken once.
-    """
+    """Ends of the percentile interval of a statistic of drawn seeds; NaN where a stratum has only one."""
     if _too_few(values):
         return math.nan, math.nan
-    groups = _groups(values)
-    if math.prod(len(g) ** len(g) for g in groups) <= resamples:
-        rows = _every_resample(groups)
-    else:
-        rng = np.random.default_rng(seed)
-        rows = np.concatenate([g[rng.integers(0, len(g), (resamples, len(g)))] for g in groups], axis=1)
-    drawn = of(rows)
-    drawn = drawn[np.isfinite(drawn)]
-    if not len(drawn):
-        return math.nan, math.nan
-    low, high = np.quantile(drawn, [0.025, 0.975], method="inverted_cdf")
-    return float(low), float(high)
-
-
-def _every_resample(groups: Sequence[Rows]) -> Rows:
-    """`(R, S)` rows: all that can be drawn of each group, beside all that can be drawn of the others."""
-    choices = [g[np.indices([len(g)] * len(g)).reshape(len(g), -1).T] for g in groups]  # (n^n, n) each
-    places = np.indices([len(c) for c in choices]).reshape(len(choices), -1)
-    return np.concatenate([c[p] for c, p in zip(choices, places, strict=True)], axis=1)
+    return bootstrap(of, _groups(values), seed, resamples, "inverted_cdf")
 
 
 def _table(strata: Sequence[Runs]) -> FloatArray:
@@ -331,13 +286,3 @@ def _middle(values: Any, cut: float) -> Any:
     inside = (place >= left) & (place < n - left)
     with np.errstate(invalid="ignore"):
         return np.where(inside, ordered, 0).sum(axis=-1) / inside.sum(axis=-1)
-
-
-def _spearman(x: Any, y: Any) -> Any:
-    from scipy.stats import rankdata
-
-    a, b = rankdata(x, axis=-1), rankdata(y, axis=-1)
-    a, b = a - a.mean(axis=-1, keepdims=True), b - b.mean(axis=-1, keepdims=True)
-    size = np.sqrt((a * a).sum(axis=-1) * (b * b).sum(axis=-1))
-    with np.errstate(invalid="ignore"):
-        return (a * b).sum(axis=-1) / np.where(size > 0, size, np.nan)

@@ -1,4 +1,4 @@
-"""A benchmark in numbers: every setting over its seeds, every design over its settings, and the findings.
+"""Summarises a benchmark: every setting over its seeds, every design over its settings, the findings.
 
 Nothing is run here; `summarise` reads the cells that are there, also those of a matrix that is not finished.
 """
@@ -23,7 +23,7 @@ SHARE = 0.9  # of the way from the start to the best gold of the task: the targe
 
 
 def summarise(folder: str | Path) -> dict[str, Any]:
-    """The summary of a benchmark's folder, as plain data; NaN where something is not known.
+    """Summarise a benchmark's folder as plain data, with NaN where something is unknown.
 
     Raises:
         ConfigError: The folder holds no benchmark.
@@ -33,13 +33,13 @@ def summarise(folder: str | Path) -> dict[str, Any]:
 
 
 def whole_summary(results: Results) -> dict[str, Any]:
-    """The summary with its findings, and how many questions they are."""
+    """Summarise the results with the findings and the number of questions asked."""
     found = find(results)
     return summary_of(results) | {"findings": summarise_findings(found), "multiplicity": multiplicity(found)}
 
 
 def summary_of(results: Results) -> dict[str, Any]:
-    """All but the findings."""
+    """Summarise everything but the findings."""
     settings = results.settings
     targets = _targets(settings)
     return {
@@ -107,7 +107,7 @@ def _design(results: Results, task: str, design: str) -> dict[str, Any]:
 
 
 def _ends(trained: Mapping[Setting, Sequence[CellResult]]) -> list[dict[str, Any]]:
-    """Where runs end, by KL coefficient, the smallest first: over all optimisers but best-of-n."""
+    """Tabulate where runs end, by ascending KL coefficient, over all optimisers but best-of-n."""
     coefficients = sorted({s.kl_coefficient for s in trained if s.kl_coefficient is not None})
     return [
         {"kl_coefficient": b, **_end([c for s, c in trained.items() if s.kl_coefficient == b])}
@@ -121,7 +121,7 @@ def _end(strata: Sequence[Sequence[CellResult]]) -> dict[str, Any]:
 
 
 def _gold(strata: Sequence[Sequence[CellResult]]) -> dict[str, Any]:
-    """Gold at the end over runs, and what an interquartile mean does not show of it.
+    """Summarise final gold over runs, with what an interquartile mean hides.
 
     `value` and `ci95` are the interquartile mean with its bootstrap interval over seeds; `mean` and `student`
     the mean over settings with Student's; `worst` the least of a run; `below_start` how many of the `n` runs
@@ -154,7 +154,7 @@ def _within(settings: Mapping[Setting, Sequence[CellResult]], budget: float) -> 
 
 
 def _ranked(designs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """By best gold within the budget, the best first; equals by name."""
+    """Rank designs by best gold within the budget, then by name."""
 
     def gold(design: Mapping[str, Any]) -> float:
         within = design["budgets"][f"{RANKED_AT:g}"]
@@ -168,7 +168,7 @@ def _ranked(designs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _algorithms(settings: Mapping[Setting, Sequence[CellResult]]) -> list[dict[str, Any]]:
-    """For every two optimisers: probability that one improves on the other, over what both have done.
+    """Return for every two optimisers the probability that one improves on the other where both ran.
 
     Strata are tasks, designs and KL coefficients that both have; best-of-n has none, so it is left out.
     """
@@ -188,13 +188,13 @@ def _algorithms(settings: Mapping[Setting, Sequence[CellResult]]) -> list[dict[s
 
 
 def _runs(settings: Mapping[Setting, Sequence[CellResult]]) -> dict[str, Any]:
-    """How many runs a setting has, and what a bootstrap interval over so few is worth."""
+    """Count a setting's runs, and say what a bootstrap interval over so few is worth."""
     counts = [len(c) for c in settings.values()]
     return {"least": min(counts), "most": max(counts), "coverage_of_range": coverage(min(counts))}
 
 
 def _targets(settings: Mapping[Setting, Sequence[CellResult]]) -> dict[str, float]:
-    """By task: gold that is most of the way from the start to the best setting's end."""
+    """Set each task's target: gold most of the way from the start to the best setting's end."""
     found = {}
     for task in dict.fromkeys(s.task for s in settings):
         runs = [c for s, c in settings.items() if s.task == task]
@@ -217,7 +217,7 @@ def _nulls(cells: Sequence[CellResult]) -> dict[str, float]:
 
 
 def _static_accuracy(cells: Sequence[CellResult]) -> dict[str, Any]:
-    """Over seeds, for which a learned design is trained anew; all runs of one seed have the same."""
+    """Average over seeds, since a learned design is trained once per seed."""
     return _over_runs({c.row["seed"]: c["static_accuracy"] for c in cells})
 
 

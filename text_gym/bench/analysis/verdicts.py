@@ -1,4 +1,4 @@
-"""Answers to questions: yes, no, or that these runs cannot tell, by rules that are stated beside them.
+"""Answers questions by yes, no, or "these runs cannot tell", with the rules stated beside them.
 
 They rest on Student's interval over seeds (see `statistics.contrast`), which is wide where seeds are few; a
 percentile bootstrap over two or three seeds is but their range.
@@ -7,7 +7,6 @@ percentile bootstrap over two or three seeds is but their range.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
@@ -27,7 +26,7 @@ Kind = TypeVar("Kind", bound=Interval)
 
 @dataclass(frozen=True)
 class Finding:
-    """A question and its answer.
+    """A question about the runs, and its answer.
 
     Args:
         name: For programs, e.g. `"over_optimisation"`.
@@ -61,7 +60,7 @@ class Finding:
 
 
 def judge_increase(effect: Interval, margin: float) -> str:
-    """Whether an effect is above zero and matters.
+    """Judge whether an effect is above zero and large enough to matter.
 
     Yes: the whole interval is above 0 and the estimate at least the margin. No: the whole interval is below
     the margin. Otherwise it cannot be told.
@@ -74,27 +73,13 @@ def judge_increase(effect: Interval, margin: float) -> str:
     return "no" if effect.high < margin else UNKNOWN
 
 
-def shown(interval: Interval, digits: int = 2, sign: bool = False) -> str:
-    """An interval in a sentence.
-
-    >>> shown(Interval(-0.314, -0.4, -0.2, 3)), shown(Interval(0.5, float("nan"), float("nan"), 1), 1, True)
-    ('−0.31 [−0.40, −0.20]', '+0.5 (no interval)')
-    """
-    if math.isnan(interval.value):
-        return "not known"
-    form = f"{{:{'+' if sign else ''}.{digits}f}}"
-    centre, low, high = (form.format(x) for x in (interval.value, interval.low, interval.high))
-    text = centre + (" (no interval)" if math.isnan(interval.low) else f" [{low}, {high}]")
-    return re.sub(r"[-+](0\.?0*)(?![.\d])", r"\1", text).replace("-", "−")
-
-
 def minus(interval: Kind) -> Kind:
-    """The interval of the effect with its sign turned."""
+    """Return the interval of the effect with its sign reversed."""
     return replace(interval, value=-interval.value, low=-interval.high, high=-interval.low)
 
 
 def judge_change(effect: Interval, margin: float) -> str:
-    """Whether an effect differs from zero, in whichever direction, and matters.
+    """Judge whether an effect differs from zero in either direction, and is large enough to matter.
 
     >>> [judge_change(Interval(x, x - 1, x + 1, 3), 2) for x in (3, -3, 0.5, 1.5)]
     ['yes', 'yes', 'no', 'cannot be told']
@@ -105,7 +90,7 @@ def judge_change(effect: Interval, margin: float) -> str:
 
 
 def holm(chances: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values (Holm 1979), NaN left as it is.
+    """Return Holm's adjusted p-values (Holm 1979), leaving NaN as it is.
 
     Whoever takes as found what is at most 0.05 errs anywhere in the whole family with probability 0.05 at
     most, however its questions depend on each other.
@@ -122,7 +107,7 @@ def holm(chances: Sequence[float]) -> list[float]:
 
 
 def multiplicity(findings: Sequence[Finding]) -> dict[str, Any]:
-    """How many questions are asked at once, and how many intervals would exclude zero by chance alone."""
+    """Count the questions asked, and the intervals that would exclude zero by chance alone."""
     tested = [f.p for f in findings if not math.isnan(f.p)]
     return {
         "questions": len(findings),
@@ -134,7 +119,7 @@ def multiplicity(findings: Sequence[Finding]) -> dict[str, Any]:
 
 
 def chance_note(found: Mapping[str, Any]) -> str:
-    """What `multiplicity` found, in words; "" where nothing was tested."""
+    """Describe the result of `multiplicity`; "" where nothing was tested."""
     if not found["tested"]:
         return ""
     return (
@@ -145,6 +130,6 @@ def chance_note(found: Mapping[str, Any]) -> str:
 
 
 def summarise_findings(findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    """Findings as plain data, each with Holm's p-value among all of them."""
+    """Return the findings as plain data, each with its Holm-adjusted p-value."""
     adjusted = holm([f.p for f in findings])
     return [f.summary() | {"p_holm": p} for f, p in zip(findings, adjusted, strict=True)]

@@ -1,1 +1,1 @@
-"""What a benchmark runs: designs, budgets, cells, and the engines that work through them."""
+"""The matrix of runs in a benchmark: designs, budgets, cells, and the engines that run them."""

@@ -1,4 +1,4 @@
-"""Budgets: which cells a matrix has, and what each of its parts is there to show. Nothing is run here."""
+"""Budgets list a matrix's cells and what each part is meant to show; nothing is run here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .settings import BEST_OF_N, Settings
 
 @dataclass(frozen=True)
 class Sweep:
-    """A part of a matrix: designs by optimisers by KL coefficients, for each seed.
+    """A part of a matrix: designs × optimisers × KL coefficients, for each seed.
 
     Args:
         optimisers: Names.
@@ -59,7 +59,7 @@ SWEEPS: dict[str, tuple[Sweep, ...]] = {
         Sweep(("ppo",), (0.0, 0.1), _PAID, others=False),
     ),
 }
-# Agents: task -> what differs in its settings, and β in units of its reward.
+# Agents: task -> settings that differ, and β in units of its reward.
 AGENTS = ("ppo", "grpo", "rloo", "reinforce", "sb3.ppo")
 AGENT_TASKS: dict[str, tuple[dict[str, Any], float]] = {
     "products": ({}, 0.02),
@@ -77,7 +77,7 @@ def plan_rewards(
     kl_coefficients: Sequence[float] | None = None,
     seeds: Sequence[int] | None = None,
 ) -> list[Cell]:
-    """Cells of a budget for the designs asked for.
+    """List a budget's cells for the chosen designs.
 
     Args:
         settings: Of the benchmark.
@@ -112,7 +112,7 @@ def plan_agents(
     seeds: Sequence[int] | None = None,
     iterations: int | None = None,
 ) -> list[Cell]:
-    """Cells of the comparison of agents: tasks by agents by seeds, on the tasks' own rewards."""
+    """List the cells of the comparison of agents: tasks × agents × seeds, on the tasks' own rewards."""
     gold = Design("gold", "gold", "the task's own reward", Gold())
     cells = []
     for task in tasks:
@@ -126,5 +126,5 @@ def plan_agents(
 
 
 def budgeted(budget: str) -> list[str]:
-    """Names of the suite's designs that a budget has."""
+    """Return the names of the suite's designs that a budget includes."""
     return [name for name in DESIGNS if any(name in sweep.designs for sweep in SWEEPS[budget])]

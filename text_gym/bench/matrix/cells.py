@@ -1,4 +1,4 @@
-"""A cell of the matrix: one design, optimised in one way from one seed; what is run, and what is measured.
+"""A cell of the matrix optimises one design in one way from one seed, and measures the result.
 
 A cell's file depends on its settings alone: no time, no machine load. So matrices can be killed and resumed.
 """
@@ -19,7 +19,7 @@ from text_gym.episode import Episode, FloatArray, word_counts
 from text_gym.rewards.source import RewardSource
 from text_gym.utils.json_files import write_json
 
-from .designs import Design, DesignJob, opinions
+from .designs import Design, DesignJob
 from .optimisers import Look, learn, mean_or_none, perfect
 from .settings import BEST_OF_N, Settings, digest
 from .start import DesignInputs, SampledTexts, SamplingJob
@@ -30,7 +30,7 @@ _COMPARED = 64  # texts of self-BLEU
 
 @dataclass(frozen=True)
 class Cell:
-    """The job of one cell.
+    """The job that runs one cell.
 
     Args:
         settings: Of the benchmark.
@@ -48,19 +48,19 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The cell's name in messages."""
         task = f"{self.settings.task} · " if self.settings.what == "agents" else ""
         beta = "" if self.kl_coefficient is None else f" · β {self.kl_coefficient:g}"
         return f"{task}{self.design.name} · {self.optimiser}{beta} · seed {self.seed}"
 
     @property
     def design_job(self) -> DesignJob:
-        """The job that makes the design ready."""
+        """The job that prepares the design."""
         return DesignJob(self.settings, self.design, self.seed if self.design.trained else 0)
 
     @property
     def key(self) -> str:
-        """Follows from all that the results depend on."""
+        """A hash of everything the results depend on."""
         own = self.settings.to_dict()
         shared = [own[k] for k in ("iterations", "episodes", "points", "watched", "held_out")]
         how = [self.optimiser, self.settings.optimiser(self.optimiser), self.kl_coefficient, self.seed]
@@ -70,12 +70,12 @@ class Cell:
 
     @property
     def place(self) -> str:
-        """Of the results, in the folder."""
+        """The path of the results in the folder."""
         return f"cells/{self.key}.json"
 
     @property
     def needs(self) -> list[str]:
-        """What must be in the folder before."""
+        """The files that must exist before."""
         own = (
             [SamplingJob(self.settings, "candidates", self.seed).place] if self.optimiser == BEST_OF_N else []
         )
@@ -83,15 +83,15 @@ class Cell:
 
     @property
     def makes(self) -> list[str]:
-        """What is in the folder afterwards."""
+        """The files that exist afterwards."""
         return [self.place]
 
     def done(self, folder: Path) -> bool:
-        """Whether the results are there."""
+        """True if the results exist."""
         return (folder / self.place).is_file()
 
     def run(self, folder: Path) -> None:
-        """Optimise, measure, and write it down in one step."""
+        """Optimise, measure, and write the results atomically."""
         inputs = DesignInputs(self.settings, folder)
         reward, static = self.design_job.load(inputs), self.design_job.read(folder)
         found = _choose(self, inputs, reward) if self.optimiser == BEST_OF_N else _learn(self, reward, static)
@@ -102,7 +102,7 @@ class Cell:
         write_json(folder / self.place, {**content, "fingerprint": self.design.fingerprint})
 
     def read(self, folder: Path) -> dict[str, Any]:
-        """What `run` wrote."""
+        """Read what `run` wrote."""
         return dict(json.loads((folder / self.place).read_text(encoding="utf-8")))
 
 
@@ -116,7 +116,7 @@ COLUMNS = (
 
 
 def _empty_row(cell: Cell) -> dict[str, Any]:
-    """All columns in their order, with what the cell is."""
+    """Make a row with all columns in order, filled in with the cell's identity."""
     return {
         **dict.fromkeys(COLUMNS),
         "task": cell.settings.task,
@@ -129,7 +129,7 @@ def _empty_row(cell: Cell) -> dict[str, Any]:
 
 
 def _static(static: dict[str, Any], inputs: DesignInputs) -> dict[str, Any]:
-    """Columns that are known before anything is optimised."""
+    """Fill in the columns known before anything is optimised."""
     start = inputs.start
     return {
         "gold_start": mean_or_none(start.gold),
@@ -143,7 +143,7 @@ def _static(static: dict[str, Any], inputs: DesignInputs) -> dict[str, Any]:
 
 
 def _learn(cell: Cell, reward: RewardSource, static: dict[str, Any]) -> dict[str, Any]:
-    """By reinforcement learning."""
+    """Optimise by reinforcement learning."""
     spread = static["proxy_std_start"]
     scale = 1 / spread if spread and cell.settings.what == "rewards" else 1.0
     found = learn(cell.settings, cell.optimiser, reward, scale, float(cell.kl_coefficient or 0.0), cell.seed)
@@ -160,9 +160,9 @@ def _learn(cell: Cell, reward: RewardSource, static: dict[str, Any]) -> dict[str
 
 
 def _choose(cell: Cell, inputs: DesignInputs, reward: RewardSource) -> dict[str, Any]:
-    """By choosing the best of n candidates; means over all ways to draw n of them."""
+    """Optimise by best-of-n, averaging exactly over all ways to draw n candidates."""
     texts = inputs.candidates(cell.seed)
-    proxy = opinions(reward, texts.episodes).reshape(texts.gold.shape)
+    proxy = reward(texts.episodes).totals_or_nan.reshape(texts.gold.shape)
     most = texts.gold.shape[1]
     sizes = [n for n in (2**i for i in range(most.bit_length())) if n <= most]
     done = perfect(texts.terms)
@@ -193,12 +193,12 @@ def _choose(cell: Cell, inputs: DesignInputs, reward: RewardSource) -> dict[str,
 
 
 def _best(curve: Sequence[dict[str, Any]]) -> int:
-    """The point of highest gold."""
+    """Return the point with the highest gold."""
     return int(np.argmax([-np.inf if point["gold"] is None else point["gold"] for point in curve]))
 
 
 def _picked(texts: SampledTexts, proxy: FloatArray, place: Any) -> Look:
-    """The candidates in these places, one a prompt."""
+    """Return the candidates at these indices, one per prompt."""
     rows = np.arange(len(place))
     return Look(
         [texts.episodes[i * texts.gold.shape[1] + j] for i, j in enumerate(place.tolist())],
@@ -212,7 +212,7 @@ def _picked(texts: SampledTexts, proxy: FloatArray, place: Any) -> Look:
 def _measures(
     episodes: Sequence[Episode], gold: FloatArray, proxy: FloatArray, terms: dict[str, FloatArray]
 ) -> dict[str, Any]:
-    """What the texts at the end are like."""
+    """Measure the final texts."""
     texts = [e.completion for e in episodes]
     pairs = distinct(texts, 2)
     return {
@@ -231,7 +231,7 @@ def _measures(
 
 
 def _repetitive(episodes: Sequence[Episode]) -> FloatArray:
-    """`(n,)` 1 where a text says something twice."""
+    """Mark the texts that repeat a phrase with 1, `(n,)`."""
     return np.array([float(says_twice(e.completion)) for e in episodes])
 
 
@@ -240,7 +240,7 @@ def _criteria(terms: dict[str, FloatArray]) -> dict[str, FloatArray]:
 
 
 def _gap(row: dict[str, Any]) -> float | None:
-    """What the proxy gained and gold did not, in standard deviations over the starting policy's texts."""
+    """Return how much more the proxy gained than gold, in standard deviations over the starting texts."""
     spread, own = row["gold_std_start"], row["proxy_std_start"]
     if not spread or not own or row["gold"] is None or row["proxy"] is None:
         return None
@@ -248,7 +248,7 @@ def _gap(row: dict[str, Any]) -> float | None:
 
 
 def _samples(looks: dict[str, Look]) -> list[dict[str, Any]]:
-    """Texts of the first few prompts, as plain data."""
+    """Return the texts of the first few prompts as plain data."""
     result = []
     for i, episode in enumerate(looks["start"].episodes[:SHOWN]):
         texts = [

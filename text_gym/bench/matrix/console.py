@@ -1,4 +1,4 @@
-"""What a matrix shows while it runs, and the table at its end. Nothing is computed here."""
+"""Shows a matrix while it runs, and the table at its end; nothing is computed here."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Show = Callable[[Any, str], None]
 
 @contextmanager
 def show_progress(console: Console, total: int, done_before: int) -> Iterator[Show]:
-    """A bar over the jobs of a round, a line for each that is done; lines alone where there is no terminal.
+    """Show a bar over a round's jobs and a line per finished one, or lines alone without a terminal.
 
     Args:
         console: Where.
@@ -61,7 +61,7 @@ def show_progress(console: Console, total: int, done_before: int) -> Iterator[Sh
 
 
 def show_rows(rows: Sequence[dict[str, Any]], console: Console) -> None:
-    """Print what became of each design, optimiser and coefficient over seeds; the user's designs first."""
+    """Print the result of each design, optimiser and coefficient over seeds, the user's designs first."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: row.get("group") != YOURS):
         groups.setdefault((row["task"], row["design"], row["optimiser"], row["kl_coefficient"]), []).append(
@@ -96,7 +96,7 @@ def show_rows(rows: Sequence[dict[str, Any]], console: Console) -> None:
 
 
 def show_findings(summary: Mapping[str, Any], folder: Path, console: Console) -> None:
-    """Print answers: of each of the user's designs, the first in full; without such, the first of all."""
+    """Print the first finding of each of the user's designs in full, or the first of all without any."""
     yours = [d["name"] for d in summary["designs"] if d["yours"]]
     found = [f for f in summary["findings"] if f["design"] in yours]
     for i, f in enumerate(found or summary["findings"][:3]):
@@ -110,7 +110,7 @@ def show_findings(summary: Mapping[str, Any], folder: Path, console: Console) ->
 
 
 def _gain(row: dict[str, Any]) -> float | None:
-    """What the proxy gained, in standard deviations at the start."""
+    """Return the proxy's gain in standard deviations at the start."""
     if row["proxy"] is None or not row["proxy_std_start"]:
         return None
     return float((row["proxy"] - row["proxy_start"]) / row["proxy_std_start"])
@@ -122,7 +122,7 @@ def _worst(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _failed(rows: Sequence[dict[str, Any]]) -> int:
-    """Runs that ended with less gold than they began with."""
+    """Count the runs that ended with less gold than they began with."""
     return sum(r["gold"] < r["gold_start"] for r in rows if None not in (r["gold"], r["gold_start"]))
 
 

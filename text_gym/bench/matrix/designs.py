@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from text_gym.bench.analysis.measures import pair_accuracy, rank_among
-from text_gym.episode import Episode, FloatArray
 from text_gym.errors import ConfigError, DataError, UnknownNameError
 from text_gym.reward_models.audit.probes import null_texts
 from text_gym.reward_models.learned.loading import load_reward_model
@@ -43,7 +42,7 @@ from .settings import Settings, digest
 from .start import DesignInputs, SamplingJob
 
 _NAME = re.compile(r"[A-Za-z][\w-]*")
-_RULED = 128  # prompts that null texts are made for
+_RULED = 128  # prompts for which null texts are made
 Make = Callable[[DesignInputs, int], RewardSource]
 
 
@@ -69,7 +68,7 @@ class Design:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Follows from the recipe, and from the source of a function or the files that it names."""
+        """A hash of the recipe, and of a function's source or the files it names."""
         make: Any = self.make
         if is_dataclass(make) and not isinstance(make, type):
             return digest([type(make).__name__, json.loads(json.dumps(asdict(make), default=repr))])
@@ -84,12 +83,12 @@ class Design:
 
     @property
     def traits(self) -> Mapping[str, str | int]:
-        """By what it is compared with other designs: those of its recipe."""
+        """The traits of its recipe, in which it is compared with other designs."""
         return dict(getattr(self.make, "traits", {"kind": "user"}))
 
     @property
     def trained(self) -> bool:
-        """Whether it is a learned model, of the matrix's own making."""
+        """True if it is a reward model that the matrix trains itself."""
         return bool(getattr(self.make, "trained", False))
 
 
@@ -148,7 +147,7 @@ def choose_designs(only: Sequence[str] | None, own: Iterable[str | Design] = ())
 
 
 def load_design(spec: str) -> Design:
-    """A reward of the user's own as a design.
+    """Make a design of the user's own reward.
 
     Args:
         spec: A reward's name, `module:function`, `file.py:function`, `file.py` with one public function in
@@ -178,7 +177,7 @@ def load_design(spec: str) -> Design:
 
 
 def _only_function(file: Path) -> str:
-    """The one public function (or class) of a file, without running it."""
+    """Find the only public function (or class) of a file, without running it."""
     if not file.is_file():
         raise DataError(f"there is no file {file}")
     try:
@@ -195,7 +194,7 @@ def _only_function(file: Path) -> str:
 
 @dataclass(frozen=True)
 class DesignJob:
-    """The job of making a design ready for its cells, and of judging it without optimising it.
+    """The job that prepares a design for its cells and measures it before any optimisation.
 
     Args:
         settings: Of the benchmark.
@@ -209,41 +208,41 @@ class DesignJob:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The job's name in messages."""
         return f"design · {self.design.name}" + (f" · seed {self.seed}" if self.design.trained else "")
 
     @property
     def key(self) -> str:
-        """Follows from all that the reward and its measures depend on."""
+        """A hash of everything the reward and its measures depend on."""
         texts = [SamplingJob(self.settings, use).key for use in self.uses]
         return digest([texts, self.design.fingerprint, self.seed if self.design.trained else None])
 
     @property
     def uses(self) -> list[Any]:
-        """Texts that it needs."""
+        """The sampling jobs whose texts it needs."""
         return ["start", "pool"] if self.design.trained else ["start"]
 
     @property
     def place(self) -> str:
-        """Of the measures, in the folder; a learned model lies beside them."""
+        """The path of the measures in the folder, beside a learned model."""
         return f"designs/{self.key}.json"
 
     @property
     def needs(self) -> list[str]:
-        """What must be in the folder before."""
+        """The files that must exist before."""
         return [SamplingJob(self.settings, use).place for use in self.uses]
 
     @property
     def makes(self) -> list[str]:
-        """What is in the folder afterwards."""
+        """The files that exist afterwards."""
         return [self.place, *([f"designs/{self.key}"] if self.design.trained else [])]
 
     def done(self, folder: Path) -> bool:
-        """Whether it is ready."""
+        """True if the design is ready."""
         return (folder / self.place).is_file()
 
     def run(self, folder: Path) -> None:
-        """Make or train it, measure it, and write that down."""
+        """Make or train the reward, measure it, and write the measures."""
         inputs = DesignInputs(self.settings, folder)
         (folder / "designs").mkdir(parents=True, exist_ok=True)
         source = as_reward_source(self.design.make(inputs, self.seed))
@@ -255,18 +254,18 @@ class DesignJob:
         write_json(folder / self.place, {"design": self.design.name, **measure_design(source, inputs)})
 
     def load(self, inputs: DesignInputs) -> RewardSource:
-        """The reward of a design that is ready."""
+        """Load the reward of a design that is ready."""
         if not self.design.trained:
             return as_reward_source(self.design.make(inputs, self.seed))
         return load_reward_model(inputs.folder / "designs" / self.key, device="cpu")
 
     def read(self, folder: Path) -> dict[str, Any]:
-        """What was measured of it."""
+        """Read what was measured."""
         return dict(json.loads((folder / self.place).read_text(encoding="utf-8")))
 
 
 def measure_design(source: RewardSource, inputs: DesignInputs) -> dict[str, Any]:
-    """Measures of a reward on texts of the starting policy, nothing optimised; plain data.
+    """Measure a reward on the starting policy's texts, before any optimisation; plain data.
 
     Returns:
         `tree`; `proxy_start`, `proxy_std_start`; `static_accuracy` (agreement with gold on pairs of one
@@ -274,12 +273,12 @@ def measure_design(source: RewardSource, inputs: DesignInputs) -> dict[str, Any]
         above all).
     """
     start = inputs.start
-    scores = opinions(source, start.episodes).reshape(start.gold.shape)
+    scores = source(start.episodes).totals_or_nan.reshape(start.gold.shape)
     rulers: dict[str, float | None] = {}
     if inputs.settings.what == "rewards":
         first = start.episodes[:: start.gold.shape[1]][:_RULED]
         made = null_texts(first)
-        rulers = {name: rank_among(opinions(source, own), scores[:_RULED]) for name, own in made.items()}
+        rulers = {name: rank_among(source(own).totals_or_nan, scores[:_RULED]) for name, own in made.items()}
     return {
         "tree": describe_reward(source),
         "proxy_start": float(np.nanmean(scores)),
@@ -287,9 +286,3 @@ def measure_design(source: RewardSource, inputs: DesignInputs) -> dict[str, Any]
         "static_accuracy": pair_accuracy(start.gold, scores),
         "null_rulers": rulers,
     }
-
-
-def opinions(source: RewardSource, episodes: Sequence[Episode]) -> FloatArray:
-    """`(n,)` totals; NaN where the source abstains."""
-    rewards = source(episodes)
-    return np.where(rewards.abstained, np.nan, rewards.totals)

@@ -1,4 +1,4 @@
-"""Engines: who runs the jobs of a matrix: this process, worker processes, or a Ray cluster.
+"""Engines run the jobs of a matrix in worker processes or on a Ray cluster.
 
 A job reads and writes one folder and nothing else. What jobs there are, and in what order, is not decided
 here.
@@ -35,21 +35,21 @@ class Job(Protocol):
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The job's name in messages."""
 
     @property
     def needs(self) -> list[str]:
-        """Files and sealed folders that it reads."""
+        """The files and sealed folders the job reads."""
 
     @property
     def makes(self) -> list[str]:
-        """Files and sealed folders that it writes; the first of them last."""
+        """The files and sealed folders the job writes; the first is written last."""
 
     def done(self, folder: Path) -> bool:
-        """Whether it need not be run."""
+        """True if the job need not be run."""
 
     def run(self, folder: Path) -> None:
-        """Do it; the same job gives the same bytes."""
+        """Run the job; the same job always gives the same bytes."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,14 @@ class Engine(Protocol):
     """Runs jobs that do not depend on each other, in any order."""
 
     def run(self, jobs: Sequence[Any], folder: Path) -> Iterator[Outcome]:
-        """Outcomes as they come; a job that fails does not keep the others from running."""
+        """Yield outcomes as they come; a failing job does not stop the others."""
 
     def close(self) -> None:
-        """End what was started."""
+        """Stop whatever was started."""
 
 
 class LocalEngine:
-    """Worker processes on this machine, each with one thread, so that results do not depend on their number.
+    """Runs jobs in worker processes of one thread each, so that results do not depend on their number.
 
     Args:
         workers: How many; 0 runs the jobs in this process, one after another.
@@ -93,14 +93,14 @@ class LocalEngine:
         self._pools: list[ProcessPoolExecutor] = []
 
     def run(self, jobs: Sequence[Any], folder: Path) -> Iterator[Outcome]:
-        """Outcomes as they come."""
+        """Yield outcomes as they come."""
         if not self.workers:
             with _one_thread():
                 yield from (attempt(job, folder) for job in jobs)
             return
         todo, running = list(reversed(jobs)), dict[Future[Outcome], tuple[int, Any]]()
         free = list(range(self.workers))
-        with _environment(_ONE_THREAD):  # workers start when they are first given something to do
+        with _environment(_ONE_THREAD):  # workers start when they get their first job
             while todo or running:
                 while todo and free:
                     slot, job = free.pop(), todo.pop()
@@ -111,7 +111,7 @@ class LocalEngine:
                     yield self._outcome(future, slot, job)
 
     def close(self) -> None:
-        """End the workers, whatever they are doing."""
+        """Stop the workers, whatever they are doing."""
         for pool in self._pools:
             for process in list((getattr(pool, "_processes", None) or {}).values()):
                 process.terminate()
@@ -119,7 +119,7 @@ class LocalEngine:
         self._pools = []
 
     def _pool(self, slot: int) -> ProcessPoolExecutor:
-        """One process each, so that it is known whose job a process died of."""
+        """Start pools of one process each, so that a dead process points to its job."""
         while len(self._pools) <= slot:
             self._pools.append(_new_pool())
         return self._pools[slot]
@@ -135,7 +135,7 @@ class LocalEngine:
 
 
 class RayEngine:
-    """Tasks of a Ray cluster, a core each; files go there and come back as bytes, so nothing is shared.
+    """Runs jobs as tasks of a Ray cluster, one core each; files travel as bytes, so nothing is shared.
 
     The cluster is that of `RAY_ADDRESS`, or a local one that ends with the benchmark. text-gym must be
     installed on its machines, and files of rewards must lie where they lie here.
@@ -161,7 +161,7 @@ class RayEngine:
         self._sent: dict[str, Any] = {}
 
     def run(self, jobs: Sequence[Any], folder: Path) -> Iterator[Outcome]:
-        """Outcomes as they come; what a task made is written here."""
+        """Yield outcomes as they come, and write what each task made."""
         running = {}
         for job in jobs:
             for path in job.needs:
@@ -182,14 +182,14 @@ class RayEngine:
             yield outcome
 
     def close(self) -> None:
-        """End the cluster, if it was started here."""
+        """Stop the cluster if it was started here."""
         self._sent.clear()
         if self._owner:
             self.ray.shutdown()
 
 
 def attempt(job: Any, folder: Path) -> Outcome:
-    """Run a job; what goes wrong is part of the outcome."""
+    """Run a job and report any failure as part of the outcome."""
     started = time.perf_counter()
     try:
         job.run(folder)
@@ -201,7 +201,7 @@ def attempt(job: Any, folder: Path) -> Outcome:
 
 
 def attempt_far(job: Any, files: Sequence[Any]) -> tuple[Outcome, dict[str, dict[str, bytes]]]:
-    """`attempt` where the folder is not: what the job needs comes as bytes, and so does what it makes."""
+    """Call `attempt` away from the folder; the job's inputs and outputs travel as bytes."""
     import ray
 
     _quiet()
@@ -217,7 +217,7 @@ def attempt_far(job: Any, files: Sequence[Any]) -> tuple[Outcome, dict[str, dict
 
 
 def pack(folder: Path, paths: Sequence[str]) -> dict[str, dict[str, bytes]]:
-    """Files, and folders with all in them, as bytes: path -> name inside it (empty for a file) -> content."""
+    """Read files and whole folders as bytes: path -> name inside it (empty for a file) -> content."""
     packed = {}
     for path in paths:
         place = folder / path
@@ -227,7 +227,7 @@ def pack(folder: Path, paths: Sequence[str]) -> dict[str, dict[str, bytes]]:
 
 
 def unpack(packed: dict[str, dict[str, bytes]], folder: Path) -> None:
-    """Write what `pack` read: folders first, and each of them or nothing of it."""
+    """Write what `pack` read, folders first, each completely or not at all."""
     for path, files in sorted(packed.items(), key=lambda item: "" in item[1]):
         place = folder / path
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -259,7 +259,7 @@ def _new_pool() -> ProcessPoolExecutor:
 
 
 def _begin_worker() -> None:
-    """One thread; Ctrl-C is the parent's business; and no worker outlives its parent, however that ended."""
+    """Set up a worker: one thread, Ctrl-C left to the parent, and no life beyond the parent's."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
@@ -276,7 +276,7 @@ def _begin_worker() -> None:
 
 
 def _quiet() -> None:
-    """Advice about a single run would drown the matrix."""
+    """Silence advice about single runs, which would flood the matrix's output."""
     log = logging.getLogger("text_gym")
     log.addHandler(logging.NullHandler())
     log.propagate = False
@@ -296,7 +296,7 @@ def _one_thread() -> Iterator[None]:
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """What processes are started with: libraries read it when they are loaded."""
+    """Return the environment for new processes, which libraries read when they load."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -310,7 +310,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def _not_to_be_sent(job: Any, error: Exception) -> Exception:
-    """A design that cannot be pickled is the usual cause."""
+    """Explain a job that cannot be pickled, usually because of its design."""
     text = str(error)
     if "pickle" not in text.lower():
         return error

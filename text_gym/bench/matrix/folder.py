@@ -1,4 +1,4 @@
-"""The folder of a benchmark: settings, finished cells, results; it can be extended and gone on with.
+"""The folder of a benchmark: settings, finished cells and results; it can be extended and resumed.
 
 Files appear as a whole or not at all, and what is missing has yet to be made. Nothing is computed here.
 """
@@ -23,7 +23,7 @@ from text_gym.utils.json_files import write_json
 from text_gym.utils.locking import FolderLock
 from text_gym.utils.sealed import write_atomic
 
-# Lists that may grow from command to command; everything else must stay as it is, or is of the last command.
+# Lists that may grow from command to command; everything else stays, or is the last command's.
 _GROWING = ("tasks", "optimisers", "kl_coefficients", "seeds")
 _OF_THE_LAST = ("budget", "command", "machine", "designs", "task")
 
@@ -72,7 +72,7 @@ class BenchFolder:
         write_json(self.path / "config.json", self.config)
 
     def note(self, row: Mapping[str, Any]) -> None:
-        """Append a line to `timings.jsonl`: what has no place in results, as it is never twice the same."""
+        """Append a line to `timings.jsonl`, which holds what varies from run to run."""
         with (self.path / "timings.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
@@ -82,13 +82,13 @@ class BenchFolder:
             stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text.rstrip()}\n")
 
     def describe(self, trees: Mapping[str, str]) -> None:
-        """Add to the designs in `config.json` what they are made of."""
+        """Add each design's make-up to `config.json`."""
         for design in self.config["designs"]:
             design["tree"] = trees.get(design["name"], design.get("tree"))
         self.save()
 
     def rows(self) -> list[dict[str, Any]]:
-        """Rows of all finished cells of the designs as they are now, in their canonical order."""
+        """Return the rows of all finished cells of the current designs, in canonical order."""
         fingerprints = {d["name"]: d["fingerprint"] for d in self.config["designs"]}
         rows = []
         for file in sorted((self.path / "cells").glob("*.json")):
@@ -105,7 +105,7 @@ class BenchFolder:
         return sorted(rows, key=place)
 
     def write_results(self) -> list[dict[str, Any]]:
-        """Write `results.json` and `results.csv`; returns the rows."""
+        """Write `results.json` and `results.csv`, and return the rows."""
         rows = self.rows()
         write_json(self.path / "results.json", rows)
         columns = list(dict.fromkeys(name for row in rows for name in row))
@@ -119,7 +119,7 @@ class BenchFolder:
 
 
 def extended(found: Mapping[str, Any], given: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The settings of a folder with those of a command on it.
+    """Combine a folder's settings with those of a new command on it.
 
     Raises:
         ConfigError: They contradict each other.
@@ -144,7 +144,7 @@ def extended(found: Mapping[str, Any], given: Mapping[str, Any], path: Path) -> 
 
 
 def machine() -> dict[str, Any]:
-    """What results were made on."""
+    """Describe the machine the results were made on."""
     try:
         torch = version("torch")
     except PackageNotFoundError:
@@ -172,7 +172,7 @@ def _united(found: Sequence[Any], given: Sequence[Any]) -> list[Any]:
 
 
 def _united_design(known: dict[str, Any] | None, given: dict[str, Any] | None) -> dict[str, Any]:
-    """The design as the command has it; its tree, if it is the same design."""
+    """Merge a design's old and new configuration, keeping the tree of an unchanged design."""
     if given is None or known is None:
         return dict(given or known or {})
     same = known["fingerprint"] == given["fingerprint"]

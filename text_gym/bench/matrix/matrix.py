@@ -1,4 +1,4 @@
-"""The matrix: its cells are run so that it can be stopped at any time, in any way, and gone on with.
+"""Runs the matrix so that it can be stopped at any time, in any way, and resumed.
 
 Three rounds: texts of the starting policy, designs (trained and judged unoptimised), cells. What is in the
 folder already is not done again; what fails is named and does not stop the rest.
@@ -35,7 +35,7 @@ from .start import SamplingJob
 
 
 class BenchError(TextGymError, RuntimeError):
-    """Cells of a matrix failed; the others have results."""
+    """Some cells of a matrix failed; the others have results."""
 
 
 def bench_rewards(
@@ -148,7 +148,7 @@ def run_matrix(
     console: Console | None,
     command: str | None,
 ) -> list[dict[str, Any]]:
-    """Run the cells that are not there yet, write results and report; the rows.
+    """Run the missing cells, write results and report, and return the rows.
 
     Raises:
         BenchError: Cells failed; all others are done.
@@ -178,7 +178,7 @@ def run_matrix(
 
 
 def make_engine(name: str, workers: int | None) -> Engine:
-    """An engine by name.
+    """Make an engine by name.
 
     Raises:
         ConfigError: There is no such engine, Ray is missing, or a number of workers makes no sense.
@@ -191,7 +191,7 @@ def make_engine(name: str, workers: int | None) -> Engine:
 
 
 def _run_rounds(cells: Sequence[Cell], folder: BenchFolder, engine: Engine, console: Console) -> list[str]:
-    """The three rounds; names of the cells without a result, with the reason."""
+    """Run the three rounds; return the cells without a result, with the reason."""
     reasons: dict[str, str] = {}
     try:
         for jobs in _rounds(cells):
@@ -215,7 +215,7 @@ def _run_rounds(cells: Sequence[Cell], folder: BenchFolder, engine: Engine, cons
 
 
 def _rounds(cells: Sequence[Cell]) -> list[list[Any]]:
-    """Jobs by round, each once, longest first where that is known."""
+    """Group the jobs by round, each once, the longest first where that is known."""
     design_jobs = {c.design_job.key: c.design_job for c in cells}
     sampling_jobs = {
         j.key: j for d in design_jobs.values() for use in d.uses for j in [SamplingJob(d.settings, use)]
@@ -225,7 +225,7 @@ def _rounds(cells: Sequence[Cell]) -> list[list[Any]]:
             job = SamplingJob(c.settings, "candidates", c.seed)
             sampling_jobs[job.key] = job
     learned = sorted(design_jobs.values(), key=lambda d: -_effort(d))
-    # Short cells last: they fill the gaps that long ones leave at the end.
+    # Short cells last, to fill the gaps that long ones leave at the end.
     return [list(sampling_jobs.values()), learned, sorted(cells, key=lambda c: c.optimiser == BEST_OF_N)]
 
 
@@ -246,7 +246,7 @@ def _note(outcome: Any, folder: BenchFolder, reasons: dict[str, str]) -> None:
 
 
 def _headline(outcome: Any, folder: Path) -> str:
-    """What a finished cell found, in a few words."""
+    """Summarise a finished cell in a few words."""
     if outcome.error or not isinstance(outcome.job, Cell):
         return str(outcome.error)
     row = outcome.job.read(folder)["row"]
@@ -259,7 +259,7 @@ def _reason(cell: Cell, reasons: dict[str, str]) -> str:
 
 
 def _config(cells: Sequence[Cell], budget: str, command: str | None) -> dict[str, Any]:
-    """For `config.json`."""
+    """Return the content of `config.json`."""
     first = cells[0].settings
     shared = {c.settings.task: c.settings for c in cells}
     fixed = {

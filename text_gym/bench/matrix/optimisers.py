@@ -1,4 +1,4 @@
-"""Optimisers of the benchmark: a policy learns from a reward, and is looked at on the way.
+"""The optimisers of the benchmark: a policy learns from a reward and is evaluated on the way.
 
 All start from the same weights, whatever the seed. Best-of-n, which trains nothing, stands in `cells`.
 """
@@ -21,7 +21,6 @@ from text_gym.errors import ConfigError
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
 
-from .designs import opinions
 from .settings import Settings, the_task
 from .start import starting_policy
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from text_gym.agents.policies.policy import Policy
 
 
-_NOISE = 2_000_003  # seed of the looks: all policies meet the same luck
+_NOISE = 2_000_003  # seed of the looks, so that all policies meet the same luck
 _ROWS = 128  # episodes played side by side
 
 
@@ -52,7 +51,7 @@ class Look:
     kl: FloatArray
 
     def point(self, step: int, episodes: int) -> dict[str, Any]:
-        """A point of the curve, as plain data."""
+        """Return a point of the curve as plain data."""
         return {
             "step": step,
             "episodes": episodes,
@@ -66,7 +65,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Learning:
-    """What an optimiser's work gave.
+    """The result of an optimiser's work.
 
     Args:
         curve: Points, the first before learning, the last at the end.
@@ -119,7 +118,7 @@ Watch = Callable[[Any, int, int], None]
 def _train(
     settings: Settings, name: str, policy: Policy, reward: RewardSource, options: dict[str, Any], watch: Watch
 ) -> int:
-    """By one of our own algorithms; the number of episodes played."""
+    """Train with one of our own algorithms; return the number of episodes played."""
     algorithm = load_algorithm(name)
     env = TextVectorEnv(
         **the_task(settings.task).env_kwargs(reward=reward),
@@ -137,7 +136,7 @@ def _train(
 def _train_sb3(
     settings: Settings, name: str, policy: Policy, reward: RewardSource, options: dict[str, Any], watch: Watch
 ) -> int:
-    """By Stable-Baselines3, with the language model as its policy; the number of episodes played."""
+    """Train with Stable-Baselines3 and a language-model policy; return the number of episodes played."""
     from stable_baselines3.common.callbacks import BaseCallback
 
     task = the_task(settings.task)
@@ -148,7 +147,7 @@ def _train_sb3(
     size = config.num_envs * (config.n_steps or task.max_tokens)
 
     class Watcher(BaseCallback):
-        """Counts episodes, and looks after each update."""
+        """Counts episodes and evaluates the policy after each update."""
 
         finished = 0
 
@@ -174,7 +173,7 @@ def _config(config_class: type[Any], optimiser: str, options: dict[str, Any]) ->
 
 
 def look(policy: Policy, reference: Policy, task: Task, count: int, reward: RewardSource) -> Look:
-    """Let a policy complete so many held-out prompts; score the texts by gold and the reward under test.
+    """Let a policy complete held-out prompts, and score the texts by gold and by the reward under test.
 
     Where there are fewer prompts, they come again, with other luck.
     """
@@ -194,7 +193,7 @@ def look(policy: Policy, reference: Policy, task: Task, count: int, reward: Rewa
         texts = (batch.tokens, batch.starts, batch.lengths)
         ratio = policy.score(*texts) - reference.score(*texts)
         kl.append(ratio.sum(dim=1).double().cpu().numpy())
-        gold.append(np.where(batch.scores.abstained, np.nan, batch.scores.totals))
+        gold.append(batch.scores.totals_or_nan)
         terms.append(batch.scores.terms)
         episodes += batch.episodes
     episodes = episodes[:count]
@@ -203,17 +202,17 @@ def look(policy: Policy, reference: Policy, task: Task, count: int, reward: Rewa
         episodes,
         np.concatenate(gold)[:count],
         {name: values[:count] for name, values in joined.items()},
-        opinions(reward, episodes),
+        reward(episodes).totals_or_nan,
         np.concatenate(kl)[:count],
     )
 
 
 def mean_or_none(values: FloatArray | None) -> float | None:
-    """The mean of what is known; None where nothing is."""
+    """Return the mean of the known values, or None."""
     known = np.zeros(0) if values is None else values[~np.isnan(values)]
     return float(known.mean()) if len(known) else None
 
 
 def perfect(terms: dict[str, FloatArray]) -> FloatArray | None:
-    """The gold reward's term for texts that are right in all respects, where it has one."""
+    """Return gold's term for texts that are right in all respects, if it has one."""
     return next((terms[name] for name in ("perfect", "exact") if name in terms), None)

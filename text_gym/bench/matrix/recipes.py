@@ -1,4 +1,4 @@
-"""Recipes of rewards: plain data that says how a design is made, so that it travels to worker processes.
+"""Recipes: plain data that says how to make a reward, so that it can travel to worker processes.
 
 Every recipe is a frozen dataclass and a function of (inputs, seed). What a recipe's text says follows from
 its fields alone: with the files it names, it is what results are cached by.
@@ -32,7 +32,7 @@ from text_gym.rewards.values import Rewards
 from .settings import digest_of_files
 from .start import DesignInputs
 
-Traits: TypeAlias = "Mapping[str, str | int]"  # designs that differ in one of them are compared
+Traits: TypeAlias = "Mapping[str, str | int]"  # designs that differ in one trait are compared
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Gold:
     traits: ClassVar[Traits] = {"kind": "gold", "per": "text"}
 
     def __call__(self, inputs: DesignInputs, seed: int) -> RewardSource:
-        """As it is."""
+        """Return gold itself."""
         return inputs.task.reward
 
 
@@ -55,13 +55,13 @@ class SingleCriterion:
     traits: ClassVar[Traits] = {"kind": "criterion"}
 
     def __call__(self, inputs: DesignInputs, seed: int) -> RewardSource:
-        """The term."""
+        """Make the term's reward."""
         return Term(inputs.task.reward, self.term)
 
 
 @dataclass(frozen=True)
 class Weighted:
-    """A weighted sum of the gold reward's terms; with `standardised`, each first in its own unit.
+    """A weighted sum of the gold reward's terms, each standardised first if asked for.
 
     Args:
         weights: Term and weight.
@@ -74,7 +74,7 @@ class Weighted:
     traits: ClassVar[Traits] = {"kind": "composition"}
 
     def __call__(self, inputs: DesignInputs, seed: int) -> RewardSource:
-        """The sum."""
+        """Make the weighted sum."""
         parts: dict[str, tuple[RewardSource, float]] = {}
         for name, weight in self.weights:
             source: RewardSource = Term(inputs.task.reward, name)
@@ -87,7 +87,7 @@ class Weighted:
 
 @dataclass(frozen=True)
 class Gated:
-    """One term where another is at least a threshold, else 0."""
+    """Pays one term where another reaches a threshold, else 0."""
 
     term: str
     condition: str
@@ -96,44 +96,44 @@ class Gated:
     traits: ClassVar[Traits] = {"kind": "composition"}
 
     def __call__(self, inputs: DesignInputs, seed: int) -> RewardSource:
-        """The gate."""
+        """Make the gate."""
         gold = inputs.task.reward
         return Gate(Term(gold, self.term), Term(gold, self.condition), threshold=self.threshold)
 
 
 @dataclass(frozen=True)
 class Clipped:
-    """Gold with nothing to gain beyond a ceiling."""
+    """Gold up to a ceiling."""
 
     high: float
 
     traits: ClassVar[Traits] = {"kind": "composition"}
 
     def __call__(self, inputs: DesignInputs, seed: int) -> RewardSource:
-        """The clip."""
+        """Make the clipped reward."""
         return Clip(inputs.task.reward, high=self.high)
 
 
 @dataclass(frozen=True)
 class Words:
-    """Counts words or phrases of a text, in any case: a reward that anybody can hack."""
+    """Counts words or phrases in a text, in any case: a reward that anybody can hack."""
 
     phrases: tuple[str, ...]
 
     traits: ClassVar[Traits] = {"kind": "script"}
 
     def __call__(self, inputs: DesignInputs, seed: int) -> RewardSource:
-        """The count."""
+        """Make the counting reward."""
         return FunctionReward(self.count, name="keywords")
 
     def count(self, completion: str) -> float:
-        """How often they come."""
+        """Count the occurrences."""
         text = completion.lower()
         return float(sum(text.count(phrase) for phrase in self.phrases))
 
 
 class PerToken(RewardSource):
-    """The same total, paid token by token as the text's worth rises and falls.
+    """Pays the same total token by token, as the value of the text rises and falls.
 
     A token earns the source's total of the text up to it less that of the text before; the empty text is
     worth 0. So an episode earns what the source pays for it, whatever its length.
@@ -148,11 +148,11 @@ class PerToken(RewardSource):
 
     @property
     def last_failure(self) -> str | None:
-        """The source's."""
+        """The inner source's last failure."""
         return self.source.last_failure
 
     def score(self, episodes: Sequence[Episode]) -> Rewards:
-        """Differences of totals of neighbouring prefixes; the last one is the whole episode."""
+        """Pay the differences between totals of neighbouring prefixes, ending with the whole episode."""
         whole = self.source(episodes)
         prefixes = [_prefix(e, n) for e in episodes for n in range(1, len(e.completion_ids))]
         totals = self.source(prefixes).totals
@@ -173,17 +173,17 @@ class TokenByToken:
 
     @property
     def traits(self) -> Traits:
-        """Those of the recipe, but for how it is paid."""
+        """The traits of the inner recipe, and how it is paid."""
         return {**self.recipe.traits, "per": "token"}
 
     def __call__(self, inputs: DesignInputs, seed: int) -> RewardSource:
-        """The same content."""
+        """Make the inner reward and pay it per token."""
         return PerToken(self.recipe(inputs, seed))
 
 
 @dataclass(frozen=True)
 class Learned:
-    """A reward model from the opinions of a simulated rater; each seed has its own rater, texts and model.
+    """A reward model of a simulated rater's opinions; each seed has its own rater, texts and model.
 
     Args:
         opinions: How many.
@@ -210,7 +210,7 @@ class Learned:
 
     @property
     def traits(self) -> Traits:
-        """What the report compares learned models by."""
+        """The traits by which the report compares learned models."""
         rater = "length" if self.length else "hype" if self.hype else "noisy" if self.noise else "clean"
         return {
             "kind": "learned",
@@ -222,7 +222,7 @@ class Learned:
         }
 
     def __call__(self, inputs: DesignInputs, seed: int) -> RewardSource:
-        """Ask the rater and fit the model, with mean 0 and standard deviation 1 on the starting texts.
+        """Ask the rater and fit the model, standardised on the starting texts.
 
         Raises:
             ConfigError: There are fewer texts than opinions are to be had on.
@@ -264,7 +264,7 @@ class Learned:
 
 @dataclass(frozen=True)
 class Given:
-    """A reward of the user's own, by what was typed.
+    """A reward of the user's own, as typed.
 
     Args:
         spec: A name, `module:function`, `file.py:function`, or the folder of a learned model.
@@ -277,7 +277,7 @@ class Given:
     traits: ClassVar[Traits] = {"kind": "user"}
 
     def __call__(self, inputs: DesignInputs, seed: int) -> RewardSource:
-        """Load it.
+        """Load the user's reward.
 
         Raises:
             ConfigError: File or folder were changed since the benchmark began.
@@ -288,7 +288,7 @@ class Given:
 
 
 def content_of(spec: str) -> str:
-    """A hash of the file, module or folder that a reward is in; empty for a reward of text-gym by name.
+    """Hash the file, module or folder that holds a reward; empty for text-gym's own rewards.
 
     Raises:
         DataError: The file or module does not exist.

@@ -1,4 +1,4 @@
-"""Settings of a benchmark: what all cells of one folder share, so that their rows can be compared.
+"""The settings all cells of a benchmark folder share, so that their rows can be compared.
 
 Optimisers get the same number of episodes. Which cells there are is not said here: see `matrix`.
 """
@@ -21,9 +21,9 @@ Budget = Literal["small", "full"]
 
 EngineName = Literal["local", "ray"]
 
-FORMAT = 2  # of the files in the folder; cells of another one are made again
+FORMAT = 2  # version of the folder's files; cells of another version are made again
 BEST_OF_N = "best_of_n"
-# How each optimiser learns; everything else is its default. One pass of four steps over each batch: half the
+# How each optimiser learns, apart from its defaults. One pass of four steps over each batch: half the
 # time of two, and fast enough to reach the region where rewards are exploited.
 OPTIMISERS: dict[str, dict[str, Any]] = {
     "ppo": {"learning_rate": 1e-3, "epochs": 2},
@@ -36,7 +36,7 @@ OPTIMISERS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What all cells of a folder share.
+    """The settings shared by all cells of a folder.
 
     Args:
         what: Whether reward designs or agents are compared.
@@ -82,7 +82,7 @@ class Settings:
                 raise ConfigError(f"{field} is {getattr(self, field)}; it must be at least 1")
 
     def optimiser(self, name: str) -> dict[str, Any]:
-        """An optimiser's own settings.
+        """Return an optimiser's own settings.
 
         Raises:
             UnknownNameError: There is no such optimiser; the nearest name is suggested.
@@ -94,31 +94,31 @@ class Settings:
         return {**OPTIMISERS[name], **self.override.get(name, {})}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, for `config.json` and hashes."""
+        """Return plain data for `config.json` and hashes."""
         found = dataclasses.asdict(self)
         return {**found, "override": {k: dict(v) for k, v in self.override.items()}, "format": FORMAT}
 
     def text_settings(self) -> dict[str, Any]:
-        """What the texts of the starting policy depend on, as plain data."""
+        """Return, as plain data, everything the starting policy's texts depend on."""
         policy = None if self.policy is None else digest_of_files(Path(self.policy))
         return {"format": FORMAT, "task": self.task, "policy": policy, "own": _fingerprint(self.task)}
 
 
 @cache
 def the_task(name: str) -> Task:
-    """A task by name; one for all cells of a process."""
+    """Load a task by name, once per process."""
     return load_task(name)
 
 
 @cache
 def _fingerprint(task: str) -> str | None:
-    """Of the policy that comes with a task."""
+    """Return the fingerprint of a task's policy."""
     policy = the_task(task).policy
     return None if policy is None else digest_of_files(policy)
 
 
 def digest(content: Any) -> str:
-    """16 hexadecimal digits that follow from plain data alone.
+    """Hash plain data into 16 hexadecimal digits.
 
     >>> digest({"a": 1, "b": [2.0]}) == digest({"b": [2.0], "a": 1})
     True
@@ -128,7 +128,7 @@ def digest(content: Any) -> str:
 
 
 def digest_of_files(place: Path) -> str:
-    """Of a file's content, or of all files in a folder with their names.
+    """Hash a file's content, or all files of a folder with their names.
 
     Raises:
         DataError: There is no such place.

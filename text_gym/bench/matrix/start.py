@@ -1,4 +1,4 @@
-"""What all cells of a matrix share: the task, the policy they start from, and texts it wrote.
+"""The start that all cells of a matrix share: the task, the starting policy, and texts it wrote.
 
 Texts are written once and kept in `sources/`; designs learn from them and are judged on them.
 """
@@ -24,12 +24,12 @@ from text_gym.utils.sealed import write_sealed
 from .settings import Settings, digest, the_task
 
 START_TEXTS = 4  # of each held-out prompt, to judge designs on
-_SEED = 1_000_003  # of texts that are the same for all seeds of the matrix
+_SEED = 1_000_003  # for texts shared by all seeds of the matrix
 
 
 @dataclass(frozen=True)
 class SampledTexts:
-    """`k` texts of each of `N` prompts by the starting policy.
+    """`k` texts by the starting policy for each of `N` prompts.
 
     Args:
         episodes: `N * k`, a prompt's one after another.
@@ -43,18 +43,18 @@ class SampledTexts:
 
     @property
     def words(self) -> FloatArray:
-        """`(N, k)` words of each text."""
+        """The number of words of each text, `(N, k)`."""
         return word_counts(self.episodes).reshape(self.gold.shape)
 
     @property
     def terminated(self) -> FloatArray:
-        """`(N, k)` 1 where a text ended by itself, else 0."""
+        """1 where a text ended by itself, else 0, `(N, k)`."""
         return np.array([float(e.whole) for e in self.episodes]).reshape(self.gold.shape)
 
 
 @dataclass(frozen=True)
 class SamplingJob:
-    """The job of sampling texts from the starting policy.
+    """The job that samples texts from the starting policy.
 
     Args:
         settings: Of the benchmark.
@@ -68,27 +68,27 @@ class SamplingJob:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The job's name in messages."""
         return f"texts · {self.use}" + (f" · seed {self.seed}" if self.use == "candidates" else "")
 
     @property
     def key(self) -> str:
-        """Follows from all that the texts depend on."""
+        """A hash of everything the texts depend on."""
         return digest([self.settings.text_settings(), self.use, *self._shape(), self.seed])
 
     @property
     def place(self) -> str:
-        """Of the folder."""
+        """The path of the texts' folder."""
         return f"sources/{self.key}"
 
     @property
     def needs(self) -> list[str]:
-        """What must be in the folder before: nothing."""
+        """The files that must exist before: none."""
         return []
 
     @property
     def makes(self) -> list[str]:
-        """What is in the folder afterwards."""
+        """The files that exist afterwards."""
         return [self.place]
 
     def _shape(self) -> tuple[int, int]:
@@ -101,11 +101,11 @@ class SamplingJob:
         return shapes[self.use]
 
     def done(self, folder: Path) -> bool:
-        """Whether the texts are there."""
+        """True if the texts exist."""
         return (folder / self.place).is_dir()
 
     def run(self, folder: Path) -> None:
-        """Write them; the folder appears as a whole."""
+        """Sample the texts and write them; the folder appears complete."""
         task, policy = the_task(self.settings.task), starting_policy(self.settings)
         count, each = self._shape()
         prompts = (task.prompts if self.use == "pool" else task.held_out)[:count]
@@ -113,7 +113,7 @@ class SamplingJob:
         found = best_of_n(policy, env, each, prompts, seed=_SEED + 7 * self.seed + len(self.use))
         gold = task.reward(found.episodes)
         terms = {k: np.asarray(v, dtype=np.float64).tolist() for k, v in gold.terms.items()}
-        values = {"gold": np.where(gold.abstained, np.nan, gold.totals).tolist(), "terms": terms}
+        values = {"gold": gold.totals_or_nan.tolist(), "terms": terms}
 
         def fill(partial: Path) -> None:
             write_transcripts(partial / "texts.jsonl", found.episodes)
@@ -123,7 +123,7 @@ class SamplingJob:
         write_sealed(folder / self.place, fill, {"what": self.name})
 
     def read(self, folder: Path) -> SampledTexts:
-        """The texts that `run` wrote."""
+        """Read the texts that `run` wrote."""
         place = folder / self.place
         values = json.loads((place / "gold.json").read_text(encoding="utf-8"))
         shape = (-1, values["each"])
@@ -133,7 +133,7 @@ class SamplingJob:
 
 
 class DesignInputs:
-    """What a design may be made of: the task, its reward, the starting policy and texts it wrote.
+    """The inputs of a design: the task, its reward, the starting policy and texts it wrote.
 
     Args:
         settings: Of the benchmark.
@@ -150,7 +150,7 @@ class DesignInputs:
 
     @property
     def policy(self) -> Path | None:
-        """Folder of the policy that every cell starts from; None where that is a new one."""
+        """The folder of the policy every cell starts from; None if it is a new one."""
         return Path(self.settings.policy) if self.settings.policy else self.task.policy
 
     @cached_property
@@ -169,7 +169,7 @@ class DesignInputs:
 
 
 def starting_policy(settings: Settings) -> Policy:
-    """A fresh copy of the policy that all cells start from."""
+    """Load a fresh copy of the policy that all cells start from."""
     task = the_task(settings.task)
     place = settings.policy or task.policy
     if place is not None:

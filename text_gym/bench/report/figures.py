@@ -13,20 +13,15 @@ import numpy as np
 
 from text_gym.bench.analysis.frontier import FORMS, Form, curve
 from text_gym.bench.analysis.results import optimiser_name
-from text_gym.utils.charts import (
-    COLOURS,
-    FAINT,
-    INK,
-    PAPER,
-    SOFT,
-    STYLES,
-    Panel,
-    Plate,
-    dots,
-    place_names,
-    root_scale,
-)
+from text_gym.plot.estimates import intervals
+from text_gym.plot.lines import Line, curves, frontier, reward_and_gold
+from text_gym.plot.maps import heat_map
+from text_gym.plot.points import scatter
+from text_gym.plot.style import COLOURS, STYLES
 from text_gym.utils.display import harmless
+from text_gym.utils.interval import Interval
+
+from .plates import Panel, Plate
 
 _AT_ONCE = 5  # designs with a colour of their own in one panel
 Item = Mapping[str, Any]
@@ -79,33 +74,27 @@ def _by_group(
     optimisers = list(dict.fromkeys(o for _, o in lines))
     agents = summary["what"] == "agents"
 
-    def draw(own: Sequence[str]) -> Callable[[Any], None]:
+    def draw(own: Sequence[str]) -> Callable[[Any], object]:
         # Agents: a panel a task, and tasks have nothing in common; a colour is an algorithm.
         seen = {k: line for k, line in lines.items() if k[0] in own or not agents}
-        points = [p for line in seen.values() for p in line if math.isfinite(sum(p))]
-        low, high = min((y for _, y in points), default=0.0), max((y for _, y in points), default=1.0)
-
-        def lines_of(axes: Any) -> None:
-            for (design, optimiser), line in seen.items():
-                x, y = zip(*line, strict=True)
-                style = "-" if agents else STYLES[optimisers.index(optimiser) % len(STYLES)]
-                if design not in own:
-                    colour, width = (SOFT, 1.2) if design == "gold" else (FAINT, 1.0)
-                    axes.plot(x, y, style, color=colour, linewidth=width, zorder=1)
-                    continue
-                first = optimiser == next(o for d, o in lines if d == design)
-                label = design.rpartition(": ")[2] if agents else design
-                colour = COLOURS[own.index(design)]
-                axes.plot(x, y, style, marker="o", color=colour, label=label if first else None, zorder=3)
-            root_scale(axes, max((x for x, _ in points), default=1.0))
-            axes.set_ylim(low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1))
-            axes.set(xlabel=x_label, ylabel=y_label)
-
-        return lines_of
+        found = []
+        for (design, optimiser), line in seen.items():
+            x, y = zip(*line, strict=True)
+            style = "-" if agents else STYLES[optimisers.index(optimiser) % len(STYLES)]
+            if design not in own:
+                grey, width = ("soft", 1.2) if design == "gold" else ("faint", 1.0)
+                found.append(Line(x, y, colour=grey, style=style, width=width))
+                continue
+            first = optimiser == next(o for d, o in lines if d == design)
+            label = design.rpartition(": ")[2] if agents else design
+            found.append(
+                Line(x, y, label if first else "", colour=own.index(design), style=style, marks=True)
+            )
+        return lambda axes: frontier(found, x_label=x_label, y_label=y_label, ax=axes)
 
     present = {d for d, _ in lines}
     panels = [
-        Panel(group, draw(own), (3.9, 3.4))
+        Panel(group, draw(own))
         for group, designs in _groups(summary)
         if (own := [d for d in designs if d in present])
     ]
@@ -139,53 +128,56 @@ def _frontier(summary: Mapping[str, Any]) -> Plate | None:
     for design in sorted(summary["designs"], key=lambda d: not d["yours"]):
         own = [s for s in _of(summary, design) if len(s["curve"]) > 1]
         if own:
-            legend: Any = "none" if panels else "inside"
-            panels.append(Panel(_label(summary, design), _gains(own, design), (2.9, 2.4), legend=legend))
+            panels.append(Panel(_label(summary, design), _gains(own, design), (3.6, 3.1)))
     title = "The frontier: gain of proxy and gold, in standard deviations of the start"
     return Plate("frontier", title, panels, 4) if panels else None
 
 
-def _gains(settings: Sequence[Item], design: Item) -> Callable[[Any], None]:
+def _gains(settings: Sequence[Item], design: Item) -> Callable[[Any], object]:
     """At the smallest coefficient proxy and gold, beside it gold at larger ones, best-of-n, and the fits."""
     betas = [s["kl_coefficient"] for s in settings if s["kl_coefficient"] is not None]
     least = min(betas, default=None)
     names = list(dict.fromkeys(s["optimiser"] for s in settings if s["kl_coefficient"] is not None))
+    labelled: set[str] = set()
 
-    def draw(axes: Any) -> None:
-        labelled: set[str] = set()
+    def line(curve: Sequence[Item], measure: str, name: str, style: str, colour: int | str) -> Line:
+        x, y = [p["kl_nats"] for p in curve], [p[f"{measure}_gain"] for p in curve]
+        known = name in labelled
+        labelled.add(name)
+        width = 1.0 if colour == "faint" else 1.7
+        return Line(x, y, "" if known else name, colour=colour, style=style, width=width, marks=False)
 
-        def line(curve: Sequence[Item], measure: str, name: str, style: str, **look: Any) -> None:
-            x, y = [p["kl_nats"] for p in curve], [p[f"{measure}_gain"] for p in curve]
-            axes.plot(x, y, style, label=None if name in labelled else name, **look)
-            labelled.add(name)
+    proxy, gold, others = [], [], []
+    for s in settings:
+        style = STYLES[names.index(s["optimiser"]) % len(STYLES)] if s["optimiser"] in names else "-"
+        if s["kl_coefficient"] is None:
+            others.append(line(s["curve"], "gold", "gold, best-of-n", "-", 2))
+        elif s["kl_coefficient"] == least:
+            proxy.append(line(s["curve"], "proxy", "proxy", style, 0))
+            gold.append(line(s["curve"], "gold", "gold", style, 1))
+        else:
+            others.append(line(s["curve"], "gold", "gold, larger β", style, "faint"))
+    fits = {
+        f"fit, {name}": fitted
+        for form, name in zip(FORMS, ("best-of-n", "learning"), strict=True)
+        if (fitted := _fitted(design["frontier"][form], form)) is not None
+    }
+    zero = Line(
+        [0, max([1.0, *(p["kl_nats"] for s in settings for p in s["curve"])])],
+        [0, 0],
+        colour="soft",
+        style="-",
+        width=0.8,
+    )
+    return lambda axes: reward_and_gold(proxy, gold, others=[zero, *others], fits=fits, ax=axes)
 
-        for s in settings:
-            if s["kl_coefficient"] is None:
-                line(s["curve"], "gold", "gold, best-of-n", "-", color=COLOURS[2])
-                continue
-            style = STYLES[names.index(s["optimiser"]) % len(STYLES)]
-            if s["kl_coefficient"] == least:
-                line(s["curve"], "proxy", "proxy", style, color=COLOURS[0])
-                line(s["curve"], "gold", "gold", style, color=COLOURS[1])
-            else:
-                line(s["curve"], "gold", "gold, larger β", style, color=FAINT, linewidth=1.0, zorder=1)
-        for form in FORMS:
-            _fitted(axes, design["frontier"][form], form)
-        axes.axhline(0, color=SOFT, linewidth=0.8)
-        seen = [p["kl_nats"] for s in settings for p in s["curve"]]
-        root_scale(axes, max([1.0, *(v for v in seen if math.isfinite(v))]))
-        axes.set(xlabel="KL, nats per text")
 
-    return draw
-
-
-def _fitted(axes: Any, found: Item | None, form: Form) -> None:
-    """A thin line, as far as points were seen; none where the fit is not meaningful."""
+def _fitted(found: Item | None, form: Form) -> tuple[Any, Any] | None:
+    """KL and gain, as far as points were seen; none where the fit is not meaningful."""
     if found is None or found["note"]:
-        return
+        return None
     d = np.linspace(0.0, found["d_max"], 60)
-    gain = curve(found["alpha"]["value"], found["beta"]["value"], d, form)
-    axes.plot(d**2, gain, "-", color=INK, linewidth=0.7, zorder=4)
+    return d**2, curve(found["alpha"]["value"], found["beta"]["value"], d, form)
 
 
 # Dots, a line a design
@@ -204,15 +196,8 @@ def _ranking(summary: Mapping[str, Any]) -> Plate | None:
         for d in summary["designs"]
     ]
     names = [f"best within {budget} nats", "at the end, smallest KL coefficient"]
-    return dots(
-        "ranking",
-        "Gold after optimisation",
-        rows,
-        names,
-        "gold",
-        _mean(list(summary["starts"].values())),
-        "start",
-    )
+    start = _mean(list(summary["starts"].values()))
+    return _dots("ranking", "Gold after optimisation", rows, names, "gold", start, "start")
 
 
 def _length(summary: Mapping[str, Any]) -> Plate | None:
@@ -225,12 +210,46 @@ def _length(summary: Mapping[str, Any]) -> Plate | None:
         own = {end["kl_coefficient"]: end["length_drift"] for end in d["ends"]}
         rows.append((_label(summary, d), [own.get(beta) for beta in betas]))
     names = [f"β = {beta:g}" for beta in betas]
-    return dots("length", "Length drift", rows, names, "words per text, end less start", 0.0, "")
+    return _dots("length", "Length drift", rows, names, "words per text, end less start", 0.0)
 
 
 def _algorithms(summary: Mapping[str, Any]) -> Plate | None:
     rows = [(_label(summary, s), [s["measures"]["gold"]]) for s in summary["settings"]]
-    return dots("algorithms", "Gold at the end", rows, ["gold"], "gold", math.nan, "")
+    return _dots("algorithms", "Gold at the end", rows, ["gold"], "gold")
+
+
+def _dots(
+    name: str,
+    title: str,
+    rows: Sequence[tuple[str, Sequence[Item | None]]],
+    series: Sequence[str],
+    x_label: str,
+    reference: float = math.nan,
+    reference_name: str = "",
+) -> Plate | None:
+    """A line a design, with a dot and its interval for each series, and a ring at the worst run."""
+    if not rows:
+        return None
+    found: dict[str, list[Interval | None]] = {}
+    worst: dict[str, list[float]] = {}
+    for n, label in enumerate(series):
+        own = [values[n] for _, values in rows]
+        found[label] = [_interval(v) for v in own]
+        worst[label] = [v.get("worst", math.nan) if v else math.nan for v in own]
+
+    def draw(axes: Any) -> object:
+        return intervals(
+            [label for label, _ in rows],
+            found,
+            worst=worst,
+            reference=reference,
+            reference_name=reference_name,
+            x_label=x_label,
+            ax=axes,
+        )
+
+    height = 1.0 + (0.3 + 0.07 * max(0, len(series) - 2)) * len(rows)
+    return Plate(name, title, [Panel("", draw, (7.2, height))], 1)
 
 
 # Others
@@ -246,14 +265,16 @@ def _accuracy(summary: Mapping[str, Any]) -> Plate | None:
     if len(points) < 2:
         return None
 
-    def draw(axes: Any) -> None:
-        x, y, _ = zip(*points, strict=True)
-        axes.plot(x, y, "o", color=COLOURS[0], markersize=6)
-        axes.margins(0.14, 0.1)
-        axes.set(xlabel="accuracy on pairs of the start's texts", ylabel=f"best gold within {budget} nats")
-        place_names(axes, points)
+    x, y, names = zip(*points, strict=True)
 
-    return Plate("accuracy", "Static accuracy and gold", [Panel("", draw, (7.2, 4.6), legend="none")], 1)
+    def draw(axes: Any) -> object:
+        labels = {"x_label": "accuracy on pairs of the start's texts"}
+        labels["y_label"] = f"best gold within {budget} nats"
+        if len(points) > 60:
+            return scatter({"": (x, y)}, **labels, ax=axes)
+        return scatter({"": (x, y)}, names=names, **labels, ax=axes)
+
+    return Plate("accuracy", "Static accuracy and gold", [Panel("", draw, (7.2, 4.6))], 1)
 
 
 def _null_rulers(summary: Mapping[str, Any]) -> Plate | None:
@@ -262,26 +283,13 @@ def _null_rulers(summary: Mapping[str, Any]) -> Plate | None:
     rulers = list(dict.fromkeys(r for d in designs for r in d["null_rulers"]))
     if not rulers:
         return None
+    values = [[d["null_rulers"].get(r, math.nan) for r in rulers] for d in designs]
 
-    def draw(axes: Any) -> None:
-        from matplotlib.colors import LinearSegmentedColormap
-
-        values = [[d["null_rulers"].get(r, math.nan) for r in rulers] for d in designs]
-        colours = LinearSegmentedColormap.from_list("ranks", [PAPER, COLOURS[4]])
-        axes.imshow(values, cmap=colours, vmin=0, vmax=1, aspect="auto")
-        for i, row in enumerate(values):
-            for j, value in enumerate(row):
-                colour = PAPER if value > 0.6 else INK
-                axes.text(j, i, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=8)
-        axes.set_xticks(range(len(rulers)), [harmless(r) for r in rulers])
-        axes.set_yticks(range(len(designs)), [_label(summary, d) for d in designs])
-        axes.grid(visible=False)
-        axes.tick_params(length=0)
+    def draw(axes: Any) -> object:
+        return heat_map([_label(summary, d) for d in designs], rulers, values, ax=axes)
 
     size = (2.2 + 1.1 * len(rulers), 0.9 + 0.28 * len(designs))
-    return Plate(
-        "null_rulers", "Mean rank of texts that take no skill", [Panel("", draw, size, legend="none")], 1
-    )
+    return Plate("null_rulers", "Mean rank of texts that take no skill", [Panel("", draw, size)], 1)
 
 
 def _learning(summary: Mapping[str, Any]) -> Plate | None:
@@ -290,19 +298,23 @@ def _learning(summary: Mapping[str, Any]) -> Plate | None:
     for s in summary["settings"]:
         tasks.setdefault(s["task"], []).append(s)
 
-    def draw(settings: Sequence[Item]) -> Callable[[Any], None]:
-        def lines(axes: Any) -> None:
-            for n, s in enumerate(settings):
-                x, y = [p["episodes"] for p in s["curve"]], [p["gold"] for p in s["curve"]]
-                label = _label(summary, s).rpartition(": ")[2]
-                style, colour = STYLES[n // len(COLOURS) % len(STYLES)], COLOURS[n % len(COLOURS)]
-                axes.plot(x, y, style, color=colour, label=label)
-            axes.set(xlabel="episodes", ylabel="gold")
+    def draw(settings: Sequence[Item]) -> Callable[[Any], object]:
+        found = [
+            Line(
+                [p["episodes"] for p in s["curve"]],
+                [p["gold"] for p in s["curve"]],
+                _label(summary, s).rpartition(": ")[2],
+            )
+            for s in settings
+        ]
+        return lambda axes: curves(found, x_label="episodes", y_label="gold", ax=axes)
 
-        return lines
-
-    panels = [Panel(harmless(task), draw(settings), (3.9, 3.4)) for task, settings in tasks.items()]
+    panels = [Panel(harmless(task), draw(settings)) for task, settings in tasks.items()]
     return Plate("learning", "Learning", panels) if panels else None
+
+
+def _interval(value: Item | None) -> Interval | None:
+    return None if value is None else Interval(value["value"], value["ci95"][0], value["ci95"][1], value["n"])
 
 
 def _of(summary: Mapping[str, Any], design: Item) -> list[Item]:

@@ -6,10 +6,8 @@ models and users wrote is escaped.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +17,9 @@ from text_gym.bench.analysis.outcomes import hardest, worst_setting
 from text_gym.bench.analysis.results import CellResult, Results, optimiser_name, read_results
 from text_gym.bench.analysis.samples import RULES, telling, troubles, worst_run
 from text_gym.bench.analysis.summary import whole_summary
-from text_gym.bench.analysis.verdicts import chance_note, shown
+from text_gym.bench.analysis.verdicts import chance_note
+from text_gym.pages.page import render_page, shown_text
 from text_gym.utils.display import harmless
-from text_gym.utils.interval import Interval
 from text_gym.utils.json_files import write_json
 from text_gym.utils.sealed import write_atomic
 
@@ -29,7 +27,6 @@ from .figures import plates
 
 _TEMPLATE = Path(__file__).parent / "report.html"
 _SCRIPT = Path(__file__).parent / "report.js"
-_LIMIT = 900  # characters of a text that are shown
 
 
 def write_report(folder: str | Path) -> Path:
@@ -53,37 +50,30 @@ def write_report(folder: str | Path) -> Path:
 
 
 def _page(results: Results, summary: Mapping[str, Any], figures: Mapping[str, Sequence[Markup]]) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["text"] = _text
-    environment.filters["number"] = _number
-    environment.filters["interval"] = _interval
-    environment.filters["optimiser"] = lambda name: harmless(optimiser_name(name))
-    environment.filters["key"] = _key
-    environment.filters["failed"] = _failed
-    environment.filters["known"] = math.isfinite
-    environment.filters["chance"] = lambda p: "< 0.001" if p < 0.001 else f"{p:.3f}"
-    script = _SCRIPT.read_text(encoding="utf-8")
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        s=summary,
-        config=results.config,
-        settings=_flat(
+    values = {
+        "s": summary,
+        "config": results.config,
+        "settings": _flat(
             {k: v for k, v in results.config.items() if k not in ("designs", "machine", "command")}
         ),
-        figures=figures,
-        samples=_samples(results, summary),
-        findings=_findings(summary),
-        chance=chance_note(summary["multiplicity"]),
-        rules=RULES,
-        runs=_runs(summary["runs"]),
-        rulers=_rulers(summary),
-        kinds=_kinds(summary),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    )
+        "figures": figures,
+        "samples": _samples(results, summary),
+        "findings": _findings(summary),
+        "chance": chance_note(summary["multiplicity"]),
+        "rules": RULES,
+        "runs": _runs(summary["runs"]),
+        "rulers": _rulers(summary),
+        "kinds": _kinds(summary),
+    }
+    filters: dict[str, Callable[..., Any]] = {
+        "text": _text,
+        "optimiser": lambda name: harmless(optimiser_name(name)),
+        "key": _key,
+        "failed": _failed,
+        "known": math.isfinite,
+        "chance": lambda p: "< 0.001" if p < 0.001 else f"{p:.3f}",
+    }
+    return render_page(_TEMPLATE, values, script=_SCRIPT.read_text(encoding="utf-8"), filters=filters)
 
 
 def _samples(results: Results, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -182,26 +172,9 @@ def _kinds(summary: Mapping[str, Any]) -> str:
     return ", ".join(f"{kind} {optimiser_name(o)}" for kind, o in zip(names, known, strict=False))
 
 
-def _text(text: Any) -> str:
+def _text(value: object) -> str:
     """Harmless; a coefficient stays with its sign."""
-    return harmless(str(text).strip(), newlines=True, limit=_LIMIT).replace("β = ", "β\u00a0=\u00a0")
-
-
-def _number(value: float | None, digits: int = 2, sign: bool = False) -> str:
-    if value is None or math.isnan(value):
-        return "–"
-    text = f"{value:{'+' if sign else ''}.{digits}f}"
-    return (text if float(text) else text.replace("-", "").replace("+", "")).replace("-", "−")
-
-
-def _interval(value: Mapping[str, Any] | None, digits: int = 2, sign: bool = False) -> Markup:
-    """`0.82 [0.80, 0.84]` of plain data."""
-    if value is None or math.isnan(value["value"]):
-        return Markup("–")
-    low, high = value["ci95"]
-    text = shown(Interval(value["value"], low, high, value["n"]), digits, sign)
-    centre, _, ends = text.partition(" ")
-    return Markup("{} <small>{}</small>").format(centre, ends) if ends else Markup(centre)
+    return shown_text(value).replace("β = ", "β\u00a0=\u00a0")
 
 
 def _failed(gold: Mapping[str, Any]) -> str:

@@ -91,7 +91,7 @@ def read_agents(argv: list[str]) -> tuple[BenchAgentsOptions, str]:
 
 
 def gathered(argv: Sequence[str], option: str) -> list[str]:
-    """The words with all values of a repeated option after its first mention.
+    """Gather all values of a repeated option after its first mention.
 
     >>> gathered(["--design", "a", "--seeds", "0", "--design=b", "c"], "--design")
     ['--design', 'a', 'b', 'c', '--seeds', '0']

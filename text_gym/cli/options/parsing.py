@@ -1,4 +1,4 @@
-"""Options of commands: dataclasses whose fields are the options and whose docstrings are their help."""
+"""Reads options into dataclasses, whose fields are the options and whose docstrings are their help."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def parse(command: str, argv: list[str], *classes: type[Any]) -> list[Any]:
 
 
 def value_of(argv: Sequence[str], option: str, default: str) -> str:
-    """An option's value, read ahead: the algorithm decides which options there are."""
+    """Read one option's value ahead of the others, since the algorithm decides which options there are."""
     for i, argument in enumerate(argv):
         if argument == option and i + 1 < len(argv):
             return argv[i + 1]

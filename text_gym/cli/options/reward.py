@@ -62,7 +62,7 @@ class RewardTrainOptions:
             raise ConfigError("an n-gram model starts from no --model")
 
     def load(self) -> tuple[Opinions, tuple[str, ...]]:
-        """The opinions, and the criteria that they are about."""
+        """Load the opinions and the criteria they are about."""
         if self.pairs is not None:
             columns = {"prompt": self.prompt, "chosen": self.chosen, "rejected": self.rejected}
             return read_pairs(self.pairs, **columns), ("reward",)

@@ -71,12 +71,12 @@ def read_train(argv: list[str]) -> tuple[TrainOptions, Any, str]:
 
 
 def _config_class(algorithm: str) -> type[Any]:
-    """Of an algorithm's settings."""
+    """Return the class of an algorithm's settings."""
     return SB3Config if algorithm.startswith("sb3.") else settings_class(algorithm)
 
 
 def _settings_of_run(argv: list[str], folder: str) -> tuple[TrainOptions, Any]:
-    """Options and algorithm's settings that the run in a folder was started with."""
+    """Read the options and the algorithm's settings that a run was started with."""
     if len(argv) > (1 if "=" in argv[0] else 2):
         raise ConfigError("a run is resumed with its own settings: leave out all options but --resume FOLDER")
     found = read_config(folder)

@@ -21,8 +21,8 @@ from text_gym.agents import (
     Policy,
     SB3VecEnv,
     SequenceRolloutBuffer,
-    sb3_log_probs,
 )
+from text_gym.agents.adapters.sb3.kl_penalty import sb3_log_probs
 from text_gym.errors import ConfigError
 from text_gym.tasks.enumerable import optimal_policy, trajectories
 
@@ -41,7 +41,7 @@ def test_each_reward_is_the_tasks_minus_beta_times_the_log_ratio() -> None:
     model: Any = PPO(
         LanguageModelPolicy, shown, policy_kwargs={"language_model": acting}, n_steps=2, batch_size=8
     )
-    env.follow(sb3_log_probs(model.policy))
+    shown.follow(model.policy)
     plain.seed(0)
     shown.seed(0)
     obs: Any = shown.reset()
@@ -136,10 +136,11 @@ def test_networks_themselves_and_vec_envs_are_refused_with_the_way_out() -> None
     task = load_task("copy")
     env = penalised(task, reference_of(task), 0.1)
     model: Any = PPO("MultiInputPolicy", SB3VecEnv(env), policy_kwargs=FEATURES)
-    with pytest.raises(ConfigError, match=r"sb3_log_probs\(model\.policy\)"):
+    with pytest.raises(ConfigError, match=r"follow\(model\.policy\) of the SB3VecEnv"):
         env.follow(model.policy)
-    with pytest.raises(ConfigError, match=r"SB3VecEnv\(KLPenalty\(env, reference\)\)"):
-        KLPenalty(task_env(task), reference_of(task))
+    for wrong in (lambda: KLPenalty(task_env(task), reference_of(task)), lambda: task_env(task).follow(None)):
+        with pytest.raises(ConfigError, match=r"SB3VecEnv\(KLPenalty\(env, reference\)\)"):
+            wrong()
 
 
 def test_the_coefficient_can_be_steered_while_sb3_learns() -> None:
@@ -173,10 +174,10 @@ def distance_from_optimum(seed: int, tokens: int, beta: float = 0.2) -> tuple[fl
     reference = reference_of(task, seed)
     episodes = trajectories(task)
     best = optimal_policy(probabilities(reference, episodes), task.reward(episodes).values, beta)
-    env = penalised(task, reference, beta, num_envs=256)
+    env = SB3VecEnv(penalised(task, reference, beta, num_envs=256))
     model: Any = PPO(
         LanguageModelPolicy,
-        SB3VecEnv(env),
+        env,
         policy_kwargs={"language_model": reference},
         rollout_buffer_class=SequenceRolloutBuffer,
         n_steps=12,
@@ -187,7 +188,7 @@ def distance_from_optimum(seed: int, tokens: int, beta: float = 0.2) -> tuple[fl
         gae_lambda=1.0,
         seed=seed,
     )
-    env.follow(sb3_log_probs(model.policy))
+    env.follow(model.policy)
     found = [float(np.abs(probabilities(p, episodes) - best).sum() / 2) for p in (reference,)]
     model.learn(tokens)
     found.append(float(np.abs(probabilities(model.policy.language_model, episodes) - best).sum() / 2))

@@ -106,10 +106,10 @@ def test_attributes_and_methods_are_the_environments() -> None:
     assert env.env_method("render", indices=[2]) == [frames[2]]
     assert env.render() == "\n".join(frames)
     assert env.env_is_wrapped(gym.Wrapper, indices=[0, 1]) == [False, False]
-    env.set_attr("on_bad_reward", "drop")
-    assert env.env.on_bad_reward == "drop"
+    env.set_attr("render_mode", None)
+    assert env.env.render_mode is None
     with pytest.raises(ConfigError, match="share one environment"):
-        env.set_attr("on_bad_reward", "raise", indices=[0])
+        env.set_attr("render_mode", "ansi", indices=[0])
     env.close()
 
 

@@ -1,0 +1,169 @@
+"""The settings of text environments: what an episode is, and how a vector environment plays many of them.
+
+They are checked when they are made. The parts that an environment cannot do without (prompts, tokenizer,
+reward, token limit) are no settings; they are arguments of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+
+from text_gym.errors import ConfigError
+from text_gym.rewards.values import OnBadReward
+from text_gym.tasks.task import Task, load_task
+
+from .masks import ActionMask
+
+
+@dataclass(frozen=True)
+class EpisodeOptions:
+    """What an episode is: which prompt it begins with, which tokens it may hold, what ends it and what pays.
+
+    An EOS or stop string on the last allowed token is an end like any other, under both meanings of `limit`.
+    A text that is cut has the `finish_reason` "length", and under `limit="end"` a reward may look at that.
+    Never is a text both paid and `truncated`: an agent would add the value of the state after it to its
+    reward, so that never stopping would pay twice. Under `limit="truncate"` the agents of `text_gym.agents`
+    leave texts that were cut out of their updates; other libraries bootstrap from the value of a state in
+    which nobody ever acts, which therefore nobody trains. Per-token rewards of a causal source are paid under
+    both meanings, up to the cut.
+
+    Args:
+        stop: Strings that end an episode as EOS does; the completion leaves them out.
+        limit: What the token limit means. "end": it belongs to the task; the text is paid as it stands, the
+            step is `terminated`. "truncate": a text that the limit cut is no sample of the problem; the step
+            is `truncated`, and the text is neither scored nor paid.
+        mask: Which tokens may come next.
+        on_bad_reward: `"raise"`, or `"drop"`: a bad reward counts as an abstention.
+        shuffle: False takes prompts in order (evaluation); True draws them uniformly (training).
+        group_size: Consecutive episode numbers that share a prompt (GRPO, RLOO).
+        max_prompt_tokens: `P`; the longest prompt's length if None.
+        on_long_prompt: `"error"`, or `"truncate"`: drop tokens on the left.
+        context: Largest `P + T` that the policy can read, in tokens, if there is such a limit.
+
+    Raises:
+        ConfigError: A setting that makes no sense; its name and value are told.
+    """
+
+    stop: str | Sequence[str] = ()
+    limit: Literal["end", "truncate"] = "end"
+    mask: ActionMask | None = None
+    on_bad_reward: OnBadReward = "raise"
+    shuffle: bool = True
+    group_size: int = 1
+    max_prompt_tokens: int | None = None
+    on_long_prompt: Literal["error", "truncate"] = "error"
+    context: int | None = None
+
+    def __post_init__(self) -> None:
+        if "" in self.stop_strings:
+            raise ConfigError("an empty stop string would end every episode at once")
+        check_choice("limit", self.limit, ["end", "truncate"])
+        check_choice("on_bad_reward", self.on_bad_reward, ["raise", "drop"])
+        check_choice("on_long_prompt", self.on_long_prompt, ["error", "truncate"])
+        check_count("group_size", self.group_size)
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """Return the stop strings as a tuple; a single one may be given as a plain string."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+
+@dataclass(frozen=True)
+class VectorOptions:
+    """How a vector environment numbers its episodes, what it does between them, and what it shows.
+
+    Which prompt an episode gets depends on its stream's seed and its number `k` in the stream alone. As in
+    Gymnasium's `SyncVectorEnv`, `reset(seed=s)` gives row `i` the stream of seed `s + i`; with
+    `numbering="global"` all rows draw from the one stream of seed `s` (the next free `k` goes to the next row
+    that restarts), so that the same episodes are played for any `num_envs`.
+
+    An episode without an opinion returns 0: its last step takes back what a causal source was paid for
+    earlier tokens. To an agent that knows nothing of `reward_abstained` that is a reward like any other, so
+    a judge that is down looks like a judge that hates everything. With `on_abstain="redraw"` such an
+    episode does not end: in the same step its row begins the next episode of its stream, neither terminated
+    nor truncated, with return 0 so far. Every episode then ends judged, and an abstention is worth what a
+    new episode is worth. The info of such a step has `redrawn` (how often that happened in the row since
+    its last judged end) and, as that of a reset, `prompt` and `episode_index`; the observation is the new
+    episode's first one. `redrawn` of the environment counts all. Agents of `text_gym.agents` play whole
+    episodes and leave those out that were not judged, either way.
+
+    Args:
+        numbering: `"per_env"` or `"global"`, see above.
+        on_abstain: `"pay_zero"`, or `"redraw"`: go on with a new episode instead; see above.
+        on_masked: `"raise"` refuses a forbidden token, `"allow"` takes it: the mask is advice then.
+        copy: False returns views of the buffers, overwritten by the next `step` or `reset`: only for
+            agents that keep no reference to an observation.
+        info_texts: False leaves `prompt` and `completion` out of info: Gymnasium's `NumpyToTorch` and the
+            like convert every array in info and stop at one of strings.
+
+    Raises:
+        ConfigError: A setting that makes no sense; its name and value are told.
+    """
+
+    numbering: Literal["per_env", "global"] = "per_env"
+    on_abstain: Literal["pay_zero", "redraw"] = "pay_zero"
+    on_masked: Literal["raise", "allow"] = "raise"
+    copy: bool = True
+    info_texts: bool = True
+
+    def __post_init__(self) -> None:
+        check_choice("numbering", self.numbering, ["per_env", "global"])
+        check_choice("on_abstain", self.on_abstain, ["pay_zero", "redraw"])
+        check_choice("on_masked", self.on_masked, ["raise", "allow"])
+
+
+def sort_options(
+    task: Task | str | None, options: Mapping[str, Any]
+) -> tuple[Task | None, EpisodeOptions, VectorOptions]:
+    """Sort keyword arguments of an environment by whose they are: the episodes', its own, or the task's.
+
+    Args:
+        task: A task, or the name of one that takes parameters.
+        options: Fields of `EpisodeOptions` and `VectorOptions`, and parameters of the named task.
+
+    Raises:
+        ConfigError: One that is nobody's, or that makes no sense.
+        UnknownNameError: There is no such task.
+    """
+    if "limit_terminates" in options:
+        instead = "leave it out" if options["limit_terminates"] else 'write limit="truncate"'
+        raise ConfigError(
+            f"limit_terminates is gone; {instead}: by default the token limit ends an episode "
+            '(limit="end"); under limit="truncate" a text that it cuts is truncated and not paid'
+        )
+    if "fixed_horizon" in options:
+        raise ConfigError(
+            "fixed_horizon is gone: an episode ends where its text does; leave it out, and for batches of "
+            "equally long episodes pad what you collect"
+        )
+    rest = dict(options)
+    found: list[dict[str, Any]] = []
+    for group in (EpisodeOptions, VectorOptions):
+        found.append({field.name: rest.pop(field.name) for field in fields(group) if field.name in rest})
+    if isinstance(task, str):
+        try:
+            task = load_task(task, **rest)
+        except TypeError as error:
+            raise ConfigError(f"task {task!r}: {error}") from error
+    elif rest:
+        raise ConfigError(
+            f"unknown argument {next(iter(rest))!r}; the environment has no such parameter, "
+            "and no task was named that could have it"
+        )
+    return task, EpisodeOptions(**found[0]), VectorOptions(**found[1])
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Refuse a value that is none of the choices with a `ConfigError`."""
+    if value not in choices:
+        raise ConfigError(f"{name} is {value!r}; choose {', '.join(map(repr, choices))}")
+
+
+def check_count(name: str, value: object) -> None:
+    """Refuse anything but a whole number of at least 1 with a `ConfigError`."""
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1")
