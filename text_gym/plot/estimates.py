@@ -214,7 +214,7 @@ def spread(
 
 
 def wilson(share: FloatArray, count: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Lower and upper ends of Wilson's 95 % interval of shares, `(n,)` each.
+    """Return the lower and upper ends of Wilson's 95 % interval of shares, `(n,)` each.
 
     >>> low, high = wilson(np.array([0.0]), np.array([10.0]))
     >>> round(float(low[0]), 4), round(float(high[0]), 4)

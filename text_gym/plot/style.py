@@ -65,7 +65,7 @@ SETTINGS: dict[Any, Any] = {
 
 
 def colours_css(selector: str) -> str:
-    """The style rules that give a part of a page the colours of our figures, in light and dark.
+    """Return the style rules that give a part of a page the colours of our figures, in light and dark.
 
     Args:
         selector: Of the part, e.g. `":root"`.
@@ -78,7 +78,7 @@ def colours_css(selector: str) -> str:
 
 
 def label(text: object, limit: int = 60) -> str:
-    r"""A name as figures show it: on one line, without hidden characters, and not too long.
+    r"""Return a name as figures show it: on one line, without hidden characters, and not too long.
 
     >>> label("a\x07 very long name", 12)
     'a\\x07 very…'
@@ -88,7 +88,7 @@ def label(text: object, limit: int = 60) -> str:
 
 
 def colour_of(colour: int | str | None, place: int) -> str:
-    """The colour for a number of the palette, or for the place in it that is next."""
+    """Return the colour with a number in the palette, or the one whose turn it is."""
     if isinstance(colour, str):
         return colour
     return COLOURS[(place if colour is None else colour) % len(COLOURS)]
@@ -142,7 +142,7 @@ def legend_below(ax: Axes, *others: Axes, columns: int | None = None) -> None:
 
 
 def legend_height(names: Sequence[str], width: float) -> float:
-    """Inches that a legend of these names takes under axes so many inches wide."""
+    """Return the height in inches of a legend with these names, under axes so many inches wide."""
     shown = [name for name in names if name]
     return 0.1 + 0.17 * -(-len(shown) // _columns(shown, 72 * width)) if len(shown) > 1 else 0.0
 
