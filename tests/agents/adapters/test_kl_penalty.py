@@ -12,7 +12,7 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
-from tests.small_models import plain_forward, small_policy, trajectory_log_probs
+from tests.small_models import plain_forward, small_policy
 from text_gym import (
     ActionMask,
     Episode,
@@ -23,7 +23,7 @@ from text_gym import (
     WordTokenizer,
     load_task,
 )
-from text_gym.agents import KLPenalty, Policy
+from text_gym.agents import KLPenalty, Policy, trajectory_log_probs
 from text_gym.agents.adapters.kl_penalty import KL_INFO
 from text_gym.envs.masks import Prefixes
 from text_gym.errors import ConfigError, EpisodeError, NonFiniteError, TokenError

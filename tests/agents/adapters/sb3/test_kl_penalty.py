@@ -13,7 +13,6 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecMonitor
 
 from tests.sb3_world import FEATURES, reference_of, task_env
-from tests.small_models import trajectory_log_probs
 from text_gym import AllowedTokens, Episode, Task, TextVectorEnv, load_task
 from text_gym.agents import (
     KLPenalty,
@@ -21,6 +20,7 @@ from text_gym.agents import (
     Policy,
     SB3VecEnv,
     SequenceRolloutBuffer,
+    trajectory_log_probs,
 )
 from text_gym.agents.adapters.sb3.kl_penalty import sb3_log_probs
 from text_gym.errors import ConfigError
