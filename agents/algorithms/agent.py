@@ -36,6 +36,7 @@ from text_gym.envs.options import EpisodeOptions
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Prompt, share_cut
 from text_gym.errors import ConfigError, NonFiniteError, NoScoresError
+from text_gym.rewards.source import RewardSource
 from text_gym.utils.display import harmless
 
 from .configs import AgentConfig
@@ -90,7 +91,6 @@ class Agent(ABC, Generic[ConfigT]):
         config = config or self.config_class()  # type: ignore[assignment]
         assert config is not None
         self.policy, self.env, self.config = policy, env, config
-        self.reward = env.batch.reward
         self.networks: dict[str, nn.Module] = {"policy": policy}
         self.reference = reference or policy.frozen()
         self.reference.check_finite()
@@ -243,9 +243,8 @@ class Agent(ABC, Generic[ConfigT]):
         """Complete prompts with the policy as it is now."""
         given = self.env.batch.options
         options = EpisodeOptions(stop=given.stop, mask=given.mask, shuffle=False)
-        unjudged = lambda episodes: [0.0] * len(episodes)  # noqa: E731
-        where = (self.env.tokenizer, unjudged, self.env.max_tokens)
-        playing = EpisodeBatch(prompts, *where, len(prompts), options)
+        world = (self.env.tokenizer, lambda episodes: [0.0] * len(episodes), self.env.max_tokens)
+        playing = EpisodeBatch(prompts, *world, len(prompts), options)
         sampling = Sampling(temperature=self.config.temperature, greedy=greedy)
         batch = rollout(self.policy, playing, np.arange(len(prompts)), seed=seed, sampling=sampling)
         return [e.completion for e in batch.episodes]
@@ -255,8 +254,7 @@ class Agent(ABC, Generic[ConfigT]):
 
         Args:
             folder: Where.
-            resumable: Add a checkpoint, about four times as large, with which `load` gives an agent that
-                goes on as this one would.
+            resumable: Add a checkpoint, about four times as large, from which `load` goes on as this agent.
         """
         self.policy.save(folder)
         if resumable:
@@ -345,10 +343,7 @@ class Agent(ABC, Generic[ConfigT]):
         return self.objective.add(batch, kl, self.kl.coefficient, self.iteration, self.env.batch.group_size)
 
     def step(self, loss: Tensor) -> float:
-        """Take one optimizer step down the gradient of a loss.
-
-        Args:
-            loss: A number.
+        """Take one optimizer step down the gradient of a loss, a number.
 
         Returns:
             The norm of the policy's gradient before clipping.
@@ -390,6 +385,11 @@ class Agent(ABC, Generic[ConfigT]):
     def where(self) -> str:
         """The iteration in progress, for errors."""
         return f"iteration {self.iteration + 1}"
+
+    @property
+    def reward(self) -> RewardSource:
+        """The source of the environment's rewards."""
+        return self.env.batch.reward
 
     def _set_learning_rate(self) -> None:
         config = self.config
