@@ -51,10 +51,9 @@ ConfigT = TypeVar("ConfigT", bound=AgentConfig)
 class Agent(ABC, Generic[ConfigT]):
     """A policy that learns in an environment; the base of every algorithm, ours and yours.
 
-    An algorithm writes `update`, which learns from one `Rollout`, and names its settings in `config_class`, a
-    frozen dataclass derived from `AgentConfig`. It takes its steps with `self.step(loss)`, and what it
-    remembers between updates it adds to `state_dict` and `load_state_dict`. The page "Bring your own
-    algorithm" of the docs has one of 40 lines; `check_agent` tries what has to hold.
+    An algorithm is an `update` and its settings, a frozen dataclass derived from `AgentConfig`. It takes
+    steps by `self.step(loss)`, and adds what it remembers to `state_dict` and `load_state_dict`. The page
+    "Bring your own algorithm" has one of 34 lines; `check_agent` tries what has to hold.
 
     Args:
         policy: The policy to train, in place.
@@ -114,16 +113,7 @@ class Agent(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def update(self, batch: Rollout) -> Metrics:
-        """Learn from one batch of episodes.
-
-        Args:
-            batch: `B` episodes. Those that are not `batch.scored` are no samples: `batch.only(batch.scored)`
-                leaves them out.
-
-        Returns:
-            What happened, for the logs: numbers by name. Where `track_objective` is called, `kl` in nats per
-            episode has to be among them.
-        """
+        """Learn from `batch.only(batch.scored)`; return metrics (where it tracks an objective, `kl` too)."""
 
     def learn(self, iterations: int | None = None, callback: Callback | None = None) -> Agent[ConfigT]:
         """Play and update until `config.iterations` (or this many more) are done.

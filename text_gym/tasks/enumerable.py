@@ -184,8 +184,8 @@ def kl_divergence(policy: FloatArray, reference: FloatArray) -> float:
         policy: `(N,)` float64, probabilities of the trajectories.
         reference: `(N,)` float64, likewise.
 
-    >>> bool(kl_divergence(np.array([1.0, 0.0]), np.array([0.5, 0.5])) == np.log(2))
-    True
+    >>> round(kl_divergence(np.array([1.0, 0.0]), np.array([0.5, 0.5])), 4)
+    0.6931
     """
     written = policy > 0
     with np.errstate(divide="ignore"):
@@ -300,8 +300,8 @@ def expected_dpo_loss(
         beta: β of DPO, above 0.
 
     >>> half = np.array([0.5, 0.5])
-    >>> bool(expected_dpo_loss(half, half, bradley_terry(np.array([0.0, 1.0])), beta=0.1) == np.log(2))
-    True
+    >>> round(expected_dpo_loss(half, half, bradley_terry(np.array([0.0, 1.0])), beta=0.1), 4)
+    0.6931
     """
     if not beta > 0:
         raise ConfigError(f"beta is {beta!r}; it must be above 0")
