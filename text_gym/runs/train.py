@@ -18,7 +18,7 @@ from rich.console import Console
 
 from text_gym.agents.adapters.sb3.training import train_sb3
 from text_gym.agents.algorithms.by_name import load_algorithm
-from text_gym.agents.own_algorithms import label
+from text_gym.agents.own_algorithms import short_name
 from text_gym.agents.policies.lora import LoRAPolicy
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.training.checkpoint import Checkpoints, Choice
@@ -154,9 +154,7 @@ def _run(
         }
         samples = outcome.samples(job)
         run.write_samples(samples[:20])
-        title = (
-            f"{job.task.name} · {label(job.algorithm)} · reward {job.reward.name} · seed {job.config.seed}"
-        )
+        title = f"{job.task.name} · {short_name(job.algorithm)} · reward {job.reward.name} · seed {job.config.seed}"
         run.draw_curves(title, job.reward.name, outcome.first_look)
         run.write_json("summary.json", summary)  # written last: a run that has one is complete
     show_results(console, summary, samples[:3], folder)
