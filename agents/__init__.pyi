@@ -1,8 +1,8 @@
+from .adapters.kl_penalty import KLPenalty as KLPenalty
 from .adapters.reference_mask import ReferenceMask as ReferenceMask
 from .adapters.sb3.buffer import SequenceRolloutBuffer as SequenceRolloutBuffer
 from .adapters.sb3.config import SB3Config as SB3Config
 from .adapters.sb3.features import TokenFeatures as TokenFeatures
-from .adapters.sb3.kl_penalty import KLPenalty as KLPenalty
 from .adapters.sb3.policy import LanguageModelPolicy as LanguageModelPolicy
 from .adapters.sb3.training import train_sb3 as train_sb3
 from .adapters.sb3.vec_env import SB3VecEnv as SB3VecEnv

@@ -154,8 +154,8 @@ def _run(
         }
         samples = outcome.samples(job)
         run.write_samples(samples[:20])
-        about = f"{job.task.name} · {short_name(job.algorithm)} · reward {job.reward.name}"
-        title = f"{about} · seed {job.config.seed}"
+        algorithm = short_name(job.algorithm)
+        title = f"{job.task.name} · {algorithm} · reward {job.reward.name} · seed {job.config.seed}"
         run.draw_curves(title, job.reward.name, outcome.first_look)
         run.write_json("summary.json", summary)  # written last: a run that has one is complete
     show_results(console, summary, samples[:3], folder)
