@@ -84,7 +84,7 @@ def label(text: object, limit: int = 60) -> str:
     'a\\x07 very …'
     """
     shown = harmless(str(text))
-    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+    return shown if len(shown) <= limit else shown[: limit - 1].rstrip() + "…"
 
 
 def colour_of(colour: int | str | None, place: int) -> str:

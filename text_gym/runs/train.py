@@ -18,6 +18,7 @@ from rich.console import Console
 
 from text_gym.agents.adapters.sb3.training import train_sb3
 from text_gym.agents.algorithms.by_name import load_algorithm
+from text_gym.agents.own_algorithms import short_name
 from text_gym.agents.policies.lora import LoRAPolicy
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.training.checkpoint import Checkpoints, Choice
@@ -71,7 +72,8 @@ def train(
     summary, metrics (`text_gym.agents.TIMES` aside) and policy are then those of the uninterrupted run.
 
     Args:
-        algorithm: Name of the algorithm, e.g. `"ppo"`, or `"sb3.ppo"` for that of Stable-Baselines3.
+        algorithm: Name of the algorithm, e.g. `"ppo"`, `"sb3.ppo"` for that of Stable-Baselines3, or your own
+            (see `agents.load_algorithm`).
         config: Its settings.
         task: Prompts, held-out prompts and the task's own reward, which is gold (`NoGold()` for none).
         reward: What is optimised; the task's own reward if None. While it is another one, gold is looked at
@@ -152,7 +154,8 @@ def _run(
         }
         samples = outcome.samples(job)
         run.write_samples(samples[:20])
-        title = f"{job.task.name} · {job.algorithm} · reward {job.reward.name} · seed {job.config.seed}"
+        algorithm = short_name(job.algorithm)
+        title = f"{job.task.name} · {algorithm} · reward {job.reward.name} · seed {job.config.seed}"
         run.draw_curves(title, job.reward.name, outcome.first_look)
         run.write_json("summary.json", summary)  # written last: a run that has one is complete
     show_results(console, summary, samples[:3], folder)
