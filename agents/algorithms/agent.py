@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from text_gym.agents.checks import (
     check_dropout_off,
-    check_finite,
     check_separate,
     check_unchanged,
     fingerprint,
@@ -36,6 +35,8 @@ from text_gym.envs.options import EpisodeOptions
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Prompt, share_cut
 from text_gym.errors import ConfigError, NonFiniteError, NoScoresError
+from text_gym.models.loading import check_finite
+from text_gym.models.threads import limited_threads
 from text_gym.rewards.source import RewardSource
 from text_gym.utils.display import harmless
 
@@ -159,7 +160,7 @@ class Agent(ABC, Generic[ConfigT]):
         self.between_iterations = False
         if batch.scored.any():
             self.unscored_batches = 0
-            with unchanged(reward_modules(self.reward)):
+            with unchanged(reward_modules(self.reward)), limited_threads(*self.networks.values()):
                 metrics = self.update(batch)
             check_unchanged(self.reference, self._reference_was, "the reference policy")
         else:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from text_gym.models.cpu.kernels import kernels_for, product
+from text_gym.models.cpu.fast_path import matmul
 
 WHOLE_BYTES = 2**25  # logits that need no more are few
 TILES = {"cpu": (1024, 512), "cuda": (2048, 8192)}  # rows and ids of a tile
@@ -80,7 +80,7 @@ class _Whole(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         logits = _logits(states, weight, bias, options.head)
         said = logits.gather(1, tokens[:, None])[:, 0]
-        kept = logits.clone() if options.needs_logits else None
+        kept = logits if options.needs_logits else None
         p, log_z = _softmax(logits)
         h = log_z - (p * _finite(kept)).sum(dim=1) if options.entropy else torch.zeros_like(said)
         ctx.save_for_backward(states, weight, tokens, log_z, h, p, kept)
@@ -97,8 +97,8 @@ class _Whole(torch.autograd.Function):
         gradient = _before_head(gradient, kept, ctx.options.head).to(weight.dtype)
         for_states, for_weight, for_bias, *_ = ctx.needs_input_grad
         return (
-            product(gradient, weight) if for_states else None,
-            product(gradient.T, states, out=_empty_like(weight)) if for_weight else None,
+            matmul(gradient, weight) if for_states else None,
+            matmul(gradient.T, states, out=_empty_like(weight)) if for_weight else None,
             gradient.sum(dim=0) if for_bias else None,
             None,
             None,
@@ -106,37 +106,37 @@ class _Whole(torch.autograd.Function):
 
 
 class _Tiled(torch.autograd.Function):
-    """As `_Whole`. Of each tile's ids, z is the log of their weight, and w the share in the whole weight."""
+    """As `_Whole`. Of each tile's ids, z is the log of their weight, and w their share of the whole."""
 
     @staticmethod
     def forward(
         ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, options: _Options
     ) -> tuple[Tensor, Tensor]:
         said, log_z, h = (states.new_zeros(len(states), dtype=_dtype(weight)) for _ in range(3))
+        log_w: list[Tensor] = []  # of some rows, `(tiles, n)` each
         for rows in _slices(states, 0):
             z, inside = [], []  # of each tile: z, and the entropy among its ids
             for ids in _slices(weight, 1):
                 logits = _logits(states[rows], weight[ids], _part(bias, ids), options.head)
                 at, here = _places(tokens[rows], ids)
                 said[rows] += logits.gather(1, at)[:, 0] * here
-                kept = logits.clone() if options.entropy else None
                 p, of_tile = _softmax(logits)
                 z.append(of_tile)
-                if kept is not None:
-                    inside.append(of_tile - (p * kept).sum(dim=1))
+                if options.entropy:
+                    inside.append(of_tile - (p * logits).sum(dim=1))
             of_tiles = torch.stack(z)
             log_z[rows] = of_tiles.logsumexp(dim=0)
+            log_w.append(of_tiles - log_z[rows])
             if options.entropy:
-                log_w = of_tiles - log_z[rows]
-                h[rows] = log_w.exp().mul_(torch.stack(inside) - log_w).sum(dim=0)
-        ctx.save_for_backward(states, weight, bias, tokens, log_z, h)
+                h[rows] = log_w[-1].exp().mul_(torch.stack(inside) - log_w[-1]).sum(dim=0)
+        ctx.save_for_backward(states, weight, bias, tokens, log_z, torch.cat(log_w, dim=1), h)
         ctx.options = options
         return said - log_z, h
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_log_probs: Tensor, of_entropy: Tensor) -> tuple[Tensor | None, ...]:
-        states, weight, bias, tokens, log_z, h = ctx.saved_tensors
+        states, weight, bias, tokens, log_z, log_w, h = ctx.saved_tensors
         options: _Options = ctx.options
         needed = ctx.needs_input_grad
         for_states = torch.zeros_like(states) if needed[0] else None
@@ -144,19 +144,19 @@ class _Tiled(torch.autograd.Function):
         for_bias = torch.zeros_like(bias) if needed[2] else None
         for rows in _slices(states, 0):
             x, z = states[rows], log_z[rows]
-            for ids in _slices(weight, 1):
+            for ids, share in zip(_slices(weight, 1), log_w[:, rows].exp(), strict=True):
                 logits = _logits(x, weight[ids], _part(bias, ids), options.head)
-                kept = logits.clone() if options.needs_logits else None
+                kept = logits if options.needs_logits else None
                 log_p = None if kept is None else kept - z[:, None]
                 along = _along(log_p, h[rows], of_log_probs[rows], of_entropy[rows], options)
-                gradient = _softmax_again(logits, z).mul_(along)
+                gradient = torch.softmax(logits, dim=1).mul_(along * share[:, None])
                 at, here = _places(tokens[rows], ids)
                 gradient.scatter_add_(1, at, (of_log_probs[rows] * here)[:, None])
                 gradient = _before_head(gradient, kept, options.head).to(weight.dtype)
                 if for_states is not None:
-                    product(gradient, weight[ids], out=for_states[rows], add=True)
+                    matmul(gradient, weight[ids], out=for_states[rows], add=True)
                 if for_weight is not None:
-                    product(gradient.T, x, out=for_weight[ids], add=rows.start > 0)
+                    matmul(gradient.T, x, out=for_weight[ids], add=rows.start > 0)
                 if for_bias is not None:
                     for_bias[ids].add_(gradient.sum(dim=0))
         return for_states, for_weight, for_bias, None, None
@@ -205,8 +205,8 @@ def _places(tokens: Tensor, ids: slice) -> tuple[Tensor, Tensor]:
 
 
 def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> Tensor:
-    """`(n, V)`, over the temperature; free to be overwritten."""
-    logits = product(states, weight.T, bias).to(_dtype(weight))
+    """`(n, V)`, over the temperature."""
+    logits = matmul(states, weight.T, bias).to(_dtype(weight))
     if head.cap is not None:
         logits = logits.mul_(head.scale / head.cap).tanh_().mul_(head.cap / head.temperature)
     elif head.scale != head.temperature:
@@ -215,18 +215,9 @@ def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> 
 
 
 def _softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """`(n, m)` probabilities, and `(n,)` logs of what they were divided by; logits may be overwritten."""
-    kernels = kernels_for(logits)
-    if kernels is not None:
-        return logits, kernels.softmax(logits)
+    """`(n, m)` probabilities, and `(n,)` logs of what they were divided by."""
     p = torch.softmax(logits, dim=1)
     return p, logits.amax(dim=1) - p.amax(dim=1).log()
-
-
-def _softmax_again(logits: Tensor, log_z: Tensor) -> Tensor:
-    """`(n, m)` probabilities; logits are overwritten."""
-    kernels = kernels_for(logits)
-    return logits.sub_(log_z[:, None]).exp_() if kernels is None else kernels.softmax_again(logits, log_z)
 
 
 def _along(

@@ -15,18 +15,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from text_gym.agents.checks import check_finite
-from text_gym.errors import ConfigError, DataError
-from text_gym.models.cpu.kernels import kernels_for
-from text_gym.models.loading import lift_from_file, pick_device, small_gpt2
+from text_gym.errors import ConfigError
+from text_gym.models.cpu.fast_path import fixed_linear
+from text_gym.models.loading import check_finite, load_model, load_tensors, pick_device, quietly, small_gpt2
 from text_gym.tokenizer import PretrainedTokenizer, Tokenizer
 
 from .loss_head import Head, token_log_probs
 from .micro_batches import Splitter
-from .trunk import _no_bars, _with_fused_gelu, places, states_before, tensors_of
+from .trunk import _with_fused_gelu, places, states_before, tensors_of
 
 VALUE_HEAD = "value_head.safetensors"
 FUSED = ("cpu", "cuda")  # devices on which AdamW takes its step in one kernel
@@ -93,22 +92,13 @@ class Policy(nn.Module):
         """Load a folder or hub model in safetensors, with its tokenizer and, if saved, its value head.
 
         Raises:
-            DataError: There is no such folder or model, or it is not in safetensors.
+            DataError: There is no such folder or model, it is broken, or it is not in safetensors.
         """
-        from transformers import AutoModelForCausalLM
-
-        try:
-            with _no_bars(Path(name).is_dir()):
-                model = AutoModelForCausalLM.from_pretrained(
-                    str(name), dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
-                )
-        except (OSError, ValueError) as error:
-            raise DataError(f"cannot load a causal language model from {str(name)!r}: {error}") from error
-        lift_from_file(model)
+        model = load_model("AutoModelForCausalLM", name, "a causal language model", dtype=dtype)
         policy = cls(model, tokenizer or PretrainedTokenizer.from_pretrained(name), device)
         head = Path(name) / VALUE_HEAD
         if head.is_file():
-            policy.value_head.load_state_dict(load_file(head))
+            policy.value_head.load_state_dict(load_tensors(head))
         return policy
 
     @classmethod
@@ -182,23 +172,11 @@ class Policy(nn.Module):
         return logits
 
     def logits_of_fixed_weights(self) -> Callable[[Tensor], Tensor]:
-        """`logits` of `(n, D)` states without gradients, good as long as the weights stay as they are.
-
-        On CPUs products with few rows are faster by a half and more with weights that lie in another order,
-        which pays for a copy where many tokens are going to be drawn.
-        """
+        """`logits` of `(n, D)` states without gradients, good as long as the weights stay as they are."""
         head = None if self.bf16 or self.device.type != "cpu" else self._loss_head(1.0)
         if head is None or head.weight.dtype != self.dtype or head.scale != 1 or head.cap is not None:
             return self.logits
-        weight, bias = head.weight.detach().t(), head.bias
-        kernels = kernels_for(weight)
-        if kernels is not None:
-            panels = kernels.pack(weight)
-            return lambda states: kernels.multiply(states, panels, bias)
-        weight = weight.contiguous()
-        if bias is None:
-            return lambda states: torch.mm(states, weight)
-        return lambda states: torch.addmm(bias, states, weight)
+        return fixed_linear(head.weight, head.bias)
 
     def values(self, hidden: Tensor) -> Tensor:
         """`(...)` values of hidden states `(..., D)`, of type `dtype`."""
@@ -365,7 +343,7 @@ class Policy(nn.Module):
         self._save_beside(folder)
         self.model.config.pad_token_id = self._pad_token_id
         try:
-            with _no_bars():
+            with quietly():
                 self.model.save_pretrained(folder, state_dict=self._model_state())
         finally:
             self.model.config.pad_token_id = None

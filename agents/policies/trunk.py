@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from text_gym.models.cpu import gpt2
+from text_gym.models.cpu.fast_path import fast_path
 
 
 def tensors_of(network: nn.Module) -> dict[str, Tensor]:
@@ -59,8 +59,9 @@ def states_before(
         same ones is to use, or None, where it is to use its own.
     """
     tokens = tokens[:, : int((starts + lengths).max()) - 1]  # nobody asks for states from the last token on
-    if not bf16 and gpt2.can_read(trunk):
-        return gpt2.states(trunk, tokens, starts, lengths)
+    path = None if bf16 else fast_path(trunk)
+    if path is not None and path.can_update:
+        return path.states(tokens, starts, lengths)
     _, rows, at = places(starts, lengths)
     with layers_in_training(trunk):
         states: Tensor = hidden(tokens).last_hidden_state
@@ -90,18 +91,3 @@ def _with_fused_gelu(model: Any) -> Any:
             if type(child) is NewGELUActivation:
                 setattr(module, name, nn.GELU("tanh"))
     return model
-
-
-@contextmanager
-def _no_bars(off: bool = True) -> Iterator[None]:
-    """Without the progress bars of `transformers`, which are for downloads."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    if off:
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

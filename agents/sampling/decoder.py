@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from text_gym.agents.policies.policy import Policy
 from text_gym.episode import BoolArray, IntArray
+from text_gym.models.cpu.fast_path import fast_path
+from text_gym.models.layer_cache import Reader
 
-from .gpt2_reader import GPT2Reader
-from .kv_cache import AnyReader, KeyValues, Reader
+from .kv_cache import AnyReader, KeyValues
 
 
 class Decoder:
@@ -150,7 +151,7 @@ class _LibraryCache:
 
 
 # Models of which a reader has been found to agree with the model read without a cache.
-_AGREED: WeakKeyDictionary[nn.Module, type[AnyReader | GPT2Reader]] = WeakKeyDictionary()
+_AGREED: WeakKeyDictionary[nn.Module, type[Reader]] = WeakKeyDictionary()
 
 
 def fastest_reader(policy: Policy, width: int) -> Reader | None:
@@ -168,15 +169,12 @@ def fastest_reader(policy: Policy, width: int) -> Reader | None:
     windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
     if any(window is not None and window < width for window in windows):
         return None
-    kinds: list[type[AnyReader | GPT2Reader]] = [AnyReader]
-    if GPT2Reader.fits(policy):
-        kinds.insert(0, GPT2Reader)
-    for kind in kinds:
-        reader = kind(policy)
-        if _AGREED.get(policy.model) is kind:
+    path = None if policy.bf16 else fast_path(policy.model.base_model)
+    for reader in ([] if path is None else [path.reader()]) + [AnyReader(policy)]:
+        if _AGREED.get(policy.model) is type(reader):
             return reader
         if _agrees(policy, reader):
-            _AGREED[policy.model] = kind
+            _AGREED[policy.model] = type(reader)
             return reader
     return None
 

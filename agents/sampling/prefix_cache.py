@@ -15,9 +15,10 @@ from torch import Tensor
 
 from text_gym.agents.policies.policy import Policy
 from text_gym.episode import BoolArray, IntArray
+from text_gym.models.layer_cache import Reader
 
 from .decoder import fastest_reader
-from .kv_cache import KeyValues, Reader
+from .kv_cache import KeyValues
 
 
 class PrefixCache:

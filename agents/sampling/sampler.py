@@ -20,7 +20,7 @@ from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import BoolArray, Episode, FloatArray, IntArray
 from text_gym.errors import ConfigError, NonFiniteError
-from text_gym.models.cpu.kernels import kernels_for
+from text_gym.models.threads import limited_threads
 from text_gym.rewards.values import Rewards
 
 from .decoder import Decoder, survivors
@@ -30,6 +30,7 @@ LOWEST_TEMPERATURE = 1e-4  # below, logits overflow when divided by it
 _BELOW_ONE = 1 - 2.0**-53  # the largest float64 below 1
 BLOCK = 32  # steps recorded at a time
 TELL_EVERY = {"cpu": 1, "cuda": 16}  # steps after which the environment is told what was drawn
+DRAWN_AT_ONCE = 2**19  # logits, on a CPU; large vocabularies are drawn from a few rows at a time
 COMPACT_BELOW = 0.9  # drop finished rows from the batch once no more than this share plays
 
 
@@ -115,7 +116,8 @@ def rollout(
     rows = np.arange(batch.num_rows)
     batch.begin(rows, np.full(len(rows), seed, dtype=np.int64), episode_index)
     noise = uniform(seed, episode_index, batch.max_tokens)
-    columns = _play(policy, batch, torch.from_numpy(noise).to(policy.device), sampling, keep_states)
+    with limited_threads(policy):
+        columns = _play(policy, batch, torch.from_numpy(noise).to(policy.device), sampling, keep_states)
     episodes, scores = batch.score(rows)
     return _assemble(policy, batch, columns, episodes, scores)
 
@@ -276,9 +278,11 @@ def draw(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         `(B,)` int64 tokens, and their `(B, 1)` probabilities: NaN where a logit is NaN or infinite.
     """
-    kernels = kernels_for(logits)
-    if kernels is not None:
-        return kernels.draw(logits.contiguous(), u.contiguous())
+    rows = max(1, DRAWN_AT_ONCE // logits.shape[1])
+    if logits.device.type == "cpu" and len(logits) > rows:  # what is made on the way stays in the cache
+        parts = [draw(*part) for part in zip(logits.split(rows), u.split(rows), strict=True)]
+        tokens, probs = (torch.cat(column) for column in zip(*parts, strict=True))
+        return tokens, probs
     probs = torch.softmax(logits, 1)
     tokens = inverse_cdf(probs, u)
     return tokens, probs.gather(1, tokens[:, None])

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from text_gym.episode import Episode, FloatArray
-from text_gym.errors import ConfigError, NonFiniteError, RewardError, excerpt
-from text_gym.models.loading import pick_device, small_gpt2
+from text_gym.errors import ConfigError, RewardError, excerpt
+from text_gym.models.loading import check_finite, pick_device, quietly, small_gpt2
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import Rewards
 from text_gym.tokenizer import PretrainedTokenizer, Tokenizer
@@ -28,7 +28,6 @@ from .backbones import (
     has_segments,
     input_form,
     load_classifier,
-    quietly,
     read_template,
     shrink_head,
 )
@@ -316,9 +315,7 @@ class RewardModel(RewardSource):
         Raises:
             NonFiniteError: A weight is NaN or infinite; its tensor is named.
         """
-        for name, weight in self.model.named_parameters():
-            if not torch.isfinite(weight).all():
-                raise NonFiniteError(f"{name} holds NaN or infinity; it can be neither trained nor saved")
+        check_finite(self.model)
 
     def save(self, folder: str | Path) -> None:
         """Write the folder; `from_pretrained` and `AutoModelForSequenceClassification` read it.

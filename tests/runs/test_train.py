@@ -130,7 +130,7 @@ def test_a_run_on_gold_has_no_second_column_of_it(tmp_path: Path) -> None:
 
 def test_looks_at_gold_change_no_bit_of_the_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kill_harness.run(tmp_path / "seen")
-    monkeypatch.setattr("text_gym.runs.train.TrainingJob.gold_watch", lambda self: None)
+    monkeypatch.setattr("text_gym.runs.job.TrainingJob.gold_watch", lambda self: None)
     kill_harness.run(tmp_path / "unseen")
     seen, unseen = (kill_harness.result(tmp_path / name) for name in ("seen", "unseen"))
     assert any("gold" in row for row in seen["metrics"])

@@ -81,7 +81,7 @@ def label(text: object, limit: int = 60) -> str:
     r"""Return a name as figures show it: on one line, without hidden characters, and not too long.
 
     >>> label("a\x07 very long name", 12)
-    'a\\x07 very …'
+    'a\\x07 very…'
     """
     shown = harmless(str(text))
     return shown if len(shown) <= limit else shown[: limit - 1].rstrip() + "…"
