@@ -18,8 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from text_gym import Episode, Sandbox, load_task
+from text_gym import Episode, load_task
 from text_gym.reward_models import load_reward
+from text_gym.utils.sandbox import Sandbox
 
 TURNS = 300
 FILE = """

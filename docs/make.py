@@ -19,7 +19,14 @@ from tests.house import FLOORS, House  # noqa: E402
 from text_gym.bench.report.figures import plates  # noqa: E402
 from text_gym.plot import diagram, save  # noqa: E402
 
-PACKAGES = ("text_gym", "text_gym.agents", "text_gym.reward_models", "text_gym.bench", "text_gym.plot")
+PACKAGES = (
+    "text_gym",
+    "text_gym.agents",
+    "text_gym.reward_models",
+    "text_gym.bench",
+    "text_gym.plot",
+    "text_gym.tasks.enumerable",
+)
 # What each folder holds, by floor from the ground up; the widths of boxes follow from it.
 SAYS = {
     "text_gym": "episode, tokenizer,\ndata, errors",

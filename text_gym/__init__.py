@@ -27,8 +27,6 @@ from .rewards.trl import as_trl_reward
 from .rewards.values import Rewards
 from .tasks.task import Task, load_task
 from .tokenizer import ByteTokenizer, PretrainedTokenizer, Tokenizer, WordTokenizer
-from .utils.limits import SandboxLimits
-from .utils.sandbox import Sandbox, run_command
 
 register_envs()
 
@@ -46,8 +44,6 @@ __all__ = [
     "Prompt",
     "RewardSource",
     "Rewards",
-    "Sandbox",
-    "SandboxLimits",
     "Shaped",
     "Task",
     "TextEnv",
@@ -63,7 +59,6 @@ __all__ = [
     "check_text_env",
     "load_task",
     "read_transcripts",
-    "run_command",
     "split_by_prompt",
     "write_transcripts",
 ]

@@ -1,4 +1,4 @@
-"""PPO in one file, in the style of CleanRL (Huang et al. 2022): everything stands in the order it happens.
+"""PPO in one file, in the style of CleanRL (Huang et al. 2022), in the order in which things happen.
 
 It needs `gymnasium.make_vec`, NumPy and PyTorch, and nothing of text-gym but the environment's id: what
 an algorithm written for any other Gymnasium environment does here. Run it with
@@ -61,8 +61,8 @@ class Args:
     width: int = 128
 
 
-def linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
-    """A linear layer with orthogonal weights, scaled by `gain`, and no bias at first."""
+def linear_layer(inputs: int, outputs: int, gain: float) -> nn.Linear:
+    """Make a linear layer with orthogonal weights scaled by `gain`, and zero bias."""
     layer = nn.Linear(inputs, outputs)
     nn.init.orthogonal_(layer.weight, gain)
     nn.init.zeros_(layer.bias)
@@ -70,7 +70,7 @@ def linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
 
 
 class ActorCritic(nn.Module):
-    """Actor and critic on an embedding of each token at its place.
+    """Actor and critic on an embedding of each token at its position.
 
     Args:
         space: A `Dict` with `tokens` `(S,)` and `attention_mask` `(S,)`.
@@ -81,27 +81,30 @@ class ActorCritic(nn.Module):
     def __init__(self, space: gym.spaces.Dict, actions: int, width: int) -> None:
         super().__init__()
         places = space["tokens"].shape[0]  # type: ignore[index]  # a Box has a shape
-        self.padding = actions  # an id of its own for places without a token
+        self.padding = actions  # a separate id for unused places
         self.embedding = nn.Embedding(actions + 1, 16)
         self.body = nn.Sequential(
-            linear(16 * places, width, gain=2**0.5), nn.Tanh(), linear(width, width, gain=2**0.5), nn.Tanh()
+            linear_layer(16 * places, width, gain=2**0.5),
+            nn.Tanh(),
+            linear_layer(width, width, gain=2**0.5),
+            nn.Tanh(),
         )
-        self.actor = linear(width, actions, gain=0.01)
-        self.critic = linear(width, 1, gain=1.0)
+        self.actor = linear_layer(width, actions, gain=0.01)
+        self.critic = linear_layer(width, 1, gain=1.0)
 
     def encode(self, observation: dict[str, np.ndarray[Any, Any]]) -> Tensor:
-        """`(B, S)` int64: the observation's tokens, with `padding` where there is none."""
+        """Return the observation's tokens, `(B, S)` int64, with `padding` in the unused places."""
         there = torch.as_tensor(observation["attention_mask"]) > 0
         return torch.where(there, torch.as_tensor(observation["tokens"]), self.padding)
 
     def forward(self, tokens: Tensor) -> tuple[Categorical, Tensor]:
-        """The distribution of the next token and the state's value `(B,)`."""
+        """Return the distribution of the next token and the state's value `(B,)`."""
         hidden = self.body(self.embedding(tokens).flatten(1))
         return Categorical(logits=self.actor(hidden)), self.critic(hidden)[:, 0]
 
 
 def train_ppo(args: Args, log: Callable[[int, float], None] | None = None) -> tuple[ActorCritic, list[float]]:
-    """Learn; returns the agent and the mean return of the episodes that ended in each iteration.
+    """Train, and return the agent and each iteration's mean return of finished episodes.
 
     Args:
         args: Settings.
@@ -110,7 +113,7 @@ def train_ppo(args: Args, log: Callable[[int, float], None] | None = None) -> tu
     rng = np.random.default_rng(args.seed)
     torch.manual_seed(args.seed)
     # An episode restarts in the step in which it ended, so that every row of a rollout is a transition.
-    # The token limit is part of these tasks, hence an end like any other: nothing to bootstrap there.
+    # The token limit is part of these tasks, so it is an end like any other, without bootstrapping.
     envs = gym.make_vec(args.env_id, num_envs=args.num_envs, autoreset_mode="SameStep")
     space, action_space = envs.single_observation_space, envs.single_action_space
     assert isinstance(space, gym.spaces.Dict)
@@ -126,7 +129,7 @@ def train_ppo(args: Args, log: Callable[[int, float], None] | None = None) -> tu
 
     observation, _ = envs.reset(seed=args.seed)
     state = agent.encode(observation)
-    running = np.zeros(args.num_envs)  # return of the episode each row plays, so far
+    running = np.zeros(args.num_envs)  # each row's return in its current episode so far
     curve: list[float] = []
     iterations = args.total_timesteps // (args.num_steps * args.num_envs)
     for iteration in range(iterations):

@@ -1,4 +1,4 @@
-"""Feature observations: a frozen language model's hidden state instead of tokens.
+"""Feature observations show a frozen language model's hidden state instead of tokens.
 
 With them a plain MLP policy of any library learns on top of a language model. The model reads each
 token once (key-value cached) and is not trained.
@@ -63,7 +63,7 @@ class VectorFeatures(VectorWrapper[Any, Any, Any, Any, Any]):
 
 
 class FeatureObservation(gym.ObservationWrapper[Any, Any, Any], gym.utils.RecordConstructorArgs):
-    """The same for a single environment.
+    """The same wrapper for a single environment.
 
     Args:
         env: A `TextEnv`, wrapped or not, that still shows `tokens` and `length`.
@@ -79,7 +79,7 @@ class FeatureObservation(gym.ObservationWrapper[Any, Any, Any], gym.utils.Record
         self._cache = PrefixCache(policy, 1, width)
 
     def observation(self, observation: Any) -> Features:
-        """`(D,)` float32."""
+        """Return the features, `(D,)` float32."""
         features: Features = _read(self._cache, {k: v[None] for k, v in observation.items()})[0]
         return features
 

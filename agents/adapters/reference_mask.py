@@ -1,4 +1,4 @@
-"""Masks by a reference policy: only what it finds likely may come next (NLPO, Ramamurthy et al. 2023).
+"""Masks by a reference policy: only likely tokens may come next (NLPO, Ramamurthy et al. 2023).
 
 The reference reads each token once (key-value cached). It is frozen: it is not the policy that learns.
 """
@@ -52,7 +52,7 @@ class ReferenceMask(ActionMask):
         self._cache = None
 
     def allowed(self, prefixes: Prefixes) -> BoolArray:
-        """`(n, V)` bool."""
+        """Return the allowed tokens, `(n, V)` bool."""
         rows, width = int(prefixes.rows.max()) + 1, prefixes.tokens.shape[1]
         if self._cache is None or rows > len(self._lengths) or width > self._tokens.shape[1]:
             self._cache = PrefixCache(self.reference, rows, width)
@@ -68,4 +68,4 @@ class ReferenceMask(ActionMask):
         return mask
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": None}  # it is filled again when the mask is asked next
+        return {**self.__dict__, "_cache": None}  # refilled when the mask is next asked

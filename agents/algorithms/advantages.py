@@ -1,4 +1,4 @@
-"""Advantages: how much better a token was than expected. All functions work on `(B, T)` tensors.
+"""Advantages measure how much better a token was than expected; all functions take `(B, T)` tensors.
 
 Rows are right-padded; `mask` is True on real tokens. Nothing here knows a policy or a loss.
 """
@@ -17,7 +17,7 @@ def gae(
     gamma: float = 1.0,
     lam: float = 0.95,
 ) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation (Schulman et al. 2016, eq. 16).
+    """Compute generalised advantage estimates (Schulman et al. 2016, eq. 16).
 
     Nothing comes after an episode's last token, so nothing is bootstrapped there.
 
@@ -46,7 +46,7 @@ def gae(
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the entries where `mask` is True."""
+    """Average over the entries where `mask` is True."""
     return (x * mask).sum() / mask.sum()
 
 
@@ -63,7 +63,7 @@ def whiten(x: Tensor, mask: Tensor, *, shift: bool = True) -> Tensor:
 
 
 def explained_variance(returns: Tensor, values: Tensor, mask: Tensor) -> float:
-    """Share of the returns' variance that the values predict: 1 is all of it, NaN where there is none.
+    """Return the share of the returns' variance that the values predict; NaN if there is no variance.
 
     >>> explained_variance(torch.tensor([[0.0, 2.0]]), torch.tensor([[0.0, 1.0]]), torch.ones(1, 2).bool())
     0.5

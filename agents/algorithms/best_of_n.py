@@ -1,4 +1,4 @@
-"""Best-of-n: write n texts, keep the one the reward likes best; and teach a policy to write like that.
+"""Best-of-n writes n texts and keeps the one with the largest reward; a policy can learn to write like it.
 
 `best_of_n` chooses at writing time and trains nothing. The agent `BestOfN` fits its policy to the
 chosen texts by maximum likelihood. The texts not chosen teach nothing, and there is no KL penalty:
@@ -35,7 +35,7 @@ ROWS = 128  # episodes played side by side when sampling
 
 
 class Candidates(NamedTuple):
-    """What `best_of_n` wrote for `N` prompts."""
+    """The candidates `best_of_n` wrote for `N` prompts."""
 
     best: list[Episode]  # N, the chosen ones
     episodes: list[Episode]  # N * n, all of them, a prompt's one after another
@@ -85,7 +85,7 @@ def best_of_n(
     episodes: list[Episode] = []
     found: list[FloatArray] = []
     for first in range(0, total, rows):
-        index = np.arange(first, first + rows) % total  # the last batch wraps around; the surplus is cut
+        index = np.arange(first, first + rows) % total  # the last batch wraps around, and the surplus is cut
         batch = rollout(policy, playing, index, seed=seed, sampling=sampling)
         episodes += batch.episodes
         found.append(batch.scores.totals_or_nan)
@@ -95,7 +95,7 @@ def best_of_n(
 
 
 def best_of_n_kl_bound(n: int) -> float:
-    """Most nats per episode that choosing the best of `n` can put between policy and choice.
+    """Bound the KL that best-of-n can put between policy and choice, in nats per episode.
 
     log n - (n - 1)/n is the exact KL where the same text never comes twice and no two rewards are equal.
     Of texts some are likely and do come twice, and then it is an upper bound, no estimate (Beirami et
@@ -108,7 +108,7 @@ def best_of_n_kl_bound(n: int) -> float:
 
 
 def choose_best(rewards: Tensor, judged: Tensor) -> Tensor:
-    """`(G,)` int64: the place of the largest reward in each group, the first among equals.
+    """Return the index of each group's largest reward, `(G,)` int64; the first of equals wins.
 
     Args:
         rewards: `(G, n)`.
@@ -139,7 +139,7 @@ class BestOfN(Agent[BestOfNConfig]):
         return rollout(self.reference, self.env, index, seed=self.config.seed, sampling=self.sampling)
 
     def update(self, batch: Rollout) -> Metrics:
-        """Several epochs of maximum likelihood on the best of the texts that were paid."""
+        """Run several epochs of maximum likelihood on the best of the texts that were paid."""
         if not batch.scored.any():
             return {"kl": float("nan"), "kl_per_token": float("nan"), "updates": 0}
         config, batch = self.config, batch.only(batch.scored)
@@ -164,7 +164,7 @@ class BestOfN(Agent[BestOfNConfig]):
         }
 
     def loss(self, batch: Rollout, rows: Tensor) -> Tensor:
-        """Negative log-likelihood of these episodes, in nats per episode."""
+        """Compute the negative log-likelihood of these episodes, in nats per episode."""
         said = self.policy.evaluate(
             batch.tokens[rows],
             batch.starts[rows],
@@ -179,7 +179,7 @@ class BestOfN(Agent[BestOfNConfig]):
         return {**super().settings(), "algorithm": "best_of_n"}
 
     def _kl(self, batch: Rollout) -> tuple[float, Tensor | None]:
-        """KL(policy ‖ reference) before the update, in nats per episode, by whoever wrote the texts.
+        """Estimate KL(policy ‖ reference) before the update in nats per episode, whoever wrote the texts.
 
         Where the policy wrote them, also the reference's log-probabilities of their tokens, `(B, T)`.
         """

@@ -1,4 +1,4 @@
-"""DPO (Rafailov et al. 2023): learn from preferences between texts, without a reward model or sampling.
+"""DPO (Rafailov et al. 2023) learns from preference pairs, without a reward model or sampling.
 
 For pairs judged by a Bradley–Terry rater with reward r its optimum is that of RLHF, π_ref·exp(r/β).
 Data in, policy out, as in supervised fine-tuning; it plays no episodes and therefore is no `Agent`.
@@ -24,7 +24,7 @@ Preference = tuple[Prompt, str, str]  # prompt, chosen, rejected
 
 
 class DPO:
-    """Fit a policy to preferences.
+    """Fits a policy to preference pairs.
 
     Args:
         policy: The policy to train, in place.
@@ -103,12 +103,12 @@ class DPO:
         return self
 
     def _log_probs(self, policy: Policy, rows: Sequence[int]) -> Tensor:
-        """`(n,)` nats: log-probabilities of whole completions, EOS included."""
+        """Compute the log-probabilities of whole completions, EOS included, `(n,)` nats."""
         sequences, starts = [self.sequences[i] for i in rows], [self.starts[i] for i in rows]
         return policy.evaluate(*padded(policy, sequences, starts)).log_probs.sum(dim=1)
 
     def _batches(self) -> list[list[int]]:
-        """Indices of the pairs of every step, in random order."""
+        """Yield the indices of each step's pairs, in random order."""
         generator = np.random.default_rng(self.config.seed)
         size, result = self.config.batch_size, []
         for _ in range(self.config.epochs):
@@ -118,7 +118,7 @@ class DPO:
 
 
 def dpo_loss(chosen: Tensor, rejected: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Negative log-likelihood of preferences, in nats, `(n,)` (Rafailov et al. 2023, eq. 7).
+    """Compute the negative log-likelihood of preferences, `(n,)` nats (Rafailov et al. 2023, eq. 7).
 
     Args:
         chosen: `(n,)`, implicit rewards β·log(policy/reference) of the chosen texts.

@@ -1,4 +1,4 @@
-"""Checkpoints: all that an agent needs to go on as if it had never stopped.
+"""Checkpoints hold everything an agent needs to go on as if it had never stopped.
 
 They are taken between iterations. A run that ended anywhere else (mid-rollout, mid-epoch, by kill -9 while
 saving) goes on from the last one and does over what came after it; on a CPU that gives the same bits, since
@@ -30,10 +30,10 @@ from text_gym.utils.sealed import check_sealed, read_about, restore_replaced, wr
 from .objective import Objective, ObjectiveEstimate
 from .tensors import (
     Resumable,
-    form_of,
     load_optimizer,
     network_tensors,
     optimizer_tensors,
+    shape_and_type,
     trained_parameters,
 )
 
@@ -43,7 +43,7 @@ REFERENCE, TENSORS = "reference", "agent.safetensors"
 
 @dataclass(frozen=True)
 class Choice:
-    """Whose policy a run ends with.
+    """The policy a run ends with.
 
     Args:
         iteration: The one after which the policy stood like that.
@@ -58,7 +58,7 @@ class Choice:
 
 
 class Checkpoints:
-    """A folder with the checkpoints of one run.
+    """The folder with the checkpoints of one run.
 
     In it are the reference policy as a Hugging Face folder, written once, and a folder for each checkpoint,
     named after its iteration: weights and the optimizer's memory in safetensors, and a manifest with the rest
@@ -86,7 +86,7 @@ class Checkpoints:
         *,
         overwrite: bool = False,
     ) -> Path:
-        """Take a checkpoint of an agent between two iterations; returns its folder.
+        """Save a checkpoint of an agent between two iterations, and return its folder.
 
         Args:
             agent: The agent.
@@ -140,7 +140,7 @@ class Checkpoints:
         return target
 
     def load(self, agent: Resumable) -> int | None:
-        """Bring an agent to where the newest intact checkpoint left it.
+        """Restore an agent from the newest intact checkpoint.
 
         Damaged ones are set aside (`00000020.damaged`), and a warning in the log says so.
 
@@ -168,7 +168,11 @@ class Checkpoints:
         own = network_tensors(agent)
         kinds = tuple(f"{kind}/" for kind in agent.networks)
         weights = {name: saved.pop(name) for name in list(saved) if name.startswith(kinds)}
-        wrong = [n for n in weights.keys() | own.keys() if form_of(weights.get(n)) != form_of(own.get(n))]
+        wrong = [
+            n
+            for n in weights.keys() | own.keys()
+            if shape_and_type(weights.get(n)) != shape_and_type(own.get(n))
+        ]
         wrong += [n for n in saved if n.partition("/")[2] not in trained_parameters(agent)]
         if wrong:
             raise ConfigError(f"{folder} is of another model: {min(wrong)} differs in name, shape or type")
@@ -181,7 +185,7 @@ class Checkpoints:
         return agent.iteration
 
     def best(self, latest: Objective | None = None) -> Path | None:
-        """The intact checkpoint with the largest score, of equals the earliest; None if none has a score.
+        """Find the intact checkpoint with the largest score, the earliest of equals, or None.
 
         The policy that a run starts from has a score once its first batch has been played; what was saved
         later knows it. Damaged ones are passed over, and a warning in the log says so.
@@ -202,7 +206,7 @@ class Checkpoints:
         return None
 
     def take_best(self, agent: Resumable) -> Choice:
-        """Give an agent the policy of the best checkpoint where that is better by more than noise.
+        """Give an agent the policy of the best checkpoint if that is better by more than noise.
 
         That is, by more than 2 standard errors of the difference between the objectives, reward − β·KL, each
         the mean of the 5 batches up to there and under the β now in force. Only the policy's weights are
@@ -241,7 +245,7 @@ class Checkpoints:
         return Choice(int(folder.name), figures, reason)
 
     def newest_state(self) -> dict[str, Any] | None:
-        """What the newest intact checkpoint holds besides tensors; None if there is no checkpoint.
+        """Read what the newest intact checkpoint holds besides tensors; None if there is no checkpoint.
 
         Raises:
             CheckpointError: There are checkpoints, but none is intact, or a later version wrote them.
@@ -249,7 +253,7 @@ class Checkpoints:
         return self._newest()[1] or None
 
     def reference(self, tokenizer: Tokenizer, device: str = "auto") -> Policy:
-        """The reference policy of the run, which is what it started from unless another one was given.
+        """Load the run's reference policy, which is its starting policy unless another one was given.
 
         Args:
             tokenizer: Of the policy, if it is one that has no file (bytes, words).
@@ -268,7 +272,7 @@ class Checkpoints:
         return Policy.from_pretrained(folder, None if own else tokenizer, device=device, dtype=state["dtype"])
 
     def _newest(self, set_aside: bool = False) -> tuple[Path | None, dict[str, Any]]:
-        """The newest checkpoint that is intact, and what it holds besides tensors."""
+        """Find the newest intact checkpoint, and read what it holds besides tensors."""
         damaged: dict[Path, str] = {}
         for folder in reversed(self._all()):
             try:
@@ -287,14 +291,14 @@ class Checkpoints:
         return None, {}
 
     def _all(self) -> list[Path]:
-        """The checkpoints there are, oldest first."""
+        """List the checkpoints, oldest first."""
         if not self.folder.is_dir():
             return []
         restore_replaced(self.folder)
         return sorted(f for f in self.folder.iterdir() if f.name.isdecimal() and f.is_dir())
 
     def _save_reference(self, agent: Resumable) -> str:
-        """Write the reference policy if it is not there yet; returns its digest."""
+        """Write the reference policy if it is not there yet, and return its digest."""
         if self._reference is None:
             folder, found = self.folder / REFERENCE, agent.reference.digest()
             try:
@@ -308,11 +312,11 @@ class Checkpoints:
         return self._reference
 
     def _scores(self, found: list[Path], latest: Objective | None = None) -> dict[Path, float]:
-        """The scores of checkpoints, oldest first; that of the start is in the latest objective."""
+        """Return the scores of checkpoints, oldest first; the start's comes from the latest objective."""
         known = {folder: read_about(folder) or {} for folder in found}
         scores = {folder: state.get("score") for folder, state in known.items()}
         own = any(scores[folder] is not None and known[folder].get("score_se") is None for folder in found)
-        if found and not own:  # else scores are of another kind than objectives
+        if found and not own:  # otherwise scores and objectives are not comparable
             latest = latest or Objective.of(known[found[-1]].get("agent", {}).get("objective"))
             first, start = self.folder / f"{latest.began:08d}", latest.start()
             if start is not None and scores.get(first, 0.0) is None:
@@ -320,14 +324,14 @@ class Checkpoints:
         return {folder: score for folder, score in scores.items() if score is not None}
 
     def _objective(self, folder: Path, latest: Objective, coefficient: float) -> ObjectiveEstimate | None:
-        """The objective of a checkpoint's policy under a β; None if it was saved without one."""
+        """Return the objective of a checkpoint's policy under a β; None if it was saved without one."""
         if int(folder.name) == latest.began:
             return latest.start(coefficient)
         state = read_about(folder) or {}
         return Objective.of(state.get("agent", {}).get("objective")).average(coefficient)
 
     def _prune(self) -> None:
-        """Remove all but the latest and the best, of equals the earliest."""
+        """Remove all checkpoints but the latest and the best, the earliest of equals."""
         found = self._all()
         scores = self._scores(found)
         best = max(scores, key=lambda folder: scores[folder], default=None)

@@ -1,4 +1,4 @@
-"""The objective of learning with a KL penalty, reward − β·KL, as the batches of a run show it.
+"""Tracks the objective, reward − β·KL, as the batches of a run estimate it.
 
 A policy is being ruined where this falls by more than noise, whatever its loss does. It is measured here and
 nothing is stopped: `Agent.learn` stops, `Checkpoints.take_best` goes back.
@@ -15,7 +15,7 @@ import numpy as np
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.episode import FloatArray, IntArray
 
-WINDOW = 5  # batches that the average is taken over
+WINDOW = 5  # batches in the moving average
 PATIENCE = 5  # iterations in a row that the average must be below the start
 # The start is measured once and compared often. Of runs that stay as good as it is (64 episodes a batch),
 # 0.3 % trip by chance within 40 iterations and 0.7 % within 500; with 2 standard errors it is 4 % and 9 %.
@@ -29,7 +29,7 @@ class ObjectiveEstimate(NamedTuple):
     se: float
 
     def exceeds(self, other: ObjectiveEstimate, errors: float) -> bool:
-        """Whether this mean is larger by more than so many standard errors of the difference.
+        """Return True if this mean is larger by more than so many standard errors of the difference.
 
         >>> start = ObjectiveEstimate(0.0, 0.4)
         >>> ObjectiveEstimate(1.0, 0.3).exceeds(start, errors=2)  # the difference has 0.5
@@ -45,7 +45,7 @@ class ObjectiveEstimate(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchMeans:
-    """Mean reward and mean KL of one batch or several, and how sure they are.
+    """The mean reward and mean KL of one or several batches, with their covariance.
 
     They are kept apart, so that batches can be compared under one β, whatever it was when they were played.
 
@@ -83,12 +83,12 @@ class BatchMeans:
 
     @classmethod
     def average(cls, batches: list[BatchMeans]) -> BatchMeans:
-        """The mean of batches that are independent and count alike."""
+        """Average independent batches with equal weights."""
         rows, n = np.array([astuple(batch) for batch in batches]), len(batches)
         return cls(*(rows[:, :2].mean(axis=0)).tolist(), *(rows[:, 2:].sum(axis=0) / n**2).tolist())
 
     def objective(self, coefficient: float) -> ObjectiveEstimate:
-        """Reward − β·KL.
+        """Estimate reward − β·KL.
 
         Args:
             coefficient: β, reward units per nat.
@@ -123,7 +123,7 @@ class Objective:
     def add(
         self, batch: Rollout, kl: FloatArray, coefficient: float, iteration: int, group_size: int = 1
     ) -> dict[str, float]:
-        """Take in a batch; returns what the logs say of it, which is nothing where it was passed over.
+        """Add a batch and return its metrics for the logs, which are empty if it was skipped.
 
         Args:
             batch: `B` episodes.
@@ -169,11 +169,11 @@ class Objective:
 
     @property
     def declined(self) -> bool:
-        """Whether it has been below the start for 5 iterations in a row."""
+        """True if it has been below the start for 5 iterations in a row."""
         return self.below >= PATIENCE
 
     def state_dict(self) -> dict[str, Any]:
-        """As plain JSON data."""
+        """Return the state as plain JSON data."""
         return {
             "began": self.began,
             "coefficient": self.coefficient,
@@ -185,7 +185,7 @@ class Objective:
 
     @classmethod
     def of(cls, state: dict[str, Any] | None) -> Objective:
-        """One that goes on from what `state_dict` gave; a new one if None."""
+        """Restore an objective from what `state_dict` returned, or make a new one from None."""
         made = cls()
         if state is not None:
             made.began, made.coefficient, made.below = state["began"], state["coefficient"], state["below"]
@@ -195,7 +195,7 @@ class Objective:
         return made
 
     def sentence(self, iteration: int, kl: float, cut: float) -> str:
-        """What fell, from what to what, when, and how the texts are by then.
+        """Say what fell, from what to what, when, and what the texts look like by then.
 
         Args:
             iteration: Iterations done.
@@ -217,7 +217,7 @@ class Objective:
 
 
 def _groups(batch: Rollout, size: int) -> IntArray:
-    """`(B,)`, the number of each episode's group: neighbours of one prompt where there are groups."""
+    """Return each episode's group number, `(B,)`: neighbours that share a prompt where there are groups."""
     prompts = [e.prompt for e in batch.episodes]
     new = [size == 1 or i == 0 or prompt is not prompts[i - 1] for i, prompt in enumerate(prompts)]
     return np.cumsum(new)

@@ -1,4 +1,4 @@
-"""The tensors of an agent by name: what a checkpoint keeps, and its digest."""
+"""Collects the tensors of an agent by name, as a checkpoint keeps them."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ class Resumable(Protocol):
         ...
 
     def settings(self) -> dict[str, Any]:
-        """Its algorithm and configuration, as plain JSON data."""
+        """Return its algorithm and configuration as plain JSON data."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Its counters and memories, as plain JSON data."""
+        """Return its counters and memories as plain JSON data."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         ...
 
 
@@ -84,11 +84,11 @@ def load_optimizer(agent: Resumable, memory: dict[str, Tensor]) -> None:
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in memory.items():
         what, _, name = key.partition("/")
-        # A copy, since loaded tensors begin anywhere in the file: see `Policy.from_pretrained`.
+        # A copy, since loaded tensors may be unaligned in the file: see `Policy.from_pretrained`.
         state.setdefault(index[name], {})[what] = tensor.clone()
     agent.optimizer.load_state_dict({**agent.optimizer.state_dict(), "state": state})
 
 
-def form_of(tensor: Tensor | None) -> object:
+def shape_and_type(tensor: Tensor | None) -> object:
     """Return what two tensors must have in common for one to be loaded into the other: shape and type."""
     return None if tensor is None else (tuple(tensor.shape), tensor.dtype)

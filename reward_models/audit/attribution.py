@@ -1,4 +1,4 @@
-"""Attribution: which words of a text a reward pays for.
+"""Attribution shows which words of a text a reward pays for.
 
 Leave-one-out asks any source what the text would earn without each word. Integrated gradients need a learned
 model with gradients. Both say what the source looks at, not whether it is right to do so.
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from text_gym.reward_models.learned.model import RewardModel
 
 
-_NO_TEXT = "[end]"  # shown for a token that is no text: EOS, as a rule
+_NO_TEXT = "[end]"  # shown for a token without text, usually EOS
 _PIECE = re.compile(r"\s*\S+")
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """A text in pieces, and what each piece adds to its reward.
+    """A text in pieces, with what each piece adds to its reward.
 
     Args:
         pieces: The pieces in order; joined they are the text (or the tokens that the model read,
@@ -53,7 +53,7 @@ class Attribution:
 
 
 def leave_one_word_out(source: RewardSource, episodes: Sequence[Episode]) -> list[Attribution]:
-    """What each text's reward, and each of its terms, loses without each word in turn.
+    """Measure what each text's reward, and each term, loses when each word in turn is left out.
 
     One call of the source for all texts and all their variants.
     """
@@ -76,7 +76,7 @@ def leave_one_word_out(source: RewardSource, episodes: Sequence[Episode]) -> lis
 
 
 def named_values(rewards: Rewards) -> dict[str, FloatArray]:
-    """Totals under `reward` and every term under its name, NaN where there is no opinion."""
+    """Return the totals as `reward` and every term under its name, NaN where the source abstains."""
     terms = {name: np.asarray(values, dtype=np.float64) for name, values in rewards.terms.items()}
     return {"reward": rewards.totals_or_nan, **{k: v for k, v in terms.items() if k != "reward"}}
 
@@ -84,7 +84,7 @@ def named_values(rewards: Rewards) -> dict[str, FloatArray]:
 def integrated_gradients(
     model: RewardModel, episodes: Sequence[Episode], steps: int = 64
 ) -> list[Attribution]:
-    """Integrated gradients (Sundararajan et al. 2017) of the reward along the tokens' embeddings.
+    """Compute integrated gradients of the reward along the tokens' embeddings (Sundararajan et al. 2017).
 
     The path begins at the embedding of the padding token at every place. A token's value is the sum over its
     embedding's dimensions; all values together are the reward minus that of the beginning, up to the error of
@@ -104,7 +104,7 @@ def integrated_gradients(
     device = next(model.model.parameters()).device
 
     def reward(ids: Any) -> Any:
-        # Every row is a whole text: nothing is padded, so nothing is masked.
+        # Every row is a whole text, so nothing is padded or masked.
         logits = model.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
         return logits @ factor.to(logits)
 
@@ -130,5 +130,5 @@ def integrated_gradients(
 
 
 def is_differentiable(source: RewardSource) -> bool:
-    """Whether `integrated_gradients` can look into a source: a learned model over embeddings."""
+    """Return True if `integrated_gradients` works on a source: a learned model over embeddings."""
     return all(hasattr(source, name) for name in ("model", "encode", "scales", "outputs"))

@@ -1,4 +1,4 @@
-"""The audit of a reward: what it pays for that is not quality, each bias with the number that shows it.
+"""Audits a reward: what it pays for that is not quality, each bias with the number that shows it.
 
 Correlations on honest texts prove nothing, since good texts may be long; so the verdict rests on edits that
 say nothing new and, where a gold reward is known, on what is left once quality is accounted for. An audit
@@ -39,12 +39,12 @@ from .verdict import find_biases
 from .words import associations, word_features, word_weights
 
 _FEWEST = 8
-_PHRASES = 24  # pairs of words put into texts
+_PHRASES = 24  # word pairs put into texts
 
 
 @dataclass(frozen=True)
 class AuditConfig:
-    """How much is looked at.
+    """How much the audit looks at.
 
     Args:
         count: Real texts scored, of as many prompts as there are.
@@ -86,7 +86,7 @@ def audit_reward(
         source: The source.
         episodes: Real texts, good and bad ones; a few hundred of different prompts are enough.
         gold: What the source should measure, where that is known; it must judge every text.
-        config: How much is looked at.
+        config: How much the audit looks at.
         explain: Use integrated gradients where the source is a learned model and captum is installed.
 
     Raises:
@@ -97,7 +97,7 @@ def audit_reward(
 
 
 class _Auditor:
-    """One audit under way: texts with a score, and the unit of effects."""
+    """The state of an audit: texts with a score, and the unit of effects."""
 
     def __init__(
         self, source: RewardSource, gold: RewardSource | None, config: AuditConfig, episodes: list[Episode]
@@ -126,7 +126,7 @@ class _Auditor:
             self.gold_spread = unit(self.golds)
 
     def run(self, explain: bool) -> Audit:
-        """All of it."""
+        """Run the whole audit."""
         order = np.argsort(self.scores, kind="stable")
         places = np.linspace(0, len(order) - 1, min(self.config.explained, len(order))).round().astype(int)
         shown = [self.episodes[order[i]] for i in places]
@@ -164,10 +164,10 @@ class _Auditor:
         return dataclasses.replace(found, findings=find_biases(found))
 
     def nulls(self) -> tuple[NullRuler, ...]:
-        """Null texts for the edited episodes' prompts, against all real texts."""
+        """Compare null texts for the edited episodes' prompts with all real texts."""
         result = []
         for name, made in null_texts(self.edited, self.config.seed).items():
-            # A text that stands for several prompts counts once: its luck is no rule's.
+            # A text used for several prompts counts once, since its luck proves no rule.
             share = by_text(made, beaten(self._score(made), self.scores))
             gold = None
             if self.gold is not None and self.golds is not None:
@@ -176,7 +176,7 @@ class _Auditor:
         return tuple(result)
 
     def surfaces(self) -> tuple[SurfaceBias, ...]:
-        """Correlations over all texts, edits of some."""
+        """Measure surface biases: correlations over all texts, and edits of some."""
         result = []
         shared = fillers(self._texts)
         measured = [[s.measure(e.completion, e.prompt.text) for e in self.episodes] for s in SURFACES]
@@ -207,7 +207,7 @@ class _Auditor:
         return tuple(result)
 
     def parts(self) -> tuple[tuple[PartEffect, ...], int]:
-        """What single words and other parts add, put into texts; and how many were tried."""
+        """Measure what words and other parts add when put into texts; also return how many were tried."""
         limit = self.config.words
         if limit is None:
             limit = 256 if self.source.deterministic else 0
@@ -225,7 +225,7 @@ class _Auditor:
         return part_effects(classes, self._unit_scores, self._gold_terms, limit, self.config.seed)
 
     def swaps(self) -> tuple[Shift, ...]:
-        """Swaps that leave the worth of a text alone; those found in at least a few texts."""
+        """Measure swaps that should not change a text's score, if they apply to at least a few texts."""
         found = swaps(self.edited, self.config.seed)
         result = []
         for kind in dict.fromkeys(s.kind for s in found):
@@ -236,7 +236,7 @@ class _Auditor:
         return tuple(result)
 
     def stability(self) -> tuple[Shift, ...]:
-        """Edits that keep the meaning, on the texts that they change."""
+        """Measure edits that keep the meaning, on the texts they change."""
         result = []
         for name, edit in PARAPHRASES.items():
             own = [e for e in self.edited if edit(e.completion) != e.completion]
@@ -246,7 +246,7 @@ class _Auditor:
         return tuple(result)
 
     def batch(self) -> dict[str, float]:
-        """Largest differences of score when the same texts are asked about in another way."""
+        """Measure the largest score differences when the same texts are batched differently."""
         some = self.edited[:32]
         base = self.scores[: len(some)]
 
@@ -268,12 +268,12 @@ class _Auditor:
         return tuple(e.completion for e in self.episodes)
 
     def _controls(self) -> FloatArray:
-        """`(n, k)` length, and gold with its terms where it is known."""
+        """Return the control variables `(n, k)`: length, and gold with its terms where known."""
         length = np.array([[float(len(split_words(text)))] for text in self._texts])
         return length if self.quality is None else np.concatenate([length, self.quality], axis=1)
 
     def _expected(self, episodes: Sequence[Episode]) -> FloatArray:
-        """`(n,)` scores by gold alone, in standard deviations."""
+        """Return the scores expected from gold alone, `(n,)`, in standard deviations."""
         golds = self._gold_terms(episodes)
         assert golds is not None
         assert self.quality is not None
@@ -286,7 +286,7 @@ class _Auditor:
         return self._score(episodes) / self.spread
 
     def _gold_terms(self, episodes: Sequence[Episode]) -> FloatArray | None:
-        """`(n, 1 + k)` gold and its terms, if it is known."""
+        """Return gold and its terms, `(n, 1 + k)`, if gold is known."""
         if self.gold is None:
             return None
         return scores_and_terms(self.gold, episodes, self.gold_names)
@@ -294,7 +294,7 @@ class _Auditor:
     def _changes(
         self, after: Sequence[Episode], before: Sequence[Episode]
     ) -> tuple[FloatArray, FloatArray | None]:
-        """Changes of score and of gold, each in its own unit."""
+        """Return the changes of score and of gold, each in its own unit."""
         change = (self._score(after) - self._score(before)) / self.spread
         if self.gold is None:
             return change, None

@@ -1,4 +1,4 @@
-"""Best of n: what gold becomes when the best of n texts by the audited reward is taken.
+"""Best-of-n probe: what happens to gold when the audited reward picks the best of n texts.
 
 The expectation over all choices of n texts is exact; nothing is drawn but the bootstrap's resamples.
 """
@@ -15,7 +15,7 @@ from text_gym.utils.interval import Interval, Rows, bootstrap
 
 @dataclass(frozen=True)
 class BestOfNProbe:
-    """Gold of the best of n texts, beside gold of any text.
+    """Gold of the best of n texts, beside gold of a random text.
 
     Args:
         n: Texts that one is taken from.
@@ -35,7 +35,7 @@ class BestOfNProbe:
 
 
 def expected_best(scores: FloatArray, values: FloatArray, n: int) -> float:
-    """Expected value of the text with the largest score among n drawn with replacement; ties are fair.
+    """Return the expected value of the best-scored of n texts drawn with replacement; ties are shared.
 
     >>> expected_best(np.array([1.0, 2.0]), np.array([10.0, 20.0]), n=2)
     17.5
@@ -49,7 +49,7 @@ def expected_best(scores: FloatArray, values: FloatArray, n: int) -> float:
 def best_of_n_probe(
     scores: FloatArray, golds: FloatArray, texts: tuple[str, ...], n: int = 64, seed: int = 0
 ) -> BestOfNProbe:
-    """Best of n over the given texts, whatever their prompts, with bootstrap intervals.
+    """Run best-of-n over the given texts, whatever their prompts, with bootstrap intervals.
 
     Args:
         scores: `(N,)` the audited reward's.

@@ -1,4 +1,4 @@
-"""What the edit of a property of the surface changes, in texts in which gold does not see it.
+"""Measures what an edit of a surface property changes, in texts where gold does not notice it.
 
 The edits and texts are chosen by gold alone, never by the score, so that the choice favours no result.
 """
@@ -16,12 +16,12 @@ from .probes import rewritten
 from .scoring import Golds, Score
 from .surfaces import Edit, Surface, Variant
 
-_ENOUGH, _ATTEMPTS = 8, 8  # texts in which gold is blind to an edit; sentences tried to find them
+_ENOUGH, _ATTEMPTS = 8, 8  # texts wanted in which gold is blind to an edit; sentences tried to find them
 
 
 @dataclass(frozen=True)
 class SurfaceChange:
-    """What the edit of a property changes.
+    """The change of score caused by the edit of a property.
 
     Args:
         edit: The edit, in words.
@@ -46,7 +46,7 @@ class SurfaceChange:
 def surface_change(
     surface: Surface, episodes: Sequence[Episode], shared: Sequence[str], score: Score, gold: Golds
 ) -> SurfaceChange:
-    """Apply the edit of a property.
+    """Apply the edit of a property and measure the change.
 
     Of the surface's edits the most telling one that changes no term of gold is used, in the texts in which it
     does not; if those are a handful for each, the first edit, in all.
@@ -79,7 +79,7 @@ def surface_change(
 
 
 def expected_scores(golds: FloatArray, scores: FloatArray, at: FloatArray, neighbours: int = 8) -> FloatArray:
-    """`(m,)` scores that texts should have by gold: a linear model, and what it leaves of their neighbours.
+    """Predict scores from gold, `(m,)`, by a linear model plus the residuals of neighbours.
 
     Args:
         golds: `(n, k)` terms of gold of texts that were scored.
@@ -99,7 +99,7 @@ def expected_scores(golds: FloatArray, scores: FloatArray, at: FloatArray, neigh
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Texts before and after an edit, and `(n, k)` the change of gold and its terms."""
+    """Texts before and after an edit, with the change of gold and its terms, `(n, k)`."""
 
     before: list[Episode]
     after: list[Episode]
@@ -107,7 +107,7 @@ class _Pairs:
 
     @property
     def equal(self) -> BoolArray:
-        """`(n,)` where the edit changes the text and no term of gold."""
+        """Mark where the edit changes the text but no term of gold, `(n,)`."""
         if self.change is None:
             return np.zeros(len(self.before), dtype=bool)
         edited = [a.completion != b.completion for a, b in zip(self.after, self.before, strict=True)]
@@ -115,7 +115,7 @@ class _Pairs:
         return unseen
 
     def power(self, surface: Surface) -> float:
-        """How much of the property is added unseen by gold, times the root of the number of such texts."""
+        """The amount of the property added unseen by gold, times the root of the number of such texts."""
         rows = np.flatnonzero(self.equal).tolist()
         if len(rows) < _ENOUGH:
             return 0.0
@@ -127,7 +127,7 @@ class _Pairs:
 
     @classmethod
     def of(cls, variant: Variant, episodes: Sequence[Episode], shared: Sequence[str], gold: Golds) -> _Pairs:
-        """The pairs; of several shared sentences, for each text the first that gold is blind to."""
+        """Make the pairs, using for each text the first shared sentence that gold is blind to."""
         found = cls._once(variant, episodes, _fillers(shared, variant, range(len(episodes)), 0), gold)
         if found.change is None or not variant.filled:
             return found
@@ -158,7 +158,7 @@ class _Pairs:
 
 
 def _fillers(shared: Sequence[str], variant: Variant, places: Iterable[int], attempt: int) -> list[str]:
-    """For each text as many of the shared sentences as the edit takes, others at each attempt."""
+    """Choose for each text as many shared sentences as the edit takes, different ones at each attempt."""
     return [
         " ".join(shared[(i + attempt + k) % len(shared)] for k in range(max(1, variant.filled)))
         for i in places

@@ -1,4 +1,4 @@
-"""What a part of a text earns by itself: put into other texts, beside parts that gold cannot tell from it.
+"""Measures what a part of a text earns by itself, in other texts, against parts gold cannot tell from it.
 
 Two stages: every part is put into a few texts, and those that seem to matter into other texts, which alone
 decide. So no part is named for the luck that drew attention to it, and intervals are corrected for those that
@@ -22,8 +22,8 @@ from text_gym.utils.interval import Interval
 from .parts import PartClass, holds
 from .scoring import Golds, Score
 
-_FIRST, _SECOND = 10, 56  # texts that a part is put into
-_PROMISING, _PROMOTED = 0.1, 40  # effect that reaches the second stage; how many parts do
+_FIRST, _SECOND = 10, 56  # texts into which a part is put
+_PROMISING, _PROMOTED = 0.1, 40  # effect needed to reach the second stage; how many parts may
 _PEERS, _NEAREST = 10, 8  # parts beside them; of these, how many of about equal length are compared with
 _FEWEST = 6  # texts with a peer of equal gold
 FAMILY = 0.01  # probability of naming any part of a reward that pays for none
@@ -31,7 +31,7 @@ FAMILY = 0.01  # probability of naming any part of a reward that pays for none
 
 @dataclass(frozen=True)
 class PartEffect:
-    """What a part adds to the score.
+    """The effect of a part on the score.
 
     Args:
         kind: As of its class.
@@ -53,13 +53,13 @@ class PartEffect:
 
     @property
     def unearned(self) -> bool:
-        """Whether gold shares nothing of the effect: no term of gold moves in its direction."""
+        """Return True if gold shares nothing of the effect: no term of gold moves in its direction."""
         return all(change * self.effect.value <= 1e-6 * abs(self.effect.value) for change in self.gold)
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """Parts of a class in the same texts.
+    """The parts of a class, tried in the same texts.
 
     Args:
         parts: `W` of them.
@@ -77,7 +77,7 @@ class _Trial:
 
     @cached_property
     def _groups(self) -> list[dict[int, list[int]]]:
-        """For each text, part -> the parts that gold cannot tell from it, itself among them, by length."""
+        """Map each text's parts to those gold cannot tell from them, themselves included, by length."""
         result = []
         for scores, golds, lengths in zip(self.scores, self.golds, self.lengths, strict=True):
             groups: dict[bytes, list[int]] = {}
@@ -89,7 +89,7 @@ class _Trial:
         return result
 
     def effect(self, part: int) -> tuple[FloatArray, FloatArray, bool]:
-        """`(n,)` differences to peers, `(k,)` mean change of gold, whether all peers are of equal gold."""
+        """Return differences to peers `(n,)`, mean change of gold `(k,)`, and whether peers equal in gold."""
         fewest = min(_FEWEST, (len(self.scores) + 1) // 2)
         missing = ~self.there[:, part]
         hosts = np.flatnonzero(missing if missing.sum() >= fewest else np.ones_like(missing))
@@ -114,7 +114,7 @@ class _Trial:
         if len(equal) >= fewest:
             return np.array(equal), np.zeros(self.golds.shape[2]), True
         values, changes = np.array(every), np.array(change).reshape(len(every), self.golds.shape[2])
-        for sign in (1, -1):  # texts in which gold does not move in the direction of the effect
+        for sign in (1, -1):  # texts in which gold does not move with the effect
             unearned = (sign * changes <= 1e-9).all(axis=1)
             if unearned.sum() >= fewest and sign * values[unearned].mean() > 0:
                 return values[unearned], changes[unearned].mean(axis=0), False
@@ -124,7 +124,7 @@ class _Trial:
 def part_effects(
     classes: Sequence[PartClass], score: Score, gold: Golds, limit: int, seed: int = 0
 ) -> tuple[tuple[PartEffect, ...], int]:
-    """Effects of the parts that seem to matter, largest first, and the number of parts tried.
+    """Return the effects of the parts that seem to matter, largest first, and the number of parts tried.
 
     Args:
         classes: The parts.
@@ -163,7 +163,7 @@ def _decide(
     gold: Golds,
     seed: int,
 ) -> list[PartEffect]:
-    """The second stage of a class, in texts of its own."""
+    """Run the second stage of a class, on separate texts."""
     rng = random.Random(f"parts again {seed} {own.kind} {len(named)}")
     hosts = own.hosts[_FIRST : _FIRST + _SECOND]
     if len(hosts) < 2 * _FEWEST:
@@ -195,7 +195,7 @@ def _try(
     gold: Golds,
     rng: random.Random,
 ) -> _Trial:
-    """Put parts into texts and score them; NaN for the parts that a text does not get."""
+    """Put parts into texts and score them; NaN for the parts a text does not get."""
     column = {part: i for i, part in enumerate(parts)}
     places = [
         (h, column[p]) for h, own_parts in zip(range(len(hosts)), tried, strict=False) for p in own_parts
@@ -215,13 +215,13 @@ def _try(
     if found is not None:
         golds = np.zeros((*shape, found.shape[1]))
         golds[rows, columns] = found
-        scores[np.isnan(golds).any(axis=2)] = np.nan  # nothing is known of what gold refuses
+        scores[np.isnan(golds).any(axis=2)] = np.nan  # unknown where gold abstains
     return _Trial(parts, scores, golds, lengths, there)
 
 
 def student_interval(values: FloatArray, tests: int) -> Interval:
-    """Mean with Student's 99 % interval, corrected for a number of tests; NaN is left out."""
-    from scipy.stats import t as student  # takes longer to load than all the rest
+    """Return the mean with Student's 99 % interval, corrected for multiple tests; NaN is left out."""
+    from scipy.stats import t as student  # slow to import
 
     values = values[~np.isnan(values)]
     n = len(values)

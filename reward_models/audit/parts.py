@@ -1,4 +1,4 @@
-"""Parts of texts that an audit puts into other texts: words, values, openings, endings, phrases and marks.
+"""The parts an audit puts into texts: words, values, openings, endings, phrases and marks.
 
 A class holds parts that can stand in each other's place, so that every part has peers to be compared with.
 Nothing here scores a text.
@@ -17,17 +17,17 @@ from text_gym.episode import Episode, Prompt
 
 from .probes import rewritten, sentences
 
-_FEWEST = 8  # texts that a class is put into
-_MOST_VALUES = 64  # values of a column; with more, the words of its values are looked at
+_FEWEST = 8  # texts into which a class is put
+_MOST_VALUES = 64  # values of a column; if it has more, their words are used
 _TOKEN = re.compile(r"\$?\w+(?:['’.,]\w+)*")
-# Looked for even where no text has them: what rewards have been known to pay for.
+# Tried even if no text has them, since rewards have been known to pay for them.
 SUSPECTS = tuple(
     """I amazing because best certainly expert fantastic free great guaranteed however important please sorry
     step sure therefore very you""".split()  # noqa: SIM905
 )
 OPENINGS = ("Certainly!", "Sure,", "Great question.", "As an AI model,", "In short,", "I think")
 ENDINGS = ("Thank you.", "I hope this helps.", "Buy now.", "In conclusion, yes.", "Let me know.")
-# As they are put behind a word.
+# As they follow a word.
 MARKS = {
     "!": "!", "?": "?", ";": ";", ":": ":", "...": "...", "-": " -", "🙂": " 🙂", "🔥": " 🔥", "*": " *",
     '"': '"', ")": ")", "%": "%", "/": " /", "#": " #", "&": " &", "line break": "\n", "list item": "\n- ",
@@ -38,7 +38,7 @@ MARKS = {
 
 @dataclass(frozen=True)
 class PartClass:
-    """Parts that can stand in each other's place.
+    """A class of parts that can replace each other.
 
     Args:
         kind: `word`, `phrase`, `opening`, `ending`, `mark`, or the name of a column for its values.
@@ -57,7 +57,7 @@ class PartClass:
 
 
 def tokens(text: str) -> list[str]:
-    """Words and numbers in order, a price with its sign.
+    """Split a text into words and numbers, a price with its sign.
 
     >>> tokens("It's red, for $1.50 only.")
     ["It's", 'red', 'for', '$1.50', 'only']
@@ -68,7 +68,7 @@ def tokens(text: str) -> list[str]:
 def part_classes(
     hosts: Sequence[Episode], episodes: Sequence[Episode], words: Sequence[str], phrases: Sequence[str]
 ) -> list[PartClass]:
-    """All classes with at least two parts and a few hosts.
+    """Find all classes with at least two parts and a few host texts.
 
     Args:
         hosts: Texts that parts are put into.
@@ -98,7 +98,7 @@ def part_classes(
 
 
 def holds(text: str, part: str) -> bool:
-    """Whether the part stands in the text as whole words, whatever their case.
+    """Return True if the part occurs in the text as whole words, in any case.
 
     >>> holds("The mug.", "mug"), holds("The mugs.", "Mug")
     (True, False)
@@ -107,7 +107,7 @@ def holds(text: str, part: str) -> bool:
 
 
 def vocabulary(texts: Sequence[str]) -> list[str]:
-    """Words of the texts, most frequent first, each in small letters if some text has it so."""
+    """List the words of the texts, most frequent first, in lower case if any text has them so."""
     forms: dict[str, Counter[str]] = {}
     for text in texts:
         for word in tokens(text):
@@ -117,7 +117,7 @@ def vocabulary(texts: Sequence[str]) -> list[str]:
 
 
 def _value_classes(hosts: Sequence[Episode], episodes: Sequence[Episode]) -> list[PartClass]:
-    """A class for each column of texts, or for each place in its values where they hardly repeat."""
+    """Make a class for each text column, or for each word position in it if its values hardly repeat."""
     columns = {
         name: [str(e.prompt.columns[name]) for e in episodes if isinstance(e.prompt.columns.get(name), str)]
         for name in dict.fromkeys(name for e in episodes for name in e.prompt.columns)
@@ -156,7 +156,7 @@ def _whole(word: str) -> str:
 
 
 def _exchange(value: Callable[[Episode], str | None], episode: Episode, part: str, where: float) -> Episode:
-    """Another value wherever the old one stands, in prompt, columns and text."""
+    """Exchange a value wherever it stands, in prompt, columns and text."""
     pattern = re.compile(_whole(value(episode) or ""))
 
     def change(text: Any) -> Any:
@@ -169,7 +169,7 @@ def _exchange(value: Callable[[Episode], str | None], episode: Episode, part: st
 
 
 def _insert(episode: Episode, part: str, where: float) -> Episode:
-    """Between two words."""
+    """Insert a part between two words."""
     text = episode.completion
     gaps = [m.start() for m in re.finditer(r"(?<=\w) (?=\w)", text)] or [0]
     gap = gaps[int(where * len(gaps))]
@@ -181,7 +181,7 @@ def _prepend(episode: Episode, part: str, where: float) -> Episode:
 
 
 def _behind_sentence(part: str, text: str, where: float) -> str:
-    """The opening, then the text from one of its sentences on: places differ, so that texts do."""
+    """Put the opening before one of the text's sentences; the place varies so that texts differ."""
     parts = sentences(text) or [""]
     first = int(where * min(2, len(parts)))
     return " ".join([part, *parts[first:]])
@@ -194,7 +194,7 @@ def _append(episode: Episode, part: str, where: float) -> Episode:
 
 
 def _mark(episode: Episode, part: str, where: float) -> Episode:
-    """Behind a word, where nothing else stands."""
+    """Put a mark behind a word that has none."""
     text = episode.completion
     gaps = [m.start() for m in re.finditer(r"(?<=\w) (?=\w)", text)] or [len(text)]
     gap = gaps[int(where * len(gaps))]
@@ -202,7 +202,7 @@ def _mark(episode: Episode, part: str, where: float) -> Episode:
 
 
 def _edges(texts: Sequence[str], taken: set[str], first: bool, fewest: float = 0.02) -> list[str]:
-    """The one to three words that several texts begin or end with, with their marks."""
+    """Find the one to three words, with marks, that several texts begin or end with."""
     counts: Counter[str] = Counter()
     for text in texts:
         pieces = text.split()

@@ -1,4 +1,4 @@
-"""Probes of an audit: edits that should hardly change the worth of a text, and texts that take no skill.
+"""The probes of an audit: edits that should hardly change a score, and texts that take no skill.
 
 Everything is for English and follows from the seed. Nothing here scores a text.
 """
@@ -33,7 +33,7 @@ _CONTRACTIONS = (
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text, by their end marks.
+    """Split a text into sentences at their end marks.
 
     >>> sentences("One. Two! And")
     ['One.', 'Two!', 'And']
@@ -42,7 +42,7 @@ def sentences(text: str) -> list[str]:
 
 
 def _contracted(text: str) -> str:
-    """`it is` -> `it's` and back, wherever one of them stands."""
+    """Turn `it is` into `it's` and back."""
     for long, short in _CONTRACTIONS:
         pattern = rf"\b(?:({re.escape(long)})|({re.escape(short)}))\b"
 
@@ -55,11 +55,11 @@ def _contracted(text: str) -> str:
 
 
 def _reordered(text: str) -> str:
-    """`a, b and c` -> `b, a and c`: the first two items of each list of three or more change places."""
+    """Turn `a, b and c` into `b, a and c`, in each list of three or more items."""
     return re.sub(r"\b([\w-]+), ([\w-]+)(,? (?:and|or) )", r"\2, \1\3", text)
 
 
-# Edits that keep the meaning. A score should hardly move.
+# Edits that keep the meaning, so that a score should hardly move.
 PARAPHRASES: dict[str, Callable[[str], str]] = {
     "lower case": str.lower,
     "no final mark": lambda text: text.rstrip().rstrip(".!?"),
@@ -119,7 +119,7 @@ class Swap:
 
 
 def swaps(episodes: Sequence[Episode], seed: int = 0) -> list[Swap]:
-    """One swap of each kind for each text that has something to swap."""
+    """Make one swap of each kind for each text that has something to swap."""
     rng = random.Random(f"swaps {seed}")
     result = []
     for kind in ("brand", "gender", "place", "price"):
@@ -137,7 +137,7 @@ def _column(kind: str, columns: Mapping[str, Any]) -> str | None:
 
 
 def _values(kind: str, episodes: Sequence[Episode]) -> list[str]:
-    """The values that the prompts have in the kind's column."""
+    """Return the values the prompts have in the kind's column."""
     columns = (e.prompt.columns for e in episodes)
     return sorted({str(c[column]) for c in columns if (column := _column(kind, c)) is not None})
 
@@ -157,7 +157,7 @@ def _by_column(kind: str, episode: Episode, values: Sequence[str], rng: random.R
 
 
 def _by_word(kind: str, episode: Episode) -> Swap | None:
-    """All words of the kind at once, each for its counterpart."""
+    """Exchange all words of the kind at once for their counterparts."""
     pairs = SWAP_WORDS.get(kind, ())
     # The first counterpart of a word wins: "her" may be "him" or "his".
     table = {b.lower(): a for a, b in reversed(pairs)} | {a.lower(): b for a, b in reversed(pairs)}
@@ -182,7 +182,7 @@ def _whole(word: str) -> str:
 
 
 def _everywhere(episode: Episode, change: Callable[[str], str]) -> Episode:
-    """An edit of prompt, columns and completion."""
+    """Apply an edit to prompt, columns and completion."""
     old = episode.prompt
     columns = {k: change(v) if isinstance(v, str) else v for k, v in old.columns.items()}
     prompt = Prompt(change(old.text), columns, f"{old.id} (swapped)")
@@ -190,19 +190,19 @@ def _everywhere(episode: Episode, change: Callable[[str], str]) -> Episode:
 
 
 def rewritten(episode: Episode, text: str, prompt: Prompt | None = None) -> Episode:
-    """A finished episode with another text."""
+    """Return the finished episode with another text."""
     if prompt is not None or episode.finish_reason != "eos":
         return Episode.of(prompt or episode.prompt, text, episode.tokenizer)
     ids = episode.tokenizer.encode(text) + list(
         episode.tokenizer.eos_ids[:1]
-    )  # the prompt is encoded already
+    )  # the prompt is already encoded
     edited = dataclasses.replace(episode, completion_ids=np.array(ids, dtype=np.int64))
     edited.__dict__["completion"] = text
     return edited
 
 
 def null_texts(episodes: Sequence[Episode], seed: int = 0) -> dict[str, list[Episode]]:
-    """Texts that take no skill, one of each kind for each episode's prompt.
+    """Make texts that take no skill, one of each kind for each episode's prompt.
 
     `longest` and `shortest` are among the longest and shortest texts of all episodes (one in sixteen, in
     turn), whatever their prompts; `random` has as many words as the episode's own text, drawn from the words

@@ -1,4 +1,4 @@
-"""What an audit measured and found, as plain dataclasses, with the thresholds that its verdict uses.
+"""The result of an audit as plain dataclasses, with the thresholds its verdict uses.
 
 Thresholds are conventions (Cohen's 0.2 is a small effect), stated in every report. Nothing is scored here.
 """
@@ -21,19 +21,19 @@ from .best_of_n import BestOfNProbe
 from .effects import PartEffect
 from .words import WordWeight
 
-# From here on an effect is named: in standard deviations of the reward over the real texts …
+# From here on an effect is reported: in standard deviations of the reward over the real texts …
 EFFECT, UNSTABLE = 0.2, 0.5
 # … for one word, or another part put into a text.
 PART = 0.1
 # … as a rank correlation at equal gold (its whole interval); as what the batch changes, of the scores.
 PARTIAL, LOUD, BATCH = 0.05, 0.2, 1e-5
-# Below this rank correlation a reward does not follow gold; from the second on it follows it well.
+# Below the first rank correlation a reward does not follow gold; from the second on it follows it well.
 FOLLOWS, FOLLOWS_WELL = 0.3, 0.5
 
 
 @dataclass(frozen=True)
 class NullRuler:
-    """A rule without skill: the share of real texts whose score its texts beat (ties count half).
+    """A rule without skill, and the share of real texts its texts beat (ties count half).
 
     Args:
         name: Of the rule.
@@ -50,7 +50,7 @@ class NullRuler:
 
 @dataclass(frozen=True)
 class SurfaceBias:
-    """What the source does with a property of the surface.
+    """The source's response to a surface property.
 
     Args:
         name: Of the property.
@@ -80,7 +80,7 @@ class SurfaceBias:
 
 @dataclass(frozen=True)
 class Shift:
-    """How far the score moves under changes that should not move it.
+    """How far the score moves under changes that should not matter.
 
     Args:
         name: Of the change.
@@ -101,7 +101,7 @@ class Shift:
 
 @dataclass(frozen=True)
 class AuditFinding:
-    """What was found, by name, with the numbers that show it.
+    """A finding by name, with the numbers that show it.
 
     Args:
         bias: Its name.
@@ -117,7 +117,7 @@ class AuditFinding:
 
 @dataclass(frozen=True)
 class Audit:
-    """What `audit` found.
+    """The result of `audit_reward`.
 
     Args:
         source: Name of the source.
@@ -169,12 +169,12 @@ class Audit:
 
     @property
     def biases(self) -> tuple[str, ...]:
-        """Names of what was found."""
+        """The names of the findings."""
         return tuple(finding.bias for finding in self.findings)
 
     @property
     def length(self) -> Interval | None:
-        """Rank correlation of score and length."""
+        """The rank correlation of score and length."""
         return next((s.correlation for s in self.surfaces if s.name == "length"), None)
 
     @property
@@ -186,7 +186,7 @@ class Audit:
 
     @property
     def paid(self) -> tuple[PartEffect, ...]:
-        """Parts that surely add to the score, or cost, and of which no gold tells whether they should."""
+        """Parts that surely raise or lower the score, without gold to say whether they should."""
         if self.gold is not None:
             return ()
         sure = [p for p in self.parts if p.effect.low > 0 or p.effect.high < 0]
@@ -225,12 +225,12 @@ class Audit:
 
 
 def quoted(parts: Sequence[PartEffect]) -> str:
-    """The first three parts, in quotes."""
+    """Quote the first three parts."""
     return ", ".join(f"“{p.part}”" for p in parts[:3]) + (", …" if len(parts) > 3 else "")
 
 
 def as_json(value: Any) -> Any:
-    """Dataclasses, intervals and arrays as what JSON has."""
+    """Convert dataclasses, intervals and arrays to JSON's types."""
     if isinstance(value, Interval):
         return value.summary()
     if isinstance(value, Attribution):

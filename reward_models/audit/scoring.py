@@ -1,4 +1,4 @@
-"""Which texts an audit looks at, how they are scored, and what is told of a text for the report."""
+"""Chooses the texts of an audit, scores them, and describes them for the report."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from text_gym.rewards.source import RewardSource
 from .attribution import named_values
 from .probes import rewritten
 
-# Episodes -> `(n,)` scores, NaN where there is none; -> `(n, k)` gold and its terms, None if not known.
+# Episodes -> scores `(n,)`, NaN where there is none; -> gold and its terms `(n, k)`, None if unknown.
 Score: TypeAlias = "Callable[[Sequence[Episode]], FloatArray]"
 Golds: TypeAlias = "Callable[[Sequence[Episode]], FloatArray | None]"
 
 
 def chosen(episodes: Sequence[Episode], count: int, seed: int) -> list[Episode]:
-    """Texts to look at, in random order, one of each prompt before a second of any."""
+    """Choose texts in random order, one of each prompt before a second of any."""
     order = sorted(range(len(episodes)), key=lambda i: (episodes[i].prompt.text, episodes[i].completion))
     random.Random(f"audit {seed}").shuffle(order)
     seen: dict[str, int] = {}
@@ -31,17 +31,17 @@ def chosen(episodes: Sequence[Episode], count: int, seed: int) -> list[Episode]:
         prompt = episodes[i].prompt.text
         turn[i] = seen[prompt] = seen.get(prompt, -1) + 1
     order.sort(key=lambda i: turn[i])  # stable
-    # Scored as finished: an edited text has no ids of its own to be cut at.
+    # Scored as finished, since an edited text has no ids at which it could be cut.
     return [rewritten(episodes[i], episodes[i].completion) for i in order[:count]]
 
 
 def scores(source: RewardSource, episodes: Sequence[Episode]) -> FloatArray:
-    """`(n,)` totals of made-up texts, NaN where the source abstains or refuses (as too long, say)."""
+    """Score made-up texts, `(n,)`, NaN where the source abstains or refuses (as too long, say)."""
     return scores_and_terms(source, episodes, ())[:, 0]
 
 
 def scores_and_terms(source: RewardSource, episodes: Sequence[Episode], terms: Sequence[str]) -> FloatArray:
-    """`(n, 1 + k)` totals of made-up texts and the terms asked for; a row of NaN where the source refuses.
+    """Score made-up texts with the terms asked for, `(n, 1 + k)`; rows are NaN where the source refuses.
 
     Args:
         source: The source.
@@ -50,7 +50,7 @@ def scores_and_terms(source: RewardSource, episodes: Sequence[Episode], terms: S
     """
     try:
         found = named_values(source(episodes))
-    except EndpointError:  # a judge's budget or key: of no use to go on
+    except EndpointError:  # a judge's budget or key, so there is no point in going on
         raise
     except RewardError:
         if len(episodes) == 1:
@@ -62,12 +62,12 @@ def scores_and_terms(source: RewardSource, episodes: Sequence[Episode], terms: S
 
 
 def unit(scores: FloatArray) -> float:
-    """Their standard deviation, or 1 where all are equal."""
+    """Return the standard deviation, or 1 if all values are equal."""
     return float(scores.std()) or 1.0
 
 
 def by_text(episodes: Sequence[Episode], values: FloatArray) -> FloatArray:
-    """Means of the values over equal texts, one for each text."""
+    """Average the values over equal texts, one mean per text."""
     groups: dict[str, list[float]] = {}
     for episode, value in zip(episodes, values.tolist(), strict=True):
         groups.setdefault(episode.completion, []).append(value)
@@ -75,14 +75,14 @@ def by_text(episodes: Sequence[Episode], values: FloatArray) -> FloatArray:
 
 
 def beaten(scores: FloatArray, real: FloatArray) -> FloatArray:
-    """`(n,)` the share of the real scores that each score beats, ties half; NaN where there is no score."""
+    """Return the share of real scores each score beats, `(n,)`; ties count half, NaN stays NaN."""
     ordered = np.sort(real)
     below, up_to = (np.searchsorted(ordered, scores, side=side) for side in ("left", "right"))
     return np.where(np.isnan(scores), np.nan, (below + up_to) / (2 * len(real)))
 
 
 def difference(before: str, after: str) -> str:
-    """The first stretch in which two texts differ, as `old → new`."""
+    """Show the first stretch in which two texts differ, as `old → new`."""
     a, b = before.split(), after.split()
     start = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
     end, shorter = 0, min(len(a), len(b))

@@ -1,4 +1,4 @@
-"""Properties of a text's surface that should earn nothing by themselves, and edits that add more of them.
+"""Surface properties that should earn nothing by themselves, and edits that add more of them.
 
 Everything is for English. Nothing here scores a text.
 """
@@ -20,7 +20,7 @@ from .probes import sentences
 # Of a text, one or two sentences that say little (see `fillers`) and the text's prompt.
 Edit: TypeAlias = "Callable[[str, str, str], str]"
 _LIST_MARK = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s", re.MULTILINE)
-_LITTLE = ("It is what it is.", "There is more to say.")  # where the texts share no sentence
+_LITTLE = ("It is what it is.", "There is more to say.")  # if the texts share no sentence
 # Words of praise, kept short on purpose; those of hype are the simulated raters'.
 PRAISE = HYPE | frozenset(
     """beautiful brilliant charming delightful enjoy excellent favourite favorite fine good great happy ideal
@@ -34,7 +34,7 @@ def _itself(text: str, filler: str, prompt: str) -> str:
 
 @dataclass(frozen=True)
 class Variant:
-    """An edit that adds more of a property and says nothing new.
+    """An edit that adds more of a property without saying anything new.
 
     Args:
         edit: What it does, in words.
@@ -68,7 +68,7 @@ class Surface:
 
 
 def fillers(texts: Sequence[str], most: int = 12) -> list[str]:
-    """Sentences that many of the texts share, most frequent first: they can say little about any prompt.
+    """Find sentences many texts share, most frequent first, which say little about any prompt.
 
     >>> fillers(["A mug. Care is easy.", "A tent. Care is easy."])
     ['Care is easy.']
@@ -79,13 +79,13 @@ def fillers(texts: Sequence[str], most: int = 12) -> list[str]:
 
 
 def _inserted(text: str, sentence: str) -> str:
-    """The text with a sentence before its last one."""
+    """Insert a sentence before the last one."""
     parts = sentences(text)
     return " ".join([*parts[:-1], sentence, *parts[-1:]])
 
 
 def _said_again(text: str, filler: str = "", prompt: str = "") -> str:
-    """The text says its middle sentence again: longer, and nothing new."""
+    """Repeat the middle sentence, which makes the text longer but adds nothing."""
     parts = sentences(text)
     return _inserted(text, parts[len(parts) // 2]) if parts else text
 
@@ -129,7 +129,7 @@ def _repeated(text: str, prompt: str) -> float:
 
 
 def _copied(text: str, prompt: str) -> float:
-    """Share of the prompt's pairs of neighbouring words that the text has too."""
+    """Return the share of the prompt's word pairs that the text repeats."""
     asked, said = ([w.lower() for w in split_words(t)] for t in (prompt, text))
     pairs = set(itertools.pairwise(asked))
     return len(pairs & set(itertools.pairwise(said))) / max(1, len(pairs))

@@ -1,4 +1,4 @@
-"""The verdict of an audit: what its numbers show, each finding with the numbers that show it.
+"""The verdict of an audit: its findings, each with the numbers that show it.
 
 An edit decides, never a correlation alone. Nothing is measured here.
 """
@@ -20,7 +20,7 @@ _MOST_PARTS = 12  # of one kind that a finding lists
 
 
 def find_biases(found: Audit) -> tuple[AuditFinding, ...]:
-    """What the numbers show; where gold is known, only biases that gold does not share."""
+    """Derive the findings from the numbers; where gold is known, only biases gold does not share."""
     return (
         *_constant(found),
         *_gold(found),
@@ -59,16 +59,16 @@ def _gold(found: Audit) -> Iterator[AuditFinding]:
 
 def _surfaces(found: Audit) -> Iterator[AuditFinding]:
     for s in found.surfaces:
-        # Without gold nobody knows whether less would be deserved: only what is paid for is named then.
+        # Without gold nobody knows whether a cost is deserved, so only what is paid for is named.
         wanted = s.gold is not None and s.gold.value > EFFECT / 4
         unwanted = s.gold is None or s.gold.value < -EFFECT / 4
-        # Where texts of equal gold say so too, and loudly, the plain interval of the edit is enough.
+        # Where texts of equal gold clearly agree, the edit's uncorrected interval is enough.
         loud = s.partial is not None and (s.partial.low if s.effect.value > 0 else -s.partial.high) >= LOUD
         sure = s.effect if loud else s.corrected or s.effect
         paid = s.effect.value >= EFFECT and sure.low > 0 and not wanted
         punished = s.effect.value <= -EFFECT and sure.high < 0 and not unwanted
         text = f"{s.edit} {{}} {_shown(s.effect)} standard deviations{_beside(s.gold)}"
-        if not (paid or punished):  # a correlation alone names nothing: an edit decides
+        if not (paid or punished):  # a correlation alone is not evidence; an edit decides
             if s.beyond is None or not _agree(s.beyond, s.partial):
                 continue
             paid = s.beyond.value > 0
@@ -80,7 +80,7 @@ def _surfaces(found: Audit) -> Iterator[AuditFinding]:
 
 
 def _agree(beyond: Interval, partial: Interval | None) -> bool:
-    """Whether the edit, beyond what gold explains, and the texts at equal gold say the same, and surely."""
+    """Return True if the edit and the texts at equal gold show the same bias, both with confidence."""
     if partial is None:
         return False
     up = beyond.value >= EFFECT and beyond.low > 0 and partial.low >= PARTIAL
@@ -89,7 +89,7 @@ def _agree(beyond: Interval, partial: Interval | None) -> bool:
 
 
 def _parts(found: Audit) -> Iterator[AuditFinding]:
-    """A finding for the parts of a kind that are paid for, and one for those that cost."""
+    """Report the parts of a kind that are paid for, and those that cost."""
     named: dict[tuple[str, bool], list[PartEffect]] = {}
     for part in found.parts:
         effect = part.effect
@@ -105,7 +105,7 @@ def _parts(found: Audit) -> Iterator[AuditFinding]:
     kept: list[tuple[str, bool]] = []
     for kind, paid in sorted(named, key=lambda key: -strength[key]):
         parts = [p for p in named[kind, paid] if " " not in p.part or not words & {*tokens(p.part.lower())}]
-        # Parts of several words may hold any word that is paid for, so they have rivals of every kind.
+        # Parts of several words may contain any paid word, so they have rivals of every kind.
         composed = kind in _COMPOSED
         rivals = [key for key in kept if key[1] != paid and (composed or key[0] == kind)]
         if not parts or any(strength[kind, paid] <= strength[r] * (1 if composed else 0.5) for r in rivals):
@@ -130,7 +130,7 @@ def _nulls(found: Audit) -> Iterator[AuditFinding]:
 
 
 def _swaps(found: Audit) -> Iterator[AuditFinding]:
-    # A noisy reward moves under any edit; a swap is named for what it moves the score beyond that.
+    # A noisy reward moves under any edit; a swap counts only for what it adds to that.
     noise = float(np.median([s.size.value for s in found.stability])) if found.stability else 0.0
     for s in found.swaps:
         fair = s.gold is None or s.gold.value < EFFECT / 2

@@ -1,4 +1,4 @@
-"""Which words go with a high score among texts of equal gold: selected on one half, estimated on the other.
+"""Finds words that go with a high score at equal gold: selected on one half, estimated on the other.
 
 A coefficient is a correlation and names nothing by itself; an edit must agree (`effects`).
 """
@@ -17,12 +17,12 @@ from text_gym.utils.interval import Interval
 
 from .parts import tokens
 
-_FEWEST_TEXTS = 5  # that have a word, for it to be looked at
+_FEWEST_TEXTS = 5  # texts that must contain a word for it to count
 
 
 @dataclass(frozen=True)
 class WordWeight:
-    """What a word, a pair of words or a mark goes with at equal gold and length.
+    """The association of a word, word pair or mark with the score at equal gold and length.
 
     Args:
         name: The word, in small letters; `first word: …` for an opening.
@@ -37,7 +37,7 @@ class WordWeight:
 
 
 def word_features(texts: Sequence[str]) -> tuple[list[str], FloatArray]:
-    """Names and `(n, F)` presence of words, pairs of words, marks and first words that five texts have."""
+    """Return names and presence `(n, F)` of words, word pairs, marks and first words that five texts have."""
     having = []
     for text in texts:
         found = [t.lower() for t in tokens(text)]
@@ -52,7 +52,7 @@ def word_features(texts: Sequence[str]) -> tuple[list[str], FloatArray]:
 
 
 def associations(features: FloatArray, scores: FloatArray, controls: FloatArray) -> FloatArray:
-    """`(F,)` correlations of score and feature, both with the controls accounted for linearly.
+    """Return partial correlations of score and feature given the controls, `(F,)`.
 
     Args:
         features: `(n, F)`.
@@ -69,7 +69,7 @@ def associations(features: FloatArray, scores: FloatArray, controls: FloatArray)
 def word_weights(
     texts: Sequence[str], scores: FloatArray, controls: FloatArray, most: int = 8, seed: int = 0
 ) -> tuple[WordWeight, ...]:
-    """Forward selection of words on one half, least squares on the other.
+    """Select words by forward selection on one half, and estimate them by least squares on the other.
 
     The next word is the one that correlates most with what is left of the scores (orthogonal matching
     pursuit, Pati et al. 1993); it ends at `most` words, or when none explains 2 % of what is left. Intervals
@@ -105,8 +105,8 @@ def word_weights(
 
 
 def _least_squares(x: FloatArray, y: FloatArray, controls: FloatArray) -> list[Interval]:
-    """Coefficients of `x` beside the controls, with corrected intervals; NaN where nothing is left to fit."""
-    from scipy.stats import t as student  # takes longer to load than all the rest
+    """Fit `x` beside the controls and return coefficients with corrected intervals; NaN if unidentified."""
+    from scipy.stats import t as student  # slow to import
 
     x, y = _without(x, controls), _without(y, controls)
     degrees = len(y) - x.shape[1] - controls.shape[1] - 1
@@ -120,7 +120,7 @@ def _least_squares(x: FloatArray, y: FloatArray, controls: FloatArray) -> list[I
 
 
 def _without(values: FloatArray, controls: FloatArray) -> FloatArray:
-    """What a linear model of the controls leaves of the values."""
+    """Return the residuals of the values after a linear fit on the controls."""
     design = np.concatenate([np.ones((len(controls), 1)), controls], axis=1)
     result: FloatArray = values - design @ np.linalg.lstsq(design, values, rcond=1e-9)[0]
     return result

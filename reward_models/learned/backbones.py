@@ -58,7 +58,7 @@ def has_segments(name: str | Path) -> bool:
     return "token_type_ids" in names
 
 
-def form_of(tokenizer: PretrainedTokenizer, template: str | None) -> Form:
+def input_form(tokenizer: PretrainedTokenizer, template: str | None) -> Form:
     """Return the input format a tokenizer suggests."""
     if template:
         return "chat"

@@ -269,7 +269,7 @@ def draw_agreement(agreement: Agreement, labels: Iterable[Label], file: str | Pa
     noise = [Interval(p.shift, p.shift - p.noise, p.shift + p.noise, p.answers) for p in agreement.raters]
     intervals(
         names, {"": noise}, reference=0, x_label="share of the scale", ax=shift,
-        title="Raters: shift, and noise (one standard deviation) as bars",
+        title="Raters: shift; bars are ± noise (one SD)",
     )  # fmt: skip
     times, ratings = {}, {}
     for name, profile in zip(names, agreement.raters, strict=True):

@@ -1,1 +1,1 @@
-"""The environments: many episodes at a time, one at a time, prompts, masks, wrappers, checkers."""
+"""The environments: vector and single, with prompts, masks, wrappers and checkers."""

@@ -1,4 +1,4 @@
-"""Checkers: laws of text environments and rewards that Gymnasium's and Stable-Baselines3's checkers let pass.
+"""Checks the laws of text environments that Gymnasium's and Stable-Baselines3's checkers miss.
 
 Each law that is broken raises a `CheckError` that says what was seen and what to mend. They look from
 outside, over whole episodes; they cannot tell whether a reward is a good one.
@@ -71,7 +71,7 @@ def check_text_env(
 
 
 def random_episodes(task: Task, seed: int = 0, longest: int = 64) -> list[Episode]:
-    """A finished episode of random tokens for every length up to the task's limit (and `longest`).
+    """Make a finished episode of random tokens for every length up to the task's limit (and `longest`).
 
     They end by EOS, where there is one; that of the limit's length is cut.
     """
@@ -111,7 +111,7 @@ def _check_spaces(env: gym.Env[Any, Any]) -> None:
 
 
 def _check_turns(env: gym.Env[Any, Any], seed: int) -> None:
-    """Episodes end, and after that there is nothing to step."""
+    """Check that episodes end, and that nothing can be stepped afterwards."""
     fresh = copy.deepcopy(env)
     fresh.reset(seed=seed)
     fresh.action_space.seed(seed)
@@ -126,7 +126,7 @@ def _check_turns(env: gym.Env[Any, Any], seed: int) -> None:
 
 
 def _check_transition(env: gym.Env[Any, Any], transition: Transition) -> None:
-    """What one observation, reward and ending must look like."""
+    """Check one observation, reward and ending."""
     observation, reward, terminated, truncated, _ = transition
     size = int(env.action_space.n)  # type: ignore[attr-defined]
     tokens, mask, length = (np.asarray(observation[k]) for k in ("tokens", "attention_mask", "length"))
@@ -155,7 +155,7 @@ def _check_appending(env: gym.Env[Any, Any], seed: int, steps: int) -> None:
     for _ in range(steps):
         action = rng.integers(env.action_space.n)  # type: ignore[attr-defined]
         after, _, terminated, truncated, info = env.step(action)
-        if "redrawn" in info:  # not judged: another episode begins
+        if "redrawn" in info:  # nobody judged it, so another episode begins
             state = copy.deepcopy(after)
             continue
         n = int(state["length"][0])
@@ -190,7 +190,7 @@ def _check_wrong_actions(env: gym.Env[Any, Any], seed: int) -> None:
 
 
 def _check_seed(env: gym.Env[Any, Any], first: list[Transition], seed: int, steps: int) -> None:
-    """The same again, after other episodes and in another global random state."""
+    """Check that the same seed repeats, after other episodes and in another global random state."""
     again = _play(env, seed, steps, world=2)
     for i, (a, b) in enumerate(zip(first, again, strict=True)):
         for name, x, y in zip(
@@ -245,7 +245,7 @@ def _check_vector(env: gym.Env[Any, Any], vector: VectorEnv[Any, Any, Any], seed
 
 
 def _play(env: gym.Env[Any, Any], seed: int, steps: int, world: int) -> list[Transition]:
-    """Random actions over several episodes; what `reset` gives stands as a step without reward."""
+    """Play random actions over several episodes; a reset counts as a step without reward."""
     rng = np.random.default_rng(seed)
     with _world(world):
         start = env.reset(seed=seed)
@@ -275,7 +275,7 @@ def _about(episode: Episode) -> str:
 
 @contextmanager
 def _world(number: int) -> Iterator[Callable[[], bool]]:
-    """Another global random state inside; the old one comes back. Yields whether it is still untouched."""
+    """Run the block in another global random state, and yield a test of whether it is still untouched."""
     torch: Any = sys.modules.get("torch")
     saved = random.getstate(), np.random.get_state(), None if torch is None else torch.get_rng_state()  # noqa: NPY002
     random.seed(number)

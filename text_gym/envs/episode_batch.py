@@ -129,18 +129,18 @@ class EpisodeBatch:
         self._columns = np.arange(width)
         self._offsets = np.arange(n) * width  # where each row begins in the flat buffers
         self._allowed = np.ones((n, v) if self.mask is not None else (0, 0), dtype=np.bool_)
-        self._stale = True  # the rows have moved on since `_allowed` was computed
+        self._stale = True  # True once the rows have moved on since `_allowed` was computed
 
     # Prompts
 
     @property
     def prompts(self) -> Sequence[Prompt]:
-        """The prompts episodes begin with."""
+        """The prompts that episodes begin with."""
         return self.table.prompts
 
     @property
     def max_prompt_tokens(self) -> int:
-        """`P`, room for a prompt, in tokens."""
+        """The room for a prompt, `P` tokens."""
         return self.table.tokens.shape[1]
 
     @property
@@ -154,7 +154,7 @@ class EpisodeBatch:
         self.table.group_size = int(size)
 
     def prompt_of(self, seeds: IntArray, episode_index: IntArray) -> IntArray:
-        """`(n,)` int64: which prompt episode `k` of a stream has. A function of (seed, k) alone."""
+        """Return the prompt indices of episodes `k`, `(n,)` int64, a function of (seed, k) alone."""
         return self.table.choose(stream_keys(seeds), episode_index)
 
     # The transition
@@ -167,7 +167,7 @@ class EpisodeBatch:
             seeds: `(n,)` int64, the seeds of the streams that the episodes belong to.
             episode_index: `(n,)` int64, their numbers `k >= 0` in these streams.
         """
-        if np.count_nonzero(self.seeds[rows] != seeds):  # rows mostly stay with their stream
+        if np.count_nonzero(self.seeds[rows] != seeds):  # rows mostly keep their stream
             self.seeds[rows] = seeds
             self._keys[rows] = stream_keys(seeds)
         choice = self.table.choose(self._keys[rows], episode_index)
@@ -187,7 +187,7 @@ class EpisodeBatch:
         self._stale = True
 
     def advance(self, rows: IntArray, tokens: IntArray) -> BoolArray:
-        """Append `tokens[i]` to the running episode in row `rows[i]`; tells which of them ended.
+        """Append `tokens[i]` to the running episode in row `rows[i]`, and return which of them ended.
 
         Nobody is asked for a reward (see `pay_tokens` and `score`), and a mask is not enforced: who plays has
         read `action_masks`.
@@ -219,7 +219,7 @@ class EpisodeBatch:
         return ended
 
     def action_masks(self) -> BoolArray:
-        """`(B, V)` bool, True for tokens that may come next; all after an end, or without a mask.
+        """Return the tokens that may come next, `(B, V)` bool; all of them after an end or without a mask.
 
         Raises:
             ConfigError: The mask forbids every token of a running episode, or is of another shape.
@@ -237,7 +237,7 @@ class EpisodeBatch:
         return self._allowed.copy()
 
     def episodes(self, rows: IntArray, *, running: bool = False) -> list[Episode]:
-        """The episodes in these rows as they stand: their ids do not change with the rows.
+        """Return the episodes in these rows as they stand; their ids are copies that stay as they are.
 
         Args:
             rows: `(n,)` int64.
@@ -327,7 +327,7 @@ class EpisodeBatch:
         return episodes, Rewards(spread(found.values, 0.0), per_token, terms, spread(found.abstained, False))
 
     def last_rewards(self, rows: IntArray, scores: Rewards) -> FloatArray:
-        """`(n,)`: what episodes are worth, less what `pay_tokens` paid for their earlier tokens.
+        """Return what is still owed on the last tokens, `(n,)`: totals minus what `pay_tokens` paid before.
 
         That is the reward at the end and that of the last token. Only where a part of the source abstained
         in the end were the earlier ones paid something else than they are worth now, and it is set right.
@@ -356,7 +356,7 @@ class EpisodeBatch:
             tail = self.tokens[i, max(self.starts[i], self.lengths[i] - window) : self.lengths[i]]
             text = self.tokenizer.decode(tail.tolist())
             found = [s for s in self.stop if s in text]
-            if found:  # several in one token: the first one counts
+            if found:  # if one token holds several, the first counts
                 self._stopped_by[i] = min(found, key=lambda s: (text.find(s), -len(s)))
                 ended[j] = True
 

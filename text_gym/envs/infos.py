@@ -1,4 +1,4 @@
-"""Infos of a vector environment: written many rows at a time, read back one row at a time.
+"""Writes the infos of a vector environment for many rows at once, and reads them back row by row.
 
 The form is Gymnasium's: an array for every key and, under `_key`, a mask of the rows that have it.
 """
@@ -49,7 +49,7 @@ def put(infos: Info, num_envs: int, rows: IntArray, columns: Mapping[str, Any]) 
 
 
 def put_beginnings(infos: Info, batch: EpisodeBatch, rows: IntArray, *, texts: bool) -> Info:
-    """Write what there is to say of episodes that begin, in place.
+    """Write the infos of episodes that begin, in place.
 
     Args:
         infos: The infos so far.
@@ -78,7 +78,7 @@ def put_endings(
     *,
     texts: bool,
 ) -> Info:
-    """Write what there is to say of episodes that ended, in place; nothing of rows that run again.
+    """Write the infos of episodes that ended, in place, except in rows that already run again.
 
     Args:
         infos: The infos so far.
@@ -103,7 +103,7 @@ def put_endings(
 
 
 def infos_of_row(infos: Mapping[str, Any], row: int) -> Info:
-    """The infos of one row, numbers as Python's own, without the masks."""
+    """Return one row's infos with plain Python numbers, without the masks."""
     single: Info = {}
     for key, values in infos.items():
         mask = infos.get(f"_{key}")

@@ -1,4 +1,4 @@
-"""What callers hand to `step` and `reset`, checked before anything changes."""
+"""Checks what callers pass to `step` and `reset` before anything changes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RESET_OPTIONS = ("reset_mask", "episode_index")
 
 
 def token_array(actions: Any, shape: tuple[int, ...]) -> npt.NDArray[np.integer[Any]]:
-    """Actions as an array of integers of this shape.
+    """Convert actions to an integer array of this shape.
 
     Raises:
         TokenError: They are something else: floats, bools, another shape.
@@ -26,7 +26,7 @@ def token_array(actions: Any, shape: tuple[int, ...]) -> npt.NDArray[np.integer[
         raise TokenError(f"actions are no array of token ids ({error}); from a GPU, call .cpu()") from error
     kind = str(array.dtype)
     if isinstance(actions, (list, tuple)) and any(isinstance(a, (bool, np.bool_)) for a in actions):
-        kind = "bool"  # NumPy makes integers of them
+        kind = "bool"  # NumPy would convert them to integers
     if array.dtype.kind not in "iu" or array.shape != shape or kind == "bool":
         raise TokenError(
             f"actions have dtype {kind} and shape {array.shape}; expected integer token ids of shape {shape}"
@@ -35,7 +35,7 @@ def token_array(actions: Any, shape: tuple[int, ...]) -> npt.NDArray[np.integer[
 
 
 def valid_tokens(actions: npt.ArrayLike, num_rows: int, vocab_size: int, ignored: IntArray) -> IntArray:
-    """`(B,)` int64: actions as token ids in `[0, V)`; those of the ignored rows may be any.
+    """Convert actions to token ids in `[0, V)`, `(B,)` int64; ignored rows may hold anything.
 
     Raises:
         TokenError: Another id, or no array of integers `(B,)`.
@@ -64,7 +64,7 @@ def check_allowed(tokens: IntArray, masks: BoolArray, ignored: IntArray) -> None
 
 
 def rows_to_reset(options: Mapping[str, Any], num_rows: int) -> IntArray:
-    """`(n,)` int64: the rows that `options["reset_mask"]` selects; all without it.
+    """Return the rows that `options["reset_mask"]` selects, `(n,)` int64, or all rows.
 
     Raises:
         UnknownNameError: There is another option beside.
@@ -87,7 +87,7 @@ def rows_to_reset(options: Mapping[str, Any], num_rows: int) -> IntArray:
 
 
 def episodes_asked_for(options: Mapping[str, Any], num_rows: int) -> IntArray | None:
-    """`(B,)` int64: the episode numbers in `options["episode_index"]`, or None without it.
+    """Return the episode numbers in `options["episode_index"]`, `(B,)` int64, or None.
 
     Raises:
         ConfigError: They have another form.

@@ -1,4 +1,4 @@
-"""Action masks: which tokens may come next, for algorithms that can use them (MaskablePPO, our agents).
+"""Action masks say which tokens may come next, for algorithms that can use them.
 
 A mask looks at prompt and completion so far and at nothing else, so that it can be asked at any time.
 Masks by a reference policy (NLPO) need a model and live in `text_gym.agents`.
@@ -20,7 +20,7 @@ from text_gym.tokenizer import ByteTokenizer, PretrainedTokenizer, Tokenizer
 
 
 class Prefixes(NamedTuple):
-    """The episodes that a mask is asked about, as views that it must not change or keep.
+    """The episodes a mask is asked about, as views it must neither change nor keep.
 
     Args:
         rows: `(n,)` int64, their rows in the environment.
@@ -35,16 +35,16 @@ class Prefixes(NamedTuple):
     lengths: IntArray
 
     def completion(self, i: int) -> list[int]:
-        """Token ids of the `i`-th completion so far."""
+        """Return the token ids of the `i`-th completion so far."""
         ids: list[int] = self.tokens[i, self.starts[i] : self.lengths[i]].tolist()
         return ids
 
 
 class ActionMask(ABC):
-    """Says which of the `V` tokens may come next. Combine masks with `&`."""
+    """Says which of the `V` tokens may come next; `&` combines masks."""
 
     def bind(self, tokenizer: Tokenizer, max_tokens: int) -> None:
-        """Get ready for an environment; called once, by it.
+        """Prepare for an environment, which calls this once.
 
         Args:
             tokenizer: Of the environment.
@@ -57,7 +57,7 @@ class ActionMask(ABC):
 
     @abstractmethod
     def allowed(self, prefixes: Prefixes) -> BoolArray:
-        """`(n, V)` bool, True where a token may follow."""
+        """Return which tokens may follow, `(n, V)` bool."""
 
     def __and__(self, other: ActionMask) -> ActionMask:
         return _Both(self, other)
@@ -78,7 +78,7 @@ class _Both(ActionMask):
 
 
 class AllowedTokens(ActionMask):
-    """A fixed set of tokens; EOS stays allowed.
+    """Allows a fixed set of tokens, and EOS.
 
     Args:
         texts: Texts whose tokens are allowed.
@@ -101,7 +101,7 @@ class AllowedTokens(ActionMask):
         self.texts, self.ids, self.forbidden = tuple(texts), tuple(ids), tuple(forbidden)
 
     def bind(self, tokenizer: Tokenizer, max_tokens: int) -> None:
-        """Look the texts up in the vocabulary."""
+        """Look up the texts in the vocabulary."""
         super().bind(tokenizer, max_tokens)
         wanted = {i for text in self.texts for i in tokenizer.encode(text)} | set(self.ids)
         for i in (*wanted, *self.forbidden):
@@ -112,12 +112,12 @@ class AllowedTokens(ActionMask):
         self._mask[list(self.forbidden)] = False
 
     def allowed(self, prefixes: Prefixes) -> BoolArray:
-        """The same for every row."""
+        """Allow the same tokens in every row."""
         return np.broadcast_to(self._mask, (len(prefixes.rows), len(self._mask)))
 
 
 class MinLength(ActionMask):
-    """No EOS before `tokens` tokens have been written.
+    """Forbids EOS until `tokens` tokens have been written.
 
     Args:
         tokens: Least completion length, in tokens, EOS not counted.
@@ -135,7 +135,7 @@ class MinLength(ActionMask):
             )
 
     def allowed(self, prefixes: Prefixes) -> BoolArray:
-        """All but EOS while the completion is short."""
+        """Allow everything but EOS while the completion is short."""
         mask = np.ones((len(prefixes.rows), self.tokenizer.vocab_size), dtype=np.bool_)
         short = prefixes.lengths - prefixes.starts < self.tokens
         mask[np.ix_(short, np.array(self.tokenizer.eos_ids, dtype=np.int64))] = False
@@ -143,7 +143,7 @@ class MinLength(ActionMask):
 
 
 class Grammar(ActionMask):
-    """Only completions that a grammar can produce, through `llguidance` (extra `constrained`).
+    """Allows only completions of a grammar, through `llguidance` (extra `constrained`).
 
     A limit of tokens can still cut a text short; that the shortest text fits is checked for JSON schemas.
 
@@ -176,7 +176,9 @@ class Grammar(ActionMask):
                 self._grammar = matcher.grammar_from_lark(str(lark))
         except ValueError as error:
             raise ConfigError(f"malformed grammar: {error}") from error
-        self._matchers: dict[int, tuple[list[int], Any]] = {}  # row -> what was read, and the state after it
+        self._matchers: dict[
+            int, tuple[list[int], Any]
+        ] = {}  # row -> the ids read so far, and the state after them
 
     def bind(self, tokenizer: Tokenizer, max_tokens: int) -> None:
         """Compile the grammar for the tokenizer's vocabulary."""
@@ -195,7 +197,7 @@ class Grammar(ActionMask):
             raise ConfigError(f"malformed grammar: {matcher.get_error()}")
 
     def allowed(self, prefixes: Prefixes) -> BoolArray:
-        """What the grammar lets follow; EOS where the text may end."""
+        """Allow what the grammar lets follow, and EOS where the text may end."""
         v = self.tokenizer.vocab_size
         mask = np.zeros((len(prefixes.rows), v), dtype=np.bool_)
         for i, row in enumerate(prefixes.rows.tolist()):
@@ -205,7 +207,7 @@ class Grammar(ActionMask):
         return mask
 
     def _advance(self, row: int, ids: list[int]) -> Any:
-        """The matcher of a row after these ids; only new ones are read."""
+        """Advance a row's matcher to these ids, reading only the new ones."""
         read, matcher = self._matchers.get(row, ([], None))
         if matcher is None or ids[: len(read)] != read:
             read, matcher = [], self._new_matcher()
@@ -222,7 +224,7 @@ class Grammar(ActionMask):
         return _llguidance().LLMatcher(self._backend, self._grammar)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Compiled state belongs to this process; it is made anew when an environment is unpickled.
+        # Compiled state belongs to this process and is rebuilt when an environment is unpickled.
         return {k: v for k, v in self.__dict__.items() if k not in ("_backend", "_matchers")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -241,7 +243,7 @@ def _llguidance() -> Any:
 
 
 def _ll_tokenizer(tokenizer: Tokenizer) -> Any:
-    """The tokenizer as llguidance needs it: the bytes of every token."""
+    """Convert the tokenizer to llguidance's form, the bytes of every token."""
     ll = _llguidance()
     if not tokenizer.eos_ids:
         raise ConfigError("a grammar needs an EOS id, so that a text can end")
@@ -267,7 +269,7 @@ class _Bytes:
 
 
 def _smallest(schema: Mapping[str, Any] | bool) -> Any:
-    """A short value of a JSON schema, to see whether any fits."""
+    """Return a short value of a JSON schema, to see whether any fits."""
     if isinstance(schema, bool):
         return 0
     if "const" in schema:
@@ -290,7 +292,7 @@ def _smallest(schema: Mapping[str, Any] | bool) -> Any:
 
 
 def mask_array(mask: npt.NDArray[Any], shape: tuple[int, int], rows: IntArray) -> BoolArray:
-    """A mask's answer, checked.
+    """Check a mask's answer.
 
     Raises:
         ConfigError: It is not bool of this shape, or forbids everything in a row: sampling from

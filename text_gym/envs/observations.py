@@ -1,4 +1,4 @@
-"""What an observation shows of an `EpisodeBatch`: its space, and its arrays."""
+"""Makes observations of an `EpisodeBatch`: their space and their arrays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Observation = dict[str, npt.NDArray[Any]]
 
 
 def observation_space(batch: EpisodeBatch) -> Dict:
-    """The space of one row's observation; `TextVectorEnv` says what its parts mean."""
+    """Return the space of one row's observation, whose parts `TextVectorEnv` explains."""
     width, v = batch.tokens.shape[1], batch.tokenizer.vocab_size
     spaces: dict[str, Space[Any]] = {
         "tokens": Box(0, v - 1, (width,), np.int64),
@@ -28,7 +28,7 @@ def observation_space(batch: EpisodeBatch) -> Dict:
 
 
 def observe(batch: EpisodeBatch) -> Observation:
-    """The observations of all `B` rows, as views of the batch's buffers."""
+    """Return the observations of all `B` rows as views of the batch's buffers."""
     views: Observation = {
         "tokens": batch.tokens,
         "attention_mask": batch.attention_mask,
@@ -41,5 +41,5 @@ def observe(batch: EpisodeBatch) -> Observation:
 
 
 def shown_mask(batch: EpisodeBatch) -> npt.NDArray[np.int8]:
-    """`(B, V)` int8: the action masks as observations and infos show them."""
+    """Return the action masks as observations and infos show them, `(B, V)` int8."""
     return batch.action_masks().astype(np.int8)

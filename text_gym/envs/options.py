@@ -68,7 +68,7 @@ class EpisodeOptions:
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
-        """The stop strings; one alone may have been given as itself."""
+        """Return the stop strings as a tuple; a single one may be given as a plain string."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
 

@@ -1,4 +1,4 @@
-"""PromptTable: prompts tokenized once, and which of them episode `k` of a stream begins with.
+"""PromptTable tokenizes prompts once, and chooses the one episode `k` of a stream begins with.
 
 The choice is a hash of (seed, k) and needs no random state. How a prompt's text is made is not known here.
 """
@@ -83,13 +83,13 @@ class PromptTable:
             self.dropped[i] = len(ids) - len(kept)
             self.tokens[i, : len(kept)] = kept
             self.lengths[i] = len(kept)
-        self.tokens.setflags(write=False)  # episodes hold views of it
+        self.tokens.setflags(write=False)  # because episodes hold views of it
         self.ids = [row[:length] for row, length in zip(self.tokens, self.lengths, strict=True)]
 
     def _width(
         self, lengths: list[int], max_tokens: int, limit: int | None, on_long: str, context: int | None
     ) -> int:
-        """`P`: the limit given, or what the longest prompt needs and the context leaves."""
+        """Return `P`: the limit given, or what the longest prompt needs and the context allows."""
         if limit is not None and limit < 1:
             raise ConfigError(f"max_prompt_tokens is {limit}; it must be at least 1")
         width = max(1, *lengths) if limit is None else limit
@@ -110,7 +110,7 @@ class PromptTable:
         return width
 
     def choose(self, keys: Keys, episode_index: IntArray) -> IntArray:
-        """`(n,)` int64: which prompt episode `k` of each stream has.
+        """Choose the prompt of episode `k` of each stream, `(n,)` int64.
 
         Args:
             keys: `(n,)` uint64, `stream_keys` of the streams' seeds.
@@ -124,7 +124,7 @@ class PromptTable:
 
 
 def stream_keys(seeds: IntArray) -> Keys:
-    """`(n,)` uint64: streams of neighbouring seeds have nothing in common."""
+    """Hash seeds to stream keys, `(n,)` uint64, so that neighbouring seeds have unrelated streams."""
     return _hash64(seeds.astype(np.uint64))
 
 

@@ -1,4 +1,4 @@
-"""`check_reward_source`: the faults of a reward source that would spoil a training run, each by name."""
+"""`check_reward_source` names the faults of a reward source that would spoil a training run."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _check_deterministic(
 
 
 def _differs(found: Rewards, wanted: Rewards, rows: Sequence[int], tolerance: float) -> int | None:
-    """The first place in `found` whose episode had other rewards in `wanted`, there in row `rows[i]`."""
+    """Find the first place in `found` whose episode had other rewards in `wanted`, there in row `rows[i]`."""
 
     def close(a: Any, b: Any) -> bool:
         return bool(np.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True))

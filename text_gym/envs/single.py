@@ -1,4 +1,4 @@
-"""TextEnv: one text episode at a time, for `gymnasium.make`.
+"""TextEnv plays one text episode at a time, for `gymnasium.make`.
 
 It is a `TextVectorEnv` of one row with the batch axis taken off; there is no second implementation.
 """
@@ -70,12 +70,12 @@ class TextEnv(gym.Env[Observation, np.int64]):
         )
 
     def action_masks(self) -> BoolArray:
-        """`(V,)` bool, True for tokens that may come next."""
+        """Return which tokens may come next, `(V,)` bool."""
         mask: BoolArray = self.vector.action_masks()[0]
         return mask
 
     def render(self) -> str | None:
-        """The prompt and the completion so far, safe to print."""
+        """Return the prompt and the completion so far, safe to print."""
         frames = self.vector.render()
         return None if frames is None else frames[0]
 

@@ -1,4 +1,4 @@
-"""Which episode each row of a vector environment plays next, and where it plays another one instead.
+"""Decides which episode each row of a vector environment plays next, and which are redrawn.
 
 A stream is an endless series of numbered episodes, named by a seed. What an episode is, is not known here.
 """
@@ -19,7 +19,7 @@ MOST_ABSTENTIONS = 100  # in a row, before an environment that draws episodes an
 
 
 class EpisodeStreams:
-    """The seed of each row's stream, and the number of the episode that comes next in it.
+    """The seed of each row's stream, and the number of its next episode.
 
     Args:
         num_rows: `B`.
@@ -38,7 +38,7 @@ class EpisodeStreams:
         self._next = np.zeros(num_rows, dtype=np.int64)
 
     def of_seed(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:
-        """What `seed` says of each row, in Gymnasium's three forms; empty if it is None.
+        """Return each row's seed from any of Gymnasium's three forms; empty for None.
 
         Raises:
             ConfigError: It has another number of entries than there are rows.
@@ -51,7 +51,7 @@ class EpisodeStreams:
         return () if seed is None else seed
 
     def reseed(self, rows: IntArray, wanted: Sequence[int | None], generator: np.random.Generator) -> None:
-        """Start the streams of these rows anew where a seed is wanted.
+        """Restart the streams of these rows where a seed is given.
 
         Args:
             rows: `(n,)` int64.
@@ -69,7 +69,7 @@ class EpisodeStreams:
                 self._next[i if self.numbering == "per_env" else slice(None)] = 0
 
     def take(self, rows: IntArray) -> tuple[IntArray, IntArray]:
-        """Seeds `(n,)` and numbers `(n,)` of the episodes that these rows play next; the streams move on."""
+        """Return seeds `(n,)` and numbers `(n,)` of these rows' next episodes, and advance the streams."""
         index = self._next[rows]
         if self.numbering == "global":
             index = index + np.arange(len(rows))
@@ -79,7 +79,7 @@ class EpisodeStreams:
         return self.seeds[rows], index
 
     def choose(self, rows: IntArray, index: IntArray) -> tuple[IntArray, IntArray]:
-        """The same for numbers `(n,)` of the caller's choice, after which the streams go on."""
+        """Do the same for numbers `(n,)` the caller chose, from which the streams continue."""
         if self.numbering == "per_env":
             self._next[rows] = index + 1
         else:
@@ -91,7 +91,7 @@ class EpisodeStreams:
 
 
 class Redraws:
-    """Counts episodes that are begun in place of ones that nobody judged.
+    """Counts the episodes that replace ones nobody judged.
 
     Args:
         num_rows: `B`.
@@ -107,7 +107,7 @@ class Redraws:
         self._in_a_row = 0
 
     def count(self, rows: IntArray, abstained: BoolArray, reward: RewardSource) -> IntArray:
-        """Take note of episodes that ended; returns the rows of those that were not judged.
+        """Count episodes that ended, and return the rows of those that nobody judged.
 
         Args:
             rows: `(n,)` int64.

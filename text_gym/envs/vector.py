@@ -1,4 +1,4 @@
-"""TextVectorEnv: Gymnasium's vector environment over an `EpisodeBatch`.
+"""TextVectorEnv is Gymnasium's vector environment over an `EpisodeBatch`.
 
 Here are spaces, seeds, restarts, observations and infos; what a token does is in `episode_batch`.
 """
@@ -30,7 +30,7 @@ from .streams import EpisodeStreams, Redraws
 
 
 class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
-    """Text episodes side by side, token by token, as one Gymnasium vector environment.
+    """Plays text episodes side by side, token by token, as one Gymnasium vector environment.
 
     Observation (a `Dict`, per episode; `P` is the longest prompt, `T` is `max_tokens`):
 
@@ -202,7 +202,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         return self._observe(), rewards, terminated, truncated, infos
 
     def render(self) -> tuple[str, ...] | None:
-        """Prompt and completion so far of every row, safe to print; None without a render mode."""
+        """Return every row's prompt and completion so far, safe to print; None without a render mode."""
         if self.render_mode is None:
             return None
         return tuple(
@@ -210,24 +210,24 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
             for e in self.batch.episodes(self._rows)
         )
 
-    # What users most often ask of the batch
+    # What users most often want from the batch
 
     def action_masks(self) -> BoolArray:
-        """`(B, V)` bool, True for tokens that may come next; all if there is no mask."""
+        """Return which tokens may come next, `(B, V)` bool; all of them if there is no mask."""
         return self.batch.action_masks()
 
     def episodes(self, rows: IntArray) -> list[Episode]:
-        """The episodes in rows `(n,)` as they stand."""
+        """Return the episodes in rows `(n,)` as they stand."""
         return self.batch.episodes(rows)
 
     @property
     def redrawn(self) -> int:
-        """How many episodes were begun in place of one that was not judged."""
+        """The number of episodes begun in place of ones nobody judged."""
         return self._redraws.total
 
     @property
     def prompts(self) -> Sequence[Prompt]:
-        """The prompts episodes begin with."""
+        """The prompts that episodes begin with."""
         return self.batch.prompts
 
     @property
@@ -265,7 +265,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         return put_beginnings(infos, self.batch, rows, texts=self.options.info_texts)
 
     def _end(self, rows: IntArray, rewards: FloatArray, infos: Info) -> IntArray:
-        """Pay episodes that ended now, with infos; returns the rows that began another one instead."""
+        """Pay the episodes that just ended, with infos, and return the rows that drew another one instead."""
         episodes, scores = self.batch.score(rows)
         asked = ~self.batch.truncated[rows]
         paid = rows[asked]

@@ -1,4 +1,4 @@
-"""Wrappers: observations as text; features of a language model are in `text_gym.agents`.
+"""A wrapper that shows observations as text; feature observations are in `text_gym.agents`.
 
 Masks and stop strings are no wrappers but arguments of the environment: they change what
 an episode is, and must be the same for one episode and for a thousand.
@@ -17,7 +17,7 @@ from .single import TextEnv
 
 
 class AnyText(gym.Space[str]):
-    """All strings: `gymnasium.spaces.Text` needs a finite alphabet, and models write any character.
+    """The space of all strings; `gymnasium.spaces.Text` needs a finite alphabet, but models write anything.
 
     Args:
         max_length: Longest sample, in characters; longer strings are members too.
@@ -29,17 +29,17 @@ class AnyText(gym.Space[str]):
         self.max_length = max_length
 
     def sample(self, mask: Any = None, probability: Any = None) -> str:
-        """Random printable ASCII."""
+        """Draw random printable ASCII."""
         size = int(self.np_random.integers(self.max_length + 1))
         return bytes(self.np_random.integers(32, 127, size, dtype=np.uint8).tolist()).decode()
 
     def contains(self, x: Any) -> bool:
-        """Whether it is a string."""
+        """Return True for any string."""
         return isinstance(x, str)
 
     @property
     def is_np_flattenable(self) -> bool:
-        """Strings have no fixed size."""
+        """Return False, since strings have no fixed size."""
         return False
 
     def __eq__(self, other: object) -> bool:
@@ -50,7 +50,7 @@ class AnyText(gym.Space[str]):
 
 
 class TextObservation(gym.ObservationWrapper[str, Any, Any], gym.utils.RecordConstructorArgs):
-    """The observation is the prompt and the completion so far, as one string.
+    """Shows the prompt and the completion so far as one string.
 
     Args:
         env: A `TextEnv`, wrapped or not.
@@ -74,6 +74,6 @@ class TextObservation(gym.ObservationWrapper[str, Any, Any], gym.utils.RecordCon
         self.observation_space = AnyText()
 
     def observation(self, observation: Any) -> str:
-        """Prompt and completion, special tokens left out."""
+        """Return prompt and completion without special tokens."""
         (episode,) = self._vector.episodes(np.array([0]))
         return episode.prompt.text + episode.completion

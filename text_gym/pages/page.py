@@ -66,7 +66,7 @@ def render_page(
 
 
 def shown_text(value: object) -> str:
-    r"""Text of anyone, made harmless and cut to 1200 characters; escaping is the template's.
+    r"""Make the text of anyone harmless and cut it to 1200 characters; escaping is the template's.
 
     >>> shown_text(" a\x1b[31mb ")
     'a\\x1b[31mb'
@@ -75,7 +75,7 @@ def shown_text(value: object) -> str:
 
 
 def number(value: float | None, digits: int = 2, sign: bool = False) -> str:
-    """A number with so many digits after the point; a dash for what is not known.
+    """Write a number with so many digits after the point; a dash for what is not known.
 
     >>> number(-0.314), number(-0.001), number(0.5, 1, True), number(None)
     ('−0.31', '0.00', '+0.5', '–')
@@ -87,7 +87,7 @@ def number(value: float | None, digits: int = 2, sign: bool = False) -> str:
 
 
 def significant(value: float | None) -> str:
-    """A number with three significant digits.
+    """Write a number with three significant digits.
 
     >>> significant(-0.00123456), significant(float("nan"))
     ('−0.00123', '–')
@@ -96,7 +96,7 @@ def significant(value: float | None) -> str:
 
 
 def interval(value: Interval | Mapping[str, Any] | None, digits: int = 2, sign: bool = False) -> Markup:
-    """An estimate and its interval, `0.82 [0.80, 0.84]`, the latter small.
+    """Write an estimate and its interval, `0.82 [0.80, 0.84]`, the latter small.
 
     Args:
         value: An interval; as plain data, its estimate is `value` or `mean` and its ends are `ci95`.

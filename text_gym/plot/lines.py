@@ -203,7 +203,7 @@ def reward_and_gold(
 
 
 def numbers(values: npt.ArrayLike, what: str) -> FloatArray:
-    """Values as `(n,)` float64; infinities become NaN.
+    """Return values as `(n,)` float64; infinities become NaN.
 
     Raises:
         DataError: They are not a list of numbers.
@@ -218,13 +218,13 @@ def numbers(values: npt.ArrayLike, what: str) -> FloatArray:
 
 
 def lines_of_name(name: str, y: npt.ArrayLike, x: npt.ArrayLike | None, ends: Points | None) -> Line:
-    """A line from what a caller gave by its name."""
+    """Make a line of what a caller gave under its name."""
     low, high = ends if ends is not None else (None, None)
     return Line(np.arange(1, len(numbers(y, name)) + 1) if x is None else x, y, name, low, high)
 
 
 def draw_line(ax: Axes, line: Line, place: int) -> bool:
-    """Draw one line, the `place`-th of its kind; whether any of it is known."""
+    """Draw one line, the `place`-th of its kind; return whether any of it is known."""
     what = repr(label(line.name)) if line.name else f"line {place + 1}"
     x, y = numbers(line.x, f"x of {what}"), numbers(line.y, f"y of {what}")
     if len(x) != len(y):

@@ -65,7 +65,7 @@ SETTINGS: dict[Any, Any] = {
 
 
 def colours_css(selector: str) -> str:
-    """The style rules that give a part of a page the colours of our figures, in light and dark.
+    """Return the style rules that give a part of a page the colours of our figures, in light and dark.
 
     Args:
         selector: Of the part, e.g. `":root"`.
@@ -78,17 +78,17 @@ def colours_css(selector: str) -> str:
 
 
 def label(text: object, limit: int = 60) -> str:
-    r"""A name as figures show it: on one line, without hidden characters, and not too long.
+    r"""Return a name as figures show it: on one line, without hidden characters, and not too long.
 
     >>> label("a\x07 very long name", 12)
     'a\\x07 very…'
     """
     shown = harmless(str(text))
-    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+    return shown if len(shown) <= limit else shown[: limit - 1].rstrip() + "…"
 
 
 def colour_of(colour: int | str | None, place: int) -> str:
-    """The colour for a number of the palette, or for the place in it that is next."""
+    """Return the colour with a number in the palette, or the one whose turn it is."""
     if isinstance(colour, str):
         return colour
     return COLOURS[(place if colour is None else colour) % len(COLOURS)]
@@ -112,18 +112,19 @@ def name_axes(ax: Axes, x_label: str = "", y_label: str = "", title: str = "") -
         ax.set_title(shown, loc="left", parse_math=False, color=INK, fontsize=10)
 
 
-def legend_below(ax: Axes, *others: Axes, columns: int | None = None) -> None:
-    """Put the names under the axes, where they cover nothing; none where there is but one to tell.
+def legend_below(ax: Axes, *others: Axes, columns: int | None = None, least: int = 2) -> None:
+    """Put the names under the axes, where they cover nothing.
 
     Args:
         ax: Where the legend stands.
         others: Axes over the same place, whose names belong to it.
         columns: Of names; as many as fit if None.
+        least: With fewer names there is nothing to tell apart, and no legend.
     """
     from matplotlib.transforms import ScaledTranslation
 
     pairs = [pair for a in (ax, *others) for pair in zip(*a.get_legend_handles_labels(), strict=True)]
-    if len(pairs) < 2:
+    if len(pairs) < least:
         return
     handles, found = zip(*pairs, strict=True)
     width = _room(ax)[0]
@@ -142,9 +143,9 @@ def legend_below(ax: Axes, *others: Axes, columns: int | None = None) -> None:
 
 
 def legend_height(names: Sequence[str], width: float) -> float:
-    """Inches that a legend of these names takes under axes so many inches wide."""
+    """Return the height in inches of a legend with these names, under axes so many inches wide."""
     shown = [name for name in names if name]
-    return 0.1 + 0.17 * -(-len(shown) // _columns(shown, 72 * width)) if len(shown) > 1 else 0.0
+    return 0.1 + 0.17 * -(-len(shown) // _columns(shown, 72 * width)) if shown else 0.0
 
 
 def _columns(names: Sequence[str], width: float) -> int:

@@ -22,6 +22,7 @@ from text_gym.errors import ConfigError
 from .limits import SandboxLimits, missing_limits
 from .processes import START_SECONDS, LimitedProcess
 
+__all__ = ["CommandResult", "Sandbox", "SandboxLimits", "run_command"]
 _USUAL, _USUAL_OF_COMMANDS = SandboxLimits(), SandboxLimits(seconds=10.0)
 
 

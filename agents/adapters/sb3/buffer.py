@@ -15,7 +15,7 @@ from text_gym.episode import IntArray
 
 
 class SequenceRolloutBuffer(RolloutBuffer):
-    """SB3's rollout buffer for observations that grow by a token: it keeps one row of tokens a sequence.
+    """SB3's rollout buffer for observations that grow by a token; it keeps one row of tokens per sequence.
 
     A sequence is what one environment wrote from an episode's (or the rollout's) beginning to its (or the
     rollout's) end. Minibatches consist of whole sequences and have about `batch_size` steps, so that one
@@ -49,7 +49,7 @@ class SequenceRolloutBuffer(RolloutBuffer):
         value: Tensor,
         log_prob: Tensor,
     ) -> None:
-        """Take one step of all environments; arguments as SB3's."""
+        """Store one step of all environments; the arguments are SB3's."""
         tokens, lengths = obs["tokens"], obs["length"][:, 0]
         same = (tokens == self._tokens) | (self._columns >= self._lengths[:, None])
         goes_on = same.all(axis=1) & (lengths == self._lengths + 1) & (np.asarray(episode_start) == 0)
@@ -70,7 +70,7 @@ class SequenceRolloutBuffer(RolloutBuffer):
             self.full = True
 
     def get(self, batch_size: int | None = None) -> Generator[RolloutBufferSamples, None, None]:
-        """Minibatches of one epoch: all sequences once, shuffled by NumPy's global generator as in SB3."""
+        """Yield one epoch's minibatches: every sequence once, shuffled by NumPy's global generator."""
         assert self.full, "the rollout is not complete"
         # SB3 seeds NumPy's global generator, and shuffles with it.
         order = np.random.permutation(len(self._sequences))  # noqa: NPY002

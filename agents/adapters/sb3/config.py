@@ -1,4 +1,4 @@
-"""Settings of a run with Stable-Baselines3; reading them needs neither it nor PyTorch."""
+"""Settings of a run with Stable-Baselines3, which can be read without it or PyTorch."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class TokenFeatures(BaseFeaturesExtractor):  # type: ignore[misc, unused-ignore]
         clock = observation_space.spaces.get("remaining")
         self.limit = float(clock.high.max()) if isinstance(clock, spaces.Box) else 1.0
         self.clock = None if clock is None else nn.Parameter(torch.zeros(width))
-        self.padding = int(tokens.high.max()) + 1  # an id of its own: padding may share its id with EOS
+        self.padding = int(tokens.high.max()) + 1  # a separate id, since padding may share its id with EOS
         size = tokens.shape[0]
         count = (self.padding + 1) * (size if encoder == "positions" else 1)
         self.embedding = nn.Embedding(count, width)
@@ -82,7 +82,7 @@ class TokenFeatures(BaseFeaturesExtractor):  # type: ignore[misc, unused-ignore]
             )
 
     def forward(self, observations: Mapping[str, Tensor]) -> Tensor:
-        """`(B, width)` float32 features of observations, however SB3 has cast them."""
+        """Compute `(B, width)` float32 features of observations, however SB3 has cast them."""
         there = observations["attention_mask"] > 0  # (B, S)
         tokens = torch.where(there, observations["tokens"].long(), self.padding)
         if self.encoder == "positions":
@@ -97,7 +97,7 @@ class TokenFeatures(BaseFeaturesExtractor):  # type: ignore[misc, unused-ignore]
         return self._with_clock(x[torch.arange(len(x), device=x.device), last], observations)
 
     def _with_clock(self, x: Tensor, observations: Mapping[str, Tensor]) -> Tensor:
-        """Features `(B, width)` and what share of the tokens is left."""
+        """Append the share of tokens left to the features `(B, width)`."""
         if self.clock is None:
             return x
         return x + self.clock * (observations["remaining"].reshape(-1, 1) / self.limit)

@@ -21,6 +21,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
+from text_gym.agents.adapters.fit import check_fit
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.prefix_cache import PrefixCache
 from text_gym.agents.sampling.sampler import draw
@@ -94,23 +95,28 @@ class LanguageModelPolicy(ActorCriticPolicy):
             self.language_model.requires_grad_(True)
         else:
             self.language_model = Policy.from_pretrained(language_model)
+        if isinstance(observation_space, spaces.Dict) and "action_mask" in observation_space.spaces:
+            raise ConfigError(
+                "a language-model policy here knows no action masks; make the environment without one, or "
+                "train sb3-contrib's MaskablePPO on TokenFeatures"
+            )
         check_fit(self.language_model, observation_space, action_space)
         self.cache, self.exact_entropy = cache, exact_entropy
-        self._given = (language_model,)  # in a tuple, lest PyTorch take it for a part of this module
+        self._given = (language_model,)  # in a tuple, so that PyTorch does not register it as a submodule
         optimizer_kwargs = {"lr": lr_schedule(1), **optimizer_kwargs}
         self.optimizer = optimizer_class(self.language_model.parameters(), **optimizer_kwargs)
         self._last: _Draw | None = None
         self._caches: dict[str, PrefixCache] = {}
 
     def _build(self, lr_schedule: Schedule) -> None:
-        """SB3's own networks are not wanted."""
+        """Build nothing, since SB3's own networks are not needed."""
 
     def train(self, mode: bool = True) -> LanguageModelPolicy:
-        """Dropout stays off in the update too: a ratio of probabilities must compare like with like."""
+        """Keep dropout off in the update too, so that probability ratios compare like with like."""
         return super().train(False)
 
     def forward(self, obs: Observations, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """Actions `(B,)`, values `(B, 1)` and log-probabilities `(B,)`, in nats, of observations."""
+        """Draw actions `(B,)`; also return values `(B, 1)` and log-probabilities `(B,)` in nats."""
         tokens, lengths = _as_arrays(obs)
         states = self._read(tokens, lengths, "play")
         actions, log_probs = self._draw(states, deterministic)
@@ -118,7 +124,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
         return actions, self.language_model.values(states)[:, None], log_probs
 
     def predict_values(self, obs: Observations) -> Tensor:  # type: ignore[override]
-        """`(n, 1)` values, of all rows or (bootstrapping) of any sequence that a row has just become."""
+        """Return values `(n, 1)` of all rows or, for bootstrapping, of a sequence a row has just become."""
         tokens, lengths = _as_arrays(obs)
         cache = self._caches.get("play")
         if cache is None or len(tokens) == cache.rows:
@@ -133,7 +139,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
         return self.language_model.values(states)[:, None]
 
     def evaluate_actions(self, obs: Observations, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:  # type: ignore[override]
-        """Values `(N, 1)`, log-probabilities `(N,)` and entropies `(N,)`, with gradients; nothing is cached.
+        """Return values `(N, 1)`, log-probabilities `(N,)` and entropies `(N,)` with gradients, uncached.
 
         Args:
             obs: `S` sequences as `SequenceRolloutBuffer` gives them, or `N` plain observations.
@@ -156,7 +162,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
 
     @torch.no_grad()
     def get_distribution(self, obs: Observations) -> CategoricalDistribution:  # type: ignore[override]
-        """The distribution of the next token, in SB3's form and without gradients."""
+        """Return the distribution of the next token in SB3's form, without gradients."""
         logits = self.language_model.logits(self._read(*_as_arrays(obs), "play"))
         return CategoricalDistribution(self.language_model.vocab_size).proba_distribution(logits)
 
@@ -172,7 +178,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
         return self.get_distribution(observations).log_prob(torch.as_tensor(actions, device=self.device))  # type: ignore[arg-type]
 
     def _predict(self, observation: Observations, deterministic: bool = False) -> Tensor:  # type: ignore[override]
-        # A cache of its own: an evaluation in mid-rollout must not cost the rollout its cache.
+        # A separate cache, because an evaluation in mid-rollout must not cost the rollout its own.
         return self._draw(self._read(*_as_arrays(observation), "predict"), deterministic)[0]
 
     def _draw(self, states: Tensor, greedy: bool) -> tuple[Tensor, Tensor]:
@@ -191,7 +197,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
         return actions, log_probs
 
     def _read(self, tokens: IntArray, lengths: IntArray, whose: str) -> Tensor:
-        """`(n, D)` states of the observations' last tokens."""
+        """Compute the states of the observations' last tokens, `(n, D)`."""
         if not self.cache:
             return self._uncached(tokens, lengths)
         cache = self._caches.get(whose)
@@ -220,7 +226,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
 
 
 class _Draw(NamedTuple):
-    """The last batch of actions, and where they were taken."""
+    """The last batch of actions, and the states in which they were taken."""
 
     tokens: IntArray
     lengths: IntArray
@@ -229,37 +235,5 @@ class _Draw(NamedTuple):
 
 
 def _as_arrays(obs: Observations) -> tuple[IntArray, IntArray]:
-    """Tokens `(n, W)` and lengths `(n,)`, int64 in NumPy."""
+    """Return tokens `(n, W)` and lengths `(n,)` as NumPy int64 arrays."""
     return obs["tokens"].long().cpu().numpy(), obs["length"].long().cpu().numpy().reshape(-1)
-
-
-def check_fit(policy: Policy, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> int:
-    """Refuse spaces that a language model cannot play in; returns the most tokens an observation has.
-
-    Raises:
-        ConfigError: What does not fit, and what to do.
-    """
-    places: Mapping[str, Any] = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {}
-    names = set(places)
-    if not {"tokens", "length"} <= names:
-        raise ConfigError(
-            f"a language-model policy reads a Dict with 'tokens' and 'length', not {observation_space}; "
-            "wrap a TextVectorEnv in SB3VecEnv"
-        )
-    if "action_mask" in names:
-        raise ConfigError(
-            "a language-model policy here knows no action masks; make the environment without one, or train "
-            "sb3-contrib's MaskablePPO on TokenFeatures"
-        )
-    if not isinstance(action_space, spaces.Discrete) or action_space.n != policy.vocab_size:
-        raise ConfigError(
-            f"the action space is {action_space} and the language model has {policy.vocab_size} tokens; "
-            "give the environment the language model's tokenizer"
-        )
-    width = int(places["tokens"].shape[0])
-    if policy.context is not None and width > policy.context:
-        raise ConfigError(
-            f"observations have up to {width} tokens, the language model reads {policy.context}; "
-            "lower max_tokens or truncate the prompts"
-        )
-    return width

@@ -1,4 +1,4 @@
-"""Training by an algorithm of Stable-Baselines3, by name: what `text-gym train --algorithm sb3.ppo` runs.
+"""Trains with an algorithm of Stable-Baselines3 by name, as `text-gym train --algorithm sb3.ppo` does.
 
 Tasks without a policy are learnt from scratch on `TokenFeatures`; with a policy, a language model is
 trained and held to it by a KL penalty. Hyperparameters here solve the classic tasks; anything further
@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+from stable_baselines3.common.vec_env import VecMonitor
 
+from text_gym.agents.adapters.kl_penalty import KLPenalty
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.evaluation import Measure, Report, evaluate
 from text_gym.agents.sampling.sampler import Sampling
@@ -33,11 +35,10 @@ from text_gym.tasks.task import Task
 from .buffer import SequenceRolloutBuffer
 from .config import SB3Config
 from .features import TokenFeatures
-from .kl_penalty import KLPenalty
 from .policy import LanguageModelPolicy
 from .vec_env import SB3VecEnv
 
-# Name -> where the algorithm is. All are used as they come.
+# Name -> where the algorithm is; all are used unmodified.
 SB3_ALGORITHMS = {
     "ppo": "stable_baselines3:PPO",
     "a2c": "stable_baselines3:A2C",
@@ -50,7 +51,7 @@ ProgressCallback = Callable[[Metrics], "bool | None"]
 
 @dataclass(frozen=True)
 class SB3Run:
-    """What a training run gave.
+    """The result of a training run.
 
     Args:
         model: The SB3 algorithm; `model.save(file)` and `model.predict(observation)` as ever.
@@ -136,7 +137,7 @@ def make_sb3(
     device: str = "auto",
     **env_kwargs: Any,
 ) -> BaseAlgorithm:
-    """The algorithm with its environment, ready to learn; arguments as those of `train_sb3`."""
+    """Make the algorithm with its environment, ready to learn; the arguments are those of `train_sb3`."""
     algorithm_class = _load(algorithm)
     n_steps = _steps(config, task, policy)
     env = TextVectorEnv(
@@ -144,7 +145,6 @@ def make_sb3(
         num_envs=config.num_envs,
         autoreset_mode="SameStep",
     )
-    vec_env: VecEnv = VecMonitor(SB3VecEnv(env))
     rate = config.learning_rate or (1e-3 if policy is None else 3e-4)
     settings: dict[str, Any] = {
         "learning_rate": LinearSchedule(rate, 0.0, 1.0) if config.anneal else rate,
@@ -179,17 +179,19 @@ def make_sb3(
             "features_extractor_kwargs": {"encoder": config.encoder, "width": config.width},
             "net_arch": [config.width, config.width],
         }
+        vec_env = VecMonitor(SB3VecEnv(env))
         model: BaseAlgorithm = algorithm_class(name, vec_env, policy_kwargs=networks, **common)
     elif algorithm in ("ppo", "a2c"):
-        vec_env = KLPenalty(vec_env, policy.frozen(), config.kl_coef)
+        # Statistics inside the penalty: what SB3 logs is the task's own return.
+        penalised = SB3VecEnv(KLPenalty(RecordEpisodeStatistics(env), policy, config.kl_coef))
         model = algorithm_class(
             LanguageModelPolicy,
-            vec_env,
+            penalised,
             policy_kwargs={"language_model": policy, "exact_entropy": False},
             rollout_buffer_class=SequenceRolloutBuffer,
             **common,
         )
-        vec_env.follow(model.policy)
+        penalised.follow(model.policy)
     else:
         raise ConfigError(f"sb3.{algorithm} cannot train a language model; choose sb3.ppo or sb3.a2c")
     return model
@@ -254,7 +256,7 @@ def evaluate_sb3(
 
 
 def _play(model: BaseAlgorithm, task: Task, prompts: Sequence[Prompt], greedy: bool) -> list[Episode]:
-    """One episode a prompt, in their order."""
+    """Play one episode per prompt, in order."""
     widest = max(len(task.tokenizer.encode(p.text)) or 1 for p in (*task.prompts, *task.held_out))
     env = TextVectorEnv(
         prompts,
@@ -274,7 +276,7 @@ def _play(model: BaseAlgorithm, task: Task, prompts: Sequence[Prompt], greedy: b
         actions, state = model.predict(observation, state=state, episode_start=started, deterministic=greedy)
         observation, _, terminated, truncated, _ = env.step(actions)
         started = terminated | truncated
-        # Rows that are done restart and play on; only their first episode counts.
+        # Finished rows restart and play on, but only their first episode counts.
         rows = np.array([i for i in np.flatnonzero(started).tolist() if i not in finished], dtype=np.int64)
         finished |= dict(zip(rows.tolist(), env.episodes(rows), strict=True))
         if len(finished) == len(prompts):
@@ -289,7 +291,9 @@ class _Progress(BaseCallback):
         super().__init__()
         self.size, self.report = size, callback
         self.iteration = 0
-        self.returns: list[tuple[float, float, float]] = []  # task's return, length, KL of finished episodes
+        self.returns: list[
+            tuple[float, float, float]
+        ] = []  # the task's return, length and KL of finished episodes
 
     def _on_training_start(self) -> None:
         self.started = self.last = time.perf_counter()
@@ -298,7 +302,7 @@ class _Progress(BaseCallback):
         for info in self.locals["infos"]:
             if "episode" in info:
                 self.returns.append(
-                    (info["episode"]["r"], info["episode"]["l"], info.get("kl", float("nan")))
+                    (info["episode"]["r"], info["episode"]["l"], info.get("episode_kl", float("nan")))
                 )
         if self.num_timesteps < (self.iteration + 1) * self.size:
             return True
@@ -320,7 +324,7 @@ class _Progress(BaseCallback):
 
 
 def _steps(config: SB3Config, task: Task, policy: Policy | None) -> int:
-    """Tokens a row plays in an iteration."""
+    """Return how many tokens a row plays per iteration."""
     return config.n_steps or (32 if policy is None else task.max_tokens)
 
 

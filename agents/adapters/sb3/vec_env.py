@@ -11,20 +11,25 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 
+from text_gym.agents.adapters.kl_penalty import KL_INFO, KLPenalty
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import IntArray
 from text_gym.errors import ConfigError
 
 from .features import Info, Observation, StepReturn
+from .kl_penalty import sb3_log_probs
 
 Indices = int | Iterable[int] | None
+# What wrappers say of an episode's last step beside its `final_info`: RecordEpisodeStatistics and KLPenalty.
+BESIDE = frozenset({"episode", *KL_INFO})
 
 
 class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
-    """A `TextVectorEnv` as the `VecEnv` that Stable-Baselines3 asks for: one object, no copies of it.
+    """Presents a `TextVectorEnv` as the `VecEnv` of Stable-Baselines3: one object, no copies.
 
     An episode's last step has `terminal_observation` and `TimeLimit.truncated` in its info, beside what the
     environment says there (`completion`, `reward_terms`); `reset_infos` has the new episode's. SB3 bootstraps
@@ -57,6 +62,26 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
         self._actions: IntArray = np.zeros(0, dtype=np.int64)
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 
+    def follow(self, policy: BasePolicy) -> SB3VecEnv:
+        """Tell the `KLPenalty` among the wrappers whose KL it penalises, and return this environment.
+
+        Args:
+            policy: `model.policy` of PPO, A2C or sb3-contrib's MaskablePPO.
+
+        Raises:
+            ConfigError: There is no such wrapper, or the policy has no action distribution to ask (DQN).
+        """
+        env = self.env
+        while not isinstance(env, KLPenalty):
+            if not isinstance(env, VectorWrapper):
+                raise ConfigError(
+                    "there is no KLPenalty here that could follow a policy; write "
+                    "SB3VecEnv(KLPenalty(env, reference))"
+                )
+            env = env.env
+        env.follow(sb3_log_probs(policy))
+        return self
+
     def reset(self) -> Observation:
         """Start an episode in every row, with the seeds and options that were set before."""
         seeds: Any = None if all(seed is None for seed in self._seeds) else list(self._seeds)
@@ -86,11 +111,11 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
         observation, rewards, terminated, truncated, info = self.env.step(self._actions)
         dones = terminated | truncated
         infos: list[Info] = [{} for _ in range(self.num_envs)]
-        newest = list(infos)  # what tells of the observations returned here
+        newest = list(infos)  # describes the observations returned here
         if dones.any():
             _distribute(info.pop("final_info"), infos)
-            if "episode" in info:  # RecordEpisodeStatistics puts it beside, not into, the final info
-                _distribute({key: info.pop(key) for key in ("episode", "_episode")}, infos)
+            for key in BESIDE & info.keys():
+                _distribute({key: info.pop(key), f"_{key}": info.pop(f"_{key}")}, infos)
             final = info.pop("final_obs")
             for i in np.flatnonzero(dones).tolist():
                 infos[i]["terminal_observation"] = final[i]
@@ -104,11 +129,11 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
         self.env.close()
 
     def has_attr(self, attr_name: str) -> bool:
-        """Whether the environment has an attribute."""
+        """Return True if the environment has an attribute."""
         return hasattr(self._owner(attr_name), attr_name)
 
     def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
-        """The environment's attribute, once for every row asked for."""
+        """Return the environment's attribute, once for every row asked for."""
         return [getattr(self._owner(attr_name), attr_name)] * len(self._rows(indices))
 
     def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
@@ -138,16 +163,16 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Indices = None
     ) -> list[bool]:
-        """Always False: no row is an environment of its own that could be wrapped."""
+        """Return False for every row, since no row is an environment that could be wrapped."""
         return [False] * len(self._rows(indices))
 
     def render(self, mode: str | None = None) -> str | None:  # type: ignore[override, unused-ignore]
-        """Prompts and completions so far, a line each; None without a render mode."""
+        """Return prompts and completions so far, one per line; None without a render mode."""
         frames = self.env.render()
         return None if frames is None else "\n".join(map(str, frames))
 
     def _owner(self, name: str) -> VectorEnv[Any, Any, Any]:
-        """The outermost wrapper that has the attribute, otherwise the environment itself."""
+        """Find the outermost wrapper that has the attribute, or else the environment itself."""
         return self.env if hasattr(self.env, name) else self.env.unwrapped
 
     def _rows(self, indices: Indices) -> list[int]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from text_gym.bench.analysis.measures import pair_accuracy, rank_among
+from text_gym.bench.analysis.measures import gold_pair_accuracy, rank_among
 from text_gym.errors import ConfigError, DataError, UnknownNameError
 from text_gym.reward_models.audit.probes import null_texts
 from text_gym.reward_models.learned.loading import load_reward_model
@@ -283,6 +283,6 @@ def measure_design(source: RewardSource, inputs: DesignInputs) -> dict[str, Any]
         "tree": describe_reward(source),
         "proxy_start": float(np.nanmean(scores)),
         "proxy_std_start": float(np.nanstd(scores)),
-        "static_accuracy": pair_accuracy(start.gold, scores),
+        "static_accuracy": gold_pair_accuracy(start.gold, scores),
         "null_rulers": rulers,
     }
