@@ -22,14 +22,14 @@ from text_gym.plot import diagram, reward_and_gold, save, spread  # noqa: E402
 
 # A block of Python, and the picture that follows it, if one does.
 SNIPPET = re.compile(r"```python\n(.*?)```\n(?:\n!\[[^]]*\]\(([\w/-]+\.svg)\))?", re.DOTALL)
-PACKAGES = (
-    "text_gym",
-    "text_gym.agents",
-    "text_gym.reward_models",
-    "text_gym.bench",
-    "text_gym.plot",
-    "text_gym.tasks.enumerable",
-)
+# The public packages, and the page of the site that has all of their docstrings.
+API = {
+    "text_gym": "api/text_gym.md",
+    "text_gym.agents": "api/agents.md",
+    "text_gym.reward_models": "api/reward_models.md",
+    "text_gym.bench": "api/bench.md",
+    "text_gym.plot": "api/plot.md",
+}
 # What each folder holds, by floor from the ground up; the widths of boxes follow from it.
 SAYS = {
     "text_gym": "episode, tokenizer,\ndata, errors",
@@ -64,16 +64,18 @@ def reference() -> str:
     lines = [
         "# Reference",
         "",
-        "Every public name, with the first sentence of its docstring; `help(name)` shows the rest.",
+        "Every public name, with the first sentence of its docstring; the whole of it is in `help(name)` and, on",
+        "the built site, behind the link.",
         "What is not here may change without notice. Made by `python docs/make.py`.",
     ]
-    for package in PACKAGES:
+    for package, page in API.items():
         module = importlib.import_module(package)
         lines += ["", f"## {package}", "", f"{_sentence(module)}", "", "| name | what it is |", "|---|---|"]
         for name in sorted(module.__all__, key=str.lower):
             value = getattr(module, name)
             documented = inspect.isclass(value) or inspect.isfunction(value)
-            lines.append(f"| `{name}` | {_sentence(value) if documented else _plain(value)} |")
+            link = f"[`{name}`]({page}#{package}.{name})"
+            lines.append(f"| {link} | {_sentence(value) if documented else _plain(value)} |")
     return "\n".join(lines) + "\n"
 
 
