@@ -64,9 +64,9 @@ def reference() -> str:
     lines = [
         "# Reference",
         "",
-        "Every public name, with the first sentence of its docstring; the whole of it is in `help(name)` and, on",
-        "the built site, behind the link.",
-        "What is not here may change without notice. Made by `python docs/make.py`.",
+        "Every public name, with the first sentence of its docstring; the whole of it is in `help(name)`",
+        "and, on the built site, behind the link. What is not here may change without notice.",
+        "Made by `python docs/make.py`.",
     ]
     for package, page in API.items():
         module = importlib.import_module(package)
