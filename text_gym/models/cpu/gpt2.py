@@ -12,7 +12,7 @@ from .gpt2_reader import GPT2Reader
 
 
 class GPT2Path:
-    """GPT-2's arithmetic written out, as `FastPath` describes it.
+    """GPT-2's arithmetic written out, as a `FastPath`.
 
     Args:
         trunk: One that `fits`.
@@ -23,7 +23,7 @@ class GPT2Path:
 
     @staticmethod
     def fits(trunk: nn.Module) -> bool:
-        """True if a trunk is GPT-2 as it comes: no adapters, no other modules put in, no hooks."""
+        """Return True if a trunk is an unmodified GPT-2: no adapters, foreign modules or hooks."""
         from transformers import GPT2Model
         from transformers.activations import GELUTanh, NewGELUActivation
         from transformers.models.gpt2.modeling_gpt2 import GPT2MLP, GPT2Attention, GPT2Block
