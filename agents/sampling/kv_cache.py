@@ -145,7 +145,7 @@ class AnyReader:
         mask: Tensor | None,
         last: Tensor | None,
     ) -> Tensor:
-        """As in `Reader`."""
+        """Implement `Reader`."""
         from transformers.cache_utils import Cache
 
         if mask is not None:  # some architectures add to it

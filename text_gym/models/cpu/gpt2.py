@@ -41,17 +41,17 @@ class GPT2Path:
         )
 
     def reader(self) -> GPT2Reader:
-        """As in `FastPath`."""
+        """Implement `FastPath`."""
         return GPT2Reader(self._trunk)
 
     @property
     def can_update(self) -> bool:
-        """As in `FastPath`."""
+        """Implement `FastPath`."""
         return not any(
             (m.training and getattr(m, "p", 0.0) > 0) or getattr(m, "gradient_checkpointing", False)
             for m in self._trunk.modules()
         )
 
     def states(self, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """As in `FastPath`."""
+        """Implement `FastPath`."""
         return gpt2_states.states(self._trunk, tokens, starts, lengths)

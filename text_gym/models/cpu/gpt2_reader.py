@@ -33,12 +33,12 @@ class GPT2Reader:
         self._panels: list[Panels] = []
 
     def renew(self) -> None:
-        """As in `Reader`."""
+        """Implement `Reader`."""
         self._layers = None
 
     @property
     def reads_in_place(self) -> bool:
-        """As in `Reader`."""
+        """Implement `Reader`."""
         return self._kernels is not None
 
     def __call__(
@@ -49,7 +49,7 @@ class GPT2Reader:
         mask: Tensor | None,
         last: Tensor | None,
     ) -> Tensor:
-        """As in `Reader`."""
+        """Implement `Reader`."""
         if self._kernels is not None:
             return self._step(self._kernels, layers, tokens, positions, last)
         # Inference mode spares views and writes their bookkeeping, a twentieth of a small step by operators.
