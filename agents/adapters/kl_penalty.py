@@ -227,7 +227,7 @@ class KLPenalty(VectorWrapper[Any, Any, Any, Any, Any]):
             row = int((~np.isfinite(values)).argmax())
             raise NonFiniteError(
                 f"{whose} gives the token in row {row} the log-probability {values[row]}; a policy that is "
-                "penalised must draw from the distribution that it tells, with finite logits"
+                "penalised must draw from the distribution it reports, with finite logits"
             )
         if (values > ROUNDING).any():
             row = int(values.argmax())

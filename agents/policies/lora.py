@@ -87,7 +87,9 @@ class LoRAPolicy(Policy):
             super().save(folder)
             return
         if not self._settings.base_model_name_or_path:
-            raise ConfigError("an adapter alone is of no use here: its model came from nowhere; merge it")
+            raise ConfigError(
+                "an adapter alone could not be loaded again, since its base model is saved nowhere; merge it"
+            )
         self.check_finite()
         self._save_beside(folder)
         from peft import get_peft_model_state_dict

@@ -97,8 +97,8 @@ class LanguageModelPolicy(ActorCriticPolicy):
             self.language_model = Policy.from_pretrained(language_model)
         if isinstance(observation_space, spaces.Dict) and "action_mask" in observation_space.spaces:
             raise ConfigError(
-                "a language-model policy here knows no action masks; make the environment without one, or "
-                "train sb3-contrib's MaskablePPO on TokenFeatures"
+                "a language-model policy does not support action masks here; make the environment without "
+                "one, or train sb3-contrib's MaskablePPO on TokenFeatures"
             )
         check_fit(self.language_model, observation_space, action_space)
         self.cache, self.exact_entropy = cache, exact_entropy

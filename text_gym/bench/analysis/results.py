@@ -219,7 +219,7 @@ def _read_cell(file: Path, config: Mapping[str, Any]) -> CellResult | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{file} is no cell of a benchmark ({error!r}); delete it to run it again") from error
     if missing:
-        raise DataError(f"{file} is no cell of a benchmark: its row lacks {missing[0]!r}")
+        raise DataError(f"{file} is not a cell of a benchmark: its row lacks {missing[0]!r}")
     return cell if current else None
 
 
