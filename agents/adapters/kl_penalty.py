@@ -189,7 +189,7 @@ class KLPenalty(VectorWrapper[Any, Any, Any, Any, Any]):
         return observation, rewards, terminated, truncated, infos
 
     def _log_ratio(self, actions: npt.ArrayLike, acting: BoolArray) -> FloatArray:
-        """`(B,)` float64, nats: how much likelier each token is to the policy; 0 where no row acts."""
+        """Return each token's log-ratio of policy to reference, `(B,)` float64 nats; 0 where no row acts."""
         if self._observation is None:
             raise EpisodeError("step was called before reset; call env.reset(seed=...) first")
         if self._log_probs is None:

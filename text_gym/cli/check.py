@@ -34,7 +34,7 @@ def run_check(options: CheckOptions) -> int:
 
 
 def _is_algorithm(what: str) -> bool:
-    """Whether the words name an algorithm, ours or a user's, and not a reward."""
+    """Return True if the words name an algorithm, ours or a user's, rather than a reward."""
     if what in ALGORITHMS or what in installed():
         return True
     found = None if what.startswith("human:") else split_place(what)

@@ -167,7 +167,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
         return CategoricalDistribution(self.language_model.vocab_size).proba_distribution(logits)
 
     def log_probs(self, obs: Mapping[str, npt.NDArray[Any]], actions: IntArray) -> Tensor:
-        """`(B,)` log-probabilities, in nats, of actions; those of the last draw are at hand."""
+        """Return the actions' log-probabilities, `(B,)` nats; those of the last draw are stored."""
         last = self._last
         if last is not None and all(
             np.array_equal(old, new)

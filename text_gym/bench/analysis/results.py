@@ -106,7 +106,7 @@ class Results:
 
 
 def is_current(content: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
-    """Whether a cell is of the design and of the algorithm that go by these names now.
+    """Return True if a cell's design and algorithm are those that have these names now.
 
     Args:
         content: Of the cell's file.
