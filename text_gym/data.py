@@ -146,7 +146,7 @@ def _read_with_datasets(path: Path) -> list[Row]:
     except ImportError as error:
         raise DataError(
             f"{path} is no file here; "
-            "to read Parquet files and hub data sets: pip install 'text-gym[datasets]'"
+            "to read Parquet files and hub data sets: pip install datasets"
         ) from error
     try:
         if path.is_file():
