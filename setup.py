@@ -1,7 +1,7 @@
 """List the packages, wherever their folders stand; all else about the distribution is in pyproject.toml.
 
-The links text_gym/agents and text_gym/reward_models are for people and editors: a source distribution has none,
-nor has a checkout on Windows, so the packages are found without them.
+The links text_gym/agents and text_gym/reward_models are for people and editors: a source distribution has
+none, nor has a checkout on Windows, so the packages are found without them.
 """
 
 from setuptools import find_packages, setup

@@ -1,4 +1,4 @@
-"""A package as pip leaves it in a folder: modules and metadata with entry points, found by `importlib.metadata`."""
+"""A package as pip leaves it in a folder: a module, and metadata with entry points."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def colours(wanted: str = "red") -> Task:
 def install(
     folder: Path, package: str, tasks: Mapping[str, str], code: str = TASK, version: str = "1.2"
 ) -> None:
-    """Write a package of one module, whose tasks are `{name: function}`, into a folder that is on the path."""
+    """Write a package of one module with the tasks `{name: function}` into a folder on the path."""
     (folder / f"{package}.py").write_text(code, encoding="utf-8")
     about = folder / f"{package}-{version}.dist-info"
     about.mkdir()

@@ -85,7 +85,7 @@ def test_a_broken_package_is_named_and_breaks_nothing_else(site: Path, code: str
 
 def test_a_wrong_parameter_is_the_callers_mistake(site: Path) -> None:
     install(site, "palette", {"colours": "colours"})
-    with pytest.raises(ConfigError, match="task 'colours': .*shade") as caught:
+    with pytest.raises(ConfigError, match=r"task 'colours': .*shade") as caught:
         TextEnv(task="colours", shade=3)
     assert "palette" not in str(caught.value)
 

@@ -72,8 +72,8 @@ def check_name(name: str) -> None:
         plain = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_0123456789")[:LONGEST_NAME]
         hint = f", such as {plain}" if plain and plain != name else ""
         raise ConfigError(
-            f"{shown} cannot be the name of a Python package; take up to {LONGEST_NAME} small letters, digits "
-            f"and underscores, a letter first{hint}"
+            f"{shown} cannot be the name of a Python package; take up to {LONGEST_NAME} small letters, "
+            f"digits and underscores, a letter first{hint}"
         )
     if keyword.iskeyword(name) or name in RESERVED:
         raise ConfigError(f"{shown} is a reserved word; choose another name, such as my_{name}")

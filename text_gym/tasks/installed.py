@@ -17,7 +17,7 @@ GROUP = "text_gym.tasks"  # of entry points: `my_task = "my_package.task:my_task
 
 
 def installed_tasks() -> dict[str, list[EntryPoint]]:
-    """Return the tasks that installed packages offer, by name; more than one package may have the same name."""
+    """Return the tasks that installed packages offer, by name; two packages may offer the same name."""
     found: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=GROUP):
         found.setdefault(point.name, []).append(point)
@@ -35,7 +35,8 @@ def load_installed(name: str) -> Any:
         return None
     if len(points) > 1:
         raise ConfigError(
-            f"task {name!r} is in several packages: {', '.join(map(package_of, points))}; uninstall all but one"
+            f"task {name!r} is in several packages: {', '.join(map(package_of, points))}; "
+            "uninstall all but one"
         )
     try:
         return points[0].load()
@@ -44,7 +45,7 @@ def load_installed(name: str) -> Any:
 
 
 def broken(name: str, error: BaseException) -> ConfigError:
-    """Return the error of an installed task whose code raised; it names the package, the file and the line."""
+    """Return the error of an installed task whose code raised; it names package, file and line."""
     package = package_of(installed_tasks()[name][0])
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
     place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""

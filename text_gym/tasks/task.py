@@ -118,21 +118,21 @@ ENV_IDS: dict[str, dict[str, object]] = {
 
 
 def task_names() -> list[str]:
-    """Return the names of all tasks, those of text-gym first; a built-in hides an installed one of its name."""
+    """Return the names of all tasks; one of text-gym hides an installed one of the same name."""
     return list(dict.fromkeys([*TASKS, *installed_tasks()]))
 
 
 def env_ids() -> dict[str, dict[str, object]]:
-    """Return every Gymnasium id and its environment's default keyword arguments; loads no installed package."""
-    ids = {env_id(name): {"task": name} for name in installed_tasks() if name not in TASKS}
-    return {**ENV_IDS, **{i: kwargs for i, kwargs in ids.items() if i is not None}}
+    """Return every Gymnasium id and its environment's keyword arguments; loads no installed package."""
+    ids = {name: env_id(name) for name in installed_tasks() if name not in TASKS}
+    return {**ENV_IDS, **{i: {"task": name} for name, i in ids.items() if i is not None}}
 
 
 def load_task(name: str, **kwargs: Any) -> Task:
     """Make a task by name: one that comes with text-gym, or one of an installed package.
 
-    An installed package offers tasks as entry points of the group `text_gym.tasks`; `text-gym init` writes such
-    a package. Its code runs when its task is asked for, not before.
+    An installed package offers tasks as entry points of the group `text_gym.tasks`; `text-gym init` writes
+    such a package. Its code runs when its task is asked for, not before.
 
     Raises:
         UnknownNameError: There is no such task; the nearest name is suggested.
