@@ -145,8 +145,7 @@ def _read_with_datasets(path: Path) -> list[Row]:
         import datasets
     except ImportError as error:
         raise DataError(
-            f"{path} is no file here; "
-            "to read Parquet files and hub data sets: pip install 'text-gym[datasets]'"
+            f"{path} is no file here; to read Parquet files and hub data sets: pip install datasets"
         ) from error
     try:
         if path.is_file():

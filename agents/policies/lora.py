@@ -46,7 +46,7 @@ class LoRAPolicy(Policy):
         try:
             import peft
         except ImportError as error:
-            raise ConfigError("LoRA needs peft; pip install 'text-gym[peft]'") from error
+            raise ConfigError("LoRA needs peft; pip install peft") from error
         origin = policy.model.config.name_or_path
         if origin and Path(origin).is_dir():
             origin = str(Path(origin).resolve())

@@ -97,7 +97,7 @@ def integrated_gradients(
     try:
         from captum.attr import LayerIntegratedGradients
     except ImportError as error:
-        raise ConfigError("integrated gradients need captum: pip install 'text-gym[explain]'") from error
+        raise ConfigError("integrated gradients need captum: pip install captum") from error
     import torch
 
     factor = torch.tensor(model.scales.factor) * torch.tensor(model.scales.weight) / sum(model.scales.weight)

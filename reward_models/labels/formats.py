@@ -224,7 +224,7 @@ def _to_parquet(store: LabelStore, file: Path) -> int:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise ConfigError("to write Parquet files: pip install 'text-gym[datasets]' (or pyarrow)") from error
+        raise ConfigError("to write Parquet files: pip install pyarrow") from error
     rows = []
     for label in store.labels():
         row = {

@@ -135,7 +135,7 @@ def krippendorff_alpha(marks: FloatArray, level: Literal["nominal", "ordinal", "
     try:
         import krippendorff
     except ImportError as error:
-        raise ConfigError("agreement needs krippendorff: pip install 'text-gym[agreement]'") from error
+        raise ConfigError("agreement needs krippendorff: pip install krippendorff") from error
     return float(krippendorff.alpha(reliability_data=shared, level_of_measurement=level))
 
 

@@ -238,7 +238,7 @@ def _llguidance() -> Any:
     try:
         import llguidance
     except ImportError as error:
-        raise ConfigError("grammars need llguidance: pip install 'text-gym[constrained]'") from error
+        raise ConfigError("grammars need llguidance: pip install llguidance") from error
     return llguidance
 
 

@@ -151,7 +151,7 @@ class RayEngine:
         try:
             import ray
         except ImportError as error:
-            raise ConfigError("--engine ray needs Ray: pip install 'text-gym[ray]'") from error
+            raise ConfigError("--engine ray needs Ray: pip install ray") from error
         self.ray, self._owner = ray, not ray.is_initialized()
         if self._owner:
             own = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
