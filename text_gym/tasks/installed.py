@@ -41,10 +41,10 @@ def load_installed(name: str) -> Any:
     try:
         return points[0].load()
     except (Exception, SystemExit) as error:
-        raise broken(name, error) from error
+        raise package_error(name, error) from error
 
 
-def broken(name: str, error: BaseException) -> ConfigError:
+def package_error(name: str, error: BaseException) -> ConfigError:
     """Return the error of an installed task whose code raised; it names package, file and line."""
     package = package_of(installed_tasks()[name][0])
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
