@@ -21,7 +21,7 @@ from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import Rewards
 from text_gym.tokenizer import Tokenizer
 
-from .installed import package_error, env_id, installed_tasks, load_installed
+from .installed import env_id, installed_tasks, load_installed, package_error
 
 Pairs: TypeAlias = "Sequence[tuple[Prompt, str]]"
 
@@ -136,7 +136,7 @@ def load_task(name: str, **kwargs: Any) -> Task:
 
     Raises:
         UnknownNameError: There is no such task; the nearest name is suggested.
-        ConfigError: The installed package that has it is package_error; the package is named.
+        ConfigError: The installed package that has it is broken; the package is named.
     """
     task = _make_built_in(name, kwargs) if name in TASKS else _make_installed(name, kwargs)
     settings = {"task": name, **({"task_arguments": kwargs} if kwargs else {})}
