@@ -3,7 +3,7 @@
 python ci/wheel.py [--out FOLDER]
 
 The first command of the README runs from the wheel in an empty folder and must learn; the package that
-`text-gym init` writes is installed and tested there. Needs a package index, and no checkout's files afterwards.
+`text-gym init` writes is installed and tested there. Needs a package index.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def build(python: Path, out: Path) -> Path:
         if not name.startswith(("tests/", "benchmarks/")) and (ROOT / name).is_file():
             (sources / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, sources / name)
-    # The sources stand as on Windows, without links; as they stand in this checkout they give the same.
+    # First as in a checkout on Windows, without the links of text_gym/, then with what the links stand for.
     run(python, "-m", "build", "--outdir", out / "dist", sources, cwd=out)
     run(python, "-m", "build", "--wheel", "--outdir", out / "direct", sources, cwd=out)
     for link in LINKS:
@@ -89,9 +89,8 @@ def build(python: Path, out: Path) -> Path:
     if links:
         raise SystemExit(f"the sdist has links: {', '.join(links)}")
     run(python, "-m", "twine", "check", "--strict", wheel, sdist, cwd=out)
-    print(
-        f"   {wheel.name}: {wheel.stat().st_size / 1e6:.1f} MB, {sdist.name}: {sdist.stat().st_size / 1e6:.1f} MB"
-    )
+    for file in (wheel, sdist):
+        print(f"   {file.name}: {file.stat().st_size / 1e6:.1f} MB")
     return wheel
 
 
