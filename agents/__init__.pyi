@@ -1,13 +1,14 @@
+from .adapters.kl_penalty import KLPenalty as KLPenalty
 from .adapters.reference_mask import ReferenceMask as ReferenceMask
 from .adapters.sb3.buffer import SequenceRolloutBuffer as SequenceRolloutBuffer
 from .adapters.sb3.config import SB3Config as SB3Config
 from .adapters.sb3.features import TokenFeatures as TokenFeatures
-from .adapters.sb3.kl_penalty import KLPenalty as KLPenalty
 from .adapters.sb3.policy import LanguageModelPolicy as LanguageModelPolicy
 from .adapters.sb3.training import train_sb3 as train_sb3
 from .adapters.sb3.vec_env import SB3VecEnv as SB3VecEnv
 from .algorithms.agent import Agent as Agent
 from .algorithms.best_of_n import BestOfN as BestOfN
+from .algorithms.configs import AgentConfig as AgentConfig
 from .algorithms.configs import BestOfNConfig as BestOfNConfig
 from .algorithms.configs import DPOConfig as DPOConfig
 from .algorithms.configs import GRPOConfig as GRPOConfig
@@ -28,6 +29,9 @@ from .sampling.rollout import Rollout as Rollout
 from .sampling.sampler import Sampling as Sampling
 from .sampling.sampler import rollout as rollout
 from .training.checkpoint import Checkpoints as Checkpoints
+from .verification.check_agent import check_agent as check_agent
+from .verification.exact import exact_policy_gradient as exact_policy_gradient
+from .verification.exact import trajectory_log_probs as trajectory_log_probs
 
 __all__ = [
     "DPO",
@@ -37,6 +41,7 @@ __all__ = [
     "RLOO",
     "SFT",
     "Agent",
+    "AgentConfig",
     "BestOfN",
     "BestOfNConfig",
     "Checkpoints",
@@ -57,7 +62,10 @@ __all__ = [
     "Sampling",
     "SequenceRolloutBuffer",
     "TokenFeatures",
+    "check_agent",
     "evaluate",
+    "exact_policy_gradient",
     "rollout",
     "train_sb3",
+    "trajectory_log_probs",
 ]

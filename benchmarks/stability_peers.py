@@ -54,7 +54,7 @@ class Columns(BaseCallback):
     def _on_rollout_end(self) -> None:
         infos, self._infos = self._infos, []
         rewards = np.array([info["episode"]["r"] for info in infos] or [math.nan])
-        kl = np.array([info["kl"] for info in infos] or [math.nan])
+        kl = np.array([info["episode_kl"] for info in infos] or [math.nan])
         cut = [info["episode"]["l"] >= self.max_tokens for info in infos]
         self._played += len(infos)
         self.rows.append(

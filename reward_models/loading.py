@@ -30,6 +30,7 @@ from text_gym.reward_models.scripted.slots import SlotCoverage
 from text_gym.rewards.files import load_from_file, load_from_module, make_source
 from text_gym.rewards.sandboxed import SandboxedReward
 from text_gym.rewards.source import RewardSource
+from text_gym.utils.user_code import split_place
 
 REWARDS: dict[str, Callable[..., RewardSource]] = {
     "format": Format,
@@ -77,8 +78,9 @@ def load_reward(
         spec, kwargs = "human", {**kwargs, "store": spec.removeprefix("human:")}
     if spec in REWARDS:
         return make_source(REWARDS[spec], spec, prompts, kwargs)
-    place, separator, name = spec.rpartition(":")
-    if separator and place and not place.endswith(("/", "\\")):
+    found = split_place(spec)
+    if found is not None:
+        place, name = found
         if place.endswith(".py"):
             if sandbox is None:
                 sandbox = os.environ.get("TEXT_GYM_SANDBOX") != "0"

@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from text_gym import Episode, Tokenizer, WordTokenizer
+from text_gym import Tokenizer, WordTokenizer
 from text_gym.agents import Policy
 
 _ROPE: dict[str, Any] = {
@@ -97,13 +97,3 @@ def same_parameters(policy: Policy, before: Sequence[Tensor]) -> bool:
     """Whether no bit has changed (NaN equals NaN here)."""
     pairs = zip(policy.parameters(), before, strict=True)
     return all(torch.equal(a.view(torch.uint8), b.view(torch.uint8)) for a, b in pairs)
-
-
-def trajectory_log_probs(policy: Policy, episodes: Sequence[Episode]) -> Tensor:
-    """`(N,)` log-probabilities of whole completions, with gradients, each from a plain forward pass."""
-    result = []
-    for e in episodes:
-        ids, start = [*e.prompt_ids.tolist(), *e.completion_ids.tolist()], len(e.prompt_ids)
-        log_p, _ = plain_forward(policy, ids, start)
-        result.append(log_p[range(len(ids) - start), ids[start:]].sum())
-    return torch.stack(result)

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tests.small_models import small_policy, trajectory_log_probs
+from tests.small_models import small_policy
 from text_gym import Episode, Task, TextVectorEnv, load_task
-from text_gym.agents import Agent, Policy, Rollout
+from text_gym.agents import Agent, Policy, Rollout, trajectory_log_probs
 from text_gym.agents.algorithms.policy_gradient import PolicyGradient
 from text_gym.agents.training.metrics import Metrics
 from text_gym.tasks.enumerable import trajectories
@@ -55,7 +55,7 @@ def batch_of(policy: Policy, task: Task, episodes: Sequence[Episode]) -> Rollout
 def exact_gradient(
     policy: Policy, objective: Callable[[Tensor], Tensor], episodes: Sequence[Episode]
 ) -> list[Tensor]:
-    """Of an objective of the trajectories' log-probabilities `(N,)`, by automatic differentiation."""
+    """Of any objective of the trajectories' log-probabilities `(N,)`, by automatic differentiation."""
     value = objective(trajectory_log_probs(policy, episodes))
     gradient = torch.autograd.grad(value, list(policy.model.parameters()))
     assert max(float(g.abs().max()) for g in gradient) > 1e-3
@@ -146,7 +146,3 @@ def learn_in(
     before = distribution()
     agent.learn()
     return task, episodes, before, distribution()
-
-
-def total_variation(p: Floats, q: Floats) -> float:
-    return float(np.abs(p - q).sum() / 2)

@@ -188,7 +188,7 @@ def split_by_prompt(
 
 @dataclass(frozen=True)
 class Data:
-    """Where the prompts come from if not from a task.
+    """The source of the prompts, if it is not a task.
 
     Args:
         data: File (.csv, .tsv, .jsonl, .json, .parquet), folder saved by `datasets`, or hub data set.

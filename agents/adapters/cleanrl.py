@@ -61,7 +61,7 @@ class Args:
     width: int = 128
 
 
-def linear(inputs: int, outputs: int, gain: float) -> nn.Linear:
+def linear_layer(inputs: int, outputs: int, gain: float) -> nn.Linear:
     """Make a linear layer with orthogonal weights scaled by `gain`, and zero bias."""
     layer = nn.Linear(inputs, outputs)
     nn.init.orthogonal_(layer.weight, gain)
@@ -84,10 +84,13 @@ class ActorCritic(nn.Module):
         self.padding = actions  # a separate id for unused places
         self.embedding = nn.Embedding(actions + 1, 16)
         self.body = nn.Sequential(
-            linear(16 * places, width, gain=2**0.5), nn.Tanh(), linear(width, width, gain=2**0.5), nn.Tanh()
+            linear_layer(16 * places, width, gain=2**0.5),
+            nn.Tanh(),
+            linear_layer(width, width, gain=2**0.5),
+            nn.Tanh(),
         )
-        self.actor = linear(width, actions, gain=0.01)
-        self.critic = linear(width, 1, gain=1.0)
+        self.actor = linear_layer(width, actions, gain=0.01)
+        self.critic = linear_layer(width, 1, gain=1.0)
 
     def encode(self, observation: dict[str, np.ndarray[Any, Any]]) -> Tensor:
         """Return the observation's tokens, `(B, S)` int64, with `padding` in the unused places."""

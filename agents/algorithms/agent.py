@@ -1,7 +1,4 @@
-"""Agent: what all algorithms share: play, update, report; learn, predict, save, load.
-
-A subclass says how a rollout becomes a better policy (`update`) and nothing else.
-"""
+"""Agent: the loop all algorithms share; a subclass says only how a rollout becomes a better policy."""
 
 from __future__ import annotations
 
@@ -19,7 +16,6 @@ from torch import Tensor, nn
 
 from text_gym.agents.checks import (
     check_dropout_off,
-    check_finite,
     check_separate,
     check_unchanged,
     fingerprint,
@@ -32,13 +28,16 @@ from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.sampling.sampler import Sampling, rollout
 from text_gym.agents.training.advice import Advisor
 from text_gym.agents.training.checkpoint import Checkpoints
-from text_gym.agents.training.metrics import Metrics, rollout_metrics
+from text_gym.agents.training.metrics import Metrics
 from text_gym.agents.training.objective import Objective
 from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.envs.options import EpisodeOptions
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Prompt, share_cut
 from text_gym.errors import ConfigError, NonFiniteError, NoScoresError
+from text_gym.models.loading import check_finite
+from text_gym.models.threads import limited_threads
+from text_gym.rewards.source import RewardSource
 from text_gym.utils.display import harmless
 
 from .configs import AgentConfig
@@ -47,13 +46,15 @@ from .kl import KLController
 
 LOG = logging.getLogger("text_gym")
 Callback = Callable[["Agent[Any]", Metrics], "bool | None"]
-
-
 ConfigT = TypeVar("ConfigT", bound=AgentConfig)
 
 
 class Agent(ABC, Generic[ConfigT]):
-    """A policy that learns in an environment.
+    """A policy that learns in an environment; the base of every algorithm, ours and yours.
+
+    An algorithm is an `update` and its settings, a frozen dataclass derived from `AgentConfig`. It takes
+    steps by `self.step(loss)`, and adds what it remembers to `state_dict` and `load_state_dict`. The page
+    "Bring your own algorithm" has one of 34 lines; `check_agent` tries what has to hold.
 
     Args:
         policy: The policy to train, in place.
@@ -78,7 +79,7 @@ class Agent(ABC, Generic[ConfigT]):
         ConfigError: The environment's `num_envs` is not a multiple of `config.group_size`.
     """
 
-    config_class: ClassVar[type[AgentConfig]]
+    config_class: ClassVar[type[AgentConfig]] = AgentConfig
 
     def __init__(
         self,
@@ -93,7 +94,7 @@ class Agent(ABC, Generic[ConfigT]):
         self.networks: dict[str, nn.Module] = {"policy": policy}
         self.reference = reference or policy.frozen()
         self.reference.check_finite()
-        check_separate(policy, {"the reference policy": self.reference, **reward_modules(env.reward)})
+        check_separate(policy, {"the reference policy": self.reference, **reward_modules(self.reward)})
         self.optimizer = torch.optim.AdamW(
             self.parameter_groups(), eps=1e-5, weight_decay=0.0, fused=policy.device.type in FUSED
         )
@@ -113,7 +114,7 @@ class Agent(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def update(self, batch: Rollout) -> Metrics:
-        """Learn from one batch of episodes and return the metrics of the update."""
+        """Learn from `batch.only(batch.scored)`; return metrics (where it tracks an objective, `kl` too)."""
 
     def learn(self, iterations: int | None = None, callback: Callback | None = None) -> Agent[ConfigT]:
         """Play and update until `config.iterations` (or this many more) are done.
@@ -138,7 +139,7 @@ class Agent(ABC, Generic[ConfigT]):
             if self.unscored_batches >= self.config.max_unscored:
                 raise NoScoresError(
                     f"{self._no_scores()}. It is batch {self.unscored_batches} in a row without scores, and "
-                    "nothing was learnt from them. Mend the reward (is its service up, is there budget "
+                    "nothing was learnt from them. Fix the reward (is its service up, is there budget "
                     "left?) and go on from the last checkpoint, or raise max_unscored "
                     f"({self.config.max_unscored})"
                 )
@@ -146,7 +147,7 @@ class Agent(ABC, Generic[ConfigT]):
 
     @property
     def stopped(self) -> bool:
-        """Whether the agent learns no further because its objective fell."""
+        """True once the agent learns no further because its objective fell."""
         return self.declined is not None and self.config.on_decline == "stop"
 
     def _iterate(self) -> Metrics:
@@ -159,7 +160,7 @@ class Agent(ABC, Generic[ConfigT]):
         self.between_iterations = False
         if batch.scored.any():
             self.unscored_batches = 0
-            with unchanged(reward_modules(self.env.reward)):
+            with unchanged(reward_modules(self.reward)), limited_threads(*self.networks.values()):
                 metrics = self.update(batch)
             check_unchanged(self.reference, self._reference_was, "the reference policy")
         else:
@@ -167,7 +168,7 @@ class Agent(ABC, Generic[ConfigT]):
         self.iteration += 1
         self.episodes_played += len(batch.episodes)
         self.tokens_played += batch.num_tokens
-        metrics |= rollout_metrics(batch)
+        metrics |= batch.metrics()
         if not self.unscored_batches:
             for advice in self.advisor.look(batch, metrics, self.kl.coefficient):
                 LOG.warning("iteration %d: %s", self.iteration, advice)
@@ -188,59 +189,53 @@ class Agent(ABC, Generic[ConfigT]):
         }
 
     def _skip(self) -> Metrics:
-        """Count a batch without scores and learn nothing from it; the first one in a row is told."""
+        """Count a batch without scores and learn nothing from it; warn about the first in a row."""
         self.unscored_batches += 1
         if self.unscored_batches == 1:
             LOG.warning("%s: %s; nothing is learnt from them", self.where, self._no_scores())
         return {"updates": 0, "kl_coef": self.kl.coefficient}
 
     def _no_scores(self) -> str:
-        """Which reward gave no scores, and the last reason it had."""
-        reward = self.env.reward
-        said = harmless(reward.last_failure or "it abstained and gave no reason", limit=400)
+        """Say which reward gave no scores, and its last reason."""
+        said = harmless(self.reward.last_failure or "it abstained and gave no reason", limit=400)
         if self.env.batch.truncated.all():
             said = "the token limit cut all of them, and limit='truncate' pays for whole texts only"
-        name = harmless(reward.name, limit=60)
+        name = harmless(self.reward.name, limit=60)
         return f"reward {name!r} scored none of {self.env.num_envs} episodes: {said}"
 
     def _check(self) -> None:
-        """What must hold before an iteration."""
+        """Check what must hold before an iteration."""
         for what, network in self.networks.items():
             check_finite(network)
             check_dropout_off(network, f"the {what}")
         check_dropout_off(self.reference, "the reference policy")
-        for what, model in reward_modules(self.env.reward).items():
+        for what, model in reward_modules(self.reward).items():
             check_dropout_off(model, what)
 
     def _collect_or_restore(self) -> Rollout:
-        """Play; if that fails, a reward source that remembers must not remember the attempt."""
+        """Play; if that fails, make the reward source forget the attempt."""
         try:
-            remembered = self.env.reward.state_dict()
-        except ConfigError:  # out of reach in another process; a checkpoint says so
+            remembered = self.reward.state_dict()
+        except ConfigError:  # out of reach in another process, as a checkpoint will say
             return self.collect()
         try:
             return self.collect()
         except BaseException:
-            self.env.reward.load_state_dict(remembered)
+            self.reward.load_state_dict(remembered)
             raise
 
     def collect(self) -> Rollout:
         """Play the next `B` episodes of the stream `config.seed`."""
-        index = self.episodes_played + np.arange(self.env.num_envs)
         how: dict[str, Any] = {"seed": self.config.seed, "sampling": self.sampling}
+        index = self.episodes_played + np.arange(self.env.num_envs)
         return rollout(self.policy, self.env, index, keep_states=self.reads_states, **how)
 
     def predict(self, prompts: Sequence[Prompt | str], *, greedy: bool = True, seed: int = 0) -> list[str]:
         """Complete prompts with the policy as it is now."""
         given = self.env.batch.options
-        playing = EpisodeBatch(
-            prompts,
-            self.env.tokenizer,
-            lambda episodes: [0.0] * len(episodes),
-            self.env.max_tokens,
-            len(prompts),
-            EpisodeOptions(stop=given.stop, mask=given.mask, shuffle=False),
-        )
+        options = EpisodeOptions(stop=given.stop, mask=given.mask, shuffle=False)
+        world = (self.env.tokenizer, lambda episodes: [0.0] * len(episodes), self.env.max_tokens)
+        playing = EpisodeBatch(prompts, *world, len(prompts), options)
         sampling = Sampling(temperature=self.config.temperature, greedy=greedy)
         batch = rollout(self.policy, playing, np.arange(len(prompts)), seed=seed, sampling=sampling)
         return [e.completion for e in batch.episodes]
@@ -250,8 +245,7 @@ class Agent(ABC, Generic[ConfigT]):
 
         Args:
             folder: Where.
-            resumable: Add a checkpoint, about four times as large, with which `load` gives an agent that
-                goes on as this one would.
+            resumable: Add a checkpoint, about four times as large, from which `load` goes on as this agent.
         """
         self.policy.save(folder)
         if resumable:
@@ -261,11 +255,11 @@ class Agent(ABC, Generic[ConfigT]):
     def load(
         cls, folder: str | Path, env: TextVectorEnv, config: Any = None, device: str = "auto"
     ) -> Agent[Any]:
-        """An agent that goes on with a saved policy.
+        """Make an agent that goes on from a saved policy.
 
-        Of a folder saved as `resumable` all is restored: reference, optimizer, counters, KL coefficient, the
-        memory of the reward source and, where none is given, the configuration. Of any other folder the
-        policy is a new start, and the reference too.
+        A folder saved as `resumable` restores everything: reference, optimizer, counters, KL coefficient, the
+        reward source's memory and, if none is given, the configuration. From any other folder the policy is
+        both the start and the reference.
         """
         checkpoints = Checkpoints(Path(folder) / "checkpoints", keep=1)
         state = checkpoints.newest_state()
@@ -281,10 +275,10 @@ class Agent(ABC, Generic[ConfigT]):
         return agent
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds besides weights and the optimizer's memory, as plain JSON data.
+        """Return what a checkpoint holds besides weights and the optimizer's state, as plain JSON data.
 
-        A subclass that remembers more adds it here and in `load_state_dict`. No generator is among it:
-        prompts, noise and minibatches are functions of `config.seed` and of these counters.
+        A subclass that remembers more adds it here and in `load_state_dict`. There is no random generator in
+        it: prompts, noise and minibatches are functions of `config.seed` and of these counters.
         """
         return {
             "iteration": self.iteration,
@@ -295,12 +289,12 @@ class Agent(ABC, Generic[ConfigT]):
             "advice": dict(self.advisor.lasted),
             "objective": self.objective.state_dict(),
             "declined": self.declined,
-            "reward": self.env.reward.state_dict(),
+            "reward": self.reward.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` gave."""
-        self.env.reward.load_state_dict(state["reward"])
+        """Restore what `state_dict` returned."""
+        self.reward.load_state_dict(state["reward"])
         self.iteration = state["iteration"]
         self.episodes_played, self.tokens_played = state["episodes_played"], state["tokens_played"]
         self.unscored_batches = state.get("unscored_batches", 0)
@@ -310,7 +304,7 @@ class Agent(ABC, Generic[ConfigT]):
         self.declined = state.get("declined")
 
     def settings(self) -> dict[str, Any]:
-        """The configuration as plain data."""
+        """Return the configuration as plain data."""
         return {"algorithm": type(self).__name__.lower(), **asdict(self.config)}
 
     # For subclasses
@@ -324,13 +318,11 @@ class Agent(ABC, Generic[ConfigT]):
 
     def reference_log_probs(self, batch: Rollout) -> Tensor:
         """Score the batch's tokens with the reference policy: log-probabilities `(B, T)`, in nats."""
-        where = (batch.tokens, batch.starts, batch.lengths)
-        return self.reference.score(
-            *where, temperature=self.config.temperature, action_masks=batch.action_masks
-        )
+        given: dict[str, Any] = {"temperature": self.config.temperature, "action_masks": batch.action_masks}
+        return self.reference.score(batch.tokens, batch.starts, batch.lengths, **given)
 
     def track_objective(self, batch: Rollout, reference: Tensor) -> Metrics:
-        """Take a batch of the policy's own texts into `objective`; returns its metrics.
+        """Add a batch of the policy's own texts to `objective` and return its metrics.
 
         Call it at the end of an update, before β is adapted.
 
@@ -342,10 +334,7 @@ class Agent(ABC, Generic[ConfigT]):
         return self.objective.add(batch, kl, self.kl.coefficient, self.iteration, self.env.batch.group_size)
 
     def step(self, loss: Tensor) -> float:
-        """Take one optimizer step down the gradient of a loss.
-
-        Args:
-            loss: A number.
+        """Take one optimizer step down the gradient of a loss, a number.
 
         Returns:
             The norm of the policy's gradient before clipping.
@@ -377,7 +366,7 @@ class Agent(ABC, Generic[ConfigT]):
                 bad = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
                 what = f"the gradient of {bad[0]}" if bad else "the norm of the gradient"
                 raise NonFiniteError(f"{what} is not finite in {self.where}; nothing was updated")
-            if norm > self.config.max_grad_norm - 1e-6:  # else it would multiply by 1, which takes time too
+            if norm > self.config.max_grad_norm - 1e-6:  # scaling by 1 would only cost time
                 torch.nn.utils.clip_grads_with_norm_(network.parameters(), self.config.max_grad_norm, norm)
             norms.append(float(norm))
         self.optimizer.step()
@@ -387,6 +376,11 @@ class Agent(ABC, Generic[ConfigT]):
     def where(self) -> str:
         """The iteration in progress, for errors."""
         return f"iteration {self.iteration + 1}"
+
+    @property
+    def reward(self) -> RewardSource:
+        """The source of the environment's rewards."""
+        return self.env.batch.reward
 
     def _set_learning_rate(self) -> None:
         config = self.config

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from text_gym.agents.own_algorithms import installed, own_algorithm
 from text_gym.errors import ConfigError, UnknownNameError
 
 Estimator = Literal["k1", "k2", "k3"]
@@ -340,11 +341,24 @@ CONFIGS: dict[str, type[AgentConfig]] = {
 
 
 def settings_class(algorithm: str) -> type[AgentConfig]:
-    """Return the class of an algorithm's settings by the algorithm's name, without loading the algorithm.
+    """Return the class of an algorithm's settings by its name; only a user's own algorithm is loaded.
+
+    Args:
+        algorithm: As `load_algorithm` takes it.
 
     Raises:
         UnknownNameError: There is no such algorithm; the nearest name is suggested.
+        ConfigError: A user's algorithm has no settings derived from `AgentConfig`.
     """
-    if algorithm not in CONFIGS:
-        raise UnknownNameError("algorithm", algorithm, CONFIGS)
-    return CONFIGS[algorithm]
+    if algorithm in CONFIGS:
+        return CONFIGS[algorithm]
+    found = own_algorithm(algorithm)
+    if found is None:
+        raise UnknownNameError("algorithm", algorithm, [*CONFIGS, *installed()])
+    settings = getattr(found, "config_class", None)
+    if not (isinstance(settings, type) and issubclass(settings, AgentConfig)):
+        raise ConfigError(
+            f"{algorithm} has no settings: let it derive from text_gym.agents.Agent and set "
+            "`config_class` to AgentConfig or a dataclass derived from it"
+        )
+    return settings

@@ -6,6 +6,8 @@ token, for tokens drawn from the policy. The exact full-vocabulary KL is for tes
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -43,13 +45,18 @@ class KLController:
         coefficient: β at the start, reward units per nat.
         target: KL to hold, in nats per episode; None keeps β fixed.
         horizon: Episodes over which a full error moves β by a factor e.
+
+    Raises:
+        ConfigError: One of them is out of range, or no number.
     """
 
     def __init__(self, coefficient: float, target: float | None = None, horizon: float = 2000.0) -> None:
-        if coefficient < 0 or (target is not None and target <= 0):
+        if not 0 <= coefficient < math.inf or not (target is None or target > 0):
             raise ConfigError(
                 f"KL coefficient {coefficient} must not be negative and target {target} be positive"
             )
+        if not horizon > 0:
+            raise ConfigError(f"the KL horizon is {horizon} episodes; it must be positive")
         self.coefficient, self.target, self.horizon = coefficient, target, horizon
 
     def update(self, kl: float, episodes: int) -> None:

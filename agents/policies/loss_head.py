@@ -1,4 +1,4 @@
-"""Loss head: log-probabilities of given tokens, without holding the `(N, V)` logits they come from.
+"""The loss head computes log-probabilities of given tokens without holding the `(N, V)` logits.
 
 Few logits are formed at once and kept for the backward pass. Many are formed in tiles, some rows by some ids,
 that fit a core's cache, and again in the backward pass: that takes a third more arithmetic and less time than
@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from text_gym.models.cpu.kernels import kernels_for, product
+from text_gym.models.cpu.fast_path import matmul
 
-WHOLE_BYTES = 2**25  # logits that need no more are few
+WHOLE_BYTES = 2**25  # up to this size all logits are held at once
 TILES = {"cpu": (1024, 512), "cuda": (2048, 8192)}  # rows and ids of a tile
 RECYCLED_BYTES = 2**25  # glibc returns to the system whatever is larger as soon as it is freed
 LOWEST = -1e9  # stands for -inf: with it, sums over a tile that cannot be drawn from are no NaN
 
 
 class Head(NamedTuple):
-    """How an output layer makes logits: `cap · tanh(scale · (x Wᵀ + b) / cap) / temperature`.
+    """An output layer that makes logits by `cap · tanh(scale · (x Wᵀ + b) / cap) / temperature`.
 
     Args:
         weight: `(V, D)`, W.
@@ -45,7 +45,7 @@ class Head(NamedTuple):
 def token_log_probs(
     states: Tensor, tokens: Tensor, head: Head, *, entropy: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of tokens, and the entropies of the distributions they are from, in nats.
+    """Compute tokens' log-probabilities and the entropies of their distributions, in nats.
 
     Args:
         states: `(N, D)`, the trunk's states before each token.
@@ -62,7 +62,7 @@ def token_log_probs(
     """
     weight, bias = head.weight, head.bias
     device = states.device.type
-    if torch.is_autocast_enabled(device):  # what it does to a matrix product, here where autograd sees it
+    if torch.is_autocast_enabled(device):  # what it does to a matrix product, where autograd sees it
         low = torch.get_autocast_dtype(device)
         states, weight, bias = states.to(low), weight.to(low), None if bias is None else bias.to(low)
     options = _Options(head._replace(weight=tokens, bias=None), entropy)
@@ -72,7 +72,7 @@ def token_log_probs(
 
 
 class _Whole(torch.autograd.Function):
-    """In the logits, the gradient of log pₜ is `1ₜ - p` and that of the entropy H is `-p (log p + H)`."""
+    """All logits at once; in them, ∇ log pₜ is `1ₜ - p` and the entropy's gradient is `-p (log p + H)`."""
 
     @staticmethod
     def forward(
@@ -80,7 +80,7 @@ class _Whole(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         logits = _logits(states, weight, bias, options.head)
         said = logits.gather(1, tokens[:, None])[:, 0]
-        kept = logits.clone() if options.needs_logits else None
+        kept = logits if options.needs_logits else None
         p, log_z = _softmax(logits)
         h = log_z - (p * _finite(kept)).sum(dim=1) if options.entropy else torch.zeros_like(said)
         ctx.save_for_backward(states, weight, tokens, log_z, h, p, kept)
@@ -97,8 +97,8 @@ class _Whole(torch.autograd.Function):
         gradient = _before_head(gradient, kept, ctx.options.head).to(weight.dtype)
         for_states, for_weight, for_bias, *_ = ctx.needs_input_grad
         return (
-            product(gradient, weight) if for_states else None,
-            product(gradient.T, states, out=_empty_like(weight)) if for_weight else None,
+            matmul(gradient, weight) if for_states else None,
+            matmul(gradient.T, states, out=_empty_like(weight)) if for_weight else None,
             gradient.sum(dim=0) if for_bias else None,
             None,
             None,
@@ -106,37 +106,37 @@ class _Whole(torch.autograd.Function):
 
 
 class _Tiled(torch.autograd.Function):
-    """As `_Whole`. Of each tile's ids, z is the log of their weight, and w the share in the whole weight."""
+    """The logits tile by tile; z is the log of a tile's weight, and w its share of the whole."""
 
     @staticmethod
     def forward(
         ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, options: _Options
     ) -> tuple[Tensor, Tensor]:
         said, log_z, h = (states.new_zeros(len(states), dtype=_dtype(weight)) for _ in range(3))
+        log_w: list[Tensor] = []  # of some rows, `(tiles, n)` each
         for rows in _slices(states, 0):
             z, inside = [], []  # of each tile: z, and the entropy among its ids
             for ids in _slices(weight, 1):
                 logits = _logits(states[rows], weight[ids], _part(bias, ids), options.head)
                 at, here = _places(tokens[rows], ids)
                 said[rows] += logits.gather(1, at)[:, 0] * here
-                kept = logits.clone() if options.entropy else None
                 p, of_tile = _softmax(logits)
                 z.append(of_tile)
-                if kept is not None:
-                    inside.append(of_tile - (p * kept).sum(dim=1))
+                if options.entropy:
+                    inside.append(of_tile - (p * logits).sum(dim=1))
             of_tiles = torch.stack(z)
             log_z[rows] = of_tiles.logsumexp(dim=0)
+            log_w.append(of_tiles - log_z[rows])
             if options.entropy:
-                log_w = of_tiles - log_z[rows]
-                h[rows] = log_w.exp().mul_(torch.stack(inside) - log_w).sum(dim=0)
-        ctx.save_for_backward(states, weight, bias, tokens, log_z, h)
+                h[rows] = log_w[-1].exp().mul_(torch.stack(inside) - log_w[-1]).sum(dim=0)
+        ctx.save_for_backward(states, weight, bias, tokens, log_z, torch.cat(log_w, dim=1), h)
         ctx.options = options
         return said - log_z, h
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_log_probs: Tensor, of_entropy: Tensor) -> tuple[Tensor | None, ...]:
-        states, weight, bias, tokens, log_z, h = ctx.saved_tensors
+        states, weight, bias, tokens, log_z, log_w, h = ctx.saved_tensors
         options: _Options = ctx.options
         needed = ctx.needs_input_grad
         for_states = torch.zeros_like(states) if needed[0] else None
@@ -144,31 +144,31 @@ class _Tiled(torch.autograd.Function):
         for_bias = torch.zeros_like(bias) if needed[2] else None
         for rows in _slices(states, 0):
             x, z = states[rows], log_z[rows]
-            for ids in _slices(weight, 1):
+            for ids, share in zip(_slices(weight, 1), log_w[:, rows].exp(), strict=True):
                 logits = _logits(x, weight[ids], _part(bias, ids), options.head)
-                kept = logits.clone() if options.needs_logits else None
+                kept = logits if options.needs_logits else None
                 log_p = None if kept is None else kept - z[:, None]
                 along = _along(log_p, h[rows], of_log_probs[rows], of_entropy[rows], options)
-                gradient = _softmax_again(logits, z).mul_(along)
+                gradient = torch.softmax(logits, dim=1).mul_(along * share[:, None])
                 at, here = _places(tokens[rows], ids)
                 gradient.scatter_add_(1, at, (of_log_probs[rows] * here)[:, None])
                 gradient = _before_head(gradient, kept, options.head).to(weight.dtype)
                 if for_states is not None:
-                    product(gradient, weight[ids], out=for_states[rows], add=True)
+                    matmul(gradient, weight[ids], out=for_states[rows], add=True)
                 if for_weight is not None:
-                    product(gradient.T, x, out=for_weight[ids], add=rows.start > 0)
+                    matmul(gradient.T, x, out=for_weight[ids], add=rows.start > 0)
                 if for_bias is not None:
                     for_bias[ids].add_(gradient.sum(dim=0))
         return for_states, for_weight, for_bias, None, None
 
 
 class _Options(NamedTuple):
-    head: Head  # without its tensors
+    head: Head  # the options without tensors
     entropy: bool
 
     @property
     def needs_logits(self) -> bool:
-        """Whether the gradient needs more than probabilities."""
+        """True if the gradient needs more than probabilities."""
         return self.entropy or self.head.cap is not None
 
 
@@ -177,13 +177,13 @@ def _dtype(weight: Tensor) -> torch.dtype:
 
 
 def _slices(x: Tensor, side: int) -> Iterator[slice]:
-    """The tiles' rows (of side 0) or ids (1)."""
+    """Return the tiles' rows (side 0) or ids (side 1)."""
     size = TILES["cpu" if x.device.type == "cpu" else "cuda"][side]
     return (slice(i, min(i + size, len(x))) for i in range(0, len(x), size))
 
 
 def _empty_like(weight: Tensor) -> Tensor:
-    """As `torch.empty_like`; on the CPU what is too large to be recycled comes from NumPy, in large pages.
+    """Allocate like `torch.empty_like`; large CPU tensors come from NumPy, which uses huge pages.
 
     The 150 MB of GPT-2's gradient have 38,000 small ones, whose first touches take as long as computing them.
     """
@@ -199,14 +199,14 @@ def _part(bias: Tensor | None, ids: slice) -> Tensor | None:
 
 
 def _places(tokens: Tensor, ids: slice) -> tuple[Tensor, Tensor]:
-    """Columns `(n, 1)` of tokens in a tile, and which of them `(n,)` are in it at all."""
+    """Return the tokens' columns in a tile `(n, 1)`, and which tokens are in it at all `(n,)`."""
     here = (tokens >= ids.start) & (tokens < ids.stop)
     return (tokens - ids.start).clamp_(0, ids.stop - ids.start - 1)[:, None], here
 
 
 def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> Tensor:
-    """`(n, V)`, over the temperature; free to be overwritten."""
-    logits = product(states, weight.T, bias).to(_dtype(weight))
+    """Compute the logits `(n, V)`, divided by the temperature."""
+    logits = matmul(states, weight.T, bias).to(_dtype(weight))
     if head.cap is not None:
         logits = logits.mul_(head.scale / head.cap).tanh_().mul_(head.cap / head.temperature)
     elif head.scale != head.temperature:
@@ -215,24 +215,15 @@ def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> 
 
 
 def _softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """`(n, m)` probabilities, and `(n,)` logs of what they were divided by; logits may be overwritten."""
-    kernels = kernels_for(logits)
-    if kernels is not None:
-        return logits, kernels.softmax(logits)
+    """Return probabilities `(n, m)` and the log-normalisers `(n,)`."""
     p = torch.softmax(logits, dim=1)
     return p, logits.amax(dim=1) - p.amax(dim=1).log()
-
-
-def _softmax_again(logits: Tensor, log_z: Tensor) -> Tensor:
-    """`(n, m)` probabilities; logits are overwritten."""
-    kernels = kernels_for(logits)
-    return logits.sub_(log_z[:, None]).exp_() if kernels is None else kernels.softmax_again(logits, log_z)
 
 
 def _along(
     log_p: Tensor | None, h: Tensor, of_log_probs: Tensor, of_entropy: Tensor, options: _Options
 ) -> Tensor:
-    """What p is multiplied by in the gradient of the logits."""
+    """Return the factor of p in the gradient of the logits."""
     along = -of_log_probs[:, None]
     if options.entropy:
         along = along - of_entropy[:, None] * (_finite(log_p) + h[:, None])
@@ -240,7 +231,7 @@ def _along(
 
 
 def _before_head(gradient: Tensor, logits: Tensor | None, head: Head) -> Tensor:
-    """From the gradient of the logits `(n, m)` that of what the layer says; written over it."""
+    """Turn the gradient of the logits `(n, m)` into that of the layer's output, in place."""
     if logits is not None and head.cap is not None:
         gradient = gradient.mul_(1 - (logits * (head.temperature / head.cap)).square_())
     if head.scale != head.temperature:
@@ -249,6 +240,6 @@ def _before_head(gradient: Tensor, logits: Tensor | None, head: Head) -> Tensor:
 
 
 def _finite(x: Tensor | None) -> Tensor:
-    """Where p is 0, p log p is 0, and not 0 · -inf."""
+    """Replace -inf where p is 0, so that p log p is 0 there."""
     assert x is not None
     return x.clamp_min(LOWEST)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from text_gym.models.cpu import gpt2
+from text_gym.models.cpu.fast_path import fast_path
 
 
 def tensors_of(network: nn.Module) -> dict[str, Tensor]:
@@ -21,7 +21,7 @@ def tensors_of(network: nn.Module) -> dict[str, Tensor]:
 
 
 def places(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the tokens of completions are.
+    """Return the positions of the completions' tokens.
 
     Args:
         starts: `(B,)` int64, prompt lengths.
@@ -44,7 +44,7 @@ def states_before(
     *,
     bf16: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """A trunk's states from which the tokens of completions are drawn.
+    """Return the trunk's states from which the completions' tokens are drawn.
 
     Args:
         trunk: Any model's.
@@ -58,9 +58,10 @@ def states_before(
         `(N, D)`, in the order of `places`; and the embedding's weights, which an output layer that has the
         same ones is to use, or None, where it is to use its own.
     """
-    tokens = tokens[:, : int((starts + lengths).max()) - 1]  # nobody asks for states from the last token on
-    if not bf16 and gpt2.can_read(trunk):
-        return gpt2.states(trunk, tokens, starts, lengths)
+    tokens = tokens[:, : int((starts + lengths).max()) - 1]  # nobody needs the states from the last token on
+    path = None if bf16 else fast_path(trunk)
+    if path is not None and path.can_update:
+        return path.states(tokens, starts, lengths)
     _, rows, at = places(starts, lengths)
     with layers_in_training(trunk):
         states: Tensor = hidden(tokens).last_hidden_state
@@ -69,7 +70,7 @@ def states_before(
 
 @contextmanager
 def layers_in_training(model: nn.Module) -> Iterator[None]:
-    """Layers make checkpoints in training mode only; what they are made of, dropout, stays as it is."""
+    """Put layers, which checkpoint in training mode only, into it, but leave their dropout off."""
     layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
     was = [layer.training for layer in layers]
     for layer in layers:
@@ -82,7 +83,7 @@ def layers_in_training(model: nn.Module) -> Iterator[None]:
 
 
 def _with_fused_gelu(model: Any) -> Any:
-    """Put the one kernel that PyTorch has for GPT-2's activation in place of eight."""
+    """Replace GPT-2's activation, eight kernels, by PyTorch's single fused one."""
     from transformers.activations import NewGELUActivation
 
     for module in list(model.modules()):
@@ -90,18 +91,3 @@ def _with_fused_gelu(model: Any) -> Any:
             if type(child) is NewGELUActivation:
                 setattr(module, name, nn.GELU("tanh"))
     return model
-
-
-@contextmanager
-def _no_bars(off: bool = True) -> Iterator[None]:
-    """Without the progress bars of `transformers`, which are for downloads."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    if off:
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

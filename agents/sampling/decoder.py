@@ -1,4 +1,4 @@
-"""Decoder: reads a batch of prompts and then one token after another, each once.
+"""The decoder reads a batch of prompts and then one token after another, each once.
 
 GPT-2 is read with its own fused arithmetic, other architectures through their own code; both with keys and
 values in memory allocated once. Architectures that keep something else (windows of attention, recurrent
@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from text_gym.agents.policies.policy import Policy
 from text_gym.episode import BoolArray, IntArray
+from text_gym.models.cpu.fast_path import fast_path
+from text_gym.models.layer_cache import Reader
 
-from .gpt2_reader import GPT2Reader
-from .kv_cache import AnyReader, KeyValues, Reader
+from .kv_cache import AnyReader, KeyValues
 
 
 class Decoder:
-    """One token at a time through any `transformers` causal LM. Call it without gradients.
+    """Decodes token by token with any `transformers` causal LM; call it without gradients.
 
     Args:
         policy: The policy.
@@ -59,12 +60,12 @@ class Decoder:
         self.states = self._cache.begin(tokens[:, :longest], lengths)
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Append `(n,)` int64 tokens; `(n, D)` states there."""
+        """Append tokens `(n,)` int64 and return the states `(n, D)` there."""
         self.states = self._cache.append(tokens)
         return self.states
 
     def keep(self, rows: IntArray) -> None:
-        """Go on with these rows only: row `i` is from now on what row `rows[i]` was.
+        """Continue with these rows only: row `i` becomes what row `rows[i]` was.
 
         Args:
             rows: `(m,)` int64, distinct. Rows that keep their place cost nothing, see `survivors`.
@@ -74,7 +75,7 @@ class Decoder:
 
 
 def survivors(live: BoolArray) -> IntArray:
-    """The rows that live, in an order in which most stay where they are.
+    """Return the running rows in an order in which most keep their place.
 
     >>> survivors(np.array([True, False, True, False, False, True]))
     array([0, 5, 2])
@@ -85,7 +86,7 @@ def survivors(live: BoolArray) -> IntArray:
 
 
 class _OwnCache:
-    """Right-padded prompts in a `KeyValues` cache."""
+    """A `KeyValues` cache with right-padded prompts."""
 
     def __init__(self, policy: Policy, rows: int, width: int, reader: Reader) -> None:
         self._cache = KeyValues(policy, rows, width, reader)
@@ -107,7 +108,7 @@ class _OwnCache:
 
 
 class _LibraryCache:
-    """The cache of `transformers`, whose rows must all end at the same place: padded on the left."""
+    """The cache of `transformers`, padded on the left, since all its rows must end at the same place."""
 
     def __init__(self, policy: Policy) -> None:
         from transformers import DynamicCache
@@ -149,12 +150,12 @@ class _LibraryCache:
         return states[:, -1]
 
 
-# Models of which a reader has been found to agree with the model read without a cache.
-_AGREED: WeakKeyDictionary[nn.Module, type[AnyReader | GPT2Reader]] = WeakKeyDictionary()
+# Models whose reader was found to agree with the uncached model.
+_AGREED: WeakKeyDictionary[nn.Module, type[Reader]] = WeakKeyDictionary()
 
 
 def fastest_reader(policy: Policy, width: int) -> Reader | None:
-    """The fastest way to read with `KeyValues` that agrees with the uncached model; None if none does.
+    """Choose the fastest reader that agrees with the uncached model; None if none does.
 
     Agreement is tried out once a model, on rows of different lengths. What a trial on a few tokens cannot
     show is asked of the configuration: windows of attention shorter than the rows, modules put in place of
@@ -168,15 +169,12 @@ def fastest_reader(policy: Policy, width: int) -> Reader | None:
     windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
     if any(window is not None and window < width for window in windows):
         return None
-    kinds: list[type[AnyReader | GPT2Reader]] = [AnyReader]
-    if GPT2Reader.fits(policy):
-        kinds.insert(0, GPT2Reader)
-    for kind in kinds:
-        reader = kind(policy)
-        if _AGREED.get(policy.model) is kind:
+    path = None if policy.bf16 else fast_path(policy.model.base_model)
+    for reader in ([] if path is None else [path.reader()]) + [AnyReader(policy)]:
+        if _AGREED.get(policy.model) is type(reader):
             return reader
         if _agrees(policy, reader):
-            _AGREED[policy.model] = kind
+            _AGREED[policy.model] = type(reader)
             return reader
     return None
 

@@ -1,13 +1,13 @@
-"""Keys and values of the tokens that a policy has read, and the ways of reading with them.
+"""The KV cache of a policy: keys and values of all layers, and readers that use them.
 
 Every row ends where it ends: prompts are never padded on the left, and a new token is written at its row's
-own end. GPT-2 has a way of its own (`gpt2.py`); any other architecture goes through its own code, if that
-agrees with the model without a cache. Nothing here draws tokens.
+own end. Architectures with a fast path bring a reader; any other goes through its own code, if that agrees
+with the model without a cache. Nothing here draws tokens.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,46 +15,11 @@ from torch import Tensor
 
 from text_gym.agents.policies.policy import Policy
 from text_gym.episode import IntArray
-
-
-class Reader(Protocol):
-    """A way of computing the trunk's states with a cache."""
-
-    @property
-    def reads_in_place(self) -> bool:
-        """It reads every row where `LayerCache.rows` says that it lies, and masks for itself."""
-        ...
-
-    def renew(self) -> None:
-        """The weights have changed."""
-        ...
-
-    def __call__(
-        self,
-        layers: list[LayerCache],
-        tokens: Tensor,
-        positions: Tensor,
-        mask: Tensor | None,
-        last: Tensor | None,
-    ) -> Tensor:
-        """Read tokens, and write their keys and values where the layers were told to.
-
-        Args:
-            layers: One a layer of the model.
-            tokens: `(n, S)` int64; either whole sequences or, `S` being 1, one more token a row.
-            positions: `(n, S)` int64.
-            mask: `(n, 1, 1, W)`, 0 where a row may look and -inf elsewhere, for a single token; None for
-                everywhere up to the token itself, or if it masks for itself.
-            last: `(n,)` int64: where each sequence ends, if `S` is more than 1.
-
-        Returns:
-            `(n, D)`, the trunk's last hidden states at the last tokens.
-        """
-        ...
+from text_gym.models.layer_cache import LayerCache, Reader
 
 
 class KeyValues:
-    """What reading `B` rows of tokens has left behind, in all layers, in memory allocated once.
+    """The keys and values of `B` rows of tokens in all layers, in memory allocated once.
 
     On CUDA nothing here waits for the device: lengths are known on the host.
 
@@ -102,7 +67,7 @@ class KeyValues:
         return self._reader(self._layers, tokens, positions, None, last)
 
     def append(self, tokens: Tensor, at: IntArray) -> Tensor:
-        """Read one more token in each row; what stood in its column or after it is void.
+        """Read one more token in each row; whatever stood in its column or after it is void.
 
         Args:
             tokens: `(B,)` int64.
@@ -129,114 +94,23 @@ class KeyValues:
         return self._reader(self._layers, tokens[:, None], positions[:, None], mask, None)
 
     def renew(self) -> None:
-        """The weights have changed, and what was read is void."""
+        """Forget everything that was read, because the weights have changed."""
         self._reader.renew()
 
     def keep(self, rows: IntArray) -> None:
-        """Go on with fewer rows: row `i` is from now on what row `rows[i]` was. Only those that move cost."""
+        """Continue with fewer rows: row `i` becomes what row `rows[i]` was; only rows that move cost time."""
         if self._reader.reads_in_place:
             self._where = self._where[torch.from_numpy(rows).to(self._device)]
             return
         moved = np.flatnonzero(rows != np.arange(len(rows)))
         target, source = (torch.from_numpy(x).to(self._device) for x in (moved, rows[moved]))
-        with torch.inference_mode():  # a reader may have made them in this mode
+        with torch.inference_mode():  # a reader may have made them in inference mode
             for layer in self._layers:
                 layer.keep(len(rows), target, source)
 
 
-class LayerCache:
-    """One layer's keys and values, `(B, heads, W, size of a head)` each."""
-
-    def __init__(self, rows: int, width: int) -> None:
-        self._size = rows, width
-        self._keys = self._values = torch.zeros(0)
-        self._flat: tuple[Tensor, Tensor] | None = None
-        self.rows: slice | Tensor = slice(None)  # that are written to
-        self._column: int | Tensor | None = None
-        self._every = torch.zeros(0)
-        self._used = 0  # columns that hold anything
-        self.width = 0  # columns that the token being read may look at
-
-    def place(self, rows: slice | Tensor, column: int | Tensor | None = None, width: int = 0) -> None:
-        """Say where the next `update` writes.
-
-        Args:
-            rows: Into these rows (`(n,)` int64), or into all …
-            column: … whole sequences from column 0 on (None), or one token: into this column, or into
-                column `column[i]` of row `i`, …
-            width: … which may look at so many columns.
-        """
-        self.rows, self._column, self.width = rows, column, width
-
-    def update(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write `(n, heads, S, size)` keys and values, and return those that the new tokens may look at."""
-        if not len(self._keys):
-            self._make(keys, values, keys.shape[1], keys.shape[3], values.shape[3])
-        self._reach(max(self.width, keys.shape[2]))
-        if self._column is None:
-            self._keys[self.rows, :, : keys.shape[2]] = keys
-            self._values[self.rows, :, : keys.shape[2]] = values
-            return keys, values
-        rows = self.rows if isinstance(self._column, int) else self._every
-        self._keys[rows, :, self._column] = keys[:, :, 0]
-        self._values[rows, :, self._column] = values[:, :, 0]
-        return self._keys[:, :, : self.width], self._values[:, :, : self.width]
-
-    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """As `update`, for one token, `(n, heads, size)` each; returns them by head.
-
-        Returns:
-            Keys `(n · heads, size, W)` and values `(n · heads, W, size)`.
-        """
-        if self._flat is None:
-            flat_keys, flat_values = self._keys.flatten(0, 1), self._values.flatten(0, 1)
-            self._flat = flat_keys.transpose(1, 2), flat_values
-        self._reach(self.width)
-        if isinstance(self._column, int):
-            self._keys.select(2, self._column).copy_(keys)
-            self._values.select(2, self._column).copy_(values)
-        else:
-            self._keys[self._every, :, self._column] = keys
-            self._values[self._every, :, self._column] = values
-        return self._flat[0][:, :, : self.width], self._flat[1][:, : self.width]
-
-    def room(self, heads: int, size: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values, `(n, heads, W, size)` each, for a reader that looks only where it wrote."""
-        if not len(self._keys):
-            self._make(like, like, heads, size, size)
-        return self._keys, self._values
-
-    def _make(self, keys: Tensor, values: Tensor, heads: int, *sizes: int) -> None:
-        """Memory for keys and values like those given, of `heads` heads of these sizes."""
-        rows, width = self._size
-        self._keys, self._values = (
-            x.new_empty(rows, heads, width, size) for x, size in zip((keys, values), sizes, strict=True)
-        )
-        self._every = torch.arange(rows, device=keys.device)
-
-    def _reach(self, width: int) -> None:
-        """From now on so many columns hold anything: zeros, in rows that do not write there now.
-
-        A masked place has weight 0, but what happens to lie in new memory may be NaN, and so is 0 · NaN.
-        """
-        if width > self._used:
-            if not isinstance(self.rows, slice) or isinstance(self._column, Tensor):
-                self._keys[:, :, self._used : width] = 0
-                self._values[:, :, self._used : width] = 0
-            self._used = width
-
-    def keep(self, size: int, target: Tensor, source: Tensor) -> None:
-        """Copy row `source[i]` to row `target[i]`, and drop those from `size` on."""
-        if len(target):
-            self._keys[target, :, : self._used] = self._keys[source, :, : self._used]
-            self._values[target, :, : self._used] = self._values[source, :, : self._used]
-        self._keys, self._values = self._keys[:size], self._values[:size]
-        self._every = self._every[:size]
-        self._flat = None
-
-
 class AnyReader:
-    """Reading through the model's own code, whatever its architecture."""
+    """Reads through the model's own code, whatever its architecture."""
 
     reads_in_place = False
 
@@ -244,7 +118,7 @@ class AnyReader:
         from transformers.cache_utils import DynamicLayer
 
         class Adapter(DynamicLayer):
-            """A `LayerCache` where `transformers` expects one of its own."""
+            """Presents a `LayerCache` where `transformers` expects one of its own."""
 
             def __init__(self, layer: LayerCache) -> None:
                 super().__init__()  # type: ignore[no-untyped-call]
@@ -261,7 +135,7 @@ class AnyReader:
         self._policy, self._adapter = policy, Adapter
 
     def renew(self) -> None:
-        """As in `Reader`; nothing was made of the weights."""
+        """Do nothing, since nothing was derived from the weights."""
 
     def __call__(
         self,
@@ -271,7 +145,7 @@ class AnyReader:
         mask: Tensor | None,
         last: Tensor | None,
     ) -> Tensor:
-        """As in `Reader`."""
+        """Implement `Reader`."""
         from transformers.cache_utils import Cache
 
         if mask is not None:  # some architectures add to it

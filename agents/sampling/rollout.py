@@ -1,4 +1,4 @@
-"""Rollout: a batch of finished episodes with everything an update needs; what the sampler returns.
+"""Rollout: a batch of finished episodes with everything an update needs, as the sampler returns it.
 
 Arrays are aligned to completions: entry `[i, t]` belongs to token `t` of completion `i`, and is 0
 past its end. Advantages are not here: they are an algorithm's opinion of a rollout.
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from text_gym.episode import BoolArray, Episode
+from text_gym.episode import BoolArray, Episode, share_cut
 from text_gym.rewards.values import Rewards
 
 
@@ -29,8 +29,7 @@ class Rollout:
         log_probs: `(B, T)` float32, nats, of the tokens under the distribution they were drawn from.
         values: `(B, T)` float32, the critic's value of the state before each token.
         rewards: `(B, T)` float32, the task's reward of each token, without any KL.
-        truncated: `(B,)` bool, episodes that the limit cut under `limit="truncate"`: nobody was asked about
-            them.
+        truncated: `(B,)` bool, episodes that the limit cut under `limit="truncate"`, which nobody scored.
         episodes: The `B` episodes.
         scores: What the reward source said of them.
         action_masks: `(B, T, V)` bool, the tokens that could be drawn, where the environment has a mask.
@@ -60,17 +59,17 @@ class Rollout:
 
     @cached_property
     def mask(self) -> Tensor:
-        """`(B, T)` bool: True for the tokens of the completions."""
+        """The completion mask, `(B, T)` bool: True for the tokens of the completions."""
         steps = torch.arange(self.rewards.shape[1], device=self.lengths.device)
         return steps < self.lengths[:, None]
 
     @property
     def scored(self) -> Tensor:
-        """`(B,)` bool: episodes that were paid. The others are no samples to learn from."""
+        """The episodes that were paid, `(B,)` bool; the others are no samples to learn from."""
         return ~self.truncated & torch.from_numpy(~self.scores.abstained).to(self.truncated.device)
 
     def only(self, rows: Tensor) -> Rollout:
-        """The batch of these rows alone, `(B,)` bool, at least one; it is as wide as they need."""
+        """Return the batch of these rows alone, `(B,)` bool, at least one, as wide as they need."""
         if bool(rows.all()):
             return self
         index = rows.cpu().numpy()
@@ -90,8 +89,28 @@ class Rollout:
 
     @property
     def num_tokens(self) -> int:
-        """Number of tokens generated."""
+        """The number of tokens generated."""
         return int(self.lengths.sum())
+
+    def metrics(self) -> dict[str, float]:
+        """Summarise the batch for the logs: reward, its terms, lengths, and how episodes ended.
+
+        Rewards are of the episodes that were paid; `truncated` is the share of texts that the limit cut, paid
+        or not. A term leaves out NaN, which marks episodes on which a part abstained.
+        """
+        scores, judged = self.scores, self.scored.cpu().numpy()
+        terms = {f"reward/{name}": np.asarray(term, dtype=np.float64) for name, term in scores.terms.items()}
+        known = {name: term[~np.isnan(term)] for name, term in terms.items()}
+        return {
+            "reward": float(scores.totals[judged].mean()) if judged.any() else float("nan"),
+            "reward_std": float(scores.totals[judged].std()) if judged.any() else float("nan"),
+            "abstained": int(scores.abstained.sum()),
+            "length": float(self.lengths.float().mean()),
+            "length_max": int(self.lengths.max()),
+            "truncated": share_cut(self.episodes),
+            "eos": sum(e.finish_reason == "eos" for e in self.episodes) / len(self.episodes),
+            **{name: float(term.mean()) if len(term) else float("nan") for name, term in known.items()},
+        }
 
 
 def _only(scores: Rewards, rows: BoolArray) -> Rewards:
@@ -103,7 +122,7 @@ def _only(scores: Rewards, rows: BoolArray) -> Rewards:
 
 
 def rewards_per_token(scores: Rewards, lengths: Tensor) -> Tensor:
-    """`(B, T)` float32: per-token rewards where they arose, the value on the last token."""
+    """Return `(B, T)` float32: per-token rewards where they arose, the value on the last token."""
     rewards = torch.zeros(len(lengths), int(lengths.max()), dtype=torch.float64)
     if scores.per_token is not None:
         for i, per_token in enumerate(scores.per_token):

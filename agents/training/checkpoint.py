@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from text_gym.agents.checks import check_finite
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.policies.trunk import tensors_of
 from text_gym.errors import CheckpointError, ConfigError, DamagedError
+from text_gym.models.loading import check_finite
 from text_gym.rewards.source import RewardSource
 from text_gym.tokenizer import Tokenizer
 from text_gym.utils.sealed import check_sealed, read_about, restore_replaced, write_sealed
@@ -30,10 +30,10 @@ from text_gym.utils.sealed import check_sealed, read_about, restore_replaced, wr
 from .objective import Objective, ObjectiveEstimate
 from .tensors import (
     Resumable,
-    form_of,
     load_optimizer,
     network_tensors,
     optimizer_tensors,
+    shape_and_type,
     trained_parameters,
 )
 
@@ -168,7 +168,11 @@ class Checkpoints:
         own = network_tensors(agent)
         kinds = tuple(f"{kind}/" for kind in agent.networks)
         weights = {name: saved.pop(name) for name in list(saved) if name.startswith(kinds)}
-        wrong = [n for n in weights.keys() | own.keys() if form_of(weights.get(n)) != form_of(own.get(n))]
+        wrong = [
+            n
+            for n in weights.keys() | own.keys()
+            if shape_and_type(weights.get(n)) != shape_and_type(own.get(n))
+        ]
         wrong += [n for n in saved if n.partition("/")[2] not in trained_parameters(agent)]
         if wrong:
             raise ConfigError(f"{folder} is of another model: {min(wrong)} differs in name, shape or type")

@@ -89,6 +89,6 @@ def load_optimizer(agent: Resumable, memory: dict[str, Tensor]) -> None:
     agent.optimizer.load_state_dict({**agent.optimizer.state_dict(), "state": state})
 
 
-def form_of(tensor: Tensor | None) -> object:
+def shape_and_type(tensor: Tensor | None) -> object:
     """Return what two tensors must have in common for one to be loaded into the other: shape and type."""
     return None if tensor is None else (tuple(tensor.shape), tensor.dtype)

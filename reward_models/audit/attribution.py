@@ -47,7 +47,7 @@ class Attribution:
     method: str
 
     def summary(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return plain data that JSON can hold."""
         values = {name: values.tolist() for name, values in self.values.items()}
         return {"method": self.method, "pieces": list(self.pieces), "values": values, "totals": self.totals}
 

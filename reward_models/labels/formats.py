@@ -125,7 +125,7 @@ def _exact(text: str) -> str | Record:
 
 
 def _text(value: Any) -> str:
-    """Undo `_exact`."""
+    """Decode what `_exact` encoded."""
     if isinstance(value, str):
         return value
     return base64.b64decode(value["utf8_base64"], validate=True).decode("utf-8", "surrogatepass")

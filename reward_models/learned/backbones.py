@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from text_gym.errors import DataError
-from text_gym.models.loading import lift_from_file
+from text_gym.models.loading import load_model
 from text_gym.tokenizer import PretrainedTokenizer
 
 Form = Literal["plain", "pair", "chat"]
@@ -29,17 +27,9 @@ def load_classifier(name: str | Path, **changes: Any) -> Any:
         DataError: There is no such model, it is broken, not in safetensors, needs code from a hub, or its
             architecture has no form for sequence classification.
     """
-    from transformers import AutoModelForSequenceClassification
-
-    try:
-        with quietly():
-            model = AutoModelForSequenceClassification.from_pretrained(
-                str(name), dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **changes
-            )
-    except Exception as error:  # OSError, ValueError, KeyError, SafetensorError …, by version
-        raise DataError(f"cannot load a reward model from {str(name)!r}: {error}") from error
-    lift_from_file(model)
-    return model
+    # The warning left out is that a new head is untrained.
+    kind = "AutoModelForSequenceClassification"
+    return load_model(kind, name, "a reward model", warn=False, **changes)
 
 
 def read_template(name: str | Path) -> str | None:
@@ -68,7 +58,7 @@ def has_segments(name: str | Path) -> bool:
     return "token_type_ids" in names
 
 
-def form_of(tokenizer: PretrainedTokenizer, template: str | None) -> Form:
+def input_form(tokenizer: PretrainedTokenizer, template: str | None) -> Form:
     """Return the input format a tokenizer suggests."""
     if template:
         return "chat"
@@ -94,19 +84,3 @@ def shrink_head(model: Any, seed: int) -> None:
         )
         if layer.bias is not None:
             layer.bias.zero_()
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Silence progress bars and the warning that a new head is untrained."""
-    from transformers.utils import logging
-
-    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from text_gym.episode import Episode, FloatArray
-from text_gym.errors import ConfigError, NonFiniteError, RewardError, excerpt
-from text_gym.models.loading import pick_device, small_gpt2
+from text_gym.errors import ConfigError, RewardError, excerpt
+from text_gym.models.loading import check_finite, pick_device, quietly, small_gpt2
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import Rewards
 from text_gym.tokenizer import PretrainedTokenizer, Tokenizer
@@ -25,10 +25,9 @@ from text_gym.tokenizer import PretrainedTokenizer, Tokenizer
 from .backbones import (
     TEMPLATE,
     Form,
-    form_of,
     has_segments,
+    input_form,
     load_classifier,
-    quietly,
     read_template,
     shrink_head,
 )
@@ -151,7 +150,7 @@ class RewardModel(RewardSource):
             model,
             tokenizer,
             settings.get("criteria", ("reward",)),
-            form=form or settings.get("form") or form_of(tokenizer, template),
+            form=form or settings.get("form") or input_form(tokenizer, template),
             template=template,
             segments=settings.get("segments", has_segments(name)),
             scales=scales,
@@ -193,7 +192,7 @@ class RewardModel(RewardSource):
             model,
             tokenizer,
             criteria,
-            form=form or form_of(tokenizer, template),
+            form=form or input_form(tokenizer, template),
             template=template,
             segments=has_segments(name),
             batch_size=batch_size,
@@ -284,7 +283,7 @@ class RewardModel(RewardSource):
 
     @torch.no_grad()
     def raw_scores(self, texts: Sequence[tuple[str, str]]) -> FloatArray:
-        """`(n, criteria)` float64: outputs before scaling, of prompts and completions."""
+        """Return the outputs before scaling, `(n, criteria)` float64."""
         encoded = [self.encode(*text) for text in texts]
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))  # so that little is padded
         result = np.zeros((len(encoded), len(self.criteria)))
@@ -316,9 +315,7 @@ class RewardModel(RewardSource):
         Raises:
             NonFiniteError: A weight is NaN or infinite; its tensor is named.
         """
-        for name, weight in self.model.named_parameters():
-            if not torch.isfinite(weight).all():
-                raise NonFiniteError(f"{name} holds NaN or infinity; it can be neither trained nor saved")
+        check_finite(self.model)
 
     def save(self, folder: str | Path) -> None:
         """Write the folder; `from_pretrained` and `AutoModelForSequenceClassification` read it.

@@ -81,7 +81,7 @@ class Agreement:
     raters: tuple[RaterProfile, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return plain data that JSON can hold."""
         return asdict(self)
 
 
@@ -269,7 +269,7 @@ def draw_agreement(agreement: Agreement, labels: Iterable[Label], file: str | Pa
     noise = [Interval(p.shift, p.shift - p.noise, p.shift + p.noise, p.answers) for p in agreement.raters]
     intervals(
         names, {"": noise}, reference=0, x_label="share of the scale", ax=shift,
-        title="Raters: shift, and noise (one standard deviation) as bars",
+        title="Raters: shift; bars are ± noise (one SD)",
     )  # fmt: skip
     times, ratings = {}, {}
     for name, profile in zip(names, agreement.raters, strict=True):
@@ -287,6 +287,6 @@ def draw_agreement(agreement: Agreement, labels: Iterable[Label], file: str | Pa
 
 
 def _together(pairs: Iterable[tuple[list[float], list[float]]]) -> tuple[list[float], list[float]]:
-    """All points in one series: more raters than can be told apart."""
+    """Join all points into one series, for more raters than can be told apart."""
     pairs = list(pairs)
     return [x for xs, _ in pairs for x in xs], [y for _, ys in pairs for y in ys]

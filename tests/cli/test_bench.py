@@ -37,10 +37,12 @@ def test_options_reach_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_agents_options_reach_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
     monkeypatch.setattr(commands, "bench_agents", lambda out, **options: seen.update(out=out, **options))
-    assert (
-        main(["bench", "agents", "--tasks", "sort", "--optimisers", "rloo", "sb3.ppo", "--workers", "0"]) == 0
-    )
+    words = "--tasks sort --optimisers rloo sb3.ppo --workers 0"
+    assert main(["bench", "agents", *words.split()]) == 0
     assert (seen["tasks"], seen["optimisers"], seen["workers"]) == (("sort",), ("rloo", "sb3.ppo"), 0)
+    assert seen["algorithms"] == ()
+    assert main(["bench", "agents", "--algorithm", "a.py:A", "--seeds", "0", "--algorithm=b=b:B"]) == 0
+    assert (seen["algorithms"], seen["seeds"]) == (("a.py:A", "b=b:B"), (0,))
 
 
 def test_repeated_options_are_gathered_where_the_first_stood() -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.own_algorithm import write_algorithm
+from text_gym.agents.verification import laws
 from text_gym.cli.main import main
 
 
@@ -28,3 +30,17 @@ def test_a_reward_that_draws_lots_is_named(tmp_path: Path, capsys: pytest.Captur
 def test_what_nobody_knows_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "text_gym/Revers-v0"]) == 2
     assert "text_gym/Revers-v0" in capsys.readouterr().err
+
+
+def test_an_algorithm_of_ones_own_is_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(laws, "ITERATIONS", 40)
+    assert main(["check", write_algorithm(tmp_path), "--seed", "1"]) == 0
+    assert capsys.readouterr().out.startswith("Moving breaks none of the laws\n  holds   learning rate")
+    wrong = write_algorithm(tmp_path, ("loss = -((", "loss = (("), name="wrong.py")
+    assert main(["check", wrong]) == 2
+    shown = capsys.readouterr().err
+    assert "BROKEN  credit" in shown
+    assert "the sign is wrong" in shown
+    assert "Traceback" not in shown

@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from tests.own_data import COLUMNS, training, write_data, write_policy
-from tests.small_models import trajectory_log_probs
 from text_gym import PretrainedTokenizer, read_transcripts
-from text_gym.agents import Policy
+from text_gym.agents import Policy, trajectory_log_probs
 from text_gym.cli.main import main
 
 

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+from contextlib import suppress
+from logging import ERROR
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import GPT2LMHeadModel
+from transformers.utils import logging
 
 from text_gym import ByteTokenizer, WordTokenizer
-from text_gym.errors import ConfigError
-from text_gym.models.loading import pick_device, small_gpt2
+from text_gym.errors import ConfigError, DataError, NonFiniteError
+from text_gym.models.loading import check_finite, load_model, load_tensors, pick_device, quietly, small_gpt2
 
 SHAPE = {"layers": 3, "width": 16, "heads": 2, "context": 12}
 
@@ -33,3 +39,67 @@ def test_a_tokenizer_may_have_neither_eos_nor_padding() -> None:
     tokenizer = WordTokenizer("ab", separator="", pad=False)
     tokenizer.eos_ids = ()
     assert small_gpt2(tokenizer, **SHAPE, dropout=0.0).eos_token_id is None
+
+
+def save_small(folder: Path) -> GPT2LMHeadModel:
+    model = GPT2LMHeadModel(small_gpt2(ByteTokenizer(), **SHAPE, dropout=0.0))
+    model.save_pretrained(folder)
+    return model
+
+
+def test_a_loaded_model_has_memory_of_its_own(tmp_path: Path) -> None:
+    saved = save_small(tmp_path).state_dict()
+    loaded = load_model("AutoModelForCausalLM", tmp_path, "a model")
+    (tmp_path / "model.safetensors").write_bytes(b"\0" * (tmp_path / "model.safetensors").stat().st_size)
+    assert all(torch.equal(weight, saved[name]) for name, weight in loaded.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["AutoModelForCausalLM", "AutoModelForSequenceClassification"])
+@pytest.mark.parametrize("fault", ["missing", "no weights", "broken", "pickled", "no architecture"])
+def test_what_cannot_be_loaded_is_named(tmp_path: Path, kind: str, fault: str) -> None:
+    folder = tmp_path / "model"
+    if fault != "missing":
+        model = save_small(folder)
+    weights = folder / "model.safetensors"
+    if fault == "no weights":
+        weights.unlink()
+    elif fault == "broken":
+        weights.write_bytes(weights.read_bytes()[:100])
+    elif fault == "pickled":
+        weights.unlink()
+        torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    elif fault == "no architecture":
+        (folder / "config.json").write_text('{"model_type": "nothing"}')
+    with pytest.raises(DataError, match=rf"cannot load a thing from '.*{folder.name}'"):
+        load_model(kind, folder, "a thing")
+
+
+def test_tensors_are_read_from_safetensors_alone(tmp_path: Path) -> None:
+    file = tmp_path / "x.safetensors"
+    save_file({"x": torch.arange(3)}, file)
+    assert load_tensors(file)["x"].tolist() == [0, 1, 2]
+    torch.save({"x": torch.arange(3)}, file)
+    for broken in (file, tmp_path / "none.safetensors"):
+        with pytest.raises(DataError, match=broken.name):
+            load_tensors(broken)
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+def test_a_weight_that_is_not_finite_is_named(broken: float) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    check_finite(model)
+    with torch.no_grad():
+        model.get_parameter("1.bias")[0] = broken
+    with pytest.raises(NonFiniteError, match=r"1\.bias holds NaN or infinity"):
+        check_finite(model)
+
+
+@pytest.mark.parametrize("bars", [True, False])
+@pytest.mark.parametrize("warnings", [True, False])
+def test_transformers_is_as_loud_afterwards_as_before(bars: bool, warnings: bool) -> None:
+    before = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    with suppress(KeyError), quietly(bars=bars, warnings=warnings):
+        assert logging.is_progress_bar_enabled() == (bars and before[0])
+        assert logging.get_verbosity() == (before[1] if warnings else ERROR)
+        raise KeyError
+    assert before == (logging.is_progress_bar_enabled(), logging.get_verbosity())

@@ -20,9 +20,8 @@ from rich.console import Console
 
 from tests import rlhf_world
 from tests.rlhf_world import GOLD, QUALITY, TOKENIZER, config, policy, result, run, task
-from tests.small_models import trajectory_log_probs
 from text_gym import TextVectorEnv, read_transcripts
-from text_gym.agents import Checkpoints, Policy
+from text_gym.agents import Checkpoints, Policy, trajectory_log_probs
 from text_gym.errors import ConfigError, DataError, RaterLeftError
 from text_gym.reward_models import LabelStore
 from text_gym.rlhf import rlhf

@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from tests import kill_harness
-from tests.small_models import trajectory_log_probs
 from text_gym import Rewards, RewardSource, TextVectorEnv, as_reward_source
-from text_gym.agents import PPO, Policy, PPOConfig, evaluate, rollout
+from text_gym.agents import PPO, Policy, PPOConfig, evaluate, rollout, trajectory_log_probs
 from text_gym.runs.judgement import GoldWatch, judge_policy, judge_texts, rows_of
 from text_gym.tasks.task import NoGold, Task
 

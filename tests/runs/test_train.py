@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,11 +20,13 @@ import torch
 from rich.console import Console
 
 from tests import kill_harness
-from tests.small_models import trajectory_log_probs
+from tests.own_algorithm import write_algorithm
 from text_gym import TextVectorEnv, as_reward_source, load_task
-from text_gym.agents import Policy, PPOConfig, SB3Config, rollout
+from text_gym.agents import Policy, PPOConfig, SB3Config, rollout, trajectory_log_probs
 from text_gym.cli.main import main
 from text_gym.errors import RewardError
+from text_gym.models import threads
+from text_gym.runs.folder import default_folder
 from text_gym.runs.origin import load_start
 from text_gym.runs.train import train
 
@@ -58,6 +61,32 @@ def test_train_leaves_everything_it_promises(tmp_path: Path, capsys: pytest.Capt
 
     model = AutoModelForCausalLM.from_pretrained(out / "policy")
     assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(out / "policy"))
+
+
+def test_an_algorithm_of_ones_own_trains_and_is_resumed_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its settings are options, and both runs end with the same policy."""
+    write_algorithm(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "--algorithm", "mine.py:Moving", "--decay", "0.5", "--episodes", "8"]
+    words += ["--max-tokens", "8", "--checkpoint-every", "1", "--iterations", "2"]
+    assert main([*words, "--out", "whole"]) == 0
+    assert default_folder("products", "mine.py:Moving").name.startswith("products-Moving-")
+    config = json.loads(Path("whole/config.json").read_text())
+    assert config["decay"] == 0.5
+    assert config["options"]["algorithm"] == f"{tmp_path / 'mine.py'}:Moving"
+    rows = [json.loads(line) for line in Path("whole/metrics.jsonl").read_text().splitlines()]
+    assert {"baseline", "objective", "kl", "reward"} <= rows[-1].keys()
+
+    shutil.copytree("whole", "part")
+    shutil.rmtree("part/checkpoints/00000002")
+    Path("part/summary.json").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["train", "--resume", str(tmp_path / "part")]) == 0
+    policies = [(tmp_path / run / "policy" / "model.safetensors").read_bytes() for run in ("whole", "part")]
+    assert policies[0] == policies[1]
 
 
 def test_gold_is_the_tasks_own_and_kl_is_to_the_start_while_another_reward_is_optimised(
@@ -102,7 +131,7 @@ def test_a_run_on_gold_has_no_second_column_of_it(tmp_path: Path) -> None:
 
 def test_looks_at_gold_change_no_bit_of_the_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kill_harness.run(tmp_path / "seen")
-    monkeypatch.setattr("text_gym.runs.train.TrainingJob.gold_watch", lambda self: None)
+    monkeypatch.setattr("text_gym.runs.job.TrainingJob.gold_watch", lambda self: None)
     kill_harness.run(tmp_path / "unseen")
     seen, unseen = (kill_harness.result(tmp_path / name) for name in ("seen", "unseen"))
     assert any("gold" in row for row in seen["metrics"])
@@ -303,3 +332,33 @@ def test_sb3_saves_the_policy_that_it_trained(tmp_path: Path) -> None:
     )  # fmt: skip
     saved = Policy.from_pretrained(tmp_path / "run" / "policy", kill_harness.TOKENIZER, device="cpu")
     assert any(not torch.equal(a, b) for a, b in zip(saved.model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [(False, 4), (True, 16)])
+def test_a_small_model_gets_few_threads_where_nobody_chose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: bool, expected: int
+) -> None:
+    """Rewards, too, are asked for on these threads; sixteen cores are played."""
+    seen: set[int] = set()
+
+    def reward(completion: str) -> float:
+        seen.add(torch.get_num_threads())
+        return float(completion.count("i"))
+
+    monkeypatch.setattr(threads, "cores", lambda: 16)
+    for name in threads.CHOICES:
+        monkeypatch.delenv(name, raising=False)
+    if chosen:
+        monkeypatch.setenv("OMP_NUM_THREADS", "16")
+    start = Policy.new(kill_harness.TOKENIZER, layers=1, width=16, heads=2, context=16, device="cpu")
+    before = torch.get_num_threads()
+    torch.set_num_threads(16)
+    try:
+        train(
+            "ppo", PPOConfig(iterations=1), kill_harness.task(), reward=as_reward_source(reward),
+            policy=start, episodes=4, out=tmp_path / "run", console=Console(file=io.StringIO()),
+        )  # fmt: skip
+        assert torch.get_num_threads() == 16
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {expected}

@@ -1,13 +1,35 @@
 from __future__ import annotations
 
+import itertools
+import statistics
+
 import numpy as np
 import pytest
+import scipy.optimize
+import scipy.special
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
 from text_gym import load_task
 from text_gym.errors import ConfigError, RewardError
-from text_gym.tasks.enumerable import TableReward, enumerable, optimal_policy, trajectories
+from text_gym.tasks.enumerable import (
+    TableReward,
+    best_of_n_law,
+    bradley_terry,
+    enumerable,
+    expected_dpo_loss,
+    expected_group_advantages,
+    expected_win_rate,
+    kl_divergence,
+    optimal_policy,
+    total_variation,
+    trajectories,
+)
+
+P = np.array([0.1, 0.4, 0.15, 0.3, 0.05])
+Q = np.array([0.3, 0.1, 0.2, 0.2, 0.2])
+R = np.array([0.5, -1.0, 2.0, 0.5, 0.7])  # two equals
 
 
 def test_forty_trajectories_all_different_and_rightly_ended() -> None:
@@ -76,3 +98,76 @@ def test_no_distribution_beats_the_closed_form(seed: int, beta: float) -> None:
 def test_beta_has_to_be_positive() -> None:
     with pytest.raises(ConfigError, match="beta is 0"):
         optimal_policy(np.ones(1), np.ones(1), 0)
+
+
+# Closed forms, each against a sum or a search that knows nothing of it
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_the_best_of_n_by_all_the_ways_to_draw_them(n: int) -> None:
+    expected = np.zeros(5)
+    for drawn in itertools.product(range(5), repeat=n):
+        best = max(drawn, key=lambda i: R[i])  # the first of equals, as it is drawn
+        expected[best] += np.prod(P[list(drawn)])
+    assert best_of_n_law(P, R, n) == pytest.approx(expected, abs=1e-15)
+
+
+def test_the_best_of_n_never_takes_what_is_never_written() -> None:
+    found = best_of_n_law(np.array([0.0, 1.0, 0.0]), np.array([1.0, 0.0, -1.0]), 3)
+    assert found.tolist() == [0.0, 1.0, 0.0]
+    with pytest.raises(ConfigError, match="n is 0"):
+        best_of_n_law(P, R, 0)
+
+
+def test_distances_against_scipy_and_a_search_over_all_sets() -> None:
+    assert kl_divergence(P, Q) == pytest.approx(scipy.stats.entropy(P, Q))
+    assert kl_divergence(np.array([0.0, 1.0]), np.array([0.5, 0.5])) == pytest.approx(np.log(2))
+    assert kl_divergence(np.array([0.5, 0.5]), np.array([0.0, 1.0])) == np.inf
+    sets = itertools.chain.from_iterable(itertools.combinations(range(5), k) for k in range(6))
+    assert total_variation(P, Q) == pytest.approx(max(abs(P[list(s)].sum() - Q[list(s)].sum()) for s in sets))
+
+
+def test_the_win_rate_by_every_pair_of_texts() -> None:
+    expected = 0.0
+    for i, j in itertools.product(range(5), repeat=2):
+        expected += P[i] * Q[j] * (1.0 if R[i] > R[j] else 0.5 if R[i] == R[j] else 0.0)
+    assert expected_win_rate(P, Q, R) == pytest.approx(expected)
+    assert expected_win_rate(P, Q, R) + expected_win_rate(Q, P, R) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("std", [True, False])
+def test_advantages_by_every_group(size: int, std: bool) -> None:
+    expected = np.zeros(5)
+    for drawn in itertools.product(range(5), repeat=size):
+        returns = [float(R[i]) for i in drawn]
+        spread = statistics.pstdev(returns) if std else 1.0
+        advantage = (returns[0] - statistics.fmean(returns)) / spread if len(set(returns)) > 1 else 0.0
+        expected[drawn[0]] += advantage * np.prod(P[list(drawn[1:])])
+    assert expected_group_advantages(P, R, size, std=std) == pytest.approx(expected, abs=1e-12)
+
+
+def test_groups_that_are_none_or_too_many_are_refused() -> None:
+    for size in (1, 12):
+        with pytest.raises(ConfigError, match=f"group_size is {size}"):
+            expected_group_advantages(P, R, size)
+
+
+def test_a_bradley_terry_raters_preferences() -> None:
+    found = bradley_terry(R)
+    for i, j in itertools.product(range(5), repeat=2):
+        assert found[i, j] == pytest.approx(scipy.special.expit(R[i] - R[j]))
+
+
+@pytest.mark.parametrize("beta", [0.1, 1.0])
+def test_a_search_for_the_least_loss_of_dpo_ends_at_the_optimum_of_rlhf(beta: float) -> None:
+    def loss(logits: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
+        return expected_dpo_loss(scipy.special.softmax(logits), Q, bradley_terry(R), beta)
+
+    found = scipy.optimize.minimize(loss, np.zeros(5), method="BFGS", options={"gtol": 1e-9})
+    odds = Q * np.exp(R / beta)
+    assert scipy.special.softmax(found.x) == pytest.approx(odds / odds.sum(), abs=1e-4)
+    assert loss(np.log(Q)) == pytest.approx(np.log(2))
+    assert found.fun < np.log(2)
+    with pytest.raises(ConfigError, match="beta is 0"):
+        expected_dpo_loss(P, Q, bradley_terry(R), 0)

@@ -32,7 +32,7 @@ def run_rewards(options: BenchRewardsOptions, command: str) -> int:
 def run_agents(options: BenchAgentsOptions, command: str) -> int:
     """Run `text-gym bench agents`."""
     settings: dict[str, Any] = asdict(options)
-    bench_agents(settings.pop("out"), command=command, **settings)
+    bench_agents(settings.pop("out"), algorithms=settings.pop("algorithm"), command=command, **settings)
     return 0
 
 

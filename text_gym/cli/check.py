@@ -1,13 +1,18 @@
-"""`text-gym check` names the laws an environment or a reward breaks, and what to fix."""
+"""`text-gym check` names the laws an environment, a reward or an algorithm breaks, and what to fix."""
 
 from __future__ import annotations
 
+from text_gym.agents.algorithms.agent import Agent
+from text_gym.agents.algorithms.by_name import ALGORITHMS
+from text_gym.agents.own_algorithms import installed, is_agent_by_its_text, own_algorithm
+from text_gym.agents.verification.check_agent import check_agent
 from text_gym.cli.options.check import CheckOptions
 from text_gym.envs.checker import check_text_env
 from text_gym.envs.reward_checker import check_reward_source
 from text_gym.envs.single import TextEnv
 from text_gym.runs.data import load_reward_source
 from text_gym.tasks.task import env_ids, load_task, task_names
+from text_gym.utils.user_code import split_place
 
 
 def run_check(options: CheckOptions) -> int:
@@ -20,8 +25,22 @@ def run_check(options: CheckOptions) -> int:
         )
         env = gym.make(env_id) if env_id in gym.registry else TextEnv(task=options.what)
         check_text_env(env, steps=options.steps, seed=options.seed)
+    elif _is_algorithm(options.what):
+        print(check_agent(options.what, seed=options.seed))
+        return 0
     else:
         task = load_task(options.task)
         check_reward_source(load_reward_source(options.what, task.prompts), task, seed=options.seed)
     print(f"{options.what} breaks none of the laws")
     return 0
+
+
+def _is_algorithm(what: str) -> bool:
+    """Return True if the words name an algorithm, ours or a user's, rather than a reward."""
+    if what in ALGORITHMS or what in installed():
+        return True
+    found = None if what.startswith("human:") else split_place(what)
+    if found is None or found[0].endswith(".py"):  # a file is not run here: it may hold a reward
+        return found is not None and is_agent_by_its_text(*found)
+    value = own_algorithm(what)
+    return isinstance(value, type) and issubclass(value, Agent)

@@ -90,7 +90,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "check": (
         "text_gym.cli.options.check:read_check",
         "text_gym.cli.check:run_check",
-        "check an environment or a reward: what it breaks, and what to mend",
+        "check an environment, a reward or an algorithm: what it breaks, and what to mend",
     ),
     "label": (
         "text_gym.cli.options.labels:read_label",

@@ -16,7 +16,7 @@ def run_train(options: TrainOptions, config: Any, resumed: str) -> int:
     """Run `text-gym train`; the exit status is 130 if the run was interrupted."""
     task, reward = resolve_task(options.task, options, options.reward, options.policy, options.max_tokens)
     summary = train(
-        options.algorithm,
+        str(anchored(options.algorithm, True)),
         config,
         task,
         reward=reward,
@@ -39,4 +39,5 @@ def run_train(options: TrainOptions, config: Any, resumed: str) -> int:
 def _anchored(options: dict[str, Any]) -> dict[str, Any]:
     """Make the files among the options absolute, so that a run can be resumed from anywhere."""
     files = {name: anchored(options[name]) for name in ("data", "policy")}
-    return {**options, **files, **{name: anchored(options[name], True) for name in ("reward", "gold")}}
+    code = {name: anchored(options[name], True) for name in ("algorithm", "reward", "gold")}
+    return {**options, **files, **code}

@@ -1,13 +1,17 @@
-"""What policies and reward models have in common: devices by name, loaded weights, the small GPT-2 of both.
+"""Loads and checks weights for policies and reward models, picks devices, and makes the small GPT-2.
 
-Weights, tokenizers and heads are theirs. PyTorch and `transformers` are imported when a function is called.
+Weights come from safetensors alone, and no code is run from a folder or hub. Tokenizers, heads and settings
+are the models' own business. PyTorch and `transformers` are imported when a function is called.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from text_gym.errors import ConfigError
+from text_gym.errors import ConfigError, DataError, NonFiniteError
 from text_gym.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -15,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def pick_device(device: str) -> torch.device:
-    """The device of a name; `"auto"` is CUDA where there is one, else the CPU.
+    """Return the device of a name; `"auto"` is CUDA if available, else the CPU.
 
     Raises:
         ConfigError: PyTorch knows no such device.
@@ -30,20 +34,101 @@ def pick_device(device: str) -> torch.device:
         raise ConfigError(f"unknown device {device!r}: {error}") from error
 
 
-def lift_from_file(model: Any) -> None:
-    """Give a loaded model's weights memory of their own.
+def load_model(
+    kind: str, name: str | Path, what: str, *, dtype: str = "float32", warn: bool = True, **changes: Any
+) -> Any:
+    """Load a `transformers` model from a folder or hub, with weights from safetensors.
 
-    They lie in the mapped file: writing that file anew would pull them away, and where they begin depends on
-    its header, to which the last bits of matrix products are sensitive.
+    Args:
+        kind: The class of `transformers` that loads it, e.g. `"AutoModelForCausalLM"`.
+        name: Folder or hub model.
+        what: What it is called in errors, with its article.
+        dtype: Type of the weights.
+        warn: Let `transformers` warn, e.g. of weights that were not in the folder.
+        changes: Changes of the configuration.
+
+    Raises:
+        DataError: There is no such model, it is broken, not in safetensors, needs code from a hub, or its
+            architecture has no form of this kind.
     """
+    import torch
+    import transformers
+
+    try:
+        with quietly(bars=not Path(name).is_dir(), warnings=warn):
+            model = getattr(transformers, kind).from_pretrained(
+                str(name),
+                dtype=getattr(torch, dtype),
+                use_safetensors=True,
+                trust_remote_code=False,
+                **changes,
+            )
+    except Exception as error:  # OSError, ValueError, KeyError, SafetensorError …, by version
+        raise DataError(f"cannot load {what} from {str(name)!r}: {error}") from error
     for weight in model.parameters():
+        # A loaded weight lies in the mapped file: writing that file anew would pull it away, and where it
+        # begins depends on its header, to which the last bits of matrix products are sensitive.
         weight.data = weight.data.clone()
+    return model
+
+
+def load_tensors(file: str | Path) -> dict[str, torch.Tensor]:
+    """Read the tensors of a safetensors file by name.
+
+    Raises:
+        DataError: There is no such file, or it is broken.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{file} cannot be read as safetensors ({error}); save it again") from error
+
+
+def check_finite(model: torch.nn.Module) -> None:
+    """Raise an error if a weight is not finite; outputs may hide it (CPU attention kernels swallow NaN).
+
+    Raises:
+        NonFiniteError: A weight is NaN or infinite; its tensor is named.
+    """
+    import torch
+
+    if torch.isfinite(torch.nn.utils.get_total_norm(list(model.parameters()))):
+        return
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise NonFiniteError(f"{name} holds NaN or infinity; it can be neither trained nor saved")
+
+
+@contextmanager
+def quietly(*, bars: bool = False, warnings: bool = True) -> Iterator[None]:
+    """Silence the progress bars of `transformers` and, if asked, its warnings.
+
+    Args:
+        bars: Leave progress bars on, which are for downloads.
+        warnings: Leave warnings on.
+    """
+    from transformers.utils import logging
+
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    if not bars:
+        logging.disable_progress_bar()
+    if not warnings:
+        logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
 
 
 def small_gpt2(
     tokenizer: Tokenizer, *, layers: int, width: int, heads: int, context: int, dropout: float, **more: Any
 ) -> Any:
-    """The configuration of a GPT-2 that is to be trained from nothing.
+    """Return the configuration of a GPT-2 to be trained from scratch.
 
     Args:
         tokenizer: Gives vocabulary and special ids.
@@ -65,7 +150,7 @@ def small_gpt2(
         resid_pdrop=dropout,
         embd_pdrop=dropout,
         attn_pdrop=dropout,
-        # GPT-2's 0.02 is for a width of 768: small models do not learn to copy from it.
+        # GPT-2's 0.02 suits a width of 768; with it, small models do not learn to copy.
         initializer_range=width**-0.5,
         bos_token_id=tokenizer.bos_id,
         eos_token_id=tokenizer.eos_ids[0] if tokenizer.eos_ids else None,

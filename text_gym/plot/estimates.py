@@ -79,7 +79,7 @@ def intervals(
         _rows(ax, labels)
         ax.locator_params(axis="x", nbins=6)
         name_axes(ax, x_label, title=title)
-        legend_below(ax)
+        legend_below(ax, least=1 if reference_name else 2)
     return ax
 
 
@@ -207,9 +207,11 @@ def spread(
                 )
         if not drawn:
             note(ax, "nothing to draw: no number is finite")
+        if not logarithmic:
+            ax.locator_params(axis="x", nbins=6)
         _rows(ax, list(groups))
         name_axes(ax, x_label, title=title)
-        legend_below(ax)
+        legend_below(ax, least=1)
     return ax
 
 

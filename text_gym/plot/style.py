@@ -84,7 +84,7 @@ def label(text: object, limit: int = 60) -> str:
     'a\\x07 very…'
     """
     shown = harmless(str(text))
-    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+    return shown if len(shown) <= limit else shown[: limit - 1].rstrip() + "…"
 
 
 def colour_of(colour: int | str | None, place: int) -> str:
@@ -112,18 +112,19 @@ def name_axes(ax: Axes, x_label: str = "", y_label: str = "", title: str = "") -
         ax.set_title(shown, loc="left", parse_math=False, color=INK, fontsize=10)
 
 
-def legend_below(ax: Axes, *others: Axes, columns: int | None = None) -> None:
-    """Put the names under the axes, where they cover nothing; none where there is but one to tell.
+def legend_below(ax: Axes, *others: Axes, columns: int | None = None, least: int = 2) -> None:
+    """Put the names under the axes, where they cover nothing.
 
     Args:
         ax: Where the legend stands.
         others: Axes over the same place, whose names belong to it.
         columns: Of names; as many as fit if None.
+        least: With fewer names there is nothing to tell apart, and no legend.
     """
     from matplotlib.transforms import ScaledTranslation
 
     pairs = [pair for a in (ax, *others) for pair in zip(*a.get_legend_handles_labels(), strict=True)]
-    if len(pairs) < 2:
+    if len(pairs) < least:
         return
     handles, found = zip(*pairs, strict=True)
     width = _room(ax)[0]
@@ -144,7 +145,7 @@ def legend_below(ax: Axes, *others: Axes, columns: int | None = None) -> None:
 def legend_height(names: Sequence[str], width: float) -> float:
     """Return the height in inches of a legend with these names, under axes so many inches wide."""
     shown = [name for name in names if name]
-    return 0.1 + 0.17 * -(-len(shown) // _columns(shown, 72 * width)) if len(shown) > 1 else 0.0
+    return 0.1 + 0.17 * -(-len(shown) // _columns(shown, 72 * width)) if shown else 0.0
 
 
 def _columns(names: Sequence[str], width: float) -> int:

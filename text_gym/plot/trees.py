@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from text_gym.episode import FloatArray
 from text_gym.errors import DataError
 
 from .canvas import drawing
@@ -139,7 +140,7 @@ def diagram(
     return ax
 
 
-def _check_leaves(leaves: Sequence[Path], p: npt.NDArray[np.float64], values: object) -> None:
+def _check_leaves(leaves: Sequence[Path], p: FloatArray, values: object) -> None:
     if len(p) != len(leaves) or (isinstance(values, np.ndarray) and len(values) != len(leaves)):
         raise DataError(f"{len(leaves)} texts need a probability each, and a reward each where there are any")
     if len(leaves) > _MOST:

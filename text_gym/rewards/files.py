@@ -5,20 +5,15 @@ A file is run as Python code when it is loaded, as an import would: `sandboxed` 
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
-import importlib
-import importlib.util
 import inspect
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from text_gym.episode import Prompt
-from text_gym.errors import ConfigError, DataError, RewardError, UnknownNameError
+from text_gym.errors import ConfigError, RewardError
+from text_gym.utils.user_code import load_from
 
 from .source import FunctionReward, RewardSource
 
@@ -34,7 +29,7 @@ def load_from_module(
     module: str, name: str, prompts: Iterable[Prompt] | None, kwargs: Mapping[str, Any]
 ) -> RewardSource:
     """Import a module and make a source of the name in it; errors are those of `load_reward`."""
-    return as_source(_attribute(_import(module), name), f"{module}:{name}", prompts, kwargs)
+    return as_source(load_from(module, name, RewardError), f"{module}:{name}", prompts, kwargs)
 
 
 def make_source(
@@ -81,7 +76,7 @@ class _FromFile:
 
     @classmethod
     def load(cls, file: Path, name: str) -> Any:
-        value = _attribute(_run_file(file.resolve()), name)
+        value = load_from(str(file), name, RewardError)
         return cls(file.resolve(), name, value) if inspect.isfunction(value) else value
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -89,51 +84,3 @@ class _FromFile:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Path, str]]:
         return _FromFile.load, (self.file, self.name)
-
-
-def _run_file(file: Path) -> ModuleType:
-    if not file.is_file():
-        raise DataError(f"there is no file {file}")
-    name = f"text_gym_reward_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise DataError(f"{file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    try:
-        with _on_path(file.parent):
-            spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise RewardError(f"{file} raised {type(error).__name__}: {error}") from error
-    return module
-
-
-def _import(module: str) -> ModuleType:
-    try:
-        with _on_path(Path.cwd()):  # a console script does not have the working directory on its path
-            return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise DataError(f"there is no module {error.name!r} (asked for {module!r})") from error
-    except Exception as error:
-        raise RewardError(f"module {module!r} raised {type(error).__name__}: {error}") from error
-
-
-def _attribute(module: ModuleType, name: str) -> Any:
-    value: Any = module
-    for part in name.split("."):
-        if not hasattr(value, part):
-            known = [k for k, v in vars(value).items() if callable(v) and not k.startswith("_")]
-            raise UnknownNameError(f"name in {getattr(module, '__file__', module.__name__)}:", part, known)
-        value = getattr(value, part)
-    return value
-
-
-@contextlib.contextmanager
-def _on_path(folder: Path) -> Iterator[None]:
-    before = list(sys.path)
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        sys.path[:] = before

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
 
+from text_gym.agents.own_algorithms import short_name
 from text_gym.errors import ConfigError, DataError
 from text_gym.plot.canvas import panels, save
 from text_gym.plot.lines import Line, curves, reward_and_gold
@@ -252,8 +253,8 @@ def _read_rows(file: Path) -> list[dict[str, float]]:
 
 
 def default_folder(task: str, algorithm: str) -> Path:
-    """Return `runs/<task>-<algorithm>-<time>`."""
-    return Path("runs") / f"{Path(task).stem}-{algorithm}-{time.strftime('%Y%m%d-%H%M%S')}"
+    """Return `runs/<task>-<algorithm>-<time>`; a user's own algorithm has its class's name."""
+    return Path("runs") / f"{Path(task).stem}-{short_name(algorithm)}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _fence(text: str) -> str:

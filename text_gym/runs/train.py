@@ -6,11 +6,10 @@ and tables; how a policy learns is in `text_gym.agents`.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import signal
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -18,19 +17,23 @@ from rich.console import Console
 
 from text_gym.agents.adapters.sb3.training import train_sb3
 from text_gym.agents.algorithms.by_name import load_algorithm
+from text_gym.agents.checks import reward_modules
+from text_gym.agents.own_algorithms import short_name
 from text_gym.agents.policies.lora import LoRAPolicy
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.training.checkpoint import Checkpoints, Choice
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.errors import ConfigError, RaterLeftError
+from text_gym.models.threads import limited_threads, threads_are_chosen
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
 from text_gym.utils.stopping import Stop, stop_signals
 
 from .console import Notes, progress, show_results
-from .folder import RunFolder, Sample, default_folder
-from .judgement import GoldWatch, Judgement, judge_policy, judge_texts
-from .origin import Start, write_origin
+from .folder import RunFolder, default_folder
+from .job import CHECKPOINTS, TrainingJob, TrainingOutcome
+from .judgement import judge_policy, judge_texts
+from .origin import Start
 
 if TYPE_CHECKING:
     from text_gym.agents.adapters.sb3.config import SB3Config
@@ -40,7 +43,6 @@ if TYPE_CHECKING:
 
 Learner: TypeAlias = "Callable[[RunFolder, Stop, Callable[[dict[str, float]], bool]], TrainingOutcome]"
 LOG = logging.getLogger("text_gym")
-CHECKPOINTS = "checkpoints"  # in a run's folder
 
 
 def train(
@@ -71,7 +73,8 @@ def train(
     summary, metrics (`text_gym.agents.TIMES` aside) and policy are then those of the uninterrupted run.
 
     Args:
-        algorithm: Name of the algorithm, e.g. `"ppo"`, or `"sb3.ppo"` for that of Stable-Baselines3.
+        algorithm: Name of the algorithm, e.g. `"ppo"`, `"sb3.ppo"` for that of Stable-Baselines3, or your own
+            (see `agents.load_algorithm`).
         config: Its settings.
         task: Prompts, held-out prompts and the task's own reward, which is gold (`NoGold()` for none).
         reward: What is optimised; the task's own reward if None. While it is another one, gold is looked at
@@ -129,7 +132,9 @@ def _run(
 ) -> dict[str, Any]:
     """Learn inside the run's folder, stopping cleanly when asked to, and write and show what came of it."""
     learner = (_learn_with_sb3 if job.algorithm.startswith("sb3.") else _learn)(job)
+    models = [*([] if job.policy is None else [job.policy]), *reward_modules(job.reward).values()]
     with (
+        nullcontext() if threads_are_chosen() else limited_threads(*models),
         stop_signals() as stop,
         progress(console, job.config.iterations, bar=not job.reward.interactive) as show,
         RunFolder(folder, settings, resume=resume) as run,
@@ -152,7 +157,8 @@ def _run(
         }
         samples = outcome.samples(job)
         run.write_samples(samples[:20])
-        title = f"{job.task.name} · {job.algorithm} · reward {job.reward.name} · seed {job.config.seed}"
+        algorithm = short_name(job.algorithm)
+        title = f"{job.task.name} · {algorithm} · reward {job.reward.name} · seed {job.config.seed}"
         run.draw_curves(title, job.reward.name, outcome.first_look)
         run.write_json("summary.json", summary)  # written last: a run that has one is complete
     show_results(console, summary, samples[:3], folder)
@@ -189,94 +195,6 @@ def _with_adapter(algorithm: str, policy: Policy | None, rank: int, merge: bool,
     if policy is None or algorithm.startswith("sb3."):
         raise ConfigError("algorithms of Stable-Baselines3 train all weights; leave out --lora")
     return LoRAPolicy(policy, rank, merge=merge, seed=seed)
-
-
-@dataclass(frozen=True)
-class TrainingJob:
-    """Everything a run needs in order to learn; the fields are the arguments of `train`.
-
-    `came_from` says which policy `policy` was before anything was learnt.
-    """
-
-    algorithm: str
-    config: Any
-    task: Task
-    reward: RewardSource
-    policy: Policy | None
-    episodes: int
-    limit: Literal["end", "truncate"]
-    device: str
-    checkpoint_every: int
-    came_from: Start | None = None
-
-    def __post_init__(self) -> None:
-        if self.checkpoint_every < 0:
-            raise ConfigError(f"checkpoint_every is {self.checkpoint_every}; it must be 0 (none) or more")
-
-    def settings(self) -> dict[str, Any]:
-        """Return the settings for `config.json`."""
-        return {
-            "task": self.task.name,
-            "reward": self.reward.name,
-            "algorithm": self.algorithm,
-            "episodes": self.episodes,
-            "limit": self.limit,
-            **dataclasses.asdict(self.config),
-        }
-
-    def save_policy(self, run: RunFolder, save: Callable[[Path], None]) -> None:
-        """Write the policy of a run, with its origin."""
-        folder, start = run.path / "policy", self.came_from
-        save(folder)
-        if start is not None and self.checkpoint_every and not self.algorithm.startswith("sb3."):
-            start = start.also_at(run.path / CHECKPOINTS / "reference")
-        write_origin(folder, self.task.settings, self.task.max_tokens, start, self.reward.name)
-
-    def gold_watch(self) -> GoldWatch | None:
-        """Make the watch that measures gold during training; None if gold is optimised itself or unknown."""
-        gold = self.task.reward
-        if self.reward is gold or not self.task.has_gold or gold.interactive or self.policy is None:
-            return None
-        return GoldWatch(self.task, self.episodes, self.config.iterations, self.policy.context)
-
-
-@dataclass(frozen=True)
-class TrainingOutcome:
-    """The result of learning: judgements, counts, whose policy was kept, and whether the objective fell.
-
-    `first_look` is that of `GoldWatch` before learning, where there is one.
-    """
-
-    before: Judgement
-    after: Judgement
-    tokens: int
-    iterations: int
-    choice: Choice
-    declined: str | None = None
-    first_look: dict[str, float] | None = None
-
-    def summary(self) -> dict[str, Any]:
-        """Return the fields of `summary.json` that learning determines."""
-        return {
-            "before": self.before.summary,
-            "after": self.after.summary,
-            "kl_nats": self.after.sampled.kl.mean,
-            "tokens": self.tokens,
-            "iterations": self.iterations,
-            "policy_of_iteration": self.choice.iteration,
-            "objective": self.choice.objective,
-            "declined": self.declined,
-        }
-
-    def samples(self, job: TrainingJob) -> list[Sample]:
-        """Collect prompt, text and rewards before, and text and rewards after, for every held-out prompt."""
-
-        def side(judgement: Judgement, i: int) -> tuple[str, dict[str, float]]:
-            text = judgement.sampled.episodes[i].completion
-            return text, judgement.scores(i, job.task, job.reward)
-
-        prompts = [e.prompt.text for e in self.before.sampled.episodes]
-        return [(p, *side(self.before, i), *side(self.after, i)) for i, p in enumerate(prompts)]
 
 
 def _learn(job: TrainingJob) -> Learner:

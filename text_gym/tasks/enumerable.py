@@ -2,6 +2,9 @@
 
 One prompt, an arbitrary but fixed reward for every trajectory. With three symbols, EOS and at most three
 tokens there are 1 + 3 + 36 = 40 trajectories. It is an oracle for agents, nothing to generalise from.
+Beside it stand closed forms over the trajectories of any tiny task, as NumPy arrays: a policy is the vector
+of its trajectories' probabilities here. What differentiates through a policy's network is in
+`text_gym.agents.verification.exact`.
 """
 
 from __future__ import annotations
@@ -19,7 +22,21 @@ from text_gym.tokenizer import Tokenizer, WordTokenizer
 from .classic import check_range
 from .task import Task
 
+__all__ = [
+    "best_of_n_law",
+    "bradley_terry",
+    "enumerable",
+    "expected_dpo_loss",
+    "expected_group_advantages",
+    "expected_win_rate",
+    "kl_divergence",
+    "optimal_policy",
+    "total_variation",
+    "trajectories",
+]
+
 MAX_TRAJECTORIES = 100_000
+MAX_GROUPS = 1_000_000  # groups of completions that an expectation is summed over
 
 Trajectory = tuple[int, ...]
 
@@ -130,6 +147,168 @@ def optimal_policy(reference: FloatArray, rewards: FloatArray, beta: float) -> F
     tilted = reference * np.exp((rewards - rewards.max()) / beta)
     optimal: FloatArray = tilted / tilted.sum()
     return optimal
+
+
+def best_of_n_law(probabilities: FloatArray, rewards: FloatArray, n: int) -> FloatArray:
+    """The distribution of the best of `n` texts that are drawn independently, the first among equals.
+
+    With `F` the distribution function of the reward, a text of reward `r` is chosen with probability
+    `F(r)^n - F(r-)^n`, shared among the texts of that reward in proportion to their own probabilities.
+
+    Args:
+        probabilities: `(N,)` float64, of the trajectories under the policy that writes.
+        rewards: `(N,)` float64, by which the best is chosen.
+        n: How many texts are drawn, at least 1.
+
+    Returns:
+        `(N,)` float64, probabilities. Their KL to `probabilities` is at most `log n - (n - 1)/n`.
+
+    >>> best_of_n_law(np.array([0.5, 0.5]), np.array([0.0, 1.0]), n=2)
+    array([0.25, 0.75])
+    """
+    if n < 1:
+        raise ConfigError(f"n is {n}; at least 1 text has to be drawn")
+    levels, level = np.unique(rewards, return_inverse=True)
+    mass = np.bincount(level, probabilities, len(levels))
+    upto = np.cumsum(mass)
+    chosen = upto**n - np.concatenate([[0.0], upto[:-1]]) ** n
+    share = np.divide(chosen, mass, out=np.zeros_like(mass), where=mass > 0)
+    law: FloatArray = probabilities * share[level]
+    return law
+
+
+def kl_divergence(policy: FloatArray, reference: FloatArray) -> float:
+    """KL(policy ‖ reference) in nats; infinite where the policy writes what the reference never does.
+
+    Args:
+        policy: `(N,)` float64, probabilities of the trajectories.
+        reference: `(N,)` float64, likewise.
+
+    >>> round(kl_divergence(np.array([1.0, 0.0]), np.array([0.5, 0.5])), 4)
+    0.6931
+    """
+    written = policy > 0
+    with np.errstate(divide="ignore"):
+        return float(np.sum(policy[written] * np.log(policy[written] / reference[written])))
+
+
+def total_variation(p: FloatArray, q: FloatArray) -> float:
+    """The largest difference between the probabilities that two policies give to any set of trajectories.
+
+    Args:
+        p: `(N,)` float64, probabilities of the trajectories.
+        q: `(N,)` float64, likewise.
+
+    Returns:
+        In [0, 1]: half the sum of absolute differences.
+
+    >>> total_variation(np.array([0.5, 0.5]), np.array([0.75, 0.25]))
+    0.25
+    """
+    return float(np.abs(p - q).sum() / 2)
+
+
+def expected_win_rate(policy: FloatArray, rival: FloatArray, rewards: FloatArray) -> float:
+    """The probability that a text of one policy has more reward than one of another, ties counting half.
+
+    Args:
+        policy: `(N,)` float64, probabilities of the trajectories.
+        rival: `(N,)` float64, those of the other policy, which draws independently.
+        rewards: `(N,)` float64.
+
+    >>> expected_win_rate(np.array([0.0, 1.0]), np.array([0.5, 0.5]), np.array([0.0, 1.0]))
+    0.75
+    """
+    wins = (np.sign(rewards[:, None] - rewards[None, :]) + 1) / 2  # (N, N)
+    return float(policy @ wins @ rival)
+
+
+def expected_group_advantages(
+    probabilities: FloatArray, rewards: FloatArray, group_size: int, *, std: bool = True
+) -> FloatArray:
+    """The advantage that GRPO gives a text on average over the other texts of its group.
+
+    A text's return less the mean of its group, with `std` over the group's standard deviation (divisor
+    `group_size`); a group of equal returns has advantage 0. With these in place of the rewards,
+    `exact_policy_gradient` is the expected gradient of GRPO at the policy that played. Without `std` they are
+    `(k - 1)/k` times `rewards - mean`; those of RLOO are `rewards - mean`.
+
+    Args:
+        probabilities: `(N,)` float64, of the trajectories.
+        rewards: `(N,)` float64.
+        group_size: `k`, texts of a group, at least 2.
+        std: Whether to divide by the standard deviation.
+
+    Returns:
+        `(N,)` float64.
+
+    Raises:
+        ConfigError: A group of fewer than 2, or more than a million groups to sum over.
+
+    >>> expected_group_advantages(np.array([0.5, 0.5]), np.array([0.0, 1.0]), group_size=2)
+    array([-0.5,  0.5])
+    """
+    count = len(rewards)
+    if group_size < 2 or count**group_size > MAX_GROUPS * count:
+        raise ConfigError(
+            f"group_size is {group_size}; it must be at least 2, and {count} trajectories make "
+            f"{count}^{group_size - 1} groups around each, of which {MAX_GROUPS} can be summed over"
+        )
+    others = np.indices((count,) * (group_size - 1)).reshape(group_size - 1, -1)  # (k - 1, groups)
+    weights = probabilities[others].prod(axis=0)
+    own = np.empty(count)
+    for i, reward in enumerate(rewards):
+        group = np.vstack([np.full(others.shape[1], reward), rewards[others]])
+        advantage = reward - group.mean(axis=0)
+        if std:
+            spread = np.where(np.ptp(group, axis=0) > 0, group.std(axis=0), np.inf)
+            advantage = advantage / spread
+        own[i] = weights @ advantage
+    return own
+
+
+def bradley_terry(rewards: FloatArray) -> FloatArray:
+    """Return how often a rater whose log-odds are reward differences prefers each text to each other.
+
+    Args:
+        rewards: `(N,)` float64.
+
+    Returns:
+        `(N, N)` float64, the probability that the text of the row is preferred to that of the column
+        (Bradley & Terry 1952).
+
+    >>> bradley_terry(np.array([0.0, np.log(3.0)]))
+    array([[0.5 , 0.25],
+           [0.75, 0.5 ]])
+    """
+    odds: FloatArray = 1 / (1 + np.exp(-(rewards[:, None] - rewards[None, :])))
+    return odds
+
+
+def expected_dpo_loss(
+    policy: FloatArray, reference: FloatArray, preferences: FloatArray, beta: float
+) -> float:
+    """The expected loss of DPO where both texts of a pair are drawn from the reference policy.
+
+    For a rater by Bradley and Terry its minimum is `optimal_policy(reference, rewards, beta)`, the optimum
+    of RLHF (Rafailov et al. 2023).
+
+    Args:
+        policy: `(N,)` float64, probabilities of the trajectories, above 0.
+        reference: `(N,)` float64, likewise.
+        preferences: `(N, N)` float64, how often the row's text is preferred to the column's.
+        beta: β of DPO, above 0.
+
+    >>> half = np.array([0.5, 0.5])
+    >>> round(expected_dpo_loss(half, half, bradley_terry(np.array([0.0, 1.0])), beta=0.1), 4)
+    0.6931
+    """
+    if not beta > 0:
+        raise ConfigError(f"beta is {beta!r}; it must be above 0")
+    implicit = beta * np.log(policy / reference)
+    margins = implicit[:, None] - implicit[None, :]
+    losses = preferences * np.logaddexp(0, -margins) + preferences.T * np.logaddexp(0, margins)
+    return float(reference @ losses @ reference)
 
 
 def _every_trajectory(tokenizer: Tokenizer, max_tokens: int) -> list[Trajectory]:

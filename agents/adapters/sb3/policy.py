@@ -21,6 +21,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
+from text_gym.agents.adapters.fit import check_fit
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.prefix_cache import PrefixCache
 from text_gym.agents.sampling.sampler import draw
@@ -94,6 +95,11 @@ class LanguageModelPolicy(ActorCriticPolicy):
             self.language_model.requires_grad_(True)
         else:
             self.language_model = Policy.from_pretrained(language_model)
+        if isinstance(observation_space, spaces.Dict) and "action_mask" in observation_space.spaces:
+            raise ConfigError(
+                "a language-model policy does not support action masks here; make the environment without "
+                "one, or train sb3-contrib's MaskablePPO on TokenFeatures"
+            )
         check_fit(self.language_model, observation_space, action_space)
         self.cache, self.exact_entropy = cache, exact_entropy
         self._given = (language_model,)  # in a tuple, so that PyTorch does not register it as a submodule
@@ -161,7 +167,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
         return CategoricalDistribution(self.language_model.vocab_size).proba_distribution(logits)
 
     def log_probs(self, obs: Mapping[str, npt.NDArray[Any]], actions: IntArray) -> Tensor:
-        """`(B,)` log-probabilities, in nats, of actions; those of the last draw are at hand."""
+        """Return the actions' log-probabilities, `(B,)` nats; those of the last draw are stored."""
         last = self._last
         if last is not None and all(
             np.array_equal(old, new)
@@ -231,35 +237,3 @@ class _Draw(NamedTuple):
 def _as_arrays(obs: Observations) -> tuple[IntArray, IntArray]:
     """Return tokens `(n, W)` and lengths `(n,)` as NumPy int64 arrays."""
     return obs["tokens"].long().cpu().numpy(), obs["length"].long().cpu().numpy().reshape(-1)
-
-
-def check_fit(policy: Policy, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> int:
-    """Refuse spaces a language model cannot play in; return the largest number of tokens in an observation.
-
-    Raises:
-        ConfigError: What does not fit, and what to do.
-    """
-    places: Mapping[str, Any] = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {}
-    names = set(places)
-    if not {"tokens", "length"} <= names:
-        raise ConfigError(
-            f"a language-model policy reads a Dict with 'tokens' and 'length', not {observation_space}; "
-            "wrap a TextVectorEnv in SB3VecEnv"
-        )
-    if "action_mask" in names:
-        raise ConfigError(
-            "a language-model policy here knows no action masks; make the environment without one, or train "
-            "sb3-contrib's MaskablePPO on TokenFeatures"
-        )
-    if not isinstance(action_space, spaces.Discrete) or action_space.n != policy.vocab_size:
-        raise ConfigError(
-            f"the action space is {action_space} and the language model has {policy.vocab_size} tokens; "
-            "give the environment the language model's tokenizer"
-        )
-    width = int(places["tokens"].shape[0])
-    if policy.context is not None and width > policy.context:
-        raise ConfigError(
-            f"observations have up to {width} tokens, the language model reads {policy.context}; "
-            "lower max_tokens or truncate the prompts"
-        )
-    return width

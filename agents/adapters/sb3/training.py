@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+from stable_baselines3.common.vec_env import VecMonitor
 
+from text_gym.agents.adapters.kl_penalty import KLPenalty
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.evaluation import Measure, Report, evaluate
 from text_gym.agents.sampling.sampler import Sampling
@@ -33,7 +35,6 @@ from text_gym.tasks.task import Task
 from .buffer import SequenceRolloutBuffer
 from .config import SB3Config
 from .features import TokenFeatures
-from .kl_penalty import KLPenalty
 from .policy import LanguageModelPolicy
 from .vec_env import SB3VecEnv
 
@@ -144,7 +145,6 @@ def make_sb3(
         num_envs=config.num_envs,
         autoreset_mode="SameStep",
     )
-    vec_env: VecEnv = VecMonitor(SB3VecEnv(env))
     rate = config.learning_rate or (1e-3 if policy is None else 3e-4)
     settings: dict[str, Any] = {
         "learning_rate": LinearSchedule(rate, 0.0, 1.0) if config.anneal else rate,
@@ -179,17 +179,19 @@ def make_sb3(
             "features_extractor_kwargs": {"encoder": config.encoder, "width": config.width},
             "net_arch": [config.width, config.width],
         }
+        vec_env = VecMonitor(SB3VecEnv(env))
         model: BaseAlgorithm = algorithm_class(name, vec_env, policy_kwargs=networks, **common)
     elif algorithm in ("ppo", "a2c"):
-        vec_env = KLPenalty(vec_env, policy.frozen(), config.kl_coef)
+        # Statistics inside the penalty: what SB3 logs is the task's own return.
+        penalised = SB3VecEnv(KLPenalty(RecordEpisodeStatistics(env), policy, config.kl_coef))
         model = algorithm_class(
             LanguageModelPolicy,
-            vec_env,
+            penalised,
             policy_kwargs={"language_model": policy, "exact_entropy": False},
             rollout_buffer_class=SequenceRolloutBuffer,
             **common,
         )
-        vec_env.follow(model.policy)
+        penalised.follow(model.policy)
     else:
         raise ConfigError(f"sb3.{algorithm} cannot train a language model; choose sb3.ppo or sb3.a2c")
     return model
@@ -300,7 +302,7 @@ class _Progress(BaseCallback):
         for info in self.locals["infos"]:
             if "episode" in info:
                 self.returns.append(
-                    (info["episode"]["r"], info["episode"]["l"], info.get("kl", float("nan")))
+                    (info["episode"]["r"], info["episode"]["l"], info.get("episode_kl", float("nan")))
                 )
         if self.num_timesteps < (self.iteration + 1) * self.size:
             return True

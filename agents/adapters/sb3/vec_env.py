@@ -11,16 +11,21 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
 
+from text_gym.agents.adapters.kl_penalty import KL_INFO, KLPenalty
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import IntArray
 from text_gym.errors import ConfigError
 
 from .features import Info, Observation, StepReturn
+from .kl_penalty import sb3_log_probs
 
 Indices = int | Iterable[int] | None
+# What wrappers say of an episode's last step beside its `final_info`: RecordEpisodeStatistics and KLPenalty.
+BESIDE = frozenset({"episode", *KL_INFO})
 
 
 class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
@@ -57,6 +62,26 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
         self._actions: IntArray = np.zeros(0, dtype=np.int64)
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 
+    def follow(self, policy: BasePolicy) -> SB3VecEnv:
+        """Tell the `KLPenalty` among the wrappers whose KL it penalises, and return this environment.
+
+        Args:
+            policy: `model.policy` of PPO, A2C or sb3-contrib's MaskablePPO.
+
+        Raises:
+            ConfigError: There is no such wrapper, or the policy has no action distribution to ask (DQN).
+        """
+        env = self.env
+        while not isinstance(env, KLPenalty):
+            if not isinstance(env, VectorWrapper):
+                raise ConfigError(
+                    "there is no KLPenalty here that could follow a policy; write "
+                    "SB3VecEnv(KLPenalty(env, reference))"
+                )
+            env = env.env
+        env.follow(sb3_log_probs(policy))
+        return self
+
     def reset(self) -> Observation:
         """Start an episode in every row, with the seeds and options that were set before."""
         seeds: Any = None if all(seed is None for seed in self._seeds) else list(self._seeds)
@@ -89,8 +114,8 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
         newest = list(infos)  # describes the observations returned here
         if dones.any():
             _distribute(info.pop("final_info"), infos)
-            if "episode" in info:  # RecordEpisodeStatistics puts it beside, not into, the final info
-                _distribute({key: info.pop(key) for key in ("episode", "_episode")}, infos)
+            for key in BESIDE & info.keys():
+                _distribute({key: info.pop(key), f"_{key}": info.pop(f"_{key}")}, infos)
             final = info.pop("final_obs")
             for i in np.flatnonzero(dones).tolist():
                 infos[i]["terminal_observation"] = final[i]

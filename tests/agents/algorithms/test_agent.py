@@ -25,7 +25,7 @@ from text_gym import (
 from text_gym.agents import PPO, Agent, Policy, PPOConfig, Rollout
 from text_gym.agents.algorithms.by_name import load_algorithm
 from text_gym.agents.algorithms.configs import AgentConfig
-from text_gym.agents.training.metrics import TIMES, Metrics, rollout_metrics
+from text_gym.agents.training.metrics import TIMES, Metrics
 from text_gym.errors import ConfigError, NonFiniteError, NoScoresError, RewardError
 
 
@@ -413,7 +413,7 @@ def test_describe_by_hand() -> None:
         [*episodes, cut],
         scores,
     )
-    found = rollout_metrics(batch)
+    found = batch.metrics()
     assert found == {
         "reward": 3.0,
         "reward_std": pytest.approx(math.sqrt(8 / 3)),

@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from tests.agents.algorithms.test_ppo import world
-from tests.small_models import parameters_of, same_parameters, small_policy, trajectory_log_probs
-from tests.tiny_world import QUICK, Floats, every_pair, learn_in, pair, total_variation
+from tests.small_models import parameters_of, same_parameters, small_policy
+from tests.tiny_world import QUICK, every_pair, learn_in, pair
 from text_gym import Episode, Prompt, TextVectorEnv, WordTokenizer, load_task
-from text_gym.agents import BestOfN, BestOfNConfig, Policy
+from text_gym.agents import BestOfN, BestOfNConfig, Policy, trajectory_log_probs
 from text_gym.agents.algorithms.best_of_n import best_of_n, best_of_n_kl_bound, choose_best
 from text_gym.agents.training.metrics import Metrics
 from text_gym.errors import ConfigError
 from text_gym.rewards.source import FunctionReward
+from text_gym.tasks.enumerable import best_of_n_law, kl_divergence, total_variation
 
 # Choosing
 
@@ -80,14 +81,6 @@ def test_more_candidates_are_better() -> None:
 # The distribution of the best
 
 
-def best_of_n_distribution(probs: Floats, rewards: Floats, n: int) -> Floats:
-    """P(best = y) = P(all n at most as good as y) - P(all n worse), for rewards that are all different."""
-    at_most = np.array([probs[rewards <= r].sum() for r in rewards])
-    worse = np.array([probs[rewards < r].sum() for r in rewards])
-    result: Floats = at_most**n - worse**n
-    return result
-
-
 def test_of_two_the_best_has_the_distribution_in_closed_form() -> None:
     """Summed over all pairs of trajectories, weighted by their probabilities."""
     task = load_task("enumerable")
@@ -101,7 +94,7 @@ def test_of_two_the_best_has_the_distribution_in_closed_form() -> None:
     found = torch.bincount(chosen, weights=shares, minlength=len(number)).numpy()
     probs = batch.log_probs.sum(dim=1).exp()[1 : 2 * len(number) : 2].numpy()
     assert probs.sum() == pytest.approx(1)
-    expected = best_of_n_distribution(probs, task.reward(episodes).values, 2)
+    expected = best_of_n_law(probs, task.reward(episodes).values, 2)
     assert found == pytest.approx(expected, abs=1e-12)
 
 
@@ -116,8 +109,8 @@ def test_the_kl_bound_holds_and_is_reached_by_many_equally_likely_texts(n: int) 
             rank = (rewards + 1) / texts
             q = rank**n - (rank - 1 / texts) ** n
         else:
-            q = best_of_n_distribution(p, rewards, n)
-        kl = float((q[q > 0] * np.log(q[q > 0] / p[q > 0])).sum())
+            q = best_of_n_law(p, rewards, n)
+        kl = kl_divergence(q, p)
         assert kl <= bound + 1e-9
     assert kl == pytest.approx(bound, abs=1e-3)
 
@@ -137,12 +130,12 @@ def test_distillation_from_the_reference_reaches_best_of_n(seed: int) -> None:
     task, episodes, before, after = learn_in(
         seed, lambda policy, env: Logged(policy, env, config), num_envs=512
     )
-    best = best_of_n_distribution(before, task.reward(episodes).values, 2)
+    best = best_of_n_law(before, task.reward(episodes).values, 2)
     began, reached = total_variation(before, best), total_variation(after, best)
     print(f"best of 2, seed {seed}: total variation {began:.4f} -> {reached:.4f}")
     assert began > 0.2
     assert reached <= 0.05  # it is fitted to the few texts chosen last: 0.018 to 0.036 on seeds 0 to 4
-    exact = float((best * np.log(best / before)).sum())
+    exact = kl_divergence(best, before)
     assert exact < best_of_n_kl_bound(2)
     assert np.mean([m["kl"] for m in logs[-20:]]) == pytest.approx(exact, abs=0.05)
 

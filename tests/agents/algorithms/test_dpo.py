@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.small_models import parameters_of, same_parameters, small_policy, trajectory_log_probs
+from tests.small_models import parameters_of, same_parameters, small_policy
 from text_gym import Episode, Prompt
-from text_gym.agents import DPO, DPOConfig, Policy
+from text_gym.agents import DPO, DPOConfig, Policy, trajectory_log_probs
 from text_gym.agents.algorithms.dpo import dpo_loss
 from text_gym.agents.training.metrics import Metrics
 from text_gym.errors import ConfigError, DataError, NonFiniteError

@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from tests.agents.algorithms.test_ppo import said, world
-from tests.small_models import same_parameters, small_policy, trajectory_log_probs
+from tests.small_models import same_parameters, small_policy
 from tests.tiny_world import (
     BETA,
     QUICK,
@@ -24,15 +24,14 @@ from tests.tiny_world import (
     gradient_of_update,
     learn_in,
     pair,
-    total_variation,
 )
 from text_gym import Task, TextVectorEnv, load_task
-from text_gym.agents import GRPO, GRPOConfig
+from text_gym.agents import GRPO, GRPOConfig, trajectory_log_probs
 from text_gym.agents.algorithms.grpo import group_advantages
 from text_gym.agents.algorithms.policy_gradient import Part
 from text_gym.agents.training.metrics import Metrics
 from text_gym.errors import ConfigError
-from text_gym.tasks.enumerable import optimal_policy, trajectories
+from text_gym.tasks.enumerable import optimal_policy, total_variation, trajectories
 
 STILL = GRPOConfig(
     iterations=1, learning_rate=0.0, warmup=0, kl_coef=BETA, epochs=1, minibatches=1, group_size=2

@@ -86,7 +86,12 @@ def test_the_controller_moves_beta_towards_the_target_in_bounded_steps() -> None
     assert controller.coefficient == pytest.approx(0.1 * 1.01 * 1.02 * 0.98)
 
 
-@pytest.mark.parametrize(("coefficient", "target"), [(-0.1, None), (0.1, 0.0), (0.1, -1.0)])
+@pytest.mark.parametrize(
+    ("coefficient", "target"),
+    [(-0.1, None), (0.1, 0.0), (0.1, -1.0), (math.nan, None), (math.inf, None), (0.1, math.nan)],
+)
 def test_a_controller_of_no_sense_is_refused(coefficient: float, target: float | None) -> None:
     with pytest.raises(ConfigError, match=str(coefficient)):
         KLController(coefficient, target)
+    with pytest.raises(ConfigError, match="horizon is 0"):
+        KLController(0.1, 1.0, horizon=0)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.small_models import parameters_of, plain_forward, same_parameters, small_policy
-from tests.tiny_world import columns_of_update, learn_in, total_variation
+from tests.tiny_world import columns_of_update, learn_in
 from text_gym import Episode, Rewards, TextVectorEnv, WordTokenizer, as_reward_source, load_task
 from text_gym.agents import (
     GRPO,
@@ -34,7 +34,7 @@ from text_gym.agents.algorithms.groups import grouped_returns
 from text_gym.agents.algorithms.policy_gradient import Part, check_loss, minibatches
 from text_gym.agents.training.metrics import Metrics
 from text_gym.errors import ConfigError, NonFiniteError
-from text_gym.tasks.enumerable import optimal_policy
+from text_gym.tasks.enumerable import optimal_policy, total_variation
 
 
 @given(

@@ -9,24 +9,22 @@ import torch
 from torch import Tensor
 
 from tests.agents.algorithms.test_ppo import world
-from tests.small_models import same_parameters, small_policy, trajectory_log_probs
+from tests.small_models import same_parameters, small_policy
 from tests.tiny_world import (
     BETA,
     QUICK,
     assert_same,
     batch_of,
     columns_of_update,
-    exact_gradient,
     gradient_of_update,
     learn_in,
     pair,
-    total_variation,
 )
 from text_gym import Rewards, Task, TextVectorEnv, load_task
-from text_gym.agents import REINFORCE, REINFORCEConfig
+from text_gym.agents import REINFORCE, REINFORCEConfig, exact_policy_gradient
 from text_gym.agents.training.metrics import Metrics
 from text_gym.errors import ConfigError
-from text_gym.tasks.enumerable import optimal_policy, trajectories
+from text_gym.tasks.enumerable import optimal_policy, total_variation, trajectories
 
 Baseline = Literal["mean", "moving_average", "critic"]
 STILL = REINFORCEConfig(iterations=1, learning_rate=0.0, warmup=0, kl_coef=BETA, value_coef=0.0)
@@ -37,12 +35,9 @@ def exact(task: Task) -> list[Tensor]:
     """The gradient of E[r] - β KL(policy ‖ reference)."""
     policy, reference = pair(task)
     episodes = trajectories(task)
-    rewards = torch.from_numpy(task.reward(episodes).values)
-    with torch.no_grad():
-        log_q = trajectory_log_probs(reference, episodes)
-    return exact_gradient(
-        policy, lambda log_p: (log_p.exp() * (rewards - BETA * (log_p - log_q))).sum(), episodes
-    )
+    rewards = task.reward(episodes).values
+    found = exact_policy_gradient(policy, episodes, rewards, reference=reference, beta=BETA)
+    return list(found.values())
 
 
 # The enumerable world

@@ -11,25 +11,23 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.agents.algorithms.test_ppo import said, world
-from tests.small_models import same_parameters, small_policy, trajectory_log_probs
+from tests.small_models import same_parameters, small_policy
 from tests.tiny_world import (
     BETA,
     QUICK,
     assert_same,
     every_pair,
-    exact_gradient,
     gradient_of_update,
     learn_in,
     pair,
-    total_variation,
 )
 from text_gym import TextVectorEnv, load_task
-from text_gym.agents import RLOO, RLOOConfig
+from text_gym.agents import RLOO, RLOOConfig, exact_policy_gradient
 from text_gym.agents.algorithms.policy_gradient import Part
 from text_gym.agents.algorithms.rloo import leave_one_out
 from text_gym.agents.training.metrics import Metrics
 from text_gym.errors import ConfigError
-from text_gym.tasks.enumerable import optimal_policy
+from text_gym.tasks.enumerable import optimal_policy, total_variation
 
 STILL = RLOOConfig(
     iterations=1, learning_rate=0.0, warmup=0, kl_coef=BETA, epochs=1, minibatches=1, group_size=2
@@ -80,13 +78,9 @@ def test_the_expected_first_step_is_the_exact_policy_gradient() -> None:
     batch, weights, episodes = every_pair(policy, task)
     agent = RLOO(policy, TextVectorEnv(task=task, num_envs=2), STILL, reference)
     found = gradient_of_update(agent, batch, weights)
-    rewards = torch.from_numpy(task.reward(episodes).values)
-    with torch.no_grad():
-        log_q = trajectory_log_probs(reference, episodes)
-    exact = exact_gradient(
-        policy, lambda log_p: (log_p.exp() * (rewards - BETA * (log_p - log_q))).sum(), episodes
-    )
-    assert_same(found, exact)
+    rewards = task.reward(episodes).values
+    exact = exact_policy_gradient(policy, episodes, rewards, reference=reference, beta=BETA)
+    assert_same(found, list(exact.values()))
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.nightly) for s in range(1, 10))])

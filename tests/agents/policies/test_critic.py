@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.small_models import KINDS, parameters_of, small_policy, trajectory_log_probs
+from tests.small_models import KINDS, parameters_of, small_policy
 from text_gym import TextVectorEnv, WordTokenizer, load_task
-from text_gym.agents import PPO, LoRAPolicy, Policy, PPOConfig, Rollout
+from text_gym.agents import PPO, LoRAPolicy, Policy, PPOConfig, Rollout, trajectory_log_probs
 from text_gym.agents.policies.critic import Critic
 from text_gym.errors import ConfigError, NonFiniteError
 from text_gym.tasks.enumerable import optimal_policy, trajectories

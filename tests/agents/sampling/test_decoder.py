@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from tests.small_models import KINDS, plain_forward, small_policy
 from text_gym.agents import Policy
 from text_gym.agents.sampling.decoder import Decoder, fastest_reader, survivors
-from text_gym.agents.sampling.gpt2_reader import GPT2Reader
-from text_gym.agents.sampling.kv_cache import AnyReader, Reader
+from text_gym.agents.sampling.kv_cache import AnyReader
+from text_gym.models.cpu.gpt2_reader import GPT2Reader
+from text_gym.models.layer_cache import Reader
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.small_models import small_policy, trajectory_log_probs
+from tests.small_models import small_policy
 from text_gym import Episode, Prompt, Rewards, TextVectorEnv, WordTokenizer
-from text_gym.agents import Policy, Sampling, evaluate
+from text_gym.agents import Policy, Sampling, evaluate, trajectory_log_probs
 from text_gym.agents.sampling.evaluation import Measure
 from text_gym.rewards.source import RewardSource
 

@@ -6,8 +6,8 @@ import torch
 
 from tests.small_models import small_policy
 from text_gym.agents import Policy
-from text_gym.agents.sampling.gpt2_reader import GPT2Reader
 from text_gym.agents.sampling.kv_cache import AnyReader, KeyValues
+from text_gym.models.cpu.gpt2_reader import GPT2Reader
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
@@ -35,7 +35,8 @@ def test_rows_read_in_a_batch_equal_texts_read_alone(
     rng = np.random.default_rng(0)
     lengths = np.array([3, 1, 6, 4]) if ragged else np.full(4, 4)
     rows = [rng.integers(0, 11, n).tolist() for n in lengths]
-    cache = KeyValues(policy, 4, 24, make(policy))
+    reader = AnyReader(policy) if make is AnyReader else GPT2Reader(policy.model.base_model)
+    cache = KeyValues(policy, 4, 24, reader)
     padded = torch.tensor([ids + [0] * (6 - len(ids)) for ids in rows])
 
     def check(states: torch.Tensor) -> None:
@@ -58,7 +59,7 @@ def test_rows_read_in_a_batch_equal_texts_read_alone(
 
 def test_rows_may_be_dropped_before_anything_was_appended() -> None:
     policy = small_policy(dtype=torch.float64)
-    cache = KeyValues(policy, 3, 8, GPT2Reader(policy))
+    cache = KeyValues(policy, 3, 8, GPT2Reader(policy.model.base_model))
     with torch.no_grad():
         cache.prefill(torch.tensor([[1, 2], [3, 4], [5, 6]]), np.array([2, 2, 2]))
         cache.keep(np.array([2]))
@@ -69,7 +70,7 @@ def test_rows_may_be_dropped_before_anything_was_appended() -> None:
 def test_states_can_be_trained_on() -> None:
     """What the fused reader returns is no inference tensor, which autograd would refuse."""
     policy = small_policy()
-    cache = KeyValues(policy, 1, 8, GPT2Reader(policy))
+    cache = KeyValues(policy, 1, 8, GPT2Reader(policy.model.base_model))
     states = cache.prefill(torch.tensor([[1, 2]]), np.array([2]))
     policy.values(states).sum().backward()
     assert policy.value_head.weight.grad is not None
@@ -82,7 +83,7 @@ def test_extreme_activations_equal_gelu() -> None:
     with torch.no_grad():
         for block in policy.model.transformer.h:
             block.mlp.c_fc.weight.mul_(300)
-    cache = KeyValues(policy, 1, 8, GPT2Reader(policy))
+    cache = KeyValues(policy, 1, 8, GPT2Reader(policy.model.base_model))
     states = cache.prefill(torch.tensor([[1, 2, 3]]), np.array([3]))
     assert torch.isfinite(states).all()
     assert torch.allclose(states, unpadded(policy, [[1, 2, 3]]), rtol=1e-10, atol=1e-10)

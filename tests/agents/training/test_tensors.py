@@ -12,10 +12,10 @@ from text_gym import TextVectorEnv, WordTokenizer
 from text_gym.agents import PPO, PPOConfig
 from text_gym.agents.policies.critic import Critic
 from text_gym.agents.training.tensors import (
-    form_of,
     load_optimizer,
     network_tensors,
     optimizer_tensors,
+    shape_and_type,
     trained_parameters,
 )
 
@@ -60,5 +60,5 @@ def test_a_fresh_optimizer_takes_up_the_state_of_another(critic: Any) -> None:
 
 def test_forms_are_shapes_and_types() -> None:
     x = torch.zeros(2, 3)
-    assert form_of(x) == form_of(torch.ones(2, 3))
-    assert len({str(form_of(t)) for t in (x, x.T, x.double(), x[:1], None)}) == 5
+    assert shape_and_type(x) == shape_and_type(torch.ones(2, 3))
+    assert len({str(shape_and_type(t)) for t in (x, x.T, x.double(), x[:1], None)}) == 5

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from text_gym.bench.analysis.measures import (
     best_of_n_mean,
     distinct,
-    pair_accuracy,
+    gold_pair_accuracy,
     rank_among,
     said_twice,
     says_twice,
@@ -51,14 +51,14 @@ def test_self_bleu_of_different_and_of_equal_texts() -> None:
     assert self_bleu(["a b c d", "", "a b c d"]) == 1.0  # an empty text has nothing to compare
 
 
-def test_pair_accuracy_by_hand() -> None:
+def test_gold_pair_accuracy_by_hand() -> None:
     gold = np.array([[1.0, 2.0, 2.0], [0.0, 1.0, np.nan]])
     # Pairs with different gold: (0, 1) and (0, 2) of the first prompt, (0, 1) of the second.
     proxy = np.array([[5.0, 6.0, 5.0], [1.0, 0.0, 9.0]])
-    assert pair_accuracy(gold, proxy) == pytest.approx((1 + 0.5 + 0) / 3)
-    assert pair_accuracy(gold, gold) == 1.0
-    assert pair_accuracy(gold, -gold) == 0.0
-    assert pair_accuracy(np.ones((2, 3)), proxy[:, :3]) is None
+    assert gold_pair_accuracy(gold, proxy) == pytest.approx((1 + 0.5 + 0) / 3)
+    assert gold_pair_accuracy(gold, gold) == 1.0
+    assert gold_pair_accuracy(gold, -gold) == 0.0
+    assert gold_pair_accuracy(np.ones((2, 3)), proxy[:, :3]) is None
 
 
 def test_rank_among_the_texts_of_the_same_prompt() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from text_gym.bench.matrix.budgets import (
+    AGENT_SEEDS,
     AGENT_TASKS,
     AGENTS,
     SEEDS,
@@ -16,7 +17,7 @@ from text_gym.bench.matrix.budgets import (
 from text_gym.bench.matrix.cells import Cell
 from text_gym.bench.matrix.designs import DESIGNS, Design
 from text_gym.bench.matrix.recipes import Words
-from text_gym.bench.matrix.settings import BEST_OF_N, Settings
+from text_gym.bench.matrix.settings import BEST_OF_N, OwnAlgorithm, Settings
 
 OWN = Design("mine", "yours", "my own", Words(("you",)))
 
@@ -81,3 +82,18 @@ def test_agents_learn_the_same_tasks_with_as_many_episodes() -> None:
         own = [c for c in cells if c.settings.task == task]
         assert len({(c.settings.iterations, c.settings.episodes, c.kl_coefficient) for c in own}) == 1
     assert {c.settings.iterations for c in plan_agents(["sort"], "small", iterations=3)} == {3}
+
+
+def test_ones_own_agents_run_beside_the_others_with_as_many_seeds() -> None:
+    own = {"Mine": OwnAlgorithm("mine.py:Mine", "abc")}
+    cells = plan_agents(["sort", "reverse"], "small", algorithms=own)
+    assert {(c.settings.task, c.optimiser) for c in cells} == {
+        (t, a) for t in ("sort", "reverse") for a in ("Mine", *AGENTS)
+    }
+    assert {c.seed for c in cells if c.optimiser == "Mine"} == set(AGENT_SEEDS["small"])
+    assert len(AGENT_SEEDS["full"]) > len(AGENT_SEEDS["small"]) >= 3
+    changed = plan_agents(["sort"], "small", algorithms={"Mine": OwnAlgorithm("mine.py:Mine", "abd")})
+    keys = [{c.key for c in some if c.settings.task == "sort"} for some in (cells, changed)]
+    assert len(keys[0] & keys[1]) == len(AGENTS) * 3  # results of other code are none of this one's
+    alone = plan_agents(["sort"], "small", algorithms=own, optimisers=[], seeds=[7])
+    assert [(c.optimiser, c.seed) for c in alone] == [("Mine", 7)]

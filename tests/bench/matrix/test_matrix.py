@@ -18,12 +18,13 @@ import pytest
 from rich.console import Console
 
 from tests.bench_world import FEW_PAIRS, TINY, tiny_cell
+from tests.own_algorithm import write_algorithm
 from text_gym.bench.matrix import matrix
 from text_gym.bench.matrix.cells import Cell
 from text_gym.bench.matrix.designs import Design
 from text_gym.bench.matrix.matrix import BenchError, bench_agents, bench_rewards, make_engine, run_matrix
 from text_gym.bench.matrix.start import DesignInputs
-from text_gym.errors import ConfigError
+from text_gym.errors import ConfigError, TextGymError
 from text_gym.rewards.source import RewardSource
 
 ROOT = Path(__file__).parents[3]
@@ -206,6 +207,56 @@ def test_agents_are_compared_on_several_tasks(tmp_path: Path) -> None:
         ("slots", "rloo", {}),
     ]
     assert "sort" in shown(console)
+
+
+def test_an_algorithm_of_ones_own_is_compared_and_run_again_when_it_changes(tmp_path: Path) -> None:
+    def bench(spec: str) -> tuple[list[dict[str, Any]], str]:
+        console = quiet()
+        rows = bench_agents(
+            tmp_path / "out",
+            tasks=["reverse"],
+            algorithms=[spec],
+            optimisers=["rloo"],
+            seeds=[0, 1],
+            iterations=1,
+            workers=0,
+            console=console,
+        )
+        return rows, shown(console)
+
+    spec = write_algorithm(tmp_path)
+    rows, said = bench(f"mine={spec}")
+    assert [(r["optimiser"], r["seed"]) for r in rows] == [(o, s) for o in ("mine", "rloo") for s in (0, 1)]
+    assert all(r["tokens"] > r["episodes"] for r in rows)
+    assert "reverse: is mine better than RLOO at" in said
+    assert ": difference " in said
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["algorithms"]["mine"]["spec"] == spec
+
+    write_algorithm(tmp_path, ("learning_rate: float = 3e-3", "learning_rate: float = 3e-2"))
+    again, said = bench(f"mine={spec}")
+    assert "2 done before" in said  # those of RLOO
+    assert [r["gold"] for r in again[2:]] == [r["gold"] for r in rows[2:]]
+    assert [r["kl_nats"] for r in again[:2]] != [r["kl_nats"] for r in rows[:2]]
+    assert len(list((tmp_path / "out" / "cells").glob("*.json"))) == 6  # the older two count no more
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["{}", "{}"], "two algorithms are called 'Moving'"),
+        (["rloo={}"], "two algorithms are called 'rloo'"),
+        (["nowhere.py:A"], "there is no file"),
+        (["text_gym.agents:Policy"], "an algorithm is a class derived from"),
+    ],
+)
+def test_algorithms_that_make_no_sense_are_told_before_anything_is_done(
+    given: list[str], said: str, tmp_path: Path
+) -> None:
+    spec = write_algorithm(tmp_path)
+    with pytest.raises(TextGymError, match=said):
+        bench_agents(tmp_path / "out", tasks=["sort"], algorithms=[g.format(spec) for g in given])
+    assert not (tmp_path / "out").exists()
 
 
 def test_engines_and_empty_matrices_are_checked(tmp_path: Path) -> None:

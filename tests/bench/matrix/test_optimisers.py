@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from tests.bench_world import TINY
-from tests.small_models import trajectory_log_probs
 from text_gym import as_reward_source, load_task
+from text_gym.agents import trajectory_log_probs
 from text_gym.bench.matrix import optimisers
 from text_gym.bench.matrix.optimisers import learn, look, mean_or_none, perfect
 from text_gym.bench.matrix.settings import OPTIMISERS, Settings
@@ -29,6 +29,10 @@ def test_every_optimiser_is_looked_at_as_often_and_moves(optimiser: str) -> None
     assert found.curve[-1]["kl_nats"] != 0.0
     assert [len(seen.episodes) for seen in found.looks] == [8, 8, 8, 20]  # of 16 prompts
     assert found.episodes >= 3 * 16
+    tokens = [point["tokens"] for point in found.curve]
+    assert tokens[0] == 0 < tokens[1] < tokens[2] < tokens[3] == found.tokens
+    longest = load_task("sort").max_tokens
+    assert found.episodes <= found.tokens <= (found.episodes + 16) * longest  # SB3 counts those in progress
     again = learn(SORT, optimiser, load_task("sort").reward, 1.0, 0.0, seed=0)
     assert again.curve == found.curve
     assert learn(SORT, optimiser, load_task("sort").reward, 1.0, 0.0, seed=1).curve[-1] != found.curve[-1]
@@ -57,8 +61,8 @@ def test_a_look_at_the_starting_policy_finds_no_kl_and_the_gold_of_its_texts() -
     assert [e.prompt.text for e in seen.episodes] == [p.text for p in task.held_out[:5]]
     assert np.array_equal(seen.kl, np.zeros(5))
     assert np.allclose(seen.gold, task.reward(seen.episodes).totals)
-    point = seen.point(7, 70)
-    assert (point["step"], point["episodes"]) == (7, 70)
+    point = seen.point(7, 70, 700)
+    assert (point["step"], point["episodes"], point["tokens"]) == (7, 70, 700)
     assert point["proxy"] == point["length"]
     one = look(policy, policy.frozen(), task, 1, words)
     assert one.episodes[0].completion == seen.episodes[0].completion  # the same luck for the same prompt

@@ -10,18 +10,26 @@ from torch import Tensor, nn
 
 from tests.small_models import small_policy
 from text_gym.agents import Policy
-from text_gym.agents.sampling.gpt2_reader import GPT2Reader
-from text_gym.models.cpu import gpt2
+from text_gym.models.cpu import gpt2_states, kernels
+from text_gym.models.cpu.fast_path import FastPath, fast_path
+from text_gym.models.cpu.gpt2_reader import GPT2Reader
 from text_gym.models.cpu.kernels import kernels_for
 
 ATOL = {torch.float32: 1e-5, torch.float64: 1e-12}
 STARTS, LENGTHS = torch.tensor([1, 5, 2, 9, 3, 7]), torch.tensor([4, 1, 12, 3, 8, 6])
 
 
-@pytest.fixture(params=[1, 64], ids=["one thread", "many threads"])
-def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On one thread kernels are used, if there are any; on many PyTorch's operators."""
-    monkeypatch.setattr(torch, "get_num_threads", lambda: request.param)
+@pytest.fixture(params=["kernels", "operators"])
+def arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the kernels, if there are any, and by PyTorch's operators."""
+    if request.param == "operators":
+        monkeypatch.setattr(kernels, "_kernels", lambda: None)
+
+
+def path_of(policy: Policy) -> FastPath:
+    found = fast_path(policy.model.base_model)
+    assert found is not None
+    return found
 
 
 def texts(width: int = 16) -> Tensor:
@@ -41,7 +49,7 @@ def trained(policy: Policy) -> list[nn.Parameter]:
     return list(policy.model.parameters())
 
 
-@pytest.mark.usefixtures("threads")
+@pytest.mark.usefixtures("arithmetic")
 @pytest.mark.parametrize("dtype", ATOL)
 @pytest.mark.parametrize("changes", [{}, {"n_layer": 1}, {"n_layer": 3, "n_embd": 24, "n_head": 3}], ids=str)
 @pytest.mark.parametrize("width", [14, 16])
@@ -50,7 +58,7 @@ def test_states_and_gradients_are_the_models_own(
 ) -> None:
     policy = small_policy(dtype=dtype, scale_attn_by_inverse_layer_idx=True, **changes)
     tokens = texts(width)
-    ours, weight = gpt2.states(policy.model.base_model, tokens, STARTS, LENGTHS)
+    ours, weight = path_of(policy).states(tokens, STARTS, LENGTHS)
     theirs = their_states(policy, tokens)
     assert torch.allclose(ours, theirs, rtol=0, atol=ATOL[dtype] * theirs.abs().max().item())
     of = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
@@ -62,7 +70,7 @@ def test_states_and_gradients_are_the_models_own(
         assert torch.allclose(a, b, rtol=0, atol=5 * ATOL[dtype] * max(1.0, b.abs().max().item()))
 
 
-@pytest.mark.usefixtures("threads")
+@pytest.mark.usefixtures("arithmetic")
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("of", ["log_probs", "values", "both"])
 def test_a_policys_gradients_are_those_of_autograd(tied: bool, of: str) -> None:
@@ -103,33 +111,41 @@ def test_padding_and_neighbours_change_nothing() -> None:
     other = tokens.clone()
     for row, end in enumerate((STARTS + LENGTHS - 1).tolist()):
         other[row, end:] = 3
-    assert torch.equal(*(gpt2.states(trunk, t, STARTS, LENGTHS)[0] for t in (tokens, other)))
+    assert torch.equal(*(gpt2_states.states(trunk, t, STARTS, LENGTHS)[0] for t in (tokens, other)))
 
 
-def test_only_plain_gpt2_without_dropout_is_read_so() -> None:
+def test_only_plain_gpt2_has_this_path() -> None:
     trunk = small_policy().model.base_model
-    assert gpt2.can_read(trunk)
-    assert not gpt2.can_read(small_policy("llama").model.base_model)
-    assert not gpt2.can_read(small_policy(activation_function="relu").model.base_model)
-    assert not gpt2.can_read(small_policy(add_cross_attention=True).model.base_model)
-    assert not gpt2.can_read(small_policy(dtype=torch.bfloat16).model.base_model)
-    assert gpt2.can_read(trunk.train())  # there is no dropout in it
-    assert not gpt2.can_read(small_policy(resid_pdrop=0.1).model.base_model.train())
-    checkpointed = small_policy().use_less_memory(gradient_checkpointing=True)
-    assert not gpt2.can_read(checkpointed.model.base_model)
+    assert fast_path(trunk) is not None
+    assert fast_path(small_policy("llama").model.base_model) is None
+    assert fast_path(small_policy(activation_function="relu").model.base_model) is None
+    assert fast_path(small_policy(add_cross_attention=True).model.base_model) is None
+    assert fast_path(small_policy(dtype=torch.bfloat16).model.base_model) is None
     handle = trunk.h[0].mlp.register_forward_hook(lambda *_: None)
-    assert not gpt2.can_read(trunk)
+    assert fast_path(trunk) is None
     handle.remove()
-    assert gpt2.can_read(trunk)
+    assert fast_path(trunk) is not None
 
 
-def test_memory_of_kernels_is_only_taken_where_it_lies_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights that were transposed in place are read by PyTorch, which knows about strides."""
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+def test_updates_with_dropout_or_gradient_checkpointing_go_through_the_models_own_code() -> None:
     policy = small_policy()
+    policy.model.base_model.train()  # there is no dropout in it
+    assert path_of(policy).can_update
+    dropping = small_policy(resid_pdrop=0.1)
+    assert path_of(dropping).can_update
+    dropping.model.base_model.train()
+    assert not path_of(dropping).can_update
+    path = fast_path(small_policy().use_less_memory(gradient_checkpointing=True).model.base_model)
+    assert path is None or not path.can_update
+
+
+def test_memory_of_kernels_is_only_taken_where_it_lies_in_a_row() -> None:
+    """Weights that were transposed in place are read by PyTorch, which knows about strides."""
+    policy = small_policy()
+    trunk = policy.model.base_model
     if kernels_for(policy.value_head.weight) is None:
         pytest.skip("no compiler here")
-    assert GPT2Reader(policy)._kernels is not None
-    up = policy.model.transformer.h[0].mlp.c_fc.weight
+    assert GPT2Reader(trunk)._kernels is not None
+    up = trunk.h[0].mlp.c_fc.weight
     up.data = up.data.t().contiguous().t()
-    assert GPT2Reader(policy)._kernels is None
+    assert GPT2Reader(trunk)._kernels is None

@@ -9,7 +9,7 @@ from tests.reward_model_tools import TOKENIZER, episodes
 from tests.small_models import small_policy
 from text_gym.errors import DataError
 from text_gym.reward_models import RewardModel
-from text_gym.reward_models.learned.backbones import form_of, load_classifier, read_template
+from text_gym.reward_models.learned.backbones import input_form, load_classifier, read_template
 
 
 def test_a_reward_model_starts_from_a_policys_trunk(tmp_path: Path) -> None:
@@ -45,5 +45,5 @@ def test_templates_and_forms(tmp_path: Path) -> None:
     assert read_template(tmp_path) == "{{ messages }}"
     (tmp_path / "chat_template.jinja").write_text("other")
     assert read_template(tmp_path) == "other"
-    assert form_of(TOKENIZER, None) == "plain"
-    assert form_of(TOKENIZER, "x") == "chat"
+    assert input_form(TOKENIZER, None) == "plain"
+    assert input_form(TOKENIZER, "x") == "chat"

@@ -15,6 +15,7 @@ from text_gym.utils.interval import shown
 from .comparisons import best_algorithms, best_of_n_against_rl, length_rater, static_accuracy, traits
 from .frontier import penalty_frontier, spent_kl
 from .outcomes import Pressed, hardest, is_yours, outcome, worst_setting
+from .own_algorithms import own_against_others
 from .results import Results, Setting, optimiser_name
 from .runs import RANKED_AT, below_start, best_point, falls, mean_of
 from .samples import example, troubles
@@ -34,7 +35,7 @@ from .verdicts import (
 def find(results: Results) -> list[Finding]:
     """Find everything the cells allow, in the order of the report."""
     if results.config.get("what") == "agents":
-        return list(best_algorithms(results))
+        return [*own_against_others(results), *best_algorithms(results)]
     yours = [d for d in results.designs if is_yours(results, d)]
     return [
         *(finding for d in yours for finding in _of_design(results, d)),

@@ -81,7 +81,7 @@ def self_bleu(texts: Sequence[str]) -> float | None:
     return float(np.mean([_bleu(own, lengths, most) for own in words]))
 
 
-def pair_accuracy(gold: FloatArray, proxy: FloatArray) -> float | None:
+def gold_pair_accuracy(gold: FloatArray, proxy: FloatArray) -> float | None:
     """Return the share of pairs, within prompts, that two rewards put in the same order.
 
     Pairs with equal gold, or without an opinion, are left out; equal proxies count half.
@@ -90,7 +90,7 @@ def pair_accuracy(gold: FloatArray, proxy: FloatArray) -> float | None:
         gold: `(N, k)`, of `k` texts of each of `N` prompts.
         proxy: The same.
 
-    >>> pair_accuracy(np.array([[1.0, 2.0, 3.0]]), np.array([[1.0, 3.0, 2.0]])) == 2 / 3
+    >>> gold_pair_accuracy(np.array([[1.0, 2.0, 3.0]]), np.array([[1.0, 3.0, 2.0]])) == 2 / 3
     True
     """
     i, j = np.triu_indices(gold.shape[1], k=1)

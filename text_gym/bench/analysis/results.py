@@ -21,6 +21,7 @@ from text_gym.errors import DataError
 from text_gym.runs.folder import read_config
 
 KEY = ("task", "design", "optimiser", "kl_coefficient", "seed")  # these columns identify a row
+_UPPER = ("ppo", "grpo", "rloo", "reinforce")
 _TEXTS = {"task", "design", "group", "optimiser", "kl_kind", "null_rulers"}
 Row = Mapping[str, Any]
 
@@ -104,8 +105,22 @@ class Results:
         return dict(self.about(design).get("traits") or {})
 
 
+def is_current(content: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Return True if a cell's design and algorithm are those that have these names now.
+
+    Args:
+        content: Of the cell's file.
+        config: Of the benchmark. What it does not know is taken as it is.
+    """
+    row = content["row"]
+    designs = {d["name"]: d.get("fingerprint") for d in config.get("designs") or ()}
+    codes = {name: own["content"] for name, own in (config.get("algorithms") or {}).items()}
+    design, code = designs.get(row["design"]), codes.get(row["optimiser"])
+    return design in (None, content.get("fingerprint")) and code == content.get("code")
+
+
 def read_results(folder: str | Path) -> Results:
-    """Read the finished cells of a benchmark's folder, whether or not the benchmark is complete.
+    """Read a benchmark's finished cells, whole or not, but those of earlier designs and algorithms.
 
     Raises:
         ConfigError: There is no benchmark.
@@ -113,7 +128,8 @@ def read_results(folder: str | Path) -> Results:
     """
     folder = Path(folder)
     config = read_config(folder)
-    cells = [_read_cell(file) for file in sorted((folder / "cells").glob("*.json"))]
+    read = [_read_cell(file, config) for file in sorted((folder / "cells").glob("*.json"))]
+    cells = [cell for cell in read if cell is not None]
     if not cells:
         raise DataError(f"{folder} has no finished cell; run the benchmark first")
     designs = [d["name"] for d in config.get("designs") or ()]
@@ -184,24 +200,27 @@ def json_numbers(values: Iterable[Any]) -> FloatArray:
 def optimiser_name(optimiser: str) -> str:
     """Return an optimiser's name as the field writes it.
 
-    >>> optimiser_name("best_of_n"), optimiser_name("sb3.ppo")
-    ('best-of-n', 'SB3 PPO')
+    >>> optimiser_name("best_of_n"), optimiser_name("sb3.ppo"), optimiser_name("Mine")
+    ('best-of-n', 'SB3 PPO', 'Mine')
     """
     if optimiser == "best_of_n":
         return "best-of-n"
-    return optimiser.upper().replace("SB3.", "SB3 ")
+    ours = optimiser in _UPPER or optimiser.startswith("sb3.")
+    return optimiser.upper().replace("SB3.", "SB3 ") if ours else optimiser
 
 
-def _read_cell(file: Path) -> CellResult:
+def _read_cell(file: Path, config: Mapping[str, Any]) -> CellResult | None:
+    """A cell; None for one that is not of today's design or algorithm."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
+        current = is_current(content, config)
         cell = CellResult(content["row"], content.get("curve") or [], content.get("samples") or [])
         missing = [name for name in KEY if name not in cell.row]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{file} is no cell of a benchmark ({error!r}); delete it to run it again") from error
     if missing:
-        raise DataError(f"{file} is no cell of a benchmark: its row lacks {missing[0]!r}")
-    return cell
+        raise DataError(f"{file} is not a cell of a benchmark: its row lacks {missing[0]!r}")
+    return cell if current else None
 
 
 def _typed(row: Row, where: str) -> dict[str, Any]:

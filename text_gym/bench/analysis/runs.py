@@ -31,7 +31,7 @@ MEASURES = (
     *("over_optimisation", "gold_accuracy", "gold_clarity", "gold_persuasiveness"),
     *DERIVED,
 )
-_POINT = ("episodes", "gold", "proxy", "kl_nats", "length", "perfect")
+_POINT = ("episodes", "tokens", "gold", "proxy", "kl_nats", "length", "perfect")
 
 
 def value(cell: CellResult, measure: str) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from .cells import Cell
 from .designs import DESIGNS, Design
 from .recipes import Gold
-from .settings import BEST_OF_N, Settings
+from .settings import BEST_OF_N, OwnAlgorithm, Settings
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,13 @@ SWEEPS: dict[str, tuple[Sweep, ...]] = {
 }
 # Agents: task -> settings that differ, and β in units of its reward.
 AGENTS = ("ppo", "grpo", "rloo", "reinforce", "sb3.ppo")
+AGENT_SEEDS: dict[str, tuple[int, ...]] = {"small": (0, 1, 2), "full": (0, 1, 2, 3, 4)}
 AGENT_TASKS: dict[str, tuple[dict[str, Any], float]] = {
     "products": ({}, 0.02),
     "sort": ({"iterations": 80}, 0.0),
     "slots": ({"iterations": 80}, 0.0),
 }
+_OTHER_TASKS: dict[str, tuple[dict[str, Any], float]] = {"reverse": ({"iterations": 80}, 0.0)}
 
 
 def plan_rewards(
@@ -108,19 +110,31 @@ def plan_agents(
     tasks: Sequence[str],
     budget: str,
     *,
+    algorithms: Mapping[str, OwnAlgorithm] | None = None,
     optimisers: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
     iterations: int | None = None,
 ) -> list[Cell]:
-    """List the cells of the comparison of agents: tasks × agents × seeds, on the tasks' own rewards."""
+    """List the cells of the comparison of agents: tasks × agents × seeds, on the tasks' own rewards.
+
+    Args:
+        tasks: Names.
+        budget: A name in `AGENT_SEEDS`.
+        algorithms: The user's own, by the names they have as optimisers; they run beside the others.
+        optimisers: In place of `AGENTS`.
+        seeds: In place of the budget's.
+        iterations: Of all tasks.
+    """
+    algorithms = dict(algorithms or {})
     gold = Design("gold", "gold", "the task's own reward", Gold())
     cells = []
     for task in tasks:
-        own, beta = AGENT_TASKS.get(task, ({}, 0.0))
-        settings = Settings(**{"what": "agents", "task": task, **own})
+        own, beta = {**_OTHER_TASKS, **AGENT_TASKS}.get(task, ({}, 0.0))
+        settings = Settings(**{"what": "agents", "task": task, "algorithms": algorithms, **own})
         if iterations is not None:
             settings = replace(settings, iterations=iterations)
-        for optimiser, seed in product(optimisers or AGENTS, seeds or SEEDS[budget]):
+        names = [*algorithms, *(AGENTS if optimisers is None else optimisers)]
+        for optimiser, seed in product(names, seeds or AGENT_SEEDS[budget]):
             cells.append(Cell(settings, gold, optimiser, beta, seed))
     return cells
 

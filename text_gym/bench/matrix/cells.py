@@ -35,7 +35,7 @@ class Cell:
     Args:
         settings: Of the benchmark.
         design: What is optimised.
-        optimiser: By what: a name in `OPTIMISERS`, or `best_of_n`.
+        optimiser: By what: a name in `OPTIMISERS` or of the user's own, or `best_of_n`.
         kl_coefficient: β, in standard deviations of the reward at the start per nat; None for best-of-n.
         seed: Decides everything that is random.
     """
@@ -64,6 +64,8 @@ class Cell:
         own = self.settings.to_dict()
         shared = [own[k] for k in ("iterations", "episodes", "points", "watched", "held_out")]
         how = [self.optimiser, self.settings.optimiser(self.optimiser), self.kl_coefficient, self.seed]
+        if self.settings.code(self.optimiser) is not None:
+            how.append(self.settings.code(self.optimiser))
         if self.optimiser == BEST_OF_N:
             shared = [SamplingJob(self.settings, "candidates", self.seed).key]
         return digest([self.design_job.key, shared, how, self.design.name])
@@ -99,7 +101,8 @@ class Cell:
         row["over_optimisation"] = _gap(row)
         (folder / "cells").mkdir(parents=True, exist_ok=True)
         content = {"row": row, "curve": found["curve"], "samples": found["samples"]}
-        write_json(folder / self.place, {**content, "fingerprint": self.design.fingerprint})
+        made_by = {"fingerprint": self.design.fingerprint, "code": self.settings.code(self.optimiser)}
+        write_json(folder / self.place, {**content, **made_by})
 
     def read(self, folder: Path) -> dict[str, Any]:
         """Read what `run` wrote."""
@@ -111,7 +114,7 @@ COLUMNS = (
     "gold_std_start", "gold_best", "proxy", "proxy_start", "proxy_std_start", "kl_nats", "kl_kind", "length",
     "length_start", "diversity", "distinct_1", "distinct_2", "self_bleu", "repetitive", "repetitive_start",
     "perfect", "perfect_start",
-    "terminated", "static_accuracy", "null_rulers", "over_optimisation", "episodes",
+    "terminated", "static_accuracy", "null_rulers", "over_optimisation", "episodes", "tokens",
 )  # fmt: skip
 
 
@@ -153,6 +156,7 @@ def _learn(cell: Cell, reward: RewardSource, static: dict[str, Any]) -> dict[str
         "kl_nats": mean_or_none(last.kl),
         "kl_kind": "estimate",
         "episodes": found.episodes,
+        "tokens": found.tokens,
         **_measures(last.episodes, last.gold, last.proxy, last.terms),
     }
     samples = _samples({"start": found.looks[0], "best": found.looks[best], "end": last})

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from text_gym.bench.analysis.measures import pair_accuracy, rank_among
+from text_gym.bench.analysis.measures import gold_pair_accuracy, rank_among
 from text_gym.errors import ConfigError, DataError, UnknownNameError
 from text_gym.reward_models.audit.probes import null_texts
 from text_gym.reward_models.learned.loading import load_reward_model
@@ -125,6 +125,7 @@ _DEFAULT = (
     Design("keywords", "scripts", "counts calls to action", Words(_CALLS)),
 )  # fmt: skip
 DESIGNS: dict[str, Design] = {design.name: design for design in _DEFAULT}
+"""The designs of the suite by name, in the order of the report."""
 
 
 def choose_designs(only: Sequence[str] | None, own: Iterable[str | Design] = ()) -> list[Design]:
@@ -283,6 +284,6 @@ def measure_design(source: RewardSource, inputs: DesignInputs) -> dict[str, Any]
         "tree": describe_reward(source),
         "proxy_start": float(np.nanmean(scores)),
         "proxy_std_start": float(np.nanstd(scores)),
-        "static_accuracy": pair_accuracy(start.gold, scores),
+        "static_accuracy": gold_pair_accuracy(start.gold, scores),
         "null_rulers": rulers,
     }

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from text_gym.bench.analysis.results import is_current
 from text_gym.errors import ConfigError
 from text_gym.runs.folder import read_config
 from text_gym.utils.json_files import write_json
@@ -26,6 +27,7 @@ from text_gym.utils.sealed import write_atomic
 # Lists that may grow from command to command; everything else stays, or is the last command's.
 _GROWING = ("tasks", "optimisers", "kl_coefficients", "seeds")
 _OF_THE_LAST = ("budget", "command", "machine", "designs", "task")
+_BY_NAME = ("settings", "optimiser_settings")  # what has a name in both has to be the same
 
 
 class BenchFolder:
@@ -46,7 +48,7 @@ class BenchFolder:
     def __init__(self, path: str | Path, config: Mapping[str, Any]) -> None:
         self.path = Path(path)
         if self.path.is_dir() and not (self.path / "config.json").exists() and any(self.path.iterdir()):
-            raise ConfigError(f"{self.path} holds something that is no benchmark; choose another --out")
+            raise ConfigError(f"{self.path} holds something other than a benchmark; choose another --out")
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(self.path)
         try:
@@ -88,14 +90,13 @@ class BenchFolder:
         self.save()
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the rows of all finished cells of the current designs, in canonical order."""
-        fingerprints = {d["name"]: d["fingerprint"] for d in self.config["designs"]}
-        rows = []
-        for file in sorted((self.path / "cells").glob("*.json")):
-            cell = json.loads(file.read_text(encoding="utf-8"))
-            if fingerprints.get(cell["row"]["design"]) == cell["fingerprint"]:
-                rows.append(cell["row"])
-        orders = [list(fingerprints), self.config["tasks"], self.config["optimisers"]]
+        """Return the rows of all finished cells of the current designs and algorithms, in canonical order."""
+        contents = (
+            json.loads(file.read_text(encoding="utf-8")) for file in (self.path / "cells").glob("*.json")
+        )
+        rows = [cell["row"] for cell in contents if is_current(cell, self.config)]
+        designs = [d["name"] for d in self.config["designs"]]
+        orders = [designs, self.config["tasks"], self.config["optimisers"]]
 
         def place(row: dict[str, Any]) -> tuple[Any, ...]:
             names = (row["design"], row["task"], row["optimiser"])
@@ -132,7 +133,9 @@ def extended(found: Mapping[str, Any], given: Mapping[str, Any], path: Path) -> 
             own = {d["name"]: d for d in value}
             known = {d["name"]: d for d in found.get(name, [])}
             result[name] = [_united_design(known.get(n), own.get(n)) for n in {**known, **own}]
-        elif name in ("settings", "optimiser_settings"):
+        elif name == "algorithms":
+            result[name] = {**found.get(name, {}), **value}
+        elif name in _BY_NAME:
             for key in set(value) & set(found.get(name, {})):
                 _refuse(f"{name.replace('_', ' ')} of {key}", found[name][key], value[key], path)
             result[name] = {**found.get(name, {}), **value}

@@ -9,15 +9,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from text_gym.agents.algorithms.by_name import load_algorithm
+from text_gym.agents.own_algorithms import installed, short_name
 from text_gym.bench.analysis.summary import summarise
 from text_gym.bench.report.report import write_report
+from text_gym.data import anchored
 from text_gym.errors import ConfigError, TextGymError
 from text_gym.runs.folder import default_folder
 from text_gym.utils.display import harmless
@@ -29,8 +32,8 @@ from .console import show_findings, show_progress, show_rows
 from .designs import Design, DesignJob, choose_designs
 from .engines import Engine, LocalEngine, RayEngine
 from .folder import BenchFolder
-from .recipes import Learned
-from .settings import BEST_OF_N, Budget, EngineName, Settings
+from .recipes import Learned, content_of
+from .settings import BEST_OF_N, OPTIMISERS, Budget, EngineName, OwnAlgorithm, Settings
 from .start import SamplingJob
 
 
@@ -104,6 +107,7 @@ def bench_agents(
     *,
     tasks: Sequence[str] | None = None,
     budget: Budget = "small",
+    algorithms: Sequence[str] = (),
     optimisers: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
     iterations: int | None = None,
@@ -114,10 +118,16 @@ def bench_agents(
 ) -> list[dict[str, Any]]:
     """Compare algorithms: each learns the same tasks from the same weights with as many episodes.
 
+    Your own are held against each of the others at equal numbers of tokens: as many as the run that played
+    the fewest on that task.
+
     Args:
         out: Folder; one of the time if None.
         tasks: Names in `AGENT_TASKS`, or others; all of the former if None.
-        budget: Two seeds or three.
+        budget: Three seeds (small) or five (full).
+        algorithms: Your own, as `load_algorithm` takes them: `file.py:Class`, `module:Class` or the name of
+            an entry point; `NAME=` before it names it. They learn with their settings as they come, but for
+            the number of iterations, the KL coefficient and the seed.
         optimisers: Names in `OPTIMISERS`; `AGENTS` if None.
         seeds: In place of the budget's.
         iterations: For all tasks.
@@ -134,7 +144,12 @@ def bench_agents(
         ConfigError: The folder holds a benchmark with other settings, or is in use.
     """
     cells = plan_agents(
-        list(tasks or AGENT_TASKS), budget, optimisers=optimisers, seeds=seeds, iterations=iterations
+        list(tasks or AGENT_TASKS),
+        budget,
+        algorithms=load_own_algorithms(algorithms),
+        optimisers=optimisers,
+        seeds=seeds,
+        iterations=iterations,
     )
     return run_matrix(cells, out, budget, engine, workers, console, command)
 
@@ -175,6 +190,27 @@ def run_matrix(
                 f"{path}/log.txt, and give the same command again to try these again"
             )
     return rows
+
+
+def load_own_algorithms(specs: Sequence[str]) -> dict[str, OwnAlgorithm]:
+    """The user's algorithms by the names they have as optimisers; each is loaded once, to see that it is one.
+
+    Raises:
+        ConfigError: Two have one name, or one has that of an optimiser of ours, or is no algorithm.
+        UnknownNameError: There is no such algorithm.
+    """
+    found: dict[str, OwnAlgorithm] = {}
+    for given in specs:
+        name, equals, spec = given.partition("=")
+        spec = spec if equals else given
+        load_algorithm(spec)
+        offered = installed().get(spec)
+        place = str(anchored(spec if offered is None else offered.value, True))
+        name = name if equals else short_name(spec)
+        if name in found or name in OPTIMISERS or name == BEST_OF_N:
+            raise ConfigError(f"two algorithms are called {name!r}; rename yours: --algorithm NAME={spec}")
+        found[name] = OwnAlgorithm(place, content_of(place))
+    return found
 
 
 def make_engine(name: str, workers: int | None) -> Engine:
@@ -263,7 +299,7 @@ def _config(cells: Sequence[Cell], budget: str, command: str | None) -> dict[str
     first = cells[0].settings
     shared = {c.settings.task: c.settings for c in cells}
     fixed = {
-        task: {k: v for k, v in s.to_dict().items() if k not in ("override", "what")}
+        task: {k: v for k, v in s.to_dict().items() if k not in ("override", "what", "algorithms")}
         for task, s in shared.items()
     }
     designs = {c.design.name: c.design for c in cells}
@@ -283,5 +319,6 @@ def _config(cells: Sequence[Cell], budget: str, command: str | None) -> dict[str
         "seeds": sorted({c.seed for c in cells}),
         "settings": fixed,
         "optimiser_settings": {o: first.optimiser(o) for o in optimisers},
+        "algorithms": {name: asdict(own) for name, own in first.algorithms.items()},
         "command": command or f"text_gym.bench.bench_{first.what}(…)  # {Path(sys.argv[0]).name or 'python'}",
     }

@@ -21,6 +21,7 @@ from text_gym.errors import ConfigError
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
 
+from .recipes import content_of
 from .settings import Settings, the_task
 from .start import starting_policy
 
@@ -50,11 +51,12 @@ class Look:
     proxy: FloatArray
     kl: FloatArray
 
-    def point(self, step: int, episodes: int) -> dict[str, Any]:
-        """Return a point of the curve as plain data."""
+    def point(self, step: int, episodes: int, tokens: int) -> dict[str, Any]:
+        """Return a point of the curve as plain data; episodes and tokens are those played in training."""
         return {
             "step": step,
             "episodes": episodes,
+            "tokens": tokens,
             "gold": mean_or_none(self.gold),
             "proxy": mean_or_none(self.proxy),
             "kl_nats": mean_or_none(self.kl),
@@ -71,11 +73,13 @@ class Learning:
         curve: Points, the first before learning, the last at the end.
         looks: The texts of each point.
         episodes: Played in training.
+        tokens: Written in them.
     """
 
     curve: list[dict[str, Any]]
     looks: list[Look]
     episodes: int
+    tokens: int
 
 
 def learn(
@@ -85,7 +89,7 @@ def learn(
 
     Args:
         settings: Of the benchmark.
-        optimiser: A name in `OPTIMISERS`.
+        optimiser: A name in `OPTIMISERS`, or of the user's own in the settings.
         reward: The reward under test.
         scale: Factor of the reward that is paid: 1 / standard deviation at the start gives a KL coefficient
             one meaning for all designs.
@@ -98,28 +102,32 @@ def learn(
     curve: list[dict[str, Any]] = []
     looks: list[Look] = []
 
-    def watch(learner: Policy, step: int, episodes: int) -> None:
+    def watch(learner: Policy, step: int, episodes: int, tokens: int) -> None:
         if step in steps:
             last = step == settings.iterations
             count = settings.held_out if last else settings.watched
             looks.append(look(learner, reference, task, count, reward))
-            curve.append(looks[-1].point(step, episodes))
+            curve.append(looks[-1].point(step, episodes, tokens))
 
-    watch(policy, 0, 0)
+    watch(policy, 0, 0, 0)
     paid = reward if scale == 1 else scale * reward
     train = _train_sb3 if optimiser.startswith("sb3.") else _train
     options = {**settings.optimiser(optimiser), "seed": seed, "kl_coef": kl_coefficient}
-    return Learning(curve, looks, train(settings, optimiser, policy, paid, options, watch))
+    episodes, tokens = train(settings, optimiser, policy, paid, options, watch)
+    return Learning(curve, looks, episodes, tokens)
 
 
-Watch = Callable[[Any, int, int], None]
+Watch = Callable[[Any, int, int, int], None]  # policy, iteration, episodes and tokens so far
 
 
 def _train(
     settings: Settings, name: str, policy: Policy, reward: RewardSource, options: dict[str, Any], watch: Watch
-) -> int:
-    """Train with one of our own algorithms; return the number of episodes played."""
-    algorithm = load_algorithm(name)
+) -> tuple[int, int]:
+    """Train with one of our own algorithms or the user's; return the episodes and tokens played."""
+    own = settings.algorithms.get(name)
+    if own is not None and content_of(own.spec) != own.content:
+        raise ConfigError(f"{own.spec} was changed while the benchmark ran; give the same command again")
+    algorithm = load_algorithm(name if own is None else own.spec)
     env = TextVectorEnv(
         **the_task(settings.task).env_kwargs(reward=reward),
         num_envs=settings.episodes,
@@ -129,14 +137,14 @@ def _train(
     agent = algorithm(
         policy, env, _config(algorithm.config_class, name, {**options, "iterations": settings.iterations})
     )
-    agent.learn(callback=lambda a, _: watch(a.policy, a.iteration, a.episodes_played))
-    return agent.episodes_played
+    agent.learn(callback=lambda a, _: watch(a.policy, a.iteration, a.episodes_played, a.tokens_played))
+    return agent.episodes_played, agent.tokens_played
 
 
 def _train_sb3(
     settings: Settings, name: str, policy: Policy, reward: RewardSource, options: dict[str, Any], watch: Watch
-) -> int:
-    """Train with Stable-Baselines3 and a language-model policy; return the number of episodes played."""
+) -> tuple[int, int]:
+    """Train with Stable-Baselines3 and a language-model policy; return the episodes and tokens played."""
     from stable_baselines3.common.callbacks import BaseCallback
 
     task = the_task(settings.task)
@@ -157,12 +165,13 @@ def _train_sb3(
 
         def _on_rollout_start(self) -> None:  # the update before it is done
             if self.num_timesteps:
-                watch(self.model.policy.language_model, self.num_timesteps // size, self.finished)
+                iteration = self.num_timesteps // size
+                watch(self.model.policy.language_model, iteration, self.finished, self.num_timesteps)
 
     watcher = Watcher()
     model.learn(size * settings.iterations, callback=watcher, log_interval=2**31)
-    watch(model.policy.language_model, settings.iterations, watcher.finished)
-    return watcher.finished
+    watch(model.policy.language_model, settings.iterations, watcher.finished, watcher.num_timesteps)
+    return watcher.finished, watcher.num_timesteps
 
 
 def _config(config_class: type[Any], optimiser: str, options: dict[str, Any]) -> Any:

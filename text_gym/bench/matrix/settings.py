@@ -21,7 +21,7 @@ Budget = Literal["small", "full"]
 
 EngineName = Literal["local", "ray"]
 
-FORMAT = 2  # version of the folder's files; cells of another version are made again
+FORMAT = 3  # version of the folder's files; cells of another version are made again
 BEST_OF_N = "best_of_n"
 # How each optimiser learns, apart from its defaults. One pass of four steps over each batch: half the
 # time of two, and fast enough to reach the region where rewards are exploited.
@@ -32,6 +32,19 @@ OPTIMISERS: dict[str, dict[str, Any]] = {
     "reinforce": {"learning_rate": 3e-3},
     "sb3.ppo": {"learning_rate": 3e-4},
 }
+
+
+@dataclass(frozen=True)
+class OwnAlgorithm:
+    """An algorithm of the user's.
+
+    Args:
+        spec: Where it is, as `load_algorithm` takes it.
+        content: A hash of the file or module: results of other code are none of this one's.
+    """
+
+    spec: str
+    content: str
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,7 @@ class Settings:
         prompts: Held-out prompts of best-of-n.
         pool: Training prompts with two texts each, for raters to compare.
         override: Settings of optimisers in place of those of `OPTIMISERS`.
+        algorithms: The user's own, by the names they have as optimisers.
     """
 
     what: Literal["rewards", "agents"] = "rewards"
@@ -66,6 +80,7 @@ class Settings:
     prompts: int = 64
     pool: int = 2048
     override: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    algorithms: Mapping[str, OwnAlgorithm] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for field in (
@@ -89,9 +104,13 @@ class Settings:
         """
         if name == BEST_OF_N:
             return {"candidates": self.candidates, "prompts": self.prompts}
-        if name not in OPTIMISERS:
-            raise UnknownNameError("optimiser", name, [BEST_OF_N, *OPTIMISERS])
-        return {**OPTIMISERS[name], **self.override.get(name, {})}
+        if name not in OPTIMISERS and name not in self.algorithms:
+            raise UnknownNameError("optimiser", name, [BEST_OF_N, *OPTIMISERS, *self.algorithms])
+        return {**OPTIMISERS.get(name, {}), **self.override.get(name, {})}
+
+    def code(self, optimiser: str) -> str | None:
+        """A hash of the code of a user's own optimiser; None for ours."""
+        return self.algorithms[optimiser].content if optimiser in self.algorithms else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for `config.json` and hashes."""

@@ -278,7 +278,7 @@ def _accuracy(summary: Mapping[str, Any]) -> Plate | None:
 
 
 def _null_rulers(summary: Mapping[str, Any]) -> Plate | None:
-    """For the PNG; the page has a table."""
+    """Draw the null rulers for the PNG; the page has a table."""
     designs = [d for d in summary["designs"] if d["null_rulers"]]
     rulers = list(dict.fromkeys(r for d in designs for r in d["null_rulers"]))
     if not rulers:
@@ -293,21 +293,23 @@ def _null_rulers(summary: Mapping[str, Any]) -> Plate | None:
 
 
 def _learning(summary: Mapping[str, Any]) -> Plate | None:
-    """Gold over episodes, a panel a task, a colour an optimiser."""
+    """Gold over tokens (episodes, where they were not counted), a panel a task, a colour an optimiser."""
     tasks: dict[str, list[Item]] = {}
     for s in summary["settings"]:
         tasks.setdefault(s["task"], []).append(s)
 
     def draw(settings: Sequence[Item]) -> Callable[[Any], object]:
+        counted = all(math.isfinite(p["tokens"]) for s in settings for p in s["curve"])
+        unit = "tokens" if counted else "episodes"
         found = [
             Line(
-                [p["episodes"] for p in s["curve"]],
+                [p[unit] for p in s["curve"]],
                 [p["gold"] for p in s["curve"]],
                 _label(summary, s).rpartition(": ")[2],
             )
             for s in settings
         ]
-        return lambda axes: curves(found, x_label="episodes", y_label="gold", ax=axes)
+        return lambda axes: curves(found, x_label=unit, y_label="gold", ax=axes)
 
     panels = [Panel(harmless(task), draw(settings)) for task, settings in tasks.items()]
     return Plate("learning", "Learning", panels) if panels else None
@@ -322,7 +324,7 @@ def _of(summary: Mapping[str, Any], design: Item) -> list[Item]:
 
 
 def _label(summary: Mapping[str, Any], item: Item) -> str:
-    """What tells a design or setting from the others of its kind."""
+    """Return the label that tells a design or setting from the others of its kind."""
     if summary["what"] == "agents" and "optimiser" in item:
         betas = {s["kl_coefficient"] for s in summary["settings"]}
         beta = (

@@ -58,8 +58,11 @@ class BenchAgentsOptions:
     """Compare algorithms on the same tasks, from the same weights, with as many episodes.
 
     Args:
+        algorithm: Your own, beside the others: file.py:Class, module:Class, or the name that an installed
+            package gives it; NAME=... names it. Can be given repeatedly. It is held against each other one at
+            equal numbers of tokens.
         tasks: Names of tasks; products, sort and slots if left out.
-        budget: Two seeds (small) or three (full).
+        budget: Three seeds (small) or five (full).
         optimisers: ppo, grpo, rloo, reinforce, sb3.ppo; all if left out.
         seeds: In place of the budget's.
         iterations: Batches to learn from, for all tasks.
@@ -68,6 +71,7 @@ class BenchAgentsOptions:
         engine: Local processes, or a Ray cluster (that of RAY_ADDRESS, or one on this machine).
     """
 
+    algorithm: tuple[str, ...] = ()
     tasks: tuple[str, ...] | None = None
     budget: Budget = "small"
     optimisers: tuple[str, ...] | None = None
@@ -86,7 +90,7 @@ def read_rewards(argv: list[str]) -> tuple[BenchRewardsOptions, str]:
 
 def read_agents(argv: list[str]) -> tuple[BenchAgentsOptions, str]:
     """Options of `text-gym bench agents`, and what was typed, for the report."""
-    (options,) = parse("bench agents", argv, BenchAgentsOptions)
+    (options,) = parse("bench agents", gathered(argv, "--algorithm"), BenchAgentsOptions)
     return options, _command("agents", argv)
 
 

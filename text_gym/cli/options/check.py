@@ -9,13 +9,14 @@ from .parsing import parse
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """Check an environment or a reward: text-gym check WHAT. Exit status 2 if it breaks a law.
+    """Check an environment, a reward or an algorithm: text-gym check WHAT. Exit status 2 if it breaks a law.
 
     Args:
-        what: A Gymnasium id or task, or a reward: a name, module:function, or file.py:function.
+        what: A Gymnasium id or task; a reward: a name, module:function, or file.py:function; or an algorithm:
+            a name, module:Class, or file.py:Class.
         task: Task whose random texts a reward is tried on.
         steps: Random actions per law, for an environment.
-        seed: Of the environment and the texts.
+        seed: Of the environment, the texts, or the algorithm's noise.
     """
 
     what: str

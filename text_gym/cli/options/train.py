@@ -21,7 +21,8 @@ class TrainOptions(Data):
     Args:
         task: Task to learn, where no data is given.
         algorithm: ppo, grpo, rloo, reinforce, best_of_n, or one of Stable-Baselines3: sb3.ppo, sb3.a2c,
-            sb3.dqn, sb3.maskable_ppo, sb3.recurrent_ppo. Its settings are further options.
+            sb3.dqn, sb3.maskable_ppo, sb3.recurrent_ppo; or your own: file.py:Class, module:Class, or the
+            name that an installed package gives it. Its settings are further options.
         reward: Reward to optimise: a name, module:function, file.py:function, or the folder of a reward
             model. The task's own, which is gold, if left out; beside another one gold is shown too.
         policy: Policy to start from: a folder, or a hub model such as Qwen/Qwen3-0.6B (--model is the

@@ -16,9 +16,16 @@
 static int omp_in_parallel(void) { return 1; }
 #endif
 
-int64_t threads = 1; /* that may be used */
+/* OpenMP threads of a parallel region, and how many of them get a part of the work. A region always has as many
+ * threads as PyTorch's own: with fewer, the OpenMP library ends the others and has to start them anew. Each thread
+ * that calls has numbers of its own, since its buffers are made for them. */
+static _Thread_local int64_t team = 1, threads = 1;
 
 int can_share(void) { return SHARED; }
+
+void share(int64_t among, int64_t parts) { team = among, threads = parts; }
+
+int64_t shared(void) { return threads; }
 
 enum { FEW = 1 << 14, FEW_ROWS = 16 }; /* numbers, and rows of many, that are worth a thread */
 
@@ -71,7 +78,7 @@ static inline float gate(float x) { return 1.0f / (1.0f + exponential(x * (-1.59
 /* out = gelu(x), of `count` numbers; out may be x. */
 void gelu(const float *x, float *out, int64_t count) {
     const int64_t parts = parts_of(count, FEW);
-#pragma omp parallel for num_threads(parts) if (parts > 1)
+#pragma omp parallel for num_threads(team) if (parts > 1)
     for (int64_t part = 0; part < parts; part++) {
         int64_t begin = count * part / parts, end = count * (part + 1) / parts;
 #pragma omp simd
@@ -82,7 +89,7 @@ void gelu(const float *x, float *out, int64_t count) {
 /* out = gradient · gelu'(x), of `count` numbers; out may be gradient. Beyond ±20 the slope is 0 or 1. */
 void gelu_backward(const float *x, const float *gradient, float *out, int64_t count) {
     const int64_t parts = parts_of(count, FEW);
-#pragma omp parallel for num_threads(parts) if (parts > 1)
+#pragma omp parallel for num_threads(team) if (parts > 1)
     for (int64_t part = 0; part < parts; part++) {
         int64_t begin = count * part / parts, end = count * (part + 1) / parts;
 #pragma omp simd
@@ -200,7 +207,7 @@ int64_t panel_width(void) { return WIDE; }
 void pack(const float *matrix, int64_t down, int64_t right, float *panels, int64_t inputs, int64_t outputs) {
     int64_t count = (outputs + WIDE - 1) / WIDE;
     const int64_t parts = parts_of(count, FEW_ROWS / 4);
-#pragma omp parallel for num_threads(parts) if (parts > 1)
+#pragma omp parallel for num_threads(team) if (parts > 1)
     for (int64_t part = 0; part < parts; part++) {
         int64_t begin = count * part / parts, end = count * (part + 1) / parts;
         for (int64_t j = begin * WIDE; j < end * WIDE; j += WIDE) {
@@ -247,6 +254,8 @@ static inline __attribute__((always_inline)) void tile(
  * which is 0 for a bias, and `from` may be out. */
 static void multiply_rows(const float *x, int64_t down, int64_t right, const float *panels, float *out,
                           const float *from, int64_t of_from, int64_t rows, int64_t inputs, int64_t outputs) {
+    for (int64_t i = 0; inputs == 0 && i < rows; i++) /* a sum of nothing */
+        for (int64_t j = 0; j < outputs; j++) out[i * outputs + j] = from ? from[i * of_from + j] : 0;
     for (int64_t k = 0; k < inputs; k += DEEP, from = out, of_from = outputs)
         for (int64_t first = 0; first < rows; first += BLOCK)
             for (int64_t j = 0; j < outputs; j += WIDE) {
@@ -275,7 +284,7 @@ static void multiply_rows(const float *x, int64_t down, int64_t right, const flo
 void multiply(const float *x, int64_t down, int64_t right, const float *panels, float *out, const float *from,
               int64_t of_from, int64_t rows, int64_t inputs, int64_t outputs) {
     const int64_t parts = parts_of(rows, FEW_ROWS);
-#pragma omp parallel for num_threads(parts) if (parts > 1)
+#pragma omp parallel for num_threads(team) if (parts > 1)
     for (int64_t part = 0; part < parts; part++) {
         int64_t begin = rows * part / parts, end = rows * (part + 1) / parts;
         multiply_rows(x + begin * down, down, right, panels, out + begin * outputs,
@@ -348,7 +357,7 @@ int step(const layer *layers, int64_t count, const float *embedding, const float
     for (int64_t i = 0; i < (begins ? begins[texts] : texts); i++)
         if (tokens[i] < 0 || tokens[i] >= vocabulary || columns[i] < 0 || columns[i] >= context) return 1;
     const int64_t parts = parts_of(texts, FEW_ROWS);
-#pragma omp parallel for num_threads(parts) if (parts > 1)
+#pragma omp parallel for num_threads(team) if (parts > 1)
     for (int64_t part = 0; part < parts; part++) {
         int64_t begin = texts * part / parts, end = texts * (part + 1) / parts;
         if (begins) begin = begins[begin], end = begins[end];
@@ -435,7 +444,7 @@ void attention(const texts *t, const float *q, const float *k, const float *v, f
                float *scratch, int64_t of_scratch) {
     int64_t wide = padded(t->size, LANES), most = padded(t->tokens, STRIP), width = t->heads * t->size;
     const int64_t parts = parts_of(t->rows * t->heads, FEW_ROWS / 4);
-#pragma omp parallel for num_threads(parts) if (parts > 1)
+#pragma omp parallel for num_threads(team) if (parts > 1)
     for (int64_t part = 0; part < parts; part++) {
         int64_t begin = t->rows * t->heads * part / parts, end = t->rows * t->heads * (part + 1) / parts;
         float *plain = scratch + part * of_scratch, *turned = plain + most * wide, *values = turned + most * wide;
@@ -475,7 +484,7 @@ void attention_backward(const texts *t, const float *q, const float *k, const fl
                         int64_t of_scratch) {
     int64_t wide = padded(t->size, LANES), most = padded(t->tokens, STRIP), width = t->heads * t->size;
     const int64_t parts = parts_of(t->rows * t->heads, FEW_ROWS / 4);
-#pragma omp parallel for num_threads(parts) if (parts > 1)
+#pragma omp parallel for num_threads(team) if (parts > 1)
     for (int64_t part = 0; part < parts; part++) {
         int64_t begin = t->rows * t->heads * part / parts, end = t->rows * t->heads * (part + 1) / parts;
         float *plain = scratch + part * of_scratch, *turned = plain + most * wide, *values = turned + most * wide;
@@ -526,32 +535,6 @@ void attention_backward(const texts *t, const float *q, const float *k, const fl
     }
 }
 
-/* logits = softmax(logits), rows of `width`; log_sums are the logarithms of what e^x sums to. */
-void softmax(float *logits, float *log_sums, int64_t rows, int64_t width) {
-#pragma omp parallel for num_threads(parts_of(rows, FEW_ROWS))
-    for (int64_t i = 0; i < rows; i++) {
-        float *x = logits + i * width, highest = -INFINITY, sum = 0;
-#pragma omp simd reduction(max : highest)
-        for (int64_t j = 0; j < width; j++) highest = x[j] > highest ? x[j] : highest;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t j = 0; j < width; j++) sum += x[j] = exponential(x[j] - highest);
-        float share = 1.0f / sum;
-#pragma omp simd
-        for (int64_t j = 0; j < width; j++) x[j] *= share;
-        log_sums[i] = highest + logf(sum);
-    }
-}
-
-/* logits = e^(logits - log_sums), rows of `width`. */
-void softmax_again(float *logits, const float *log_sums, int64_t rows, int64_t width) {
-#pragma omp parallel for num_threads(parts_of(rows, FEW_ROWS))
-    for (int64_t i = 0; i < rows; i++) {
-        float *x = logits + i * width;
-#pragma omp simd
-        for (int64_t j = 0; j < width; j++) x[j] = exponential(x[j] - log_sums[i]);
-    }
-}
-
 /* Draw from softmax(logits), `width` of them, by inverting the cumulative distribution at `uniform`, and tell
  * the probability of what was drawn; `weights` has room for a row and `sums` for one sum of each 64. */
 static void draw_row(const float *logits, double uniform, int64_t *token, float *prob, float *weights, float *sums,
@@ -588,7 +571,7 @@ static void draw_row(const float *logits, double uniform, int64_t *token, float 
 void draw(const float *logits, const double *uniform, int64_t *tokens, float *probs, float *scratch, int64_t rows,
           int64_t width) {
     const int64_t parts = parts_of(rows, FEW_ROWS);
-#pragma omp parallel for num_threads(parts) if (parts > 1)
+#pragma omp parallel for num_threads(team) if (parts > 1)
     for (int64_t part = 0; part < parts; part++) {
         int64_t begin = rows * part / parts, end = rows * (part + 1) / parts;
         float *weights = scratch + part * (width + width / 64 + 1);

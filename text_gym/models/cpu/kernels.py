@@ -1,9 +1,7 @@
-"""Kernels in C, compiled when first asked for; where there is no compiler, there are none and all goes on.
+"""The compiled kernels as functions of tensors.
 
 They do on the CPU and in float32 what small models do, in place of many small operators, and matrix products
-with weights that stay the same for many tokens. PyTorch's do the same. Setting TEXT_GYM_KERNELS=0 leaves
-them out.
-
+with weights that stay the same for many tokens. Where there are none (`library`), PyTorch's operators do it.
 A row's result does not depend on the other rows, to the last bit, nor on how many threads there are.
 """
 
@@ -11,10 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -24,24 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_SOURCE = Path(__file__).with_name("kernels.c")
-_FLAGS = (
-    "-O3",
-    "-march=native",
-    "-fopenmp-simd",
-    "-fno-math-errno",
-    "-fno-trapping-math",
-    "-shared",
-    "-fPIC",
-)
-_SECONDS = 60  # for the compiler, which needs about one
-MOST_THREADS = 2  # with more, PyTorch's operators are used; it was not measured which are faster
-ENOUGH_ROWS = 256  # of a matrix, to lay out for it another one
+from text_gym.models.threads import cores
+
+from . import library
+
 _STRIP, _LANES, _QUERIES, _SOME = 16, 8, 8, 256  # as in kernels.c
 _POINTER, _NUMBER, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
-class Layer(ctypes.Structure):
+class LayerWeights(ctypes.Structure):
     """`layer` of `kernels.c`; whoever fills it in keeps the tensors."""
 
     _fields_ = (
@@ -57,7 +42,7 @@ class Layer(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Panels:
-    """A matrix `(inputs, outputs)`, copied into the order in which `Kernels.multiply` reads it."""
+    """A matrix `(inputs, outputs)` copied into the order in which `Kernels.multiply` reads it."""
 
     memory: Tensor  # (panels, inputs, width), flat
     inputs: int
@@ -110,12 +95,13 @@ class Kernels:
             return found  # type: ignore[no-any-return]
 
         self._panel_width = int(library.panel_width())
-        self._threads = ctypes.c_int64.in_dll(library, "threads")
-        self.most_threads = MOST_THREADS if library.can_share() else 1
+        self._can_share = bool(library.can_share()) and not _two_runtimes()
+        self._share = function("share", _NUMBER, _NUMBER)
+        self._shared = function("shared", result=_NUMBER)
         texts = ctypes.POINTER(Texts)
         self._step = function(
             "step",
-            *(ctypes.POINTER(Layer), _NUMBER),
+            *(ctypes.POINTER(LayerWeights), _NUMBER),
             *[_POINTER] * 4,
             _REAL,
             *[_POINTER] * 6,
@@ -128,22 +114,26 @@ class Kernels:
         self._draw = function("draw", *[_POINTER] * 5, _NUMBER, _NUMBER)
         self._gelu = function("gelu", _POINTER, _POINTER, _NUMBER)
         self._gelu_backward = function("gelu_backward", *[_POINTER] * 3, _NUMBER)
-        self._softmax = function("softmax", _POINTER, _POINTER, _NUMBER, _NUMBER)
-        self._softmax_again = function("softmax_again", _POINTER, _POINTER, _NUMBER, _NUMBER)
         self._attention = function("attention", texts, *[_POINTER] * 6, _NUMBER)
         self._attention_backward = function("attention_backward", texts, *[_POINTER] * 9, _NUMBER)
 
     @property
     def threads(self) -> int:
-        """How many may be used; at most `most_threads`."""
-        return self._threads.value
+        """The number of threads among which the calling thread's work is divided."""
+        found: int = self._shared()
+        return found
 
-    @threads.setter
-    def threads(self, n: int) -> None:
-        self._threads.value = n
+    def share(self, threads: int) -> None:
+        """Divide the calling thread's work among threads of PyTorch's, but no more than there are cores.
+
+        Args:
+            threads: How many PyTorch has; they are OpenMP's, and the kernels' too.
+        """
+        team = threads if self._can_share else 1
+        self._share(team, min(team, cores()))
 
     def pack(self, matrix: Tensor) -> Panels:
-        """Lay out a matrix `(inputs, outputs)`, however its elements lie, for `multiply` and `step`."""
+        """Pack a matrix `(inputs, outputs)` of any strides for `multiply` and `step`."""
         assert matrix.dtype == torch.float32
         inputs, outputs = matrix.shape
         memory = torch.empty(_padded(outputs, self._panel_width) * inputs)
@@ -159,7 +149,7 @@ class Kernels:
         out: Tensor | None = None,
         add: bool = False,
     ) -> Tensor:
-        """The product of two matrices.
+        """Multiply two matrices.
 
         Args:
             x: `(n, inputs)`, its elements lying in any way.
@@ -184,7 +174,7 @@ class Kernels:
 
     def step(
         self,
-        layers: ctypes.Array[Layer],
+        layers: ctypes.Array[LayerWeights],
         embeddings: tuple[Tensor, Tensor],
         norm: tuple[Tensor, Tensor, float],
         tokens: Tensor,
@@ -234,7 +224,7 @@ class Kernels:
         return out
 
     def draw(self, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Draw from softmax(logits).
+        """Draw from softmax(logits) with given noise.
 
         Args:
             logits: `(n, V)`, contiguous.
@@ -251,30 +241,19 @@ class Kernels:
         return tokens, probs
 
     def gelu(self, x: Tensor) -> Tensor:
-        """GELU, in its tanh form, of a contiguous tensor."""
+        """Compute the tanh form of GELU for a contiguous tensor."""
         out = torch.empty_like(x)
         self._gelu(x.data_ptr(), out.data_ptr(), x.numel())
         return out
 
     def gelu_backward(self, x: Tensor, gradient: Tensor) -> Tensor:
-        """The gradient of `x` from that of `gelu(x)`, both contiguous."""
+        """Compute the gradient of `x` from that of `gelu(x)`, both contiguous."""
         out = torch.empty_like(x)
         self._gelu_backward(x.data_ptr(), gradient.data_ptr(), out.data_ptr(), x.numel())
         return out
 
-    def softmax(self, x: Tensor) -> Tensor:
-        """Overwrite `(n, m)`, contiguous, with its softmax; `(n,)` logarithms of the sums of eˣ."""
-        log_sums = x.new_empty(len(x))
-        self._softmax(x.data_ptr(), log_sums.data_ptr(), *x.shape)
-        return log_sums
-
-    def softmax_again(self, x: Tensor, log_sums: Tensor) -> Tensor:
-        """Overwrite `(n, m)`, contiguous, with eˣ over what it sums to, whose logarithms `(n,)` are known."""
-        self._softmax_again(x.data_ptr(), log_sums.data_ptr(), *x.shape)
-        return x
-
     def attention(self, texts: Texts, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Causal attention in a batch of texts.
+        """Compute causal attention in a batch of texts.
 
         Args:
             texts: `B` of them.
@@ -298,7 +277,7 @@ class Kernels:
         gradient: Tensor,
         of_qkv: Sequence[Tensor],
     ) -> None:
-        """The gradients of queries, keys and values, written where there are any.
+        """Compute the gradients of queries, keys and values, written where they are wanted.
 
         Args:
             texts: As in `attention`.
@@ -319,60 +298,37 @@ class Kernels:
         function(ctypes.byref(texts), *(x.data_ptr() for x in tensors), scratch.data_ptr(), floats)
 
 
-def _run(command: Sequence[str]) -> None:
-    subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS)
-
-
 def _padded(n: int, unit: int) -> int:
     return -(-n // unit) * unit
 
 
 def kernels_for(tensor: Tensor) -> Kernels | None:
-    """The kernels, if they can be had and are for tensors like this one."""
-    found = _compiled() if tensor.device.type == "cpu" and tensor.dtype == torch.float32 else None
-    threads = torch.get_num_threads()
-    if found is None or threads > found.most_threads:
+    """Return the kernels if they exist and fit tensors like this one: on the CPU, in float32."""
+    if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
         return None
-    found.threads = threads
+    found = _kernels()
+    if found is not None:
+        found.share(torch.get_num_threads())
     return found
 
 
-def product(
-    a: Tensor, b: Tensor, bias: Tensor | None = None, *, out: Tensor | None = None, add: bool = False
-) -> Tensor:
-    """The product of two matrices, by kernels where it pays to lay one out for it alone.
+def required_kernels(tensor: Tensor) -> Kernels:
+    """Return the kernels where they are known to exist."""
+    found = kernels_for(tensor)
+    assert found is not None
+    return found
 
-    Args:
-        a: `(n, k)`.
-        b: `(k, m)`.
-        bias: `(m,)` to add.
-        out: `(n, m)`, contiguous, for the result.
-        add: To what is in `out`; not together with a bias.
 
-    Returns:
-        `(n, m)`, which is `out` if there is one.
-    """
-    found = kernels_for(a)
-    if found is not None and len(a) >= ENOUGH_ROWS:
-        return found.multiply(a, found.pack(b), bias, out=out, add=add)
-    if out is None:
-        return torch.mm(a, b) if bias is None else torch.addmm(bias, a, b)
-    return out.addmm_(a, b) if add else torch.mm(a, b, out=out)
+def _two_runtimes() -> bool:
+    """True if the kernels brought a second OpenMP library, whose threads would fight PyTorch's for cores."""
+    try:
+        mapped = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return False
+    return len({line.split()[-1] for line in mapped if "/libgomp" in line}) > 1
 
 
 @cache
-def _compiled() -> Kernels | None:
-    compiler = shutil.which(os.environ.get("CC") or "cc")
-    if compiler is None or os.environ.get("TEXT_GYM_KERNELS") == "0":
-        return None
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            library = str(Path(folder) / "kernels.so")
-            command = [compiler, *_FLAGS, str(_SOURCE), "-o", library, "-lm"]
-            try:
-                _run([*command, "-fopenmp"])
-            except subprocess.CalledProcessError:  # no OpenMP here
-                _run(command)
-            return Kernels(ctypes.CDLL(library))
-    except (OSError, subprocess.SubprocessError):
-        return None
+def _kernels() -> Kernels | None:
+    found = library.load()
+    return None if found is None else Kernels(found)

@@ -8,45 +8,10 @@ import torch
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
-from text_gym import ByteTokenizer, TextVectorEnv, WordTokenizer, load_task
+from tests.sb3_world import PROMPTS, TOKENIZER, language_model, letters_env, make_ppo
+from text_gym import ByteTokenizer, TextVectorEnv, load_task
 from text_gym.agents import LanguageModelPolicy, Policy, Sampling, SB3VecEnv, SequenceRolloutBuffer, rollout
 from text_gym.errors import ConfigError, NonFiniteError
-
-TOKENIZER = WordTokenizer("abcde", separator="", pad=False)
-PROMPTS = ["a", "bcd", "abcab", "dd"]
-
-
-def make_env(num_envs: int = 6, max_tokens: int = 5, **kwargs: Any) -> SB3VecEnv:
-    def reward(completion: str) -> float:
-        return completion.count("a")
-
-    return SB3VecEnv(
-        TextVectorEnv(
-            PROMPTS, TOKENIZER, reward, max_tokens, num_envs=num_envs, autoreset_mode="SameStep", **kwargs
-        )
-    )
-
-
-def language_model(**kwargs: Any) -> Policy:
-    return Policy.new(TOKENIZER, **({"width": 16, "layers": 2, "context": 16} | kwargs))
-
-
-def make_ppo(env: SB3VecEnv, lm: Policy | None = None, **kwargs: Any) -> Any:
-    policy_kwargs = {"language_model": lm or language_model()} | kwargs.pop("policy_kwargs", {})
-    settings: dict[str, Any] = {
-        "n_steps": 11,
-        "batch_size": 22,
-        "gamma": 0.9,
-        "seed": 0,
-        "learning_rate": 1e-2,
-    }
-    return PPO(
-        LanguageModelPolicy,
-        env,
-        policy_kwargs=policy_kwargs,
-        rollout_buffer_class=SequenceRolloutBuffer,
-        **(settings | kwargs),
-    )
 
 
 class Watch(BaseCallback):
@@ -72,7 +37,7 @@ class Watch(BaseCallback):
 
 @pytest.mark.parametrize("cache", [True, False])
 def test_log_probs_and_values_equal_the_uncached_model_throughout_learning(cache: bool) -> None:
-    model = make_ppo(make_env(), policy_kwargs={"cache": cache})
+    model = make_ppo(letters_env(), policy_kwargs={"cache": cache})
     torch.nn.init.normal_(model.policy.language_model.value_head.weight)
     watch = Watch()
     model.learn(6 * 11 * 4, callback=watch)
@@ -80,7 +45,7 @@ def test_log_probs_and_values_equal_the_uncached_model_throughout_learning(cache
 
 
 def test_bootstrap_values_are_those_of_the_state_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    env = make_env(limit="truncate")
+    env = letters_env(limit="truncate")
     model = make_ppo(env)
     torch.nn.init.normal_(model.policy.language_model.value_head.weight)
     lm = model.policy.language_model
@@ -104,7 +69,7 @@ def test_bootstrap_values_are_those_of_the_state_at_the_limit(monkeypatch: pytes
     model.learn(6 * 11 * 2)
     assert len(asked) == len(ends) > 10
     checked = make_ppo(
-        make_env(limit="truncate")
+        letters_env(limit="truncate")
     )  # weights move between rollouts, so compare the last rollout's only
     checked.policy.load_state_dict(model.policy.state_dict())
     asked.clear()
@@ -121,7 +86,7 @@ def test_bootstrap_values_are_those_of_the_state_at_the_limit(monkeypatch: pytes
 
 
 def test_a_rollout_costs_one_step_a_token_and_one_prefill_an_episode() -> None:
-    model = make_ppo(make_env(), n_steps=40)
+    model = make_ppo(letters_env(), n_steps=40)
     model.learn(6 * 40)
     cache = model.policy._caches["play"]
     episodes = sum(s.stop - s.start > 0 for s in model.rollout_buffer._sequences)
@@ -130,8 +95,8 @@ def test_a_rollout_costs_one_step_a_token_and_one_prefill_an_episode() -> None:
 
 
 def test_an_evaluation_in_mid_rollout_does_not_cost_the_rollout_its_cache() -> None:
-    model = make_ppo(make_env(max_tokens=8), n_steps=8)
-    other = make_env(num_envs=3, max_tokens=8).reset()
+    model = make_ppo(letters_env(max_tokens=8), n_steps=8)
+    other = letters_env(num_envs=3, max_tokens=8).reset()
 
     class Evaluate(BaseCallback):
         def _on_step(self) -> bool:
@@ -143,7 +108,7 @@ def test_an_evaluation_in_mid_rollout_does_not_cost_the_rollout_its_cache() -> N
 
 
 def test_without_learning_the_ratio_is_one_in_every_minibatch() -> None:
-    model = make_ppo(make_env(), learning_rate=0.0)
+    model = make_ppo(letters_env(), learning_rate=0.0)
     model.learn(6 * 11 * 2)
     assert abs(model.logger.name_to_value["train/approx_kl"]) < 1e-6
     assert model.logger.name_to_value["train/clip_fraction"] == 0
@@ -158,10 +123,10 @@ def test_without_learning_the_ratio_is_one_in_every_minibatch() -> None:
 def test_sequences_and_single_observations_are_evaluated_alike() -> None:
     """SB3's own `DictRolloutBuffer` gives the same updates, only at the price of a pass for every token."""
     settings: dict[str, Any] = {"n_steps": 9, "batch_size": 10**6, "n_epochs": 2, "ent_coef": 0.1}
-    ours = make_ppo(make_env(), **settings)
+    ours = make_ppo(letters_env(), **settings)
     theirs: Any = PPO(
         LanguageModelPolicy,
-        make_env(),
+        letters_env(),
         policy_kwargs={"language_model": language_model()},
         gamma=0.9,
         seed=0,
@@ -175,37 +140,9 @@ def test_sequences_and_single_observations_are_evaluated_alike() -> None:
         assert torch.allclose(a, b, atol=1e-4)
 
 
-def test_the_buffer_keeps_every_step_once_in_sequences_of_one_episode() -> None:
-    model = make_ppo(make_env(), learning_rate=0.0, n_steps=17)
-    seen: list[tuple[int, ...]] = []
-
-    class Collect(BaseCallback):
-        def _on_step(self) -> bool:
-            obs = self.locals["obs_tensor"]
-            for i, action in enumerate(self.locals["actions"]):
-                prefix = obs["tokens"][i, : int(obs["length"][i])].tolist()
-                seen.append((*prefix, -1, int(action)))
-            return True
-
-    model.learn(6 * 17, callback=Collect())
-    found: list[tuple[int, ...]] = []
-    sizes = []
-    for batch in model.rollout_buffer.get(30):
-        sizes.append(len(batch.actions))
-        at = 0
-        obs: Any = batch.observations
-        for tokens, first, steps in zip(obs["tokens"], obs["length"][:, 0], obs["steps"][:, 0], strict=True):
-            for k in range(int(steps)):
-                found.append((*tokens[: int(first) + k].tolist(), -1, int(batch.actions[at])))
-                at += 1
-    assert sorted(found) == sorted(seen)
-    assert len(sizes) == 3
-    assert max(sizes) <= 30 + 2 * 5
-
-
 def test_sampling_follows_the_models_distribution() -> None:
-    model = make_ppo(make_env())
-    obs = model.policy.obs_to_tensor(make_env(num_envs=1).reset())[0]
+    model = make_ppo(letters_env())
+    obs = model.policy.obs_to_tensor(letters_env(num_envs=1).reset())[0]
     probs = model.policy.get_distribution(obs).distribution.probs[0]
     many = {k: v.expand(4000, -1) for k, v in obs.items()}
     torch.manual_seed(0)
@@ -217,14 +154,14 @@ def test_sampling_follows_the_models_distribution() -> None:
 def test_a_policy_given_is_copied_and_a_copy_comes_back_from_a_file(tmp_path: Any) -> None:
     lm = language_model()
     before = {k: v.clone() for k, v in lm.state_dict().items()}
-    model = make_ppo(make_env(), lm)
+    model = make_ppo(letters_env(), lm)
     model.learn(66)
     assert all(torch.equal(v, before[k]) for k, v in lm.state_dict().items())
     model.save(tmp_path / "model.zip")
-    loaded: Any = PPO.load(tmp_path / "model.zip", env=make_env())
+    loaded: Any = PPO.load(tmp_path / "model.zip", env=letters_env())
     for a, b in zip(model.policy.parameters(), loaded.policy.parameters(), strict=True):
         assert torch.equal(a, b)
-    obs = make_env().reset()
+    obs = letters_env().reset()
     assert np.array_equal(
         model.predict(obs, deterministic=True)[0], loaded.predict(obs, deterministic=True)[0]
     )
@@ -236,7 +173,7 @@ def test_a_policy_given_is_copied_and_a_copy_comes_back_from_a_file(tmp_path: An
 
 
 def test_dropout_stays_off_in_the_update() -> None:
-    model = make_ppo(make_env())
+    model = make_ppo(letters_env())
     model.policy.set_training_mode(True)
     assert not any(m.training for m in model.policy.modules())
 
@@ -244,7 +181,7 @@ def test_dropout_stays_off_in_the_update() -> None:
 def test_a2c_learns_with_a_language_model() -> None:
     model: Any = A2C(
         LanguageModelPolicy,
-        make_env(num_envs=32),
+        letters_env(num_envs=32),
         n_steps=5,
         learning_rate=3e-3,
         seed=0,
@@ -264,15 +201,15 @@ def test_a2c_learns_with_a_language_model() -> None:
 
 def test_what_does_not_fit_is_named() -> None:
     with pytest.raises(ConfigError, match="258 tokens"):
-        make_ppo(make_env(), Policy.new(ByteTokenizer(), width=16, layers=1))
+        make_ppo(letters_env(), Policy.new(ByteTokenizer(), width=16, layers=1))
     with pytest.raises(ConfigError, match="10 tokens, the language model reads 8"):
-        make_ppo(make_env(), language_model(context=8))
+        make_ppo(letters_env(), language_model(context=8))
     with pytest.raises(ConfigError, match="wrap a TextVectorEnv"):
         PPO(LanguageModelPolicy, "CartPole-v1", policy_kwargs={"language_model": language_model()})
 
 
 def test_logits_that_are_not_finite_stop_the_rollout() -> None:
-    model = make_ppo(make_env())
+    model = make_ppo(letters_env())
     with torch.no_grad():
         model.policy.language_model.model.transformer.ln_f.bias[0] = float("nan")
     with pytest.raises(NonFiniteError, match="row 0"):

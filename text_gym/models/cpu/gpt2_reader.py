@@ -1,55 +1,45 @@
-"""Reading GPT-2 token by token with a KV cache, faster than `transformers` and with the same states."""
+"""Reads GPT-2 token by token with a KV cache, faster than `transformers` and with the same states."""
 
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from text_gym.models.cpu import kernels
-from text_gym.models.cpu.gpt2 import _after_attention, _Block, _layer_norm, _norm, is_plain
-from text_gym.models.cpu.kernels import Panels, kernels_for
+from text_gym.models.layer_cache import LayerCache
 
-if TYPE_CHECKING:
-    from text_gym.agents.policies.policy import Policy
-
-    from .kv_cache import LayerCache
+from .gpt2_block import Block, after_attention, layer_norm, norm_of
+from .kernels import Kernels, LayerWeights, Panels, kernels_for
 
 
 class GPT2Reader:
-    """Reading with a cache: several times as fast as through the model's own code, when it is small.
+    """Reads with a KV cache, several times as fast as a small model's own code.
 
     With kernels it keeps a copy of the weights' matrices, until they change (`renew`).
 
     Args:
-        policy: Its trunk must be one that `fits`.
+        trunk: A GPT-2 as it comes (`GPT2Path.fits`).
     """
 
-    def __init__(self, policy: Policy) -> None:
-        trunk = policy.model.base_model
-        self._tokens, self._positions, self._norm = trunk.wte.weight, trunk.wpe.weight, _norm(trunk.ln_f)
-        self._blocks = [_Block(block) for block in trunk.h]
+    def __init__(self, trunk: Any) -> None:
+        self._tokens, self._positions, self._norm = trunk.wte.weight, trunk.wpe.weight, norm_of(trunk.ln_f)
+        self._blocks = [Block(block) for block in trunk.h]
         whole = all(weight.is_contiguous() for weight in trunk.parameters())
         self._kernels = kernels_for(self._tokens) if whole else None
-        self._layers: ctypes.Array[kernels.Layer] | None = None
+        self._layers: ctypes.Array[LayerWeights] | None = None
         self._panels: list[Panels] = []
 
     def renew(self) -> None:
-        """As in `Reader`."""
+        """Implement `Reader`."""
         self._layers = None
 
     @property
     def reads_in_place(self) -> bool:
-        """As in `Reader`."""
+        """Implement `Reader`."""
         return self._kernels is not None
-
-    @staticmethod
-    def fits(policy: Policy) -> bool:
-        """Whether the policy's trunk can be read so."""
-        return not policy.bf16 and is_plain(policy.model.base_model)
 
     def __call__(
         self,
@@ -59,7 +49,7 @@ class GPT2Reader:
         mask: Tensor | None,
         last: Tensor | None,
     ) -> Tensor:
-        """As in `Reader`."""
+        """Implement `Reader`."""
         if self._kernels is not None:
             return self._step(self._kernels, layers, tokens, positions, last)
         # Inference mode spares views and writes their bookkeeping, a twentieth of a small step by operators.
@@ -69,7 +59,7 @@ class GPT2Reader:
 
     def _step(
         self,
-        found: kernels.Kernels,
+        found: Kernels,
         layers: list[LayerCache],
         tokens: Tensor,
         positions: Tensor,
@@ -80,7 +70,7 @@ class GPT2Reader:
         if self._layers is None:
             self._panels = [found.pack(x.detach()) for each in self._blocks for x in each.matrices()]
             panels = iter(self._panels)
-            self._layers = (kernels.Layer * len(layers))(*(each.layer(panels) for each in self._blocks))
+            self._layers = (LayerWeights * len(layers))(*(each.layer(panels) for each in self._blocks))
         rooms = [layer.room(block.heads, block.size, self._tokens) for layer in layers]
         for layer, (keys, values) in zip(self._layers, rooms, strict=True):
             layer.keys, layer.values = keys.data_ptr(), values.data_ptr()
@@ -119,7 +109,7 @@ class GPT2Reader:
         x = torch.embedding(self._tokens, tokens).add_(torch.embedding(self._positions, positions))
         x = x.view(n * size, -1)
         for i, (block, layer) in enumerate(zip(self._blocks, layers, strict=True)):
-            h = torch.addmm(block.qkv_bias, _layer_norm(x, block.norm_1), block.qkv)
+            h = torch.addmm(block.qkv_bias, layer_norm(x, block.norm_1), block.qkv)
             if last is None:
                 h = _attend_to_cache(h, layer, block, mask)
             else:
@@ -135,12 +125,12 @@ class GPT2Reader:
                     q, k, v, attn_mask=mask, is_causal=causal, scale=block.scale
                 )
                 h = h.transpose(1, 2).reshape(x.shape)
-            x = _after_attention(block, x, h)
-        return _layer_norm(x, self._norm)
+            x = after_attention(block, x, h)
+        return layer_norm(x, self._norm)
 
 
-def _attend_to_cache(qkv: Tensor, layer: LayerCache, block: _Block, mask: Tensor | None) -> Tensor:
-    """Write the keys and values of a token a row, `(n, 3 · D)`, and attend from it: `(n, D)`."""
+def _attend_to_cache(qkv: Tensor, layer: LayerCache, block: Block, mask: Tensor | None) -> Tensor:
+    """Write one token per row to the cache, `(n, 3 · D)`, and attend from it: `(n, D)`."""
     n = len(qkv)
     q, k, v = qkv.view(n, 3, block.heads, -1).unbind(1)
     k, v = layer.append(k, v)

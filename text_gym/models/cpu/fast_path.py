@@ -1,0 +1,122 @@
+"""The only door to the fast CPU code for small models; nothing outside this folder knows of kernels.
+
+Without a compiler, on accelerators and in float64 the same paths run on PyTorch's operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from text_gym.models.layer_cache import Reader
+
+from .gpt2 import GPT2Path
+from .kernels import kernels_for
+
+MIN_ROWS_TO_PACK = (
+    256  # packing the second matrix of a product pays off from about this many rows of the first
+)
+
+
+class FastPath(Protocol):
+    """One architecture's arithmetic written out, for a trunk with its current weights.
+
+    It gives the numbers of the model's own code but for rounding. An architecture has one if it can do two
+    things: read with a KV cache, for rollouts, and compute differentiable states, for updates.
+    """
+
+    def reader(self) -> Reader:
+        """Make a reader for rollouts: prefill and decode steps with a KV cache, without dropout."""
+        ...
+
+    @property
+    def can_update(self) -> bool:
+        """True if `states` is what the model's own code computes: no dropout, no gradient checkpointing."""
+        ...
+
+    def states(self, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the states from which the completions' tokens are drawn, with gradients, for updates.
+
+        Args:
+            tokens: `(B, S)` int64, right-padded; `S` is at least the largest `P + T - 1`.
+            starts: `(B,)` int64, prompt lengths `P`.
+            lengths: `(B,)` int64, completion lengths `T`; `N` is their sum.
+
+        Returns:
+            `(N, D)`, one completion after another; and the embedding's weights `(V, D)`, for an output layer
+            that has the same ones: through them flows the gradient of both.
+        """
+        ...
+
+
+def fast_path(trunk: nn.Module) -> FastPath | None:
+    """Return a trunk's fast path; None if its architecture has none or the trunk was modified.
+
+    GPT-2 has one. Adapters, hooks, modules in place of others and bfloat16 weights go through the model's own
+    code.
+    """
+    return GPT2Path(trunk) if GPT2Path.fits(trunk) else None
+
+
+def fixed_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """Prepare a linear layer for many calls with few rows each, valid while its weights stay as they are.
+
+    On CPUs such products are faster by a half and more with weights that lie in another order, which pays for
+    a copy where many tokens are going to be drawn.
+
+    Args:
+        weight: `(V, D)`.
+        bias: `(V,)`, if any.
+
+    Returns:
+        A function from `(n, D)` to `(n, V)`, without gradients.
+    """
+    weight = weight.detach().t()
+    kernels = kernels_for(weight)
+    if kernels is not None:
+        panels = kernels.pack(weight)
+        return lambda states: kernels.multiply(states, panels, bias)
+    weight = weight.contiguous()
+    if bias is None:
+        return lambda states: torch.mm(states, weight)
+    return lambda states: torch.addmm(bias, states, weight)
+
+
+def fast_draw(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Draw from softmax(logits) with given noise; None where the sampler's own way is as fast.
+
+    Args:
+        logits: `(B, V)`; -inf is never drawn.
+        u: `(B,)` float64 in [0, 1).
+
+    Returns:
+        `(B,)` int64 tokens, and their `(B, 1)` probabilities: NaN where a logit is NaN or infinite.
+    """
+    kernels = kernels_for(logits)
+    return None if kernels is None else kernels.draw(logits.contiguous(), u.contiguous())
+
+
+def matmul(
+    a: Tensor, b: Tensor, bias: Tensor | None = None, *, out: Tensor | None = None, add: bool = False
+) -> Tensor:
+    """Multiply two matrices without gradients, in the way that is fastest for tall ones.
+
+    Args:
+        a: `(n, k)`.
+        b: `(k, m)`.
+        bias: `(m,)` to add.
+        out: `(n, m)`, contiguous, for the result.
+        add: Add the product to what is in `out`; not together with a bias.
+
+    Returns:
+        `(n, m)`, which is `out` if there is one.
+    """
+    kernels = kernels_for(a) if len(a) >= MIN_ROWS_TO_PACK else None
+    if kernels is not None:
+        return kernels.multiply(a, kernels.pack(b), bias, out=out, add=add)
+    if out is None:
+        return torch.mm(a, b) if bias is None else torch.addmm(bias, a, b)
+    return out.addmm_(a, b) if add else torch.mm(a, b, out=out)

@@ -1,0 +1,99 @@
+"""Python that a user names on the command line: `module:name`, or `path/to/file.py:name`.
+
+A file is run when it is loaded, as an import would: load only files that you would run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from text_gym.errors import ConfigError, DataError, TextGymError, UnknownNameError
+
+
+def split_place(spec: str) -> tuple[str, str] | None:
+    """The module or file and the name in it; None for what is written in another way.
+
+    >>> split_place("mine.py:Agent"), split_place("package.module:Agent"), split_place("ppo")
+    (('mine.py', 'Agent'), ('package.module', 'Agent'), None)
+    """
+    place, separator, name = spec.rpartition(":")
+    return (place, name) if separator and place and not place.endswith(("/", "\\")) else None
+
+
+def load_from(place: str, name: str, error: type[TextGymError] = ConfigError) -> Any:
+    """Load the object a name stands for in a module or in a `.py` file.
+
+    Raises:
+        DataError: The file or module does not exist.
+        UnknownNameError: There is no such name in it; the nearest is suggested.
+        TextGymError: The file or module raised while it was loaded: an `error`.
+    """
+    module = run_file(Path(place).resolve(), error) if place.endswith(".py") else _import(place, error)
+    return attribute(module, name)
+
+
+def run_file(file: Path, error: type[TextGymError] = ConfigError) -> ModuleType:
+    """Run a file by its absolute path as a module of its own.
+
+    Raises:
+        DataError: There is no such file.
+        TextGymError: It raised: an `error`.
+    """
+    if not file.is_file():
+        raise DataError(f"there is no file {file}")
+    name = f"text_gym_user_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise DataError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        with _on_path(file.parent):
+            spec.loader.exec_module(module)
+    except Exception as raised:
+        del sys.modules[name]
+        raise error(f"{file} raised {type(raised).__name__}: {raised}") from raised
+    return module
+
+
+def attribute(module: ModuleType, name: str) -> Any:
+    """Return the object a name stands for in a module; dots lead into classes.
+
+    Raises:
+        UnknownNameError: There is no such name; the nearest is suggested.
+    """
+    value: Any = module
+    for part in name.split("."):
+        if not hasattr(value, part):
+            known = [k for k, v in vars(value).items() if callable(v) and not k.startswith("_")]
+            raise UnknownNameError(f"name in {getattr(module, '__file__', module.__name__)}:", part, known)
+        value = getattr(value, part)
+    return value
+
+
+def _import(module: str, error: type[TextGymError]) -> ModuleType:
+    try:
+        with _on_path(Path.cwd()):  # a console script does not have the working directory on its path
+            return importlib.import_module(module)
+    except ModuleNotFoundError as missing:
+        raise DataError(f"there is no module {missing.name!r} (asked for {module!r})") from missing
+    except Exception as raised:
+        raise error(f"module {module!r} raised {type(raised).__name__}: {raised}") from raised
+
+
+@contextlib.contextmanager
+def _on_path(folder: Path) -> Iterator[None]:
+    before = list(sys.path)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
