@@ -117,6 +117,8 @@ def use(wheel: Path, folder: Path) -> None:
     if not Path(place).resolve().is_relative_to((folder / "bare").resolve()):
         raise SystemExit(f"text_gym was imported from {place}")
     run(python, "-m", "pip", "check", cwd=folder)
+    size = sum(file.stat().st_size for file in (folder / "bare").rglob("*") if not file.is_symlink())
+    print(f"   the environment has {size / 1e9:.1f} GB")
     command = programs / "text-gym"
     run(command, "train", "--out", "run", cwd=folder)
     gold = json.loads((folder / "run" / "summary.json").read_text(encoding="utf-8"))["after"]["gold"]["mean"]
