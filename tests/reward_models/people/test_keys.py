@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import io
 import os
-import pty
-import termios
 from collections.abc import Iterator
 
 import pytest
@@ -16,7 +14,7 @@ from text_gym.reward_models.people.keys import PASTE, LineKeys, TerminalKeys
 @pytest.fixture
 def terminal() -> Iterator[tuple[int, TerminalKeys]]:
     """The end of a person, and the keys that the program reads."""
-    person, program = pty.openpty()
+    person, program = pytest.importorskip("pty").openpty()
     with TerminalKeys(program) as keys:
         yield person, keys
     os.close(person)
@@ -87,7 +85,8 @@ def test_type_ahead_is_dropped(terminal: tuple[int, TerminalKeys]) -> None:
 
 
 def test_the_terminal_is_put_back_as_it_was() -> None:
-    person, program = pty.openpty()
+    person, program = pytest.importorskip("pty").openpty()
+    termios = pytest.importorskip("termios")
     before = termios.tcgetattr(program)
     keys = TerminalKeys(program, program)
 
@@ -106,7 +105,7 @@ def test_the_terminal_is_put_back_as_it_was() -> None:
 
 
 def test_a_closed_terminal_is_the_end() -> None:
-    person, program = pty.openpty()
+    person, program = pytest.importorskip("pty").openpty()
     keys = TerminalKeys(program)
     with keys:
         os.close(person)

@@ -1,0 +1,82 @@
+"""A pytest plugin that hides what Windows lacks, to see on Linux which modules and tests do without.
+
+    python -m pytest -p tests.without_posix -n 0 tests/utils/test_locking.py
+
+It takes away signals and functions of `os`, and from our own code modules too; `os.name` and paths stay what they
+are. `msvcrt` is one that locks as Windows does: bytes of a file, for an open file, until it is closed.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = ("fcntl", "grp", "pty", "pwd", "resource", "termios", "tty")
+SIGNALS = ("SIGALRM", "SIGHUP", "SIGKILL", "SIGPIPE", "SIGSTOP", "SIGTSTP", "SIGUSR1", "SIGUSR2")
+FUNCTIONS = ("fork", "geteuid", "getuid", "killpg", "mkfifo", "setsid")
+
+
+class WindowsLocks(ModuleType):
+    """`msvcrt.locking` over a table: a byte of a file has one holder, an open descriptor."""
+
+    LK_NBLCK, LK_UNLCK = 2, 0
+
+    def __init__(self) -> None:
+        super().__init__("msvcrt")
+        self.held: dict[tuple[int, int, int], int] = {}
+
+    def locking(self, descriptor: int, mode: int, count: int) -> None:
+        """Lock or unlock `count` bytes from the descriptor's position on; OSError if another has one of them."""
+        file = os.fstat(descriptor)
+        at = os.lseek(descriptor, 0, os.SEEK_CUR)
+        places = [(file.st_dev, file.st_ino, at + i) for i in range(count)]
+        if mode == self.LK_UNLCK:
+            for place in places:
+                del self.held[place]
+            return
+        for place in places:
+            holder = self.held.get(place)
+            if holder is not None and _is_open(holder, place):
+                raise PermissionError(13, "Permission denied")
+        self.held |= dict.fromkeys(places, descriptor)
+
+
+def _is_open(descriptor: int, place: tuple[int, int, int]) -> bool:
+    try:
+        file = os.fstat(descriptor)
+    except OSError:
+        return False
+    return (file.st_dev, file.st_ino) == place[:2]
+
+
+def hide() -> None:
+    """Take away what Windows lacks from this process, for good."""
+    importing = builtins.__import__
+
+    def import_unless_hidden(
+        name: str, names: Mapping[str, Any] | None = None, *args: Any, **how: Any
+    ) -> Any:
+        if name in MODULES and Path((names or {}).get("__file__") or "/").resolve().is_relative_to(ROOT):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return importing(name, names, *args, **how)
+
+    builtins.__import__ = import_unless_hidden
+    for name in SIGNALS:
+        if hasattr(signal, name):
+            delattr(signal, name)
+    for name in FUNCTIONS:
+        if hasattr(os, name):
+            delattr(os, name)
+    sys.modules["msvcrt"] = WindowsLocks()
+
+
+def pytest_configure() -> None:
+    """Hide it before any test is collected."""
+    hide()
