@@ -2,8 +2,8 @@
 
     python -m pytest -p tests.without_posix -n 0 tests/utils/test_locking.py
 
-It takes away signals and functions of `os`, and from our own code modules too; `os.name` and paths stay what they
-are. `msvcrt` is one that locks as Windows does: bytes of a file, for an open file, until it is closed.
+It takes away signals and functions of `os`, and from our own code modules too; `os.name` and paths stay what
+they are. `msvcrt` is one that locks as Windows does: bytes of a file, for an open file, until it is closed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import builtins
 import os
 import signal
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = ("fcntl", "grp", "pty", "pwd", "resource", "termios", "tty")
 SIGNALS = ("SIGALRM", "SIGHUP", "SIGKILL", "SIGPIPE", "SIGSTOP", "SIGTSTP", "SIGUSR1", "SIGUSR2")
-FUNCTIONS = ("fork", "geteuid", "getuid", "killpg", "mkfifo", "setsid")
+FUNCTIONS = ("fork", "killpg", "mkfifo", "setsid")
 
 
 class WindowsLocks(ModuleType):
@@ -33,7 +32,7 @@ class WindowsLocks(ModuleType):
         self.held: dict[tuple[int, int, int], int] = {}
 
     def locking(self, descriptor: int, mode: int, count: int) -> None:
-        """Lock or unlock `count` bytes from the descriptor's position on; OSError if another has one of them."""
+        """Lock or unlock bytes from the descriptor's position on; OSError if another has one of them."""
         file = os.fstat(descriptor)
         at = os.lseek(descriptor, 0, os.SEEK_CUR)
         places = [(file.st_dev, file.st_ino, at + i) for i in range(count)]
@@ -43,7 +42,8 @@ class WindowsLocks(ModuleType):
             return
         for place in places:
             holder = self.held.get(place)
-            if holder is not None and _is_open(holder, place):
+            # A descriptor's number is given out again once it is closed: then it is not the holder.
+            if holder is not None and holder != descriptor and _is_open(holder, place):
                 raise PermissionError(13, "Permission denied")
         self.held |= dict.fromkeys(places, descriptor)
 
@@ -58,13 +58,16 @@ def _is_open(descriptor: int, place: tuple[int, int, int]) -> bool:
 
 def hide() -> None:
     """Take away what Windows lacks from this process, for good."""
-    importing = builtins.__import__
+    importing, locks = builtins.__import__, WindowsLocks()
 
     def import_unless_hidden(
         name: str, names: Mapping[str, Any] | None = None, *args: Any, **how: Any
     ) -> Any:
-        if name in MODULES and Path((names or {}).get("__file__") or "/").resolve().is_relative_to(ROOT):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        if Path((names or {}).get("__file__") or "/").resolve().is_relative_to(ROOT):
+            if name in MODULES:
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+            if name == "msvcrt":
+                return locks
         return importing(name, names, *args, **how)
 
     builtins.__import__ = import_unless_hidden
@@ -74,7 +77,6 @@ def hide() -> None:
     for name in FUNCTIONS:
         if hasattr(os, name):
             delattr(os, name)
-    sys.modules["msvcrt"] = WindowsLocks()
 
 
 def pytest_configure() -> None:
