@@ -2,8 +2,8 @@
 
     python -m pytest -p tests.without_posix -n 0 tests/utils/test_locking.py
 
-It takes away signals and functions of `os`, and from our own code modules too; `os.name` and paths stay what
-they are. `msvcrt` is one that locks as Windows does: bytes of a file, for an open file, until it is closed.
+It takes modules, signals and functions of `os` away from our own code; other libraries, `os.name` and paths
+stay what they are. `msvcrt` locks as Windows does: bytes of a file, for an open file, until it is closed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import builtins
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -57,8 +57,13 @@ def _is_open(descriptor: int, place: tuple[int, int, int]) -> bool:
 
 
 def hide() -> None:
-    """Take away what Windows lacks from this process, for good."""
-    importing, locks = builtins.__import__, WindowsLocks()
+    """Hide what Windows lacks from our own modules that are imported from now on."""
+    importing = builtins.__import__
+    instead = {
+        "msvcrt": WindowsLocks(),
+        "os": _without(os, FUNCTIONS),
+        "signal": _without(signal, SIGNALS),
+    }
 
     def import_unless_hidden(
         name: str, names: Mapping[str, Any] | None = None, *args: Any, **how: Any
@@ -66,17 +71,18 @@ def hide() -> None:
         if Path((names or {}).get("__file__") or "/").resolve().is_relative_to(ROOT):
             if name in MODULES:
                 raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-            if name == "msvcrt":
-                return locks
+            if name in instead:
+                return instead[name]
         return importing(name, names, *args, **how)
 
-    builtins.__import__ = import_unless_hidden
-    for name in SIGNALS:
-        if hasattr(signal, name):
-            delattr(signal, name)
-    for name in FUNCTIONS:
-        if hasattr(os, name):
-            delattr(os, name)
+    builtins.__import__ = import_unless_hidden  # type: ignore[assignment]
+
+
+def _without(module: ModuleType, names: Sequence[str]) -> ModuleType:
+    """Return a copy of a module that lacks some names; other libraries keep the module itself."""
+    copy = ModuleType(module.__name__)
+    vars(copy).update({name: value for name, value in vars(module).items() if name not in names})
+    return copy
 
 
 def pytest_configure() -> None:
