@@ -148,7 +148,7 @@ def test_notes_of_a_release(tmp_path: Path) -> None:
         "pyproject.toml": 'version = "1.2.0"\n',
         "CITATION.cff": "version: 1.2.0\n",
         "README.md": "clone it\n",
-        "CHANGELOG.md": "## [Unreleased]\n\n## [1.2.0] - 2027-01-31\n\n- new\n\n## [1.1.0] - 2026-12-01\n\n- old\n",
+        "CHANGELOG.md": "## [Unreleased]\n\n## [1.2.0] - 2027-01-31\n- new\n\n## [1.1.0] - 2026-12-01\n- old",
     }
     for name, text in files.items():
         (tmp_path / name).write_text(text)
