@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +14,7 @@ from text_gym.utils.stopping import stop_signals
 
 if not hasattr(signal, "SIGHUP"):
     pytest.skip("POSIX signals", allow_module_level=True)
+ROOT = Path(__file__).parents[2]
 TERM, HUP, INT = signal.SIGTERM, signal.SIGHUP, signal.SIGINT
 
 
@@ -101,3 +105,22 @@ def test_other_threads_leave_the_signals_alone() -> None:
     thread.join()
     assert seen == [None]
     assert signal.getsignal(TERM) == before
+
+
+def test_as_on_windows_there_is_no_sighup() -> None:
+    program = """
+import os, signal
+from tests.without_posix import hide
+hide()
+from text_gym.utils.stopping import stop_signals
+try:
+    with stop_signals() as stop, stop.patience():
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("saved", flush=True)
+except SystemExit as end:
+    print(end.code)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False, timeout=120
+    )
+    assert done.stdout.split() == ["saved", "143"], done.stderr

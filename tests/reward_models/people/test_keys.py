@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from text_gym.reward_models.people.keys import PASTE, LineKeys, TerminalKeys
+import text_gym.reward_models.people.keys as keys_module
+from text_gym.reward_models.people.keys import PASTE, LineKeys, TerminalKeys, standard_keys
 
 
 @pytest.fixture
@@ -135,3 +136,14 @@ def test_any_bytes_are_read_as_some_keys(content: bytes) -> None:
     found = keys._split(content.decode("utf-8", "replace").replace("\x1b[200~", ""))
     assert all(k == PASTE or k in ("left", "right") or len(k) == 1 for k in found)
     assert "\x1b" not in found
+
+
+def test_as_on_windows_a_terminal_gives_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.TextIOWrapper(io.BytesIO(b"4 5\n"))
+    monkeypatch.setattr(terminal, "fileno", lambda: 0, raising=False)
+    monkeypatch.setattr("sys.stdin", terminal)
+    monkeypatch.setattr("os.isatty", lambda descriptor: True)
+    monkeypatch.setattr(keys_module, "termios", None)
+    with standard_keys() as keys:
+        assert isinstance(keys, LineKeys)
+        assert keys.read() == ["4", "5"]
