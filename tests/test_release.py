@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped, unused-ignore]
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
