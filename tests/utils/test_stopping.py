@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -16,6 +17,14 @@ if not hasattr(signal, "SIGHUP"):
     pytest.skip("POSIX signals", allow_module_level=True)
 ROOT = Path(__file__).parents[2]
 TERM, HUP, INT = signal.SIGTERM, signal.SIGHUP, signal.SIGINT
+
+
+@pytest.fixture(autouse=True)
+def _as_on_a_terminal() -> Iterator[None]:
+    """Under nohup SIGHUP is ignored, and then it stops nobody."""
+    before = signal.signal(HUP, signal.SIG_DFL)
+    yield
+    signal.signal(HUP, before)
 
 
 def send(number: int) -> None:
