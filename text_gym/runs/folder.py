@@ -68,12 +68,8 @@ class RunFolder:
         self._lock = FolderLock(self.path)
         try:
             file = self.path / "metrics.jsonl"
-            if file.exists() and not resume:
-                raise ConfigError(
-                    f"{self.path} already holds a run; choose another --out, or go on with it: "
-                    f"text-gym train --resume {self.path}"
-                )
             if not resume:
+                check_free(self.path)
                 self.write_json("config.json", config)
             self.rows = _read_rows(file)
             self._metrics = file.open("a", encoding="utf-8")
@@ -209,6 +205,19 @@ def named(scores: Mapping[str, float]) -> str:
     """
     shown = ", ".join(f"{name} {value:.2f}" for name, value in scores.items())
     return f" ({shown})" if shown else ""
+
+
+def check_free(folder: str | Path) -> None:
+    """Check that a folder holds no run yet.
+
+    Raises:
+        ConfigError: It holds one, which a new run would mix with.
+    """
+    if (Path(folder) / "metrics.jsonl").exists():
+        raise ConfigError(
+            f"{folder} already holds a run; choose another --out, or go on with it: "
+            f"text-gym train --resume {folder}"
+        )
 
 
 def check_settings(folder: str | Path, config: Mapping[str, Any]) -> None:
