@@ -24,7 +24,7 @@ from text_gym.agents.policies.lora import LoRAPolicy
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.training.checkpoint import Checkpoints, Choice
 from text_gym.envs.vector import TextVectorEnv
-from text_gym.errors import ConfigError, RaterLeftError
+from text_gym.errors import ConfigError, NonFiniteError, RaterLeftError
 from text_gym.models.threads import limited_threads, threads_are_chosen
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
@@ -244,9 +244,14 @@ def _learn(job: TrainingJob) -> Learner:
             return go_on
 
         stage("training")
+        hopeless = False
         with stop.patience():
             try:
                 agent.learn(callback=after_iteration)
+            except NonFiniteError:  # the same settings would break it again
+                hopeless = True
+                LOG.info("the run cannot go on with these settings: begin anew, with a smaller learning rate")
+                raise
             except RaterLeftError as error:  # treated like Ctrl-C
                 LOG.info("%s", error)
                 if stop.signal is None:
@@ -256,7 +261,8 @@ def _learn(job: TrainingJob) -> Learner:
                     save()
                 finally:
                     job.save_policy(run, agent.save)
-                if job.checkpoint_every and agent.iteration < job.config.iterations and not agent.stopped:
+                unfinished = agent.iteration < job.config.iterations and not agent.stopped
+                if job.checkpoint_every and unfinished and not hopeless:
                     LOG.info("to go on: text-gym train --resume %s", run.path)
         choice = Choice(agent.iteration, None)
         if stop.signal is None:  # an interrupted run can be resumed from the policy as it is
