@@ -1,4 +1,4 @@
-"""Guards: what must hold in every run is checked in every run; signs of trouble are explained once.
+"""Guards check, in every run, what must hold in every run.
 
 Guards stop a run before harm is done; advice never changes anything. Numbers that are not finite are refused
 where they arise: logits by the sampler, losses and gradients by the step, weights before each iteration.
@@ -21,7 +21,7 @@ _INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def check_dropout_off(model: nn.Module, what: str) -> None:
-    """Refuse a model that would drop units: log-probabilities would be those of no policy.
+    """Refuse a model with dropout on, whose log-probabilities would belong to no policy.
 
     Training mode as such is harmless (gradient checkpointing needs it); dropout in it is not.
 
@@ -37,14 +37,14 @@ def check_dropout_off(model: nn.Module, what: str) -> None:
 
 
 def _dropout_rate(module: nn.Module) -> float:
-    """The largest rate that a module applies in training mode, as a layer or inside its attention."""
+    """Return the largest dropout rate a module applies in training mode, as a layer or in its attention."""
     rates = [value for name, value in vars(module).items() if "dropout" in name and isinstance(value, float)]
-    parts = [module, *module.children()]  # GPT-2's attention reads the rate of its dropout layer
+    parts = [module, *module.children()]  # GPT-2's attention reads the rate from its dropout layer
     return max([*rates, *(part.p for part in parts if isinstance(part, nn.modules.dropout._DropoutNd)), 0.0])
 
 
 def fingerprint(module: nn.Module) -> list[int]:
-    """One number a parameter that changes when its bits do."""
+    """Return one number per parameter, which changes when its bits do."""
     sums = [
         p.detach().contiguous().view(-1).view(_INTEGER[p.element_size()]).sum(dtype=torch.int64)
         for p in module.parameters()
@@ -54,7 +54,7 @@ def fingerprint(module: nn.Module) -> list[int]:
 
 @contextmanager
 def unchanged(models: Mapping[str, nn.Module]) -> Iterator[None]:
-    """A block after which models must be what they were.
+    """Check that models leave the block as they entered it.
 
     Args:
         models: What they are called -> the models.
@@ -69,7 +69,7 @@ def unchanged(models: Mapping[str, nn.Module]) -> Iterator[None]:
 
 
 def check_unchanged(model: nn.Module, before: list[int], what: str) -> None:
-    """Refuse a model whose parameters have not the fingerprint that they had.
+    """Refuse a model whose parameters no longer have their fingerprint.
 
     Raises:
         GuardError: A parameter has another value; it is named.
@@ -83,7 +83,7 @@ def check_unchanged(model: nn.Module, before: list[int], what: str) -> None:
 
 
 def reward_modules(source: RewardSource) -> dict[str, nn.Module]:
-    """The networks inside a reward source and its parts, by what to call them in an error."""
+    """Find the networks inside a reward source and its parts, by the name an error gives them."""
     found: dict[int, tuple[str, nn.Module]] = {}
 
     def search(source: RewardSource) -> None:
@@ -99,7 +99,7 @@ def reward_modules(source: RewardSource) -> dict[str, nn.Module]:
 
 
 def check_separate(policy: nn.Module, others: Mapping[str, nn.Module]) -> None:
-    """Refuse other models that share trained parameters with the policy.
+    """Refuse models that share trained parameters with the policy.
 
     Raises:
         GuardError: One does; model and parameter are named.
@@ -115,7 +115,7 @@ def check_separate(policy: nn.Module, others: Mapping[str, nn.Module]) -> None:
 
 
 def memory_mib(device: torch.device) -> dict[str, Any]:
-    """Most memory used so far, in MiB: of the accelerator, else of the process where the system tells."""
+    """Return the peak memory in MiB, of the accelerator or else of the process, where known."""
     if device.type == "cuda":
         return {"memory_mib": torch.cuda.max_memory_allocated(device) / 2**20}
     try:

@@ -24,7 +24,7 @@ def installed() -> dict[str, EntryPoint]:
 
 
 def own_algorithm(spec: str) -> Any:
-    """What a user's words stand for: `file.py:Name`, `module:Name`, or the name of an entry point.
+    """Load what a user named: `file.py:Name`, `module:Name`, or an entry point.
 
     Returns:
         What is found there, the same object each time as long as the file is the same; None where the words

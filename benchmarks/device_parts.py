@@ -401,7 +401,7 @@ def distance(a: list[Tensor], b: list[Tensor]) -> float:
 def lora(device: torch.device, quick: bool, found: Figures) -> None:
     """Check that a LoRA adapter learns and that the weights under it, the reference policy, do not change."""
     if importlib.util.find_spec("peft") is None:
-        raise SkippedError("peft is not installed; pip install 'text-gym[peft]'")
+        raise SkippedError("peft is not installed; pip install peft")
     policy = LoRAPolicy(letters_policy(device), rank=8)
     agent = letters_agent(GRPO, device, policy, iterations=15 if quick else 30)
     before = weights_of(agent.reference)

@@ -7,7 +7,7 @@
 asks for 1, 2, 4 and 16 threads, in wall-clock time: the machine must be idle. Both play a rollout of 64
 episodes of 48 tokens and make PPO's update of it (4 epochs of 4 minibatches, critic on the policy's trunk);
 contestants take turns in one process, each round makes pairs with the first one, and figures are medians
-of rounds. With `--shapes tiny products small large-vocabulary` and the default rounds, `parts` takes about 14
+of rounds. With `--shapes tiny products small large-vocabulary` and the default rounds, `parts` takes about 16
 minutes and `threads` (tiny, small) about 5 on two idle cores.
 """
 
@@ -35,6 +35,7 @@ from text_gym import TextVectorEnv, WordTokenizer, load_task
 from text_gym.agents import PPO, Policy, PPOConfig
 from text_gym.agents.policies import loss_head
 from text_gym.agents.policies import policy as policy_module
+from text_gym.agents.sampling import sampler
 from text_gym.models.cpu import fast_path, gpt2_block, gpt2_reader, gpt2_states, kernels
 from text_gym.models.threads import limited_threads
 
@@ -87,6 +88,7 @@ PARTS: dict[str, list[tuple[Any, str, Any]]] = {
     "with all": [],
     "without reading (rollout)": [(gpt2_reader, "kernels_for", without)],
     "without the output layer's product (rollout)": [(policy_module, "fixed_linear", plain_linear)],
+    "without the drawing of tokens (rollout)": [(sampler, "fast_draw", without)],
     "without attention (update)": [(gpt2_states, "kernels_for", without)],
     "without GELU (update)": [(gpt2_block, "kernels_for", without)],
     "without the loss head's products (update)": [(loss_head, "matmul", plain_matmul)],

@@ -124,7 +124,11 @@ def run_skrl(env: KLPenalty, curve: Curve, policy: Policy, iterations: int, seed
         gae_lambda=LAMBDA,
         learning_rate=RATE,
         learning_rate_scheduler=torch.optim.lr_scheduler.LinearLR,
-        learning_rate_scheduler_kwargs={"start_factor": 1.0, "end_factor": 0.0, "total_iters": iterations},
+        learning_rate_scheduler_kwargs={
+            "start_factor": 1.0,
+            "end_factor": 0.0,
+            "total_iters": iterations * EPOCHS,  # skrl steps the schedule once an epoch
+        },
         grad_norm_clip=0.5,
         value_clip=0.0,
         value_loss_scale=0.5,

@@ -11,22 +11,25 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from tests.house import FLOORS, House  # noqa: E402
 from text_gym.bench.report.figures import plates  # noqa: E402
-from text_gym.plot import diagram, save  # noqa: E402
+from text_gym.plot import diagram, reward_and_gold, save, spread  # noqa: E402
 
-PACKAGES = (
-    "text_gym",
-    "text_gym.agents",
-    "text_gym.reward_models",
-    "text_gym.bench",
-    "text_gym.plot",
-    "text_gym.tasks.enumerable",
-)
+# A block of Python, and the picture that follows it, if one does.
+SNIPPET = re.compile(r"```python\n(.*?)```\n(?:\n!\[[^]]*\]\(([\w/-]+\.svg)\))?", re.DOTALL)
+# The public packages, and the page of the site that has all of their docstrings.
+API = {
+    "text_gym": "api/text_gym.md",
+    "text_gym.agents": "api/agents.md",
+    "text_gym.reward_models": "api/reward_models.md",
+    "text_gym.bench": "api/bench.md",
+    "text_gym.plot": "api/plot.md",
+}
 # What each folder holds, by floor from the ground up; the widths of boxes follow from it.
 SAYS = {
     "text_gym": "episode, tokenizer,\ndata, errors",
@@ -45,22 +48,34 @@ SAYS = {
     "text_gym.cli": "a file a command",
 }
 
+# Rewards that were optimised, with their names in the benchmark.
+GOLD_OF = {
+    "gold itself": "gold",
+    "one of its three criteria": "clarity",
+    "a model of 512 choices": "pairs-512",
+    "of 128 choices": "pairs-128",
+    "of raters who like length": "length-biased-512",
+    "counting calls to action": "keywords",
+}
+
 
 def reference() -> str:
     """The page of all public names: what each is, in the first sentence of its docstring."""
     lines = [
         "# Reference",
         "",
-        "Every public name, with the first sentence of its docstring; `help(name)` shows the rest.",
-        "What is not here may change without notice. Made by `python docs/make.py`.",
+        "Every public name, with the first sentence of its docstring; the whole of it is in `help(name)`",
+        "and, on the built site, behind the link. What is not here may change without notice.",
+        "Made by `python docs/make.py`.",
     ]
-    for package in PACKAGES:
+    for package, page in API.items():
         module = importlib.import_module(package)
         lines += ["", f"## {package}", "", f"{_sentence(module)}", "", "| name | what it is |", "|---|---|"]
         for name in sorted(module.__all__, key=str.lower):
             value = getattr(module, name)
             documented = inspect.isclass(value) or inspect.isfunction(value)
-            lines.append(f"| `{name}` | {_sentence(value) if documented else _plain(value)} |")
+            link = f"[`{name}`]({page}#{package}.{name})"
+            lines.append(f"| {link} | {_sentence(value) if documented else _plain(value)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -114,11 +129,11 @@ def draw_plots(page: Path) -> None:
     """Run the snippets of a page; after each that a picture follows, save the axes `ax` as that picture."""
     names: dict[str, object] = {}
     text = page.read_text(encoding="utf-8")
-    for snippet, picture in re.findall(
-        r"```python\n(.*?)```\n\n!\[[^]]*\]\((plots/\w+\.svg)\)", text, re.DOTALL
-    ):
+    for snippet, picture in SNIPPET.findall(text):
         exec(compile(snippet, str(page), "exec"), names)
-        save(names["ax"], page.parent / picture)  # type: ignore[arg-type]
+        if picture:
+            (page.parent / picture).parent.mkdir(exist_ok=True)
+            save(names["ax"], page.parent / picture)  # type: ignore[arg-type]
 
 
 def draw_results(folder: Path) -> None:
@@ -138,8 +153,74 @@ def draw_results(folder: Path) -> None:
     write_figure(folder / "stability.png", rows, found["reachable"])
 
 
+def speed_page(text: str) -> str:
+    """Return the page of speeds with its tables made anew from the committed results."""
+    for name, table in (("compare", _compared), ("env_speed", _steps), ("sb3_speed", _sb3)):
+        found = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text(encoding="utf-8"))
+        made = ", ".join(str(found["machine"][key]) for key in ("processor", "date", "torch"))
+        lines = ["", *map(_row, table(found["rows"])), "", f"*`benchmarks/results/{name}.json`: {made}*", ""]
+        block = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text = block.sub(lambda at, lines=lines: at[1] + "\n".join(lines) + "\n" + at[2], text)
+    return text
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _compared(rows: list[dict[str, Any]]) -> list[list[str]]:
+    memory = {(r["what"], r["model"], r["batch"]): r["ratio"] for r in rows if "memory added" in r["what"]}
+    lines = [["what", "model", "episodes", "peer", "ours", "theirs", "ratio", "memory"], ["---"] * 8]
+    for r in rows:
+        if "memory added" not in r["what"]:
+            added = memory.get((f"{r['what']}, memory added", r["model"], r["batch"]))
+            numbers = [f"{r['ours']:,.0f}", f"{r['peer']:,.0f}", f"{r['ratio']:.2f}"]
+            memory_ratio = "–" if added is None else f"{added:.2f}"
+            lines.append([r["what"], r["model"], str(r["batch"]), r["peer_name"], *numbers, memory_ratio])
+    return lines
+
+
+def _steps(rows: list[dict[str, Any]]) -> list[list[str]]:
+    lines = [["tokenizer", "rows", "steps a second", "over `SyncVectorEnv`", "over lists"], ["---"] * 5]
+    for r in rows:
+        ratios = [f"{r['over_sync']:.1f}", f"{r['over_lists']:.1f}"]
+        lines.append([r["tokenizer"], f"{r['num_envs']:,}", f"{r['zero-copy']:,.0f}", *ratios])
+    return lines
+
+
+def _sb3(rows: list[dict[str, Any]]) -> list[list[str]]:
+    lines = [["what", "straightforward, s", "ours, s", "ratio"], ["---"] * 4]
+    return lines + [[r["what"], f"{r['slow']:.2f}", f"{r['fast']:.2f}", f"{r['ratio']:.0f}"] for r in rows]
+
+
+def draw_concepts(folder: Path) -> None:
+    """Draw the pictures of the concepts that need more than a snippet: those of the benchmark's results."""
+    results = ROOT / "benchmarks/results/rewards"
+    summary = json.loads((results / "summary.json").read_text(encoding="utf-8"))
+    rows = json.loads((results / "results.json").read_text(encoding="utf-8"))
+    (setting,) = (
+        s
+        for s in summary["settings"]
+        if (s["design"], s["optimiser"], s["kl_coefficient"]) == ("pairs-2048", "rloo", 0.0)
+    )
+    kl, proxy, gold = (
+        [point[name] for point in setting["curve"]] for name in ("kl_nats", "proxy_gain", "gold_gain")
+    )
+    ax = reward_and_gold((kl, proxy), (kl, gold), y_label="gain, standard deviations")
+    save(ax, folder / "over-optimisation.svg")
+
+    hard = [r for r in rows if r["optimiser"] == "rloo" and r["kl_coefficient"] == 0]
+    groups = {name: [r["gold"] for r in hard if r["design"] == design] for name, design in GOLD_OF.items()}
+    ax = spread(groups, references={"gold at the start": hard[0]["gold_start"]}, x_label="gold at the end")
+    save(ax, folder / "gold.svg")
+
+
 if __name__ == "__main__":
     (ROOT / "docs" / "reference.md").write_text(reference(), encoding="utf-8")
+    speeds = ROOT / "docs" / "how-fast.md"
+    speeds.write_text(speed_page(speeds.read_text(encoding="utf-8")), encoding="utf-8")
     draw_floors(ROOT / "docs" / "floors.png")
-    draw_plots(ROOT / "docs" / "plots.md")
+    for page in [ROOT / "docs" / "plots.md", *sorted((ROOT / "docs" / "concepts").glob("*.md"))]:
+        draw_plots(page)
+    draw_concepts(ROOT / "docs" / "concepts" / "pictures")
     draw_results(ROOT / "docs")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
 import select
 import signal
 import sys
 import time
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = """
@@ -29,6 +30,7 @@ class RaterTerminal:
 
     def __init__(self, *arguments: str, program: str = PROGRAM, cwd: Path | None = None) -> None:
         self.seen = b""
+        pty = pytest.importorskip("pty")
         self.pid, self.fd = pty.fork()
         if not self.pid:
             os.chdir(cwd or ROOT)

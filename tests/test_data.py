@@ -121,7 +121,7 @@ def test_data_sets_without_the_package_say_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    with pytest.raises(DataError, match=r"text-gym\[datasets\]"):
+    with pytest.raises(DataError, match=r"pip install datasets"):
         read_rows(write(tmp_path, "t.parquet", b"PAR1"))
 
 

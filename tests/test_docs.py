@@ -1,9 +1,14 @@
-"""The Python in README.md and docs/ runs, and the figures of the classic tasks' table are the code's."""
+"""The Python in README.md and docs/ runs, tables of figures are the code's or of results, the site builds."""
 
 from __future__ import annotations
 
+import doctest
+import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import gymnasium as gym
 import pytest
@@ -15,8 +20,8 @@ from text_gym.bench.matrix.start import DesignInputs
 from text_gym.tasks.task import ENV_IDS
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```python(?: title=\S+)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def code_of(page: Path) -> list[tuple[int, str]]:
@@ -38,7 +43,8 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(
 
 def test_blocks_are_found_where_they_stand(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("# A\n\n```python\nx = 1\n\ny = 2\n```\n```sh\nls\n```\n```python\nz = 3\n```\n")
+    code = '```python\nx = 1\n\ny = 2\n```\n```sh\nls\n```\n```python title="z.py"\nz = 3\n```\n'
+    page.write_text(f"# A\n\n{code}")
     assert code_of(page) == [(3, "x = 1\n\ny = 2\n"), (11, "z = 3\n")]
     assert all(code_of(p) for p in PAGES if p.name in ("README.md", "bring-your-own-algorithm.md"))
 
@@ -46,8 +52,117 @@ def test_blocks_are_found_where_they_stand(tmp_path: Path) -> None:
 def test_pages_link_to_files_that_are_there() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\((?!https?:|#)([\w./-]+)", page.read_text(encoding="utf-8")):
-            made_by_a_command = target.endswith(".png")
-            assert made_by_a_command or (page.parent / target).exists(), f"{page.name} links to {target}"
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def script(name: str) -> ModuleType:
+    """A script of docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+# docs/glossary.md
+
+
+def test_every_term_of_the_glossary_is_linked_from_another_page() -> None:
+    glossary = ROOT / "docs" / "glossary.md"
+    terms = re.findall(r"^## (.+)$", glossary.read_text(encoding="utf-8"), re.MULTILINE)
+    assert terms == sorted(terms, key=lambda term: term.lower().replace("–", "-"))
+    anchors = {re.sub(r"[^\w -]", "", term.lower()).replace(" ", "-") for term in terms}
+    others = "\n".join(page.read_text(encoding="utf-8") for page in PAGES if page != glossary)
+    linked = set(re.findall(r"glossary\.md#([\w-]+)", others))
+    assert anchors - linked == set(), "explained, and linked from nowhere"
+    assert linked - anchors == set(), "linked, and not explained"
+
+
+# docs/how-fast.md
+
+
+def test_the_tables_of_speeds_are_those_of_the_results() -> None:
+    text = (ROOT / "docs" / "how-fast.md").read_text(encoding="utf-8")
+    assert script("make").speed_page(text) == text, "run python docs/make.py"
+    assert text.count("<!-- table") == text.count("| --- |\n") == 3
+
+
+# docs/first-hour.md
+
+
+def test_the_replay_finds_what_a_page_says_and_a_command_does_not() -> None:
+    hour = script("first_hour")
+    assert doctest.testmod(hour).failed == 0
+    step = hour.Step("command", "train", "gold 0.71 … 0.99\n…\n  after (gold 1.00): any text\nsaved in out\n")
+    assert step.missing("…\ngold 0.7 (start)  0.98\n  after (gold 0.9): another\nsaved in out") is None
+    assert step.missing("gold 0.7 then 0.98\n  after (gold 0.9): another") == "saved in out"
+    assert (
+        step.missing("saved in out\ngold 0.7 then 0.98\n  after (gold 0.9): x") == "saved in out"
+    )  # the order
+    assert step.missing("silver 0.7\nsaved in out") == "gold 0.71 … 0.99"
+
+
+def test_the_first_hour_has_its_steps_in_order() -> None:
+    hour = script("first_hour")
+    found = list(hour.steps((ROOT / "docs" / "first-hour.md").read_text(encoding="utf-8")))
+    files = {step.what for step in found if step.kind == "file"}
+    commands = [step.what for step in found if step.kind == "command"]
+    assert files == {"exclaims.py", "places.py"}
+    words = [command.split()[:2] for command in commands if command.startswith("text-gym")]
+    assert [word for _, word in words] == ["train", "train", "sft", "train", "rlhf"]
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+def test_the_first_hour_can_be_replayed(tmp_path: Path) -> None:
+    program = [sys.executable, str(ROOT / "docs" / "first_hour.py"), "--folder", str(tmp_path / "hour")]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+
+
+# mkdocs.yml
+
+
+def build(config: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    pytest.importorskip("material", reason="needs the extra docs")
+    pytest.importorskip("mkdocstrings")
+    program = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", str(config)]
+    return subprocess.run(
+        [*program, "--site-dir", str(site)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.timeout(1200)
+def test_the_site_builds_strictly_and_needs_no_network(tmp_path: Path) -> None:
+    done = build(ROOT / "mkdocs.yml", tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    pages = {
+        p.relative_to(tmp_path).as_posix(): p.read_text(encoding="utf-8") for p in tmp_path.rglob("*.html")
+    }
+    for name, page in pages.items():
+        loaded = re.findall(r"<(?:script|img|link|iframe)[^>]+(?:src|href)=[\"']?(?:https?:)?//[^>]*", page)
+        assert loaded == [], name
+        assert "arithmatex" not in page, f"{name} has a formula that is not MathML"
+    assert "<math" in pages["concepts/kl/index.html"]
+    for package, file in script("make").API.items():
+        module = importlib.import_module(package)
+        page = pages[f"{file.removesuffix('.md')}/index.html"]
+        assert [n for n in module.__all__ if f'id="{package}.{n}"' not in page] == []
+    assert "over-optimisation" in (tmp_path / "search" / "search_index.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("fault", ["[a](other.md)", "[a](index.md#nowhere)", "![a](none.png)"])
+def test_a_strict_build_fails_at_a_link_into_nothing(fault: str, tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    config = tmp_path / "mkdocs.yml"
+    config.write_text(f"INHERIT: {ROOT / 'mkdocs.yml'}\ndocs_dir: docs\nnav: [index.md]\nhooks: []\n")
+    (tmp_path / "docs" / "site.css").touch()
+    (tmp_path / "docs" / "index.md").write_text("# A page\n\n[itself](index.md#a-page)\n")
+    assert build(config, tmp_path / "site").returncode == 0
+    (tmp_path / "docs" / "index.md").write_text(f"# A page\n\n{fault}\n")
+    assert build(config, tmp_path / "site").returncode != 0
 
 
 # docs/benchmark-rewards.md

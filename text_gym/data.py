@@ -151,8 +151,7 @@ def _read_with_datasets(path: Path) -> list[Row]:
         import datasets
     except ImportError as error:
         raise DataError(
-            f"{path} is no file here; "
-            "to read Parquet files and hub data sets: pip install 'text-gym[datasets]'"
+            f"{path} is no file here; to read Parquet files and hub data sets: pip install datasets"
         ) from error
     try:
         if path.is_file():
@@ -198,7 +197,7 @@ def split_by_prompt(
 
 @dataclass(frozen=True)
 class Data:
-    """Where the prompts come from if not from a task.
+    """The source of the prompts, if it is not a task.
 
     Args:
         data: File (.csv, .tsv, .jsonl, .json, .parquet), folder saved by `datasets`, or hub data set.

@@ -189,7 +189,7 @@ class KLPenalty(VectorWrapper[Any, Any, Any, Any, Any]):
         return observation, rewards, terminated, truncated, infos
 
     def _log_ratio(self, actions: npt.ArrayLike, acting: BoolArray) -> FloatArray:
-        """`(B,)` float64, nats: how much likelier each token is to the policy; 0 where no row acts."""
+        """Return each token's log-ratio of policy to reference, `(B,)` float64 nats; 0 where no row acts."""
         if self._observation is None:
             raise EpisodeError("step was called before reset; call env.reset(seed=...) first")
         if self._log_probs is None:
@@ -227,7 +227,7 @@ class KLPenalty(VectorWrapper[Any, Any, Any, Any, Any]):
             row = int((~np.isfinite(values)).argmax())
             raise NonFiniteError(
                 f"{whose} gives the token in row {row} the log-probability {values[row]}; a policy that is "
-                "penalised must draw from the distribution that it tells, with finite logits"
+                "penalised must draw from the distribution it reports, with finite logits"
             )
         if (values > ROUNDING).any():
             row = int(values.argmax())

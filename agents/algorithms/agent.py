@@ -139,7 +139,7 @@ class Agent(ABC, Generic[ConfigT]):
             if self.unscored_batches >= self.config.max_unscored:
                 raise NoScoresError(
                     f"{self._no_scores()}. It is batch {self.unscored_batches} in a row without scores, and "
-                    "nothing was learnt from them. Mend the reward (is its service up, is there budget "
+                    "nothing was learnt from them. Fix the reward (is its service up, is there budget "
                     "left?) and go on from the last checkpoint, or raise max_unscored "
                     f"({self.config.max_unscored})"
                 )

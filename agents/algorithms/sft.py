@@ -152,7 +152,7 @@ def completion_loss(policy: Policy, pairs: Sequence[tuple[Prompt, str]], *, rows
 def encode_pairs(policy: Policy, pairs: Sequence[tuple[Prompt, str]]) -> tuple[list[list[int]], list[int]]:
     """Token ids of prompt, completion and EOS, and where each completion starts."""
     if not pairs:
-        raise DataError("there are no (prompt, completion) pairs to learn or judge from")
+        raise DataError("there are no (prompt, completion) pairs to learn from or evaluate on")
     tokenizer = policy.tokenizer
     if not tokenizer.eos_ids:
         raise ConfigError("the tokenizer has no EOS id, so completions could never be taught to end")

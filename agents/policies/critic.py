@@ -1,4 +1,4 @@
-"""Critics that leave the policy alone: what they learn never moves the trunk that the policy stands on.
+"""Critics that leave the policy alone: their learning never moves the policy's trunk.
 
 `StateCritic` reads the policy's own states, without a gradient, and costs a tenth of an iteration; `Critic`
 has a trunk of its own, for twice the memory and nearly twice the time. Neither is part of the policy's
@@ -37,7 +37,7 @@ class Critic(nn.Module):
         self.train(policy.training)
 
     def forward(self, tokens: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
-        """Values `(B, T)` of the states before each token of completions, and 0 past their ends.
+        """Compute the values `(B, T)` of the states before each completion token, 0 past the ends.
 
         Args:
             tokens: `(B, S)` int64, right-padded.
@@ -55,7 +55,7 @@ class Critic(nn.Module):
 
     @torch.no_grad()
     def score(self, tokens: Tensor, starts: Tensor, lengths: Tensor, *, rows: int = 64) -> Tensor:
-        """As `forward`, without gradients, at most `rows` at a time."""
+        """Compute what `forward` does without gradients, at most `rows` rows at a time."""
         values = torch.zeros(len(tokens), int(lengths.max()), dtype=self._dtype, device=tokens.device)
 
         def fill(parts: list[Tensor]) -> None:
@@ -68,7 +68,7 @@ class Critic(nn.Module):
 
 
 class StateCritic(nn.Module):
-    """A small network that tells the value of the policy's states, and learns from the latest batches.
+    """A small network that values the policy's states and learns from the latest batches.
 
     It predicts returns in units of their running mean and standard deviation: as a policy improves, its
     returns rise and draw together, and a network that had to follow them with its own weights would always
@@ -85,7 +85,7 @@ class StateCritic(nn.Module):
         seed: Of its first weights.
     """
 
-    WINDOW = 4  # batches that it learns from
+    WINDOW = 4  # batches it learns from
     TOKENS = 2048  # of each batch, at most; tokens of one text have nearly the same return
     MINIBATCH = 1024  # tokens
     EPOCHS = 4
@@ -93,7 +93,7 @@ class StateCritic(nn.Module):
 
     remembered: Tensor  # (WINDOW, TOKENS, D + 2) float32, what was read
     targets: Tensor  # (WINDOW, TOKENS) float32, returns in units of their own batch
-    counts: Tensor  # (WINDOW,) int64, how many of the tokens are there
+    counts: Tensor  # (WINDOW,) int64, the number of stored tokens
     scale: Tensor  # (2,) float32, mean and standard deviation of returns
     batches: Tensor  # () int64, batches seen
 
@@ -113,7 +113,7 @@ class StateCritic(nn.Module):
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Values `(B, T)` of the states before each token, in the reward's unit, and 0 past their ends.
+        """Compute the values `(B, T)` of the states before each token, in the reward's unit, 0 past the ends.
 
         Args:
             states: `(B, T, D)`.
@@ -126,7 +126,7 @@ class StateCritic(nn.Module):
 
     @torch.no_grad()
     def remember(self, states: Tensor, returns: Tensor, mask: Tensor, generator: np.random.Generator) -> None:
-        """Keep a batch, or as much of it as there is room for, in place of the oldest one.
+        """Store a batch, or as much of it as fits, in place of the oldest one.
 
         Args:
             states: `(B, T, D)`.
@@ -145,7 +145,7 @@ class StateCritic(nn.Module):
         self.batches += 1
 
     def minibatches(self, generator: np.random.Generator) -> list[Tensor]:
-        """Places of what is remembered, each once an epoch, shuffled; `(n,)` int64 a minibatch."""
+        """Yield shuffled minibatches of indices into the stored batches, `(n,)` int64."""
         there = torch.arange(self.TOKENS, device=self.counts.device) < self.counts[:, None]
         places = there.flatten().nonzero()[:, 0]
         parts = max(1, len(places) // self.MINIBATCH)
@@ -153,7 +153,7 @@ class StateCritic(nn.Module):
         return [places[part.to(places.device)] for order in orders for part in order.chunk(parts)]
 
     def loss(self, places: Tensor) -> Tensor:
-        """Huber's loss of a minibatch, in standard deviations of the returns."""
+        """Compute Huber's loss of a minibatch, in standard deviations of the returns."""
         said = self._predict(self.remembered.flatten(0, 1)[places])
         return F.huber_loss(said, self.targets.flatten()[places])
 
@@ -162,7 +162,7 @@ class StateCritic(nn.Module):
         return values
 
     def _read(self, states: Tensor, mask: Tensor) -> Tensor:
-        """`(N, D + 2)` float32: states of unit variance and what a clock says, of the tokens there are."""
+        """Collect the tokens' standardised states and clock features, `(N, D + 2)` float32."""
         _, steps = mask.nonzero(as_tuple=True)
         clock = torch.stack([2 * steps / self.max_tokens - 1, torch.exp(-steps / 8)], dim=1)
         normal = F.layer_norm(states[mask].float(), states.shape[-1:])
@@ -170,7 +170,7 @@ class StateCritic(nn.Module):
 
 
 def without_outliers(x: Tensor) -> Tensor:
-    """Winsorise returns `(N,)` from below: those far under the middle 80 % move to the edge of what is usual.
+    """Winsorise returns `(N,)` from below: those far under the middle 80 % move up to its edge.
 
     A text that ran wild costs its KL, which has no bound; rare successes stand above, and they count in full.
     Where the middle 80 % are all equal nothing is moved.

@@ -1,4 +1,4 @@
-"""LoRA (Hu et al. 2022): a policy that learns in low-rank additions to its weights, through `peft`.
+"""LoRA (Hu et al. 2022) lets a policy learn in low-rank additions to its weights, through `peft`.
 
 The weights themselves stay, so the reference policy is the same model with the additions switched off, and
 there is no second one in memory. Quantised models are left to libraries.
@@ -24,7 +24,7 @@ ADAPTER = "default"  # what peft calls an adapter without a name
 
 
 class LoRAPolicy(Policy):
-    """A policy whose adapter and value head are trained, and nothing else.
+    """A policy of which only the adapter and the value head are trained.
 
     Every linear layer but the output layer gets an addition `2 B A` of low rank; `B` is 0 at the start, so
     that nothing changes until something is learnt.
@@ -46,7 +46,7 @@ class LoRAPolicy(Policy):
         try:
             import peft
         except ImportError as error:
-            raise ConfigError("LoRA needs peft; pip install 'text-gym[peft]'") from error
+            raise ConfigError("LoRA needs peft; pip install peft") from error
         origin = policy.model.config.name_or_path
         if origin and Path(origin).is_dir():
             origin = str(Path(origin).resolve())
@@ -56,7 +56,8 @@ class LoRAPolicy(Policy):
             target_modules="all-linear",
             task_type="CAUSAL_LM",
             base_model_name_or_path=origin,
-            fan_in_fan_out=policy.model.config.model_type == "gpt2",  # how its layers hold their weights
+            fan_in_fan_out=policy.model.config.model_type
+            == "gpt2",  # the prefix of an adapted layer's own weights
         )
         device = policy.device
         policy.model.requires_grad_(False)
@@ -70,11 +71,11 @@ class LoRAPolicy(Policy):
         self._settings, self._merge = settings, merge
 
     def frozen(self) -> Policy:
-        """The policy without its adapter; the model is shared, the value head is a copy."""
+        """Return the policy without its adapter; it shares the model and copies the value head."""
         return _WithoutAdapter(self)
 
     def save(self, folder: str | Path) -> None:
-        """Write a Hugging Face folder, merged or of the adapter alone, and the value head beside it.
+        """Write a Hugging Face folder, merged or with the adapter alone, and the value head beside it.
 
         `AutoModelForCausalLM` loads either; an adapter needs `peft`, and the model where it was.
 
@@ -86,7 +87,9 @@ class LoRAPolicy(Policy):
             super().save(folder)
             return
         if not self._settings.base_model_name_or_path:
-            raise ConfigError("an adapter alone is of no use here: its model came from nowhere; merge it")
+            raise ConfigError(
+                "an adapter alone could not be loaded again, since its base model is saved nowhere; merge it"
+            )
         self.check_finite()
         self._save_beside(folder)
         from peft import get_peft_model_state_dict
@@ -101,7 +104,7 @@ class LoRAPolicy(Policy):
 
 
 class _WithoutAdapter(Policy):
-    """A policy's model without its adapter: frozen, and nothing of the adapter is part of it."""
+    """A policy's frozen model with the adapter switched off and left out."""
 
     def __init__(self, policy: LoRAPolicy) -> None:
         nn.Module.__init__(self)
@@ -111,20 +114,20 @@ class _WithoutAdapter(Policy):
         self.value_head = copy.deepcopy(policy.value_head).requires_grad_(False)
 
     def hidden(self, tokens: Tensor, **kwargs: Any) -> Any:
-        """As `Policy.hidden`, without the adapter."""
+        """Run `Policy.hidden` without the adapter."""
         with _switched_off(self.model):
             return super().hidden(tokens, **kwargs)
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
-        """All but those of the adapter."""
+        """Yield all parameters but the adapter's."""
         return (found for found in super().named_parameters(*args, **kwargs) if not _of_adapter(found[0]))
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """All but what the adapter holds."""
+        """Return the state without the adapter's part."""
         return {k: v for k, v in super().state_dict(*args, **kwargs).items() if not _of_adapter(k)}
 
     def frozen(self) -> Policy:
-        """Itself: it cannot be trained."""
+        """Return the policy itself, which cannot be trained."""
         return self
 
     def _model_state(self) -> dict[str, Tensor]:
@@ -132,7 +135,7 @@ class _WithoutAdapter(Policy):
 
 
 def full_weights(model: nn.Module, *, merged: bool) -> dict[str, Tensor]:
-    """A model's weights by the names they have without an adapter.
+    """Return a model's weights under the names they have without an adapter.
 
     Args:
         model: A model with an adapter.
@@ -156,7 +159,7 @@ def _of_adapter(name: str) -> bool:
 
 
 def _adapted(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Layers with additions, by name."""
+    """Return the adapted layers by name."""
     from peft.tuners.lora import LoraLayer
 
     return ((name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer))

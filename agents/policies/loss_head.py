@@ -1,4 +1,4 @@
-"""Loss head: log-probabilities of given tokens, without holding the `(N, V)` logits they come from.
+"""The loss head computes log-probabilities of given tokens without holding the `(N, V)` logits.
 
 Few logits are formed at once and kept for the backward pass. Many are formed in tiles, some rows by some ids,
 that fit a core's cache, and again in the backward pass: that takes a third more arithmetic and less time than
@@ -18,14 +18,14 @@ from torch.autograd.function import once_differentiable
 
 from text_gym.models.cpu.fast_path import matmul
 
-WHOLE_BYTES = 2**25  # logits that need no more are few
+WHOLE_BYTES = 2**25  # up to this size all logits are held at once
 TILES = {"cpu": (1024, 512), "cuda": (2048, 8192)}  # rows and ids of a tile
 RECYCLED_BYTES = 2**25  # glibc returns to the system whatever is larger as soon as it is freed
 LOWEST = -1e9  # stands for -inf: with it, sums over a tile that cannot be drawn from are no NaN
 
 
 class Head(NamedTuple):
-    """How an output layer makes logits: `cap · tanh(scale · (x Wᵀ + b) / cap) / temperature`.
+    """An output layer that makes logits by `cap · tanh(scale · (x Wᵀ + b) / cap) / temperature`.
 
     Args:
         weight: `(V, D)`, W.
@@ -45,7 +45,7 @@ class Head(NamedTuple):
 def token_log_probs(
     states: Tensor, tokens: Tensor, head: Head, *, entropy: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of tokens, and the entropies of the distributions they are from, in nats.
+    """Compute tokens' log-probabilities and the entropies of their distributions, in nats.
 
     Args:
         states: `(N, D)`, the trunk's states before each token.
@@ -62,7 +62,7 @@ def token_log_probs(
     """
     weight, bias = head.weight, head.bias
     device = states.device.type
-    if torch.is_autocast_enabled(device):  # what it does to a matrix product, here where autograd sees it
+    if torch.is_autocast_enabled(device):  # what it does to a matrix product, where autograd sees it
         low = torch.get_autocast_dtype(device)
         states, weight, bias = states.to(low), weight.to(low), None if bias is None else bias.to(low)
     options = _Options(head._replace(weight=tokens, bias=None), entropy)
@@ -72,7 +72,7 @@ def token_log_probs(
 
 
 class _Whole(torch.autograd.Function):
-    """In the logits, the gradient of log pₜ is `1ₜ - p` and that of the entropy H is `-p (log p + H)`."""
+    """All logits at once; in them, ∇ log pₜ is `1ₜ - p` and the entropy's gradient is `-p (log p + H)`."""
 
     @staticmethod
     def forward(
@@ -106,7 +106,7 @@ class _Whole(torch.autograd.Function):
 
 
 class _Tiled(torch.autograd.Function):
-    """As `_Whole`. Of each tile's ids, z is the log of their weight, and w their share of the whole."""
+    """The logits tile by tile; z is the log of a tile's weight, and w its share of the whole."""
 
     @staticmethod
     def forward(
@@ -163,12 +163,12 @@ class _Tiled(torch.autograd.Function):
 
 
 class _Options(NamedTuple):
-    head: Head  # without its tensors
+    head: Head  # the options without tensors
     entropy: bool
 
     @property
     def needs_logits(self) -> bool:
-        """Whether the gradient needs more than probabilities."""
+        """True if the gradient needs more than probabilities."""
         return self.entropy or self.head.cap is not None
 
 
@@ -177,13 +177,13 @@ def _dtype(weight: Tensor) -> torch.dtype:
 
 
 def _slices(x: Tensor, side: int) -> Iterator[slice]:
-    """The tiles' rows (of side 0) or ids (1)."""
+    """Return the tiles' rows (side 0) or ids (side 1)."""
     size = TILES["cpu" if x.device.type == "cpu" else "cuda"][side]
     return (slice(i, min(i + size, len(x))) for i in range(0, len(x), size))
 
 
 def _empty_like(weight: Tensor) -> Tensor:
-    """As `torch.empty_like`; on the CPU what is too large to be recycled comes from NumPy, in large pages.
+    """Allocate like `torch.empty_like`; large CPU tensors come from NumPy, which uses huge pages.
 
     The 150 MB of GPT-2's gradient have 38,000 small ones, whose first touches take as long as computing them.
     """
@@ -199,13 +199,13 @@ def _part(bias: Tensor | None, ids: slice) -> Tensor | None:
 
 
 def _places(tokens: Tensor, ids: slice) -> tuple[Tensor, Tensor]:
-    """Columns `(n, 1)` of tokens in a tile, and which of them `(n,)` are in it at all."""
+    """Return the tokens' columns in a tile `(n, 1)`, and which tokens are in it at all `(n,)`."""
     here = (tokens >= ids.start) & (tokens < ids.stop)
     return (tokens - ids.start).clamp_(0, ids.stop - ids.start - 1)[:, None], here
 
 
 def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> Tensor:
-    """`(n, V)`, over the temperature."""
+    """Compute the logits `(n, V)`, divided by the temperature."""
     logits = matmul(states, weight.T, bias).to(_dtype(weight))
     if head.cap is not None:
         logits = logits.mul_(head.scale / head.cap).tanh_().mul_(head.cap / head.temperature)
@@ -215,7 +215,7 @@ def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> 
 
 
 def _softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """`(n, m)` probabilities, and `(n,)` logs of what they were divided by."""
+    """Return probabilities `(n, m)` and the log-normalisers `(n,)`."""
     p = torch.softmax(logits, dim=1)
     return p, logits.amax(dim=1) - p.amax(dim=1).log()
 
@@ -223,7 +223,7 @@ def _softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
 def _along(
     log_p: Tensor | None, h: Tensor, of_log_probs: Tensor, of_entropy: Tensor, options: _Options
 ) -> Tensor:
-    """What p is multiplied by in the gradient of the logits."""
+    """Return the factor of p in the gradient of the logits."""
     along = -of_log_probs[:, None]
     if options.entropy:
         along = along - of_entropy[:, None] * (_finite(log_p) + h[:, None])
@@ -231,7 +231,7 @@ def _along(
 
 
 def _before_head(gradient: Tensor, logits: Tensor | None, head: Head) -> Tensor:
-    """From the gradient of the logits `(n, m)` that of what the layer says; written over it."""
+    """Turn the gradient of the logits `(n, m)` into that of the layer's output, in place."""
     if logits is not None and head.cap is not None:
         gradient = gradient.mul_(1 - (logits * (head.temperature / head.cap)).square_())
     if head.scale != head.temperature:
@@ -240,6 +240,6 @@ def _before_head(gradient: Tensor, logits: Tensor | None, head: Head) -> Tensor:
 
 
 def _finite(x: Tensor | None) -> Tensor:
-    """Where p is 0, p log p is 0, and not 0 · -inf."""
+    """Replace -inf where p is 0, so that p log p is 0 there."""
     assert x is not None
     return x.clamp_min(LOWEST)

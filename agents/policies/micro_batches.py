@@ -1,4 +1,4 @@
-"""Micro-batches: how the rows of a minibatch are split into parts that go through the model one at a time.
+"""Micro-batches: splits the rows of a minibatch into parts that go through the model one at a time.
 
 Rows of similar length go together, so that little of the work is padding. No loss is defined here; how those
 of the parts add up to the minibatch's says `text_gym.agents.algorithms.policy_gradient.Part`.
@@ -17,16 +17,16 @@ from text_gym.episode import IntArray
 from text_gym.errors import ConfigError
 
 T = TypeVar("T")
-# What one more pass through the model costs, in tokens.
+# The cost of one more pass through the model, in tokens.
 OVERHEAD = {"cpu": 96, "cuda": 8192}
-# Of what a pass keeps for its backward pass; one that needs more is split.
+# The memory a pass may keep for its backward pass; one that needs more is split.
 BYTES = {"cpu": 2**28, "cuda": 2**32}
 
 
 def micro_batches(
     lengths: IntArray, most: int | None = None, *, overhead: int = 0, tokens: int | None = None
 ) -> list[IntArray]:
-    """The split of rows into parts that makes least work.
+    """Split rows into the parts that make the least work.
 
     A part is as wide as its longest row; its work is rows times width, and `overhead`.
 
@@ -60,7 +60,7 @@ def micro_batches(
 
 
 class Splitter:
-    """Splits batches for a model, finer once an accelerator ran out of memory.
+    """Splits batches for a model, more finely once an accelerator has run out of memory.
 
     Args:
         device: Where the model is.
@@ -77,7 +77,7 @@ class Splitter:
         self._device, self._tokens, self._overhead = device, BYTES[kind] // token_bytes, OVERHEAD[kind]
 
     def run(self, lengths: Tensor, work: Callable[[list[Tensor]], T]) -> T:
-        """Do work on parts of a batch; again, on smaller ones, if memory runs out.
+        """Do work on the parts of a batch, and again on smaller parts if memory runs out.
 
         Args:
             lengths: `(b,)` int64, tokens of its rows, prompts included.
@@ -94,12 +94,12 @@ class Splitter:
                 return work([torch.from_numpy(part).to(self._device) for part in parts])
             except torch.OutOfMemoryError as error:
                 self.most = smaller(max(map(len, parts)), int(found.max()), error)
-            if self._device.type == "cuda":  # not before the error and all that its frames hold are gone
+            if self._device.type == "cuda":  # only after the error and everything its frames hold are gone
                 torch.cuda.empty_cache()
 
 
 def smaller(rows: int, tokens: int, error: torch.OutOfMemoryError) -> int:
-    """Half as many rows as were too many.
+    """Halve the number of rows after it was too large.
 
     Raises:
         ConfigError: It was one row.

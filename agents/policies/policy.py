@@ -1,4 +1,4 @@
-"""Policy: a causal language model with a value head. A frozen copy of one is the reference policy.
+"""Policy is a causal language model with a value head; a frozen copy is the reference policy.
 
 Sequences are right-padded, prompt and completion without a gap, so causal attention needs no mask
 and positions count from 0; log-probabilities are over the tokenizer's `V` ids only, however far the
@@ -28,11 +28,11 @@ from .micro_batches import Splitter
 from .trunk import _with_fused_gelu, places, states_before, tensors_of
 
 VALUE_HEAD = "value_head.safetensors"
-FUSED = ("cpu", "cuda")  # devices on which AdamW takes its step in one kernel
+FUSED = ("cpu", "cuda")  # devices with a fused AdamW
 
 
 class Evaluation(NamedTuple):
-    """What a policy says of given completions; entries past a completion's end are 0."""
+    """A policy's evaluation of given completions; entries past a completion's end are 0."""
 
     log_probs: Tensor  # (B, T), nats, of the tokens taken
     values: Tensor  # (B, T), of the state before each token
@@ -70,10 +70,10 @@ class Policy(nn.Module):
         # the right, where causal attention never looks; the id is put back when saving.
         self._pad_token_id, model.config.pad_token_id = model.config.pad_token_id, None
         width = model.config.get_text_config().hidden_size
-        self.value_head = nn.utils.skip_init(nn.Linear, width, 1)  # draws nothing from the global generator
+        self.value_head = nn.utils.skip_init(nn.Linear, width, 1)  # do not draw from the global generator
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
-        # What Cohere, Granite and Gemma 2 do to their logits; looked up once, since configurations are slow.
+        # What Cohere, Granite and Gemma 2 do to their logits, looked up once because configurations are slow.
         names = ("logit_scale", "logits_scaling", "final_logit_softcapping")
         self._head_options = [getattr(model.config.get_text_config(), name, None) for name in names]
         self.to(pick_device(device))
@@ -114,7 +114,7 @@ class Policy(nn.Module):
         seed: int = 0,
         device: str = "auto",
     ) -> Policy:
-        """A small GPT-2 with random weights, to be trained from nothing; dropout is on in SFT alone."""
+        """Make a small GPT-2 with random weights, to be trained from scratch; only SFT turns dropout on."""
         from transformers import GPT2LMHeadModel
 
         config = small_gpt2(
@@ -126,29 +126,29 @@ class Policy(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         weight: Tensor = self.value_head.weight
         return weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of logits, log-probabilities and values: float32 at least, whatever the weights are."""
+        """The dtype of logits, log-probabilities and values: at least float32, whatever the weights are."""
         return torch.promote_types(self.value_head.weight.dtype, torch.float32)
 
     @property
     def token_bytes(self) -> int:
-        """About what the trunk keeps of a token for a backward pass: 32 numbers a layer and unit of width."""
+        """The estimated bytes the trunk keeps per token for a backward pass: 32 numbers a layer and unit."""
         config = self.model.config.get_text_config()
         return int(32 * config.num_hidden_layers * config.hidden_size * self.dtype.itemsize)
 
     @property
     def context(self) -> int | None:
-        """Largest number of tokens the model can read, if it has a limit."""
+        """The largest number of tokens the model can read, or None."""
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return None if limit is None else int(limit)
 
     def hidden(self, tokens: Tensor, **kwargs: Any) -> Any:
-        """Output of the trunk; `last_hidden_state` is `(B, S, D)`.
+        """Run the trunk; `last_hidden_state` of its output is `(B, S, D)`.
 
         Args:
             tokens: `(B, S)` int64.
@@ -158,7 +158,7 @@ class Policy(nn.Module):
             return self.model.base_model(input_ids=tokens, **{"use_cache": False, **kwargs})
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """`(..., V)` logits of hidden states `(..., D)`, over the tokenizer's ids only; of type `dtype`."""
+        """Compute logits `(..., V)` of hidden states `(..., D)` over the tokenizer's ids, in `dtype`."""
         with self._precision():
             logits: Tensor = self.model.get_output_embeddings()(hidden)
         logits = logits[..., : self.vocab_size].to(self.dtype)
@@ -172,14 +172,14 @@ class Policy(nn.Module):
         return logits
 
     def logits_of_fixed_weights(self) -> Callable[[Tensor], Tensor]:
-        """`logits` of `(n, D)` states without gradients, good as long as the weights stay as they are."""
+        """Return a function like `logits` for `(n, D)` states, valid while the weights stay as they are."""
         head = None if self.bf16 or self.device.type != "cpu" else self._loss_head(1.0)
         if head is None or head.weight.dtype != self.dtype or head.scale != 1 or head.cap is not None:
             return self.logits
         return fixed_linear(head.weight, head.bias)
 
     def values(self, hidden: Tensor) -> Tensor:
-        """`(...)` values of hidden states `(..., D)`, of type `dtype`."""
+        """Compute values `(...)` of hidden states `(..., D)`, in `dtype`."""
         hidden = hidden.to(self.value_head.weight.dtype)
         return self.value_head(hidden).squeeze(-1).to(self.dtype)  # type: ignore[no-any-return]
 
@@ -193,7 +193,7 @@ class Policy(nn.Module):
         entropy: bool = False,
         action_masks: Tensor | None = None,
     ) -> Evaluation:
-        """Log-probabilities and values of completions, in one pass through the trunk.
+        """Compute log-probabilities and values of completions in one pass through the trunk.
 
         Args:
             tokens: `(B, S)` int64, right-padded.
@@ -225,7 +225,7 @@ class Policy(nn.Module):
         masks: Tensor | None,
         embedding: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """`(N,)` log-probabilities of tokens after states `(N, D)`, and entropies, in nats."""
+        """Compute tokens' log-probabilities `(N,)` after states `(N, D)`, and entropies, in nats."""
         head = self._loss_head(temperature, embedding) if masks is None else None
         if head is not None:
             with self._precision():
@@ -241,7 +241,7 @@ class Policy(nn.Module):
         return log_probs, -(log_p.exp() * log_p.clamp_min(-1e9)).sum(-1)
 
     def _loss_head(self, temperature: float, embedding: Tensor | None = None) -> Head | None:
-        """The output layer as the loss head takes it; None if it is no plain one (adapters, quantisation).
+        """Return the output layer for the loss head; None if it is not plain (adapters, quantisation).
 
         If the embedding's weights are also its own, they are taken from `embedding`.
         """
@@ -268,7 +268,7 @@ class Policy(nn.Module):
         action_masks: Tensor | None = None,
         rows: int = 64,
     ) -> Tensor:
-        """`(B, T)` log-probabilities of completions, in nats, without gradients, at most `rows` at a time."""
+        """Compute completions' log-probabilities `(B, T)` in nats without gradients, `rows` at a time."""
         result = torch.zeros(len(tokens), int(lengths.max()), dtype=self.dtype, device=tokens.device)
 
         def fill(parts: list[Tensor]) -> None:
@@ -283,7 +283,7 @@ class Policy(nn.Module):
         return result
 
     def use_less_memory(self, *, bf16: bool = False, gradient_checkpointing: bool = False) -> Policy:
-        """Trade precision or time for memory; returns the policy.
+        """Trade precision or time for memory, and return the policy.
 
         Args:
             bf16: Make matrix products in bfloat16 (autocast), which is also faster where the hardware has
@@ -308,7 +308,7 @@ class Policy(nn.Module):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def check_finite(self) -> None:
-        """Refuse broken weights.
+        """Raise an error if a weight is not finite.
 
         Raises:
             NonFiniteError: A weight is NaN or infinite; its tensor is named.
@@ -316,13 +316,13 @@ class Policy(nn.Module):
         check_finite(self)
 
     def frozen(self) -> Policy:
-        """A copy whose weights cannot be trained: the reference policy."""
+        """Return a copy whose weights cannot be trained, to serve as the reference policy."""
         reference = copy.deepcopy(self)
         reference.requires_grad_(False)
         return reference
 
     def digest(self) -> str:
-        """SHA-256 of the weights and buffers, with their names, shapes and types; 64 hexadecimal digits.
+        """Hash the weights and buffers with their names, shapes and dtypes (SHA-256, 64 hex digits).
 
         Policies with the same digest give every text the same probability, and a policy that was saved and
         loaded again has the digest it had. The tokenizer is not part of it.
@@ -349,11 +349,11 @@ class Policy(nn.Module):
             self.model.config.pad_token_id = None
 
     def _model_state(self) -> dict[str, Tensor] | None:
-        """The weights to write; None means the model's own."""
+        """Return the weights to write; None means the model's own."""
         return None
 
     def _save_beside(self, folder: str | Path) -> None:
-        """Write what is not the model: value head and tokenizer."""
+        """Write everything but the model: value head and tokenizer."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous() for k, v in self.value_head.state_dict().items()}, folder / VALUE_HEAD)
@@ -361,7 +361,7 @@ class Policy(nn.Module):
             self.tokenizer.save(folder)
 
     def _check_head(self) -> None:
-        """Our logits must be the model's own, whatever its architecture does on top of the trunk."""
+        """Check that our logits are the model's own, whatever its architecture does on top of the trunk."""
         probe = torch.arange(4, device=self.device)[None] % self.vocab_size
         with torch.no_grad():
             theirs = (

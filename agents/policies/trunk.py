@@ -21,7 +21,7 @@ def tensors_of(network: nn.Module) -> dict[str, Tensor]:
 
 
 def places(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the tokens of completions are.
+    """Return the positions of the completions' tokens.
 
     Args:
         starts: `(B,)` int64, prompt lengths.
@@ -44,7 +44,7 @@ def states_before(
     *,
     bf16: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """A trunk's states from which the tokens of completions are drawn.
+    """Return the trunk's states from which the completions' tokens are drawn.
 
     Args:
         trunk: Any model's.
@@ -58,7 +58,7 @@ def states_before(
         `(N, D)`, in the order of `places`; and the embedding's weights, which an output layer that has the
         same ones is to use, or None, where it is to use its own.
     """
-    tokens = tokens[:, : int((starts + lengths).max()) - 1]  # nobody asks for states from the last token on
+    tokens = tokens[:, : int((starts + lengths).max()) - 1]  # nobody needs the states from the last token on
     path = None if bf16 else fast_path(trunk)
     if path is not None and path.can_update:
         return path.states(tokens, starts, lengths)
@@ -70,7 +70,7 @@ def states_before(
 
 @contextmanager
 def layers_in_training(model: nn.Module) -> Iterator[None]:
-    """Layers make checkpoints in training mode only; what they are made of, dropout, stays as it is."""
+    """Put layers, which checkpoint in training mode only, into it, but leave their dropout off."""
     layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
     was = [layer.training for layer in layers]
     for layer in layers:
@@ -83,7 +83,7 @@ def layers_in_training(model: nn.Module) -> Iterator[None]:
 
 
 def _with_fused_gelu(model: Any) -> Any:
-    """Put the one kernel that PyTorch has for GPT-2's activation in place of eight."""
+    """Replace GPT-2's activation, eight kernels, by PyTorch's single fused one."""
     from transformers.activations import NewGELUActivation
 
     for module in list(model.modules()):

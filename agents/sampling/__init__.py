@@ -1,1 +1,1 @@
-"""Sampling texts: the sampler and its KV cache, rollouts, evaluation."""
+"""Sampling of texts: the sampler and its KV cache, rollouts, evaluation."""

@@ -1,4 +1,4 @@
-"""Decoder: reads a batch of prompts and then one token after another, each once.
+"""The decoder reads a batch of prompts and then one token after another, each once.
 
 GPT-2 is read with its own fused arithmetic, other architectures through their own code; both with keys and
 values in memory allocated once. Architectures that keep something else (windows of attention, recurrent
@@ -23,7 +23,7 @@ from .kv_cache import AnyReader, KeyValues
 
 
 class Decoder:
-    """One token at a time through any `transformers` causal LM. Call it without gradients.
+    """Decodes token by token with any `transformers` causal LM; call it without gradients.
 
     Args:
         policy: The policy.
@@ -60,12 +60,12 @@ class Decoder:
         self.states = self._cache.begin(tokens[:, :longest], lengths)
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Append `(n,)` int64 tokens; `(n, D)` states there."""
+        """Append tokens `(n,)` int64 and return the states `(n, D)` there."""
         self.states = self._cache.append(tokens)
         return self.states
 
     def keep(self, rows: IntArray) -> None:
-        """Go on with these rows only: row `i` is from now on what row `rows[i]` was.
+        """Continue with these rows only: row `i` becomes what row `rows[i]` was.
 
         Args:
             rows: `(m,)` int64, distinct. Rows that keep their place cost nothing, see `survivors`.
@@ -75,7 +75,7 @@ class Decoder:
 
 
 def survivors(live: BoolArray) -> IntArray:
-    """The rows that live, in an order in which most stay where they are.
+    """Return the running rows in an order in which most keep their place.
 
     >>> survivors(np.array([True, False, True, False, False, True]))
     array([0, 5, 2])
@@ -86,7 +86,7 @@ def survivors(live: BoolArray) -> IntArray:
 
 
 class _OwnCache:
-    """Right-padded prompts in a `KeyValues` cache."""
+    """A `KeyValues` cache with right-padded prompts."""
 
     def __init__(self, policy: Policy, rows: int, width: int, reader: Reader) -> None:
         self._cache = KeyValues(policy, rows, width, reader)
@@ -108,7 +108,7 @@ class _OwnCache:
 
 
 class _LibraryCache:
-    """The cache of `transformers`, whose rows must all end at the same place: padded on the left."""
+    """The cache of `transformers`, padded on the left, since all its rows must end at the same place."""
 
     def __init__(self, policy: Policy) -> None:
         from transformers import DynamicCache
@@ -150,12 +150,12 @@ class _LibraryCache:
         return states[:, -1]
 
 
-# Models of which a reader has been found to agree with the model read without a cache.
+# Models whose reader was found to agree with the uncached model.
 _AGREED: WeakKeyDictionary[nn.Module, type[Reader]] = WeakKeyDictionary()
 
 
 def fastest_reader(policy: Policy, width: int) -> Reader | None:
-    """The fastest way to read with `KeyValues` that agrees with the uncached model; None if none does.
+    """Choose the fastest reader that agrees with the uncached model; None if none does.
 
     Agreement is tried out once a model, on rows of different lengths. What a trial on a few tokens cannot
     show is asked of the configuration: windows of attention shorter than the rows, modules put in place of

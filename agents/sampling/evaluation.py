@@ -1,4 +1,4 @@
-"""Evaluation: how good a policy's texts are on given prompts, with intervals, KL and samples."""
+"""Evaluates a policy on given prompts, with intervals, KL and samples."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Report:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Args:
         reward: The reward of the environment. Whether that is gold, the task's own, is for the caller to say.
@@ -63,7 +63,7 @@ class Report:
     episode_kl: FloatArray
 
     def summary(self, reward: str | None = "reward") -> dict[str, Any]:
-        """As plain data: measures as `{"mean", "ci95"}`, the terms beside the reward.
+        """Return plain data: measures as `{"mean", "ci95"}`, with the terms beside the reward.
 
         Args:
             reward: What to call the reward, e.g. `"gold"` where it is the task's own; None leaves it out, and
@@ -118,7 +118,7 @@ def evaluate(
     episodes: list[Episode] = []
     batches: list[dict[str, FloatArray]] = []
     for first in range(0, total, rows):
-        index = np.arange(first, first + rows) % total  # the last batch wraps around; the surplus is cut
+        index = np.arange(first, first + rows) % total  # the last batch wraps around, and the surplus is cut
         batch = rollout(policy, playing, index, seed=seed, sampling=sampling)
         episodes += batch.episodes
         batches.append(_columns(batch, policy, reference))
@@ -140,7 +140,7 @@ def evaluate(
 
 
 def _columns(batch: Rollout, policy: Policy, reference: Policy | None) -> dict[str, FloatArray]:
-    """Reward, KL, negative log-likelihood under the reference (nats), length and terms: `(B,)` each."""
+    """Measure reward, KL, length, terms and the reference's negative log-likelihood, `(B,)` each."""
     kl = nll = np.full(len(batch.episodes), np.nan)
     if reference is not None:
         texts = (batch.tokens, batch.starts, batch.lengths)

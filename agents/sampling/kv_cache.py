@@ -1,4 +1,4 @@
-"""Keys and values of the tokens that a policy has read, and the ways of reading with them.
+"""The KV cache of a policy: keys and values of all layers, and readers that use them.
 
 Every row ends where it ends: prompts are never padded on the left, and a new token is written at its row's
 own end. Architectures with a fast path bring a reader; any other goes through its own code, if that agrees
@@ -19,7 +19,7 @@ from text_gym.models.layer_cache import LayerCache, Reader
 
 
 class KeyValues:
-    """What reading `B` rows of tokens has left behind, in all layers, in memory allocated once.
+    """The keys and values of `B` rows of tokens in all layers, in memory allocated once.
 
     On CUDA nothing here waits for the device: lengths are known on the host.
 
@@ -67,7 +67,7 @@ class KeyValues:
         return self._reader(self._layers, tokens, positions, None, last)
 
     def append(self, tokens: Tensor, at: IntArray) -> Tensor:
-        """Read one more token in each row; what stood in its column or after it is void.
+        """Read one more token in each row; whatever stood in its column or after it is void.
 
         Args:
             tokens: `(B,)` int64.
@@ -94,23 +94,23 @@ class KeyValues:
         return self._reader(self._layers, tokens[:, None], positions[:, None], mask, None)
 
     def renew(self) -> None:
-        """The weights have changed, and what was read is void."""
+        """Forget everything that was read, because the weights have changed."""
         self._reader.renew()
 
     def keep(self, rows: IntArray) -> None:
-        """Go on with fewer rows: row `i` is from now on what row `rows[i]` was. Only those that move cost."""
+        """Continue with fewer rows: row `i` becomes what row `rows[i]` was; only rows that move cost time."""
         if self._reader.reads_in_place:
             self._where = self._where[torch.from_numpy(rows).to(self._device)]
             return
         moved = np.flatnonzero(rows != np.arange(len(rows)))
         target, source = (torch.from_numpy(x).to(self._device) for x in (moved, rows[moved]))
-        with torch.inference_mode():  # a reader may have made them in this mode
+        with torch.inference_mode():  # a reader may have made them in inference mode
             for layer in self._layers:
                 layer.keep(len(rows), target, source)
 
 
 class AnyReader:
-    """Reading through the model's own code, whatever its architecture."""
+    """Reads through the model's own code, whatever its architecture."""
 
     reads_in_place = False
 
@@ -118,7 +118,7 @@ class AnyReader:
         from transformers.cache_utils import DynamicLayer
 
         class Adapter(DynamicLayer):
-            """A `LayerCache` where `transformers` expects one of its own."""
+            """Presents a `LayerCache` where `transformers` expects one of its own."""
 
             def __init__(self, layer: LayerCache) -> None:
                 super().__init__()  # type: ignore[no-untyped-call]
@@ -135,7 +135,7 @@ class AnyReader:
         self._policy, self._adapter = policy, Adapter
 
     def renew(self) -> None:
-        """As in `Reader`; nothing was made of the weights."""
+        """Do nothing, since nothing was derived from the weights."""
 
     def __call__(
         self,
@@ -145,7 +145,7 @@ class AnyReader:
         mask: Tensor | None,
         last: Tensor | None,
     ) -> Tensor:
-        """As in `Reader`."""
+        """Implement `Reader`."""
         from transformers.cache_utils import Cache
 
         if mask is not None:  # some architectures add to it

@@ -1,4 +1,4 @@
-"""Key-value cache for rows of tokens that usually, but not always, go on where they were last read.
+"""A KV cache for rows of tokens that usually, but not always, continue what was last read.
 
 The sampler decodes a batch from start to end; libraries with loops of their own call a policy with one
 observation after another, in which rows grow, restart and finish at any time. `PrefixCache` finds out
@@ -22,7 +22,7 @@ from .kv_cache import KeyValues
 
 
 class PrefixCache:
-    """The last tokens read of `B` rows, with the keys and values computed for them.
+    """The tokens last read in `B` rows, with the keys and values computed for them.
 
     A row that equals what was read before costs nothing; one that has a token more costs one step, in a
     batch with the others; any other is read from its beginning. Changed weights void everything (PyTorch
@@ -63,7 +63,7 @@ class PrefixCache:
 
     @torch.no_grad()
     def read(self, tokens: IntArray, lengths: IntArray) -> Tensor:
-        """Hidden states of the last tokens.
+        """Return the hidden states of the last tokens, reading only what is new.
 
         Args:
             tokens: `(B, S)` int64, right-padded, `S <= width`.
@@ -82,7 +82,7 @@ class PrefixCache:
         if grown.any():
             self._append(tokens[np.arange(self.rows), lengths - 1], grown)
         doublings = np.ceil(np.log2(lengths[fresh]))
-        for size in np.unique(doublings):  # one long row must not make all short ones as long
+        for size in np.unique(doublings):  # a long row must not lengthen all the short ones
             rows = fresh[doublings == size]
             self._prefill(rows, tokens[rows], lengths[rows])
         self._tokens[:, :width] = tokens
@@ -98,7 +98,7 @@ class PrefixCache:
         self.read(grown, lengths)
 
     def find(self, tokens: IntArray, lengths: IntArray) -> IntArray:
-        """`(n,)` int64: for each of `n` sequences the row that was last read with just these tokens, or -1.
+        """Find for each of `n` sequences the row that holds exactly these tokens, or -1: `(n,)` int64.
 
         Args:
             tokens: `(n, S)` int64, right-padded.
@@ -114,11 +114,11 @@ class PrefixCache:
         return found
 
     def states(self, rows: IntArray) -> Tensor:
-        """`(n, D)` hidden states of the last tokens read in these rows."""
+        """Return the hidden states of the last tokens in these rows, `(n, D)`."""
         return self._states[torch.from_numpy(rows).to(self._states.device)]
 
     def clear(self) -> None:
-        """Forget everything that was read, and whatever was made of the weights."""
+        """Forget everything that was read, and everything derived from the weights."""
         self._lengths[:] = 0
         if self._cache is not None:
             self._cache.renew()
@@ -131,7 +131,7 @@ class PrefixCache:
             self._weights = weights
 
     def _append(self, tokens: IntArray, grown: BoolArray) -> None:
-        """One step for all rows; only the states of those that grew are kept.
+        """Decode one step for all rows, keeping only the states of those that grew.
 
         What the others write stands beyond their end, where nothing looks before it is overwritten.
         """

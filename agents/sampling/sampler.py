@@ -1,4 +1,4 @@
-"""The sampler: plays an `EpisodeBatch` with a policy, KV-cached.
+"""The sampler plays an `EpisodeBatch` with a policy and its KV cache.
 
 The batch's own transition decides when an episode ends. The noise of episode `k` is a
 function of (seed, k) alone, so an episode does not depend on which others share its batch.
@@ -20,6 +20,7 @@ from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import BoolArray, Episode, FloatArray, IntArray
 from text_gym.errors import ConfigError, NonFiniteError
+from text_gym.models.cpu.fast_path import fast_draw
 from text_gym.models.threads import limited_threads
 from text_gym.rewards.values import Rewards
 
@@ -36,7 +37,7 @@ COMPACT_BELOW = 0.9  # drop finished rows from the batch once no more than this 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn; log-probabilities are always of the distribution drawn from.
+    """Sampling settings; log-probabilities are always those of the distribution drawn from.
 
     Args:
         temperature: Logits are divided by it; at least 0.0001.
@@ -62,7 +63,7 @@ class Sampling:
             raise ConfigError(f"top_k is {self.top_k}; it must be 0 (all) or more")
 
     def logits(self, logits: Tensor) -> Tensor:
-        """`(B, V)` logits of the distribution that is drawn from, -inf for tokens that are dropped."""
+        """Return the logits of the distribution drawn from, `(B, V)`, -inf for dropped tokens."""
         if self.greedy:
             best = torch.full_like(logits, -torch.inf)
             return best.scatter_(1, logits.argmax(dim=1, keepdim=True), 0.0)
@@ -78,7 +79,7 @@ class Sampling:
         return logits
 
     def log_probs(self, logits: Tensor) -> Tensor:
-        """`(B, V)` log-probabilities, in nats, of the distribution that is drawn from."""
+        """Return the log-probabilities of the distribution drawn from, `(B, V)`, in nats."""
         return torch.log_softmax(self.logits(logits), dim=1)
 
 
@@ -125,7 +126,7 @@ def rollout(
 def _play(
     policy: Policy, batch: EpisodeBatch, noise: Tensor, sampling: Sampling, keep_states: bool
 ) -> dict[str, Tensor]:
-    """Generate until every row is done; the tensors of a `Rollout` that the policy knows, by name.
+    """Generate until every row is done; return the tensors of a `Rollout` that come from the policy, by name.
 
     The batch's transition is the host's, and copying tokens to the host is what accelerators wait for. So
     there the batch is told some steps later what was drawn, all at once; what was drawn for rows that had
@@ -164,7 +165,7 @@ def _play(
 
 
 def _advance(batch: EpisodeBatch, rows: IntArray, live: BoolArray, pending: list[Tensor]) -> int:
-    """Have the batch append tokens, `(n,)` a step; `live` is brought up to date, and counted."""
+    """Have the batch append tokens, `(n,)` per step; update `live`, and return the number of live rows."""
     drawn = torch.stack(pending) if len(pending) > 1 else pending[0][None]
     for tokens in drawn.cpu().numpy():
         if not live.any():
@@ -175,7 +176,7 @@ def _advance(batch: EpisodeBatch, rows: IntArray, live: BoolArray, pending: list
 
 
 class _Record:
-    """What the policy says while it plays: kept in lists, and put in its place a block of steps at a time."""
+    """Records log-probabilities and values during play, and writes them out a block of steps at a time."""
 
     def __init__(self, policy: Policy, batch: EpisodeBatch, keep_states: bool) -> None:
         size = (batch.num_rows, batch.max_tokens)
@@ -199,7 +200,7 @@ class _Record:
         self.go_on_with(np.arange(batch.num_rows))
 
     def add(self, states: Tensor, logits: Tensor, probs: Tensor, allowed: Tensor | None) -> None:
-        """A step: states `(n, D)`, logits `(n, V)`, probabilities `(n, 1)` of the tokens, mask `(n, V)`."""
+        """Record a step: states `(n, D)`, logits `(n, V)`, token probabilities `(n, 1)`, mask `(n, V)`."""
         self._sums.append(logits.sum())
         self._states.append(states)
         self._probs.append(probs)
@@ -209,12 +210,12 @@ class _Record:
             self._put()
 
     def go_on_with(self, rows: IntArray) -> None:
-        """From now on entries are of these rows of the batch."""
+        """Continue with these rows of the batch."""
         self._put()
         self._rows = torch.from_numpy(rows).to(self._policy.device)
 
     def finish(self) -> dict[str, Tensor]:
-        """All of it; refuses logits that were not finite."""
+        """Return everything recorded; refuse logits that were not finite."""
         self._put()
         broken = ~torch.isfinite(torch.stack(self._sums))
         if broken.any():
@@ -278,6 +279,9 @@ def draw(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         `(B,)` int64 tokens, and their `(B, 1)` probabilities: NaN where a logit is NaN or infinite.
     """
+    drawn = fast_draw(logits, u)
+    if drawn is not None:
+        return drawn
     rows = max(1, DRAWN_AT_ONCE // logits.shape[1])
     if logits.device.type == "cpu" and len(logits) > rows:  # what is made on the way stays in the cache
         parts = [draw(*part) for part in zip(logits.split(rows), u.split(rows), strict=True)]
@@ -289,7 +293,7 @@ def draw(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def inverse_cdf(probs: Tensor, u: Tensor, block: int = 64) -> Tensor:
-    """Draw by inverting the cumulative distribution: first the block of ids, then the id in it.
+    """Draw by inverting the cumulative distribution: first the block of ids, then the id within it.
 
     Reproducible from the uniforms alone, and far cheaper than `torch.multinomial`, which draws one
     exponential per vocabulary entry. An id of probability 0 is never drawn.
@@ -321,13 +325,13 @@ def inverse_cdf(probs: Tensor, u: Tensor, block: int = 64) -> Tensor:
 
 
 def _locate(cumulative: Tensor, target: Tensor) -> Tensor:
-    """`(B, 1)`: first index whose cumulative weight exceeds its target `(B, 1)`, less than the total."""
+    """Return the first index whose cumulative weight exceeds its target, `(B, 1)`, below the total."""
     # NaN exceeds nothing.
     return torch.searchsorted(cumulative, target, right=True).clamp_max_(cumulative.shape[1] - 1)
 
 
 def uniform(seed: int, episode_index: IntArray, tokens: int) -> FloatArray:
-    """`(B, T)` float64 in [0, 1): the noise of each episode, a function of (seed, k, t) alone.
+    """Return the noise of each episode, `(B, T)` float64 in [0, 1), a function of (seed, k, t) alone.
 
     Philox (Salmon et al. 2011), one counter-based stream an episode.
     """

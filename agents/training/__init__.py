@@ -1,1 +1,1 @@
-"""What happens around an update: gradients, metrics, advice, the objective, checkpoints."""
+"""The surroundings of an update: metrics, advice, the objective, checkpoints."""

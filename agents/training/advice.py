@@ -26,7 +26,7 @@ class Advisor:
         self.lasted: dict[str, int] = {}
 
     def look(self, batch: Rollout, metrics: Mapping[str, float], kl_coef: float) -> list[str]:
-        """What there is to say after an iteration, most often nothing.
+        """Return the advice after an iteration, usually none.
 
         Args:
             batch: What was played.

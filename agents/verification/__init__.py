@@ -1,1 +1,1 @@
-"""What can be said of any algorithm: exact expectations on tiny tasks, and laws that it must not break."""
+"""Verification of any algorithm: exact expectations on tiny tasks, and laws it must not break."""

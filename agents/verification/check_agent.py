@@ -22,7 +22,7 @@ from .trial import Trial
 
 @dataclass(frozen=True)
 class AgentCheck:
-    """What `check_agent` found; `print` shows it as a table.
+    """The result of `check_agent`; `print` shows it as a table.
 
     Args:
         agent: The algorithm's name.

@@ -64,7 +64,7 @@ class Law:
 
 
 def every_law(trial: Trial) -> list[Law]:
-    """All laws in the order of the report; what an agent raises breaks the law that was being tried."""
+    """Try all laws in the order of the report; an error the agent raises breaks the law being tried."""
     tries: dict[str, Callable[[Trial], str]] = {
         "learning rate": learning_rate,
         "seeds": seeds,
@@ -221,7 +221,7 @@ def _garbled(batch: Rollout, rows: Tensor) -> Rollout:
 
 
 def padding(trial: Trial) -> str:
-    """What stands in a batch after a text's end is no part of the text.
+    """Padding: what follows a text's end in a batch is no part of the text.
 
     Raises:
         CheckError: It is broken.
@@ -279,7 +279,7 @@ def credit(trial: Trial) -> str:
 
 
 def _towards(agent: Agent[Any], episode: Episode, weights: dict[str, Tensor]) -> Tensor:
-    """`(W,)`, the direction that makes a text likelier."""
+    """Return the direction that makes a text likelier, `(W,)`."""
     log_prob = trajectory_log_probs(agent.policy, [episode], temperature=agent.config.temperature)
     gradients = torch.autograd.grad(log_prob.sum(), list(weights.values()), allow_unused=True)
     known = {n: g for n, g in zip(weights, gradients, strict=True) if g is not None}

@@ -110,7 +110,7 @@ class Trial:
 
 
 def gradient_of_update(agent: Agent[Any], batch: Rollout) -> Tensor:
-    """Where an update on a batch pushes the policy: minus the gradients of all its steps, added up.
+    """Return where an update pushes the policy: minus the sum of its steps' gradients.
 
     Args:
         agent: Made by `Trial.still`.
@@ -152,7 +152,7 @@ def trained(policy: Policy) -> dict[str, Tensor]:
 
 
 def flat(gradients: dict[str, Tensor], weights: dict[str, Tensor]) -> Tensor:
-    """`(W,)` gradients of all weights in one vector, 0 where a weight has none."""
+    """Flatten the gradients of all weights into one vector `(W,)`, 0 where a weight has none."""
     parts = [gradients.get(name, torch.zeros_like(w)).detach().flatten() for name, w in weights.items()]
     return torch.cat(parts).float()
 
@@ -164,12 +164,12 @@ def cosine(a: Tensor, b: Tensor) -> float:
 
 
 def relative_change(a: Tensor, b: Tensor) -> float:
-    """How far two vectors are apart, in lengths of the first."""
+    """Return the distance of two vectors in lengths of the first."""
     return float((a - b).norm()) / max(float(a.norm()), 1e-30)
 
 
 def snapshot(agent: Agent[Any]) -> tuple[list[list[int]], str]:
-    """All that an agent has learnt and remembers: a number a weight, and its state as JSON."""
+    """Capture what an agent has learnt and remembers: a number per weight, and its state as JSON."""
     weights = [fingerprint(network) for network in agent.networks.values()]
     return weights, json.dumps(agent.state_dict(), sort_keys=True)
 

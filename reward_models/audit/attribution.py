@@ -47,7 +47,7 @@ class Attribution:
     method: str
 
     def summary(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return plain data that JSON can hold."""
         values = {name: values.tolist() for name, values in self.values.items()}
         return {"method": self.method, "pieces": list(self.pieces), "values": values, "totals": self.totals}
 
@@ -97,7 +97,7 @@ def integrated_gradients(
     try:
         from captum.attr import LayerIntegratedGradients
     except ImportError as error:
-        raise ConfigError("integrated gradients need captum: pip install 'text-gym[explain]'") from error
+        raise ConfigError("integrated gradients need captum: pip install captum") from error
     import torch
 
     factor = torch.tensor(model.scales.factor) * torch.tensor(model.scales.weight) / sum(model.scales.weight)

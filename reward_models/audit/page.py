@@ -40,7 +40,7 @@ def write_audit(found: Audit, folder: str | Path) -> Path:
 
 
 def audit_page(found: Audit) -> str:
-    """The page."""
+    """Render the audit's page."""
     values = {
         "a": found,
         "effect": EFFECT,
@@ -60,7 +60,7 @@ def _surely(effect: Interval) -> bool:
 
 
 def _confirmed(found: Audit) -> dict[str, str]:
-    """What the edit says of the words that go with the score at equal gold: `yes`, `no`, or nothing."""
+    """Say whether an edit confirms each associated word: `yes`, `no`, or nothing."""
     surely = {p.part.lower(): p.effect.value for p in found.parts if _surely(p.effect)}
     said = {}
     for w in found.weights:

@@ -210,7 +210,7 @@ class Audit:
         return "It follows gold, and none of the biases looked for was found"
 
     def summary(self) -> dict[str, Any]:
-        """As plain data, for JSON."""
+        """Return plain data that JSON can hold."""
         limits = {
             "effect": EFFECT,
             "part": PART,

@@ -330,5 +330,5 @@ def _httpx() -> Any:
     try:
         import httpx
     except ImportError as error:
-        raise ConfigError("a judge needs httpx: pip install 'text-gym[judge]'") from error
+        raise ConfigError("a judge needs httpx: pip install httpx") from error
     return httpx

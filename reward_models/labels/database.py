@@ -57,7 +57,7 @@ def row_digest(columns: RawRow) -> str:
 
 
 def text_of(content: bytes) -> str:
-    """Undo `text_bytes`."""
+    """Decode what `text_bytes` encoded."""
     return bytes(content).decode("utf-8", "surrogatepass")
 
 

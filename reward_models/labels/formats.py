@@ -125,7 +125,7 @@ def _exact(text: str) -> str | Record:
 
 
 def _text(value: Any) -> str:
-    """Undo `_exact`."""
+    """Decode what `_exact` encoded."""
     if isinstance(value, str):
         return value
     return base64.b64decode(value["utf8_base64"], validate=True).decode("utf-8", "surrogatepass")
@@ -224,7 +224,7 @@ def _to_parquet(store: LabelStore, file: Path) -> int:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise ConfigError("to write Parquet files: pip install 'text-gym[datasets]' (or pyarrow)") from error
+        raise ConfigError("to write Parquet files: pip install pyarrow") from error
     rows = []
     for label in store.labels():
         row = {

@@ -283,7 +283,7 @@ class RewardModel(RewardSource):
 
     @torch.no_grad()
     def raw_scores(self, texts: Sequence[tuple[str, str]]) -> FloatArray:
-        """`(n, criteria)` float64: outputs before scaling, of prompts and completions."""
+        """Return the outputs before scaling, `(n, criteria)` float64."""
         encoded = [self.encode(*text) for text in texts]
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))  # so that little is padded
         result = np.zeros((len(encoded), len(self.criteria)))

@@ -131,7 +131,7 @@ class NgramModel(RewardSource):
         save_file({"weights": self.weights, "intercept": self.intercept}, folder / "model.safetensors")
 
     def raw_scores(self, texts: Sequence[tuple[str, str]]) -> FloatArray:
-        """`(n, criteria)` float64: outputs before scaling, of prompts and completions."""
+        """Return the outputs before scaling, `(n, criteria)` float64."""
         counts = [features(prompt, completion, self.config) for prompt, completion in texts]
         result: FloatArray = matrix(counts, self._index) @ self.weights + self.intercept
         return result

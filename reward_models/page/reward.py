@@ -1,6 +1,6 @@
 """The labelling page as the live reward of a training run, and behind `text-gym label --web`.
 
-Importing this needs no web server; using it does: `pip install 'text-gym[web]'`.
+Importing this needs no web server; using it does: `pip install starlette uvicorn`.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def make_page(store: LabelStore, **settings: Any) -> LabelPage:
         from text_gym.reward_models.page.page import LabelPage
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"the page needs {error.name}; install it with: pip install 'text-gym[web]'"
+            f"the page needs {error.name}; install it with: pip install starlette uvicorn"
         ) from error
     return LabelPage(store, **settings)
 

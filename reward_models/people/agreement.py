@@ -81,7 +81,7 @@ class Agreement:
     raters: tuple[RaterProfile, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return plain data that JSON can hold."""
         return asdict(self)
 
 
@@ -135,7 +135,7 @@ def krippendorff_alpha(marks: FloatArray, level: Literal["nominal", "ordinal", "
     try:
         import krippendorff
     except ImportError as error:
-        raise ConfigError("agreement needs krippendorff: pip install 'text-gym[agreement]'") from error
+        raise ConfigError("agreement needs krippendorff: pip install krippendorff") from error
     return float(krippendorff.alpha(reliability_data=shared, level_of_measurement=level))
 
 
@@ -287,6 +287,6 @@ def draw_agreement(agreement: Agreement, labels: Iterable[Label], file: str | Pa
 
 
 def _together(pairs: Iterable[tuple[list[float], list[float]]]) -> tuple[list[float], list[float]]:
-    """All points in one series: more raters than can be told apart."""
+    """Join all points into one series, for more raters than can be told apart."""
     pairs = list(pairs)
     return [x for xs, _ in pairs for x in xs], [y for _, ys in pairs for y in ys]

@@ -121,7 +121,7 @@ def write_opinions(file: str | Path, opinions: Iterable[PreferencePair | Rating 
         try:
             import datasets
         except ImportError as error:
-            raise ConfigError("to write Parquet files: pip install 'text-gym[datasets]'") from error
+            raise ConfigError("to write Parquet files: pip install datasets") from error
         names = list(dict.fromkeys(name for row in rows for name in row))
         columns = {name: [row.get(name) for row in rows] for name in names}
         datasets.Dataset.from_dict(columns).to_parquet(str(path))

@@ -40,7 +40,7 @@ class Calibration:
         return float((gaps * self.count).sum() / self.count.sum())
 
     def summary(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return plain data that JSON can hold."""
         names = ("confidence", "accuracy", "count")
         return {"ece": self.ece, **{name: getattr(self, name).tolist() for name in names}}
 

@@ -182,7 +182,7 @@ def split_opinions(
 def split_within(
     opinions: Sequence[Opinion], held_out: float, seed: int
 ) -> tuple[list[Opinion], list[Opinion]]:
-    """As `split_opinions`, but independent of it: its own part to learn from can be split again by this.
+    """Split as `split_opinions` does but independently, so that its training part can be split again.
 
     The split of a prompt follows from (seed, prompt), so the same seed would hold nothing out twice.
     """

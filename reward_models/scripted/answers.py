@@ -123,7 +123,7 @@ def require(module: str, package: str = "") -> Any:
         return import_module(module)
     except ImportError as error:
         raise ConfigError(
-            f"this reward needs {package or module}: pip install 'text-gym[rewards]' (or {package or module})"
+            f"this reward needs {package or module}: pip install {package or module}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""How people say the values of common slots: data for `slots.py`, extended by its `paraphrases` argument.
+"""Phrases in which people express common slots: data for `slots.py`, which `paraphrases` extends.
 
 `"(a|b|) c"` stands for "a c", "b c" and "c". A phrase that starts with `~` is vague: it can realise its value
 but is no contradiction of another. Values without an entry are looked for literally.

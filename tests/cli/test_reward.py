@@ -147,5 +147,5 @@ def test_options_that_make_no_sense() -> None:
         RewardTrainOptions(pairs="a", ratings="b")
     with pytest.raises(ConfigError, match="needs one at least"):
         RewardTrainOptions(pairs="a", members=0)
-    with pytest.raises(ConfigError, match="no --model"):
+    with pytest.raises(ConfigError, match="does not start from a --model"):
         RewardTrainOptions(pairs="a", model="b", kind="ngrams")

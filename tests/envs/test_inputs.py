@@ -24,7 +24,7 @@ def test_integers_of_every_kind_are_token_ids(kind: str) -> None:
         ([0.0, 1.0], "float64"),
         ([True, 1], "bool"),
         ([0], r"shape \(1,\)"),
-        ([[0], [1, 2]], "no array of token ids"),
+        ([[0], [1, 2]], "not an array of token ids"),
         (None, "object"),
     ],
 )

@@ -25,6 +25,7 @@ from text_gym import TextVectorEnv, as_reward_source, load_task
 from text_gym.agents import Policy, PPOConfig, SB3Config, rollout, trajectory_log_probs
 from text_gym.cli.main import main
 from text_gym.errors import RewardError
+from text_gym.models import threads
 from text_gym.runs.folder import default_folder
 from text_gym.runs.origin import load_start
 from text_gym.runs.train import train
@@ -331,3 +332,33 @@ def test_sb3_saves_the_policy_that_it_trained(tmp_path: Path) -> None:
     )  # fmt: skip
     saved = Policy.from_pretrained(tmp_path / "run" / "policy", kill_harness.TOKENIZER, device="cpu")
     assert any(not torch.equal(a, b) for a, b in zip(saved.model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [(False, 4), (True, 16)])
+def test_a_small_model_gets_few_threads_where_nobody_chose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: bool, expected: int
+) -> None:
+    """Rewards, too, are asked for on these threads; sixteen cores are played."""
+    seen: set[int] = set()
+
+    def reward(completion: str) -> float:
+        seen.add(torch.get_num_threads())
+        return float(completion.count("i"))
+
+    monkeypatch.setattr(threads, "cores", lambda: 16)
+    for name in threads.CHOICES:
+        monkeypatch.delenv(name, raising=False)
+    if chosen:
+        monkeypatch.setenv("OMP_NUM_THREADS", "16")
+    start = Policy.new(kill_harness.TOKENIZER, layers=1, width=16, heads=2, context=16, device="cpu")
+    before = torch.get_num_threads()
+    torch.set_num_threads(16)
+    try:
+        train(
+            "ppo", PPOConfig(iterations=1), kill_harness.task(), reward=as_reward_source(reward),
+            policy=start, episodes=4, out=tmp_path / "run", console=Console(file=io.StringIO()),
+        )  # fmt: skip
+        assert torch.get_num_threads() == 16
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {expected}

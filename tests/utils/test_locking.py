@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.without_posix import WindowsLocks
 from text_gym.errors import ConfigError
 from text_gym.utils.locking import LOCK, FolderLock
 
@@ -75,3 +76,27 @@ for _ in range(25):
     processes = [subprocess.Popen(command, cwd=Path(__file__).parents[2]) for _ in range(4)]
     assert [process.wait(timeout=60) for process in processes] == [0] * 4
     assert number.read_text() == "100"
+
+
+def test_as_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock is a byte past the text, so that others can read the holder's number."""
+    windows = WindowsLocks()
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setitem(sys.modules, "msvcrt", windows)
+    lock = FolderLock(tmp_path)
+    ((_, _, place),) = windows.held
+    assert place > len(f"{os.getpid()}\n")
+    with pytest.raises(ConfigError, match=f"{tmp_path.name} is in use by process {os.getpid()};"):
+        FolderLock(tmp_path)
+    lock.release()
+    FolderLock(tmp_path).release()
+    monkeypatch.setattr(Path, "unlink", _refused)  # Windows removes no file that is open
+    lock = FolderLock(tmp_path)
+    lock.release()
+    again = FolderLock(tmp_path)
+    assert (tmp_path / LOCK).read_text() == f"{os.getpid()}\n"
+    again.release()
+
+
+def _refused(self: Path, missing_ok: bool = False) -> None:
+    raise PermissionError(13, "The process cannot access the file because it is being used")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from text_gym.errors import CheckpointError, DamagedError
+from text_gym.utils import sealed
 from text_gym.utils.sealed import MANIFEST, check_sealed, read_about, write_atomic, write_sealed
 
 
@@ -202,3 +204,15 @@ def test_a_small_file_is_old_or_new(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert file.read_text() == "old\n"
     write_atomic(file, "new\n")
     assert file.read_bytes() == b"new\n"
+
+
+def test_as_on_windows_folders_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_folders(path: Path, *rest: int) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(sealed, "os", SimpleNamespace(**{**vars(os), "name": "nt", "open": no_folders}))
+    write_sealed(tmp_path / "sealed", filler(b"x"))
+    check_sealed(tmp_path / "sealed")
+    monkeypatch.setattr(sealed, "os", SimpleNamespace(**{**vars(os), "open": no_folders}))
+    with pytest.raises(PermissionError):  # what would happen if it did not look where it is
+        sealed.sync_folder(tmp_path)

@@ -2,15 +2,29 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
 from text_gym.utils.stopping import stop_signals
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+if not hasattr(signal, "SIGHUP"):
+    pytest.skip("POSIX signals", allow_module_level=True)
+ROOT = Path(__file__).parents[2]
 TERM, HUP, INT = signal.SIGTERM, signal.SIGHUP, signal.SIGINT
+
+
+@pytest.fixture(autouse=True)
+def _as_on_a_terminal() -> Iterator[None]:
+    """Under nohup SIGHUP is ignored, and then it stops nobody."""
+    before = signal.signal(HUP, signal.SIG_DFL)
+    yield
+    signal.signal(HUP, before)
 
 
 def send(number: int) -> None:
@@ -100,3 +114,22 @@ def test_other_threads_leave_the_signals_alone() -> None:
     thread.join()
     assert seen == [None]
     assert signal.getsignal(TERM) == before
+
+
+def test_as_on_windows_there_is_no_sighup() -> None:
+    program = """
+import os, signal
+from tests.without_posix import hide
+hide()
+from text_gym.utils.stopping import stop_signals
+try:
+    with stop_signals() as stop, stop.patience():
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("saved", flush=True)
+except SystemExit as end:
+    print(end.code)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False, timeout=120
+    )
+    assert done.stdout.split() == ["saved", "143"], done.stderr

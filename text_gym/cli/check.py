@@ -11,7 +11,7 @@ from text_gym.envs.checker import check_text_env
 from text_gym.envs.reward_checker import check_reward_source
 from text_gym.envs.single import TextEnv
 from text_gym.runs.data import load_reward_source
-from text_gym.tasks.task import ENV_IDS, TASKS, load_task
+from text_gym.tasks.task import env_ids, load_task, task_names
 from text_gym.utils.user_code import split_place
 
 
@@ -19,8 +19,10 @@ def run_check(options: CheckOptions) -> int:
     """Run `text-gym check`."""
     import gymnasium as gym
 
-    if options.what in TASKS or options.what in gym.registry:
-        env_id = next((i for i, kwargs in ENV_IDS.items() if kwargs == {"task": options.what}), options.what)
+    if options.what in task_names() or options.what in gym.registry:
+        env_id = next(
+            (i for i, kwargs in env_ids().items() if kwargs == {"task": options.what}), options.what
+        )
         env = gym.make(env_id) if env_id in gym.registry else TextEnv(task=options.what)
         check_text_env(env, steps=options.steps, seed=options.seed)
     elif _is_algorithm(options.what):
@@ -34,7 +36,7 @@ def run_check(options: CheckOptions) -> int:
 
 
 def _is_algorithm(what: str) -> bool:
-    """Whether the words name an algorithm, ours or a user's, and not a reward."""
+    """Return True if the words name an algorithm, ours or a user's, rather than a reward."""
     if what in ALGORITHMS or what in installed():
         return True
     found = None if what.startswith("human:") else split_place(what)

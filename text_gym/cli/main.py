@@ -43,6 +43,16 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "text_gym.cli.play:run_play",
         "be the policy yourself: type or pick tokens, see observation and reward",
     ),
+    "tasks": (
+        "text_gym.cli.options.project:read_tasks",
+        "text_gym.cli.project:run_tasks",
+        "list the tasks there are, those of installed packages too",
+    ),
+    "init": (
+        "text_gym.cli.options.project:read_init",
+        "text_gym.cli.project:run_init",
+        "write a small package with a task of your own, to be changed",
+    ),
     "reward train": (
         "text_gym.cli.options.reward:read_reward_train",
         "text_gym.cli.reward:run_reward_train",

@@ -12,7 +12,7 @@ from rich.text import Text
 from text_gym.cli.options.play import PlayOptions
 from text_gym.envs.single import TextEnv
 from text_gym.errors import ConfigError, TextGymError, UnknownNameError
-from text_gym.tasks.task import ENV_IDS, TASKS
+from text_gym.tasks.task import env_ids, task_names
 from text_gym.tokenizer import Tokenizer
 from text_gym.utils.display import harmless
 
@@ -32,7 +32,7 @@ def run_play(options: PlayOptions) -> int:
     import gymnasium as gym
     from rich.console import Console
 
-    if options.task in TASKS:
+    if options.task in task_names():
         env = TextEnv(task=options.task)
     elif options.task in gym.registry:
         made = gym.make(options.task).unwrapped
@@ -40,7 +40,7 @@ def run_play(options: PlayOptions) -> int:
             raise ConfigError(f"{options.task} is not a text environment")
         env = made
     else:
-        raise UnknownNameError("environment", options.task, [*ENV_IDS, *TASKS])
+        raise UnknownNameError("environment", options.task, [*env_ids(), *task_names()])
     play(env, Console(), _typed_lines(), options.seed)
     return 0
 

@@ -23,7 +23,9 @@ def token_array(actions: Any, shape: tuple[int, ...]) -> npt.NDArray[np.integer[
     try:
         array = np.asarray(actions)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TokenError(f"actions are no array of token ids ({error}); from a GPU, call .cpu()") from error
+        raise TokenError(
+            f"actions are not an array of token ids ({error}); from a GPU, call .cpu()"
+        ) from error
     kind = str(array.dtype)
     if isinstance(actions, (list, tuple)) and any(isinstance(a, (bool, np.bool_)) for a in actions):
         kind = "bool"  # NumPy would convert them to integers

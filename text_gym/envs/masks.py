@@ -238,7 +238,7 @@ def _llguidance() -> Any:
     try:
         import llguidance
     except ImportError as error:
-        raise ConfigError("grammars need llguidance: pip install 'text-gym[constrained]'") from error
+        raise ConfigError("grammars need llguidance: pip install llguidance") from error
     return llguidance
 
 
@@ -253,7 +253,9 @@ def _ll_tokenizer(tokenizer: Tokenizer) -> Any:
         )
     if isinstance(tokenizer, ByteTokenizer):
         return ll.LLTokenizer(ll.TokenizerWrapper(_Bytes()), n_vocab=tokenizer.vocab_size)
-    raise ConfigError(f"grammars work on bytes; {type(tokenizer).__name__} does not tell its tokens' bytes")
+    raise ConfigError(
+        f"grammars work on bytes; {type(tokenizer).__name__} does not say which bytes its tokens stand for"
+    )
 
 
 class _Bytes:

@@ -21,7 +21,7 @@ from .masks import ActionMask
 
 @dataclass(frozen=True)
 class EpisodeOptions:
-    """What an episode is: which prompt it begins with, which tokens it may hold, what ends it and what pays.
+    """The settings of an episode: its prompt, the tokens it may hold, what ends it and what pays.
 
     An EOS or stop string on the last allowed token is an end like any other, under both meanings of `limit`.
     A text that is cut has the `finish_reason` "length", and under `limit="end"` a reward may look at that.
@@ -74,7 +74,7 @@ class EpisodeOptions:
 
 @dataclass(frozen=True)
 class VectorOptions:
-    """How a vector environment numbers its episodes, what it does between them, and what it shows.
+    """The settings of a vector environment: episode numbers, autoreset, and what it shows.
 
     Which prompt an episode gets depends on its stream's seed and its number `k` in the stream alone. As in
     Gymnasium's `SyncVectorEnv`, `reset(seed=s)` gives row `i` the stream of seed `s + i`; with

@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 
 from text_gym.episode import BoolArray
 from text_gym.errors import ConfigError
-from text_gym.tasks.task import ENV_IDS
+from text_gym.tasks.task import env_ids
 
 from .infos import Info, infos_of_row
 from .inputs import token_array
@@ -81,8 +81,11 @@ class TextEnv(gym.Env[Observation, np.int64]):
 
 
 def register_envs() -> None:
-    """Register a Gymnasium id for every task that comes with text-gym; safe to call twice."""
-    for env_id, kwargs in ENV_IDS.items():
+    """Register a Gymnasium id for every task, those of installed packages too; safe to call twice.
+
+    The code of an installed package runs when its environment is made.
+    """
+    for env_id, kwargs in env_ids().items():
         if env_id not in gym.registry:
             gym.register(
                 id=env_id,

@@ -1,1 +1,1 @@
-"""Loading models and picking devices, for policies and reward models alike; needs PyTorch."""
+"""Model loading, devices, threads and the CPU fast path, for policies and reward models alike."""

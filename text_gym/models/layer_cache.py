@@ -1,4 +1,4 @@
-"""The KV cache of one layer, and what a reader is: a way of computing a trunk's states with such caches."""
+"""The KV cache of one layer, and the interface of readers, which compute a trunk's states with it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class Reader(Protocol):
 
     @property
     def reads_in_place(self) -> bool:
-        """It reads every row where `LayerCache.rows` says that it lies, and masks for itself."""
+        """True if it reads rows in place, by `LayerCache.rows`, and masks for itself."""
         ...
 
     def renew(self) -> None:
-        """Forget what was made of the weights, which have changed."""
+        """Forget everything derived from the weights, because they have changed."""
         ...
 
     def __call__(
@@ -28,7 +28,7 @@ class Reader(Protocol):
         mask: Tensor | None,
         last: Tensor | None,
     ) -> Tensor:
-        """Read tokens, and write their keys and values where the layers were told to.
+        """Read tokens, and write their keys and values where `place` said.
 
         Args:
             layers: One a layer of the model.
@@ -52,14 +52,14 @@ class LayerCache:
         self._size = rows, width
         self._keys = self._values = torch.zeros(0)
         self._flat: tuple[Tensor, Tensor] | None = None
-        self.rows: slice | Tensor = slice(None)  # that are written to
+        self.rows: slice | Tensor = slice(None)  # the rows being written
         self._column: int | Tensor | None = None
         self._every = torch.zeros(0)
-        self._used = 0  # columns that hold anything
-        self.width = 0  # columns that the token being read may look at
+        self._used = 0  # columns in use
+        self.width = 0  # columns the current token may attend to
 
     def place(self, rows: slice | Tensor, column: int | Tensor | None = None, width: int = 0) -> None:
-        """Say where the next `update` writes.
+        """Set where the next `update` writes.
 
         Args:
             rows: Into these rows (`(n,)` int64), or into all …
@@ -84,7 +84,7 @@ class LayerCache:
         return self._keys[:, :, : self.width], self._values[:, :, : self.width]
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """As `update`, for one token, `(n, heads, size)` each; returns them by head.
+        """Do what `update` does for one token, `(n, heads, size)` each, and return keys and values by head.
 
         Returns:
             Keys `(n · heads, size, W)` and values `(n · heads, W, size)`.
@@ -102,13 +102,13 @@ class LayerCache:
         return self._flat[0][:, :, : self.width], self._flat[1][:, : self.width]
 
     def room(self, heads: int, size: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values, `(n, heads, W, size)` each, for a reader that looks only where it wrote."""
+        """Return keys and values `(n, heads, W, size)` for a reader that looks only where it wrote."""
         if not len(self._keys):
             self._make(like, like, heads, size, size)
         return self._keys, self._values
 
     def _make(self, keys: Tensor, values: Tensor, heads: int, *sizes: int) -> None:
-        """Memory for keys and values like those given, of `heads` heads of these sizes."""
+        """Allocate keys and values like those given, with `heads` heads of these sizes."""
         rows, width = self._size
         self._keys, self._values = (
             x.new_empty(rows, heads, width, size) for x, size in zip((keys, values), sizes, strict=True)
@@ -116,7 +116,7 @@ class LayerCache:
         self._every = torch.arange(rows, device=keys.device)
 
     def _reach(self, width: int) -> None:
-        """From now on so many columns hold anything: zeros, in rows that do not write there now.
+        """Extend the columns in use, with zeros in rows that do not write there now.
 
         A masked place has weight 0, but what happens to lie in new memory may be NaN, and so is 0 · NaN.
         """
@@ -127,7 +127,7 @@ class LayerCache:
             self._used = width
 
     def keep(self, size: int, target: Tensor, source: Tensor) -> None:
-        """Copy row `source[i]` to row `target[i]`, and drop those from `size` on."""
+        """Copy row `source[i]` to row `target[i]`, and drop the rows from `size` on."""
         if len(target):
             self._keys[target, :, : self._used] = self._keys[source, :, : self._used]
             self._values[target, :, : self._used] = self._values[source, :, : self._used]

@@ -1,4 +1,4 @@
-"""What policies and reward models have in common: loading and checking weights, devices, the small GPT-2.
+"""Loads and checks weights for policies and reward models, picks devices, and makes the small GPT-2.
 
 Weights come from safetensors alone, and no code is run from a folder or hub. Tokenizers, heads and settings
 are the models' own business. PyTorch and `transformers` are imported when a function is called.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def pick_device(device: str) -> torch.device:
-    """The device of a name; `"auto"` is CUDA where there is one, else the CPU.
+    """Return the device of a name; `"auto"` is CUDA if available, else the CPU.
 
     Raises:
         ConfigError: PyTorch knows no such device, or it is a GPU of CUDA that is not there.
@@ -42,7 +42,7 @@ def pick_device(device: str) -> torch.device:
 def load_model(
     kind: str, name: str | Path, what: str, *, dtype: str = "float32", warn: bool = True, **changes: Any
 ) -> Any:
-    """A `transformers` model from a folder or hub, its weights read from safetensors.
+    """Load a `transformers` model from a folder or hub, with weights from safetensors.
 
     Args:
         kind: The class of `transformers` that loads it, e.g. `"AutoModelForCausalLM"`.
@@ -78,7 +78,7 @@ def load_model(
 
 
 def load_tensors(file: str | Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file, by name.
+    """Read the tensors of a safetensors file by name.
 
     Raises:
         DataError: There is no such file, or it is broken.
@@ -93,7 +93,7 @@ def load_tensors(file: str | Path) -> dict[str, torch.Tensor]:
 
 
 def check_finite(model: torch.nn.Module) -> None:
-    """Refuse broken weights; what a model says need not show them (attention kernels on CPU swallow NaN).
+    """Raise an error if a weight is not finite; outputs may hide it (CPU attention kernels swallow NaN).
 
     Raises:
         NonFiniteError: A weight is NaN or infinite; its tensor is named.
@@ -109,7 +109,7 @@ def check_finite(model: torch.nn.Module) -> None:
 
 @contextmanager
 def quietly(*, bars: bool = False, warnings: bool = True) -> Iterator[None]:
-    """A block in which `transformers` shows no progress bars, or no warnings either.
+    """Silence the progress bars of `transformers` and, if asked, its warnings.
 
     Args:
         bars: Leave progress bars on, which are for downloads.
@@ -133,7 +133,7 @@ def quietly(*, bars: bool = False, warnings: bool = True) -> Iterator[None]:
 def small_gpt2(
     tokenizer: Tokenizer, *, layers: int, width: int, heads: int, context: int, dropout: float, **more: Any
 ) -> Any:
-    """The configuration of a GPT-2 that is to be trained from nothing.
+    """Return the configuration of a GPT-2 to be trained from scratch.
 
     Args:
         tokenizer: Gives vocabulary and special ids.
@@ -155,7 +155,7 @@ def small_gpt2(
         resid_pdrop=dropout,
         embd_pdrop=dropout,
         attn_pdrop=dropout,
-        # GPT-2's 0.02 is for a width of 768: small models do not learn to copy from it.
+        # GPT-2's 0.02 suits a width of 768; with it, small models do not learn to copy.
         initializer_range=width**-0.5,
         bos_token_id=tokenizer.bos_id,
         eos_token_id=tokenizer.eos_ids[0] if tokenizer.eos_ids else None,

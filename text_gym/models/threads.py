@@ -1,4 +1,4 @@
-"""How many CPU threads are worth using for a model.
+"""Decides how many CPU threads pay off for a model.
 
 PyTorch takes as many as the machine has cores. Small models lose by that: their operators are over before
 many threads have woken up, and where a container allows fewer cores than the machine has, threads wait for
@@ -16,21 +16,21 @@ from pathlib import Path
 import torch
 from torch import nn
 
-SMALL_WEIGHTS = 30_000_000  # parameters of a model up to which it is small
+SMALL_WEIGHTS = 30_000_000  # a model with at most this many parameters is small
 SMALL_THREADS = 4  # for 64 episodes of a small model: 16 rows a thread; measured with up to two cores
-CHOICES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # environment variables by which a user chooses
+CHOICES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # environment variables with which a user chooses
 _QUOTAS = Path("/sys/fs/cgroup")
 
 
 @cache
 def cores() -> int:
-    """The CPU cores this process may use: those it may run on, and no more than its container is allowed."""
+    """Return the number of CPU cores this process may use, within its container's limit."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(usable, _quota(_QUOTAS) or usable))
 
 
 def _quota(folder: Path) -> int | None:
-    """The cores that a control group allows, rounded up; None where it sets no limit."""
+    """Return the cores a control group allows, rounded up; None if it sets no limit."""
     try:
         if (folder / "cpu.max").is_file():
             quota, period = (folder / "cpu.max").read_text().split()
@@ -44,14 +44,14 @@ def _quota(folder: Path) -> int | None:
 
 
 def worthwhile_threads(models: Iterable[nn.Module]) -> int:
-    """The number of threads up to which the largest of some models gets faster on this machine's CPU."""
+    """Return the number of threads up to which the largest of some models gets faster on this CPU."""
     largest = max((sum(p.numel() for p in model.parameters()) for model in models), default=0)
     return cores() if largest > SMALL_WEIGHTS else min(cores(), SMALL_THREADS)
 
 
 @contextmanager
 def limited_threads(*models: nn.Module) -> Iterator[None]:
-    """A block in which PyTorch uses no more CPU threads than pay off for the largest of some models."""
+    """Within the block, PyTorch uses no more CPU threads than pay off for the largest of some models."""
     before = torch.get_num_threads()
     now = min(before, worthwhile_threads(models))
     if now < before:
@@ -64,5 +64,5 @@ def limited_threads(*models: nn.Module) -> Iterator[None]:
 
 
 def threads_are_chosen() -> bool:
-    """True if the environment says how many threads to use."""
+    """Return True if the environment says how many threads to use."""
     return any(name in os.environ for name in CHOICES)

@@ -169,7 +169,7 @@ def _laid_out(tokens: Sequence[str], width: int) -> tuple[list[tuple[int, str, i
 
 
 def _cells(character: str) -> int:
-    """How many cells of a line a character takes: letters of East Asia two, combining marks none."""
+    """Return how many cells a character takes: two for East Asian letters, none for combining marks."""
     if unicodedata.combining(character):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1

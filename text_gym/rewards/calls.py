@@ -1,4 +1,4 @@
-"""How a reward source is called: within a time limit, again after a failure, in parallel.
+"""Calls reward sources within a time limit, again after a failure, or in parallel.
 
 Nothing here changes a reward.
 """
@@ -87,7 +87,7 @@ class Timeout(Wrapper):
         return answer
 
     def state_dict(self) -> dict[str, Any]:
-        """What the source remembers; a memory in another process cannot be had."""
+        """Return the source's memory; raise an error if it is in another process."""
         return _reachable(self, super().state_dict())
 
     def close(self) -> None:
@@ -97,7 +97,7 @@ class Timeout(Wrapper):
             self._process = None
 
     def label(self) -> str:
-        """With the limit."""
+        """The source with its time limit."""
         return f"{self.name}: Timeout after {self.seconds:g} s ({self.worker})"
 
     def __getstate__(self) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class Retry(Wrapper):
         return False
 
     def label(self) -> str:
-        """With the number of calls."""
+        """The source with its number of calls."""
         return f"{self.name}: Retry, {self.attempts} attempts"
 
 
@@ -209,7 +209,7 @@ class Parallel(Wrapper):
                 self._idle.put(worker)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the source remembers; a memory in another process cannot be had."""
+        """Return the source's memory; raise an error if it is in another process."""
         return _reachable(self, super().state_dict())
 
     def close(self) -> None:
@@ -218,7 +218,7 @@ class Parallel(Wrapper):
             self._idle.get().kill()
 
     def label(self) -> str:
-        """With the number of workers."""
+        """The source with its number of workers."""
         return f"{self.name}: Parallel, {self.workers} × {self.worker}"
 
     def __getstate__(self) -> dict[str, Any]:

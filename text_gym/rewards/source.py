@@ -108,7 +108,7 @@ class RewardSource(ABC):
             ConfigError: It is another source's.
         """
         if state:
-            raise ConfigError(f"reward {self.name!r} remembers nothing, and was given {sorted(state)}")
+            raise ConfigError(f"reward {self.name!r} has no memory to restore, but was given {sorted(state)}")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name})"

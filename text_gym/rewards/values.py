@@ -85,7 +85,7 @@ class Rewards:
 
     @property
     def totals_or_nan(self) -> FloatArray:
-        """`(n,)` float64: the totals, NaN where the source abstained."""
+        """The totals, `(n,)` float64, NaN where the source abstained."""
         return known(self, self.totals)
 
     @classmethod
@@ -211,7 +211,7 @@ def _checked_per_token(
 
 
 def _all_finite(x: FloatArray) -> bool:
-    """Whether all numbers are finite in float32, too."""
+    """Return True if all numbers are finite, even in float32."""
     return not x.size or bool(np.abs(x).max() <= _LARGEST)  # False for NaN
 
 

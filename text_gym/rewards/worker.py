@@ -95,7 +95,7 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether the process is there for the next batch."""
+        """True if the process can take another batch."""
         return self._sandbox.alive
 
     @property

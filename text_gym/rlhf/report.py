@@ -1,4 +1,4 @@
-"""The report of `rlhf`: one HTML page, no network, no script, light and dark; text of models is escaped.
+"""The report of `rlhf`: one HTML page without network or scripts, light and dark, with texts escaped.
 
 It is made of the files of a run's folder alone. Nothing is measured here.
 """
@@ -23,12 +23,12 @@ from .verdict import headline, policy_name
 
 _TEMPLATE = Path(__file__).parent / "report.html"
 _SIZE = (4.3, 3.1)  # of a figure, inches
-_CRITERIA = 7  # whose agreement is drawn
+_CRITERIA = 7  # criteria whose agreement is drawn
 _SAMPLES = 4  # prompts whose texts are shown
 
 
 def write_rlhf_report(folder: Path, rounds: int) -> Path:
-    """Write `report.html` about the first rounds of a run; returns its path."""
+    """Write `report.html` about the first rounds of a run, and return its path."""
     found = [_read(folder / f"round-{n}" / "evaluation.json") for n in range(1, rounds + 1)]
     rows = [f["row"] for f in found]
     settings = _read(folder / "config.json")
@@ -51,7 +51,7 @@ def write_rlhf_report(folder: Path, rounds: int) -> Path:
 
 
 def _end(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The policy that stands after the last round: its figures, and what it is called."""
+    """Return the figures and the name of the policy kept after the last round."""
     given_up = row["kept"] != row["round"]
     names = {"gold": "gold", "kl": "kl_nats", "words": "words", "proxy": "proxy", "cut": "cut"}
     before = {"gold": "gold_before", "kl": "kl_before", "words": "words_before", "proxy": "proxy_before"}
@@ -61,7 +61,7 @@ def _end(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _figures(folder: Path, found: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Axes by the name of the figure; None for one that there is nothing to draw of."""
+    """Draw the figures by name; None where there is nothing to draw."""
     start, rows = _read(folder / "start" / "evaluation.json"), [f["row"] for f in found]
     at = [float(r["round"]) for r in rows]
     since_start = [0.0, *at]
@@ -90,13 +90,13 @@ def _figures(folder: Path, found: Sequence[Mapping[str, Any]], settings: Mapping
 
 
 def _curves(lines: Sequence[Line], label: str, reach: Sequence[float] = (), x_label: str = "round") -> Any:
-    """Those lines of which something is known."""
+    """Return the lines with known points."""
     known = [line for line in lines if np.isfinite(np.asarray(line.y, dtype=np.float64)).any()]
     return curves(known, x_label=x_label, y_label=label, reach=reach, ax=panels(1, size=_SIZE)[1][0])
 
 
 def _alpha(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Agreement of raters over the rounds, a line a criterion."""
+    """Draw the agreement of raters over the rounds, one line per criterion."""
     if all(a is None for r in rows for a in r["alphas"].values()):
         return None
     at = [float(r["round"]) for r in rows]
@@ -105,7 +105,7 @@ def _alpha(rows: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def _scatter(points: Mapping[str, Sequence[float | None]]) -> Any:
-    """Reward against length on the last round's texts."""
+    """Draw reward against length on the last round's texts."""
     some = {
         name: (_values(points["words"]), _values(points[name]))
         for name in ("proxy", "gold")
@@ -115,7 +115,7 @@ def _scatter(points: Mapping[str, Sequence[float | None]]) -> Any:
 
 
 def _training(folder: Path, rounds: Sequence[int], algorithm: str) -> Any:
-    """The reward that was optimised, over all iterations; each round has a reward model of its own."""
+    """Draw the optimised reward over all iterations; each round has its own reward model."""
     lines, before = [], 0
     for n in rounds:
         text = (folder / f"round-{n}" / "training" / "metrics.jsonl").read_text(encoding="utf-8")
@@ -128,7 +128,7 @@ def _training(folder: Path, rounds: Sequence[int], algorithm: str) -> Any:
 
 
 def _samples(folder: Path, found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """For some held-out prompts: the text at the start and after each round."""
+    """Collect some held-out prompts' texts from the start and after each round."""
     lines = (folder / "start" / "texts.jsonl").read_text(encoding="utf-8").splitlines()
     result = []
     for i, sample in enumerate(found[-1]["samples"][:_SAMPLES]):
@@ -144,5 +144,5 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _values(values: Any) -> list[float]:
-    """JSON's null as NaN."""
+    """Turn JSON's null into NaN."""
     return [math.nan if v is None else float(v) for v in values]

@@ -45,7 +45,7 @@ _README = """# A training run of text-gym
 | `curves.png` | reward, KL and length over the iterations; gold too, where another reward was optimised |
 | `summary.json` | held-out prompts before and after training; a run that has it is complete |
 | `samples.md` | texts on held-out prompts, before and after |
-| `policy` | the trained policy; `text-gym sample --policy` and `text-gym evaluate` take this folder or its parent |
+| `policy` | the trained policy; `text-gym sample --policy` and `evaluate` take it, or its parent |
 | `checkpoints` | what `text-gym train --resume` goes on from, and the starting policy (`reference`) |
 | `log.txt` | warnings and notes of the run |
 | `run.lock` | which process is writing here |

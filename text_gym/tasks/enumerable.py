@@ -268,7 +268,7 @@ def expected_group_advantages(
 
 
 def bradley_terry(rewards: FloatArray) -> FloatArray:
-    """How often each text is preferred to each other one by a rater whose log-odds are reward differences.
+    """Return how often a rater whose log-odds are reward differences prefers each text to each other.
 
     Args:
         rewards: `(N,)` float64.

@@ -5,6 +5,7 @@ A task says nothing about who learns in it; `Task.env_kwargs` is all an environm
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,10 +16,12 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from text_gym.episode import Episode, Prompt
-from text_gym.errors import UnknownNameError
+from text_gym.errors import TextGymError, UnknownNameError
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import Rewards
 from text_gym.tokenizer import Tokenizer
+
+from .installed import env_id, installed_tasks, load_installed, package_error
 
 Pairs: TypeAlias = "Sequence[tuple[Prompt, str]]"
 
@@ -114,22 +117,57 @@ ENV_IDS: dict[str, dict[str, object]] = {
 }
 
 
+def task_names() -> list[str]:
+    """Return the names of all tasks; one of text-gym hides an installed one of the same name."""
+    return list(dict.fromkeys([*TASKS, *installed_tasks()]))
+
+
+def env_ids() -> dict[str, dict[str, object]]:
+    """Return every Gymnasium id and its environment's keyword arguments; loads no installed package."""
+    ids = {name: env_id(name) for name in installed_tasks() if name not in TASKS}
+    return {**ENV_IDS, **{i: {"task": name} for name, i in ids.items() if i is not None}}
+
+
 def load_task(name: str, **kwargs: Any) -> Task:
-    """Make a task by name.
+    """Make a task by name: one that comes with text-gym, or one of an installed package.
+
+    An installed package offers tasks as entry points of the group `text_gym.tasks`; `text-gym init` writes
+    such a package. Its code runs when its task is asked for, not before.
 
     Raises:
         UnknownNameError: There is no such task; the nearest name is suggested.
+        ConfigError: The installed package that has it is broken; the package is named.
     """
-    if name not in TASKS:
-        raise UnknownNameError("task", name, TASKS)
-    entry = TASKS[name]
-    if isinstance(entry, str):
-        module, function = entry.split(":")
-        entry = getattr(import_module(module), function)
-    task: Task = entry(**kwargs)
+    task = _make_built_in(name, kwargs) if name in TASKS else _make_installed(name, kwargs)
     settings = {"task": name, **({"task_arguments": kwargs} if kwargs else {})}
     try:
         plain = json.loads(json.dumps(settings)) == settings
     except (TypeError, ValueError):
         plain = False
     return replace(task, settings=settings if plain else {})
+
+
+def _make_built_in(name: str, kwargs: Mapping[str, Any]) -> Task:
+    entry = TASKS[name]
+    if isinstance(entry, str):
+        module, function = entry.split(":")
+        entry = getattr(import_module(module), function)
+    task: Task = entry(**kwargs)
+    return task
+
+
+def _make_installed(name: str, kwargs: Mapping[str, Any]) -> Task:
+    maker = load_installed(name)
+    if maker is None:
+        raise UnknownNameError("task", name, task_names())
+    if inspect.isfunction(maker):
+        inspect.signature(maker).bind(**kwargs)  # parameters it does not have are the caller's mistake
+    try:
+        task = maker(**kwargs)
+        if not isinstance(task, Task):
+            raise TypeError(f"{maker!r} returned a {type(task).__name__}, not a text_gym.Task")
+    except TextGymError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise package_error(name, error) from error
+    return task

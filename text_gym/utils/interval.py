@@ -19,7 +19,7 @@ from text_gym.episode import FloatArray
 RESAMPLES = 1000
 Rows = npt.NDArray[np.intp]
 Quantiles = Literal["linear", "inverted_cdf"]
-_BLOCK = 2**22  # rows that are held at a time
+_BLOCK = 2**22  # rows held at a time
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Interval:
     n: int
 
     def summary(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return plain data."""
         return {"value": self.value, "ci95": [self.low, self.high], "n": self.n}
 
 
@@ -96,7 +96,7 @@ def bootstrap(
 
 
 def mean_interval(values: FloatArray, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
-    """Mean with its percentile interval; NaN is left out.
+    """Return the mean with its percentile interval; NaN is left out.
 
     Args:
         values: `(n,)`.
@@ -111,7 +111,7 @@ def mean_interval(values: FloatArray, seed: int = 0, resamples: int = RESAMPLES)
 
 
 def spearman(x: FloatArray, y: FloatArray) -> float:
-    """Spearman's rank correlation of `x` and `y`, both `(n,)`; pairs with a NaN are left out.
+    """Return Spearman's rank correlation of `x` and `y`, both `(n,)`; pairs with a NaN are left out.
 
     NaN for fewer than three pairs, of which any two would correlate perfectly, and for constants.
     """
@@ -130,7 +130,7 @@ def rank_correlation(
     resamples: int = RESAMPLES,
     quantiles: Quantiles = "linear",
 ) -> Interval:
-    """Spearman's correlation of `x` and `y`, with the controls accounted for if there are any.
+    """Return Spearman's correlation of `x` and `y`, partial if there are controls, with its interval.
 
     All are ranked. The parts of the ranks of `x` and `y` that a linear model of the controls' ranks leaves
     unexplained are correlated (partial rank correlation, Kendall 1942). NaN where a millionth or less is
@@ -152,7 +152,7 @@ def rank_correlation(
 
 
 class RankCorrelations:
-    """Rank correlations of any two of several columns, as `rank_correlation` has them, all resampled once.
+    """Rank correlations of any two of several columns, as from `rank_correlation`, on shared resamples.
 
     Args:
         columns: `(m, n)`, without NaN.
@@ -176,14 +176,14 @@ class RankCorrelations:
         self._products = np.concatenate([itself, *drawn])  # (1 + R, m, m), the data themselves first
 
     def of(self, x: int, y: int, controls: Sequence[int] = ()) -> Interval:
-        """The correlation of two columns, with others accounted for."""
+        """Return the correlation of two columns, given the others as controls."""
         own = [x, y, *controls]
         found = _partial(self._products[:, own][:, :, own])
         return Interval(float(found[0]), *_ends(found[1:], self._quantiles), self.n)
 
 
 def _products(columns: FloatArray, rows: Rows) -> FloatArray:
-    """`(R, m, m)` sums of products of the columns' centred ranks in each resample."""
+    """Return the sums of products of the columns' centred ranks in each resample, `(R, m, m)`."""
     from scipy.stats import rankdata  # takes longer to load than all the rest
 
     ranks = rankdata(columns[:, rows], axis=-1)  # (m, R, n)
@@ -194,7 +194,7 @@ def _products(columns: FloatArray, rows: Rows) -> FloatArray:
 
 
 def _partial(products: Any) -> FloatArray:
-    """`(R,)` correlations of the first two, from `(R, 2 + k, 2 + k)` sums of products."""
+    """Return the partial correlations of the first two, `(R,)`, from sums of products `(R, 2 + k, 2 + k)`."""
     pair, cross, rest = products[:, :2, :2], products[:, :2, 2:], products[:, 2:, 2:]
     left = pair
     if rest.shape[1]:
@@ -206,12 +206,12 @@ def _partial(products: Any) -> FloatArray:
 
 
 def _countable(groups: Sequence[Rows], resamples: int) -> bool:
-    """Whether there are no more resamples than are asked for."""
+    """Return True if all distinct resamples are no more than asked for."""
     return sum(len(g) * math.log(len(g)) for g in groups) <= math.log(resamples) + 1e-9
 
 
 def _resamples(groups: Sequence[Rows], seed: int, resamples: int) -> Iterator[Rows]:
-    """Rows of resamples, `(R, n)` in blocks, drawn of each group by itself; each one where they are few."""
+    """Yield resampled rows, `(R, n)` in blocks, drawn within each group, or all where they are few."""
     if _countable(groups, resamples):
         yield _every_resample(groups)
         return
@@ -223,7 +223,7 @@ def _resamples(groups: Sequence[Rows], seed: int, resamples: int) -> Iterator[Ro
 
 
 def _every_resample(groups: Sequence[Rows]) -> Rows:
-    """`(R, n)` rows: all that can be drawn of each group, beside all that can be drawn of the others."""
+    """Return all possible resamples, `(R, n)`: every draw of each group beside every draw of the others."""
     choices = [g[np.indices([len(g)] * len(g)).reshape(len(g), -1).T] for g in groups]  # (n^n, n) each
     places = np.indices([len(c) for c in choices]).reshape(len(choices), -1)
     return np.concatenate([c[p] for c, p in zip(choices, places, strict=True)], axis=1)

@@ -1,4 +1,4 @@
-"""What a sandbox allows, what the platform cannot limit, and the errors of those that ran into a limit.
+"""The limits of a sandbox, those the platform cannot enforce, and the errors for hitting one.
 
 Nothing here enforces anything: `confinement` does so from the inside, `processes` from the outside.
 """
@@ -53,7 +53,7 @@ _MEANING = {
 
 @dataclass(frozen=True)
 class SandboxLimits:
-    """What a sandboxed function or command may use.
+    """The resources a sandboxed function or command may use.
 
     Args:
         seconds: Of one call; None for no limit. Imports at the start have two minutes of their own.

@@ -85,7 +85,7 @@ class LimitedProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether the process is there for the next message."""
+        """True if the process can take another message."""
         own = self.owner == os.getpid() and self._ended_by is None and not self._closed.is_set()
         return own and self._process is not None and self._process.poll() is None
 
@@ -133,7 +133,7 @@ class LimitedProcess:
         return code
 
     def printed(self, stream: str) -> bytes:
-        """What came on standard output or error, the latter of functions only in part."""
+        """The output on standard output and error; of a function's errors only a part is kept."""
         return bytes(self._output[stream])
 
     def close(self) -> None:

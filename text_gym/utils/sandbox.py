@@ -28,7 +28,7 @@ _USUAL, _USUAL_OF_COMMANDS = SandboxLimits(), SandboxLimits(seconds=10.0)
 
 @dataclass(frozen=True)
 class CommandResult:
-    """How a sandboxed command ended.
+    """The result of a sandboxed command.
 
     Args:
         code: Exit status; `-n` if signal `n` ended it, 127 if there is no such program.
@@ -75,7 +75,7 @@ class Sandbox:
 
     @property
     def alive(self) -> bool:
-        """Whether a worker is there for the next call."""
+        """True if a worker can take another call."""
         return self._worker is not None and self._worker.alive
 
     def __call__(self, *arguments: Any, data: bytes = b"", seconds: float | None = None) -> Any:

@@ -35,7 +35,7 @@ def split_place(spec: str) -> tuple[str, str] | None:
 
 
 def load_from(place: str, name: str, error: type[TextGymError] = ConfigError) -> Any:
-    """What a name stands for in a module, or in a file whose path ends in `.py`.
+    """Load the object a name stands for in a module or in a `.py` file.
 
     Raises:
         DataError: The file or module does not exist.
@@ -71,7 +71,7 @@ def run_file(file: Path, error: type[TextGymError] = ConfigError) -> ModuleType:
 
 
 def attribute(module: ModuleType, name: str) -> Any:
-    """What a name stands for in a module; dots go on into classes.
+    """Return the object a name stands for in a module; dots lead into classes.
 
     Raises:
         UnknownNameError: There is no such name; the nearest is suggested.

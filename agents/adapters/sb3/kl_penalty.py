@@ -1,4 +1,4 @@
-"""What `KLPenalty` has to be told by a policy of Stable-Baselines3: the log-probabilities of its actions."""
+"""Gives `KLPenalty` the log-probabilities of a Stable-Baselines3 policy's actions."""
 
 from __future__ import annotations
 

@@ -97,8 +97,8 @@ class LanguageModelPolicy(ActorCriticPolicy):
             self.language_model = Policy.from_pretrained(language_model)
         if isinstance(observation_space, spaces.Dict) and "action_mask" in observation_space.spaces:
             raise ConfigError(
-                "a language-model policy here knows no action masks; make the environment without one, or "
-                "train sb3-contrib's MaskablePPO on TokenFeatures"
+                "a language-model policy does not support action masks here; make the environment without "
+                "one, or train sb3-contrib's MaskablePPO on TokenFeatures"
             )
         check_fit(self.language_model, observation_space, action_space)
         self.cache, self.exact_entropy = cache, exact_entropy
@@ -167,7 +167,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
         return CategoricalDistribution(self.language_model.vocab_size).proba_distribution(logits)
 
     def log_probs(self, obs: Mapping[str, npt.NDArray[Any]], actions: IntArray) -> Tensor:
-        """`(B,)` log-probabilities, in nats, of actions; those of the last draw are at hand."""
+        """Return the actions' log-probabilities, `(B,)` nats; those of the last draw are stored."""
         last = self._last
         if last is not None and all(
             np.array_equal(old, new)

@@ -17,6 +17,7 @@ from torch import Tensor
 from tests.small_models import KINDS, parameters_of, plain_forward, same_parameters, small_policy
 from text_gym import Episode, Rewards, RewardSource, TextVectorEnv, Tokenizer, WordTokenizer
 from text_gym.agents import Policy, Rollout, Sampling, rollout
+from text_gym.agents.sampling import sampler
 from text_gym.agents.sampling.sampler import inverse_cdf, uniform
 from text_gym.errors import ConfigError, NonFiniteError, RewardError
 
@@ -473,3 +474,14 @@ def test_policy_and_environment_must_fit() -> None:
     with pytest.raises(ConfigError, match="67 tokens, the policy has 64"):
         play(policy, 4, 4, max_tokens=60)
     assert play(policy, 4, 4, max_tokens=57)[0].tokens.shape[1] <= 64  # the whole context is used
+
+
+def test_rows_drawn_a_few_at_a_time_are_drawn_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large vocabularies are, where there are no kernels."""
+    monkeypatch.setattr(sampler, "fast_draw", lambda *_: None)
+    rng = np.random.default_rng(0)
+    logits, u = torch.from_numpy(rng.normal(size=(7, 130))), torch.from_numpy(rng.random(7))
+    whole = sampler.draw(logits, u)
+    for limit in (1, 130 * 2, 130 * 3):
+        monkeypatch.setattr(sampler, "DRAWN_AT_ONCE", limit)
+        assert all(torch.equal(a, b) for a, b in zip(sampler.draw(logits, u), whole, strict=True))

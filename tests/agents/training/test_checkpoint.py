@@ -576,7 +576,7 @@ def test_a_checkpoint_of_something_else_is_refused_and_changes_nothing(tmp_path:
     wrong: list[tuple[Agent[Any], str]] = [
         (agent("ppo"), "is of algorithm rloo and cannot be loaded into ppo"),
         (agent("rloo", policy=small_policy(seed=1)), "another reference policy"),
-        (agent("rloo", reward=lambda completion: 1.0), "reward '<lambda>' remembers nothing"),
+        (agent("rloo", reward=lambda completion: 1.0), "reward '<lambda>' has no memory to restore"),
     ]
     other = agent("rloo")
     other.policy.value_head = nn.Linear(16, 2)

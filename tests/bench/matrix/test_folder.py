@@ -104,7 +104,7 @@ def test_one_process_at_a_time_and_no_folder_of_something_else(tmp_path: Path) -
         BenchFolder(tmp_path / "a", config())
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="no benchmark"):
+    with pytest.raises(ConfigError, match="something other than a benchmark"):
         BenchFolder(tmp_path / "b", config())
 
 

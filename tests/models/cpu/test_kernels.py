@@ -7,10 +7,12 @@ import threading
 import numpy as np
 import numpy.typing as npt
 import pytest
+import scipy.stats
 import torch
 
 from tests.small_models import small_policy
 from text_gym.agents.sampling.kv_cache import KeyValues
+from text_gym.agents.sampling.sampler import inverse_cdf, uniform
 from text_gym.models.cpu import kernels as module
 from text_gym.models.cpu.gpt2_reader import GPT2Reader
 from text_gym.models.cpu.kernels import Kernels, Texts, kernels_for
@@ -171,7 +173,10 @@ def everything(kernels: Kernels) -> list[torch.Tensor]:
     kernels.attention_backward(texts, (q, k, v), log_sums, gradient, of_qkv.chunk(3, 1))
     large = random(300, 300)
     of_gelu = kernels.gelu_backward(large, kernels.gelu(large))
-    return [attended, log_sums, of_qkv, of_gelu, kernels.multiply(x.T, kernels.pack(gradient))]
+    drawn = kernels.draw(
+        random(64, 1000), torch.rand(64, generator=torch.Generator().manual_seed(0)).double()
+    )
+    return [attended, log_sums, of_qkv, *drawn, of_gelu, kernels.multiply(x.T, kernels.pack(gradient))]
 
 
 def test_two_threads_give_the_same_bits_as_one_every_time(kernels: Kernels) -> None:
@@ -287,6 +292,44 @@ def test_attention_is_its_definition(kernels: Kernels, size: int, texts: list[tu
     kernels.attention_backward(description, (q, k, v), log_sums, gradient, (of_q, of_k, of_v))
     for ours, theirs in zip((of_q, of_k, of_v), slopes, strict=True):
         assert torch.allclose(ours.double(), theirs, rtol=0, atol=1e-5 * max(1, theirs.abs().max().item()))
+
+
+@pytest.mark.parametrize("size", [1, 2, 63, 64, 65, 300, 1024])
+def test_draws_are_those_of_the_softmax(kernels: Kernels, size: int) -> None:
+    logits = random(500, size, scale=3)
+    logits[:, 1::7] = -torch.inf
+    u = torch.from_numpy(uniform(0, np.arange(500), 1)[:, 0])
+    tokens, probs = kernels.draw(logits, u)
+    p = logits.double().softmax(1)
+    cumulative = p.cumsum(1)
+    upper = cumulative.gather(1, tokens[:, None])[:, 0]
+    lower = upper - p.gather(1, tokens[:, None])[:, 0]
+    assert ((lower <= u + 1e-6) & (u <= upper + 1e-6)).all()
+    assert torch.allclose(probs[:, 0].double(), p.gather(1, tokens[:, None])[:, 0], rtol=1e-5, atol=1e-9)
+    assert (tokens == inverse_cdf(p, u)).float().mean() > 0.99
+
+
+def test_draws_pass_a_chi_square_test(kernels: Kernels) -> None:
+    p = np.random.default_rng(0).dirichlet(np.ones(150))
+    noise = torch.from_numpy(uniform(1, np.arange(4), 5_000).reshape(-1))
+    tokens, _ = kernels.draw(torch.from_numpy(np.log(p)).float().repeat(len(noise), 1), noise)
+    counts, expected = np.bincount(tokens, minlength=150), p * len(noise)
+    rare = expected < 5
+    observed = [*counts[~rare], counts[rare].sum()]
+    assert scipy.stats.chisquare(observed, [*expected[~rare], expected[rare].sum()]).pvalue > 0.01
+
+
+def test_edges_of_u_draw_what_has_probability_and_nan_stays_in_range(kernels: Kernels) -> None:
+    logits = random(3, 300, scale=8)
+    logits[:, :5] = logits[:, 290:] = -torch.inf
+    for u in (0.0, 5e-324, 1 - 2**-53):
+        tokens, probs = kernels.draw(logits, torch.full((3,), u, dtype=torch.float64))
+        assert (probs > 0).all()
+        assert torch.isfinite(logits.gather(1, tokens[:, None])).all()
+    for broken in (torch.nan, torch.inf):
+        tokens, probs = kernels.draw(torch.full((1, 300), broken), torch.tensor([0.5], dtype=torch.float64))
+        assert 0 <= int(tokens) < 300
+        assert not torch.isfinite(probs).any()
 
 
 def test_they_are_for_the_cpu_in_float32(kernels: Kernels) -> None:

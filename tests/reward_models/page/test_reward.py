@@ -87,7 +87,10 @@ def test_without_the_web_server_one_is_told_what_to_install(
 ) -> None:
     monkeypatch.delitem(sys.modules, "text_gym.reward_models.page.page", raising=False)
     monkeypatch.setitem(sys.modules, "starlette.concurrency", None)
-    with LabelStore(tmp_path / "labels.db") as store, pytest.raises(ConfigError, match=r"text-gym\[web\]"):
+    with (
+        LabelStore(tmp_path / "labels.db") as store,
+        pytest.raises(ConfigError, match=r"pip install starlette uvicorn"),
+    ):
         make_page(store)
 
 

@@ -2,21 +2,20 @@ from __future__ import annotations
 
 import io
 import os
-import pty
-import termios
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from text_gym.reward_models.people.keys import PASTE, LineKeys, TerminalKeys
+import text_gym.reward_models.people.keys as keys_module
+from text_gym.reward_models.people.keys import PASTE, LineKeys, TerminalKeys, standard_keys
 
 
 @pytest.fixture
 def terminal() -> Iterator[tuple[int, TerminalKeys]]:
     """The end of a person, and the keys that the program reads."""
-    person, program = pty.openpty()
+    person, program = pytest.importorskip("pty").openpty()
     with TerminalKeys(program) as keys:
         yield person, keys
     os.close(person)
@@ -87,7 +86,8 @@ def test_type_ahead_is_dropped(terminal: tuple[int, TerminalKeys]) -> None:
 
 
 def test_the_terminal_is_put_back_as_it_was() -> None:
-    person, program = pty.openpty()
+    person, program = pytest.importorskip("pty").openpty()
+    termios = pytest.importorskip("termios")
     before = termios.tcgetattr(program)
     keys = TerminalKeys(program, program)
 
@@ -106,7 +106,7 @@ def test_the_terminal_is_put_back_as_it_was() -> None:
 
 
 def test_a_closed_terminal_is_the_end() -> None:
-    person, program = pty.openpty()
+    person, program = pytest.importorskip("pty").openpty()
     keys = TerminalKeys(program)
     with keys:
         os.close(person)
@@ -136,3 +136,14 @@ def test_any_bytes_are_read_as_some_keys(content: bytes) -> None:
     found = keys._split(content.decode("utf-8", "replace").replace("\x1b[200~", ""))
     assert all(k == PASTE or k in ("left", "right") or len(k) == 1 for k in found)
     assert "\x1b" not in found
+
+
+def test_as_on_windows_a_terminal_gives_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.TextIOWrapper(io.BytesIO(b"4 5\n"))
+    monkeypatch.setattr(terminal, "fileno", lambda: 0, raising=False)
+    monkeypatch.setattr("sys.stdin", terminal)
+    monkeypatch.setattr("os.isatty", lambda descriptor: True)
+    monkeypatch.setattr(keys_module, "termios", None)
+    with standard_keys() as keys:
+        assert isinstance(keys, LineKeys)
+        assert keys.read() == ["4", "5"]

@@ -53,7 +53,7 @@ class Difference:
     verdict: str
 
     def summary(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return plain data that JSON can hold."""
         intervals = {k: getattr(self, k).summary() for k in ("difference", "student", "improvement")}
         return asdict(self) | intervals
 
@@ -81,7 +81,7 @@ class Comparison:
     only_b: int
 
     def summary(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return plain data that JSON can hold."""
         designs = [d.summary() for d in self.designs]
         return asdict(self) | {"designs": designs, "overall": self.overall.summary()}
 

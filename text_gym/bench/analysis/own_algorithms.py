@@ -22,7 +22,7 @@ BETTER, WORSE, EQUAL = "better", "worse", "equal"
 
 
 def own_against_others(results: Results) -> Iterator[Finding]:
-    """By task: is the user's algorithm better than each other one at equal tokens?"""
+    """Ask for each task: is the user's algorithm better than each other one at equal tokens?"""
     yours = list(results.config.get("algorithms") or {})
     for task in dict.fromkeys(s.task for s in results.settings):
         own = {s: c for s, c in results.settings.items() if s.task == task and s.kl_coefficient is not None}
@@ -82,5 +82,5 @@ def _compared(mine: Setting, other: Setting, own: Runs, theirs: Runs, tokens: fl
 
 
 def _wider(a: Interval, b: Interval) -> Interval:
-    """Of two intervals of one difference the one that says less: an answer rests on both."""
+    """Return the wider of two intervals of one difference, since an answer rests on both."""
     return a if a.high - a.low >= b.high - b.low else b

@@ -106,7 +106,7 @@ class Results:
 
 
 def is_current(content: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
-    """Whether a cell is of the design and of the algorithm that go by these names now.
+    """Return True if a cell's design and algorithm are those that have these names now.
 
     Args:
         content: Of the cell's file.
@@ -219,7 +219,7 @@ def _read_cell(file: Path, config: Mapping[str, Any]) -> CellResult | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{file} is no cell of a benchmark ({error!r}); delete it to run it again") from error
     if missing:
-        raise DataError(f"{file} is no cell of a benchmark: its row lacks {missing[0]!r}")
+        raise DataError(f"{file} is not a cell of a benchmark: its row lacks {missing[0]!r}")
     return cell if current else None
 
 

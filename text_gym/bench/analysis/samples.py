@@ -113,7 +113,7 @@ def shared(words: Sequence[str], other: Sequence[str]) -> float:
 
 
 def broken(text: str) -> bool:
-    """Find an immediately repeated word, or a long run of words without an end of sentence.
+    """Return True for an immediately repeated word or a long run of words without an end of sentence.
 
     >>> [broken(t) for t in ("A mug. A fine mug!", "you you you", "and so on " * 20)]
     [False, True, True]

@@ -34,7 +34,7 @@ class Estimate(Interval):
     p: float = math.nan
 
     def summary(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return plain data that JSON can hold."""
         return {**super().summary(), "p": self.p}
 
 
@@ -133,7 +133,7 @@ def contrast(samples: Sequence[Runs], weights: Sequence[float]) -> Estimate:
 def resampled_contrast(
     samples: Sequence[Runs], weights: Sequence[float], seed: int = 0, resamples: int = RESAMPLES
 ) -> Interval:
-    """The same sum with its percentile bootstrap interval over seeds.
+    """Compute the same sum with its percentile bootstrap interval over seeds.
 
     Args:
         samples: Runs of each sample, without NaN.
@@ -248,7 +248,7 @@ def _bootstrap(
 
 
 def _table(strata: Sequence[Runs]) -> FloatArray:
-    """`(S, K)` values of all seeds in all strata that have any; NaN where a seed has no run."""
+    """Tabulate the values of all seeds in all nonempty strata, `(S, K)`; NaN where a seed has no run."""
     known = [runs for runs in strata if _any(runs)]
     seeds = list(dict.fromkeys(s for runs in known for s, v in runs.items() if math.isfinite(v)))
     rows = [[runs.get(s, math.nan) for runs in known] for s in seeds]
@@ -265,7 +265,7 @@ def _groups(values: FloatArray) -> list[Rows]:
 
 
 def _too_few(values: FloatArray) -> bool:
-    """Whether a stratum has fewer than two seeds."""
+    """Return True if a stratum has fewer than two seeds."""
     return not values.size or int(np.isfinite(values).sum(axis=0).min()) < 2
 
 

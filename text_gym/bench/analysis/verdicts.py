@@ -54,7 +54,7 @@ class Finding:
     p: float = math.nan
 
     def summary(self) -> dict[str, Any]:
-        """As plain data."""
+        """Return plain data that JSON can hold."""
         numbers = [{"label": label, **interval.summary()} for label, interval in self.numbers]
         return asdict(self) | {"numbers": numbers, "answer": self.answer or ANSWERS[self.verdict]}
 

@@ -98,7 +98,7 @@ def show_rows(rows: Sequence[dict[str, Any]], console: Console) -> None:
 def show_findings(summary: Mapping[str, Any], folder: Path, console: Console) -> None:
     """Print what was found of each of the user's designs and algorithms; without any, the first findings."""
     yours = [d["name"] for d in summary["designs"] if d["yours"]]
-    found = [f for f in summary["findings"] if f["design"] in yours or f["name"] == "own_algorithm"]
+    found = [f for f in summary["findings"] if f["design"] in yours or f.get("name") == "own_algorithm"]
     for i, f in enumerate(found or summary["findings"][:3]):
         style = "bold red" if f["alarm"] else "bold"
         console.print(Text.assemble(harmless(f["question"]) + " ", (harmless(f["answer"]), style)))

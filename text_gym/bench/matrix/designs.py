@@ -125,6 +125,7 @@ _DEFAULT = (
     Design("keywords", "scripts", "counts calls to action", Words(_CALLS)),
 )  # fmt: skip
 DESIGNS: dict[str, Design] = {design.name: design for design in _DEFAULT}
+"""The designs of the suite by name, in the order of the report."""
 
 
 def choose_designs(only: Sequence[str] | None, own: Iterable[str | Design] = ()) -> list[Design]:

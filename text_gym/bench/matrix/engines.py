@@ -54,7 +54,7 @@ class Job(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job.
+    """The outcome of a job.
 
     Args:
         job: The job.
@@ -151,7 +151,7 @@ class RayEngine:
         try:
             import ray
         except ImportError as error:
-            raise ConfigError("--engine ray needs Ray: pip install 'text-gym[ray]'") from error
+            raise ConfigError("--engine ray needs Ray: pip install ray") from error
         self.ray, self._owner = ray, not ray.is_initialized()
         if self._owner:
             own = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}

@@ -48,7 +48,7 @@ class BenchFolder:
     def __init__(self, path: str | Path, config: Mapping[str, Any]) -> None:
         self.path = Path(path)
         if self.path.is_dir() and not (self.path / "config.json").exists() and any(self.path.iterdir()):
-            raise ConfigError(f"{self.path} holds something that is no benchmark; choose another --out")
+            raise ConfigError(f"{self.path} holds something other than a benchmark; choose another --out")
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(self.path)
         try:

@@ -278,7 +278,7 @@ def _accuracy(summary: Mapping[str, Any]) -> Plate | None:
 
 
 def _null_rulers(summary: Mapping[str, Any]) -> Plate | None:
-    """For the PNG; the page has a table."""
+    """Draw the null rulers for the PNG; the page has a table."""
     designs = [d for d in summary["designs"] if d["null_rulers"]]
     rulers = list(dict.fromkeys(r for d in designs for r in d["null_rulers"]))
     if not rulers:
@@ -324,7 +324,7 @@ def _of(summary: Mapping[str, Any], design: Item) -> list[Item]:
 
 
 def _label(summary: Mapping[str, Any], item: Item) -> str:
-    """What tells a design or setting from the others of its kind."""
+    """Return the label that tells a design or setting from the others of its kind."""
     if summary["what"] == "agents" and "optimiser" in item:
         betas = {s["kl_coefficient"] for s in summary["settings"]}
         beta = (

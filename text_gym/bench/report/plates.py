@@ -1,4 +1,4 @@
-"""Panels that belong together: an SVG each for the page, and one PNG of all for the folder.
+"""Groups panels: an SVG each for the page, and one PNG of all for the folder.
 
 What they show is for `figures` to say.
 """
@@ -18,7 +18,7 @@ from text_gym.plot.style import name_axes
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes.
+    """A panel with one pair of axes.
 
     Args:
         title: Above it; empty for none.
@@ -48,7 +48,7 @@ class Plate:
     columns: int = 3
 
     def svgs(self) -> list[Markup]:
-        """An SVG of each panel, for the page."""
+        """Render each panel as an SVG for the page."""
         found = []
         for panel in self.panels:
             figure, (ax,) = panels(1, size=panel.size)
@@ -57,7 +57,7 @@ class Plate:
         return found
 
     def write_png(self, folder: Path) -> Path:
-        """Write `NAME.png`, the same bytes for the same panels; returns its path."""
+        """Write `NAME.png`, the same bytes for the same panels, and return its path."""
         size = self.panels[0].size
         figure, axes = panels(len(self.panels), columns=self.columns, size=size, title=self.title)
         for panel, ax in zip(self.panels, axes, strict=True):

@@ -1,4 +1,4 @@
-"""The report of a benchmark: one HTML page, no network, light and dark; a script that only sorts and filters.
+"""The report of a benchmark: one HTML page, light and dark, whose only script sorts and filters.
 
 It is made of the cells of a folder alone, finished or not, and the same cells give the same bytes. What
 models and users wrote is escaped.
@@ -30,7 +30,7 @@ _SCRIPT = Path(__file__).parent / "report.js"
 
 
 def write_report(folder: str | Path) -> Path:
-    """Write `summary.json`, `figures/*.png` and `report.html` into a benchmark's folder; returns the page.
+    """Write `summary.json`, `figures/*.png` and `report.html` into a benchmark's folder.
 
     Raises:
         ConfigError: The folder holds no benchmark.
@@ -77,7 +77,7 @@ def _page(results: Results, summary: Mapping[str, Any], figures: Mapping[str, Se
 
 
 def _samples(results: Results, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """For each design, the user's first: what became of its texts where it was optimised hardest."""
+    """Show each design's texts under its hardest optimisation, the user's designs first."""
     agents = summary["what"] == "agents"
     if agents:
         chosen: list[Sequence[CellResult]] = list(results.settings.values())
@@ -103,7 +103,7 @@ def _samples(results: Results, summary: Mapping[str, Any]) -> list[dict[str, Any
 
 
 def _findings(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the user's designs, those of several designs, and those of each design of the suite."""
+    """Group the findings: the user's designs, several designs together, each design of the suite."""
     yours = [d["name"] for d in summary["designs"] if d["yours"]]
     found: dict[str, Any] = {"yours": {}, "general": [], "suite": {}}
     for f in summary["findings"]:
@@ -115,7 +115,7 @@ def _findings(summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shown(cell: CellResult) -> list[dict[str, Any]]:
-    """Samples of a run; a text that stands there already is not shown twice."""
+    """Return a run's samples, without showing a text twice."""
     prompts = []
     for sample in (cell.samples[i] for i in telling(cell)):
         texts: list[dict[str, Any]] = []
@@ -130,7 +130,7 @@ def _shown(cell: CellResult) -> list[dict[str, Any]]:
 
 
 def _runs(runs: Mapping[str, Any]) -> str:
-    """How many runs there are, and what that is worth."""
+    """Say how many runs there are, and what that is worth."""
     least, most = runs["least"], runs["most"]
     count = f"{least} {'run' if least == 1 else 'runs'}" + (f" to {most}" if most > least else "")
     if least == 1:
@@ -145,13 +145,13 @@ def _runs(runs: Mapping[str, Any]) -> str:
 
 
 def _rulers(summary: Mapping[str, Any]) -> list[str]:
-    """Null rulers, where designs are what is compared."""
+    """Tabulate the null rulers, where designs are compared."""
     designs = summary["designs"] if summary["what"] == "rewards" else ()
     return list(dict.fromkeys(r for d in designs for r in d["null_rulers"]))
 
 
 def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, str]:
-    """Settings within settings in one list; those that are not set are left out."""
+    """Flatten nested settings into one list, leaving out unset ones."""
     found: dict[str, str] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
@@ -164,7 +164,7 @@ def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, str]:
 
 
 def _kinds(summary: Mapping[str, Any]) -> str:
-    """Which kind of line is which optimiser's, where figures tell them apart by it."""
+    """Explain which line style is which optimiser's, where figures use it."""
     names = ("solid", "dashed", "dotted", "dash-dotted")
     known = list(
         dict.fromkeys(s["optimiser"] for s in summary["settings"] if s["kl_coefficient"] is not None)
@@ -173,17 +173,17 @@ def _kinds(summary: Mapping[str, Any]) -> str:
 
 
 def _text(value: object) -> str:
-    """Harmless; a coefficient stays with its sign."""
+    """Make a text harmless, and keep a coefficient with its sign."""
     return shown_text(value).replace("β = ", "β\u00a0=\u00a0")
 
 
 def _failed(gold: Mapping[str, Any]) -> str:
-    """How many runs ended below their start."""
+    """Count the runs that ended below their start."""
     return f"{gold['below_start']} of {gold['n']}" if gold["n"] else "–"
 
 
 def _key(value: Any) -> str:
-    """What a table is sorted by; nothing for what is not known."""
+    """Return a cell's sort key, empty if unknown."""
     if isinstance(value, Mapping):
         value = value["value"]
     return "" if value is None or math.isnan(value) else f"{value:.6g}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from text_gym.data import Data, check_source
 from text_gym.errors import ConfigError, DataError, UnknownNameError
 from text_gym.runs.saved_policy import holds_model, policy_folder
-from text_gym.tasks.task import TASKS
+from text_gym.tasks.task import task_names
 from text_gym.utils.user_code import split_place
 
 NEW = "new"  # instead of a policy: one that is made from nothing
@@ -40,8 +40,8 @@ def check_task(name: str | None) -> None:
     Raises:
         UnknownNameError: The nearest name is suggested.
     """
-    if name is not None and name not in TASKS:
-        raise UnknownNameError("task", name, TASKS)
+    if name is not None and name not in task_names():
+        raise UnknownNameError("task", name, task_names())
 
 
 def check_data(source: str | None, option: str = "data") -> None:

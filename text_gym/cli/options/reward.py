@@ -59,7 +59,7 @@ class RewardTrainOptions:
         if self.members < 1:
             raise ConfigError(f"members is {self.members}; an ensemble needs one at least")
         if self.model is not None and self.kind == "ngrams":
-            raise ConfigError("an n-gram model starts from no --model")
+            raise ConfigError("an n-gram model does not start from a --model; leave it out")
 
     def load(self) -> tuple[Opinions, tuple[str, ...]]:
         """Load the opinions and the criteria they are about."""

@@ -1,1 +1,1 @@
-"""The fast path of GPT-2 on a CPU: compiled kernels and the pass that uses them."""
+"""The CPU fast path: compiled kernels, and GPT-2's arithmetic written out with them."""

@@ -1,4 +1,4 @@
-"""The one door to what makes small models fast on a CPU; nobody outside this folder knows of kernels.
+"""The only door to the fast CPU code for small models; nothing outside this folder knows of kernels.
 
 Without a compiler, on accelerators and in float64 the same paths run on PyTorch's operators.
 """
@@ -22,14 +22,14 @@ MIN_ROWS_TO_PACK = (
 
 
 class FastPath(Protocol):
-    """The arithmetic of one architecture written out, for a trunk as it is now.
+    """One architecture's arithmetic written out, for a trunk with its current weights.
 
     It gives the numbers of the model's own code but for rounding. An architecture has one if it can do two
     things: read with a KV cache, for rollouts, and compute differentiable states, for updates.
     """
 
     def reader(self) -> Reader:
-        """A reader for rollouts: prefill and decode steps with a KV cache. Dropout is off in it."""
+        """Make a reader for rollouts: prefill and decode steps with a KV cache, without dropout."""
         ...
 
     @property
@@ -38,7 +38,7 @@ class FastPath(Protocol):
         ...
 
     def states(self, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The states from which the tokens of completions are drawn, differentiable; for updates.
+        """Compute the states from which the completions' tokens are drawn, with gradients, for updates.
 
         Args:
             tokens: `(B, S)` int64, right-padded; `S` is at least the largest `P + T - 1`.
@@ -53,7 +53,7 @@ class FastPath(Protocol):
 
 
 def fast_path(trunk: nn.Module) -> FastPath | None:
-    """The fast path of a trunk as it is now; None if its architecture has none, or something was put into it.
+    """Return a trunk's fast path; None if its architecture has none or the trunk was modified.
 
     GPT-2 has one. Adapters, hooks, modules in place of others and bfloat16 weights go through the model's own
     code.
@@ -62,7 +62,7 @@ def fast_path(trunk: nn.Module) -> FastPath | None:
 
 
 def fixed_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
-    """A linear layer for many calls with few rows each, good as long as its weights stay as they are.
+    """Prepare a linear layer for many calls with few rows each, valid while its weights stay as they are.
 
     On CPUs such products are faster by a half and more with weights that lie in another order, which pays for
     a copy where many tokens are going to be drawn.
@@ -85,10 +85,24 @@ def fixed_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tens
     return lambda states: torch.addmm(bias, states, weight)
 
 
+def fast_draw(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Draw from softmax(logits) with given noise; None where the sampler's own way is as fast.
+
+    Args:
+        logits: `(B, V)`; -inf is never drawn.
+        u: `(B,)` float64 in [0, 1).
+
+    Returns:
+        `(B,)` int64 tokens, and their `(B, 1)` probabilities: NaN where a logit is NaN or infinite.
+    """
+    kernels = kernels_for(logits)
+    return None if kernels is None else kernels.draw(logits.contiguous(), u.contiguous())
+
+
 def matmul(
     a: Tensor, b: Tensor, bias: Tensor | None = None, *, out: Tensor | None = None, add: bool = False
 ) -> Tensor:
-    """The product of two matrices, in the way that is fastest for tall ones; without gradients.
+    """Multiply two matrices without gradients, in the way that is fastest for tall ones.
 
     Args:
         a: `(n, k)`.

@@ -12,7 +12,7 @@ from .gpt2_reader import GPT2Reader
 
 
 class GPT2Path:
-    """GPT-2's arithmetic written out, as `FastPath` describes it.
+    """GPT-2's arithmetic written out, as a `FastPath`.
 
     Args:
         trunk: One that `fits`.
@@ -23,7 +23,7 @@ class GPT2Path:
 
     @staticmethod
     def fits(trunk: nn.Module) -> bool:
-        """True if a trunk is GPT-2 as it comes: no adapters, no other modules put in, no hooks."""
+        """Return True if a trunk is an unmodified GPT-2: no adapters, foreign modules or hooks."""
         from transformers import GPT2Model
         from transformers.activations import GELUTanh, NewGELUActivation
         from transformers.models.gpt2.modeling_gpt2 import GPT2MLP, GPT2Attention, GPT2Block
@@ -41,17 +41,17 @@ class GPT2Path:
         )
 
     def reader(self) -> GPT2Reader:
-        """As in `FastPath`."""
+        """Implement `FastPath`."""
         return GPT2Reader(self._trunk)
 
     @property
     def can_update(self) -> bool:
-        """As in `FastPath`."""
+        """Implement `FastPath`."""
         return not any(
             (m.training and getattr(m, "p", 0.0) > 0) or getattr(m, "gradient_checkpointing", False)
             for m in self._trunk.modules()
         )
 
     def states(self, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """As in `FastPath`."""
+        """Implement `FastPath`."""
         return gpt2_states.states(self._trunk, tokens, starts, lengths)

@@ -1,4 +1,4 @@
-"""A block of GPT-2: its parameters, and the arithmetic that reading and updating share."""
+"""A block of GPT-2: its parameters, and the arithmetic shared by decoding and updates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .kernels import LayerWeights, Panels, kernels_for, required_kernels
 
 
 class Block:
-    """The parameters of a block of GPT-2, looked up once: a step of a small model has few other costs."""
+    """A block's parameters, looked up once, since a small model's step costs little else."""
 
     def __init__(self, block: Any) -> None:
         attention, mlp = block.attn, block.mlp
@@ -26,11 +26,11 @@ class Block:
         self.down, self.down_bias = mlp.c_proj.weight, mlp.c_proj.bias
 
     def matrices(self) -> tuple[Tensor, ...]:
-        """The matrices that the kernels read in an order of their own."""
+        """Return the matrices the kernels read in a packed order."""
         return self.qkv, self.projection, self.up, self.down
 
     def layer(self, panels: Iterator[Panels]) -> LayerWeights:
-        """The block as the kernels take it, without KV cache; the next panels are of its `matrices`."""
+        """Return the block in the kernels' form, taking the next panels for its `matrices`."""
         (gain_1, offset_1, epsilon_1), (gain_2, offset_2, epsilon_2) = self.norm_1, self.norm_2
         qkv, projection, up, down = (next(panels).memory for _ in self.matrices())
         first = (gain_1, offset_1, qkv, self.qkv_bias, projection, self.projection_bias)
@@ -40,23 +40,23 @@ class Block:
 
 
 def norm_of(module: Any) -> tuple[Any, ...]:
-    """Weight, bias and epsilon of a layer norm."""
+    """Return the weight, bias and epsilon of a layer norm."""
     return module.weight, module.bias, module.eps
 
 
 def layer_norm(x: Tensor, norm: tuple[Any, ...]) -> Tensor:
-    """Layer normalisation of `(n, D)`; `norm` is what `norm_of` gives."""
+    """Apply layer normalisation to `(n, D)`; `norm` comes from `norm_of`."""
     weight, bias, epsilon = norm
     return torch.layer_norm(x, weight.shape, weight, bias, epsilon)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`x · weight + bias`, as GPT-2 lays its weights out."""
+    """Compute `x · weight + bias`, with weights laid out as GPT-2's."""
     return torch.addmm(bias, x, weight)
 
 
 def after_attention(block: Block, x: Tensor, attended: Tensor) -> Tensor:
-    """The rest of a block after its attention: `(n, D)` states from those before it and what it gave."""
+    """Compute the rest of a block after its attention, from the states before it and its output `(n, D)`."""
     x = x + linear(attended, block.projection, block.projection_bias)
     h = linear(layer_norm(x, block.norm_2), block.up, block.up_bias)
     return x + linear(_gelu(h), block.down, block.down_bias)

@@ -1,4 +1,4 @@
-"""Reading GPT-2 token by token with a KV cache, faster than `transformers` and with the same states."""
+"""Reads GPT-2 token by token with a KV cache, faster than `transformers` and with the same states."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .kernels import Kernels, LayerWeights, Panels, kernels_for
 
 
 class GPT2Reader:
-    """Reading with a cache: several times as fast as through the model's own code, when it is small.
+    """Reads with a KV cache, several times as fast as a small model's own code.
 
     With kernels it keeps a copy of the weights' matrices, until they change (`renew`).
 
@@ -33,12 +33,12 @@ class GPT2Reader:
         self._panels: list[Panels] = []
 
     def renew(self) -> None:
-        """As in `Reader`."""
+        """Implement `Reader`."""
         self._layers = None
 
     @property
     def reads_in_place(self) -> bool:
-        """As in `Reader`."""
+        """Implement `Reader`."""
         return self._kernels is not None
 
     def __call__(
@@ -49,7 +49,7 @@ class GPT2Reader:
         mask: Tensor | None,
         last: Tensor | None,
     ) -> Tensor:
-        """As in `Reader`."""
+        """Implement `Reader`."""
         if self._kernels is not None:
             return self._step(self._kernels, layers, tokens, positions, last)
         # Inference mode spares views and writes their bookkeeping, a twentieth of a small step by operators.
@@ -130,7 +130,7 @@ class GPT2Reader:
 
 
 def _attend_to_cache(qkv: Tensor, layer: LayerCache, block: Block, mask: Tensor | None) -> Tensor:
-    """Write the keys and values of a token a row, `(n, 3 · D)`, and attend from it: `(n, D)`."""
+    """Write one token per row to the cache, `(n, 3 · D)`, and attend from it: `(n, D)`."""
     n = len(qkv)
     q, k, v = qkv.view(n, 3, block.heads, -1).unbind(1)
     k, v = layer.append(k, v)

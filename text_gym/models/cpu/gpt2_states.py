@@ -1,4 +1,4 @@
-"""GPT-2's states in a batch of texts, differentiable: what an update computes of a trunk.
+"""Computes GPT-2's states in a batch of texts with gradients, as an update needs them.
 
 The last layer is computed only where a state is asked for. Attention and GELU, forward and backward, are
 kernels where there are any; matrix products are PyTorch's.
@@ -21,7 +21,7 @@ from .kernels import Texts, kernels_for, required_kernels
 
 
 def states(trunk: Any, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """The states from which the tokens of completions are drawn, differentiable.
+    """Compute the states from which the completions' tokens are drawn, with gradients.
 
     Args:
         trunk: One that `can_read`.
@@ -49,7 +49,7 @@ def states(trunk: Any, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple
 
 
 class _Embedding(torch.autograd.Function):
-    """Rows of weights, and the weights again, for the output layer.
+    """Looks up rows of the embedding and passes the weights on, for a tied output layer.
 
     The gradient of the rows is added to what comes back through the second way. A matrix of its own, of zeros
     but for some rows, would take longer than a layer where the vocabulary is large.
@@ -68,14 +68,14 @@ class _Embedding(torch.autograd.Function):
         (tokens,) = ctx.saved_tensors
         if of_rows is None:
             return of_weight, None
-        if of_weight is None:  # other weights are the output layer's
+        if of_weight is None:  # otherwise the output layer has weights of its own
             of_weight = of_rows.new_zeros(ctx.shape)
         return of_weight.index_add_(0, tokens.flatten(), of_rows.flatten(0, 1)), None
 
 
 @dataclass(frozen=True)
 class _Queries:
-    """The tokens of a batch of texts that look at those before them and at themselves.
+    """The query tokens of a batch of texts, each of which attends to itself and those before it.
 
     Args:
         begins: `(B,)` int64, the number of each text's first one.
@@ -91,34 +91,34 @@ class _Queries:
 
     @classmethod
     def everywhere(cls, starts: Tensor, lengths: Tensor, size: int) -> _Queries:
-        """All tokens; what padding sees is nobody's business."""
+        """All tokens as queries; what padding sees does not matter."""
         begins = torch.arange(0, len(starts) * size, size, device=starts.device)
         return cls(begins, starts + lengths - 1, torch.zeros_like(starts), size)
 
     @classmethod
     def drawn(cls, starts: Tensor, lengths: Tensor, size: int) -> _Queries:
-        """Those from whose states completions are drawn."""
+        """Only the tokens from whose states completions are drawn."""
         return cls(lengths.cumsum(0) - lengths, lengths, starts - 1, size)
 
     @cached_property
     def columns(self) -> Tensor:
-        """`(B, T)`, where they are; beyond a text's last one, where they would be."""
+        """The queries' columns, `(B, T)`; beyond a text's last one, where they would be."""
         return self.firsts[:, None] + torch.arange(int(self.counts.max()), device=self.firsts.device)
 
     @cached_property
     def mask(self) -> Tensor:
-        """`(B, T)`, which of these there are."""
+        """The queries that exist, `(B, T)` bool."""
         return self.columns - self.firsts[:, None] < self.counts[:, None]
 
     @cached_property
     def tokens(self) -> Tensor:
-        """`(N,)`, which tokens of the batch they are, counted row by row."""
+        """The queries' token numbers, `(N,)`, counted row by row."""
         rows = torch.arange(0, len(self.begins) * self.size, self.size, device=self.begins.device)
         return (rows[:, None] + self.columns)[self.mask]
 
 
 def _attend(block: Block, queries: _Queries, *qkv: Tensor) -> Tensor:
-    """Attention.
+    """Compute causal attention.
 
     Args:
         block: Of which layer.
@@ -148,7 +148,7 @@ def _attend(block: Block, queries: _Queries, *qkv: Tensor) -> Tensor:
 
 
 class _Attention(torch.autograd.Function):
-    """`_attend` by kernels."""
+    """`_attend` by kernels, with its backward pass."""
 
     @staticmethod
     def forward(ctx: Any, texts: Texts, *qkv: Tensor) -> Tensor:
@@ -168,6 +168,6 @@ class _Attention(torch.autograd.Function):
 
 
 def _split(qkv: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values `(…, D)` of what `_attend` takes."""
+    """Split `_attend`'s input into queries, keys and values `(…, D)`."""
     q, k, v = qkv[0].chunk(3, 1) if len(qkv) == 1 else (qkv[0], *qkv[1].chunk(2, 1))
     return q, k, v

@@ -534,3 +534,48 @@ void attention_backward(const texts *t, const float *q, const float *k, const fl
         }
     }
 }
+
+/* Draw from softmax(logits), `width` of them, by inverting the cumulative distribution at `uniform`, and tell
+ * the probability of what was drawn; `weights` has room for a row and `sums` for one sum of each 64. */
+static void draw_row(const float *logits, double uniform, int64_t *token, float *prob, float *weights, float *sums,
+                     int64_t width) {
+    float highest = -INFINITY;
+    double total = 0, passed = 0;
+#pragma omp simd reduction(max : highest)
+    for (int64_t j = 0; j < width; j++) highest = logits[j] > highest ? logits[j] : highest;
+    for (int64_t j = 0; j < width; j += 64) {
+        int64_t end = j + 64 < width ? j + 64 : width;
+        float sum = 0;
+        if (end - j == 64)
+#pragma omp simd reduction(+ : sum)
+            for (int64_t k = 0; k < 64; k++) sum += weights[j + k] = exponential(logits[j + k] - highest);
+        else
+            for (int64_t k = j; k < end; k++) sum += weights[k] = exponential(logits[k] - highest);
+        sums[j / 64] = sum;
+        total += sum;
+    }
+    double target = uniform * total;
+    int64_t block = 0, blocks = (width + 63) / 64, likely = 0;
+    while (block < blocks - 1 && passed + sums[block] <= target) passed += sums[block++];
+    /* Where rounding leads past the last id that has a probability, that id is taken. */
+    for (int64_t j = 0; j < width && j < 64 * (block + 1); j++) {
+        if (j >= 64 * block) passed += weights[j];
+        if (weights[j] > 0) likely = j;
+        if (j >= 64 * block && passed > target && weights[j] > 0) break;
+    }
+    *token = likely;
+    *prob = (float)(weights[likely] / total);
+}
+
+/* Draw for each row; `scratch` has room for a row and a sum of each 64 for each thread. */
+void draw(const float *logits, const double *uniform, int64_t *tokens, float *probs, float *scratch, int64_t rows,
+          int64_t width) {
+    const int64_t parts = parts_of(rows, FEW_ROWS);
+#pragma omp parallel for num_threads(team) if (parts > 1)
+    for (int64_t part = 0; part < parts; part++) {
+        int64_t begin = rows * part / parts, end = rows * (part + 1) / parts;
+        float *weights = scratch + part * (width + width / 64 + 1);
+        for (int64_t i = begin; i < end; i++)
+            draw_row(logits + i * width, uniform[i], tokens + i, probs + i, weights, weights + width, width);
+    }
+}

@@ -42,7 +42,7 @@ class LayerWeights(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Panels:
-    """A matrix `(inputs, outputs)`, copied into the order in which `Kernels.multiply` reads it."""
+    """A matrix `(inputs, outputs)` copied into the order in which `Kernels.multiply` reads it."""
 
     memory: Tensor  # (panels, inputs, width), flat
     inputs: int
@@ -111,6 +111,7 @@ class Kernels:
         )
         self._pack = function("pack", _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _NUMBER)
         self._multiply = function("multiply", _POINTER, _NUMBER, _NUMBER, *[_POINTER] * 3, *[_NUMBER] * 4)
+        self._draw = function("draw", *[_POINTER] * 5, _NUMBER, _NUMBER)
         self._gelu = function("gelu", _POINTER, _POINTER, _NUMBER)
         self._gelu_backward = function("gelu_backward", *[_POINTER] * 3, _NUMBER)
         self._attention = function("attention", texts, *[_POINTER] * 6, _NUMBER)
@@ -118,7 +119,7 @@ class Kernels:
 
     @property
     def threads(self) -> int:
-        """The number of threads that the calling thread's work is divided among."""
+        """The number of threads among which the calling thread's work is divided."""
         found: int = self._shared()
         return found
 
@@ -132,7 +133,7 @@ class Kernels:
         self._share(team, min(team, cores()))
 
     def pack(self, matrix: Tensor) -> Panels:
-        """Lay out a matrix `(inputs, outputs)`, however its elements lie, for `multiply` and `step`."""
+        """Pack a matrix `(inputs, outputs)` of any strides for `multiply` and `step`."""
         assert matrix.dtype == torch.float32
         inputs, outputs = matrix.shape
         memory = torch.empty(_padded(outputs, self._panel_width) * inputs)
@@ -148,7 +149,7 @@ class Kernels:
         out: Tensor | None = None,
         add: bool = False,
     ) -> Tensor:
-        """The product of two matrices.
+        """Multiply two matrices.
 
         Args:
             x: `(n, inputs)`, its elements lying in any way.
@@ -222,20 +223,37 @@ class Kernels:
             raise IndexError("a token is not below {}, or its position not below {}".format(*limits))
         return out
 
+    def draw(self, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw from softmax(logits) with given noise.
+
+        Args:
+            logits: `(n, V)`, contiguous.
+            u: `(n,)` float64 in [0, 1), contiguous.
+
+        Returns:
+            `(n,)` int64 tokens, and their `(n, 1)` probabilities.
+        """
+        rows, width = logits.shape
+        tokens, probs = torch.empty(rows, dtype=torch.int64), logits.new_empty(rows, 1)
+        scratch = torch.empty(self.threads, width + width // 64 + 1)
+        pointers = (x.data_ptr() for x in (logits, u, tokens, probs, scratch))
+        self._draw(*pointers, rows, width)
+        return tokens, probs
+
     def gelu(self, x: Tensor) -> Tensor:
-        """GELU, in its tanh form, of a contiguous tensor."""
+        """Compute the tanh form of GELU for a contiguous tensor."""
         out = torch.empty_like(x)
         self._gelu(x.data_ptr(), out.data_ptr(), x.numel())
         return out
 
     def gelu_backward(self, x: Tensor, gradient: Tensor) -> Tensor:
-        """The gradient of `x` from that of `gelu(x)`, both contiguous."""
+        """Compute the gradient of `x` from that of `gelu(x)`, both contiguous."""
         out = torch.empty_like(x)
         self._gelu_backward(x.data_ptr(), gradient.data_ptr(), out.data_ptr(), x.numel())
         return out
 
     def attention(self, texts: Texts, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Causal attention in a batch of texts.
+        """Compute causal attention in a batch of texts.
 
         Args:
             texts: `B` of them.
@@ -259,7 +277,7 @@ class Kernels:
         gradient: Tensor,
         of_qkv: Sequence[Tensor],
     ) -> None:
-        """The gradients of queries, keys and values, written where there are any.
+        """Compute the gradients of queries, keys and values, written where they are wanted.
 
         Args:
             texts: As in `attention`.
@@ -285,7 +303,7 @@ def _padded(n: int, unit: int) -> int:
 
 
 def kernels_for(tensor: Tensor) -> Kernels | None:
-    """The kernels, if they can be had and are for tensors like this one: on the CPU, in float32."""
+    """Return the kernels if they exist and fit tensors like this one: on the CPU, in float32."""
     if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
         return None
     found = _kernels()
@@ -295,7 +313,7 @@ def kernels_for(tensor: Tensor) -> Kernels | None:
 
 
 def required_kernels(tensor: Tensor) -> Kernels:
-    """The kernels, where it is known that they can be had."""
+    """Return the kernels where they are known to exist."""
     found = kernels_for(tensor)
     assert found is not None
     return found

@@ -32,14 +32,14 @@ FLAGS = (
     "-shared",
     "-fPIC",
 )
-THREADED = ("-fopenmp",), ()  # where the first does not compile, or its library does not load: one thread
-SECONDS = 60  # for the compiler, which needs about two
+THREADED = ("-fopenmp",), ()  # fallback if the first does not compile or load: one thread
+SECONDS = 60  # seconds for the compiler, which needs about two
 SWITCH = "TEXT_GYM_KERNELS"  # this environment variable set to 0 leaves the kernels out
 
 
 @cache
 def load() -> ctypes.CDLL | None:
-    """The kernels' library, compiled if no earlier process did; None and a line in the log if it cannot."""
+    """Load the kernels' library, compiling it first if necessary; return None and log why if that fails."""
     if os.environ.get(SWITCH) == "0":
         LOG.info("%s=0: GPT-2 on the CPU runs on PyTorch's operators, without compiled kernels", SWITCH)
         return None
@@ -56,7 +56,7 @@ def load() -> ctypes.CDLL | None:
 
 
 def _compiler() -> list[str]:
-    """The C compiler and its arguments: `CC`, which may be `"ccache gcc"` or `"gcc -m64"`, else `cc`."""
+    """Return the C compiler and its arguments: `CC`, such as `"ccache gcc"` or `"gcc -m64"`, or else `cc`."""
     words = shlex.split(os.environ.get("CC", "")) or ["cc"]
     found = shutil.which(words[0])
     if found is None:
@@ -73,7 +73,7 @@ def _load_or_build(compiler: list[str]) -> ctypes.CDLL:
             if _may_load(kept):
                 return ctypes.CDLL(str(kept))
         except OSError:
-            pass  # it is not there yet, or it no longer loads: it is built anew
+            pass  # missing, or no longer loadable: build it anew
         try:
             return _build(compiler, folder, keep=kept)
         except (OSError, subprocess.CalledProcessError) as error:
@@ -114,7 +114,7 @@ def _build(compiler: list[str], folder: Path, keep: Path | None) -> ctypes.CDLL:
 
 
 def key(compiler: list[str]) -> str:
-    """A name for what the compiler would make here: a hash of source, flags, compiler, CPU and C library.
+    """Name what the compiler would make here: a hash of source, flags, compiler, CPU and C library.
 
     The compiler is told by the path, size and date of each program in its command, not by asking it: a start
     that finds the library in the cache runs no other process.
@@ -130,7 +130,7 @@ def key(compiler: list[str]) -> str:
 
 
 def _processor() -> str:
-    """Name and abilities of the processor, which `-march=native` compiles for."""
+    """Return the processor's name and features, for which `-march=native` compiles."""
     wanted = ("model name", "flags", "CPU implementer", "CPU part", "Features")
     try:
         first = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
@@ -140,7 +140,7 @@ def _processor() -> str:
 
 
 def cache_folder() -> Path | None:
-    """`text-gym` in the user's cache folder, open to the user alone; None where there can be none.
+    """Return `text-gym` in the user's cache folder, private to the user; None where that is impossible.
 
     A library that is loaded runs as the user, so nobody else may be able to put one there: a folder of
     another owner, or a link to elsewhere, is not used.
@@ -170,7 +170,7 @@ def _may_load(file: Path) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, on one line."""
+    """Say on one line what went wrong."""
     said = str(error)
     if isinstance(error, subprocess.TimeoutExpired):
         said = f"{error.cmd[0]} took longer than {error.timeout} s"

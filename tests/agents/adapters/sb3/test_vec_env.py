@@ -140,7 +140,7 @@ def test_masks_of_the_environment_reach_maskable_ppo() -> None:
     assert masks.tolist() == [[True, False, False, True]] * 2
     model = contrib.MaskablePPO("MultiInputPolicy", env, n_steps=8, batch_size=8).learn(64)
     assert model.num_timesteps == 64
-    with pytest.raises(ConfigError, match="no action masks"):
+    with pytest.raises(ConfigError, match="does not support action masks"):
         make_ppo(env, reference_of(load_task("copy")))
 
 

@@ -1,0 +1,146 @@
+"""`text-gym init` writes a package with a task of one's own; `text-gym tasks` lists all tasks.
+
+The files of the package stand in `template/`; nothing of them is made up here.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import inspect
+import keyword
+import re
+import shutil
+import sys
+import tempfile
+from importlib import import_module
+from pathlib import Path
+from string import Template
+
+from text_gym.cli.options.project import InitOptions, TasksOptions
+from text_gym.errors import ConfigError, DataError, TextGymError, excerpt
+from text_gym.tasks.installed import env_id, installed_tasks, load_installed, package_of
+from text_gym.tasks.task import TASKS, task_names
+from text_gym.utils.display import harmless
+
+TEMPLATE = Path(__file__).parent / "template"
+# Where each file of the template goes.
+FILES = {
+    "readme.txt": "README.md",
+    "pyproject.txt": "pyproject.toml",
+    "gitignore.txt": ".gitignore",
+    "package.txt": "$name/__init__.py",
+    "task.txt": "$name/task.py",
+    "reward.txt": "$name/reward.py",
+    "test.txt": "tests/test_$name.py",
+}
+LONGEST_NAME = 50
+# Names that Windows does not give to folders; `tests` has a folder of its own in the package.
+RESERVED = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    "tests",
+    *(f"{port}{i}" for port in ("com", "lpt") for i in range(10)),
+}
+
+
+def run_init(options: InitOptions) -> int:
+    """Run `text-gym init`."""
+    folder = Path(options.name if options.out is None else options.out)
+    check_name(options.name)
+    if folder.exists():
+        raise ConfigError(f"{folder} is there already; choose another name, or another folder with --out")
+    write_package(options.name, folder)
+    print(
+        f"wrote {folder}: a task, its reward, a test of both\n"
+        f'  pip install -e "{folder}[test]" && python -m pytest {folder}\n'
+        "  text-gym tasks"
+    )
+    return 0
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that cannot be both a task's and a package's.
+
+    Raises:
+        ConfigError: It is no plain name in small letters, or it means something already.
+    """
+    shown = excerpt(name)
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or len(name) > LONGEST_NAME:
+        plain = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_0123456789")[:LONGEST_NAME]
+        hint = f", such as {plain}" if plain and plain != name else ""
+        raise ConfigError(
+            f"{shown} cannot be the name of a Python package; take up to {LONGEST_NAME} small letters, "
+            f"digits and underscores, a letter first{hint}"
+        )
+    if keyword.iskeyword(name) or name in RESERVED:
+        raise ConfigError(f"{shown} is a reserved word; choose another name, such as my_{name}")
+    if name in task_names():
+        raise ConfigError(f"there is a task {shown} already; choose another name, such as my_{name}")
+    if name in sys.stdlib_module_names or importlib.util.find_spec(name) is not None:
+        raise ConfigError(
+            f"there is a Python package {shown} already; choose another name, such as my_{name}"
+        )
+
+
+def write_package(name: str, folder: Path) -> None:
+    """Write the package of a task, complete or not at all.
+
+    Args:
+        name: Name of the task and of the package.
+        folder: A folder that does not exist; folders around it are made.
+
+    Raises:
+        DataError: It cannot be written.
+    """
+    values = {
+        "name": name,
+        "distribution": name.replace("_", "-"),
+        "env_id": str(env_id(name)),
+        "version": ".".join(importlib.metadata.version("text-gym").split(".")[:2]),
+    }
+    partial: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
+        for source, target in FILES.items():
+            file = partial / Template(target).substitute(values)
+            file.parent.mkdir(exist_ok=True)
+            text = Template((TEMPLATE / source).read_text(encoding="utf-8")).substitute(values)
+            file.write_text(text, encoding="utf-8", newline="\n")
+        partial.chmod(0o755)
+        partial.rename(folder)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be written: {error}") from error
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def run_tasks(options: TasksOptions) -> int:
+    """Run `text-gym tasks`."""
+    rows = [(name, "text-gym", _first_sentence(TASKS[name])) for name in TASKS]
+    for name, points in installed_tasks().items():
+        packages = ", ".join(map(package_of, points))
+        if name in TASKS:
+            rows.append((name, packages, "hidden by the task of text-gym that has the same name"))
+            continue
+        try:
+            rows.append((name, packages, _first_sentence(load_installed(name))))
+        except TextGymError as error:
+            rows.append((name, packages, str(error)))
+    shown = [tuple(map(harmless, row)) for row in rows]
+    widths = [max(len(row[column]) for row in shown) for column in (0, 1)]
+    for name, package, about in shown:
+        print(f"{name:{widths[0]}}  {package:{widths[1]}}  {about}")
+    return 0
+
+
+def _first_sentence(maker: object) -> str:
+    """Return the first sentence of the docstring of what makes a task."""
+    if isinstance(maker, str):
+        module, _, function = maker.partition(":")
+        maker = getattr(import_module(module), function)
+    return (inspect.getdoc(maker) or "(it says nothing about itself)").split("\n\n")[0].replace("\n", " ")
