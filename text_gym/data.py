@@ -28,21 +28,27 @@ def read_rows(source: str | Path) -> list[Row]:
         DataError: There is no such file, it is empty or malformed (the line is named), or a hub
             data set is asked for without the `datasets` package.
     """
+    check_source(source)
     path = Path(source)
-    if path.is_file():
-        reader = {".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_jsonl, ".json": _read_json}.get(
-            path.suffix.lower(), _read_with_datasets if path.suffix.lower() == ".parquet" else None
-        )
-        if reader is None:
-            raise DataError(f"{path}: unknown kind of file; use .csv, .tsv, .jsonl, .json or .parquet")
-        rows = reader(path)
-    elif path.suffix.lower() in {".csv", ".tsv", ".jsonl", ".json", ".parquet"}:
-        raise DataError(f"{path}: no such file")
-    else:
-        rows = _read_with_datasets(path)
+    reader = _READERS.get(path.suffix.lower(), _read_with_datasets)
+    rows = reader(path) if path.is_file() else _read_with_datasets(path)
     if not rows:
         raise DataError(f"{source} has no rows")
     return rows
+
+
+def check_source(source: str | Path) -> None:
+    """Check that a file of rows is there and of a known kind; other names may be hub data sets.
+
+    Raises:
+        DataError: There is no such file, or it is of an unknown kind.
+    """
+    path = Path(source)
+    known = path.suffix.lower() in {*_READERS, ".parquet"}
+    if path.is_file() and not known:
+        raise DataError(f"{path}: unknown kind of file; use .csv, .tsv, .jsonl, .json or .parquet")
+    if known and not path.is_file() and not path.is_dir():
+        raise DataError(f"{path}: no such file")
 
 
 def prompts_from(
@@ -159,6 +165,9 @@ def _read_with_datasets(path: Path) -> list[Row]:
     if isinstance(data, datasets.DatasetDict):
         data = data["train"] if "train" in data else next(iter(data.values()))
     return list(data)
+
+
+_READERS = {".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_jsonl, ".json": _read_json}
 
 
 def split_by_prompt(

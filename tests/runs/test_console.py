@@ -25,6 +25,27 @@ def test_progress_is_a_tenth_of_the_lines_where_there_is_no_terminal() -> None:
     assert lines[0] == "iteration 5  reward 0.500  1,234 tokens/s"
 
 
+def test_a_display_says_what_is_waited_for() -> None:
+    metrics = {"iteration": 1, "reward": 0.5, "kl": float("nan"), "tokens_per_second": 10.0}
+    shown, stream = console()
+    with progress(shown, 1) as report:
+        report.stage("measuring the start")
+        report(metrics)
+    assert stream.getvalue().splitlines() == [
+        "measuring the start …",
+        "iteration 1  reward 0.500  10 tokens/s",
+    ]
+    shown, stream = console(force_terminal=True)
+    with progress(shown, 1) as report:
+        report.stage("measuring the start")
+        shown.print("between")  # which draws the bar anew
+        assert "measuring the start" in stream.getvalue()
+        assert "training" not in stream.getvalue()
+        report(metrics)
+    assert "training" in stream.getvalue()
+    assert "1/1" in stream.getvalue()
+
+
 def test_notes_are_shown_and_written_while_the_block_lasts() -> None:
     shown, stream = console()
     written: list[str] = []
@@ -60,6 +81,7 @@ def test_the_table_shows_what_both_sides_know() -> None:
         summary,
         [("a [red]prompt", "bad", {"gold": 0.25}, "good", {"gold": 0.75, "odd\x1b[31m": 2})],
         Path("runs/x"),
+        31.4,
     )
     text = stream.getvalue()
     assert "0.250 [0.150, 0.350]" in text
@@ -70,4 +92,4 @@ def test_the_table_shows_what_both_sides_know() -> None:
     assert "after  (gold 0.75, odd" in text
     assert "\x1b" not in text
     assert "a [red]prompt" in text
-    assert "12,345 tokens in 7 s; results in runs/x" in text
+    assert "12,345 tokens; 31 s in all, 7 s of them training; results in runs/x" in text

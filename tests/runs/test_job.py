@@ -10,7 +10,7 @@ from text_gym.agents import PPOConfig
 from text_gym.errors import ConfigError
 from text_gym.runs.folder import RunFolder
 from text_gym.runs.job import TrainingJob
-from text_gym.runs.origin import read_origin
+from text_gym.runs.saved_policy import read_origin
 
 TASK = load_task("products")
 LENGTH = as_reward_source(len)

@@ -12,15 +12,8 @@ from tests.own_data import write_policy
 from text_gym import load_task
 from text_gym.agents import Policy
 from text_gym.errors import DataError
-from text_gym.runs.origin import (
-    ORIGIN,
-    Start,
-    is_plain_name,
-    load_start,
-    policy_folder,
-    read_origin,
-    write_origin,
-)
+from text_gym.runs.origin import Start, load_start, write_origin
+from text_gym.runs.saved_policy import ORIGIN, is_plain_name, policy_folder, read_origin
 
 
 def load(folder: Path) -> Policy:

@@ -23,7 +23,8 @@ from text_gym.episode import Prompt, write_transcripts
 from text_gym.errors import ConfigError, DataError
 from text_gym.runs.data import data_task, load_reward_source, with_settings
 from text_gym.runs.judgement import judge_texts, rows_of
-from text_gym.runs.origin import load_start, policy_folder, read_origin
+from text_gym.runs.origin import load_policy, load_start
+from text_gym.runs.saved_policy import policy_folder, read_origin
 from text_gym.tasks.task import Task, load_task
 from text_gym.utils.display import harmless
 from text_gym.utils.json_files import write_json
@@ -45,11 +46,11 @@ def sample(options: SampleOptions, console: Console | None = None) -> list[str]:
     """Print completions of the given texts, or of held-out prompts."""
     console = console or Console()
     task, place = _task_and_policy(options.task, data_of(options), options.policy, options.max_tokens)
-    policy = Policy.from_pretrained(place, device=options.device)
+    policy = load_policy(place, options.device, task)
     prompts: list[Prompt] = [Prompt(t) for t in options.texts] or list(islice(task.held_out, options.count))
     repeats = max(1, options.count // len(prompts)) if options.texts else 1
     reward = (lambda episodes: [0.0] * len(episodes)) if options.texts else task.reward
-    env = TextVectorEnv(prompts, policy.tokenizer, reward, task.max_tokens, shuffle=False)
+    env = TextVectorEnv(prompts, policy.tokenizer, reward, task.max_tokens, shuffle=False, stop=options.stop)
     sampling = Sampling(options.temperature, options.top_k, options.top_p, options.greedy)
     found = evaluate(policy, env, sampling=sampling, seed=options.seed, episodes_per_prompt=repeats)
     for episode, value in zip(found.episodes, found.rewards, strict=True):
@@ -74,13 +75,13 @@ def evaluate_policy(options: EvaluateOptions, console: Console | None = None) ->
     console = console or Console()
     data = data_of(options, reference=options.reference_column)
     task, place = _task_and_policy(options.task, data, options.policy, options.max_tokens)
-    policy = Policy.from_pretrained(place, device=options.device)
+    policy = load_policy(place, options.device, task)
     reward = None
     if options.reward is not None:
         reward = load_reward_source(options.reward, [*task.prompts, *task.held_out])
     reference, found_at = _reference(options, place, policy)
-    env = TextVectorEnv(**task.env_kwargs(prompts=task.held_out), shuffle=False)
-    sampling = Sampling(temperature=options.temperature, greedy=options.greedy)
+    env = TextVectorEnv(**task.env_kwargs(prompts=task.held_out), shuffle=False, stop=options.stop)
+    sampling = Sampling(options.temperature, options.top_k, options.top_p, options.greedy)
     found = evaluate(policy, env, reference=reference, sampling=sampling, seed=options.seed)
     judged = judge_texts(found, task, reward)
     about = {"policy": str(place), "task": task.name, "reference": found_at if reference else None}
@@ -162,8 +163,6 @@ def _task_and_policy(
                 f"the policy was trained on {data.data}, which cannot be read now ({error}); pass --data "
                 "FILE (column and separator are known), or --task NAME"
             ) from error
-    if data.data is not None:
-        raise ConfigError("--data needs a --policy that writes such texts")
     if data.gold is not None:
         raise ConfigError("a task has a reward of its own, which is gold; --gold is for --data")
     if own and "start_policy" in origin and "task" not in origin:

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any
 
 from text_gym.errors import TextGymError, UnknownNameError
@@ -133,11 +134,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not argv or argv[0] in ("-h", "--help"):
             print(_help())
             return 0
+        if argv[0] in ("-V", "--version"):
+            print(f"text-gym {version('text-gym')}")
+            return 0
         name, rest = _split(argv)
         read, run, _ = COMMANDS[name]
-        found = _load(read)(
-            rest
-        )  # read the options before loading what runs: help and mistakes need no PyTorch
+        # Read the options before loading what runs: help and mistakes need no PyTorch.
+        found = _load(read)(rest)
         return int(_load(run)(*found))
     except TextGymError as error:
         if debug:
@@ -175,7 +178,7 @@ def _load(place: str) -> Any:
 def _help() -> str:
     width = max(map(len, COMMANDS)) + 2
     lines = "\n".join(f"  {name:{width}}{about}" for name, (_, _, about) in COMMANDS.items())
-    return f"""usage: text-gym [--debug] [--no-sandbox] COMMAND [OPTIONS]
+    return f"""usage: text-gym [--version] [--debug] [--no-sandbox] COMMAND [OPTIONS]
 
 Reinforcement learning in which generating tokens is the episode.
 

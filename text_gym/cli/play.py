@@ -32,15 +32,15 @@ def run_play(options: PlayOptions) -> int:
     import gymnasium as gym
     from rich.console import Console
 
-    if options.env in task_names():
-        env = TextEnv(task=options.env)
-    elif options.env in gym.registry:
-        made = gym.make(options.env).unwrapped
+    if options.task in task_names():
+        env = TextEnv(task=options.task)
+    elif options.task in gym.registry:
+        made = gym.make(options.task).unwrapped
         if not isinstance(made, TextEnv):
-            raise ConfigError(f"{options.env} is not a text environment")
+            raise ConfigError(f"{options.task} is not a text environment")
         env = made
     else:
-        raise UnknownNameError("environment", options.env, [*env_ids(), *task_names()])
+        raise UnknownNameError("environment", options.task, [*env_ids(), *task_names()])
     play(env, Console(), _typed_lines(), options.seed)
     return 0
 

@@ -20,7 +20,7 @@ from text_gym.rlhf.people import people_at_page, person_at_console, simulated_pe
 from text_gym.rlhf.verdict import headline
 from text_gym.runs.data import data_task, resolve_task, with_settings
 from text_gym.runs.folder import default_folder
-from text_gym.runs.origin import read_origin
+from text_gym.runs.saved_policy import read_origin
 from text_gym.tasks.task import Task
 from text_gym.utils.display import harmless
 

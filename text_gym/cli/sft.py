@@ -19,29 +19,35 @@ from text_gym.cli.options.sft import SFTOptions
 from text_gym.data import Data, anchored, pairs_from
 from text_gym.episode import Prompt
 from text_gym.errors import ConfigError
-from text_gym.runs.origin import Start, write_origin
+from text_gym.runs.origin import Start, load_policy, write_origin
+from text_gym.runs.saved_policy import policy_folder
 from text_gym.tasks.task import load_task
 from text_gym.tokenizer import PretrainedTokenizer, Tokenizer
 from text_gym.utils.json_files import write_json
 
 
-def run_sft(options: SFTOptions, config: SFTConfig) -> int:
+def run_sft(options: SFTOptions, config: SFTConfig, started: float) -> int:
     """Run `text-gym sft`."""
-    sft(options, config)
+    sft(options, config, started=started)
     return 0
 
 
-def sft(options: SFTOptions, config: SFTConfig, console: Console | None = None) -> dict[str, Any]:
+def sft(
+    options: SFTOptions,
+    config: SFTConfig,
+    console: Console | None = None,
+    started: float | None = None,
+) -> dict[str, Any]:
     """Train a policy on written texts and save it, with how its data was read, in `options.out`.
 
     Returns:
         What is written to `sft.json`: losses in nats per token, sizes, seconds.
     """
     console = console or Console()
-    started = time.perf_counter()
+    started = time.perf_counter() if started is None else started
     texts = _written_texts(options)
     policy = _policy_for(options, texts.train, config.seed, texts.tokenizer)
-    start = None if options.model is None else Start.of(policy, options.model)
+    start = None if options.model is None else Start.of(policy, policy_folder(options.model))
     longest = max(len(policy.tokenizer.encode(text)) for _, text in texts.train)
     steps = _train(policy, texts.train, config, console)
     result = {
@@ -86,12 +92,10 @@ def _written_texts(options: SFTOptions) -> _Texts:
         task = load_task(options.task)
         if task.corpus is None:
             raise ConfigError(
-                f"task {task.name!r} has no written texts to learn from; pass --data FILE --reference COLUMN"
+                f"task {task.name!r} has no written texts to learn from; pass --data FILE --completion COLUMN"
             )
         # `train --task` will ask for the same tokenizer.
         return _Texts(*task.corpus(), task.settings, task.tokenizer, task.max_tokens)
-    if options.reference is None:
-        raise ConfigError("pass --reference COLUMN: the texts to learn from")
     train, held_out = options.load()
     settings = {f.name: getattr(options, f.name) for f in dataclasses.fields(Data)}
     settings |= {"data": anchored(options.data), "gold": anchored(options.gold, reward=True)}
@@ -119,7 +123,7 @@ def _policy_for(
 ) -> Policy:
     """Load the given model, or make a new one with the task's tokenizer or a new one."""
     if options.model is not None:
-        return Policy.from_pretrained(options.model, device=options.device)
+        return load_policy(options.model, options.device)
     if tokenizer is None:
         texts = [part for p, text in train for part in (p.text, text)]
         tokenizer = PretrainedTokenizer.train(texts, options.vocab_size)

@@ -5,22 +5,31 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from text_gym.agents.policies.policy import Policy
+from text_gym.cli.options.checks import NEW
 from text_gym.cli.options.train import TrainOptions
 from text_gym.data import anchored
+from text_gym.errors import ConfigError
 from text_gym.runs.data import resolve_task
 from text_gym.runs.folder import read_config
 from text_gym.runs.train import train
+from text_gym.tasks.task import Task
+
+HEADS = 4  # of attention, in a new policy
 
 
-def run_train(options: TrainOptions, config: Any, resumed: str) -> int:
+def run_train(options: TrainOptions, config: Any, resumed: str, started: float) -> int:
     """Run `text-gym train`; the exit status is 130 if the run was interrupted."""
+    policy: Policy | str | None = options.policy
     task, reward = resolve_task(options.task, options, options.reward, options.policy, options.max_tokens)
+    if policy == NEW:
+        policy = _new_policy(options, task, config.seed)
     summary = train(
         str(anchored(options.algorithm, True)),
         config,
         task,
         reward=reward,
-        policy=options.policy,
+        policy=policy,
         lora=options.lora,
         adapter_only=options.adapter_only,
         bf16=options.bf16,
@@ -31,13 +40,32 @@ def run_train(options: TrainOptions, config: Any, resumed: str) -> int:
         device=options.device,
         checkpoint_every=options.checkpoint_every,
         resume=bool(resumed),
+        started=started,
         options=read_config(resumed)["options"] if resumed else _anchored(asdict(options)),
     )
     return 130 if summary["interrupted"] else 0
 
 
+def _new_policy(options: TrainOptions, task: Task, seed: int) -> Policy:
+    """Make a policy with random weights that can read the task's longest prompt and a whole completion."""
+    if options.width % HEADS:
+        raise ConfigError(
+            f"--width is {options.width}; it must be a multiple of {HEADS}, its attention heads"
+        )
+    longest = max(len(task.tokenizer.encode(p.text)) for p in (*task.prompts, *task.held_out))
+    return Policy.new(
+        task.tokenizer,
+        layers=options.layers,
+        width=options.width,
+        heads=HEADS,
+        context=longest + task.max_tokens + 1,  # a beginning-of-sequence token may come first
+        seed=seed,
+        device=options.device,
+    )
+
+
 def _anchored(options: dict[str, Any]) -> dict[str, Any]:
     """Make the files among the options absolute, so that a run can be resumed from anywhere."""
-    files = {name: anchored(options[name]) for name in ("data", "policy")}
+    files = {name: anchored(options[name]) for name in ("data", "policy") if options[name] != NEW}
     code = {name: anchored(options[name], True) for name in ("algorithm", "reward", "gold")}
     return {**options, **files, **code}

@@ -22,16 +22,21 @@ def pick_device(device: str) -> torch.device:
     """Return the device of a name; `"auto"` is CUDA if available, else the CPU.
 
     Raises:
-        ConfigError: PyTorch knows no such device.
+        ConfigError: PyTorch knows no such device, or it is a GPU of CUDA that is not there.
     """
     import torch
 
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(device)
+        found = torch.device(device)
     except RuntimeError as error:
         raise ConfigError(f"unknown device {device!r}: {error}") from error
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"device {device!r}: PyTorch sees {torch.cuda.device_count()} GPUs; pass 'cpu' or 'auto'"
+        )
+    return found
 
 
 def load_model(

@@ -16,6 +16,7 @@ import numpy as np
 
 from text_gym.episode import Episode, FloatArray
 from text_gym.errors import ConfigError, RewardError, TextGymError, excerpt
+from text_gym.utils.user_code import where_raised
 
 from .values import OnBadReward, Rewards, Scores, TokenBatch, _checked, finite, known, nested, unique
 
@@ -75,7 +76,7 @@ class RewardSource(ABC):
             raise
         except Exception as error:
             raise RewardError(
-                f"reward {self.name!r} raised {type(error).__name__}: {error} "
+                f"reward {self.name!r} raised {type(error).__name__}: {error}{where_raised(error)} "
                 f"(batch of {len(episodes)}, first prompt {excerpt(episodes[0].prompt.id)})"
             ) from error
         return _checked(self, episodes, scores, on_bad_reward)

@@ -6,6 +6,7 @@ import numpy as np
 
 from text_gym.episode import FloatArray
 from text_gym.errors import RewardError, TextGymError
+from text_gym.utils.user_code import where_raised
 
 from .source import RewardSource
 from .values import _LARGEST, TokenBatch, _all_finite, _bad
@@ -23,8 +24,8 @@ def checked_tokens(source: RewardSource, batch: TokenBatch) -> FloatArray:
         raise
     except Exception as error:
         raise RewardError(
-            f"reward {source.name!r} raised {type(error).__name__}: {error} (token rewards of "
-            f"{len(batch.tokens)} running episodes)"
+            f"reward {source.name!r} raised {type(error).__name__}: {error}{where_raised(error)} "
+            f"(token rewards of {len(batch.tokens)} running episodes)"
         ) from error
     if rewards.shape != batch.tokens.shape:
         raise RewardError(

@@ -10,10 +10,17 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -28,8 +35,9 @@ def show_results(
     summary: Mapping[str, Any],
     samples: Sequence[Sample],
     folder: Path,
+    seconds: float,
 ) -> None:
-    """Print the table before → after and a few texts."""
+    """Print the table before → after, a few texts, and how long all of it took, in wall seconds."""
     before, after = summary["before"], summary["after"]
     table = Table(
         title="Held-out prompts, sampled at temperature 1 (mean, 95 % interval)", title_justify="left"
@@ -55,7 +63,10 @@ def show_results(
         console.print(Text("\n" + harmless(prompt.strip(), newlines=True), style="dim"))
         console.print(Text(f"  before{harmless(named(scores_before))}: {harmless(text_before)}"))
         console.print(Text(f"  after {harmless(named(scores_after))}: {harmless(text_after)}"))
-    console.print(Text(f"\n{summary['tokens']:,} tokens in {summary['seconds']:.0f} s; results in {folder}"))
+    line = (
+        f"{summary['tokens']:,} tokens; {seconds:.0f} s in all, {summary['seconds']:.0f} s of them training"
+    )
+    console.print(Text(f"\n{line}; results in {folder}"))
 
 
 def _interval(measure: Mapping[str, Any] | None) -> str:
@@ -65,30 +76,62 @@ def _interval(measure: Mapping[str, Any] | None) -> str:
     return f"{measure['mean']:.3f} [{low:.3f}, {high:.3f}]".replace("[", r"\[")
 
 
+class TrainingDisplay(Protocol):
+    """Takes the metrics of every iteration, and what is waited for before and after them."""
+
+    def __call__(self, metrics: Mapping[str, float]) -> None:
+        """Show one iteration."""
+
+    def stage(self, waiting_for: str) -> None:
+        """Show what the run does while no iteration is being played."""
+
+
+class _Lines:
+    """A display of plain lines, one for every tenth of the iterations or, if `every`, for each."""
+
+    def __init__(self, console: Console, total: int, every: bool) -> None:
+        self.console, self.total, self.every = console, total, every
+
+    def __call__(self, metrics: Mapping[str, float]) -> None:
+        done = int(metrics["iteration"])
+        if self.every or done % max(1, self.total // 10) == 0 or done == self.total:
+            self.console.print(_status(metrics), highlight=False)
+
+    def stage(self, waiting_for: str) -> None:
+        self.console.print(Text(f"{waiting_for} …"))
+
+
+class _Bar:
+    """A display of one bar, which runs to and fro while no iteration is being played."""
+
+    def __init__(self, bar: Progress, total: int) -> None:
+        self.bar, self.total = bar, total
+        self.task = bar.add_task("starting", total=None, status="")
+
+    def __call__(self, metrics: Mapping[str, float]) -> None:
+        status, done = _status(metrics, brief=True), metrics["iteration"]
+        self.bar.update(self.task, description="training", total=self.total, completed=done, status=status)
+
+    def stage(self, waiting_for: str) -> None:
+        self.bar.reset(self.task, description=waiting_for, total=None, status="")
+
+
 @contextmanager
-def progress(console: Console, total: int, bar: bool = True) -> Iterator[Any]:
+def progress(console: Console, total: int, bar: bool = True) -> Iterator[TrainingDisplay]:
     """Show a bar with reward, KL, speed and time left, or plain lines where there is no terminal."""
     if not (bar and console.is_terminal):
-
-        def line(metrics: Mapping[str, float]) -> None:
-            done = int(metrics["iteration"])
-            if not bar or done % max(1, total // 10) == 0 or done == total:
-                console.print(_status(metrics), highlight=False)
-
-        yield line
+        yield _Lines(console, total, every=not bar)
         return
     columns = (
-        TextColumn("training"),
+        TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[status]}"),
+        TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("training", total=total, status="")
-        yield lambda metrics: progress.update(
-            task, completed=metrics["iteration"], status=_status(metrics, brief=True)
-        )
+    with Progress(*columns, console=console) as shown:
+        yield _Bar(shown, total)
 
 
 def _status(metrics: Mapping[str, float], brief: bool = False) -> str:

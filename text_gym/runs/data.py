@@ -14,7 +14,7 @@ from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import NoGold, Task, load_task
 from text_gym.tokenizer import PretrainedTokenizer
 
-from .origin import is_plain_name, read_origin
+from .saved_policy import is_plain_name, read_origin
 from .train import LOG
 
 
@@ -29,22 +29,14 @@ def resolve_task(
     """Return the task, whose own reward is gold, and the reward to optimise.
 
     Raises:
-        ConfigError: Data without a policy or a reward to go with it, or gold for a task that has its own.
+        ConfigError: Data without a reward to go with it.
     """
     if data.data is None:
-        if data.gold is not None:
-            raise ConfigError(
-                f"task {task!r} has a reward of its own, which is gold; --gold is for --data. To optimise "
-                "another reward pass --reward"
-            )
         found = load_task(task)
         if max_tokens is not None:
             found = dataclasses.replace(found, max_tokens=max_tokens)
         return found, load_reward_source(reward, found.prompts) if reward else found.reward
-    if policy is None:
-        raise ConfigError(
-            "--data needs a --policy that can write such texts; make one with `text-gym sft --data …`"
-        )
+    assert policy is not None  # as the command line has checked
     data = with_settings(data, read_origin(policy))
     if reward is None and data.gold is None:
         raise ConfigError(

@@ -35,6 +35,22 @@ PANELS = (
     ("Length", "completion tokens", ("length",)),
 )
 
+_README = """# A training run of text-gym
+
+| file | what it is |
+|---|---|
+| `config.json` | the settings that the run was started with |
+| `metrics.jsonl` | a row an iteration: reward, KL (nats per episode), length (tokens), losses, seconds |
+| `events.out.tfevents…` | the same rows for TensorBoard: `tensorboard --logdir` and this folder |
+| `curves.png` | reward, KL and length over the iterations; gold too, where another reward was optimised |
+| `summary.json` | held-out prompts before and after training; a run that has it is complete |
+| `samples.md` | texts on held-out prompts, before and after |
+| `policy` | the trained policy; `text-gym sample --policy` and `evaluate` take it, or its parent |
+| `checkpoints` | what `text-gym train --resume` goes on from, and the starting policy (`reference`) |
+| `log.txt` | warnings and notes of the run |
+| `run.lock` | which process is writing here |
+"""
+
 
 class RunFolder:
     """Writes a run's files, each row as soon as it is made, and locks the folder against other processes.
@@ -68,12 +84,9 @@ class RunFolder:
         self._lock = FolderLock(self.path)
         try:
             file = self.path / "metrics.jsonl"
-            if file.exists() and not resume:
-                raise ConfigError(
-                    f"{self.path} already holds a run; choose another --out, or go on with it: "
-                    f"text-gym train --resume {self.path}"
-                )
             if not resume:
+                check_free(self.path)
+                (self.path / "README.md").write_text(_README, encoding="utf-8")
                 self.write_json("config.json", config)
             self.rows = _read_rows(file)
             self._metrics = file.open("a", encoding="utf-8")
@@ -209,6 +222,19 @@ def named(scores: Mapping[str, float]) -> str:
     """
     shown = ", ".join(f"{name} {value:.2f}" for name, value in scores.items())
     return f" ({shown})" if shown else ""
+
+
+def check_free(folder: str | Path) -> None:
+    """Check that a folder holds no run yet.
+
+    Raises:
+        ConfigError: It holds one, which a new run would mix with.
+    """
+    if (Path(folder) / "metrics.jsonl").exists():
+        raise ConfigError(
+            f"{folder} already holds a run; choose another --out, or go on with it: "
+            f"text-gym train --resume {folder}"
+        )
 
 
 def check_settings(folder: str | Path, config: Mapping[str, Any]) -> None:

@@ -5,27 +5,25 @@ Nothing that such a file names is run: rewards in it that are Python files or mo
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from text_gym.agents.policies.policy import Policy
-from text_gym.errors import DataError, TextGymError
+from text_gym.errors import TextGymError
 from text_gym.tasks.task import TASKS, load_task
 from text_gym.utils.display import harmless
 from text_gym.utils.json_files import write_json
+
+from .saved_policy import ORIGIN, policy_folder, read_origin
 
 if TYPE_CHECKING:
     from text_gym.tasks.task import Task
 
 
-ORIGIN = "text_gym.json"
 _DTYPES = ("float64", "float32", "bfloat16", "float16")
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -114,49 +112,21 @@ def write_origin(
     write_json(folder / ORIGIN, {**known, "start_policy": start and start.written_in(folder)})
 
 
-def read_origin(folder: str | Path) -> dict[str, Any]:
-    """Read a policy's origin from its folder; empty for policies made elsewhere.
+def load_policy(place: str | Path, device: str = "auto", task: Task | None = None) -> Policy:
+    """Load a policy that was saved, with its own tokenizer or that of the task it learnt.
 
-    Folders of older versions may lack anything, `start_policy` above all.
-
-    Raises:
-        DataError: The file is there, but no JSON object.
+    Args:
+        place: Folder of a policy or of a run, or a hub model.
+        device: Where to.
+        task: The task whose tokenizer it has, where its folder does not say.
     """
-    file = Path(folder) / ORIGIN
-    if not file.is_file():
-        return {}
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {file}: {error}; remove it, and pass --task or --data") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{file} holds no JSON object; remove it, and pass --task or --data")
-    return found
-
-
-def policy_folder(place: str | Path) -> str:
-    """Find the policy's folder inside a run's: the trained policy, or the one `rlhf` kept.
-
-    Anything else, a hub model's name for one, is returned as it is.
-    """
-    folder = Path(place)
-    if any((folder / name).is_file() for name in _WEIGHTS) or not folder.is_dir():
-        return str(place)
-    if (folder / "policy").is_dir():
-        return str(folder / "policy")
-    rounds = folder / "rounds.jsonl"
-    if rounds.is_file():
-        try:
-            kept = int(json.loads(rounds.read_text(encoding="utf-8").splitlines()[-1])["kept"])
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise DataError(f"{rounds} does not say which policy stands; pass the policy's folder") from error
-        return str(folder / (f"round-{kept}" if kept else "start") / "policy")
-    return str(place)
-
-
-def is_plain_name(reward: object) -> bool:
-    """Return True if a reward is one of ours or a folder, so that loading it runs nobody's code."""
-    return isinstance(reward, str) and re.fullmatch(r"[A-Za-z_]\w*", reward) is not None
+    folder = policy_folder(place)
+    if (Path(folder) / "tokenizer.json").is_file() or not Path(folder).is_dir():
+        return Policy.from_pretrained(folder, device=device)
+    origin = read_origin(folder)  # the words of a task are its own, and are saved nowhere else
+    if origin.get("task") in TASKS:
+        task = load_task(origin["task"], **origin.get("task_arguments", {}))
+    return Policy.from_pretrained(folder, task and task.tokenizer, device=device)
 
 
 def load_start(folder: str | Path, policy: Policy, device: str = "auto") -> tuple[Policy | None, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,7 +24,7 @@ from text_gym.agents.policies.lora import LoRAPolicy
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.training.checkpoint import Checkpoints, Choice
 from text_gym.envs.vector import TextVectorEnv
-from text_gym.errors import ConfigError, RaterLeftError
+from text_gym.errors import ConfigError, NonFiniteError, RaterLeftError
 from text_gym.models.threads import limited_threads, threads_are_chosen
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
@@ -33,7 +34,7 @@ from .console import Notes, progress, show_results
 from .folder import RunFolder, default_folder
 from .job import CHECKPOINTS, TrainingJob, TrainingOutcome
 from .judgement import judge_policy, judge_texts
-from .origin import Start
+from .origin import Start, load_policy
 
 if TYPE_CHECKING:
     from text_gym.agents.adapters.sb3.config import SB3Config
@@ -41,7 +42,10 @@ if TYPE_CHECKING:
     from text_gym.agents.algorithms.configs import AgentConfig
 
 
-Learner: TypeAlias = "Callable[[RunFolder, Stop, Callable[[dict[str, float]], bool]], TrainingOutcome]"
+# Takes the run's folder, what stops it, what takes an iteration's metrics, and what says what is waited for.
+Learner: TypeAlias = (
+    "Callable[[RunFolder, Stop, Callable[[dict[str, float]], bool], Callable[[str], None]], TrainingOutcome]"
+)
 LOG = logging.getLogger("text_gym")
 
 
@@ -64,6 +68,7 @@ def train(
     checkpoint_every: int = 10,
     resume: bool = False,
     options: Mapping[str, Any] | None = None,
+    started: float | None = None,
 ) -> dict[str, Any]:
     """Train a policy, judge it on the held-out prompts before and after, and write the run's folder.
 
@@ -98,6 +103,8 @@ def train(
             of Stable-Baselines3 take none.
         resume: Go on with the run in `out`; the other arguments must be those it was started with.
         options: More to keep in `config.json`: what a command line needs to call this again.
+        started: When the command began, on the clock of `time.perf_counter`; the wall seconds that are shown
+            at the end count from there. None is now.
 
     Returns:
         The summary, as in `summary.json`; `interrupted` tells whether Ctrl-C ended it early.
@@ -109,6 +116,7 @@ def train(
             was taken.
         SystemExit: SIGTERM or SIGHUP came; a checkpoint was taken.
     """
+    started = time.perf_counter() if started is None else started
     if resume and not checkpoint_every:
         raise ConfigError(f"the run in {out} takes no checkpoints (checkpoint_every=0) and cannot be resumed")
     folder = Path(out) if out else default_folder(task.name, algorithm)
@@ -124,11 +132,16 @@ def train(
     )
     settings = job.settings() | ({} if lora is None else {"lora": lora})
     settings |= {"options": dict(options)} if options else {}
-    return _run(job, folder, settings, resume, console or Console())
+    return _run(job, folder, settings, resume, console or Console(), started)
 
 
 def _run(
-    job: TrainingJob, folder: Path, settings: Mapping[str, Any], resume: bool, console: Console
+    job: TrainingJob,
+    folder: Path,
+    settings: Mapping[str, Any],
+    resume: bool,
+    console: Console,
+    started: float,
 ) -> dict[str, Any]:
     """Learn inside the run's folder, stopping cleanly when asked to, and write and show what came of it."""
     learner = (_learn_with_sb3 if job.algorithm.startswith("sb3.") else _learn)(job)
@@ -149,7 +162,8 @@ def _run(
                 LOG.info("%s: stopping after iteration %d", name, metrics["iteration"])
             return stop.signal is None
 
-        outcome = learner(run, stop, after_iteration)
+        outcome = learner(run, stop, after_iteration, show.stage)
+        show.stage("drawing the curves")
         summary = outcome.summary() | {
             "seconds": sum(row["seconds"] for row in run.rows),
             "seed": job.config.seed,
@@ -161,7 +175,7 @@ def _run(
         title = f"{job.task.name} · {algorithm} · reward {job.reward.name} · seed {job.config.seed}"
         run.draw_curves(title, job.reward.name, outcome.first_look)
         run.write_json("summary.json", summary)  # written last: a run that has one is complete
-    show_results(console, summary, samples[:3], folder)
+    show_results(console, summary, samples[:3], folder, time.perf_counter() - started)
     return summary
 
 
@@ -178,10 +192,10 @@ def _starting_policy(
             return kept.reference(task.tokenizer, device)
     policy = policy or task.policy
     if policy is None and not library:
-        raise ConfigError(f"task {task.name!r} ships no policy; pass --policy FOLDER, or --algorithm sb3.ppo")
+        raise ConfigError(f"task {task.name!r} ships no policy; pass --policy new, or --policy FOLDER")
     if policy is None:
         return None
-    start = policy if isinstance(policy, Policy) else Policy.from_pretrained(policy, device=device)
+    start = policy if isinstance(policy, Policy) else load_policy(policy, device, task)
     if start.tokenizer.fingerprint != task.tokenizer.fingerprint:
         raise ConfigError(
             f"the policy reads and writes other tokens than task {task.name!r}; give it prompts of your own "
@@ -210,7 +224,13 @@ def _learn(job: TrainingJob) -> Learner:
     )
     agent: Agent[Any] = agent_class(job.policy, env, job.config)
 
-    def learner(run: RunFolder, stop: Stop, report: Callable[[dict[str, float]], bool]) -> TrainingOutcome:
+    def learner(
+        run: RunFolder,
+        stop: Stop,
+        report: Callable[[dict[str, float]], bool],
+        stage: Callable[[str], None],
+    ) -> TrainingOutcome:
+        stage(f"measuring the start on {len(job.task.held_out):,} held-out prompts")
         before, watch = judge_policy(agent.policy, agent.reference, job.task, job.reward), job.gold_watch()
         checkpoints = Checkpoints(run.path / CHECKPOINTS)
         save = _go_on_and_save(agent, run, checkpoints, job.checkpoint_every)
@@ -223,9 +243,15 @@ def _learn(job: TrainingJob) -> Learner:
                 save()
             return go_on
 
+        stage("training")
+        hopeless = False
         with stop.patience():
             try:
                 agent.learn(callback=after_iteration)
+            except NonFiniteError:  # the same settings would break it again
+                hopeless = True
+                LOG.info("the run cannot go on with these settings: begin anew, with a smaller learning rate")
+                raise
             except RaterLeftError as error:  # treated like Ctrl-C
                 LOG.info("%s", error)
                 if stop.signal is None:
@@ -235,7 +261,8 @@ def _learn(job: TrainingJob) -> Learner:
                     save()
                 finally:
                     job.save_policy(run, agent.save)
-                if job.checkpoint_every and agent.iteration < job.config.iterations and not agent.stopped:
+                unfinished = agent.iteration < job.config.iterations and not agent.stopped
+                if job.checkpoint_every and unfinished and not hopeless:
                     LOG.info("to go on: text-gym train --resume %s", run.path)
         choice = Choice(agent.iteration, None)
         if stop.signal is None:  # an interrupted run can be resumed from the policy as it is
@@ -243,6 +270,7 @@ def _learn(job: TrainingJob) -> Learner:
         if choice.reason is not None:
             LOG.info("%s", choice.reason)
             job.save_policy(run, agent.save)
+        stage("measuring the result")
         after = judge_policy(agent.policy, agent.reference, job.task, job.reward)
         first = None if watch is None else watch.first(before)
         return TrainingOutcome(
@@ -283,7 +311,13 @@ def _learn_with_sb3(job: TrainingJob) -> Learner:
     """Return the function that learns with an algorithm of Stable-Baselines3."""
     from safetensors.torch import save_model
 
-    def learner(run: RunFolder, stop: Stop, report: Callable[[dict[str, float]], bool]) -> TrainingOutcome:
+    def learner(
+        run: RunFolder,
+        stop: Stop,
+        report: Callable[[dict[str, float]], bool],
+        stage: Callable[[str], None],
+    ) -> TrainingOutcome:
+        stage(f"measuring the start on {len(job.task.held_out):,} held-out prompts, then training")
         with stop.patience():
             done = train_sb3(
                 job.algorithm.removeprefix("sb3."),

@@ -10,12 +10,18 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import sysconfig
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from text_gym.errors import ConfigError, DataError, TextGymError, UnknownNameError
+
+# Files that are no user's: ours, wherever they stand, and those of the standard library.
+_OURS = Path(__file__).resolve().parents[1]
+_LIBRARY = Path(sysconfig.get_paths()["stdlib"]).resolve()
 
 
 def split_place(spec: str) -> tuple[str, str] | None:
@@ -60,7 +66,7 @@ def run_file(file: Path, error: type[TextGymError] = ConfigError) -> ModuleType:
             spec.loader.exec_module(module)
     except Exception as raised:
         del sys.modules[name]
-        raise error(f"{file} raised {type(raised).__name__}: {raised}") from raised
+        raise error(f"{file} raised {type(raised).__name__}: {raised}{where_raised(raised)}") from raised
     return module
 
 
@@ -86,7 +92,22 @@ def _import(module: str, error: type[TextGymError]) -> ModuleType:
     except ModuleNotFoundError as missing:
         raise DataError(f"there is no module {missing.name!r} (asked for {module!r})") from missing
     except Exception as raised:
-        raise error(f"module {module!r} raised {type(raised).__name__}: {raised}") from raised
+        raise error(
+            f"module {module!r} raised {type(raised).__name__}: {raised}{where_raised(raised)}"
+        ) from raised
+
+
+def where_raised(error: BaseException) -> str:
+    """Say in which of a user's files and on which line an exception arose; empty where it was in none.
+
+    The innermost frame counts that is neither ours nor of an installed package.
+    """
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        inside = Path(frame.filename).resolve()
+        installed = "site-packages" in inside.parts or inside.is_relative_to(_LIBRARY)
+        if inside.is_file() and not installed and not inside.is_relative_to(_OURS):
+            return f" at {inside}, line {frame.lineno}"
+    return ""
 
 
 @contextlib.contextmanager

@@ -7,6 +7,15 @@ from typing import Literal
 
 from text_gym.errors import ConfigError
 
+# Name -> where the algorithm is; all are used unmodified.
+SB3_ALGORITHMS = {
+    "ppo": "stable_baselines3:PPO",
+    "a2c": "stable_baselines3:A2C",
+    "dqn": "stable_baselines3:DQN",
+    "maskable_ppo": "sb3_contrib:MaskablePPO",
+    "recurrent_ppo": "sb3_contrib:RecurrentPPO",
+}
+
 
 @dataclass(frozen=True)
 class SB3Config:

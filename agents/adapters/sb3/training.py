@@ -33,19 +33,11 @@ from text_gym.errors import ConfigError, UnknownNameError
 from text_gym.tasks.task import Task
 
 from .buffer import SequenceRolloutBuffer
-from .config import SB3Config
+from .config import SB3_ALGORITHMS, SB3Config
 from .features import TokenFeatures
 from .policy import LanguageModelPolicy
 from .vec_env import SB3VecEnv
 
-# Name -> where the algorithm is; all are used unmodified.
-SB3_ALGORITHMS = {
-    "ppo": "stable_baselines3:PPO",
-    "a2c": "stable_baselines3:A2C",
-    "dqn": "stable_baselines3:DQN",
-    "maskable_ppo": "sb3_contrib:MaskablePPO",
-    "recurrent_ppo": "sb3_contrib:RecurrentPPO",
-}
 ProgressCallback = Callable[[Metrics], "bool | None"]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tyro.conf import Positional
 
-from .parsing import parse
+from .parsing import COLUMN, parse
 
 
 @dataclass(frozen=True)
@@ -46,5 +46,5 @@ class AuditOptions:
 
 def read_audit(argv: list[str]) -> tuple[AuditOptions]:
     """Options of `text-gym reward audit`."""
-    (options,) = parse("reward audit", argv, AuditOptions)
+    (options,) = parse("reward audit", argv, AuditOptions, flags=COLUMN)
     return (options,)

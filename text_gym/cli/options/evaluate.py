@@ -7,8 +7,29 @@ from dataclasses import dataclass
 from tyro.conf import Positional
 
 from text_gym.data import Data
+from text_gym.errors import ConfigError
 
-from .parsing import parse
+from .checks import (
+    NEW,
+    at_least,
+    check_code,
+    check_data,
+    check_device,
+    check_file,
+    check_policy,
+    check_sampling,
+    check_task,
+)
+from .parsing import COLUMN, parse
+
+# What people use first.
+_SAMPLE_FIRST = (
+    "texts", "policy", "task", "data", "count", "max_tokens", "temperature", "greedy", "json", "seed",
+    "device",
+)  # fmt: skip
+_EVALUATE_FIRST = (
+    "policy", "task", "data", "reward", "reference", "temperature", "out", "transcripts", "seed", "device",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -25,6 +46,7 @@ class SampleOptions(Data):
         greedy: Take the likeliest token every time.
         top_k: Draw from the k likeliest tokens only; 0 means all.
         top_p: Draw from the smallest set of tokens with this probability only.
+        stop: Strings that end a text as EOS does; the text leaves them out.
         json: Write JSON lines.
         seed: Decides the noise.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -39,6 +61,7 @@ class SampleOptions(Data):
     greedy: bool = False
     top_k: int = 0
     top_p: float = 1.0
+    stop: tuple[str, ...] = ()
     json: bool = False
     seed: int = 0
     device: str = "auto"
@@ -61,6 +84,9 @@ class EvaluateOptions(Data):
         max_tokens: Token limit; the task's own if left out.
         temperature: Logits are divided by it.
         greedy: Take the likeliest token every time.
+        top_k: Draw from the k likeliest tokens only; 0 means all.
+        top_p: Draw from the smallest set of tokens with this probability only.
+        stop: Strings that end a text as EOS does; the text leaves them out.
         out: JSON file to write the result to, beside printing it.
         transcripts: JSON-lines file to write the texts and their rewards to.
         seed: Decides the noise.
@@ -75,6 +101,9 @@ class EvaluateOptions(Data):
     max_tokens: int | None = None
     temperature: float = 1.0
     greedy: bool = False
+    top_k: int = 0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
     out: str | None = None
     transcripts: str | None = None
     seed: int = 0
@@ -83,7 +112,9 @@ class EvaluateOptions(Data):
 
 def read_sample(argv: list[str]) -> tuple[SampleOptions]:
     """Options of `text-gym sample`."""
-    (options,) = parse("sample", argv, SampleOptions)
+    (options,) = parse("sample", argv, SampleOptions, first=_SAMPLE_FIRST, flags=COLUMN)
+    _check(options)
+    at_least(1, count=options.count)
     return (options,)
 
 
@@ -91,5 +122,27 @@ def read_evaluate(argv: list[str]) -> tuple[EvaluateOptions]:
     """Options of `text-gym evaluate`; the policy may come first, without `--policy`."""
     if argv and not argv[0].startswith("-"):
         argv = ["--policy", *argv]
-    (options,) = parse("evaluate", argv, EvaluateOptions)
+    flags = {"reference_column": COLUMN["reference"]}
+    (options,) = parse("evaluate", argv, EvaluateOptions, first=_EVALUATE_FIRST, flags=flags)
+    _check(options)
+    check_policy(options.reference, "reference")
+    check_code("reward", options.reward)
+    for option in ("out", "transcripts"):
+        check_file(option, getattr(options, option))
+    print("loading PyTorch and the policy …", flush=True)
     return (options,)
+
+
+def _check(options: SampleOptions | EvaluateOptions) -> None:
+    """Check what both commands have and what needs no PyTorch."""
+    check_task(options.task)
+    if options.data is not None and options.policy is None:
+        raise ConfigError("--data needs a --policy that writes such texts")
+    check_data(options.data)
+    if options.policy == NEW:
+        raise ConfigError("--policy new is a policy with random weights, for `text-gym train`; pass a folder")
+    check_policy(options.policy)
+    check_code("gold", options.gold)
+    check_device(options.device)
+    at_least(1, max_tokens=options.max_tokens)
+    check_sampling(options.temperature, options.top_k, options.top_p)

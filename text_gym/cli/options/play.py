@@ -12,11 +12,11 @@ class PlayOptions:
     """Be the policy yourself: type or pick tokens and see state, action, reward and end.
 
     Args:
-        env: Gymnasium id, or the name of a task.
+        task: Gymnasium id, or the name of a task (--env is the same).
         seed: Of the environment.
     """
 
-    env: str = "text_gym/Products-v0"
+    task: str = "text_gym/Products-v0"
     seed: int = 0
 
 

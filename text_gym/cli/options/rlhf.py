@@ -7,9 +7,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 from text_gym.data import Data
+from text_gym.errors import ConfigError
 from text_gym.rlhf.config import Bias, RLHFConfig
 
-from .parsing import parse
+from .checks import (
+    NEW,
+    at_least,
+    check_device,
+    check_learning,
+    check_out_folder,
+)
+from .parsing import COLUMN, parse
+
+# What people use first.
+_FIRST = (
+    "task", "data", "policy", "rater", "criteria", "rounds", "labels_per_round", "questions", "out", "device",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,7 +60,16 @@ class RLHFOptions(Data):
 
 def read_rlhf(argv: list[str]) -> tuple[RLHFOptions, RLHFConfig]:
     """Options of `text-gym rlhf`, and the settings of the cycle."""
-    options, config = parse("rlhf", argv, RLHFOptions, RLHFConfig)
+    options, config = parse(
+        "rlhf", argv, RLHFOptions, RLHFConfig, first=_FIRST, flags=COLUMN, settings="training"
+    )
+    if options.policy == NEW:
+        raise ConfigError("rlhf needs a --policy that can write; make one with `text-gym sft`")
+    check_learning(options.task, options, options.policy)
+    check_device(options.device)
+    check_out_folder(options.out)
+    at_least(1, max_tokens=options.max_tokens)
+    print("loading PyTorch and the policy …", flush=True)
     if config.overlap is None and options.rater == "simulated":
         config = dataclasses.replace(config, overlap=0.1)
     return options, config

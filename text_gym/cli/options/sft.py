@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from text_gym.agents.algorithms.configs import SFTConfig
 from text_gym.data import Data
+from text_gym.errors import ConfigError
 
-from .parsing import parse
+from .checks import at_least, check_code, check_data, check_device, check_out_folder, check_policy, check_task
+from .parsing import COLUMN, parse
+
+# What people use first.
+_FIRST = (
+    "task", "data", "prompt", "reference", "model", "epochs", "learning_rate", "layers", "width",
+    "out", "device",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,22 @@ class SFTOptions(Data):
     device: str = "auto"
 
 
-def read_sft(argv: list[str]) -> tuple[SFTOptions, SFTConfig]:
-    """Options of `text-gym sft`, and settings of the training."""
-    options, config = parse("sft", argv, SFTOptions, SFTConfig)
-    return options, config
+def read_sft(argv: list[str]) -> tuple[SFTOptions, SFTConfig, float]:
+    """Options of `text-gym sft`, settings of the training, and when it began (`time.perf_counter`)."""
+    started = time.perf_counter()
+    options, config = parse(
+        "sft", argv, SFTOptions, SFTConfig, first=_FIRST, flags=COLUMN, settings="training"
+    )
+    check_task(options.task if options.data is None else None)
+    check_data(options.data)
+    if options.data is not None and options.reference is None:
+        raise ConfigError("pass --completion COLUMN: the texts to learn from")
+    check_code("gold", options.gold)
+    check_policy(options.model, "model")
+    check_device(options.device)
+    check_out_folder(options.out)
+    at_least(
+        1, layers=options.layers, width=options.width, heads=options.heads, vocab_size=options.vocab_size
+    )
+    print("loading PyTorch …", flush=True)
+    return options, config, started

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from text_gym.agents.adapters.sb3.config import SB3Config
-from text_gym.agents.algorithms.configs import settings_class
+from text_gym.agents.adapters.sb3.config import SB3_ALGORITHMS, SB3Config
+from text_gym.agents.algorithms.configs import CONFIGS, settings_class
+from text_gym.agents.own_algorithms import installed, short_name
 from text_gym.data import Data
-from text_gym.errors import ConfigError
-from text_gym.runs.folder import read_config
+from text_gym.errors import ConfigError, UnknownNameError
+from text_gym.runs.folder import check_free, default_folder, read_config
+from text_gym.runs.saved_policy import policy_folder
 
-from .parsing import parse, value_of
+from .checks import (
+    at_least,
+    check_code,
+    check_device,
+    check_learning,
+    check_out_folder,
+)
+from .parsing import COLUMN, parse, value_of
+
+# What people use first.
+_FIRST = (
+    "task", "data", "reward", "policy", "algorithm", "iterations", "episodes", "learning_rate",
+    "out", "device",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -25,8 +42,10 @@ class TrainOptions(Data):
             name that an installed package gives it. Its settings are further options.
         reward: Reward to optimise: a name, module:function, file.py:function, or the folder of a reward
             model. The task's own, which is gold, if left out; beside another one gold is shown too.
-        policy: Policy to start from: a folder, or a hub model such as Qwen/Qwen3-0.6B (--model is the
-            same). The task's own if left out.
+        policy: Policy to start from: a folder of a policy or of a run, a hub model such as Qwen/Qwen3-0.6B,
+            or `new` for a small one with random weights (--model is the same). The task's own if left out.
+        layers: Layers of a new policy.
+        width: Width of a new policy; a multiple of 4, its attention heads.
         lora: Rank of a LoRA adapter to train in place of the policy's weights, e.g. 8; needs much less memory
             for large models, and the extra `peft`.
         adapter_only: Save the adapter alone, not merged into the weights.
@@ -47,6 +66,8 @@ class TrainOptions(Data):
     algorithm: str = "ppo"
     reward: str | None = None
     policy: str | None = None
+    layers: int = 2
+    width: int = 64
     lora: int | None = None
     adapter_only: bool = False
     bf16: bool = False
@@ -60,20 +81,71 @@ class TrainOptions(Data):
     resume: str | None = None
 
 
-def read_train(argv: list[str]) -> tuple[TrainOptions, Any, str]:
-    """Options of `text-gym train`, settings of its algorithm, and the folder to go on with, if any."""
+def read_train(argv: list[str]) -> tuple[TrainOptions, Any, str, float]:
+    """Read the options of `text-gym train`, and the settings of its algorithm.
+
+    With them come the folder to go on with, if any, and when the command began (`time.perf_counter`). The
+    run's folder is decided and told here, so that it is seen before PyTorch is loaded.
+    """
+    started = time.perf_counter()
     resumed = value_of(argv, "--resume", "")
     if resumed and "-h" not in argv and "--help" not in argv:
         options, config = _settings_of_run(argv, resumed)
     else:
-        config_class = _config_class(value_of(argv, "--algorithm", "ppo"))
-        options, config = parse("train", argv, TrainOptions, config_class)
-    return options, config, resumed
+        algorithm = value_of(argv, "--algorithm", "ppo")
+        options, config = parse(
+            "train",
+            argv,
+            TrainOptions,
+            _config_class(algorithm),
+            first=_FIRST,
+            flags=COLUMN,
+            settings=short_name(algorithm),
+            give_way=("layers", "width"),
+        )
+        options = _checked(options, config)
+    print(f"folder: {resumed or options.out}\nloading PyTorch and the policy …", flush=True)
+    return options, config, resumed, started
+
+
+def _checked(options: TrainOptions, config: Any) -> TrainOptions:
+    """Check what needs no PyTorch, and fill in the folders of the run and of its policy.
+
+    Raises:
+        TextGymError: An option is certainly wrong.
+    """
+    check_learning(options.task, options, options.policy)
+    check_code("reward", options.reward)
+    check_device(options.device)
+    at_least(
+        1,
+        episodes=options.episodes,
+        iterations=getattr(config, "iterations", None),
+        max_tokens=options.max_tokens,
+        lora=options.lora,
+        layers=options.layers,
+        width=options.width,
+    )
+    at_least(0, checkpoint_every=options.checkpoint_every)
+    out = options.out or str(default_folder(options.data or options.task, options.algorithm))
+    check_out_folder(out)
+    check_free(out)
+    policy = None if options.policy is None else policy_folder(options.policy)
+    return dataclasses.replace(options, out=out, policy=policy)
 
 
 def _config_class(algorithm: str) -> type[Any]:
-    """Return the class of an algorithm's settings."""
-    return SB3Config if algorithm.startswith("sb3.") else settings_class(algorithm)
+    """Return the class of an algorithm's settings.
+
+    Raises:
+        UnknownNameError: There is no such algorithm; the nearest name is suggested.
+    """
+    check_code("algorithm", algorithm)
+    library = [f"sb3.{name}" for name in SB3_ALGORITHMS]
+    known = [*CONFIGS, *library, *installed()]
+    if ":" not in algorithm and algorithm not in known:
+        raise UnknownNameError("algorithm", algorithm, known)
+    return SB3Config if algorithm in library else settings_class(algorithm)
 
 
 def _settings_of_run(argv: list[str], folder: str) -> tuple[TrainOptions, Any]:

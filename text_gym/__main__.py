@@ -1,0 +1,5 @@
+"""Runs the command line: `python -m text_gym` is `text-gym`."""
+
+from .cli.main import main
+
+raise SystemExit(main())

@@ -1,0 +1,188 @@
+"""Checks of options that need no PyTorch: what is cheap and wrong is told at once, before anything is loaded.
+
+Only what is certainly wrong is refused here; everything is checked again by those who use it.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from text_gym.data import Data, check_source
+from text_gym.errors import ConfigError, DataError, UnknownNameError
+from text_gym.runs.saved_policy import holds_model, policy_folder
+from text_gym.tasks.task import task_names
+from text_gym.utils.user_code import split_place
+
+NEW = "new"  # instead of a policy: one that is made from nothing
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_DEVICE = re.compile(r"auto|cpu|mps|xpu|cuda(:\d+)?")
+# Device files of CUDA and ROCm: NVIDIA's driver, WSL, Jetson, AMD's driver.
+_GPU_FILES = ("nvidia*", "dxg", "nvhost*", "nvmap", "kfd")
+
+
+def at_least(least: int, **values: float | None) -> None:
+    """Refuse options below a bound; one that was left out is None.
+
+    Raises:
+        ConfigError: An option is too small; it is named as it is typed.
+    """
+    for name, value in values.items():
+        if value is not None and not value >= least:
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}")
+
+
+def check_task(name: str | None) -> None:
+    """Refuse a task that does not exist.
+
+    Raises:
+        UnknownNameError: The nearest name is suggested.
+    """
+    if name is not None and name not in task_names():
+        raise UnknownNameError("task", name, task_names())
+
+
+def check_data(source: str | None, option: str = "data") -> None:
+    """Refuse a file of data that is not there, or of an unknown kind.
+
+    Raises:
+        DataError: Naming the file.
+    """
+    if source is not None:
+        if not source:
+            raise DataError(f"--{option} is empty; pass the name of a file or data set")
+        check_source(source)
+
+
+def check_learning(task: str, data: Data, policy: str | None) -> None:
+    """Refuse data that no policy goes with, a gold reward for a task, which has its own, and missing files.
+
+    Raises:
+        TextGymError: Naming the option, and what to do.
+    """
+    if data.data is None:
+        check_task(task)
+        if data.gold is not None:
+            raise ConfigError(
+                f"task {task!r} has a reward of its own, which is gold; --gold is for --data. To optimise "
+                "another reward pass --reward"
+            )
+    elif policy in (None, NEW):
+        raise ConfigError(
+            "--data needs a --policy that can write such texts; make one with `text-gym sft --data "
+            f"{data.data} --completion COLUMN`"
+        )
+    check_data(data.data)
+    check_code("gold", data.gold)
+    check_policy(policy)
+
+
+def check_code(option: str, spec: str | None) -> None:
+    """Refuse a `file.py:name` whose file is not there, and a file without a name.
+
+    Raises:
+        ConfigError: No name after the file.
+        DataError: There is no such file.
+    """
+    found = None if spec is None or spec.startswith("human:") else split_place(spec)
+    if found is not None and found[0].endswith(".py") and not Path(found[0]).is_file():
+        raise DataError(f"--{option} {spec}: there is no file {found[0]}")
+    if found is None and spec is not None and spec.endswith(".py"):
+        raise ConfigError(f"which name in {spec}? Write --{option} {spec}:NAME")
+
+
+def check_policy(policy: str | None, option: str = "policy") -> None:
+    """Refuse a policy that is neither a folder with a model nor something that a hub could hold.
+
+    Raises:
+        DataError: Naming the place.
+    """
+    if policy is None or policy == NEW:
+        return
+    place = Path(policy_folder(policy))
+    if place.is_dir():
+        if not holds_model(place):
+            raise DataError(
+                f"--{option} {policy}: the folder holds no policy (no config.json or adapter_config.json); "
+                "pass the folder that `text-gym sft` or `text-gym train` wrote"
+            )
+    elif place.is_file():
+        raise DataError(f"--{option} {policy} is a file; pass the folder of a policy, or a hub model's name")
+    elif not _HUB_NAME.fullmatch(policy):
+        raise DataError(
+            f"--{option} {policy}: there is no such folder, and it is no hub model's name (OWNER/NAME)"
+        )
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that no PyTorch on this machine can have.
+
+    Raises:
+        ConfigError: An unknown name, or a device that this machine or this PyTorch is certain to lack.
+    """
+    if not _DEVICE.fullmatch(device):
+        raise ConfigError(f"unknown device {device!r}; choose auto, cpu, cuda, cuda:1 or mps")
+    missing = None
+    if device == "mps" and sys.platform != "darwin":
+        missing = "it exists on macOS alone"
+    if device.startswith("cuda"):
+        missing = _why_no_cuda()
+    if missing is not None:
+        raise ConfigError(f"--device {device}: {missing}; pass --device cpu, or leave it out")
+
+
+def _why_no_cuda() -> str | None:
+    """Say why CUDA cannot be here; None where it may be."""
+    try:
+        built = version("torch")
+    except PackageNotFoundError:
+        built = ""
+    if sys.platform == "darwin":
+        return "there is no CUDA on macOS"
+    if built.endswith("+cpu"):
+        return f"the installed PyTorch ({built}) is built without CUDA"
+    if sys.platform == "linux" and not any(True for name in _GPU_FILES for _ in Path("/dev").glob(name)):
+        return "this machine shows no GPU"
+    return None
+
+
+def check_out_folder(out: str | None, option: str = "out") -> None:
+    """Refuse a folder to write to that is a file.
+
+    Raises:
+        ConfigError: Naming it.
+    """
+    for place in [] if out is None else [Path(out), *Path(out).parents]:
+        if place.exists():
+            if not place.is_dir():
+                raise ConfigError(f"--{option} {out}: {place} is a file; choose a folder")
+            return
+
+
+def check_file(option: str, file: str | None) -> None:
+    """Refuse a file to write to that is a folder, or whose folder is not there.
+
+    Raises:
+        ConfigError: Naming it.
+    """
+    if file is None:
+        return
+    if Path(file).is_dir():
+        raise ConfigError(f"--{option} {file} is a folder; pass the name of a file in it")
+    if not Path(file).parent.is_dir():
+        raise ConfigError(f"--{option} {file}: there is no folder {Path(file).parent}; make it first")
+
+
+def check_sampling(temperature: float, top_k: int, top_p: float) -> None:
+    """Refuse a temperature, top-k or top-p that no text can be drawn with.
+
+    Raises:
+        ConfigError: Naming it.
+    """
+    if not 0 < temperature < float("inf"):
+        raise ConfigError(f"--temperature is {temperature}; it must be positive, or pass --greedy")
+    at_least(0, top_k=top_k)
+    if not 0 < top_p <= 1:
+        raise ConfigError(f"--top-p is {top_p}; it must be in (0, 1]")
