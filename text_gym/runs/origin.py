@@ -126,7 +126,7 @@ def load_policy(place: str | Path, device: str = "auto", task: Task | None = Non
     origin = read_origin(folder)  # the words of a task are its own, and are saved nowhere else
     if origin.get("task") in TASKS:
         task = load_task(origin["task"], **origin.get("task_arguments", {}))
-    return Policy.from_pretrained(folder, task and task.tokenizer, device=device)
+    return Policy.from_pretrained(folder, None if task is None else task.tokenizer, device=device)
 
 
 def load_start(folder: str | Path, policy: Policy, device: str = "auto") -> tuple[Policy | None, str]:

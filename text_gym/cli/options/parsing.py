@@ -135,17 +135,15 @@ def _group(heading: str, fields: Sequence[_Field]) -> Any:
     parts: list[Any] = []
     for f in fields:
         word = _type_word(f.type)
-        argument = tyro.conf.arg(
-            help=f.help, **({} if word is None else {"metavar": word}),
-            **({} if f.flag == f.name.replace("_", "-") else {"name": f.flag}),
-        )  # fmt: skip
-        kind: Any = Annotated[f.type, argument]
+        name = None if f.flag == f.name.replace("_", "-") else f.flag
+        kind: Any = Annotated[f.type, tyro.conf.arg(help=f.help, metavar=word, name=name)]
         if f.type is bool and f.field.default is False:
-            kind = tyro.conf.FlagCreatePairsOff[kind]
+            pairs_off: Any = tyro.conf.FlagCreatePairsOff
+            kind = pairs_off[kind]
         default = {
-            name: value
-            for name in ("default", "default_factory")
-            if (value := getattr(f.field, name)) is not dataclasses.MISSING
+            where: value
+            for where in ("default", "default_factory")
+            if (value := getattr(f.field, where)) is not dataclasses.MISSING
         }
         parts.append((f.name, kind, dataclasses.field(**default)))
     made = dataclasses.make_dataclass("Group", parts, kw_only=True)
