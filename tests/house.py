@@ -29,6 +29,7 @@ FLOORS = {
     "text_gym.rlhf": 5,
     "text_gym.bench": 5,
     "text_gym.cli": 5,
+    "text_gym.__main__": 5,
 }
 HEAVY = ("torch", "stable_baselines3")
 
@@ -85,7 +86,9 @@ class House:
         return [name for name in self.files if not self.is_package(name)]
 
     def folder(self, name: str) -> str:
-        """The package that a module stands in."""
+        """The package that a module stands in; the program's entry stands beside it, but belongs to `cli`."""
+        if name == "text_gym.__main__":
+            return "text_gym.cli"
         return name if self.is_package(name) else name.rpartition(".")[0]
 
     def floor(self, name: str) -> int:

@@ -63,8 +63,7 @@ class RewardSource(ABC):
                 `last_failure` says what was bad.
 
         Raises:
-            RewardError: The source raised, returned another number of rewards than episodes, or
-                something that is not a finite number. The source, prompt and text are named.
+            RewardError: The source raised, or did not return one finite number per episode; it is named.
         """
         return self._judge(episodes, on_bad_reward) if episodes else Rewards(np.zeros(0))
 
