@@ -149,6 +149,7 @@ def test_with_the_kl_in_the_reward_every_variant_reaches_the_closed_form(
     assert total_variation(after, best) <= 0.01
 
 
+@pytest.mark.nightly
 def test_dr_grpo_with_the_kl_in_the_reward_reaches_the_closed_form() -> None:
     task, before, after = learnt(0, **DR_GRPO, **IN_REWARD)
     best = optimal_policy(before, rewards_of(task), BETA)
