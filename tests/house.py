@@ -29,7 +29,6 @@ FLOORS = {
     "text_gym.rlhf": 5,
     "text_gym.bench": 5,
     "text_gym.cli": 5,
-    "text_gym.__main__": 5,
 }
 HEAVY = ("torch", "stable_baselines3")
 
@@ -93,6 +92,7 @@ class House:
 
     def floor(self, name: str) -> int:
         """The floor of a module."""
+        name = self.folder(name)
         while name not in FLOORS:
             name = name.rpartition(".")[0]
         return FLOORS[name]
