@@ -131,12 +131,17 @@ def classic_task(
         tokenizer=tokenizer,
         reward=AnswerReward(sparse),
         max_tokens=max(lengths) + 1,
-        corpus=lambda: tuple([(p, str(p.columns["answer"])) for p in half] for half in (train, held_out)),  # type: ignore[return-value]
+        corpus=lambda: (_pairs(train), _pairs(held_out)),
         optimum=1.0,
         random_return=_random_return(
             [n for i, n in enumerate(lengths) if i not in chosen], tokenizer.vocab_size, sparse
         ),
     )
+
+
+def _pairs(prompts: Sequence[Prompt]) -> list[tuple[Prompt, str]]:
+    """Pair every prompt with its answer."""
+    return [(prompt, str(prompt.columns["answer"])) for prompt in prompts]
 
 
 def _random_return(lengths: Sequence[int], vocab_size: int, sparse: bool) -> float:

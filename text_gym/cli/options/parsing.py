@@ -134,14 +134,11 @@ def _group(heading: str, fields: Sequence[_Field]) -> Any:
 
     parts: list[Any] = []
     for f in fields:
-        word = _type_word(f.type)
-        argument = tyro.conf.arg(
-            help=f.help, **({} if word is None else {"metavar": word}),
-            **({} if f.flag == f.name.replace("_", "-") else {"name": f.flag}),
-        )  # fmt: skip
+        name = None if f.flag == f.name.replace("_", "-") else f.flag
+        argument = tyro.conf.arg(name=name, metavar=_type_word(f.type), help=f.help)
         kind: Any = Annotated[f.type, argument]
         if f.type is bool and f.field.default is False:
-            kind = tyro.conf.FlagCreatePairsOff[kind]
+            kind = Annotated[kind, tyro.conf.FlagCreatePairsOff]
         default = {
             name: value
             for name in ("default", "default_factory")
