@@ -34,6 +34,7 @@ def parts(script: Any) -> Any:
     return importlib.import_module("device_parts")
 
 
+@pytest.mark.nightly
 def test_all_of_it_passes_on_the_cpu(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "new folder" / "device.json"
     assert script.main(script.Options(device="cpu", quick=True, json=file)) == 0

@@ -196,12 +196,9 @@ def fixed_point_with_kl_in_loss(task: Task, reference: Floats, beta: float, esti
 @pytest.mark.parametrize(
     ("estimator", "seed"),
     [
-        ("k3", 0),
-        *(
-            pytest.param(estimator, seed, marks=pytest.mark.nightly)
-            for estimator in ("k2", "k3")
-            for seed in range(1, 6)
-        ),
+        pytest.param(estimator, seed, marks=pytest.mark.nightly)
+        for estimator in ("k2", "k3")
+        for seed in range(6)
     ],
 )
 def test_with_the_kl_in_the_loss_it_converges_elsewhere(estimator: str, seed: int) -> None:
