@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import islice, product
 
 import numpy as np
@@ -18,7 +19,7 @@ from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import Rewards, TokenBatch
 from text_gym.tokenizer import Tokenizer, WordTokenizer
 
-from .task import Task
+from .task import Pairs, Task
 
 MAX_INPUTS = 4096  # a task has all its inputs up to this number, and beyond it a seeded sample of this size
 
@@ -131,7 +132,7 @@ def classic_task(
         tokenizer=tokenizer,
         reward=AnswerReward(sparse),
         max_tokens=max(lengths) + 1,
-        corpus=lambda: (_answered(train), _answered(held_out)),
+        corpus=partial(_corpora, train, held_out),  # no lambda: environments are pickled
         optimum=1.0,
         random_return=_random_return(
             [n for i, n in enumerate(lengths) if i not in chosen], tokenizer.vocab_size, sparse
@@ -139,8 +140,12 @@ def classic_task(
     )
 
 
-def _answered(prompts: Sequence[Prompt]) -> list[tuple[Prompt, str]]:
-    """Pair each prompt with its answer, for supervised fine-tuning."""
+def _corpora(train: Sequence[Prompt], held_out: Sequence[Prompt]) -> tuple[Pairs, Pairs]:
+    """Pair prompts with their answers, for supervised fine-tuning."""
+    return _answered(train), _answered(held_out)
+
+
+def _answered(prompts: Sequence[Prompt]) -> Pairs:
     return [(prompt, str(prompt.columns["answer"])) for prompt in prompts]
 
 
