@@ -20,7 +20,7 @@ from text_gym.reward_models.audit.result import Audit
 from text_gym.reward_models.loading import load_reward
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task, load_task
-from text_gym.tokenizer import ByteTokenizer, Tokenizer
+from text_gym.tokenizer import ByteTokenizer, Tokenizer, WordTokenizer
 from text_gym.utils.display import harmless
 from text_gym.utils.interval import Interval
 
@@ -82,7 +82,7 @@ def _episodes(options: AuditOptions, task: Task | None) -> Iterator[Episode]:
         rows = read_rows(str(options.data))
         for prompt, text in pairs_from(prompts_from(rows, options.prompt, options.reference)):
             yield Episode.of(prompt, text, tokenizer)
-    elif task.corpus is None:
+    elif task.corpus is None or isinstance(task.tokenizer, WordTokenizer):  # which has no words to put in
         raise ConfigError(f"task {task.name!r} has no written texts; pass some with --texts or --data")
     else:
         for prompt, text in itertools.islice(task.corpus()[1], 4 * options.count):

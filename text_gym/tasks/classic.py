@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import islice, product
 
 import numpy as np
@@ -18,7 +19,7 @@ from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import Rewards, TokenBatch
 from text_gym.tokenizer import Tokenizer, WordTokenizer
 
-from .task import Task
+from .task import Pairs, Task
 
 MAX_INPUTS = 4096  # a task has all its inputs up to this number, and beyond it a seeded sample of this size
 
@@ -131,7 +132,7 @@ def classic_task(
         tokenizer=tokenizer,
         reward=AnswerReward(sparse),
         max_tokens=max(lengths) + 1,
-        corpus=lambda: (_pairs(train), _pairs(held_out)),
+        corpus=partial(_answered, train, held_out),
         optimum=1.0,
         random_return=_random_return(
             [n for i, n in enumerate(lengths) if i not in chosen], tokenizer.vocab_size, sparse
@@ -139,9 +140,10 @@ def classic_task(
     )
 
 
-def _pairs(prompts: Sequence[Prompt]) -> list[tuple[Prompt, str]]:
+def _answered(train: Sequence[Prompt], held_out: Sequence[Prompt]) -> tuple[Pairs, Pairs]:
     """Pair every prompt with its answer."""
-    return [(prompt, str(prompt.columns["answer"])) for prompt in prompts]
+    first, second = ([(p, str(p.columns["answer"])) for p in half] for half in (train, held_out))
+    return first, second
 
 
 def _random_return(lengths: Sequence[int], vocab_size: int, sparse: bool) -> float:
