@@ -1,5 +1,6 @@
 """Runs the command line: `python -m text_gym` is `text-gym`."""
 
-from .cli.main import main
+from text_gym.cli.main import main
 
-raise SystemExit(main())
+if __name__ == "__main__":
+    raise SystemExit(main())
