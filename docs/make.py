@@ -155,7 +155,14 @@ def draw_results(folder: Path) -> None:
 
 def speed_page(text: str) -> str:
     """Return the page of speeds with its tables made anew from the committed results."""
-    for name, table in (("compare", _compared), ("env_speed", _steps), ("sb3_speed", _sb3)):
+    tables = {
+        "compare": _compared,
+        "kernel_threads": _threads,
+        "kernel_parts": _parts,
+        "env_speed": _steps,
+        "sb3_speed": _sb3,
+    }
+    for name, table in tables.items():
         found = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text(encoding="utf-8"))
         made = ", ".join(str(found["machine"][key]) for key in ("processor", "date", "torch"))
         lines = ["", *map(_row, table(found["rows"])), "", f"*`benchmarks/results/{name}.json`: {made}*", ""]
@@ -177,6 +184,23 @@ def _compared(rows: list[dict[str, Any]]) -> list[list[str]]:
             numbers = [f"{r['ours']:,.0f}", f"{r['peer']:,.0f}", f"{r['ratio']:.2f}"]
             memory_ratio = "–" if added is None else f"{added:.2f}"
             lines.append([r["what"], r["model"], str(r["batch"]), r["peer_name"], *numbers, memory_ratio])
+    return lines
+
+
+def _threads(rows: list[dict[str, Any]]) -> list[list[str]]:
+    lines = [["model", "asked for", "rollout", "update", "iteration"], ["---"] * 5]
+    for r in rows:
+        if r["contestant"] != "1 threads":
+            faster = [f"{1 / r[f'{what}_ratio']:.2f}" for what in ("rollout", "update", "iteration")]
+            lines.append([r["model"], r["contestant"], *faster])
+    return lines
+
+
+def _parts(rows: list[dict[str, Any]]) -> list[list[str]]:
+    lines = [["model", "", "rollout", "update", "iteration"], ["---"] * 5]
+    for r in rows:
+        slower = [f"{r[f'{what}_ratio']:.2f}" for what in ("rollout", "update", "iteration")]
+        lines.append([r["model"], r["contestant"], *slower])
     return lines
 
 

@@ -87,11 +87,14 @@ class House:
         return [name for name in self.files if not self.is_package(name)]
 
     def folder(self, name: str) -> str:
-        """The package that a module stands in."""
+        """The package that a module stands in; the program's entry stands beside it, but belongs to `cli`."""
+        if name == "text_gym.__main__":
+            return "text_gym.cli"
         return name if self.is_package(name) else name.rpartition(".")[0]
 
     def floor(self, name: str) -> int:
         """The floor of a module."""
+        name = self.folder(name)
         while name not in FLOORS:
             name = name.rpartition(".")[0]
         return FLOORS[name]

@@ -34,6 +34,7 @@ def parts(script: Any) -> Any:
     return importlib.import_module("device_parts")
 
 
+@pytest.mark.nightly
 def test_all_of_it_passes_on_the_cpu(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "new folder" / "device.json"
     assert script.main(script.Options(device="cpu", quick=True, json=file)) == 0
@@ -74,8 +75,7 @@ def test_cuda_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
         timeout=120,
     )
     assert done.returncode == 2
-    assert "ConfigError: --device cuda" in done.stderr
-    assert "no CUDA device" in done.stderr
+    assert "ConfigError: device 'cuda': PyTorch sees 0 GPUs" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 

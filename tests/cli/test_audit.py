@@ -67,5 +67,5 @@ def test_texts_of_transcripts(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_wrong_input_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, "lenght")[0] == 2
     assert "did you mean 'length'" in capsys.readouterr().err
-    assert run(tmp_path, "length", "--task", "copy")[0] == 2
+    assert run(tmp_path, "length", "--task", "enumerable")[0] == 2
     assert "--texts or --data" in capsys.readouterr().err

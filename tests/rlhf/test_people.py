@@ -113,6 +113,7 @@ class Replay:
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this computer")
+@pytest.mark.nightly
 def test_the_page(own_data: list[str], tmp_path: Path) -> None:
     """A person in a browser rates with the keyboard alone; the cycle goes on as they do."""
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -239,7 +239,7 @@ def test_a_ruined_run_ends_with_its_best_policy(tmp_path: Path, on_decline: str)
     assert "to go on" not in said
 
 
-@pytest.mark.parametrize("on_decline", ["warn", "stop"])
+@pytest.mark.parametrize("on_decline", [pytest.param("warn", marks=pytest.mark.nightly), "stop"])
 def test_a_ruined_run_that_is_resumed_ends_with_the_same_policy(tmp_path: Path, on_decline: str) -> None:
     ruinous(tmp_path / "whole", on_decline)
     whole = kill_harness.result(tmp_path / "whole")

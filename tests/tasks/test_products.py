@@ -353,6 +353,7 @@ def test_loading_needs_neither_torch_nor_transformers() -> None:
 # The shipped tokenizer
 
 
+@pytest.mark.nightly
 def test_the_shipped_tokenizer_is_the_one_that_its_command_makes(tmp_path: Path) -> None:
     make_tokenizer().save(tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json"):

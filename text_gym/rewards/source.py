@@ -62,8 +62,12 @@ class RewardSource(ABC):
             on_bad_reward: `"raise"` refuses the whole batch; `"drop"` lets bad ones abstain (`last_failure`).
 
         Raises:
+<<<<<<< HEAD
             RewardError: The source raised (its file and line are told), or returned another number of rewards
                 than episodes, or something that is not a finite number. The source and the text are named.
+=======
+            RewardError: The source raised, or did not return one finite number per episode; it is named.
+>>>>>>> main
         """
         return self._judge(episodes, on_bad_reward) if episodes else Rewards(np.zeros(0))
 

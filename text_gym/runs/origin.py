@@ -123,11 +123,10 @@ def load_policy(place: str | Path, device: str = "auto", task: Task | None = Non
     folder = policy_folder(place)
     if (Path(folder) / "tokenizer.json").is_file() or not Path(folder).is_dir():
         return Policy.from_pretrained(folder, device=device)
-    tokenizer = None if task is None else task.tokenizer
     origin = read_origin(folder)  # the words of a task are its own, and are saved nowhere else
     if origin.get("task") in TASKS:
-        tokenizer = load_task(origin["task"], **origin.get("task_arguments", {})).tokenizer
-    return Policy.from_pretrained(folder, tokenizer, device=device)
+        task = load_task(origin["task"], **origin.get("task_arguments", {}))
+    return Policy.from_pretrained(folder, None if task is None else task.tokenizer, device=device)
 
 
 def load_start(folder: str | Path, policy: Policy, device: str = "auto") -> tuple[Policy | None, str]:

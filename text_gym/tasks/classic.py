@@ -132,7 +132,7 @@ def classic_task(
         tokenizer=tokenizer,
         reward=AnswerReward(sparse),
         max_tokens=max(lengths) + 1,
-        corpus=partial(_answered, train, held_out),
+        corpus=partial(_corpora, train, held_out),  # no lambda: environments are pickled
         optimum=1.0,
         random_return=_random_return(
             [n for i, n in enumerate(lengths) if i not in chosen], tokenizer.vocab_size, sparse
@@ -140,10 +140,13 @@ def classic_task(
     )
 
 
-def _answered(train: Sequence[Prompt], held_out: Sequence[Prompt]) -> tuple[Pairs, Pairs]:
-    """Pair every prompt with its answer."""
-    first, second = ([(p, str(p.columns["answer"])) for p in half] for half in (train, held_out))
-    return first, second
+def _corpora(train: Sequence[Prompt], held_out: Sequence[Prompt]) -> tuple[Pairs, Pairs]:
+    """Pair prompts with their answers, for supervised fine-tuning."""
+    return _answered(train), _answered(held_out)
+
+
+def _answered(prompts: Sequence[Prompt]) -> Pairs:
+    return [(prompt, str(prompt.columns["answer"])) for prompt in prompts]
 
 
 def _random_return(lengths: Sequence[int], vocab_size: int, sparse: bool) -> float:

@@ -115,7 +115,7 @@ def test_the_kl_bound_holds_and_is_reached_by_many_equally_likely_texts(n: int) 
     assert kl == pytest.approx(bound, abs=1e-3)
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.nightly) for s in range(1, 10))])
+@pytest.mark.parametrize("seed", [pytest.param(s, marks=pytest.mark.nightly) for s in range(10)])
 def test_distillation_from_the_reference_reaches_best_of_n(seed: int) -> None:
     """Maximum likelihood on the best of n texts of the reference: the fixed point is their distribution."""
     settings = {**QUICK, "kl_coef": 0.0, "epochs": 1, "minibatches": 1, "n": 2}

@@ -149,6 +149,7 @@ def test_with_the_kl_in_the_reward_every_variant_reaches_the_closed_form(
     assert total_variation(after, best) <= 0.01
 
 
+@pytest.mark.nightly
 def test_dr_grpo_with_the_kl_in_the_reward_reaches_the_closed_form() -> None:
     task, before, after = learnt(0, **DR_GRPO, **IN_REWARD)
     best = optimal_policy(before, rewards_of(task), BETA)
@@ -195,12 +196,9 @@ def fixed_point_with_kl_in_loss(task: Task, reference: Floats, beta: float, esti
 @pytest.mark.parametrize(
     ("estimator", "seed"),
     [
-        ("k3", 0),
-        *(
-            pytest.param(estimator, seed, marks=pytest.mark.nightly)
-            for estimator in ("k2", "k3")
-            for seed in range(1, 6)
-        ),
+        pytest.param(estimator, seed, marks=pytest.mark.nightly)
+        for estimator in ("k2", "k3")
+        for seed in range(6)
     ],
 )
 def test_with_the_kl_in_the_loss_it_converges_elsewhere(estimator: str, seed: int) -> None:

@@ -83,7 +83,7 @@ def test_the_expected_first_step_is_the_exact_policy_gradient() -> None:
     assert_same(found, list(exact.values()))
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.nightly) for s in range(1, 10))])
+@pytest.mark.parametrize("seed", [pytest.param(s, marks=pytest.mark.nightly) for s in range(10)])
 def test_rloo_reaches_the_closed_form_optimum(seed: int) -> None:
     config = RLOOConfig(**QUICK, group_size=8, seed=seed)
     task, episodes, before, after = learn_in(seed, lambda policy, env: RLOO(policy, env, config))

@@ -127,7 +127,7 @@ def test_large_errors_of_the_critic_do_not_make_the_policys_steps_smaller() -> N
     assert all(torch.equal(a, b) for a, b in zip(*steps, strict=True))
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.nightly) for s in range(1, 10))])
+@pytest.mark.parametrize("seed", [pytest.param(s, marks=pytest.mark.nightly) for s in range(10)])
 def test_the_closed_form_is_reached_with_a_critic_apart(seed: int) -> None:
     task = load_task("enumerable", seed=seed)
     policy = Policy.new(task.tokenizer, width=32, layers=1, heads=2, context=8, seed=seed, device="cpu")

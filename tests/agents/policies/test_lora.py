@@ -209,7 +209,7 @@ def test_seeds_decide_the_start_and_nothing_else_is_drawn() -> None:
     assert not same_parameters(copy.deepcopy(a), parameters_of(other))
 
 
-@pytest.mark.parametrize("adapter_only", [False, True])
+@pytest.mark.parametrize("adapter_only", [pytest.param(False, marks=pytest.mark.nightly), True])
 def test_the_command_trains_saves_and_resumes(adapter_only: bool, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 

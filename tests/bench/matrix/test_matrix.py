@@ -93,7 +93,7 @@ def test_a_second_call_does_nothing_and_changes_nothing(whole: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGKILL", pytest.param("SIGTERM", marks=pytest.mark.nightly)])
 def test_whatever_ended_it_the_same_call_goes_on_to_the_same_bytes(
     name: str, whole: Path, tmp_path: Path
 ) -> None:

@@ -134,15 +134,16 @@ def _group(heading: str, fields: Sequence[_Field]) -> Any:
 
     parts: list[Any] = []
     for f in fields:
+        word = _type_word(f.type)
         name = None if f.flag == f.name.replace("_", "-") else f.flag
-        argument = tyro.conf.arg(name=name, metavar=_type_word(f.type), help=f.help)
-        kind: Any = Annotated[f.type, argument]
+        kind: Any = Annotated[f.type, tyro.conf.arg(help=f.help, metavar=word, name=name)]
         if f.type is bool and f.field.default is False:
-            kind = Annotated[kind, tyro.conf.FlagCreatePairsOff]
+            pairs_off: Any = tyro.conf.FlagCreatePairsOff
+            kind = pairs_off[kind]
         default = {
-            name: value
-            for name in ("default", "default_factory")
-            if (value := getattr(f.field, name)) is not dataclasses.MISSING
+            where: value
+            for where in ("default", "default_factory")
+            if (value := getattr(f.field, where)) is not dataclasses.MISSING
         }
         parts.append((f.name, kind, dataclasses.field(**default)))
     made = dataclasses.make_dataclass("Group", parts, kw_only=True)
