@@ -59,15 +59,11 @@ class RewardSource(ABC):
 
         Args:
             episodes: `B` finished episodes (prefixes too, if the source is causal).
-            on_bad_reward: `"raise"` refuses the whole batch; `"drop"` lets bad ones abstain (`last_failure`).
+            on_bad_reward: `"raise"` refuses the whole batch; `"drop"` makes bad ones abstain, and
+                `last_failure` says what was bad.
 
         Raises:
-<<<<<<< HEAD
-            RewardError: The source raised (its file and line are told), or returned another number of rewards
-                than episodes, or something that is not a finite number. The source and the text are named.
-=======
             RewardError: The source raised, or did not return one finite number per episode; it is named.
->>>>>>> main
         """
         return self._judge(episodes, on_bad_reward) if episodes else Rewards(np.zeros(0))
 
