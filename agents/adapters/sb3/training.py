@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecMonitor
 
+from text_gym.agents.adapters.episode_statistics import EpisodeStatistics
 from text_gym.agents.adapters.kl_penalty import KLPenalty
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.evaluation import Measure, Report, evaluate
@@ -175,7 +175,7 @@ def make_sb3(
         model: BaseAlgorithm = algorithm_class(name, vec_env, policy_kwargs=networks, **common)
     elif algorithm in ("ppo", "a2c"):
         # Statistics inside the penalty: what SB3 logs is the task's own return.
-        penalised = SB3VecEnv(KLPenalty(RecordEpisodeStatistics(env), policy, config.kl_coef))
+        penalised = SB3VecEnv(KLPenalty(EpisodeStatistics(env), policy, config.kl_coef))
         model = algorithm_class(
             LanguageModelPolicy,
             penalised,
