@@ -18,13 +18,13 @@ from rich.console import Console
 
 from text_gym.agents.adapters.sb3.training import train_sb3
 from text_gym.agents.algorithms.by_name import load_algorithm
-from text_gym.agents.checks import reward_modules
 from text_gym.agents.own_algorithms import short_name
 from text_gym.agents.policies.lora import LoRAPolicy
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.training.checkpoint import Checkpoints, Choice
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.errors import ConfigError, NonFiniteError, RaterLeftError
+from text_gym.models.checks import reward_modules
 from text_gym.models.threads import limited_threads, threads_are_chosen
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
