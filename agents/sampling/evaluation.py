@@ -13,6 +13,7 @@ from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.envs.options import EpisodeOptions
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Episode, FloatArray, Prompt
+from text_gym.pages.notebook import card, episodes_table, table
 from text_gym.utils.interval import mean_interval
 
 from .rollout import Rollout
@@ -35,7 +36,7 @@ class Measure:
         return cls(found.value, (found.low, found.high))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """The result of an evaluation.
 
@@ -61,6 +62,26 @@ class Report:
     episodes: list[Episode]
     rewards: FloatArray
     episode_kl: FloatArray
+
+    def __repr__(self) -> str:
+        low, high = self.reward.ci95
+        kl = "" if np.isnan(self.kl.mean) else f", KL {self.kl.mean:.3g} nats"
+        reward = f"reward {self.reward.mean:.3f} [{low:.3f}, {high:.3f}]"
+        return f"Report({len(self.episodes):,} episodes, {reward}{kl})"
+
+    def _repr_html_(self) -> str:
+        measures = {"reward": self.reward, **self.terms, "KL, nats per episode": self.kl}
+        rows = [
+            [name, f"{m.mean:.3f}", f"[{m.ci95[0]:.3f}, {m.ci95[1]:.3f}]".replace("-", "−")]
+            for name, m in measures.items()
+            if not np.isnan(m.mean)
+        ]
+        facts: dict[str, object] = {"episodes": len(self.episodes), "tokens a text": self.length}
+        facts |= {"ended by themselves": self.terminated, "perplexity": self.perplexity}
+        columns = {"reward": self.rewards, "KL": self.episode_kl}
+        known = {name: values.tolist() for name, values in columns.items() if not np.isnan(values).all()}
+        texts = episodes_table(self.episodes, known)
+        return card("Report", facts, table(["", "mean", "95 % interval"], rows), texts)
 
     def summary(self, reward: str | None = "reward") -> dict[str, Any]:
         """Return plain data: measures as `{"mean", "ci95"}`, with the terms beside the reward.
