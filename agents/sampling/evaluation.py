@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from text_gym.agents.environments import AgentEnv, as_text_vector_env
 from text_gym.agents.policies.policy import Policy
 from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.envs.options import EpisodeOptions
-from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Episode, FloatArray, Prompt
 from text_gym.pages.notebook import card, episodes_table, table
 from text_gym.utils.interval import mean_interval
@@ -102,7 +102,7 @@ class Report:
 
 def evaluate(
     policy: Policy,
-    env: TextVectorEnv,
+    env: AgentEnv,
     prompts: Sequence[Prompt] | None = None,
     *,
     reference: Policy | None = None,
@@ -115,13 +115,14 @@ def evaluate(
     Args:
         policy: Who writes.
         env: Gives tokenizer, reward, token limit and stop strings, and its prompts if none are given. Texts
-            are scored as they stand, cut or not, whatever its `limit`.
+            are scored as they stand, cut or not, whatever its `limit`. Anything that agents take.
         prompts: What to complete, once each and in order.
         reference: For KL and perplexity; if None they are not known, and NaN.
         sampling: How tokens are drawn; temperature 1 if None. KL and perplexity are at temperature 1.
         seed: Decides the noise.
         episodes_per_prompt: Texts per prompt.
     """
+    env = as_text_vector_env(env)
     prompts = list(env.prompts if prompts is None else prompts)
     total = len(prompts) * episodes_per_prompt
     rows = min(total, 128)

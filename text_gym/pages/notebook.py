@@ -55,11 +55,12 @@ def card(title: str, facts: Mapping[str, object], *body: Markup) -> str:
         for name, value in facts.items()
     )
     listed = Markup("<dl>{}</dl>").format(shown) if shown else Markup()
-    return str(
-        Markup('<div class="text-gym">{}<b>{}</b>{}{}</div>').format(
-            _STYLE, label(title, 120), listed, Markup("").join(body)
-        )
-    )
+    return frame(Markup("<b>{}</b>").format(label(title, 120)), listed, *body)
+
+
+def frame(*body: Markup) -> str:
+    """Return pieces of markup as one output of a notebook, with the style that they need."""
+    return str(Markup('<div class="text-gym">{}{}</div>').format(_STYLE, Markup("").join(body)))
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Markup:
