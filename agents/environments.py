@@ -68,7 +68,8 @@ def as_policy(policy: Any, env: TextVectorEnv) -> Policy:
     """
     if isinstance(policy, Policy):
         return policy
-    new = f"Policy.new(env.tokenizer, context={env.batch.tokens.shape[1]}) for a small one to train from nothing"
+    width = env.batch.tokens.shape[1]
+    new = f"Policy.new(env.tokenizer, context={width}) for a small one to train from nothing"
     if isinstance(policy, (str, Path)):
         if Path(policy).is_dir():
             own = (Path(policy) / "tokenizer.json").is_file()  # byte and word tokenizers have no file
