@@ -30,8 +30,6 @@ VERSIONS = """
 import importlib.metadata, json, sys
 print(json.dumps({name: importlib.metadata.version(name) for name in sys.argv[1:]}))
 """
-    "import importlib.metadata as m, json, sys; print(json.dumps({n: m.version(n) for n in sys.argv[1:]}))"
-)
 
 
 def names() -> list[str]:
@@ -64,7 +62,7 @@ def run_block(python: Path, home: Path, name: str, title: str, *options: str) ->
     work = home / "work"
     work.mkdir(exist_ok=True)
     variables = {**os.environ, "PYTHONPATH": str(ROOT)}
-    program = [python, "-m", "tests.interop.block", name, title, out, *options]
+    program: list[str | Path] = [python, "-m", "tests.interop.block", name, title, out, *options]
     done = subprocess.run(
         program, cwd=work, env=variables, check=False, stdout=sys.stderr, stderr=subprocess.PIPE, text=True
     )
