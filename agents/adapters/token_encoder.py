@@ -103,7 +103,7 @@ class TokenEncoder(nn.Module):
         Args:
             tokens: `(..., S)`, right-padded, of any dtype.
             attention_mask: `(..., S)`, positive where there is a token; None if padding has an id of its own.
-            remaining: `(..., 1)`, how many tokens are left; for encoders with a `limit`, which it is scaled by.
+            remaining: `(..., 1)`, how many tokens are left; read by encoders that have a `limit`.
         """
         batch, size = tokens.shape[:-1], tokens.shape[-1]
         ids = tokens.reshape(-1, size).long()

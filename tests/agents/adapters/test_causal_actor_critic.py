@@ -50,7 +50,12 @@ def test_texts_that_begin_others_are_not_read(monkeypatch: pytest.MonkeyPatch) -
     policy = language_model()
     read = []
     hidden = policy.hidden
-    monkeypatch.setattr(policy, "hidden", lambda ids: read.append(len(ids)) or hidden(ids))
+
+    def watch(ids: torch.Tensor) -> Any:
+        read.append(len(ids))
+        return hidden(ids)
+
+    monkeypatch.setattr(policy, "hidden", watch)
     states_of(policy, torch.from_numpy(tokens), torch.from_numpy(lengths))
     assert read == [5]
 
