@@ -1,7 +1,8 @@
 """RLlib: an `RLModule` that reads token observations.
 
 Env runners, learners and algorithms are RLlib's own; `docs/your-library.md` has a recipe. On remote runners
-ids must say where they come from, as in `"text_gym:text_gym/Reverse-v0"`: Ray's processes import nothing else.
+ids must say where they come from, as in `"text_gym:text_gym/Reverse-v0"`, since Ray's processes import
+nothing else.
 """
 
 from __future__ import annotations
