@@ -1,4 +1,4 @@
-"""Tianshou: the network that its actors and critics put in front of their own layers.
+"""Tianshou: actors and critics for token observations, and the network in front of their own layers.
 
 Environments, collectors, policies and algorithms are Tianshou's own; `docs/your-library.md` has a recipe.
 """
@@ -18,6 +18,7 @@ from text_gym.errors import MissingLibraryError
 try:
     from tianshou.data import Batch
     from tianshou.utils.net.common import ModuleWithVectorOutput
+    from tianshou.utils.net.discrete import DiscreteActor, DiscreteCritic
 except ModuleNotFoundError as error:
     raise MissingLibraryError("text_gym.agents.adapters.tianshou", "tianshou", "tianshou") from error
 
@@ -45,3 +46,23 @@ class TokenPreprocess(ModuleWithVectorOutput):  # type: ignore[misc, unused-igno
         names = ("tokens", "attention_mask", "remaining")
         parts = [obs[k] for k in names if k in obs] if isinstance(obs, (Batch, Mapping)) else [obs]
         return self.encoder(*(torch.as_tensor(part, device=device) for part in parts)), state
+
+
+def token_networks(
+    space: spaces.Space[Any], actions: spaces.Discrete, encoder: Encoder = "positions", width: int = 128
+) -> tuple[Any, Any]:
+    """Make a `DiscreteActor`, whose outputs are logits, and a `DiscreteCritic` of a single environment.
+
+    Args:
+        space: The observations, as for `TokenPreprocess`.
+        actions: The actions.
+        encoder: Of both, as for `TokenEncoder`.
+        width: Units of their layers.
+    """
+    actor = DiscreteActor(
+        preprocess_net=TokenPreprocess(space, encoder, width),
+        action_shape=int(actions.n),
+        hidden_sizes=[width],
+        softmax_output=False,
+    )
+    return actor, DiscreteCritic(preprocess_net=TokenPreprocess(space, encoder, width), hidden_sizes=[width])
