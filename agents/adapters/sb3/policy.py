@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +21,11 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
+from text_gym.agents.adapters.causal_actor_critic import CausalActorCritic
 from text_gym.agents.adapters.fit import check_fit
 from text_gym.agents.policies.policy import Policy
-from text_gym.agents.sampling.prefix_cache import PrefixCache
-from text_gym.agents.sampling.sampler import draw
 from text_gym.episode import IntArray
-from text_gym.errors import ConfigError, NonFiniteError
+from text_gym.errors import ConfigError
 
 Observations = Mapping[str, Tensor]
 
@@ -105,8 +104,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
         self._given = (language_model,)  # in a tuple, so that PyTorch does not register it as a submodule
         optimizer_kwargs = {"lr": lr_schedule(1), **optimizer_kwargs}
         self.optimizer = optimizer_class(self.language_model.parameters(), **optimizer_kwargs)
-        self._last: _Draw | None = None
-        self._caches: dict[str, PrefixCache] = {}
+        self._core = CausalActorCritic(self.language_model, cache=cache)
 
     def _build(self, lr_schedule: Schedule) -> None:
         """Build nothing, since SB3's own networks are not needed."""
@@ -118,25 +116,16 @@ class LanguageModelPolicy(ActorCriticPolicy):
     def forward(self, obs: Observations, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
         """Draw actions `(B,)`; also return values `(B, 1)` and log-probabilities `(B,)` in nats."""
         tokens, lengths = _as_arrays(obs)
-        states = self._read(tokens, lengths, "play")
-        actions, log_probs = self._draw(states, deterministic)
-        self._last = _Draw(tokens, lengths, actions.cpu().numpy(), log_probs)
-        return actions, self.language_model.values(states)[:, None], log_probs
+        actions, log_probs, values = self._core.act(tokens, lengths, greedy=deterministic)
+        return actions, values[:, None], log_probs
 
     def predict_values(self, obs: Observations) -> Tensor:  # type: ignore[override]
         """Return values `(n, 1)` of all rows or, for bootstrapping, of a sequence a row has just become."""
         tokens, lengths = _as_arrays(obs)
-        cache = self._caches.get("play")
+        cache = self._core.caches.get("play")
         if cache is None or len(tokens) == cache.rows:
-            return self.language_model.values(self._read(tokens, lengths, "play"))[:, None]
-        if self._last is not None:
-            # What ended is a row and the token drawn for it. A step with all tokens drawn gives the values
-            # of all that ended, and the rows that go on will find theirs done when they are next asked for.
-            cache.append(self._last.actions)
-            self._last = None
-        rows = cache.find(tokens, lengths)
-        states = cache.states(rows) if (rows >= 0).all() else self._uncached(tokens, lengths)
-        return self.language_model.values(states)[:, None]
+            return self.language_model.values(self._core.states(tokens, lengths))[:, None]
+        return self._core.terminal_values(tokens, lengths)[:, None]
 
     def evaluate_actions(self, obs: Observations, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:  # type: ignore[override]
         """Return values `(N, 1)`, log-probabilities `(N,)` and entropies `(N,)` with gradients, uncached.
@@ -145,8 +134,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
             obs: `S` sequences as `SequenceRolloutBuffer` gives them, or `N` plain observations.
             actions: `(N,)` int64, those of the first sequence, then those of the second, …
         """
-        for cache in self._caches.values():
-            cache.clear()  # an update has begun, and a fused optimizer's step leaves no trace to see later
+        self._core.clear()  # an update has begun, and a fused optimizer's step leaves no trace to see later
         tokens, first = obs["tokens"].long(), obs["length"].long().flatten()
         steps = obs["steps"].flatten() if "steps" in obs else torch.ones_like(first)
         rows = torch.arange(len(steps), device=steps.device).repeat_interleave(steps)
@@ -163,12 +151,12 @@ class LanguageModelPolicy(ActorCriticPolicy):
     @torch.no_grad()
     def get_distribution(self, obs: Observations) -> CategoricalDistribution:  # type: ignore[override]
         """Return the distribution of the next token in SB3's form, without gradients."""
-        logits = self.language_model.logits(self._read(*_as_arrays(obs), "play"))
+        logits = self.language_model.logits(self._core.states(*_as_arrays(obs)))
         return CategoricalDistribution(self.language_model.vocab_size).proba_distribution(logits)
 
     def log_probs(self, obs: Mapping[str, npt.NDArray[Any]], actions: IntArray) -> Tensor:
         """Return the actions' log-probabilities, `(B,)` nats; those of the last draw are stored."""
-        last = self._last
+        last = self._core.last
         if last is not None and all(
             np.array_equal(old, new)
             for old, new in zip(last[:3], (obs["tokens"], obs["length"][:, 0], actions), strict=True)
@@ -178,39 +166,8 @@ class LanguageModelPolicy(ActorCriticPolicy):
         return self.get_distribution(observations).log_prob(torch.as_tensor(actions, device=self.device))  # type: ignore[arg-type]
 
     def _predict(self, observation: Observations, deterministic: bool = False) -> Tensor:  # type: ignore[override]
-        # A separate cache, because an evaluation in mid-rollout must not cost the rollout its own.
-        return self._draw(self._read(*_as_arrays(observation), "predict"), deterministic)[0]
-
-    def _draw(self, states: Tensor, greedy: bool) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            logits = self.language_model.logits(states)
-            noise = torch.rand(len(logits), dtype=torch.float64, device=logits.device)
-            if greedy:
-                actions = logits.argmax(dim=1)
-                log_probs = torch.log_softmax(logits, dim=1).gather(1, actions[:, None])[:, 0]
-            else:
-                actions, probs = draw(logits, noise)
-                log_probs = probs[:, 0].log()
-        if not torch.isfinite(log_probs).all():
-            row = int((~torch.isfinite(log_probs)).int().argmax())
-            raise NonFiniteError(f"the policy's logits are not finite for row {row}; lower the learning rate")
-        return actions, log_probs
-
-    def _read(self, tokens: IntArray, lengths: IntArray, whose: str) -> Tensor:
-        """Compute the states of the observations' last tokens, `(n, D)`."""
-        if not self.cache:
-            return self._uncached(tokens, lengths)
-        cache = self._caches.get(whose)
-        if cache is None or cache.rows != len(tokens) or cache.width != tokens.shape[1]:
-            cache = self._caches[whose] = PrefixCache(self.language_model, len(tokens), tokens.shape[1])
-        return cache.read(tokens, lengths)
-
-    @torch.no_grad()
-    def _uncached(self, tokens: IntArray, lengths: IntArray) -> Tensor:
-        ids = torch.from_numpy(tokens[:, : lengths.max()]).to(self.language_model.device)
-        last = torch.from_numpy(lengths - 1).to(ids.device)
-        states: Tensor = self.language_model.hidden(ids).last_hidden_state[torch.arange(len(ids)), last]
-        return states
+        tokens, lengths = _as_arrays(observation)
+        return self._core.act(tokens, lengths, greedy=deterministic, caller="predict")[0]
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {
@@ -223,15 +180,6 @@ class LanguageModelPolicy(ActorCriticPolicy):
             "optimizer_class": self.optimizer_class,
             "optimizer_kwargs": self.optimizer_kwargs,
         }
-
-
-class _Draw(NamedTuple):
-    """The last batch of actions, and the states in which they were taken."""
-
-    tokens: IntArray
-    lengths: IntArray
-    actions: IntArray
-    log_probs: Tensor
 
 
 def _as_arrays(obs: Observations) -> tuple[IntArray, IntArray]:
