@@ -27,7 +27,7 @@ from .policy import LanguageModelPolicy
 from .vec_env import SB3VecEnv
 
 OFF_POLICY = ("dqn", "qr_dqn")
-FOR_LANGUAGE_MODELS = ("ppo", "a2c")
+FOR_LANGUAGE_MODELS = ("ppo", "a2c", "maskable_ppo")
 
 
 def make_sb3(

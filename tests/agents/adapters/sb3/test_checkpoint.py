@@ -16,8 +16,15 @@ from text_gym.agents.adapters.sb3.training import SB3Learner, SB3Run
 from text_gym.errors import CheckpointError, ConfigError, RaterLeftError, RewardError
 from text_gym.tasks.task import Task
 
-TINY: dict[str, Any] = {"iterations": 6, "num_envs": 6, "n_steps": 12, "batch_size": 24, "n_epochs": 2, "width": 16}
-LANGUAGE_MODELS = ("ppo", "a2c")
+TINY: dict[str, Any] = {
+    "iterations": 6,
+    "num_envs": 6,
+    "n_steps": 12,
+    "batch_size": 24,
+    "n_epochs": 2,
+    "width": 16,
+}
+LANGUAGE_MODELS = ("ppo", "a2c", "maskable_ppo")
 
 
 def sort_task() -> Task:
