@@ -51,8 +51,8 @@ class TokenFeatures(BaseFeaturesExtractor):  # type: ignore[misc, unused-ignore]
         super().__init__(observation_space, features_dim=width)
         if not isinstance(observation_space, spaces.Dict):
             raise ConfigError(
-                f"TokenFeatures reads a Dict with 'tokens', not {observation_space}; with observation=\"ids\" or "
-                'observation="onehot" SB3 makes features itself: take "MlpPolicy", without TokenFeatures'
+                f"TokenFeatures reads a Dict with 'tokens', not {observation_space}; of "
+                'observation="ids" and "onehot" SB3 makes features itself: take "MlpPolicy" without it'
             )
         self.encoder = TokenEncoder.of(observation_space, encoder, width, layers)
 
