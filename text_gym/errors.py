@@ -45,6 +45,14 @@ class ConfigError(TextGymError, ValueError):
     """An option whose value makes no sense, alone or in combination."""
 
 
+class ArgumentError(ConfigError, TypeError):
+    """A keyword argument that nobody has, in Python's own words.
+
+    It is a `TypeError` too, because that is what Stable-Baselines3 and TorchRL catch when they try arguments
+    that not every environment takes.
+    """
+
+
 class NonFiniteError(TextGymError, ArithmeticError):
     """NaN or infinity in logits, loss, gradient or weights; nothing was updated."""
 
