@@ -53,6 +53,20 @@ class ArgumentError(ConfigError, TypeError):
     """
 
 
+class MissingLibraryError(ConfigError, ModuleNotFoundError):
+    """A library that something optional needs and that is not installed.
+
+    Args:
+        what: What needs it.
+        library: The name that it is imported by.
+        install: What stands after `pip install`.
+    """
+
+    def __init__(self, what: str, library: str, install: str) -> None:
+        super().__init__(f'{what} needs {library}, which is not installed: pip install "{install}"')
+        self.name = library
+
+
 class NonFiniteError(TextGymError, ArithmeticError):
     """NaN or infinity in logits, loss, gradient or weights; nothing was updated."""
 

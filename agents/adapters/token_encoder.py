@@ -101,7 +101,7 @@ class TokenEncoder(nn.Module):
         """Compute features `(..., width)` float32.
 
         Args:
-            tokens: `(..., S)`, right-padded, of any dtype.
+            tokens: `(..., S)`, padded on either side, of any dtype.
             attention_mask: `(..., S)`, positive where there is a token; None if padding has an id of its own.
             remaining: `(..., 1)`, how many tokens are left; read by encoders that have a `limit`.
         """
@@ -119,9 +119,51 @@ class TokenEncoder(nn.Module):
                 x, _ = self.gru(x)
             else:
                 x = self.blocks(x + self.positions, src_key_padding_mask=~there)
-            last = (there.sum(dim=1) - 1).clamp_min(0)
+            last = (there * torch.arange(size, device=ids.device)).amax(dim=1)
             x = x[torch.arange(len(x), device=x.device), last]
         if self.clock is not None and remaining is not None:
             assert self.limit is not None
             x = x + self.clock * (remaining.reshape(-1, 1) / self.limit)
         return (torch.tanh(x) if self.kind == "positions" else x).reshape(*batch, self.width)
+
+
+class TokenNetwork(nn.Module):
+    """A `TokenEncoder`, a hidden layer and a linear output, as actors, critics and Q-networks need them.
+
+    Args:
+        space: A single environment's observation space, as for `TokenEncoder.of`.
+        outputs: How many numbers come out: `V` for an actor, 1 for a critic.
+        kind: Of the encoder.
+        width: Units of encoder and hidden layer.
+        gain: Scale of the output's weights at the start; an actor's are small, so that it begins near random.
+
+    >>> import gymnasium as gym, text_gym
+    >>> env = gym.make("text_gym/Reverse-v0")
+    >>> observation = {k: torch.as_tensor(v)[None] for k, v in env.reset(seed=0)[0].items()}
+    >>> actor = TokenNetwork(env.observation_space, outputs=int(env.action_space.n), gain=0.01)
+    >>> actor(observation["tokens"], observation["attention_mask"], observation["remaining"]).shape
+    torch.Size([1, 4])
+    """
+
+    def __init__(
+        self,
+        space: spaces.Space[Any],
+        outputs: int,
+        kind: Encoder = "positions",
+        width: int = 128,
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.encoder = TokenEncoder.of(space, kind, width)
+        self.hidden, self.head = nn.Linear(width, width), nn.Linear(width, outputs)
+        for layer, scale in ((self.hidden, 2**0.5), (self.head, gain)):
+            nn.init.orthogonal_(layer.weight, scale)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, tokens: Tensor, attention_mask: Tensor | None = None, remaining: Tensor | None = None
+    ) -> Tensor:
+        """Compute outputs `(..., outputs)` of what `TokenEncoder.forward` takes."""
+        features = self.encoder(tokens, attention_mask, remaining)
+        outputs: Tensor = self.head(torch.tanh(self.hidden(features)))
+        return outputs
