@@ -45,14 +45,6 @@ class ConfigError(TextGymError, ValueError):
     """An option whose value makes no sense, alone or in combination."""
 
 
-class ArgumentError(ConfigError, TypeError):
-    """A keyword argument that nobody has, in Python's own words.
-
-    It is a `TypeError` too, because that is what Stable-Baselines3 and TorchRL catch when they try arguments
-    that not every environment takes.
-    """
-
-
 class MissingLibraryError(ConfigError, ModuleNotFoundError):
     """A library that something optional needs and that is not installed.
 
@@ -65,6 +57,14 @@ class MissingLibraryError(ConfigError, ModuleNotFoundError):
     def __init__(self, what: str, library: str, install: str) -> None:
         super().__init__(f'{what} needs {library}, which is not installed: pip install "{install}"')
         self.name = library
+
+
+class ArgumentError(ConfigError, TypeError):
+    """A keyword argument that nobody has, in Python's own words.
+
+    It is a `TypeError` too, because that is what Stable-Baselines3 and TorchRL catch when they try arguments
+    that not every environment takes.
+    """
 
 
 class NonFiniteError(TextGymError, ArithmeticError):

@@ -25,7 +25,13 @@ except ModuleNotFoundError as error:
     raise MissingLibraryError("text_gym.agents.adapters.torchrl", "torchrl", "torchrl") from error
 
 
-def torchrl_env(env: str | gym.vector.VectorEnv[Any, Any, Any], num_envs: int = 1, **kwargs: Any) -> Any:
+def torchrl_env(
+    env: str | gym.vector.VectorEnv[Any, Any, Any],
+    num_envs: int = 1,
+    *,
+    seed: int | None = None,
+    **kwargs: Any,
+) -> Any:
     """Make TorchRL's environment of a text environment, batched, with actions as ids.
 
     TorchRL resets rows itself, so that the environment's own mode must be `Disabled`: then every step is a
@@ -34,6 +40,7 @@ def torchrl_env(env: str | gym.vector.VectorEnv[Any, Any, Any], num_envs: int = 
     Args:
         env: A registered id; or a vector environment in that mode, for wrappers such as `KLPenalty`.
         num_envs: `B`.
+        seed: Of the first episodes' streams, as in `reset`.
         **kwargs: Of the environment, for an id.
 
     Returns:
@@ -41,7 +48,10 @@ def torchrl_env(env: str | gym.vector.VectorEnv[Any, Any, Any], num_envs: int = 
     """
     if isinstance(env, str):
         env = gym.make_vec(env, num_envs=num_envs, autoreset_mode="Disabled", **kwargs)
-    return GymWrapper(env, categorical_action_encoding=True)
+    wrapped = GymWrapper(env, categorical_action_encoding=True)
+    if seed is not None:
+        wrapped.set_seed(seed)
+    return wrapped
 
 
 def token_actor_critic(env: Any, encoder: Encoder = "positions", width: int = 128) -> tuple[Any, Any]:

@@ -72,6 +72,21 @@ class Library:
         return dict(found)
 
 
+def drawn(logits: Any) -> npt.NDArray[Any]:
+    """Draw a token for each row of a tensor `(B, V)`; returns `(B,)` int64."""
+    import torch
+
+    actions: npt.NDArray[Any] = torch.distributions.Categorical(logits=logits).sample().numpy()
+    return actions
+
+
+def tensors(observation: Any) -> dict[str, Any]:
+    """Return the arrays of a batch of observations as tensors."""
+    import torch
+
+    return {k: torch.as_tensor(v) for k, v in observation.items()}
+
+
 def mean_return(
     act: Callable[[Any], npt.NDArray[Any]], env_id: str, episodes: int = 1000, **kwargs: Any
 ) -> float:

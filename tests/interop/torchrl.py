@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .library import Library, Names, Recipe, mean_return
+from .library import Library, Names, Recipe, mean_return, tensors
 
 
 def measure(names: Names, env_id: str) -> float:
@@ -16,11 +16,9 @@ def measure(names: Names, env_id: str) -> float:
     from tensordict import TensorDict
 
     def act(observation: Any) -> npt.NDArray[np.int64]:
-        data = TensorDict(
-            {k: torch.as_tensor(v) for k, v in observation.items()}, batch_size=[len(observation["tokens"])]
-        )
         with torch.no_grad():
-            actions: npt.NDArray[np.int64] = names["actor"](data)["action"].numpy()
+            data = names["actor"](TensorDict(tensors(observation), batch_size=[len(observation["tokens"])]))
+        actions: npt.NDArray[np.int64] = data["action"].numpy()
         return actions
 
     return mean_return(act, env_id)
