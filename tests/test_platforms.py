@@ -1,7 +1,8 @@
 """Code that asks what system it is on, tried on this one: what it does elsewhere is simulated.
 
 More of it stands beside what it belongs to (`as_on_windows` in the names of tests); CONTRIBUTING.md lists
-all, under "Systems". What Linux cannot show is how another system answers; GitHub's workflow runs the suite there.
+all, under "Systems". What Linux cannot show is how another system answers;
+GitHub's workflow runs the suite there.
 """
 
 from __future__ import annotations
