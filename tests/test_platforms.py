@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from text_gym.agents.checks import memory_mib
+from text_gym.models.checks import memory_mib
 from text_gym.bench.matrix import folder as bench_folder
 from text_gym.errors import ConfigError
 from text_gym.models import threads
