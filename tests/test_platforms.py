@@ -1,7 +1,8 @@
 """Code that asks what system it is on, tried on this one: what it does elsewhere is simulated.
 
 More of it stands beside what it belongs to (`as_on_windows` in the names of tests); CONTRIBUTING.md lists
-all, under "Systems". How another system answers Linux cannot show; GitHub's workflow runs the suite there.
+all, under "Systems". What Linux cannot show is how another system answers;
+GitHub's workflow runs the suite there.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from text_gym.agents.checks import memory_mib
 from text_gym.bench.matrix import folder as bench_folder
 from text_gym.errors import ConfigError
 from text_gym.models import threads
+from text_gym.models.checks import memory_mib
 from text_gym.models.cpu import kernels, library
 from text_gym.reward_models.labels.database import Database
 from text_gym.reward_models.page import server

@@ -9,7 +9,7 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -37,6 +37,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "text_gym.cli.options.evaluate:read_evaluate",
         "text_gym.cli.evaluate:run_evaluate",
         "measure a policy on held-out prompts",
+    ),
+    "push": (
+        "text_gym.cli.options.push:read_push",
+        "text_gym.cli.push:run_push",
+        "upload a saved policy to the Hugging Face Hub",
     ),
     "play": (
         "text_gym.cli.options.play:read_play",
@@ -142,7 +147,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         read, run, _ = COMMANDS[name]
         # Read the options before loading what runs: help and mistakes need no PyTorch.
         found = _load(read)(rest)
-        return int(_load(run)(*found))
+        with ExitStack() as opened:
+            for part in found:
+                if isinstance(part, AbstractContextManager):  # a display of the wait for what is loaded now
+                    opened.enter_context(part)
+            return int(_load(run)(*found))
     except TextGymError as error:
         if debug:
             raise

@@ -383,7 +383,9 @@ def test_gradients_are_cut_to_their_norm() -> None:
             self.norms += [(before, math.sqrt(sum(squares)))] if squares else []
             return before
 
-    ppo = Watched(small_policy(), world(), PPOConfig(iterations=1, max_grad_norm=1e-3, target_kl=None))
+    ppo = Watched(
+        small_policy(), world(), PPOConfig(iterations=1, max_grad_norm=1e-3, entropy_coef=1.0, target_kl=None)
+    )
     ppo.learn()
     assert len(ppo.norms) == 16
     cut = [after for before, after in ppo.norms if before > 1e-3]
