@@ -38,20 +38,17 @@ def test_a_sandboxed_process_inherits_no_keys(monkeypatch: pytest.MonkeyPatch) -
 
 
 OS_ERROR = ["builtins.OSError", "builtins.Exception"]
-NETWORK, FILES, PROCESSES = (
-    SandboxLimits(**{name: value})
-    for name, value in (("network", True), ("files", None), ("processes", True))
-)
+NO_FILES, MAY_START = SandboxLimits(files=None), SandboxLimits(processes=True)
 
 
 @pytest.mark.parametrize(
     ("number", "limit", "lifted"),
     [
-        (errno.ENETDOWN, "network", NETWORK),
-        (errno.EAGAIN, "processes", PROCESSES),
-        (errno.EACCES, "files", FILES),
-        (errno.EFBIG, "files", FILES),
-        (errno.EPERM, "permission", PROCESSES),
+        (errno.ENETDOWN, "network", SandboxLimits(network=True)),
+        (errno.EAGAIN, "processes", MAY_START),
+        (errno.EACCES, "files", NO_FILES),
+        (errno.EFBIG, "files", NO_FILES),
+        (errno.EPERM, "permission", MAY_START),
         (errno.ENOMEM, "memory", SandboxLimits(memory=None)),
     ],
 )
