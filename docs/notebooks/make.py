@@ -1,8 +1,8 @@
 """Make the notebooks of the docs from their scripts, and the site's pages from what they put out.
 
-python docs/notebooks/make.py ipynb                         writes build/notebooks/*.ipynb, without outputs
-python -m pytest -n 0 --nbmake --overwrite build/notebooks  runs them and keeps what they put out
-python docs/notebooks/make.py pages                         writes docs/notebooks/*.md and HTML
+python docs/notebooks/make.py ipynb      writes build/notebooks/*.ipynb, without outputs
+python -m pytest -o addopts= --nbmake --overwrite build/notebooks      runs them and keeps their outputs
+python docs/notebooks/make.py pages      writes docs/notebooks/*.md and build/notebooks/*.html
 
 The scripts are the sources (jupytext, percent format). It needs the extra `notebook`.
 """

@@ -177,3 +177,19 @@ def test_evaluating_changes_neither_policy_nor_environment() -> None:
     evaluate(policy, env, many(10))
     assert np.array_equal(env.batch.tokens, tokens)
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), before, strict=True))
+
+
+def test_a_report_shows_its_means_and_texts() -> None:
+    policy = small_policy()
+    report = evaluate(policy, world(), many(30), reference=policy.frozen(), seed=4)
+    low, high = report.reward.ci95
+    said = f"reward {report.reward.mean:.3f} [{low:.3f}, {high:.3f}]"
+    assert repr(report) == f"Report(30 episodes, {said}, KL {report.kl.mean:.3g} nats)"
+    html = report._repr_html_()
+    assert f"<td>reward</td><td>{report.reward.mean:.3f}</td><td>[{low:.3f}, {high:.3f}]</td>" in html
+    assert f"<td>half</td><td>{report.terms['half'].mean:.3f}</td>" in html
+    assert "KL, nats per episode" in html
+    assert "… 25 more" in html
+    unknown = evaluate(policy, world(), many(3))
+    assert "KL" not in repr(unknown)
+    assert "KL" not in unknown._repr_html_()
