@@ -14,15 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from text_gym.agents.checks import (
-    check_dropout_off,
-    check_separate,
-    check_unchanged,
-    fingerprint,
-    memory_mib,
-    reward_modules,
-    unchanged,
-)
 from text_gym.agents.environments import AgentEnv, as_policy, as_text_vector_env
 from text_gym.agents.policies.policy import FUSED, Policy
 from text_gym.agents.sampling.rollout import Rollout
@@ -37,7 +28,16 @@ from text_gym.envs.options import EpisodeOptions
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Prompt, share_cut
 from text_gym.errors import ConfigError, NonFiniteError, NoScoresError
-from text_gym.models.loading import check_finite
+from text_gym.models.checks import (
+    check_dropout_off,
+    check_finite,
+    check_separate,
+    check_unchanged,
+    fingerprint,
+    memory_mib,
+    reward_modules,
+    unchanged,
+)
 from text_gym.models.threads import limited_threads
 from text_gym.rewards.source import RewardSource
 from text_gym.utils.display import harmless

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from text_gym import EpisodeBatch, EpisodeOptions, MinLength, TextVectorEnv, WordTokenizer
-from text_gym.envs.observations import observation_space, observe
+from text_gym.envs.observations import TokenObserver, observe
 
 
 def test_observation_by_hand() -> None:
@@ -19,7 +19,7 @@ def test_observation_by_hand() -> None:
 def test_observations_are_views_of_the_batch_within_their_space() -> None:
     tokenizer = WordTokenizer("ab", separator="")
     batch = EpisodeBatch(["a", "bab"], tokenizer, len, 3, 2, EpisodeOptions(mask=MinLength(1)))
-    space = observation_space(batch)
+    space = TokenObserver(batch, copy=False).space
     views = observe(batch)
     rows = np.arange(2)
     batch.begin(rows, seeds=rows, episode_index=rows)

@@ -17,12 +17,14 @@ from text_gym.tasks.task import env_ids
 
 from .infos import Info, infos_of_row
 from .inputs import token_array
-from .observations import Observation
+from .rendering import print_episode
 from .vector import TextVectorEnv
 
 
-class TextEnv(gym.Env[Observation, np.int64]):
+class TextEnv(gym.Env[Any, np.int64]):
     """A token-level text environment; arguments, observations and info are those of `TextVectorEnv`.
+
+    With `render_mode="human"` the text grows in the terminal as it is written; no display is needed.
 
     >>> import gymnasium as gym, text_gym
     >>> env = gym.make("text_gym/Products-v0", reward=lambda completion: completion.count("!"))
@@ -33,26 +35,28 @@ class TextEnv(gym.Env[Observation, np.int64]):
         ConfigError, PromptError: As `TextVectorEnv`.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 10}  # noqa: RUF012
+    metadata: dict[str, Any] = {"render_modes": ["human", "ansi", "rgb_array"], "render_fps": 10}  # noqa: RUF012
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         for name in {"num_envs", "autoreset_mode"} & kwargs.keys():
             raise ConfigError(f"{name} is of vector environments; use TextVectorEnv or gymnasium.make_vec")
         kwargs |= {"num_envs": 1, "autoreset_mode": AutoresetMode.DISABLED}
+        self.render_mode = kwargs.get("render_mode")
+        if self.render_mode == "human":
+            kwargs["render_mode"] = "ansi"
         self.vector = TextVectorEnv(*args, **kwargs)
         self.observation_space = self.vector.single_observation_space
         self.action_space = self.vector.single_action_space
-        self.render_mode = self.vector.render_mode
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, Info]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Info]:
         """Start the next episode of the stream, or the first of stream `seed`."""
         super().reset(seed=seed)
         observation, info = self.vector.reset(seed=seed, options=options)
-        return {k: v[0] for k, v in observation.items()}, infos_of_row(info, 0)
+        if self.render_mode == "human":
+            self._print(0.0, done=False)
+        return self.vector.observer.one(observation, 0), infos_of_row(info, 0)
 
-    def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, Info]:
+    def step(self, action: np.int64) -> tuple[Any, float, bool, bool, Info]:
         """Append one token.
 
         Raises:
@@ -61,8 +65,10 @@ class TextEnv(gym.Env[Observation, np.int64]):
         """
         token = token_array(action, ())
         observation, reward, terminated, truncated, info = self.vector.step(token[None])
+        if self.render_mode == "human":
+            self._print(float(reward[0]), done=bool(terminated[0] or truncated[0]))
         return (
-            {k: v[0] for k, v in observation.items()},
+            self.vector.observer.one(observation, 0),
             float(reward[0]),
             bool(terminated[0]),
             bool(truncated[0]),
@@ -74,10 +80,18 @@ class TextEnv(gym.Env[Observation, np.int64]):
         mask: BoolArray = self.vector.action_masks()[0]
         return mask
 
-    def render(self) -> str | None:
-        """Return the prompt and the completion so far, safe to print."""
+    def render(self) -> Any:
+        """Return the prompt and the completion so far, as the render mode says.
+
+        `"ansi"`: a string, safe to print. `"rgb_array"`: a picture, `(320, 640, 3)` uint8. `"human"`: None,
+        since every reset and step is shown in the terminal as it happens.
+        """
         frames = self.vector.render()
-        return None if frames is None else frames[0]
+        return None if frames is None or self.render_mode == "human" else frames[0]
+
+    def _print(self, reward: float, *, done: bool) -> None:
+        (line,) = self.vector.render() or ("",)
+        print_episode(line, reward, done)
 
 
 def register_envs() -> None:
