@@ -50,7 +50,7 @@ before
 # began.
 
 # %%
-agent = PPO(policy, TextVectorEnv(task=task, num_envs=64, numbering="global"), PPOConfig(iterations=20))
+agent = PPO(policy, TextVectorEnv(task=task, num_envs=64, numbering="global"), PPOConfig(iterations=15))
 agent.learn(progress=True)
 
 # %%
@@ -95,7 +95,7 @@ def exclaims(completion: str) -> float:
 lively = PPO(
     Policy.from_pretrained(task.policy, device="cpu"),
     TextVectorEnv(task=task, reward=exclaims, num_envs=64, numbering="global"),
-    PPOConfig(iterations=20, kl_coef=0.01),
+    PPOConfig(iterations=15, kl_coef=0.01),
 )
 lively.learn(progress=True)
 
@@ -206,7 +206,7 @@ taste = NgramModel.fit(opinions, ["appeal"])
 mine = PPO(
     Policy.from_pretrained(task.policy, device="cpu"),
     TextVectorEnv(task=task, reward=taste, num_envs=64, numbering="global"),
-    PPOConfig(iterations=15),
+    PPOConfig(iterations=12),
 )
 mine.learn(progress=True)
 
