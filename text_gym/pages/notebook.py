@@ -33,6 +33,7 @@ _STYLE = STYLE + Markup(
     ".text-gym .shown :is(th, td) { text-align: left !important; vertical-align: top; border: 0; "
     "padding: .25em 1em .25em 0; border-bottom: 1px solid rgba(128, 128, 128, .35); color: inherit; "
     "font-variant-numeric: tabular-nums; white-space: normal; overflow-wrap: anywhere; max-width: none; } "
+    ".text-gym .shown .tokens { margin: 0; } "
     ".text-gym .shown tr { background: none !important; } "
     ".text-gym .shown :is(th, .short) { white-space: nowrap; overflow-wrap: normal; } "
     ".text-gym .shown th { opacity: .72; font-weight: 600; vertical-align: bottom; } "
