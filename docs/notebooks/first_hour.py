@@ -136,18 +136,7 @@ from text_gym.reward_models import SlotCoverage
 
 rng = random.Random(0)
 pairs = []
-for name in [
-    "Alma",
-    "Bistro Nine",
-    "Cotto",
-    "Dolce",
-    "El Faro",
-    "Fitz",
-    "Green Man",
-    "Harbour",
-    "Inn",
-    "Jade",
-]:
+for name in ["Alma", "Bistro Nine", "Cotto", "Dolce", "El Faro", "Fitz", "Green Man", "Harbour", "Inn"]:
     for food in ["Italian", "French", "Indian", "Chinese", "Greek", "Thai"]:
         for area in ["riverside", "city centre"]:
             for _ in range(3):
