@@ -111,10 +111,12 @@ class Agent(ABC, Generic[ConfigT]):
         self.advisor = Advisor()
         self.objective = Objective()
         self.declined: str | None = None
-        self.iteration = self.episodes_played = self.tokens_played = 0
-        self.unscored_batches = 0
+        self.iteration = self.episodes_played = self.tokens_played = self.unscored_batches = 0
         self.between_iterations = True
         self._reference_was = fingerprint(self.reference)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(iteration {self.iteration}, {self.episodes_played:,} episodes played)"
 
     @abstractmethod
     def update(self, batch: Rollout) -> Metrics:
