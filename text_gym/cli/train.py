@@ -10,7 +10,6 @@ from text_gym.agents.policies.policy import Policy
 from text_gym.cli.options.checks import NEW
 from text_gym.cli.options.train import TrainOptions
 from text_gym.cli.push import push
-from text_gym.cli.waiting import Waiting
 from text_gym.data import anchored
 from text_gym.errors import ConfigError
 from text_gym.runs.data import resolve_task
@@ -18,6 +17,7 @@ from text_gym.runs.folder import read_config
 from text_gym.runs.preferences import read_preferences
 from text_gym.runs.train import train
 from text_gym.tasks.task import Task
+from text_gym.utils.waiting import Waiting
 
 HEADS = 4  # of attention, in a new policy
 

@@ -11,13 +11,13 @@ from typing import Any, Literal
 from text_gym.agents.adapters.sb3.config import SB3_ALGORITHMS, SB3Config
 from text_gym.agents.algorithms.configs import CONFIGS, DPOConfig, settings_class
 from text_gym.agents.own_algorithms import installed, short_name
-from text_gym.cli.waiting import Waiting
 from text_gym.data import Data
 from text_gym.errors import ConfigError, DataError, UnknownNameError
 from text_gym.runs.folder import check_free, default_folder, read_config
 from text_gym.runs.hub import check_push
 from text_gym.runs.loggers import LogName, check_logs
 from text_gym.runs.saved_policy import policy_folder
+from text_gym.utils.waiting import Waiting
 
 from .checks import (
     at_least,
