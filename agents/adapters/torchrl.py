@@ -20,9 +20,9 @@ from text_gym.episode import IntArray
 from text_gym.errors import MissingLibraryError
 
 try:
-    from tensordict.nn import TensorDictModule
+    from tensordict.nn import TensorDictModule, TensorDictSequential
     from torchrl.envs import GymWrapper
-    from torchrl.modules import MaskedCategorical, ProbabilisticActor, ValueOperator
+    from torchrl.modules import ProbabilisticActor, ValueOperator
 except ModuleNotFoundError as error:
     raise MissingLibraryError("text_gym.agents.adapters.torchrl", "torchrl", "torchrl") from error
 
@@ -100,14 +100,23 @@ def language_model_actor_critic(env: Any, policy: Policy) -> tuple[Any, Any]:
 
 
 def _probabilistic(module: Any, env: Any) -> Any:
-    """Make an actor of a module that writes logits."""
-    settings = {"spec": env.full_action_spec_unbatched["action"], "return_log_prob": True}
+    """Make an actor of a module that writes logits; forbidden tokens have probability 0."""
     if "action_mask" in env._env.single_observation_space.spaces:
-        keys = {"logits": "logits", "mask": "action_mask"}
-        return ProbabilisticActor(module, in_keys=keys, distribution_class=MaskedCategorical, **settings)
+        keys = ["logits", "action_mask"]
+        module = TensorDictSequential(
+            module, TensorDictModule(_allowed_logits, in_keys=keys, out_keys=["logits"])
+        )
     return ProbabilisticActor(
-        module, in_keys=["logits"], distribution_class=torch.distributions.Categorical, **settings
+        module,
+        in_keys=["logits"],
+        spec=env.full_action_spec_unbatched["action"],
+        distribution_class=torch.distributions.Categorical,
+        return_log_prob=True,
     )
+
+
+def _allowed_logits(logits: Tensor, action_mask: Tensor) -> Tensor:
+    return logits.masked_fill(action_mask <= 0, -torch.inf)
 
 
 class _Logits(nn.Module):
@@ -122,7 +131,6 @@ class _Logits(nn.Module):
         """Compute logits `(..., V)` of tokens `(..., S)` and lengths `(..., 1)`."""
         if tokens.ndim == 2 and not torch.is_grad_enabled():  # a collector asks
             return self.policy.logits(self.core.states(tokens.cpu().numpy(), length[:, 0].cpu().numpy()))
-        self.core.clear()  # a loss asks, and the fused optimizer's step that follows would leave no trace
         return self.policy.logits(_states(self.policy, tokens, length))
 
     @torch.no_grad()
@@ -130,8 +138,8 @@ class _Logits(nn.Module):
         """Return the log-probabilities `(B,)` of actions; their states were read when they were drawn."""
         logits = self.policy.logits(self.core.states(observation["tokens"], observation["length"][:, 0]))
         if "action_mask" in observation:
-            allowed = torch.as_tensor(observation["action_mask"], device=logits.device) > 0
-            logits = logits.masked_fill(~allowed, -torch.inf)
+            mask = torch.as_tensor(observation["action_mask"], device=logits.device)
+            logits = _allowed_logits(logits, mask)
         log_p = torch.log_softmax(logits, dim=1)
         return log_p.gather(1, torch.as_tensor(actions, device=logits.device)[:, None])[:, 0]
 
