@@ -219,7 +219,7 @@ def _sb3(rows: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def library_page(text: str) -> str:
-    """Return the page of other libraries with its table made anew from what `python -m tests.interop` found."""
+    """Return the page of other libraries, its table made anew from the rows of `python -m tests.interop`."""
     ids = ("text_gym/Reverse-v0", "text_gym/Sort-v0", "text_gym/Products-v0")
     heads = [
         "library",
