@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode
 
 from text_gym.episode import BoolArray
 from text_gym.errors import ConfigError
-from text_gym.tasks.task import env_ids
+from text_gym.tasks.task import ONE_HOT_IDS, env_ids
 
 from .infos import Info, infos_of_row
 from .inputs import token_array
@@ -97,9 +97,11 @@ class TextEnv(gym.Env[Any, np.int64]):
 def register_envs() -> None:
     """Register a Gymnasium id for every task, those of installed packages too; safe to call twice.
 
+    Classic tasks have a second one, such as `text_gym/Reverse-onehot-v0`, with `observation="onehot"`.
+
     The code of an installed package runs when its environment is made.
     """
-    for env_id, kwargs in env_ids().items():
+    for env_id, kwargs in {**env_ids(), **ONE_HOT_IDS}.items():
         if env_id not in gym.registry:
             gym.register(
                 id=env_id,
