@@ -50,7 +50,7 @@ from text_gym.utils.json_files import write_json
 ROWS, BATCH, EPOCHS, RATE, LAMBDA = 64, 512, 4, 3e-4, 0.95  # the defaults of train_sb3 with a language model
 
 
-class Curve(VectorWrapper[Any, Any, Any, Any, Any]):
+class Curve(VectorWrapper):  # type: ignore[type-arg, unused-ignore]  # generic since Gymnasium 1.4
     """Keeps the task's return and the KL of every episode, as the infos tell them, and counts tokens."""
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:

@@ -11,6 +11,7 @@ that the page describes.
 from __future__ import annotations
 
 import argparse
+import codecs
 import os
 import re
 import subprocess
@@ -83,7 +84,9 @@ def run(command: str, environment: dict[str, str]) -> tuple[str, int]:
     assert process.stdin is not None
     assert process.stdout is not None
     printed = ""
-    while piece := os.read(process.stdout.fileno(), 65536).decode("utf-8", "replace"):
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a piece may end within a character
+    while read := os.read(process.stdout.fileno(), 65536):
+        piece = decoder.decode(read)
         print(piece, end="", flush=True)
         printed += piece
         question = printed[printed.rfind("─ question") :]

@@ -92,6 +92,10 @@ class NotSavedError(TextGymError, OSError):
     """A label that did not reach the disk; earlier ones are intact."""
 
 
+class PushError(TextGymError, OSError):
+    """A policy that could not be uploaded; it is saved where it was."""
+
+
 class RaterLeftError(TextGymError):
     """The people asked have left; their answers so far are saved."""
 

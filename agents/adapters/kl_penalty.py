@@ -32,7 +32,7 @@ KL_INFO = ("token_kl", "episode_kl", "kl_coef")  # what the wrapper writes into 
 ROUNDING = 1e-3  # nats above 0 that half precision may give a log-probability
 
 
-class KLPenalty(VectorWrapper[Any, Any, Any, Any, Any]):
+class KLPenalty(VectorWrapper):  # type: ignore[type-arg, unused-ignore]  # generic since Gymnasium 1.4
     """Takes β·(log π(token) − log π_ref(token)) off the reward of every token (Ziegler et al. 2019).
 
     A library that knows no language model forgets the language it started from. With this it maximises

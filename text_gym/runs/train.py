@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -19,13 +20,13 @@ from rich.console import Console
 from text_gym.agents.adapters.sb3.evaluation import evaluate_sb3
 from text_gym.agents.adapters.sb3.training import SB3Learner
 from text_gym.agents.algorithms.by_name import load_algorithm
-from text_gym.agents.checks import reward_modules
-from text_gym.agents.own_algorithms import short_name
+from text_gym.agents.algorithms.dpo import Preference
 from text_gym.agents.policies.lora import LoRAPolicy
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.training.checkpoint import Checkpoints, Choice
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.errors import ConfigError, NonFiniteError, RaterLeftError
+from text_gym.models.checks import reward_modules
 from text_gym.models.threads import limited_threads, threads_are_chosen
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
@@ -35,7 +36,9 @@ from .console import Notes, progress, show_results
 from .folder import RunFolder, default_folder
 from .job import CHECKPOINTS, TrainingJob, TrainingOutcome
 from .judgement import Judgement, judge_policy, judge_texts
+from .loggers import LogName
 from .origin import Start, load_policy
+from .preferences import learn_from_pairs
 
 if TYPE_CHECKING:
     from text_gym.agents.adapters.sb3.config import SB3Config
@@ -68,8 +71,11 @@ def train(
     console: Console | None = None,
     checkpoint_every: int = 10,
     resume: bool = False,
+    pairs: Sequence[Preference] = (),
+    logs: Sequence[LogName] = ("tensorboard",),
     options: Mapping[str, Any] | None = None,
     started: float | None = None,
+    loading: AbstractContextManager[object] | None = None,
 ) -> dict[str, Any]:
     """Train a policy, judge it on the held-out prompts before and after, and write the run's folder.
 
@@ -79,8 +85,8 @@ def train(
     summary, metrics (`text_gym.agents.TIMES` aside) and policy are then those of the uninterrupted run.
 
     Args:
-        algorithm: Name of the algorithm, e.g. `"ppo"`, `"sb3.ppo"` for that of Stable-Baselines3, or your own
-            (see `agents.load_algorithm`).
+        algorithm: Name of the algorithm, e.g. `"ppo"`, `"sb3.ppo"` for that of Stable-Baselines3, `"dpo"`,
+            which learns from pairs, or your own (see `agents.load_algorithm`).
         config: Its settings.
         task: Prompts, held-out prompts and the task's own reward, which is gold (`NoGold()` for none).
         reward: What is optimised; the task's own reward if None. While it is another one, gold is looked at
@@ -103,9 +109,12 @@ def train(
             which the last two and the best one are kept; 0 takes none, and the policy is the last. Of
             algorithms of Stable-Baselines3 the last two are kept.
         resume: Go on with the run in `out`; the other arguments must be those it was started with.
+        pairs: Prompt, chosen and rejected text, which `"dpo"` learns from in place of a reward.
+        logs: Where else the rows of `metrics.jsonl` go as they are made (see `runs.loggers`).
         options: More to keep in `config.json`: what a command line needs to call this again.
         started: When the command began, on the clock of `time.perf_counter`; the wall seconds that are shown
             at the end count from there. None is now.
+        loading: A display of the wait for PyTorch and the policy; it is closed once they are loaded.
 
     Returns:
         The summary, as in `summary.json`; `interrupted` tells whether Ctrl-C ended it early.
@@ -120,8 +129,11 @@ def train(
     started = time.perf_counter() if started is None else started
     if resume and not checkpoint_every:
         raise ConfigError(f"the run in {out} takes no checkpoints (checkpoint_every=0) and cannot be resumed")
+    if (algorithm == "dpo") != bool(pairs):
+        raise ConfigError("preference pairs are what dpo learns from, and no other algorithm")
     folder = Path(out) if out else default_folder(task.name, algorithm)
-    start = _starting_policy(algorithm, task, policy, device, folder if resume else None)
+    with loading or nullcontext():
+        start = _starting_policy(algorithm, task, policy, device, folder if resume else None)
     came_from = None if start is None else Start.of(start, policy, task)
     if lora is not None:
         start = _with_adapter(algorithm, start, lora, not adapter_only, config.seed)
@@ -129,31 +141,29 @@ def train(
         start.use_less_memory(bf16=bf16, gradient_checkpointing=gradient_checkpointing)
     reward = reward or task.reward
     job = TrainingJob(
-        algorithm, config, task, reward, start, episodes, limit, device, checkpoint_every, came_from
+        algorithm, config, task, reward, start, episodes, limit, device, checkpoint_every, came_from, pairs
     )
     settings = job.settings() | ({} if lora is None else {"lora": lora})
     settings |= {"options": dict(options)} if options else {}
-    return _run(job, folder, settings, resume, console or Console(), started)
+    open_folder = partial(RunFolder, folder, settings, logs=logs, resume=resume)
+    return _run(job, open_folder, console or Console(), started)
 
 
 def _run(
-    job: TrainingJob,
-    folder: Path,
-    settings: Mapping[str, Any],
-    resume: bool,
-    console: Console,
-    started: float,
+    job: TrainingJob, open_folder: Callable[[], RunFolder], console: Console, started: float
 ) -> dict[str, Any]:
     """Learn inside the run's folder, stopping cleanly when asked to, and write and show what came of it."""
-    learner = (_learn_with_sb3 if job.algorithm.startswith("sb3.") else _learn)(job)
+    with_agent = _learn_with_sb3 if job.algorithm.startswith("sb3.") else _learn
+    learner: Learner = (learn_from_pairs if job.pairs else with_agent)(job)
     models = [*([] if job.policy is None else [job.policy]), *reward_modules(job.reward).values()]
     with (
         nullcontext() if threads_are_chosen() else limited_threads(*models),
         stop_signals() as stop,
-        progress(console, job.config.iterations, bar=not job.reward.interactive) as show,
-        RunFolder(folder, settings, resume=resume) as run,
+        progress(console, job.iterations, bar=not job.reward.interactive) as show,
+        open_folder() as run,
         Notes(console, run.note),
     ):
+        run.open_logs()
 
         def after_iteration(metrics: dict[str, float]) -> bool:
             run.log(metrics)
@@ -172,11 +182,10 @@ def _run(
         }
         samples = outcome.samples(job)
         run.write_samples(samples[:20])
-        algorithm = short_name(job.algorithm)
-        title = f"{job.task.name} · {algorithm} · reward {job.reward.name} · seed {job.config.seed}"
-        run.draw_curves(title, job.reward.name, outcome.first_look)
+        run.draw_curves(job.title, job.reward.name, outcome.first_look)
+        job.write_card(run, summary, samples)
         run.write_json("summary.json", summary)  # written last: a run that has one is complete
-    show_results(console, summary, samples[:3], folder, time.perf_counter() - started)
+    show_results(console, summary, samples[:3], run.path, time.perf_counter() - started)
     return summary
 
 
@@ -185,6 +194,8 @@ def _starting_policy(
 ) -> Policy | None:
     """Load the policy a run starts from; a resumed run keeps a copy of it."""
     library = algorithm.startswith("sb3.")
+    if resumed is not None and algorithm == "dpo":
+        raise ConfigError("runs of dpo take no checkpoints and cannot be resumed; begin anew")
     if resumed is not None and not library and (resumed / CHECKPOINTS).is_dir():
         kept = Checkpoints(resumed / CHECKPOINTS)
         if kept.newest_state() is not None:

@@ -13,11 +13,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from text_gym.errors import GuardError
+from text_gym.errors import GuardError, NonFiniteError
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import unique
 
 _INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raise an error if a weight is not finite; outputs may hide it (CPU attention kernels swallow NaN).
+
+    Raises:
+        NonFiniteError: A weight is NaN or infinite; its tensor is named.
+    """
+    if torch.isfinite(nn.utils.get_total_norm(list(model.parameters()))):
+        return
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise NonFiniteError(f"{name} holds NaN or infinity; it can be neither trained nor saved")
 
 
 def check_dropout_off(model: nn.Module, what: str) -> None:

@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from tests.small_models import KINDS, parameters_of, same_parameters, small_policy
 from text_gym import RewardSource, TextVectorEnv, WordTokenizer
 from text_gym.agents import GRPO, PPO, RLOO, GRPOConfig, Policy, PPOConfig, RLOOConfig, Rollout
-from text_gym.agents.checks import (
+from text_gym.agents.training.metrics import Metrics
+from text_gym.errors import GuardError, NonFiniteError
+from text_gym.models.checks import (
     check_dropout_off,
+    check_finite,
     fingerprint,
     memory_mib,
     reward_modules,
     unchanged,
 )
-from text_gym.agents.training.metrics import Metrics
-from text_gym.errors import GuardError, NonFiniteError
 from text_gym.rewards.transforms import Clip
 
 
@@ -34,6 +35,19 @@ def world(**changes: Any) -> TextVectorEnv:
 def agent(policy: Policy | None = None, env: TextVectorEnv | None = None, **settings: Any) -> PPO:
     settings = {"iterations": 3, "learning_rate": 1e-2, "warmup": 0} | settings
     return PPO(policy or small_policy(), env or world(), PPOConfig(**settings))
+
+
+# Weights that are not finite
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+def test_a_weight_that_is_not_finite_is_named(broken: float) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    check_finite(model)
+    with torch.no_grad():
+        model.get_parameter("1.bias")[0] = broken
+    with pytest.raises(NonFiniteError, match=r"1\.bias holds NaN or infinity"):
+        check_finite(model)
 
 
 # Dropout
