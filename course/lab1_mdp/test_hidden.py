@@ -34,7 +34,7 @@ def test_steps_are_those_of_the_environment(lab: Any, seed: int) -> None:
                 tuple(state) != (action,) or not before,
                 "step forgets what was written: the state is the whole text so far, or it is not Markov",
             )
-            true(tuple(state) == (*before, action), f"step from {before} by {action} leads to {state!r}: EOS and "
+            true(tuple(state) == (*before, action), f"step from {before} by {action} is {state!r}: EOS and "
                  "every other token is appended")  # fmt: skip
             why = (
                 "EOS ends a text"

@@ -98,7 +98,7 @@ def test_log_softmax_does_not_overflow(lab: Any, seed: int) -> None:
         found,
         [0.0, -1000.0, -2000.0],
         "your log_softmax of 1000, 0, −1000",
-        hint="exp(1000) is infinite: take the largest logit off first, which changes no probability (overflow)",
+        hint="exp(1000) is infinite: take the largest logit off first, or there is an overflow",
     )
 
 
@@ -111,7 +111,7 @@ def test_the_logits_at_a_token_are_about_the_next(lab: Any, seed: int) -> None:
         np.log([[0.25, 0.1]]),
         "your log-probabilities of tokens 1, 0 after prompt 2",
         mistakes={
-            "you read the logits at the token itself; what is said about it stands one place earlier":
+            "you read the logits at the token itself; they stand one place earlier":
                 np.log([[0.2, 0.3]]),
             "you count the prompt's tokens among the written ones": np.log([[0.25, 0.25]]),
             "the last token is missing; EOS is an action too, and has a probability": [[np.log(0.25), 0.0]],
@@ -154,9 +154,7 @@ def test_log_probs_of_a_batch(lab: Any, seed: int, rows: int = 4, width: int = 9
                 "you read padding: after a completion's end the log-probability is 0": table(
                     right, all_tokens=True
                 ),
-                "you read the logits at the token itself; what is said about it stands one place earlier": table(
-                    right, 0
-                ),
+                "you read the logits at the token itself; they stand one place earlier": table(right, 0),
                 "the last token is missing; EOS is an action too, and has a probability": table(
                     right, less=1
                 ),
@@ -219,7 +217,7 @@ def test_the_expected_return_weighs_texts_with_their_probabilities(lab: Any, see
 
 
 def test_the_random_policy_on_reverse_earns_what_is_known(lab: Any, seed: int, length: int = 4) -> None:
-    """Every token with equal probability: (1 − (1 − 1/V)^(length + 1)) / (length + 1), 0.1525 for length 4."""
+    """Every token with equal probability: (1 − (1 − 1/V)^(length + 1)) / (length + 1), 0.1525 for 4."""
     task = load_task("reverse", length=length)
     texts = trajectories(task)
     log_probs = -np.array([len(text.completion_ids) for text in texts]) * np.log(task.tokenizer.vocab_size)
@@ -270,7 +268,8 @@ def test_values_follow_bellmans_equation(
     )
     missing = [state for state in states if state not in found]
     true(not missing, f"the value of {len(missing)} states is missing, among them that of {missing[:1]}")
-    joint = {s: sum(np.exp(p) * r for y, p, r in zip(texts, log_probs, returns, strict=True) if y[: len(s)] == s)
+    paid = np.exp(log_probs) * returns
+    joint = {s: sum(r for y, r in zip(texts, paid, strict=True) if y[: len(s)] == s)
              for s in states}  # fmt: skip
     plain = {s: np.mean([r for y, r in zip(texts, returns, strict=True) if y[: len(s)] == s]) for s in states}
     close(
