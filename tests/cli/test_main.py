@@ -208,6 +208,22 @@ def test_every_command_is_among_the_mistakes() -> None:
     assert len({words for words, _ in CHEAP}) == len(CHEAP) >= 40
 
 
+def test_no_help_loads_what_it_does_not_need() -> None:
+    heavy = ["torch", "transformers", "matplotlib", "scipy", "stable_baselines3", "huggingface_hub", "wandb"]
+    program = (
+        "import contextlib, io, sys\nfrom text_gym.cli.main import COMMANDS, main\n"
+        "for name in ('', *COMMANDS):\n"
+        "    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        "        main([*name.split(), '--help'])\n"
+        f"    for module in {heavy}:\n"
+        "        assert module not in sys.modules, (name, module)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_device_that_cannot_be_here_is_told_from_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("text_gym.cli.options.checks.version", lambda name: "2.9.0+cpu")
     monkeypatch.setattr("sys.platform", "linux")
