@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from text_gym.cli.main import COMMANDS
 
@@ -54,7 +55,7 @@ def main() -> None:
     waits |= {f"text-gym {name} --help": [*command(), *name.split(), "--help"] for name in COMMANDS}
     waits["import text_gym"] = [sys.executable, "-c", "import text_gym"]
     waits["first line of text-gym train"] = [*command(), "train", "--out", "run"]
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for name, words in waits.items():
             first = name.startswith("first line")

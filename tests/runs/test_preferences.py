@@ -31,7 +31,7 @@ def write_pairs(file: Path, rows: list[dict[str, Any]]) -> Path:
 def test_ties_weightless_pairs_and_held_out_prompts_are_left_out_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"prompt": KNOWN, "chosen": "a", "rejected": "b"},
         {"prompt": KNOWN, "chosen": "a", "rejected": "c", "tie": True},
         {"prompt": KNOWN, "chosen": "a", "rejected": "c", "weight": 0},
