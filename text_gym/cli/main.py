@@ -9,7 +9,7 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -134,6 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _environment("TEXT_GYM_SANDBOX", "0"):  # worker processes of a benchmark inherit it
             return main([a for a in argv if a != "--no-sandbox"])
     argv = [a for a in argv if a != "--debug"]
+    _escape_what_cannot_be_shown()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         if not argv or argv[0] in ("-h", "--help"):
@@ -164,6 +165,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print("text-gym: interrupted", file=sys.stderr)
         return 130
+
+
+def _escape_what_cannot_be_shown() -> None:
+    """Escape characters that an output's encoding lacks: on Windows a pipe has the encoding of the region."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError):  # not a text stream, or one that cannot be reconfigured
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 @contextmanager

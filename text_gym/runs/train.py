@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from rich.console import Console
 
-from text_gym.agents.adapters.sb3.training import train_sb3
+from text_gym.agents.adapters.sb3.evaluation import evaluate_sb3
+from text_gym.agents.adapters.sb3.training import SB3Learner
 from text_gym.agents.algorithms.by_name import load_algorithm
 from text_gym.agents.algorithms.dpo import Preference
-from text_gym.agents.checks import reward_modules
 from text_gym.agents.policies.lora import LoRAPolicy
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.training.checkpoint import Checkpoints, Choice
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.errors import ConfigError, NonFiniteError, RaterLeftError
+from text_gym.models.checks import reward_modules
 from text_gym.models.threads import limited_threads, threads_are_chosen
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
@@ -34,7 +35,7 @@ from text_gym.utils.stopping import Stop, stop_signals
 from .console import Notes, progress, show_results
 from .folder import RunFolder, default_folder
 from .job import CHECKPOINTS, TrainingJob, TrainingOutcome
-from .judgement import judge_policy, judge_texts
+from .judgement import Judgement, judge_policy, judge_texts
 from .loggers import LogName
 from .origin import Start, load_policy
 from .preferences import learn_from_pairs
@@ -105,8 +106,8 @@ def train(
         device: `auto`, `cpu`, `cuda`, …
         console: Where to print.
         checkpoint_every: Iterations between two checkpoints (and one at the end, however that comes), of
-            which the last two and the best one are kept; 0 takes none, and the policy is the last. Algorithms
-            of Stable-Baselines3 take none.
+            which the last two and the best one are kept; 0 takes none, and the policy is the last. Of
+            algorithms of Stable-Baselines3 the last two are kept.
         resume: Go on with the run in `out`; the other arguments must be those it was started with.
         pairs: Prompt, chosen and rejected text, which `"dpo"` learns from in place of a reward.
         logs: Where else the rows of `metrics.jsonl` go as they are made (see `runs.loggers`).
@@ -198,9 +199,9 @@ def _starting_policy(
 ) -> Policy | None:
     """Load the policy a run starts from; a resumed run keeps a copy of it."""
     library = algorithm.startswith("sb3.")
-    if resumed is not None and (library or algorithm == "dpo"):
-        raise ConfigError(f"runs of {algorithm} take no checkpoints and cannot be resumed; begin anew")
-    if resumed is not None and (resumed / CHECKPOINTS).is_dir():
+    if resumed is not None and algorithm == "dpo":
+        raise ConfigError("runs of dpo take no checkpoints and cannot be resumed; begin anew")
+    if resumed is not None and not library and (resumed / CHECKPOINTS).is_dir():
         kept = Checkpoints(resumed / CHECKPOINTS)
         if kept.newest_state() is not None:
             return kept.reference(task.tokenizer, device)
@@ -322,7 +323,6 @@ def _go_on_and_save(
 
 def _learn_with_sb3(job: TrainingJob) -> Learner:
     """Return the function that learns with an algorithm of Stable-Baselines3."""
-    from safetensors.torch import save_model
 
     def learner(
         run: RunFolder,
@@ -330,30 +330,44 @@ def _learn_with_sb3(job: TrainingJob) -> Learner:
         report: Callable[[dict[str, float]], bool],
         stage: Callable[[str], None],
     ) -> TrainingOutcome:
-        stage(f"measuring the start on {len(job.task.held_out):,} held-out prompts, then training")
+        stage(f"measuring the start on {len(job.task.held_out):,} held-out prompts")
+        library = SB3Learner(
+            job.algorithm.removeprefix("sb3."),
+            job.task,
+            job.config,
+            policy=job.policy,
+            device=job.device,
+            reward=job.reward,
+            limit=job.limit,
+        )
+        reference = None if job.policy is None else job.policy.frozen()
+        before = _judge_sb3(library, job, reference)
+        if job.checkpoint_every:
+            library.keep_in(run.path / CHECKPOINTS, job.checkpoint_every, before_save=run.sync)
+        run.rewind(library.iteration)
+        stage("training")
         with stop.patience():
-            done = train_sb3(
-                job.algorithm.removeprefix("sb3."),
-                job.task,
-                job.config,
-                policy=job.policy,
-                callback=report,
-                device=job.device,
-                reward=job.reward,
-                limit=job.limit,
-            )
-            trained: Any = done.model.policy
-
-            def save(folder: Path) -> None:
-                if job.policy is not None:  # SB3 trained a copy of it
-                    trained.language_model.save(folder)
-                else:  # SB3's own archives are pickles
-                    folder.mkdir(parents=True, exist_ok=True)
-                    save_model(trained, str(folder / "sb3_policy.safetensors"))
-
-            job.save_policy(run, save)
-        before, after = (judge_texts(r, job.task, job.reward) for r in (done.before, done.after))
-        after.summary["greedy"] = done.greedy.summary("gold" if job.task.has_gold else None)
-        return TrainingOutcome(before, after, done.tokens, done.iterations, Choice(done.iterations, None))
+            try:
+                library.learn(report)
+            except RaterLeftError as error:  # treated like Ctrl-C
+                LOG.info("%s", error)
+                if stop.signal is None:
+                    stop.handle(signal.SIGINT)
+            finally:
+                job.save_policy(run, library.save_policy)
+                if job.checkpoint_every and library.iteration < job.config.iterations:
+                    LOG.info("to go on: text-gym train --resume %s", run.path)
+        stage("measuring the result")
+        after = _judge_sb3(library, job, reference)
+        greedy = evaluate_sb3(library.model, job.task, greedy=True, reference=reference)
+        after.summary["greedy"] = greedy.summary("gold" if job.task.has_gold else None)
+        tokens, done = library.model.num_timesteps, library.iteration
+        return TrainingOutcome(before, after, tokens, done, Choice(done, None))
 
     return learner
+
+
+def _judge_sb3(library: SB3Learner, job: TrainingJob, reference: Policy | None) -> Judgement:
+    """Judge the policy that a library trains on the held-out prompts."""
+    found = evaluate_sb3(library.model, job.task, seed=job.config.seed, reference=reference)
+    return judge_texts(found, job.task, job.reward)
