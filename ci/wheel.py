@@ -60,12 +60,21 @@ def contents(wheel: Path) -> dict[str, int]:
         return {i.filename: i.CRC for i in archive.infolist() if not i.filename.endswith("/RECORD")}
 
 
+def tracked() -> list[str]:
+    """Return the names of the files under version control, relative to the root."""
+    # Whoever runs this need not own the checkout.
+    command = ["git", "-c", f"safe.directory={ROOT}", "ls-files", "-z"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", check=False)
+    if done.returncode:
+        raise SystemExit(f"git does not list the files of {ROOT}: {done.stderr.strip()}")
+    return [name for name in done.stdout.split("\0") if name]
+
+
 def build(python: Path, out: Path) -> Path:
     """Build the sdist and a wheel from it, and compare with the wheel of the sources; return the wheel."""
     run(python, "-m", "pip", "install", "--quiet", "build", "twine", cwd=out)
     sources = out / "sources"
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
-    for name in filter(None, listed.stdout.split("\0")):
+    for name in tracked():
         if not name.startswith(("tests/", "benchmarks/")) and (ROOT / name).is_file():
             (sources / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, sources / name)
@@ -95,13 +104,7 @@ def build(python: Path, out: Path) -> Path:
 
 def check_complete(wheel: Path) -> None:
     """Check that every file of the packages under version control is in the wheel."""
-    listed = subprocess.run(
-        ["git", "ls-files", "text_gym", "agents", "reward_models"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
+    listed = [name for name in tracked() if name.startswith(("text_gym/", "agents/", "reward_models/"))]
     homes = {name if name.startswith("text_gym") else f"text_gym/{name}" for name in listed} - set(LINKS)
     missing = {name for name in homes - set(contents(wheel)) if not name.endswith("README.md")}
     if missing:

@@ -20,6 +20,7 @@ from .envs.single import TextEnv, register_envs
 from .envs.vector import TextVectorEnv
 from .episode import Episode, Prompt, read_transcripts, write_transcripts
 from .errors import TextGymError
+from .pages import notebook as _notebook  # noqa: F401  # what notebooks show of episodes, tasks and rewards
 from .rewards.shaping import Shaped
 from .rewards.source import FunctionReward, RewardSource, as_reward_source
 from .rewards.trl import as_trl_reward

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from text_gym.errors import ConfigError, SandboxError
 from text_gym.utils import limits as limits_module
 from text_gym.utils.confinement import unavailable
-from text_gym.utils.limits import UNLIMITED, SandboxLimits
+from text_gym.utils.limits import UNLIMITED, SandboxLimits, installed_software
 from text_gym.utils.sandbox import Sandbox, run_command
 
 HOSTILE = str(Path(__file__).parent / "hostile_functions.py")
@@ -395,17 +395,6 @@ def test_errors_name_their_classes_and_their_place(tmp_path: Path) -> None:
 # What a platform lacks
 
 
-def test_what_a_platform_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert unavailable() == {}
-    monkeypatch.setitem(sys.modules, "landlock", None)
-    assert set(unavailable()) == {"files"}
-    monkeypatch.setitem(sys.modules, "pyseccomp", None)
-    assert set(unavailable()) == {"files", "network", "processes", "signals"}
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert "this is darwin" in unavailable()["death with the parent"]
-    assert set(unavailable()) >= {"memory", "files", "network", "processes", "signals"}
-
-
 def test_without_a_library_the_other_limits_hold_and_it_is_said_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -428,3 +417,36 @@ def test_without_a_library_the_other_limits_hold_and_it_is_said_once(
     finally:
         limits_module._unavailable.cache_clear()
         monkeypatch.undo()
+
+
+def test_only_what_is_named_can_be_read(tmp_path: Path) -> None:
+    for name in ("given", "hidden"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(name)
+    (tmp_path / "given" / "link.txt").symlink_to(tmp_path / "hidden" / "a.txt")
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "import json, os, sys, tempfile\n"
+        "import numpy, text_gym.utils.json_files, text_gym.tasks.enumerable\n"
+        "def read(path):\n    return open(path).read()\n"
+        "def parents(name):\n    return open(f'/proc/{os.getppid()}/{name}', 'rb').read(1).decode()\n"
+        "def scratch():\n"
+        "    with tempfile.TemporaryFile('w+') as file:\n"
+        "        file.write('x')\n        file.seek(0)\n        return file.read()\n"
+        "def act(name, *arguments):\n    return globals()[name](*arguments)\n"
+    )
+    reads = (*installed_software(), str(mine), str(tmp_path / "given"))
+    for files in (1 << 20, None):
+        with Sandbox(f"{mine}:act", SandboxLimits(files=files, reads=reads)) as act:
+            assert act("read", str(tmp_path / "given" / "a.txt")) == "given"
+            assert act("scratch") == "x"
+            for deed in [
+                ("read", str(tmp_path / "hidden" / "a.txt")),
+                ("read", str(tmp_path / "given" / "link.txt")),
+                ("read", f"/proc/self/root{tmp_path}/hidden/a.txt"),
+                ("parents", "mem"),
+                ("parents", "environ"),
+            ]:
+                with pytest.raises(SandboxError, match="may read only") as caught:
+                    act(*deed)
+                assert caught.value.limit == "files", deed

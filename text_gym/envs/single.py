@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode
 
 from text_gym.episode import BoolArray
 from text_gym.errors import ConfigError
-from text_gym.tasks.task import ENV_IDS, env_ids
+from text_gym.tasks.task import ENV_IDS, ONE_HOT_IDS, env_ids
 
 from .infos import Info, infos_of_row
 from .inputs import token_array
@@ -127,17 +127,18 @@ class TextEnv(gym.Env[Any, np.int64]):
 def register_envs() -> None:
     """Register a Gymnasium id for every task, those of installed packages too; safe to call twice.
 
+    Classic tasks have a second one, such as `text_gym/Reverse-onehot-v0`, with `observation="onehot"`.
     A task of this package counts as solved at 0.95 of its optimum (`reward_threshold`). No id has
     `max_episode_steps`: the token limit is the task's own.
 
     The code of an installed package runs when its environment is made.
     """
-    for env_id, kwargs in env_ids().items():
+    for env_id, kwargs in {**env_ids(), **ONE_HOT_IDS}.items():
         if env_id not in gym.registry:
             gym.register(
                 id=env_id,
                 entry_point="text_gym.envs.single:TextEnv",
                 vector_entry_point="text_gym.envs.vector:TextVectorEnv",
-                reward_threshold=REWARD_THRESHOLD if env_id in ENV_IDS else None,
+                reward_threshold=REWARD_THRESHOLD if env_id in {**ENV_IDS, **ONE_HOT_IDS} else None,
                 kwargs=dict(kwargs),
             )

@@ -19,7 +19,7 @@ import signal
 import struct
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,21 +132,23 @@ def confine(limits: Mapping[str, Any], folder: str) -> None:
 
     Args:
         limits: The fields of `limits.SandboxLimits`; None or True lifts one.
-        folder: The only folder that may be written to, where `files` is a number.
+        folder: The only folder that may be written to, where `files` is a number; it can always be read.
     """
     missing = unavailable()
     if resource is not None:
-        _limit_resources(limits)
+        _limit_resources(limits, missing)
     if not limits["processes"] and sys.platform.startswith("linux"):
         _drop_privileges()
-    if limits["files"] is not None and "files" not in missing:
-        _limit_files(folder)
+    if (limits["files"], limits["reads"]) != (None, None) and "files" not in missing:
+        _limit_files(folder, limits["files"] is not None, limits["reads"])
     if "network" not in missing and not (limits["network"] and limits["processes"]):
         _limit_calls(limits)
 
 
-def _limit_resources(limits: Mapping[str, Any]) -> None:
+def _limit_resources(limits: Mapping[str, Any], missing: Mapping[str, str]) -> None:
     wanted = {"RLIMIT_AS": limits["memory"], "RLIMIT_FSIZE": limits["files"], "RLIMIT_CORE": 0}
+    if "memory" in missing:  # macOS may refuse such a limit, and enforces none
+        del wanted["RLIMIT_AS"]
     if limits["files"] is not None:
         wanted["RLIMIT_NOFILE"] = _MOST_FILES_OPEN
     for name, value in wanted.items():
@@ -167,16 +169,18 @@ def _drop_privileges() -> None:
         raise OSError(ctypes.get_errno(), "the sandbox could not give up its privileges")
 
 
-def _limit_files(folder: str) -> None:
+def _limit_files(folder: str, writing_too: bool, reads: Sequence[str] | None) -> None:
     from landlock import FSAccess, Ruleset
 
+    nothing = FSAccess.all() & ~FSAccess.all()
     writing = FSAccess.all() & ~(FSAccess.EXECUTE | FSAccess.READ_FILE | FSAccess.READ_DIR)
+    writing = writing if writing_too else nothing
     rules = Ruleset(writing | FSAccess.READ_FILE)
     rules.allow(folder)
     rules.allow(os.devnull, rules=(FSAccess.all_file() & writing) | FSAccess.READ_FILE)
-    # All is read but devices, among them the terminals on which people type.
-    read = [entry.path for entry in os.scandir("/") if entry.name != "dev"]
-    for path in [*read, "/dev/zero", "/dev/random", "/dev/urandom"]:
+    # All is read but devices, among them the terminals on which people type; or only what was named.
+    everything = [entry.path for entry in os.scandir("/") if entry.name != "dev"]
+    for path in [*(everything if reads is None else reads), "/dev/zero", "/dev/random", "/dev/urandom"]:
         with contextlib.suppress(FileNotFoundError):
             rules.allow(path, rules=FSAccess.READ_FILE)
     rules.apply()

@@ -9,9 +9,12 @@ import errno
 import logging
 import math
 import os
+import sys
+import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from text_gym.errors import ConfigError, SandboxError
@@ -66,6 +69,8 @@ class SandboxLimits:
         network: Allow sockets.
         processes: Allow it to start processes, to signal them and others, and what else needs privileges.
         environment: Pass the whole environment on, with the keys and tokens in it.
+        reads: The only files and folders it may read from; None for all that you may read. Names of files
+            elsewhere can still be listed. `installed_software` is what Python itself needs.
     """
 
     seconds: float | None = 60.0
@@ -76,14 +81,29 @@ class SandboxLimits:
     network: bool = False
     processes: bool = False
     environment: bool = False
+    reads: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, bool) or (value is None and field.name != "answer"):
+            if field.name == "reads" or isinstance(value, bool) or (value is None and field.name != "answer"):
                 continue
             if not 0 < value < math.inf:
                 raise ConfigError(f"limit {field.name} must be positive and finite, not {value!r}")
+
+
+def installed_software() -> tuple[str, ...]:
+    """Where Python, the packages installed for it, this package and the system's libraries are read from.
+
+    >>> any(Path(__file__).is_relative_to(place) for place in installed_software())
+    True
+    """
+    own = Path(__file__).resolve().parents[1]  # its folders may be links to others, as in a checkout
+    places = [sys.prefix, sys.base_prefix, sys.exec_prefix, *sysconfig.get_paths().values()]
+    places += [place for place in sys.path if Path(place).name in ("site-packages", "dist-packages")]
+    places += [str(own), *(str(folder.resolve()) for folder in own.iterdir() if folder.is_dir())]
+    places += ["/usr", "/bin", "/lib", "/lib32", "/lib64", "/etc", "/proc", "/sys"]
+    return tuple(sorted({place for place in places if os.path.exists(place)}))
 
 
 UNLIMITED = SandboxLimits(None, None, None, None, (1 << 32) - 1, True, True, True)
@@ -92,7 +112,7 @@ UNLIMITED = SandboxLimits(None, None, None, None, (1 << 32) - 1, True, True, Tru
 def _lifted(limits: SandboxLimits) -> dict[str, bool]:
     return {
         "memory": limits.memory is None,
-        "files": limits.files is None,
+        "files": limits.files is None and limits.reads is None,
         "network": limits.network,
         **dict.fromkeys(("processes", "signals", "permission"), limits.processes),
     }
@@ -126,7 +146,9 @@ def environment_of(limits: SandboxLimits, folder: str) -> Mapping[str, str]:
 def as_error(name: str, found: Any, limits: SandboxLimits) -> SandboxError:
     """The error that a worker described; everything in the description is its own choice."""
     found = found if isinstance(found, dict) else {}
-    types = tuple(t for t in found.get("types") or () if isinstance(t, str))[:20] or ("builtins.Exception",)
+    named = found.get("types")
+    types = tuple(t for t in named if isinstance(t, str))[:20] if isinstance(named, list) else ()
+    types = types or ("builtins.Exception",)
     message, place, number = (found.get(key) for key in ("message", "place", "errno"))
     limit = "memory" if "builtins.MemoryError" in types else None
     if "builtins.OSError" in types and isinstance(number, int):
@@ -136,5 +158,7 @@ def as_error(name: str, found: Any, limits: SandboxLimits) -> SandboxError:
     kind = types[0].removeprefix("builtins.")
     text = f"{kind}: {message}" + (f" ({place})" if place else "")
     hint = _MEANING[limit] if limit else ""
+    if limit == "files" and limits.reads is not None:
+        hint += "; and it may read only what it was given and what is installed"
     said = f"{name} raised {harmless(text, limit=1000)}" + (f"; {hint}" if hint else "")
     return SandboxError(said, limit, types, hint)
