@@ -85,6 +85,7 @@ def try_library(name: str, args: argparse.Namespace) -> dict[str, Any]:
         "library": library.title,
         "date": date.today().isoformat(),
         "versions": json.loads(done.stdout),
+        "machine": {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)},
         "blocks": {},
         "recipes": [],
     }
@@ -106,6 +107,16 @@ def try_library(name: str, args: argparse.Namespace) -> dict[str, Any]:
     return row
 
 
+def keep(file: Path, row: dict[str, Any], only: list[str] | None) -> None:
+    """Write a row; what an earlier one says of blocks that were not run now stays."""
+    if only and file.exists():
+        old = json.loads(file.read_text(encoding="utf-8"))
+        row["blocks"] = old["blocks"] | row["blocks"]
+        row["recipes"] = [r for r in old["recipes"] if r["title"] not in only] + row["recipes"]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(row, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def main() -> int:
     """Try the libraries that the command line names; status 1 if a block of any did not run."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "text-gym" / "interop"
@@ -117,7 +128,9 @@ def main() -> int:
     parser.add_argument("--fresh", action="store_true", help="make the environments anew")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="train for so many steps; the row is not kept")
-    parser.add_argument("--only", nargs="+", metavar="TITLE", help="run these blocks; the row is not kept")
+    parser.add_argument(
+        "--only", nargs="+", metavar="TITLE", help="run these blocks and keep the rest of the row"
+    )
     args = parser.parse_args()
     unknown = set(args.names) - set(names())
     if unknown:
@@ -130,10 +143,8 @@ def main() -> int:
         print(f"{name}: {time.monotonic() - began:.0f} s")
         failed |= any(said != "runs" for said in row["blocks"].values())
         failed |= any("error" in run for run in row["recipes"])
-        if args.steps is None and args.only is None:
-            RESULTS.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(row, indent=1, ensure_ascii=False)
-            (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+        if args.steps is None:
+            keep(RESULTS / f"{name}.json", row, args.only)
     return int(failed)
 
 

@@ -87,6 +87,16 @@ def tensors(observation: Any) -> dict[str, Any]:
     return {k: torch.as_tensor(v) for k, v in observation.items()}
 
 
+def held_out_gold(policy: Any, task_name: str) -> float:
+    """Return the mean reward of a language model's texts for a task's held-out prompts."""
+    from text_gym import TextVectorEnv, load_task
+    from text_gym.agents import evaluate
+
+    task = load_task(task_name)
+    env = TextVectorEnv(**task.env_kwargs(prompts=task.held_out))
+    return evaluate(policy, env, seed=0).reward.mean
+
+
 def mean_return(
     act: Callable[[Any], npt.NDArray[Any]], env_id: str, episodes: int = 1000, **kwargs: Any
 ) -> float:
@@ -99,6 +109,8 @@ def mean_return(
         **kwargs: Of `gymnasium.make_vec`, e.g. `observation="ids"`.
     """
     import gymnasium as gym
+
+    import text_gym  # noqa: F401  # registers the ids
 
     rows = 100
     envs = gym.make_vec(env_id, num_envs=rows, autoreset_mode="SameStep", **kwargs)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .library import Library, Names, Recipe, mean_return, tensors
+from .library import Library, Names, Recipe, held_out_gold, mean_return, tensors
 
 
 def measure(names: Names, env_id: str) -> float:
@@ -24,9 +24,17 @@ def measure(names: Names, env_id: str) -> float:
     return mean_return(act, env_id)
 
 
+def gold(names: Names, env_id: str) -> float:
+    """Return the gold of the block's `policy` on held-out prompts."""
+    return held_out_gold(names["policy"], "products")
+
+
 LIBRARY = Library(
     title="TorchRL",
     requirements=("torchrl==0.14.1",),
-    recipes=(Recipe(measure),),
+    recipes=(
+        Recipe(measure),
+        Recipe(gold, title="language model", env_ids=("text_gym/Products-v0",)),
+    ),
     shown=("torchrl", "tensordict", "gymnasium", "torch"),
 )
