@@ -188,7 +188,7 @@ opinions = ratings(store.labels())
 questions[0]
 
 # %% [markdown]
-# A reward model learns that taste from forty marks, and PPO optimises the model.
+# A reward model learns that taste from these marks, and PPO optimises the model.
 
 # %%
 taste = NgramModel.fit(opinions, ["appeal"])
