@@ -61,7 +61,7 @@ class Agent(ABC, Generic[ConfigT]):
 
     Args:
         policy: The policy to train, in place; or the folder of a saved one.
-        env: `num_envs` is the number of episodes `B` an iteration; see `as_text_vector_env` for what it may be.
+        env: Its `num_envs` is the episodes `B` an iteration; `as_text_vector_env` says what else it may be.
         config: The algorithm's settings; its defaults if None.
         reference: The policy to stay close to; a frozen copy of `policy` as it is now if None.
 
