@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -12,7 +12,7 @@ import pytest
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from gymnasium.wrappers import TransformReward
 
-from text_gym import FunctionReward, TextVectorEnv, load_task
+from text_gym import FunctionReward, TextVectorEnv, as_reward_source, load_task
 from text_gym.agents import GRPO, PPO, GRPOConfig, Policy, PPOConfig, evaluate, rollout
 from text_gym.agents.environments import as_text_vector_env
 from text_gym.errors import ConfigError, RewardError, UnknownNameError
@@ -134,10 +134,15 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ConfigError,
         "environments 0 and 2 of the SyncVectorEnv have different options",
     ),
-    "a reward's name": (
-        lambda: single(reward="length"),
+    "a reward's name, elsewhere": (
+        lambda: as_reward_source(cast("Any", "length")),
         RewardError,
         r"from text_gym\.reward_models import load_reward` and reward=load_reward\('length'\)",
+    ),
+    "a reward's name": (
+        lambda: single(reward="length"),
+        ConfigError,
+        r"text_gym\.reward_models\.load_reward\('length'\)",
     ),
 }
 
