@@ -17,10 +17,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from text_gym.models.checks import memory_mib
 from text_gym.bench.matrix import folder as bench_folder
 from text_gym.errors import ConfigError
 from text_gym.models import threads
+from text_gym.models.checks import memory_mib
 from text_gym.models.cpu import kernels, library
 from text_gym.reward_models.labels.database import Database
 from text_gym.reward_models.page import server

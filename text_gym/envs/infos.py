@@ -116,6 +116,12 @@ class ChangingInfos:
         """Say that other episodes were begun in place of ones nobody judged, and how often by now."""
         return put(self.beginnings(infos, rows), self.batch.num_rows, rows, {"redrawn": times})
 
+    def idle(self, infos: Info, rows: IntArray) -> Info:
+        """Say that rows `(n,)`, if any, were not stepped."""
+        if len(rows):
+            put(infos, self.batch.num_rows, rows, {"inactive": np.ones(len(rows), dtype=np.bool_)})
+        return infos
+
     def of_rows(self, infos: Info, rows: IntArray) -> Info:
         """Return the infos of rows `(n,)` alone, which are those of episodes that ended."""
         return infos
@@ -177,6 +183,10 @@ class NoInfos(ChangingInfos):
         return infos
 
     def redraws(self, infos: Info, rows: IntArray, times: IntArray) -> Info:
+        """Return the infos as they are."""
+        return infos
+
+    def idle(self, infos: Info, rows: IntArray) -> Info:
         """Return the infos as they are."""
         return infos
 

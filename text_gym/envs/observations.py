@@ -70,7 +70,7 @@ class TokenObserver(Observer):
         spaces: dict[str, Space[Any]] = {
             "tokens": Box(0, v - 1, (width,), np.int64),
             "attention_mask": Box(0, 1, (width,), np.int8),
-            "length": Box(1, width, (1,), np.int64),
+            "length": Box(0, width, (1,), np.int64),  # TorchRL shows zeros where no episode ended
             "remaining": Box(0, batch.max_tokens, (1,), np.int64),
         }
         if batch.mask is not None:

@@ -14,8 +14,11 @@ from typing import Any, Literal
 import numpy as np
 
 from text_gym.errors import ArgumentError, ConfigError
+from text_gym.rewards.files import load_from_module
+from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import OnBadReward
 from text_gym.tasks.task import Task, load_task
+from text_gym.utils.user_code import split_place
 
 from .masks import ActionMask
 
@@ -156,6 +159,11 @@ def sort_options(
             "fixed_horizon is gone: an episode ends where its text does; leave it out, and for batches of "
             "equally long episodes pad what you collect"
         )
+    if "max_episode_steps" in options:
+        raise ArgumentError(
+            "got an unexpected keyword argument 'max_episode_steps'; the token limit belongs to the episode, "
+            f"so that its text is paid: write max_tokens={options['max_episode_steps']}"
+        )
     rest = dict(options)
     found: list[dict[str, Any]] = []
     for group in (EpisodeOptions, VectorOptions):
@@ -171,6 +179,44 @@ def sort_options(
             "no such parameter, and no task was named that could have it"
         )
     return task, EpisodeOptions(**found[0]), VectorOptions(**found[1])
+
+
+def episode_parts(
+    task: Task | None, prompts: Any, tokenizer: Any, reward: Any, max_tokens: int | None
+) -> tuple[Any, Any, Any, int]:
+    """Return prompts, tokenizer, reward and token limit: those given, or the task's where one is None.
+
+    Raises:
+        ConfigError: One is missing.
+    """
+    if task is not None:
+        prompts = task.prompts if prompts is None else prompts
+        tokenizer = task.tokenizer if tokenizer is None else tokenizer
+        reward = task.reward if reward is None else reward
+        max_tokens = task.max_tokens if max_tokens is None else max_tokens
+    if prompts is None or tokenizer is None or reward is None or max_tokens is None:
+        raise ConfigError("pass prompts, tokenizer, reward and max_tokens, or a task that has them")
+    return prompts, tokenizer, named_reward(reward) if isinstance(reward, str) else reward, max_tokens
+
+
+def named_reward(spec: str) -> RewardSource:
+    """Import the reward that `"module:name"` stands for: a source, a function, or what makes a source.
+
+    A reward that is given by its name keeps an environment's spec serialisable.
+
+    Raises:
+        ConfigError: Another form of name, or no reward stands there.
+        DataError: There is no such module.
+        UnknownNameError: There is no such name in it.
+        RewardError: The module raised.
+    """
+    place = split_place(spec)
+    if place is None or place[0].endswith(".py"):
+        raise ConfigError(
+            f"reward is {spec!r}; by name it is 'module:function' of something that can be imported. Pass "
+            f"text_gym.reward_models.load_reward({spec!r}) for files and for rewards of this package"
+        )
+    return load_from_module(*place, None, {})
 
 
 def _nearest(names: Iterable[str]) -> str:

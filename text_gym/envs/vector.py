@@ -15,16 +15,16 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from text_gym.episode import BoolArray, Episode, FloatArray, IntArray, Prompt
-from text_gym.errors import ConfigError, EpisodeError
+from text_gym.errors import EpisodeError
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
 from text_gym.tokenizer import Tokenizer
 
 from .episode_batch import EpisodeBatch
 from .infos import Info, infos_writer, put
-from .inputs import check_allowed, episodes_asked_for, rows_to_reset, valid_tokens
+from .inputs import check_allowed, episodes_asked_for, idle_rows, rows_to_reset, valid_tokens
 from .observations import observer_of
-from .options import check_choice, check_count, sort_options
+from .options import check_choice, check_count, episode_parts, sort_options
 from .rendering import renderer_of
 from .streams import EpisodeStreams, Redraws
 
@@ -48,7 +48,8 @@ class TextVectorEnv(VectorEnv[Any, IntArray, npt.NDArray[Any]]):
     Args:
         prompts: Strings, `Prompt`s, or rows with a `prompt` column.
         tokenizer: A `Tokenizer`, a fast tokenizer of `transformers`, or the name of a folder or hub model.
-        reward: A `RewardSource` or any function that `as_reward_source` takes.
+        reward: A `RewardSource`, any function that `as_reward_source` takes, or the name of one to import,
+            `"module:function"`, with which the spec can be written as JSON.
         max_tokens: `T`, token limit of a completion, EOS included.
         num_envs: `B`, episodes side by side.
         task: A `Task` or its name: gives prompts, tokenizer, reward and `max_tokens` where those are None.
@@ -90,7 +91,7 @@ class TextVectorEnv(VectorEnv[Any, IntArray, npt.NDArray[Any]]):
         self,
         prompts: Iterable[Prompt | str | Mapping[str, Any]] | None = None,
         tokenizer: Any = None,
-        reward: RewardSource | Callable[..., Any] | None = None,
+        reward: RewardSource | Callable[..., Any] | str | None = None,
         max_tokens: int | None = None,
         num_envs: int = 1,
         *,
@@ -100,13 +101,7 @@ class TextVectorEnv(VectorEnv[Any, IntArray, npt.NDArray[Any]]):
         **options: Any,
     ) -> None:
         self.task, episode_options, self.options = sort_options(task, options)
-        if self.task is not None:
-            prompts = self.task.prompts if prompts is None else prompts
-            tokenizer = self.task.tokenizer if tokenizer is None else tokenizer
-            reward = self.task.reward if reward is None else reward
-            max_tokens = self.task.max_tokens if max_tokens is None else max_tokens
-        if prompts is None or tokenizer is None or reward is None or max_tokens is None:
-            raise ConfigError("pass prompts, tokenizer, reward and max_tokens, or a task that has them")
+        parts = episode_parts(self.task, prompts, tokenizer, reward, max_tokens)
         check_count("num_envs", num_envs)
         mode = autoreset_mode.value if isinstance(autoreset_mode, AutoresetMode) else autoreset_mode
         check_choice("autoreset_mode", mode, [m.value for m in AutoresetMode])
@@ -115,7 +110,7 @@ class TextVectorEnv(VectorEnv[Any, IntArray, npt.NDArray[Any]]):
         self.autoreset_mode = AutoresetMode(mode)
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.render_mode = render_mode
-        self.batch = EpisodeBatch(prompts, tokenizer, reward, max_tokens, self.num_envs, episode_options)
+        self.batch = EpisodeBatch(*parts, self.num_envs, episode_options)
         self.observer = observer_of(self.options.observation, self.batch, copy=self.options.copy)
         self._infos = infos_writer(self.batch, self.options)
         self._renderer = renderer_of(render_mode, self.batch)
@@ -164,30 +159,39 @@ class TextVectorEnv(VectorEnv[Any, IntArray, npt.NDArray[Any]]):
             self._renderer.paid(np.zeros(self.num_envs))
         return self.observer.all(), infos
 
-    def step(self, actions: npt.ArrayLike) -> tuple[Any, FloatArray, BoolArray, BoolArray, Info]:
+    def step(
+        self, actions: npt.ArrayLike, active: BoolArray | None = None
+    ) -> tuple[Any, FloatArray, BoolArray, BoolArray, Info]:
         """Append one token to every running episode.
 
         Args:
             actions: `(B,)` integer token ids (NumPy, torch on CPU, or a list). Under `NEXT_STEP` the
                 ids of rows that restart in this step are ignored.
+            active: `(B,)` bool, the rows to step; None steps all. The others stay as they are, whatever
+                their id: nothing is paid or reset there, an episode that is over stays over, and info says
+                `inactive`. It lets rows that finish at different times wait for each other.
 
         Raises:
             TokenError: An id out of range or not an integer, or another shape; nothing has changed.
             EpisodeError: Before `reset`, or (autoreset disabled) an episode is over.
+            ConfigError: `active` has another form.
             RewardError: The reward source failed (with `on_abstain="redraw"` also: it abstained a hundred
                 times in a row); the token was appended, and an episode that it ended is over.
         """
         batch = self.batch
-        restarting = self._rows_restarting()
-        tokens = valid_tokens(actions, self.num_envs, self.tokenizer.vocab_size, restarting)
+        idle = self._rows[:0] if active is None else idle_rows(active, self.num_envs)
+        restarting = self._rows_restarting(idle)
+        ignored = np.union1d(restarting, idle) if len(idle) else restarting
+        tokens = valid_tokens(actions, self.num_envs, self.tokenizer.vocab_size, ignored)
         if batch.mask is not None and self.options.on_masked == "raise":
-            check_allowed(tokens, batch.action_masks(), restarting)
+            check_allowed(tokens, batch.action_masks(), ignored)
         infos = self._infos.start(self._rows)
         rewards = np.zeros(self.num_envs)
         rows, redrawn = self._rows, self._rows[:0]
-        if len(restarting):
-            rows = np.flatnonzero(~batch.done)
+        if len(ignored):
+            rows = np.flatnonzero(~batch.done if active is None else active & ~batch.done)
             tokens = tokens[rows]
+        if len(restarting):
             self._begin_next(restarting)
             self._infos.beginnings(infos, restarting)
         if len(rows):
@@ -203,7 +207,7 @@ class TextVectorEnv(VectorEnv[Any, IntArray, npt.NDArray[Any]]):
             infos = self._restart_same_step(infos)
         if len(redrawn):
             self._infos.redraws(infos, redrawn, self._redraws.since_judged[redrawn])
-        self._infos.masks(infos, self._rows)
+        self._infos.masks(self._infos.idle(infos, idle), self._rows)
         if self._renderer is not None:
             self._renderer.paid(rewards)
         return self.observer.all(), rewards, terminated, truncated, infos
@@ -253,8 +257,10 @@ class TextVectorEnv(VectorEnv[Any, IntArray, npt.NDArray[Any]]):
 
     # Helpers
 
-    def _rows_restarting(self) -> IntArray:
+    def _rows_restarting(self, idle: IntArray) -> IntArray:
         ended = np.flatnonzero(self.batch.done)
+        if len(idle) and self._streams.started:
+            ended = np.setdiff1d(ended, idle)
         if len(ended) and not self._streams.started:
             raise EpisodeError("step was called before reset; call env.reset(seed=...) first")
         if len(ended) and self.autoreset_mode is not AutoresetMode.NEXT_STEP:

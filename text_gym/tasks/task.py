@@ -125,6 +125,12 @@ ENV_IDS: dict[str, dict[str, object]] = {
     "text_gym/Keywords-v0": {"task": "keywords"},
 }
 
+# The classic tasks once more, as a `Box`, for programs that take an id and no arguments (CleanRL's ppo.py).
+ONE_HOT_IDS: dict[str, dict[str, object]] = {
+    f"text_gym/{name}-onehot-v0": {**ENV_IDS[f"text_gym/{name}-v0"], "observation": "onehot"}
+    for name in ("Sort", "Slots", "Reverse", "Copy", "Count", "Brackets", "Add")
+}
+
 
 def task_names() -> list[str]:
     """Return the names of all tasks; one of text-gym hides an installed one of the same name."""
