@@ -159,6 +159,10 @@ def test_a_kl_penalty_follows_the_actor(adapter: Any) -> None:
 def test_what_does_not_fit_is_named(adapter: Any) -> None:
     with pytest.raises(ConfigError, match="258 tokens"):
         adapter.language_model_actor_critic(letters(adapter), Policy.new(ByteTokenizer(), width=16, layers=1))
+    with pytest.raises(ConfigError, match='observation="tokens"'):
+        adapter.token_actor_critic(letters(adapter, observation="onehot"))
+    with pytest.raises(ConfigError, match='autoreset_mode="Disabled"'):
+        adapter.torchrl_env(gym.make_vec("text_gym/Reverse-v0", num_envs=2, autoreset_mode="SameStep"))
 
 
 RATED = """
@@ -196,7 +200,8 @@ class SilentJudge(RewardSource):
     name, abstains = "silent", True
 
     def score(self, episodes: Sequence[Episode]) -> Rewards:
-        return Rewards.from_scores([1.0 if e.prompt.text == "b" else float("nan") for e in episodes], {})
+        scores = [1.0 if e.prompt.text == "b" else float("nan") for e in episodes]
+        return Rewards.from_scores(np.array(scores), {})
 
 
 def test_a_judges_abstention_is_worth_nothing_or_a_new_episode(adapter: Any) -> None:
