@@ -11,7 +11,13 @@ from pathlib import Path
 
 COURSE = Path(__file__).resolve().parent
 FOR_STUDENTS = ("README.md", "lab.py", "test_lab.py", "pictures.py")
-SHARED = ("conftest.py", "checks.py", "figures.py", "pytest.ini")  # beside the labs, in a student's folder
+SHARED = (
+    "conftest.py",
+    "checks.py",
+    "figures.py",
+    "worlds.py",
+    "pytest.ini",
+)  # beside the labs, in a student's folder
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from course.labs import COURSE, FOR_STUDENTS, SHARED, every_lab
 BEGIN, END = "# BEGIN SOLUTION", "# END SOLUTION"
 _FUNCTION = re.compile(r"^def (\w+)", re.MULTILINE)
 _IMPORT_OF_LAB = re.compile(r"\bcourse\.lab\w+\.lab\b")
-_IMPORT = re.compile(r"\bcourse\.(?=checks|figures)")
+_IMPORT = re.compile(r"\bcourse\.(?=checks|figures|worlds)")
 
 
 def stub(source: str) -> str:

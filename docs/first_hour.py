@@ -127,7 +127,11 @@ def main() -> int:
         if status or missing is not None:
             print(f"\nfirst-hour.md: `{step.what}` ended with {status}; not printed: {missing!r}")
             return 1
-    print(f"\nfirst-hour.md holds; {time.monotonic() - start:.0f} s")
+    spent = os.times()
+    print(
+        f"\nfirst-hour.md holds; {time.monotonic() - start:.0f} s, "
+        f"{spent.children_user + spent.children_system:.0f} s of processor time"
+    )
     return 0
 
 

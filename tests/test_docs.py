@@ -96,6 +96,14 @@ def test_the_tables_of_speeds_are_those_of_the_results() -> None:
     assert text.count("<!-- table") == text.count("| --- |\n") == 5
 
 
+# docs/your-library.md
+
+
+def test_the_table_of_libraries_is_that_of_the_rows() -> None:
+    text = (ROOT / "docs" / "your-library.md").read_text(encoding="utf-8")
+    assert script("make").library_page(text) == text, "run python docs/make.py"
+
+
 # docs/first-hour.md
 
 

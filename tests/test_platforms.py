@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,9 +26,9 @@ from text_gym.models.cpu import kernels, library
 from text_gym.reward_models.labels.database import Database
 from text_gym.reward_models.page import server
 from text_gym.utils import confinement, sandbox
+from text_gym.utils.limits import SandboxLimits
 
 ROOT = Path(__file__).resolve().parent.parent
-ALL = {"memory": 2**30, "files": 2**20}
 
 
 def python(program: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[bytes]:
@@ -154,7 +155,7 @@ def test_macos_is_asked_for_no_limit_that_it_refuses(monkeypatch: pytest.MonkeyP
     fake = Resources(found={})
     monkeypatch.setattr(confinement, "resource", fake)
     monkeypatch.setattr(sys, "platform", "darwin")
-    confinement.confine({**ALL, "network": False, "processes": False}, "unused")
+    confinement.confine(asdict(SandboxLimits(memory=2**30, files=2**20)), "unused")
     assert fake.found == {1: (2**20, 2**20), 4: (0, 0), 8: (256, 256)}
 
 

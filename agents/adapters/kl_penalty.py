@@ -50,7 +50,8 @@ class KLPenalty(VectorWrapper):  # type: ignore[type-arg, unused-ignore]  # gene
     `episode_kl`, their sum over the episode so far, which at its end estimates the episode's KL; and
     `kl_coef`, the β that was applied. They stand beside `final_info`, not in it, and their masks
     (`_token_kl`, …) leave out rows that only restarted. A `RecordEpisodeStatistics` inside this wrapper sees
-    the task's own return, one around it the penalised one.
+    the task's own return, one around it the penalised one. (Before 1.4, Gymnasium's miscounts in SameStep
+    mode; `episode_statistics.py` has one that does not.)
 
     Args:
         env: Any Gymnasium vector environment that shows `tokens` and `length`: a `TextVectorEnv`, a

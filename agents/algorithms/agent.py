@@ -6,6 +6,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -110,12 +111,12 @@ class Agent(ABC, Generic[ConfigT]):
         self.advisor = Advisor()
         self.objective = Objective()
         self.declined: str | None = None
-        self.iteration = 0
-        self.episodes_played = 0
-        self.tokens_played = 0
-        self.unscored_batches = 0
+        self.iteration = self.episodes_played = self.tokens_played = self.unscored_batches = 0
         self.between_iterations = True
         self._reference_was = fingerprint(self.reference)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(iteration {self.iteration}, {self.episodes_played:,} episodes played)"
 
     @abstractmethod
     def update(self, batch: Rollout) -> Metrics:
@@ -140,10 +141,11 @@ class Agent(ABC, Generic[ConfigT]):
             GuardError: Dropout is on, or reference or reward model were changed along with the policy.
         """
         last = self.config.iterations if iterations is None else self.iteration + iterations
-        with training_progress(progress, last) as show:
+        with training_progress(True, last) if progress else nullcontext() as show:
             while self.iteration < last and not self.stopped:
                 metrics = self._iterate()
-                show(metrics)
+                if show is not None:
+                    show(metrics)
                 if callback is not None and callback(self, metrics) is False:
                     break
                 if self.unscored_batches >= self.config.max_unscored:

@@ -62,6 +62,9 @@ class DPO:
             parts = [every[i : i + 64] for i in range(0, len(every), 64)]
             self.reference_log_probs = torch.cat([self._log_probs(reference or policy, p) for p in parts])
 
+    def __repr__(self) -> str:
+        return f"DPO({self.steps:,} steps taken)"
+
     def learn(
         self, callback: Callable[[Metrics], bool | None] | None = None, *, progress: bool = False
     ) -> DPO:

@@ -46,6 +46,9 @@ class SFT:
         self.sequences, self.starts = encode_pairs(policy, pairs)
         self.steps = 0
 
+    def __repr__(self) -> str:
+        return f"SFT({self.steps:,} steps taken)"
+
     def learn(
         self, callback: Callable[[dict[str, float]], bool | None] | None = None, *, progress: bool = False
     ) -> SFT:

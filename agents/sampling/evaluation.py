@@ -77,7 +77,8 @@ class Report:
             if not np.isnan(m.mean)
         ]
         facts: dict[str, object] = {"episodes": len(self.episodes), "tokens a text": self.length}
-        facts |= {"ended by themselves": self.terminated, "perplexity": self.perplexity}
+        facts |= {"ended by themselves": self.terminated}
+        facts |= {} if np.isnan(self.perplexity) else {"perplexity": self.perplexity}
         columns = {"reward": self.rewards, "KL": self.episode_kl}
         known = {name: values.tolist() for name, values in columns.items() if not np.isnan(values).all()}
         texts = episodes_table(self.episodes, known)

@@ -23,8 +23,8 @@ from text_gym.tasks.enumerable import enumerable
 # %% [markdown]
 # ## Learning to write backwards
 #
-# A small network, the task `reverse` ("abca" is to be answered by "acba" and EOS; each right symbol pays
-# 1/5), 64 texts a step, and nothing but your loss. Three seeds each, with and without your leave-one-out baseline.
+# A small network, the task `reverse` ("abca" is to be answered by "acba" and EOS; a right symbol pays 1/5),
+# 64 texts a step, and nothing but your loss. Three seeds each, with and without your leave-one-out baseline.
 # To see what a baseline is for, every return is raised by 2, which changes nothing about what is best.
 
 # %%

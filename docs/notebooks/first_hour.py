@@ -50,7 +50,7 @@ before
 # began.
 
 # %%
-agent = PPO(policy, TextVectorEnv(task=task, num_envs=64, numbering="global"), PPOConfig(iterations=20))
+agent = PPO(policy, TextVectorEnv(task=task, num_envs=64, numbering="global"), PPOConfig(iterations=15))
 agent.learn(progress=True)
 
 # %%
@@ -95,7 +95,7 @@ def exclaims(completion: str) -> float:
 lively = PPO(
     Policy.from_pretrained(task.policy, device="cpu"),
     TextVectorEnv(task=task, reward=exclaims, num_envs=64, numbering="global"),
-    PPOConfig(iterations=20, kl_coef=0.01),
+    PPOConfig(iterations=15, kl_coef=0.01),
 )
 lively.learn(progress=True)
 
@@ -136,18 +136,7 @@ from text_gym.reward_models import SlotCoverage
 
 rng = random.Random(0)
 pairs = []
-for name in [
-    "Alma",
-    "Bistro Nine",
-    "Cotto",
-    "Dolce",
-    "El Faro",
-    "Fitz",
-    "Green Man",
-    "Harbour",
-    "Inn",
-    "Jade",
-]:
+for name in ["Alma", "Bistro Nine", "Cotto", "Dolce", "El Faro", "Fitz", "Green Man", "Harbour", "Inn"]:
     for food in ["Italian", "French", "Indian", "Chinese", "Greek", "Thai"]:
         for area in ["riverside", "city centre"]:
             for _ in range(3):
@@ -206,7 +195,7 @@ taste = NgramModel.fit(opinions, ["appeal"])
 mine = PPO(
     Policy.from_pretrained(task.policy, device="cpu"),
     TextVectorEnv(task=task, reward=taste, num_envs=64, numbering="global"),
-    PPOConfig(iterations=15),
+    PPOConfig(iterations=12),
 )
 mine.learn(progress=True)
 

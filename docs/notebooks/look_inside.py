@@ -30,7 +30,7 @@ from text_gym.plot import coloured_text, curves, to_svg
 task = load_task("products")
 policy = Policy.from_pretrained(task.policy, device="cpu")
 env = TextVectorEnv(task=task, num_envs=64, numbering="global")
-agent = PPO(policy, env, PPOConfig(iterations=10))
+agent = PPO(policy, env, PPOConfig(iterations=8))
 agent.learn(progress=True)
 
 # %%

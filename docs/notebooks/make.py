@@ -1,8 +1,8 @@
 """Make the notebooks of the docs from their scripts, and the site's pages from what they put out.
 
-python docs/notebooks/make.py ipynb                         writes build/notebooks/*.ipynb, without outputs
-python -m pytest -n 0 --nbmake --overwrite build/notebooks  runs them and keeps what they put out
-python docs/notebooks/make.py pages                         writes docs/notebooks/*.md and HTML
+python docs/notebooks/make.py ipynb      writes build/notebooks/*.ipynb, without outputs
+python -m pytest -o addopts= --nbmake --overwrite build/notebooks      runs them and keeps their outputs
+python docs/notebooks/make.py pages      writes docs/notebooks/*.md and build/notebooks/*.html
 
 The scripts are the sources (jupytext, percent format). It needs the extra `notebook`.
 """
@@ -60,7 +60,9 @@ def page(cells: list[Any], name: str) -> str:
             parts.append(_local(cell.source))
         else:
             parts.append(f"```py\n{cell.source}\n```")
-            parts += [shown for output in cell.outputs if (shown := _output(output))]
+            printed = "".join(o.text for o in cell.outputs if o.get("name") == "stdout")
+            parts += [_printed(printed)] if printed else []
+            parts += [_output(output) for output in cell.outputs if output.output_type != "stream"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -70,19 +72,17 @@ def _local(markdown: str) -> str:
 
 
 def _output(output: Any) -> str:
-    """Return what a cell put out as one line of HTML, in which Markdown finds nothing of its own."""
-    if output.output_type == "stream":
-        return (
-            f'<pre class="output">{_one_line(html.escape(output.text))}</pre>'
-            if output.name == "stdout"
-            else ""
-        )
+    """Return what a cell displayed as one line of HTML, in which Markdown finds nothing of its own."""
     data = output.get("data", {})
     if "application/vnd.jupyter.widget-view+json" in data:
         return '<p class="output soft">(Here the widget asks its questions.)</p>'
     if "text/html" in data:
         return f'<div class="output">{_one_line("".join(data["text/html"]))}</div>'
-    return f'<pre class="output">{_one_line(html.escape("".join(data.get("text/plain", ""))))}</pre>'
+    return _printed("".join(data.get("text/plain", "")))
+
+
+def _printed(text: str) -> str:
+    return f'<pre class="output">{_one_line(html.escape(text))}</pre>'
 
 
 def _one_line(markup: str) -> str:

@@ -19,9 +19,9 @@ from .sitting import Sitting
 def label_widget(
     store: LabelStore | str | Path, rater: str, questions: Iterable[Question] | None = None
 ) -> Any:
-    """Ask a person in a notebook: the value of a cell is a widget that puts the store's questions.
+    """Return a widget that asks a person the store's questions inside a notebook.
 
-    The cell does not wait; each answer is on the disk when the widget says "Saved", and `store.labels()` has
+    Make it the last line of a cell. The cell does not wait; each answer is on the disk when the widget says "Saved", and `store.labels()` has
     it. Click the widget once, and the keys are those of the labelling page: digits, arrows, Enter, `s` skips,
     `u` takes back, `?` shows them all.
 

@@ -85,6 +85,7 @@ def try_library(name: str, args: argparse.Namespace) -> dict[str, Any]:
         "library": library.title,
         "date": date.today().isoformat(),
         "versions": json.loads(done.stdout),
+        "machine": {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)},
         "blocks": {},
         "recipes": [],
     }

@@ -110,6 +110,8 @@ def mean_return(
     """
     import gymnasium as gym
 
+    import text_gym  # noqa: F401  # registers the ids
+
     rows = 100
     envs = gym.make_vec(env_id, num_envs=rows, autoreset_mode="SameStep", **kwargs)
     observation, _ = envs.reset(seed=10_000)

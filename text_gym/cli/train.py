@@ -8,18 +8,15 @@ from typing import Any
 from text_gym.agents.algorithms.dpo import Preference
 from text_gym.agents.policies.policy import Policy
 from text_gym.cli.options.checks import NEW
-from text_gym.cli.options.train import TrainOptions
+from text_gym.cli.options.train import HEADS, TrainOptions
 from text_gym.cli.push import push
-from text_gym.cli.waiting import Waiting
 from text_gym.data import anchored
-from text_gym.errors import ConfigError
 from text_gym.runs.data import resolve_task
 from text_gym.runs.folder import read_config
 from text_gym.runs.preferences import read_preferences
 from text_gym.runs.train import train
 from text_gym.tasks.task import Task
-
-HEADS = 4  # of attention, in a new policy
+from text_gym.utils.waiting import Waiting
 
 
 def run_train(options: TrainOptions, config: Any, resumed: str, started: float, waiting: Waiting) -> int:
@@ -69,10 +66,6 @@ def _pairs(options: TrainOptions, task: Task) -> list[Preference]:
 
 def _new_policy(options: TrainOptions, task: Task, seed: int) -> Policy:
     """Make a policy with random weights that can read the task's longest prompt and a whole completion."""
-    if options.width % HEADS:
-        raise ConfigError(
-            f"--width is {options.width}; it must be a multiple of {HEADS}, its attention heads"
-        )
     longest = max(len(task.tokenizer.encode(p.text)) for p in (*task.prompts, *task.held_out))
     return Policy.new(
         task.tokenizer,

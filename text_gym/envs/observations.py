@@ -11,7 +11,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from gymnasium.error import CustomSpaceError
 from gymnasium.spaces import Box, Dict, MultiDiscrete, Space, Text
+from gymnasium.vector.utils import create_shared_memory
 
 from text_gym.episode import IntArray
 from text_gym.errors import ConfigError
@@ -147,6 +149,21 @@ class OneHotObserver(Observer):
         return shown
 
 
+class SafeText(Text):
+    """A `Text` that `AsyncVectorEnv` refuses to keep in shared memory.
+
+    Gymnasium (1.4) reads texts from there once, at the beginning, and would show them unchanged for ever.
+    """
+
+
+@create_shared_memory.register(SafeText)
+def _refuse_shared_memory(space: SafeText, n: int = 1, ctx: Any = None) -> Any:
+    raise CustomSpaceError(
+        'observation="text" cannot be read from shared memory; make the environment with '
+        'vector_kwargs={"shared_memory": False}'
+    )
+
+
 class TextObserver(Observer):
     """Shows the prompt and the completion so far as one string, special tokens left out.
 
@@ -163,7 +180,7 @@ class TextObserver(Observer):
         joint = _longest_joint(batch.tokenizer)
         longest = max(map(len, prompts)) + batch.max_tokens * (max(map(len, pieces)) + joint)
         # Sorted, because the order of a set differs from process to process.
-        self.space = Text(longest, min_length=0, charset="".join(sorted(self._known)))
+        self.space = SafeText(longest, min_length=0, charset="".join(sorted(self._known)))
 
     def rows(self, rows: IntArray) -> tuple[str, ...]:
         """Return `n` strings."""

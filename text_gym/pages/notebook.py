@@ -24,22 +24,26 @@ from text_gym.utils.display import harmless
 
 SHOWN = 5  # texts of many
 _LIMIT = 1200  # characters of a text
+# Notebooks style tables and lists of their own accord, which `!important` and plain spans leave behind.
 _STYLE = STYLE + Markup(
     "<style>"
-    ".text-gym dl { display: flex; flex-wrap: wrap; gap: .1em 1.6em; margin: .3em 0 .5em; } "
-    ".text-gym dl div { margin: 0; } "
-    ".text-gym dt { opacity: .72; font-size: .88em; font-weight: 400; margin: 0; } "
-    ".text-gym dd { margin: 0; font-variant-numeric: tabular-nums; } "
-    ".text-gym table { border-collapse: collapse; font-size: .93em; margin: .2em 0 .6em; border: 0; } "
-    ".text-gym th, .text-gym td { text-align: left; vertical-align: top; padding: .25em 1em .25em 0; "
-    "border: 0; border-bottom: 1px solid rgba(128, 128, 128, .35); background: none; color: inherit; "
-    "font-variant-numeric: tabular-nums; white-space: normal; overflow-wrap: anywhere; } "
-    ".text-gym th { opacity: .72; font-weight: 600; } "
+    ".text-gym .facts { display: flex; flex-wrap: wrap; gap: .1em 1.6em; margin: .3em 0 .5em; } "
+    ".text-gym .facts span span { display: block; } "
+    ".text-gym table.shown { border-collapse: collapse; font-size: .93em; margin: .2em 0 .6em; border: 0; } "
+    ".text-gym .shown :is(th, td) { text-align: left !important; vertical-align: top; border: 0; "
+    "padding: .25em 1em .25em 0; border-bottom: 1px solid rgba(128, 128, 128, .35); color: inherit; "
+    "font-variant-numeric: tabular-nums; white-space: normal; overflow-wrap: anywhere; max-width: none; } "
+    ".text-gym .shown .tokens { margin: 0; } "
+    ".text-gym .shown tr { background: none !important; } "
+    ".text-gym .shown :is(th, .short) { white-space: nowrap; overflow-wrap: normal; } "
+    ".text-gym .shown th { opacity: .72; font-weight: 600; vertical-align: bottom; } "
     ".text-gym .text { white-space: pre-wrap; overflow-wrap: anywhere; max-width: 60rem; "
     "margin: .1em 0 .5em; } "
-    ".text-gym pre { background: none; color: inherit; padding: 0; margin: .2em 0 .5em; line-height: 1.35; }"
+    ".text-gym pre { background: none; color: inherit; padding: 0; margin: .2em 0 .5em; line-height: 1.35; "
+    "font-family: ui-monospace, monospace; white-space: pre; overflow-x: auto; }"
     "</style>"
 )
+_SHORT = 12  # letters that a table does not break
 
 
 def card(title: str, facts: Mapping[str, object], *body: Markup) -> str:
@@ -51,10 +55,10 @@ def card(title: str, facts: Mapping[str, object], *body: Markup) -> str:
         body: Pieces that are markup already, such as a `table`.
     """
     shown = Markup("").join(
-        Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(label(name), _fact(value))
+        Markup('<span><span class="soft">{}</span>{}</span>').format(label(name), _fact(value))
         for name, value in facts.items()
     )
-    listed = Markup("<dl>{}</dl>").format(shown) if shown else Markup()
+    listed = Markup('<div class="facts">{}</div>').format(shown) if shown else Markup()
     return frame(Markup("<b>{}</b>").format(label(title, 120)), listed, *body)
 
 
@@ -66,9 +70,16 @@ def frame(*body: Markup) -> str:
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Markup:
     """Return a table; cells are numbers, text of anyone, or markup."""
     head = Markup("").join(Markup("<th>{}</th>").format(label(h)) for h in headings)
-    lines = (Markup("").join(Markup("<td>{}</td>").format(_fact(cell)) for cell in row) for row in rows)
+    lines = (Markup("").join(map(_cell, row)) for row in rows)
     body = Markup("").join(Markup("<tr>{}</tr>").format(line) for line in lines)
-    return Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(head, body)
+    made = '<table class="shown"><thead><tr>{}</tr></thead><tbody>{}</tbody></table>'
+    return Markup(made).format(head, body)
+
+
+def _cell(value: object) -> Markup:
+    shown = _fact(value)
+    short = not isinstance(shown, Markup) and len(str(shown)) <= _SHORT
+    return Markup('<td class="short">{}</td>' if short else "<td>{}</td>").format(shown)
 
 
 def text(value: str, name: str = "") -> Markup:

@@ -161,9 +161,8 @@ def legend(name: str, limit: float) -> Markup:
     scale = Markup(
         '<span class="scale" style="background:linear-gradient(to right,{},transparent,{})"></span>'
     ).format(low, high)
-    return Markup('<div class="soft"><b>{}</b>&ensp;−{}{}{}</div>').format(
-        label(name), _plain(limit), scale, _plain(limit)
-    )
+    made = '<div><span class="soft"><b>{}</b>&ensp;−{}</span>{}<span class="soft">{}</span></div>'
+    return Markup(made).format(label(name), _plain(limit), scale, _plain(limit))
 
 
 def _background(value: float, limit: float) -> Markup:

@@ -73,6 +73,7 @@ class RunFolder:
 
     Attributes:
         rows: The metrics of every iteration so far.
+        logs: Where else they go.
 
     Raises:
         ConfigError: The folder is in use by another process, or already holds a run; to be resumed, holds
@@ -96,6 +97,8 @@ class RunFolder:
             file = self.path / "metrics.jsonl"
             if not resume:
                 check_free(self.path)
+            self.logs = MetricsLogs(logs, self.path, config)
+            if not resume:
                 (self.path / "README.md").write_text(_README, encoding="utf-8")
                 self.write_json("config.json", config)
             self.rows = _read_rows(file)
@@ -103,8 +106,6 @@ class RunFolder:
         except BaseException:
             self._lock.release()
             raise
-        self._names, self._config = logs, config
-        self._logs: MetricsLogs | None = None
 
     def __enter__(self) -> RunFolder:
         return self
@@ -114,8 +115,7 @@ class RunFolder:
     ) -> None:
         self._metrics.close()
         try:
-            if self._logs is not None:
-                self._logs.close(failed=kind is not None)
+            self.logs.close(failed=kind is not None)
         finally:
             self._lock.release()
 
@@ -132,17 +132,7 @@ class RunFolder:
         self.rows.append(dict(metrics))
         self._metrics.write(json.dumps(_finite(metrics)) + "\n")
         self._metrics.flush()
-        self.open_logs().log(metrics, int(metrics.get("iteration", len(self.rows))))
-
-    def open_logs(self) -> MetricsLogs:
-        """Open the other places where rows go, unless they are open; done for the first row if not before.
-
-        Raises:
-            ConfigError: A package is missing, or cannot start.
-        """
-        if self._logs is None:
-            self._logs = MetricsLogs(self._names, self.path, self._config)
-        return self._logs
+        self.logs.log(metrics, int(metrics.get("iteration", len(self.rows))))
 
     def note(self, message: str) -> None:
         """Append a line to `log.txt`."""

@@ -7,14 +7,16 @@ ends no run: `metrics.jsonl` has every row in any case.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import io
 import json
 import logging
 import math
 import os
+import shlex
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -32,7 +34,9 @@ LOG = logging.getLogger("text_gym")
 
 
 class MetricsLog(Protocol):
-    """Takes the metrics of one iteration after another."""
+    """Takes the metrics of one iteration after another; `notes` says where to look at them."""
+
+    notes: Sequence[str]
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Take the finite metrics of an iteration."""
@@ -49,17 +53,23 @@ class MetricsLogs:
         folder: The run's; its name is the run's name everywhere.
         config: The run's settings.
 
+    Attributes:
+        notes: Where the rows can be looked at, a sentence each.
+
     Raises:
         ConfigError: A package is missing or cannot start; what to do is said.
     """
 
     def __init__(self, names: Sequence[LogName], folder: Path, config: Mapping[str, Any]) -> None:
         check_logs(names)
+        kinds: dict[str, Callable[[Path, dict[str, Any]], MetricsLog]]
         kinds = {"tensorboard": _TensorBoard, "wandb": _WandB, "trackio": _Trackio}
         self._open: dict[str, MetricsLog] = {}
+        self.notes: list[str] = []
         for name in dict.fromkeys(names):
             try:
                 self._open[name] = kinds[name](folder, json.loads(json.dumps(config, default=str)))
+                self.notes += self._open[name].notes
             except Exception as error:
                 self.close(failed=True)
                 raise ConfigError(f"--log {name} cannot start: {_said(error)}; {_HINTS[name]}") from error
@@ -96,15 +106,18 @@ def check_logs(names: Sequence[str]) -> None:
 
 
 class _TensorBoard:
+    notes: Sequence[str]
+
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
-        self.folder, self._writer = folder, None
+        self.folder, self.notes = folder, ()
+        self._writer: Any = None
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
             # What an earlier process wrote from this step on is discarded.
-            self._writer = SummaryWriter(str(self.folder), purge_step=step)  # type: ignore[no-untyped-call]
+            self._writer = SummaryWriter(str(self.folder), purge_step=step)
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
@@ -117,9 +130,13 @@ class _TensorBoard:
 class _WandB:
     """A run of Weights & Biases, whose id is kept in the folder, so that a resumed run goes on with it."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
-        import wandb
+    notes: Sequence[str]
 
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        wandb: Any = importlib.import_module("wandb")
+        offline = os.environ.get("WANDB_MODE") in ("offline", "disabled")
+        if not offline and not wandb.login(prompt=False):
+            raise ConfigError("there is no API key (`wandb login`, or WANDB_API_KEY)")
         kept = folder / "wandb-run.txt"
         if not kept.exists():
             kept.write_text(f"{uuid.uuid4().hex}\n", encoding="utf-8")
@@ -132,8 +149,8 @@ class _WandB:
             config=dict(config),
             settings=wandb.Settings(console="off", silent=True),
         )
-        place = self._run.url if os.environ.get("WANDB_MODE") != "offline" else None
-        LOG.info("wandb: %s", place or f"offline; to send it later: wandb sync {Path(self._run.dir).parent}")
+        later = f"offline; to send it later: wandb sync {Path(self._run.dir).parent}"
+        self.notes = [f"wandb: {later if offline else self._run.url}"]
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self._run.log(dict(metrics), step=step)
@@ -145,9 +162,10 @@ class _WandB:
 class _Trackio:
     """A run of trackio: a database on this machine, or a Space where TRACKIO_SPACE_ID names one."""
 
-    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
-        import trackio
+    notes: Sequence[str]
 
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        trackio: Any = importlib.import_module("trackio")
         project = os.environ.get("TRACKIO_PROJECT", PROJECT)
         with contextlib.redirect_stdout(io.StringIO()):
             self._run = trackio.init(
@@ -159,7 +177,7 @@ class _Trackio:
                 auto_log_gpu=False,
                 auto_log_cpu=False,
             )
-        LOG.info("trackio: to look at it: trackio show --project %s", harmless(project))
+        self.notes = [f"trackio: to look at it: trackio show --project {shlex.quote(project)}"]
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self._run.log(dict(metrics), step=step)

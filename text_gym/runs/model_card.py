@@ -105,7 +105,7 @@ def _start(origin: Mapping[str, Any]) -> str:
     start = origin.get("start_policy")
     if start is None:
         return "random weights"
-    place = next(iter(start.get("places", [])), {})
+    place: Mapping[str, Any] = next(iter(start.get("places", [])), {})
     if "task" in place:
         return f"the policy shipped with task {_code(str(place['task']))}"
     if "hub" in place:

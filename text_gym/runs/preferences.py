@@ -10,7 +10,7 @@ from pathlib import Path
 
 from text_gym.agents.algorithms.dpo import DPO, Preference
 from text_gym.agents.training.checkpoint import Choice
-from text_gym.errors import DataError, NonFiniteError
+from text_gym.errors import DataError
 from text_gym.reward_models.labels.formats import pairs, ratings
 from text_gym.reward_models.labels.store import LabelStore
 from text_gym.reward_models.preferences.files import read_pairs
@@ -112,9 +112,6 @@ def learn_from_pairs(
         with stop.patience():
             try:
                 dpo.learn(after_step)
-            except NonFiniteError:  # the same settings would break it again
-                LOG.info("the run cannot go on with these settings: begin anew, with a smaller learning rate")
-                raise
             finally:
                 job.save_policy(run, policy.save)
         stage("measuring the result")

@@ -163,7 +163,8 @@ def _run(
         open_folder() as run,
         Notes(console, run.note),
     ):
-        run.open_logs()
+        for note in run.logs.notes:
+            LOG.info("%s", note)
 
         def after_iteration(metrics: dict[str, float]) -> bool:
             run.log(metrics)
@@ -173,7 +174,11 @@ def _run(
                 LOG.info("%s: stopping after iteration %d", name, metrics["iteration"])
             return stop.signal is None
 
-        outcome = learner(run, stop, after_iteration, show.stage)
+        try:
+            outcome = learner(run, stop, after_iteration, show.stage)
+        except NonFiniteError:
+            LOG.info("the run cannot go on with these settings: begin anew, with a smaller learning rate")
+            raise
         show.stage("drawing the curves")
         summary = outcome.summary() | {
             "seconds": sum(row["seconds"] for row in run.rows),
@@ -260,7 +265,6 @@ def _learn(job: TrainingJob) -> Learner:
                 agent.learn(callback=after_iteration)
             except NonFiniteError:  # the same settings would break it again
                 hopeless = True
-                LOG.info("the run cannot go on with these settings: begin anew, with a smaller learning rate")
                 raise
             except RaterLeftError as error:  # treated like Ctrl-C
                 LOG.info("%s", error)

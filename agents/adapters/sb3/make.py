@@ -9,11 +9,11 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecMonitor
 
+from text_gym.agents.adapters.episode_statistics import EpisodeStatistics
 from text_gym.agents.adapters.kl_penalty import KLPenalty
 from text_gym.agents.policies.policy import Policy
 from text_gym.envs.vector import TextVectorEnv
@@ -55,7 +55,7 @@ def make_sb3(
         model = algorithm_class(name, VecMonitor(SB3VecEnv(env)), policy_kwargs=networks, **settings)
     elif algorithm in FOR_LANGUAGE_MODELS:
         # Statistics inside the penalty: what SB3 logs is the task's own return.
-        penalised = SB3VecEnv(KLPenalty(RecordEpisodeStatistics(env), policy, config.kl_coef))
+        penalised = SB3VecEnv(KLPenalty(EpisodeStatistics(env), policy, config.kl_coef))
         model = algorithm_class(
             LanguageModelPolicy,
             penalised,

@@ -77,5 +77,9 @@ def read_sft(argv: list[str]) -> tuple[SFTOptions, SFTConfig, float]:
     at_least(
         1, layers=options.layers, width=options.width, heads=options.heads, vocab_size=options.vocab_size
     )
+    if options.model is None and options.width % options.heads:
+        raise ConfigError(f"--width is {options.width}; it must be a multiple of --heads, {options.heads}")
+    if not 0 <= options.dropout < 1:
+        raise ConfigError(f"--dropout is {options.dropout}; it must be in [0, 1)")
     print("loading PyTorch …", flush=True)
     return options, config, started

@@ -11,15 +11,16 @@ from typing import Any, Literal
 from text_gym.agents.adapters.sb3.config import SB3_ALGORITHMS, SB3Config
 from text_gym.agents.algorithms.configs import CONFIGS, DPOConfig, settings_class
 from text_gym.agents.own_algorithms import installed, short_name
-from text_gym.cli.waiting import Waiting
 from text_gym.data import Data
 from text_gym.errors import ConfigError, DataError, UnknownNameError
 from text_gym.runs.folder import check_free, default_folder, read_config
 from text_gym.runs.hub import check_push
 from text_gym.runs.loggers import LogName, check_logs
 from text_gym.runs.saved_policy import policy_folder
+from text_gym.utils.waiting import Waiting
 
 from .checks import (
+    NEW,
     at_least,
     check_code,
     check_data,
@@ -31,6 +32,7 @@ from .checks import (
 from .parsing import COLUMN, parse, value_of
 
 DPO = "dpo"
+HEADS = 4  # of attention, in a new policy
 # What people use first.
 _FIRST = (
     "task", "data", "reward", "policy", "algorithm", "iterations", "episodes", "learning_rate",
@@ -152,6 +154,16 @@ def _checked(options: TrainOptions, config: Any) -> TrainOptions:
         width=options.width,
     )
     at_least(0, checkpoint_every=options.checkpoint_every)
+    if options.policy == NEW and options.width % HEADS:
+        raise ConfigError(
+            f"--width is {options.width}; it must be a multiple of {HEADS}, the number of attention heads"
+        )
+    group = getattr(config, "group_size", 1)
+    if options.episodes % group:
+        raise ConfigError(
+            f"--episodes is {options.episodes}; {short_name(options.algorithm)} needs a multiple of {group}, "
+            "the episodes that share a prompt"
+        )
     out = options.out or str(default_folder(options.data or options.task, options.algorithm))
     check_out_folder(out)
     check_free(out)
