@@ -91,7 +91,7 @@ def test_a_block_that_fails_says_how(tmp_path: Path) -> None:
 def test_the_return_is_that_of_whole_episodes() -> None:
     """Reverse pays 0.2 for each right letter and for the end; the prompt has four letters."""
 
-    def perfect(observation: dict[str, np.ndarray]) -> np.ndarray:  # type: ignore[type-arg]
+    def perfect(observation: dict[str, np.ndarray]) -> np.ndarray:
         tokens, n = observation["tokens"], observation["length"][:, 0]
         wanted = np.concatenate([tokens[:, 3::-1], np.full((len(tokens), 1), 3)], axis=1)
         return np.asarray(wanted[np.arange(len(n)), n - 4])

@@ -6,11 +6,13 @@ values, updates read every text once; no library is known here.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.prefix_cache import PrefixCache
@@ -84,7 +86,7 @@ class CausalActorCritic:
         with torch.no_grad():
             logits = self.policy.logits(states)
             if allowed is not None:
-                logits = logits.masked_fill(~torch.from_numpy(allowed).to(logits.device), -torch.inf)
+                logits = allowed_logits(logits, torch.from_numpy(allowed))
             noise = torch.rand(len(logits), dtype=torch.float64, device=logits.device)
             if greedy:
                 actions = logits.argmax(dim=1)
@@ -158,3 +160,80 @@ def states_of(policy: Policy, tokens: Tensor, lengths: Tensor) -> Tensor:
     read = torch.from_numpy(np.maximum(ids[order[longest], : n.max()], 0)).to(policy.device)
     hidden: Tensor = policy.hidden(read).last_hidden_state
     return hidden[torch.from_numpy(family).to(hidden.device), torch.from_numpy(n - 1).to(hidden.device)]
+
+
+def allowed_logits(logits: Tensor, action_mask: Tensor) -> Tensor:
+    """Return logits `(..., V)` that are -inf where the mask `(..., V)` is 0."""
+    return logits.masked_fill(action_mask.to(logits.device) <= 0, -torch.inf)
+
+
+class CausalActor(nn.Module):
+    """A language model as an actor's network, for libraries whose networks are modules.
+
+    A batch of observations that is read without gradients is someone playing, and cached.
+
+    Args:
+        policy: The language model, which is trained in place.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.policy = policy
+        self.core = CausalActorCritic(policy)
+        self.updates, self.seen = _Updates(), 0
+
+    def forward(self, tokens: Tensor, length: Tensor) -> Tensor:
+        """Compute logits `(..., V)` of tokens `(..., S)` and lengths `(..., 1)`."""
+        if tokens.ndim == 2 and not torch.is_grad_enabled():
+            if self.seen != self.updates.begun:
+                self.core.clear()  # fused optimizers change weights without a trace
+                self.seen = self.updates.begun
+            return self.policy.logits(self.core.states(tokens.cpu().numpy(), length[:, 0].cpu().numpy()))
+        self.updates.begun += 1
+        return self.policy.logits(_states(self.policy, tokens, length))
+
+    @torch.no_grad()
+    def log_probs(self, observation: Mapping[str, npt.NDArray[Any]], actions: IntArray) -> Tensor:
+        """Return the log-probabilities `(B,)` of actions, as `KLPenalty.follow` asks for them, in nats.
+
+        Nothing is read for it if the actions were drawn from this actor's logits.
+        """
+        logits = self.policy.logits(self.core.states(observation["tokens"], observation["length"][:, 0]))
+        if "action_mask" in observation:
+            logits = allowed_logits(logits, torch.as_tensor(observation["action_mask"]))
+        log_p = torch.log_softmax(logits, dim=1)
+        return log_p.gather(1, torch.as_tensor(actions, device=logits.device)[:, None])[:, 0]
+
+
+class _Updates:
+    """Counts readings with gradients, after which weights may change; shared by the copies of a module."""
+
+    begun = 0
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Updates:
+        return self
+
+
+class CausalCritic(nn.Module):
+    """The value head of a language model, on states that its loss does not change.
+
+    Args:
+        policy: The language model; its value head is trained in place.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.head = policy.value_head
+        self.lm = (policy,)  # in a tuple: the trunk's weights are none of the critic's
+
+    def forward(self, tokens: Tensor, length: Tensor) -> Tensor:
+        """Compute values `(..., 1)` of tokens `(..., S)` and lengths `(..., 1)`."""
+        with torch.no_grad():
+            states = _states(self.lm[0], tokens, length)
+        values: Tensor = self.head(states.to(self.head.weight.dtype))
+        return values
+
+
+def _states(policy: Policy, tokens: Tensor, length: Tensor) -> Tensor:
+    states = states_of(policy, tokens.reshape(-1, tokens.shape[-1]), length.reshape(-1))
+    return states.reshape(*tokens.shape[:-1], -1)

@@ -308,3 +308,19 @@ def test_a_long_text_keeps_to_one_line_of_the_terminal(monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "stdout", stream)
     print_episode("a" * 30 + "│the end", 0.0, done=False)
     assert stream.getvalue() == "\r\x1b[2K…│the end"
+
+
+def test_ids_with_one_hot_observations_need_no_arguments() -> None:
+    """Each letter of the prompt is a 1 in its place, and there is nothing in infos, until the end."""
+    env = gym.make("text_gym/Reverse-onehot-v0")
+    assert isinstance(env.observation_space, gym.spaces.Box)
+    observation, info = env.reset(seed=0)
+    plain, told = gym.make("text_gym/Reverse-v0").reset(seed=0)
+    assert (info, told["episode_index"]) == ({}, 0)
+    shown = observation.reshape(len(plain["tokens"]), 4)
+    prompt = plain["tokens"][: plain["length"][0]].tolist()
+    assert shown.argmax(axis=1)[shown.any(axis=1)].tolist() == prompt
+    terminated = False
+    while not terminated:
+        _, _, terminated, _, info = env.step(3)
+        assert info == {}

@@ -13,14 +13,15 @@ def measure(names: Names, env_id: str) -> float:
     """Return the mean return of the block's `model`, sampled; recurrent ones keep their state in a row."""
     state: Any = None
     model, mask = names["model"], names.get("mask")
+    limit = model.observation_space["remaining"].high
 
     def act(observation: Any) -> npt.NDArray[Any]:
         nonlocal state
         left = observation["remaining"][:, 0]
         masks = {} if mask is None else {"action_masks": observation["action_mask"]}
         actions: npt.NDArray[Any]
-        # An episode begins where all tokens are left; in the first step, and then again and again.
-        actions, state = model.predict(observation, state=state, episode_start=left == left.max(), **masks)
+        starts = left == limit  # an episode begins where all tokens are left
+        actions, state = model.predict(observation, state=state, episode_start=starts, **masks)
         return actions
 
     return mean_return(act, env_id, **({} if mask is None else {"mask": mask}))

@@ -127,7 +127,8 @@ class TextEnv(gym.Env[Any, np.int64]):
 def register_envs() -> None:
     """Register a Gymnasium id for every task, those of installed packages too; safe to call twice.
 
-    Classic tasks have a second one, such as `text_gym/Reverse-onehot-v0`, with `observation="onehot"`.
+    Classic tasks have a second one, such as `text_gym/Reverse-onehot-v0`, with `observation="onehot"` and
+    `infos="none"`.
     A task of this package counts as solved at 0.95 of its optimum (`reward_threshold`). No id has
     `max_episode_steps`: the token limit is the task's own.
 

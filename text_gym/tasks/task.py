@@ -125,9 +125,10 @@ ENV_IDS: dict[str, dict[str, object]] = {
     "text_gym/Keywords-v0": {"task": "keywords"},
 }
 
-# The classic tasks once more, as a `Box`, for programs that take an id and no arguments (CleanRL's ppo.py).
+# The classic tasks once more, as a `Box` and without infos, for programs that take an id and no arguments:
+# CleanRL's ppo.py, Tianshou's SpaceInfo, RLlib's default networks, TorchRL's GymEnv(id, num_envs=4).
 ONE_HOT_IDS: dict[str, dict[str, object]] = {
-    f"text_gym/{name}-onehot-v0": {**ENV_IDS[f"text_gym/{name}-v0"], "observation": "onehot"}
+    f"text_gym/{name}-onehot-v0": {**ENV_IDS[f"text_gym/{name}-v0"], "observation": "onehot", "infos": "none"}
     for name in ("Sort", "Slots", "Reverse", "Copy", "Count", "Brackets", "Add")
 }
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -9,8 +11,17 @@ import numpy as np
 import pytest
 import torch
 
+from tests.rater_terminal import RaterTerminal
 from tests.sb3_world import PROMPTS, TOKENIZER, language_model
-from text_gym import ByteTokenizer, MinLength, TextVectorEnv
+from text_gym import (
+    ByteTokenizer,
+    Episode,
+    MinLength,
+    Rewards,
+    RewardSource,
+    TextVectorEnv,
+    WordTokenizer,
+)
 from text_gym.agents import KLPenalty, Policy
 from text_gym.errors import ConfigError, MissingLibraryError
 
@@ -148,3 +159,59 @@ def test_a_kl_penalty_follows_the_actor(adapter: Any) -> None:
 def test_what_does_not_fit_is_named(adapter: Any) -> None:
     with pytest.raises(ConfigError, match="258 tokens"):
         adapter.language_model_actor_critic(letters(adapter), Policy.new(ByteTokenizer(), width=16, layers=1))
+    with pytest.raises(ConfigError, match='observation="tokens"'):
+        adapter.token_actor_critic(letters(adapter, observation="onehot"))
+    with pytest.raises(ConfigError, match='autoreset_mode="Disabled"'):
+        adapter.torchrl_env(gym.make_vec("text_gym/Reverse-v0", num_envs=2, autoreset_mode="SameStep"))
+
+
+RATED = """
+import torch
+from text_gym import TextVectorEnv, WordTokenizer
+from text_gym.agents.adapters.torchrl import torchrl_env
+from text_gym.reward_models import HumanReward
+from text_gym.reward_models.labels.questions import LabelCriterion
+
+reward = HumanReward("labels.db", criteria=[LabelCriterion("warmth")])
+envs = TextVectorEnv(
+    ["b", "c"], WordTokenizer("abc", separator=""), reward, 1, num_envs=2, shuffle=False,
+    autoreset_mode="Disabled", on_abstain="redraw", numbering="global",
+)
+env = torchrl_env(envs)
+after = env.step(env.reset().set("action", torch.tensor([0, 0])))["next"]
+print("SEEN", after["reward"].flatten().tolist(), after["done"].flatten().tolist(), envs.redrawn)
+"""
+
+
+def test_a_persons_answers_reach_torchrl_and_a_skipped_text_is_drawn_anew(
+    adapter: Any, tmp_path: Path
+) -> None:
+    with RaterTerminal(program=RATED, cwd=tmp_path) as terminal:
+        terminal.wait_for("warmth  1  2  3  4  5  > ", 120)
+        terminal.type("4")
+        terminal.wait_for("warmth  1  2  3  4  5  > ", 60)
+        terminal.type("s\n")
+        assert "SEEN [0.75, 0.0] [True, False] 1" in terminal.wait_for("] 1", 60)
+
+
+class SilentJudge(RewardSource):
+    """Pays texts of prompt b, and has no opinion of others."""
+
+    name, abstains = "silent", True
+
+    def score(self, episodes: Sequence[Episode]) -> Rewards:
+        scores = [1.0 if e.prompt.text == "b" else float("nan") for e in episodes]
+        return Rewards.from_scores(np.array(scores), {})
+
+
+def test_a_judges_abstention_is_worth_nothing_or_a_new_episode(adapter: Any) -> None:
+    found = {}
+    for choice in ("pay_zero", "redraw"):
+        envs: Any = TextVectorEnv(
+            ["b", "c"], WordTokenizer("abc", separator=""), SilentJudge(), 1, num_envs=2, shuffle=False,
+            autoreset_mode="Disabled", on_abstain=choice, numbering="global",
+        )  # fmt: skip
+        env = adapter.torchrl_env(envs)
+        data = env.step(env.reset().set("action", torch.tensor([0, 0])))
+        found[choice] = data["next", "reward"].flatten().tolist(), data["next", "done"].flatten().tolist()
+    assert found == {"pay_zero": ([1.0, 0.0], [True, True]), "redraw": ([1.0, 0.0], [True, False])}
