@@ -47,7 +47,7 @@ def as_text_vector_env(env: AgentEnv) -> TextVectorEnv:
     if isinstance(env, Task):
         return TextVectorEnv(task=env, num_envs=ROWS)
     if isinstance(env, str):
-        named: dict[str, Any] = env_ids().get(env) or {"task": env}  # type: ignore[assignment]
+        named: dict[str, Any] = env_ids().get(env) or {"task": env}
         return TextVectorEnv(**named, num_envs=ROWS)
     if isinstance(env, Policy):
         raise ConfigError("the policy comes first, then the environment: write Agent(policy, env)")

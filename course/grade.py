@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -110,11 +111,13 @@ def grade(submission: Path, out: Path, settings: GradeSettings) -> list[Grade]:
     command += ["--seconds", str(settings.seconds), "--budget", str(settings.budget)]
     most = len(settings.labs) * settings.budget + SPARE_SECONDS
     file.unlink(missing_ok=True)
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
     why = "the tests did not finish"
     try:
         subprocess.run(
             command,
             cwd=COURSE.parent,
+            env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=most,

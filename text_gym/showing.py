@@ -13,7 +13,7 @@ from functools import singledispatch
 def as_html(value: object) -> str:
     """Return a value as a piece of HTML; its plain representation where nobody registered a renderer.
 
-    >>> as_html("<b>")
-    "<pre>'&lt;b&gt;'</pre>"
+    >>> as_html(("<", 1))
+    '<pre>(&#x27;&lt;&#x27;, 1)</pre>'
     """
     return f"<pre>{html.escape(repr(value))}</pre>"

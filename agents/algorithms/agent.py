@@ -61,8 +61,7 @@ class Agent(ABC, Generic[ConfigT]):
 
     Args:
         policy: The policy to train, in place; or the folder of a saved one.
-        env: The environment; its `num_envs` is the number of episodes `B` of an iteration. What else is
-            taken, such as `gymnasium.make(id)` or a task's name: see `as_text_vector_env`.
+        env: Its `num_envs` is the episodes `B` an iteration; `as_text_vector_env` says what else it may be.
         config: The algorithm's settings; its defaults if None.
         reference: The policy to stay close to; a frozen copy of `policy` as it is now if None.
 

@@ -158,6 +158,7 @@ def test_log_probs_of_a_batch(lab: Any, seed: int, rows: int = 4, width: int = 9
                 "the last token is missing; EOS is an action too, and has a probability": table(
                     right, less=1
                 ),
+                "you count the prompt's tokens among the written ones": table(right, prompt=True),
                 "you ignore the temperature": table(torch.log_softmax(scores, -1)),
                 "you multiply by the temperature; logits are divided by it": table(
                     torch.log_softmax(scores * temperature, -1)

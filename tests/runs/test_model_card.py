@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from huggingface_hub import ModelCard as HubCard
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
@@ -64,9 +64,9 @@ def test_no_text_of_others_leaves_its_place(tmp_path: Path) -> None:
     for i in rows:
         cells = next(n for n, t in enumerate(found[i:]) if t.type == "tr_close")
         assert sum(t.type in ("th_open", "td_open") for t in found[i : i + cells]) == 3
-    metadata = yaml.safe_load(text.split("---\n", 2)[1])
-    assert metadata["tags"] == ["text-gym", "reinforcement-learning"]
-    assert "base_model" not in metadata
+    metadata: Any = HubCard(text).data
+    assert metadata.tags == ["text-gym", "reinforcement-learning"]
+    assert metadata.base_model is None
 
 
 def test_it_says_what_the_policy_is_and_names_no_path(tmp_path: Path) -> None:
@@ -81,7 +81,8 @@ def test_it_says_what_the_policy_is_and_names_no_path(tmp_path: Path) -> None:
     hub = Start("ab" * 32, "float32", ({"hub": "owner/model"},))
     write_origin(tmp_path, {"task": "sort"}, 8, hub)
     text = write_model_card(tmp_path, card(summary=None)).read_text()
-    assert yaml.safe_load(text.split("---\n", 2)[1])["base_model"] == "owner/model"
+    metadata: Any = HubCard(text).data
+    assert metadata.base_model == "owner/model"
     assert "Figures" not in text
 
 

@@ -18,10 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from text_gym.episode import Episode, FloatArray
+from text_gym.errors import ConfigError
 from text_gym.tokenizer import Tokenizer
 from text_gym.utils.display import harmless
 
 from .episode_batch import EpisodeBatch
+from .options import check_choice
 
 Frame: TypeAlias = npt.NDArray[np.uint8]
 Color: TypeAlias = tuple[int, int, int]
@@ -92,7 +94,17 @@ class PictureRenderer(Renderer):
 
 
 def renderer_of(mode: str | None, batch: EpisodeBatch) -> Renderer | None:
-    """Make the renderer of a mode: "ansi", "rgb_array" or None."""
+    """Make the renderer of a mode: "ansi", "rgb_array" or None.
+
+    Raises:
+        ConfigError: Another mode.
+    """
+    if mode == "human":
+        raise ConfigError(
+            'render_mode="human" shows one text as it grows: use gymnasium.make, or render_mode="rgb_array" '
+            "and gymnasium.wrappers.vector.HumanRendering, which opens a window"
+        )
+    check_choice("render_mode", mode, [None, "ansi", "rgb_array"])
     return None if mode is None else LineRenderer(batch) if mode == "ansi" else PictureRenderer(batch)
 
 

@@ -105,7 +105,6 @@ class TextVectorEnv(VectorEnv[Any, IntArray, npt.NDArray[Any]]):
         check_count("num_envs", num_envs)
         mode = autoreset_mode.value if isinstance(autoreset_mode, AutoresetMode) else autoreset_mode
         check_choice("autoreset_mode", mode, [m.value for m in AutoresetMode])
-        check_choice("render_mode", render_mode, [None, *self.metadata["render_modes"]])
         self.num_envs = int(num_envs)
         self.autoreset_mode = AutoresetMode(mode)
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}

@@ -43,7 +43,7 @@ from .preferences import learn_from_pairs
 if TYPE_CHECKING:
     from text_gym.agents.adapters.sb3.config import SB3Config
     from text_gym.agents.algorithms.agent import Agent
-    from text_gym.agents.algorithms.configs import AgentConfig
+    from text_gym.agents.algorithms.configs import AgentConfig, DPOConfig
 
 
 # Takes the run's folder, what stops it, what takes an iteration's metrics, and what says what is waited for.
@@ -55,7 +55,7 @@ LOG = logging.getLogger("text_gym")
 
 def train(
     algorithm: str,
-    config: AgentConfig | SB3Config,
+    config: AgentConfig | SB3Config | DPOConfig,
     task: Task,
     *,
     reward: RewardSource | None = None,
