@@ -36,7 +36,7 @@ from text_gym.agents import PPO, Policy, PPOConfig
 from text_gym.agents.policies import loss_head
 from text_gym.agents.policies import policy as policy_module
 from text_gym.agents.sampling import sampler
-from text_gym.models.cpu import fast_path, gpt2_block, gpt2_reader, gpt2_states, kernels
+from text_gym.models.cpu import fast_path, gpt2, gpt2_cache, kernels
 from text_gym.models.threads import limited_threads
 
 PROMPT_TOKENS, NEW_TOKENS, EPISODES = 16, 48, 64
@@ -84,13 +84,18 @@ def plain_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tens
         return fast_path.fixed_linear(weight, bias)
 
 
+def plain_gelu(x: Tensor) -> Tensor:
+    """In place of `gpt2.gelu`."""
+    return torch.nn.functional.gelu(x, approximate="tanh")
+
+
 PARTS: dict[str, list[tuple[Any, str, Any]]] = {
     "with all": [],
-    "without reading (rollout)": [(gpt2_reader, "kernels_for", without)],
+    "without reading (rollout)": [(gpt2_cache, "kernels_for", without)],
     "without the output layer's product (rollout)": [(policy_module, "fixed_linear", plain_linear)],
     "without the drawing of tokens (rollout)": [(sampler, "fast_draw", without)],
-    "without attention (update)": [(gpt2_states, "kernels_for", without)],
-    "without GELU (update)": [(gpt2_block, "kernels_for", without)],
+    "without attention (update)": [(gpt2, "attend", gpt2.attend_by_operators)],
+    "without GELU (update)": [(gpt2, "gelu", plain_gelu)],
     "without the loss head's products (update)": [(loss_head, "matmul", plain_matmul)],
     "without any": [(kernels, "_kernels", without)],
 }

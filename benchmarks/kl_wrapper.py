@@ -41,6 +41,7 @@ from text_gym.agents import (
     SequenceRolloutBuffer,
     evaluate,
 )
+from text_gym.agents.adapters.causal_actor_critic import states_of
 from text_gym.agents.adapters.sb3.kl_penalty import sb3_log_probs
 from text_gym.agents.sampling.prefix_cache import PrefixCache
 from text_gym.tasks.enumerable import optimal_policy, trajectories
@@ -49,7 +50,7 @@ from text_gym.utils.json_files import write_json
 ROWS, BATCH, EPOCHS, RATE, LAMBDA = 64, 512, 4, 3e-4, 0.95  # the defaults of train_sb3 with a language model
 
 
-class Curve(VectorWrapper[Any, Any, Any, Any, Any]):
+class Curve(VectorWrapper):  # type: ignore[type-arg, unused-ignore]  # generic since Gymnasium 1.4
     """Keeps the task's return and the KL of every episode, as the infos tell them, and counts tokens."""
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
@@ -185,7 +186,7 @@ def skrl_model(policy: Policy, observation_space: Any, action_space: Any) -> Any
             tokens, lengths = observation["tokens"].long(), observation["length"].long()[:, 0]
             self.shown = shown
             if torch.is_grad_enabled():
-                self.states = last_states(self.lm, tokens, lengths)
+                self.states = states_of(self.lm, tokens, lengths)
             else:
                 self.states = self.cache[0].read(tokens.numpy(), lengths.numpy())
             if role == "value":
@@ -193,25 +194,6 @@ def skrl_model(policy: Policy, observation_space: Any, action_space: Any) -> Any
             return self.lm.logits(self.states), {}
 
     return LanguageModel()
-
-
-def last_states(policy: Policy, tokens: Tensor, lengths: Tensor) -> Tensor:
-    """`(N, D)` hidden states at the last tokens of `N` sequences, many of which are prefixes of others.
-
-    Each family of prefixes is read once, as its longest member: in the order of a dictionary a prefix stands
-    just before a sequence that continues it.
-    """
-    ids = tokens.numpy().copy()
-    ids[np.arange(ids.shape[1]) >= lengths.numpy()[:, None]] = -1  # padding comes before every token
-    order = np.lexsort(ids.T[::-1])
-    ordered, n = ids[order], lengths.numpy()[order]
-    same = (ordered[:-1] == ordered[1:]) | (np.arange(ids.shape[1]) >= n[:-1, None])
-    longest = np.append(~same.all(axis=1), True)
-    family = np.zeros(len(ids), dtype=np.int64)
-    family[order] = longest.cumsum() - longest
-    heads = torch.from_numpy(order[longest])
-    hidden: Tensor = policy.hidden(tokens[heads, : int(lengths.max())]).last_hidden_state
-    return hidden[torch.from_numpy(family), lengths - 1]
 
 
 def distance(seed: int, tokens: int, beta: float, *, bonus: bool, normalize: bool) -> float:

@@ -17,7 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from text_gym import Episode, Prompt, RewardSource, Task
 from text_gym.agents import LanguageModelPolicy, Policy, SB3Config
-from text_gym.agents.adapters.sb3.training import make_sb3
+from text_gym.agents.adapters.sb3.make import make_sb3
 from text_gym.errors import TextGymError
 from text_gym.utils.display import harmless
 from text_gym.utils.json_files import write_json

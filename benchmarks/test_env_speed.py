@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -82,6 +83,25 @@ def test_steps(benchmark: Any, name: str, num_envs: int) -> None:
     benchmark.group = f"B={num_envs}"
     benchmark.extra_info["token_steps_per_round"] = steps * num_envs
     benchmark.pedantic(runner(name, num_envs, steps, TOKENIZERS["bytes"]), rounds=10)
+
+
+@pytest.mark.parametrize("env_id", ["text_gym/Reverse-v0", "text_gym/Products-v0"])
+def test_frames(benchmark: Any, env_id: str) -> None:
+    """Steps of one environment, each with a picture: a round is a hundred of them."""
+    env: Any = gym.make(env_id, render_mode="rgb_array")
+    rng = np.random.default_rng(0)
+
+    def film() -> None:
+        over = True
+        for _ in range(100):
+            if over:
+                env.reset(seed=0)
+            *_, terminated, truncated, _ = env.step(rng.integers(env.action_space.n))
+            over = terminated or truncated
+            env.render()
+
+    benchmark.extra_info["frames_per_round"] = 100
+    benchmark.pedantic(film, rounds=10, warmup_rounds=1)
 
 
 def measure(num_envs: int, tokenizer: Tokenizer, rounds: int = 7) -> dict[str, float]:

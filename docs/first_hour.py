@@ -11,6 +11,7 @@ that the page describes.
 from __future__ import annotations
 
 import argparse
+import codecs
 import os
 import re
 import subprocess
@@ -83,7 +84,9 @@ def run(command: str, environment: dict[str, str]) -> tuple[str, int]:
     assert process.stdin is not None
     assert process.stdout is not None
     printed = ""
-    while piece := os.read(process.stdout.fileno(), 65536).decode("utf-8", "replace"):
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a piece may end within a character
+    while read := os.read(process.stdout.fileno(), 65536):
+        piece = decoder.decode(read)
         print(piece, end="", flush=True)
         printed += piece
         question = printed[printed.rfind("─ question") :]
@@ -124,7 +127,11 @@ def main() -> int:
         if status or missing is not None:
             print(f"\nfirst-hour.md: `{step.what}` ended with {status}; not printed: {missing!r}")
             return 1
-    print(f"\nfirst-hour.md holds; {time.monotonic() - start:.0f} s")
+    spent = os.times()
+    print(
+        f"\nfirst-hour.md holds; {time.monotonic() - start:.0f} s, "
+        f"{spent.children_user + spent.children_system:.0f} s of processor time"
+    )
     return 0
 
 

@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -217,6 +218,44 @@ def _sb3(rows: list[dict[str, Any]]) -> list[list[str]]:
     return lines + [[r["what"], f"{r['slow']:.2f}", f"{r['fast']:.2f}", f"{r['ratio']:.0f}"] for r in rows]
 
 
+def library_page(text: str) -> str:
+    """Return the page of other libraries, its table made anew from the rows of `python -m tests.interop`."""
+    tasks = ("Reverse", "Sort", "Products")
+    heads = [
+        "library",
+        "recipe",
+        "first lines",
+        *tasks,
+        "steps",
+        "steps a second",
+        "date",
+    ]
+    lines = [heads, ["---"] * len(heads)]
+    for file in sorted((ROOT / "benchmarks/results/interop").glob("*.json")):
+        row = json.loads(file.read_text(encoding="utf-8"))
+        package, version = next(iter(row["versions"].items()))
+        first = "run" if set(row["blocks"].values()) <= {"runs"} else "stop"
+        titles = dict.fromkeys(run["title"] for run in row["recipes"])
+        for title in titles or ("–",):
+            runs = [r for r in row["recipes"] if r["title"] == title]
+            cells = [
+                ", ".join(_returned(r) for r in runs if f"/{task}-" in r["env_id"]) or "–" for task in tasks
+            ]
+            done = [r for r in runs if "error" not in r]
+            steps = ", ".join(f"{n:,}" for n in sorted({r["steps"] for r in done})) or "–"
+            speed = f"{median(r['steps'] / r['seconds'] for r in done):,.0f}" if done else "–"
+            lines.append(
+                [f"{row['library']} ({package} {version})", title, first, *cells, steps, speed, row["date"]]
+            )
+    block = re.compile(r"(<!-- table: interop -->\n).*?(<!-- end -->)", re.DOTALL)
+    table = "\n".join(map(_row, lines))
+    return block.sub(lambda at: f"{at[1]}\n{table}\n\n{at[2]}", text)
+
+
+def _returned(run: dict[str, Any]) -> str:
+    return f"{run['return']:.3f}" if "return" in run else "error"
+
+
 def draw_concepts(folder: Path) -> None:
     """Draw the pictures of the concepts that need more than a snippet: those of the benchmark's results."""
     results = ROOT / "benchmarks/results/rewards"
@@ -243,6 +282,8 @@ if __name__ == "__main__":
     (ROOT / "docs" / "reference.md").write_text(reference(), encoding="utf-8")
     speeds = ROOT / "docs" / "how-fast.md"
     speeds.write_text(speed_page(speeds.read_text(encoding="utf-8")), encoding="utf-8")
+    libraries = ROOT / "docs" / "your-library.md"
+    libraries.write_text(library_page(libraries.read_text(encoding="utf-8")), encoding="utf-8")
     draw_floors(ROOT / "docs" / "floors.png")
     for page in [ROOT / "docs" / "plots.md", *sorted((ROOT / "docs" / "concepts").glob("*.md"))]:
         draw_plots(page)

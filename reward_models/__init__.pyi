@@ -12,6 +12,7 @@ from .learned.model import RewardModel as RewardModel
 from .learned.ngrams import NgramModel as NgramModel
 from .learned.training import RewardTrainer as RewardTrainer
 from .loading import load_reward as load_reward
+from .page.notebook import label_widget as label_widget
 from .people.human import HumanReward as HumanReward
 from .preferences.opinions import PreferencePair as PreferencePair
 from .preferences.opinions import Rating as Rating
@@ -52,6 +53,7 @@ __all__ = [
     "Rubric",
     "SlotCoverage",
     "audit_reward",
+    "label_widget",
     "load_reward",
     "write_audit",
 ]

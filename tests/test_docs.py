@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import doctest
+import functools
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
+from urllib.parse import unquote, urljoin, urlsplit
 
 import gymnasium as gym
 import pytest
@@ -89,6 +96,14 @@ def test_the_tables_of_speeds_are_those_of_the_results() -> None:
     assert text.count("<!-- table") == text.count("| --- |\n") == 5
 
 
+# docs/your-library.md
+
+
+def test_the_table_of_libraries_is_that_of_the_rows() -> None:
+    text = (ROOT / "docs" / "your-library.md").read_text(encoding="utf-8")
+    assert script("make").library_page(text) == text, "run python docs/make.py"
+
+
 # docs/first-hour.md
 
 
@@ -134,13 +149,18 @@ def build(config: Path, site: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.timeout(1200)
-def test_the_site_builds_strictly_and_needs_no_network(tmp_path: Path) -> None:
-    done = build(ROOT / "mkdocs.yml", tmp_path)
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the built site."""
+    folder = tmp_path_factory.mktemp("site")
+    done = build(ROOT / "mkdocs.yml", folder)
     assert done.returncode == 0, done.stderr[-3000:]
-    pages = {
-        p.relative_to(tmp_path).as_posix(): p.read_text(encoding="utf-8") for p in tmp_path.rglob("*.html")
-    }
+    return folder
+
+
+@pytest.mark.timeout(1200)
+def test_the_site_needs_no_network(site: Path) -> None:
+    pages = {p.relative_to(site).as_posix(): p.read_text(encoding="utf-8") for p in site.rglob("*.html")}
     for name, page in pages.items():
         loaded = re.findall(r"<(?:script|img|link|iframe)[^>]+(?:src|href)=[\"']?(?:https?:)?//[^>]*", page)
         assert loaded == [], name
@@ -150,7 +170,95 @@ def test_the_site_builds_strictly_and_needs_no_network(tmp_path: Path) -> None:
         module = importlib.import_module(package)
         page = pages[f"{file.removesuffix('.md')}/index.html"]
         assert [n for n in module.__all__ if f'id="{package}.{n}"' not in page] == []
-    assert "over-optimisation" in (tmp_path / "search" / "search_index.json").read_text(encoding="utf-8")
+
+
+class Page(HTMLParser):
+    """The anchors of a page, and where it leads."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.anchors: set[str] = set()
+        self.links: list[str] = []
+        self.feed(file.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == "id" or (tag == "a" and name == "name"):
+                self.anchors.add(value or "")
+            elif name in ("href", "src") and value is not None:
+                self.links.append(value)
+
+
+def links_into_nothing(folder: Path) -> list[str]:
+    """Every link of the pages in a folder that leads to no file of it, or to no anchor of a page."""
+    files = {f"/{file.relative_to(folder).as_posix()}": file for file in folder.rglob("*") if file.is_file()}
+    pages = {name: Page(file) for name, file in files.items() if name.endswith(".html")}
+    found = []
+    for name, page in pages.items():
+        for link in page.links:
+            to = urlsplit(urljoin(name, link))
+            if to.scheme or to.netloc:
+                continue
+            path = unquote(to.path) + ("index.html" if to.path.endswith("/") else "")
+            target = pages.get(path)
+            anchor = unquote(to.fragment)
+            if path not in files or (anchor and (target is None or anchor not in target.anchors)):
+                found.append(f"{name}: {link}")
+    return found
+
+
+def test_links_into_nothing_are_found(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "index.html").write_text(
+        '<a href="a/#x">1</a><a href="a/#y">2</a><img src="b.png"><a href="#z">3</a><a href="https://b">4</a>'
+    )
+    (tmp_path / "a" / "index.html").write_text('<h2 id="x">X</h2><a href="..">5</a><a href="../c/">6</a>')
+    assert links_into_nothing(tmp_path) == [
+        "/index.html: a/#y",
+        "/index.html: b.png",
+        "/index.html: #z",
+        "/a/index.html: ../c/",
+    ]
+
+
+@pytest.mark.timeout(1200)
+def test_every_link_and_anchor_of_the_site_resolves(site: Path) -> None:
+    assert links_into_nothing(site) == []
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves files and writes no log."""
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Say nothing."""
+
+
+@pytest.fixture
+def address(site: Path) -> Iterator[str]:
+    """Where the built site is served, on this machine alone."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.timeout(1200)
+def test_search_finds_what_is_searched_without_a_network(address: str) -> None:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no Chromium here")
+    flags = ["--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+    with api.sync_playwright() as playwright:
+        page = playwright.chromium.launch(executable_path=browser, args=flags).new_page()
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(address)
+        page.get_by_role("textbox", name="Search").fill("telescopes")
+        page.locator(".md-search-result__link").first.click()
+        page.wait_for_url("**/concepts/gae/**")
+        assert [url for url in asked if not url.startswith((address, "blob:", "data:"))] == []
 
 
 @pytest.mark.parametrize("fault", ["[a](other.md)", "[a](index.md#nowhere)", "![a](none.png)"])

@@ -23,9 +23,9 @@ HOUSE = House(ROOT)
 PUBLIC = {
     "text_gym": 30,
     "text_gym.agents": 34,
-    "text_gym.reward_models": 27,
+    "text_gym.reward_models": 28,  # 27 and label_widget, which only notebooks need
     "text_gym.bench": 10,
-    "text_gym.plot": 17,
+    "text_gym.plot": 18,  # 17 and coloured_text, the same as HTML
     "text_gym.tasks.enumerable": 10,
 }  # at most
 # The reference, the API pages and the changelog have every name there is and show nobody how to use one.
@@ -41,9 +41,12 @@ OPTIONAL = {
     "tianshou",
     "ray",
     "trl",
+    "minari",
     "peft",
+    "skrl",
     "starlette",
     "uvicorn",
+    "anywidget",
 }
 
 

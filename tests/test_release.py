@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
+from datetime import date
 from importlib.metadata import metadata, version
 from pathlib import Path
 from types import ModuleType
@@ -134,9 +136,10 @@ def test_slow_parts_without_files_are_skipped_with_a_line(tmp_path: Path) -> Non
         "== wheel",
         "== docs",
         "== first-hour",
+        "== notebooks",
         "== labs",
     ]
-    assert done.stdout.count("skipped, there is no") == 4
+    assert done.stdout.count("skipped, there is no") == 5
     (tmp_path / "ci" / "wheel.py").write_text("raise SystemExit(3)\n")
     assert subprocess.run([script, "wheel"], capture_output=True, check=False).returncode == 3
     assert subprocess.run([script, "weel"], capture_output=True, check=False).returncode == 2
@@ -166,3 +169,37 @@ def test_notes_of_a_release(tmp_path: Path) -> None:
         True,
         2,
     ]
+    assert notes.faults(tmp_path, "1.2.0", published=False) == said[1:]
+
+
+def test_what_is_unreleased_moves_under_a_version_and_a_day(tmp_path: Path) -> None:
+    notes = load(ROOT / "ci" / "notes.py")
+    file = tmp_path / "CHANGELOG.md"
+    file.write_text(
+        "# Changelog\n\n## [Unreleased]\n\n- new µ\n\n## [1.1.0] - 2026-12-01\n- old\n", encoding="utf-8"
+    )
+    notes.move(tmp_path, "1.2.0", date(2027, 1, 31))
+    assert file.read_text(encoding="utf-8") == (
+        "# Changelog\n\n## [Unreleased]\n\n## [1.2.0] - 2027-01-31\n\n- new µ\n\n"
+        "## [1.1.0] - 2026-12-01\n- old\n"
+    )
+    assert [notes.notes(tmp_path, v) for v in ("Unreleased", "1.2.0", "1.1.0")] == ["", "- new µ", "- old"]
+    for again, said in (("1.2.0", "already"), ("1.3.0", "nothing under Unreleased")):
+        with pytest.raises(SystemExit, match=said):
+            notes.move(tmp_path, again, date(2027, 2, 1))
+
+
+def test_the_notes_of_this_repository_can_be_printed(tmp_path: Path) -> None:
+    """A release of what stands here: its notes are the changelog's, complete and with their headings."""
+    for name in ("pyproject.toml", "CITATION.cff", "README.md", "CHANGELOG.md"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    (tmp_path / "ci").mkdir()
+    program = shutil.copyfile(ROOT / "ci" / "notes.py", tmp_path / "ci" / "notes.py")
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    released = version("text-gym")
+    moved = [] if f"## [{released}] - " in changelog else ["--move", "2026-11-28"]
+    command = [sys.executable, str(program), f"v{released}", "--unpublished", *moved]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stderr
+    assert {"### Added", "### Changed", "### Fixed"} <= set(done.stdout.splitlines())
+    assert "## [" not in done.stdout

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from text_gym import (
     ByteTokenizer,
     Episode,
+    MinLength,
     Rewards,
     RewardSource,
     Task,
@@ -111,6 +112,23 @@ WORLDS: dict[str, dict[str, Any]] = {
     "numbers only": {**SMALL, "info_texts": False},
     "rendered": {**SMALL, "render_mode": "ansi"},
     **{name: {"task": make_task(**kwargs)} for name, kwargs in ENV_IDS.items()},
+}
+
+
+# The same episodes shown in other ways: keyword arguments of `observation` and `infos`.
+SHOWN: dict[str, dict[str, Any]] = {
+    "ids": {**SMALL, "observation": "ids", "stop": ["bb"]},
+    "ids, pad is eos": {**WORLDS["pad is eos"], "observation": "ids"},
+    "ids, long prompts": {**WORLDS["long prompts"], "observation": "ids"},
+    "onehot": {**SMALL, "observation": "onehot", "limit": "truncate"},
+    "text": {**SMALL, "observation": "text", "tokenizer": ByteTokenizer()},
+    "constant infos": {**WORLDS["long prompts"], "reward": Terms(), "infos": "constant"},
+    "constant infos, redraws": {**WORLDS["redraws"], "infos": "constant", "observation": "ids"},
+    "constant infos, mask": {**SMALL, "infos": "constant", "mask": MinLength(1), "on_masked": "allow"},
+    "constant infos, numbers": {**SMALL, "infos": "constant", "info_texts": False},
+    "no infos": {**WORLDS["abstains"], "infos": "none"},
+    "no infos, mask": {**SMALL, "infos": "none", "mask": MinLength(1), "on_masked": "allow"},
+    "no infos, redraws": {**WORLDS["redraws"], "infos": "none", "observation": "onehot"},
 }
 
 

@@ -18,9 +18,9 @@ from .envs.options import EpisodeOptions, VectorOptions
 from .envs.reward_checker import check_reward_source
 from .envs.single import TextEnv, register_envs
 from .envs.vector import TextVectorEnv
-from .envs.wrappers import TextObservation
 from .episode import Episode, Prompt, read_transcripts, write_transcripts
 from .errors import TextGymError
+from .pages import notebook as _notebook  # noqa: F401  # what notebooks show of episodes, tasks and rewards
 from .rewards.shaping import Shaped
 from .rewards.source import FunctionReward, RewardSource, as_reward_source
 from .rewards.trl import as_trl_reward
@@ -48,7 +48,6 @@ __all__ = [
     "Task",
     "TextEnv",
     "TextGymError",
-    "TextObservation",
     "TextVectorEnv",
     "Tokenizer",
     "VectorOptions",

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import DataError, PromptError, excerpt
+from .showing import as_html
 from .tokenizer import Tokenizer
 
 FloatArray = npt.NDArray[np.float64]
@@ -44,7 +45,7 @@ class Prompt:
             object.__setattr__(self, "id", self.text)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Episode:
     """One prompt with one completion, finished or, for stepwise rewards, so far.
 
@@ -71,6 +72,14 @@ class Episode:
     agent_mask: BoolArray | None = None
     seed: int | None = None
     index: int | None = None
+
+    def __repr__(self) -> str:
+        ended = self.finish_reason or "running"
+        texts = f"{excerpt(self.prompt.text.strip(), 40)} -> {excerpt(self.completion, 60)}"
+        return f"Episode({texts}, {len(self.completion_ids)} tokens, {ended})"
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
     @property
     def completion(self) -> str:

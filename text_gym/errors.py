@@ -45,6 +45,28 @@ class ConfigError(TextGymError, ValueError):
     """An option whose value makes no sense, alone or in combination."""
 
 
+class MissingLibraryError(ConfigError, ModuleNotFoundError):
+    """A library that something optional needs and that is not installed.
+
+    Args:
+        what: What needs it.
+        library: The name that it is imported by.
+        install: What stands after `pip install`.
+    """
+
+    def __init__(self, what: str, library: str, install: str) -> None:
+        super().__init__(f'{what} needs {library}, which is not installed: pip install "{install}"')
+        self.name = library
+
+
+class ArgumentError(ConfigError, TypeError):
+    """A keyword argument that nobody has, in Python's own words.
+
+    It is a `TypeError` too, because that is what Stable-Baselines3 and TorchRL catch when they try arguments
+    that not every environment takes.
+    """
+
+
 class NonFiniteError(TextGymError, ArithmeticError):
     """NaN or infinity in logits, loss, gradient or weights; nothing was updated."""
 
@@ -68,6 +90,10 @@ class StoreError(DataError):
 
 class NotSavedError(TextGymError, OSError):
     """A label that did not reach the disk; earlier ones are intact."""
+
+
+class PushError(TextGymError, OSError):
+    """A policy that could not be uploaded; it is saved where it was."""
 
 
 class RaterLeftError(TextGymError):

@@ -10,7 +10,6 @@ Nothing in it is tuned for large models: for those there is `text_gym.agents.PPO
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -134,8 +133,6 @@ def train_ppo(args: Args, log: Callable[[int, float], None] | None = None) -> tu
     iterations = args.total_timesteps // (args.num_steps * args.num_envs)
     for iteration in range(iterations):
         optimizer.param_groups[0]["lr"] = args.learning_rate * (1.0 - iteration / iterations)
-
-        # Play.
         ended: list[float] = []
         for t in range(args.num_steps):
             with torch.no_grad():
@@ -150,33 +147,9 @@ def train_ppo(args: Args, log: Callable[[int, float], None] | None = None) -> tu
             ended += running[done].tolist()
             running[done] = 0.0
 
-        # Advantages (Schulman et al. 2016), from the last step back to the first.
-        advantages = torch.zeros(shape)
-        with torch.no_grad():
-            next_value, advantage = agent(state)[1], torch.zeros(args.num_envs)
-        for t in reversed(range(args.num_steps)):
-            goes_on = 1.0 - dones[t]
-            delta = rewards[t] + args.gamma * next_value * goes_on - values[t]
-            advantage = delta + args.gamma * args.gae_lambda * goes_on * advantage
-            advantages[t], next_value = advantage, values[t]
-        returns = advantages + values
-
-        # Update (Schulman et al. 2017).
-        batch = [x.flatten(0, 1) for x in (states, actions, log_probs, advantages, returns)]
-        for _ in range(args.update_epochs):
-            for rows in np.array_split(rng.permutation(len(batch[0])), args.num_minibatches):
-                state_b, action_b, old_log_prob, advantage_b, return_b = (x[rows] for x in batch)
-                policy, value = agent(state_b)
-                ratio = (policy.log_prob(action_b) - old_log_prob).exp()
-                advantage_b = (advantage_b - advantage_b.mean()) / (advantage_b.std() + 1e-8)
-                clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
-                policy_loss = -torch.minimum(ratio * advantage_b, clipped * advantage_b).mean()
-                value_loss = 0.5 * ((value - return_b) ** 2).mean()
-                loss = policy_loss + args.vf_coef * value_loss - args.ent_coef * policy.entropy().mean()
-                optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
-                optimizer.step()
+        advantages = estimate_advantages(args, rewards, dones, values, agent(state)[1].detach())
+        columns = (states, actions, log_probs, advantages, advantages + values)
+        update(args, agent, optimizer, rng, [x.flatten(0, 1) for x in columns])
 
         curve.append(float(np.mean(ended)) if ended else float("nan"))
         if log is not None:
@@ -185,18 +158,42 @@ def train_ppo(args: Args, log: Callable[[int, float], None] | None = None) -> tu
     return agent, curve
 
 
+def estimate_advantages(args: Args, rewards: Tensor, dones: Tensor, values: Tensor, last: Tensor) -> Tensor:
+    """Return generalised advantages `(T, B)` (Schulman et al. 2016), from the last step back to the first."""
+    advantages, advantage, next_value = torch.zeros_like(rewards), torch.zeros_like(last), last
+    for t in reversed(range(len(rewards))):
+        goes_on = 1.0 - dones[t]
+        delta = rewards[t] + args.gamma * next_value * goes_on - values[t]
+        advantage = delta + args.gamma * args.gae_lambda * goes_on * advantage
+        advantages[t], next_value = advantage, values[t]
+    return advantages
+
+
+def update(
+    args: Args, agent: ActorCritic, optimizer: Any, rng: np.random.Generator, batch: list[Tensor]
+) -> None:
+    """Go over a rollout's states, actions, log-probabilities, advantages, returns (Schulman et al. 2017)."""
+    for _ in range(args.update_epochs):
+        for rows in np.array_split(rng.permutation(len(batch[0])), args.num_minibatches):
+            state, action, old_log_prob, advantage, returns = (x[rows] for x in batch)
+            policy, value = agent(state)
+            ratio = (policy.log_prob(action) - old_log_prob).exp()
+            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+            clipped = ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef)
+            policy_loss = -torch.minimum(ratio * advantage, clipped * advantage).mean()
+            value_loss = 0.5 * ((value - returns) ** 2).mean()
+            loss = policy_loss + args.vf_coef * value_loss - args.ent_coef * policy.entropy().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
+            optimizer.step()
+
+
 def main() -> None:
     """Train with settings from the command line, and print the mean return as it grows."""
     import tyro
 
-    args = tyro.cli(Args)
-    started = time.perf_counter()
-
-    def show(tokens: int, mean_return: float) -> None:
-        speed = tokens / (time.perf_counter() - started)
-        print(f"{tokens:>9,} tokens  return {mean_return:.3f}  {speed:,.0f} tokens/s")
-
-    train_ppo(args, show)
+    train_ppo(tyro.cli(Args), lambda tokens, mean: print(f"{tokens:>9,} tokens  return {mean:.3f}"))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ Features = npt.NDArray[np.float32]
 _LIMIT = float(np.finfo(np.float32).max)
 
 
-class VectorFeatures(VectorWrapper[Any, Any, Any, Any, Any]):
+class VectorFeatures(VectorWrapper):  # type: ignore[type-arg, unused-ignore]  # generic since Gymnasium 1.4
     """A vector environment whose observation is `(D,)` float32: the model's state at the last token.
 
     Args:

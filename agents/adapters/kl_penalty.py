@@ -32,7 +32,7 @@ KL_INFO = ("token_kl", "episode_kl", "kl_coef")  # what the wrapper writes into 
 ROUNDING = 1e-3  # nats above 0 that half precision may give a log-probability
 
 
-class KLPenalty(VectorWrapper[Any, Any, Any, Any, Any]):
+class KLPenalty(VectorWrapper):  # type: ignore[type-arg, unused-ignore]  # generic since Gymnasium 1.4
     """Takes β·(log π(token) − log π_ref(token)) off the reward of every token (Ziegler et al. 2019).
 
     A library that knows no language model forgets the language it started from. With this it maximises
@@ -50,7 +50,8 @@ class KLPenalty(VectorWrapper[Any, Any, Any, Any, Any]):
     `episode_kl`, their sum over the episode so far, which at its end estimates the episode's KL; and
     `kl_coef`, the β that was applied. They stand beside `final_info`, not in it, and their masks
     (`_token_kl`, …) leave out rows that only restarted. A `RecordEpisodeStatistics` inside this wrapper sees
-    the task's own return, one around it the penalised one.
+    the task's own return, one around it the penalised one. (Before 1.4, Gymnasium's miscounts in SameStep
+    mode; `episode_statistics.py` has one that does not.)
 
     Args:
         env: Any Gymnasium vector environment that shows `tokens` and `length`: a `TextVectorEnv`, a
@@ -113,7 +114,7 @@ class KLPenalty(VectorWrapper[Any, Any, Any, Any, Any]):
         text_env = env.unwrapped
         advice = isinstance(text_env, TextVectorEnv) and text_env.options.on_masked == "allow"
         self._masked = "action_mask" in shown.spaces and not advice
-        self._reference_log_probs = self._cached(self.reference)
+        self._reference_cache, self._reference_log_probs = self._cached(self.reference)
         self._log_probs: LogProbs | None = None
         if policy is not None:
             self.follow(policy)
@@ -136,7 +137,7 @@ class KLPenalty(VectorWrapper[Any, Any, Any, Any, Any]):
         """
         if isinstance(policy, Policy):
             check_fit(policy, self.env.single_observation_space, self.env.single_action_space)
-            self._log_probs = self._cached(policy)
+            self._log_probs = self._cached(policy)[1]
         elif callable(policy) and not isinstance(policy, torch.nn.Module):
             self._log_probs = policy
         else:
@@ -187,6 +188,28 @@ class KLPenalty(VectorWrapper[Any, Any, Any, Any, Any]):
         self._episode_kl[ended | redrawn] = self._paid[ended | redrawn] = 0.0
         self._over = ended if self.autoreset_mode is AutoresetMode.NEXT_STEP else np.zeros_like(ended)
         return observation, rewards, terminated, truncated, infos
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the wrapper remembers of running episodes and of β, as plain JSON data."""
+        return {
+            "coefficient": self.controller.coefficient,
+            "episode_kl": self._episode_kl.tolist(),
+            "paid": self._paid.tolist(),
+            "over": self._over.tolist(),
+            "finished": list(self._finished),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], observation: Observation) -> None:
+        """Put back what `state_dict` returned, and the observation that was shown last."""
+        self.controller.coefficient = state["coefficient"]
+        self._episode_kl[:], self._paid[:] = state["episode_kl"], state["paid"]
+        self._over, self._finished = np.array(state["over"], dtype=np.bool_), list(state["finished"])
+        self._observation = _copied(observation)
+        self.forget()
+
+    def forget(self) -> None:
+        """Have the reference read what comes next from its beginning."""
+        self._reference_cache.clear()
 
     def _log_ratio(self, actions: npt.ArrayLike, acting: BoolArray) -> FloatArray:
         """Return each token's log-ratio of policy to reference, `(B,)` float64 nats; 0 where no row acts."""
@@ -244,8 +267,8 @@ class KLPenalty(VectorWrapper[Any, Any, Any, Any, Any]):
             self.controller.update(float(np.mean(self._finished)), len(self._finished))
             self._finished = []
 
-    def _cached(self, policy: Policy) -> LogProbs:
-        """Return a function that reads observations, key-value cached, and says how likely actions are."""
+    def _cached(self, policy: Policy) -> tuple[PrefixCache, LogProbs]:
+        """Return a cache, and a function that reads observations with it and says how likely actions are."""
         cache = PrefixCache(policy, self.num_envs, self._width)
 
         @torch.no_grad()
@@ -257,7 +280,7 @@ class KLPenalty(VectorWrapper[Any, Any, Any, Any, Any]):
             taken = torch.as_tensor(actions, device=logits.device)[:, None]
             return torch.log_softmax(logits, dim=1).gather(1, taken)[:, 0]
 
-        return log_probs
+        return cache, log_probs
 
 
 def _copied(observation: Observation) -> dict[str, npt.NDArray[Any]]:

@@ -6,6 +6,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -14,15 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from text_gym.agents.checks import (
-    check_dropout_off,
-    check_separate,
-    check_unchanged,
-    fingerprint,
-    memory_mib,
-    reward_modules,
-    unchanged,
-)
+from text_gym.agents.environments import AgentEnv, as_policy, as_text_vector_env
 from text_gym.agents.policies.policy import FUSED, Policy
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.sampling.sampler import Sampling, rollout
@@ -30,12 +23,22 @@ from text_gym.agents.training.advice import Advisor
 from text_gym.agents.training.checkpoint import Checkpoints
 from text_gym.agents.training.metrics import Metrics
 from text_gym.agents.training.objective import Objective
+from text_gym.agents.training.progress import training_progress
 from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.envs.options import EpisodeOptions
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Prompt, share_cut
 from text_gym.errors import ConfigError, NonFiniteError, NoScoresError
-from text_gym.models.loading import check_finite
+from text_gym.models.checks import (
+    check_dropout_off,
+    check_finite,
+    check_separate,
+    check_unchanged,
+    fingerprint,
+    memory_mib,
+    reward_modules,
+    unchanged,
+)
 from text_gym.models.threads import limited_threads
 from text_gym.rewards.source import RewardSource
 from text_gym.utils.display import harmless
@@ -57,8 +60,8 @@ class Agent(ABC, Generic[ConfigT]):
     "Bring your own algorithm" has one of 34 lines; `check_agent` tries what has to hold.
 
     Args:
-        policy: The policy to train, in place.
-        env: The environment; its `num_envs` is the number of episodes `B` of an iteration.
+        policy: The policy to train, in place; or the folder of a saved one.
+        env: Its `num_envs` is the episodes `B` an iteration; `as_text_vector_env` says what else it may be.
         config: The algorithm's settings; its defaults if None.
         reference: The policy to stay close to; a frozen copy of `policy` as it is now if None.
 
@@ -83,14 +86,16 @@ class Agent(ABC, Generic[ConfigT]):
 
     def __init__(
         self,
-        policy: Policy,
-        env: TextVectorEnv,
+        policy: Policy | str | Path,
+        env: AgentEnv,
         config: ConfigT | None = None,
         reference: Policy | None = None,
     ) -> None:
         config = config or self.config_class()  # type: ignore[assignment]
         assert config is not None
-        self.policy, self.env, self.config = policy, env, config
+        self.env = env = as_text_vector_env(env)
+        self.policy = policy = as_policy(policy, env)
+        self.config = config
         self.networks: dict[str, nn.Module] = {"policy": policy}
         self.reference = reference or policy.frozen()
         self.reference.check_finite()
@@ -105,24 +110,27 @@ class Agent(ABC, Generic[ConfigT]):
         self.advisor = Advisor()
         self.objective = Objective()
         self.declined: str | None = None
-        self.iteration = 0
-        self.episodes_played = 0
-        self.tokens_played = 0
-        self.unscored_batches = 0
+        self.iteration = self.episodes_played = self.tokens_played = self.unscored_batches = 0
         self.between_iterations = True
         self._reference_was = fingerprint(self.reference)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(iteration {self.iteration}, {self.episodes_played:,} episodes played)"
 
     @abstractmethod
     def update(self, batch: Rollout) -> Metrics:
         """Learn from `batch.only(batch.scored)`; return metrics (where it tracks an objective, `kl` too)."""
 
-    def learn(self, iterations: int | None = None, callback: Callback | None = None) -> Agent[ConfigT]:
+    def learn(
+        self, iterations: int | None = None, callback: Callback | None = None, *, progress: bool = False
+    ) -> Agent[ConfigT]:
         """Play and update until `config.iterations` (or this many more) are done.
 
         Args:
             iterations: How many; None means what is left of `config.iterations`.
             callback: Called after every iteration with the agent and its metrics; returning False
                 stops learning.
+            progress: Show live curves in a notebook, a bar in a terminal, a line now and then elsewhere.
 
         Raises:
             RewardError: The reward source failed; nothing was updated from that batch.
@@ -132,17 +140,19 @@ class Agent(ABC, Generic[ConfigT]):
             GuardError: Dropout is on, or reference or reward model were changed along with the policy.
         """
         last = self.config.iterations if iterations is None else self.iteration + iterations
-        while self.iteration < last and not self.stopped:
-            metrics = self._iterate()
-            if callback is not None and callback(self, metrics) is False:
-                break
-            if self.unscored_batches >= self.config.max_unscored:
-                raise NoScoresError(
-                    f"{self._no_scores()}. It is batch {self.unscored_batches} in a row without scores, and "
-                    "nothing was learnt from them. Fix the reward (is its service up, is there budget "
-                    "left?) and go on from the last checkpoint, or raise max_unscored "
-                    f"({self.config.max_unscored})"
-                )
+        with training_progress(True, last) if progress else nullcontext() as show:
+            while self.iteration < last and not self.stopped:
+                metrics = self._iterate()
+                if show is not None:
+                    show(metrics)
+                if callback is not None and callback(self, metrics) is False:
+                    break
+                if self.unscored_batches >= self.config.max_unscored:
+                    raise NoScoresError(
+                        f"{self._no_scores()}. It is batch {self.unscored_batches} in a row without scores, "
+                        "and nothing was learnt from them. Fix the reward (is its service up, is there "
+                        f"budget left?) and go on, or raise max_unscored ({self.config.max_unscored})"
+                    )
         return self
 
     @property

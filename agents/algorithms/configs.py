@@ -135,6 +135,15 @@ class DPOConfig:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("learning_rate", "max_grad_norm"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if not 0 <= self.warmup <= 1:
+            raise ConfigError(f"warmup is {self.warmup}; it must be in [0, 1]")
+
+    def steps(self, pairs: int) -> int:
+        """Return the number of optimizer steps for so many pairs."""
+        return self.epochs * -(-pairs // self.batch_size)
 
 
 @dataclass(frozen=True)

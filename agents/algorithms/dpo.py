@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from text_gym.agents.policies.policy import FUSED, Policy
 from text_gym.agents.training.metrics import Metrics
+from text_gym.agents.training.progress import training_progress
 from text_gym.episode import Prompt
 
 from .configs import DPOConfig
@@ -61,12 +62,21 @@ class DPO:
             parts = [every[i : i + 64] for i in range(0, len(every), 64)]
             self.reference_log_probs = torch.cat([self._log_probs(reference or policy, p) for p in parts])
 
-    def learn(self, callback: Callable[[Metrics], bool | None] | None = None) -> DPO:
+    def __repr__(self) -> str:
+        return f"DPO({self.steps:,} steps taken)"
+
+    def learn(
+        self, callback: Callable[[Metrics], bool | None] | None = None, *, progress: bool = False
+    ) -> DPO:
         """Train; the callback gets the metrics of every step and may return False to stop.
 
         Metrics: `step`, `steps`, `loss` (nats per pair), `accuracy` (share of pairs whose chosen text
         has the larger implicit reward β·log(policy/reference)), `margin` (by how much), `reward_chosen`,
         `reward_rejected`, `grad_norm`.
+
+        Args:
+            callback: Called after every step.
+            progress: Show live curves in a notebook, a bar in a terminal, a line now and then elsewhere.
 
         Raises:
             NonFiniteError: The loss or its gradient became NaN or infinite; the weights are those before it.
@@ -79,27 +89,29 @@ class DPO:
             fused=policy.device.type in FUSED,
         )
         batches = self._batches()
-        for step, pairs in enumerate(batches):
-            for group in optimizer.param_groups:
-                group["lr"] = config.learning_rate * warmup_cosine(step / len(batches), config.warmup)
-            rows = [*pairs, *(i + len(self.sequences) // 2 for i in pairs)]
-            log_ratio = self._log_probs(policy, rows) - self.reference_log_probs[rows]
-            chosen, rejected = config.beta * log_ratio.view(2, -1)
-            loss = dpo_loss(chosen, rejected, config.label_smoothing).mean()
-            norm = take_step(policy, optimizer, loss, config.max_grad_norm, step)
-            self.steps += 1
-            metrics = {
-                "step": step + 1,
-                "steps": len(batches),
-                "loss": float(loss.detach()),
-                "accuracy": float((chosen > rejected).float().mean()),
-                "margin": float((chosen - rejected).detach().mean()),
-                "reward_chosen": float(chosen.detach().mean()),
-                "reward_rejected": float(rejected.detach().mean()),
-                "grad_norm": norm,
-            }
-            if callback is not None and callback(metrics) is False:
-                break
+        with training_progress(progress, len(batches), "step") as show:
+            for step, pairs in enumerate(batches):
+                for group in optimizer.param_groups:
+                    group["lr"] = config.learning_rate * warmup_cosine(step / len(batches), config.warmup)
+                rows = [*pairs, *(i + len(self.sequences) // 2 for i in pairs)]
+                log_ratio = self._log_probs(policy, rows) - self.reference_log_probs[rows]
+                chosen, rejected = config.beta * log_ratio.view(2, -1)
+                loss = dpo_loss(chosen, rejected, config.label_smoothing).mean()
+                norm = take_step(policy, optimizer, loss, config.max_grad_norm, step)
+                self.steps += 1
+                metrics = {
+                    "step": step + 1,
+                    "steps": len(batches),
+                    "loss": float(loss.detach()),
+                    "accuracy": float((chosen > rejected).float().mean()),
+                    "margin": float((chosen - rejected).detach().mean()),
+                    "reward_chosen": float(chosen.detach().mean()),
+                    "reward_rejected": float(rejected.detach().mean()),
+                    "grad_norm": norm,
+                }
+                show(metrics)
+                if callback is not None and callback(metrics) is False:
+                    break
         return self
 
     def _log_probs(self, policy: Policy, rows: Sequence[int]) -> Tensor:

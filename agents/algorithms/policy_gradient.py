@@ -129,7 +129,8 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
                 known = {name: column[rows[part], :width] for name, column in old.items()}
                 share = Part(whole.mask[part, :width], whole.tokens, whole.episodes)
                 loss, metrics = self.loss(now, known, share)
-                check_loss(loss, {**{f"now {k}": v for k, v in now._asdict().items()}, **known}, self.where)
+                found = {f"now {name}": column for name, column in now._asdict().items()}
+                check_loss(loss, {**found, **known}, self.iteration + 1)
                 loss.backward()
                 seen.append({**metrics, "loss": float(loss.detach())})
             return seen
@@ -214,7 +215,7 @@ def minibatches(episodes: int, epochs: int, parts: int, seed: tuple[int, int]) -
     return result
 
 
-def check_loss(loss: Tensor, tensors: Mapping[str, Tensor], where: str) -> None:
+def check_loss(loss: Tensor, tensors: Mapping[str, Tensor], iteration: int) -> None:
     """Refuse a loss that is not finite, or comes from numbers that are not.
 
     Those may leave it finite: an old log-probability of infinity only makes a ratio 0.
@@ -222,7 +223,7 @@ def check_loss(loss: Tensor, tensors: Mapping[str, Tensor], where: str) -> None:
     Args:
         loss: A number.
         tensors: What it was computed from, by name.
-        where: For the error, e.g. `"iteration 3"`.
+        iteration: Its number, for the error.
 
     Raises:
         NonFiniteError: The loss or a tensor is NaN or infinite; all such tensors are named.
@@ -233,4 +234,6 @@ def check_loss(loss: Tensor, tensors: Mapping[str, Tensor], where: str) -> None:
         bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if bad or not torch.isfinite(loss):
         blame = f"; not finite before it: {', '.join(bad)}" if bad else ""
-        raise NonFiniteError(f"the loss is {loss.item()} in {where}; nothing was updated{blame}")
+        raise NonFiniteError(
+            f"the loss is {loss.item()} in iteration {iteration}; nothing was updated{blame}"
+        )

@@ -13,17 +13,18 @@ the token limit is paid as it stands, or (`limit="truncate"`) is no sample of th
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from text_gym.agents.environments import AgentEnv, as_policy, as_text_vector_env
 from text_gym.agents.policies.critic import Critic, StateCritic
 from text_gym.agents.policies.policy import Evaluation, Policy
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.training.metrics import Metrics
-from text_gym.envs.vector import TextVectorEnv
 
 from .advantages import explained_variance, gae, whiten
 from .configs import AgentConfig, PPOConfig
@@ -122,12 +123,13 @@ class PPO(PolicyGradient[PPOConfig]):
 
     def __init__(
         self,
-        policy: Policy,
-        env: TextVectorEnv,
+        policy: Policy | str | Path,
+        env: AgentEnv,
         config: PPOConfig | None = None,
         reference: Policy | None = None,
     ) -> None:
-        config = config or PPOConfig()
+        config, env = config or PPOConfig(), as_text_vector_env(env)
+        policy = as_policy(policy, env)
         self.critic: Critic | StateCritic | None = None
         if config.critic == "separate":
             self.critic = Critic(policy)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from text_gym.agents.policies.policy import FUSED, Policy
+from text_gym.agents.training.progress import training_progress
 from text_gym.episode import Prompt
 from text_gym.errors import ConfigError, DataError, NonFiniteError, PromptError, excerpt
 
@@ -45,8 +46,17 @@ class SFT:
         self.sequences, self.starts = encode_pairs(policy, pairs)
         self.steps = 0
 
-    def learn(self, callback: Callable[[dict[str, float]], bool | None] | None = None) -> SFT:
+    def __repr__(self) -> str:
+        return f"SFT({self.steps:,} steps taken)"
+
+    def learn(
+        self, callback: Callable[[dict[str, float]], bool | None] | None = None, *, progress: bool = False
+    ) -> SFT:
         """Train; the callback gets `step`, `steps`, `loss` (nats per token), and may return False to stop.
+
+        Args:
+            callback: Called after every step.
+            progress: Show a live curve in a notebook, a bar in a terminal, a line now and then elsewhere.
 
         Raises:
             NonFiniteError: The loss or its gradient became NaN or infinite; the weights are those before it.
@@ -65,7 +75,7 @@ class SFT:
         policy.check_finite()
         batches = self._batches()
         started = time.perf_counter()
-        with _training(policy, config.seed):
+        with training_progress(progress, len(batches), "step") as show, _training(policy, config.seed):
             for step, rows in enumerate(batches):
                 done = step / len(batches)
                 if config.max_seconds is not None:
@@ -79,6 +89,7 @@ class SFT:
                 take_step(policy, optimizer, loss, config.max_grad_norm, step)
                 self.steps += 1
                 metrics = {"step": step + 1, "steps": len(batches), "loss": float(loss.detach())}
+                show(metrics)
                 if callback is not None and callback(metrics) is False:
                     break
         return self

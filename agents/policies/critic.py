@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .micro_batches import Splitter
-from .policy import Policy
-from .trunk import places, states_before
+from .policy import Policy, places, states_before
 
 
 class Critic(nn.Module):

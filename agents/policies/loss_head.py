@@ -2,18 +2,18 @@
 
 Few logits are formed at once and kept for the backward pass. Many are formed in tiles, some rows by some ids,
 that fit a core's cache, and again in the backward pass: that takes a third more arithmetic and less time than
-memory that is written once and read once. Differentiable once. Masks over the vocabulary and output layers of
-other kinds are not its business.
+memory that is written once and read once. Differentiable once. Where a mask or an output layer of another
+kind needs all logits, `log_probs_of_logits` does the same without such care.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from text_gym.models.cpu.fast_path import matmul
@@ -42,6 +42,35 @@ class Head(NamedTuple):
     temperature: float = 1.0
 
 
+def plain_head(
+    model: Any,
+    vocab_size: int,
+    options: Sequence[float | None],
+    temperature: float = 1.0,
+    embedding: Tensor | None = None,
+) -> Head | None:
+    """Return a language model's output layer; None if it is not plain (adapters, hooks, quantisation).
+
+    Args:
+        model: Of `transformers`.
+        vocab_size: `V`, ids of the tokenizer; the layer may have more rows.
+        options: What it does to its logits: a factor, a divisor and a bound, None where there is none.
+        temperature: Of the distribution.
+        embedding: To take its weights from, if they are also the input embedding's.
+    """
+    layer = model.get_output_embeddings()
+    if type(layer) is not nn.Linear or layer._forward_hooks or layer._forward_pre_hooks:
+        return None
+    weight: Tensor = layer.weight
+    if embedding is not None and weight is model.get_input_embeddings().weight:
+        weight = embedding
+    bias: Tensor | None = layer.bias
+    if len(weight) > vocab_size:
+        weight, bias = weight[:vocab_size], None if bias is None else bias[:vocab_size]
+    times, divided_by, cap = options
+    return Head(weight, bias, (times or 1.0) / (divided_by or 1.0), cap or None, temperature)
+
+
 def token_log_probs(
     states: Tensor, tokens: Tensor, head: Head, *, entropy: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -65,10 +94,34 @@ def token_log_probs(
     if torch.is_autocast_enabled(device):  # what it does to a matrix product, where autograd sees it
         low = torch.get_autocast_dtype(device)
         states, weight, bias = states.to(low), weight.to(low), None if bias is None else bias.to(low)
-    options = _Options(head._replace(weight=tokens, bias=None), entropy)
-    size = len(states) * len(weight) * _dtype(weight).itemsize
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    options = _Options(
+        head._replace(weight=tokens, bias=None), dtype, entropy, entropy or head.cap is not None
+    )
+    size = len(states) * len(weight) * dtype.itemsize
     function = _Whole if size <= WHOLE_BYTES else _Tiled
     return function.apply(states, weight, bias, tokens, options)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def log_probs_of_logits(
+    logits: Tensor, tokens: Tensor, masks: Tensor | None, *, entropy: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Do what `token_log_probs` does where all logits are there: of other output layers, or with masks.
+
+    Args:
+        logits: `(N, V)`, divided by the temperature.
+        tokens: `(N,)` int64.
+        masks: `(N, V)` bool, tokens that could be drawn; None means all.
+        entropy: Compute the entropy too (zeros if not).
+    """
+    if masks is not None:
+        logits = logits.masked_fill(~masks, -torch.inf)
+    log_p = torch.log_softmax(logits, dim=-1)
+    log_probs = log_p.gather(1, tokens[:, None])[:, 0]
+    if not entropy:
+        return log_probs, torch.zeros_like(log_probs)
+    # Forbidden tokens have log-probability -inf, and 0 · inf would be NaN.
+    return log_probs, -(log_p.exp() * log_p.clamp_min(-1e9)).sum(-1)
 
 
 class _Whole(torch.autograd.Function):
@@ -78,7 +131,7 @@ class _Whole(torch.autograd.Function):
     def forward(
         ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, options: _Options
     ) -> tuple[Tensor, Tensor]:
-        logits = _logits(states, weight, bias, options.head)
+        logits = _logits(states, weight, bias, options)
         said = logits.gather(1, tokens[:, None])[:, 0]
         kept = logits if options.needs_logits else None
         p, log_z = _softmax(logits)
@@ -112,12 +165,12 @@ class _Tiled(torch.autograd.Function):
     def forward(
         ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, tokens: Tensor, options: _Options
     ) -> tuple[Tensor, Tensor]:
-        said, log_z, h = (states.new_zeros(len(states), dtype=_dtype(weight)) for _ in range(3))
+        said, log_z, h = (states.new_zeros(len(states), dtype=options.dtype) for _ in range(3))
         log_w: list[Tensor] = []  # of some rows, `(tiles, n)` each
         for rows in _slices(states, 0):
             z, inside = [], []  # of each tile: z, and the entropy among its ids
             for ids in _slices(weight, 1):
-                logits = _logits(states[rows], weight[ids], _part(bias, ids), options.head)
+                logits = _logits(states[rows], weight[ids], _part(bias, ids), options)
                 at, here = _places(tokens[rows], ids)
                 said[rows] += logits.gather(1, at)[:, 0] * here
                 p, of_tile = _softmax(logits)
@@ -145,7 +198,7 @@ class _Tiled(torch.autograd.Function):
         for rows in _slices(states, 0):
             x, z = states[rows], log_z[rows]
             for ids, share in zip(_slices(weight, 1), log_w[:, rows].exp(), strict=True):
-                logits = _logits(x, weight[ids], _part(bias, ids), options.head)
+                logits = _logits(x, weight[ids], _part(bias, ids), options)
                 kept = logits if options.needs_logits else None
                 log_p = None if kept is None else kept - z[:, None]
                 along = _along(log_p, h[rows], of_log_probs[rows], of_entropy[rows], options)
@@ -164,16 +217,9 @@ class _Tiled(torch.autograd.Function):
 
 class _Options(NamedTuple):
     head: Head  # the options without tensors
+    dtype: torch.dtype  # of logits, float32 at least
     entropy: bool
-
-    @property
-    def needs_logits(self) -> bool:
-        """True if the gradient needs more than probabilities."""
-        return self.entropy or self.head.cap is not None
-
-
-def _dtype(weight: Tensor) -> torch.dtype:
-    return torch.promote_types(weight.dtype, torch.float32)
+    needs_logits: bool  # the gradient needs more than probabilities
 
 
 def _slices(x: Tensor, side: int) -> Iterator[slice]:
@@ -204,9 +250,9 @@ def _places(tokens: Tensor, ids: slice) -> tuple[Tensor, Tensor]:
     return (tokens - ids.start).clamp_(0, ids.stop - ids.start - 1)[:, None], here
 
 
-def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> Tensor:
+def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, options: _Options) -> Tensor:
     """Compute the logits `(n, V)`, divided by the temperature."""
-    logits = matmul(states, weight.T, bias).to(_dtype(weight))
+    head, logits = options.head, matmul(states, weight.T, bias).to(options.dtype)
     if head.cap is not None:
         logits = logits.mul_(head.scale / head.cap).tanh_().mul_(head.cap / head.temperature)
     elif head.scale != head.temperature:

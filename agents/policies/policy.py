@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,13 +19,21 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from text_gym.errors import ConfigError
-from text_gym.models.cpu.fast_path import fixed_linear
-from text_gym.models.loading import check_finite, load_model, load_tensors, pick_device, quietly, small_gpt2
+from text_gym.models.checks import check_finite
+from text_gym.models.cpu.fast_path import fast_path, fixed_linear
+from text_gym.models.loading import (
+    load_model,
+    load_tensors,
+    pick_device,
+    quietly,
+    small_gpt2,
+    tensors_of,
+    with_fused_gelu,
+)
 from text_gym.tokenizer import PretrainedTokenizer, Tokenizer
 
-from .loss_head import Head, token_log_probs
+from .loss_head import log_probs_of_logits, plain_head, token_log_probs
 from .micro_batches import Splitter
-from .trunk import _with_fused_gelu, places, states_before, tensors_of
 
 VALUE_HEAD = "value_head.safetensors"
 FUSED = ("cpu", "cuda")  # devices with a fused AdamW
@@ -64,7 +72,7 @@ class Policy(nn.Module):
                 f"the tokenizer has {self.vocab_size} ids but the model only {rows}; "
                 "they do not belong together"
             )
-        self.model = _with_fused_gelu(model)
+        self.model = with_fused_gelu(model)
         self.bf16 = False
         # With a padding id in its config a model looks for it in every input and warns. We pad on
         # the right, where causal attention never looks; the id is put back when saving.
@@ -173,8 +181,10 @@ class Policy(nn.Module):
 
     def logits_of_fixed_weights(self) -> Callable[[Tensor], Tensor]:
         """Return a function like `logits` for `(n, D)` states, valid while the weights stay as they are."""
-        head = None if self.bf16 or self.device.type != "cpu" else self._loss_head(1.0)
+        head = plain_head(self.model, self.vocab_size, self._head_options)
         if head is None or head.weight.dtype != self.dtype or head.scale != 1 or head.cap is not None:
+            return self.logits
+        if self.bf16 or head.weight.device.type != "cpu":
             return self.logits
         return fixed_linear(head.weight, head.bias)
 
@@ -206,56 +216,20 @@ class Policy(nn.Module):
         Returns:
             Tensors `(B, T)`, `T` the longest completion.
         """
-        taken, weight = states_before(
-            self.model.base_model, tokens, starts, lengths, self.hidden, bf16=self.bf16
-        )
+        trunk = self.model.base_model
+        states, embedding = states_before(trunk, tokens, starts, lengths, self.hidden, bf16=self.bf16)
         mask, rows, at = places(starts, lengths)
-        masks = None if action_masks is None else action_masks[rows, at - starts[rows]]
-        log_probs, h = self._token_log_probs(taken, tokens[rows, at], temperature, entropy, masks, weight)
-        zeros = log_probs.new_zeros(mask.shape)
-        said, values = (zeros.masked_scatter(mask, x) for x in (log_probs, self.values(taken)))
-        return Evaluation(said, values, zeros.masked_scatter(mask, h) if entropy else zeros)
-
-    def _token_log_probs(
-        self,
-        states: Tensor,
-        tokens: Tensor,
-        temperature: float,
-        entropy: bool,
-        masks: Tensor | None,
-        embedding: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Compute tokens' log-probabilities `(N,)` after states `(N, D)`, and entropies, in nats."""
-        head = self._loss_head(temperature, embedding) if masks is None else None
-        if head is not None:
+        taken = tokens[rows, at]
+        head = plain_head(self.model, self.vocab_size, self._head_options, temperature, embedding)
+        if head is not None and action_masks is None:
             with self._precision():
-                return token_log_probs(states, tokens, head, entropy=entropy)
-        logits = self.logits(states) / temperature
-        if masks is not None:
-            logits = logits.masked_fill(~masks, -torch.inf)
-        log_p = torch.log_softmax(logits, dim=-1)
-        log_probs = log_p.gather(1, tokens[:, None])[:, 0]
-        if not entropy:
-            return log_probs, torch.zeros_like(log_probs)
-        # Forbidden tokens have log-probability -inf, and 0 · inf would be NaN.
-        return log_probs, -(log_p.exp() * log_p.clamp_min(-1e9)).sum(-1)
-
-    def _loss_head(self, temperature: float, embedding: Tensor | None = None) -> Head | None:
-        """Return the output layer for the loss head; None if it is not plain (adapters, quantisation).
-
-        If the embedding's weights are also its own, they are taken from `embedding`.
-        """
-        layer = self.model.get_output_embeddings()
-        if type(layer) is not nn.Linear or layer._forward_hooks or layer._forward_pre_hooks:
-            return None
-        weight: Tensor = layer.weight
-        if embedding is not None and weight is self.model.get_input_embeddings().weight:
-            weight = embedding
-        bias: Tensor | None = layer.bias
-        if len(weight) > self.vocab_size:
-            weight, bias = weight[: self.vocab_size], None if bias is None else bias[: self.vocab_size]
-        times, divided_by, cap = self._head_options
-        return Head(weight, bias, (times or 1.0) / (divided_by or 1.0), cap or None, temperature)
+                said, h = token_log_probs(states, taken, head, entropy=entropy)
+        else:
+            allowed = None if action_masks is None else action_masks[rows, at - starts[rows]]
+            said, h = log_probs_of_logits(self.logits(states) / temperature, taken, allowed, entropy=entropy)
+        zeros = said.new_zeros(mask.shape)
+        log_probs, values = (zeros.masked_scatter(mask, x) for x in (said, self.values(states)))
+        return Evaluation(log_probs, values, zeros.masked_scatter(mask, h) if entropy else zeros)
 
     @torch.no_grad()
     def score(
@@ -273,10 +247,9 @@ class Policy(nn.Module):
 
         def fill(parts: list[Tensor]) -> None:
             for part in parts:
+                given = tokens[part], starts[part], lengths[part]
                 masks = None if action_masks is None else action_masks[part]
-                said = self.evaluate(
-                    tokens[part], starts[part], lengths[part], temperature=temperature, action_masks=masks
-                ).log_probs
+                said = self.evaluate(*given, temperature=temperature, action_masks=masks).log_probs
                 result[part, : said.shape[1]] = said
 
         Splitter(self.device, rows).run(starts + lengths, fill)
@@ -305,14 +278,10 @@ class Policy(nn.Module):
         return self
 
     def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+        return torch.autocast(self.value_head.weight.device.type, torch.bfloat16, enabled=self.bf16)
 
     def check_finite(self) -> None:
-        """Raise an error if a weight is not finite.
-
-        Raises:
-            NonFiniteError: A weight is NaN or infinite; its tensor is named.
-        """
+        """Raise `NonFiniteError`, which names the tensor, if a weight is NaN or infinite."""
         check_finite(self)
 
     def frozen(self) -> Policy:
@@ -324,8 +293,8 @@ class Policy(nn.Module):
     def digest(self) -> str:
         """Hash the weights and buffers with their names, shapes and dtypes (SHA-256, 64 hex digits).
 
-        Policies with the same digest give every text the same probability, and a policy that was saved and
-        loaded again has the digest it had. The tokenizer is not part of it.
+        Policies with the same digest give every text the same probability, also after saving and loading; the
+        tokenizer is not part of it.
         """
         result = hashlib.sha256()
         for name, tensor in sorted(tensors_of(self).items()):
@@ -364,10 +333,68 @@ class Policy(nn.Module):
         """Check that our logits are the model's own, whatever its architecture does on top of the trunk."""
         probe = torch.arange(4, device=self.device)[None] % self.vocab_size
         with torch.no_grad():
-            theirs = (
-                self.model(input_ids=probe, use_cache=False).logits[..., : self.vocab_size].to(self.dtype)
-            )
+            theirs = self.model(input_ids=probe, use_cache=False).logits[..., : self.vocab_size]
             ours = self.logits(self.hidden(probe).last_hidden_state)
-        if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
-            kind = json.dumps(self.model.config.model_type)
-            raise ConfigError(f"models of type {kind} change their logits in a way that is not supported yet")
+        if not torch.allclose(ours, theirs.to(ours.dtype), rtol=1e-3, atol=1e-3):
+            kind = self.model.config.model_type
+            raise ConfigError(f'models of type "{kind}" change their logits in a way not supported yet')
+
+
+def places(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the positions of the completions' tokens.
+
+    Args:
+        starts: `(B,)` int64, prompt lengths.
+        lengths: `(B,)` int64, completion lengths, `T` the longest and `N` their sum.
+
+    Returns:
+        Mask `(B, T)` of the tokens there are, and their rows and columns, `(N,)` each.
+    """
+    mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+    rows, columns = mask.nonzero(as_tuple=True)
+    return mask, rows, starts[rows] + columns
+
+
+def states_before(
+    trunk: nn.Module,
+    tokens: Tensor,
+    starts: Tensor,
+    lengths: Tensor,
+    hidden: Callable[[Tensor], Any],
+    *,
+    bf16: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Return the trunk's states from which the completions' tokens are drawn, `(N, D)`, ordered as `places`.
+
+    With them come the embedding's weights, which an output layer that has the same ones is to use, or None.
+
+    Args:
+        trunk: Any model's.
+        tokens: `(B, S)` int64, right-padded.
+        starts: `(B,)` int64, prompt lengths.
+        lengths: `(B,)` int64, completion lengths; `N` is their sum.
+        hidden: Reads `(B, S)` tokens through the trunk, as `transformers` does.
+        bf16: It does so in bfloat16.
+    """
+    tokens = tokens[:, : int((starts + lengths).max()) - 1]  # nobody needs the states from the last token on
+    path = None if bf16 else fast_path(trunk)
+    if path is not None and path.can_update:
+        return path.states(tokens, starts, lengths)
+    _, rows, at = places(starts, lengths)
+    with layers_in_training(trunk):
+        states: Tensor = hidden(tokens).last_hidden_state
+    return states[rows, at - 1], None
+
+
+@contextmanager
+def layers_in_training(model: nn.Module) -> Iterator[None]:
+    """Put layers, which checkpoint in training mode only, into it, but leave their dropout off."""
+    layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
+    was = [layer.training for layer in layers]
+    for layer in layers:
+        layer.training = torch.is_grad_enabled()
+    try:
+        yield
+    finally:
+        for layer, training in zip(layers, was, strict=True):
+            layer.training = training

@@ -7,6 +7,8 @@ states) get the cache that `transformers` makes for them. Drawing tokens is the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,9 +19,7 @@ from torch import Tensor, nn
 from text_gym.agents.policies.policy import Policy
 from text_gym.episode import BoolArray, IntArray
 from text_gym.models.cpu.fast_path import fast_path
-from text_gym.models.layer_cache import Reader
-
-from .kv_cache import AnyReader, KeyValues
+from text_gym.models.kv_cache import KeyValues, KVCache, LayerCache
 
 
 class Decoder:
@@ -50,18 +50,17 @@ class Decoder:
         self, policy: Policy, tokens: IntArray, lengths: IntArray, room: int, *, fast: bool = True
     ) -> None:
         longest = int(lengths.max())
-        reader = fastest_reader(policy, longest + room) if fast else None
-        self._cache: _OwnCache | _LibraryCache = (
-            _LibraryCache(policy)
-            if reader is None
-            else _OwnCache(policy, len(tokens), longest + room, reader)
-        )
+        cache = fastest_cache(policy, len(tokens), longest + room) if fast else None
+        self._cache = LibraryCache(policy) if cache is None else cache
+        self._lengths = lengths.copy()
         self.logits = policy.logits_of_fixed_weights()
-        self.states = self._cache.begin(tokens[:, :longest], lengths)
+        ids = torch.from_numpy(np.ascontiguousarray(tokens[:, :longest])).to(policy.device)
+        self.states = self._cache.prefill(ids, lengths)
 
     def step(self, tokens: Tensor) -> Tensor:
         """Append tokens `(n,)` int64 and return the states `(n, D)` there."""
-        self.states = self._cache.append(tokens)
+        self.states = self._cache.append(tokens, self._lengths)
+        self._lengths = self._lengths + 1
         return self.states
 
     def keep(self, rows: IntArray) -> None:
@@ -71,6 +70,7 @@ class Decoder:
             rows: `(m,)` int64, distinct. Rows that keep their place cost nothing, see `survivors`.
         """
         self._cache.keep(rows)
+        self._lengths = self._lengths[rows]
         self.states = self.states[torch.from_numpy(rows).to(self.states.device)]
 
 
@@ -85,59 +85,151 @@ def survivors(live: BoolArray) -> IntArray:
     return rows
 
 
-class _OwnCache:
-    """A `KeyValues` cache with right-padded prompts."""
-
-    def __init__(self, policy: Policy, rows: int, width: int, reader: Reader) -> None:
-        self._cache = KeyValues(policy, rows, width, reader)
-        self._device = policy.device
-
-    def begin(self, tokens: IntArray, lengths: IntArray) -> Tensor:
-        self._lengths = lengths.copy()
-        ids = torch.from_numpy(np.ascontiguousarray(tokens)).to(self._device)
-        return self._cache.prefill(ids, lengths)
-
-    def append(self, tokens: Tensor) -> Tensor:
-        states = self._cache.append(tokens, self._lengths)
-        self._lengths = self._lengths + 1
-        return states
-
-    def keep(self, rows: IntArray) -> None:
-        self._cache.keep(rows)
-        self._lengths = self._lengths[rows]
+# Models whose cache was found to agree with the uncached model, and how it reads.
+_AGREED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
 
-class _LibraryCache:
-    """The cache of `transformers`, padded on the left, since all its rows must end at the same place."""
+def fastest_cache(policy: Policy, rows: int, width: int) -> KVCache | None:
+    """Make the fastest KV cache that agrees with the uncached model; None if none does.
+
+    Agreement is tried out once a model, on rows of different lengths. What a trial on a few tokens cannot
+    show is asked of the configuration: windows of attention shorter than the rows, modules put in place of
+    others.
+
+    Args:
+        policy: The policy.
+        rows: `B`.
+        width: Most tokens of a row.
+    """
+    config = policy.model.config.get_text_config()
+    windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    if any(window is not None and window < width for window in windows):
+        return None
+    path = None if policy.bf16 else fast_path(policy.model.base_model)
+    ways: dict[str, Callable[[int, int], KVCache]] = {} if path is None else {"fast path": path.cache}
+    ways["own code"] = partial(own_code_cache, policy)
+    for way, make in ways.items():
+        if _AGREED.get(policy.model) == way:
+            return make(rows, width)
+        if _agrees(policy, make(3, 4)):
+            _AGREED[policy.model] = way
+            return make(rows, width)
+    return None
+
+
+@torch.no_grad()
+def _agrees(policy: Policy, cache: KVCache) -> bool:
+    """Try out a cache for 3 rows of 4 tokens."""
+    lengths = np.array([3, 1, 2])
+    tokens = torch.arange(12, device=policy.device).view(3, 4) * 7 % policy.vocab_size
+    last = torch.from_numpy(lengths).to(tokens.device)
+    rows = torch.arange(3, device=tokens.device)
+    wanted = policy.hidden(tokens).last_hidden_state[rows, last]
+    try:
+        cache.prefill(tokens[:, :3], lengths)
+        states = cache.append(tokens[rows, last], lengths)
+    except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        return False  # not a cache of keys and values, or one of another form
+    tolerance = 1e-4 if states.dtype == torch.float32 and not policy.bf16 else 0.05
+    return torch.allclose(states, wanted, rtol=tolerance, atol=tolerance)
+
+
+def own_code_cache(policy: Policy, rows: int, width: int) -> KeyValues:
+    """Make a KV cache that is read through the model's own code, whatever its architecture.
+
+    >>> from text_gym import ByteTokenizer
+    >>> policy = Policy.new(ByteTokenizer(), width=16, layers=1, context=8)
+    >>> cache = own_code_cache(policy, rows=2, width=8)
+    >>> with torch.no_grad():
+    ...     _ = cache.prefill(torch.tensor([[72, 105], [72, 0]]), np.array([2, 1]))
+    ...     states = cache.append(torch.tensor([33, 105]), np.array([2, 1]))
+    >>> states.shape
+    torch.Size([2, 16])
+    """
+    layers = policy.model.config.get_text_config().num_hidden_layers
+    return KeyValues(AnyReader(policy), layers, rows, width, like=next(policy.model.parameters()))
+
+
+class AnyReader:
+    """Reads through the model's own code, as a `Reader`."""
 
     def __init__(self, policy: Policy) -> None:
+        from transformers.cache_utils import DynamicLayer
+
+        class Adapter(DynamicLayer):
+            """Presents a `LayerCache` where `transformers` expects one of its own."""
+
+            def __init__(self, layer: LayerCache) -> None:
+                super().__init__()  # type: ignore[no-untyped-call]
+                self.layer = layer
+
+            def update(
+                self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+            ) -> tuple[Tensor, Tensor]:
+                return self.layer.update(key_states, value_states)
+
+            def get_seq_length(self, *_: Any) -> int:
+                return max(self.layer.place.width - 1, 0)
+
+        self._policy, self._adapter = policy, Adapter
+
+    def __call__(
+        self,
+        layers: list[LayerCache],
+        tokens: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        last: Tensor | None,
+    ) -> Tensor:
+        """Implement `Reader`."""
+        from transformers.cache_utils import Cache
+
+        if mask is not None:  # some architectures add to it
+            mask = mask.clamp_min(torch.finfo(mask.dtype).min)
+        states: Tensor = self._policy.hidden(
+            tokens,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=Cache(layers=[self._adapter(layer) for layer in layers]),
+            use_cache=True,
+        ).last_hidden_state
+        at = -1 if last is None else last
+        return states[torch.arange(len(states), device=states.device), at]
+
+
+class LibraryCache:
+    """The cache of `transformers`, as a `KVCache`; padded on the left, since its rows must end together."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self.renew()
+
+    def renew(self) -> None:
+        """Implement `KVCache`."""
         from transformers import DynamicCache
 
-        self._policy = policy
-        self._cache: Any = DynamicCache(config=policy.model.config)
+        self._cache: Any = DynamicCache(config=self._policy.model.config)
 
-    def begin(self, tokens: IntArray, lengths: IntArray) -> Tensor:
-        device = self._policy.device
+    def prefill(self, tokens: Tensor, lengths: IntArray, rows: IntArray | None = None) -> Tensor:
+        """Implement `KVCache`, for all rows at once."""
+        assert rows is None
         shift = tokens.shape[1] - lengths
-        columns = np.arange(tokens.shape[1]) - shift[:, None]
-        left = np.take_along_axis(tokens, np.maximum(columns, 0), axis=1)
         self._padded = bool(shift.any())
-        self._attention = torch.from_numpy((columns >= 0).astype(np.int64)).to(device)
-        self._position = torch.from_numpy(lengths.copy()).to(device)
-        positions = torch.from_numpy(np.maximum(columns, 0)).to(device)
-        return self._forward(torch.from_numpy(left).to(device), positions)
+        columns = torch.from_numpy(np.arange(tokens.shape[1]) - shift[:, None]).to(tokens.device)
+        self._attention, positions = (columns >= 0).long(), columns.clamp_min(0)
+        return self._forward(tokens.gather(1, positions), positions)
 
-    def append(self, tokens: Tensor) -> Tensor:
+    def append(self, tokens: Tensor, at: IntArray) -> Tensor:
+        """Implement `KVCache`."""
         if self._padded:
             self._attention = torch.cat([self._attention, self._attention.new_ones(len(tokens), 1)], dim=1)
-        states = self._forward(tokens[:, None], self._position[:, None])
-        self._position = self._position + 1
-        return states
+        return self._forward(tokens[:, None], torch.from_numpy(at).to(tokens.device)[:, None])
 
     def keep(self, rows: IntArray) -> None:
-        index = torch.from_numpy(rows).to(self._position.device)
+        """Implement `KVCache`."""
+        index = torch.from_numpy(rows).to(self._attention.device)
         self._cache.batch_select_indices(index)
-        self._attention, self._position = self._attention[index], self._position[index]
+        self._attention = self._attention[index]
 
     def _forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
         states: Tensor = self._policy.hidden(
@@ -148,49 +240,3 @@ class _LibraryCache:
             use_cache=True,
         ).last_hidden_state
         return states[:, -1]
-
-
-# Models whose reader was found to agree with the uncached model.
-_AGREED: WeakKeyDictionary[nn.Module, type[Reader]] = WeakKeyDictionary()
-
-
-def fastest_reader(policy: Policy, width: int) -> Reader | None:
-    """Choose the fastest reader that agrees with the uncached model; None if none does.
-
-    Agreement is tried out once a model, on rows of different lengths. What a trial on a few tokens cannot
-    show is asked of the configuration: windows of attention shorter than the rows, modules put in place of
-    others.
-
-    Args:
-        policy: The policy.
-        width: Tokens that a row may have.
-    """
-    config = policy.model.config.get_text_config()
-    windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
-    if any(window is not None and window < width for window in windows):
-        return None
-    path = None if policy.bf16 else fast_path(policy.model.base_model)
-    for reader in ([] if path is None else [path.reader()]) + [AnyReader(policy)]:
-        if _AGREED.get(policy.model) is type(reader):
-            return reader
-        if _agrees(policy, reader):
-            _AGREED[policy.model] = type(reader)
-            return reader
-    return None
-
-
-@torch.no_grad()
-def _agrees(policy: Policy, reader: Reader) -> bool:
-    lengths = np.array([3, 1, 2])
-    tokens = torch.arange(12, device=policy.device).view(3, 4) * 7 % policy.vocab_size
-    last = torch.from_numpy(lengths).to(tokens.device)
-    rows = torch.arange(3, device=tokens.device)
-    wanted = policy.hidden(tokens).last_hidden_state[rows, last]
-    cache = KeyValues(policy, rows=3, width=4, reader=reader)
-    try:
-        cache.prefill(tokens[:, :3], lengths)
-        states = cache.append(tokens[rows, last], lengths)
-    except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):
-        return False  # not a cache of keys and values, or one of another form
-    tolerance = 1e-4 if states.dtype == torch.float32 and not policy.bf16 else 0.05
-    return torch.allclose(states, wanted, rtol=tolerance, atol=tolerance)

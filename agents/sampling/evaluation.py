@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from text_gym.agents.environments import AgentEnv, as_text_vector_env
 from text_gym.agents.policies.policy import Policy
 from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.envs.options import EpisodeOptions
-from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Episode, FloatArray, Prompt
+from text_gym.pages.notebook import card, episodes_table, table
 from text_gym.utils.interval import mean_interval
 
 from .rollout import Rollout
@@ -35,7 +36,7 @@ class Measure:
         return cls(found.value, (found.low, found.high))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """The result of an evaluation.
 
@@ -62,6 +63,27 @@ class Report:
     rewards: FloatArray
     episode_kl: FloatArray
 
+    def __repr__(self) -> str:
+        low, high = self.reward.ci95
+        kl = "" if np.isnan(self.kl.mean) else f", KL {self.kl.mean:.3g} nats"
+        reward = f"reward {self.reward.mean:.3f} [{low:.3f}, {high:.3f}]"
+        return f"Report({len(self.episodes):,} episodes, {reward}{kl})"
+
+    def _repr_html_(self) -> str:
+        measures = {"reward": self.reward, **self.terms, "KL, nats per episode": self.kl}
+        rows = [
+            [name, f"{m.mean:.3f}", f"[{m.ci95[0]:.3f}, {m.ci95[1]:.3f}]".replace("-", "−")]
+            for name, m in measures.items()
+            if not np.isnan(m.mean)
+        ]
+        facts: dict[str, object] = {"episodes": len(self.episodes), "tokens a text": self.length}
+        facts |= {"ended by themselves": self.terminated}
+        facts |= {} if np.isnan(self.perplexity) else {"perplexity": self.perplexity}
+        columns = {"reward": self.rewards, "KL": self.episode_kl}
+        known = {name: values.tolist() for name, values in columns.items() if not np.isnan(values).all()}
+        texts = episodes_table(self.episodes, known)
+        return card("Report", facts, table(["", "mean", "95 % interval"], rows), texts)
+
     def summary(self, reward: str | None = "reward") -> dict[str, Any]:
         """Return plain data: measures as `{"mean", "ci95"}`, with the terms beside the reward.
 
@@ -81,7 +103,7 @@ class Report:
 
 def evaluate(
     policy: Policy,
-    env: TextVectorEnv,
+    env: AgentEnv,
     prompts: Sequence[Prompt] | None = None,
     *,
     reference: Policy | None = None,
@@ -94,13 +116,14 @@ def evaluate(
     Args:
         policy: Who writes.
         env: Gives tokenizer, reward, token limit and stop strings, and its prompts if none are given. Texts
-            are scored as they stand, cut or not, whatever its `limit`.
+            are scored as they stand, cut or not, whatever its `limit`. Anything that agents take.
         prompts: What to complete, once each and in order.
         reference: For KL and perplexity; if None they are not known, and NaN.
         sampling: How tokens are drawn; temperature 1 if None. KL and perplexity are at temperature 1.
         seed: Decides the noise.
         episodes_per_prompt: Texts per prompt.
     """
+    env = as_text_vector_env(env)
     prompts = list(env.prompts if prompts is None else prompts)
     total = len(prompts) * episodes_per_prompt
     rows = min(total, 128)

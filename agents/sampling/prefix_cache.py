@@ -7,18 +7,14 @@ what of an observation is new and computes only that. It draws no tokens and kno
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from text_gym.agents.policies.policy import Policy
 from text_gym.episode import BoolArray, IntArray
-from text_gym.models.layer_cache import Reader
 
-from .decoder import fastest_reader
-from .kv_cache import KeyValues
+from .decoder import fastest_cache
 
 
 class PrefixCache:
@@ -33,8 +29,6 @@ class PrefixCache:
         policy: Whose hidden states are wanted.
         rows: `B`.
         width: Most tokens of a row, at most the policy's context.
-        reader: How tokens are read; `"auto"` takes the fastest way that agrees with the
-            uncached model, None reads every row from its beginning, always.
 
     >>> from text_gym import ByteTokenizer
     >>> policy = Policy.new(ByteTokenizer(), width=16, layers=1, context=8)
@@ -45,9 +39,7 @@ class PrefixCache:
     (torch.Size([1, 16]), 1, 1)
     """
 
-    def __init__(
-        self, policy: Policy, rows: int, width: int, reader: Reader | Literal["auto"] | None = "auto"
-    ) -> None:
+    def __init__(self, policy: Policy, rows: int, width: int) -> None:
         self.policy = policy
         self.rows, self.width = rows, width
         self.steps = 0  # batches of one token a row …
@@ -58,8 +50,7 @@ class PrefixCache:
         self._states = torch.zeros(0)
         self._parameters = list(policy.model.parameters())
         self._weights: tuple[int, int] | None = None
-        reader = fastest_reader(policy, width) if reader == "auto" else reader
-        self._cache = None if reader is None else KeyValues(policy, rows, width, reader)
+        self._cache = fastest_cache(policy, rows, width)
 
     @torch.no_grad()
     def read(self, tokens: IntArray, lengths: IntArray) -> Tensor:

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from text_gym.episode import BoolArray, Episode, share_cut
+from text_gym.pages.notebook import card, episodes_table
 from text_gym.rewards.values import Rewards
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Rollout:
     """`B` episodes played by one policy.
 
@@ -56,6 +57,17 @@ class Rollout:
         for name in ("log_probs", "values", "rewards"):
             found = tuple(getattr(self, name).shape)
             assert found == shape, f"{name} has shape {found}, expected {shape}"
+
+    def __repr__(self) -> str:
+        reward = f"mean reward {self.metrics()['reward']:.3g}"
+        return f"Rollout({len(self.episodes):,} episodes, {self.num_tokens:,} tokens, {reward})"
+
+    def _repr_html_(self) -> str:
+        facts: dict[str, object] = {"episodes": len(self.episodes), "tokens": self.num_tokens}
+        facts |= {name: self.metrics()[name] for name in ("reward", "reward_std", "length", "truncated")}
+        per_token = None if self.scores.per_token is None else self.rewards.tolist()
+        totals = {"reward": self.scores.totals_or_nan.tolist()}
+        return card("Rollout", facts, episodes_table(self.episodes, totals, per_token))
 
     @cached_property
     def mask(self) -> Tensor:

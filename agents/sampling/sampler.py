@@ -120,7 +120,7 @@ def rollout(
     with limited_threads(policy):
         columns = _play(policy, batch, torch.from_numpy(noise).to(policy.device), sampling, keep_states)
     episodes, scores = batch.score(rows)
-    return _assemble(policy, batch, columns, episodes, scores)
+    return _assemble(batch, columns, episodes, scores)
 
 
 def _play(
@@ -132,18 +132,17 @@ def _play(
     there the batch is told some steps later what was drawn, all at once; what was drawn for rows that had
     ended by then is dropped. Not so where it has a mask, which depends on each token.
     """
+    device = noise.device
     decoder = Decoder(policy, batch.tokens, batch.lengths, batch.max_tokens)
-    record = _Record(policy, batch, keep_states)
+    record = _Record(policy, batch, keep_states, device)
     rows = np.arange(batch.num_rows)  # rows of the batch that the decoder reads …
     live = np.ones(batch.num_rows, dtype=np.bool_)  # … and which of them still play
     noise = noise.T.contiguous()
-    every = 1 if batch.mask is not None else TELL_EVERY["cpu" if policy.device.type == "cpu" else "cuda"]
+    every = 1 if batch.mask is not None else TELL_EVERY["cpu" if device.type == "cpu" else "cuda"]
     pending: list[Tensor] = []
     for t in range(batch.max_tokens):
         logits = decoder.logits(decoder.states)
-        allowed = (
-            None if batch.mask is None else torch.from_numpy(batch.action_masks()[rows]).to(policy.device)
-        )
+        allowed = None if batch.mask is None else torch.from_numpy(batch.action_masks()[rows]).to(device)
         chosen_from = logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
         tokens, probs = draw(sampling.logits(chosen_from), noise[t])
         record.add(decoder.states, logits, probs, allowed)
@@ -155,7 +154,7 @@ def _play(
                 break
             if playing <= COMPACT_BELOW * len(rows):
                 keep = survivors(live)
-                index = torch.from_numpy(keep).to(policy.device)
+                index = torch.from_numpy(keep).to(device)
                 decoder.keep(keep)
                 rows, live = rows[keep], live[keep]
                 tokens, noise = tokens[index], noise[:, index]
@@ -178,20 +177,17 @@ def _advance(batch: EpisodeBatch, rows: IntArray, live: BoolArray, pending: list
 class _Record:
     """Records log-probabilities and values during play, and writes them out a block of steps at a time."""
 
-    def __init__(self, policy: Policy, batch: EpisodeBatch, keep_states: bool) -> None:
-        size = (batch.num_rows, batch.max_tokens)
-        self._out = {
-            k: torch.zeros(size, dtype=policy.dtype, device=policy.device) for k in ("log_probs", "values")
-        }
+    def __init__(self, policy: Policy, batch: EpisodeBatch, keep_states: bool, device: torch.device) -> None:
+        size, dtype = (batch.num_rows, batch.max_tokens), policy.dtype
+        self._out = {k: torch.zeros(size, dtype=dtype, device=device) for k in ("log_probs", "values")}
         if keep_states:
-            shape = (*size, policy.value_head.in_features)
-            self._out["states"] = torch.zeros(
-                shape, dtype=policy.value_head.weight.dtype, device=policy.device
-            )
+            head = policy.value_head
+            shape = (*size, head.in_features)
+            self._out["states"] = torch.zeros(shape, dtype=head.weight.dtype, device=device)
         if batch.mask is not None:
             shape = (*size, batch.tokenizer.vocab_size)
-            self._out["action_masks"] = torch.zeros(shape, dtype=torch.bool, device=policy.device)
-        self._policy, self._batch = policy, batch
+            self._out["action_masks"] = torch.zeros(shape, dtype=torch.bool, device=device)
+        self._policy, self._batch, self._device = policy, batch, device
         self._first = 0  # step that the lists begin with
         self._states: list[Tensor] = []
         self._probs: list[Tensor] = []
@@ -212,7 +208,7 @@ class _Record:
     def go_on_with(self, rows: IntArray) -> None:
         """Continue with these rows of the batch."""
         self._put()
-        self._rows = torch.from_numpy(rows).to(self._policy.device)
+        self._rows = torch.from_numpy(rows).to(self._device)
 
     def finish(self) -> dict[str, Tensor]:
         """Return everything recorded; refuse logits that were not finite."""
@@ -225,7 +221,7 @@ class _Record:
             )
         # Rows that waited for others went on being drawn for.
         lengths = torch.from_numpy(self._batch.lengths - self._batch.starts)
-        over = (torch.arange(self._batch.max_tokens) >= lengths[:, None]).to(self._policy.device)
+        over = (torch.arange(self._batch.max_tokens) >= lengths[:, None]).to(self._device)
         for columns in self._out.values():
             columns[over] = 0
         return self._out
@@ -247,10 +243,12 @@ class _Record:
 
 
 def _assemble(
-    policy: Policy, batch: EpisodeBatch, columns: dict[str, Tensor], episodes: list[Episode], scores: Rewards
+    batch: EpisodeBatch, columns: dict[str, Tensor], episodes: list[Episode], scores: Rewards
 ) -> Rollout:
+    device = columns["values"].device
+
     def tensor(array: npt.NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array.copy()).to(policy.device)
+        return torch.from_numpy(array.copy()).to(device)
 
     lengths = tensor(batch.lengths - batch.starts)
     longest = int(lengths.max())

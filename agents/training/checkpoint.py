@@ -20,13 +20,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from text_gym.agents.policies.policy import Policy
-from text_gym.agents.policies.trunk import tensors_of
 from text_gym.errors import CheckpointError, ConfigError, DamagedError
-from text_gym.models.loading import check_finite
+from text_gym.models.checks import check_finite
+from text_gym.models.loading import tensors_of
 from text_gym.rewards.source import RewardSource
 from text_gym.tokenizer import Tokenizer
-from text_gym.utils.sealed import check_sealed, read_about, restore_replaced, write_sealed
+from text_gym.utils.sealed import check_sealed, read_about, write_sealed
 
+from .checkpoint_folder import CheckpointFolder
 from .objective import Objective, ObjectiveEstimate
 from .tensors import (
     Resumable,
@@ -57,7 +58,7 @@ class Choice:
     reason: str | None = None
 
 
-class Checkpoints:
+class Checkpoints(CheckpointFolder):
     """The folder with the checkpoints of one run.
 
     In it are the reference policy as a Hugging Face folder, written once, and a folder for each checkpoint,
@@ -73,9 +74,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | Path, keep: int = 2) -> None:
-        if keep < 1:
-            raise ConfigError(f"keep is {keep}; at least 1 checkpoint has to stay")
-        self.folder, self.keep = Path(folder), keep
+        super().__init__(folder, keep)
         self._reference: str | None = None  # digest of the reference that stands in the folder
 
     def save(
@@ -271,32 +270,6 @@ class Checkpoints:
         own = (folder / "tokenizer.json").is_file()
         return Policy.from_pretrained(folder, None if own else tokenizer, device=device, dtype=state["dtype"])
 
-    def _newest(self, set_aside: bool = False) -> tuple[Path | None, dict[str, Any]]:
-        """Find the newest intact checkpoint, and read what it holds besides tensors."""
-        damaged: dict[Path, str] = {}
-        for folder in reversed(self._all()):
-            try:
-                state = check_sealed(folder)
-            except DamagedError as error:
-                damaged[folder] = str(error)
-                continue
-            for bad, what in damaged.items() if set_aside else ():
-                LOG.warning("%s; going on from checkpoint %s", what, folder.name)
-                aside = bad.with_name(bad.name + ".damaged")
-                shutil.rmtree(aside, ignore_errors=True)
-                bad.rename(aside)
-            return folder, state
-        if damaged:
-            raise CheckpointError(f"no checkpoint in {self.folder} is intact: {'; '.join(damaged.values())}")
-        return None, {}
-
-    def _all(self) -> list[Path]:
-        """List the checkpoints, oldest first."""
-        if not self.folder.is_dir():
-            return []
-        restore_replaced(self.folder)
-        return sorted(f for f in self.folder.iterdir() if f.name.isdecimal() and f.is_dir())
-
     def _save_reference(self, agent: Resumable) -> str:
         """Write the reference policy if it is not there yet, and return its digest."""
         if self._reference is None:
@@ -330,14 +303,10 @@ class Checkpoints:
         state = read_about(folder) or {}
         return Objective.of(state.get("agent", {}).get("objective")).average(coefficient)
 
-    def _prune(self) -> None:
-        """Remove all checkpoints but the latest and the best, the earliest of equals."""
-        found = self._all()
+    def _best(self, found: list[Path]) -> Path | None:
+        """Return the checkpoint with the largest score, the earliest of equals; it is not removed."""
         scores = self._scores(found)
-        best = max(scores, key=lambda folder: scores[folder], default=None)
-        for folder in found[: -self.keep]:
-            if folder != best:
-                shutil.rmtree(folder, ignore_errors=True)
+        return max(scores, key=lambda folder: scores[folder], default=None)
 
 
 def _warn_of_chance(reward: RewardSource) -> None:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from text_gym.agents.policies.policy import Policy
-from text_gym.agents.policies.trunk import tensors_of
 from text_gym.envs.vector import TextVectorEnv
+from text_gym.models.loading import tensors_of
 
 from .objective import Objective
 

@@ -18,12 +18,12 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from text_gym.agents.algorithms.agent import Agent
 from text_gym.agents.algorithms.configs import AgentConfig
-from text_gym.agents.checks import fingerprint
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.envs.checker import _world
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.errors import ConfigError
+from text_gym.models.checks import fingerprint
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.enumerable import enumerable
 from text_gym.tasks.task import Task

@@ -12,9 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from text_gym.episode import FloatArray
-from text_gym.utils.interval import Interval
+from text_gym.pages.notebook import card, table
+from text_gym.plot.style import label
+from text_gym.utils.display import harmless
+from text_gym.utils.interval import Interval, shown
 
 from .attribution import Attribution
 from .best_of_n import BestOfNProbe
@@ -115,7 +119,7 @@ class AuditFinding:
     kind: str = "bias"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Audit:
     """The result of `audit_reward`.
 
@@ -166,6 +170,24 @@ class Audit:
     tried: int = 0
     weights: tuple[WordWeight, ...] = ()
     best: BestOfNProbe | None = None
+
+    def __repr__(self) -> str:
+        return f"Audit({label(self.source)}: {self.headline()}; {len(self.texts):,} texts)"
+
+    def _repr_html_(self) -> str:
+        facts: dict[str, object] = {"texts": len(self.texts), "gold": self.gold or "unknown"}
+        if self.agreement is not None:
+            facts["rank correlation with gold"] = shown(self.agreement)
+        found = [[finding.bias, finding.statement] for finding in self.findings]
+        surfaces = [[s.name, s.edit, shown(s.correlation), shown(s.effect)] for s in self.surfaces]
+        headings = ["property", "edit", "rank correlation", "what the edit adds, standard deviations"]
+        return card(
+            f"Audit of {self.source}: {self.headline()}",
+            facts,
+            Markup("<pre>{}</pre>").format(harmless(self.tree, newlines=True)),
+            table(["finding", "what shows it"], found) if found else Markup(),
+            table(headings, surfaces),
+        )
 
     @property
     def biases(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 from text_gym.errors import ConfigError, LabelError, excerpt
+from text_gym.pages.notebook import card, table, text
 
 Kind = Literal["rating", "comparison", "best-of-n"]
 Value: TypeAlias = "int | str"
@@ -101,7 +102,7 @@ class Field:
         return next((c for c in self.options if key in c.keys), None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Question:
     """A prompt and the completions to be judged; equal questions have equal ids and are asked once.
 
@@ -133,6 +134,17 @@ class Question:
         names = [c.name for c in self.criteria]
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"a question needs criteria of different names, not {names}")
+
+    def __repr__(self) -> str:
+        count = "1 text" if len(self.completions) == 1 else f"{len(self.completions)} texts"
+        names = ", ".join(excerpt(c.name, 30) for c in self.criteria)
+        return f"Question({self.kind} of {count}, prompt {excerpt(self.prompt.strip(), 40)}, by {names})"
+
+    def _repr_html_(self) -> str:
+        texts = [text(t, f"text {i}") for i, t in enumerate(self.completions, 1)]
+        answers = [[f.name, f.guideline, ", ".join(o.label for o in f.options)] for f in self.fields]
+        asked = table(["criterion", "guideline", "answers"], answers)
+        return card(f"Question: {self.kind}", {}, text(self.prompt, "prompt"), *texts, asked)
 
     @classmethod
     def rating(cls, prompt: str, completion: str, criteria: Sequence[LabelCriterion] = CRITERIA) -> Question:

@@ -22,17 +22,15 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route, Router
 
 from text_gym.errors import LabelError, NotSavedError, RaterLeftError, TextGymError
-from text_gym.reward_models.labels.questions import Question
 from text_gym.reward_models.labels.rows import Item
 from text_gym.reward_models.labels.store import LabelStore
-from text_gym.utils.display import harmless
 
 from .security import Access, Guard
 from .server import ServerThread, listen, names_of
+from .shown import shown_question, text_part, texts_of
 
 PORT = 8765
 LEASE = 180.0  # seconds; an open page renews its lease, so a closed page soon frees its question
-SHOWN = 20_000  # characters of a text sent at once; the page asks for more
 _NAME = 80  # characters of a rater's name
 _LONG = 1e9  # more seconds than anybody spends on an answer
 _KEY = 64  # characters of an answer's key
@@ -217,10 +215,10 @@ class LabelPage:
         """Return the next part of a long text; text 0 is the prompt."""
         number, start = _whole(data, "number"), _whole(data, "start")
         question = self._item(_text(data, "item", 64)).question
-        texts = _texts(question)
+        texts = texts_of(question)
         if number >= len(texts):
             raise _RefusedError(404, "there is no such text")
-        return _part(texts[number], start)
+        return text_part(texts[number], start)
 
     def end(self, _: dict[str, Any]) -> dict[str, Any]:
         """End the session: a training that waits for answers saves and stops."""
@@ -237,34 +235,7 @@ class LabelPage:
     def _state(self, rater: str, item: Item | None) -> dict[str, Any]:
         progress = self.store.progress(rater, self._among)
         counts = {"mine": progress.mine, "left": progress.left, "all": self.store.progress(rater).mine}
-        return {"question": None if item is None else _shown(item.question), "progress": counts}
-
-
-def _shown(question: Question) -> dict[str, Any]:
-    """Render a question for the page; raters are not told which policy wrote which text."""
-    return {
-        "id": question.id,
-        "kind": question.kind,
-        "texts": [_part(t, 0) for t in _texts(question)],
-        "fields": [
-            {
-                "name": f.name,
-                "guideline": harmless(f.guideline),
-                "options": [{"value": o.value, "label": o.label, "keys": list(o.keys)} for o in f.options],
-            }
-            for f in question.fields
-        ],
-    }
-
-
-def _texts(question: Question) -> list[str]:
-    """Return the prompt, without the trailing line feed that would show, and the completions."""
-    return [t.removesuffix("\n") for t in (question.prompt, *question.completions)]
-
-
-def _part(text: str, start: int) -> dict[str, Any]:
-    end = min(start + SHOWN, len(text))
-    return {"text": harmless(text[start:end], newlines=True), "end": end, "left": len(text) - end}
+        return {"question": None if item is None else shown_question(item.question), "progress": counts}
 
 
 def _text(data: dict[str, Any], name: str, longest: int) -> str:

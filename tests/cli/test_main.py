@@ -7,12 +7,14 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from text_gym.cli.main import main
+from text_gym.cli.main import COMMANDS, main
 from text_gym.cli.options.checks import check_device
 from text_gym.errors import ConfigError
 
@@ -30,38 +32,15 @@ def test_without_arguments_it_says_what_it_can_do(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["trian"], "did you mean 'train'"),
-        (["train", "--task", "product"], "did you mean 'products'"),
-        (["train", "--algorithm", "pppo"], "did you mean 'ppo'"),
-        (["train", "--reward", "lenght"], "did you mean 'length'"),
-        (
-            ["train", "--data", "missing.csv", "--policy", "x", "--reward", "slots"],
-            "missing.csv: no such file",
-        ),
-        (["train", "--data", "missing.csv"], "needs a --policy"),
-        (["train", "--data", "README.md", "--policy", "x"], "unknown kind of file"),
-        (["train", "--gold", "length"], "has a reward of its own, which is gold"),
-        (["evaluate", "--gold", "length"], "has a reward of its own, which is gold"),
-        (["evaluate", "--data", "missing.csv"], "needs a --policy"),
-        (["evaluate", "no/such/folder"], "no/such/folder"),
-        (["rlhf", "--gold", "length", "--out", "never"], "has a reward of its own, which is gold"),
         (["train", "--task", "copy"], "ships no policy"),
-        (["train", "--policy", "no/such/folder"], "no/such/folder"),
-        (["train", "--device", "gpu"], "unknown device 'gpu'"),
-        (["train", "--episodes", "0"], "--episodes is 0"),
         (["train", "--max-tokens", "500"], "context"),
-        (["sample", "--temperature", "0"], "temperature is 0"),
-        (["sample", "--top-p", "0"], "--top-p is 0"),
-        (["sft", "--data", "missing.csv"], "missing.csv: no such file"),
-        (["play", "--env", "text_gym/Product-v0"], "did you mean 'text_gym/Products-v0'"),
+        (["train", "--reward", "tests.cli.test_main:nothing"], "nothing"),
     ],
 )
-def test_bad_input_is_one_line_and_a_status(
+def test_what_is_found_late_is_one_line_and_a_status_too(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    if arguments[0] == "train":
-        arguments = [*arguments, "--out", str(tmp_path / "out")]
-    assert main(arguments) == 2
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
     shown = capsys.readouterr().err
     assert message in shown
     assert "Traceback" not in shown
@@ -70,86 +49,179 @@ def test_bad_input_is_one_line_and_a_status(
 
 # What is wrong and cheap to see, with what is said about it; FOLDER is one with a few files.
 CHEAP = [
-    (["trian"], "unknown command 'trian'; did you mean 'train'"),
-    (["reward"], "text-gym reward train"),
-    (["train", "--iteratoins", "3"], "no option --iteratoins; did you mean --iterations?"),
-    (["train", "--episodes", "many"], "--episodes: invalid literal for int"),
-    (["train", "--episodes"], "Missing value for argument '--episodes'"),
-    (["train", "--limit", "stop"], "invalid choice 'stop' for argument '--limit'"),
-    (["train", "stray"], "Unrecognized options: stray"),
-    (["train", "--episodes", "0"], "--episodes is 0; it must be at least 1"),
-    (["train", "--iterations", "0"], "--iterations is 0; it must be at least 1"),
-    (["train", "--iterations", "-3"], "iterations is -3; it must not be negative"),
-    (["train", "--checkpoint-every", "-1"], "--checkpoint-every is -1; it must be at least 0"),
-    (["train", "--max-tokens", "0"], "--max-tokens is 0; it must be at least 1"),
-    (["train", "--lora", "0"], "--lora is 0; it must be at least 1"),
-    (["train", "--task", "sort", "--policy", "new", "--layers", "0"], "--layers is 0"),
-    (["train", "--learning-rate", "-1"], "learning_rate is -1.0; it must not be negative"),
-    (["train", "--algorithm", "pppo"], "did you mean 'ppo'? Known: best_of_n, grpo, ppo"),
-    (["train", "--algorithm", "sb3.pppo"], "did you mean 'sb3.ppo'?"),
-    (["train", "--algorithm", "FOLDER/no.py:Mine"], "there is no file FOLDER/no.py"),
-    (["train", "--algorithm", "grpo", "--group-size", "1"], "group_size is 1; a group needs at least 2"),
-    (["train", "--task", "product"], "unknown task 'product'; did you mean 'products'"),
-    (["train", "--device", "gpu"], "unknown device 'gpu'; choose auto, cpu, cuda"),
-    (["train", "--policy", "no/such/folder"], "--policy no/such/folder: there is no such folder"),
-    (["train", "--policy", "FOLDER"], "the folder holds no policy"),
-    (["train", "--policy", "FOLDER/rows.csv"], "FOLDER/rows.csv is a file; pass the folder of a policy"),
-    (["train", "--data", "FOLDER/rows.csv"], "--data needs a --policy"),
-    (["train", "--data", "FOLDER/rows.csv", "--policy", "new"], "make one with `text-gym sft --data"),
-    (["train", "--data", "FOLDER/no.csv", "--policy", "gpt2"], "FOLDER/no.csv: no such file"),
-    (["train", "--data", "FOLDER/mine.py", "--policy", "gpt2"], "unknown kind of file; use .csv"),
-    (["train", "--gold", "length"], "has a reward of its own, which is gold"),
-    (["train", "--reward", "FOLDER/no.py:f"], "there is no file FOLDER/no.py"),
-    (["train", "--reward", "FOLDER/mine.py"], "which name in FOLDER/mine.py? Write --reward"),
-    (["train", "--out", "FOLDER/run"], "FOLDER/run already holds a run; choose another --out"),
-    (["train", "--out", "FOLDER/rows.csv"], "FOLDER/rows.csv is a file; choose a folder"),
-    (["train", "--resume", "FOLDER"], "FOLDER holds no run: there is no config.json"),
-    (["train", "--resume", "FOLDER/run", "--seed", "1"], "leave out all options but --resume"),
-    (["sft", "--data", "FOLDER/rows.csv"], "pass --completion COLUMN"),
-    (["sft", "--width", "0"], "--width is 0"),
-    (["sft", "--out", "FOLDER/rows.csv"], "choose a folder"),
-    (["sample", "--temperature", "0"], "--temperature is 0.0; it must be positive"),
-    (["sample", "--top-p", "0"], "--top-p is 0.0; it must be in (0, 1]"),
-    (["sample", "--top-k", "-1"], "--top-k is -1; it must be at least 0"),
-    (["sample", "--count", "0"], "--count is 0"),
-    (["evaluate", "--policy", "new"], "a policy with random weights, for `text-gym train`"),
-    (["evaluate", "--data", "FOLDER/rows.csv"], "--data needs a --policy"),
-    (["evaluate", "--out", "FOLDER"], "FOLDER is a folder; pass the name of a file"),
-    (["evaluate", "--transcripts", "FOLDER/no/t.jsonl"], "there is no folder FOLDER/no; make it first"),
-    (["rlhf", "--task", "product"], "did you mean 'products'"),
-    (["rlhf", "--policy", "new"], "make one with `text-gym sft`"),
+    ("trian", "unknown command 'trian'; did you mean 'train'"),
+    ("train --iteratoins 3", "no option --iteratoins; did you mean --iterations?"),
+    ("train --episodes many", "--episodes: invalid literal for int"),
+    ("train --episodes", "Missing value for argument '--episodes'"),
+    ("train --limit stop", "invalid choice 'stop' for argument '--limit'"),
+    ("train stray", "Unrecognized options: stray"),
+    ("train --episodes 0", "--episodes is 0; it must be at least 1"),
+    ("train --iterations 0", "--iterations is 0; it must be at least 1"),
+    ("train --iterations -3", "iterations is -3; it must not be negative"),
+    ("train --checkpoint-every -1", "--checkpoint-every is -1; it must be at least 0"),
+    ("train --max-tokens 0", "--max-tokens is 0; it must be at least 1"),
+    ("train --lora 0", "--lora is 0; it must be at least 1"),
+    ("train --task sort --policy new --layers 0", "--layers is 0"),
+    ("train --task sort --policy new --width 30", "--width is 30; it must be a multiple of 4"),
+    ("train --learning-rate -1", "learning_rate is -1.0; it must not be negative"),
+    ("train --algorithm pppo", "did you mean 'ppo'? Known: best_of_n, dpo, grpo, ppo"),
+    ("train --algorithm sb3.pppo", "did you mean 'sb3.ppo'?"),
+    ("train --algorithm FOLDER/no.py:Mine", "there is no file FOLDER/no.py"),
+    ("train --algorithm grpo --group-size 1", "group_size is 1; a group needs at least 2"),
+    ("train --algorithm grpo --episodes 9", "--episodes is 9; grpo needs a multiple of 8"),
+    ("train --algorithm dpo", "pass --pairs FILE, with columns prompt, chosen, rejected"),
+    ("train --algorithm dpo --pairs FOLDER/no.csv", "FOLDER/no.csv: no such file"),
+    ("train --algorithm dpo --pairs FOLDER/labels.db", "there is no such label store"),
+    ("train --algorithm dpo --pairs FOLDER/rows.csv --reward length", "reward train --pairs FOLDER/rows.csv"),
+    ("train --algorithm dpo --pairs FOLDER/rows.csv --beta 0", "beta is 0.0; it must be above 0"),
+    ("train --pairs FOLDER/rows.csv", "ppo learns from a reward, not from --pairs; pass --algorithm dpo"),
+    ("train --task product", "unknown task 'product'; did you mean 'products'"),
+    ("train --device gpu", "unknown device 'gpu'; choose auto, cpu, cuda"),
+    ("train --policy no/such/folder", "--policy no/such/folder: there is no such folder"),
+    ("train --policy FOLDER", "the folder holds no policy"),
+    ("train --policy FOLDER/rows.csv", "FOLDER/rows.csv is a file; pass the folder of a policy"),
+    ("train --data FOLDER/rows.csv", "--data needs a --policy"),
+    ("train --data FOLDER/rows.csv --policy new", "make one with `text-gym sft --data"),
+    ("train --data FOLDER/no.csv --policy gpt2", "FOLDER/no.csv: no such file"),
+    ("train --data FOLDER/mine.py --policy gpt2", "unknown kind of file; use .csv"),
+    ("train --data FOLDER/rows.csv --policy gpt2 --gold lenght", "unknown reward 'lenght'; did you mean"),
+    ("train --gold length", "has a reward of its own, which is gold"),
+    ("train --reward lenght", "unknown reward 'lenght'; did you mean 'length'?"),
+    ("train --reward FOLDER/no.py:f", "there is no file FOLDER/no.py"),
+    ("train --reward FOLDER/mine.py", "which name in FOLDER/mine.py? Write --reward"),
+    ("train --reward no_such_module:f", "there is no module no_such_module; is it installed?"),
+    ("train --log neptune", "invalid choice 'neptune' for argument '--log'"),
+    ("train --push-to-hub a/b/c", "--push-to-hub a/b/c: write OWNER/NAME"),
+    ("train --out FOLDER/run", "FOLDER/run already holds a run; choose another --out"),
+    ("train --out FOLDER/rows.csv", "FOLDER/rows.csv is a file; choose a folder"),
+    ("train --resume FOLDER", "FOLDER holds no run: there is no config.json"),
+    ("train --resume FOLDER/run --seed 1", "leave out all options but --resume"),
+    ("sft --data FOLDER/rows.csv", "pass --completion COLUMN"),
+    ("sft --data FOLDER/no.csv", "FOLDER/no.csv: no such file"),
+    ("sft --width 0", "--width is 0"),
+    ("sft --width 30", "--width is 30; it must be a multiple of --heads, 4"),
+    ("sft --dropout 1.5", "--dropout is 1.5; it must be in [0, 1)"),
+    ("sft --out FOLDER/rows.csv", "choose a folder"),
+    ("sft --model FOLDER", "--model FOLDER: the folder holds no policy"),
+    ("sample --temperature 0", "--temperature is 0.0; it must be positive"),
+    ("sample --top-p 0", "--top-p is 0.0; it must be in (0, 1]"),
+    ("sample --top-k -1", "--top-k is -1; it must be at least 0"),
+    ("sample --count 0", "--count is 0"),
+    ("evaluate --policy new", "a policy with random weights, for `text-gym train`"),
+    ("evaluate --data FOLDER/rows.csv", "--data needs a --policy"),
+    ("evaluate --reward lenght", "did you mean 'length'?"),
+    ("evaluate --reference FOLDER", "--reference FOLDER: the folder holds no policy"),
+    ("evaluate --out FOLDER", "FOLDER is a folder; pass the name of a file"),
+    ("evaluate --transcripts FOLDER/no/t.jsonl", "there is no folder FOLDER/no; make it first"),
+    ("push FOLDER/no me/name", "FOLDER/no: there is no such folder"),
+    ("push FOLDER", "NAME"),
+    ("play --task text_gym/Product-v0", "did you mean 'text_gym/Products-v0'"),
+    ("init 1st", "1st"),
+    ("init my_task --out FOLDER", "FOLDER is there already; choose another name"),
+    ("tasks stray", "Unrecognized options: stray"),
+    ("reward train", "pass --pairs FILE or --ratings FILE, one of them"),
+    ("reward train --pairs FOLDER/no.csv", "FOLDER/no.csv: no such file"),
+    ("reward train --pairs FOLDER/rows.csv --members 0", "members is 0; an ensemble needs one at least"),
+    ("reward train --pairs FOLDER/rows.csv --held-out 1", "held_out is 1.0; it must be between 0 and 1"),
+    ("reward score FOLDER/no.jsonl --reward length --out FOLDER/s.jsonl", "FOLDER/no.jsonl: no such file"),
+    ("reward score FOLDER/rows.csv --reward lenght --out FOLDER/s.jsonl", "did you mean 'length'?"),
+    ("reward audit lenght", "unknown reward 'lenght'; did you mean 'length'?"),
+    ("reward audit length --task product", "did you mean 'products'"),
+    ("reward audit length --count 0", "--count is 0"),
+    ("rlhf --task product", "did you mean 'products'"),
+    ("rlhf --policy new", "make one with `text-gym sft`"),
+    ("rlhf --gold length", "has a reward of its own, which is gold"),
+    ("rlhf --rounds 0", "rounds is 0"),
+    ("bench rewards --task product", "did you mean 'products'"),
+    ("bench rewards --optimisers pppo", "did you mean 'ppo'"),
+    ("bench rewards --iterations 0", "--iterations is 0"),
+    ("bench agents --tasks product", "did you mean 'products'"),
+    ("bench agents --workers -1", "--workers is -1"),
+    ("bench compare FOLDER/no FOLDER/run", "FOLDER/no"),
+    ("check pppo", "unknown environment, task, reward or algorithm 'pppo'; did you mean 'ppo'?"),
+    ("check FOLDER/no.py:f", "there is no file FOLDER/no.py"),
+    ("check length --task product", "did you mean 'products'"),
+    ("check length --steps 0", "--steps is 0"),
+    ("label --data FOLDER/no.csv", "FOLDER/no.csv: no such file"),
+    ("label --scale 1", "--scale is 1; it must be at least 2"),
+    ("label --kind best-of-n --n 1", "--n is 1; it must be at least 2"),
+    ("labels stats --store FOLDER/no.db", "FOLDER/no.db"),
+    ("labels verify --store FOLDER/rows.csv", "FOLDER/rows.csv"),
+    ("labels export FOLDER/l.jsonl --store FOLDER/no.db", "FOLDER/no.db"),
+    ("labels import FOLDER/no.jsonl --store FOLDER/new.db", "FOLDER/no.jsonl"),
 ]
 
 
-def test_cheap_mistakes_are_one_typed_line_each_before_torch_is_loaded(tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_text("prompt,completion\na,b\n")
-    (tmp_path / "mine.py").write_text("def f(completion): return 1.0\n")
-    (tmp_path / "run").mkdir()
+@pytest.fixture(scope="module")
+def cheap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """What every one of the mistakes gives, in one process that cannot import PyTorch."""
+    folder = tmp_path_factory.mktemp("cheap")
+    (folder / "rows.csv").write_text("prompt,completion\na,b\n")
+    (folder / "mine.py").write_text("def f(completion): return 1.0\n")
+    (folder / "run").mkdir()
     for name, text in (("metrics.jsonl", ""), ("config.json", "{}")):
-        (tmp_path / "run" / name).write_text(text)
-    inputs = [[word.replace("FOLDER", str(tmp_path)) for word in words] for words, _ in CHEAP]
+        (folder / "run" / name).write_text(text)
+    inputs = {words: words.replace("FOLDER", str(folder)).split() for words, _ in CHEAP}
     program = (
-        "import contextlib, io, json, sys\nfrom text_gym.cli.main import main\nfound = []\n"
-        f"for words in {inputs!r}:\n"
+        "import contextlib, io, json, sys\n"
+        "class Forbidden:\n"
+        "    def find_spec(name, *_):\n"
+        "        if name == 'torch':\n            raise AssertionError('PyTorch is imported')\n"
+        "sys.meta_path.insert(0, Forbidden)\n"
+        "from text_gym.cli.main import main\nfound = {}\n"
+        f"for name, words in {inputs!r}.items():\n"
         "    out, err = io.StringIO(), io.StringIO()\n"
         "    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):\n"
         "        try:\n            code = main(words)\n"
         "        except SystemExit as end:\n            code = end.code\n"
-        "    found.append((code, out.getvalue(), err.getvalue()))\n"
-        "print(json.dumps([found, 'torch' in sys.modules]))"
+        "        except BaseException as raised:\n            code = repr(raised)\n"
+        "    found[name] = code, out.getvalue(), err.getvalue()\n"
+        "print(json.dumps(found))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=True, timeout=120
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=folder, check=True, timeout=300
     )
-    found, torch_is_loaded = json.loads(done.stdout)
-    for (words, message), (code, out, err) in zip(CHEAP, found, strict=True):
-        assert code == 2, (words, out, err)
-        assert message.replace("FOLDER", str(tmp_path)) in out + err, (words, out, err)
-        if words != ["reward"]:  # which lists the commands of a group
-            assert re.fullmatch(r"text-gym: [A-Z]\w+Error: .*\n", err), (words, err)
-            assert out == "", words
-    assert not torch_is_loaded
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.py", "rows.csv", "run"]
+    yield {"folder": folder, **json.loads(done.stdout)}
+    assert sorted(p.name for p in folder.iterdir()) == ["mine.py", "rows.csv", "run"]
+
+
+@pytest.mark.parametrize(("words", "message"), CHEAP, ids=[words for words, _ in CHEAP])
+def test_a_cheap_mistake_is_one_typed_line_before_torch_is_loaded(
+    words: str, message: str, cheap: dict[str, Any]
+) -> None:
+    code, out, err = cheap[words]
+    assert code == 2, (out, err)
+    assert re.fullmatch(r"text-gym: [A-Z]\w+Error: .*\n", err), err
+    assert message.replace("FOLDER", str(cheap["folder"])) in err
+    assert out == ""
+
+
+def test_a_group_without_a_command_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["reward"])
+    assert exit_.value.code == 2
+    assert "text-gym reward train" in capsys.readouterr().out
+
+
+def test_every_command_is_among_the_mistakes() -> None:
+    assert [name for name in COMMANDS if not any(words.startswith(name) for words, _ in CHEAP)] == []
+    assert len({words for words, _ in CHEAP}) == len(CHEAP) >= 40
+
+
+def test_no_help_loads_what_it_does_not_need() -> None:
+    heavy = ["torch", "transformers", "matplotlib", "scipy", "stable_baselines3", "huggingface_hub", "wandb"]
+    program = (
+        "import contextlib, io, sys\nfrom text_gym.cli.main import COMMANDS, main\n"
+        "for name in ('', *COMMANDS):\n"
+        "    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        "        main([*name.split(), '--help'])\n"
+        f"    for module in {heavy}:\n"
+        "        assert module not in sys.modules, (name, module)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_device_that_cannot_be_here_is_told_from_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from text_gym import load_task
+from text_gym.agents import Policy
 from text_gym.cli import main as cli
 from text_gym.cli.rlhf import show_rounds
+from text_gym.runs.origin import load_policy, write_origin
 
 TINY = [
     *("--rounds", "1", "--labels-per-round", "24", "--iterations", "1", "--episodes", "8"),
@@ -47,6 +50,19 @@ def test_raters_that_cannot_be_simulated(tmp_path: Path, capsys: pytest.CaptureF
     assert "--gold" in capsys.readouterr().err
     assert cli.main(["rlhf", *TINY, "--criteria", "charm", "wit", "--out", str(tmp_path / "run")]) == 2
     assert "charm" in capsys.readouterr().err
+
+
+def test_a_policy_without_a_tokenizer_of_its_own_starts_a_cycle(tmp_path: Path) -> None:
+    """As `train --policy new` makes them: the words are the task's."""
+    task = load_task("reverse")
+    folder = tmp_path / "policy"
+    Policy.new(task.tokenizer, layers=1, width=16, heads=2, context=16, device="cpu").save(folder)
+    write_origin(folder, task.settings, task.max_tokens, None)
+    own = ["--task", "reverse", "--policy", str(folder), "--out", str(tmp_path / "run")]
+    assert cli.main(["rlhf", *own, *TINY]) == 0
+    kept = tmp_path / "run" / "round-1" / "policy"
+    assert "trained by `rlhf`" in (kept / "README.md").read_text()
+    assert load_policy(kept, "cpu").vocab_size == task.tokenizer.vocab_size
 
 
 def test_the_table_of_rounds() -> None:

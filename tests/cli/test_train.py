@@ -72,7 +72,7 @@ def test_the_wait_is_told_before_and_after(learnt: Path, capsys: pytest.CaptureF
     lines = capsys.readouterr().out.splitlines()
     assert lines[:3] == [
         f"folder: {out}",
-        "loading PyTorch and the policy …",
+        "measuring the start: loading PyTorch and the policy …",
         "measuring the start on 16 held-out prompts …",
     ]
     assert "measuring the result …" in lines

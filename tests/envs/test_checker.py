@@ -121,7 +121,7 @@ class WritesSomethingElse(Broken):
         return self.result()
 
     def result(self) -> Any:
-        observation = {k: v[0] for k, v in self.vector._observe().items()}
+        observation = {k: v[0] for k, v in self.vector.observer.all().items()}
         return observation, 0.0, bool(self.vector.batch.done[0]), False, {}
 
 
@@ -145,7 +145,7 @@ class TakesAnything(Broken):
 class GoesOnAfterTheEnd(Broken):
     def step(self, action: Any) -> Any:
         if self.vector.batch.done[0]:
-            return {k: v[0] for k, v in self.vector._observe().items()}, 0.0, True, False, {}
+            return {k: v[0] for k, v in self.vector.observer.all().items()}, 0.0, True, False, {}
         return super().step(action)
 
 

@@ -148,8 +148,7 @@ def grammar_env(num_envs: int = 1, max_tokens: int = 48, **grammar: Any) -> Text
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 10_000))
 def test_every_finished_text_meets_its_schema(seed: int) -> None:
-    import jsonschema
-
+    jsonschema = pytest.importorskip("jsonschema")
     env = grammar_env(num_envs=2, json_schema=SCHEMA)
     env.reset(seed=0)
     rng = np.random.default_rng(seed)

@@ -19,7 +19,13 @@ def test_every_option_is_a_keyword_of_the_environments() -> None:
         max_prompt_tokens=9, on_long_prompt="truncate", context=40,
     )  # fmt: skip
     many = VectorOptions(
-        numbering="global", on_abstain="redraw", on_masked="allow", copy=False, info_texts=False
+        numbering="global",
+        on_abstain="redraw",
+        on_masked="allow",
+        copy=False,
+        info_texts=False,
+        observation="ids",
+        infos="constant",
     )
     for group in (episodes, many):  # none stands at its default here
         assert all(getattr(group, field.name) != field.default for field in fields(group))
@@ -59,7 +65,7 @@ def test_one_stop_string_may_stand_alone() -> None:
         ({"numbering": "mine"}, "numbering is 'mine'"),
         ({"on_abstain": "retry"}, "on_abstain is 'retry'; choose 'pay_zero', 'redraw'"),
         ({"on_masked": "ask"}, "on_masked is 'ask'"),
-        ({"colour": "red"}, "unknown argument 'colour'"),
+        ({"colour": "red"}, "unexpected keyword argument 'colour'"),
         ({"fixed_horizon": True}, "fixed_horizon is gone"),
     ],
 )
@@ -75,7 +81,7 @@ def test_what_is_no_option_is_the_named_tasks() -> None:
     assert (episodes, many) == (EpisodeOptions(stop="x"), VectorOptions(copy=False))
     with pytest.raises(ConfigError, match=r"task 'copy'.*size"):
         sort_options("copy", {"size": 3})
-    with pytest.raises(ConfigError, match="unknown argument 'length'"):
+    with pytest.raises(ConfigError, match="unexpected keyword argument 'length'"):
         sort_options(load_task("copy"), {"length": 2})
 
 

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import copy
+import io
+import os
 import pickle
+import shutil
+import sys
 import warnings
 from typing import Any
 
@@ -11,9 +15,10 @@ import pytest
 from gymnasium.utils.env_checker import check_env, data_equivalence
 
 from tests.worlds import SMALL, WORLDS
-from text_gym import TextEnv, TextVectorEnv
+from text_gym import TextEnv, TextVectorEnv, load_task
+from text_gym.envs.rendering import print_episode
 from text_gym.envs.single import register_envs
-from text_gym.errors import ConfigError, EpisodeError, TokenError
+from text_gym.errors import ConfigError, DataError, EpisodeError, TokenError, UnknownNameError
 from text_gym.tasks.task import ENV_IDS
 
 # Gymnasium's own test modules are not in its wheel; these are the laws of its tests/envs/test_envs.py,
@@ -170,3 +175,152 @@ def test_gymnasium_wrappers_for_single_environments() -> None:
     env.step(np.int64(1))
     *_, info = env.step(np.int64(2))
     assert (info["episode"]["r"], info["episode"]["l"]) == (1.0, 2)
+
+
+# What other libraries type first
+
+
+@pytest.mark.parametrize("make", [gym.make, gym.make_vec])
+def test_an_unknown_argument_is_a_type_error_in_pythons_words(make: Any) -> None:
+    with pytest.raises(TypeError, match="got an unexpected keyword argument 'frameskip'") as raised:
+        make("text_gym/Reverse-v0", frameskip=4)
+    assert isinstance(raised.value, ConfigError)
+
+
+def test_an_option_that_was_nearly_right_is_suggested() -> None:
+    with pytest.raises(TypeError, match=r"'observations' .did you mean 'observation'"):
+        gym.make("text_gym/Reverse-v0", observations="ids")
+
+
+def test_stable_baselines3_makes_environments_by_id() -> None:
+    sb3 = pytest.importorskip("stable_baselines3")
+    env_util = pytest.importorskip("stable_baselines3.common.env_util")
+    sb3.PPO("MultiInputPolicy", "text_gym/Reverse-v0", n_steps=8, batch_size=8).learn(8)
+    many = env_util.make_vec_env("text_gym/Reverse-v0", 2, env_kwargs={"observation": "onehot"})
+    sb3.A2C("MlpPolicy", many).learn(10)
+
+
+def test_torchrl_makes_environments_by_id() -> None:
+    torchrl = pytest.importorskip("torchrl.envs")
+    assert torchrl.GymEnv("text_gym/Reverse-v0").rollout(3)["next", "tokens"].shape[-1] == 9
+
+
+def test_ids_say_when_they_are_solved_and_have_no_other_limit_than_their_own(env_id: str) -> None:
+    spec = gym.spec(env_id)
+    kwargs: dict[str, Any] = {**ENV_IDS[env_id]}
+    optimum = load_task(kwargs.pop("task"), **kwargs).optimum
+    assert optimum is not None
+    assert spec.reward_threshold == pytest.approx(0.95 * optimum)
+    assert spec.max_episode_steps is None
+
+
+def test_a_spec_with_a_reward_by_name_survives_json() -> None:
+    env = gym.make("text_gym/Reverse-v0", reward="tests.worlds:count_b", observation="ids", length=2)
+    assert env.spec is not None
+    again = gym.make(gym.envs.registration.EnvSpec.from_json(env.spec.to_json()))
+    assert again.observation_space == env.observation_space
+    again.reset(seed=0)
+    again.step(1)
+    assert again.step(3)[1] == 1.0  # one b
+    many = gym.make_vec("text_gym/Reverse-v0", num_envs=2, reward="tests.worlds:Terms")
+    assert many.spec is not None
+    assert "tests.worlds:Terms" in many.spec.to_json()
+
+
+@pytest.mark.parametrize(
+    ("reward", "error", "says"),
+    [
+        ("length", ConfigError, r"load_reward\('length'\)"),
+        ("mine.py:reward", ConfigError, r"load_reward\('mine.py:reward'\)"),
+        ("tests.worlds:cont_b", UnknownNameError, "did you mean 'count_b'"),
+        ("no_such_module:reward", DataError, "no module 'no_such_module'"),
+    ],
+)
+def test_a_reward_by_a_name_that_is_none(reward: str, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        gym.make("text_gym/Reverse-v0", reward=reward)
+
+
+def test_a_time_limit_that_cuts_unpaid_texts_warns_once() -> None:
+    env = gym.make("text_gym/Reverse-v0", max_episode_steps=3)
+    with pytest.warns(UserWarning, match=r"after 3 steps, before the token limit of 5.*max_tokens=3") as told:
+        env.reset(seed=0)
+    assert len(told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env.reset(seed=0)
+        gym.make("text_gym/Reverse-v0", max_episode_steps=5).reset(seed=0)
+        gym.wrappers.TimeLimit(gym.make("CartPole-v1"), 3).reset(seed=0)
+        TextEnv(**SMALL).reset(seed=0)
+    wrapped = gym.wrappers.TimeLimit(gym.wrappers.FlattenObservation(TextEnv(**SMALL)), 4)
+    with pytest.warns(UserWarning, match="after 4 steps"):
+        gym.wrappers.RecordEpisodeStatistics(wrapped).reset(seed=0)
+
+
+def test_a_step_limit_of_many_environments_says_what_to_write() -> None:
+    with pytest.raises(ConfigError, match=r"'max_episode_steps'.*write max_tokens=3"):
+        gym.make_vec("text_gym/Reverse-v0", max_episode_steps=3)
+
+
+def test_wrappers_and_vector_arguments_need_environments_side_by_side() -> None:
+    wrappers = [gym.wrappers.FlattenObservation]
+    for kwargs in ({"wrappers": wrappers}, {"vector_kwargs": {"copy": False}}):
+        with pytest.raises(gym.error.Error, match="vector"):
+            gym.make_vec("text_gym/Reverse-v0", num_envs=2, **kwargs)
+    envs = gym.make_vec(
+        "text_gym/Reverse-v0", num_envs=2, vectorization_mode="sync", wrappers=wrappers,
+        vector_kwargs={"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP},
+    )  # fmt: skip
+    observation, _ = envs.reset(seed=0)
+    assert observation.shape == envs.observation_space.shape
+
+
+# For people who watch
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO) -> str:
+    monkeypatch.setattr(sys, "stdout", stream)
+    env = TextEnv(**{**SMALL, "prompts": ["ab"]}, render_mode="human")
+    env.reset(seed=0)
+    env.step(np.int64(1))
+    assert env.render() is None
+    env.step(np.int64(2))
+    env.close()
+    return stream.getvalue()
+
+
+def test_people_see_the_text_grow_in_a_terminal_and_its_end_in_a_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert watched(monkeypatch, io.StringIO()) == "ab│b■ +1\n"
+    lines = watched(monkeypatch, Terminal()).split("\r\x1b[2K")
+    assert lines == ["", "ab│▁", "ab│b▁", "ab│b■ +1\n"]
+
+
+def test_a_long_text_keeps_to_one_line_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((10, 4)))
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stdout", stream)
+    print_episode("a" * 30 + "│the end", 0.0, done=False)
+    assert stream.getvalue() == "\r\x1b[2K…│the end"
+
+
+def test_ids_with_one_hot_observations_need_no_arguments() -> None:
+    """Each letter of the prompt is a 1 in its place, and there is nothing in infos, until the end."""
+    env = gym.make("text_gym/Reverse-onehot-v0")
+    assert isinstance(env.observation_space, gym.spaces.Box)
+    observation, info = env.reset(seed=0)
+    plain, told = gym.make("text_gym/Reverse-v0").reset(seed=0)
+    assert (info, told["episode_index"]) == ({}, 0)
+    shown = observation.reshape(len(plain["tokens"]), 4)
+    prompt = plain["tokens"][: plain["length"][0]].tolist()
+    assert shown.argmax(axis=1)[shown.any(axis=1)].tolist() == prompt
+    terminated = False
+    while not terminated:
+        _, _, terminated, _, info = env.step(3)
+        assert info == {}

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from tests.worlds import SMALL, WORLDS, Abstains, Moody, PerToken, Terms, random_actions
+from tests.worlds import SHOWN, SMALL, WORLDS, Abstains, Moody, PerToken, Terms, random_actions
 from text_gym import (
     AllowedTokens,
     ByteTokenizer,
@@ -41,8 +41,9 @@ AB = WordTokenizer("ab", separator="", pad=False)  # a 0, b 1, EOS 2: V = 3
 
 def conform(world: str, mode: AutoresetMode, seed: int, steps: int, num_envs: int = 3) -> None:
     """Step both alike; every array and info must be equal exactly, types included."""
-    ours = TextVectorEnv(**WORLDS[world], num_envs=num_envs, autoreset_mode=mode)
-    theirs = SyncVectorEnv([lambda: TextEnv(**WORLDS[world])] * num_envs, autoreset_mode=mode)
+    own = (WORLDS | SHOWN)[world]
+    ours = TextVectorEnv(**own, num_envs=num_envs, autoreset_mode=mode)
+    theirs = SyncVectorEnv([lambda: TextEnv(**own)] * num_envs, autoreset_mode=mode)
     assert ours.observation_space == theirs.observation_space
     assert ours.action_space == theirs.action_space
     assert ours.metadata["autoreset_mode"] == theirs.metadata["autoreset_mode"]
@@ -71,7 +72,7 @@ def conform(world: str, mode: AutoresetMode, seed: int, steps: int, num_envs: in
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("world", [*WORLDS, *SHOWN])
 @settings(max_examples=3, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_conforms_to_sync_vector_env(world: str, mode: AutoresetMode, seed: int) -> None:
@@ -80,7 +81,7 @@ def test_conforms_to_sync_vector_env(world: str, mode: AutoresetMode, seed: int)
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("world", [*WORLDS, *SHOWN])
 def test_conforms_over_ten_thousand_steps(world: str, mode: AutoresetMode) -> None:
     conform(world, mode, seed=0, steps=10_000)
 
@@ -1050,3 +1051,90 @@ def test_episodes_own_their_ids() -> None:
     assert second.completion_ids.tolist() == [1]
     assert (first.seed, second.seed, first.index) == (0, 1, 0)
     assert not first.done
+
+
+# Rows that wait
+
+
+@pytest.mark.parametrize("mode", MODES)
+@settings(max_examples=5, deadline=None)
+@given(data=st.data())
+def test_rows_that_wait_are_as_if_the_step_had_not_been(mode: AutoresetMode, data: st.DataObject) -> None:
+    """Each row is a single environment that is stepped only when it is its turn."""
+    world = {**SMALL, "reward": PerToken(causal=True)}
+    env = TextVectorEnv(**world, num_envs=3, autoreset_mode=mode)
+    alone = [TextVectorEnv(**world, num_envs=1, autoreset_mode=mode) for _ in range(3)]
+    seed = data.draw(st.integers(0, 99))
+    env.reset(seed=seed)
+    last: list[tuple[Any, ...]] = [one.reset(seed=seed + row) for row, one in enumerate(alone)]
+    draw = random_actions(env, seed)
+    over = np.zeros(3, dtype=np.bool_)
+    for _ in range(25):
+        active = np.array(data.draw(st.lists(st.booleans(), min_size=3, max_size=3)))
+        if mode is AutoresetMode.DISABLED:
+            active &= ~over
+        actions = draw()
+        actions[~active] = -7  # whatever their id
+        observation, rewards, terminated, truncated, info = env.step(actions, active=active)
+        for row in range(3):
+            if active[row]:
+                last[row] = alone[row].step(actions[row : row + 1])
+                assert rewards[row] == last[row][1][0]
+                over[row] = terminated[row]
+                assert (terminated[row], truncated[row]) == (last[row][2][0], last[row][3][0])
+            else:
+                assert rewards[row] == 0.0
+                assert terminated[row] == (over[row] and mode is not AutoresetMode.SAME_STEP)
+            for key, values in observation.items():
+                assert np.array_equal(values[row], last[row][0][key][0])
+        assert np.array_equal(info.get("inactive", np.zeros(3, dtype=np.bool_)), ~active)
+        if over.all() and mode is AutoresetMode.DISABLED:
+            env.reset()
+            last = [one.reset() for one in alone]
+            over[:] = False
+
+
+def test_nobody_waits_if_all_are_active() -> None:
+    one, two = (TextVectorEnv(**SMALL, num_envs=3) for _ in range(2))
+    one.reset(seed=0)
+    two.reset(seed=0)
+    draw = random_actions(one, 0)
+    for _ in range(20):
+        actions = draw()
+        assert data_equivalence(
+            one.step(actions), two.step(actions, active=np.ones(3, dtype=np.bool_)), exact=True
+        )
+
+
+def test_a_row_that_is_over_may_wait_and_may_not_go_on() -> None:
+    env = TextVectorEnv(**SMALL, num_envs=2, autoreset_mode="Disabled")
+    env.reset(seed=0)
+    *_, terminated, _, _ = env.step([2, 0])
+    assert terminated.tolist() == [True, False]
+    *_, terminated, _, info = env.step([0, 0], active=~terminated)
+    assert terminated.tolist() == [True, False]
+    assert info["inactive"].tolist() == info["_inactive"].tolist() == [True, False]
+    with pytest.raises(EpisodeError, match=r"rows \[0\] are over"):
+        env.step([0, 0])
+
+
+@pytest.mark.parametrize("active", [np.ones(3, dtype=np.bool_), np.ones(2), [True, True], 1])
+def test_a_mask_of_another_form_is_refused(active: Any) -> None:
+    env = TextVectorEnv(**SMALL, num_envs=2)
+    env.reset(seed=0)
+    with pytest.raises(ConfigError, match=r"active must be a bool array of shape \(2,\)"):
+        env.step([0, 0], active=active)
+
+
+def test_nobody_may_step_before_the_first_reset_not_even_a_row_that_waits() -> None:
+    env = TextVectorEnv(**SMALL, num_envs=2)
+    with pytest.raises(EpisodeError, match="before reset"):
+        env.step([0, 0], active=np.zeros(2, dtype=np.bool_))
+
+
+def test_a_token_of_a_row_that_waits_is_not_looked_at() -> None:
+    env = TextVectorEnv(**SMALL, num_envs=2, mask=AllowedTokens(texts=["a"]))
+    env.reset(seed=0)
+    env.step([0, 1], active=np.array([True, False]))  # b is forbidden
+    with pytest.raises(TokenError, match="row 1 is masked"):
+        env.step([0, 1])

@@ -82,6 +82,10 @@ def test_every_single_value_is_a_dot() -> None:
     (median,) = [line for line in ax.lines if line.get_linestyle() == "-" and line.get_marker() != "o"]
     assert median.get_xdata() == pytest.approx([0.2, 0.2])
     assert named_lines(ax)["start"].get_xdata()[0] == 0.2
+    assert named_lines(ax)["median"] is median
+    assert legend(ax) == ["start", "median"]
+    several: Any = spread({"a": [0.0, 1.0], "b": [2.0, 3.0]})
+    assert legend(several) == ["median"]  # once for all rows
 
 
 def test_a_logarithmic_axis_has_plain_numbers_and_no_zero() -> None:

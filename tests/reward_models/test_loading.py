@@ -11,6 +11,7 @@ from text_gym import ByteTokenizer, Episode, Prompt, TextGymError
 from text_gym.errors import ConfigError, DataError, RewardError, UnknownNameError
 from text_gym.reward_models import Length, SlotCoverage, load_reward
 from text_gym.reward_models.loading import REWARDS
+from text_gym.reward_models.names import REWARD_NAMES
 
 TOKENIZER = ByteTokenizer()
 EPISODE = Episode.of("Say:", "hello you", TOKENIZER)
@@ -132,3 +133,7 @@ def test_options_of_a_function_are_not_taken_for_texts(file: Path) -> None:
     file.write_text("def long(completion, *, least=3):\n    return len(completion) >= least\n")
     assert load_reward(f"{file}:long")([EPISODE]).values.tolist() == [1]
     assert load_reward(f"{file}:long", least=99)([EPISODE]).values.tolist() == [0]
+
+
+def test_the_names_are_known_without_the_rewards() -> None:
+    assert list(REWARD_NAMES) == sorted(REWARDS)

@@ -20,7 +20,7 @@ ROWS = [
 
 
 def test_rows_are_on_disk_as_soon_as_they_are_logged(tmp_path: Path) -> None:
-    with RunFolder(tmp_path / "run", {"seed": 0}, tensorboard=False) as run:
+    with RunFolder(tmp_path / "run", {"seed": 0}, logs=()) as run:
         run.log({"iteration": 1, "reward": 0.5, "odd": math.nan})
         first = json.loads((run.path / "metrics.jsonl").read_text())
     assert first == {"iteration": 1, "reward": 0.5, "odd": None}
@@ -28,20 +28,20 @@ def test_rows_are_on_disk_as_soon_as_they_are_logged(tmp_path: Path) -> None:
 
 
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
-    with RunFolder(tmp_path, {}, tensorboard=False):
+    with RunFolder(tmp_path, {}, logs=()):
         pass
     with pytest.raises(ConfigError, match="already holds a run"):
-        RunFolder(tmp_path, {}, tensorboard=False)
+        RunFolder(tmp_path, {}, logs=())
 
 
 def test_a_resumed_run_goes_on_after_the_iterations_that_count(tmp_path: Path) -> None:
-    with RunFolder(tmp_path, {"seed": 0}, tensorboard=False) as run:
+    with RunFolder(tmp_path, {"seed": 0}, logs=()) as run:
         for row in ROWS:
             run.log({**row, "odd": math.nan})
     file = tmp_path / "metrics.jsonl"
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join(lines) + lines[0][:20])  # the writer died in the middle of a row
-    with RunFolder(tmp_path, {"seed": 0}, tensorboard=False, resume=True) as run:
+    with RunFolder(tmp_path, {"seed": 0}, logs=(), resume=True) as run:
         assert [row["iteration"] for row in run.rows] == [1, 2, 3, 4, 5]
         assert math.isnan(run.rows[0]["odd"])
         run.rewind(3)
@@ -53,19 +53,19 @@ def test_a_resumed_run_goes_on_after_the_iterations_that_count(tmp_path: Path) -
     assert (tmp_path / "log.txt").read_text().endswith(" resumed\n")
     file.write_text("nonsense\n")
     with pytest.raises(DataError, match="not a row of metrics"):
-        RunFolder(tmp_path, {"seed": 0}, tensorboard=False, resume=True)
+        RunFolder(tmp_path, {"seed": 0}, logs=(), resume=True)
     with pytest.raises(ConfigError, match="has seed=0, not 1"):
-        RunFolder(tmp_path, {"seed": 1}, tensorboard=False, resume=True)
+        RunFolder(tmp_path, {"seed": 1}, logs=(), resume=True)
     with pytest.raises(ConfigError, match="holds no run"):
-        RunFolder(tmp_path / "none", {}, tensorboard=False, resume=True)
+        RunFolder(tmp_path / "none", {}, logs=(), resume=True)
 
 
 def test_two_runs_cannot_share_a_folder(tmp_path: Path) -> None:
     with (
-        RunFolder(tmp_path, {}, tensorboard=False),
+        RunFolder(tmp_path, {}, logs=()),
         pytest.raises(ConfigError, match=f"in use by process {os.getpid()}"),
     ):
-        RunFolder(tmp_path, {}, tensorboard=False)
+        RunFolder(tmp_path, {}, logs=())
     assert not (tmp_path / "run.lock").exists()
 
 
@@ -136,7 +136,7 @@ def test_curves_of_another_reward_have_panels_for_gold(
 
 
 def test_samples_cannot_break_out_of_their_block(tmp_path: Path) -> None:
-    with RunFolder(tmp_path, {}, tensorboard=False) as run:
+    with RunFolder(tmp_path, {}, logs=()) as run:
         run.write_samples([("prompt", "```\n# not a heading", {"gold": 0.1, "length": 2}, "<script>", {})])
     text = (tmp_path / "samples.md").read_text()
     assert "````text\n```\n# not a heading\n````" in text

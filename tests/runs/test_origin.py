@@ -11,9 +11,8 @@ import pytest
 from tests.own_data import write_policy
 from text_gym import load_task
 from text_gym.agents import Policy
-from text_gym.errors import DataError
 from text_gym.runs.origin import Start, load_start, write_origin
-from text_gym.runs.saved_policy import ORIGIN, is_plain_name, policy_folder, read_origin
+from text_gym.runs.saved_policy import ORIGIN, read_origin
 
 
 def load(folder: Path) -> Policy:
@@ -118,31 +117,3 @@ def test_what_is_not_known_is_said(tmp_path: Path, origin: object, said: str) ->
     assert start is None
     assert said in sentence
     assert "pass --reference" in sentence
-
-
-@pytest.mark.parametrize("text", ["{", "[]", "\udcff"])
-def test_a_file_that_is_no_object_is_named(tmp_path: Path, text: str) -> None:
-    (tmp_path / ORIGIN).write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(DataError, match=rf"{ORIGIN}.*remove it"):
-        read_origin(tmp_path)
-
-
-def test_the_policy_of_a_run(tmp_path: Path) -> None:
-    write_policy(tmp_path / "run" / "policy")
-    assert policy_folder(tmp_path / "run") == str(tmp_path / "run" / "policy")
-    assert policy_folder(tmp_path / "run" / "policy") == str(tmp_path / "run" / "policy")
-    assert policy_folder("someone/model") == "someone/model"
-    (tmp_path / "rlhf").mkdir()
-    for kept, name in ((0, "start"), (2, "round-2")):
-        rows = [{"kept": 1}, {"kept": kept}]
-        (tmp_path / "rlhf" / "rounds.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-        assert policy_folder(tmp_path / "rlhf") == str(tmp_path / "rlhf" / name / "policy")
-    (tmp_path / "rlhf" / "rounds.jsonl").write_text("")
-    with pytest.raises(DataError, match="which policy stands"):
-        policy_folder(tmp_path / "rlhf")
-
-
-def test_only_names_are_loaded_without_being_asked() -> None:
-    assert is_plain_name("slots")
-    for spec in ("mine.py:f", "os:system", "human:labels.db", "/somewhere/model", "a b", "", None, 3):
-        assert not is_plain_name(spec)

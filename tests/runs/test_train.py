@@ -18,11 +18,13 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 
 from tests import kill_harness
 from tests.own_algorithm import write_algorithm
 from text_gym import TextVectorEnv, as_reward_source, load_task
 from text_gym.agents import Policy, PPOConfig, SB3Config, rollout, trajectory_log_probs
+from text_gym.agents.training.metrics import TIMES
 from text_gym.cli.main import main
 from text_gym.errors import RewardError
 from text_gym.models import threads
@@ -164,7 +166,7 @@ def test_the_limit_reaches_the_environment_and_the_settings(
     algorithm: str, limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[str] = []
-    for module in ("text_gym.runs.train", "text_gym.agents.adapters.sb3.training"):
+    for module in ("text_gym.runs.train", "text_gym.agents.adapters.sb3.make"):
 
         class Watched(TextVectorEnv):
             def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -320,6 +322,48 @@ def late(completion):
     assert main(["train", *options, f"{tmp_path / 'mine.py'}:late"]) == 2
     assert "reward 'late' raised ZeroDivisionError" in capsys.readouterr().err
     assert (out / "policy" / "model.safetensors").exists()
+
+
+def test_a_run_of_sb3_that_fails_is_resumed_and_ends_as_if_it_had_not(tmp_path: Path) -> None:
+    code = """
+calls = []
+
+def late(completions):
+    if len(completions) <= 4:  # while it learns; more are judged before and after
+        calls.append(1)
+        assert len(calls) != FAILS
+    return [text.count("a") / 5 for text in completions]
+"""
+
+    def write(name: str, fails: int) -> None:
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "mine.py").write_text(code.replace("FAILS", str(fails)))
+
+    write("whole", -1)
+    write("part", 20)
+    words = ["train", "--algorithm", "sb3.ppo", "--task", "sort", "--iterations", "5", "--num-envs", "4"]
+    words += ["--n-steps", "8", "--batch-size", "16", "--width", "16", "--checkpoint-every", "2"]
+
+    def start(name: str) -> int:
+        reward = f"{tmp_path / name / 'mine.py'}:late"
+        return main([*words, "--out", str(tmp_path / name / "run"), "--reward", reward])
+
+    assert start("whole") == 0
+    assert start("part") == 2
+    part = tmp_path / "part" / "run"
+    assert (part / "policy" / "sb3_policy.safetensors").exists()
+    assert 0 < len((part / "metrics.jsonl").read_text().splitlines()) < 5
+    write("part", -1)
+    assert main(["train", "--resume", str(part)]) == 0
+    found = []
+    for name in ("whole", "part"):
+        run = tmp_path / name / "run"
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        plain = [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+        weights = load_file(run / "policy" / "sb3_policy.safetensors")
+        found.append((plain, {name: t.tolist() for name, t in weights.items()}))
+    assert [row["iteration"] for row in found[0][0]] == [1, 2, 3, 4, 5]
+    assert found[0] == found[1]
 
 
 def test_sb3_saves_the_policy_that_it_trained(tmp_path: Path) -> None:

@@ -395,17 +395,6 @@ def test_errors_name_their_classes_and_their_place(tmp_path: Path) -> None:
 # What a platform lacks
 
 
-def test_what_a_platform_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert unavailable() == {}
-    monkeypatch.setitem(sys.modules, "landlock", None)
-    assert set(unavailable()) == {"files"}
-    monkeypatch.setitem(sys.modules, "pyseccomp", None)
-    assert set(unavailable()) == {"files", "network", "processes", "signals"}
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert "this is darwin" in unavailable()["death with the parent"]
-    assert set(unavailable()) >= {"memory", "files", "network", "processes", "signals"}
-
-
 def test_without_a_library_the_other_limits_hold_and_it_is_said_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,12 +5,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import random
 import signal
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -42,7 +40,6 @@ from text_gym.utils.json_files import write_json
 
 def run_label(options: LabelOptions) -> int:
     """Run `text-gym label`."""
-    _robust_output()
     rater = options.rater or default_rater()
     with LabelStore(options.store) as store:
         if options.data is not None:
@@ -70,7 +67,6 @@ def run_label(options: LabelOptions) -> int:
 
 def run_stats(options: StatsOptions) -> int:
     """Run `text-gym labels stats`."""
-    _robust_output()
     with LabelStore(options.store, create=False) as store:
         labels = list(store.labels())
         row, head = store.head
@@ -194,14 +190,6 @@ def _criteria(
     known = {c.name: c for c in (*CRITERIA, PREFERENCE)}
     chosen = [known.get(name, LabelCriterion(name)) for name in names] or list(default)
     return tuple(dataclasses.replace(c, high=scale) for c in chosen)
-
-
-def _robust_output() -> None:
-    """Escape the characters that the terminal's encoding lacks."""
-    with contextlib.suppress(
-        AttributeError, OSError
-    ):  # not a text stream, or one that cannot be reconfigured
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 @contextmanager

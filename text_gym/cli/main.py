@@ -9,7 +9,7 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -37,6 +37,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "text_gym.cli.options.evaluate:read_evaluate",
         "text_gym.cli.evaluate:run_evaluate",
         "measure a policy on held-out prompts",
+    ),
+    "push": (
+        "text_gym.cli.options.push:read_push",
+        "text_gym.cli.push:run_push",
+        "upload a saved policy to the Hugging Face Hub",
     ),
     "play": (
         "text_gym.cli.options.play:read_play",
@@ -129,6 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _environment("TEXT_GYM_SANDBOX", "0"):  # worker processes of a benchmark inherit it
             return main([a for a in argv if a != "--no-sandbox"])
     argv = [a for a in argv if a != "--debug"]
+    _escape_what_cannot_be_shown()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         if not argv or argv[0] in ("-h", "--help"):
@@ -141,7 +147,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         read, run, _ = COMMANDS[name]
         # Read the options before loading what runs: help and mistakes need no PyTorch.
         found = _load(read)(rest)
-        return int(_load(run)(*found))
+        with ExitStack() as opened:
+            for part in found:
+                if isinstance(part, AbstractContextManager):  # a display of the wait for what is loaded now
+                    opened.enter_context(part)
+            return int(_load(run)(*found))
     except TextGymError as error:
         if debug:
             raise
@@ -155,6 +165,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print("text-gym: interrupted", file=sys.stderr)
         return 130
+
+
+def _escape_what_cannot_be_shown() -> None:
+    """Escape characters that an output's encoding lacks: on Windows a pipe has the encoding of the region."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError):  # not a text stream, or one that cannot be reconfigured
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 @contextmanager

@@ -16,9 +16,11 @@ from text_gym.agents.algorithms.configs import SFTConfig
 from text_gym.agents.algorithms.sft import SFT, completion_loss
 from text_gym.agents.policies.policy import Policy
 from text_gym.cli.options.sft import SFTOptions
+from text_gym.cli.push import push
 from text_gym.data import Data, anchored, pairs_from
 from text_gym.episode import Prompt
 from text_gym.errors import ConfigError
+from text_gym.runs.model_card import ModelCard, write_model_card
 from text_gym.runs.origin import Start, load_policy, write_origin
 from text_gym.runs.saved_policy import policy_folder
 from text_gym.tasks.task import load_task
@@ -29,6 +31,8 @@ from text_gym.utils.json_files import write_json
 def run_sft(options: SFTOptions, config: SFTConfig, started: float) -> int:
     """Run `text-gym sft`."""
     sft(options, config, started=started)
+    if options.push_to_hub is not None:
+        push(options.out, options.push_to_hub)
     return 0
 
 
@@ -64,6 +68,7 @@ def sft(
     policy.save(out)
     write_origin(out, texts.settings, texts.max_tokens or longest + 1, start)
     write_json(out / "sft.json", result)
+    write_model_card(out, ModelCard("sft", result))
     line = (
         f"{result['parameters']:,} parameters, {result['vocab_size']} token ids; "
         f"loss {result['loss']:.3f} nats/token, held out {result['held_out_loss']:.3f}; "

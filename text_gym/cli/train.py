@@ -5,23 +5,27 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from text_gym.agents.algorithms.dpo import Preference
 from text_gym.agents.policies.policy import Policy
 from text_gym.cli.options.checks import NEW
-from text_gym.cli.options.train import TrainOptions
+from text_gym.cli.options.train import HEADS, TrainOptions
+from text_gym.cli.push import push
 from text_gym.data import anchored
-from text_gym.errors import ConfigError
 from text_gym.runs.data import resolve_task
 from text_gym.runs.folder import read_config
+from text_gym.runs.preferences import read_preferences
 from text_gym.runs.train import train
 from text_gym.tasks.task import Task
+from text_gym.utils.waiting import Waiting
 
-HEADS = 4  # of attention, in a new policy
 
-
-def run_train(options: TrainOptions, config: Any, resumed: str, started: float) -> int:
+def run_train(options: TrainOptions, config: Any, resumed: str, started: float, waiting: Waiting) -> int:
     """Run `text-gym train`; the exit status is 130 if the run was interrupted."""
     policy: Policy | str | None = options.policy
-    task, reward = resolve_task(options.task, options, options.reward, options.policy, options.max_tokens)
+    by_pairs = options.pairs is not None
+    task, reward = resolve_task(
+        options.task, options, options.reward, options.policy, options.max_tokens, needs_reward=not by_pairs
+    )
     if policy == NEW:
         policy = _new_policy(options, task, config.seed)
     summary = train(
@@ -40,18 +44,28 @@ def run_train(options: TrainOptions, config: Any, resumed: str, started: float) 
         device=options.device,
         checkpoint_every=options.checkpoint_every,
         resume=bool(resumed),
+        pairs=_pairs(options, task),
+        logs=options.log,
         started=started,
+        loading=waiting,
         options=read_config(resumed)["options"] if resumed else _anchored(asdict(options)),
     )
-    return 130 if summary["interrupted"] else 0
+    if summary["interrupted"]:
+        return 130
+    if options.push_to_hub is not None:
+        push(resumed or str(options.out), options.push_to_hub)
+    return 0
+
+
+def _pairs(options: TrainOptions, task: Task) -> list[Preference]:
+    if options.pairs is None:
+        return []
+    separator = task.settings["separator"] if options.data is not None else ""
+    return read_preferences(options.pairs, task, prompt=options.prompt, separator=separator)
 
 
 def _new_policy(options: TrainOptions, task: Task, seed: int) -> Policy:
     """Make a policy with random weights that can read the task's longest prompt and a whole completion."""
-    if options.width % HEADS:
-        raise ConfigError(
-            f"--width is {options.width}; it must be a multiple of {HEADS}, its attention heads"
-        )
     longest = max(len(task.tokenizer.encode(p.text)) for p in (*task.prompts, *task.held_out))
     return Policy.new(
         task.tokenizer,
@@ -66,6 +80,6 @@ def _new_policy(options: TrainOptions, task: Task, seed: int) -> Policy:
 
 def _anchored(options: dict[str, Any]) -> dict[str, Any]:
     """Make the files among the options absolute, so that a run can be resumed from anywhere."""
-    files = {name: anchored(options[name]) for name in ("data", "policy") if options[name] != NEW}
+    files = {name: anchored(options[name]) for name in ("data", "pairs", "policy") if options[name] != NEW}
     code = {name: anchored(options[name], True) for name in ("algorithm", "reward", "gold")}
     return {**options, **files, **code}

@@ -9,11 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from text_gym.episode import Episode, IntArray
 from text_gym.rewards.values import Rewards
 
 from .episode_batch import EpisodeBatch
+from .observations import shown_mask
+from .options import VectorOptions
 
 Info = dict[str, Any]
 
@@ -48,58 +51,153 @@ def put(infos: Info, num_envs: int, rows: IntArray, columns: Mapping[str, Any]) 
     return infos
 
 
-def put_beginnings(infos: Info, batch: EpisodeBatch, rows: IntArray, *, texts: bool) -> Info:
-    """Write the infos of episodes that begin, in place.
+class ChangingInfos:
+    """Writes each key where it has something to say; a call changes the infos it is given, and returns them.
 
     Args:
-        infos: The infos so far.
         batch: What is played.
-        rows: `(n,)` int64, rows whose episode begins.
-        texts: Write prompts as strings.
+        texts: Write prompts and completions as strings.
     """
-    choice = batch.prompt_index[rows]
-    columns = {"episode_index": batch.episode_index[rows]}
-    if texts:
-        columns["prompt"] = batch.table.texts[choice]
-    put(infos, batch.num_rows, rows, columns)
-    dropped = batch.table.dropped[choice]
-    some = dropped > 0
-    if np.count_nonzero(some):
-        put(infos, batch.num_rows, rows[some], {"prompt_tokens_dropped": dropped[some]})
-    return infos
+
+    def __init__(self, batch: EpisodeBatch, *, texts: bool) -> None:
+        self.batch, self.texts = batch, texts
+
+    def start(self, rows: IntArray) -> Info:
+        """Return the infos of a step or reset of rows `(n,)`, before anything is said."""
+        return {}
+
+    def beginnings(self, infos: Info, rows: IntArray) -> Info:
+        """Say which episodes begin in rows `(n,)`."""
+        batch = self.batch
+        choice = batch.prompt_index[rows]
+        columns = {"episode_index": batch.episode_index[rows]}
+        if self.texts:
+            columns["prompt"] = batch.table.texts[choice]
+        put(infos, batch.num_rows, rows, columns)
+        dropped = batch.table.dropped[choice]
+        some = dropped > 0
+        if np.count_nonzero(some):
+            put(infos, batch.num_rows, rows[some], {"prompt_tokens_dropped": dropped[some]})
+        return infos
+
+    def endings(self, infos: Info, rows: IntArray, episodes: Sequence[Episode], scores: Rewards) -> Info:
+        """Say how episodes ended, except in rows that already run again.
+
+        Args:
+            infos: The infos so far.
+            rows: `(n,)` int64.
+            episodes: The `n` episodes that ended in these rows.
+            scores: Of the `n` episodes.
+        """
+        batch = self.batch
+        over = batch.done[rows]
+        judged = over & ~batch.truncated[rows]
+        if scores.terms and judged.any():
+            self._terms(infos, rows[judged], {k: np.asarray(v)[judged] for k, v in scores.terms.items()})
+        silent = scores.abstained & over
+        if silent.any():
+            put(infos, batch.num_rows, rows[silent], {"reward_abstained": silent[silent]})
+        if self.texts and over.any():
+            found = [episodes[i].completion for i in np.flatnonzero(over).tolist()]
+            put(infos, batch.num_rows, rows[over], {"completion": found})
+        return infos
+
+    def _terms(self, infos: Info, rows: IntArray, terms: Mapping[str, npt.NDArray[Any]]) -> None:
+        columns = {name: values.astype(np.float64) for name, values in terms.items()}
+        put(infos, self.batch.num_rows, rows, {"reward_terms": columns})
+
+    def masks(self, infos: Info, rows: IntArray) -> Info:
+        """Say which tokens may come next, if there is an action mask."""
+        if self.batch.mask is not None:
+            put(infos, self.batch.num_rows, rows, {"action_mask": shown_mask(self.batch)[rows]})
+        return infos
+
+    def redraws(self, infos: Info, rows: IntArray, times: IntArray) -> Info:
+        """Say that other episodes were begun in place of ones nobody judged, and how often by now."""
+        return put(self.beginnings(infos, rows), self.batch.num_rows, rows, {"redrawn": times})
+
+    def idle(self, infos: Info, rows: IntArray) -> Info:
+        """Say that rows `(n,)`, if any, were not stepped."""
+        if len(rows):
+            put(infos, self.batch.num_rows, rows, {"inactive": np.ones(len(rows), dtype=np.bool_)})
+        return infos
+
+    def of_rows(self, infos: Info, rows: IntArray) -> Info:
+        """Return the infos of rows `(n,)` alone, which are those of episodes that ended."""
+        return infos
 
 
-def put_endings(
-    infos: Info,
-    batch: EpisodeBatch,
-    rows: IntArray,
-    episodes: Sequence[Episode],
-    scores: Rewards,
-    *,
-    texts: bool,
-) -> Info:
-    """Write the infos of episodes that ended, in place, except in rows that already run again.
+class ConstantInfos(ChangingInfos):
+    """Writes every key in every row, always: where there is nothing to say, 0, False or an empty text.
+
+    Terms of rewards are left out: their names are known only once a text was scored.
 
     Args:
-        infos: The infos so far.
         batch: What is played.
-        rows: `(n,)` int64.
-        episodes: The `n` episodes that ended in these rows.
-        scores: Of the `n` episodes.
-        texts: Write completions as strings.
+        texts: Write prompts and completions as strings.
+        redraws: Episodes may be drawn anew.
     """
-    over = batch.done[rows]
-    judged = over & ~batch.truncated[rows]
-    if scores.terms and judged.any():
-        terms = {k: np.asarray(v, dtype=np.float64)[judged] for k, v in scores.terms.items()}
-        put(infos, batch.num_rows, rows[judged], {"reward_terms": terms})
-    silent = scores.abstained & over
-    if silent.any():
-        put(infos, batch.num_rows, rows[silent], {"reward_abstained": silent[silent]})
-    if texts and over.any():
-        found = [episodes[i].completion for i in np.flatnonzero(over).tolist()]
-        put(infos, batch.num_rows, rows[over], {"completion": found})
-    return infos
+
+    def __init__(self, batch: EpisodeBatch, *, texts: bool, redraws: bool) -> None:
+        super().__init__(batch, texts=texts)
+        n = batch.num_rows
+        self._neutral: dict[str, npt.NDArray[Any]] = {"reward_abstained": np.zeros(n, dtype=np.bool_)}
+        if texts:
+            self._neutral["completion"] = np.full(n, "", dtype=object)
+        if redraws:
+            self._neutral["redrawn"] = np.zeros(n, dtype=np.int64)
+
+    def start(self, rows: IntArray) -> Info:
+        """Return infos that say which episode each row plays, and nothing else."""
+        neutral = {key: values[rows] for key, values in self._neutral.items()}
+        return self.beginnings(put({}, self.batch.num_rows, rows, neutral), rows)
+
+    def beginnings(self, infos: Info, rows: IntArray) -> Info:
+        """Say which episodes are in rows `(n,)`."""
+        dropped = self.batch.table.dropped[self.batch.prompt_index[rows]]
+        put(infos, self.batch.num_rows, rows, {"prompt_tokens_dropped": dropped})
+        return super().beginnings(infos, rows)
+
+    def of_rows(self, infos: Info, rows: IntArray) -> Info:
+        """Return them with nothing in the other rows."""
+        columns = {key: infos[key][rows] for key in infos if not key.startswith("_")}
+        return put({}, self.batch.num_rows, rows, columns)
+
+    def _terms(self, infos: Info, rows: IntArray, terms: Mapping[str, npt.NDArray[Any]]) -> None:
+        pass
+
+
+class NoInfos(ChangingInfos):
+    """Writes nothing."""
+
+    def beginnings(self, infos: Info, rows: IntArray) -> Info:
+        """Return the infos as they are."""
+        return infos
+
+    def endings(self, infos: Info, rows: IntArray, episodes: Sequence[Episode], scores: Rewards) -> Info:
+        """Return the infos as they are."""
+        return infos
+
+    def masks(self, infos: Info, rows: IntArray) -> Info:
+        """Return the infos as they are."""
+        return infos
+
+    def redraws(self, infos: Info, rows: IntArray, times: IntArray) -> Info:
+        """Return the infos as they are."""
+        return infos
+
+    def idle(self, infos: Info, rows: IntArray) -> Info:
+        """Return the infos as they are."""
+        return infos
+
+
+def infos_writer(batch: EpisodeBatch, options: VectorOptions) -> ChangingInfos:
+    """Make the writer of infos that the options ask for."""
+    if options.infos == "constant":
+        redraws = options.on_abstain == "redraw"
+        return ConstantInfos(batch, texts=options.info_texts, redraws=redraws)
+    kind = NoInfos if options.infos == "none" else ChangingInfos
+    return kind(batch, texts=options.info_texts)
 
 
 def infos_of_row(infos: Mapping[str, Any], row: int) -> Info:

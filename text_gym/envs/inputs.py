@@ -77,15 +77,28 @@ def rows_to_reset(options: Mapping[str, Any], num_rows: int) -> IntArray:
             raise UnknownNameError("reset option", name, RESET_OPTIONS)
     if "reset_mask" not in options:
         return np.arange(num_rows)
-    mask = options["reset_mask"]
-    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (num_rows,):
-        raise ConfigError(
-            f"options['reset_mask'] must be a bool array of shape ({num_rows},), got "
-            f"{getattr(mask, 'dtype', type(mask).__name__)} {getattr(mask, 'shape', '')}"
-        )
+    mask = _row_mask("options['reset_mask']", options["reset_mask"], num_rows)
     if not mask.any():
         raise ConfigError("options['reset_mask'] selects no row; leave the call out instead")
     return np.flatnonzero(mask)
+
+
+def idle_rows(active: Any, num_rows: int) -> IntArray:
+    """Return the rows `(n,)` int64 that `active` `(B,)` leaves out.
+
+    Raises:
+        ConfigError: It has another form.
+    """
+    return np.flatnonzero(~_row_mask("active", active, num_rows))
+
+
+def _row_mask(name: str, mask: Any, num_rows: int) -> BoolArray:
+    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (num_rows,):
+        raise ConfigError(
+            f"{name} must be a bool array of shape ({num_rows},), got "
+            f"{getattr(mask, 'dtype', type(mask).__name__)} {getattr(mask, 'shape', '')}"
+        )
+    return mask
 
 
 def episodes_asked_for(options: Mapping[str, Any], num_rows: int) -> IntArray | None:

@@ -6,15 +6,19 @@ reward, token limit) are no settings; they are arguments of their own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from typing import Any, Literal
 
 import numpy as np
 
-from text_gym.errors import ConfigError
+from text_gym.errors import ArgumentError, ConfigError
+from text_gym.rewards.files import load_from_module
+from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import OnBadReward
 from text_gym.tasks.task import Task, load_task
+from text_gym.utils.user_code import split_place
 
 from .masks import ActionMask
 
@@ -99,6 +103,17 @@ class VectorOptions:
             agents that keep no reference to an observation.
         info_texts: False leaves `prompt` and `completion` out of info: Gymnasium's `NumpyToTorch` and the
             like convert every array in info and stop at one of strings.
+        observation: What `reset` and `step` show. `"tokens"`: a `Dict` of tokens, attention mask, length and
+            remaining tokens, see `TextVectorEnv`. `"ids"`: a `MultiDiscrete` of `P + T` ids, the prompt
+            ending at place `P` and the completion beginning there; `V` stands in empty places. `"onehot"`:
+            the same as a `Box` of `(P + T) * V` float32, 0 in empty places, up to 65,536 numbers. `"text"`:
+            prompt and completion so far as a bounded `Text`. Only `"tokens"` holds the action mask; with the
+            others read it from info or `action_masks()`.
+        infos: `"changing"`: each key where it has something to say. `"constant"`: every key in every row at
+            every reset and step, of the same types; what has nothing to say is 0, False or "" (`prompt` and
+            `episode_index` are those of the episode in the row), and `reward_terms` are left out, since their
+            names are known only once a text was scored. `"none"`: nothing. Under `SAME_STEP`, `final_obs` and
+            `final_info` come at episodes' ends all the same, as Gymnasium says.
 
     Raises:
         ConfigError: A setting that makes no sense; its name and value are told.
@@ -109,8 +124,12 @@ class VectorOptions:
     on_masked: Literal["raise", "allow"] = "raise"
     copy: bool = True
     info_texts: bool = True
+    observation: Literal["tokens", "ids", "onehot", "text"] = "tokens"
+    infos: Literal["changing", "constant", "none"] = "changing"
 
     def __post_init__(self) -> None:
+        check_choice("observation", self.observation, ["tokens", "ids", "onehot", "text"])
+        check_choice("infos", self.infos, ["changing", "constant", "none"])
         check_choice("numbering", self.numbering, ["per_env", "global"])
         check_choice("on_abstain", self.on_abstain, ["pay_zero", "redraw"])
         check_choice("on_masked", self.on_masked, ["raise", "allow"])
@@ -126,7 +145,7 @@ def sort_options(
         options: Fields of `EpisodeOptions` and `VectorOptions`, and parameters of the named task.
 
     Raises:
-        ConfigError: One that is nobody's, or that makes no sense.
+        ConfigError: One that makes no sense; an `ArgumentError` for one that is nobody's.
         UnknownNameError: There is no such task.
     """
     if "limit_terminates" in options:
@@ -140,6 +159,11 @@ def sort_options(
             "fixed_horizon is gone: an episode ends where its text does; leave it out, and for batches of "
             "equally long episodes pad what you collect"
         )
+    if "max_episode_steps" in options:
+        raise ArgumentError(
+            "got an unexpected keyword argument 'max_episode_steps'; the token limit belongs to the episode, "
+            f"so that its text is paid: write max_tokens={options['max_episode_steps']}"
+        )
     rest = dict(options)
     found: list[dict[str, Any]] = []
     for group in (EpisodeOptions, VectorOptions):
@@ -148,13 +172,58 @@ def sort_options(
         try:
             task = load_task(task, **rest)
         except TypeError as error:
-            raise ConfigError(f"task {task!r}: {error}") from error
+            raise ArgumentError(f"task {task!r}: {error}{_nearest(rest)}") from error
     elif rest:
-        raise ConfigError(
-            f"unknown argument {next(iter(rest))!r}; the environment has no such parameter, "
-            "and no task was named that could have it"
+        raise ArgumentError(
+            f"got an unexpected keyword argument {next(iter(rest))!r}{_nearest(rest)}; the environment has "
+            "no such parameter, and no task was named that could have it"
         )
     return task, EpisodeOptions(**found[0]), VectorOptions(**found[1])
+
+
+def episode_parts(
+    task: Task | None, prompts: Any, tokenizer: Any, reward: Any, max_tokens: int | None
+) -> tuple[Any, Any, Any, int]:
+    """Return prompts, tokenizer, reward and token limit: those given, or the task's where one is None.
+
+    Raises:
+        ConfigError: One is missing.
+    """
+    if task is not None:
+        prompts = task.prompts if prompts is None else prompts
+        tokenizer = task.tokenizer if tokenizer is None else tokenizer
+        reward = task.reward if reward is None else reward
+        max_tokens = task.max_tokens if max_tokens is None else max_tokens
+    if prompts is None or tokenizer is None or reward is None or max_tokens is None:
+        raise ConfigError("pass prompts, tokenizer, reward and max_tokens, or a task that has them")
+    return prompts, tokenizer, named_reward(reward) if isinstance(reward, str) else reward, max_tokens
+
+
+def named_reward(spec: str) -> RewardSource:
+    """Import the reward that `"module:name"` stands for: a source, a function, or what makes a source.
+
+    A reward that is given by its name keeps an environment's spec serialisable.
+
+    Raises:
+        ConfigError: Another form of name, or no reward stands there.
+        DataError: There is no such module.
+        UnknownNameError: There is no such name in it.
+        RewardError: The module raised.
+    """
+    place = split_place(spec)
+    if place is None or place[0].endswith(".py"):
+        raise ConfigError(
+            f"reward is {spec!r}; by name it is 'module:function' of something that can be imported. Pass "
+            f"text_gym.reward_models.load_reward({spec!r}) for files and for rewards of this package"
+        )
+    return load_from_module(*place, None, {})
+
+
+def _nearest(names: Iterable[str]) -> str:
+    """Suggest the option that the first of these names may have meant."""
+    known = [field.name for group in (EpisodeOptions, VectorOptions) for field in fields(group)]
+    found = [near for name in names for near in get_close_matches(name, known, n=1)]
+    return f" (did you mean {found[0]!r}?)" if found else ""
 
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:

@@ -5,6 +5,9 @@ It is a `TextVectorEnv` of one row with the batch axis taken off; there is no se
 
 from __future__ import annotations
 
+import sys
+import warnings
+from types import FrameType
 from typing import Any
 
 import gymnasium as gym
@@ -13,16 +16,20 @@ from gymnasium.vector import AutoresetMode
 
 from text_gym.episode import BoolArray
 from text_gym.errors import ConfigError
-from text_gym.tasks.task import env_ids
+from text_gym.tasks.task import ENV_IDS, ONE_HOT_IDS, env_ids
 
 from .infos import Info, infos_of_row
 from .inputs import token_array
-from .observations import Observation
+from .rendering import print_episode
 from .vector import TextVectorEnv
 
+REWARD_THRESHOLD = 0.95  # of registered ids: of the optimum, which is 1 in every task of this package
 
-class TextEnv(gym.Env[Observation, np.int64]):
+
+class TextEnv(gym.Env[Any, np.int64]):
     """A token-level text environment; arguments, observations and info are those of `TextVectorEnv`.
+
+    With `render_mode="human"` the text grows in the terminal as it is written; no display is needed.
 
     >>> import gymnasium as gym, text_gym
     >>> env = gym.make("text_gym/Products-v0", reward=lambda completion: completion.count("!"))
@@ -33,26 +40,30 @@ class TextEnv(gym.Env[Observation, np.int64]):
         ConfigError, PromptError: As `TextVectorEnv`.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 10}  # noqa: RUF012
+    metadata: dict[str, Any] = {"render_modes": ["human", "ansi", "rgb_array"], "render_fps": 10}  # noqa: RUF012
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         for name in {"num_envs", "autoreset_mode"} & kwargs.keys():
             raise ConfigError(f"{name} is of vector environments; use TextVectorEnv or gymnasium.make_vec")
         kwargs |= {"num_envs": 1, "autoreset_mode": AutoresetMode.DISABLED}
+        self.render_mode = kwargs.get("render_mode")
+        if self.render_mode == "human":
+            kwargs["render_mode"] = "ansi"
         self.vector = TextVectorEnv(*args, **kwargs)
         self.observation_space = self.vector.single_observation_space
         self.action_space = self.vector.single_action_space
-        self.render_mode = self.vector.render_mode
+        self._time_limit_told = False
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, Info]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Info]:
         """Start the next episode of the stream, or the first of stream `seed`."""
         super().reset(seed=seed)
+        self._warn_of_time_limit()
         observation, info = self.vector.reset(seed=seed, options=options)
-        return {k: v[0] for k, v in observation.items()}, infos_of_row(info, 0)
+        if self.render_mode == "human":
+            self._print(0.0, done=False)
+        return self.vector.observer.one(observation, 0), infos_of_row(info, 0)
 
-    def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, Info]:
+    def step(self, action: np.int64) -> tuple[Any, float, bool, bool, Info]:
         """Append one token.
 
         Raises:
@@ -61,8 +72,10 @@ class TextEnv(gym.Env[Observation, np.int64]):
         """
         token = token_array(action, ())
         observation, reward, terminated, truncated, info = self.vector.step(token[None])
+        if self.render_mode == "human":
+            self._print(float(reward[0]), done=bool(terminated[0] or truncated[0]))
         return (
-            {k: v[0] for k, v in observation.items()},
+            self.vector.observer.one(observation, 0),
             float(reward[0]),
             bool(terminated[0]),
             bool(truncated[0]),
@@ -74,22 +87,59 @@ class TextEnv(gym.Env[Observation, np.int64]):
         mask: BoolArray = self.vector.action_masks()[0]
         return mask
 
-    def render(self) -> str | None:
-        """Return the prompt and the completion so far, safe to print."""
+    def render(self) -> Any:
+        """Return the prompt and the completion so far, as the render mode says.
+
+        `"ansi"`: a string, safe to print. `"rgb_array"`: a picture, `(320, 640, 3)` uint8. `"human"`: None,
+        since every reset and step is shown in the terminal as it happens.
+        """
         frames = self.vector.render()
-        return None if frames is None else frames[0]
+        return None if frames is None or self.render_mode == "human" else frames[0]
+
+    def _warn_of_time_limit(self) -> None:
+        """Warn at the first reset if a `TimeLimit` around this environment cuts texts before they are paid.
+
+        The wrapper is found among the callers, since an environment cannot ask what is wrapped around it.
+        """
+        if self._time_limit_told:
+            return
+        self._time_limit_told = True
+        frame: FrameType | None = sys._getframe(2)
+        while frame is not None:
+            caller = frame.f_locals.get("self")
+            if isinstance(caller, gym.wrappers.TimeLimit) and caller.unwrapped is self:
+                steps, tokens = caller._max_episode_steps, self.vector.max_tokens
+                if steps < tokens:
+                    warnings.warn(
+                        f"TimeLimit cuts episodes after {steps} steps, before the token limit of {tokens}, "
+                        "and what it cuts is never paid; leave TimeLimit (max_episode_steps) out and pass "
+                        f"max_tokens={steps}",
+                        stacklevel=3,
+                    )
+                return
+            frame = frame.f_back
+
+    def _print(self, reward: float, *, done: bool) -> None:
+        (line,) = self.vector.render() or ("",)
+        print_episode(line, reward, done)
 
 
 def register_envs() -> None:
     """Register a Gymnasium id for every task, those of installed packages too; safe to call twice.
 
+    Classic tasks have a second one, such as `text_gym/Reverse-onehot-v0`, with `observation="onehot"` and
+    `infos="none"`.
+    A task of this package counts as solved at 0.95 of its optimum (`reward_threshold`). No id has
+    `max_episode_steps`: the token limit is the task's own.
+
     The code of an installed package runs when its environment is made.
     """
-    for env_id, kwargs in env_ids().items():
+    for env_id, kwargs in {**env_ids(), **ONE_HOT_IDS}.items():
         if env_id not in gym.registry:
             gym.register(
                 id=env_id,
                 entry_point="text_gym.envs.single:TextEnv",
                 vector_entry_point="text_gym.envs.vector:TextVectorEnv",
+                reward_threshold=REWARD_THRESHOLD if env_id in {**ENV_IDS, **ONE_HOT_IDS} else None,
                 kwargs=dict(kwargs),
             )

@@ -15,24 +15,25 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from text_gym.episode import BoolArray, Episode, FloatArray, IntArray, Prompt
-from text_gym.errors import ConfigError, EpisodeError
+from text_gym.errors import EpisodeError
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
 from text_gym.tokenizer import Tokenizer
-from text_gym.utils.display import harmless
 
 from .episode_batch import EpisodeBatch
-from .infos import Info, put, put_beginnings, put_endings
-from .inputs import check_allowed, episodes_asked_for, rows_to_reset, valid_tokens
-from .observations import Observation, observation_space, observe, shown_mask
-from .options import check_choice, check_count, sort_options
+from .infos import Info, infos_writer, put
+from .inputs import check_allowed, episodes_asked_for, idle_rows, rows_to_reset, valid_tokens
+from .observations import observer_of
+from .options import check_choice, check_count, episode_parts, sort_options
+from .rendering import renderer_of
 from .streams import EpisodeStreams, Redraws
 
 
-class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
+class TextVectorEnv(VectorEnv[Any, IntArray, npt.NDArray[Any]]):
     """Plays text episodes side by side, token by token, as one Gymnasium vector environment.
 
-    Observation (a `Dict`, per episode; `P` is the longest prompt, `T` is `max_tokens`):
+    Observation (a `Dict`, per episode; `P` is the longest prompt, `T` is `max_tokens`; for other kinds see
+    `observation` of `VectorOptions`):
 
     - `tokens` `(P + T,)` int64: prompt and completion without a gap, then padding;
     - `attention_mask` `(P + T,)` int8: 1 where there is a token (padding may share an id with EOS);
@@ -47,24 +48,28 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
     Args:
         prompts: Strings, `Prompt`s, or rows with a `prompt` column.
         tokenizer: A `Tokenizer`, a fast tokenizer of `transformers`, or the name of a folder or hub model.
-        reward: A `RewardSource` or any function that `as_reward_source` takes.
+        reward: A `RewardSource`, any function that `as_reward_source` takes, or the name of one to import,
+            `"module:function"`, with which the spec can be written as JSON.
         max_tokens: `T`, token limit of a completion, EOS included.
         num_envs: `B`, episodes side by side.
         task: A `Task` or its name: gives prompts, tokenizer, reward and `max_tokens` where those are None.
         autoreset_mode: What happens after an episode's end, as in Gymnasium.
-        render_mode: `"ansi"` or None.
+        render_mode: `"ansi"`, `"rgb_array"` or None; see `render`.
         **options: By name, the fields of `EpisodeOptions` (what an episode is: `stop`, `limit`, `mask`,
             `on_bad_reward`, `shuffle`, `group_size`, `max_prompt_tokens`, `on_long_prompt`, `context`) and of
-            `VectorOptions` (how many are played: `numbering`, `on_abstain`, `on_masked`, `copy`,
-            `info_texts`); where a task is named, its parameters too, e.g. `length=6` for `copy`.
+            `VectorOptions` (how they are played and shown: `numbering`, `on_abstain`, `on_masked`, `copy`,
+            `info_texts`, `observation`, `infos`); where a task is named, its parameters too, e.g. `length=6`
+            for `copy`.
 
     Attributes:
         batch: The `EpisodeBatch` that is played, for agents that step a changing subset of its rows.
+        observer: Makes the observations.
         options: The `VectorOptions`; those of the episodes are `batch.options`.
 
     Raises:
         PromptError: An empty prompt without a BOS id, or one that does not fit.
-        ConfigError: An argument that makes no sense; its name and value are told.
+        ConfigError: An argument that makes no sense; its name and value are told. For one that is unknown it
+            is a `TypeError` too.
 
     >>> from text_gym import ByteTokenizer
     >>> env = TextVectorEnv(["Hello"], ByteTokenizer(), lambda completion: len(completion), 3, num_envs=2)
@@ -77,7 +82,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012
-        "render_modes": ["ansi"],
+        "render_modes": ["ansi", "rgb_array"],
         "render_fps": 10,
         "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
@@ -86,7 +91,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         self,
         prompts: Iterable[Prompt | str | Mapping[str, Any]] | None = None,
         tokenizer: Any = None,
-        reward: RewardSource | Callable[..., Any] | None = None,
+        reward: RewardSource | Callable[..., Any] | str | None = None,
         max_tokens: int | None = None,
         num_envs: int = 1,
         *,
@@ -96,23 +101,19 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         **options: Any,
     ) -> None:
         self.task, episode_options, self.options = sort_options(task, options)
-        if self.task is not None:
-            prompts = self.task.prompts if prompts is None else prompts
-            tokenizer = self.task.tokenizer if tokenizer is None else tokenizer
-            reward = self.task.reward if reward is None else reward
-            max_tokens = self.task.max_tokens if max_tokens is None else max_tokens
-        if prompts is None or tokenizer is None or reward is None or max_tokens is None:
-            raise ConfigError("pass prompts, tokenizer, reward and max_tokens, or a task that has them")
+        parts = episode_parts(self.task, prompts, tokenizer, reward, max_tokens)
         check_count("num_envs", num_envs)
         mode = autoreset_mode.value if isinstance(autoreset_mode, AutoresetMode) else autoreset_mode
         check_choice("autoreset_mode", mode, [m.value for m in AutoresetMode])
-        check_choice("render_mode", render_mode, [None, "ansi"])
         self.num_envs = int(num_envs)
         self.autoreset_mode = AutoresetMode(mode)
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
         self.render_mode = render_mode
-        self.batch = EpisodeBatch(prompts, tokenizer, reward, max_tokens, self.num_envs, episode_options)
-        self.single_observation_space = observation_space(self.batch)
+        self.batch = EpisodeBatch(*parts, self.num_envs, episode_options)
+        self.observer = observer_of(self.options.observation, self.batch, copy=self.options.copy)
+        self._infos = infos_writer(self.batch, self.options)
+        self._renderer = renderer_of(render_mode, self.batch)
+        self.single_observation_space = self.observer.space
         self.single_action_space = Discrete(self.batch.tokenizer.vocab_size)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
@@ -125,7 +126,7 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         *,
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
-    ) -> tuple[Observation, Info]:
+    ) -> tuple[Any, Info]:
         """Start an episode in every row, or in those of `options["reset_mask"]`.
 
         Args:
@@ -152,37 +153,46 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
             self._begin_next(rows)
         else:
             self.batch.begin(rows, *self._streams.choose(rows, index[rows]))
-        infos = self._put_beginnings({}, rows)
-        if self.batch.mask is not None:
-            put(infos, self.num_envs, rows, {"action_mask": shown_mask(self.batch)[rows]})
-        return self._observe(), infos
+        infos = self._infos.masks(self._infos.beginnings(self._infos.start(rows), rows), rows)
+        if self._renderer is not None:
+            self._renderer.paid(np.zeros(self.num_envs))
+        return self.observer.all(), infos
 
-    def step(self, actions: npt.ArrayLike) -> tuple[Observation, FloatArray, BoolArray, BoolArray, Info]:
+    def step(
+        self, actions: npt.ArrayLike, active: BoolArray | None = None
+    ) -> tuple[Any, FloatArray, BoolArray, BoolArray, Info]:
         """Append one token to every running episode.
 
         Args:
             actions: `(B,)` integer token ids (NumPy, torch on CPU, or a list). Under `NEXT_STEP` the
                 ids of rows that restart in this step are ignored.
+            active: `(B,)` bool, the rows to step; None steps all. The others stay as they are, whatever
+                their id: nothing is paid or reset there, an episode that is over stays over, and info says
+                `inactive`. It lets rows that finish at different times wait for each other.
 
         Raises:
             TokenError: An id out of range or not an integer, or another shape; nothing has changed.
             EpisodeError: Before `reset`, or (autoreset disabled) an episode is over.
+            ConfigError: `active` has another form.
             RewardError: The reward source failed (with `on_abstain="redraw"` also: it abstained a hundred
                 times in a row); the token was appended, and an episode that it ended is over.
         """
         batch = self.batch
-        restarting = self._rows_restarting()
-        tokens = valid_tokens(actions, self.num_envs, self.tokenizer.vocab_size, restarting)
+        idle = self._rows[:0] if active is None else idle_rows(active, self.num_envs)
+        restarting = self._rows_restarting(idle)
+        ignored = np.union1d(restarting, idle) if len(idle) else restarting
+        tokens = valid_tokens(actions, self.num_envs, self.tokenizer.vocab_size, ignored)
         if batch.mask is not None and self.options.on_masked == "raise":
-            check_allowed(tokens, batch.action_masks(), restarting)
-        infos: Info = {}
+            check_allowed(tokens, batch.action_masks(), ignored)
+        infos = self._infos.start(self._rows)
         rewards = np.zeros(self.num_envs)
         rows, redrawn = self._rows, self._rows[:0]
-        if len(restarting):
-            rows = np.flatnonzero(~batch.done)
+        if len(ignored):
+            rows = np.flatnonzero(~batch.done if active is None else active & ~batch.done)
             tokens = tokens[rows]
+        if len(restarting):
             self._begin_next(restarting)
-            self._put_beginnings(infos, restarting)
+            self._infos.beginnings(infos, restarting)
         if len(rows):
             ended = batch.advance(rows, tokens)
             if batch.reward.causal:
@@ -195,20 +205,19 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         if self.autoreset_mode is AutoresetMode.SAME_STEP and np.count_nonzero(batch.done):
             infos = self._restart_same_step(infos)
         if len(redrawn):
-            times = {"redrawn": self._redraws.since_judged[redrawn]}
-            put(self._put_beginnings(infos, redrawn), self.num_envs, redrawn, times)
-        if batch.mask is not None:
-            put(infos, self.num_envs, self._rows, {"action_mask": shown_mask(self.batch)})
-        return self._observe(), rewards, terminated, truncated, infos
+            self._infos.redraws(infos, redrawn, self._redraws.since_judged[redrawn])
+        self._infos.masks(self._infos.idle(infos, idle), self._rows)
+        if self._renderer is not None:
+            self._renderer.paid(rewards)
+        return self.observer.all(), rewards, terminated, truncated, infos
 
-    def render(self) -> tuple[str, ...] | None:
-        """Return every row's prompt and completion so far, safe to print; None without a render mode."""
-        if self.render_mode is None:
-            return None
-        return tuple(
-            f"{harmless(e.prompt.text)}│{harmless(e.completion)}{'■' if e.done else '▁'}"
-            for e in self.batch.episodes(self._rows)
-        )
+    def render(self) -> tuple[Any, ...] | None:
+        """Return a frame for every row; None without a render mode.
+
+        Under `"ansi"` it is prompt and completion so far, safe to print; under `"rgb_array"` a picture
+        `(320, 640, 3)` uint8 of these, the newest token, its reward and the action mask.
+        """
+        return None if self._renderer is None else self._renderer.frames()
 
     # What users most often want from the batch
 
@@ -247,8 +256,10 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
 
     # Helpers
 
-    def _rows_restarting(self) -> IntArray:
+    def _rows_restarting(self, idle: IntArray) -> IntArray:
         ended = np.flatnonzero(self.batch.done)
+        if len(idle) and self._streams.started:
+            ended = np.setdiff1d(ended, idle)
         if len(ended) and not self._streams.started:
             raise EpisodeError("step was called before reset; call env.reset(seed=...) first")
         if len(ended) and self.autoreset_mode is not AutoresetMode.NEXT_STEP:
@@ -261,9 +272,6 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
     def _begin_next(self, rows: IntArray) -> None:
         self.batch.begin(rows, *self._streams.take(rows))
 
-    def _put_beginnings(self, infos: Info, rows: IntArray) -> Info:
-        return put_beginnings(infos, self.batch, rows, texts=self.options.info_texts)
-
     def _end(self, rows: IntArray, rewards: FloatArray, infos: Info) -> IntArray:
         """Pay the episodes that just ended, with infos, and return the rows that drew another one instead."""
         episodes, scores = self.batch.score(rows)
@@ -274,21 +282,16 @@ class TextVectorEnv(VectorEnv[Observation, IntArray, npt.NDArray[Any]]):
         if self.options.on_abstain == "redraw":
             redrawn = self._redraws.count(paid, scores.abstained[asked], self.reward)
             self._begin_next(redrawn)
-        put_endings(infos, self.batch, rows, episodes, scores, texts=self.options.info_texts)
+        self._infos.endings(infos, rows, episodes, scores)
         return redrawn
 
     def _restart_same_step(self, infos: Info) -> Info:
         rows = np.flatnonzero(self.batch.done)
-        if self.batch.mask is not None:
-            put(infos, self.num_envs, rows, {"action_mask": shown_mask(self.batch)[rows]})
-        last = {k: v[rows] for k, v in observe(self.batch).items()}
-        final = [{k: v[i] for k, v in last.items()} for i in range(len(rows))]
-        result = put({}, self.num_envs, rows, {"final_obs": final})
-        result["final_info"] = infos
-        result["_final_info"] = result["_final_obs"].copy()
+        self._infos.masks(infos, rows)
+        last = self.observer.rows(rows)
+        final = np.fromiter((self.observer.one(last, i) for i in range(len(rows))), object, len(rows))
         self._begin_next(rows)
-        return self._put_beginnings(result, rows)
-
-    def _observe(self) -> Observation:
-        views = observe(self.batch)
-        return {k: v.copy() for k, v in views.items()} if self.options.copy else views
+        result = put(self._infos.start(self._rows), self.num_envs, rows, {"final_obs": final})
+        result["final_info"] = self._infos.of_rows(infos, rows)
+        result["_final_info"] = result["_final_obs"].copy()
+        return self._infos.beginnings(result, rows)

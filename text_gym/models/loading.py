@@ -1,4 +1,4 @@
-"""Loads and checks weights for policies and reward models, picks devices, and makes the small GPT-2.
+"""Loads weights for policies and reward models, picks devices, and makes the small GPT-2.
 
 Weights come from safetensors alone, and no code is run from a folder or hub. Tokenizers, heads and settings
 are the models' own business. PyTorch and `transformers` are imported when a function is called.
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from text_gym.errors import ConfigError, DataError, NonFiniteError
+from text_gym.errors import ConfigError, DataError
 from text_gym.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -92,19 +92,12 @@ def load_tensors(file: str | Path) -> dict[str, torch.Tensor]:
         raise DataError(f"{file} cannot be read as safetensors ({error}); save it again") from error
 
 
-def check_finite(model: torch.nn.Module) -> None:
-    """Raise an error if a weight is not finite; outputs may hide it (CPU attention kernels swallow NaN).
-
-    Raises:
-        NonFiniteError: A weight is NaN or infinite; its tensor is named.
-    """
-    import torch
-
-    if torch.isfinite(torch.nn.utils.get_total_norm(list(model.parameters()))):
-        return
-    for name, weight in model.named_parameters():
-        if not torch.isfinite(weight).all():
-            raise NonFiniteError(f"{name} holds NaN or infinity; it can be neither trained nor saved")
+def tensors_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Collect every weight and buffer of a network by name; tied weights once."""
+    found: dict[int, tuple[str, torch.Tensor]] = {}
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        found.setdefault(id(tensor), (name, tensor.detach()))
+    return dict(found.values())
 
 
 @contextmanager
@@ -162,3 +155,15 @@ def small_gpt2(
         pad_token_id=tokenizer.pad_id,
         **more,
     )
+
+
+def with_fused_gelu(model: Any) -> Any:
+    """Replace GPT-2's activation, eight kernels, by PyTorch's single fused one."""
+    import torch
+    from transformers.activations import NewGELUActivation
+
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is NewGELUActivation:
+                setattr(module, name, torch.nn.GELU("tanh"))
+    return model

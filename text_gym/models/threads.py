@@ -33,10 +33,11 @@ def _quota(folder: Path) -> int | None:
     """Return the cores a control group allows, rounded up; None if it sets no limit."""
     try:
         if (folder / "cpu.max").is_file():
-            quota, period = (folder / "cpu.max").read_text().split()
+            quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
         else:
             quota, period = (
-                (folder / "cpu" / f"cpu.cfs_{what}_us").read_text() for what in ("quota", "period")
+                (folder / "cpu" / f"cpu.cfs_{what}_us").read_text(encoding="ascii")
+                for what in ("quota", "period")
             )
         return -(-int(quota) // int(period)) if int(quota) > 0 else None
     except (OSError, ValueError):  # no such files, or the word "max"

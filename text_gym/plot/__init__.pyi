@@ -12,6 +12,7 @@ from .lines import reward_and_gold as reward_and_gold
 from .maps import heat_map as heat_map
 from .maps import token_heat_map as token_heat_map
 from .points import scatter as scatter
+from .texts import coloured_text as coloured_text
 from .trees import diagram as diagram
 from .trees import tree as tree
 
@@ -19,6 +20,7 @@ __all__ = [
     "Line",
     "agreement",
     "calibration",
+    "coloured_text",
     "curves",
     "diagram",
     "frontier",

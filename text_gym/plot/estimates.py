@@ -183,7 +183,7 @@ def spread(
     Raises:
         DataError: A group is no list of numbers.
     """
-    height = 0.75 + 0.34 * len(groups) + legend_height(list(references or {}), 3.2)
+    height = 0.75 + 0.34 * len(groups) + legend_height([*(references or {}), "median"], 3.2)
     with drawing(ax, (4.8, height)) as ax:
         if logarithmic:
             ax.set_xscale("log")
@@ -191,7 +191,7 @@ def spread(
             ax.xaxis.set_minor_formatter("")
         for i, (name, at) in enumerate((references or {}).items()):
             ax.axvline(at, color=SOFT, linewidth=1, linestyle=(":", "--", "-.")[i % 3], label=label(name))
-        drawn = False
+        drawn, stroke = False, "median"  # what the next stroke is called in the legend: the first one alone
         for place, (name, given) in enumerate(groups.items()):
             values = numbers(given, repr(label(name)))
             values = values[np.isfinite(values) & ((values > 0) | (not logarithmic))]
@@ -202,9 +202,9 @@ def spread(
                     markeredgewidth=0, label="_")  # fmt: skip
             if len(values) > 1:
                 middle = float(np.median(values))
-                ax.plot(
-                    [middle, middle], [place - 0.36, place + 0.36], "-", color=INK, linewidth=1.4, label="_"
-                )
+                ends = [place - 0.36, place + 0.36]
+                ax.plot([middle, middle], ends, "-", color=INK, linewidth=1.4, label=stroke)
+                stroke = "_"
         if not drawn:
             note(ax, "nothing to draw: no number is finite")
         if not logarithmic:

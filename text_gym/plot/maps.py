@@ -61,14 +61,7 @@ def token_heat_map(
     limit = largest if limit is None else limit
     pieces, rows = _laid_out(tokens, width)
     with drawing(ax, (width * _CHARACTER + 0.3, rows * _ROW + 0.5 + 0.25 * bool(title))) as ax:
-        figure = ax.get_figure(root=True)
-        assert figure is not None
-        room = (
-            ax.get_position().width * figure.get_figwidth()
-            if width * _CHARACTER + 0.3 > figure.get_figwidth()
-            else None
-        )
-        size = 9 * min(1.0, room / (width * _CHARACTER)) if room else 9.0
+        size = _font_size(ax, width)
         for index, text, row, column, cells in pieces:
             depth = min(1.0, abs(value[index]) / limit) if limit and np.isfinite(value[index]) else 0.0
             if depth:
@@ -166,6 +159,16 @@ def _laid_out(tokens: Sequence[str], width: int) -> tuple[list[tuple[int, str, i
         if "\n" in token:
             row, column = row + 1, 0
     return pieces, row + bool(column)
+
+
+def _font_size(ax: Axes, width: int) -> float:
+    """Return the points at which lines of `width` characters fit into the axes, 9 at most."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    needed = width * _CHARACTER  # inches, at 9 points
+    if needed + 0.3 <= figure.get_figwidth():
+        return 9.0
+    return 9 * min(1.0, ax.get_position().width * figure.get_figwidth() / needed)
 
 
 def _cells(character: str) -> int:

@@ -79,8 +79,7 @@ def tree(
                 ax.text(x, places[leaf], text, va="center", ha="left", fontsize=8, color=SOFT)
         if not leaves:
             note(ax, "nothing to draw: there are no texts")
-        ax.set_xlim(-0.05, deepest + 0.6 * (1 + len(columns)))
-        ax.set_ylim(max(len(leaves), 1) - 0.3, -1.7)
+        ax.set(xlim=(-0.05, deepest + 0.6 * (1 + len(columns))), ylim=(max(len(leaves), 1) - 0.3, -1.7))
         ax.set_axis_off()
         name_axes(ax, title=title)
     return ax

@@ -6,7 +6,6 @@ penalty is no reward source: it needs the policy and belongs to the agent.
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +15,8 @@ import numpy as np
 
 from text_gym.episode import Episode, FloatArray
 from text_gym.errors import ConfigError, RewardError, TextGymError, excerpt
-from text_gym.utils.user_code import where_raised
+from text_gym.showing import as_html
+from text_gym.utils.user_code import signature_of, where_raised
 
 from .values import OnBadReward, Rewards, Scores, TokenBatch, _checked, finite, known, nested, unique
 
@@ -112,6 +112,9 @@ class RewardSource(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name})"
 
+    def _repr_html_(self) -> str:
+        return as_html(self)
+
     def __add__(self, other: RewardSource | float) -> RewardSource:
         return _add(self, other)
 
@@ -140,12 +143,8 @@ class FunctionReward(RewardSource):
         self.name = name or str(getattr(function, "__name__", type(function).__name__))
         self.deterministic = deterministic
         self.abstains = abstains
-        parameters = _signature(function).parameters.values()
-        self._named = [
-            p.name
-            for p in parameters
-            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-        ]
+        parameters = signature_of(function).parameters.values()
+        self._named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         self._takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
         self._required = {p.name for p in parameters if p.default is p.empty and p.name in self._named}
         by_name = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
@@ -197,13 +196,6 @@ class FunctionReward(RewardSource):
         return {k: v for k, v in values.items() if self._takes_any or k in self._named}
 
 
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    try:
-        return inspect.signature(function)
-    except ValueError:  # some built-in functions have no signature
-        return inspect.Signature([inspect.Parameter("completion", inspect.Parameter.POSITIONAL_ONLY)])
-
-
 def as_reward_source(value: RewardSource | Callable[..., Any]) -> RewardSource:
     """Turn anything that scores text into a reward source.
 
@@ -222,7 +214,12 @@ def as_reward_source(value: RewardSource | Callable[..., Any]) -> RewardSource:
         return value
     if callable(value):
         return FunctionReward(value)
-    raise RewardError(f"{type(value).__name__} is not a reward: pass a RewardSource or a function")
+    raise RewardError(
+        f"the reward {excerpt(value)} is a name; write `from text_gym.reward_models import load_reward` and "
+        f"reward=load_reward({excerpt(value)})"
+        if isinstance(value, str)
+        else f"{type(value).__name__} is not a reward: pass a RewardSource or a function"
+    )
 
 
 class Composite(RewardSource):

@@ -43,7 +43,8 @@ from text_gym.reward_models.preferences.files import write_opinions
 from text_gym.rewards.source import RewardSource
 from text_gym.runs.console import Notes, progress
 from text_gym.runs.folder import RunFolder, check_settings
-from text_gym.runs.origin import Start, write_origin
+from text_gym.runs.model_card import ModelCard, write_model_card
+from text_gym.runs.origin import Start, load_policy, write_origin
 from text_gym.tasks.task import NoGold, Task
 from text_gym.utils.json_files import write_json
 from text_gym.utils.locking import FolderLock
@@ -176,7 +177,7 @@ class Cycle(RLHFFolder):
                     "(make one with `text-gym sft`)"
                 )
             if not isinstance(policy, Policy):
-                policy = Policy.from_pretrained(policy, device=self.device)
+                policy = load_policy(policy, self.device, self.task)
             self.at(0).mkdir(exist_ok=True)
             self.save_policy(0, policy)
         if not (self.at(0) / EVALUATION).exists():
@@ -276,7 +277,7 @@ class Cycle(RLHFFolder):
         checkpoints = Checkpoints(folder / "checkpoints", keep=1)
         resume = (folder / "metrics.jsonl").exists()
         with (
-            RunFolder(folder, {"round": number}, tensorboard=False, resume=resume) as run,
+            RunFolder(folder, {"round": number}, logs=(), resume=resume) as run,
             progress(self.console, self.config.iterations) as show,
         ):
             if checkpoints.load(agent) is None:
@@ -310,6 +311,9 @@ class Cycle(RLHFFolder):
         def fill(folder: Path) -> None:
             policy.save(folder)
             write_origin(folder, self.task.settings, self.task.max_tokens, start)
+            reward = f"what people liked, learnt in {number} rounds" if number else None
+            card = ModelCard("rlhf", {"round": number, **dataclasses.asdict(self.config)}, reward)
+            write_model_card(folder, card)
 
         write_sealed(self.at(number) / "policy", fill, about)
 

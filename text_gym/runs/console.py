@@ -137,7 +137,10 @@ def progress(console: Console, total: int, bar: bool = True) -> Iterator[Trainin
 def _status(metrics: Mapping[str, float], brief: bool = False) -> str:
     known = not math.isnan(metrics.get("kl", math.nan))
     kl = f"KL {metrics['kl']:.2f} nats  " if known else ""
-    status = f"reward {metrics['reward']:.3f}  {kl}{metrics['tokens_per_second']:,.0f} tokens/s"
+    learnt = f"reward {metrics['reward']:.3f}  {kl}" if "reward" in metrics else ""
+    if "margin" in metrics:  # of preference pairs
+        learnt = f"loss {metrics['loss']:.3f} nats/pair  accuracy {metrics['accuracy']:.2f}  "
+    status = f"{learnt}{metrics['tokens_per_second']:,.0f} tokens/s"
     return status if brief else f"iteration {int(metrics['iteration'])}  {status}"
 
 

@@ -24,9 +24,14 @@ def load_reward_source(spec: str, prompts: Sequence[Any]) -> RewardSource:
 
 
 def resolve_task(
-    task: str, data: Data, reward: str | None, policy: str | None, max_tokens: int | None
+    task: str,
+    data: Data,
+    reward: str | None,
+    policy: str | None,
+    max_tokens: int | None,
+    needs_reward: bool = True,
 ) -> tuple[Task, RewardSource]:
-    """Return the task, whose own reward is gold, and the reward to optimise.
+    """Return the task, whose own reward is gold, and the reward to optimise, gold if there is no other.
 
     Raises:
         ConfigError: Data without a reward to go with it.
@@ -38,7 +43,7 @@ def resolve_task(
         return found, load_reward_source(reward, found.prompts) if reward else found.reward
     assert policy is not None  # as the command line has checked
     data = with_settings(data, read_origin(policy))
-    if reward is None and data.gold is None:
+    if needs_reward and reward is None and data.gold is None:
         raise ConfigError(
             "--data needs a --reward to optimise, e.g. --reward slots (see `text-gym train --help`), or a "
             "reward of its own: --gold slots"

@@ -23,6 +23,8 @@ from text_gym.utils.json_files import _finite, _render, write_json
 from text_gym.utils.locking import FolderLock
 from text_gym.utils.sealed import write_atomic
 
+from .loggers import LogName, MetricsLogs
+
 Metrics = Mapping[str, float]
 # Prompt, text before, its rewards by name, text after, its rewards.
 Sample: TypeAlias = tuple[str, str, Mapping[str, float], str, Mapping[str, float]]
@@ -34,6 +36,13 @@ PANELS = (
     ("KL to the reference policy", "nats per episode", ("kl",)),
     ("Length", "completion tokens", ("length",)),
 )
+# The same for a run on preference pairs.
+PAIR_PANELS = (
+    ("Loss", "nats per pair", ("loss",)),
+    ("Accuracy", "share of pairs whose chosen text is ahead", ("accuracy",)),
+    ("Margin", "implicit reward, chosen minus rejected", ("margin",)),
+    ("Implicit rewards", "β·log(policy / reference)", ("reward_chosen", "reward_rejected")),
+)
 
 _README = """# A training run of text-gym
 
@@ -42,10 +51,11 @@ _README = """# A training run of text-gym
 | `config.json` | the settings that the run was started with |
 | `metrics.jsonl` | a row an iteration: reward, KL (nats per episode), length (tokens), losses, seconds |
 | `events.out.tfevents…` | the same rows for TensorBoard: `tensorboard --logdir` and this folder |
+| `wandb`, `wandb-run.txt` | the same rows for Weights & Biases, with `--log wandb`, and the run's id there |
 | `curves.png` | reward, KL and length over the iterations; gold too, where another reward was optimised |
 | `summary.json` | held-out prompts before and after training; a run that has it is complete |
 | `samples.md` | texts on held-out prompts, before and after |
-| `policy` | the trained policy; `text-gym sample --policy` and `evaluate` take it, or its parent |
+| `policy` | the trained policy and its model card; `text-gym sample --policy` and `evaluate` take it |
 | `checkpoints` | what `text-gym train --resume` goes on from, and the starting policy (`reference`) |
 | `log.txt` | warnings and notes of the run |
 | `run.lock` | which process is writing here |
@@ -58,11 +68,12 @@ class RunFolder:
     Args:
         folder: Where; made if need be.
         config: What the run was started with.
-        tensorboard: Write TensorBoard events too.
+        logs: Where else each row goes as it is made (see `loggers`).
         resume: Go on with the run that is there: its rows are read, and `config` must be its own.
 
     Attributes:
         rows: The metrics of every iteration so far.
+        logs: Where else they go.
 
     Raises:
         ConfigError: The folder is in use by another process, or already holds a run; to be resumed, holds
@@ -74,7 +85,7 @@ class RunFolder:
         folder: str | Path,
         config: Mapping[str, Any],
         *,
-        tensorboard: bool = True,
+        logs: Sequence[LogName] = ("tensorboard",),
         resume: bool = False,
     ) -> None:
         self.path = Path(folder)
@@ -86,6 +97,8 @@ class RunFolder:
             file = self.path / "metrics.jsonl"
             if not resume:
                 check_free(self.path)
+            self.logs = MetricsLogs(logs, self.path, config)
+            if not resume:
                 (self.path / "README.md").write_text(_README, encoding="utf-8")
                 self.write_json("config.json", config)
             self.rows = _read_rows(file)
@@ -93,8 +106,6 @@ class RunFolder:
         except BaseException:
             self._lock.release()
             raise
-        self._tensorboard = tensorboard
-        self._events: Any = None
 
     def __enter__(self) -> RunFolder:
         return self
@@ -103,9 +114,10 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._metrics.close()
-        if self._events is not None:
-            self._events.close()
-        self._lock.release()
+        try:
+            self.logs.close(failed=kind is not None)
+        finally:
+            self._lock.release()
 
     def rewind(self, iteration: int) -> None:
         """Drop the rows after this iteration, because they will be made again."""
@@ -120,11 +132,7 @@ class RunFolder:
         self.rows.append(dict(metrics))
         self._metrics.write(json.dumps(_finite(metrics)) + "\n")
         self._metrics.flush()
-        if self._tensorboard:
-            step = int(metrics.get("iteration", len(self.rows)))
-            for name, value in metrics.items():
-                if isinstance(value, (int, float)) and math.isfinite(value):
-                    self._writer(step).add_scalar(name, value, step)
+        self.logs.log(metrics, int(metrics.get("iteration", len(self.rows))))
 
     def note(self, message: str) -> None:
         """Append a line to `log.txt`."""
@@ -143,17 +151,9 @@ class RunFolder:
         """Write `samples.md`: prompt, text and its rewards before, text and its rewards after."""
         parts = ["# Samples on held-out prompts\n"]
         for i, (prompt, before, scores_before, after, scores_after) in enumerate(samples, 1):
-            parts += [f"## {i}\n", _fence(prompt), f"Before{named(scores_before)}:\n", _fence(before)]
-            parts += [f"After{named(scores_after)}:\n", _fence(after)]
+            parts += [f"## {i}\n", fence(prompt), f"Before{named(scores_before)}:\n", fence(before)]
+            parts += [f"After{named(scores_after)}:\n", fence(after)]
         (self.path / "samples.md").write_text("\n".join(parts), encoding="utf-8")
-
-    def _writer(self, step: int) -> Any:
-        """Open TensorBoard's writer, which discards what an earlier process wrote from this step on."""
-        if self._events is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._events = SummaryWriter(str(self.path), purge_step=step)
-        return self._events
 
     def draw_curves(self, title: str, reward: str = "reward", first: Metrics | None = None) -> Path:
         """Draw `curves.png`; see the function `draw_curves`."""
@@ -173,7 +173,8 @@ def draw_curves(
 
     Where gold was looked at while another reward was optimised (rows with `gold`), two panels more: gold
     over the iterations, and both over √KL. Over-optimisation shows there as gold that falls while the reward
-    rises (Gao et al. 2023, "Scaling laws for reward model overoptimization").
+    rises (Gao et al. 2023, "Scaling laws for reward model overoptimization"). A run on preference pairs has
+    panels of its own (`PAIR_PANELS`).
 
     Args:
         rows: Metrics of the iterations.
@@ -199,7 +200,8 @@ def draw_curves(
             names=(f"{reward}, optimised (batches)", "gold (held-out prompts)"), own_axis=True,
             title="Reward and gold over the distance from the start", ax=places.pop(),
         )  # fmt: skip
-    for ax, (name, unit, wanted) in zip(places, PANELS, strict=True):
+    wanted_panels = PAIR_PANELS if any("margin" in row for row in rows) else PANELS
+    for ax, (name, unit, wanted) in zip(places, wanted_panels, strict=True):
         keys = [
             k
             for k in dict.fromkeys(name for row in rows for name in row)
@@ -283,9 +285,9 @@ def default_folder(task: str, algorithm: str) -> Path:
     return Path("runs") / f"{Path(task).stem}-{short_name(algorithm)}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _fence(text: str) -> str:
+def fence(text: str, language: str = "text") -> str:
     """Wrap a text in a code block that it cannot close."""
     ticks = "```"
     while ticks in text:
         ticks += "`"
-    return f"{ticks}text\n{text.rstrip()}\n{ticks}\n"
+    return f"{ticks}{language}\n{text.rstrip()}\n{ticks}\n"

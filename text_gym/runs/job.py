@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from text_gym.agents.algorithms.dpo import Preference
+from text_gym.agents.own_algorithms import short_name
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.training.checkpoint import Choice
 from text_gym.errors import ConfigError
@@ -16,6 +18,7 @@ from text_gym.tasks.task import Task
 
 from .folder import RunFolder, Sample
 from .judgement import GoldWatch, Judgement
+from .model_card import ModelCard, write_model_card
 from .origin import Start, write_origin
 
 CHECKPOINTS = "checkpoints"  # in a run's folder
@@ -25,7 +28,8 @@ CHECKPOINTS = "checkpoints"  # in a run's folder
 class TrainingJob:
     """Everything a run needs in order to learn; the fields are the arguments of `train`.
 
-    `came_from` says which policy `policy` was before anything was learnt.
+    `came_from` says which policy `policy` was before anything was learnt. With `pairs` the reward is what
+    texts are judged by, and not what is optimised.
     """
 
     algorithm: str
@@ -38,36 +42,61 @@ class TrainingJob:
     device: str
     checkpoint_every: int
     came_from: Start | None = None
+    pairs: Sequence[Preference] = ()
 
     def __post_init__(self) -> None:
         if self.checkpoint_every < 0:
             raise ConfigError(f"checkpoint_every is {self.checkpoint_every}; it must be 0 (none) or more")
 
+    @property
+    def optimised(self) -> str | None:
+        """The name of the reward that is optimised; None where preference pairs are learnt from."""
+        return None if self.pairs else self.reward.name
+
+    @property
+    def iterations(self) -> int:
+        """The number of iterations there will be; of preference pairs, the optimizer steps."""
+        return int(self.config.steps(len(self.pairs)) if self.pairs else self.config.iterations)
+
+    @property
+    def title(self) -> str:
+        """What is learnt, by which algorithm, from what, in one line."""
+        source = f"{len(self.pairs):,} pairs" if self.pairs else f"reward {self.reward.name}"
+        return f"{self.task.name} · {short_name(self.algorithm)} · {source} · seed {self.config.seed}"
+
     def settings(self) -> dict[str, Any]:
         """Return the settings for `config.json`."""
+        played = {"reward": self.reward.name, "episodes": self.episodes, "limit": self.limit}
         return {
             "task": self.task.name,
-            "reward": self.reward.name,
             "algorithm": self.algorithm,
-            "episodes": self.episodes,
-            "limit": self.limit,
+            **({"pairs": len(self.pairs)} if self.pairs else played),
             **dataclasses.asdict(self.config),
         }
 
     def save_policy(self, run: RunFolder, save: Callable[[Path], None]) -> None:
-        """Write the policy of a run, with its origin."""
+        """Write the policy of a run, with its origin and its model card."""
         folder, start = run.path / "policy", self.came_from
         save(folder)
-        if start is not None and self.checkpoint_every and not self.algorithm.startswith("sb3."):
+        if start is not None and (run.path / CHECKPOINTS / "reference").is_dir():
             start = start.also_at(run.path / CHECKPOINTS / "reference")
-        write_origin(folder, self.task.settings, self.task.max_tokens, start, self.reward.name)
+        write_origin(folder, self.task.settings, self.task.max_tokens, start, self.optimised)
+        self.write_card(run)
+
+    def write_card(
+        self, run: RunFolder, summary: Mapping[str, Any] | None = None, samples: Sequence[Sample] = ()
+    ) -> None:
+        """Write the model card beside the policy; figures and texts as far as they are known."""
+        settings = {**self.settings(), "algorithm": short_name(self.algorithm)}
+        card = ModelCard(settings["algorithm"], settings, self.optimised, summary, samples)
+        write_model_card(run.path / "policy", card)
 
     def gold_watch(self) -> GoldWatch | None:
         """Make the watch that measures gold during training; None if gold is optimised itself or unknown."""
         gold = self.task.reward
         if self.reward is gold or not self.task.has_gold or gold.interactive or self.policy is None:
             return None
-        return GoldWatch(self.task, self.episodes, self.config.iterations, self.policy.context)
+        return GoldWatch(self.task, self.episodes, self.iterations, self.policy.context)
 
 
 @dataclass(frozen=True)

@@ -9,22 +9,24 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from rich.console import Console
 
-from text_gym.agents.adapters.sb3.training import train_sb3
+from text_gym.agents.adapters.sb3.evaluation import evaluate_sb3
+from text_gym.agents.adapters.sb3.training import SB3Learner
 from text_gym.agents.algorithms.by_name import load_algorithm
-from text_gym.agents.checks import reward_modules
-from text_gym.agents.own_algorithms import short_name
+from text_gym.agents.algorithms.dpo import Preference
 from text_gym.agents.policies.lora import LoRAPolicy
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.training.checkpoint import Checkpoints, Choice
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.errors import ConfigError, NonFiniteError, RaterLeftError
+from text_gym.models.checks import reward_modules
 from text_gym.models.threads import limited_threads, threads_are_chosen
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
@@ -33,13 +35,15 @@ from text_gym.utils.stopping import Stop, stop_signals
 from .console import Notes, progress, show_results
 from .folder import RunFolder, default_folder
 from .job import CHECKPOINTS, TrainingJob, TrainingOutcome
-from .judgement import judge_policy, judge_texts
+from .judgement import Judgement, judge_policy, judge_texts
+from .loggers import LogName
 from .origin import Start, load_policy
+from .preferences import learn_from_pairs
 
 if TYPE_CHECKING:
     from text_gym.agents.adapters.sb3.config import SB3Config
     from text_gym.agents.algorithms.agent import Agent
-    from text_gym.agents.algorithms.configs import AgentConfig
+    from text_gym.agents.algorithms.configs import AgentConfig, DPOConfig
 
 
 # Takes the run's folder, what stops it, what takes an iteration's metrics, and what says what is waited for.
@@ -51,7 +55,7 @@ LOG = logging.getLogger("text_gym")
 
 def train(
     algorithm: str,
-    config: AgentConfig | SB3Config,
+    config: AgentConfig | SB3Config | DPOConfig,
     task: Task,
     *,
     reward: RewardSource | None = None,
@@ -67,8 +71,11 @@ def train(
     console: Console | None = None,
     checkpoint_every: int = 10,
     resume: bool = False,
+    pairs: Sequence[Preference] = (),
+    logs: Sequence[LogName] = ("tensorboard",),
     options: Mapping[str, Any] | None = None,
     started: float | None = None,
+    loading: AbstractContextManager[object] | None = None,
 ) -> dict[str, Any]:
     """Train a policy, judge it on the held-out prompts before and after, and write the run's folder.
 
@@ -78,8 +85,8 @@ def train(
     summary, metrics (`text_gym.agents.TIMES` aside) and policy are then those of the uninterrupted run.
 
     Args:
-        algorithm: Name of the algorithm, e.g. `"ppo"`, `"sb3.ppo"` for that of Stable-Baselines3, or your own
-            (see `agents.load_algorithm`).
+        algorithm: Name of the algorithm, e.g. `"ppo"`, `"sb3.ppo"` for that of Stable-Baselines3, `"dpo"`,
+            which learns from pairs, or your own (see `agents.load_algorithm`).
         config: Its settings.
         task: Prompts, held-out prompts and the task's own reward, which is gold (`NoGold()` for none).
         reward: What is optimised; the task's own reward if None. While it is another one, gold is looked at
@@ -99,12 +106,15 @@ def train(
         device: `auto`, `cpu`, `cuda`, …
         console: Where to print.
         checkpoint_every: Iterations between two checkpoints (and one at the end, however that comes), of
-            which the last two and the best one are kept; 0 takes none, and the policy is the last. Algorithms
-            of Stable-Baselines3 take none.
+            which the last two and the best one are kept; 0 takes none, and the policy is the last. Of
+            algorithms of Stable-Baselines3 the last two are kept.
         resume: Go on with the run in `out`; the other arguments must be those it was started with.
+        pairs: Prompt, chosen and rejected text, which `"dpo"` learns from in place of a reward.
+        logs: Where else the rows of `metrics.jsonl` go as they are made (see `runs.loggers`).
         options: More to keep in `config.json`: what a command line needs to call this again.
         started: When the command began, on the clock of `time.perf_counter`; the wall seconds that are shown
             at the end count from there. None is now.
+        loading: A display of the wait for PyTorch and the policy; it is closed once they are loaded.
 
     Returns:
         The summary, as in `summary.json`; `interrupted` tells whether Ctrl-C ended it early.
@@ -119,8 +129,11 @@ def train(
     started = time.perf_counter() if started is None else started
     if resume and not checkpoint_every:
         raise ConfigError(f"the run in {out} takes no checkpoints (checkpoint_every=0) and cannot be resumed")
+    if (algorithm == "dpo") != bool(pairs):
+        raise ConfigError("preference pairs are what dpo learns from, and no other algorithm")
     folder = Path(out) if out else default_folder(task.name, algorithm)
-    start = _starting_policy(algorithm, task, policy, device, folder if resume else None)
+    with loading or nullcontext():
+        start = _starting_policy(algorithm, task, policy, device, folder if resume else None)
     came_from = None if start is None else Start.of(start, policy, task)
     if lora is not None:
         start = _with_adapter(algorithm, start, lora, not adapter_only, config.seed)
@@ -128,31 +141,30 @@ def train(
         start.use_less_memory(bf16=bf16, gradient_checkpointing=gradient_checkpointing)
     reward = reward or task.reward
     job = TrainingJob(
-        algorithm, config, task, reward, start, episodes, limit, device, checkpoint_every, came_from
+        algorithm, config, task, reward, start, episodes, limit, device, checkpoint_every, came_from, pairs
     )
     settings = job.settings() | ({} if lora is None else {"lora": lora})
     settings |= {"options": dict(options)} if options else {}
-    return _run(job, folder, settings, resume, console or Console(), started)
+    open_folder = partial(RunFolder, folder, settings, logs=logs, resume=resume)
+    return _run(job, open_folder, console or Console(), started)
 
 
 def _run(
-    job: TrainingJob,
-    folder: Path,
-    settings: Mapping[str, Any],
-    resume: bool,
-    console: Console,
-    started: float,
+    job: TrainingJob, open_folder: Callable[[], RunFolder], console: Console, started: float
 ) -> dict[str, Any]:
     """Learn inside the run's folder, stopping cleanly when asked to, and write and show what came of it."""
-    learner = (_learn_with_sb3 if job.algorithm.startswith("sb3.") else _learn)(job)
+    with_agent = _learn_with_sb3 if job.algorithm.startswith("sb3.") else _learn
+    learner: Learner = (learn_from_pairs if job.pairs else with_agent)(job)
     models = [*([] if job.policy is None else [job.policy]), *reward_modules(job.reward).values()]
     with (
         nullcontext() if threads_are_chosen() else limited_threads(*models),
         stop_signals() as stop,
-        progress(console, job.config.iterations, bar=not job.reward.interactive) as show,
-        RunFolder(folder, settings, resume=resume) as run,
+        progress(console, job.iterations, bar=not job.reward.interactive) as show,
+        open_folder() as run,
         Notes(console, run.note),
     ):
+        for note in run.logs.notes:
+            LOG.info("%s", note)
 
         def after_iteration(metrics: dict[str, float]) -> bool:
             run.log(metrics)
@@ -162,7 +174,11 @@ def _run(
                 LOG.info("%s: stopping after iteration %d", name, metrics["iteration"])
             return stop.signal is None
 
-        outcome = learner(run, stop, after_iteration, show.stage)
+        try:
+            outcome = learner(run, stop, after_iteration, show.stage)
+        except NonFiniteError:
+            LOG.info("the run cannot go on with these settings: begin anew, with a smaller learning rate")
+            raise
         show.stage("drawing the curves")
         summary = outcome.summary() | {
             "seconds": sum(row["seconds"] for row in run.rows),
@@ -171,11 +187,10 @@ def _run(
         }
         samples = outcome.samples(job)
         run.write_samples(samples[:20])
-        algorithm = short_name(job.algorithm)
-        title = f"{job.task.name} · {algorithm} · reward {job.reward.name} · seed {job.config.seed}"
-        run.draw_curves(title, job.reward.name, outcome.first_look)
+        run.draw_curves(job.title, job.reward.name, outcome.first_look)
+        job.write_card(run, summary, samples)
         run.write_json("summary.json", summary)  # written last: a run that has one is complete
-    show_results(console, summary, samples[:3], folder, time.perf_counter() - started)
+    show_results(console, summary, samples[:3], run.path, time.perf_counter() - started)
     return summary
 
 
@@ -184,9 +199,9 @@ def _starting_policy(
 ) -> Policy | None:
     """Load the policy a run starts from; a resumed run keeps a copy of it."""
     library = algorithm.startswith("sb3.")
-    if resumed is not None and library:
-        raise ConfigError("runs of Stable-Baselines3 take no checkpoints and cannot be resumed")
-    if resumed is not None and (resumed / CHECKPOINTS).is_dir():
+    if resumed is not None and algorithm == "dpo":
+        raise ConfigError("runs of dpo take no checkpoints and cannot be resumed; begin anew")
+    if resumed is not None and not library and (resumed / CHECKPOINTS).is_dir():
         kept = Checkpoints(resumed / CHECKPOINTS)
         if kept.newest_state() is not None:
             return kept.reference(task.tokenizer, device)
@@ -250,7 +265,6 @@ def _learn(job: TrainingJob) -> Learner:
                 agent.learn(callback=after_iteration)
             except NonFiniteError:  # the same settings would break it again
                 hopeless = True
-                LOG.info("the run cannot go on with these settings: begin anew, with a smaller learning rate")
                 raise
             except RaterLeftError as error:  # treated like Ctrl-C
                 LOG.info("%s", error)
@@ -309,7 +323,6 @@ def _go_on_and_save(
 
 def _learn_with_sb3(job: TrainingJob) -> Learner:
     """Return the function that learns with an algorithm of Stable-Baselines3."""
-    from safetensors.torch import save_model
 
     def learner(
         run: RunFolder,
@@ -317,30 +330,44 @@ def _learn_with_sb3(job: TrainingJob) -> Learner:
         report: Callable[[dict[str, float]], bool],
         stage: Callable[[str], None],
     ) -> TrainingOutcome:
-        stage(f"measuring the start on {len(job.task.held_out):,} held-out prompts, then training")
+        stage(f"measuring the start on {len(job.task.held_out):,} held-out prompts")
+        library = SB3Learner(
+            job.algorithm.removeprefix("sb3."),
+            job.task,
+            job.config,
+            policy=job.policy,
+            device=job.device,
+            reward=job.reward,
+            limit=job.limit,
+        )
+        reference = None if job.policy is None else job.policy.frozen()
+        before = _judge_sb3(library, job, reference)
+        if job.checkpoint_every:
+            library.keep_in(run.path / CHECKPOINTS, job.checkpoint_every, before_save=run.sync)
+        run.rewind(library.iteration)
+        stage("training")
         with stop.patience():
-            done = train_sb3(
-                job.algorithm.removeprefix("sb3."),
-                job.task,
-                job.config,
-                policy=job.policy,
-                callback=report,
-                device=job.device,
-                reward=job.reward,
-                limit=job.limit,
-            )
-            trained: Any = done.model.policy
-
-            def save(folder: Path) -> None:
-                if job.policy is not None:  # SB3 trained a copy of it
-                    trained.language_model.save(folder)
-                else:  # SB3's own archives are pickles
-                    folder.mkdir(parents=True, exist_ok=True)
-                    save_model(trained, str(folder / "sb3_policy.safetensors"))
-
-            job.save_policy(run, save)
-        before, after = (judge_texts(r, job.task, job.reward) for r in (done.before, done.after))
-        after.summary["greedy"] = done.greedy.summary("gold" if job.task.has_gold else None)
-        return TrainingOutcome(before, after, done.tokens, done.iterations, Choice(done.iterations, None))
+            try:
+                library.learn(report)
+            except RaterLeftError as error:  # treated like Ctrl-C
+                LOG.info("%s", error)
+                if stop.signal is None:
+                    stop.handle(signal.SIGINT)
+            finally:
+                job.save_policy(run, library.save_policy)
+                if job.checkpoint_every and library.iteration < job.config.iterations:
+                    LOG.info("to go on: text-gym train --resume %s", run.path)
+        stage("measuring the result")
+        after = _judge_sb3(library, job, reference)
+        greedy = evaluate_sb3(library.model, job.task, greedy=True, reference=reference)
+        after.summary["greedy"] = greedy.summary("gold" if job.task.has_gold else None)
+        tokens, done = library.model.num_timesteps, library.iteration
+        return TrainingOutcome(before, after, tokens, done, Choice(done, None))
 
     return learner
+
+
+def _judge_sb3(library: SB3Learner, job: TrainingJob, reference: Policy | None) -> Judgement:
+    """Judge the policy that a library trains on the held-out prompts."""
+    found = evaluate_sb3(library.model, job.task, seed=job.config.seed, reference=reference)
+    return judge_texts(found, job.task, job.reward)

@@ -16,9 +16,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from text_gym.episode import Episode, Prompt
-from text_gym.errors import TextGymError, UnknownNameError
+from text_gym.errors import TextGymError, UnknownNameError, excerpt
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import Rewards
+from text_gym.showing import as_html
 from text_gym.tokenizer import Tokenizer
 
 from .installed import env_id, installed_tasks, load_installed, package_error
@@ -37,7 +38,7 @@ class NoGold(RewardSource):
         return Rewards.from_scores(np.full(len(episodes), np.nan))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Task:
     """A task says what to write, and measures how well it was written.
 
@@ -69,6 +70,14 @@ class Task:
     optimum: float | None = None
     random_return: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        gold = f"gold {excerpt(self.reward.name, 40)}" if self.has_gold else "no gold"
+        prompts = f"{len(self.prompts):,} prompts and {len(self.held_out):,} held out"
+        return f"Task({excerpt(self.name, 40)}: {prompts}, {gold}, max_tokens={self.max_tokens})"
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
 
     @property
     def has_gold(self) -> bool:
@@ -114,6 +123,13 @@ ENV_IDS: dict[str, dict[str, object]] = {
     "text_gym/SparseReverse-v0": {"task": "reverse", "sparse": True},
     "text_gym/ProductJSON-v0": {"task": "product-json"},
     "text_gym/Keywords-v0": {"task": "keywords"},
+}
+
+# The classic tasks once more, as a `Box` and without infos, for programs that take an id and no arguments:
+# CleanRL's ppo.py, Tianshou's SpaceInfo, RLlib's default networks, TorchRL's GymEnv(id, num_envs=4).
+ONE_HOT_IDS: dict[str, dict[str, object]] = {
+    f"text_gym/{name}-onehot-v0": {**ENV_IDS[f"text_gym/{name}-v0"], "observation": "onehot", "infos": "none"}
+    for name in ("Sort", "Slots", "Reverse", "Copy", "Count", "Brackets", "Add")
 }
 
 

@@ -136,7 +136,7 @@ def confine(limits: Mapping[str, Any], folder: str) -> None:
     """
     missing = unavailable()
     if resource is not None:
-        _limit_resources(limits)
+        _limit_resources(limits, missing)
     if not limits["processes"] and sys.platform.startswith("linux"):
         _drop_privileges()
     if (limits["files"], limits["reads"]) != (None, None) and "files" not in missing:
@@ -145,8 +145,10 @@ def confine(limits: Mapping[str, Any], folder: str) -> None:
         _limit_calls(limits)
 
 
-def _limit_resources(limits: Mapping[str, Any]) -> None:
+def _limit_resources(limits: Mapping[str, Any], missing: Mapping[str, str]) -> None:
     wanted = {"RLIMIT_AS": limits["memory"], "RLIMIT_FSIZE": limits["files"], "RLIMIT_CORE": 0}
+    if "memory" in missing:  # macOS may refuse such a limit, and enforces none
+        del wanted["RLIMIT_AS"]
     if limits["files"] is not None:
         wanted["RLIMIT_NOFILE"] = _MOST_FILES_OPEN
     for name, value in wanted.items():

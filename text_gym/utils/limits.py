@@ -146,7 +146,9 @@ def environment_of(limits: SandboxLimits, folder: str) -> Mapping[str, str]:
 def as_error(name: str, found: Any, limits: SandboxLimits) -> SandboxError:
     """The error that a worker described; everything in the description is its own choice."""
     found = found if isinstance(found, dict) else {}
-    types = tuple(t for t in found.get("types") or () if isinstance(t, str))[:20] or ("builtins.Exception",)
+    named = found.get("types")
+    types = tuple(t for t in named if isinstance(t, str))[:20] if isinstance(named, list) else ()
+    types = types or ("builtins.Exception",)
     message, place, number = (found.get(key) for key in ("message", "place", "errno"))
     limit = "memory" if "builtins.MemoryError" in types else None
     if "builtins.OSError" in types and isinstance(number, int):

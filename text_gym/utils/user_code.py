@@ -9,10 +9,11 @@ import contextlib
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -118,3 +119,11 @@ def _on_path(folder: Path) -> Iterator[None]:
         yield
     finally:
         sys.path[:] = before
+
+
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """Return a function's signature; some built-in ones have none, and are taken to want a completion."""
+    try:
+        return inspect.signature(function)
+    except ValueError:
+        return inspect.Signature([inspect.Parameter("completion", inspect.Parameter.POSITIONAL_ONLY)])

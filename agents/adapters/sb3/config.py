@@ -12,6 +12,7 @@ SB3_ALGORITHMS = {
     "ppo": "stable_baselines3:PPO",
     "a2c": "stable_baselines3:A2C",
     "dqn": "stable_baselines3:DQN",
+    "qr_dqn": "sb3_contrib:QRDQN",
     "maskable_ppo": "sb3_contrib:MaskablePPO",
     "recurrent_ppo": "sb3_contrib:RecurrentPPO",
 }
@@ -25,15 +26,15 @@ class SB3Config:
         iterations: Times to play `n_steps` tokens in each of `num_envs` rows and to learn from them.
         num_envs: Rows, episodes side by side.
         n_steps: Tokens a row plays in an iteration; None means 32 from scratch, and the task's token
-            limit with a language model. DQN and A2C learn more often within it.
+            limit with a language model. DQN, QR-DQN and A2C learn more often within it.
         batch_size: Tokens of a minibatch (not A2C).
         n_epochs: Passes over an iteration's tokens (PPO only).
         learning_rate: Step size at the start; None means 1e-3 from scratch and 3e-4 with a language model.
         anneal: Let it fall linearly to 0 over the iterations.
         gamma: Discount per token.
         gae_lambda: λ of GAE (PPO only).
-        ent_coef: Weight of the entropy bonus, per nat (not DQN); from scratch only.
-        vf_coef: Weight of the value loss (not DQN).
+        ent_coef: Weight of the entropy bonus, per nat (not DQN and QR-DQN); from scratch only.
+        vf_coef: Weight of the value loss (not DQN and QR-DQN).
         encoder: Kind of `TokenFeatures`, from scratch only.
         width: Features, and units of each of the two hidden layers after them, from scratch only.
         kl_coef: β of the KL penalty, reward units per nat, with a language model only.

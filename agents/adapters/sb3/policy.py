@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,14 +21,15 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
+from text_gym.agents.adapters.causal_actor_critic import CausalActorCritic
 from text_gym.agents.adapters.fit import check_fit
 from text_gym.agents.policies.policy import Policy
-from text_gym.agents.sampling.prefix_cache import PrefixCache
-from text_gym.agents.sampling.sampler import draw
 from text_gym.episode import IntArray
-from text_gym.errors import ConfigError, NonFiniteError
+
+from .contrib import pass_for
 
 Observations = Mapping[str, Tensor]
+Mask = npt.NDArray[Any] | Tensor
 
 
 class LanguageModelPolicy(ActorCriticPolicy):
@@ -48,6 +49,8 @@ class LanguageModelPolicy(ActorCriticPolicy):
         cache: False reads every observation from its beginning.
         exact_entropy: False lets SB3 estimate the entropy from the tokens drawn, which spares a `(N, V)`
             tensor in the update; only sensible with `ent_coef=0`.
+        masked: Draw only what the observation's `action_mask` allows, under PPO and A2C too; False takes it
+            as advice, as the environment does with `on_masked="allow"`.
         use_sde: Always False: for continuous actions.
         optimizer_class: Of PyTorch.
         optimizer_kwargs: Its arguments, without the learning rate.
@@ -75,6 +78,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
         *,
         cache: bool = True,
         exact_entropy: bool = True,
+        masked: bool = True,
         use_sde: bool = False,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
@@ -95,18 +99,13 @@ class LanguageModelPolicy(ActorCriticPolicy):
             self.language_model.requires_grad_(True)
         else:
             self.language_model = Policy.from_pretrained(language_model)
-        if isinstance(observation_space, spaces.Dict) and "action_mask" in observation_space.spaces:
-            raise ConfigError(
-                "a language-model policy does not support action masks here; make the environment without "
-                "one, or train sb3-contrib's MaskablePPO on TokenFeatures"
-            )
         check_fit(self.language_model, observation_space, action_space)
-        self.cache, self.exact_entropy = cache, exact_entropy
+        self.cache, self.exact_entropy, self.masked = cache, exact_entropy, masked
+        self._masks: Mask | None = None
         self._given = (language_model,)  # in a tuple, so that PyTorch does not register it as a submodule
         optimizer_kwargs = {"lr": lr_schedule(1), **optimizer_kwargs}
         self.optimizer = optimizer_class(self.language_model.parameters(), **optimizer_kwargs)
-        self._last: _Draw | None = None
-        self._caches: dict[str, PrefixCache] = {}
+        self._core = CausalActorCritic(self.language_model, cache=cache)
 
     def _build(self, lr_schedule: Schedule) -> None:
         """Build nothing, since SB3's own networks are not needed."""
@@ -115,38 +114,36 @@ class LanguageModelPolicy(ActorCriticPolicy):
         """Keep dropout off in the update too, so that probability ratios compare like with like."""
         return super().train(False)
 
-    def forward(self, obs: Observations, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, obs: Observations, deterministic: bool = False, action_masks: Mask | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw actions `(B,)`; also return values `(B, 1)` and log-probabilities `(B,)` in nats."""
         tokens, lengths = _as_arrays(obs)
-        states = self._read(tokens, lengths, "play")
-        actions, log_probs = self._draw(states, deterministic)
-        self._last = _Draw(tokens, lengths, actions.cpu().numpy(), log_probs)
-        return actions, self.language_model.values(states)[:, None], log_probs
+        allowed = self._allowed(obs, action_masks)
+        actions, log_probs, values = self._core.act(
+            tokens, lengths, greedy=deterministic, allowed=None if allowed is None else allowed.cpu().numpy()
+        )
+        return actions, values[:, None], log_probs
 
     def predict_values(self, obs: Observations) -> Tensor:  # type: ignore[override]
         """Return values `(n, 1)` of all rows or, for bootstrapping, of a sequence a row has just become."""
         tokens, lengths = _as_arrays(obs)
-        cache = self._caches.get("play")
+        cache = self._core.caches.get("play")
         if cache is None or len(tokens) == cache.rows:
-            return self.language_model.values(self._read(tokens, lengths, "play"))[:, None]
-        if self._last is not None:
-            # What ended is a row and the token drawn for it. A step with all tokens drawn gives the values
-            # of all that ended, and the rows that go on will find theirs done when they are next asked for.
-            cache.append(self._last.actions)
-            self._last = None
-        rows = cache.find(tokens, lengths)
-        states = cache.states(rows) if (rows >= 0).all() else self._uncached(tokens, lengths)
-        return self.language_model.values(states)[:, None]
+            return self.language_model.values(self._core.states(tokens, lengths))[:, None]
+        return self._core.terminal_values(tokens, lengths)[:, None]
 
-    def evaluate_actions(self, obs: Observations, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:  # type: ignore[override]
+    def evaluate_actions(  # type: ignore[override]
+        self, obs: Observations, actions: Tensor, action_masks: Mask | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return values `(N, 1)`, log-probabilities `(N,)` and entropies `(N,)` with gradients, uncached.
 
         Args:
             obs: `S` sequences as `SequenceRolloutBuffer` gives them, or `N` plain observations.
             actions: `(N,)` int64, those of the first sequence, then those of the second, …
+            action_masks: `(N, V)`, what was allowed; that of `obs` if None.
         """
-        for cache in self._caches.values():
-            cache.clear()  # an update has begun, and a fused optimizer's step leaves no trace to see later
+        self._core.clear()  # an update has begun, and a fused optimizer's step leaves no trace to see later
         tokens, first = obs["tokens"].long(), obs["length"].long().flatten()
         steps = obs["steps"].flatten() if "steps" in obs else torch.ones_like(first)
         rows = torch.arange(len(steps), device=steps.device).repeat_interleave(steps)
@@ -155,20 +152,29 @@ class LanguageModelPolicy(ActorCriticPolicy):
         states = self.language_model.hidden(tokens[:, : int(at.max()) + 1]).last_hidden_state[rows, at]
         logits = self.language_model.logits(states)
         values = self.language_model.values(states)[:, None]
+        allowed = self._allowed(obs, action_masks)
+        if allowed is not None:
+            logits = logits.masked_fill(~allowed, -torch.inf)
         if not self.exact_entropy:
             return values, -torch.nn.functional.cross_entropy(logits, actions, reduction="none"), None
         log_p = torch.log_softmax(logits, dim=1)
-        return values, log_p.gather(1, actions[:, None])[:, 0], -(log_p.exp() * log_p).sum(dim=1)
+        surprise = log_p if allowed is None else log_p.masked_fill(~allowed, 0.0)  # 0 · −∞ is no number
+        return values, log_p.gather(1, actions[:, None])[:, 0], -(log_p.exp() * surprise).sum(dim=1)
 
     @torch.no_grad()
-    def get_distribution(self, obs: Observations) -> CategoricalDistribution:  # type: ignore[override]
+    def get_distribution(  # type: ignore[override]
+        self, obs: Observations, action_masks: Mask | None = None
+    ) -> CategoricalDistribution:
         """Return the distribution of the next token in SB3's form, without gradients."""
-        logits = self.language_model.logits(self._read(*_as_arrays(obs), "play"))
+        logits = self.language_model.logits(self._core.states(*_as_arrays(obs)))
+        allowed = self._allowed(obs, action_masks)
+        if allowed is not None:
+            logits = logits.masked_fill(~allowed, -torch.inf)
         return CategoricalDistribution(self.language_model.vocab_size).proba_distribution(logits)
 
     def log_probs(self, obs: Mapping[str, npt.NDArray[Any]], actions: IntArray) -> Tensor:
         """Return the actions' log-probabilities, `(B,)` nats; those of the last draw are stored."""
-        last = self._last
+        last = self._core.last
         if last is not None and all(
             np.array_equal(old, new)
             for old, new in zip(last[:3], (obs["tokens"], obs["length"][:, 0], actions), strict=True)
@@ -177,40 +183,41 @@ class LanguageModelPolicy(ActorCriticPolicy):
         observations = self.obs_to_tensor(dict(obs))[0]
         return self.get_distribution(observations).log_prob(torch.as_tensor(actions, device=self.device))  # type: ignore[arg-type]
 
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+        action_masks: Mask | None = None,
+    ) -> tuple[IntArray, Any]:
+        """Draw actions for observations in NumPy, as SB3's own `predict`.
+
+        Args:
+            observation: One observation, or a batch.
+            state: Nothing; handed back.
+            episode_start: Not read.
+            deterministic: Take the likeliest token.
+            action_masks: As MaskablePPO gives them; those of the observation if None.
+        """
+        self._masks = action_masks
+        try:
+            return super().predict(observation, state, episode_start, deterministic)
+        finally:
+            self._masks = None
+
     def _predict(self, observation: Observations, deterministic: bool = False) -> Tensor:  # type: ignore[override]
-        # A separate cache, because an evaluation in mid-rollout must not cost the rollout its own.
-        return self._draw(self._read(*_as_arrays(observation), "predict"), deterministic)[0]
+        tokens, lengths = _as_arrays(observation)
+        found = self._allowed(observation, self._masks)
+        allowed = None if found is None else found.cpu().numpy()
+        return self._core.act(tokens, lengths, greedy=deterministic, allowed=allowed, caller="predict")[0]
 
-    def _draw(self, states: Tensor, greedy: bool) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            logits = self.language_model.logits(states)
-            noise = torch.rand(len(logits), dtype=torch.float64, device=logits.device)
-            if greedy:
-                actions = logits.argmax(dim=1)
-                log_probs = torch.log_softmax(logits, dim=1).gather(1, actions[:, None])[:, 0]
-            else:
-                actions, probs = draw(logits, noise)
-                log_probs = probs[:, 0].log()
-        if not torch.isfinite(log_probs).all():
-            row = int((~torch.isfinite(log_probs)).int().argmax())
-            raise NonFiniteError(f"the policy's logits are not finite for row {row}; lower the learning rate")
-        return actions, log_probs
-
-    def _read(self, tokens: IntArray, lengths: IntArray, whose: str) -> Tensor:
-        """Compute the states of the observations' last tokens, `(n, D)`."""
-        if not self.cache:
-            return self._uncached(tokens, lengths)
-        cache = self._caches.get(whose)
-        if cache is None or cache.rows != len(tokens) or cache.width != tokens.shape[1]:
-            cache = self._caches[whose] = PrefixCache(self.language_model, len(tokens), tokens.shape[1])
-        return cache.read(tokens, lengths)
-
-    @torch.no_grad()
-    def _uncached(self, tokens: IntArray, lengths: IntArray) -> Tensor:
-        ids = torch.from_numpy(tokens[:, : lengths.max()]).to(self.language_model.device)
-        last = torch.from_numpy(lengths - 1).to(ids.device)
-        states: Tensor = self.language_model.hidden(ids).last_hidden_state[torch.arange(len(ids)), last]
-        return states
+    def _allowed(self, obs: Observations, action_masks: Mask | None) -> Tensor | None:
+        """Return the tokens that may come next, `(N, V)` bool; None if nothing restricts them."""
+        mask = obs.get("action_mask") if action_masks is None and self.masked else action_masks
+        if mask is None:
+            return None
+        return torch.as_tensor(mask, device=self.device).reshape(-1, self.language_model.vocab_size) != 0
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {
@@ -220,20 +227,15 @@ class LanguageModelPolicy(ActorCriticPolicy):
             "language_model": self._given[0],
             "cache": self.cache,
             "exact_entropy": self.exact_entropy,
+            "masked": self.masked,
             "optimizer_class": self.optimizer_class,
             "optimizer_kwargs": self.optimizer_kwargs,
         }
 
 
-class _Draw(NamedTuple):
-    """The last batch of actions, and the states in which they were taken."""
-
-    tokens: IntArray
-    lengths: IntArray
-    actions: IntArray
-    log_probs: Tensor
-
-
 def _as_arrays(obs: Observations) -> tuple[IntArray, IntArray]:
     """Return tokens `(n, W)` and lengths `(n,)` as NumPy int64 arrays."""
     return obs["tokens"].long().cpu().numpy(), obs["length"].long().cpu().numpy().reshape(-1)
+
+
+pass_for(LanguageModelPolicy, "policies", "MaskableActorCriticPolicy")

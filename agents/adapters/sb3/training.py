@@ -1,43 +1,38 @@
 """Trains with an algorithm of Stable-Baselines3 by name, as `text-gym train --algorithm sb3.ppo` does.
 
 Tasks without a policy are learnt from scratch on `TokenFeatures`; with a policy, a language model is
-trained and held to it by a KL penalty. Hyperparameters here solve the classic tasks; anything further
-is better done in SB3's own words, with `SB3VecEnv` and the algorithm's constructor.
+trained and held to it by a KL penalty. SB3's loop is not changed: a callback counts, saves and stops.
 """
 
 from __future__ import annotations
 
-import importlib
+import json
+import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from gymnasium.wrappers.vector import RecordEpisodeStatistics
+from safetensors.torch import save_model
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import VecMonitor
 
-from text_gym.agents.adapters.kl_penalty import KLPenalty
 from text_gym.agents.policies.policy import Policy
-from text_gym.agents.sampling.evaluation import Measure, Report, evaluate
-from text_gym.agents.sampling.sampler import Sampling
+from text_gym.agents.sampling.evaluation import Report
 from text_gym.agents.training.metrics import Metrics
-from text_gym.envs.vector import TextVectorEnv
-from text_gym.episode import Episode, Prompt
-from text_gym.errors import ConfigError, UnknownNameError
+from text_gym.errors import RaterLeftError
 from text_gym.tasks.task import Task
 
-from .buffer import SequenceRolloutBuffer
-from .config import SB3_ALGORITHMS, SB3Config
-from .features import TokenFeatures
+from .checkpoint import SB3Checkpoints
+from .config import SB3Config
+from .evaluation import evaluate_sb3
+from .make import make_sb3, rollout_steps
 from .policy import LanguageModelPolicy
-from .vec_env import SB3VecEnv
+from .state import Data, Tensors, collect_moment, forget_references
 
+LOG = logging.getLogger("text_gym")
 ProgressCallback = Callable[[Metrics], "bool | None"]
 
 
@@ -72,26 +67,33 @@ def train_sb3(
     policy: Policy | str | Path | None = None,
     callback: ProgressCallback | None = None,
     device: str = "auto",
+    checkpoints: str | Path | None = None,
+    checkpoint_every: int = 10,
     **env_kwargs: Any,
 ) -> SB3Run:
     """Train on a task's prompts and judge on its held-out prompts.
 
     The token limit is the end of the problem (`limit="end"`) unless you say otherwise: the value that SB3
     would bootstrap with after a truncation belongs to states it never learns the value of.
+    When raters leave (`RaterLeftError`), learning ends as if `callback` had returned False.
 
     Args:
-        algorithm: `ppo`, `a2c`, `dqn`, `maskable_ppo` or `recurrent_ppo`.
+        algorithm: `ppo`, `a2c`, `dqn`, `qr_dqn`, `maskable_ppo` or `recurrent_ppo`.
         task: The task.
         config: Settings.
-        policy: Language model to start from, for `ppo` and `a2c`; from scratch if None.
+        policy: Language model to start from, for `ppo`, `a2c` and `maskable_ppo`; from scratch if None.
         callback: Called after every iteration with its metrics; returning False stops learning.
         device: As for `Policy`.
+        checkpoints: Folder for checkpoints. Called again with the same arguments, learning goes on from the
+            last one; on a CPU the result is then that of a run that never stopped, to the bit.
+        checkpoint_every: Iterations between two checkpoints; one more is taken whenever learning ends.
         **env_kwargs: For the environment to learn in, e.g. `reward` or `limit`.
 
     Raises:
         UnknownNameError: There is no such algorithm.
-        ConfigError: A language model for an algorithm that cannot train one, or sb3-contrib is missing.
-        RewardError: The reward source failed.
+        ConfigError: A language model for an algorithm that cannot train one, or sb3-contrib is missing; or
+            the checkpoints are of another run.
+        RewardError: The reward source failed; a checkpoint was taken.
 
     >>> from text_gym import load_task
     >>> run = train_sb3("ppo", load_task("sort"), SB3Config(iterations=1))
@@ -101,230 +103,195 @@ def train_sb3(
     config = config or SB3Config()
     if isinstance(policy, (str, Path)):
         policy = Policy.from_pretrained(policy, device=device)
-    model = make_sb3(algorithm, task, config, policy=policy, device=device, **env_kwargs)
+    learner = SB3Learner(algorithm, task, config, policy=policy, device=device, **env_kwargs)
     reference = policy.frozen() if policy is not None else None
-    before = evaluate_sb3(model, task, seed=config.seed, reference=reference)
-    size = config.num_envs * _steps(config, task, policy)
-    progress = _Progress(size, callback)
+    before = evaluate_sb3(learner.model, task, seed=config.seed, reference=reference)
+    if checkpoints is not None:
+        learner.keep_in(checkpoints, checkpoint_every)
     started = time.perf_counter()
-    model.learn(size * config.iterations, callback=progress, log_interval=2**31)
+    try:
+        learner.learn(callback)
+    except RaterLeftError as error:
+        LOG.info("%s", error)
     seconds = time.perf_counter() - started
     return SB3Run(
-        model,
+        learner.model,
         before,
-        evaluate_sb3(model, task, seed=config.seed, reference=reference),
-        evaluate_sb3(model, task, greedy=True, reference=reference),
-        progress.iteration,
-        model.num_timesteps,
+        evaluate_sb3(learner.model, task, seed=config.seed, reference=reference),
+        evaluate_sb3(learner.model, task, greedy=True, reference=reference),
+        learner.iteration,
+        learner.model.num_timesteps,
         seconds,
     )
 
 
-def make_sb3(
-    algorithm: str,
-    task: Task,
-    config: SB3Config,
-    *,
-    policy: Policy | None = None,
-    device: str = "auto",
-    **env_kwargs: Any,
-) -> BaseAlgorithm:
-    """Make the algorithm with its environment, ready to learn; the arguments are those of `train_sb3`."""
-    algorithm_class = _load(algorithm)
-    n_steps = _steps(config, task, policy)
-    env = TextVectorEnv(
-        **task.env_kwargs(**env_kwargs),
-        num_envs=config.num_envs,
-        autoreset_mode="SameStep",
-    )
-    rate = config.learning_rate or (1e-3 if policy is None else 3e-4)
-    settings: dict[str, Any] = {
-        "learning_rate": LinearSchedule(rate, 0.0, 1.0) if config.anneal else rate,
-        "gamma": config.gamma,
-    }
-    on_policy = {"ent_coef": config.ent_coef if policy is None else 0.0, "vf_coef": config.vf_coef}
-    if algorithm == "dqn":
-        settings |= {
-            "buffer_size": 50_000,
-            "learning_starts": 2_000,
-            "batch_size": config.batch_size,
-            "train_freq": 1,
-            "gradient_steps": 1,
-            "target_update_interval": 2_000,
-            "exploration_fraction": 0.3,
-        }
-    elif algorithm == "a2c":
-        settings |= {"n_steps": max(1, n_steps // 8) if policy is None else n_steps, **on_policy}
-    else:
-        settings |= {
-            "n_steps": n_steps,
-            "batch_size": config.batch_size,
-            "n_epochs": config.n_epochs,
-            "gae_lambda": config.gae_lambda,
-            **on_policy,
-        }
-    common: dict[str, Any] = {"seed": config.seed, "device": device, "verbose": 0, **settings}
-    if policy is None:
-        name = "MultiInputLstmPolicy" if algorithm == "recurrent_ppo" else "MultiInputPolicy"
-        networks = {
-            "features_extractor_class": TokenFeatures,
-            "features_extractor_kwargs": {"encoder": config.encoder, "width": config.width},
-            "net_arch": [config.width, config.width],
-        }
-        vec_env = VecMonitor(SB3VecEnv(env))
-        model: BaseAlgorithm = algorithm_class(name, vec_env, policy_kwargs=networks, **common)
-    elif algorithm in ("ppo", "a2c"):
-        # Statistics inside the penalty: what SB3 logs is the task's own return.
-        penalised = SB3VecEnv(KLPenalty(RecordEpisodeStatistics(env), policy, config.kl_coef))
-        model = algorithm_class(
-            LanguageModelPolicy,
-            penalised,
-            policy_kwargs={"language_model": policy, "exact_entropy": False},
-            rollout_buffer_class=SequenceRolloutBuffer,
-            **common,
-        )
-        penalised.follow(model.policy)
-    else:
-        raise ConfigError(f"sb3.{algorithm} cannot train a language model; choose sb3.ppo or sb3.a2c")
-    return model
+class SB3Learner:
+    """An algorithm of Stable-Baselines3 that learns in iterations of equally many tokens.
 
+    It stops between two rollouts, and can then be saved; the arguments are those of `train_sb3`.
 
-def evaluate_sb3(
-    model: BaseAlgorithm,
-    task: Task,
-    prompts: Sequence[Prompt] | None = None,
-    *,
-    greedy: bool = False,
-    seed: int = 0,
-    reference: Policy | None = None,
-    episodes_per_prompt: int = 1,
-) -> Report:
-    """Let a trained algorithm complete prompts, and score the texts with the task's reward.
-
-    Args:
-        model: Any algorithm of SB3 that plays token observations.
-        task: Gives tokenizer, reward and token limit.
-        prompts: What to complete; the task's held-out prompts if None.
-        greedy: SB3's `deterministic`.
-        seed: Decides the noise.
-        reference: For KL and perplexity, of language models only.
-        episodes_per_prompt: Texts per prompt.
-
-    Returns:
-        As of `evaluate`; KL and perplexity are NaN for a policy that is no language model.
+    Attributes:
+        model: The algorithm.
+        iteration: How many iterations are done.
     """
-    prompts = list(task.held_out if prompts is None else prompts)
-    learner = model.policy
-    if isinstance(learner, LanguageModelPolicy):
-        env = TextVectorEnv(**task.env_kwargs(prompts=prompts))
-        return evaluate(
-            learner.language_model,
-            env,
-            reference=reference,
-            sampling=Sampling(greedy=greedy),
-            seed=seed,
-            episodes_per_prompt=episodes_per_prompt,
+
+    def __init__(
+        self,
+        algorithm: str,
+        task: Task,
+        config: SB3Config,
+        *,
+        policy: Policy | None = None,
+        device: str = "auto",
+        **env_kwargs: Any,
+    ) -> None:
+        self.model = make_sb3(algorithm, task, config, policy=policy, device=device, **env_kwargs)
+        self.iterations, self.iteration = config.iterations, 0
+        self.size = config.num_envs * rollout_steps(config, task, policy)
+        # As it is after a way through JSON, in which checkpoints are compared.
+        self._settings: Data = json.loads(
+            json.dumps(
+                {
+                    "algorithm": algorithm,
+                    "task": task.name,
+                    **asdict(config),
+                    "reference": None if policy is None else policy.digest(),
+                }
+            )
         )
-    todo = [p for p in prompts for _ in range(episodes_per_prompt)]
-    episodes: list[Episode] = []
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for first in range(0, len(todo), 128):
-            episodes += _play(model, task, todo[first : first + 128], greedy)
-    scores = task.reward(episodes)
-    rewards = scores.totals_or_nan
-    unknown = float("nan")
-    return Report(
-        reward=Measure.of(rewards),
-        terms={name: Measure.of(np.asarray(term, dtype=np.float64)) for name, term in scores.terms.items()},
-        kl=Measure(unknown, (unknown, unknown)),
-        perplexity=unknown,
-        length=float(np.mean([len(e.completion_ids) for e in episodes])),
-        terminated=float(np.mean([e.whole for e in episodes])),
-        episodes=episodes,
-        rewards=rewards,
-        episode_kl=np.full(len(episodes), unknown),
-    )
+        self._checkpoints: SB3Checkpoints | None = None
+        self._before_save: Callable[[], None] | None = None
+        self._every, self._saved = 0, -1
+        self._moment: tuple[Tensors, Data] | None = None  # after the last update: what to go on from
+        # Return, length and KL of each episode that ended since the last iteration; None where unknown.
+        self.ended: list[tuple[float, float, float | None]] = []
+
+    def keep_in(
+        self, folder: str | Path, every: int = 10, *, before_save: Callable[[], None] | None = None
+    ) -> int | None:
+        """Save checkpoints here, and restore the newest there is; return its iteration, or None.
+
+        Args:
+            folder: Where.
+            every: Iterations between two checkpoints; one more is taken whenever learning ends.
+            before_save: Called before each, to flush what else a resumed run relies on.
+
+        Raises:
+            CheckpointError, ConfigError: As `SB3Checkpoints.load`.
+        """
+        self._checkpoints, self._every, self._before_save = SB3Checkpoints(folder), every, before_save
+        found = self._checkpoints.load(self.model, self._settings)
+        if found is None:
+            return None
+        self.iteration, self.ended = found
+        self._saved = self.iteration
+        LOG.info("resumed after iteration %d", self.iteration)
+        return self.iteration
+
+    def learn(self, report: ProgressCallback | None = None) -> None:
+        """Learn until the iterations are done, or `report` returns False; then save.
+
+        Raises:
+            Exception: What the environment, the reward or the algorithm raised. If weights were not being
+                changed at that moment, a checkpoint was taken.
+        """
+        left = self.size * self.iterations - self.model.num_timesteps
+        try:
+            self.model.learn(
+                left, callback=_Iterations(self, report), log_interval=2**31, reset_num_timesteps=False
+            )
+        except _StopLearningError:
+            pass
+        finally:
+            self.save()
+
+    def save(self) -> None:
+        """Save a checkpoint if there is a folder for it, and a moment that the weights belong to."""
+        if self._checkpoints is not None and self._moment is not None and self._saved != self.iteration:
+            if self._before_save is not None:
+                self._before_save()
+            self._checkpoints.save(self.model, self.iteration, self._settings, self._moment)
+            self._saved = self.iteration
+
+    def save_policy(self, folder: Path) -> None:
+        """Write the policy that was trained: a language model's folder, or SB3's network in safetensors."""
+        policy: Any = self.model.policy
+        if isinstance(policy, LanguageModelPolicy):
+            policy.language_model.save(folder)
+        else:  # SB3's own archives are pickles
+            folder.mkdir(parents=True, exist_ok=True)
+            save_model(policy, str(folder / "sb3_policy.safetensors"))
+
+    def between_rollouts(self) -> None:
+        """Note the moment that a run would go on from."""
+        forget_references(self.model)
+        if self._checkpoints is not None:
+            tensors, data = collect_moment(self.model)
+            self._moment = tensors, {**data, "ended": list(self.ended)}
+
+    def updating(self) -> None:
+        """Note that weights change from now on, and do not belong to the last moment any more."""
+        self._moment = None
 
 
-def _play(model: BaseAlgorithm, task: Task, prompts: Sequence[Prompt], greedy: bool) -> list[Episode]:
-    """Play one episode per prompt, in order."""
-    widest = max(len(task.tokenizer.encode(p.text)) or 1 for p in (*task.prompts, *task.held_out))
-    env = TextVectorEnv(
-        prompts,
-        task.tokenizer,
-        lambda episodes: [0.0] * len(episodes),
-        task.max_tokens,
-        num_envs=len(prompts),
-        shuffle=False,
-        numbering="global",
-        max_prompt_tokens=widest,
-    )
-    observation, _ = env.reset(seed=0)
-    state: Any = None
-    started = np.ones(len(prompts), dtype=np.bool_)
-    finished: dict[int, Episode] = {}
-    for _ in range(task.max_tokens):
-        actions, state = model.predict(observation, state=state, episode_start=started, deterministic=greedy)
-        observation, _, terminated, truncated, _ = env.step(actions)
-        started = terminated | truncated
-        # Finished rows restart and play on, but only their first episode counts.
-        rows = np.array([i for i in np.flatnonzero(started).tolist() if i not in finished], dtype=np.int64)
-        finished |= dict(zip(rows.tolist(), env.episodes(rows), strict=True))
-        if len(finished) == len(prompts):
-            break
-    return [finished[i] for i in range(len(prompts))]
+class _StopLearningError(Exception):
+    """Leaves SB3's loop between two rollouts; returning False would play one more step and lose an update."""
 
 
-class _Progress(BaseCallback):
-    """Turns SB3's steps into iterations of equally many tokens, and reports each."""
+class _Iterations(BaseCallback):
+    """Turns SB3's rollouts into iterations, and reports, saves and stops between them."""
 
-    def __init__(self, size: int, callback: ProgressCallback | None) -> None:
+    def __init__(self, learner: SB3Learner, report: ProgressCallback | None) -> None:
         super().__init__()
-        self.size, self.report = size, callback
-        self.iteration = 0
-        self.returns: list[
-            tuple[float, float, float]
-        ] = []  # the task's return, length and KL of finished episodes
+        self.learner, self.report = learner, report
+        self.last = time.perf_counter()
 
     def _on_training_start(self) -> None:
-        self.started = self.last = time.perf_counter()
+        self.last = time.perf_counter()
+
+    def _on_rollout_start(self) -> None:
+        self._between()
+
+    def _on_training_end(self) -> None:
+        self._between()
+
+    def _on_rollout_end(self) -> None:
+        self.learner.updating()
 
     def _on_step(self) -> bool:
         for info in self.locals["infos"]:
             if "episode" in info:
-                self.returns.append(
-                    (info["episode"]["r"], info["episode"]["l"], info.get("episode_kl", float("nan")))
-                )
-        if self.num_timesteps < (self.iteration + 1) * self.size:
-            return True
-        self.iteration += 1
+                kl = info.get("episode_kl")
+                episode = float(info["episode"]["r"]), float(info["episode"]["l"])
+                self.learner.ended.append((*episode, None if kl is None else float(kl)))
+        return True
+
+    def _between(self) -> None:
+        learner = self.learner
+        if self.num_timesteps < (learner.iteration + 1) * learner.size:
+            learner.between_rollouts()
+            return
+        learner.iteration += 1
+        metrics = self._metrics()
+        learner.between_rollouts()
+        go_on = None if self.report is None else self.report(metrics)
+        if learner._every and learner.iteration % learner._every == 0:
+            learner.save()
+        if go_on is False:
+            raise _StopLearningError
+
+    def _metrics(self) -> Metrics:
         now = time.perf_counter()
-        done = np.array(self.returns or [(float("nan"),) * 3])
-        metrics: Metrics = {
-            "iteration": self.iteration,
+        seconds, self.last = now - self.last, now
+        ended, self.learner.ended = self.learner.ended, []
+        mean = np.array(ended, dtype=np.float64).mean(axis=0) if ended else np.full(3, np.nan)
+        return {
+            "iteration": self.learner.iteration,
             "tokens": self.num_timesteps,
-            "episodes": len(self.returns),
-            "reward": float(done[:, 0].mean()),
-            "length": float(done[:, 1].mean()),
-            "kl": float(done[:, 2].mean()),
-            "seconds": now - self.last,
-            "tokens_per_second": self.size / (now - self.last),
+            "episodes": len(ended),
+            "reward": float(mean[0]),
+            "length": float(mean[1]),
+            "kl": float(mean[2]),
+            "seconds": seconds,
+            "tokens_per_second": self.learner.size / seconds,
         }
-        self.last, self.returns = now, []
-        return self.report is None or self.report(metrics) is not False
-
-
-def _steps(config: SB3Config, task: Task, policy: Policy | None) -> int:
-    """Return how many tokens a row plays per iteration."""
-    return config.n_steps or (32 if policy is None else task.max_tokens)
-
-
-def _load(algorithm: str) -> Any:
-    if algorithm not in SB3_ALGORITHMS:
-        raise UnknownNameError("algorithm", algorithm, SB3_ALGORITHMS)
-    module, name = SB3_ALGORITHMS[algorithm].split(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except ImportError as error:
-        raise ConfigError(f"sb3.{algorithm} needs {module}; pip install sb3-contrib") from error

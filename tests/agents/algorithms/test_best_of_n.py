@@ -74,7 +74,8 @@ def test_many_prompts_are_played_in_parts() -> None:
 def test_more_candidates_are_better() -> None:
     policy, env = small_policy(), world()
     means = [float(best_of_n(policy, env, n, seed=2).rewards.max(axis=1).mean()) for n in (1, 8, 64)]
-    assert means[0] < means[1] < means[2]
+    assert means[0] <= means[1] <= means[2]  # the first candidates are the same
+    assert means[0] < means[2]
     assert best_of_n(policy, env, 1).rewards.shape == (3, 1)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.small_models import parameters_of, same_parameters, small_policy
-from text_gym import Episode, Prompt
+from text_gym import ByteTokenizer, Episode, Prompt
 from text_gym.agents import DPO, DPOConfig, Policy, trajectory_log_probs
 from text_gym.agents.algorithms.dpo import dpo_loss
 from text_gym.agents.training.metrics import Metrics
@@ -171,3 +171,11 @@ def test_bad_input_is_named() -> None:
     for wrong in wrongs:
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             replace(DPOConfig(), **wrong)
+
+
+@pytest.mark.parametrize(("pairs", "epochs", "size"), [(1, 1, 32), (5, 2, 4), (8, 3, 4), (9, 1, 4)])
+def test_the_number_of_steps_is_known_beforehand(pairs: int, epochs: int, size: int) -> None:
+    config = DPOConfig(epochs=epochs, batch_size=size, learning_rate=0.0)
+    policy = Policy.new(ByteTokenizer(), width=16, layers=1, context=8)
+    found = DPO(policy, [(Prompt("a"), "b", "c")] * pairs, config).learn()
+    assert found.steps == config.steps(pairs)

@@ -10,10 +10,8 @@ from hypothesis import strategies as st
 
 from tests.small_models import KINDS, plain_forward, small_policy
 from text_gym.agents import Policy
-from text_gym.agents.sampling.decoder import Decoder, fastest_reader, survivors
-from text_gym.agents.sampling.kv_cache import AnyReader
-from text_gym.models.cpu.gpt2_reader import GPT2Reader
-from text_gym.models.layer_cache import Reader
+from text_gym.agents.sampling import decoder as module
+from text_gym.agents.sampling.decoder import Decoder, LibraryCache, fastest_cache, survivors
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -49,9 +47,9 @@ def test_tokens_read_one_by_one_equal_texts_read_alone(kind: str, fast: bool, dt
 def test_the_fast_way_is_taken_where_there_is_one() -> None:
     """The cache of `transformers` is not even made."""
     prompts, lengths = np.array([[1, 2]]), np.array([2])
-    for kind, expected in (("gpt2", "_OwnCache"), ("llama", "_OwnCache"), ("mistral", "_LibraryCache")):
+    for kind, expected in (("gpt2", False), ("llama", False), ("mistral", True)):
         decoder = Decoder(small_policy(kind), prompts, lengths, room=9)
-        assert type(decoder._cache).__name__ == expected
+        assert isinstance(decoder._cache, LibraryCache) == expected
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40))
@@ -62,22 +60,26 @@ def test_survivors_are_all_that_live_and_move_least(live: list[bool]) -> None:
     assert sum(i == row for i, row in enumerate(found)) == stay
 
 
-def kind_of(policy: Policy, width: int = 32) -> type[Reader] | None:
-    reader = fastest_reader(policy, width)
-    return None if reader is None else type(reader)
+FAST, OWN = "fast path", "own code"
 
 
-def test_the_reader_is_chosen_by_what_the_model_is() -> None:
-    assert kind_of(small_policy()) is GPT2Reader
-    assert kind_of(small_policy(), width=64) is GPT2Reader
-    assert kind_of(small_policy(scale_attn_by_inverse_layer_idx=True)) is GPT2Reader
-    assert kind_of(small_policy(activation_function="relu")) is AnyReader
-    assert kind_of(small_policy(dtype=torch.bfloat16)) is AnyReader
+def way_of(policy: Policy, width: int = 32) -> str | None:
+    """How the cache that is chosen reads."""
+    cache = fastest_cache(policy, 2, width)
+    return None if cache is None else module._AGREED[policy.model]
+
+
+def test_the_cache_is_chosen_by_what_the_model_is() -> None:
+    assert way_of(small_policy()) == FAST
+    assert way_of(small_policy(), width=64) == FAST
+    assert way_of(small_policy(scale_attn_by_inverse_layer_idx=True)) == FAST
+    assert way_of(small_policy(activation_function="relu")) == OWN
+    assert way_of(small_policy(dtype=torch.bfloat16)) == OWN
     for kind in ("llama", "qwen2", "qwen3", "gemma"):
-        assert kind_of(small_policy(kind)) is AnyReader
-    assert kind_of(small_policy("mistral"), width=6) is AnyReader
+        assert way_of(small_policy(kind)) == OWN
+    assert way_of(small_policy("mistral"), width=6) == OWN
     for kind in ("mistral", "gemma2"):  # windows of 6 tokens: their own cache forgets what left the window
-        assert kind_of(small_policy(kind), width=7) is None
+        assert way_of(small_policy(kind), width=7) is None
 
 
 class Doubled(torch.nn.Module):
@@ -94,7 +96,7 @@ class Doubled(torch.nn.Module):
 @pytest.mark.parametrize("place", ["attn.c_attn", "mlp.c_fc", "ln_1", "mlp"])
 def test_modules_put_into_gpt2_are_seen_even_after_it_was_found_to_agree(place: str) -> None:
     policy = small_policy()
-    assert kind_of(policy) is GPT2Reader
+    assert way_of(policy) == FAST
     block = policy.model.transformer.h[0]
     parent, _, name = place.rpartition(".")
     owner = block.get_submodule(parent)
@@ -102,24 +104,24 @@ def test_modules_put_into_gpt2_are_seen_even_after_it_was_found_to_agree(place: 
     if name == "mlp":
         inner.weight = inner.bias = None
     setattr(owner, name, Doubled(inner))
-    assert kind_of(policy) is AnyReader
+    assert way_of(policy) == OWN
 
 
 @pytest.mark.parametrize("hook", ["register_forward_hook", "register_forward_pre_hook"])
 def test_hooks_are_not_passed_over(hook: str) -> None:
     policy = small_policy()
     handle = getattr(policy.model.transformer.h[1], hook)(lambda *_: None)
-    assert kind_of(policy) is AnyReader
+    assert way_of(policy) == OWN
     handle.remove()
-    assert kind_of(policy) is GPT2Reader
+    assert way_of(policy) == FAST
 
 
 def test_activations_equal_to_the_fused_one_do_not_slow_it_down() -> None:
-    for approximate, expected in (("tanh", GPT2Reader), ("none", AnyReader)):
+    for approximate, expected in (("tanh", FAST), ("none", OWN)):
         policy = small_policy()
         for block in policy.model.transformer.h:
             block.mlp.act = torch.nn.GELU(approximate=approximate)
-        assert kind_of(policy) is expected
+        assert way_of(policy) == expected
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -177,3 +178,20 @@ def test_evaluating_changes_neither_policy_nor_environment() -> None:
     evaluate(policy, env, many(10))
     assert np.array_equal(env.batch.tokens, tokens)
     assert all(torch.equal(a, b) for a, b in zip(policy.parameters(), before, strict=True))
+
+
+def test_a_report_shows_its_means_and_texts() -> None:
+    policy = small_policy()
+    report = evaluate(policy, world(), many(30), reference=policy.frozen(), seed=4)
+    low, high = report.reward.ci95
+    said = f"reward {report.reward.mean:.3f} [{low:.3f}, {high:.3f}]"
+    assert repr(report) == f"Report(30 episodes, {said}, KL {report.kl.mean:.3g} nats)"
+    html = report._repr_html_()
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", html)
+    assert ["reward", f"{report.reward.mean:.3f}", f"[{low:.3f}, {high:.3f}]"] == cells[:3]
+    assert cells[cells.index("half") + 1] == f"{report.terms['half'].mean:.3f}"
+    assert "KL, nats per episode" in html
+    assert "… 25 more" in html
+    unknown = evaluate(policy, world(), many(3))
+    assert "KL" not in repr(unknown)
+    assert "KL" not in unknown._repr_html_()

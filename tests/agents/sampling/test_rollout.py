@@ -91,3 +91,20 @@ def test_a_rollout_of_the_wrong_shape_cannot_be_made() -> None:
     with pytest.raises(AssertionError, match="values has shape"):
         replace(batch, values=batch.values[:, 1:])
     assert isinstance(batch.episodes[0], Episode)
+
+
+@pytest.mark.parametrize("reward", [EveryB(), lambda completion: completion.count("c") - 2])
+def test_a_rollout_shows_its_texts_and_what_they_were_paid(reward: object) -> None:
+    tokenizer = WordTokenizer("abcdefghi", separator="")
+    env = TextVectorEnv(["a", "bcd"], tokenizer, reward, 9, num_envs=24)  # type: ignore[arg-type]
+    batch = rollout(small_policy(tokenizer=tokenizer), env, np.arange(24), seed=1)
+    mean = batch.scores.totals.mean()
+    assert repr(batch) == f"Rollout(24 episodes, {batch.num_tokens} tokens, mean reward {mean:.3g})"
+    html = batch._repr_html_()
+    assert "… 19 more" in html
+    for episode, total in list(zip(batch.episodes, batch.scores.totals, strict=True))[:5]:
+        assert f">{total:.3g}</td>".replace("-", "−") in html
+        assert f">{episode.prompt.text}</td>" in html
+    coloured = html.count('style="background:#')
+    paid = sum(int((r != 0).sum()) for r in batch.rewards[:5])
+    assert coloured == (paid if isinstance(reward, EveryB) else 0)

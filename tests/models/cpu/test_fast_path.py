@@ -1,4 +1,4 @@
-"""The door: what stands behind it is tested in the other files of this folder."""
+"""The door and whom it opens to; what stands behind it is tested in the other files of this folder."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from tests.house import House
+from tests.small_models import small_policy
+from text_gym.agents import Policy
 from text_gym.models.cpu import kernels
-from text_gym.models.cpu.fast_path import fixed_linear, matmul
+from text_gym.models.cpu.fast_path import fast_path, fixed_linear, matmul
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -31,7 +33,7 @@ def test_nobody_goes_past_the_door() -> None:
     """Outside its folder only `fast_path` is imported."""
     house, folder = House(ROOT), "text_gym.models.cpu"
     inside = {name for name in house.modules if house.folder(name) == folder}
-    assert len(inside) > 5
+    assert len(inside) > 4
     seen = {
         (name, arrow)
         for name, arrows in house.arrows().items()
@@ -64,3 +66,30 @@ def test_a_fixed_linear_layer_is_linear(rows: int, biased: bool) -> None:
     weight, bias, states = random(33, 24), random(33, seed=1) if biased else None, random(rows, 24, seed=2)
     wanted = states.double() @ weight.double().T + (0 if bias is None else bias.double())
     assert (fixed_linear(weight, bias)(states).double() - wanted).abs().max() < 1e-5
+
+
+def test_only_plain_gpt2_has_this_path() -> None:
+    trunk = small_policy().model.base_model
+    assert fast_path(trunk) is not None
+    assert fast_path(small_policy("llama").model.base_model) is None
+    assert fast_path(small_policy(activation_function="relu").model.base_model) is None
+    assert fast_path(small_policy(add_cross_attention=True).model.base_model) is None
+    assert fast_path(small_policy(dtype=torch.bfloat16).model.base_model) is None
+    handle = trunk.h[0].mlp.register_forward_hook(lambda *_: None)
+    assert fast_path(trunk) is None
+    handle.remove()
+    assert fast_path(trunk) is not None
+
+
+def test_updates_with_dropout_or_gradient_checkpointing_go_through_the_models_own_code() -> None:
+    def can_update(policy: Policy) -> bool:
+        path = fast_path(policy.model.base_model)
+        return path is not None and path.can_update
+
+    policy, dropping = small_policy(), small_policy(resid_pdrop=0.1)
+    policy.model.base_model.train()  # there is no dropout in it
+    assert can_update(policy)
+    assert can_update(dropping)
+    dropping.model.base_model.train()
+    assert not can_update(dropping)
+    assert not can_update(small_policy().use_less_memory(gradient_checkpointing=True))

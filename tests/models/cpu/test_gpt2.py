@@ -10,10 +10,8 @@ from torch import Tensor, nn
 
 from tests.small_models import small_policy
 from text_gym.agents import Policy
-from text_gym.models.cpu import gpt2_states, kernels
+from text_gym.models.cpu import gpt2, kernels
 from text_gym.models.cpu.fast_path import FastPath, fast_path
-from text_gym.models.cpu.gpt2_reader import GPT2Reader
-from text_gym.models.cpu.kernels import kernels_for
 
 ATOL = {torch.float32: 1e-5, torch.float64: 1e-12}
 STARTS, LENGTHS = torch.tensor([1, 5, 2, 9, 3, 7]), torch.tensor([4, 1, 12, 3, 8, 6])
@@ -111,41 +109,4 @@ def test_padding_and_neighbours_change_nothing() -> None:
     other = tokens.clone()
     for row, end in enumerate((STARTS + LENGTHS - 1).tolist()):
         other[row, end:] = 3
-    assert torch.equal(*(gpt2_states.states(trunk, t, STARTS, LENGTHS)[0] for t in (tokens, other)))
-
-
-def test_only_plain_gpt2_has_this_path() -> None:
-    trunk = small_policy().model.base_model
-    assert fast_path(trunk) is not None
-    assert fast_path(small_policy("llama").model.base_model) is None
-    assert fast_path(small_policy(activation_function="relu").model.base_model) is None
-    assert fast_path(small_policy(add_cross_attention=True).model.base_model) is None
-    assert fast_path(small_policy(dtype=torch.bfloat16).model.base_model) is None
-    handle = trunk.h[0].mlp.register_forward_hook(lambda *_: None)
-    assert fast_path(trunk) is None
-    handle.remove()
-    assert fast_path(trunk) is not None
-
-
-def test_updates_with_dropout_or_gradient_checkpointing_go_through_the_models_own_code() -> None:
-    policy = small_policy()
-    policy.model.base_model.train()  # there is no dropout in it
-    assert path_of(policy).can_update
-    dropping = small_policy(resid_pdrop=0.1)
-    assert path_of(dropping).can_update
-    dropping.model.base_model.train()
-    assert not path_of(dropping).can_update
-    path = fast_path(small_policy().use_less_memory(gradient_checkpointing=True).model.base_model)
-    assert path is None or not path.can_update
-
-
-def test_memory_of_kernels_is_only_taken_where_it_lies_in_a_row() -> None:
-    """Weights that were transposed in place are read by PyTorch, which knows about strides."""
-    policy = small_policy()
-    trunk = policy.model.base_model
-    if kernels_for(policy.value_head.weight) is None:
-        pytest.skip("no compiler here")
-    assert GPT2Reader(trunk)._kernels is not None
-    up = trunk.h[0].mlp.c_fc.weight
-    up.data = up.data.t().contiguous().t()
-    assert GPT2Reader(trunk)._kernels is None
+    assert torch.equal(*(gpt2.states(trunk, t, STARTS, LENGTHS)[0] for t in (tokens, other)))

@@ -5,18 +5,13 @@ import shutil
 import threading
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import scipy.stats
 import torch
 
-from tests.small_models import small_policy
-from text_gym.agents.sampling.kv_cache import KeyValues
 from text_gym.agents.sampling.sampler import inverse_cdf, uniform
 from text_gym.models.cpu import kernels as module
-from text_gym.models.cpu.gpt2_reader import GPT2Reader
 from text_gym.models.cpu.kernels import Kernels, Texts, kernels_for
-from text_gym.models.layer_cache import LayerCache
 
 
 @pytest.fixture
@@ -53,30 +48,6 @@ def test_gelu_is_flat_or_straight_far_out(kernels: Kernels, extreme: float) -> N
     assert float(slope) == pytest.approx(3.0 if extreme > 0 else 0.0, abs=1e-6)
 
 
-@pytest.mark.parametrize(("heads", "size"), [(4, 32), (4, 24), (2, 16), (1, 64), (2, 80), (3, 5)])
-def test_reading_equals_that_without_kernels(kernels: Kernels, heads: int, size: int) -> None:
-    """Rows of different lengths, of a model with each size of a head, and unequal epsilons."""
-    policy = small_policy(n_embd=heads * size, n_head=heads, scale_attn_by_inverse_layer_idx=True)
-    policy.model.transformer.h[0].ln_2.eps, policy.model.transformer.ln_f.eps = 1e-2, 1e-1
-    rng = np.random.default_rng(0)
-    tokens, lengths = torch.from_numpy(rng.integers(0, 11, (4, 6))), np.array([3, 1, 6, 4])
-    with_kernels, without = GPT2Reader(policy.model.base_model), GPT2Reader(policy.model.base_model)
-    assert with_kernels._kernels is not None
-    without._kernels = None
-    caches = [KeyValues(policy, 4, 24, reader) for reader in (with_kernels, without)]
-    with torch.no_grad():
-        states = [cache.prefill(tokens, lengths) for cache in caches]
-        for t in range(18):
-            found, wanted = states
-            assert torch.allclose(found, wanted, rtol=0, atol=1e-5 * wanted.abs().max().item())
-            if t == 6:
-                for cache in caches:
-                    cache.keep(np.array([2, 1]))
-                lengths = lengths[[2, 1]]
-            new = torch.from_numpy(rng.integers(0, 11, len(lengths)))
-            states = [cache.append(new, np.minimum(lengths + t, 23)) for cache in caches]
-
-
 @pytest.mark.parametrize("rows", [1, 2, 5, 17, 130])
 @pytest.mark.parametrize("inputs", [1, 31, 1030])
 @pytest.mark.parametrize("outputs", [1, 16, 31, 33, 100])
@@ -104,8 +75,8 @@ def test_products_are_those_of_float64(kernels: Kernels, rows: int, inputs: int,
 def test_no_row_is_left_out_between_threads(kernels: Kernels, rows: int) -> None:
     """33 rows do not divide by two."""
     x, matrix, out = random(rows, 20), random(20, 40, seed=1), torch.full((rows, 40), torch.nan)
-    kernels.share(2)
-    assert kernels.threads == 2
+    kernels.share(2, 2)
+    assert kernels.threads() == 2
     kernels.multiply(x, kernels.pack(matrix), out=out)
     assert (out.double() - x.double() @ matrix.double()).abs().max() < 2e-5
 
@@ -128,33 +99,6 @@ def test_what_is_not_finite_stays_in_its_row_of_a_product(kernels: Kernels) -> N
     assert torch.isfinite(found).all(1).tolist() == [i not in (3, 5) for i in range(9)]
     others = [0, 1, 2, 4, 6, 7, 8]
     assert torch.equal(found[others], clean[others])
-
-
-def test_bits_do_not_depend_on_the_other_rows(kernels: Kernels) -> None:
-    """Texts are the same bits alone and in a batch, read at once or token by token."""
-    policy = small_policy(n_embd=48, n_head=2)
-    tokens, lengths = (
-        torch.randint(11, (40, 9), generator=torch.Generator().manual_seed(0)),
-        np.arange(40) % 9 + 1,
-    )
-
-    def read(rows: slice, prompts: npt.NDArray[np.int64]) -> torch.Tensor:
-        cache = KeyValues(policy, len(prompts), 16, GPT2Reader(policy.model.base_model))
-        states: torch.Tensor = cache.prefill(tokens[rows], prompts)
-        while (prompts < lengths[rows]).any():
-            new = np.minimum(prompts + 1, lengths[rows])
-            at = torch.from_numpy(new - 1)
-            states = cache.append(tokens[rows].gather(1, at[:, None])[:, 0], new - 1)
-            prompts = new
-        return states
-
-    with torch.no_grad():
-        together = read(slice(None), lengths)
-        kernels.share(1)
-        for row in range(0, 40, 7):
-            alone = read(slice(row, row + 1), lengths[row : row + 1])
-            assert torch.equal(alone[0], together[row])
-        assert torch.equal(read(slice(None), np.ones(40, dtype=np.int64)), together)
 
 
 def everything(kernels: Kernels) -> list[torch.Tensor]:
@@ -181,41 +125,21 @@ def everything(kernels: Kernels) -> list[torch.Tensor]:
 
 def test_two_threads_give_the_same_bits_as_one_every_time(kernels: Kernels) -> None:
     """Threads that share a buffer spoil each other's numbers now and then, hence the repetitions."""
-    kernels.share(1)
+    kernels.share(1, 1)
     by_one = everything(kernels)
-    kernels.share(2)
-    assert kernels.threads == 2
+    kernels.share(2, 2)
+    assert kernels.threads() == 2
     for _ in range(50):
         assert all(torch.equal(a, b) for a, b in zip(everything(kernels), by_one, strict=True))
 
 
-def test_reading_on_two_threads_gives_the_same_bits_every_time(
-    kernels: Kernels, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trunk = small_policy(n_embd=48, n_head=2).model.base_model
-    tokens = torch.randint(11, (40, 9), generator=torch.Generator().manual_seed(0))
-
-    def read() -> torch.Tensor:
-        layers = [LayerCache(40, 9) for _ in trunk.h]
-        for layer in layers:
-            layer.place(torch.arange(40))
-        positions = torch.arange(9).expand(40, 9)
-        return GPT2Reader(trunk)(layers, tokens, positions, None, torch.full((40,), 8))
-
-    by_one = read()
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    for _ in range(50):
-        assert torch.equal(read(), by_one)
-    assert kernels.threads == 2
-
-
 def test_each_python_thread_has_its_own_number_of_threads(kernels: Kernels) -> None:
     """Buffers are made for this number: one that another thread changed would be overrun."""
-    kernels.share(2)
-    other = threading.Thread(target=kernels.share, args=(1,))
+    kernels.share(2, 2)
+    other = threading.Thread(target=kernels.share, args=(1, 1))
     other.start()
     other.join()
-    assert kernels.threads == 2
+    assert kernels.threads() == 2
 
 
 def test_work_is_divided_among_no_more_threads_than_there_are_cores(
@@ -223,22 +147,9 @@ def test_work_is_divided_among_no_more_threads_than_there_are_cores(
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
     assert kernels_for(torch.zeros(1)) is kernels
-    assert kernels.threads == 2
-    kernels.share(1)
-    assert kernels.threads == 1
-
-
-@pytest.mark.parametrize(("token", "at"), [(11, 2), (-1, 2), (3, 8)])
-def test_what_has_no_place_in_memory_is_refused(kernels: Kernels, token: int, at: int) -> None:
-    policy = small_policy()
-    cache = KeyValues(policy, 1, 8, GPT2Reader(policy.model.base_model))
-    with torch.no_grad():
-        cache.prefill(torch.tensor([[1, 2]]), np.array([2]))
-        with pytest.raises(IndexError, match=r"not below 11.*not below 8"):
-            cache.append(torch.tensor([token]), np.array([at]))
-        if at < 8:
-            with pytest.raises(IndexError, match="not below"):
-                cache.prefill(torch.tensor([[1, token]]), np.array([2]))
+    assert kernels.threads() == 2
+    kernels.share(1, 1)
+    assert kernels.threads() == 1
 
 
 def naive_attention(

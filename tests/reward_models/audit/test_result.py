@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from text_gym.reward_models.audit.result import Audit, SurfaceBias, as_json
+from text_gym.reward_models.audit.result import Audit, AuditFinding, SurfaceBias, as_json
 from text_gym.utils.interval import Interval
 
 EFFECT = Interval(0.4, 0.3, 0.5, 50)
@@ -41,3 +41,13 @@ def test_the_summary_is_plain_data() -> None:
 def test_the_correlation_with_length() -> None:
     assert found().length == Interval(0.1, 0.0, 0.2, 50)
     assert found(surfaces=()).length is None
+
+
+def test_an_audit_shows_its_headline_and_what_shows_it() -> None:
+    finding = AuditFinding("length", "ten more words add 0.4 standard deviations")
+    audit = found(findings=(finding,), agreement=Interval(0.1, 0.0, 0.2, 50), gold="mine")
+    assert repr(audit) == "Audit(tested: 1 finding; 2 texts)"
+    html = audit._repr_html_()
+    for fact in ("Audit of tested: 1 finding", ">ten more words add 0.4", "0.40 [0.30, 0.50]"):
+        assert fact in html
+    assert "</span>mine<" in html

@@ -141,3 +141,11 @@ def test_a_known_fingerprint() -> None:
     """By hand: the tag, eight bytes of length, the byte."""
     assert sha256_of_values("a") == hashlib.sha256(b"t\0\0\0\0\0\0\0\x01a").hexdigest()
     assert sha256_of_values("a", "b") != sha256_of_values("ab")
+
+
+def test_a_question_shows_what_is_asked() -> None:
+    question = Question.comparison("Say <hi>.\n", "Hi!", "No.")
+    assert repr(question) == "Question(comparison of 2 texts, prompt 'Say <hi>.', by 'preference')"
+    html = question._repr_html_()
+    for part in ("Question: comparison", "Say &lt;hi&gt;.", "Hi!", "No.", "left, right, tie"):
+        assert part in html

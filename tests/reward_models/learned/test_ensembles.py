@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.reward_model_tools import episodes, pairs, small_reward_model
+from tests.reward_model_tools import episodes, small_reward_model
 from text_gym import FunctionReward, as_reward_source
-from text_gym.errors import ConfigError, DataError
-from text_gym.reward_models import Ensemble, NgramModel
-from text_gym.reward_models.learned.loading import load_reward_model
+from text_gym.errors import ConfigError
+from text_gym.reward_models import Ensemble
 
 
 def test_mean_minus_k_std_by_hand() -> None:
@@ -47,13 +46,3 @@ def test_nonsense_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no learned model"):
         Ensemble([member]).save(tmp_path / "x")
     assert not (tmp_path / "x").exists()
-
-
-def test_a_member_that_is_missing_is_named(tmp_path: Path) -> None:
-    model = NgramModel.fit(pairs())
-    Ensemble([model, model]).save(tmp_path)
-    for file in (tmp_path / "member-1").iterdir():
-        file.unlink()
-    (tmp_path / "member-1").rmdir()
-    with pytest.raises(DataError, match="member-1"):
-        load_reward_model(tmp_path)

@@ -20,7 +20,7 @@ from tests.page_tools import GOOD, Browser, exchange, ratings, raw, served
 from text_gym.errors import NotSavedError, RaterLeftError
 from text_gym.reward_models import LabelStore
 from text_gym.reward_models.labels.questions import Question
-from text_gym.reward_models.page.page import SHOWN
+from text_gym.reward_models.page.shown import SHOWN
 
 ROOT = Path(__file__).parents[3]
 

@@ -175,6 +175,47 @@ def test_load_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 TRAIN = ["train", "--algorithm", "reinforce", "--iterations", "3", "--episodes", "2", "--max-tokens", "6"]
 
 
+def test_a_persons_live_answers_reach_stable_baselines3_and_leaving_saves(tmp_path: Path) -> None:
+    rows = [
+        "--num-envs",
+        "2",
+        "--n-steps",
+        "6",
+        "--iterations",
+        "3",
+        "--max-tokens",
+        "6",
+        "--batch-size",
+        "12",
+    ]
+    arguments = ["train", "--algorithm", "sb3.ppo", *rows, "--reward", "human", "--out", "run"]
+    with RaterTerminal(*arguments, cwd=tmp_path) as terminal:
+        answered = 0
+        while (
+            not (tmp_path / "run" / "metrics.jsonl").exists()
+            or not (tmp_path / "run" / "metrics.jsonl").read_text()
+        ):
+            for name in ("accuracy", "clarity", "persuasiveness"):
+                terminal.wait_for(f"{name}  1  2  3  4  5  > ", 120)
+                terminal.type("4")
+            answered += 1
+            terminal.wait_for("question", 60)  # the next one: what came before it has been answered and used
+        terminal.wait_for("> ", 60)
+        terminal.type("q")
+        terminal.wait_for(f"left; answers saved: {answered}", 60)
+        assert terminal.wait(120) == 130
+    run = tmp_path / "run"
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["interrupted"]
+    assert 1 <= summary["iterations"] < 3
+    metrics = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [m["reward"] for m in metrics] == [0.75] * len(metrics)  # (4 - 1) / 4, without the KL penalty
+    assert (run / "policy" / "model.safetensors").exists()
+    assert (run / "checkpoints" / f"{summary['iterations']:08d}" / "sb3.safetensors").exists()
+    with LabelStore(tmp_path / "labels.db", create=False) as store:
+        assert len(list(store.labels())) == answered
+
+
 def test_a_person_on_a_terminal_is_the_reward_of_a_training(tmp_path: Path) -> None:
     arguments = [*TRAIN, "--reward", "human", "--out", "run"]
     with RaterTerminal(*arguments, cwd=tmp_path) as terminal:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from text_gym.agents.adapters.sb3.config import SB3Config
-from text_gym.agents.adapters.sb3.training import make_sb3
+from text_gym.agents.adapters.sb3.make import make_sb3
 from text_gym.agents.algorithms.by_name import load_algorithm
 from text_gym.agents.sampling.sampler import rollout
 from text_gym.envs.vector import TextVectorEnv

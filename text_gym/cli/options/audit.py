@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from tyro.conf import Positional
 
+from text_gym.data import check_source
+
+from .checks import at_least, check_data, check_out_folder, check_reward, check_task
 from .parsing import COLUMN, parse
 
 
@@ -47,4 +50,13 @@ class AuditOptions:
 def read_audit(argv: list[str]) -> tuple[AuditOptions]:
     """Options of `text-gym reward audit`."""
     (options,) = parse("reward audit", argv, AuditOptions, flags=COLUMN)
+    if options.source != "gold":
+        check_reward(options.source, "source")
+    check_data(options.data)
+    check_task(options.task if options.data is None else None)
+    if options.texts is not None:
+        check_source(options.texts)
+    check_out_folder(options.out)
+    at_least(1, count=options.count)
+    at_least(0, edited=options.edited, explained=options.explained, words=options.words)
     return (options,)

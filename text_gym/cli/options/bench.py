@@ -5,11 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tyro.conf import Positional
 
-from text_gym.bench.matrix.settings import Budget, EngineName
+from text_gym.bench.matrix.settings import BEST_OF_N, OPTIMISERS, Budget, EngineName
+from text_gym.errors import DataError, UnknownNameError
 
+from .checks import at_least, check_file, check_out_folder, check_policy, check_task
 from .parsing import parse
 
 
@@ -85,13 +88,34 @@ class BenchAgentsOptions:
 def read_rewards(argv: list[str]) -> tuple[BenchRewardsOptions, str]:
     """Options of `text-gym bench rewards`, and what was typed, for the report."""
     (options,) = parse("bench rewards", gathered(argv, "--design"), BenchRewardsOptions)
+    check_task(options.task)
+    check_policy(options.policy)
+    _check(options, [BEST_OF_N, *OPTIMISERS])
     return options, _command("rewards", argv)
 
 
 def read_agents(argv: list[str]) -> tuple[BenchAgentsOptions, str]:
     """Options of `text-gym bench agents`, and what was typed, for the report."""
     (options,) = parse("bench agents", gathered(argv, "--algorithm"), BenchAgentsOptions)
+    for task in options.tasks or ():
+        check_task(task)
+    _check(options, [*OPTIMISERS])
     return options, _command("agents", argv)
+
+
+def _check(options: BenchRewardsOptions | BenchAgentsOptions, optimisers: Sequence[str]) -> None:
+    """Check what both commands have and what needs no PyTorch.
+
+    Raises:
+        TextGymError: Naming the option, or the nearest optimiser.
+    """
+    own = isinstance(options, BenchAgentsOptions) and options.algorithm  # whose names are found out later
+    for name in () if own else options.optimisers or ():
+        if name not in optimisers:
+            raise UnknownNameError("optimiser", name, optimisers)
+    at_least(1, iterations=options.iterations)
+    at_least(0, workers=options.workers)
+    check_out_folder(options.out)
 
 
 def gathered(argv: Sequence[str], option: str) -> list[str]:
@@ -141,4 +165,10 @@ class CompareOptions:
 def read_compare(argv: list[str]) -> tuple[CompareOptions]:
     """Options of `text-gym bench compare`."""
     (options,) = parse("bench compare", argv, CompareOptions)
+    for place in (options.a, options.b):
+        if not Path(place).exists():
+            raise DataError(
+                f"{place}: no such folder or file; pass a benchmark's folder, or its results.json"
+            )
+    check_file("json", options.json)
     return (options,)

@@ -8,10 +8,12 @@ from __future__ import annotations
 import re
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from text_gym.data import Data, check_source
 from text_gym.errors import ConfigError, DataError, UnknownNameError
+from text_gym.reward_models.names import REWARD_NAMES
 from text_gym.runs.saved_policy import holds_model, policy_folder
 from text_gym.tasks.task import task_names
 from text_gym.utils.user_code import split_place
@@ -75,8 +77,28 @@ def check_learning(task: str, data: Data, policy: str | None) -> None:
             f"{data.data} --completion COLUMN`"
         )
     check_data(data.data)
-    check_code("gold", data.gold)
+    check_reward(data.gold, "gold")
     check_policy(policy)
+
+
+def check_reward(spec: str | None, option: str = "reward") -> None:
+    """Refuse a reward that is no name of ours, no folder, and no function of a file or module that is there.
+
+    Raises:
+        UnknownNameError: The nearest name is suggested.
+        DataError: There is no such file or module.
+        ConfigError: No name after the file.
+    """
+    check_code(option, spec)
+    if spec is None or spec.startswith("human:") or spec in REWARD_NAMES or Path(spec).is_dir():
+        return
+    found = split_place(spec)
+    if found is None:
+        raise UnknownNameError("reward", spec, REWARD_NAMES)
+    top = found[0].partition(".")[0]
+    here = Path(f"{top}.py").is_file() or Path(top).is_dir()  # the working directory is looked into, too
+    if not found[0].endswith(".py") and not here and top.isidentifier() and find_spec(top) is None:
+        raise DataError(f"--{option} {spec}: there is no module {top}; is it installed?")
 
 
 def check_code(option: str, spec: str | None) -> None:
@@ -93,8 +115,8 @@ def check_code(option: str, spec: str | None) -> None:
         raise ConfigError(f"which name in {spec}? Write --{option} {spec}:NAME")
 
 
-def check_policy(policy: str | None, option: str = "policy") -> None:
-    """Refuse a policy that is neither a folder with a model nor something that a hub could hold.
+def check_policy(policy: str | None, option: str = "policy", hub: bool = True) -> None:
+    """Refuse a policy that is neither a folder with a model nor, if `hub`, something that a hub could hold.
 
     Raises:
         DataError: Naming the place.
@@ -110,6 +132,8 @@ def check_policy(policy: str | None, option: str = "policy") -> None:
             )
     elif place.is_file():
         raise DataError(f"--{option} {policy} is a file; pass the folder of a policy, or a hub model's name")
+    elif not hub:
+        raise DataError(f"--{option} {policy}: there is no such folder")
     elif not _HUB_NAME.fullmatch(policy):
         raise DataError(
             f"--{option} {policy}: there is no such folder, and it is no hub model's name (OWNER/NAME)"

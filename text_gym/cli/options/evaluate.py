@@ -12,11 +12,11 @@ from text_gym.errors import ConfigError
 from .checks import (
     NEW,
     at_least,
-    check_code,
     check_data,
     check_device,
     check_file,
     check_policy,
+    check_reward,
     check_sampling,
     check_task,
 )
@@ -126,7 +126,7 @@ def read_evaluate(argv: list[str]) -> tuple[EvaluateOptions]:
     (options,) = parse("evaluate", argv, EvaluateOptions, first=_EVALUATE_FIRST, flags=flags)
     _check(options)
     check_policy(options.reference, "reference")
-    check_code("reward", options.reward)
+    check_reward(options.reward)
     for option in ("out", "transcripts"):
         check_file(option, getattr(options, option))
     print("loading PyTorch and the policy …", flush=True)
@@ -142,7 +142,7 @@ def _check(options: SampleOptions | EvaluateOptions) -> None:
     if options.policy == NEW:
         raise ConfigError("--policy new is a policy with random weights, for `text-gym train`; pass a folder")
     check_policy(options.policy)
-    check_code("gold", options.gold)
+    check_reward(options.gold, "gold")
     check_device(options.device)
     at_least(1, max_tokens=options.max_tokens)
     check_sampling(options.temperature, options.top_k, options.top_p)

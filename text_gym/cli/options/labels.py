@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from tyro.conf import Positional
 
+from text_gym.errors import DataError
 from text_gym.reward_models.people.human import STORE
 
+from .checks import at_least, check_data
 from .parsing import parse
 
 
@@ -116,6 +119,9 @@ class ImportOptions:
 def read_label(argv: list[str]) -> tuple[LabelOptions]:
     """Options of `text-gym label`."""
     (options,) = parse("label", argv, LabelOptions)
+    check_data(options.data)
+    at_least(2, scale=options.scale, n=options.n if options.kind == "best-of-n" else None)
+    at_least(1, overlap=options.overlap)
     return (options,)
 
 
@@ -140,4 +146,6 @@ def read_export(argv: list[str]) -> tuple[ExportOptions]:
 def read_import(argv: list[str]) -> tuple[ImportOptions]:
     """Options of `text-gym labels import`."""
     (options,) = parse("labels import", argv, ImportOptions)
+    if not Path(options.file).is_file():
+        raise DataError(f"{options.file}: no such file")
     return (options,)

@@ -7,11 +7,13 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
+from text_gym.data import check_source
 from text_gym.errors import ConfigError
 from text_gym.reward_models.learned.configs import NgramConfig, RewardTrainingConfig
 from text_gym.reward_models.preferences.files import read_pairs, read_ratings
 from text_gym.reward_models.preferences.opinions import Opinions
 
+from .checks import check_data, check_device, check_file, check_out_folder, check_policy, check_reward
 from .parsing import parse, value_of
 
 
@@ -58,6 +60,8 @@ class RewardTrainOptions:
             raise ConfigError("pass --pairs FILE or --ratings FILE, one of them")
         if self.members < 1:
             raise ConfigError(f"members is {self.members}; an ensemble needs one at least")
+        if not 0 < self.held_out < 1:
+            raise ConfigError(f"held_out is {self.held_out}; it must be between 0 and 1")
         if self.model is not None and self.kind == "ngrams":
             raise ConfigError("an n-gram model does not start from a --model; leave it out")
 
@@ -96,10 +100,19 @@ def read_reward_train(argv: list[str]) -> tuple[RewardTrainOptions, NgramConfig 
     if kind == "transformer":
         config_class = RewardTrainingConfig
     options, config = parse("reward train", argv, RewardTrainOptions, config_class)
+    check_data(options.pairs, "pairs")
+    check_data(options.ratings, "ratings")
+    check_policy(options.model, "model")
+    check_device(options.device)
+    check_out_folder(options.out)
     return replace(options, kind=kind), config
 
 
 def read_reward_score(argv: list[str]) -> tuple[RewardScoreOptions]:
     """Options of `text-gym reward score`."""
     (options,) = parse("reward score", argv, RewardScoreOptions)
+    check_source(options.transcripts)
+    check_reward(options.reward)
+    check_policy(options.policy)
+    check_file("out", options.out)
     return (options,)

@@ -8,8 +8,17 @@ from dataclasses import dataclass
 from text_gym.agents.algorithms.configs import SFTConfig
 from text_gym.data import Data
 from text_gym.errors import ConfigError
+from text_gym.runs.hub import check_push
 
-from .checks import at_least, check_code, check_data, check_device, check_out_folder, check_policy, check_task
+from .checks import (
+    at_least,
+    check_data,
+    check_device,
+    check_out_folder,
+    check_policy,
+    check_reward,
+    check_task,
+)
 from .parsing import COLUMN, parse
 
 # What people use first.
@@ -32,6 +41,8 @@ class SFTOptions(Data):
         heads: Attention heads of a new model.
         dropout: Dropout of a new model, in [0, 1); helps where texts are few.
         out: Folder for the policy.
+        push_to_hub: Upload the policy and its model card to the Hugging Face Hub in the end: OWNER/NAME, or
+            NAME for one of your own; a repository that is not there is made, a private one.
         device: auto, cpu, cuda, cuda:1, mps.
     """
 
@@ -43,6 +54,7 @@ class SFTOptions(Data):
     heads: int = 4
     dropout: float = 0.1
     out: str = "policy"
+    push_to_hub: str | None = None
     device: str = "auto"
 
 
@@ -56,12 +68,18 @@ def read_sft(argv: list[str]) -> tuple[SFTOptions, SFTConfig, float]:
     check_data(options.data)
     if options.data is not None and options.reference is None:
         raise ConfigError("pass --completion COLUMN: the texts to learn from")
-    check_code("gold", options.gold)
+    check_reward(options.gold, "gold")
     check_policy(options.model, "model")
     check_device(options.device)
     check_out_folder(options.out)
+    if options.push_to_hub is not None:
+        check_push(options.push_to_hub)
     at_least(
         1, layers=options.layers, width=options.width, heads=options.heads, vocab_size=options.vocab_size
     )
+    if options.model is None and options.width % options.heads:
+        raise ConfigError(f"--width is {options.width}; it must be a multiple of --heads, {options.heads}")
+    if not 0 <= options.dropout < 1:
+        raise ConfigError(f"--dropout is {options.dropout}; it must be in [0, 1)")
     print("loading PyTorch …", flush=True)
     return options, config, started

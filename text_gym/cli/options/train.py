@@ -5,29 +5,41 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal
 
 from text_gym.agents.adapters.sb3.config import SB3_ALGORITHMS, SB3Config
-from text_gym.agents.algorithms.configs import CONFIGS, settings_class
+from text_gym.agents.algorithms.configs import CONFIGS, DPOConfig, settings_class
 from text_gym.agents.own_algorithms import installed, short_name
 from text_gym.data import Data
-from text_gym.errors import ConfigError, UnknownNameError
+from text_gym.errors import ConfigError, DataError, UnknownNameError
 from text_gym.runs.folder import check_free, default_folder, read_config
+from text_gym.runs.hub import check_push
+from text_gym.runs.loggers import LogName, check_logs
 from text_gym.runs.saved_policy import policy_folder
+from text_gym.utils.waiting import Waiting
 
 from .checks import (
+    NEW,
     at_least,
     check_code,
+    check_data,
     check_device,
     check_learning,
     check_out_folder,
+    check_reward,
 )
 from .parsing import COLUMN, parse, value_of
 
+DPO = "dpo"
+HEADS = 4  # of attention, in a new policy
 # What people use first.
 _FIRST = (
     "task", "data", "reward", "policy", "algorithm", "iterations", "episodes", "learning_rate",
     "out", "device",
+)  # fmt: skip
+_FIRST_OF_DPO = (
+    "task", "data", "policy", "algorithm", "pairs", "epochs", "beta", "learning_rate", "out", "device",
 )  # fmt: skip
 
 
@@ -37,13 +49,16 @@ class TrainOptions(Data):
 
     Args:
         task: Task to learn, where no data is given.
-        algorithm: ppo, grpo, rloo, reinforce, best_of_n, or one of Stable-Baselines3: sb3.ppo, sb3.a2c,
-            sb3.dqn, sb3.maskable_ppo, sb3.recurrent_ppo; or your own: file.py:Class, module:Class, or the
-            name that an installed package gives it. Its settings are further options.
+        algorithm: ppo, grpo, rloo, reinforce, best_of_n; dpo, which learns from --pairs; one of
+            Stable-Baselines3: sb3.ppo, sb3.a2c, sb3.dqn, sb3.maskable_ppo, sb3.recurrent_ppo; or your own:
+            file.py:Class, module:Class, or the name that an installed package gives it. Its settings are
+            further options.
         reward: Reward to optimise: a name, module:function, file.py:function, or the folder of a reward
             model. The task's own, which is gold, if left out; beside another one gold is shown too.
         policy: Policy to start from: a folder of a policy or of a run, a hub model such as Qwen/Qwen3-0.6B,
             or `new` for a small one with random weights (--model is the same). The task's own if left out.
+        pairs: Preference pairs for dpo: a file or data set with columns prompt, chosen, rejected, or a label
+            store (labels.db) with comparisons.
         layers: Layers of a new policy.
         width: Width of a new policy; a multiple of 4, its attention heads.
         lora: Rank of a LoRA adapter to train in place of the policy's weights, e.g. 8; needs much less memory
@@ -57,6 +72,10 @@ class TrainOptions(Data):
             it.
         out: Folder for the results; runs/TASK-ALGORITHM-TIME if left out.
         device: auto, cpu, cuda, cuda:1, mps.
+        log: Where else the rows of metrics.jsonl go as it trains: tensorboard, wandb, trackio, several, or
+            none of them if nothing follows; wandb and trackio are packages to install.
+        push_to_hub: Upload the policy and its model card to the Hugging Face Hub in the end: OWNER/NAME, or
+            NAME for one of your own; a repository that is not there is made, a private one.
         checkpoint_every: Iterations between two checkpoints; 0 takes none.
         resume: Folder of an interrupted run to go on with, in place and with its own settings; no other
             option can be given.
@@ -66,6 +85,7 @@ class TrainOptions(Data):
     algorithm: str = "ppo"
     reward: str | None = None
     policy: str | None = None
+    pairs: str | None = None
     layers: int = 2
     width: int = 64
     lora: int | None = None
@@ -77,15 +97,17 @@ class TrainOptions(Data):
     limit: Literal["end", "truncate"] = "end"
     out: str | None = None
     device: str = "auto"
+    log: tuple[LogName, ...] = ("tensorboard",)
+    push_to_hub: str | None = None
     checkpoint_every: int = 10
     resume: str | None = None
 
 
-def read_train(argv: list[str]) -> tuple[TrainOptions, Any, str, float]:
+def read_train(argv: list[str]) -> tuple[TrainOptions, Any, str, float, Waiting]:
     """Read the options of `text-gym train`, and the settings of its algorithm.
 
-    With them come the folder to go on with, if any, and when the command began (`time.perf_counter`). The
-    run's folder is decided and told here, so that it is seen before PyTorch is loaded.
+    With them come the folder to go on with, if any, when the command began (`time.perf_counter`), and a
+    display of the wait for PyTorch. The run's folder is decided and told here, before PyTorch is loaded.
     """
     started = time.perf_counter()
     resumed = value_of(argv, "--resume", "")
@@ -98,14 +120,15 @@ def read_train(argv: list[str]) -> tuple[TrainOptions, Any, str, float]:
             argv,
             TrainOptions,
             _config_class(algorithm),
-            first=_FIRST,
+            first=_FIRST_OF_DPO if algorithm == DPO else _FIRST,
             flags=COLUMN,
             settings=short_name(algorithm),
             give_way=("layers", "width"),
         )
         options = _checked(options, config)
-    print(f"folder: {resumed or options.out}\nloading PyTorch and the policy …", flush=True)
-    return options, config, resumed, started
+    print(f"folder: {resumed or options.out}", flush=True)
+    waiting = Waiting("measuring the start: loading PyTorch and the policy")
+    return options, config, resumed, started, waiting
 
 
 def _checked(options: TrainOptions, config: Any) -> TrainOptions:
@@ -115,7 +138,11 @@ def _checked(options: TrainOptions, config: Any) -> TrainOptions:
         TextGymError: An option is certainly wrong.
     """
     check_learning(options.task, options, options.policy)
-    check_code("reward", options.reward)
+    check_reward(options.reward)
+    _check_pairs(options)
+    check_logs(options.log)
+    if options.push_to_hub is not None:
+        check_push(options.push_to_hub)
     check_device(options.device)
     at_least(
         1,
@@ -127,11 +154,49 @@ def _checked(options: TrainOptions, config: Any) -> TrainOptions:
         width=options.width,
     )
     at_least(0, checkpoint_every=options.checkpoint_every)
+    if options.policy == NEW and options.width % HEADS:
+        raise ConfigError(
+            f"--width is {options.width}; it must be a multiple of {HEADS}, the number of attention heads"
+        )
+    group = getattr(config, "group_size", 1)
+    if options.episodes % group:
+        raise ConfigError(
+            f"--episodes is {options.episodes}; {short_name(options.algorithm)} needs a multiple of {group}, "
+            "the episodes that share a prompt"
+        )
     out = options.out or str(default_folder(options.data or options.task, options.algorithm))
     check_out_folder(out)
     check_free(out)
     policy = None if options.policy is None else policy_folder(options.policy)
     return dataclasses.replace(options, out=out, policy=policy)
+
+
+def _check_pairs(options: TrainOptions) -> None:
+    """Check that dpo has pairs to learn from and no reward to optimise, and that nothing else has pairs.
+
+    Raises:
+        TextGymError: Naming the option, and what to do.
+    """
+    if options.algorithm != DPO:
+        if options.pairs is not None:
+            raise ConfigError(
+                f"{options.algorithm} learns from a reward, not from --pairs; pass --algorithm dpo"
+            )
+        return
+    if options.pairs is None:
+        raise ConfigError(
+            "dpo learns from preference pairs: pass --pairs FILE, with columns prompt, chosen, rejected, or "
+            "a label store (text-gym label --kind comparison)"
+        )
+    if options.reward is not None:
+        raise ConfigError(
+            "dpo optimises no --reward; leave it out, or make a reward model of the pairs: text-gym reward "
+            f"train --pairs {options.pairs}"
+        )
+    if Path(options.pairs).suffix != ".db":
+        check_data(options.pairs, "pairs")
+    elif not Path(options.pairs).is_file():
+        raise DataError(f"--pairs {options.pairs}: there is no such label store")
 
 
 def _config_class(algorithm: str) -> type[Any]:
@@ -142,9 +207,11 @@ def _config_class(algorithm: str) -> type[Any]:
     """
     check_code("algorithm", algorithm)
     library = [f"sb3.{name}" for name in SB3_ALGORITHMS]
-    known = [*CONFIGS, *library, *installed()]
+    known = [*CONFIGS, DPO, *library, *installed()]
     if ":" not in algorithm and algorithm not in known:
         raise UnknownNameError("algorithm", algorithm, known)
+    if algorithm == DPO:
+        return DPOConfig
     return SB3Config if algorithm in library else settings_class(algorithm)
 
 

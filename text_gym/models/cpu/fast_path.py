@@ -6,19 +6,20 @@ Without a compiler, on accelerators and in float64 the same paths run on PyTorch
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from text_gym.models.layer_cache import Reader
+from text_gym.models.kv_cache import KVCache
 
-from .gpt2 import GPT2Path
+from . import gpt2
+from .gpt2_cache import gpt2_cache
 from .kernels import kernels_for
 
-MIN_ROWS_TO_PACK = (
-    256  # packing the second matrix of a product pays off from about this many rows of the first
-)
+# Packing the second matrix of a product pays off from about this many rows of the first.
+MIN_ROWS_TO_PACK = 256
 
 
 class FastPath(Protocol):
@@ -28,8 +29,8 @@ class FastPath(Protocol):
     things: read with a KV cache, for rollouts, and compute differentiable states, for updates.
     """
 
-    def reader(self) -> Reader:
-        """Make a reader for rollouts: prefill and decode steps with a KV cache, without dropout."""
+    def cache(self, rows: int, width: int) -> KVCache:
+        """Make a KV cache for rollouts, for `B` rows of at most so many tokens; it reads without dropout."""
         ...
 
     @property
@@ -59,6 +60,52 @@ def fast_path(trunk: nn.Module) -> FastPath | None:
     code.
     """
     return GPT2Path(trunk) if GPT2Path.fits(trunk) else None
+
+
+@dataclass(frozen=True)
+class GPT2Path:
+    """GPT-2's arithmetic written out, as a `FastPath`.
+
+    Args:
+        trunk: One that `fits`.
+    """
+
+    trunk: Any
+
+    @staticmethod
+    def fits(trunk: nn.Module) -> bool:
+        """Return True if a trunk is an unmodified GPT-2: no adapters, foreign modules or hooks."""
+        from transformers import GPT2Model
+        from transformers.activations import GELUTanh, NewGELUActivation
+        from transformers.models.gpt2.modeling_gpt2 import GPT2MLP, GPT2Attention, GPT2Block
+        from transformers.pytorch_utils import Conv1D
+
+        if type(trunk) is not GPT2Model or trunk.config.add_cross_attention:
+            return False
+        plain = {GPT2Model, GPT2Block, GPT2Attention, GPT2MLP, Conv1D, NewGELUActivation, GELUTanh}
+        plain |= {nn.Embedding, nn.LayerNorm, nn.Dropout, nn.ModuleList, nn.GELU}
+        return trunk.dtype in (torch.float32, torch.float64) and all(
+            type(m) in plain
+            and getattr(m, "approximate", "tanh") == "tanh"
+            and not (m._forward_hooks or m._forward_pre_hooks)
+            for m in trunk.modules()
+        )
+
+    def cache(self, rows: int, width: int) -> KVCache:
+        """Implement `FastPath`."""
+        return gpt2_cache(self.trunk, rows, width)
+
+    @property
+    def can_update(self) -> bool:
+        """Implement `FastPath`."""
+        return not any(
+            (m.training and getattr(m, "p", 0.0) > 0) or getattr(m, "gradient_checkpointing", False)
+            for m in self.trunk.modules()
+        )
+
+    def states(self, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Implement `FastPath`."""
+        return gpt2.states(self.trunk, tokens, starts, lengths)
 
 
 def fixed_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:

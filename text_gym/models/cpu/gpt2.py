@@ -1,57 +1,223 @@
-"""The fast path of GPT-2."""
+"""GPT-2's arithmetic written out: its blocks, and its states in a batch of texts, with gradients for updates.
+
+The last layer is computed only where a state is asked for. Attention and GELU, forward and backward, are
+kernels where there are any; matrix products are PyTorch's. Reading token by token is in `gpt2_cache`.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
-from . import gpt2_states
-from .gpt2_reader import GPT2Reader
+from .kernels import Kernels, LayerWeights, Panels, Texts, kernels_for
+
+Norm = tuple[Any, Any, float]  # weight, bias and epsilon of a layer norm
 
 
-class GPT2Path:
-    """GPT-2's arithmetic written out, as a `FastPath`.
+class Block:
+    """A block's parameters, looked up once, since a small model's step costs little else."""
 
-    Args:
-        trunk: One that `fits`.
-    """
+    def __init__(self, block: Any) -> None:
+        attention, mlp = block.attn, block.mlp
+        self.heads, self.size, self.scale = attention.num_heads, attention.head_dim, attention.scaling
+        self.norm_1: Norm = (block.ln_1.weight, block.ln_1.bias, block.ln_1.eps)
+        self.norm_2: Norm = (block.ln_2.weight, block.ln_2.bias, block.ln_2.eps)
+        self.qkv, self.qkv_bias = attention.c_attn.weight, attention.c_attn.bias
+        self.projection, self.projection_bias = attention.c_proj.weight, attention.c_proj.bias
+        self.up, self.up_bias = mlp.c_fc.weight, mlp.c_fc.bias
+        self.down, self.down_bias = mlp.c_proj.weight, mlp.c_proj.bias
 
-    def __init__(self, trunk: Any) -> None:
-        self._trunk = trunk
+    def matrices(self) -> tuple[Tensor, ...]:
+        """Return the matrices the kernels read in a packed order."""
+        return self.qkv, self.projection, self.up, self.down
+
+    def layer(self, panels: Iterator[Panels], keys: Tensor, values: Tensor) -> LayerWeights:
+        """Return the block in the kernels' form, taking the next panels for its `matrices`."""
+        (gain_1, offset_1, epsilon_1), (gain_2, offset_2, epsilon_2) = self.norm_1, self.norm_2
+        qkv, projection, up, down = (next(panels).memory for _ in self.matrices())
+        first = (gain_1, offset_1, qkv, self.qkv_bias, projection, self.projection_bias)
+        second = (gain_2, offset_2, up, self.up_bias, down, self.down_bias)
+        pointers = (x.data_ptr() for x in (*first, *second, keys, values))
+        return LayerWeights(*pointers, self.scale, epsilon_1, epsilon_2)
+
+
+def layer_norm(x: Tensor, norm: Norm) -> Tensor:
+    """Apply layer normalisation to `(n, D)`."""
+    weight, bias, epsilon = norm
+    return torch.layer_norm(x, weight.shape, weight, bias, epsilon)
+
+
+def after_attention(block: Block, x: Tensor, attended: Tensor) -> Tensor:
+    """Compute the rest of a block after its attention, from the states before it and its output `(n, D)`."""
+    x = x + torch.addmm(block.projection_bias, attended, block.projection)
+    h = torch.addmm(block.up_bias, layer_norm(x, block.norm_2), block.up)
+    return x + torch.addmm(block.down_bias, gelu(h), block.down)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """Compute the tanh form of GELU for a contiguous tensor, by kernels where there are any."""
+    kernels = kernels_for(x)
+    if kernels is None:
+        return F.gelu(x, approximate="tanh")
+    return _GELU.apply(kernels, x)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _GELU(torch.autograd.Function):
+    """`gelu` by kernels, with its backward pass."""
 
     @staticmethod
-    def fits(trunk: nn.Module) -> bool:
-        """Return True if a trunk is an unmodified GPT-2: no adapters, foreign modules or hooks."""
-        from transformers import GPT2Model
-        from transformers.activations import GELUTanh, NewGELUActivation
-        from transformers.models.gpt2.modeling_gpt2 import GPT2MLP, GPT2Attention, GPT2Block
-        from transformers.pytorch_utils import Conv1D
+    def forward(ctx: Any, kernels: Kernels, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return kernels.gelu(x)
 
-        if type(trunk) is not GPT2Model or trunk.config.add_cross_attention:
-            return False
-        plain = {GPT2Model, GPT2Block, GPT2Attention, GPT2MLP, Conv1D, NewGELUActivation, GELUTanh}
-        plain |= {nn.Embedding, nn.LayerNorm, nn.Dropout, nn.ModuleList, nn.GELU}
-        return trunk.dtype in (torch.float32, torch.float64) and all(
-            type(m) in plain
-            and getattr(m, "approximate", "tanh") == "tanh"
-            and not (m._forward_hooks or m._forward_pre_hooks)
-            for m in trunk.modules()
-        )
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        (x,) = ctx.saved_tensors
+        kernels = kernels_for(x)
+        assert kernels is not None
+        return None, kernels.gelu_backward(x, gradient.contiguous())
 
-    def reader(self) -> GPT2Reader:
-        """Implement `FastPath`."""
-        return GPT2Reader(self._trunk)
 
-    @property
-    def can_update(self) -> bool:
-        """Implement `FastPath`."""
-        return not any(
-            (m.training and getattr(m, "p", 0.0) > 0) or getattr(m, "gradient_checkpointing", False)
-            for m in self._trunk.modules()
-        )
+def states(trunk: Any, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the states from which the completions' tokens are drawn, as `FastPath.states` describes it.
 
-    def states(self, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Implement `FastPath`."""
-        return gpt2_states.states(self._trunk, tokens, starts, lengths)
+    Args:
+        trunk: One that `GPT2Path` fits.
+        tokens: `(B, S)` int64, right-padded; `S` is at least the largest `P + T - 1`.
+        starts: `(B,)` int64, prompt lengths `P`.
+        lengths: `(B,)` int64, completion lengths `T`; `N` is their sum.
+    """
+    (n, size), device = tokens.shape, tokens.device
+    # All tokens look back (what padding sees does not matter); in the last layer only those that are asked.
+    everywhere = Queries(
+        torch.arange(0, n * size, size, device=device), starts + lengths - 1, torch.zeros_like(starts), size
+    )
+    drawn = Queries(lengths.cumsum(0) - lengths, lengths, starts - 1, size)
+    rows, steps = (torch.arange(int(lengths.max()), device=device) < lengths[:, None]).nonzero(as_tuple=True)
+    asked = rows * size + starts[rows] - 1 + steps  # (N,), counted row by row
+
+    embedded, weight = _Embedding.apply(trunk.wte.weight, tokens)  # type: ignore[no-untyped-call]
+    x = (embedded + trunk.wpe.weight[:size]).view(n * size, -1)
+    *blocks, last = [Block(block) for block in trunk.h]
+    for block in blocks:
+        h = torch.addmm(block.qkv_bias, layer_norm(x, block.norm_1), block.qkv)
+        x = after_attention(block, x, attend(block, everywhere, h))
+    h, width = layer_norm(x, last.norm_1), x.shape[1]
+    q = torch.addmm(last.qkv_bias[:width], h[asked], last.qkv[:, :width])
+    kv = torch.addmm(last.qkv_bias[width:], h, last.qkv[:, width:])
+    x = after_attention(last, x[asked], attend(last, drawn, q, kv))
+    final = trunk.ln_f
+    return layer_norm(x, (final.weight, final.bias, final.eps)), weight
+
+
+class _Embedding(torch.autograd.Function):
+    """Looks up rows of the embedding and passes the weights on, for a tied output layer.
+
+    The gradient of the rows is added to what comes back through the second way. A matrix of its own, of zeros
+    but for some rows, would take longer than a layer where the vocabulary is large.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(tokens)
+        ctx.shape = weight.shape
+        ctx.set_materialize_grads(False)
+        return torch.embedding(weight, tokens), weight.view_as(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_rows: Tensor | None, of_weight: Tensor | None) -> tuple[Tensor | None, None]:
+        (tokens,) = ctx.saved_tensors
+        if of_rows is None:
+            return of_weight, None
+        if of_weight is None:  # otherwise the output layer has weights of its own
+            of_weight = of_rows.new_zeros(ctx.shape)
+        return of_weight.index_add_(0, tokens.flatten(), of_rows.flatten(0, 1)), None
+
+
+class Queries(NamedTuple):
+    """The query tokens of a batch of texts, each of which attends to itself and those before it.
+
+    Args:
+        begins: `(B,)` int64, the number of each text's first one.
+        counts: `(B,)` int64, how many there are of each text.
+        firsts: `(B,)` int64, the column of its first one.
+        size: `S`, columns of the batch.
+    """
+
+    begins: Tensor
+    counts: Tensor
+    firsts: Tensor
+    size: int
+
+
+def attend(block: Block, queries: Queries, *qkv: Tensor) -> Tensor:
+    """Compute causal attention, by kernels where there are any.
+
+    Args:
+        block: Of which layer.
+        queries: `N` of them.
+        qkv: `(B · S, 3 · D)` of all tokens; or `(N, D)` of the queries, and `(B · S, 2 · D)`.
+
+    Returns:
+        `(N, D)`, or `(B · S, D)`.
+    """
+    kernels = kernels_for(qkv[0])
+    if kernels is None:
+        return attend_by_operators(block, queries, *qkv)
+    places = (x.contiguous() for x in queries[:3])
+    texts = Texts(*places, tokens=queries.size, heads=block.heads, size=block.size, scale=block.scale)
+    return _Attention.apply(kernels, texts, *qkv)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def attend_by_operators(block: Block, queries: Queries, *qkv: Tensor) -> Tensor:
+    """Do what `attend` does, by PyTorch's operators."""
+    begins, counts, firsts, size = queries
+    shape = len(begins), size, -1, block.heads, block.size
+    if len(qkv) == 1:
+        q, k, v = qkv[0].view(shape).permute(2, 0, 3, 1, 4)  # (B, heads, S, size) each
+        h = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=block.scale)
+        return h.transpose(1, 2).reshape(len(qkv[0]), -1)
+    k, v = qkv[1].view(shape).permute(2, 0, 3, 1, 4)
+    steps = torch.arange(int(counts.max()), device=begins.device)
+    mask = steps < counts[:, None]  # (B, T), the queries that exist
+    q = qkv[0].new_zeros(*mask.shape, qkv[0].shape[1]).masked_scatter(mask[..., None], qkv[0])
+    q = q.view(*mask.shape, block.heads, block.size).transpose(1, 2)
+    columns = firsts[:, None] + steps
+    seen = torch.arange(size, device=mask.device) <= columns[:, None, :, None]
+    h = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=block.scale)
+    return h.transpose(1, 2)[mask].flatten(1)
+
+
+class _Attention(torch.autograd.Function):
+    """`attend` by kernels, with its backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, kernels: Kernels, texts: Texts, *qkv: Tensor) -> Tensor:
+        out, log_sums = kernels.attention(texts, *_split(qkv))
+        ctx.save_for_backward(*qkv, log_sums)
+        ctx.texts = texts
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        *qkv, log_sums = ctx.saved_tensors
+        found = [(torch.zeros_like if ctx.texts.ragged else torch.empty_like)(x) for x in qkv]
+        kernels = kernels_for(gradient)
+        assert kernels is not None
+        parts = _split(qkv), log_sums, gradient.contiguous(), _split(found)
+        kernels.attention_backward(ctx.texts, *parts)
+        return None, None, *found
+
+
+def _split(qkv: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Split `attend`'s input into queries, keys and values `(…, D)`."""
+    q, k, v = qkv[0].chunk(3, 1) if len(qkv) == 1 else (qkv[0], *qkv[1].chunk(2, 1))
+    return q, k, v

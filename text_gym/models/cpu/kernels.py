@@ -95,9 +95,9 @@ class Kernels:
             return found  # type: ignore[no-any-return]
 
         self._panel_width = int(library.panel_width())
-        self._can_share = bool(library.can_share()) and not _two_runtimes()
-        self._share = function("share", _NUMBER, _NUMBER)
-        self._shared = function("shared", result=_NUMBER)
+        self.can_share = bool(library.can_share()) and not _two_runtimes()
+        self.share = function("share", _NUMBER, _NUMBER)  # of OpenMP's threads, and how many of them work
+        self.threads = function("shared", result=_NUMBER)  # the calling thread's work is divided among
         texts = ctypes.POINTER(Texts)
         self._step = function(
             "step",
@@ -116,21 +116,6 @@ class Kernels:
         self._gelu_backward = function("gelu_backward", *[_POINTER] * 3, _NUMBER)
         self._attention = function("attention", texts, *[_POINTER] * 6, _NUMBER)
         self._attention_backward = function("attention_backward", texts, *[_POINTER] * 9, _NUMBER)
-
-    @property
-    def threads(self) -> int:
-        """The number of threads among which the calling thread's work is divided."""
-        found: int = self._shared()
-        return found
-
-    def share(self, threads: int) -> None:
-        """Divide the calling thread's work among threads of PyTorch's, but no more than there are cores.
-
-        Args:
-            threads: How many PyTorch has; they are OpenMP's, and the kernels' too.
-        """
-        team = threads if self._can_share else 1
-        self._share(team, min(team, cores()))
 
     def pack(self, matrix: Tensor) -> Panels:
         """Pack a matrix `(inputs, outputs)` of any strides for `multiply` and `step`."""
@@ -213,7 +198,7 @@ class Kernels:
         texts = len(tokens) if lengths is None else len(lengths)
         out = torch.empty(texts, width)
         size = min(len(tokens), _SOME) * (5 * width + inner) + _padded(room, _STRIP)
-        scratch = torch.empty(self.threads, size)
+        scratch = torch.empty(self.threads(), size)
         weights = (x.data_ptr() for x in (*embeddings, *norm[:2]))
         memory = (x.data_ptr() for x in (tokens, rows, columns, asked, out, scratch))
         start = None if begins is None else begins.data_ptr()
@@ -235,7 +220,7 @@ class Kernels:
         """
         rows, width = logits.shape
         tokens, probs = torch.empty(rows, dtype=torch.int64), logits.new_empty(rows, 1)
-        scratch = torch.empty(self.threads, width + width // 64 + 1)
+        scratch = torch.empty(self.threads(), width + width // 64 + 1)
         pointers = (x.data_ptr() for x in (logits, u, tokens, probs, scratch))
         self._draw(*pointers, rows, width)
         return tokens, probs
@@ -294,7 +279,7 @@ class Kernels:
         texts.of_query, texts.of_key = tensors[0].stride(0), tensors[1].stride(0)
         tokens, size = _padded(texts.tokens, _STRIP), _padded(texts.size, _LANES)
         floats = buffers * tokens * size + _QUERIES * (2 * tokens + 3 * size)
-        scratch = torch.empty(self.threads, floats)
+        scratch = torch.empty(self.threads(), floats)
         function(ctypes.byref(texts), *(x.data_ptr() for x in tensors), scratch.data_ptr(), floats)
 
 
@@ -307,15 +292,9 @@ def kernels_for(tensor: Tensor) -> Kernels | None:
     if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
         return None
     found = _kernels()
-    if found is not None:
-        found.share(torch.get_num_threads())
-    return found
-
-
-def required_kernels(tensor: Tensor) -> Kernels:
-    """Return the kernels where they are known to exist."""
-    found = kernels_for(tensor)
-    assert found is not None
+    if found is not None:  # they divide the calling thread's work among PyTorch's threads, one a core at most
+        team = torch.get_num_threads() if found.can_share else 1
+        found.share(team, min(team, cores()))
     return found
 
 

@@ -36,14 +36,14 @@ def test_features_know_how_many_tokens_are_left(encoder: Any) -> None:
     later = obs | {"remaining": obs["remaining"] - 1}
     assert torch.equal(features(later), features(obs))  # at first the clock counts for nothing …
     features(obs).sum().backward()
-    assert features.clock is not None
-    assert features.clock.grad is not None
-    assert features.clock.grad.abs().max() > 0  # … but it is learnt
-    torch.nn.init.ones_(features.clock)
+    assert features.encoder.clock is not None
+    assert features.encoder.clock.grad is not None
+    assert features.encoder.clock.grad.abs().max() > 0  # … but it is learnt
+    torch.nn.init.ones_(features.encoder.clock)
     assert not torch.allclose(features(later), features(obs))
     spaces = {k: v for k, v in env.observation_space.spaces.items() if k != "remaining"}
     without = TokenFeatures(gym.spaces.Dict(spaces), encoder=encoder, width=16)
-    assert without.clock is None
+    assert without.encoder.clock is None
     assert without(obs).shape == (1, 16)
 
 

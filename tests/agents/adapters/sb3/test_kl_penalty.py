@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
@@ -22,6 +21,7 @@ from text_gym.agents import (
     SequenceRolloutBuffer,
     trajectory_log_probs,
 )
+from text_gym.agents.adapters.episode_statistics import EpisodeStatistics
 from text_gym.agents.adapters.sb3.kl_penalty import sb3_log_probs
 from text_gym.errors import ConfigError
 from text_gym.tasks.enumerable import optimal_policy, trajectories
@@ -29,7 +29,7 @@ from text_gym.tasks.enumerable import optimal_policy, trajectories
 
 def penalised(task: Task, reference: Policy, kl_coef: float, num_envs: int = 4, **kwargs: Any) -> KLPenalty:
     env = TextVectorEnv(task=task, num_envs=num_envs, autoreset_mode="SameStep", **kwargs)
-    return KLPenalty(RecordEpisodeStatistics(env), reference, kl_coef)
+    return KLPenalty(EpisodeStatistics(env), reference, kl_coef)
 
 
 def test_each_reward_is_the_tasks_minus_beta_times_the_log_ratio() -> None:

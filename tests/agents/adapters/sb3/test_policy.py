@@ -88,7 +88,7 @@ def test_bootstrap_values_are_those_of_the_state_at_the_limit(monkeypatch: pytes
 def test_a_rollout_costs_one_step_a_token_and_one_prefill_an_episode() -> None:
     model = make_ppo(letters_env(), n_steps=40)
     model.learn(6 * 40)
-    cache = model.policy._caches["play"]
+    cache = model.policy._core.caches["play"]
     episodes = sum(s.stop - s.start > 0 for s in model.rollout_buffer._sequences)
     assert cache.steps <= 41
     assert cache.prefilled <= episodes + 6
@@ -104,7 +104,7 @@ def test_an_evaluation_in_mid_rollout_does_not_cost_the_rollout_its_cache() -> N
             return True
 
     model.learn(48, callback=Evaluate())
-    assert model.policy._caches["play"].prefilled <= len(model.rollout_buffer._sequences) + 6
+    assert model.policy._core.caches["play"].prefilled <= len(model.rollout_buffer._sequences) + 6
 
 
 def test_without_learning_the_ratio_is_one_in_every_minibatch() -> None:

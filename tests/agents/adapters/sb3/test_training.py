@@ -8,7 +8,8 @@ import pytest
 from text_gym import load_task
 from text_gym.agents import Policy, SB3Config, train_sb3
 from text_gym.agents.adapters.sb3.config import SB3_ALGORITHMS
-from text_gym.agents.adapters.sb3.training import evaluate_sb3, make_sb3
+from text_gym.agents.adapters.sb3.evaluation import evaluate_sb3
+from text_gym.agents.adapters.sb3.make import make_sb3
 from text_gym.errors import ConfigError, UnknownNameError
 
 

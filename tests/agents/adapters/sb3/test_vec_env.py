@@ -13,7 +13,7 @@ from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
-from tests.sb3_world import FEATURES, make_ppo, reference_of, task_env
+from tests.sb3_world import FEATURES, task_env
 from text_gym import (
     AllowedTokens,
     Episode,
@@ -22,7 +22,6 @@ from text_gym import (
     Task,
     TextVectorEnv,
     WordTokenizer,
-    load_task,
 )
 from text_gym.agents import SB3VecEnv
 from text_gym.errors import ConfigError
@@ -140,8 +139,6 @@ def test_masks_of_the_environment_reach_maskable_ppo() -> None:
     assert masks.tolist() == [[True, False, False, True]] * 2
     model = contrib.MaskablePPO("MultiInputPolicy", env, n_steps=8, batch_size=8).learn(64)
     assert model.num_timesteps == 64
-    with pytest.raises(ConfigError, match="does not support action masks"):
-        make_ppo(env, reference_of(load_task("copy")))
 
 
 @pytest.mark.parametrize("algorithm", ["PPO", "A2C", "DQN", "MaskablePPO", "RecurrentPPO"])

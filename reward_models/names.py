@@ -1,0 +1,18 @@
+"""The names of the rewards that `load_reward` knows, readable without loading any of them."""
+
+REWARD_NAMES = (
+    "format",
+    "human",
+    "human_web",
+    "json",
+    "judge",
+    "keywords",
+    "length",
+    "math",
+    "overlap",
+    "readability",
+    "repetition",
+    "rubric",
+    "slots",
+    "token_repetition",
+)

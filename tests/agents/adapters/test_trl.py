@@ -1,0 +1,137 @@
+"""`TRLEnvironment` by TRL's contract; the trainer is a stand-in, and `python -m tests.interop trl` trains."""
+
+from __future__ import annotations
+
+import importlib.util
+from types import SimpleNamespace
+from typing import Any
+
+import gymnasium as gym
+import pytest
+import torch
+
+from text_gym import AllowedTokens, ByteTokenizer, FunctionReward, MinLength, Prompt, TextVectorEnv, load_task
+from text_gym.agents import Policy
+from text_gym.agents.adapters.trl import TRLEnvironment
+from text_gym.errors import ConfigError, MissingLibraryError, PromptError
+
+PROMPTS = [Prompt("ab", {"wanted": "x"}), Prompt("c", {"wanted": "yy"}), Prompt("def", {"wanted": "z"})]
+TOKENIZER = ByteTokenizer()
+
+
+def pay(completion: str, wanted: str) -> float | None:
+    """Pays by the prompt's column, and knows nothing of texts without a letter."""
+    return len(wanted) + completion.count(wanted[0]) / 10 if completion else None
+
+
+def make_env(**kwargs: Any) -> TRLEnvironment:
+    reward = FunctionReward(pay, abstains=True)
+    return TRLEnvironment(TextVectorEnv(PROMPTS, TOKENIZER, reward, 5, num_envs=2, **kwargs))
+
+
+def make_trainer(step: int = 0, **args: Any) -> Any:
+    policy = Policy.new(TOKENIZER, layers=1, width=16, context=16, dropout=0.5, device="cpu")
+    settings = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "seed": 0} | args
+    return SimpleNamespace(
+        model=policy.model.train(),
+        processing_class=TOKENIZER,
+        args=SimpleNamespace(**settings),
+        state=SimpleNamespace(global_step=step),
+        accelerator=SimpleNamespace(unwrap_model=lambda m: m, num_processes=1, process_index=0),
+    )
+
+
+def log_probs(model: Any, prompt: list[int], completion: list[int], temperature: float = 1.0) -> list[float]:
+    """Of the tokens of one text, by a plain forward pass."""
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + completion])).logits[0, :, : TOKENIZER.vocab_size]
+    model.train(training)
+    log_p = torch.log_softmax(logits / temperature, dim=1)
+    return [float(log_p[len(prompt) - 1 + t, token]) for t, token in enumerate(completion)]
+
+
+def asked(group: int = 4) -> list[str]:
+    return [p.text for p in (PROMPTS[2], PROMPTS[0], PROMPTS[1]) for _ in range(group)]
+
+
+def test_every_row_begins_with_its_prompt_and_is_paid_by_its_columns() -> None:
+    env, prompts = make_env(), asked()
+    found = env.rollout_func(prompts, make_trainer())
+    assert found["prompt_ids"] == [list(text.encode()) for text in prompts]
+    for prompt, ids, paid in zip(prompts, found["completion_ids"], found["environment_reward"], strict=True):
+        text = TOKENIZER.decode(ids)
+        wanted = {"ab": "x", "c": "yy", "def": "z"}[prompt]
+        assert 1 <= len(ids) <= 5
+        assert paid == (len(wanted) + text.count(wanted[0]) / 10 if text else None)
+    logged: dict[str, float] = {}
+    fields = {k: v for k, v in found.items() if k.startswith("environment")}
+    reward = env.reward(prompts=prompts, completions=[""] * 12, log_metric=logged.__setitem__, **fields)
+    assert reward == found["environment_reward"]
+    assert env.reward.__name__ == "pay"
+
+
+def test_members_of_a_group_and_later_calls_draw_other_noise_and_a_seed_repeats_them() -> None:
+    env, trainer = make_env(), make_trainer()
+    first, again = (env.rollout_func(asked(), trainer)["completion_ids"] for _ in range(2))
+    trainer.state.global_step = 1
+    later = env.rollout_func(asked(), trainer)["completion_ids"]
+    texts = {tuple(ids) for ids in first + again + later if len(ids) > 2}
+    assert len(texts) == sum(len(ids) > 2 for ids in first + again + later)
+    assert make_env().rollout_func(asked(), make_trainer())["completion_ids"] == first
+    assert make_env().rollout_func(asked(), make_trainer(seed=1))["completion_ids"] != first
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probs_are_those_of_the_model_as_it_is_now_without_dropout(temperature: float) -> None:
+    env, trainer = make_env(), make_trainer(temperature=temperature)
+    optimizer = torch.optim.AdamW(trainer.model.parameters(), lr=0.05, fused=True)
+    for _ in range(2):
+        found = env.rollout_func(asked(2), trainer)
+        assert trainer.model.training
+        for prompt, ids, said in zip(
+            found["prompt_ids"], found["completion_ids"], found["logprobs"], strict=True
+        ):
+            assert said == pytest.approx(log_probs(trainer.model, prompt, ids, temperature), abs=1e-5)
+        trainer.model(torch.tensor([[1, 2, 3]])).logits.square().mean().backward()
+        optimizer.step()
+
+
+def test_masks_and_stop_strings_are_the_environments() -> None:
+    env = make_env(mask=MinLength(3) & AllowedTokens(texts=["a", "b"]), stop=["aa"])
+    found = env.rollout_func(asked(8), make_trainer())
+    texts = [TOKENIZER.decode(ids) for ids in found["completion_ids"]]
+    assert {c for text in texts for c in text} == {"a", "b"}
+    assert all("aa" not in text[:-1] for text in texts)
+    assert any(len(ids) == 5 for ids in found["completion_ids"])
+    assert any(text.endswith("aa") and len(text) < 5 for text in texts)
+
+
+def test_texts_that_were_cut_are_left_out_under_truncate() -> None:
+    found = make_env(limit="truncate").rollout_func(asked(), make_trainer())
+    cut = [len(ids) == 5 and ids[-1] not in TOKENIZER.eos_ids for ids in found["completion_ids"]]
+    assert any(cut)
+    assert all(paid is None for paid, torn in zip(found["environment_reward"], cut, strict=True) if torn)
+
+
+def test_what_does_not_fit_is_named() -> None:
+    env = make_env()
+    with pytest.raises(PromptError, match="no prompt of the environment"):
+        env.rollout_func(["unknown"], make_trainer())
+    with pytest.raises(ConfigError, match="give the trainer its rollout_func too"):
+        env.reward(prompts=["ab"], completions=[""])
+    with pytest.raises(ConfigError, match="not a SyncVectorEnv"):
+        TRLEnvironment(gym.make_vec("CartPole-v1", vectorization_mode="sync"))
+    twice = [Prompt("ab", {"wanted": "x"}), Prompt("ab", {"wanted": "y"})]
+    with pytest.raises(PromptError, match="stands twice with different columns"):
+        TRLEnvironment(TextVectorEnv(twice, TOKENIZER, pay, 5))
+    other = make_trainer()
+    other.processing_class = Policy.from_pretrained(str(load_task("products").policy)).tokenizer
+    with pytest.raises(ConfigError, match="other tokens"):
+        env.rollout_func(["ab"], other)
+    if importlib.util.find_spec("datasets") is None:
+        with pytest.raises(MissingLibraryError, match=r'pip install "text-gym\[trl\]"'):
+            env.dataset()
+    else:
+        assert env.dataset()[0] == {"wanted": "x", "prompt": "ab"}

@@ -1,0 +1,122 @@
+"""Learns from preference pairs by DPO inside a run's folder; the pairs come from a file or a label store."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from text_gym.agents.algorithms.dpo import DPO, Preference
+from text_gym.agents.training.checkpoint import Choice
+from text_gym.errors import DataError
+from text_gym.reward_models.labels.formats import pairs, ratings
+from text_gym.reward_models.labels.store import LabelStore
+from text_gym.reward_models.preferences.files import read_pairs
+from text_gym.reward_models.preferences.opinions import PreferencePair, Rating, pairs_from_ratings
+from text_gym.tasks.task import Task
+from text_gym.utils.stopping import Stop
+
+from .folder import RunFolder
+from .job import TrainingJob, TrainingOutcome
+from .judgement import judge_policy
+
+LOG = logging.getLogger("text_gym")
+
+
+def read_preferences(
+    source: str | Path, task: Task, *, prompt: str = "prompt", separator: str = ""
+) -> list[Preference]:
+    """Read the preference pairs that a policy is to learn, about prompts that it is not judged on.
+
+    Ties, pairs of weight 0 and pairs about held-out prompts are left out; how many is logged.
+
+    Args:
+        source: A file of pairs (see `read_pairs`), or a label store (`.db`): its comparisons and best-of-n
+            answers, and its ratings, two texts of one prompt and rater by their mean mark.
+        task: Whose held-out prompts are kept apart.
+        prompt: Column of the prompts in a file.
+        separator: What stands after each of the task's prompts; added where a pair's prompt lacks it.
+
+    Raises:
+        DataError: There is no such file, or nothing in it to learn from.
+    """
+    found = _from_store(source) if Path(source).suffix == ".db" else read_pairs(source, prompt=prompt)
+    held_out = {p.text for p in task.held_out}
+    kept: list[Preference] = []
+    useless = judged = 0
+    for pair in found:
+        about = pair.prompt
+        if not about.text.endswith(separator):
+            about = type(about)(about.text + separator, about.columns, about.id)
+        if pair.tie or not pair.weight or pair.chosen == pair.rejected:
+            useless += 1
+        elif about.text in held_out:
+            judged += 1
+        else:
+            kept.append((about, pair.chosen, pair.rejected))
+    left_out = f"{useless:,} without a preference, {judged:,} about held-out prompts"
+    if not kept:
+        raise DataError(f"{source} has no pair to learn from: of {len(found):,}, {left_out}")
+    if useless or judged:
+        LOG.warning("%s pairs of %s left out: %s", f"{useless + judged:,}", source, left_out)
+    return kept
+
+
+def _from_store(source: str | Path) -> list[PreferencePair]:
+    with LabelStore(source, create=False) as store:
+        labels = list(store.labels())
+    means = [
+        Rating(r.prompt, r.completion, {"mean": math.fsum(r.values.values()) / len(r.values)}, rater=r.rater)
+        for r in ratings(labels)
+    ]
+    found = pairs(labels) + pairs_from_ratings(means, "mean")
+    if not found:
+        raise DataError(
+            f"{source} holds no comparison, and no two ratings of texts of one prompt by one rater; ask for "
+            "some: text-gym label --kind comparison"
+        )
+    return found
+
+
+def learn_from_pairs(
+    job: TrainingJob,
+) -> Callable[[RunFolder, Stop, Callable[[dict[str, float]], bool], Callable[[str], None]], TrainingOutcome]:
+    """Return the function that learns by DPO; a row of metrics is an optimizer step."""
+    assert job.policy is not None
+    policy, reference = job.policy, job.policy.frozen()
+
+    def learner(
+        run: RunFolder,
+        stop: Stop,
+        report: Callable[[dict[str, float]], bool],
+        stage: Callable[[str], None],
+    ) -> TrainingOutcome:
+        stage(f"reading {len(job.pairs):,} pairs with the starting policy")
+        dpo = DPO(policy, job.pairs, job.config, reference)
+        tokens = sum(map(len, dpo.sequences)) - sum(dpo.starts)
+        per_step = tokens * job.config.epochs / job.iterations
+        stage(f"measuring the start on {len(job.task.held_out):,} held-out prompts")
+        before = judge_policy(policy, reference, job.task, job.reward)
+        stage("training")
+        clock = time.perf_counter()
+
+        def after_step(metrics: dict[str, float]) -> bool:
+            nonlocal clock
+            seconds, clock = time.perf_counter() - clock, time.perf_counter()
+            row = {k: v for k, v in metrics.items() if k not in ("step", "steps")}
+            times = {"seconds": seconds, "tokens_per_second": per_step / max(seconds, 1e-9)}
+            return report({"iteration": metrics["step"], **row, **times})
+
+        with stop.patience():
+            try:
+                dpo.learn(after_step)
+            finally:
+                job.save_policy(run, policy.save)
+        stage("measuring the result")
+        after = judge_policy(policy, reference, job.task, job.reward)
+        played = round(per_step * dpo.steps)
+        return TrainingOutcome(before, after, played, dpo.steps, Choice(dpo.steps, None))
+
+    return learner
