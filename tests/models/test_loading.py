@@ -132,7 +132,7 @@ def test_a_head_of_another_size_is_refused(tmp_path: Path) -> None:
     head = torch.nn.Linear(3, 1)
     load_into(head, file)
     assert head(torch.ones(3)).item() == 4
-    with pytest.raises(DataError, match="head.safetensors belongs to another network"):
+    with pytest.raises(DataError, match=r"head\.safetensors belongs to another network"):
         load_into(torch.nn.Linear(4, 1), file)
 
 

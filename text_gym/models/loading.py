@@ -136,8 +136,8 @@ def _check_names(model: Any, found: dict[str, Any], what: str, new_head: bool) -
     if found["mismatched_keys"]:
         key, stored, wanted = min(found["mismatched_keys"])
         raise DataError(
-            f"cannot load {what}: the weight {excerpt(key)} has shape {tuple(stored)}, not {tuple(wanted)} as "
-            "config.json says; save both again"
+            f"cannot load {what}: the weight {excerpt(key)} has shape {tuple(stored)}, not {tuple(wanted)} "
+            "as config.json says; save both again"
         )
     if found["unexpected_keys"] and not new_head:
         _log.warning("%s has weights that nothing uses: %s", what, unknown)
