@@ -129,9 +129,8 @@ def _training(folder: Path, rounds: Sequence[int], algorithm: str) -> Any:
 
 def _samples(folder: Path, found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Collect some held-out prompts' texts from the start and after each round."""
-    lines = (
-        (folder / "start" / "texts.jsonl").read_text(encoding="utf-8").split("\n")
-    )  # a text may hold U+2028
+    # Not `splitlines`: a text may hold U+2028, which ends no row.
+    lines = (folder / "start" / "texts.jsonl").read_text(encoding="utf-8").split("\n")
     result = []
     for i, sample in enumerate(found[-1]["samples"][:_SAMPLES]):
         first = json.loads(lines[i])
