@@ -25,7 +25,7 @@ def show(ax: Any, name: str) -> Path:
         pass
     else:
         if get_ipython() is not None:
-            display(Image(filename=str(file)))
+            display(Image(filename=str(file)))  # type: ignore[no-untyped-call, unused-ignore]
             return file
     print(f"see {file}")
     return file

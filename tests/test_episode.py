@@ -73,7 +73,7 @@ def test_episodes_survive_pickling() -> None:
     (played,) = env.episodes(np.array([0]))
     again = pickle.loads(pickle.dumps(played))
     assert (again.completion, again.index, again.agent_mask) == ("h", 0, None)
-    assert repr(again).startswith("Episode(prompt=Prompt(")
+    assert repr(again) == "Episode('p' -> 'h', 1 tokens, running)"
 
 
 def test_prompts_of_every_form() -> None:

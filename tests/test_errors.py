@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+from typing import Any
 
 import pytest
 from gymnasium.error import ResetNeeded
@@ -9,14 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from text_gym import errors
-from text_gym.errors import TextGymError, UnknownNameError, excerpt
+from text_gym.errors import MissingLibraryError, TextGymError, UnknownNameError, excerpt
 
 CLASSES = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, TextGymError)]
 
 
 @pytest.mark.parametrize("error", CLASSES)
 def test_one_except_catches_all_of_them(error: type[TextGymError]) -> None:
-    raised = error("column", "name", ["names"]) if error is UnknownNameError else error("what happened")
+    arguments: dict[type[TextGymError], tuple[Any, ...]] = {
+        UnknownNameError: ("column", "name", ["names"]),
+        MissingLibraryError: ("what happened", "library", "library"),
+    }
+    raised = error(*arguments.get(error, ("what happened",)))
     with pytest.raises(TextGymError, match=r"name|what happened"):
         raise raised
 

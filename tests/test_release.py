@@ -124,6 +124,12 @@ def test_the_workflow_runs_the_commands_of_ci_run() -> None:
             assert (ROOT / file).exists(), command
 
 
+def test_the_site_is_built_so_that_a_warning_fails_it() -> None:
+    """With --quiet MkDocs does not make the warnings that --strict counts."""
+    (command,) = re.findall(r"mkdocs build[^#\n]*", (ROOT / "ci" / "slow").read_text(encoding="utf-8"))
+    assert command.split() == ["mkdocs", "build", "--strict"]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="a script of bash")
 def test_slow_parts_without_files_are_skipped_with_a_line(tmp_path: Path) -> None:
     (tmp_path / "ci").mkdir()

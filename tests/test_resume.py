@@ -269,7 +269,12 @@ def test_a_judge_that_goes_down_stops_the_run_which_goes_on_when_it_is_back(
     with fault_server(lambda n, request: fault if n in down else "good") as server:
         monkeypatch.setenv("TINY_URL", server.url)
         assert main(["train", *options, "--max-unscored", "9", "--out", "whole"]) == 0
-    assert kill_harness.result(tmp_path / "run") == kill_harness.result(tmp_path / "whole")
+    assert _less_the_card(tmp_path / "run") == _less_the_card(tmp_path / "whole")
+
+
+def _less_the_card(run: Path) -> dict[str, Any]:
+    """What a run left; its model card tells how patient it was."""
+    return {name: value for name, value in kill_harness.result(run).items() if name != "README.md"}
 
 
 @pytest.mark.parametrize(
@@ -289,13 +294,3 @@ def test_folders_that_cannot_be_resumed(
         (tmp_path / "config.json").write_text(config)
     assert main(["train", f"--resume={tmp_path}"]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_runs_of_stable_baselines3_are_not_resumed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options = ["--iterations", "1", "--num-envs", "4", "--n-steps", "8", "--batch-size", "32"]
-    command = ["train", "--algorithm", "sb3.ppo", "--task", "sort", *options, "--out", str(tmp_path / "run")]
-    assert main(command) == 0
-    assert main(["train", "--resume", str(tmp_path / "run")]) == 2
-    assert "Stable-Baselines3 take no checkpoints" in capsys.readouterr().err

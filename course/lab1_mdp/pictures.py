@@ -21,8 +21,8 @@ from text_gym.tasks.enumerable import trajectories
 # %% [markdown]
 # ## Everything that can be written
 #
-# The task `enumerable`: three symbols and EOS (∎), at most three tokens, and a reward for every text that somebody
-# drew once. The policy draws every token with equal probability. The thicker a branch, the likelier.
+# The task `enumerable`: three symbols and EOS (∎), at most three tokens, and a reward for every text that
+# was drawn once. The policy draws every token with equal probability. The thicker a branch, the likelier.
 
 # %%
 task = load_task("enumerable")
@@ -43,8 +43,8 @@ show(ax, "tree")
 # %% [markdown]
 # ## Values, token by token
 #
-# What the random policy may expect after each token of the best text and of the worst one. A good token raises the
-# value; the last step leads to the reward itself.
+# What the random policy may expect after each token of the best text and of the worst one. A good token
+# raises the value; the last step leads to the reward itself.
 
 # %%
 values = state_values(texts, log_probs, returns)

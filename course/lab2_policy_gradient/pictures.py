@@ -24,8 +24,9 @@ from text_gym.tasks.enumerable import enumerable
 # ## Learning to write backwards
 #
 # A small network, the task `reverse` ("abca" is to be answered by "acba" and EOS; a right symbol pays 1/5),
-# 64 texts a step, and nothing but your loss. Three seeds each, with and without your leave-one-out baseline.
-# To see what a baseline is for, every return is raised by 2, which changes nothing about what is best.
+# 64 texts a step, and nothing but your loss. Three seeds each, with and without your leave-one-out
+# baseline. To see what a baseline is for, every return is raised by 2, which changes nothing about what is
+# best.
 
 # %%
 task = load_task("reverse")
@@ -73,9 +74,9 @@ show(ax, "learning")
 # %% [markdown]
 # ## The variance is a parabola
 #
-# The policy that draws every token with equal probability, on the 40 texts of `enumerable`. A bandit's scores
-# are enough to see it: the weights are the logits of the 40 texts, and ∇log π(y) is the unit vector of y less
-# all probabilities.
+# The policy that draws every token with equal probability, on the 40 texts of `enumerable`. A bandit's
+# scores are enough to see it: the weights are the logits of the 40 texts, and ∇log π(y) is the unit vector
+# of y less all probabilities.
 
 # %%
 world = enumerable()

@@ -30,9 +30,10 @@ from text_gym.tasks.enumerable import kl_divergence, total_variation
 # %% [markdown]
 # ## PPO made of your functions
 #
-# A policy of a table of logits on the 40 texts of `enumerable`; the reference is where it starts. In every iteration
-# 512 texts are drawn, the KL is taken off their rewards, a critic (a table, too) gives values, and three steps are
-# taken on your clipped loss. The learning rate falls to 0, so that the noise of sampling dies out.
+# A policy of a table of logits on the 40 texts of `enumerable`; the reference is where it starts. In every
+# iteration 512 texts are drawn, the KL is taken off their rewards, a critic (a table, too) gives values,
+# and three steps are taken on your clipped loss. The learning rate falls to 0, so that the noise of
+# sampling dies out.
 
 # %%
 ITERATIONS, TEXTS, EPOCHS = 150, 512, 3
@@ -135,8 +136,10 @@ show(ax, "kl")
 # %% [markdown]
 # ## Three estimators
 #
-# 300 estimates of the KL of the policy at β = 0.1 from its reference, each from 64 texts. k1 and k3 are right on average;
-# k2 is not, and k3 has the least spread of the two that are.
+# 300 estimates of the KL of the policy at β = 0.1 from its reference, each from 64 texts. k1 and k3 are
+# right on average, k2 is not. k3 is never negative, and near the reference it has the least spread; here it
+# has a heavy tail, since texts that the policy has all but given up have a huge r = π_ref/π when one of
+# them is drawn.
 
 # %%
 policy = found[0.1][0]

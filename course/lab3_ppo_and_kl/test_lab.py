@@ -371,9 +371,10 @@ def climbed(lab: Any, reference: Tensor, returns: Tensor, beta: float) -> Tensor
         optimizer.zero_grad()
         objective = lab.kl_objective(logits, reference, returns, beta)
         logits.grad = -gradient(objective, logits, "your objective")
-        return -objective.detach()
+        loss: Tensor = -objective.detach()
+        return loss
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    optimizer.step(closure)
     return torch.softmax(logits.detach(), 0)
 
 

@@ -71,7 +71,7 @@ def fit_rewards(wins: Floats) -> Floats:
         hessian = np.diag(curvature.sum(axis=1)) - curvature
         newton = np.linalg.pinv(hessian) @ gradient
         rewards = rewards + newton / max(1.0, float(np.abs(newton).max()))
-    return rewards - rewards.mean()
+    return np.asarray(rewards - rewards.mean())
     # END SOLUTION
 
 

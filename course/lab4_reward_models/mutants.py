@@ -5,7 +5,7 @@ from course.mutants import Mutant
 _LOSS = "return functional.softplus(rejected - chosen).mean()"
 _SURPRISE = "surprise = sigmoid(-(differences @ weights))"
 _SLOPE = "return np.asarray(-(surprise @ differences) / len(chosen))"
-_CENTRED = "return rewards - rewards.mean()"
+_CENTRED = "return np.asarray(rewards - rewards.mean())"
 _TIES = "return float(np.mean((np.sign(chosen - rejected) + 1) / 2))"
 _PLACE = "place = np.minimum((forecasts * bins).astype(int), bins - 1)"
 _FORECAST = "forecast = np.bincount(place, forecasts, bins)[there] / count[there]"

@@ -16,6 +16,7 @@ import torch
 
 from course.figures import show
 from course.lab4_reward_models.lab import (
+    Floats,
     accuracy,
     bradley_terry_loss,
     calibration_error,
@@ -28,9 +29,9 @@ from text_gym import plot
 # %% [markdown]
 # ## How many pairs does it take?
 #
-# Texts have 20 features, and a rater by Bradley and Terry whose reward is linear in them. A linear reward model is
-# fitted to 10 … 3,000 of his choices with your loss, and judged on 2,000 others. He contradicts himself, too: even his own
-# reward orders only a part of his choices rightly.
+# Texts have 20 features, and a rater chooses by Bradley and Terry with a reward that is linear in them. A
+# linear reward model is fitted to 10 … 3,000 of the choices with your loss, and judged on 2,000 others.
+# Raters contradict themselves: even the rater's own reward orders only a part of the choices rightly.
 
 # %%
 FEATURES, HELD_OUT = 20, 2000
@@ -38,14 +39,15 @@ rng = np.random.default_rng(0)
 truth = rng.normal(size=FEATURES) / np.sqrt(FEATURES) * 1.5
 
 
-def pairs(count: int) -> tuple[np.ndarray, np.ndarray]:
+def pairs(count: int) -> tuple[Floats, Floats]:
     """Features of chosen and of rejected texts, as the rater chose."""
     first, second = rng.normal(size=(2, count, FEATURES))
     wins = rng.random(count) < sigmoid((first - second) @ truth)
-    return np.where(wins[:, None], first, second), np.where(wins[:, None], second, first)
+    won = wins[:, None]
+    return np.where(won, first, second), np.where(won, second, first)
 
 
-def fit(chosen: np.ndarray, rejected: np.ndarray) -> np.ndarray:
+def fit(chosen: Floats, rejected: Floats) -> Floats:
     """Weights that minimise the loss, by L-BFGS."""
     weights = torch.zeros(FEATURES, dtype=torch.float64, requires_grad=True)
     better, worse = torch.from_numpy(chosen), torch.from_numpy(rejected)
@@ -57,7 +59,7 @@ def fit(chosen: np.ndarray, rejected: np.ndarray) -> np.ndarray:
         loss.backward()
         return loss
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    optimizer.step(closure)
     return np.asarray(weights.detach().numpy())
 
 
@@ -95,8 +97,8 @@ show(ax, "accuracy")
 # %% [markdown]
 # ## Sure of itself
 #
-# The model of 30 pairs and 20 features orders many pairs rightly and is far too sure: its rewards are too far apart. With 3,000
-# pairs it means what it says.
+# The model of 30 pairs and 20 features orders two pairs of three rightly and is far too sure: its rewards
+# are too far apart. With 3,000 pairs it means what it says.
 
 # %%
 figure, axes = plot.panels(2, columns=2, size=(4.2, 3.4))

@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from tests.small_models import small_policy
 from text_gym import TextVectorEnv, load_task
 from text_gym.agents import KLPenalty
 from text_gym.agents.policies.policy import Policy
@@ -23,28 +21,6 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 def script(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     return importlib.import_module("kl_wrapper")
-
-
-def test_prefixes_of_one_text_are_read_once_and_say_what_each_says_alone(
-    script: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    policy = small_policy(dtype=torch.float64)
-    texts = [[1], [1, 2], [1, 2, 3], [1, 3], [2, 2, 2, 2], [2], [1, 2, 3], [0], [2, 2, 2, 1], [0, 0]]
-    tokens = torch.zeros(len(texts), 5, dtype=torch.int64)
-    for row, text in zip(tokens, texts, strict=True):
-        row[: len(text)] = torch.tensor(text)
-    alone = torch.stack([policy.hidden(torch.tensor([t])).last_hidden_state[0, -1] for t in texts])
-    read: list[int] = []
-    hidden = Policy.hidden
-
-    def count(self: Policy, tokens: torch.Tensor, **kwargs: Any) -> Any:
-        read.append(len(tokens))
-        return hidden(self, tokens, **kwargs)
-
-    monkeypatch.setattr(Policy, "hidden", count)
-    states = script.last_states(policy, tokens, torch.tensor([len(t) for t in texts]))
-    assert torch.allclose(states, alone, rtol=0, atol=1e-12)
-    assert read == [5]  # [1, 2, 3], [1, 3], [2, 2, 2, 2], [2, 2, 2, 1], [0, 0]
 
 
 def test_the_curve_is_that_of_the_episodes(script: Any) -> None:

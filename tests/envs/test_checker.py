@@ -243,8 +243,8 @@ def test_spaces_of_another_form(change: dict[str, Any], says: str) -> None:
 
 def test_a_vector_environment_that_is_not_its_single_ones() -> None:
     class Shifted(TextVectorEnv):
-        def step(self, actions: Any) -> Any:
-            observation, reward, *rest = super().step(actions)
+        def step(self, actions: Any, active: Any = None) -> Any:
+            observation, reward, *rest = super().step(actions, active)
             return observation, np.roll(reward, 1), *rest
 
     with pytest.raises(CheckError, match=r"reward is .*, not"):

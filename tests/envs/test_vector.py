@@ -818,7 +818,7 @@ TestStepping.settings = settings(max_examples=60, stateful_step_count=25, deadli
         ({"on_abstain": "retry"}, ConfigError, "on_abstain is 'retry'; choose 'pay_zero', 'redraw'"),
         ({"numbering": "mine"}, ConfigError, "numbering is 'mine'"),
         ({"on_bad_reward": "hide"}, ConfigError, "on_bad_reward is 'hide'"),
-        ({"render_mode": "human"}, ConfigError, "render_mode is 'human'"),
+        ({"render_mode": "human"}, ConfigError, 'render_mode="human" shows one text'),
         ({"on_long_prompt": "cut"}, ConfigError, "on_long_prompt is 'cut'"),
         ({"max_prompt_tokens": 0}, ConfigError, "max_prompt_tokens is 0"),
         ({"colour": "red"}, ConfigError, "'colour'"),

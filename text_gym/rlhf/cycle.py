@@ -312,8 +312,9 @@ class Cycle(RLHFFolder):
             policy.save(folder)
             write_origin(folder, self.task.settings, self.task.max_tokens, start)
             reward = f"what people liked, learnt in {number} rounds" if number else None
-            card = ModelCard("rlhf", {"round": number, **dataclasses.asdict(self.config)}, reward)
-            write_model_card(folder, card)
+            settings = {"round": number, **dataclasses.asdict(self.config)}
+            del settings["rounds"]  # how many follow says nothing of this policy, and may change
+            write_model_card(folder, ModelCard("rlhf", settings, reward))
 
         write_sealed(self.at(number) / "policy", fill, about)
 
