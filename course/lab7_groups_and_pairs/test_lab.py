@@ -212,7 +212,8 @@ def test_the_loss_is_that_of_the_paper(lab: Any, seed: int, texts: int = 4, widt
             "reference": reference,
             "advantages": advantages,
         } | other
-        return published(**({"lengths": lengths, "clip": clip, "beta": beta} | own))
+        given: dict[str, Any] = {"lengths": lengths, "clip": clip, "beta": beta}
+        return published(**(given | own))
 
     found = lab.grpo_loss(now, then, reference, advantages, mask, clip, beta)
     padded = answer(lengths=[width] * texts)

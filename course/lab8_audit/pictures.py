@@ -76,7 +76,7 @@ def gold_of(written: list[str]) -> FloatArray:
 def score(written: list[str], vice: Callable[[str], float]) -> FloatArray:
     """Gold, noise that follows from the text, and the vice."""
     noise = [0.05 * random.Random(text).gauss(0, 1) for text in written]
-    return gold_of(written) + np.array(noise) + np.array([vice(text) for text in written])
+    return np.asarray(gold_of(written) + np.array(noise) + np.array([vice(text) for text in written]))
 
 
 real = texts(100)

@@ -277,10 +277,11 @@ def edits(texts: list[Episode], swap: Any) -> dict[str, tuple[list[Episode], lis
             made[surface.name] = (before, after)
     men = [e.completion for e in texts if "He" in e.completion.split()]
     made[GENDER] = (men, [swap(text, PAIRS) for text in men])
-    return {
-        name: tuple([Episode.of("Describe:", text, TOKENIZER) for text in side] for side in sides)
-        for name, sides in made.items()
-    }  # type: ignore[return-value]
+
+    def written(side: list[str]) -> list[Episode]:
+        return [Episode.of("Describe:", text, TOKENIZER) for text in side]
+
+    return {name: (written(before), written(after)) for name, (before, after) in made.items()}
 
 
 def test_the_planted_vices_are_named_and_no_others(lab: Any, seed: int, count: int = 60) -> None:
