@@ -67,6 +67,12 @@ def flat(source: str) -> str:
     return _IMPORT.sub("", _IMPORT_OF_LAB.sub("lab", source))
 
 
+def pictures(source: str) -> str:
+    """Let a script of pictures run in its lab's folder, with what is shared in the folder above."""
+    above = 'import sys\n\nsys.path.insert(0, "..")  # where figures.py and worlds.py are\n'
+    return flat(source).replace("# %%\n", f"# %%\n{above}", 1)
+
+
 def make_student(out: Path, course: Path = COURSE) -> None:
     """Write what students get; it needs the installed package and nothing else of the repository."""
     _new_folder(out)
@@ -79,7 +85,11 @@ def make_student(out: Path, course: Path = COURSE) -> None:
             text = lab.read(name)
             if name == "lab.py":
                 text = stub(text)
-            (out / lab.name / name).write_text(flat(text) if name.endswith(".py") else text, encoding="utf-8")
+            elif name == "pictures.py":
+                text = pictures(text)
+            elif name.endswith(".py"):
+                text = flat(text)
+            (out / lab.name / name).write_text(text, encoding="utf-8")
 
 
 def make_instructor(out: Path, course: Path = COURSE) -> None:
@@ -96,11 +106,12 @@ def make_notebooks(out: Path, course: Path = COURSE) -> None:
     except ModuleNotFoundError as error:
         raise SystemExit("notebooks are made by jupytext: pip install jupytext") from error
     _new_folder(out)
+    for name in ("figures.py", "worlds.py"):
+        shutil.copyfile(course / name, out / name)
     for lab in every_lab(course):
         (out / lab.name).mkdir()
         (out / lab.name / "lab.py").write_text(flat(solution(lab.read("lab.py"))), encoding="utf-8")
-        shutil.copyfile(course / "figures.py", out / lab.name / "figures.py")
-        notebook = jupytext.reads(flat(lab.read("pictures.py")), fmt="py:percent")
+        notebook = jupytext.reads(pictures(lab.read("pictures.py")), fmt="py:percent")
         for number, cell in enumerate(notebook.cells):
             cell["id"] = f"cell-{number}"  # equal scripts give equal notebooks
         jupytext.write(notebook, out / lab.name / "pictures.ipynb")

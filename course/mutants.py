@@ -73,7 +73,7 @@ def failures(tests: str, lab: Any, seed: int = 0) -> dict[str, str]:
         Name of each test that fails -> its message.
     """
     found = {}
-    for name, test in tests_of(tests).items():
+    for name, test in functions_of(tests).items():
         try:
             with np.errstate(all="ignore"):
                 test(lab=lab, seed=seed)
@@ -82,7 +82,7 @@ def failures(tests: str, lab: Any, seed: int = 0) -> dict[str, str]:
     return found
 
 
-def tests_of(tests: str) -> dict[str, Callable[..., None]]:
+def functions_of(tests: str) -> dict[str, Callable[..., None]]:
     """The tests of a module, by name.
 
     Raises:

@@ -19,7 +19,7 @@ import text_gym  # noqa: F401  (registers the ids)
 from text_gym.envs.rendering import Frame
 
 ID = "text_gym/Reverse-v0"
-KWARGS = {"observation": "onehot"}
+KWARGS: dict[str, Any] = {"observation": "onehot"}
 FILM = Path(__file__).parent / "watch.gif"
 
 

@@ -92,7 +92,11 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("error", "raised"),
-    [(KeyError("price"), RewardError), (SystemExit(3), SystemExit), (KeyboardInterrupt(), KeyboardInterrupt)],
+    [
+        (KeyError("price"), RewardError),
+        (SystemExit(0), RewardError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
 )
 @pytest.mark.parametrize("at", [1, 5, *(pytest.param(n, marks=pytest.mark.nightly) for n in range(2, 11))])
 def test_a_reward_that_fails_takes_a_checkpoint_first(

@@ -22,8 +22,8 @@ from text_gym.errors import ConfigError
 from text_gym.models.checks import check_finite
 from text_gym.models.cpu.fast_path import fast_path, fixed_linear
 from text_gym.models.loading import (
+    load_into,
     load_model,
-    load_tensors,
     pick_device,
     quietly,
     small_gpt2,
@@ -106,7 +106,7 @@ class Policy(nn.Module):
         policy = cls(model, tokenizer or PretrainedTokenizer.from_pretrained(name), device)
         head = Path(name) / VALUE_HEAD
         if head.is_file():
-            policy.value_head.load_state_dict(load_tensors(head))
+            load_into(policy.value_head, head)
         return policy
 
     @classmethod

@@ -183,9 +183,8 @@ def written(task: Task, seed: int) -> tuple[Array, Any, Any, Any, Array]:
         ids = [*text.prompt_ids.tolist(), *text.completion_ids.tolist()]
         tokens[row, : len(ids)] = ids
         for place in range(starts[row] - 1, len(ids) - 1):
-            logits[row, place] = table.setdefault(
-                tuple(ids[: place + 1]), rng.normal(size=(logits.shape[-1],))
-            )
+            drawn: Array = rng.normal(size=logits.shape[-1:])
+            logits[row, place] = table.setdefault(tuple(ids[: place + 1]), drawn)
     return logits, tokens, starts, lengths, task.reward(texts).values
 
 

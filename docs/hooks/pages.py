@@ -13,6 +13,7 @@ from typing import Any
 from latex2mathml.converter import convert
 
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+HANDOUT = re.compile(r'^--8<-- "(course/\w+/README\.md)"$', re.MULTILINE)
 UPWARDS = re.compile(r"(?<!!)\[([^]]+)\]\((\.\./[^)#]+)\)")
 FUNCTION = re.compile(r"(<m[io]>(?:log|max)</m[io]>)(?!<mo[^>]*>(?:\(|&#x00028;))")
 
@@ -26,6 +27,12 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
     if page.parent is None:
         page.meta.setdefault("hide", ["navigation"])
     docs, here = Path(config.docs_dir).resolve(), Path(page.file.abs_src_path).parent
+
+    # A handout of the course stands elsewhere, from where its links lead to the documentation.
+    def handout(found: re.Match[str]) -> str:
+        return (docs.parent / found[1]).read_text(encoding="utf-8").replace("](../../docs/", "](../")
+
+    markdown = HANDOUT.sub(handout, markdown)
 
     def named(link: re.Match[str]) -> str:
         target = (here / link[2]).resolve()

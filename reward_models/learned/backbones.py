@@ -16,20 +16,20 @@ Form = Literal["plain", "pair", "chat"]
 TEMPLATE = "chat_template.jinja"
 
 
-def load_classifier(name: str | Path, **changes: Any) -> Any:
+def load_classifier(name: str | Path, *, new_head: bool = False, **changes: Any) -> Any:
     """Load a `transformers` sequence-classification model in float32, from safetensors only.
 
     Args:
-        name: Folder or hub model; of a language model the trunk is taken, and the head is new.
+        name: Folder or hub model.
+        new_head: It may be a language model, of which the trunk is taken.
         changes: Changes of the configuration, e.g. `num_labels`.
 
     Raises:
         DataError: There is no such model, it is broken, not in safetensors, needs code from a hub, or its
             architecture has no form for sequence classification.
     """
-    # The warning left out is that a new head is untrained.
     kind = "AutoModelForSequenceClassification"
-    return load_model(kind, name, "a reward model", warn=False, **changes)
+    return load_model(kind, name, "a reward model", new_head=new_head, **changes)
 
 
 def read_template(name: str | Path) -> str | None:

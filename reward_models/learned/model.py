@@ -187,7 +187,8 @@ class RewardModel(RewardSource):
         tokenizer, template = PretrainedTokenizer.from_pretrained(name), read_template(name)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = load_classifier(name, num_labels=len(criteria), id2label=dict(enumerate(criteria)))
+            labels = dict(enumerate(criteria))
+            model = load_classifier(name, new_head=True, num_labels=len(criteria), id2label=labels)
         shrink_head(model, seed)
         return cls(
             model,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,19 +12,35 @@ from pathlib import Path
 import pytest
 
 from course.grade import Grade, GradeSettings, grade, main, refuse_what_is_unsafe, write_table
+from course.labs import COURSE
 from course.submissions import LARGEST, take
 from text_gym.utils.confinement import unavailable
 
-TOY = Path(__file__).parent / "toy"
-LAB = "lab0_toy"
-SETTINGS = GradeSettings((LAB,), TOY, seconds=2.0, budget=20.0)
+LAB = "lab0_toy"  # a lab of one function, which needs neither PyTorch nor NumPy
+TOY_FILES = {
+    "lab.py": "def double(x):\n    # BEGIN SOLUTION\n    return 2 * x\n    # END SOLUTION\n",
+    "test_hidden.py": """
+import random
+
+
+def test_double(lab, seed):
+    x = random.Random(seed).random()
+    found = lab.double(x)
+    assert isinstance(found, float), f"double gave {found!r}"
+    assert found == x + x, "that is not twice the number"
+
+
+def test_double_of_zero(lab, seed):
+    assert lab.double(0.0) == 0.0, "twice nothing is nothing"
+""",
+}
 safe_here = pytest.mark.skipif(
     bool(unavailable()) or not sys.platform.startswith("linux"), reason="the sandbox is not whole here"
 )
 
 ATTACKS: Mapping[str, tuple[str, str]] = {  # name -> lab.py, words of the reason
-    "infinite loop": ("def double(x):\n    while True: pass\n", "longer than 2 s"),
-    "infinite loop at import": ("while True: pass\n", "longer than 2 s"),
+    "infinite loop": ("def double(x):\n    while True: pass\n", "longer than 6 s"),
+    "infinite loop at import": ("while True: pass\n", "longer than 6 s"),
     "os._exit": ("import os\ndef double(x):\n    os._exit(0)\n", "its process died"),
     "10 GB": ("def double(x):\n    return float(len(bytearray(10 << 30)))\n", "MemoryError"),
     "network": (
@@ -97,6 +114,18 @@ ATTACKS: Mapping[str, tuple[str, str]] = {  # name -> lab.py, words of the reaso
 QUICK = ("os._exit", "reading the hidden tests", "monkey-patching pytest", "writing the junit file")
 
 
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A course of one small lab, with the pytest set-up of the real one."""
+    course = tmp_path_factory.mktemp("toy")
+    (course / LAB).mkdir()
+    for name, text in TOY_FILES.items():
+        (course / LAB / name).write_text(text, encoding="utf-8")
+    for name in ("conftest.py", "pytest.ini"):
+        shutil.copyfile(COURSE / name, course / name)
+    return course
+
+
 def hand_in(folder: Path, student: str, source: str) -> Path:
     file = folder / student / LAB / "lab.py"
     file.parent.mkdir(parents=True)
@@ -108,35 +137,38 @@ def hand_in(folder: Path, student: str, source: str) -> Path:
 @pytest.mark.parametrize(
     "attack", [a if a in QUICK else pytest.param(a, marks=pytest.mark.nightly) for a in ATTACKS]
 )
-def test_hostile_submissions_get_nothing_and_a_reason(attack: str, tmp_path: Path) -> None:
+def test_hostile_submissions_get_nothing_and_a_reason(attack: str, toy: Path, tmp_path: Path) -> None:
     source, reason = ATTACKS[attack]
+    limits = GradeSettings((LAB,), toy, seconds=6.0, budget=40.0)
     out = tmp_path / "out"
     out.mkdir()
     alice = hand_in(tmp_path / "class", "alice", "def double(x):\n    return 2 * x\n")
-    places = {"HIDDEN": TOY / LAB / "test_hidden.py", "CLASSMATE": alice / LAB / "lab.py", "OUT": out}
+    places = {"HIDDEN": toy / LAB / "test_hidden.py", "CLASSMATE": alice / LAB / "lab.py", "OUT": out}
     for name, place in places.items():
         source = source.replace(name, str(place))
     mallory = hand_in(tmp_path / "class", "mallory", source)
-    (bad,) = grade(mallory, out, SETTINGS)
+    (bad,) = grade(mallory, out, limits)
     # Twice nothing is nothing also for those who answer 0 to everything.
     assert bad.points <= (attack in ("answers of its own making",)), bad
     assert bad.out_of == 2
     assert reason in " ".join(bad.messages.values()), bad.messages
     if attack not in QUICK:  # those are in the class that is graded below
-        (good,) = grade(alice, out, SETTINGS)
+        (good,) = grade(alice, out, limits)
         assert (good.points, good.out_of, good.messages) == (2, 2, {})
     assert "\x1b" not in (out / "mallory.md").read_text(encoding="utf-8")
 
 
 @safe_here
-def test_a_class_is_graded_into_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_class_is_graded_into_one_table(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     group = tmp_path / "class"
     hand_in(group, "ada", "def double(x):\n    return x + x\n")
     hand_in(group, "bea", "def double(x):\n    return x * x\n")
     (group / "cleo").mkdir()
     hand_in(group, "mallory", ATTACKS["os._exit"][0])
     hand_in(group, "zoe", "def double(x):\n    return 2 * x\n")
-    arguments = [*map(str, sorted(group.iterdir())), "--course", str(TOY), "--out", str(tmp_path / "out")]
+    arguments = [*map(str, sorted(group.iterdir())), "--course", str(toy), "--out", str(tmp_path / "out")]
     main(arguments)
     with open(tmp_path / "out" / "grades.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -168,10 +200,10 @@ def test_a_cell_is_no_formula(tmp_path: Path) -> None:
     assert "\x1b" not in row[5]
 
 
-def test_the_same_name_twice_is_refused(tmp_path: Path) -> None:
+def test_the_same_name_twice_is_refused(toy: Path, tmp_path: Path) -> None:
     first, second = hand_in(tmp_path / "a", "kim", ""), hand_in(tmp_path / "b", "kim", "")
     with pytest.raises(SystemExit):
-        main([str(first), str(second), "--course", str(TOY), "--out", str(tmp_path / "out")])
+        main([str(first), str(second), "--course", str(toy), "--out", str(tmp_path / "out")])
 
 
 def test_hidden_tests_that_could_be_read_are_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,23 +6,23 @@ import pytest
 
 from course.labs import Lab, every_lab
 from course.make import solution, stub
-from course.mutants import Mutant, as_lab, failures, mutants_of, mutated, tests_of
+from course.mutants import Mutant, as_lab, failures, functions_of, mutants_of, mutated
 
 LABS = every_lab()
 HIDDEN_SEED = 2026  # of `course.grade`, if it is given no other
 SAMPLE = 4  # mutants of a lab that are tried in the ordinary suite
 
 
-def tests(lab: Lab, which: str) -> str:
+def module_of(lab: Lab, which: str) -> str:
     return f"course.{lab.name}.test_{which}"
 
 
 @pytest.mark.parametrize("lab", LABS, ids=lambda lab: lab.name)
 def test_solutions_pass_public_and_hidden_tests(lab: Lab) -> None:
     module = as_lab(solution(lab.read("lab.py")))
-    assert failures(tests(lab, "lab"), module) == {}
+    assert failures(module_of(lab, "lab"), module) == {}
     for seed in (0, HIDDEN_SEED):
-        assert failures(tests(lab, "hidden"), module, seed) == {}
+        assert failures(module_of(lab, "hidden"), module, seed) == {}
 
 
 @pytest.mark.nightly
@@ -30,14 +30,14 @@ def test_solutions_pass_public_and_hidden_tests(lab: Lab) -> None:
 def test_solutions_pass_whatever_the_seed(lab: Lab) -> None:
     module = as_lab(solution(lab.read("lab.py")))
     for seed in range(20):
-        assert failures(tests(lab, "hidden"), module, seed) == {}
+        assert failures(module_of(lab, "hidden"), module, seed) == {}
 
 
 @pytest.mark.parametrize("lab", LABS, ids=lambda lab: lab.name)
 def test_stubs_fail_cleanly(lab: Lab) -> None:
     module = as_lab(stub(lab.read("lab.py")))
-    found = failures(tests(lab, "lab"), module)
-    assert set(found) == set(tests_of(tests(lab, "lab")))
+    found = failures(module_of(lab, "lab"), module)
+    assert set(found) == set(functions_of(module_of(lab, "lab")))
     for name, message in found.items():
         assert message.startswith("NotImplementedError: "), name
         assert message.endswith("is not written yet"), name
@@ -66,7 +66,7 @@ CASES = [
 def test_mutants_fail_with_the_concept_in_the_message(lab: Lab, mutant: Mutant) -> None:
     module = as_lab(mutated(lab.read("lab.py"), mutant))
     for which, seed in [("hidden", HIDDEN_SEED)] + [("lab", 0)] * mutant.public:
-        found = failures(tests(lab, which), module, seed)
+        found = failures(module_of(lab, which), module, seed)
         assert any(mutant.concept in message for message in found.values()), (which, found)
 
 
@@ -87,4 +87,4 @@ def test_a_test_of_a_lab_asks_for_nothing_else(monkeypatch: pytest.MonkeyPatch) 
     module = as_lab("def test_x(lab, seed, tmp_path):\n    pass\n")
     monkeypatch.setattr("importlib.import_module", lambda name: module)
     with pytest.raises(ValueError, match="tmp_path"):
-        tests_of("anything")
+        functions_of("anything")

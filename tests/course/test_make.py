@@ -44,6 +44,19 @@ def test_the_students_folder_works_by_itself_and_has_no_solution(tmp_path: Path)
     assert "9 failed" in done.stdout.splitlines()[-1], done.stdout
     assert "NotImplementedError: leave_one_out is not written yet" in done.stdout
     assert (folder / "grade.xml").is_file()
+    drawn = subprocess.run(
+        [sys.executable, "pictures.py"],
+        cwd=folder / solved,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert drawn.returncode == 0, drawn.stderr
+    assert {file.name for file in (folder / solved / "figures").iterdir()} == {
+        "accuracy.png",
+        "reliability.png",
+    }
 
 
 def test_the_instructors_folder_has_everything(tmp_path: Path) -> None:

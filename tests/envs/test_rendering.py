@@ -148,4 +148,5 @@ def test_many_environments_render_a_picture_a_row(mode: str) -> None:
     frames = envs.render()
     assert isinstance(frames, tuple)
     assert [f.shape for f in frames] == [(320, 640, 3)] * 2  # type: ignore[union-attr]
-    assert not np.array_equal(frames[0], frames[1])
+    first, second = (np.asarray(f) for f in frames)
+    assert not np.array_equal(first, second)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Callable
 from contextlib import suppress
 from logging import ERROR
 from pathlib import Path
@@ -12,7 +15,7 @@ from transformers.utils import logging
 
 from text_gym import ByteTokenizer, WordTokenizer
 from text_gym.errors import ConfigError, DataError
-from text_gym.models.loading import load_model, load_tensors, pick_device, quietly, small_gpt2
+from text_gym.models.loading import load_into, load_model, load_tensors, pick_device, quietly, small_gpt2
 
 SHAPE = {"layers": 3, "width": 16, "heads": 2, "context": 12}
 
@@ -72,6 +75,65 @@ def test_what_cannot_be_loaded_is_named(tmp_path: Path, kind: str, fault: str) -
         (folder / "config.json").write_text('{"model_type": "nothing"}')
     with pytest.raises(DataError, match=rf"cannot load a thing from '.*{folder.name}'"):
         load_model(kind, folder, "a thing")
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    weights = load_tensors(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+BIAS = "transformer.h.1.mlp.c_fc.bias"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda w: w.pop(BIAS), rf"lacks 1 weights: '{re.escape(BIAS)}'; save it again"),
+        (
+            lambda w: w.update(bias=w.pop(BIAS)),
+            rf"lacks 1 weights: '{re.escape(BIAS)}', and has others .*'bias'",
+        ),
+        (lambda w: w.update({BIAS: w[BIAS][1:]}), r"c_fc\.bias' has shape \(63,\), not \(64,\)"),
+        (lambda w: w[BIAS][0].fill_(math.nan), r"c_fc\.bias has NaN or infinite"),
+        (lambda w: w[BIAS][0].fill_(-math.inf), r"c_fc\.bias has NaN or infinite"),
+    ],
+)
+@pytest.mark.parametrize("new_head", [False, True])
+def test_a_model_is_loaded_whole_or_refused(
+    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], None], says: str, new_head: bool
+) -> None:
+    save_small(tmp_path)
+    change_weights(tmp_path, change)
+    kind = "AutoModelForSequenceClassification" if new_head else "AutoModelForCausalLM"
+    with pytest.raises(DataError, match=says):
+        load_model(kind, tmp_path, "a model", new_head=new_head)
+
+
+def test_a_head_may_be_new_only_where_that_is_said(tmp_path: Path) -> None:
+    save_small(tmp_path)
+    kind = "AutoModelForSequenceClassification"
+    assert load_model(kind, tmp_path, "a model", new_head=True, num_labels=3).score.weight.shape == (3, 16)
+    with pytest.raises(DataError, match=r"lacks 1 weights: 'score\.weight'"):
+        load_model(kind, tmp_path, "a model")
+
+
+def test_weights_that_nothing_uses_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_small(tmp_path)
+    change_weights(tmp_path, lambda w: w.update({"v_head\x1b[2J": torch.zeros(2)}))
+    load_model("AutoModelForCausalLM", tmp_path, "a model")
+    assert "a model" in caplog.text
+    assert r"weights that nothing uses: 'v_head\x1b[2J'" in caplog.text
+
+
+def test_a_head_of_another_size_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "head.safetensors"
+    save_file({"weight": torch.ones(1, 3), "bias": torch.ones(1)}, file)
+    head = torch.nn.Linear(3, 1)
+    load_into(head, file)
+    assert head(torch.ones(3)).item() == 4
+    with pytest.raises(DataError, match=r"head\.safetensors belongs to another network"):
+        load_into(torch.nn.Linear(4, 1), file)
 
 
 def test_tensors_are_read_from_safetensors_alone(tmp_path: Path) -> None:

@@ -98,12 +98,20 @@ def test_our_own_errors_go_through_as_they_are() -> None:
         as_reward_source(function)(of("a"))
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_stopping_is_no_bad_reward(error: type[BaseException]) -> None:
+def test_stopping_is_no_bad_reward() -> None:
     def function(completion: str) -> float:
-        raise error
+        raise KeyboardInterrupt
 
-    with pytest.raises(error):
+    with pytest.raises(KeyboardInterrupt):
+        as_reward_source(function)(of("a"), "drop")
+
+
+@pytest.mark.parametrize("status", [0, 3, "bye"])
+def test_a_reward_that_exits_does_not_end_the_program(status: Any) -> None:
+    def function(completion: str) -> float:
+        sys.exit(status)
+
+    with pytest.raises(RewardError, match=f"'function' raised SystemExit: {status}"):
         as_reward_source(function)(of("a"), "drop")
 
 

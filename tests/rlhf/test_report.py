@@ -86,7 +86,8 @@ def run_folder(
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content))
     (folder / "start" / "texts.jsonl").write_text(
-        json.dumps({"prompt": text, "completion": text, "reward": 0.5 if gold else None}) + "\n"
+        json.dumps({"prompt": text, "completion": text, "reward": 0.5 if gold else None}, ensure_ascii=False)
+        + "\n"  # as transcripts are written
     )
     metrics = [{"iteration": i, "reward": 0.1 * i} for i in (1, 2)]
     (folder / "round-1" / "training" / "metrics.jsonl").write_text(
@@ -210,6 +211,12 @@ def test_text_is_escaped(tmp_path: Path) -> None:
     assert "\x1b" not in page.text
     assert "\u202e" not in page.text
     assert page.text.count("<script>alert(1)</script>") >= 6
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x1c", "\x0b"])
+def test_a_text_may_hold_what_unicode_calls_a_line_break(tmp_path: Path, separator: str) -> None:
+    page = Tags(write_rlhf_report(run_folder(tmp_path, text=f"A mug.{separator}Red."), 1).read_text())
+    assert page.text.count("Red.") >= 6
 
 
 def test_without_gold(tmp_path: Path) -> None:

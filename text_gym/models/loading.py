@@ -6,16 +6,19 @@ are the models' own business. PyTorch and `transformers` are imported when a fun
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from text_gym.errors import ConfigError, DataError
+from text_gym.errors import ConfigError, DataError, excerpt
 from text_gym.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import torch
+
+_log = logging.getLogger(__name__)
 
 
 def pick_device(device: str) -> torch.device:
@@ -40,7 +43,7 @@ def pick_device(device: str) -> torch.device:
 
 
 def load_model(
-    kind: str, name: str | Path, what: str, *, dtype: str = "float32", warn: bool = True, **changes: Any
+    kind: str, name: str | Path, what: str, *, dtype: str = "float32", new_head: bool = False, **changes: Any
 ) -> Any:
     """Load a `transformers` model from a folder or hub, with weights from safetensors.
 
@@ -49,32 +52,53 @@ def load_model(
         name: Folder or hub model.
         what: What it is called in errors, with its article.
         dtype: Type of the weights.
-        warn: Let `transformers` warn, e.g. of weights that were not in the folder.
+        new_head: The head may be new: what lies outside the trunk need not be there.
         changes: Changes of the configuration.
 
     Raises:
-        DataError: There is no such model, it is broken, not in safetensors, needs code from a hub, or its
+        DataError: There is no such model, it is broken, not in safetensors, needs code from a hub, lacks
+            weights, which `transformers` would draw at random, or has some that are NaN or infinite; or its
             architecture has no form of this kind.
     """
     import torch
     import transformers
 
     try:
-        with quietly(bars=not Path(name).is_dir(), warnings=warn):
-            model = getattr(transformers, kind).from_pretrained(
+        with quietly(bars=not Path(name).is_dir(), warnings=False):
+            model, found = getattr(transformers, kind).from_pretrained(
                 str(name),
                 dtype=getattr(torch, dtype),
                 use_safetensors=True,
                 trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # told below, by name
                 **changes,
             )
     except Exception as error:  # OSError, ValueError, KeyError, SafetensorError …, by version
         raise DataError(f"cannot load {what} from {str(name)!r}: {error}") from error
-    for weight in model.parameters():
+    _check_names(model, found, f"{what} from {str(name)!r}", new_head)
+    for key, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            raise DataError(
+                f"cannot load {what} from {str(name)!r}: the weight {key} has NaN or infinite numbers; "
+                "take an earlier one"
+            )
         # A loaded weight lies in the mapped file: writing that file anew would pull it away, and where it
         # begins depends on its header, to which the last bits of matrix products are sensitive.
         weight.data = weight.data.clone()
     return model
+
+
+def load_into(network: torch.nn.Module, file: str | Path) -> None:
+    """Fill a network with the tensors of a safetensors file, all of them by name.
+
+    Raises:
+        DataError: The file cannot be read, or its names or shapes are those of another network.
+    """
+    try:
+        network.load_state_dict(load_tensors(file))
+    except RuntimeError as error:
+        raise DataError(f"{file} belongs to another network ({error}); save it again") from error
 
 
 def load_tensors(file: str | Path) -> dict[str, torch.Tensor]:
@@ -98,6 +122,25 @@ def tensors_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
     for name, tensor in network.state_dict(keep_vars=True).items():
         found.setdefault(id(tensor), (name, tensor.detach()))
     return dict(found.values())
+
+
+def _check_names(model: Any, found: dict[str, Any], what: str, new_head: bool) -> None:
+    """Refuse weights that are not there or have other shapes, and warn of those that nothing uses."""
+    trunk = f"{model.base_model_prefix}."
+    lacking = sorted(key for key in found["missing_keys"] if not new_head or key.startswith(trunk))
+    unknown = excerpt(", ".join(sorted(found["unexpected_keys"])), 160)
+    if lacking:
+        also = f", and has others that it does not use: {unknown}" if found["unexpected_keys"] else ""
+        names = excerpt(", ".join(lacking), 160)
+        raise DataError(f"cannot load {what}: it lacks {len(lacking)} weights: {names}{also}; save it again")
+    if found["mismatched_keys"]:
+        key, stored, wanted = min(found["mismatched_keys"])
+        raise DataError(
+            f"cannot load {what}: the weight {excerpt(key)} has shape {tuple(stored)}, not {tuple(wanted)} "
+            "as config.json says; save both again"
+        )
+    if found["unexpected_keys"] and not new_head:
+        _log.warning("%s has weights that nothing uses: %s", what, unknown)
 
 
 @contextmanager

@@ -73,7 +73,7 @@ class RewardSource(ABC):
             scores = self.score(episodes)
         except TextGymError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a reward may not end the program, with status 0 at that
             raise RewardError(
                 f"reward {self.name!r} raised {type(error).__name__}: {error}{where_raised(error)} "
                 f"(batch of {len(episodes)}, first prompt {excerpt(episodes[0].prompt.id)})"

@@ -22,7 +22,7 @@ def checked_tokens(source: RewardSource, batch: TokenBatch) -> FloatArray:
         rewards = np.asarray(source.token_rewards(batch), dtype=np.float64)
     except TextGymError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RewardError(
             f"reward {source.name!r} raised {type(error).__name__}: {error}{where_raised(error)} "
             f"(token rewards of {len(batch.tokens)} running episodes)"

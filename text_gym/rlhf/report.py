@@ -119,7 +119,7 @@ def _training(folder: Path, rounds: Sequence[int], algorithm: str) -> Any:
     lines, before = [], 0
     for n in rounds:
         text = (folder / f"round-{n}" / "training" / "metrics.jsonl").read_text(encoding="utf-8")
-        metrics = [json.loads(line) for line in text.splitlines()]
+        metrics = [json.loads(line) for line in text.split("\n") if line]
         x = np.arange(1, len(metrics) + 1) + before
         before += len(metrics)
         lines.append(Line(x, _values(m["reward"] for m in metrics), colour=0, style="-", marks=False))
@@ -129,7 +129,8 @@ def _training(folder: Path, rounds: Sequence[int], algorithm: str) -> Any:
 
 def _samples(folder: Path, found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Collect some held-out prompts' texts from the start and after each round."""
-    lines = (folder / "start" / "texts.jsonl").read_text(encoding="utf-8").splitlines()
+    # Not `splitlines`: a text may hold U+2028, which ends no row.
+    lines = (folder / "start" / "texts.jsonl").read_text(encoding="utf-8").split("\n")
     result = []
     for i, sample in enumerate(found[-1]["samples"][:_SAMPLES]):
         first = json.loads(lines[i])

@@ -55,7 +55,7 @@ def policy_folder(place: str | Path) -> str:
     rounds = folder / "rounds.jsonl"
     if rounds.is_file():
         try:
-            kept = int(json.loads(rounds.read_text(encoding="utf-8").splitlines()[-1])["kept"])
+            kept = int(json.loads(rounds.read_text(encoding="utf-8").rstrip("\n").split("\n")[-1])["kept"])
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise DataError(f"{rounds} does not say which policy stands; pass the policy's folder") from error
         return str(folder / (f"round-{kept}" if kept else "start") / "policy")

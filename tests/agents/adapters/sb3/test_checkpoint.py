@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from text_gym import load_task
+from text_gym import as_reward_source, load_task
 from text_gym.agents import Policy, SB3Config, train_sb3
 from text_gym.agents.adapters.sb3.config import SB3_ALGORITHMS
 from text_gym.agents.adapters.sb3.training import SB3Learner, SB3Run
 from text_gym.errors import CheckpointError, ConfigError, RaterLeftError, RewardError
+from text_gym.rewards.transforms import RunningStandardize
 from text_gym.tasks.task import Task
 
 TINY: dict[str, Any] = {
@@ -32,7 +33,7 @@ def sort_task() -> Task:
 
 
 class Unreliable:
-    """Pays for 0s like a reward of a person's, and fails once, at the call that it is told."""
+    """Pays for every a, and fails once, at the call that it is told."""
 
     def __init__(self, fails_at: int, error: Exception) -> None:
         self.calls, self.fails_at, self.error = 0, fails_at, error
@@ -41,7 +42,7 @@ class Unreliable:
         self.calls += 1
         if self.calls == self.fails_at:
             raise self.error
-        return [float(text.count("0")) for text in completions]
+        return [float(text.count("a")) for text in completions]
 
 
 def weights(run: SB3Run) -> dict[str, torch.Tensor]:
@@ -121,6 +122,17 @@ def test_raters_who_leave_end_the_run_and_it_is_saved(tmp_path: Path) -> None:
     assert 0 < run.iterations < 6
     resumed = train_sb3(**given, reward=Unreliable(0, ValueError()), checkpoints=tmp_path)
     same_bits(whole, resumed)
+
+
+def test_a_reward_with_a_memory_is_restored_with_it(tmp_path: Path) -> None:
+    def reward(fails_at: int) -> RunningStandardize:
+        return RunningStandardize(as_reward_source(Unreliable(fails_at, ValueError("no longer here"))))
+
+    given = settings("ppo", False)
+    whole = train_sb3(**given, reward=reward(0))
+    with pytest.raises(RewardError, match="no longer here"):
+        train_sb3(**given, reward=reward(30), checkpoints=tmp_path)
+    same_bits(whole, train_sb3(**given, reward=reward(0), checkpoints=tmp_path))
 
 
 def test_checkpoints_of_another_run_are_refused(tmp_path: Path) -> None:
