@@ -143,3 +143,21 @@ def test_a_store_that_is_not_there_is_not_made(
     assert main(["labels", *command]) == 2
     assert "there is no label store at labels.db" in capsys.readouterr().err
     assert not (here / "labels.db").exists()
+
+
+def test_merge(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for rater, mark in (("ada", "1"), ("bob", "2")):
+        arguments = ("--data", "texts.jsonl", "--store", f"{rater}.db", "--rater", rater)
+        run(monkeypatch, f"{mark} {mark} {mark}\n" * 4, "label", *arguments)
+    capsys.readouterr()
+    assert main(["labels", "merge", "ada.db", "bob.db", "--out", "class.db"]) == 0
+    shown = capsys.readouterr().out
+    assert "8 rows added to class.db, 0 were there\n4 questions; raters: ada, bob\nhead " in shown
+    assert main(["labels", "merge", "ada.db", "bob.db", "--out", "class.db"]) == 0
+    assert "0 rows added to class.db, 8 were there" in capsys.readouterr().out
+    assert main(["labels", "merge", "ada.db", "--out", "hidden.db", "--anonymous"]) == 0
+    shown = capsys.readouterr().out
+    assert "ada" not in shown
+    assert "keep hidden.db.secret to yourself" in shown
+    assert main(["labels", "merge", "no.db", "--out", "class.db"]) == 2
+    assert "there is no label store at no.db" in capsys.readouterr().err

@@ -149,6 +149,7 @@ CHEAP = [
     ("labels verify --store FOLDER/rows.csv", "FOLDER/rows.csv"),
     ("labels export FOLDER/l.jsonl --store FOLDER/no.db", "FOLDER/no.db"),
     ("labels import FOLDER/no.jsonl --store FOLDER/new.db", "FOLDER/no.jsonl"),
+    ("labels merge FOLDER/no.db --out FOLDER/new.db", "FOLDER/no.db"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Runs `text-gym label` and `text-gym labels stats|verify|export|import`.
+"""Runs `text-gym label` and `text-gym labels stats|verify|export|import|merge`.
 
 `label` asks about texts in a file or in the queue; it makes no texts: `text-gym sample --json` does.
 """
@@ -22,12 +22,14 @@ from text_gym.cli.options.labels import (
     ExportOptions,
     ImportOptions,
     LabelOptions,
+    MergeOptions,
     StatsOptions,
     VerifyOptions,
 )
 from text_gym.data import read_rows
 from text_gym.errors import ConfigError, DataError, RaterLeftError, UnknownNameError
 from text_gym.reward_models.labels.formats import export_labels, import_labels
+from text_gym.reward_models.labels.merge import merge_labels
 from text_gym.reward_models.labels.questions import CRITERIA, PREFERENCE, LabelCriterion, Question
 from text_gym.reward_models.labels.store import LabelStore
 from text_gym.reward_models.page.reward import serve_page
@@ -128,6 +130,19 @@ def run_import(options: ImportOptions) -> int:
     with LabelStore(options.store) as store:
         added, known = import_labels(store, options.file)
     print(f"{added:,} rows added to {options.store}, {known:,} were there")
+    return 0
+
+
+def run_merge(options: MergeOptions) -> int:
+    """Run `text-gym labels merge`."""
+    found = merge_labels(options.stores, options.out, anonymous=options.anonymous)
+    names = ", ".join(harmless(name, limit=30) for name in found.raters) or "none"
+    print(f"{found.added:,} rows added to {options.out}, {found.known:,} were there")
+    print(f"{found.questions:,} questions; raters: {names}\nhead {found.head}")
+    for note in found.notes:
+        print(f"note: {note}")
+    if options.anonymous:
+        print(f"keep {options.out}.secret to yourself: it makes the pseudonyms")
     return 0
 
 

@@ -123,6 +123,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "text_gym.cli.labels:run_import",
         "add the labels of a file",
     ),
+    "labels merge": (
+        "text_gym.cli.options.labels:read_merge",
+        "text_gym.cli.labels:run_merge",
+        "join the stores of several people",
+    ),
 }
 
 

@@ -116,6 +116,25 @@ class ImportOptions:
     store: str = STORE
 
 
+@dataclass(frozen=True)
+class MergeOptions:
+    """Join label stores, e.g. of a class: text-gym labels merge STORE... --out STORE. Again adds what is new.
+
+    Questions are there once, with every rater's labels. Stores are verified before anything is written.
+
+    Args:
+        stores: Label stores. NAME=STORE gives the rater of that store another name, for two people who chose
+            the same one.
+        out: The merged store; made if there is none, else added to.
+        anonymous: Replace names by pseudonyms, the same in every merge into this store; the secret that makes
+            them is beside it in OUT.secret.
+    """
+
+    stores: Positional[tuple[str, ...]]
+    out: str
+    anonymous: bool = False
+
+
 def read_label(argv: list[str]) -> tuple[LabelOptions]:
     """Options of `text-gym label`."""
     (options,) = parse("label", argv, LabelOptions)
@@ -148,4 +167,10 @@ def read_import(argv: list[str]) -> tuple[ImportOptions]:
     (options,) = parse("labels import", argv, ImportOptions)
     if not Path(options.file).is_file():
         raise DataError(f"{options.file}: no such file")
+    return (options,)
+
+
+def read_merge(argv: list[str]) -> tuple[MergeOptions]:
+    """Options of `text-gym labels merge`."""
+    (options,) = parse("labels merge", argv, MergeOptions)
     return (options,)

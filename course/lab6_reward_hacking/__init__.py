@@ -1,0 +1,1 @@
+"""A lab of the course; `README.md` is its handout."""
