@@ -162,7 +162,7 @@ def test_harm_is_contained_and_named(file: Path) -> None:
         "call": r"reward 'harm' raised OSError.*; the sandbox gives no network.*--no-sandbox",
         "hang": r"reward 'harm' took longer than 0\.5 s for 1 episodes",
         "die": r"reward 'harm': .*its worker process died \(exit code 9\)",
-        "leave": r"reward 'harm': .*SystemExit",
+        "leave": r"reward 'harm' raised SystemExit: 1 at .*mine\.py",
     }
     for completion, words in cases.items():
         with pytest.raises(RewardError, match=words):
