@@ -243,9 +243,17 @@ def library_page(text: str) -> str:
             ]
             done = [r for r in runs if "error" not in r]
             steps = ", ".join(f"{n:,}" for n in sorted({r["steps"] for r in done})) or "–"
-            speed = f"{median(r['steps'] / r['seconds'] for r in done):,.0f}" if done else "–"
+            speed = median(r["steps"] / r["seconds"] for r in done) if done else 0.0
             lines.append(
-                [f"{row['library']} ({package} {version})", title, first, *cells, steps, speed, row["date"]]
+                [
+                    f"{row['library']} ({package} {version})",
+                    title,
+                    first,
+                    *cells,
+                    steps,
+                    f"{speed:,.0f}" if speed >= 1 else "–",
+                    row["date"],
+                ]
             )
     block = re.compile(r"(<!-- table: interop -->\n).*?(<!-- end -->)", re.DOTALL)
     table = "\n".join(map(_row, lines))
