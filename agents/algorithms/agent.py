@@ -44,8 +44,8 @@ from text_gym.rewards.source import RewardSource
 from text_gym.utils.display import harmless
 
 from .configs import AgentConfig
+from .estimators import KLController
 from .groups import play_in_groups
-from .kl import KLController
 
 LOG = logging.getLogger("text_gym")
 Callback = Callable[["Agent[Any]", Metrics], "bool | None"]
