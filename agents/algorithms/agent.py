@@ -19,10 +19,9 @@ from text_gym.agents.environments import AgentEnv, as_policy, as_text_vector_env
 from text_gym.agents.policies.policy import FUSED, Policy
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.sampling.sampler import Sampling, rollout
-from text_gym.agents.training.advice import Advisor
 from text_gym.agents.training.checkpoint import Checkpoints
+from text_gym.agents.training.diagnostics import Advisor, Objective
 from text_gym.agents.training.metrics import Metrics
-from text_gym.agents.training.objective import Objective
 from text_gym.agents.training.progress import training_progress
 from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.envs.options import EpisodeOptions

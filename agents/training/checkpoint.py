@@ -28,7 +28,7 @@ from text_gym.tokenizer import Tokenizer
 from text_gym.utils.sealed import check_sealed, read_about, write_sealed
 
 from .checkpoint_folder import CheckpointFolder
-from .objective import Objective, ObjectiveEstimate
+from .diagnostics import Objective, ObjectiveEstimate
 from .tensors import (
     Resumable,
     load_optimizer,
