@@ -28,17 +28,17 @@ from text_gym.envs.options import EpisodeOptions
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Prompt, share_cut
 from text_gym.errors import ConfigError, NonFiniteError, NoScoresError
-from text_gym.models.checks import (
+from text_gym.models.runtime import (
     check_dropout_off,
     check_finite,
     check_separate,
     check_unchanged,
     fingerprint,
+    limited_threads,
     memory_mib,
     reward_modules,
     unchanged,
 )
-from text_gym.models.threads import limited_threads
 from text_gym.rewards.source import RewardSource
 from text_gym.utils.display import harmless
 
