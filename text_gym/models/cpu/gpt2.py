@@ -6,7 +6,7 @@ kernels where there are any; matrix products are PyTorch's. Reading token by tok
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .kernels import Kernels, LayerWeights, Panels, Texts, kernels_for
-
-Norm = tuple[Any, Any, float]  # weight, bias and epsilon of a layer norm
+from .kernel_cache import LayerParts, Norm
+from .kernels import Kernels, Texts, kernels_for
 
 
 class Block:
@@ -32,18 +31,12 @@ class Block:
         self.up, self.up_bias = mlp.c_fc.weight, mlp.c_fc.bias
         self.down, self.down_bias = mlp.c_proj.weight, mlp.c_proj.bias
 
-    def matrices(self) -> tuple[Tensor, ...]:
-        """Return the matrices the kernels read in a packed order."""
-        return self.qkv, self.projection, self.up, self.down
-
-    def layer(self, panels: Iterator[Panels], keys: Tensor, values: Tensor) -> LayerWeights:
-        """Return the block in the kernels' form, taking the next panels for its `matrices`."""
-        (gain_1, offset_1, epsilon_1), (gain_2, offset_2, epsilon_2) = self.norm_1, self.norm_2
-        qkv, projection, up, down = (next(panels).memory for _ in self.matrices())
-        first = (gain_1, offset_1, qkv, self.qkv_bias, projection, self.projection_bias)
-        second = (gain_2, offset_2, up, self.up_bias, down, self.down_bias)
-        pointers = (x.data_ptr() for x in (*first, *second, keys, values))
-        return LayerWeights(*pointers, self.scale, epsilon_1, epsilon_2)
+    def weights(self) -> LayerParts:
+        """Return the block in the kernels' order."""
+        return LayerParts(
+            self.norm_1, (self.qkv, self.qkv_bias), (self.projection, self.projection_bias),
+            self.norm_2, (self.up, self.up_bias), (self.down, self.down_bias), self.scale,
+        )  # fmt: skip
 
 
 def layer_norm(x: Tensor, norm: Norm) -> Tensor:

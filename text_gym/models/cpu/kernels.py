@@ -22,7 +22,7 @@ from text_gym.models.threads import cores
 
 from . import library
 
-_STRIP, _LANES, _QUERIES, _SOME = 16, 8, 8, 256  # as in kernels.c
+_STRIP, _LANES, _QUERIES = 16, 8, 8  # as in kernels.c
 _POINTER, _NUMBER, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
@@ -30,13 +30,24 @@ class LayerWeights(ctypes.Structure):
     """`layer` of `kernels.c`; whoever fills it in keeps the tensors."""
 
     _fields_ = (
-        *(
-            (name, _POINTER)
-            for name in ("gain_1", "offset_1", "qkv", "qkv_bias", "projection", "projection_bias")
-        ),
+        *((name, _POINTER) for name in ("gain_1", "offset_1", "qkv", "qkv_bias")),
+        *((name, _POINTER) for name in ("of_queries", "of_keys", "cosines", "sines")),
+        *((name, _POINTER) for name in ("projection", "projection_bias")),
         *((name, _POINTER) for name in ("gain_2", "offset_2", "up", "up_bias", "down", "down_bias")),
         *((name, _POINTER) for name in ("keys", "values")),
         *((name, _REAL) for name in ("scale", "epsilon_1", "epsilon_2")),
+    )
+
+
+class TrunkWeights(ctypes.Structure):
+    """`trunk` of `kernels.c`; whoever fills it in keeps the tensors."""
+
+    _fields_ = (
+        ("layers", ctypes.POINTER(LayerWeights)),
+        *((name, _POINTER) for name in ("embedding", "positions", "gain", "offset")),
+        *((name, _NUMBER) for name in ("count", "width", "heads", "groups", "size", "inner")),
+        *((name, _NUMBER) for name in ("activation", "room", "vocabulary", "context")),
+        *((name, _REAL) for name in ("epsilon", "embedding_scale")),
     )
 
 
@@ -98,16 +109,10 @@ class Kernels:
         self.can_share = bool(library.can_share()) and not _two_runtimes()
         self.share = function("share", _NUMBER, _NUMBER)  # of OpenMP's threads, and how many of them work
         self.threads = function("shared", result=_NUMBER)  # the calling thread's work is divided among
-        texts = ctypes.POINTER(Texts)
+        texts, trunk = ctypes.POINTER(Texts), ctypes.POINTER(TrunkWeights)
+        self._scratch = function("scratch_size", trunk, _NUMBER, result=_NUMBER)
         self._step = function(
-            "step",
-            *(ctypes.POINTER(LayerWeights), _NUMBER),
-            *[_POINTER] * 4,
-            _REAL,
-            *[_POINTER] * 6,
-            *(_NUMBER, _POINTER),
-            *[_NUMBER] * 7,
-            result=ctypes.c_int,
+            "step", trunk, *[_POINTER] * 6, _NUMBER, _POINTER, _NUMBER, result=ctypes.c_int
         )
         self._pack = function("pack", _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _NUMBER)
         self._multiply = function("multiply", _POINTER, _NUMBER, _NUMBER, *[_POINTER] * 3, *[_NUMBER] * 4)
@@ -159,32 +164,22 @@ class Kernels:
 
     def step(
         self,
-        layers: ctypes.Array[LayerWeights],
-        embeddings: tuple[Tensor, Tensor],
-        norm: tuple[Tensor, Tensor, float],
+        trunk: TrunkWeights,
         tokens: Tensor,
         rows: Tensor,
         columns: Tensor,
         asked: Tensor,
         *,
-        heads: int,
-        inner: int,
-        room: int,
         lengths: Sequence[int] | None = None,
     ) -> Tensor:
-        """Read tokens through GPT-2's trunk.
+        """Read tokens through a trunk.
 
         Args:
-            layers: With matrices in `Panels`, and keys and values `(…, heads, room, size)` to write to.
-            embeddings: `(V, D)` of tokens, and of positions.
-            norm: The last one's weight, bias and epsilon.
+            trunk: With matrices in `Panels`, and keys and values `(…, groups, room, size)` to write to.
             tokens: `(n,)` int64; those of the same row follow each other, in their order.
             rows: `(n,)` int64, where their keys and values go …
             columns: … `(n,)` int64.
             asked: `(n,)` int64, which of the states a token's is to be, or -1: none.
-            heads: Of attention.
-            inner: Width of the multilayer perceptron.
-            room: Columns of keys and values.
             lengths: `(m,)`, how many tokens the rows have; one each, if left out.
 
         Returns:
@@ -193,18 +188,15 @@ class Kernels:
         Raises:
             IndexError: A token or a position is none of those that have an embedding, or a column.
         """
-        width = embeddings[0].shape[1]
         begins = None if lengths is None else torch.tensor([0, *itertools.accumulate(lengths)])
         texts = len(tokens) if lengths is None else len(lengths)
-        out = torch.empty(texts, width)
-        size = min(len(tokens), _SOME) * (5 * width + inner) + _padded(room, _STRIP)
+        out = torch.empty(texts, trunk.width)
+        size = self._scratch(trunk, len(tokens))
         scratch = torch.empty(self.threads(), size)
-        weights = (x.data_ptr() for x in (*embeddings, *norm[:2]))
         memory = (x.data_ptr() for x in (tokens, rows, columns, asked, out, scratch))
         start = None if begins is None else begins.data_ptr()
-        limits = len(embeddings[0]), min(room, len(embeddings[1]))
-        sizes = texts, heads, width // heads, inner, room, *limits
-        if self._step(layers, len(layers), *weights, norm[2], *memory, size, start, *sizes):
+        if self._step(trunk, *memory, size, start, texts):
+            limits = trunk.vocabulary, trunk.context
             raise IndexError("a token is not below {}, or its position not below {}".format(*limits))
         return out
 
