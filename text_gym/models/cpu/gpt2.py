@@ -7,7 +7,7 @@ kernels where there are any; matrix products are PyTorch's. Reading token by tok
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -86,16 +86,9 @@ def states(trunk: Any, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple
         starts: `(B,)` int64, prompt lengths `P`.
         lengths: `(B,)` int64, completion lengths `T`; `N` is their sum.
     """
-    (n, size), device = tokens.shape, tokens.device
-    # All tokens look back (what padding sees does not matter); in the last layer only those that are asked.
-    everywhere = Queries(
-        torch.arange(0, n * size, size, device=device), starts + lengths - 1, torch.zeros_like(starts), size
-    )
-    drawn = Queries(lengths.cumsum(0) - lengths, lengths, starts - 1, size)
-    rows, steps = (torch.arange(int(lengths.max()), device=device) < lengths[:, None]).nonzero(as_tuple=True)
-    asked = rows * size + starts[rows] - 1 + steps  # (N,), counted row by row
-
-    embedded, weight = _Embedding.apply(trunk.wte.weight, tokens)  # type: ignore[no-untyped-call]
+    n, size = tokens.shape
+    everywhere, drawn, asked = queries_of(size, starts, lengths)
+    embedded, weight = Embedding.apply(trunk.wte.weight, tokens)  # type: ignore[no-untyped-call]
     x = (embedded + trunk.wpe.weight[:size]).view(n * size, -1)
     *blocks, last = [Block(block) for block in trunk.h]
     for block in blocks:
@@ -109,7 +102,7 @@ def states(trunk: Any, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple
     return layer_norm(x, (final.weight, final.bias, final.eps)), weight
 
 
-class _Embedding(torch.autograd.Function):
+class Embedding(torch.autograd.Function):
     """Looks up rows of the embedding and passes the weights on, for a tied output layer.
 
     The gradient of the rows is added to what comes back through the second way. A matrix of its own, of zeros
@@ -150,7 +143,37 @@ class Queries(NamedTuple):
     size: int
 
 
-def attend(block: Block, queries: Queries, *qkv: Tensor) -> Tensor:
+def queries_of(size: int, starts: Tensor, lengths: Tensor) -> tuple[Queries, Queries, Tensor]:
+    """Return who looks back in a batch of texts: every token, and those before a completion's tokens.
+
+    What padding sees does not matter; in the last layer only the states that are asked for need queries.
+
+    Args:
+        size: `S`, columns of the batch.
+        starts: `(B,)` int64, prompt lengths.
+        lengths: `(B,)` int64, completion lengths; `N` is their sum.
+
+    Returns:
+        Both, and `(N,)` int64: which of the `B · S` tokens the latter are, row by row.
+    """
+    n, device = len(starts), starts.device
+    everywhere = Queries(
+        torch.arange(0, n * size, size, device=device), starts + lengths - 1, torch.zeros_like(starts), size
+    )
+    drawn = Queries(lengths.cumsum(0) - lengths, lengths, starts - 1, size)
+    rows, steps = (torch.arange(int(lengths.max()), device=device) < lengths[:, None]).nonzero(as_tuple=True)
+    return everywhere, drawn, rows * size + starts[rows] - 1 + steps
+
+
+class Heads(Protocol):
+    """The shape of a layer's attention."""
+
+    heads: int
+    size: int
+    scale: float
+
+
+def attend(block: Heads, queries: Queries, *qkv: Tensor) -> Tensor:
     """Compute causal attention, by kernels where there are any.
 
     Args:
@@ -169,7 +192,7 @@ def attend(block: Block, queries: Queries, *qkv: Tensor) -> Tensor:
     return _Attention.apply(kernels, texts, *qkv)  # type: ignore[no-any-return,no-untyped-call]
 
 
-def attend_by_operators(block: Block, queries: Queries, *qkv: Tensor) -> Tensor:
+def attend_by_operators(block: Heads, queries: Queries, *qkv: Tensor) -> Tensor:
     """Do what `attend` does, by PyTorch's operators."""
     begins, counts, firsts, size = queries
     shape = len(begins), size, -1, block.heads, block.size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +13,9 @@ from text_gym.episode import IntArray
 
 from .kernels import Kernels, LayerWeights, Panels, TrunkWeights
 
-Norm = tuple[Tensor, Tensor | None, float]  # weight, bias and epsilon; root mean squares where there is no bias
+Norm = tuple[
+    Tensor, Tensor | None, float
+]  # weight, bias and epsilon; root mean squares where there is no bias
 Linear = tuple[Tensor, Tensor | None]  # (inputs, outputs), lying in any way, and bias
 ACTIVATIONS = "gelu", "gated silu", "gated gelu"  # as in kernels.c
 
@@ -47,7 +48,9 @@ class LayerParts:
     of_keys: Tensor | None = None
     angles: tuple[Tensor, Tensor] | None = None
 
-    def packed(self, kernels: Kernels, keys: Tensor, values: Tensor) -> tuple[LayerWeights, list[Tensor | None]]:
+    def packed(
+        self, kernels: Kernels, keys: Tensor, values: Tensor
+    ) -> tuple[LayerWeights, list[Tensor | None]]:
         """Return the layer in the kernels' form, and the tensors that must be kept for it."""
         linears = self.qkv, self.projection, self.up, self.down
         panels: list[Panels] = [kernels.pack(matrix.detach()) for matrix, _ in linears]
@@ -125,7 +128,12 @@ class KernelCache:
         asked[every, last] = every
         memory = memory[:, None].expand(tokens.shape)
         return self._kernels.step(
-            self._packed(), tokens[there], memory[there], positions[there], asked[there], lengths=lengths.tolist()
+            self._packed(),
+            tokens[there],
+            memory[there],
+            positions[there],
+            asked[there],
+            lengths=lengths.tolist(),
         )
 
     def append(self, tokens: Tensor, at: IntArray) -> Tensor:

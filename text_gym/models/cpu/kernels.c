@@ -114,6 +114,87 @@ void gelu_backward(const float *x, const float *gradient, float *out, int64_t co
     }
 }
 
+/* The norm of root mean squares, of rows of `width`. */
+void root_norm(const float *x, const float *gain, float *out, int64_t rows, int64_t width, float epsilon) {
+    const int64_t parts = parts_of(rows * width, FEW);
+#pragma omp parallel for num_threads(team) if (parts > 1)
+    for (int64_t part = 0; part < parts; part++)
+        for (int64_t i = rows * part / parts; i < rows * (part + 1) / parts; i++)
+            root_mean_square_norm(x + i * width, gain, out + i * width, width, epsilon);
+}
+
+enum { NORM_BLOCK = 64 }; /* rows whose gradients of the gain are summed by themselves, whatever the threads */
+
+int64_t norm_block(void) { return NORM_BLOCK; }
+
+/* Its gradients: of x, and of the gain as sums over each NORM_BLOCK rows, (rows / NORM_BLOCK, width). */
+void root_norm_backward(const float *x, const float *gain, const float *gradient, float *of_x, float *of_gain,
+                        int64_t rows, int64_t width, float epsilon) {
+    const int64_t blocks = (rows + NORM_BLOCK - 1) / NORM_BLOCK, parts = parts_of(rows * width, FEW);
+#pragma omp parallel for num_threads(team) if (parts > 1)
+    for (int64_t part = 0; part < parts; part++)
+        for (int64_t block = blocks * part / parts; block < blocks * (part + 1) / parts; block++) {
+            float *sums = of_gain + block * width;
+            int64_t end = (block + 1) * NORM_BLOCK < rows ? (block + 1) * NORM_BLOCK : rows;
+            memset(sums, 0, width * sizeof *sums);
+            for (int64_t i = block * NORM_BLOCK; i < end; i++) {
+                const float *a = x + i * width, *g = gradient + i * width;
+                float *to = of_x + i * width, squares = 0, common = 0;
+#pragma omp simd reduction(+ : squares, common)
+                for (int64_t j = 0; j < width; j++) squares += a[j] * a[j], common += a[j] * gain[j] * g[j];
+                float scale = 1.0f / sqrtf(squares / width + epsilon), pull = common / width * scale * scale * scale;
+#pragma omp simd
+                for (int64_t j = 0; j < width; j++) {
+                    sums[j] += a[j] * scale * g[j];
+                    to[j] = scale * gain[j] * g[j] - pull * a[j];
+                }
+            }
+        }
+}
+
+enum { GELU, GATED_SILU, GATED_GELU };
+
+/* out = f(gates) · values, of `count` numbers, f being SiLU or GELU. */
+void gated(const float *gates, const float *values, float *out, int64_t count, int64_t activation) {
+    const int64_t parts = parts_of(count, FEW);
+#pragma omp parallel for num_threads(team) if (parts > 1)
+    for (int64_t part = 0; part < parts; part++) {
+        int64_t begin = count * part / parts, end = count * (part + 1) / parts;
+        if (activation == GATED_SILU)
+#pragma omp simd
+            for (int64_t i = begin; i < end; i++)
+                out[i] = gates[i] / (1.0f + exponential(-gates[i])) * values[i];
+        else
+#pragma omp simd
+            for (int64_t i = begin; i < end; i++) out[i] = gates[i] * gate(gates[i]) * values[i];
+    }
+}
+
+/* Its gradients. */
+void gated_backward(const float *gates, const float *values, const float *gradient, float *of_gates,
+                    float *of_values, int64_t count, int64_t activation) {
+    const int64_t parts = parts_of(count, FEW);
+#pragma omp parallel for num_threads(team) if (parts > 1)
+    for (int64_t part = 0; part < parts; part++) {
+        int64_t begin = count * part / parts, end = count * (part + 1) / parts;
+        if (activation == GATED_SILU)
+#pragma omp simd
+            for (int64_t i = begin; i < end; i++) {
+                float s = 1.0f / (1.0f + exponential(-gates[i]));
+                of_gates[i] = gradient[i] * values[i] * (s + gates[i] * s * (1.0f - s));
+                of_values[i] = gradient[i] * gates[i] * s;
+            }
+        else
+#pragma omp simd
+            for (int64_t i = begin; i < end; i++) {
+                float h = gates[i] < -20.0f ? -20.0f : gates[i] > 20.0f ? 20.0f : gates[i], s = gate(h);
+                float slope = s + h * s * (1.0f - s) * (1.59576912f + 0.21406445f * h * h);
+                of_gates[i] = gradient[i] * values[i] * slope;
+                of_values[i] = gradient[i] * gates[i] * gate(gates[i]);
+            }
+    }
+}
+
 /* Weights are kept in rows padded to a multiple of STRIP: loops over strips have no slow rest. */
 enum { STRIP = 16 };
 
@@ -207,15 +288,28 @@ static void remember(const places *p, const float *qkv, float *keys, float *valu
     }
 }
 
-/* Turn a head by the angles of its position, the first half of its numbers against the second (RoPE). */
-static void turn(float *x, const float *cosines, const float *sines, int64_t size) {
-    float *first = x, *second = x + size / 2;
+/* Turn a head by the angles of its position, the first half of its numbers against the second (RoPE); by
+ * direction -1 backwards. `to` may be x. */
+static void turn(const float *x, float *to, const float *cosines, const float *sines, int64_t size, float direction) {
+    int64_t half = size / 2;
 #pragma omp simd
-    for (int64_t d = 0; d < size / 2; d++) {
-        float a = first[d], b = second[d];
-        first[d] = a * cosines[d] - b * sines[d];
-        second[d] = b * cosines[d] + a * sines[d];
+    for (int64_t d = 0; d < half; d++) {
+        float a = x[d], b = x[half + d], sine = direction * sines[d];
+        to[d] = a * cosines[d] - b * sine;
+        to[half + d] = b * cosines[d] + a * sine;
     }
+}
+
+/* Turn the heads of `n` tokens (n, heads, size) by the angles (positions, size / 2) of their positions. */
+void rope(const float *x, const float *cosines, const float *sines, const int64_t *positions, float *out, int64_t n,
+          int64_t heads, int64_t size, float direction) {
+    const int64_t parts = parts_of(n * heads * size, FEW), half = size / 2;
+#pragma omp parallel for num_threads(team) if (parts > 1)
+    for (int64_t part = 0; part < parts; part++)
+        for (int64_t i = n * part / parts; i < n * (part + 1) / parts; i++)
+            for (int64_t h = i * heads; h < (i + 1) * heads; h++)
+                turn(x + h * size, out + h * size, cosines + positions[i] * half, sines + positions[i] * half, size,
+                     direction);
 }
 
 /* Matrix products with weights that lie in panels: WIDE columns of a matrix, one row of them after another,
@@ -335,8 +429,6 @@ typedef struct {
     float scale, epsilon_1, epsilon_2;
 } layer;
 
-enum { GELU, GATED_SILU, GATED_GELU };
-
 /* A trunk: its layers and what stands around them. `up` has the gate's outputs before its own, if there is one. */
 typedef struct {
     const layer *layers;
@@ -353,7 +445,7 @@ static void place(const trunk *t, const layer *l, const places *p, float *qkv, i
             const float *gain = h < t->heads ? l->of_queries : l->of_keys;
             int64_t at = p->columns[i] * half;
             if (gain) root_mean_square_norm(qkv, gain, qkv, t->size, l->epsilon_1);
-            if (l->cosines) turn(qkv, l->cosines + at, l->sines + at, t->size);
+            if (l->cosines) turn(qkv, qkv, l->cosines + at, l->sines + at, t->size, 1);
         }
 }
 

@@ -111,14 +111,18 @@ class Kernels:
         self.threads = function("shared", result=_NUMBER)  # the calling thread's work is divided among
         texts, trunk = ctypes.POINTER(Texts), ctypes.POINTER(TrunkWeights)
         self._scratch = function("scratch_size", trunk, _NUMBER, result=_NUMBER)
-        self._step = function(
-            "step", trunk, *[_POINTER] * 6, _NUMBER, _POINTER, _NUMBER, result=ctypes.c_int
-        )
+        self._step = function("step", trunk, *[_POINTER] * 6, _NUMBER, _POINTER, _NUMBER, result=ctypes.c_int)
         self._pack = function("pack", _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _NUMBER)
         self._multiply = function("multiply", _POINTER, _NUMBER, _NUMBER, *[_POINTER] * 3, *[_NUMBER] * 4)
         self._draw = function("draw", *[_POINTER] * 5, _NUMBER, _NUMBER)
         self._gelu = function("gelu", _POINTER, _POINTER, _NUMBER)
         self._gelu_backward = function("gelu_backward", *[_POINTER] * 3, _NUMBER)
+        self._norm_block = int(library.norm_block())
+        self._root_norm = function("root_norm", *[_POINTER] * 3, *[_NUMBER] * 2, _REAL)
+        self._root_norm_backward = function("root_norm_backward", *[_POINTER] * 5, *[_NUMBER] * 2, _REAL)
+        self._gated = function("gated", *[_POINTER] * 3, *[_NUMBER] * 2)
+        self._gated_backward = function("gated_backward", *[_POINTER] * 5, *[_NUMBER] * 2)
+        self._rope = function("rope", *[_POINTER] * 5, *[_NUMBER] * 3, _REAL)
         self._attention = function("attention", texts, *[_POINTER] * 6, _NUMBER)
         self._attention_backward = function("attention_backward", texts, *[_POINTER] * 9, _NUMBER)
 
@@ -227,6 +231,55 @@ class Kernels:
         """Compute the gradient of `x` from that of `gelu(x)`, both contiguous."""
         out = torch.empty_like(x)
         self._gelu_backward(x.data_ptr(), gradient.data_ptr(), out.data_ptr(), x.numel())
+        return out
+
+    def root_norm(self, x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
+        """Divide rows `(n, D)`, contiguous, by the root of their mean square, and multiply with a gain `(D,)`."""
+        out = torch.empty_like(x)
+        self._root_norm(x.data_ptr(), gain.data_ptr(), out.data_ptr(), *x.shape, epsilon)
+        return out
+
+    def root_norm_backward(
+        self, x: Tensor, gain: Tensor, epsilon: float, gradient: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Compute the gradients of `x` and of the gain from that of `root_norm`, all contiguous."""
+        of_x = torch.empty_like(x)
+        of_gain = torch.empty(-(-len(x) // self._norm_block), x.shape[1])
+        pointers = (t.data_ptr() for t in (x, gain, gradient, of_x, of_gain))
+        self._root_norm_backward(*pointers, *x.shape, epsilon)
+        return of_x, of_gain.sum(0)
+
+    def gated(self, gates: Tensor, values: Tensor, activation: int) -> Tensor:
+        """Compute f(gates) · values of contiguous tensors, f being an activation of `kernels.c`."""
+        out = torch.empty_like(gates)
+        pointers = (t.data_ptr() for t in (gates, values, out))
+        self._gated(*pointers, gates.numel(), activation)
+        return out
+
+    def gated_backward(
+        self, gates: Tensor, values: Tensor, activation: int, gradient: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Compute the gradients of gates and values from that of `gated`, all contiguous."""
+        of_gates, of_values = torch.empty_like(gates), torch.empty_like(values)
+        pointers = (t.data_ptr() for t in (gates, values, gradient, of_gates, of_values))
+        self._gated_backward(*pointers, gates.numel(), activation)
+        return of_gates, of_values
+
+    def rope(
+        self, x: Tensor, angles: tuple[Tensor, Tensor], positions: Tensor, size: int, direction: float
+    ) -> Tensor:
+        """Turn the heads of tokens `(n, heads · size)`, contiguous, by the angles of their positions.
+
+        Args:
+            x: Queries or keys.
+            angles: Cosines and sines, `(context, size / 2)` each.
+            positions: `(n,)` int64, contiguous.
+            size: Of a head.
+            direction: 1; -1 turns back, as the gradient does.
+        """
+        out = torch.empty_like(x)
+        pointers = (t.data_ptr() for t in (x, *angles, positions, out))
+        self._rope(*pointers, len(x), x.shape[1] // size, size, direction)
         return out
 
     def attention(self, texts: Texts, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
-from .kernel_cache import LayerParts, Linear, Norm, TrunkParts
+from .gpt2 import Embedding, attend, queries_of
+from .kernel_cache import ACTIVATIONS, LayerParts, Linear, Norm, TrunkParts
+from .kernels import Kernels, kernels_for
 
 FAMILY = {
     f"transformers.models.{name.lower()}.modeling_{name.lower()}": name
@@ -19,7 +23,7 @@ FAMILY = {
 }
 # RoPE whose angles depend on nothing but the position.
 STATIC_ROPE = {"default", "linear", "llama3", "yarn"}
-ACTIVATIONS = {"silu": "gated silu", "swish": "gated silu", "gelu_pytorch_tanh": "gated gelu"}
+GATES = {"silu": "gated silu", "swish": "gated silu", "gelu_pytorch_tanh": "gated gelu"}
 
 
 def fits(trunk: nn.Module) -> bool:
@@ -33,7 +37,7 @@ def fits(trunk: nn.Module) -> bool:
     window = getattr(config, "sliding_window", None)
     if "sliding_attention" in kinds or (window is not None and name == "Mistral"):
         return False
-    if config.rope_parameters["rope_type"] not in STATIC_ROPE or config.hidden_act not in ACTIVATIONS:
+    if config.rope_parameters["rope_type"] not in STATIC_ROPE or config.hidden_act not in GATES:
         return False
     own = {value for value in vars(sys.modules[place]).values() if isinstance(value, type)}
     plain = {nn.Linear, nn.Embedding, nn.ModuleList}
@@ -56,7 +60,7 @@ def llama_parts(trunk: Any) -> TrunkParts:
         groups=config.num_key_value_heads,
         size=attention.head_dim,
         inner=config.intermediate_size,
-        activation=ACTIVATIONS[config.hidden_act],  # type: ignore[arg-type]
+        activation=GATES[config.hidden_act],  # type: ignore[arg-type]
         context=config.max_position_embeddings,
         embedding_scale=float(getattr(trunk.embed_tokens, "scalar_embed_scale", 1.0)),
     )
@@ -101,3 +105,146 @@ def side_by_side(*layers: Any) -> Linear:
     weight = weights[0] if len(weights) == 1 else torch.cat(weights)
     biases = [layer.bias for layer in layers if layer.bias is not None]
     return weight.t(), torch.cat([bias.detach() for bias in biases]) if biases else None
+
+
+class Layer:
+    """A layer's parameters, looked up once, for updates."""
+
+    def __init__(self, layer: Any, trunk: Any, angles: tuple[Tensor, Tensor]) -> None:
+        config, attention, mlp = trunk.config, layer.self_attn, layer.mlp
+        self.heads, self.groups, self.size = (
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            attention.head_dim,
+        )
+        self.scale = attention.scaling
+        self.norm_1, self.norm_2 = layer.input_layernorm, layer.post_attention_layernorm
+        self.q, self.k, self.v, self.o = (
+            attention.q_proj,
+            attention.k_proj,
+            attention.v_proj,
+            attention.o_proj,
+        )
+        self.of_queries, self.of_keys = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
+        self.gate, self.up, self.down = mlp.gate_proj, mlp.up_proj, mlp.down_proj
+        self.activation = ACTIVATIONS.index(GATES[config.hidden_act])
+        self.angles = angles if getattr(attention, "use_rope", True) else None
+
+    def queries(self, h: Tensor, positions: Tensor) -> Tensor:
+        """Compute the queries of tokens `(n, D)` at their positions, `(n, heads · size)`."""
+        return self._placed(linear(h, self.q), self.of_queries, positions)
+
+    def keys_and_values(self, h: Tensor, positions: Tensor) -> Tensor:
+        """Compute keys and values, repeated for the heads that share them, `(n, 2 · heads · size)`."""
+        both = torch.cat([self._placed(linear(h, self.k), self.of_keys, positions), linear(h, self.v)], 1)
+        shared = both.view(len(h), 2, self.groups, 1, self.size)
+        return shared.expand(-1, -1, -1, self.heads // self.groups, -1).reshape(len(h), -1)
+
+    def _placed(self, x: Tensor, norm: Any, positions: Tensor) -> Tensor:
+        if norm is not None:
+            x = root_norm(x.view(-1, self.size), norm).view(x.shape)
+        if self.angles is None:
+            return x
+        return Rope.apply(x, self.angles, positions, self.size)  # type: ignore[no-any-return,no-untyped-call]
+
+    def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Compute the rest of the layer, from the states before it and its attention's output."""
+        x = x + linear(attended, self.o)
+        h = root_norm(x, self.norm_2)
+        h = Gated.apply(linear(h, self.gate), linear(h, self.up), self.activation)  # type: ignore[no-untyped-call]
+        return x + linear(h, self.down)
+
+
+def states(trunk: Any, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the states from which the completions' tokens are drawn, as `FastPath.states` describes it.
+
+    Args:
+        trunk: One that `fits`.
+        tokens: `(B, S)` int64, right-padded; `S` is at least the largest `P + T - 1`.
+        starts: `(B,)` int64, prompt lengths `P`.
+        lengths: `(B,)` int64, completion lengths `T`; `N` is their sum.
+    """
+    n, size = tokens.shape
+    everywhere, drawn, asked = queries_of(size, starts, lengths)
+    angles = rope_angles(trunk)
+    *layers, last = [Layer(layer, trunk, angles) for layer in trunk.layers]
+    positions = torch.arange(size).expand(n, size).flatten()
+
+    embedded, weight = Embedding.apply(trunk.embed_tokens.weight, tokens)  # type: ignore[no-untyped-call]
+    x = embedded.flatten(0, 1)
+    if hasattr(trunk.embed_tokens, "embed_scale"):
+        x = x * trunk.embed_tokens.embed_scale
+    for layer in layers:
+        h = root_norm(x, layer.norm_1)
+        q, kv = layer.queries(h, positions), layer.keys_and_values(h, positions)
+        x = layer.after_attention(x, attend(layer, everywhere, q, kv))
+    h = root_norm(x, last.norm_1)
+    q, kv = last.queries(h[asked], positions[asked]), last.keys_and_values(h, positions)
+    x = last.after_attention(x[asked], attend(last, drawn, q, kv))
+    return root_norm(x, trunk.norm), weight
+
+
+def linear(x: Tensor, layer: Any) -> Tensor:
+    """Apply a linear layer."""
+    return F.linear(x, layer.weight, layer.bias)
+
+
+def root_norm(x: Tensor, norm: Any) -> Tensor:
+    """Apply an RMSNorm to `(n, D)`, by kernels."""
+    gemma = type(norm).__name__ == "GemmaRMSNorm"
+    gain, epsilon = (1.0 + norm.weight, norm.eps) if gemma else (norm.weight, norm.variance_epsilon)
+    return RootNorm.apply(x.contiguous(), gain, epsilon)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class RootNorm(torch.autograd.Function):
+    """RMSNorm by kernels, with its backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
+        ctx.save_for_backward(x, gain)
+        ctx.epsilon = epsilon
+        return kernels_of(x).root_norm(x, gain, epsilon)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, gain = ctx.saved_tensors
+        return *kernels_of(x).root_norm_backward(x, gain, ctx.epsilon, gradient.contiguous()), None
+
+
+class Rope(torch.autograd.Function):
+    """RoPE by kernels; its gradient is turned back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, angles: tuple[Tensor, Tensor], positions: Tensor, size: int) -> Tensor:
+        ctx.place = angles, positions, size
+        return kernels_of(x).rope(x.contiguous(), *ctx.place, 1.0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return kernels_of(gradient).rope(gradient.contiguous(), *ctx.place, -1.0), None, None, None
+
+
+class Gated(torch.autograd.Function):
+    """A gated activation by kernels, with its backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, gates: Tensor, values: Tensor, activation: int) -> Tensor:
+        ctx.save_for_backward(gates, values)
+        ctx.activation = activation
+        return kernels_of(gates).gated(gates, values, activation)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        gates, values = ctx.saved_tensors
+        found = kernels_of(gates).gated_backward(gates, values, ctx.activation, gradient.contiguous())
+        return *found, None
+
+
+def kernels_of(x: Tensor) -> Kernels:
+    """Return the kernels, without which this architecture has no fast path."""
+    found = kernels_for(x)
+    assert found is not None
+    return found
