@@ -59,8 +59,8 @@ def fast_path(trunk: nn.Module) -> FastPath | None:
     """Return a trunk's fast path; None if its architecture has none or the trunk was modified.
 
     GPT-2 has one, and with compiled kernels the Llama family has: Llama, Mistral, Qwen2, Qwen3, Gemma (the
-    first) and SmolLM3, as far as all layers look at everything before. Adapters, hooks, modules in place of others and bfloat16 weights go through the model's own
-    code.
+    first) and SmolLM3, where every layer looks at all that went before. Adapters, hooks, modules in place of
+    others and bfloat16 weights go through the model's own code.
     """
     if GPT2Path.fits(trunk):
         return GPT2Path(trunk)

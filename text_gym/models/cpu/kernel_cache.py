@@ -13,9 +13,7 @@ from text_gym.episode import IntArray
 
 from .kernels import Kernels, LayerWeights, Panels, TrunkWeights
 
-Norm = tuple[
-    Tensor, Tensor | None, float
-]  # weight, bias and epsilon; root mean squares where there is no bias
+Norm = tuple[Tensor, Tensor | None, float]  # weight, bias and epsilon; an RMSNorm has no bias
 Linear = tuple[Tensor, Tensor | None]  # (inputs, outputs), lying in any way, and bias
 ACTIVATIONS = "gelu", "gated silu", "gated gelu"  # as in kernels.c
 
@@ -53,7 +51,7 @@ class LayerParts:
     ) -> tuple[LayerWeights, list[Tensor | None]]:
         """Return the layer in the kernels' form, and the tensors that must be kept for it."""
         linears = self.qkv, self.projection, self.up, self.down
-        panels: list[Panels] = [kernels.pack(matrix.detach()) for matrix, _ in linears]
+        panels: list[Panels] = [kernels.pack(matrix) for matrix, _ in linears]
         qkv, projection, up, down = (
             (packed.memory, bias) for packed, (_, bias) in zip(panels, linears, strict=True)
         )
@@ -142,6 +140,7 @@ class KernelCache:
         every = torch.arange(len(tokens))
         return self._kernels.step(self._packed(), tokens.contiguous(), self._rows, positions, every)
 
+    @torch.no_grad()
     def _packed(self) -> TrunkWeights:
         """Return the weights in the kernels' form, made once for many tokens."""
         if self._weights is None:

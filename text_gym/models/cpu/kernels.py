@@ -234,7 +234,7 @@ class Kernels:
         return out
 
     def root_norm(self, x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
-        """Divide rows `(n, D)`, contiguous, by the root of their mean square, and multiply with a gain `(D,)`."""
+        """Divide rows `(n, D)`, contiguous, by the root of their mean square; multiply with a gain `(D,)`."""
         out = torch.empty_like(x)
         self._root_norm(x.data_ptr(), gain.data_ptr(), out.data_ptr(), *x.shape, epsilon)
         return out

@@ -10,12 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .gpt2 import Embedding, attend, queries_of
 from .kernel_cache import ACTIVATIONS, LayerParts, Linear, Norm, TrunkParts
-from .kernels import Kernels, kernels_for
+from .operators import attend, embed, gated, queries_of, root_norm, rope
 
 FAMILY = {
     f"transformers.models.{name.lower()}.modeling_{name.lower()}": name
@@ -54,7 +52,7 @@ def llama_parts(trunk: Any) -> TrunkParts:
     angles = rope_angles(trunk)
     return TrunkParts(
         [layer_parts(layer, angles) for layer in trunk.layers],
-        embedding=trunk.embed_tokens.weight.detach(),
+        embedding=trunk.embed_tokens.weight,
         norm=norm_of(trunk.norm),
         heads=config.num_attention_heads,
         groups=config.num_key_value_heads,
@@ -93,7 +91,7 @@ def layer_parts(layer: Any, angles: tuple[Tensor, Tensor]) -> LayerParts:
 
 def norm_of(norm: Any) -> Norm:
     """Return the gain and epsilon of an RMSNorm; Gemma's keeps its gain less 1."""
-    gain = norm.weight.detach()
+    gain = norm.weight
     if type(norm).__name__ == "GemmaRMSNorm":
         return 1.0 + gain, None, norm.eps
     return gain, None, norm.variance_epsilon
@@ -101,10 +99,10 @@ def norm_of(norm: Any) -> Norm:
 
 def side_by_side(*layers: Any) -> Linear:
     """Join linear layers that read the same input into one, `(inputs, outputs)`."""
-    weights = [layer.weight.detach() for layer in layers]
-    weight = weights[0] if len(weights) == 1 else torch.cat(weights)
+    weights = [layer.weight for layer in layers]
     biases = [layer.bias for layer in layers if layer.bias is not None]
-    return weight.t(), torch.cat([bias.detach() for bias in biases]) if biases else None
+    weight = weights[0] if len(layers) == 1 else torch.cat(weights)
+    return weight.t(), torch.cat(biases) if biases else None
 
 
 class Layer:
@@ -142,16 +140,16 @@ class Layer:
 
     def _placed(self, x: Tensor, norm: Any, positions: Tensor) -> Tensor:
         if norm is not None:
-            x = root_norm(x.view(-1, self.size), norm).view(x.shape)
+            x = normed(x.view(-1, self.size), norm).view(x.shape)
         if self.angles is None:
             return x
-        return Rope.apply(x, self.angles, positions, self.size)  # type: ignore[no-any-return,no-untyped-call]
+        return rope(x, self.angles, positions, self.size)
 
     def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
         """Compute the rest of the layer, from the states before it and its attention's output."""
         x = x + linear(attended, self.o)
-        h = root_norm(x, self.norm_2)
-        h = Gated.apply(linear(h, self.gate), linear(h, self.up), self.activation)  # type: ignore[no-untyped-call]
+        h = normed(x, self.norm_2)
+        h = gated(linear(h, self.gate), linear(h, self.up), self.activation)
         return x + linear(h, self.down)
 
 
@@ -170,18 +168,18 @@ def states(trunk: Any, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple
     *layers, last = [Layer(layer, trunk, angles) for layer in trunk.layers]
     positions = torch.arange(size).expand(n, size).flatten()
 
-    embedded, weight = Embedding.apply(trunk.embed_tokens.weight, tokens)  # type: ignore[no-untyped-call]
+    embedded, weight = embed(trunk.embed_tokens.weight, tokens)
     x = embedded.flatten(0, 1)
     if hasattr(trunk.embed_tokens, "embed_scale"):
         x = x * trunk.embed_tokens.embed_scale
     for layer in layers:
-        h = root_norm(x, layer.norm_1)
+        h = normed(x, layer.norm_1)
         q, kv = layer.queries(h, positions), layer.keys_and_values(h, positions)
         x = layer.after_attention(x, attend(layer, everywhere, q, kv))
-    h = root_norm(x, last.norm_1)
+    h = normed(x, last.norm_1)
     q, kv = last.queries(h[asked], positions[asked]), last.keys_and_values(h, positions)
     x = last.after_attention(x[asked], attend(last, drawn, q, kv))
-    return root_norm(x, trunk.norm), weight
+    return normed(x, trunk.norm), weight
 
 
 def linear(x: Tensor, layer: Any) -> Tensor:
@@ -189,62 +187,7 @@ def linear(x: Tensor, layer: Any) -> Tensor:
     return F.linear(x, layer.weight, layer.bias)
 
 
-def root_norm(x: Tensor, norm: Any) -> Tensor:
-    """Apply an RMSNorm to `(n, D)`, by kernels."""
-    gemma = type(norm).__name__ == "GemmaRMSNorm"
-    gain, epsilon = (1.0 + norm.weight, norm.eps) if gemma else (norm.weight, norm.variance_epsilon)
-    return RootNorm.apply(x.contiguous(), gain, epsilon)  # type: ignore[no-any-return,no-untyped-call]
-
-
-class RootNorm(torch.autograd.Function):
-    """RMSNorm by kernels, with its backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
-        ctx.save_for_backward(x, gain)
-        ctx.epsilon = epsilon
-        return kernels_of(x).root_norm(x, gain, epsilon)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        x, gain = ctx.saved_tensors
-        return *kernels_of(x).root_norm_backward(x, gain, ctx.epsilon, gradient.contiguous()), None
-
-
-class Rope(torch.autograd.Function):
-    """RoPE by kernels; its gradient is turned back."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, angles: tuple[Tensor, Tensor], positions: Tensor, size: int) -> Tensor:
-        ctx.place = angles, positions, size
-        return kernels_of(x).rope(x.contiguous(), *ctx.place, 1.0)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        return kernels_of(gradient).rope(gradient.contiguous(), *ctx.place, -1.0), None, None, None
-
-
-class Gated(torch.autograd.Function):
-    """A gated activation by kernels, with its backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, gates: Tensor, values: Tensor, activation: int) -> Tensor:
-        ctx.save_for_backward(gates, values)
-        ctx.activation = activation
-        return kernels_of(gates).gated(gates, values, activation)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        gates, values = ctx.saved_tensors
-        found = kernels_of(gates).gated_backward(gates, values, ctx.activation, gradient.contiguous())
-        return *found, None
-
-
-def kernels_of(x: Tensor) -> Kernels:
-    """Return the kernels, without which this architecture has no fast path."""
-    found = kernels_for(x)
-    assert found is not None
-    return found
+def normed(x: Tensor, norm: Any) -> Tensor:
+    """Apply an RMSNorm to `(n, D)`."""
+    gain, _, epsilon = norm_of(norm)
+    return root_norm(x, gain, epsilon)
