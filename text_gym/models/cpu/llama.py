@@ -49,7 +49,7 @@ def fits(trunk: nn.Module) -> bool:
 def llama_parts(trunk: Any) -> TrunkParts:
     """Take a trunk that `fits` apart for the kernels, with its weights as they are."""
     config, attention = trunk.config, trunk.layers[0].self_attn
-    angles = rope_angles(trunk)
+    angles = rope_angles(trunk, config.max_position_embeddings)
     return TrunkParts(
         [layer_parts(layer, angles) for layer in trunk.layers],
         embedding=trunk.embed_tokens.weight,
@@ -64,9 +64,9 @@ def llama_parts(trunk: Any) -> TrunkParts:
     )
 
 
-def rope_angles(trunk: Any) -> tuple[Tensor, Tensor]:
-    """Ask the model for the cosines and sines of all its positions, `(context, size / 2)` each."""
-    positions = torch.arange(trunk.config.max_position_embeddings)[None]
+def rope_angles(trunk: Any, count: int) -> tuple[Tensor, Tensor]:
+    """Ask the model for the cosines and sines of its first positions, `(count, size / 2)` each."""
+    positions = torch.arange(count)[None]
     cosines, sines = trunk.rotary_emb(trunk.embed_tokens.weight, positions)
     half = cosines.shape[-1] // 2  # the second half repeats the first
     return cosines[0, :, :half].contiguous(), sines[0, :, :half].contiguous()
@@ -164,7 +164,7 @@ def states(trunk: Any, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple
     """
     n, size = tokens.shape
     everywhere, drawn, asked = queries_of(size, starts, lengths)
-    angles = rope_angles(trunk)
+    angles = rope_angles(trunk, size)
     *layers, last = [Layer(layer, trunk, angles) for layer in trunk.layers]
     positions = torch.arange(size).expand(n, size).flatten()
 
