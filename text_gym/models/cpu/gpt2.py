@@ -31,9 +31,14 @@ class Block:
     def weights(self) -> LayerParts:
         """Return the block in the kernels' order."""
         return LayerParts(
-            self.norm_1, (self.qkv, self.qkv_bias), (self.projection, self.projection_bias),
-            self.norm_2, (self.up, self.up_bias), (self.down, self.down_bias), self.scale,
-        )  # fmt: skip
+            self.norm_1,
+            ([self.qkv], self.qkv_bias),
+            ([self.projection], self.projection_bias),
+            self.norm_2,
+            ([self.up], self.up_bias),
+            ([self.down], self.down_bias),
+            self.scale,
+        )
 
 
 def layer_norm(x: Tensor, norm: Norm) -> Tensor:

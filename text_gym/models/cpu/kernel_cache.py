@@ -14,7 +14,7 @@ from text_gym.episode import IntArray
 from .kernels import Kernels, LayerWeights, Panels, TrunkWeights
 
 Norm = tuple[Tensor, Tensor | None, float]  # weight, bias and epsilon; an RMSNorm has no bias
-Linear = tuple[Tensor, Tensor | None]  # (inputs, outputs), lying in any way, and bias
+Linear = tuple[Sequence[Tensor], Tensor | None]  # (inputs, outputs) each, side by side, and bias
 ACTIVATIONS = "gelu", "gated silu", "gated gelu"  # as in kernels.c
 
 
@@ -46,21 +46,29 @@ class LayerParts:
     of_keys: Tensor | None = None
     angles: tuple[Tensor, Tensor] | None = None
 
-    def packed(
-        self, kernels: Kernels, keys: Tensor, values: Tensor
-    ) -> tuple[LayerWeights, list[Tensor | None]]:
-        """Return the layer in the kernels' form, and the tensors that must be kept for it."""
+    def pack(self, kernels: Kernels, old: Sequence[Panels]) -> list[Panels]:
+        """Pack the matrices, into the memory of their old panels if there are such."""
         linears = self.qkv, self.projection, self.up, self.down
-        panels: list[Panels] = [kernels.pack(matrix) for matrix, _ in linears]
-        qkv, projection, up, down = (
-            (packed.memory, bias) for packed, (_, bias) in zip(panels, linears, strict=True)
-        )
-        gains = self.of_queries, self.of_keys, *(self.angles or (None, None))
-        kept = [
-            *self.norm_1[:2], *qkv, *gains, *projection, *self.norm_2[:2], *up, *down, keys, values
-        ]  # fmt: skip
-        pointers = (None if x is None else x.data_ptr() for x in kept)
-        return LayerWeights(*pointers, self.scale, self.norm_1[2], self.norm_2[2]), kept
+        memory = [panels.memory for panels in old] or [None] * len(linears)
+        return [kernels.pack(*found, memory=to) for (found, _), to in zip(linears, memory, strict=True)]
+
+    def weights(self, panels: Sequence[Panels], keys: Tensor, values: Tensor) -> LayerWeights:
+        """Return the layer in the kernels' form; who calls it keeps this, the panels, keys and values."""
+        qkv, projection, up, down = (x.memory for x in panels)
+        tensors = [
+            *(
+                *self.norm_1[:2],
+                qkv,
+                self.qkv[1],
+                self.of_queries,
+                self.of_keys,
+                *(self.angles or (None, None)),
+            ),
+            *(projection, self.projection[1], *self.norm_2[:2], up, self.up[1], down, self.down[1]),
+            *(keys, values),
+        ]
+        pointers = (None if x is None else x.data_ptr() for x in tensors)
+        return LayerWeights(*pointers, self.scale, self.norm_1[2], self.norm_2[2])
 
 
 @dataclass(frozen=True)
@@ -113,6 +121,7 @@ class KernelCache:
         shape = rows, parts.groups, width, parts.size
         self._memory = [(torch.empty(shape), torch.empty(shape)) for _ in parts.layers]  # keys and values
         self._rows = torch.arange(rows)  # where in the memory each row of the batch is
+        self._panels: list[list[Panels]] = [[] for _ in parts.layers]
         self._weights: TrunkWeights | None = None
         self._kept: object = None
 
@@ -145,13 +154,13 @@ class KernelCache:
         """Return the weights in the kernels' form, made once for many tokens."""
         if self._weights is None:
             parts = self._take_apart()
-            packed = [
-                layer.packed(self._kernels, *memory)
-                for layer, memory in zip(parts.layers, self._memory, strict=True)
-            ]
-            layers = (LayerWeights * len(packed))(*(layer for layer, _ in packed))
+            pairs = zip(parts.layers, self._panels, strict=True)
+            self._panels = [layer.pack(self._kernels, old) for layer, old in pairs]
+            each = zip(parts.layers, self._panels, self._memory, strict=True)
+            found = [layer.weights(panels, *memory) for layer, panels, memory in each]
+            layers = (LayerWeights * len(found))(*found)
             outer = [parts.embedding, parts.positions, *parts.norm[:2]]
-            self._kept = parts, packed, layers
+            self._kept = parts, layers
             self._weights = TrunkWeights(
                 layers,
                 *(None if x is None else x.data_ptr() for x in outer),

@@ -323,7 +323,7 @@ enum { HALF = 8, ROWS = 6 };
 #else
 enum { HALF = 4, ROWS = 6 };
 #endif
-enum { WIDE = 2 * HALF, BLOCK = 128, DEEP = 1024, SOME = 256 };
+enum { WIDE = 2 * HALF, BLOCK = 128, DEEP = 1024, SOME = 256, TURNED = 64 };
 typedef float half __attribute__((vector_size(4 * HALF), aligned(4)));
 
 int64_t panel_width(void) { return WIDE; }
@@ -343,8 +343,12 @@ void pack(const float *matrix, int64_t down, int64_t right, float *panels, int64
                 for (int64_t k = 0; k < inputs; k++)
                     memcpy(panel + k * WIDE, matrix + k * down + j, columns * sizeof *panel);
             else
-                for (int64_t c = 0; c < columns; c++)
-                    for (int64_t k = 0; k < inputs; k++) panel[k * WIDE + c] = matrix[k * down + (j + c) * right];
+                for (int64_t first = 0; first < inputs; first += TURNED) { /* what is written stays in the cache */
+                    int64_t last = first + TURNED < inputs ? first + TURNED : inputs;
+                    for (int64_t c = 0; c < columns; c++)
+                        for (int64_t k = first; k < last; k++)
+                            panel[k * WIDE + c] = matrix[k * down + (j + c) * right];
+                }
         }
     }
 }

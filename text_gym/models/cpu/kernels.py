@@ -126,12 +126,23 @@ class Kernels:
         self._attention = function("attention", texts, *[_POINTER] * 6, _NUMBER)
         self._attention_backward = function("attention_backward", texts, *[_POINTER] * 9, _NUMBER)
 
-    def pack(self, matrix: Tensor) -> Panels:
-        """Pack a matrix `(inputs, outputs)` of any strides for `multiply` and `step`."""
-        assert matrix.dtype == torch.float32
-        inputs, outputs = matrix.shape
-        memory = torch.empty(_padded(outputs, self._panel_width) * inputs)
-        self._pack(matrix.data_ptr(), *matrix.stride(), memory.data_ptr(), inputs, outputs)
+    def pack(self, *matrices: Tensor, memory: Tensor | None = None) -> Panels:
+        """Pack a matrix `(inputs, outputs)` of any strides for `multiply` and `step`.
+
+        Args:
+            matrices: Several that stand side by side are packed as one.
+            memory: That of panels of the same shape, which are written over.
+        """
+        inputs, outputs = len(matrices[0]), sum(matrix.shape[1] for matrix in matrices)
+        if any(matrix.shape[1] % self._panel_width for matrix in matrices[:-1]):
+            matrices = (torch.cat(matrices, 1),)  # a panel would have columns of two
+        if memory is None:
+            memory = torch.empty(_padded(outputs, self._panel_width) * inputs)
+        to = memory.data_ptr()
+        for matrix in matrices:
+            assert matrix.dtype == torch.float32
+            self._pack(matrix.data_ptr(), *matrix.stride(), to, inputs, matrix.shape[1])
+            to += matrix.shape[1] * inputs * memory.element_size()
         return Panels(memory, inputs, outputs)
 
     def multiply(

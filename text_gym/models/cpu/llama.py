@@ -99,10 +99,8 @@ def norm_of(norm: Any) -> Norm:
 
 def side_by_side(*layers: Any) -> Linear:
     """Join linear layers that read the same input into one, `(inputs, outputs)`."""
-    weights = [layer.weight for layer in layers]
     biases = [layer.bias for layer in layers if layer.bias is not None]
-    weight = weights[0] if len(layers) == 1 else torch.cat(weights)
-    return weight.t(), torch.cat(biases) if biases else None
+    return [layer.weight.t() for layer in layers], torch.cat(biases) if biases else None
 
 
 class Layer:
