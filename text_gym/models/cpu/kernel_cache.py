@@ -49,7 +49,8 @@ class LayerParts:
     def pack(self, kernels: Kernels, old: Sequence[Panels]) -> list[Panels]:
         """Pack the matrices, into the memory of their old panels if there are such."""
         linears = self.qkv, self.projection, self.up, self.down
-        memory = [panels.memory for panels in old] or [None] * len(linears)
+        memory: list[Tensor | None] = [panels.memory for panels in old]
+        memory = memory or [None] * len(linears)
         return [kernels.pack(*found, memory=to) for (found, _), to in zip(linears, memory, strict=True)]
 
     def weights(self, panels: Sequence[Panels], keys: Tensor, values: Tensor) -> LayerWeights:

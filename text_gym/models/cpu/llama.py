@@ -30,6 +30,8 @@ def fits(trunk: nn.Module) -> bool:
     name = FAMILY.get(place)
     if name is None or type(trunk).__name__ != f"{name}Model" or trunk.dtype != torch.float32:
         return False
+    from transformers.activations import ACT2FN
+
     config: Any = trunk.config
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None)
@@ -38,12 +40,8 @@ def fits(trunk: nn.Module) -> bool:
     if config.rope_parameters["rope_type"] not in STATIC_ROPE or config.hidden_act not in GATES:
         return False
     own = {value for value in vars(sys.modules[place]).values() if isinstance(value, type)}
-    plain = {nn.Linear, nn.Embedding, nn.ModuleList}
-    return all(
-        (type(m) in plain or type(m) in own or not list(m.parameters()))
-        and not (m._forward_hooks or m._forward_pre_hooks)
-        for m in trunk.modules()
-    )
+    own |= {nn.Linear, nn.Embedding, nn.ModuleList, *map(type, map(ACT2FN.__getitem__, GATES))}
+    return all(type(m) in own and not (m._forward_hooks or m._forward_pre_hooks) for m in trunk.modules())
 
 
 def llama_parts(trunk: Any) -> TrunkParts:
