@@ -110,7 +110,7 @@ class GPT2Path:
 
     def states(self, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Implement `FastPath`."""
-        return gpt2.states(self.trunk, tokens, starts, lengths)
+        return gpt2.gpt2_states(self.trunk, tokens, starts, lengths)
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class LlamaPath:
 
     def states(self, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Implement `FastPath`."""
-        return llama.states(self.trunk, tokens, starts, lengths)
+        return llama.llama_states(self.trunk, tokens, starts, lengths)
 
 
 def fixed_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
