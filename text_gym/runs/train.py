@@ -258,25 +258,8 @@ def _learn(job: TrainingJob) -> Learner:
             return go_on
 
         stage("training")
-        hopeless = False
         with stop.patience():
-            try:
-                agent.learn(callback=after_iteration)
-            except NonFiniteError:  # the same settings would break it again
-                hopeless = True
-                raise
-            except RaterLeftError as error:  # treated like Ctrl-C
-                LOG.info("%s", error)
-                if stop.signal is None:
-                    stop.handle(signal.SIGINT)
-            finally:  # an error in the reward must not cost what was learnt so far
-                try:
-                    save()
-                finally:
-                    job.save_policy(run, agent.save)
-                unfinished = agent.iteration < job.config.iterations and not agent.stopped
-                if job.checkpoint_every and unfinished and not hopeless:
-                    LOG.info("to go on: text-gym train --resume %s", run.path)
+            _learn_and_save(agent, job, run, stop, save, after_iteration)
         choice = Choice(agent.iteration, None)
         if stop.signal is None:  # an interrupted run can be resumed from the policy as it is
             choice = checkpoints.take_best(agent)
@@ -291,6 +274,35 @@ def _learn(job: TrainingJob) -> Learner:
         )
 
     return learner
+
+
+def _learn_and_save(
+    agent: Agent[Any],
+    job: TrainingJob,
+    run: RunFolder,
+    stop: Stop,
+    save: Callable[[], None],
+    after_iteration: Callable[[Agent[Any], dict[str, float]], bool],
+) -> None:
+    """Learn until all iterations are done or somebody stops it; save what was learnt, whatever happens."""
+    hopeless = False
+    try:
+        agent.learn(callback=after_iteration)
+    except NonFiniteError:  # the same settings would break it again
+        hopeless = True
+        raise
+    except RaterLeftError as error:  # treated like Ctrl-C
+        LOG.info("%s", error)
+        if stop.signal is None:
+            stop.handle(signal.SIGINT)
+    finally:  # an error in the reward must not cost what was learnt so far
+        try:
+            save()
+        finally:
+            job.save_policy(run, agent.save)
+        unfinished = agent.iteration < job.config.iterations and not agent.stopped
+        if job.checkpoint_every and unfinished and not hopeless:
+            LOG.info("to go on: text-gym train --resume %s", run.path)
 
 
 def _go_on_and_save(
