@@ -23,8 +23,8 @@ from text_gym import ByteTokenizer, PretrainedTokenizer, RewardSource, TextVecto
 from text_gym import as_reward_source as source_of
 from text_gym.agents import PPO, Agent, Checkpoints, Policy, PPOConfig
 from text_gym.agents.algorithms.by_name import ALGORITHMS
+from text_gym.agents.training.diagnostics import Objective
 from text_gym.agents.training.metrics import TIMES, Metrics
-from text_gym.agents.training.objective import Objective
 from text_gym.errors import CheckpointError, ConfigError, NonFiniteError, RewardError
 from text_gym.models.loading import tensors_of
 from text_gym.rewards.transforms import RunningStandardize
