@@ -8,7 +8,6 @@ model's own vocabulary is padded. How tokens are drawn is the sampler's business
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,12 +21,12 @@ from text_gym.errors import ConfigError
 from text_gym.models.checks import check_finite
 from text_gym.models.cpu.fast_path import fast_path, fixed_linear
 from text_gym.models.loading import (
+    digest_of,
     load_into,
     load_model,
     pick_device,
     quietly,
     small_gpt2,
-    tensors_of,
     with_fused_gelu,
 )
 from text_gym.tokenizer import PretrainedTokenizer, Tokenizer
@@ -296,11 +295,7 @@ class Policy(nn.Module):
         Policies with the same digest give every text the same probability, also after saving and loading; the
         tokenizer is not part of it.
         """
-        result = hashlib.sha256()
-        for name, tensor in sorted(tensors_of(self).items()):
-            result.update(f"{name} {(tuple(tensor.shape), tensor.dtype)}\n".encode())
-            result.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-        return result.hexdigest()
+        return digest_of(self)
 
     def save(self, folder: str | Path) -> None:
         """Write a Hugging Face folder (`AutoModelForCausalLM` loads it) and the value head beside it.

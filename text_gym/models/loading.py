@@ -6,6 +6,7 @@ are the models' own business. PyTorch and `transformers` are imported when a fun
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -122,6 +123,17 @@ def tensors_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
     for name, tensor in network.state_dict(keep_vars=True).items():
         found.setdefault(id(tensor), (name, tensor.detach()))
     return dict(found.values())
+
+
+def digest_of(network: torch.nn.Module) -> str:
+    """Hash the weights and buffers with their names, shapes and dtypes (SHA-256, 64 hex digits)."""
+    import torch
+
+    result = hashlib.sha256()
+    for name, tensor in sorted(tensors_of(network).items()):
+        result.update(f"{name} {(tuple(tensor.shape), tensor.dtype)}\n".encode())
+        result.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return result.hexdigest()
 
 
 def _check_names(model: Any, found: dict[str, Any], what: str, new_head: bool) -> None:

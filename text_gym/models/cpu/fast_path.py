@@ -17,6 +17,7 @@ from text_gym.models.kv_cache import KVCache
 from . import gpt2
 from .gpt2_cache import gpt2_cache
 from .kernels import kernels_for
+from .library import load
 
 # Packing the second matrix of a product pays off from about this many rows of the first.
 MIN_ROWS_TO_PACK = 256
@@ -60,6 +61,11 @@ def fast_path(trunk: nn.Module) -> FastPath | None:
     code.
     """
     return GPT2Path(trunk) if GPT2Path.fits(trunk) else None
+
+
+def has_kernels() -> bool:
+    """Return True if the compiled kernels are there; without them the last digits are others."""
+    return load() is not None
 
 
 @dataclass(frozen=True)
