@@ -19,6 +19,7 @@ from . import gpt2, llama
 from .gpt2_cache import gpt2_cache
 from .kernel_cache import KernelCache
 from .kernels import kernels_for
+from .library import load
 
 # Packing the second matrix of a product pays off from about this many rows of the first.
 MIN_ROWS_TO_PACK = 256
@@ -65,6 +66,11 @@ def fast_path(trunk: nn.Module) -> FastPath | None:
     if GPT2Path.fits(trunk):
         return GPT2Path(trunk)
     return LlamaPath(trunk) if LlamaPath.fits(trunk) else None
+
+
+def has_kernels() -> bool:
+    """Return True if the compiled kernels are there; without them the last digits are others."""
+    return load() is not None
 
 
 @dataclass(frozen=True)
