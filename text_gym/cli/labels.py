@@ -38,6 +38,7 @@ from text_gym.reward_models.people.console import RaterConsole
 from text_gym.reward_models.people.human import default_rater
 from text_gym.utils.display import harmless
 from text_gym.utils.json_files import write_json
+from text_gym.utils.terminal import SafeConsole
 
 
 def run_label(options: LabelOptions) -> int:
@@ -74,7 +75,7 @@ def run_stats(options: StatsOptions) -> int:
         row, head = store.head
         waiting = sum(item.answers < item.overlap for item in store.items())
     found = measure_agreement(labels)
-    console = Console(highlight=False)
+    console = SafeConsole()
     kinds = {
         kind: sum(label.kind == kind for label in labels) for kind in dict.fromkeys(x.kind for x in labels)
     }

@@ -31,6 +31,7 @@ from text_gym.models.threads import limited_threads, threads_are_chosen
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
 from text_gym.utils.stopping import Stop, stop_signals
+from text_gym.utils.terminal import SafeConsole
 
 from .console import Notes, progress, show_results
 from .folder import RunFolder, default_folder
@@ -146,7 +147,7 @@ def train(
     settings = job.settings() | ({} if lora is None else {"lora": lora})
     settings |= {"options": dict(options)} if options else {}
     open_folder = partial(RunFolder, folder, settings, logs=logs, resume=resume)
-    return _run(job, open_folder, console or Console(), started)
+    return _run(job, open_folder, console or SafeConsole(), started)
 
 
 def _run(

@@ -1,11 +1,19 @@
 """Model output is hostile text: make it harmless before a terminal sees it.
 
-Only what is shown is changed; what is stored stays verbatim.
+Commands print inside `escaped_output`, so that errors, warnings and tracebacks are escaped too. Only what is
+shown is changed; what is stored stays verbatim.
 """
 
 from __future__ import annotations
 
+import json
+import sys
+import traceback
 import unicodedata
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import IO, Any
 
 # Control, format (bidi overrides, zero-width), surrogate, private use, unassigned; line separators.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
@@ -33,9 +41,70 @@ def harmless(text: str, *, newlines: bool = False, limit: int | None = None) -> 
     return f"{text} … ({left:,} more characters)" if left else text
 
 
+def json_line(value: Any) -> str:
+    r"""Return plain data as one line of JSON that is safe to print and means what `json.dumps` means.
+
+    >>> json_line({"text": "\u202e\U000e0041é"})
+    '{"text": "\\u202e\\udb40\\udc41é"}'
+    """
+    line = json.dumps(value, ensure_ascii=False)
+    if line.isprintable():
+        return line
+    return "".join(json.dumps(c)[1:-1] if unicodedata.category(c) in _HIDDEN else c for c in line)
+
+
 def _escape(c: str) -> str:
     code = ord(c)
     known = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(c)
     return known or (
         f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
     )
+
+
+class EscapedStream:
+    """A text stream that escapes what is written to it; everything else is the other stream's.
+
+    Args:
+        stream: Where it is written. Rich's consoles write there directly, since their escapes are their own.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.rich_proxied_file = stream
+
+    def write(self, text: str) -> int:
+        """Write a text, escaped; the number of characters is that of the text."""
+        self.rich_proxied_file.write(harmless(text, newlines=True))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write several texts, escaped."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rich_proxied_file, name)
+
+
+@contextmanager
+def escaped_output() -> Iterator[None]:
+    """Escape what is printed inside, and the traceback of an exception that ends the program from inside."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (EscapedStream(plain_stream(stream)) for stream in before)
+    try:
+        yield
+    except Exception:
+        sys.excepthook = _print_escaped
+        raise
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def plain_stream(stream: IO[str]) -> IO[str]:
+    """Return the stream under an `EscapedStream`, for whoever writes escapes of their own."""
+    plain: IO[str] = getattr(stream, "rich_proxied_file", stream)
+    return plain
+
+
+def _print_escaped(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    text = "".join(traceback.format_exception(kind, error, trace))
+    print(harmless(text, newlines=True), end="", file=sys.stderr)
