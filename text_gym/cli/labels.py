@@ -112,7 +112,7 @@ def show_agreement(found: Agreement, console: Console) -> None:
 
 def run_verify(options: VerifyOptions) -> int:
     """Run `text-gym labels verify`."""
-    with LabelStore(options.store, create=False) as store:
+    with LabelStore(options.store, create=False, check=False) as store:
         found = store.verify(options.head)
     print(f"{options.store}: {found.rows:,} rows and {found.items:,} questions are good\nhead {found.head}")
     return 0
@@ -120,8 +120,8 @@ def run_verify(options: VerifyOptions) -> int:
 
 def run_export(options: ExportOptions) -> int:
     """Run `text-gym labels export`."""
-    with LabelStore(options.store, create=False) as store:
-        count = export_labels(store, options.file, options.form)
+    with LabelStore(options.store, create=False, check=options.before is None) as store:
+        count = export_labels(store, options.file, options.form, options.before)
     print(f"{count:,} rows in {options.file}")
     return 0
 

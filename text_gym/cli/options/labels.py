@@ -96,11 +96,13 @@ class ExportOptions:
         file: Where to.
         form: jsonl keeps every row exactly, the others what stands; ratings and pairs have TRL's columns.
         store: Label store.
+        before: Write only the rows before this one: the first bad row of a store that is damaged.
     """
 
     file: Positional[str]
     form: Literal["jsonl", "ratings", "pairs", "parquet", "argilla", "label-studio"] = "jsonl"
     store: str = STORE
+    before: int | None = None
 
 
 @dataclass(frozen=True)
