@@ -7,7 +7,6 @@ systems, where SQLite's locks do not hold.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import sqlite3
 import threading
@@ -106,7 +105,7 @@ class Database:
             )
         if create and str(path) != ":memory:" and not path.exists():
             self._create()
-        self._last = -math.inf  # when the last transaction was written
+        self._last = time.monotonic()  # when the last transaction was written
         with self._explained():
             self._connection = sqlite3.connect(
                 path, timeout=wait, isolation_level=None, check_same_thread=False

@@ -128,7 +128,8 @@ class LabelStore:
     def claim(self, rater: str, among: Collection[str] | None = None, lease: float = LEASE) -> Item | None:
         """Lease the next question to a rater, until it is answered or released or the lease ends.
 
-        Whoever left in the middle gets the same question again. A question is leased to no more raters than
+        Whoever left in the middle gets the same question again. A rater holds one question at a time: others
+        that were leased to them go back to the queue. A question is leased to no more raters than
         are still wanted for it, and never twice to one who answered or skipped it.
 
         Args:
@@ -156,7 +157,8 @@ class LabelStore:
             )
             if found is None:
                 return None
-            run("INSERT OR REPLACE INTO leases VALUES (?, ?, ?)", (found[0], name, now + lease))
+            run("DELETE FROM leases WHERE rater = ?", (name,))
+            run("INSERT INTO leases VALUES (?, ?, ?)", (found[0], name, now + lease))
         return self._item(found)
 
     def release(self, rater: str) -> None:

@@ -48,7 +48,7 @@ def run_label(options: LabelOptions) -> int:
         if options.data is not None:
             put_file(store, options)
         if options.web:
-            page = {k: getattr(options, k) for k in ("port", "host", "names", "expose")}
+            page = {k: getattr(options, k) for k in ("port", "host", "names", "expose", "raters")}
             with _ending_signals():
                 serve_page(store, **page)
             return 0

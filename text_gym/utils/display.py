@@ -6,7 +6,10 @@ shown is changed; what is stored stays verbatim.
 
 from __future__ import annotations
 
+import base64
+import html
 import json
+import re
 import sys
 import traceback
 import unicodedata
@@ -17,6 +20,7 @@ from typing import IO, Any
 
 # Control, format (bidi overrides, zero-width), surrogate, private use, unassigned; line separators.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_LEAST = 8  # signs of Base64 that are too many to stand there by chance
 
 
 def harmless(text: str, *, newlines: bool = False, limit: int | None = None) -> str:
@@ -51,6 +55,43 @@ def json_line(value: Any) -> str:
     if line.isprintable():
         return line
     return "".join(json.dumps(c)[1:-1] if unicodedata.category(c) in _HIDDEN else c for c in line)
+
+
+def without_secret(text: str, secret: str, instead: str = "[key]") -> str:
+    r"""Replace a secret in somebody's answer, escaped forms of it included.
+
+    Found are backslash escapes (JSON's, Python's, repeated), percent encoding, HTML entities, Base64 and hex,
+    mixed at will within one secret.
+
+    Args:
+        text: What may quote the secret.
+        secret: A key or token; "" changes nothing.
+        instead: What stands in its place.
+
+    >>> without_secret(r'{"error": "no key s3\/cr\u0065t"}', "s3/cret")
+    '{"error": "no key [key]"}'
+    """
+    if not secret:
+        return text
+    forms = ["".join(map(_any_form, secret))]
+    raw = secret.encode("utf-8", "surrogatepass")
+    forms.append(f"(?i:{raw.hex()})")
+    for before in range(3):  # bytes in front of it shift Base64; its first and last signs mix with others
+        coded = base64.b64encode(bytes(before) + raw).decode().rstrip("=")
+        inner = coded[(0, 2, 3)[before] : len(coded) - ((len(raw) + before) % 3 > 0)]
+        if len(inner) >= _LEAST:
+            signs = "".join({"+": "[+-]", "/": "[/_]"}.get(c, c) for c in inner)
+            forms.append(f"{signs}[A-Za-z0-9+/_-]?=*")
+    return re.sub("|".join(forms), lambda _: instead, text)
+
+
+def _any_form(c: str) -> str:
+    """Return a pattern of one character as it is or escaped; bounded, so that no text makes it slow."""
+    code = ord(c)
+    encoded = "".join(f"%(?:25){{0,4}}(?i:{b:02x})" for b in c.encode("utf-8", "surrogatepass"))
+    forms = [re.escape(c), re.escape(html.escape(c)), rf"u(?i:{code:04x})", rf"x(?i:{code:02x})"]
+    entity = rf"&(?:amp;){{0,4}}#(?:0{{0,6}}{code}|[xX]0{{0,6}}(?i:{code:x}));"
+    return rf"(?:\\{{0,8}}(?:{'|'.join(forms)})|{encoded}|{entity})"
 
 
 def _escape(c: str) -> str:

@@ -219,7 +219,7 @@ def test_edits_are_named(filled: Path, tmp_path: Path, statement: str, row: int 
 @pytest.mark.parametrize(
     ("statement", "row", "problem"),
     [
-        ("UPDATE labels SET answer = replace(answer, '1', '5') WHERE row = 2", 2, "does not match its hash"),
+        ("UPDATE labels SET answer = '{\"accuracy\": 5}' WHERE row = 2", 2, "does not match its hash"),
         ("UPDATE labels SET rater = CAST(x'ff' AS BLOB) WHERE row = 9", 9, "does not match its hash"),
         ("UPDATE items SET answers = 0 WHERE number = 2", None, "counts 0 answers"),
     ],
