@@ -30,6 +30,7 @@ from text_gym.models.runtime import limited_threads, reward_modules, threads_are
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
 from text_gym.utils.stopping import Stop, stop_signals
+from text_gym.utils.terminal import SafeConsole
 
 from .console import Notes, progress, show_results
 from .folder import RunFolder, default_folder
@@ -151,7 +152,7 @@ def train(
     settings |= {"options": dict(options)} if options else {}
     more: Any = {"conditions": job.conditions(options), "accept_changes": accept_changes}
     open_folder = partial(RunFolder, folder, settings, logs=logs, resume=resume, **more)
-    return _run(job, open_folder, console or Console(), started)
+    return _run(job, open_folder, console or SafeConsole(), started)
 
 
 def _run(
