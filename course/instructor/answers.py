@@ -116,13 +116,16 @@ def _divided_by_length() -> Numbers:
     """Climb E[R/T] with R = 1 on a world of texts of one to three tokens: the mean length at the top."""
     w = world(0)
     lengths = w.mask.sum(1)
-    where, logits = places(w), w.logits.detach().clone().requires_grad_()
-    optimizer = torch.optim.Adam([logits], lr=0.3)
-    for _ in range(60):
-        optimizer.zero_grad()
-        (-(text_log_probs(w, logits, where).exp() / lengths).sum()).backward()
-        optimizer.step()
-    ended = text_log_probs(w, logits, where).exp().detach()
+    where = places(w)
+
+    def loss(flat_logits: Floats) -> tuple[float, Floats]:
+        logits = torch.from_numpy(flat_logits.reshape(w.logits.shape)).requires_grad_()
+        earned = (text_log_probs(w, logits, where).exp() / lengths).sum()
+        (slope,) = torch.autograd.grad(-earned, logits)
+        return -float(earned.detach()), slope.numpy().ravel()
+
+    top = minimize(loss, w.logits.detach().numpy().ravel(), jac=True, method="L-BFGS-B").x
+    ended = text_log_probs(w, torch.from_numpy(top.reshape(w.logits.shape)), where).exp()
     return {
         "length_before": float(w.probabilities @ lengths.double()),
         "length_after": float(ended @ lengths.double()),

@@ -79,7 +79,7 @@ def compute(groups: Iterable[str] | None = None) -> dict[str, float]:
 
 
 def faults(marks: Sequence[Mark], computed: dict[str, float], groups: Iterable[str]) -> list[str]:
-    """Say what does not agree: numbers that differ, names that nobody computes, numbers that nobody quotes."""
+    """Say what does not agree: numbers that differ, or that nobody computes, or that nobody quotes."""
     chosen = [mark for mark in marks if mark.key.split(".")[0] in set(groups)]
     found = []
     for mark in chosen:
@@ -102,7 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     computed = compute(groups)
     for mark in marks:
         if mark.key in computed:
-            print(f"{mark.key}: written {mark.written}{' %' * mark.percent}, computed {computed[mark.key]:.6g}")
+            print(
+                f"{mark.key}: written {mark.written}{' %' * mark.percent}, computed {computed[mark.key]:.6g}"
+            )
     if wrong := faults(marks, computed, groups):
         raise SystemExit("\n".join(wrong))
 
