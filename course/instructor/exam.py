@@ -166,7 +166,7 @@ def q14() -> Numbers:
 
 
 def q15() -> Numbers:
-    """Wilson's interval of ten of ten, and of none of ten."""
+    """Wilson's interval of ten of ten, and the share at which none of ten has 5 % probability."""
     ten = binomtest(10, 10).proportion_ci(0.95, method="wilson")
     return {"low": ten.low, "rule_of_three": 1 - 0.05 ** (1 / 10)}
 
@@ -334,6 +334,13 @@ def q31() -> Numbers:
     """The interval of a mean change of 0.6 with spread 0.5 on 100 texts, six edits, α = 0.01."""
     reach = student.ppf(1 - 0.01 / 6 / 2, 99) * 0.5 / math.sqrt(100)
     return {"low": float(0.6 - reach), "high": float(0.6 + reach)}
+
+
+def q32() -> Numbers:
+    """Words that `.replace("he", "she")` changes though they are not "he"."""
+    words = ["The", "chef", "said", "he", "was", "there"]
+    changed = [word for word in words if word.replace("he", "she") != word]
+    return {"changed": float(len(changed)), "meant": float(changed.count("he"))}
 
 
 def q33() -> Numbers:
