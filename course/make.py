@@ -12,12 +12,12 @@ import re
 import shutil
 from pathlib import Path
 
-from course.labs import COURSE, FOR_STUDENTS, SHARED, every_lab
+from course.labs import COURSE, SHARED, every_lab
 
 BEGIN, END = "# BEGIN SOLUTION", "# END SOLUTION"
 _FUNCTION = re.compile(r"^def (\w+)", re.MULTILINE)
 _IMPORT_OF_LAB = re.compile(r"\bcourse\.lab\w+\.lab\b")
-_IMPORT = re.compile(r"\bcourse\.(?=checks|figures|worlds)")
+_IMPORT = re.compile(r"\bcourse\.(?=checks|figures|imports|worlds)")
 
 
 def stub(source: str) -> str:
@@ -78,10 +78,10 @@ def make_student(out: Path, course: Path = COURSE) -> None:
     _new_folder(out)
     shutil.copyfile(course / "student.md", out / "README.md")
     for name in SHARED:
-        shutil.copyfile(course / name, out / name)
+        (out / name).write_text(flat((course / name).read_text(encoding="utf-8")), encoding="utf-8")
     for lab in every_lab(course):
         (out / lab.name).mkdir()
-        for name in FOR_STUDENTS:
+        for name in lab.for_students:
             text = lab.read(name)
             if name == "lab.py":
                 text = stub(text)
