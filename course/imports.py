@@ -30,8 +30,9 @@ def import_of_answers(source: str | bytes, file: str = "lab.py") -> str:
     for node in ast.walk(tree):
         for name in _imported(node):
             if name.partition(".")[0] in ANSWERS:
+                line = getattr(node, "lineno", 0)
                 return (
-                    f"line {node.lineno} of {file} imports {name}: it holds the answers, which are yours to "
+                    f"line {line} of {file} imports {name}: it holds the answers, which are yours to "
                     "write; Python's standard library, NumPy and PyTorch may be imported"
                 )
     return ""

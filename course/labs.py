@@ -11,7 +11,7 @@ from pathlib import Path
 
 COURSE = Path(__file__).resolve().parent
 FOR_STUDENTS = ("README.md", "lab.py", "test_lab.py", "pictures.py")
-MORE = ("reward.py", "classmates.jsonl")  # students get them, too, where a lab has them
+MORE = ("reward.py", "texts.jsonl", "classmates.jsonl")  # students get them, too, where a lab has them
 SHARED = (
     "conftest.py",
     "checks.py",

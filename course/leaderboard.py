@@ -299,7 +299,7 @@ def _mean(entry: Entry, name: str) -> tuple[Any, Any]:
     return tuple(
         np.mean([[point[column] for point in row["curve"]] for row in entry.rows], axis=0)
         for column in ("kl_nats", name)
-    )  # type: ignore[return-value]
+    )
 
 
 def _overview(board: Sequence[tuple[int, Entry]], gold: Entry) -> Markup:

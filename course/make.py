@@ -12,7 +12,7 @@ import re
 import shutil
 from pathlib import Path
 
-from course.labs import COURSE, SHARED, every_lab
+from course.labs import COURSE, MORE, SHARED, every_lab
 
 BEGIN, END = "# BEGIN SOLUTION", "# END SOLUTION"
 _FUNCTION = re.compile(r"^def (\w+)", re.MULTILINE)
@@ -111,6 +111,9 @@ def make_notebooks(out: Path, course: Path = COURSE) -> None:
     for lab in every_lab(course):
         (out / lab.name).mkdir()
         (out / lab.name / "lab.py").write_text(flat(solution(lab.read("lab.py"))), encoding="utf-8")
+        for name in lab.for_students:
+            if name in MORE:
+                shutil.copyfile(lab.folder / name, out / lab.name / name)
         notebook = jupytext.reads(pictures(lab.read("pictures.py")), fmt="py:percent")
         for number, cell in enumerate(notebook.cells):
             cell["id"] = f"cell-{number}"  # equal scripts give equal notebooks

@@ -1,4 +1,4 @@
-"""The leaderboard: gold at five nats ranks rewards, and what is handed in can do nothing but lose its rank."""
+"""The leaderboard: gold at five nats ranks rewards, and what is handed in can only lose its rank."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ HOSTILE: Mapping[str, tuple[str, str]] = {  # name -> reward.py, words of the re
     "has another name": ("def rewards(completion):\n    return 1.0\n", "unknown name"),
     "is no Python": ("def reward(completion:\n", "SyntaxError"),
     "uses the network": (
-        "import socket\ndef reward(completion):\n    return float(bool(socket.create_connection(('127.0.0.1', 9))))\n",
+        "import socket\ndef reward(completion):\n    return float(bool(socket.create_connection(('::1', 9))))\n",
         "network",
     ),
     "takes 10 GB": ("def reward(completion):\n    return float(len(bytearray(10 << 30)))\n", "memory"),
@@ -52,7 +52,7 @@ HOSTILE: Mapping[str, tuple[str, str]] = {  # name -> reward.py, words of the re
     "floods": ("def reward(completion):\n    while True: print('\\x1b[2J' * 1000)\n", "printed more"),
     "loops": ("def reward(completion):\n    while True: pass\n", "longer than"),
     "loops later": (
-        "n = 0\ndef reward(completion):\n    global n\n    n += 1\n    while n > 3000: pass\n    return n % 7\n",
+        "n = 0\ndef reward(completion):\n    global n\n    n += 1\n    while n > 3000: pass\n    return 1\n",
         "longer than",
     ),
 }
