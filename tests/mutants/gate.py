@@ -21,6 +21,12 @@ from typing import Any, Literal
 from .mutant import Mutant, mutated
 
 ZYGOTE = Path(__file__).with_name("zygote.py")
+SLOW_IMPORTS = (
+    *("numpy", "scipy.stats", "matplotlib.figure", "gymnasium.vector"),
+    *("torch", "torch.utils.tensorboard", "safetensors.torch", "tokenizers"),
+    *("transformers.models.gpt2.modeling_gpt2", "transformers.models.auto.modeling_auto"),
+    *("stable_baselines3", "sb3_contrib", "hypothesis.extra.numpy", "tyro", "rich.console", "jinja2"),
+)
 TIMEOUT = 60  # seconds for one test
 # Exceptions that tell of a patch that is no program, not of a bug that a test has seen.
 NO_PROGRAM = {"SyntaxError", "IndentationError", "NameError", "ImportError", "ModuleNotFoundError"}
@@ -54,16 +60,19 @@ class Worker:
         root: Of the repository.
         folder: Where the copy goes.
         timeout: Seconds for one test.
+        imports: Modules that are imported once for all runs; none of the repository's own.
     """
 
-    def __init__(self, root: Path, folder: Path, timeout: int = TIMEOUT) -> None:
+    def __init__(
+        self, root: Path, folder: Path, timeout: int = TIMEOUT, imports: Sequence[str] = SLOW_IMPORTS
+    ) -> None:
         self.root = folder / "copy"
         self.timeout = timeout
         self._dates = int(time.time())  # compiled modules are told from stale ones by date and size
         copy_tree(root, self.root)
         paths = [str(self.root), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._zygote = subprocess.Popen(
-            [sys.executable, "-c", ZYGOTE.read_text(encoding="utf-8"), str(folder)],
+            [sys.executable, "-c", ZYGOTE.read_text(encoding="utf-8"), str(folder), *imports],
             cwd=self.root,
             env={
                 **os.environ,
@@ -191,6 +200,7 @@ def run_gate(
     *,
     jobs: int = 1,
     timeout: int = TIMEOUT,
+    imports: Sequence[str] = SLOW_IMPORTS,
     tell: Callable[[Verdict], None] = lambda verdict: None,
 ) -> list[Verdict]:
     """Judge mutants, each in isolation; first their tests have to pass without them.
@@ -200,6 +210,7 @@ def run_gate(
         mutants: To plant, one at a time.
         jobs: Copies that work side by side.
         timeout: Seconds for one test.
+        imports: Modules that are imported once for all runs.
         tell: Called with each verdict as soon as it is there.
 
     Returns:
@@ -234,7 +245,7 @@ def run_gate(
         try:
             for i in range(jobs):
                 (Path(folder) / str(i)).mkdir()
-                workers.append(Worker(root, Path(folder) / str(i), timeout))
+                workers.append(Worker(root, Path(folder) / str(i), timeout, imports))
                 free.put(workers[-1])
             with ThreadPoolExecutor(jobs) as pool:
                 list(pool.map(check, dict.fromkeys(t for m in mutants for t in m.tests)))

@@ -1,13 +1,15 @@
 """A process that has imported what is slow to import, and forks itself for each run of some tests.
 
-It is started inside a copy of the repository and reads one request a line: `{"tests": [...], "timeout": 60}`;
-the answer is one line as well. A fork has imported nothing of the package itself, so that it meets the
-sources as they stand at that moment, and what one run does to its process cannot reach the next.
+It is started inside a copy of the repository, with a folder for what it writes and the names of modules to
+import, and reads one request a line: `{"tests": [...], "timeout": 60}`; the answer is one line as well. A
+fork has imported nothing of the package itself, so that it meets the sources as they stand at that moment,
+and what one run does to its process cannot reach the next.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -15,31 +17,12 @@ import signal
 import sys
 import time
 from collections.abc import Generator
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-SLOW_IMPORTS = (
-    "numpy",
-    "torch",
-    "torch.utils.tensorboard",
-    "scipy.stats",
-    "safetensors.torch",
-    "tokenizers",
-    "transformers",
-    "transformers.models.gpt2.modeling_gpt2",
-    "transformers.models.auto.modeling_auto",
-    "gymnasium",
-    "gymnasium.vector",
-    "stable_baselines3",
-    "sb3_contrib",
-    "matplotlib.figure",
-    "hypothesis.extra.numpy",
-    "tyro",
-    "rich.console",
-    "jinja2",
-)
 GRACE = 20  # seconds after pytest-timeout's own limit
 
 
@@ -143,9 +126,12 @@ def main() -> None:
     """Answer requests until there are no more."""
     folder = Path(sys.argv[1])
     sys.path[0] = os.getcwd()  # where tests go elsewhere, it is still the copy that they import from
-    for name in SLOW_IMPORTS:
+    for name in sys.argv[2:]:
         with contextlib.suppress(ModuleNotFoundError):  # an extra
             importlib.import_module(name)
+    for plugin in entry_points(group="pytest11"):
+        plugin.load()
+    gc.freeze()  # pytest collects garbage at the end of each run, and need not look through all this
     for line in sys.stdin:
         request = json.loads(line)
         begin = time.monotonic()
