@@ -251,7 +251,8 @@ MUTANTS = [
         "ppo-critic-targets-whitened",
         PPO,
         "            advantages = whiten(advantages, mask)\n",
-        "            advantages = whiten(advantages, mask)\n            returns = advantages + batch.values\n",
+        "            advantages = whiten(advantages, mask)\n"
+        "            returns = advantages + batch.values\n",
         (f"{TESTS}/test_ppo.py",),
     ),
     Mutant(
@@ -547,8 +548,8 @@ MUTANTS = [
     Mutant(
         "failed-batch-stays-in-the-rewards-memory",
         AGENT,
-        "        except BaseException:\n            self.reward.load_state_dict(remembered)\n            raise\n",
-        "        except BaseException:\n            raise\n",
+        "            self.reward.load_state_dict(remembered)\n            raise\n",
+        "            raise\n",
         (f"{TESTS}/test_agent.py", "tests/agents/training/test_checkpoint.py"),
     ),
     Mutant(

@@ -1,0 +1,253 @@
+"""Bugs in agents/training and agents/verification: checkpoints, the objective, advice, exact quantities."""
+
+from __future__ import annotations
+
+from .mutant import Mutant
+
+TRAINING, VERIFICATION = "agents/training", "agents/verification"
+CHECKPOINT, FOLDER = f"{TRAINING}/checkpoint.py", f"{TRAINING}/checkpoint_folder.py"
+OBJECTIVE, ADVICE, TENSORS = f"{TRAINING}/objective.py", f"{TRAINING}/advice.py", f"{TRAINING}/tensors.py"
+EXACT, LAWS = f"{VERIFICATION}/exact.py", f"{VERIFICATION}/laws.py"
+OF_CHECKPOINT = (f"tests/{TRAINING}/test_checkpoint.py",)
+OF_OBJECTIVE = (f"tests/{TRAINING}/test_objective.py",)
+
+MUTANTS = [
+    Mutant(
+        "optimizer-starts-anew-on-resume",
+        CHECKPOINT,
+        "        load_optimizer(agent, saved)\n",
+        "",
+        (*OF_CHECKPOINT, "tests/agents/algorithms/test_agent.py"),
+    ),
+    Mutant(
+        "checkpoint-of-half-an-update",
+        CHECKPOINT,
+        "        if not agent.between_iterations:\n",
+        "        if False:\n",
+        OF_CHECKPOINT,
+    ),
+    Mutant(
+        "checkpoint-of-another-reference-taken",
+        CHECKPOINT,
+        '        if state["reference"] != agent.reference.digest():\n',
+        '        if not state["reference"]:\n',
+        OF_CHECKPOINT,
+    ),
+    Mutant(
+        "best-is-the-newest",
+        CHECKPOINT,
+        "return max(scores, key=lambda folder: scores[folder], default=None)",
+        "return max(scores, default=None)",
+        OF_CHECKPOINT,
+    ),
+    Mutant(
+        "best-of-equals-is-the-latest",
+        CHECKPOINT,
+        "            best = max(scores, key=lambda folder: scores[folder])\n",
+        "            best = max(reversed(scores), key=lambda folder: scores[folder])\n",
+        OF_CHECKPOINT,
+    ),
+    Mutant(
+        "a-damaged-checkpoint-is-the-best",
+        CHECKPOINT,
+        "                del scores[best]\n                continue\n",
+        "                return best\n",
+        OF_CHECKPOINT,
+    ),
+    Mutant(
+        "best-taken-within-noise",
+        CHECKPOINT,
+        "if not found.exceeds(last, errors=2.0):",
+        "if not found.exceeds(last, errors=0.0):",
+        OF_CHECKPOINT,
+    ),
+    Mutant(
+        "best-compared-under-its-own-beta",
+        CHECKPOINT,
+        'return Objective.of(state.get("agent", {}).get("objective")).average(coefficient)',
+        'return Objective.of(state.get("agent", {}).get("objective")).average()',
+        OF_CHECKPOINT,
+    ),
+    Mutant(
+        "the-best-is-pruned",
+        FOLDER,
+        "            if folder != best:\n                shutil.rmtree(folder, ignore_errors=True)\n",
+        "            shutil.rmtree(folder, ignore_errors=True)\n",
+        OF_CHECKPOINT,
+    ),
+    Mutant(
+        "one-checkpoint-too-few-stays",
+        FOLDER,
+        "for folder in found[: -self.keep]:",
+        "for folder in found[: -self.keep + 1 or None]:",
+        OF_CHECKPOINT,
+    ),
+    Mutant(
+        "oldest-intact-checkpoint-is-taken",
+        FOLDER,
+        "for folder in reversed(self._all()):",
+        "for folder in self._all():",
+        OF_CHECKPOINT,
+    ),
+    Mutant(
+        "all-damaged-starts-from-nothing",
+        FOLDER,
+        "        if damaged:\n            raise CheckpointError(",
+        "        if damaged and set_aside is None:\n            raise CheckpointError(",
+        OF_CHECKPOINT,
+    ),
+    Mutant(
+        "optimizer-state-by-order-of-names",
+        TENSORS,
+        "index = {names[id(parameter)]: i for i, parameter in enumerate(trained)}",
+        "index = {name: i for i, name in enumerate(sorted(names.values()))}",
+        (*OF_CHECKPOINT, f"tests/{TRAINING}/test_tensors.py"),
+    ),
+    Mutant(
+        "objective-forgets-beta",
+        OBJECTIVE,
+        "return ObjectiveEstimate(self.reward - coefficient * self.kl,",
+        "return ObjectiveEstimate(self.reward - self.kl,",
+        OF_OBJECTIVE,
+    ),
+    Mutant(
+        "objective-covariance-sign",
+        OBJECTIVE,
+        "self.reward_var - 2 * coefficient * self.covariance",
+        "self.reward_var + 2 * coefficient * self.covariance",
+        OF_OBJECTIVE,
+    ),
+    Mutant(
+        "objective-error-of-texts-in-groups",
+        OBJECTIVE,
+        "        if len(names) == 1:\n",
+        "        if len(names) >= 1:\n",
+        OF_OBJECTIVE,
+    ),
+    Mutant(
+        "objective-population-variance",
+        OBJECTIVE,
+        "((len(names) - 1) * len(rewards) ** 2)",
+        "(len(names) * len(rewards) ** 2)",
+        OF_OBJECTIVE,
+    ),
+    Mutant(
+        "objective-error-of-an-average",
+        OBJECTIVE,
+        "(rows[:, 2:].sum(axis=0) / n**2)",
+        "(rows[:, 2:].sum(axis=0) / n)",
+        OF_OBJECTIVE,
+    ),
+    Mutant(
+        "objective-start-is-the-last-batch",
+        OBJECTIVE,
+        "        if self._start is None:\n            self._start, self.began",
+        "        if self._start is None or not self.below:\n            self._start, self.began",
+        OF_OBJECTIVE,
+    ),
+    Mutant(
+        "objective-patience-never-reset",
+        OBJECTIVE,
+        "self.below = self.below + 1 if low else 0",
+        "self.below = self.below + 1 if low else self.below",
+        OF_OBJECTIVE,
+    ),
+    Mutant(
+        "objective-counts-abstentions",
+        OBJECTIVE,
+        "        scored = ~batch.scores.abstained\n",
+        "        scored = np.ones_like(batch.scores.abstained)\n",
+        OF_OBJECTIVE,
+    ),
+    Mutant(
+        "objective-memory-lost-on-resume",
+        OBJECTIVE,
+        '            made._recent = [BatchMeans(*batch) for batch in state["recent"]]\n',
+        "",
+        (*OF_OBJECTIVE, *OF_CHECKPOINT),
+    ),
+    Mutant(
+        "errors-added-not-squared",
+        OBJECTIVE,
+        "errors * math.hypot(self.se, other.se)",
+        "errors * (self.se + other.se)",
+        (*OF_OBJECTIVE, *OF_CHECKPOINT),
+    ),
+    Mutant(
+        "advice-repeats-itself",
+        ADVICE,
+        "                self.lasted[name] += 1\n",
+        "                self.lasted[name] = 0\n",
+        (f"tests/{TRAINING}/test_advice.py",),
+    ),
+    Mutant(
+        "advice-of-interrupted-signs",
+        ADVICE,
+        "self.lasted[name] = self.lasted.get(name, 0) + 1 if message else 0",
+        "self.lasted[name] = self.lasted.get(name, 0) + bool(message)",
+        (f"tests/{TRAINING}/test_advice.py",),
+    ),
+    Mutant(
+        "advice-collapse-with-one-prompt",
+        ADVICE,
+        "if len(prompts) < 2 or len(batch.episodes) < 8",
+        "if len(batch.episodes) < 8",
+        (f"tests/{TRAINING}/test_advice.py",),
+    ),
+    Mutant(
+        "advice-equal-rewards-of-abstentions",
+        ADVICE,
+        "totals = batch.scores.totals[batch.scored.cpu().numpy()]",
+        "totals = batch.scores.totals",
+        (f"tests/{TRAINING}/test_advice.py",),
+    ),
+    Mutant(
+        "exact-log-probs-count-the-prompt",
+        EXACT,
+        "written[row, len(episode.prompt_ids) : len(text)] = True",
+        "written[row, : len(text)] = True",
+        (f"tests/{VERIFICATION}/test_exact.py",),
+    ),
+    Mutant(
+        "exact-gradient-without-probabilities",
+        EXACT,
+        "value = (probabilities * weights * log_probs).sum()",
+        "value = (weights * log_probs).sum()",
+        (f"tests/{VERIFICATION}/test_exact.py",),
+    ),
+    Mutant(
+        "exact-gradient-kl-sign",
+        EXACT,
+        "weights = weights - beta * (log_probs - said)",
+        "weights = weights + beta * (log_probs - said)",
+        (f"tests/{VERIFICATION}/test_exact.py",),
+    ),
+    Mutant(
+        "law-of-padding-changes-nothing",
+        LAWS,
+        "other = torch.where(after, (batch.tokens + 1) % trial.task.tokenizer.vocab_size, batch.tokens)",
+        "other = batch.tokens",
+        (f"tests/{VERIFICATION}/test_check_agent.py",),
+    ),
+    Mutant(
+        "law-of-credit-passes-a-wrong-sign",
+        LAWS,
+        "    if mean < -0.2:\n",
+        "    if mean < -2:\n",
+        (f"tests/{VERIFICATION}/test_check_agent.py",),
+    ),
+    Mutant(
+        "law-of-seeds-in-one-world",
+        LAWS,
+        "    if run(2) != first:\n",
+        "    if run(1) != first:\n",
+        (f"tests/{VERIFICATION}/test_check_agent.py",),
+    ),
+    Mutant(
+        "law-of-abstention-garbles-nothing",
+        LAWS,
+        "inside = rows[:, None] & batch.mask",
+        "inside = rows[:, None] & ~batch.mask",
+        (f"tests/{VERIFICATION}/test_check_agent.py",),
+    ),
+]
