@@ -21,8 +21,11 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import HealthCheck
 
+PROFILE = "gate"  # of hypothesis: no test may fail because the machine is slow, or by chance
 GRACE = 20  # seconds after pytest-timeout's own limit
 
 
@@ -73,7 +76,17 @@ def run_tests(tests: list[str], timeout: int, notes: Path, log: Path) -> int:
     return int(
         pytest.main(
             [
-                *("-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-m", "", "--hypothesis-seed=0"),
+                *(
+                    "-x",
+                    "-q",
+                    "-n",
+                    "0",
+                    "-p",
+                    "no:cacheprovider",
+                    "-m",
+                    "",
+                    f"--hypothesis-profile={PROFILE}",
+                ),
                 *(f"--timeout={timeout}", "--timeout-method=signal"),
                 *(f"--basetemp={notes.with_name('basetemp')}", "--no-header", "--tb=line", "--", *tests),
             ],
@@ -129,6 +142,9 @@ def main() -> None:
     for name in sys.argv[2:]:
         with contextlib.suppress(ModuleNotFoundError):  # an extra
             importlib.import_module(name)
+    hypothesis.settings.register_profile(
+        PROFILE, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None
+    )
     for plugin in entry_points(group="pytest11"):
         plugin.load()
     gc.freeze()  # pytest collects garbage at the end of each run, and need not look through all this

@@ -51,6 +51,19 @@ def test_every_epoch_takes_every_episode_once(episodes: int, epochs: int, parts:
     assert all(torch.equal(a, b) for a, b in zip(batches, again, strict=True))
 
 
+def test_minibatches_are_others_in_every_epoch_iteration_and_seed() -> None:
+    def drawn(seed: int, iteration: int) -> list[list[int]]:
+        agent = moving(target_kl=None, epochs=3, minibatches=2, seed=seed)
+        batch = agent.collect()
+        agent.iteration = iteration
+        return [rows.tolist() for rows in agent.minibatches(batch)]
+
+    first = drawn(0, 0)
+    every = [*first, *drawn(0, 1), *drawn(0, 2), *drawn(1, 0)]
+    assert len({tuple(rows) for rows in every}) == len(every) == 24
+    assert drawn(0, 0) == first
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
