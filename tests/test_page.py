@@ -483,5 +483,8 @@ def test_the_policy_forbids_what_the_page_does_not_do(context: BrowserContext, t
 
 
 @pytest.mark.nightly
-def test_markup_is_never_executed_all_night(context: BrowserContext, tmp_path: Path) -> None:
+def test_markup_is_never_executed_all_night(
+    context: BrowserContext, tmp_path: Path, tried: Callable[..., None]
+) -> None:
     check_payloads(context, tmp_path, 2000, seed=1)
+    tried("markup in prompts and answers is text on the labelling page and runs nothing", 2000, "payloads")

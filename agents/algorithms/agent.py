@@ -19,33 +19,32 @@ from text_gym.agents.environments import AgentEnv, as_policy, as_text_vector_env
 from text_gym.agents.policies.policy import FUSED, Policy
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.sampling.sampler import Sampling, rollout
-from text_gym.agents.training.advice import Advisor
 from text_gym.agents.training.checkpoint import Checkpoints
+from text_gym.agents.training.diagnostics import Advisor, Objective
 from text_gym.agents.training.metrics import Metrics
-from text_gym.agents.training.objective import Objective
 from text_gym.agents.training.progress import training_progress
 from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.envs.options import EpisodeOptions
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Prompt, share_cut
 from text_gym.errors import ConfigError, NonFiniteError, NoScoresError
-from text_gym.models.checks import (
+from text_gym.models.runtime import (
     check_dropout_off,
     check_finite,
     check_separate,
     check_unchanged,
     fingerprint,
+    limited_threads,
     memory_mib,
     reward_modules,
     unchanged,
 )
-from text_gym.models.threads import limited_threads
 from text_gym.rewards.source import RewardSource
 from text_gym.utils.display import harmless
 
 from .configs import AgentConfig
+from .estimators import KLController
 from .groups import play_in_groups
-from .kl import KLController
 
 LOG = logging.getLogger("text_gym")
 Callback = Callable[["Agent[Any]", Metrics], "bool | None"]

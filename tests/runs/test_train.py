@@ -27,7 +27,7 @@ from text_gym.agents import Policy, PPOConfig, SB3Config, rollout, trajectory_lo
 from text_gym.agents.training.metrics import TIMES
 from text_gym.cli.main import main
 from text_gym.errors import RewardError
-from text_gym.models import threads
+from text_gym.models import runtime
 from text_gym.runs.folder import default_folder
 from text_gym.runs.origin import load_start
 from text_gym.runs.train import train
@@ -389,8 +389,8 @@ def test_a_small_model_gets_few_threads_where_nobody_chose(
         seen.add(torch.get_num_threads())
         return float(completion.count("i"))
 
-    monkeypatch.setattr(threads, "cores", lambda: 16)
-    for name in threads.CHOICES:
+    monkeypatch.setattr(runtime, "cores", lambda: 16)
+    for name in runtime.CHOICES:
         monkeypatch.delenv(name, raising=False)
     if chosen:
         monkeypatch.setenv("OMP_NUM_THREADS", "16")

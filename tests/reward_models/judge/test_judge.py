@@ -180,13 +180,17 @@ def test_no_score_is_invented_under_a_mixture_of_faults(
     ],
 )
 def test_no_score_is_invented_in_a_thousand_faults(
-    fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    fault: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tried: Callable[..., None],
 ) -> None:
     monkeypatch.setenv("TINY_KEY", KEY)
     caplog.set_level(logging.DEBUG)
     rng = random.Random(fault)
     sweep(1000, lambda n, request: fault if rng.random() < 0.7 else "good", 0.05 if fault == "slow" else 5.0)
     assert KEY not in caplog.text
+    tried("a judge that fails, in twelve ways, never gives a score it was not told", 1000, "texts judged")
 
 
 def test_a_spent_budget_raises_or_abstains() -> None:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -400,8 +400,9 @@ def test_cut_connections_lose_and_double_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.nightly
-def test_cut_connections_all_night(tmp_path: Path) -> None:
+def test_cut_connections_all_night(tmp_path: Path, tried: Callable[..., None]) -> None:
     check_faults(tmp_path, 1000, seed=1)
+    tried("no answer is lost or doubled when connections to the page are cut", 1000, "cut connections")
 
 
 PROGRAM = """
@@ -470,5 +471,6 @@ def test_a_killed_server_loses_and_doubles_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.nightly
-def test_a_server_killed_all_night(tmp_path: Path) -> None:
+def test_a_server_killed_all_night(tmp_path: Path, tried: Callable[..., None]) -> None:
     check_kills(tmp_path, 200, seed=1)
+    tried("no answer is lost or doubled when the page's server is killed", 200, "kills")

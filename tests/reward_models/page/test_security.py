@@ -4,7 +4,7 @@ import itertools
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ def test_the_request_matrix_is_exact(site: tuple[LabelPage, Browser]) -> None:
 
 
 @pytest.mark.nightly
-def test_the_full_product_is_exact(site: tuple[LabelPage, Browser]) -> None:
+def test_the_full_product_is_exact(site: tuple[LabelPage, Browser], tried: Callable[..., None]) -> None:
     page, browser = site
     cases = list(itertools.product(HOSTS, ORIGINS, METHODS, TYPES, TOKENS, PATHS))
     for case in cases:
@@ -122,6 +122,11 @@ def test_the_full_product_is_exact(site: tuple[LabelPage, Browser]) -> None:
         body = b"{}" if method in ("POST", "PUT", "DELETE") else b""
         assert status_of(exchange(page.port, raw(method, path, headers, body))) == expected(*case), case
     assert len(cases) == 4500
+    tried(
+        "the labelling page answers to its own host, origin, method, content type and token, and to no other",
+        len(cases),
+        "combinations",
+    )
 
 
 @pytest.mark.parametrize("name", ["Host", "Origin", "Content-Type"])

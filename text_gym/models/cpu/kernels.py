@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from text_gym.models.threads import cores
+from text_gym.models.runtime import cores
 
 from . import library
 
