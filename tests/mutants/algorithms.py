@@ -5,8 +5,8 @@ from __future__ import annotations
 from .mutant import Mutant
 
 FOLDER, TESTS = "agents/algorithms", "tests/agents/algorithms"
-ADVANTAGES, GROUPS = f"{FOLDER}/advantages.py", f"{FOLDER}/groups.py"
-AGENT, KL, PG = f"{FOLDER}/agent.py", f"{FOLDER}/kl.py", f"{FOLDER}/policy_gradient.py"
+ADVANTAGES, GROUPS = f"{FOLDER}/estimators.py", f"{FOLDER}/groups.py"
+AGENT, KL, PG = f"{FOLDER}/agent.py", f"{FOLDER}/estimators.py", f"{FOLDER}/policy_gradient.py"
 PPO, GRPO, RLOO = f"{FOLDER}/ppo.py", f"{FOLDER}/grpo.py", f"{FOLDER}/rloo.py"
 REINFORCE, BEST = f"{FOLDER}/reinforce.py", f"{FOLDER}/best_of_n.py"
 DPO, SFT = f"{FOLDER}/dpo.py", f"{FOLDER}/sft.py"
@@ -17,92 +17,94 @@ MUTANTS = [
         ADVANTAGES,
         "next_value = torch.where(mask[:, t], values[:, t], 0.0)",
         "next_value = values[:, t]",
-        (f"{TESTS}/test_advantages.py::test_gae_by_hand",),
+        (f"{TESTS}/test_estimators.py::test_gae_by_hand",),
     ),
     Mutant(
         "gae-forgets-lambda",
         ADVANTAGES,
         "delta + gamma * lam * following",
         "delta + gamma * following",
-        (f"{TESTS}/test_advantages.py",),
+        (f"{TESTS}/test_estimators.py",),
     ),
     Mutant(
         "gae-value-not-discounted",
         ADVANTAGES,
         "rewards[:, t] + gamma * next_value - values[:, t]",
         "rewards[:, t] + next_value - values[:, t]",
-        (f"{TESTS}/test_advantages.py",),
+        (f"{TESTS}/test_estimators.py",),
     ),
     Mutant(
         "returns-are-the-advantages",
         ADVANTAGES,
         "torch.where(mask, advantages + values, torch.zeros_like(values))",
         "torch.where(mask, advantages, torch.zeros_like(values))",
-        (f"{TESTS}/test_advantages.py",),
+        (f"{TESTS}/test_estimators.py",),
     ),
     Mutant(
         "whiten-over-padding",
         ADVANTAGES,
         "std = masked_mean((x - mean) ** 2, mask).sqrt()",
         "std = ((x - mean) ** 2).mean().sqrt()",
-        (f"{TESTS}/test_advantages.py",),
+        (f"{TESTS}/test_estimators.py",),
     ),
     Mutant(
         "whiten-bessel",
         ADVANTAGES,
         "std = masked_mean((x - mean) ** 2, mask).sqrt()",
         "std = (((x - mean) ** 2 * mask).sum() / (mask.sum() - 1)).sqrt()",
-        (f"{TESTS}/test_advantages.py",),
+        (f"{TESTS}/test_estimators.py",),
     ),
     Mutant(
         "masked-mean-over-all-places",
         ADVANTAGES,
         "return (x * mask).sum() / mask.sum()",
         "return (x * mask).mean()",
-        (f"{TESTS}/test_advantages.py",),
+        (f"{TESTS}/test_estimators.py",),
     ),
     Mutant(
         "explained-variance-of-values",
         ADVANTAGES,
         "variance = masked_mean((returns - masked_mean(returns, mask)) ** 2, mask)",
         "variance = masked_mean((values - masked_mean(values, mask)) ** 2, mask)",
-        (f"{TESTS}/test_advantages.py", f"{TESTS}/test_ppo.py"),
+        (f"{TESTS}/test_estimators.py", f"{TESTS}/test_ppo.py"),
     ),
     Mutant(
         "kl-k1-sign",
         KL,
         "ratio = log_probs - reference_log_probs",
         "ratio = reference_log_probs - log_probs",
-        (f"{TESTS}/test_kl.py",),
+        (f"{TESTS}/test_estimators.py",),
     ),
     Mutant(
         "kl-k3-of-the-inverse-ratio",
         KL,
         "return torch.expm1(-ratio) + ratio",
         "return torch.expm1(ratio) - ratio",
-        (f"{TESTS}/test_kl.py",),
+        (f"{TESTS}/test_estimators.py",),
     ),
-    Mutant("kl-k2-not-halved", KL, "return ratio**2 / 2", "return ratio**2", (f"{TESTS}/test_kl.py",)),
+    Mutant(
+        "kl-k2-not-halved", KL, "return ratio**2 / 2", "return ratio**2", (f"{TESTS}/test_estimators.py",)
+    ),
     Mutant(
         "kl-controller-unclipped",
         KL,
         "error = min(max(kl / self.target - 1.0, -0.2), 0.2)",
         "error = kl / self.target - 1.0",
-        (f"{TESTS}/test_kl.py",),
+        (f"{TESTS}/test_estimators.py",),
     ),
     Mutant(
         "kl-controller-sign",
         KL,
         "self.coefficient *= 1.0 + error * episodes / self.horizon",
         "self.coefficient *= 1.0 - error * episodes / self.horizon",
-        (f"{TESTS}/test_kl.py",),
+        (f"{TESTS}/test_estimators.py",),
     ),
     Mutant(
         "kl-controller-counts-batches",
         KL,
         "error * episodes / self.horizon",
         "error / self.horizon",
-        (f"{TESTS}/test_kl.py",),
+        (f"{TESTS}/test_estimators.py",),
     ),
     # Survivor 5 of the attack of 2026-11-28.
     Mutant(
@@ -122,7 +124,7 @@ MUTANTS = [
         (
             f"{TESTS}/test_policy_gradient.py",
             f"{TESTS}/test_ppo.py",
-            "tests/agents/training/test_objective.py",
+            "tests/agents/training/test_diagnostics.py",
         ),
     ),
     # Survivor 17.

@@ -115,16 +115,16 @@ MUTANTS = [
     ),
     Mutant(
         "neighbouring-streams-share-prompts",
-        PROMPTS,
+        BATCH,
         "return _hash64(seeds.astype(np.uint64))",
         "return seeds.astype(np.uint64) * _GAMMA",
         (f"{TESTS}/test_prompts.py", *OF_BATCH),
     ),
     Mutant(
         "groups-of-one-size-only",
-        PROMPTS,
-        "episode_index // self.group_size",
-        "episode_index % self.group_size",
+        BATCH,
+        "episode_index // self._group_size",
+        "episode_index % self._group_size",
         (f"{TESTS}/test_prompts.py", *OF_BATCH),
     ),
     Mutant(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from .mutant import Mutant
 
 POLICIES, SAMPLING = "agents/policies", "agents/sampling"
-POLICY, HEAD, CRITIC = f"{POLICIES}/policy.py", f"{POLICIES}/loss_head.py", f"{POLICIES}/critic.py"
-MICRO, LORA = f"{POLICIES}/micro_batches.py", f"{POLICIES}/lora.py"
+POLICY, HEAD, CRITIC = f"{POLICIES}/policy.py", f"{POLICIES}/memory.py", f"{POLICIES}/critic.py"
+MICRO, LORA = f"{POLICIES}/memory.py", f"{POLICIES}/lora.py"
 SAMPLER, ROLLOUT, DECODER = f"{SAMPLING}/sampler.py", f"{SAMPLING}/rollout.py", f"{SAMPLING}/decoder.py"
 PREFIX, EVALUATION = f"{SAMPLING}/prefix_cache.py", f"{SAMPLING}/evaluation.py"
 OF_POLICY = (f"tests/{POLICIES}/test_policy.py",)
-OF_HEAD = (f"tests/{POLICIES}/test_loss_head.py",)
+OF_HEAD = (f"tests/{POLICIES}/test_memory.py",)
 OF_CRITIC = (f"tests/{POLICIES}/test_critic.py", f"tests/{POLICIES}/test_state_critic.py")
 OF_SAMPLER = (f"tests/{SAMPLING}/test_sampler.py",)
 OF_ROLLOUT = (f"tests/{SAMPLING}/test_rollout.py", f"tests/{SAMPLING}/test_sampler.py")
@@ -234,21 +234,21 @@ MUTANTS = [
         MICRO,
         "end if most is None else most",
         "end if most is None else most + 1",
-        (f"tests/{POLICIES}/test_micro_batches.py",),
+        (f"tests/{POLICIES}/test_memory.py",),
     ),
     Mutant(
         "parts-longest-first",
         MICRO,
         "    return parts[::-1]\n",
         "    return parts\n",
-        (f"tests/{POLICIES}/test_micro_batches.py",),
+        (f"tests/{POLICIES}/test_memory.py",),
     ),
     Mutant(
         "a-long-row-shares-its-part",
         MICRO,
         "max(1, tokens // longest)",
         "max(2, tokens // longest)",
-        (f"tests/{POLICIES}/test_micro_batches.py",),
+        (f"tests/{POLICIES}/test_memory.py",),
     ),
     Mutant(
         "lora-reference-keeps-the-adapter",

@@ -7,7 +7,11 @@ from .mutant import Mutant
 FOLDER, TESTS = "text_gym/tasks", "tests/tasks"
 CLASSIC, ENUMERABLE = f"{FOLDER}/classic.py", f"{FOLDER}/enumerable.py"
 PRODUCTS, JSON = f"{FOLDER}/products.py", f"{FOLDER}/json_format.py"
-CHECKS, KV, THREADS = "text_gym/models/checks.py", "text_gym/models/kv_cache.py", "text_gym/models/threads.py"
+CHECKS, KV, THREADS = (
+    "text_gym/models/runtime.py",
+    "text_gym/models/kv_cache.py",
+    "text_gym/models/runtime.py",
+)
 OF_CLASSIC = (f"{TESTS}/test_classic.py",)
 OF_ENUMERABLE = (f"{TESTS}/test_enumerable.py",)
 OF_PRODUCTS = (f"{TESTS}/test_products.py",)
@@ -208,35 +212,35 @@ MUTANTS = [
         CHECKS,
         "parts = [module, *module.children()]",
         "parts = [module]",
-        ("tests/models/test_checks.py",),
+        ("tests/models/test_runtime.py",),
     ),
     Mutant(
         "guard-compares-only-the-first-weight",
         CHECKS,
         "zip(model.named_parameters(), before, fingerprint(model), strict=True)",
         "list(zip(model.named_parameters(), before, fingerprint(model), strict=True))[:1]",
-        ("tests/models/test_checks.py",),
+        ("tests/models/test_runtime.py",),
     ),
     Mutant(
         "infinite-weights-pass",
         CHECKS,
         "if torch.isfinite(nn.utils.get_total_norm(list(model.parameters()))):",
         "if not torch.isnan(nn.utils.get_total_norm(list(model.parameters()))):",
-        ("tests/models/test_checks.py",),
+        ("tests/models/test_runtime.py",),
     ),
     Mutant(
         "rewards-inside-rewards-unguarded",
         CHECKS,
         "                search(value)\n",
         "                pass\n",
-        ("tests/models/test_checks.py",),
+        ("tests/models/test_runtime.py",),
     ),
     Mutant(
         "shared-frozen-weights-refused",
         CHECKS,
         "trained = {id(p) for p in policy.parameters() if p.requires_grad}",
         "trained = {id(p) for p in policy.parameters()}",
-        ("tests/models/test_checks.py", "tests/agents/policies/test_lora.py"),
+        ("tests/models/test_runtime.py", "tests/agents/policies/test_lora.py"),
     ),
     Mutant(
         "kv-cache-looks-past-its-end",
@@ -266,13 +270,13 @@ MUTANTS = [
         THREADS,
         "now = min(before, worthwhile_threads(models))",
         "now = worthwhile_threads(models)",
-        ("tests/models/test_threads.py",),
+        ("tests/models/test_runtime.py",),
     ),
     Mutant(
         "quota-rounded-down",
         THREADS,
         "return -(-int(quota) // int(period)) if int(quota) > 0 else None",
         "return int(quota) // int(period) if int(quota) > 0 else None",
-        ("tests/models/test_threads.py",),
+        ("tests/models/test_runtime.py",),
     ),
 ]

@@ -6,10 +6,14 @@ from .mutant import Mutant
 
 TRAINING, VERIFICATION = "agents/training", "agents/verification"
 CHECKPOINT, FOLDER = f"{TRAINING}/checkpoint.py", f"{TRAINING}/checkpoint_folder.py"
-OBJECTIVE, ADVICE, TENSORS = f"{TRAINING}/objective.py", f"{TRAINING}/advice.py", f"{TRAINING}/tensors.py"
+OBJECTIVE, ADVICE, TENSORS = (
+    f"{TRAINING}/diagnostics.py",
+    f"{TRAINING}/diagnostics.py",
+    f"{TRAINING}/tensors.py",
+)
 EXACT, LAWS = f"{VERIFICATION}/exact.py", f"{VERIFICATION}/laws.py"
 OF_CHECKPOINT = (f"tests/{TRAINING}/test_checkpoint.py",)
-OF_OBJECTIVE = (f"tests/{TRAINING}/test_objective.py",)
+OF_OBJECTIVE = (f"tests/{TRAINING}/test_diagnostics.py",)
 
 MUTANTS = [
     Mutant(
@@ -178,28 +182,28 @@ MUTANTS = [
         ADVICE,
         "                self.lasted[name] += 1\n",
         "                self.lasted[name] = 0\n",
-        (f"tests/{TRAINING}/test_advice.py",),
+        (f"tests/{TRAINING}/test_diagnostics.py",),
     ),
     Mutant(
         "advice-of-interrupted-signs",
         ADVICE,
         "self.lasted[name] = self.lasted.get(name, 0) + 1 if message else 0",
         "self.lasted[name] = self.lasted.get(name, 0) + bool(message)",
-        (f"tests/{TRAINING}/test_advice.py",),
+        (f"tests/{TRAINING}/test_diagnostics.py",),
     ),
     Mutant(
         "advice-collapse-with-one-prompt",
         ADVICE,
         "if len(prompts) < 2 or len(batch.episodes) < 8",
         "if len(batch.episodes) < 8",
-        (f"tests/{TRAINING}/test_advice.py",),
+        (f"tests/{TRAINING}/test_diagnostics.py",),
     ),
     Mutant(
         "advice-equal-rewards-of-abstentions",
         ADVICE,
         "totals = batch.scores.totals[batch.scored.cpu().numpy()]",
         "totals = batch.scores.totals",
-        (f"tests/{TRAINING}/test_advice.py",),
+        (f"tests/{TRAINING}/test_diagnostics.py",),
     ),
     Mutant(
         "exact-log-probs-count-the-prompt",
