@@ -5,8 +5,8 @@ from __future__ import annotations
 from .mutant import Mutant
 
 FOLDER, TESTS = "agents/algorithms", "tests/agents/algorithms"
-ADVANTAGES, GROUPS = f"{FOLDER}/estimators.py", f"{FOLDER}/groups.py"
-AGENT, KL, PG = f"{FOLDER}/agent.py", f"{FOLDER}/estimators.py", f"{FOLDER}/policy_gradient.py"
+ESTIMATORS, GROUPS = f"{FOLDER}/estimators.py", f"{FOLDER}/groups.py"
+AGENT, PG = f"{FOLDER}/agent.py", f"{FOLDER}/policy_gradient.py"
 PPO, GRPO, RLOO = f"{FOLDER}/ppo.py", f"{FOLDER}/grpo.py", f"{FOLDER}/rloo.py"
 REINFORCE, BEST = f"{FOLDER}/reinforce.py", f"{FOLDER}/best_of_n.py"
 DPO, SFT = f"{FOLDER}/dpo.py", f"{FOLDER}/sft.py"
@@ -14,70 +14,70 @@ DPO, SFT = f"{FOLDER}/dpo.py", f"{FOLDER}/sft.py"
 MUTANTS = [
     Mutant(
         "gae-bootstraps-past-the-end",
-        ADVANTAGES,
+        ESTIMATORS,
         "next_value = torch.where(mask[:, t], values[:, t], 0.0)",
         "next_value = values[:, t]",
         (f"{TESTS}/test_estimators.py::test_gae_by_hand",),
     ),
     Mutant(
         "gae-forgets-lambda",
-        ADVANTAGES,
+        ESTIMATORS,
         "delta + gamma * lam * following",
         "delta + gamma * following",
         (f"{TESTS}/test_estimators.py",),
     ),
     Mutant(
         "gae-value-not-discounted",
-        ADVANTAGES,
+        ESTIMATORS,
         "rewards[:, t] + gamma * next_value - values[:, t]",
         "rewards[:, t] + next_value - values[:, t]",
         (f"{TESTS}/test_estimators.py",),
     ),
     Mutant(
         "returns-are-the-advantages",
-        ADVANTAGES,
+        ESTIMATORS,
         "torch.where(mask, advantages + values, torch.zeros_like(values))",
         "torch.where(mask, advantages, torch.zeros_like(values))",
         (f"{TESTS}/test_estimators.py",),
     ),
     Mutant(
         "whiten-over-padding",
-        ADVANTAGES,
+        ESTIMATORS,
         "std = masked_mean((x - mean) ** 2, mask).sqrt()",
         "std = ((x - mean) ** 2).mean().sqrt()",
         (f"{TESTS}/test_estimators.py",),
     ),
     Mutant(
         "whiten-bessel",
-        ADVANTAGES,
+        ESTIMATORS,
         "std = masked_mean((x - mean) ** 2, mask).sqrt()",
         "std = (((x - mean) ** 2 * mask).sum() / (mask.sum() - 1)).sqrt()",
         (f"{TESTS}/test_estimators.py",),
     ),
     Mutant(
         "masked-mean-over-all-places",
-        ADVANTAGES,
+        ESTIMATORS,
         "return (x * mask).sum() / mask.sum()",
         "return (x * mask).mean()",
         (f"{TESTS}/test_estimators.py",),
     ),
     Mutant(
         "explained-variance-of-values",
-        ADVANTAGES,
+        ESTIMATORS,
         "variance = masked_mean((returns - masked_mean(returns, mask)) ** 2, mask)",
         "variance = masked_mean((values - masked_mean(values, mask)) ** 2, mask)",
         (f"{TESTS}/test_estimators.py", f"{TESTS}/test_ppo.py"),
     ),
     Mutant(
         "kl-k1-sign",
-        KL,
+        ESTIMATORS,
         "ratio = log_probs - reference_log_probs",
         "ratio = reference_log_probs - log_probs",
         (f"{TESTS}/test_estimators.py",),
     ),
     Mutant(
         "kl-k3-of-the-inverse-ratio",
-        KL,
+        ESTIMATORS,
         "return torch.expm1(-ratio) + ratio",
         "return torch.expm1(ratio) - ratio",
         (f"{TESTS}/test_estimators.py",),
@@ -87,21 +87,21 @@ MUTANTS = [
     ),
     Mutant(
         "kl-controller-unclipped",
-        KL,
+        ESTIMATORS,
         "error = min(max(kl / self.target - 1.0, -0.2), 0.2)",
         "error = kl / self.target - 1.0",
         (f"{TESTS}/test_estimators.py",),
     ),
     Mutant(
         "kl-controller-sign",
-        KL,
+        ESTIMATORS,
         "self.coefficient *= 1.0 + error * episodes / self.horizon",
         "self.coefficient *= 1.0 - error * episodes / self.horizon",
         (f"{TESTS}/test_estimators.py",),
     ),
     Mutant(
         "kl-controller-counts-batches",
-        KL,
+        ESTIMATORS,
         "error * episodes / self.horizon",
         "error / self.horizon",
         (f"{TESTS}/test_estimators.py",),

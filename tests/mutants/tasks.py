@@ -7,11 +7,7 @@ from .mutant import Mutant
 FOLDER, TESTS = "text_gym/tasks", "tests/tasks"
 CLASSIC, ENUMERABLE = f"{FOLDER}/classic.py", f"{FOLDER}/enumerable.py"
 PRODUCTS, JSON = f"{FOLDER}/products.py", f"{FOLDER}/json_format.py"
-CHECKS, KV, THREADS = (
-    "text_gym/models/runtime.py",
-    "text_gym/models/kv_cache.py",
-    "text_gym/models/runtime.py",
-)
+RUNTIME, KV = "text_gym/models/runtime.py", "text_gym/models/kv_cache.py"
 OF_CLASSIC = (f"{TESTS}/test_classic.py",)
 OF_ENUMERABLE = (f"{TESTS}/test_enumerable.py",)
 OF_PRODUCTS = (f"{TESTS}/test_products.py",)
@@ -209,35 +205,35 @@ MUTANTS = [
     ),
     Mutant(
         "dropout-in-attention-overlooked",
-        CHECKS,
+        RUNTIME,
         "parts = [module, *module.children()]",
         "parts = [module]",
         ("tests/models/test_runtime.py",),
     ),
     Mutant(
         "guard-compares-only-the-first-weight",
-        CHECKS,
+        RUNTIME,
         "zip(model.named_parameters(), before, fingerprint(model), strict=True)",
         "list(zip(model.named_parameters(), before, fingerprint(model), strict=True))[:1]",
         ("tests/models/test_runtime.py",),
     ),
     Mutant(
         "infinite-weights-pass",
-        CHECKS,
+        RUNTIME,
         "if torch.isfinite(nn.utils.get_total_norm(list(model.parameters()))):",
         "if not torch.isnan(nn.utils.get_total_norm(list(model.parameters()))):",
         ("tests/models/test_runtime.py",),
     ),
     Mutant(
         "rewards-inside-rewards-unguarded",
-        CHECKS,
+        RUNTIME,
         "                search(value)\n",
         "                pass\n",
         ("tests/models/test_runtime.py",),
     ),
     Mutant(
         "shared-frozen-weights-refused",
-        CHECKS,
+        RUNTIME,
         "trained = {id(p) for p in policy.parameters() if p.requires_grad}",
         "trained = {id(p) for p in policy.parameters()}",
         ("tests/models/test_runtime.py", "tests/agents/policies/test_lora.py"),
@@ -267,14 +263,14 @@ MUTANTS = [
     ),
     Mutant(
         "threads-raised",
-        THREADS,
+        RUNTIME,
         "now = min(before, worthwhile_threads(models))",
         "now = worthwhile_threads(models)",
         ("tests/models/test_runtime.py",),
     ),
     Mutant(
         "quota-rounded-down",
-        THREADS,
+        RUNTIME,
         "return -(-int(quota) // int(period)) if int(quota) > 0 else None",
         "return int(quota) // int(period) if int(quota) > 0 else None",
         ("tests/models/test_runtime.py",),

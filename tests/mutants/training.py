@@ -6,11 +6,7 @@ from .mutant import Mutant
 
 TRAINING, VERIFICATION = "agents/training", "agents/verification"
 CHECKPOINT, FOLDER = f"{TRAINING}/checkpoint.py", f"{TRAINING}/checkpoint_folder.py"
-OBJECTIVE, ADVICE, TENSORS = (
-    f"{TRAINING}/diagnostics.py",
-    f"{TRAINING}/diagnostics.py",
-    f"{TRAINING}/tensors.py",
-)
+DIAGNOSTICS, TENSORS = f"{TRAINING}/diagnostics.py", f"{TRAINING}/tensors.py"
 EXACT, LAWS = f"{VERIFICATION}/exact.py", f"{VERIFICATION}/laws.py"
 OF_CHECKPOINT = (f"tests/{TRAINING}/test_checkpoint.py",)
 OF_OBJECTIVE = (f"tests/{TRAINING}/test_diagnostics.py",)
@@ -109,98 +105,98 @@ MUTANTS = [
     ),
     Mutant(
         "objective-forgets-beta",
-        OBJECTIVE,
+        DIAGNOSTICS,
         "return ObjectiveEstimate(self.reward - coefficient * self.kl,",
         "return ObjectiveEstimate(self.reward - self.kl,",
         OF_OBJECTIVE,
     ),
     Mutant(
         "objective-covariance-sign",
-        OBJECTIVE,
+        DIAGNOSTICS,
         "self.reward_var - 2 * coefficient * self.covariance",
         "self.reward_var + 2 * coefficient * self.covariance",
         OF_OBJECTIVE,
     ),
     Mutant(
         "objective-error-of-texts-in-groups",
-        OBJECTIVE,
+        DIAGNOSTICS,
         "        if len(names) == 1:\n",
         "        if len(names) >= 1:\n",
         OF_OBJECTIVE,
     ),
     Mutant(
         "objective-population-variance",
-        OBJECTIVE,
+        DIAGNOSTICS,
         "((len(names) - 1) * len(rewards) ** 2)",
         "(len(names) * len(rewards) ** 2)",
         OF_OBJECTIVE,
     ),
     Mutant(
         "objective-error-of-an-average",
-        OBJECTIVE,
+        DIAGNOSTICS,
         "(rows[:, 2:].sum(axis=0) / n**2)",
         "(rows[:, 2:].sum(axis=0) / n)",
         OF_OBJECTIVE,
     ),
     Mutant(
         "objective-start-is-the-last-batch",
-        OBJECTIVE,
+        DIAGNOSTICS,
         "        if self._start is None:\n            self._start, self.began",
         "        if self._start is None or not self.below:\n            self._start, self.began",
         OF_OBJECTIVE,
     ),
     Mutant(
         "objective-patience-never-reset",
-        OBJECTIVE,
+        DIAGNOSTICS,
         "self.below = self.below + 1 if low else 0",
         "self.below = self.below + 1 if low else self.below",
         OF_OBJECTIVE,
     ),
     Mutant(
         "objective-counts-abstentions",
-        OBJECTIVE,
+        DIAGNOSTICS,
         "        scored = ~batch.scores.abstained\n",
         "        scored = np.ones_like(batch.scores.abstained)\n",
         OF_OBJECTIVE,
     ),
     Mutant(
         "objective-memory-lost-on-resume",
-        OBJECTIVE,
+        DIAGNOSTICS,
         '            made._recent = [BatchMeans(*batch) for batch in state["recent"]]\n',
         "",
         (*OF_OBJECTIVE, *OF_CHECKPOINT),
     ),
     Mutant(
         "errors-added-not-squared",
-        OBJECTIVE,
+        DIAGNOSTICS,
         "errors * math.hypot(self.se, other.se)",
         "errors * (self.se + other.se)",
         (*OF_OBJECTIVE, *OF_CHECKPOINT),
     ),
     Mutant(
         "advice-repeats-itself",
-        ADVICE,
+        DIAGNOSTICS,
         "                self.lasted[name] += 1\n",
         "                self.lasted[name] = 0\n",
         (f"tests/{TRAINING}/test_diagnostics.py",),
     ),
     Mutant(
         "advice-of-interrupted-signs",
-        ADVICE,
+        DIAGNOSTICS,
         "self.lasted[name] = self.lasted.get(name, 0) + 1 if message else 0",
         "self.lasted[name] = self.lasted.get(name, 0) + bool(message)",
         (f"tests/{TRAINING}/test_diagnostics.py",),
     ),
     Mutant(
         "advice-collapse-with-one-prompt",
-        ADVICE,
+        DIAGNOSTICS,
         "if len(prompts) < 2 or len(batch.episodes) < 8",
         "if len(batch.episodes) < 8",
         (f"tests/{TRAINING}/test_diagnostics.py",),
     ),
     Mutant(
         "advice-equal-rewards-of-abstentions",
-        ADVICE,
+        DIAGNOSTICS,
         "totals = batch.scores.totals[batch.scored.cpu().numpy()]",
         "totals = batch.scores.totals",
         (f"tests/{TRAINING}/test_diagnostics.py",),
