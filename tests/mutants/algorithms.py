@@ -83,7 +83,11 @@ MUTANTS = [
         (f"{TESTS}/test_estimators.py",),
     ),
     Mutant(
-        "kl-k2-not-halved", KL, "return ratio**2 / 2", "return ratio**2", (f"{TESTS}/test_estimators.py",)
+        "kl-k2-not-halved",
+        ESTIMATORS,
+        "return ratio**2 / 2",
+        "return ratio**2",
+        (f"{TESTS}/test_estimators.py",),
     ),
     Mutant(
         "kl-controller-unclipped",
