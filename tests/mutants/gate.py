@@ -90,11 +90,17 @@ class Worker:
         """End the process."""
         self._zygote.communicate()
 
-    def run(self, tests: Sequence[str]) -> dict[str, Any]:
-        """Run some tests in the copy as it stands; `zygote.fork` says what comes back."""
+    def run(self, tests: Sequence[str], patience: float = 0) -> dict[str, Any]:
+        """Run some tests in the copy as it stands; `zygote.fork` says what comes back.
+
+        Args:
+            tests: Arguments for pytest.
+            patience: Seconds that a test may take, where that is more than usual.
+        """
+        timeout = max(self.timeout, round(patience))
         assert self._zygote.stdin is not None
         assert self._zygote.stdout is not None
-        self._zygote.stdin.write(json.dumps({"tests": list(tests), "timeout": self.timeout}) + "\n")
+        self._zygote.stdin.write(json.dumps({"tests": list(tests), "timeout": timeout}) + "\n")
         self._zygote.stdin.flush()
         answer = self._zygote.stdout.readline()
         if not answer:
@@ -105,15 +111,21 @@ class Worker:
             raise RuntimeError(f"the tests imported {home}, not the copy in {self.root}")
         return found
 
-    def fault_when_clean(self, test: str) -> str:
-        """Say what is wrong with a test where no bug is planted; empty if it passes."""
+    def try_clean(self, test: str) -> tuple[str, float]:
+        """Run a test where no bug is planted; return what is wrong with it, if anything, and its seconds."""
         found = self.run([test])
         if found.get("passed") and not found["failures"] and not found["collection"]:
-            return ""
-        return f"{test} does not pass without the mutant: {_short(found)}"
+            return "", found["seconds"]
+        return f"{test} does not pass without the mutant: {_short(found)}", found["seconds"]
 
-    def judge(self, mutant: Mutant) -> Verdict:
-        """Plant a mutant, run its tests, and put its file back."""
+    def judge(self, mutant: Mutant, clean_seconds: float = 0) -> Verdict:
+        """Plant a mutant, run its tests, and put its file back.
+
+        Args:
+            mutant: To plant.
+            clean_seconds: What its slowest test takes without it; only one that takes ten times as long as
+                that counts as endless.
+        """
         file = self.root / mutant.file
         clean = file.read_text(encoding="utf-8")
         try:
@@ -123,7 +135,7 @@ class Worker:
             return Verdict(mutant.name, mutant.file, "broken", str(error), 0.0)
         try:
             self._write(file, source)
-            found = self.run(mutant.tests)
+            found = self.run(mutant.tests, 10 * clean_seconds)
         finally:
             self._write(file, clean)
         status, reason = _judged(mutant, found)
@@ -216,24 +228,25 @@ def run_gate(
     Returns:
         The verdicts, in the order of the mutants.
     """
-    faults: dict[str, str] = {}
+    clean: dict[str, tuple[str, float]] = {}
     lock = threading.Lock()
     free: SimpleQueue[Worker] = SimpleQueue()
 
     def check(test: str) -> None:
         worker = free.get()
         try:
-            faults[test] = worker.fault_when_clean(test)
+            clean[test] = worker.try_clean(test)
         finally:
             free.put(worker)
 
     def judge(mutant: Mutant) -> Verdict:
         worker = free.get()
         try:
-            fault = next(filter(None, (faults[t] for t in mutant.tests)), "")
-            verdict = (
-                Verdict(mutant.name, mutant.file, "broken", fault, 0.0) if fault else worker.judge(mutant)
-            )
+            fault = next(filter(None, (clean[t][0] for t in mutant.tests)), "")
+            if fault:
+                verdict = Verdict(mutant.name, mutant.file, "broken", fault, 0.0)
+            else:
+                verdict = worker.judge(mutant, max((clean[t][1] for t in mutant.tests), default=0))
         finally:
             free.put(worker)
         with lock:
