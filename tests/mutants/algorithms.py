@@ -151,7 +151,7 @@ MUTANTS = [
         PG,
         "share = Part(whole.mask[part, :width], whole.tokens, whole.episodes)",
         "share = Part.whole(whole.mask[part, :width])",
-        (f"{TESTS}/test_policy_gradient.py", f"{TESTS}/test_ppo.py", f"{TESTS}/test_grpo.py"),
+        ("tests/agents/policies/test_memory.py::test_the_gradient_does_not_depend_on_the_split",),
     ),
     Mutant(
         "micro-batch-gradients-overwritten",
@@ -160,14 +160,14 @@ MUTANTS = [
         "            seen = []\n            for part in parts:\n",
         "            seen = []\n            for part in parts:\n"
         "                self.optimizer.zero_grad(set_to_none=True)\n",
-        (f"{TESTS}/test_policy_gradient.py", f"{TESTS}/test_ppo.py", f"{TESTS}/test_grpo.py"),
+        ("tests/agents/policies/test_memory.py::test_the_gradient_does_not_depend_on_the_split",),
     ),
     Mutant(
         "micro-batch-columns-of-other-rows",
         PG,
         "known = {name: column[rows[part], :width]",
         "known = {name: column[part, :width]",
-        (f"{TESTS}/test_policy_gradient.py", f"{TESTS}/test_ppo.py", f"{TESTS}/test_grpo.py"),
+        ("tests/agents/policies/test_memory.py::test_the_gradient_does_not_depend_on_the_split",),
     ),
     Mutant(
         "approx-kl-sign",
