@@ -10,7 +10,6 @@ AGENT, PG = f"{FOLDER}/agent.py", f"{FOLDER}/policy_gradient.py"
 PPO, GRPO, RLOO = f"{FOLDER}/ppo.py", f"{FOLDER}/grpo.py", f"{FOLDER}/rloo.py"
 REINFORCE, BEST = f"{FOLDER}/reinforce.py", f"{FOLDER}/best_of_n.py"
 DPO, SFT = f"{FOLDER}/dpo.py", f"{FOLDER}/sft.py"
-OF_ADVANTAGES = "tests/agents/algorithms/test_advantages.py::test_"
 OF_AGENT = "tests/agents/algorithms/test_agent.py::test_"
 OF_BEST_OF_N = "tests/agents/algorithms/test_best_of_n.py::test_"
 OF_CHECKPOINT = "tests/agents/training/test_checkpoint.py::test_"
@@ -19,7 +18,7 @@ OF_CRITIC = "tests/agents/policies/test_critic.py::test_"
 OF_DPO = "tests/agents/algorithms/test_dpo.py::test_"
 OF_GROUPS = "tests/agents/algorithms/test_groups.py::test_"
 OF_GRPO = "tests/agents/algorithms/test_grpo.py::test_"
-OF_KL = "tests/agents/algorithms/test_kl.py::test_"
+OF_ESTIMATORS = "tests/agents/algorithms/test_estimators.py::test_"
 OF_MEMORY = "tests/agents/policies/test_memory.py::test_"
 OF_POLICY_GRADIENT = "tests/agents/algorithms/test_policy_gradient.py::test_"
 OF_PPO = "tests/agents/algorithms/test_ppo.py::test_"
@@ -35,49 +34,49 @@ MUTANTS = [
         ESTIMATORS,
         "next_value = torch.where(mask[:, t], values[:, t], 0.0)",
         "next_value = values[:, t]",
-        (OF_ADVANTAGES + "gae_by_hand",),
+        (OF_ESTIMATORS + "gae_by_hand",),
     ),
     Mutant(
         "gae-forgets-lambda",
         ESTIMATORS,
         "delta + gamma * lam * following",
         "delta + gamma * following",
-        (OF_ADVANTAGES + "gae_is_its_definition",),
+        (OF_ESTIMATORS + "gae_is_its_definition",),
     ),
     Mutant(
         "gae-value-not-discounted",
         ESTIMATORS,
         "rewards[:, t] + gamma * next_value - values[:, t]",
         "rewards[:, t] + next_value - values[:, t]",
-        (OF_ADVANTAGES + "gae_is_its_definition",),
+        (OF_ESTIMATORS + "gae_is_its_definition",),
     ),
     Mutant(
         "returns-are-the-advantages",
         ESTIMATORS,
         "torch.where(mask, advantages + values, torch.zeros_like(values))",
         "torch.where(mask, advantages, torch.zeros_like(values))",
-        (OF_ADVANTAGES + "gae_is_its_definition",),
+        (OF_ESTIMATORS + "gae_is_its_definition",),
     ),
     Mutant(
         "whiten-over-padding",
         ESTIMATORS,
         "std = masked_mean((x - mean) ** 2, mask).sqrt()",
         "std = ((x - mean) ** 2).mean().sqrt()",
-        (OF_ADVANTAGES + "a_constant_added_to_the_reward_leaves_whitened_advantages_alone",),
+        (OF_ESTIMATORS + "a_constant_added_to_the_reward_leaves_whitened_advantages_alone",),
     ),
     Mutant(
         "whiten-bessel",
         ESTIMATORS,
         "std = masked_mean((x - mean) ** 2, mask).sqrt()",
         "std = (((x - mean) ** 2 * mask).sum() / (mask.sum() - 1)).sqrt()",
-        (OF_ADVANTAGES + "whiten_gives_mean_zero_and_deviation_one_over_real_tokens",),
+        (OF_ESTIMATORS + "whiten_gives_mean_zero_and_deviation_one_over_real_tokens",),
     ),
     Mutant(
         "masked-mean-over-all-places",
         ESTIMATORS,
         "return (x * mask).sum() / mask.sum()",
         "return (x * mask).mean()",
-        (OF_ADVANTAGES + "a_constant_added_to_the_reward_leaves_whitened_advantages_alone",),
+        (OF_ESTIMATORS + "a_constant_added_to_the_reward_leaves_whitened_advantages_alone",),
     ),
     Mutant(
         "explained-variance-of-values",
@@ -91,42 +90,42 @@ MUTANTS = [
         ESTIMATORS,
         "ratio = log_probs - reference_log_probs",
         "ratio = reference_log_probs - log_probs",
-        (OF_KL + "estimators_by_hand",),
+        (OF_ESTIMATORS + "estimators_by_hand",),
     ),
     Mutant(
         "kl-k3-of-the-inverse-ratio",
         ESTIMATORS,
         "return torch.expm1(-ratio) + ratio",
         "return torch.expm1(ratio) - ratio",
-        (OF_KL + "estimators_by_hand",),
+        (OF_ESTIMATORS + "estimators_by_hand",),
     ),
     Mutant(
         "kl-k2-not-halved",
         ESTIMATORS,
         "return ratio**2 / 2",
         "return ratio**2",
-        (OF_KL + "estimators_by_hand",),
+        (OF_ESTIMATORS + "estimators_by_hand",),
     ),
     Mutant(
         "kl-controller-unclipped",
         ESTIMATORS,
         "error = min(max(kl / self.target - 1.0, -0.2), 0.2)",
         "error = kl / self.target - 1.0",
-        (OF_KL + "the_controller_moves_beta_towards_the_target_in_bounded_steps",),
+        (OF_ESTIMATORS + "the_controller_moves_beta_towards_the_target_in_bounded_steps",),
     ),
     Mutant(
         "kl-controller-sign",
         ESTIMATORS,
         "self.coefficient *= 1.0 + error * episodes / self.horizon",
         "self.coefficient *= 1.0 - error * episodes / self.horizon",
-        (OF_KL + "the_controller_moves_beta_towards_the_target_in_bounded_steps",),
+        (OF_ESTIMATORS + "the_controller_moves_beta_towards_the_target_in_bounded_steps",),
     ),
     Mutant(
         "kl-controller-counts-batches",
         ESTIMATORS,
         "error * episodes / self.horizon",
         "error / self.horizon",
-        (OF_KL + "the_controller_moves_beta_towards_the_target_in_bounded_steps",),
+        (OF_ESTIMATORS + "the_controller_moves_beta_towards_the_target_in_bounded_steps",),
     ),
     # Survivor 5 of the attack of 2026-11-28.
     Mutant(

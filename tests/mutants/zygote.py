@@ -38,6 +38,11 @@ class Notes:
         self.failures: list[dict[str, str]] = []
         self.collection = ""
 
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Leave slow sweeps out, unless nothing else was asked for."""
+        items[:] = [item for item in items if item.get_closest_marker("nightly") is None] or items
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
