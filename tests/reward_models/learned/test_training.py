@@ -181,4 +181,7 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_nothing() -> None:
 def test_matrices_decay_and_nothing_else() -> None:
     trainer = RewardTrainer(small_reward_model(), pairs(), RewardTrainingConfig(weight_decay=0.3))
     groups = trainer._optimizer().param_groups
-    assert {(p.ndim >= 2, g["weight_decay"]) for g in groups for p in g["params"]} == {(True, 0.3), (False, 0.0)}
+    assert {(p.ndim >= 2, g["weight_decay"]) for g in groups for p in g["params"]} == {
+        (True, 0.3),
+        (False, 0.0),
+    }
