@@ -130,9 +130,7 @@ def test_faults_have_names(tmp_path: Path) -> None:
         load_reward(str(tmp_path))
 
 
-def test_the_penalty_is_judged_on_five_different_parts_of_the_prompts(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_penalty_is_judged_on_five_parts_of_the_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     judged_prompts = []
 
     def spy(opinions: list[Rating], held_out: float, seed: int) -> tuple[list[Rating], list[Rating]]:
