@@ -76,11 +76,6 @@ MUTANTS = [
         "self.causal = any(",
         _by("test_compose.py::test_per_token_rewards_are_summed_token_by_token"),
     ),
-        _SOURCE,
-        "self.causal = all(",
-        "self.causal = any(",
-        _by("test_compose.py::test_per_token_rewards_are_summed_token_by_token"),
-    ),
     Mutant(
         "scaled-per-token-rewards-get-the-offset-each",
         _SOURCE,
