@@ -112,6 +112,20 @@ def test_the_request_matrix_is_exact(site: tuple[LabelPage, Browser]) -> None:
     assert count == 1250
 
 
+def test_names_that_only_begin_or_end_like_ours_are_refused(site: tuple[LabelPage, Browser]) -> None:
+    page, browser = site
+    own = f"127.0.0.1:{page.port}"
+    for name in (f"{own}.evil.example", f"{own}0", f"evil.example.{own}", f"evil.{own}", f" {own}@evil"):
+        headers = [("Host", name), ("Origin", f"http://{name}"), *browser.headers()[2:]]
+        for method, path in (("GET", "/"), ("POST", "/api/hello")):
+            reply = exchange(page.port, raw(method, path, headers, b"{}" if method == "POST" else b""))
+            assert status_of(reply) in (400, 403), (name, method)
+    for origin in (f"http://{own}.evil.example", f"http://{own}0", f"http://{own}@evil.example"):
+        headers = [("Host", own), ("Origin", origin), *browser.headers()[2:]]
+        reply = exchange(page.port, raw("POST", "/api/hello", headers, b"{}"))
+        assert status_of(reply) == 403, origin
+
+
 @pytest.mark.nightly
 def test_the_full_product_is_exact(site: tuple[LabelPage, Browser], tried: Callable[..., None]) -> None:
     page, browser = site
