@@ -140,7 +140,7 @@ def rlhf(
 class Cycle(RLHFFolder):
     """The steps of one run, each of which is skipped if its files exist; made by `rlhf`."""
 
-    console = SafeConsole()
+    console: Console = SafeConsole()
 
     def run(self, people: People, policy: Policy | str | Path | None) -> list[dict[str, Any]]:
         """Run the rounds that are not done yet and return the rows of all."""
