@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct: what only a real model shows. Run `python -m tests.real` first, then `pytest -m real`."""
+"""What only a real model shows, on SmolLM2-135M-Instruct: `python -m tests.real`, then `pytest -m real`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,16 @@ PROMPTS = [
     "Paris is",
     "def add(a, b):\n    return",
 ]
-TEXTS = ["", "Hello, world!", "naïve café – 3 €", "日本語のテキスト", "👩‍🚀 🏳️‍🌈", "مرحبا", "a\r\n\tb  c", "\x00\x1b[31m"]
+TEXTS = ["", "Hello, world!", "naïve café – 3 €", "日本語", "👩‍🚀", "مرحبا", "a\r\n\tb  c", "\x00\x1b[31m"]
+    "",
+    "Hello, world!",
+    "naïve café – 3 €",
+    "日本語のテキスト",
+    "👩‍🚀 🏳️‍🌈",
+    "مرحبا",
+    "a\r\n\tb  c",
+    "\x00\x1b[31m",
+]
 
 
 @pytest.fixture
@@ -57,6 +66,7 @@ def test_the_chat_template_is_read_and_ends_a_turn_with_an_eos() -> None:
     theirs = AutoTokenizer.from_pretrained(FOLDER)
     messages = [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Blue."}]
     text = theirs.apply_chat_template(messages, tokenize=False)
+    assert isinstance(text, str)
     ids = PretrainedTokenizer.from_pretrained(FOLDER).encode(text)
     assert ids == theirs.apply_chat_template(messages, return_dict=False)
     assert theirs.eos_token_id in ids
@@ -117,7 +127,9 @@ def test_a_saved_policy_is_a_model_of_transformers(policy: Policy, tmp_path: Pat
     policy.save(tmp_path)
     theirs, ids = AutoModelForCausalLM.from_pretrained(tmp_path), torch.tensor([[1, 504, 2365]])
     assert torch.equal(theirs(ids).logits, policy.model(ids).logits)
-    assert AutoTokenizer.from_pretrained(tmp_path)(PROMPTS[0])["input_ids"] == policy.tokenizer.encode(PROMPTS[0])
+    assert AutoTokenizer.from_pretrained(tmp_path)(PROMPTS[0])["input_ids"] == policy.tokenizer.encode(
+        PROMPTS[0]
+    )
 
 
 def test_a_reward_model_learns_on_its_trunk() -> None:
