@@ -29,15 +29,6 @@ PROMPTS = [
     "def add(a, b):\n    return",
 ]
 TEXTS = ["", "Hello, world!", "naïve café – 3 €", "日本語", "👩‍🚀", "مرحبا", "a\r\n\tb  c", "\x00\x1b[31m"]
-    "",
-    "Hello, world!",
-    "naïve café – 3 €",
-    "日本語のテキスト",
-    "👩‍🚀 🏳️‍🌈",
-    "مرحبا",
-    "a\r\n\tb  c",
-    "\x00\x1b[31m",
-]
 
 
 @pytest.fixture
