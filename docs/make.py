@@ -261,7 +261,9 @@ def library_page(text: str) -> str:
 
 
 def _returned(run: dict[str, Any]) -> str:
-    return f"{run['return']:.3f}" if "return" in run else "error"
+    if "return" not in run:
+        return "error"
+    return f"{run['return']:.3f}" + (f" ({run['kl']:.1f} nats)" if "kl" in run else "")
 
 
 def trust_page(text: str) -> str:

@@ -83,7 +83,7 @@ class _GELU(torch.autograd.Function):
         return None, kernels.gelu_backward(x, gradient.contiguous())
 
 
-def states(trunk: Any, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+def gpt2_states(trunk: Any, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the states from which the completions' tokens are drawn, as `FastPath.states` describes it.
 
     Args:
