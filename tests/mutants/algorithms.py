@@ -162,8 +162,8 @@ MUTANTS = [
     Mutant(
         "micro-batches-average-over-themselves",
         PG,
-        "share = Part(whole.mask[part, :width], whole.tokens, whole.episodes)",
-        "share = Part.whole(whole.mask[part, :width])",
+        "share = Part(mask[part, :width], tokens, len(rows))",
+        "share = Part.whole(mask[part, :width])",
         (OF_MEMORY + "the_gradient_does_not_depend_on_the_split",),
     ),
     Mutant(

@@ -196,8 +196,8 @@ MUTANTS = [
     Mutant(
         "gpt2-last-layer-asks-one-too-far",
         GPT2,
-        "asked = rows * size + starts[rows] - 1 + steps",
-        "asked = rows * size + starts[rows] + steps",
+        "return everywhere, drawn, rows * size + starts[rows] - 1 + steps",
+        "return everywhere, drawn, rows * size + starts[rows] + steps",
         (OF_GPT2 + "states_and_gradients_are_the_models_own",),
     ),
     Mutant(
