@@ -91,14 +91,13 @@ class ChangingInfos:
         """
         batch = self.batch
         over = batch.done[rows]
-        judged = over & ~batch.truncated[rows]
-        if scores.terms and judged.any():
+        if scores.terms and np.count_nonzero(judged := over & ~batch.truncated[rows]):
             self._terms(infos, rows[judged], {k: np.asarray(v)[judged] for k, v in scores.terms.items()})
         silent = scores.abstained & over
-        if silent.any():
+        if np.count_nonzero(silent):
             put(infos, batch.num_rows, rows[silent], {"reward_abstained": silent[silent]})
-        if self.texts and over.any():
-            found = [episodes[i].completion for i in np.flatnonzero(over).tolist()]
+        if self.texts and np.count_nonzero(over):
+            found = [e.completion for e, ended in zip(episodes, over.tolist(), strict=True) if ended]
             put(infos, batch.num_rows, rows[over], {"completion": found})
         return infos
 
