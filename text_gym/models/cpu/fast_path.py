@@ -19,6 +19,7 @@ from . import gpt2, llama
 from .gpt2_cache import gpt2_cache
 from .kernel_cache import KernelCache
 from .kernels import kernels_for
+from .library import load
 
 # Packing the second matrix of a product pays off from about this many rows of the first.
 MIN_ROWS_TO_PACK = 256
@@ -67,6 +68,11 @@ def fast_path(trunk: nn.Module) -> FastPath | None:
     return LlamaPath(trunk) if LlamaPath.fits(trunk) else None
 
 
+def has_kernels() -> bool:
+    """Return True if the compiled kernels are there; without them the last digits are others."""
+    return load() is not None
+
+
 @dataclass(frozen=True)
 class GPT2Path:
     """GPT-2's arithmetic written out, as a `FastPath`.
@@ -110,7 +116,7 @@ class GPT2Path:
 
     def states(self, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Implement `FastPath`."""
-        return gpt2.states(self.trunk, tokens, starts, lengths)
+        return gpt2.gpt2_states(self.trunk, tokens, starts, lengths)
 
 
 @dataclass(frozen=True)
@@ -148,7 +154,7 @@ class LlamaPath:
 
     def states(self, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Implement `FastPath`."""
-        return llama.states(self.trunk, tokens, starts, lengths)
+        return llama.llama_states(self.trunk, tokens, starts, lengths)
 
 
 def fixed_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:

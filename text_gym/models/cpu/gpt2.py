@@ -54,7 +54,7 @@ def after_attention(block: Block, x: Tensor, attended: Tensor) -> Tensor:
     return x + torch.addmm(block.down_bias, gelu(h), block.down)
 
 
-def states(trunk: Any, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+def gpt2_states(trunk: Any, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the states from which the completions' tokens are drawn, as `FastPath.states` describes it.
 
     Args:

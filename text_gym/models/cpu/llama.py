@@ -149,7 +149,7 @@ class Layer:
         return x + linear(h, self.down)
 
 
-def states(trunk: Any, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+def llama_states(trunk: Any, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the states from which the completions' tokens are drawn, as `FastPath.states` describes it.
 
     Args:
