@@ -29,9 +29,9 @@ def token_array(actions: Any, shape: tuple[int, ...]) -> npt.NDArray[np.integer[
     # NumPy would convert bools in a list to integers.
     bools = isinstance(actions, (list, tuple)) and any(isinstance(a, (bool, np.bool_)) for a in actions)
     if array.dtype.kind not in "iu" or array.shape != shape or bools:
+        kind = "bool" if bools else array.dtype
         raise TokenError(
-            f"actions have dtype {'bool' if bools else array.dtype} and shape {array.shape}; expected integer "
-            f"token ids of shape {shape}"
+            f"actions have dtype {kind} and shape {array.shape}; expected integer token ids of shape {shape}"
         )
     return array
 
