@@ -6,6 +6,7 @@ import getpass
 import os
 import signal
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest test, which would be the last one and run alone."""
     items.sort(key=lambda item: item.name != "test_mypy")
+
+
+@pytest.fixture
+def tried(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Tell how often a test tried to break a promise, and what came of it, for `python -m tests.trust`."""
+
+    def tell(promise: str, number: int, unit: str, **found: int) -> None:
+        told = {"promise": promise, "number": number, "unit": unit, "found": found}
+        request.node.user_properties[:] = [("tried", told)]
+
+    return tell

@@ -18,7 +18,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from text_gym.errors import ConfigError
-from text_gym.models.checks import check_finite
 from text_gym.models.cpu.fast_path import fast_path, fixed_linear
 from text_gym.models.loading import (
     check_tokenizer,
@@ -31,10 +30,10 @@ from text_gym.models.loading import (
     usable,
     with_fused_gelu,
 )
+from text_gym.models.runtime import check_finite
 from text_gym.tokenizer import PretrainedTokenizer, Tokenizer
 
-from .loss_head import log_probs_of_logits, plain_head, token_log_probs
-from .micro_batches import Splitter
+from .memory import Splitter, log_probs_of_logits, plain_head, token_log_probs
 
 VALUE_HEAD = "value_head.safetensors"
 FUSED = ("cpu", "cuda")  # devices with a fused AdamW

@@ -23,6 +23,7 @@ from text_gym.runs.folder import default_folder
 from text_gym.runs.saved_policy import read_origin
 from text_gym.tasks.task import Task
 from text_gym.utils.display import harmless
+from text_gym.utils.terminal import SafeConsole
 
 if TYPE_CHECKING:
     from text_gym.rlhf.cycle import People
@@ -37,7 +38,7 @@ def run_rlhf(options: RLHFOptions, config: RLHFConfig) -> int:
     task = _task(options)
     criteria = _criteria(options, task)
     out = options.out or str(default_folder(task.name, "rlhf"))
-    console = Console(highlight=False)
+    console = SafeConsole()
     kept = {k: v for k, v in dataclasses.asdict(options).items() if k not in _FREE}
     try:
         rows = rlhf(

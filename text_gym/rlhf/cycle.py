@@ -52,6 +52,7 @@ from text_gym.tasks.task import NoGold, Task
 from text_gym.utils.json_files import write_json
 from text_gym.utils.locking import FolderLock
 from text_gym.utils.sealed import write_atomic, write_sealed
+from text_gym.utils.terminal import SafeConsole
 
 from .config import RLHFConfig
 from .folder import EVALUATION, TEXTS, RLHFFolder, is_sealed
@@ -125,7 +126,7 @@ def rlhf(
         else:
             start_record(folder, settings, found)
         write_json(folder / "config.json", settings)
-        console = console or Console(highlight=False)
+        console = console or SafeConsole()
         for note in notes:
             console.print(Text(note, style="yellow"))
         with LabelStore(folder / STORE) as store, Notes(console, lambda message: None):
@@ -139,7 +140,7 @@ def rlhf(
 class Cycle(RLHFFolder):
     """The steps of one run, each of which is skipped if its files exist; made by `rlhf`."""
 
-    console = Console(highlight=False)
+    console: Console = SafeConsole()
 
     def run(self, people: People, policy: Policy | str | Path | None) -> list[dict[str, Any]]:
         """Run the rounds that are not done yet and return the rows of all."""

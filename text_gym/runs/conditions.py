@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from text_gym.episode import Prompt
-from text_gym.models.checks import reward_modules
 from text_gym.models.cpu.fast_path import has_kernels
 from text_gym.models.loading import digest_of
+from text_gym.models.runtime import reward_modules
 from text_gym.reward_models.learned.ngrams import NgramModel
 from text_gym.rewards.sandboxed import SandboxedReward
 from text_gym.rewards.source import Composite, FunctionReward, RewardSource, describe_reward

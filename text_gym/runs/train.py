@@ -26,11 +26,11 @@ from text_gym.agents.policies.policy import Policy
 from text_gym.agents.training.checkpoint import Checkpoints, Choice
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.errors import ConfigError, NonFiniteError, RaterLeftError
-from text_gym.models.checks import reward_modules
-from text_gym.models.threads import limited_threads, threads_are_chosen
+from text_gym.models.runtime import limited_threads, reward_modules, threads_are_chosen
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
 from text_gym.utils.stopping import Stop, stop_signals
+from text_gym.utils.terminal import SafeConsole
 
 from .console import Notes, progress, show_results
 from .folder import RunFolder, default_folder
@@ -152,7 +152,7 @@ def train(
     settings |= {"options": dict(options)} if options else {}
     more: Any = {"conditions": job.conditions(options), "accept_changes": accept_changes}
     open_folder = partial(RunFolder, folder, settings, logs=logs, resume=resume, **more)
-    return _run(job, open_folder, console or Console(), started)
+    return _run(job, open_folder, console or SafeConsole(), started)
 
 
 def _run(
@@ -267,25 +267,8 @@ def _learn(job: TrainingJob) -> Learner:
             return go_on
 
         stage("training")
-        hopeless = False
         with stop.patience():
-            try:
-                agent.learn(callback=after_iteration)
-            except NonFiniteError:  # the same settings would break it again
-                hopeless = True
-                raise
-            except RaterLeftError as error:  # treated like Ctrl-C
-                LOG.info("%s", error)
-                if stop.signal is None:
-                    stop.handle(signal.SIGINT)
-            finally:  # an error in the reward must not cost what was learnt so far
-                try:
-                    save()
-                finally:
-                    job.save_policy(run, agent.save)
-                unfinished = agent.iteration < job.config.iterations and not agent.stopped
-                if job.checkpoint_every and unfinished and not hopeless:
-                    LOG.info("to go on: text-gym train --resume %s", run.path)
+            _learn_and_save(agent, job, run, stop, save, after_iteration)
         choice = Choice(agent.iteration, None)
         if stop.signal is None:  # an interrupted run can be resumed from the policy as it is
             choice = checkpoints.take_best(agent)
@@ -300,6 +283,35 @@ def _learn(job: TrainingJob) -> Learner:
         )
 
     return learner
+
+
+def _learn_and_save(
+    agent: Agent[Any],
+    job: TrainingJob,
+    run: RunFolder,
+    stop: Stop,
+    save: Callable[[], None],
+    after_iteration: Callable[[Agent[Any], dict[str, float]], bool],
+) -> None:
+    """Learn until all iterations are done or somebody stops it; save what was learnt, whatever happens."""
+    hopeless = False
+    try:
+        agent.learn(callback=after_iteration)
+    except NonFiniteError:  # the same settings would break it again
+        hopeless = True
+        raise
+    except RaterLeftError as error:  # treated like Ctrl-C
+        LOG.info("%s", error)
+        if stop.signal is None:
+            stop.handle(signal.SIGINT)
+    finally:  # an error in the reward must not cost what was learnt so far
+        try:
+            save()
+        finally:
+            job.save_policy(run, agent.save)
+        unfinished = agent.iteration < job.config.iterations and not agent.stopped
+        if job.checkpoint_every and unfinished and not hopeless:
+            LOG.info("to go on: text-gym train --resume %s", run.path)
 
 
 def _go_on_and_save(

@@ -26,6 +26,7 @@ from text_gym.runs.conditions import reward_conditions, task_conditions
 from text_gym.runs.folder import default_folder
 from text_gym.utils.display import harmless
 from text_gym.utils.stopping import stop_signals
+from text_gym.utils.terminal import SafeConsole
 
 from .budgets import AGENT_TASKS, budgeted, plan_agents, plan_rewards
 from .cells import Cell
@@ -187,7 +188,7 @@ def run_matrix(
     """
     if not cells:
         raise ConfigError("no cells: there is no design (or no seed, or no optimiser) to run")
-    console = console or Console(highlight=False)
+    console = console or SafeConsole()
     settings = cells[0].settings
     path = Path(out) if out else default_folder(settings.task, f"bench-{settings.what}")
     config = _config(cells, budget, command)

@@ -7,12 +7,14 @@ import dataclasses
 import difflib
 import io
 import itertools
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from text_gym.errors import ConfigError
+from text_gym.utils.display import plain_stream
 
 COLUMN = {"reference": "completion"}  # `--reference` is a policy; a column of texts is `--completion`
 # Other names under which an option is found, where no option of the command has that name itself.
@@ -68,7 +70,8 @@ def parse(
     words = _known_words(command, argv, {f.flag for f in fields.values()} | {"help"})
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        # The help has colours of its own, and nothing in it comes from anybody else.
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(plain_stream(sys.stdout)):
             parsed: Any = tyro.cli(
                 together, prog=f"text-gym {command}", args=words, config=(tyro.conf.OmitArgPrefixes,)
             )
