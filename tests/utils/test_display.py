@@ -57,6 +57,7 @@ def test_ten_thousand_hostile_texts(text: str) -> None:
         ("abc\u202edef", "abc\\u202edef"),
         ("\U000e0041", "\\U000e0041"),  # a tag character, invisible
         ("\ud800", "\\ud800"),
+        ("a\u2028b\u2029c\x85d", "a\\u2028b\\u2029c\\x85d"),  # lines end there for some programs
         ("e\u0301 שלום 🙂", "e\u0301 שלום 🙂"),  # combining, right to left, emoji: as they are
     ],
 )

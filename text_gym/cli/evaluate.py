@@ -22,7 +22,7 @@ from text_gym.episode import Prompt, write_transcripts
 from text_gym.errors import ConfigError, DataError
 from text_gym.runs.data import data_task, load_reward_source, with_settings
 from text_gym.runs.judgement import judge_texts, rows_of
-from text_gym.runs.origin import load_policy, load_start
+from text_gym.runs.origin import load_policy, load_start, origin_task
 from text_gym.runs.saved_policy import policy_folder, read_origin
 from text_gym.tasks.task import Task, load_task
 from text_gym.utils.display import harmless, json_line
@@ -169,8 +169,10 @@ def _task_and_policy(
         raise ConfigError(
             f"{place} was trained on a task that was made in Python; pass --task NAME or --data FILE"
         )
-    arguments = dict(origin.get("task_arguments", {})) if own else {}
-    task = load_task(name or str(origin.get("task", "products")), **arguments)
+    if own and place is not None and "task" in origin:
+        task = origin_task(origin, place)
+    else:
+        task = load_task(name or "products")
     limit = max_tokens or (origin.get("max_tokens") if own else None)
     if limit:
         task = dataclasses.replace(task, max_tokens=int(limit))

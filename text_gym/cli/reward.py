@@ -22,7 +22,6 @@ from text_gym.reward_models.learned.configs import NgramConfig, RewardTrainingCo
 from text_gym.reward_models.learned.ensembles import Ensemble
 from text_gym.reward_models.learned.model import RewardModel
 from text_gym.reward_models.learned.ngrams import NgramModel
-from text_gym.reward_models.learned.settings import SETTINGS
 from text_gym.reward_models.learned.training import RewardTrainer
 from text_gym.reward_models.loading import load_reward
 from text_gym.reward_models.preferences.measures import mark_correlation, measure_calibration, pair_accuracy
@@ -60,7 +59,7 @@ def train_reward(
     """
     console = console or SafeConsole()
     out = Path(options.out)
-    if (out / SETTINGS).exists():
+    if (out / "summary.json").exists():
         raise ConfigError(f"{out} already holds a reward model; choose another --out")
     opinions, criteria = options.load()
     train, held_out = _split(opinions, options.held_out, config.seed)
@@ -84,9 +83,9 @@ def train_reward(
         "seconds": seconds,
         "seed": config.seed,
     }
-    write_json(out / "summary.json", summary)
     if figure is not None:
         figure.draw(out / "calibration.png", f"{out.name}, held-out prompts")
+    write_json(out / "summary.json", summary)  # last: what was interrupted before it can be done again
     _show(console, summary, out)
     return summary
 

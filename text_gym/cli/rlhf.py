@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 # Options that may differ when a run is resumed, because they change nothing in it.
-_FREE = ("out", "name", "port", "device")
+_FREE = ("out", "name", "port", "device", "accept_changes")
 
 
 def run_rlhf(options: RLHFOptions, config: RLHFConfig) -> int:
@@ -51,6 +51,7 @@ def run_rlhf(options: RLHFOptions, config: RLHFConfig) -> int:
             device=options.device,
             console=console,
             options=kept,
+            accept_changes=options.accept_changes,
         )
     except RaterLeftError as error:
         console.print(Text(f"\n{error}. To go on, give the same command with --out {harmless(out)}"))

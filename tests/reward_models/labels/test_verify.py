@@ -152,9 +152,12 @@ def test_a_flipped_bit_in_a_value_is_named_by_its_row(filled: Path, tmp_path: Pa
 
 
 @pytest.mark.nightly
-def test_a_thousand_flipped_bits_in_values(filled: Path, tmp_path: Path) -> None:
+def test_a_thousand_flipped_bits_in_values(filled: Path, tmp_path: Path, tried: Callable[..., None]) -> None:
     for seed in range(1_000):
         check_one_flip_in_a_value(filled, tmp_path, seed)
+    tried(
+        "`text-gym labels verify` names the row of a label in which one bit is turned", 1_000, "turned bits"
+    )
 
 
 def flips_in_the_file(filled: Path, folder: Path, count: int) -> dict[str, int]:
@@ -377,3 +380,21 @@ def test_rows_cannot_be_changed_by_accident(filled: Path, tmp_path: Path) -> Non
         with pytest.raises(sqlite3.IntegrityError, match="append-only"):
             connection.execute(statement)
     connection.close()
+
+
+def test_a_row_that_was_rewritten_with_its_own_hash_is_betrayed_by_the_next(
+    filled: Path, tmp_path: Path
+) -> None:
+    names = LABEL_COLUMNS.split(", ")
+
+    def rewrite(connection: sqlite3.Connection) -> None:
+        (row,) = connection.execute(f"SELECT {LABEL_COLUMNS} FROM labels WHERE row = 5").fetchall()
+        forged = [b"eve" if name == "rater" else value for name, value in zip(names, row, strict=True)]
+        connection.execute(
+            "UPDATE labels SET rater = ?, hash = ? WHERE row = 5", (b"eve", row_digest(tuple(forged)))
+        )
+
+    with tampered(filled, tmp_path, rewrite) as store:
+        with pytest.raises(StoreError, match="does not follow the row before") as error:
+            store.verify()
+        assert error.value.row == 6

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +280,27 @@ def test_ask_waits_for_the_answers_and_shows_nothing_else(tmp_path: Path) -> Non
         page.ask(ids)  # answered: returns at once
 
 
+def test_what_a_page_holds_or_takes_back_is_of_this_batch(tmp_path: Path) -> None:
+    with served(tmp_path, ratings(3), live=True) as (page, store, links):
+        ada = Browser(links[-1])
+        first, second, other = (item.id for item in store.items())
+        thread = threading.Thread(target=answer_all, args=(ada, 1))
+        thread.start()
+        page.ask([first])
+        thread.join()
+        asking = threading.Thread(target=page.ask, args=([second],))
+        asking.start()
+        while (question := ada.next()) is None:
+            time.sleep(0.02)
+        assert question["id"] == second
+        # An open tab may hold a text of no batch; the answer before is out of reach: it was learnt from.
+        assert ada.post("next", {"rater": "ada", "hold": other})[1]["question"]["id"] == second
+        assert ada.post("undo", {"rater": "ada", "key": "u"}) == (200, {"undone": False})
+        assert ada.answer(second, "k")[0] == 200
+        asking.join(10)
+        assert [x.item for x in store.labels()] == [first, second]
+
+
 def test_ask_waits_for_every_rater_who_is_wanted(tmp_path: Path) -> None:
     with served(tmp_path, ratings(2), overlap=2, live=True) as (page, store, links):
         ada, bob = Browser(links[-1]), Browser(links[-1], "bob")
@@ -474,8 +495,9 @@ def test_cut_connections_lose_and_double_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.nightly
-def test_cut_connections_all_night(tmp_path: Path) -> None:
+def test_cut_connections_all_night(tmp_path: Path, tried: Callable[..., None]) -> None:
     check_faults(tmp_path, 1000, seed=1)
+    tried("no answer is lost or doubled when connections to the page are cut", 1000, "cut connections")
 
 
 PROGRAM = """
@@ -544,5 +566,6 @@ def test_a_killed_server_loses_and_doubles_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.nightly
-def test_a_server_killed_all_night(tmp_path: Path) -> None:
+def test_a_server_killed_all_night(tmp_path: Path, tried: Callable[..., None]) -> None:
     check_kills(tmp_path, 200, seed=1)
+    tried("no answer is lost or doubled when the page's server is killed", 200, "kills")

@@ -4,7 +4,7 @@ import itertools
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +112,22 @@ def test_the_request_matrix_is_exact(site: tuple[LabelPage, Browser]) -> None:
     assert count == 1250
 
 
+def test_names_that_only_begin_or_end_like_ours_are_refused(site: tuple[LabelPage, Browser]) -> None:
+    page, browser = site
+    own = f"127.0.0.1:{page.port}"
+    for name in (f"{own}.evil.example", f"{own}0", f"evil.example.{own}", f"evil.{own}", f" {own}@evil"):
+        headers = [("Host", name), ("Origin", f"http://{name}"), *browser.headers()[2:]]
+        for method, path in (("GET", "/"), ("POST", "/api/hello")):
+            reply = exchange(page.port, raw(method, path, headers, b"{}" if method == "POST" else b""))
+            assert status_of(reply) in (400, 403), (name, method)
+    for origin in (f"http://{own}.evil.example", f"http://{own}0", f"http://{own}@evil.example"):
+        headers = [("Host", own), ("Origin", origin), *browser.headers()[2:]]
+        reply = exchange(page.port, raw("POST", "/api/hello", headers, b"{}"))
+        assert status_of(reply) == 403, origin
+
+
 @pytest.mark.nightly
-def test_the_full_product_is_exact(site: tuple[LabelPage, Browser]) -> None:
+def test_the_full_product_is_exact(site: tuple[LabelPage, Browser], tried: Callable[..., None]) -> None:
     page, browser = site
     cases = list(itertools.product(HOSTS, ORIGINS, METHODS, TYPES, TOKENS, PATHS))
     for case in cases:
@@ -122,6 +136,11 @@ def test_the_full_product_is_exact(site: tuple[LabelPage, Browser]) -> None:
         body = b"{}" if method in ("POST", "PUT", "DELETE") else b""
         assert status_of(exchange(page.port, raw(method, path, headers, body))) == expected(*case), case
     assert len(cases) == 4500
+    tried(
+        "the labelling page answers to its own host, origin, method, content type and token, and to no other",
+        len(cases),
+        "combinations",
+    )
 
 
 @pytest.mark.parametrize("name", ["Host", "Origin", "Content-Type"])

@@ -1,0 +1,227 @@
+"""What surrounds a model's work in every run: checks of what must hold, CPU threads, memory.
+
+Checks stop a run before harm is done; advice never changes anything. Numbers that are not finite are refused
+where they arise: logits by the sampler, losses and gradients by the step, weights before each iteration.
+
+Of CPU threads PyTorch takes as many as the machine has cores. Small models lose by that: their operators are
+over before many threads have woken up, and where a container allows fewer cores than the machine has, threads
+wait for each other. Nothing here raises a number of threads that somebody chose.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from text_gym.errors import GuardError, NonFiniteError
+from text_gym.rewards.source import RewardSource
+from text_gym.rewards.values import unique
+
+_INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raise an error if a weight is not finite; outputs may hide it (CPU attention kernels swallow NaN).
+
+    Raises:
+        NonFiniteError: A weight is NaN or infinite; its tensor is named.
+    """
+    if torch.isfinite(nn.utils.get_total_norm(list(model.parameters()))):
+        return
+    for name, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise NonFiniteError(f"{name} holds NaN or infinity; it can be neither trained nor saved")
+
+
+def check_dropout_off(model: nn.Module, what: str) -> None:
+    """Refuse a model with dropout on, whose log-probabilities would belong to no policy.
+
+    Training mode as such is harmless (gradient checkpointing needs it); dropout in it is not.
+
+    Raises:
+        GuardError: A module in training mode has dropout; it is named.
+    """
+    for name, module in model.named_modules():
+        if module.training and _dropout_rate(module) > 0:
+            raise GuardError(
+                f"dropout is on in {what} ({name or type(module).__name__}): its log-probabilities change "
+                "from call to call; call .eval() on it before you learn"
+            )
+
+
+def _dropout_rate(module: nn.Module) -> float:
+    """Return the largest dropout rate a module applies in training mode, as a layer or in its attention."""
+    rates = [value for name, value in vars(module).items() if "dropout" in name and isinstance(value, float)]
+    parts = [module, *module.children()]  # GPT-2's attention reads the rate from its dropout layer
+    return max([*rates, *(part.p for part in parts if isinstance(part, nn.modules.dropout._DropoutNd)), 0.0])
+
+
+def fingerprint(module: nn.Module) -> list[int]:
+    """Return one number per parameter, which changes when its bits do."""
+    sums = [
+        p.detach().contiguous().view(-1).view(_INTEGER[p.element_size()]).sum(dtype=torch.int64)
+        for p in module.parameters()
+    ]
+    return torch.stack(sums).tolist() if sums else []
+
+
+@contextmanager
+def unchanged(models: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Check that models leave the block as they entered it.
+
+    Args:
+        models: What they are called -> the models.
+
+    Raises:
+        GuardError: A parameter of one has another value; it is named.
+    """
+    before = {what: fingerprint(model) for what, model in models.items()}
+    yield
+    for what, model in models.items():
+        check_unchanged(model, before[what], what)
+
+
+def check_unchanged(model: nn.Module, before: list[int], what: str) -> None:
+    """Refuse a model whose parameters no longer have their fingerprint.
+
+    Raises:
+        GuardError: A parameter has another value; it is named.
+    """
+    for (name, _), old, new in zip(model.named_parameters(), before, fingerprint(model), strict=True):
+        if old != new:
+            raise GuardError(
+                f"{what} changed while the policy learnt: {name} has other values. It must stay as it "
+                "is; give it weights of its own (Policy.frozen() makes such a copy)"
+            )
+
+
+def reward_modules(source: RewardSource) -> dict[str, nn.Module]:
+    """Find the networks inside a reward source and its parts, by the name an error gives them."""
+    found: dict[int, tuple[str, nn.Module]] = {}
+
+    def search(source: RewardSource) -> None:
+        for value in [*vars(source).values(), *vars(source).get("parts", {}).values()]:
+            if isinstance(value, nn.Module):
+                found.setdefault(id(value), (f"the model of reward {source.name!r}", value))
+            elif isinstance(value, RewardSource):
+                search(value)
+
+    search(source)
+    names = unique(what for what, _ in found.values())
+    return dict(zip(names, (model for _, model in found.values()), strict=True))
+
+
+def check_separate(policy: nn.Module, others: Mapping[str, nn.Module]) -> None:
+    """Refuse models that share trained parameters with the policy.
+
+    Raises:
+        GuardError: One does; model and parameter are named.
+    """
+    trained = {id(p) for p in policy.parameters() if p.requires_grad}
+    for what, model in others.items():
+        shared = [name for name, p in model.named_parameters() if id(p) in trained]
+        if shared:
+            raise GuardError(
+                f"{what} shares {shared[0]} with the policy and would be trained along; load it anew or "
+                "copy it (Policy.frozen() makes a copy that cannot be trained)"
+            )
+
+
+def memory_mib(device: torch.device) -> dict[str, Any]:
+    """Return the peak memory in MiB, of the accelerator or else of the process, where known."""
+    if device.type == "cuda":
+        return {"memory_mib": torch.cuda.max_memory_allocated(device) / 2**20}
+    try:
+        import resource
+    except ImportError:  # Windows
+        return {}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"memory_mib": peak / (2**20 if sys.platform == "darwin" else 2**10)}
+
+
+# Environment variables with which a user tunes glibc's allocator, and the numbers of its options in malloc.h.
+ALLOCATOR_CHOICES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+KEPT_BYTES = 2**30  # of freed memory, at most
+LARGEST_BLOCK = 2**25  # the most that glibc allows: larger blocks are returned to the system at once
+
+
+@cache
+def keep_freed_memory() -> bool:
+    """Have glibc keep the memory that a minibatch frees for the next one; return True if it does from now on.
+
+    By default it returns the end of the heap to the system as soon as some megabytes are free, and each
+    minibatch touches the pages anew: 125,000 page faults in a PPO update of 256 episodes of a small model, a
+    twelfth of its time. Other C libraries are left alone, and so is the choice of a user who has tuned glibc.
+    """
+    if sys.platform != "linux" or any(name in os.environ for name in ALLOCATOR_CHOICES):
+        return False
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "gnu_get_libc_version"):
+        return False
+    # Setting one of the two ends their adjustment to what is freed, so both are set.
+    return bool(
+        library.mallopt(_MMAP_THRESHOLD, LARGEST_BLOCK) and library.mallopt(_TRIM_THRESHOLD, KEPT_BYTES)
+    )
+
+
+SMALL_WEIGHTS = 30_000_000  # a model with at most this many parameters is small
+SMALL_THREADS = 4  # for 64 episodes of a small model: 16 rows a thread; measured with up to two cores
+CHOICES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # environment variables with which a user chooses
+_QUOTAS = Path("/sys/fs/cgroup")
+
+
+@cache
+def cores() -> int:
+    """Return the number of CPU cores this process may use, within its container's limit."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(usable, _quota(_QUOTAS) or usable))
+
+
+def _quota(folder: Path) -> int | None:
+    """Return the cores a control group allows, rounded up; None if it sets no limit."""
+    try:
+        if (folder / "cpu.max").is_file():
+            quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+        else:
+            quota, period = (
+                (folder / "cpu" / f"cpu.cfs_{what}_us").read_text(encoding="ascii")
+                for what in ("quota", "period")
+            )
+        return -(-int(quota) // int(period)) if int(quota) > 0 else None
+    except (OSError, ValueError):  # no such files, or the word "max"
+        return None
+
+
+def worthwhile_threads(models: Iterable[nn.Module]) -> int:
+    """Return the number of threads up to which the largest of some models gets faster on this CPU."""
+    largest = max((sum(p.numel() for p in model.parameters()) for model in models), default=0)
+    return cores() if largest > SMALL_WEIGHTS else min(cores(), SMALL_THREADS)
+
+
+@contextmanager
+def limited_threads(*models: nn.Module) -> Iterator[None]:
+    """Within the block, PyTorch uses no more CPU threads than pay off for the largest of some models."""
+    before = torch.get_num_threads()
+    now = min(before, worthwhile_threads(models))
+    if now < before:
+        torch.set_num_threads(now)
+    try:
+        yield
+    finally:
+        if now < before:
+            torch.set_num_threads(before)
+
+
+def threads_are_chosen() -> bool:
+    """Return True if the environment says how many threads to use."""
+    return any(name in os.environ for name in CHOICES)
