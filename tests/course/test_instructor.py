@@ -1,4 +1,4 @@
-"""The instructor's side: numbers that are computed, mutants that exist, nothing of it in a student's folder."""
+"""The instructor's side: its numbers are computed, its mutants exist, and students get none of it."""
 
 from __future__ import annotations
 
