@@ -320,6 +320,24 @@ def test_a_stop_string_in_the_middle_of_a_token_ends_the_text_there() -> None:
     assert info["completion"][0] == "one two"
 
 
+def test_of_several_stop_strings_in_one_token_the_first_counts() -> None:
+    words = WordTokenizer(["a", "b;c.d"], separator="")
+    for stop in (["c", ".", ";", "b;c"], ["b;c", ";", ".", "c"]):
+        env = TextVectorEnv(["a"], words, len, 8, stop=stop)
+        env.reset(seed=0)
+        env.step([0])
+        *_, info = env.step([1])
+        assert info["completion"][0] == "a"
+        assert env.episodes(np.array([0]))[0].stop == "b;c"
+
+
+def test_a_stop_string_in_the_prompt_or_begun_there_ends_nothing() -> None:
+    env = TextVectorEnv(["abba", "aab"], AB, len, 3, num_envs=2, stop="bb", shuffle=False)
+    env.reset(seed=0, options={"episode_index": [0, 1]})
+    assert env.step([0, 1])[2].tolist() == [False, False]
+    assert env.step([1, 0])[2].tolist() == [False, False]
+
+
 def test_a_stop_string_of_four_byte_characters_is_found() -> None:
     env = TextVectorEnv(["x"], ByteTokenizer(), len, 20, stop="🙂🙂")
     env.reset(seed=0)
