@@ -166,6 +166,21 @@ def grammar_env(num_envs: int = 1, max_tokens: int = 48, **grammar: Any) -> Text
     )  # fmt: skip
 
 
+def test_a_grammar_reads_a_rows_text_anew_where_it_is_another_one() -> None:
+    pytest.importorskip("llguidance")
+    mask = Grammar(regex="ab|cd")
+    mask.bind(ByteTokenizer(), 9)
+
+    def after(text: bytes) -> list[int]:
+        ids = np.frombuffer(text, dtype=np.uint8).astype(np.int64)
+        place = np.array([0])
+        allowed = mask.allowed(Prefixes(place, ids[None], place, np.array([len(ids)])))
+        return np.flatnonzero(allowed[0]).tolist()
+
+    for text, follows in ((b"a", b"b"), (b"c", b"d"), (b"", b"ac"), (b"c", b"d")):
+        assert after(text) == list(follows)
+
+
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 10_000))
 def test_every_finished_text_meets_its_schema(seed: int) -> None:

@@ -21,6 +21,7 @@ from text_gym import (
     AllowedTokens,
     ByteTokenizer,
     Episode,
+    FunctionReward,
     Rewards,
     RewardSource,
     TextEnv,
@@ -318,6 +319,17 @@ def test_a_stop_string_in_the_middle_of_a_token_ends_the_text_there() -> None:
     env.step([0])
     *_, info = env.step([1])
     assert info["completion"][0] == "one two"
+
+
+def test_a_reset_begins_to_count_redrawn_episodes_anew() -> None:
+    reward = FunctionReward(lambda completion: 0.0 if completion else None, abstains=True)
+    env = TextVectorEnv(["a"], AB, reward, 5, num_envs=2, on_abstain="redraw")
+    env.reset(seed=0)
+    counts = [env.step([2, 2])[4]["redrawn"].tolist() for _ in range(2)]
+    assert counts == [[1, 1], [2, 2]]
+    env.reset(options={"reset_mask": np.array([True, False])})
+    assert env.step([2, 2])[4]["redrawn"].tolist() == [1, 3]
+    assert env.redrawn == 6
 
 
 def test_of_several_stop_strings_in_one_token_the_first_counts() -> None:

@@ -128,7 +128,7 @@ MUTANTS = [
         C,
         "int64_t some = n < SOME ? n : SOME, queries = some;",
         "int64_t some = n < SOME ? n : SOME - 1, queries = some;",
-        (OF_GPT2_CACHE + "reading_equals_that_without_kernels",),
+        (OF_GPT2_CACHE + "more_tokens_than_are_read_at_a_time_are_all_read",),
     ),
     Mutant(
         "c-last-layer-asks-by-place",
@@ -170,10 +170,7 @@ MUTANTS = [
         C,
         "while (block < blocks - 1 && passed + sums[block] <= target)",
         "while (block < blocks - 1 && passed + sums[block] < target)",
-        (
-            OF_KERNELS + "draws_are_those_of_the_softmax",
-            OF_KERNELS + "edges_of_u_draw_what_has_probability_and_nan_stays_in_range",
-        ),
+        (OF_KERNELS + "a_number_on_the_border_of_two_tokens_draws_the_second",),
     ),
     Mutant(
         "c-draw-of-probability-zero",

@@ -50,6 +50,20 @@ def test_reading_equals_that_without_kernels(kernels: Kernels, heads: int, size:
             states = [cache.append(new, np.minimum(lengths + t, 23)) for cache in caches]
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_more_tokens_than_are_read_at_a_time_are_all_read(kernels: Kernels, threads: int) -> None:
+    """60 texts of 20 tokens; 256 go through the layers together."""
+    kernels.share(threads, threads)
+    policy = small_policy(n_embd=32, n_head=2)
+    tokens = torch.randint(11, (60, 20), generator=torch.Generator().manual_seed(0))
+    lengths, trunk = np.arange(60) % 8 + 13, policy.model.base_model
+    with torch.no_grad():
+        found = KernelCache(kernels, trunk, 60, 20).prefill(tokens, lengths)
+        hidden = policy.hidden(tokens).last_hidden_state
+    wanted = hidden[torch.arange(60), torch.from_numpy(lengths - 1)]
+    assert torch.allclose(found, wanted, rtol=0, atol=1e-5 * wanted.abs().max().item())
+
+
 def test_bits_do_not_depend_on_the_other_rows(kernels: Kernels) -> None:
     """Texts are the same bits alone and in a batch, read at once or token by token."""
     policy = small_policy(n_embd=48, n_head=2)
