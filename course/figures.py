@@ -7,9 +7,11 @@ from typing import Any
 
 from text_gym import plot
 
+ENDING = "png"  # of the files; or svg, for slides
+
 
 def show(ax: Any, name: str) -> Path:
-    """Save a figure as figures/NAME.png, and show it if this is a notebook.
+    """Save a figure in the folder `figures`, and show it if this is a notebook.
 
     Args:
         ax: Axes or a figure, as `text_gym.plot` gives them.
@@ -17,7 +19,7 @@ def show(ax: Any, name: str) -> Path:
     """
     folder = Path("figures")
     folder.mkdir(exist_ok=True)
-    file = plot.save(ax, folder / f"{name}.png")
+    file = plot.save(ax, folder / f"{name}.{ENDING}")
     try:
         from IPython import get_ipython  # type: ignore[import-not-found, unused-ignore]
         from IPython.display import Image, display  # type: ignore[import-not-found, unused-ignore]

@@ -3,6 +3,7 @@
 python -m course.make --student DIR      what students get: handouts, stubs, public tests, scripts of pictures
 python -m course.make --instructor DIR   all of it: solutions, hidden tests, mutants, the grader
 python -m course.make --notebooks DIR    notebooks of the pictures, beside solved labs (needs jupytext)
+python -m course.make --slides DIR       slides of the labs, HTML and PDF (needs pandoc; for PDF Chromium)
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
-from course.labs import COURSE, FOR_STUDENTS, SHARED, every_lab
+from course.instructor import slides
+from course.labs import COURSE, MORE, SHARED, every_lab
 
 BEGIN, END = "# BEGIN SOLUTION", "# END SOLUTION"
 _FUNCTION = re.compile(r"^def (\w+)", re.MULTILINE)
 _IMPORT_OF_LAB = re.compile(r"\bcourse\.lab\w+\.lab\b")
-_IMPORT = re.compile(r"\bcourse\.(?=checks|figures|worlds)")
+_IMPORT = re.compile(r"\bcourse\.(?=checks|figures|imports|worlds)")
 
 
 def stub(source: str) -> str:
@@ -78,10 +81,10 @@ def make_student(out: Path, course: Path = COURSE) -> None:
     _new_folder(out)
     shutil.copyfile(course / "student.md", out / "README.md")
     for name in SHARED:
-        shutil.copyfile(course / name, out / name)
+        (out / name).write_text(flat((course / name).read_text(encoding="utf-8")), encoding="utf-8")
     for lab in every_lab(course):
         (out / lab.name).mkdir()
-        for name in FOR_STUDENTS:
+        for name in lab.for_students:
             text = lab.read(name)
             if name == "lab.py":
                 text = stub(text)
@@ -111,10 +114,39 @@ def make_notebooks(out: Path, course: Path = COURSE) -> None:
     for lab in every_lab(course):
         (out / lab.name).mkdir()
         (out / lab.name / "lab.py").write_text(flat(solution(lab.read("lab.py"))), encoding="utf-8")
+        for name in lab.for_students:
+            if name in MORE:
+                shutil.copyfile(lab.folder / name, out / lab.name / name)
         notebook = jupytext.reads(pictures(lab.read("pictures.py")), fmt="py:percent")
         for number, cell in enumerate(notebook.cells):
             cell["id"] = f"cell-{number}"  # equal scripts give equal notebooks
         jupytext.write(notebook, out / lab.name / "pictures.ipynb")
+
+
+def make_slides(out: Path, course: Path = COURSE) -> None:
+    """Write every lab's slides, `labN.html` and with a Chromium `labN.pdf`, and the figures that are in them.
+
+    The figures are drawn by the labs' own scripts of pictures, from the solutions, which takes some minutes.
+    """
+    pandoc, browser = slides.find_pandoc(), slides.find_browser()
+    _new_folder(out)
+    (out / "figures").mkdir()
+    with tempfile.TemporaryDirectory(prefix="text-gym-slides-") as name:
+        solved = Path(name) / "labs"
+        make_student(solved, course)
+        for lab in every_lab(course):
+            folder, short = solved / lab.name, lab.name.partition("_")[0]
+            (folder / "lab.py").write_text(flat(solution(lab.read("lab.py"))), encoding="utf-8")
+            slides.draw(folder)
+            page = (out / f"{short}.html").resolve()
+            slides.write_deck(pandoc, slides.DECKS / f"{short}.md", folder, page)
+            for figure in sorted((folder / "figures").iterdir()):
+                shutil.copyfile(figure, out / "figures" / f"{short}_{figure.name}")
+            if browser is not None:
+                slides.print_page(browser, page, page.with_suffix(".pdf"))
+            print(f"made the slides of {lab.name}")
+    if browser is None:
+        print(f"no PDF: none of {', '.join(slides.BROWSERS)} is on the path; any browser can print the pages")
 
 
 def _new_folder(out: Path) -> None:
@@ -128,12 +160,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    kinds = {"student": make_student, "instructor": make_instructor, "notebooks": make_notebooks}
+    kinds = {
+        "student": make_student,
+        "instructor": make_instructor,
+        "notebooks": make_notebooks,
+        "slides": make_slides,
+    }
     for kind in kinds:
         parser.add_argument(f"--{kind}", type=Path, metavar="DIR")
     options = vars(parser.parse_args(arguments))
     if not any(options.values()):
-        parser.error("say what to make: --student, --instructor or --notebooks, each with a new folder")
+        parser.error(
+            "say what to make, each in a new folder: --student, --instructor, --notebooks or --slides"
+        )
     for kind, make in kinds.items():
         if options[kind] is not None:
             make(options[kind])

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import signal
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 # Before torch is imported, and for the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Runs sign their records with a key of the user's, whom the tests leave alone.
+os.environ.setdefault(
+    "XDG_STATE_HOME", str(Path(tempfile.gettempdir()) / f"text-gym-tests-{getpass.getuser()}")
+)
 
 # Shells start what goes to the background with Ctrl-C ignored, and processes that tests start inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -25,7 +25,7 @@ from text_gym.models.cpu import kernels, library
 from text_gym.models.runtime import memory_mib
 from text_gym.reward_models.labels.database import Database
 from text_gym.reward_models.page import server
-from text_gym.utils import confinement, sandbox
+from text_gym.utils import confinement, sandbox, signing
 from text_gym.utils.limits import SandboxLimits
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,11 +123,11 @@ def test_files_belong_to_the_user_where_nobody_has_a_number(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(
-        library,
+        signing,
         "os",
         SimpleNamespace(**{name: value for name, value in vars(os).items() if name != "getuid"}),
     )
-    assert library._is_ours(tmp_path.stat())
+    assert signing.is_ours(tmp_path.stat())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert library.cache_folder() == tmp_path / "text-gym"
 

@@ -34,6 +34,7 @@ from text_gym.models.runtime import (
     check_separate,
     check_unchanged,
     fingerprint,
+    keep_freed_memory,
     limited_threads,
     memory_mib,
     reward_modules,
@@ -90,11 +91,10 @@ class Agent(ABC, Generic[ConfigT]):
         config: ConfigT | None = None,
         reference: Policy | None = None,
     ) -> None:
-        config = config or self.config_class()  # type: ignore[assignment]
-        assert config is not None
+        keep_freed_memory()
+        self.config: ConfigT = config or self.config_class()  # type: ignore[assignment]
         self.env = env = as_text_vector_env(env)
         self.policy = policy = as_policy(policy, env)
-        self.config = config
         self.networks: dict[str, nn.Module] = {"policy": policy}
         self.reference = reference or policy.frozen()
         self.reference.check_finite()
@@ -102,12 +102,11 @@ class Agent(ABC, Generic[ConfigT]):
         self.optimizer = torch.optim.AdamW(
             self.parameter_groups(), eps=1e-5, weight_decay=0.0, fused=policy.device.type in FUSED
         )
-        if config.group_size > 1:
-            play_in_groups(env, config.group_size)
-        self.kl = KLController(config.kl_coef, config.kl_target)
-        self.sampling = Sampling(temperature=config.temperature)
-        self.advisor = Advisor()
-        self.objective = Objective()
+        if self.config.group_size > 1:
+            play_in_groups(env, self.config.group_size)
+        self.kl = KLController(self.config.kl_coef, self.config.kl_target)
+        self.sampling = Sampling(temperature=self.config.temperature)
+        self.advisor, self.objective = Advisor(), Objective()
         self.declined: str | None = None
         self.iteration = self.episodes_played = self.tokens_played = self.unscored_batches = 0
         self.between_iterations = True

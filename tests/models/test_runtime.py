@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -348,3 +351,44 @@ def test_cores_are_those_the_process_may_use(monkeypatch: pytest.MonkeyPatch, tm
         cores.cache_clear()
         assert cores() == expected
     cores.cache_clear()
+
+
+# Freed memory
+
+FAULTS = """
+import resource
+import numpy as np
+from text_gym.models.runtime import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(3):
+        blocks = [np.ones(2**19) for _ in range(20)]  # 4 MiB each
+        del blocks
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+print(faults(), keep_freed_memory(), faults() and faults())
+"""
+
+
+def told_by_a_process(**choices: str) -> list[str]:
+    """What a process of its own prints: page faults before, what it did, page faults after."""
+    own = {name: value for name, value in os.environ.items() if name not in runtime.ALLOCATOR_CHOICES}
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS], env={**own, **choices}, capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_touched_once() -> None:
+    before, kept, after = told_by_a_process()
+    assert kept == "True"
+    assert int(before) > 10_000  # 240 MiB in pages of 4 KiB are 61,440
+    assert int(after) < 100
+
+
+def test_who_has_tuned_the_allocator_is_left_alone() -> None:
+    _, kept, _ = told_by_a_process(MALLOC_TOP_PAD_="131072")
+    assert kept == "False"

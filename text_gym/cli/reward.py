@@ -29,6 +29,7 @@ from text_gym.reward_models.preferences.opinions import Opinions, PreferencePair
 from text_gym.rewards.source import RewardSource
 from text_gym.tokenizer import ByteTokenizer, PretrainedTokenizer
 from text_gym.utils.json_files import write_json
+from text_gym.utils.terminal import SafeConsole
 
 _TOKENIZER = ByteTokenizer()  # learned models read text, so any tokenizer will do to carry it
 
@@ -56,7 +57,7 @@ def train_reward(
         What is written to `summary.json`: accuracy and calibration for pairs, Spearman for each criterion of
         ratings, with 95 % bootstrap intervals, on the held-out prompts.
     """
-    console = console or Console()
+    console = console or SafeConsole()
     out = Path(options.out)
     if (out / "summary.json").exists():
         raise ConfigError(f"{out} already holds a reward model; choose another --out")
@@ -129,7 +130,7 @@ def rescore(options: RewardScoreOptions, console: Console | None = None) -> list
     Raises:
         ConfigError: The reward is not deterministic: it would not say tomorrow what it says today.
     """
-    console = console or Console()
+    console = console or SafeConsole()
     rows = read_rows(options.transcripts)
     tokenizer = PretrainedTokenizer.from_pretrained(options.policy) if options.policy else _TOKENIZER
     episodes = list(read_transcripts(options.transcripts, tokenizer))

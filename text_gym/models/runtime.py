@@ -1,4 +1,4 @@
-"""What surrounds a model's work in every run: checks of what must hold, CPU threads, peak memory.
+"""What surrounds a model's work in every run: checks of what must hold, CPU threads, memory.
 
 Checks stop a run before harm is done; advice never changes anything. Numbers that are not finite are refused
 where they arise: logits by the sampler, losses and gradients by the step, weights before each iteration.
@@ -10,7 +10,9 @@ wait for each other. Nothing here raises a number of threads that somebody chose
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -140,11 +142,36 @@ def memory_mib(device: torch.device) -> dict[str, Any]:
         return {"memory_mib": torch.cuda.max_memory_allocated(device) / 2**20}
     try:
         import resource
-        import sys
     except ImportError:  # Windows
         return {}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"memory_mib": peak / (2**20 if sys.platform == "darwin" else 2**10)}
+
+
+# Environment variables with which a user tunes glibc's allocator, and the numbers of its options in malloc.h.
+ALLOCATOR_CHOICES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+KEPT_BYTES = 2**30  # of freed memory, at most
+LARGEST_BLOCK = 2**25  # the most that glibc allows: larger blocks are returned to the system at once
+
+
+@cache
+def keep_freed_memory() -> bool:
+    """Have glibc keep the memory that a minibatch frees for the next one; return True if it does from now on.
+
+    By default it returns the end of the heap to the system as soon as some megabytes are free, and each
+    minibatch touches the pages anew: 125,000 page faults in a PPO update of 256 episodes of a small model, a
+    twelfth of its time. Other C libraries are left alone, and so is the choice of a user who has tuned glibc.
+    """
+    if sys.platform != "linux" or any(name in os.environ for name in ALLOCATOR_CHOICES):
+        return False
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "gnu_get_libc_version"):
+        return False
+    # Setting one of the two ends their adjustment to what is freed, so both are set.
+    return bool(
+        library.mallopt(_MMAP_THRESHOLD, LARGEST_BLOCK) and library.mallopt(_TRIM_THRESHOLD, KEPT_BYTES)
+    )
 
 
 SMALL_WEIGHTS = 30_000_000  # a model with at most this many parameters is small

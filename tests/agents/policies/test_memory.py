@@ -159,7 +159,7 @@ def test_widths_are_those_of_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short rows are not padded to the length of the longest one, and last tokens are not read."""
     policy = policy_of(torch.float32)
     widths: list[int] = []
-    states = gpt2.states
+    states = gpt2.gpt2_states
 
     def watched(trunk: Any, tokens: Tensor, *rest: Tensor) -> Any:
         widths.append(tokens.shape[1])
@@ -167,7 +167,7 @@ def test_widths_are_those_of_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
     agent = PPO(policy, world(), PPOConfig(epochs=1, minibatches=1, micro_batch_size=1))
     batch = agent.collect()
-    monkeypatch.setattr(gpt2, "states", watched)
+    monkeypatch.setattr(gpt2, "gpt2_states", watched)
     agent.update(batch)
     scored = int((batch.starts + batch.lengths).max()) - 1  # under the reference, all at once
     assert widths == [scored, *sorted((batch.starts + batch.lengths - 1).tolist())]
