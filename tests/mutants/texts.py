@@ -54,8 +54,8 @@ MUTANTS = [
     Mutant(
         "vocabulary-with-a-gap-counted",
         TOKENIZER,
-        "self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1",
-        "self.vocab_size = len(backend.get_vocab(with_added_tokens=True))",
+        "self.vocab_size = max(vocabulary.values()) + 1",
+        "self.vocab_size = len(vocabulary)",
         (OF_TOKENIZER + "a_gap_in_the_ids_belongs_to_the_vocabulary",),
     ),
     Mutant(

@@ -60,7 +60,7 @@ def test_more_tokens_than_are_read_at_a_time_are_all_read(kernels: Kernels, thre
     tokens = torch.randint(11, (60, 20), generator=torch.Generator().manual_seed(0))
     lengths, trunk = np.arange(60) % 8 + 13, policy.model.base_model
     with torch.no_grad():
-        found = KernelCache(kernels, trunk, 60, 20).prefill(tokens, lengths)
+        found = KernelCache(kernels, partial(gpt2_parts, trunk), 60, 20).prefill(tokens, lengths)
         hidden = policy.hidden(tokens).last_hidden_state
     wanted = hidden[torch.arange(60), torch.from_numpy(lengths - 1)]
     assert torch.allclose(found, wanted, rtol=0, atol=1e-5 * wanted.abs().max().item())
