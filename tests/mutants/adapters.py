@@ -211,10 +211,7 @@ MUTANTS = [
         STATE,
         "        batch.pay_tokens(rows)\n",
         "",
-        (
-            OF_SB3_CHECKPOINT + "a_run_that_fails_anywhere_goes_on_to_the_same_bits",
-            OF_SB3_CHECKPOINT + "a_reward_with_a_memory_is_restored_with_it",
-        ),
+        (OF_SB3_CHECKPOINT + "tokens_that_were_paid_before_are_not_paid_again",),
     ),
     Mutant(
         "trl-pays-abstentions",

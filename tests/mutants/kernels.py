@@ -284,7 +284,7 @@ MUTANTS = [
         "",
         (
             OF_DECODER + "hooks_are_not_passed_over",
-            OF_FAST_PATH + "only_plain_gpt2_has_this_path",
+            OF_FAST_PATH + "only_plain_models_have_a_path",
         ),
     ),
 ]

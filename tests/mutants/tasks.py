@@ -252,10 +252,7 @@ MUTANTS = [
         RUNTIME,
         "trained = {id(p) for p in policy.parameters() if p.requires_grad}",
         "trained = {id(p) for p in policy.parameters()}",
-        (
-            OF_LORA + "the_reference_is_the_model_without_its_adapter_and_not_a_second_one",
-            OF_RUNTIME + "a_reference_that_is_the_policy_is_refused",
-        ),
+        (OF_LORA + "only_adapter_and_value_head_are_trained",),
     ),
     Mutant(
         "kv-cache-looks-past-its-end",
