@@ -46,8 +46,10 @@ def test_states_of_texts_and_their_gradients_are_those_of_each_text_alone() -> N
 
 
 def test_texts_that_begin_alike_and_then_part_are_each_read() -> None:
-    tokens = np.array([[0, 1, 0, 0], [0, 1, 2, 3], [0, 2, 1, 0], [0, 1, 2, 0], [1, 1, 0, 0], [0, 2, 1, 1]])
-    lengths, policy = np.array([2, 4, 3, 3, 2, 4]), language_model()
+    tokens = np.array(
+        [[0, 1, 0, 0], [0, 1, 2, 3], [0, 2, 1, 0], [0, 1, 2, 0], [1, 1, 0, 0], [0, 2, 1, 1], [0, 2, 2, 1]]
+    )
+    lengths, policy = np.array([2, 4, 3, 3, 2, 4, 4]), language_model()
     with torch.no_grad():
         found = states_of(policy, torch.from_numpy(tokens), torch.from_numpy(lengths))
         assert torch.allclose(found, alone(policy, tokens, lengths), atol=1e-5)

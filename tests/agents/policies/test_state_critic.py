@@ -329,7 +329,9 @@ def test_what_it_reads_and_in_which_order_is_another_in_every_iteration() -> Non
         seen.append(generator.bit_generator.state["state"]["state"])
         return generator
 
-    vars(critic)["remember"] = lambda *batch: remember(*batch[:-1], note(batch[-1]))
+    vars(critic)["remember"] = lambda states, returns, mask, generator: remember(
+        states, returns, mask, note(generator)
+    )
     vars(critic)["minibatches"] = lambda generator: minibatches(note(generator))
     agent.learn(3)
     assert len(seen) == len(set(seen)) == 6
