@@ -251,7 +251,7 @@ MUTANTS = [
         CACHE_OF_KERNELS,
         "memory = self._rows if rows is None else self._rows[torch.from_numpy(rows)]",
         "memory = self._rows[: len(tokens)]",
-        (OF_KV_CACHE + "rows_begin_anew_while_others_go_on",),
+        (OF_GPT2_CACHE + "some_rows_are_read_anew_in_their_own_places",),
     ),
     Mutant(
         "cache-decoding-looks-at-void-places",
