@@ -93,7 +93,7 @@ MUTANTS = [
     Mutant(
         "cut-texts-are-paid",
         BATCH,
-        "asked = np.flatnonzero(~self.truncated[rows])",
+        "asked = (~self.truncated[rows]).nonzero()[0]",
         "asked = np.arange(len(rows))",
         (OF_VECTOR + "nobody_is_asked_about_a_text_that_was_cut",),
     ),
