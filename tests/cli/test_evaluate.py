@@ -209,7 +209,7 @@ def test_the_stop_string_reaches_the_environment(
     class Seen(TextVectorEnv):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            raise ConfigError(f"it stops at {self.options.stop}")
+            raise ConfigError(f"it stops at {kwargs.get('stop')}")
 
     monkeypatch.setattr("text_gym.cli.evaluate.TextVectorEnv", Seen)
     for command in (["evaluate", str(world / "run")], ["sample", "--policy", str(world / "run")]):

@@ -54,7 +54,7 @@ def test_a_resumed_run_goes_on_after_the_iterations_that_count(tmp_path: Path) -
     file.write_text("nonsense\n")
     with pytest.raises(DataError, match="not a row of metrics"):
         RunFolder(tmp_path, {"seed": 0}, logs=(), resume=True)
-    with pytest.raises(ConfigError, match="has seed=0, not 1"):
+    with pytest.raises(ConfigError, match="seed: 0 before, 1 now"):
         RunFolder(tmp_path, {"seed": 1}, logs=(), resume=True)
     for other in ({"seed": 0, "extra": 1}, {}):  # a setting more, and one less
         with pytest.raises(ConfigError, match="extra" if other else "seed"):

@@ -7,6 +7,7 @@ from tests.mutants.mutant import Mutant
 _MEASURES, _CYCLE = "text_gym/rlhf/measures.py", "text_gym/rlhf/cycle.py"
 _VERDICT, _CONFIG = "text_gym/rlhf/verdict.py", "text_gym/rlhf/config.py"
 _RLHF_FOLDER, _PEOPLE = "text_gym/rlhf/folder.py", "text_gym/rlhf/people.py"
+_RECORD = "text_gym/runs/record.py"
 _FOLDER, _JUDGEMENT = "text_gym/runs/folder.py", "text_gym/runs/judgement.py"
 _PREFERENCES, _ORIGIN = "text_gym/runs/preferences.py", "text_gym/runs/origin.py"
 _TRAIN, _JOB, _HUB = "text_gym/runs/train.py", "text_gym/runs/job.py", "text_gym/runs/hub.py"
@@ -216,9 +217,9 @@ MUTANTS = [
     ),
     Mutant(
         "settings-that-are-new-are-not-compared",
-        _FOLDER,
-        "wrong = [name for name in {**found, **given} if found.get(name) != given.get(name)]",
-        "wrong = [name for name in found if name in given and found[name] != given[name]]",
+        _RECORD,
+        "    for what in {**before, **now}:\n",
+        "    for what in before:\n",
         _by("runs/test_folder.py::test_a_resumed_run_goes_on_after_the_iterations_that_count"),
     ),
     Mutant(
@@ -329,7 +330,7 @@ MUTANTS = [
     Mutant(
         "hub-token-in-the-error",
         _HUB,
-        'return harmless(said.replace(token, "[hidden]") if token else said, limit=300)',
+        'return harmless(without_secret(said, token or "", "[hidden]"), limit=300)',
         "return harmless(said, limit=300)",
         _by("runs/test_hub.py::test_an_address_without_a_hub_is_a_line_too"),
     ),

@@ -380,21 +380,3 @@ def test_rows_cannot_be_changed_by_accident(filled: Path, tmp_path: Path) -> Non
         with pytest.raises(sqlite3.IntegrityError, match="append-only"):
             connection.execute(statement)
     connection.close()
-
-
-def test_a_row_that_was_rewritten_with_its_own_hash_is_betrayed_by_the_next(
-    filled: Path, tmp_path: Path
-) -> None:
-    names = LABEL_COLUMNS.split(", ")
-
-    def rewrite(connection: sqlite3.Connection) -> None:
-        (row,) = connection.execute(f"SELECT {LABEL_COLUMNS} FROM labels WHERE row = 5").fetchall()
-        forged = [b"eve" if name == "rater" else value for name, value in zip(names, row, strict=True)]
-        connection.execute(
-            "UPDATE labels SET rater = ?, hash = ? WHERE row = 5", (b"eve", row_digest(tuple(forged)))
-        )
-
-    with tampered(filled, tmp_path, rewrite) as store:
-        with pytest.raises(StoreError, match="does not follow the row before") as error:
-            store.verify()
-        assert error.value.row == 6
