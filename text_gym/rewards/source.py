@@ -149,8 +149,7 @@ class FunctionReward(RewardSource):
         self._required = {p.name for p in parameters if p.default is p.empty and p.name in self._named}
         by_name = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
         self._texts = [n for n in self._named if n in self._required - by_name]
-        alone = len(self._texts) == 1 and self._required == set(self._texts)
-        self._reads_completions = alone and self._texts != ["episode"]  # and nothing else
+        self._reads_completions = len(self._texts) == 1 and self._required == set(self._texts) != {"episode"}
         self._plans: dict[tuple[str, ...], tuple[str, list[str]]] = {}
 
     def score(self, episodes: Sequence[Episode]) -> Scores:
