@@ -13,6 +13,7 @@ def _by(*tests: str) -> tuple[str, ...]:
     return tuple(f"tests/reward_models/labels/{test}" for test in tests)
 
 
+_CHAIN = "reward_models/labels/chain.py"
 MUTANTS = [
     Mutant(  # survivor 11
         "verify-skips-the-chain",
@@ -33,29 +34,29 @@ MUTANTS = [
     Mutant(
         "verify-ignores-missing-last-rows",
         _VERIFY,
-        '    if written > last:\n        raise _bad(database, last + 1, "it was written and is missing")\n',
-        "",
+        "    if written > last and (before is None or last + 1 < before):\n",
+        "    if False:\n",
         _by("test_verify.py::test_edits_are_named"),
     ),
     Mutant(
         "verify-takes-any-head",
         _VERIFY,
-        "known |= previous == head",
-        "known |= head is not None",
+        "if head not in (None, START) and head not in {label.hash for label in labels}:",
+        "if head not in (None, START) and not labels:",
         _by("test_verify.py::test_a_good_store_is_good"),
     ),
     Mutant(
         "verify-forgets-the-queue",
         _VERIFY,
-        "    _check_queue(database, active)\n",
+        "        _check_queue(database, labels, items.numbers)\n",
         "",
         _by("test_verify.py::test_edits_are_named"),
     ),
     Mutant(
         "verify-counts-skips-as-answers",
         _VERIFY,
-        'answers.get(item, 0) + (kind != "skip")',
-        "answers.get(item, 0) + 1",
+        'answers.get(number, 0) + (label.kind != "skip")',
+        "answers.get(number, 0) + 1",
         _by("test_verify.py::test_a_good_store_is_good"),
     ),
     Mutant(
@@ -147,27 +148,27 @@ MUTANTS = [
     Mutant(
         "undone-labels-stand",
         _STORE,
-        'if all_rows or (raw[1] not in ("skip", "undo") and raw[0] not in undone):',
-        'if all_rows or raw[1] not in ("skip", "undo"):',
+        "if all_rows or (label.answered and label.row not in undone)",
+        "if all_rows or label.answered",
         _by("test_store.py::test_undo_is_a_row_and_the_question_comes_back"),
     ),
     Mutant(
         "key-is-ignored",
-        _STORE,
+        _CHAIN,
         "    if key is None:\n        return None\n",
         "    if key is None or key:\n        return None\n",
         _by("test_store.py::test_the_same_key_is_saved_once"),
     ),
     Mutant(
         "key-of-another-answer-is-taken",
-        _STORE,
+        _CHAIN,
         "if (raw[1], raw[3], raw[4], json.loads(raw[5])) != wanted:",
         "if (raw[1], raw[3], raw[4]) != wanted[:3]:",
         _by("test_store.py::test_the_same_key_is_saved_once"),
     ),
     Mutant(
         "key-of-another-rater-is-taken",
-        _STORE,
+        _CHAIN,
         "if (raw[1], raw[3], raw[4], json.loads(raw[5])) != wanted:",
         "if (raw[1], raw[3], json.loads(raw[5])) != (*wanted[:2], wanted[3]):",
         _by("test_store.py::test_the_same_key_is_saved_once"),

@@ -65,15 +65,15 @@ MUTANTS = [
     Mutant(
         "a-link-admits-twice",
         _SECURITY,
-        "            self._links.remove(found[0])\n",
+        "            self._links.remove(link)\n",
         "",
         _by("reward_models/page/test_security.py::test_tokens_differ_and_each_opens_only_its_own"),
     ),
     Mutant(
         "a-link-is-a-session",
         _SECURITY,
-        "return bool(_matches(self._sessions, session))",
-        "return bool(_matches([*self._sessions, *self._links], session))",
+        "return next(iter(_matches(self._sessions, token)), None)",
+        "return next(iter(_matches([*self._sessions, *self._links], token)), None)",
         _by("reward_models/page/test_security.py::test_tokens_differ_and_each_opens_only_its_own"),
     ),
     Mutant(
@@ -260,8 +260,8 @@ MUTANTS = [
     Mutant(
         "server-fault-decides-an-answer",
         _POST,
-        "const DECIDED = [200, 400, 404, 409];",
-        "const DECIDED = [200, 400, 401, 404, 409, 503];",
+        "const DECIDED = [200, 400, 403, 404, 409];",
+        "const DECIDED = [200, 400, 401, 403, 404, 409, 503];",
         _by("test_page.py::test_a_restarted_server_gets_the_answer_once"),
     ),
     Mutant(

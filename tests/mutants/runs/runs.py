@@ -329,7 +329,7 @@ MUTANTS = [
     Mutant(
         "hub-token-in-the-error",
         _HUB,
-        'return harmless(said.replace(token, "[hidden]") if token else said, limit=300)',
+        'return harmless(without_secret(said, token or "", "[hidden]"), limit=300)',
         "return harmless(said, limit=300)",
         _by("runs/test_hub.py::test_an_address_without_a_hub_is_a_line_too"),
     ),
