@@ -21,6 +21,7 @@ from text_gym.reward_models import LabelStore
 from text_gym.reward_models.labels.formats import export_labels, import_labels
 from text_gym.reward_models.labels.merge import merge_labels
 from text_gym.reward_models.labels.questions import Question
+from text_gym.reward_models.labels.rows import Label
 from text_gym.reward_models.page.page import LabelPage
 from text_gym.reward_models.page.security import NAMES
 
@@ -85,11 +86,12 @@ class Store(RuleBasedStateMachine):
         kind = "skip" if answer is None else "comparison"
         row = (kind, number, rater, answer or "")
         item, model = QUESTIONS[number].id, self.model
-        send = (
-            (lambda: self.store.skip(item, rater, key=key))
-            if answer is None
-            else (lambda: self.store.record(item, rater, {"preference": answer}, key=key))
-        )
+
+        def send() -> Label:
+            if answer is None:
+                return self.store.skip(item, rater, key=key)
+            return self.store.record(item, rater, {"preference": answer}, key=key)
+
         known = None if key is None else model.keys.get(key)
         if number not in model.overlap or (known is not None and model.rows[known] != row):
             with pytest.raises(LabelError):
@@ -226,7 +228,7 @@ def test_the_page_answers_anything_with_what_is_documented(tries: int, tmp_path:
                 assert b"Traceback" not in (
                     content if isinstance(content, bytes) else json.dumps(content).encode()
                 )
-                rater = data.get("rater")
+                rater = str(data.get("rater"))
                 if status == 200 and junk is None and call in ("next", "answer", "undo"):
                     assert owners.setdefault(rater, number) == number  # a name is one browser's
                     assert sum(owner == number for owner in owners.values()) <= NAMES
