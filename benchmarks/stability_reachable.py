@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from text_gym import TextVectorEnv
 from text_gym.agents import Policy, rollout
-from text_gym.agents.algorithms.advantages import explained_variance, gae
+from text_gym.agents.algorithms.estimators import explained_variance, gae
 from text_gym.utils.json_files import write_json
 
 Row = dict[str, Any]

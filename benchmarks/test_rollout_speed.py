@@ -24,15 +24,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from text_gym import TextVectorEnv, WordTokenizer, load_task
 from text_gym.agents import Policy, rollout
 
 ROWS, PROMPT_TOKENS, NEW_TOKENS = 64, 16, 48
-SHAPES = {  # GPT-2 shapes
+SHAPES = {  # GPT-2 shapes, and those of Qwen3: as wide and as deep, two heads to a group of keys and values
     "tiny": {"layers": 2, "width": 128, "heads": 4, "vocabulary": 1024},
     "small": {"layers": 6, "width": 256, "heads": 8, "vocabulary": 4096},
     "gpt2": {"layers": 12, "width": 768, "heads": 12, "vocabulary": 50257},
+    "qwen3-tiny": {"layers": 2, "width": 128, "heads": 4, "vocabulary": 1024},
+    "qwen3-small": {"layers": 6, "width": 256, "heads": 8, "vocabulary": 4096},
 }
 FLOORS = {  # model, lengths, rows
     ("tiny", "full", ROWS): 3.0,
@@ -42,8 +45,10 @@ FLOORS = {  # model, lengths, rows
     ("small", "geometric", ROWS): 4.0,
     ("products", "full", ROWS): 3.0,
     ("gpt2", "full", ROWS): 1.35,
+    ("qwen3-tiny", "full", ROWS): 3.0,
+    ("qwen3-small", "full", ROWS): 2.2,
 }
-TURNS = {"tiny": 9, "products": 9, "small": 5}
+TURNS = {"tiny": 9, "products": 9, "small": 5, "qwen3-tiny": 9, "qwen3-small": 5}
 QUICK = [case for case in FLOORS if case[0] in TURNS]
 
 Contestants = tuple[Callable[[], Any], Callable[[], Any]]
@@ -62,6 +67,8 @@ def contestants(shape: str, lengths: str, rows: int = ROWS) -> Contestants:
     tokenizer.eos_ids = tuple(range(0, vocabulary, 16)) if lengths == "geometric" else ()
     if shape == "products":
         policy = Policy(model, tokenizer, device="cpu")
+    elif shape.startswith("qwen3"):
+        policy = Policy(qwen3(vocabulary, **size), tokenizer, device="cpu")
     else:
         policy = Policy.new(tokenizer, context=PROMPT_TOKENS + NEW_TOKENS, device="cpu", **size)
     rng = np.random.default_rng(0)
@@ -87,6 +94,22 @@ def contestants(shape: str, lengths: str, rows: int = ROWS) -> Contestants:
         return policy.model.generate(encoded, **settings)
 
     return generate, ours
+
+
+def qwen3(vocabulary: int, layers: int, width: int, heads: int) -> Any:
+    """A Qwen3 with random weights."""
+    config = transformers.Qwen3Config(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 2,
+        head_dim=width // heads,
+        max_position_embeddings=PROMPT_TOKENS + NEW_TOKENS,
+        tie_word_embeddings=True,
+    )
+    return transformers.Qwen3ForCausalLM(config)
 
 
 def in_turns(slow: Callable[[], Any], fast: Callable[[], Any], turns: int) -> tuple[float, float]:

@@ -13,9 +13,13 @@ from typing import Any
 
 import pytest
 
+from course.imports import import_of_answers
+
 
 def load_lab(file: Path) -> ModuleType:
-    """Import a lab.py under a name of its own, since every lab has one."""
+    """Import a lab.py under a name of its own, since every lab has one; it may not import the answers."""
+    if why := import_of_answers(file.read_bytes()):
+        pytest.fail(why, pytrace=False)
     name = f"lab_of_{file.parent.name}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None

@@ -27,7 +27,7 @@ import pytest
 
 from course.labs import COURSE, every_lab
 from course.remote import Plugin
-from course.submissions import take
+from course.submissions import as_cell, take
 from text_gym.utils.display import harmless
 from text_gym.utils.limits import SandboxLimits, installed_software, missing_limits
 
@@ -182,11 +182,9 @@ def write_table(grades: Iterable[Grade], file: Path) -> None:
         rows.writerow(["student", "lab", "points", "out_of", "seconds", "reason"])
         for g in grades:
             student = harmless(g.student, limit=100)
-            rows.writerow([_text(student), g.lab, g.points, g.out_of, f"{g.seconds:.1f}", _text(g.reason)])
-
-
-def _text(cell: str) -> str:
-    return f"'{cell}" if cell[:1] in ("=", "+", "-", "@") else cell
+            rows.writerow(
+                [as_cell(student), g.lab, g.points, g.out_of, f"{g.seconds:.1f}", as_cell(g.reason)]
+            )
 
 
 def _file_name(student: str) -> str:

@@ -11,10 +11,12 @@ from pathlib import Path
 
 COURSE = Path(__file__).resolve().parent
 FOR_STUDENTS = ("README.md", "lab.py", "test_lab.py", "pictures.py")
+MORE = ("reward.py", "texts.jsonl", "classmates.jsonl")  # students get them, too, where a lab has them
 SHARED = (
     "conftest.py",
     "checks.py",
     "figures.py",
+    "imports.py",
     "worlds.py",
     "pytest.ini",
 )  # beside the labs, in a student's folder
@@ -34,6 +36,11 @@ class Lab:
     def name(self) -> str:
         """The name of its folder, which is what students hand in."""
         return self.folder.name
+
+    @property
+    def for_students(self) -> tuple[str, ...]:
+        """The names of the files that students get."""
+        return (*FOR_STUDENTS, *(name for name in MORE if (self.folder / name).is_file()))
 
     def read(self, file: str) -> str:
         """Read one of its files."""

@@ -3,7 +3,7 @@
 python -m course.make --student DIR      what students get: handouts, stubs, public tests, scripts of pictures
 python -m course.make --instructor DIR   all of it: solutions, hidden tests, mutants, the grader
 python -m course.make --notebooks DIR    notebooks of the pictures, beside solved labs (needs jupytext)
-python -m course.make --slides DIR       slides, HTML and PDF (needs pandoc; for PDF a Chromium)
+python -m course.make --slides DIR       slides of the labs, HTML and PDF (needs pandoc; for PDF Chromium)
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import tempfile
 from pathlib import Path
 
 from course.instructor import slides
-from course.labs import COURSE, FOR_STUDENTS, SHARED, every_lab
+from course.labs import COURSE, MORE, SHARED, every_lab
 
 BEGIN, END = "# BEGIN SOLUTION", "# END SOLUTION"
 _FUNCTION = re.compile(r"^def (\w+)", re.MULTILINE)
 _IMPORT_OF_LAB = re.compile(r"\bcourse\.lab\w+\.lab\b")
-_IMPORT = re.compile(r"\bcourse\.(?=checks|figures|worlds)")
+_IMPORT = re.compile(r"\bcourse\.(?=checks|figures|imports|worlds)")
 
 
 def stub(source: str) -> str:
@@ -81,10 +81,10 @@ def make_student(out: Path, course: Path = COURSE) -> None:
     _new_folder(out)
     shutil.copyfile(course / "student.md", out / "README.md")
     for name in SHARED:
-        shutil.copyfile(course / name, out / name)
+        (out / name).write_text(flat((course / name).read_text(encoding="utf-8")), encoding="utf-8")
     for lab in every_lab(course):
         (out / lab.name).mkdir()
-        for name in FOR_STUDENTS:
+        for name in lab.for_students:
             text = lab.read(name)
             if name == "lab.py":
                 text = stub(text)
@@ -114,6 +114,9 @@ def make_notebooks(out: Path, course: Path = COURSE) -> None:
     for lab in every_lab(course):
         (out / lab.name).mkdir()
         (out / lab.name / "lab.py").write_text(flat(solution(lab.read("lab.py"))), encoding="utf-8")
+        for name in lab.for_students:
+            if name in MORE:
+                shutil.copyfile(lab.folder / name, out / lab.name / name)
         notebook = jupytext.reads(pictures(lab.read("pictures.py")), fmt="py:percent")
         for number, cell in enumerate(notebook.cells):
             cell["id"] = f"cell-{number}"  # equal scripts give equal notebooks

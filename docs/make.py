@@ -261,7 +261,24 @@ def library_page(text: str) -> str:
 
 
 def _returned(run: dict[str, Any]) -> str:
-    return f"{run['return']:.3f}" if "return" in run else "error"
+    if "return" not in run:
+        return "error"
+    return f"{run['return']:.3f}" + (f" ({run['kl']:.1f} nats)" if "kl" in run else "")
+
+
+def trust_page(text: str) -> str:
+    """Return "How it is tested", its table made anew from what `python -m tests.trust` found."""
+    rows = json.loads((ROOT / "benchmarks/results/trust.json").read_text(encoding="utf-8"))
+    lines = [["promise", "tried", "what happened", "test", "date"], ["---"] * 5]
+    for test, row in rows.items():
+        found = ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in row["found"].items())
+        happened = f"{row['failed']} FAILED" if row["failed"] else found or "it held every time"
+        file, _, name = test.partition("::")
+        tried = f"{row['tried']:,} {row['unit']}"
+        lines.append([row["promise"], tried, happened, f"`{name}` in `{file}`", row["date"]])
+    block = re.compile(r"(<!-- table: trust -->\n).*?(<!-- end -->)", re.DOTALL)
+    table = "\n".join(map(_row, lines))
+    return block.sub(lambda at: f"{at[1]}\n{table}\n\n{at[2]}", text)
 
 
 def draw_concepts(folder: Path) -> None:
@@ -292,6 +309,8 @@ if __name__ == "__main__":
     speeds.write_text(speed_page(speeds.read_text(encoding="utf-8")), encoding="utf-8")
     libraries = ROOT / "docs" / "your-library.md"
     libraries.write_text(library_page(libraries.read_text(encoding="utf-8")), encoding="utf-8")
+    tested = ROOT / "docs" / "how-it-is-tested.md"
+    tested.write_text(trust_page(tested.read_text(encoding="utf-8")), encoding="utf-8")
     draw_floors(ROOT / "docs" / "floors.png")
     for page in [ROOT / "docs" / "plots.md", *sorted((ROOT / "docs" / "concepts").glob("*.md"))]:
         draw_plots(page)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
 import socket
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -128,6 +130,18 @@ def _echo(handler: Handler, answer: str) -> None:
     handler.reply(400, json.dumps({"error": f"bad key {handler.headers['Authorization']}"}))
 
 
+def _echo_escaped(handler: Handler, answer: str) -> None:
+    """Quote the key as careless servers do: escaped slashes, numbers, percent signs, Base64."""
+    key = str(handler.headers["Authorization"]).removeprefix("Bearer ")
+    forms = [
+        key.replace("/", "\\/"),
+        "".join(f"\\u{ord(c):04x}" for c in key),
+        urllib.parse.quote(key, safe=""),
+        base64.b64encode(f"Bearer {key}".encode()).decode(),
+    ]
+    handler.reply(400, " ".join(forms))
+
+
 BEHAVIOURS: dict[str, Behaviour] = {
     "good": _good,
     # Passing faults, worth another attempt.
@@ -143,6 +157,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
     # Lasting faults of one question.
     "400": _status(400),
     "echo": _echo,
+    "echo escaped": _echo_escaped,
     "redirect": _status(307, Location="http://127.0.0.1:1/v1/chat/completions"),
     "html": _status(200, "<html><body>quality: 5</body></html>", Content_Type="text/html"),
     "malformed": _status(200, '{"choices": [{"message": {"content": "{\\"quality\\": 5}"}'),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from text_gym import Episode, PretrainedTokenizer, Prompt
@@ -28,7 +30,7 @@ WORDS = [
 TOKENIZER = PretrainedTokenizer.train([" ".join(WORDS)] * 3, 300)
 
 
-def small_reward_model(*criteria: str, seed: int = 0, **settings: int) -> RewardModel:
+def small_reward_model(*criteria: str, seed: int = 0, **settings: Any) -> RewardModel:
     """One layer, 16 wide; every weight random, so that scores differ by a lot."""
     size = {"layers": 1, "width": 16, "heads": 2, "context": 64, **settings}
     model = RewardModel.new(TOKENIZER, criteria or ("reward",), seed=seed, device="cpu", **size)

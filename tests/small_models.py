@@ -30,6 +30,7 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "qwen3": {"head_dim": 4},
     "mistral": {"sliding_window": 6},  # shorter than the texts: the window has to move
     "gemma": {"head_dim": 4},
+    "smollm3": {"no_rope_layers": [1, 0]},  # the second layer does not turn
     "gemma2": {
         "head_dim": 4,
         "sliding_window": 6,

@@ -34,6 +34,12 @@ def test_every_kind_of_file_gives_the_same_rows(name: str, start: str, tmp_path:
     assert read_rows(str(upper)) == ROWS
 
 
+def test_lines_of_json_end_at_line_feeds_alone(tmp_path: Path) -> None:
+    rows = [{"q": "a\u2028b\u2029c", "a": "d\x85e\x0cf"}, {"q": "g", "a": "h"}]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    assert read_rows(write(tmp_path, "t.jsonl", text)) == rows
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [

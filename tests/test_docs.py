@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import functools
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -102,6 +103,16 @@ def test_the_tables_of_speeds_are_those_of_the_results() -> None:
 def test_the_table_of_libraries_is_that_of_the_rows() -> None:
     text = (ROOT / "docs" / "your-library.md").read_text(encoding="utf-8")
     assert script("make").library_page(text) == text, "run python docs/make.py"
+
+
+def test_the_numbers_for_trust_are_those_that_were_found() -> None:
+    text = (ROOT / "docs" / "how-it-is-tested.md").read_text(encoding="utf-8")
+    assert script("make").trust_page(text) == text, "run python docs/make.py"
+    rows = json.loads((ROOT / "benchmarks/results/trust.json").read_text(encoding="utf-8"))
+    for test, row in rows.items():
+        file, _, name = test.partition("::")
+        assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), test
+        assert row["failed"] == 0, test
 
 
 # docs/first-hour.md

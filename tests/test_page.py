@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.page_tools import ratings, served
+from tests.page_tools import GOOD, ratings, served
 from text_gym.errors import RaterLeftError
 from text_gym.reward_models import LabelStore
 from text_gym.reward_models.labels.questions import LabelCriterion, Question
@@ -194,6 +194,7 @@ def test_a_reply_that_is_lost_is_not_saved_twice(context: BrowserContext, tmp_pa
             page.keyboard.press(key)
         wait_for_question(page, 2)
         assert lost == 3
+        assert page.locator("#state").text_content() == "Saved."  # and not: answered already
         assert [list(x.values.values()) for x in store.labels(all_rows=True)] == [[1, 2, 3]]
 
 
@@ -249,6 +250,63 @@ def test_double_clicks_answer_once(context: BrowserContext, tmp_path: Path) -> N
         page.wait_for_timeout(400)
         assert [x.kind for x in store.labels(all_rows=True)] == ["comparison"] * 3 + ["skip"] * 2
         assert [x.values["preference"] for x in store.labels()] == ["right", "left", "right"]
+
+
+def test_what_was_meant_for_the_question_before_answers_nothing(
+    context: BrowserContext, tmp_path: Path
+) -> None:
+    questions = [Question.comparison("P", f"a {i}", f"b {i}") for i in range(3)]
+    with served(tmp_path, questions) as (_, store, links):
+        page = enter(context, links)
+        wait_for_question(page, 1)
+        page.evaluate(
+            """() => new MutationObserver(() =>
+                 document.dispatchEvent(new KeyboardEvent("keydown", { key: "1" }))
+               ).observe(document.getElementById("title"), { childList: true })"""
+        )  # presses a key as soon as another question is there
+        page.keyboard.press("2")
+        wait_for_question(page, 2)
+        page.wait_for_timeout(300)
+        assert [x.values["preference"] for x in store.labels()] == ["right"]
+
+
+def test_half_an_answer_is_shown_to_its_rater_and_at_its_question_alone(
+    context: BrowserContext, tmp_path: Path
+) -> None:
+    with served(tmp_path, ratings(2), overlap=2) as (_, store, links):
+        first, second = (item.id for item in store.items())
+        page = enter(context, links)
+        wait_for_question(page, 1)
+        page.keyboard.press("4")
+        assert page.locator("input:checked").count() == 1
+        page.locator("#who").click()
+        page.locator("#name").fill("bob")
+        page.keyboard.press("Enter")
+        wait_until(page, "rater === 'bob' && question !== null && ready()")
+        assert page.evaluate("question.id") == first  # wanted of two raters
+        assert page.locator("input:checked").count() == 0
+        page.keyboard.press("3")
+        store.record(first, "bob", GOOD)  # by another tab of bob's
+        page.evaluate("refresh()")
+        wait_until(page, f"question !== null && question.id === '{second}' && ready()")
+        assert page.locator("input:checked").count() == 0
+        for key in "125":
+            page.keyboard.press(key)
+        page.wait_for_selector("text=All done, thank you")
+        assert [list(x.values.values()) for x in store.labels()] == [list(GOOD.values()), [1, 2, 5]]
+
+
+def test_what_another_store_has_not_got_yet_is_kept_for_it(context: BrowserContext, tmp_path: Path) -> None:
+    entry = """{ rater: "ada", item: "of another store", key: "k", seconds: 1, skip: true }"""
+    name = "text-gym/unsent/0123456789abcdef/k"
+    context.add_init_script(f"localStorage.setItem('{name}', JSON.stringify({entry}))")
+    with served(tmp_path, ratings(1)) as (_, _, links):
+        page = enter(context, links)
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        wait_for_question(page, 1)
+        assert not [url for url in asked if url.endswith("/api/answer")]
+        assert page.evaluate(f"localStorage.getItem('{name}')") is not None
 
 
 def test_two_tabs_and_going_back(context: BrowserContext, tmp_path: Path) -> None:
@@ -483,5 +541,8 @@ def test_the_policy_forbids_what_the_page_does_not_do(context: BrowserContext, t
 
 
 @pytest.mark.nightly
-def test_markup_is_never_executed_all_night(context: BrowserContext, tmp_path: Path) -> None:
+def test_markup_is_never_executed_all_night(
+    context: BrowserContext, tmp_path: Path, tried: Callable[..., None]
+) -> None:
     check_payloads(context, tmp_path, 2000, seed=1)
+    tried("markup in prompts and answers is text on the labelling page and runs nothing", 2000, "payloads")

@@ -20,12 +20,12 @@ import torch
 
 from text_gym.bench.matrix import folder as bench_folder
 from text_gym.errors import ConfigError
-from text_gym.models import threads
-from text_gym.models.checks import memory_mib
+from text_gym.models import runtime
 from text_gym.models.cpu import kernels, library
+from text_gym.models.runtime import memory_mib
 from text_gym.reward_models.labels.database import Database
 from text_gym.reward_models.page import server
-from text_gym.utils import confinement, sandbox
+from text_gym.utils import confinement, sandbox, signing
 from text_gym.utils.limits import SandboxLimits
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,11 +123,11 @@ def test_files_belong_to_the_user_where_nobody_has_a_number(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(
-        library,
+        signing,
         "os",
         SimpleNamespace(**{name: value for name, value in vars(os).items() if name != "getuid"}),
     )
-    assert library._is_ours(tmp_path.stat())
+    assert signing.is_ours(tmp_path.stat())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert library.cache_folder() == tmp_path / "text-gym"
 
@@ -184,13 +184,13 @@ def test_labels_reach_the_disk_on_macos_too(tmp_path: Path) -> None:
 def test_cores_are_counted_where_there_is_no_affinity(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(threads, "_QUOTAS", tmp_path / "no such folder")
+    monkeypatch.setattr(runtime, "_QUOTAS", tmp_path / "no such folder")
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     for counted, expected in ((6, 6), (None, 1)):
         monkeypatch.setattr(os, "cpu_count", lambda counted=counted: counted)
-        threads.cores.cache_clear()
-        assert threads.cores() == expected
-    threads.cores.cache_clear()
+        runtime.cores.cache_clear()
+        assert runtime.cores() == expected
+    runtime.cores.cache_clear()
 
 
 def test_the_processor_has_a_name_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:

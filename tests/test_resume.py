@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,39 +31,88 @@ posix = pytest.mark.skipif(os.name == "nt", reason="fork and POSIX signals")
 CODES = {"SIGKILL": -9, "SIGTERM": 143, "SIGHUP": 129, "SIGINT": 130}
 
 
-def harness(folder: Path, trials: int, seed: int, *signals: str) -> dict[str, int]:
-    """Ends runs and resumes them; how often which signal gave which exit status."""
+def harness(victim: str, folder: Path, trials: int, seed: int, *signals: str) -> dict[str, Any]:
+    """Ends runs and resumes them; how often a signal gave which exit status, and what went wrong."""
     script = str(ROOT / "tests" / "kill_harness.py")
     done = subprocess.run(
-        [sys.executable, script, str(folder), str(trials), str(seed), *signals],
+        [sys.executable, script, victim, str(folder), str(trials), str(seed), *signals],
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["failed"] == [], [f.read_text()[-2000:] for f in folder.glob("*.err")]
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def check(found: dict[str, Any], folder: Path, *signals: str) -> int:
+    """All runs were resumed and ended with the same bits; how many were stopped before they had ended."""
+    assert found["failed"] == [], [f.read_text()[-2000:] for f in folder.glob("*/stderr")]
     assert found["differ"] == []
-    codes: dict[str, int] = found["codes"]
+    codes = found["codes"]
     # The only other exit status is that of a run that had ended before the signal came.
     assert set(codes) <= {f"{s} {code}" for s in signals for code in (CODES[s], 0)}
-    return codes
+    return sum(n for code, n in codes.items() if not code.endswith(" 0"))
 
 
 @posix
 def test_ended_at_random_moments(tmp_path: Path) -> None:
-    codes = harness(tmp_path / "runs", 4, 0, "SIGKILL", "SIGTERM", "SIGKILL", "SIGHUP", "SIGKILL", "SIGINT")
-    assert sum(n for code, n in codes.items() if not code.endswith(" 0")) >= 1
+    signals = ("SIGKILL", "SIGTERM", "SIGKILL", "SIGHUP", "SIGKILL", "SIGINT")
+    found = harness("ppo", tmp_path, 4, 0, *signals)
+    assert check(found, tmp_path, *signals) >= 1
+
+
+def told(found: dict[str, Any], by: str) -> dict[str, int]:
+    """What `tried` is told."""
+    return {
+        "number": sum(n for code, n in found["codes"].items() if code.startswith(by)),
+        "different": len(found["differ"]),
+        "not_resumed": len(found["failed"]),
+    }
+
+
+@posix
+@pytest.mark.nightly
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_signals_at_random_moments_end_a_run_cleanly(
+    tmp_path: Path, number: str, tried: Callable[..., None]
+) -> None:
+    found = harness("ppo", tmp_path, 50, 1, number)
+    tried(
+        "a run that gets SIGTERM, SIGHUP or Ctrl-C takes a checkpoint, exits with 143, 129 or 130, and, "
+        "resumed, ends with the bits of one that was never stopped",
+        unit="signals",
+        **told(found, number),
+    )
+    assert check(found, tmp_path, number) >= 25
 
 
 @posix
 @pytest.mark.nightly
 @pytest.mark.parametrize(
-    ("number", "trials"),
-    [("SIGKILL", 200), ("SIGKILL", 1000), ("SIGTERM", 100), ("SIGHUP", 100), ("SIGINT", 100)],
+    ("victim", "trials"),
+    [
+        ("ppo", 120),
+        ("grpo", 80),
+        ("rloo", 60),
+        ("reinforce", 60),
+        ("sb3.ppo", 60),
+        ("sft", 40),
+        ("reward", 40),
+        ("rlhf", 30),
+        ("bench", 50),
+    ],
 )
-def test_ended_at_random_moments_often(tmp_path: Path, number: str, trials: int) -> None:
-    codes = harness(tmp_path / "runs", trials, trials, number)
-    assert codes[f"{number} {CODES[number]}"] >= trials / 4
+def test_killed_at_random_moments(
+    victim: str, trials: int, tmp_path: Path, tried: Callable[..., None]
+) -> None:
+    found = harness(victim, tmp_path, trials, trials, "SIGKILL")
+    tried(
+        "`train` (PPO, GRPO, RLOO, REINFORCE, Stable-Baselines3), `sft`, `reward train`, `rlhf` and `bench`, "
+        "killed at any moment and begun again, end with the bits of a run that was not killed",
+        unit="kills",
+        **told(found, "SIGKILL"),
+    )
+    assert check(found, tmp_path, "SIGKILL") >= trials / 4
 
 
 # In this process

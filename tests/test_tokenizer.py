@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -137,6 +138,57 @@ def test_fingerprints_tell_vocabularies_apart() -> None:
             assert (clone.eos_ids, clone.pad_id) == (tokenizer.eos_ids, tokenizer.pad_id)
             if tokenizer is TRAINED:
                 assert clone.encode("<eos>") == tokenizer.encode("<eos>") != [0]  # text, not the end
+
+
+def of_words(ids: dict[str, int], **special: Any) -> PretrainedTokenizer:
+    tokenizers = pytest.importorskip("tokenizers")
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(ids, unk_token="<pad>"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    return PretrainedTokenizer(backend, **special)
+
+
+def test_fingerprints_tell_the_ids_of_the_same_tokens_apart() -> None:
+    words = {"a": 0, "b": 1, "<pad>": 2}
+    assert of_words(words).fingerprint == of_words(dict(reversed(words.items()))).fingerprint
+    assert of_words(words).fingerprint != of_words({"a": 1, "b": 0, "<pad>": 2}).fingerprint
+
+
+def test_a_gap_in_the_ids_belongs_to_the_vocabulary() -> None:
+    """Actions are ids: with two words and the ids 0, 3 and 7 they reach to 7."""
+    tokenizer = of_words({"a": 0, "b": 3, "<pad>": 7}, eos_ids=[7])
+    assert tokenizer.vocab_size == 8
+    assert tokenizer.encode("b a") == [3, 0]
+    env = TextVectorEnv(["a"], tokenizer, len, 2)
+    env.reset(seed=0)
+    assert env.step([7])[2].tolist() == [True]
+
+
+@pytest.mark.parametrize(
+    ("generation", "eos_ids"),
+    [({"eos_token_id": [2, 3]}, (2, 3)), ({"eos_token_id": 3}, (3,)), ({"top_k": 5}, (2,)), (None, (2,))],
+)
+def test_every_end_of_text_that_a_model_names_ends_an_episode(
+    generation: dict[str, Any] | None, eos_ids: tuple[int, ...], tmp_path: Path
+) -> None:
+    """`generation_config.json` comes first, as in `transformers`; it may name several."""
+    odd((2,), 4, None).save(tmp_path)
+    if generation is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    tokenizer = PretrainedTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.eos_ids == eos_ids
+    env = TextVectorEnv(["a"], tokenizer, len, 3, num_envs=2)
+    env.reset(seed=0)
+    assert env.step([2, 3])[2].tolist() == [2 in eos_ids, 3 in eos_ids]
+
+
+def test_special_tokens_that_a_tokenizer_would_add_are_left_out() -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    tokenizer = odd((2,), 4, None)
+    tokenizer.backend.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<pad> $A <eos>", special_tokens=[("<pad>", 4), ("<eos>", 2)]
+    )
+    assert tokenizer.backend.encode("a b").ids == [4, 0, 1, 2]
+    assert tokenizer.encode("a b") == [0, 1]
 
 
 # Tokenizers as people have them: no EOS, no padding, padding that is EOS, several EOS ids

@@ -126,6 +126,7 @@ SHOWN: dict[str, dict[str, Any]] = {
     "constant infos, redraws": {**WORLDS["redraws"], "infos": "constant", "observation": "ids"},
     "constant infos, mask": {**SMALL, "infos": "constant", "mask": MinLength(1), "on_masked": "allow"},
     "constant infos, numbers": {**SMALL, "infos": "constant", "info_texts": False},
+    "infos of numbers": {**WORLDS["redraws"], "infos": "numbers"},
     "no infos": {**WORLDS["abstains"], "infos": "none"},
     "no infos, mask": {**SMALL, "infos": "none", "mask": MinLength(1), "on_masked": "allow"},
     "no infos, redraws": {**WORLDS["redraws"], "infos": "none", "observation": "onehot"},

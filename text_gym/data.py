@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 from .episode import Prompt
 from .errors import ConfigError, DataError, UnknownNameError
+from .utils.json_files import parse_json
 
 Row = Mapping[str, Any]
 
@@ -115,12 +115,12 @@ def _read_jsonl(path: Path) -> list[Row]:
     rows: list[Row] = []
     for number, line in enumerate(_text(path).split("\n"), 1):
         if line.strip():
-            rows.append(_row(_parse(line, f"{path}, line {number}"), f"{path}, line {number}"))
+            rows.append(_row(parse_json(line, f"{path}, line {number}"), f"{path}, line {number}"))
     return rows
 
 
 def _read_json(path: Path) -> list[Row]:
-    content = _parse(_text(path), str(path))
+    content = parse_json(_text(path), str(path))
     if not isinstance(content, list):
         raise DataError(f"{path}: expected a list of objects at the top")
     return [_row(item, f"{path}, item {i}") for i, item in enumerate(content)]
@@ -131,13 +131,6 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 ({error})") from error
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error})") from error
 
 
 def _row(value: Any, where: str) -> Row:

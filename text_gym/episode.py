@@ -18,6 +18,7 @@ import numpy.typing as npt
 from .errors import DataError, PromptError, excerpt
 from .showing import as_html
 from .tokenizer import Tokenizer
+from .utils.json_files import parse_json
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -208,23 +209,26 @@ def read_transcripts(file: str | Path, tokenizer: Tokenizer) -> Iterator[Episode
         DataError: A line is not JSON, lacks `prompt` or `completion`, or has an unknown `finish_reason`; its
             number is named.
     """
-    with open(file, encoding="utf-8") as lines:
+    with open(file, "rb") as lines:
         for number, line in enumerate(lines, 1):
+            where = f"{file}, line {number}"
             try:
-                row = json.loads(line)
-                prompt = Prompt(row["prompt"], row.get("columns", {}), row.get("id", ""))
-                completion = row["completion"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise DataError(f"{file}, line {number}: not a transcript row ({error!r})") from error
-            reason = _finish_reason(row)
+                row = parse_json(line.decode("utf-8"), where)
+            except UnicodeDecodeError as error:
+                raise DataError(f"{where}: not UTF-8 ({error}); write it again") from error
+            _check_row(row, where)
+            prompt = Prompt(row["prompt"], row.get("columns", {}), row.get("id", ""))
+            completion, reason = row["completion"], _finish_reason(row)
             if reason is not None and reason not in get_args(FinishReason):
                 raise DataError(
-                    f"{file}, line {number}: finish_reason is {excerpt(repr(reason))}; it must be "
+                    f"{where}: finish_reason is {excerpt(repr(reason))}; it must be "
                     f"{', '.join(get_args(FinishReason))} or null"
                 )
             if row.get("tokenizer") != tokenizer.fingerprint:
                 yield _retokenised(Episode.of(prompt, completion, tokenizer), row, reason)
                 continue
+            for name in ("prompt_ids", "completion_ids"):
+                _check_ids(row.get(name), f"{where}: {name}", tokenizer.vocab_size)
             episode = Episode(
                 prompt=prompt,
                 prompt_ids=np.array(row["prompt_ids"], dtype=np.int64),
@@ -237,6 +241,35 @@ def read_transcripts(file: str | Path, tokenizer: Tokenizer) -> Iterator[Episode
             )
             episode.__dict__["completion"] = completion
             yield episode
+
+
+def _check_row(row: Any, where: str) -> None:
+    """Refuse a row of a transcript that lacks something or has it in another form.
+
+    Raises:
+        DataError: It is named.
+    """
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: not a transcript row: a {type(row).__name__}, not an object")
+    wanted = {"prompt": str, "completion": str, "columns": dict, "id": str, "stop": str}
+    for name, kind in wanted.items():
+        if name not in row and name in ("prompt", "completion"):
+            raise DataError(f"{where}: not a transcript row: it has no {name!r}")
+        if not isinstance(row.get(name, kind()), kind):
+            raise DataError(f"{where}: not a transcript row: {name} is {excerpt(repr(row[name]))}")
+
+
+def _check_ids(ids: Any, where: str, vocab_size: int) -> None:
+    """Refuse what are no ids of a tokenizer's.
+
+    Raises:
+        DataError: The first one that is none is named.
+    """
+    if not isinstance(ids, list):
+        raise DataError(f"{where} is {excerpt(repr(ids))}, not a list of token ids")
+    for i in ids:
+        if type(i) is not int or not 0 <= i < vocab_size:
+            raise DataError(f"{where} holds {excerpt(repr(i))}, no id of a vocabulary of {vocab_size}")
 
 
 def _finish_reason(row: Mapping[str, Any]) -> Any:

@@ -59,6 +59,23 @@ class MissingLibraryError(ConfigError, ModuleNotFoundError):
         self.name = library
 
 
+class ChangedRunError(ConfigError):
+    """A run that would go on with other things than it was started with.
+
+    Args:
+        message: What changed and what to do.
+        changes: What differs: its name, what it was, and what it is now.
+    """
+
+    def __init__(self, message: str, changes: Iterable[tuple[str, str, str]] = ()) -> None:
+        super().__init__(message)
+        self.changes = tuple(changes)
+
+
+class UntrustedRunError(ConfigError):
+    """A run's folder from elsewhere that names code, which would run if the run went on."""
+
+
 class ArgumentError(ConfigError, TypeError):
     """A keyword argument that nobody has, in Python's own words.
 

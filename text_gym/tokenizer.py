@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from .errors import ConfigError, DataError, TokenError
+from .utils.json_files import read_object
 
 if TYPE_CHECKING:
     import tokenizers
@@ -155,7 +157,10 @@ class PretrainedTokenizer:
         self.eos_ids = tuple(int(i) for i in eos_ids)
         self.pad_id = int(pad_id) if pad_id is not None else (self.eos_ids[0] if self.eos_ids else 0)
         self.bos_id = bos_id
-        self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+        vocabulary = backend.get_vocab(with_added_tokens=True)
+        if not vocabulary:
+            raise DataError("the tokenizer has no tokens; save it again with save_pretrained")
+        self.vocab_size = max(vocabulary.values()) + 1
         for what, i in [("eos", e) for e in self.eos_ids] + [("pad", self.pad_id)]:
             if not 0 <= i < self.vocab_size:
                 raise TokenError(f"{what} id {i} is outside the tokenizer's vocabulary of {self.vocab_size}")
@@ -192,15 +197,17 @@ class PretrainedTokenizer:
         config = _read_json(folder / "tokenizer_config.json")
         backend.encode_special_tokens = bool(config.get("split_special_tokens", False))
         generation = _read_json(folder / "generation_config.json")
-        special = {k: _token_id(backend, config.get(f"{k}_token")) for k in ("eos", "pad", "bos")}
-        eos = generation.get("eos_token_id", special["eos"])
-        eos_ids = eos if isinstance(eos, list) else [eos]
-        return cls(
-            backend,
-            eos_ids=[i for i in eos_ids if i is not None],
-            pad_id=special["pad"],
-            bos_id=special["bos"],
-        )
+        try:
+            special = {k: _token_id(backend, config.get(f"{k}_token")) for k in ("eos", "pad", "bos")}
+            eos = generation.get("eos_token_id", special["eos"])
+            eos_ids = eos if isinstance(eos, list) else [eos]
+            ids = [operator.index(i) for i in eos_ids if i is not None]
+            return cls(backend, eos_ids=ids, pad_id=special["pad"], bos_id=special["bos"])
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"{folder}: the special tokens in tokenizer_config.json or generation_config.json are broken "
+                f"({error}); save the tokenizer again with save_pretrained"
+            ) from error
 
     @classmethod
     def from_transformers(cls, tokenizer: Any) -> PretrainedTokenizer:
@@ -309,13 +316,7 @@ def as_tokenizer(value: Any) -> Tokenizer:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{file} is not JSON ({error})") from error
-    return content if isinstance(content, dict) else {}
+    return read_object(file, DataError, "save the tokenizer again") if file.is_file() else {}
 
 
 def _token_id(backend: tokenizers.Tokenizer, token: Any) -> int | None:

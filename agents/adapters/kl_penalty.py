@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
-from text_gym.agents.algorithms.kl import KLController
+from text_gym.agents.algorithms.estimators import KLController
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.prefix_cache import PrefixCache
 from text_gym.envs.infos import Info, put

@@ -40,7 +40,8 @@ def minari_dataset(
         episodes: Of a rollout, of `read_transcripts`, or your own; their prompts are the environment's.
         env: From `gymnasium.make`, without a `DataCollector`.
         dataset_id: For instance `"text_gym/reverse/random-v0"`.
-        record_infos: Keep infos too; needs `infos="constant"`, since Minari wants the same keys in each step.
+        record_infos: Keep infos too, numbers or (`infos="constant"`) texts as well: Minari wants the same
+            keys in each step.
         **about: For Minari's `create_dataset`: `algorithm_name`, `author`, …
 
     Returns:
@@ -51,8 +52,8 @@ def minari_dataset(
         DataError: An episode begins with no prompt of the environment, or does not end where it would there.
     """
     inner = _text_env(env)
-    if record_infos and inner.vector.options.infos != "constant":
-        raise ConfigError('record_infos needs gymnasium.make(..., infos="constant")')
+    if record_infos and inner.vector.options.infos not in ("constant", "numbers"):
+        raise ConfigError('record_infos needs gymnasium.make(..., infos="constant"), or "numbers"')
     numbers = _numbers(inner.vector.batch, episodes)
     collector = minari.DataCollector(env, record_infos=record_infos)
     for episode, number in zip(episodes, numbers.tolist(), strict=True):

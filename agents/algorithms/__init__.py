@@ -5,5 +5,5 @@ log-probabilities to the optimizer's step, and `loss` stands below it. `grpo.py`
 are laid out in the same way and differ in their advantages and losses. What all four share is in
 `policy_gradient.py` (minibatches, gradients, metrics) and `agent.py` (playing, stepping, saving).
 
-Where is the KL computed? In `kl.py`: its estimates, and the coefficient β that they are weighed with.
+Where is the KL computed? In `estimators.py`: its estimates, and the coefficient β that they are weighed with.
 """

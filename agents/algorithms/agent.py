@@ -19,33 +19,33 @@ from text_gym.agents.environments import AgentEnv, as_policy, as_text_vector_env
 from text_gym.agents.policies.policy import FUSED, Policy
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.sampling.sampler import Sampling, rollout
-from text_gym.agents.training.advice import Advisor
 from text_gym.agents.training.checkpoint import Checkpoints
+from text_gym.agents.training.diagnostics import Advisor, Objective
 from text_gym.agents.training.metrics import Metrics
-from text_gym.agents.training.objective import Objective
 from text_gym.agents.training.progress import training_progress
 from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.envs.options import EpisodeOptions
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Prompt, share_cut
 from text_gym.errors import ConfigError, NonFiniteError, NoScoresError
-from text_gym.models.checks import (
+from text_gym.models.runtime import (
     check_dropout_off,
     check_finite,
     check_separate,
     check_unchanged,
     fingerprint,
+    keep_freed_memory,
+    limited_threads,
     memory_mib,
     reward_modules,
     unchanged,
 )
-from text_gym.models.threads import limited_threads
 from text_gym.rewards.source import RewardSource
 from text_gym.utils.display import harmless
 
 from .configs import AgentConfig
+from .estimators import KLController
 from .groups import play_in_groups
-from .kl import KLController
 
 LOG = logging.getLogger("text_gym")
 Callback = Callable[["Agent[Any]", Metrics], "bool | None"]
@@ -91,11 +91,10 @@ class Agent(ABC, Generic[ConfigT]):
         config: ConfigT | None = None,
         reference: Policy | None = None,
     ) -> None:
-        config = config or self.config_class()  # type: ignore[assignment]
-        assert config is not None
+        keep_freed_memory()
+        self.config: ConfigT = config or self.config_class()  # type: ignore[assignment]
         self.env = env = as_text_vector_env(env)
         self.policy = policy = as_policy(policy, env)
-        self.config = config
         self.networks: dict[str, nn.Module] = {"policy": policy}
         self.reference = reference or policy.frozen()
         self.reference.check_finite()
@@ -103,12 +102,11 @@ class Agent(ABC, Generic[ConfigT]):
         self.optimizer = torch.optim.AdamW(
             self.parameter_groups(), eps=1e-5, weight_decay=0.0, fused=policy.device.type in FUSED
         )
-        if config.group_size > 1:
-            play_in_groups(env, config.group_size)
-        self.kl = KLController(config.kl_coef, config.kl_target)
-        self.sampling = Sampling(temperature=config.temperature)
-        self.advisor = Advisor()
-        self.objective = Objective()
+        if self.config.group_size > 1:
+            play_in_groups(env, self.config.group_size)
+        self.kl = KLController(self.config.kl_coef, self.config.kl_target)
+        self.sampling = Sampling(temperature=self.config.temperature)
+        self.advisor, self.objective = Advisor(), Objective()
         self.declined: str | None = None
         self.iteration = self.episodes_played = self.tokens_played = self.unscored_batches = 0
         self.between_iterations = True

@@ -25,9 +25,9 @@ from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Episode, FloatArray, Prompt
 from text_gym.rewards.source import RewardSource, as_reward_source
 
-from .advantages import masked_mean
 from .agent import Agent
 from .configs import AgentConfig, BestOfNConfig
+from .estimators import masked_mean
 from .groups import grouped_returns
 from .policy_gradient import minibatches
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from text_gym.agents.policies.micro_batches import Splitter
+from text_gym.agents.policies.memory import Splitter
 from text_gym.agents.policies.policy import Evaluation
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.training.metrics import Metrics

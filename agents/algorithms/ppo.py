@@ -26,9 +26,8 @@ from text_gym.agents.policies.policy import Evaluation, Policy
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.training.metrics import Metrics
 
-from .advantages import explained_variance, gae, whiten
 from .configs import AgentConfig, PPOConfig
-from .kl import estimate_kl
+from .estimators import estimate_kl, explained_variance, gae, whiten
 from .policy_gradient import Part, PolicyGradient
 
 

@@ -18,9 +18,8 @@ from text_gym.agents.policies.policy import Evaluation
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.training.metrics import Metrics
 
-from .advantages import explained_variance, gae
 from .configs import AgentConfig, REINFORCEConfig
-from .kl import estimate_kl
+from .estimators import estimate_kl, explained_variance, gae
 from .policy_gradient import Part, PolicyGradient
 
 

@@ -20,8 +20,8 @@ from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.training.metrics import Metrics
 
 from .configs import AgentConfig, RLOOConfig
+from .estimators import estimate_kl
 from .groups import grouped_returns
-from .kl import estimate_kl
 from .policy_gradient import Part, PolicyGradient
 
 

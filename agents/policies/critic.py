@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .micro_batches import Splitter
+from .memory import Splitter
 from .policy import Policy, places, states_before
 
 

@@ -8,7 +8,6 @@ model's own vocabulary is padded. How tokens are drawn is the sampler's business
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,21 +18,22 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from text_gym.errors import ConfigError
-from text_gym.models.checks import check_finite
 from text_gym.models.cpu.fast_path import fast_path, fixed_linear
 from text_gym.models.loading import (
+    check_tokenizer,
+    digest_of,
     load_into,
     load_model,
     pick_device,
     quietly,
     small_gpt2,
-    tensors_of,
+    usable,
     with_fused_gelu,
 )
+from text_gym.models.runtime import check_finite
 from text_gym.tokenizer import PretrainedTokenizer, Tokenizer
 
-from .loss_head import log_probs_of_logits, plain_head, token_log_probs
-from .micro_batches import Splitter
+from .memory import Splitter, log_probs_of_logits, plain_head, token_log_probs
 
 VALUE_HEAD = "value_head.safetensors"
 FUSED = ("cpu", "cuda")  # devices with a fused AdamW
@@ -69,8 +69,8 @@ class Policy(nn.Module):
         rows = model.get_output_embeddings().weight.shape[0]
         if rows < self.vocab_size:
             raise ConfigError(
-                f"the tokenizer has {self.vocab_size} ids but the model only {rows}; "
-                "they do not belong together"
+                f"the tokenizer has {self.vocab_size} ids but the model {model.config.name_or_path} only "
+                f"{rows}; they do not belong together: save both again"
             )
         self.model = with_fused_gelu(model)
         self.bf16 = False
@@ -100,13 +100,15 @@ class Policy(nn.Module):
         """Load a folder or hub model in safetensors, with its tokenizer and, if saved, its value head.
 
         Raises:
-            DataError: There is no such folder or model, it is broken, or it is not in safetensors.
+            DataError: There is no such model, it is broken, not in safetensors, or has another tokenizer.
         """
         model = load_model("AutoModelForCausalLM", name, "a causal language model", dtype=dtype)
-        policy = cls(model, tokenizer or PretrainedTokenizer.from_pretrained(name), device)
+        with usable(name):
+            policy = cls(model, tokenizer or PretrainedTokenizer.from_pretrained(name), device)
         head = Path(name) / VALUE_HEAD
         if head.is_file():
             load_into(policy.value_head, head)
+            check_tokenizer(head, policy.tokenizer.fingerprint)
         return policy
 
     @classmethod
@@ -296,11 +298,7 @@ class Policy(nn.Module):
         Policies with the same digest give every text the same probability, also after saving and loading; the
         tokenizer is not part of it.
         """
-        result = hashlib.sha256()
-        for name, tensor in sorted(tensors_of(self).items()):
-            result.update(f"{name} {(tuple(tensor.shape), tensor.dtype)}\n".encode())
-            result.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-        return result.hexdigest()
+        return digest_of(self)
 
     def save(self, folder: str | Path) -> None:
         """Write a Hugging Face folder (`AutoModelForCausalLM` loads it) and the value head beside it.
@@ -325,13 +323,14 @@ class Policy(nn.Module):
         """Write everything but the model: value head and tokenizer."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous() for k, v in self.value_head.state_dict().items()}, folder / VALUE_HEAD)
+        head = {k: v.contiguous() for k, v in self.value_head.state_dict().items()}
+        save_file(head, folder / VALUE_HEAD, metadata={"tokenizer": self.tokenizer.fingerprint})
         if isinstance(self.tokenizer, PretrainedTokenizer):
             self.tokenizer.save(folder)
 
     def _check_head(self) -> None:
         """Check that our logits are the model's own, whatever its architecture does on top of the trunk."""
-        probe = torch.arange(4, device=self.device)[None] % self.vocab_size
+        probe = torch.arange(min(4, self.context or 4), device=self.device)[None] % self.vocab_size
         with torch.no_grad():
             theirs = self.model(input_ids=probe, use_cache=False).logits[..., : self.vocab_size]
             ours = self.logits(self.hidden(probe).last_hidden_state)

@@ -21,14 +21,14 @@ from safetensors.torch import load_file, save_file
 
 from text_gym.agents.policies.policy import Policy
 from text_gym.errors import CheckpointError, ConfigError, DamagedError
-from text_gym.models.checks import check_finite
 from text_gym.models.loading import tensors_of
+from text_gym.models.runtime import check_finite
 from text_gym.rewards.source import RewardSource
 from text_gym.tokenizer import Tokenizer
 from text_gym.utils.sealed import check_sealed, read_about, write_sealed
 
 from .checkpoint_folder import CheckpointFolder
-from .objective import Objective, ObjectiveEstimate
+from .diagnostics import Objective, ObjectiveEstimate
 from .tensors import (
     Resumable,
     load_optimizer,

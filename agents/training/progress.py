@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from markupsafe import Markup
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -27,6 +26,7 @@ from rich.progress import (
 from text_gym.pages.notebook import frame
 from text_gym.plot.canvas import panels, to_svg
 from text_gym.plot.lines import Line, curves
+from text_gym.utils.terminal import SafeConsole
 
 Show = Callable[[Mapping[str, float]], None]
 # Metrics that are drawn and told, with their names, in the order in which they stand beside each other: of
@@ -48,7 +48,7 @@ def training_progress(on: bool, total: int, unit: str = "iteration") -> Iterator
         total: The number of the last iteration or step.
         unit: The metric that counts, `"iteration"` or `"step"`.
     """
-    console = Console()
+    console = SafeConsole()
     if not on:
         yield lambda metrics: None
     elif _in_notebook():

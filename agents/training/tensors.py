@@ -12,7 +12,7 @@ from text_gym.agents.policies.policy import Policy
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.models.loading import tensors_of
 
-from .objective import Objective
+from .diagnostics import Objective
 
 
 class Resumable(Protocol):

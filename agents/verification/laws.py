@@ -18,7 +18,7 @@ from text_gym.agents.algorithms.agent import Agent
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.episode import Episode
 from text_gym.errors import CheckError, ConfigError
-from text_gym.models.checks import fingerprint
+from text_gym.models.runtime import fingerprint
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import Rewards
 from text_gym.tasks.enumerable import (

@@ -23,7 +23,7 @@ from text_gym.agents.sampling.rollout import Rollout
 from text_gym.envs.checker import _world
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.errors import ConfigError
-from text_gym.models.checks import fingerprint
+from text_gym.models.runtime import fingerprint
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.enumerable import enumerable
 from text_gym.tasks.task import Task

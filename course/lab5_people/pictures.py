@@ -8,9 +8,9 @@
 # %% [markdown]
 # # Lab 5 in pictures
 #
-# Your functions at work. Write `lab.py` first; then run this from top to bottom, in the lab's folder. With a
-# file `class.db` of `text-gym labels merge` beside it the labels are your class's, else five simulated
-# classmates' (seed 0), made here as stores and merged as yours would be.
+# Your functions at work. Write `lab.py` first; then run this from top to bottom, in the lab's folder. With
+# `class.db`, made by `text-gym labels merge`, beside it the labels are your class's, else those of six
+# simulated classmates, which came with the lab. The second half trains two policies, for about a minute.
 
 # %%
 import tempfile
@@ -28,68 +28,28 @@ from course.lab5_people.lab import (
     ordinal_distances,
     texts_and_shifts,
 )
-from text_gym import plot
-from text_gym.reward_models import LabelStore, Question
-from text_gym.reward_models.labels.merge import merge_labels
-from text_gym.reward_models.labels.questions import LabelCriterion
-
-FACTS = ["blue", "ceramic", "large", "sturdy", "light"]
-FILLERS = ["a", "mug", "for", "your", "coffee", "and", "tea", "at", "home", "today", "or", "work"]
-CLASSMATES = {  # shift, marks per word, noise
-    "ada": (-0.6, 0.0, 0.4),
-    "bob": (0.5, 0.0, 0.4),
-    "cem": (0.0, 0.0, 0.8),
-    "dee": (0.1, 0.0, 0.4),
-    "eve": (-0.3, 0.08, 0.4),
-}
-
-
-def advertisement(rng: np.random.Generator) -> str:
-    """Words of both kinds, in any order."""
-    words = list(rng.choice(FACTS, rng.integers(0, 6), replace=False))
-    return " ".join(rng.permutation(words + list(rng.choice(FILLERS, rng.integers(1, 20)))))
-
-
-def quality_of(text: str) -> float:
-    """From 1 to 5 by the facts that are mentioned: what the classmates would say without bias and noise."""
-    return 1 + 4 * len(set(text.split()) & set(FACTS)) / len(FACTS)
-
-
-def classmates(folder: Path, seed: int = 0) -> list[Path]:
-    """Let everybody rate the same 40 texts, each in a store of their own."""
-    rng = np.random.default_rng(seed)
-    asked = [
-        Question.rating("Sell a mug.", advertisement(rng), (LabelCriterion("persuasiveness"),))
-        for _ in range(40)
-    ]
-    stores = []
-    for name, (shift, per_word, noise) in CLASSMATES.items():
-        stores.append(folder / f"{name}.db")
-        with LabelStore(stores[-1]) as store:
-            for item, question in zip(store.put(asked), asked, strict=True):
-                (text,) = question.completions
-                mark = quality_of(text) + shift + per_word * (len(text.split()) - 12) + noise * rng.normal()
-                store.record(item, name, {"persuasiveness": int(np.clip(round(mark), 1, 5))}, at=0.0)
-    return stores
-
+from text_gym import FunctionReward, TextVectorEnv, load_task, plot
+from text_gym.agents import RLOO, Policy, RLOOConfig, evaluate
+from text_gym.reward_models import LabelStore
+from text_gym.reward_models.labels.formats import import_labels
 
 # %%
 CLASS = Path("class.db")
 ME = ""  # your name or pseudonym in it; whoever pays most for length if left empty
 with tempfile.TemporaryDirectory() as folder:
-    merged = CLASS
-    if not CLASS.exists():
-        merged = Path(folder) / "class.db"
-        print(merge_labels(classmates(Path(folder)), merged).raters)
-    with LabelStore(merged, create=False) as store:
+    place = CLASS if CLASS.exists() else Path(folder) / "class.db"
+    with LabelStore(place) as store:
+        if not CLASS.exists():
+            import_labels(store, "classmates.jsonl")
         labels = [label for label in store.labels() if label.kind == "rating"]
 criterion = next(iter(labels[-1].values))
 raters = sorted({label.rater for label in labels})
-texts = list(dict.fromkeys(label.question.completions[0] for label in labels))
-marks = np.full((len(raters), len(texts)), np.nan)
+asked = list(dict.fromkeys((label.question.prompt, label.question.completions[0]) for label in labels))
+marks = np.full((len(raters), len(asked)), np.nan)
 for label in labels:
-    marks[raters.index(label.rater), texts.index(label.question.completions[0])] = label.values[criterion]
-lengths = np.array([len(text.split()) for text in texts], dtype=np.float64)
+    place_of_text = asked.index((label.question.prompt, label.question.completions[0]))
+    marks[raters.index(label.rater), place_of_text] = label.values[criterion]
+lengths = np.array([len(text.split()) for _, text in asked], dtype=np.float64)
 
 # %% [markdown]
 # ## Does the class agree?
@@ -154,47 +114,88 @@ show(figure, "bias")
 # %% [markdown]
 # ## A bias is exploited
 #
-# A reward model (ridge regression on the words of a text and their number) learns from your marks, or from
-# those of whoever pays most for length, and another from the class's. A policy that writes such
-# advertisements is improved by best-of-64, before and after: how long are the texts now, and how good?
+# A reward model learns from your marks alone, or from those of whoever pays most for length, and another from
+# the class's: ridge regression on how many of the product's facts a text mentions, its words, and its
+# exclamation marks. The shipped policy of the task `products` then learns from each of them (RLOO, without a
+# KL penalty), and every five iterations gold, which nobody paid, reads what it writes.
 
 # %%
-FEATURES = FACTS + FILLERS
+ITERATIONS, EVERY, TEXTS = 30, 5, 96
+task = load_task("products")
+FEATURES = ["constant", "facts", "ten words", "exclamation marks"]
 
 
-def features(some: list[str]) -> Floats:
-    """A constant, which facts and fillers are in a text, and its words."""
-    return np.array([[1.0, *[float(w in t.split()) for w in FEATURES], len(t.split()) / 10] for t in some])
+def features(prompt: str, text: str) -> Floats:
+    """A constant, the share of the product's facts that are mentioned, tens of words, exclamation marks."""
+    facts = prompt.strip("# \n").split(" | ")
+    said = sum(fact in text for fact in facts) / len(facts)
+    return np.array([1.0, said, len(text.split()) / 10, text.count("!")])
 
 
 def reward_model(wanted: Floats) -> Floats:
-    """Weights of the features; NaN is left out."""
+    """Weights of the features, in standard deviations over the texts that were rated; NaN is left out."""
+    x = np.stack([features(*text) for text in asked])
     seen = ~np.isnan(wanted)
-    x = features(texts)[seen]
-    return np.asarray(np.linalg.solve(x.T @ x + 0.3 * np.eye(x.shape[1]), x.T @ wanted[seen]))
+    ridge = 0.3 * np.diag([0.0, 1.0, 1.0, 1.0])
+    weights = np.linalg.solve(x[seen].T @ x[seen] + ridge, x[seen].T @ wanted[seen])
+    return np.asarray(weights / (x @ weights).std())
 
 
-rng = np.random.default_rng(1)
-draws = [[advertisement(rng) for _ in range(64)] for _ in range(200)]
+def train(weights: Floats) -> tuple[dict[str, list[float]], str]:
+    """Let a policy learn from a reward model: what becomes of its texts, and one of the last ones."""
+
+    def reward(prompt: str, completion: str) -> float:
+        return float(features(prompt, completion) @ weights)
+
+    assert task.policy is not None
+    policy = Policy.from_pretrained(task.policy, task.tokenizer, device="cpu")
+    env = TextVectorEnv(
+        **task.env_kwargs(reward=FunctionReward(reward)),
+        num_envs=64,
+        numbering="global",
+        context=policy.context,
+    )
+    held_out = TextVectorEnv(**task.env_kwargs(prompts=task.held_out[:TEXTS]), shuffle=False)
+    found: dict[str, list[float]] = {"own reward": [], "gold": [], "words": [], "exclamation marks": []}
+
+    def look() -> str:
+        report = evaluate(policy, held_out, seed=1)
+        texts = [(e.prompt.text, e.completion) for e in report.episodes]
+        found["own reward"].append(float(np.mean([reward(*text) for text in texts])))
+        found["gold"].append(report.reward.mean)
+        found["words"].append(float(np.mean([len(text.split()) for _, text in texts])))
+        found["exclamation marks"].append(float(np.mean([text.count("!") for _, text in texts])))
+        return texts[0][1]
+
+    written = look()
+    config = RLOOConfig(iterations=ITERATIONS, learning_rate=1e-3, epochs=1, kl_coef=0.0, seed=0)
+    agent = RLOO(policy, env, config)
+    for _ in range(ITERATIONS // EVERY):
+        agent.learn(EVERY)
+        written = look()
+    return found, written
+
+
+# %%
 most = raters.index(ME) if ME in raters else int(np.argmax(biases))
 models = {f"{raters[most]}'s labels": reward_model(marks[most]), "the class's": reward_model(quality)}
-chosen = {"before": [group[0] for group in draws]}
+curves: dict[str, dict[str, list[float]]] = {}
 for name, weights in models.items():
-    chosen[name] = [group[int(np.argmax(features(group) @ weights))] for group in draws]
-figure, axes = plot.panels(2, columns=2, size=(4.2, 3.4))
-plot.spread(
-    {name: [float(len(t.split())) for t in some] for name, some in chosen.items()},
-    x_label="words",
-    title="Length",
-    ax=axes[0],
-)
-plot.spread(
-    {name: [quality_of(t) for t in some] for name, some in chosen.items()},
-    x_label="quality, 1 to 5",
-    title="Quality",
-    ax=axes[1],
-)
-show(figure, "before_and_after")
-for name, some in chosen.items():
-    words, good = np.mean([len(t.split()) for t in some]), np.mean([quality_of(t) for t in some])
-    print(f"{name}: {words:.1f} words, quality {good:.2f}")
+    print(name, {f: round(float(w), 2) for f, w in zip(FEATURES, weights, strict=True)})
+    curves[name], written = train(weights)
+    print("  in the end:", written)
+figure, axes = plot.panels(4, columns=2, size=(4.2, 3.2))
+TITLES = {"own reward": "The reward that is paid", "gold": "Gold, which is not paid"}
+for ax, what in zip(axes, ("own reward", "gold", "words", "exclamation marks"), strict=True):
+    own = what == "own reward"
+    plot.curves(
+        {name: np.array(found[what]) - own * found[what][0] for name, found in curves.items()},
+        x=np.arange(0, ITERATIONS + 1, EVERY),
+        x_label="iterations",
+        y_label="gain, standard deviations" if own else "gold" if what == "gold" else f"{what} of a text",
+        title=TITLES.get(what, what.capitalize()),
+        ax=ax,
+    )
+show(figure, "exploited")
+for name, found in curves.items():
+    print(f"{name}:", ", ".join(f"{what} {y[0]:.2f} → {y[-1]:.2f}" for what, y in found.items()))

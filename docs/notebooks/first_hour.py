@@ -66,7 +66,7 @@ after
 # numbers.
 
 # %%
-from text_gym.agents.algorithms.advantages import gae
+from text_gym.agents.algorithms.estimators import gae
 from text_gym.plot import coloured_text
 
 batch = agent.collect()  # the next 64 texts, with the critic's value of every token

@@ -23,8 +23,7 @@ from IPython.display import HTML
 
 from text_gym import Shaped, TextVectorEnv, load_task
 from text_gym.agents import PPO, Policy, PPOConfig, rollout
-from text_gym.agents.algorithms.advantages import gae
-from text_gym.agents.algorithms.kl import estimate_kl
+from text_gym.agents.algorithms.estimators import estimate_kl, gae
 from text_gym.plot import coloured_text, curves, to_svg
 
 task = load_task("products")

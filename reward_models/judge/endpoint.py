@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from text_gym.errors import ConfigError, RewardError, excerpt
+from text_gym.utils.display import without_secret
 
 if TYPE_CHECKING:
     import httpx
@@ -193,8 +194,7 @@ class ChatEndpoint:
         except httpx.HTTPError as error:
             raise EndpointError(f"{self}: {_words(type(error).__name__)}") from None
         text = content.decode("utf-8", errors="replace")
-        if key:
-            text = text.replace(key, "[key]")  # an endpoint may quote it in an error
+        text = without_secret(text, key)  # an endpoint may quote it in an error
         if status != 200:
             self._refuse(status, text, retry_after)
         return self._answer(text, len(body))

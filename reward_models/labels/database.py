@@ -6,6 +6,8 @@ systems, where SQLite's locks do not hold.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
 import threading
 import time
@@ -21,6 +23,7 @@ from .questions import Question, sha256_of_values
 RawRow: TypeAlias = "tuple[Any, ...]"
 
 VERSION = 1  # of the tables below, in user_version
+_PACE = 0.2  # seconds between transactions from which on the log is folded in at once
 _APPLICATION = 0x7467_6C62  # "tglb", in application_id: other programs' databases are left alone
 
 # Free text is kept as bytes, so that NUL and lone surrogates come back as they were. Only `labels` is the
@@ -95,6 +98,14 @@ class Database:
         self._lock = threading.RLock()
         if not create and not path.is_file():
             raise StoreError(f"there is no label store at {path}")
+        if path.is_file() and path.stat().st_size == 0:
+            raise StoreError(
+                f"{path} is empty (0 bytes), not a label store: a copy that failed? "
+                "If it never had any labels, delete it"
+            )
+        if create and str(path) != ":memory:" and not path.exists():
+            self._create()
+        self._last = time.monotonic()  # when the last transaction was written
         with self._explained():
             self._connection = sqlite3.connect(
                 path, timeout=wait, isolation_level=None, check_same_thread=False
@@ -104,6 +115,22 @@ class Database:
             except BaseException:
                 self._connection.close()
                 raise
+
+    def _create(self) -> None:
+        """Make the file with its tables in one step, so that no kill leaves an empty one."""
+        part = self.path.with_name(f".{self.path.name}.{os.getpid()}.{threading.get_ident()}.part")
+        try:
+            with self._explained(), contextlib.closing(sqlite3.connect(part, isolation_level=None)) as made:
+                made.executescript(
+                    f"BEGIN;{_SCHEMA}PRAGMA application_id = {_APPLICATION};"
+                    f"PRAGMA user_version = {VERSION};COMMIT;"
+                )
+            with contextlib.suppress(FileExistsError):  # another process was quicker
+                os.link(part, self.path)
+        except OSError:  # a file system without links: the tables are made in place
+            return
+        finally:
+            part.unlink(missing_ok=True)
 
     def _open(self, create: bool) -> None:
         deadline = time.monotonic() + self.wait
@@ -157,6 +184,20 @@ class Database:
             return self._connection.execute(query, parameters).fetchall()
 
     @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Let all that is read inside be of one moment, whatever other processes write meanwhile."""
+        with self._lock:
+            if self._connection.in_transaction:  # a transaction sees one moment
+                yield
+                return
+            with self._explained():
+                self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._roll_back()
+
+    @contextmanager
     def write(self) -> Iterator[Any]:
         """Open a transaction and yield `execute(statement, parameters) -> cursor`; it saves all or nothing.
 
@@ -168,6 +209,7 @@ class Database:
                 self._connection.execute("BEGIN IMMEDIATE")
                 yield self._connection.execute
                 self._connection.execute("COMMIT")
+                self._fold()
             except BaseException as error:
                 self._roll_back()
                 if isinstance(error, sqlite3.OperationalError):
@@ -178,6 +220,17 @@ class Database:
                 if isinstance(error, (sqlite3.DatabaseError, UnicodeDecodeError)):
                     raise self._damaged(error) from error
                 raise
+
+    def _fold(self) -> None:
+        """Write the log into the file, so that a copy of the file alone has all that people answered.
+
+        It doubles the time of a transaction, so those that follow each other faster than people answer go
+        without; the last connection to close folds in what is left.
+        """
+        before, self._last = self._last, time.monotonic()
+        if self._last - before > _PACE:
+            with contextlib.suppress(sqlite3.OperationalError):  # it is on the disk, in the log
+                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def _roll_back(self) -> None:
         if self._connection.in_transaction:

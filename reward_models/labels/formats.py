@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ from .rows import Label
 from .store import LabelStore
 
 Record = dict[str, Any]
+Reader = Callable[..., Iterable[Label]]  # `LabelStore.labels`, or a part of it
 
 
-def export_labels(store: LabelStore, file: str | Path, form: str = "jsonl") -> int:
+def export_labels(store: LabelStore, file: str | Path, form: str = "jsonl", before: int | None = None) -> int:
     """Write a store's labels to a file; the file appears complete or not at all.
 
     Args:
@@ -37,11 +39,13 @@ def export_labels(store: LabelStore, file: str | Path, form: str = "jsonl") -> i
         file: Where to.
         form: A name in `FORMS`: `jsonl` (every row, undos and skips too), `ratings` and `pairs` (TRL's
             columns), `parquet`, `argilla`, `label-studio`; all but the first hold the labels that stand.
+        before: Write only what stood before this row, e.g. the first bad one of a damaged store.
 
     Returns:
         The number of rows written.
 
     Raises:
+        StoreError: A row was altered; nothing is written.
         UnknownNameError: There is no such form.
         DataError: The file cannot be written.
     """
@@ -50,7 +54,7 @@ def export_labels(store: LabelStore, file: str | Path, form: str = "jsonl") -> i
     path = Path(file)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        count = FORMS[form](store, part)
+        count = FORMS[form](partial(store.labels, before=before), part)
         os.replace(part, path)
     except OSError as error:
         raise DataError(f"{path}: not written ({error}); the labels are safe in {store.path}") from error
@@ -88,11 +92,11 @@ def import_labels(store: LabelStore, file: str | Path) -> tuple[int, int]:
 # JSON lines: every row, exactly as stored
 
 
-def _to_jsonl(store: LabelStore, file: Path) -> int:
+def _to_jsonl(read: Reader, file: Path) -> int:
     keys: dict[int, str] = {}
 
     def rows() -> Iterator[Record]:
-        for label in store.labels(all_rows=True):
+        for label in read(all_rows=True):
             keys[label.row] = label.key
             yield {
                 "row": label.row,
@@ -211,22 +215,22 @@ def pairs(labels: Iterable[Label], criterion: str = "preference") -> list[Prefer
     return found
 
 
-def _to_ratings(store: LabelStore, file: Path) -> int:
-    return _write_lines(file, map(_plain, map(as_row, ratings(store.labels()))))
+def _to_ratings(read: Reader, file: Path) -> int:
+    return _write_lines(file, map(_plain, map(as_row, ratings(read()))))
 
 
-def _to_pairs(store: LabelStore, file: Path) -> int:
-    return _write_lines(file, map(_plain, map(as_row, pairs(store.labels()))))
+def _to_pairs(read: Reader, file: Path) -> int:
+    return _write_lines(file, map(_plain, map(as_row, pairs(read()))))
 
 
-def _to_parquet(store: LabelStore, file: Path) -> int:
+def _to_parquet(read: Reader, file: Path) -> int:
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
         raise ConfigError("to write Parquet files: pip install pyarrow") from error
     rows = []
-    for label in store.labels():
+    for label in read():
         row = {
             "row": label.row,
             "kind": label.kind,
@@ -267,11 +271,11 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, list) else value
 
 
-FORMS: dict[str, Callable[[LabelStore, Path], int]] = {
+FORMS: dict[str, Callable[[Reader, Path], int]] = {
     "jsonl": _to_jsonl,
     "ratings": _to_ratings,
     "pairs": _to_pairs,
     "parquet": _to_parquet,
-    "argilla": lambda store, file: _write_json(file, to_argilla(store.labels())),
-    "label-studio": lambda store, file: _write_json(file, to_label_studio(store.labels())),
+    "argilla": lambda read, file: _write_json(file, to_argilla(read())),
+    "label-studio": lambda read, file: _write_json(file, to_label_studio(read())),
 }

@@ -9,35 +9,40 @@ from __future__ import annotations
 import json
 import math
 import time
-import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from text_gym.errors import ConfigError, LabelError, excerpt
+from text_gym.errors import ConfigError, LabelError, StoreError, excerpt
 
+from .chain import append_row, check_same, row_by_key
 from .database import ITEM_COLUMNS, LABEL_COLUMNS, Database, RawRow, restore, row_digest, text_of
 from .questions import Question, text_bytes
 from .rows import Entry, Item, Label, Progress
-from .verify import StoreAudit, audit_store
+from .verify import START, StoreAudit, as_bytes, audit_store, check_rows, read_labels
 
 __all__ = ["Item", "Label", "LabelStore", "Progress"]
 
-START = "0" * 64  # the hash "before" the first row
 LEASE = 900.0  # seconds that a claimed question is kept from other raters
 
 
 class LabelStore:
     """People's questions and answers, in one file that many threads, processes and raters may share.
 
+    A store that exists is checked when it is opened, and its rows again whenever they are read, so that
+    nothing altered is passed on.
+
     Args:
         path: The file, e.g. `labels.db`; made if there is none.
         create: False refuses to make one.
         wait: Seconds to wait for other processes before giving up.
+        check: False opens a store that is known to be damaged, to `verify` it or to take the labels before
+            the first bad row.
 
     Raises:
-        StoreError: Not a label store, damaged, or of a newer version.
+        StoreError: Not a label store, empty, damaged, altered (`row` is the first bad row), or of a newer
+            version.
 
     >>> with LabelStore(":memory:") as store:
     ...     (item,) = store.put([Question.comparison("Say hi.", "Hi!", "No.")])
@@ -46,9 +51,17 @@ class LabelStore:
     [(1, 'ada', {'preference': 'left'})]
     """
 
-    def __init__(self, path: str | Path, *, create: bool = True, wait: float = 60.0) -> None:
+    def __init__(
+        self, path: str | Path, *, create: bool = True, wait: float = 60.0, check: bool = True
+    ) -> None:
         self.path = Path(path)
         self._database = Database(self.path, create, wait)
+        try:
+            if check:
+                audit_store(self._database, thorough=False)
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> LabelStore:
         return self
@@ -115,7 +128,8 @@ class LabelStore:
     def claim(self, rater: str, among: Collection[str] | None = None, lease: float = LEASE) -> Item | None:
         """Lease the next question to a rater, until it is answered or released or the lease ends.
 
-        Whoever left in the middle gets the same question again. A question is leased to no more raters than
+        Whoever left in the middle gets the same question again. A rater holds one question at a time: others
+        that were leased to them go back to the queue. A question is leased to no more raters than
         are still wanted for it, and never twice to one who answered or skipped it.
 
         Args:
@@ -129,7 +143,7 @@ class LabelStore:
         name, now = _rater(rater), time.time()
         chosen, ids = _among("AND", among)
         free = (
-            f"SELECT {ITEM_COLUMNS}, answers FROM items WHERE answers < overlap {chosen}"
+            f"SELECT {ITEM_COLUMNS}, digest, answers FROM items WHERE answers < overlap {chosen}"
             "AND NOT EXISTS (SELECT 1 FROM active WHERE item = number AND rater = ?) "
             "AND answers + (SELECT COUNT(*) FROM leases WHERE item = number AND rater <> ? AND expires > ?) "
             "< overlap {mine} ORDER BY priority DESC, number LIMIT 1"
@@ -143,7 +157,8 @@ class LabelStore:
             )
             if found is None:
                 return None
-            run("INSERT OR REPLACE INTO leases VALUES (?, ?, ?)", (found[0], name, now + lease))
+            run("DELETE FROM leases WHERE rater = ?", (name,))
+            run("INSERT INTO leases VALUES (?, ?, ?)", (found[0], name, now + lease))
         return self._item(found)
 
     def release(self, rater: str) -> None:
@@ -164,7 +179,7 @@ class LabelStore:
 
     def items(self) -> Iterator[Item]:
         """Return all questions in the order they were queued."""
-        for row in self._database.read(f"SELECT {ITEM_COLUMNS}, answers FROM items ORDER BY number"):
+        for row in self._database.read(f"SELECT {ITEM_COLUMNS}, digest, answers FROM items ORDER BY number"):
             yield self._item(row)
 
     def item(self, item: str) -> Item:
@@ -173,7 +188,9 @@ class LabelStore:
         Raises:
             LabelError: There is none.
         """
-        found = self._database.read(f"SELECT {ITEM_COLUMNS}, answers FROM items WHERE id = ?", (item,))
+        found = self._database.read(
+            f"SELECT {ITEM_COLUMNS}, digest, answers FROM items WHERE id = ?", (item,)
+        )
         if not found:
             raise LabelError(f"there is no question {excerpt(item)} in this store")
         return self._item(found[0])
@@ -242,10 +259,10 @@ class LabelStore:
         name = _rater(rater)
         chosen, ids = _among("AND", among)
         with self._database.write() as run:
-            done = _by_key(run, key)
+            done = row_by_key(run, key)
             if done is not None:
-                _same(done, Entry("undo", done[3], rater, {}))
-                return self._label(done)
+                check_same(done, Entry("undo", done[3], rater, {}))
+                return self._label(done[0])
             found = run(
                 "SELECT row, item, id, kind <> 'skip' FROM active JOIN labels USING (row, item, rater) "
                 f"WHERE rater = ? {chosen}ORDER BY row DESC LIMIT 1",
@@ -254,30 +271,41 @@ class LabelStore:
             if found is None:
                 return None
             row, number, item, answered = found
-            raw = _chain(run, number, Entry("undo", item, rater, {}, key=key, at=at, undoes=row))
+            raw = append_row(run, number, Entry("undo", item, rater, {}, key=key, at=at, undoes=row))
             run("DELETE FROM active WHERE item = ? AND rater = ?", (number, name))
             run("UPDATE items SET answers = answers - ? WHERE number = ?", (answered, number))
             run("INSERT OR REPLACE INTO leases VALUES (?, ?, ?)", (number, name, time.time() + LEASE))
-        return self._label(raw)
+        return self._label(raw[0])
 
-    def labels(self, *, all_rows: bool = False) -> Iterator[Label]:
-        """Return the valid labels in order; with `all_rows`, also skips, undos and what they undid."""
-        rows = self._database.read(f"SELECT {LABEL_COLUMNS}, hash FROM labels ORDER BY row")
-        undone = {raw[10] for raw in rows}
-        for raw in rows:
-            if all_rows or (raw[1] not in ("skip", "undo") and raw[0] not in undone):
-                yield self._label(raw)
+    def labels(self, *, all_rows: bool = False, before: int | None = None) -> Iterator[Label]:
+        """Return the valid labels in order.
+
+        Args:
+            all_rows: Return skips, undos and what they undid, too.
+            before: Read no further than up to this row, e.g. the first bad one.
+
+        Raises:
+            StoreError: A row was changed, is missing or cannot be read; `row` is the first such row.
+        """
+        rows = read_labels(self._database, before)
+        undone = {label.undoes for label in rows}
+        yield from (label for label in rows if all_rows or (label.answered and label.row not in undone))
 
     def standing(self, items: Iterable[str]) -> dict[str, list[Label]]:
-        """Return the valid labels and skips of the given questions, by question id, in order."""
-        rows = self._database.read(
-            f"SELECT {LABEL_COLUMNS}, hash FROM labels WHERE row IN (SELECT active.row FROM active "
-            "JOIN items ON number = item WHERE id IN (SELECT value FROM json_each(?))) ORDER BY row",
-            (json.dumps(list(items)),),
-        )
+        """Return the valid labels and skips of the given questions, by question id, in order.
+
+        Raises:
+            StoreError: One of these rows was changed.
+        """
         found: dict[str, list[Label]] = {}
-        for raw in rows:
-            found.setdefault(raw[3], []).append(self._label(raw))
+        with self._database.snapshot():
+            rows = self._rows(
+                "row IN (SELECT active.row FROM active "
+                "JOIN items ON number = item WHERE id IN (SELECT value FROM json_each(?))) ORDER BY row",
+                json.dumps(list(items)),
+            )
+            for label in check_rows(self._database, rows):
+                found.setdefault(label.item, []).append(label)
         return found
 
     @property
@@ -295,17 +323,17 @@ class LabelStore:
         Raises:
             StoreError: Something was changed, is missing or cannot be read; `row` is the first bad row.
         """
-        return audit_store(self._database, START, head)
+        return audit_store(self._database, head)
 
     # Inside
 
     def _append(self, entry: Entry) -> Label:
         name = _rater(entry.rater)
         with self._database.write() as run:
-            done = _by_key(run, entry.key)
+            done = row_by_key(run, entry.key)
             if done is not None:
-                _same(done, entry)
-                return self._label(done)
+                check_same(done, entry)
+                return self._label(done[0])
             found = run("SELECT number FROM items WHERE id = ?", (entry.item,)).fetchone()
             if found is None:
                 raise LabelError(f"there is no question {excerpt(entry.item)} in this store")
@@ -314,66 +342,33 @@ class LabelStore:
                     f"{excerpt(entry.rater)} has answered or skipped question {entry.item[:12]} already; "
                     "undo that first"
                 )
-            raw = _chain(run, found[0], entry)
+            raw = append_row(run, found[0], entry)
             run("INSERT INTO active VALUES (?, ?, ?)", (*found, name, raw[0]))
             run("UPDATE items SET answers = answers + ? WHERE number = ?", (entry.kind != "skip", *found))
             run("DELETE FROM leases WHERE item = ? AND rater = ?", (*found, name))
-        return self._label(raw)
+        return self._label(raw[0])
 
     def _item(self, row: RawRow) -> Item:
-        number, item, kind, criteria, policy, priority, overlap, answers = row
+        number, item, kind, criteria, policy, priority, overlap, digest, answers = row
         texts = self._database.read("SELECT text FROM texts WHERE item = ? ORDER BY position", (number,))
         question = restore(kind, criteria, [bytes(t[0]) for t in texts], item)
+        if row_digest(row[:-2]) != digest:
+            raise StoreError(f"question {item[:12]} was altered; run `text-gym labels verify`")
         return Item(number, question, text_of(policy), float(priority), int(overlap), int(answers))
 
-    def _label(self, raw: RawRow) -> Label:
-        row, kind, _, item, rater, answer, latency, policy, when, key, undoes, previous, digest = raw
-        return Label(
-            row=row,
-            kind=kind,
-            question=self.item(item).question,
-            rater=text_of(rater),
-            values=json.loads(answer),
-            latency=math.nan if latency < 0 else latency,
-            policy=text_of(policy),
-            time=when,
-            key=text_of(key),
-            undoes=undoes,
-            previous=previous,
-            hash=digest,
+    def _rows(self, where: str, *parameters: Any) -> list[RawRow]:
+        """Return the rows of labels that fit, as `check_rows` takes them."""
+        columns = as_bytes(f"{LABEL_COLUMNS}, hash", "label.")
+        return self._database.read(
+            f"SELECT {columns}, (SELECT CAST(hash AS BLOB) FROM labels WHERE row = label.row - 1), "
+            "(SELECT CAST(previous AS BLOB) FROM labels WHERE row = label.row + 1) "
+            f"FROM labels AS label WHERE {where}",
+            parameters,
         )
 
-
-def _chain(run: Any, number: int, entry: Entry) -> RawRow:
-    """Append a row to the hash chain within the caller's transaction."""
-    last, previous = run("SELECT row, hash FROM labels ORDER BY row DESC LIMIT 1").fetchone() or (0, START)
-    (policy,) = run("SELECT policy FROM items WHERE number = ?", (number,)).fetchone()
-    seconds = -1.0 if math.isnan(entry.latency) else entry.latency + 0.0  # + 0.0: SQLite has no -0.0
-    when = time.time() if entry.at is None else entry.at + 0.0
-    if not (math.isfinite(seconds) and math.isfinite(when)):
-        raise LabelError(f"a latency of {entry.latency} s at {entry.at}: both must be finite")
-    key = text_bytes(uuid.uuid4().hex if entry.key is None else entry.key)
-    answer = json.dumps(dict(entry.answer))
-    raw: RawRow = (last + 1, entry.kind, number, entry.item, text_bytes(entry.rater), answer, seconds)
-    raw = (*raw, policy, when, key, entry.undoes, previous)
-    raw = (*raw, row_digest(raw))
-    run(f"INSERT INTO labels ({LABEL_COLUMNS}, hash) VALUES ({', '.join('?' * len(raw))})", raw)
-    return raw
-
-
-def _by_key(run: Any, key: str | None) -> RawRow | None:
-    if key is None:
-        return None
-    found: RawRow | None = run(
-        f"SELECT {LABEL_COLUMNS}, hash FROM labels WHERE key = ?", (text_bytes(key),)
-    ).fetchone()
-    return found
-
-
-def _same(raw: RawRow, entry: Entry) -> None:
-    wanted = (entry.kind, entry.item, text_bytes(entry.rater), entry.answer)
-    if (raw[1], raw[3], raw[4], json.loads(raw[5])) != wanted:
-        raise LabelError(f"key {excerpt(text_of(raw[9]))} was given to another answer")
+    def _label(self, row: int) -> Label:
+        with self._database.snapshot():
+            return check_rows(self._database, self._rows("row = ?", row))[0]
 
 
 def _among(joint: str, items: Collection[str] | None) -> tuple[str, tuple[str, ...]]:

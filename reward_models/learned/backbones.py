@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ import torch
 from text_gym.errors import DataError
 from text_gym.models.loading import load_model
 from text_gym.tokenizer import PretrainedTokenizer
+from text_gym.utils.json_files import read_object
 
 Form = Literal["plain", "pair", "chat"]
 TEMPLATE = "chat_template.jinja"
@@ -43,7 +43,7 @@ def read_template(name: str | Path) -> str | None:
     if (folder / TEMPLATE).is_file():
         return (folder / TEMPLATE).read_text(encoding="utf-8")
     file = folder / "tokenizer_config.json"
-    found = json.loads(file.read_text(encoding="utf-8")).get("chat_template") if file.is_file() else None
+    found = read_object(file).get("chat_template") if file.is_file() else None
     return found if isinstance(found, str) else None
 
 

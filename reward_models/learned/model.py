@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from text_gym.episode import Episode, FloatArray
-from text_gym.errors import ConfigError, RewardError, excerpt
-from text_gym.models.checks import check_finite
-from text_gym.models.loading import pick_device, quietly, small_gpt2
+from text_gym.errors import ConfigError, DataError, RewardError, excerpt
+from text_gym.models.loading import pick_device, quietly, small_gpt2, usable
+from text_gym.models.runtime import check_finite
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import Rewards
 from text_gym.tokenizer import PretrainedTokenizer, Tokenizer
@@ -94,8 +94,8 @@ class RewardModel(RewardSource):
         rows = model.get_input_embeddings().weight.shape[0]
         if tokenizer.vocab_size > rows:
             raise ConfigError(
-                f"the tokenizer has {tokenizer.vocab_size} ids but the model only {rows} rows; "
-                "they do not belong together"
+                f"the tokenizer has {tokenizer.vocab_size} ids but the model {model.config.name_or_path} "
+                f"only {rows} rows; they do not belong together: save both again"
             )
         if form != "plain" and not isinstance(tokenizer, PretrainedTokenizer):
             raise ConfigError(
@@ -147,7 +147,12 @@ class RewardModel(RewardSource):
                 f"{str(name)!r} is a classifier of {count} labels ({labels}); a reward model has one output"
             )
         scales = Scales.from_dict(settings["scales"]) if "scales" in settings else None
-        return cls(
+        if settings.get("tokenizer", tokenizer.fingerprint) != tokenizer.fingerprint:
+            raise DataError(
+                f"{name} was saved with another tokenizer, whose ids mean other texts; restore it, or train "
+                "the reward model again"
+            )
+        found = cls(
             model,
             tokenizer,
             settings.get("criteria", ("reward",)),
@@ -159,6 +164,8 @@ class RewardModel(RewardSource):
             batch_size=batch_size,
             device=device,
         )
+        found.try_out(name)
+        return found
 
     @classmethod
     def from_backbone(
@@ -311,6 +318,19 @@ class RewardModel(RewardSource):
         self.scales = self.scales.standardised(raw, self.criteria)
         return self
 
+    @torch.no_grad()
+    def try_out(self, name: str | Path) -> None:
+        """Score a few tokens, so that a `config.json` that does not fit shows before any text is scored.
+
+        Raises:
+            DataError: The model raised, or its score is no number.
+        """
+        with usable(name):
+            ids = list(range(min(4, self.context or 4, self.tokenizer.vocab_size)))
+            score = self.outputs([Encoded(ids, [0] * len(ids))])
+        if not score.isfinite().all():
+            raise DataError(f"the reward model in {name} gives NaN or infinity; train it again")
+
     def check_finite(self) -> None:
         """Raise an error if a weight is not finite.
 
@@ -337,6 +357,7 @@ class RewardModel(RewardSource):
         if self.template is not None:
             (folder / TEMPLATE).write_text(self.template, encoding="utf-8")
         content = {"name": self.name, "criteria": self.criteria, "form": self.form, "segments": self.segments}
+        content["tokenizer"] = self.tokenizer.fingerprint
         write_settings(folder, "transformer", {**content, "scales": self.scales.to_dict()})
 
     def _render(self, prompt: str, completion: str) -> str:

@@ -20,6 +20,7 @@ from text_gym.errors import ConfigError, DataError, NonFiniteError
 from text_gym.reward_models.preferences.opinions import PreferencePair, Rating, split_within
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import Rewards
+from text_gym.utils.json_files import read_json
 
 from .configs import NgramConfig
 from .ngram_features import features, matrix, vocabulary_of
@@ -110,14 +111,21 @@ class NgramModel(RewardSource):
         settings = read_settings(folder)
         try:
             tensors = load_file(folder / "model.safetensors")
-            vocabulary = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
+            vocabulary = read_json(folder / "vocabulary.json", DataError, "train the reward model again")
             given = settings["config"]
             config = NgramConfig(**{**given, "groups": tuple(given["groups"])})
             arrays, criteria = (tensors["weights"], tensors["intercept"]), settings["criteria"]
-            scales, name = Scales.from_dict(settings["scales"]), settings["name"]
+            scales, name = Scales.from_dict(settings["scales"]), str(settings["name"])
+            if set(tensors) != {"weights", "intercept"} or not _are_names(vocabulary):
+                raise ValueError("other tensors than weights and intercept, or a vocabulary of no words")
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise DataError(f"{folder} holds no n-gram reward model that can be read ({error!r})") from error
-        return cls(vocabulary, *arrays, criteria, config=config, scales=scales, name=name)
+        try:
+            return cls(vocabulary, *arrays, criteria, config=config, scales=scales, name=name)
+        except (TypeError, ValueError, ArithmeticError) as error:  # shapes and numbers
+            raise DataError(
+                f"{folder} holds a broken n-gram reward model: {error}; train it again"
+            ) from error
 
     def save(self, folder: str | Path) -> None:
         """Write `model.safetensors`, `vocabulary.json` and `reward_model.json`."""
@@ -156,6 +164,10 @@ class NgramModel(RewardSource):
         column = self.weights[:, criterion]
         order = np.argsort(-np.abs(column), kind="stable")[:count]
         return [(self.vocabulary[i], float(column[i])) for i in order]
+
+
+def _are_names(vocabulary: Any) -> bool:
+    return isinstance(vocabulary, list) and all(isinstance(name, str) for name in vocabulary)
 
 
 def ridge(x: Any, y: FloatArray, weight: FloatArray, alpha: float) -> tuple[FloatArray, float]:

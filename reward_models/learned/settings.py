@@ -5,13 +5,12 @@ Nothing here runs code from a folder: weights are safetensors, all else is JSON.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from text_gym.errors import DataError
-from text_gym.utils.json_files import write_json
+from text_gym.utils.json_files import read_object, write_json
 
 SETTINGS = "reward_model.json"
 KINDS = ("transformer", "ngrams", "ensemble")
@@ -32,10 +31,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
     file = folder / SETTINGS
     if not file.is_file():
         return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{file} is not JSON ({error}); train the reward model again") from error
-    if not isinstance(content, dict) or content.get("kind") not in KINDS:
+    content = read_object(file, DataError, "train the reward model again")
+    if content.get("kind") not in KINDS:
         raise DataError(f"{file} does not say which kind of reward model it is: {', '.join(KINDS)}")
+    criteria = content.get("criteria", ["reward"])
+    if not isinstance(criteria, list) or not all(isinstance(name, str) for name in criteria):
+        raise DataError(f"{file}: criteria are no list of names; train the reward model again")
     return content

@@ -1,7 +1,7 @@
 """The labelling page: the console's questions in a browser, for several raters, alone or as a live reward.
 
-It serves one label store. Which answers fit and what is asked next is the store's business; it keeps no
-accounts: raters give their names.
+It serves one label store. Which answers fit and what is asked next is the store's business. It keeps no
+accounts: a name belongs to the browser that first uses it, until the server ends.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route, Router
+from starlette.types import Scope
 
-from text_gym.errors import LabelError, NotSavedError, RaterLeftError, TextGymError
+from text_gym.errors import ConfigError, LabelError, NotSavedError, RaterLeftError, TextGymError, excerpt
 from text_gym.reward_models.labels.rows import Item
 from text_gym.reward_models.labels.store import LabelStore
 
-from .security import Access, Guard
+from .security import Access, Guard, Session
 from .server import ServerThread, listen, names_of
 from .shown import shown_question, text_part, texts_of
 
@@ -41,7 +42,7 @@ _FILES = {
     "/style.css": ("style.css", "text/css"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-_Call: TypeAlias = "Callable[[dict[str, Any]], dict[str, Any]]"
+_Call: TypeAlias = "Callable[[dict[str, Any], Session], dict[str, Any]]"
 
 
 class _RefusedError(Exception):
@@ -62,7 +63,10 @@ class LabelPage:
         names: Further names by which raters reach the page, e.g. over a tunnel.
         expose: Allow a host that other computers can reach.
         live: Ask only what `ask` is given, as the live reward of a training; else all in the store.
-        say: Gets each new one-time link; when one was used, the next comes. `print` if None.
+        raters: Who may answer; each has links of their own, which come as `"NAME: LINK"`, and nobody else can
+            answer. If empty, raters choose their names.
+        say: Gets each new one-time link; when one was used, the next comes. The first is the host's: only
+            its browser can end a training, unless `raters` are named. `print` if None.
 
     Raises:
         ConfigError: See `listen`.
@@ -77,9 +81,13 @@ class LabelPage:
         names: Sequence[str] = (),
         expose: bool = False,
         live: bool = False,
+        raters: Sequence[str] = (),
         say: Callable[[str], None] | None = None,
     ) -> None:
-        self.store, self.live = store, live
+        self.store, self.live, self.raters = store, live, tuple(dict.fromkeys(raters))
+        for rater in self.raters:
+            if not _is_name(rater, _NAME):
+                raise ConfigError(f"rater {excerpt(rater)}: a name has 1 to {_NAME} printable characters")
         listening = listen(host, port, expose)
         self.port = int(listening.getsockname()[1])
         self.hosts = names_of(listening, names)
@@ -101,18 +109,28 @@ class LabelPage:
         self.close()
 
     def start(self) -> None:
-        """Start serving and announce the first link."""
+        """Start serving and announce the first link, or one for each rater."""
         self._server.start()
-        self._say(self.new_link())
+        for rater in self.raters or ("",):
+            self._announce(rater, host=not rater)
 
     def close(self) -> None:
         """Stop serving; acknowledged answers are on the disk, and open pages keep the rest."""
         self._left.set()
         self._server.close()
 
-    def new_link(self) -> str:
-        """Make a link that admits one browser, once."""
-        return f"http://{self.hosts[0]}/login?token={self._access.new_link()}"
+    def new_link(self, rater: str = "", host: bool = False) -> str:
+        """Make a link that admits one browser, once.
+
+        Args:
+            rater: The only name that it can answer under; what other browsers had of it ends.
+            host: It can end the training.
+        """
+        return f"http://{self.hosts[0]}/login?token={self._access.new_link(rater, host)}"
+
+    def _announce(self, rater: str, host: bool = False) -> None:
+        link = self.new_link(rater, host)
+        self._say(f"{rater}: {link}" if rater else link)
 
     def ask(self, among: Sequence[str]) -> None:
         """Show questions and wait until each has as many answers or skips as it needs.
@@ -152,14 +170,16 @@ class LabelPage:
         calls = (self.hello, self.next, self.answer, self.undo, self.text, self.end)
         folder = Path(__file__).parent / "static"
         files = [_file(path, (folder / name).read_bytes(), kind) for path, (name, kind) in _FILES.items()]
-        api = [Route(f"/api/{c.__name__}", _endpoint(c), methods=["POST"]) for c in calls]
+        own = [(c.__name__, _endpoint(c, lambda scope: self._guard.session(scope))) for c in calls]
+        api = [Route(f"/api/{name}", run, methods=["POST"]) for name, run in own]
         return Router([*files, Route("/login", self._login, methods=["GET"]), *api], redirect_slashes=False)
 
     async def _login(self, request: Request) -> Response:
         if request.method != "GET":
             return PlainTextResponse("method not allowed", 405)
-        session = self._access.redeem(request.query_params.get("token", ""))
-        if session is None and not self._guard.session(request.scope):
+        before = self._guard.session(request.scope)
+        session = self._access.redeem(request.query_params.get("token", ""), before)
+        if session is None and before is None:
             return PlainTextResponse(
                 "This link was used already, or is from before a restart. "
                 "Take the newest one from the terminal.",
@@ -167,27 +187,28 @@ class LabelPage:
             )
         response = RedirectResponse("/", 303)
         if session is not None:
-            response.set_cookie(self._cookie, session, path="/", httponly=True, samesite="strict")
-            self._say(self.new_link())
+            cookie = session.token.decode()
+            response.set_cookie(self._cookie, cookie, path="/", httponly=True, samesite="strict")
+            self._announce(session.rater)
         return response
 
-    def hello(self, _: dict[str, Any]) -> dict[str, Any]:
+    def hello(self, _: dict[str, Any], session: Session) -> dict[str, Any]:
         """Return what a page needs when it opens."""
         # A page keeps unsent answers per store, so that they never reach another store.
         store = hashlib.sha256(str(self.store.path.resolve()).encode()).hexdigest()[:16]
-        return {"store": store, "live": self.live}
+        return {"store": store, "live": self.live, "host": session.host, "rater": session.rater}
 
-    def next(self, data: dict[str, Any]) -> dict[str, Any]:
+    def next(self, data: dict[str, Any], session: Session) -> dict[str, Any]:
         """Return the rater's next question, or the one the page `hold`s if it is still theirs."""
-        rater, hold = _text(data, "rater", _NAME), data.get("hold")
+        rater, hold = self._rater(data, session), data.get("hold")
         among, item = self._among, None
         if isinstance(hold, str) and (among is None or hold in among):
             item = self.store.claim(rater, [hold], LEASE)
         return self._state(rater, item or self.store.claim(rater, among, LEASE))
 
-    def answer(self, data: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, data: dict[str, Any], session: Session) -> dict[str, Any]:
         """Save an answer or a skip, and reply once it is on the disk."""
-        rater, name, key = _text(data, "rater", _NAME), _text(data, "item", 64), _text(data, "key", _KEY)
+        rater, name, key = self._rater(data, session), _text(data, "item", 64), _text(data, "key", _KEY)
         seconds, skip, values = _seconds(data), data.get("skip", False), data.get("values")
         if not isinstance(skip, bool):
             raise _RefusedError(400, "skip: true or false")
@@ -203,15 +224,15 @@ class LabelPage:
         self._saved.set()
         return {"row": label.row}
 
-    def undo(self, data: dict[str, Any]) -> dict[str, Any]:
+    def undo(self, data: dict[str, Any], session: Session) -> dict[str, Any]:
         """Undo the rater's latest answer and show its question again."""
-        rater = _text(data, "rater", _NAME)
+        rater = self._rater(data, session)
         label = self.store.undo(rater, self._among, key=_text(data, "key", _KEY))
         if label is None:
             return {"undone": False}
         return {"undone": True, **self._state(rater, self.store.claim(rater, [label.item], LEASE))}
 
-    def text(self, data: dict[str, Any]) -> dict[str, Any]:
+    def text(self, data: dict[str, Any], _: Session) -> dict[str, Any]:
         """Return the next part of a long text; text 0 is the prompt."""
         number, start = _whole(data, "number"), _whole(data, "start")
         question = self._item(_text(data, "item", 64)).question
@@ -220,11 +241,21 @@ class LabelPage:
             raise _RefusedError(404, "there is no such text")
         return text_part(texts[number], start)
 
-    def end(self, _: dict[str, Any]) -> dict[str, Any]:
-        """End the session: a training that waits for answers saves and stops."""
+    def end(self, _: dict[str, Any], session: Session) -> dict[str, Any]:
+        """End a training that waits for answers: it saves and stops. Only the host can."""
+        if not (self.live and session.host):
+            raise _RefusedError(403, "only the host can end a training, and only a training can be ended")
         self._left.set()
         self._saved.set()
         return {}
+
+    def _rater(self, data: dict[str, Any], session: Session) -> str:
+        """Return the name that a request is made under, if it is the session's to use."""
+        name = _text(data, "rater", _NAME)
+        why_not = self._access.why_not(session, name)
+        if why_not:
+            raise _RefusedError(403, why_not)
+        return name
 
     def _item(self, name: str) -> Item:
         try:
@@ -240,9 +271,13 @@ class LabelPage:
 
 def _text(data: dict[str, Any], name: str, longest: int) -> str:
     value = data.get(name)
-    if not isinstance(value, str) or not 0 < len(value) <= longest or not value.isprintable():
+    if not isinstance(value, str) or not _is_name(value, longest):
         raise _RefusedError(400, f"{name}: a text of 1 to {longest} printable characters")
     return value
+
+
+def _is_name(value: str, longest: int) -> bool:
+    return 0 < len(value) <= longest and value.isprintable()
 
 
 def _seconds(data: dict[str, Any]) -> float:
@@ -266,15 +301,18 @@ def _file(path: str, content: bytes, kind: str) -> Route:
     return Route(path, serve, methods=["GET"])
 
 
-def _endpoint(call: _Call) -> Callable[[Request], Any]:
+def _endpoint(call: _Call, session_of: Callable[[Scope], Session | None]) -> Callable[[Request], Any]:
     async def endpoint(request: Request) -> Response:
-        status, content = await run_in_threadpool(_run, call, await request.body())
+        session = session_of(request.scope)
+        if session is None:  # it ended since the guard looked
+            return PlainTextResponse("open the newest link from the terminal", 401)
+        status, content = await run_in_threadpool(_run, call, session, await request.body())
         return Response(json.dumps(content), status, media_type="application/json")
 
     return endpoint
 
 
-def _run(call: _Call, body: bytes) -> tuple[int, dict[str, Any]]:
+def _run(call: _Call, session: Session, body: bytes) -> tuple[int, dict[str, Any]]:
     """Handle a request's body and return the reply's status and content."""
     try:
         data = json.loads(body)
@@ -283,7 +321,7 @@ def _run(call: _Call, body: bytes) -> tuple[int, dict[str, Any]]:
     except (ValueError, RecursionError):
         return 400, {"error": "not a JSON object"}
     try:
-        return 200, call(data)
+        return 200, call(data, session)
     except _RefusedError as error:
         return error.status, {"error": str(error)}
     except LabelError as error:  # answered already

@@ -12,6 +12,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Iterable
+from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
@@ -19,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 BODY = 64 * 1024  # bytes of a request's body
 BODY_SECONDS = 10.0  # for a request's body to arrive
+NAMES = 4  # that one browser may answer under: several people take turns at one computer
 _DRAINED = 1024 * 1024  # bytes of a refused body to drain, so that the refusal reaches the sender
 LOG = logging.getLogger("text_gym")
 
@@ -39,44 +41,89 @@ HEADERS = {
 }
 
 
-class Access:
-    """One-time links and the sessions they open, kept in memory, so that a restart ends them all.
+@dataclass(frozen=True)
+class Session:
+    """What one browser may do.
 
-    Tokens have 256 random bits. They are compared in constant time and never logged.
+    Args:
+        token: Of its cookie.
+        host: It may end the training.
+        rater: The only name that it answers under; "" lets it choose.
+    """
+
+    token: bytes
+    host: bool = False
+    rater: str = ""
+
+
+class Access:
+    """One-time links, the sessions they open, and whose names are whose.
+
+    A name belongs to the session that first answers under it. All is kept in memory, so that a restart ends
+    it. Tokens have 256 random bits. They are compared in constant time and never logged.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._links: list[bytes] = []
-        self._sessions: list[bytes] = []
+        self._links: list[Session] = []
+        self._sessions: list[Session] = []
+        self._owners: dict[str, Session] = {}
 
-    def new_link(self) -> str:
-        """Make a token that `redeem` accepts once."""
+    def new_link(self, rater: str = "", host: bool = False) -> str:
+        """Make a token that `redeem` accepts once, for a session that may do so much."""
         token = secrets.token_urlsafe(32)
         with self._lock:
-            self._links.append(token.encode())
+            self._links.append(Session(token.encode(), host, rater))
         return token
 
-    def redeem(self, token: str) -> str | None:
-        """Exchange a link's token for a session's; None if it is unknown or already used."""
+    def redeem(self, token: str, before: Session | None = None) -> Session | None:
+        """Exchange a link's token for a session; None if it is unknown or already used.
+
+        Args:
+            token: The link's.
+            before: The session that the browser had: it ends, and what it could do goes over to the new one.
+        """
         with self._lock:
             found = _matches(self._links, token)
             if not found:
                 return None
-            self._links.remove(found[0])
-            session = secrets.token_urlsafe(32)
-            self._sessions.append(session.encode())
+            link = found[0]
+            self._links.remove(link)
+            old = before if before in self._sessions else None
+            host = link.host or (old is not None and old.host)
+            session = Session(secrets.token_urlsafe(32).encode(), host, link.rater)
+            self._sessions = [*(s for s in self._sessions if s != old), session]
+            for name, owner in self._owners.items():
+                if owner == old:
+                    self._owners[name] = session
+            if link.rater:  # by the host's word
+                self._owners[link.rater] = session
             return session
 
-    def admits(self, session: str) -> bool:
-        """Return True if the token belongs to an open session."""
+    def session(self, token: str) -> Session | None:
+        """Return the open session with this token."""
         with self._lock:
-            return bool(_matches(self._sessions, session))
+            return next(iter(_matches(self._sessions, token)), None)
+
+    def why_not(self, session: Session, name: str) -> str:
+        """Give a name to the session if it is free; say why not if the session may not answer under it."""
+        with self._lock:
+            owner = self._owners.get(name)
+            if owner == session:
+                return ""
+            if session.rater:
+                return "this link is for one name only, and another browser may have opened a newer one"
+            if owner is not None:
+                return "another browser answers under this name; choose another name"
+            if sum(s == session for s in self._owners.values()) >= NAMES:
+                return f"a browser can answer under {NAMES} names; use one of those it has"
+            self._owners[name] = session
+            return ""
 
 
-def _matches(known: Iterable[bytes], token: str) -> list[bytes]:
+def _matches(known: Iterable[Session], token: str) -> list[Session]:
     given = token.encode("utf-8", "surrogatepass")
-    return [k for k in known if hmac.compare_digest(k, given)]
+    return [k for k in known if hmac.compare_digest(k.token, given)]
 
 
 class Guard:
@@ -128,15 +175,15 @@ class Guard:
             if not started:
                 await _answer(send_safely, 500, "the server failed; its terminal says more")
 
-    def session(self, scope: Scope) -> bool:
-        """Return True if the request carries a valid session cookie."""
+    def session(self, scope: Scope) -> Session | None:
+        """Return the session that the request's cookie stands for."""
         jar: SimpleCookie = SimpleCookie()
         try:
             for value in _values(scope, b"cookie"):
                 jar.load(value)
         except CookieError:
-            return False
-        return self.cookie in jar and self.access.admits(jar[self.cookie].value)
+            return None
+        return self.access.session(jar[self.cookie].value) if self.cookie in jar else None
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         hosts, origins = _values(scope, b"host"), _values(scope, b"origin")

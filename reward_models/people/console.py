@@ -21,6 +21,7 @@ from text_gym.reward_models.labels.questions import Field, Question, Value
 from text_gym.reward_models.labels.rows import Item
 from text_gym.reward_models.labels.store import LabelStore
 from text_gym.utils.display import harmless
+from text_gym.utils.terminal import SafeConsole
 
 from .keys import PASTE, Keys, standard_keys
 
@@ -74,7 +75,7 @@ class RaterConsole:
     ) -> None:
         self.store, self.rater = store, rater
         self.keys = standard_keys() if keys is None else keys
-        self.screen = Console(highlight=False) if screen is None else screen
+        self.screen = SafeConsole() if screen is None else screen
         self.saved = 0
         self._seconds = 0.0
         self._among: Collection[str] | None = None

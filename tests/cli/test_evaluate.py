@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from tests.own_data import COLUMNS, training, write_data, write_policy
-from text_gym import PretrainedTokenizer, read_transcripts
+from text_gym import PretrainedTokenizer, TextVectorEnv, read_transcripts
 from text_gym.agents import Policy, trajectory_log_probs
 from text_gym.cli.main import main
+from text_gym.errors import ConfigError
 
 
 def test_real_data_from_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,3 +201,18 @@ def test_sft_from_a_model_knows_that_model_and_a_new_one_knows_that_there_is_non
     assert main(["sft", *data, *small, "--out", str(world / "new")]) == 0
     assert json.loads((world / "new" / "text_gym.json").read_text())["start_policy"] is None
     assert measured(world, str(world / "new"))["kl_nats"] is None
+
+
+def test_the_stop_string_reaches_the_environment(
+    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Seen(TextVectorEnv):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            raise ConfigError(f"it stops at {self.options.stop}")
+
+    monkeypatch.setattr("text_gym.cli.evaluate.TextVectorEnv", Seen)
+    for command in (["evaluate", str(world / "run")], ["sample", "--policy", str(world / "run")]):
+        assert main([*command, "--stop", "zq"]) == 2
+        assert "it stops at" in (said := capsys.readouterr().err)
+        assert "zq" in said

@@ -114,6 +114,8 @@ def test_stats_verify_export_import(
     stats = json.loads((here / "stats.json").read_text())
     assert [r["rater"] for r in stats["raters"]] == ["ada", "bob"]
     assert (here / "stats.png").exists()
+    assert main(["labels", "verify", "--head", "0" * 63 + "1"]) == 2
+    assert "no row has the hash" in capsys.readouterr().err
     assert main(["labels", "verify", "--head", stats["head"]]) == 0
     assert "8 rows and 4 questions are good" in capsys.readouterr().out
     assert main(["labels", "export", "out.jsonl"]) == 0

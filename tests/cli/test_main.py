@@ -105,6 +105,7 @@ CHEAP = [
     ("sft --model FOLDER", "--model FOLDER: the folder holds no policy"),
     ("sample --temperature 0", "--temperature is 0.0; it must be positive"),
     ("sample --top-p 0", "--top-p is 0.0; it must be in (0, 1]"),
+    ("sample --top-p 1.5", "--top-p is 1.5; it must be in (0, 1]"),
     ("sample --top-k -1", "--top-k is -1; it must be at least 0"),
     ("sample --count 0", "--count is 0"),
     ("evaluate --policy new", "a policy with random weights, for `text-gym train`"),
@@ -244,6 +245,21 @@ def test_a_device_that_cannot_be_here_is_told_from_the_machine(monkeypatch: pyte
     check_device("mps")
     with pytest.raises(ConfigError, match="no CUDA on macOS"):
         check_device("cuda")
+
+
+def test_the_exit_status_is_the_commands_own_and_130_after_ctrl_c(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("text_gym.cli.project.run_tasks", lambda *_: 7)
+    assert main(["tasks"]) == 7
+    monkeypatch.setattr("text_gym.cli.project.run_tasks", interrupted)
+    assert main(["tasks"]) == 130
+    assert capsys.readouterr().err == "text-gym: interrupted\n"
+    with pytest.raises(KeyboardInterrupt):
+        main(["--debug", "tasks"])
 
 
 def test_the_version_and_python_m() -> None:

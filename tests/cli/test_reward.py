@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,10 @@ import scipy.stats
 
 from tests.reward_model_tools import TOKENIZER, episodes, pairs, ratings
 from tests.small_models import small_policy
-from text_gym import Episode, Prompt, load_task, write_transcripts
+from text_gym import Episode, Prompt, as_reward_source, load_task, write_transcripts
 from text_gym.cli.main import main
 from text_gym.cli.options.reward import RewardTrainOptions
-from text_gym.cli.reward import judge_reward
+from text_gym.cli.reward import _resampled, judge_reward
 from text_gym.errors import ConfigError
 from text_gym.reward_models import Ensemble, PreferencePair, load_reward
 from text_gym.reward_models.preferences.files import read_ratings, write_opinions
@@ -149,3 +150,33 @@ def test_options_that_make_no_sense() -> None:
         RewardTrainOptions(pairs="a", members=0)
     with pytest.raises(ConfigError, match="does not start from a --model"):
         RewardTrainOptions(pairs="a", model="b", kind="ngrams")
+
+
+def test_agreement_counts_the_chosen_text_ahead_and_leaves_ties_out() -> None:
+    reward = as_reward_source(lambda completion: float(completion.count("good")))
+    tie = PreferencePair(Prompt("text about birds:"), "a bad text", "a good text", tie=True)
+    (other,) = pairs(1)
+    wrong = PreferencePair(other.prompt, other.rejected, other.chosen)
+    found = judge_reward(reward, [*pairs(3), wrong, tie])
+    assert (found["accuracy"]["value"], found["accuracy"]["n"]) == (0.75, 4)
+
+
+def test_members_learn_from_prompts_drawn_with_all_their_opinions() -> None:
+    given = ratings(12)  # three of each prompt
+    drawn = _resampled(given, seed=1)
+    counts = Counter(r.prompt.id for r in drawn)
+    assert len(drawn) == len(given)
+    assert set(counts.values()) >= {3, 6}
+    assert all(count % 3 == 0 for count in counts.values())
+
+
+def test_a_text_without_an_opinion_has_no_reward(tmp_path: Path) -> None:
+    (tmp_path / "shy.py").write_text(
+        "from text_gym import FunctionReward\n"
+        "source = FunctionReward(lambda completion: None if 'dogs' in completion else 2.0, abstains=True)\n"
+    )
+    write_transcripts(tmp_path / "old.jsonl", episodes("cats", "dogs"))
+    files = f"{tmp_path / 'old.jsonl'} --out {tmp_path / 'new.jsonl'}"
+    assert main(f"reward score {files} --reward {tmp_path / 'shy.py'}:source --no-sandbox".split()) == 0
+    rows = [json.loads(line) for line in (tmp_path / "new.jsonl").read_text().splitlines()]
+    assert [row["reward"] for row in rows] == [2.0, None]

@@ -118,3 +118,21 @@ def test_where_nobody_knows_gold_no_column_says_gold() -> None:
     show_rounds([row], Console(file=screen, width=200))
     assert "proxy" in screen.getvalue()
     assert "gold" not in screen.getvalue()
+
+
+def test_the_policy_that_is_named_is_the_one_that_was_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change = {"mean": -0.1, "ci95": [-0.15, -0.05]}
+    row: dict[str, Any] = {
+        "round": 2, "verdict": "worse", "gold": {"mean": 0.6, "ci95": [0.5, 0.7]}, "proxy": 0.5,
+        "gold_before": {"mean": 0.7}, "gold_change": change, "objective_change": change,
+        "objective_before": 0.6, "objective_after": 0.5, "kl_nats": 1.0, "words": 20.0, "cut": 0.0,
+        "labels": 20, "alpha": None, "declined": None, "policy_of_iteration": 40,
+        "since_start": {"measure": "gold", "before": 0.7, "after": 0.7, "mean": 0.0, "ci95": [0.0, 0.0]},
+    }  # fmt: skip
+    for kept, folder in ((1, "round-1"), (0, "start")):
+        monkeypatch.setattr("text_gym.cli.rlhf.rlhf", lambda *_, kept=kept, **__: [{**row, "kept": kept}])
+        assert cli.main(["rlhf", "--rater", "simulated", *TINY, "--out", str(tmp_path / "run")]) == 0
+        said = "".join(capsys.readouterr().out.split())
+        assert f"policy:{tmp_path / 'run'}/{folder}/policy" in said

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.worlds import PROMPTS, Abstains, Moody, PerToken, Terms, count_b
 from text_gym import Episode, EpisodeBatch, EpisodeOptions, MinLength, WordTokenizer
+from text_gym.envs.episode_batch import stream_keys
 from text_gym.errors import ConfigError, PromptError
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import Rewards
@@ -190,6 +191,30 @@ def test_prompts_are_drawn_uniformly() -> None:
     counts = np.bincount(drawn)
     # Chi-squared with 9 degrees of freedom: 27.9 has probability 0.001.
     assert ((counts - n / 10) ** 2 / (n / 10)).sum() < 27.9
+
+
+def test_stream_keys_are_splitmix64() -> None:
+    # First outputs of the reference implementation (Vigna) from the states 0 and 1234567.
+    keys = stream_keys(np.array([0, 1234567]))
+    assert keys.tolist() == [0xE220A8397B1DCDAF, 6457827717110365317]
+
+
+@given(st.integers(0, 2**40), st.integers(0, 2**40), st.integers(1, 4))
+def test_a_choice_depends_on_seed_and_number_alone(seed: int, k: int, group_size: int) -> None:
+    batch = make(1, options=EpisodeOptions(group_size=group_size))
+    alone = batch.prompt_of(row(seed), row(k))
+    among = batch.prompt_of(np.array([5, seed, seed]), np.array([k, k, k - k % group_size]))
+    assert among[1] == among[2] == alone[0]
+
+
+def test_neighbouring_streams_have_nothing_in_common() -> None:
+    batch = EpisodeBatch(["a", "b"], AB, count_b, MAX_TOKENS)
+    k = np.arange(4000)
+    one, two, shifted = (
+        batch.prompt_of(np.full(4000, seed), k + lag) for seed, lag in ((7, 0), (8, 0), (8, 1))
+    )
+    for other in (two, shifted):
+        assert abs((one == other).mean() - 0.5) < 4 * 0.5 / 4000**0.5  # 4 standard errors
 
 
 def test_the_group_size_may_change_between_episodes() -> None:

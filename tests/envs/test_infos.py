@@ -117,6 +117,23 @@ def test_constant_infos_say_what_the_changing_ones_say_and_are_neutral_elsewhere
             constant.reset()
 
 
+def test_infos_of_numbers_are_the_constant_ones_without_texts() -> None:
+    world = {**SMALL, "reward": Abstains()}
+    constant, numbers = TextEnv(**world, infos="constant"), TextEnv(**world, infos="numbers")
+    draw = random_actions(constant.vector, 0)
+    pairs = [(constant.reset(seed=3)[1], numbers.reset(seed=3)[1])]
+    for _ in range(60):
+        action = draw()[0]
+        *_, terminated, truncated, said = constant.step(action)
+        pairs.append((said, numbers.step(action)[-1]))
+        if terminated or truncated:
+            pairs.append((constant.reset()[1], numbers.reset()[1]))
+    assert sum(said["reward_abstained"] for said, _ in pairs) > 0
+    for said, told in pairs:
+        assert told == {key: value for key, value in said.items() if not isinstance(value, str)}
+        assert said.keys() - told.keys() == {"prompt", "completion"}
+
+
 def test_no_infos_are_none() -> None:
     env = TextEnv(**SMALL, infos="none", mask=MinLength(1))
     assert env.reset(seed=0)[1] == {}

@@ -90,7 +90,7 @@ def test_ids_are_the_tokens_of_the_episode_and_tell_what_remains(world: str, see
             done = terminated | truncated
 
 
-@pytest.mark.parametrize("infos", ["changing", "constant", "none"])
+@pytest.mark.parametrize("infos", ["changing", "constant", "numbers", "none"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_gymnasiums_checker_has_nothing_to_say(
     kind: str, infos: str, recwarn: pytest.WarningsRecorder

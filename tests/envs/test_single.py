@@ -51,6 +51,34 @@ def test_torchrls_checker_has_nothing_to_say(env_id: str) -> None:
         torchrl.check_env_specs(env, seed=0)
 
 
+def test_infos_of_ids_are_numbers_under_the_same_keys_at_every_reset_and_step(env_id: str) -> None:
+    env = gym.make(env_id)
+    env.action_space.seed(0)
+    seen, over = set(), True
+    for _ in range(60):
+        if over:
+            info = env.reset(seed=0)[1]
+        else:
+            *_, terminated, truncated, info = env.step(env.action_space.sample())
+        over = not over and bool(terminated or truncated)
+        seen.add(tuple((key, type(value)) for key, value in sorted(info.items())))
+    assert seen == {(("episode_index", int), ("prompt_tokens_dropped", int), ("reward_abstained", bool))}
+
+
+def test_texts_are_attributes_of_an_environment() -> None:
+    env, told = gym.make("text_gym/Reverse-v0"), gym.make("text_gym/Reverse-v0", infos="changing")
+    text: Any = env.unwrapped
+    with pytest.raises(EpisodeError, match="no episode has begun"):
+        text.prompt  # noqa: B018
+    env.reset(seed=5)
+    assert text.prompt == told.reset(seed=5)[1]["prompt"]
+    for token, written in ((2, "c"), (0, "ca"), (1, "cab"), (3, "cab")):  # 3 is EOS
+        env.step(token)
+        *_, ended = told.step(token)
+        assert env.get_wrapper_attr("completion") == written
+    assert ended["completion"] == "cab"
+
+
 def test_the_passive_checker_has_nothing_to_say(env_id: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

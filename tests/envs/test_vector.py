@@ -82,8 +82,15 @@ def test_conforms_to_sync_vector_env(world: str, mode: AutoresetMode, seed: int)
 @pytest.mark.nightly
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("world", [*WORLDS, *SHOWN])
-def test_conforms_over_ten_thousand_steps(world: str, mode: AutoresetMode) -> None:
+def test_conforms_over_ten_thousand_steps(
+    world: str, mode: AutoresetMode, tried: Callable[..., None]
+) -> None:
     conform(world, mode, seed=0, steps=10_000)
+    tried(
+        "the vector environment gives what `SyncVectorEnv` of single ones gives, in every autoreset mode",
+        10_000,
+        "steps",
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -456,11 +463,14 @@ def test_global_numbering_plays_the_same_episodes_for_any_num_envs(world: str) -
 
 
 @pytest.mark.nightly
-def test_global_numbering_over_ten_thousand_episodes() -> None:
+def test_global_numbering_over_ten_thousand_episodes(tried: Callable[..., None]) -> None:
     kwargs = {**SMALL, "numbering": "global"}
     one = play(TextVectorEnv(**kwargs, num_envs=1), seed=0, count=10_000)
     for num_envs in (2, 8, 64):
         assert play(TextVectorEnv(**kwargs, num_envs=num_envs), seed=0, count=10_000) == one
+    tried(
+        "an episode depends on the seed and its number alone, not on the number of rows", 30_000, "episodes"
+    )
 
 
 def test_per_env_numbering_gives_row_i_the_stream_of_seed_plus_i() -> None:

@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import text_gym  # noqa: F401  # as at the top of a user's script: processes that are spawned import this file
+
 from .library import Library, Recipe
 
 
@@ -51,7 +53,8 @@ def run(name: str, title: str, env_id: str = "", seed: int = 0, steps: int | Non
     found: dict[str, Any] = {"seconds": time.perf_counter() - began}
     if recipe is not None:
         found["steps"] = int(names["steps"])
-        found["return"] = recipe.measure(names, env_id or recipe.env_ids[0])
+        measured = recipe.measure(names, env_id or recipe.env_ids[0])
+        found |= measured if isinstance(measured, dict) else {"return": measured}
     return found
 
 

@@ -31,12 +31,13 @@ class Recipe:
     and ids in their place. What it defines is given to `measure`.
 
     Args:
-        measure: Called with the block's names and the id trained on; returns the mean return of episodes.
+        measure: Called with the block's names and the id trained on; returns the mean return of episodes, or
+            a dictionary of `return` and other figures for the row.
         title: The block's title on the page.
         env_ids: What to train on, the first of which is the one that the block names.
     """
 
-    measure: Callable[[Names, str], float]
+    measure: Callable[[Names, str], float | dict[str, Any]]
     title: str = "recipe"
     env_ids: tuple[str, ...] = CLASSIC
 
@@ -87,14 +88,21 @@ def tensors(observation: Any) -> dict[str, Any]:
     return {k: torch.as_tensor(v) for k, v in observation.items()}
 
 
-def held_out_gold(policy: Any, task_name: str) -> float:
-    """Return the mean reward of a language model's texts for a task's held-out prompts."""
+def held_out_gold(policy: Any, task_name: str) -> dict[str, Any]:
+    """Return what a language model's texts for a task's held-out prompts are worth, and their KL.
+
+    Returns:
+        `return`, the mean reward, with `gold_ci95`; `kl`, nats a text from the policy that the task ships,
+        with `kl_ci95`. `evaluate` measures them and knows nothing of what trained the policy.
+    """
     from text_gym import TextVectorEnv, load_task
-    from text_gym.agents import evaluate
+    from text_gym.agents import Policy, evaluate
 
     task = load_task(task_name)
     env = TextVectorEnv(**task.env_kwargs(prompts=task.held_out))
-    return evaluate(policy, env, seed=0).reward.mean
+    found = evaluate(policy, env, reference=Policy.from_pretrained(str(task.policy)), seed=0)
+    gold, kl = found.reward, found.kl
+    return {"return": gold.mean, "gold_ci95": list(gold.ci95), "kl": kl.mean, "kl_ci95": list(kl.ci95)}
 
 
 def mean_return(

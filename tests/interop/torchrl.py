@@ -24,8 +24,8 @@ def measure(names: Names, env_id: str) -> float:
     return mean_return(act, env_id)
 
 
-def gold(names: Names, env_id: str) -> float:
-    """Return the gold of the block's `policy` on held-out prompts."""
+def gold(names: Names, env_id: str) -> dict[str, Any]:
+    """Return gold and KL of the block's `policy` on held-out prompts."""
     return held_out_gold(names["policy"], "products")
 
 

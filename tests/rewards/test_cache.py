@@ -108,3 +108,34 @@ def test_cache_refuses_non_deterministic_sources() -> None:
     with pytest.raises(ConfigError):
         Cache(Fixed([1]), size=0)
     assert pickle.loads(pickle.dumps(Cache(Fixed([1]))))(episodes(1)).values.tolist() == [1]
+
+
+class Kinds(RewardSource):
+    """Tells texts as keys from numbers, and lists from tuples."""
+
+    name = "kinds"
+
+    def score(self, episodes: Sequence[Episode]) -> list[float]:
+        return [float(sum(map(ord, repr(dict(e.prompt.columns))))) for e in episodes]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"a": {1: 7}}, {"a": {"1": 7}}),
+        ({"a": (1, 2)}, {"a": [1, 2]}),
+        ({"a": [{"b": (1,)}]}, {"a": [{"b": [1]}]}),
+        ({"a": {True: 1}}, {"a": {"true": 1}}),
+        ({"a": {None: 1}}, {"a": {"null": 1}}),
+    ],
+)
+def test_what_json_cannot_tell_apart_is_never_cached(one: object, other: object) -> None:
+    for first, second in ((one, other), (other, one)):
+        rows = [
+            Episode.of(Prompt("p", columns, "p"), "same", ByteTokenizer())  # type: ignore[arg-type]
+            for columns in (first, second)
+        ]
+        cached = Cache(Kinds())
+        for row in (*rows, *rows):
+            assert same(cached([row]), Kinds()([row]))
+        assert cached.hits == 1  # the one that is JSON

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,25 @@ def test_token_rewards_are_the_last_of_the_per_token_rewards() -> None:
     assert checked_tokens(Says([1.0, 2.0]), token_batch()).tolist() == [0.0, 0.0]  # none per token
 
 
-def test_token_rewards_that_raise_are_wrapped() -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit])
+def test_token_rewards_that_raise_are_wrapped(error: type[BaseException]) -> None:
     class Raises(PerToken):
         def token_rewards(self, batch: TokenBatch) -> Any:
-            raise ZeroDivisionError("oh")
+            raise error("oh")
 
-    with pytest.raises(RewardError, match="ZeroDivisionError: oh") as caught:
+    with pytest.raises(RewardError, match=f"{error.__name__}: oh") as caught:
         checked_tokens(Raises(causal=True), token_batch())
-    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert isinstance(caught.value.__cause__, error)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e39])
+def test_a_bad_token_reward_that_is_dropped_pays_nothing_and_its_neighbour_is_paid(bad: float) -> None:
+    class Mixed(PerToken):
+        def token_rewards(self, batch: TokenBatch) -> Any:
+            return np.array([2.0, bad])
+
+    batch = token_batch()
+    with pytest.raises(RewardError, match="episode 1 has the token reward"):
+        checked_tokens(Mixed(causal=True), batch)
+    dropping = dataclasses.replace(batch, on_bad_reward="drop")
+    assert checked_tokens(Mixed(causal=True), dropping).tolist() == [2.0, 0.0]

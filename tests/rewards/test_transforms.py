@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.rewards.test_compose import Fixed, PerToken, episodes, nan_equal, per_token
-from text_gym import RewardSource
+from text_gym import Episode, Rewards, RewardSource
 from text_gym.errors import ConfigError, UnknownNameError
 from text_gym.rewards.transforms import Clip, LengthControl, Penalty, RunningStandardize, Standardize, Term
 
@@ -83,6 +85,17 @@ def test_running_standardize_declares_itself() -> None:
     assert source.count == 1
 
 
+def test_running_statistics_go_on_where_they_were_saved() -> None:
+    values = [4.0, -2.0, 7.0, 1.5]
+    first, other = RunningStandardize(Fixed(values)), RunningStandardize(Fixed(values))
+    batch = episodes(4)
+    first(batch[:3])
+    other.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert (other.count, other.mean, other.std) == (3, first.mean, first.std)
+    assert other(batch[3:]).values.tolist() == first(batch[3:]).values.tolist()
+    assert other.std == pytest.approx(np.std(values))
+
+
 def test_penalty_maps_scores_to_rewards_and_penalties() -> None:
     source = Penalty(Fixed([5, 3, 1, None]), threshold=3, slope=2)
     rewards = source(episodes(4))
@@ -101,6 +114,25 @@ def test_length_control_by_hand() -> None:
         rewards = source([episodes(11)[10]])
         assert rewards.values.tolist() == [1 - 0.25 * penalty]
         assert rewards.terms["length_penalty"].tolist() == [0.25 * penalty]
+
+
+def test_a_length_counts_the_tokens_of_the_agent_alone() -> None:
+    (own,) = episodes(1)  # a digit and EOS
+    shared = dataclasses.replace(own, agent_mask=np.array([False, True]))
+    for episode, length in ((own, 2), (shared, 1)):
+        rewards = LengthControl(Fixed([1.0]), high=0, slope=1.0)([episode])
+        assert rewards.terms["length"].tolist() == [length]
+        assert rewards.values.tolist() == [1 - length]
+
+
+def test_an_unknown_term_is_no_opinion() -> None:
+    class Partly(RewardSource):
+        def score(self, episodes: Sequence[Episode]) -> Rewards:
+            return Rewards(np.ones(2), terms={"grammar": np.array([0.5, math.nan])})
+
+    rewards = Term(Partly(), "grammar")(episodes(2))
+    assert rewards.values.tolist() == [0.5, 0]
+    assert rewards.abstained.tolist() == [False, True]
 
 
 def test_term_pays_a_named_term() -> None:

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.reward_tools import Says, of
@@ -64,9 +65,12 @@ def test_a_bad_reward_is_refused_with_its_place_or_dropped(value: Any, at: int) 
 
 
 @pytest.mark.nightly
-@settings(max_examples=10_000)
+@settings(max_examples=10_000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(BAD | st.floats(), min_size=1, max_size=5))
-def test_ten_thousand_lists_of_rewards(scores: list[Any]) -> None:
+def test_ten_thousand_lists_of_rewards(tried: Callable[..., None], scores: list[Any]) -> None:
+    tried(
+        "a reward that is NaN, infinite or no number is refused, with its place", 10_000, "lists of rewards"
+    )
     episodes = of(*["t"] * len(scores))
     largest = float(np.finfo(np.float32).max)
     good = [type(s) is float and abs(s) <= largest for s in scores]

@@ -24,7 +24,7 @@ from text_gym import TextVectorEnv, read_transcripts
 from text_gym.agents import Checkpoints, Policy, trajectory_log_probs
 from text_gym.errors import ConfigError, DataError, RaterLeftError
 from text_gym.reward_models import LabelStore
-from text_gym.rlhf import rlhf
+from text_gym.rlhf import cycle, rlhf
 from text_gym.rlhf.people import simulated_people
 from text_gym.rlhf.verdict import headline
 from text_gym.runs.origin import load_start
@@ -114,6 +114,62 @@ def test_two_raters_answer_the_shared_questions(done: Path) -> None:
             if label.policy == "round 0":
                 raters.setdefault(label.item, []).append(label.rater)
     assert sorted(map(len, raters.values())) == [1] * 16 + [2] * 4
+
+
+def test_each_round_learns_from_all_answers_and_is_held_to_the_first_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opinions, references, seeds = [], [], []
+    fit, load, play = cycle.fit_reward, cycle.load_algorithm, cycle.rollout
+
+    def fitting(run: Any, some: Any) -> Any:
+        opinions.append(len(some))
+        return fit(run, some)
+
+    def loading(name: str) -> Any:
+        def make(policy: Policy, env: Any, config: Any, reference: Policy) -> Any:
+            references.append(reference.digest())
+            return load(name)(policy, env, config, reference)  # type: ignore[call-arg]
+
+        return make
+
+    def playing(*args: Any, seed: int, **kwargs: Any) -> Any:
+        seeds.append(seed)
+        return play(*args, seed=seed, **kwargs)
+
+    monkeypatch.setattr(cycle, "fit_reward", fitting)
+    monkeypatch.setattr(cycle, "load_algorithm", loading)
+    monkeypatch.setattr(cycle, "rollout", playing)
+    rows = run(tmp_path / "run")
+    assert opinions == [rows[0]["opinions"], rows[0]["opinions"] + rows[1]["opinions"]]
+    start = Policy.from_pretrained(tmp_path / "run" / "start" / "policy", TOKENIZER, device="cpu")
+    assert references == [start.digest()] * 2
+    assert len(set(seeds)) == 2  # the texts of a round have luck of their own
+
+
+def test_a_skip_is_no_label(tmp_path: Path) -> None:
+    class SkippingOne:
+        def __init__(self, store: LabelStore, first: Any) -> None:
+            self.store, self.inner = store, simulated_people(GOLD, QUALITY)(store, first)
+
+        def __enter__(self) -> Any:
+            asking = self.inner.__enter__()
+
+            def answers(episodes: Any) -> Any:
+                def ask(among: list[str]) -> None:
+                    if len(among) == 16:  # those for one rater
+                        self.store.skip(among[0], f"simulated-{int(among[0][:8], 16) % 2 + 1}")
+                    asking(episodes)(among)
+
+                return ask
+
+            return answers
+
+        def __exit__(self, *error: Any) -> None:
+            self.inner.__exit__(*error)
+
+    (row,) = run(tmp_path / "run", SkippingOne, rounds=1)
+    assert (row["labels"], row["opinions"]) == (23, 19)
 
 
 def test_the_same_call_again_changes_nothing(done: Path) -> None:

@@ -3,16 +3,19 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from tests.rlhf_world import GOLD, QUALITY, TOKENIZER, config, run, task
 from text_gym.agents import Policy
 from text_gym.reward_models import LabelStore
 from text_gym.reward_models.learned.loading import load_reward_model
 from text_gym.rlhf.folder import RLHFFolder
-from text_gym.rlhf.measures import write_rows
+from text_gym.rlhf.measures import _judge, write_rows
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +102,35 @@ def test_changes_are_paired_differences_of_texts(done: Path) -> None:
 def test_new_labels_are_compared_with_a_model_that_did_not_know_them(done: Path) -> None:
     rows = rows_of(done)
     assert rows[0]["new_labels"] is None  # there was no model yet
-    assert rows[1]["new_labels"] is None or -1 <= rows[1]["new_labels"] <= 1
+    with LabelStore(done / "labels.db", create=False) as store:
+        folder = RLHFFolder(task(), config(), done, store, QUALITY, "cpu")
+        pool = {(e.prompt.text, e.completion): e for e in folder.texts(folder.at(2) / "candidates.jsonl")}
+        opinions = folder.opinions(2)
+    asked = [pool[o.prompt.text, o.completion] for o in opinions]
+    marks = [o.values["quality"] for o in opinions]
+    before, after = (
+        spearmanr(load_reward_model(done / f"round-{n}" / "reward_model")(asked).totals, marks).statistic
+        for n in (1, 2)
+    )
+    assert rows[1]["new_labels"] == pytest.approx(before)
+    assert abs(before - after) > 0.01  # the newest one has seen them
+
+
+def test_gold_has_no_say_in_what_is_kept_and_the_last_word_in_the_verdict(done: Path) -> None:
+    with LabelStore(done / "labels.db", create=False) as store:
+        folder = RLHFFolder(task(), config(), done, store, QUALITY, "cpu")
+        start = folder.started_from(2)
+        points = folder.evaluation(start)["points"]
+        reward = load_reward_model(folder.at(2) / "reward_model")
+        proxy = reward(folder.texts(folder.at(start) / "texts.jsonl")).totals
+        gold, kl = np.array(points["gold"]), np.array(points["kl"])
+        for better, worse, kept, verdict in ((1.0, 0.5, 2, "worse"), (-1.0, -0.5, start, "better")):
+            report: Any = SimpleNamespace(rewards=gold - worse, episode_kl=kl)
+            found = _judge(folder, 2, reward, report, proxy + better)
+            assert (found["kept"], found["verdict"]) == (kept, verdict)
+        undecided: Any = SimpleNamespace(rewards=gold, episode_kl=kl)
+        same = _judge(folder, 2, reward, undecided, proxy)
+        assert (same["kept"], same["verdict"]) == (2, "same")  # a policy is given up only if it is worse
 
 
 def test_rows_are_those_of_the_rounds_asked_for(done: Path, tmp_path: Path) -> None:

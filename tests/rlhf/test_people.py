@@ -20,7 +20,7 @@ from text_gym.agents import Policy
 from text_gym.cli.options.rlhf import read_rlhf
 from text_gym.cli.rlhf import run_rlhf
 from text_gym.reward_models import LabelStore
-from text_gym.reward_models.labels.questions import LabelCriterion
+from text_gym.reward_models.labels.questions import LabelCriterion, Question
 from text_gym.reward_models.people.simulated import Vices
 from text_gym.rlhf.people import BIASES, simulated_people
 
@@ -188,3 +188,19 @@ def test_who_likes_length_gives_more_for_more_words() -> None:
 def test_every_bias_is_a_vice() -> None:
     for bias, vices in BIASES.items():
         assert Vices(**vices) != Vices() or bias == "none"
+
+
+def test_two_people_have_noise_of_their_own() -> None:
+    scale = (LabelCriterion("quality"),)
+    episodes = [Episode.of("good", f"good bad {'bad ' * n}".strip(), TOKENIZER) for n in range(30)]
+    with LabelStore(":memory:") as store:
+        items = store.put([Question.rating("good", e.completion, scale) for e in episodes], overlap=2)
+        with simulated_people(GOLD, scale, noise=0.5)(store, episodes) as asking:
+            asking(episodes)(items)
+        found = {
+            name: [x.values["quality"] for x in store.labels() if x.rater == name]
+            for name in ("simulated-1", "simulated-2")
+        }
+    one, two = found.values()
+    assert len(one) == len(two) == 30
+    assert one != two

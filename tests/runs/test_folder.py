@@ -56,6 +56,9 @@ def test_a_resumed_run_goes_on_after_the_iterations_that_count(tmp_path: Path) -
         RunFolder(tmp_path, {"seed": 0}, logs=(), resume=True)
     with pytest.raises(ConfigError, match="has seed=0, not 1"):
         RunFolder(tmp_path, {"seed": 1}, logs=(), resume=True)
+    for other in ({"seed": 0, "extra": 1}, {}):  # a setting more, and one less
+        with pytest.raises(ConfigError, match="extra" if other else "seed"):
+            RunFolder(tmp_path, other, logs=(), resume=True)
     with pytest.raises(ConfigError, match="holds no run"):
         RunFolder(tmp_path / "none", {}, logs=(), resume=True)
 

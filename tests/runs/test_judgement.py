@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests import kill_harness
-from text_gym import Rewards, RewardSource, TextVectorEnv, as_reward_source
+from text_gym import Prompt, Rewards, RewardSource, TextVectorEnv, as_reward_source
 from text_gym.agents import PPO, Policy, PPOConfig, evaluate, rollout, trajectory_log_probs
 from text_gym.runs.judgement import GoldWatch, judge_policy, judge_texts, rows_of
 from text_gym.tasks.task import NoGold, Task
@@ -61,6 +61,12 @@ def test_gold_is_the_tasks_own_reward_and_another_one_has_its_name() -> None:
         "vowels": vowels[3],
     }
     assert list(rows_of(found.summary)) == ["gold", "reward (vowels)", "vowels: vowels"]
+
+
+def test_a_policy_is_judged_on_held_out_prompts() -> None:
+    task = dataclasses.replace(kill_harness.task(), held_out=[Prompt("ghi"), Prompt("hi")])
+    found = judge_policy(policy(1), policy(0), task, Vowels())
+    assert [e.prompt.text for e in found.sampled.episodes] == ["ghi", "hi"]
 
 
 def test_gold_itself_is_shown_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import random
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from text_gym import load_task
+from text_gym import Prompt, load_task
 from text_gym.agents import DPOConfig
 from text_gym.cli.main import main
 from text_gym.errors import ConfigError, DataError
@@ -54,6 +55,13 @@ def test_a_separator_is_added_where_it_lacks(tmp_path: Path) -> None:
     rows = [{"q": text, "chosen": "a", "rejected": "b"} for text in (KNOWN, f"{KNOWN}\n")]
     found = read_preferences(write_pairs(tmp_path / "p.jsonl", rows), TASK, prompt="q", separator="\n")
     assert [p.text for p, *_ in found] == [f"{KNOWN}\n"] * 2
+
+
+def test_held_out_prompts_are_known_with_their_separator(tmp_path: Path) -> None:
+    task = dataclasses.replace(TASK, held_out=[Prompt(f"{HELD_OUT}\n")])
+    rows = [{"prompt": text, "chosen": "a", "rejected": "b"} for text in (KNOWN, HELD_OUT)]
+    found = read_preferences(write_pairs(tmp_path / "p.jsonl", rows), task, separator="\n")
+    assert [p.text for p, *_ in found] == [f"{KNOWN}\n"]
 
 
 def test_a_label_store_gives_its_comparisons_and_its_ratings(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from text_gym.agents import Policy, PPOConfig, SB3Config, rollout, trajectory_lo
 from text_gym.agents.training.metrics import TIMES
 from text_gym.cli.main import main
 from text_gym.errors import RewardError
-from text_gym.models import threads
+from text_gym.models import runtime
 from text_gym.runs.folder import default_folder
 from text_gym.runs.origin import load_start
 from text_gym.runs.train import train
@@ -187,13 +187,19 @@ def test_the_limit_reaches_the_environment_and_the_settings(
 
 
 def ruinous(folder: Path, on_decline: Any = "warn", at: int | None = None, **changes: Any) -> dict[str, Any]:
-    """A run that learns far too fast from a policy that is at its best at the start; fails at call `at`."""
+    """A run that learns far too fast from a policy that is at its best at the start; fails at call `at`.
+
+    With `interrupt`, Ctrl-C is pressed at that call.
+    """
+    interrupt = changes.pop("interrupt", None)
     calls: list[int] = []
 
     def varied(completions: list[str]) -> list[float]:
         calls.append(1)
         if len(calls) == at:
             raise KeyError("price")
+        if len(calls) == interrupt:
+            signal.raise_signal(signal.SIGINT)
         return [len(set(c)) / 6 for c in completions]
 
     gold = as_reward_source(lambda completion: len(set(completion)) / 6)
@@ -239,6 +245,15 @@ def test_a_ruined_run_ends_with_its_best_policy(tmp_path: Path, on_decline: str)
         said.count(f"kept the policy of iteration {found['policy_of_iteration']}, not that of the last") == 1
     )
     assert "to go on" not in said
+    saved, of_the_last = (tmp_path / name / "policy" / "model.safetensors" for name in ("run", "last"))
+    assert saved.read_bytes() != of_the_last.read_bytes()
+
+
+def test_an_interrupted_run_keeps_the_policy_that_it_goes_on_from(tmp_path: Path) -> None:
+    found = ruinous(tmp_path, interrupt=14)
+    assert found["interrupted"]
+    assert 8 < found["iterations"] < 24
+    assert found["policy_of_iteration"] == found["iterations"]
 
 
 @pytest.mark.parametrize("on_decline", [pytest.param("warn", marks=pytest.mark.nightly), "stop"])
@@ -389,8 +404,8 @@ def test_a_small_model_gets_few_threads_where_nobody_chose(
         seen.add(torch.get_num_threads())
         return float(completion.count("i"))
 
-    monkeypatch.setattr(threads, "cores", lambda: 16)
-    for name in threads.CHOICES:
+    monkeypatch.setattr(runtime, "cores", lambda: 16)
+    for name in runtime.CHOICES:
         monkeypatch.delenv(name, raising=False)
     if chosen:
         monkeypatch.setenv("OMP_NUM_THREADS", "16")

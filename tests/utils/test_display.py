@@ -1,16 +1,27 @@
 from __future__ import annotations
 
+import base64
+import html
 import io
+import json
+import random
+import sys
+import time
 import tracemalloc
+import unicodedata
+import urllib.parse
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from text_gym import ByteTokenizer
-from text_gym.utils.display import harmless
+from text_gym.utils.display import escaped_output, harmless, json_line, plain_stream, without_secret
+from text_gym.utils.terminal import SafeConsole
 
 HOSTILE = st.text(
     st.characters()
@@ -46,11 +57,111 @@ def test_ten_thousand_hostile_texts(text: str) -> None:
         ("abc\u202edef", "abc\\u202edef"),
         ("\U000e0041", "\\U000e0041"),  # a tag character, invisible
         ("\ud800", "\\ud800"),
+        ("a\u2028b\u2029c\x85d", "a\\u2028b\\u2029c\\x85d"),  # lines end there for some programs
         ("e\u0301 שלום 🙂", "e\u0301 שלום 🙂"),  # combining, right to left, emoji: as they are
     ],
 )
 def test_by_hand(text: str, shown: str) -> None:
     assert harmless(text) == shown
+
+
+# Secrets
+
+KEY = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=40)
+FORMS: dict[str, Callable[[str], str]] = {
+    "plain": str,
+    "JSON": lambda c: json.dumps(c)[1:-1],
+    "JSON, slashes too": lambda c: json.dumps(c)[1:-1].replace("/", "\\/"),
+    "JSON, twice": lambda c: json.dumps(json.dumps(c))[3:-3] if c == '"' else json.dumps(json.dumps(c))[2:-2],
+    "JSON, by number": lambda c: f"\\u{ord(c):04x}",
+    "JSON, by number, capitals": lambda c: f"\\u{ord(c):04X}",
+    "Python": lambda c: f"\\x{ord(c):02x}",
+    "percent": lambda c: f"%{ord(c):02X}",
+    "percent, small": lambda c: f"%{ord(c):02x}",
+    "percent, twice": lambda c: f"%25{ord(c):02x}",
+    "a URL": lambda c: urllib.parse.quote(c, safe=""),
+    "HTML": html.escape,
+    "HTML, by number": lambda c: f"&#{ord(c)};",
+    "HTML, by hexadecimal number": lambda c: f"&#x{ord(c):02X};",
+}
+
+
+@settings(max_examples=300)
+@given(KEY, st.randoms(use_true_random=False), st.text(max_size=5))
+def test_a_secret_is_hidden_in_every_form_mixed_at_will(key: str, rng: random.Random, around: str) -> None:
+    names = sorted(FORMS)
+    quoted = "".join(FORMS[rng.choice(names)](c) for c in key)
+    assert without_secret(f"{around}, {quoted}, {around}", key).count("[key]") >= 1
+    assert quoted not in without_secret(f"{around}, {quoted}, {around}", key)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_secret_is_hidden_in_each_form(form: str) -> None:
+    key = "sk-s3/cret+\"key'<&>=="
+    assert without_secret("no key " + "".join(map(FORMS[form], key)), key) == "no key [key]"
+
+
+@settings(max_examples=200)
+@given(KEY.filter(lambda k: len(k) >= 12), st.binary(max_size=7), st.binary(max_size=7))
+def test_a_secret_is_hidden_in_base64_wherever_it_stands(key: str, before: bytes, after: bytes) -> None:
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        coded = encode(before + key.encode() + after).decode()
+        shown = without_secret(coded, key)
+        assert "[key]" in shown
+        # What is left does not give the key away.
+        left = max(shown.split("[key]"), key=len).rstrip("=")
+        assert len(left) <= 4 * (max(len(before), len(after)) // 3 + 2)
+    assert without_secret(key.encode().hex().upper(), key) == "[key]"
+
+
+def test_a_hostile_answer_does_not_make_hiding_slow() -> None:
+    key = "s" * 40
+    for part in ("\\", "%25", "&amp;#", "s", "&#0", "\\u0"):
+        start = time.process_time()
+        without_secret(part * (400_000 // len(part)), key + "!")
+        assert time.process_time() - start < 3
+
+
+def test_texts_without_the_secret_stay_as_they_are() -> None:
+    text = '{"quality": 5, "why": "100% \\\\ &amp; \\u00e9"}'
+    assert without_secret(text, "sk-secret") == text == without_secret(text, "")
+
+
+# What a command prints
+
+
+def test_output_of_a_command_is_escaped_and_its_own_console_is_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = sys.stdout
+    with escaped_output():
+        print("\x1b[31mred\r")
+        print("\u202e", file=sys.stderr)
+        sys.stdout.writelines(["a\x07", "\n"])
+        assert plain_stream(sys.stdout) is before
+        SafeConsole(force_terminal=True, color_system="standard").print(Text("\x1b[31mx\x9b", style="red"))
+    assert sys.stdout is before
+    shown = capsys.readouterr()
+    assert shown.out == "\\x1b[31mred\\r\na\\x07\n\x1b[31m\\x1b[31mx\\x9b\x1b[0m\n"
+    assert shown.err == "\\u202e\n"
+
+
+def test_the_traceback_of_a_broken_command_is_escaped(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.excepthook", sys.excepthook)
+    with pytest.raises(RuntimeError) as error, escaped_output():
+        raise RuntimeError("\x1b]0;title\x07")
+    sys.excepthook(error.type, error.value, error.tb)
+    assert capsys.readouterr().err.endswith("RuntimeError: \\x1b]0;title\\x07\n")
+
+
+@settings(max_examples=100)
+@given(HOSTILE)
+def test_json_lines_are_safe_to_print_and_mean_the_same(text: str) -> None:
+    line = json_line({"text": text, text: [text]})
+    assert json.loads(line) == {"text": text, text: [text]}
+    assert not any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") for c in line)
 
 
 def test_newlines_stay_if_asked() -> None:

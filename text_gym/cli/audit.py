@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.text import Text
 
 from text_gym.cli.options.audit import AuditOptions
@@ -23,12 +22,13 @@ from text_gym.tasks.task import Task, load_task
 from text_gym.tokenizer import ByteTokenizer, Tokenizer, WordTokenizer
 from text_gym.utils.display import harmless
 from text_gym.utils.interval import Interval
+from text_gym.utils.terminal import SafeConsole
 
 
 def run_audit(options: AuditOptions) -> int:
     """Run `text-gym reward audit`; the exit status is 0 whatever the audit finds."""
     config = AuditConfig(options.count, options.edited, options.explained, options.words, options.seed)
-    console = Console(highlight=False)
+    console = SafeConsole()
     task = None if options.data else load_task(options.task)
     episodes = list(_episodes(options, task))
     prompts = list({e.prompt.id: e.prompt for e in episodes}.values())

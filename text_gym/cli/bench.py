@@ -16,12 +16,13 @@ from text_gym.cli.options.bench import BenchAgentsOptions, BenchRewardsOptions, 
 from text_gym.utils.display import harmless
 from text_gym.utils.interval import shown
 from text_gym.utils.json_files import write_json
+from text_gym.utils.terminal import SafeConsole
 
 
 def run_rewards(options: BenchRewardsOptions, command: str) -> int:
     """Run `text-gym bench rewards`."""
     if options.list:
-        show_designs(Console(highlight=False))
+        show_designs(SafeConsole())
         return 0
     settings = asdict(options)
     settings.pop("list")
@@ -46,7 +47,6 @@ def show_designs(console: Console) -> None:
 
 def run_compare(options: CompareOptions) -> int:
     """Run `text-gym bench compare`."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -60,7 +60,7 @@ def run_compare(options: CompareOptions) -> int:
         student = shown(row.student, 3, True).partition(" ")[2]
         cells = [harmless(row.name), f"{row.a:.3f}", f"{row.b:.3f}", shown(row.difference, 3, True), student]
         table.add_row(*(Text(c) for c in (*cells, shown(row.improvement), row.verdict)))
-    console = Console()
+    console = SafeConsole()
     console.print(table)
     console.print(_notes(found), highlight=False, markup=False)
     if options.json is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from itertools import islice
@@ -23,11 +22,12 @@ from text_gym.episode import Prompt, write_transcripts
 from text_gym.errors import ConfigError, DataError
 from text_gym.runs.data import data_task, load_reward_source, with_settings
 from text_gym.runs.judgement import judge_texts, rows_of
-from text_gym.runs.origin import load_policy, load_start
+from text_gym.runs.origin import load_policy, load_start, origin_task
 from text_gym.runs.saved_policy import policy_folder, read_origin
 from text_gym.tasks.task import Task, load_task
-from text_gym.utils.display import harmless
+from text_gym.utils.display import harmless, json_line
 from text_gym.utils.json_files import write_json
+from text_gym.utils.terminal import SafeConsole
 
 
 def run_sample(options: SampleOptions) -> int:
@@ -44,7 +44,7 @@ def run_evaluate(options: EvaluateOptions) -> int:
 
 def sample(options: SampleOptions, console: Console | None = None) -> list[str]:
     """Print completions of the given texts, or of held-out prompts."""
-    console = console or Console()
+    console = console or SafeConsole()
     task, place = _task_and_policy(options.task, data_of(options), options.policy, options.max_tokens)
     policy = load_policy(place, options.device, task)
     prompts: list[Prompt] = [Prompt(t) for t in options.texts] or list(islice(task.held_out, options.count))
@@ -58,7 +58,7 @@ def sample(options: SampleOptions, console: Console | None = None) -> list[str]:
             row: dict[str, Any] = {"prompt": episode.prompt.text, "completion": episode.completion}
             if not options.texts and task.has_gold:
                 row["gold"] = float(value) if value == value else None  # the source abstained
-            print(json.dumps(row, ensure_ascii=False))
+            print(json_line(row))
             continue
         console.print(Text(harmless(episode.prompt.text.strip(), newlines=True), style="dim"))
         mark = "" if options.texts or not task.has_gold else f" (gold {value:.2f})"
@@ -72,7 +72,7 @@ def evaluate_policy(options: EvaluateOptions, console: Console | None = None) ->
     Returns:
         The figures of `judge_texts`, with `policy`, `task` and `reference`: what KL is measured to, or None.
     """
-    console = console or Console()
+    console = console or SafeConsole()
     data = data_of(options, reference=options.reference_column)
     task, place = _task_and_policy(options.task, data, options.policy, options.max_tokens)
     policy = load_policy(place, options.device, task)
@@ -169,8 +169,10 @@ def _task_and_policy(
         raise ConfigError(
             f"{place} was trained on a task that was made in Python; pass --task NAME or --data FILE"
         )
-    arguments = dict(origin.get("task_arguments", {})) if own else {}
-    task = load_task(name or str(origin.get("task", "products")), **arguments)
+    if own and place is not None and "task" in origin:
+        task = origin_task(origin, place)
+    else:
+        task = load_task(name or "products")
     limit = max_tokens or (origin.get("max_tokens") if own else None)
     if limit:
         task = dataclasses.replace(task, max_tokens=int(limit))

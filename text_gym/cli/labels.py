@@ -38,6 +38,7 @@ from text_gym.reward_models.people.console import RaterConsole
 from text_gym.reward_models.people.human import default_rater
 from text_gym.utils.display import harmless
 from text_gym.utils.json_files import write_json
+from text_gym.utils.terminal import SafeConsole
 
 
 def run_label(options: LabelOptions) -> int:
@@ -47,7 +48,7 @@ def run_label(options: LabelOptions) -> int:
         if options.data is not None:
             put_file(store, options)
         if options.web:
-            page = {k: getattr(options, k) for k in ("port", "host", "names", "expose")}
+            page = {k: getattr(options, k) for k in ("port", "host", "names", "expose", "raters")}
             with _ending_signals():
                 serve_page(store, **page)
             return 0
@@ -74,7 +75,7 @@ def run_stats(options: StatsOptions) -> int:
         row, head = store.head
         waiting = sum(item.answers < item.overlap for item in store.items())
     found = measure_agreement(labels)
-    console = Console(highlight=False)
+    console = SafeConsole()
     kinds = {
         kind: sum(label.kind == kind for label in labels) for kind in dict.fromkeys(x.kind for x in labels)
     }
@@ -111,7 +112,7 @@ def show_agreement(found: Agreement, console: Console) -> None:
 
 def run_verify(options: VerifyOptions) -> int:
     """Run `text-gym labels verify`."""
-    with LabelStore(options.store, create=False) as store:
+    with LabelStore(options.store, create=False, check=False) as store:
         found = store.verify(options.head)
     print(f"{options.store}: {found.rows:,} rows and {found.items:,} questions are good\nhead {found.head}")
     return 0
@@ -119,8 +120,8 @@ def run_verify(options: VerifyOptions) -> int:
 
 def run_export(options: ExportOptions) -> int:
     """Run `text-gym labels export`."""
-    with LabelStore(options.store, create=False) as store:
-        count = export_labels(store, options.file, options.form)
+    with LabelStore(options.store, create=False, check=options.before is None) as store:
+        count = export_labels(store, options.file, options.form, options.before)
     print(f"{count:,} rows in {options.file}")
     return 0
 

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from typing import Any
 
 from text_gym.errors import TextGymError, UnknownNameError
+from text_gym.utils.display import escaped_output
 
 # A command of one word or two: the function that reads the words after it, the one that takes what was
 # read (and returns the exit status), and its help.
@@ -141,6 +142,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     argv = [a for a in argv if a != "--debug"]
     _escape_what_cannot_be_shown()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with escaped_output():
+        return _run(argv, debug)
+
+
+def _run(argv: list[str], debug: bool) -> int:
     try:
         if not argv or argv[0] in ("-h", "--help"):
             print(_help())

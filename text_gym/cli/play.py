@@ -15,6 +15,7 @@ from text_gym.errors import ConfigError, TextGymError, UnknownNameError
 from text_gym.tasks.task import env_ids, task_names
 from text_gym.tokenizer import Tokenizer
 from text_gym.utils.display import harmless
+from text_gym.utils.terminal import SafeConsole
 
 HELP = """\
   any text   append its tokens, one step each
@@ -30,7 +31,6 @@ HELP = """\
 def run_play(options: PlayOptions) -> int:
     """Run `text-gym play`."""
     import gymnasium as gym
-    from rich.console import Console
 
     if options.task in task_names():
         env = TextEnv(task=options.task)
@@ -41,7 +41,7 @@ def run_play(options: PlayOptions) -> int:
         env = made
     else:
         raise UnknownNameError("environment", options.task, [*env_ids(), *task_names()])
-    play(env, Console(), _typed_lines(), options.seed)
+    play(env, SafeConsole(), _typed_lines(), options.seed)
     return 0
 
 

@@ -22,7 +22,6 @@ from text_gym.reward_models.learned.configs import NgramConfig, RewardTrainingCo
 from text_gym.reward_models.learned.ensembles import Ensemble
 from text_gym.reward_models.learned.model import RewardModel
 from text_gym.reward_models.learned.ngrams import NgramModel
-from text_gym.reward_models.learned.settings import SETTINGS
 from text_gym.reward_models.learned.training import RewardTrainer
 from text_gym.reward_models.loading import load_reward
 from text_gym.reward_models.preferences.measures import mark_correlation, measure_calibration, pair_accuracy
@@ -30,6 +29,7 @@ from text_gym.reward_models.preferences.opinions import Opinions, PreferencePair
 from text_gym.rewards.source import RewardSource
 from text_gym.tokenizer import ByteTokenizer, PretrainedTokenizer
 from text_gym.utils.json_files import write_json
+from text_gym.utils.terminal import SafeConsole
 
 _TOKENIZER = ByteTokenizer()  # learned models read text, so any tokenizer will do to carry it
 
@@ -57,9 +57,9 @@ def train_reward(
         What is written to `summary.json`: accuracy and calibration for pairs, Spearman for each criterion of
         ratings, with 95 % bootstrap intervals, on the held-out prompts.
     """
-    console = console or Console()
+    console = console or SafeConsole()
     out = Path(options.out)
-    if (out / SETTINGS).exists():
+    if (out / "summary.json").exists():
         raise ConfigError(f"{out} already holds a reward model; choose another --out")
     opinions, criteria = options.load()
     train, held_out = _split(opinions, options.held_out, config.seed)
@@ -83,9 +83,9 @@ def train_reward(
         "seconds": seconds,
         "seed": config.seed,
     }
-    write_json(out / "summary.json", summary)
     if figure is not None:
         figure.draw(out / "calibration.png", f"{out.name}, held-out prompts")
+    write_json(out / "summary.json", summary)  # last: what was interrupted before it can be done again
     _show(console, summary, out)
     return summary
 
@@ -130,7 +130,7 @@ def rescore(options: RewardScoreOptions, console: Console | None = None) -> list
     Raises:
         ConfigError: The reward is not deterministic: it would not say tomorrow what it says today.
     """
-    console = console or Console()
+    console = console or SafeConsole()
     rows = read_rows(options.transcripts)
     tokenizer = PretrainedTokenizer.from_pretrained(options.policy) if options.policy else _TOKENIZER
     episodes = list(read_transcripts(options.transcripts, tokenizer))

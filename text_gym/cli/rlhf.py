@@ -23,13 +23,14 @@ from text_gym.runs.folder import default_folder
 from text_gym.runs.saved_policy import read_origin
 from text_gym.tasks.task import Task
 from text_gym.utils.display import harmless
+from text_gym.utils.terminal import SafeConsole
 
 if TYPE_CHECKING:
     from text_gym.rlhf.cycle import People
 
 
 # Options that may differ when a run is resumed, because they change nothing in it.
-_FREE = ("out", "name", "port", "device")
+_FREE = ("out", "name", "port", "device", "accept_changes")
 
 
 def run_rlhf(options: RLHFOptions, config: RLHFConfig) -> int:
@@ -37,7 +38,7 @@ def run_rlhf(options: RLHFOptions, config: RLHFConfig) -> int:
     task = _task(options)
     criteria = _criteria(options, task)
     out = options.out or str(default_folder(task.name, "rlhf"))
-    console = Console(highlight=False)
+    console = SafeConsole()
     kept = {k: v for k, v in dataclasses.asdict(options).items() if k not in _FREE}
     try:
         rows = rlhf(
@@ -50,6 +51,7 @@ def run_rlhf(options: RLHFOptions, config: RLHFConfig) -> int:
             device=options.device,
             console=console,
             options=kept,
+            accept_changes=options.accept_changes,
         )
     except RaterLeftError as error:
         console.print(Text(f"\n{error}. To go on, give the same command with --out {harmless(out)}"))

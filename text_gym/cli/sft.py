@@ -26,6 +26,7 @@ from text_gym.runs.saved_policy import policy_folder
 from text_gym.tasks.task import load_task
 from text_gym.tokenizer import PretrainedTokenizer, Tokenizer
 from text_gym.utils.json_files import write_json
+from text_gym.utils.terminal import SafeConsole
 
 
 def run_sft(options: SFTOptions, config: SFTConfig, started: float) -> int:
@@ -47,7 +48,7 @@ def sft(
     Returns:
         What is written to `sft.json`: losses in nats per token, sizes, seconds.
     """
-    console = console or Console()
+    console = console or SafeConsole()
     started = time.perf_counter() if started is None else started
     texts = _written_texts(options)
     policy = _policy_for(options, texts.train, config.seed, texts.tokenizer)

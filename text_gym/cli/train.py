@@ -44,6 +44,7 @@ def run_train(options: TrainOptions, config: Any, resumed: str, started: float, 
         device=options.device,
         checkpoint_every=options.checkpoint_every,
         resume=bool(resumed),
+        accept_changes=options.accept_changes,
         pairs=_pairs(options, task),
         logs=options.log,
         started=started,
@@ -82,4 +83,5 @@ def _anchored(options: dict[str, Any]) -> dict[str, Any]:
     """Make the files among the options absolute, so that a run can be resumed from anywhere."""
     files = {name: anchored(options[name]) for name in ("data", "pairs", "policy") if options[name] != NEW}
     code = {name: anchored(options[name], True) for name in ("algorithm", "reward", "gold")}
-    return {**options, **files, **code}
+    asked = ("accept_changes", "trust")  # of this command, not of the run
+    return {k: v for k, v in {**options, **files, **code}.items() if k not in asked}

@@ -23,7 +23,12 @@ from text_gym.tokenizer import as_tokenizer
 
 from .masks import Prefixes, mask_array
 from .options import EpisodeOptions, check_count
-from .prompts import PromptTable, stream_keys
+from .prompts import PromptTable
+
+# Of SplitMix64, the hash that chooses prompts.
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
+_FACTORS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
 class EpisodeBatch:
@@ -55,7 +60,7 @@ class EpisodeBatch:
         seeds: `(B,)` int64: the seed of each episode's stream.
         episode_index: `(B,)` int64: its number `k` in the stream.
         prompt_index: `(B,)` int64: its place in `prompts`.
-        table: The prompts with their tokens.
+        prompts: What episodes begin with; `table` holds their tokens.
 
         All arrays are the buffers themselves: read them, copy what you keep, and write to none.
 
@@ -96,16 +101,16 @@ class EpisodeBatch:
         self.mask = options.mask
         if self.mask is not None:
             self.mask.bind(self.tokenizer, self.max_tokens)
+        self.prompts: Sequence[Prompt] = as_prompts(prompts)
         self.table = PromptTable(
-            as_prompts(prompts),
+            self.prompts,
             self.tokenizer,
             self.max_tokens,
             limit=options.max_prompt_tokens,
             on_long=options.on_long_prompt,
             context=options.context,
-            shuffle=options.shuffle,
-            group_size=int(options.group_size),
         )
+        self._group_size = int(options.group_size)
         self._make_buffers()
 
     def _make_buffers(self) -> None:
@@ -134,11 +139,6 @@ class EpisodeBatch:
     # Prompts
 
     @property
-    def prompts(self) -> Sequence[Prompt]:
-        """The prompts that episodes begin with."""
-        return self.table.prompts
-
-    @property
     def max_prompt_tokens(self) -> int:
         """The room for a prompt, `P` tokens."""
         return self.table.tokens.shape[1]
@@ -146,16 +146,24 @@ class EpisodeBatch:
     @property
     def group_size(self) -> int:
         """Consecutive episode numbers that share a prompt; what is set holds for episodes yet to begin."""
-        return self.table.group_size
+        return self._group_size
 
     @group_size.setter
     def group_size(self, size: int) -> None:
         check_count("group_size", size)
-        self.table.group_size = int(size)
+        self._group_size = int(size)
 
     def prompt_of(self, seeds: IntArray, episode_index: IntArray) -> IntArray:
         """Return the prompt indices of episodes `k`, `(n,)` int64, a function of (seed, k) alone."""
-        return self.table.choose(stream_keys(seeds), episode_index)
+        return self._choose(stream_keys(seeds), episode_index)
+
+    def _choose(self, keys: npt.NDArray[np.uint64], episode_index: IntArray) -> IntArray:
+        """Do what `prompt_of` does by seeds' `stream_keys`, `(n,)` uint64: a hash needs no random state."""
+        group = episode_index if self._group_size == 1 else episode_index // self._group_size
+        if not self.options.shuffle:
+            return group % len(self.prompts)
+        draw = _hash64(keys + group.astype(np.uint64)) % np.uint64(len(self.prompts))
+        return draw.astype(np.int64)
 
     # The transition
 
@@ -170,7 +178,7 @@ class EpisodeBatch:
         if np.count_nonzero(self.seeds[rows] != seeds):  # rows mostly keep their stream
             self.seeds[rows] = seeds
             self._keys[rows] = stream_keys(seeds)
-        choice = self.table.choose(self._keys[rows], episode_index)
+        choice = self._choose(self._keys[rows], episode_index)
         lengths = self.table.lengths[choice]
         tokens = np.full((len(rows), self.tokens.shape[1]), self.tokenizer.pad_id, dtype=np.int64)
         tokens[:, : self.max_prompt_tokens] = self.table.tokens[choice]
@@ -359,6 +367,19 @@ class EpisodeBatch:
             if found:  # if one token holds several, the first counts
                 self._stopped_by[i] = min(found, key=lambda s: (text.find(s), -len(s)))
                 ended[j] = True
+
+
+def stream_keys(seeds: IntArray) -> npt.NDArray[np.uint64]:
+    """Hash seeds to stream keys, `(n,)` uint64, so that neighbouring seeds have unrelated streams."""
+    return _hash64(seeds.astype(np.uint64))
+
+
+def _hash64(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """SplitMix64 (Steele, Lea & Flood 2014): a stateless, vectorised hash of 64-bit integers."""
+    z = x + _GAMMA
+    z = (z ^ (z >> _SHIFTS[0])) * _FACTORS[0]
+    z = (z ^ (z >> _SHIFTS[1])) * _FACTORS[1]
+    return z ^ (z >> _SHIFTS[2])
 
 
 def _episode(**fields: Any) -> Episode:

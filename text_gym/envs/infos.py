@@ -193,9 +193,9 @@ class NoInfos(ChangingInfos):
 
 def infos_writer(batch: EpisodeBatch, options: VectorOptions) -> ChangingInfos:
     """Make the writer of infos that the options ask for."""
-    if options.infos == "constant":
-        redraws = options.on_abstain == "redraw"
-        return ConstantInfos(batch, texts=options.info_texts, redraws=redraws)
+    if options.infos in ("constant", "numbers"):
+        texts = options.info_texts and options.infos == "constant"
+        return ConstantInfos(batch, texts=texts, redraws=options.on_abstain == "redraw")
     kind = NoInfos if options.infos == "none" else ChangingInfos
     return kind(batch, texts=options.info_texts)
 

@@ -112,8 +112,9 @@ class VectorOptions:
         infos: `"changing"`: each key where it has something to say. `"constant"`: every key in every row at
             every reset and step, of the same types; what has nothing to say is 0, False or "" (`prompt` and
             `episode_index` are those of the episode in the row), and `reward_terms` are left out, since their
-            names are known only once a text was scored. `"none"`: nothing. Under `SAME_STEP`, `final_obs` and
-            `final_info` come at episodes' ends all the same, as Gymnasium says.
+            names are known only once a text was scored. `"numbers"`: the same without the texts, which is
+            what any library can store, and the default of registered ids. `"none"`: nothing. Under
+            `SAME_STEP`, `final_obs` and `final_info` come at episodes' ends all the same, as Gymnasium says.
 
     Raises:
         ConfigError: A setting that makes no sense; its name and value are told.
@@ -125,11 +126,11 @@ class VectorOptions:
     copy: bool = True
     info_texts: bool = True
     observation: Literal["tokens", "ids", "onehot", "text"] = "tokens"
-    infos: Literal["changing", "constant", "none"] = "changing"
+    infos: Literal["changing", "constant", "numbers", "none"] = "changing"
 
     def __post_init__(self) -> None:
         check_choice("observation", self.observation, ["tokens", "ids", "onehot", "text"])
-        check_choice("infos", self.infos, ["changing", "constant", "none"])
+        check_choice("infos", self.infos, ["changing", "constant", "numbers", "none"])
         check_choice("numbering", self.numbering, ["per_env", "global"])
         check_choice("on_abstain", self.on_abstain, ["pay_zero", "redraw"])
         check_choice("on_masked", self.on_masked, ["raise", "allow"])

@@ -1,7 +1,4 @@
-"""PromptTable tokenizes prompts once, and chooses the one episode `k` of a stream begins with.
-
-The choice is a hash of (seed, k) and needs no random state. How a prompt's text is made is not known here.
-"""
+"""PromptTable tokenizes prompts once; which of them an episode begins with is chosen by `EpisodeBatch`."""
 
 from __future__ import annotations
 
@@ -11,18 +8,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from text_gym.episode import IntArray, Prompt
+from text_gym.episode import Prompt
 from text_gym.errors import ConfigError, PromptError, excerpt
 from text_gym.tokenizer import Tokenizer
 
-Keys = npt.NDArray[np.uint64]
-_GAMMA = np.uint64(0x9E3779B97F4A7C15)
-_SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
-_FACTORS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
-
 
 class PromptTable:
-    """Encoded prompts in one `(N, P)` array, and the order in which streams of episodes use them.
+    """Encoded prompts in one `(N, P)` array.
 
     Args:
         prompts: `N >= 1` prompts.
@@ -31,8 +23,6 @@ class PromptTable:
         limit: `P`; the longest prompt's length if None.
         on_long: `"error"`, or `"truncate"`: drop tokens on the left.
         context: Largest `P + max_tokens`, if there is such a limit.
-        shuffle: Draw prompts uniformly; False takes them in order.
-        group_size: Consecutive episode numbers that share a prompt.
 
     Attributes:
         tokens: `(N, P)` int64, read-only, right-padded.
@@ -55,14 +45,10 @@ class PromptTable:
         limit: int | None = None,
         on_long: Literal["error", "truncate"] = "error",
         context: int | None = None,
-        shuffle: bool = True,
-        group_size: int = 1,
     ) -> None:
         if on_long not in ("error", "truncate"):
             raise ConfigError(f"on_long_prompt is {on_long!r}; choose 'error' or 'truncate'")
         self.prompts = prompts
-        self.shuffle = shuffle
-        self.group_size = group_size
         bos = tokenizer.bos_id
         encoded = [tokenizer.encode(p.text) or ([] if bos is None else [bos]) for p in prompts]
         width = self._width(list(map(len, encoded)), max_tokens, limit, on_long, context)
@@ -108,29 +94,3 @@ class PromptTable:
                 "max_tokens, or pass on_long_prompt='truncate'"
             )
         return width
-
-    def choose(self, keys: Keys, episode_index: IntArray) -> IntArray:
-        """Choose the prompt of episode `k` of each stream, `(n,)` int64.
-
-        Args:
-            keys: `(n,)` uint64, `stream_keys` of the streams' seeds.
-            episode_index: `(n,)` int64, `k >= 0`.
-        """
-        group = episode_index if self.group_size == 1 else episode_index // self.group_size
-        if not self.shuffle:
-            return group % len(self.prompts)
-        draw = _hash64(keys + group.astype(np.uint64)) % np.uint64(len(self.prompts))
-        return draw.astype(np.int64)
-
-
-def stream_keys(seeds: IntArray) -> Keys:
-    """Hash seeds to stream keys, `(n,)` uint64, so that neighbouring seeds have unrelated streams."""
-    return _hash64(seeds.astype(np.uint64))
-
-
-def _hash64(x: Keys) -> Keys:
-    """SplitMix64 (Steele, Lea & Flood 2014): a stateless, vectorised hash of 64-bit integers."""
-    z = x + _GAMMA
-    z = (z ^ (z >> _SHIFTS[0])) * _FACTORS[0]
-    z = (z ^ (z >> _SHIFTS[1])) * _FACTORS[1]
-    return z ^ (z >> _SHIFTS[2])

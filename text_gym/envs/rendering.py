@@ -20,7 +20,7 @@ import numpy.typing as npt
 from text_gym.episode import Episode, FloatArray
 from text_gym.errors import ConfigError
 from text_gym.tokenizer import Tokenizer
-from text_gym.utils.display import harmless
+from text_gym.utils.display import harmless, plain_stream
 
 from .episode_batch import EpisodeBatch
 from .options import check_choice
@@ -121,7 +121,7 @@ def print_episode(line: str, reward: float, done: bool) -> None:
     if sys.stdout.isatty():
         room = shutil.get_terminal_size().columns - 1
         shown = line if len(line) <= room else f"…{line[len(line) - room + 1 :]}"
-        print(f"\r\x1b[2K{shown}", end="\n" if done else "", flush=True)
+        print(f"\r\x1b[2K{shown}", end="\n" if done else "", flush=True, file=plain_stream(sys.stdout))
     elif done:
         print(line, flush=True)
 

@@ -14,8 +14,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from text_gym.episode import BoolArray
-from text_gym.errors import ConfigError
+from text_gym.episode import BoolArray, Episode
+from text_gym.errors import ConfigError, EpisodeError
 from text_gym.tasks.task import ENV_IDS, ONE_HOT_IDS, env_ids
 
 from .infos import Info, infos_of_row
@@ -31,10 +31,17 @@ class TextEnv(gym.Env[Any, np.int64]):
 
     With `render_mode="human"` the text grows in the terminal as it is written; no display is needed.
 
+    An environment cannot know whether a person or a library reads its infos, and libraries store them in
+    arrays. Those of `gymnasium.make(id)` are therefore numbers, the same keys at every reset and step. The
+    texts are in `env.unwrapped.prompt` and `env.unwrapped.completion`, and `infos="changing"` puts them, and
+    the terms of rewards, into the infos.
+
     >>> import gymnasium as gym, text_gym
-    >>> env = gym.make("text_gym/Products-v0", reward=lambda completion: completion.count("!"))
+    >>> env = gym.make("text_gym/Reverse-v0")
     >>> observation, info = env.reset(seed=0)
-    >>> observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
+    >>> observation, reward, terminated, truncated, info = env.step(2)
+    >>> env.unwrapped.prompt, env.unwrapped.completion
+    ('bcba', 'c')
 
     Raises:
         ConfigError, PromptError: As `TextVectorEnv`.
@@ -52,13 +59,14 @@ class TextEnv(gym.Env[Any, np.int64]):
         self.vector = TextVectorEnv(*args, **kwargs)
         self.observation_space = self.vector.single_observation_space
         self.action_space = self.vector.single_action_space
-        self._time_limit_told = False
+        self._begun = self._time_limit_told = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Info]:
         """Start the next episode of the stream, or the first of stream `seed`."""
         super().reset(seed=seed)
         self._warn_of_time_limit()
         observation, info = self.vector.reset(seed=seed, options=options)
+        self._begun = True
         if self.render_mode == "human":
             self._print(0.0, done=False)
         return self.vector.observer.one(observation, 0), infos_of_row(info, 0)
@@ -86,6 +94,24 @@ class TextEnv(gym.Env[Any, np.int64]):
         """Return which tokens may come next, `(V,)` bool."""
         mask: BoolArray = self.vector.action_masks()[0]
         return mask
+
+    @property
+    def prompt(self) -> str:
+        """The text that the episode began with.
+
+        Raises:
+            EpisodeError: Before `reset`.
+        """
+        return self._episode().prompt.text
+
+    @property
+    def completion(self) -> str:
+        """The text written so far, without what ended it.
+
+        Raises:
+            EpisodeError: Before `reset`.
+        """
+        return self._episode().completion
 
     def render(self) -> Any:
         """Return the prompt and the completion so far, as the render mode says.
@@ -119,6 +145,12 @@ class TextEnv(gym.Env[Any, np.int64]):
                 return
             frame = frame.f_back
 
+    def _episode(self) -> Episode:
+        if not self._begun:
+            raise EpisodeError("no episode has begun; call env.reset(seed=...) first")
+        (episode,) = self.vector.episodes(np.zeros(1, dtype=np.int64))
+        return episode
+
     def _print(self, reward: float, *, done: bool) -> None:
         (line,) = self.vector.render() or ("",)
         print_episode(line, reward, done)
@@ -127,7 +159,8 @@ class TextEnv(gym.Env[Any, np.int64]):
 def register_envs() -> None:
     """Register a Gymnasium id for every task, those of installed packages too; safe to call twice.
 
-    Classic tasks have a second one, such as `text_gym/Reverse-onehot-v0`, with `observation="onehot"` and
+    Environments made by id have infos of numbers (`infos="numbers"`), which any library can store. Classic
+    tasks have a second id, such as `text_gym/Reverse-onehot-v0`, with `observation="onehot"` and
     `infos="none"`.
     A task of this package counts as solved at 0.95 of its optimum (`reward_threshold`). No id has
     `max_episode_steps`: the token limit is the task's own.
@@ -141,5 +174,5 @@ def register_envs() -> None:
                 entry_point="text_gym.envs.single:TextEnv",
                 vector_entry_point="text_gym.envs.vector:TextVectorEnv",
                 reward_threshold=REWARD_THRESHOLD if env_id in {**ENV_IDS, **ONE_HOT_IDS} else None,
-                kwargs=dict(kwargs),
+                kwargs={"infos": "numbers", **kwargs},
             )

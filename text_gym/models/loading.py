@@ -6,19 +6,17 @@ are the models' own business. PyTorch and `transformers` are imported when a fun
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from text_gym.errors import ConfigError, DataError, excerpt
+from text_gym.errors import ConfigError, DataError, TextGymError, excerpt
 from text_gym.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import torch
-
-_log = logging.getLogger(__name__)
 
 
 def pick_device(device: str) -> torch.device:
@@ -57,8 +55,8 @@ def load_model(
 
     Raises:
         DataError: There is no such model, it is broken, not in safetensors, needs code from a hub, lacks
-            weights, which `transformers` would draw at random, or has some that are NaN or infinite; or its
-            architecture has no form of this kind.
+            weights, which `transformers` would draw at random, or has some that nothing uses or that are NaN
+            or infinite; or its architecture has no form of this kind.
     """
     import torch
     import transformers
@@ -75,14 +73,13 @@ def load_model(
                 **changes,
             )
     except Exception as error:  # OSError, ValueError, KeyError, SafetensorError …, by version
-        raise DataError(f"cannot load {what} from {str(name)!r}: {error}") from error
+        raise DataError(
+            f"cannot load {what} from {str(name)!r}: {excerpt_of(error)}; save it again"
+        ) from error
     _check_names(model, found, f"{what} from {str(name)!r}", new_head)
-    for key, weight in model.named_parameters():
-        if not weight.isfinite().all():
-            raise DataError(
-                f"cannot load {what} from {str(name)!r}: the weight {key} has NaN or infinite numbers; "
-                "take an earlier one"
-            )
+    _check_adapter(model, Path(name), f"{what} from {str(name)!r}")
+    check_finite_weights(dict(model.named_parameters()), f"{what} from {str(name)!r}")
+    for weight in model.parameters():
         # A loaded weight lies in the mapped file: writing that file anew would pull it away, and where it
         # begins depends on its header, to which the last bits of matrix products are sensitive.
         weight.data = weight.data.clone()
@@ -93,12 +90,50 @@ def load_into(network: torch.nn.Module, file: str | Path) -> None:
     """Fill a network with the tensors of a safetensors file, all of them by name.
 
     Raises:
-        DataError: The file cannot be read, or its names or shapes are those of another network.
+        DataError: The file cannot be read, its names or shapes are those of another network, or it has
+            tensors that are NaN or infinite.
     """
+    tensors = load_tensors(file)
+    check_finite_weights(tensors, str(file))
     try:
-        network.load_state_dict(load_tensors(file))
+        network.load_state_dict(tensors)
     except RuntimeError as error:
         raise DataError(f"{file} belongs to another network ({error}); save it again") from error
+
+
+@contextmanager
+def usable(name: str | Path) -> Iterator[None]:
+    """Turn what a model raises as it is first used into an error that names it.
+
+    Raises:
+        DataError: Whatever was raised, if it was no error of ours.
+    """
+    try:
+        yield
+    except TextGymError:
+        raise
+    except Exception as error:  # a config.json may hold anything
+        raise DataError(
+            f"the model in {str(name)!r} cannot be used: {excerpt_of(error)}; its config.json or tokenizer "
+            "does not fit its weights: save them again"
+        ) from error
+
+
+def check_tokenizer(file: Path, fingerprint: str) -> None:
+    """Refuse a tokenizer other than the one that a safetensors file says it was saved with.
+
+    Raises:
+        DataError: It is another one; a file that says nothing is taken as it is.
+    """
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as opened:
+        saved = (opened.metadata() or {}).get("tokenizer", fingerprint)
+    if saved != fingerprint:
+        raise DataError(
+            f"{file.parent} was saved with another tokenizer ({excerpt(saved)}, now {fingerprint}), whose "
+            "ids mean other texts; restore it, or save policy and tokenizer again"
+        )
 
 
 def load_tensors(file: str | Path) -> dict[str, torch.Tensor]:
@@ -124,8 +159,59 @@ def tensors_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
     return dict(found.values())
 
 
+def digest_of(network: torch.nn.Module) -> str:
+    """Hash the weights and buffers with their names, shapes and dtypes (SHA-256, 64 hex digits)."""
+    import torch
+
+    result = hashlib.sha256()
+    for name, tensor in sorted(tensors_of(network).items()):
+        result.update(f"{name} {(tuple(tensor.shape), tensor.dtype)}\n".encode())
+        result.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return result.hexdigest()
+
+
+def check_finite_weights(tensors: Mapping[str, torch.Tensor], what: str) -> None:
+    """Refuse weights that are NaN or infinite.
+
+    Raises:
+        DataError: The first of them is named.
+    """
+    for key, weight in tensors.items():
+        if weight.is_floating_point() and not weight.isfinite().all():
+            raise DataError(
+                f"cannot load {what}: the weight {excerpt(key)} has NaN or infinite numbers; take an earlier "
+                "one"
+            )
+
+
+def excerpt_of(error: Exception) -> str:
+    """Return an exception's kind and the start of what it says, on one line."""
+    return f"{type(error).__name__}: {excerpt(' '.join(str(error).split()), 300)}"
+
+
+def _check_adapter(model: Any, folder: Path, what: str) -> None:
+    """Refuse an adapter's file that lacks tensors, or has others, which `peft` would ignore."""
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file():
+        return
+    from peft import get_peft_model_state_dict
+
+    prefix = "base_model.model."
+    stored = {key.removeprefix(prefix): value for key, value in load_tensors(file).items()}
+    wanted = get_peft_model_state_dict(model, adapter_name=model.active_adapters()[0])
+    shapes = {key.removeprefix(prefix): tuple(value.shape) for key, value in wanted.items()}
+    lacking, unknown = sorted(shapes.keys() - stored.keys()), sorted(stored.keys() - shapes.keys())
+    wrong = sorted(k for k in shapes.keys() & stored.keys() if tuple(stored[k].shape) != shapes[k])
+    for keys, said in ((lacking, "lacks"), (unknown, "has unknown"), (wrong, "has other shapes of")):
+        if keys:
+            names = excerpt(", ".join(keys), 160)
+            raise DataError(
+                f"cannot load {what}: {file.name} {said} {len(keys)} tensors: {names}; save the adapter again"
+            )
+
+
 def _check_names(model: Any, found: dict[str, Any], what: str, new_head: bool) -> None:
-    """Refuse weights that are not there or have other shapes, and warn of those that nothing uses."""
+    """Refuse weights that are not there, have other shapes, or are used by nothing."""
     trunk = f"{model.base_model_prefix}."
     lacking = sorted(key for key in found["missing_keys"] if not new_head or key.startswith(trunk))
     unknown = excerpt(", ".join(sorted(found["unexpected_keys"])), 160)
@@ -139,8 +225,12 @@ def _check_names(model: Any, found: dict[str, Any], what: str, new_head: bool) -
             f"cannot load {what}: the weight {excerpt(key)} has shape {tuple(stored)}, not {tuple(wanted)} "
             "as config.json says; save both again"
         )
-    if found["unexpected_keys"] and not new_head:
-        _log.warning("%s has weights that nothing uses: %s", what, unknown)
+    unused = sorted(key for key in found["unexpected_keys"] if not new_head or key.startswith(trunk))
+    if unused:
+        raise DataError(
+            f"cannot load {what}: it has {len(unused)} weights that nothing uses: "
+            f"{excerpt(', '.join(unused), 160)}; config.json describes another model: save both again"
+        )
 
 
 @contextmanager

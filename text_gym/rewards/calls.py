@@ -267,13 +267,27 @@ def concatenate(batches: Sequence[Rewards], episodes: Sequence[Episode]) -> Rewa
 
 
 def _key(episode: Episode, on_bad_reward: OnBadReward) -> Hashable:
-    """A key of everything a source may look at, or None where columns have no faithful text."""
+    """A key of everything a source may look at, or None where columns have no faithful text.
+
+    JSON writes `{1: 7}` like `{"1": 7}` and a tuple like a list, which a source may tell apart.
+    """
     prompt = episode.prompt
     try:
+        if not _is_json(dict(prompt.columns)):
+            return None
         columns = json.dumps(dict(prompt.columns), sort_keys=True)
-    except (TypeError, ValueError):
+    except (ValueError, RecursionError):
         return None
     ending = (episode.finish_reason, episode.stop)
     mask = None if episode.agent_mask is None else episode.agent_mask.tobytes()
     ids = (episode.prompt_ids.tobytes(), episode.completion_ids.tobytes(), episode.tokenizer.fingerprint)
     return (prompt.id, prompt.text, columns, episode.completion, ids, mask, ending, on_bad_reward)
+
+
+def _is_json(value: Any) -> bool:
+    """Return True if a value is what JSON would give back: no tuple, no key but texts, no subclass."""
+    if type(value) is dict:
+        return all(type(key) is str and _is_json(item) for key, item in value.items())
+    if type(value) is list:
+        return all(map(_is_json, value))
+    return value is None or type(value) in (str, int, float, bool)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from rich.console import Console
+from rich.text import Text
 
 from text_gym.agents.algorithms.by_name import load_algorithm
 from text_gym.agents.policies.policy import Policy
@@ -41,14 +42,17 @@ from text_gym.reward_models.people.human import HumanRater
 from text_gym.reward_models.people.raters import collect_pairs, collect_ratings
 from text_gym.reward_models.preferences.files import write_opinions
 from text_gym.rewards.source import RewardSource
+from text_gym.runs.conditions import conditions
 from text_gym.runs.console import Notes, progress
 from text_gym.runs.folder import RunFolder, check_settings
 from text_gym.runs.model_card import ModelCard, write_model_card
 from text_gym.runs.origin import Start, load_policy, write_origin
+from text_gym.runs.record import go_on, start_record
 from text_gym.tasks.task import NoGold, Task
 from text_gym.utils.json_files import write_json
 from text_gym.utils.locking import FolderLock
 from text_gym.utils.sealed import write_atomic, write_sealed
+from text_gym.utils.terminal import SafeConsole
 
 from .config import RLHFConfig
 from .folder import EVALUATION, TEXTS, RLHFFolder, is_sealed
@@ -83,6 +87,7 @@ def rlhf(
     device: str = "auto",
     console: Console | None = None,
     options: Mapping[str, Any] | None = None,
+    accept_changes: bool = False,
 ) -> list[dict[str, Any]]:
     """Run the cycle, or resume the one in a folder.
 
@@ -96,12 +101,14 @@ def rlhf(
         device: `auto`, `cpu`, `cuda`, …
         console: Where to print.
         options: More to keep in `config.json`; a run can be resumed only with the same.
+        accept_changes: Resume a run although settings, data, gold or versions differ (as `runs.train.train`).
 
     Returns:
         The rows of `rounds.jsonl`.
 
     Raises:
-        ConfigError: There is no policy to start from, or `out` holds a run with other settings, or is in use.
+        ConfigError: There is no policy to start from, or `out` is in use.
+        ChangedRunError: `out` holds a run that was started with something else; what differs is named.
         RaterLeftError: The people left before a round's questions were answered; their answers are saved.
     """
     folder = Path(out)
@@ -110,11 +117,18 @@ def rlhf(
     try:
         settings = {"task": task.name, **dataclasses.asdict(config), **(options or {})}
         del settings["rounds"]
+        made = load_algorithm(config.algorithm)
+        found = conditions(task, task.reward, algorithm=made, specs={"reward": (options or {}).get("gold")})
+        notes = []
         if (folder / "config.json").exists():
-            check_settings(folder, settings)
+            check_settings(folder, settings, accept_changes)
+            notes = go_on(folder, settings, found, accept_changes=accept_changes)
         else:
-            write_json(folder / "config.json", settings)
-        console = console or Console(highlight=False)
+            start_record(folder, settings, found)
+        write_json(folder / "config.json", settings)
+        console = console or SafeConsole()
+        for note in notes:
+            console.print(Text(note, style="yellow"))
         with LabelStore(folder / STORE) as store, Notes(console, lambda message: None):
             cycle = Cycle(task, config, folder, store, criteria, device)
             cycle.console = console
@@ -126,7 +140,7 @@ def rlhf(
 class Cycle(RLHFFolder):
     """The steps of one run, each of which is skipped if its files exist; made by `rlhf`."""
 
-    console = Console(highlight=False)
+    console: Console = SafeConsole()
 
     def run(self, people: People, policy: Policy | str | Path | None) -> list[dict[str, Any]]:
         """Run the rounds that are not done yet and return the rows of all."""

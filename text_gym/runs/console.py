@@ -69,11 +69,11 @@ def show_results(
     console.print(Text(f"\n{line}; results in {folder}"))
 
 
-def _interval(measure: Mapping[str, Any] | None) -> str:
+def _interval(measure: Mapping[str, Any] | None) -> Text:
     if measure is None:
-        return ""
+        return Text()
     low, high = measure["ci95"]
-    return f"{measure['mean']:.3f} [{low:.3f}, {high:.3f}]".replace("[", r"\[")
+    return Text(f"{measure['mean']:.3f} [{low:.3f}, {high:.3f}]")
 
 
 class TrainingDisplay(Protocol):

@@ -19,11 +19,12 @@ from text_gym.errors import ConfigError, DataError
 from text_gym.plot.canvas import panels, save
 from text_gym.plot.lines import Line, curves, reward_and_gold
 from text_gym.plot.style import empty
-from text_gym.utils.json_files import _finite, _render, write_json
+from text_gym.utils.json_files import _finite, parse_json, read_object, write_json
 from text_gym.utils.locking import FolderLock
 from text_gym.utils.sealed import write_atomic
 
 from .loggers import LogName, MetricsLogs
+from .record import check_changes, differences, go_on, start_record
 
 Metrics = Mapping[str, float]
 # Prompt, text before, its rewards by name, text after, its rewards.
@@ -49,6 +50,7 @@ _README = """# A training run of text-gym
 | file | what it is |
 |---|---|
 | `config.json` | the settings that the run was started with |
+| `started_with.json` | what else it was started with: hashes of reward and data, versions; signed by you |
 | `metrics.jsonl` | a row an iteration: reward, KL (nats per episode), length (tokens), losses, seconds |
 | `events.out.tfevents…` | the same rows for TensorBoard: `tensorboard --logdir` and this folder |
 | `wandb`, `wandb-run.txt` | the same rows for Weights & Biases, with `--log wandb`, and the run's id there |
@@ -70,14 +72,18 @@ class RunFolder:
         config: What the run was started with.
         logs: Where else each row goes as it is made (see `loggers`).
         resume: Go on with the run that is there: its rows are read, and `config` must be its own.
+        conditions: What else the results depend on, which must be the same when it is resumed.
+        accept_changes: Go on although settings or conditions differ.
 
     Attributes:
         rows: The metrics of every iteration so far.
         logs: Where else they go.
+        changes: Notes on what is not as the run was started.
 
     Raises:
         ConfigError: The folder is in use by another process, or already holds a run; to be resumed, holds
-            none or one with other settings.
+            none.
+        ChangedRunError: To be resumed, it holds a run that was started with something else.
     """
 
     def __init__(
@@ -87,10 +93,12 @@ class RunFolder:
         *,
         logs: Sequence[LogName] = ("tensorboard",),
         resume: bool = False,
+        conditions: Mapping[str, str] | None = None,
+        accept_changes: bool = False,
     ) -> None:
         self.path = Path(folder)
         if resume:
-            check_settings(self.path, config)
+            check_settings(self.path, config, accept_changes)
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(self.path)
         try:
@@ -98,8 +106,14 @@ class RunFolder:
             if not resume:
                 check_free(self.path)
             self.logs = MetricsLogs(logs, self.path, config)
+            self.changes: list[str] = []
             if not resume:
                 (self.path / "README.md").write_text(_README, encoding="utf-8")
+                if conditions is not None:
+                    start_record(self.path, config, conditions)
+            elif conditions is not None:
+                self.changes = go_on(self.path, config, conditions, accept_changes=accept_changes)
+            if not resume or accept_changes:
                 self.write_json("config.json", config)
             self.rows = _read_rows(file)
             self._metrics = file.open("a", encoding="utf-8")
@@ -239,21 +253,14 @@ def check_free(folder: str | Path) -> None:
         )
 
 
-def check_settings(folder: str | Path, config: Mapping[str, Any]) -> None:
+def check_settings(folder: str | Path, config: Mapping[str, Any], accept_changes: bool = False) -> None:
     """Check that a folder holds a run with these settings.
 
     Raises:
-        ConfigError: It holds none, or one with others; they are named.
+        ConfigError: It holds none.
+        ChangedRunError: It holds one with others, which were not accepted; they are named.
     """
-    found = read_config(folder)
-    given = json.loads(_render(config))
-    wrong = [name for name in {**found, **given} if found.get(name) != given.get(name)]
-    if wrong:
-        name = wrong[0]
-        raise ConfigError(
-            f"the run in {folder} has {name}={found.get(name)!r}, not {given.get(name)!r}; it can only be "
-            "resumed with its own settings"
-        )
+    check_changes(folder, list(differences(read_config(folder), config)), accept_changes)
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -263,20 +270,20 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         ConfigError: There is no run, or its `config.json` cannot be read.
     """
     file = Path(folder) / "config.json"
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise ConfigError(f"{folder} holds no run: there is no {file.name}") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read {file}: {error}") from error
+    if not file.is_file():
+        raise ConfigError(f"{folder} holds no run: there is no {file.name}")
+    return read_object(file, ConfigError, "restore it from a copy, or begin anew")
 
 
 def _read_rows(file: Path) -> list[dict[str, float]]:
     """Read the complete rows; the last one may be torn."""
     lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
     try:
-        return [{k: math.nan if v is None else v for k, v in json.loads(line).items()} for line in lines]
-    except (ValueError, AttributeError) as error:
+        return [
+            {k: math.nan if v is None else v for k, v in parse_json(line, str(file)).items()}
+            for line in lines
+        ]
+    except AttributeError as error:
         raise DataError(f"{file} has a line that is not a row of metrics: {error}") from error
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from text_gym.errors import ConfigError, PushError
-from text_gym.utils.display import harmless
+from text_gym.utils.display import harmless, without_secret
 
 from .saved_policy import ORIGIN, holds_model, policy_folder, read_origin
 
@@ -96,4 +96,4 @@ def _said(error: Exception) -> str:
     first = next(iter(str(error).strip().splitlines()), "")
     said = _SECRET.sub("[hidden]", f"{type(error).__name__}: {first}")
     token = _hub().get_token()
-    return harmless(said.replace(token, "[hidden]") if token else said, limit=300)
+    return harmless(without_secret(said, token or "", "[hidden]"), limit=300)

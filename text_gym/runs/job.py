@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from text_gym.agents.algorithms.by_name import load_algorithm
 from text_gym.agents.algorithms.dpo import Preference
 from text_gym.agents.own_algorithms import short_name
 from text_gym.agents.policies.policy import Policy
@@ -16,6 +17,7 @@ from text_gym.errors import ConfigError
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
 
+from .conditions import conditions
 from .folder import RunFolder, Sample
 from .judgement import GoldWatch, Judgement
 from .model_card import ModelCard, write_model_card
@@ -73,6 +75,17 @@ class TrainingJob:
             **({"pairs": len(self.pairs)} if self.pairs else played),
             **dataclasses.asdict(self.config),
         }
+
+    def conditions(self, specs: Mapping[str, Any] | None = None) -> dict[str, str]:
+        """Return what else the results depend on; `specs` says how things were named on a command line."""
+        library = self.algorithm.startswith("sb3.")
+        return conditions(
+            self.task,
+            self.reward,
+            algorithm=None if library or self.pairs else load_algorithm(self.algorithm),
+            specs=specs,
+            libraries=("stable-baselines3",) if library else (),
+        )
 
     def save_policy(self, run: RunFolder, save: Callable[[Path], None]) -> None:
         """Write the policy of a run, with its origin and its model card."""

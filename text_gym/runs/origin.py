@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from text_gym.agents.policies.policy import Policy
-from text_gym.errors import TextGymError
+from text_gym.errors import DataError, TextGymError
 from text_gym.tasks.task import TASKS, load_task
 from text_gym.utils.display import harmless
 from text_gym.utils.json_files import write_json
@@ -125,8 +125,23 @@ def load_policy(place: str | Path, device: str = "auto", task: Task | None = Non
         return Policy.from_pretrained(folder, device=device)
     origin = read_origin(folder)  # the words of a task are its own, and are saved nowhere else
     if origin.get("task") in TASKS:
-        task = load_task(origin["task"], **origin.get("task_arguments", {}))
+        task = origin_task(origin, folder)
     return Policy.from_pretrained(folder, None if task is None else task.tokenizer, device=device)
+
+
+def origin_task(origin: Mapping[str, Any], folder: str | Path) -> Task:
+    """Make the task again that a saved policy learnt.
+
+    Raises:
+        DataError: The task takes no such arguments.
+    """
+    try:
+        return load_task(origin["task"], **origin.get("task_arguments", {}))
+    except TypeError as error:
+        raise DataError(
+            f"{folder}/{ORIGIN}: task_arguments are none of task {origin['task']!r} ({error}); remove the "
+            "file, and pass --task"
+        ) from error
 
 
 def load_start(folder: str | Path, policy: Policy, device: str = "auto") -> tuple[Policy | None, str]:

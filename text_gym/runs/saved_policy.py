@@ -10,9 +10,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from text_gym.errors import DataError
+from text_gym.errors import DataError, excerpt
+from text_gym.utils.json_files import read_object
 
 ORIGIN = "text_gym.json"
+_ADVICE = "remove it, and pass --task or --data"
 _CONFIGS = ("config.json", "adapter_config.json")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 
@@ -23,17 +25,20 @@ def read_origin(folder: str | Path) -> dict[str, Any]:
     Folders of older versions may lack anything, `start_policy` above all.
 
     Raises:
-        DataError: The file is there, but no JSON object.
+        DataError: The file is there, but no JSON object, or something in it makes no sense.
     """
     file = Path(folder) / ORIGIN
     if not file.is_file():
         return {}
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {file}: {error}; remove it, and pass --task or --data") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{file} holds no JSON object; remove it, and pass --task or --data")
+    found = read_object(file, DataError, _ADVICE)
+    texts = ("task", "data", "prompt", "reference", "separator", "gold")
+    limit, share = found.get("max_tokens"), found.get("held_out", 0.2)
+    wrong = [name for name in texts if not isinstance(found.get(name), str | None)]
+    wrong += [] if limit is None or (type(limit) is int and limit > 0) else ["max_tokens"]
+    wrong += [] if type(share) is float and 0 < share < 1 else ["held_out"]
+    wrong += [] if isinstance(found.get("task_arguments", {}), dict) else ["task_arguments"]
+    if wrong:
+        raise DataError(f"{file}: {wrong[0]} is {excerpt(repr(found[wrong[0]]))}; {_ADVICE}")
     return found
 
 

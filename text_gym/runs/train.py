@@ -26,11 +26,11 @@ from text_gym.agents.policies.policy import Policy
 from text_gym.agents.training.checkpoint import Checkpoints, Choice
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.errors import ConfigError, NonFiniteError, RaterLeftError
-from text_gym.models.checks import reward_modules
-from text_gym.models.threads import limited_threads, threads_are_chosen
+from text_gym.models.runtime import limited_threads, reward_modules, threads_are_chosen
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
 from text_gym.utils.stopping import Stop, stop_signals
+from text_gym.utils.terminal import SafeConsole
 
 from .console import Notes, progress, show_results
 from .folder import RunFolder, default_folder
@@ -71,6 +71,7 @@ def train(
     console: Console | None = None,
     checkpoint_every: int = 10,
     resume: bool = False,
+    accept_changes: bool = False,
     pairs: Sequence[Preference] = (),
     logs: Sequence[LogName] = ("tensorboard",),
     options: Mapping[str, Any] | None = None,
@@ -108,7 +109,10 @@ def train(
         checkpoint_every: Iterations between two checkpoints (and one at the end, however that comes), of
             which the last two and the best one are kept; 0 takes none, and the policy is the last. Of
             algorithms of Stable-Baselines3 the last two are kept.
-        resume: Go on with the run in `out`; the other arguments must be those it was started with.
+        resume: Go on with the run in `out`; the other arguments must be those it was started with. Settings,
+            the code and weights of the reward, the data, and the versions of PyTorch, `transformers` and
+            text-gym are compared; patch versions and kernels that differ are a warning.
+        accept_changes: Go on with what differs all the same; the folder's `started_with.json` keeps a list.
         pairs: Prompt, chosen and rejected text, which `"dpo"` learns from in place of a reward.
         logs: Where else the rows of `metrics.jsonl` go as they are made (see `runs.loggers`).
         options: More to keep in `config.json`: what a command line needs to call this again.
@@ -121,7 +125,8 @@ def train(
 
     Raises:
         ConfigError: The task has no policy, or other tokens than the policy, or `out` holds a run (or, to be
-            resumed, none like this one), or is in use by another process.
+            resumed, none), or is in use by another process.
+        ChangedRunError: The run to be resumed was started with something else; what differs is named.
         NoScoresError: The reward scored no episode of `config.max_unscored` batches in a row; a checkpoint
             was taken.
         SystemExit: SIGTERM or SIGHUP came; a checkpoint was taken.
@@ -145,8 +150,9 @@ def train(
     )
     settings = job.settings() | ({} if lora is None else {"lora": lora})
     settings |= {"options": dict(options)} if options else {}
-    open_folder = partial(RunFolder, folder, settings, logs=logs, resume=resume)
-    return _run(job, open_folder, console or Console(), started)
+    more: Any = {"conditions": job.conditions(options), "accept_changes": accept_changes}
+    open_folder = partial(RunFolder, folder, settings, logs=logs, resume=resume, **more)
+    return _run(job, open_folder, console or SafeConsole(), started)
 
 
 def _run(
@@ -165,6 +171,8 @@ def _run(
     ):
         for note in run.logs.notes:
             LOG.info("%s", note)
+        for change in run.changes:
+            LOG.warning("%s", change)
 
         def after_iteration(metrics: dict[str, float]) -> bool:
             run.log(metrics)
@@ -259,25 +267,8 @@ def _learn(job: TrainingJob) -> Learner:
             return go_on
 
         stage("training")
-        hopeless = False
         with stop.patience():
-            try:
-                agent.learn(callback=after_iteration)
-            except NonFiniteError:  # the same settings would break it again
-                hopeless = True
-                raise
-            except RaterLeftError as error:  # treated like Ctrl-C
-                LOG.info("%s", error)
-                if stop.signal is None:
-                    stop.handle(signal.SIGINT)
-            finally:  # an error in the reward must not cost what was learnt so far
-                try:
-                    save()
-                finally:
-                    job.save_policy(run, agent.save)
-                unfinished = agent.iteration < job.config.iterations and not agent.stopped
-                if job.checkpoint_every and unfinished and not hopeless:
-                    LOG.info("to go on: text-gym train --resume %s", run.path)
+            _learn_and_save(agent, job, run, stop, save, after_iteration)
         choice = Choice(agent.iteration, None)
         if stop.signal is None:  # an interrupted run can be resumed from the policy as it is
             choice = checkpoints.take_best(agent)
@@ -292,6 +283,35 @@ def _learn(job: TrainingJob) -> Learner:
         )
 
     return learner
+
+
+def _learn_and_save(
+    agent: Agent[Any],
+    job: TrainingJob,
+    run: RunFolder,
+    stop: Stop,
+    save: Callable[[], None],
+    after_iteration: Callable[[Agent[Any], dict[str, float]], bool],
+) -> None:
+    """Learn until all iterations are done or somebody stops it; save what was learnt, whatever happens."""
+    hopeless = False
+    try:
+        agent.learn(callback=after_iteration)
+    except NonFiniteError:  # the same settings would break it again
+        hopeless = True
+        raise
+    except RaterLeftError as error:  # treated like Ctrl-C
+        LOG.info("%s", error)
+        if stop.signal is None:
+            stop.handle(signal.SIGINT)
+    finally:  # an error in the reward must not cost what was learnt so far
+        try:
+            save()
+        finally:
+            job.save_policy(run, agent.save)
+        unfinished = agent.iteration < job.config.iterations and not agent.stopped
+        if job.checkpoint_every and unfinished and not hopeless:
+            LOG.info("to go on: text-gym train --resume %s", run.path)
 
 
 def _go_on_and_save(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
+import importlib.machinery
 import importlib.util
 import inspect
 import sys
@@ -69,6 +70,24 @@ def run_file(file: Path, error: type[TextGymError] = ConfigError) -> ModuleType:
         del sys.modules[name]
         raise error(f"{file} raised {type(raised).__name__}: {raised}{where_raised(raised)}") from raised
     return module
+
+
+def file_of(place: str) -> Path | None:
+    """Find the file of a module or `.py` file without running anything; None where it has none.
+
+    Unlike `importlib.util.find_spec` it does not import the packages around a module.
+    """
+    if place.endswith(".py"):
+        return Path(place).resolve() if Path(place).is_file() else None
+    spec, inside = None, [str(Path.cwd()), *sys.path]  # as `load_from` finds it
+    parts = place.split(".")
+    for i in range(len(parts)):
+        spec = importlib.machinery.PathFinder.find_spec(".".join(parts[: i + 1]), inside)
+        if spec is None:
+            return None
+        inside = list(spec.submodule_search_locations or ())
+    origin = None if spec is None else spec.origin
+    return Path(origin).resolve() if origin is not None and Path(origin).is_file() else None
 
 
 def attribute(module: ModuleType, name: str) -> Any:

@@ -7,6 +7,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from .terminal import SafeConsole
+
 
 class Waiting:
     """A bar that runs to and fro until the context is left; where there is no terminal, one line.
@@ -17,7 +19,7 @@ class Waiting:
     """
 
     def __init__(self, waiting_for: str, console: Console | None = None) -> None:
-        self.console = console or Console()
+        self.console = console or SafeConsole()
         self._bar: Progress | None = None
         if self.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,8 @@ def train_sb3(
         policy = Policy.from_pretrained(policy, device=device)
     learner = SB3Learner(algorithm, task, config, policy=policy, device=device, **env_kwargs)
     reference = policy.frozen() if policy is not None else None
-    before = evaluate_sb3(learner.model, task, seed=config.seed, reference=reference)
+    judge = partial(evaluate_sb3, learner.model, task, reference=reference)
+    before = judge(seed=config.seed)
     if checkpoints is not None:
         learner.keep_in(checkpoints, checkpoint_every)
     started = time.perf_counter()
@@ -114,15 +116,9 @@ def train_sb3(
     except RaterLeftError as error:
         LOG.info("%s", error)
     seconds = time.perf_counter() - started
-    return SB3Run(
-        learner.model,
-        before,
-        evaluate_sb3(learner.model, task, seed=config.seed, reference=reference),
-        evaluate_sb3(learner.model, task, greedy=True, reference=reference),
-        learner.iteration,
-        learner.model.num_timesteps,
-        seconds,
-    )
+    after, greedy = judge(seed=config.seed), judge(greedy=True)
+    tokens = learner.model.num_timesteps
+    return SB3Run(learner.model, before, after, greedy, learner.iteration, tokens, seconds)
 
 
 class SB3Learner:

@@ -21,6 +21,7 @@ const KEYS = [
 
 let live = false; // whether a training waits for the answers
 let rater = "";
+let only = ""; // the one name that this browser's link is for
 let question = null;
 let values = {}; // field name -> value, of the question shown
 let key = ""; // of the answer to the question shown: sent again, it is saved once
@@ -380,7 +381,7 @@ function listen() {
   $("close-help").addEventListener("click", toggleHelp);
   $("end").addEventListener("click", end);
   $("retry").addEventListener("click", () => { wake(); refresh(); });
-  $("who").addEventListener("click", () => { if (!busy || !question) signIn(); });
+  $("who").addEventListener("click", () => { if (!only && (!busy || !question)) signIn(); });
   $("theme").addEventListener("click", () => {
     theme({ auto: "light", light: "dark", dark: "auto" }[kept.get("text-gym/theme")] || "auto");
   });
@@ -403,9 +404,10 @@ async function start() {
     return [term, element("dd", what)];
   }));
   listen();
-  ({ data: { store, live } } = await insist("hello", {}));
-  $("end").hidden = !live;
-  const name = kept.get("text-gym/rater");
+  let host;
+  ({ data: { store, live, host, rater: only } } = await insist("hello", {}));
+  $("end").hidden = !(live && host);
+  const name = only || kept.get("text-gym/rater");
   if (name) await begin(name);
   else signIn();
 }

@@ -3,7 +3,7 @@
 "use strict";
 
 const WAITS = [500, 1000, 2000, 4000]; // ms between tries while the server cannot be reached
-const DECIDED = [200, 400, 404, 409]; // statuses by which the server has dealt with a request
+const DECIDED = [200, 400, 403, 404, 409]; // statuses by which the server has dealt with a request
 const RESTARTED = "The server was started anew: open the newest link from its terminal in this browser.";
 
 let store = ""; // which label store the server has
@@ -70,6 +70,7 @@ const outbox = () => `text-gym/unsent/${store}/`;
 
 async function deliver(name, entry) {
   const { status, data } = await insist("answer", entry, true);
+  if (status === 403) return `Not saved: ${data.error}. It is kept here, and sent when the name is this browser's.`;
   kept.remove(name);
   if (tabs) tabs.postMessage(entry.item);
   if (status === 200) return entry.skip ? "Skipped, saved." : "Saved.";

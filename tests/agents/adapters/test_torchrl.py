@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.vector import SyncVectorEnv
 
 from tests.rater_terminal import RaterTerminal
 from tests.sb3_world import PROMPTS, TOKENIZER, language_model
@@ -72,6 +74,45 @@ def test_a_rollout_is_what_a_single_environment_plays(adapter: Any) -> None:
                 ends += 1
                 observation, _ = alone.reset()
         assert ends >= 2
+
+
+@pytest.mark.parametrize("env_id", ["text_gym/Reverse-v0", "text_gym/Products-v0", "text_gym/Copy-onehot-v0"])
+def test_gym_env_takes_a_plain_id_with_num_envs(
+    adapter: Any, env_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TorchRL reads every key of infos there; what it reads must not depend on which texts end when."""
+    library = importlib.import_module("torchrl.envs")
+    # Gymnasium aggregates the infos alike in both; here nothing has to be started.
+    monkeypatch.setattr(library.GymEnv, "_async_env", lambda self, makers: SyncVectorEnv(makers))
+    for seed in range(4):  # some begin with a step in which an episode ends
+        torch.manual_seed(seed)
+        env = library.GymEnv(env_id, num_envs=4)
+        played = env.rollout(20, break_when_any_done=False)
+        library.check_env_specs(env)
+        assert ("episode_index" in played) == ("onehot" not in env_id)
+        if "Reverse" in env_id:
+            gone_on = played["episode_index"].diff(dim=1)
+            assert set(gone_on.unique().tolist()) == {0, 1}
+
+
+SCRIPT = """
+import text_gym
+from torchrl.envs import GymEnv
+
+if __name__ == "__main__":
+    env = GymEnv("text_gym/Reverse-v0", num_envs=2)
+    print("DONE", env.rollout(20, break_when_any_done=False)["next", "done"].any().item())
+    env.close()
+"""
+
+
+@pytest.mark.nightly  # TorchRL starts processes that import everything anew
+def test_a_script_that_types_the_plain_id_runs(adapter: Any, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert "DONE True" in done.stdout, done.stderr[-2000:]
 
 
 def test_forbidden_tokens_are_not_drawn(adapter: Any) -> None:

@@ -58,6 +58,16 @@ def test_advantages_by_hand() -> None:
     assert not group_advantages(tenths, torch.ones(1, 3, dtype=torch.bool)).any()
 
 
+def test_each_group_has_its_own_mean_and_deviation() -> None:
+    returns = doubles([0, 2, 0, 2], [10, 10, 40, 40], [-7, -7, -7, 5])  # deviations 1, 15 and 27 ** 0.5
+    there = torch.ones(3, 4, dtype=torch.bool)
+    there[2, 3] = False
+    alone = [[-1, 1, -1, 1], [-1, -1, 1, 1], [0, 0, 0, 0]]
+    assert group_advantages(returns, there).tolist() == [pytest.approx(row) for row in alone]
+    means = [[-1, 1, -1, 1], [-15, -15, 15, 15], [0, 0, 0, 0]]
+    assert group_advantages(returns, there, std=False).tolist() == means
+
+
 Rows = st.lists(st.integers(-50, 50).map(lambda n: n / 8), min_size=2, max_size=8)
 
 

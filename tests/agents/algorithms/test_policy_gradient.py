@@ -16,7 +16,16 @@ from torch import Tensor
 
 from tests.small_models import parameters_of, plain_forward, same_parameters, small_policy
 from tests.tiny_world import columns_of_update, learn_in
-from text_gym import Episode, Rewards, TextVectorEnv, WordTokenizer, as_reward_source, load_task
+from text_gym import (
+    AllowedTokens,
+    Episode,
+    MinLength,
+    Rewards,
+    TextVectorEnv,
+    WordTokenizer,
+    as_reward_source,
+    load_task,
+)
 from text_gym.agents import (
     GRPO,
     PPO,
@@ -49,6 +58,52 @@ def test_every_epoch_takes_every_episode_once(episodes: int, epochs: int, parts:
         assert sorted(rows.tolist()) == list(range(episodes))
     again = minibatches(episodes, epochs, parts, (seed, 0))
     assert all(torch.equal(a, b) for a, b in zip(batches, again, strict=True))
+
+
+def test_minibatches_are_others_in_every_epoch_iteration_and_seed() -> None:
+    def drawn(seed: int, iteration: int) -> list[list[int]]:
+        agent = moving(target_kl=None, epochs=3, minibatches=2, seed=seed)
+        batch = agent.collect()
+        agent.iteration = iteration
+        return [rows.tolist() for rows in agent.minibatches(batch)]
+
+    first = drawn(0, 0)
+    every = [*first, *drawn(0, 1), *drawn(0, 2), *drawn(1, 0)]
+    assert len({tuple(rows) for rows in every}) == len(every) == 24
+    assert drawn(0, 0) == first
+
+
+@pytest.mark.parametrize("name", ["ppo", "grpo", "rloo", "reinforce", "best of n"])
+@pytest.mark.parametrize("temperature", [1.0, 1.7])
+def test_where_tokens_are_masked_the_ratio_is_that_of_what_was_drawn_from(
+    name: str, temperature: float
+) -> None:
+    """Before any step the policy is the one that played, and the reference: ratio 1 and KL 0."""
+    kind, settings = LEARNERS[name]
+    mask = AllowedTokens(texts=["ab"]) & MinLength(1)  # neither c, nor EOS at once
+    env = TextVectorEnv(["a", "bb"], TOKENIZER, lambda completion: len(completion), 4, num_envs=16, mask=mask)
+    config: Any = kind.config_class(**settings | {"learning_rate": 0.0, "temperature": temperature})
+    agent = kind(small_policy(tokenizer=TOKENIZER), env, config)
+    batch = agent.collect()
+    assert not (batch.tokens == TOKENIZER.encode("c")[0]).any()
+    metrics = agent.update(batch)
+    assert metrics["kl"] == pytest.approx(0, abs=1e-5)
+    if name != "best of n":
+        assert metrics["ratio"] == pytest.approx(1, abs=1e-5)
+        assert metrics["ratio_max"] == pytest.approx(1, abs=1e-5)
+    else:  # the likelihood of the chosen texts, as it was when they were drawn
+        agent.config = replace(config, epochs=1, minibatches=1)
+        assert agent.update(batch)["loss"] == pytest.approx(metrics["loss"], rel=1e-4)
+
+
+def test_the_objective_is_under_the_beta_that_was_played() -> None:
+    agent = learner("ppo", kl_target=1e-3, kl_coef=0.5)
+    batch = agent.collect()
+    metrics = agent.update(batch)
+    rewards = batch.scores.totals[batch.scored.numpy()]
+    assert abs(metrics["kl"]) > 0.1
+    assert metrics["objective"] == pytest.approx(rewards.mean() - 0.5 * metrics["kl"])
+    assert metrics["kl_coef"] == agent.kl.coefficient != 0.5
 
 
 @pytest.mark.parametrize(

@@ -413,6 +413,20 @@ def test_the_kl_coefficient_adapts_to_its_target() -> None:
     assert down.kl.coefficient == pytest.approx(BETA * (1 - 0.2 * 64 / 2000))
 
 
+@pytest.mark.parametrize("error", [-0.15, -0.05, 0.1, 0.19])
+def test_beta_follows_the_kl_of_whole_episodes(error: float) -> None:
+    """Ziegler et al.'s error is not clipped here, so that it tells which KL it was taken of."""
+    far = small_policy(seed=9).frozen()
+    batch = PPO(small_policy(), world(), STILL, far).collect()
+    with torch.no_grad():
+        log_p, log_q = (trajectory_log_probs(p, batch.episodes) for p in (small_policy(), far))
+    kl = float((log_p - log_q).mean())
+    assert kl > 1
+    assert 2 < batch.num_tokens / 64 < 8  # a token's KL is another number
+    agent = PPO(small_policy(), world(), replace(STILL, kl_target=kl / (1 + error)), far).learn()
+    assert agent.kl.coefficient == pytest.approx(BETA * (1 + error * 64 / 2000), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -310,6 +310,21 @@ def test_the_critic_learns_the_same_however_the_policy_steps() -> None:
     assert not same_parameters(policies[0], parameters_of(policies[1]))
 
 
+def test_what_it_reads_and_in_which_order_is_another_in_every_iteration() -> None:
+    agent = PPO(small_policy(), world(), CONFIG)
+    critic, seen = critic_of(agent), []
+    remember, minibatches = critic.remember, critic.minibatches
+
+    def note(generator: np.random.Generator) -> np.random.Generator:
+        seen.append(generator.bit_generator.state["state"]["state"])
+        return generator
+
+    vars(critic)["remember"] = lambda *batch: remember(*batch[:-1], note(batch[-1]))
+    vars(critic)["minibatches"] = lambda generator: minibatches(note(generator))
+    agent.learn(3)
+    assert len(seen) == len(set(seen)) == 6
+
+
 def test_nothing_is_drawn_from_a_global_generator() -> None:
     torch.manual_seed(3)
     np.random.seed(3)  # noqa: NPY002

@@ -48,7 +48,7 @@ def test_log_probs_while_sampling_are_those_of_an_unpadded_forward(kind: str, dt
     batch = play(policy, 32, 32)[0]
     assert batch.log_probs.dtype == batch.values.dtype == dtype
     assert len(set(batch.starts.tolist())) == 4
-    tolerance = 1e-5 if dtype == torch.float32 else 1e-12
+    tolerance = 2e-5 if dtype == torch.float32 else 1e-12  # both sides round
     replayed = policy.evaluate(batch.tokens, batch.starts, batch.lengths)
     for i, episode in enumerate(batch.episodes):
         p, t = len(episode.prompt_ids), len(episode.completion_ids)

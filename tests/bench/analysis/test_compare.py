@@ -45,6 +45,16 @@ def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
     assert found.paired
 
 
+def test_a_verdict_needs_students_interval_too(tmp_path: Path) -> None:
+    a = write(tmp_path / "a.json", rows(runs("x", 0.5, 0.5)))
+    b = write(tmp_path / "b.json", rows(runs("x", 0.6, 0.8)))
+    for one, other in ((a, b), (b, a)):
+        found = compare(one, other).overall
+        assert found.difference.low * found.difference.high > 0  # the range of two seeds leaves out zero
+        assert found.student.low < 0 < found.student.high
+        assert found.verdict == UNKNOWN
+
+
 def test_other_seeds_are_not_paired(tmp_path: Path) -> None:
     a = write(tmp_path / "a.json", rows({("x", 0): 0.5, ("x", 1): 0.7, ("x", 2): 0.9}))
     b = write(tmp_path / "b.json", rows({("x", 7): 0.6, ("x", 8): 0.82, ("x", 9): 0.99}))

@@ -91,6 +91,12 @@ def test_symptoms_of_samples() -> None:
     assert names(cell([(PROMPT, "you you")])) == ["lost its sentences"]
 
 
+def test_texts_of_one_prompt_may_be_alike() -> None:
+    text = "Buy one now and save."
+    assert names(cell([(PROMPT, text)]), cell([(PROMPT, text)])) == []  # two seeds
+    assert names(cell([(PROMPT, text)]), cell([(OTHER, text)])) == ["says the same to all"]
+
+
 def test_a_repeated_phrase_is_quoted() -> None:
     text = "It is light so cyclists can ride further for so cyclists can ride further for so cyclists can."
     row = {"repetitive": 0.62, "repetitive_start": 0.04}

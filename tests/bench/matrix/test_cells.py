@@ -15,7 +15,7 @@ from tests.bench_world import FEW_PAIRS, TINY, prepared, tiny_cell
 from text_gym import TextVectorEnv, as_reward_source, load_task
 from text_gym.agents import RLOO, RLOOConfig, evaluate
 from text_gym.agents.algorithms.best_of_n import best_of_n_kl_bound
-from text_gym.bench.matrix.cells import COLUMNS, Cell
+from text_gym.bench.matrix.cells import COLUMNS, Cell, _best
 from text_gym.bench.matrix.designs import Design
 from text_gym.bench.matrix.settings import OPTIMISERS
 from text_gym.bench.matrix.start import DesignInputs, starting_policy
@@ -107,6 +107,12 @@ def test_over_optimisation_is_the_gain_of_proxy_without_gold(folder: Path) -> No
     proxy = (row["proxy"] - row["proxy_start"]) / row["proxy_std_start"]
     gold = (row["gold"] - start.gold.mean()) / start.gold.std()
     assert row["over_optimisation"] == pytest.approx(proxy - gold)
+
+
+def test_the_best_point_is_that_of_gold() -> None:
+    curve = [{"gold": None, "proxy": 9.0}, {"gold": 0.7, "proxy": 0.0}, {"gold": 0.5, "proxy": 4.0}]
+    assert _best(curve) == 1
+    assert _best(curve[::-1]) == 1
 
 
 def test_samples_are_texts_of_the_same_prompts(folder: Path) -> None:

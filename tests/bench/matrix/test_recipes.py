@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from text_gym.bench.matrix.recipes import (
 )
 from text_gym.bench.matrix.start import DesignInputs, SamplingJob
 from text_gym.errors import ConfigError, DataError
+from text_gym.reward_models.people.simulated import SimulatedRater
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +83,20 @@ def test_learned_models_follow_from_the_seed(inputs: DesignInputs, recipe: Learn
     if recipe.members == 1:
         assert abs(scores.mean()) < 1e-9
         assert scores.std() == pytest.approx(1)
+
+
+def test_each_seed_has_a_rater_of_its_own(inputs: DesignInputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+
+    class Watched(SimulatedRater):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            seeds.append(self.seed)
+
+    monkeypatch.setattr("text_gym.bench.matrix.recipes.SimulatedRater", Watched)
+    for seed in (0, 5):
+        Learned(64)(inputs, seed)
+    assert seeds == [0, 5]
 
 
 def test_a_clean_rater_teaches_more_than_one_who_guesses(inputs: DesignInputs) -> None:

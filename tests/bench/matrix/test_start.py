@@ -39,6 +39,18 @@ def test_the_same_job_gives_the_same_bytes_and_another_seed_other_texts(tmp_path
     assert (tmp_path / "a" / jobs[1].place / "texts.jsonl").read_bytes() != files[0]
 
 
+def test_raters_see_training_prompts_and_designs_are_judged_on_others(tmp_path: Path) -> None:
+    task, shown = load_task("products"), {}
+    for use in ("start", "candidates", "pool"):
+        job = SamplingJob(TINY, use)  # type: ignore[arg-type]
+        job.run(tmp_path)
+        shown[use] = {e.prompt.text for e in job.read(tmp_path).episodes}
+    held_out = {p.text for p in task.held_out}
+    assert shown["start"] | shown["candidates"] <= held_out
+    assert shown["pool"] <= {p.text for p in task.prompts}
+    assert not shown["pool"] & held_out
+
+
 def test_keys_follow_from_what_texts_depend_on_and_from_nothing_else() -> None:
     start = SamplingJob(TINY, "start")
     assert start.key == SamplingJob(replace(TINY, iterations=9, prompts=2), "start").key

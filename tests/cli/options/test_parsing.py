@@ -129,3 +129,20 @@ def test_value_of_reads_both_spellings() -> None:
     assert value_of(["--a", "1", "--algorithm", "grpo"], "--algorithm", "ppo") == "grpo"
     assert value_of(["--algorithm=rloo"], "--algorithm", "ppo") == "rloo"
     assert value_of(["--algorithm"], "--algorithm", "ppo") == "ppo"
+
+
+@dataclass(frozen=True)
+class Both:
+    """Two things.
+
+    Args:
+        model: A model.
+        policy: A policy.
+    """
+
+    model: str = "none"
+    policy: str = "none"
+
+
+def test_an_option_comes_before_the_other_name_of_another() -> None:
+    assert parse("compare", ["--policy", "p", "--model", "m"], Both) == [Both(model="m", policy="p")]

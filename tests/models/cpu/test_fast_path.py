@@ -68,10 +68,10 @@ def test_a_fixed_linear_layer_is_linear(rows: int, biased: bool) -> None:
     assert (fixed_linear(weight, bias)(states).double() - wanted).abs().max() < 1e-5
 
 
-def test_only_plain_gpt2_has_this_path() -> None:
+def test_only_plain_models_have_a_path() -> None:
     trunk = small_policy().model.base_model
     assert fast_path(trunk) is not None
-    assert fast_path(small_policy("llama").model.base_model) is None
+    assert fast_path(small_policy("gemma2").model.base_model) is None
     assert fast_path(small_policy(activation_function="relu").model.base_model) is None
     assert fast_path(small_policy(add_cross_attention=True).model.base_model) is None
     assert fast_path(small_policy(dtype=torch.bfloat16).model.base_model) is None

@@ -109,4 +109,4 @@ def test_padding_and_neighbours_change_nothing() -> None:
     other = tokens.clone()
     for row, end in enumerate((STARTS + LENGTHS - 1).tolist()):
         other[row, end:] = 3
-    assert torch.equal(*(gpt2.states(trunk, t, STARTS, LENGTHS)[0] for t in (tokens, other)))
+    assert torch.equal(*(gpt2.gpt2_states(trunk, t, STARTS, LENGTHS)[0] for t in (tokens, other)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,8 @@ import torch
 
 from tests.small_models import small_policy
 from text_gym.models.cpu import kernels as module
-from text_gym.models.cpu.gpt2_cache import GPT2Reader, KernelCache, gpt2_cache
+from text_gym.models.cpu.gpt2_cache import GPT2Reader, gpt2_cache, gpt2_parts
+from text_gym.models.cpu.kernel_cache import KernelCache
 from text_gym.models.cpu.kernels import Kernels, kernels_for
 from text_gym.models.kv_cache import KeyValues, KVCache
 
@@ -36,7 +38,7 @@ def test_reading_equals_that_without_kernels(kernels: Kernels, heads: int, size:
     tokens, lengths = torch.from_numpy(rng.integers(0, 11, (4, 6))), np.array([3, 1, 6, 4])
     trunk = policy.model.base_model
     without = KeyValues(GPT2Reader(trunk), len(trunk.h), 4, 24, like=trunk.wte.weight)
-    caches: list[KVCache] = [KernelCache(kernels, trunk, 4, 24), without]
+    caches: list[KVCache] = [KernelCache(kernels, partial(gpt2_parts, trunk), 4, 24), without]
     with torch.no_grad():
         states = [cache.prefill(tokens, lengths) for cache in caches]
         for t in range(18):

@@ -46,3 +46,10 @@ def test_a_reward_that_lowers_gold() -> None:
     assert best_of_n_probe(golds, golds, texts).gold.value == pytest.approx(against.best)
     unrelated = best_of_n_probe(rng.random(200), golds, texts).change
     assert unrelated.low < 0 < unrelated.high
+
+
+def test_the_change_is_of_the_same_texts() -> None:
+    golds = np.random.default_rng(0).random(40)
+    found = best_of_n_probe(np.zeros(40), golds, tuple(map(str, range(40))))  # it prefers none
+    assert found.gold.high - found.gold.low > 0.05
+    assert (found.change.value, found.change.low, found.change.high) == pytest.approx((0, 0, 0))

@@ -96,3 +96,15 @@ def test_intervals_against_scipy() -> None:
     assert (found.low, found.high) == pytest.approx((low, high))
     assert found.n == 20
     assert student_interval(np.array([1.0]), 1).low == -np.inf
+
+
+def test_an_effect_is_unearned_only_if_no_term_of_gold_shares_it() -> None:
+    def effect(value: float, *gold: float) -> PartEffect:
+        return PartEffect("word", "gem", False, Interval(value, value - 1, value + 1, 50), gold, False)
+
+    assert effect(2.0, 0.0, 0.0).unearned
+    assert effect(2.0, -1.0, 0.0).unearned
+    assert not effect(2.0, 0.5, 0.0).unearned
+    assert not effect(2.0, 0.5, -0.5).unearned
+    assert not effect(-2.0, 0.0, -0.5).unearned
+    assert effect(-2.0, 0.5, 0.0).unearned

@@ -20,7 +20,7 @@ from text_gym.reward_models.judge.endpoint import (
     _seconds,
 )
 
-KEY = "sk-test-0123456789abcdef"
+KEY = "sk-test/0123456789+abcdef"
 MESSAGES = [
     {"role": "system", "content": "The material stands between tags that end in ab. Score it."},
     {"role": "user", "content": "<answer-ab>\nhello\n</answer-ab>"},
@@ -147,7 +147,9 @@ def test_tokens_are_estimated_where_none_are_reported() -> None:
     assert 50 < asked.spent.tokens < 150  # about 300 bytes there, 75 back
 
 
-@pytest.mark.parametrize("fault", ["401", "400", "echo", "500", "cut", "html", "good", "slow"])
+@pytest.mark.parametrize(
+    "fault", ["401", "400", "echo", "echo escaped", "500", "cut", "html", "good", "slow"]
+)
 def test_the_key_is_sent_and_nowhere_else(
     fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -165,7 +167,8 @@ def test_the_key_is_sent_and_nowhere_else(
     shown += caplog.text + repr(asked) + str(asked) + str(vars(asked))
     assert caplog.text  # httpx logs its requests: it is looked at
     assert KEY not in shown
-    assert "[key]" in shown or fault != "echo"
+    assert "[key]" in shown or not fault.startswith("echo")
+    assert shown.count("[key]") >= 4 or fault != "echo escaped"
     assert KEY.encode() not in pickle.dumps(asked)
 
 

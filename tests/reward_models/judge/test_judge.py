@@ -29,7 +29,12 @@ from text_gym.errors import ConfigError, DataError
 from text_gym.reward_models import ChatEndpoint, Criterion, Judge, load_reward
 from text_gym.reward_models.audit.attacks import attacked
 from text_gym.reward_models.judge.endpoint import BudgetError, EndpointRefusedError
-from text_gym.reward_models.judge.judge import judge_from_environment, parse_choice, parse_scores
+from text_gym.reward_models.judge.judge import (
+    Comparisons,
+    judge_from_environment,
+    parse_choice,
+    parse_scores,
+)
 from text_gym.rewards.cache import Cache
 from text_gym.rewards.calls import Parallel
 
@@ -180,13 +185,17 @@ def test_no_score_is_invented_under_a_mixture_of_faults(
     ],
 )
 def test_no_score_is_invented_in_a_thousand_faults(
-    fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    fault: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tried: Callable[..., None],
 ) -> None:
     monkeypatch.setenv("TINY_KEY", KEY)
     caplog.set_level(logging.DEBUG)
     rng = random.Random(fault)
     sweep(1000, lambda n, request: fault if rng.random() < 0.7 else "good", 0.05 if fault == "slow" else 5.0)
     assert KEY not in caplog.text
+    tried("a judge that fails, in twelve ways, never gives a score it was not told", 1000, "texts judged")
 
 
 def test_a_spent_budget_raises_or_abstains() -> None:
@@ -299,6 +308,7 @@ def test_a_comparison_with_one_missing_reply_is_missing(monkeypatch: pytest.Monk
         ('{"quality": -Infinity}', None),
         ('{"quality": [3]}', None),
         ('{"quality": null}', None),
+        ('{"quality": true}', None),
         ('{"Quality": 3}', None),
         ('{"quality": 3} {"quality": 3}', None),
         ('[{"quality": 3}]', None),
@@ -377,3 +387,8 @@ def test_a_judge_described_by_environment_variables(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("TEXT_GYM_JUDGE_CALLS", "many")
     with pytest.raises(ConfigError, match="CALLS"):
         judge_from_environment()
+
+
+def test_pairs_without_a_verdict_count_for_no_flip() -> None:
+    found = Comparisons(np.array([0.5, np.nan, 1.0, np.nan]), np.array([True, False, False, False]))
+    assert found.flip_rate == 0.5

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,6 +62,58 @@ def test_databases_of_other_programs_are_refused_and_left_alone(tmp_path: Path) 
     with pytest.raises(StoreError, match="another program"):
         LabelStore(path)
     assert path.read_bytes() == before
+
+
+def test_an_empty_file_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "labels.db"
+    path.touch()
+    for create in (True, False):
+        with pytest.raises(StoreError, match=r"0 bytes"):
+            LabelStore(path, create=create)
+    assert path.read_bytes() == b""
+    assert [f.name for f in tmp_path.iterdir()] == ["labels.db"]
+
+
+def test_a_new_store_is_never_seen_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process that opens it at any moment finds all of it or nothing."""
+    path = tmp_path / "labels.db"
+    seen = []
+    real = os.link
+
+    def link(*names: Any) -> None:
+        seen.append(path.exists())
+        real(*names)
+        seen.append(path.stat().st_size > 0)
+
+    monkeypatch.setattr(os, "link", link)
+    LabelStore(path).close()
+    assert seen == [False, True]
+    assert [f.name for f in tmp_path.iterdir()] == ["labels.db"]
+
+
+def test_without_links_the_tables_are_made_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*names: Any) -> None:
+        raise OSError("this file system has no links")
+
+    monkeypatch.setattr(os, "link", link)
+    with LabelStore(tmp_path / "labels.db") as store:
+        store.put([Question.rating("p", "c")])
+    assert [f.name for f in tmp_path.iterdir()] == ["labels.db"]
+
+
+def test_a_copy_of_the_file_alone_has_what_people_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store is open, or its process was killed: its log lies beside it and is forgotten."""
+    monkeypatch.setattr("text_gym.reward_models.labels.database._PACE", 0.0)
+    with LabelStore(tmp_path / "labels.db") as store:
+        ids = store.put([Question.rating("p", f"c{i}") for i in range(5)])
+        for number, item in enumerate(ids, 1):
+            store.record(item, "ada", GOOD)
+            shutil.copy(store.path, tmp_path / "copy.db")
+            with LabelStore(tmp_path / "copy.db") as copy:
+                assert copy.head == store.head
+                assert copy.verify().rows == number
 
 
 def test_a_newer_version_is_named(tmp_path: Path) -> None:

@@ -1,18 +1,27 @@
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import sqlite3
 import struct
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from text_gym.errors import StoreError
+from text_gym.cli.main import main
+from text_gym.errors import LabelError, StoreError
 from text_gym.reward_models import LabelStore
+from text_gym.reward_models.labels.database import LABEL_COLUMNS, row_digest
+from text_gym.reward_models.labels.formats import export_labels, import_labels
 from text_gym.reward_models.labels.questions import Question
+from text_gym.reward_models.page.reward import WebReward
+from text_gym.reward_models.people.human import HumanRater
+from text_gym.runs.preferences import read_preferences
+from text_gym.tasks.task import load_task
 
 COLUMNS = {
     "labels": (
@@ -78,7 +87,7 @@ def tampered(path: Path, folder: Path, change: Callable[[sqlite3.Connection], ob
     change(connection)
     connection.commit()
     connection.close()
-    return LabelStore(copy)
+    return LabelStore(copy, check=False)
 
 
 def test_a_good_store_is_good(filled: Path) -> None:
@@ -143,9 +152,12 @@ def test_a_flipped_bit_in_a_value_is_named_by_its_row(filled: Path, tmp_path: Pa
 
 
 @pytest.mark.nightly
-def test_a_thousand_flipped_bits_in_values(filled: Path, tmp_path: Path) -> None:
+def test_a_thousand_flipped_bits_in_values(filled: Path, tmp_path: Path, tried: Callable[..., None]) -> None:
     for seed in range(1_000):
         check_one_flip_in_a_value(filled, tmp_path, seed)
+    tried(
+        "`text-gym labels verify` names the row of a label in which one bit is turned", 1_000, "turned bits"
+    )
 
 
 def flips_in_the_file(filled: Path, folder: Path, count: int) -> dict[str, int]:
@@ -202,6 +214,163 @@ def test_edits_are_named(filled: Path, tmp_path: Path, statement: str, row: int 
         with pytest.raises(StoreError, match=problem) as error:
             store.verify()
         assert error.value.row == row
+    with pytest.raises(StoreError, match=problem) as error:
+        LabelStore(tmp_path / "changed.db")
+    assert error.value.row == row
+
+
+@pytest.mark.parametrize(
+    ("statement", "row", "problem"),
+    [
+        ("UPDATE labels SET answer = '{\"accuracy\": 5}' WHERE row = 2", 2, "does not match its hash"),
+        ("UPDATE labels SET rater = CAST(x'ff' AS BLOB) WHERE row = 9", 9, "does not match its hash"),
+        ("UPDATE items SET answers = 0 WHERE number = 2", None, "counts 0 answers"),
+    ],
+)
+def test_every_reader_refuses_what_was_edited(
+    filled: Path,
+    tmp_path: Path,
+    statement: str,
+    row: int | None,
+    problem: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tampered(filled, tmp_path, lambda connection: connection.execute(statement)).close()
+    check_that_readers_refuse(filled, tmp_path / "changed.db", row, problem, capsys)
+
+
+def check_that_readers_refuse(
+    filled: Path, path: Path, row: int | None, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every command and every part of the library that reads labels names the row and writes nothing."""
+    (good := path.with_name("good.jsonl")).write_text("")
+    out, store = path.with_name("out"), ["--store", str(path)]
+    commands: list[list[str]] = [
+        ["labels", "stats", *store],
+        ["labels", "export", str(out), *store],
+        ["labels", "export", str(out), "--form", "pairs", *store],
+        ["labels", "import", str(good), *store],
+        ["labels", "merge", str(path), "--out", str(out)],
+        ["labels", "merge", "--out", str(path), str(filled)],
+        ["label", *store],
+        ["label", "--web", "--port", "0", *store],
+    ]
+    for words in commands:
+        assert main(words) == 2, words
+        said = capsys.readouterr()
+        assert problem in said.err, words
+        assert row is None or f"row {row}: " in said.err
+        assert "Traceback" not in said.err
+        assert not out.exists()
+    readers: list[Callable[[], object]] = [
+        lambda: LabelStore(path),
+        lambda: HumanRater(path).store,
+        lambda: WebReward(path),
+        lambda: read_preferences(path, load_task("products")),
+    ]
+    for read in readers:
+        with pytest.raises(StoreError, match=problem) as error:
+            read()
+        assert error.value.row == row
+
+
+def rewritten(connection: sqlite3.Connection, row: int) -> None:
+    """Change an answer, and the row's own hash with it."""
+    columns = connection.execute(f"SELECT {LABEL_COLUMNS} FROM labels WHERE row = ?", (row,)).fetchone()
+    values = json.loads(columns[5])
+    other = {name: value % 5 + 1 for name, value in values.items()}
+    columns = (*columns[:5], json.dumps(other), columns[6] + 1.0, *columns[7:])
+    connection.execute(
+        "UPDATE labels SET answer = ?, latency = ?, hash = ? WHERE row = ?",
+        (*columns[5:7], row_digest(columns), row),
+    )
+
+
+def test_a_row_rewritten_with_its_own_hash_is_found_by_the_next(
+    filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with tampered(filled, tmp_path, lambda connection: rewritten(connection, 2)) as store:
+        with pytest.raises(StoreError, match="does not follow") as error:
+            list(store.labels())
+        assert error.value.row == 3
+    check_that_readers_refuse(filled, tmp_path / "changed.db", 3, "does not follow", capsys)
+
+
+def test_the_last_row_rewritten_is_found_by_a_hash_noted_elsewhere(filled: Path, tmp_path: Path) -> None:
+    """Rows are chained, not signed: without the hash, nothing in the file tells."""
+    with LabelStore(filled) as store:
+        row, head = store.head
+    with tampered(filled, tmp_path, lambda connection: rewritten(connection, row)) as store:
+        store.verify()
+        with pytest.raises(StoreError, match="no row has the hash"):
+            store.verify(head)
+
+
+def test_what_is_altered_while_a_store_is_open_is_found_when_it_is_read(filled: Path, tmp_path: Path) -> None:
+    path = tmp_path / "live.db"
+    shutil.copy(filled, path)
+    with LabelStore(path) as store:
+        labels = list(store.labels())
+        other = sqlite3.connect(path)
+        other.executescript("DROP TRIGGER no_update; DROP TRIGGER no_delete")
+        rewritten(other, labels[0].row)
+        other.execute("UPDATE texts SET text = CAST('better' AS BLOB) WHERE item = 35 AND position = 1")
+        other.commit()
+        question = other.execute("SELECT id FROM items WHERE number = 35").fetchone()[0]
+        other.close()
+        readers: list[Callable[[], object]] = [
+            lambda: list(store.labels()),
+            lambda: list(store.items()),
+            lambda: store.item(question),
+            lambda: store.claim("eve", [question]),
+            lambda: store.standing([labels[0].item]),
+            lambda: store.undo("ada", [labels[0].item], key=labels[0].key),
+            lambda: export_labels(store, tmp_path / "out"),
+        ]
+        for read in readers:
+            with pytest.raises((StoreError, LabelError)):
+                read()
+        assert not (tmp_path / "out").exists()
+        assert store.standing([labels[-1].item])
+
+
+def test_the_rows_before_the_bad_one_can_be_saved(
+    filled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tampered(filled, tmp_path, lambda connection: rewritten(connection, 30)).close()
+    out = tmp_path / "out.jsonl"
+    words = ["labels", "export", str(out), "--store", str(tmp_path / "changed.db")]
+    assert main(words) == 2
+    assert "--before 31" in capsys.readouterr().err
+    assert main([*words, "--before", "30"]) == 0
+    with LabelStore(filled) as store, LabelStore(tmp_path / "saved.db") as saved:
+        import_labels(saved, out)
+        before = list(store.labels(all_rows=True))[:29]
+        assert [label.key for label in saved.labels(all_rows=True)] == [label.key for label in before]
+
+
+def test_a_check_while_others_write_is_of_one_moment(tmp_path: Path) -> None:
+    """A row that comes between reading the rows and reading the counters is no sign of damage."""
+    with LabelStore(tmp_path / "labels.db") as store, LabelStore(tmp_path / "labels.db") as other:
+        ids = store.put([Question.comparison("p", "a", f"b{i}") for i in range(120)])
+        for item in ids[:60]:
+            other.record(item, "ada", {"preference": "left"})
+        stop = threading.Event()
+
+        def write() -> None:
+            for item in ids[60:]:
+                if not stop.is_set():
+                    other.record(item, "ada", {"preference": "right"})
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            rows = [store.verify().rows for _ in range(8)]
+        finally:
+            stop.set()
+            writer.join()
+        assert rows == sorted(rows)
+        assert rows[-1] > rows[0], "nothing was written meanwhile"
 
 
 def test_rows_cannot_be_changed_by_accident(filled: Path, tmp_path: Path) -> None:
@@ -211,3 +380,21 @@ def test_rows_cannot_be_changed_by_accident(filled: Path, tmp_path: Path) -> Non
         with pytest.raises(sqlite3.IntegrityError, match="append-only"):
             connection.execute(statement)
     connection.close()
+
+
+def test_a_row_that_was_rewritten_with_its_own_hash_is_betrayed_by_the_next(
+    filled: Path, tmp_path: Path
+) -> None:
+    names = LABEL_COLUMNS.split(", ")
+
+    def rewrite(connection: sqlite3.Connection) -> None:
+        (row,) = connection.execute(f"SELECT {LABEL_COLUMNS} FROM labels WHERE row = 5").fetchall()
+        forged = [b"eve" if name == "rater" else value for name, value in zip(names, row, strict=True)]
+        connection.execute(
+            "UPDATE labels SET rater = ?, hash = ? WHERE row = 5", (b"eve", row_digest(tuple(forged)))
+        )
+
+    with tampered(filled, tmp_path, rewrite) as store:
+        with pytest.raises(StoreError, match="does not follow the row before") as error:
+            store.verify()
+        assert error.value.row == 6

@@ -101,3 +101,13 @@ def test_faults_have_names() -> None:
         Pairs(small_reward_model("a", "b"), pairs())
     with pytest.raises(DataError, match="no rating has a mark for 'facts'"):
         marks_of(ratings(), ("style", "facts"))
+
+
+def test_marks_to_judge_by_are_on_the_scale_of_those_to_learn_from() -> None:
+    model = small_reward_model("style")
+    learnt = Marks(model, [Rating(Prompt("p:"), "cats", {"style": m}) for m in (1.0, 3.0)], "squared")
+    judged = Marks(
+        model, [Rating(Prompt("q:"), "cats", {"style": m}) for m in (5.0, 6.0)], "squared", like=learnt
+    )
+    assert judged.targets.tolist() == [[3.0], [4.0]]  # mean 2 and standard deviation 1
+    assert judged.levels[0].tolist() == [1.0, 3.0]

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from tests.reward_model_tools import TOKENIZER, episodes, pairs, ratings
+from tests.reward_model_tools import TOKENIZER, WORDS, episodes, pairs, ratings
 from text_gym import Prompt, Task, check_reward_source
 from text_gym.errors import ConfigError, DataError, NonFiniteError
 from text_gym.reward_models import NgramModel, PreferencePair, Rating, load_reward
 from text_gym.reward_models.learned.configs import NgramConfig
 from text_gym.reward_models.learned.ngrams import logistic, ridge
+from text_gym.reward_models.preferences.opinions import split_within
 
 
 @pytest.mark.parametrize("alpha", [0.01, 1.0, 100.0])
@@ -127,3 +128,27 @@ def test_faults_have_names(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"\x80\x04pickle")
     with pytest.raises(DataError, match="no n-gram reward model"):
         load_reward(str(tmp_path))
+
+
+def test_the_penalty_is_judged_on_five_parts_of_the_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged_prompts = []
+
+    def spy(opinions: list[Rating], held_out: float, seed: int) -> tuple[list[Rating], list[Rating]]:
+        kept, judged = split_within(opinions, held_out, seed)
+        judged_prompts.append(frozenset(r.prompt.id for r in judged))
+        return kept, judged
+
+    monkeypatch.setattr("text_gym.reward_models.learned.ngrams.split_within", spy)
+    NgramModel.fit(ratings(), ("style",))
+    assert len(set(judged_prompts)) == 5
+
+
+def test_marks_that_follow_from_nothing_get_the_largest_penalty() -> None:
+    rng = np.random.default_rng(0)
+    noise = [
+        Rating(Prompt(f"p{i}"), " ".join(rng.choice(WORDS, 6)), {"style": float(rng.normal())})
+        for i in range(60)
+    ]
+    chosen = NgramModel.fit(noise, ("style",))
+    strictest = NgramModel.fit(noise, ("style",), NgramConfig(alpha=8.0))
+    assert chosen.weights.tolist() == strictest.weights.tolist()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from tests.reward_model_tools import episodes, pairs, ratings, same_bits, small_reward_model, weights_of
 from text_gym.errors import ConfigError, DataError, NonFiniteError
 from text_gym.reward_models import PreferencePair, Rating, RewardTrainer, RewardTrainingConfig
+from text_gym.reward_models.learned.training import _schedule
 
 QUICK = RewardTrainingConfig(epochs=8, batch_size=8, learning_rate=1e-2, patience=8)
 
@@ -130,3 +132,56 @@ def test_faults_have_names() -> None:
     for wrong in ({"epochs": 0}, {"learning_rate": 0.0}, {"warmup": 1.0}, {"loss": "cubic"}):
         with pytest.raises(ConfigError):
             RewardTrainingConfig(**wrong)
+
+
+@pytest.mark.parametrize("opinions", [pairs(), ratings()])
+def test_nothing_is_learnt_from_the_prompts_that_epochs_are_judged_by(opinions: Any) -> None:
+    criteria = ("style",) if isinstance(opinions[0], Rating) else ()
+    trainer = RewardTrainer(small_reward_model(*criteria), opinions, QUICK)
+    learnt, judged = ({tuple(t.ids) for t in part.texts} for part in (trainer.train, trainer.validation))
+    assert len(trainer.train) + len(trainer.validation) == len(opinions)
+    assert judged
+    assert not learnt & judged
+
+
+def test_epochs_are_learnt_with_dropout_and_judged_without() -> None:
+    model = small_reward_model(dropout=0.5)
+    config = RewardTrainingConfig(epochs=3, batch_size=64, learning_rate=1e-2, patience=3)
+    trainer, found = RewardTrainer(model, pairs(), config), []
+
+    def look(row: object) -> None:
+        assert model.model.training
+        model.model.eval()
+        with torch.no_grad():
+            found.append(float(trainer.validation.loss(range(len(trainer.validation)))))
+        model.model.train()
+
+    trainer.learn(look)
+    assert [row["validation_loss"] for row in trainer.history] == pytest.approx(found)
+    assert not model.model.training
+
+
+def test_pairs_weigh_the_same_in_a_validation_of_many_batches_and_of_one() -> None:
+    some = [dataclasses.replace(p, weight=10.0 if i % 3 else 0.5) for i, p in enumerate(pairs())]
+    config = RewardTrainingConfig(epochs=1, batch_size=1, validation=0.4)
+    trainer = RewardTrainer(small_reward_model(), some, config)
+    assert len(trainer.validation) > 4  # two a batch
+    with torch.no_grad():
+        whole = float(trainer.validation.loss(range(len(trainer.validation))))
+    assert trainer._judge() == pytest.approx(whole)
+
+
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_nothing() -> None:
+    rates = [_schedule(done, 0.25) for done in np.linspace(0, 1, 41)]
+    assert rates[:11] == pytest.approx(np.linspace(0, 1, 11))
+    assert (rates[25], rates[40]) == pytest.approx((0.5, 0.0))  # half of the way down, and the end
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_matrices_decay_and_nothing_else() -> None:
+    trainer = RewardTrainer(small_reward_model(), pairs(), RewardTrainingConfig(weight_decay=0.3))
+    groups = trainer._optimizer().param_groups
+    assert {(p.ndim >= 2, g["weight_decay"]) for g in groups for p in g["params"]} == {
+        (True, 0.3),
+        (False, 0.0),
+    }

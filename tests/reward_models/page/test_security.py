@@ -4,7 +4,7 @@ import itertools
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from tests.page_tools import Browser, exchange, ratings, raw, served, status_of
 from text_gym.reward_models import LabelStore
 from text_gym.reward_models.page import security as security
 from text_gym.reward_models.page.page import LabelPage
-from text_gym.reward_models.page.security import Access
+from text_gym.reward_models.page.security import NAMES, Access, Session
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +112,22 @@ def test_the_request_matrix_is_exact(site: tuple[LabelPage, Browser]) -> None:
     assert count == 1250
 
 
+def test_names_that_only_begin_or_end_like_ours_are_refused(site: tuple[LabelPage, Browser]) -> None:
+    page, browser = site
+    own = f"127.0.0.1:{page.port}"
+    for name in (f"{own}.evil.example", f"{own}0", f"evil.example.{own}", f"evil.{own}", f" {own}@evil"):
+        headers = [("Host", name), ("Origin", f"http://{name}"), *browser.headers()[2:]]
+        for method, path in (("GET", "/"), ("POST", "/api/hello")):
+            reply = exchange(page.port, raw(method, path, headers, b"{}" if method == "POST" else b""))
+            assert status_of(reply) in (400, 403), (name, method)
+    for origin in (f"http://{own}.evil.example", f"http://{own}0", f"http://{own}@evil.example"):
+        headers = [("Host", own), ("Origin", origin), *browser.headers()[2:]]
+        reply = exchange(page.port, raw("POST", "/api/hello", headers, b"{}"))
+        assert status_of(reply) == 403, origin
+
+
 @pytest.mark.nightly
-def test_the_full_product_is_exact(site: tuple[LabelPage, Browser]) -> None:
+def test_the_full_product_is_exact(site: tuple[LabelPage, Browser], tried: Callable[..., None]) -> None:
     page, browser = site
     cases = list(itertools.product(HOSTS, ORIGINS, METHODS, TYPES, TOKENS, PATHS))
     for case in cases:
@@ -122,6 +136,11 @@ def test_the_full_product_is_exact(site: tuple[LabelPage, Browser]) -> None:
         body = b"{}" if method in ("POST", "PUT", "DELETE") else b""
         assert status_of(exchange(page.port, raw(method, path, headers, body))) == expected(*case), case
     assert len(cases) == 4500
+    tried(
+        "the labelling page answers to its own host, origin, method, content type and token, and to no other",
+        len(cases),
+        "combinations",
+    )
 
 
 @pytest.mark.parametrize("name", ["Host", "Origin", "Content-Type"])
@@ -182,9 +201,10 @@ def test_tokens_differ_and_each_opens_only_its_own() -> None:
     session = access.redeem(links[7])
     assert session is not None
     assert access.redeem(links[7]) is None
-    assert access.admits(session)
-    for wrong in ("", session[:-1], session + "A", links[8], "\udcff", "é" * 43):
-        assert not access.admits(wrong)
+    token = session.token.decode()
+    assert access.session(token) == session
+    for wrong in ("", token[:-1], token + "A", links[8], "\udcff", "é" * 43):
+        assert access.session(wrong) is None
     assert access.redeem("") is None
 
 
@@ -198,8 +218,60 @@ def test_tokens_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -
     access = Access()
     sessions = [access.redeem(access.new_link()) for _ in range(3)]
     monkeypatch.setattr("hmac.compare_digest", compare)
-    assert access.admits(str(sessions[0]))
+    assert sessions[0] is not None
+    assert access.session(sessions[0].token.decode()) == sessions[0]
     assert len(compared) == 3  # no early end either
+
+
+# Names
+
+
+def opened(access: Access, rater: str = "", host: bool = False, before: Session | None = None) -> Session:
+    session = access.redeem(access.new_link(rater, host), before)
+    assert session is not None
+    return session
+
+
+def test_a_name_belongs_to_the_session_that_claimed_it() -> None:
+    access = Access()
+    ada, eve = opened(access), opened(access)
+    assert access.why_not(ada, "ada") == "" == access.why_not(eve, "eve")
+    assert "another browser answers under this name" in access.why_not(eve, "ada")
+    assert access.why_not(ada, "ada") == ""
+    # A newer link opened in the same browser takes over what the browser had.
+    again = opened(access, before=ada)
+    assert access.session(ada.token.decode()) is None
+    assert access.why_not(again, "ada") == ""
+    assert access.why_not(eve, "ada") != "" != access.why_not(ada, "ada")
+
+
+def test_a_session_has_a_few_names_at_most() -> None:
+    access = Access()
+    eve = opened(access)
+    refused = [name for name in map(str, range(100)) if access.why_not(eve, name)]
+    assert refused == [str(i) for i in range(NAMES, 100)]
+    assert access.why_not(eve, "0") == ""
+
+
+def test_a_link_for_one_rater_is_for_that_name_alone() -> None:
+    access = Access()
+    ada, bob = opened(access, "ada"), opened(access, "bob")
+    assert access.why_not(ada, "ada") == "" == access.why_not(bob, "bob")
+    for session, name in ((ada, "bob"), (ada, "eve"), (bob, "ada")):
+        assert "for one name only" in access.why_not(session, name)
+    # A newer link for ada: on the telephone, say.
+    telephone = opened(access, "ada")
+    assert access.why_not(telephone, "ada") == ""
+    assert "newer" in access.why_not(ada, "ada")
+
+
+def test_the_host_stays_the_host_with_a_newer_link_and_nobody_else_becomes_it() -> None:
+    access = Access()
+    host, other = opened(access, host=True), opened(access)
+    assert (host.host, other.host) == (True, False)
+    assert opened(access, before=host).host
+    assert not opened(access, before=other).host
+    assert not opened(access, before=host).host  # that session has ended
 
 
 def test_no_token_is_logged(

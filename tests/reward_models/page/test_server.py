@@ -4,7 +4,7 @@ import random
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -230,8 +230,11 @@ def test_malformed_requests_get_4xx_and_the_server_lives(
 
 @pytest.mark.nightly
 def test_malformed_requests_all_night(
-    site: tuple[LabelPage, LabelStore, Browser], monkeypatch: pytest.MonkeyPatch
+    site: tuple[LabelPage, LabelStore, Browser],
+    monkeypatch: pytest.MonkeyPatch,
+    tried: Callable[..., None],
 ) -> None:
     monkeypatch.setattr(server, "HEAD_SECONDS", 0.2)
     monkeypatch.setattr(security, "BODY_SECONDS", 0.2)
     fuzz(site, 10_000, seed=1)
+    tried("malformed HTTP gets an answer of 4xx and leaves the server at work", 10_000, "requests")

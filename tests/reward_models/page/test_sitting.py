@@ -51,7 +51,8 @@ def test_a_message_sent_twice_saves_once(tmp_path: Path) -> None:
         message = {"do": "answer", "item": first, "key": "k", "seconds": 1.0, "values": GOOD}
         sitting.take(message)
         sitting.take(message)
-        assert [x.item for x in store.labels()] == [first]
+        assert sitting.state["note"] == "Saved."  # it is the answer that was saved, not another one
+        assert [(x.item, x.key) for x in store.labels()] == [(first, "k")]
         assert sitting.state["question"]["id"] == second
         sitting.take({**message, "key": "another", "values": {**GOOD, "clarity": 1}})
         assert sitting.state["note"] == "Answered already; the first answer stands."

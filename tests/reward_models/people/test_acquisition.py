@@ -63,6 +63,21 @@ def test_diversity_goes_to_the_farthest() -> None:
     assert choose_texts(asked, 1, "diversity")[0] in (2, 3)
 
 
+def test_diversity_covers_every_kind_of_text_before_it_repeats_one() -> None:
+    texts = ["a a a", "a a a b", "x y z", "x y z w", "u v", "u v v"]
+    some = Pool([episode("p", t) for t in texts])
+    for seed in range(12):
+        chosen = choose_texts(some, 3, "diversity", seed)
+        assert {texts[i][0] for i in chosen} == {"a", "x", "u"}
+
+
+def test_diversity_is_far_from_what_was_asked_before() -> None:
+    texts = ["x y w", "x y z z", "a b c"]
+    asked = frozenset({("q", "x y z"), ("q", "x y")})  # of another prompt, too
+    for seed in range(12):
+        assert choose_texts(Pool([episode("p", t) for t in texts], None, asked), 1, "diversity", seed) == [2]
+
+
 def test_without_a_model_chance_decides() -> None:
     for how in ("disagreement", "uncertainty", "top-against-random"):
         assert choose_texts(pool(), 3, how, 7) == choose_texts(pool(), 3, "random", 7)
@@ -120,6 +135,12 @@ def test_uncertainty_pairs_are_close_ones() -> None:
 def test_disagreement_pairs_split_the_members() -> None:
     split = pool(3, 1, [[0.0, 2.0, 5.0], [2.0, 0.0, 5.0]])
     assert set(choose_pairs(split, 1, "disagreement")[0]) == {0, 1}
+
+
+def test_members_disagree_by_what_they_think_likely_and_not_by_the_size_of_their_scores() -> None:
+    # On 0 and 1 the members contradict each other; that both beat 2 they agree, by 10 or by 20.
+    some = pool(3, 1, [[0.0, -1.0, -10.0], [0.0, 1.0, -20.0]])
+    assert set(choose_pairs(some, 1, "disagreement")[0]) == {0, 1}
 
 
 def test_the_best_of_a_prompt_meets_the_others() -> None:

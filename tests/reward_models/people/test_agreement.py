@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import spearmanr
 
 from text_gym.episode import FloatArray
 from text_gym.reward_models import LabelStore
@@ -159,6 +160,69 @@ def test_raters_who_do_not_read_are_named(tmp_path: Path) -> None:
     assert ["faster than the texts can be read" in w for w in found["hasty"]] == [True]
     assert any("100% of the answers are the same" in w for w in found["same"])
     assert any("nothing to do with the others'" in w for w in found["random"])
+
+
+def test_a_rater_is_compared_with_the_mean_of_the_others_alone(tmp_path: Path) -> None:
+    pytest.importorskip("krippendorff")
+    rng = np.random.default_rng(3)
+    marks = rng.integers(1, 6, (3, 60))
+    marks[1] = np.clip(marks[0] + rng.integers(-1, 2, 60), 1, 5)  # the third has nothing to do with these
+    with LabelStore(tmp_path / "labels.db") as store:
+        for rater, own in zip(("ada", "bob", "random"), marks.tolist(), strict=True):
+            label(store, rater, [f"text {i}" for i in range(60)], own)
+        raters = measure_agreement(store.labels()).raters
+    for i, profile in enumerate(raters):
+        others = np.delete(marks, i, axis=0).mean(axis=0)
+        assert profile.agreement == pytest.approx(spearmanr(marks[i], others).statistic)
+    assert any("nothing to do with the others'" in w for w in raters[2].warnings)
+
+
+def test_a_skip_is_no_answer(tmp_path: Path) -> None:
+    pytest.importorskip("krippendorff")
+    with LabelStore(tmp_path / "labels.db") as store:
+        items = store.put([Question.rating("p", t, ONE) for t in ("one", "two", "three")], overlap=2)
+        store.record(items[0], "ada", {"charm": 2}, latency=4.0)
+        store.record(items[0], "bob", {"charm": 4}, latency=6.0)
+        store.record(items[1], "ada", {"charm": 5}, latency=8.0)
+        before = measure_agreement(store.labels())
+        store.skip(items[1], "bob", latency=90.0)
+        store.skip(items[2], "eve", latency=1.0)
+        rows = [row for group in store.standing(items).values() for row in group]
+        found = measure_agreement(rows)
+    assert (found.questions, found.overlap) == (2, 1)
+    assert repr(found) == repr(before)  # NaN and all
+
+
+def test_answers_without_a_time_are_not_hasty(tmp_path: Path) -> None:
+    pytest.importorskip("krippendorff")
+    texts = [f"{i}" + "y" * 300 for i in range(30)]
+    marks = [1 + i % 5 for i in range(30)]
+    with LabelStore(tmp_path / "labels.db") as store:
+        label(store, "ada", texts, marks, seconds=NAN)
+        label(store, "bob", texts[:29], marks[:29], seconds=NAN)
+        label(store, "bob", texts[29:], marks[29:], seconds=12.0)
+        ada, bob = measure_agreement(store.labels()).raters
+    assert math.isnan(ada.seconds)
+    assert math.isnan(ada.hasty)
+    assert (bob.seconds, bob.hasty) == (12.0, 0.0)
+    assert ada.warnings == bob.warnings == ()
+
+
+def test_the_longer_text_is_counted_on_its_side_and_ties_are_no_choice(tmp_path: Path) -> None:
+    asked = [
+        ("longer", "short", "left"),
+        ("short", "longer", "right"),
+        ("short", "longer", "left"),
+        ("longer", "short", "tie"),
+        ("even", "odd!", "right"),
+    ]
+    with LabelStore(tmp_path / "labels.db") as store:
+        items = store.put([Question.comparison("p", left, right) for left, right, _ in asked[:2]])
+        items += store.put([Question.comparison("q", left, right) for left, right, _ in asked[2:]])
+        for item, (_, _, choice) in zip(items, asked, strict=True):
+            store.record(item, "ada", {"preference": choice})
+        (ada,) = measure_agreement(store.labels()).raters
+    assert ada.longer == 2 / 3
 
 
 def test_love_of_length_shows(tmp_path: Path) -> None:

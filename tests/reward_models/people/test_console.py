@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 
@@ -216,8 +216,15 @@ def test_nothing_in_texts_names_or_typing_reaches_the_terminal_raw(
 @pytest.mark.nightly
 @settings(max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(HOSTILE, HOSTILE, HOSTILE.filter(bool))
-def test_ten_thousand_hostile_texts(store: LabelStore, prompt: str, text: str, rater: str) -> None:
+def test_ten_thousand_hostile_texts(
+    store: LabelStore, tried: Callable[..., None], prompt: str, text: str, rater: str
+) -> None:
     check_hostile(store, prompt, text, rater)
+    tried(
+        "hostile texts reach the label store as they are and the terminal without control bytes",
+        10_000,
+        "texts",
+    )
 
 
 @pytest.mark.parametrize("markup", ["[/x]", "[bold red]", "[link=file:///etc/passwd]x[/link]", ":smile:"])
@@ -301,7 +308,9 @@ def test_a_terminal_that_goes_away_loses_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("streams", [8, pytest.param(1_000, marks=pytest.mark.nightly)])
-def test_random_keys_lose_nothing_and_raise_nothing(tmp_path: Path, streams: int) -> None:
+def test_random_keys_lose_nothing_and_raise_nothing(
+    tmp_path: Path, streams: int, tried: Callable[..., None]
+) -> None:
     done = subprocess.run(
         [sys.executable, str(FOLDER / "label_keys.py"), str(tmp_path), str(streams), "0"],
         capture_output=True,
@@ -313,3 +322,4 @@ def test_random_keys_lose_nothing_and_raise_nothing(tmp_path: Path, streams: int
     wanted = {"streams": streams, "tracebacks": 0, "status": 0, "controls": 0}
     assert {k: found[k] for k in wanted} == wanted, done.stderr
     assert found["told"] == found["rows"] > 0, done.stderr
+    tried("random keys at the labelling console raise nothing and lose nothing", streams, "streams of keys")

@@ -32,6 +32,13 @@ def test_ece_by_hand() -> None:
     assert found.ece == pytest.approx((2 * 0.47 + 3 * (0.97 - 2 / 3)) / 5)
 
 
+def test_bins_are_as_wide_as_a_tenth_of_what_confidences_can_be() -> None:
+    # Bins over [0.5, 1] part 0.52 from 0.58; bins over [0, 1] would not, and their errors would cancel.
+    found = measure_calibration(np.array([logit(0.52), -logit(0.58)]))
+    assert found.count.tolist() == [1, 1]
+    assert found.ece == pytest.approx((0.48 + 0.58) / 2)
+
+
 def test_a_perfectly_calibrated_reward_has_little_error() -> None:
     rng = np.random.default_rng(0)
     ahead = np.abs(rng.normal(size=40_000))

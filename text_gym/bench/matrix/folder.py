@@ -19,7 +19,9 @@ from typing import Any
 
 from text_gym.bench.analysis.results import is_current
 from text_gym.errors import ConfigError
+from text_gym.runs.conditions import software
 from text_gym.runs.folder import read_config
+from text_gym.runs.record import go_on, start_record
 from text_gym.utils.json_files import write_json
 from text_gym.utils.locking import FolderLock
 from text_gym.utils.sealed import write_atomic
@@ -27,7 +29,7 @@ from text_gym.utils.sealed import write_atomic
 # Lists that may grow from command to command; everything else stays, or is the last command's.
 _GROWING = ("tasks", "optimisers", "kl_coefficients", "seeds")
 _OF_THE_LAST = ("budget", "command", "machine", "designs", "task")
-_BY_NAME = ("settings", "optimiser_settings")  # what has a name in both has to be the same
+_BY_NAME = ("settings", "optimiser_settings", "contents")  # what has a name in both has to be the same
 
 
 class BenchFolder:
@@ -36,16 +38,19 @@ class BenchFolder:
     Args:
         path: Where; made if need be.
         config: The settings, as in `config.json`; what is there already is extended.
+        accept_changes: Go on with other versions of PyTorch, `transformers` or text-gym.
 
     Attributes:
         config: The settings with those of earlier commands.
+        changes: Notes on what is not as the benchmark was started.
 
     Raises:
         ConfigError: Another process is at work there, or the folder holds something else, or a benchmark with
-            other settings; what differs is named.
+            other settings, prompts or policies; what differs is named.
+        ChangedRunError: It was started with other versions, which were not accepted.
     """
 
-    def __init__(self, path: str | Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, path: str | Path, config: Mapping[str, Any], *, accept_changes: bool = False) -> None:
         self.path = Path(path)
         if self.path.is_dir() and not (self.path / "config.json").exists() and any(self.path.iterdir()):
             raise ConfigError(f"{self.path} holds something other than a benchmark; choose another --out")
@@ -55,6 +60,13 @@ class BenchFolder:
             given = json.loads(json.dumps(config))
             exists = (self.path / "config.json").exists()
             self.config = extended(read_config(self.path), given, self.path) if exists else given
+            libraries = ("stable-baselines3",) if "sb3.ppo" in self.config.get("optimisers", ()) else ()
+            used, self.changes = software(libraries), list[str]()
+            if exists:
+                accepted = {"accept_changes": accept_changes, "growing": True}
+                self.changes = go_on(self.path, {}, used, **accepted)
+            else:
+                start_record(self.path, {}, used)
             self.config.setdefault("machine", machine())
             self.save()
         except BaseException:

@@ -22,9 +22,11 @@ from text_gym.bench.analysis.summary import summarise
 from text_gym.bench.report.report import write_report
 from text_gym.data import anchored
 from text_gym.errors import ConfigError, TextGymError
+from text_gym.runs.conditions import reward_conditions, task_conditions
 from text_gym.runs.folder import default_folder
 from text_gym.utils.display import harmless
 from text_gym.utils.stopping import stop_signals
+from text_gym.utils.terminal import SafeConsole
 
 from .budgets import AGENT_TASKS, budgeted, plan_agents, plan_rewards
 from .cells import Cell
@@ -33,7 +35,16 @@ from .designs import Design, DesignJob, choose_designs
 from .engines import Engine, LocalEngine, RayEngine
 from .folder import BenchFolder
 from .recipes import Learned, content_of
-from .settings import BEST_OF_N, OPTIMISERS, Budget, EngineName, OwnAlgorithm, Settings
+from .settings import (
+    BEST_OF_N,
+    OPTIMISERS,
+    Budget,
+    EngineName,
+    OwnAlgorithm,
+    Settings,
+    digest_of_files,
+    the_task,
+)
 from .start import SamplingJob
 
 
@@ -57,6 +68,7 @@ def bench_rewards(
     workers: int | None = None,
     console: Console | None = None,
     command: str | None = None,
+    accept_changes: bool = False,
 ) -> list[dict[str, Any]]:
     """Optimise reward designs and measure what becomes of gold.
 
@@ -79,6 +91,7 @@ def bench_rewards(
         workers: Processes; as many as cores if None, and this process if 0.
         console: Where to show progress.
         command: What was typed, for the report.
+        accept_changes: Extend a folder although the versions of PyTorch, `transformers` or text-gym differ.
 
     Returns:
         The rows of `results.json`.
@@ -86,6 +99,7 @@ def bench_rewards(
     Raises:
         UnknownNameError: A design, optimiser or task that does not exist.
         ConfigError: The folder holds a benchmark with other settings, or is in use.
+        ChangedRunError: It was started with other versions; they are named.
     """
     settings = Settings(what="rewards", task=task, policy=policy)
     if iterations is not None:
@@ -99,7 +113,7 @@ def bench_rewards(
         kl_coefficients=kl_coefficients,
         seeds=seeds,
     )
-    return run_matrix(cells, out, budget, engine, workers, console, command)
+    return run_matrix(cells, out, budget, engine, workers, console, command, accept_changes)
 
 
 def bench_agents(
@@ -115,6 +129,7 @@ def bench_agents(
     workers: int | None = None,
     console: Console | None = None,
     command: str | None = None,
+    accept_changes: bool = False,
 ) -> list[dict[str, Any]]:
     """Compare algorithms: each learns the same tasks from the same weights with as many episodes.
 
@@ -135,6 +150,7 @@ def bench_agents(
         workers: Processes.
         console: Where to show progress.
         command: What was typed, for the report.
+        accept_changes: Extend a folder although the versions of PyTorch, `transformers` or text-gym differ.
 
     Returns:
         The rows of `results.json`.
@@ -142,6 +158,7 @@ def bench_agents(
     Raises:
         UnknownNameError: A task or optimiser that does not exist.
         ConfigError: The folder holds a benchmark with other settings, or is in use.
+        ChangedRunError: It was started with other versions; they are named.
     """
     cells = plan_agents(
         list(tasks or AGENT_TASKS),
@@ -151,7 +168,7 @@ def bench_agents(
         seeds=seeds,
         iterations=iterations,
     )
-    return run_matrix(cells, out, budget, engine, workers, console, command)
+    return run_matrix(cells, out, budget, engine, workers, console, command, accept_changes)
 
 
 def run_matrix(
@@ -162,6 +179,7 @@ def run_matrix(
     workers: int | None,
     console: Console | None,
     command: str | None,
+    accept_changes: bool = False,
 ) -> list[dict[str, Any]]:
     """Run the missing cells, write results and report, and return the rows.
 
@@ -170,10 +188,13 @@ def run_matrix(
     """
     if not cells:
         raise ConfigError("no cells: there is no design (or no seed, or no optimiser) to run")
-    console = console or Console(highlight=False)
+    console = console or SafeConsole()
     settings = cells[0].settings
     path = Path(out) if out else default_folder(settings.task, f"bench-{settings.what}")
-    with stop_signals(), BenchFolder(path, _config(cells, budget, command)) as folder:
+    config = _config(cells, budget, command)
+    with stop_signals(), BenchFolder(path, config, accept_changes=accept_changes) as folder:
+        for change in folder.changes:
+            console.print(Text(change, style="yellow"))
         failed = _run_rounds(cells, folder, make_engine(engine, workers), console)
         folder.describe(
             {c.design.name: c.design_job.read(path)["tree"] for c in cells if c.design_job.done(path)}
@@ -319,6 +340,15 @@ def _config(cells: Sequence[Cell], budget: str, command: str | None) -> dict[str
         "seeds": sorted({c.seed for c in cells}),
         "settings": fixed,
         "optimiser_settings": {o: first.optimiser(o) for o in optimisers},
+        "contents": {task: _contents(s) for task, s in shared.items()},
         "algorithms": {name: asdict(own) for name, own in first.algorithms.items()},
         "command": command or f"text_gym.bench.bench_{first.what}(…)  # {Path(sys.argv[0]).name or 'python'}",
     }
+
+
+def _contents(settings: Settings) -> dict[str, str]:
+    """Hash the files and data behind a task's settings, so that rows of other ones are not added to them."""
+    task = the_task(settings.task)
+    place = settings.policy or task.policy
+    policy = {} if place is None else {"starting policy": digest_of_files(Path(place))}
+    return {**task_conditions(task), **reward_conditions("gold reward", task.reward), **policy}

@@ -38,6 +38,7 @@ class BenchRewardsOptions:
         out: Folder for results and report; runs/TASK-bench-rewards-TIME if left out.
         workers: Processes of one thread each; as many as there are cores if left out, none if 0.
         engine: Local processes, or a Ray cluster (that of RAY_ADDRESS, or one on this machine).
+        accept_changes: Extend a folder although the versions of PyTorch, transformers or text-gym differ.
         list: Show the designs of the suite and do nothing.
     """
 
@@ -53,6 +54,7 @@ class BenchRewardsOptions:
     out: str | None = None
     workers: int | None = None
     engine: EngineName = "local"
+    accept_changes: bool = False
     list: bool = False
 
 
@@ -72,6 +74,7 @@ class BenchAgentsOptions:
         out: Folder for results and report; runs/TASK-bench-agents-TIME if left out.
         workers: Processes of one thread each; as many as there are cores if left out, none if 0.
         engine: Local processes, or a Ray cluster (that of RAY_ADDRESS, or one on this machine).
+        accept_changes: Extend a folder although the versions of PyTorch, transformers or text-gym differ.
     """
 
     algorithm: tuple[str, ...] = ()
@@ -83,6 +86,7 @@ class BenchAgentsOptions:
     out: str | None = None
     workers: int | None = None
     engine: EngineName = "local"
+    accept_changes: bool = False
 
 
 def read_rewards(argv: list[str]) -> tuple[BenchRewardsOptions, str]:

@@ -40,6 +40,8 @@ class LabelOptions:
         host: Address of the page.
         names: Further names by which raters reach the page, e.g. that of a tunnel's other end.
         expose: Allow a host that other computers can reach; the page is not encrypted.
+        raters: Who may answer on the page: each gets a link of their own, and nobody else can answer. Without
+            it, raters choose their names, and a name belongs to the browser that first used it.
     """
 
     data: str | None = None
@@ -58,6 +60,7 @@ class LabelOptions:
     host: str = "127.0.0.1"
     names: tuple[str, ...] = ()
     expose: bool = False
+    raters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,11 +99,13 @@ class ExportOptions:
         file: Where to.
         form: jsonl keeps every row exactly, the others what stands; ratings and pairs have TRL's columns.
         store: Label store.
+        before: Write only the rows before this one: the first bad row of a store that is damaged.
     """
 
     file: Positional[str]
     form: Literal["jsonl", "ratings", "pairs", "parquet", "argilla", "label-studio"] = "jsonl"
     store: str = STORE
+    before: int | None = None
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,14 @@ import dataclasses
 import difflib
 import io
 import itertools
+import sys
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from text_gym.errors import ConfigError
+from text_gym.utils.display import plain_stream
 
 COLUMN = {"reference": "completion"}  # `--reference` is a policy; a column of texts is `--completion`
 # Other names under which an option is found, where no option of the command has that name itself.
@@ -67,7 +70,8 @@ def parse(
     words = _known_words(command, argv, {f.flag for f in fields.values()} | {"help"})
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        # The help has colours of its own, and nothing in it comes from anybody else.
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(plain_stream(sys.stdout)):
             parsed: Any = tyro.cli(
                 together, prog=f"text-gym {command}", args=words, config=(tyro.conf.OmitArgPrefixes,)
             )
@@ -199,3 +203,32 @@ def value_of(argv: Sequence[str], option: str, default: str) -> str:
         if argument.startswith(option + "="):
             return argument.split("=", 1)[1]
     return default
+
+
+def checked_fields(class_: type[Any], values: Any) -> Any:
+    """Make a dataclass of values that were read from a file, if they have its fields' types.
+
+    Raises:
+        TypeError: They are no object, or a field is unknown or has a value of another type; it is named.
+    """
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{class_.__name__} cannot be made of a {type(values).__name__}")
+    hints = typing.get_type_hints(class_)
+    for name, value in values.items():
+        if name in hints and not _fits(value, hints[name]):
+            raise TypeError(f"{name} is {value!r}")
+    return class_(**values)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Return True if a value of JSON can stand for one of this type."""
+    origin, inside = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        return value in inside
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, member) for member in inside)
+    if origin is tuple:
+        return isinstance(value, (list, tuple)) and all(_fits(v, inside[0]) for v in value)
+    if kind in (int, float):
+        return isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
+    return not isinstance(kind, type) or isinstance(value, kind)

@@ -43,6 +43,8 @@ class RLHFOptions(Data):
         max_tokens: Token limit of an episode; the task's own if left out.
         out: Folder for report, labels, reward models and policies; runs/TASK-rlhf-TIME if left out.
         device: auto, cpu, cuda, cuda:1, mps.
+        accept_changes: Go on with a run although data, gold, settings or versions are not those it was
+            started with.
     """
 
     task: str = "products"
@@ -56,6 +58,7 @@ class RLHFOptions(Data):
     max_tokens: int | None = None
     out: str | None = None
     device: str = "auto"
+    accept_changes: bool = False
 
 
 def read_rlhf(argv: list[str]) -> tuple[RLHFOptions, RLHFConfig]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,6 +17,7 @@ from text_gym.errors import ConfigError, DataError, UnknownNameError
 from text_gym.runs.folder import check_free, default_folder, read_config
 from text_gym.runs.hub import check_push
 from text_gym.runs.loggers import LogName, check_logs
+from text_gym.runs.record import check_trust
 from text_gym.runs.saved_policy import policy_folder
 from text_gym.utils.waiting import Waiting
 
@@ -29,7 +31,7 @@ from .checks import (
     check_out_folder,
     check_reward,
 )
-from .parsing import COLUMN, parse, value_of
+from .parsing import COLUMN, checked_fields, parse, value_of
 
 DPO = "dpo"
 HEADS = 4  # of attention, in a new policy
@@ -78,7 +80,11 @@ class TrainOptions(Data):
             NAME for one of your own; a repository that is not there is made, a private one.
         checkpoint_every: Iterations between two checkpoints; 0 takes none.
         resume: Folder of an interrupted run to go on with, in place and with its own settings; no other
-            option can be given.
+            option can be given but the next two.
+        accept_changes: With --resume: go on although reward, data, settings or versions are not those the run
+            was started with.
+        trust: With --resume: the same folder once more, to run code that it names although the folder was
+            made elsewhere.
     """
 
     task: str = "products"
@@ -101,6 +107,8 @@ class TrainOptions(Data):
     push_to_hub: str | None = None
     checkpoint_every: int = 10
     resume: str | None = None
+    accept_changes: bool = False
+    trust: str | None = None
 
 
 def read_train(argv: list[str]) -> tuple[TrainOptions, Any, str, float, Waiting]:
@@ -138,6 +146,8 @@ def _checked(options: TrainOptions, config: Any) -> TrainOptions:
         TextGymError: An option is certainly wrong.
     """
     check_learning(options.task, options, options.policy)
+    if options.accept_changes or options.trust is not None:
+        raise ConfigError("--accept-changes and --trust go with --resume FOLDER")
     check_reward(options.reward)
     _check_pairs(options)
     check_logs(options.log)
@@ -215,17 +225,52 @@ def _config_class(algorithm: str) -> type[Any]:
     return SB3Config if algorithm in library else settings_class(algorithm)
 
 
+@dataclass(frozen=True)
+class _Resumption:
+    """Go on with an interrupted run.
+
+    Args:
+        resume: As in `TrainOptions`, as are the others.
+        accept_changes: Go on although something changed.
+        trust: The folder once more.
+    """
+
+    resume: str
+    accept_changes: bool = False
+    trust: str | None = None
+
+
 def _settings_of_run(argv: list[str], folder: str) -> tuple[TrainOptions, Any]:
-    """Read the options and the algorithm's settings that a run was started with."""
-    if len(argv) > (1 if "=" in argv[0] else 2):
-        raise ConfigError("a run is resumed with its own settings: leave out all options but --resume FOLDER")
+    """Read the options and the algorithm's settings that a run was started with.
+
+    Raises:
+        ConfigError: There are other options, no such run, or settings that this version does not know.
+        UntrustedRunError: The folder is from elsewhere and names code to run.
+    """
+    names = {word.partition("=")[0].replace("_", "-") for word in argv if word.startswith("--")}
+    if names - {"--resume", "--accept-changes", "--trust"}:
+        raise ConfigError(
+            "a run is resumed with its own settings: leave out all options but --resume FOLDER, "
+            "--accept-changes and --trust FOLDER"
+        )
+    (given,) = parse("train", argv, _Resumption)
+    if given.trust is not None and Path(given.trust).resolve() != Path(folder).resolve():
+        raise ConfigError(f"--trust {given.trust} is not the folder of --resume {folder}")
     found = read_config(folder)
     try:
-        options = TrainOptions(**found["options"])
+        options = checked_fields(TrainOptions, found["options"])
+        check_trust(
+            folder,
+            found["options"],
+            trusted=given.trust is not None,
+            accept_changes=given.accept_changes,
+            sandbox=os.environ.get("TEXT_GYM_SANDBOX") != "0",
+        )
         config_class = _config_class(options.algorithm)
-        return options, config_class(**{f.name: found[f.name] for f in fields(config_class)})
+        config = checked_fields(config_class, {f.name: found[f.name] for f in fields(config_class)})
     except (KeyError, TypeError) as error:
         raise ConfigError(
             f"{folder}/config.json lacks what `text-gym train --resume` needs ({error}): it is from another "
             "version, or the run was started from Python; resume it there"
         ) from error
+    return dataclasses.replace(options, accept_changes=given.accept_changes), config

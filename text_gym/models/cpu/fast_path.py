@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 
 from text_gym.models.kv_cache import KVCache
 
-from . import gpt2
+from . import gpt2, llama
 from .gpt2_cache import gpt2_cache
+from .kernel_cache import KernelCache
 from .kernels import kernels_for
+from .library import load
 
 # Packing the second matrix of a product pays off from about this many rows of the first.
 MIN_ROWS_TO_PACK = 256
@@ -56,10 +59,18 @@ class FastPath(Protocol):
 def fast_path(trunk: nn.Module) -> FastPath | None:
     """Return a trunk's fast path; None if its architecture has none or the trunk was modified.
 
-    GPT-2 has one. Adapters, hooks, modules in place of others and bfloat16 weights go through the model's own
-    code.
+    GPT-2 has one, and with compiled kernels the Llama family has: Llama, Mistral, Qwen2, Qwen3, Gemma (the
+    first) and SmolLM3, where every layer looks at all that went before. Adapters, hooks, modules in place of
+    others and bfloat16 weights go through the model's own code.
     """
-    return GPT2Path(trunk) if GPT2Path.fits(trunk) else None
+    if GPT2Path.fits(trunk):
+        return GPT2Path(trunk)
+    return LlamaPath(trunk) if LlamaPath.fits(trunk) else None
+
+
+def has_kernels() -> bool:
+    """Return True if the compiled kernels are there; without them the last digits are others."""
+    return load() is not None
 
 
 @dataclass(frozen=True)
@@ -105,7 +116,45 @@ class GPT2Path:
 
     def states(self, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Implement `FastPath`."""
-        return gpt2.states(self.trunk, tokens, starts, lengths)
+        return gpt2.gpt2_states(self.trunk, tokens, starts, lengths)
+
+
+@dataclass(frozen=True)
+class LlamaPath:
+    """The Llama family's arithmetic written out, as a `FastPath`.
+
+    Args:
+        trunk: One that `fits`.
+    """
+
+    trunk: Any
+
+    @staticmethod
+    def fits(trunk: nn.Module) -> bool:
+        """Return True if a trunk is an unmodified member of the family that the kernels can read."""
+        weights = next(trunk.parameters(), None)
+        return (
+            weights is not None
+            and llama.fits(trunk)
+            and kernels_for(weights) is not None
+            and all(p.is_contiguous() for p in trunk.parameters())
+        )
+
+    def cache(self, rows: int, width: int) -> KVCache:
+        """Implement `FastPath`."""
+        kernels = kernels_for(self.trunk.embed_tokens.weight)
+        assert kernels is not None
+        return KernelCache(kernels, partial(llama.llama_parts, self.trunk), rows, width)
+
+    @property
+    def can_update(self) -> bool:
+        """Implement `FastPath`."""
+        checkpointing = any(getattr(m, "gradient_checkpointing", False) for m in self.trunk.modules())
+        return not checkpointing and not (self.trunk.training and self.trunk.config.attention_dropout > 0)
+
+    def states(self, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Implement `FastPath`."""
+        return llama.llama_states(self.trunk, tokens, starts, lengths)
 
 
 def fixed_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:

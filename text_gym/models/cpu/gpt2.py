@@ -1,22 +1,18 @@
 """GPT-2's arithmetic written out: its blocks, and its states in a batch of texts, with gradients for updates.
 
-The last layer is computed only where a state is asked for. Attention and GELU, forward and backward, are
-kernels where there are any; matrix products are PyTorch's. Reading token by token is in `gpt2_cache`.
+The last layer is computed only where a state is asked for. Matrix products are PyTorch's, the other steps
+those of `operators`. Reading token by token is in `gpt2_cache`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
-from .kernels import Kernels, LayerWeights, Panels, Texts, kernels_for
-
-Norm = tuple[Any, Any, float]  # weight, bias and epsilon of a layer norm
+from .kernel_cache import LayerParts, Norm
+from .operators import attend, embed, gelu, queries_of
 
 
 class Block:
@@ -32,18 +28,17 @@ class Block:
         self.up, self.up_bias = mlp.c_fc.weight, mlp.c_fc.bias
         self.down, self.down_bias = mlp.c_proj.weight, mlp.c_proj.bias
 
-    def matrices(self) -> tuple[Tensor, ...]:
-        """Return the matrices the kernels read in a packed order."""
-        return self.qkv, self.projection, self.up, self.down
-
-    def layer(self, panels: Iterator[Panels], keys: Tensor, values: Tensor) -> LayerWeights:
-        """Return the block in the kernels' form, taking the next panels for its `matrices`."""
-        (gain_1, offset_1, epsilon_1), (gain_2, offset_2, epsilon_2) = self.norm_1, self.norm_2
-        qkv, projection, up, down = (next(panels).memory for _ in self.matrices())
-        first = (gain_1, offset_1, qkv, self.qkv_bias, projection, self.projection_bias)
-        second = (gain_2, offset_2, up, self.up_bias, down, self.down_bias)
-        pointers = (x.data_ptr() for x in (*first, *second, keys, values))
-        return LayerWeights(*pointers, self.scale, epsilon_1, epsilon_2)
+    def weights(self) -> LayerParts:
+        """Return the block in the kernels' order."""
+        return LayerParts(
+            self.norm_1,
+            ([self.qkv], self.qkv_bias),
+            ([self.projection], self.projection_bias),
+            self.norm_2,
+            ([self.up], self.up_bias),
+            ([self.down], self.down_bias),
+            self.scale,
+        )
 
 
 def layer_norm(x: Tensor, norm: Norm) -> Tensor:
@@ -59,32 +54,7 @@ def after_attention(block: Block, x: Tensor, attended: Tensor) -> Tensor:
     return x + torch.addmm(block.down_bias, gelu(h), block.down)
 
 
-def gelu(x: Tensor) -> Tensor:
-    """Compute the tanh form of GELU for a contiguous tensor, by kernels where there are any."""
-    kernels = kernels_for(x)
-    if kernels is None:
-        return F.gelu(x, approximate="tanh")
-    return _GELU.apply(kernels, x)  # type: ignore[no-any-return,no-untyped-call]
-
-
-class _GELU(torch.autograd.Function):
-    """`gelu` by kernels, with its backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, kernels: Kernels, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return kernels.gelu(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
-        (x,) = ctx.saved_tensors
-        kernels = kernels_for(x)
-        assert kernels is not None
-        return None, kernels.gelu_backward(x, gradient.contiguous())
-
-
-def states(trunk: Any, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+def gpt2_states(trunk: Any, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the states from which the completions' tokens are drawn, as `FastPath.states` describes it.
 
     Args:
@@ -93,16 +63,9 @@ def states(trunk: Any, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple
         starts: `(B,)` int64, prompt lengths `P`.
         lengths: `(B,)` int64, completion lengths `T`; `N` is their sum.
     """
-    (n, size), device = tokens.shape, tokens.device
-    # All tokens look back (what padding sees does not matter); in the last layer only those that are asked.
-    everywhere = Queries(
-        torch.arange(0, n * size, size, device=device), starts + lengths - 1, torch.zeros_like(starts), size
-    )
-    drawn = Queries(lengths.cumsum(0) - lengths, lengths, starts - 1, size)
-    rows, steps = (torch.arange(int(lengths.max()), device=device) < lengths[:, None]).nonzero(as_tuple=True)
-    asked = rows * size + starts[rows] - 1 + steps  # (N,), counted row by row
-
-    embedded, weight = _Embedding.apply(trunk.wte.weight, tokens)  # type: ignore[no-untyped-call]
+    n, size = tokens.shape
+    everywhere, drawn, asked = queries_of(size, starts, lengths)
+    embedded, weight = embed(trunk.wte.weight, tokens)
     x = (embedded + trunk.wpe.weight[:size]).view(n * size, -1)
     *blocks, last = [Block(block) for block in trunk.h]
     for block in blocks:
@@ -114,110 +77,3 @@ def states(trunk: Any, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple
     x = after_attention(last, x[asked], attend(last, drawn, q, kv))
     final = trunk.ln_f
     return layer_norm(x, (final.weight, final.bias, final.eps)), weight
-
-
-class _Embedding(torch.autograd.Function):
-    """Looks up rows of the embedding and passes the weights on, for a tied output layer.
-
-    The gradient of the rows is added to what comes back through the second way. A matrix of its own, of zeros
-    but for some rows, would take longer than a layer where the vocabulary is large.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(tokens)
-        ctx.shape = weight.shape
-        ctx.set_materialize_grads(False)
-        return torch.embedding(weight, tokens), weight.view_as(weight)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, of_rows: Tensor | None, of_weight: Tensor | None) -> tuple[Tensor | None, None]:
-        (tokens,) = ctx.saved_tensors
-        if of_rows is None:
-            return of_weight, None
-        if of_weight is None:  # otherwise the output layer has weights of its own
-            of_weight = of_rows.new_zeros(ctx.shape)
-        return of_weight.index_add_(0, tokens.flatten(), of_rows.flatten(0, 1)), None
-
-
-class Queries(NamedTuple):
-    """The query tokens of a batch of texts, each of which attends to itself and those before it.
-
-    Args:
-        begins: `(B,)` int64, the number of each text's first one.
-        counts: `(B,)` int64, how many there are of each text.
-        firsts: `(B,)` int64, the column of its first one.
-        size: `S`, columns of the batch.
-    """
-
-    begins: Tensor
-    counts: Tensor
-    firsts: Tensor
-    size: int
-
-
-def attend(block: Block, queries: Queries, *qkv: Tensor) -> Tensor:
-    """Compute causal attention, by kernels where there are any.
-
-    Args:
-        block: Of which layer.
-        queries: `N` of them.
-        qkv: `(B · S, 3 · D)` of all tokens; or `(N, D)` of the queries, and `(B · S, 2 · D)`.
-
-    Returns:
-        `(N, D)`, or `(B · S, D)`.
-    """
-    kernels = kernels_for(qkv[0])
-    if kernels is None:
-        return attend_by_operators(block, queries, *qkv)
-    places = (x.contiguous() for x in queries[:3])
-    texts = Texts(*places, tokens=queries.size, heads=block.heads, size=block.size, scale=block.scale)
-    return _Attention.apply(kernels, texts, *qkv)  # type: ignore[no-any-return,no-untyped-call]
-
-
-def attend_by_operators(block: Block, queries: Queries, *qkv: Tensor) -> Tensor:
-    """Do what `attend` does, by PyTorch's operators."""
-    begins, counts, firsts, size = queries
-    shape = len(begins), size, -1, block.heads, block.size
-    if len(qkv) == 1:
-        q, k, v = qkv[0].view(shape).permute(2, 0, 3, 1, 4)  # (B, heads, S, size) each
-        h = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=block.scale)
-        return h.transpose(1, 2).reshape(len(qkv[0]), -1)
-    k, v = qkv[1].view(shape).permute(2, 0, 3, 1, 4)
-    steps = torch.arange(int(counts.max()), device=begins.device)
-    mask = steps < counts[:, None]  # (B, T), the queries that exist
-    q = qkv[0].new_zeros(*mask.shape, qkv[0].shape[1]).masked_scatter(mask[..., None], qkv[0])
-    q = q.view(*mask.shape, block.heads, block.size).transpose(1, 2)
-    columns = firsts[:, None] + steps
-    seen = torch.arange(size, device=mask.device) <= columns[:, None, :, None]
-    h = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=block.scale)
-    return h.transpose(1, 2)[mask].flatten(1)
-
-
-class _Attention(torch.autograd.Function):
-    """`attend` by kernels, with its backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, kernels: Kernels, texts: Texts, *qkv: Tensor) -> Tensor:
-        out, log_sums = kernels.attention(texts, *_split(qkv))
-        ctx.save_for_backward(*qkv, log_sums)
-        ctx.texts = texts
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        *qkv, log_sums = ctx.saved_tensors
-        found = [(torch.zeros_like if ctx.texts.ragged else torch.empty_like)(x) for x in qkv]
-        kernels = kernels_for(gradient)
-        assert kernels is not None
-        parts = _split(qkv), log_sums, gradient.contiguous(), _split(found)
-        kernels.attention_backward(ctx.texts, *parts)
-        return None, None, *found
-
-
-def _split(qkv: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Split `attend`'s input into queries, keys and values `(…, D)`."""
-    q, k, v = qkv[0].chunk(3, 1) if len(qkv) == 1 else (qkv[0], *qkv[1].chunk(2, 1))
-    return q, k, v

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from text_gym.episode import IntArray
 from text_gym.models.kv_cache import KeyValues, KVCache, LayerCache
 
-from .gpt2 import Block, Norm, after_attention, layer_norm
-from .kernels import Kernels, LayerWeights, Panels, kernels_for
+from .gpt2 import Block, after_attention, layer_norm
+from .kernel_cache import KernelCache, Norm, TrunkParts
+from .kernels import kernels_for
 
 
 def gpt2_cache(trunk: Any, rows: int, width: int) -> KVCache:
@@ -30,89 +29,25 @@ def gpt2_cache(trunk: Any, rows: int, width: int) -> KVCache:
     embedding = trunk.wte.weight
     kernels = kernels_for(embedding) if all(p.is_contiguous() for p in trunk.parameters()) else None
     if kernels is not None:
-        return KernelCache(kernels, trunk, rows, width)
+        return KernelCache(kernels, partial(gpt2_parts, trunk), rows, width)
     return KeyValues(GPT2Reader(trunk), len(trunk.h), rows, width, like=embedding)
 
 
-class KernelCache:
-    """The keys and values of `B` rows, read in place by the kernels; a `KVCache`.
-
-    Nothing after a token's own column is looked at, so rows need no mask; padding is not read. The weights'
-    matrices are copied, until they change (`renew`).
-
-    Args:
-        kernels: That read.
-        trunk: A GPT-2 as it comes, in float32, on the CPU.
-        rows: `B`.
-        width: `W`, most tokens of a row.
-    """
-
-    def __init__(self, kernels: Kernels, trunk: Any, rows: int, width: int) -> None:
-        self._kernels = kernels
-        self._embeddings = trunk.wte.weight, trunk.wpe.weight
-        self._norm: Norm = (trunk.ln_f.weight, trunk.ln_f.bias, trunk.ln_f.eps)
-        self._blocks = [Block(block) for block in trunk.h]
-        shape = rows, self._blocks[0].heads, width, self._blocks[0].size
-        new = trunk.wte.weight.new_empty
-        self._memory = [(new(shape), new(shape)) for _ in self._blocks]  # keys and values
-        self._rows = torch.arange(rows)  # where in the memory each row of the batch is
-        self._layers: ctypes.Array[LayerWeights] | None = None
-        self._panels: list[Panels] = []
-
-    def prefill(self, tokens: Tensor, lengths: IntArray, rows: IntArray | None = None) -> Tensor:
-        """Implement `KVCache`."""
-        memory = self._rows if rows is None else self._rows[torch.from_numpy(rows)]
-        last, every = torch.from_numpy(lengths - 1), torch.arange(len(tokens))
-        positions = torch.arange(tokens.shape[1]).expand(tokens.shape)
-        there = positions <= last[:, None]
-        asked = torch.full(tokens.shape, -1)
-        asked[every, last] = every
-        memory = memory[:, None].expand(tokens.shape)
-        return self._read(tokens[there], memory[there], positions[there], asked[there], lengths.tolist())
-
-    def append(self, tokens: Tensor, at: IntArray) -> Tensor:
-        """Implement `KVCache`."""
-        positions = torch.from_numpy(at).contiguous()
-        return self._read(tokens.contiguous(), self._rows, positions, torch.arange(len(tokens)))
-
-    def _read(
-        self,
-        tokens: Tensor,
-        rows: Tensor,
-        positions: Tensor,
-        asked: Tensor,
-        lengths: Sequence[int] | None = None,
-    ) -> Tensor:
-        """Read tokens, as `Kernels.step` does."""
-        block = self._blocks[0]
-        if self._layers is None:
-            self._panels = [self._kernels.pack(x.detach()) for each in self._blocks for x in each.matrices()]
-            panels = iter(self._panels)
-            layers = (
-                each.layer(panels, *memory) for each, memory in zip(self._blocks, self._memory, strict=True)
-            )
-            self._layers = (LayerWeights * len(self._blocks))(*layers)
-        return self._kernels.step(
-            self._layers,
-            self._embeddings,
-            self._norm,
-            tokens,
-            rows,
-            positions,
-            asked,
-            heads=block.heads,
-            inner=block.up.shape[1],
-            room=self._memory[0][0].shape[2],
-            lengths=lengths,
-        )
-
-    def keep(self, rows: IntArray) -> None:
-        """Implement `KVCache`."""
-        self._rows = self._rows[torch.from_numpy(rows)]
-
-    def renew(self) -> None:
-        """Implement `KVCache`."""
-        self._layers = None
+def gpt2_parts(trunk: Any) -> TrunkParts:
+    """Take a GPT-2 apart for the kernels."""
+    final, blocks = trunk.ln_f, [Block(block) for block in trunk.h]
+    return TrunkParts(
+        [block.weights() for block in blocks],
+        embedding=trunk.wte.weight,
+        positions=trunk.wpe.weight,
+        norm=(final.weight, final.bias, final.eps),
+        heads=blocks[0].heads,
+        groups=blocks[0].heads,
+        size=blocks[0].size,
+        inner=blocks[0].up.shape[1],
+        activation="gelu",
+        context=len(trunk.wpe.weight),
+    )
 
 
 class GPT2Reader:

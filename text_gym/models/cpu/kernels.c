@@ -53,7 +53,17 @@ static inline float exponential(float x) {
     return x < -87.0f ? 0.0f : p * power;
 }
 
-/* x += bias; out = layer_norm(x) * gain + offset: rows of `width`. */
+/* out = x * gain / root of the mean square of x, of `width` numbers; out may be x. */
+static void root_mean_square_norm(const float *x, const float *gain, float *out, int64_t width, float epsilon) {
+    float squares = 0;
+#pragma omp simd reduction(+ : squares)
+    for (int64_t j = 0; j < width; j++) squares += x[j] * x[j];
+    float scale = 1.0f / sqrtf(squares / width + epsilon);
+#pragma omp simd
+    for (int64_t j = 0; j < width; j++) out[j] = x[j] * scale * gain[j];
+}
+
+/* x += bias; out = layer_norm(x) * gain + offset, or without an offset the norm above: rows of `width`. */
 static void add_and_norm(float *x, const float *bias, const float *gain, const float *offset,
                          float *out, int64_t rows, int64_t width, float epsilon) {
     for (int64_t i = 0; i < rows; i++, x += width, out += width) {
@@ -61,6 +71,10 @@ static void add_and_norm(float *x, const float *bias, const float *gain, const f
         if (bias)
 #pragma omp simd
             for (int64_t j = 0; j < width; j++) x[j] += bias[j];
+        if (!offset) {
+            root_mean_square_norm(x, gain, out, width, epsilon);
+            continue;
+        }
 #pragma omp simd reduction(+ : sum)
         for (int64_t j = 0; j < width; j++) sum += x[j];
         float mean = sum / width;
@@ -97,6 +111,87 @@ void gelu_backward(const float *x, const float *gradient, float *out, int64_t co
             float h = x[i] < -20.0f ? -20.0f : x[i] > 20.0f ? 20.0f : x[i], s = gate(h);
             out[i] = gradient[i] * (s + h * s * (1.0f - s) * (1.59576912f + 0.21406445f * h * h));
         }
+    }
+}
+
+/* The norm of root mean squares, of rows of `width`. */
+void root_norm(const float *x, const float *gain, float *out, int64_t rows, int64_t width, float epsilon) {
+    const int64_t parts = parts_of(rows * width, FEW);
+#pragma omp parallel for num_threads(team) if (parts > 1)
+    for (int64_t part = 0; part < parts; part++)
+        for (int64_t i = rows * part / parts; i < rows * (part + 1) / parts; i++)
+            root_mean_square_norm(x + i * width, gain, out + i * width, width, epsilon);
+}
+
+enum { NORM_BLOCK = 64 }; /* rows whose gradients of the gain are summed by themselves, whatever the threads */
+
+int64_t norm_block(void) { return NORM_BLOCK; }
+
+/* Its gradients: of x, and of the gain as sums over each NORM_BLOCK rows, (rows / NORM_BLOCK, width). */
+void root_norm_backward(const float *x, const float *gain, const float *gradient, float *of_x, float *of_gain,
+                        int64_t rows, int64_t width, float epsilon) {
+    const int64_t blocks = (rows + NORM_BLOCK - 1) / NORM_BLOCK, parts = parts_of(rows * width, FEW);
+#pragma omp parallel for num_threads(team) if (parts > 1)
+    for (int64_t part = 0; part < parts; part++)
+        for (int64_t block = blocks * part / parts; block < blocks * (part + 1) / parts; block++) {
+            float *sums = of_gain + block * width;
+            int64_t end = (block + 1) * NORM_BLOCK < rows ? (block + 1) * NORM_BLOCK : rows;
+            memset(sums, 0, width * sizeof *sums);
+            for (int64_t i = block * NORM_BLOCK; i < end; i++) {
+                const float *a = x + i * width, *g = gradient + i * width;
+                float *to = of_x + i * width, squares = 0, common = 0;
+#pragma omp simd reduction(+ : squares, common)
+                for (int64_t j = 0; j < width; j++) squares += a[j] * a[j], common += a[j] * gain[j] * g[j];
+                float scale = 1.0f / sqrtf(squares / width + epsilon), pull = common / width * scale * scale * scale;
+#pragma omp simd
+                for (int64_t j = 0; j < width; j++) {
+                    sums[j] += a[j] * scale * g[j];
+                    to[j] = scale * gain[j] * g[j] - pull * a[j];
+                }
+            }
+        }
+}
+
+enum { GELU, GATED_SILU, GATED_GELU };
+
+/* out = f(gates) · values, of `count` numbers, f being SiLU or GELU. */
+void gated(const float *gates, const float *values, float *out, int64_t count, int64_t activation) {
+    const int64_t parts = parts_of(count, FEW);
+#pragma omp parallel for num_threads(team) if (parts > 1)
+    for (int64_t part = 0; part < parts; part++) {
+        int64_t begin = count * part / parts, end = count * (part + 1) / parts;
+        if (activation == GATED_SILU)
+#pragma omp simd
+            for (int64_t i = begin; i < end; i++)
+                out[i] = gates[i] / (1.0f + exponential(-gates[i])) * values[i];
+        else
+#pragma omp simd
+            for (int64_t i = begin; i < end; i++) out[i] = gates[i] * gate(gates[i]) * values[i];
+    }
+}
+
+/* Its gradients. */
+void gated_backward(const float *gates, const float *values, const float *gradient, float *of_gates,
+                    float *of_values, int64_t count, int64_t activation) {
+    const int64_t parts = parts_of(count, FEW);
+#pragma omp parallel for num_threads(team) if (parts > 1)
+    for (int64_t part = 0; part < parts; part++) {
+        int64_t begin = count * part / parts, end = count * (part + 1) / parts;
+        if (activation == GATED_SILU)
+#pragma omp simd
+            for (int64_t i = begin; i < end; i++) {
+                float s = 1.0f / (1.0f + exponential(-gates[i]));
+                of_gates[i] = gradient[i] * values[i] * (s + gates[i] * s * (1.0f - s));
+                of_values[i] = gradient[i] * gates[i] * s;
+            }
+        else
+#pragma omp simd
+            for (int64_t i = begin; i < end; i++) {
+                float h = gates[i] < -20.0f ? -20.0f : gates[i] > 20.0f ? 20.0f : gates[i], s = gate(h);
+                float slope = s + h * s * (1.0f - s) * (1.59576912f + 0.21406445f * h * h);
+                of_gates[i] = gradient[i] * values[i] * slope;
+                of_values[i] = gradient[i] * gates[i] * gate(gates[i]);
+            }
     }
 }
 
@@ -149,10 +244,11 @@ static inline __attribute__((always_inline)) void attend_head(
     }
 }
 
-/* Where tokens go among keys and values (…, heads, room, size): a row, and a column in it. */
+/* Where tokens go among keys and values (…, groups, room, size): a row, and a column in it. Several heads of
+ * queries may share those of a group. */
 typedef struct {
     const int64_t *rows, *columns;
-    int64_t heads, size, room;
+    int64_t heads, groups, size, room;
 } places;
 
 /* Attend from the token that is number `which` of some to those up to it in its row.
@@ -160,31 +256,60 @@ typedef struct {
  * q and out are (heads, size); `weights` has room for a row of `room`, padded. */
 static void attend(const places *p, int64_t which, const float *q, const float *keys, const float *values,
                    float *out, float *weights, float scale) {
-    int64_t size = p->size, head = p->room * size, n = p->columns[which] + 1;
-    keys += p->rows[which] * p->heads * head, values += p->rows[which] * p->heads * head;
-    for (int64_t h = 0; h < p->heads; h++, q += size, out += size, keys += head, values += head) {
+    int64_t size = p->size, head = p->room * size, n = p->columns[which] + 1, sharing = p->heads / p->groups;
+    keys += p->rows[which] * p->groups * head, values += p->rows[which] * p->groups * head;
+    for (int64_t h = 0; h < p->heads; h++, q += size, out += size) {
+        const float *k = keys + h / sharing * head, *v = values + h / sharing * head;
+        const float *next = keys + (h + 1) / sharing * head;
         if (size == 64)
-            attend_head(q, keys, values, keys + head, out, weights, n, 64, scale);
+            attend_head(q, k, v, next, out, weights, n, 64, scale);
         else if (size == 32)
-            attend_head(q, keys, values, keys + head, out, weights, n, 32, scale);
+            attend_head(q, k, v, next, out, weights, n, 32, scale);
         else if (size == 24)
-            attend_head(q, keys, values, keys + head, out, weights, n, 24, scale);
+            attend_head(q, k, v, next, out, weights, n, 24, scale);
         else if (size == 16)
-            attend_head(q, keys, values, keys + head, out, weights, n, 16, scale);
+            attend_head(q, k, v, next, out, weights, n, 16, scale);
         else
-            attend_head(q, keys, values, keys + head, out, weights, n, size, scale);
+            attend_head(q, k, v, next, out, weights, n, size, scale);
     }
 }
 
-/* Write the keys and values of `n` tokens, whose qkv are (n, 3, heads, size), where they belong. */
+/* Write the keys and values of `n` tokens, whose qkv are (n, heads + 2 groups, size), where they belong. */
 static void remember(const places *p, const float *qkv, float *keys, float *values, int64_t n) {
-    int64_t width = p->heads * p->size;
-    for (int64_t i = 0; i < n; i++, qkv += 3 * width)
-        for (int64_t h = 0; h < p->heads; h++) {
-            int64_t to = ((p->rows[i] * p->heads + h) * p->room + p->columns[i]) * p->size;
-            memcpy(keys + to, qkv + width + h * p->size, p->size * sizeof *keys);
-            memcpy(values + to, qkv + 2 * width + h * p->size, p->size * sizeof *values);
+    int64_t size = p->size;
+    for (int64_t i = 0; i < n; i++) {
+        qkv += p->heads * size;
+        for (int64_t h = 0; h < p->groups; h++, qkv += size) {
+            int64_t to = ((p->rows[i] * p->groups + h) * p->room + p->columns[i]) * size;
+            memcpy(keys + to, qkv, size * sizeof *keys);
+            memcpy(values + to, qkv + p->groups * size, size * sizeof *values);
         }
+        qkv += p->groups * size;
+    }
+}
+
+/* Turn a head by the angles of its position, the first half of its numbers against the second (RoPE); by
+ * direction -1 backwards. `to` may be x. */
+static void turn(const float *x, float *to, const float *cosines, const float *sines, int64_t size, float direction) {
+    int64_t half = size / 2;
+#pragma omp simd
+    for (int64_t d = 0; d < half; d++) {
+        float a = x[d], b = x[half + d], sine = direction * sines[d];
+        to[d] = a * cosines[d] - b * sine;
+        to[half + d] = b * cosines[d] + a * sine;
+    }
+}
+
+/* Turn the heads of `n` tokens (n, heads, size) by the angles (positions, size / 2) of their positions. */
+void rope(const float *x, const float *cosines, const float *sines, const int64_t *positions, float *out, int64_t n,
+          int64_t heads, int64_t size, float direction) {
+    const int64_t parts = parts_of(n * heads * size, FEW), half = size / 2;
+#pragma omp parallel for num_threads(team) if (parts > 1)
+    for (int64_t part = 0; part < parts; part++)
+        for (int64_t i = n * part / parts; i < n * (part + 1) / parts; i++)
+            for (int64_t h = i * heads; h < (i + 1) * heads; h++)
+                turn(x + h * size, out + h * size, cosines + positions[i] * half, sines + positions[i] * half, size,
+                     direction);
 }
 
 /* Matrix products with weights that lie in panels: WIDE columns of a matrix, one row of them after another,
@@ -198,7 +323,7 @@ enum { HALF = 8, ROWS = 6 };
 #else
 enum { HALF = 4, ROWS = 6 };
 #endif
-enum { WIDE = 2 * HALF, BLOCK = 128, DEEP = 1024, SOME = 256 };
+enum { WIDE = 2 * HALF, BLOCK = 128, DEEP = 1024, SOME = 256, TURNED = 64 };
 typedef float half __attribute__((vector_size(4 * HALF), aligned(4)));
 
 int64_t panel_width(void) { return WIDE; }
@@ -218,8 +343,12 @@ void pack(const float *matrix, int64_t down, int64_t right, float *panels, int64
                 for (int64_t k = 0; k < inputs; k++)
                     memcpy(panel + k * WIDE, matrix + k * down + j, columns * sizeof *panel);
             else
-                for (int64_t c = 0; c < columns; c++)
-                    for (int64_t k = 0; k < inputs; k++) panel[k * WIDE + c] = matrix[k * down + (j + c) * right];
+                for (int64_t first = 0; first < inputs; first += TURNED) { /* what is written stays in the cache */
+                    int64_t last = first + TURNED < inputs ? first + TURNED : inputs;
+                    for (int64_t c = 0; c < columns; c++)
+                        for (int64_t k = first; k < last; k++)
+                            panel[k * WIDE + c] = matrix[k * down + (j + c) * right];
+                }
         }
     }
 }
@@ -292,37 +421,81 @@ void multiply(const float *x, int64_t down, int64_t right, const float *panels, 
     }
 }
 
-/* One layer of GPT-2: its parameters, matrices in panels, and the keys and values of what was read. */
+/* One layer: its parameters, matrices in panels, and the keys and values of what was read.
+ *
+ * A norm without an offset is that of root mean squares. Biases, the norms of queries and of keys, and RoPE's
+ * angles (positions, size / 2) may be missing. */
 typedef struct {
-    const float *gain_1, *offset_1, *qkv, *qkv_bias, *projection, *projection_bias;
+    const float *gain_1, *offset_1, *qkv, *qkv_bias, *of_queries, *of_keys, *cosines, *sines;
+    const float *projection, *projection_bias;
     const float *gain_2, *offset_2, *up, *up_bias, *down, *down_bias;
-    float *keys, *values; /* (rows, heads, room, size) */
+    float *keys, *values; /* (rows, groups, room, size) */
     float scale, epsilon_1, epsilon_2;
 } layer;
 
-/* Read `n` tokens through GPT-2's trunk, those of a row in their order.
+/* A trunk: its layers and what stands around them. `up` has the gate's outputs before its own, if there is one. */
+typedef struct {
+    const layer *layers;
+    const float *embedding, *positions, *gain, *offset;
+    int64_t count, width, heads, groups, size, inner, activation, room, vocabulary, context;
+    float epsilon, embedding_scale;
+} trunk;
+
+/* Give the queries and keys of `n` tokens their norms and turn them, as the layer has it. */
+static void place(const trunk *t, const layer *l, const places *p, float *qkv, int64_t n) {
+    int64_t half = t->size / 2;
+    for (int64_t i = 0; i < n; i++, qkv += t->groups * t->size)
+        for (int64_t h = 0; h < t->heads + t->groups; h++, qkv += t->size) {
+            const float *gain = h < t->heads ? l->of_queries : l->of_keys;
+            int64_t at = p->columns[i] * half;
+            if (gain) root_mean_square_norm(qkv, gain, qkv, t->size, l->epsilon_1);
+            if (l->cosines) turn(qkv, qkv, l->cosines + at, l->sines + at, t->size, 1);
+        }
+}
+
+/* u (n, 2 inner), gates before values: their products, gated, where the gates were. */
+static void close_gates(float *u, int64_t n, int64_t inner, int64_t activation) {
+    for (int64_t i = 0; i < n; i++, u += 2 * inner)
+        if (activation == GATED_SILU)
+#pragma omp simd
+            for (int64_t j = 0; j < inner; j++) u[j] = u[j] / (1.0f + exponential(-u[j])) * u[inner + j];
+        else
+#pragma omp simd
+            for (int64_t j = 0; j < inner; j++) u[j] = u[j] * gate(u[j]) * u[inner + j];
+}
+
+static int64_t more(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* Read `n` tokens through a trunk, those of a row in their order.
  *
- * The state of token i goes to out[asked[i]], rows of heads · size; if that is negative, nowhere. `scratch` has
- * room for m · (5 · heads · size + inner) + room, padded, m being n or SOME if that is less. */
-static void read_tokens(const layer *layers, int64_t count, const float *embedding, const float *positions,
-                        const float *gain, const float *offset, float epsilon, places p, const int64_t *tokens,
-                        const int64_t *asked, float *out, float *scratch, int64_t n, int64_t inner) {
-    int64_t width = p.heads * p.size, which[SOME];
+ * The state of token i goes to out[asked[i]], rows of `width`; if that is negative, nowhere. `scratch` has room
+ * for `scratch_size` floats. */
+static void read_tokens(const trunk *t, places p, const int64_t *tokens, const int64_t *asked, float *out,
+                        float *scratch, int64_t n) {
+    int64_t width = t->width, inner = t->inner, which[SOME];
+    int64_t of_heads = t->heads * t->size, of_qkv = of_heads + 2 * t->groups * t->size;
+    int64_t of_u = t->activation == GELU ? inner : 2 * inner;
+    const layer *end = t->layers + t->count;
     for (; n > 0; n -= SOME, tokens += SOME, asked += SOME, p.rows += SOME, p.columns += SOME) {
         int64_t some = n < SOME ? n : SOME, queries = some;
-        float *x = scratch, *h = x + some * width, *qkv = h + some * width, *u = qkv + 3 * some * width;
+        float *x = scratch, *h = x + some * width, *qkv = h + some * more(width, of_heads), *u = qkv + some * of_qkv;
         const float *bias = 0;
         for (int64_t i = 0; i < some; i++) {
+            const float *token = t->embedding + tokens[i] * width, *position = t->positions + p.columns[i] * width;
             which[i] = i;
+            if (t->positions)
 #pragma omp simd
-            for (int64_t j = 0; j < width; j++)
-                x[i * width + j] = embedding[tokens[i] * width + j] + positions[p.columns[i] * width + j];
+                for (int64_t j = 0; j < width; j++) x[i * width + j] = token[j] + position[j];
+            else
+#pragma omp simd
+                for (int64_t j = 0; j < width; j++) x[i * width + j] = token[j] * t->embedding_scale;
         }
-        for (const layer *l = layers; l < layers + count; l++) {
+        for (const layer *l = t->layers; l < end; l++) {
             add_and_norm(x, bias, l->gain_1, l->offset_1, h, some, width, l->epsilon_1);
-            multiply(h, width, 1, l->qkv, qkv, l->qkv_bias, 0, some, width, 3 * width);
+            multiply(h, width, 1, l->qkv, qkv, l->qkv_bias, 0, some, width, of_qkv);
+            if (l->cosines || l->of_queries) place(t, l, &p, qkv, some);
             remember(&p, qkv, l->keys, l->values, some);
-            if (l == layers + count - 1) { /* only what is asked for goes on */
+            if (l == end - 1) { /* only what is asked for goes on */
                 queries = 0;
                 for (int64_t i = 0; i < some; i++)
                     if (asked[i] >= 0) {
@@ -331,39 +504,45 @@ static void read_tokens(const layer *layers, int64_t count, const float *embeddi
                     }
             }
             for (int64_t i = 0; i < queries; i++)
-                attend(&p, which[i], qkv + 3 * which[i] * width, l->keys, l->values, h + i * width,
-                       u + some * inner, l->scale);
-            multiply(h, width, 1, l->projection, x, x, width, queries, width, width);
+                attend(&p, which[i], qkv + which[i] * of_qkv, l->keys, l->values, h + i * of_heads, u + some * of_u,
+                       l->scale);
+            multiply(h, of_heads, 1, l->projection, x, x, width, queries, of_heads, width);
             add_and_norm(x, l->projection_bias, l->gain_2, l->offset_2, h, queries, width, l->epsilon_2);
-            multiply(h, width, 1, l->up, u, l->up_bias, 0, queries, width, inner);
-            gelu(u, u, queries * inner);
-            multiply(u, inner, 1, l->down, x, x, width, queries, inner, width);
+            multiply(h, width, 1, l->up, u, l->up_bias, 0, queries, width, of_u);
+            if (t->activation == GELU)
+                gelu(u, u, queries * inner);
+            else
+                close_gates(u, queries, inner, t->activation);
+            multiply(u, of_u, 1, l->down, x, x, width, queries, inner, width);
             bias = l->down_bias;
         }
         for (int64_t i = 0; i < queries; i++)
-            add_and_norm(x + i * width, bias, gain, offset, out + asked[which[i]] * width, 1, width, epsilon);
+            add_and_norm(x + i * width, bias, t->gain, t->offset, out + asked[which[i]] * width, 1, width, t->epsilon);
     }
+}
+
+/* Floats that `step` needs for each thread, to read `n` tokens. */
+int64_t scratch_size(const trunk *t, int64_t n) {
+    int64_t of_heads = t->heads * t->size, of_qkv = of_heads + 2 * t->groups * t->size;
+    int64_t of_token = t->width + more(t->width, of_heads) + of_qkv + (t->activation == GELU ? 1 : 2) * t->inner;
+    return (n < SOME ? n : SOME) * of_token + padded(t->room, STRIP);
 }
 
 /* Read tokens of `texts` rows, which begin at the tokens begins[0] to begins[texts]; or one of each, without that.
  *
- * `scratch` is that of `read_tokens`, `of_scratch` floats for each thread. Returns 1, having done nothing, where a
- * token is none of `vocabulary`, or a column none of `context`. */
-int step(const layer *layers, int64_t count, const float *embedding, const float *positions, const float *gain,
-          const float *offset, float epsilon, const int64_t *tokens, const int64_t *rows, const int64_t *columns,
-          const int64_t *asked, float *out, float *scratch, int64_t of_scratch, const int64_t *begins,
-          int64_t texts, int64_t heads, int64_t size, int64_t inner, int64_t room, int64_t vocabulary,
-         int64_t context) {
+ * `scratch` has `of_scratch` floats for each thread. Returns 1, having done nothing, where a token is none of
+ * the vocabulary, or a column none of the context. */
+int step(const trunk *t, const int64_t *tokens, const int64_t *rows, const int64_t *columns, const int64_t *asked,
+         float *out, float *scratch, int64_t of_scratch, const int64_t *begins, int64_t texts) {
     for (int64_t i = 0; i < (begins ? begins[texts] : texts); i++)
-        if (tokens[i] < 0 || tokens[i] >= vocabulary || columns[i] < 0 || columns[i] >= context) return 1;
+        if (tokens[i] < 0 || tokens[i] >= t->vocabulary || columns[i] < 0 || columns[i] >= t->context) return 1;
     const int64_t parts = parts_of(texts, FEW_ROWS);
 #pragma omp parallel for num_threads(team) if (parts > 1)
     for (int64_t part = 0; part < parts; part++) {
         int64_t begin = texts * part / parts, end = texts * (part + 1) / parts;
         if (begins) begin = begins[begin], end = begins[end];
-        places p = {rows + begin, columns + begin, heads, size, room};
-        read_tokens(layers, count, embedding, positions, gain, offset, epsilon, p, tokens + begin, asked + begin, out,
-                    scratch + part * of_scratch, end - begin, inner);
+        places p = {rows + begin, columns + begin, t->heads, t->groups, t->size, t->room};
+        read_tokens(t, p, tokens + begin, asked + begin, out, scratch + part * of_scratch, end - begin);
     }
     return 0;
 }

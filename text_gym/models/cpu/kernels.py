@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from text_gym.models.threads import cores
+from text_gym.models.runtime import cores
 
 from . import library
 
-_STRIP, _LANES, _QUERIES, _SOME = 16, 8, 8, 256  # as in kernels.c
+_STRIP, _LANES, _QUERIES = 16, 8, 8  # as in kernels.c
 _POINTER, _NUMBER, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
@@ -30,13 +30,24 @@ class LayerWeights(ctypes.Structure):
     """`layer` of `kernels.c`; whoever fills it in keeps the tensors."""
 
     _fields_ = (
-        *(
-            (name, _POINTER)
-            for name in ("gain_1", "offset_1", "qkv", "qkv_bias", "projection", "projection_bias")
-        ),
+        *((name, _POINTER) for name in ("gain_1", "offset_1", "qkv", "qkv_bias")),
+        *((name, _POINTER) for name in ("of_queries", "of_keys", "cosines", "sines")),
+        *((name, _POINTER) for name in ("projection", "projection_bias")),
         *((name, _POINTER) for name in ("gain_2", "offset_2", "up", "up_bias", "down", "down_bias")),
         *((name, _POINTER) for name in ("keys", "values")),
         *((name, _REAL) for name in ("scale", "epsilon_1", "epsilon_2")),
+    )
+
+
+class TrunkWeights(ctypes.Structure):
+    """`trunk` of `kernels.c`; whoever fills it in keeps the tensors."""
+
+    _fields_ = (
+        ("layers", ctypes.POINTER(LayerWeights)),
+        *((name, _POINTER) for name in ("embedding", "positions", "gain", "offset")),
+        *((name, _NUMBER) for name in ("count", "width", "heads", "groups", "size", "inner")),
+        *((name, _NUMBER) for name in ("activation", "room", "vocabulary", "context")),
+        *((name, _REAL) for name in ("epsilon", "embedding_scale")),
     )
 
 
@@ -98,31 +109,40 @@ class Kernels:
         self.can_share = bool(library.can_share()) and not _two_runtimes()
         self.share = function("share", _NUMBER, _NUMBER)  # of OpenMP's threads, and how many of them work
         self.threads = function("shared", result=_NUMBER)  # the calling thread's work is divided among
-        texts = ctypes.POINTER(Texts)
-        self._step = function(
-            "step",
-            *(ctypes.POINTER(LayerWeights), _NUMBER),
-            *[_POINTER] * 4,
-            _REAL,
-            *[_POINTER] * 6,
-            *(_NUMBER, _POINTER),
-            *[_NUMBER] * 7,
-            result=ctypes.c_int,
-        )
+        texts, trunk = ctypes.POINTER(Texts), ctypes.POINTER(TrunkWeights)
+        self._scratch = function("scratch_size", trunk, _NUMBER, result=_NUMBER)
+        self._step = function("step", trunk, *[_POINTER] * 6, _NUMBER, _POINTER, _NUMBER, result=ctypes.c_int)
         self._pack = function("pack", _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _NUMBER)
         self._multiply = function("multiply", _POINTER, _NUMBER, _NUMBER, *[_POINTER] * 3, *[_NUMBER] * 4)
         self._draw = function("draw", *[_POINTER] * 5, _NUMBER, _NUMBER)
         self._gelu = function("gelu", _POINTER, _POINTER, _NUMBER)
         self._gelu_backward = function("gelu_backward", *[_POINTER] * 3, _NUMBER)
+        self._norm_block = int(library.norm_block())
+        self._root_norm = function("root_norm", *[_POINTER] * 3, *[_NUMBER] * 2, _REAL)
+        self._root_norm_backward = function("root_norm_backward", *[_POINTER] * 5, *[_NUMBER] * 2, _REAL)
+        self._gated = function("gated", *[_POINTER] * 3, *[_NUMBER] * 2)
+        self._gated_backward = function("gated_backward", *[_POINTER] * 5, *[_NUMBER] * 2)
+        self._rope = function("rope", *[_POINTER] * 5, *[_NUMBER] * 3, _REAL)
         self._attention = function("attention", texts, *[_POINTER] * 6, _NUMBER)
         self._attention_backward = function("attention_backward", texts, *[_POINTER] * 9, _NUMBER)
 
-    def pack(self, matrix: Tensor) -> Panels:
-        """Pack a matrix `(inputs, outputs)` of any strides for `multiply` and `step`."""
-        assert matrix.dtype == torch.float32
-        inputs, outputs = matrix.shape
-        memory = torch.empty(_padded(outputs, self._panel_width) * inputs)
-        self._pack(matrix.data_ptr(), *matrix.stride(), memory.data_ptr(), inputs, outputs)
+    def pack(self, *matrices: Tensor, memory: Tensor | None = None) -> Panels:
+        """Pack a matrix `(inputs, outputs)` of any strides for `multiply` and `step`.
+
+        Args:
+            matrices: Several that stand side by side are packed as one.
+            memory: That of panels of the same shape, which are written over.
+        """
+        inputs, outputs = len(matrices[0]), sum(matrix.shape[1] for matrix in matrices)
+        if any(matrix.shape[1] % self._panel_width for matrix in matrices[:-1]):
+            matrices = (torch.cat(matrices, 1),)  # a panel would have columns of two
+        if memory is None:
+            memory = torch.empty(_padded(outputs, self._panel_width) * inputs)
+        to = memory.data_ptr()
+        for matrix in matrices:
+            assert matrix.dtype == torch.float32
+            self._pack(matrix.data_ptr(), *matrix.stride(), to, inputs, matrix.shape[1])
+            to += matrix.shape[1] * inputs * memory.element_size()
         return Panels(memory, inputs, outputs)
 
     def multiply(
@@ -159,32 +179,22 @@ class Kernels:
 
     def step(
         self,
-        layers: ctypes.Array[LayerWeights],
-        embeddings: tuple[Tensor, Tensor],
-        norm: tuple[Tensor, Tensor, float],
+        trunk: TrunkWeights,
         tokens: Tensor,
         rows: Tensor,
         columns: Tensor,
         asked: Tensor,
         *,
-        heads: int,
-        inner: int,
-        room: int,
         lengths: Sequence[int] | None = None,
     ) -> Tensor:
-        """Read tokens through GPT-2's trunk.
+        """Read tokens through a trunk.
 
         Args:
-            layers: With matrices in `Panels`, and keys and values `(…, heads, room, size)` to write to.
-            embeddings: `(V, D)` of tokens, and of positions.
-            norm: The last one's weight, bias and epsilon.
+            trunk: With matrices in `Panels`, and keys and values `(…, groups, room, size)` to write to.
             tokens: `(n,)` int64; those of the same row follow each other, in their order.
             rows: `(n,)` int64, where their keys and values go …
             columns: … `(n,)` int64.
             asked: `(n,)` int64, which of the states a token's is to be, or -1: none.
-            heads: Of attention.
-            inner: Width of the multilayer perceptron.
-            room: Columns of keys and values.
             lengths: `(m,)`, how many tokens the rows have; one each, if left out.
 
         Returns:
@@ -193,18 +203,15 @@ class Kernels:
         Raises:
             IndexError: A token or a position is none of those that have an embedding, or a column.
         """
-        width = embeddings[0].shape[1]
         begins = None if lengths is None else torch.tensor([0, *itertools.accumulate(lengths)])
         texts = len(tokens) if lengths is None else len(lengths)
-        out = torch.empty(texts, width)
-        size = min(len(tokens), _SOME) * (5 * width + inner) + _padded(room, _STRIP)
+        out = torch.empty(texts, trunk.width)
+        size = self._scratch(trunk, len(tokens))
         scratch = torch.empty(self.threads(), size)
-        weights = (x.data_ptr() for x in (*embeddings, *norm[:2]))
         memory = (x.data_ptr() for x in (tokens, rows, columns, asked, out, scratch))
         start = None if begins is None else begins.data_ptr()
-        limits = len(embeddings[0]), min(room, len(embeddings[1]))
-        sizes = texts, heads, width // heads, inner, room, *limits
-        if self._step(layers, len(layers), *weights, norm[2], *memory, size, start, *sizes):
+        if self._step(trunk, *memory, size, start, texts):
+            limits = trunk.vocabulary, trunk.context
             raise IndexError("a token is not below {}, or its position not below {}".format(*limits))
         return out
 
@@ -235,6 +242,55 @@ class Kernels:
         """Compute the gradient of `x` from that of `gelu(x)`, both contiguous."""
         out = torch.empty_like(x)
         self._gelu_backward(x.data_ptr(), gradient.data_ptr(), out.data_ptr(), x.numel())
+        return out
+
+    def root_norm(self, x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
+        """Divide rows `(n, D)`, contiguous, by the root of their mean square; multiply with a gain `(D,)`."""
+        out = torch.empty_like(x)
+        self._root_norm(x.data_ptr(), gain.data_ptr(), out.data_ptr(), *x.shape, epsilon)
+        return out
+
+    def root_norm_backward(
+        self, x: Tensor, gain: Tensor, epsilon: float, gradient: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Compute the gradients of `x` and of the gain from that of `root_norm`, all contiguous."""
+        of_x = torch.empty_like(x)
+        of_gain = torch.empty(-(-len(x) // self._norm_block), x.shape[1])
+        pointers = (t.data_ptr() for t in (x, gain, gradient, of_x, of_gain))
+        self._root_norm_backward(*pointers, *x.shape, epsilon)
+        return of_x, of_gain.sum(0)
+
+    def gated(self, gates: Tensor, values: Tensor, activation: int) -> Tensor:
+        """Compute f(gates) · values of contiguous tensors, f being an activation of `kernels.c`."""
+        out = torch.empty_like(gates)
+        pointers = (t.data_ptr() for t in (gates, values, out))
+        self._gated(*pointers, gates.numel(), activation)
+        return out
+
+    def gated_backward(
+        self, gates: Tensor, values: Tensor, activation: int, gradient: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Compute the gradients of gates and values from that of `gated`, all contiguous."""
+        of_gates, of_values = torch.empty_like(gates), torch.empty_like(values)
+        pointers = (t.data_ptr() for t in (gates, values, gradient, of_gates, of_values))
+        self._gated_backward(*pointers, gates.numel(), activation)
+        return of_gates, of_values
+
+    def rope(
+        self, x: Tensor, angles: tuple[Tensor, Tensor], positions: Tensor, size: int, direction: float
+    ) -> Tensor:
+        """Turn the heads of tokens `(n, heads · size)`, contiguous, by the angles of their positions.
+
+        Args:
+            x: Queries or keys.
+            angles: Cosines and sines, `(context, size / 2)` each.
+            positions: `(n,)` int64, contiguous.
+            size: Of a head.
+            direction: 1; -1 turns back, as the gradient does.
+        """
+        out = torch.empty_like(x)
+        pointers = (t.data_ptr() for t in (x, *angles, positions, out))
+        self._rope(*pointers, len(x), x.shape[1] // size, size, direction)
         return out
 
     def attention(self, texts: Texts, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

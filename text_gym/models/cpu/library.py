@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 
 from text_gym.utils.display import harmless
+from text_gym.utils.signing import is_ours, private_folder
 
 LOG = logging.getLogger("text_gym")
 SOURCE = Path(__file__).with_name("kernels.c")
@@ -140,33 +141,17 @@ def _processor() -> str:
 
 
 def cache_folder() -> Path | None:
-    """Return `text-gym` in the user's cache folder, private to the user; None where that is impossible.
+    """Return `text-gym` in the user's cache folder; None where it cannot be private to the user.
 
-    A library that is loaded runs as the user, so nobody else may be able to put one there: a folder of
-    another owner, or a link to elsewhere, is not used.
+    A library that is loaded runs as the user, so nobody else may be able to put one there.
     """
-    chosen = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        folder = (chosen if chosen.is_absolute() else Path.home() / ".cache") / "text-gym"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.lstat()
-        if not (stat.S_ISDIR(found.st_mode) and _is_ours(found)):
-            return None
-        folder.chmod(0o700)
-        return folder if os.access(folder, os.W_OK | os.X_OK) else None
-    except (OSError, RuntimeError):  # a home that is read-only, full or unknown
-        return None
-
-
-def _is_ours(found: os.stat_result) -> bool:
-    """True if a file belongs to the user of this process; Windows keeps other users out by itself."""
-    return not hasattr(os, "getuid") or found.st_uid == os.getuid()
+    return private_folder("XDG_CACHE_HOME", ".cache")
 
 
 def _may_load(file: Path) -> bool:
     """True if nobody but the user can have written a file."""
     found = file.lstat()
-    return stat.S_ISREG(found.st_mode) and _is_ours(found) and not found.st_mode & 0o022
+    return stat.S_ISREG(found.st_mode) and is_ours(found) and not found.st_mode & 0o022
 
 
 def _reason(error: Exception) -> str:

@@ -1,8 +1,14 @@
-"""Planted bugs that guards have to catch: dropout left on, a reference that learns, numbers gone bad."""
+"""Guards that catch planted bugs: dropout left on, a reference that learns, numbers gone bad; and threads."""
 
 from __future__ import annotations
 
 import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,17 +17,22 @@ import torch
 from torch import Tensor, nn
 
 from tests.small_models import KINDS, parameters_of, same_parameters, small_policy
-from text_gym import RewardSource, TextVectorEnv, WordTokenizer
+from text_gym import Episode, RewardSource, TextVectorEnv, WordTokenizer
 from text_gym.agents import GRPO, PPO, RLOO, GRPOConfig, Policy, PPOConfig, RLOOConfig, Rollout
 from text_gym.agents.training.metrics import Metrics
 from text_gym.errors import GuardError, NonFiniteError
-from text_gym.models.checks import (
+from text_gym.models import runtime
+from text_gym.models.runtime import (
     check_dropout_off,
     check_finite,
+    cores,
     fingerprint,
+    limited_threads,
     memory_mib,
     reward_modules,
+    threads_are_chosen,
     unchanged,
+    worthwhile_threads,
 )
 from text_gym.rewards.transforms import Clip
 
@@ -258,3 +269,126 @@ def test_memory_is_that_of_this_process() -> None:
     held = np.ones(2**28, dtype=np.uint8)  # 256 MiB, touched
     assert memory_mib(torch.device("cpu"))["memory_mib"] >= min(found + 50, 300)
     del held
+
+
+# Threads
+
+SMALL = nn.Linear(10, 10)
+LARGE = nn.Linear(runtime.SMALL_WEIGHTS // 10, 10, device="meta")  # and biases
+
+
+@pytest.fixture
+def sixteen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Sixteen threads on eight cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(16)
+    monkeypatch.setattr(runtime, "cores", lambda: 8)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("sixteen")
+def test_small_models_get_few_threads_and_large_ones_the_cores() -> None:
+    for models, expected in (((SMALL,), 4), ((LARGE,), 8), ((SMALL, LARGE), 8), ((), 4)):
+        assert worthwhile_threads(models) == expected
+        with limited_threads(*models):
+            assert torch.get_num_threads() == expected
+        assert torch.get_num_threads() == 16
+
+
+@pytest.mark.usefixtures("sixteen")
+def test_a_smaller_choice_stays_and_an_error_changes_nothing() -> None:
+    torch.set_num_threads(1)
+    with limited_threads(SMALL):
+        assert torch.get_num_threads() == 1
+    torch.set_num_threads(3)
+    with pytest.raises(ZeroDivisionError), limited_threads(LARGE):
+        raise ZeroDivisionError
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.usefixtures("sixteen")
+def test_rollouts_and_updates_are_limited_and_rewards_are_not() -> None:
+    seen: dict[str, set[int]] = {"reward": set(), "policy": set(), "after": set()}
+
+    def reward(episodes: list[Episode]) -> list[float]:
+        seen["reward"].add(torch.get_num_threads())
+        return [1.0] * len(episodes)
+
+    policy = small_policy()
+    env = TextVectorEnv(["ab"], policy.tokenizer, reward, 3, num_envs=4)
+    agent = PPO(policy, env, PPOConfig(iterations=1, epochs=1, minibatches=1))
+    policy.model.transformer.ln_f.register_forward_hook(
+        lambda *_: seen["policy"].add(torch.get_num_threads())
+    )
+    agent.learn(callback=lambda *_: seen["after"].add(torch.get_num_threads()))
+    assert seen == {"reward": {16}, "policy": {4}, "after": {16}}
+
+
+@pytest.mark.usefixtures("sixteen")
+def test_a_user_chooses_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in runtime.CHOICES:
+        monkeypatch.delenv(name, raising=False)
+    assert not threads_are_chosen()
+    monkeypatch.setenv("OMP_NUM_THREADS", "16")
+    assert threads_are_chosen()
+
+
+@pytest.mark.usefixtures("sixteen")
+def test_cores_are_those_the_process_may_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(runtime, "_QUOTAS", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 5, 6, 7}, raising=False)
+    quotas = {"max 100000": 5, "250000 100000": 3, "50000 100000": 1, "900000 100000": 5, "nonsense": 5}
+    for said, expected in quotas.items():
+        (tmp_path / "cpu.max").write_text(said + "\n")
+        cores.cache_clear()
+        assert cores() == expected
+    (tmp_path / "cpu.max").unlink()
+    (tmp_path / "cpu").mkdir()
+    for quota, expected in (("200000", 2), ("-1", 5)):
+        (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(quota)
+        (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000")
+        cores.cache_clear()
+        assert cores() == expected
+    cores.cache_clear()
+
+
+# Freed memory
+
+FAULTS = """
+import resource
+import numpy as np
+from text_gym.models.runtime import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(3):
+        blocks = [np.ones(2**19) for _ in range(20)]  # 4 MiB each
+        del blocks
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+print(faults(), keep_freed_memory(), faults() and faults())
+"""
+
+
+def told_by_a_process(**choices: str) -> list[str]:
+    """What a process of its own prints: page faults before, what it did, page faults after."""
+    own = {name: value for name, value in os.environ.items() if name not in runtime.ALLOCATOR_CHOICES}
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS], env={**own, **choices}, capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_touched_once() -> None:
+    before, kept, after = told_by_a_process()
+    assert kept == "True"
+    assert int(before) > 10_000  # 240 MiB in pages of 4 KiB are 61,440
+    assert int(after) < 100
+
+
+def test_who_has_tuned_the_allocator_is_left_alone() -> None:
+    _, kept, _ = told_by_a_process(MALLOC_TOP_PAD_="131072")
+    assert kept == "False"

@@ -1,0 +1,276 @@
+"""Plant mutants one at a time in a copy of the repository, and see whether their tests catch them."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Literal
+
+from .mutant import Mutant, mutated
+
+ZYGOTE = Path(__file__).with_name("zygote.py")
+SLOW_IMPORTS = (
+    *("numpy", "scipy.stats", "matplotlib.figure", "gymnasium.vector"),
+    *("torch", "torch.utils.tensorboard", "safetensors.torch", "tokenizers"),
+    *("transformers.models.gpt2.modeling_gpt2", "transformers.models.auto.modeling_auto"),
+    *("stable_baselines3", "sb3_contrib", "hypothesis.extra.numpy", "tyro", "rich.console", "jinja2"),
+)
+TIMEOUT = 60  # seconds for one test
+# Exceptions that tell of a patch that is no program, not of a bug that a test has seen.
+NO_PROGRAM = {"SyntaxError", "IndentationError", "NameError", "ImportError", "ModuleNotFoundError"}
+Status = Literal["caught", "survived", "equivalent", "broken"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a mutant.
+
+    Args:
+        name: Of the mutant.
+        file: Where it was planted.
+        status: `caught`: a test failed; `survived`: all passed; `equivalent`: all passed, as they must, for a
+            known reason; `broken`: nothing can be said, `reason` tells why.
+        reason: The test that failed and its error, or why there is none.
+        seconds: The run took.
+    """
+
+    name: str
+    file: str
+    status: Status
+    reason: str
+    seconds: float
+
+
+class Worker:
+    """A copy of the repository with a process that runs tests in it.
+
+    Args:
+        root: Of the repository.
+        folder: Where the copy goes.
+        timeout: Seconds for one test.
+        imports: Modules that are imported once for all runs; none of the repository's own.
+    """
+
+    def __init__(
+        self, root: Path, folder: Path, timeout: int = TIMEOUT, imports: Sequence[str] = SLOW_IMPORTS
+    ) -> None:
+        self.root = folder / "copy"
+        self.timeout = timeout
+        self._dates = int(time.time())  # compiled modules are told from stale ones by date and size
+        copy_tree(root, self.root)
+        paths = [str(self.root), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self._zygote = subprocess.Popen(
+            [sys.executable, "-c", ZYGOTE.read_text(encoding="utf-8"), str(folder), *imports],
+            cwd=self.root,
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(paths),
+                "XDG_CACHE_HOME": str(folder / "cache"),
+                "HF_HUB_OFFLINE": "1",
+                "OMP_NUM_THREADS": "1",
+            },
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def close(self) -> None:
+        """End the process."""
+        self._zygote.communicate()
+
+    def run(self, tests: Sequence[str], patience: float = 0) -> dict[str, Any]:
+        """Run some tests in the copy as it stands; `zygote.fork` says what comes back.
+
+        Args:
+            tests: Arguments for pytest.
+            patience: Seconds that a test may take, where that is more than usual.
+        """
+        timeout = max(self.timeout, round(patience))
+        assert self._zygote.stdin is not None
+        assert self._zygote.stdout is not None
+        self._zygote.stdin.write(json.dumps({"tests": list(tests), "timeout": timeout}) + "\n")
+        self._zygote.stdin.flush()
+        answer = self._zygote.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the process that runs tests has ended: {self._zygote.wait()}")
+        found: dict[str, Any] = json.loads(answer)
+        home = found.get("package")
+        if home not in (None, "None") and not Path(home).is_relative_to(self.root):
+            raise RuntimeError(f"the tests imported {home}, not the copy in {self.root}")
+        return found
+
+    def try_clean(self, test: str) -> tuple[str, float]:
+        """Run a test where no bug is planted; return what is wrong with it, if anything, and its seconds."""
+        found = self.run([test])
+        if found.get("passed") and not found["failures"] and not found["collection"]:
+            return "", found["seconds"]
+        return f"{test} does not pass without the mutant: {_short(found)}", found["seconds"]
+
+    def judge(self, mutant: Mutant, clean_seconds: float = 0) -> Verdict:
+        """Plant a mutant, run its tests, and put its file back.
+
+        Args:
+            mutant: To plant.
+            clean_seconds: What its slowest test takes without it; only one that takes ten times as long as
+                that counts as endless.
+        """
+        file = self.root / mutant.file
+        clean = file.read_text(encoding="utf-8")
+        try:
+            source = mutated(clean, mutant)
+            _check_source(file, source)
+        except (ValueError, SyntaxError) as error:
+            return Verdict(mutant.name, mutant.file, "broken", str(error), 0.0)
+        try:
+            self._write(file, source)
+            found = self.run(mutant.tests, 10 * clean_seconds)
+        finally:
+            self._write(file, clean)
+        status, reason = _judged(mutant, found)
+        return Verdict(mutant.name, mutant.file, status, reason, found["seconds"])
+
+    def _write(self, file: Path, text: str) -> None:
+        file.write_text(text, encoding="utf-8")
+        self._dates += 1
+        os.utime(file, (self._dates, self._dates))
+
+
+def _check_source(file: Path, source: str) -> None:
+    """Refuse a source that does not compile.
+
+    Raises:
+        SyntaxError: It is no Python.
+        ValueError: It is no C.
+    """
+    if file.suffix == ".py":
+        ast.parse(source)
+    elif file.suffix == ".c":
+        command = ["cc", "-fsyntax-only", "-Werror=implicit", "-x", "c", "-"]
+        done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ValueError(done.stderr[-300:])
+
+
+def _judged(mutant: Mutant, found: dict[str, Any]) -> tuple[Status, str]:
+    failures = found.get("failures") or []
+    if found.get("killed") or "died" in found or found["collection"]:
+        return "broken", _short(found)
+    if failures and failures[0]["error"] in NO_PROGRAM:
+        return "broken", _short(found)
+    if failures and mutant.equivalent:
+        return "broken", f"said to be equivalent, but caught: {_short(found)}"
+    if failures:
+        return "caught", _short(found)
+    if mutant.equivalent:
+        return "equivalent", mutant.equivalent
+    if not found["passed"]:
+        return "broken", "no test ran"
+    return "survived", f"{found['passed']} tests passed"
+
+
+def _short(found: dict[str, Any]) -> str:
+    if found.get("killed"):
+        return "killed: it went on past pytest-timeout's limit"
+    if "died" in found:
+        return f"the process died with status {found['died']}: {found['log']}"
+    if found["collection"]:
+        return f"not collected: {found['collection']}"
+    if not found["failures"]:
+        return "no test ran" if not found["passed"] else "passed"
+    first = found["failures"][0]
+    said = " ".join(first["said"].split())[:160]
+    timeout = "(timeout) " if "Timeout" in said and "pytest-timeout" in said else ""
+    return f"{timeout}{first['test']}: {said}"
+
+
+def copy_tree(root: Path, to: Path) -> None:
+    """Copy the files of a repository that git does not ignore, links as links."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=root, check=True, capture_output=True).stdout.decode()
+    for name in sorted(set(listed.split("\0")) - {""}):
+        source, target = root / name, to / name
+        if source.is_symlink() or source.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target, follow_symlinks=False)
+
+
+def run_gate(
+    root: Path,
+    mutants: Sequence[Mutant],
+    *,
+    jobs: int = 1,
+    timeout: int = TIMEOUT,
+    imports: Sequence[str] = SLOW_IMPORTS,
+    tell: Callable[[Verdict], None] = lambda verdict: None,
+) -> list[Verdict]:
+    """Judge mutants, each in isolation; first their tests have to pass without them.
+
+    Args:
+        root: Of the repository.
+        mutants: To plant, one at a time.
+        jobs: Copies that work side by side.
+        timeout: Seconds for one test.
+        imports: Modules that are imported once for all runs.
+        tell: Called with each verdict as soon as it is there.
+
+    Returns:
+        The verdicts, in the order of the mutants.
+    """
+    clean: dict[str, tuple[str, float]] = {}
+    lock = threading.Lock()
+    free: SimpleQueue[Worker] = SimpleQueue()
+
+    def check(test: str) -> None:
+        worker = free.get()
+        try:
+            clean[test] = worker.try_clean(test)
+        finally:
+            free.put(worker)
+
+    def judge(mutant: Mutant) -> Verdict:
+        worker = free.get()
+        try:
+            fault = next(filter(None, (clean[t][0] for t in mutant.tests)), "")
+            if fault:
+                verdict = Verdict(mutant.name, mutant.file, "broken", fault, 0.0)
+            else:
+                verdict = worker.judge(mutant, max((clean[t][1] for t in mutant.tests), default=0))
+        finally:
+            free.put(worker)
+        with lock:
+            tell(verdict)
+        return verdict
+
+    with tempfile.TemporaryDirectory(prefix="mutants-", ignore_cleanup_errors=True) as folder:
+        workers: list[Worker] = []
+        try:
+            for i in range(jobs):
+                (Path(folder) / str(i)).mkdir()
+                workers.append(Worker(root, Path(folder) / str(i), timeout, imports))
+                free.put(workers[-1])
+            with ThreadPoolExecutor(jobs) as pool:
+                list(pool.map(check, dict.fromkeys(t for m in mutants for t in m.tests)))
+                return list(pool.map(judge, mutants))
+        finally:
+            for worker in workers:
+                worker.close()
+
+
+def write_verdicts(file: Path, verdicts: Iterable[Verdict], seconds: float) -> None:
+    """Write the verdicts as JSON."""
+    rows = [asdict(v) for v in verdicts]
+    counts = {s: sum(r["status"] == s for r in rows) for s in ("caught", "survived", "equivalent", "broken")}
+    text = json.dumps({"planted": len(rows), **counts, "seconds": round(seconds), "mutants": rows}, indent=1)
+    file.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from . import all_mutants
+from .gate import Verdict, run_gate, write_verdicts
+from .mutant import Mutant, mutated
+
+ROOT = Path(__file__).parent.parent.parent
+MUTANTS = all_mutants()
+
+
+def test_names_are_given_once() -> None:
+    assert [n for n, count in Counter(m.name for m in MUTANTS).items() if count > 1] == []
+    assert [m.name for m in MUTANTS if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", m.name)] == []
+
+
+def test_each_old_text_stands_once_and_the_bug_changes_it() -> None:
+    for m in MUTANTS:
+        source = (ROOT / m.file).read_text(encoding="utf-8")
+        assert mutated(source, m) != source, m.name  # raises unless it stands there exactly once
+
+
+def test_all_tests_that_are_named_exist() -> None:
+    for m in MUTANTS:
+        assert m.tests or m.equivalent, m.name
+        for test in m.tests:
+            file, *parts = test.split("::")
+            source = (ROOT / file).read_text(encoding="utf-8") if (ROOT / file).is_file() else ""
+            assert source or (ROOT / file).is_dir(), f"{m.name}: there is no {file}"
+            for part in parts:
+                assert re.search(rf"(def|class) {part.split('[')[0]}\b", source), f"{m.name}: no {test}"
+
+
+def test_an_old_text_that_stands_twice_or_never_is_refused() -> None:
+    m = Mutant("a-b", "x.py", "1", "2", ("t.py",))
+    assert mutated("x = 1", m) == "x = 2"
+    for source in ("x = 0", "x = 1 + 1"):
+        with pytest.raises(ValueError, match="a-b: '1' stands"):
+            mutated(source, m)
+
+
+SUMS = """def add(a, b):
+    while a > 99:  # none is
+        pass
+    return a + b
+
+
+def sign(x):
+    return -1 if x <= 0 else 1
+"""
+TESTS = """import pytest
+
+from sums import add, sign
+
+
+def test_add():
+    assert add(2, 3) == 5
+
+
+def test_sign():
+    assert sign(2) == 1
+
+
+@pytest.mark.skip
+def test_never():
+    pass
+
+
+def test_of_its_own():
+    assert False
+
+
+@pytest.fixture
+def paid():
+    return add(1, 1)
+
+
+def test_by_fixture(paid):
+    assert paid == 2
+"""
+
+
+def small_tree(root: Path) -> None:
+    root.mkdir()
+    (root / "sums.py").write_text(SUMS)
+    (root / "test_sums.py").write_text(TESTS)
+    (root / "pytest.ini").write_text("[pytest]\npythonpath = .\n")
+    (root / "link.py").symlink_to("sums.py")
+    (root / ".gitignore").write_text("__pycache__/\n")
+    subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
+
+
+def mutant(name: str, old: str, new: str, test: str, equivalent: str = "") -> Mutant:
+    return Mutant(name, "sums.py", old, new, (f"test_sums.py::{test}",), equivalent)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the gate forks")
+def test_the_gate_tells_caught_from_survived_and_broken(tmp_path: Path) -> None:
+    small_tree(tmp_path / "tree")
+    mutants = [
+        mutant("adds-wrongly", "a + b", "a - b", "test_add"),
+        mutant("raises", "a + b", "a + b[0]", "test_add"),
+        mutant("seen-by-a-fixture", "a + b", "a + b + 1", "test_by_fixture"),
+        mutant("zero-is-positive", "<= 0", "< 0", "test_sign"),
+        mutant("known-to-be-the-same", "<= 0", "< 1", "test_sign", "x is whole"),
+        mutant("said-to-be-the-same", "a + b", "a - b", "test_add", "who knows"),
+        mutant("never-ends", "while a > 99", "while a < 99", "test_add"),
+        mutant("is-no-program", "a + b", "a +", "test_add"),
+        mutant("knows-no-such-name", "a + b", "a + c", "test_add"),
+        mutant("takes-a-name-away", "def add", "def adding", "test_add"),
+        mutant("stands-nowhere", "a * b", "a", "test_add"),
+        mutant("nothing-runs", "a + b", "a - b", "test_never"),
+        mutant("fails-anyhow", "a + b", "a - b", "test_of_its_own"),
+        mutant("kills-its-process", "return a + b", "__import__('os')._exit(3)", "test_add"),
+        mutant("last-is-as-before", "a + b", "b + a", "test_add"),
+    ]
+    told: list[Verdict] = []
+    verdicts = run_gate(tmp_path / "tree", mutants, timeout=2, imports=["hypothesis"], tell=told.append)
+    assert told == verdicts
+    assert [(v.name, v.status) for v in verdicts] == [
+        ("adds-wrongly", "caught"),
+        ("raises", "caught"),
+        ("seen-by-a-fixture", "caught"),
+        ("zero-is-positive", "survived"),
+        ("known-to-be-the-same", "equivalent"),
+        ("said-to-be-the-same", "broken"),
+        ("never-ends", "caught"),
+        ("is-no-program", "broken"),
+        ("knows-no-such-name", "broken"),
+        ("takes-a-name-away", "broken"),
+        ("stands-nowhere", "broken"),
+        ("nothing-runs", "broken"),
+        ("fails-anyhow", "broken"),
+        ("kills-its-process", "broken"),
+        ("last-is-as-before", "survived"),
+    ]
+    reasons = {v.name: v.reason for v in verdicts}
+    assert "test_sums.py::test_add: AssertionError: assert -1 == 5" in reasons["adds-wrongly"]
+    assert reasons["never-ends"].startswith("(timeout) ")
+    assert reasons["known-to-be-the-same"] == "x is whole"
+    assert "does not pass without the mutant" in reasons["fails-anyhow"]
+    assert (tmp_path / "tree" / "sums.py").read_text() == SUMS
+
+    write_verdicts(tmp_path / "verdicts.json", verdicts, 7.2)
+    written = json.loads((tmp_path / "verdicts.json").read_text())
+    counts = {k: written[k] for k in ("planted", "caught", "survived", "equivalent", "broken", "seconds")}
+    assert counts == {"planted": 15, "caught": 4, "survived": 2, "equivalent": 1, "broken": 8, "seconds": 7}
+    assert written["mutants"][3]["reason"] == "1 tests passed"
