@@ -3,7 +3,7 @@
 python -m course.make --student DIR      what students get: handouts, stubs, public tests, scripts of pictures
 python -m course.make --instructor DIR   all of it: solutions, hidden tests, mutants, the grader
 python -m course.make --notebooks DIR    notebooks of the pictures, beside solved labs (needs jupytext)
-python -m course.make --slides DIR       slides, HTML and PDF (needs pandoc; for PDF a Chromium)
+python -m course.make --slides DIR       slides of the labs, HTML and PDF (needs pandoc; for PDF Chromium)
 """
 
 from __future__ import annotations

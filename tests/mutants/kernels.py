@@ -6,7 +6,7 @@ from .mutant import Mutant
 
 C = "text_gym/models/cpu/kernels.c"
 GPT2, CACHE = "text_gym/models/cpu/gpt2.py", "text_gym/models/cpu/gpt2_cache.py"
-OPERATORS, CACHE_OF_KERNELS = "text_gym/models/cpu/operators.py", "text_gym/models/cpu/kernel_cache.py"
+OPERATORS, CACHE_OF_KERNELS = "text_gym/models/cpu/llama.py", "text_gym/models/cpu/kernel_cache.py"
 KERNELS, FAST = "text_gym/models/cpu/kernels.py", "text_gym/models/cpu/fast_path.py"
 OF_DECODER = "tests/agents/sampling/test_decoder.py::test_"
 OF_FAST_PATH = "tests/models/cpu/test_fast_path.py::test_"
