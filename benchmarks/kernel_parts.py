@@ -36,7 +36,7 @@ from text_gym.agents import PPO, Policy, PPOConfig
 from text_gym.agents.policies import memory
 from text_gym.agents.policies import policy as policy_module
 from text_gym.agents.sampling import sampler
-from text_gym.models.cpu import fast_path, gpt2, gpt2_cache, kernels, operators
+from text_gym.models.cpu import fast_path, gpt2, gpt2_cache, kernels
 from text_gym.models.runtime import limited_threads
 
 PROMPT_TOKENS, NEW_TOKENS, EPISODES = 16, 48, 64
@@ -94,7 +94,7 @@ PARTS: dict[str, list[tuple[Any, str, Any]]] = {
     "without reading (rollout)": [(gpt2_cache, "kernels_for", without)],
     "without the output layer's product (rollout)": [(policy_module, "fixed_linear", plain_linear)],
     "without the drawing of tokens (rollout)": [(sampler, "fast_draw", without)],
-    "without attention (update)": [(gpt2, "attend", operators.attend_by_operators)],
+    "without attention (update)": [(gpt2, "attend", gpt2.attend_by_operators)],
     "without GELU (update)": [(gpt2, "gelu", plain_gelu)],
     "without the loss head's products (update)": [(memory, "matmul", plain_matmul)],
     "without any": [(kernels, "_kernels", without)],

@@ -3,7 +3,7 @@
 python -m course.make --student DIR      what students get: handouts, stubs, public tests, scripts of pictures
 python -m course.make --instructor DIR   all of it: solutions, hidden tests, mutants, the grader
 python -m course.make --notebooks DIR    notebooks of the pictures, beside solved labs (needs jupytext)
-python -m course.make --slides DIR       slides of the labs, HTML and PDF (needs pandoc; for PDF Chromium)
+python -m course.make --slides DIR       slides, HTML and PDF (needs pandoc; for PDF a Chromium)
 """
 
 from __future__ import annotations
@@ -170,9 +170,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.add_argument(f"--{kind}", type=Path, metavar="DIR")
     options = vars(parser.parse_args(arguments))
     if not any(options.values()):
-        parser.error(
-            "say what to make, each in a new folder: --student, --instructor, --notebooks or --slides"
-        )
+        parser.error("say what to make, each in a new folder: " + ", ".join(f"--{kind}" for kind in kinds))
     for kind, make in kinds.items():
         if options[kind] is not None:
             make(options[kind])

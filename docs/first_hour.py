@@ -1,11 +1,11 @@
-"""Replay docs/first-hour.md in an empty folder, and hold what its commands print against the page.
+"""Replay docs/first-hour.md, or another page, in an empty folder; hold what its commands print against it.
 
-python docs/first_hour.py --folder DIR [--python PYTHON]
+python docs/first_hour.py --folder DIR [--python PYTHON] [--page PAGE]
 
 The page is the script. A block with `title="FILE"` becomes that file. A line with `$ ` in a `console` block
 is run, and the lines below it must appear in what it prints, in that order. Numbers differ from machine to
 machine and are not compared; `…` stands for anything. The rater's console is answered by `mark`, the taste
-that the page describes.
+that the page describes. In commands, `$REPOSITORY` is this checkout.
 """
 
 from __future__ import annotations
@@ -108,13 +108,15 @@ def main() -> int:
     )
     parser.add_argument("--folder", type=Path, required=True, help="where to work; made, and must be empty")
     parser.add_argument("--python", type=Path, default=Path(sys.executable), help="of the environment to use")
+    parser.add_argument("--page", type=Path, default=PAGE, help="to replay")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     if any(options.folder.iterdir()):
         parser.error(f"{options.folder} is not empty")
     scripts = options.python.absolute().parent
-    environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "100"}
-    page = PAGE.read_text(encoding="utf-8")
+    path = f"{scripts}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "COLUMNS": "100", "REPOSITORY": str(PAGE.parents[1].resolve())}
+    page, name = options.page.read_text(encoding="utf-8"), options.page.name
     os.chdir(options.folder)
     start = time.monotonic()
     for step in steps(page):
@@ -125,11 +127,11 @@ def main() -> int:
         printed, status = run(step.what, environment)
         missing = step.missing(printed)
         if status or missing is not None:
-            print(f"\nfirst-hour.md: `{step.what}` ended with {status}; not printed: {missing!r}")
+            print(f"\n{name}: `{step.what}` ended with {status}; not printed: {missing!r}")
             return 1
     spent = os.times()
     print(
-        f"\nfirst-hour.md holds; {time.monotonic() - start:.0f} s, "
+        f"\n{name} holds; {time.monotonic() - start:.0f} s, "
         f"{spent.children_user + spent.children_system:.0f} s of processor time"
     )
     return 0

@@ -218,6 +218,21 @@ def _sb3(rows: list[dict[str, Any]]) -> list[list[str]]:
     return lines + [[r["what"], f"{r['slow']:.2f}", f"{r['fast']:.2f}", f"{r['ratio']:.0f}"] for r in rows]
 
 
+def course_page(text: str) -> str:
+    """Return the page of the course, the table of times made anew from `benchmarks/course_times.py`."""
+    found = json.loads((ROOT / "benchmarks/results/course_times.json").read_text(encoding="utf-8"))
+    lines = [["lab", "tests, s", "pictures, s", "together", "of a processor, s", "load"], ["---"] * 6]
+    for row in found["rows"]:
+        parts = [row[part]["seconds"] for part in ("tests", "pictures")]
+        spent = sum(row[part]["processor_seconds"] for part in ("tests", "pictures"))
+        numbers = [f"{seconds:.0f}" for seconds in (*parts, sum(parts), spent)]
+        lines.append([row["lab"].removeprefix("lab").replace("_", " "), *numbers, f"{row['load']:.1f}"])
+    made = f"{found['machine']['processor']}, {found['machine']['cores']} cores, {found['machine']['date']}"
+    table = "\n".join([*map(_row, lines), "", f"*`benchmarks/results/course_times.json`: {made}*"])
+    block = re.compile(r"(<!-- table: course_times -->\n).*?(<!-- end -->)", re.DOTALL)
+    return block.sub(lambda at: f"{at[1]}\n{table}\n\n{at[2]}", text)
+
+
 def library_page(text: str) -> str:
     """Return the page of other libraries, its table made anew from the rows of `python -m tests.interop`."""
     tasks = ("Reverse", "Sort", "Products")
@@ -311,6 +326,8 @@ if __name__ == "__main__":
     libraries.write_text(library_page(libraries.read_text(encoding="utf-8")), encoding="utf-8")
     tested = ROOT / "docs" / "how-it-is-tested.md"
     tested.write_text(trust_page(tested.read_text(encoding="utf-8")), encoding="utf-8")
+    course = ROOT / "docs" / "course.md"
+    course.write_text(course_page(course.read_text(encoding="utf-8")), encoding="utf-8")
     draw_floors(ROOT / "docs" / "floors.png")
     for page in [ROOT / "docs" / "plots.md", *sorted((ROOT / "docs" / "concepts").glob("*.md"))]:
         draw_plots(page)

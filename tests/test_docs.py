@@ -115,6 +115,38 @@ def test_the_numbers_for_trust_are_those_that_were_found() -> None:
         assert row["failed"] == 0, test
 
 
+# docs/course.md, docs/course/graded.md
+
+
+def test_the_table_of_the_labs_times_is_that_of_the_results() -> None:
+    text = (ROOT / "docs" / "course.md").read_text(encoding="utf-8")
+    assert script("make").course_page(text) == text, "run python docs/make.py"
+    assert all(f"| {n} " in text for n in range(1, 9))
+
+
+def test_the_course_is_graded_from_nothing_in_order() -> None:
+    hour = script("first_hour")
+    found = list(hour.steps((ROOT / "docs" / "course" / "graded.md").read_text(encoding="utf-8")))
+    assert {step.kind for step in found} == {"command"}
+    commands = " ".join(step.what for step in found)
+    places = [
+        commands.find(part)
+        for part in ("--student", "pytest", "cp course/lab2", "--junitxml", "course.grade")
+    ]
+    assert places == sorted(places)
+    assert places[0] >= 0
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(sys.platform != "linux", reason="grading needs the sandbox")
+@pytest.mark.timeout(1800)
+def test_the_course_can_be_graded_from_nothing(tmp_path: Path) -> None:
+    program = [sys.executable, str(ROOT / "docs" / "first_hour.py"), "--folder", str(tmp_path / "graded")]
+    page = str(ROOT / "docs" / "course" / "graded.md")
+    done = subprocess.run([*program, "--page", page], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+
+
 # docs/first-hour.md
 
 

@@ -142,10 +142,11 @@ def test_slow_parts_without_files_are_skipped_with_a_line(tmp_path: Path) -> Non
         "== wheel",
         "== docs",
         "== first-hour",
+        "== course",
         "== notebooks",
         "== labs",
     ]
-    assert done.stdout.count("skipped, there is no") == 5
+    assert done.stdout.count("skipped, there is no") == 6
     (tmp_path / "ci" / "wheel.py").write_text("raise SystemExit(3)\n")
     assert subprocess.run([script, "wheel"], capture_output=True, check=False).returncode == 3
     assert subprocess.run([script, "weel"], capture_output=True, check=False).returncode == 2

@@ -16,7 +16,7 @@ from typing import Any
 
 from .episode import Prompt
 from .errors import ConfigError, DataError, UnknownNameError
-from .utils.json_files import parse_json
+from .json_text import parse_json
 
 Row = Mapping[str, Any]
 

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import DataError, PromptError, excerpt
+from .json_text import parse_json
 from .showing import as_html
 from .tokenizer import Tokenizer
-from .utils.json_files import parse_json
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from .errors import ConfigError, DataError, TokenError
-from .utils.json_files import read_object
+from .json_text import read_object
 
 if TYPE_CHECKING:
     import tokenizers

@@ -118,7 +118,8 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
             NonFiniteError: The loss, or what it was computed from, is NaN or infinite.
             ConfigError: There is not enough memory for a single episode.
         """
-        whole = Part.whole(batch.mask[rows])
+        mask = batch.mask[rows]  # (b, T)
+        tokens = int(mask.sum())
 
         def accumulate(parts: list[Tensor]) -> list[Metrics]:
             self.optimizer.zero_grad(set_to_none=True)
@@ -127,7 +128,7 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
                 now = self.evaluate(batch, rows[part])
                 width = now.log_probs.shape[1]  # of the longest completion among them
                 known = {name: column[rows[part], :width] for name, column in old.items()}
-                share = Part(whole.mask[part, :width], whole.tokens, whole.episodes)
+                share = Part(mask[part, :width], tokens, len(rows))
                 loss, metrics = self.loss(now, known, share)
                 found = {f"now {name}": column for name, column in now._asdict().items()}
                 check_loss(loss, {**found, **known}, self.iteration + 1)

@@ -234,7 +234,8 @@ class _Whole(torch.autograd.Function):
         logits = _logits(states, weight, bias, options)
         said = logits.gather(1, tokens[:, None])[:, 0]
         kept = logits if options.needs_logits else None
-        p, log_z = _softmax(logits)
+        p = torch.softmax(logits, dim=1)
+        log_z = logits.amax(dim=1) - p.amax(dim=1).log()
         h = log_z - (p * _finite(kept)).sum(dim=1) if options.entropy else torch.zeros_like(said)
         ctx.save_for_backward(states, weight, tokens, log_z, h, p, kept)
         ctx.options = options
@@ -273,10 +274,10 @@ class _Tiled(torch.autograd.Function):
                 logits = _logits(states[rows], weight[ids], _part(bias, ids), options)
                 at, here = _places(tokens[rows], ids)
                 said[rows] += logits.gather(1, at)[:, 0] * here
-                p, of_tile = _softmax(logits)
-                z.append(of_tile)
+                p = torch.softmax(logits, dim=1)
+                z.append(logits.amax(dim=1) - p.amax(dim=1).log())
                 if options.entropy:
-                    inside.append(of_tile - (p * logits).sum(dim=1))
+                    inside.append(z[-1] - (p * logits).sum(dim=1))
             of_tiles = torch.stack(z)
             log_z[rows] = of_tiles.logsumexp(dim=0)
             log_w.append(of_tiles - log_z[rows])
@@ -358,12 +359,6 @@ def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, options: _Optio
     elif head.scale != head.temperature:
         logits = logits.mul_(head.scale / head.temperature)
     return logits
-
-
-def _softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return probabilities `(n, m)` and the log-normalisers `(n,)`."""
-    p = torch.softmax(logits, dim=1)
-    return p, logits.amax(dim=1) - p.amax(dim=1).log()
 
 
 def _along(

@@ -293,7 +293,7 @@ def lab7() -> Numbers:
         return sum(p * q * (r > s) for (p, r), (q, s) in itertools.product(noisy[first], noisy[second]))
 
     coin = [(0.5, 1.0), (0.5, 0.0)]
-    returns = np.array(world(0).returns)
+    returns = world(0).returns.numpy()
     return {
         "a_over_b": wins("a", "b"),
         "a_over_c": wins("a", "c"),

@@ -19,6 +19,10 @@ from course.labs import COURSE
 DECKS = COURSE / "instructor" / "decks"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
 _FIGURE = re.compile(r"\(figures/(\w+)\.svg\)")
+_FUNCTION = re.compile(
+    r'(<mi mathvariant="normal">(?:log|max|min|arcsin)</mi>)(<mo>\u2061</mo>)?'
+    r"((?:</?mrow>)*)(<mo[^>]*>[(\[])?"
+)
 # A student's script, with its figures as drawings that can be enlarged.
 _DRAW = (
     "import runpy, sys; sys.path.insert(0, '..'); import figures; "
@@ -66,29 +70,23 @@ def write_deck(pandoc: str, deck: Path, folder: Path, page: Path) -> None:
         folder: Where `figures/` is.
         page: The file to write.
     """
-    _run(
-        [
-            *(
-                pandoc,
-                str(deck.resolve()),
-                "--to",
-                "dzslides",
-                "--slide-level",
-                "1",
-                "--standalone",
-                "--mathml",
-            ),
-            *(
-                "--embed-resources",
-                "--css",
-                str(deck.with_name("style.css").resolve()),
-                "--output",
-                str(page),
-            ),
-        ],
-        folder,
-        f"pandoc, on {deck.name},",
-    )
+    command = [pandoc, str(deck.resolve()), "--to", "dzslides", "--slide-level", "1", "--standalone"]
+    command += ["--mathml", "--embed-resources", "--css", str(deck.with_name("style.css").resolve())]
+    _run([*command, "--output", str(page)], folder, f"pandoc, on {deck.name},")
+    page.write_text(spaced(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def spaced(html: str) -> str:
+    """Put a thin space after the names of functions in formulas, where no bracket follows them.
+
+    TeX does so, and browsers do not.
+    """
+
+    def space(found: re.Match[str]) -> str:
+        name, applied, rows, bracket = found.groups(default="")
+        return name + applied + ("" if bracket else '<mspace width="0.17em"></mspace>') + rows + bracket
+
+    return _FUNCTION.sub(space, html)
 
 
 def print_page(browser: str, page: Path, pdf: Path) -> None:
@@ -111,6 +109,7 @@ def _run(command: list[str], folder: Path, what: str) -> None:
         cwd=folder,
         capture_output=True,
         text=True,
+        encoding="utf-8",
         check=False,
         stdin=subprocess.DEVNULL,
         timeout=600,

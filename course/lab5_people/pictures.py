@@ -9,7 +9,7 @@
 # # Lab 5 in pictures
 #
 # Your functions at work. Write `lab.py` first; then run this from top to bottom, in the lab's folder. With
-# `class.db`, made by `text-gym labels merge`, beside it the labels are your class's, else those of six
+# a file `class.db` of `text-gym labels merge` beside it the labels are your class's, else those of six
 # simulated classmates, which came with the lab. The second half trains two policies, for about a minute.
 
 # %%

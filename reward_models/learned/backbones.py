@@ -8,9 +8,9 @@ from typing import Any, Literal
 import torch
 
 from text_gym.errors import DataError
+from text_gym.json_text import read_object
 from text_gym.models.loading import load_model
 from text_gym.tokenizer import PretrainedTokenizer
-from text_gym.utils.json_files import read_object
 
 Form = Literal["plain", "pair", "chat"]
 TEMPLATE = "chat_template.jinja"

@@ -17,10 +17,10 @@ import numpy as np
 
 from text_gym.episode import Episode, FloatArray
 from text_gym.errors import ConfigError, DataError, NonFiniteError
+from text_gym.json_text import read_json
 from text_gym.reward_models.preferences.opinions import PreferencePair, Rating, split_within
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import Rewards
-from text_gym.utils.json_files import read_json
 
 from .configs import NgramConfig
 from .ngram_features import features, matrix, vocabulary_of

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from text_gym.errors import DataError
-from text_gym.utils.json_files import read_object, write_json
+from text_gym.json_text import read_object
+from text_gym.utils.json_files import write_json
 
 SETTINGS = "reward_model.json"
 KINDS = ("transformer", "ngrams", "ensemble")

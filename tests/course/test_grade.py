@@ -52,6 +52,14 @@ ATTACKS: Mapping[str, tuple[str, str]] = {  # name -> lab.py, words of the reaso
         "may read only",
     ),
     "reading a classmate": ("open('CLASSMATE').read()\ndef double(x):\n    return 2 * x\n", "may read only"),
+    "writing into a classmate's folder": (
+        "open('CLASSMATE', 'w').write('')\ndef double(x):\n    return 2 * x\n",
+        "write only to its temporary folder",
+    ),
+    "importing the answers": (
+        "from text_gym.agents import PPO\ndef double(x):\n    return 2 * x\n",
+        "imports text_gym.agents: it holds the answers",
+    ),
     "monkey-patching pytest": (
         "import builtins, sys\n"
         "try:\n"
@@ -111,7 +119,13 @@ ATTACKS: Mapping[str, tuple[str, str]] = {  # name -> lab.py, words of the reaso
         "",
     ),
 }
-QUICK = ("os._exit", "reading the hidden tests", "monkey-patching pytest", "writing the junit file")
+QUICK = (
+    "os._exit",
+    "importing the answers",
+    "reading the hidden tests",
+    "monkey-patching pytest",
+    "writing the junit file",
+)
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ HOSTILE: Mapping[str, tuple[str, str]] = {  # name -> reward.py, words of the re
     "has another name": ("def rewards(completion):\n    return 1.0\n", "unknown name"),
     "is no Python": ("def reward(completion:\n", "SyntaxError"),
     "uses the network": (
-        "import socket\ndef reward(completion):\n    return bool(socket.create_connection(('::1', 9)))\n",
+        "import socket\ndef reward(completion):\n    socket.create_connection(('::1', 9))\n    return 1.0\n",
         "network",
     ),
     "takes 10 GB": ("def reward(completion):\n    return float(len(bytearray(10 << 30)))\n", "memory"),

@@ -38,6 +38,30 @@ def row(i: int) -> Any:
 # The transition
 
 
+def test_a_row_forgets_the_episode_before() -> None:
+    """A long text that a stop string ended and a causal source paid; then a short one that EOS ends."""
+    options = EpisodeOptions(stop="bb", shuffle=False)
+    batch = EpisodeBatch(["abab", "a"], AB, PerToken(causal=True), 5, 1, options)
+
+    def played(index: int, tokens: list[int]) -> tuple[Episode, float]:
+        batch.begin(row(0), row(0), row(index))
+        assert batch.tokens[0].tolist() == [[0, 1, 0, 1], [0, 3, 3, 3]][index] + [3] * 5
+        assert batch.attention_mask[0].sum() == batch.lengths[0] == [4, 1][index]
+        paid = 0.0
+        for token in tokens:
+            ended = batch.advance(row(0), row(token))
+            paid += 0.0 if ended[0] else float(batch.pay_tokens(row(0))[0])
+        (episode,), scores = batch.score(row(0))
+        return episode, paid + float(batch.last_rewards(row(0), scores)[0])
+
+    episode, paid = played(0, [0, 1, 0, 1, 1])
+    assert (episode.finish_reason, episode.stop, episode.completion) == ("stop", "bb", "aba")
+    assert paid == pytest.approx(3 + 5 / 100)  # the ids, and a hundredth of the length
+    episode, paid = played(1, [1, 0, 2])
+    assert (episode.finish_reason, episode.stop, episode.completion) == ("eos", "", "ba")
+    assert paid == pytest.approx(3 + 3 / 100)
+
+
 def test_a_batch_by_hand() -> None:
     batch = begun(3, options=EpisodeOptions(stop="bb", shuffle=False), max_tokens=3)
     assert batch.starts.tolist() == batch.lengths.tolist() == [1, 2, 4]  # a, ba, abab

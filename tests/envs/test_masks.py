@@ -79,6 +79,27 @@ def test_minimum_length_forbids_eos_until_it_is_reached() -> None:
     assert observation["action_mask"].tolist() == [[1, 1, 1, 1]]
 
 
+def test_masks_by_hand() -> None:
+    """What may follow 0, 1 and 2 tokens, behind a prompt of two tokens and one of one; EOS is id 3."""
+    cases: list[tuple[ActionMask, list[str]]] = [
+        (MinLength(0), ["0123", "0123", "0123"]),
+        (MinLength(1), ["012", "0123", "0123"]),
+        (MinLength(2), ["012", "012", "0123"]),
+        (AllowedTokens(texts=["a"], ids=[2]), ["023", "023", "023"]),
+        (AllowedTokens(forbidden=[1]), ["023", "023", "023"]),
+        (AllowedTokens(texts=["ab"], forbidden=[1]), ["03", "03", "03"]),
+        (AllowedTokens(ids=[0, 1]) & MinLength(1), ["01", "013", "013"]),
+        (MinLength(1) & AllowedTokens(ids=[0, 1]), ["01", "013", "013"]),
+    ]
+    for mask, expected in cases:
+        env = world(mask, 2, shuffle=False)
+        env.reset(seed=0, options={"episode_index": [0, 1]})
+        for ids in expected:
+            found = ["".join(map(str, np.flatnonzero(row))) for row in env.action_masks()]
+            assert found == [ids, ids], (mask, env.batch.remaining)
+            env.step(np.array([0, 0]))
+
+
 def test_a_masked_token_is_refused_before_anything_changes() -> None:
     env = world(MinLength(1))
     before, _ = env.reset(seed=0)
@@ -143,6 +164,21 @@ def grammar_env(num_envs: int = 1, max_tokens: int = 48, **grammar: Any) -> Text
         ["json: "], ByteTokenizer(), worth_one, max_tokens, num_envs=num_envs,
         mask=Grammar(**grammar) & AllowedTokens(forbidden=list(b" \n\t\r")), autoreset_mode="SameStep",
     )  # fmt: skip
+
+
+def test_a_grammar_reads_a_rows_text_anew_where_it_is_another_one() -> None:
+    pytest.importorskip("llguidance")
+    mask = Grammar(regex="ab|cd")
+    mask.bind(ByteTokenizer(), 9)
+
+    def after(text: bytes) -> list[int]:
+        ids = np.frombuffer(text, dtype=np.uint8).astype(np.int64)
+        place = np.array([0])
+        allowed = mask.allowed(Prefixes(place, ids[None], place, np.array([len(ids)])))
+        return np.flatnonzero(allowed[0]).tolist()
+
+    for text, follows in ((b"a", b"b"), (b"c", b"d"), (b"", b"ac"), (b"c", b"d")):
+        assert after(text) == list(follows)
 
 
 @settings(deadline=None, max_examples=20)

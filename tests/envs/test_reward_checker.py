@@ -95,6 +95,17 @@ def rises(completion: str, calls: list[int] = []) -> float:  # noqa: B006
     return float(len(calls))
 
 
+def test_an_opinion_that_depends_on_the_batch_is_found_although_it_is_worth_nothing() -> None:
+    class Shy(RewardSource):
+        abstains = True
+
+        def score(self, episodes: Sequence[Episode]) -> list[float | None]:
+            return [None if len(episodes) == 1 else 0.0 for _ in episodes]
+
+    with pytest.raises(CheckError, match="alone than in a batch"):
+        check_reward_source(Shy(), LONG)
+
+
 @pytest.mark.parametrize(
     ("reward", "says"),
     [

@@ -21,6 +21,7 @@ from text_gym import (
     AllowedTokens,
     ByteTokenizer,
     Episode,
+    FunctionReward,
     Rewards,
     RewardSource,
     TextEnv,
@@ -318,6 +319,35 @@ def test_a_stop_string_in_the_middle_of_a_token_ends_the_text_there() -> None:
     env.step([0])
     *_, info = env.step([1])
     assert info["completion"][0] == "one two"
+
+
+def test_a_reset_begins_to_count_redrawn_episodes_anew() -> None:
+    reward = FunctionReward(lambda completion: 0.0 if completion else None, abstains=True)
+    env = TextVectorEnv(["a"], AB, reward, 5, num_envs=2, on_abstain="redraw")
+    env.reset(seed=0)
+    counts = [env.step([2, 2])[4]["redrawn"].tolist() for _ in range(2)]
+    assert counts == [[1, 1], [2, 2]]
+    env.reset(options={"reset_mask": np.array([True, False])})
+    assert env.step([2, 2])[4]["redrawn"].tolist() == [1, 3]
+    assert env.redrawn == 6
+
+
+def test_of_several_stop_strings_in_one_token_the_first_counts() -> None:
+    words = WordTokenizer(["a", "b;c.d"], separator="")
+    for stop in (["c", ".", ";", "b;c"], ["b;c", ";", ".", "c"]):
+        env = TextVectorEnv(["a"], words, len, 8, stop=stop)
+        env.reset(seed=0)
+        env.step([0])
+        *_, info = env.step([1])
+        assert info["completion"][0] == "a"
+        assert env.episodes(np.array([0]))[0].stop == "b;c"
+
+
+def test_a_stop_string_in_the_prompt_or_begun_there_ends_nothing() -> None:
+    env = TextVectorEnv(["abba", "aab"], AB, len, 3, num_envs=2, stop="bb", shuffle=False)
+    env.reset(seed=0, options={"episode_index": [0, 1]})
+    assert env.step([0, 1])[2].tolist() == [False, False]
+    assert env.step([1, 0])[2].tolist() == [False, False]
 
 
 def test_a_stop_string_of_four_byte_characters_is_found() -> None:

@@ -50,6 +50,8 @@ def main() -> int:
         for m in mutants:
             print(f"{m.name}  [{m.file}]")
         return 0
+    tests = {test for m in mutants for test in m.tests}
+    print(f"{len(mutants)} mutants; first their {len(tests)} tests run without any", flush=True)
     begin = time.monotonic()
     verdicts = run_gate(ROOT, mutants, jobs=args.jobs, timeout=args.timeout, tell=tell)
     seconds = time.monotonic() - begin

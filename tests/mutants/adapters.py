@@ -79,14 +79,14 @@ MUTANTS = [
         KL,
         'self._over, self._finished = np.array(state["over"], dtype=np.bool_), list(state["finished"])',
         'self._over, self._finished = np.array(state["over"], dtype=np.bool_), []',
-        (OF_SB3_CHECKPOINT + "a_run_that_fails_anywhere_goes_on_to_the_same_bits",),
+        (OF_KL_PENALTY + "episodes_that_the_controller_has_not_heard_of_are_remembered",),
     ),
     Mutant(
         "texts-share-states-after-a-fork",
         ACTOR,
         "begins_next = ((ordered[:-1] == ordered[1:]) | (columns >= sizes[:-1, None])).all(axis=1)",
         "begins_next = (ordered[:-1, 0] == ordered[1:, 0]) & (sizes[:-1] <= sizes[1:])",
-        (OF_CAUSAL_ACTOR_CRITIC + "states_of_texts_and_their_gradients_are_those_of_each_text_alone",),
+        (OF_CAUSAL_ACTOR_CRITIC + "texts_that_begin_alike_and_then_part_are_each_read",),
     ),
     Mutant(
         "terminal-values-of-the-states-before",
@@ -115,8 +115,8 @@ MUTANTS = [
         '        if caller == "play":\n            self.last',
         "        if caller:\n            self.last",
         (
-            OF_SB3_POLICY + "an_evaluation_in_mid_rollout_does_not_cost_the_rollout_its_cache",
-            OF_SB3_POLICY + "log_probs_and_values_equal_the_uncached_model_throughout_learning",
+            OF_CAUSAL_ACTOR_CRITIC
+            + "values_at_the_end_are_the_plays_although_something_was_predicted_in_between",
         ),
     ),
     Mutant(
@@ -124,38 +124,35 @@ MUTANTS = [
         CLEANRL,
         "delta = rewards[t] + args.gamma * next_value * goes_on - values[t]",
         "delta = rewards[t] + args.gamma * next_value - values[t]",
-        (OF_CLEANRL + "what_stands_past_the_end_is_not_seen",),
+        (OF_CLEANRL + "nothing_flows_back_across_an_end",),
     ),
     Mutant(
         "cleanrl-advantages-flow-across-ends",
         CLEANRL,
         "args.gamma * args.gae_lambda * goes_on * advantage",
         "args.gamma * args.gae_lambda * advantage",
-        (OF_CLEANRL + "what_stands_past_the_end_is_not_seen",),
+        (OF_CLEANRL + "nothing_flows_back_across_an_end",),
     ),
     Mutant(
         "cleanrl-returns-run-on",
         CLEANRL,
         "            running[done] = 0.0\n",
         "",
-        (OF_CLEANRL + "what_stands_past_the_end_is_not_seen",),
+        (OF_CLEANRL + "it_learns_a_small_copy_task_from_nothing",),
     ),
     Mutant(
         "buffer-sequences-across-episodes",
         BUFFER,
         "& (np.asarray(episode_start) == 0)",
         "",
-        (OF_SB3_BUFFER + "the_buffer_keeps_every_step_once_in_sequences_of_one_episode",),
+        (OF_SB3_BUFFER + "sequences_end_with_episodes_and_rollouts_even_where_the_tokens_go_on",),
     ),
     Mutant(
         "buffer-continues-the-last-rollout",
         BUFFER,
         "            goes_on[:] = False\n",
         "            pass\n",
-        (
-            OF_SB3_BUFFER + "the_buffer_keeps_every_step_once_in_sequences_of_one_episode",
-            OF_SB3_POLICY + "sequences_and_single_observations_are_evaluated_alike",
-        ),
+        (OF_SB3_BUFFER + "sequences_end_with_episodes_and_rollouts_even_where_the_tokens_go_on",),
     ),
     Mutant(
         "buffer-first-length-of-the-last-step",
@@ -214,10 +211,7 @@ MUTANTS = [
         STATE,
         "        batch.pay_tokens(rows)\n",
         "",
-        (
-            OF_SB3_CHECKPOINT + "a_run_that_fails_anywhere_goes_on_to_the_same_bits",
-            OF_SB3_CHECKPOINT + "a_reward_with_a_memory_is_restored_with_it",
-        ),
+        (OF_SB3_CHECKPOINT + "tokens_that_were_paid_before_are_not_paid_again",),
     ),
     Mutant(
         "trl-pays-abstentions",
@@ -239,13 +233,6 @@ MUTANTS = [
         "return index + len(self.env.prompts) * fresh",
         "return index + 0 * fresh",
         (OF_TRL + "members_of_a_group_and_later_calls_draw_other_noise_and_a_seed_repeats_them",),
-    ),
-    Mutant(
-        "encoder-last-token-of-the-padding",
-        f"{FOLDER}/token_encoder.py",
-        "last = (there * torch.arange(size, device=ids.device)).amax(dim=1)",
-        "last = torch.full((len(ids),), size - 1, device=ids.device)",
-        (OF_TOKEN_ENCODER + "features_depend_on_all_tokens_and_on_nothing_past_the_end",),
     ),
     Mutant(
         "reference-mask-of-row-numbers",

@@ -162,8 +162,8 @@ MUTANTS = [
     Mutant(
         "micro-batches-average-over-themselves",
         PG,
-        "share = Part(whole.mask[part, :width], whole.tokens, whole.episodes)",
-        "share = Part.whole(whole.mask[part, :width])",
+        "share = Part(mask[part, :width], tokens, len(rows))",
+        "share = Part.whole(mask[part, :width])",
         (OF_MEMORY + "the_gradient_does_not_depend_on_the_split",),
     ),
     Mutant(
@@ -180,7 +180,7 @@ MUTANTS = [
         PG,
         "known = {name: column[rows[part], :width]",
         "known = {name: column[part, :width]",
-        (OF_MEMORY + "the_gradient_does_not_depend_on_the_split",),
+        (OF_POLICY_GRADIENT + "where_tokens_are_masked_the_ratio_is_that_of_what_was_drawn_from",),
     ),
     Mutant(
         "approx-kl-sign",
@@ -257,7 +257,7 @@ MUTANTS = [
         PPO,
         "if steps and config.target_kl is not None",
         "if config.target_kl is not None",
-        (OF_POLICY_GRADIENT + "the_first_minibatch_is_learnt_from_and_the_next_ones_change_no_bit",),
+        (OF_POLICY_GRADIENT + "a_minibatch_that_is_refused_ends_the_epochs",),
     ),
     Mutant(
         "ppo-learns-from-unpaid-texts",
@@ -296,10 +296,7 @@ MUTANTS = [
         PPO,
         "return replace(batch, values=self.critic.score(batch.tokens, batch.starts, batch.lengths))",
         "return batch",
-        (
-            OF_CRITIC + "values_are_those_of_the_states_before_tokens",
-            OF_CRITIC + "values_begin_as_those_of_the_policys_own_head",
-        ),
+        (OF_CRITIC + "in_play_values_are_the_critics_and_not_those_of_the_policys_head",),
     ),
     # A near miss: by-hand tests had one group.
     Mutant(
@@ -335,7 +332,7 @@ MUTANTS = [
         GRPO,
         "constant = spread <= 8 * torch.finfo(returns.dtype).eps * (1 + mean.abs())",
         "constant = spread == 0",
-        (OF_GRPO + "advantages_by_hand",),
+        (OF_GRPO + "equal_returns_carry_no_preference_however_their_mean_is_rounded",),
     ),
     Mutant(
         "grpo-constant-normaliser-is-the-batch-width",
@@ -356,10 +353,7 @@ MUTANTS = [
         GRPO,
         'kl = estimate_kl(now.log_probs, old["reference"]',
         'kl = estimate_kl(old["log_probs"], old["reference"]',
-        (
-            OF_GRPO + "the_kl_in_the_loss_by_hand",
-            OF_MEMORY + "the_gradient_does_not_depend_on_the_split",
-        ),
+        (OF_GRPO + "the_kl_in_the_loss_has_a_gradient",),
     ),
     Mutant(
         "groups-by-place-after-dropping",
@@ -444,10 +438,7 @@ MUTANTS = [
         BEST,
         "return rewards.masked_fill(~judged, -torch.inf).argmax(dim=1)",
         "return rewards.masked_fill(~judged, 0.0).argmax(dim=1)",
-        (
-            OF_BEST_OF_N + "the_best_is_chosen_and_the_first_among_equals",
-            OF_BEST_OF_N + "prompts_that_were_not_judged_teach_nothing",
-        ),
+        (OF_BEST_OF_N + "the_best_is_chosen_and_the_first_among_equals",),
     ),
     Mutant(
         "best-of-n-surplus-kept",

@@ -40,7 +40,7 @@ MUTANTS = [
         BATCH,
         "tail = self.tokens[i, max(self.starts[i], self.lengths[i] - window) : self.lengths[i]]",
         "tail = self.tokens[i, max(0, self.lengths[i] - window) : self.lengths[i]]",
-        (OF_VECTOR + "stop_strings_end_the_episode_and_are_left_out",),
+        (OF_VECTOR + "a_stop_string_in_the_prompt_or_begun_there_ends_nothing",),
     ),
     Mutant(
         "stop-strings-longer-than-the-window",
@@ -57,38 +57,28 @@ MUTANTS = [
         BATCH,
         "self._stopped_by[i] = min(found, key=lambda s: (text.find(s), -len(s)))",
         "self._stopped_by[i] = found[0]",
-        (
-            OF_VECTOR + "a_stop_string_in_the_middle_of_a_token_ends_the_text_there",
-            OF_VECTOR + "stop_strings_end_the_episode_and_are_left_out",
-        ),
+        (OF_VECTOR + "of_several_stop_strings_in_one_token_the_first_counts",),
     ),
     Mutant(
         "stopped-by-the-episode-before",
         BATCH,
         '            self._stopped_by[row] = ""\n        self._paid[rows] = 0.0\n',
         "            pass\n        self._paid[rows] = 0.0\n",
-        (
-            OF_VECTOR + "stop_strings_end_the_episode_and_are_left_out",
-            OF_VECTOR + "conforms_to_sync_vector_env",
-        ),
+        (OF_EPISODE_BATCH + "a_row_forgets_the_episode_before",),
     ),
     Mutant(
         "paid-tokens-of-the-episode-before",
         BATCH,
         "        self._paid[rows] = 0.0\n        self._stale = True\n",
         "        self._stale = True\n",
-        (
-            OF_EPISODE_BATCH + "token_and_last_rewards_sum_to_what_the_episode_is_worth",
-            OF_VECTOR + "the_last_step_takes_back_what_was_paid_for_earlier_tokens",
-            OF_VECTOR + "conforms_to_sync_vector_env",
-        ),
+        (OF_EPISODE_BATCH + "a_row_forgets_the_episode_before",),
     ),
     Mutant(
         "tokens-of-the-episode-before-stay",
         BATCH,
         "        self.tokens[rows] = tokens\n",
         "        self.tokens[rows, : self.max_prompt_tokens] = tokens[:, : self.max_prompt_tokens]\n",
-        (OF_VECTOR + "conforms_to_sync_vector_env",),
+        (OF_EPISODE_BATCH + "a_row_forgets_the_episode_before",),
     ),
     Mutant(
         "masks-not-asked-again",
@@ -103,7 +93,7 @@ MUTANTS = [
     Mutant(
         "cut-texts-are-paid",
         BATCH,
-        "asked = np.flatnonzero(~self.truncated[rows])",
+        "asked = (~self.truncated[rows]).nonzero()[0]",
         "asked = np.arange(len(rows))",
         (OF_VECTOR + "nobody_is_asked_about_a_text_that_was_cut",),
     ),
@@ -205,45 +195,35 @@ MUTANTS = [
         MASKS,
         "self.first.allowed(prefixes) & self.second.allowed(prefixes)",
         "self.first.allowed(prefixes) | self.second.allowed(prefixes)",
-        (
-            OF_MASKS + "masked_vector_environment_equals_single_ones",
-            OF_MASKS + "minimum_length_forbids_eos_until_it_is_reached",
-            OF_POLICY_GRADIENT + "where_tokens_are_masked_the_ratio_is_that_of_what_was_drawn_from",
-        ),
+        (OF_MASKS + "masks_by_hand",),
     ),
     Mutant(
         "eos-one-token-too-early",
         MASKS,
         "short = prefixes.lengths - prefixes.starts < self.tokens",
         "short = prefixes.lengths - prefixes.starts < self.tokens - 1",
-        (OF_MASKS + "minimum_length_forbids_eos_until_it_is_reached",),
+        (OF_MASKS + "masks_by_hand",),
     ),
     Mutant(
         "minimum-counts-the-prompt",
         MASKS,
         "short = prefixes.lengths - prefixes.starts < self.tokens",
         "short = prefixes.lengths < self.tokens",
-        (OF_MASKS + "minimum_length_forbids_eos_until_it_is_reached",),
+        (OF_MASKS + "masks_by_hand",),
     ),
     Mutant(
         "allowed-tokens-forget-eos",
         MASKS,
         "self._mask[[*wanted, *tokenizer.eos_ids]] = True",
         "self._mask[[*wanted]] = True",
-        (
-            OF_MASKS + "masked_vector_environment_equals_single_ones",
-            OF_MASKS + "impossible_masks_are_refused_when_the_environment_is_made",
-        ),
+        (OF_MASKS + "masks_by_hand",),
     ),
     Mutant(
         "grammar-goes-on-from-another-text",
         MASKS,
         "if matcher is None or ids[: len(read)] != read:",
         "if matcher is None or len(ids) < len(read):",
-        (
-            OF_MASKS + "a_regular_expression_leaves_one_way",
-            OF_MASKS + "every_finished_text_meets_its_schema",
-        ),
+        (OF_MASKS + "a_grammar_reads_a_rows_text_anew_where_it_is_another_one",),
     ),
     Mutant(
         "a-cut-is-terminated-too",
@@ -297,10 +277,7 @@ MUTANTS = [
         VECTOR,
         "        self._redraws.since_judged[rows] = 0\n",
         "",
-        (
-            OF_VECTOR + "redrawing_leaves_the_judged_episodes_of_the_same_stream",
-            OF_VECTOR + "one_judged_episode_in_between_and_redrawing_goes_on",
-        ),
+        (OF_VECTOR + "a_reset_begins_to_count_redrawn_episodes_anew",),
     ),
     Mutant(
         "ids-shown-from-the-left",
@@ -371,7 +348,7 @@ MUTANTS = [
         "checker-takes-both-endings",
         CHECKER,
         "    if terminated and truncated:\n",
-        "    if terminated and truncated and reward:\n",
+        "    if False:\n",
         (OF_CHECKER + "a_broken_environment_is_told_what_to_mend",),
     ),
     Mutant(
@@ -393,9 +370,6 @@ MUTANTS = [
         REWARDS,
         "and found.abstained[i] == wanted.abstained[j]",
         "",
-        (
-            OF_REWARD_CHECKER + "a_reward_that_depends_on_something_else",
-            OF_REWARD_CHECKER + "rewards_of_every_kind_pass",
-        ),
+        (OF_REWARD_CHECKER + "an_opinion_that_depends_on_the_batch_is_found_although_it_is_worth_nothing",),
     ),
 ]

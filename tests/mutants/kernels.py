@@ -6,6 +6,7 @@ from .mutant import Mutant
 
 C = "text_gym/models/cpu/kernels.c"
 GPT2, CACHE = "text_gym/models/cpu/gpt2.py", "text_gym/models/cpu/gpt2_cache.py"
+OPERATORS, CACHE_OF_KERNELS = "text_gym/models/cpu/operators.py", "text_gym/models/cpu/kernel_cache.py"
 KERNELS, FAST = "text_gym/models/cpu/kernels.py", "text_gym/models/cpu/fast_path.py"
 OF_DECODER = "tests/agents/sampling/test_decoder.py::test_"
 OF_FAST_PATH = "tests/models/cpu/test_fast_path.py::test_"
@@ -49,15 +50,15 @@ MUTANTS = [
     Mutant(
         "c-layer-norm-epsilon-outside-the-root",
         C,
-        "float scale = 1.0f / sqrtf(squares / width + epsilon);",
-        "float scale = 1.0f / (sqrtf(squares / width) + epsilon);",
+        "        float scale = 1.0f / sqrtf(squares / width + epsilon);\n",
+        "        float scale = 1.0f / (sqrtf(squares / width) + epsilon);\n",
         (OF_GPT2_CACHE + "reading_equals_that_without_kernels",),
     ),
     Mutant(
         "c-layer-norm-sample-variance",
         C,
-        "float scale = 1.0f / sqrtf(squares / width + epsilon);",
-        "float scale = 1.0f / sqrtf(squares / (width - 1) + epsilon);",
+        "        float scale = 1.0f / sqrtf(squares / width + epsilon);\n",
+        "        float scale = 1.0f / sqrtf(squares / (width - 1) + epsilon);\n",
         (OF_GPT2_CACHE + "reading_equals_that_without_kernels",),
     ),
     Mutant(
@@ -90,15 +91,15 @@ MUTANTS = [
     Mutant(
         "c-attention-sees-one-key-less",
         C,
-        "n = p->columns[which] + 1;",
-        "n = p->columns[which] > 0 ? p->columns[which] : 1;",
+        "n = p->columns[which] + 1, sharing",
+        "n = p->columns[which] > 0 ? p->columns[which] : 1, sharing",
         (OF_GPT2_CACHE + "reading_equals_that_without_kernels",),
     ),
     Mutant(
         "c-keys-remembered-at-their-number",
         C,
-        "int64_t to = ((p->rows[i] * p->heads + h) * p->room + p->columns[i]) * p->size;",
-        "int64_t to = ((p->rows[i] * p->heads + h) * p->room + i) * p->size;",
+        "int64_t to = ((p->rows[i] * p->groups + h) * p->room + p->columns[i]) * size;",
+        "int64_t to = ((p->rows[i] * p->groups + h) * p->room + i) * size;",
         (OF_GPT2_CACHE + "reading_equals_that_without_kernels",),
     ),
     Mutant(
@@ -128,13 +129,13 @@ MUTANTS = [
         C,
         "int64_t some = n < SOME ? n : SOME, queries = some;",
         "int64_t some = n < SOME ? n : SOME - 1, queries = some;",
-        (OF_GPT2_CACHE + "reading_equals_that_without_kernels",),
+        (OF_GPT2_CACHE + "more_tokens_than_are_read_at_a_time_are_all_read",),
     ),
     Mutant(
         "c-last-layer-asks-by-place",
         C,
-        "attend(&p, which[i], qkv + 3 * which[i] * width,",
-        "attend(&p, i, qkv + 3 * which[i] * width,",
+        "attend(&p, which[i], qkv + which[i] * of_qkv,",
+        "attend(&p, i, qkv + which[i] * of_qkv,",
         (OF_GPT2_CACHE + "reading_equals_that_without_kernels",),
     ),
     Mutant(
@@ -170,10 +171,7 @@ MUTANTS = [
         C,
         "while (block < blocks - 1 && passed + sums[block] <= target)",
         "while (block < blocks - 1 && passed + sums[block] < target)",
-        (
-            OF_KERNELS + "draws_are_those_of_the_softmax",
-            OF_KERNELS + "edges_of_u_draw_what_has_probability_and_nan_stays_in_range",
-        ),
+        (OF_KERNELS + "a_number_on_the_border_of_two_tokens_draws_the_second",),
     ),
     Mutant(
         "c-draw-of-probability-zero",
@@ -195,28 +193,28 @@ MUTANTS = [
     ),
     Mutant(
         "gpt2-last-layer-asks-one-too-far",
-        GPT2,
-        "asked = rows * size + starts[rows] - 1 + steps",
-        "asked = rows * size + starts[rows] + steps",
+        OPERATORS,
+        "drawn, rows * size + starts[rows] - 1 + steps",
+        "drawn, rows * size + starts[rows] + steps",
         (OF_GPT2 + "states_and_gradients_are_the_models_own",),
     ),
     Mutant(
         "gpt2-last-queries-see-their-next-token",
-        GPT2,
+        OPERATORS,
         "drawn = Queries(lengths.cumsum(0) - lengths, lengths, starts - 1, size)",
         "drawn = Queries(lengths.cumsum(0) - lengths, lengths, starts, size)",
         (OF_GPT2 + "states_and_gradients_are_the_models_own",),
     ),
     Mutant(
         "gpt2-tied-gradient-overwritten",
-        GPT2,
+        OPERATORS,
         "return of_weight.index_add_(0, tokens.flatten(), of_rows.flatten(0, 1)), None",
         "return torch.zeros_like(of_weight).index_add_(0, tokens.flatten(), of_rows.flatten(0, 1)), None",
         (OF_GPT2 + "a_policys_gradients_are_those_of_autograd",),
     ),
     Mutant(
         "gpt2-ragged-gradients-uninitialised",
-        GPT2,
+        OPERATORS,
         "found = [(torch.zeros_like if ctx.texts.ragged else torch.empty_like)(x) for x in qkv]",
         "found = [torch.full_like(x, 7.0) for x in qkv]",
         (
@@ -233,14 +231,14 @@ MUTANTS = [
     ),
     Mutant(
         "cache-keeps-packed-old-weights",
-        CACHE,
-        '        """Implement `KVCache`."""\n        self._layers = None\n',
+        CACHE_OF_KERNELS,
+        '        """Implement `KVCache`."""\n        self._weights = None\n',
         '        """Implement `KVCache`."""\n',
         (OF_KV_CACHE + "a_renewed_cache_reads_with_the_weights_as_they_are",),
     ),
     Mutant(
         "cache-keep-by-place-not-by-row",
-        CACHE,
+        CACHE_OF_KERNELS,
         "self._rows = self._rows[torch.from_numpy(rows)]",
         "self._rows = torch.from_numpy(rows)",
         (
@@ -250,10 +248,10 @@ MUTANTS = [
     ),
     Mutant(
         "cache-prefill-of-all-rows",
-        CACHE,
+        CACHE_OF_KERNELS,
         "memory = self._rows if rows is None else self._rows[torch.from_numpy(rows)]",
         "memory = self._rows[: len(tokens)]",
-        (OF_KV_CACHE + "rows_begin_anew_while_others_go_on",),
+        (OF_GPT2_CACHE + "some_rows_are_read_anew_in_their_own_places",),
     ),
     Mutant(
         "cache-decoding-looks-at-void-places",
@@ -268,8 +266,8 @@ MUTANTS = [
     Mutant(
         "pack-ignores-strides",
         KERNELS,
-        "self._pack(matrix.data_ptr(), *matrix.stride(), memory.data_ptr(), inputs, outputs)",
-        "self._pack(matrix.data_ptr(), matrix.shape[1], 1, memory.data_ptr(), inputs, outputs)",
+        "self._pack(matrix.data_ptr(), *matrix.stride(), to, inputs, matrix.shape[1])",
+        "self._pack(matrix.data_ptr(), matrix.shape[1], 1, to, inputs, matrix.shape[1])",
         (OF_KERNELS + "products_are_those_of_float64",),
     ),
     Mutant(
@@ -286,7 +284,7 @@ MUTANTS = [
         "",
         (
             OF_DECODER + "hooks_are_not_passed_over",
-            OF_FAST_PATH + "only_plain_gpt2_has_this_path",
+            OF_FAST_PATH + "only_plain_models_have_a_path",
         ),
     ),
 ]

@@ -86,16 +86,6 @@ MUTANTS = [
         (OF_POLICY + "a_frozen_copy_shares_nothing_and_cannot_be_trained",),
     ),
     Mutant(
-        "digest-ignores-names-and-shapes",
-        POLICY,
-        'result.update(f"{name} {(tuple(tensor.shape), tensor.dtype)}\\n".encode())',
-        "pass",
-        (
-            OF_POLICY + "what_is_saved_is_an_ordinary_hugging_face_folder",
-            OF_CHECKPOINT + "a_checkpoint_of_something_else_is_refused_and_changes_nothing",
-        ),
-    ),
-    Mutant(
         "score-fills-the-wrong-rows",
         POLICY,
         "                result[part, : said.shape[1]] = said\n",
@@ -114,10 +104,7 @@ MUTANTS = [
         POLICY,
         'layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]',
         "layers = list(model.modules())",
-        (
-            OF_POLICY + "gradient_checkpointing_gives_the_same_gradient_from_less_memory",
-            OF_POLICY + "dropout_is_off_although_the_model_asks_for_it",
-        ),
+        (OF_POLICY + "dropout_is_off_where_gradients_are_checkpointed_too",),
     ),
     Mutant(
         "value-head-not-loaded",
@@ -204,7 +191,7 @@ MUTANTS = [
         HEAD,
         "return log_probs, -(log_p.exp() * log_p.clamp_min(-1e9)).sum(-1)",
         "return log_probs, -(log_p.exp() * log_p).sum(-1)",
-        (OF_MEMORY + "tokens_that_cannot_be_drawn_have_no_entropy_and_no_gradient",),
+        (OF_MEMORY + "the_entropy_of_masked_tokens_by_hand",),
     ),
     Mutant(
         "critic-moves-the-policys-trunk",
@@ -236,7 +223,7 @@ MUTANTS = [
         CRITIC,
         "(found[chosen] - now[0]) / now[1]",
         "(found[chosen] - self.scale[0]) / self.scale[1]",
-        (OF_STATE_CRITIC + "the_latest_four_batches_are_remembered_whole_where_they_fit",),
+        (OF_STATE_CRITIC + "targets_are_in_units_of_their_own_batch",),
     ),
     Mutant(
         "critic-replaces-the-newest-batch",
@@ -411,17 +398,6 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "inverse-cdf-in-single-precision",
-        SAMPLER,
-        "sums = probs.sum(dim=2).cumsum(dim=1, dtype=torch.float64)",
-        "sums = probs.sum(dim=2).cumsum(dim=1, dtype=torch.float32).double()",
-        (
-            OF_SAMPLER + "the_cumulative_distribution_is_inverted",
-            OF_SAMPLER + "draws_equal_a_linear_search",
-            OF_SAMPLER + "rounding_never_falls_off_the_end",
-        ),
-    ),
-    Mutant(
         "blocks-of-the-record-overwrite-each-other",
         SAMPLER,
         "        self._first = steps.stop\n",
@@ -478,10 +454,7 @@ MUTANTS = [
         ROLLOUT,
         '"reward": float(scores.totals[judged].mean())',
         '"reward": float(scores.totals.mean())',
-        (
-            OF_AGENT + "bad_rewards_may_be_dropped_and_are_counted",
-            OF_AGENT + "nothing_is_learnt_from_a_batch_without_scores",
-        ),
+        (OF_POLICY_GRADIENT + "the_mean_reward_is_of_the_texts_that_were_paid",),
     ),
     Mutant(
         "decoder-lengths-not-kept-with-rows",

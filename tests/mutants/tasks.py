@@ -49,11 +49,7 @@ MUTANTS = [
         CLASSIC,
         "if self._answers is None or self._answers[0] is not batch.prompts:",
         "if self._answers is None:",
-        (
-            OF_CLASSIC + "the_answer_is_read_by_the_tokenizer_of_the_episode",
-            OF_COPYING + "causal_and_split",
-            OF_VECTOR + "the_vectorised_token_rewards_are_the_per_token_rewards",
-        ),
+        (OF_CLASSIC + "one_reward_pays_the_tokens_of_several_environments",),
     ),
     Mutant(
         "random-return-without-eos-place",
@@ -165,11 +161,7 @@ MUTANTS = [
         PRODUCTS,
         "repeats = max(0, repeats) + sum(max(0, slots.count(s) - 2) for s in set(slots))",
         "repeats = max(0, repeats)",
-        (
-            OF_PRODUCTS + "hacked_texts_score_low",
-            OF_PRODUCTS + "every_property_pays",
-            OF_PRODUCTS + "a_repeated_sentence_repeats_three_trigrams_of_30",
-        ),
+        (OF_PRODUCTS + "a_third_mention_of_a_slot_is_a_repetition",),
     ),
     Mutant(
         "torn-texts-are-clear",
@@ -201,6 +193,7 @@ MUTANTS = [
         "options.sort(key=lambda option: -len(option[0]))",
         "options.sort(key=lambda option: len(option[0]))",
         (OF_PRODUCTS + "reading_finds_the_longest_values_on_word_boundaries",),
+        equivalent="no phrase of the lexicon begins another one",
     ),
     Mutant(
         "products-on-both-sides",
@@ -259,10 +252,7 @@ MUTANTS = [
         RUNTIME,
         "trained = {id(p) for p in policy.parameters() if p.requires_grad}",
         "trained = {id(p) for p in policy.parameters()}",
-        (
-            OF_LORA + "the_reference_is_the_model_without_its_adapter_and_not_a_second_one",
-            OF_RUNTIME + "a_reference_that_is_the_policy_is_refused",
-        ),
+        (OF_LORA + "only_adapter_and_value_head_are_trained",),
     ),
     Mutant(
         "kv-cache-looks-past-its-end",
@@ -289,13 +279,6 @@ MUTANTS = [
         "            self._values[target, :, : self._used] = self._values[source, :, : self._used]\n",
         "",
         (OF_KV_CACHE + "rows_read_in_a_batch_equal_texts_read_alone",),
-    ),
-    Mutant(
-        "threads-raised",
-        RUNTIME,
-        "now = min(before, worthwhile_threads(models))",
-        "now = worthwhile_threads(models)",
-        (OF_RUNTIME + "a_smaller_choice_stays_and_an_error_changes_nothing",),
     ),
     Mutant(
         "quota-rounded-down",

@@ -22,6 +22,15 @@ def test_names_are_given_once() -> None:
     assert [m.name for m in MUTANTS if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)+", m.name)] == []
 
 
+def test_there_are_hundreds_in_every_part_of_the_package() -> None:
+    assert len(MUTANTS) >= 200
+    parts = {"envs", "models", "rewards", "tasks", "utils", "runs", "rlhf", "bench", "cli", "plot"}
+    assert {f"text_gym/{part}" for part in parts} | {"agents", "reward_models"} <= {
+        "/".join(m.file.split("/")[: 2 if m.file.startswith("text_gym") else 1]) for m in MUTANTS
+    }
+    assert {m.file.rpartition(".")[2] for m in MUTANTS} >= {"py", "c", "js"}
+
+
 def test_each_old_text_stands_once_and_the_bug_changes_it() -> None:
     for m in MUTANTS:
         source = (ROOT / m.file).read_text(encoding="utf-8")

@@ -54,8 +54,8 @@ MUTANTS = [
     Mutant(
         "vocabulary-with-a-gap-counted",
         TOKENIZER,
-        "self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1",
-        "self.vocab_size = len(backend.get_vocab(with_added_tokens=True))",
+        "self.vocab_size = max(vocabulary.values()) + 1",
+        "self.vocab_size = len(vocabulary)",
         (OF_TOKENIZER + "a_gap_in_the_ids_belongs_to_the_vocabulary",),
     ),
     Mutant(
@@ -157,7 +157,7 @@ MUTANTS = [
         DATA,
         'hashlib.sha256(f"{seed}\\n{p.id}".encode())',
         'hashlib.sha256(f"{seed}\\n{p.text}{p.columns}".encode())',
-        (OF_TASK + "a_split_shares_no_prompt_loses_none_and_keeps_the_order",),
+        (OF_TASK + "an_id_stays_on_its_side_whatever_its_texts_are",),
     ),
     Mutant(
         "split-ignores-the-seed",
@@ -249,7 +249,7 @@ MUTANTS = [
         SEALED,
         "        if not folder.exists():\n            old.rename(folder)\n",
         "        if folder.exists():\n            old.rename(folder)\n",
-        ("tests/utils/test_sealed.py",),
+        (OF_SEALED + "at_whatever_call_it_fails_the_old_folder_stays_or_the_new_one_is_there",),
     ),
     Mutant(
         "half-written-file-appears",
@@ -263,7 +263,7 @@ MUTANTS = [
         LOCKING,
         "if os.path.samestat(os.fstat(stream.fileno()), self.file.stat()):",
         "if stream:",
-        ("tests/utils/test_locking.py",),
+        ("tests/utils/test_locking.py::test_a_file_that_its_holder_has_just_removed_locks_nothing",),
     ),
     Mutant(
         "second-signal-waits-too",

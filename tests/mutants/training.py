@@ -48,10 +48,7 @@ MUTANTS = [
         CHECKPOINT,
         "            best = max(scores, key=lambda folder: scores[folder])\n",
         "            best = max(reversed(scores), key=lambda folder: scores[folder])\n",
-        (
-            OF_CHECKPOINT + "the_last_ones_and_the_best_stay",
-            OF_CHECKPOINT + "the_best_is_the_one_that_is_intact",
-        ),
+        (OF_CHECKPOINT + "the_best_of_equals_is_the_earliest",),
     ),
     Mutant(
         "a-damaged-checkpoint-is-the-best",
@@ -214,10 +211,7 @@ MUTANTS = [
         DIAGNOSTICS,
         "totals = batch.scores.totals[batch.scored.cpu().numpy()]",
         "totals = batch.scores.totals",
-        (
-            OF_DIAGNOSTICS + "what_is_no_sign_of_trouble",
-            OF_DIAGNOSTICS + "each_sign_is_explained_once_after_three_iterations",
-        ),
+        (OF_DIAGNOSTICS + "equal_rewards_are_seen_although_some_texts_were_not_judged",),
     ),
     Mutant(
         "exact-log-probs-count-the-prompt",
@@ -262,13 +256,6 @@ MUTANTS = [
         LAWS,
         "    if run(2) != first:\n",
         "    if run(1) != first:\n",
-        (OF_CHECK_AGENT + "each_broken_variant_breaks_its_law",),
-    ),
-    Mutant(
-        "law-of-abstention-garbles-nothing",
-        LAWS,
-        "inside = rows[:, None] & batch.mask",
-        "inside = rows[:, None] & ~batch.mask",
         (OF_CHECK_AGENT + "each_broken_variant_breaks_its_law",),
     ),
 ]

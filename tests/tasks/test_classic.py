@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from text_gym import ByteTokenizer, Episode, load_task
+from text_gym import ByteTokenizer, Episode, TextVectorEnv, load_task
 from text_gym.errors import RewardError
 from text_gym.tasks.classic import AnswerReward, choose_inputs
 from text_gym.tasks.task import ENV_IDS, TASKS
@@ -17,6 +17,17 @@ def test_the_answer_is_read_by_the_tokenizer_of_the_episode() -> None:
     rewards = AnswerReward()([episode])
     assert rewards.per_token is not None
     assert rewards.per_token[0].tolist() == [0.25, 0.25, 0, 0.25]
+
+
+def test_one_reward_pays_the_tokens_of_several_environments() -> None:
+    """Training and judging share a reward, each with prompts of its own."""
+    task = load_task("copy", length=2, symbols="ab")
+    prompts = [[p] for p in task.prompts if p.text in ("aa", "ba")]
+    envs = [TextVectorEnv(p, task.tokenizer, task.reward, 3) for p in prompts]
+    for env in envs:
+        env.reset(seed=0)
+    paid = [[float(env.step([0])[1][0]) for env in envs] for _ in range(2)]  # "a", and "a" again
+    assert paid == [pytest.approx([1 / 3, 0]), pytest.approx([1 / 3, 1 / 3])]
 
 
 def test_an_empty_completion_earns_nothing() -> None:

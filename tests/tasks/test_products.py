@@ -18,6 +18,7 @@ from text_gym.errors import RewardError
 from text_gym.tasks import products_corpus as english
 from text_gym.tasks.products import (
     POLICY,
+    Mention,
     ProductsReward,
     accuracy,
     clarity,
@@ -142,6 +143,15 @@ def test_a_wrong_value_is_as_clear_as_a_right_one() -> None:
 def test_a_repeated_sentence_repeats_three_trigrams_of_30() -> None:
     text = IDEAL.replace("Care is easy.", "Care is easy. Care is easy.")
     assert clarity(read(text), True) == pytest.approx((27 / 30) ** 2)
+
+
+def test_a_third_mention_of_a_slot_is_a_repetition() -> None:
+    reading = read(IDEAL)
+    for times, repeats in ((1, 0), (2, 0), (3, 1), (5, 3)):
+        mentions = [m for m in reading.mentions if m.slot != "colour"]
+        mentions += [Mention("colour", "green", 0)] * times
+        found = clarity(reading._replace(mentions=mentions), True)
+        assert found == pytest.approx((1 - repeats / (len(reading.tokens) - 2)) ** 2)
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,17 @@ def test_which_side_a_prompt_is_on_does_not_depend_on_the_others() -> None:
     assert half == everyone & {p.id for p in prompts[::2]}
 
 
+def test_an_id_stays_on_its_side_whatever_its_texts_are() -> None:
+    several = [Prompt(f"text {i}", {"row": i}, id=str(i % 60)) for i in range(240)]
+    others = [Prompt(f"another {i}", id=str(i)) for i in range(60)]
+    sides = [
+        ({p.id for p in train}, {p.id for p in held})
+        for train, held in map(split_by_prompt, (several, others))
+    ]
+    assert sides[0] == sides[1]
+    assert 0 < len(sides[0][1]) < 60
+
+
 def test_a_split_has_about_the_share_asked_for_and_follows_the_seed() -> None:
     prompts = [Prompt(str(i)) for i in range(5000)]
     held_out = split_by_prompt(prompts, 0.2)[1]

@@ -11,6 +11,7 @@ import tracemalloc
 import unicodedata
 import urllib.parse
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 from hypothesis import given, settings
@@ -72,7 +73,7 @@ FORMS: dict[str, Callable[[str], str]] = {
     "plain": str,
     "JSON": lambda c: json.dumps(c)[1:-1],
     "JSON, slashes too": lambda c: json.dumps(c)[1:-1].replace("/", "\\/"),
-    "JSON, twice": lambda c: json.dumps(json.dumps(c))[3:-3] if c == '"' else json.dumps(json.dumps(c))[2:-2],
+    "JSON, twice": lambda c: json.dumps(json.dumps(c))[3:-3],
     "JSON, by number": lambda c: f"\\u{ord(c):04x}",
     "JSON, by number, capitals": lambda c: f"\\u{ord(c):04X}",
     "Python": lambda c: f"\\x{ord(c):02x}",
@@ -86,7 +87,7 @@ FORMS: dict[str, Callable[[str], str]] = {
 }
 
 
-@settings(max_examples=300)
+@settings(max_examples=200, deadline=None)
 @given(KEY, st.randoms(use_true_random=False), st.text(max_size=5))
 def test_a_secret_is_hidden_in_every_form_mixed_at_will(key: str, rng: random.Random, around: str) -> None:
     names = sorted(FORMS)
@@ -101,7 +102,7 @@ def test_a_secret_is_hidden_in_each_form(form: str) -> None:
     assert without_secret("no key " + "".join(map(FORMS[form], key)), key) == "no key [key]"
 
 
-@settings(max_examples=200)
+@settings(max_examples=100, deadline=None)
 @given(KEY.filter(lambda k: len(k) >= 12), st.binary(max_size=7), st.binary(max_size=7))
 def test_a_secret_is_hidden_in_base64_wherever_it_stands(key: str, before: bytes, after: bytes) -> None:
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
@@ -115,11 +116,12 @@ def test_a_secret_is_hidden_in_base64_wherever_it_stands(key: str, before: bytes
 
 
 def test_a_hostile_answer_does_not_make_hiding_slow() -> None:
-    key = "s" * 40
-    for part in ("\\", "%25", "&amp;#", "s", "&#0", "\\u0"):
+    for key, part in product(
+        ("s" * 40 + "!", "\\s" * 20 + "!"), ("\\", "%25", "&amp;#", "s", "&#0", "\\u0", "\\\\\\s")
+    ):
         start = time.process_time()
-        without_secret(part * (400_000 // len(part)), key + "!")
-        assert time.process_time() - start < 3
+        without_secret(part * (40_000 // len(part)), key)
+        assert time.process_time() - start < 2, (key, part)
 
 
 def test_texts_without_the_secret_stay_as_they_are() -> None:

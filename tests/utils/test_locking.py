@@ -4,11 +4,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from tests.without_posix import WindowsLocks
 from text_gym.errors import ConfigError
+from text_gym.utils import locking
 from text_gym.utils.locking import LOCK, FolderLock
 
 HOLD = """
@@ -46,6 +48,31 @@ def test_a_dead_process_holds_no_lock(tmp_path: Path) -> None:
     assert (tmp_path / LOCK).read_text() == f"{process.pid}\n"
     lock = FolderLock(tmp_path)
     assert (tmp_path / LOCK).read_text() == f"{os.getpid()}\n"
+    lock.release()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be removed")
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_its_holder_has_just_removed_locks_nothing(
+    replaced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between our opening of the file and our locking it another run ends, and a third one may begin."""
+    try_lock, tried = locking._try_lock, []
+
+    def slowly(stream: IO[str]) -> bool:
+        tried.append(stream)
+        if len(tried) == 1:
+            (tmp_path / LOCK).unlink()
+            if replaced:
+                (tmp_path / LOCK).touch()
+        return try_lock(stream)
+
+    monkeypatch.setattr(locking, "_try_lock", slowly)
+    lock = FolderLock(tmp_path)
+    assert len(tried) == 2
+    assert (tmp_path / LOCK).read_text() == f"{os.getpid()}\n"
+    with pytest.raises(ConfigError, match="is in use"):
+        FolderLock(tmp_path)
     lock.release()
 
 

@@ -216,7 +216,8 @@ class EpisodeBatch:
         ended: BoolArray = self._is_eos[tokens]
         if self.stop:
             self._find_stop(rows, ended)
-        remaining = self.max_tokens - (lengths - self.starts[rows])
+        remaining = self.remaining[rows]
+        remaining -= 1
         self.remaining[rows] = remaining
         cut = remaining <= 0
         cut &= ~ended
@@ -256,24 +257,25 @@ class EpisodeBatch:
         columns = (
             self.seeds, self.prompt_index, self.starts, self.lengths, done, self._cut, self.episode_index,
         )  # fmt: skip
-        return [
-            _episode(
-                prompt=prompts[prompt],
-                prompt_ids=prompt_ids[prompt],
-                completion_ids=self.tokens[row, start:length].copy(),
-                tokenizer=self.tokenizer,
-                finish_reason=(
-                    None if not over else "length" if cut else "stop" if self._stopped_by[row] else "eos"
-                ),
-                stop=self._stopped_by[row] if over and not cut else "",
-                agent_mask=None,
-                seed=seed,
-                index=index,
+        found, tokens, stopped_by = [], self.tokens, self._stopped_by
+        for row, seed, prompt, start, length, over, cut, index in zip(
+            rows.tolist(), *(column[rows].tolist() for column in columns), strict=True
+        ):
+            episode = object.__new__(Episode)  # the `__init__` of frozen dataclasses is slow
+            fields = episode.__dict__
+            fields["prompt"] = prompts[prompt]
+            fields["prompt_ids"] = prompt_ids[prompt]
+            fields["completion_ids"] = tokens[row, start:length].copy()
+            fields["tokenizer"] = self.tokenizer
+            fields["finish_reason"] = (
+                None if not over else "length" if cut else "stop" if stopped_by[row] else "eos"
             )
-            for row, seed, prompt, start, length, over, cut, index in zip(
-                rows.tolist(), *(column[rows].tolist() for column in columns), strict=True
-            )
-        ]
+            fields["stop"] = stopped_by[row] if over and not cut else ""
+            fields["agent_mask"] = None
+            fields["seed"] = seed
+            fields["index"] = index
+            found.append(episode)
+        return found
 
     # Rewards
 
@@ -317,7 +319,7 @@ class EpisodeBatch:
             RewardError: The reward source failed.
         """
         episodes = self.episodes(rows)
-        asked = np.flatnonzero(~self.truncated[rows])
+        asked = (~self.truncated[rows]).nonzero()[0]
         if len(asked) == len(episodes):
             return episodes, self.reward(episodes, self.options.on_bad_reward)
         found = self.reward([episodes[i] for i in asked.tolist()], self.options.on_bad_reward)
@@ -380,10 +382,3 @@ def _hash64(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     z = (z ^ (z >> _SHIFTS[0])) * _FACTORS[0]
     z = (z ^ (z >> _SHIFTS[1])) * _FACTORS[1]
     return z ^ (z >> _SHIFTS[2])
-
-
-def _episode(**fields: Any) -> Episode:
-    """An `Episode` of all its fields, without the slow `__init__` of frozen dataclasses."""
-    episode = object.__new__(Episode)
-    object.__setattr__(episode, "__dict__", fields)
-    return episode

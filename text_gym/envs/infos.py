@@ -91,14 +91,13 @@ class ChangingInfos:
         """
         batch = self.batch
         over = batch.done[rows]
-        judged = over & ~batch.truncated[rows]
-        if scores.terms and judged.any():
+        if scores.terms and np.count_nonzero(judged := over & ~batch.truncated[rows]):
             self._terms(infos, rows[judged], {k: np.asarray(v)[judged] for k, v in scores.terms.items()})
         silent = scores.abstained & over
-        if silent.any():
+        if np.count_nonzero(silent):
             put(infos, batch.num_rows, rows[silent], {"reward_abstained": silent[silent]})
-        if self.texts and over.any():
-            found = [episodes[i].completion for i in np.flatnonzero(over).tolist()]
+        if self.texts and np.count_nonzero(over):
+            found = [e.completion for e, ended in zip(episodes, over.tolist(), strict=True) if ended]
             put(infos, batch.num_rows, rows[over], {"completion": found})
         return infos
 
@@ -141,6 +140,7 @@ class ConstantInfos(ChangingInfos):
     def __init__(self, batch: EpisodeBatch, *, texts: bool, redraws: bool) -> None:
         super().__init__(batch, texts=texts)
         n = batch.num_rows
+        self._everywhere = np.ones(n, dtype=np.bool_)
         self._neutral: dict[str, npt.NDArray[Any]] = {"reward_abstained": np.zeros(n, dtype=np.bool_)}
         if texts:
             self._neutral["completion"] = np.full(n, "", dtype=object)
@@ -150,13 +150,25 @@ class ConstantInfos(ChangingInfos):
     def start(self, rows: IntArray) -> Info:
         """Return infos that say which episode each row plays, and nothing else."""
         neutral = {key: values[rows] for key, values in self._neutral.items()}
-        return self.beginnings(put({}, self.batch.num_rows, rows, neutral), rows)
+        if len(rows) < self.batch.num_rows:
+            return self.beginnings(put({}, self.batch.num_rows, rows, neutral), rows)
+        infos: Info = {}  # of every step, so that it counts what this takes
+        for key, values in (neutral | self._episodes(rows)).items():
+            infos[key], infos[f"_{key}"] = values, self._everywhere.copy()
+        return infos
 
     def beginnings(self, infos: Info, rows: IntArray) -> Info:
         """Say which episodes are in rows `(n,)`."""
-        dropped = self.batch.table.dropped[self.batch.prompt_index[rows]]
-        put(infos, self.batch.num_rows, rows, {"prompt_tokens_dropped": dropped})
-        return super().beginnings(infos, rows)
+        return put(infos, self.batch.num_rows, rows, self._episodes(rows))
+
+    def _episodes(self, rows: IntArray) -> dict[str, npt.NDArray[Any]]:
+        batch = self.batch
+        choice = batch.prompt_index[rows]
+        columns = {
+            "prompt_tokens_dropped": batch.table.dropped[choice],
+            "episode_index": batch.episode_index[rows],
+        }
+        return columns | {"prompt": batch.table.texts[choice]} if self.texts else columns
 
     def of_rows(self, infos: Info, rows: IntArray) -> Info:
         """Return them with nothing in the other rows."""
@@ -207,6 +219,6 @@ def infos_of_row(infos: Mapping[str, Any], row: int) -> Info:
         mask = infos.get(f"_{key}")
         if mask is None or not mask[row]:
             continue
-        value = infos_of_row(values, row) if isinstance(values, Mapping) else values[row]
+        value = values[row] if isinstance(values, np.ndarray) else infos_of_row(values, row)
         single[key] = value.item() if isinstance(value, np.generic) else value
     return single

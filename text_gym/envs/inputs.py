@@ -26,10 +26,10 @@ def token_array(actions: Any, shape: tuple[int, ...]) -> npt.NDArray[np.integer[
         raise TokenError(
             f"actions are not an array of token ids ({error}); from a GPU, call .cpu()"
         ) from error
-    kind = str(array.dtype)
-    if isinstance(actions, (list, tuple)) and any(isinstance(a, (bool, np.bool_)) for a in actions):
-        kind = "bool"  # NumPy would convert them to integers
-    if array.dtype.kind not in "iu" or array.shape != shape or kind == "bool":
+    # NumPy would convert bools in a list to integers.
+    bools = isinstance(actions, (list, tuple)) and any(isinstance(a, (bool, np.bool_)) for a in actions)
+    if array.dtype.kind not in "iu" or array.shape != shape or bools:
+        kind = "bool" if bools else array.dtype
         raise TokenError(
             f"actions have dtype {kind} and shape {array.shape}; expected integer token ids of shape {shape}"
         )

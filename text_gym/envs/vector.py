@@ -188,7 +188,7 @@ class TextVectorEnv(VectorEnv[Any, IntArray, npt.NDArray[Any]]):
         rewards = np.zeros(self.num_envs)
         rows, redrawn = self._rows, self._rows[:0]
         if len(ignored):
-            rows = np.flatnonzero(~batch.done if active is None else active & ~batch.done)
+            rows = (~batch.done if active is None else active & ~batch.done).nonzero()[0]
             tokens = tokens[rows]
         if len(restarting):
             self._begin_next(restarting)
@@ -257,7 +257,7 @@ class TextVectorEnv(VectorEnv[Any, IntArray, npt.NDArray[Any]]):
     # Helpers
 
     def _rows_restarting(self, idle: IntArray) -> IntArray:
-        ended = np.flatnonzero(self.batch.done)
+        ended = self.batch.done.nonzero()[0]
         if len(idle) and self._streams.started:
             ended = np.setdiff1d(ended, idle)
         if len(ended) and not self._streams.started:
@@ -286,7 +286,7 @@ class TextVectorEnv(VectorEnv[Any, IntArray, npt.NDArray[Any]]):
         return redrawn
 
     def _restart_same_step(self, infos: Info) -> Info:
-        rows = np.flatnonzero(self.batch.done)
+        rows = self.batch.done.nonzero()[0]
         self._infos.masks(infos, rows)
         last = self.observer.rows(rows)
         final = np.fromiter((self.observer.one(last, i) for i in range(len(rows))), object, len(rows))

@@ -98,7 +98,7 @@ def load_into(network: torch.nn.Module, file: str | Path) -> None:
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        raise DataError(f"{file} belongs to another network ({error}); save it again") from error
+        raise DataError(f"{file} belongs to another network ({excerpt_of(error)}); save it again") from error
 
 
 @contextmanager

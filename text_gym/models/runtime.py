@@ -160,8 +160,8 @@ def keep_freed_memory() -> bool:
     """Have glibc keep the memory that a minibatch frees for the next one; return True if it does from now on.
 
     By default it returns the end of the heap to the system as soon as some megabytes are free, and each
-    minibatch touches the pages anew: 125,000 page faults in a PPO update of 256 episodes of a small model, a
-    twelfth of its time. Other C libraries are left alone, and so is the choice of a user who has tuned glibc.
+    minibatch faults the same pages in anew. Other C libraries are left alone, and so is the choice of a user
+    who has tuned glibc.
     """
     if sys.platform != "linux" or any(name in os.environ for name in ALLOCATOR_CHOICES):
         return False

@@ -149,6 +149,7 @@ class FunctionReward(RewardSource):
         self._required = {p.name for p in parameters if p.default is p.empty and p.name in self._named}
         by_name = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
         self._texts = [n for n in self._named if n in self._required - by_name]
+        self._reads_completions = len(self._texts) == 1 and self._required == set(self._texts) != {"episode"}
         self._plans: dict[tuple[str, ...], tuple[str, list[str]]] = {}
 
     def score(self, episodes: Sequence[Episode]) -> Scores:
@@ -165,6 +166,8 @@ class FunctionReward(RewardSource):
             return cast("Scores", self.function(**self._select(batch)))
         if names[:1] == ["episodes"]:
             return cast("Scores", self.function(episodes))
+        if self._reads_completions and not any(e.prompt.columns for e in episodes):
+            return [self.function(e.completion) for e in episodes]  # no plan for each: it takes longer
         return [self._score_one(e) for e in episodes]
 
     def _score_one(self, episode: Episode) -> Any:

@@ -16,10 +16,11 @@ from typing import Any, TypeAlias
 
 from text_gym.agents.own_algorithms import short_name
 from text_gym.errors import ConfigError, DataError
+from text_gym.json_text import parse_json, read_object
 from text_gym.plot.canvas import panels, save
 from text_gym.plot.lines import Line, curves, reward_and_gold
 from text_gym.plot.style import empty
-from text_gym.utils.json_files import _finite, parse_json, read_object, write_json
+from text_gym.utils.json_files import _finite, write_json
 from text_gym.utils.locking import FolderLock
 from text_gym.utils.sealed import write_atomic
 

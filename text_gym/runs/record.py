@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from text_gym.errors import ChangedRunError, ConfigError, UntrustedRunError
+from text_gym.json_text import read_object
 from text_gym.utils.display import harmless
-from text_gym.utils.json_files import _render, read_object, write_json
+from text_gym.utils.json_files import _render, write_json
 from text_gym.utils.signing import is_signed, sign
 from text_gym.utils.user_code import file_of, split_place
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from text_gym.errors import DataError, excerpt
-from text_gym.utils.json_files import read_object
+from text_gym.json_text import read_object
 
 ORIGIN = "text_gym.json"
 _ADVICE = "remove it, and pass --task or --data"

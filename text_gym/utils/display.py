@@ -73,7 +73,8 @@ def without_secret(text: str, secret: str, instead: str = "[key]") -> str:
     """
     if not secret:
         return text
-    forms = ["".join(map(_any_form, secret))]
+    plain = re.sub(r"\\+", r"\\", secret)
+    forms = ["".join(_any_form(c, before) for c, before in zip(plain, " " + plain, strict=False))]
     raw = secret.encode("utf-8", "surrogatepass")
     forms.append(f"(?i:{raw.hex()})")
     for before in range(3):  # bytes in front of it shift Base64; its first and last signs mix with others
@@ -85,13 +86,20 @@ def without_secret(text: str, secret: str, instead: str = "[key]") -> str:
     return re.sub("|".join(forms), lambda _: instead, text)
 
 
-def _any_form(c: str) -> str:
-    """Return a pattern of one character as it is or escaped; bounded, so that no text makes it slow."""
+def _any_form(c: str, before: str) -> str:
+    """Return a pattern of one character as it is or escaped.
+
+    A text can match it in one way only, and in few characters, so that no text makes the search slow.
+    """
     code = ord(c)
     encoded = "".join(f"%(?:25){{0,4}}(?i:{b:02x})" for b in c.encode("utf-8", "surrogatepass"))
-    forms = [re.escape(c), re.escape(html.escape(c)), rf"u(?i:{code:04x})", rf"x(?i:{code:02x})"]
     entity = rf"&(?:amp;){{0,4}}#(?:0{{0,6}}{code}|[xX]0{{0,6}}(?i:{code:x}));"
-    return rf"(?:\\{{0,8}}(?:{'|'.join(forms)})|{encoded}|{entity})"
+    numbers = rf"u(?i:{code:04x})|x(?i:{code:02x})"
+    if c == "\\":  # backslashes of the secret and those that escape it, however many
+        return rf"(?:\\{{1,64}}(?:{numbers})?|{encoded}|{entity})"
+    plain = "|".join(dict.fromkeys((re.escape(c), re.escape(html.escape(c)))))
+    escapes = "" if before == "\\" else r"\\{0,8}"
+    return rf"(?:{escapes}(?:{plain}|{numbers})|{encoded}|{entity})"
 
 
 def _escape(c: str) -> str:

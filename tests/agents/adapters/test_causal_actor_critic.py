@@ -45,6 +45,28 @@ def test_states_of_texts_and_their_gradients_are_those_of_each_text_alone() -> N
             assert torch.allclose(a.grad, b.grad, atol=1e-3)
 
 
+def test_texts_that_begin_alike_and_then_part_are_each_read() -> None:
+    tokens = np.array(
+        [[0, 1, 0, 0], [0, 1, 2, 3], [0, 2, 1, 0], [0, 1, 2, 0], [1, 1, 0, 0], [0, 2, 1, 1], [0, 2, 2, 1]]
+    )
+    lengths, policy = np.array([2, 4, 3, 3, 2, 4, 4]), language_model()
+    with torch.no_grad():
+        found = states_of(policy, torch.from_numpy(tokens), torch.from_numpy(lengths))
+        assert torch.allclose(found, alone(policy, tokens, lengths), atol=1e-5)
+
+
+def test_values_at_the_end_are_the_plays_although_something_was_predicted_in_between() -> None:
+    actor_critic = CausalActorCritic(language_model())
+    tokens, lengths = np.array([[0, 1, 0, 0], [2, 0, 0, 0], [1, 1, 0, 0]]), np.array([2, 1, 2])
+    actions, _, _ = actor_critic.act(tokens, lengths)
+    other = actor_critic.act(np.array([[2, 2, 2, 0]]), np.array([3]), caller="predict")
+    assert len(other[0]) == 1
+    tokens[np.arange(3), lengths] = actions.numpy()
+    values = actor_critic.terminal_values(tokens, lengths + 1)
+    expected = actor_critic.policy.values(alone(actor_critic.policy, tokens, lengths + 1))
+    assert torch.allclose(values, expected, atol=1e-5)
+
+
 def test_texts_that_begin_others_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens, lengths = texts()
     policy = language_model()

@@ -67,3 +67,17 @@ def test_it_runs_as_a_program() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert len(done.stdout.splitlines()) == 2
     assert "256 tokens" in done.stdout
+
+
+def test_nothing_flows_back_across_an_end() -> None:
+    """Two rows of four steps; the second one ends at steps 1 and 3. γ = 0.5 and λ = 0.5."""
+    rewards = torch.tensor([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0], [4.0, 4.0]])
+    dones = torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, 1.0]])
+    values = torch.tensor([[1.0, 1.0], [2.0, 2.0], [4.0, 4.0], [8.0, 8.0]])
+    args = cleanrl.Args(gamma=0.5, gae_lambda=0.5)
+    found = cleanrl.estimate_advantages(args, rewards, dones, values, torch.tensor([16.0, 16.0]))
+    whole = [1.0, 2.0, 3.0, 4.0]  # errors: 1 + 1 - 1, 2 + 2 - 2, 3 + 4 - 4, 4 + 8 - 8
+    for t in (2, 1, 0):
+        whole[t] += whole[t + 1] / 4
+    assert found[:, 0].tolist() == whole
+    assert found[:, 1].tolist() == [1.0 + 0.0 / 4, 0.0, 3.0 - 4.0 / 4, -4.0]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -389,6 +390,28 @@ def test_the_controller_waits_for_a_batch_of_episodes() -> None:
     env.reset(seed=0)
     betas = [float(env.step(np.zeros(2, dtype=np.int64))[4]["kl_coef"][0]) for _ in range(3)]
     assert betas == pytest.approx([1.0, 1.0, 1 + 0.1 * 4 / 10], rel=1e-6)
+
+
+def test_episodes_that_the_controller_has_not_heard_of_are_remembered() -> None:
+    def made() -> KLPenalty:
+        return KLPenalty(
+            make_env(2, "SameStep", max_tokens=1),
+            uniform(),
+            1.0,
+            kl_target=1.0,
+            kl_horizon=10,
+            kl_batch=3,
+            policy=lambda observation, actions: np.full(2, 1.1 - math.log(V)),
+        )
+
+    first, second = made(), made()
+    first.reset(seed=0)
+    first.step(np.zeros(2, dtype=np.int64))  # two episodes of the three
+    observation, _ = second.reset(seed=0)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())), observation)
+    for env in (first, second):
+        env.step(np.zeros(2, dtype=np.int64))
+        assert env.controller.coefficient == pytest.approx(1 + 0.1 * 4 / 10, rel=1e-6)
 
 
 def test_without_a_target_beta_stays(acting: Policy, reference: Policy) -> None:

@@ -85,10 +85,11 @@ def test_members_of_a_group_and_later_calls_draw_other_noise_and_a_seed_repeats_
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_log_probs_are_those_of_the_model_as_it_is_now_without_dropout(temperature: float) -> None:
-    env, trainer = make_env(), make_trainer(temperature=temperature)
+    env, trainer = make_env(stop=list("abcdefghijklmnopqrstuvwxyz")), make_trainer(temperature=temperature)
     optimizer = torch.optim.AdamW(trainer.model.parameters(), lr=0.05, fused=True)
     for _ in range(2):
-        found = env.rollout_func(asked(2), trainer)
+        found = env.rollout_func(asked(8), trainer)
+        assert len(set(map(len, found["completion_ids"]))) > 1
         assert trainer.model.training
         for prompt, ids, said in zip(
             found["prompt_ids"], found["completion_ids"], found["logprobs"], strict=True

@@ -25,6 +25,8 @@ def test_the_best_is_chosen_and_the_first_among_equals() -> None:
     rewards = torch.tensor([[1.0, 5.0, 5.0], [3.0, 2.0, 1.0], [0.0, 0.0, 9.0], [1.0, 2.0, 3.0]])
     judged = torch.tensor([[True] * 3, [True] * 3, [True, True, False], [False] * 3])
     assert choose_best(rewards, judged).tolist() == [1, 0, 0, 0]
+    below = torch.tensor([[-3.0, -2.0, 0.0]])  # 0 stands where nobody judged
+    assert choose_best(below, torch.tensor([[True, True, False]])).tolist() == [1]
 
 
 def handmade(episodes: list[Episode]) -> list[float | None]:

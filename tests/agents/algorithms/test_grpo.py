@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -66,6 +67,27 @@ def test_each_group_has_its_own_mean_and_deviation() -> None:
     assert group_advantages(returns, there).tolist() == [pytest.approx(row) for row in alone]
     means = [[-1, 1, -1, 1], [-15, -15, 15, 15], [0, 0, 0, 0]]
     assert group_advantages(returns, there, std=False).tolist() == means
+
+
+@pytest.mark.parametrize("size", [3, 5, 7, 11, 64])
+def test_equal_returns_carry_no_preference_however_their_mean_is_rounded(size: int) -> None:
+    for value in (0.1, 0.3, 1 / 3, 1e6 + 0.1):
+        returns = torch.full((1, size), value)
+        assert not group_advantages(returns, torch.ones(1, size, dtype=torch.bool)).any()
+
+
+def test_the_kl_in_the_loss_has_a_gradient() -> None:
+    """Of k3 = q/p − 1 + log p/q it is 1 − q/p, of the log-probability as it is now."""
+    agent = GRPO(small_policy(), world(4), replace(STILL, length_normalisation="token"))
+    log_probs = doubles([-1.0, -2.0, -3.0]).requires_grad_()
+    now = said([0.0] * 3, [0.0] * 3)._replace(log_probs=log_probs)
+    old = {"log_probs": doubles([-1.5, -1.5, -1.5]), "reference": doubles([-2.0, -2.0, -1.0])}
+    old["advantages"] = doubles([0, 0, 0])
+    loss, _ = agent.loss(now, old, Part.whole(torch.ones(1, 3, dtype=torch.bool)))
+    loss.backward()
+    assert log_probs.grad is not None
+    expected = [BETA * (1 - math.exp(q - p)) / 3 for p, q in ((-1, -2), (-2, -2), (-3, -1))]
+    assert log_probs.grad[0].tolist() == pytest.approx(expected)
 
 
 Rows = st.lists(st.integers(-50, 50).map(lambda n: n / 8), min_size=2, max_size=8)

@@ -282,6 +282,14 @@ def test_groups_are_of_the_episodes_that_were_paid() -> None:
     assert of_first_tokens(learner("grpo", std_normalisation=False, kl_coef=0.0)) == pytest.approx(by_grpo)
 
 
+def test_the_mean_reward_is_of_the_texts_that_were_paid() -> None:
+    batch = learner("ppo").collect()
+    paid = batch.scores.totals[batch.scored.numpy()]
+    assert 0 < len(paid) < 32
+    assert batch.metrics()["reward"] == pytest.approx(paid.mean()) != pytest.approx(paid.sum() / 32)
+    assert batch.metrics()["reward_std"] == pytest.approx(paid.std())
+
+
 def test_only_keeps_what_belongs_to_the_rows() -> None:
     batch = learner("ppo").collect()
     short = batch.lengths == 1

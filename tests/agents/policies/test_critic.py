@@ -99,6 +99,17 @@ def test_values_are_those_of_the_states_before_tokens() -> None:
         assert not values[i, length:].any()
 
 
+def test_in_play_values_are_the_critics_and_not_those_of_the_policys_head() -> None:
+    agent = PPO(small_policy(), world(), SEPARATE)
+    assert isinstance(agent.critic, Critic)
+    with torch.no_grad():
+        agent.critic.value_head.bias.add_(1.0)
+    batch = agent.collect()
+    assert torch.equal(batch.values, agent.critic.score(batch.tokens, batch.starts, batch.lengths))
+    own = agent.policy.evaluate(batch.tokens, batch.starts, batch.lengths).values.detach()
+    assert torch.allclose((batch.values - own)[batch.mask], torch.ones(batch.num_tokens), atol=1e-4)
+
+
 def test_each_weight_is_trained_once_and_the_head_at_a_speed_of_its_own() -> None:
     policy = small_policy()
     agent = PPO(policy, world(), replace(SEPARATE, value_lr_factor=5.0, anneal=False))

@@ -26,7 +26,13 @@ from text_gym.agents import (
     RLOOConfig,
 )
 from text_gym.agents.algorithms.policy_gradient import PolicyGradient
-from text_gym.agents.policies.memory import Head, Splitter, micro_batches, token_log_probs
+from text_gym.agents.policies.memory import (
+    Head,
+    Splitter,
+    log_probs_of_logits,
+    micro_batches,
+    token_log_probs,
+)
 from text_gym.agents.policies.policy import Evaluation
 from text_gym.agents.training.metrics import Metrics
 from text_gym.errors import ConfigError
@@ -166,6 +172,15 @@ def test_widths_are_those_of_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     scored = int((batch.starts + batch.lengths).max()) - 1  # under the reference, all at once
     assert widths == [scored, *sorted((batch.starts + batch.lengths - 1).tolist())]
     assert len(set(widths)) > 3
+
+
+def test_the_entropy_of_masked_tokens_by_hand() -> None:
+    """Two of four tokens may be drawn: log 2 nats if they are equally likely, and 0 where there is one."""
+    logits, tokens = torch.zeros(2, 4), torch.tensor([0, 3])
+    masks = torch.tensor([[True, False, True, False], [False, False, False, True]])
+    said, entropy = log_probs_of_logits(logits, tokens, masks, entropy=True)
+    assert said.tolist() == pytest.approx([-math.log(2), 0])
+    assert entropy.tolist() == pytest.approx([math.log(2), 0])
 
 
 # Memory

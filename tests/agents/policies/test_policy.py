@@ -96,6 +96,13 @@ def test_gradients_reach_trunk_head_and_value_head() -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in policy.parameters())
 
 
+def test_dropout_is_off_where_gradients_are_checkpointed_too() -> None:
+    policy = small_policy(resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5)
+    calm = policy.evaluate(*texts()).log_probs.detach()
+    again = policy.use_less_memory(gradient_checkpointing=True).evaluate(*texts()).log_probs
+    assert torch.allclose(again, calm, rtol=0, atol=1e-5)
+
+
 def test_dropout_is_off_although_the_model_asks_for_it() -> None:
     policy = small_policy(resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5)
     calm = small_policy()

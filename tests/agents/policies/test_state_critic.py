@@ -141,6 +141,16 @@ def test_the_scale_is_a_running_mean_and_standard_deviation() -> None:
         assert critic.scale.tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
+def test_targets_are_in_units_of_their_own_batch() -> None:
+    critic, rng = StateCritic(D, T), np.random.default_rng(0)
+    mask = torch.ones(2, 4, dtype=torch.bool)
+    for values in ([1.0, 2, 3, 4, 5, 6, 7, 8], [100.0, 120, 140, 160, 180, 200, 220, 240]):
+        critic.remember(torch.randn(2, 4, D), torch.tensor(values).view(2, 4), mask, rng)
+    for targets in critic.targets[:2, :8]:
+        assert float(targets.mean()) == pytest.approx(0, abs=1e-5)
+        assert float(targets.std(unbiased=False)) == pytest.approx(1, abs=1e-5)
+
+
 def test_a_few_texts_far_out_do_not_drag_it_away() -> None:
     """One text of 64 has a return of -10,000, in units of the others' standard deviation."""
     found = []
@@ -319,7 +329,9 @@ def test_what_it_reads_and_in_which_order_is_another_in_every_iteration() -> Non
         seen.append(generator.bit_generator.state["state"]["state"])
         return generator
 
-    vars(critic)["remember"] = lambda *batch: remember(*batch[:-1], note(batch[-1]))
+    vars(critic)["remember"] = lambda states, returns, mask, generator: remember(
+        states, returns, mask, note(generator)
+    )
     vars(critic)["minibatches"] = lambda generator: minibatches(note(generator))
     agent.learn(3)
     assert len(seen) == len(set(seen)) == 6

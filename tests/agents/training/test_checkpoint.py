@@ -370,11 +370,18 @@ def test_the_best_is_the_one_that_is_intact(tmp_path: Path, caplog: pytest.LogCa
     assert Checkpoints(tmp_path / "none").best() is None
 
 
+def test_the_best_of_equals_is_the_earliest(tmp_path: Path) -> None:
+    checkpoints, _ = scored_run(tmp_path, [0.7, 0.9, 0.9])
+    best = checkpoints.best()
+    assert best is not None
+    assert best.name == "00000002"
+
+
 def test_objectives_are_compared_under_the_beta_in_force(tmp_path: Path) -> None:
-    """Reward 1 at 2 nats, then 1.2 at 4 nats: better at β = 0.05, worse at β = 0.2."""
+    """Reward 1.05 at 2 nats, then 1.2 at 4 nats: better at β = 0.05, worse at β = 0.2."""
     for beta, chosen in ((0.05, 2), (0.2, 1)):
         checkpoints, learner = Checkpoints(tmp_path / str(beta), keep=1), agent()
-        for i, (reward, kl, own) in enumerate([(1.0, 2.0, 0.01), (1.2, 4.0, beta)], 1):
+        for i, (reward, kl, own) in enumerate([(1.05, 2.0, 0.01), (1.2, 4.0, beta)], 1):
             state = objective_of(0.0, reward).state_dict() | {"coefficient": own}
             state["recent"] = [[reward, kl, 1e-4, 0.0, 0.0]] * 5
             learner.iteration, learner.objective = i, Objective.of(state)

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, variance
 from typing import Any
@@ -200,6 +201,8 @@ def test_its_state_is_plain_data_and_comes_back() -> None:
     whole, _ = feed(series)
     half, _ = feed(series[:7])
     resumed = Objective.of(json.loads(json.dumps(half.state_dict(), allow_nan=False)))
+    assert resumed.state_dict() == half.state_dict()
+    assert resumed.average() == half.average() is not None
     for i in range(7, 12):
         resumed.add(batch(list(series[i])), np.zeros(4), 0.0, i)
     assert resumed.state_dict() == whole.state_dict()
@@ -356,6 +359,15 @@ def test_each_sign_is_explained_once_after_three_iterations(
     said = [advisor.look(trouble, metrics, 0.1) for _ in range(8)]
     assert [len(s) for s in said] == [0, 0, 1, 0, 0, 0, 0, 0]
     assert re.search(says, said[2][0])
+
+
+def test_equal_rewards_are_seen_although_some_texts_were_not_judged() -> None:
+    batch = wrote([f"{i}" for i in range(10)], [0.5] * 6 + [0.0] * 4)
+    mute = np.arange(10) >= 6
+    batch = replace(batch, scores=Rewards(batch.scores.values, abstained=mute))
+    advisor = Advisor()
+    said = [advisor.look(batch, CALM, 0.1) for _ in range(3)]
+    assert "each of the 6 episodes got 0.5" in said[2][0]
 
 
 def test_what_is_no_sign_of_trouble() -> None:

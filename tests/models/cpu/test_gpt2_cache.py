@@ -52,6 +52,47 @@ def test_reading_equals_that_without_kernels(kernels: Kernels, heads: int, size:
             states = [cache.append(new, np.minimum(lengths + t, 23)) for cache in caches]
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_more_tokens_than_are_read_at_a_time_are_all_read(kernels: Kernels, threads: int) -> None:
+    """60 texts of 20 tokens; 256 go through the layers together."""
+    kernels.share(threads, threads)
+    policy = small_policy(n_embd=32, n_head=2)
+    tokens = torch.randint(11, (60, 20), generator=torch.Generator().manual_seed(0))
+    lengths, trunk = np.arange(60) % 8 + 13, policy.model.base_model
+    with torch.no_grad():
+        found = KernelCache(kernels, partial(gpt2_parts, trunk), 60, 20).prefill(tokens, lengths)
+        hidden = policy.hidden(tokens).last_hidden_state
+    wanted = hidden[torch.arange(60), torch.from_numpy(lengths - 1)]
+    assert torch.allclose(found, wanted, rtol=0, atol=1e-5 * wanted.abs().max().item())
+
+
+def test_some_rows_are_read_anew_in_their_own_places(kernels: Kernels) -> None:
+    """Rows 2 and 1 of those that were kept; the other goes on with what it had read."""
+    policy, rng = small_policy(n_embd=32, n_head=2), np.random.default_rng(0)
+    cache = KernelCache(kernels, partial(gpt2_parts, policy.model.base_model), 5, 12)
+    texts = [rng.integers(0, 11, n).tolist() for n in (3, 4, 2, 5, 3)]
+
+    def read(rows: list[int] | None) -> torch.Tensor:
+        given = texts if rows is None else [texts[i] for i in rows]
+        tokens = torch.tensor([t + [0] * (12 - len(t)) for t in given])
+        return cache.prefill(
+            tokens, np.array([len(t) for t in given]), None if rows is None else np.array(rows)
+        )
+
+    with torch.no_grad():
+        read(None)
+        cache.keep(np.array([3, 0, 4]))
+        texts = [texts[i] for i in (3, 0, 4)]
+        texts[1:] = [rng.integers(0, 11, n).tolist() for n in (6, 2)]
+        read([2, 1])
+        texts = [[*text, token] for text, token in zip(texts, (7, 8, 9), strict=True)]
+        found = cache.append(torch.tensor([7, 8, 9]), np.array([len(t) - 1 for t in texts]))
+        for state, text in zip(found, texts, strict=True):
+            assert torch.allclose(
+                state, policy.hidden(torch.tensor([text])).last_hidden_state[0, -1], atol=1e-4
+            )
+
+
 def test_bits_do_not_depend_on_the_other_rows(kernels: Kernels) -> None:
     """Texts are the same bits alone and in a batch, read at once or token by token."""
     policy = small_policy(n_embd=48, n_head=2)

@@ -243,6 +243,14 @@ def test_edges_of_u_draw_what_has_probability_and_nan_stays_in_range(kernels: Ke
         assert not torch.isfinite(probs).any()
 
 
+def test_a_number_on_the_border_of_two_tokens_draws_the_second(kernels: Kernels) -> None:
+    """u in [F(i - 1), F(i)) draws i, at the border of blocks of 64 tokens too."""
+    u = torch.arange(0, 256, dtype=torch.float64) / 256
+    tokens, probs = kernels.draw(torch.zeros(256, 256), u)
+    assert tokens.tolist() == list(range(256))
+    assert probs[:, 0].tolist() == pytest.approx([1 / 256] * 256)
+
+
 def test_they_are_for_the_cpu_in_float32(kernels: Kernels) -> None:
     assert kernels_for(torch.zeros(1)) is kernels
     assert kernels_for(torch.zeros(1, dtype=torch.float64)) is None

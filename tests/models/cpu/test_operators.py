@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from text_gym.models.cpu.gpt2 import embed, gelu
 from text_gym.models.cpu.kernel_cache import ACTIVATIONS
 from text_gym.models.cpu.kernels import kernels_for
-from text_gym.models.cpu.operators import embed, gated, gelu, root_norm, rope
+from text_gym.models.cpu.llama import gated, root_norm, rope
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ def _by(*tests: str) -> tuple[str, ...]:
     return tuple(f"tests/reward_models/labels/{test}" for test in tests)
 
 
+_CHAIN = "reward_models/labels/chain.py"
 MUTANTS = [
     Mutant(  # survivor 11
         "verify-skips-the-chain",

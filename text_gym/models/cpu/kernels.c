@@ -359,16 +359,16 @@ static inline __attribute__((always_inline)) void tile(
     int64_t of_from, int64_t inputs, int rows, int64_t columns) {
     half low[ROWS] = {0}, high[ROWS] = {0};
     float edge[WIDE] = {0};
-    for (int i = 0; from && i < rows; i++, from += of_from) {
-        const float *first = columns < WIDE ? memcpy(edge, from, columns * sizeof *edge) : from;
-        low[i] = *(const half *)first;
-        high[i] = *(const half *)(first + HALF);
-    }
     for (int64_t k = 0; k < inputs; k++, panel += WIDE)
         for (int i = 0; i < rows; i++) {
             low[i] += x[i * down + k * right] * *(const half *)panel;
             high[i] += x[i * down + k * right] * *(const half *)(panel + HALF);
         }
+    for (int i = 0; from && i < rows; i++, from += of_from) { /* at the end: short sums round less */
+        const float *first = columns < WIDE ? memcpy(edge, from, columns * sizeof *edge) : from;
+        low[i] += *(const half *)first;
+        high[i] += *(const half *)(first + HALF);
+    }
     for (int i = 0; i < rows; i++) {
         float *to = columns < WIDE ? edge : out + i * of_out;
         *(half *)to = low[i];

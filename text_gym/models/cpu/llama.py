@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .gpt2 import attend, embed, queries_of
 from .kernel_cache import ACTIVATIONS, LayerParts, Linear, Norm, TrunkParts
-from .operators import attend, embed, gated, queries_of, root_norm, rope
+from .kernels import Kernels, kernels_for
 
 FAMILY = {
     f"transformers.models.{name.lower()}.modeling_{name.lower()}": name
@@ -187,3 +189,90 @@ def normed(x: Tensor, norm: Any) -> Tensor:
     """Apply an RMSNorm to `(n, D)`."""
     gain, _, epsilon = norm_of(norm)
     return root_norm(x, gain, epsilon)
+
+
+# Operators by kernels, with their gradients
+
+
+def root_norm(x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
+    """Divide rows `(n, D)` by the root of their mean square, and multiply with a gain `(D,)`, by kernels."""
+    return _RootNorm.apply(x.contiguous(), gain, epsilon)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def rope(x: Tensor, angles: tuple[Tensor, Tensor], positions: Tensor, size: int) -> Tensor:
+    """Turn heads `(n, heads · size)` by the angles of their positions, by kernels.
+
+    Args:
+        x: Queries or keys.
+        angles: Cosines and sines, `(context, size / 2)` each.
+        positions: `(n,)` int64.
+        size: Of a head.
+    """
+    return _Rope.apply(x.contiguous(), angles, positions, size)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def gated(gates: Tensor, values: Tensor, activation: int) -> Tensor:
+    """Multiply values with the activation of their gates (SwiGLU, GeGLU), by kernels.
+
+    Args:
+        gates: Of any shape, contiguous.
+        values: Likewise.
+        activation: Its number in `kernel_cache.ACTIVATIONS`.
+    """
+    return _Gated.apply(gates, values, activation)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _RootNorm(torch.autograd.Function):
+    """RMSNorm by kernels, with its backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
+        ctx.save_for_backward(x, gain)
+        ctx.epsilon = epsilon
+        return _kernels(x).root_norm(x, gain, epsilon)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, gain = ctx.saved_tensors
+        return *_kernels(x).root_norm_backward(x, gain, ctx.epsilon, gradient.contiguous()), None
+
+
+class _Rope(torch.autograd.Function):
+    """RoPE by kernels; its gradient is turned back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, angles: tuple[Tensor, Tensor], positions: Tensor, size: int) -> Tensor:
+        ctx.place = angles, positions, size
+        return _kernels(x).rope(x, angles, positions, size, 1.0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        angles, positions, size = ctx.place
+        found = _kernels(gradient).rope(gradient.contiguous(), angles, positions, size, -1.0)
+        return found, None, None, None
+
+
+class _Gated(torch.autograd.Function):
+    """A gated activation by kernels, with its backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, gates: Tensor, values: Tensor, activation: int) -> Tensor:
+        ctx.save_for_backward(gates, values)
+        ctx.activation = activation
+        return _kernels(gates).gated(gates, values, activation)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        gates, values = ctx.saved_tensors
+        found = _kernels(gates).gated_backward(gates, values, ctx.activation, gradient.contiguous())
+        return *found, None
+
+
+def _kernels(x: Tensor) -> Kernels:
+    """Return the kernels, for an operator that is called only where there are some."""
+    found = kernels_for(x)
+    assert found is not None
+    return found

@@ -135,6 +135,15 @@ def test_a_reward_with_a_memory_is_restored_with_it(tmp_path: Path) -> None:
     same_bits(whole, train_sb3(**given, reward=reward(0), checkpoints=tmp_path))
 
 
+def test_tokens_that_were_paid_before_are_not_paid_again(tmp_path: Path) -> None:
+    """The task pays token by token; episodes run on from one rollout to the next, and over a resume."""
+    given = settings("ppo", False)
+    assert given["task"].reward.causal
+    whole = train_sb3(**given)
+    train_sb3(**given, callback=lambda _: False, checkpoints=tmp_path)
+    same_bits(whole, train_sb3(**given, checkpoints=tmp_path))
+
+
 def test_checkpoints_of_another_run_are_refused(tmp_path: Path) -> None:
     given = settings("ppo", False)
     train_sb3(**given, callback=lambda _: False, checkpoints=tmp_path)

@@ -32,6 +32,7 @@ def test_it_plays_exactly_what_dummy_vec_env_plays(limit: str) -> None:
     """SB3's own way: one environment a row, restarted by `DummyVecEnv`."""
     ours: Any = task_env("add", num_envs=3, limit=limit)
     single: dict[str, Any] = {"id": "text_gym/Add-v0", "disable_env_checker": True, "limit": limit}
+    single["infos"] = ours.env.options.infos
     theirs: Any = DummyVecEnv([lambda: gym.make(**single)] * 3)
     ours.seed(7)
     theirs.seed(7)
