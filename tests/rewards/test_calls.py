@@ -151,9 +151,9 @@ class Flaky(RewardSource):
 def test_retry_waits_longer_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     monkeypatch.setattr("text_gym.rewards.calls.time.sleep", waits.append)
-    source = Retry(Flaky(ConnectionError(), 3), attempts=4, wait=1, longest=3)
+    source = Retry(Flaky(ConnectionError(), 4), attempts=5, wait=1, longest=7)
     assert source(text("x")).values.tolist() == [1]
-    assert waits == [1, 2, 3]
+    assert waits == [1, 2, 4, 7]
 
 
 def test_retry_gives_up_and_spares_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,8 +36,8 @@ def test_bradley_terry_and_its_gradient_in_closed_form(ahead: float, margin: flo
 
 def test_weights_count_like_copies() -> None:
     d = torch.tensor([0.3, -1.0, 2.0])
-    weighted = bradley_terry_loss(d, weight=torch.tensor([2.0, 1.0, 0.0]))
-    assert weighted.item() == pytest.approx(bradley_terry_loss(d[[0, 0, 1]]).item())
+    weighted = bradley_terry_loss(d, weight=torch.tensor([3.0, 1.0, 0.0]))  # not 3 in all, as rows are
+    assert weighted.item() == pytest.approx(bradley_terry_loss(d[[0, 0, 0, 1]]).item())
     assert bradley_terry_loss(d, weight=torch.zeros(3)).item() == 0
 
 
