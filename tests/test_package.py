@@ -176,7 +176,7 @@ def test_tests_mirror_the_packages() -> None:
     """Every folder of tests stands where its package does, and every package with modules has one."""
     packages = {Path(*HOUSE.folder(name).split(".")[1:]) for name in HOUSE.modules}
     folders = {f.parent.relative_to(ROOT / "tests") for f in (ROOT / "tests").rglob("test_*.py")}
-    others = {Path(name) for name in ("benchmarks", "course", "fuzz", "mutants")}
+    others = {Path(name) for name in ("benchmarks", "course", "fuzz", "mutants", "real")}
     assert folders - packages - others == set()
     assert packages - folders - {Path("cli/options")} == set()
 

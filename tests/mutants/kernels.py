@@ -6,7 +6,7 @@ from .mutant import Mutant
 
 C = "text_gym/models/cpu/kernels.c"
 GPT2, CACHE = "text_gym/models/cpu/gpt2.py", "text_gym/models/cpu/gpt2_cache.py"
-OPERATORS, CACHE_OF_KERNELS = "text_gym/models/cpu/llama.py", "text_gym/models/cpu/kernel_cache.py"
+CACHE_OF_KERNELS = "text_gym/models/cpu/kernel_cache.py"
 KERNELS, FAST = "text_gym/models/cpu/kernels.py", "text_gym/models/cpu/fast_path.py"
 OF_DECODER = "tests/agents/sampling/test_decoder.py::test_"
 OF_FAST_PATH = "tests/models/cpu/test_fast_path.py::test_"
@@ -193,28 +193,28 @@ MUTANTS = [
     ),
     Mutant(
         "gpt2-last-layer-asks-one-too-far",
-        OPERATORS,
+        GPT2,
         "drawn, rows * size + starts[rows] - 1 + steps",
         "drawn, rows * size + starts[rows] + steps",
         (OF_GPT2 + "states_and_gradients_are_the_models_own",),
     ),
     Mutant(
         "gpt2-last-queries-see-their-next-token",
-        OPERATORS,
+        GPT2,
         "drawn = Queries(lengths.cumsum(0) - lengths, lengths, starts - 1, size)",
         "drawn = Queries(lengths.cumsum(0) - lengths, lengths, starts, size)",
         (OF_GPT2 + "states_and_gradients_are_the_models_own",),
     ),
     Mutant(
         "gpt2-tied-gradient-overwritten",
-        OPERATORS,
+        GPT2,
         "return of_weight.index_add_(0, tokens.flatten(), of_rows.flatten(0, 1)), None",
         "return torch.zeros_like(of_weight).index_add_(0, tokens.flatten(), of_rows.flatten(0, 1)), None",
         (OF_GPT2 + "a_policys_gradients_are_those_of_autograd",),
     ),
     Mutant(
         "gpt2-ragged-gradients-uninitialised",
-        OPERATORS,
+        GPT2,
         "found = [(torch.zeros_like if ctx.texts.ragged else torch.empty_like)(x) for x in qkv]",
         "found = [torch.full_like(x, 7.0) for x in qkv]",
         (

@@ -21,7 +21,8 @@ from rich.console import Console
 from tests import rlhf_world
 from tests.rlhf_world import GOLD, QUALITY, TOKENIZER, config, policy, result, run, task
 from text_gym import TextVectorEnv, read_transcripts
-from text_gym.agents import Checkpoints, Policy, trajectory_log_probs
+from text_gym.agents import Checkpoints, Policy, rollout, trajectory_log_probs
+from text_gym.agents.algorithms.by_name import load_algorithm
 from text_gym.errors import ConfigError, DataError, RaterLeftError
 from text_gym.reward_models import LabelStore
 from text_gym.rlhf import cycle, rlhf
@@ -120,7 +121,7 @@ def test_each_round_learns_from_all_answers_and_is_held_to_the_first_policy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opinions, references, seeds = [], [], []
-    fit, load, play = cycle.fit_reward, cycle.load_algorithm, cycle.rollout
+    fit, load, play = cycle.fit_reward, load_algorithm, rollout
 
     def fitting(run: Any, some: Any) -> Any:
         opinions.append(len(some))
@@ -129,7 +130,7 @@ def test_each_round_learns_from_all_answers_and_is_held_to_the_first_policy(
     def loading(name: str) -> Any:
         def make(policy: Policy, env: Any, config: Any, reference: Policy) -> Any:
             references.append(reference.digest())
-            return load(name)(policy, env, config, reference)  # type: ignore[call-arg]
+            return load(name)(policy, env, config, reference)
 
         return make
 

@@ -110,7 +110,11 @@ def test_over_optimisation_is_the_gain_of_proxy_without_gold(folder: Path) -> No
 
 
 def test_the_best_point_is_that_of_gold() -> None:
-    curve = [{"gold": None, "proxy": 9.0}, {"gold": 0.7, "proxy": 0.0}, {"gold": 0.5, "proxy": 4.0}]
+    curve: list[dict[str, Any]] = [
+        {"gold": None, "proxy": 9.0},
+        {"gold": 0.7, "proxy": 0.0},
+        {"gold": 0.5, "proxy": 4.0},
+    ]
     assert _best(curve) == 1
     assert _best(curve[::-1]) == 1
 

@@ -42,7 +42,7 @@ def test_the_same_job_gives_the_same_bytes_and_another_seed_other_texts(tmp_path
 def test_raters_see_training_prompts_and_designs_are_judged_on_others(tmp_path: Path) -> None:
     task, shown = load_task("products"), {}
     for use in ("start", "candidates", "pool"):
-        job = SamplingJob(TINY, use)  # type: ignore[arg-type]
+        job = SamplingJob(TINY, use)
         job.run(tmp_path)
         shown[use] = {e.prompt.text for e in job.read(tmp_path).episodes}
     held_out = {p.text for p in task.held_out}
