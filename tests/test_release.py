@@ -204,6 +204,10 @@ def test_the_notes_of_this_repository_can_be_printed(tmp_path: Path) -> None:
     program = shutil.copyfile(ROOT / "ci" / "notes.py", tmp_path / "ci" / "notes.py")
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     released = version("text-gym")
+    if f"## [{released}] - " in changelog:  # what came after it is of the next one
+        head, _, rest = changelog.partition("## [Unreleased]\n")
+        rest = rest[rest.index("## [") :]
+        (tmp_path / "CHANGELOG.md").write_text(f"{head}## [Unreleased]\n\n{rest}", encoding="utf-8")
     moved = [] if f"## [{released}] - " in changelog else ["--move", "2026-11-28"]
     command = [sys.executable, str(program), f"v{released}", "--unpublished", *moved]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)

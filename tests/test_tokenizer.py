@@ -273,7 +273,7 @@ def test_what_is_no_tokenizer(tmp_path: Path) -> None:
         as_tokenizer(tmp_path)
     TRAINED.save(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("{")
-    with pytest.raises(DataError, match=r"tokenizer_config.json is not JSON"):
+    with pytest.raises(DataError, match=r"tokenizer_config.json: not JSON"):
         as_tokenizer(tmp_path)
     byte = ByteTokenizer()
     assert as_tokenizer(byte) is byte

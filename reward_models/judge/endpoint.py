@@ -109,7 +109,11 @@ class ChatEndpoint:
         extra: Mapping[str, Any] | None = None,
     ) -> None:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            at_a_port = parts.port is None or parts.port >= 0
+        except ValueError:  # the error would show what stands there, which may be a part of a key
+            raise ConfigError("the endpoint's url has a port that is no number") from None
+        if parts.scheme not in ("http", "https") or not parts.hostname or not at_a_port:
             raise ConfigError(f"the endpoint's url is {excerpt(url)}; it begins with http:// or https://")
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ConfigError(

@@ -246,7 +246,7 @@ def test_killed_it_goes_on_to_the_same_end(done: Path, tmp_path: Path) -> None:
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    run(folder)
+    subprocess.run(program, env=environment, check=True)
     assert result(folder) == result(done)
 
 

@@ -369,7 +369,8 @@ def late(completions):
     assert (part / "policy" / "sb3_policy.safetensors").exists()
     assert 0 < len((part / "metrics.jsonl").read_text().splitlines()) < 5
     write("part", -1)
-    assert main(["train", "--resume", str(part)]) == 0
+    assert main(["train", "--resume", str(part)]) == 2  # the reward's file is another one now
+    assert main(["train", "--resume", str(part), "--accept-changes"]) == 0
     found = []
     for name in ("whole", "part"):
         run = tmp_path / name / "run"

@@ -88,7 +88,7 @@ FORMS: dict[str, Callable[[str], str]] = {
 
 
 @settings(max_examples=200, deadline=None)
-@given(KEY, st.randoms(use_true_random=False), st.text(max_size=5))
+@given(KEY.filter(lambda k: "\\" not in k), st.randoms(use_true_random=False), st.text(max_size=5))
 def test_a_secret_is_hidden_in_every_form_mixed_at_will(key: str, rng: random.Random, around: str) -> None:
     names = sorted(FORMS)
     quoted = "".join(FORMS[rng.choice(names)](c) for c in key)

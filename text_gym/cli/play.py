@@ -35,7 +35,7 @@ def run_play(options: PlayOptions) -> int:
     if options.task in task_names():
         env = TextEnv(task=options.task)
     elif options.task in gym.registry:
-        made = gym.make(options.task).unwrapped
+        made = gym.make(options.task, infos="changing").unwrapped
         if not isinstance(made, TextEnv):
             raise ConfigError(f"{options.task} is not a text environment")
         env = made

@@ -12,6 +12,7 @@ from tests.small_models import KINDS, plain_forward, small_policy
 from text_gym.agents import Policy
 from text_gym.agents.sampling import decoder as module
 from text_gym.agents.sampling.decoder import Decoder, LibraryCache, fastest_cache, survivors
+from text_gym.models.cpu.kernels import kernels_for
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -21,7 +22,7 @@ def test_tokens_read_one_by_one_equal_texts_read_alone(kind: str, fast: bool, dt
     if kind == "gemma2" and dtype == torch.float64:
         pytest.skip("transformers computes Gemma 2's softmax in float32, where its float64 mask is -inf")
     policy = small_policy(kind, dtype=dtype)
-    tolerance = 1e-5 if dtype == torch.float32 else 1e-12
+    tolerance = 2e-5 if dtype == torch.float32 else 1e-12  # both sides round
     rng = np.random.default_rng(1)
     rows = [[1], [2, 3], [4, 5, 6, 7], [8, 9, 10]]
     prompts = np.array([ids + [0] * (5 - len(ids)) for ids in rows])
@@ -76,7 +77,8 @@ def test_the_cache_is_chosen_by_what_the_model_is() -> None:
     assert way_of(small_policy(activation_function="relu")) == OWN
     assert way_of(small_policy(dtype=torch.bfloat16)) == OWN
     for kind in ("llama", "qwen2", "qwen3", "gemma"):
-        assert way_of(small_policy(kind)) == OWN
+        assert way_of(small_policy(kind)) == (FAST if kernels_for(torch.zeros(1)) else OWN)
+        assert way_of(small_policy(kind, dtype=torch.float64)) == OWN
     assert way_of(small_policy("mistral"), width=6) == OWN
     for kind in ("mistral", "gemma2"):  # windows of 6 tokens: their own cache forgets what left the window
         assert way_of(small_policy(kind), width=7) is None

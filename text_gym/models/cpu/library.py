@@ -42,13 +42,13 @@ SWITCH = "TEXT_GYM_KERNELS"  # this environment variable set to 0 leaves the ker
 def load() -> ctypes.CDLL | None:
     """Load the kernels' library, compiling it first if necessary; return None and log why if that fails."""
     if os.environ.get(SWITCH) == "0":
-        LOG.info("%s=0: GPT-2 on the CPU runs on PyTorch's operators, without compiled kernels", SWITCH)
+        LOG.info("%s=0: small models on the CPU run on PyTorch's operators, without compiled kernels", SWITCH)
         return None
     try:
         return _load_or_build(_compiler())
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         LOG.warning(
-            "no compiled kernels, so that GPT-2 on the CPU is slower: %s. Have CC name a C compiler, or set "
+            "no compiled kernels, so that small models on the CPU are slower: %s. Have CC name a C compiler, or set "
             "%s=0 to do without",
             _reason(error),
             SWITCH,
