@@ -1,1 +1,1 @@
-"""The CPU fast path: compiled kernels, and the arithmetic of GPT-2 and the Llama family written out with them."""
+"""The CPU fast path: compiled kernels, and two families of models written out with them."""

@@ -42,7 +42,7 @@ SWITCH = "TEXT_GYM_KERNELS"  # this environment variable set to 0 leaves the ker
 def load() -> ctypes.CDLL | None:
     """Load the kernels' library, compiling it first if necessary; return None and log why if that fails."""
     if os.environ.get(SWITCH) == "0":
-        LOG.info("%s=0: small models on the CPU run on PyTorch's operators, without compiled kernels", SWITCH)
+        LOG.info("%s=0: small models on the CPU run on operators, without compiled kernels", SWITCH)
         return None
     try:
         return _load_or_build(_compiler())
