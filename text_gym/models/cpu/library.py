@@ -48,8 +48,8 @@ def load() -> ctypes.CDLL | None:
         return _load_or_build(_compiler())
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         LOG.warning(
-            "no compiled kernels, so that small models on the CPU are slower: %s. Have CC name a C compiler, or set "
-            "%s=0 to do without",
+            "no compiled kernels, so that small models on the CPU are slower: %s. Have CC name a C compiler, "
+            "or set %s=0 to do without",
             _reason(error),
             SWITCH,
         )
