@@ -69,8 +69,9 @@ class Policy(nn.Module):
         rows = model.get_output_embeddings().weight.shape[0]
         if rows < self.vocab_size:
             raise ConfigError(
-                f"the tokenizer has {self.vocab_size} ids but the model only {rows}; they do not belong "
-                "together: save both again"
+                f"the tokenizer has {self.vocab_size} ids but the "
+                f"{f'model {model.config.name_or_path}'.rstrip()} only {rows}; they do not belong together: "
+                "save both again"
             )
         self.model = with_fused_gelu(model)
         self.bf16 = False
