@@ -252,6 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"not graded: {why}. Use --trusted for people whom you trust with your account.")
     options.out.mkdir(parents=True, exist_ok=True)
     folders = [folder for folder in options.submissions if folder.is_dir()]
+    if not folders:
+        parser.error("none of the submissions is a folder")
     if len({folder.resolve().name for folder in folders}) < len(folders):
         parser.error("two submissions have the same name; a student's name is that of the folder")
     grades = []

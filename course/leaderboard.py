@@ -352,6 +352,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if (why := refuse_what_is_unsafe(COURSE)) and not options.trusted:
         raise SystemExit(f"not run: {why}. Use --trusted for people whom you trust with your account.")
     folders = [folder for folder in options.submissions if folder.is_dir()]
+    if not folders:
+        parser.error("none of the submissions is a folder")
     if len({folder.resolve().name for folder in folders}) < len(folders):
         parser.error("two submissions have the same name; a student's name is that of the folder")
     begun = time.monotonic()

@@ -257,3 +257,10 @@ def test_links_and_pipes_are_not_followed(tmp_path: Path) -> None:
     copy, why = take(sent, "right", tmp_path / "in")
     assert copy is not None
     assert (copy.read_text(), why) == ("y = 2", "")
+
+
+@safe_here
+def test_a_class_of_nobody_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "mistyped"), "--out", str(tmp_path / "out")])
+    assert "none of the submissions is a folder" in capsys.readouterr().err

@@ -200,3 +200,10 @@ def test_a_class_with_every_kind_of_hostile_reward(
 )
 def test_imports_of_answers_are_named(source: str, named: str) -> None:
     assert import_of_answers(source).partition(" imports ")[2].partition(":")[0] == named
+
+
+@safe_here
+def test_a_class_of_nobody_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "mistyped"), "--out", str(tmp_path / "nobody.html")])
+    assert "none of the submissions is a folder" in capsys.readouterr().err
