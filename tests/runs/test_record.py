@@ -227,6 +227,10 @@ def test_an_edited_config_is_refused_unless_it_is_accepted(
     assert resumed(capsys, str(copy), "--accept-changes")[0] == 0
 
 
+# The record is the user's own, signature and all; only config.json names something else.
+GENUINE = ("another reward", "another gold", "another upload")
+
+
 def elsewhere(folder: Path, how: str, marker: Path) -> None:
     """Make a run's folder look as if it came from somebody else, who wants code to run."""
     code = f"open({str(marker)!r}, 'w')\n{CODE}"
@@ -239,17 +243,22 @@ def elsewhere(folder: Path, how: str, marker: Path) -> None:
         "gold": {"gold": "evil:reward"},
         "algorithm": {"algorithm": f"{folder / 'evil.py'}:Agent"},
         "upload": {"reward": None, "push_to_hub": "somebody/policies"},
+        "another reward": {"reward": f"{folder / 'evil.py'}:reward"},
+        "another gold": {"gold": "evil:reward"},
+        "another upload": {"push_to_hub": "somebody/policies"},
     }
     content["options"] |= names.get(how, {})
     (folder / "config.json").write_text(json.dumps(content))
     if how in ("unsigned", "reward", "module"):
         (folder / RECORD).unlink()
-    else:
+    elif how not in GENUINE:
         record["config"] = content
         (folder / RECORD).write_text(json.dumps(record))
 
 
-@pytest.mark.parametrize("how", ["unsigned", "reward", "module", "gold", "algorithm", "upload", "resigned"])
+@pytest.mark.parametrize(
+    "how", ["unsigned", "reward", "module", "gold", "algorithm", "upload", "resigned", *GENUINE]
+)
 def test_code_that_a_folder_from_elsewhere_names_does_not_run(
     how: str, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -265,7 +274,8 @@ def test_code_that_a_folder_from_elsewhere_names_does_not_run(
     assert code == 2
     assert "UntrustedRunError" in said
     assert f"--trust {copy}" in said
-    assert {"gold": "gold reward", "algorithm": "algorithm", "upload": "upload"}.get(how, "reward") in said
+    told = {"gold": "gold reward", "algorithm": "algorithm", "upload": "upload"}
+    assert told.get(how.removeprefix("another "), "reward") in said
     assert not marker.exists()
     assert {f.name: f.read_bytes() for f in copy.iterdir() if f.is_file()} == before
     code, said = resumed(capsys, str(copy), "--trust", str(tmp_path))
