@@ -131,18 +131,18 @@ def test_several_raters_of_a_renamed_store_keep_their_names(tmp_path: Path) -> N
 
 
 def test_pseudonyms_are_stable_and_hold_no_name(tmp_path: Path) -> None:
-    a, b = rated(tmp_path / "a.db", "ada", "12--"), rated(tmp_path / "b.db", "bob", "5432")
+    a, b = rated(tmp_path / "a.db", "ingrid", "12--"), rated(tmp_path / "b.db", "bob", "5432")
     out = tmp_path / "class.db"
     first = merge_labels([a], out, anonymous=True)
     with LabelStore(a) as store:
-        store.record(store.put(TEXTS)[3], "ada", {"clarity": 1}, key="import-x-ada")
+        store.record(store.put(TEXTS)[3], "ingrid", {"clarity": 1}, key="import-x-ingrid")
     second = merge_labels([a, b], out, anonymous=True)
     assert (len(first.raters), len(second.raters)) == (1, 2)
     assert set(first.raters) < set(second.raters)
     assert merge_labels([a, b], out, anonymous=True).added == 0
     assert sorted(Counter(rater for rater, _, _ in standing(out).elements()).values()) == [3, 4]
     content = b"".join(file.read_bytes() for file in tmp_path.glob("class.db*"))
-    assert b"ada" not in content
+    assert b"ingrid" not in content
     other = merge_labels([a, b], tmp_path / "other.db", anonymous=True)
     assert not set(other.raters) & set(second.raters)  # made with another secret
     (tmp_path / "class.db.secret").write_text("no secret")
