@@ -3,8 +3,9 @@
     python benchmarks/trainers.py trl-ppo --layers 2 --width 128 --heads 4 --vocabulary 1024
 
 Writes a line when ready and one after each iteration: `{"seconds": CPU seconds, "tokens": of the completions,
-"added_bytes": most resident memory since it was ready}`. Everybody has the same GPT-2 or Qwen3, random weights, 16
-tokens of prompt, a constant reward, a reference policy, 4 epochs of 4 minibatches, and AdamW in float32.
+"added_bytes": most resident memory since it was ready}`. Everybody has the same model with random weights, a
+GPT-2 or a Qwen3, 16 tokens of prompt, a constant reward, a reference policy, 4 epochs of 4 minibatches, and
+AdamW in float32.
 TRL's PPO trains a critic of its own; so does `ours-ppo-separate`, while that of `ours-ppo` is a head on the
 policy's trunk. `ours-rollout` plays and does not learn.
 """
