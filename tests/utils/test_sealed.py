@@ -64,7 +64,7 @@ def test_any_bit_flipped_in_the_manifest_is_detected(tmp_path: Path) -> None:
     folder = tmp_path / "x"
     write_sealed(folder, filler(b"abc"), about=[1])
     whole = (folder / MANIFEST).read_bytes()
-    for bit in range(0, 8 * len(whole), 3):  # in three of them every bit of a byte, and every byte
+    for bit in range(0, 8 * len(whole), 3):  # some bits of every byte
         changed = bytearray(whole)
         changed[bit // 8] ^= 1 << bit % 8
         (folder / MANIFEST).write_bytes(changed)
