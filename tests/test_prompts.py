@@ -10,7 +10,7 @@ from text_gym import prompts as module
 from text_gym.errors import PromptError
 from text_gym.prompts import PromptSequence, as_prompts, texts_in_chunks
 
-ITEMS = [Prompt("a", {"k": 1}), "b", {"prompt": "c", "answer": 4}, {"prompt": "d", "id": 7}]
+ITEMS: list[Any] = [Prompt("a", {"k": 1}), "b", {"prompt": "c", "answer": 4}, {"prompt": "d", "id": 7}]
 
 
 @pytest.fixture
@@ -69,14 +69,14 @@ def test_what_is_no_prompt(prompts: Any, says: str, many: bool, monkeypatch: pyt
 class OnDisk(Sequence[str]):
     """Texts that are read by their number alone, as from a file, and are counted."""
 
-    def __init__(self, count: int) -> None:
-        self.count, self.read = count, 0
+    def __init__(self, length: int) -> None:
+        self.length, self.read = length, 0
 
     def __len__(self) -> int:
-        return self.count
+        return self.length
 
     def __getitem__(self, index: Any) -> Any:
-        if not 0 <= index < self.count:
+        if not 0 <= index < self.length:
             raise IndexError(index)
         self.read += 1
         return f"prompt {index}"
@@ -136,8 +136,8 @@ class Columnar:
 @pytest.mark.usefixtures("large")
 def test_a_data_set_is_read_in_slices() -> None:
     data = Columnar(list("abcde"))
-    prompts = as_prompts(data)  # type: ignore[arg-type]
+    prompts = as_prompts(data)
     assert list(texts_in_chunks(prompts)) == [["a", "b"], ["c", "d"], ["e"]]
     assert data.slices == 3
     with pytest.raises(PromptError, match="prompt 3 is dict"):
-        list(texts_in_chunks(as_prompts(Columnar(["a", "b", "c", None]))))  # type: ignore[arg-type]
+        list(texts_in_chunks(as_prompts(Columnar(["a", "b", "c", None]))))

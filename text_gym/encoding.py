@@ -45,7 +45,7 @@ def _has_batches(tokenizer: Any) -> bool:
     """
     if "encode" in getattr(tokenizer, "__dict__", {}):
         return False
-    first = next(
-        (vars(k) for k in type(tokenizer).__mro__ if {"encode", "encode_batch"} & vars(k).keys()), {}
-    )
-    return "encode_batch" in first
+    for kind in type(tokenizer).__mro__:
+        if {"encode", "encode_batch"} & vars(kind).keys():
+            return "encode_batch" in vars(kind)
+    return False

@@ -22,7 +22,8 @@ def padded(made: PromptTable) -> list[list[int]]:
     assert mask.sum(axis=1).tolist() == made.lengths.tolist()
     assert tokens.shape == (len(made.prompts), made.width + 2)
     assert (tokens[:, made.width :] == AB.pad_id).all()
-    return tokens[:, : made.width].tolist()
+    kept: list[list[int]] = tokens[:, : made.width].tolist()
+    return kept
 
 
 def test_prompts_are_padded_on_the_right() -> None:

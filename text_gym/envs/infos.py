@@ -70,7 +70,7 @@ class ChangingInfos:
         """Say which episodes begin in rows `(n,)`."""
         batch = self.batch
         choice = batch.prompt_index[rows]
-        columns = {"episode_index": batch.episode_index[rows]}
+        columns: Info = {"episode_index": batch.episode_index[rows]}
         if self.texts:
             columns["prompt"] = batch.table.texts(choice)
         put(infos, batch.num_rows, rows, columns)
