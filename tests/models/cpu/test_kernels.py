@@ -59,9 +59,7 @@ def test_softmax_of_what_is_not_finite_is_nan_in_its_row_alone(kernels: Kernels)
     logits = random(4, 70)
     logits[0, 69], logits[1, 3], logits[2] = math.nan, math.inf, -math.inf
     probs, log_sums = kernels.softmax(logits)
-    assert (
-        log_sums.isnan().tolist() == [True, False, True, False] or log_sums.isnan().tolist()[:3] == [True] * 3
-    )
+    assert log_sums.isnan().tolist() == [True, True, True, False]
     assert probs[:3].isnan().any(dim=1).all()
     assert torch.allclose(probs[3], logits[3].softmax(dim=0))
 
