@@ -38,11 +38,15 @@ class LabelCriterion:
     high: int = 5
 
     def __post_init__(self) -> None:
-        if not self.name or not self.name.isprintable():
-            raise ConfigError(f"a criterion needs a printable name, not {excerpt(self.name)}")
+        if not isinstance(self.name, str) or not self.name or not self.name.isprintable():
+            raise ConfigError(f"a criterion needs a printable name, not {excerpt(str(self.name))}")
+        if not isinstance(self.guideline, str):
+            raise ConfigError(
+                f"criterion {self.name!r}: the guideline is {excerpt(repr(self.guideline))}, no text"
+            )
         if any("\ud800" <= c <= "\udfff" for c in self.guideline):
             raise ConfigError(f"criterion {self.name!r}: the guideline holds a lone surrogate")
-        if not 0 <= self.low < self.high <= 9:
+        if not (type(self.low) is type(self.high) is int and 0 <= self.low < self.high <= 9):
             raise ConfigError(
                 f"criterion {self.name!r}: a scale from {self.low} to {self.high}; use 1 to 5 or 1 to 7"
             )

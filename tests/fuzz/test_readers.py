@@ -19,15 +19,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fuzz.damage import TEXTS, VALUES, damaged, damaged_bytes, lines_of, read_or_refused
+from tests.fuzz.damage import TEXTS, damaged, damaged_bytes, lines_of, read_or_refused
 from tests.fuzz.effort import effort, tries
 from text_gym import ByteTokenizer, Prompt
 from text_gym.bench.analysis.results import KEY, read_leaderboard
 from text_gym.cli.labels import put_file
 from text_gym.cli.options.labels import LabelOptions
 from text_gym.data import Data, pairs_from, prompts_from, read_rows
-from text_gym.errors import DataError
 from text_gym.episode import Episode, read_transcripts, write_transcripts
+from text_gym.errors import DataError
 from text_gym.reward_models import LabelStore
 from text_gym.reward_models.judge.judge import judge_from_environment
 from text_gym.reward_models.labels.formats import export_labels, import_labels
@@ -116,8 +116,9 @@ def resumed(file: Path) -> None:
 
 TRANSCRIPTS = [
     {
-        "prompt": "a", "completion": "b", "id": "x", "columns": {"y": 1}, "finish_reason": "eos", "stop": "",
-        "tokenizer": BYTES.fingerprint, "prompt_ids": [97], "completion_ids": [98, 256], "seed": 1, "index": 2,
+        "prompt": "a", "completion": "b", "id": "x", "columns": {"y": 1}, "finish_reason": "eos",
+        "stop": "", "tokenizer": BYTES.fingerprint, "prompt_ids": [97], "completion_ids": [98, 256],
+        "seed": 1, "index": 2,
     },
     {"prompt": "a", "completion": "b\u2028", "terminated": False, "truncated": True},
 ]  # fmt: skip
@@ -202,7 +203,7 @@ def test_damaged_rows_are_read_or_refused(tries: int, place: Path, tried: Callab
     run()
     assert min(outcomes) > tries // 10  # neither half of them is tried in vain
     tried(
-        "a damaged file of prompts, texts, opinions, labels or metrics is read, or refused with a typed error",
+        "a damaged file of rows (prompts, opinions, labels, metrics) is read, or refused with a typed error",
         sum(outcomes), "damaged files", read=outcomes[1], refused=outcomes[0],
     )  # fmt: skip
 
@@ -242,7 +243,8 @@ OPINIONS: dict[type, st.SearchStrategy[Any]] = {
     ),
     Rating: st.builds(
         Rating, PROMPTS, TEXTS,
-        st.dictionaries(st.sampled_from(["wit", "style"]), st.floats(-1e300, 1e300), min_size=1), POSITIVE, TEXTS,
+        st.dictionaries(st.sampled_from(["wit", "style"]), st.floats(-1e300, 1e300), min_size=1),
+        POSITIVE, TEXTS,
     ),
     Like: st.builds(Like, PROMPTS, TEXTS, st.booleans(), POSITIVE, TEXTS),
 }  # fmt: skip
@@ -269,7 +271,9 @@ def test_rows_read_back_equal(tries: int, place: Path) -> None:
 
 @tries(30, 5_000)
 def test_tables_read_back_equal(tries: int, place: Path) -> None:
-    names = st.lists(TEXTS.filter(lambda t: bool(t) and "\0" not in t and t[0] != "\ufeff"), min_size=2, max_size=3)
+    names = st.lists(
+        TEXTS.filter(lambda t: bool(t) and "\0" not in t and t[0] != "\ufeff"), min_size=2, max_size=3
+    )
 
     @effort(tries)
     @given(names.filter(lambda n: len(set(n)) == len(n)), st.data())

@@ -20,8 +20,9 @@ from text_gym.reward_models.scripted.slots import SlotCoverage, expand, is_finis
 
 BYTES = ByteTokenizer()
 PARTS = [
-    "[", "]", ",", ";", ":", "\n", " ", "\t", "name", "area", "familyFriendly", "yes", "no", "riverside", "price_range",
-    "£20-25", "a", "not ", "n't", "The Eagle", "é", "İ", "\u2028", "\x1b[31m", "\udcff", "ﬁ", ".", "5 out of 5", "|", "(", "~",
+    "[", "]", ",", ";", ":", "\n", " ", "\t", "name", "area", "familyFriendly", "yes", "no", "riverside",
+    "price_range", "£20-25", "a", "not ", "n't", "The Eagle", "é", "İ", "\u2028", "\x1b[31m", "\udcff", "ﬁ",
+    ".", "5 out of 5", "|", "(", "~",
 ]  # fmt: skip
 TEXTS = st.lists(st.sampled_from(PARTS) | st.text(max_size=3), max_size=12).map("".join)
 NAMES = ["name", "area", "familyFriendly", "eat type", "price_range", "customer rating", "food"]
@@ -66,7 +67,8 @@ def test_parsing_is_the_notation_by_hand(tries: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["a" + " " * 30_000, "a " * 15_000, "a[" * 15_000, "[" * 30_000, "a\n" * 15_000, "\n " * 15_000, "[]" + "a" * 30_000],
+    ["a" + " " * 30_000, "a " * 15_000, "a[" * 15_000, "[" * 30_000, "a\n" * 15_000, "\n " * 15_000,
+     "[]" + "a" * 30_000],
     ids=["spaces", "words", "opened", "brackets", "lines", "white space", "closed"],
 )  # fmt: skip
 def test_a_long_text_takes_no_longer_than_reading_it(text: str) -> None:
@@ -104,7 +106,11 @@ def test_any_text_is_worth_something_from_0_to_1(tries: int, tried: Callable[...
             assert isinstance(is_finished(text), bool)
 
     run()
-    tried("any prompt and text is scored from 0 to 1 by slots, or named as holding none", tries, "prompts with texts")
+    tried(
+        "any prompt and text is scored from 0 to 1 by slots, or named as holding none",
+        tries,
+        "prompts with texts",
+    )
 
 
 @tries(30, 10_000)
@@ -135,9 +141,13 @@ def test_alternatives_are_all_their_readings(tries: int) -> None:
     word = st.text("ab ", max_size=2)
 
     @effort(tries)
-    @given(st.lists(st.lists(word, min_size=1, max_size=3), max_size=4), st.lists(word, min_size=5, max_size=5))
+    @given(
+        st.lists(st.lists(word, min_size=1, max_size=3), max_size=4), st.lists(word, min_size=5, max_size=5)
+    )
     def run(choices: list[list[str]], between: list[str]) -> None:
-        phrase = between[0] + "".join(f"({'|'.join(c)}){b}" for c, b in zip(choices, between[1:], strict=False))
+        phrase = between[0] + "".join(
+            f"({'|'.join(c)}){b}" for c, b in zip(choices, between[1:], strict=False)
+        )
         wanted = [between[0]]
         for options, after in zip(choices, between[1:], strict=False):
             wanted = [start + option + after for start in wanted for option in options]
