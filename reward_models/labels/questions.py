@@ -118,7 +118,8 @@ class Question:
         criteria: In what respects; one answer is asked for each.
 
     Raises:
-        ConfigError: Another number of completions than the kind takes, or criteria that share a name.
+        ConfigError: Another number of completions than the kind takes, what is no text, or criteria that
+            share a name.
 
     >>> Question.rating("Sell a mug.", "A mug!").check({"accuracy": 4, "clarity": 5, "persuasiveness": 2})
     {'accuracy': 4, 'clarity': 5, 'persuasiveness': 2}
@@ -135,6 +136,8 @@ class Question:
             raise ConfigError(f"a question is one of {', '.join(KINDS)}, not {self.kind!r}")
         if not least <= len(self.completions) <= most:
             raise ConfigError(f"a {self.kind} takes {least} to {most} texts, not {len(self.completions)}")
+        if not all(isinstance(t, str) for t in (self.prompt, *self.completions)):
+            raise ConfigError(f"a {self.kind} asks about texts; prompt or completions hold something else")
         names = [c.name for c in self.criteria]
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"a question needs criteria of different names, not {names}")

@@ -33,7 +33,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Kernels:
     return found
 
 
-@tries(120, 20_000)
+@tries(60, 20_000)
 def test_kernels_are_their_definitions_and_stay_in_their_memory(
     tries: int, kernels: Kernels, tried: Callable[..., None]
 ) -> None:

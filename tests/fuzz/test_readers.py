@@ -183,7 +183,7 @@ def test_what_is_damaged_below_is_whole(name: str, place: Path) -> None:
     assert read_or_refused(reader.read, file)
 
 
-@tries(500, 60_000)
+@tries(120, 30_000)
 def test_damaged_rows_are_read_or_refused(tries: int, place: Path, tried: Callable[..., None]) -> None:
     outcomes = [0, 0]
 
@@ -206,6 +206,53 @@ def test_damaged_rows_are_read_or_refused(tries: int, place: Path, tried: Callab
         "a damaged file of rows (prompts, opinions, labels, metrics) is read, or refused with a typed error",
         sum(outcomes), "damaged files", read=outcomes[1], refused=outcomes[0],
     )  # fmt: skip
+
+
+HUGE = "1" + "0" * 400  # a whole number beyond every float
+DEEP = "[" * 3000 + "]" * 3000
+OF_ARGILLA = {
+    "metadata": {"text_gym": json.dumps(
+        {"kind": "rating", "criteria": [{"name": "wit"}], "policy": "", "labels": {}})},
+    "fields": {"prompt": "p", "text_1": "a"},
+    "responses": {"wit": [{"value": 1, "user_id": "1"}]},
+}  # fmt: skip
+OF_LABEL_STUDIO = {
+    "data": {"prompt": "p", "text_1": "a", "text_2": "b", "meta": {"text_gym": json.dumps(
+        {"kind": "comparison", "criteria": [{"name": "wit"}], "policy": "", "labels": {}})}},
+    "annotations": [{"completed_by": 1, "result": [
+        {"type": "choices", "from_name": "wit", "value": {"choices": []}}]}],
+}  # fmt: skip
+ONCE_RAISED = [
+    ("a leaderboard", json.dumps([{**LEADERBOARD[0], "task": {}}])),
+    ("a leaderboard", json.dumps([LEADERBOARD[0]]).replace('"seed": 0', f'"seed": {HUGE}')),
+    ("pairs", '{"prompt": "a", "chosen": "b", "rejected": "c", "margin": ' + HUGE + "}"),
+    ("a judge's rubric", '[{"name": "wit", "question": "Funny?", "weight": ' + HUGE + "}]"),
+    ("labels", json.dumps(labels("jsonl")()[0]).replace('_seconds": 1.5', f'_seconds": {HUGE}')),
+    ("labels of Argilla", json.dumps([{**OF_ARGILLA, "metadata": {"text_gym": DEEP}}])),
+    ("labels of Argilla", json.dumps([{**OF_ARGILLA, "fields": {"prompt": {}, "text_1": "a"}}])),
+    ("labels of Argilla", json.dumps([OF_ARGILLA]).replace('name\\":', 'guideline\\": [], \\"name\\":')),
+    ("labels of Label Studio", json.dumps([OF_LABEL_STUDIO])),
+    ("metrics", b'{"iteration": 1, "\xff": 2}\n'),
+    ("metrics", '{"kl": 1}\n'),
+    ("metrics", '{"iteration": 1, "kl": "0.5"}\n'),
+    ("rounds", '{"kept": ' + DEEP + "}"),
+    ("rounds", '{"kept": Infinity}'),
+    ("transcripts", '{"prompt": "a", "completion": "b", "seed": {}}'),
+    ("texts to learn from", '{"prompt": "a", "completion": "b", "references": "c"}'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content"), ONCE_RAISED, ids=range(len(ONCE_RAISED)))
+def test_what_once_left_as_another_error_is_refused(name: str, content: str | bytes, tmp_path: Path) -> None:
+    file = tmp_path / READERS[name].name
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert not read_or_refused(READERS[name].read, file)
+
+
+def test_transcripts_that_are_not_there_are_named(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "none.jsonl"):
+        with pytest.raises(DataError, match="no such file"):
+            list(read_transcripts(place, BYTES))
 
 
 @tries(40, 5_000)
