@@ -4,8 +4,9 @@
 
 The prompts have 30 characters or so, and one of them has 2,048 tokens. `memory` is what the process's peak
 grew by beyond the prompts themselves, in MB; `table` is the sum of the table's arrays. Bounds for a million:
-10 s and 1,000 MB. The cases: strings in a list; the same with a trained BPE; rows of a JSONL file, read with
-`prompts_from`, reading included; a `datasets.Dataset` on the disk, if that package is installed.
+10 s and 1,000 MB; the seconds of BPE are those of `tokenizers` and have none. The cases: strings in a list;
+the same with a trained BPE; rows of a JSONL file, read with `prompts_from` (its own columns); a
+`datasets.Dataset` on the disk, if that package is installed.
 """
 
 from __future__ import annotations
@@ -86,7 +87,11 @@ def main() -> None:
     if given.case is not None:
         print(json.dumps(measure(given.case, given.prompts, given.folder)))
         return
-    rows, cases = [], [c for c in CASES if c != "dataset" or importlib.util.find_spec("datasets")]
+    rows, missed, cases = (
+        [],
+        list[str](),
+        [c for c in CASES if c != "dataset" or importlib.util.find_spec("datasets")],
+    )
     print(f"{'':10}{'reading':>20}{'environment':>24}{'table':>10}")
     with tempfile.TemporaryDirectory() as folder:
         with (Path(folder) / "prompts.jsonl").open("w", encoding="utf-8") as file:
@@ -97,7 +102,8 @@ def main() -> None:
             words = [__file__, "--case", case, "--folder", folder, "--prompts", str(given.prompts)]
             said = subprocess.run([sys.executable, *words], check=True, capture_output=True, text=True).stdout
             rows.append(row := json.loads(said.splitlines()[-1]))
-            fits = row["seconds"] <= SECONDS and row["memory"] <= MEGABYTES
+            fits = row["memory"] <= MEGABYTES and (case == "BPE" or row["seconds"] <= SECONDS)
+            missed += [] if fits else [case]
             print(
                 f"{case:10}{row['seconds_reading']:8.1f} s{row['memory_reading']:7.0f} MB"
                 f"{row['seconds']:12.1f} s{row['memory']:7.0f} MB{row['table']:7.0f} MB"
@@ -108,7 +114,7 @@ def main() -> None:
         from machine import save  # it loads PyTorch
 
         save(given.json, rows)
-    raise SystemExit(any(row["seconds"] > SECONDS or row["memory"] > MEGABYTES for row in rows))
+    raise SystemExit(bool(missed))
 
 
 if __name__ == "__main__":
