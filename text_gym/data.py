@@ -82,6 +82,8 @@ def prompts_from(
     """
     found: dict[str, dict[str, Any]] = {}
     for number, row in enumerate(rows, 1):
+        if reference not in (None, "references") and "references" in row:
+            raise DataError(f"row {number}: references are gathered in column 'references'; rename that one")
         for column in (prompt, reference):
             if column is not None and column not in row:
                 raise UnknownNameError(f"column (row {number})", column, [str(k) for k in row])

@@ -202,9 +202,11 @@ def read_transcripts(file: str | Path, tokenizer: Tokenizer) -> Iterator[Episode
     of a finished text.
 
     Raises:
-        DataError: A line is not JSON, lacks `prompt` or `completion`, or has an unknown `finish_reason`; its
-            number is named.
+        DataError: There is no such file, or a line is not JSON, lacks `prompt` or `completion`, or has an
+            unknown `finish_reason`; its number is named.
     """
+    if not Path(file).exists() or Path(file).is_dir():
+        raise DataError(f"{file}: no such file of transcripts")
     with open(file, "rb") as lines:
         for number, line in enumerate(lines, 1):
             where = f"{file}, line {number}"
@@ -253,6 +255,9 @@ def _check_row(row: Any, where: str) -> None:
             raise DataError(f"{where}: not a transcript row: it has no {name!r}")
         if not isinstance(row.get(name, kind()), kind):
             raise DataError(f"{where}: not a transcript row: {name} is {excerpt(repr(row[name]))}")
+    for name in ("seed", "index"):
+        if type(row.get(name)) not in (int, type(None)):
+            raise DataError(f"{where}: not a transcript row: {name} is {excerpt(repr(row[name]))}, no number")
 
 
 def _check_ids(ids: Any, where: str, vocab_size: int) -> None:

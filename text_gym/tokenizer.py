@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from .errors import ConfigError, DataError, TokenError
+from .errors import ConfigError, DataError, TokenError, excerpt
 from .json_text import read_object
 
 if TYPE_CHECKING:
@@ -276,8 +276,17 @@ class PretrainedTokenizer:
         return _digest(sorted(self.backend.get_vocab(with_added_tokens=True).items()))
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without special tokens added."""
-        return list(self.backend.encode(text, add_special_tokens=False).ids)
+        """Return the ids of a text, without special tokens added.
+
+        Raises:
+            TokenError: The vocabulary has no id for some of it, and none for what is unknown.
+        """
+        try:
+            return list(self.backend.encode(text, add_special_tokens=False).ids)
+        except Exception as error:  # the library raises no more specific error
+            raise TokenError(
+                f"the tokenizer cannot encode {excerpt(text)} ({error}); save it again, with an unknown token"
+            ) from error
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, as `encode` would; many texts are shared among the processors."""

@@ -405,6 +405,7 @@ def test_epochs_stop_when_the_policy_has_moved_far_enough() -> None:
 
 
 def test_the_kl_coefficient_adapts_to_its_target() -> None:
+    """Errors beyond a fifth count as a fifth; what lies between them is tried below."""
     policy = small_policy()
     far = small_policy(seed=9).frozen()
     up, down = (PPO(policy, world(), replace(STILL, kl_target=t), far) for t in (1e-3, 1e3))
