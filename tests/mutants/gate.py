@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import datetime
 import json
 import os
 import shutil
@@ -11,12 +12,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from .mutant import Mutant, mutated
 
@@ -30,7 +31,9 @@ SLOW_IMPORTS = (
 TIMEOUT = 60  # seconds for one test
 # Exceptions that tell of a patch that is no program, not of a bug that a test has seen.
 NO_PROGRAM = {"SyntaxError", "IndentationError", "NameError", "ImportError", "ModuleNotFoundError"}
-Status = Literal["caught", "survived", "equivalent", "broken"]
+Status = Literal["caught", "survived", "equivalent", "suspect", "broken"]
+STATUSES: tuple[Status, ...] = get_args(Status)
+GREEN: tuple[Status, ...] = ("caught", "equivalent")  # the gate is green if nothing else came out
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class Verdict:
         name: Of the mutant.
         file: Where it was planted.
         status: `caught`: a test failed; `survived`: all passed; `equivalent`: all passed, as they must, for a
-            known reason; `broken`: nothing can be said, `reason` tells why.
+            known reason; `suspect`: a fixture failed, and no test has looked; `broken`: nothing can be said,
+            `reason` tells why.
         reason: The test that failed and its error, or why there is none.
         seconds: The run took.
     """
@@ -171,6 +175,8 @@ def _judged(mutant: Mutant, found: dict[str, Any]) -> tuple[Status, str]:
         return "broken", _short(found)
     if failures and mutant.equivalent:
         return "broken", f"said to be equivalent, but caught: {_short(found)}"
+    if failures and failures[0]["when"] != "call" and not mutant.by_fixture:
+        return "suspect", f"in {failures[0]['when']}: {_short(found)}"
     if failures:
         return "caught", _short(found)
     if mutant.equivalent:
@@ -268,9 +274,26 @@ def run_gate(
                 worker.close()
 
 
-def write_verdicts(file: Path, verdicts: Iterable[Verdict], seconds: float) -> None:
-    """Write the verdicts as JSON."""
-    rows = [asdict(v) for v in verdicts]
-    counts = {s: sum(r["status"] == s for r in rows) for s in ("caught", "survived", "equivalent", "broken")}
-    text = json.dumps({"planted": len(rows), **counts, "seconds": round(seconds), "mutants": rows}, indent=1)
-    file.write_text(text + "\n", encoding="utf-8")
+def write_verdicts(file: Path, verdicts: Sequence[Verdict], seconds: float) -> None:
+    """Write as JSON how many mutants came to what, in all and in each part, and why some cannot be caught."""
+    parts: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        parts.setdefault(part_of(verdict.file), []).append(verdict)
+    found = {
+        "date": datetime.date.today().isoformat(),
+        "seconds": round(seconds),
+        **_counts(verdicts),
+        "parts": {part: _counts(inside) for part, inside in sorted(parts.items())},
+        "not_caught": [asdict(v) for v in verdicts if v.status != "caught"],
+    }
+    file.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def part_of(file: str) -> str:
+    """Return the part of the repository in which a file stands, such as `text_gym/envs` or `agents`."""
+    folders = file.split("/")[:-1]
+    return "/".join(folders[: 2 if file.startswith("text_gym/") else 1])
+
+
+def _counts(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    return {"planted": len(verdicts), **{s: sum(v.status == s for v in verdicts) for s in STATUSES}}
