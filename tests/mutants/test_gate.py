@@ -186,12 +186,28 @@ def test_the_gate_tells_caught_from_survived_and_broken(tmp_path: Path) -> None:
     assert "does not pass without the mutant" in reasons["fails-anyhow"]
     assert (tmp_path / "tree" / "sums.py").read_text() == SUMS
 
-    write_verdicts(tmp_path / "verdicts.json", verdicts, 7.2)
-    written = json.loads((tmp_path / "verdicts.json").read_text())
-    counts = {"planted": 18, "caught": 5, "survived": 3, "equivalent": 1, "suspect": 1, "broken": 8}
-    assert {k: written[k] for k in (*counts, "seconds")} == {**counts, "seconds": 7}
-    assert written["parts"] == {"": counts}
-    assert written["not_caught"][1]["reason"] == "1 tests passed"
+
+def test_counts_of_parts_that_were_judged_whole_are_written(tmp_path: Path) -> None:
+    """Others keep what they had, and parts that are no more go."""
+    file = tmp_path / "mutants.json"
+    wanted = Counter({"agents": 2, "text_gym/envs": 2, "text_gym": 1})
+
+    def judged(name: str, place: str, status: Status) -> Verdict:
+        return Verdict(name, place, status, "a reason", 1.3)
+
+    first = [judged("a-b", "agents/sampling/x.py", "caught"), judged("a-c", "agents/y.py", "survived")]
+    write_verdicts(file, [*first, judged("a-d", "text_gym/envs/x.py", "caught")], wanted)
+    rows = json.loads(file.read_text())
+    assert list(rows) == ["agents"]
+    counts = {"planted": 2, "caught": 1, "survived": 1, "equivalent": 0, "suspect": 0, "broken": 0}
+    assert {k: rows["agents"][k] for k in (*counts, "seconds")} == {**counts, "seconds": 3}
+    assert rows["agents"]["not_caught"] == ["a-c: survived: a reason"]
+
+    file.write_text(json.dumps({**rows, "gone": {}}))
+    write_verdicts(file, [judged("a-e", "text_gym/data.py", "equivalent")], wanted)
+    again = json.loads(file.read_text())
+    assert list(again) == ["agents", "text_gym"]
+    assert again["agents"] == rows["agents"]
 
 
 def test_the_exit_status_is_1_unless_all_are_caught_or_equivalent(
