@@ -53,7 +53,7 @@ MUTANTS = [
         "            if not self.session(scope):\n"
         '                return 401, "open the newest link from the terminal"\n',
         "",
-        _by("reward_models/page/test_server.py::test_exposed_it_still_needs_a_token"),
+        _by("reward_models/page/test_security.py::test_the_request_matrix_is_exact"),
     ),
     Mutant(
         "any-content-type",
