@@ -120,7 +120,7 @@ class Worker:
     def try_clean(self, tests: Sequence[str]) -> dict[str, tuple[str, float]]:
         """Run tests where no bug is planted; return what is wrong with each, if anything, and its seconds."""
         found = self.run(tests, every=True)
-        result = {}
+        result: dict[str, tuple[str, float]] = {}
         for test in tests:
             failed = [f for f in found.get("failures", ()) if _belongs(f["test"], test)]
             seconds = sum(s for name, s in found.get("passed", {}).items() if _belongs(name, test))

@@ -41,8 +41,8 @@ MUTANTS = [
         _STATISTICS,
         "        return np.asarray(statistic(values[rows].reshape(len(rows), -1)))",
         "        rng = np.random.default_rng(seed)\n"
-        "        cells = values[rng.permuted(np.repeat(rows[:, :, None], values.shape[1], 2), axis=1),\n"
-        "                       np.arange(values.shape[1])]\n"
+        "        drawn = rng.integers(len(values), size=(*rows.shape, values.shape[1]))\n"
+        "        cells = values[drawn, np.arange(values.shape[1])]\n"
         "        return np.asarray(statistic(cells.reshape(len(rows), -1)))",
         _by("bench/analysis/test_statistics.py::test_seeds_are_drawn_in_all_strata_together"),
     ),

@@ -549,6 +549,6 @@ MUTANTS = [
         _CANVAS,
         "svg = harmless(stream.getvalue(), newlines=True)",
         "svg = stream.getvalue()",
-        _by("plot/test_canvas.py"),
+        _by("plot/test_canvas.py::test_hidden_characters_of_labels_that_others_wrote_are_written_out"),
     ),
 ]
