@@ -116,8 +116,8 @@ MUTANTS = [
     Mutant(
         "held-question-is-forgotten",
         _PAGE,
-        "return self._state(rater, item or self.store.claim(rater, among, LEASE))",
-        "return self._state(rater, self.store.claim(rater, among, LEASE))",
+        "            item = self.store.claim(rater, [hold], LEASE)\n",
+        "            pass\n",
         _by("reward_models/page/test_page.py::test_a_held_question_stays_with_its_page"),
     ),
     Mutant(
