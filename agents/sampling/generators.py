@@ -162,7 +162,8 @@ def replay(batch: EpisodeBatch, completions: Sequence[Completion]) -> Tensor:
         if len(completion.log_probs) != len(completion.tokens):
             raise GeneratorError(
                 f"the generator returned {len(completion.tokens)} tokens and {len(log_probs)} "
-                f"log-probabilities in row {row}; a rollout needs one of each token, to see that the weights are the policy's"
+                f"log-probabilities in row {row}; a rollout needs one of each token, to see whose "
+                "weights drew them"
             )
         tokens[row, : len(ids)] = ids
         said[row, : len(ids)] = torch.tensor(log_probs[: len(ids)], dtype=torch.float64)
