@@ -1,12 +1,14 @@
 """VLLMGenerator writes rollouts with vLLM, in this process; whose weights it has is checked by `play_by`.
 
 Three traps of the engine, all of them silent, are avoided here. It is handed a model's whole state, since on
-a CPU an output layer that shares the embedding's weights keeps a copy of them. Its prefix cache, which outlives
-the weights that it was computed with, is emptied. Its log-probabilities are those after the temperature.
+a CPU an output layer that shares the embedding's weights keeps a copy of them. Its prefix cache, which
+outlives the weights that it was computed with, is emptied. Its log-probabilities are those after the
+temperature.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import tempfile
@@ -63,7 +65,7 @@ class VLLMGenerator:
             except ImportError as error:
                 raise MissingLibraryError("VLLMGenerator", "vllm", "text-gym[vllm]") from error
             settings = {"max_model_len": policy.context, "generation_config": "vllm", "seed": 0, **options}
-            settings |= {"logprobs_mode": "processed_logprobs", "dtype": dtype}
+            settings |= {"logprobs_mode": "processed_logprobs", "dtype": dtype, "runner": "generate"}
             with tempfile.TemporaryDirectory() as folder:
                 _write_model(policy, folder)
                 try:
@@ -118,7 +120,9 @@ def _write_model(policy: Policy, folder: str) -> None:
     import tokenizers
     import transformers
 
-    policy.model.config.save_pretrained(folder)
+    config = copy.deepcopy(policy.model.config)
+    config.architectures = [type(policy.model).__name__]  # as `save_pretrained` of a model would
+    config.save_pretrained(folder)
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"?": 0}, unk_token="?"))
     special = dict.fromkeys(("unk_token", "eos_token", "pad_token"), "?")
     transformers.PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
@@ -135,12 +139,12 @@ def _completion(output: Any) -> Completion:
 def left_alone() -> Iterator[None]:
     """Undo what vLLM does to this process as it starts: it seeds every generator and takes the threads."""
     threads, set_threads = torch.get_num_threads(), torch.set_num_threads
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     try:
         yield
     finally:
         torch.set_num_threads = set_threads
         torch.set_num_threads(threads)
         random.setstate(states[0])
-        np.random.set_state(states[1])
+        np.random.set_state(states[1])  # noqa: NPY002
         torch.set_rng_state(states[2])

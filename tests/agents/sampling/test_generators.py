@@ -185,7 +185,7 @@ def test_an_engine_that_did_not_take_the_weights_is_refused_before_anything_is_l
     policy = small_policy()
     engine = fake(policy)
     config = GRPOConfig(iterations=4, group_size=4, learning_rate=1e-2, warmup=0)
-    agent = GRPO(policy, world(), config, generator=engine)
+    agent = GRPO(policy, world(reward=len), config, generator=engine)
     agent.learn(1)
     engine.deaf, before = True, parameters_of(policy)
     with pytest.raises(GeneratorError, match=r"nats a token from the policy's.*other weights"):
@@ -339,7 +339,6 @@ def test_an_engine_of_another_distribution_gives_the_policys_gradient() -> None:
     found = gradient_of_update(agent, batch, chances)
     paid = torch.from_numpy(task.reward(episodes).values)
     expected = exact_gradient(policy, lambda log_p: (log_p.exp() * paid).sum(), episodes)
-    with pytest.raises(AssertionError):
-        plain = replace(batch, generator_log_probs=None)
-        assert_same(gradient_of_update(agent, plain, chances), expected, atol=1e-5)
     assert_same(found, expected, atol=1e-8)
+    plain = gradient_of_update(agent, replace(batch, generator_log_probs=None), chances)
+    assert max(float((a - b).abs().max()) for a, b in zip(plain, expected, strict=True)) > 1e-4
