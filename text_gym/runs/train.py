@@ -147,19 +147,9 @@ def train(
     if start is not None and (bf16 or gradient_checkpointing):
         start.use_less_memory(bf16=bf16, gradient_checkpointing=gradient_checkpointing)
     reward = reward or task.reward
+    learnt: Any = (pairs, generator)  # from what, and who writes it
     job = TrainingJob(
-        algorithm,
-        config,
-        task,
-        reward,
-        start,
-        episodes,
-        limit,
-        device,
-        checkpoint_every,
-        came_from,
-        pairs,
-        generator,
+        algorithm, config, task, reward, start, episodes, limit, device, checkpoint_every, came_from, *learnt
     )
     settings = job.settings() | ({} if lora is None else {"lora": lora})
     settings |= {} if generator is None else {"generator": generator}
