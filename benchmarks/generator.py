@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from machine import machine
 from torch import Tensor
 
-from benchmarks.machine import machine
 from text_gym import TextVectorEnv
 from text_gym.agents import GRPO, Completion, GRPOConfig, LoRAPolicy, Policy, VLLMGenerator, rollout
 
