@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import time
 from dataclasses import dataclass, fields
@@ -13,7 +14,7 @@ from text_gym.agents.adapters.sb3.config import SB3_ALGORITHMS, SB3Config
 from text_gym.agents.algorithms.configs import CONFIGS, DPOConfig, settings_class
 from text_gym.agents.own_algorithms import installed, short_name
 from text_gym.data import Data
-from text_gym.errors import ConfigError, DataError, UnknownNameError
+from text_gym.errors import ConfigError, DataError, MissingLibraryError, UnknownNameError
 from text_gym.runs.folder import check_free, default_folder, read_config
 from text_gym.runs.hub import check_push
 from text_gym.runs.loggers import LogName, check_logs
@@ -68,6 +69,7 @@ class TrainOptions(Data):
         adapter_only: Save the adapter alone, not merged into the weights.
         bf16: Make matrix products in bfloat16; weights stay what they are.
         gradient_checkpointing: Need less memory for a third more work in updates.
+        generator: Who writes the texts: vllm, which is a package to install; the policy itself if left out.
         episodes: Episodes per iteration.
         max_tokens: Token limit of an episode; the task's own if left out.
         limit: What the limit means: end pays a text that it cuts as it stands, truncate learns nothing from
@@ -100,6 +102,7 @@ class TrainOptions(Data):
     adapter_only: bool = False
     bf16: bool = False
     gradient_checkpointing: bool = False
+    generator: Literal["vllm"] | None = None
     episodes: int = 64
     max_tokens: int | None = None
     limit: Literal["end", "truncate"] = "end"
@@ -159,6 +162,8 @@ def _checked(options: TrainOptions, config: Any) -> TrainOptions:
     if options.push_to_hub is not None:
         check_push(options.push_to_hub)
     check_device(options.device)
+    if options.generator is not None:
+        _check_generator(options)
     at_least(
         1,
         episodes=options.episodes,
@@ -184,6 +189,18 @@ def _checked(options: TrainOptions, config: Any) -> TrainOptions:
     check_free(out)
     policy = None if options.policy is None else policy_folder(options.policy)
     return dataclasses.replace(options, out=out, policy=policy)
+
+
+def _check_generator(options: TrainOptions) -> None:
+    """Check that a generator is installed, and that the algorithm plays by one.
+
+    Raises:
+        ConfigError: It is not, or does not.
+    """
+    if options.algorithm == DPO or options.algorithm.startswith("sb3."):
+        raise ConfigError(f"{options.algorithm} plays no texts by a generator; leave out --generator")
+    if importlib.util.find_spec("vllm") is None:
+        raise MissingLibraryError("--generator vllm", "vllm", "text-gym[vllm]")
 
 
 def _check_pairs(options: TrainOptions) -> None:
