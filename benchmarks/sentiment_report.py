@@ -1,0 +1,88 @@
+"""What the cells of `sentiment.py` found, together: results, the frontier that no policy can pass, the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from machine import Row
+
+from text_gym.plot import Line, curves, frontier, panels
+from text_gym.plot import save as save_figure
+
+Floats = npt.NDArray[np.float64]
+BETAS = tuple(float(b) for b in np.geomspace(20.0, 0.02, 40))  # reward units per nat
+FEW = 100  # a frontier is not followed to where fewer texts carry it
+NAMES = {"grpo": "GRPO", "ppo": "PPO", "rloo": "RLOO"}
+
+
+def gather(rows: Sequence[Row]) -> Row:
+    """The results: the start, what could be reached from it, and a row a run."""
+    (start,) = [r for r in rows if r["cell"] == "start"] or [None]
+    found: Row = {"rows": [r for r in rows if r["cell"] != "start"]}
+    if start is None:
+        return found
+    own = {k: v for k, v in start.items() if k != "sentiments"}
+    return {"machine": start["machine"], "start": own, "reachable": reachable(start["sentiments"]), **found}
+
+
+def reachable(rewards: Sequence[float]) -> list[Row]:
+    """The highest mean reward at each KL, from samples of the start: π ∝ start · exp(reward / β).
+
+    No policy has a higher mean reward at the same KL. Texts of all prompts are taken together, which lets the
+    choice of prompts be tilted too: the frontier of policies, who cannot choose them, lies below. It stops
+    where the weights rest on fewer than a hundred texts.
+
+    Args:
+        rewards: Of `n` texts that the start wrote.
+    """
+    r = np.asarray(rewards, np.float64)
+    points: list[Row] = []
+    for beta in BETAS:
+        weights = np.exp((r - r.max()) / beta)
+        weights /= weights.sum()
+        if 1 / np.square(weights).sum() < FEW:
+            break
+        kl = float((weights * np.log(weights * len(r))).sum())
+        points.append({"beta": beta, "kl": kl, "sentiment": float(weights @ r)})
+    return points
+
+
+def best_of(n: int, rewards: Sequence[float]) -> tuple[float, float]:
+    """KL in nats (an upper bound) and mean reward of the best of `n` texts, drawn with replacement."""
+    r = np.sort(np.asarray(rewards, np.float64))
+    below = np.arange(len(r) + 1) / len(r)
+    return float(np.log(n) - (n - 1) / n), float(np.diff(below**n) @ r)
+
+
+def name_of(row: Row) -> str:
+    """An algorithm's name, and what it learnt from."""
+    return NAMES[row["algorithm"]] + (", preferences" if row["reward"] == "preferences" else "")
+
+
+def write_figure(file: Path, results: Row) -> None:
+    """Draw sentiment over the iterations, and over KL with the frontier."""
+    figure, (left, right) = panels(2, columns=2, size=(5.2, 4.0))
+    groups: dict[str, list[Row]] = {}
+    for row in results["rows"]:
+        groups.setdefault(name_of(row), []).append(row)
+    lines, ways = [], []
+    for place, (name, rows) in enumerate(groups.items()):
+        y: Floats = np.array([[point["sentiment"] for point in row["curve"]] for row in rows])
+        kl: Floats = np.array([[point["kl"] for point in row["curve"]] for row in rows])
+        x = np.arange(1, y.shape[1] + 1)
+        ends = (y.min(axis=0), y.max(axis=0)) if len(rows) > 1 else (None, None)
+        lines.append(Line(x, y.mean(axis=0), name, *ends, colour=place, marks=False))
+        ways.append(Line(kl.mean(axis=0), y.mean(axis=0), name, colour=place, marks=False))
+        after = [row["after"] for row in rows]
+        gold = [a["sentiment"]["mean"] for a in after]
+        ways.append(Line([a["kl_nats"] for a in after], gold, colour=place, style="none", marks=True))
+    bound = results.get("reachable", [])
+    if bound:
+        reach = [p["kl"] for p in bound], [p["sentiment"] for p in bound]
+        ways.append(Line(*reach, "highest reachable", colour="ink", style=":", marks=False))
+    curves(lines, x_label="iterations", y_label="mean sentiment of the texts", reach=(0, 1), ax=left)
+    frontier(ways, y_label="mean sentiment; marks: held-out prompts", ax=right)
+    save_figure(figure, file)
