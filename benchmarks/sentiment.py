@@ -17,9 +17,9 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import tyro
@@ -32,6 +32,7 @@ from text_gym import read_transcripts, write_transcripts
 from text_gym.agents import LoRAPolicy, Policy, evaluate
 from text_gym.agents.algorithms.by_name import load_algorithm
 from text_gym.agents.sampling.evaluation import Report
+from text_gym.errors import ConfigError
 from text_gym.reward_models import RewardModel, RewardTrainer, RewardTrainingConfig
 from text_gym.reward_models.learned.backbones import load_classifier, shrink_head
 from text_gym.reward_models.people.raters import collect_pairs
@@ -51,9 +52,9 @@ CELLS = (
 NOISE = 0.2  # of the simulated rater, in units of sentiment: the scale of a logistic
 # What differs from an algorithm's defaults, besides what `Options` says.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "ppo": {"epochs": 2, "minibatches": 2},
-    "grpo": {"epochs": 1, "minibatches": 2},
-    "rloo": {"epochs": 1, "minibatches": 2},
+    "ppo": {"warmup": 2, "epochs": 2, "minibatches": 2},
+    "grpo": {"warmup": 2, "epochs": 1, "minibatches": 2},
+    "rloo": {"warmup": 2, "epochs": 1, "minibatches": 2},
 }
 
 
@@ -89,7 +90,7 @@ class Options:
     iterations: int = 24
     episodes: int = 48
     tokens: int = 20
-    learning_rate: float = 2e-5
+    learning_rate: float = 6e-5
     kl_coef: float = 0.02
     pairs: int = 2000
     layers: int = 6
@@ -97,11 +98,18 @@ class Options:
     lora: int = 0
 
 
-def scorer() -> FunctionReward:
-    """VADER's compound sentiment of prompt and completion, in [−1, 1]: a lexicon and a few rules."""
-    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+def vader() -> Any:
+    """VADER, a lexicon of 7,500 words and a few rules, which comes with its package."""
+    try:
+        from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+    except ImportError as error:
+        raise ConfigError("the scorer needs vaderSentiment; pip install -e '.[sentiment]'") from error
+    return SentimentIntensityAnalyzer()
 
-    analyzer = SentimentIntensityAnalyzer()
+
+def scorer() -> FunctionReward:
+    """The reward: VADER's compound sentiment of prompt and completion together, in [−1, 1]."""
+    analyzer = vader()
 
     def sentiment(prompt: str, completion: str) -> float:
         return float(analyzer.polarity_scores(prompt + completion)["compound"])
@@ -144,9 +152,7 @@ def measured(report: Report) -> Row:
 
 def _favourites(words: Sequence[Sequence[str]]) -> dict[str, float]:
     """The twelve words of the lexicon that stand in most texts, with the share of texts that have them."""
-    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
-
-    lexicon = SentimentIntensityAnalyzer().lexicon
+    lexicon = vader().lexicon
     found = Counter(w for own in words for w in {word.strip(".,!?;:") for word in own} if w in lexicon)
     return {word: count / len(words) for word, count in found.most_common(12)}
 
@@ -169,9 +175,11 @@ def preferences(options: Options, seed: int) -> tuple[RewardSource, Row]:
     text of higher sentiment, but for logistic noise (Bradley and Terry 1952).
     """
     started = time.process_time()
-    model = load_classifier(options.model, new_head=True, num_labels=1, num_hidden_layers=options.layers)
-    shrink_head(model, seed)
+    model = load_classifier(options.model, new_head=True, num_labels=1)
+    model.base_model.layers = model.base_model.layers[: options.layers]
+    model.config.num_hidden_layers = options.layers
     model.get_input_embeddings().requires_grad_(False)
+    shrink_head(model, seed)
     tokenizer = PretrainedTokenizer.from_pretrained(options.model)
     learner = RewardModel(model, tokenizer, name="preferences", device="cpu")
     gold = scorer()
