@@ -2,14 +2,15 @@
 
     python benchmarks/sentiment.py --model FOLDER --jobs 2
 
-SmolLM2-135M continues the beginnings of reviews; the reward is VADER's sentiment of the whole text, from −1 to
-1 (Hutto and Gilbert 2014), or a reward model that learnt from 2,000 simulated preferences. Every run is a cell
+SmolLM2-135M continues beginnings of reviews; the reward is VADER's sentiment of the whole text, from −1 to 1
+(Hutto and Gilbert 2014), or a reward model that learnt from 2,000 simulated preferences. Every run is a cell
 that leaves a file in `--out`; those that are there are not run again, so that the command may be stopped and
 given once more. `python -m tests.real` makes the model. It needs `pip install -e '.[sentiment]'`.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -27,8 +28,15 @@ from machine import Row, machine
 from sentiment_prompts import prompts
 from sentiment_report import gather, write_figure
 
-from text_gym import Episode, FunctionReward, PretrainedTokenizer, RewardSource, TextVectorEnv
-from text_gym import read_transcripts, write_transcripts
+from text_gym import (
+    Episode,
+    FunctionReward,
+    PretrainedTokenizer,
+    RewardSource,
+    TextVectorEnv,
+    read_transcripts,
+    write_transcripts,
+)
 from text_gym.agents import LoRAPolicy, Policy, evaluate
 from text_gym.agents.algorithms.by_name import load_algorithm
 from text_gym.agents.sampling.evaluation import Report
@@ -134,7 +142,7 @@ def measured(report: Report) -> Row:
     """What a report says, with measures of monotony and some texts."""
     texts = [e.completion for e in report.episodes]
     words = [text.lower().split() for text in texts]
-    bigrams = [pair for own in words for pair in zip(own, own[1:], strict=False)]
+    bigrams = [pair for own in words for pair in itertools.pairwise(own)]
     repeated = [1 - len(set(own)) / len(own) for own in words if own]
     step = max(1, len(texts) // 8)
     return {

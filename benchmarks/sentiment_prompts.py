@@ -1,4 +1,4 @@
-"""Beginnings of reviews, written for `sentiment.py`: templates times what is reviewed; no word has a sentiment."""
+"""Beginnings of reviews, written for `sentiment.py`: templates times what is reviewed, without a sentiment."""
 
 from __future__ import annotations
 

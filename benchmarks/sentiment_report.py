@@ -11,10 +11,22 @@ from machine import Row
 
 from text_gym.plot import Line, curves, frontier, panels
 from text_gym.plot import save as save_figure
+from text_gym.utils.display import harmless
 
 Floats = npt.NDArray[np.float64]
 BETAS = tuple(float(b) for b in np.geomspace(20.0, 0.02, 40))  # reward units per nat
 FEW = 100  # a frontier is not followed to where fewer texts carry it
+HEADS = [
+    "who",
+    "seed",
+    "sentiment, held-out (95 %)",
+    "KL, nats a text",
+    "perplexity under the start",
+    "different word pairs",
+    "words repeated in a text",
+    "favourite words, share of texts",
+    "minutes",
+]
 NAMES = {"grpo": "GRPO", "ppo": "PPO", "rloo": "RLOO"}
 
 
@@ -60,6 +72,74 @@ def best_of(n: int, rewards: Sequence[float]) -> tuple[float, float]:
 def name_of(row: Row) -> str:
     """An algorithm's name, and what it learnt from."""
     return NAMES[row["algorithm"]] + (", preferences" if row["reward"] == "preferences" else "")
+
+
+def runs(results: Row) -> list[list[str]]:
+    """The table of all runs, the start first: what their policies write of held-out prompts."""
+    lines = [HEADS, ["---"] * len(HEADS)]
+    lines += [["the start", "–", *_cells(results["start"]["after"]), "–"]]
+    for row in results["rows"]:
+        minutes = f"{row['curve'][-1]['processor_seconds'] / 60:.1f}"
+        lines.append([name_of(row), str(row["seed"]), *_cells(row["after"]), minutes])
+    return lines
+
+
+def _cells(after: Row) -> list[str]:
+    low, high = after["sentiment"]["ci95"]
+    return [
+        f"{after['sentiment']['mean']:.2f} ({low:.2f}–{high:.2f})".replace("-", "−"),
+        f"{abs(after['kl_nats']):.1f}",
+        f"{after['perplexity']:.1f}",
+        f"{after['distinct_bigrams']:.0%}",
+        f"{after['repeated_words']:.0%}",
+        ", ".join(f"{plain(word)} {share:.0%}" for word, share in list(after["favourites"].items())[:4]),
+    ]
+
+
+def preferences(results: Row) -> list[list[str]]:
+    """The table of reward models that learnt from preferences."""
+    heads = [
+        "seed",
+        "pairs",
+        "epochs",
+        "loss on its validation pairs, nats",
+        "agrees with the scorer, held-out",
+    ]
+    lines = [heads, ["---"] * len(heads)]
+    for row in results["rows"]:
+        if row["reward"] == "preferences":
+            model, agreement = row["reward_model"], row["reward_model"]["agreement"]
+            loss = min(epoch["validation_loss"] for epoch in model["history"])
+            low, high = agreement["ci95"]
+            share = f"{agreement['value']:.0%} ({low:.0%}–{high:.0%})"
+            epochs = str(len(model["history"]))
+            lines.append([str(row["seed"]), f"{model['pairs']:,}", epochs, f"{loss:.3f}", share])
+    return lines
+
+
+def samples(results: Row) -> list[list[str]]:
+    """The table of texts: held-out prompts, the start's continuations and those of a run of each kind."""
+    shown = [("the start", results["start"]["after"]["samples"])]
+    for row in results["rows"]:
+        if name_of(row) not in dict(shown):
+            shown.append((name_of(row), row["after"]["samples"]))
+    lines = [["prompt", "who", "continuation", "sentiment"], ["---"] * 4]
+    for i in range(0, len(shown[0][1]), 2):
+        for who, texts in shown:
+            prompt = plain(texts[i]["prompt"]) if who == "the start" else ""
+            sentiment = f"{texts[i]['sentiment']:.2f}".replace("-", "−")
+            lines.append([prompt, who, plain(texts[i]["completion"]), sentiment])
+    return lines
+
+
+def plain(text: str) -> str:
+    """A text that no browser and no Markdown reads as anything but text: a model may write what it likes.
+
+    >>> plain("<b>|*x*|\\u202e")
+    '&#60;b&#62;&#124;&#42;x&#42;&#124;&#92;u202e'
+    """
+    shown = harmless(text)
+    return "".join(c if c.isalnum() or c in " ,.;'’" else f"&#{ord(c)};" for c in shown)
 
 
 def write_figure(file: Path, results: Row) -> None:

@@ -17,6 +17,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+from sentiment_report import preferences, runs, samples  # noqa: E402
+
 from tests.house import FLOORS, House  # noqa: E402
 from text_gym.bench.report.figures import plates  # noqa: E402
 from text_gym.plot import diagram, reward_and_gold, save, spread  # noqa: E402
@@ -296,6 +298,17 @@ def trust_page(text: str) -> str:
     return block.sub(lambda at: f"{at[1]}\n{table}\n\n{at[2]}", text)
 
 
+def sentiment_page(text: str) -> str:
+    """Return the page of the sentiment task, its tables made anew from `benchmarks/sentiment.py`."""
+    found = json.loads((ROOT / "benchmarks/results/sentiment.json").read_text(encoding="utf-8"))
+    tables = {"sentiment": runs, "sentiment-preferences": preferences, "sentiment-samples": samples}
+    for name, table in tables.items():
+        made = "\n".join(map(_row, table(found)))
+        block = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        text = block.sub(lambda at, made=made: f"{at[1]}\n{made}\n\n{at[2]}", text)
+    return text
+
+
 def draw_concepts(folder: Path) -> None:
     """Draw the pictures of the concepts that need more than a snippet: those of the benchmark's results."""
     results = ROOT / "benchmarks/results/rewards"
@@ -328,6 +341,8 @@ if __name__ == "__main__":
     tested.write_text(trust_page(tested.read_text(encoding="utf-8")), encoding="utf-8")
     course = ROOT / "docs" / "course.md"
     course.write_text(course_page(course.read_text(encoding="utf-8")), encoding="utf-8")
+    feeling = ROOT / "docs" / "sentiment.md"
+    feeling.write_text(sentiment_page(feeling.read_text(encoding="utf-8")), encoding="utf-8")
     draw_floors(ROOT / "docs" / "floors.png")
     for page in [ROOT / "docs" / "plots.md", *sorted((ROOT / "docs" / "concepts").glob("*.md"))]:
         draw_plots(page)

@@ -75,7 +75,9 @@ def test_the_best_of_n_of_two_rewards_is_the_closed_form(report: Any) -> None:
     assert kl == pytest.approx(math.log(4) - 0.75)
 
 
-def test_a_tiny_model_goes_the_whole_way(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tiny_model_goes_the_whole_way(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(script, "vader", Vowels)
     task = load_task("products")
     small_policy("llama", task.tokenizer, max_position_embeddings=128).save(tmp_path / "model")
