@@ -1,4 +1,4 @@
-"""Beginnings of reviews, written for `sentiment.py`: templates times what is reviewed, without a sentiment."""
+"""Beginnings of reviews, written for `sentiment.py`: templates times what is reviewed, without sentiment."""
 
 from __future__ import annotations
 

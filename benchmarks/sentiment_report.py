@@ -1,4 +1,4 @@
-"""What the cells of `sentiment.py` found, together: results, the frontier that no policy can pass, the picture."""
+"""What the cells of `sentiment.py` found: results, the frontier that no policy can pass, tables, a picture."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def preferences(results: Row) -> list[list[str]]:
         "seed",
         "pairs",
         "epochs",
-        "loss on its validation pairs, nats",
+        "validation loss, nats a pair",
         "agrees with the scorer, held-out",
     ]
     lines = [heads, ["---"] * len(heads)]

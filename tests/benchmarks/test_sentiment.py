@@ -1,4 +1,4 @@
-"""`benchmarks/sentiment.py`: its prompts, its frontier against closed forms, and its path with a tiny model."""
+"""`benchmarks/sentiment.py`: its prompts, its frontier against closed forms, its path with a tiny model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ TEXTS = ("a b a b", "the c")
 class Vowels:
     """In place of VADER: the share of vowels, from −1 to 1."""
 
-    lexicon = {"the": 1.0}
+    lexicon: ClassVar = {"the": 1.0}
 
     def polarity_scores(self, text: str) -> dict[str, float]:
         vowels = sum(c in "aeiou" for c in text)
