@@ -1,4 +1,4 @@
-"""What the cells of `sentiment.py` found: results, the frontier that no policy can pass, tables, a picture."""
+"""What the cells of `sentiment.py` found: results, the frontier that no policy passes, tables, a picture."""
 
 from __future__ import annotations
 
