@@ -171,7 +171,7 @@ def begin(options: Options) -> Row:
     env = world(options, gold)
     each = 2 * -(-options.pairs // len(env.prompts))
     found = evaluate(policy, env, seed=20_000, episodes_per_prompt=each)
-    write_transcripts(options.out / "texts.jsonl", found.episodes, found.rewards)
+    write_transcripts(options.out / "texts.jsonl", found.episodes, found.rewards.tolist())
     after = measured(judge(policy, policy, options, gold))
     return {"after": after, "texts": len(found.episodes), "sentiments": found.rewards.tolist()}
 

@@ -32,7 +32,7 @@ NAMES = {"grpo": "GRPO", "ppo": "PPO", "rloo": "RLOO"}
 
 def gather(rows: Sequence[Row]) -> Row:
     """The results: the start, what could be reached from it, and a row a run."""
-    (start,) = [r for r in rows if r["cell"] == "start"] or [None]
+    start = next((r for r in rows if r["cell"] == "start"), None)
     found: Row = {"rows": [r for r in rows if r["cell"] != "start"]}
     if start is None:
         return found
@@ -153,16 +153,16 @@ def write_figure(file: Path, results: Row) -> None:
         y: Floats = np.array([[point["sentiment"] for point in row["curve"]] for row in rows])
         kl: Floats = np.array([[point["kl"] for point in row["curve"]] for row in rows])
         x = np.arange(1, y.shape[1] + 1)
-        ends = (y.min(axis=0), y.max(axis=0)) if len(rows) > 1 else (None, None)
-        lines.append(Line(x, y.mean(axis=0), name, *ends, colour=place, marks=False))
+        low, high = (y.min(axis=0), y.max(axis=0)) if len(rows) > 1 else (None, None)
+        lines.append(Line(x, y.mean(axis=0), name, low, high, colour=place, marks=False))
         ways.append(Line(kl.mean(axis=0), y.mean(axis=0), name, colour=place, marks=False))
         after = [row["after"] for row in rows]
         gold = [a["sentiment"]["mean"] for a in after]
         ways.append(Line([a["kl_nats"] for a in after], gold, colour=place, style="none", marks=True))
     bound = results.get("reachable", [])
     if bound:
-        reach = [p["kl"] for p in bound], [p["sentiment"] for p in bound]
-        ways.append(Line(*reach, "highest reachable", colour="ink", style=":", marks=False))
+        x, y = (np.array([p[name] for p in bound]) for name in ("kl", "sentiment"))
+        ways.append(Line(x, y, "highest reachable", colour="ink", style=":", marks=False))
     curves(lines, x_label="iterations", y_label="mean sentiment of the texts", reach=(0, 1), ax=left)
     frontier(ways, y_label="mean sentiment; marks: held-out prompts", ax=right)
     save_figure(figure, file)

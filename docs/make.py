@@ -303,9 +303,10 @@ def sentiment_page(text: str) -> str:
     found = json.loads((ROOT / "benchmarks/results/sentiment.json").read_text(encoding="utf-8"))
     tables = {"sentiment": runs, "sentiment-preferences": preferences, "sentiment-samples": samples}
     for name, table in tables.items():
-        made = "\n".join(map(_row, table(found)))
-        block = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        text = block.sub(lambda at, made=made: f"{at[1]}\n{made}\n\n{at[2]}", text)
+        start, end = f"<!-- table: {name} -->\n", "<!-- end -->"
+        before, _, rest = text.partition(start)
+        after = rest.partition(end)[2]
+        text = "\n".join([before + start, *map(_row, table(found)), "", end + after])
     return text
 
 
