@@ -60,9 +60,9 @@ CELLS = (
 NOISE = 0.2  # of the simulated rater, in units of sentiment: the scale of a logistic
 # What differs from an algorithm's defaults, besides what `Options` says.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "ppo": {"warmup": 2, "epochs": 1, "minibatches": 2},
-    "grpo": {"warmup": 2, "epochs": 1, "minibatches": 2, "kl_in": "reward", "kl_estimator": "k1"},
-    "rloo": {"warmup": 2, "epochs": 1, "minibatches": 2},
+    "ppo": {"epochs": 1},
+    "grpo": {"epochs": 1, "kl_in": "reward", "kl_estimator": "k1"},
+    "rloo": {"epochs": 1},
 }
 
 
@@ -98,7 +98,7 @@ class Options:
     iterations: int = 24
     episodes: int = 48
     tokens: int = 20
-    learning_rate: float = 1.5e-4
+    learning_rate: float = 1e-4
     kl_coef: float = 0.05
     pairs: int = 2000
     layers: int = 6
