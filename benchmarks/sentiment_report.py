@@ -62,13 +62,6 @@ def reachable(rewards: Sequence[float]) -> list[Row]:
     return points
 
 
-def best_of(n: int, rewards: Sequence[float]) -> tuple[float, float]:
-    """KL in nats (an upper bound) and mean reward of the best of `n` texts, drawn with replacement."""
-    r = np.sort(np.asarray(rewards, np.float64))
-    below = np.arange(len(r) + 1) / len(r)
-    return float(np.log(n) - (n - 1) / n), float(np.diff(below**n) @ r)
-
-
 def name_of(row: Row) -> str:
     """An algorithm's name, and what it learnt from."""
     return NAMES[row["algorithm"]] + (", preferences" if row["reward"] == "preferences" else "")

@@ -51,6 +51,7 @@ SAYS = {
     "text_gym.cli": "a file a command",
 }
 
+SENTIMENT = "![Mean sentiment over the iterations, and over the KL with the highest reachable](sentiment.png)"
 # Rewards that were optimised, with their names in the benchmark.
 GOLD_OF = {
     "gold itself": "gold",
@@ -300,13 +301,17 @@ def trust_page(text: str) -> str:
 
 def sentiment_page(text: str) -> str:
     """Return the page of the sentiment task, its tables made anew from `benchmarks/sentiment.py`."""
-    found = json.loads((ROOT / "benchmarks/results/sentiment.json").read_text(encoding="utf-8"))
+    results = ROOT / "benchmarks/results/sentiment.json"
+    if not results.is_file():
+        return text
+    found = json.loads(results.read_text(encoding="utf-8"))
     tables = {"sentiment": runs, "sentiment-preferences": preferences, "sentiment-samples": samples}
     for name, table in tables.items():
         start, end = f"<!-- table: {name} -->\n", "<!-- end -->"
         before, _, rest = text.partition(start)
         after = rest.partition(end)[2]
-        text = "\n".join([before + start, *map(_row, table(found)), "", end + after])
+        picture = [SENTIMENT, ""] if name == "sentiment" else []
+        text = "\n".join([before + start, *picture, *map(_row, table(found)), "", end + after])
     return text
 
 

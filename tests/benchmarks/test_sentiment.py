@@ -69,12 +69,6 @@ def test_the_frontier_of_two_rewards_is_the_closed_form(report: Any) -> None:
     assert report.reachable(rewards[-2050:-1950]) == []  # a hundred texts carry no tilt
 
 
-def test_the_best_of_n_of_two_rewards_is_the_closed_form(report: Any) -> None:
-    kl, mean = report.best_of(4, [0.0, 1.0, 0.0, 0.0])
-    assert mean == pytest.approx(1 - 0.75**4)
-    assert kl == pytest.approx(math.log(4) - 0.75)
-
-
 def test_a_tiny_model_goes_the_whole_way(
     script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
