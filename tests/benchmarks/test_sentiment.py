@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import importlib
 import json
 import math
@@ -106,9 +107,22 @@ def test_a_tiny_model_goes_the_whole_way(
     assert all(point["reward"] == point["sentiment"] for row in scored for point in row["curve"])
     assert all(point["reward"] != point["sentiment"] for point in preferred["curve"])
     assert preferred["reward_model"]["pairs"] == 8
+    report = importlib.import_module("sentiment_report")
+    assert [row[0] for row in report.runs(results)[2:]] == ["the start", "PPO", "GRPO, preferences"]
+    assert report.preferences(results)[2][:2] == ["2", "8"]
+    shown = report.samples(results)[2:]
+    assert [row[1] for row in shown[:3]] == ["the start", "PPO", "GRPO, preferences"]
+    assert len({len(row) for row in shown}) == 1
     # What is there is not run again.
     monkeypatch.setattr(script, "run", lambda cell, options: pytest.fail(f"{cell} was run again"))
     script.main(options)
+
+
+def test_texts_of_models_are_nothing_but_text_on_the_page(report: Any) -> None:
+    wild = "<b>|*x*|`\u202e\n[a](b)"
+    shown = report.plain(wild)
+    assert not set(shown) & set("<>|*`\n[]()\u202e")
+    assert html.unescape(shown) == wild.replace("\u202e", "\\u202e").replace("\n", "\\n")
 
 
 def test_monotony_is_measured(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
