@@ -64,7 +64,7 @@ def labels(form: str) -> Callable[[], list[Any]]:
                 policy="small",
                 overlap=2,
             )
-            answers = [{"wit": 4, "style": 7}, {"preference": "tie"}, {"preference": 3}]
+            answers: list[dict[str, Any]] = [{"wit": 4, "style": 7}, {"preference": "tie"}, {"preference": 3}]
             for item, values in zip(ids, answers, strict=True):
                 store.record(item, "ada", values, latency=1.5, at=1.0)
             store.record(ids[0], "bob", answers[0])
