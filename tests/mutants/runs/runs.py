@@ -204,8 +204,8 @@ MUTANTS = [
     Mutant(
         "torn-row-is-read",
         _FOLDER,
-        'file.read_text(encoding="utf-8").split("\\n")[:-1] if file.exists() else []',
-        'file.read_text(encoding="utf-8").splitlines() if file.exists() else []',
+        'content.split(b"\\n")[:-1], 1)',
+        "content.splitlines(), 1)",
         _by("runs/test_folder.py::test_a_resumed_run_goes_on_after_the_iterations_that_count"),
     ),
     Mutant(
@@ -351,8 +351,8 @@ MUTANTS = [
     Mutant(
         "policy-of-the-last-round-not-of-the-kept-one",
         _SAVED,
-        '.rstrip("\\n").split("\\n")[-1])["kept"])',
-        '.rstrip("\\n").split("\\n")[-1])["round"])',
+        'parse_json(last, str(rounds))["kept"]',
+        'parse_json(last, str(rounds))["round"]',
         _by("runs/test_saved_policy.py::test_the_policy_of_a_run"),
     ),
     Mutant(
