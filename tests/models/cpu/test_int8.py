@@ -19,8 +19,9 @@ from text_gym.models.cpu.kernels import kernels_for
 
 FOUND = kernels_for(torch.zeros(1))
 pytestmark = pytest.mark.skipif(FOUND is None, reason="no compiled kernels here")
-ROWS = (1, 2, 3, 7, 8, 13, 64, 65, 130)  # whole tiles, rests, more than one block
-SIZES = ((1, 1), (3, 5), (4, 32), (5, 33), (64, 64), (127, 70), (1025, 40), (2051, 31))
+ROWS = (1, 2, 3, 6, 7, 11, 64, 67, 130)  # whole tiles, rests, more than one block
+SIZES = ((1, 1), (3, 5), (4, 32), (5, 33), (64, 64), (127, 70), (641, 40))
+GROUP = 64  # inputs that share a scale
 
 
 def kernels() -> Int8Kernels:
@@ -29,19 +30,23 @@ def kernels() -> Int8Kernels:
 
 
 def whole(rng: np.random.Generator, rows: int, columns: int) -> npt.NDArray[np.int64]:
-    """Whole numbers of 8 bits, each row with one of the largest size."""
+    """Whole numbers of 8 bits, one of the largest size in every group of a row."""
     found = rng.integers(-127, 128, (rows, columns))
-    found[np.arange(rows), rng.integers(0, columns, rows)] = rng.choice([-127, 127], rows)
+    for first in range(0, columns, GROUP):
+        some = rng.integers(first, min(first + GROUP, columns), rows)
+        found[np.arange(rows), some] = rng.choice([-127, 127], rows)
     return found
 
 
 @pytest.mark.parametrize("layout", ["in rows", "in columns", "strided"])
 @pytest.mark.parametrize(("inputs", "outputs"), SIZES)
 def test_products_of_whole_numbers_are_exact(inputs: int, outputs: int, layout: str) -> None:
-    """With scales that are powers of two nothing rounds but the last step to float32."""
+    """Scales that are powers of two, and sums below 2²⁴, leave nothing to round."""
     rng = np.random.default_rng(inputs)
     x, w = whole(rng, max(ROWS), inputs), whole(rng, outputs, inputs)
-    row_scales, scales = 2.0 ** rng.integers(-9, 3, (max(ROWS), 1)), 2.0 ** rng.integers(-9, 3, (outputs, 1))
+    steps = 2.0 ** rng.integers(-2, 1, (max(ROWS), -(-inputs // GROUP)))  # of each group
+    row_scales = steps.repeat(GROUP, axis=1)[:, :inputs]
+    scales = 2.0 ** rng.integers(-9, 3, (outputs, 1))
     weights = torch.from_numpy(w * scales).float().T  # (inputs, outputs), each column in a row
     if layout == "in rows":
         weights = weights.contiguous()
@@ -50,7 +55,7 @@ def test_products_of_whole_numbers_are_exact(inputs: int, outputs: int, layout: 
     panels = kernels().pack(weights)
     bias = torch.from_numpy(rng.integers(-9, 9, outputs)).float()
     for rows in ROWS:
-        wanted = torch.from_numpy((x @ w.T)[:rows] * row_scales[:rows] * scales.T)
+        wanted = torch.from_numpy(((x * row_scales) @ w.T)[:rows] * scales.T)
         given = torch.from_numpy(x[:rows] * row_scales[:rows]).float()
         assert torch.equal(kernels().multiply(given, panels), wanted.float())
         found = kernels().multiply(given, panels, bias).double()
@@ -60,10 +65,14 @@ def test_products_of_whole_numbers_are_exact(inputs: int, outputs: int, layout: 
 def test_rounding_is_half_a_step_of_each_factor() -> None:
     generator = torch.Generator().manual_seed(0)
     x, weights = torch.randn(9, 200, generator=generator), torch.randn(200, 50, generator=generator)
+    x[:, 100] = 1000.0  # ruins the digits of its own group, and of no other
     found = kernels().multiply(x, kernels().pack(weights)).double()
     x, weights = x.double(), weights.double()
-    of_x, of_w = x.abs().amax(1, keepdim=True) / 254, weights.abs().amax(0) / 254  # half a step
-    bound = of_x * weights.abs().sum(0) + x.abs().sum(1, keepdim=True) * of_w + 200 * of_x * of_w
+    of_w = weights.abs().amax(0) / 254  # half a step
+    bound = x.abs().sum(1, keepdim=True) * of_w
+    for some, w in zip(x.split(GROUP, 1), weights.split(GROUP), strict=True):
+        of_x = some.abs().amax(1, keepdim=True) / 254
+        bound = bound + of_x * w.abs().sum(0) + len(w) * of_x * of_w
     assert ((found - x @ weights).abs() <= bound + 1e-5).all()
     assert (found - x @ weights).norm() < 0.02 * (x @ weights).norm()
 
@@ -118,7 +127,7 @@ def test_zeros_and_tiny_numbers_do_no_harm() -> None:
 
 @pytest.mark.nightly
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc here")
-def test_processors_without_the_instruction_get_the_same_bits(tmp_path: Path) -> None:
+def test_processors_without_the_instruction_get_the_same_numbers(tmp_path: Path) -> None:
     file = tmp_path / "plain.so"
     flags = [flag for flag in library.FLAGS if not flag.startswith("-march")]
     command = ["gcc", *flags, "-ffp-contract=off", str(library.SOURCE), "-o", str(file), "-lm"]
@@ -130,4 +139,4 @@ def test_processors_without_the_instruction_get_the_same_bits(tmp_path: Path) ->
     x, weights = torch.randn(70, 301, generator=generator), torch.randn(301, 90, generator=generator)
     assert torch.equal(plain.pack(weights).memory, kernels().pack(weights).memory)
     products: list[Tensor] = [k.multiply(x, k.pack(weights)) for k in (plain, kernels())]
-    assert torch.equal(*products)
+    assert (products[0] - products[1]).abs().max() < 1e-5  # sums of groups round alike but for fused steps

@@ -1,6 +1,7 @@
 """Matrix products in whole numbers of 8 bits, for rollouts that may be inexact and say so.
 
-The compiled kernels do them (`kernels_int8.h`): weights have one scale an output, inputs one a row. Nothing
+The compiled kernels do them (`kernels_int8.h`): weights have one scale an output, inputs one a
+group of 64 in a row. Nothing
 here is differentiable, and nothing outside rollouts uses it.
 """
 
@@ -20,7 +21,7 @@ _POINTER, _NUMBER = ctypes.c_void_p, ctypes.c_int64
 
 @dataclass(frozen=True)
 class Int8Panels:
-    """A matrix `(inputs, outputs)` in whole numbers, in the order in which `Int8Kernels.multiply` reads it."""
+    """A matrix `(inputs, outputs)` in whole numbers, in the order in which `multiply` reads it."""
 
     memory: Tensor  # uint8: the float32 scales of the outputs, then (panels, inputs / 4, width, 4)
     inputs: int
@@ -73,7 +74,7 @@ class Int8Kernels:
         return Int8Panels(memory, inputs, outputs)
 
     def multiply(self, x: Tensor, panels: Int8Panels, bias: Tensor | None = None) -> Tensor:
-        """Multiply two matrices after rounding each row of the first to whole numbers of 8 bits.
+        """Multiply two matrices after rounding the first to whole numbers of 8 bits.
 
         Args:
             x: `(n, inputs)` float32.

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from text_gym.episode import IntArray
+from text_gym.models.kv_cache import RolloutWeights
 
 from .int8 import Int8Panels
 from .kernels import Kernels, LayerWeights, Panels, TrunkWeights
 
 Norm = tuple[Tensor, Tensor | None, float]  # weight, bias and epsilon; an RMSNorm has no bias
 AnyPanels = Panels | Int8Panels
-RolloutWeights = Literal["float32", "int8"]  # in what numbers the matrices are while tokens are drawn
 Linear = tuple[Sequence[Tensor], Tensor | None]  # (inputs, outputs) each, side by side, and bias
 ACTIVATIONS = "gelu", "gated silu", "gated gelu"  # as in kernels.c
 

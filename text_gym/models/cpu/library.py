@@ -1,7 +1,7 @@
 """The compiled kernels: built once per machine, kept in the user's cache folder, loaded by later processes.
 
-The source, `kernels.c` with its header, is part of the package; nothing is downloaded. Whatever goes wrong here costs speed
-and nothing else: one line in the log says why, and PyTorch's operators do the work.
+The source, `kernels.c` with its header, is part of the package; nothing is downloaded. Whatever goes wrong
+here costs speed and nothing else: one line in the log says why, and PyTorch's operators do the work.
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ def key(compiler: list[str]) -> str:
     that finds the library in the cache runs no other process.
     """
     sources = [SOURCE, *sorted(SOURCE.parent.glob("*.h"))]
-    parts = [*(source.read_text(encoding="utf-8") for source in sources), repr((FLAGS, THREADED)), repr(compiler)]
+    parts = [source.read_text(encoding="utf-8") for source in sources]
+    parts += [repr((FLAGS, THREADED)), repr(compiler)]
     for word in compiler:
         program = shutil.which(word)
         if program is not None:
