@@ -108,8 +108,8 @@ MUTANTS = [
     ),
     Mutant(
         "value-head-not-loaded",
-        POLICY,
-        "            load_into(policy.value_head, head)\n",
+        f"{POLICIES}/value_head.py",
+        "            load_into(head, file)\n",
         "            pass\n",
         (OF_POLICY + "what_is_saved_is_an_ordinary_hugging_face_folder",),
     ),

@@ -119,8 +119,13 @@ def usable(name: str | Path) -> Iterator[None]:
         ) from error
 
 
-def check_tokenizer(file: Path, fingerprint: str) -> None:
+def check_tokenizer(file: Path, folder: Path, fingerprint: str) -> None:
     """Refuse a tokenizer other than the one that a safetensors file says it was saved with.
+
+    Args:
+        file: Of safetensors.
+        folder: Whose it is, for the error.
+        fingerprint: Of the tokenizer there is.
 
     Raises:
         DataError: It is another one; a file that says nothing is taken as it is.
@@ -131,7 +136,7 @@ def check_tokenizer(file: Path, fingerprint: str) -> None:
         saved = (opened.metadata() or {}).get("tokenizer", fingerprint)
     if saved != fingerprint:
         raise DataError(
-            f"{file.parent} was saved with another tokenizer ({excerpt(saved)}, now {fingerprint}), whose "
+            f"{folder} was saved with another tokenizer ({excerpt(saved)}, now {fingerprint}), whose "
             "ids mean other texts; restore it, or save policy and tokenizer again"
         )
 
