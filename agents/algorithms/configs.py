@@ -26,10 +26,11 @@ class AgentConfig:
         kl_target: KL to hold by adapting β, in nats per episode; None keeps β fixed.
         kl_estimator: k1, k2 or k3 (see `text_gym.agents.estimate_kl`).
         temperature: Of the sampling distribution; the policy that learns is the one at this temperature.
-        rollout_weights: "int8" draws tokens with weights and states rounded to 8 bits, on a CPU, two to three
-            times as fast where the model is large. Log-probabilities and values of the update are unrounded,
-            tokens are weighted by how much likelier the policy finds them (at most twofold), and the metrics
-            `generator_…` tell how far both are apart.
+        rollout_weights: "int8" draws tokens with weights and states rounded to 8 bits, on a CPU. The update's
+            log-probabilities and values are computed anew, unrounded, tokens are weighted by how much
+            likelier the policy finds them (at most twofold), and the metrics `generator_…` tell how far both
+            are apart. Draws alone are up to three times as fast; with that second pass a rollout is slower
+            than in float32 (`benchmarks/rollout_weights.py`).
         on_decline: What to do when reward − β·KL has fallen below that of the starting policy by more than
             noise (see `Objective`): "warn" says so once; "stop" also ends learning there.
         seed: Decides prompts, noise and minibatches.
