@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 PYTHONPATH=. python benchmarks/rollout_weights.py [FOLDER] [--ctranslate2 PYTHON]
 
 FOLDER is a model's, such as the SmolLM2-135M that `python -m tests.real` makes; without it GPT-2's 124M shape
-with random weights is tried. "draws" are the sampler's alone; "rollout" includes environment and, with 8 bits,
+with random weights is tried. "draws" are the sampler alone; "rollout" has the environment and, with 8 bits,
 the unrounded pass that computes log-probabilities and values anew. PYTHON is that of an environment with
 `ctranslate2` and `transformers`: its int8 draws tokens only. Contestants take turns; medians of three.
 """
