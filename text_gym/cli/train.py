@@ -67,7 +67,7 @@ def _pairs(options: TrainOptions, task: Task) -> list[Preference]:
 
 def _new_policy(options: TrainOptions, task: Task, seed: int) -> Policy:
     """Make a policy with random weights that can read the task's longest prompt and a whole completion."""
-    longest = max(len(task.tokenizer.encode(p.text)) for p in (*task.prompts, *task.held_out))
+    longest = max(len(p.encode(task.tokenizer)) for p in (*task.prompts, *task.held_out))
     return Policy.new(
         task.tokenizer,
         layers=options.layers,

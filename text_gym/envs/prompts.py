@@ -50,7 +50,7 @@ class PromptTable:
             raise ConfigError(f"on_long_prompt is {on_long!r}; choose 'error' or 'truncate'")
         self.prompts = prompts
         bos = tokenizer.bos_id
-        encoded = [tokenizer.encode(p.text) or ([] if bos is None else [bos]) for p in prompts]
+        encoded = [p.encode(tokenizer) or ([] if bos is None else [bos]) for p in prompts]
         width = self._width(list(map(len, encoded)), max_tokens, limit, on_long, context)
         self.texts: npt.NDArray[Any] = np.array([p.text for p in prompts], dtype=object)
         self.tokens = np.full((len(encoded), width), tokenizer.pad_id, dtype=np.int64)
