@@ -94,8 +94,10 @@ def prompts_from(
                     known = found[_key(asked)] = chat.prompt(asked, separator, dict(columns))
                 if reply is not None:
                     cast("dict[str, Any]", known.columns).setdefault("references", []).append(reply)
-        except (DataError, PromptError) as error:
+        except DataError as error:
             raise DataError(f"row {number}: {error}") from error
+        except PromptError as error:
+            raise DataError(f"row {number}: column {prompt!r}: {error}") from error
     if not found:
         raise DataError("there are no rows to make prompts of")
     return list(found.values())
@@ -169,7 +171,9 @@ def reply_of(value: Any, column: str) -> str:
         return value
     messages = as_messages(value) if isinstance(value, (list, tuple)) else ()
     if len(messages) != 1 or messages[0]["role"] != "assistant":
-        raise DataError(f"column {column!r} holds {excerpt(repr(value))}, neither a text nor one reply")
+        raise DataError(
+            f"column {column!r} holds {excerpt(repr(value))}, neither a text nor one reply of the assistant's"
+        )
     return messages[0]["content"]
 
 

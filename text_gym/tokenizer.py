@@ -174,7 +174,8 @@ class PretrainedTokenizer:
             if not 0 <= i < self.vocab_size:
                 raise TokenError(f"{what} id {i} is outside the tokenizer's vocabulary of {self.vocab_size}")
         ids = {"eos": self.eos_ids[0] if self.eos_ids else None, "pad": self.pad_id, "bos": self.bos_id}
-        names = {f"{k}_token": str(backend.id_to_token(i)) for k, i in ids.items() if i is not None}
+        found = {f"{k}_token": None if i is None else backend.id_to_token(i) for k, i in ids.items()}
+        names = {k: token for k, token in found.items() if token is not None}
         self.special_tokens: dict[str, str] = {**names, **(special_tokens or {})}
         self.chat = None
         if chat_template is not None:

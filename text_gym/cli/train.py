@@ -62,7 +62,8 @@ def _pairs(options: TrainOptions, task: Task) -> list[Preference]:
     if options.pairs is None:
         return []
     separator = task.settings["separator"] if options.data is not None else ""
-    return read_preferences(options.pairs, task, prompt=options.prompt, separator=separator)
+    chat = options.conversations(task.tokenizer)
+    return read_preferences(options.pairs, task, prompt=options.prompt, separator=separator, chat=chat)
 
 
 def _new_policy(options: TrainOptions, task: Task, seed: int) -> Policy:
