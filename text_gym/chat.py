@@ -46,7 +46,9 @@ def as_messages(value: Any) -> tuple[dict[str, str], ...]:
             )
         role, content = message["role"], message["content"]
         if role not in ROLES:
-            raise PromptError(f"message {i} has the role {excerpt(repr(role))}; there are {', '.join(ROLES)}")
+            raise PromptError(
+                f"message {i} has the role {excerpt(str(role), 40)}; there are {', '.join(ROLES)}"
+            )
         if not isinstance(content, str):
             raise PromptError(f"message {i} has the content {excerpt(repr(content))}, which is not a text")
         more = [key for key in _NOT_READ if message.get(key)]
@@ -260,7 +262,7 @@ def _rewritten(message: int, before: str, after: str) -> PromptError:
     at = next(k for k, (a, b) in enumerate(pairs) if a != b)
     return PromptError(
         f"the model's chat template is not prefix-preserving: with message {message} of the conversation its "
-        f"text changes at character {at}, from {excerpt(repr(before[at : at + 40]))} to "
-        f"{excerpt(repr(after[at : at + 40]))}. Leave out the assistant's earlier messages, or pass the "
+        f"text changes at character {at}, from {excerpt(before[at : at + 40])} to "
+        f"{excerpt(after[at : at + 40])}. Leave out the assistant's earlier messages, or pass the "
         "prompt as a text"
     )

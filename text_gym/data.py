@@ -169,7 +169,10 @@ def reply_of(value: Any, column: str) -> str:
     """
     if isinstance(value, str):
         return value
-    messages = as_messages(value) if isinstance(value, (list, tuple)) else ()
+    try:
+        messages = as_messages(value)
+    except PromptError:
+        messages = ()
     if len(messages) != 1 or messages[0]["role"] != "assistant":
         raise DataError(
             f"column {column!r} holds {excerpt(repr(value))}, neither a text nor one reply of the assistant's"
