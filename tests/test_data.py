@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tests.test_chat import tokenizer as chat_tokenizer
 from text_gym.data import Conversations, pairs_from, prompts_from, read_rows
+from text_gym.errors import ConfigError, DataError, UnknownNameError
 from text_gym.reward_models.preferences.files import read_pairs
-from text_gym.errors import DataError, UnknownNameError
 
 ROWS = [{"q": "2+2", "a": "4"}, {"q": 'quote " and, comma', "a": "line\nbreak"}, {"q": "né 🙂", "a": ""}]
 FILES = {
@@ -199,5 +199,5 @@ def test_a_conversation_that_cannot_be_rendered_is_named_with_its_row() -> None:
     with pytest.raises(ConfigError, match="no chat template"):
         prompts_from([{"prompt": talk("Hi")}])
     reader = Conversations(chat_tokenizer("gemma"), system="Be brief.")
-    with pytest.raises(DataError, match="row 1: column 'prompt': .* System role not supported"):
+    with pytest.raises(DataError, match=r"row 1: column 'prompt': .*System role not supported"):
         prompts_from([{"prompt": talk("Hi")}], chat=reader)

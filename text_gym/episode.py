@@ -193,46 +193,40 @@ class Episode:
         return episode
 
 
-def as_prompts(
-    prompts: Iterable[Prompt | str | Mapping[str, Any]], tokenizer: Tokenizer | None = None
-) -> list[Prompt]:
-    """Make prompts from strings, `Prompt`s, or rows with a `prompt` column (the rest become columns).
+def as_prompt(item: Any, position: int, tokenizer: Tokenizer | None = None) -> Prompt:
+    """Make a prompt from a string, a `Prompt`, or a row with a `prompt` column (the rest become columns).
+
+    Args:
+        item: What somebody handed in.
+        position: Its place among the prompts, for the error.
+        tokenizer: Its chat template renders conversations.
 
     A prompt in a row may be a conversation, as in TRL's data sets: a list of messages, which the tokenizer's
     chat template renders.
 
     Raises:
-        PromptError: There is none, or one is of another form; its position is named.
+        PromptError: It is of another form.
 
-    >>> as_prompts(["Hello", {"prompt": "2+2=", "answer": 4}])[1].columns
+    >>> as_prompt({"prompt": "2+2=", "answer": 4}, 0).columns
     {'answer': 4}
     """
-    if isinstance(prompts, (str, bytes)):
-        raise PromptError("prompts is a single string; pass a list of prompts")
-    result: list[Prompt] = []
-    for i, item in enumerate(prompts):
-        if isinstance(item, Prompt):
-            result.append(item)
-        elif isinstance(item, str):
-            result.append(Prompt(item))
-        elif isinstance(item, Mapping) and isinstance(item.get("prompt"), (str, list, tuple)):
-            columns = {k: v for k, v in item.items() if k != "prompt"}
-            text, name = item["prompt"], str(columns.pop("id", ""))
-            if isinstance(text, str):
-                result.append(Prompt(text, columns, name))
-                continue
-            try:
-                result.append(Prompt.from_messages(text, tokenizer, columns, name))
-            except PromptError as error:
-                raise PromptError(f"prompt {i}: {error}") from error
-        else:
-            raise PromptError(
-                f"prompt {i} is {type(item).__name__} {excerpt(repr(item))}; "
-                "expected a string, a Prompt, or a mapping with a text or a list of messages under 'prompt'"
-            )
-    if not result:
-        raise PromptError("there are no prompts; pass at least one")
-    return result
+    if isinstance(item, Prompt):
+        return item
+    if isinstance(item, str):
+        return Prompt(item)
+    if isinstance(item, Mapping) and isinstance(item.get("prompt"), str):
+        columns = {k: v for k, v in item.items() if k != "prompt"}
+        return Prompt(item["prompt"], columns, str(columns.pop("id", "")))
+    if isinstance(item, Mapping) and isinstance(item.get("prompt"), (list, tuple)):
+        columns = {k: v for k, v in item.items() if k != "prompt"}
+        try:
+            return Prompt.from_messages(item["prompt"], tokenizer, columns, str(columns.pop("id", "")))
+        except PromptError as error:
+            raise PromptError(f"prompt {position}: {error}") from error
+    raise PromptError(
+        f"prompt {position} is {type(item).__name__} {excerpt(repr(item))}; "
+        "expected a string, a Prompt, or a mapping with a text or messages under 'prompt'"
+    )
 
 
 def write_transcripts(
@@ -285,9 +279,11 @@ def read_transcripts(file: str | Path, tokenizer: Tokenizer) -> Iterator[Episode
     of a finished text.
 
     Raises:
-        DataError: A line is not JSON, lacks `prompt` or `completion`, or has an unknown `finish_reason`; its
-            number is named.
+        DataError: There is no such file, or a line is not JSON, lacks `prompt` or `completion`, or has an
+            unknown `finish_reason`; its number is named.
     """
+    if not Path(file).exists() or Path(file).is_dir():
+        raise DataError(f"{file}: no such file of transcripts")
     with open(file, "rb") as lines:
         for number, line in enumerate(lines, 1):
             where = f"{file}, line {number}"
@@ -342,6 +338,9 @@ def _check_row(row: Any, where: str) -> None:
             as_messages(row["messages"])
         except PromptError as error:
             raise DataError(f"{where}: {error}") from error
+    for name in ("seed", "index"):
+        if type(row.get(name)) not in (int, type(None)):
+            raise DataError(f"{where}: not a transcript row: {name} is {excerpt(repr(row[name]))}, no number")
 
 
 def _check_ids(ids: Any, where: str, vocab_size: int) -> None:
