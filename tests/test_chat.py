@@ -76,7 +76,7 @@ def tokenizer(family: str | None, *, splits: bool = False) -> PretrainedTokenize
     bos, eos = NAMES.get(str(family), ("<bos>", "<eos>"))
     return PretrainedTokenizer(
         backend,
-        eos_ids=[backend.token_to_id(eos)],
+        eos_ids=[int(backend.token_to_id(eos) or 0)],
         bos_id=backend.token_to_id(bos),
         chat_template=None if family is None else TEMPLATES[family],
     )
@@ -270,7 +270,7 @@ def test_transcripts_keep_text_and_messages(tmp_path: Path) -> None:
     env = TextVectorEnv([{"prompt": user("Hi"), "answer": 4}], tokens, lambda completion: 1.0, 3)
     env.reset(seed=0)
     env.step([tokens.encode("A")[0]])
-    assert env.step([tokens.backend.token_to_id("<|im_end|>")])[2].tolist() == [True]
+    assert env.step(tokens.encode("<|im_end|>"))[2].tolist() == [True]
     (episode,) = env.episodes(np.array([0]))
     assert episode.messages == user("Hi", "A")
     write_transcripts(tmp_path / "x.jsonl", [episode, Episode.of("plain", "text", tokens)])
