@@ -107,12 +107,24 @@ def test_the_table_of_libraries_is_that_of_the_rows() -> None:
 
 def test_the_numbers_for_trust_are_those_that_were_found() -> None:
     text = (ROOT / "docs" / "how-it-is-tested.md").read_text(encoding="utf-8")
-    assert script("make").trust_page(text) == text, "run python docs/make.py"
+    for page in (script("make").trust_page, script("make").mutants_page):
+        assert page(text) == text, "run python docs/make.py"
     rows = json.loads((ROOT / "benchmarks/results/trust.json").read_text(encoding="utf-8"))
     for test, row in rows.items():
         file, _, name = test.partition("::")
         assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), test
         assert row["failed"] == 0, test
+
+
+# docs/sentiment.md
+
+
+def test_the_tables_of_the_sentiment_page_are_those_of_the_results() -> None:
+    text = (ROOT / "docs" / "sentiment.md").read_text(encoding="utf-8")
+    if not (ROOT / "benchmarks/results/sentiment.json").is_file():
+        pytest.skip("the runs have not been made yet")
+    assert script("make").sentiment_page(text) == text, "run python docs/make.py"
+    assert text.count("| --- |\n") == 3
 
 
 # docs/course.md, docs/course/graded.md

@@ -76,7 +76,8 @@ MUTANTS = [
     Mutant(
         "tokens-of-the-episode-before-stay",
         BATCH,
-        "        self.tokens[rows] = tokens\n",
+        "        self.tokens[rows], self.attention_mask[rows] = self.table.rows(choice)\n",
+        "        tokens, self.attention_mask[rows] = self.table.rows(choice)\n"
         "        self.tokens[rows, : self.max_prompt_tokens] = tokens[:, : self.max_prompt_tokens]\n",
         (OF_EPISODE_BATCH + "a_row_forgets_the_episode_before",),
     ),
@@ -148,8 +149,8 @@ MUTANTS = [
     Mutant(
         "long-prompts-lose-their-end",
         PROMPTS,
-        "kept = ids[-width:]",
-        "kept = ids[:width]",
+        "ids = ids[left <= most]",
+        "ids = ids[np.repeat(counts, counts) - left < most]",
         (OF_PROMPTS + "long_prompts_lose_their_left_end_if_asked",),
     ),
     Mutant(
@@ -282,15 +283,17 @@ MUTANTS = [
     Mutant(
         "ids-shown-from-the-left",
         OBSERVATIONS,
-        "self._prompts[i, width - len(ids) :] = ids",
-        "self._prompts[i, : len(ids)] = ids",
+        "        places = batch.starts[rows, None] + self._steps\n        ids =",
+        "        places = batch.starts[rows, None] + self._steps\n"
+        "        places = np.where(self._steps < 0, self._steps + batch.max_prompt_tokens, places)\n"
+        "        ids =",
         (OF_OBSERVATIONS + "ids_by_hand",),
     ),
     Mutant(
         "ids-show-what-was-there-before",
         OBSERVATIONS,
-        "written[places >= batch.lengths[rows, None]] = batch.tokenizer.vocab_size",
-        "written[places > batch.lengths[rows, None]] = batch.tokenizer.vocab_size",
+        "ids[(places < 0) | (places >= batch.lengths[rows, None])] = batch.tokenizer.vocab_size",
+        "ids[(places < 0) | (places > batch.lengths[rows, None])] = batch.tokenizer.vocab_size",
         (
             OF_OBSERVATIONS + "ids_by_hand",
             OF_OBSERVATIONS + "ids_are_the_tokens_of_the_episode_and_tell_what_remains",

@@ -148,7 +148,7 @@ MUTANTS = [
     Mutant(
         "json-lines-split-at-line-separators",
         DATA,
-        'enumerate(_text(path).split("\\n"), 1)',
+        "enumerate(file, 1)",
         "enumerate(_text(path).splitlines(), 1)",
         (OF_DATA + "lines_of_json_end_at_line_feeds_alone",),
     ),
@@ -169,7 +169,7 @@ MUTANTS = [
     Mutant(
         "split-may-be-empty",
         DATA,
-        '        border = min(max(border, ordered[0] + b"\\0"), ordered[-1])\n',
+        '        border = min(max(border, lowest + b"\\0"), highest)\n',
         "        pass\n",
         (OF_TASK + "a_split_shares_no_prompt_loses_none_and_keeps_the_order",),
     ),

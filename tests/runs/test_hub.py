@@ -142,6 +142,20 @@ def test_an_address_without_a_hub_is_a_line_too(
     assert TOKEN not in shown.out + shown.err
 
 
+def test_a_token_that_looks_like_any_other_word_is_hidden_too(
+    hub: type[Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+
+    def refused(self: Any, *args: Any, **kwargs: Any) -> None:
+        raise OSError("our hub knows no house-key/2026")
+
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "house-key/2026")
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refused)
+    assert main(["push", str(tmp_path), "reverse"]) == 2
+    assert "OSError: our hub knows no [hidden];" in capsys.readouterr().err
+
+
 def test_what_could_not_be_pushed_is_told_before_training(
     hub: type[Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from text_gym.errors import ConfigError, DataError, TextGymError, excerpt
+from text_gym.json_text import read_object
 from text_gym.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -84,6 +85,25 @@ def load_model(
         # begins depends on its header, to which the last bits of matrix products are sensitive.
         weight.data = weight.data.clone()
     return model
+
+
+def read_model_config(name: str | Path) -> Any:
+    """Read the configuration of a `transformers` model from a folder or hub, and no weights.
+
+    Of a folder that holds an adapter alone it is that of the adapter's base model.
+
+    Raises:
+        DataError: There is none, or it is broken.
+    """
+    from transformers import AutoConfig
+
+    adapter = Path(name) / "adapter_config.json"
+    try:
+        if adapter.is_file() and not (Path(name) / "config.json").is_file():
+            name = str(read_object(adapter, DataError, "save it again")["base_model_name_or_path"])
+        return AutoConfig.from_pretrained(str(name), trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"cannot read the configuration of {str(name)!r}: {excerpt_of(error)}") from error
 
 
 def load_into(network: torch.nn.Module, file: str | Path) -> None:

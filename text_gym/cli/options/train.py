@@ -81,6 +81,8 @@ class TrainOptions(Data):
         push_to_hub: Upload the policy and its model card to the Hugging Face Hub in the end: OWNER/NAME, or
             NAME for one of your own; a repository that is not there is made, a private one.
         checkpoint_every: Iterations between two checkpoints; 0 takes none.
+        plan: Print what memory the run would need, against what the device has, and end; no weights are
+            loaded. Runs of models of more than 100 million parameters begin with it.
         resume: Folder of an interrupted run to go on with, in place and with its own settings; no other
             option can be given but the next two.
         accept_changes: With --resume: go on although reward, data, settings or versions are not those the run
@@ -109,6 +111,7 @@ class TrainOptions(Data):
     log: tuple[LogName, ...] = ("tensorboard",)
     push_to_hub: str | None = None
     checkpoint_every: int = 10
+    plan: bool = False
     resume: str | None = None
     accept_changes: bool = False
     trust: str | None = None
@@ -137,8 +140,10 @@ def read_train(argv: list[str]) -> tuple[TrainOptions, Any, str, float, Waiting]
             give_way=("layers", "width"),
         )
         options = _checked(options, config)
-    print(f"folder: {resumed or options.out}", flush=True)
-    waiting = Waiting("measuring the start: loading PyTorch and the policy")
+    if not options.plan:
+        print(f"folder: {resumed or options.out}", flush=True)
+    doing = "planning" if options.plan else "measuring the start: loading PyTorch and the policy"
+    waiting = Waiting(doing)
     return options, config, resumed, started, waiting
 
 
