@@ -312,7 +312,7 @@ def mutants_page(text: str) -> str:
     minutes = f"{sum(row['seconds'] for row in rows.values()) / 60:.1f}"
     lines.append(["these together", *sums, minutes, ""])
     block = re.compile(r"(<!-- table: mutants -->\n).*?(<!-- end -->)", re.DOTALL)
-    table = "\n".join(map(_row, lines))
+    table = "\n".join(map(_row, lines)) if rows else "*No part has been recorded whole yet.*"
     return block.sub(lambda at: f"{at[1]}\n{table}\n\n{at[2]}", text)
 
 
