@@ -21,6 +21,7 @@ from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import BoolArray, Episode, FloatArray, IntArray
 from text_gym.errors import ConfigError, NonFiniteError
 from text_gym.models.cpu.fast_path import fast_draw
+from text_gym.models.devices import upload
 from text_gym.models.runtime import limited_threads
 from text_gym.rewards.values import Rewards
 
@@ -118,7 +119,7 @@ def rollout(
     batch.begin(rows, np.full(len(rows), seed, dtype=np.int64), episode_index)
     noise = uniform(seed, episode_index, batch.max_tokens)
     with limited_threads(policy):
-        columns = _play(policy, batch, torch.from_numpy(noise).to(policy.device), sampling, keep_states)
+        columns = _play(policy, batch, upload(noise, policy.device), sampling, keep_states)
     episodes, scores = batch.score(rows)
     return _assemble(batch, columns, episodes, scores)
 
@@ -142,7 +143,7 @@ def _play(
     pending: list[Tensor] = []
     for t in range(batch.max_tokens):
         logits = decoder.logits(decoder.states)
-        allowed = None if batch.mask is None else torch.from_numpy(batch.action_masks()[rows]).to(device)
+        allowed = None if batch.mask is None else upload(batch.action_masks()[rows], device)
         chosen_from = logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
         tokens, probs = draw(sampling.logits(chosen_from), noise[t])
         record.add(decoder.states, logits, probs, allowed)
@@ -154,7 +155,7 @@ def _play(
                 break
             if playing <= COMPACT_BELOW * len(rows):
                 keep = survivors(live)
-                index = torch.from_numpy(keep).to(device)
+                index = upload(keep, device)
                 decoder.keep(keep)
                 rows, live = rows[keep], live[keep]
                 tokens, noise = tokens[index], noise[:, index]
@@ -208,7 +209,7 @@ class _Record:
     def go_on_with(self, rows: IntArray) -> None:
         """Continue with these rows of the batch."""
         self._put()
-        self._rows = torch.from_numpy(rows).to(self._device)
+        self._rows = upload(rows, self._device)
 
     def finish(self) -> dict[str, Tensor]:
         """Return everything recorded; refuse logits that were not finite."""
@@ -221,7 +222,7 @@ class _Record:
             )
         # Rows that waited for others went on being drawn for.
         lengths = torch.from_numpy(self._batch.lengths - self._batch.starts)
-        over = (torch.arange(self._batch.max_tokens) >= lengths[:, None]).to(self._device)
+        over = upload(torch.arange(self._batch.max_tokens) >= lengths[:, None], self._device)
         for columns in self._out.values():
             columns[over] = 0
         return self._out
@@ -248,17 +249,17 @@ def _assemble(
     device = columns["values"].device
 
     def tensor(array: npt.NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array.copy()).to(device)
+        return upload(array.copy(), device)
 
-    lengths = tensor(batch.lengths - batch.starts)
+    lengths = batch.lengths - batch.starts
     longest = int(lengths.max())
     return Rollout(
         tokens=tensor(batch.tokens[:, : int(batch.lengths.max())]),
         starts=tensor(batch.starts),
-        lengths=lengths,
+        lengths=tensor(lengths),
         log_probs=columns["log_probs"][:, :longest],
         values=columns["values"][:, :longest],
-        rewards=rewards_per_token(scores, lengths),
+        rewards=upload(rewards_per_token(scores, torch.from_numpy(lengths)), device),
         truncated=tensor(batch.truncated),
         episodes=episodes,
         scores=scores,
