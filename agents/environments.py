@@ -7,6 +7,7 @@ passed over is refused.
 
 from __future__ import annotations
 
+import operator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -121,7 +122,8 @@ def _of_equals(envs: list[TextEnv]) -> TextVectorEnv:
     for i, env in enumerate(envs[1:], 1):
         other = env.vector
         same = {
-            "prompts": list(first.prompts) == list(other.prompts),
+            "prompts": len(first.prompts) == len(other.prompts)
+            and all(map(operator.eq, first.prompts, other.prompts)),
             "tokenizers": first.tokenizer.fingerprint == other.tokenizer.fingerprint,
             "token limits": first.max_tokens == other.max_tokens,
             "options": first.batch.options == other.batch.options,

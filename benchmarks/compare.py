@@ -36,11 +36,13 @@ from text_gym.utils.json_files import write_json
 
 Row = dict[str, Any]
 HERE = Path(__file__).resolve().parent
-SHAPES = {  # GPT-2 shapes
+SHAPES: dict[str, dict[str, int | str]] = {  # GPT-2 shapes, and Qwen3's as wide and as deep
     "tiny": {"layers": 2, "width": 128, "heads": 4, "vocabulary": 1024},
     "small": {"layers": 6, "width": 256, "heads": 8, "vocabulary": 4096},
     "gpt2": {"layers": 12, "width": 768, "heads": 12, "vocabulary": 50257},
     "large-vocabulary": {"layers": 2, "width": 128, "heads": 4, "vocabulary": 50257},
+    "qwen3-tiny": {"layers": 2, "width": 128, "heads": 4, "vocabulary": 1024, "family": "qwen3"},
+    "qwen3-small": {"layers": 6, "width": 256, "heads": 8, "vocabulary": 4096, "family": "qwen3"},
 }
 
 
@@ -100,6 +102,8 @@ PARTS = [
     Part("rollout", "gpt2", 90),
     *(Part(what, "tiny", 35) for what in ("ppo", "ppo-separate", "grpo", "rloo")),
     *(Part(what, "small", 110, rounds=3) for what in ("ppo", "ppo-separate", "grpo", "rloo")),
+    *(Part(what, "qwen3-tiny", 40) for what in ("ppo", "grpo", "rloo")),
+    *(Part(what, "qwen3-small", 130, rounds=3) for what in ("ppo", "grpo", "rloo")),
     Part("ppo", "gpt2", 150, batch=8, rounds=2),
     *(Part(what, "large-vocabulary", 140, rounds=2) for what in ("ppo", "grpo")),
     Part("scaling", "tiny", 20, batch=16, rounds=3),

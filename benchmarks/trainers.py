@@ -3,8 +3,9 @@
     python benchmarks/trainers.py trl-ppo --layers 2 --width 128 --heads 4 --vocabulary 1024
 
 Writes a line when ready and one after each iteration: `{"seconds": CPU seconds, "tokens": of the completions,
-"added_bytes": most resident memory since it was ready}`. Everybody has the same GPT-2 with random weights, 16
-tokens of prompt, a constant reward, a reference policy, 4 epochs of 4 minibatches, and AdamW in float32.
+"added_bytes": most resident memory since it was ready}`. Everybody has the same model with random weights, a
+GPT-2 or a Qwen3, 16 tokens of prompt, a constant reward, a reference policy, 4 epochs of 4 minibatches, and
+AdamW in float32.
 TRL's PPO trains a critic of its own; so does `ours-ppo-separate`, while that of `ours-ppo` is a head on the
 policy's trunk. `ours-rollout` plays and does not learn.
 """
@@ -68,26 +69,42 @@ def _memory(what: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(what))
 
 
-def gpt2(options: argparse.Namespace, kind: str = "GPT2LMHeadModel", **changes: Any) -> Any:
-    """The model, with the last of its ids as EOS and padding."""
+def model(options: argparse.Namespace, *, critic: bool = False) -> Any:
+    """A causal language model of the family asked for; as a critic, with one output in place of the words."""
     import transformers
 
-    config = transformers.GPT2Config(
-        vocab_size=options.vocabulary,
-        n_positions=PROMPT_TOKENS + options.new_tokens,
-        n_embd=options.width,
-        n_layer=options.layers,
-        n_head=options.heads,
-        bos_token_id=None,
-        eos_token_id=options.vocabulary - 1,
-        pad_token_id=options.vocabulary - 1,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        **changes,
-    )
+    last = options.vocabulary - 1  # EOS and padding
+    ids = {"bos_token_id": None, "eos_token_id": last, "pad_token_id": last}
+    if options.family == "qwen3":  # as wide and as deep, two heads to a group of keys and values
+        config: Any = transformers.Qwen3Config(
+            vocab_size=options.vocabulary,
+            hidden_size=options.width,
+            intermediate_size=3 * options.width,
+            num_hidden_layers=options.layers,
+            num_attention_heads=options.heads,
+            num_key_value_heads=options.heads // 2,
+            head_dim=options.width // options.heads,
+            max_position_embeddings=PROMPT_TOKENS + options.new_tokens,
+            tie_word_embeddings=True,
+            **ids,
+        )
+    else:
+        config = transformers.GPT2Config(
+            vocab_size=options.vocabulary,
+            n_positions=PROMPT_TOKENS + options.new_tokens,
+            n_embd=options.width,
+            n_layer=options.layers,
+            n_head=options.heads,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            **ids,
+        )
     torch.manual_seed(0)
-    return getattr(transformers, kind)(config)
+    if critic:
+        config.num_labels = 1
+        return transformers.AutoModelForSequenceClassification.from_config(config)
+    return transformers.AutoModelForCausalLM.from_config(config)
 
 
 def prompts(options: argparse.Namespace) -> list[list[str]]:
@@ -105,7 +122,7 @@ def ours(options: argparse.Namespace) -> None:
 
     tokenizer = WordTokenizer([f"w{i}" for i in range(options.vocabulary - 1)], pad=False)
     tokenizer.eos_ids = ()  # all write to the end
-    policy = Policy(gpt2(options), tokenizer, device="cpu")
+    policy = Policy(model(options), tokenizer, device="cpu")
     texts = [" ".join(words) for words in prompts(options)]
     env = TextVectorEnv(
         texts,
@@ -184,7 +201,7 @@ def trl_ppo(options: argparse.Namespace) -> None:
         def score(self, states: Any) -> Any:
             return states
 
-    critic = gpt2(options, "GPT2ForSequenceClassification", num_labels=1)
+    critic = model(options, critic=True)
     tokenizer = word_tokenizer(options)
     rows = [{"input_ids": tokenizer(" ".join(words))["input_ids"]} for words in prompts(options)]
     with tempfile.TemporaryDirectory() as folder:
@@ -205,8 +222,8 @@ def trl_ppo(options: argparse.Namespace) -> None:
         PPOTrainer(
             config,
             tokenizer,
-            model=gpt2(options),
-            ref_model=gpt2(options),
+            model=model(options),
+            ref_model=model(options),
             reward_model=Constant(),
             value_model=critic,
             train_dataset=Dataset.from_list(rows),
@@ -222,7 +239,7 @@ def trl_groups(options: argparse.Namespace) -> None:
     name = options.contestant.removeprefix("trl-").upper()
     rows = [{"prompt": " ".join(words)} for words in prompts(options)]
     with tempfile.TemporaryDirectory() as folder:
-        gpt2(options).save_pretrained(folder)  # the reference is loaded from where the model comes from
+        model(options).save_pretrained(folder)  # the reference is loaded from where the model comes from
         config = getattr(trl, f"{name}Config")(
             output_dir=folder,
             per_device_train_batch_size=options.batch // MINIBATCHES,
@@ -238,7 +255,7 @@ def trl_groups(options: argparse.Namespace) -> None:
             **_trainer_settings(),
         )
         getattr(trl, f"{name}Trainer")(
-            model=type(gpt2(options)).from_pretrained(folder),
+            model=type(model(options)).from_pretrained(folder),
             reward_funcs=lambda completions, **kwargs: [1.0] * len(completions),
             args=config,
             train_dataset=Dataset.from_list(rows),
@@ -275,6 +292,7 @@ def main() -> None:
     parser.add_argument("contestant", choices=CONTESTANTS)
     for name, default in {"layers": 2, "width": 128, "heads": 4, "vocabulary": 1024}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--family", choices=("gpt2", "qwen3"), default="gpt2")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--new-tokens", type=int, default=48)
     options = parser.parse_args()

@@ -19,8 +19,8 @@ from text_gym import (
     read_transcripts,
     write_transcripts,
 )
-from text_gym.episode import FinishReason, as_prompts, word_counts
-from text_gym.errors import DataError, PromptError
+from text_gym.episode import FinishReason, word_counts
+from text_gym.errors import DataError
 
 BYTES = ByteTokenizer()
 ANY_TEXT = st.text() | st.text(st.sampled_from("\x00\r\n\u2028\u202e\x1b]🙂e\u0301שa"))
@@ -74,32 +74,6 @@ def test_episodes_survive_pickling() -> None:
     again = pickle.loads(pickle.dumps(played))
     assert (again.completion, again.index, again.agent_mask) == ("h", 0, None)
     assert repr(again) == "Episode('p' -> 'h', 1 tokens, running)"
-
-
-def test_prompts_of_every_form() -> None:
-    given_prompt = Prompt("a", {"k": 1})
-    prompts = as_prompts([given_prompt, "b", {"prompt": "c", "answer": 4}, {"prompt": "d", "id": 7}])
-    assert prompts[0] is given_prompt
-    assert [p.text for p in prompts] == list("abcd")
-    assert [dict(p.columns) for p in prompts] == [{"k": 1}, {}, {"answer": 4}, {}]
-    assert [p.id for p in prompts] == ["a", "b", "c", "7"]
-    assert [p.text for p in as_prompts(t for t in "xy")] == ["x", "y"]
-
-
-@pytest.mark.parametrize(
-    ("prompts", "says"),
-    [
-        ([], "no prompts"),
-        ("text", "single string"),
-        (b"text", "single string"),
-        (["a", None], "prompt 1 is NoneType"),
-        ([{"text": "a"}], "prompt 0 is dict"),
-        ([{"prompt": 3}], "prompt 0 is dict"),
-    ],
-)
-def test_what_is_no_prompt(prompts: Any, says: str) -> None:
-    with pytest.raises(PromptError, match=says):
-        as_prompts(prompts)
 
 
 @settings(deadline=None)

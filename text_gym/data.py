@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,24 @@ def read_rows(source: str | Path) -> list[Row]:
         DataError: There is no such file, it is empty or malformed (the line is named), or a hub
             data set is asked for without the `datasets` package.
     """
+    return list(iter_rows(source))
+
+
+def iter_rows(source: str | Path) -> Iterator[Row]:
+    """Read the same rows one at a time, so that JSON lines and data sets of any size are never held whole.
+
+    Raises:
+        DataError: As for `read_rows`, when the row is reached.
+    """
     check_source(source)
     path = Path(source)
     reader = _READERS.get(path.suffix.lower(), _read_with_datasets)
-    rows = reader(path) if path.is_file() else _read_with_datasets(path)
-    if not rows:
+    rows = iter(reader(path) if path.is_file() else _read_with_datasets(path))
+    first = next(rows, None)
+    if first is None:
         raise DataError(f"{source} has no rows")
-    return rows
+    yield first
+    yield from rows
 
 
 def check_source(source: str | Path) -> None:
@@ -71,6 +82,8 @@ def prompts_from(
     """
     found: dict[str, dict[str, Any]] = {}
     for number, row in enumerate(rows, 1):
+        if reference not in (None, "references") and "references" in row:
+            raise DataError(f"row {number}: references are gathered in column 'references'; rename that one")
         for column in (prompt, reference):
             if column is not None and column not in row:
                 raise UnknownNameError(f"column (row {number})", column, [str(k) for k in row])
@@ -111,12 +124,15 @@ def _read_csv(path: Path) -> list[Row]:
     return list(rows)
 
 
-def _read_jsonl(path: Path) -> list[Row]:
-    rows: list[Row] = []
-    for number, line in enumerate(_text(path).split("\n"), 1):
-        if line.strip():
-            rows.append(_row(parse_json(line, f"{path}, line {number}"), f"{path}, line {number}"))
-    return rows
+def _read_jsonl(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig") as file:
+        try:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    where = f"{path}, line {number}"
+                    yield _row(parse_json(line, where), where)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not UTF-8 ({error})") from error
 
 
 def _read_json(path: Path) -> list[Row]:
@@ -139,7 +155,7 @@ def _row(value: Any, where: str) -> Row:
     return value
 
 
-def _read_with_datasets(path: Path) -> list[Row]:
+def _read_with_datasets(path: Path) -> Iterable[Row]:
     try:
         import datasets
     except ImportError as error:
@@ -157,10 +173,16 @@ def _read_with_datasets(path: Path) -> list[Row]:
         raise DataError(f"cannot read the data set {str(path)!r}: {error}") from error
     if isinstance(data, datasets.DatasetDict):
         data = data["train"] if "train" in data else next(iter(data.values()))
-    return list(data)
+    rows: Iterable[Row] = data
+    return rows
 
 
-_READERS = {".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_jsonl, ".json": _read_json}
+_READERS: dict[str, Callable[[Path], Iterable[Row]]] = {
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+}
 
 
 def split_by_prompt(
@@ -179,13 +201,13 @@ def split_by_prompt(
     Returns:
         Prompts to learn on and held-out prompts, each in the order given.
     """
-    rank = {p.id: hashlib.sha256(f"{seed}\n{p.id}".encode()).digest() for p in prompts}
+    ranks = [hashlib.sha256(f"{seed}\n{p.id}".encode()).digest() for p in prompts]
     border = int(held_out * 2**64).to_bytes(9, "big")[1:]
-    ordered = sorted(rank.values())
-    if len(ordered) > 1:
-        border = min(max(border, ordered[0] + b"\0"), ordered[-1])
-    train = [p for p in prompts if rank[p.id] >= border]
-    return train, [p for p in prompts if rank[p.id] < border]
+    lowest, highest = min(ranks, default=b""), max(ranks, default=b"")
+    if lowest != highest:
+        border = min(max(border, lowest + b"\0"), highest)
+    train = [p for p, rank in zip(prompts, ranks, strict=True) if rank >= border]
+    return train, [p for p, rank in zip(prompts, ranks, strict=True) if rank < border]
 
 
 @dataclass(frozen=True)
@@ -216,9 +238,8 @@ class Data:
             raise ConfigError("pass --data FILE (or the name of a data set)")
         if not 0 < self.held_out < 1:
             raise ConfigError(f"held_out is {self.held_out}; it must be between 0 and 1")
-        rows = read_rows(self.data)
         train, held_out = split_by_prompt(
-            prompts_from(rows, self.prompt, self.reference, self.separator), self.held_out
+            prompts_from(iter_rows(self.data), self.prompt, self.reference, self.separator), self.held_out
         )
         if not train or not held_out:
             raise DataError(

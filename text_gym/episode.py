@@ -130,34 +130,30 @@ class Episode:
         return episode
 
 
-def as_prompts(prompts: Iterable[Prompt | str | Mapping[str, Any]]) -> list[Prompt]:
-    """Make prompts from strings, `Prompt`s, or rows with a `prompt` column (the rest become columns).
+def as_prompt(item: Any, position: int) -> Prompt:
+    """Make a prompt from a string, a `Prompt`, or a row with a `prompt` column (the rest become columns).
+
+    Args:
+        item: What somebody handed in.
+        position: Its place among the prompts, for the error.
 
     Raises:
-        PromptError: There is none, or one is of another form; its position is named.
+        PromptError: It is of another form.
 
-    >>> as_prompts(["Hello", {"prompt": "2+2=", "answer": 4}])[1].columns
+    >>> as_prompt({"prompt": "2+2=", "answer": 4}, 0).columns
     {'answer': 4}
     """
-    if isinstance(prompts, (str, bytes)):
-        raise PromptError("prompts is a single string; pass a list of prompts")
-    result: list[Prompt] = []
-    for i, item in enumerate(prompts):
-        if isinstance(item, Prompt):
-            result.append(item)
-        elif isinstance(item, str):
-            result.append(Prompt(item))
-        elif isinstance(item, Mapping) and isinstance(item.get("prompt"), str):
-            columns = {k: v for k, v in item.items() if k != "prompt"}
-            result.append(Prompt(item["prompt"], columns, str(columns.pop("id", ""))))
-        else:
-            raise PromptError(
-                f"prompt {i} is {type(item).__name__} {excerpt(repr(item))}; "
-                "expected a string, a Prompt, or a mapping with a text under 'prompt'"
-            )
-    if not result:
-        raise PromptError("there are no prompts; pass at least one")
-    return result
+    if isinstance(item, Prompt):
+        return item
+    if isinstance(item, str):
+        return Prompt(item)
+    if isinstance(item, Mapping) and isinstance(item.get("prompt"), str):
+        columns = {k: v for k, v in item.items() if k != "prompt"}
+        return Prompt(item["prompt"], columns, str(columns.pop("id", "")))
+    raise PromptError(
+        f"prompt {position} is {type(item).__name__} {excerpt(repr(item))}; "
+        "expected a string, a Prompt, or a mapping with a text under 'prompt'"
+    )
 
 
 def write_transcripts(
@@ -206,9 +202,11 @@ def read_transcripts(file: str | Path, tokenizer: Tokenizer) -> Iterator[Episode
     of a finished text.
 
     Raises:
-        DataError: A line is not JSON, lacks `prompt` or `completion`, or has an unknown `finish_reason`; its
-            number is named.
+        DataError: There is no such file, or a line is not JSON, lacks `prompt` or `completion`, or has an
+            unknown `finish_reason`; its number is named.
     """
+    if not Path(file).exists() or Path(file).is_dir():
+        raise DataError(f"{file}: no such file of transcripts")
     with open(file, "rb") as lines:
         for number, line in enumerate(lines, 1):
             where = f"{file}, line {number}"
@@ -257,6 +255,9 @@ def _check_row(row: Any, where: str) -> None:
             raise DataError(f"{where}: not a transcript row: it has no {name!r}")
         if not isinstance(row.get(name, kind()), kind):
             raise DataError(f"{where}: not a transcript row: {name} is {excerpt(repr(row[name]))}")
+    for name in ("seed", "index"):
+        if type(row.get(name)) not in (int, type(None)):
+            raise DataError(f"{where}: not a transcript row: {name} is {excerpt(repr(row[name]))}, no number")
 
 
 def _check_ids(ids: Any, where: str, vocab_size: int) -> None:

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from .errors import ConfigError, DataError, TokenError
+from .errors import ConfigError, DataError, TokenError, excerpt
 from .json_text import read_object
 
 if TYPE_CHECKING:
@@ -57,6 +57,9 @@ def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
+_WORTH_THREADS = 1024  # texts in a batch
+
+
 class ByteTokenizer:
     """UTF-8 bytes as tokens, with EOS 256 and BOS or padding 257; it needs no files and no training.
 
@@ -78,6 +81,10 @@ class ByteTokenizer:
     def encode(self, text: str) -> list[int]:
         """Return the text's bytes."""
         return list(text.encode("utf-8", errors="surrogatepass"))
+
+    def encode_batch(self, texts: Sequence[str]) -> list[bytes]:
+        """Return the bytes of each text, which are its ids."""
+        return [text.encode("utf-8", errors="surrogatepass") for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode the ids below 256."""
@@ -269,8 +276,25 @@ class PretrainedTokenizer:
         return _digest(sorted(self.backend.get_vocab(with_added_tokens=True).items()))
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without special tokens added."""
-        return list(self.backend.encode(text, add_special_tokens=False).ids)
+        """Return the ids of a text, without special tokens added.
+
+        Raises:
+            TokenError: The vocabulary has no id for some of it, and none for what is unknown.
+        """
+        try:
+            return list(self.backend.encode(text, add_special_tokens=False).ids)
+        except Exception as error:  # the library raises no more specific error
+            raise TokenError(
+                f"the tokenizer cannot encode {excerpt(text)} ({error}); save it again, with an unknown token"
+            ) from error
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text, as `encode` would; many texts are shared among the processors."""
+        # A batch would be padded to its longest text; and few texts are not worth a pool of threads.
+        if self.backend.padding is not None or len(texts) < _WORTH_THREADS:
+            return [self.encode(text) for text in texts]
+        found = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in found]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; special tokens are left out."""

@@ -86,7 +86,9 @@ def episodes_of(dataset: Any, env: gym.Env[Any, Any] | None = None) -> tuple[lis
         DataError: A text begins with no prompt of the environment, or goes on after its end.
     """
     batch = _text_env(dataset.recover_environment() if env is None else env).vector.batch
-    place = {tuple(ids): i for i, ids in reversed(list(enumerate(batch.table.ids)))}  # the first of equals
+    table, place = batch.table, dict[tuple[int, ...], int]()
+    for i in range(len(batch.prompts)):
+        place.setdefault(tuple(table.ids(i).tolist()), i)
     options = replace(batch.options, shuffle=False, group_size=1)
     one = EpisodeBatch(batch.prompts, batch.tokenizer, batch.reward, batch.max_tokens, 1, options)
     row, episodes, returns = np.zeros(1, dtype=np.int64), [], []

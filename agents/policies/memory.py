@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from text_gym.episode import IntArray
 from text_gym.errors import ConfigError
-from text_gym.models.cpu.fast_path import matmul
+from text_gym.models.cpu.fast_path import matmul, softmax
 
 T = TypeVar("T")
 # The cost of one more pass through the model, in tokens.
@@ -274,8 +274,8 @@ class _Tiled(torch.autograd.Function):
                 logits = _logits(states[rows], weight[ids], _part(bias, ids), options)
                 at, here = _places(tokens[rows], ids)
                 said[rows] += logits.gather(1, at)[:, 0] * here
-                p = torch.softmax(logits, dim=1)
-                z.append(logits.amax(dim=1) - p.amax(dim=1).log())
+                p, log_sums = softmax(logits)
+                z.append(log_sums)
                 if options.entropy:
                     inside.append(z[-1] - (p * logits).sum(dim=1))
             of_tiles = torch.stack(z)
@@ -303,7 +303,7 @@ class _Tiled(torch.autograd.Function):
                 kept = logits if options.needs_logits else None
                 log_p = None if kept is None else kept - z[:, None]
                 along = _along(log_p, h[rows], of_log_probs[rows], of_entropy[rows], options)
-                gradient = torch.softmax(logits, dim=1).mul_(along * share[:, None])
+                gradient = softmax(logits)[0].mul_(along * share[:, None])
                 at, here = _places(tokens[rows], ids)
                 gradient.scatter_add_(1, at, (of_log_probs[rows] * here)[:, None])
                 gradient = _before_head(gradient, kept, options.head).to(weight.dtype)

@@ -270,7 +270,7 @@ def _rubric(file: str) -> dict[str, Criterion]:
         try:
             numbers = {k: float(row[k]) for k in ("low", "high", "weight") if row.get(k) not in (None, "")}
             criteria[str(row["name"])] = Criterion(str(row["question"]), **numbers)
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise ConfigError(
                 f"{file}, row {number}: a criterion has name, question, low, high, weight ({error!r})"
             ) from error

@@ -28,6 +28,9 @@ from .rows import Label
 from .store import LabelStore
 
 Record = dict[str, Any]
+_BROKEN = (
+    LabelError, ConfigError, LookupError, ValueError, TypeError, AttributeError, OverflowError, RecursionError
+)  # fmt: skip
 Reader = Callable[..., Iterable[Label]]  # `LabelStore.labels`, or a part of it
 
 
@@ -84,7 +87,7 @@ def import_labels(store: LabelStore, file: str | Path) -> tuple[int, int]:
             for entry in _entries(row):
                 new = _append(store, entry)
                 added, known = added + new, known + (not new)
-        except (LabelError, ConfigError, KeyError, ValueError, TypeError, AttributeError) as error:
+        except _BROKEN as error:
             raise DataError(f"{file}, row {number}: not a label ({error!r})") from error
     return added, known
 

@@ -38,11 +38,15 @@ class LabelCriterion:
     high: int = 5
 
     def __post_init__(self) -> None:
-        if not self.name or not self.name.isprintable():
-            raise ConfigError(f"a criterion needs a printable name, not {excerpt(self.name)}")
+        if not isinstance(self.name, str) or not self.name or not self.name.isprintable():
+            raise ConfigError(f"a criterion needs a printable name, not {excerpt(str(self.name))}")
+        if not isinstance(self.guideline, str):
+            raise ConfigError(
+                f"criterion {self.name!r}: the guideline is {excerpt(repr(self.guideline))}, no text"
+            )
         if any("\ud800" <= c <= "\udfff" for c in self.guideline):
             raise ConfigError(f"criterion {self.name!r}: the guideline holds a lone surrogate")
-        if not 0 <= self.low < self.high <= 9:
+        if not (type(self.low) is type(self.high) is int and 0 <= self.low < self.high <= 9):
             raise ConfigError(
                 f"criterion {self.name!r}: a scale from {self.low} to {self.high}; use 1 to 5 or 1 to 7"
             )
@@ -114,7 +118,8 @@ class Question:
         criteria: In what respects; one answer is asked for each.
 
     Raises:
-        ConfigError: Another number of completions than the kind takes, or criteria that share a name.
+        ConfigError: Another number of completions than the kind takes, what is no text, or criteria that
+            share a name.
 
     >>> Question.rating("Sell a mug.", "A mug!").check({"accuracy": 4, "clarity": 5, "persuasiveness": 2})
     {'accuracy': 4, 'clarity': 5, 'persuasiveness': 2}
@@ -131,6 +136,8 @@ class Question:
             raise ConfigError(f"a question is one of {', '.join(KINDS)}, not {self.kind!r}")
         if not least <= len(self.completions) <= most:
             raise ConfigError(f"a {self.kind} takes {least} to {most} texts, not {len(self.completions)}")
+        if not all(isinstance(t, str) for t in (self.prompt, *self.completions)):
+            raise ConfigError(f"a {self.kind} asks about texts; prompt or completions hold something else")
         names = [c.name for c in self.criteria]
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"a question needs criteria of different names, not {names}")

@@ -106,13 +106,19 @@ def write_opinions(file: str | Path, opinions: Iterable[PreferencePair | Rating 
 
     Raises:
         ConfigError: Another kind of file, or Parquet without the package `datasets`.
-        DataError: A prompt has a column whose name is taken, or kinds are mixed; nothing is written.
+        DataError: A prompt has a column whose name is taken, or a criterion has, or kinds are mixed; nothing
+            is written.
     """
     path = Path(file)
     opinions = list(opinions)
     if len({type(o) for o in opinions}) > 1:
         raise DataError(f"{path}: pairs, ratings and likes go to files of their own")
     criteria = dict.fromkeys(c for o in opinions if isinstance(o, Rating) for c in o.values)
+    own = [c for c in criteria if c in _OF_TEXTS or any(c in o.prompt.columns for o in opinions)]
+    if own:
+        raise DataError(
+            f"{path}: criterion {own[0]!r} has the name of another column; give it one of its own"
+        )
     rows = [{**criteria, **as_row(o)} for o in opinions]  # a mark that was not given is null
     if path.suffix == ".jsonl":
         lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
@@ -208,7 +214,7 @@ def _number(value: Any, column: str, where: str) -> float | None:
         return None
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise DataError(f"{where}: column {column!r} holds {excerpt(repr(value))}, not a finite number")

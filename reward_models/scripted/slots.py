@@ -22,8 +22,9 @@ from text_gym.rewards.values import Rewards
 from .slot_phrases import LIGHT_WORDS, NEGATIONS, NO, PARAPHRASES, SPELLINGS, UNFINISHED_WORDS, YES
 
 Paraphrases = Mapping[str, Mapping[str, Sequence[str]]]
-_SLOT = re.compile(r"([^\[\],;:\n]+?)\s*\[([^\]]*)\]")
-_NOTATION = re.compile(r"\w*\s?\[[^\]]*\]?")
+# Both only begin where a name can: a search from each character of a long text would take minutes.
+_SLOT = re.compile(r"(?<![^\[\],;:\n])([^\[\],;:\n]+)(?:\n\s*)?\[([^\]]*)\]")
+_NOTATION = re.compile(r"(?<!\w)\w*\s?\[[^\]]*\]?")
 _WORD = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+|[.,;:!?]")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f£€]")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[_\W]+")
@@ -297,7 +298,8 @@ def parse_slots(text: str) -> list[tuple[str, str]]:
     >>> parse_slots("name[The Eagle], customer rating[5 out of 5]")
     [('name', 'The Eagle'), ('customer rating', '5 out of 5')]
     """
-    return [(slot.strip(), value.strip()) for slot, value in _SLOT.findall(text)]
+    closed = text[: text.rfind("]") + 1]  # what is opened after it has no value
+    return [(slot.strip(), value.strip()) for slot, value in _SLOT.findall(closed)]
 
 
 def expand(phrase: str) -> list[str]:

@@ -190,7 +190,7 @@ def test_more_rounds_may_be_asked_for_later(done: Path, tmp_path: Path) -> None:
     assert result(tmp_path / "one") == result(done)
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("moment", ["before", pytest.param("after", marks=pytest.mark.nightly)])
 def test_stopped_at_any_step_it_goes_on_to_the_same_end(
     done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
@@ -234,6 +234,7 @@ class Stopper:
         return moved
 
 
+@pytest.mark.nightly
 def test_killed_it_goes_on_to_the_same_end(done: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     program = [sys.executable, str(ROOT / "tests" / "rlhf_world.py"), str(folder)]
@@ -375,10 +376,15 @@ def test_after_a_ruin_the_next_round_starts_from_the_policy_before(
     assert headline(rows).text[:60] in (folder / "report.html").read_text()
     with LabelStore(folder / "labels.db", create=False) as store:
         assert {x.policy for x in store.labels()} == {"round 0", "round 1"}
-    whole = result(folder)
-    assert [row["round"] for row in thorough(tmp_path / "again", rounds=2)] == [1, 2]
-    thorough(tmp_path / "again", rounds=3)  # in two calls
-    assert result(tmp_path / "again") == whole
+
+
+@pytest.mark.nightly
+def test_after_a_ruin_two_calls_come_to_the_same_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ruin(monkeypatch, only=2)
+    thorough(tmp_path / "one", rounds=3)
+    assert [row["round"] for row in thorough(tmp_path / "two", rounds=2)] == [1, 2]
+    thorough(tmp_path / "two", rounds=3)
+    assert result(tmp_path / "two") == result(tmp_path / "one")
 
 
 def test_training_that_ruins_the_policy_is_stopped_and_costs_nothing(tmp_path: Path) -> None:
@@ -395,7 +401,7 @@ def test_training_that_ruins_the_policy_is_stopped_and_costs_nothing(tmp_path: P
     assert found.notes[0] in html.unescape((tmp_path / "run" / "report.html").read_text())
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+@pytest.mark.parametrize("algorithm", ["grpo", pytest.param("rloo", marks=pytest.mark.nightly)])
 def test_other_algorithms(tmp_path: Path, algorithm: Any) -> None:
     (row,) = run(tmp_path / "run", rounds=1, algorithm=algorithm, labels_per_round=80, iterations=25)
     assert row["gold"]["mean"] > row["gold_before"]["mean"] + 0.2

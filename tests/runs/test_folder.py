@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,7 @@ def test_events_of_iterations_done_over_replace_the_old_ones(tmp_path: Path) -> 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for rows, resume, change in ((ROWS, False, 0.0), (ROWS[3:], True, 10.0)):
+        time.sleep(1.01 - time.time() % 1)  # the files' names, which TensorBoard sorts, count seconds
         with RunFolder(tmp_path, {}, resume=resume) as run:
             run.rewind(int(rows[0]["iteration"]) - 1)
             for row in rows:

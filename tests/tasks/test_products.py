@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -324,9 +325,17 @@ def test_a_prompt_without_the_columns_is_refused() -> None:
         ProductsReward()([Episode.of("Describe a mug", IDEAL, BYTES)])
 
 
-def test_scoring_speed(benchmark: Any) -> None:
+def test_scoring_many_gives_what_scoring_each_gives(benchmark: Any) -> None:
     episodes = [Episode.of(p, d, BYTES) for p, d in corpus(512)]
-    benchmark(ProductsReward(), episodes)
+    found = benchmark(ProductsReward(), episodes)
+    assert found.values.tolist() == [float(ProductsReward()([e]).values[0]) for e in episodes]
+    assert len(set(found.values.tolist())) > 50  # descriptions that can be told apart
+
+
+def test_a_long_text_costs_no_more_a_word_than_a_short_one() -> None:
+    began = time.process_time()
+    gold(f"{IDEAL} " * 2000)  # it takes a tenth of a second; going over the words for each word, minutes
+    assert time.process_time() - began < 3
 
 
 # Task

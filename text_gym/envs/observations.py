@@ -17,6 +17,7 @@ from gymnasium.vector.utils import create_shared_memory
 
 from text_gym.episode import IntArray
 from text_gym.errors import ConfigError
+from text_gym.prompts import texts_in_chunks
 from text_gym.tokenizer import Tokenizer
 
 from .episode_batch import EpisodeBatch
@@ -103,21 +104,16 @@ class IdObserver(Observer):
 
     def __init__(self, batch: EpisodeBatch) -> None:
         super().__init__(batch)
-        table, v = batch.table, batch.tokenizer.vocab_size
-        width = table.tokens.shape[1]
-        self._prompts = np.full(table.tokens.shape, v, dtype=np.int64)
-        for i, ids in enumerate(table.ids):
-            self._prompts[i, width - len(ids) :] = ids
-        self._steps = np.arange(batch.max_tokens)
-        self.space = MultiDiscrete(np.full(batch.tokens.shape[1], v + 1))
+        self._steps = np.arange(-batch.max_prompt_tokens, batch.max_tokens)  # 0 where the completion begins
+        self.space = MultiDiscrete(np.full(batch.tokens.shape[1], batch.tokenizer.vocab_size + 1))
 
     def rows(self, rows: IntArray) -> IntArray:
         """Return `(n, P + T)` int64."""
         batch = self.batch
         places = batch.starts[rows, None] + self._steps
-        written = np.take_along_axis(batch.tokens[rows], places, axis=1)
-        written[places >= batch.lengths[rows, None]] = batch.tokenizer.vocab_size
-        return np.concatenate([self._prompts[batch.prompt_index[rows]], written], axis=1)
+        ids = np.take_along_axis(batch.tokens[rows], places, axis=1)  # those before a prompt wrap around
+        ids[(places < 0) | (places >= batch.lengths[rows, None])] = batch.tokenizer.vocab_size
+        return ids
 
 
 class OneHotObserver(Observer):
@@ -175,10 +171,12 @@ class TextObserver(Observer):
     def __init__(self, batch: EpisodeBatch) -> None:
         super().__init__(batch)
         pieces = [batch.tokenizer.decode([i]) for i in range(batch.tokenizer.vocab_size)]
-        prompts = [prompt.text for prompt in batch.prompts]
-        self._known = _LATIN.union(*pieces, *prompts)
+        self._known, longest_prompt = set(_LATIN.union(*pieces)), 0
+        for texts in texts_in_chunks(batch.prompts):
+            self._known.update(*texts)
+            longest_prompt = max(longest_prompt, *map(len, texts))
         joint = _longest_joint(batch.tokenizer)
-        longest = max(map(len, prompts)) + batch.max_tokens * (max(map(len, pieces)) + joint)
+        longest = longest_prompt + batch.max_tokens * (max(map(len, pieces)) + joint)
         # Sorted, because the order of a set differs from process to process.
         self.space = SafeText(longest, min_length=0, charset="".join(sorted(self._known)))
 

@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from text_gym.episode import Prompt
+from text_gym.encoding import encode_texts
+from text_gym.episode import BoolArray, IntArray, Prompt
 from text_gym.errors import ConfigError, PromptError, excerpt
+from text_gym.prompts import texts_in_chunks
 from text_gym.tokenizer import Tokenizer
+
+Ids = npt.NDArray[np.int32]
 
 
 class PromptTable:
-    """Encoded prompts in one `(N, P)` array.
+    """Encoded prompts one after the other in one flat array: 4 bytes a token and 24 a prompt.
 
     Args:
-        prompts: `N >= 1` prompts.
+        prompts: `N >= 1` prompts; they are read once, a chunk at a time.
         tokenizer: Encodes them; its BOS id stands for an empty one.
-        max_tokens: Completion tokens that must fit beside a prompt.
+        max_tokens: `T`, completion tokens that must fit beside a prompt.
         limit: `P`; the longest prompt's length if None.
         on_long: `"error"`, or `"truncate"`: drop tokens on the left.
-        context: Largest `P + max_tokens`, if there is such a limit.
+        context: Largest `P + T`, if there is such a limit.
 
     Attributes:
-        tokens: `(N, P)` int64, read-only, right-padded.
+        width: `P`, the room for a prompt, in tokens.
+        tokens: `(M,)` int32, read-only: the prompts' tokens without gaps, then `P + T` padding ids.
+        starts: `(N,)` int64, where each prompt begins in `tokens`.
         lengths: `(N,)` int64, in tokens.
-        ids: `N` read-only int64 arrays, the rows of `tokens` without padding.
         dropped: `(N,)` int64, tokens cut off on the left.
-        texts: `(N,)` object array of the prompts' texts.
 
     Raises:
         PromptError: An empty prompt without a BOS id, or one that does not fit.
@@ -49,48 +53,106 @@ class PromptTable:
         if on_long not in ("error", "truncate"):
             raise ConfigError(f"on_long_prompt is {on_long!r}; choose 'error' or 'truncate'")
         self.prompts = prompts
-        bos = tokenizer.bos_id
-        encoded = [tokenizer.encode(p.text) or ([] if bos is None else [bos]) for p in prompts]
-        width = self._width(list(map(len, encoded)), max_tokens, limit, on_long, context)
-        self.texts: npt.NDArray[Any] = np.array([p.text for p in prompts], dtype=object)
-        self.tokens = np.full((len(encoded), width), tokenizer.pad_id, dtype=np.int64)
-        self.lengths = np.zeros(len(encoded), dtype=np.int64)
-        self.dropped = np.zeros(len(encoded), dtype=np.int64)
-        for i, ids in enumerate(encoded):
-            where = f"prompt {i} ({excerpt(prompts[i].id)})"
-            if not ids:
-                raise PromptError(f"{where} has no tokens and the tokenizer has no BOS id to stand for it")
-            if len(ids) > width and on_long == "error":
-                raise PromptError(
-                    f"{where} has {len(ids)} tokens, max_prompt_tokens is {width}; raise it, or pass "
-                    "on_long_prompt='truncate' to drop tokens on the left"
-                )
-            kept = ids[-width:]
-            self.dropped[i] = len(ids) - len(kept)
-            self.tokens[i, : len(kept)] = kept
-            self.lengths[i] = len(kept)
-        self.tokens.setflags(write=False)  # because episodes hold views of it
-        self.ids = [row[:length] for row, length in zip(self.tokens, self.lengths, strict=True)]
+        most = _most_tokens(max_tokens, limit, context if on_long == "truncate" else None)
+        pieces, written = self._encode(tokenizer, most if on_long == "truncate" else None)
+        self.width = self._width(written, max_tokens, limit, most, context)
+        self._check(written, on_long)
+        self.lengths = np.minimum(written, self.width)
+        self.dropped = written - self.lengths
+        self.starts = np.cumsum(self.lengths) - self.lengths
+        row = self.width + max_tokens
+        self._pad_id = tokenizer.pad_id
+        self.tokens: Ids = np.concatenate([*pieces, np.full(row, self._pad_id, dtype=np.int32)])
+        self.tokens.setflags(write=False)
+        # Row `i` of this view is the `P + T` ids from place `i` on; there is no copy of them.
+        self._windows = np.lib.stride_tricks.sliding_window_view(self.tokens, row)
+        self._columns = np.arange(row)
+
+    def rows(self, choice: IntArray) -> tuple[Ids, BoolArray]:
+        """Return prompts, padded on the right, with room for a completion.
+
+        Args:
+            choice: `(n,)` int64, which prompts.
+
+        Returns:
+            `(n, P + T)` int32, and `(n, P + T)` bool, True where there is a token.
+        """
+        mask = self._columns < self.lengths[choice, None]
+        tokens = self._windows[self.starts[choice]]
+        np.copyto(tokens, self._pad_id, where=~mask)
+        return tokens, mask
+
+    def ids(self, index: int) -> Ids:
+        """Return the tokens of one prompt, a read-only view."""
+        start = self.starts[index]
+        return self.tokens[start : start + self.lengths[index]]
+
+    def texts(self, choice: IntArray) -> npt.NDArray[np.object_]:
+        """Return the texts of prompts `(n,)`, an object array."""
+        prompts = self.prompts
+        return np.array([prompts[i].text for i in choice.tolist()], dtype=object)
+
+    def _encode(self, tokenizer: Tokenizer, most: int | None) -> tuple[list[Ids], IntArray]:
+        """Encode the prompts, and keep the last `most` tokens of each, if there is such a limit.
+
+        Returns:
+            The tokens kept, in pieces, and how many each prompt has, `(N,)` int64, those cut off included.
+        """
+        pieces, lengths, bos = [], [], tokenizer.bos_id
+        for texts in texts_in_chunks(self.prompts):
+            ids, counts = encode_texts(tokenizer, texts)
+            if bos is not None and not counts.all():
+                ids = np.insert(ids, (np.cumsum(counts) - counts)[counts == 0], bos)
+                counts[counts == 0] = 1
+            if most is not None and counts.max() > most:
+                left = np.repeat(np.cumsum(counts), counts) - np.arange(len(ids))  # of the prompt
+                ids = ids[left <= most]
+            pieces.append(ids)
+            lengths.append(counts)
+        return pieces, np.concatenate(lengths)
 
     def _width(
-        self, lengths: list[int], max_tokens: int, limit: int | None, on_long: str, context: int | None
+        self, lengths: IntArray, max_tokens: int, limit: int | None, most: int | None, context: int | None
     ) -> int:
         """Return `P`: the limit given, or what the longest prompt needs and the context allows."""
-        if limit is not None and limit < 1:
-            raise ConfigError(f"max_prompt_tokens is {limit}; it must be at least 1")
-        width = max(1, *lengths) if limit is None else limit
-        if context is not None and on_long == "truncate":
-            width = min(width, context - max_tokens)
-            if width < 1:
-                raise ConfigError(
-                    f"max_tokens={max_tokens} leaves no room for a prompt in the context of {context} "
-                    "tokens; lower max_tokens"
-                )
+        width = max(1, int(lengths.max())) if limit is None else limit
+        width = width if most is None else min(width, most)
         if context is not None and width + max_tokens > context:
-            longest = lengths.index(max(lengths))
+            longest = int(lengths.argmax())
             raise PromptError(
                 f"{width} prompt tokens (longest: prompt {longest}, {excerpt(self.prompts[longest].id)}) and "
                 f"max_tokens={max_tokens} exceed the context of {context} tokens; shorten them, lower "
                 "max_tokens, or pass on_long_prompt='truncate'"
             )
         return width
+
+    def _check(self, lengths: IntArray, on_long: str) -> None:
+        """Refuse the first prompt that is empty or, if none is to be cut, too long."""
+        bad = lengths == 0
+        if on_long == "error":
+            bad |= lengths > self.width
+        if not bad.any():
+            return
+        i = int(bad.argmax())
+        where = f"prompt {i} ({excerpt(self.prompts[i].id)})"
+        if lengths[i] == 0:
+            raise PromptError(f"{where} has no tokens and the tokenizer has no BOS id to stand for it")
+        raise PromptError(
+            f"{where} has {lengths[i]} tokens, max_prompt_tokens is {self.width}; raise it, or pass "
+            "on_long_prompt='truncate' to drop tokens on the left"
+        )
+
+
+def _most_tokens(max_tokens: int, limit: int | None, context: int | None) -> int | None:
+    """Return how many tokens of a prompt fit under the limit and, with a completion, into the context."""
+    if limit is not None and limit < 1:
+        raise ConfigError(f"max_prompt_tokens is {limit}; it must be at least 1")
+    if context is None:
+        return limit
+    room = context - max_tokens
+    if room < 1:
+        raise ConfigError(
+            f"max_tokens={max_tokens} leaves no room for a prompt in the context of {context} "
+            "tokens; lower max_tokens"
+        )
+    return room if limit is None else min(limit, room)

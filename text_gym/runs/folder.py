@@ -278,14 +278,19 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
 def _read_rows(file: Path) -> list[dict[str, float]]:
     """Read the complete rows; the last one may be torn."""
-    lines = file.read_text(encoding="utf-8").split("\n")[:-1] if file.exists() else []
-    try:
-        return [
-            {k: math.nan if v is None else v for k, v in parse_json(line, str(file)).items()}
-            for line in lines
-        ]
-    except AttributeError as error:
-        raise DataError(f"{file} has a line that is not a row of metrics: {error}") from error
+    content = file.read_bytes() if file.exists() else b""
+    found = []
+    for number, line in enumerate(content.split(b"\n")[:-1], 1):
+        where = f"{file}, line {number}"
+        try:
+            row = parse_json(line.decode("utf-8"), where)
+            found.append({k: math.nan if v is None else v for k, v in row.items()})
+            _ = sum(found[-1].values(), 0.0) + row["iteration"]  # they are numbers
+        except DataError:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"{where}: not a row of metrics, numbers by name ({error!r})") from error
+    return found
 
 
 def default_folder(task: str, algorithm: str) -> Path:

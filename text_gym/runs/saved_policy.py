@@ -5,13 +5,12 @@ Nothing that such a file names is run: rewards in it that are Python files or mo
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from text_gym.errors import DataError, excerpt
-from text_gym.json_text import read_object
+from text_gym.json_text import parse_json, read_object
 
 ORIGIN = "text_gym.json"
 _ADVICE = "remove it, and pass --task or --data"
@@ -60,8 +59,9 @@ def policy_folder(place: str | Path) -> str:
     rounds = folder / "rounds.jsonl"
     if rounds.is_file():
         try:
-            kept = int(json.loads(rounds.read_text(encoding="utf-8").rstrip("\n").split("\n")[-1])["kept"])
-        except (ValueError, KeyError, IndexError, TypeError) as error:
+            last = rounds.read_text(encoding="utf-8").rstrip("\n").split("\n")[-1]
+            kept = int(parse_json(last, str(rounds))["kept"])
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise DataError(f"{rounds} does not say which policy stands; pass the policy's folder") from error
         return str(folder / (f"round-{kept}" if kept else "start") / "policy")
     return str(place)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import threading
@@ -40,6 +41,27 @@ def test_gelu_equals_pytorchs_in_float64_even_where_it_saturates(kernels: Kernel
     near = slice(0, -6)  # further out PyTorch's own derivative is NaN
     found = kernels.gelu_backward(x, gradient).double()
     assert torch.allclose(found[near], slope[near], rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(("rows", "width"), [(0, 5), (1, 1), (3, 17), (129, 4096), (33, 1000)])
+def test_softmax_and_its_sums_are_those_of_float64(kernels: Kernels, rows: int, width: int) -> None:
+    logits = random(rows, width, scale=20.0)
+    logits[1:, 0] = -math.inf
+    before = logits.clone()
+    probs, log_sums = kernels.softmax(logits)
+    assert torch.equal(logits, before)
+    assert torch.allclose(probs.double(), logits.double().softmax(dim=1), rtol=3e-6, atol=1e-30)
+    assert torch.allclose(log_sums.double(), logits.double().logsumexp(dim=1), rtol=1e-6, atol=1e-6)
+    assert (probs[1:, 0] == 0).all()
+
+
+def test_softmax_of_what_is_not_finite_is_nan_in_its_row_alone(kernels: Kernels) -> None:
+    logits = random(4, 70)
+    logits[0, 69], logits[1, 3], logits[2] = math.nan, math.inf, -math.inf
+    probs, log_sums = kernels.softmax(logits)
+    assert log_sums.isnan().tolist() == [True, True, True, False]
+    assert probs[:3].isnan().any(dim=1).all()
+    assert torch.allclose(probs[3], logits[3].softmax(dim=0))
 
 
 @pytest.mark.parametrize("extreme", [-1e30, -1e4, 1e4, 1e18])

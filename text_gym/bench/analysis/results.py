@@ -17,7 +17,7 @@ import numpy as np
 
 from text_gym.data import read_rows
 from text_gym.episode import FloatArray
-from text_gym.errors import DataError
+from text_gym.errors import DataError, excerpt
 from text_gym.runs.folder import read_config
 
 KEY = ("task", "design", "optimiser", "kl_coefficient", "seed")  # these columns identify a row
@@ -234,10 +234,13 @@ def _typed(row: Row, where: str) -> dict[str, Any]:
         else:
             try:
                 result[name] = float(value)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 result[name] = value
                 if name in KEY:
-                    raise DataError(f"{where}: {name} is {value!r}, not a number") from None
+                    raise DataError(f"{where}: {name} is {excerpt(repr(value))}, not a number") from None
+    for name in KEY:
+        if isinstance(result.get(name), (dict, list)):
+            raise DataError(f"{where}: {name} is {excerpt(repr(result[name]))}, neither a text nor a number")
     return result
 
 

@@ -195,6 +195,22 @@ def fast_draw(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor] | None:
     return None if kernels is None else kernels.draw(logits.contiguous(), u.contiguous())
 
 
+def softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the softmax of each row, without gradients, and the logarithm of what its e^logits sum to.
+
+    Args:
+        logits: `(n, V)`.
+
+    Returns:
+        `(n, V)` probabilities, and `(n,)` logarithms.
+    """
+    kernels = kernels_for(logits)
+    if kernels is not None:
+        return kernels.softmax(logits.contiguous())
+    p = torch.softmax(logits, dim=1)
+    return p, logits.amax(dim=1) - p.amax(dim=1).log()
+
+
 def matmul(
     a: Tensor, b: Tensor, bias: Tensor | None = None, *, out: Tensor | None = None, add: bool = False
 ) -> Tensor:

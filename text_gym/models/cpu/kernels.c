@@ -714,6 +714,23 @@ void attention_backward(const texts *t, const float *q, const float *k, const fl
     }
 }
 
+/* out = softmax(logits), rows of `width`; log_sums are the logarithms of what e^logits sums to. */
+void softmax(const float *logits, float *out, float *log_sums, int64_t rows, int64_t width) {
+#pragma omp parallel for num_threads(parts_of(rows, FEW_ROWS))
+    for (int64_t i = 0; i < rows; i++) {
+        const float *x = logits + i * width;
+        float *p = out + i * width, highest = -INFINITY, sum = 0;
+#pragma omp simd reduction(max : highest)
+        for (int64_t j = 0; j < width; j++) highest = x[j] > highest ? x[j] : highest;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t j = 0; j < width; j++) sum += p[j] = exponential(x[j] - highest);
+        const float share = 1.0f / sum;
+#pragma omp simd
+        for (int64_t j = 0; j < width; j++) p[j] *= share;
+        log_sums[i] = highest + logf(sum);
+    }
+}
+
 /* Draw from softmax(logits), `width` of them, by inverting the cumulative distribution at `uniform`, and tell
  * the probability of what was drawn; `weights` has room for a row and `sums` for one sum of each 64. */
 static void draw_row(const float *logits, double uniform, int64_t *token, float *prob, float *weights, float *sums,

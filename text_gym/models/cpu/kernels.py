@@ -115,6 +115,7 @@ class Kernels:
         self._pack = function("pack", _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _NUMBER)
         self._multiply = function("multiply", _POINTER, _NUMBER, _NUMBER, *[_POINTER] * 3, *[_NUMBER] * 4)
         self._draw = function("draw", *[_POINTER] * 5, _NUMBER, _NUMBER)
+        self._softmax = function("softmax", *[_POINTER] * 3, _NUMBER, _NUMBER)
         self._gelu = function("gelu", _POINTER, _POINTER, _NUMBER)
         self._gelu_backward = function("gelu_backward", *[_POINTER] * 3, _NUMBER)
         self._norm_block = int(library.norm_block())
@@ -231,6 +232,12 @@ class Kernels:
         pointers = (x.data_ptr() for x in (logits, u, tokens, probs, scratch))
         self._draw(*pointers, rows, width)
         return tokens, probs
+
+    def softmax(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the softmax of rows `(n, V)`, contiguous, and the `(n,)` logarithms of e^logits' sums."""
+        out, log_sums = torch.empty_like(logits), logits.new_empty(len(logits))
+        self._softmax(logits.data_ptr(), out.data_ptr(), log_sums.data_ptr(), *logits.shape)
+        return out, log_sums
 
     def gelu(self, x: Tensor) -> Tensor:
         """Compute the tanh form of GELU for a contiguous tensor."""

@@ -1,0 +1,97 @@
+"""Makes `Prompt`s of what users hand in; of a large set only when one is asked for.
+
+Nothing is tokenized here; see `text_gym.envs.prompts`.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, overload
+
+from .episode import Prompt, as_prompt
+from .errors import PromptError
+
+KEPT = 65_536  # sets of up to so many are kept as `Prompt`s, a few hundred bytes each
+CHUNK = 8_192  # texts that are in memory at a time
+
+
+class PromptSequence(Sequence[Prompt]):
+    """A view of strings, rows or `Prompt`s that makes a `Prompt` whenever one is asked for.
+
+    Args:
+        items: A sequence, or a `datasets.Dataset` with a column `prompt`. It is not copied.
+    """
+
+    def __init__(self, items: Any) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @overload
+    def __getitem__(self, index: int) -> Prompt: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Prompt]: ...
+    def __getitem__(self, index: int | slice) -> Prompt | list[Prompt]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        i = operator.index(index)
+        return as_prompt(self.items[i], i)
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return map(as_prompt, self.items, range(len(self)))
+
+    def chunks(self) -> Iterator[list[str]]:
+        """Read the texts in order, `CHUNK` at a time.
+
+        Raises:
+            PromptError: One is of another form; its position is named.
+        """
+        if _is_data_set(self.items) and "prompt" in self.items.column_names:
+            column = self.items.select_columns(["prompt"])
+            for start in range(0, len(self), CHUNK):
+                texts = column[start : start + CHUNK]["prompt"]
+                yield [t if isinstance(t, str) else self[start + i].text for i, t in enumerate(texts)]
+            return
+        texts = (t if type(t) is str else as_prompt(t, i).text for i, t in enumerate(self.items))
+        while chunk := list(islice(texts, CHUNK)):
+            yield chunk
+
+
+def as_prompts(prompts: Iterable[Prompt | str | Mapping[str, Any]]) -> Sequence[Prompt]:
+    """Make prompts from strings, `Prompt`s, or rows with a `prompt` column (the rest become columns).
+
+    Beyond `KEPT` they are made when they are asked for, and the set is not copied: it may be a
+    `datasets.Dataset`, a column of one, or any sequence that reads from a disk. Of a list the references are
+    copied, since it may be changed later.
+
+    Raises:
+        PromptError: There is none, or one is of another form; its position is named. In a large set it is
+            found when its text is read.
+
+    >>> as_prompts(["Hello", {"prompt": "2+2=", "answer": 4}])[1].columns
+    {'answer': 4}
+    """
+    if isinstance(prompts, (str, bytes)):
+        raise PromptError("prompts is a single string; pass a list of prompts")
+    if isinstance(prompts, PromptSequence):
+        return prompts
+    by_index = isinstance(prompts, Sequence) or _is_data_set(prompts)
+    items: Any = list(prompts) if not by_index or isinstance(prompts, list) else prompts
+    if not len(items):
+        raise PromptError("there are no prompts; pass at least one")
+    if len(items) > KEPT:
+        return PromptSequence(items)
+    return [as_prompt(item, i) for i, item in enumerate(items)]
+
+
+def texts_in_chunks(prompts: Sequence[Prompt]) -> Iterator[list[str]]:
+    """Read the prompts' texts in order, `CHUNK` at a time."""
+    return (prompts if isinstance(prompts, PromptSequence) else PromptSequence(prompts)).chunks()
+
+
+def _is_data_set(items: Any) -> bool:
+    """Recognise a `datasets.Dataset`, which is read by index and is no `Sequence`, without importing it."""
+    return all(hasattr(items, name) for name in ("__len__", "column_names", "select_columns"))
