@@ -28,6 +28,7 @@ from text_gym.envs.options import EpisodeOptions
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Prompt, share_cut
 from text_gym.errors import ConfigError, NonFiniteError, NoScoresError
+from text_gym.models.devices import allow_tf32
 from text_gym.models.runtime import (
     check_dropout_off,
     check_finite,
@@ -96,6 +97,7 @@ class Agent(ABC, Generic[ConfigT]):
         self.config: ConfigT = config or self.config_class()  # type: ignore[assignment]
         self.env = env = as_text_vector_env(env)
         self.policy = policy = as_policy(policy, env)
+        allow_tf32(policy.device)
         self.networks: dict[str, nn.Module] = {"policy": policy}
         self.reference = reference or policy.frozen()
         self.reference.check_finite()

@@ -26,6 +26,7 @@ from text_gym.models.runtime import limited_threads
 from text_gym.rewards.values import Rewards
 
 from .decoder import Decoder, survivors
+from .parts import in_parts
 from .rollout import Rollout, rewards_per_token
 
 LOWEST_TEMPERATURE = 1e-4  # below, logits overflow when divided by it
@@ -115,30 +116,46 @@ def rollout(
     batch = env.batch if isinstance(env, TextVectorEnv) else env
     _check_fit(policy, batch, episode_index)
     sampling = sampling or Sampling()
-    rows = np.arange(batch.num_rows)
-    batch.begin(rows, np.full(len(rows), seed, dtype=np.int64), episode_index)
-    noise = uniform(seed, episode_index, batch.max_tokens)
+    noise = upload(uniform(seed, episode_index, batch.max_tokens), policy.device)
+    columns = _columns(policy, batch, keep_states)
+    every = np.arange(batch.num_rows)
+
+    def begin(rows: IntArray) -> None:
+        batch.begin(rows, np.full(len(rows), seed, dtype=np.int64), episode_index[rows])
+
+    begin(every)
     with limited_threads(policy):
-        columns = _play(policy, batch, upload(noise, policy.device), sampling, keep_states)
-    episodes, scores = batch.score(rows)
+        in_parts(
+            policy,
+            every,
+            batch.max_prompt_tokens + batch.max_tokens,
+            lambda rows: _play(policy, batch, noise, sampling, columns, rows),
+            again=begin,
+        )
+    episodes, scores = batch.score(every)
     return _assemble(batch, columns, episodes, scores)
 
 
 def _play(
-    policy: Policy, batch: EpisodeBatch, noise: Tensor, sampling: Sampling, keep_states: bool
-) -> dict[str, Tensor]:
-    """Generate until every row is done; return the tensors of a `Rollout` that come from the policy, by name.
+    policy: Policy,
+    batch: EpisodeBatch,
+    noise: Tensor,
+    sampling: Sampling,
+    columns: dict[str, Tensor],
+    rows: IntArray,
+) -> None:
+    """Generate until these rows are done; fill in what a `Rollout` has of the policy, by name.
 
     The batch's transition is the host's, and copying tokens to the host is what accelerators wait for. So
     there the batch is told some steps later what was drawn, all at once; what was drawn for rows that had
     ended by then is dropped. Not so where it has a mask, which depends on each token.
     """
     device = noise.device
-    decoder = Decoder(policy, batch.tokens, batch.lengths, batch.max_tokens)
-    record = _Record(policy, batch, keep_states, device)
-    rows = np.arange(batch.num_rows)  # rows of the batch that the decoder reads …
-    live = np.ones(batch.num_rows, dtype=np.bool_)  # … and which of them still play
-    noise = noise.T.contiguous()
+    whole = len(rows) == batch.num_rows
+    decoder = Decoder(policy, batch.tokens[rows], batch.lengths[rows], batch.max_tokens)
+    record = _Record(policy, batch, columns, rows)
+    live = np.ones(len(rows), dtype=np.bool_)  # which of the decoder's rows, `rows` of the batch, still play
+    noise = (noise if whole else noise[upload(rows, device)]).T.contiguous()
     every = 1 if batch.mask is not None else TELL_EVERY["cpu" if device.type == "cpu" else "cuda"]
     pending: list[Tensor] = []
     for t in range(batch.max_tokens):
@@ -161,7 +178,7 @@ def _play(
                 tokens, noise = tokens[index], noise[:, index]
                 record.go_on_with(rows)
         decoder.step(tokens)
-    return record.finish()
+    record.finish()
 
 
 def _advance(batch: EpisodeBatch, rows: IntArray, live: BoolArray, pending: list[Tensor]) -> int:
@@ -175,26 +192,32 @@ def _advance(batch: EpisodeBatch, rows: IntArray, live: BoolArray, pending: list
     return int(np.count_nonzero(live))
 
 
+def _columns(policy: Policy, batch: EpisodeBatch, keep_states: bool) -> dict[str, Tensor]:
+    """Make room for what a `Rollout` has of the policy, zeros `(B, T)` and more, by name."""
+    size, device = (batch.num_rows, batch.max_tokens), policy.device
+    made = {k: torch.zeros(size, dtype=policy.dtype, device=device) for k in ("log_probs", "values")}
+    if keep_states:
+        head = policy.value_head
+        made["states"] = torch.zeros(*size, head.in_features, dtype=head.weight.dtype, device=device)
+    if batch.mask is not None:
+        made["action_masks"] = torch.zeros(*size, batch.tokenizer.vocab_size, dtype=torch.bool, device=device)
+    return made
+
+
 class _Record:
     """Records log-probabilities and values during play, and writes them out a block of steps at a time."""
 
-    def __init__(self, policy: Policy, batch: EpisodeBatch, keep_states: bool, device: torch.device) -> None:
-        size, dtype = (batch.num_rows, batch.max_tokens), policy.dtype
-        self._out = {k: torch.zeros(size, dtype=dtype, device=device) for k in ("log_probs", "values")}
-        if keep_states:
-            head = policy.value_head
-            shape = (*size, head.in_features)
-            self._out["states"] = torch.zeros(shape, dtype=head.weight.dtype, device=device)
-        if batch.mask is not None:
-            shape = (*size, batch.tokenizer.vocab_size)
-            self._out["action_masks"] = torch.zeros(shape, dtype=torch.bool, device=device)
-        self._policy, self._batch, self._device = policy, batch, device
+    def __init__(
+        self, policy: Policy, batch: EpisodeBatch, columns: dict[str, Tensor], rows: IntArray
+    ) -> None:
+        self._policy, self._batch, self._out = policy, batch, columns
+        self._device = policy.device
         self._first = 0  # step that the lists begin with
         self._states: list[Tensor] = []
         self._probs: list[Tensor] = []
         self._masks: list[Tensor] = []
         self._sums: list[Tensor] = []  # one a step, never emptied
-        self.go_on_with(np.arange(batch.num_rows))
+        self.go_on_with(rows)
 
     def add(self, states: Tensor, logits: Tensor, probs: Tensor, allowed: Tensor | None) -> None:
         """Record a step: states `(n, D)`, logits `(n, V)`, token probabilities `(n, 1)`, mask `(n, V)`."""
@@ -211,8 +234,8 @@ class _Record:
         self._put()
         self._rows = upload(rows, self._device)
 
-    def finish(self) -> dict[str, Tensor]:
-        """Return everything recorded; refuse logits that were not finite."""
+    def finish(self) -> None:
+        """Write out what is left; refuse logits that were not finite."""
         self._put()
         broken = ~torch.isfinite(torch.stack(self._sums))
         if broken.any():
@@ -225,7 +248,6 @@ class _Record:
         over = upload(torch.arange(self._batch.max_tokens) >= lengths[:, None], self._device)
         for columns in self._out.values():
             columns[over] = 0
-        return self._out
 
     def _put(self) -> None:
         if not self._states:
