@@ -354,6 +354,7 @@ def _patches(mode: _Device) -> Iterator[Any]:
         torch.random, "fork_rng", lambda devices=None, *args, **kwargs: fork_rng([], *args, **kwargs)
     )
     yield patch.object(torch.Tensor, "pin_memory", pin_memory)
+    yield patch.object(torch, "set_float32_matmul_precision", lambda precision: None)  # the CPU's stays
     yield patch.object(torch.nn.utils.clip_grad, "_group_tensors_by_device_and_dtype", _in_groups)
     yield patch.object(nn.Module, "to", to)
     yield patch.object(nn.Module, "_apply", _apply)

@@ -87,7 +87,7 @@ class Policy(nn.Module):
         names = ("logit_scale", "logits_scaling", "final_logit_softcapping")
         self._head_options = [getattr(model.config.get_text_config(), name, None) for name in names]
         self.to(pick_device(device))
-        self.value_head.to(next(model.parameters()).dtype)
+        self.value_head.to(torch.promote_types(next(model.parameters()).dtype, torch.float32))
         self.eval()  # dropout stays off in sampling, scoring and updates; only SFT turns it on
         self._check_head()
 
@@ -146,6 +146,11 @@ class Policy(nn.Module):
     def dtype(self) -> torch.dtype:
         """The dtype of logits, log-probabilities and values: at least float32, whatever the weights are."""
         return torch.promote_types(self.value_head.weight.dtype, torch.float32)
+
+    @property
+    def weights_dtype(self) -> str:
+        """The name of the dtype of the model's weights; the value head has float32 at least."""
+        return str(next(self.model.parameters()).dtype).removeprefix("torch.")
 
     @property
     def token_bytes(self) -> int:

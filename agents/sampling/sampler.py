@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from text_gym.agents.policies.policy import Policy
+from text_gym.agents.policies.precision import stored_in_bfloat16
 from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import BoolArray, Episode, FloatArray, IntArray
@@ -124,7 +125,7 @@ def rollout(
         batch.begin(rows, np.full(len(rows), seed, dtype=np.int64), episode_index[rows])
 
     begin(every)
-    with limited_threads(policy):
+    with limited_threads(policy), stored_in_bfloat16(policy):
         in_parts(
             policy,
             every,

@@ -34,8 +34,10 @@ from text_gym.agents import (
     rollout,
 )
 from text_gym.agents.algorithms.sft import completion_loss
+from text_gym.errors import ConfigError
 from text_gym.models import kv_cache
-from text_gym.models.devices import on_host, read_numbers, upload
+from text_gym.models.devices import allow_tf32, on_host, pick_dtype, read_numbers, upload
+from text_gym.models.loading import pick_device
 from text_gym.reward_models import PreferencePair, Rating, RewardModel, RewardTrainer, RewardTrainingConfig
 
 TOKENIZER = ByteTokenizer()
@@ -269,3 +271,41 @@ def test_reward_models_learn_and_pay(gpu: SimulatedCUDA, loss: str) -> None:
     agent = GRPO(make_policy(), make_env(reward=model), GRPOConfig(epochs=1, group_size=4))
     agent.learn(1)
     assert gpu.faults == []
+
+
+# Precision
+
+
+def test_tf32_is_allowed_on_cuda_unless_somebody_said_no(
+    gpu: SimulatedCUDA, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    set_to: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", set_to.append)
+    monkeypatch.setenv("TEXT_GYM_TF32", "0")
+    allow_tf32(CUDA)
+    monkeypatch.delenv("TEXT_GYM_TF32")
+    allow_tf32(torch.device("cpu"))
+    assert set_to == []
+    with caplog.at_level("INFO", "text_gym"):
+        allow_tf32(CUDA)
+    assert set_to == ["high"]
+    assert "TF32" in caplog.text
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
+    allow_tf32(CUDA)
+    assert set_to == ["high"]
+
+
+def test_a_dtype_that_the_device_lacks_is_refused(
+    gpu: SimulatedCUDA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = torch.device("cpu")
+    assert [pick_dtype(x, cpu) for x in ("auto", "float32", "bfloat16")] == ["float32", "float32", "bfloat16"]
+    assert pick_dtype("auto", CUDA) == "bfloat16"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    assert pick_dtype("auto", CUDA) == "float32"
+    with pytest.raises(ConfigError, match="cuda:0 does not have it; choose float32 or auto"):
+        pick_dtype("bfloat16", CUDA)
+    with pytest.raises(ConfigError, match="unknown dtype 'float8'"):
+        pick_dtype("float8", cpu)
+    with pytest.raises(ConfigError, match="'mps' has no float64"):
+        pick_device("mps")
