@@ -13,7 +13,7 @@ from .policy import Policy
 
 @contextmanager
 def stored_in_bfloat16(policy: Policy) -> Iterator[None]:
-    """Let linear layers read a copy of their weights in bfloat16 within the block, where that is multiplied in.
+    """Let linear layers read a bfloat16 copy of their weights within the block, if products are made in it.
 
     Autocast casts every matrix whenever it is used, which for a token at a time is most of the work. What it
     computes from the copy is the same to the bit. The weights themselves, float32, come back afterwards.
