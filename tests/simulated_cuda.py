@@ -120,7 +120,7 @@ class DeviceTensor(Tensor):
             memo[id(self)] = made
         return memo[id(self)]  # type: ignore[no-any-return]
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"DeviceTensor({self.held})"
 
     @classmethod
