@@ -27,6 +27,7 @@ from text_gym.models.runtime import limited_threads
 from text_gym.rewards.values import Rewards
 
 from .decoder import Decoder, survivors
+from .generators import Generator, play_by
 from .parts import in_parts
 from .rollout import Rollout, rewards_per_token
 
@@ -65,6 +66,19 @@ class Sampling:
         if self.top_k < 0:
             raise ConfigError(f"top_k is {self.top_k}; it must be 0 (all) or more")
 
+    def check_whole(self) -> None:
+        """Refuse what draws from less than the whole distribution: generators have no part in that.
+
+        Raises:
+            ConfigError: Naming the setting.
+        """
+        for name, is_set in (("greedy", self.greedy), ("top_k", self.top_k > 0), ("top_p", self.top_p < 1)):
+            if is_set:
+                raise ConfigError(
+                    f"a generator draws from the whole distribution, and {name}={getattr(self, name)} "
+                    "cuts it; leave one of them out"
+                )
+
     def logits(self, logits: Tensor) -> Tensor:
         """Return the logits of the distribution drawn from, `(B, V)`, -inf for dropped tokens."""
         if self.greedy:
@@ -95,6 +109,7 @@ def rollout(
     seed: int = 0,
     sampling: Sampling | None = None,
     keep_states: bool = False,
+    generator: Generator | None = None,
 ) -> Rollout:
     """Play one episode in each row of the environment and have all of them scored in one batch.
 
@@ -107,32 +122,38 @@ def rollout(
         seed: Decides prompts and noise.
         sampling: How tokens are drawn.
         keep_states: Keep the policy's states in the rollout, for a critic that reads them.
+        generator: Who writes with the policy's weights, which it is given; None is the policy itself.
 
     Raises:
         ConfigError: The policy and the environment have different tokenizers, prompts and completions do
-            not fit the policy's context, or `episode_index` is of another form.
+            not fit the policy's context, `episode_index` is of another form, or a generator is to play with
+            a mask or by top-k, top-p or greedily.
+        GeneratorError: The generator has other weights than the policy, or wrote no episodes.
         NonFiniteError: The policy's logits are NaN or infinite.
         RewardError: The reward source failed.
     """
     batch = env.batch if isinstance(env, TextVectorEnv) else env
     _check_fit(policy, batch, episode_index)
     sampling = sampling or Sampling()
-    noise = upload(uniform(seed, episode_index, batch.max_tokens), policy.device)
-    columns = _columns(policy, batch, keep_states)
     every = np.arange(batch.num_rows)
 
     def begin(rows: IntArray) -> None:
         batch.begin(rows, np.full(len(rows), seed, dtype=np.int64), episode_index[rows])
 
     begin(every)
-    with limited_threads(policy), stored_in_bfloat16(policy):
-        in_parts(
-            policy,
-            every,
-            batch.max_prompt_tokens + batch.max_tokens,
-            lambda rows: _play(policy, batch, noise, sampling, columns, rows),
-            again=begin,
-        )
+    if generator is not None:
+        sampling.check_whole()
+        how: dict[str, Any] = {"temperature": sampling.temperature, "keep_states": keep_states}
+        columns = play_by(generator, policy, batch, seed=seed, **how)
+    else:
+        noise = upload(uniform(seed, episode_index, batch.max_tokens), policy.device)
+        columns = made = _columns(policy, batch, keep_states)
+
+        def play(rows: IntArray) -> None:
+            _play(policy, batch, noise, sampling, made, rows)
+
+        with limited_threads(policy), stored_in_bfloat16(policy):
+            in_parts(policy, every, batch.max_prompt_tokens + batch.max_tokens, play, again=begin)
     episodes, scores = batch.score(every)
     return _assemble(batch, columns, episodes, scores)
 
@@ -280,14 +301,11 @@ def _assemble(
         tokens=tensor(batch.tokens[:, : int(batch.lengths.max())]),
         starts=tensor(batch.starts),
         lengths=tensor(lengths),
-        log_probs=columns["log_probs"][:, :longest],
-        values=columns["values"][:, :longest],
+        **{name: column[:, :longest] for name, column in columns.items()},
         rewards=upload(rewards_per_token(scores, torch.from_numpy(lengths)), device),
         truncated=tensor(batch.truncated),
         episodes=episodes,
         scores=scores,
-        action_masks=columns["action_masks"][:, :longest] if "action_masks" in columns else None,
-        states=columns["states"][:, :longest] if "states" in columns else None,
     )
 
 
