@@ -343,8 +343,8 @@ MUTANTS = [
     Mutant(
         "noise-of-the-row-not-of-the-episode",
         SAMPLER,
-        "noise = uniform(seed, episode_index, batch.max_tokens)",
-        "noise = uniform(seed, rows, batch.max_tokens)",
+        "upload(uniform(seed, episode_index, batch.max_tokens)",
+        "upload(uniform(seed, every, batch.max_tokens)",
         (OF_SAMPLER + "an_episode_depends_on_seed_and_number_alone",),
     ),
     Mutant(
