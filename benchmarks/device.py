@@ -48,7 +48,7 @@ class Options:
     """Check and measure a device.
 
     Args:
-        device: auto, cpu, cuda, cuda:1, mps, …; auto is CUDA where there is one.
+        device: auto, cpu, cuda, cuda:1, …; auto is CUDA where there is one.
         json: File for the rows.
         quick: Small models and batches, some seconds in all; a CPU gets no others.
         budget: Seconds for all parts; what has not finished by then is skipped.

@@ -10,6 +10,7 @@ import copy
 import importlib.util
 import itertools
 import math
+import os
 import statistics
 import tempfile
 import time
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -42,6 +44,7 @@ from text_gym.agents import (
     rollout,
 )
 from text_gym.agents.algorithms.sft import completion_loss
+from text_gym.agents.sampling.decoder import Decoder
 from text_gym.agents.training.metrics import Metrics
 from text_gym.reward_models import PreferencePair, RewardModel, RewardTrainer, RewardTrainingConfig
 
@@ -96,6 +99,7 @@ def all_parts(device: torch.device, quick: bool) -> list[Part]:
         "log_probs": log_probs,
         "precision": precision_of_products,
         "sampling": sampling,
+        "decode_without_waiting": decode_without_waiting,
         "ppo": partial(learns, PPO),
         "grpo": partial(learns, GRPO),
         "sft": sft,
@@ -118,7 +122,8 @@ def products_in(precision: str) -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     try:
-        yield
+        with patch.dict(os.environ, {} if precision == "tf32" else {"TEXT_GYM_TF32": "0"}):
+            yield
     finally:
         torch.set_float32_matmul_precision(before)
 
@@ -207,6 +212,39 @@ def sampling(device: torch.device, quick: bool, found: Figures) -> None:
     require(len(set(texts.lengths.tolist())) > 1, "all texts ended at once; nothing was dropped from a batch")
     require(error <= LOG_PROB_TOLERANCE, f"the sampler's log-probabilities are off by {error:.2g}")
     require(alike >= SAMPLED_ALIKE, f"only {alike:.0%} of the tokens are those that the CPU draws")
+
+
+def decode_without_waiting(device: torch.device, quick: bool, found: Figures) -> None:
+    """Check that between two reads decoding never waits: PyTorch raises an error where it does."""
+    policy = random_policy(device, quick)
+    env = words_env(policy.tokenizer, 8 if quick else 64, 12 if quick else 48)
+    rollout(policy, env, np.arange(env.num_envs))  # tries the cache out
+    steps = 0
+    step = Decoder.step
+
+    def strict(decoder: Decoder, tokens: Tensor) -> Tensor:
+        nonlocal steps
+        steps += 1
+        with raising_where_it_waits(device):
+            return step(decoder, tokens)
+
+    with patch.object(Decoder, "step", strict):
+        rollout(policy, env, np.arange(env.num_envs))
+    found["steps"] = steps
+    require(steps > 0, "nothing was decoded")
+
+
+@contextmanager
+def raising_where_it_waits(device: torch.device) -> Iterator[None]:
+    """Have CUDA raise an error inside the block wherever the host would wait for it."""
+    if device.type != "cuda":
+        yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def random_policy(device: torch.device, quick: bool) -> Policy:

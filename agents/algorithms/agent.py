@@ -29,6 +29,7 @@ from text_gym.envs.options import EpisodeOptions
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Prompt, share_cut
 from text_gym.errors import ConfigError, NonFiniteError, NoScoresError
+from text_gym.models.devices import allow_tf32
 from text_gym.models.runtime import (
     check_dropout_off,
     check_finite,
@@ -46,6 +47,7 @@ from text_gym.utils.display import harmless
 
 from .configs import AgentConfig
 from .estimators import KLController
+from .gradients import clip_each
 from .groups import play_in_groups
 
 LOG = logging.getLogger("text_gym")
@@ -99,6 +101,7 @@ class Agent(ABC, Generic[ConfigT]):
         self.config: ConfigT = config or self.config_class()  # type: ignore[assignment]
         self.env = env = as_text_vector_env(env)
         self.policy = policy = as_policy(policy, env)
+        allow_tf32(policy.device)
         self.networks: dict[str, nn.Module] = {"policy": policy}
         self.reference = reference or policy.frozen()
         self.reference.check_finite()
@@ -329,7 +332,7 @@ class Agent(ABC, Generic[ConfigT]):
     def reference_log_probs(self, batch: Rollout) -> Tensor:
         """Score the batch's tokens with the reference policy: log-probabilities `(B, T)`, in nats."""
         given: dict[str, Any] = {"temperature": self.config.temperature, "action_masks": batch.action_masks}
-        return self.reference.score(batch.tokens, batch.starts, batch.lengths, **given)
+        return self.reference.score(batch.tokens, batch.host_starts, batch.host_lengths, **given)
 
     def track_objective(self, batch: Rollout, reference: Tensor) -> Metrics:
         """Add a batch of the policy's own texts to `objective` and return its metrics.
@@ -367,20 +370,9 @@ class Agent(ABC, Generic[ConfigT]):
         Raises:
             NonFiniteError: A gradient is not finite; the weights are untouched.
         """
-        norms = []
-        for network in self.networks.values():
-            gradients = {n: p.grad for n, p in network.named_parameters() if p.grad is not None}
-            norm = torch.nn.utils.get_total_norm(list(gradients.values()))
-            if not torch.isfinite(norm):
-                self.optimizer.zero_grad(set_to_none=True)
-                bad = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
-                what = f"the gradient of {bad[0]}" if bad else "the norm of the gradient"
-                raise NonFiniteError(f"{what} is not finite in {self.where}; nothing was updated")
-            if norm > self.config.max_grad_norm - 1e-6:  # scaling by 1 would only cost time
-                torch.nn.utils.clip_grads_with_norm_(network.parameters(), self.config.max_grad_norm, norm)
-            norms.append(float(norm))
+        norm = clip_each(list(self.networks.values()), self.config.max_grad_norm, self.where)
         self.optimizer.step()
-        return norms[0]
+        return norm
 
     @property
     def where(self) -> str:

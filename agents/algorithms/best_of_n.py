@@ -24,6 +24,7 @@ from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.envs.options import EpisodeOptions
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Episode, FloatArray, Prompt
+from text_gym.models.devices import read_numbers, upload
 from text_gym.rewards.source import RewardSource, as_reward_source
 
 from .agent import Agent
@@ -150,32 +151,33 @@ class BestOfN(Agent[BestOfNConfig]):
         config, batch = self.config, batch.only(batch.scored)
         returns, present, (group, place) = grouped_returns(batch, batch.rewards, config.n)
         kl, reference = self._kl(batch)
-        best = (place == choose_best(returns, present)[group]).nonzero()[:, 0]
+        best = (place == choose_best(returns, present)[group]).nonzero()[:, 0].cpu()
         losses, norms = [], []
         for rows in minibatches(len(best), config.epochs, config.minibatches, (config.seed, self.iteration)):
-            loss = self.loss(batch, best[rows.to(best.device)])
-            losses.append(float(loss.detach()))
+            loss = self.loss(batch, best[rows])
             norms.append(self.step(loss))
+            losses.append(loss)
         return {
-            "loss": float(np.mean(losses)) if losses else float("nan"),
-            "reward_best": float(batch.rewards.sum(dim=1)[best].mean()),
+            "loss": float(np.mean(read_numbers(losses))) if losses else float("nan"),
+            "reward_best": float(batch.rewards.sum(dim=1)[upload(best, batch.rewards.device)].mean()),
             "entropy": float(masked_mean(-batch.log_probs, batch.mask)),
             "clip_fraction": 0.0,
             "grad_norm": float(np.mean(norms)) if norms else float("nan"),
             "kl": kl,
-            "kl_per_token": kl / float(batch.lengths.float().mean()),
+            "kl_per_token": kl / float(batch.host_lengths.float().mean()),
             "updates": len(losses),
             **({} if reference is None else self.track_objective(batch, reference)),
         }
 
     def loss(self, batch: Rollout, rows: Tensor) -> Tensor:
-        """Compute the negative log-likelihood of these episodes, in nats per episode."""
+        """Compute the negative log-likelihood of these episodes `(b,)` int64, in nats per episode."""
+        here = upload(rows, batch.tokens.device)
         said = self.policy.evaluate(
-            batch.tokens[rows],
-            batch.starts[rows],
-            batch.lengths[rows],
+            batch.tokens[here],
+            batch.host_starts[rows],
+            batch.host_lengths[rows],
             temperature=self.config.temperature,
-            action_masks=None if batch.action_masks is None else batch.action_masks[rows],
+            action_masks=None if batch.action_masks is None else batch.action_masks[here],
         )
         return -said.log_probs.sum() / len(rows)
 
@@ -193,8 +195,8 @@ class BestOfN(Agent[BestOfNConfig]):
             return float((batch.log_probs - reference).sum(dim=1).mean()), reference
         said = self.policy.score(
             batch.tokens,
-            batch.starts,
-            batch.lengths,
+            batch.host_starts,
+            batch.host_lengths,
             temperature=self.config.temperature,
             action_masks=batch.action_masks,
         )

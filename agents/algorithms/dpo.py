@@ -17,6 +17,7 @@ from text_gym.agents.policies.policy import FUSED, Policy
 from text_gym.agents.training.metrics import Metrics
 from text_gym.agents.training.progress import training_progress
 from text_gym.episode import Prompt
+from text_gym.models.devices import read_numbers, upload
 
 from .configs import DPOConfig
 from .sft import encode_pairs, padded, take_step, warmup_cosine
@@ -94,19 +95,21 @@ class DPO:
                 for group in optimizer.param_groups:
                     group["lr"] = config.learning_rate * warmup_cosine(step / len(batches), config.warmup)
                 rows = [*pairs, *(i + len(self.sequences) // 2 for i in pairs)]
-                log_ratio = self._log_probs(policy, rows) - self.reference_log_probs[rows]
+                index = upload(torch.tensor(rows), policy.device)
+                log_ratio = self._log_probs(policy, rows) - self.reference_log_probs[index]
                 chosen, rejected = config.beta * log_ratio.view(2, -1)
                 loss = dpo_loss(chosen, rejected, config.label_smoothing).mean()
-                norm = take_step(policy, optimizer, loss, config.max_grad_norm, step)
+                said, norm = take_step(policy, optimizer, loss, config.max_grad_norm, step)
                 self.steps += 1
+                ahead = (chosen > rejected).to(chosen.dtype).mean()
+                found = read_numbers([ahead, (chosen - rejected).mean(), chosen.mean(), rejected.mean()])
                 metrics = {
                     "step": step + 1,
                     "steps": len(batches),
-                    "loss": float(loss.detach()),
-                    "accuracy": float((chosen > rejected).float().mean()),
-                    "margin": float((chosen - rejected).detach().mean()),
-                    "reward_chosen": float(chosen.detach().mean()),
-                    "reward_rejected": float(rejected.detach().mean()),
+                    "loss": said,
+                    **dict(
+                        zip(("accuracy", "margin", "reward_chosen", "reward_rejected"), found, strict=True)
+                    ),
                     "grad_norm": norm,
                 }
                 show(metrics)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from text_gym.errors import ConfigError
+from text_gym.models.devices import on_host
 
 from .configs import Estimator
 
@@ -116,9 +117,9 @@ def whiten(x: Tensor, mask: Tensor, *, shift: bool = True) -> Tensor:
     """
     mean = masked_mean(x, mask)
     std = masked_mean((x - mean) ** 2, mask).sqrt()
-    if std <= 8 * torch.finfo(x.dtype).eps * (1 + mean.abs()):
-        return torch.zeros_like(x) if shift else x * mask
-    return (x - mean if shift else x) / std * mask
+    constant = std <= 8 * torch.finfo(x.dtype).eps * (1 + mean.abs())
+    scaled = (x - mean if shift else x) / std * mask
+    return torch.where(constant, torch.zeros_like(x) if shift else x * mask, scaled)
 
 
 def explained_variance(returns: Tensor, values: Tensor, mask: Tensor) -> float:
@@ -129,4 +130,5 @@ def explained_variance(returns: Tensor, values: Tensor, mask: Tensor) -> float:
     """
     variance = masked_mean((returns - masked_mean(returns, mask)) ** 2, mask)
     unexplained = masked_mean((returns - values) ** 2, mask)
+    variance, unexplained = on_host(variance, unexplained)
     return float(1 - unexplained / variance) if variance > 0 else float("nan")

@@ -11,6 +11,7 @@ from torch import Tensor
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.errors import ConfigError
+from text_gym.models.devices import upload
 
 
 def play_in_groups(env: TextVectorEnv, group_size: int) -> None:
@@ -44,9 +45,9 @@ def grouped_returns(
     Raises:
         ConfigError: The batch is not made of groups that share a prompt.
     """
-    rows = torch.arange(len(rewards), device=rewards.device) if batch.rows is None else batch.rows
+    rows = torch.arange(len(rewards)) if batch.rows is None else batch.rows.cpu()
     groups, group = torch.unique(rows // group_size, return_inverse=True)
-    places = (group, rows % group_size)
+    places = (upload(group, rewards.device), upload(rows % group_size, rewards.device))
     prompts = {number: batch.episodes[i].prompt for i, number in enumerate(group.tolist())}
     same = all(
         episode.prompt is prompts[number]
@@ -60,5 +61,5 @@ def grouped_returns(
     returns = rewards.new_zeros(len(groups), group_size)
     present = torch.zeros_like(returns, dtype=torch.bool)
     returns[places] = rewards.sum(dim=1)
-    present[places] = True
+    present[places] = torch.ones_like(rewards[:, 0], dtype=torch.bool)
     return returns, present, places

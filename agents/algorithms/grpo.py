@@ -24,7 +24,7 @@ from text_gym.agents.training.metrics import Metrics
 from .configs import AgentConfig, GRPOConfig
 from .estimators import estimate_kl
 from .groups import grouped_returns
-from .policy_gradient import Part, PolicyGradient
+from .policy_gradient import Part, PolicyGradient, Shares
 
 
 class GRPO(PolicyGradient[GRPOConfig]):
@@ -78,7 +78,7 @@ class GRPO(PolicyGradient[GRPOConfig]):
             steps.append({**found, "grad_norm": self.apply_gradients()})
         return {**self.report(batch, reference, steps), "groups_without_preference": no_preference}
 
-    def loss(self, now: Evaluation, old: dict[str, Tensor], part: Part) -> tuple[Tensor, Metrics]:
+    def loss(self, now: Evaluation, old: dict[str, Tensor], part: Part) -> tuple[Tensor, Shares]:
         """Compute the clipped surrogate and the KL loss, averaged as `length_normalisation` says.
 
         Args:

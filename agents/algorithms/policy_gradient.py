@@ -6,11 +6,12 @@ log-probabilities, rewards and KL, advantages, then steps on minibatches, whose 
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -21,11 +22,13 @@ from text_gym.agents.policies.policy import Evaluation
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.training.metrics import Metrics
 from text_gym.errors import NonFiniteError
+from text_gym.models.devices import read_numbers, upload
 
 from .agent import Agent
 from .configs import PolicyGradientConfig
 
 ConfigT = TypeVar("ConfigT", bound=PolicyGradientConfig)
+Shares: TypeAlias = Mapping[str, float | Tensor]  # a part's shares in the metrics of its minibatch
 LARGEST_WEIGHT = 2.0  # of a token, or of a completion, that a generator drew
 
 
@@ -76,8 +79,10 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
     trunks = 1  # a minibatch goes through as many
 
     @abstractmethod
-    def loss(self, now: Evaluation, old: dict[str, Tensor], part: Part) -> tuple[Tensor, Metrics]:
+    def loss(self, now: Evaluation, old: dict[str, Tensor], part: Part) -> tuple[Tensor, Shares]:
         """Compute the loss of a minibatch, or a part's share of it, and metrics that add up in the same way.
+
+        Metrics best remain tensors: `gradient` reads them all at once.
 
         Args:
             now: What the policy says now, `(b, T)` each, with gradients.
@@ -86,23 +91,28 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
         """
 
     def evaluate(self, batch: Rollout, rows: Tensor) -> Evaluation:
-        """Evaluate these rows of a batch with the policy as it is now, `(b, T)` each, with gradients."""
+        """Evaluate these rows of a batch with the policy as it is now, `(b, T)` each, with gradients.
+
+        Args:
+            batch: `B` episodes.
+            rows: `(b,)` int64, on the host.
+        """
+        here = upload(rows, batch.tokens.device)
         return self.policy.evaluate(
-            batch.tokens[rows],
-            batch.starts[rows],
-            batch.lengths[rows],
+            batch.tokens[here],
+            batch.host_starts[rows],
+            batch.host_lengths[rows],
             temperature=self.config.temperature,
             entropy=self.config.entropy_coef != 0,
-            action_masks=None if batch.action_masks is None else batch.action_masks[rows],
+            action_masks=None if batch.action_masks is None else batch.action_masks[here],
         )
 
     def minibatches(self, batch: Rollout) -> list[Tensor]:
-        """Draw the minibatches of every epoch: the rows `(b,)` int64 of each, on the policy's device."""
-        config, device = self.config, self.policy.device
-        drawn = minibatches(
+        """Draw the minibatches of every epoch: the rows `(b,)` int64 of each, on the host."""
+        config = self.config
+        return minibatches(
             len(batch.tokens), config.epochs, config.minibatches, (config.seed, self.iteration)
         )
-        return [rows.to(device) for rows in drawn]
 
     def gradient(self, batch: Rollout, rows: Tensor, old: Mapping[str, Tensor]) -> Metrics:
         """Compute the gradient of a minibatch's loss, one micro-batch after another; no step is taken.
@@ -119,8 +129,9 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
             NonFiniteError: The loss, or what it was computed from, is NaN or infinite.
             ConfigError: There is not enough memory for a single episode.
         """
-        mask = batch.mask[rows]  # (b, T)
-        tokens = int(mask.sum())
+        rows = rows.cpu()
+        device, lengths = batch.tokens.device, batch.host_lengths[rows]
+        tokens = int(lengths.sum())
         if batch.generator_log_probs is not None and "advantages" in old:
             weights = self.importance_weights(batch, batch.generator_log_probs)
             old = {**old, "advantages": old["advantages"] * weights}
@@ -131,16 +142,16 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
             for part in parts:
                 now = self.evaluate(batch, rows[part])
                 width = now.log_probs.shape[1]  # of the longest completion among them
-                known = {name: column[rows[part], :width] for name, column in old.items()}
-                share = Part(mask[part, :width], tokens, len(rows))
+                here = upload(rows[part], device)
+                known = {name: column[here, :width] for name, column in old.items()}
+                share = Part(batch.mask[here, :width], tokens, len(rows))
                 loss, metrics = self.loss(now, known, share)
                 found = {f"now {name}": column for name, column in now._asdict().items()}
-                check_loss(loss, {**found, **known}, self.iteration + 1)
+                seen.append(check_loss(loss, {**found, **known}, self.iteration + 1, metrics))
                 loss.backward()
-                seen.append({**metrics, "loss": float(loss.detach())})
             return seen
 
-        seen = self._splitter.run((batch.starts + batch.lengths)[rows], accumulate)
+        seen = self._splitter.run(batch.host_starts[rows] + lengths, accumulate)
         total = {name: sum(metrics[name] for metrics in seen) for name in seen[0]}
         total["ratio_max"] = max(metrics["ratio_max"] for metrics in seen)
         return total
@@ -165,7 +176,7 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
         ratio: Tensor,
         clipped: Tensor,
         part: Part,
-    ) -> Metrics:
+    ) -> dict[str, Tensor]:
         """Describe a minibatch's clipped surrogate: how far the policy has moved, and what was clipped.
 
         Args:
@@ -179,12 +190,12 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
         with torch.no_grad():
             entropy = now.entropy if self.config.entropy_coef else -now.log_probs  # an estimate for nothing
             return {
-                "policy_loss": float(policy_loss),
-                "entropy": float(part.per_token(entropy)),
-                "clip_fraction": float(part.per_token((ratio - clipped).abs().gt(0).float())),
-                "approx_kl": float(part.per_token(torch.expm1(log_ratio) - log_ratio)),
-                "ratio": float(part.per_token(ratio)),
-                "ratio_max": float(ratio[part.mask].max()),
+                "policy_loss": policy_loss.detach(),
+                "entropy": part.per_token(entropy),
+                "clip_fraction": part.per_token((ratio - clipped).abs().gt(0).float()),
+                "approx_kl": part.per_token(torch.expm1(log_ratio) - log_ratio),
+                "ratio": part.per_token(ratio),
+                "ratio_max": ratio.masked_fill(~part.mask, -torch.inf).max(),
             }
 
     def report(self, batch: Rollout, reference: Tensor, steps: list[Metrics]) -> Metrics:
@@ -201,7 +212,7 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
         return {
             **{name: float(np.mean([s[name] for s in steps])) for name in steps[0]},
             "kl": kl,
-            "kl_per_token": kl / float(batch.lengths.float().mean()),
+            "kl_per_token": kl / float(batch.host_lengths.float().mean()),
             "kl_coef": self.kl.coefficient,
             "updates": len(steps),
             **objective,
@@ -232,25 +243,36 @@ def minibatches(episodes: int, epochs: int, parts: int, seed: tuple[int, int]) -
     return result
 
 
-def check_loss(loss: Tensor, tensors: Mapping[str, Tensor], iteration: int) -> None:
-    """Refuse a loss that is not finite, or comes from numbers that are not.
+def check_loss(
+    loss: Tensor, tensors: Mapping[str, Tensor], iteration: int, metrics: Shares | None = None
+) -> Metrics:
+    """Refuse a loss that is not finite, or comes from numbers that are not; return all metrics as numbers.
 
-    Those may leave it finite: an old log-probability of infinity only makes a ratio 0.
+    Those may leave it finite: an old log-probability of infinity only makes a ratio 0. An accelerator is
+    waited for once.
 
     Args:
         loss: A number.
         tensors: What it was computed from, by name.
         iteration: Its number, for the error.
+        metrics: More numbers, by name.
 
     Raises:
         NonFiniteError: The loss or a tensor is NaN or infinite; all such tensors are named.
     """
+    shares = {**(metrics or {}), "loss": loss}
+    unread = {name: x for name, x in shares.items() if isinstance(x, Tensor)}
     with torch.no_grad():
-        if torch.stack([loss, *(tensor.sum() for tensor in tensors.values())]).isfinite().all():
-            return
+        sums = [tensor.sum() for tensor in tensors.values()]
+        read = read_numbers([*unread.values(), *sums])
+        numbers = {**shares, **dict(zip(unread, read, strict=False))}
+        found: Metrics = {name: float(x) for name, x in numbers.items()}
+        if all(map(math.isfinite, [found["loss"], *read[len(unread) :]])):
+            return found
         bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if bad or not torch.isfinite(loss):
         blame = f"; not finite before it: {', '.join(bad)}" if bad else ""
         raise NonFiniteError(
             f"the loss is {loss.item()} in iteration {iteration}; nothing was updated{blame}"
         )
+    return found

@@ -26,10 +26,11 @@ from text_gym.agents.policies.policy import Evaluation, Policy
 from text_gym.agents.sampling.generators import Generator
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.training.metrics import Metrics
+from text_gym.models.devices import read_numbers, upload
 
 from .configs import AgentConfig, PPOConfig
 from .estimators import estimate_kl, explained_variance, gae, whiten
-from .policy_gradient import Part, PolicyGradient
+from .policy_gradient import Part, PolicyGradient, Shares
 
 
 class PPO(PolicyGradient[PPOConfig]):
@@ -88,7 +89,7 @@ class PPO(PolicyGradient[PPOConfig]):
             metrics["value_loss"] = self._fit(self.critic, batch, returns)
         return metrics
 
-    def loss(self, now: Evaluation, old: dict[str, Tensor], part: Part) -> tuple[Tensor, Metrics]:
+    def loss(self, now: Evaluation, old: dict[str, Tensor], part: Part) -> tuple[Tensor, Shares]:
         """Compute the clipped surrogate and the value loss, averaged over the minibatch's tokens.
 
         Args:
@@ -116,7 +117,7 @@ class PPO(PolicyGradient[PPOConfig]):
             move = (now.values - old["values"]).clamp(-config.value_clip, config.value_clip)
             error = torch.maximum(error, (old["values"] + move - old["returns"]) ** 2)
         value_loss = part.per_token(error) / 2
-        return loss + config.value_coef * value_loss, {**metrics, "value_loss": float(value_loss.detach())}
+        return loss + config.value_coef * value_loss, {**metrics, "value_loss": value_loss.detach()}
 
     # The critic: the policy's value head ("shared"), a trunk of its own ("separate"), or a small network that
     # reads the policy's states ("detached").
@@ -167,14 +168,16 @@ class PPO(PolicyGradient[PPOConfig]):
         if isinstance(self.critic, StateCritic):
             assert batch.states is not None
             return replace(batch, values=self.critic(batch.states, batch.mask))
-        return replace(batch, values=self.critic.score(batch.tokens, batch.starts, batch.lengths))
+        values = self.critic.score(batch.tokens, batch.host_starts, batch.host_lengths)
+        return replace(batch, values=values)
 
     def evaluate(self, batch: Rollout, rows: Tensor) -> Evaluation:
         """Evaluate these rows of a batch with the policy and the critic as they are now, `(b, T)` each."""
         now = super().evaluate(batch, rows)
         if not isinstance(self.critic, Critic):
             return now
-        return now._replace(values=self.critic(batch.tokens[rows], batch.starts[rows], batch.lengths[rows]))
+        tokens = batch.tokens[upload(rows, batch.tokens.device)]
+        return now._replace(values=self.critic(tokens, batch.host_starts[rows], batch.host_lengths[rows]))
 
     def _fit(self, critic: StateCritic, batch: Rollout, returns: Tensor) -> float:
         """Fit a detached critic to this batch's returns `(B, T)` and earlier ones; return its mean loss."""
@@ -185,5 +188,5 @@ class PPO(PolicyGradient[PPOConfig]):
         for places in critic.minibatches(order):
             loss = critic.loss(places)
             self.step(loss)
-            losses.append(float(loss.detach()))
-        return float(np.mean(losses))
+            losses.append(loss)
+        return float(np.mean(read_numbers(losses)))

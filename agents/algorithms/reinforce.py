@@ -20,7 +20,7 @@ from text_gym.agents.training.metrics import Metrics
 
 from .configs import AgentConfig, REINFORCEConfig
 from .estimators import estimate_kl, explained_variance, gae
-from .policy_gradient import Part, PolicyGradient
+from .policy_gradient import Part, PolicyGradient, Shares
 
 
 class REINFORCE(PolicyGradient[REINFORCEConfig]):
@@ -79,7 +79,7 @@ class REINFORCE(PolicyGradient[REINFORCEConfig]):
             steps.append({**found, "grad_norm": self.apply_gradients()})
         return {**self.report(batch, reference, steps), **metrics}
 
-    def loss(self, now: Evaluation, old: dict[str, Tensor], part: Part) -> tuple[Tensor, Metrics]:
+    def loss(self, now: Evaluation, old: dict[str, Tensor], part: Part) -> tuple[Tensor, Shares]:
         """Compute the surrogate, averaged over the minibatch's episodes, and the critic's squared error.
 
         Args:
@@ -102,7 +102,7 @@ class REINFORCE(PolicyGradient[REINFORCEConfig]):
         if config.baseline != "critic":
             return loss, metrics
         value_loss = part.per_token((now.values - old["returns"]) ** 2) / 2
-        return loss + config.value_coef * value_loss, {**metrics, "value_loss": float(value_loss.detach())}
+        return loss + config.value_coef * value_loss, {**metrics, "value_loss": value_loss.detach()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what any agent keeps in a checkpoint, and the moving average."""

@@ -22,7 +22,7 @@ from text_gym.agents.training.metrics import Metrics
 from .configs import AgentConfig, RLOOConfig
 from .estimators import estimate_kl
 from .groups import grouped_returns
-from .policy_gradient import LARGEST_WEIGHT, Part, PolicyGradient
+from .policy_gradient import LARGEST_WEIGHT, Part, PolicyGradient, Shares
 
 
 class RLOO(PolicyGradient[RLOOConfig]):
@@ -74,7 +74,7 @@ class RLOO(PolicyGradient[RLOOConfig]):
             steps.append({**found, "grad_norm": self.apply_gradients()})
         return self.report(batch, reference, steps)
 
-    def loss(self, now: Evaluation, old: dict[str, Tensor], part: Part) -> tuple[Tensor, Metrics]:
+    def loss(self, now: Evaluation, old: dict[str, Tensor], part: Part) -> tuple[Tensor, Shares]:
         """Compute the clipped surrogate of whole completions, averaged over the minibatch's episodes.
 
         Args:

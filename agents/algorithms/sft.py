@@ -19,6 +19,7 @@ from text_gym.agents.policies.policy import FUSED, Policy
 from text_gym.agents.training.progress import training_progress
 from text_gym.episode import Prompt
 from text_gym.errors import ConfigError, DataError, NonFiniteError, PromptError, excerpt
+from text_gym.models.devices import read_numbers, upload
 
 from .configs import SFTConfig
 
@@ -87,9 +88,9 @@ class SFT:
                     group["lr"] = config.learning_rate * warmup_cosine(done, config.warmup)
                 loss = _nll(policy, [self.sequences[i] for i in rows], [self.starts[i] for i in rows])
                 loss = loss / sum(len(self.sequences[i]) - self.starts[i] for i in rows)
-                take_step(policy, optimizer, loss, config.max_grad_norm, step)
+                said, _ = take_step(policy, optimizer, loss, config.max_grad_norm, step)
                 self.steps += 1
-                metrics = {"step": step + 1, "steps": len(batches), "loss": float(loss.detach())}
+                metrics = {"step": step + 1, "steps": len(batches), "loss": said}
                 show(metrics)
                 if callback is not None and callback(metrics) is False:
                     break
@@ -115,7 +116,7 @@ class SFT:
 
 def take_step(
     policy: Policy, optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float, step: int
-) -> float:
+) -> tuple[float, float]:
     """Take one optimizer step of the policy's model down the gradient of a loss.
 
     Args:
@@ -126,20 +127,21 @@ def take_step(
         step: The number of the step, for the error.
 
     Returns:
-        The norm of the gradient before it was scaled.
+        The loss, and the norm of the gradient before it was scaled.
 
     Raises:
         NonFiniteError: The loss or its gradient is NaN or infinite; the weights are untouched.
     """
-    if not torch.isfinite(loss):
-        raise NonFiniteError(f"the loss is {loss.item()} at step {step}; lower learning_rate")
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), max_grad_norm)
-    if not torch.isfinite(norm):
-        raise NonFiniteError(f"the gradient's norm is {norm.item()} at step {step}; lower learning_rate")
+    gradient = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), max_grad_norm)
+    said, norm = read_numbers([loss, gradient])
+    if not math.isfinite(said):
+        raise NonFiniteError(f"the loss is {said} at step {step}; lower learning_rate")
+    if not math.isfinite(norm):
+        raise NonFiniteError(f"the gradient's norm is {norm} at step {step}; lower learning_rate")
     optimizer.step()
-    return float(norm)
+    return said, norm
 
 
 @torch.no_grad()
@@ -196,13 +198,15 @@ def _nll(policy: Policy, sequences: list[list[int]], starts: list[int]) -> Tenso
 def padded(
     policy: Policy, sequences: Sequence[list[int]], starts: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Sequences as `Policy.evaluate` takes them: tokens `(n, S)`, prompt and completion lengths `(n,)`."""
+    """Sequences as `Policy.evaluate` takes them: tokens `(n, S)`, prompt and completion lengths `(n,)`.
+
+    The tokens are on the policy's device, the lengths on the host.
+    """
     width = max(map(len, sequences))
-    pad, device = policy.tokenizer.pad_id, policy.device
-    tokens = torch.tensor([s + [pad] * (width - len(s)) for s in sequences], device=device)
-    begins = torch.tensor(starts, device=device)
-    ends = torch.tensor([len(s) for s in sequences], device=device)
-    return tokens, begins, ends - begins
+    pad = policy.tokenizer.pad_id
+    tokens = torch.tensor([s + [pad] * (width - len(s)) for s in sequences])
+    begins = torch.tensor(starts)
+    return upload(tokens, policy.device), begins, torch.tensor([len(s) for s in sequences]) - begins
 
 
 @contextmanager

@@ -15,8 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from text_gym.models.devices import on_host, upload
+
 from .memory import Splitter
-from .policy import Policy, places, states_before
+from .policy import Policy
+from .states import places, states_before
 
 
 class Critic(nn.Module):
@@ -40,13 +43,14 @@ class Critic(nn.Module):
 
         Args:
             tokens: `(B, S)` int64, right-padded.
-            starts: `(B,)` int64, prompt lengths.
+            starts: `(B,)` int64, prompt lengths; best on the host, as the next ones.
             lengths: `(B,)` int64, completion lengths.
         """
+        starts, lengths = on_host(starts, lengths)
         states, _ = states_before(self.trunk, tokens, starts, lengths, self._hidden, bf16=self._bf16)
         values: Tensor = self.value_head(states.to(self.value_head.weight.dtype))[:, 0].to(self._dtype)
-        mask, _, _ = places(starts, lengths)
-        return values.new_zeros(mask.shape).masked_scatter(mask, values)
+        shape, rows, steps, _ = places(starts, lengths, tokens.device)
+        return values.new_zeros(shape).index_put((rows, steps), values)
 
     def _hidden(self, tokens: Tensor) -> Any:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
@@ -55,12 +59,14 @@ class Critic(nn.Module):
     @torch.no_grad()
     def score(self, tokens: Tensor, starts: Tensor, lengths: Tensor, *, rows: int = 64) -> Tensor:
         """Compute what `forward` does without gradients, at most `rows` rows at a time."""
+        starts, lengths = on_host(starts, lengths)
         values = torch.zeros(len(tokens), int(lengths.max()), dtype=self._dtype, device=tokens.device)
 
         def fill(parts: list[Tensor]) -> None:
             for part in parts:
-                said = self(tokens[part], starts[part], lengths[part])
-                values[part, : said.shape[1]] = said
+                here = upload(part, tokens.device)
+                said = self(tokens[here], starts[part], lengths[part])
+                values[here, : said.shape[1]] = said
 
         Splitter(self._device, rows).run(starts + lengths, fill)
         return values
@@ -137,7 +143,7 @@ class StateCritic(nn.Module):
         usual = without_outliers(found)
         now = torch.stack([usual.mean(), usual.std(unbiased=False).clamp_min(1e-6)])
         self.scale.copy_(now if self.batches == 0 else torch.lerp(now, self.scale, self.DECAY))
-        chosen = torch.from_numpy(generator.permutation(len(found))[: self.TOKENS]).to(found.device)
+        chosen = upload(generator.permutation(len(found))[: self.TOKENS], found.device)
         place, n = int(self.batches) % self.WINDOW, len(chosen)
         self.remembered[place, :n], self.targets[place, :n] = read[chosen], (found[chosen] - now[0]) / now[1]
         self.counts[place] = n
@@ -149,7 +155,7 @@ class StateCritic(nn.Module):
         places = there.flatten().nonzero()[:, 0]
         parts = max(1, len(places) // self.MINIBATCH)
         orders = (torch.from_numpy(generator.permutation(len(places))) for _ in range(self.EPOCHS))
-        return [places[part.to(places.device)] for order in orders for part in order.chunk(parts)]
+        return [places[upload(part, places.device)] for order in orders for part in order.chunk(parts)]
 
     def loss(self, places: Tensor) -> Tensor:
         """Compute Huber's loss of a minibatch, in standard deviations of the returns."""

@@ -64,6 +64,9 @@ class LoRAPolicy(Policy):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             peft.inject_adapter_in_model(settings, policy.model)
+        for weight in policy.model.parameters():
+            if weight.requires_grad:  # the adapter's, which small steps would not change in bfloat16
+                weight.data = weight.data.to(torch.promote_types(weight.dtype, torch.float32))
         super().__init__(policy.model, policy.tokenizer, str(device))
         self.value_head.load_state_dict(policy.value_head.state_dict())
         self._pad_token_id = policy._pad_token_id

@@ -87,7 +87,7 @@ class Splitter:
 
         Args:
             lengths: `(b,)` int64, tokens of its rows, prompts included.
-            work: Gets the row indices of each part. It is called anew after a failure.
+            work: Gets the row indices of each part, on the host. It is called anew after a failure.
 
         Raises:
             ConfigError: A single row is too much.
@@ -97,7 +97,7 @@ class Splitter:
             limit = None if self.most is not None else self._tokens
             parts = micro_batches(found, self.most, overhead=self._overhead, tokens=limit)
             try:
-                return work([torch.from_numpy(part).to(self._device) for part in parts])
+                return work([torch.from_numpy(part) for part in parts])
             except torch.OutOfMemoryError as error:
                 self.most = smaller(max(map(len, parts)), int(found.max()), error)
             if self._device.type == "cuda":  # only after the error and everything its frames hold are gone

@@ -8,8 +8,7 @@ model's own vocabulary is padded. How tokens are drawn is the sampler's business
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from text_gym.errors import ConfigError
-from text_gym.models.cpu.fast_path import fast_path, fixed_linear
+from text_gym.models.cpu.fast_path import fixed_linear
+from text_gym.models.devices import on_host, upload
 from text_gym.models.kv_cache import RolloutWeights
 from text_gym.models.loading import (
     digest_of,
@@ -32,6 +32,7 @@ from text_gym.models.runtime import check_finite
 from text_gym.tokenizer import PretrainedTokenizer, Tokenizer
 
 from .memory import Splitter, log_probs_of_logits, plain_head, token_log_probs
+from .states import places, states_before
 from .value_head import load_value_head, save_value_head
 
 FUSED = ("cpu", "cuda")  # devices with a fused AdamW
@@ -84,7 +85,7 @@ class Policy(nn.Module):
         names = ("logit_scale", "logits_scaling", "final_logit_softcapping")
         self._head_options = [getattr(model.config.get_text_config(), name, None) for name in names]
         self.to(pick_device(device))
-        self.value_head.to(next(model.parameters()).dtype)
+        self.value_head.to(torch.promote_types(next(model.parameters()).dtype, torch.float32))
         self.eval()  # dropout stays off in sampling, scoring and updates; only SFT turns it on
         self._check_head()
 
@@ -140,6 +141,11 @@ class Policy(nn.Module):
     def dtype(self) -> torch.dtype:
         """The dtype of logits, log-probabilities and values: at least float32, whatever the weights are."""
         return torch.promote_types(self.value_head.weight.dtype, torch.float32)
+
+    @property
+    def weights_dtype(self) -> str:
+        """The name of the dtype of the model's weights; the value head has float32 at least."""
+        return str(next(self.model.parameters()).dtype).removeprefix("torch.")
 
     @property
     def token_bytes(self) -> int:
@@ -205,7 +211,8 @@ class Policy(nn.Module):
 
         Args:
             tokens: `(B, S)` int64, right-padded.
-            starts: `(B,)` int64, prompt lengths `P_i` (at least 1).
+            starts: `(B,)` int64, prompt lengths `P_i` (at least 1); best on the host, as the next ones, since
+                it has to read them.
             lengths: `(B,)` int64, completion lengths `T_i`.
             temperature: The distribution is softmax(logits / temperature), as it was sampled from.
             entropy: Compute the entropy too (zeros if not).
@@ -215,19 +222,20 @@ class Policy(nn.Module):
             Tensors `(B, T)`, `T` the longest completion.
         """
         trunk = self.model.base_model
+        starts, lengths = on_host(starts, lengths)
         states, embedding = states_before(trunk, tokens, starts, lengths, self.hidden, bf16=self.bf16)
-        mask, rows, at = places(starts, lengths)
+        shape, rows, steps, at = places(starts, lengths, tokens.device)
         taken = tokens[rows, at]
         head = plain_head(self.model, self.vocab_size, self._head_options, temperature, embedding)
         if head is not None and action_masks is None:
             with self._precision():
                 said, h = token_log_probs(states, taken, head, entropy=entropy)
         else:
-            allowed = None if action_masks is None else action_masks[rows, at - starts[rows]]
+            allowed = None if action_masks is None else action_masks[rows, steps]
             said, h = log_probs_of_logits(self.logits(states) / temperature, taken, allowed, entropy=entropy)
-        zeros = said.new_zeros(mask.shape)
-        log_probs, values = (zeros.masked_scatter(mask, x) for x in (said, self.values(states)))
-        return Evaluation(log_probs, values, zeros.masked_scatter(mask, h) if entropy else zeros)
+        zeros, where = said.new_zeros(shape), (rows, steps)
+        log_probs, values = (zeros.index_put(where, x) for x in (said, self.values(states)))
+        return Evaluation(log_probs, values, zeros.index_put(where, h) if entropy else zeros)
 
     @torch.no_grad()
     def score(
@@ -241,14 +249,16 @@ class Policy(nn.Module):
         rows: int = 64,
     ) -> Tensor:
         """Compute completions' log-probabilities `(B, T)` in nats without gradients, `rows` at a time."""
+        starts, lengths = on_host(starts, lengths)
         result = torch.zeros(len(tokens), int(lengths.max()), dtype=self.dtype, device=tokens.device)
 
         def fill(parts: list[Tensor]) -> None:
             for part in parts:
-                given = tokens[part], starts[part], lengths[part]
-                masks = None if action_masks is None else action_masks[part]
+                here = upload(part, tokens.device)
+                given = tokens[here], starts[part], lengths[part]
+                masks = None if action_masks is None else action_masks[here]
                 said = self.evaluate(*given, temperature=temperature, action_masks=masks).log_probs
-                result[part, : said.shape[1]] = said
+                result[here, : said.shape[1]] = said
 
         Splitter(self.device, rows).run(starts + lengths, fill)
         return result
@@ -333,63 +343,3 @@ class Policy(nn.Module):
         if not torch.allclose(ours, theirs.to(ours.dtype), rtol=1e-3, atol=1e-3):
             kind = self.model.config.model_type
             raise ConfigError(f'models of type "{kind}" change their logits in a way not supported yet')
-
-
-def places(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the positions of the completions' tokens.
-
-    Args:
-        starts: `(B,)` int64, prompt lengths.
-        lengths: `(B,)` int64, completion lengths, `T` the longest and `N` their sum.
-
-    Returns:
-        Mask `(B, T)` of the tokens there are, and their rows and columns, `(N,)` each.
-    """
-    mask = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
-    rows, columns = mask.nonzero(as_tuple=True)
-    return mask, rows, starts[rows] + columns
-
-
-def states_before(
-    trunk: nn.Module,
-    tokens: Tensor,
-    starts: Tensor,
-    lengths: Tensor,
-    hidden: Callable[[Tensor], Any],
-    *,
-    bf16: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """Return the trunk's states from which the completions' tokens are drawn, `(N, D)`, ordered as `places`.
-
-    With them come the embedding's weights, which an output layer that has the same ones is to use, or None.
-
-    Args:
-        trunk: Any model's.
-        tokens: `(B, S)` int64, right-padded.
-        starts: `(B,)` int64, prompt lengths.
-        lengths: `(B,)` int64, completion lengths; `N` is their sum.
-        hidden: Reads `(B, S)` tokens through the trunk, as `transformers` does.
-        bf16: It does so in bfloat16.
-    """
-    tokens = tokens[:, : int((starts + lengths).max()) - 1]  # nobody needs the states from the last token on
-    path = None if bf16 else fast_path(trunk)
-    if path is not None and path.can_update:
-        return path.states(tokens, starts, lengths)
-    _, rows, at = places(starts, lengths)
-    with layers_in_training(trunk):
-        states: Tensor = hidden(tokens).last_hidden_state
-    return states[rows, at - 1], None
-
-
-@contextmanager
-def layers_in_training(model: nn.Module) -> Iterator[None]:
-    """Put layers, which checkpoint in training mode only, into it, but leave their dropout off."""
-    layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
-    was = [layer.training for layer in layers]
-    for layer in layers:
-        layer.training = torch.is_grad_enabled()
-    try:
-        yield
-    finally:
-        for layer, training in zip(layers, was, strict=True):
-            layer.training = training

@@ -20,6 +20,7 @@ from text_gym.agents.policies.policy import Policy
 from text_gym.episode import BoolArray, IntArray
 from text_gym.errors import ConfigError
 from text_gym.models.cpu.fast_path import fast_path, why_no_int8
+from text_gym.models.devices import upload
 from text_gym.models.kv_cache import KeyValues, KVCache, LayerCache, RolloutWeights
 
 
@@ -67,7 +68,7 @@ class Decoder:
         self._cache = LibraryCache(policy) if cache is None else cache
         self._lengths = lengths.copy()
         self.logits = policy.logits_of_fixed_weights(weights)
-        ids = torch.from_numpy(np.ascontiguousarray(tokens[:, :longest])).to(policy.device)
+        ids = upload(np.ascontiguousarray(tokens[:, :longest]), policy.device)
         self.states = self._cache.prefill(ids, lengths)
 
     def step(self, tokens: Tensor) -> Tensor:
@@ -84,7 +85,7 @@ class Decoder:
         """
         self._cache.keep(rows)
         self._lengths = self._lengths[rows]
-        self.states = self.states[torch.from_numpy(rows).to(self.states.device)]
+        self.states = self.states[upload(rows, self.states.device)]
 
 
 def survivors(live: BoolArray) -> IntArray:
@@ -256,7 +257,7 @@ class LibraryCache:
         assert rows is None
         shift = tokens.shape[1] - lengths
         self._padded = bool(shift.any())
-        columns = torch.from_numpy(np.arange(tokens.shape[1]) - shift[:, None]).to(tokens.device)
+        columns = upload(np.arange(tokens.shape[1]) - shift[:, None], tokens.device)
         self._attention, positions = (columns >= 0).long(), columns.clamp_min(0)
         return self._forward(tokens.gather(1, positions), positions)
 
@@ -264,11 +265,11 @@ class LibraryCache:
         """Implement `KVCache`."""
         if self._padded:
             self._attention = torch.cat([self._attention, self._attention.new_ones(len(tokens), 1)], dim=1)
-        return self._forward(tokens[:, None], torch.from_numpy(at).to(tokens.device)[:, None])
+        return self._forward(tokens[:, None], upload(at, tokens.device)[:, None])
 
     def keep(self, rows: IntArray) -> None:
         """Implement `KVCache`."""
-        index = torch.from_numpy(rows).to(self._attention.device)
+        index = upload(rows, self._attention.device)
         self._cache.batch_select_indices(index)
         self._attention = self._attention[index]
 

@@ -260,7 +260,7 @@ def read_again(
 
 def tolerance_of(policy: Policy) -> float:
     """Return how far rounding takes the log-probabilities of this policy, in nats a token."""
-    dtype = torch.bfloat16 if policy.bf16 else policy.value_head.weight.dtype
+    dtype = torch.bfloat16 if policy.bf16 else getattr(torch, policy.weights_dtype)
     return TOLERANCE.get(dtype, NARROW_TOLERANCE)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from text_gym.episode import BoolArray, Episode, share_cut
+from text_gym.models.devices import on_host, upload
 from text_gym.pages.notebook import card, episodes_table
 from text_gym.rewards.values import Rewards
 
@@ -37,8 +38,8 @@ class Rollout:
         states: `(B, T, D)`, the policy's states before each token, where they were kept.
         generator_log_probs: `(B, T)`, nats, by whoever drew the tokens if that was not the policy as it is: a
             generator, or the policy with weights rounded to 8 bits.
-        rows: `(B,)` int64, the episodes' rows in the batch that was played, of which these may be a part;
-            None if these are all.
+        rows: `(B,)` int64 on the host, the episodes' rows in the batch that was played, of which these may be
+            a part; None if these are all.
     """
 
     tokens: Tensor
@@ -56,7 +57,7 @@ class Rollout:
     rows: Tensor | None = None
 
     def __post_init__(self) -> None:
-        shape = (len(self.tokens), int(self.lengths.max()))
+        shape = (len(self.tokens), int(self.host_lengths.max()))
         for name in ("log_probs", "values", "rewards"):
             found = tuple(getattr(self, name).shape)
             assert found == shape, f"{name} has shape {found}, expected {shape}"
@@ -78,23 +79,40 @@ class Rollout:
         steps = torch.arange(self.rewards.shape[1], device=self.lengths.device)
         return steps < self.lengths[:, None]
 
+    @cached_property
+    def _on_host(self) -> tuple[Tensor, ...]:
+        return on_host(self.starts, self.lengths, self.truncated.to(self.starts.dtype))
+
+    @property
+    def host_starts(self) -> Tensor:
+        """`starts` on the host, which has read them once; who reads them on an accelerator makes it wait."""
+        return self._on_host[0]
+
+    @property
+    def host_lengths(self) -> Tensor:
+        """`lengths` on the host, likewise."""
+        return self._on_host[1]
+
     @property
     def scored(self) -> Tensor:
-        """The episodes that were paid, `(B,)` bool; the others are no samples to learn from."""
-        return ~self.truncated & torch.from_numpy(~self.scores.abstained).to(self.truncated.device)
+        """The episodes that were paid, `(B,)` bool on the host; the others are no samples to learn from."""
+        return ~self._on_host[2].bool() & torch.from_numpy(~self.scores.abstained)
 
     def only(self, rows: Tensor) -> Rollout:
         """Return the batch of these rows alone, `(B,)` bool, at least one, as wide as they need."""
+        rows = rows.cpu()
         if bool(rows.all()):
             return self
-        index = rows.cpu().numpy()
-        places = torch.arange(len(rows), device=rows.device) if self.rows is None else self.rows
-        longest, width = int(self.lengths[rows].max()), int((self.starts + self.lengths)[rows].max())
+        index = rows.numpy()
+        places = torch.arange(len(rows)) if self.rows is None else self.rows.cpu()
+        lengths = self.host_lengths[rows]
+        longest, width = int(lengths.max()), int((self.host_starts[rows] + lengths).max())
+        taken_rows = upload(rows.nonzero()[:, 0], self.tokens.device)
         columns: dict[str, Any] = {}
         for name in (field.name for field in fields(self)):
             value = getattr(self, name)
             if isinstance(value, Tensor):
-                value = value[rows]
+                value = value[taken_rows] if value.device == taken_rows.device else value[rows]
                 columns[name] = (
                     value if value.ndim == 1 else value[:, : width if name == "tokens" else longest]
                 )
@@ -105,7 +123,7 @@ class Rollout:
     @property
     def num_tokens(self) -> int:
         """The number of tokens generated."""
-        return int(self.lengths.sum())
+        return int(self.host_lengths.sum())
 
     def metrics(self) -> dict[str, float]:
         """Summarise the batch for the logs: reward, its terms, lengths, and how episodes ended.
@@ -113,15 +131,15 @@ class Rollout:
         Rewards are of the episodes that were paid; `truncated` is the share of texts that the limit cut, paid
         or not. A term leaves out NaN, which marks episodes on which a part abstained.
         """
-        scores, judged = self.scores, self.scored.cpu().numpy()
+        scores, judged = self.scores, self.scored.numpy()
         terms = {f"reward/{name}": np.asarray(term, dtype=np.float64) for name, term in scores.terms.items()}
         known = {name: term[~np.isnan(term)] for name, term in terms.items()}
         return {
             "reward": float(scores.totals[judged].mean()) if judged.any() else float("nan"),
             "reward_std": float(scores.totals[judged].std()) if judged.any() else float("nan"),
             "abstained": int(scores.abstained.sum()),
-            "length": float(self.lengths.float().mean()),
-            "length_max": int(self.lengths.max()),
+            "length": float(self.host_lengths.float().mean()),
+            "length_max": int(self.host_lengths.max()),
             "truncated": share_cut(self.episodes),
             "eos": sum(e.finish_reason == "eos" for e in self.episodes) / len(self.episodes),
             **{name: float(term.mean()) if len(term) else float("nan") for name, term in known.items()},

@@ -16,17 +16,20 @@ import torch
 from torch import Tensor
 
 from text_gym.agents.policies.policy import Policy
+from text_gym.agents.policies.precision import stored_in_bfloat16
 from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import BoolArray, Episode, FloatArray, IntArray
 from text_gym.errors import ConfigError, NonFiniteError
 from text_gym.models.cpu.fast_path import fast_draw
+from text_gym.models.devices import upload
 from text_gym.models.kv_cache import RolloutWeights
 from text_gym.models.runtime import limited_threads
 from text_gym.rewards.values import Rewards
 
 from .decoder import Decoder, survivors
 from .generators import Generator, check_weights, play_by, read_again
+from .parts import in_parts
 from .rollout import Rollout, rewards_per_token
 
 LOWEST_TEMPERATURE = 1e-4  # below, logits overflow when divided by it
@@ -142,22 +145,30 @@ def rollout(
     check_weights(policy, weights, generator)
     if weights == "int8":
         sampling.check_whole("a rollout with 8-bit weights")
-    rows = np.arange(batch.num_rows)
-    batch.begin(rows, np.full(len(rows), seed, dtype=np.int64), episode_index)
+    every = np.arange(batch.num_rows)
+
+    def begin(rows: IntArray) -> None:
+        batch.begin(rows, np.full(len(rows), seed, dtype=np.int64), episode_index[rows])
+
+    begin(every)
     if generator is not None:
         sampling.check_whole()
         how: dict[str, Any] = {"temperature": sampling.temperature, "keep_states": keep_states}
         columns = play_by(generator, policy, batch, seed=seed, **how)
     else:
-        noise = uniform(seed, episode_index, batch.max_tokens)
-        with limited_threads(policy):
-            drawn_by = torch.from_numpy(noise).to(policy.device)
-            columns = _play(policy, batch, drawn_by, sampling, keep_states, weights)
+        noise = upload(uniform(seed, episode_index, batch.max_tokens), policy.device)
+        columns = made = _columns(policy, batch, keep_states)
+
+        def play(rows: IntArray) -> None:
+            _play(policy, batch, noise, sampling, made, rows, weights)
+
+        with limited_threads(policy), stored_in_bfloat16(policy):
+            in_parts(policy, every, batch.max_prompt_tokens + batch.max_tokens, play, again=begin)
             if weights == "int8":
-                drawn, masks = columns["log_probs"], columns.get("action_masks")
-                columns |= read_again(policy, batch, sampling.temperature, keep_states, masks)
+                drawn, masks = made["log_probs"], made.get("action_masks")
+                columns = made | read_again(policy, batch, sampling.temperature, keep_states, masks)
                 columns["generator_log_probs"] = drawn
-    episodes, scores = batch.score(rows)
+    episodes, scores = batch.score(every)
     return _assemble(batch, columns, episodes, scores)
 
 
@@ -166,26 +177,27 @@ def _play(
     batch: EpisodeBatch,
     noise: Tensor,
     sampling: Sampling,
-    keep_states: bool,
+    columns: dict[str, Tensor],
+    rows: IntArray,
     weights: RolloutWeights,
-) -> dict[str, Tensor]:
-    """Generate until every row is done; return the tensors of a `Rollout` that come from the policy, by name.
+) -> None:
+    """Generate until these rows are done; fill in what a `Rollout` has of the policy, by name.
 
     The batch's transition is the host's, and copying tokens to the host is what accelerators wait for. So
     there the batch is told some steps later what was drawn, all at once; what was drawn for rows that had
     ended by then is dropped. Not so where it has a mask, which depends on each token.
     """
     device = noise.device
-    decoder = Decoder(policy, batch.tokens, batch.lengths, batch.max_tokens, weights=weights)
-    record = _Record(policy, batch, keep_states, device)
-    rows = np.arange(batch.num_rows)  # rows of the batch that the decoder reads …
-    live = np.ones(batch.num_rows, dtype=np.bool_)  # … and which of them still play
-    noise = noise.T.contiguous()
+    whole = len(rows) == batch.num_rows
+    decoder = Decoder(policy, batch.tokens[rows], batch.lengths[rows], batch.max_tokens, weights=weights)
+    record = _Record(policy, batch, columns, rows)
+    live = np.ones(len(rows), dtype=np.bool_)  # which of the decoder's rows, `rows` of the batch, still play
+    noise = (noise if whole else noise[upload(rows, device)]).T.contiguous()
     every = 1 if batch.mask is not None else TELL_EVERY["cpu" if device.type == "cpu" else "cuda"]
     pending: list[Tensor] = []
     for t in range(batch.max_tokens):
         logits = decoder.logits(decoder.states)
-        allowed = None if batch.mask is None else torch.from_numpy(batch.action_masks()[rows]).to(device)
+        allowed = None if batch.mask is None else upload(batch.action_masks()[rows], device)
         chosen_from = logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
         tokens, probs = draw(sampling.logits(chosen_from), noise[t])
         record.add(decoder.states, logits, probs, allowed)
@@ -197,13 +209,13 @@ def _play(
                 break
             if playing <= COMPACT_BELOW * len(rows):
                 keep = survivors(live)
-                index = torch.from_numpy(keep).to(device)
+                index = upload(keep, device)
                 decoder.keep(keep)
                 rows, live = rows[keep], live[keep]
                 tokens, noise = tokens[index], noise[:, index]
                 record.go_on_with(rows)
         decoder.step(tokens)
-    return record.finish()
+    record.finish()
 
 
 def _advance(batch: EpisodeBatch, rows: IntArray, live: BoolArray, pending: list[Tensor]) -> int:
@@ -217,26 +229,32 @@ def _advance(batch: EpisodeBatch, rows: IntArray, live: BoolArray, pending: list
     return int(np.count_nonzero(live))
 
 
+def _columns(policy: Policy, batch: EpisodeBatch, keep_states: bool) -> dict[str, Tensor]:
+    """Make room for what a `Rollout` has of the policy, zeros `(B, T)` and more, by name."""
+    size, device = (batch.num_rows, batch.max_tokens), policy.device
+    made = {k: torch.zeros(size, dtype=policy.dtype, device=device) for k in ("log_probs", "values")}
+    if keep_states:
+        head = policy.value_head
+        made["states"] = torch.zeros(*size, head.in_features, dtype=head.weight.dtype, device=device)
+    if batch.mask is not None:
+        made["action_masks"] = torch.zeros(*size, batch.tokenizer.vocab_size, dtype=torch.bool, device=device)
+    return made
+
+
 class _Record:
     """Records log-probabilities and values during play, and writes them out a block of steps at a time."""
 
-    def __init__(self, policy: Policy, batch: EpisodeBatch, keep_states: bool, device: torch.device) -> None:
-        size, dtype = (batch.num_rows, batch.max_tokens), policy.dtype
-        self._out = {k: torch.zeros(size, dtype=dtype, device=device) for k in ("log_probs", "values")}
-        if keep_states:
-            head = policy.value_head
-            shape = (*size, head.in_features)
-            self._out["states"] = torch.zeros(shape, dtype=head.weight.dtype, device=device)
-        if batch.mask is not None:
-            shape = (*size, batch.tokenizer.vocab_size)
-            self._out["action_masks"] = torch.zeros(shape, dtype=torch.bool, device=device)
-        self._policy, self._batch, self._device = policy, batch, device
+    def __init__(
+        self, policy: Policy, batch: EpisodeBatch, columns: dict[str, Tensor], rows: IntArray
+    ) -> None:
+        self._policy, self._batch, self._out = policy, batch, columns
+        self._device = policy.device
         self._first = 0  # step that the lists begin with
         self._states: list[Tensor] = []
         self._probs: list[Tensor] = []
         self._masks: list[Tensor] = []
         self._sums: list[Tensor] = []  # one a step, never emptied
-        self.go_on_with(np.arange(batch.num_rows))
+        self.go_on_with(rows)
 
     def add(self, states: Tensor, logits: Tensor, probs: Tensor, allowed: Tensor | None) -> None:
         """Record a step: states `(n, D)`, logits `(n, V)`, token probabilities `(n, 1)`, mask `(n, V)`."""
@@ -251,10 +269,10 @@ class _Record:
     def go_on_with(self, rows: IntArray) -> None:
         """Continue with these rows of the batch."""
         self._put()
-        self._rows = torch.from_numpy(rows).to(self._device)
+        self._rows = upload(rows, self._device)
 
-    def finish(self) -> dict[str, Tensor]:
-        """Return everything recorded; refuse logits that were not finite."""
+    def finish(self) -> None:
+        """Write out what is left; refuse logits that were not finite."""
         self._put()
         broken = ~torch.isfinite(torch.stack(self._sums))
         if broken.any():
@@ -264,10 +282,9 @@ class _Record:
             )
         # Rows that waited for others went on being drawn for.
         lengths = torch.from_numpy(self._batch.lengths - self._batch.starts)
-        over = (torch.arange(self._batch.max_tokens) >= lengths[:, None]).to(self._device)
+        over = upload(torch.arange(self._batch.max_tokens) >= lengths[:, None], self._device)
         for columns in self._out.values():
             columns[over] = 0
-        return self._out
 
     def _put(self) -> None:
         if not self._states:
@@ -291,16 +308,16 @@ def _assemble(
     device = columns["values"].device
 
     def tensor(array: npt.NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array.copy()).to(device)
+        return upload(array.copy(), device)
 
-    lengths = tensor(batch.lengths - batch.starts)
+    lengths = batch.lengths - batch.starts
     longest = int(lengths.max())
     return Rollout(
         tokens=tensor(batch.tokens[:, : int(batch.lengths.max())]),
         starts=tensor(batch.starts),
-        lengths=lengths,
+        lengths=tensor(lengths),
         **{name: column[:, :longest] for name, column in columns.items()},
-        rewards=rewards_per_token(scores, lengths),
+        rewards=upload(rewards_per_token(scores, torch.from_numpy(lengths)), device),
         truncated=tensor(batch.truncated),
         episodes=episodes,
         scores=scores,

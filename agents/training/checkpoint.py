@@ -114,7 +114,7 @@ class Checkpoints(CheckpointFolder):
         state = {
             "algorithm": agent.settings()["algorithm"],
             "settings": {k: v for k, v in agent.settings().items() if k != "algorithm"},
-            "dtype": str(agent.policy.value_head.weight.dtype).removeprefix("torch."),
+            "dtype": agent.policy.weights_dtype,
             "score": None if math.isnan(score) else score,
             "score_se": None if math.isnan(standard_error) else standard_error,
             "reference": self._save_reference(agent),

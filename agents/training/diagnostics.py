@@ -294,7 +294,7 @@ def _collapse(batch: Rollout) -> str:
 
 
 def _equal_rewards(batch: Rollout) -> str:
-    totals = batch.scores.totals[batch.scored.cpu().numpy()]
+    totals = batch.scores.totals[batch.scored.numpy()]
     if len(totals) < 2 or np.ptp(totals) > 0:
         return ""
     return (

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from text_gym.episode import FloatArray
 from text_gym.errors import ConfigError, DataError
+from text_gym.models.devices import upload
 from text_gym.reward_models.preferences.opinions import PreferencePair, Rating
 
 from .model import RewardModel
@@ -69,7 +70,7 @@ class Pairs:
         """Compute the Bradley–Terry loss."""
         texts = [self.texts[2 * i + side] for i in rows for side in (0, 1)]
         rewards = self.model.outputs(texts)[:, 0]
-        index = list(rows)
+        index = upload(torch.tensor(rows), rewards.device)
         return bradley_terry_loss(
             rewards[::2] - rewards[1::2], self.ties[index], self.margins[index], self.weights[index]
         )
@@ -119,8 +120,9 @@ class Marks:
 
     def loss(self, rows: Sequence[int]) -> Tensor:
         """Compute the weighted mean loss over the marks that were given."""
-        index = list(rows)
-        outputs, weights = self.model.outputs([self.texts[i] for i in rows]), self.weights[index]
+        outputs = self.model.outputs([self.texts[i] for i in rows])
+        index = upload(torch.tensor(rows), outputs.device)
+        weights = self.weights[index]
         losses = (outputs - self.targets[index]) ** 2 if self.kind == "squared" else self._nll(outputs, index)
         return (weights * losses).sum() / weights.sum().clamp_min(torch.finfo(losses.dtype).tiny)
 
@@ -151,7 +153,7 @@ class Marks:
         shares = [np.clip((column <= level).mean(), 1e-3, 1 - 1e-3) for level in np.unique(column)[:-1]]
         return torch.tensor([math.log(s / (1 - s)) for s in shares], dtype=torch.float32)
 
-    def _nll(self, outputs: Tensor, index: list[int]) -> Tensor:
+    def _nll(self, outputs: Tensor, index: Tensor) -> Tensor:
         """Compute the negative log-likelihood of the marks `(B, criteria)`, summed over the thresholds."""
         columns = []
         for c, (levels, thresholds) in enumerate(zip(self.levels, self.thresholds, strict=True)):

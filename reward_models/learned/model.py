@@ -17,6 +17,7 @@ from torch import Tensor
 
 from text_gym.episode import Episode, FloatArray, Prompt
 from text_gym.errors import ConfigError, DataError, RewardError, excerpt
+from text_gym.models.devices import upload
 from text_gym.models.loading import pick_device, quietly, small_gpt2, usable
 from text_gym.models.runtime import check_finite
 from text_gym.rewards.source import RewardSource
@@ -282,7 +283,7 @@ class RewardModel(RewardSource):
         width = max(len(t.ids) for t in texts)
 
         def padded(rows: list[list[int]], fill: int) -> Tensor:
-            return torch.tensor([row + [fill] * (width - len(row)) for row in rows], device=device)
+            return upload(torch.tensor([row + [fill] * (width - len(row)) for row in rows]), device)
 
         inputs = {
             "input_ids": padded([t.ids for t in texts], self._pad_id),

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from text_gym.errors import DataError, NonFiniteError
+from text_gym.models.devices import read_numbers
 from text_gym.reward_models.preferences.opinions import PreferencePair, Rating, split_within
 
 from .configs import RewardTrainingConfig
@@ -121,18 +122,18 @@ class RewardTrainer:
 
     def _step(self, optimizer: torch.optim.Optimizer, rows: Sequence[int], where: str) -> float:
         loss = self.train.loss(rows)
-        if not torch.isfinite(loss):
-            raise NonFiniteError(f"the loss is {loss.item()} in {where}; nothing was updated")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         learnt = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in learnt])
-        if not torch.isfinite(norm):
+        gradient = torch.nn.utils.get_total_norm([p.grad for p in learnt])
+        said, norm = read_numbers([loss, gradient])
+        if not math.isfinite(said) or not math.isfinite(norm):
             optimizer.zero_grad(set_to_none=True)
-            raise NonFiniteError(f"the gradient's norm is {norm.item()} in {where}; nothing was updated")
-        torch.nn.utils.clip_grads_with_norm_(learnt, self.config.max_grad_norm, norm)
+            what = f"the gradient's norm is {norm}" if math.isfinite(said) else f"the loss is {said}"
+            raise NonFiniteError(f"{what} in {where}; nothing was updated")
+        torch.nn.utils.clip_grads_with_norm_(learnt, self.config.max_grad_norm, gradient)
         optimizer.step()
-        return float(loss.detach())
+        return said
 
     @torch.no_grad()
     def _judge(self) -> float:

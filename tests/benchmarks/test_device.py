@@ -21,6 +21,7 @@ from text_gym.agents import Policy
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 CHECKS = {"log_probs", "precision", "sampling", "ppo", "grpo", "sft", "reward_model", "checkpoint", "lora"}
+CHECKS |= {"decode_without_waiting"}
 
 
 @pytest.fixture
@@ -281,3 +282,14 @@ def test_on_cuda_every_shape_precision_and_batch_is_measured(parts: Any) -> None
     }
     assert {name for name in names if name.startswith("speed/")} == expected
     assert {part.precision for part in parts.all_parts(CUDA, quick=False) if "tf32" in part.name} == {"tf32"}
+
+
+def test_decoding_is_checked_for_waits(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: dict[str, Any] = {}
+    parts.decode_without_waiting(CPU, True, found)
+    assert found["steps"] > 2
+    modes: list[str] = []
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    with parts.raising_where_it_waits(CUDA):
+        assert modes == ["error"]
+    assert modes == ["error", "default"]

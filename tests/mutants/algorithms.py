@@ -7,6 +7,7 @@ from .mutant import Mutant
 FOLDER = "agents/algorithms"
 ESTIMATORS, GROUPS = f"{FOLDER}/estimators.py", f"{FOLDER}/groups.py"
 AGENT, PG = f"{FOLDER}/agent.py", f"{FOLDER}/policy_gradient.py"
+GRADIENTS = f"{FOLDER}/gradients.py"
 PPO, GRPO, RLOO = f"{FOLDER}/ppo.py", f"{FOLDER}/grpo.py", f"{FOLDER}/rloo.py"
 REINFORCE, BEST = f"{FOLDER}/reinforce.py", f"{FOLDER}/best_of_n.py"
 DPO, SFT = f"{FOLDER}/dpo.py", f"{FOLDER}/sft.py"
@@ -162,8 +163,8 @@ MUTANTS = [
     Mutant(
         "micro-batches-average-over-themselves",
         PG,
-        "share = Part(mask[part, :width], tokens, len(rows))",
-        "share = Part.whole(mask[part, :width])",
+        "share = Part(batch.mask[here, :width], tokens, len(rows))",
+        "share = Part.whole(batch.mask[here, :width])",
         (OF_MEMORY + "the_gradient_does_not_depend_on_the_split",),
     ),
     Mutant(
@@ -178,7 +179,7 @@ MUTANTS = [
     Mutant(
         "micro-batch-columns-of-other-rows",
         PG,
-        "known = {name: column[rows[part], :width]",
+        "known = {name: column[here, :width]",
         "known = {name: column[part, :width]",
         (OF_POLICY_GRADIENT + "where_tokens_are_masked_the_ratio_is_that_of_what_was_drawn_from",),
     ),
@@ -199,14 +200,14 @@ MUTANTS = [
     Mutant(
         "evaluate-forgets-masks",
         PG,
-        "action_masks=None if batch.action_masks is None else batch.action_masks[rows],",
+        "action_masks=None if batch.action_masks is None else batch.action_masks[here],",
         "action_masks=None,",
         (OF_POLICY_GRADIENT + "where_tokens_are_masked_the_ratio_is_that_of_what_was_drawn_from",),
     ),
     Mutant(
         "reported-kl-per-token",
         PG,
-        '"kl_per_token": kl / float(batch.lengths.float().mean()),',
+        '"kl_per_token": kl / float(batch.host_lengths.float().mean()),',
         '"kl_per_token": kl,',
         (OF_PPO + "the_kl_and_explained_variance_reported",),
     ),
@@ -294,7 +295,7 @@ MUTANTS = [
     Mutant(
         "ppo-separate-critic-unused-in-play",
         PPO,
-        "return replace(batch, values=self.critic.score(batch.tokens, batch.starts, batch.lengths))",
+        "return replace(batch, values=values)",
         "return batch",
         (OF_CRITIC + "in_play_values_are_the_critics_and_not_those_of_the_policys_head",),
     ),
@@ -358,15 +359,15 @@ MUTANTS = [
     Mutant(
         "groups-by-place-after-dropping",
         GROUPS,
-        "rows = torch.arange(len(rewards), device=rewards.device) if batch.rows is None else batch.rows",
-        "rows = torch.arange(len(rewards), device=rewards.device)",
+        "rows = torch.arange(len(rewards)) if batch.rows is None else batch.rows.cpu()",
+        "rows = torch.arange(len(rewards))",
         (OF_POLICY_GRADIENT + "groups_are_of_the_episodes_that_were_paid",),
     ),
     Mutant(
         "groups-interleaved",
         GROUPS,
-        "places = (group, rows % group_size)",
-        "places = (group, rows // group_size % group_size)",
+        "upload(rows % group_size, rewards.device)",
+        "upload(rows // group_size % group_size, rewards.device)",
         (OF_GROUPS + "returns_stand_in_the_row_of_their_prompt_and_nowhere_else",),
     ),
     Mutant(
@@ -566,11 +567,11 @@ MUTANTS = [
     ),
     Mutant(
         "one-clip-for-all-networks",
-        AGENT,
-        "torch.nn.utils.clip_grads_with_norm_(network.parameters(), self.config.max_grad_norm, norm)",
+        GRADIENTS,
+        "torch.nn.utils.clip_grads_with_norm_(network.parameters(), most, norm)",
         "torch.nn.utils.clip_grads_with_norm_(\n"
-        "                    [p for n in self.networks.values() for p in n.parameters()],\n"
-        "                    self.config.max_grad_norm,\n                    norm,\n                )",
+        "                    [p for n in networks for p in n.parameters()],\n"
+        "                    most,\n                    norm,\n                )",
         (
             OF_CRITIC + "large_errors_of_the_critic_do_not_make_the_policys_steps_smaller",
             OF_AGENT + "gradients_are_cut_to_their_norm",

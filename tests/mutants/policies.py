@@ -5,6 +5,7 @@ from __future__ import annotations
 from .mutant import Mutant
 
 POLICIES, SAMPLING = "agents/policies", "agents/sampling"
+STATES = f"{POLICIES}/states.py"
 POLICY, HEAD, CRITIC = f"{POLICIES}/policy.py", f"{POLICIES}/memory.py", f"{POLICIES}/critic.py"
 MICRO, LORA = f"{POLICIES}/memory.py", f"{POLICIES}/lora.py"
 SAMPLER, ROLLOUT, DECODER = f"{SAMPLING}/sampler.py", f"{SAMPLING}/rollout.py", f"{SAMPLING}/decoder.py"
@@ -27,7 +28,7 @@ OF_STATE_CRITIC = "tests/agents/policies/test_state_critic.py::test_"
 MUTANTS = [
     Mutant(
         "log-probs-one-place-late",
-        POLICY,
+        STATES,
         "    return states[rows, at - 1], None\n",
         "    return states[rows, at.clamp_max(states.shape[1] - 1)], None\n",
         (OF_POLICY + "evaluate_says_what_an_unpadded_forward_says",),
@@ -47,8 +48,8 @@ MUTANTS = [
     Mutant(
         "masks-of-the-place-in-the-text",
         POLICY,
-        "action_masks[rows, at - starts[rows]]",
-        "action_masks[rows, (at - starts[rows] - 1).clamp_min(0)]",
+        "action_masks[rows, steps]",
+        "action_masks[rows, (steps - 1).clamp_min(0)]",
         (OF_POLICY_GRADIENT + "where_tokens_are_masked_the_ratio_is_that_of_what_was_drawn_from",),
     ),
     Mutant(
@@ -95,7 +96,7 @@ MUTANTS = [
     Mutant(
         "score-fills-the-wrong-rows",
         POLICY,
-        "                result[part, : said.shape[1]] = said\n",
+        "                result[here, : said.shape[1]] = said\n",
         "                result[: len(part), : said.shape[1]] = said\n",
         (OF_POLICY + "padding_and_order_and_parts_do_not_matter",),
     ),
@@ -108,7 +109,7 @@ MUTANTS = [
     ),
     Mutant(
         "dropout-on-while-checkpointing",
-        POLICY,
+        STATES,
         'layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]',
         "layers = list(model.modules())",
         (OF_POLICY + "dropout_is_off_where_gradients_are_checkpointed_too",),
@@ -342,8 +343,8 @@ MUTANTS = [
     Mutant(
         "noise-of-the-row-not-of-the-episode",
         SAMPLER,
-        "noise = uniform(seed, episode_index, batch.max_tokens)",
-        "noise = uniform(seed, rows, batch.max_tokens)",
+        "upload(uniform(seed, episode_index, batch.max_tokens)",
+        "upload(uniform(seed, every, batch.max_tokens)",
         (OF_SAMPLER + "an_episode_depends_on_seed_and_number_alone",),
     ),
     Mutant(
@@ -383,8 +384,8 @@ MUTANTS = [
     Mutant(
         "last-end-is-a-place-too-early",
         SAMPLER,
-        "over = (torch.arange(self._batch.max_tokens) >= lengths[:, None]).to(self._device)",
-        "over = (torch.arange(self._batch.max_tokens) >= lengths[:, None] - 1).to(self._device)",
+        "over = upload(torch.arange(self._batch.max_tokens) >= lengths[:, None], self._device)",
+        "over = upload(torch.arange(self._batch.max_tokens) >= lengths[:, None] - 1, self._device)",
         (OF_SAMPLER + "log_probs_while_sampling_are_those_of_an_unpadded_forward",),
     ),
     Mutant(
@@ -435,7 +436,7 @@ MUTANTS = [
     Mutant(
         "cut-texts-are-scored",
         ROLLOUT,
-        "return ~self.truncated & torch.from_numpy(",
+        "return ~self._on_host[2].bool() & torch.from_numpy(",
         "return torch.from_numpy(",
         (
             OF_ROLLOUT + "every_way_to_end_in_a_world_of_three_ids",
@@ -445,8 +446,8 @@ MUTANTS = [
     Mutant(
         "abstentions-are-scored",
         ROLLOUT,
-        "return ~self.truncated & torch.from_numpy(~self.scores.abstained).to(self.truncated.device)",
-        "return ~self.truncated",
+        "return ~self._on_host[2].bool() & torch.from_numpy(~self.scores.abstained)",
+        "return ~self._on_host[2].bool()",
         (OF_POLICY_GRADIENT + "an_update_is_that_of_a_batch_without_the_rows_that_were_not_paid",),
     ),
     Mutant(

@@ -257,8 +257,8 @@ MUTANTS = [
     Mutant(
         "kv-cache-looks-past-its-end",
         KV,
-        "beyond = torch.from_numpy(self._columns[:width] > at[:, None]).to(self._device)",
-        "beyond = torch.from_numpy(self._columns[:width] > at[:, None] + 1).to(self._device)",
+        "beyond = torch.from_numpy(self._columns[:width] > at[:, None])",
+        "beyond = torch.from_numpy(self._columns[:width] > at[:, None] + 1)",
         (OF_KV_CACHE + "rows_read_in_a_batch_equal_texts_read_alone",),
     ),
     Mutant(

@@ -209,7 +209,7 @@ MUTANTS = [
     Mutant(
         "advice-equal-rewards-of-abstentions",
         DIAGNOSTICS,
-        "totals = batch.scores.totals[batch.scored.cpu().numpy()]",
+        "totals = batch.scores.totals[batch.scored.numpy()]",
         "totals = batch.scores.totals",
         (OF_DIAGNOSTICS + "equal_rewards_are_seen_although_some_texts_were_not_judged",),
     ),

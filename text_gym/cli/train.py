@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from text_gym.agents.algorithms.configs import CONFIGS, AgentConfig
 from text_gym.agents.algorithms.dpo import Preference
 from text_gym.agents.policies.policy import Policy
@@ -23,6 +25,7 @@ from text_gym.cli.push import push
 from text_gym.data import anchored
 from text_gym.encoding import encode_texts
 from text_gym.errors import ConfigError, TextGymError
+from text_gym.models.devices import pick_dtype
 from text_gym.models.loading import pick_device, read_model_config
 from text_gym.prompts import texts_in_chunks
 from text_gym.runs.data import resolve_task
@@ -56,7 +59,7 @@ def run_train(options: TrainOptions, config: Any, resumed: str, started: float, 
         policy=policy,
         lora=options.lora,
         adapter_only=options.adapter_only,
-        bf16=options.bf16,
+        dtype=options.dtype,
         gradient_checkpointing=options.gradient_checkpointing,
         generator=options.generator,
         episodes=options.episodes,
@@ -91,6 +94,7 @@ def plan_of_run(
     if not isinstance(config, AgentConfig):
         raise ConfigError(f"--plan knows no {options.algorithm}, only algorithms like {', '.join(CONFIGS)}")
     device = pick_device(options.device)
+    low = pick_dtype(options.dtype, device) == "bfloat16"
     texts = texts_in_chunks(task.prompts)
     shapes = Shapes(
         episodes=options.episodes,
@@ -101,7 +105,8 @@ def plan_of_run(
         critic=getattr(config, "critic", None),
         lora=options.lora,
         gradient_checkpointing=options.gradient_checkpointing,
-        bf16=options.bf16,
+        bf16=low and options.lora is None,
+        dtype=torch.bfloat16 if low and options.lora is not None else torch.float32,
         device=device.type,
     )
     return plan_memory(_model_config(task, policy), shapes, available_memory(device))

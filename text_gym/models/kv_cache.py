@@ -16,7 +16,10 @@ from torch import Tensor
 
 from text_gym.episode import IntArray
 
+from .devices import upload
+
 RolloutWeights = Literal["float32", "int8"]  # the numbers of the matrices that tokens are drawn with
+BUCKET = 128  # on accelerators widths are multiples of this, so that the same shapes come again and again
 
 
 class KVCache(Protocol):
@@ -87,7 +90,8 @@ class Reader(Protocol):
 class KeyValues:
     """The keys and values of `B` rows of tokens in all layers, in memory allocated once; a `KVCache`.
 
-    On CUDA nothing here waits for the device: lengths are known on the host.
+    On accelerators the places of new tokens, and who may look where, are kept on the device and moved on
+    there as long as every row grows by one token after the other: then nothing is copied, and nobody waits.
 
     Args:
         reader: How tokens are read.
@@ -100,41 +104,82 @@ class KeyValues:
     def __init__(self, reader: Reader, layers: int, rows: int, width: int, like: Tensor) -> None:
         self._reader, self._device, self._dtype = reader, like.device, like.dtype
         self._place = Place(slice(None))
+        if self._device.type != "cpu":
+            width = in_buckets(width)
+        self._at: IntArray | None = None  # the columns written last, if all rows were, as in `_positions`
+        self._positions = self._mask = torch.zeros(0)  # on an accelerator: `(n,)` int64, and `(n, W)`
         self._layers = [LayerCache(rows, width, self._place) for _ in range(layers)]
         self._columns = np.arange(width)
 
     def prefill(self, tokens: Tensor, lengths: IntArray, rows: IntArray | None = None) -> Tensor:
         """Implement `KVCache`."""
-        self._place.rows = slice(None) if rows is None else torch.from_numpy(rows).to(self._device)
+        self._place.rows = slice(None) if rows is None else upload(rows, self._device)
         self._place.column, self._place.width = None, 0
         positions = torch.arange(tokens.shape[1], device=self._device).expand(tokens.shape)
-        last = torch.from_numpy(lengths - 1).to(self._device)
+        last = upload(lengths - 1, self._device)
+        self._at = None
+        if rows is None and self._device.type != "cpu":
+            self._stand_at(lengths - 1, last)
         return self._reader(self._layers, tokens, positions, None, last)
 
     def append(self, tokens: Tensor, at: IntArray) -> Tensor:
         """Implement `KVCache`."""
-        positions = torch.from_numpy(at).to(self._device)
+        if self._device.type != "cpu":
+            return self._append_on_device(tokens, at)
+        positions = torch.from_numpy(at)
         width = int(at.max()) + 1
         column: int | Tensor = width - 1
         mask = None
         if np.count_nonzero(at == column) < len(at):
             column = positions
-            beyond = torch.from_numpy(self._columns[:width] > at[:, None]).to(self._device)
-            mask = torch.zeros(beyond.shape, dtype=self._dtype, device=self._device)
+            beyond = torch.from_numpy(self._columns[:width] > at[:, None])
+            mask = torch.zeros(beyond.shape, dtype=self._dtype)
             mask = mask.masked_fill_(beyond, -torch.inf)[:, None, None]
         self._place.rows, self._place.column, self._place.width = slice(None), column, width
         return self._reader(self._layers, tokens[:, None], positions[:, None], mask, None)
 
+    def _append_on_device(self, tokens: Tensor, at: IntArray) -> Tensor:
+        """Do what `append` does, in buckets, so that a mask says who looks where."""
+        if self._at is not None and np.array_equal(at, self._at + 1):
+            self._at = at
+            self._positions.add_(1)
+            self._mask.scatter_(1, self._positions[:, None], 0.0)
+        else:
+            self._stand_at(at, upload(at, self._device))
+        width = min(in_buckets(int(at.max()) + 1), len(self._columns))
+        self._place.rows, self._place.column, self._place.width = slice(None), self._positions, width
+        mask = self._mask[:, None, None, :width]
+        return self._reader(self._layers, tokens[:, None], self._positions[:, None], mask, None)
+
+    def _stand_at(self, at: IntArray, positions: Tensor) -> None:
+        """Note where all rows stand, and that they may look at all columns up to there."""
+        self._at, self._positions = at, positions
+        beyond = torch.arange(len(self._columns), device=self._device) > positions[:, None]
+        zeros = torch.zeros(beyond.shape, dtype=self._dtype, device=self._device)
+        self._mask = zeros.masked_fill_(beyond, -torch.inf)
+
     def keep(self, rows: IntArray) -> None:
         """Implement `KVCache`."""
         moved = np.flatnonzero(rows != np.arange(len(rows)))
-        target, source = (torch.from_numpy(x).to(self._device) for x in (moved, rows[moved]))
+        target, source = (upload(x, self._device) for x in (moved, rows[moved]))
+        if self._at is not None:
+            index = upload(rows, self._device)
+            self._at, self._positions, self._mask = self._at[rows], self._positions[index], self._mask[index]
         with torch.inference_mode():  # a reader may have made them in inference mode
             for layer in self._layers:
                 layer.keep(len(rows), target, source)
 
     def renew(self) -> None:
         """Implement `KVCache`: nothing was derived from the weights, and what is void is never looked at."""
+
+
+def in_buckets(width: int) -> int:
+    """Round a width up to whole buckets.
+
+    >>> in_buckets(1), in_buckets(128), in_buckets(129)
+    (128, 128, 256)
+    """
+    return -(-width // BUCKET) * BUCKET
 
 
 @dataclass

@@ -34,6 +34,8 @@ def pick_device(device: str) -> torch.device:
         found = torch.device(device)
     except RuntimeError as error:
         raise ConfigError(f"unknown device {device!r}: {error}") from error
+    if found.type == "mps":
+        raise ConfigError("device 'mps' has no float64, in which tokens are drawn; pass 'cpu'")
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
             f"device {device!r}: PyTorch sees {torch.cuda.device_count()} GPUs; pass 'cpu' or 'auto'"

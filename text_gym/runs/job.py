@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from text_gym.agents.algorithms.by_name import load_algorithm
 from text_gym.agents.algorithms.dpo import Preference
 from text_gym.agents.own_algorithms import short_name
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.vllm_generator import VLLMGenerator
-from text_gym.agents.training.checkpoint import Choice
+from text_gym.agents.training.checkpoint import Checkpoints, Choice
 from text_gym.errors import ConfigError
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
@@ -22,7 +24,7 @@ from .conditions import conditions
 from .folder import RunFolder, Sample
 from .judgement import GoldWatch, Judgement
 from .model_card import ModelCard, write_model_card
-from .origin import Start, write_origin
+from .origin import Start, load_policy, write_origin
 
 CHECKPOINTS = "checkpoints"  # in a run's folder
 
@@ -112,7 +114,7 @@ class TrainingJob:
         """Make the generator that plays texts of at most so many tokens; None for the policy itself."""
         if self.generator is None or self.policy is None:
             return None
-        dtype = "bfloat16" if self.policy.bf16 else "float32"
+        dtype = "bfloat16" if self.policy.bf16 else self.policy.weights_dtype
         return VLLMGenerator(self.policy, dtype=dtype, max_model_len=tokens)
 
     def gold_watch(self) -> GoldWatch | None:
@@ -160,3 +162,47 @@ class TrainingOutcome:
 
         prompts = [e.prompt.text for e in self.before.sampled.episodes]
         return [(p, *side(self.before, i), *side(self.after, i)) for i, p in enumerate(prompts)]
+
+
+def starting_policy(
+    algorithm: str,
+    task: Task,
+    policy: Policy | str | Path | None,
+    device: str,
+    resumed: Path | None,
+    dtype: str,
+) -> Policy | None:
+    """Load the policy a run starts from; a resumed run keeps a copy of it.
+
+    Args:
+        algorithm: Name of the algorithm.
+        task: The task, whose own policy it is if none is given.
+        policy: Policy, folder or hub model.
+        device: Where to.
+        resumed: The folder of a run that goes on.
+        dtype: Of its weights.
+
+    Raises:
+        ConfigError: There is no policy, it has other tokens than the task, or the run cannot be resumed.
+    """
+    library = algorithm.startswith("sb3.")
+    if resumed is not None and algorithm == "dpo":
+        raise ConfigError("runs of dpo take no checkpoints and cannot be resumed; begin anew")
+    if resumed is not None and not library and (resumed / CHECKPOINTS).is_dir():
+        kept = Checkpoints(resumed / CHECKPOINTS)
+        if kept.newest_state() is not None:
+            return kept.reference(task.tokenizer, device)
+    policy = policy or task.policy
+    if policy is None and not library:
+        raise ConfigError(f"task {task.name!r} ships no policy; pass --policy new, or --policy FOLDER")
+    if policy is None:
+        return None
+    start = policy if isinstance(policy, Policy) else load_policy(policy, device, task, dtype)
+    if start.weights_dtype == "float32":
+        start.model.to(getattr(torch, dtype))
+    if start.tokenizer.fingerprint != task.tokenizer.fingerprint:
+        raise ConfigError(
+            f"the policy reads and writes other tokens than task {task.name!r}; give it prompts of your own "
+            "(--data FILE --reward NAME), or take the task's own policy"
+        )
+    return start

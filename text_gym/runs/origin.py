@@ -64,8 +64,7 @@ class Start:
                 places.append({"folder": str(Path(source).resolve())})
         elif source:
             places.append({"hub": str(source)})
-        dtype = str(policy.value_head.weight.dtype).removeprefix("torch.")
-        return cls(policy.digest(), dtype, tuple(places))
+        return cls(policy.digest(), policy.weights_dtype, tuple(places))
 
     def at(self, folder: str | Path) -> Start:
         """Return the same start with the copy in the run's folder as its only place."""
@@ -112,21 +111,25 @@ def write_origin(
     write_json(folder / ORIGIN, {**known, "start_policy": start and start.written_in(folder)})
 
 
-def load_policy(place: str | Path, device: str = "auto", task: Task | None = None) -> Policy:
+def load_policy(
+    place: str | Path, device: str = "auto", task: Task | None = None, dtype: str = "float32"
+) -> Policy:
     """Load a policy that was saved, with its own tokenizer or that of the task it learnt.
 
     Args:
         place: Folder of a policy or of a run, or a hub model.
         device: Where to.
         task: The task whose tokenizer it has, where its folder does not say.
+        dtype: Of its weights.
     """
     folder = policy_folder(place)
     if (Path(folder) / "tokenizer.json").is_file() or not Path(folder).is_dir():
-        return Policy.from_pretrained(folder, device=device)
+        return Policy.from_pretrained(folder, device=device, dtype=dtype)
     origin = read_origin(folder)  # the words of a task are its own, and are saved nowhere else
     if origin.get("task") in TASKS:
         task = origin_task(origin, folder)
-    return Policy.from_pretrained(folder, None if task is None else task.tokenizer, device=device)
+    tokenizer = None if task is None else task.tokenizer
+    return Policy.from_pretrained(folder, tokenizer, device=device, dtype=dtype)
 
 
 def origin_task(origin: Mapping[str, Any], folder: str | Path) -> Task:

@@ -26,6 +26,8 @@ from text_gym.agents.policies.policy import Policy
 from text_gym.agents.training.checkpoint import Checkpoints, Choice
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.errors import ConfigError, NonFiniteError, RaterLeftError
+from text_gym.models.devices import pick_dtype
+from text_gym.models.loading import pick_device
 from text_gym.models.runtime import limited_threads, reward_modules, threads_are_chosen
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
@@ -34,10 +36,10 @@ from text_gym.utils.terminal import SafeConsole
 
 from .console import Notes, progress, show_results
 from .folder import RunFolder, default_folder
-from .job import CHECKPOINTS, TrainingJob, TrainingOutcome
+from .job import CHECKPOINTS, TrainingJob, TrainingOutcome, starting_policy
 from .judgement import Judgement, judge_policy, judge_texts
 from .loggers import LogName
-from .origin import Start, load_policy
+from .origin import Start
 from .preferences import learn_from_pairs
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ def train(
     policy: Policy | str | Path | None = None,
     lora: int | None = None,
     adapter_only: bool = False,
-    bf16: bool = False,
+    dtype: str = "float32",
     gradient_checkpointing: bool = False,
     generator: Literal["vllm"] | None = None,
     episodes: int = 64,
@@ -98,7 +100,8 @@ def train(
             Stable-Baselines3 start from scratch where there is neither.
         lora: Rank of a LoRA adapter to train in place of the policy's weights (`agents.LoRAPolicy`).
         adapter_only: Save the adapter alone, not merged into the weights.
-        bf16: Make matrix products in bfloat16 (`agents.Policy.use_less_memory`).
+        dtype: `float32`; `bfloat16`, in which matrices are multiplied while the weights stay in float32, or,
+            with an adapter, the weights under it are kept; `auto` is bfloat16 on GPUs that have it.
         gradient_checkpointing: Need less memory for a third more work in updates (likewise).
         generator: Who writes the texts that are learnt from: vLLM, or the policy itself if None.
         episodes: Episodes per iteration (Stable-Baselines3: see `num_envs` and `n_steps` in its config).
@@ -140,12 +143,14 @@ def train(
         raise ConfigError("preference pairs are what dpo learns from, and no other algorithm")
     folder = Path(out) if out else default_folder(task.name, algorithm)
     with loading or nullcontext():
-        start = _starting_policy(algorithm, task, policy, device, folder if resume else None)
+        bf16 = pick_dtype(dtype, pick_device(device)) == "bfloat16"
+        kept_in = "bfloat16" if bf16 and lora is not None else "float32"
+        start = starting_policy(algorithm, task, policy, device, folder if resume else None, kept_in)
     came_from = None if start is None else Start.of(start, policy, task)
     if lora is not None:
         start = _with_adapter(algorithm, start, lora, not adapter_only, config.seed)
     if start is not None and (bf16 or gradient_checkpointing):
-        start.use_less_memory(bf16=bf16, gradient_checkpointing=gradient_checkpointing)
+        start.use_less_memory(bf16=bf16 and lora is None, gradient_checkpointing=gradient_checkpointing)
     reward = reward or task.reward
     learnt: Any = (pairs, generator)  # from what, and who writes it
     job = TrainingJob(
@@ -204,31 +209,6 @@ def _run(
         run.write_json("summary.json", summary)  # written last: a run that has one is complete
     show_results(console, summary, samples[:3], run.path, time.perf_counter() - started)
     return summary
-
-
-def _starting_policy(
-    algorithm: str, task: Task, policy: Policy | str | Path | None, device: str, resumed: Path | None
-) -> Policy | None:
-    """Load the policy a run starts from; a resumed run keeps a copy of it."""
-    library = algorithm.startswith("sb3.")
-    if resumed is not None and algorithm == "dpo":
-        raise ConfigError("runs of dpo take no checkpoints and cannot be resumed; begin anew")
-    if resumed is not None and not library and (resumed / CHECKPOINTS).is_dir():
-        kept = Checkpoints(resumed / CHECKPOINTS)
-        if kept.newest_state() is not None:
-            return kept.reference(task.tokenizer, device)
-    policy = policy or task.policy
-    if policy is None and not library:
-        raise ConfigError(f"task {task.name!r} ships no policy; pass --policy new, or --policy FOLDER")
-    if policy is None:
-        return None
-    start = policy if isinstance(policy, Policy) else load_policy(policy, device, task)
-    if start.tokenizer.fingerprint != task.tokenizer.fingerprint:
-        raise ConfigError(
-            f"the policy reads and writes other tokens than task {task.name!r}; give it prompts of your own "
-            "(--data FILE --reward NAME), or take the task's own policy"
-        )
-    return start
 
 
 def _with_adapter(algorithm: str, policy: Policy | None, rank: int, merge: bool, seed: int) -> Policy:

@@ -336,7 +336,7 @@ MUTANTS = [
     ),
     Mutant(
         "resumed-run-starts-from-the-tasks-policy",
-        _TRAIN,
+        _JOB,
         "return kept.reference(task.tokenizer, device)",
         "pass",
         _by("test_resume.py::test_the_command_line_resumes_with_the_runs_own_settings"),

@@ -159,10 +159,10 @@ def check_device(device: str) -> None:
         ConfigError: An unknown name, or a device that this machine or this PyTorch is certain to lack.
     """
     if not _DEVICE.fullmatch(device):
-        raise ConfigError(f"unknown device {device!r}; choose auto, cpu, cuda, cuda:1 or mps")
+        raise ConfigError(f"unknown device {device!r}; choose auto, cpu, cuda or cuda:1")
     missing = None
-    if device == "mps" and sys.platform != "darwin":
-        missing = "it exists on macOS alone"
+    if device == "mps":
+        missing = "it has no float64, in which tokens are drawn"
     if device.startswith("cuda"):
         missing = _why_no_cuda()
     if missing is not None:

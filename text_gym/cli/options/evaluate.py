@@ -49,7 +49,7 @@ class SampleOptions(Data):
         stop: Strings that end a text as EOS does; the text leaves them out.
         json: Write JSON lines.
         seed: Decides the noise.
-        device: auto, cpu, cuda, cuda:1, mps.
+        device: auto, cpu, cuda, cuda:1.
     """
 
     texts: Positional[tuple[str, ...]] = ()
@@ -90,7 +90,7 @@ class EvaluateOptions(Data):
         out: JSON file to write the result to, beside printing it.
         transcripts: JSON-lines file to write the texts and their rewards to.
         seed: Decides the noise.
-        device: auto, cpu, cuda, cuda:1, mps.
+        device: auto, cpu, cuda, cuda:1.
     """
 
     task: str | None = None

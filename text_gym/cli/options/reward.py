@@ -37,7 +37,7 @@ class RewardTrainOptions:
         held_out: Share of the prompts to judge on, in (0, 1).
         normalise: Scale the reward to mean 0 and standard deviation 1 on the texts that were learnt from.
         out: Folder for the model, summary.json and calibration.png.
-        device: auto, cpu, cuda, cuda:1, mps.
+        device: auto, cpu, cuda, cuda:1.
     """
 
     pairs: str | None = None

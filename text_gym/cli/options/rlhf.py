@@ -42,7 +42,7 @@ class RLHFOptions(Data):
         port: Of the page; 0 takes any that is free.
         max_tokens: Token limit of an episode; the task's own if left out.
         out: Folder for report, labels, reward models and policies; runs/TASK-rlhf-TIME if left out.
-        device: auto, cpu, cuda, cuda:1, mps.
+        device: auto, cpu, cuda, cuda:1.
         accept_changes: Go on with a run although data, gold, settings or versions are not those it was
             started with.
     """

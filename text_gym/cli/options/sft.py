@@ -44,7 +44,7 @@ class SFTOptions(Data):
         out: Folder for the policy.
         push_to_hub: Upload the policy and its model card to the Hugging Face Hub in the end: OWNER/NAME, or
             NAME for one of your own; a repository that is not there is made, a private one.
-        device: auto, cpu, cuda, cuda:1, mps.
+        device: auto, cpu, cuda, cuda:1.
     """
 
     task: str = "products"

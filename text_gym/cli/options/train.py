@@ -67,7 +67,8 @@ class TrainOptions(Data):
         lora: Rank of a LoRA adapter to train in place of the policy's weights, e.g. 8; needs much less memory
             for large models, and the extra `peft`.
         adapter_only: Save the adapter alone, not merged into the weights.
-        bf16: Make matrix products in bfloat16; weights stay what they are.
+        dtype: float32; bfloat16, in which matrices are multiplied while the weights stay in float32, or, with
+            --lora, the weights under the adapter are kept; auto is bfloat16 on GPUs that have it.
         gradient_checkpointing: Need less memory for a third more work in updates.
         generator: Who writes the texts: vllm, which is a package to install; the policy itself if left out.
         episodes: Episodes per iteration.
@@ -75,7 +76,7 @@ class TrainOptions(Data):
         limit: What the limit means: end pays a text that it cuts as it stands, truncate learns nothing from
             it.
         out: Folder for the results; runs/TASK-ALGORITHM-TIME if left out.
-        device: auto, cpu, cuda, cuda:1, mps.
+        device: auto, cpu, cuda, cuda:1.
         log: Where else the rows of metrics.jsonl go as it trains: tensorboard, wandb, trackio, several, or
             none of them if nothing follows; wandb and trackio are packages to install.
         push_to_hub: Upload the policy and its model card to the Hugging Face Hub in the end: OWNER/NAME, or
@@ -100,7 +101,7 @@ class TrainOptions(Data):
     width: int = 64
     lora: int | None = None
     adapter_only: bool = False
-    bf16: bool = False
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     gradient_checkpointing: bool = False
     generator: Literal["vllm"] | None = None
     episodes: int = 64

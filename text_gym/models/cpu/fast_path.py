@@ -51,8 +51,8 @@ class FastPath(Protocol):
 
         Args:
             tokens: `(B, S)` int64, right-padded; `S` is at least the largest `P + T - 1`.
-            starts: `(B,)` int64, prompt lengths `P`.
-            lengths: `(B,)` int64, completion lengths `T`; `N` is their sum.
+            starts: `(B,)` int64 on the host, prompt lengths `P`.
+            lengths: `(B,)` int64 on the host, completion lengths `T`; `N` is their sum.
 
         Returns:
             `(N, D)`, one completion after another; and the embedding's weights `(V, D)`, for an output layer

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from text_gym.models.devices import upload
+
 from .kernel_cache import LayerParts, Norm
 from .kernels import Kernels, Texts, kernels_for
 
@@ -89,11 +91,12 @@ def gpt2_states(trunk: Any, tokens: Tensor, starts: Tensor, lengths: Tensor) -> 
     Args:
         trunk: One that `GPT2Path` fits.
         tokens: `(B, S)` int64, right-padded; `S` is at least the largest `P + T - 1`.
-        starts: `(B,)` int64, prompt lengths `P`.
-        lengths: `(B,)` int64, completion lengths `T`; `N` is their sum.
+        starts: `(B,)` int64 on the host, prompt lengths `P`.
+        lengths: `(B,)` int64 on the host, completion lengths `T`; `N` is their sum.
     """
     n, size = tokens.shape
     everywhere, drawn, asked = queries_of(size, starts, lengths)
+    asked = upload(asked, tokens.device)
     embedded, weight = embed(trunk.wte.weight, tokens)
     x = (embedded + trunk.wpe.weight[:size]).view(n * size, -1)
     *blocks, last = [Block(block) for block in trunk.h]
@@ -142,9 +145,9 @@ class Queries(NamedTuple):
     """The query tokens of a batch of texts, each of which attends to itself and those before it.
 
     Args:
-        begins: `(B,)` int64, the number of each text's first one.
-        counts: `(B,)` int64, how many there are of each text.
-        firsts: `(B,)` int64, the column of its first one.
+        begins: `(B,)` int64 on the host, the number of each text's first one.
+        counts: `(B,)` int64 likewise, how many there are of each text.
+        firsts: `(B,)` int64 likewise, the column of its first one.
         size: `S`, columns of the batch.
     """
 
@@ -161,18 +164,18 @@ def queries_of(size: int, starts: Tensor, lengths: Tensor) -> tuple[Queries, Que
 
     Args:
         size: `S`, columns of the batch.
-        starts: `(B,)` int64, prompt lengths.
-        lengths: `(B,)` int64, completion lengths; `N` is their sum.
+        starts: `(B,)` int64 on the host, prompt lengths.
+        lengths: `(B,)` int64 on the host, completion lengths; `N` is their sum.
 
     Returns:
-        Both, and `(N,)` int64: which of the `B · S` tokens the latter are, row by row.
+        Both, and `(N,)` int64 on the host: which of the `B · S` tokens the latter are, row by row.
     """
-    n, device = len(starts), starts.device
+    n = len(starts)
     everywhere = Queries(
-        torch.arange(0, n * size, size, device=device), starts + lengths - 1, torch.zeros_like(starts), size
+        torch.arange(0, n * size, size), starts + lengths - 1, torch.zeros_like(starts), size
     )
     drawn = Queries(lengths.cumsum(0) - lengths, lengths, starts - 1, size)
-    rows, steps = (torch.arange(int(lengths.max()), device=device) < lengths[:, None]).nonzero(as_tuple=True)
+    rows, steps = (torch.arange(int(lengths.max())) < lengths[:, None]).nonzero(as_tuple=True)
     return everywhere, drawn, rows * size + starts[rows] - 1 + steps
 
 
@@ -212,14 +215,15 @@ def attend_by_operators(block: Heads, queries: Queries, *qkv: Tensor) -> Tensor:
         h = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=block.scale)
         return h.transpose(1, 2).reshape(len(qkv[0]), -1)
     k, v = qkv[1].view(shape).permute(2, 0, 3, 1, 4)
-    steps = torch.arange(int(counts.max()), device=begins.device)
+    device, steps = qkv[0].device, torch.arange(int(counts.max()))
     mask = steps < counts[:, None]  # (B, T), the queries that exist
-    q = qkv[0].new_zeros(*mask.shape, qkv[0].shape[1]).masked_scatter(mask[..., None], qkv[0])
+    there = tuple(upload(x, device) for x in mask.nonzero(as_tuple=True))
+    q = qkv[0].new_zeros(*mask.shape, qkv[0].shape[1]).index_put(there, qkv[0])
     q = q.view(*mask.shape, block.heads, block.size).transpose(1, 2)
-    columns = firsts[:, None] + steps
-    seen = torch.arange(size, device=mask.device) <= columns[:, None, :, None]
+    columns = upload(firsts[:, None] + steps, device)
+    seen = torch.arange(size, device=device) <= columns[:, None, :, None]
     h = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=block.scale)
-    return h.transpose(1, 2)[mask].flatten(1)
+    return h.transpose(1, 2)[there].flatten(1)
 
 
 class _Attention(torch.autograd.Function):
