@@ -11,9 +11,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.episode import BoolArray, Episode, share_cut
 from text_gym.models.devices import on_host, upload
 from text_gym.pages.notebook import card, episodes_table
@@ -172,6 +174,29 @@ def _only(scores: Rewards, rows: BoolArray) -> Rewards:
     )
     terms = {name: np.asarray(term)[rows] for name, term in scores.terms.items()}
     return Rewards(scores.values[rows], per_token, terms, scores.abstained[rows])
+
+
+def assemble(
+    batch: EpisodeBatch, columns: dict[str, Tensor], episodes: list[Episode], scores: Rewards
+) -> Rollout:
+    """Put together what the batch holds, what came from the policy, by name, and what the rewards said."""
+    device = columns["values"].device
+
+    def tensor(array: npt.NDArray[Any]) -> Tensor:
+        return upload(array.copy(), device)
+
+    lengths = batch.lengths - batch.starts
+    longest = int(lengths.max())
+    return Rollout(
+        tokens=tensor(batch.tokens[:, : int(batch.lengths.max())]),
+        starts=tensor(batch.starts),
+        lengths=tensor(lengths),
+        **{name: column[:, :longest] for name, column in columns.items()},
+        rewards=upload(rewards_per_token(scores, torch.from_numpy(lengths)), device),
+        truncated=tensor(batch.truncated),
+        episodes=episodes,
+        scores=scores,
+    )
 
 
 def rewards_per_token(scores: Rewards, lengths: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,18 +18,17 @@ from text_gym.agents.policies.policy import Policy
 from text_gym.agents.policies.precision import stored_in_bfloat16
 from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.envs.vector import TextVectorEnv
-from text_gym.episode import BoolArray, Episode, FloatArray, IntArray
+from text_gym.episode import BoolArray, FloatArray, IntArray
 from text_gym.errors import ConfigError, NonFiniteError
 from text_gym.models.cpu.fast_path import fast_draw
 from text_gym.models.devices import upload
 from text_gym.models.kv_cache import RolloutWeights
 from text_gym.models.runtime import limited_threads
-from text_gym.rewards.values import Rewards
 
 from .decoder import Decoder, survivors
 from .generators import Generator, check_weights, play_by, read_again
 from .parts import in_parts
-from .rollout import Rollout, rewards_per_token
+from .rollout import Rollout, assemble
 
 LOWEST_TEMPERATURE = 1e-4  # below, logits overflow when divided by it
 _BELOW_ONE = 1 - 2.0**-53  # the largest float64 below 1
@@ -169,7 +167,7 @@ def rollout(
                 columns = made | read_again(policy, batch, sampling.temperature, keep_states, masks)
                 columns["generator_log_probs"] = drawn
     episodes, scores = batch.score(every)
-    return _assemble(batch, columns, episodes, scores)
+    return assemble(batch, columns, episodes, scores)
 
 
 def _play(
@@ -300,28 +298,6 @@ class _Record:
         self._first = steps.stop
         for entries in (self._states, self._probs, self._masks):
             entries.clear()
-
-
-def _assemble(
-    batch: EpisodeBatch, columns: dict[str, Tensor], episodes: list[Episode], scores: Rewards
-) -> Rollout:
-    device = columns["values"].device
-
-    def tensor(array: npt.NDArray[Any]) -> Tensor:
-        return upload(array.copy(), device)
-
-    lengths = batch.lengths - batch.starts
-    longest = int(lengths.max())
-    return Rollout(
-        tokens=tensor(batch.tokens[:, : int(batch.lengths.max())]),
-        starts=tensor(batch.starts),
-        lengths=tensor(lengths),
-        **{name: column[:, :longest] for name, column in columns.items()},
-        rewards=upload(rewards_per_token(scores, torch.from_numpy(lengths)), device),
-        truncated=tensor(batch.truncated),
-        episodes=episodes,
-        scores=scores,
-    )
 
 
 def draw(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:

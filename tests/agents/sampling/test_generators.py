@@ -144,7 +144,7 @@ def test_native_tokens_make_the_native_rollout(stop: tuple[str, ...], keep_state
     assert torch.equal(found.generator_log_probs, native.log_probs)
     assert native.generator_log_probs is None
     assert set(found.metrics()) - set(native.metrics()) == {
-        "generator_gap", "generator_gap_max", "generator_ratio",
+        "generator_gap", "generator_gap_max", "generator_ratio", "generator_kl", "generator_ess",
     }  # fmt: skip
 
 
