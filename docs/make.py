@@ -17,6 +17,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+from sentiment_report import preferences, runs, samples  # noqa: E402
+
 from tests.house import FLOORS, House  # noqa: E402
 from text_gym.bench.report.figures import plates  # noqa: E402
 from text_gym.plot import diagram, reward_and_gold, save, spread  # noqa: E402
@@ -49,6 +51,7 @@ SAYS = {
     "text_gym.cli": "a file a command",
 }
 
+SENTIMENT = "![Mean sentiment over the iterations, and over the KL with the highest reachable](sentiment.png)"
 # Rewards that were optimised, with their names in the benchmark.
 GOLD_OF = {
     "gold itself": "gold",
@@ -313,6 +316,22 @@ def mutants_page(text: str) -> str:
     return block.sub(lambda at: f"{at[1]}\n{table}\n\n{at[2]}", text)
 
 
+def sentiment_page(text: str) -> str:
+    """Return the page of the sentiment task, its tables made anew from `benchmarks/sentiment.py`."""
+    results = ROOT / "benchmarks/results/sentiment.json"
+    if not results.is_file():
+        return text
+    found = json.loads(results.read_text(encoding="utf-8"))
+    tables = {"sentiment": runs, "sentiment-preferences": preferences, "sentiment-samples": samples}
+    for name, table in tables.items():
+        start, end = f"<!-- table: {name} -->\n", "<!-- end -->"
+        before, _, rest = text.partition(start)
+        after = rest.partition(end)[2]
+        picture = [SENTIMENT, ""] if name == "sentiment" else []
+        text = "\n".join([before + start, *picture, *map(_row, table(found)), "", end + after])
+    return text
+
+
 def draw_concepts(folder: Path) -> None:
     """Draw the pictures of the concepts that need more than a snippet: those of the benchmark's results."""
     results = ROOT / "benchmarks/results/rewards"
@@ -345,6 +364,8 @@ if __name__ == "__main__":
     tested.write_text(mutants_page(trust_page(tested.read_text(encoding="utf-8"))), encoding="utf-8")
     course = ROOT / "docs" / "course.md"
     course.write_text(course_page(course.read_text(encoding="utf-8")), encoding="utf-8")
+    feeling = ROOT / "docs" / "sentiment.md"
+    feeling.write_text(sentiment_page(feeling.read_text(encoding="utf-8")), encoding="utf-8")
     draw_floors(ROOT / "docs" / "floors.png")
     for page in [ROOT / "docs" / "plots.md", *sorted((ROOT / "docs" / "concepts").glob("*.md"))]:
         draw_plots(page)

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from text_gym.data import pairs_from, prompts_from, read_rows
-from text_gym.errors import DataError, UnknownNameError
+from tests.test_chat import tokenizer as chat_tokenizer
+from text_gym.data import Conversations, pairs_from, prompts_from, read_rows
+from text_gym.errors import ConfigError, DataError, UnknownNameError
+from text_gym.reward_models.preferences.files import read_pairs
 
 ROWS = [{"q": "2+2", "a": "4"}, {"q": 'quote " and, comma', "a": "line\nbreak"}, {"q": "né 🙂", "a": ""}]
 FILES = {
@@ -147,3 +149,55 @@ def test_any_text_comes_through_a_csv_file(rows: list[dict[str, str]]) -> None:
             writer.writeheader()
             writer.writerows(rows)
         assert read_rows(path) == rows
+
+
+# Conversations
+
+
+def talk(*texts: str) -> list[dict[str, str]]:
+    return [{"role": "assistant" if i % 2 else "user", "content": text} for i, text in enumerate(texts)]
+
+
+def test_conversations_become_prompts_with_the_last_reply_as_reference() -> None:
+    reader = Conversations(chat_tokenizer("chatml"), system="Be brief.")
+    rows = [{"messages": talk("Hi", "Yes?", "Bye", "Ciao"), "n": 1}, {"messages": talk("Hi"), "n": 2}]
+    first, second = prompts_from(rows, "messages", chat=reader)
+    assert [m["content"] for m in first.messages] == ["Be brief.", "Hi", "Yes?", "Bye"]
+    assert first.columns == {"n": 1, "references": ["Ciao"]}
+    assert second.text.endswith("user\nHi<|im_end|>\n<|im_start|>assistant\n")
+    assert second.columns == {"n": 2}
+
+
+def test_every_reply_is_a_pair_and_a_conversation_stays_on_one_side() -> None:
+    reader = Conversations(chat_tokenizer("chatml"), every_reply=True)
+    prompts = prompts_from([{"messages": talk("Hi", "Yes?", "Bye", "Ciao")}], "messages", chat=reader)
+    assert [reply for _, reply in pairs_from(prompts)] == ["Yes?", "Ciao"]
+    assert {p.id for p in prompts} == {"user: Hi"}
+
+
+def test_trls_columns_are_read(tmp_path: Path) -> None:
+    reader = Conversations(chat_tokenizer("chatml"))
+    asked, good, bad = talk("Hi"), talk("", "Hello!")[1:], talk("", "No.")[1:]
+    rows = [
+        {"prompt": asked, "chosen": good, "rejected": bad},
+        {"chosen": [*asked, *good], "rejected": [*asked, *bad]},
+    ]
+    (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    one, two = read_pairs(tmp_path / "x.jsonl", chat=reader)
+    assert one == two
+    assert (one.chosen, one.rejected, list(one.prompt.messages)) == ("Hello!", "No.", asked)
+    (found,) = prompts_from([{"prompt": asked, "completion": good}], "prompt", "completion", chat=reader)
+    assert found.columns == {"references": ["Hello!"]}
+
+
+def test_texts_are_what_a_user_says_if_asked_for() -> None:
+    (found,) = prompts_from([{"prompt": "Hi"}], chat=Conversations(chat_tokenizer("chatml"), texts=True))
+    assert list(found.messages) == talk("Hi")
+
+
+def test_a_conversation_that_cannot_be_rendered_is_named_with_its_row() -> None:
+    with pytest.raises(ConfigError, match="no chat template"):
+        prompts_from([{"prompt": talk("Hi")}])
+    reader = Conversations(chat_tokenizer("gemma"), system="Be brief.")
+    with pytest.raises(DataError, match=r"row 1: column 'prompt': .*System role not supported"):
+        prompts_from([{"prompt": talk("Hi")}], chat=reader)

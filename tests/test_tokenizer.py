@@ -165,12 +165,17 @@ def test_a_gap_in_the_ids_belongs_to_the_vocabulary() -> None:
 
 @pytest.mark.parametrize(
     ("generation", "eos_ids"),
-    [({"eos_token_id": [2, 3]}, (2, 3)), ({"eos_token_id": 3}, (3,)), ({"top_k": 5}, (2,)), (None, (2,))],
+    [
+        ({"eos_token_id": [2, 3]}, (2, 3)),
+        ({"eos_token_id": 3}, (3, 2)),
+        ({"top_k": 5}, (2,)),
+        (None, (2,)),
+    ],
 )
 def test_every_end_of_text_that_a_model_names_ends_an_episode(
     generation: dict[str, Any] | None, eos_ids: tuple[int, ...], tmp_path: Path
 ) -> None:
-    """`generation_config.json` comes first, as in `transformers`; it may name several."""
+    """Those of `generation_config.json` come first, it may name several; then the tokenizer's own."""
     odd((2,), 4, None).save(tmp_path)
     if generation is not None:
         (tmp_path / "generation_config.json").write_text(json.dumps(generation))

@@ -1,7 +1,8 @@
 """Reads CSV, JSON-lines or Parquet files and hub data sets as prompts with reference texts.
 
 Rows that share a prompt become one `Prompt` with several references, so that a split by prompt
-never leaks. Text is taken as it is: no cleaning, no chat templates.
+never leaks. Text is taken as it is, without cleaning; conversations, which are lists of messages as in TRL's
+data sets, are rendered by the chat template of the model that is to read them.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import csv
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from .chat import Messages, as_messages, with_system
 from .episode import Prompt
-from .errors import ConfigError, DataError, UnknownNameError
+from .errors import ConfigError, DataError, PromptError, UnknownNameError, excerpt
 from .json_text import parse_json
+from .tokenizer import Tokenizer
 
 Row = Mapping[str, Any]
 
@@ -63,41 +66,135 @@ def check_source(source: str | Path) -> None:
 
 
 def prompts_from(
-    rows: Iterable[Row], prompt: str = "prompt", reference: str | None = None, separator: str = "\n"
+    rows: Iterable[Row],
+    prompt: str = "prompt",
+    reference: str | None = None,
+    separator: str = "\n",
+    chat: Conversations | None = None,
 ) -> list[Prompt]:
-    """Make one `Prompt` for every distinct text in column `prompt`, in order of appearance.
+    """Make one `Prompt` for every distinct text or conversation in column `prompt`, in order of appearance.
 
     Args:
         rows: Rows as `read_rows` gives them.
-        prompt: Column of the prompts' texts.
+        prompt: Column of the prompts: texts, or conversations. The assistant's last message in a conversation
+            is no part of the prompt but a reference.
         reference: Column of reference completions; they are gathered in column `references`.
-        separator: Written after each prompt, so that the policy can tell where it ends.
+        separator: Written after each text, so that the policy can tell where it ends.
+        chat: How conversations are rendered; needed if there are any.
 
     Raises:
         UnknownNameError: A column is missing; the nearest name is suggested.
-        DataError: There are no rows, or a prompt or reference is no text; the row is named.
+        ConfigError: There are conversations, and no tokenizer with a chat template.
+        DataError: There are no rows, or a prompt or reference is of another form; the row is named.
 
     >>> prompts_from([{"q": "2+2", "a": "4"}, {"q": "2+2", "a": "four"}], "q", "a")[0].columns["references"]
     ['4', 'four']
     """
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[Any, Prompt] = {}
+    chat = chat or Conversations()
     for number, row in enumerate(rows, 1):
         if reference not in (None, "references") and "references" in row:
             raise DataError(f"row {number}: references are gathered in column 'references'; rename that one")
         for column in (prompt, reference):
             if column is not None and column not in row:
                 raise UnknownNameError(f"column (row {number})", column, [str(k) for k in row])
-        text = row[prompt]
-        if not isinstance(text, str) or not text.strip():
-            raise DataError(f"row {number}: column {prompt!r} holds {text!r}, not a text")
-        columns = found.setdefault(text, {k: v for k, v in row.items() if k not in (prompt, reference)})
-        if reference is not None:
-            if not isinstance(row[reference], str):
-                raise DataError(f"row {number}: column {reference!r} holds {row[reference]!r}, not a text")
-            columns.setdefault("references", []).append(row[reference])
+        columns = {k: v for k, v in row.items() if k not in (prompt, reference)}
+        try:
+            given = None if reference is None else reply_of(row[reference], reference)
+            for asked, reply in chat.turns(row[prompt], prompt, given):
+                known = found.get(_key(asked))
+                if known is None:
+                    known = found[_key(asked)] = chat.prompt(asked, separator, dict(columns))
+                if reply is not None:
+                    cast("dict[str, Any]", known.columns).setdefault("references", []).append(reply)
+        except DataError as error:
+            raise DataError(f"row {number}: {error}") from error
+        except PromptError as error:
+            raise DataError(f"row {number}: column {prompt!r}: {error}") from error
     if not found:
         raise DataError("there are no rows to make prompts of")
-    return [Prompt(text + separator, columns, text) for text, columns in found.items()]
+    return list(found.values())
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """How rows become conversations, and conversations prompts.
+
+    Args:
+        tokenizer: Of the model that reads them; its chat template renders them.
+        system: System prompt for conversations that have none of their own.
+        texts: Make conversations of texts, too: each is what the user says.
+        every_reply: Learn each reply of the assistant's, not the last alone. The prompts of one conversation
+            then share an id, and stay on one side of a split.
+    """
+
+    tokenizer: Tokenizer | None = None
+    system: str | None = None
+    texts: bool = False
+    every_reply: bool = False
+
+    def turns(self, value: Any, column: str, reply: str | None) -> list[tuple[str | Messages, str | None]]:
+        """Return the prompts in a row, each with the reply that it gives to it, if any.
+
+        Raises:
+            DataError: It is neither text nor conversation, or has a reply beside that of another column.
+            PromptError: It is no conversation of texts; the message is named.
+        """
+        if isinstance(value, str) and value.strip() and not self.texts:
+            return [(value, reply)]
+        if isinstance(value, str) and value.strip():
+            value = [{"role": "user", "content": value}]
+        if not isinstance(value, (list, tuple)):
+            raise DataError(f"column {column!r} holds {excerpt(repr(value))}, neither text nor conversation")
+        messages = with_system(as_messages(value), self.system)
+        replies = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
+        if messages[-1]["role"] != "assistant":
+            return [(messages, reply)]
+        if reply is not None:
+            raise DataError(
+                f"column {column!r} ends with a reply of the assistant's, and there is another one"
+            )
+        learnt = replies if self.every_reply else replies[-1:]
+        return [(messages[:i], messages[i]["content"]) for i in learnt]
+
+    def prompt(self, asked: str | Messages, separator: str, columns: Mapping[str, Any]) -> Prompt:
+        """Make a prompt of a text, or of a conversation.
+
+        Raises:
+            ConfigError: There is no tokenizer, or it has no chat template.
+            PromptError: The template refuses the conversation.
+        """
+        if isinstance(asked, str):
+            return Prompt(asked + separator, columns, asked)
+        whole = Prompt.from_messages(asked, self.tokenizer, columns)
+        replies = [i for i, m in enumerate(asked) if m["role"] == "assistant"]
+        if not self.every_reply or not replies:
+            return whole
+        opening = Prompt.from_messages(asked[: replies[0]], self.tokenizer)
+        return replace(whole, id=opening.id)
+
+
+def reply_of(value: Any, column: str) -> str:
+    """Return a completion that is a text, or a conversation of one message of the assistant's.
+
+    Raises:
+        DataError: It is neither.
+    """
+    if isinstance(value, str):
+        return value
+    try:
+        messages = as_messages(value)
+    except PromptError:
+        messages = ()
+    if len(messages) != 1 or messages[0]["role"] != "assistant":
+        raise DataError(
+            f"column {column!r} holds {excerpt(repr(value))}, neither a text nor one reply of the assistant's"
+        )
+    return messages[0]["content"]
+
+
+def _key(asked: str | Messages) -> Any:
+    return asked if isinstance(asked, str) else tuple((m["role"], m["content"]) for m in asked)
 
 
 def pairs_from(prompts: Sequence[Prompt]) -> list[tuple[Prompt, str]]:
@@ -216,13 +313,17 @@ class Data:
 
     Args:
         data: File (.csv, .tsv, .jsonl, .json, .parquet), folder saved by `datasets`, or hub data set.
-        prompt: Column of the prompts.
+        prompt: Column of the prompts: texts, or conversations for a chat model (lists of messages, as in
+            TRL's columns prompt and messages).
         reference: Column of reference completions.
         held_out: Share of the distinct prompts that is held out for judging, in (0, 1).
         separator: Text written after each prompt, so that the policy can tell where it ends.
         gold: Reward that is the data's own, as a task has one: what texts are judged by, whatever is
             optimised. A name, module:function, file.py:function, or the folder of a reward model; none if
             left out.
+        system: System prompt of conversations that have none of their own; texts become conversations.
+        chat: Texts are what a user says: the policy's chat template renders them. Lists of messages always
+            are conversations.
     """
 
     data: str | None = None
@@ -231,21 +332,34 @@ class Data:
     held_out: float = 0.2
     separator: str = "\n"
     gold: str | None = None
+    system: str | None = None
+    chat: bool = False
 
-    def load(self) -> tuple[list[Any], list[Any]]:
-        """Load the prompts to train on and those to evaluate on."""
+    def load(
+        self, tokenizer: Tokenizer | None = None, *, every_reply: bool = False
+    ) -> tuple[list[Prompt], list[Prompt]]:
+        """Load the prompts to train on and those to evaluate on.
+
+        Args:
+            tokenizer: Of the model that reads them, whose chat template renders conversations.
+            every_reply: As in `Conversations`.
+        """
         if self.data is None:
             raise ConfigError("pass --data FILE (or the name of a data set)")
         if not 0 < self.held_out < 1:
             raise ConfigError(f"held_out is {self.held_out}; it must be between 0 and 1")
-        train, held_out = split_by_prompt(
-            prompts_from(iter_rows(self.data), self.prompt, self.reference, self.separator), self.held_out
-        )
+        chat = self.conversations(tokenizer, every_reply)
+        prompts = prompts_from(iter_rows(self.data), self.prompt, self.reference, self.separator, chat)
+        train, held_out = split_by_prompt(prompts, self.held_out)
         if not train or not held_out:
             raise DataError(
                 f"{self.data} has too few distinct prompts to hold out {self.held_out:.0%} of them"
             )
         return train, held_out
+
+    def conversations(self, tokenizer: Tokenizer | None, every_reply: bool = False) -> Conversations:
+        """Return how conversations of this data become prompts."""
+        return Conversations(tokenizer, self.system, self.chat or self.system is not None, every_reply)
 
 
 def anchored(spec: str | None, reward: bool = False) -> str | None:

@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .episode import IntArray
+from .episode import IntArray, Prompt
 from .tokenizer import Tokenizer
 
 
-def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[npt.NDArray[np.int32], IntArray]:
+def encode_texts(
+    tokenizer: Tokenizer, texts: Sequence[str | Prompt]
+) -> tuple[npt.NDArray[np.int32], IntArray]:
     """Encode texts one after the other.
 
     Args:
         tokenizer: With a method `encode_batch(texts)`, that is asked; it must agree with `encode`.
-        texts: `N` texts.
+        texts: `N` texts, or prompts, which may be conversations.
 
     Returns:
         The ids of all texts without a gap, int32, and how many each text has, `(N,)` int64.
@@ -28,10 +30,13 @@ def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[npt.NDArra
     (array([97, 98, 99], dtype=int32), array([2, 0, 1]))
     """
     encoded: Sequence[Sequence[int]]
-    if _has_batches(tokenizer):
+    prompts = [text for text in texts if isinstance(text, Prompt)]
+    if prompts:
+        encoded = [t.encode(tokenizer) if isinstance(t, Prompt) else tokenizer.encode(t) for t in texts]
+    elif _has_batches(tokenizer):
         encoded = tokenizer.encode_batch(texts)  # type: ignore[attr-defined]
     else:
-        encoded = [tokenizer.encode(text) for text in texts]
+        encoded = [tokenizer.encode(str(text)) for text in texts]
     lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
     if all(isinstance(ids, bytes) for ids in encoded):
         return np.frombuffer(b"".join(encoded), np.uint8).astype(np.int32), lengths  # type: ignore[arg-type]

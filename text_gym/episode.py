@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
+from .chat import ChatTemplate, Messages, as_messages, chat_of
 from .errors import DataError, PromptError, excerpt
 from .json_text import parse_json
 from .showing import as_html
@@ -35,15 +36,72 @@ class Prompt:
         text: What the policy reads.
         columns: References, attributes, answers …; rewards receive them by name.
         id: A name for logs and splits; the text itself where none is given.
+        messages: The conversation that the text is a rendering of; `from_messages` makes such prompts.
     """
 
     text: str
     columns: Mapping[str, Any] = field(default_factory=dict)
     id: str = ""
+    messages: Messages = ()
 
     def __post_init__(self) -> None:
         if not self.id:
             object.__setattr__(self, "id", self.text)
+
+    @classmethod
+    def from_messages(
+        cls,
+        messages: Messages,
+        tokenizer: Tokenizer | None,
+        columns: Mapping[str, Any] | None = None,
+        prompt_id: str = "",
+    ) -> Prompt:
+        """Render a conversation by the model's chat template, up to where the assistant's reply begins.
+
+        Args:
+            messages: Messages with `role` and `content`; the last one is not the assistant's.
+            tokenizer: The model's tokenizer, which has its chat template.
+            columns: As for the class.
+            prompt_id: As `id` for the class; by default the messages without the template's tokens.
+
+        Raises:
+            ConfigError: The tokenizer has no chat template.
+            PromptError: These are no messages, or the template refuses them or is not prefix-preserving.
+        """
+        found = as_messages(messages)
+        if found[-1]["role"] == "assistant":
+            raise PromptError(
+                "the last message of a prompt is the assistant's, which the policy is to write; leave it out"
+            )
+        chat = chat_of(tokenizer)
+        chat.check(found)
+        name = prompt_id or "\n".join(f"{m['role']}: {m['content']}" for m in found)
+        return cls(chat.render(found), columns or {}, name, found)
+
+    def encode(self, tokenizer: Tokenizer) -> list[int]:
+        """Return the prompt's ids: of its messages where the tokenizer renders them, else of its text."""
+        chat = self._chat(tokenizer)
+        return tokenizer.encode(self.text) if chat is None else chat.encode(self.messages)
+
+    def encode_completion(self, completion: str, tokenizer: Tokenizer) -> list[int]:
+        """Return the ids of a whole completion, with the EOS that the model writes after it, if it has one.
+
+        After messages that is the end of the turn, and the template may write around the completion.
+        """
+        chat = self._chat(tokenizer)
+        eos = list(tokenizer.eos_ids[:1])
+        if chat is None:
+            return tokenizer.encode(completion) + eos
+        ids = chat.encode_reply(self.messages, completion)
+        end = next((i for i, token in enumerate(ids) if token in tokenizer.eos_ids), None)
+        return ids + eos if end is None else ids[: end + 1]
+
+    def _chat(self, tokenizer: Tokenizer) -> ChatTemplate | None:
+        """Return the tokenizer's chat template, if it renders the messages to this very text."""
+        chat: ChatTemplate | None = getattr(tokenizer, "chat", None)
+        if not self.messages or chat is None or chat.render(self.messages) != self.text:
+            return None
+        return chat
 
 
 @dataclass(frozen=True, repr=False)
@@ -98,6 +156,12 @@ class Episode:
         return text[: text.find(self.stop)] if self.stop and self.stop in text else text
 
     @property
+    def messages(self) -> list[Mapping[str, str]]:
+        """The conversation with the completion as the assistant's reply; empty if the prompt is a text."""
+        messages = self.prompt.messages
+        return [*messages, {"role": "assistant", "content": self.completion}] if messages else []
+
+    @property
     def done(self) -> bool:
         """True if the episode is over."""
         return self.finish_reason is not None
@@ -117,11 +181,10 @@ class Episode:
         """
         if isinstance(prompt, str):
             prompt = Prompt(prompt, columns)
-        ids = tokenizer.encode(completion) + list(tokenizer.eos_ids[:1])
         episode = cls(
             prompt=prompt,
-            prompt_ids=np.array(tokenizer.encode(prompt.text), dtype=np.int64),
-            completion_ids=np.array(ids, dtype=np.int64),
+            prompt_ids=np.array(prompt.encode(tokenizer), dtype=np.int64),
+            completion_ids=np.array(prompt.encode_completion(completion, tokenizer), dtype=np.int64),
             tokenizer=tokenizer,
             finish_reason="eos",
         )
@@ -130,12 +193,16 @@ class Episode:
         return episode
 
 
-def as_prompt(item: Any, position: int) -> Prompt:
+def as_prompt(item: Any, position: int, tokenizer: Tokenizer | None = None) -> Prompt:
     """Make a prompt from a string, a `Prompt`, or a row with a `prompt` column (the rest become columns).
 
     Args:
         item: What somebody handed in.
         position: Its place among the prompts, for the error.
+        tokenizer: Its chat template renders conversations.
+
+    A prompt in a row may be a conversation, as in TRL's data sets: a list of messages, which the tokenizer's
+    chat template renders.
 
     Raises:
         PromptError: It is of another form.
@@ -150,9 +217,15 @@ def as_prompt(item: Any, position: int) -> Prompt:
     if isinstance(item, Mapping) and isinstance(item.get("prompt"), str):
         columns = {k: v for k, v in item.items() if k != "prompt"}
         return Prompt(item["prompt"], columns, str(columns.pop("id", "")))
+    if isinstance(item, Mapping) and isinstance(item.get("prompt"), (list, tuple)):
+        columns = {k: v for k, v in item.items() if k != "prompt"}
+        try:
+            return Prompt.from_messages(item["prompt"], tokenizer, columns, str(columns.pop("id", "")))
+        except PromptError as error:
+            raise PromptError(f"prompt {position}: {error}") from error
     raise PromptError(
         f"prompt {position} is {type(item).__name__} {excerpt(repr(item))}; "
-        "expected a string, a Prompt, or a mapping with a text under 'prompt'"
+        "expected a string, a Prompt, or a mapping with a text or messages under 'prompt'"
     )
 
 
@@ -163,6 +236,8 @@ def write_transcripts(
     gold: Sequence[float] | None = None,
 ) -> None:
     """Write episodes as JSON lines: texts, ids, how they ended and, if given, `reward` and `gold` of each.
+
+    Conversations are written as `messages`, too, with the completion as the last one: rows for fine-tuning.
 
     `gold` is what the task's own reward gives a text, for when `reward` is another one.
 
@@ -190,6 +265,8 @@ def write_transcripts(
                 "seed": e.seed,
                 "index": e.index,
             }
+            if e.messages:
+                row["messages"] = e.messages
             for name, values in columns.items():
                 row[name] = float(values[i]) if math.isfinite(values[i]) else None
             out.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
@@ -215,7 +292,8 @@ def read_transcripts(file: str | Path, tokenizer: Tokenizer) -> Iterator[Episode
             except UnicodeDecodeError as error:
                 raise DataError(f"{where}: not UTF-8 ({error}); write it again") from error
             _check_row(row, where)
-            prompt = Prompt(row["prompt"], row.get("columns", {}), row.get("id", ""))
+            messages = tuple(row.get("messages", ())[:-1])  # the last one is the completion
+            prompt = Prompt(row["prompt"], row.get("columns", {}), row.get("id", ""), messages)
             completion, reason = row["completion"], _finish_reason(row)
             if reason is not None and reason not in get_args(FinishReason):
                 raise DataError(
@@ -255,6 +333,11 @@ def _check_row(row: Any, where: str) -> None:
             raise DataError(f"{where}: not a transcript row: it has no {name!r}")
         if not isinstance(row.get(name, kind()), kind):
             raise DataError(f"{where}: not a transcript row: {name} is {excerpt(repr(row[name]))}")
+    if "messages" in row:
+        try:
+            as_messages(row["messages"])
+        except PromptError as error:
+            raise DataError(f"{where}: {error}") from error
     for name in ("seed", "index"):
         if type(row.get(name)) not in (int, type(None)):
             raise DataError(f"{where}: not a transcript row: {name} is {excerpt(repr(row[name]))}, no number")

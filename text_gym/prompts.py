@@ -12,6 +12,7 @@ from typing import Any, overload
 
 from .episode import Prompt, as_prompt
 from .errors import PromptError
+from .tokenizer import Tokenizer
 
 KEPT = 65_536  # sets of up to so many are kept as `Prompt`s, a few hundred bytes each
 CHUNK = 8_192  # texts that are in memory at a time
@@ -22,10 +23,11 @@ class PromptSequence(Sequence[Prompt]):
 
     Args:
         items: A sequence, or a `datasets.Dataset` with a column `prompt`. It is not copied.
+        tokenizer: Its chat template renders conversations.
     """
 
-    def __init__(self, items: Any) -> None:
-        self.items = items
+    def __init__(self, items: Any, tokenizer: Tokenizer | None = None) -> None:
+        self.items, self.tokenizer = items, tokenizer
 
     def __len__(self) -> int:
         return len(self.items)
@@ -38,13 +40,13 @@ class PromptSequence(Sequence[Prompt]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         i = operator.index(index)
-        return as_prompt(self.items[i], i)
+        return as_prompt(self.items[i], i, self.tokenizer)
 
     def __iter__(self) -> Iterator[Prompt]:
-        return map(as_prompt, self.items, range(len(self)))
+        return (as_prompt(item, i, self.tokenizer) for i, item in enumerate(self.items))
 
-    def chunks(self) -> Iterator[list[str]]:
-        """Read the texts in order, `CHUNK` at a time.
+    def chunks(self) -> Iterator[list[str | Prompt]]:
+        """Read the texts in order, `CHUNK` at a time; of conversations the prompts.
 
         Raises:
             PromptError: One is of another form; its position is named.
@@ -53,15 +55,22 @@ class PromptSequence(Sequence[Prompt]):
             column = self.items.select_columns(["prompt"])
             for start in range(0, len(self), CHUNK):
                 texts = column[start : start + CHUNK]["prompt"]
-                yield [t if isinstance(t, str) else self[start + i].text for i, t in enumerate(texts)]
+                yield [t if isinstance(t, str) else _read(self[start + i]) for i, t in enumerate(texts)]
             return
-        texts = (t if type(t) is str else as_prompt(t, i).text for i, t in enumerate(self.items))
+        texts = (
+            t if type(t) is str else _read(as_prompt(t, i, self.tokenizer)) for i, t in enumerate(self.items)
+        )
         while chunk := list(islice(texts, CHUNK)):
             yield chunk
 
 
-def as_prompts(prompts: Iterable[Prompt | str | Mapping[str, Any]]) -> Sequence[Prompt]:
+def as_prompts(
+    prompts: Iterable[Prompt | str | Mapping[str, Any]], tokenizer: Tokenizer | None = None
+) -> Sequence[Prompt]:
     """Make prompts from strings, `Prompt`s, or rows with a `prompt` column (the rest become columns).
+
+    A prompt in a row may be a conversation, as in TRL's data sets: a list of messages, which the tokenizer's
+    chat template renders.
 
     Beyond `KEPT` they are made when they are asked for, and the set is not copied: it may be a
     `datasets.Dataset`, a column of one, or any sequence that reads from a disk. Of a list the references are
@@ -83,13 +92,22 @@ def as_prompts(prompts: Iterable[Prompt | str | Mapping[str, Any]]) -> Sequence[
     if not len(items):
         raise PromptError("there are no prompts; pass at least one")
     if len(items) > KEPT:
-        return PromptSequence(items)
-    return [as_prompt(item, i) for i, item in enumerate(items)]
+        return PromptSequence(items, tokenizer)
+    return [as_prompt(item, i, tokenizer) for i, item in enumerate(items)]
+
+
+def in_chunks(prompts: Sequence[Prompt]) -> Iterator[list[str | Prompt]]:
+    """Read the prompts' texts in order, `CHUNK` at a time; of conversations the prompts."""
+    return (prompts if isinstance(prompts, PromptSequence) else PromptSequence(prompts)).chunks()
 
 
 def texts_in_chunks(prompts: Sequence[Prompt]) -> Iterator[list[str]]:
     """Read the prompts' texts in order, `CHUNK` at a time."""
-    return (prompts if isinstance(prompts, PromptSequence) else PromptSequence(prompts)).chunks()
+    return ([t if isinstance(t, str) else t.text for t in chunk] for chunk in in_chunks(prompts))
+
+
+def _read(prompt: Prompt) -> str | Prompt:
+    return prompt if prompt.messages else prompt.text
 
 
 def _is_data_set(items: Any) -> bool:

@@ -2,7 +2,7 @@
 
 `Tokenizer` is the protocol the environment needs; `ByteTokenizer` and `WordTokenizer` need no
 files; `PretrainedTokenizer` wraps any fast tokenizer of `tokenizers` or `transformers`.
-Chat templates are deliberately absent: a prompt is the text that the policy reads.
+A chat template is kept with it (`text_gym.chat`); encoding a text never applies it.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from .chat import TEMPLATE, ChatTemplate, default_template
 from .errors import ConfigError, DataError, TokenError, excerpt
 from .json_text import read_object
 
@@ -147,9 +148,15 @@ class PretrainedTokenizer:
 
     Args:
         backend: The `tokenizers.Tokenizer`.
-        eos_ids: Ids that end an episode.
+        eos_ids: Ids that end an episode; the one that the chat template ends a turn with is added.
         pad_id: Padding id; the first EOS id, or 0, when the tokenizer has none.
         bos_id: Id for an empty prompt.
+        chat_template: The model's chat template, in Jinja.
+        special_tokens: Special tokens by the names that the template may use, such as `unk_token`; those of
+            the ids above are known.
+
+    Attributes:
+        chat: The `ChatTemplate`, or None for base models, which have none.
     """
 
     def __init__(
@@ -159,9 +166,11 @@ class PretrainedTokenizer:
         eos_ids: Sequence[int] = (),
         pad_id: int | None = None,
         bos_id: int | None = None,
+        chat_template: str | None = None,
+        special_tokens: Mapping[str, str] | None = None,
     ) -> None:
         self.backend = backend
-        self.eos_ids = tuple(int(i) for i in eos_ids)
+        self.eos_ids = tuple(dict.fromkeys(int(i) for i in eos_ids))
         self.pad_id = int(pad_id) if pad_id is not None else (self.eos_ids[0] if self.eos_ids else 0)
         self.bos_id = bos_id
         vocabulary = backend.get_vocab(with_added_tokens=True)
@@ -171,6 +180,15 @@ class PretrainedTokenizer:
         for what, i in [("eos", e) for e in self.eos_ids] + [("pad", self.pad_id)]:
             if not 0 <= i < self.vocab_size:
                 raise TokenError(f"{what} id {i} is outside the tokenizer's vocabulary of {self.vocab_size}")
+        ids = {"eos": self.eos_ids[0] if self.eos_ids else None, "pad": self.pad_id, "bos": self.bos_id}
+        found = {f"{k}_token": None if i is None else backend.id_to_token(i) for k, i in ids.items()}
+        names = {k: token for k, token in found.items() if token is not None}
+        self.special_tokens: dict[str, str] = {**names, **(special_tokens or {})}
+        self.chat = None
+        if chat_template is not None:
+            self.chat = ChatTemplate(chat_template, backend, self.special_tokens)
+            end = self.chat.end_of_turn
+            self.eos_ids += () if end is None or end in self.eos_ids else (end,)
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> PretrainedTokenizer:
@@ -206,10 +224,17 @@ class PretrainedTokenizer:
         generation = _read_json(folder / "generation_config.json")
         try:
             special = {k: _token_id(backend, config.get(f"{k}_token")) for k in ("eos", "pad", "bos")}
-            eos = generation.get("eos_token_id", special["eos"])
-            eos_ids = eos if isinstance(eos, list) else [eos]
+            eos = generation.get("eos_token_id")
+            eos_ids = [*(eos if isinstance(eos, list) else [eos]), special["eos"]]
             ids = [operator.index(i) for i in eos_ids if i is not None]
-            return cls(backend, eos_ids=ids, pad_id=special["pad"], bos_id=special["bos"])
+            return cls(
+                backend,
+                eos_ids=ids,
+                pad_id=special["pad"],
+                bos_id=special["bos"],
+                chat_template=_read_template(folder, config),
+                special_tokens=_names(config),
+            )
         except (TypeError, ValueError) as error:
             raise DataError(
                 f"{folder}: the special tokens in tokenizer_config.json or generation_config.json are broken "
@@ -234,6 +259,8 @@ class PretrainedTokenizer:
             eos_ids=[] if eos is None else [eos],
             pad_id=tokenizer.pad_token_id,
             bos_id=tokenizer.bos_token_id,
+            chat_template=default_template(tokenizer.chat_template),
+            special_tokens=_names(tokenizer.special_tokens_map),
         )
 
     @classmethod
@@ -301,19 +328,19 @@ class PretrainedTokenizer:
         return str(self.backend.decode([int(i) for i in ids], skip_special_tokens=True))
 
     def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`; `AutoTokenizer` reads the folder, too."""
+        """Write the tokenizer, its settings and its chat template as `AutoTokenizer` reads them."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.backend.save(str(folder / "tokenizer.json"))
-        special = {"eos": self.eos_ids[0] if self.eos_ids else None, "pad": self.pad_id, "bos": self.bos_id}
-        names = {f"{k}_token": self.backend.id_to_token(i) for k, i in special.items() if i is not None}
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": False,
             "split_special_tokens": self.backend.encode_special_tokens,
-            **names,
+            **self.special_tokens,
         }
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        if self.chat is not None:
+            (folder / TEMPLATE).write_text(self.chat.source, encoding="utf-8")
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles of the backend forget whether "<eos>" written out is text or the special token.
@@ -341,6 +368,19 @@ def as_tokenizer(value: Any) -> Tokenizer:
 
 def _read_json(file: Path) -> dict[str, Any]:
     return read_object(file, DataError, "save the tokenizer again") if file.is_file() else {}
+
+
+def _read_template(folder: Path, config: Mapping[str, Any]) -> str | None:
+    """Read the chat template of a tokenizer's folder: a file of its own, or an entry of the configuration."""
+    if (folder / TEMPLATE).is_file():
+        return (folder / TEMPLATE).read_text(encoding="utf-8")
+    return default_template(config.get("chat_template"))
+
+
+def _names(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return a configuration's special tokens, such as `bos_token`; an AddedToken is written as a dict."""
+    tokens = {k: v.get("content") if isinstance(v, dict) else v for k, v in config.items()}
+    return {k: v for k, v in tokens.items() if k.endswith("_token") and isinstance(v, str)}
 
 
 def _token_id(backend: tokenizers.Tokenizer, token: Any) -> int | None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from text_gym.agents.environments import AgentEnv, as_policy, as_text_vector_env
 from text_gym.agents.policies.policy import FUSED, Policy
-from text_gym.agents.sampling.generators import Generator
+from text_gym.agents.sampling.generators import Generator, check_weights
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.sampling.sampler import Sampling, rollout
 from text_gym.agents.training.checkpoint import Checkpoints
@@ -109,6 +109,7 @@ class Agent(ABC, Generic[ConfigT]):
         if self.config.group_size > 1:
             play_in_groups(env, self.config.group_size)
         self.kl = KLController(self.config.kl_coef, self.config.kl_target)
+        check_weights(policy, self.config.rollout_weights, generator)
         self.sampling, self.generator = Sampling(temperature=self.config.temperature), generator
         self.advisor, self.objective = Advisor(), Objective()
         self.declined: str | None = None
@@ -236,6 +237,7 @@ class Agent(ABC, Generic[ConfigT]):
         how: dict[str, Any] = {"seed": self.config.seed, "sampling": self.sampling}
         index = self.episodes_played + np.arange(self.env.num_envs)
         how |= {"keep_states": self.reads_states, "generator": self.generator}
+        how["weights"] = self.config.rollout_weights
         return rollout(self.policy, self.env, index, **how)
 
     def predict(self, prompts: Sequence[Prompt | str], *, greedy: bool = True, seed: int = 0) -> list[str]:

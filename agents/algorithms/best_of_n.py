@@ -140,7 +140,8 @@ class BestOfN(Agent[BestOfNConfig]):
             return super().collect()
         index = self.episodes_played + np.arange(self.env.num_envs)
         how: dict[str, Any] = {"seed": self.config.seed, "sampling": self.sampling}
-        return rollout(self.reference, self.env, index, generator=self.generator, **how)
+        how |= {"generator": self.generator, "weights": self.config.rollout_weights}
+        return rollout(self.reference, self.env, index, **how)
 
     def update(self, batch: Rollout) -> Metrics:
         """Run several epochs of maximum likelihood on the best of the texts that were paid."""

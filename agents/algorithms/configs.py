@@ -26,6 +26,11 @@ class AgentConfig:
         kl_target: KL to hold by adapting β, in nats per episode; None keeps β fixed.
         kl_estimator: k1, k2 or k3 (see `text_gym.agents.estimate_kl`).
         temperature: Of the sampling distribution; the policy that learns is the one at this temperature.
+        rollout_weights: "int8" draws tokens with weights and states rounded to 8 bits, on a CPU. The update's
+            log-probabilities and values are computed anew, unrounded, tokens are weighted by how much
+            likelier the policy finds them (at most twofold), and the metrics `generator_…` tell how far both
+            are apart. Draws alone are up to three times as fast; with that second pass a rollout is slower
+            than in float32 (`benchmarks/rollout_weights.py`).
         on_decline: What to do when reward − β·KL has fallen below that of the starting policy by more than
             noise (see `Objective`): "warn" says so once; "stop" also ends learning there.
         seed: Decides prompts, noise and minibatches.
@@ -42,6 +47,7 @@ class AgentConfig:
     kl_target: float | None = None
     kl_estimator: Estimator = "k1"
     temperature: float = 1.0
+    rollout_weights: Literal["float32", "int8"] = "float32"
     on_decline: Literal["warn", "stop"] = "warn"
     seed: int = 0
     max_unscored: int = 3
@@ -52,6 +58,8 @@ class AgentConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
         if not self.max_unscored >= 1:
             raise ConfigError(f"max_unscored is {self.max_unscored}; it must be at least 1")
+        if self.rollout_weights not in ("float32", "int8"):
+            raise ConfigError(f"rollout_weights is {self.rollout_weights!r}; choose float32 or int8")
         if self.on_decline not in ("warn", "stop"):
             raise ConfigError(f"on_decline is {self.on_decline!r}; choose warn or stop")
 

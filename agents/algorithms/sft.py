@@ -1,6 +1,7 @@
 """Supervised fine-tuning: the warm start, maximum likelihood on written completions.
 
-Only completion tokens (EOS included) are trained on; prompts are read, not learnt.
+Only completion tokens (EOS included) are trained on; prompts are read, not learnt. A conversation is a pair
+for each reply of the assistant (`text_gym.data.pairs_from`).
 """
 
 from __future__ import annotations
@@ -171,12 +172,12 @@ def encode_pairs(policy: Policy, pairs: Sequence[tuple[Prompt, str]]) -> tuple[l
     sequences: list[list[int]] = []
     starts: list[int] = []
     for prompt, completion in pairs:
-        ids = tokenizer.encode(prompt.text) or bos
+        ids = prompt.encode(tokenizer) or bos
         if not ids:
             raise PromptError(
                 f"prompt {excerpt(prompt.id)} has no tokens and the tokenizer no BOS id to stand for it"
             )
-        sequence = ids + tokenizer.encode(completion) + [tokenizer.eos_ids[0]]
+        sequence = ids + prompt.encode_completion(completion, tokenizer)
         if policy.context is not None and len(sequence) > policy.context:
             raise DataError(
                 f"prompt {excerpt(prompt.id)} with its completion has {len(sequence)} tokens, "

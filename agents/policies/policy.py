@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from text_gym.errors import ConfigError
 from text_gym.models.cpu.fast_path import fast_path, fixed_linear
+from text_gym.models.kv_cache import RolloutWeights
 from text_gym.models.loading import (
     digest_of,
     load_model,
@@ -176,14 +177,14 @@ class Policy(nn.Module):
             logits = cap * torch.tanh(logits / cap)
         return logits
 
-    def logits_of_fixed_weights(self) -> Callable[[Tensor], Tensor]:
+    def logits_of_fixed_weights(self, weights: RolloutWeights = "float32") -> Callable[[Tensor], Tensor]:
         """Return a function like `logits` for `(n, D)` states, valid while the weights stay as they are."""
         head = plain_head(self.model, self.vocab_size, self._head_options)
         if head is None or head.weight.dtype != self.dtype or head.scale != 1 or head.cap is not None:
             return self.logits
         if self.bf16 or head.weight.device.type != "cpu":
             return self.logits
-        return fixed_linear(head.weight, head.bias)
+        return fixed_linear(head.weight, head.bias, weights)
 
     def values(self, hidden: Tensor) -> Tensor:
         """Compute values `(...)` of hidden states `(..., D)`, in `dtype`."""

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from text_gym.agents.policies.policy import Policy
 from text_gym.episode import BoolArray, IntArray
-from text_gym.models.cpu.fast_path import fast_path
-from text_gym.models.kv_cache import KeyValues, KVCache, LayerCache
+from text_gym.errors import ConfigError
+from text_gym.models.cpu.fast_path import fast_path, why_no_int8
+from text_gym.models.kv_cache import KeyValues, KVCache, LayerCache, RolloutWeights
 
 
 class Decoder:
@@ -31,6 +32,7 @@ class Decoder:
         lengths: `(B,)` int64, their lengths, at least 1.
         room: Most tokens that `step` will be called with, a row.
         fast: False goes through the cache of `transformers`, whatever the architecture.
+        weights: In what numbers matrices are multiplied; "int8" rounds weights and states.
 
     Attributes:
         states: `(n, D)`, the trunk's last hidden states at the last tokens read.
@@ -47,13 +49,24 @@ class Decoder:
     """
 
     def __init__(
-        self, policy: Policy, tokens: IntArray, lengths: IntArray, room: int, *, fast: bool = True
+        self,
+        policy: Policy,
+        tokens: IntArray,
+        lengths: IntArray,
+        room: int,
+        *,
+        fast: bool = True,
+        weights: RolloutWeights = "float32",
     ) -> None:
         longest = int(lengths.max())
-        cache = fastest_cache(policy, len(tokens), longest + room) if fast else None
+        size = len(tokens), longest + room
+        if weights == "int8":
+            cache: KVCache | None = int8_cache(policy, *size)
+        else:
+            cache = fastest_cache(policy, *size) if fast else None
         self._cache = LibraryCache(policy) if cache is None else cache
         self._lengths = lengths.copy()
-        self.logits = policy.logits_of_fixed_weights()
+        self.logits = policy.logits_of_fixed_weights(weights)
         ids = torch.from_numpy(np.ascontiguousarray(tokens[:, :longest])).to(policy.device)
         self.states = self._cache.prefill(ids, lengths)
 
@@ -115,6 +128,34 @@ def fastest_cache(policy: Policy, rows: int, width: int) -> KVCache | None:
             _AGREED[policy.model] = way
             return make(rows, width)
     return None
+
+
+def check_int8(policy: Policy) -> None:
+    """Refuse a policy whose rollouts cannot be made with 8-bit weights.
+
+    Raises:
+        ConfigError: Naming the reason.
+    """
+    reason = "bf16=True makes the products in bfloat16" if policy.bf16 else None
+    reason = reason or why_no_int8(policy.model.base_model)
+    if reason is None and policy.model not in _AGREED:
+        fastest_cache(policy, 3, 4)
+    if reason is None and _AGREED.get(policy.model) != "fast path":
+        reason = "the fast path does not agree with the model's own code"
+    if reason is not None:
+        raise ConfigError(f"rollouts with 8-bit weights are impossible here: {reason}; choose float32")
+
+
+def int8_cache(policy: Policy, rows: int, width: int) -> KVCache:
+    """Make a KV cache that is read with weights of 8 bits, of `B` rows and at most so many tokens.
+
+    Raises:
+        ConfigError: That is impossible with this policy.
+    """
+    check_int8(policy)
+    path = fast_path(policy.model.base_model)
+    assert path is not None
+    return path.cache(rows, width, "int8")
 
 
 @torch.no_grad()

@@ -20,7 +20,10 @@ from text_gym.agents.policies.policy import Policy
 from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.episode import IntArray
 from text_gym.errors import ConfigError, GeneratorError, NonFiniteError
+from text_gym.models.kv_cache import RolloutWeights
 from text_gym.models.runtime import limited_threads
+
+from .decoder import check_int8
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # nats a token, by the type that products are made in
 NARROW_TOLERANCE = 0.1  # of bfloat16 and float16
@@ -79,6 +82,18 @@ class Generator(Protocol):
         ...
 
 
+def check_weights(policy: Policy, weights: RolloutWeights, generator: Generator | None) -> None:
+    """Refuse rollouts with 8-bit weights where they are impossible.
+
+    Raises:
+        ConfigError: Naming the reason.
+    """
+    if weights == "int8":
+        if generator is not None:
+            raise ConfigError("a generator has weights of its own: leave out either it or 8-bit weights")
+        check_int8(policy)
+
+
 @torch.no_grad()
 def play_by(
     generator: Generator,
@@ -125,10 +140,6 @@ def play_by(
     with limited_threads(policy):
         columns = read_again(policy, batch, temperature, keep_states)
     ours = columns["log_probs"]
-    if not ours.isfinite().all():
-        raise NonFiniteError(
-            "the policy's log-probabilities are not finite in a rollout; nothing was updated"
-        )
     columns["generator_log_probs"] = said.to(ours)
     check_gap(columns["generator_log_probs"], ours, batch, max(generator.tolerance, tolerance_of(policy)))
     return columns
@@ -188,12 +199,26 @@ def replay(batch: EpisodeBatch, completions: Sequence[Completion]) -> Tensor:
 
 
 def read_again(
-    policy: Policy, batch: EpisodeBatch, temperature: float, keep_states: bool
+    policy: Policy,
+    batch: EpisodeBatch,
+    temperature: float,
+    keep_states: bool,
+    action_masks: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Compute log-probabilities, values and, if asked, states of finished episodes in one pass.
 
+    Args:
+        policy: Who says how likely the tokens are.
+        batch: `B` rows, all done.
+        temperature: Of the distribution.
+        keep_states: Return states.
+        action_masks: `(B, T, V)` bool, tokens that could be drawn; None means all.
+
     Returns:
         `log_probs` and `values` `(B, T)`, and `states` `(B, T, D)`, by name, 0 past the ends.
+
+    Raises:
+        NonFiniteError: The policy's log-probabilities are NaN or infinite.
     """
     device, head = policy.device, policy.value_head
     tokens, starts, ends = (
@@ -209,7 +234,9 @@ def read_again(
     def fill(parts: list[Tensor]) -> None:
         for part in parts:
             read.clear()
-            seen = policy.evaluate(tokens[part], starts[part], lengths[part], temperature=temperature)
+            allowed = None if action_masks is None else action_masks[part]
+            given = tokens[part], starts[part], lengths[part]
+            seen = policy.evaluate(*given, temperature=temperature, action_masks=allowed)
             width = seen.log_probs.shape[1]
             columns["log_probs"][part, :width], columns["values"][part, :width] = seen.log_probs, seen.values
             if keep_states:
@@ -224,6 +251,10 @@ def read_again(
     finally:
         if hook is not None:
             hook.remove()
+    if not columns["log_probs"].isfinite().all():
+        raise NonFiniteError(
+            "the policy's log-probabilities are not finite in a rollout; nothing was updated"
+        )
     return columns
 
 

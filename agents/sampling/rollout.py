@@ -35,7 +35,8 @@ class Rollout:
         scores: What the reward source said of them.
         action_masks: `(B, T, V)` bool, the tokens that could be drawn, where the environment has a mask.
         states: `(B, T, D)`, the policy's states before each token, where they were kept.
-        generator_log_probs: `(B, T)`, nats, by the generator that drew the tokens, where it was one.
+        generator_log_probs: `(B, T)`, nats, by whoever drew the tokens if that was not the policy as it is: a
+            generator, or the policy with weights rounded to 8 bits.
         rows: `(B,)` int64, the episodes' rows in the batch that was played, of which these may be a part;
             None if these are all.
     """
@@ -131,7 +132,9 @@ class Rollout:
         """Return how far the generator's log-probabilities are from the policy's; empty without a generator.
 
         `generator_gap` and `generator_gap_max` are the mean and largest difference, in nats a token;
-        `generator_ratio` is the mean of π(token) / μ(token), by the policy and by the generator.
+        `generator_ratio` is the mean of π(token) / μ(token), by the policy and by the generator;
+        `generator_kl` estimates KL(μ ‖ π) in nats a token (k3, never negative); `generator_ess` is the share
+        of the tokens that the effective sample size is, (Σ ratio)² / Σ ratio² of them (Kish 1965).
         """
         if self.generator_log_probs is None:
             return {}
@@ -139,7 +142,9 @@ class Rollout:
         return {
             "generator_gap": float(log_ratio.abs().mean()),
             "generator_gap_max": float(log_ratio.abs().max()),
-            "generator_ratio": float(log_ratio.exp().mean()),
+            "generator_ratio": float((ratio := log_ratio.exp()).mean()),
+            "generator_kl": float((ratio - 1 - log_ratio).mean()),
+            "generator_ess": float(ratio.mean() ** 2 / ratio.square().mean()),
         }
 
 

@@ -21,11 +21,12 @@ from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import BoolArray, Episode, FloatArray, IntArray
 from text_gym.errors import ConfigError, NonFiniteError
 from text_gym.models.cpu.fast_path import fast_draw
+from text_gym.models.kv_cache import RolloutWeights
 from text_gym.models.runtime import limited_threads
 from text_gym.rewards.values import Rewards
 
 from .decoder import Decoder, survivors
-from .generators import Generator, play_by
+from .generators import Generator, check_weights, play_by, read_again
 from .rollout import Rollout, rewards_per_token
 
 LOWEST_TEMPERATURE = 1e-4  # below, logits overflow when divided by it
@@ -63,8 +64,11 @@ class Sampling:
         if self.top_k < 0:
             raise ConfigError(f"top_k is {self.top_k}; it must be 0 (all) or more")
 
-    def check_whole(self) -> None:
+    def check_whole(self, who: str = "a generator") -> None:
         """Refuse what draws from less than the whole distribution: generators have no part in that.
+
+        Args:
+            who: Draws, for the error.
 
         Raises:
             ConfigError: Naming the setting.
@@ -72,7 +76,7 @@ class Sampling:
         for name, is_set in (("greedy", self.greedy), ("top_k", self.top_k > 0), ("top_p", self.top_p < 1)):
             if is_set:
                 raise ConfigError(
-                    f"a generator draws from the whole distribution, and {name}={getattr(self, name)} "
+                    f"{who} draws from the whole distribution, and {name}={getattr(self, name)} "
                     "cuts it; leave one of them out"
                 )
 
@@ -107,6 +111,7 @@ def rollout(
     sampling: Sampling | None = None,
     keep_states: bool = False,
     generator: Generator | None = None,
+    weights: RolloutWeights = "float32",
 ) -> Rollout:
     """Play one episode in each row of the environment and have all of them scored in one batch.
 
@@ -120,11 +125,13 @@ def rollout(
         sampling: How tokens are drawn.
         keep_states: Keep the policy's states in the rollout, for a critic that reads them.
         generator: Who writes with the policy's weights, which it is given; None is the policy itself.
+        weights: "int8" has the policy draw with weights and states rounded to 8 bits, on a CPU; how likely
+            the tokens were then is in `generator_log_probs`, and all else is computed anew, unrounded.
 
     Raises:
         ConfigError: The policy and the environment have different tokenizers, prompts and completions do
             not fit the policy's context, `episode_index` is of another form, or a generator is to play with
-            a mask or by top-k, top-p or greedily.
+            a mask or by top-k, top-p or greedily, or 8-bit weights are impossible.
         GeneratorError: The generator has other weights than the policy, or wrote no episodes.
         NonFiniteError: The policy's logits are NaN or infinite.
         RewardError: The reward source failed.
@@ -132,6 +139,9 @@ def rollout(
     batch = env.batch if isinstance(env, TextVectorEnv) else env
     _check_fit(policy, batch, episode_index)
     sampling = sampling or Sampling()
+    check_weights(policy, weights, generator)
+    if weights == "int8":
+        sampling.check_whole("a rollout with 8-bit weights")
     rows = np.arange(batch.num_rows)
     batch.begin(rows, np.full(len(rows), seed, dtype=np.int64), episode_index)
     if generator is not None:
@@ -141,13 +151,23 @@ def rollout(
     else:
         noise = uniform(seed, episode_index, batch.max_tokens)
         with limited_threads(policy):
-            columns = _play(policy, batch, torch.from_numpy(noise).to(policy.device), sampling, keep_states)
+            drawn_by = torch.from_numpy(noise).to(policy.device)
+            columns = _play(policy, batch, drawn_by, sampling, keep_states, weights)
+            if weights == "int8":
+                drawn, masks = columns["log_probs"], columns.get("action_masks")
+                columns |= read_again(policy, batch, sampling.temperature, keep_states, masks)
+                columns["generator_log_probs"] = drawn
     episodes, scores = batch.score(rows)
     return _assemble(batch, columns, episodes, scores)
 
 
 def _play(
-    policy: Policy, batch: EpisodeBatch, noise: Tensor, sampling: Sampling, keep_states: bool
+    policy: Policy,
+    batch: EpisodeBatch,
+    noise: Tensor,
+    sampling: Sampling,
+    keep_states: bool,
+    weights: RolloutWeights,
 ) -> dict[str, Tensor]:
     """Generate until every row is done; return the tensors of a `Rollout` that come from the policy, by name.
 
@@ -156,7 +176,7 @@ def _play(
     ended by then is dropped. Not so where it has a mask, which depends on each token.
     """
     device = noise.device
-    decoder = Decoder(policy, batch.tokens, batch.lengths, batch.max_tokens)
+    decoder = Decoder(policy, batch.tokens, batch.lengths, batch.max_tokens, weights=weights)
     record = _Record(policy, batch, keep_states, device)
     rows = np.arange(batch.num_rows)  # rows of the batch that the decoder reads …
     live = np.ones(batch.num_rows, dtype=np.bool_)  # … and which of them still play

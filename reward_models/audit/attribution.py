@@ -112,7 +112,7 @@ def integrated_gradients(
     totals = model(episodes).totals
     result = []
     for episode, total in zip(episodes, totals, strict=True):
-        encoded = model.encode(episode.prompt.text, episode.completion)
+        encoded = model.encode(episode.prompt, episode.completion)
         ids = torch.tensor([encoded.ids], device=device)
         found = method.attribute(
             ids,

@@ -56,7 +56,7 @@ class Pairs:
                 "train a model of one, or learn from ratings"
             )
         self.model = model
-        self.texts = [(model.encode(p.prompt.text, t)) for p in pairs for t in (p.chosen, p.rejected)]
+        self.texts = [(model.encode(p.prompt, t)) for p in pairs for t in (p.chosen, p.rejected)]
         device = next(model.model.parameters()).device
         self.ties = torch.tensor([p.tie for p in pairs], device=device)
         self.margins = torch.tensor([p.margin for p in pairs], device=device, dtype=torch.float32)
@@ -96,7 +96,7 @@ class Marks:
         self, model: RewardModel, ratings: Sequence[Rating], loss: str, like: Marks | None = None
     ) -> None:
         self.model, self.kind = model, loss
-        self.texts = [model.encode(r.prompt.text, r.completion) for r in ratings]
+        self.texts = [model.encode(r.prompt, r.completion) for r in ratings]
         self.values = marks_of(ratings, model.criteria)
         device = next(model.model.parameters()).device
         weights = np.array([[r.weight] for r in ratings]) * ~np.isnan(self.values)

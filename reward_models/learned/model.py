@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from text_gym.episode import Episode, FloatArray
+from text_gym.episode import Episode, FloatArray, Prompt
 from text_gym.errors import ConfigError, DataError, RewardError, excerpt
 from text_gym.models.loading import pick_device, quietly, small_gpt2, usable
 from text_gym.models.runtime import check_finite
@@ -246,14 +246,17 @@ class RewardModel(RewardSource):
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return None if limit is None else int(limit)
 
-    def encode(self, prompt: str, completion: str) -> Encoded:
+    def encode(self, prompt: Prompt | str, completion: str) -> Encoded:
         """Encode a text for the backbone; a plain prompt that is too long loses its start.
+
+        A conversation is rendered anew by the backbone's own chat template, if it has the form `"chat"`.
 
         Raises:
             RewardError: The text has no tokens, or the completion alone does not fit the context.
         """
+        prompt = Prompt(prompt) if isinstance(prompt, str) else prompt
         if self.form == "plain":
-            before, after = self.tokenizer.encode(prompt), self.tokenizer.encode(completion)
+            before, after = self.tokenizer.encode(prompt.text), self.tokenizer.encode(completion)
             after += self.tokenizer.eos_ids[:1]
             room = None if self.context is None else max(0, self.context - len(after))
             before = before if room is None else before[len(before) - min(room, len(before)) :]
@@ -262,14 +265,14 @@ class RewardModel(RewardSource):
             assert isinstance(self.tokenizer, PretrainedTokenizer)
             backend = self.tokenizer.backend
             if self.form == "pair":
-                found = backend.encode(prompt, completion, add_special_tokens=True)
+                found = backend.encode(prompt.text, completion, add_special_tokens=True)
             else:
                 found = backend.encode(self._render(prompt, completion), add_special_tokens=False)
             encoded = Encoded(list(found.ids), list(found.type_ids))
         if not encoded.ids or (self.context is not None and len(encoded.ids) > self.context):
             raise RewardError(
-                f"reward {self.name!r}: prompt {excerpt(prompt)} with completion {excerpt(completion)} has "
-                f"{len(encoded.ids)} tokens; the model reads 1 to {self.context or 'any number'}"
+                f"reward {self.name!r}: prompt {excerpt(prompt.text)} with completion {excerpt(completion)} "
+                f"has {len(encoded.ids)} tokens; the model reads 1 to {self.context or 'any number'}"
             )
         return encoded
 
@@ -291,7 +294,7 @@ class RewardModel(RewardSource):
         return logits
 
     @torch.no_grad()
-    def raw_scores(self, texts: Sequence[tuple[str, str]]) -> FloatArray:
+    def raw_scores(self, texts: Sequence[tuple[Prompt | str, str]]) -> FloatArray:
         """Return the outputs before scaling, `(n, criteria)` float64."""
         encoded = [self.encode(*text) for text in texts]
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))  # so that little is padded
@@ -303,7 +306,7 @@ class RewardModel(RewardSource):
 
     def score(self, episodes: Sequence[Episode]) -> Rewards:
         """Weighted mean of the criteria, each of them as a term where there are several."""
-        raw = self.raw_scores([(e.prompt.text, e.completion) for e in episodes])
+        raw = self.raw_scores([(e.prompt, e.completion) for e in episodes])
         return self.scales.rewards(raw, self.criteria)
 
     def normalise(self, episodes: Sequence[Episode]) -> RewardModel:
@@ -314,7 +317,7 @@ class RewardModel(RewardSource):
         Raises:
             ConfigError: There are fewer than two samples, or a criterion is the same for all of them.
         """
-        raw = self.raw_scores([(e.prompt.text, e.completion) for e in episodes])
+        raw = self.raw_scores([(e.prompt, e.completion) for e in episodes])
         self.scales = self.scales.standardised(raw, self.criteria)
         return self
 
@@ -360,7 +363,7 @@ class RewardModel(RewardSource):
         content["tokenizer"] = self.tokenizer.fingerprint
         write_settings(folder, "transformer", {**content, "scales": self.scales.to_dict()})
 
-    def _render(self, prompt: str, completion: str) -> str:
+    def _render(self, prompt: Prompt, completion: str) -> str:
         """Render a conversation in which the user says the prompt and the assistant the completion."""
         if self._chat is None:
             from transformers import PreTrainedTokenizerFast
@@ -370,5 +373,6 @@ class RewardModel(RewardSource):
             special = {"bos_token": own.bos_id, "eos_token": own.eos_ids[0] if own.eos_ids else None}
             names = {k: backend.id_to_token(i) for k, i in special.items() if i is not None}
             self._chat = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
-        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
+        asked = prompt.messages or [{"role": "user", "content": prompt.text}]
+        turns = [*asked, {"role": "assistant", "content": completion}]
         return str(self._chat.apply_chat_template(turns, chat_template=self.template, tokenize=False))

@@ -2,7 +2,8 @@
 
 One row an opinion: `prompt, chosen, rejected, margin` for pairs, `prompt, completion` and a column for each
 criterion for ratings, `prompt, completion, label` for likes (KTO). A prompt's own columns stand beside them.
-Texts only: conversations (lists of messages) are refused, not flattened.
+Prompts and completions may be conversations (lists of messages), which a model's chat template renders; they
+are written as the texts they were rendered to.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from text_gym.data import Row, read_rows
+from text_gym.chat import as_messages
+from text_gym.data import Conversations, Row, read_rows, reply_of
 from text_gym.episode import Prompt
-from text_gym.errors import ConfigError, DataError, UnknownNameError, excerpt
+from text_gym.errors import ConfigError, DataError, PromptError, UnknownNameError, excerpt
 
 from .opinions import Like, PreferencePair, Rating
 
@@ -26,7 +29,12 @@ _OF_LIKES = (*_OF_TEXTS, "label")
 
 
 def read_pairs(
-    source: str | Path, *, prompt: str = "prompt", chosen: str = "chosen", rejected: str = "rejected"
+    source: str | Path,
+    *,
+    prompt: str = "prompt",
+    chosen: str = "chosen",
+    rejected: str = "rejected",
+    chat: Conversations | None = None,
 ) -> list[PreferencePair]:
     """Read pairs from a file (.csv, .tsv, .jsonl, .json, .parquet), a `datasets` folder or a hub data set.
 
@@ -36,21 +44,24 @@ def read_pairs(
         source: As for `text_gym.data.read_rows`.
         prompt: Column of the prompts.
         chosen: Column of the better completions.
-        rejected: Column of the worse ones.
+        rejected: Column of the worse ones. Where both are whole conversations, and there is no column of
+            prompts, all but their last messages are the prompt.
+        chat: How conversations are rendered; needed if there are any.
 
     Raises:
         UnknownNameError: A column is missing; the nearest name is suggested.
+        ConfigError: There are conversations, and no tokenizer with a chat template.
         DataError: The file or a row cannot be used; the row is named.
     """
     names = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
 
     def pair(row: Row, where: str) -> PreferencePair:
-        texts = {own: _text(row, column, where) for own, column in names.items()}
+        row = _with_prompt(row, prompt, chosen, rejected)
         margin = _number(row.get("margin"), "margin", where)
         return PreferencePair(
-            _prompt(row, texts["prompt"], (*_OF_PAIRS, *names.values())),
-            texts["chosen"],
-            texts["rejected"],
+            _prompt(row, prompt, (*_OF_PAIRS, *names.values()), chat, where),
+            _text(row, chosen, where),
+            _text(row, rejected, where),
             0.0 if margin is None else margin,
             _flag(row.get("tie", False), "tie", where),
             **_common(row, where),
@@ -60,7 +71,12 @@ def read_pairs(
 
 
 def read_ratings(
-    source: str | Path, criteria: Sequence[str], *, prompt: str = "prompt", completion: str = "completion"
+    source: str | Path,
+    criteria: Sequence[str],
+    *,
+    prompt: str = "prompt",
+    completion: str = "completion",
+    chat: Conversations | None = None,
 ) -> list[Rating]:
     """Read ratings from a file or data set: one column per criterion, empty where it was not judged.
 
@@ -69,6 +85,7 @@ def read_ratings(
         criteria: Columns of the marks. Rows without any mark are left out.
         prompt: Column of the prompts.
         completion: Column of the completions.
+        chat: As for `read_pairs`.
 
     Raises:
         ConfigError: No criteria are named, or one of them twice.
@@ -79,22 +96,27 @@ def read_ratings(
         raise ConfigError(f"name the columns of the marks, each once; got {', '.join(criteria) or 'none'}")
 
     def rating(row: Row, where: str) -> Rating | None:
-        text, written = _text(row, prompt, where), _text(row, completion, where)
+        written = _text(row, completion, where)
         marks = {c: _number(_field(row, c, where), c, where) for c in criteria}
         values = {c: mark for c, mark in marks.items() if mark is not None}
-        about = _prompt(row, text, (*_OF_TEXTS, prompt, completion, *criteria))
+        about = _prompt(row, prompt, (*_OF_TEXTS, prompt, completion, *criteria), chat, where)
         return Rating(about, written, values, **_common(row, where)) if values else None
 
     return _read(source, rating)
 
 
 def read_likes(
-    source: str | Path, *, prompt: str = "prompt", completion: str = "completion", label: str = "label"
+    source: str | Path,
+    *,
+    prompt: str = "prompt",
+    completion: str = "completion",
+    label: str = "label",
+    chat: Conversations | None = None,
 ) -> list[Like]:
     """Read likes (KTO rows) from a file or data set; see `read_pairs`."""
 
     def like(row: Row, where: str) -> Like:
-        about = _prompt(row, _text(row, prompt, where), (*_OF_LIKES, prompt, completion, label))
+        about = _prompt(row, prompt, (*_OF_LIKES, prompt, completion, label), chat, where)
         liked = _flag(_field(row, label, where), label, where)
         return Like(about, _text(row, completion, where), liked, **_common(row, where))
 
@@ -175,6 +197,8 @@ def _read(source: str | Path, make: Callable[[Row, str], _Made | None]) -> list[
             opinion = make(row, where)
         except DataError as error:
             raise error if where in str(error) else DataError(f"{where}: {error}") from error
+        except PromptError as error:
+            raise DataError(f"{where}: {error}") from error
         if opinion is not None:
             found.append(opinion)
     if not found:
@@ -189,18 +213,30 @@ def _field(row: Row, column: str, where: str) -> Any:
 
 
 def _text(row: Row, column: str, where: str) -> str:
-    value = _field(row, column, where)
-    if not isinstance(value, str):
-        kind = "a conversation; apply its chat template first" if isinstance(value, list) else "not a text"
-        raise DataError(f"{where}: column {column!r} holds {excerpt(repr(value))}, {kind}")
-    return value
+    return reply_of(_field(row, column, where), column)
 
 
-def _prompt(row: Row, text: str, taken: Sequence[str]) -> Prompt:
-    if not text.strip():
+def _with_prompt(row: Row, prompt: str, chosen: str, rejected: str) -> Row:
+    """Take the prompt out of two whole conversations, if it stands nowhere else (TRL's implicit prompts)."""
+    whole = [row.get(chosen), row.get(rejected)]
+    if prompt in row or not all(isinstance(talk, (list, tuple)) for talk in whole):
+        return row
+    better, worse = map(as_messages, whole)
+    if better[:-1] != worse[:-1] or len(better) < 2:
+        raise DataError(f"columns {chosen!r} and {rejected!r} differ in more than their last messages")
+    return {**row, prompt: better[:-1], chosen: better[-1:], rejected: worse[-1:]}
+
+
+def _prompt(row: Row, column: str, taken: Sequence[str], chat: Conversations | None, where: str) -> Prompt:
+    value, chat = _field(row, column, where), chat or Conversations()
+    if isinstance(value, str) and not value.strip():
         raise DataError("the prompt is empty")
     columns = {str(k): v for k, v in row.items() if k not in taken}
-    return Prompt(text, columns, str(row.get("prompt_id") or ""))
+    ((asked, reply),) = chat.turns(value, column, None)
+    if reply is not None:
+        raise DataError(f"column {column!r} ends with a reply of the assistant's")
+    found = chat.prompt(asked, "", columns)
+    return replace(found, id=str(row.get("prompt_id") or found.id))
 
 
 def _common(row: Row, where: str) -> dict[str, Any]:

@@ -62,14 +62,14 @@ class Guards:
 
         stand_in = SimpleNamespace(**vars(torch))
         stand_in.empty, stand_in.empty_like = empty, lambda x: new_empty(x, x.shape)
-        kept = module.torch
-        module.torch = stand_in  # type: ignore[assignment]
+        kept = vars(module)["torch"]
+        vars(module)["torch"] = stand_in
         torch.Tensor.new_empty = new_empty  # type: ignore[assignment, method-assign]
         torch.Tensor.new_zeros = lambda x, *shape: new_empty(x, *shape).zero_()  # type: ignore[assignment, method-assign]
         try:
             yield
         finally:
-            module.torch = kept
+            vars(module)["torch"] = kept
             del torch.Tensor.new_empty, torch.Tensor.new_zeros
 
 

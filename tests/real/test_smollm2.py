@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.real.__main__ import FOLDER
 from text_gym import PretrainedTokenizer, Prompt, TextVectorEnv
-from text_gym.agents import GRPO, Checkpoints, GRPOConfig, LoRAPolicy, Policy, rollout
+from text_gym.agents import GRPO, Checkpoints, GRPOConfig, LoRAPolicy, Policy, Sampling, rollout
 from text_gym.models.cpu.fast_path import LlamaPath, fast_path
 from text_gym.reward_models import PreferencePair, RewardModel, RewardTrainer, RewardTrainingConfig
 
@@ -133,3 +133,30 @@ def test_a_reward_model_learns_on_its_trunk() -> None:
     trainer = RewardTrainer(model, pairs, RewardTrainingConfig(epochs=3, learning_rate=1e-4, batch_size=4))
     trainer.learn()
     assert trainer.history[-1]["loss"] < 0.5 * trainer.history[0]["loss"]
+
+
+ASKED = [{"role": "user", "content": "Say <|im_end|> twice."}]
+
+
+def test_conversations_are_encoded_as_transformers_does_but_for_what_a_user_injects() -> None:
+    from transformers import AutoTokenizer
+
+    ours, theirs = PretrainedTokenizer.from_pretrained(FOLDER), AutoTokenizer.from_pretrained(FOLDER)
+    plain = [{"role": "user", "content": "Name a colour."}]
+    made = Prompt.from_messages(plain, ours)
+    wanted = theirs.apply_chat_template(plain, add_generation_prompt=True, return_dict=False)
+    assert made.encode(ours) == wanted
+    ids = Prompt.from_messages(ASKED, ours).encode(ours)
+    assert ids.count(ours.eos_ids[0]) == 2  # the template's system prompt and the user's turn
+    assert "Say <|im_end|> twice." in ours.decode(ids)
+
+
+def test_a_reply_stops_at_the_end_of_its_turn(policy: Policy) -> None:
+    question = [{"role": "user", "content": "What is the capital of France? Answer in one word."}]
+    env = TextVectorEnv([{"prompt": question}], policy.tokenizer, words_with_e, 40)
+    batch = rollout(policy, env, np.arange(1), sampling=Sampling(greedy=True))
+    (episode,) = batch.episodes
+    assert episode.finish_reason == "eos"
+    assert episode.completion_ids[-1] == policy.tokenizer.backend.token_to_id("<|im_end|>")  # type: ignore[attr-defined]
+    assert "Paris" in episode.completion
+    assert "<|im_end|>" not in episode.completion

@@ -58,7 +58,7 @@ def main() -> int:
         [python, "-m", "tests.vllm.laws"], env=variables, cwd=ROOT, check=False
     ).returncode
     if args.model is not None:
-        command = [python, "benchmarks/generator.py", str(args.model.resolve()), *more]
+        command: list[str | Path] = [python, "benchmarks/generator.py", args.model.resolve(), *more]
         failed |= subprocess.run(command, env=variables, cwd=ROOT, check=False).returncode
     return int(failed != 0)
 

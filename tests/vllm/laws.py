@@ -63,7 +63,7 @@ def main() -> int:
     with torch.no_grad():
         policy.model.get_input_embeddings().weight.mul_(1.3)
     try:
-        rollout(policy, world(LONG, tokenizer), np.arange(ROWS), generator=Lossy(engine))  # type: ignore[arg-type]
+        rollout(policy, world(LONG, tokenizer), np.arange(ROWS), generator=Lossy(engine))
         found["without lm_head"] = "played"
     except GeneratorError as error:
         found["without lm_head"] = str(error)

@@ -16,7 +16,7 @@ from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.evaluation import evaluate
 from text_gym.agents.sampling.sampler import Sampling
 from text_gym.cli.options.evaluate import EvaluateOptions, SampleOptions
-from text_gym.data import Data
+from text_gym.data import Conversations, Data, prompts_from
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Prompt, write_transcripts
 from text_gym.errors import ConfigError, DataError
@@ -47,7 +47,7 @@ def sample(options: SampleOptions, console: Console | None = None) -> list[str]:
     console = console or SafeConsole()
     task, place = _task_and_policy(options.task, data_of(options), options.policy, options.max_tokens)
     policy = load_policy(place, options.device, task)
-    prompts: list[Prompt] = [Prompt(t) for t in options.texts] or list(islice(task.held_out, options.count))
+    prompts = _typed(options, task, policy) or list(islice(task.held_out, options.count))
     repeats = max(1, options.count // len(prompts)) if options.texts else 1
     reward = (lambda episodes: [0.0] * len(episodes)) if options.texts else task.reward
     env = TextVectorEnv(prompts, policy.tokenizer, reward, task.max_tokens, shuffle=False, stop=options.stop)
@@ -56,6 +56,7 @@ def sample(options: SampleOptions, console: Console | None = None) -> list[str]:
     for episode, value in zip(found.episodes, found.rewards, strict=True):
         if options.json:
             row: dict[str, Any] = {"prompt": episode.prompt.text, "completion": episode.completion}
+            row |= {"messages": episode.messages} if episode.messages else {}
             if not options.texts and task.has_gold:
                 row["gold"] = float(value) if value == value else None  # the source abstained
             print(json_line(row))
@@ -64,6 +65,16 @@ def sample(options: SampleOptions, console: Console | None = None) -> list[str]:
         mark = "" if options.texts or not task.has_gold else f" (gold {value:.2f})"
         console.print(Text.assemble("  ", harmless(episode.completion), (mark, "dim"), "\n"))
     return [e.completion for e in found.episodes]
+
+
+def _typed(options: SampleOptions, task: Task, policy: Policy) -> list[Prompt]:
+    """Make prompts of the texts that were typed: what a user says, if the policy learnt conversations."""
+    if not (options.chat or options.system is not None or task.settings.get("chat")):
+        return [Prompt(text) for text in options.texts]
+    system = options.system if options.system is not None else task.settings.get("system")
+    rows = [{"text": text} for text in options.texts]
+    reader = Conversations(policy.tokenizer, system, texts=True)
+    return prompts_from(rows, "text", chat=reader) if rows else []
 
 
 def evaluate_policy(options: EvaluateOptions, console: Console | None = None) -> dict[str, Any]:

@@ -102,10 +102,18 @@ def _written_texts(options: SFTOptions) -> _Texts:
             )
         # `train --task` will ask for the same tokenizer.
         return _Texts(*task.corpus(), task.settings, task.tokenizer, task.max_tokens)
-    train, held_out = options.load()
+    tokenizer = None
+    if options.model is not None:
+        tokenizer = PretrainedTokenizer.from_pretrained(policy_folder(options.model))
+    train, held_out = (pairs_from(half) for half in options.load(tokenizer, every_reply=True))
+    if not train or not held_out:
+        raise ConfigError(
+            f"{options.data} has no replies to learn from in column {options.prompt!r}; pass --completion "
+            "COLUMN: the texts to learn from"
+        )
     settings = {f.name: getattr(options, f.name) for f in dataclasses.fields(Data)}
     settings |= {"data": anchored(options.data), "gold": anchored(options.gold, reward=True)}
-    return _Texts(pairs_from(train), pairs_from(held_out), settings)
+    return _Texts(train, held_out, settings | {"chat": bool(train[0][0].messages)})
 
 
 def _train(policy: Policy, texts: Sequence[tuple[Prompt, str]], config: SFTConfig, console: Console) -> int:

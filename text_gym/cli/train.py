@@ -132,12 +132,13 @@ def _pairs(options: TrainOptions, task: Task) -> list[Preference]:
     if options.pairs is None:
         return []
     separator = task.settings["separator"] if options.data is not None else ""
-    return read_preferences(options.pairs, task, prompt=options.prompt, separator=separator)
+    chat = options.conversations(task.tokenizer)
+    return read_preferences(options.pairs, task, prompt=options.prompt, separator=separator, chat=chat)
 
 
 def _new_policy(options: TrainOptions, task: Task, seed: int) -> Policy:
     """Make a policy with random weights that can read the task's longest prompt and a whole completion."""
-    longest = max(len(task.tokenizer.encode(p.text)) for p in (*task.prompts, *task.held_out))
+    longest = max(len(p.encode(task.tokenizer)) for p in (*task.prompts, *task.held_out))
     return Policy.new(
         task.tokenizer,
         layers=options.layers,

@@ -85,7 +85,7 @@ def random_episodes(task: Task, seed: int = 0, longest: int = 64) -> list[Episod
         whole = bool(tokenizer.eos_ids) and length < task.max_tokens
         if whole:
             ids[-1] = tokenizer.eos_ids[0]
-        prompt_ids = np.array(tokenizer.encode(prompt.text), dtype=np.int64)
+        prompt_ids = np.array(prompt.encode(tokenizer), dtype=np.int64)
         episodes.append(
             Episode(prompt, prompt_ids, ids, tokenizer, finish_reason="eos" if whole else "length")
         )

@@ -102,7 +102,7 @@ class EpisodeBatch:
         self.mask = options.mask
         if self.mask is not None:
             self.mask.bind(self.tokenizer, self.max_tokens)
-        self.prompts: Sequence[Prompt] = as_prompts(prompts)
+        self.prompts: Sequence[Prompt] = as_prompts(prompts, self.tokenizer)
         self.table = PromptTable(
             self.prompts,
             self.tokenizer,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from text_gym.encoding import encode_texts
 from text_gym.episode import BoolArray, IntArray, Prompt
 from text_gym.errors import ConfigError, PromptError, excerpt
-from text_gym.prompts import texts_in_chunks
+from text_gym.prompts import in_chunks
 from text_gym.tokenizer import Tokenizer
 
 Ids = npt.NDArray[np.int32]
@@ -99,7 +99,7 @@ class PromptTable:
             The tokens kept, in pieces, and how many each prompt has, `(N,)` int64, those cut off included.
         """
         pieces, lengths, bos = [], [], tokenizer.bos_id
-        for texts in texts_in_chunks(self.prompts):
+        for texts in in_chunks(self.prompts):
             ids, counts = encode_texts(tokenizer, texts)
             if bos is not None and not counts.all():
                 ids = np.insert(ids, (np.cumsum(counts) - counts)[counts == 0], bos)

@@ -8,13 +8,15 @@ Nothing here draws tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from text_gym.episode import IntArray
+
+RolloutWeights = Literal["float32", "int8"]  # the numbers of the matrices that tokens are drawn with
 
 
 class KVCache(Protocol):

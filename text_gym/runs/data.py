@@ -56,17 +56,19 @@ def resolve_task(
 
 def data_task(data: Data, policy: str, max_tokens: int | None) -> Task:
     """Make a task of a policy's data; its own reward is `data.gold`, or `NoGold`."""
-    train, held_out = data.load()
+    tokenizer = PretrainedTokenizer.from_pretrained(policy)
+    train, held_out = data.load(tokenizer)
     settings = {
         **dataclasses.asdict(data),
         "data": anchored(data.data),
         "gold": anchored(data.gold, reward=True),
+        "chat": any(p.messages for p in train),
     }
     return Task(
         name=Path(str(data.data)).stem,
         prompts=train,
         held_out=held_out,
-        tokenizer=PretrainedTokenizer.from_pretrained(policy),
+        tokenizer=tokenizer,
         reward=load_reward_source(data.gold, [*train, *held_out]) if data.gold else NoGold(),
         max_tokens=max_tokens or int(read_origin(policy).get("max_tokens", 64)),
         settings=settings,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from text_gym.agents.algorithms.dpo import DPO, Preference
 from text_gym.agents.training.checkpoint import Choice
+from text_gym.data import Conversations
 from text_gym.errors import DataError
 from text_gym.reward_models.labels.formats import pairs, ratings
 from text_gym.reward_models.labels.store import LabelStore
@@ -26,7 +27,12 @@ LOG = logging.getLogger("text_gym")
 
 
 def read_preferences(
-    source: str | Path, task: Task, *, prompt: str = "prompt", separator: str = ""
+    source: str | Path,
+    task: Task,
+    *,
+    prompt: str = "prompt",
+    separator: str = "",
+    chat: Conversations | None = None,
 ) -> list[Preference]:
     """Read the preference pairs that a policy is to learn, about prompts that it is not judged on.
 
@@ -37,18 +43,21 @@ def read_preferences(
             answers, and its ratings, two texts of one prompt and rater by their mean mark.
         task: Whose held-out prompts are kept apart.
         prompt: Column of the prompts in a file.
-        separator: What stands after each of the task's prompts; added where a pair's prompt lacks it.
+        separator: What stands after each of the task's prompts; added where a text of a pair lacks it.
+        chat: How conversations are rendered; by the task's tokenizer if None.
 
     Raises:
         DataError: There is no such file, or nothing in it to learn from.
     """
-    found = _from_store(source) if Path(source).suffix == ".db" else read_pairs(source, prompt=prompt)
+    chat = chat or Conversations(task.tokenizer)
+    by_people = Path(source).suffix == ".db"
+    found = _from_store(source) if by_people else read_pairs(source, prompt=prompt, chat=chat)
     held_out = {p.text for p in task.held_out}
     kept: list[Preference] = []
     useless = judged = 0
     for pair in found:
         about = pair.prompt
-        if not about.text.endswith(separator):
+        if not about.messages and not about.text.endswith(separator):
             about = type(about)(about.text + separator, about.columns, about.id)
         if pair.tie or not pair.weight or pair.chosen == pair.rejected:
             useless += 1

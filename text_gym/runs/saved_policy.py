@@ -30,12 +30,13 @@ def read_origin(folder: str | Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     found = read_object(file, DataError, _ADVICE)
-    texts = ("task", "data", "prompt", "reference", "separator", "gold")
+    texts = ("task", "data", "prompt", "reference", "separator", "gold", "system")
     limit, share = found.get("max_tokens"), found.get("held_out", 0.2)
     wrong = [name for name in texts if not isinstance(found.get(name), str | None)]
     wrong += [] if limit is None or (type(limit) is int and limit > 0) else ["max_tokens"]
     wrong += [] if type(share) is float and 0 < share < 1 else ["held_out"]
     wrong += [] if isinstance(found.get("task_arguments", {}), dict) else ["task_arguments"]
+    wrong += [] if isinstance(found.get("chat", False), bool) else ["chat"]
     if wrong:
         raise DataError(f"{file}: {wrong[0]} is {excerpt(repr(found[wrong[0]]))}; {_ADVICE}")
     return found

@@ -112,7 +112,7 @@ def trajectories(task: Task, prompt: Prompt | None = None) -> list[Episode]:
         ConfigError: There are more than 100,000.
     """
     prompt = task.prompts[0] if prompt is None else prompt
-    prompt_ids = np.array(task.tokenizer.encode(prompt.text), dtype=np.int64)
+    prompt_ids = np.array(prompt.encode(task.tokenizer), dtype=np.int64)
     return [
         Episode(
             prompt=prompt,

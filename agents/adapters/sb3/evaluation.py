@@ -79,7 +79,7 @@ def evaluate_sb3(
 
 def _play(model: BaseAlgorithm, task: Task, prompts: Sequence[Prompt], greedy: bool) -> list[Episode]:
     """Play one episode per prompt, in order."""
-    widest = max(len(task.tokenizer.encode(p.text)) or 1 for p in (*task.prompts, *task.held_out))
+    widest = max(len(p.encode(task.tokenizer)) or 1 for p in (*task.prompts, *task.held_out))
     env = TextVectorEnv(
         prompts,
         task.tokenizer,

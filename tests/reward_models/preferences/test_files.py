@@ -101,7 +101,12 @@ def test_any_table_with_any_columns(tmp_path: Path) -> None:
             "row 1: column 'rejected' holds 'None'",
         ),
         ({"prompt": " ", "chosen": "b", "rejected": "c"}, DataError, "row 1: the prompt is empty"),
-        ({"prompt": "a", "chosen": [{"role": "user"}], "rejected": ""}, DataError, "chat template"),
+        ({"prompt": "a", "chosen": [{"role": "user"}], "rejected": ""}, DataError, "row 1: column 'chosen'"),
+        (
+            {"prompt": [{"role": "user", "content": "Hi"}], "chosen": "", "rejected": ""},
+            ConfigError,
+            "no chat",
+        ),
         (
             {"prompt": "a", "chosen": "b", "rejected": "c", "margin": "NaN"},
             DataError,

@@ -175,7 +175,5 @@ def starting_policy(settings: Settings) -> Policy:
     if place is not None:
         tokenizer: Any = None if settings.policy else task.tokenizer
         return Policy.from_pretrained(place, tokenizer, device="cpu")
-    context = task.max_tokens + max(
-        len(task.tokenizer.encode(p.text)) for p in (*task.prompts, *task.held_out)
-    )
+    context = task.max_tokens + max(len(p.encode(task.tokenizer)) for p in (*task.prompts, *task.held_out))
     return Policy.new(task.tokenizer, context=context + 1, seed=0, device="cpu")

@@ -77,8 +77,20 @@ def check_learning(task: str, data: Data, policy: str | None) -> None:
             f"{data.data} --completion COLUMN`"
         )
     check_data(data.data)
+    check_chat(data)
     check_reward(data.gold, "gold")
     check_policy(policy)
+
+
+def check_chat(data: Data) -> None:
+    """Refuse a system prompt or a chat template for a task, whose prompts are what they are.
+
+    Raises:
+        ConfigError: Naming the option.
+    """
+    if data.data is None and (data.chat or data.system is not None):
+        option = "chat" if data.chat else "system"
+        raise ConfigError(f"--{option} is for --data; a task's prompts are what they are")
 
 
 def check_reward(spec: str | None, option: str = "reward") -> None:

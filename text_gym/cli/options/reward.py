@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from text_gym.data import check_source
+from text_gym.data import Conversations, check_source
 from text_gym.errors import ConfigError
 from text_gym.reward_models.learned.configs import NgramConfig, RewardTrainingConfig
 from text_gym.reward_models.preferences.files import read_pairs, read_ratings
 from text_gym.reward_models.preferences.opinions import Opinions
+from text_gym.tokenizer import PretrainedTokenizer
 
 from .checks import check_data, check_device, check_file, check_out_folder, check_policy, check_reward
 from .parsing import parse, value_of
@@ -66,13 +67,16 @@ class RewardTrainOptions:
             raise ConfigError("an n-gram model does not start from a --model; leave it out")
 
     def load(self) -> tuple[Opinions, tuple[str, ...]]:
-        """Load the opinions and the criteria they are about."""
+        """Load the opinions and the criteria; conversations are rendered by the model's chat template."""
+        tokenizer = None if self.model is None else PretrainedTokenizer.from_pretrained(self.model)
+        chat = Conversations(tokenizer)
         if self.pairs is not None:
             columns = {"prompt": self.prompt, "chosen": self.chosen, "rejected": self.rejected}
-            return read_pairs(self.pairs, **columns), ("reward",)
+            return read_pairs(self.pairs, **columns, chat=chat), ("reward",)
         assert self.ratings is not None
         criteria = tuple(c.strip() for c in self.criteria.split(",") if c.strip())
-        ratings = read_ratings(self.ratings, criteria, prompt=self.prompt, completion=self.completion)
+        columns = {"prompt": self.prompt, "completion": self.completion}
+        ratings = read_ratings(self.ratings, criteria, **columns, chat=chat)
         return ratings, criteria
 
 

@@ -12,6 +12,7 @@ from text_gym.runs.hub import check_push
 
 from .checks import (
     at_least,
+    check_chat,
     check_data,
     check_device,
     check_out_folder,
@@ -66,8 +67,9 @@ def read_sft(argv: list[str]) -> tuple[SFTOptions, SFTConfig, float]:
     )
     check_task(options.task if options.data is None else None)
     check_data(options.data)
-    if options.data is not None and options.reference is None:
+    if options.data is not None and options.reference is None and options.model is None:
         raise ConfigError("pass --completion COLUMN: the texts to learn from")
+    check_chat(options)
     check_reward(options.gold, "gold")
     check_policy(options.model, "model")
     check_device(options.device)

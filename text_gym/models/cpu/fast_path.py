@@ -5,15 +5,16 @@ Without a compiler, on accelerators and in float64 the same paths run on PyTorch
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from text_gym.models.kv_cache import KVCache
+from text_gym.models.kv_cache import KVCache, RolloutWeights
 
 from . import gpt2, llama
 from .gpt2_cache import gpt2_cache
@@ -21,6 +22,7 @@ from .kernel_cache import KernelCache
 from .kernels import kernels_for
 from .library import load
 
+LOG = logging.getLogger("text_gym")
 # Packing the second matrix of a product pays off from about this many rows of the first.
 MIN_ROWS_TO_PACK = 256
 
@@ -32,8 +34,11 @@ class FastPath(Protocol):
     things: read with a KV cache, for rollouts, and compute differentiable states, for updates.
     """
 
-    def cache(self, rows: int, width: int) -> KVCache:
-        """Make a KV cache for rollouts, for `B` rows of at most so many tokens; it reads without dropout."""
+    def cache(self, rows: int, width: int, weights: RolloutWeights = "float32") -> KVCache:
+        """Make a KV cache for rollouts, for `B` rows of at most so many tokens; it reads without dropout.
+
+        With weights in "int8" the numbers are rounded; the trunk must be one that `why_no_int8` accepts.
+        """
         ...
 
     @property
@@ -66,6 +71,35 @@ def fast_path(trunk: nn.Module) -> FastPath | None:
     if GPT2Path.fits(trunk):
         return GPT2Path(trunk)
     return LlamaPath(trunk) if LlamaPath.fits(trunk) else None
+
+
+def why_no_int8(trunk: nn.Module) -> str | None:
+    """Say why a trunk cannot be read with 8-bit weights; None if it can.
+
+    Where it can, but the processor has no instruction for such products (VNNI), one line in the log says that
+    float32 is faster.
+    """
+    weights = next(trunk.parameters(), None)
+    if weights is None or weights.device.type != "cpu":
+        return "only the CPU has kernels for 8-bit weights"
+    if weights.dtype != torch.float32:
+        return f"the weights that are rounded to 8 bits must be float32, not {weights.dtype}"
+    kernels = kernels_for(weights)
+    if kernels is None:
+        return "the compiled kernels are missing, as the log says"
+    if fast_path(trunk) is None or not all(p.is_contiguous() for p in trunk.parameters()):
+        return (
+            f"the kernels cannot read this {type(trunk).__name__}: they know GPT-2 and the Llama family, as "
+            "transformers makes them, without adapters or hooks"
+        )
+    if not kernels.int8.fast:
+        _tell_slow()
+    return None
+
+
+@cache
+def _tell_slow() -> None:
+    LOG.warning("this processor has no instruction for 8-bit products (VNNI): float32 rollouts are faster")
 
 
 def has_kernels() -> bool:
@@ -102,9 +136,9 @@ class GPT2Path:
             for m in trunk.modules()
         )
 
-    def cache(self, rows: int, width: int) -> KVCache:
+    def cache(self, rows: int, width: int, weights: RolloutWeights = "float32") -> KVCache:
         """Implement `FastPath`."""
-        return gpt2_cache(self.trunk, rows, width)
+        return gpt2_cache(self.trunk, rows, width, weights)
 
     @property
     def can_update(self) -> bool:
@@ -140,11 +174,11 @@ class LlamaPath:
             and all(p.is_contiguous() for p in trunk.parameters())
         )
 
-    def cache(self, rows: int, width: int) -> KVCache:
+    def cache(self, rows: int, width: int, weights: RolloutWeights = "float32") -> KVCache:
         """Implement `FastPath`."""
         kernels = kernels_for(self.trunk.embed_tokens.weight)
         assert kernels is not None
-        return KernelCache(kernels, partial(llama.llama_parts, self.trunk), rows, width)
+        return KernelCache(kernels, partial(llama.llama_parts, self.trunk), rows, width, weights)
 
     @property
     def can_update(self) -> bool:
@@ -157,7 +191,9 @@ class LlamaPath:
         return llama.llama_states(self.trunk, tokens, starts, lengths)
 
 
-def fixed_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+def fixed_linear(
+    weight: Tensor, bias: Tensor | None, weights: RolloutWeights = "float32"
+) -> Callable[[Tensor], Tensor]:
     """Prepare a linear layer for many calls with few rows each, valid while its weights stay as they are.
 
     On CPUs such products are faster by a half and more with weights that lie in another order, which pays for
@@ -166,12 +202,16 @@ def fixed_linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tens
     Args:
         weight: `(V, D)`.
         bias: `(V,)`, if any.
+        weights: In what numbers to multiply: "int8" rounds both factors, where there are kernels.
 
     Returns:
         A function from `(n, D)` to `(n, V)`, without gradients.
     """
     weight = weight.detach().t()
     kernels = kernels_for(weight)
+    if kernels is not None and weights == "int8":
+        rounded = kernels.int8.pack(weight)
+        return lambda states: kernels.int8.multiply(states, rounded, bias)
     if kernels is not None:
         panels = kernels.pack(weight)
         return lambda states: kernels.multiply(states, panels, bias)

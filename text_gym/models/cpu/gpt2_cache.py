@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from text_gym.models.kv_cache import KeyValues, KVCache, LayerCache
+from text_gym.models.kv_cache import KeyValues, KVCache, LayerCache, RolloutWeights
 
 from .gpt2 import Block, after_attention, layer_norm
 from .kernel_cache import KernelCache, Norm, TrunkParts
 from .kernels import kernels_for
 
 
-def gpt2_cache(trunk: Any, rows: int, width: int) -> KVCache:
+def gpt2_cache(trunk: Any, rows: int, width: int, weights: RolloutWeights = "float32") -> KVCache:
     """Make the fastest KV cache there is for a GPT-2 as it comes.
 
     Weights that do not lie in a row are read by PyTorch, which knows about strides.
@@ -25,11 +25,13 @@ def gpt2_cache(trunk: Any, rows: int, width: int) -> KVCache:
         trunk: One that `GPT2Path` fits.
         rows: `B`.
         width: Most tokens of a row.
+        weights: In what numbers matrices are multiplied; only kernels do so in "int8".
     """
     embedding = trunk.wte.weight
     kernels = kernels_for(embedding) if all(p.is_contiguous() for p in trunk.parameters()) else None
     if kernels is not None:
-        return KernelCache(kernels, partial(gpt2_parts, trunk), rows, width)
+        return KernelCache(kernels, partial(gpt2_parts, trunk), rows, width, weights)
+    assert weights == "float32"
     return KeyValues(GPT2Reader(trunk), len(trunk.h), rows, width, like=embedding)
 
 

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from text_gym.episode import IntArray
+from text_gym.models.kv_cache import RolloutWeights
 
+from .int8 import Int8Panels
 from .kernels import Kernels, LayerWeights, Panels, TrunkWeights
 
 Norm = tuple[Tensor, Tensor | None, float]  # weight, bias and epsilon; an RMSNorm has no bias
+AnyPanels = Panels | Int8Panels
 Linear = tuple[Sequence[Tensor], Tensor | None]  # (inputs, outputs) each, side by side, and bias
 ACTIVATIONS = "gelu", "gated silu", "gated gelu"  # as in kernels.c
 
@@ -46,26 +49,22 @@ class LayerParts:
     of_keys: Tensor | None = None
     angles: tuple[Tensor, Tensor] | None = None
 
-    def pack(self, kernels: Kernels, old: Sequence[Panels]) -> list[Panels]:
+    def pack(
+        self, kernels: Kernels, old: Sequence[AnyPanels], weights: RolloutWeights
+    ) -> Sequence[AnyPanels]:
         """Pack the matrices, into the memory of their old panels if there are such."""
         linears = self.qkv, self.projection, self.up, self.down
         memory: list[Tensor | None] = [panels.memory for panels in old]
         memory = memory or [None] * len(linears)
-        return [kernels.pack(*found, memory=to) for (found, _), to in zip(linears, memory, strict=True)]
+        pack: Callable[..., AnyPanels] = kernels.int8.pack if weights == "int8" else kernels.pack
+        return [pack(*found, memory=to) for (found, _), to in zip(linears, memory, strict=True)]
 
-    def weights(self, panels: Sequence[Panels], keys: Tensor, values: Tensor) -> LayerWeights:
+    def weights(self, panels: Sequence[AnyPanels], keys: Tensor, values: Tensor) -> LayerWeights:
         """Return the layer in the kernels' form; who calls it keeps this, the panels, keys and values."""
-        qkv, projection, up, down = (x.memory for x in panels)
         tensors = [
-            *(
-                *self.norm_1[:2],
-                qkv,
-                self.qkv[1],
-                self.of_queries,
-                self.of_keys,
-                *(self.angles or (None, None)),
-            ),
-            *(projection, self.projection[1], *self.norm_2[:2], up, self.up[1], down, self.down[1]),
+            *(*self.norm_1[:2], self.qkv[1], self.of_queries, self.of_keys),
+            *(*(self.angles or (None, None)), self.projection[1], *self.norm_2[:2]),
+            *(self.up[1], self.down[1], *(x.memory for x in panels)),
             *(keys, values),
         ]
         pointers = (None if x is None else x.data_ptr() for x in tensors)
@@ -114,15 +113,23 @@ class KernelCache:
         take_apart: Returns the parts of a trunk in float32, on the CPU, with its weights as they are then.
         rows: `B`.
         width: `W`, most tokens of a row.
+        weights: In what numbers matrices are multiplied; all else is in float32.
     """
 
-    def __init__(self, kernels: Kernels, take_apart: Callable[[], TrunkParts], rows: int, width: int) -> None:
-        self._kernels, self._take_apart = kernels, take_apart
+    def __init__(
+        self,
+        kernels: Kernels,
+        take_apart: Callable[[], TrunkParts],
+        rows: int,
+        width: int,
+        weights: RolloutWeights = "float32",
+    ) -> None:
+        self._kernels, self._take_apart, self._numbers = kernels, take_apart, weights
         parts = take_apart()
         shape = rows, parts.groups, width, parts.size
         self._memory = [(torch.empty(shape), torch.empty(shape)) for _ in parts.layers]  # keys and values
         self._rows = torch.arange(rows)  # where in the memory each row of the batch is
-        self._panels: list[list[Panels]] = [[] for _ in parts.layers]
+        self._panels: list[Sequence[AnyPanels]] = [[] for _ in parts.layers]
         self._weights: TrunkWeights | None = None
         self._kept: object = None
 
@@ -156,7 +163,7 @@ class KernelCache:
         if self._weights is None:
             parts = self._take_apart()
             pairs = zip(parts.layers, self._panels, strict=True)
-            self._panels = [layer.pack(self._kernels, old) for layer, old in pairs]
+            self._panels = [layer.pack(self._kernels, old, self._numbers) for layer, old in pairs]
             each = zip(parts.layers, self._panels, self._memory, strict=True)
             found = [layer.weights(panels, *memory) for layer, panels, memory in each]
             layers = (LayerWeights * len(found))(*found)
@@ -175,6 +182,7 @@ class KernelCache:
                 room := self._memory[0][0].shape[2],
                 len(parts.embedding),
                 min(room, parts.context),
+                self._numbers == "int8",
                 parts.norm[2],
                 parts.embedding_scale,
             )

@@ -421,14 +421,17 @@ void multiply(const float *x, int64_t down, int64_t right, const float *panels, 
     }
 }
 
+#include "kernels_int8.h"
+
 /* One layer: its parameters, matrices in panels, and the keys and values of what was read.
  *
+ * Matrices are as `pack` packs them, or all of a trunk's as `pack_int8` does.
  * A norm without an offset is that of root mean squares. Biases, the norms of queries and of keys, and RoPE's
  * angles (positions, size / 2) may be missing. */
 typedef struct {
-    const float *gain_1, *offset_1, *qkv, *qkv_bias, *of_queries, *of_keys, *cosines, *sines;
-    const float *projection, *projection_bias;
-    const float *gain_2, *offset_2, *up, *up_bias, *down, *down_bias;
+    const float *gain_1, *offset_1, *qkv_bias, *of_queries, *of_keys, *cosines, *sines;
+    const float *projection_bias, *gain_2, *offset_2, *up_bias, *down_bias;
+    const void *qkv, *projection, *up, *down;
     float *keys, *values; /* (rows, groups, room, size) */
     float scale, epsilon_1, epsilon_2;
 } layer;
@@ -437,7 +440,7 @@ typedef struct {
 typedef struct {
     const layer *layers;
     const float *embedding, *positions, *gain, *offset;
-    int64_t count, width, heads, groups, size, inner, activation, room, vocabulary, context;
+    int64_t count, width, heads, groups, size, inner, activation, room, vocabulary, context, int8;
     float epsilon, embedding_scale;
 } trunk;
 
@@ -466,6 +469,15 @@ static void close_gates(float *u, int64_t n, int64_t inner, int64_t activation) 
 
 static int64_t more(int64_t a, int64_t b) { return a > b ? a : b; }
 
+/* out = x · panels + `from`, by the kind of panels that the trunk has; `spare` is for whole numbers. */
+static void product(const trunk *t, const float *x, int64_t down, const void *panels, float *out, const float *from,
+                    int64_t of_from, float *spare, int64_t rows, int64_t inputs, int64_t outputs) {
+    if (t->int8)
+        multiply_int8_rows(x, down, panels, out, from, of_from, (int8_t *)spare, rows, inputs, outputs);
+    else
+        multiply(x, down, 1, panels, out, from, of_from, rows, inputs, outputs);
+}
+
 /* Read `n` tokens through a trunk, those of a row in their order.
  *
  * The state of token i goes to out[asked[i]], rows of `width`; if that is negative, nowhere. `scratch` has room
@@ -479,6 +491,7 @@ static void read_tokens(const trunk *t, places p, const int64_t *tokens, const i
     for (; n > 0; n -= SOME, tokens += SOME, asked += SOME, p.rows += SOME, p.columns += SOME) {
         int64_t some = n < SOME ? n : SOME, queries = some;
         float *x = scratch, *h = x + some * width, *qkv = h + some * more(width, of_heads), *u = qkv + some * of_qkv;
+        float *weights = u + some * of_u, *spare = weights + padded(t->room, STRIP);
         const float *bias = 0;
         for (int64_t i = 0; i < some; i++) {
             const float *token = t->embedding + tokens[i] * width, *position = t->positions + p.columns[i] * width;
@@ -492,7 +505,7 @@ static void read_tokens(const trunk *t, places p, const int64_t *tokens, const i
         }
         for (const layer *l = t->layers; l < end; l++) {
             add_and_norm(x, bias, l->gain_1, l->offset_1, h, some, width, l->epsilon_1);
-            multiply(h, width, 1, l->qkv, qkv, l->qkv_bias, 0, some, width, of_qkv);
+            product(t, h, width, l->qkv, qkv, l->qkv_bias, 0, spare, some, width, of_qkv);
             if (l->cosines || l->of_queries) place(t, l, &p, qkv, some);
             remember(&p, qkv, l->keys, l->values, some);
             if (l == end - 1) { /* only what is asked for goes on */
@@ -504,16 +517,15 @@ static void read_tokens(const trunk *t, places p, const int64_t *tokens, const i
                     }
             }
             for (int64_t i = 0; i < queries; i++)
-                attend(&p, which[i], qkv + which[i] * of_qkv, l->keys, l->values, h + i * of_heads, u + some * of_u,
-                       l->scale);
-            multiply(h, of_heads, 1, l->projection, x, x, width, queries, of_heads, width);
+                attend(&p, which[i], qkv + which[i] * of_qkv, l->keys, l->values, h + i * of_heads, weights, l->scale);
+            product(t, h, of_heads, l->projection, x, x, width, spare, queries, of_heads, width);
             add_and_norm(x, l->projection_bias, l->gain_2, l->offset_2, h, queries, width, l->epsilon_2);
-            multiply(h, width, 1, l->up, u, l->up_bias, 0, queries, width, of_u);
+            product(t, h, width, l->up, u, l->up_bias, 0, spare, queries, width, of_u);
             if (t->activation == GELU)
                 gelu(u, u, queries * inner);
             else
                 close_gates(u, queries, inner, t->activation);
-            multiply(u, of_u, 1, l->down, x, x, width, queries, inner, width);
+            product(t, u, of_u, l->down, x, x, width, spare, queries, inner, width);
             bias = l->down_bias;
         }
         for (int64_t i = 0; i < queries; i++)
@@ -525,7 +537,8 @@ static void read_tokens(const trunk *t, places p, const int64_t *tokens, const i
 int64_t scratch_size(const trunk *t, int64_t n) {
     int64_t of_heads = t->heads * t->size, of_qkv = of_heads + 2 * t->groups * t->size;
     int64_t of_token = t->width + more(t->width, of_heads) + of_qkv + (t->activation == GELU ? 1 : 2) * t->inner;
-    return (n < SOME ? n : SOME) * of_token + padded(t->room, STRIP);
+    int64_t spare = t->int8 ? int8_scratch(n, more(more(t->width, of_heads), t->inner)) / sizeof(float) : 0;
+    return (n < SOME ? n : SOME) * of_token + padded(t->room, STRIP) + spare;
 }
 
 /* Read tokens of `texts` rows, which begin at the tokens begins[0] to begins[texts]; or one of each, without that.

@@ -21,6 +21,7 @@ from torch import Tensor
 from text_gym.models.runtime import cores
 
 from . import library
+from .int8 import Int8Kernels
 
 _STRIP, _LANES, _QUERIES = 16, 8, 8  # as in kernels.c
 _POINTER, _NUMBER, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
@@ -30,10 +31,9 @@ class LayerWeights(ctypes.Structure):
     """`layer` of `kernels.c`; whoever fills it in keeps the tensors."""
 
     _fields_ = (
-        *((name, _POINTER) for name in ("gain_1", "offset_1", "qkv", "qkv_bias")),
-        *((name, _POINTER) for name in ("of_queries", "of_keys", "cosines", "sines")),
-        *((name, _POINTER) for name in ("projection", "projection_bias")),
-        *((name, _POINTER) for name in ("gain_2", "offset_2", "up", "up_bias", "down", "down_bias")),
+        *((name, _POINTER) for name in ("gain_1", "offset_1", "qkv_bias", "of_queries", "of_keys")),
+        *((name, _POINTER) for name in ("cosines", "sines", "projection_bias", "gain_2", "offset_2")),
+        *((name, _POINTER) for name in ("up_bias", "down_bias", "qkv", "projection", "up", "down")),
         *((name, _POINTER) for name in ("keys", "values")),
         *((name, _REAL) for name in ("scale", "epsilon_1", "epsilon_2")),
     )
@@ -46,7 +46,7 @@ class TrunkWeights(ctypes.Structure):
         ("layers", ctypes.POINTER(LayerWeights)),
         *((name, _POINTER) for name in ("embedding", "positions", "gain", "offset")),
         *((name, _NUMBER) for name in ("count", "width", "heads", "groups", "size", "inner")),
-        *((name, _NUMBER) for name in ("activation", "room", "vocabulary", "context")),
+        *((name, _NUMBER) for name in ("activation", "room", "vocabulary", "context", "int8")),
         *((name, _REAL) for name in ("epsilon", "embedding_scale")),
     )
 
@@ -109,6 +109,7 @@ class Kernels:
         self.can_share = bool(library.can_share()) and not _two_runtimes()
         self.share = function("share", _NUMBER, _NUMBER)  # of OpenMP's threads, and how many of them work
         self.threads = function("shared", result=_NUMBER)  # the calling thread's work is divided among
+        self.int8 = Int8Kernels(library, self.threads)
         texts, trunk = ctypes.POINTER(Texts), ctypes.POINTER(TrunkWeights)
         self._scratch = function("scratch_size", trunk, _NUMBER, result=_NUMBER)
         self._step = function("step", trunk, *[_POINTER] * 6, _NUMBER, _POINTER, _NUMBER, result=ctypes.c_int)

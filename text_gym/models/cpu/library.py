@@ -1,7 +1,7 @@
 """The compiled kernels: built once per machine, kept in the user's cache folder, loaded by later processes.
 
-The source, `kernels.c`, is part of the package; nothing is downloaded. Whatever goes wrong here costs speed
-and nothing else: one line in the log says why, and PyTorch's operators do the work.
+The source, `kernels.c` with its header, is part of the package; nothing is downloaded. Whatever goes wrong
+here costs speed and nothing else: one line in the log says why, and PyTorch's operators do the work.
 """
 
 from __future__ import annotations
@@ -120,7 +120,9 @@ def key(compiler: list[str]) -> str:
     The compiler is told by the path, size and date of each program in its command, not by asking it: a start
     that finds the library in the cache runs no other process.
     """
-    parts = [SOURCE.read_text(encoding="utf-8"), repr((FLAGS, THREADED)), repr(compiler)]
+    sources = [SOURCE, *sorted(SOURCE.parent.glob("*.h"))]
+    parts = [source.read_text(encoding="utf-8") for source in sources]
+    parts += [repr((FLAGS, THREADED)), repr(compiler)]
     for word in compiler:
         program = shutil.which(word)
         if program is not None:
