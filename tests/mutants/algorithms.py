@@ -512,8 +512,8 @@ MUTANTS = [
     Mutant(
         "sft-never-learns-eos",
         SFT,
-        "sequence = ids + tokenizer.encode(completion) + [tokenizer.eos_ids[0]]",
-        "sequence = ids + tokenizer.encode(completion)",
+        "sequence = ids + prompt.encode_completion(completion, tokenizer)",
+        "sequence = ids + prompt.encode_completion(completion, tokenizer)[:-1]",
         (OF_SFT + "completion_loss_is_the_mean_over_completion_tokens",),
     ),
     Mutant(
