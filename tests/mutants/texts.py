@@ -26,15 +26,15 @@ MUTANTS = [
     Mutant(
         "only-the-first-eos-id-of-a-model",
         TOKENIZER,
-        "eos_ids = eos if isinstance(eos, list) else [eos]",
-        "eos_ids = eos[:1] if isinstance(eos, list) else [eos]",
+        'eos_ids = [*(eos if isinstance(eos, list) else [eos]), special["eos"]]',
+        'eos_ids = [*(eos[:1] if isinstance(eos, list) else [eos]), special["eos"]]',
         (OF_TOKENIZER + "every_end_of_text_that_a_model_names_ends_an_episode",),
     ),
     Mutant(
         "eos-ids-of-generation-config-ignored",
         TOKENIZER,
-        'eos = generation.get("eos_token_id", special["eos"])',
-        'eos = special["eos"]',
+        'eos = generation.get("eos_token_id")',
+        "eos = None",
         (OF_TOKENIZER + "every_end_of_text_that_a_model_names_ends_an_episode",),
     ),
     Mutant(
@@ -176,8 +176,8 @@ MUTANTS = [
     Mutant(
         "a-prompt-keeps-its-last-reference",
         DATA,
-        'columns.setdefault("references", []).append(row[reference])',
-        'columns["references"] = [row[reference]]',
+        'cast("dict[str, Any]", known.columns).setdefault("references", []).append(reply)',
+        'cast("dict[str, Any]", known.columns)["references"] = [reply]',
         (OF_DATA + "references_of_one_prompt_are_gathered",),
     ),
     Mutant(
