@@ -25,9 +25,12 @@ from .algorithms.sft import SFT as SFT
 from .policies.lora import LoRAPolicy as LoRAPolicy
 from .policies.policy import Policy as Policy
 from .sampling.evaluation import evaluate as evaluate
+from .sampling.generators import Completion as Completion
+from .sampling.generators import Generator as Generator
 from .sampling.rollout import Rollout as Rollout
 from .sampling.sampler import Sampling as Sampling
 from .sampling.sampler import rollout as rollout
+from .sampling.vllm_generator import VLLMGenerator as VLLMGenerator
 from .training.checkpoint import Checkpoints as Checkpoints
 from .verification.check_agent import check_agent as check_agent
 from .verification.exact import exact_policy_gradient as exact_policy_gradient
@@ -45,8 +48,10 @@ __all__ = [
     "BestOfN",
     "BestOfNConfig",
     "Checkpoints",
+    "Completion",
     "DPOConfig",
     "GRPOConfig",
+    "Generator",
     "KLPenalty",
     "LanguageModelPolicy",
     "LoRAPolicy",
@@ -62,6 +67,7 @@ __all__ = [
     "Sampling",
     "SequenceRolloutBuffer",
     "TokenFeatures",
+    "VLLMGenerator",
     "check_agent",
     "evaluate",
     "exact_policy_gradient",

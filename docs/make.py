@@ -315,6 +315,23 @@ def sentiment_page(text: str) -> str:
     return text
 
 
+def mutants_page(text: str) -> str:
+    """Return "How it is tested", its table made anew from what `python -m tests.mutants --json` found."""
+    file = ROOT / "benchmarks/results/mutants.json"
+    rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    counts = ["planted", "caught", "equivalent", "survived", "suspect", "broken"]
+    lines = [["bugs in", *counts, "minutes", "date"], ["---"] * (len(counts) + 3)]
+    for part, row in rows.items():
+        minutes = f"{row['seconds'] / 60:.1f}"
+        lines.append([f"`{part}`", *(str(row[key]) for key in counts), minutes, row["date"]])
+    sums = [str(sum(row[key] for row in rows.values())) for key in counts]
+    minutes = f"{sum(row['seconds'] for row in rows.values()) / 60:.1f}"
+    lines.append(["these together", *sums, minutes, ""])
+    block = re.compile(r"(<!-- table: mutants -->\n).*?(<!-- end -->)", re.DOTALL)
+    table = "\n".join(map(_row, lines))
+    return block.sub(lambda at: f"{at[1]}\n{table}\n\n{at[2]}", text)
+
+
 def draw_concepts(folder: Path) -> None:
     """Draw the pictures of the concepts that need more than a snippet: those of the benchmark's results."""
     results = ROOT / "benchmarks/results/rewards"
@@ -344,7 +361,7 @@ if __name__ == "__main__":
     libraries = ROOT / "docs" / "your-library.md"
     libraries.write_text(library_page(libraries.read_text(encoding="utf-8")), encoding="utf-8")
     tested = ROOT / "docs" / "how-it-is-tested.md"
-    tested.write_text(trust_page(tested.read_text(encoding="utf-8")), encoding="utf-8")
+    tested.write_text(mutants_page(trust_page(tested.read_text(encoding="utf-8"))), encoding="utf-8")
     course = ROOT / "docs" / "course.md"
     course.write_text(course_page(course.read_text(encoding="utf-8")), encoding="utf-8")
     feeling = ROOT / "docs" / "sentiment.md"

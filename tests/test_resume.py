@@ -256,6 +256,11 @@ def late(completion):
     first = (tmp_path / "run" / "config.json").read_text()
     assert json.loads(first)["options"]["reward"] == f"{tmp_path}/mine.py:late"
     (tmp_path / "mended").touch()
+    assert main([*command, "whole"]) == 0
+    # A run has a copy of the policy that it began with.
+    Policy.new(tokenizer, width=8, layers=1, heads=2, context=32, seed=9, device="cpu").save(
+        tmp_path / "start"
+    )
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     for wrong in (["--seed", "5"], ["--iterations=9"]):
@@ -264,8 +269,6 @@ def late(completion):
     assert main(["train", "--resume", "../run"]) == 0
     assert "before" in capsys.readouterr().out
     assert (tmp_path / "run" / "config.json").read_text() == first
-    monkeypatch.chdir(tmp_path)
-    assert main([*command, "whole"]) == 0
     assert kill_harness.result(tmp_path / "run") == kill_harness.result(tmp_path / "whole")
 
 

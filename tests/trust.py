@@ -1,4 +1,4 @@
-"""Keeps the package's promises with large numbers: `python -m tests.trust [-k WORDS]` runs for hours.
+"""Keeps the package's promises with large numbers: `python -m tests.trust [-k WORDS] [FILES]` runs for hours.
 
 It runs the nightly tests that tell how often they tried something (the fixture `tried`) and writes what
 came of it to benchmarks/results/trust.json, from which `python docs/make.py` makes the table of the page
@@ -60,7 +60,9 @@ def main(arguments: list[str]) -> int:
     """Run the tests and write the rows of those that ran."""
     watch = Watch()
     options = ["-o", "addopts=", "-m", "nightly", "-n", "0", "--timeout", "36000", "-q"]
-    status = pytest.main([*options, *arguments, str(ROOT / "tests")], plugins=[watch])
+    given = any(Path(argument.partition("::")[0]).exists() for argument in arguments)
+    places = [] if given else [str(ROOT / "tests")]
+    status = pytest.main([*options, *arguments, *places], plugins=[watch])
     old = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     rows = dict(sorted((old | watch.rows).items()))
     RESULTS.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

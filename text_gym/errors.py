@@ -133,6 +133,10 @@ class CheckError(TextGymError, AssertionError):
     """An environment or a reward that breaks a law; the message says which one and what to fix."""
 
 
+class GeneratorError(TextGymError, RuntimeError):
+    """A generator played with other weights than the policy's, or something other than episodes."""
+
+
 class SandboxError(TextGymError, RuntimeError):
     """A sandboxed function or command that raised, died, or ran into one of its limits.
 

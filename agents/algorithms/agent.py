@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from text_gym.agents.environments import AgentEnv, as_policy, as_text_vector_env
 from text_gym.agents.policies.policy import FUSED, Policy
+from text_gym.agents.sampling.generators import Generator
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.sampling.sampler import Sampling, rollout
 from text_gym.agents.training.checkpoint import Checkpoints
@@ -64,6 +65,7 @@ class Agent(ABC, Generic[ConfigT]):
         env: Its `num_envs` is the episodes `B` an iteration; `as_text_vector_env` says what else it may be.
         config: The algorithm's settings; its defaults if None.
         reference: The policy to stay close to; a frozen copy of `policy` as it is now if None.
+        generator: Who writes with the policy's weights, e.g. a `VLLMGenerator`; None is the policy itself.
 
     Attributes:
         networks: The networks that are trained, by name, the policy first. The gradient of each is clipped by
@@ -90,6 +92,8 @@ class Agent(ABC, Generic[ConfigT]):
         env: AgentEnv,
         config: ConfigT | None = None,
         reference: Policy | None = None,
+        *,
+        generator: Generator | None = None,
     ) -> None:
         keep_freed_memory()
         self.config: ConfigT = config or self.config_class()  # type: ignore[assignment]
@@ -105,7 +109,7 @@ class Agent(ABC, Generic[ConfigT]):
         if self.config.group_size > 1:
             play_in_groups(env, self.config.group_size)
         self.kl = KLController(self.config.kl_coef, self.config.kl_target)
-        self.sampling = Sampling(temperature=self.config.temperature)
+        self.sampling, self.generator = Sampling(temperature=self.config.temperature), generator
         self.advisor, self.objective = Advisor(), Objective()
         self.declined: str | None = None
         self.iteration = self.episodes_played = self.tokens_played = self.unscored_batches = 0
@@ -185,16 +189,11 @@ class Agent(ABC, Generic[ConfigT]):
             LOG.warning("%s%s", self.declined, "; learning stops here" if self.stopped else "")
         self.between_iterations = True
         seconds = time.perf_counter() - started
-        return metrics | {
-            "iteration": self.iteration,
-            "episodes": self.episodes_played,
-            "tokens": self.tokens_played,
-            "unscored_batches": self.unscored_batches,
-            "seconds": seconds,
-            "rollout_seconds": played - started,
-            "tokens_per_second": batch.num_tokens / seconds,
-            **memory_mib(self.policy.device),
-        }
+        counts = {"iteration": self.iteration, "episodes": self.episodes_played, "tokens": self.tokens_played}
+        counts |= {"unscored_batches": self.unscored_batches}
+        times = {"seconds": seconds, "rollout_seconds": played - started}
+        times |= {"tokens_per_second": batch.num_tokens / seconds}
+        return metrics | counts | times | memory_mib(self.policy.device)
 
     def _skip(self) -> Metrics:
         """Count a batch without scores and learn nothing from it; warn about the first in a row."""
@@ -236,7 +235,8 @@ class Agent(ABC, Generic[ConfigT]):
         """Play the next `B` episodes of the stream `config.seed`."""
         how: dict[str, Any] = {"seed": self.config.seed, "sampling": self.sampling}
         index = self.episodes_played + np.arange(self.env.num_envs)
-        return rollout(self.policy, self.env, index, keep_states=self.reads_states, **how)
+        how |= {"keep_states": self.reads_states, "generator": self.generator}
+        return rollout(self.policy, self.env, index, **how)
 
     def predict(self, prompts: Sequence[Prompt | str], *, greedy: bool = True, seed: int = 0) -> list[str]:
         """Complete prompts with the policy as it is now."""

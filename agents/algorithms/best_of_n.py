@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from text_gym.agents.policies.policy import Policy
+from text_gym.agents.sampling.generators import Generator
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.sampling.sampler import Sampling, rollout
 from text_gym.agents.training.metrics import Metrics
@@ -51,6 +52,7 @@ def best_of_n(
     reward: RewardSource | Callable[..., Any] | None = None,
     seed: int = 0,
     sampling: Sampling | None = None,
+    generator: Generator | None = None,
 ) -> Candidates:
     """Complete every prompt `n` times and choose the completion with the largest reward.
 
@@ -66,6 +68,7 @@ def best_of_n(
         reward: Who chooses; among equals the first text is taken.
         seed: Decides the noise: candidate `j` of prompt `i` is episode `i * n + j` of this stream.
         sampling: How tokens are drawn; temperature 1 if None.
+        generator: Who writes with the policy's weights; None is the policy itself.
     """
     prompts = list(env.prompts if prompts is None else prompts)
     total = len(prompts) * n
@@ -86,7 +89,7 @@ def best_of_n(
     found: list[FloatArray] = []
     for first in range(0, total, rows):
         index = np.arange(first, first + rows) % total  # the last batch wraps around, and the surplus is cut
-        batch = rollout(policy, playing, index, seed=seed, sampling=sampling)
+        batch = rollout(policy, playing, index, seed=seed, sampling=sampling, generator=generator)
         episodes += batch.episodes
         found.append(batch.scores.totals_or_nan)
     rewards = np.concatenate(found)[:total].reshape(-1, n)
@@ -136,7 +139,8 @@ class BestOfN(Agent[BestOfNConfig]):
         if self.config.sample_from == "policy":
             return super().collect()
         index = self.episodes_played + np.arange(self.env.num_envs)
-        return rollout(self.reference, self.env, index, seed=self.config.seed, sampling=self.sampling)
+        how: dict[str, Any] = {"seed": self.config.seed, "sampling": self.sampling}
+        return rollout(self.reference, self.env, index, generator=self.generator, **how)
 
     def update(self, batch: Rollout) -> Metrics:
         """Run several epochs of maximum likelihood on the best of the texts that were paid."""

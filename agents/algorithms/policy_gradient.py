@@ -26,6 +26,7 @@ from .agent import Agent
 from .configs import PolicyGradientConfig
 
 ConfigT = TypeVar("ConfigT", bound=PolicyGradientConfig)
+LARGEST_WEIGHT = 2.0  # of a token, or of a completion, that a generator drew
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,9 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
         """
         mask = batch.mask[rows]  # (b, T)
         tokens = int(mask.sum())
+        if batch.generator_log_probs is not None and "advantages" in old:
+            weights = self.importance_weights(batch, batch.generator_log_probs)
+            old = {**old, "advantages": old["advantages"] * weights}
 
         def accumulate(parts: list[Tensor]) -> list[Metrics]:
             self.optimizer.zero_grad(set_to_none=True)
@@ -140,6 +144,18 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
         total = {name: sum(metrics[name] for metrics in seen) for name in seen[0]}
         total["ratio_max"] = max(metrics["ratio_max"] for metrics in seen)
         return total
+
+    def importance_weights(self, batch: Rollout, drawn: Tensor) -> Tensor:
+        """Return the factors on the advantages of tokens that a generator drew, `(B, T)`.
+
+        min(π_old(a_t|s_t) / μ(a_t|s_t), 2), with μ the generator: truncated importance sampling of each token
+        (Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training").
+
+        Args:
+            batch: `B` episodes.
+            drawn: `(B, T)`, nats, the generator's log-probabilities.
+        """
+        return (batch.log_probs - drawn).exp().clamp_max(LARGEST_WEIGHT)
 
     def surrogate_metrics(
         self,

@@ -23,6 +23,7 @@ from torch import Tensor
 from text_gym.agents.environments import AgentEnv, as_policy, as_text_vector_env
 from text_gym.agents.policies.critic import Critic, StateCritic
 from text_gym.agents.policies.policy import Evaluation, Policy
+from text_gym.agents.sampling.generators import Generator
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.training.metrics import Metrics
 
@@ -126,6 +127,8 @@ class PPO(PolicyGradient[PPOConfig]):
         env: AgentEnv,
         config: PPOConfig | None = None,
         reference: Policy | None = None,
+        *,
+        generator: Generator | None = None,
     ) -> None:
         config, env = config or PPOConfig(), as_text_vector_env(env)
         policy = as_policy(policy, env)
@@ -137,7 +140,7 @@ class PPO(PolicyGradient[PPOConfig]):
             width = policy.value_head.in_features
             self.critic = StateCritic(width, env.max_tokens, seed=config.seed).to(policy.device)
         self.reads_states = config.critic == "detached"
-        super().__init__(policy, env, config, reference)
+        super().__init__(policy, env, config, reference, generator=generator)
         if self.critic is not None:
             self.networks["critic"] = self.critic
 

@@ -22,7 +22,7 @@ from text_gym.agents.training.metrics import Metrics
 from .configs import AgentConfig, RLOOConfig
 from .estimators import estimate_kl
 from .groups import grouped_returns
-from .policy_gradient import Part, PolicyGradient
+from .policy_gradient import LARGEST_WEIGHT, Part, PolicyGradient
 
 
 class RLOO(PolicyGradient[RLOOConfig]):
@@ -94,6 +94,17 @@ class RLOO(PolicyGradient[RLOOConfig]):
             kl = estimate_kl(now.log_probs, old["reference"], config.kl_estimator)
             loss = loss + self.kl.coefficient * part.per_episode(kl)
         return loss, self.surrogate_metrics(policy_loss, now, log_ratio, ratio, clipped, part)
+
+    def importance_weights(self, batch: Rollout, drawn: Tensor) -> Tensor:
+        """Return the factors on the advantages of completions that a generator drew, `(B, 1)`.
+
+        min(Π_t π_old(a_t|s_t) / μ(a_t|s_t), 2): a whole completion is one action here, too.
+
+        Args:
+            batch: `B` episodes.
+            drawn: `(B, T)`, nats, the generator's log-probabilities.
+        """
+        return (batch.log_probs - drawn).sum(dim=1, keepdim=True).exp().clamp_max(LARGEST_WEIGHT)
 
 
 def leave_one_out(returns: Tensor, present: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ class LoRAPolicy(Policy):
         return _WithoutAdapter(self)
 
     def save(self, folder: str | Path) -> None:
-        """Write a Hugging Face folder, merged or with the adapter alone, and the value head beside it.
+        """Write a Hugging Face folder, merged or with the adapter alone, and the value head in a subfolder.
 
         `AutoModelForCausalLM` loads either; an adapter needs `peft`, and the model where it was.
 
@@ -99,7 +99,8 @@ class LoRAPolicy(Policy):
         save_file(named, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
         self._settings.save_pretrained(str(folder))
 
-    def _model_state(self) -> dict[str, Tensor]:
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights of the model without an adapter that says the same."""
         return full_weights(self.model, merged=True)
 
 
@@ -130,7 +131,8 @@ class _WithoutAdapter(Policy):
         """Return the policy itself, which cannot be trained."""
         return self
 
-    def _model_state(self) -> dict[str, Tensor]:
+    def weights(self) -> dict[str, Tensor]:
+        """Return the model's weights as they are without the adapter."""
         return full_weights(self.model, merged=False)
 
 

@@ -14,15 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from text_gym.errors import ConfigError
 from text_gym.models.cpu.fast_path import fast_path, fixed_linear
 from text_gym.models.loading import (
-    check_tokenizer,
     digest_of,
-    load_into,
     load_model,
     pick_device,
     quietly,
@@ -34,8 +31,8 @@ from text_gym.models.runtime import check_finite
 from text_gym.tokenizer import PretrainedTokenizer, Tokenizer
 
 from .memory import Splitter, log_probs_of_logits, plain_head, token_log_probs
+from .value_head import load_value_head, save_value_head
 
-VALUE_HEAD = "value_head.safetensors"
 FUSED = ("cpu", "cuda")  # devices with a fused AdamW
 
 
@@ -106,10 +103,7 @@ class Policy(nn.Module):
         model = load_model("AutoModelForCausalLM", name, "a causal language model", dtype=dtype)
         with usable(name):
             policy = cls(model, tokenizer or PretrainedTokenizer.from_pretrained(name), device)
-        head = Path(name) / VALUE_HEAD
-        if head.is_file():
-            load_into(policy.value_head, head)
-            check_tokenizer(head, policy.tokenizer.fingerprint)
+        load_value_head(policy.value_head, Path(name), policy.tokenizer.fingerprint)
         return policy
 
     @classmethod
@@ -302,7 +296,7 @@ class Policy(nn.Module):
         return digest_of(self)
 
     def save(self, folder: str | Path) -> None:
-        """Write a Hugging Face folder (`AutoModelForCausalLM` loads it) and the value head beside it.
+        """Write a Hugging Face folder (`AutoModelForCausalLM` loads it) and the value head in a subfolder.
 
         Raises:
             NonFiniteError: A weight is NaN or infinite; nothing was written.
@@ -312,20 +306,20 @@ class Policy(nn.Module):
         self.model.config.pad_token_id = self._pad_token_id
         try:
             with quietly():
-                self.model.save_pretrained(folder, state_dict=self._model_state())
+                self.model.save_pretrained(folder, state_dict=self.weights())
         finally:
             self.model.config.pad_token_id = None
 
-    def _model_state(self) -> dict[str, Tensor] | None:
-        """Return the weights to write; None means the model's own."""
-        return None
+    def weights(self) -> dict[str, Tensor]:
+        """Return the model's weights by the names that Hugging Face gives them, tied ones twice."""
+        state: dict[str, Tensor] = self.model.state_dict()
+        return state
 
     def _save_beside(self, folder: str | Path) -> None:
         """Write everything but the model: value head and tokenizer."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        head = {k: v.contiguous() for k, v in self.value_head.state_dict().items()}
-        save_file(head, folder / VALUE_HEAD, metadata={"tokenizer": self.tokenizer.fingerprint})
+        save_value_head(self.value_head, folder, self.tokenizer.fingerprint)
         if isinstance(self.tokenizer, PretrainedTokenizer):
             self.tokenizer.save(folder)
 

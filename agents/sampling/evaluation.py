@@ -16,6 +16,7 @@ from text_gym.episode import Episode, FloatArray, Prompt
 from text_gym.pages.notebook import card, episodes_table, table
 from text_gym.utils.interval import mean_interval
 
+from .generators import Generator
 from .rollout import Rollout
 from .sampler import Sampling, rollout
 
@@ -110,6 +111,7 @@ def evaluate(
     sampling: Sampling | None = None,
     seed: int = 0,
     episodes_per_prompt: int = 1,
+    generator: Generator | None = None,
 ) -> Report:
     """Let a policy complete every prompt and score the texts.
 
@@ -122,6 +124,7 @@ def evaluate(
         sampling: How tokens are drawn; temperature 1 if None. KL and perplexity are at temperature 1.
         seed: Decides the noise.
         episodes_per_prompt: Texts per prompt.
+        generator: Who writes with the policy's weights; None is the policy itself.
     """
     env = as_text_vector_env(env)
     prompts = list(env.prompts if prompts is None else prompts)
@@ -142,7 +145,7 @@ def evaluate(
     batches: list[dict[str, FloatArray]] = []
     for first in range(0, total, rows):
         index = np.arange(first, first + rows) % total  # the last batch wraps around, and the surplus is cut
-        batch = rollout(policy, playing, index, seed=seed, sampling=sampling)
+        batch = rollout(policy, playing, index, seed=seed, sampling=sampling, generator=generator)
         episodes += batch.episodes
         batches.append(_columns(batch, policy, reference))
     missing = np.full(rows, np.nan)  # a source need not give every term in every batch

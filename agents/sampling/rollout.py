@@ -35,6 +35,7 @@ class Rollout:
         scores: What the reward source said of them.
         action_masks: `(B, T, V)` bool, the tokens that could be drawn, where the environment has a mask.
         states: `(B, T, D)`, the policy's states before each token, where they were kept.
+        generator_log_probs: `(B, T)`, nats, by the generator that drew the tokens, where it was one.
         rows: `(B,)` int64, the episodes' rows in the batch that was played, of which these may be a part;
             None if these are all.
     """
@@ -50,6 +51,7 @@ class Rollout:
     scores: Rewards
     action_masks: Tensor | None = None
     states: Tensor | None = None
+    generator_log_probs: Tensor | None = None
     rows: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -122,6 +124,22 @@ class Rollout:
             "truncated": share_cut(self.episodes),
             "eos": sum(e.finish_reason == "eos" for e in self.episodes) / len(self.episodes),
             **{name: float(term.mean()) if len(term) else float("nan") for name, term in known.items()},
+            **self.generator_metrics(),
+        }
+
+    def generator_metrics(self) -> dict[str, float]:
+        """Return how far the generator's log-probabilities are from the policy's; empty without a generator.
+
+        `generator_gap` and `generator_gap_max` are the mean and largest difference, in nats a token;
+        `generator_ratio` is the mean of π(token) / μ(token), by the policy and by the generator.
+        """
+        if self.generator_log_probs is None:
+            return {}
+        log_ratio = (self.log_probs - self.generator_log_probs)[self.mask].double()
+        return {
+            "generator_gap": float(log_ratio.abs().mean()),
+            "generator_gap_max": float(log_ratio.abs().max()),
+            "generator_ratio": float(log_ratio.exp().mean()),
         }
 
 

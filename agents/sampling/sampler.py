@@ -25,6 +25,7 @@ from text_gym.models.runtime import limited_threads
 from text_gym.rewards.values import Rewards
 
 from .decoder import Decoder, survivors
+from .generators import Generator, play_by
 from .rollout import Rollout, rewards_per_token
 
 LOWEST_TEMPERATURE = 1e-4  # below, logits overflow when divided by it
@@ -62,6 +63,19 @@ class Sampling:
         if self.top_k < 0:
             raise ConfigError(f"top_k is {self.top_k}; it must be 0 (all) or more")
 
+    def check_whole(self) -> None:
+        """Refuse what draws from less than the whole distribution: generators have no part in that.
+
+        Raises:
+            ConfigError: Naming the setting.
+        """
+        for name, is_set in (("greedy", self.greedy), ("top_k", self.top_k > 0), ("top_p", self.top_p < 1)):
+            if is_set:
+                raise ConfigError(
+                    f"a generator draws from the whole distribution, and {name}={getattr(self, name)} "
+                    "cuts it; leave one of them out"
+                )
+
     def logits(self, logits: Tensor) -> Tensor:
         """Return the logits of the distribution drawn from, `(B, V)`, -inf for dropped tokens."""
         if self.greedy:
@@ -92,6 +106,7 @@ def rollout(
     seed: int = 0,
     sampling: Sampling | None = None,
     keep_states: bool = False,
+    generator: Generator | None = None,
 ) -> Rollout:
     """Play one episode in each row of the environment and have all of them scored in one batch.
 
@@ -104,10 +119,13 @@ def rollout(
         seed: Decides prompts and noise.
         sampling: How tokens are drawn.
         keep_states: Keep the policy's states in the rollout, for a critic that reads them.
+        generator: Who writes with the policy's weights, which it is given; None is the policy itself.
 
     Raises:
         ConfigError: The policy and the environment have different tokenizers, prompts and completions do
-            not fit the policy's context, or `episode_index` is of another form.
+            not fit the policy's context, `episode_index` is of another form, or a generator is to play with
+            a mask or by top-k, top-p or greedily.
+        GeneratorError: The generator has other weights than the policy, or wrote no episodes.
         NonFiniteError: The policy's logits are NaN or infinite.
         RewardError: The reward source failed.
     """
@@ -116,9 +134,14 @@ def rollout(
     sampling = sampling or Sampling()
     rows = np.arange(batch.num_rows)
     batch.begin(rows, np.full(len(rows), seed, dtype=np.int64), episode_index)
-    noise = uniform(seed, episode_index, batch.max_tokens)
-    with limited_threads(policy):
-        columns = _play(policy, batch, torch.from_numpy(noise).to(policy.device), sampling, keep_states)
+    if generator is not None:
+        sampling.check_whole()
+        how: dict[str, Any] = {"temperature": sampling.temperature, "keep_states": keep_states}
+        columns = play_by(generator, policy, batch, seed=seed, **how)
+    else:
+        noise = uniform(seed, episode_index, batch.max_tokens)
+        with limited_threads(policy):
+            columns = _play(policy, batch, torch.from_numpy(noise).to(policy.device), sampling, keep_states)
     episodes, scores = batch.score(rows)
     return _assemble(batch, columns, episodes, scores)
 
@@ -256,14 +279,11 @@ def _assemble(
         tokens=tensor(batch.tokens[:, : int(batch.lengths.max())]),
         starts=tensor(batch.starts),
         lengths=lengths,
-        log_probs=columns["log_probs"][:, :longest],
-        values=columns["values"][:, :longest],
+        **{name: column[:, :longest] for name, column in columns.items()},
         rewards=rewards_per_token(scores, lengths),
         truncated=tensor(batch.truncated),
         episodes=episodes,
         scores=scores,
-        action_masks=columns["action_masks"][:, :longest] if "action_masks" in columns else None,
-        states=columns["states"][:, :longest] if "states" in columns else None,
     )
 
 

@@ -120,6 +120,7 @@ def other_tokenizer(vocab_size: int, words: list[str]) -> Break:
 
 
 WEIGHTS = "model.safetensors"
+VALUE_HEAD = "value_head/value_head.safetensors"
 OF_ANY_MODEL: dict[str, Break] = {
     "weights cut": cut(WEIGHTS, 0.5),
     "weights cut in the header": cut(WEIGHTS, 0.01),
@@ -162,9 +163,9 @@ OF_A_TRANSFORMER: dict[str, Break] = {
 OF_A_POLICY: dict[str, Break] = {
     "EOS id a word": text("generation_config.json", '{"eos_token_id": "end"}'),
     "EOS id outside": text("generation_config.json", '{"eos_token_id": 100000}'),
-    "value head NaN": tensors("value_head.safetensors", poison(math.nan)),
-    "value head cut": cut("value_head.safetensors", 0.5),
-    "value head renamed": tensors("value_head.safetensors", rename),
+    "value head NaN": tensors(VALUE_HEAD, poison(math.nan)),
+    "value head cut": cut(VALUE_HEAD, 0.5),
+    "value head renamed": tensors(VALUE_HEAD, rename),
     "origin deep": text("text_gym.json", DEEP),
     "origin with a surrogate": text("text_gym.json", '{"separator": "\\udfff"}'),
     "origin's task a number": text("text_gym.json", '{"task": 5}'),

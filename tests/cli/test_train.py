@@ -10,6 +10,7 @@ import pytest
 
 from tests.own_data import COLUMNS, training, write_data, write_policy
 from text_gym import load_task
+from text_gym.cli import train
 from text_gym.cli.main import main
 
 
@@ -116,3 +117,30 @@ def test_a_run_that_no_resuming_can_save_is_not_told_to_go_on(
     assert "NonFiniteError" in shown.err
     assert "to go on" not in shown.out
     assert "begin anew, with a smaller learning rate" in " ".join(shown.out.split())
+
+
+def test_a_plan_is_printed_and_nothing_is_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    new = ["train", "--task", "reverse", "--policy", "new", "--out", str(out)]
+    assert main([*new, "--critic", "separate", "--plan"]) == 0
+    shown = capsys.readouterr().out
+    assert "optimizer state" in shown
+    assert "peak" in shown
+    assert "folder:" not in shown
+    assert not out.exists()
+    assert main([*new, "--algorithm", "sb3.ppo", "--plan"]) == 2
+    assert "--plan knows no sb3.ppo" in capsys.readouterr().err
+
+
+def test_a_large_model_begins_with_its_plan_and_ends_there_if_it_cannot_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_policy(tmp_path / "start")
+    words = ["train", "--task", "products", "--policy", str(folder), "--out", str(tmp_path / "run")]
+    monkeypatch.setattr(train, "LARGE", 1)
+    monkeypatch.setattr(train, "available_memory", lambda device: 1000)
+    assert main(words) == 2
+    shown = capsys.readouterr()
+    assert "memory plan of a model of" in shown.out
+    assert "NotEnoughMemoryError" in shown.err
+    assert not (tmp_path / "run").exists()

@@ -7,6 +7,8 @@ long. What they find is kept by Hypothesis in `.hypothesis` and tried first from
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import pytest
@@ -25,3 +27,18 @@ def tries(suite: int, night: int) -> pytest.MarkDecorator:
 def effort(tries: int, **others: Any) -> settings:
     """The settings for so many examples; they may take as long as they like."""
     return settings(max_examples=tries, deadline=None, suppress_health_check=_NO_CHECKS, **others)
+
+
+def count(run: Callable[[], None]) -> int:
+    """Run a property; return how many examples were tried, which may be fewer than allowed."""
+    inner, number = run.hypothesis.inner_test, 0  # type: ignore[attr-defined]
+
+    @wraps(inner)
+    def counted(*values: Any, **named: Any) -> None:
+        nonlocal number
+        number += 1
+        inner(*values, **named)
+
+    run.hypothesis.inner_test = counted  # type: ignore[attr-defined]
+    run()
+    return number

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from tests.fuzz.effort import effort, tries
+from tests.fuzz.effort import count, effort, tries
 from tests.page_tools import Browser, exchange, raw, status_of
 from text_gym.errors import LabelError
 from text_gym.reward_models import LabelStore
@@ -54,8 +55,11 @@ class Model:
 class Store(RuleBasedStateMachine):
     """A store and its model."""
 
+    begun = 0  # how many of them
+
     @initialize()
     def make(self) -> None:
+        type(self).begun += 1
         self.folder = tempfile.TemporaryDirectory()
         self.path = Path(self.folder.name) / "labels.db"
         self.store, self.model = LabelStore(self.path), Model()
@@ -168,8 +172,14 @@ class Store(RuleBasedStateMachine):
 
 
 @tries(6, 1_000)
-def test_the_store_is_its_model(tries: int) -> None:
+def test_the_store_is_its_model(tries: int, tried: Callable[..., None]) -> None:
+    Store.begun = 0
     run_state_machine_as_test(Store, settings=effort(tries, stateful_step_count=12))
+    tried(
+        "a label store holds what its documentation says after any calls",
+        Store.begun,
+        "histories",
+    )
 
 
 # The page: JSON of any kind, from several browsers
@@ -207,7 +217,9 @@ def send(browser: Browser, call: str, body: bytes) -> tuple[int, Any]:
 
 
 @tries(80, 20_000)
-def test_the_page_answers_anything_with_what_is_documented(tries: int, tmp_path: Path) -> None:
+def test_the_page_answers_anything_with_what_is_documented(
+    tries: int, tmp_path: Path, tried: Callable[..., None]
+) -> None:
     links: list[str] = []
     with LabelStore(tmp_path / "labels.db") as store:
         store.put(QUESTIONS, overlap=3)
@@ -233,7 +245,11 @@ def test_the_page_answers_anything_with_what_is_documented(tries: int, tmp_path:
                     assert owners.setdefault(rater, number) == number  # a name is one browser's
                     assert sum(owner == number for owner in owners.values()) <= NAMES
 
-            run()
+            tried(
+                "the labelling page answers any JSON with what is documented, and keeps names apart",
+                count(run),
+                "requests",
+            )
             assert not page._left.is_set()
             store.verify()
             for label in store.labels(all_rows=True):

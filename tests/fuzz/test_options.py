@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fuzz.effort import effort, tries
+from tests.fuzz.effort import count, effort, tries
 from text_gym.cli import main as command_line
 from text_gym.cli.main import COMMANDS, main
 
@@ -67,9 +68,9 @@ def read(words: list[str]) -> tuple[object, str]:
             return end.code, said.getvalue()
 
 
-@tries(100, 20_000)
+@tries(40, 20_000)
 def test_any_options_are_read_or_refused_in_one_line(
-    tries: int, place: Path, flags: dict[str, list[str]]
+    tries: int, place: Path, flags: dict[str, list[str]], tried: Callable[..., None]
 ) -> None:
     names = {"ROWS": "rows.csv", "PAIRS": "pairs.jsonl", "STORE": "labels.db"}
 
@@ -89,4 +90,8 @@ def test_any_options_are_read_or_refused_in_one_line(
             assert re.fullmatch(r"text-gym: [A-Z]\w+Error: (?s:.+)\n", said) or not said, said
             assert "Traceback" not in said
 
-    run()
+    tried(
+        "any options of any command are read, or refused in one line",
+        count(run),
+        "command lines",
+    )

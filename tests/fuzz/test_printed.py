@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import sys
+import tempfile
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fuzz.effort import effort, tries
+from tests.fuzz.effort import count, effort, tries
 from text_gym.cli.main import main
 from text_gym.reward_models import LabelStore
 from text_gym.reward_models.labels.questions import LabelCriterion, Question
@@ -199,13 +200,27 @@ def test_no_control_byte_reaches_the_terminal(
     assert not controls(shown), (controls(shown), shown)
 
 
-@tries(40, 10_000)
-def test_options_with_any_text(tries: int, tmp_path: Path) -> None:
-    @effort(tries)
-    @given(st.sampled_from(sorted(OPTIONS)), PIECES)
-    def run(name: str, harm: str) -> None:
-        shown = shown_by(OPTIONS[name](tmp_path, harm))
-        assert not controls(shown)
-        assert "Traceback" not in shown
+@tries(20, 10_000)
+def test_any_text_through_every_place_that_prints(
+    tries: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tried: Callable[..., None]
+) -> None:
+    routes = OPTIONS | DATA
+    names = st.sampled_from(
+        sorted(OPTIONS) if tries < 100 else sorted(routes)
+    )  # commands at work take longer
 
-    run()
+    @effort(tries)
+    @given(names, PIECES)
+    def run(name: str, harm: str) -> None:
+        monkeypatch.setattr("sys.stdin", io.StringIO(f"1\n{harm}\nu\n?\nq\n"))
+        with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+            shown = shown_by(routes[name](Path(folder), harm))
+        assert not controls(shown), name
+        assert "Traceback" not in shown or "traceback" in name
+
+    tried(
+        "hostile text passes every place that prints without a control byte reaching the terminal",
+        count(run),
+        "texts",
+        places=len(routes),
+    )

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz.damage import TEXTS, damaged, damaged_bytes, lines_of, read_or_refused
-from tests.fuzz.effort import effort, tries
+from tests.fuzz.effort import count, effort, tries
 from text_gym import ByteTokenizer, Prompt
 from text_gym.bench.analysis.results import KEY, read_leaderboard
 from text_gym.cli.labels import put_file
@@ -298,7 +298,7 @@ OPINIONS: dict[type, st.SearchStrategy[Any]] = {
 
 
 @tries(40, 5_000)
-def test_rows_read_back_equal(tries: int, place: Path) -> None:
+def test_rows_read_back_equal(tries: int, place: Path, tried: Callable[..., None]) -> None:
     @effort(tries)
     @given(
         st.lists(st.dictionaries(TEXTS, PLAIN, max_size=3), min_size=1, max_size=4),
@@ -313,7 +313,11 @@ def test_rows_read_back_equal(tries: int, place: Path) -> None:
         (place / "same.json").write_bytes((start + f"[{','.join(lines)}]").encode())
         assert read_rows(place / "same.jsonl") == read_rows(place / "same.json") == rows
 
-    run()
+    tried(
+        "rows read back as they were written, whatever ends lines elsewhere",
+        count(run),
+        "files",
+    )
 
 
 @tries(30, 5_000)
@@ -338,7 +342,7 @@ def test_tables_read_back_equal(tries: int, place: Path) -> None:
 
 
 @tries(60, 8_000)
-def test_opinions_read_back_equal(tries: int, place: Path) -> None:
+def test_opinions_read_back_equal(tries: int, place: Path, tried: Callable[..., None]) -> None:
     @effort(tries)
     @given(st.sampled_from(list(OPINIONS)), st.data())
     def run(kind: type, data: st.DataObject) -> None:
@@ -352,7 +356,11 @@ def test_opinions_read_back_equal(tries: int, place: Path) -> None:
             found = list((read_pairs if kind is PreferencePair else read_likes)(file))
         assert found == opinions
 
-    run()
+    tried(
+        "pairs, ratings and likes read back as they were written",
+        count(run),
+        "files",
+    )
 
 
 @pytest.mark.parametrize("name", ["weight", "rater", "prompt", "prompt_id", "completion"])
@@ -373,7 +381,7 @@ EPISODES = st.builds(episode, PROMPTS, st.lists(st.integers(0, 257), max_size=6)
 
 
 @tries(40, 5_000)
-def test_transcripts_read_back_equal(tries: int, place: Path) -> None:
+def test_transcripts_read_back_equal(tries: int, place: Path, tried: Callable[..., None]) -> None:
     @effort(tries)
     @given(st.lists(EPISODES, min_size=1, max_size=3))
     def run(episodes: list[Episode]) -> None:
@@ -386,4 +394,8 @@ def test_transcripts_read_back_equal(tries: int, place: Path) -> None:
             assert new.completion_ids.tolist() == old.completion_ids.tolist()
             assert (new.finish_reason, new.seed, new.index) == (old.finish_reason, old.seed, old.index)
 
-    run()
+    tried(
+        "transcripts read back as they were written",
+        count(run),
+        "files",
+    )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fuzz.effort import effort, tries
+from tests.fuzz.effort import count, effort, tries
 from tests.reward_tools import of
 from text_gym import Episode, Rewards, RewardSource
 from text_gym.rewards.shaping import Shaped
@@ -71,7 +71,7 @@ def paid(source: RewardSource, texts: Sequence[str]) -> tuple[list[float], list[
 
 
 @tries(60, 20_000)
-def test_sums_and_factors_obey_algebra(tries: int) -> None:
+def test_sums_and_factors_obey_algebra(tries: int, tried: Callable[..., None]) -> None:
     @effort(tries)
     @given(SOURCES, SOURCES, SOURCES, NUMBERS, NUMBERS, TEXTS)
     def run(a: RewardSource, b: RewardSource, c: RewardSource, x: float, y: float, texts: list[str]) -> None:
@@ -87,11 +87,13 @@ def test_sums_and_factors_obey_algebra(tries: int) -> None:
         assert np.allclose(paid(a * x, texts)[0], scaled, rtol=0, atol=1e-9)
         assert np.allclose(paid(sum([a, b, c], 0), texts)[0], paid(a + b + c, texts)[0], rtol=0, atol=1e-9)  # type: ignore[arg-type]
 
-    run()
+    tried(
+        "sums and factors of rewards obey algebra, whatever they are composed of", count(run), "compositions"
+    )
 
 
 @tries(60, 20_000)
-def test_a_batch_is_its_episodes(tries: int) -> None:
+def test_a_batch_is_its_episodes(tries: int, tried: Callable[..., None]) -> None:
     """What an episode is paid depends on nothing else in its batch, on its order least of all."""
 
     @effort(tries)
@@ -104,11 +106,15 @@ def test_a_batch_is_its_episodes(tries: int) -> None:
         back = paid(source, texts[::-1])
         assert (back[0][::-1], back[1][::-1]) == (totals, out)
 
-    run()
+    tried(
+        "what an episode is paid depends on nothing else in its batch",
+        count(run),
+        "compositions",
+    )
 
 
 @tries(60, 20_000)
-def test_causal_sources_pay_a_prefix_what_they_paid_the_text(tries: int) -> None:
+def test_causal_sources_pay_a_prefix_what_they_paid_the_text(tries: int, tried: Callable[..., None]) -> None:
     @effort(tries)
     @given(
         st.recursive(DECIDED, composed, max_leaves=5).filter(lambda s: s.causal),
@@ -123,11 +129,15 @@ def test_causal_sources_pay_a_prefix_what_they_paid_the_text(tries: int) -> None
                 continue
             assert np.allclose(prefix.per_token[0][:end], whole.per_token[0][:end], rtol=0, atol=1e-9)
 
-    run()
+    tried(
+        "causal rewards pay a prefix what they pay the whole text",
+        count(run),
+        "compositions",
+    )
 
 
 @tries(40, 10_000)
-def test_potentials_telescope(tries: int) -> None:
+def test_potentials_telescope(tries: int, tried: Callable[..., None]) -> None:
     """Shaping with gamma 1 adds the last potential less the first, whatever lies between (Ng et al. 1999)."""
 
     @effort(tries)
@@ -139,4 +149,8 @@ def test_potentials_telescope(tries: int) -> None:
         assert out == out_too
         assert np.allclose(shaped, plain, rtol=0, atol=1e-9)  # a final state's potential is 0
 
-    run()
+    tried(
+        "shaping by potentials adds the last less the first",
+        count(run),
+        "compositions",
+    )

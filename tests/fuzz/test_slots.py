@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fuzz.effort import effort, tries
+from tests.fuzz.effort import count, effort, tries
 from text_gym import ByteTokenizer
 from text_gym.episode import Episode
 from text_gym.errors import DataError
@@ -56,13 +56,17 @@ def by_hand(text: str) -> list[tuple[str, str]]:
 
 
 @tries(150, 100_000)
-def test_parsing_is_the_notation_by_hand(tries: int) -> None:
+def test_parsing_is_the_notation_by_hand(tries: int, tried: Callable[..., None]) -> None:
     @effort(tries)
     @given(st.text("ab[], \n;", max_size=14) | TEXTS)
     def run(text: str) -> None:
         assert parse_slots(text) == by_hand(text)
 
-    run()
+    tried(
+        "slots are read as by hand from any text",
+        count(run),
+        "texts",
+    )
 
 
 @pytest.mark.parametrize(
@@ -105,12 +109,7 @@ def test_any_text_is_worth_something_from_0_to_1(tries: int, tried: Callable[...
             assert all(value and words for pairs in said.values() for value, words in pairs)
             assert isinstance(is_finished(text), bool)
 
-    run()
-    tried(
-        "any prompt and text is scored from 0 to 1 by slots, or named as holding none",
-        tries,
-        "prompts with texts",
-    )
+    tried("any prompt and text is scored from 0 to 1 by slots, or refused", count(run), "prompts with texts")
 
 
 @tries(30, 10_000)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz.damage import TEXTS, damaged, damaged_bytes, read_or_refused
-from tests.fuzz.effort import effort, tries
+from tests.fuzz.effort import count, effort, tries
 from text_gym import ByteTokenizer, WordTokenizer
 from text_gym.errors import TokenError
 from text_gym.tokenizer import PretrainedTokenizer, Tokenizer
@@ -125,7 +125,7 @@ def test_damaged_folders_are_loaded_or_refused(
 
 
 @tries(30, 3_000)
-def test_a_saved_tokenizer_loads_the_same(tries: int, place: Path) -> None:
+def test_a_saved_tokenizer_loads_the_same(tries: int, place: Path, tried: Callable[..., None]) -> None:
     @effort(tries)
     @given(st.sampled_from(KINDS), st.lists(TEXTS, max_size=4))
     def run(kind: str, texts: list[str]) -> None:
@@ -142,7 +142,11 @@ def test_a_saved_tokenizer_loads_the_same(tries: int, place: Path) -> None:
             if kind == "BPE of bytes":
                 assert first.decode(ids) == text
 
-    run()
+    tried(
+        "a saved tokenizer loads as the same",
+        count(run),
+        "texts",
+    )
 
 
 # Without files

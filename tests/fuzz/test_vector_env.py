@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,8 @@ OPTIONS = st.fixed_dictionaries(
 class Envs(RuleBasedStateMachine):
     """A vector environment and as many single ones, stepped together."""
 
+    begun = 0  # how many of them
+
     @initialize(
         options=OPTIONS,
         rows=st.integers(1, 4),
@@ -90,6 +92,7 @@ class Envs(RuleBasedStateMachine):
         self, options: dict[str, Any], rows: int, size: int, mode: AutoresetMode, causal: bool,
         disliked: str, seed: int,
     ) -> None:  # fmt: skip
+        type(self).begun += 1
         mask = NoTokenTwice if options.pop("masked") else lambda: None
 
         def kwargs() -> dict[str, Any]:
@@ -205,5 +208,7 @@ class Envs(RuleBasedStateMachine):
 
 
 @tries(15, 2_000)
-def test_a_vector_environment_is_its_single_ones(tries: int) -> None:
+def test_a_vector_environment_is_its_single_ones(tries: int, tried: Callable[..., None]) -> None:
+    Envs.begun = 0
     run_state_machine_as_test(Envs, settings=effort(tries, stateful_step_count=20))
+    tried("a vector environment is its single ones, under all options together", Envs.begun, "histories")

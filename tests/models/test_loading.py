@@ -15,7 +15,15 @@ from transformers.utils import logging
 
 from text_gym import ByteTokenizer, WordTokenizer
 from text_gym.errors import ConfigError, DataError
-from text_gym.models.loading import load_into, load_model, load_tensors, pick_device, quietly, small_gpt2
+from text_gym.models.loading import (
+    digest_of,
+    load_into,
+    load_model,
+    load_tensors,
+    pick_device,
+    quietly,
+    small_gpt2,
+)
 
 SHAPE = {"layers": 3, "width": 16, "heads": 2, "context": 12}
 
@@ -144,6 +152,25 @@ def test_tensors_are_read_from_safetensors_alone(tmp_path: Path) -> None:
     for broken in (file, tmp_path / "none.safetensors"):
         with pytest.raises(DataError, match=broken.name):
             load_tensors(broken)
+
+
+def test_a_digest_sees_names_shapes_and_dtypes() -> None:
+    """All of these have the same bytes."""
+    tensor = torch.arange(6, dtype=torch.float32)
+    forms = {
+        "weight": (tensor, tensor.view(2, 3), tensor.view(3, 2), tensor.view(torch.int32)),
+        "weights": (tensor,),
+    }
+    digests = []
+    for name, tensors in forms.items():
+        for form in tensors:
+            network = torch.nn.Module()
+            network.register_buffer(name, form)
+            digests.append(digest_of(network))
+    assert len(set(digests)) == 5
+    network = torch.nn.Module()
+    network.register_buffer("weights", tensor.clone())
+    assert digest_of(network) == digests[-1]
 
 
 @pytest.mark.parametrize("bars", [True, False])

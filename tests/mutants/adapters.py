@@ -235,6 +235,13 @@ MUTANTS = [
         (OF_TRL + "members_of_a_group_and_later_calls_draw_other_noise_and_a_seed_repeats_them",),
     ),
     Mutant(
+        "encoder-last-token-of-the-padding",
+        f"{FOLDER}/token_encoder.py",
+        "last = (there * torch.arange(size, device=ids.device)).amax(dim=1)",
+        "last = torch.full((len(ids),), size - 1, device=ids.device)",
+        (OF_TOKEN_ENCODER + "the_last_token_is_read_however_much_padding_follows",),
+    ),
+    Mutant(
         "reference-mask-of-row-numbers",
         f"{FOLDER}/reference_mask.py",
         "self._lengths[prefixes.rows] = prefixes.lengths",

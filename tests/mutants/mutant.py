@@ -17,6 +17,7 @@ class Mutant:
         tests: Arguments for pytest, paths or node ids: narrow ones, which take seconds.
         equivalent: Why no test can catch it; empty for all that can be caught.
         more: Further pairs of old and new text in the same file.
+        by_fixture: The bug breaks what its tests set up, so that an error there counts as caught.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Mutant:
     tests: tuple[str, ...]
     equivalent: str = ""
     more: tuple[tuple[str, str], ...] = ()
+    by_fixture: bool = False
 
 
 def mutated(source: str, mutant: Mutant) -> str:

@@ -86,6 +86,13 @@ MUTANTS = [
         (OF_POLICY + "a_frozen_copy_shares_nothing_and_cannot_be_trained",),
     ),
     Mutant(
+        "digest-ignores-names-and-shapes",
+        "text_gym/models/loading.py",
+        'result.update(f"{name} {(tuple(tensor.shape), tensor.dtype)}\\n".encode())',
+        "pass",
+        ("tests/models/test_loading.py::test_a_digest_sees_names_shapes_and_dtypes",),
+    ),
+    Mutant(
         "score-fills-the-wrong-rows",
         POLICY,
         "                result[part, : said.shape[1]] = said\n",
@@ -108,8 +115,8 @@ MUTANTS = [
     ),
     Mutant(
         "value-head-not-loaded",
-        POLICY,
-        "            load_into(policy.value_head, head)\n",
+        f"{POLICIES}/value_head.py",
+        "            load_into(head, file)\n",
         "            pass\n",
         (OF_POLICY + "what_is_saved_is_an_ordinary_hugging_face_folder",),
     ),
@@ -396,6 +403,13 @@ MUTANTS = [
             OF_SAMPLER + "the_cumulative_distribution_is_inverted",
             OF_SAMPLER + "draws_equal_a_linear_search",
         ),
+    ),
+    Mutant(
+        "inverse-cdf-in-single-precision",
+        SAMPLER,
+        "sums = probs.sum(dim=2).cumsum(dim=1, dtype=torch.float64)",
+        "sums = probs.sum(dim=2).cumsum(dim=1, dtype=torch.float32).double()",
+        (OF_SAMPLER + "draws_from_a_large_vocabulary_are_exact",),
     ),
     Mutant(
         "blocks-of-the-record-overwrite-each-other",

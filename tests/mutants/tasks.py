@@ -281,6 +281,19 @@ MUTANTS = [
         (OF_KV_CACHE + "rows_read_in_a_batch_equal_texts_read_alone",),
     ),
     Mutant(
+        "threads-raised",
+        RUNTIME,
+        "now = min(before, worthwhile_threads(models))",
+        "now = worthwhile_threads(models)",
+        (OF_RUNTIME + "a_smaller_choice_stays_and_an_error_changes_nothing",),
+        more=(
+            (
+                "    if now < before:\n        torch.set_num_threads(now)\n",
+                "    torch.set_num_threads(now)\n",
+            ),
+        ),
+    ),
+    Mutant(
         "quota-rounded-down",
         RUNTIME,
         "return -(-int(quota) // int(period)) if int(quota) > 0 else None",

@@ -6,11 +6,13 @@ import re
 import subprocess
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from . import __main__ as program
 from . import all_mutants
-from .gate import Verdict, run_gate, write_verdicts
+from .gate import Status, Verdict, run_gate, write_verdicts
 from .mutant import Mutant, mutated
 
 ROOT = Path(__file__).parent.parent.parent
@@ -67,6 +69,9 @@ def sign(x):
 """
 TESTS = """import pytest
 
+import time
+
+from hypothesis import given, strategies as st
 from sums import add, sign
 
 
@@ -94,6 +99,21 @@ def paid():
 
 def test_by_fixture(paid):
     assert paid == 2
+
+
+@pytest.fixture
+def owed():
+    assert add(1, 1) == 2
+
+
+def test_what_is_owed(owed):
+    pass
+
+
+@given(st.just(0.3))
+def test_slow(seconds):
+    time.sleep(seconds)
+    assert add(1, 1) == 2
 """
 
 
@@ -107,8 +127,10 @@ def small_tree(root: Path) -> None:
     subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
 
 
-def mutant(name: str, old: str, new: str, test: str, equivalent: str = "") -> Mutant:
-    return Mutant(name, "sums.py", old, new, (f"test_sums.py::{test}",), equivalent)
+def mutant(
+    name: str, old: str, new: str, test: str, equivalent: str = "", by_fixture: bool = False
+) -> Mutant:
+    return Mutant(name, "sums.py", old, new, (f"test_sums.py::{test}",), equivalent, (), by_fixture)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the gate forks")
@@ -118,6 +140,9 @@ def test_the_gate_tells_caught_from_survived_and_broken(tmp_path: Path) -> None:
         mutant("adds-wrongly", "a + b", "a - b", "test_add"),
         mutant("raises", "a + b", "a + b[0]", "test_add"),
         mutant("seen-by-a-fixture", "a + b", "a + b + 1", "test_by_fixture"),
+        mutant("fails-in-a-fixture", "a + b", "a - b", "test_what_is_owed"),
+        mutant("is-known-to-fail-in-a-fixture", "a + b", "a - b", "test_what_is_owed", by_fixture=True),
+        mutant("is-told-from-a-missed-deadline", "a + b", "b + a", "test_slow"),
         mutant("zero-is-positive", "<= 0", "< 0", "test_sign"),
         mutant("known-to-be-the-same", "<= 0", "< 1", "test_sign", "x is whole"),
         mutant("said-to-be-the-same", "a + b", "a - b", "test_add", "who knows"),
@@ -138,6 +163,9 @@ def test_the_gate_tells_caught_from_survived_and_broken(tmp_path: Path) -> None:
         ("adds-wrongly", "caught"),
         ("raises", "caught"),
         ("seen-by-a-fixture", "caught"),
+        ("fails-in-a-fixture", "suspect"),
+        ("is-known-to-fail-in-a-fixture", "caught"),
+        ("is-told-from-a-missed-deadline", "survived"),
         ("zero-is-positive", "survived"),
         ("known-to-be-the-same", "equivalent"),
         ("said-to-be-the-same", "broken"),
@@ -158,8 +186,39 @@ def test_the_gate_tells_caught_from_survived_and_broken(tmp_path: Path) -> None:
     assert "does not pass without the mutant" in reasons["fails-anyhow"]
     assert (tmp_path / "tree" / "sums.py").read_text() == SUMS
 
-    write_verdicts(tmp_path / "verdicts.json", verdicts, 7.2)
-    written = json.loads((tmp_path / "verdicts.json").read_text())
-    counts = {k: written[k] for k in ("planted", "caught", "survived", "equivalent", "broken", "seconds")}
-    assert counts == {"planted": 15, "caught": 4, "survived": 2, "equivalent": 1, "broken": 8, "seconds": 7}
-    assert written["mutants"][3]["reason"] == "1 tests passed"
+
+def test_counts_of_parts_that_were_judged_whole_are_written(tmp_path: Path) -> None:
+    """Others keep what they had, and parts that are no more go."""
+    file = tmp_path / "mutants.json"
+    wanted = Counter({"agents": 2, "text_gym/envs": 2, "text_gym": 1})
+
+    def judged(name: str, place: str, status: Status) -> Verdict:
+        return Verdict(name, place, status, "a reason", 1.3)
+
+    first = [judged("a-b", "agents/sampling/x.py", "caught"), judged("a-c", "agents/y.py", "survived")]
+    write_verdicts(file, [*first, judged("a-d", "text_gym/envs/x.py", "caught")], wanted)
+    rows = json.loads(file.read_text())
+    assert list(rows) == ["agents"]
+    counts = {"planted": 2, "caught": 1, "survived": 1, "equivalent": 0, "suspect": 0, "broken": 0}
+    assert {k: rows["agents"][k] for k in (*counts, "seconds")} == {**counts, "seconds": 3}
+    assert rows["agents"]["not_caught"] == ["a-c: survived: a reason"]
+
+    file.write_text(json.dumps({**rows, "gone": {}}))
+    write_verdicts(file, [judged("a-e", "text_gym/data.py", "equivalent")], wanted)
+    again = json.loads(file.read_text())
+    assert list(again) == ["agents", "text_gym"]
+    assert again["agents"] == rows["agents"]
+
+
+def test_the_exit_status_is_1_unless_all_are_caught_or_equivalent(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = MUTANTS[0].name
+    monkeypatch.setattr("sys.argv", ["tests.mutants", name])
+    for status in get_args(Status):
+        verdict = Verdict(name, "x.py", status, "a reason", 1.0)
+        monkeypatch.setattr(program, "run_gate", lambda *_, verdict=verdict, **__: [verdict])
+        assert program.main() == (status not in ("caught", "equivalent"))
+        shown = capsys.readouterr().out
+        assert f"1 {status}" in shown
+        assert (f"{name}: a reason" in shown) == (status != "caught")

@@ -252,6 +252,13 @@ MUTANTS = [
         (OF_CHECK_AGENT + "each_broken_variant_breaks_its_law",),
     ),
     Mutant(
+        "law-of-abstention-garbles-nothing",
+        LAWS,
+        "inside = rows[:, None] & batch.mask",
+        "inside = rows[:, None] & ~batch.mask",
+        (OF_CHECK_AGENT + "each_broken_variant_breaks_its_law",),
+    ),
+    Mutant(
         "law-of-seeds-in-one-world",
         LAWS,
         "    if run(2) != first:\n",

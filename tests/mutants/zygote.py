@@ -1,9 +1,10 @@
 """A process that has imported what is slow to import, and forks itself for each run of some tests.
 
 It is started inside a copy of the repository, with a folder for what it writes and the names of modules to
-import, and reads one request a line: `{"tests": [...], "timeout": 60}`; the answer is one line as well. A
-fork has imported nothing of the package itself, so that it meets the sources as they stand at that moment,
-and what one run does to its process cannot reach the next.
+import, and reads one request a line: `{"tests": [...], "timeout": 60, "all": false}`; the answer is one line
+as well. Unless all is true, a run ends with the first test that fails. A fork has imported nothing of the
+package itself, so that it meets the sources as they stand at that moment, and what one run does to its
+process cannot reach the next.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Notes:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.passed = 0
+        self.passed: dict[str, float] = {}  # the seconds of each
         self.failures: list[dict[str, str]] = []
         self.collection = ""
 
@@ -49,7 +50,7 @@ class Notes:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         if report.passed and report.when == "call":
-            self.passed += 1
+            self.passed[item.nodeid] = report.duration
         elif report.failed and call.excinfo is not None:
             said = call.excinfo.exconly()
             self.failures.append(
@@ -72,8 +73,8 @@ class Notes:
         self.file.write_text(json.dumps(found), encoding="utf-8")
 
 
-def run_tests(tests: list[str], timeout: int, notes: Path, log: Path) -> int:
-    """Run some tests in this process; what they print goes to a file."""
+def run_tests(tests: list[str], timeout: int, every: bool, notes: Path, log: Path) -> int:
+    """Run some tests in this process, `every` one or up to a failure; what they print goes to a file."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for descriptor, source in ((0, nothing), (1, output), (2, output)):
@@ -81,17 +82,8 @@ def run_tests(tests: list[str], timeout: int, notes: Path, log: Path) -> int:
     return int(
         pytest.main(
             [
-                *(
-                    "-x",
-                    "-q",
-                    "-n",
-                    "0",
-                    "-p",
-                    "no:cacheprovider",
-                    "-m",
-                    "",
-                    f"--hypothesis-profile={PROFILE}",
-                ),
+                *([] if every else ["-x"]),
+                *("-q", "-n", "0", "-p", "no:cacheprovider", "-m", "", f"--hypothesis-profile={PROFILE}"),
                 *(f"--timeout={timeout}", "--timeout-method=signal"),
                 *(f"--basetemp={notes.with_name('basetemp')}", "--no-header", "--tb=line", "--", *tests),
             ],
@@ -100,12 +92,14 @@ def run_tests(tests: list[str], timeout: int, notes: Path, log: Path) -> int:
     )
 
 
-def fork(tests: list[str], timeout: int, folder: Path) -> dict[str, Any]:
+def fork(tests: list[str], timeout: int, every: bool, folder: Path) -> dict[str, Any]:
     """Run some tests in a fork of this process, which is killed if it outlives its limit.
 
     Args:
         tests: Arguments for pytest.
-        timeout: Seconds for each test; a run may take three times that, and some seconds more.
+        timeout: Seconds for each test; a run may take three times that, and some seconds more; where every
+            test is run, as often as there are tests.
+        every: Go on after a failure.
         folder: For what the run writes.
 
     Returns:
@@ -119,10 +113,10 @@ def fork(tests: list[str], timeout: int, folder: Path) -> dict[str, Any]:
         status = 70
         try:
             os.setsid()
-            status = run_tests(tests, timeout, notes, log)
+            status = run_tests(tests, timeout, every, notes, log)
         finally:
             os._exit(status)
-    end = time.monotonic() + 3 * timeout + GRACE
+    end = time.monotonic() + (max(3, len(tests)) if every else 3) * timeout + GRACE
     ended = 0
     try:
         while not ended and time.monotonic() < end:
@@ -156,7 +150,7 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         begin = time.monotonic()
-        answer = fork(request["tests"], request["timeout"], folder)
+        answer = fork(request["tests"], request["timeout"], request["all"], folder)
         print(json.dumps({**answer, "seconds": round(time.monotonic() - begin, 1)}), flush=True)
 
 

@@ -93,6 +93,15 @@ def hostile_axes() -> list[Any]:
     ]
 
 
+def test_hidden_characters_of_labels_that_others_wrote_are_written_out() -> None:
+    """Such as those of a user who sets Matplotlib's own labels."""
+    ax = some()
+    ax.set_xlabel("steps\u202e\u200b")
+    svg = to_svg(ax)
+    assert not re.search("[\u202e\u200b]", svg)
+    assert "steps" in " ".join(texts(svg))
+
+
 @pytest.mark.parametrize("number", range(4))
 def test_hostile_names_are_only_text(number: int, tmp_path: Path) -> None:
     ax = hostile_axes()[number]

@@ -114,9 +114,11 @@ def test_a_refusal_keeps_the_run_and_says_what_to_type_and_that_works(
     assert {authorization for _, authorization in hub.asked} == {f"Bearer {TOKEN}"}
     assert hub.made["name"] == "reverse"
     assert hub.made.get("visibility", hub.made.get("private")) in ("private", True)  # newer and older clients
-    names = {p.name for p in (out / "policy").iterdir()}
+    place = out / "policy"
+    names = {p.relative_to(place).as_posix() for p in place.rglob("*") if p.is_file()}
     assert set(hub.files) == names
     assert names >= {"README.md", "model.safetensors", "config.json", "text_gym.json"}
+    assert "value_head/value_head.safetensors" in names
     for name in names - {"text_gym.json"}:
         assert hub.files[name] == (out / "policy" / name).read_bytes()
     origin = json.loads(hub.files["text_gym.json"])
@@ -138,6 +140,20 @@ def test_an_address_without_a_hub_is_a_line_too(
     shown = capsys.readouterr()
     assert "OSError: no route to host with [hidden] and [hidden]" in shown.err
     assert TOKEN not in shown.out + shown.err
+
+
+def test_a_token_that_looks_like_any_other_word_is_hidden_too(
+    hub: type[Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+
+    def refused(self: Any, *args: Any, **kwargs: Any) -> None:
+        raise OSError("our hub knows no house-key/2026")
+
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "house-key/2026")
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refused)
+    assert main(["push", str(tmp_path), "reverse"]) == 2
+    assert "OSError: our hub knows no [hidden];" in capsys.readouterr().err
 
 
 def test_what_could_not_be_pushed_is_told_before_training(

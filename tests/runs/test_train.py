@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 import json
@@ -21,6 +22,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from tests import kill_harness
+from tests.agents.sampling.test_generators import Fake
 from tests.own_algorithm import write_algorithm
 from text_gym import TextVectorEnv, as_reward_source, load_task
 from text_gym.agents import Policy, PPOConfig, SB3Config, rollout, trajectory_log_probs
@@ -28,6 +30,7 @@ from text_gym.agents.training.metrics import TIMES
 from text_gym.cli.main import main
 from text_gym.errors import RewardError
 from text_gym.models import runtime
+from text_gym.runs import job
 from text_gym.runs.folder import default_folder
 from text_gym.runs.origin import load_start
 from text_gym.runs.train import train
@@ -156,8 +159,42 @@ def test_an_adapter_knows_what_it_is_added_to(tmp_path: Path) -> None:
 def test_the_same_seed_gives_the_same_files(tmp_path: Path) -> None:
     for name in ("a", "b"):
         assert main(["train", "--iterations", "1", "--episodes", "8", "--out", str(tmp_path / name)]) == 0
-    for file in ("policy/model.safetensors", "policy/value_head.safetensors", "samples.md"):
+    for file in ("policy/model.safetensors", "policy/value_head/value_head.safetensors", "samples.md"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+
+
+def test_texts_may_come_from_a_generator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM is not installed here: a small engine stands in for it, made with the run's own policy."""
+    made: list[dict[str, Any]] = []
+
+    def engine(policy: Policy, **settings: Any) -> Fake:
+        made.append(settings)
+        return Fake(copy.deepcopy(policy.model))
+
+    monkeypatch.setattr(job, "VLLMGenerator", engine)
+    start = Policy.new(kill_harness.TOKENIZER, layers=1, width=16, heads=2, context=16, device="cpu")
+    kill_harness.run(tmp_path, policy=start, lora=None, generator="vllm")
+    assert json.loads((tmp_path / "config.json").read_text())["generator"] == "vllm"
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["generator_gap"] < 1e-5 for row in rows)
+    assert [m["dtype"] for m in made] == ["float32"]
+    assert made[0]["max_model_len"] > 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--algorithm", "sb3.ppo"], "sb3.ppo plays no texts by a generator"),
+        ([], 'pip install "text-gym[vllm]"'),
+    ],
+)
+def test_generators_that_cannot_be_are_refused_before_pytorch_is_loaded(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "run")
+    assert main(["train", "--generator", "vllm", "--out", out, *words]) == 2
+    assert said in capsys.readouterr().err
+    assert not Path(out).exists()
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "sb3.ppo"])

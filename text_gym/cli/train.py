@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from text_gym.agents.algorithms.configs import CONFIGS, AgentConfig
 from text_gym.agents.algorithms.dpo import Preference
 from text_gym.agents.policies.policy import Policy
+from text_gym.agents.training.memory_plan import (
+    LARGE,
+    MemoryPlan,
+    Shapes,
+    available_memory,
+    count_parameters,
+    plan_memory,
+)
 from text_gym.cli.options.checks import NEW
 from text_gym.cli.options.train import HEADS, TrainOptions
 from text_gym.cli.push import push
 from text_gym.data import anchored
+from text_gym.encoding import encode_texts
+from text_gym.errors import ConfigError, TextGymError
+from text_gym.models.loading import pick_device, read_model_config
+from text_gym.prompts import texts_in_chunks
 from text_gym.runs.data import resolve_task
 from text_gym.runs.folder import read_config
 from text_gym.runs.preferences import read_preferences
@@ -28,6 +42,12 @@ def run_train(options: TrainOptions, config: Any, resumed: str, started: float, 
     )
     if policy == NEW:
         policy = _new_policy(options, task, config.seed)
+    if options.plan:
+        plan = plan_of_run(options, config, task, policy)
+        print("\n".join(plan.lines()))
+        plan.check()
+        return 0
+    _begin_with_plan(options, config, task, policy)
     summary = train(
         str(anchored(options.algorithm, True)),
         config,
@@ -38,6 +58,7 @@ def run_train(options: TrainOptions, config: Any, resumed: str, started: float, 
         adapter_only=options.adapter_only,
         bf16=options.bf16,
         gradient_checkpointing=options.gradient_checkpointing,
+        generator=options.generator,
         episodes=options.episodes,
         limit=options.limit,
         out=resumed or options.out,
@@ -56,6 +77,55 @@ def run_train(options: TrainOptions, config: Any, resumed: str, started: float, 
     if options.push_to_hub is not None:
         push(resumed or str(options.out), options.push_to_hub)
     return 0
+
+
+def plan_of_run(
+    options: TrainOptions, config: Any, task: Task, policy: Policy | str | Path | None
+) -> MemoryPlan:
+    """Plan the memory of a run from the configuration of its policy; no weights are loaded.
+
+    Raises:
+        ConfigError: The algorithm is none of those that are planned, or there is no policy.
+        DataError: The policy has no configuration that can be read.
+    """
+    if not isinstance(config, AgentConfig):
+        raise ConfigError(f"--plan knows no {options.algorithm}, only algorithms like {', '.join(CONFIGS)}")
+    device = pick_device(options.device)
+    texts = texts_in_chunks(task.prompts)
+    shapes = Shapes(
+        episodes=options.episodes,
+        prompt_tokens=max(1, *(int(encode_texts(task.tokenizer, chunk)[1].max()) for chunk in texts)),
+        max_tokens=task.max_tokens,
+        minibatches=getattr(config, "minibatches", 1),
+        micro_batch_size=getattr(config, "micro_batch_size", None),
+        critic=getattr(config, "critic", None),
+        lora=options.lora,
+        gradient_checkpointing=options.gradient_checkpointing,
+        bf16=options.bf16,
+        device=device.type,
+    )
+    return plan_memory(_model_config(task, policy), shapes, available_memory(device))
+
+
+def _model_config(task: Task, policy: Policy | str | Path | None) -> Any:
+    policy = policy or task.policy
+    if policy is None:
+        raise ConfigError(f"task {task.name!r} ships no policy; pass --policy new, or --policy FOLDER")
+    return policy.model.config if isinstance(policy, Policy) else read_model_config(policy)
+
+
+def _begin_with_plan(
+    options: TrainOptions, config: Any, task: Task, policy: Policy | str | Path | None
+) -> None:
+    """Print the plan of a large model, and stop if it certainly cannot fit."""
+    try:
+        if not isinstance(config, AgentConfig) or count_parameters(_model_config(task, policy)) < LARGE:
+            return
+    except TextGymError:  # told when the policy is loaded
+        return
+    plan = plan_of_run(options, config, task, policy)
+    print("\n".join(plan.lines()), flush=True)
+    plan.check()
 
 
 def _pairs(options: TrainOptions, task: Task) -> list[Preference]:
@@ -83,5 +153,5 @@ def _anchored(options: dict[str, Any]) -> dict[str, Any]:
     """Make the files among the options absolute, so that a run can be resumed from anywhere."""
     files = {name: anchored(options[name]) for name in ("data", "pairs", "policy") if options[name] != NEW}
     code = {name: anchored(options[name], True) for name in ("algorithm", "reward", "gold")}
-    asked = ("accept_changes", "trust")  # of this command, not of the run
+    asked = ("accept_changes", "trust", "plan")  # of this command, not of the run
     return {k: v for k, v in {**options, **files, **code}.items() if k not in asked}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from text_gym.errors import ConfigError, DataError, TextGymError, excerpt
+from text_gym.json_text import read_object
 from text_gym.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -86,6 +87,25 @@ def load_model(
     return model
 
 
+def read_model_config(name: str | Path) -> Any:
+    """Read the configuration of a `transformers` model from a folder or hub, and no weights.
+
+    Of a folder that holds an adapter alone it is that of the adapter's base model.
+
+    Raises:
+        DataError: There is none, or it is broken.
+    """
+    from transformers import AutoConfig
+
+    adapter = Path(name) / "adapter_config.json"
+    try:
+        if adapter.is_file() and not (Path(name) / "config.json").is_file():
+            name = str(read_object(adapter, DataError, "save it again")["base_model_name_or_path"])
+        return AutoConfig.from_pretrained(str(name), trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"cannot read the configuration of {str(name)!r}: {excerpt_of(error)}") from error
+
+
 def load_into(network: torch.nn.Module, file: str | Path) -> None:
     """Fill a network with the tensors of a safetensors file, all of them by name.
 
@@ -119,8 +139,13 @@ def usable(name: str | Path) -> Iterator[None]:
         ) from error
 
 
-def check_tokenizer(file: Path, fingerprint: str) -> None:
+def check_tokenizer(file: Path, folder: Path, fingerprint: str) -> None:
     """Refuse a tokenizer other than the one that a safetensors file says it was saved with.
+
+    Args:
+        file: Of safetensors.
+        folder: Whose it is, for the error.
+        fingerprint: Of the tokenizer there is.
 
     Raises:
         DataError: It is another one; a file that says nothing is taken as it is.
@@ -131,7 +156,7 @@ def check_tokenizer(file: Path, fingerprint: str) -> None:
         saved = (opened.metadata() or {}).get("tokenizer", fingerprint)
     if saved != fingerprint:
         raise DataError(
-            f"{file.parent} was saved with another tokenizer ({excerpt(saved)}, now {fingerprint}), whose "
+            f"{folder} was saved with another tokenizer ({excerpt(saved)}, now {fingerprint}), whose "
             "ids mean other texts; restore it, or save policy and tokenizer again"
         )
 

@@ -53,8 +53,9 @@ def push_policy(folder: str | Path, name: str) -> str:
     if not holds_model(place):
         raise ConfigError(f"{folder} holds no policy; pass the folder of a policy, or of a run")
     hub = _hub()
-    files = sorted(p for p in place.iterdir() if p.is_file() and p.name != ORIGIN)
-    operations = [hub.CommitOperationAdd(p.name, str(p)) for p in files]
+    found = [p for p in place.iterdir() if p.name != ORIGIN] + list((place / "value_head").glob("*"))
+    files = sorted(p for p in found if p.is_file())
+    operations = [hub.CommitOperationAdd(p.relative_to(place).as_posix(), str(p)) for p in files]
     origin = json.dumps(_without_paths(read_origin(place)), indent=2).encode()
     operations.append(hub.CommitOperationAdd(ORIGIN, origin))
     try:

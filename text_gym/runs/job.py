@@ -12,6 +12,7 @@ from text_gym.agents.algorithms.by_name import load_algorithm
 from text_gym.agents.algorithms.dpo import Preference
 from text_gym.agents.own_algorithms import short_name
 from text_gym.agents.policies.policy import Policy
+from text_gym.agents.sampling.vllm_generator import VLLMGenerator
 from text_gym.agents.training.checkpoint import Choice
 from text_gym.errors import ConfigError
 from text_gym.rewards.source import RewardSource
@@ -45,10 +46,13 @@ class TrainingJob:
     checkpoint_every: int
     came_from: Start | None = None
     pairs: Sequence[Preference] = ()
+    generator: Literal["vllm"] | None = None
 
     def __post_init__(self) -> None:
         if self.checkpoint_every < 0:
             raise ConfigError(f"checkpoint_every is {self.checkpoint_every}; it must be 0 (none) or more")
+        if self.generator is not None and (self.pairs or self.algorithm.startswith("sb3.")):
+            raise ConfigError(f"{self.algorithm} plays no texts by a generator; leave out generator")
 
     @property
     def optimised(self) -> str | None:
@@ -103,6 +107,13 @@ class TrainingJob:
         settings = {**self.settings(), "algorithm": short_name(self.algorithm)}
         card = ModelCard(settings["algorithm"], settings, self.optimised, summary, samples)
         write_model_card(run.path / "policy", card)
+
+    def make_generator(self, tokens: int) -> VLLMGenerator | None:
+        """Make the generator that plays texts of at most so many tokens; None for the policy itself."""
+        if self.generator is None or self.policy is None:
+            return None
+        dtype = "bfloat16" if self.policy.bf16 else "float32"
+        return VLLMGenerator(self.policy, dtype=dtype, max_model_len=tokens)
 
     def gold_watch(self) -> GoldWatch | None:
         """Make the watch that measures gold during training; None if gold is optimised itself or unknown."""

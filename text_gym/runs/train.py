@@ -64,6 +64,7 @@ def train(
     adapter_only: bool = False,
     bf16: bool = False,
     gradient_checkpointing: bool = False,
+    generator: Literal["vllm"] | None = None,
     episodes: int = 64,
     limit: Literal["end", "truncate"] = "end",
     out: str | Path | None = None,
@@ -99,6 +100,7 @@ def train(
         adapter_only: Save the adapter alone, not merged into the weights.
         bf16: Make matrix products in bfloat16 (`agents.Policy.use_less_memory`).
         gradient_checkpointing: Need less memory for a third more work in updates (likewise).
+        generator: Who writes the texts that are learnt from: vLLM, or the policy itself if None.
         episodes: Episodes per iteration (Stable-Baselines3: see `num_envs` and `n_steps` in its config).
         limit: What the token limit means while the policy learns: "end" pays a text as it stands, "truncate"
             learns nothing from a text that was cut (see `TextVectorEnv`). Evaluations pay texts as they
@@ -145,10 +147,12 @@ def train(
     if start is not None and (bf16 or gradient_checkpointing):
         start.use_less_memory(bf16=bf16, gradient_checkpointing=gradient_checkpointing)
     reward = reward or task.reward
+    learnt: Any = (pairs, generator)  # from what, and who writes it
     job = TrainingJob(
-        algorithm, config, task, reward, start, episodes, limit, device, checkpoint_every, came_from, pairs
+        algorithm, config, task, reward, start, episodes, limit, device, checkpoint_every, came_from, *learnt
     )
     settings = job.settings() | ({} if lora is None else {"lora": lora})
+    settings |= {} if generator is None else {"generator": generator}
     settings |= {"options": dict(options)} if options else {}
     more: Any = {"conditions": job.conditions(options), "accept_changes": accept_changes}
     open_folder = partial(RunFolder, folder, settings, logs=logs, resume=resume, **more)
@@ -246,6 +250,7 @@ def _learn(job: TrainingJob) -> Learner:
         context=job.policy.context,
     )
     agent: Agent[Any] = agent_class(job.policy, env, job.config)
+    agent.generator = job.make_generator(env.batch.tokens.shape[1])
 
     def learner(
         run: RunFolder,

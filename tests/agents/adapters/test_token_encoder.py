@@ -40,6 +40,17 @@ def test_features_depend_on_all_tokens_and_on_nothing_past_the_end(kind: Any) ->
         assert torch.allclose(features(encoder, shown | {"tokens": beyond}), base)
 
 
+def test_the_last_token_is_read_however_much_padding_follows() -> None:
+    space, shown = observation()
+    encoder = TokenEncoder.of(space, "gru", width=16)
+    length = int(shown["length"])
+    assert 1 < length < shown["tokens"].shape[1]
+    with torch.no_grad():
+        padded = encoder(shown["tokens"], shown["attention_mask"])
+        alone, _ = encoder.gru(encoder.embedding(shown["tokens"][:, :length].long()))
+        assert torch.allclose(padded, alone[:, -1], atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_with_an_id_of_its_own_needs_no_mask(kind: Any) -> None:
     space, shown = observation()

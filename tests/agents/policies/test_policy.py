@@ -177,8 +177,19 @@ def test_what_is_saved_is_an_ordinary_hugging_face_folder(tmp_path: Path) -> Non
     assert loaded.tokenizer.fingerprint == tokenizer.fingerprint
     assert same_parameters(loaded, parameters_of(policy))
     assert policy.value_head.weight.abs().sum() > 0
-    assert load_file(folder / "value_head.safetensors").keys() == {"weight", "bias"}
+    head = folder / "value_head" / "value_head.safetensors"
+    assert load_file(head).keys() == {"weight", "bias"}
+    assert [f.name for f in folder.glob("*.safetensors")] == [
+        "model.safetensors"
+    ]  # vLLM reads whatever is there
     assert policy.model.config.pad_token_id is None  # as before saving
+
+    old = head.rename(folder / head.name)  # where versions up to 0.2 wrote it
+    head.parent.rmdir()
+    assert same_parameters(Policy.from_pretrained(folder), parameters_of(policy))
+    policy.save(folder)
+    assert head.is_file()
+    assert not old.exists()
 
 
 def test_a_folder_without_a_value_head_starts_with_a_critic_of_zero(tmp_path: Path) -> None:

@@ -358,6 +358,18 @@ def test_draws_equal_a_linear_search(seed: int, size: int, block: int) -> None:
         assert row[token] > 0
 
 
+def test_draws_from_a_large_vocabulary_are_exact() -> None:
+    """Whole weights, all borders of which are known exactly; single precision holds no sum above 2^24."""
+    weights = np.random.default_rng(3).integers(1, 1024, size=65_536)
+    borders = weights.cumsum()  # int64
+    assert borders[-1] > 2**24
+    ids = np.arange(0, 65_535, 331)
+    u = (borders[ids][:, None] + np.array([-0.5, 0.5])) / borders[-1]  # on both sides of the border
+    probs = torch.from_numpy(weights / 2**25).float()[None]
+    drawn = [int(inverse_cdf(probs, x)) for x in torch.from_numpy(u.reshape(-1, 1))]
+    assert drawn == np.stack([ids, ids + 1], axis=1).reshape(-1).tolist()
+
+
 def test_edges_of_u_draw_ids_that_have_probability() -> None:
     rng = np.random.default_rng(1)
     for _ in range(200):

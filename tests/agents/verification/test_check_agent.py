@@ -61,6 +61,11 @@ BROKEN: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
         ],
     ),
     "learning from what was not judged": ("abstention", "teach something", [(ONLY, "\n")]),
+    "learning from what was not judged, up to its end": (
+        "abstention",
+        "teach something",
+        [(ONLY, "\n"), ("batch.rewards.sum(dim=1)", "(batch.rewards * batch.mask).sum(dim=1)")],
+    ),
     "a baseline of what was not judged": (
         "abstention",
         "(teach something|what the agent remembers)",

@@ -57,6 +57,8 @@ def test_gold_is_read_where_the_run_of_fewest_tokens_ends() -> None:
         (0.6, 0.5, (0.3, -0.3, 0.1), "cannot be told", "Mine cannot be told from RLOO"),
         # Above zero in all three runs, so that the bootstrap's interval is too: Student's is not.
         (0.6, 0.5, (0.3, -0.09, -0.05), "cannot be told", "difference +0.153 [−0.380, +0.686]"),
+        # The bootstrap's interval is their range, ±0.009; Student's is ±0.022.
+        (0.5, 0.5, (0.009, -0.009, 0.0), "cannot be told", "Mine cannot be told from RLOO"),
         (0.9, 0.5, (0.0,), "cannot be told", "difference +0.400 (no interval)"),
     ],
 )

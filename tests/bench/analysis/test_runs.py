@@ -38,6 +38,12 @@ def test_a_mean_curve_has_the_steps_that_all_runs_have(tmp_path: Path) -> None:
     assert curve[0]["gold_gain"] == curve[0]["proxy_gain"] == 0
 
 
+def test_of_three_runs_one_may_be_cut_short(tmp_path: Path) -> None:
+    cells = read_results(write_benchmark(tmp_path, ["clarity"], ["ppo"], [0.0], [0, 1, 2])).cells
+    cut = type(cells[1])(cells[1].row, cells[1].curve[:4], [])
+    assert [p["step"] for p in mean_curve([cells[0], cut, cells[2]])] == [0, 5, 10, 15]
+
+
 def test_the_best_point_within_a_budget(tmp_path: Path) -> None:
     settings = read_results(write_benchmark(tmp_path, ["pairs-128"], ["grpo"])).settings
     # gold = 0.7 + 0.10 sqrt(kl) - 0.04 kl has its maximum at kl = 1.5625.
@@ -73,6 +79,14 @@ def test_falls_from_the_best_point_of_the_mean_curve(tmp_path: Path) -> None:
         golds = [p["gold"] for p in cell.curve]
         assert fall == golds[-1] - golds[1]  # at 2 nats, of 0, 2, 4 ... 16: 0.7 + 0.1 sqrt(kl) - 0.04 kl
     assert falls([type(cells[0])(cells[0].row, [], [])]) == {}
+
+
+def test_a_run_falls_from_where_the_mean_is_best_and_not_from_its_own_best(tmp_path: Path) -> None:
+    cells = read_results(write_benchmark(tmp_path, ["pairs-128"], ["grpo"], [0.0], [0, 1])).cells
+    golds = [0.0, 1.0, 0.6, 0.3], [0.0, 0.4, 0.7, 0.2]  # the mean is 0.7 at the second point
+    curves = [[{"step": i, "gold": g} for i, g in enumerate(run)] for run in golds]
+    found = falls([type(c)(c.row, curve, []) for c, curve in zip(cells, curves, strict=True)])
+    assert found == {0: pytest.approx(-0.7), 1: pytest.approx(-0.2)}
 
 
 def test_runs_below_their_start(tmp_path: Path) -> None:

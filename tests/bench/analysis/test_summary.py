@@ -97,6 +97,18 @@ def test_sample_efficiency(tmp_path: Path) -> None:
     assert math.isnan(keywords["mean"])
 
 
+def test_the_mean_is_of_runs_that_all_reached_the_target(tmp_path: Path) -> None:
+    write_benchmark(tmp_path, ["gold"], ["ppo"], [0.0])
+    file = next((tmp_path / "cells").iterdir())
+    cell = json.loads(file.read_text())
+    for point in cell["curve"]:
+        point["gold"] = 0.7
+    write_json(file, cell)
+    (setting,) = summarise(tmp_path)["settings"]
+    assert setting["episodes_to_target"]["reached"] == 2
+    assert math.isnan(setting["episodes_to_target"]["mean"])
+
+
 def test_a_matrix_that_is_not_finished(tmp_path: Path) -> None:
     write_benchmark(tmp_path)
     for i, file in enumerate(sorted((tmp_path / "cells").iterdir())):

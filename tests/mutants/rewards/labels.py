@@ -231,6 +231,14 @@ MUTANTS = [
         _by("test_merge.py::test_pseudonyms_are_stable_and_hold_no_name"),
     ),
     Mutant(
+        "text-10-before-text-2",
+        _EXCHANGE,
+        'numbers = sorted(int(n[5:]) for n in fields if n.startswith("text_") and n[5:].isdigit())',
+        'numbers = sorted(n[5:] for n in fields if n.startswith("text_") and n[5:].isdigit())',
+        _by("test_exchange.py::test_answers_added_in_label_studio_are_read"),
+        equivalent="no question has more than 9 texts",
+    ),
+    Mutant(
         "argilla-drafts-are-answers",
         _EXCHANGE,
         'if response.get("status", "submitted") == "submitted":',

@@ -53,7 +53,7 @@ MUTANTS = [
         "            if not self.session(scope):\n"
         '                return 401, "open the newest link from the terminal"\n',
         "",
-        _by("reward_models/page/test_server.py::test_exposed_it_still_needs_a_token"),
+        _by("reward_models/page/test_security.py::test_the_request_matrix_is_exact"),
     ),
     Mutant(
         "any-content-type",
@@ -116,8 +116,8 @@ MUTANTS = [
     Mutant(
         "held-question-is-forgotten",
         _PAGE,
-        "return self._state(rater, item or self.store.claim(rater, among, LEASE))",
-        "return self._state(rater, self.store.claim(rater, among, LEASE))",
+        "            item = self.store.claim(rater, [hold], LEASE)\n",
+        "            pass\n",
         _by("reward_models/page/test_page.py::test_a_held_question_stays_with_its_page"),
     ),
     Mutant(

@@ -41,8 +41,8 @@ MUTANTS = [
         _STATISTICS,
         "        return np.asarray(statistic(values[rows].reshape(len(rows), -1)))",
         "        rng = np.random.default_rng(seed)\n"
-        "        cells = values[rng.permuted(np.repeat(rows[:, :, None], values.shape[1], 2), axis=1),\n"
-        "                       np.arange(values.shape[1])]\n"
+        "        drawn = rng.integers(len(values), size=(*rows.shape, values.shape[1]))\n"
+        "        cells = values[drawn, np.arange(values.shape[1])]\n"
         "        return np.asarray(statistic(cells.reshape(len(rows), -1)))",
         _by("bench/analysis/test_statistics.py::test_seeds_are_drawn_in_all_strata_together"),
     ),
@@ -294,14 +294,16 @@ MUTANTS = [
         _RUNS,
         "{s: points[last] - points[best] for s, points",
         "{s: points[last] - max(points.values()) for s, points",
-        _by("bench/analysis/test_runs.py::test_falls_from_the_best_point_of_the_mean_curve"),
+        _by(
+            "bench/analysis/test_runs.py::test_a_run_falls_from_where_the_mean_is_best_and_not_from_its_own_best"
+        ),
     ),
     Mutant(
         "curves-averaged-over-steps-of-the-first-run",
         _RUNS,
         "steps = [s for s in by_step[0] if all(s in points for points in by_step)]",
         "steps = [s for s in by_step[0] if any(s in points for points in by_step[1:] or by_step)]",
-        _by("bench/analysis/test_runs.py::test_a_mean_curve_has_the_steps_that_all_runs_have"),
+        _by("bench/analysis/test_runs.py::test_of_three_runs_one_may_be_cut_short"),
     ),
     Mutant(
         "own-algorithm-at-its-own-tokens",
@@ -336,7 +338,7 @@ MUTANTS = [
         _SUMMARY,
         "            if reached == len(cells)\n",
         "            if reached\n",
-        _by("bench/analysis/test_summary.py"),
+        _by("bench/analysis/test_summary.py::test_the_mean_is_of_runs_that_all_reached_the_target"),
     ),
     Mutant(
         "copied-words-of-the-start-are-a-symptom",

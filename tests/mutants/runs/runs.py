@@ -332,7 +332,14 @@ MUTANTS = [
         _HUB,
         'return harmless(without_secret(said, token or "", "[hidden]"), limit=300)',
         "return harmless(said, limit=300)",
-        _by("runs/test_hub.py::test_an_address_without_a_hub_is_a_line_too"),
+        _by("runs/test_hub.py::test_a_token_that_looks_like_any_other_word_is_hidden_too"),
+    ),
+    Mutant(
+        "resumed-run-starts-from-the-tasks-policy",
+        _TRAIN,
+        "return kept.reference(task.tokenizer, device)",
+        "pass",
+        _by("test_resume.py::test_the_command_line_resumes_with_the_runs_own_settings"),
     ),
     Mutant(
         "paths-go-to-the-hub",
@@ -360,7 +367,7 @@ MUTANTS = [
         _MAIN,
         '        print(f"text-gym: {type(error).__name__}: {error}", file=sys.stderr)\n        return 2\n',
         '        print(f"text-gym: {type(error).__name__}: {error}", file=sys.stderr)\n        return 0\n',
-        _by("cli/test_main.py::test_a_cheap_mistake_is_one_typed_line_before_torch_is_loaded"),
+        _by("cli/test_main.py::test_what_is_found_late_is_one_line_and_a_status_too"),
     ),
     Mutant(
         "exit-status-0-after-ctrl-c",
@@ -542,6 +549,6 @@ MUTANTS = [
         _CANVAS,
         "svg = harmless(stream.getvalue(), newlines=True)",
         "svg = stream.getvalue()",
-        _by("plot/test_canvas.py"),
+        _by("plot/test_canvas.py::test_hidden_characters_of_labels_that_others_wrote_are_written_out"),
     ),
 ]

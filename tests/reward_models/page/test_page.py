@@ -141,6 +141,7 @@ def test_a_held_question_stays_with_its_page(tmp_path: Path) -> None:
         ada = Browser(links[-1])
         ids = [item.id for item in store.items()]
         store.claim("ada", [ids[2]])
+        store.release("ada")  # as when a lease ends
         status, data = ada.post("next", {"rater": "ada", "hold": ids[2]})
         assert (status, data["question"]["id"]) == (200, ids[2])
         ada.answer(ids[2], "k")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import time
 from dataclasses import dataclass, fields
@@ -13,7 +14,7 @@ from text_gym.agents.adapters.sb3.config import SB3_ALGORITHMS, SB3Config
 from text_gym.agents.algorithms.configs import CONFIGS, DPOConfig, settings_class
 from text_gym.agents.own_algorithms import installed, short_name
 from text_gym.data import Data
-from text_gym.errors import ConfigError, DataError, UnknownNameError
+from text_gym.errors import ConfigError, DataError, MissingLibraryError, UnknownNameError
 from text_gym.runs.folder import check_free, default_folder, read_config
 from text_gym.runs.hub import check_push
 from text_gym.runs.loggers import LogName, check_logs
@@ -68,6 +69,7 @@ class TrainOptions(Data):
         adapter_only: Save the adapter alone, not merged into the weights.
         bf16: Make matrix products in bfloat16; weights stay what they are.
         gradient_checkpointing: Need less memory for a third more work in updates.
+        generator: Who writes the texts: vllm, which is a package to install; the policy itself if left out.
         episodes: Episodes per iteration.
         max_tokens: Token limit of an episode; the task's own if left out.
         limit: What the limit means: end pays a text that it cuts as it stands, truncate learns nothing from
@@ -79,6 +81,8 @@ class TrainOptions(Data):
         push_to_hub: Upload the policy and its model card to the Hugging Face Hub in the end: OWNER/NAME, or
             NAME for one of your own; a repository that is not there is made, a private one.
         checkpoint_every: Iterations between two checkpoints; 0 takes none.
+        plan: Print what memory the run would need, against what the device has, and end; no weights are
+            loaded. Runs of models of more than 100 million parameters begin with it.
         resume: Folder of an interrupted run to go on with, in place and with its own settings; no other
             option can be given but the next two.
         accept_changes: With --resume: go on although reward, data, settings or versions are not those the run
@@ -98,6 +102,7 @@ class TrainOptions(Data):
     adapter_only: bool = False
     bf16: bool = False
     gradient_checkpointing: bool = False
+    generator: Literal["vllm"] | None = None
     episodes: int = 64
     max_tokens: int | None = None
     limit: Literal["end", "truncate"] = "end"
@@ -106,6 +111,7 @@ class TrainOptions(Data):
     log: tuple[LogName, ...] = ("tensorboard",)
     push_to_hub: str | None = None
     checkpoint_every: int = 10
+    plan: bool = False
     resume: str | None = None
     accept_changes: bool = False
     trust: str | None = None
@@ -134,8 +140,10 @@ def read_train(argv: list[str]) -> tuple[TrainOptions, Any, str, float, Waiting]
             give_way=("layers", "width"),
         )
         options = _checked(options, config)
-    print(f"folder: {resumed or options.out}", flush=True)
-    waiting = Waiting("measuring the start: loading PyTorch and the policy")
+    if not options.plan:
+        print(f"folder: {resumed or options.out}", flush=True)
+    doing = "planning" if options.plan else "measuring the start: loading PyTorch and the policy"
+    waiting = Waiting(doing)
     return options, config, resumed, started, waiting
 
 
@@ -154,6 +162,8 @@ def _checked(options: TrainOptions, config: Any) -> TrainOptions:
     if options.push_to_hub is not None:
         check_push(options.push_to_hub)
     check_device(options.device)
+    if options.generator is not None:
+        _check_generator(options)
     at_least(
         1,
         episodes=options.episodes,
@@ -179,6 +189,18 @@ def _checked(options: TrainOptions, config: Any) -> TrainOptions:
     check_free(out)
     policy = None if options.policy is None else policy_folder(options.policy)
     return dataclasses.replace(options, out=out, policy=policy)
+
+
+def _check_generator(options: TrainOptions) -> None:
+    """Check that a generator is installed, and that the algorithm plays by one.
+
+    Raises:
+        ConfigError: It is not, or does not.
+    """
+    if options.algorithm == DPO or options.algorithm.startswith("sb3."):
+        raise ConfigError(f"{options.algorithm} plays no texts by a generator; leave out --generator")
+    if importlib.util.find_spec("vllm") is None:
+        raise MissingLibraryError("--generator vllm", "vllm", "text-gym[vllm]")
 
 
 def _check_pairs(options: TrainOptions) -> None:
