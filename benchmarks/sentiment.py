@@ -95,7 +95,7 @@ class Options:
     figure: Path | None = None
     cells: tuple[str, ...] = CELLS
     jobs: int = 1
-    iterations: int = 24
+    iterations: int = 20
     episodes: int = 48
     tokens: int = 20
     learning_rate: float = 1e-4
