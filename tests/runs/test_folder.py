@@ -53,7 +53,7 @@ def test_a_resumed_run_goes_on_after_the_iterations_that_count(tmp_path: Path) -
     assert file.read_text() == "".join(lines[:4])
     assert (tmp_path / "log.txt").read_text().endswith(" resumed\n")
     file.write_text("nonsense\n")
-    with pytest.raises(DataError, match=r"metrics\.jsonl: not JSON"):
+    with pytest.raises(DataError, match=r"metrics\.jsonl, line 1: not JSON"):
         RunFolder(tmp_path, {"seed": 0}, logs=(), resume=True)
     with pytest.raises(ConfigError, match="seed: 0 before, 1 now"):
         RunFolder(tmp_path, {"seed": 1}, logs=(), resume=True)
