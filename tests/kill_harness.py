@@ -72,7 +72,7 @@ def result(folder: Path) -> dict[str, Any]:
     """What a run left, less what tells of the machine."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     summary = json.loads((folder / "summary.json").read_text())
-    files = [*sorted((folder / "policy").iterdir()), folder / "samples.md"]
+    files = [f for f in sorted((folder / "policy").rglob("*")) if f.is_file()] + [folder / "samples.md"]
     return {
         "metrics": [{k: v for k, v in row.items() if k not in TIMES} for row in rows],
         "summary": {k: v for k, v in summary.items() if k != "seconds"},

@@ -228,7 +228,7 @@ def read_again(
     columns = {name: torch.zeros(size, dtype=policy.dtype, device=device) for name in ("log_probs", "values")}
     if keep_states:
         shape = (*size, head.in_features)
-        columns["states"] = torch.zeros(shape, dtype=head.weight.dtype, device=device)
+        columns["states"] = torch.zeros(shape, dtype=policy.model.dtype, device=device)
     read: list[Tensor] = []  # the states that the value head was shown, `(N, D)`
 
     def fill(parts: list[Tensor]) -> None:

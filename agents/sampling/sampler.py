@@ -233,7 +233,7 @@ def _columns(policy: Policy, batch: EpisodeBatch, keep_states: bool) -> dict[str
     made = {k: torch.zeros(size, dtype=policy.dtype, device=device) for k in ("log_probs", "values")}
     if keep_states:
         head = policy.value_head
-        made["states"] = torch.zeros(*size, head.in_features, dtype=head.weight.dtype, device=device)
+        made["states"] = torch.zeros(*size, head.in_features, dtype=policy.model.dtype, device=device)
     if batch.mask is not None:
         made["action_masks"] = torch.zeros(*size, batch.tokenizer.vocab_size, dtype=torch.bool, device=device)
     return made

@@ -126,7 +126,7 @@ def _begin_with_plan(
     try:
         if not isinstance(config, AgentConfig) or count_parameters(_model_config(task, policy)) < LARGE:
             return
-    except TextGymError:  # told when the policy is loaded
+    except (TextGymError, ArithmeticError, ValueError, LookupError, TypeError):  # told when it is loaded
         return
     plan = plan_of_run(options, config, task, policy)
     print("\n".join(plan.lines()), flush=True)

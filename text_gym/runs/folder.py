@@ -285,7 +285,8 @@ def _read_rows(file: Path) -> list[dict[str, float]]:
         try:
             row = parse_json(line.decode("utf-8"), where)
             found.append({k: math.nan if v is None else v for k, v in row.items()})
-            _ = sum(found[-1].values(), 0.0) + row["iteration"]  # they are numbers
+            numbers = (v for v in found[-1].values() if not isinstance(v, str))  # algorithms may leave notes
+            _ = sum(numbers, 0.0) + row["iteration"]
         except DataError:
             raise
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:

@@ -164,7 +164,7 @@ class TrainingOutcome:
         return [(p, *side(self.before, i), *side(self.after, i)) for i, p in enumerate(prompts)]
 
 
-def starting_policy(
+def policy_to_begin_with(
     algorithm: str,
     task: Task,
     policy: Policy | str | Path | None,

@@ -36,7 +36,7 @@ from text_gym.utils.terminal import SafeConsole
 
 from .console import Notes, progress, show_results
 from .folder import RunFolder, default_folder
-from .job import CHECKPOINTS, TrainingJob, TrainingOutcome, starting_policy
+from .job import CHECKPOINTS, TrainingJob, TrainingOutcome, policy_to_begin_with
 from .judgement import Judgement, judge_policy, judge_texts
 from .loggers import LogName
 from .origin import Start
@@ -145,7 +145,7 @@ def train(
     with loading or nullcontext():
         bf16 = pick_dtype(dtype, pick_device(device)) == "bfloat16"
         kept_in = "bfloat16" if bf16 and lora is not None else "float32"
-        start = starting_policy(algorithm, task, policy, device, folder if resume else None, kept_in)
+        start = policy_to_begin_with(algorithm, task, policy, device, folder if resume else None, kept_in)
     came_from = None if start is None else Start.of(start, policy, task)
     if lora is not None:
         start = _with_adapter(algorithm, start, lora, not adapter_only, config.seed)

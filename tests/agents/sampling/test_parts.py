@@ -22,9 +22,9 @@ class Scarce(Decoder):
     sizes: list[int]
     read = 0
 
-    def __init__(self, policy: Policy, tokens: Any, *args: Any) -> None:
+    def __init__(self, policy: Policy, tokens: Any, *args: Any, **kwargs: Any) -> None:
         self.sizes.append(len(tokens))
-        super().__init__(policy, tokens, *args)
+        super().__init__(policy, tokens, *args, **kwargs)
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         self.read += 1

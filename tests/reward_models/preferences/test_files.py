@@ -149,6 +149,6 @@ def test_other_faults_have_names(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="files of their own"):
         write_opinions(tmp_path / "y.jsonl", [PAIRS[0], LIKES[0]])
     clash = Rating(Prompt("a", {"style": 1}), "x", {"style": 3.0})
-    with pytest.raises(DataError, match="column 'style'"):
+    with pytest.raises(DataError, match="criterion 'style' has the name of another column"):
         write_opinions(tmp_path / "y.jsonl", [clash])
     assert not (tmp_path / "y.jsonl").exists()

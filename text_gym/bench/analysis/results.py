@@ -237,7 +237,7 @@ def _typed(row: Row, where: str) -> dict[str, Any]:
             except (TypeError, ValueError, OverflowError):
                 result[name] = value
                 if name in KEY:
-                    raise DataError(f"{where}: {name} is {excerpt(repr(value))}, not a number") from None
+                    raise DataError(f"{where}: {name} is {excerpt(str(value))}, not a number") from None
     for name in KEY:
         if isinstance(result.get(name), (dict, list)):
             raise DataError(f"{where}: {name} is {excerpt(repr(result[name]))}, neither a text nor a number")
