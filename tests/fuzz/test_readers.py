@@ -234,7 +234,6 @@ ONCE_RAISED = [
     ("labels of Label Studio", json.dumps([OF_LABEL_STUDIO])),
     ("metrics", b'{"iteration": 1, "\xff": 2}\n'),
     ("metrics", '{"kl": 1}\n'),
-    ("metrics", '{"iteration": 1, "kl": "0.5"}\n'),
     ("rounds", '{"kept": ' + DEEP + "}"),
     ("rounds", '{"kept": Infinity}'),
     ("transcripts", '{"prompt": "a", "completion": "b", "seed": {}}'),
