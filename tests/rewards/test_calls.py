@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import subprocess
@@ -9,13 +10,14 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.rewards.test_compose import Fixed, PerToken, episodes, nan_equal
-from text_gym import ByteTokenizer, Episode, Rewards, RewardSource
+from text_gym import ByteTokenizer, Episode, Rewards, RewardSource, WordTokenizer, as_reward_source
 from text_gym.errors import ConfigError, RewardError
 from text_gym.rewards.cache import Cache
-from text_gym.rewards.calls import Parallel, Retry, Timeout
+from text_gym.rewards.calls import Parallel, Retry, Timeout, concatenate
 
 
 class Hostile(RewardSource):
@@ -233,3 +235,36 @@ def test_calls_change_no_reward_and_no_term() -> None:
     for wrapped in (Cache(source), Retry(source), Parallel(source), Timeout(source, 5, worker="thread")):
         assert same(wrapped(episodes(2)), source(episodes(2)))
         assert str(wrapped).splitlines()[-1].endswith("PerToken")
+
+
+def test_what_passes_is_found_however_deep_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    asked = []
+
+    def wrapped(completion: str) -> float:
+        asked.append(completion)
+        if len(asked) == 1:
+            try:
+                raise ConnectionError("the line is dead")
+            except ConnectionError as error:
+                raise RuntimeError("the client gave up") from error
+        return 0.25
+
+    assert Retry(as_reward_source(wrapped), attempts=2)(text("a")).values.tolist() == [0.25]
+    assert asked == ["a", "a"]
+
+
+def test_a_term_that_one_batch_lacks_is_not_a_number_there() -> None:
+    found = concatenate(
+        [Rewards(np.ones(2), terms={"wit": [1.0, 2.0]}), Rewards(np.ones(1), terms={"style": [3.0]})],
+        [*text("a"), *text("b"), *text("c")],
+    )
+    assert nan_equal(found.terms["wit"].tolist(), [1.0, 2.0, math.nan])
+    assert nan_equal(found.terms["style"].tolist(), [math.nan, math.nan, 3.0])
+
+
+def test_a_worker_learns_of_a_second_tokenizer(hostile: Timeout) -> None:
+    words = WordTokenizer(["so", "good"])
+    assert hostile(text("good")).values.tolist() == [4.0]
+    assert hostile([Episode.of("so", "so good", words)]).values.tolist() == [7.0]
+    assert hostile([*text("a"), Episode.of("so", "so", words)]).values.tolist() == [1.0, 2.0]

@@ -339,6 +339,6 @@ MUTANTS = [
         "text_gym/rewards/worker.py",
         "new = {k: v for k, v in tokenizers.items() if k not in self._known}",
         "new = {} if self._known else tokenizers",
-        _by("test_sandboxed.py::test_rewards_are_those_of_the_file_bit_for_bit"),
+        _by("test_calls.py::test_a_worker_learns_of_a_second_tokenizer"),
     ),
 ]
