@@ -81,7 +81,7 @@ MUTANTS = [
         _SECURITY,
         "            size += len(part)\n",
         "            size = len(part)\n",
-        _by("reward_models/page/test_security.py::test_a_chunked_body_has_64_kib_at_most"),
+        _by("reward_models/page/test_security.py::test_chunks_count_together_however_they_arrive"),
     ),
     Mutant(
         "refusals-without-security-headers",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import re
@@ -353,6 +354,18 @@ def test_a_chunked_body_has_64_kib_at_most(site: tuple[LabelPage, Browser]) -> N
     chunk = b"4000\r\n" + b" " * 0x4000 + b"\r\n"
     assert status_of(exchange(page.port, head + b"2\r\n{}\r\n" + chunk * 3 + b"0\r\n\r\n")) == 200
     assert status_of(exchange(page.port, head + b"2\r\n{}\r\n" + chunk * 4 + b"0\r\n\r\n")) == 413
+
+
+@pytest.mark.parametrize(("chunks", "whole"), [(4, True), (5, False)])
+def test_chunks_count_together_however_they_arrive(chunks: int, whole: bool) -> None:
+    """Over a socket several of them may arrive as one."""
+    left = [{"type": "http.request", "body": b" " * 0x4000, "more_body": i > 0} for i in range(chunks)]
+
+    async def receive() -> dict[str, Any]:
+        return left.pop()
+
+    found = asyncio.run(security._read(receive, 0x10000))
+    assert found == b" " * 0x10000 if whole else found[0] == 413
 
 
 def test_an_endless_body_ends(site: tuple[LabelPage, Browser]) -> None:
