@@ -178,7 +178,7 @@ MUTANTS = [
         "reward_models/page/static/page.js",
         "  delete values[name]; // the latest comes last: undo takes it first\n",
         "",
-        ("tests/reward_models/page/test_page.py",),
+        ("tests/test_page.py::test_every_key_of_the_help",),
     ),
     # The bench, runs, rounds of RLHF, adapters.
     Mutant(
