@@ -52,10 +52,10 @@ MUTANTS = [
         (f"{ENVS}/test_masks.py",),
     ),
     Mutant(
-        "shorter-special-tokens-are-marked-before-longer-ones",
+        "a-character-that-a-message-has-stands-for-a-special-token",
         "text_gym/chat.py",
-        "if t in contents), key=len, reverse=True)",
-        "if t in contents), key=len)",
+        "range(0xF0000, 0xFFFFE) if chr(i) not in contents)",
+        "range(0xF0000, 0xFFFFE))",
         ("tests/test_chat.py",),
     ),
     Mutant(
@@ -203,11 +203,11 @@ MUTANTS = [
         ("tests/rlhf/test_measures.py",),
     ),
     Mutant(
-        "padding-of-ids-is-read-as-a-token-of-the-prompt",
-        "agents/adapters/minari.py",
-        "observations[0][observations[0] < vocab_size]",
-        "observations[0][observations[0] <= vocab_size]",
-        ("tests/agents/adapters/test_minari.py",),
+        "new-episode-that-goes-on-from-the-last-by-chance-is-joined-to-it",
+        "agents/adapters/sb3/buffer.py",
+        " & (np.asarray(episode_start) == 0)",
+        "",
+        ("tests/agents/adapters/sb3/test_buffer.py",),
     ),
     # Kernels.
     Mutant(
