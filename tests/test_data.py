@@ -170,7 +170,8 @@ def test_conversations_become_prompts_with_the_last_reply_as_reference() -> None
 
 def test_every_reply_is_a_pair_and_a_conversation_stays_on_one_side() -> None:
     reader = Conversations(chat_tokenizer("chatml"), every_reply=True)
-    prompts = prompts_from([{"messages": talk("Hi", "Yes?", "Bye", "Ciao")}], "messages", chat=reader)
+    prompts = prompts_from([{"messages": talk("Hi", "Yes?", "Bye", "Ciao"), "n": 1}], "messages", chat=reader)
+    assert [p.columns for p in prompts] == [{"n": 1, "references": [r]} for r in ("Yes?", "Ciao")]
     assert [reply for _, reply in pairs_from(prompts)] == ["Yes?", "Ciao"]
     assert {p.id for p in prompts} == {"user: Hi"}
 

@@ -108,8 +108,11 @@ def test_every_key_of_the_help(context: BrowserContext, tmp_path: Path) -> None:
     with served(tmp_path, [*ratings(3), long]) as (_, store, links):
         page = enter(context, links)
         wait_for_question(page, 1)
-        page.keyboard.press("5")
-        page.keyboard.press("u")  # takes the partial answer back, and saves nothing
+        for key in ("5", "4", "ArrowUp", "ArrowUp", "3"):  # the first criterion is answered twice
+            page.keyboard.press(key)
+        page.keyboard.press("u")  # takes back what was given last, and saves nothing
+        assert [x.get_attribute("value") for x in page.locator("input:checked").all()] == ["4"]
+        page.keyboard.press("u")
         assert page.locator("input:checked").count() == 0
         page.keyboard.press("?")
         assert page.locator("#help").is_visible()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.worlds import PROMPTS, Abstains, Moody, PerToken, Terms, count_b
-from text_gym import Episode, EpisodeBatch, EpisodeOptions, MinLength, WordTokenizer
+from text_gym import ByteTokenizer, Episode, EpisodeBatch, EpisodeOptions, MinLength, WordTokenizer
 from text_gym.envs.episode_batch import stream_keys
 from text_gym.errors import ConfigError, PromptError
 from text_gym.rewards.source import RewardSource
@@ -36,6 +36,17 @@ def row(i: int) -> Any:
 
 
 # The transition
+
+
+def test_a_stop_string_may_take_four_tokens_for_each_character() -> None:
+    stop, text = "🙂" * 6, "Well " + "🙂" * 6
+    tokens = text.encode()
+    batch = EpisodeBatch(["x"], ByteTokenizer(), count_b, 64, 1, EpisodeOptions(stop=stop))
+    batch.begin(row(0), row(0), row(0))
+    ended = [bool(batch.advance(row(0), row(token))[0]) for token in tokens]
+    assert ended == [False] * (len(tokens) - 1) + [True]
+    (episode,) = batch.episodes(row(0))
+    assert (episode.finish_reason, episode.stop) == ("stop", stop)
 
 
 def test_a_row_forgets_the_episode_before() -> None:

@@ -224,6 +224,7 @@ def test_a_pretrained_tokenizer_and_a_grammar() -> None:
         ({"regex": "a", "lark": "b"}, "exactly one"),
         ({"regex": "(("}, "malformed grammar"),
         ({"json_schema": SCHEMA, "max_tokens": 10}, "the shortest text of this JSON schema takes 22 tokens"),
+        ({"json_schema": SCHEMA, "max_tokens": 22}, "22 tokens and EOS; max_tokens is 22"),
     ],
 )
 def test_bad_grammars_are_named(grammar: dict[str, Any], message: str) -> None:

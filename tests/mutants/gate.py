@@ -172,7 +172,7 @@ def _check_source(file: Path, source: str) -> None:
     if file.suffix == ".py":
         ast.parse(source)
     elif file.suffix == ".c":
-        command = ["cc", "-fsyntax-only", "-Werror=implicit", f"-I{file.parent}", "-x", "c", "-"]
+        command = ["cc", "-fsyntax-only", "-Werror=implicit", "-I", str(file.parent), "-x", "c", "-"]
         done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
         if done.returncode:
             raise ValueError(done.stderr[-300:])

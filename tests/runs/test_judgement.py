@@ -127,6 +127,17 @@ def test_the_first_look_is_taken_from_the_judgement_before() -> None:
     assert first["gold_kl"] == 0
 
 
+def test_the_first_look_is_of_the_watched_texts_alone() -> None:
+    """A judgement of just these prompts has the same texts, whose KL is then the mean of all."""
+    task, learner, start = many(), policy(1), policy(0)
+    watch = GoldWatch(task, episodes=8, iterations=100)
+    assert len(watch.prompts) < len(task.held_out)
+    alone = dataclasses.replace(task, held_out=task.held_out[:64])
+    whole, own = (judge_policy(learner, start, t, Vowels()) for t in (task, alone))
+    assert watch.first(whole)["gold_kl"] == pytest.approx(own.sampled.kl.mean, abs=1e-6)
+    assert own.sampled.kl.mean != pytest.approx(whole.sampled.kl.mean, abs=1e-4)
+
+
 def test_few_episodes_are_looked_at_less_often() -> None:
     """The 64 texts of a look are at most a fifth of what was trained on since the last one."""
     for episodes, every in ((8, 40), (64, 5), (1024, 5)):

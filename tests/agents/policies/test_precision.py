@@ -55,6 +55,14 @@ def test_the_stored_copy_gives_the_bits_of_autocast() -> None:
     assert [p.data_ptr() for p in policy.parameters()] == before
 
 
+def test_the_weights_come_back_after_an_error() -> None:
+    policy = make_policy("gpt2", "cpu").use_less_memory(bf16=True)
+    before = list(policy.parameters())
+    with pytest.raises(KeyboardInterrupt), stored_in_bfloat16(policy):
+        raise KeyboardInterrupt
+    assert all(a is b for a, b in zip(policy.parameters(), before, strict=True))
+
+
 def test_an_adapter_learns_in_float32_over_weights_in_bfloat16() -> None:
     plain = make_policy("llama", "cpu")
     plain.model.to(torch.bfloat16)

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from text_gym.agents import (
 )
 from text_gym.agents.algorithms.best_of_n import best_of_n
 from text_gym.agents.algorithms.by_name import load_algorithm
-from text_gym.agents.sampling.generators import Completion
+from text_gym.agents.sampling.generators import Completion, check_gap
 from text_gym.agents.training.metrics import TIMES
 from text_gym.errors import ConfigError, GeneratorError
 from text_gym.tasks.enumerable import trajectories
@@ -342,3 +343,13 @@ def test_an_engine_of_another_distribution_gives_the_policys_gradient() -> None:
     assert_same(found, expected, atol=1e-8)
     plain = gradient_of_update(agent, replace(batch, generator_log_probs=None), chances)
     assert max(float((a - b).abs().max()) for a, b in zip(plain, expected, strict=True)) > 1e-4
+
+
+def test_a_gap_is_of_the_tokens_that_were_written_not_of_the_room_for_them() -> None:
+    """Texts of one token with room for eight, each 1 nat apart."""
+    batch: Any = SimpleNamespace(starts=np.array([3, 5]), lengths=np.array([4, 6]))
+    theirs = torch.zeros(2, 8)
+    theirs[:, 0] = -1.0
+    check_gap(theirs, torch.zeros(2, 8), batch, tolerance=1.0)
+    with pytest.raises(GeneratorError, match="are 1 nats a token"):
+        check_gap(theirs, torch.zeros(2, 8), batch, tolerance=0.9)

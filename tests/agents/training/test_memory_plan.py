@@ -193,3 +193,10 @@ def test_free_memory_is_within_the_limit_of_the_control_group(
     (tmp_path / "memory.max").write_text("1000\n")
     assert available_memory(cpu) == 400
     assert available_memory(torch.device("meta")) is None
+
+
+def test_a_part_is_no_larger_than_its_minibatch() -> None:
+    whole, larger = (
+        plan_memory(GPT2Config(), Shapes(8, 32, 32, minibatches=2, micro_batch_size=size)) for size in (4, 64)
+    )
+    assert larger["activations"] == whole["activations"]

@@ -176,6 +176,11 @@ def test_strata_of_equal_spread_have_their_degrees_of_freedom_together() -> None
     assert (found.low, found.high) == pytest.approx((6 - half, 6 + half))
 
 
+def test_samples_that_share_some_seeds_have_the_freedom_of_the_smallest() -> None:
+    found = contrast([{0: 1.0, 1: 2.0, 2: 4.0, 3: 3.0}, {0: 1.0, 1: 5.0}], [-1.0, 1.0])
+    assert found.freedom == pytest.approx(1)  # two seeds, less one
+
+
 def test_contrasts_of_too_little() -> None:
     assert math.isnan(contrast(apart([1.0]), [1.0]).low)
     assert math.isnan(contrast(apart([1.0]), [1.0]).p)

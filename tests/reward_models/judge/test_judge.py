@@ -381,6 +381,11 @@ def test_a_judge_described_by_environment_variables(tmp_path: Path, monkeypatch:
         "style": Criterion("Is it nice?", 0, 10, 2),
         "truth": Criterion("Is it true?"),
     }
+    in_json = tmp_path / "rubric.json"  # where a lowest mark of 0 is a number, not a text
+    in_json.write_text('[{"name": "style", "question": "Is it nice?", "low": 0, "high": 10}]')
+    monkeypatch.setenv("TEXT_GYM_JUDGE_RUBRIC", str(in_json))
+    assert judge_from_environment().criteria == {"style": Criterion("Is it nice?", 0, 10)}
+    monkeypatch.setenv("TEXT_GYM_JUDGE_RUBRIC", str(rubric))
     rubric.write_text("name,question,low\nstyle,Is it nice?,none\n")
     with pytest.raises(ConfigError, match="row 1"):
         judge_from_environment()
