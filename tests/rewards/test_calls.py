@@ -256,7 +256,10 @@ def test_what_passes_is_found_however_deep_the_cause(monkeypatch: pytest.MonkeyP
 
 def test_a_term_that_one_batch_lacks_is_not_a_number_there() -> None:
     found = concatenate(
-        [Rewards(np.ones(2), terms={"wit": [1.0, 2.0]}), Rewards(np.ones(1), terms={"style": [3.0]})],
+        [
+            Rewards(np.ones(2), terms={"wit": np.array([1.0, 2.0])}),
+            Rewards(np.ones(1), terms={"style": np.array([3.0])}),
+        ],
         [*text("a"), *text("b"), *text("c")],
     )
     assert nan_equal(found.terms["wit"].tolist(), [1.0, 2.0, math.nan])
