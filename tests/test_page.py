@@ -113,6 +113,7 @@ def test_every_key_of_the_help(context: BrowserContext, tmp_path: Path) -> None:
         page.keyboard.press("u")  # takes back what was given last, and saves nothing
         assert [x.get_attribute("value") for x in page.locator("input:checked").all()] == ["4"]
         page.keyboard.press("u")
+        page.keyboard.press("ArrowUp")
         assert page.locator("input:checked").count() == 0
         page.keyboard.press("?")
         assert page.locator("#help").is_visible()

@@ -164,7 +164,7 @@ MUTANTS = [
         "reward_models/judge/judge.py",
         'if row.get(k) not in (None, "")}',
         "if row.get(k)}",
-        ("tests/reward_models/judge/test_judge.py",),
+        ("tests/reward_models/judge/test_judge.py::test_a_judge_described_by_environment_variables",),
     ),
     Mutant(
         "ordinal-thresholds-start-at-the-share-strictly-below",
