@@ -6,7 +6,7 @@ import torch
 
 from tests.small_models import small_policy
 from text_gym.agents import Policy
-from text_gym.agents.sampling.decoder import own_code_cache
+from text_gym.agents.sampling.own_code import own_code_cache
 from text_gym.models.cpu import kernels
 from text_gym.models.cpu.gpt2_cache import gpt2_cache
 from text_gym.models.kv_cache import KeyValues, KVCache, LayerCache, Place

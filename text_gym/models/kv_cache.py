@@ -16,7 +16,7 @@ from torch import Tensor
 
 from text_gym.episode import IntArray
 
-from .devices import upload
+from .runtime import upload
 
 RolloutWeights = Literal["float32", "int8"]  # the numbers of the matrices that tokens are drawn with
 BUCKET = 128  # on accelerators widths are multiples of this, so that the same shapes come again and again

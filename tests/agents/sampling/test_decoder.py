@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tests.small_models import KINDS, plain_forward, small_policy
 from text_gym.agents import Policy
 from text_gym.agents.sampling import decoder as module
-from text_gym.agents.sampling.decoder import Decoder, LibraryCache, fastest_cache, survivors
+from text_gym.agents.sampling.decoder import Decoder, fastest_cache, survivors
+from text_gym.agents.sampling.own_code import LibraryCache
 from text_gym.models.cpu.kernels import kernels_for
 
 
