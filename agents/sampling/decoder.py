@@ -71,8 +71,17 @@ class Decoder:
         self._cache = LibraryCache(policy) if cache is None else cache
         self._lengths = lengths.copy()
         self.logits = policy.logits_of_fixed_weights(weights)
-        ids = upload(np.ascontiguousarray(tokens[:, :longest]), policy.device)
-        self.states = self._cache.prefill(ids, lengths)
+        self.states = self._read(np.ascontiguousarray(tokens[:, :longest]), policy.device)
+
+    def _read(self, prompts: IntArray, device: torch.device) -> Tensor:
+        """Read prompts, those of several rows once; return the states at their ends `(B, D)`."""
+        sources = first_of_same(prompts, self._lengths)
+        rows, of_rows = np.unique(sources, return_inverse=True)
+        if len(rows) == len(prompts):
+            return self._cache.prefill(upload(prompts, device), self._lengths)
+        states = self._cache.prefill(upload(prompts[rows], device), self._lengths[rows], rows)
+        self._cache.spread(sources, prompts.shape[1])
+        return states[upload(of_rows, device)]
 
     def step(self, tokens: Tensor) -> Tensor:
         """Append tokens `(n,)` int64 and return the states `(n, D)` there."""
@@ -89,6 +98,21 @@ class Decoder:
         self._cache.keep(rows)
         self._lengths = self._lengths[rows]
         self.states = self.states[upload(rows, self.states.device)]
+
+
+def first_of_same(prompts: IntArray, lengths: IntArray) -> IntArray:
+    """Return for each row the first one that has the same prompt, as the rows of a group have.
+
+    Args:
+        prompts: `(B, P)` int64, right-padded.
+        lengths: `(B,)` int64.
+
+    >>> first_of_same(np.array([[1, 0], [1, 2], [1, 0]]), np.array([1, 2, 1]))
+    array([0, 1, 0])
+    """
+    first: dict[tuple[int, bytes], int] = {}
+    keys = ((n, row.tobytes()) for n, row in zip(lengths.tolist(), prompts, strict=True))
+    return np.array([first.setdefault(key, row) for row, key in enumerate(keys)])
 
 
 def survivors(live: BoolArray) -> IntArray:

@@ -95,13 +95,17 @@ class LibraryCache:
         self._cache: Any = DynamicCache(config=self._policy.model.config)
 
     def prefill(self, tokens: Tensor, lengths: IntArray, rows: IntArray | None = None) -> Tensor:
-        """Implement `KVCache`, for all rows at once."""
-        assert rows is None
+        """Implement `KVCache`; if these are not all rows, `spread` must follow."""
+        self._read = np.arange(len(tokens)) if rows is None else rows
         shift = tokens.shape[1] - lengths
         self._padded = bool(shift.any())
         columns = upload(np.arange(tokens.shape[1]) - shift[:, None], tokens.device)
         self._attention, positions = (columns >= 0).long(), columns.clamp_min(0)
         return self._forward(tokens.gather(1, positions), positions)
+
+    def spread(self, sources: IntArray, width: int) -> None:
+        """Implement `KVCache`."""
+        self.keep(np.searchsorted(self._read, sources))
 
     def append(self, tokens: Tensor, at: IntArray) -> Tensor:
         """Implement `KVCache`."""
