@@ -5,8 +5,8 @@
 At most 8 minutes (`--budget`). First log-probabilities, gradients, sampling, PPO, GRPO, supervised
 fine-tuning, reward models, checkpoints and LoRA are checked; then rollouts and updates are timed in float32,
 TF32 and bfloat16, rollouts with and without CUDA graphs, and an iteration of a 7B model with LoRA. If a part
-fails or takes too long, the others still run: its row says what went wrong, and the exit status is 1. The file
-is written after every part. On a CPU, models and batches are small, so that the code is tried, nothing else.
+fails or takes too long, the others still run: its row says what went wrong, and the exit status is 1. The
+file is written after every part. On a CPU, models and batches are small: the code is tried, nothing else.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from text_gym.cli.options.reward import RewardScoreOptions, RewardTrainOptions
 from text_gym.data import read_rows
 from text_gym.episode import Episode, Prompt, read_transcripts
 from text_gym.errors import ConfigError
-from text_gym.models.devices import pick_dtype
 from text_gym.models.loading import pick_device
+from text_gym.models.runtime import pick_dtype
 from text_gym.reward_models.learned.configs import NgramConfig, RewardTrainingConfig
 from text_gym.reward_models.learned.ensembles import Ensemble
 from text_gym.reward_models.learned.model import RewardModel

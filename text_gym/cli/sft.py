@@ -20,8 +20,8 @@ from text_gym.cli.push import push
 from text_gym.data import Data, anchored, pairs_from
 from text_gym.episode import Prompt
 from text_gym.errors import ConfigError
-from text_gym.models.devices import pick_dtype
 from text_gym.models.loading import pick_device
+from text_gym.models.runtime import pick_dtype
 from text_gym.runs.model_card import ModelCard, write_model_card
 from text_gym.runs.origin import Start, load_policy, write_origin
 from text_gym.runs.saved_policy import policy_folder

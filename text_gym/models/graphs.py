@@ -1,7 +1,7 @@
 """Decode steps as CUDA graphs: a step is recorded once a shape, and launched as one from then on.
 
 Off unless the environment variable `TEXT_GYM_CUDA_GRAPHS` is 1: it has been tried on a simulated device only,
-and never on a card. `python benchmarks/device.py --only graphs` tries it there, and measures what it is worth.
+and never on a card. `python benchmarks/device.py --only graphs` tries it there, and measures its worth.
 """
 
 from __future__ import annotations
