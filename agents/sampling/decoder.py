@@ -110,7 +110,7 @@ def first_of_same(prompts: IntArray, lengths: IntArray) -> IntArray:
     >>> first_of_same(np.array([[1, 0], [1, 2], [1, 0]]), np.array([1, 2, 1]))
     array([0, 1, 0])
     """
-    first: dict[tuple[int, bytes], int] = {}
+    first: dict[object, int] = {}
     keys = ((n, row.tobytes()) for n, row in zip(lengths.tolist(), prompts, strict=True))
     return np.array([first.setdefault(key, row) for row, key in enumerate(keys)])
 

@@ -82,7 +82,7 @@ def test_rows_may_be_dropped_before_anything_was_appended(way: str) -> None:
 
 @pytest.mark.parametrize("way", ["kernels", "operators", "own code"])
 def test_rows_may_begin_with_what_others_have_read(way: str) -> None:
-    policy = small_policy(dtype=torch.float64)
+    policy = small_policy()
     cache = cache_of(policy, way, 5, 8)
     sources = np.array([0, 1, 0, 3, 1])
     with torch.no_grad():
@@ -91,9 +91,8 @@ def test_rows_may_begin_with_what_others_have_read(way: str) -> None:
         cache.append(torch.tensor([7, 8, 9, 10, 1]), np.array([2, 1, 2, 2, 1]))
         cache.keep(np.array([4, 2, 3]))
         states = cache.append(torch.tensor([2, 3, 4]), np.array([2, 3, 3]))
-    assert torch.allclose(
-        states, unpadded(policy, [[3, 1, 2], [1, 2, 9, 3], [5, 6, 10, 4]]), rtol=0, atol=1e-12
-    )
+    expected = unpadded(policy, [[3, 1, 2], [1, 2, 9, 3], [5, 6, 10, 4]])
+    assert torch.allclose(states, expected, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("way", ["kernels", "operators", "own code"])

@@ -509,6 +509,27 @@ MUTANTS = [
         (OF_DECODER + "tokens_read_one_by_one_equal_texts_read_alone",),
     ),
     Mutant(
+        "padding-taken-for-a-token-of-the-same-prompt",
+        DECODER,
+        "first.setdefault(key, row)",
+        "first.setdefault(key[1:], row)",
+        (OF_DECODER + "a_prompt_of_several_rows_is_read_once",),
+    ),
+    Mutant(
+        "group-shares-all-but-the-last-key",
+        "text_gym/models/cpu/kernel_cache.py",
+        "memory[target, :, :width] = memory[source, :, :width]",
+        "memory[target, :, : width - 1] = memory[source, :, : width - 1]",
+        (OF_DECODER + "a_prompt_of_several_rows_is_read_once",),
+    ),
+    Mutant(
+        "library-cache-spreads-in-order",
+        f"{SAMPLING}/own_code.py",
+        "self.keep(np.searchsorted(self._read, sources))",
+        "self.keep(np.arange(len(sources)) % len(self._read))",
+        (OF_DECODER + "a_prompt_of_several_rows_is_read_once",),
+    ),
+    Mutant(
         "cache-extends-a-changed-prefix",
         PREFIX,
         "goes_on = ((tokens == self._tokens[:, :width]) | unread).all(axis=1) & (self._lengths > 0)",

@@ -61,12 +61,11 @@ def test_a_prompt_of_several_rows_is_read_once(
 
     rows = [[1, 0], [2, 3], [1], [1, 0], [2, 3], [1], [4, 5]]
     prompts = np.array([ids + [0] * (2 - len(ids)) for ids in rows])
+    lengths = np.array([len(ids) for ids in rows])
     with torch.no_grad():
-        Decoder(
-            policy, prompts, np.array([len(ids) for ids in rows]), room=9, fast=fast
-        )  # tries the cache out
+        Decoder(policy, prompts, lengths, room=9, fast=fast)  # tries the cache out
         monkeypatch.setattr(policy, "hidden", spy)
-        decoder = Decoder(policy, prompts, np.array([len(ids) for ids in rows]), room=9, fast=fast)
+        decoder = Decoder(policy, prompts, lengths, room=9, fast=fast)
         assert read in ([], [(4, 2)])  # four prompts, unless kernels read them
         monkeypatch.undo()
         for tokens in ([1, 2, 3, 4, 5, 6, 7], [7, 6, 5, 4, 3, 2, 1]):
