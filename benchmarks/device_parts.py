@@ -558,7 +558,7 @@ def large(device: torch.device, quick: bool, found: Figures) -> None:
         found[f"{name}_peak_mib"] = peak_mib(device)
 
 
-def llama_config(tokenizer: Any, **shape: int) -> Any:
+def llama_config(tokenizer: Any, **shape: Any) -> Any:
     """Make the configuration of a Llama that reads a tokenizer's ids."""
     from transformers import LlamaConfig
 

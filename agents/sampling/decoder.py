@@ -255,7 +255,7 @@ def rows_at_once(policy: Policy, tokens: int) -> int | None:
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     kept = 2 * layers * groups * size * policy.model.dtype.itemsize * in_buckets(tokens)
     needed = kept + tokens * policy.token_bytes // layers + 3 * policy.vocab_size * policy.dtype.itemsize
-    return max(1, pass_bytes(policy.device) // needed)
+    return max(1, pass_bytes(policy.device) // int(needed))
 
 
 def in_parts(

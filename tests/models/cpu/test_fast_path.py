@@ -17,6 +17,7 @@ from text_gym.agents.sampling.decoder import fastest_cache
 from text_gym.models.cpu import fast_path as module
 from text_gym.models.cpu import gpt2, kernels
 from text_gym.models.cpu.fast_path import fast_path, fixed_linear, has_kernels, matmul
+from text_gym.models.cpu.gpt2_cache import gpt2_cache
 from text_gym.models.kv_cache import KeyValues
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -138,7 +139,7 @@ def test_a_path_that_reads_otherwise_than_the_model_is_not_taken(
 def test_a_cache_that_reads_otherwise_than_the_model_is_not_taken(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    policy, make = small_policy(), module.gpt2_cache
+    policy, make = small_policy(), gpt2_cache
 
     def wrong(*args: Any) -> Any:
         cache = make(*args)
