@@ -112,10 +112,8 @@ class EpisodeBatch:
             on_long=options.on_long_prompt,
             context=options.context if options.max_context is None else options.max_context,
         )
-        self.room = self.max_tokens
-        if options.respondent is not None:
-            self.room = completion_room(options, self.max_tokens, self.max_prompt_tokens)
-            self.table.widen(self.max_prompt_tokens + self.room)
+        self.room = completion_room(options, self.max_tokens, self.max_prompt_tokens)
+        self.table.widen(self.max_prompt_tokens + self.room)
         self._group_size = int(options.group_size)
         self._make_buffers()
 
@@ -136,10 +134,8 @@ class EpisodeBatch:
         self.conversation: Conversation | None = None
         self._turn_starts = self.starts  # where the agent's running turn begins
         if self.options.respondent is not None:
-            places = (self.starts, self.lengths, self.remaining)
-            self.conversation = Conversation(
-                self.options, self.tokenizer, self.tokens, self.attention_mask, *places, self.room
-            )
+            buffers = (self.tokens, self.attention_mask, self.starts, self.lengths, self.remaining)
+            self.conversation = Conversation(self.options, self.tokenizer, *buffers, self.room)
             self._turn_starts = self.conversation.turn_starts
             self.truncated = np.zeros_like(self._cut)
         self._stopped_by = [""] * n

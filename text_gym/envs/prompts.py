@@ -69,6 +69,8 @@ class PromptTable:
 
     def widen(self, row: int) -> None:
         """Make the windows `row` tokens wide, for conversations, which is at least `P + T`."""
+        if row == self.windows.shape[1]:
+            return
         more = np.full(row - self.windows.shape[1], self.tokens[-1], dtype=np.int32)
         self.tokens = np.concatenate([self.tokens, more])
         self.tokens.setflags(write=False)
