@@ -184,23 +184,27 @@ class Conversation:
 
     def _replies(self, episodes: list[Episode]) -> tuple[list[Reply | None], list[RespondentError]]:
         """Ask the respondent; where it raises, ask about one episode after the other, to spare the rest."""
+        replies: list[Reply | None] = []
+        errors: list[RespondentError] = []
         try:
-            return self._ask(episodes), []
+            found = self._ask(episodes)
         except RespondentError as error:
             if len(episodes) == 1 or error.__cause__ is None:
                 return [None] * len(episodes), [error]
-        replies: list[Reply | None] = []
-        errors: list[RespondentError] = []
-        for episode in episodes:
+            for episode in episodes:
+                reply, failed = self._replies([episode])
+                replies, errors = replies + reply, errors + failed
+            return replies, errors
+        for reply in found:
             try:
-                replies += self._ask([episode])
+                replies.append(checked_reply(reply, self.name))
             except RespondentError as error:
                 replies.append(None)
                 errors.append(error)
         return replies, errors
 
-    def _ask(self, episodes: list[Episode]) -> list[Reply | None]:
-        """Return a reply to each episode.
+    def _ask(self, episodes: list[Episode]) -> list[Any]:
+        """Return what the respondent replies to each episode.
 
         Raises:
             RespondentError: It raised, or returned something else than one reply per episode.
@@ -220,7 +224,7 @@ class Conversation:
             raise RespondentError(
                 f"{self.name} gave {len(replies)} replies to {len(episodes)} turns ({about})"
             )
-        return [checked_reply(reply, self.name) for reply in replies]
+        return replies
 
     def _answer(
         self, row: int, episode: Episode, reply: Reply | None, errors: list[RespondentError]

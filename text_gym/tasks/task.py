@@ -123,6 +123,7 @@ TASKS: dict[str, str | Callable[..., Task]] = {
     "brackets": "text_gym.tasks.brackets:brackets",
     "add": "text_gym.tasks.adding:add",
     "enumerable": "text_gym.tasks.enumerable:enumerable",
+    "enumerable-dialogue": "text_gym.tasks.conversations.enumerable_dialogue:enumerable_dialogue",
     "product-json": "text_gym.tasks.json_format:product_json",
     "keywords": "text_gym.tasks.keywords:keywords",
 }
