@@ -14,14 +14,12 @@ import numpy as np
 
 from text_gym.episode import BoolArray, Episode, IntArray, Turn
 from text_gym.errors import ConfigError, RespondentError, TextGymError, TokenError, excerpt
-from text_gym.respondents import Reply, checked_reply, turn_generator
+from text_gym.respondents import Reply, checked_reply, reply_room, turn_generator
 from text_gym.rewards.values import Rewards
 from text_gym.tokenizer import Tokenizer
 from text_gym.utils.user_code import where_raised
 
 from .options import EpisodeOptions
-
-REPLY_ROOM = 32  # tokens a turn, where `max_context` does not say how long a conversation may become
 
 
 class Conversation:
@@ -288,6 +286,8 @@ def with_turn_rewards(episodes: Sequence[Episode], scores: Rewards) -> Rewards:
 
     An episode that nobody judged is worth 0 altogether.
     """
+    if not any(episode.turns for episode in episodes):
+        return scores
     paid = []
     for i, episode in enumerate(episodes):
         own = None if scores.per_token is None else scores.per_token[i]
@@ -307,14 +307,7 @@ def completion_room(options: EpisodeOptions, max_tokens: int, max_prompt_tokens:
     """
     if options.respondent is None:
         return max_tokens
-    if options.max_context is not None:
-        return options.max_context - max_prompt_tokens
-    if options.max_turns is None:
-        raise ConfigError(
-            "with a respondent, pass max_turns, the most turns that the agent has, or max_context, the most "
-            "tokens of prompt and conversation together"
-        )
-    room = max_tokens + REPLY_ROOM * options.max_turns
+    room = reply_room(max_tokens, max_prompt_tokens, options.max_turns, options.max_context)
     return room if options.context is None else min(room, options.context - max_prompt_tokens)
 
 

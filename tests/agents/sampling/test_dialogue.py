@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.envs.test_conversation import WORDS, Chance
 from tests.small_models import small_policy
-from tests.tiny_world import BETA, assert_same, gradient_of_update, pair
+from tests.tiny_world import BETA, assert_same, columns_of_update, gradient_of_update, pair
 from text_gym import Episode, EpisodeBatch, EpisodeOptions, MinLength, Task, TextVectorEnv, load_task
 from text_gym.agents import (
     GRPO,
@@ -193,3 +193,59 @@ def test_generators_have_no_part_in_conversations() -> None:
     policy = small_policy(tokenizer=env.tokenizer)
     with pytest.raises(ConfigError, match="conversations"):
         rollout(policy, env, np.arange(2), weights="int8", sampling=Sampling())
+
+
+def by_turns(batch: Rollout) -> list[list[float]]:
+    """What each episode was paid from each of its turns on, as one would compute it by hand."""
+    found = []
+    for e, final in zip(batch.episodes, batch.scores.values.tolist(), strict=True):
+        own = [t.reward for t in e.turns if t.role == "assistant"]
+        found.append([sum(own[j:]) + final for j in range(len(own))])
+    return found
+
+
+def test_credit_by_turns_compares_turns_of_the_same_number() -> None:
+    task = load_task("enumerable-dialogue")
+    policy, reference = pair(task)
+    every = sorted(dialogues(task), key=lambda e: -e.agent_turns)
+    batch = batch_of(policy, task, [*every[:3], every[-1], *every[3:5], *every[-3:-1]])
+    config = GRPOConfig(**ONCE, group_size=4, std_normalisation=False, credit="turn")
+    agent = GRPO(policy, TextVectorEnv(task=task, num_envs=4), config, reference)
+    columns, _ = columns_of_update(agent, batch)
+    worth = by_turns(batch)
+    for i, e in enumerate(batch.episodes):
+        others = worth[i // 4 * 4 : i // 4 * 4 + 4]
+        wanted = []
+        for j, turn in enumerate(t for t in e.turns if t.role == "assistant"):
+            peers = [w[j] for w in others if len(w) > j]
+            wanted += [worth[i][j] - sum(peers) / len(peers)] * len(turn.ids)
+        found = columns["advantages"][i]
+        np.testing.assert_allclose(found[: len(wanted)], wanted, rtol=0, atol=1e-12)
+        assert (found[len(wanted) :] == 0).all()
+
+
+def test_credit_by_turns_of_rloo_steps_along_the_policy_gradient_of_turns() -> None:
+    """Over all pairs; a second turn that the other episode lacks has nothing to be compared to."""
+    task = load_task("enumerable-dialogue", max_tokens=2)
+    policy, reference = pair(task)
+    every = dialogues(task)
+    batch = batch_of(policy, task, [e for a in every for b in every for e in (a, b)])
+    p = batch.log_probs.sum(dim=1).exp()
+    weights = (p[0::2] * p[1::2]).repeat_interleave(2) * len(p) / 2
+    config = RLOOConfig(**{**ONCE, "kl_coef": 0.0}, group_size=2, credit="turn")
+    agent = RLOO(policy, TextVectorEnv(task=task, num_envs=2), config, reference)
+    found = gradient_of_update(agent, batch, weights)
+    alone = batch_of(policy, task, every)
+    said = policy.evaluate(alone.tokens, alone.host_starts, alone.host_lengths).log_probs
+    probabilities = said.sum(dim=1).exp().detach()
+    second = float(sum(q for q, e in zip(probabilities, every, strict=True) if e.agent_turns > 1))
+    value = said.new_zeros(())
+    for i, worth in enumerate(by_turns(alone)):
+        begin = 0
+        own = [t for t in every[i].turns if t.role == "assistant"]
+        for j, turn in enumerate(own):
+            log_prob = said[i, begin : begin + len(turn.ids)].sum()
+            value = value + probabilities[i] * worth[j] * log_prob * (1 if j == 0 else second)
+            begin += len(turn.ids)
+    assert 0.05 < second < 0.95
+    assert_same(found, torch.autograd.grad(value, list(policy.model.parameters())))
