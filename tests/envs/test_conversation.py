@@ -194,6 +194,7 @@ def test_an_episode_is_a_function_of_its_number_and_the_actions() -> None:
     alone, among = texts[0][0], next(e for e in texts[1] if e.index == 3)
     assert alone.completion_ids.tolist() == among.completion_ids.tolist()
     assert len({e.completion for e in texts[1]}) > 1
+    assert len({reply_generator(alone, turn).random() for turn in range(5)}) == 5
     drawn = reply_generator(alone, 2)
     assert (
         drawn.integers(0, 4, size=1 + int(drawn.integers(3))).tolist() != []
