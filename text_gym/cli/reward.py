@@ -16,7 +16,7 @@ from rich.text import Text
 
 from text_gym.cli.options.reward import RewardScoreOptions, RewardTrainOptions
 from text_gym.data import read_rows
-from text_gym.episode import Episode, Prompt, read_transcripts
+from text_gym.episode import Episode, Prompt
 from text_gym.errors import ConfigError
 from text_gym.models.loading import pick_device
 from text_gym.models.runtime import pick_dtype
@@ -30,6 +30,7 @@ from text_gym.reward_models.preferences.measures import mark_correlation, measur
 from text_gym.reward_models.preferences.opinions import Opinions, PreferencePair, Rating, split_opinions
 from text_gym.rewards.source import RewardSource
 from text_gym.tokenizer import ByteTokenizer, PretrainedTokenizer
+from text_gym.transcripts import read_transcripts
 from text_gym.utils.json_files import write_json
 from text_gym.utils.terminal import SafeConsole
 

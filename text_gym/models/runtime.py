@@ -332,3 +332,17 @@ def pick_dtype(dtype: str, device: torch.device) -> str:
     if dtype == "auto":
         return "bfloat16" if able and device.type == "cuda" else "float32"
     return dtype
+
+
+@contextmanager
+def layers_in_training(model: nn.Module) -> Iterator[None]:
+    """Put layers, which checkpoint in training mode only, into it, but leave their dropout off."""
+    layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
+    was = [layer.training for layer in layers]
+    for layer in layers:
+        layer.training = torch.is_grad_enabled()
+    try:
+        yield
+    finally:
+        for layer, training in zip(layers, was, strict=True):
+            layer.training = training
