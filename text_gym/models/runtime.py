@@ -282,6 +282,12 @@ def upload(values: npt.NDArray[Any] | Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
+def free_bytes(device: torch.device) -> int:
+    """Return the free bytes of a CUDA device; what PyTorch keeps of it for later is counted as free."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 def on_host(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Return tensors of one shape and dtype on the host; the host waits once for all of them, if at all."""
     if all(tensor.device.type == "cpu" for tensor in tensors):
