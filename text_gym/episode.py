@@ -76,7 +76,7 @@ class Prompt:
 
     def encode(self, tokenizer: Tokenizer) -> list[int]:
         """Return the prompt's ids: of its messages where the tokenizer renders them, else of its text."""
-        chat = self._chat(tokenizer)
+        chat = self.chat_template(tokenizer)
         return tokenizer.encode(self.text) if chat is None else chat.encode(self.messages)
 
     def encode_completion(self, completion: str, tokenizer: Tokenizer) -> list[int]:
@@ -84,7 +84,7 @@ class Prompt:
 
         After messages that is the end of the turn, and the template may write around the completion.
         """
-        chat = self._chat(tokenizer)
+        chat = self.chat_template(tokenizer)
         eos = list(tokenizer.eos_ids[:1])
         if chat is None:
             return tokenizer.encode(completion) + eos
@@ -92,8 +92,8 @@ class Prompt:
         end = next((i for i, token in enumerate(ids) if token in tokenizer.eos_ids), None)
         return ids + eos if end is None else ids[: end + 1]
 
-    def _chat(self, tokenizer: Tokenizer) -> ChatTemplate | None:
-        """Return the tokenizer's chat template, if it renders the messages to this very text."""
+    def chat_template(self, tokenizer: Tokenizer) -> ChatTemplate | None:
+        """Return the tokenizer's chat template, if it renders the prompt's messages to its very text."""
         chat: ChatTemplate | None = getattr(tokenizer, "chat", None)
         if not self.messages or chat is None or chat.render(self.messages) != self.text:
             return None
@@ -159,7 +159,7 @@ class Episode:
 
     @property
     def completion(self) -> str:
-        """The generated text, without EOS and without the stop string; decoded once."""
+        """The text after the prompt, replies included, without EOS and the stop string; decoded once."""
         text: str | None = self.__dict__.get("completion")
         if text is None:
             text = self.__dict__["completion"] = self._decode()
@@ -170,13 +170,17 @@ class Episode:
         if ids and ids[-1] in self.tokenizer.eos_ids:  # not every tokenizer leaves out each of its EOS ids
             del ids[-1]
         text = self.tokenizer.decode(ids)
-        return text[: text.find(self.stop)] if self.stop and self.stop in text else text
+        # The environment's turns may hold what would have ended the agent's.
+        earlier = self.completion_ids[: -len(self.turns[-1].ids)].tolist() if self.turns else []
+        begin = len(self.tokenizer.decode(earlier)) if self.stop and earlier else 0
+        return text[: text.find(self.stop, begin)] if self.stop and self.stop in text[begin:] else text
 
     @property
     def messages(self) -> list[Mapping[str, str]]:
-        """The conversation with the completion as the assistant's reply; empty if the prompt is a text."""
+        """The conversation with the assistant's reply, or with all turns; empty if the prompt is a text."""
         messages = self.prompt.messages
-        return [*messages, {"role": "assistant", "content": self.completion}] if messages else []
+        written = [(turn.role, turn.text) for turn in self.turns] or [("assistant", self.completion)]
+        return [*messages, *({"role": r, "content": text} for r, text in written)] if messages else []
 
     @property
     def done(self) -> bool:

@@ -11,7 +11,6 @@ import numpy as np
 from text_gym.agents.environments import AgentEnv, as_text_vector_env
 from text_gym.agents.policies.policy import Policy
 from text_gym.envs.episode_batch import EpisodeBatch
-from text_gym.envs.options import EpisodeOptions
 from text_gym.episode import Episode, FloatArray, Prompt
 from text_gym.pages.notebook import card, episodes_table, table
 from text_gym.utils.interval import mean_interval
@@ -130,16 +129,7 @@ def evaluate(
     prompts = list(env.prompts if prompts is None else prompts)
     total = len(prompts) * episodes_per_prompt
     rows = min(total, 128)
-    given = env.batch.options
-    options = EpisodeOptions(
-        limit="end",
-        stop=given.stop,
-        mask=given.mask,
-        on_bad_reward=given.on_bad_reward,
-        shuffle=False,
-        group_size=episodes_per_prompt,
-        context=policy.context,
-    )
+    options = env.batch.options.for_measuring(episodes_per_prompt, policy.context)
     playing = EpisodeBatch(prompts, env.tokenizer, env.reward, env.max_tokens, rows, options)
     episodes: list[Episode] = []
     batches: list[dict[str, FloatArray]] = []

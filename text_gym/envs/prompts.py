@@ -68,6 +68,14 @@ class PromptTable:
         self._windows = np.lib.stride_tricks.sliding_window_view(self.tokens, row)
         self._columns = np.arange(row)
 
+    def widen(self, row: int) -> None:
+        """Make the rows that `rows` returns `row` tokens wide, which is more than `P + T`."""
+        more = np.full(max(0, row - len(self._columns)), self._pad_id, dtype=np.int32)
+        self.tokens = np.concatenate([self.tokens, more])
+        self.tokens.setflags(write=False)
+        self._windows = np.lib.stride_tricks.sliding_window_view(self.tokens, row)
+        self._columns = np.arange(row)
+
     def rows(self, choice: IntArray) -> tuple[Ids, BoolArray]:
         """Return prompts, padded on the right, with room for a completion.
 
