@@ -62,6 +62,7 @@ def test_what_a_function_does_wrong_is_an_error_in_the_reply() -> None:
     assert tool.run("<tool>{}") == "[{}]"
 
 
+WORDS = ("fork", "write", "network", "hang", "die", "memory", "other")
 HOSTILE = """
 import os, socket, time
 
@@ -87,10 +88,7 @@ def test_a_hostile_tool_is_contained_and_its_errors_are_replies(tmp_path: Path) 
     file.write_text(HOSTILE)
     tool = Tool(f"{file}:act", limits=SandboxLimits(seconds=1.0, memory=1 << 30))
     began = time.monotonic()
-    replies = {
-        word: tool.run(f"<tool>{word}")
-        for word in ["fork", "write", "network", "hang", "die", "memory", "other"]
-    }
+    replies = {word: tool.run(f"<tool>{word}") for word in WORDS}
     tool.close()
     assert time.monotonic() - began < 30
     assert not Path("/tmp/text-gym-was-here").exists()

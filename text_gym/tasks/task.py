@@ -125,6 +125,11 @@ TASKS: dict[str, str | Callable[..., Task]] = {
     "enumerable": "text_gym.tasks.enumerable:enumerable",
     "product-json": "text_gym.tasks.json_format:product_json",
     "keywords": "text_gym.tasks.keywords:keywords",
+    "guess": "text_gym.tasks.conversations.guess:guess",
+    "mastermind": "text_gym.tasks.conversations.mastermind:mastermind",
+    "shop": "text_gym.tasks.conversations.shop:shop",
+    "calculator": "text_gym.tasks.conversations.calculator:calculator",
+    "repair": "text_gym.tasks.conversations.repair:repair",
 }
 
 # Gymnasium id -> the environment's default keyword arguments.
@@ -140,7 +145,15 @@ ENV_IDS: dict[str, dict[str, object]] = {
     "text_gym/SparseReverse-v0": {"task": "reverse", "sparse": True},
     "text_gym/ProductJSON-v0": {"task": "product-json"},
     "text_gym/Keywords-v0": {"task": "keywords"},
+    "text_gym/Guess-v0": {"task": "guess"},
+    "text_gym/Mastermind-v0": {"task": "mastermind"},
+    "text_gym/Shop-v0": {"task": "shop"},
+    "text_gym/Calculator-v0": {"task": "calculator"},
+    "text_gym/Repair-v0": {"task": "repair"},
 }
+
+# The optimum of those ids where it is not 1; a registration must not make the task to find out.
+OPTIMA = {"text_gym/Shop-v0": 0.8983723958333333}
 
 # The classic tasks once more, as a `Box` and without infos, for programs that take an id and no arguments:
 # CleanRL's ppo.py, Tianshou's SpaceInfo, RLlib's default networks, TorchRL's GymEnv(id, num_envs=4).
