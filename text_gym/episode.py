@@ -193,6 +193,11 @@ class Episode:
         return self.completion_ids if self.agent_mask is None else self.completion_ids[self.agent_mask]
 
     @property
+    def agent_turns(self) -> int:
+        """The number of turns that the agent wrote, or began to write."""
+        return sum(turn.role == "assistant" for turn in self.turns) if self.turns else 1
+
+    @property
     def whole(self) -> bool:
         """True if the text ended by itself, by EOS, a stop string or a reply, and was not cut."""
         return self.finish_reason in ("eos", "stop", "reply")

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from text_gym.models.devices import on_host, upload
+from text_gym.models.runtime import on_host, upload
 
+from .columns import ends_of
 from .memory import Splitter
-from .policy import Policy
-from .states import places, states_before
+from .policy import Policy, places, states_before
 
 
 class Critic(nn.Module):
@@ -68,7 +68,8 @@ class Critic(nn.Module):
                 said = self(tokens[here], starts[part], lengths[part])
                 values[here, : said.shape[1]] = said
 
-        Splitter(self._device, rows).run(starts + lengths, fill)
+        ends = starts + lengths if starts.ndim == 1 else ends_of(starts, lengths)
+        Splitter(self._device, rows).run(ends, fill)
         return values
 
 

@@ -159,7 +159,7 @@ def _columns(batch: Rollout, policy: Policy, reference: Policy | None) -> dict[s
     """Measure reward, KL, length, terms and the reference's negative log-likelihood, `(B,)` each."""
     kl = nll = np.full(len(batch.episodes), np.nan)
     if reference is not None:
-        texts = (batch.tokens, batch.starts, batch.lengths)
+        texts = (batch.tokens, batch.host_starts, batch.host_lengths)
         own = policy.score(*texts, action_masks=batch.action_masks)
         other = reference.score(*texts, action_masks=batch.action_masks)
         kl = (own - other).sum(dim=1).double().cpu().numpy()

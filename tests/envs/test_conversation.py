@@ -260,7 +260,3 @@ def test_impossible_settings_are_refused() -> None:
             batch_of(**options)
     with pytest.raises(ConfigError, match="respondent"):
         EpisodeOptions(max_turns=3)
-    with pytest.raises(ConfigError, match="nothing ends a turn"):
-        EpisodeBatch(
-            ["a"], ByteTokenizer(), len, 3, 1, EpisodeOptions(respondent=Script(), max_context=9)
-        ) and None

@@ -205,7 +205,7 @@ class Conversation:
         Raises:
             RespondentError: It raised, or returned something else than one reply per episode.
         """
-        turns = [sum(turn.role == "assistant" for turn in e.turns) for e in episodes]
+        turns = [e.agent_turns for e in episodes]
         generators = [
             turn_generator(e.seed or 0, e.index or 0, turn) for e, turn in zip(episodes, turns, strict=True)
         ]
@@ -296,11 +296,13 @@ def with_turn_rewards(episodes: Sequence[Episode], scores: Rewards) -> Rewards:
 
 
 def completion_room(options: EpisodeOptions, max_tokens: int, max_prompt_tokens: int) -> int:
-    """Return `C`, the most tokens of a completion, replies included.
+    """Return `C`, the most tokens of a completion, replies included; without a respondent that is `T`.
 
     Raises:
         ConfigError: A conversation could go on for ever.
     """
+    if options.respondent is None:
+        return max_tokens
     if options.max_context is not None:
         return options.max_context - max_prompt_tokens
     if options.max_turns is None:

@@ -112,10 +112,8 @@ class EpisodeBatch:
             on_long=options.on_long_prompt,
             context=options.context if options.max_context is None else options.max_context,
         )
-        self.room = self.max_tokens
-        if options.respondent is not None:
-            self.room = completion_room(options, self.max_tokens, self.max_prompt_tokens)
-            self.table.widen(self.max_prompt_tokens + self.room)
+        self.room = completion_room(options, self.max_tokens, self.max_prompt_tokens)
+        self.table.widen(self.max_prompt_tokens + self.room)
         self._group_size = int(options.group_size)
         self._make_buffers()
 
@@ -136,10 +134,8 @@ class EpisodeBatch:
         self.conversation: Conversation | None = None
         self._turn_starts = self.starts  # where the agent's running turn begins
         if self.options.respondent is not None:
-            places = (self.starts, self.lengths, self.remaining)
-            self.conversation = Conversation(
-                self.options, self.tokenizer, self.tokens, self.attention_mask, *places, self.room
-            )
+            buffers = (self.tokens, self.attention_mask, self.starts, self.lengths, self.remaining)
+            self.conversation = Conversation(self.options, self.tokenizer, *buffers, self.room)
             self._turn_starts = self.conversation.turn_starts
             self.truncated = np.zeros_like(self._cut)
         self._stopped_by = [""] * n
@@ -148,6 +144,7 @@ class EpisodeBatch:
         self._is_eos[list(self.tokenizer.eos_ids)] = True
         if self.conversation is not None:
             self._is_eos[list(self.conversation.end_ids)] = False
+        self._columns = np.arange(width)
         self._offsets = np.arange(n) * width  # where each row begins in the flat buffers
         self._allowed = np.ones((n, v) if self.mask is not None else (0, 0), dtype=np.bool_)
         self._stale = True  # True once the rows have moved on since `_allowed` was computed
@@ -195,8 +192,12 @@ class EpisodeBatch:
             self.seeds[rows] = seeds
             self._keys[rows] = stream_keys(seeds)
         choice = self._choose(self._keys[rows], episode_index)
-        self.tokens[rows], self.attention_mask[rows] = self.table.rows(choice)
-        self.lengths[rows] = self.starts[rows] = self.table.lengths[choice]
+        lengths = self.table.lengths[choice]
+        self.lengths[rows] = self.starts[rows] = lengths
+        self.attention_mask[rows] = mask = self._columns < lengths[:, None]
+        found = self.table.windows[self.table.starts[choice]]  # other prompts follow in it
+        np.copyto(found, self.tokenizer.pad_id, where=~mask)
+        self.tokens[rows] = found
         self.remaining[rows] = self.max_tokens
         self.episode_index[rows] = episode_index
         self.prompt_index[rows] = choice
