@@ -163,6 +163,14 @@ ONE_HOT_IDS: dict[str, dict[str, object]] = {
 }
 
 
+# Tasks of other libraries: what stands before the colon of their names -> the function that makes one of what
+# stands after it.
+LIBRARIES = {
+    "reasoning_gym": "text_gym.bridges.reasoning_gym:reasoning_gym_task",
+    "textarena": "text_gym.bridges.textarena:textarena_task",
+}
+
+
 def task_names() -> list[str]:
     """Return the names of all tasks; one of text-gym hides an installed one of the same name."""
     return list(dict.fromkeys([*TASKS, *installed_tasks()]))
@@ -180,11 +188,19 @@ def load_task(name: str, **kwargs: Any) -> Task:
     An installed package offers tasks as entry points of the group `text_gym.tasks`; `text-gym init` writes
     such a package. Its code runs when its task is asked for, not before.
 
+    Tasks of other libraries have a name with a colon: `reasoning_gym:leg_counting`, a data set of reasoning-gym,
+    and `textarena:GuessTheNumber-v0`, a game of TextArena for one player.
+
     Raises:
+        MissingLibraryError: The library of the task is not installed.
         UnknownNameError: There is no such task; the nearest name is suggested.
         ConfigError: The installed package that has it is broken; the package is named.
     """
-    task = _make_built_in(name, kwargs) if name in TASKS else _make_installed(name, kwargs)
+    library, _, own_name = name.partition(":")
+    if library in LIBRARIES and own_name:
+        task: Task = _function_at(LIBRARIES[library])(own_name, **kwargs)
+    else:
+        task = _make_built_in(name, kwargs) if name in TASKS else _make_installed(name, kwargs)
     settings = {"task": name, **({"task_arguments": kwargs} if kwargs else {})}
     try:
         plain = json.loads(json.dumps(settings)) == settings
@@ -196,10 +212,16 @@ def load_task(name: str, **kwargs: Any) -> Task:
 def _make_built_in(name: str, kwargs: Mapping[str, Any]) -> Task:
     entry = TASKS[name]
     if isinstance(entry, str):
-        module, function = entry.split(":")
-        entry = getattr(import_module(module), function)
+        entry = _function_at(entry)
     task: Task = entry(**kwargs)
     return task
+
+
+def _function_at(place: str) -> Callable[..., Task]:
+    """Import the function at `module:name`."""
+    module, name = place.split(":")
+    function: Callable[..., Task] = getattr(import_module(module), name)
+    return function
 
 
 def _make_installed(name: str, kwargs: Mapping[str, Any]) -> Task:
