@@ -41,10 +41,10 @@ class ReasoningGymReward(RewardSource):
     def __init__(self, dataset: str, config: str, sandbox: bool | None = None) -> None:
         self.dataset, self.config, self.name = dataset, config, f"reasoning_gym:{dataset}"
         self.sandbox = os.environ.get("TEXT_GYM_SANDBOX") != "0" if sandbox is None else sandbox
-        self._judge: Any = None
+        self._scorer: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_judge": None}
+        return {**self.__dict__, "_scorer": None}
 
     def score(self, episodes: Sequence[Episode]) -> Rewards:
         """Score each episode by its text and the number of its problem."""
@@ -53,21 +53,21 @@ class ReasoningGymReward(RewardSource):
                 raise RewardError(
                     f"reward {self.name!r} needs the column {INDEX!r}; prompt {episode.prompt.id!r} lacks it"
                 )
-        if self._judge is None:
-            self._judge = (
+        if self._scorer is None:
+            self._scorer = (
                 Sandbox(judge_answers, SandboxLimits(seconds=30.0)) if self.sandbox else judge_answers
             )
         pairs = [[e.prompt.columns[INDEX], e.completion.strip()] for e in episodes]
         try:
-            scores = self._judge(self.dataset, self.config, pairs)
+            scores = self._scorer(self.dataset, self.config, pairs)
         except SandboxError:  # one after the other, so that one text harms itself alone
             scores = [self._one(pair) for pair in pairs]
         return Rewards(np.clip(np.array(scores, dtype=np.float64), 0.0, 1.0))
 
     def _one(self, pair: list[Any]) -> float:
         try:
-            self._judge.start()
-            (score,) = self._judge(self.dataset, self.config, [pair], seconds=_SECONDS + 20)
+            self._scorer.start()
+            (score,) = self._scorer(self.dataset, self.config, [pair], seconds=_SECONDS + 20)
         except SandboxError as error:
             self._last_failure = str(error)
             return 0.0
@@ -149,7 +149,8 @@ def reasoning_gym_task(
         entries = list(_problems(dataset, written))
     except Exception as error:
         raise ConfigError(
-            f"reasoning_gym:{dataset} cannot be made: {type(error).__name__}: {harmless(str(error), limit=300)}"
+            f"reasoning_gym:{dataset} cannot be made: {type(error).__name__}: "
+            f"{harmless(str(error), limit=300)}"
         ) from error
     prompts, answers = _distinct(entries)
     count = min(n_held_out, len(prompts) // 2)
@@ -175,7 +176,7 @@ def _at_level(factory: Any, dataset: str, level: int) -> dict[str, Any]:
         raise ConfigError(f"reasoning_gym:{dataset} has no curriculum; leave level out")
     curriculum = factory.create_curriculum(dataset)
     for name in curriculum.attributes:
-        curriculum.set_attr_level(name, min(level, curriculum.get_max_level(name)))
+        curriculum.set_attr_level(name, min(level, len(curriculum.get_attribute(name).levels) - 1))
     own = asdict(curriculum.generate_configuration())
     return {name: value for name, value in own.items() if name not in ("seed", "size")}
 

@@ -54,8 +54,8 @@ class EnvironmentRespondent:
     """Plays a text environment: a turn of the agent is an action, and the next observation the reply.
 
     Args:
-        make: Makes an environment: one of Gymnasium's (`reset(seed=…)` and `step(action)` with five values), or
-            one of OpenEnv's (whose results have `observation`, `reward` and `done`).
+        make: Makes an environment: one of Gymnasium's (`reset(seed=…)` and `step(action)` with five values),
+            or one of OpenEnv's (whose results have `observation`, `reward` and `done`).
         action: Makes an action of a turn's text; the text itself if None.
         text: Makes a text of an observation; if None it must be a text or have one in `text`, `message`,
             `content`, `prompt` or `observation`.
@@ -131,7 +131,7 @@ class EnvironmentRespondent:
 
 
 class _Generators:
-    """Python's and NumPy's global generators as an environment finds them; what they were comes back after it."""
+    """Python's and NumPy's global generators; their states come back when an environment is done with them."""
 
     def __enter__(self) -> _Generators:
         self._before = self.state()
@@ -186,8 +186,8 @@ def observation_text(observation: Any) -> str:
         if isinstance(value, str):
             return value
     raise RespondentError(
-        f"the observation is {type(observation).__name__} {excerpt(repr(observation))}, which is no text; pass "
-        "text=, a function that makes one of it"
+        f"the observation is {type(observation).__name__} {excerpt(repr(observation))}, which is no text; "
+        "pass text=, a function that makes one of it"
     )
 
 
@@ -212,7 +212,7 @@ def from_text_env(
     n_held_out: int = 16,
     seed: int = 0,
 ) -> Task:
-    """Make a task of an environment whose observations and actions are texts.
+    r"""Make a task of an environment whose observations and actions are texts.
 
     The first observation after `reset(seed=…)` is the prompt, a turn of the agent is an action, and what the
     environment pays is paid on the turn's last token. An episode is a function of its seed and its turns if
@@ -227,8 +227,8 @@ def from_text_env(
         turn_stop: What ends a turn of the agent.
         max_tokens: Of the agent, in an episode.
         max_turns: Of the agent.
-        max_context: Of prompt and conversation together; if None, room for as many tokens a turn as the longest
-            prompt has.
+        max_context: Of prompt and conversation together; if None, each reply may be as long as the longest
+            prompt.
         n_train: Seeds to learn on.
         n_held_out: Seeds to judge on, others than those to learn on.
         seed: The first of the seeds.

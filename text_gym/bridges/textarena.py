@@ -7,7 +7,7 @@ import io
 from functools import partial
 from typing import Any
 
-from text_gym.errors import ConfigError, MissingLibraryError, UnknownNameError
+from text_gym.errors import ConfigError, MissingLibraryError, TextGymError, UnknownNameError
 from text_gym.tasks.task import Task
 
 from .text_envs import from_text_env
@@ -62,19 +62,17 @@ def textarena_task(game: str, **kwargs: Any) -> Task:
         ConfigError: The game cannot be played alone, or needs something that is not here.
     """
     try:
-        import textarena
         from textarena.envs.registration import ENV_REGISTRY
     except ImportError as error:
         raise MissingLibraryError(f"task 'textarena:{game}'", "textarena", "textarena") from error
     raw = game if game.endswith("-raw") else f"{game}-raw"
     if raw not in ENV_REGISTRY:
         raise UnknownNameError("game of TextArena", game, [i for i in ENV_REGISTRY if i.endswith("-v0")])
-    del textarena
     try:
         return from_text_env(partial(_Game, raw), name=f"textarena:{game}", **kwargs)
-    except (AssertionError, ImportError, LookupError, OSError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
+    except TextGymError:
+        raise
+    except Exception as error:
         raise ConfigError(
             f"the game {game!r} of TextArena cannot be begun by one player: {type(error).__name__}: "
             f"{str(error).strip()[:300]}"

@@ -188,8 +188,8 @@ def load_task(name: str, **kwargs: Any) -> Task:
     An installed package offers tasks as entry points of the group `text_gym.tasks`; `text-gym init` writes
     such a package. Its code runs when its task is asked for, not before.
 
-    Tasks of other libraries have a name with a colon: `reasoning_gym:leg_counting`, a data set of reasoning-gym,
-    and `textarena:GuessTheNumber-v0`, a game of TextArena for one player.
+    Tasks of other libraries have a name with a colon: `reasoning_gym:leg_counting`, a data set of
+    reasoning-gym, and `textarena:GuessTheNumber-v0`, a game of TextArena for one player.
 
     Raises:
         MissingLibraryError: The library of the task is not installed.
