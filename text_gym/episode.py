@@ -5,7 +5,7 @@ An `Episode` holds no reward of its source: that is somebody's opinion of it, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -115,6 +115,20 @@ class Turn:
     text: str
     ids: IntArray
     reward: float = 0.0
+
+
+def turns_of(ids: IntArray, parts: Iterable[tuple[str, str, int, float]]) -> tuple[Turn, ...]:
+    """Return the turns that completion ids `(T,)` consist of, by role, text, number of tokens and reward.
+
+    >>> parts = [("assistant", "a", 2, 0.5), ("user", "b", 1, 0.0)]
+    >>> [turn.ids.tolist() for turn in turns_of(np.arange(3), parts)]
+    [[0, 1], [2]]
+    """
+    turns, begin = [], 0
+    for role, text, length, reward in parts:
+        turns.append(Turn(role, text, ids[begin : begin + length], reward))
+        begin += length
+    return tuple(turns)
 
 
 @dataclass(frozen=True, repr=False)

@@ -12,7 +12,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from .episode import Episode
-from .errors import RespondentError, excerpt
+from .errors import ConfigError, RespondentError, excerpt
+
+REPLY_ROOM = 32  # tokens a turn, where `max_context` does not say how long a conversation may become
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,28 @@ def turn_generator(seed: int, index: int, turn: int) -> np.random.Generator:
     key = np.array([seed & (2**64 - 1), index], dtype=np.uint64)
     counter = np.array([0, 0, 0, turn + 1], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def reply_room(max_tokens: int, prompt_tokens: int, max_turns: int | None, max_context: int | None) -> int:
+    """Return the most tokens that agent and environment write in an episode together.
+
+    Args:
+        max_tokens: The most that the agent writes.
+        prompt_tokens: `P`, the room for a prompt.
+        max_turns: The most turns that the agent has, if there is such a limit.
+        max_context: The most tokens of prompt and conversation, if there is such a limit.
+
+    Raises:
+        ConfigError: A conversation could go on for ever.
+    """
+    if max_context is not None:
+        return max_context - prompt_tokens
+    if max_turns is None:
+        raise ConfigError(
+            "with a respondent, pass max_turns, the most turns that the agent has, or max_context, the most "
+            "tokens of prompt and conversation together"
+        )
+    return max_tokens + REPLY_ROOM * max_turns
 
 
 def checked_reply(reply: Any, name: str) -> Reply:

@@ -15,7 +15,7 @@ from typing import Any, get_args
 import numpy as np
 
 from .chat import as_messages
-from .episode import Episode, FinishReason, Prompt
+from .episode import Episode, FinishReason, Prompt, turns_of
 from .errors import DataError, PromptError, excerpt
 from .json_text import parse_json
 from .tokenizer import Tokenizer
@@ -57,6 +57,11 @@ def write_transcripts(
                 "seed": e.seed,
                 "index": e.index,
             }
+            if e.turns:
+                row["turns"] = [
+                    {"role": t.role, "text": t.text, "tokens": len(t.ids), "reward": t.reward}
+                    for t in e.turns
+                ]
             if e.messages:
                 row["messages"] = e.messages
             for name, values in columns.items():
@@ -84,7 +89,8 @@ def read_transcripts(file: str | Path, tokenizer: Tokenizer) -> Iterator[Episode
             except UnicodeDecodeError as error:
                 raise DataError(f"{where}: not UTF-8 ({error}); write it again") from error
             _check_row(row, where)
-            messages = tuple(row.get("messages", ())[:-1])  # the last one is the completion
+            # The last message is the completion, or there are as many as turns.
+            messages = tuple(row.get("messages", ())[: -len(row.get("turns") or "1")])
             prompt = Prompt(row["prompt"], row.get("columns", {}), row.get("id", ""), messages)
             completion, reason = row["completion"], _finish_reason(row)
             if reason is not None and reason not in get_args(FinishReason):
@@ -108,7 +114,26 @@ def read_transcripts(file: str | Path, tokenizer: Tokenizer) -> Iterator[Episode
                 index=row.get("index"),
             )
             episode.__dict__["completion"] = completion
-            yield episode
+            yield _in_turns(episode, row["turns"], where) if "turns" in row else episode
+
+
+def _in_turns(episode: Episode, turns: Any, where: str) -> Episode:
+    """Return an episode with the turns that a row of a transcript tells.
+
+    Raises:
+        DataError: They are of another form, or do not make up the completion.
+    """
+    try:
+        parts = [(str(t["role"]), str(t["text"]), int(t["tokens"]), float(t["reward"])) for t in turns]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{where}: turns is {excerpt(repr(turns))}, no list of turns") from error
+    sizes = [tokens for _, _, tokens, _ in parts]
+    if min(sizes, default=0) < 0 or sum(sizes) != len(episode.completion_ids):
+        raise DataError(f"{where}: turns of {sizes} tokens for {len(episode.completion_ids)} completion_ids")
+    mask = np.concatenate([np.full(tokens, role == "assistant") for role, _, tokens, _ in parts])
+    whole = replace(episode, agent_mask=mask, turns=turns_of(episode.completion_ids, parts))
+    whole.__dict__["completion"] = episode.completion
+    return whole
 
 
 def _check_row(row: Any, where: str) -> None:

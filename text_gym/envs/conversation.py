@@ -14,14 +14,12 @@ import numpy as np
 
 from text_gym.episode import BoolArray, Episode, IntArray, Turn
 from text_gym.errors import ConfigError, RespondentError, TextGymError, TokenError, excerpt
-from text_gym.respondents import Reply, checked_reply, turn_generator
+from text_gym.respondents import Reply, checked_reply, reply_room, turn_generator
 from text_gym.rewards.values import Rewards
 from text_gym.tokenizer import Tokenizer
 from text_gym.utils.user_code import where_raised
 
 from .options import EpisodeOptions
-
-REPLY_ROOM = 32  # tokens a turn, where `max_context` does not say how long a conversation may become
 
 
 class Conversation:
@@ -184,23 +182,27 @@ class Conversation:
 
     def _replies(self, episodes: list[Episode]) -> tuple[list[Reply | None], list[RespondentError]]:
         """Ask the respondent; where it raises, ask about one episode after the other, to spare the rest."""
+        replies: list[Reply | None] = []
+        errors: list[RespondentError] = []
         try:
-            return self._ask(episodes), []
+            found = self._ask(episodes)
         except RespondentError as error:
             if len(episodes) == 1 or error.__cause__ is None:
                 return [None] * len(episodes), [error]
-        replies: list[Reply | None] = []
-        errors: list[RespondentError] = []
-        for episode in episodes:
+            for episode in episodes:
+                reply, failed = self._replies([episode])
+                replies, errors = replies + reply, errors + failed
+            return replies, errors
+        for reply in found:
             try:
-                replies += self._ask([episode])
+                replies.append(checked_reply(reply, self.name))
             except RespondentError as error:
                 replies.append(None)
                 errors.append(error)
         return replies, errors
 
-    def _ask(self, episodes: list[Episode]) -> list[Reply | None]:
-        """Return a reply to each episode.
+    def _ask(self, episodes: list[Episode]) -> list[Any]:
+        """Return what the respondent replies to each episode.
 
         Raises:
             RespondentError: It raised, or returned something else than one reply per episode.
@@ -220,7 +222,7 @@ class Conversation:
             raise RespondentError(
                 f"{self.name} gave {len(replies)} replies to {len(episodes)} turns ({about})"
             )
-        return [checked_reply(reply, self.name) for reply in replies]
+        return replies
 
     def _answer(
         self, row: int, episode: Episode, reply: Reply | None, errors: list[RespondentError]
@@ -284,6 +286,8 @@ def with_turn_rewards(episodes: Sequence[Episode], scores: Rewards) -> Rewards:
 
     An episode that nobody judged is worth 0 altogether.
     """
+    if not any(episode.turns for episode in episodes):
+        return scores
     paid = []
     for i, episode in enumerate(episodes):
         own = None if scores.per_token is None else scores.per_token[i]
@@ -303,14 +307,7 @@ def completion_room(options: EpisodeOptions, max_tokens: int, max_prompt_tokens:
     """
     if options.respondent is None:
         return max_tokens
-    if options.max_context is not None:
-        return options.max_context - max_prompt_tokens
-    if options.max_turns is None:
-        raise ConfigError(
-            "with a respondent, pass max_turns, the most turns that the agent has, or max_context, the most "
-            "tokens of prompt and conversation together"
-        )
-    room = max_tokens + REPLY_ROOM * options.max_turns
+    room = reply_room(max_tokens, max_prompt_tokens, options.max_turns, options.max_context)
     return room if options.context is None else min(room, options.context - max_prompt_tokens)
 
 

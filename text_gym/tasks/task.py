@@ -17,7 +17,7 @@ import numpy as np
 
 from text_gym.episode import Episode, Prompt
 from text_gym.errors import TextGymError, UnknownNameError, excerpt
-from text_gym.respondents import Respondent
+from text_gym.respondents import Respondent, reply_room
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import Rewards
 from text_gym.showing import as_html
@@ -100,6 +100,12 @@ class Task:
         names = ("respondent", "turn_stop", "max_turns", "max_context")
         return {name: getattr(self, name) for name in names}
 
+    def room(self, prompt_tokens: int) -> int:
+        """Return the most tokens that a completion takes, replies included, after prompts of so many."""
+        if self.respondent is None:
+            return self.max_tokens
+        return reply_room(self.max_tokens, prompt_tokens, self.max_turns, self.max_context)
+
     def env_kwargs(self, **overrides: Any) -> dict[str, Any]:
         """Return the keyword arguments of `TextVectorEnv` and `TextEnv` for this task."""
         own = {
@@ -123,6 +129,7 @@ TASKS: dict[str, str | Callable[..., Task]] = {
     "brackets": "text_gym.tasks.brackets:brackets",
     "add": "text_gym.tasks.adding:add",
     "enumerable": "text_gym.tasks.enumerable:enumerable",
+    "enumerable-dialogue": "text_gym.tasks.conversations.enumerable_dialogue:enumerable_dialogue",
     "product-json": "text_gym.tasks.json_format:product_json",
     "keywords": "text_gym.tasks.keywords:keywords",
     "guess": "text_gym.tasks.conversations.guess:guess",
