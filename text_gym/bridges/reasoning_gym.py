@@ -19,11 +19,11 @@ from text_gym.tasks.classic import check_range
 from text_gym.tasks.task import Pairs, Task
 from text_gym.tokenizer import ByteTokenizer, Tokenizer
 from text_gym.utils.display import harmless
-from text_gym.utils.limits import SandboxLimits
 from text_gym.utils.sandbox import Sandbox
 
 INDEX = "index"  # the column of prompts: the number of the problem
-_SECONDS = 2.0  # for one text, where a batch took too long
+_SECONDS, _SECONDS_ALONE = 60.0, 10.0  # for a batch, and for each of its texts where the batch took too long
+_SECONDS_TO_IMPORT = 300.0
 
 
 class ReasoningGymReward(RewardSource):
@@ -41,7 +41,7 @@ class ReasoningGymReward(RewardSource):
     def __init__(self, dataset: str, config: str, sandbox: bool | None = None) -> None:
         self.dataset, self.config, self.name = dataset, config, f"reasoning_gym:{dataset}"
         self.sandbox = os.environ.get("TEXT_GYM_SANDBOX") != "0" if sandbox is None else sandbox
-        self._scorer: Any = None
+        self._scorer: Sandbox | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_scorer": None}
@@ -53,25 +53,30 @@ class ReasoningGymReward(RewardSource):
                 raise RewardError(
                     f"reward {self.name!r} needs the column {INDEX!r}; prompt {episode.prompt.id!r} lacks it"
                 )
-        if self._scorer is None:
-            self._scorer = (
-                Sandbox(judge_answers, SandboxLimits(seconds=30.0)) if self.sandbox else judge_answers
-            )
         pairs = [[e.prompt.columns[INDEX], e.completion.strip()] for e in episodes]
+        if not self.sandbox:
+            return Rewards(np.clip(judge_answers(self.dataset, self.config, pairs), 0.0, 1.0))
         try:
-            scores = self._scorer(self.dataset, self.config, pairs)
-        except SandboxError:  # one after the other, so that one text harms itself alone
+            scores = self._judged(pairs, _SECONDS)
+        except SandboxError:  # one after the other, so that a text harms itself alone
             scores = [self._one(pair) for pair in pairs]
-        return Rewards(np.clip(np.array(scores, dtype=np.float64), 0.0, 1.0))
+        return Rewards(np.clip(scores, 0.0, 1.0))
 
     def _one(self, pair: list[Any]) -> float:
         try:
-            self._scorer.start()
-            (score,) = self._scorer(self.dataset, self.config, [pair], seconds=_SECONDS + 20)
+            (score,) = self._judged([pair], _SECONDS_ALONE)
         except SandboxError as error:
             self._last_failure = str(error)
             return 0.0
-        return float(score)
+        return score
+
+    def _judged(self, pairs: list[list[Any]], seconds: float) -> list[float]:
+        if self._scorer is None:
+            self._scorer = Sandbox(judge_answers)
+        if not self._scorer.alive:  # what has to be imported is not held against the first texts
+            self._scorer(self.dataset, self.config, [], seconds=_SECONDS_TO_IMPORT)
+        scores: list[float] = self._scorer(self.dataset, self.config, pairs, seconds=seconds)
+        return scores
 
 
 def judge_answers(dataset: str, config: str, pairs: list[list[Any]]) -> list[float]:
@@ -112,7 +117,7 @@ def reasoning_gym_task(
 ) -> Task:
     """Make a task of a data set of reasoning-gym: a question, and the answer that its own judge accepts.
 
-    The corpus, for `text-gym sft`, is of the right answers.
+    The corpus, for `text-gym sft`, is of the right answers, where the data set has one for each question.
 
     Args:
         dataset: Its name, such as `leg_counting`.
@@ -134,7 +139,7 @@ def reasoning_gym_task(
         from reasoning_gym import factory
     except ImportError as error:
         raise MissingLibraryError(
-            f"task 'reasoning_gym:{dataset}'", "reasoning_gym", "reasoning-gym"
+            f"task 'reasoning_gym:{dataset}'", "reasoning_gym", "text-gym[reasoning-gym]"
         ) from error
     if dataset not in factory.DATASETS:
         raise UnknownNameError("data set of reasoning-gym", dataset, factory.DATASETS)
@@ -157,7 +162,9 @@ def reasoning_gym_task(
     if not count:
         raise ConfigError(f"reasoning_gym:{dataset} has {len(prompts)} problem with these parameters")
     tokenizer = ByteTokenizer() if tokenizer is None else tokenizer
-    longest = max(len(p.encode_completion(a, tokenizer)) for p, a in zip(prompts, answers, strict=True))
+    known = all(answer is not None for answer in answers)
+    pairs = [(p, str(a)) for p, a in zip(prompts, answers, strict=True)] if known else []
+    longest = max((len(p.encode_completion(a, tokenizer)) for p, a in pairs), default=64)
     return Task(
         name=f"reasoning_gym:{dataset}",
         prompts=prompts[count:],
@@ -165,7 +172,7 @@ def reasoning_gym_task(
         tokenizer=tokenizer,
         reward=ReasoningGymReward(dataset, written),
         max_tokens=2 * longest if max_tokens is None else max_tokens,
-        corpus=partial(_pairs, prompts, answers, count),
+        corpus=partial(_halves, pairs, count) if known else None,
         optimum=1.0,
     )
 
@@ -181,17 +188,16 @@ def _at_level(factory: Any, dataset: str, level: int) -> dict[str, Any]:
     return {name: value for name, value in own.items() if name not in ("seed", "size")}
 
 
-def _distinct(entries: Sequence[Mapping[str, Any]]) -> tuple[list[Prompt], list[str]]:
+def _distinct(entries: Sequence[Mapping[str, Any]]) -> tuple[list[Prompt], list[str | None]]:
     """Return the questions, each once and with a line's end behind it, and their answers."""
-    found: dict[str, tuple[Prompt, str]] = {}
+    found: dict[str, tuple[Prompt, str | None]] = {}
     for index, entry in enumerate(entries):
         text = f"{entry['question'].rstrip()}\n"
-        answer = str(entry["answer"])
+        answer = None if entry["answer"] is None else str(entry["answer"])
         found.setdefault(text, (Prompt(text, {INDEX: index, "answer": answer}, f"problem {index}"), answer))
     return [prompt for prompt, _ in found.values()], [answer for _, answer in found.values()]
 
 
-def _pairs(prompts: Sequence[Prompt], answers: Sequence[str], count: int) -> tuple[Pairs, Pairs]:
-    """Pair questions with their answers: those to learn on, and those held out."""
-    pairs = list(zip(prompts, answers, strict=True))
+def _halves(pairs: Pairs, count: int) -> tuple[Pairs, Pairs]:
+    """Return the pairs to learn on, and the first `count`, which are held out."""
     return pairs[count:], pairs[:count]

@@ -131,7 +131,7 @@ class EnvironmentRespondent:
 
 
 class _Generators:
-    """Python's and NumPy's global generators; their states come back when an environment is done with them."""
+    """Python's and NumPy's global generators, whose states come back when an environment has had its turn."""
 
     def __enter__(self) -> _Generators:
         self._before = self.state()

@@ -64,7 +64,7 @@ def textarena_task(game: str, **kwargs: Any) -> Task:
     try:
         from textarena.envs.registration import ENV_REGISTRY
     except ImportError as error:
-        raise MissingLibraryError(f"task 'textarena:{game}'", "textarena", "textarena") from error
+        raise MissingLibraryError(f"task 'textarena:{game}'", "textarena", "text-gym[textarena]") from error
     raw = game if game.endswith("-raw") else f"{game}-raw"
     if raw not in ENV_REGISTRY:
         raise UnknownNameError("game of TextArena", game, [i for i in ENV_REGISTRY if i.endswith("-v0")])
