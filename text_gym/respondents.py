@@ -5,6 +5,8 @@ What a reply does to an episode is said here; how it gets into the token buffer 
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -65,6 +67,53 @@ class Respondent(Protocol):
             `n` replies in the same order.
         """
         ...
+
+
+class ReplyWithin:
+    """Gives a respondent so much time for each call; one that takes longer fails by name.
+
+    The call that hangs goes on in a thread of its own, since nothing in Python can end it; what may hang for
+    ever and often belongs into a process (`text_gym.utils.sandbox`).
+
+    Args:
+        respondent: Whoever answers.
+        seconds: For each call, however many episodes it is about.
+
+    Raises:
+        ConfigError: `seconds` is not positive.
+    """
+
+    def __init__(self, respondent: Respondent, seconds: float) -> None:
+        if not seconds > 0:
+            raise ConfigError(f"seconds is {seconds!r}; it must be positive")
+        self.respondent, self.seconds = respondent, seconds
+
+    def respond(
+        self, episodes: Sequence[Episode], generators: Sequence[np.random.Generator]
+    ) -> Sequence[Reply]:
+        """Implement `Respondent`.
+
+        Raises:
+            RespondentError: It took too long.
+        """
+        answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+        def work() -> None:
+            try:
+                answers.put(self.respondent.respond(episodes, generators))
+            except BaseException as error:
+                answers.put(error)
+
+        name = type(self.respondent).__name__
+        threading.Thread(target=work, name=name, daemon=True).start()
+        try:
+            found = answers.get(timeout=self.seconds)
+        except queue.Empty:
+            raise RespondentError(f"{name} took longer than {self.seconds:g} s") from TimeoutError(name)
+        if isinstance(found, BaseException):
+            raise found
+        replies: Sequence[Reply] = found
+        return replies
 
 
 def reply_generator(episode: Episode, turn: int) -> np.random.Generator:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from gymnasium.vector import SyncVectorEnv
 
+from tests.worlds import PerToken
 from text_gym import (
     Episode,
     EpisodeBatch,
@@ -18,9 +21,11 @@ from text_gym import (
     TextEnv,
     TextVectorEnv,
     WordTokenizer,
+    read_transcripts,
+    write_transcripts,
 )
 from text_gym.errors import ConfigError, RespondentError
-from text_gym.respondents import reply_generator
+from text_gym.respondents import ReplyWithin, reply_generator
 
 WORDS = WordTokenizer("abcd.!", separator="")  # ids 0-5, EOS 6, padding 7
 A, B, C, D, STOP, BANG, EOS = range(7)
@@ -194,6 +199,7 @@ def test_an_episode_is_a_function_of_its_number_and_the_actions() -> None:
     alone, among = texts[0][0], next(e for e in texts[1] if e.index == 3)
     assert alone.completion_ids.tolist() == among.completion_ids.tolist()
     assert len({e.completion for e in texts[1]}) > 1
+    assert len({reply_generator(alone, turn).random() for turn in range(5)}) == 5
     drawn = reply_generator(alone, 2)
     assert (
         drawn.integers(0, 4, size=1 + int(drawn.integers(3))).tolist() != []
@@ -260,3 +266,39 @@ def test_impossible_settings_are_refused() -> None:
             batch_of(**options)
     with pytest.raises(ConfigError, match="respondent"):
         EpisodeOptions(max_turns=3)
+
+
+class Hangs:
+    """Never answers."""
+
+    def respond(self, episodes: Sequence[Episode], generators: Sequence[Any]) -> list[Reply]:
+        threading.Event().wait(5)
+        return []
+
+
+def test_a_respondent_that_hangs_is_named_after_its_time() -> None:
+    batch = batch_of(respondent=ReplyWithin(Hangs(), 0.05))
+    with pytest.raises(RespondentError, match=r"Hangs took longer than 0.05 s"):
+        batch.advance(np.array([0]), np.array([STOP]))
+    assert batch.truncated[0]
+    batch = batch_of(respondent=ReplyWithin(Script(), 5.0))
+    play(batch, [STOP])
+    assert batch.episodes(np.array([0]))[0].completion == ".!a"
+
+
+def test_conversations_are_kept_as_transcripts_with_their_turns(tmp_path: Path) -> None:
+    batch = batch_of()
+    play(batch, [C, STOP, D, D, STOP, EOS])
+    (episode,) = batch.episodes(np.array([0]))
+    write_transcripts(tmp_path / "talk.jsonl", [episode])
+    (again,) = read_transcripts(tmp_path / "talk.jsonl", WORDS)
+    assert again.completion == episode.completion
+    assert again.agent_ids.tolist() == episode.agent_ids.tolist()
+    for mine, theirs in zip(episode.turns, again.turns, strict=True):
+        assert (mine.role, mine.text, mine.reward) == (theirs.role, theirs.text, theirs.reward)
+        assert mine.ids.tolist() == theirs.ids.tolist()
+
+
+def test_a_reward_between_tokens_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"Reply\.reward"):
+        TextVectorEnv(["a"], WORDS, PerToken(causal=True), 4, respondent=Script(), turn_stop=".", max_turns=2)

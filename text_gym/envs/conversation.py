@@ -15,6 +15,7 @@ import numpy as np
 from text_gym.episode import BoolArray, Episode, IntArray, Turn
 from text_gym.errors import ConfigError, RespondentError, TextGymError, TokenError, excerpt
 from text_gym.respondents import Reply, checked_reply, reply_room, turn_generator
+from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import Rewards
 from text_gym.tokenizer import Tokenizer
 from text_gym.utils.user_code import where_raised
@@ -309,6 +310,19 @@ def completion_room(options: EpisodeOptions, max_tokens: int, max_prompt_tokens:
         return max_tokens
     room = reply_room(max_tokens, max_prompt_tokens, options.max_turns, options.max_context)
     return room if options.context is None else min(room, options.context - max_prompt_tokens)
+
+
+def check_no_token_rewards(reward: RewardSource) -> None:
+    """Refuse a reward that is paid token by token: between turns it is the replies that pay.
+
+    Raises:
+        ConfigError: It is named.
+    """
+    if reward.causal:
+        raise ConfigError(
+            f"reward {reward.name!r} is paid token by token, which conversations have no place for; pay "
+            "turns by Reply.reward, and the whole conversation by a reward at its end"
+        )
 
 
 def turn_end_ids(tokenizer: Tokenizer, options: EpisodeOptions) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from text_gym.rewards.tokens import checked_tokens
 from text_gym.rewards.values import Rewards, TokenBatch
 from text_gym.tokenizer import as_tokenizer
 
-from .conversation import Conversation, completion_room, with_turn_rewards
+from .conversation import Conversation, check_no_token_rewards, completion_room, with_turn_rewards
 from .masks import Prefixes, mask_array
 from .options import EpisodeOptions, check_count
 from .prompts import PromptTable
@@ -134,6 +134,7 @@ class EpisodeBatch:
         self.conversation: Conversation | None = None
         self._turn_starts = self.starts  # where the agent's running turn begins
         if self.options.respondent is not None:
+            check_no_token_rewards(self.reward)
             buffers = (self.tokens, self.attention_mask, self.starts, self.lengths, self.remaining)
             self.conversation = Conversation(self.options, self.tokenizer, *buffers, self.room)
             self._turn_starts = self.conversation.turn_starts
