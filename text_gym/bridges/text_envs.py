@@ -36,7 +36,7 @@ class RepliesPay(RewardSource):
         return Rewards(np.zeros(len(episodes)))
 
 
-class Outcome(NamedTuple):
+class StepOutcome(NamedTuple):
     """The result of a step.
 
     Args:
@@ -116,7 +116,7 @@ class EnvironmentRespondent:
         observation = result[0] if isinstance(result, tuple) else getattr(result, "observation", result)
         return env, observation
 
-    def _step(self, env: Any, turn: str) -> Outcome:
+    def _step(self, env: Any, turn: str) -> StepOutcome:
         return as_outcome(env.step(turn if self.action is None else self.action(turn)))
 
     def _keep(self, key: tuple[int, tuple[str, ...]], alive: tuple[Any, Any]) -> None:
@@ -155,7 +155,7 @@ class _Generators:
         np.random.set_state(state[1])  # noqa: NPY002
 
 
-def as_outcome(result: Any) -> Outcome:
+def as_outcome(result: Any) -> StepOutcome:
     """Read what an environment's `step` returned.
 
     Raises:
@@ -163,10 +163,10 @@ def as_outcome(result: Any) -> Outcome:
     """
     if isinstance(result, tuple) and len(result) == 5:
         observation, reward, terminated, truncated, _ = result
-        return Outcome(observation, float(reward), bool(terminated or truncated))
+        return StepOutcome(observation, float(reward), bool(terminated or truncated))
     if hasattr(result, "done") and hasattr(result, "reward"):
         observation = getattr(result, "observation", result)
-        return Outcome(observation, float(result.reward or 0.0), bool(result.done))
+        return StepOutcome(observation, float(result.reward or 0.0), bool(result.done))
     raise RespondentError(
         f"step returned {type(result).__name__} {excerpt(repr(result))}; expected (observation, reward, "
         "terminated, truncated, info), or an object with observation, reward and done"
@@ -244,7 +244,7 @@ def from_text_env(
     ...         return f"You said {action}.", 1.0, True, False, {}
     >>> task = from_text_env(Echo, n_train=2, n_held_out=1)
     >>> [prompt.text for prompt in task.prompts]
-    ['Say 0.\\n', 'Say 1.\\n']
+    ['Say 0.\n', 'Say 1.\n']
     """
     if not callable(make):
         raise ConfigError(
