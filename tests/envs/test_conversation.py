@@ -226,7 +226,8 @@ class Broken(Script):
             bad: dict[str, Any] = {
                 "type": "text", "text": Reply(cast("Any", None)), "id": Reply([99]),
                 "reward": Reply("a", float("nan")),
-                "role": Reply("a", role="assistant"), "word": Reply("z"), "ends": Reply("a", ends=cast("Any", 1)),
+                "role": Reply("a", role="assistant"), "word": Reply("z"),
+                "ends": Reply("a", ends=cast("Any", 1)),
             }  # fmt: skip
             replies[i] = bad[self.how]
         return replies

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any
 
@@ -7,16 +8,33 @@ import gymnasium as gym
 import pytest
 
 from tests.worlds import SMALL
-from text_gym import EpisodeOptions, MinLength, TextEnv, TextVectorEnv, VectorOptions, load_task
+from text_gym import (
+    Episode,
+    EpisodeOptions,
+    MinLength,
+    Reply,
+    TextEnv,
+    TextVectorEnv,
+    VectorOptions,
+    load_task,
+)
 from text_gym.envs.options import sort_options
 from text_gym.errors import ConfigError
+
+
+class Echo:
+    """A respondent that has nothing to say."""
+
+    def respond(self, episodes: Sequence[Episode], generators: Sequence[Any]) -> list[Reply]:
+        return [Reply("") for _ in episodes]
 
 
 def test_every_option_is_a_keyword_of_the_environments() -> None:
     mask = MinLength(1)
     episodes = EpisodeOptions(
         stop="bb", limit="truncate", mask=mask, on_bad_reward="drop", shuffle=False, group_size=2,
-        max_prompt_tokens=9, on_long_prompt="truncate", context=40,
+        max_prompt_tokens=9, on_long_prompt="truncate", context=40, respondent=Echo(), turn_stop="a",
+        max_turns=2, max_context=30, on_bad_reply="drop",
     )  # fmt: skip
     many = VectorOptions(
         numbering="global",
