@@ -76,7 +76,7 @@ def check_text_env(
 def random_episodes(task: Task, seed: int = 0, longest: int = 64) -> list[Episode]:
     """Make a finished episode of random tokens for every length up to the task's limit (and `longest`).
 
-    They end by EOS, where there is one; that of the limit's length is cut. Of a task with a respondent they are
+    They end by EOS, where there is one; that of the limit's length is cut. With a respondent they are
     conversations, as its environment plays them.
     """
     if task.respondent is not None:
