@@ -49,8 +49,13 @@ class TrainingJob:
     came_from: Start | None = None
     pairs: Sequence[Preference] = ()
     generator: Literal["vllm"] | None = None
+    keep_rollouts: int = 0
 
     def __post_init__(self) -> None:
+        if self.keep_rollouts < 0:
+            raise ConfigError(f"keep_rollouts is {self.keep_rollouts}; it must be 0 (none) or more")
+        if self.keep_rollouts and (self.pairs or self.algorithm.startswith("sb3.")):
+            raise ConfigError(f"rollouts of {self.algorithm} cannot be kept; leave out keep_rollouts")
         if self.checkpoint_every < 0:
             raise ConfigError(f"checkpoint_every is {self.checkpoint_every}; it must be 0 (none) or more")
         if self.generator is not None and (self.pairs or self.algorithm.startswith("sb3.")):
