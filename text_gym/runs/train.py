@@ -159,16 +159,15 @@ def train(
     if start is not None and (bf16 or gradient_checkpointing):
         start.use_less_memory(bf16=bf16 and lora is None, gradient_checkpointing=gradient_checkpointing)
     reward = reward or task.reward
-    learnt: Any = (pairs, generator)  # from what, and who writes it
+    more: Any = (pairs, generator, keep_rollouts)
     job = TrainingJob(
-        algorithm, config, task, reward, start, episodes, limit, device, checkpoint_every, came_from, *learnt,
-        keep_rollouts,
-    )  # fmt: skip
+        algorithm, config, task, reward, start, episodes, limit, device, checkpoint_every, came_from, *more
+    )
     settings = job.settings() | ({} if lora is None else {"lora": lora})
     settings |= {} if generator is None else {"generator": generator}
     settings |= {"options": dict(options)} if options else {}
-    more: Any = {"conditions": job.conditions(options), "accept_changes": accept_changes}
-    open_folder = partial(RunFolder, folder, settings, logs=logs, resume=resume, **more)
+    checked: Any = {"conditions": job.conditions(options), "accept_changes": accept_changes}
+    open_folder = partial(RunFolder, folder, settings, logs=logs, resume=resume, **checked)
     return _run(job, open_folder, console or SafeConsole(), started)
 
 

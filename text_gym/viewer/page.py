@@ -25,7 +25,7 @@ from text_gym.plot.texts import shown_token
 from text_gym.utils.display import harmless
 from text_gym.utils.sealed import write_atomic
 
-from .store import FOLDER, KeptIteration, fitting, kept_files, read_iteration
+from .store import FOLDER, METRICS, KeptIteration, fitting, kept_files, read_iteration
 
 PAGE = "view.html"  # in a run's folder
 MOST_TOKENS = 600_000  # of a page: about 30 MB
@@ -62,12 +62,13 @@ class _Shown:
     metrics: Mapping[str, Any]
 
 
-def write_run_page(run: str | Path, output: str | Path | None = None) -> Path:
+def write_run_page(run: str | Path, output: str | Path | None = None, title: str = "") -> Path:
     """Write the page about the rollouts that a run has kept, and return its path.
 
     Args:
         run: Folder of a run of `text-gym train` or `text-gym rlhf` with `--keep-rollouts`.
         output: The file; `view.html` in that folder if None.
+        title: Of the page; the run's task and algorithm if empty.
 
     Raises:
         ConfigError: There is no such folder, or it keeps no rollouts.
@@ -79,16 +80,19 @@ def write_run_page(run: str | Path, output: str | Path | None = None) -> Path:
     names = [settings[key] for key in ("task", "algorithm") if isinstance(settings.get(key), str)]
     most = max(1, MOST_TOKENS // len(shown))
     limits = {name: _limit(shown, name, how[1]) for name, how in _COLUMNS.items()}
+    known = [name for name, limit in limits.items() if limit is not None]
     columns = [
-        {"name": name, "label": how[0], "kind": how[1], "about": how[2], "limit": limits[name]}
-        for name, how in _COLUMNS.items()
-        if limits[name] is not None
+        {"name": n, "label": title, "kind": kind, "about": what, "limit": limits[n]}
+        for n, (title, kind, what) in _COLUMNS.items()
+        if n in known
     ]
     about = {"columns": columns, "iterations": [harmless(s.name) for s in shown]}
     values = {
-        "title": " · ".join(label(Path(name).name) for name in names) or label(run.resolve().name),
+        "title": label(title, 200)
+        or " · ".join(label(Path(name).name) for name in names)
+        or label(run.resolve().name),
         "about": _script_json(about),
-        "iterations": [_script_json(_data(s, [c["name"] for c in columns], most)) for s in shown],
+        "iterations": [_script_json(_data(s, known, most)) for s in shown],
         "count": len(shown),
     }
     target = run / PAGE if output is None else Path(output)
@@ -114,7 +118,7 @@ def _read(run: Path) -> list[_Shown]:
     found = []
     for before, folder in _parts(run):
         files = kept_files(folder)
-        rows = _metrics(folder / "metrics.jsonl") if files else {}
+        rows = _metrics(folder / METRICS) if files else {}
         for number, file in files.items():
             found.append(_Shown(f"{before}iteration {number}", read_iteration(file), rows.get(number, {})))
     if not found:

@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,13 +22,14 @@ import numpy as np
 from text_gym.errors import ConfigError, DataError
 from text_gym.json_text import parse_json
 from text_gym.plot.texts import token_texts
+from text_gym.utils.json_files import _finite
 from text_gym.utils.sealed import write_atomic
 
 if TYPE_CHECKING:
     from text_gym.agents.training.recorder import IterationRecord
 
 LOG = logging.getLogger("text_gym")
-FOLDER = "rollouts"  # in a run's folder
+FOLDER, METRICS = "rollouts", "metrics.jsonl"  # in a run's folder
 FORMAT = 1
 MOST_TOKENS = 100_000  # of an iteration that are kept: about 4 MB
 _LARGEST = 2**28  # bytes of a file, when it is unpacked, that is still read
@@ -96,6 +97,11 @@ class RolloutStore:
             write_atomic(self.folder / f"{record.iteration:08d}{_SUFFIX}", packed)
         except OSError as error:
             LOG.warning("the rollouts of iteration %d could not be kept: %s", record.iteration, error)
+
+    def note(self, metrics: Mapping[str, float]) -> None:
+        """Append a row to `metrics.jsonl` beside the rollouts, where nobody else writes one."""
+        with (self.folder.parent / METRICS).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(_finite(metrics)) + "\n")
 
 
 def kept_files(run: str | Path) -> dict[int, Path]:

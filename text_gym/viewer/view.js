@@ -20,7 +20,8 @@ function floats(base64) {
 
 function written(x, digits = 4) {
   if (x === null || x === undefined || !Number.isFinite(x)) return "–";
-  return String(+x.toPrecision(digits)).replace("-", "−");
+  const small = x !== 0 && Math.abs(x) < 1e-3;
+  return (small ? x.toExponential(2) : String(+x.toPrecision(digits))).replaceAll("-", "−");
 }
 
 function load(place) {
@@ -91,15 +92,21 @@ function showSums() {
   const body = $("sums").tBodies[0];
   body.replaceChildren();
   const whole = now.episodes.length === now.played;
-  for (const [name, value] of Object.entries(sums(now))) {
+  const found = sums(now);
+  const others = [];
+  for (const [name, value] of Object.entries(found)) {
     const logged = now.metrics[name];
     if (value === null && logged === undefined) continue;
     const row = body.insertRow();
     row.dataset.name = name;
     const same = whole && value !== null && Math.abs(value - logged) <= 1e-4 * Math.max(0.01, Math.abs(logged));
+    if (!same) others.push(name);
     const mark = logged === undefined ? "" : same ? "✓ the same" : "";
     [name, written(value, 6), written(logged, 6), mark].forEach((text) => (row.insertCell().textContent = text));
   }
+  $("in-short").textContent =
+    `On average reward ${written(found.reward, 3)}, KL ${written(found.kl, 3)} nats, ${written(found.length, 3)} tokens` +
+    (others.length ? "" : ": the tokens add up to what metrics.jsonl says");
   $("sums-note").textContent = whole
     ? "Means over episodes; rewards and KL are added up token by token, lengths are in tokens of the agent."
     : `Means over the first ${now.episodes.length} of ${now.played} episodes, while metrics.jsonl is about all.`;
@@ -118,8 +125,8 @@ function showScale() {
     make("span", "", ends[0]),
     make("span", `ramp ${c.kind}`),
     make("span", "", ends[1]),
-    make("span", "what", c.about),
   );
+  $("what").textContent = `${c.label}: ${c.about}`;
 }
 
 /** The share of the deepest colour, from −1 to 1, of a value. */
