@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from text_gym.errors import ConfigError
+from text_gym.errors import ConfigError, DataError
 from text_gym.json_text import parse_json, read_object
 from text_gym.pages.page import render_page
 from text_gym.plot.style import label
@@ -76,21 +76,19 @@ def write_run_page(run: str | Path, output: str | Path | None = None, title: str
     """
     run = Path(run)
     shown = _read(run)
-    settings = read_object(run / "config.json") if (run / "config.json").is_file() else {}
-    names = [settings[key] for key in ("task", "algorithm") if isinstance(settings.get(key), str)]
     most = max(1, MOST_TOKENS // len(shown))
     limits = {name: _limit(shown, name, how[1]) for name, how in _COLUMNS.items()}
     known = [name for name, limit in limits.items() if limit is not None]
     columns = [
-        {"name": n, "label": title, "kind": kind, "about": what, "limit": limits[n]}
-        for n, (title, kind, what) in _COLUMNS.items()
+        {"name": n, "label": shown_as, "kind": kind, "about": what, "limit": limits[n]}
+        for n, (shown_as, kind, what) in _COLUMNS.items()
         if n in known
     ]
+    if not known:
+        raise DataError(f"{run}: no token in its {FOLDER} has any number; remove that folder")
     about = {"columns": columns, "iterations": [harmless(s.name) for s in shown]}
     values = {
-        "title": label(title, 200)
-        or " · ".join(label(Path(name).name) for name in names)
-        or label(run.resolve().name),
+        "title": label(title or _title(run), 200),
         "about": _script_json(about),
         "iterations": [_script_json(_data(s, known, most)) for s in shown],
         "count": len(shown),
@@ -103,6 +101,13 @@ def write_run_page(run: str | Path, output: str | Path | None = None, title: str
 def keeps_rollouts(run: str | Path) -> bool:
     """Return True if a run, or a round of one, has kept rollouts that a page can show."""
     return any(kept_files(folder) for _, folder in _parts(Path(run)))
+
+
+def _title(run: Path) -> str:
+    """Return a run's task and algorithm, or the folder's name where nothing says what they are."""
+    settings = read_object(run / "config.json") if (run / "config.json").is_file() else {}
+    names = [settings[key] for key in ("task", "algorithm") if isinstance(settings.get(key), str)]
+    return " · ".join(Path(name).name for name in names) or run.resolve().name
 
 
 def _parts(run: Path) -> list[tuple[str, Path]]:
