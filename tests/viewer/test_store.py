@@ -57,7 +57,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
         assert row["prompt"] == f"prompt {i // 2}"
         for name, column in written.columns.items():
             told = [np.nan if x is None else x for x in row["numbers"][name]]
-            np.testing.assert_array_equal(np.float32(told), column[i, :count])
+            np.testing.assert_array_equal(np.array(told, dtype=np.float32), column[i, :count])
     assert [row["reward"] for row in found.episodes] == [0.5, None, *[pytest.approx(1 / 3)] * 2]
     again = file.read_bytes()
     RolloutStore(tmp_path, 3, 5).write(written)

@@ -32,6 +32,7 @@ MOST_TOKENS = 600_000  # of a page: about 30 MB
 _TEMPLATE = Path(__file__).parent / "view.html"
 _SCRIPT = Path(__file__).parent / "view.js"
 _PROMPT = 4000  # characters of a prompt that are shown
+_ADDED_UP = ("reward", "kl", "kl_per_token", "length", "truncated", "eos")  # metrics, and those of `reward/`
 # Columns in the order of the page: what they are called there, how they are coloured (about 0, from 0 on, or
 # about 1 on a scale of ratios), and what they are.
 _COLUMNS: Mapping[str, tuple[str, str, str]] = {
@@ -128,7 +129,7 @@ def _read(run: Path) -> list[_Shown]:
             found.append(_Shown(f"{before}iteration {number}", read_iteration(file), rows.get(number, {})))
     if not found:
         raise ConfigError(
-            f"{run} keeps no rollouts (there is no folder {FOLDER} in it): train with --keep-rollouts 10"
+            f"{run} keeps no rollouts (no iteration is in {run / FOLDER}): train with --keep-rollouts 10"
         )
     return found
 
@@ -183,7 +184,11 @@ def _data(shown: _Shown, columns: Sequence[str], most: int) -> dict[str, Any]:
         "played": kept.played,
         "group": kept.group_size,
         "prompts": [harmless(p.strip("\n"), newlines=True, limit=_PROMPT) for p in prompts],
-        "metrics": {k: v for k, v in shown.metrics.items() if isinstance(v, (int, float))},
+        "metrics": {
+            harmless(name): value
+            for name, value in shown.metrics.items()
+            if (name in _ADDED_UP or name.startswith("reward/")) and isinstance(value, (int, float))
+        },
         "columns": packed,
         "episodes": [
             {

@@ -167,7 +167,7 @@ function tokens(episode) {
 
 function card(episode) {
   const box = make("article", "episode");
-  const ends = { eos: "ended by EOS", stop: "ended by a stop string", length: "cut at the limit" };
+  const ends = { eos: "EOS", stop: "stop string", length: "cut at the limit" };
   const parts = [
     episode.reward === null ? "not paid" : `reward ${written(episode.reward, 3)}`,
     `${episode.length} tokens`,

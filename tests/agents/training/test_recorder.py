@@ -29,7 +29,8 @@ def said(policy: Policy, record: IterationRecord, i: int) -> torch.Tensor:
     ids = [*episode.prompt_ids.tolist(), *episode.completion_ids.tolist()]
     with torch.no_grad():
         logits = policy.model(input_ids=torch.tensor([ids])).logits[0, :, : TOKENIZER.vocab_size]
-    return logits.log_softmax(-1)[len(episode.prompt_ids) - 1 : -1].double()
+    before: torch.Tensor = logits.log_softmax(-1)[len(episode.prompt_ids) - 1 : -1].double()
+    return before
 
 
 def test_the_numbers_of_a_token_are_what_the_models_say() -> None:

@@ -69,6 +69,19 @@ def test_the_page_has_the_numbers(folder: Path) -> None:
     assert not re.search(r"\bnan\b", page.plain)
 
 
+def test_pages_of_kept_rollouts_are_linked(tmp_path: Path) -> None:
+    made = write_benchmark(tmp_path)
+    cells = sorted((made / "cells").glob("*.json"))
+    (made / "rollouts").mkdir()
+    (made / "rollouts" / f"{cells[5].stem}.html").touch()
+    write_report(made)
+    links = [attrs.get("href") for tag, attrs in Tags((made / "report.html").read_text()).found if tag == "a"]
+    assert f"rollouts/{cells[5].stem}.html" in links
+    assert {link for link in links if link and link.startswith("rollouts/")} == {
+        f"rollouts/{cells[5].stem}.html"
+    }
+
+
 def test_files_beside_the_page(folder: Path) -> None:
     names = {f.name for f in (folder / "figures").iterdir()}
     assert names == {
