@@ -19,7 +19,7 @@ from text_gym.agents.policies.memory import Splitter
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.episode import Episode, FloatArray
-from text_gym.models.devices import upload
+from text_gym.models.runtime import upload
 
 from .metrics import Metrics
 
