@@ -24,6 +24,9 @@ function written(x, digits = 4) {
   return (small ? x.toExponential(2) : String(+x.toPrecision(digits))).replaceAll("-", "−");
 }
 
+/** The same with three digits, and nothing but 0 for what is rounding noise in a heading. */
+const brief = (x) => written(Math.abs(x) < 5e-4 && x !== null ? 0 : x, 3);
+
 function load(place) {
   const data = JSON.parse(blocks[place].textContent);
   for (const name of Object.keys(data.columns)) data.columns[name] = floats(data.columns[name]);
@@ -105,7 +108,7 @@ function showSums() {
     [name, written(value, 6), written(logged, 6), mark].forEach((text) => (row.insertCell().textContent = text));
   }
   $("in-short").textContent =
-    `On average reward ${written(found.reward, 3)}, KL ${written(found.kl, 3)} nats, ${written(found.length, 3)} tokens` +
+    `On average reward ${brief(found.reward)}, KL ${brief(found.kl)} nats, ${brief(found.length)} tokens` +
     (others.length ? "" : ": the tokens add up to what metrics.jsonl says");
   $("sums-note").textContent = whole
     ? "Means over episodes; rewards and KL are added up token by token, lengths are in tokens of the agent."
@@ -169,9 +172,9 @@ function card(episode) {
   const box = make("article", "episode");
   const ends = { eos: "EOS", stop: "stop string", length: "cut at the limit" };
   const parts = [
-    episode.reward === null ? "not paid" : `reward ${written(episode.reward, 3)}`,
+    episode.reward === null ? "not paid" : `reward ${brief(episode.reward)}`,
     `${episode.length} tokens`,
-    episode.kl === null ? "" : `KL ${written(episode.kl, 3)}`,
+    episode.kl === null ? "" : `KL ${brief(episode.kl)}`,
     ends[episode.end] ?? "",
   ];
   box.append(make("small", "", parts.filter(Boolean).join(" · ")), tokens(episode));
@@ -182,7 +185,7 @@ function group(number, episodes) {
   const box = make("section", "group");
   const rewards = episodes.map((e) => e.reward).filter((x) => x !== null);
   if (now.group > 1) {
-    const spread = rewards.length ? `, rewards ${written(Math.min(...rewards), 3)} to ${written(Math.max(...rewards), 3)}` : "";
+    const spread = rewards.length ? `, rewards ${brief(Math.min(...rewards))} to ${brief(Math.max(...rewards))}` : "";
     box.append(make("h3", "", `Group ${number + 1}: ${episodes.length} of ${now.group} siblings${spread}`));
   }
   box.append(make("div", "prompt", now.prompts[episodes[0].prompt]));
