@@ -51,7 +51,7 @@ class IterationRecord:
         episodes: The `B` episodes.
         rewards: `(B,)` float64, what an episode was paid in all; NaN for one that was not paid.
         terms: The parts of the rewards by name, `(B,)` float64 each.
-        columns: Numbers of the tokens by name, `(B, T)` float32 each, NaN where there is none.
+        columns: Numbers of the agent's tokens by name, `(B, T)` float32 each, NaN where there is none.
             `log_prob` (nats) is under the distribution that the token was drawn from. `kl` is log_prob less
             the reference's, in nats; an episode's sum is its estimate of the KL. `entropy` (nats) is that of
             the policy's distribution before the update, and `ratio` is the policy's probability after the
@@ -129,6 +129,7 @@ class Recorder:
     def _evaluate(self, agent: Updating, batch: Rollout, *, entropy: bool = False) -> Tensor:
         """Return log-probabilities, or entropies, of the tokens under the policy as it is: `(B, T)`, nats."""
         starts, lengths, policy = batch.host_starts, batch.host_lengths, agent.policy
+        widths = torch.full((len(batch.tokens),), batch.tokens.shape[1])
         result = torch.zeros(batch.log_probs.shape, dtype=policy.dtype, device=batch.tokens.device)
 
         def fill(parts: list[Tensor]) -> None:
@@ -145,7 +146,7 @@ class Recorder:
                 column = said.entropy if entropy else said.log_probs
                 result[here, : column.shape[1]] = column
 
-        Splitter(policy.device, ROWS).run(starts + lengths, fill)
+        Splitter(policy.device, ROWS).run(widths, fill)
         return result
 
 

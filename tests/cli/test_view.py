@@ -27,20 +27,3 @@ def test_a_run_keeps_rollouts_and_its_page_is_made(
     assert main(["view", str(run), "--output", str(tmp_path / "other.html")]) == 0
     assert (tmp_path / "other.html").read_bytes() == page
     assert f"page: {tmp_path / 'other.html'}" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["view", "{run}"], "keeps no rollouts"),
-        (["view", "{run}/none"], "there is no folder"),
-        (["view", "{run}", "--output", "{run}"], "is a folder"),
-        ([*TRAIN, "--keep-rollouts", "-1"], "keep"),
-        ([*TRAIN, "--algorithm", "sb3.ppo", "--keep-rollouts", "2"], "leave out --keep-rollouts"),
-    ],
-)
-def test_bad_input_is_named(
-    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([word.format(run=tmp_path) for word in words]) == 2
-    assert said in capsys.readouterr().err

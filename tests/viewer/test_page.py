@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -256,7 +257,13 @@ def written(folder: Path, episodes: list[Episode], group_size: int = 1, iteratio
 def test_turns_of_the_environment_stand_apart(tmp_path: Path, opened: Callable[..., Page]) -> None:
     episode = Episode.of("guess", "abcdef", ByteTokenizer())
     mask = np.array([True, True, False, False, True, True, True])
-    page = opened(written(tmp_path, [dataclasses.replace(episode, agent_mask=mask)]))
+    spoken = dataclasses.replace(episode, agent_mask=mask)
+    page = opened(written(tmp_path, [spoken]))
+    (row,) = read_iteration(kept_files(tmp_path)[1]).episodes
+    kl = meaningless(1, [spoken], {}).columns["kl"][0]  # one number for each of the agent's tokens
+    assert row["numbers"]["kl"] == [pytest.approx(x) for x in kl[:2]] + [None] * 2 + [
+        pytest.approx(x) for x in kl[2:5]
+    ]
     turns = page.locator(".turn").evaluate_all("all => all.map((t) => [t.className, t.textContent])")
     assert turns == [
         ["turn agent", "agentab"], ["turn environment", "environmentcd"], ["turn agent", "agentef■"],
@@ -268,6 +275,20 @@ def test_turns_of_the_environment_stand_apart(tmp_path: Path, opened: Callable[.
     page.select_option("#colour", "kl")
     assert page.locator(".environment .token.up, .environment .token.down").count() == 0
     assert sums(page)["length"][0] == "5"
+
+
+def test_turns_have_the_roles_of_a_conversation(tmp_path: Path, opened: Callable[..., Page]) -> None:
+    episode = Episode.of("guess", "abcdef", ByteTokenizer())
+    mask = np.array([True, True, False, False, False, True, True])
+    spoken = dataclasses.replace(episode, agent_mask=mask)
+    parts = (("assistant", 2), ("tool", 1), ("user", 2), ("assistant", 2))
+    spoken.__dict__["turns"] = tuple(SimpleNamespace(role=role, ids=range(n)) for role, n in parts)
+    page = opened(written(tmp_path, [spoken]))
+    turns = page.locator(".turn").evaluate_all("all => all.map((t) => [t.className, t.textContent])")
+    assert turns == [
+        ["turn agent", "agentab"], ["turn environment", "toolc"], ["turn environment", "userde"],
+        ["turn agent", "agentf■"],
+    ]  # fmt: skip
 
 
 # Layouts

@@ -200,6 +200,7 @@ def _data(shown: _Shown, columns: Sequence[str], most: int) -> dict[str, Any]:
                 "reward": e["reward"],
                 "terms": {harmless(name): value for name, value in e["terms"].items()},
                 **({"agent": [int(bool(x)) for x in e["agent"]]} if "agent" in e else {}),
+                **({"turns": [[harmless(role), n] for role, n in e["turns"]]} if "turns" in e else {}),
             }
             for e in episodes
         ],

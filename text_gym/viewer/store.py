@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
+from text_gym.episode import BoolArray
 from text_gym.errors import ConfigError, DataError
 from text_gym.json_text import parse_json
 from text_gym.plot.texts import token_texts
@@ -46,8 +48,9 @@ class KeptIteration:
         played: The episodes `B` that were played; fewer are kept where they had very many tokens.
         episodes: What is known of each that was kept: `prompt`, `tokens` (their texts), `completion_ids`,
             `finish_reason`, `seed` and `index` (its place in the stream of episodes), `reward` (null where it
-            was not paid), `terms`, `agent` (which tokens are the agent's, if not all) and `numbers`: the
-            columns of `IterationRecord` by name, a number or null for each token.
+            was not paid), `terms`, `agent` and `turns` (which tokens are the agent's, if not all; role and
+            number of tokens of each turn) and `numbers`: the columns of `IterationRecord` by name, a number
+            or null for each token.
     """
 
     iteration: int
@@ -143,8 +146,8 @@ def _lines(record: IterationRecord) -> Iterable[dict[str, Any]]:
     about = {"iteration": record.iteration, "group_size": record.group_size}
     yield {"format": FORMAT, **about, "played": len(record.episodes), "kept": kept}
     for i, episode in enumerate(record.episodes[:kept]):
-        length = len(episode.completion_ids)
-        mask = episode.agent_mask
+        mask = np.ones(lengths[i], dtype=np.bool_) if episode.agent_mask is None else episode.agent_mask
+        turns = [[_text(turn.role), len(turn.ids)] for turn in getattr(episode, "turns", ())]
         yield {
             "prompt": _text(episode.prompt.text),
             "tokens": [_text(token) for token in token_texts(episode)],
@@ -154,8 +157,9 @@ def _lines(record: IterationRecord) -> Iterable[dict[str, Any]]:
             "index": episode.index,
             "reward": _number(record.rewards[i]),
             "terms": {_text(name): _number(values[i]) for name, values in record.terms.items()},
-            **({} if mask is None or bool(mask.all()) else {"agent": mask.tolist()}),
-            "numbers": {name: [_number(x) for x in c[i, :length]] for name, c in record.columns.items()},
+            **({} if bool(mask.all()) else {"agent": mask.tolist()}),
+            **({"turns": turns} if turns else {}),
+            "numbers": {name: _spread(column[i], mask) for name, column in record.columns.items()},
         }
 
 
@@ -168,6 +172,14 @@ def fitting(lengths: Sequence[int], group_size: int, most: int) -> int:
     tokens = np.cumsum(lengths)
     ends = range(group_size, len(lengths) + 1, group_size)
     return max([min(group_size, len(lengths)), *(end for end in ends if tokens[end - 1] <= most)])
+
+
+def _spread(column: npt.NDArray[np.float32], mask: BoolArray) -> list[float | None]:
+    """Return the numbers of all tokens, `(T,)`, of which the agent's have those of a column."""
+    found: list[float | None] = [None] * len(mask)
+    for at, value in zip(np.flatnonzero(mask).tolist(), column.tolist(), strict=False):
+        found[at] = _number(value)
+    return found
 
 
 def _number(value: float) -> float | None:
@@ -189,12 +201,20 @@ def _is_episode(row: Any) -> bool:
     columns = [row["completion_ids"], *row["numbers"].values()]
     columns += [row["agent"]] if "agent" in row else []
     known = [row.get("reward"), *row["terms"].values()]
+    turns = row.get("turns", [["", count]])
+    if not isinstance(turns, list) or not all(_is_turn(turn) for turn in turns):
+        return False
     return (
         all(isinstance(token, str) for token in row["tokens"])
         and all(isinstance(c, list) and len(c) == count for c in columns)
         and all(x is None or _is_number(x) for x in [*known, *(x for c in columns for x in c)])
         and isinstance(row.get("finish_reason"), (str, type(None)))
+        and sum(turn[1] for turn in turns) == count
     )
+
+
+def _is_turn(turn: Any) -> bool:
+    return isinstance(turn, list) and [type(x) for x in turn] == [str, int] and turn[1] >= 0
 
 
 def _is_number(value: Any) -> bool:

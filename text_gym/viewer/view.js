@@ -153,11 +153,18 @@ function tokens(episode) {
   box.setAttribute("role", "group");
   box.setAttribute("aria-label", `Tokens of episode ${episode.row + 1}; arrow keys go from one to the next`);
   let turn = box;
+  const roles = new Map(); // of the turns, by the place of their first tokens
+  let begin = 0;
+  for (const [role, count] of episode.turns ?? []) {
+    if (count) roles.set(begin, role === "assistant" ? "agent" : role);
+    begin += count;
+  }
   episode.tokens.forEach((text, i) => {
     const agents = isAgents(episode, i);
-    if (episode.agent && (i === 0 || agents !== isAgents(episode, i - 1))) {
+    const role = roles.get(i);
+    if (role !== undefined || (episode.agent && !episode.turns && (i === 0 || agents !== isAgents(episode, i - 1)))) {
       turn = make("div", agents ? "turn agent" : "turn environment");
-      turn.append(make("small", "", agents ? "agent" : "environment"));
+      turn.append(make("small", "", role ?? (agents ? "agent" : "environment")));
       box.append(turn);
     }
     const span = make("span", "token", text);
@@ -170,7 +177,7 @@ function tokens(episode) {
 
 function card(episode) {
   const box = make("article", "episode");
-  const ends = { eos: "EOS", stop: "stop string", length: "cut at the limit" };
+  const ends = { eos: "EOS", stop: "stop string", length: "cut at the limit", reply: "ended by a reply" };
   const parts = [
     episode.reward === null ? "not paid" : `reward ${brief(episode.reward)}`,
     `${episode.length} tokens`,
