@@ -334,7 +334,9 @@ def check_payloads(folder: Path, count: int, seed: int, opened: Callable[..., Pa
     size = count // parts
     for part in range(parts):
         own = range(part * size, (part + 1) * size)
-        episodes = [Episode.of(texts[-1 - i], texts[i], ByteTokenizer()) for i in own]
+        episodes = [
+            Episode.of(texts[-1 - i] + "</script <!--<script ", texts[i], ByteTokenizer()) for i in own
+        ]
         store.write(meaningless(part + 1, episodes, {texts[part]: np.ones(size)}))
     page = opened(write_run_page(folder))
     page.on("dialog", lambda dialog: pytest.fail(f"a dialog: {dialog.message}"))
