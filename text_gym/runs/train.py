@@ -24,7 +24,6 @@ from text_gym.agents.algorithms.dpo import Preference
 from text_gym.agents.policies.lora import LoRAPolicy
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.training.checkpoint import Checkpoints, Choice
-from text_gym.agents.training.recorder import Recorder
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.errors import ConfigError, NonFiniteError, RaterLeftError
 from text_gym.models.loading import pick_device
@@ -33,8 +32,6 @@ from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
 from text_gym.utils.stopping import Stop, stop_signals
 from text_gym.utils.terminal import SafeConsole
-from text_gym.viewer.page import keeps_rollouts, write_run_page
-from text_gym.viewer.store import RolloutStore
 
 from .console import Notes, progress, show_results
 from .folder import RunFolder, default_folder
@@ -117,9 +114,7 @@ def train(
         checkpoint_every: Iterations between two checkpoints (and one at the end, however that comes), of
             which the last two and the best one are kept; 0 takes none, and the policy is the last. Of
             algorithms of Stable-Baselines3 the last two are kept.
-        keep_rollouts: Iterations whose episodes are kept token by token and shown in `view.html`, spread
-            evenly over the run, the first and the last among them (`viewer.store.RolloutStore`). What is
-            learnt is the same with and without.
+        keep_rollouts: Iterations to keep token by token and to show in `view.html` (see `RolloutStore`).
         resume: Go on with the run in `out`; the other arguments must be those it was started with. Settings,
             the code and weights of the reward, the data, and the versions of PyTorch, `transformers` and
             text-gym are compared; patch versions and kernels that differ are a warning.
@@ -212,8 +207,7 @@ def _run(
         run.write_samples(samples[:20])
         run.draw_curves(job.title, job.reward.name, outcome.first_look)
         job.write_card(run, summary, samples)
-        if keeps_rollouts(run.path):
-            write_run_page(run.path)
+        job.write_view(run)
         run.write_json("summary.json", summary)  # written last: a run that has one is complete
     show_results(console, summary, samples[:3], run.path, time.perf_counter() - started)
     return summary
@@ -251,10 +245,7 @@ def _learn(job: TrainingJob) -> Learner:
         before, watch = judge_policy(agent.policy, agent.reference, job.task, job.reward), job.gold_watch()
         checkpoints = Checkpoints(run.path / CHECKPOINTS)
         save = _go_on_and_save(agent, run, checkpoints, job.checkpoint_every)
-        if job.keep_rollouts:
-            store = RolloutStore(run.path, job.keep_rollouts, job.iterations)
-            store.rewind(agent.iteration)
-            agent.recorder = Recorder(store.wants, store.write)
+        agent.recorder = job.recorder(run, agent.iteration)
 
         def after_iteration(_: Agent[Any], metrics: dict[str, float]) -> bool:
             if watch is not None and watch.due(agent.iteration):
