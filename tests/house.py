@@ -26,6 +26,7 @@ FLOORS = {
     "text_gym.models": 3,
     "text_gym.agents": 4,
     "text_gym.reward_models": 4,
+    "text_gym.viewer": 5,
     "text_gym.runs": 5,
     "text_gym.rlhf": 5,
     "text_gym.bench": 5,
