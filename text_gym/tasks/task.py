@@ -55,6 +55,8 @@ class Task:
         optimum: Largest expected return there is, where it is known.
         random_return: Expected return of the policy that draws every token uniformly from the
             vocabulary, where it is known.
+        golden: Writes a completion of a prompt that earns the most there is, where one can be written down;
+            `validate` scores them, and nothing else ever sees them.
         settings: How to make the task again, as plain JSON data: `{"task": name}` with `task_arguments`, or
             `data` and its columns. Policies that learn it keep this; empty for tasks made in Python.
     """
@@ -69,6 +71,7 @@ class Task:
     corpus: Callable[[], tuple[Pairs, Pairs]] | None = None
     optimum: float | None = None
     random_return: float | None = None
+    golden: Callable[[Prompt], str] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
