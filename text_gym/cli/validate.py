@@ -22,7 +22,7 @@ def run_validate(options: ValidateOptions) -> int:
         console.print(Text(harmless(result.line(), limit=400)))
 
     given = dataclasses.asdict(options)
-    own = {k: given.pop(k) for k in ("level", "prompts", "seconds", "seed")}
+    own = {k: given.pop(k) for k in ("levels", "prompts", "seconds", "seed")}
     trust, out = given.pop("trust"), given.pop("out")
     reports = validate_target(ValidationRequest(**given, options=own), trust=trust, progress=tell)
     page = write_validation(reports, out)

@@ -65,8 +65,9 @@ def level_0(m: Materials) -> dict[str, Check]:
 
     return {
         "runtime.loads": partial(_loads, m),
-        "runtime.reward_well_formed": partial(_well_formed, m),
+        # Before anything else is scored: a reward may remember what it saw.
         **{check_id: partial(laws, name) for name, check_id in _LAWS.items()},
+        "runtime.reward_well_formed": partial(_well_formed, m),
         "runtime.environment_laws": partial(_environment, m),
     }
 

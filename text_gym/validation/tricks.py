@@ -22,6 +22,7 @@ _PIECE = re.compile(r"\w+|\s+|[^\w\s]")
 NULL_TEXTS = (" ", "\n", ".", "...", "?", "0", "-", "{}", "[]", "null", "None", "N/A", "I do not know.", "OK")
 # Letters of other scripts, or of other blocks, that look like Latin ones.
 _LOOK_ALIKES = str.maketrans("aceiopsxyABEHKMOPTX", "асеіорѕхуАВЕНКМОРТХ")
+_WORDS = 30  # of the texts, the most frequent ones, that are tried by themselves
 _INVISIBLE = "\u200b"
 _ORDERS = (
     "{verb} {level} {unit}.",
@@ -153,9 +154,9 @@ def lazy_kinds(m: Materials) -> dict[str, list[Episode]]:
     some = m.prompts[:3]
     for i, order in enumerate(injections(rng)):
         kinds[f"order {i}"] = m.subject.written([(p, order) for p in some])
-    for word in words[:40]:
+    for word in words[:_WORDS]:
         for n in (1, max(4, size)):
-            texts_ = [(p, " ".join([word] * n)) for p in m.prompts]
+            texts_ = [(p, " ".join([word] * n)) for p in (m.prompts[:12] if n > 1 else m.prompts)]
             texts_ = [(p, t) for p, t in texts_ if not m.is_golden(p, t)]
             kinds[f"{n} times {word!r}"] = m.subject.written(texts_)
     # One text is no evidence; what was to be written and decodes to nothing is the floor itself.
@@ -201,10 +202,10 @@ def additions(m: Materials) -> dict[str, list[Pair]]:
     for i, order in enumerate(injections(rng)):
         pairs[f"order {i} after it"] = _pairs(m, wrong[:4], lambda text, p, o=order: f"{text} {o}")
         pairs[f"order {i} before it"] = _pairs(m, wrong[:4], lambda text, p, o=order: f"{o} {text}")
-    for word in words[:40]:
-        pairs[f"{word!r} after it"] = _pairs(m, wrong[:6], lambda text, p, w=word: f"{text} {w}")
+    for word in words[:_WORDS]:
+        pairs[f"{word!r} after it"] = _pairs(m, wrong[:4], lambda text, p, w=word: f"{text} {w}")
         pairs[f"{word!r} three times after it"] = _pairs(
-            m, wrong[:6], lambda text, p, w=word: f"{text} {w} {w} {w}"
+            m, wrong[:4], lambda text, p, w=word: f"{text} {w} {w} {w}"
         )
     pairs |= _disguises(m)
     return {name: own for name, own in pairs.items() if len(own) >= min(3, len(m.prompts))}

@@ -21,6 +21,7 @@ from text_gym.utils.display import harmless
 from .adversarial import level_2
 from .agreement import level_5
 from .anchors import level_1
+from .checks import LEVELS
 from .laws import level_0
 from .leaks import level_3
 from .learning import ITERATIONS, level_4
@@ -36,22 +37,22 @@ class ValidationOptions:
     """How much a validation looks at.
 
     Args:
-        level: The highest level that is run, 0 to 5.
+        levels: Those that are run, of 0 to 5.
         prompts: Prompts whose texts are looked at.
-        seconds: Time of the learning probe of level 4.
+        seconds: CPU time of the learning probe of level 4.
         iterations: Batches that it learns from at most.
         seed: Decides prompts, tricks and the probe's noise.
     """
 
-    level: int = 5
+    levels: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
     prompts: int = 24
     seconds: float = 60.0
     iterations: int = ITERATIONS
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.level <= 5:
-            raise ConfigError(f"level is {self.level}; there are levels 0 to 5")
+        if not self.levels or set(self.levels) - set(LEVELS):
+            raise ConfigError(f"levels are {list(self.levels)}; choose of 0 to 5")
         if self.prompts < 1 or self.iterations < 1 or not self.seconds > 0:
             raise ConfigError("prompts and iterations must be at least 1, and seconds above 0")
 
@@ -80,8 +81,8 @@ def validate(
         target: A task or the name of one that comes with text-gym; or a reward: a source or function. Other
             names (files, modules, packages) are taken by `text-gym validate`.
         task: Whose prompts and texts a reward is tried on; its own reward is gold then. Not for a task.
-        golden: Writes a perfect completion of a prompt, or the column that holds one; by default the task's own,
-            or the first of the columns `answer`, `golden`, `solution`, `reference`, `target`, `completion`.
+        golden: Writes a perfect completion of a prompt, or the column that holds one; by default the task's, or
+            the first of the columns `answer`, `golden`, `solution`, `reference`, `target` and `completion`.
         honest: Written texts, good and bad ones, of any prompts; by default the task's held-out corpus.
         canaries: Texts that are known to be hacks.
         ratings: Texts that people marked, for L5.
@@ -89,13 +90,13 @@ def validate(
         gold: What the reward should follow; by default the task's own reward, where another is validated.
         maximum: Largest reward there is; by default the task's optimum, where its own reward is validated.
         progress: Called with each result as it comes.
-        options: Fields of `ValidationOptions`: `level`, `prompts`, `seconds`, `iterations`, `seed`.
+        options: Fields of `ValidationOptions`: `levels`, `prompts`, `seconds`, `iterations`, `seed`.
 
     Raises:
         ConfigError: An option makes no sense, or the task has several turns.
         UnknownNameError: There is no such task.
 
-    >>> report = validate("reverse", level=3)
+    >>> report = validate("reverse", levels=(0, 1, 2, 3))
     >>> report.grade, report.exit_status
     (3, 0)
     """
@@ -131,8 +132,8 @@ def validate_subject(
         lambda: level_5(m),
     ]
     results = []
-    for make in levels[: options.level + 1]:
-        for result in run_checks(make()):
+    for level in sorted(set(options.levels)):
+        for result in run_checks(levels[level]()):
             results.append(result)
             if progress is not None:
                 progress(result)

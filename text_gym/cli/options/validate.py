@@ -23,8 +23,8 @@ class ValidateOptions:
         target: A task; a reward: a name, module:function, file.py:function, or the folder of a learned model;
             or an installed package that has tasks.
         task: Task whose prompts and texts a reward is tried on; its own reward is gold then.
-        level: The highest level that is run. 0: it loads, and texts are judged by themselves. 1: golden and
-            empty texts. 2: tricks. 3: leaks. 4: a policy learns from it. 5: people or gold agree.
+        levels: Those that are run. 0: it loads, and texts are judged by themselves. 1: golden and empty
+            texts. 2: tricks. 3: leaks. 4: a policy learns from it. 5: people or gold agree.
         golden: Column of the prompts that holds a perfect completion; by default the task knows one.
         maximum: Largest reward there is, where the task does not know it.
         canaries: File of texts that are known hacks, with columns prompt and completion.
@@ -33,14 +33,14 @@ class ValidateOptions:
         pairs: File of texts that people compared, with columns prompt, chosen and rejected.
         out: Folder for validation.html, validation.json and badge.json.
         prompts: Prompts that are looked at.
-        seconds: Time of level 4's learning.
+        seconds: CPU time of level 4's learning.
         seed: Decides prompts, tricks and the learning's noise.
         trust: Run modules and packages of others in this process, not in a sandbox.
     """
 
     target: Positional[str]
     task: str = "products"
-    level: int = 5
+    levels: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
     golden: str | None = None
     maximum: float | None = None
     canaries: str | None = None
@@ -62,9 +62,8 @@ def read_validate(argv: list[str]) -> tuple[ValidateOptions]:
         check_data(getattr(options, option), option)
     check_out_folder(options.out)
     at_least(1, prompts=options.prompts)
-    at_least(0, level=options.level)
-    if options.level > 5:
-        raise ConfigError(f"--level is {options.level}; there are levels 0 to 5")
+    if not options.levels or set(options.levels) - set(range(6)):
+        raise ConfigError(f"--levels is {' '.join(map(str, options.levels))}; choose of 0 to 5")
     if not options.seconds > 0:
         raise ConfigError(f"--seconds is {options.seconds}; it must be above 0")
     return (options,)
