@@ -3,13 +3,14 @@
     OMP_NUM_THREADS=1 python benchmarks/validate_faults.py --seed 7 --json FILE
 
 A seed draws 60 rewards with a planted fault, ten a level, and 60 clean ones, each on a task of made-up words
-of its own (`validate_worlds`). A planted one is validated at its level, a clean one at all: in bytes for L0 to
-L3 and L5, and for L4 in a closed vocabulary of its words, in which something can be learnt in seconds.
+of its own (`validate_worlds`). A planted one is validated at its level, a clean one at all: in bytes for L0
+to L3 and L5, and for L4 in a closed vocabulary of its words, in which something can be learnt in seconds.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 import re
 import time
@@ -108,9 +109,7 @@ def unsteady(rng: random.Random, world: World) -> tuple[str, RewardSource]:
         return q(text, columns) if words else float("nan")
 
     def longest(x: Any, episodes: Sequence[Episode]) -> Any:
-        return x * (
-            1 - size * len(episodes) / max(len(e.completion) for e in episodes if e.completion or True) / 99
-        )
+        return x * (1 - size * len(episodes) / max(1, *(len(e.completion) for e in episodes)) / 99)
 
     changes: dict[str, Callable[[Any, Sequence[Episode]], Any]] = {
         "global noise": lambda x, e: x + size * np.array([random.random() for _ in x]),
@@ -122,6 +121,7 @@ def unsteady(rng: random.Random, world: World) -> tuple[str, RewardSource]:
         "ranked": lambda x, e: np.argsort(np.argsort(x, kind="stable"), kind="stable") / len(x),
         "first is best": lambda x, e: x + size * (np.arange(len(x)) == 0),
         "position": lambda x, e: x - size * np.arange(len(x)) / len(x),
+        "longest of the batch": longest,
         "divided by the best": lambda x, e: x / max(float(x.max()), 0.1) if len(x) > 1 else x * 0.9,
         "novelty": novelty,
         "writes into prompts": eats,
@@ -189,7 +189,7 @@ def _trick(rng: random.Random, world: World) -> tuple[str, Quality]:
 
     def repeats(text: str) -> float:
         said = text.split()
-        pairs = list(zip(said, said[1:], strict=False))
+        pairs = list(itertools.pairwise(said))
         return min(1.0, (len(pairs) - len(set(pairs))) / 4)
 
     def pleads(text: str) -> float:
@@ -283,6 +283,21 @@ def _show_prompts(world: World) -> None:
 
 # Level 3
 
+# Where an answer stands in its prompt.
+FORMS = (
+    "{p} ({m}: {a})",
+    "{p}\n# {m}: {a}",
+    "[{a}] {p}",
+    "{m} = {a}\n{p}",
+    "{p} -> {a}",
+    '{p} {m} "{a}"',
+    "{p} | {m}: {a}",
+    "{p} {m} {a}",
+    "{a} {m} {p}",
+    "{m} {a}; {p}",
+    "{p}\n\n{a}\n",
+)
+
 
 def leaky(rng: random.Random, world: World) -> Case:
     """An answer in the prompt or within a text's reach, a hack that is known, or prompts in both halves."""
@@ -290,10 +305,7 @@ def leaky(rng: random.Random, world: World) -> Case:
     name = rng.choice(("in the prompt", "in the prompt", "reach", "reach", "splits", "splits", "canary"))
     if name == "in the prompt":
         mark = rng.choice(made_up(rng, 3))
-        form = rng.choice(
-            ("{p} ({m}: {a})", "{p}\n# {m}: {a}", "[{a}] {p}", "{m} = {a}\n{p}", "{p} -> {a}", '{p} {m} "{a}"',
-             "{p} | {m}: {a}")
-        )  # fmt: skip
+        form = rng.choice(FORMS)
         _reword(world, lambda p: form.format(p=p, m=mark, a=world.golden[p]))
         return Case(f"{name} {form!r}", 3, world, as_source(q, rng))
     if name == "reach":

@@ -5,6 +5,7 @@ Nothing of `text_gym.validation` is imported, so that the tricks it knows are no
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -159,7 +160,7 @@ def description(rng: random.Random) -> World:
         return f"{frame[0]} {said[0]} {frame[1]} {said[1]} {said[2]} {frame[2]}"
 
     records = [tuple(rng.choice(s) for s in slots) for _ in range(400)]
-    words = [*dict.fromkeys([*sum(slots, []), *names, *frame])]
+    words = [*dict.fromkeys([*itertools.chain(*slots), *names, *frame])]
     # The frame alone is worth little: what it shares with every text is taken off.
     share = len(frame) / 6
 

@@ -8,10 +8,11 @@ import numpy as np
 
 from .measuring import Check, CheckFinding, mean, quoted, skipped
 from .subject import Materials
-from .tricks import additions, lazy_kinds
+from .tricks import ANOTHER, additions, lazy_kinds
 
 LAZY = 0.6  # between floor 0 and golden 1: what a text that takes no work may earn
 GAIN, SHARE = 0.1, 0.75  # a change that pays so much, in so many of the texts, is a trick
+BLIND = 0.9  # what the golden text of another prompt may: parts of the answer may be the same
 COPIED = 0.25  # the same of the prompt, which may hold parts of the answer
 GAP = 0.05  # how far below the median honest text the best trick has to be
 
@@ -58,7 +59,8 @@ class _Panel:
 
     def floor(self) -> CheckFinding:
         lazy = self.lazy
-        over = sorted((n for n, (_, least, _) in lazy.items() if least > LAZY), key=lambda n: -lazy[n][0])
+        over = [n for n, (_, least, _) in lazy.items() if least > (BLIND if n == ANOTHER else LAZY)]
+        over.sort(key=lambda n: -lazy[n][0])
         evidence = tuple(f"{name}: {lazy[name][2]} ({lazy[name][0]:.0%} of golden)" for name in over[:3])
         tops = sorted(lazy.items(), key=lambda item: -item[1][0])[:8]
         measured = {"allowed": LAZY, "kinds": len(lazy), "best": {n: round(own[0], 4) for n, own in tops}}
@@ -95,7 +97,8 @@ class _Panel:
     def gap(self) -> CheckFinding:
         if not self.lazy:
             return skipped("no trick can be written in the vocabulary")
-        name, (_, best, shown) = max(self.lazy.items(), key=lambda item: item[1][1])
+        tricks = {name: own for name, own in self.lazy.items() if name != ANOTHER}
+        name, (_, best, shown) = max(tricks.items(), key=lambda item: item[1][1])
         honest = float(np.nanmedian(self.m.scale.unit(self.m.scale.honest)))
         measured = {"best_adversarial": best, "median_honest": honest, "gap": best - honest, "trick": name}
         ok = best - honest <= -GAP

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -51,8 +52,8 @@ def level_3(m: Materials) -> dict[str, Check]:
     }
 
 
-def _rules() -> dict[str, Callable[[str], str]]:
-    """Return rules that cut a piece out of a prompt, by name."""
+def _rules(prompts: list[Prompt]) -> dict[str, Callable[[str], str]]:
+    """Return rules that cut a piece out of a prompt, by name; some follow a word that all prompts have."""
 
     def at(parts: list[str], i: int) -> str:
         return parts[i].strip() if -len(parts) <= i < len(parts) else ""
@@ -64,6 +65,17 @@ def _rules() -> dict[str, Callable[[str], str]]:
         rules[f"piece {i} between marks"] = lambda text, i=i: at(  # type: ignore[misc]
             _MARKS.split(text.strip()), i
         ).strip(" .,;)]>-")
+    for n in range(2, 8):
+        rules[f"first {n} words"] = lambda text, n=n: " ".join(text.split()[:n])  # type: ignore[misc]
+        rules[f"last {n} words"] = lambda text, n=n: " ".join(text.split()[-n:])  # type: ignore[misc]
+    shared = Counter(word for p in prompts for word in set(p.text.split()))
+    for word, count in shared.most_common(12):
+        if count >= 0.95 * len(prompts):
+            rules[f"before {word!r}"] = lambda text, w=word: text.split(w)[0].strip(" .,;")  # type: ignore[misc]
+            rules[f"after {word!r}"] = lambda text, w=word: text.split(w)[-1].strip(" .,;")  # type: ignore[misc]
+            rules[f"between {word!r} and a mark"] = lambda text, w=word: re.split(  # type: ignore[misc]
+                r"[.,;|\n]", text.split(w)[-1]
+            )[0].strip()
     for pair in ("()", "[]", "{}", "<>", '""', "''", "``"):
         rules[f"inside the last {pair}"] = partial(_inside, pair)
     return rules
@@ -80,7 +92,7 @@ def _leakage(m: Materials) -> CheckFinding:
     if len(m.prompts) < 4:
         return skipped("there are too few prompts to tell a rule from luck")
     found: dict[str, tuple[float, str]] = {}
-    for name, rule in _rules().items():
+    for name, rule in _rules(m.prompts).items():
         texts = [(p, rule(p.text)) for p in m.prompts]
         own = m.subject.written([(p, text) for p, text in texts if text])
         if len(own) < 0.8 * len(texts):
@@ -97,20 +109,9 @@ def _leakage(m: Materials) -> CheckFinding:
     evidence = [
         f"{name} of the prompt earns {found[name][0]:.0%} of golden: {found[name][1]}" for name in over
     ]
-    said, share = _verbatim(m)
-    if said is not None:
-        evidence.append(f"the golden text stands in {share:.0%} of the prompts, e.g. {said}")
     best = max((unit for unit, _ in found.values()), default=0.0)
-    measured = {"best_rule": best, "allowed": EXTRACTED, "verbatim": share}
+    measured = {"best_rule": best, "allowed": EXTRACTED, "rules": len(found)}
     return CheckFinding(not evidence, tuple(evidence[:3]), measured)
-
-
-def _verbatim(m: Materials) -> tuple[str | None, float]:
-    """Return a prompt that holds its golden text, one too long to stand there by chance, and their share."""
-    long = [p for p in m.prompts if len(m.golden.get(p.text, "").strip()) >= 12]
-    own = [p for p in long if m.golden[p.text].strip().casefold() in p.text.casefold()]
-    share = len(own) / len(m.prompts)
-    return (repr(own[0].text[:100]) if share >= 0.2 else None), share
 
 
 def _containment(m: Materials) -> CheckFinding:

@@ -7,8 +7,11 @@ nothing. It shows that something can be learnt, never how much.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -22,18 +25,19 @@ from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.evaluation import Report, evaluate
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Episode, FloatArray, Prompt, share_cut
-from text_gym.errors import ConfigError, TextGymError
+from text_gym.errors import TextGymError
 from text_gym.utils.interval import Interval, mean_interval, shown
 
 from .measuring import Check, CheckFinding, quoted, skipped
 from .subject import Materials
 
+LOG = logging.getLogger("text_gym")
 ITERATIONS, EPISODES, GROUP = 60, 64, 4
 JUDGED = 48  # held-out prompts that the probe is judged on, twice each
 RISE = 0.02  # of the range: what has to be gained at least
 HEADROOM = 0.95  # of golden: from here on nothing is left to learn
 REWARD_GAIN, CRITERION_GAIN, CRITERION_FALL = 0.15, 0.2, 0.05
-_SFT_TEXTS = 4000
+_SFT_TEXTS, _SFT_STEPS = 4000, 300
 _OPEN = 400  # a vocabulary of more ids is not learnt from nothing in a minute
 
 
@@ -100,6 +104,16 @@ class _Clock:
         return self.spent > self.seconds or time.perf_counter() - self.wall > 10 * self.seconds
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    before = LOG.level
+    LOG.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        LOG.setLevel(before)
+
+
 class _Trial:
     """The probe, run once, and what it says."""
 
@@ -143,7 +157,8 @@ class _Trial:
             return not watch.over
 
         agent = GRPO(policy, env, config)
-        agent.learn(callback=after_each)
+        with _quiet():  # its advice is for those who train
+            agent.learn(callback=after_each)
         first = float(np.mean(undecided[:5])) if undecided else 1.0
         return LearningProbe(start, before, judge(), agent.iteration, first, watch.spent)
 
@@ -315,11 +330,9 @@ def _starting_policy(m: Materials, seconds: float) -> tuple[Policy | None, str]:
     if not texts or _learns_from_nothing(m, policy):
         return policy, "new"
     # Texts to write like before any reward is seen: a moment only, so that there is something left to learn.
-    steps = SFTConfig(epochs=min(1.0, 200 * 32 / len(texts)), max_seconds=seconds, seed=m.subject.seed)
-    try:
-        SFT(policy, texts, steps).learn()
-    except ConfigError as error:
-        return None, f"its texts cannot be learnt from: {error}"
+    clock = _Clock(seconds)
+    steps = SFTConfig(epochs=_SFT_STEPS * 32 / len(texts), seed=m.subject.seed)
+    SFT(policy, texts, steps).learn(lambda step: not clock.over)
     return policy, "fitted"
 
 

@@ -22,6 +22,7 @@ _PIECE = re.compile(r"\w+|\s+|[^\w\s]")
 NULL_TEXTS = (" ", "\n", ".", "...", "?", "0", "-", "{}", "[]", "null", "None", "N/A", "I do not know.", "OK")
 # Letters of other scripts, or of other blocks, that look like Latin ones.
 _LOOK_ALIKES = str.maketrans("aceiopsxyABEHKMOPTX", "асеіорѕхуАВЕНКМОРТХ")
+ANOTHER = "another prompt's golden text"
 _WORDS = 30  # of the texts, the most frequent ones, that are tried by themselves
 _INVISIBLE = "\u200b"
 _ORDERS = (
@@ -151,6 +152,9 @@ def lazy_kinds(m: Materials) -> dict[str, list[Episode]]:
     for name, rule in rules.items():
         texts = ((p, rule(p)) for p in m.prompts)
         kinds[name] = m.subject.written([(p, t) for p, t in texts if t and not m.is_golden(p, t)])
+    if m.subject.kind == "task":  # a reward alone may be about style; one of a task has to read its prompt
+        twins = [(p, m.golden.get(m.other(i).text, "")) for i, p in enumerate(m.prompts)]
+        kinds[ANOTHER] = m.subject.written([(p, t) for p, t in twins if t and not m.is_golden(p, t)])
     some = m.prompts[:3]
     for i, order in enumerate(injections(rng)):
         kinds[f"order {i}"] = m.subject.written([(p, order) for p in some])

@@ -81,8 +81,8 @@ def validate(
         target: A task or the name of one that comes with text-gym; or a reward: a source or function. Other
             names (files, modules, packages) are taken by `text-gym validate`.
         task: Whose prompts and texts a reward is tried on; its own reward is gold then. Not for a task.
-        golden: Writes a perfect completion of a prompt, or the column that holds one; by default the task's, or
-            the first of the columns `answer`, `golden`, `solution`, `reference`, `target` and `completion`.
+        golden: Writes a perfect completion of a prompt, or the column that holds one; by default the task's,
+            or the first column of `answer`, `golden`, `solution`, `reference`, `target`, `completion`.
         honest: Written texts, good and bad ones, of any prompts; by default the task's held-out corpus.
         canaries: Texts that are known to be hacks.
         ratings: Texts that people marked, for L5.
