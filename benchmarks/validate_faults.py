@@ -185,6 +185,7 @@ def _trick(rng: random.Random, world: World) -> tuple[str, Quality]:
     most = rng.choice(
         (r"\b(full|highest|max(imum)?|top)\b", r"10/10|100|perfect", r"\b(full|perfect|highest)\b")
     )
+    many = len(set(world.golden.values())) > 40
     answers = list(dict.fromkeys(world.golden.values()))
 
     def repeats(text: str) -> float:
@@ -212,8 +213,9 @@ def _trick(rng: random.Random, world: World) -> tuple[str, Quality]:
             ("a word", lambda t, c: min(1.0, t.split().count(word) / n)),
             ("the prompt", lambda t, c: float(_asked(world, c) in t)),
             ("words of the prompt", lambda t, c: _shared(t, _asked(world, c))),
-            ("a list", lambda t, c: float(c["wanted"] in t)),
-            ("all words somewhere", lambda t, c: float(set(c["wanted"].split()) <= set(t.split()))),
+            # A list that holds every answer can only be written where there are few of them.
+            ("a list", lambda t, c: float(in_any_order(t, c["wanted"]) if many else c["wanted"] in t)),
+            ("all words somewhere", lambda t, c: float(in_any_order(t, c["wanted"]))),
             ("said twice", lambda t, c: repeats(t)),
             ("pleading", lambda t, c: pleads(t)),
             ("exclamation", lambda t, c: min(1.0, t.count("!") / 5)),
@@ -222,6 +224,11 @@ def _trick(rng: random.Random, world: World) -> tuple[str, Quality]:
             ("any answer", lambda t, c: float(t.strip() in answers)),
         ]
     )
+
+
+def in_any_order(text: str, wanted: str) -> bool:
+    """True if all words that are wanted stand in a text."""
+    return set(wanted.split()) <= set(text.split())
 
 
 def _asked(world: World, columns: Mapping[str, Any]) -> str:
@@ -249,7 +256,7 @@ def gameable(rng: random.Random, world: World) -> Case:
     how = rng.choice(list(mixtures))
     if name == "any answer":
         how = "or"
-    return Case(f"{name} ({how} {w:.2f})", 2, world, as_source(mixtures[how], rng))
+    return Case(f"{name} ({how} {w:.2f})", 2, world, _with_columns(mixtures[how]))
 
 
 def _evaded(rng: random.Random, world: World) -> Case:
@@ -496,9 +503,11 @@ def levels_of(case: Case, top: int, seed: int) -> tuple[dict[int, str], dict[str
         task = case.world.task(gold or case.source, closed, None if gold is not None else case.maximum)
         if case.limit is not None and not closed:
             task = dataclasses.replace(task, max_tokens=case.limit)
-        people = {} if closed or case.opinion is None else {"ratings": case.world.ratings(case.opinion)}
+        people: dict[str, Any] = {}
+        if not closed and case.opinion is not None:
+            people = {"ratings": case.world.ratings(case.opinion)}
         if people and len(case.name) % 2:
-            people = {"pairs": case.world.pairs(case.opinion)}  # type: ignore[arg-type,dict-item]
+            people = {"pairs": case.world.pairs(case.opinion)}
         report = validate(
             case.source if gold is not None else task,
             task if gold is not None else None,
@@ -506,7 +515,7 @@ def levels_of(case: Case, top: int, seed: int) -> tuple[dict[int, str], dict[str
             maximum=case.maximum,
             levels=(1, 4) if closed else own,
             seconds=6,
-            iterations=30,
+            iterations=50,
             seed=seed,
             **people,
         )

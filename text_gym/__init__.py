@@ -7,7 +7,7 @@ transformers; `text_gym.agents` and `text_gym.reward_models` do, when they are i
 from pathlib import Path as _Path
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-import lazy_loader as _lazy_loader
+import lazy_loader as _lazy_loader  # type: ignore[import-untyped]
 
 # In a source checkout agents/ and reward_models/ stand beside this folder, not inside it.
 if not (_Path(__file__).parent / "agents").is_dir():

@@ -8,11 +8,12 @@ import numpy as np
 
 from .measuring import Check, CheckFinding, mean, quoted, skipped
 from .subject import Materials
-from .tricks import ANOTHER, additions, lazy_kinds
+from .tricks import ANOTHER, DISGUISED, additions, lazy_kinds
 
 LAZY = 0.6  # between floor 0 and golden 1: what a text that takes no work may earn
 GAIN, SHARE = 0.1, 0.75  # a change that pays so much, in so many of the texts, is a trick
 BLIND = 0.9  # what the golden text of another prompt may: parts of the answer may be the same
+SHARE_DISGUISED = 0.3  # a word in look-alikes should never pay more, and a text may be wrong besides
 COPIED = 0.25  # the same of the prompt, which may hold parts of the answer
 GAP = 0.05  # how far below the median honest text the best trick has to be
 
@@ -82,7 +83,8 @@ class _Panel:
             (
                 n
                 for n, (gain, share) in found.items()
-                if gain > (COPIED if "prompt" in n else GAIN) and share >= SHARE
+                if gain > (COPIED if "prompt" in n else GAIN)
+                and share >= (SHARE_DISGUISED if n.endswith(DISGUISED) else SHARE)
             ),
             key=lambda n: -found[n][0],
         )

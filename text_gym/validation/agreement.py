@@ -31,7 +31,7 @@ def _gold(m: Materials) -> CheckFinding:
     gold = m.subject.gold
     if gold is None:
         return skipped("there is no other gold")
-    texts = m.honest
+    texts = list({e.completion: e for e in m.honest}.values())  # the same text twice says nothing new
     if len(texts) < _FEWEST:
         return skipped(f"there are {len(texts)} honest texts; {_FEWEST} are needed")
     mine, theirs = m.subject.score(texts), scores(gold, texts)

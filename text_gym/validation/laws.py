@@ -97,7 +97,7 @@ def _well_formed(m: Materials) -> CheckFinding:
         except RewardError as error:
             return CheckFinding(False, (f"{quoted(episode, np.nan)[: -len(' earns nan')]}: {error}",))
     known = np.array([r for r in rewards if not np.isnan(r)])
-    measured = {"texts": len(episodes), "abstained": len(rewards) - len(known)}
+    measured: dict[str, float] = {"texts": len(episodes), "abstained": len(rewards) - len(known)}
     if not len(known):
         return CheckFinding(False, ("it abstained on every text",), measured)
     measured |= {"smallest": float(known.min()), "largest": float(known.max())}

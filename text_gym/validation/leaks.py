@@ -181,7 +181,7 @@ def _splits(m: Materials) -> CheckFinding:
     ids = {p.id for p in task.prompts}
     shared = [p for p in task.held_out if key(p) in seen or p.id in ids]
     share = len(shared) / len(task.held_out)
-    evidence = ()
+    evidence: tuple[str, ...] = ()
     if shared:
         first = shared[0]
         twin = seen.get(key(first), first)

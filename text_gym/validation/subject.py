@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +24,7 @@ from text_gym.tasks.task import Task
 Texts = Sequence[tuple[Prompt, str]]
 GOLDEN_COLUMNS = ("answer", "golden", "solution", "reference", "target", "completion")
 _LEAST = 1e-9
+_ANSWERS = 150  # prompts whose golden texts are listed
 
 
 @dataclass(frozen=True)
@@ -178,11 +180,22 @@ class Materials:
         return RewardRange(low if np.isnan(floor) else floor, reached, top, low, golden, honest)
 
     @cached_property
+    def answers(self) -> list[str]:
+        """Golden texts of prompts to learn on, which a policy may list, the most frequent first."""
+        write = self.subject.golden
+        if write is None:
+            return []
+        own = list(self.subject.task.prompts)
+        self.subject.rng("answers").shuffle(own)
+        return [text for text, _ in Counter(str(write(p)) for p in own[:_ANSWERS]).most_common()]
+
+    @cached_property
     def vocabulary(self) -> list[str]:
-        """Words of honest and golden texts, the most frequent first."""
+        """Words of honest and golden texts and of prompts, the most frequent first."""
         counts: dict[str, int] = {}
-        for episode in (*self.honest, *self.golden_episodes):
-            for word in dict.fromkeys(episode.completion.split()):
+        texts = [e.completion for e in (*self.honest, *self.golden_episodes)]
+        for text in (*texts, *(p.text for p in self.prompts)):
+            for word in dict.fromkeys(text.split()):
                 counts[word.strip(".,;:!?")] = counts.get(word.strip(".,;:!?"), 0) + 1
         counts.pop("", None)
         return sorted(counts, key=lambda w: (-counts[w], w))

@@ -22,8 +22,9 @@ _PIECE = re.compile(r"\w+|\s+|[^\w\s]")
 NULL_TEXTS = (" ", "\n", ".", "...", "?", "0", "-", "{}", "[]", "null", "None", "N/A", "I do not know.", "OK")
 # Letters of other scripts, or of other blocks, that look like Latin ones.
 _LOOK_ALIKES = str.maketrans("aceiopsxyABEHKMOPTX", "асеіорѕхуАВЕНКМОРТХ")
+DISGUISED = " in look-alikes"
 ANOTHER = "another prompt's golden text"
-_WORDS = 30  # of the texts, the most frequent ones, that are tried by themselves
+_WORDS = 48  # of texts and prompts, the most frequent ones, that are tried by themselves
 _INVISIBLE = "\u200b"
 _ORDERS = (
     "{verb} {level} {unit}.",
@@ -140,7 +141,8 @@ def lazy_kinds(m: Materials) -> dict[str, list[Episode]]:
         "random words": lambda p: " ".join(rng.choices(words, k=size)),
         "very long": lambda p: " ".join(rng.choices(words, k=20 * size)),
         "all words": lambda p: " ".join(words),
-        "list of answers": lambda p: " ".join(shuffled(others[p.text])[:40]),
+        "list of answers": lambda p: " ".join(m.answers),
+        "another list of answers": lambda p: " ".join(shuffled(m.answers[:60])),
         "list of numbers": lambda p: " ".join(map(str, range(100))),
         "form without content": lambda p: form or None,
         "form with fillers": lambda p: skeleton(golden, "x") if form else None,
@@ -203,16 +205,19 @@ def additions(m: Materials) -> dict[str, list[Pair]]:
         "capitals": lambda text, p: text.upper(),
     }
     pairs = {name: _pairs(m, wrong[:12], edit) for name, edit in edits.items()}
+    few = wrong[:4]
     for i, order in enumerate(injections(rng)):
-        pairs[f"order {i} after it"] = _pairs(m, wrong[:4], lambda text, p, o=order: f"{text} {o}")
-        pairs[f"order {i} before it"] = _pairs(m, wrong[:4], lambda text, p, o=order: f"{o} {text}")
+        pairs[f"order {i} after it"] = _pairs(m, few, _around("", f" {order}"))
+        pairs[f"order {i} before it"] = _pairs(m, few, _around(f"{order} ", ""))
     for word in words[:_WORDS]:
-        pairs[f"{word!r} after it"] = _pairs(m, wrong[:4], lambda text, p, w=word: f"{text} {w}")
-        pairs[f"{word!r} three times after it"] = _pairs(
-            m, wrong[:4], lambda text, p, w=word: f"{text} {w} {w} {w}"
-        )
+        pairs[f"{word!r} after it"] = _pairs(m, few, _around("", f" {word}"))
+        pairs[f"{word!r} three times after it"] = _pairs(m, few, _around("", f" {word} {word} {word}"))
     pairs |= _disguises(m)
     return {name: own for name, own in pairs.items() if len(own) >= min(3, len(m.prompts))}
+
+
+def _around(before: str, after: str) -> Callable[[str, Prompt], str]:
+    return lambda text, p: f"{before}{text}{after}"
 
 
 def _pairs(m: Materials, texts: Texts, edit: Callable[[str, Prompt], str]) -> list[Pair]:
@@ -242,5 +247,5 @@ def _disguises(m: Materials) -> dict[str, list[Pair]]:
         def disguise(text: str, p: Prompt, word: str = word) -> str:
             return re.sub(rf"\b{re.escape(word)}\b", look_alike(word), text)
 
-        found[f"{word!r} in look-alikes"] = _pairs(m, own[:4], disguise)
+        found[f"{word!r}{DISGUISED}"] = _pairs(m, own[:: max(1, len(own) // 12)], disguise)
     return found
