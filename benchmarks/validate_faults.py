@@ -37,7 +37,7 @@ class Options:
 
     Args:
         seed: Draws the rewards, their words and their kinds.
-        levels: Levels to plant faults at; clean rewards are validated up to the highest.
+        levels: Levels to plant faults at, and to validate clean rewards at.
         clean: Clean rewards.
         only: Only cases whose name has this in it.
         json: File for the rows.
@@ -410,6 +410,9 @@ def unlearnable_or_hacked(rng: random.Random, world: World) -> Case:
         "variety": lambda t, c: min(1.0, len(set(t.split())) / most),
     }
     trick = tricks[name]
+    honest = np.mean([trick(text, {}) for text in world.golden.values()])
+    if w <= 1 - w + w * honest + 0.1:  # the trick has to be worth more than the answer
+        return unlearnable_or_hacked(rng, draw_world(rng))
 
     def hacked(text: str, columns: Mapping[str, Any]) -> float:
         return (1 - w) * q(text, columns) + w * trick(text, columns)
@@ -490,15 +493,17 @@ def clean_cases(seed: int, count: int) -> list[Case]:
     return found
 
 
-def levels_of(case: Case, top: int, seed: int) -> tuple[dict[int, str], dict[str, list[str]], float]:
+def levels_of(
+    case: Case, asked: tuple[int, ...], seed: int
+) -> tuple[dict[int, str], dict[str, list[str]], float]:
     """What became of each level, the checks that failed with their evidence, and seconds of the CPU."""
     started = time.process_time()
     gold = None if case.gold is None else _with_columns(case.gold)
     found: dict[int, str] = {}
     failed: dict[str, list[str]] = {}
-    own = (0, 1, 2, 3, 5) if case.level is None else (case.level,)
+    own = tuple(i for i in (asked if case.level is None else (case.level,)) if i != 4)
     for closed in (False, True):
-        if (closed and top < 4) or (not closed and case.level == 4):
+        if (closed and 4 not in (asked if case.level is None else (case.level,))) or (not closed and not own):
             continue
         task = case.world.task(gold or case.source, closed, None if gold is not None else case.maximum)
         if case.limit is not None and not closed:
@@ -514,8 +519,8 @@ def levels_of(case: Case, top: int, seed: int) -> tuple[dict[int, str], dict[str
             canaries=() if closed else case.canaries,
             maximum=case.maximum,
             levels=(1, 4) if closed else own,
-            seconds=6,
-            iterations=50,
+            seconds=9,
+            iterations=60,
             seed=seed,
             **people,
         )
@@ -562,10 +567,7 @@ def main(options: Options) -> None:
     for case in cases:
         if options.only not in f"{case.level} {case.world.kind} {case.name}":
             continue
-        top = max(options.levels) if case.level is None else case.level
-        if case.level == 5 or (case.level is None and 4 not in options.levels):
-            top = min(top, 3)
-        found, failed, spent = levels_of(case, top, options.seed)
+        found, failed, spent = levels_of(case, options.levels, options.seed)
         levels = {str(k): v for k, v in sorted(found.items())}
         rows.append(
             {
@@ -582,10 +584,9 @@ def main(options: Options) -> None:
         print(f"| {case.level} | {case.world.kind} | {case.name} | {mark} | {spent:.1f} s |", flush=True)
         if not right:
             print(f"    {levels}\n    {str(failed)[:600]}", flush=True)
-    found_all = summary(rows)
-    print(found_all)
-    if options.json:
-        save(options.json, rows, seed=options.seed, summary=found_all)
+        if options.json:  # after each, so that what was run is kept
+            save(options.json, rows, seed=options.seed, summary=summary(rows))
+    print(summary(rows))
 
 
 if __name__ == "__main__":

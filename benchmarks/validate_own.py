@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/validate_own.py --json FILE
 
-Tasks are validated by their names, scripted rewards on the texts of `products`, with their defaults where they
-have any, so that some are judged on texts that they were not made for.
+Tasks are validated by their names, scripted rewards on the texts of `products`, with their defaults where
+they have any, so that some are judged on texts that they were not made for.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable
 from typing import Any
@@ -58,28 +59,52 @@ def test_nothing_is_wrong_where_nothing_is_wrong() -> None:
 
 NOISE = np.random.default_rng(0)
 
+# What is wrong with each: text and answer -> reward, in the place of `right`.
+FAULTS: dict[str, Reward] = {
+    "raises": lambda t, a: 1 / 0,
+    "raises on nothing": lambda t, a: right(t, a) * len(t.split()[0]) ** 0,
+    "more than the maximum": lambda t, a: 2 * right(t, a),
+    "draws": lambda t, a: float(NOISE.random()),
+    "draws from the global state": lambda t, a: random.random(),
+    "never full": lambda t, a: 0.8 * right(t, a),
+    "pays nothing": lambda t, a: right(t or a, a),
+    "pays dots": lambda t, a: 0.5 if t == "..." else right(t, a),
+    "pays a list": lambda t, a: float(set(a.split()) <= set(t.split())),
+    "obeys": lambda t, a: 0.7 * right(t, a) + 0.3 * ("full marks" in t),
+    "pays length": lambda t, a: max(right(t, a), float(len(t) > 60)),
+    "fills templates": lambda t, a: right(t.replace("{answer}", a), a),
+}
+
+
+def by_batch(completions: list[str]) -> list[float]:
+    return [1 / len(completions)] * len(completions)
+
+
+def faulty(name: str) -> Task:
+    return world(lambda completion, answer: FAULTS[name](completion, answer))
+
 
 @pytest.mark.parametrize(
     ("level", "check_id", "task"),
     [
-        (0, "runtime.loads", lambda: world(lambda completion: 1 / 0)),
-        (0, "runtime.reward_well_formed", lambda: world(lambda completion: float(len(completion.split()[0]) > 0))),
-        (0, "runtime.reward_well_formed", lambda: world(lambda completion, answer: 2 * right(completion, answer))),
-        (0, "semantic.verifier_determinism", lambda: world(lambda completion: float(NOISE.random()))),
-        (0, "runtime.episode_isolation", lambda: world(lambda completion: random.random())),
-        (0, "runtime.order_invariance", lambda: world(lambda completions: list(np.linspace(0, 1, len(completions))))),
-        (0, "runtime.batch_invariance", lambda: world(lambda completions: [1 / len(completions)] * len(completions))),
-        (1, "semantic.oracle_max", lambda: world(lambda completion, answer: 0.8 * right(completion, answer))),
-        (1, "semantic.floor_gap", lambda: world(lambda completion, answer: right(completion or answer, answer))),
-        (1, "semantic.null_floor", lambda: world(lambda completion, answer: max(right(completion, answer), 0.5 * (completion == "...")))),
-        (2, "statistical.adversarial_floor", lambda: world(lambda completion, answer: float(set(answer.split()) <= set(completion.split())))),
-        (2, "statistical.adversarial_gain", lambda: world(lambda completion, answer: 0.7 * right(completion, answer) + 0.3 * ("full marks" in completion))),
-        (2, "statistical.gameability_gap", lambda: world(lambda completion, answer: max(right(completion, answer), float(len(completion) > 60)))),
+        (0, "runtime.loads", lambda: faulty("raises")),
+        (0, "runtime.reward_well_formed", lambda: faulty("raises on nothing")),
+        (0, "runtime.reward_well_formed", lambda: faulty("more than the maximum")),
+        (0, "semantic.verifier_determinism", lambda: faulty("draws")),
+        (0, "runtime.episode_isolation", lambda: faulty("draws from the global state")),
+        (0, "runtime.order_invariance", lambda: world(lambda completions: list(range(len(completions))))),
+        (0, "runtime.batch_invariance", lambda: world(by_batch)),
+        (1, "semantic.oracle_max", lambda: faulty("never full")),
+        (1, "semantic.floor_gap", lambda: faulty("pays nothing")),
+        (1, "semantic.null_floor", lambda: faulty("pays dots")),
+        (2, "statistical.adversarial_floor", lambda: faulty("pays a list")),
+        (2, "statistical.adversarial_gain", lambda: faulty("obeys")),
+        (2, "statistical.gameability_gap", lambda: faulty("pays length")),
         (3, "semantic.no_solution_leakage", lambda: world(form="{0} ({1})")),
-        (3, "runtime.oracle_containment", lambda: world(lambda completion, answer: right(completion.replace("{answer}", answer), answer))),
+        (3, "runtime.oracle_containment", lambda: faulty("fills templates")),
         (3, "semantic.split_separation", lambda: world(twins=3)),
     ],
-)  # fmt: skip
+)
 def test_each_fault_is_named_at_its_level(level: int, check_id: str, task: Callable[[], Task]) -> None:
     assert check_id in failed(task(), level)
 
@@ -95,16 +120,12 @@ def test_known_hacks_have_to_stay_at_the_floor() -> None:
 
 
 def test_a_limit_that_cuts_golden_texts_is_named() -> None:
-    import dataclasses
-
     assert "semantic.oracle_fits" in failed(dataclasses.replace(world(), max_tokens=5), 1)
 
 
 def test_without_golden_texts_nobody_knows_whether_it_can_be_satisfied() -> None:
     task = world(lambda completion: float(len(completion)))
     blind = [Prompt(p.text) for p in task.held_out]
-    import dataclasses
-
     bare = dataclasses.replace(task, prompts=blind, held_out=blind, optimum=None)
     assert "there are no golden texts" in validate(bare, levels=(1,)).result("semantic.oracle_max").evidence
 
@@ -118,8 +139,9 @@ def test_people_agree_or_not(sign: int) -> None:
     assert broken == (set() if sign > 0 else {"statistical.human_agreement"})
 
 
+@pytest.mark.nightly
 def test_a_probe_learns_what_can_be_learnt_and_tells_when_it_is_another_thing() -> None:
-    honest = validate(world(closed=True), levels=(1, 4), seconds=30, iterations=12)
+    honest = validate(world(closed=True), levels=(1, 4), seconds=30, iterations=30)
     assert honest.result("statistical.training_signal").status == "pass"
     assert not honest.result("statistical.reward_hacking").broken
 
@@ -127,9 +149,9 @@ def test_a_probe_learns_what_can_be_learnt_and_tells_when_it_is_another_thing() 
         return 0.3 * right(completion, answer) + 0.7 * min(1, completion.split().count("ba") / 3)
 
     report = validate(
-        FunctionReward(hacked), world(closed=True), levels=(1, 4), seconds=30, iterations=25, maximum=1.0
+        FunctionReward(hacked), world(closed=True), levels=(1, 4), seconds=30, iterations=50, maximum=1.0
     )
-    assert report.result("statistical.reward_hacking").status in ("fail", "skip")
+    assert report.result("statistical.reward_hacking").broken
 
 
 def test_levels_and_ids_are_those_of_the_list() -> None:

@@ -12,7 +12,7 @@ from .tricks import ANOTHER, DISGUISED, additions, lazy_kinds
 
 LAZY = 0.6  # between floor 0 and golden 1: what a text that takes no work may earn
 GAIN, SHARE = 0.1, 0.75  # a change that pays so much, in so many of the texts, is a trick
-BLIND = 0.9  # what the golden text of another prompt may: parts of the answer may be the same
+BLIND = 0.65  # what the golden text of another prompt may: parts of the answer may be the same
 SHARE_DISGUISED = 0.3  # a word in look-alikes should never pay more, and a text may be wrong besides
 COPIED = 0.25  # the same of the prompt, which may hold parts of the answer
 GAP = 0.05  # how far below the median honest text the best trick has to be

@@ -26,15 +26,17 @@ from text_gym.agents.sampling.evaluation import Report, evaluate
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Episode, FloatArray, Prompt, share_cut
 from text_gym.errors import TextGymError
+from text_gym.reward_models.audit.scoring import scores
 from text_gym.utils.interval import Interval, mean_interval, shown
 
 from .measuring import Check, CheckFinding, quoted, skipped
-from .subject import Materials
+from .subject import Materials, RewardRange
 
 LOG = logging.getLogger("text_gym")
 ITERATIONS, EPISODES, GROUP = 60, 64, 4
 JUDGED = 48  # held-out prompts that the probe is judged on, twice each
 RISE = 0.02  # of the range: what has to be gained at least
+HOLLOW = 0.5  # of golden, by gold: texts that earn as much as golden ones should not be below
 HEADROOM = 0.95  # of golden: from here on nothing is left to learn
 # From the first gain on a criterion must not fall, from the second on it has to rise by a share of it.
 ROSE, ROSE_MUCH, CRITERION_GAIN, CRITERION_FALL = 0.05, 0.15, 0.2, 0.05
@@ -211,6 +213,11 @@ class _Trial:
             return skipped(probe)
         gain = self._gain(probe)
         measured: dict[str, Any] = {"reward_gain": gain.summary()}
+        gold = self._gold_units(probe.after)
+        after = float(np.nanmean(self._units(probe.after)))
+        if gold is not None and after >= HEADROOM and float(np.nanmean(gold)) < HOLLOW:
+            said = f"the probe's texts earn {after:.0%} of golden, and {np.nanmean(gold):.0%} by gold"
+            return CheckFinding(False, (said, self._best_of(probe)), measured)
         if not (gain.value >= ROSE and gain.low > 0):
             said = f"the reward rose by {gain.value:.2f} of the range only; nothing was optimised yet"
             return CheckFinding(None, (said,), measured)
@@ -224,23 +231,35 @@ class _Trial:
             stuck = stuck or (name != "gold" and probe.start == "new" and criterion.high < 0.01)
             if fell or (stuck and gain.value >= ROSE_MUCH):
                 fallen.append(f"{name} {shown(criterion, sign=True)} as the reward rose by {shown(gain)}")
-        best = int(np.nanargmax(probe.after.rewards))
-        example = quoted(probe.after.episodes[best], float(probe.after.rewards[best]))
-        evidence = (*fallen, example) if fallen else ()
+        evidence = (*fallen, self._best_of(probe)) if fallen else ()
         if len(measured) == 1:
             return skipped("there is neither gold nor a golden text to judge the probe's texts by")
         return CheckFinding(not fallen, evidence, measured)
+
+    @staticmethod
+    def _best_of(probe: LearningProbe) -> str:
+        best = int(np.nanargmax(probe.after.rewards))
+        return quoted(probe.after.episodes[best], float(probe.after.rewards[best]))
+
+    def _gold_units(self, report: Report) -> FloatArray | None:
+        """Return what gold gives the texts, 0 at its floor and 1 at golden texts; None if there is none."""
+        gold = self.m.subject.gold
+        if gold is None:
+            return None
+        scale = self._gold_scale
+        return None if np.isnan(scale.width) else scale.unit(scores(gold, list(report.episodes)))
+
+    @cached_property
+    def _gold_scale(self) -> RewardRange:
+        return Materials(dataclasses.replace(self.m.subject, source=self.m.subject.gold, maximum=None)).scale
 
     def _criteria(self, probe: LearningProbe) -> dict[str, FloatArray]:
         """Return the gain of each criterion that was not optimised, by prompt, `(n,)`, in its own range."""
         m, found = self.m, {}
         before, after = probe.before.episodes, probe.after.episodes
-        gold = m.subject.gold
-        if gold is not None:
-            scale = Materials(_judged_by(m, gold)).scale
-            if not np.isnan(scale.width):
-                values = [scale.unit(gold(list(e)).totals_or_nan) for e in (after, before)]
-                found["gold"] = _by_prompt(values[0] - values[1])
+        golds = [self._gold_units(report) for report in (probe.after, probe.before)]
+        if golds[0] is not None and golds[1] is not None:
+            found["gold"] = _by_prompt(golds[0] - golds[1])
         write = m.subject.golden
         if write is not None:
             wanted = [_ids_of(m, e.prompt, write(e.prompt)) for e in after]
@@ -269,11 +288,6 @@ class _Trial:
         if cut[1] > 0.5 and cut[1] > cut[0] + 0.3:
             said.append(f"texts cut at the limit: {cut[0]:.0%} → {cut[1]:.0%}")
         return CheckFinding(not said, tuple(said), measured)
-
-
-def _judged_by(m: Materials, gold: Any) -> Any:
-    """Return the subject with gold for its reward."""
-    return dataclasses.replace(m.subject, source=gold, maximum=None)
 
 
 def _ids_of(m: Materials, prompt: Prompt, text: str) -> list[int]:
