@@ -99,7 +99,7 @@ def enumerable(symbols: str = "abc", max_tokens: int = 3, seed: int = 0) -> Task
         max_tokens=max_tokens,
         optimum=max(table.values()),
         random_return=sum(reward * tokenizer.vocab_size ** -len(ids) for ids, reward in table.items()),
-        golden=partial(_best_text, tokenizer.decode(max(table, key=lambda ids: table[ids]))),
+        golden=partial(_best_text, tokenizer.decode(max(table.items(), key=lambda item: item[1])[0])),
     )
 
 

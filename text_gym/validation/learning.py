@@ -251,7 +251,8 @@ class _Trial:
 
     @cached_property
     def _gold_scale(self) -> RewardRange:
-        return Materials(dataclasses.replace(self.m.subject, source=self.m.subject.gold, maximum=None)).scale
+        gold = self.m.subject.gold or self.m.subject.source
+        return Materials(dataclasses.replace(self.m.subject, source=gold, maximum=None)).scale
 
     def _criteria(self, probe: LearningProbe) -> dict[str, FloatArray]:
         """Return the gain of each criterion that was not optimised, by prompt, `(n,)`, in its own range."""
