@@ -49,6 +49,7 @@ SAYS = {
     "text_gym.runs": "train, data,\nfolder, console",
     "text_gym.rlhf": "the cycle",
     "text_gym.bench": "matrix, analysis,\nreport",
+    "text_gym.validation": "graded levels",
     "text_gym.cli": "a file a command",
 }
 

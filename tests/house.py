@@ -30,6 +30,7 @@ FLOORS = {
     "text_gym.runs": 5,
     "text_gym.rlhf": 5,
     "text_gym.bench": 5,
+    "text_gym.validation": 5,
     "text_gym.cli": 5,
 }
 HEAVY = ("torch", "stable_baselines3")

@@ -109,6 +109,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "text_gym.cli.check:run_check",
         "check an environment, a reward or an algorithm: what it breaks, and what to mend",
     ),
+    "validate": (
+        "text_gym.cli.options.validate:read_validate",
+        "text_gym.cli.validate:run_validate",
+        "judge a task, a reward or a package before it is optimised: graded levels, a page, a badge",
+    ),
     "label": (
         "text_gym.cli.options.labels:read_label",
         "text_gym.cli.labels:run_label",

@@ -34,6 +34,7 @@ FILES = {
     "task.txt": "$name/task.py",
     "reward.txt": "$name/reward.py",
     "test.txt": "tests/test_$name.py",
+    "ci.txt": ".github/workflows/ci.yml",
 }
 LONGEST_NAME = 50
 # Names that Windows does not give to folders; `tests` has a folder of its own in the package.
@@ -108,7 +109,7 @@ def write_package(name: str, folder: Path) -> None:
         partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
         for source, target in FILES.items():
             file = partial / Template(target).substitute(values)
-            file.parent.mkdir(exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             text = Template((TEMPLATE / source).read_text(encoding="utf-8")).substitute(values)
             file.write_text(text, encoding="utf-8", newline="\n")
         partial.chmod(0o755)

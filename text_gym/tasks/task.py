@@ -60,6 +60,8 @@ class Task:
         turn_stop: Strings that end a turn of the agent; see `EpisodeOptions` for this and the next two.
         max_turns: The most turns that the agent has.
         max_context: The most tokens of prompt and conversation together.
+        golden: Writes a completion of a prompt that earns the most there is, where one can be written down;
+            `validate` scores them, and nothing else ever sees them.
         settings: How to make the task again, as plain JSON data: `{"task": name}` with `task_arguments`, or
             `data` and its columns. Policies that learn it keep this; empty for tasks made in Python.
     """
@@ -78,6 +80,7 @@ class Task:
     turn_stop: str | Sequence[str] = ()
     max_turns: int | None = None
     max_context: int | None = None
+    golden: Callable[[Prompt], str] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
