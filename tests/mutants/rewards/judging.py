@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant
 
 _ENDPOINT, _JUDGE = "reward_models/judge/endpoint.py", "reward_models/judge/judge.py"
+_CRITERIA, _REPLIES = "reward_models/judge/criteria.py", "reward_models/judge/replies.py"
 _EFFECTS, _SCORING = "reward_models/audit/effects.py", "reward_models/audit/scoring.py"
 _VERDICT, _BEST = "reward_models/audit/verdict.py", "reward_models/audit/best_of_n.py"
 _ATTRIBUTION, _PROBES = "reward_models/audit/attribution.py", "reward_models/audit/probes.py"
@@ -114,7 +115,7 @@ MUTANTS = [
     ),
     Mutant(
         "flips-over-pairs-without-a-verdict",
-        _JUDGE,
+        _CRITERIA,
         "return float(self.flipped[judged].mean()) if judged.any()",
         "return float(self.flipped.mean()) if judged.any()",
         _by("judge/test_judge.py::test_pairs_without_a_verdict_count_for_no_flip"),
@@ -128,35 +129,35 @@ MUTANTS = [
     ),
     Mutant(
         "scores-by-the-replys-order",
-        _JUDGE,
-        "return {name: float(found[name]) for name in criteria}",
-        "return {name: float(value) for name, value in found.items() if name in criteria}",
+        _REPLIES,
+        "{name: _score(found[name], criterion) for name, criterion in criteria.items()}",
+        "{name: _score(found[name], criteria[name]) for name in found if name in criteria}",
         _by("judge/test_judge.py::test_criteria_have_ranges_and_weights"),
     ),
     Mutant(
         "scores-out-of-range-pass",
-        _JUDGE,
+        _REPLIES,
         "        if not criterion.low <= value <= criterion.high:\n            return None\n",
         "",
-        _by("judge/test_judge.py::test_only_exact_replies_are_scores"),
+        _by("judge/test_replies.py::test_only_exact_replies_are_scores"),
     ),
     Mutant(
         "true-is-a-score-of-1",
-        _JUDGE,
+        _REPLIES,
         "if isinstance(value, bool) or not isinstance(value, (int, float)):",
         "if not isinstance(value, (int, float)):",
-        _by("judge/test_judge.py::test_only_exact_replies_are_scores"),
+        _by("judge/test_replies.py::test_only_exact_replies_are_scores"),
     ),
     Mutant(
         "judge-scale-from-0",
-        _JUDGE,
+        _CRITERIA,
         "values = (scores - low) / (high - low) @",
         "values = scores / high @",
         _by("judge/test_judge.py::test_criteria_have_ranges_and_weights"),
     ),
     Mutant(
         "judge-weights-not-normalised",
-        _JUDGE,
+        _CRITERIA,
         "@ (weights / weights.sum())",
         "@ weights",
         _by("judge/test_judge.py::test_criteria_have_ranges_and_weights"),

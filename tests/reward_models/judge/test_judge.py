@@ -28,13 +28,9 @@ from text_gym import ByteTokenizer, Episode
 from text_gym.errors import ConfigError, DataError
 from text_gym.reward_models import ChatEndpoint, Criterion, Judge, load_reward
 from text_gym.reward_models.audit.attacks import attacked
+from text_gym.reward_models.judge.criteria import Comparisons
 from text_gym.reward_models.judge.endpoint import BudgetError, EndpointRefusedError
-from text_gym.reward_models.judge.judge import (
-    Comparisons,
-    judge_from_environment,
-    parse_choice,
-    parse_scores,
-)
+from text_gym.reward_models.judge.judge import judge_from_environment
 from text_gym.rewards.cache import Cache
 from text_gym.rewards.calls import Parallel
 
@@ -291,48 +287,6 @@ def test_a_comparison_with_one_missing_reply_is_missing(monkeypatch: pytest.Monk
         assert np.isnan(judge(server).compare([pair]).preference).all()
         with pytest.raises(ConfigError, match="pair 0"):
             judge(server).compare([(pair[0], Episode.of("E:", "b", TOKENIZER))])
-
-
-# Replies
-
-
-@pytest.mark.parametrize(
-    ("reply", "score"),
-    [
-        ('{"quality": 1}', 1.0),
-        (' \n{"quality": 5.0, "reason": "fine"} ', 5.0),
-        ('```json\n{"quality": 3}\n```', 3.0),
-        ('{"quality": 5.01}', None),
-        ('{"quality": 0}', None),
-        ('{"quality": 1e999}', None),
-        ('{"quality": -Infinity}', None),
-        ('{"quality": [3]}', None),
-        ('{"quality": null}', None),
-        ('{"quality": true}', None),
-        ('{"Quality": 3}', None),
-        ('{"quality": 3} {"quality": 3}', None),
-        ('[{"quality": 3}]', None),
-        ('{"reason": "none"}', None),
-        ("3", None),
-        ("[" * 100_000, None),
-    ],
-)
-def test_only_exact_replies_are_scores(reply: str, score: float | None) -> None:
-    found = parse_scores(reply, {"quality": Criterion("Is it good?")})
-    assert found == (None if score is None else {"quality": score})
-
-
-@given(
-    st.text()
-    | st.recursive(
-        st.none() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
-    ).map(json.dumps)
-)
-@settings(max_examples=200, deadline=None)
-def test_no_reply_makes_a_score_out_of_range(reply: str) -> None:
-    found = parse_scores(reply, {"quality": Criterion("Is it good?")})
-    assert found is None or 1 <= found["quality"] <= 5
-    assert parse_choice(reply) in (None, 0.0, 0.5, 1.0)
 
 
 # Making one
