@@ -2,7 +2,7 @@
 
     python benchmarks/local_judge.py --model FOLDER
 
-Two sorts of pairs, of which the better text is known: descriptions from the products task, ranked by gold, and
+Two sorts of pairs, of which the better text is known: descriptions in the products task, by gold, and
 reviews that praise or pan the same thing, written here. `python -m tests.real` makes the model. Nothing is
 tuned: each question is asked once, in the words below.
 """
@@ -20,6 +20,7 @@ import tyro
 from machine import Row, save
 
 from text_gym import Episode, load_task
+from text_gym.episode import FloatArray
 from text_gym.reward_models import LocalJudge
 from text_gym.reward_models.audit.attacks import attack_report
 from text_gym.tasks.products_corpus import describe_product
@@ -93,7 +94,7 @@ def reviews(count: int) -> Pairs:
     ]
 
 
-def measure(judge: LocalJudge, pairs: Pairs, seed: int) -> Row:
+def measure(judge: LocalJudge, pairs: Pairs, gold: FloatArray, seed: int) -> Row:
     """Measure how often P(yes) and the comparisons are right about which text of a pair is the better one."""
     scores = judge([text for pair in pairs for text in pair]).totals_or_nan.reshape(-1, 2)
     # Every other pair is turned round, so that a judge that likes a position is right half the time.
@@ -103,7 +104,7 @@ def measure(judge: LocalJudge, pairs: Pairs, seed: int) -> Row:
     right = np.where(turned, -found.log_odds, found.log_odds)
     known = ~np.isnan(scores).any(axis=1) & ~np.isnan(right)
 
-    def accuracy(ahead: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Row:
+    def accuracy(ahead: FloatArray) -> Row:
         return mean_interval((np.sign(ahead[known]) + 1) / 2, seed).summary()
 
     return {
@@ -113,22 +114,24 @@ def measure(judge: LocalJudge, pairs: Pairs, seed: int) -> Row:
         "accuracy_p_yes": accuracy(scores[:, 0] - scores[:, 1]),
         "accuracy_compare": accuracy(right),
         "flip_rate": found.flip_rate,
+        "spearman_with_gold": rank_correlation(scores.ravel(), gold, seed=seed).summary(),
     }
 
 
 def main(options: Options) -> None:
     """Run it and print the rows."""
     rows: list[Row] = []
+    model = LocalJudge.from_pretrained(options.model, device="cpu")
     for sort, question in QUESTIONS.items():
         began = time.perf_counter()
-        judge = LocalJudge.from_pretrained(options.model, {"quality": question}, device="cpu")
-        few = min(options.pairs, 32)
-        pairs = products(few, options.seed) if sort == "products" else reviews(few)
-        row = {"texts": sort, "question": question, **measure(judge, pairs, options.seed)}
-        if sort == "products":
-            texts = [text for pair in pairs for text in pair]
-            gold = load_task("products").reward(texts).totals
-            row["spearman"] = rank_correlation(judge(texts).totals, gold, options.seed).summary()
+        judge = LocalJudge(model.model, model.tokenizer, {"quality": question}, device="cpu")
+        count = min(options.pairs, 32)
+        pairs = products(count, options.seed) if sort == "products" else reviews(count)
+        texts = [text for pair in pairs for text in pair]
+        gold = (
+            load_task("products").reward(texts).totals if sort == "products" else np.tile([1.0, 0.0], count)
+        )
+        row = {"texts": sort, "question": question, **measure(judge, pairs, gold, options.seed)}
         attacked = attack_report(judge, [bad for _, bad in pairs[:8]], options.attacks)
         row |= {"raised": attacked.raised, "raised_by_an_innocent_sentence": attacked.control}
         row |= {"attacks": attacked.attacks, "seconds": round(time.perf_counter() - began, 1)}

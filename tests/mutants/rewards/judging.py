@@ -6,6 +6,7 @@ from tests.mutants.mutant import Mutant
 
 _ENDPOINT, _JUDGE = "reward_models/judge/endpoint.py", "reward_models/judge/judge.py"
 _CRITERIA, _REPLIES = "reward_models/judge/criteria.py", "reward_models/judge/replies.py"
+_LOCAL = "reward_models/judge/local.py"
 _EFFECTS, _SCORING = "reward_models/audit/effects.py", "reward_models/audit/scoring.py"
 _VERDICT, _BEST = "reward_models/audit/verdict.py", "reward_models/audit/best_of_n.py"
 _ATTRIBUTION, _PROBES = "reward_models/audit/attribution.py", "reward_models/audit/probes.py"
@@ -168,6 +169,62 @@ MUTANTS = [
         "mark = secrets.token_hex(16)",
         'mark = "text"',
         _by("judge/test_judge.py::test_delimiters_are_new_each_time"),
+    ),
+    Mutant(
+        "the-first-of-two-scores-is-taken",
+        _REPLIES,
+        "        if convert(name, claimed) != found[name]:\n            return None\n",
+        "        pass\n",
+        _by("judge/test_replies.py::test_a_reasoning_reply_is_read_by_the_grammar"),
+    ),
+    Mutant(
+        "thoughts-that-never-end-are-an-answer",
+        _REPLIES,
+        "if closed != 1 or opened > 1 or",
+        "if closed > 1 or opened > 1 or",
+        _by("judge/test_replies.py::test_a_reasoning_reply_is_read_by_the_grammar"),
+    ),
+    Mutant(
+        "a-score-of-another-scale-counts",
+        _REPLIES,
+        "if written is None or (written[2] is not None and float(written[2]) != criterion.high):",
+        "if written is None:",
+        _by("judge/test_replies.py::test_a_reasoning_reply_is_read_by_the_grammar"),
+    ),
+    Mutant(
+        "a-cut-reply-is-a-score",
+        _ENDPOINT,
+        'if ended == "length":',
+        'if ended == "too long":',
+        _by("judge/test_judge.py::test_a_reply_that_was_cut_is_no_score"),
+    ),
+    Mutant(
+        "local-judge-reads-the-last-place-of-the-batch",
+        _LOCAL,
+        "return logits[torch.arange(len(texts)), where.to(device)]",
+        "return logits[:, -1]",
+        _by("judge/test_local.py::test_a_score_depends_on_no_batch_and_no_order"),
+    ),
+    Mutant(
+        "local-judge-adds-up-a-position",
+        _LOCAL,
+        "log_odds = (said[:, 0] - said[:, 1]) / 2",
+        "log_odds = (said[:, 0] + said[:, 1]) / 2",
+        _by("judge/test_local.py::test_pairs_are_compared_in_both_orders"),
+    ),
+    Mutant(
+        "local-judge-scores-what-it-would-not-answer",
+        _LOCAL,
+        "elif share < self.least_mass:",
+        "elif share < 0:",
+        _by("judge/test_local.py::test_what_cannot_be_judged_is_missing_and_never_zero"),
+    ),
+    Mutant(
+        "a-delimiter-stands-in-a-text",
+        _LOCAL,
+        "if not any(mark in text for text in listed):",
+        "if mark:",
+        _by("judge/test_local.py::test_no_text_contains_its_delimiter"),
     ),
     Mutant(
         "interval-without-the-correction",
