@@ -56,7 +56,7 @@ class Options:
         model: Folder or hub model of the judge.
         json: File for the results; not written if None.
         pairs: Pairs of texts of either sort, at most 32.
-        attacks: Attacked texts.
+        attacks: Attacked texts; 0 leaves them out.
         seed: Decides the descriptions and the resamples of the intervals.
     """
 
@@ -132,9 +132,11 @@ def main(options: Options) -> None:
             load_task("products").reward(texts).totals if sort == "products" else np.tile([1.0, 0.0], count)
         )
         row = {"texts": sort, "question": question, **measure(judge, pairs, gold, options.seed)}
-        attacked = attack_report(judge, [bad for _, bad in pairs[:8]], options.attacks)
-        row |= {"raised": attacked.raised, "raised_by_an_innocent_sentence": attacked.control}
-        row |= {"attacks": attacked.attacks, "seconds": round(time.perf_counter() - began, 1)}
+        if options.attacks:
+            attacked = attack_report(judge, [bad for _, bad in pairs[:8]], options.attacks)
+            row |= {"attacks": attacked.attacks, "raised": attacked.raised}
+            row |= {"raised_by_an_innocent_sentence": attacked.control}
+        row |= {"seconds": round(time.perf_counter() - began, 1)}
         rows.append(row)
         print(row, flush=True)
     if options.json:
