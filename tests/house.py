@@ -21,6 +21,7 @@ FLOORS = {
     "text_gym.pages": 2,
     "text_gym.rewards": 2,
     "text_gym.tasks": 2,
+    "text_gym.bridges": 2,
     "text_gym.envs": 2,
     "text_gym.models": 3,
     "text_gym.agents": 4,

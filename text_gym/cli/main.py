@@ -54,6 +54,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "text_gym.cli.project:run_tasks",
         "list the tasks there are, those of installed packages too",
     ),
+    "serve": (
+        "text_gym.cli.options.project:read_serve",
+        "text_gym.cli.project:run_serve",
+        "offer a task to other programs, as an environment of OpenEnv",
+    ),
     "init": (
         "text_gym.cli.options.project:read_init",
         "text_gym.cli.project:run_init",

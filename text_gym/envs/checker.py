@@ -160,12 +160,19 @@ def _check_appending(env: gym.Env[Any, Any], seed: int, steps: int) -> None:
             continue
         n = int(state["length"][0])
         expected = [*state["tokens"][:n].tolist(), int(action)]
-        if after["tokens"][: int(after["length"][0])].tolist() != expected:
+        written = after["tokens"][: int(after["length"][0])].tolist()
+        if (written[: n + 1] if _answers(env) else written) != expected:
             raise CheckError(
                 f"after action {action} the tokens are not the ones before it and itself; append exactly the "
-                "action (under autoreset, compare with final_obs)"
+                "action, and a reply behind it (under autoreset, compare with final_obs)"
             )
         state = copy.deepcopy(env.reset()[0] if terminated or truncated else after)
+
+
+def _answers(env: gym.Env[Any, Any]) -> bool:
+    """True if a respondent writes into the episodes."""
+    options = getattr(getattr(getattr(env.unwrapped, "vector", None), "batch", None), "options", None)
+    return getattr(options, "respondent", None) is not None
 
 
 def _check_endings(env: gym.Env[Any, Any], seed: int) -> None:
