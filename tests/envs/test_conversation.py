@@ -223,9 +223,10 @@ class Broken(Script):
                 raise OSError("the line is dead")
             if self.how == "count":
                 return replies[1:]
+            wrong: Any = Reply
             bad = {
-                "type": "text", "text": Reply(None), "id": Reply([99]), "reward": Reply("a", float("nan")),
-                "role": Reply("a", role="assistant"), "word": Reply("z"), "ends": Reply("a", ends=1),
+                "type": "text", "text": wrong(None), "id": Reply([99]), "reward": Reply("a", float("nan")),
+                "role": Reply("a", role="assistant"), "word": Reply("z"), "ends": wrong("a", ends=1),
             }  # fmt: skip
             replies[i] = bad[self.how]
         return replies
