@@ -11,6 +11,7 @@ _STATISTICS, _FIT = "agents/adapters/episode_statistics.py", "agents/adapters/fi
 _BUFFER, _POLICY = "agents/adapters/sb3/buffer.py", "agents/adapters/sb3/policy.py"
 _VEC_ENV, _STATE = "agents/adapters/sb3/vec_env.py", "agents/adapters/sb3/state.py"
 _EVALUATION = "agents/adapters/sb3/evaluation.py"
+_OF_MINARI = ("minari", "h5py", "jax")
 
 
 def _of(*names: str) -> tuple[str, ...]:
@@ -135,6 +136,7 @@ MUTANTS = [
         "returns.append(float(np.sum(recorded.rewards)))",
         "returns.append(float(recorded.rewards[-1]))",
         _of("test_minari"),
+        needs=_OF_MINARI,
     ),
     Mutant(
         "minari-stores-what-goes-on-after-its-end",
@@ -142,6 +144,7 @@ MUTANTS = [
         "if over[-2:] != [False, True]:",
         "if not over[-1]:",
         _of("test_minari"),
+        needs=_OF_MINARI,
     ),
     Mutant(
         "cleanrl-clips-to-the-worse-side",
@@ -225,6 +228,6 @@ MUTANTS = [
         _EVALUATION,
         "for i in np.flatnonzero(started).tolist() if i not in finished]",
         "for i in np.flatnonzero(started).tolist()]",
-        _of("sb3/test_training"),
+        _of("sb3/test_evaluation"),
     ),
 ]
