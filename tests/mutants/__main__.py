@@ -17,14 +17,15 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def chosen(mutants: list[Mutant], names: list[str], packages: list[str]) -> list[Mutant]:
-    """The mutants of some names, or of all; in some folders, or in all."""
+    """Return the mutants of some names, or of all; those in some folders, one after another, or in all."""
     known = {m.name for m in mutants}
     if unknown := [n for n in names if n not in known]:
         raise SystemExit(f"there are no mutants {', '.join(unknown)}; --list names all")
     if names:
         mutants = [m for m in mutants if m.name in names]
     if packages:
-        mutants = [m for m in mutants if m.file.startswith(tuple(packages))]
+        mutants = [m for p in packages for m in mutants if m.file.startswith(p)]
+        mutants = list({m.name: m for m in mutants}.values())  # in the order of the folders
     if not mutants:
         raise SystemExit("no mutant stands there")
     return mutants
