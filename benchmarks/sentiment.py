@@ -99,7 +99,7 @@ class Options:
     episodes: int = 48
     tokens: int = 20
     learning_rate: float = 1e-4
-    kl_coef: float = 0.05
+    kl_coef: float = 0.02
     pairs: int = 2000
     layers: int = 6
     texts: int = 4

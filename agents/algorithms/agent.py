@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from text_gym.agents.environments import AgentEnv, as_policy, as_text_vector_env
 from text_gym.agents.policies.policy import FUSED, Policy
-from text_gym.agents.sampling.generators import Generator, check_weights
+from text_gym.agents.sampling.generators import Generator, check_int8_rollout
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.sampling.sampler import Sampling, rollout
 from text_gym.agents.training.checkpoint import Checkpoints
@@ -29,12 +29,13 @@ from text_gym.envs.options import EpisodeOptions
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Prompt, share_cut
 from text_gym.errors import ConfigError, NonFiniteError, NoScoresError
-from text_gym.models.devices import allow_tf32
 from text_gym.models.runtime import (
+    allow_tf32,
     check_dropout_off,
     check_finite,
     check_separate,
     check_unchanged,
+    clip_each,
     fingerprint,
     keep_freed_memory,
     limited_threads,
@@ -47,7 +48,6 @@ from text_gym.utils.display import harmless
 
 from .configs import AgentConfig
 from .estimators import KLController
-from .gradients import clip_each
 from .groups import play_in_groups
 
 LOG = logging.getLogger("text_gym")
@@ -112,7 +112,8 @@ class Agent(ABC, Generic[ConfigT]):
         if self.config.group_size > 1:
             play_in_groups(env, self.config.group_size)
         self.kl = KLController(self.config.kl_coef, self.config.kl_target)
-        check_weights(policy, self.config.rollout_weights, generator)
+        if self.config.rollout_weights == "int8":
+            check_int8_rollout(policy, generator)
         self.sampling, self.generator = Sampling(temperature=self.config.temperature), generator
         self.advisor, self.objective = Advisor(), Objective()
         self.declined: str | None = None

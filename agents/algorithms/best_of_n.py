@@ -24,7 +24,7 @@ from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.envs.options import EpisodeOptions
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Episode, FloatArray, Prompt
-from text_gym.models.devices import read_numbers, upload
+from text_gym.models.runtime import read_numbers, upload
 from text_gym.rewards.source import RewardSource, as_reward_source
 
 from .agent import Agent

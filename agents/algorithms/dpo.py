@@ -17,7 +17,7 @@ from text_gym.agents.policies.policy import FUSED, Policy
 from text_gym.agents.training.metrics import Metrics
 from text_gym.agents.training.progress import training_progress
 from text_gym.episode import Prompt
-from text_gym.models.devices import read_numbers, upload
+from text_gym.models.runtime import read_numbers, upload
 
 from .configs import DPOConfig
 from .sft import encode_pairs, padded, take_step, warmup_cosine

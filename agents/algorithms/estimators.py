@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from text_gym.errors import ConfigError
-from text_gym.models.devices import on_host
+from text_gym.models.runtime import on_host
 
 from .configs import Estimator
 

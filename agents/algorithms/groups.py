@@ -11,7 +11,7 @@ from torch import Tensor
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.errors import ConfigError
-from text_gym.models.devices import upload
+from text_gym.models.runtime import upload
 
 
 def play_in_groups(env: TextVectorEnv, group_size: int) -> None:

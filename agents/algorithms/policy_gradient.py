@@ -22,7 +22,7 @@ from text_gym.agents.policies.policy import Evaluation
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.training.metrics import Metrics
 from text_gym.errors import NonFiniteError
-from text_gym.models.devices import read_numbers, upload
+from text_gym.models.runtime import read_numbers, upload
 
 from .agent import Agent
 from .configs import PolicyGradientConfig
@@ -90,14 +90,14 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
             part: Which tokens there are, and what averages divide by.
         """
 
-    def evaluate(self, batch: Rollout, rows: Tensor) -> Evaluation:
+    def evaluate(self, batch: Rollout, rows: Tensor, here: Tensor) -> Evaluation:
         """Evaluate these rows of a batch with the policy as it is now, `(b, T)` each, with gradients.
 
         Args:
             batch: `B` episodes.
             rows: `(b,)` int64, on the host.
+            here: The same where the batch is.
         """
-        here = upload(rows, batch.tokens.device)
         return self.policy.evaluate(
             batch.tokens[here],
             batch.host_starts[rows],
@@ -140,9 +140,9 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
             self.optimizer.zero_grad(set_to_none=True)
             seen = []
             for part in parts:
-                now = self.evaluate(batch, rows[part])
-                width = now.log_probs.shape[1]  # of the longest completion among them
                 here = upload(rows[part], device)
+                now = self.evaluate(batch, rows[part], here)
+                width = now.log_probs.shape[1]  # of the longest completion among them
                 known = {name: column[here, :width] for name, column in old.items()}
                 share = Part(batch.mask[here, :width], tokens, len(rows))
                 loss, metrics = self.loss(now, known, share)

@@ -26,7 +26,7 @@ from text_gym.agents.policies.policy import Evaluation, Policy
 from text_gym.agents.sampling.generators import Generator
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.training.metrics import Metrics
-from text_gym.models.devices import read_numbers, upload
+from text_gym.models.runtime import read_numbers
 
 from .configs import AgentConfig, PPOConfig
 from .estimators import estimate_kl, explained_variance, gae, whiten
@@ -171,13 +171,13 @@ class PPO(PolicyGradient[PPOConfig]):
         values = self.critic.score(batch.tokens, batch.host_starts, batch.host_lengths)
         return replace(batch, values=values)
 
-    def evaluate(self, batch: Rollout, rows: Tensor) -> Evaluation:
+    def evaluate(self, batch: Rollout, rows: Tensor, here: Tensor) -> Evaluation:
         """Evaluate these rows of a batch with the policy and the critic as they are now, `(b, T)` each."""
-        now = super().evaluate(batch, rows)
+        now = super().evaluate(batch, rows, here)
         if not isinstance(self.critic, Critic):
             return now
-        tokens = batch.tokens[upload(rows, batch.tokens.device)]
-        return now._replace(values=self.critic(tokens, batch.host_starts[rows], batch.host_lengths[rows]))
+        given = batch.tokens[here], batch.host_starts[rows], batch.host_lengths[rows]
+        return now._replace(values=self.critic(*given))
 
     def _fit(self, critic: StateCritic, batch: Rollout, returns: Tensor) -> float:
         """Fit a detached critic to this batch's returns `(B, T)` and earlier ones; return its mean loss."""

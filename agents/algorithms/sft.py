@@ -19,7 +19,7 @@ from text_gym.agents.policies.policy import FUSED, Policy
 from text_gym.agents.training.progress import training_progress
 from text_gym.episode import Prompt
 from text_gym.errors import ConfigError, DataError, NonFiniteError, PromptError, excerpt
-from text_gym.models.devices import read_numbers, upload
+from text_gym.models.runtime import read_numbers, upload
 
 from .configs import SFTConfig
 

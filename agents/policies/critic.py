@@ -15,11 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from text_gym.models.devices import on_host, upload
+from text_gym.models.runtime import on_host, upload
 
 from .memory import Splitter
-from .policy import Policy
-from .states import places, states_before
+from .policy import Policy, places, states_before
 
 
 class Critic(nn.Module):

@@ -8,7 +8,8 @@ model's own vocabulary is padded. How tokens are drawn is the sampler's business
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from text_gym.errors import ConfigError
-from text_gym.models.cpu.fast_path import fixed_linear
-from text_gym.models.devices import on_host, upload
+from text_gym.models.cpu.fast_path import fast_path, fixed_linear
 from text_gym.models.kv_cache import RolloutWeights
 from text_gym.models.loading import (
     digest_of,
@@ -28,12 +28,11 @@ from text_gym.models.loading import (
     usable,
     with_fused_gelu,
 )
-from text_gym.models.runtime import check_finite
+from text_gym.models.runtime import check_finite, on_host, upload
 from text_gym.tokenizer import PretrainedTokenizer, Tokenizer
 
+from .heads import check_output_head, load_value_head, save_value_head
 from .memory import Splitter, log_probs_of_logits, plain_head, token_log_probs
-from .states import places, states_before
-from .value_head import load_value_head, save_value_head
 
 FUSED = ("cpu", "cuda")  # devices with a fused AdamW
 
@@ -87,7 +86,7 @@ class Policy(nn.Module):
         self.to(pick_device(device))
         self.value_head.to(torch.promote_types(next(model.parameters()).dtype, torch.float32))
         self.eval()  # dropout stays off in sampling, scoring and updates; only SFT turns it on
-        self._check_head()
+        check_output_head(model, lambda x: self.logits(self.hidden(x).last_hidden_state), self.vocab_size)
 
     @classmethod
     def from_pretrained(
@@ -334,12 +333,67 @@ class Policy(nn.Module):
         if isinstance(self.tokenizer, PretrainedTokenizer):
             self.tokenizer.save(folder)
 
-    def _check_head(self) -> None:
-        """Check that our logits are the model's own, whatever its architecture does on top of the trunk."""
-        probe = torch.arange(min(4, self.context or 4), device=self.device)[None] % self.vocab_size
-        with torch.no_grad():
-            theirs = self.model(input_ids=probe, use_cache=False).logits[..., : self.vocab_size]
-            ours = self.logits(self.hidden(probe).last_hidden_state)
-        if not torch.allclose(ours, theirs.to(ours.dtype), rtol=1e-3, atol=1e-3):
-            kind = self.model.config.model_type
-            raise ConfigError(f'models of type "{kind}" change their logits in a way not supported yet')
+
+def places(
+    starts: Tensor, lengths: Tensor, device: torch.device
+) -> tuple[torch.Size, Tensor, Tensor, Tensor]:
+    """Return the positions of the completions' tokens.
+
+    Args:
+        starts: `(B,)` int64 on the host, prompt lengths.
+        lengths: `(B,)` int64 on the host, completion lengths, `T` the longest and `N` their sum.
+        device: Where the positions are wanted.
+
+    Returns:
+        The shape `(B, T)`; of every token its row, its place in the completion, and its column in the text,
+        `(N,)` each.
+    """
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    rows, steps = mask.nonzero(as_tuple=True)
+    rows, steps, at = upload(torch.stack((rows, steps, starts[rows] + steps)), device)
+    return mask.shape, rows, steps, at
+
+
+def states_before(
+    trunk: nn.Module,
+    tokens: Tensor,
+    starts: Tensor,
+    lengths: Tensor,
+    hidden: Callable[[Tensor], Any],
+    *,
+    bf16: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Return the trunk's states from which the completions' tokens are drawn, `(N, D)`, ordered as `places`.
+
+    With them come the embedding's weights, which an output layer that has the same ones is to use, or None.
+
+    Args:
+        trunk: Any model's.
+        tokens: `(B, S)` int64, right-padded.
+        starts: `(B,)` int64 on the host, prompt lengths.
+        lengths: `(B,)` int64 on the host, completion lengths; `N` is their sum.
+        hidden: Reads `(B, S)` tokens through the trunk, as `transformers` does.
+        bf16: It does so in bfloat16.
+    """
+    tokens = tokens[:, : int((starts + lengths).max()) - 1]  # nobody needs the states from the last token on
+    path = None if bf16 else fast_path(trunk)
+    if path is not None and path.can_update:
+        return path.states(tokens, starts, lengths)
+    _, rows, _, at = places(starts, lengths, tokens.device)
+    with layers_in_training(trunk):
+        states: Tensor = hidden(tokens).last_hidden_state
+    return states[rows, at - 1], None
+
+
+@contextmanager
+def layers_in_training(model: nn.Module) -> Iterator[None]:
+    """Put layers, which checkpoint in training mode only, into it, but leave their dropout off."""
+    layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
+    was = [layer.training for layer in layers]
+    for layer in layers:
+        layer.training = torch.is_grad_enabled()
+    try:
+        yield
+    finally:
+        for layer, training in zip(layers, was, strict=True):
+            layer.training = training

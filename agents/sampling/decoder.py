@@ -1,27 +1,30 @@
 """The decoder reads a batch of prompts and then one token after another, each once.
 
-GPT-2 is read with its own fused arithmetic, other architectures through their own code; both with keys and
-values in memory allocated once. Architectures that keep something else (windows of attention, recurrent
-states) get the cache that `transformers` makes for them. Drawing tokens is the sampler's business.
+Architectures that the fast path knows are read with its fused arithmetic, others through their own code; both
+with keys and values in memory allocated once. A rollout that does not fit into an accelerator's memory is
+played in parts. Drawing tokens is the sampler's business.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from text_gym.agents.policies.memory import smaller
 from text_gym.agents.policies.policy import Policy
 from text_gym.episode import BoolArray, IntArray
 from text_gym.errors import ConfigError
 from text_gym.models.cpu.fast_path import fast_path, why_no_int8
-from text_gym.models.devices import upload
-from text_gym.models.kv_cache import KeyValues, KVCache, LayerCache, RolloutWeights
+from text_gym.models.kv_cache import KVCache, RolloutWeights
+from text_gym.models.runtime import upload
+
+from .own_code import LibraryCache, own_code_cache
 
 
 class Decoder:
@@ -68,8 +71,17 @@ class Decoder:
         self._cache = LibraryCache(policy) if cache is None else cache
         self._lengths = lengths.copy()
         self.logits = policy.logits_of_fixed_weights(weights)
-        ids = upload(np.ascontiguousarray(tokens[:, :longest]), policy.device)
-        self.states = self._cache.prefill(ids, lengths)
+        self.states = self._read(np.ascontiguousarray(tokens[:, :longest]), policy.device)
+
+    def _read(self, prompts: IntArray, device: torch.device) -> Tensor:
+        """Read prompts, those of several rows once; return the states at their ends `(B, D)`."""
+        sources = first_of_same(prompts, self._lengths)
+        rows, of_rows = np.unique(sources, return_inverse=True)
+        if len(rows) == len(prompts):
+            return self._cache.prefill(upload(prompts, device), self._lengths)
+        states = self._cache.prefill(upload(prompts[rows], device), self._lengths[rows], rows)
+        self._cache.spread(sources, prompts.shape[1])
+        return states[upload(of_rows, device)]
 
     def step(self, tokens: Tensor) -> Tensor:
         """Append tokens `(n,)` int64 and return the states `(n, D)` there."""
@@ -86,6 +98,21 @@ class Decoder:
         self._cache.keep(rows)
         self._lengths = self._lengths[rows]
         self.states = self.states[upload(rows, self.states.device)]
+
+
+def first_of_same(prompts: IntArray, lengths: IntArray) -> IntArray:
+    """Return for each row the first one that has the same prompt, as the rows of a group have.
+
+    Args:
+        prompts: `(B, P)` int64, right-padded.
+        lengths: `(B,)` int64.
+
+    >>> first_of_same(np.array([[1, 0], [1, 2], [1, 0]]), np.array([1, 2, 1]))
+    array([0, 1, 0])
+    """
+    first: dict[object, int] = {}
+    keys = ((n, row.tobytes()) for n, row in zip(lengths.tolist(), prompts, strict=True))
+    return np.array([first.setdefault(key, row) for row, key in enumerate(keys)])
 
 
 def survivors(live: BoolArray) -> IntArray:
@@ -176,109 +203,73 @@ def _agrees(policy: Policy, cache: KVCache) -> bool:
     return torch.allclose(states, wanted, rtol=tolerance, atol=tolerance)
 
 
-def own_code_cache(policy: Policy, rows: int, width: int) -> KeyValues:
-    """Make a KV cache that is read through the model's own code, whatever its architecture.
+@contextmanager
+def stored_in_bfloat16(policy: Policy) -> Iterator[None]:
+    """Let linear layers read a bfloat16 copy of their weights within the block, if products are made in it.
 
-    >>> from text_gym import ByteTokenizer
-    >>> policy = Policy.new(ByteTokenizer(), width=16, layers=1, context=8)
-    >>> cache = own_code_cache(policy, rows=2, width=8)
-    >>> with torch.no_grad():
-    ...     _ = cache.prefill(torch.tensor([[72, 105], [72, 0]]), np.array([2, 1]))
-    ...     states = cache.append(torch.tensor([33, 105]), np.array([2, 1]))
-    >>> states.shape
-    torch.Size([2, 16])
+    Autocast casts every matrix whenever it is used, which for a token at a time is most of the work. What it
+    computes from the copy is the same to the bit. The weights themselves, float32, come back afterwards.
+
+    Args:
+        policy: It must not be trained within the block. One with `bf16` off is left alone.
     """
-    layers = policy.model.config.get_text_config().num_hidden_layers
-    return KeyValues(AnyReader(policy), layers, rows, width, like=next(policy.model.parameters()))
+    from transformers.pytorch_utils import Conv1D
+
+    layers = [m for m in policy.model.modules() if isinstance(m, nn.Linear | Conv1D)] if policy.bf16 else []
+    kept = [dict(layer._parameters) for layer in layers]
+    copies: dict[int, nn.Parameter] = {}  # tied matrices are copied once
+    for layer in layers:
+        for name, weight in layer._parameters.items():
+            if weight is not None and weight.dtype == torch.float32:
+                copy = copies.get(id(weight))
+                if copy is None:
+                    copy = nn.Parameter(weight.detach().to(torch.bfloat16), requires_grad=False)
+                layer._parameters[name] = copies[id(weight)] = copy
+    try:
+        yield
+    finally:
+        for layer, weights in zip(layers, kept, strict=True):
+            layer._parameters.update(weights)
 
 
-class AnyReader:
-    """Reads through the model's own code, as a `Reader`."""
-
-    def __init__(self, policy: Policy) -> None:
-        from transformers.cache_utils import DynamicLayer
-
-        class Adapter(DynamicLayer):
-            """Presents a `LayerCache` where `transformers` expects one of its own."""
-
-            def __init__(self, layer: LayerCache) -> None:
-                super().__init__()  # type: ignore[no-untyped-call]
-                self.layer = layer
-
-            def update(
-                self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
-            ) -> tuple[Tensor, Tensor]:
-                return self.layer.update(key_states, value_states)
-
-            def get_seq_length(self, *_: Any) -> int:
-                return max(self.layer.place.width - 1, 0)
-
-        self._policy, self._adapter = policy, Adapter
-
-    def __call__(
-        self,
-        layers: list[LayerCache],
-        tokens: Tensor,
-        positions: Tensor,
-        mask: Tensor | None,
-        last: Tensor | None,
-    ) -> Tensor:
-        """Implement `Reader`."""
-        from transformers.cache_utils import Cache
-
-        if mask is not None:  # some architectures add to it
-            mask = mask.clamp_min(torch.finfo(mask.dtype).min)
-        states: Tensor = self._policy.hidden(
-            tokens,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=Cache(layers=[self._adapter(layer) for layer in layers]),
-            use_cache=True,
-        ).last_hidden_state
-        at = -1 if last is None else last
-        return states[torch.arange(len(states), device=states.device), at]
+# Rows that a policy plays at once, where more of them did not fit into an accelerator's memory.
+_FITTING: WeakKeyDictionary[Policy, int] = WeakKeyDictionary()
 
 
-class LibraryCache:
-    """The cache of `transformers`, as a `KVCache`; padded on the left, since its rows must end together."""
+def in_parts(
+    policy: Policy,
+    rows: IntArray,
+    tokens: int,
+    play: Callable[[IntArray], None],
+    *,
+    again: Callable[[IntArray], None],
+) -> None:
+    """Play rows all at once; where memory runs out, in halves, and in parts of that size from then on.
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-        self.renew()
+    An episode does not depend on which others are played beside it, so every part may be played again.
 
-    def renew(self) -> None:
-        """Implement `KVCache`."""
-        from transformers import DynamicCache
+    Args:
+        policy: Who plays.
+        rows: `(n,)` int64.
+        tokens: Most of a row, for the error.
+        play: Plays some of the rows, which have begun.
+        again: Begins some of the rows again, of which a part may have been played.
 
-        self._cache: Any = DynamicCache(config=self._policy.model.config)
-
-    def prefill(self, tokens: Tensor, lengths: IntArray, rows: IntArray | None = None) -> Tensor:
-        """Implement `KVCache`, for all rows at once."""
-        assert rows is None
-        shift = tokens.shape[1] - lengths
-        self._padded = bool(shift.any())
-        columns = upload(np.arange(tokens.shape[1]) - shift[:, None], tokens.device)
-        self._attention, positions = (columns >= 0).long(), columns.clamp_min(0)
-        return self._forward(tokens.gather(1, positions), positions)
-
-    def append(self, tokens: Tensor, at: IntArray) -> Tensor:
-        """Implement `KVCache`."""
-        if self._padded:
-            self._attention = torch.cat([self._attention, self._attention.new_ones(len(tokens), 1)], dim=1)
-        return self._forward(tokens[:, None], upload(at, tokens.device)[:, None])
-
-    def keep(self, rows: IntArray) -> None:
-        """Implement `KVCache`."""
-        index = upload(rows, self._attention.device)
-        self._cache.batch_select_indices(index)
-        self._attention = self._attention[index]
-
-    def _forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        states: Tensor = self._policy.hidden(
-            tokens,
-            attention_mask=self._attention if self._padded else None,
-            position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
-        ).last_hidden_state
-        return states[:, -1]
+    Raises:
+        ConfigError: There is not enough memory for a single row.
+    """
+    waiting = [rows]
+    while waiting:
+        part, most = waiting.pop(), _FITTING.get(policy, len(rows))
+        if len(part) > most:
+            waiting += [part[i : i + most] for i in range(0, len(part), most)][::-1]
+            continue
+        try:
+            play(part)
+            continue
+        except torch.OutOfMemoryError as error:
+            _FITTING[policy] = smaller(len(part), tokens, error)
+        again(part)
+        waiting.append(part)
+        if policy.device.type == "cuda":  # only after the error and everything its frames hold are gone
+            torch.cuda.empty_cache()

@@ -20,7 +20,6 @@ from text_gym.agents.policies.policy import Policy
 from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.episode import IntArray
 from text_gym.errors import ConfigError, GeneratorError, NonFiniteError
-from text_gym.models.kv_cache import RolloutWeights
 from text_gym.models.runtime import limited_threads
 
 from .decoder import check_int8
@@ -82,16 +81,15 @@ class Generator(Protocol):
         ...
 
 
-def check_weights(policy: Policy, weights: RolloutWeights, generator: Generator | None) -> None:
+def check_int8_rollout(policy: Policy, generator: Generator | None) -> None:
     """Refuse rollouts with 8-bit weights where they are impossible.
 
     Raises:
         ConfigError: Naming the reason.
     """
-    if weights == "int8":
-        if generator is not None:
-            raise ConfigError("a generator has weights of its own: leave out either it or 8-bit weights")
-        check_int8(policy)
+    if generator is not None:
+        raise ConfigError("a generator has weights of its own: leave out either it or 8-bit weights")
+    check_int8(policy)
 
 
 @torch.no_grad()

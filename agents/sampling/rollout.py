@@ -17,7 +17,7 @@ from torch import Tensor
 
 from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.episode import BoolArray, Episode, share_cut
-from text_gym.models.devices import on_host, upload
+from text_gym.models.runtime import on_host, upload
 from text_gym.pages.notebook import card, episodes_table
 from text_gym.rewards.values import Rewards
 
@@ -85,12 +85,12 @@ class Rollout:
     def _on_host(self) -> tuple[Tensor, ...]:
         return on_host(self.starts, self.lengths, self.truncated.to(self.starts.dtype))
 
-    @property
+    @cached_property
     def host_starts(self) -> Tensor:
         """`starts` on the host, which has read them once; who reads them on an accelerator makes it wait."""
         return self._on_host[0]
 
-    @property
+    @cached_property
     def host_lengths(self) -> Tensor:
         """`lengths` on the host, likewise."""
         return self._on_host[1]

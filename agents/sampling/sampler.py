@@ -15,19 +15,16 @@ import torch
 from torch import Tensor
 
 from text_gym.agents.policies.policy import Policy
-from text_gym.agents.policies.precision import stored_in_bfloat16
 from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import BoolArray, FloatArray, IntArray
 from text_gym.errors import ConfigError, NonFiniteError
 from text_gym.models.cpu.fast_path import fast_draw
-from text_gym.models.devices import upload
 from text_gym.models.kv_cache import RolloutWeights
-from text_gym.models.runtime import limited_threads
+from text_gym.models.runtime import limited_threads, upload
 
-from .decoder import Decoder, survivors
-from .generators import Generator, check_weights, play_by, read_again
-from .parts import in_parts
+from .decoder import Decoder, in_parts, stored_in_bfloat16, survivors
+from .generators import Generator, check_int8_rollout, play_by, read_again
 from .rollout import Rollout, assemble
 
 LOWEST_TEMPERATURE = 1e-4  # below, logits overflow when divided by it
@@ -140,8 +137,8 @@ def rollout(
     batch = env.batch if isinstance(env, TextVectorEnv) else env
     _check_fit(policy, batch, episode_index)
     sampling = sampling or Sampling()
-    check_weights(policy, weights, generator)
     if weights == "int8":
+        check_int8_rollout(policy, generator)
         sampling.check_whole("a rollout with 8-bit weights")
     every = np.arange(batch.num_rows)
 
@@ -211,7 +208,7 @@ def _play(
                 decoder.keep(keep)
                 rows, live = rows[keep], live[keep]
                 tokens, noise = tokens[index], noise[:, index]
-                record.go_on_with(rows)
+                record.go_on_with(index)
         decoder.step(tokens)
     record.finish()
 
@@ -252,7 +249,7 @@ class _Record:
         self._probs: list[Tensor] = []
         self._masks: list[Tensor] = []
         self._sums: list[Tensor] = []  # one a step, never emptied
-        self.go_on_with(rows)
+        self._rows = upload(rows, self._device)
 
     def add(self, states: Tensor, logits: Tensor, probs: Tensor, allowed: Tensor | None) -> None:
         """Record a step: states `(n, D)`, logits `(n, V)`, token probabilities `(n, 1)`, mask `(n, V)`."""
@@ -264,10 +261,10 @@ class _Record:
         if len(self._states) == BLOCK:
             self._put()
 
-    def go_on_with(self, rows: IntArray) -> None:
-        """Continue with these rows of the batch."""
+    def go_on_with(self, index: Tensor) -> None:
+        """Continue with some of the rows only: row `i` becomes what row `index[i]` was."""
         self._put()
-        self._rows = upload(rows, self._device)
+        self._rows = self._rows[index]
 
     def finish(self) -> None:
         """Write out what is left; refuse logits that were not finite."""

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from text_gym.episode import FloatArray
 from text_gym.errors import ConfigError, DataError
-from text_gym.models.devices import upload
+from text_gym.models.runtime import upload
 from text_gym.reward_models.preferences.opinions import PreferencePair, Rating
 
 from .model import RewardModel

@@ -17,9 +17,8 @@ from torch import Tensor
 
 from text_gym.episode import Episode, FloatArray, Prompt
 from text_gym.errors import ConfigError, DataError, RewardError, excerpt
-from text_gym.models.devices import upload
 from text_gym.models.loading import pick_device, quietly, small_gpt2, usable
-from text_gym.models.runtime import check_finite
+from text_gym.models.runtime import check_finite, upload
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import Rewards
 from text_gym.tokenizer import PretrainedTokenizer, Tokenizer

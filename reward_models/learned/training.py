@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from text_gym.errors import DataError, NonFiniteError
-from text_gym.models.devices import read_numbers
+from text_gym.models.runtime import read_numbers
 from text_gym.reward_models.preferences.opinions import PreferencePair, Rating, split_within
 
 from .configs import RewardTrainingConfig

@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from text_gym import Prompt, TextVectorEnv, WordTokenizer, prompts
+from text_gym.envs.episode_batch import EpisodeBatch
+from text_gym.envs.options import EpisodeOptions
 from text_gym.envs.prompts import PromptTable
 from text_gym.errors import ConfigError, PromptError
 
@@ -17,12 +19,16 @@ def table(*texts: str, **kwargs: object) -> PromptTable:
 
 
 def padded(made: PromptTable) -> list[list[int]]:
-    """Every prompt with its padding, without the two places of a completion."""
-    tokens, mask = made.rows(np.arange(len(made.prompts)))
-    assert mask.sum(axis=1).tolist() == made.lengths.tolist()
-    assert tokens.shape == (len(made.prompts), made.width + 2)
-    assert (tokens[:, made.width :] == AB.pad_id).all()
-    kept: list[list[int]] = tokens[:, : made.width].tolist()
+    """Every prompt as a batch begins an episode with it, without the two places of a completion."""
+    batch = EpisodeBatch(["a"], AB, len, 2, num_rows=len(made.prompts), options=EpisodeOptions(shuffle=False))
+    batch.prompts, batch.table = made.prompts, made
+    batch._make_buffers()
+    rows = np.arange(len(made.prompts))
+    batch.begin(rows, np.zeros_like(rows), rows)
+    assert batch.attention_mask.sum(axis=1).tolist() == batch.lengths.tolist() == made.lengths.tolist()
+    assert batch.tokens.shape == (len(made.prompts), made.width + 2)
+    assert (batch.tokens[:, made.width :] == AB.pad_id).all()
+    kept: list[list[int]] = batch.tokens[:, : made.width].tolist()
     return kept
 
 

@@ -6,7 +6,7 @@ import torch
 
 from tests.small_models import small_policy
 from text_gym.agents import Policy
-from text_gym.agents.sampling.decoder import own_code_cache
+from text_gym.agents.sampling.own_code import own_code_cache
 from text_gym.models.cpu import kernels
 from text_gym.models.cpu.gpt2_cache import gpt2_cache
 from text_gym.models.kv_cache import KeyValues, KVCache, LayerCache, Place
@@ -78,6 +78,21 @@ def test_rows_may_be_dropped_before_anything_was_appended(way: str) -> None:
         cache.keep(np.array([2]))
         states = cache.append(torch.tensor([7]), np.array([2]))
     assert torch.allclose(states, unpadded(policy, [[5, 6, 7]]), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("way", ["kernels", "operators", "own code"])
+def test_rows_may_begin_with_what_others_have_read(way: str) -> None:
+    policy = small_policy()
+    cache = cache_of(policy, way, 5, 8)
+    sources = np.array([0, 1, 0, 3, 1])
+    with torch.no_grad():
+        cache.prefill(torch.tensor([[1, 2], [3, 0], [5, 6]]), np.array([2, 1, 2]), rows=np.array([0, 1, 3]))
+        cache.spread(sources, 2)
+        cache.append(torch.tensor([7, 8, 9, 10, 1]), np.array([2, 1, 2, 2, 1]))
+        cache.keep(np.array([4, 2, 3]))
+        states = cache.append(torch.tensor([2, 3, 4]), np.array([2, 3, 3]))
+    expected = unpadded(policy, [[3, 1, 2], [1, 2, 9, 3], [5, 6, 10, 4]])
+    assert torch.allclose(states, expected, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("way", ["kernels", "operators", "own code"])

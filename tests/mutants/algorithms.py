@@ -7,7 +7,7 @@ from .mutant import Mutant
 FOLDER = "agents/algorithms"
 ESTIMATORS, GROUPS = f"{FOLDER}/estimators.py", f"{FOLDER}/groups.py"
 AGENT, PG = f"{FOLDER}/agent.py", f"{FOLDER}/policy_gradient.py"
-GRADIENTS = f"{FOLDER}/gradients.py"
+GRADIENTS = "text_gym/models/runtime.py"
 PPO, GRPO, RLOO = f"{FOLDER}/ppo.py", f"{FOLDER}/grpo.py", f"{FOLDER}/rloo.py"
 REINFORCE, BEST = f"{FOLDER}/reinforce.py", f"{FOLDER}/best_of_n.py"
 DPO, SFT = f"{FOLDER}/dpo.py", f"{FOLDER}/sft.py"

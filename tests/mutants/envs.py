@@ -76,9 +76,8 @@ MUTANTS = [
     Mutant(
         "tokens-of-the-episode-before-stay",
         BATCH,
-        "        self.tokens[rows], self.attention_mask[rows] = self.table.rows(choice)\n",
-        "        tokens, self.attention_mask[rows] = self.table.rows(choice)\n"
-        "        self.tokens[rows, : self.max_prompt_tokens] = tokens[:, : self.max_prompt_tokens]\n",
+        "        self.tokens[rows] = found\n",
+        "        self.tokens[rows, : self.max_prompt_tokens] = found[:, : self.max_prompt_tokens]\n",
         (OF_EPISODE_BATCH + "a_row_forgets_the_episode_before",),
     ),
     Mutant(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from .mutant import Mutant
 
 POLICIES, SAMPLING = "agents/policies", "agents/sampling"
-STATES = f"{POLICIES}/states.py"
 POLICY, HEAD, CRITIC = f"{POLICIES}/policy.py", f"{POLICIES}/memory.py", f"{POLICIES}/critic.py"
 MICRO, LORA = f"{POLICIES}/memory.py", f"{POLICIES}/lora.py"
 SAMPLER, ROLLOUT, DECODER = f"{SAMPLING}/sampler.py", f"{SAMPLING}/rollout.py", f"{SAMPLING}/decoder.py"
@@ -28,7 +27,7 @@ OF_STATE_CRITIC = "tests/agents/policies/test_state_critic.py::test_"
 MUTANTS = [
     Mutant(
         "log-probs-one-place-late",
-        STATES,
+        POLICY,
         "    return states[rows, at - 1], None\n",
         "    return states[rows, at.clamp_max(states.shape[1] - 1)], None\n",
         (OF_POLICY + "evaluate_says_what_an_unpadded_forward_says",),
@@ -109,14 +108,14 @@ MUTANTS = [
     ),
     Mutant(
         "dropout-on-while-checkpointing",
-        STATES,
+        POLICY,
         'layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]',
         "layers = list(model.modules())",
         (OF_POLICY + "dropout_is_off_where_gradients_are_checkpointed_too",),
     ),
     Mutant(
         "value-head-not-loaded",
-        f"{POLICIES}/value_head.py",
+        f"{POLICIES}/heads.py",
         "            load_into(head, file)\n",
         "            pass\n",
         (OF_POLICY + "what_is_saved_is_an_ordinary_hugging_face_folder",),
@@ -367,8 +366,8 @@ MUTANTS = [
     Mutant(
         "record-not-compacted",
         SAMPLER,
-        "                record.go_on_with(rows)\n",
-        "                record.go_on_with(np.arange(len(rows)))\n",
+        "                record.go_on_with(index)\n",
+        "                record.go_on_with(torch.arange(len(rows)))\n",
         (OF_SAMPLER + "dropping_finished_rows_early_or_late_changes_nothing",),
     ),
     Mutant(
@@ -497,17 +496,38 @@ MUTANTS = [
     ),
     Mutant(
         "left-padding-without-positions",
-        DECODER,
+        f"{SAMPLING}/own_code.py",
         "(columns >= 0).long(), columns.clamp_min(0)",
         "(columns >= 0).long(), torch.arange(tokens.shape[1]).expand(tokens.shape)",
         (OF_DECODER + "tokens_read_one_by_one_equal_texts_read_alone",),
     ),
     Mutant(
         "library-cache-keeps-old-attention",
-        DECODER,
+        f"{SAMPLING}/own_code.py",
         "        self._attention = self._attention[index]\n",
         "        self._attention = self._attention[: len(index)]\n",
         (OF_DECODER + "tokens_read_one_by_one_equal_texts_read_alone",),
+    ),
+    Mutant(
+        "padding-taken-for-a-token-of-the-same-prompt",
+        DECODER,
+        "first.setdefault(key, row)",
+        "first.setdefault(key[1:], row)",
+        (OF_DECODER + "a_prompt_of_several_rows_is_read_once",),
+    ),
+    Mutant(
+        "group-shares-all-but-the-last-key",
+        "text_gym/models/cpu/kernel_cache.py",
+        "memory[target, :, :width] = memory[source, :, :width]",
+        "memory[target, :, : width - 1] = memory[source, :, : width - 1]",
+        (OF_DECODER + "a_prompt_of_several_rows_is_read_once",),
+    ),
+    Mutant(
+        "library-cache-spreads-in-order",
+        f"{SAMPLING}/own_code.py",
+        "self.keep(np.searchsorted(self._read, sources))",
+        "self.keep(np.arange(len(sources)) % len(self._read))",
+        (OF_DECODER + "a_prompt_of_several_rows_is_read_once",),
     ),
     Mutant(
         "cache-extends-a-changed-prefix",

@@ -118,14 +118,14 @@ MUTANTS = [
     ),
     Mutant(
         "weights-stay-in-bfloat16-after-an-error",
-        "agents/policies/precision.py",
+        "agents/sampling/decoder.py",
         "    try:\n        yield\n    finally:\n        for",
         "    yield\n    if kept:\n        for",
-        ("tests/agents/policies/test_precision.py",),
+        ("tests/agents/sampling/test_precision.py",),
     ),
     Mutant(
         "value-head-of-an-old-version-stays-beside-the-model",
-        "agents/policies/value_head.py",
+        "agents/policies/heads.py",
         "(folder / FILE).unlink(missing_ok=True)",
         "(folder / FOLDER / FILE).with_suffix('.tmp').unlink(missing_ok=True)",
         ("tests/agents/policies/test_policy.py",),

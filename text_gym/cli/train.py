@@ -25,8 +25,8 @@ from text_gym.cli.push import push
 from text_gym.data import anchored
 from text_gym.encoding import encode_texts
 from text_gym.errors import ConfigError, TextGymError
-from text_gym.models.devices import pick_dtype
 from text_gym.models.loading import pick_device, read_model_config
+from text_gym.models.runtime import pick_dtype
 from text_gym.prompts import texts_in_chunks
 from text_gym.runs.data import resolve_task
 from text_gym.runs.folder import read_config

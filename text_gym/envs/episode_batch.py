@@ -132,6 +132,7 @@ class EpisodeBatch:
         self._paid = np.zeros(n)  # for tokens of the running episode, by a causal source
         self._is_eos = np.zeros(v, dtype=np.bool_)
         self._is_eos[list(self.tokenizer.eos_ids)] = True
+        self._columns = np.arange(width)
         self._offsets = np.arange(n) * width  # where each row begins in the flat buffers
         self._allowed = np.ones((n, v) if self.mask is not None else (0, 0), dtype=np.bool_)
         self._stale = True  # True once the rows have moved on since `_allowed` was computed
@@ -179,8 +180,12 @@ class EpisodeBatch:
             self.seeds[rows] = seeds
             self._keys[rows] = stream_keys(seeds)
         choice = self._choose(self._keys[rows], episode_index)
-        self.tokens[rows], self.attention_mask[rows] = self.table.rows(choice)
-        self.lengths[rows] = self.starts[rows] = self.table.lengths[choice]
+        lengths = self.table.lengths[choice]
+        self.lengths[rows] = self.starts[rows] = lengths
+        self.attention_mask[rows] = mask = self._columns < lengths[:, None]
+        found = self.table.windows[self.table.starts[choice]]  # other prompts follow in it
+        np.copyto(found, self.tokenizer.pad_id, where=~mask)
+        self.tokens[rows] = found
         self.remaining[rows] = self.max_tokens
         self.episode_index[rows] = episode_index
         self.prompt_index[rows] = choice

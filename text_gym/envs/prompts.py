@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from text_gym.encoding import encode_texts
-from text_gym.episode import BoolArray, IntArray, Prompt
+from text_gym.episode import IntArray, Prompt
 from text_gym.errors import ConfigError, PromptError, excerpt
 from text_gym.prompts import in_chunks
 from text_gym.tokenizer import Tokenizer
@@ -31,6 +31,8 @@ class PromptTable:
     Attributes:
         width: `P`, the room for a prompt, in tokens.
         tokens: `(M,)` int32, read-only: the prompts' tokens without gaps, then `P + T` padding ids.
+        windows: `(M + 1, P + T)` int32, a view of `tokens`: row `i` is what stands from place `i` on, some
+            prompt and whatever follows it.
         starts: `(N,)` int64, where each prompt begins in `tokens`.
         lengths: `(N,)` int64, in tokens.
         dropped: `(N,)` int64, tokens cut off on the left.
@@ -61,26 +63,9 @@ class PromptTable:
         self.dropped = written - self.lengths
         self.starts = np.cumsum(self.lengths) - self.lengths
         row = self.width + max_tokens
-        self._pad_id = tokenizer.pad_id
-        self.tokens: Ids = np.concatenate([*pieces, np.full(row, self._pad_id, dtype=np.int32)])
+        self.tokens: Ids = np.concatenate([*pieces, np.full(row, tokenizer.pad_id, dtype=np.int32)])
         self.tokens.setflags(write=False)
-        # Row `i` of this view is the `P + T` ids from place `i` on; there is no copy of them.
-        self._windows = np.lib.stride_tricks.sliding_window_view(self.tokens, row)
-        self._columns = np.arange(row)
-
-    def rows(self, choice: IntArray) -> tuple[Ids, BoolArray]:
-        """Return prompts, padded on the right, with room for a completion.
-
-        Args:
-            choice: `(n,)` int64, which prompts.
-
-        Returns:
-            `(n, P + T)` int32, and `(n, P + T)` bool, True where there is a token.
-        """
-        mask = self._columns < self.lengths[choice, None]
-        tokens = self._windows[self.starts[choice]]
-        np.copyto(tokens, self._pad_id, where=~mask)
-        return tokens, mask
+        self.windows: Ids = np.lib.stride_tricks.sliding_window_view(self.tokens, row)
 
     def ids(self, index: int) -> Ids:
         """Return the tokens of one prompt, a read-only view."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from text_gym.episode import IntArray
 
-from .devices import upload
+from .runtime import upload
 
 RolloutWeights = Literal["float32", "int8"]  # the numbers of the matrices that tokens are drawn with
 BUCKET = 128  # on accelerators widths are multiples of this, so that the same shapes come again and again
@@ -35,6 +35,15 @@ class KVCache(Protocol):
 
         Returns:
             `(n, D)` states of the last tokens.
+        """
+        ...
+
+    def spread(self, sources: IntArray, width: int) -> None:
+        """Let each row `i` begin with what row `sources[i]` has read, which `prefill` has just done.
+
+        Args:
+            sources: `(B,)` int64, rows of the last `prefill`, which are their own sources.
+            width: Most tokens that these have.
         """
         ...
 
@@ -122,6 +131,13 @@ class KeyValues:
             self._stand_at(lengths - 1, last)
         return self._reader(self._layers, tokens, positions, None, last)
 
+    def spread(self, sources: IntArray, width: int) -> None:
+        """Implement `KVCache`."""
+        target, source = (upload(x, self._device) for x in moves(sources))
+        with torch.inference_mode():
+            for layer in self._layers:
+                layer.copy(target, source)
+
     def append(self, tokens: Tensor, at: IntArray) -> Tensor:
         """Implement `KVCache`."""
         if self._device.type != "cpu":
@@ -160,8 +176,7 @@ class KeyValues:
 
     def keep(self, rows: IntArray) -> None:
         """Implement `KVCache`."""
-        moved = np.flatnonzero(rows != np.arange(len(rows)))
-        target, source = (upload(x, self._device) for x in (moved, rows[moved]))
+        target, source = (upload(x, self._device) for x in moves(rows))
         if self._at is not None:
             index = upload(rows, self._device)
             self._at, self._positions, self._mask = self._at[rows], self._positions[index], self._mask[index]
@@ -171,6 +186,16 @@ class KeyValues:
 
     def renew(self) -> None:
         """Implement `KVCache`: nothing was derived from the weights, and what is void is never looked at."""
+
+
+def moves(rows: IntArray) -> tuple[IntArray, IntArray]:
+    """Return the rows `i` that become something else, where each becomes `rows[i]`, and what they become.
+
+    >>> moves(np.array([0, 3, 2]))
+    (array([1]), array([3]))
+    """
+    moved = np.flatnonzero(rows != np.arange(len(rows)))
+    return moved, rows[moved]
 
 
 def in_buckets(width: int) -> int:
@@ -266,9 +291,13 @@ class LayerCache:
 
     def keep(self, size: int, target: Tensor, source: Tensor) -> None:
         """Copy row `source[i]` to row `target[i]`, and drop the rows from `size` on."""
-        if len(target):
-            self._keys[target, :, : self._used] = self._keys[source, :, : self._used]
-            self._values[target, :, : self._used] = self._values[source, :, : self._used]
+        self.copy(target, source)
         self._keys, self._values = self._keys[:size], self._values[:size]
         self._every = self._every[:size]
         self._flat = None
+
+    def copy(self, target: Tensor, source: Tensor) -> None:
+        """Copy row `source[i]` to row `target[i]`."""
+        if len(target):
+            self._keys[target, :, : self._used] = self._keys[source, :, : self._used]
+            self._values[target, :, : self._used] = self._values[source, :, : self._used]

@@ -1,4 +1,4 @@
-"""What surrounds a model's work in every run: checks of what must hold, CPU threads, memory.
+"""What surrounds a model's work in every run: checks of what must hold, CPU threads, memory, the device.
 
 Checks stop a run before harm is done; advice never changes anything. Numbers that are not finite are refused
 where they arise: logits by the sampler, losses and gradients by the step, weights before each iteration.
@@ -6,26 +6,36 @@ where they arise: logits by the sampler, losses and gradients by the step, weigh
 Of CPU threads PyTorch takes as many as the machine has cores. Small models lose by that: their operators are
 over before many threads have woken up, and where a container allows fewer cores than the machine has, threads
 wait for each other. Nothing here raises a number of threads that somebody chose.
+
+An accelerator works through a queue, and the host may run ahead of it. Whatever the host has to know of a
+result makes it wait until the queue is empty, and so does a copy from ordinary memory. So copies there are
+made without waiting, and many numbers are read at once.
 """
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from text_gym.errors import GuardError, NonFiniteError
+from text_gym.errors import ConfigError, GuardError, NonFiniteError
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import unique
 
+LOG = logging.getLogger("text_gym")
+HOST = torch.device("cpu")
+SWITCH = "TEXT_GYM_TF32"  # this environment variable set to 0 leaves products of matrices in true float32
+DTYPES = ("auto", "float32", "bfloat16")
 _INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -40,6 +50,39 @@ def check_finite(model: nn.Module) -> None:
     for name, weight in model.named_parameters():
         if not torch.isfinite(weight).all():
             raise NonFiniteError(f"{name} holds NaN or infinity; it can be neither trained nor saved")
+
+
+def clip_each(networks: Sequence[nn.Module], most: float, where: str) -> float:
+    """Clip each network's gradient to a norm separately; an accelerator is waited for once.
+
+    Args:
+        networks: The policy first.
+        most: Their norm afterwards, at most.
+        where: The iteration, for the error.
+
+    Returns:
+        The norm of the policy's gradient before clipping.
+
+    Raises:
+        NonFiniteError: A gradient is not finite; there are no gradients any more.
+    """
+    device = next(networks[0].parameters()).device
+    norms = []
+    for network in networks:
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        norms.append(upload(torch.nn.utils.get_total_norm(gradients), device))
+    read = on_host(*norms)
+    for network, norm, known in zip(networks, norms, read, strict=True):
+        if not torch.isfinite(known):
+            found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+            bad = [name for name, gradient in found.items() if not gradient.isfinite().all()]
+            for each in networks:
+                each.zero_grad(set_to_none=True)
+            what = f"the gradient of {bad[0]}" if bad else "the norm of the gradient"
+            raise NonFiniteError(f"{what} is not finite in {where}; nothing was updated")
+        if known > most - 1e-6:  # scaling by 1 would only cost time
+            torch.nn.utils.clip_grads_with_norm_(network.parameters(), most, norm)
+    return float(read[0])
 
 
 def check_dropout_off(model: nn.Module, what: str) -> None:
@@ -225,3 +268,61 @@ def limited_threads(*models: nn.Module) -> Iterator[None]:
 def threads_are_chosen() -> bool:
     """Return True if the environment says how many threads to use."""
     return any(name in os.environ for name in CHOICES)
+
+
+def upload(values: npt.NDArray[Any] | Tensor, device: torch.device) -> Tensor:
+    """Copy an array or tensor of the host to a device, without waiting for it; on the CPU nothing is copied.
+
+    >>> upload(torch.tensor([1, 2]), torch.device("cpu"))
+    tensor([1, 2])
+    """
+    tensor = values if isinstance(values, Tensor) else torch.from_numpy(values)
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def on_host(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return tensors of one shape and dtype on the host; the host waits once for all of them, if at all."""
+    if all(tensor.device.type == "cpu" for tensor in tensors):
+        return tensors
+    return torch.stack(tensors).to(HOST).unbind()
+
+
+def read_numbers(numbers: Sequence[Tensor]) -> list[float]:
+    """Read tensors of one number each; the host waits once for all of them.
+
+    >>> read_numbers([torch.tensor(1.5), torch.tensor(2)])
+    [1.5, 2.0]
+    """
+    return [float(x) for x in torch.stack([x.detach() for x in numbers]).tolist()] if numbers else []
+
+
+def allow_tf32(device: torch.device) -> None:
+    """Let CUDA multiply float32 matrices in TF32, some times as fast, with 10 bits of mantissa; log it once.
+
+    A precision that somebody has lowered already is left alone, and so is all where `TEXT_GYM_TF32` is 0.
+    """
+    if device.type != "cuda" or os.environ.get(SWITCH) == "0":
+        return
+    if torch.get_float32_matmul_precision() == "highest":
+        torch.set_float32_matmul_precision("high")
+        LOG.info("on %s float32 matrices are multiplied in TF32; %s=0 keeps true float32", device, SWITCH)
+
+
+def pick_dtype(dtype: str, device: torch.device) -> str:
+    """Return the dtype for a model's matrices on a device: that of this name, or for `"auto"` the usual one.
+
+    `"auto"` is float32 on a CPU and bfloat16 on a GPU that has it.
+
+    Raises:
+        ConfigError: The name is another one, or the device has no bfloat16.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"unknown dtype {dtype!r}; choose {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
+    able = device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported())
+    if dtype == "bfloat16" and not able:
+        raise ConfigError(f"dtype bfloat16: {device} does not have it; choose float32 or auto")
+    if dtype == "auto":
+        return "bfloat16" if able and device.type == "cuda" else "float32"
+    return dtype

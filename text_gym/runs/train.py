@@ -26,9 +26,8 @@ from text_gym.agents.policies.policy import Policy
 from text_gym.agents.training.checkpoint import Checkpoints, Choice
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.errors import ConfigError, NonFiniteError, RaterLeftError
-from text_gym.models.devices import pick_dtype
 from text_gym.models.loading import pick_device
-from text_gym.models.runtime import limited_threads, reward_modules, threads_are_chosen
+from text_gym.models.runtime import limited_threads, pick_dtype, reward_modules, threads_are_chosen
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
 from text_gym.utils.stopping import Stop, stop_signals

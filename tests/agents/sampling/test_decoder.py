@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tests.small_models import KINDS, plain_forward, small_policy
 from text_gym.agents import Policy
 from text_gym.agents.sampling import decoder as module
-from text_gym.agents.sampling.decoder import Decoder, LibraryCache, fastest_cache, survivors
+from text_gym.agents.sampling.decoder import Decoder, fastest_cache, survivors
+from text_gym.agents.sampling.own_code import LibraryCache
 from text_gym.models.cpu.kernels import kernels_for
 
 
@@ -43,6 +44,36 @@ def test_tokens_read_one_by_one_equal_texts_read_alone(kind: str, fast: bool, dt
             drawn = rng.integers(0, 11, len(rows))
             decoder.step(torch.from_numpy(drawn))
             rows = [[*ids, int(token)] for ids, token in zip(rows, drawn, strict=True)]
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "mistral", "gemma2"])
+def test_a_prompt_of_several_rows_is_read_once(
+    kind: str, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A group's rows begin alike and go on apart; [1] is not [1, 0], whatever fills the row up."""
+    policy, read = small_policy(kind), []
+    hidden = policy.hidden
+
+    def spy(tokens: torch.Tensor, **kwargs: Any) -> Any:
+        read.append(tokens.shape)
+        return hidden(tokens, **kwargs)
+
+    rows = [[1, 0], [2, 3], [1], [1, 0], [2, 3], [1], [4, 5]]
+    prompts = np.array([ids + [0] * (2 - len(ids)) for ids in rows])
+    lengths = np.array([len(ids) for ids in rows])
+    with torch.no_grad():
+        Decoder(policy, prompts, lengths, room=9, fast=fast)  # tries the cache out
+        monkeypatch.setattr(policy, "hidden", spy)
+        decoder = Decoder(policy, prompts, lengths, room=9, fast=fast)
+        assert read in ([], [(4, 2)])  # four prompts, unless kernels read them
+        monkeypatch.undo()
+        for tokens in ([1, 2, 3, 4, 5, 6, 7], [7, 6, 5, 4, 3, 2, 1]):
+            for ids, state in zip(rows, decoder.states, strict=True):
+                expected = policy.hidden(torch.tensor([ids])).last_hidden_state[0, -1]
+                assert torch.allclose(state, expected, rtol=0, atol=2e-5)
+            decoder.step(torch.tensor(tokens))
+            rows = [[*ids, token] for ids, token in zip(rows, tokens, strict=True)]
 
 
 def test_the_fast_way_is_taken_where_there_is_one() -> None:

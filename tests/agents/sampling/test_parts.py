@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.models.test_devices import make_env, make_policy
+from tests.models.test_cuda import make_env, make_policy
 from text_gym.agents import Policy, rollout
 from text_gym.agents.sampling import sampler
 from text_gym.agents.sampling.decoder import Decoder

@@ -28,7 +28,8 @@ from text_gym.agents.algorithms.reinforce import REINFORCE
 from text_gym.agents.algorithms.rloo import RLOO
 from text_gym.agents.policies.lora import LoRAPolicy
 from text_gym.agents.policies.policy import Policy
-from text_gym.agents.sampling.decoder import Decoder, own_code_cache
+from text_gym.agents.sampling.decoder import Decoder
+from text_gym.agents.sampling.own_code import own_code_cache
 from text_gym.agents.training import memory_plan
 from text_gym.agents.training.memory_plan import (
     MemoryPlan,

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from text_gym.models.devices import upload
+from text_gym.models.runtime import upload
 
 from .kernel_cache import LayerParts, Norm
 from .kernels import Kernels, Texts, kernels_for

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from text_gym.episode import IntArray
-from text_gym.models.kv_cache import RolloutWeights
+from text_gym.models.kv_cache import RolloutWeights, moves
 
 from .int8 import Int8Panels
 from .kernels import Kernels, LayerWeights, Panels, TrunkWeights
@@ -150,6 +150,12 @@ class KernelCache:
             asked[there],
             lengths=lengths.tolist(),
         )
+
+    def spread(self, sources: IntArray, width: int) -> None:
+        """Implement `KVCache`."""
+        target, source = (self._rows[torch.from_numpy(x)] for x in moves(sources))
+        for memory in (each for pair in self._memory for each in pair):
+            memory[target, :, :width] = memory[source, :, :width]
 
     def append(self, tokens: Tensor, at: IntArray) -> Tensor:
         """Implement `KVCache`."""

@@ -36,8 +36,8 @@ from text_gym.agents import (
 from text_gym.agents.algorithms.sft import completion_loss
 from text_gym.errors import ConfigError
 from text_gym.models import kv_cache
-from text_gym.models.devices import allow_tf32, on_host, pick_dtype, read_numbers, upload
 from text_gym.models.loading import pick_device
+from text_gym.models.runtime import allow_tf32, on_host, pick_dtype, read_numbers, upload
 from text_gym.reward_models import PreferencePair, Rating, RewardModel, RewardTrainer, RewardTrainingConfig
 
 TOKENIZER = ByteTokenizer()

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.models.test_devices import make_env, make_policy
+from tests.models.test_cuda import make_env, make_policy
 from text_gym.agents import GRPO, GRPOConfig, LoRAPolicy, Policy, rollout
-from text_gym.agents.policies.precision import stored_in_bfloat16
+from text_gym.agents.sampling.decoder import stored_in_bfloat16
 
 
 class Casts(TorchDispatchMode):

@@ -1,0 +1,58 @@
+"""The two heads on a policy's trunk: the value head is kept in a file, the output head is tried out.
+
+The value head has a folder of its own in the policy's: vLLM takes every `*.safetensors` beside a model's
+`config.json` for its weights. Folders of text-gym up to 0.2 have it beside them, and are read as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from text_gym.errors import ConfigError
+from text_gym.models.loading import check_tokenizer, load_into
+
+FILE = "value_head.safetensors"
+FOLDER = "value_head"
+
+
+def save_value_head(head: nn.Linear, folder: Path, fingerprint: str) -> None:
+    """Write a value head into a policy's folder, with the fingerprint of the policy's tokenizer."""
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.contiguous() for name, tensor in head.state_dict().items()}
+    save_file(tensors, folder / FOLDER / FILE, metadata={"tokenizer": fingerprint})
+    (folder / FILE).unlink(missing_ok=True)  # where earlier versions wrote it
+
+
+def load_value_head(head: nn.Linear, folder: Path, fingerprint: str) -> None:
+    """Fill a value head from a policy's folder; it stays as it is where the folder has none.
+
+    Raises:
+        DataError: The file is broken, of another network, or was saved with another tokenizer.
+    """
+    for file in (folder / FOLDER / FILE, folder / FILE):
+        if file.is_file():
+            load_into(head, file)
+            check_tokenizer(file, folder, fingerprint)
+            return
+
+
+@torch.no_grad()
+def check_output_head(model: Any, logits: Callable[[Tensor], Tensor], vocab_size: int) -> None:
+    """Refuse a model that does something to its logits which `logits`, of tokens `(1, n)`, leaves out.
+
+    Raises:
+        ConfigError: It does; the model's type is named.
+    """
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    tokens = torch.arange(min(4, context or 4), device=model.device)[None] % vocab_size
+    ours = logits(tokens)
+    theirs = model(input_ids=tokens, use_cache=False).logits[..., :vocab_size]
+    if not torch.allclose(ours, theirs.to(ours.dtype), rtol=1e-3, atol=1e-3):
+        kind = model.config.model_type
+        raise ConfigError(f'models of type "{kind}" change their logits in a way not supported yet')
