@@ -33,9 +33,10 @@ class Record:
         self.rows = {name: row for name, row in rows.items() if name in self.keys}
 
     def left(self, mutants: Sequence[Mutant]) -> list[Mutant]:
-        """Return those that were not found caught or equivalent as they stand today."""
+        """Return those not found caught or equivalent as they stand today, those never judged first."""
         done = {name for name, row in self.rows.items() if row["status"] in ("caught", "equivalent")}
-        return [m for m in mutants if m.name not in done or self.rows[m.name]["key"] != self.keys[m.name]]
+        todo = [m for m in mutants if m.name not in done or self.rows[m.name]["key"] != self.keys[m.name]]
+        return sorted(todo, key=lambda m: m.name in self.rows)
 
     def add(self, verdict: Verdict) -> None:
         """Write a verdict into the file."""

@@ -211,7 +211,7 @@ def test_a_run_goes_on_where_one_was_stopped(tmp_path: Path) -> None:
     for m, status in zip(mutants, statuses, strict=False):
         record.add(Verdict(m.name, m.file, status, "a reason", 1.3))
     record.add(Verdict("of-another", "other.py", "caught", "a reason", 1.3))
-    assert left(mutants) == ["a-survivor", "a-skipped", "not-yet", "of-another"]
+    assert left(mutants) == ["not-yet", "a-survivor", "a-skipped", "of-another"]
     assert left([replace(mutants[0], new="a * b"), mutants[1]]) == ["a-caught"]
     for changed in ("sums.py", "test_sums.py"):
         path = tmp_path / "tree" / changed
