@@ -82,6 +82,7 @@ class Worker:
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(paths),
                 "XDG_CACHE_HOME": str(folder / "cache"),
+                "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR", str(Path.home() / ".cache/matplotlib")),
                 "HF_HUB_OFFLINE": "1",
                 "OMP_NUM_THREADS": "1",
             },

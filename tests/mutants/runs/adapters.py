@@ -64,7 +64,10 @@ MUTANTS = [
         _ACTOR,
         "cache = self.caches.get(caller)\n",
         'cache = self.caches.get("play")\n',
-        _of("test_causal_actor_critic", "sb3/test_policy"),
+        (
+            "tests/agents/adapters/test_causal_actor_critic.py::"
+            "test_a_prediction_in_the_middle_of_a_rollout_does_not_cost_the_rollout_what_it_has_read",
+        ),
         more=(("cache = self.caches[caller] = PrefixCache", 'cache = self.caches["play"] = PrefixCache'),),
     ),
     Mutant(
@@ -100,7 +103,7 @@ MUTANTS = [
         _ENCODER,
         "self.clock * (remaining.reshape(-1, 1) / self.limit)",
         "self.clock * remaining.reshape(-1, 1)",
-        _of("test_token_encoder"),
+        ("tests/agents/adapters/test_token_encoder.py::test_the_clock_goes_from_1_to_0_whatever_the_limit",),
     ),
     Mutant(
         "cut-texts-are-paid-by-trl",
@@ -121,7 +124,10 @@ MUTANTS = [
         _TRL,
         "policy = self._policy_of(model.eval(), trainer.processing_class)",
         "policy = self._policy_of(model, trainer.processing_class)",
-        _of("test_trl"),
+        (
+            "tests/agents/adapters/test_trl.py::"
+            "test_log_probs_are_those_of_the_model_as_it_is_now_without_dropout",
+        ),
     ),
     Mutant(
         "trl-temperature-ignored",
@@ -165,7 +171,10 @@ MUTANTS = [
         _BUFFER,
         "goes_on = same.all(axis=1) & (lengths",
         "goes_on = (lengths",
-        _of("sb3/test_buffer"),
+        (
+            "tests/agents/adapters/sb3/test_buffer.py::"
+            "test_sequences_end_with_episodes_and_rollouts_even_where_the_tokens_go_on",
+        ),
     ),
     Mutant(
         "buffer-forgets-the-running-sequences",
