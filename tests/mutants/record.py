@@ -33,10 +33,17 @@ class Record:
         self.rows = {name: row for name, row in rows.items() if name in self.keys}
 
     def left(self, mutants: Sequence[Mutant]) -> list[Mutant]:
-        """Return those not found caught or equivalent as they stand today, those never judged first."""
-        done = {name for name, row in self.rows.items() if row["status"] in ("caught", "equivalent")}
-        todo = [m for m in mutants if m.name not in done or self.rows[m.name]["key"] != self.keys[m.name]]
-        return sorted(todo, key=lambda m: m.name in self.rows)
+        """Return those without a verdict that counts: first the new, then the not green, then the changed."""
+
+        def rank(mutant: Mutant) -> int:
+            row = self.rows.get(mutant.name)
+            if row is None:
+                return 0
+            if row["status"] not in ("caught", "equivalent"):
+                return 1
+            return 2 if row["key"] != self.keys[mutant.name] else 3
+
+        return sorted((m for m in mutants if rank(m) < 3), key=rank)
 
     def add(self, verdict: Verdict) -> None:
         """Write a verdict into the file."""
