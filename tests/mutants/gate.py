@@ -147,8 +147,9 @@ class Worker:
                 found = self._plant(mutant, 10 * seconds)
         except (ValueError, SyntaxError) as error:
             return Verdict(mutant.name, mutant.file, "broken", str(error))
-        status, reason = ("broken", fault) if fault else _judged(mutant, found)
-        return Verdict(mutant.name, mutant.file, status, reason)
+        if fault:
+            return Verdict(mutant.name, mutant.file, "broken", fault)
+        return Verdict(mutant.name, mutant.file, *_judged(mutant, found))
 
     def _plant(self, mutant: Mutant, patience: float = 0) -> dict[str, Any]:
         file = self.root / mutant.file
