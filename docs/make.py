@@ -164,6 +164,7 @@ def speed_page(text: str) -> str:
         "compare": _compared,
         "kernel_threads": _threads,
         "kernel_parts": _parts,
+        "architectures": _architectures,
         "env_speed": _steps,
         "sb3_speed": _sb3,
     }
@@ -189,6 +190,14 @@ def _compared(rows: list[dict[str, Any]]) -> list[list[str]]:
             numbers = [f"{r['ours']:,.0f}", f"{r['peer']:,.0f}", f"{r['ratio']:.2f}"]
             memory_ratio = "–" if added is None else f"{added:.2f}"
             lines.append([r["what"], r["model"], str(r["batch"]), r["peer_name"], *numbers, memory_ratio])
+    return lines
+
+
+def _architectures(rows: list[dict[str, Any]]) -> list[list[str]]:
+    lines = [["architecture", "read by", "rollout, nats", "update, nats", "gradients"], ["---"] * 5]
+    for r in rows:
+        errors = [f"{r[key]:.0e}" for key in ("log_probs", "update", "gradients")]
+        lines.append([r["architecture"], "the fast path" if r["fast"] else "its own code", *errors])
     return lines
 
 

@@ -25,7 +25,6 @@ from text_gym.agents.training.diagnostics import Advisor, Objective
 from text_gym.agents.training.metrics import Metrics
 from text_gym.agents.training.progress import training_progress
 from text_gym.envs.episode_batch import EpisodeBatch
-from text_gym.envs.options import EpisodeOptions
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Prompt, share_cut
 from text_gym.errors import ConfigError, NonFiniteError, NoScoresError
@@ -246,8 +245,7 @@ class Agent(ABC, Generic[ConfigT]):
 
     def predict(self, prompts: Sequence[Prompt | str], *, greedy: bool = True, seed: int = 0) -> list[str]:
         """Complete prompts with the policy as it is now."""
-        given = self.env.batch.options
-        options = EpisodeOptions(stop=given.stop, mask=given.mask, shuffle=False)
+        options = self.env.batch.options.for_measuring(1, None)
         world = (self.env.tokenizer, lambda episodes: [0.0] * len(episodes), self.env.max_tokens)
         playing = EpisodeBatch(prompts, *world, len(prompts), options)
         sampling = Sampling(temperature=self.config.temperature, greedy=greedy)

@@ -151,7 +151,7 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
                 loss.backward()
             return seen
 
-        seen = self._splitter.run(batch.host_starts[rows] + lengths, accumulate)
+        seen = self._splitter.run(batch.host_ends[rows], accumulate)
         total = {name: sum(metrics[name] for metrics in seen) for name in seen[0]}
         total["ratio_max"] = max(metrics["ratio_max"] for metrics in seen)
         return total

@@ -38,7 +38,7 @@ MUTANTS = [
     Mutant(
         "stop-string-in-the-prompt",
         BATCH,
-        "tail = self.tokens[i, max(self.starts[i], self.lengths[i] - window) : self.lengths[i]]",
+        "tail = self.tokens[i, max(self._turn_starts[i], self.lengths[i] - window) : self.lengths[i]]",
         "tail = self.tokens[i, max(0, self.lengths[i] - window) : self.lengths[i]]",
         (OF_VECTOR + "a_stop_string_in_the_prompt_or_begun_there_ends_nothing",),
     ),
@@ -99,8 +99,8 @@ MUTANTS = [
     ),
     Mutant(
         "scores-spread-to-the-first-rows",
-        BATCH,
-        "            every[asked] = column\n",
+        "text_gym/rewards/values.py",
+        "            every[places] = column\n",
         "            every[: len(column)] = column\n",
         (OF_EPISODE_BATCH + "a_batch_is_scored_at_once_and_without_texts_that_were_cut",),
     ),
@@ -130,8 +130,8 @@ MUTANTS = [
     ),
     Mutant(
         "neighbouring-streams-share-prompts",
-        BATCH,
-        "return _hash64(seeds.astype(np.uint64))",
+        STREAMS,
+        "return hash64(seeds.astype(np.uint64))",
         "return seeds.astype(np.uint64) * _GAMMA",
         (
             OF_EPISODE_BATCH + "neighbouring_streams_have_nothing_in_common",

@@ -149,7 +149,7 @@ def _new_policy(options: TrainOptions, task: Task, seed: int) -> Policy:
         layers=options.layers,
         width=options.width,
         heads=HEADS,
-        context=longest + task.max_tokens + 1,  # a beginning-of-sequence token may come first
+        context=longest + task.room(longest) + 1,  # a beginning-of-sequence token may come first
         seed=seed,
         device=options.device,
     )

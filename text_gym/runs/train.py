@@ -221,6 +221,7 @@ def _learn(job: TrainingJob) -> Learner:
     """Return the function that learns with one of our own algorithms."""
     agent_class = load_algorithm(job.algorithm)
     assert job.policy is not None
+    _check_end(job)
     env = TextVectorEnv(
         **job.task.env_kwargs(reward=job.reward),
         num_envs=job.episodes,
@@ -267,6 +268,24 @@ def _learn(job: TrainingJob) -> Learner:
         )
 
     return learner
+
+
+def _check_end(job: TrainingJob) -> None:
+    """Refuse texts that cannot end to a run that learns nothing from texts which the limit cuts.
+
+    Raises:
+        ConfigError: The tokenizer has no EOS id, and the limit truncates.
+    """
+    made = job.task.env_kwargs()
+    if made["tokenizer"].eos_ids or made.get("stop"):
+        return
+    why = f"the tokenizer has no EOS id: every text runs to the limit of {made['max_tokens']} tokens"
+    if job.limit == "truncate":
+        raise ConfigError(
+            f"{why}, and --limit truncate learns nothing from those; save the tokenizer with its eos_token, "
+            "or pass --limit end"
+        )
+    LOG.warning("%s", why)
 
 
 def _learn_and_save(

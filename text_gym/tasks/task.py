@@ -17,6 +17,7 @@ import numpy as np
 
 from text_gym.episode import Episode, Prompt
 from text_gym.errors import TextGymError, UnknownNameError, excerpt
+from text_gym.respondents import Respondent, reply_room
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import Rewards
 from text_gym.showing import as_html
@@ -55,6 +56,10 @@ class Task:
         optimum: Largest expected return there is, where it is known.
         random_return: Expected return of the policy that draws every token uniformly from the
             vocabulary, where it is known.
+        respondent: Answers the agent's turns, in a task that is a conversation.
+        turn_stop: Strings that end a turn of the agent; see `EpisodeOptions` for this and the next two.
+        max_turns: The most turns that the agent has.
+        max_context: The most tokens of prompt and conversation together.
         settings: How to make the task again, as plain JSON data: `{"task": name}` with `task_arguments`, or
             `data` and its columns. Policies that learn it keep this; empty for tasks made in Python.
     """
@@ -69,6 +74,10 @@ class Task:
     corpus: Callable[[], tuple[Pairs, Pairs]] | None = None
     optimum: float | None = None
     random_return: float | None = None
+    respondent: Respondent | None = None
+    turn_stop: str | Sequence[str] = ()
+    max_turns: int | None = None
+    max_context: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -84,6 +93,19 @@ class Task:
         """True if the task has a reward of its own."""
         return not isinstance(self.reward, NoGold)
 
+    def conversation(self) -> dict[str, Any]:
+        """Return the `EpisodeOptions` that make its episodes conversations; empty where they are none."""
+        if self.respondent is None:
+            return {}
+        names = ("respondent", "turn_stop", "max_turns", "max_context")
+        return {name: getattr(self, name) for name in names}
+
+    def room(self, prompt_tokens: int) -> int:
+        """Return the most tokens that a completion takes, replies included, after prompts of so many."""
+        if self.respondent is None:
+            return self.max_tokens
+        return reply_room(self.max_tokens, prompt_tokens, self.max_turns, self.max_context)
+
     def env_kwargs(self, **overrides: Any) -> dict[str, Any]:
         """Return the keyword arguments of `TextVectorEnv` and `TextEnv` for this task."""
         own = {
@@ -91,6 +113,7 @@ class Task:
             "tokenizer": self.tokenizer,
             "reward": self.reward,
             "max_tokens": self.max_tokens,
+            **self.conversation(),
         }
         return own | {k: v for k, v in overrides.items() if v is not None}
 
@@ -106,6 +129,7 @@ TASKS: dict[str, str | Callable[..., Task]] = {
     "brackets": "text_gym.tasks.brackets:brackets",
     "add": "text_gym.tasks.adding:add",
     "enumerable": "text_gym.tasks.enumerable:enumerable",
+    "enumerable-dialogue": "text_gym.tasks.conversations.enumerable_dialogue:enumerable_dialogue",
     "product-json": "text_gym.tasks.json_format:product_json",
     "keywords": "text_gym.tasks.keywords:keywords",
 }

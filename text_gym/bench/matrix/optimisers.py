@@ -199,7 +199,7 @@ def look(policy: Policy, reference: Policy, task: Task, count: int, reward: Rewa
     for first in range(0, count, rows):
         index = np.arange(first, first + rows)  # of the last batch, the surplus is cut
         batch = rollout(policy, env, index, seed=_NOISE)
-        texts = (batch.tokens, batch.starts, batch.lengths)
+        texts = (batch.tokens, batch.host_starts, batch.host_lengths)
         ratio = policy.score(*texts) - reference.score(*texts)
         kl.append(ratio.sum(dim=1).double().cpu().numpy())
         gold.append(batch.scores.totals_or_nan)
