@@ -20,6 +20,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from sentiment_report import preferences, runs, samples  # noqa: E402
 
 from tests.house import FLOORS, House  # noqa: E402
+from tests.mutants.record import count_by_part  # noqa: E402
 from text_gym.bench.report.figures import plates  # noqa: E402
 from text_gym.plot import diagram, reward_and_gold, save, spread  # noqa: E402
 
@@ -314,16 +315,17 @@ def mutants_page(text: str) -> str:
     """Return "How it is tested", its table made anew from what `python -m tests.mutants --json` found."""
     file = ROOT / "benchmarks/results/mutants.json"
     rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    counts = ["planted", "caught", "equivalent", "survived", "suspect", "broken"]
+    parts = count_by_part(rows)
+    counts = ["planted", "caught", "equivalent", "skipped", "survived", "suspect", "broken"]
     lines = [["bugs in", *counts, "minutes", "date"], ["---"] * (len(counts) + 3)]
-    for part, row in rows.items():
+    for part, row in parts.items():
         minutes = f"{row['seconds'] / 60:.1f}"
         lines.append([f"`{part}`", *(str(row[key]) for key in counts), minutes, row["date"]])
-    sums = [str(sum(row[key] for row in rows.values())) for key in counts]
-    minutes = f"{sum(row['seconds'] for row in rows.values()) / 60:.1f}"
+    sums = [str(sum(row[key] for row in parts.values())) for key in counts]
+    minutes = f"{sum(row['seconds'] for row in parts.values()) / 60:.1f}"
     lines.append(["these together", *sums, minutes, ""])
     block = re.compile(r"(<!-- table: mutants -->\n).*?(<!-- end -->)", re.DOTALL)
-    table = "\n".join(map(_row, lines)) if rows else "*No part has been recorded whole yet.*"
+    table = "\n".join(map(_row, lines)) if rows else "*None has been planted yet.*"
     return block.sub(lambda at: f"{at[1]}\n{table}\n\n{at[2]}", text)
 
 
