@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -43,6 +44,7 @@ from text_gym.models.runtime import (
     reward_modules,
     unchanged,
 )
+from text_gym.models.world import World
 from text_gym.rewards.source import RewardSource
 from text_gym.utils.display import harmless
 
@@ -77,6 +79,7 @@ class Agent(ABC, Generic[ConfigT]):
         between_iterations: False from the first step of an update to its end (and for ever, if that failed
             halfway): the weights are then those of no iteration, and no checkpoint can be taken of them.
         objective: reward − β·KL on the batches so far; silent where an algorithm does not know its KL.
+        world: The processes that it learns together with; None where it learns alone.
         declined: A sentence that says how the objective fell, once it has; None before. With
             `on_decline="stop"` the agent learns no further while it is set.
 
@@ -116,6 +119,7 @@ class Agent(ABC, Generic[ConfigT]):
             check_int8_rollout(policy, generator)
         self.sampling, self.generator = Sampling(temperature=self.config.temperature), generator
         self.advisor, self.objective = Advisor(), Objective()
+        self.world: World | None = None
         self.declined: str | None = None
         self.iteration = self.episodes_played = self.tokens_played = self.unscored_batches = 0
         self.between_iterations = True
@@ -123,6 +127,26 @@ class Agent(ABC, Generic[ConfigT]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(iteration {self.iteration}, {self.episodes_played:,} episodes played)"
+
+    def join(self, world: World) -> None:
+        """Learn together with other processes, which have an agent like this one each, and begin at its rank 0.
+
+        Each plays, scores and differentiates its share of every batch of `num_envs` episodes; batches, metrics
+        and steps are those of an agent that learns alone, but for the order in which gradients are added.
+
+        Raises:
+            ConfigError: The episodes cannot be divided, or a generator writes them.
+        """
+        if self.generator is not None:
+            raise ConfigError("a generator writes for one process; leave it out, or start one process")
+        world.share(self.env.num_envs, self.config.group_size)
+        self.world = world
+        with torch.no_grad():
+            world.broadcast(p for network in self._weights() for p in network.parameters())
+        self._reference_was = fingerprint(self.reference)
+
+    def _weights(self) -> list[nn.Module]:
+        return [*self.networks.values(), self.reference]
 
     @abstractmethod
     def update(self, batch: Rollout) -> Metrics:
@@ -147,12 +171,16 @@ class Agent(ABC, Generic[ConfigT]):
             GuardError: Dropout is on, or reference or reward model were changed along with the policy.
         """
         last = self.config.iterations if iterations is None else self.iteration + iterations
-        with training_progress(True, last) if progress else nullcontext() as show:
+        with (
+            training_progress(True, last) if progress else nullcontext() as show,
+            nullcontext() if self.world is None else self.world.telling(),
+        ):
             while self.iteration < last and not self.stopped:
                 metrics = self._iterate()
                 if show is not None:
                     show(metrics)
-                if callback is not None and callback(self, metrics) is False:
+                leave = callback is not None and callback(self, metrics) is False
+                if leave if self.world is None else self.world.any(leave):
                     break
                 if self.unscored_batches >= self.config.max_unscored:
                     raise NoScoresError(
@@ -241,7 +269,7 @@ class Agent(ABC, Generic[ConfigT]):
         how: dict[str, Any] = {"seed": self.config.seed, "sampling": self.sampling}
         index = self.episodes_played + np.arange(self.env.num_envs)
         how |= {"keep_states": self.reads_states, "generator": self.generator}
-        how["weights"] = self.config.rollout_weights
+        how |= {"weights": self.config.rollout_weights, "world": self.world}
         return rollout(self.policy, self.env, index, **how)
 
     def predict(self, prompts: Sequence[Prompt | str], *, greedy: bool = True, seed: int = 0) -> list[str]:
@@ -332,8 +360,24 @@ class Agent(ABC, Generic[ConfigT]):
 
     def reference_log_probs(self, batch: Rollout) -> Tensor:
         """Score the batch's tokens with the reference policy: log-probabilities `(B, T)`, in nats."""
-        given: dict[str, Any] = {"temperature": self.config.temperature, "action_masks": batch.action_masks}
-        return self.reference.score(batch.tokens, batch.host_starts, batch.host_lengths, **given)
+        return self.each_its_rows(batch, partial(self.reference.score, temperature=self.config.temperature))
+
+    def each_its_rows(self, batch: Rollout, score: Callable[..., Tensor]) -> Tensor:
+        """Score a batch's tokens, `(B, T)`, each process of the world its share of the rows.
+
+        Args:
+            batch: `B` episodes.
+            score: Like `Policy.score`.
+        """
+        masks = batch.action_masks
+        if self.world is None:
+            return score(batch.tokens, batch.host_starts, batch.host_lengths, action_masks=masks)
+        rows, whole = self.world.part(len(batch.tokens)), torch.zeros_like(batch.log_probs)
+        if rows.start < rows.stop:
+            given = batch.tokens[rows], batch.host_starts[rows], batch.host_lengths[rows]
+            found = score(*given, action_masks=None if masks is None else masks[rows])
+            whole[rows, : found.shape[1]] = found
+        return self.world.fill(whole, rows)
 
     def track_objective(self, batch: Rollout, reference: Tensor) -> Metrics:
         """Add a batch of the policy's own texts to `objective` and return its metrics.

@@ -168,7 +168,8 @@ class PPO(PolicyGradient[PPOConfig]):
         if isinstance(self.critic, StateCritic):
             assert batch.states is not None
             return replace(batch, values=self.critic(batch.states, batch.mask))
-        values = self.critic.score(batch.tokens, batch.host_starts, batch.host_lengths)
+        score = self.critic.score
+        values = self.each_its_rows(batch, lambda *given, action_masks: score(*given))
         return replace(batch, values=values)
 
     def evaluate(self, batch: Rollout, rows: Tensor, here: Tensor) -> Evaluation:
