@@ -25,6 +25,7 @@ from text_gym.agents.training.checkpoint import Checkpoints
 from text_gym.agents.training.diagnostics import Advisor, Objective
 from text_gym.agents.training.metrics import Metrics
 from text_gym.agents.training.progress import training_progress
+from text_gym.agents.training.together import begin_alike, score_in_shares
 from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.envs.options import EpisodeOptions
 from text_gym.envs.vector import TextVectorEnv
@@ -141,12 +142,8 @@ class Agent(ABC, Generic[ConfigT]):
             raise ConfigError("a generator writes for one process; leave it out, or start one process")
         world.share(self.env.num_envs, self.config.group_size)
         self.world = world
-        with torch.no_grad():
-            world.broadcast(p for network in self._weights() for p in network.parameters())
+        begin_alike(self, world)
         self._reference_was = fingerprint(self.reference)
-
-    def _weights(self) -> list[nn.Module]:
-        return [*self.networks.values(), self.reference]
 
     @abstractmethod
     def update(self, batch: Rollout) -> Metrics:
@@ -360,24 +357,8 @@ class Agent(ABC, Generic[ConfigT]):
 
     def reference_log_probs(self, batch: Rollout) -> Tensor:
         """Score the batch's tokens with the reference policy: log-probabilities `(B, T)`, in nats."""
-        return self.each_its_rows(batch, partial(self.reference.score, temperature=self.config.temperature))
-
-    def each_its_rows(self, batch: Rollout, score: Callable[..., Tensor]) -> Tensor:
-        """Score a batch's tokens, `(B, T)`, each process of the world its share of the rows.
-
-        Args:
-            batch: `B` episodes.
-            score: Like `Policy.score`.
-        """
-        masks = batch.action_masks
-        if self.world is None:
-            return score(batch.tokens, batch.host_starts, batch.host_lengths, action_masks=masks)
-        rows, whole = self.world.part(len(batch.tokens)), torch.zeros_like(batch.log_probs)
-        if rows.start < rows.stop:
-            given = batch.tokens[rows], batch.host_starts[rows], batch.host_lengths[rows]
-            found = score(*given, action_masks=None if masks is None else masks[rows])
-            whole[rows, : found.shape[1]] = found
-        return self.world.fill(whole, rows)
+        score = partial(self.reference.score, temperature=self.config.temperature)
+        return score_in_shares(self.world, batch, score)
 
     def track_objective(self, batch: Rollout, reference: Tensor) -> Metrics:
         """Add a batch of the policy's own texts to `objective` and return its metrics.

@@ -26,6 +26,7 @@ from text_gym.agents.policies.policy import Evaluation, Policy
 from text_gym.agents.sampling.generators import Generator
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.training.metrics import Metrics
+from text_gym.agents.training.together import score_in_shares
 from text_gym.models.runtime import read_numbers
 
 from .configs import AgentConfig, PPOConfig
@@ -169,7 +170,7 @@ class PPO(PolicyGradient[PPOConfig]):
             assert batch.states is not None
             return replace(batch, values=self.critic(batch.states, batch.mask))
         score = self.critic.score
-        values = self.each_its_rows(batch, lambda *given, action_masks: score(*given))
+        values = score_in_shares(self.world, batch, lambda *given, action_masks: score(*given))
         return replace(batch, values=values)
 
     def evaluate(self, batch: Rollout, rows: Tensor, here: Tensor) -> Evaluation:

@@ -13,6 +13,7 @@ from text_gym.agents.policies.policy import Policy
 from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.envs.options import EpisodeOptions
 from text_gym.episode import Episode, FloatArray, Prompt
+from text_gym.models.world import World
 from text_gym.pages.notebook import card, episodes_table, table
 from text_gym.utils.interval import mean_interval
 
@@ -112,6 +113,7 @@ def evaluate(
     seed: int = 0,
     episodes_per_prompt: int = 1,
     generator: Generator | None = None,
+    world: World | None = None,
 ) -> Report:
     """Let a policy complete every prompt and score the texts.
 
@@ -125,11 +127,13 @@ def evaluate(
         seed: Decides the noise.
         episodes_per_prompt: Texts per prompt.
         generator: Who writes with the policy's weights; None is the policy itself.
+        world: The processes that write together, each a share of the texts; all of them call this alike.
     """
     env = as_text_vector_env(env)
     prompts = list(env.prompts if prompts is None else prompts)
     total = len(prompts) * episodes_per_prompt
     rows = min(total, 128)
+    together = world if world is not None and rows >= world.size * episodes_per_prompt else None
     given = env.batch.options
     options = EpisodeOptions(
         limit="end",
@@ -145,7 +149,8 @@ def evaluate(
     batches: list[dict[str, FloatArray]] = []
     for first in range(0, total, rows):
         index = np.arange(first, first + rows) % total  # the last batch wraps around, and the surplus is cut
-        batch = rollout(policy, playing, index, seed=seed, sampling=sampling, generator=generator)
+        how: dict[str, Any] = {"sampling": sampling, "generator": generator, "world": together}
+        batch = rollout(policy, playing, index, seed=seed, **how)
         episodes += batch.episodes
         batches.append(_columns(batch, policy, reference))
     missing = np.full(rows, np.nan)  # a source need not give every term in every batch

@@ -64,7 +64,9 @@ def share_scores(world: World, batch: EpisodeBatch, mine: IntArray) -> tuple[lis
     said = [batch.score(asked)[1]] if len(asked) else []
     found = [part for answers in world.gather([_as_json(rewards) for rewards in said]) for part in answers]
     if len({tuple(part["terms"]) for part in found}) > 1:
-        raise ConfigError("the reward returns terms of other names from batch to batch; processes share one batch")
+        raise ConfigError(
+            "the reward returns terms of other names from batch to batch; processes share one batch"
+        )
     return batch.episodes(every), _joined(found)
 
 

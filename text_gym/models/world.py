@@ -27,7 +27,11 @@ from text_gym.episode import IntArray
 from text_gym.errors import ConfigError, PeerError
 from text_gym.utils.display import harmless
 
-LIMIT = 600.0  # seconds that a rank waits for the others; evaluations and slow rewards lie between collectives
+from .loading import pick_device
+
+LIMIT = (
+    600.0  # seconds that a rank waits for the others; evaluations and slow rewards lie between collectives
+)
 LOOK_EVERY = 0.2  # seconds between two looks at whether somebody has failed
 BUCKET_BYTES = 25 * 2**20  # of gradients that travel together, as in PyTorch's DistributedDataParallel
 _FAILED = "text-gym/failed"
@@ -72,11 +76,6 @@ class World:
             except (RuntimeError, dist.DistError) as error:
                 raise PeerError(f"the other processes did not come within {limit:g} s: {error}") from error
         return cls(limit)
-
-    def leave(self) -> None:
-        """Close the connections; afterwards there is no world."""
-        if dist.is_initialized():
-            dist.destroy_process_group()
 
     # Who does what
 
@@ -146,9 +145,7 @@ class World:
         mine[: len(data)] = torch.from_numpy(data.copy())
         every = [torch.empty_like(mine) for _ in range(self.size)]
         self._wait(dist.all_gather(every, mine, async_op=True), mine)
-        return [
-            json.loads(bytes(found[:n].numpy())) for found, n in zip(every, sizes.tolist(), strict=True)
-        ]
+        return [json.loads(bytes(found[:n].numpy())) for found, n in zip(every, sizes.tolist(), strict=True)]
 
     def add_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Add up the ranks' gradients; where one has none, it counts as 0. Large ones travel in buckets."""
@@ -211,7 +208,9 @@ class World:
                 if (failed := self.failure()) is not None:
                     raise PeerError(f"stopped because another process failed: {failed}")
                 if now - began > self.limit:
-                    raise PeerError(f"{self._silent()} did not answer within {self.limit:g} s (collective {self._count})")
+                    raise PeerError(
+                        f"{self._silent()} did not answer within {self.limit:g} s (collective {self._count})"
+                    )
             if now - began > 1e-3:
                 time.sleep(1e-4 if now - began < 0.1 else 5e-3)
         try:
@@ -227,6 +226,25 @@ class World:
         here = [r for r in range(self.size) if self._store.check([f"text-gym/at/{r}"])]
         missing = [r for r in range(self.size) if r not in here]
         return f"rank {', '.join(map(str, missing))}" if missing else "a rank"
+
+
+@contextmanager
+def meeting(device: str) -> Iterator[World | None]:
+    """Meet the other processes that `torchrun` has started, within the block; None where there are none.
+
+    An error that leaves the block is told to them. After one the connections stay as they are until the process
+    ends: somebody may never answer.
+
+    Args:
+        device: Of this process, by name.
+    """
+    world = World.join(torch.device(pick_device(device))) if started_by_torchrun() else None
+    if world is None:
+        yield None
+        return
+    with world.telling():
+        yield world
+    dist.destroy_process_group()
 
 
 def started_by_torchrun() -> bool:

@@ -17,6 +17,7 @@ from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.vllm_generator import VLLMGenerator
 from text_gym.agents.training.checkpoint import Checkpoints, Choice
 from text_gym.errors import ConfigError
+from text_gym.models.world import World
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
 
@@ -49,12 +50,15 @@ class TrainingJob:
     came_from: Start | None = None
     pairs: Sequence[Preference] = ()
     generator: Literal["vllm"] | None = None
+    world: World | None = None
 
     def __post_init__(self) -> None:
         if self.checkpoint_every < 0:
             raise ConfigError(f"checkpoint_every is {self.checkpoint_every}; it must be 0 (none) or more")
         if self.generator is not None and (self.pairs or self.algorithm.startswith("sb3.")):
             raise ConfigError(f"{self.algorithm} plays no texts by a generator; leave out generator")
+        if self.world is not None and (self.pairs or self.algorithm.startswith("sb3.")):
+            raise ConfigError(f"{self.algorithm} learns in one process; start it without torchrun")
 
     @property
     def optimised(self) -> str | None:

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -24,10 +25,12 @@ from text_gym.agents.algorithms.dpo import Preference
 from text_gym.agents.policies.lora import LoRAPolicy
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.training.checkpoint import Checkpoints, Choice
+from text_gym.agents.training.together import begin_alike
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.errors import ConfigError, NonFiniteError, RaterLeftError
 from text_gym.models.loading import pick_device
 from text_gym.models.runtime import limited_threads, pick_dtype, reward_modules, threads_are_chosen
+from text_gym.models.world import local_device, meeting
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
 from text_gym.utils.stopping import Stop, stop_signals
@@ -35,6 +38,7 @@ from text_gym.utils.terminal import SafeConsole
 
 from .console import Notes, progress, show_results
 from .folder import RunFolder, default_folder
+from .follower import asked_to_stop, follow, take_policy
 from .job import CHECKPOINTS, TrainingJob, TrainingOutcome, policy_to_begin_with
 from .judgement import Judgement, judge_policy, judge_texts
 from .loggers import LogName
@@ -136,6 +140,7 @@ def train(
         SystemExit: SIGTERM or SIGHUP came; a checkpoint was taken.
     """
     started = time.perf_counter() if started is None else started
+    device = local_device(device)
     if resume and not checkpoint_every:
         raise ConfigError(f"the run in {out} takes no checkpoints (checkpoint_every=0) and cannot be resumed")
     if (algorithm == "dpo") != bool(pairs):
@@ -160,7 +165,13 @@ def train(
     settings |= {"options": dict(options)} if options else {}
     more: Any = {"conditions": job.conditions(options), "accept_changes": accept_changes}
     open_folder = partial(RunFolder, folder, settings, logs=logs, resume=resume, **more)
-    return _run(job, open_folder, console or SafeConsole(), started)
+    with meeting(device) as world:
+        if world is None:
+            return _run(job, open_folder, console or SafeConsole(), started)
+        job = replace(job, world=world)
+        if world.rank == 0:
+            return _run(job, open_folder, console or SafeConsole(), started)
+        return follow(_agent(job), job, world)
 
 
 def _run(
@@ -217,8 +228,8 @@ def _with_adapter(algorithm: str, policy: Policy | None, rank: int, merge: bool,
     return LoRAPolicy(policy, rank, merge=merge, seed=seed)
 
 
-def _learn(job: TrainingJob) -> Learner:
-    """Return the function that learns with one of our own algorithms."""
+def _agent(job: TrainingJob) -> Agent[Any]:
+    """Make the agent that learns with one of our own algorithms."""
     agent_class = load_algorithm(job.algorithm)
     assert job.policy is not None
     env = TextVectorEnv(
@@ -230,6 +241,12 @@ def _learn(job: TrainingJob) -> Learner:
     )
     agent: Agent[Any] = agent_class(job.policy, env, job.config)
     agent.generator = job.make_generator(env.batch.tokens.shape[1])
+    return agent
+
+
+def _learn(job: TrainingJob) -> Learner:
+    """Return the function that learns with one of our own algorithms."""
+    agent, world = _agent(job), job.world
 
     def learner(
         run: RunFolder,
@@ -238,11 +255,18 @@ def _learn(job: TrainingJob) -> Learner:
         stage: Callable[[str], None],
     ) -> TrainingOutcome:
         stage(f"measuring the start on {len(job.task.held_out):,} held-out prompts")
-        before, watch = judge_policy(agent.policy, agent.reference, job.task, job.reward), job.gold_watch()
+        if world is not None:
+            agent.join(world)
+        judge = partial(judge_policy, agent.policy, agent.reference, job.task, job.reward, world)
+        before, watch = judge(), job.gold_watch()
         checkpoints = Checkpoints(run.path / CHECKPOINTS)
         save = _go_on_and_save(agent, run, checkpoints, job.checkpoint_every)
+        if world is not None:
+            begin_alike(agent, world)
 
         def after_iteration(_: Agent[Any], metrics: dict[str, float]) -> bool:
+            if world is not None:
+                asked_to_stop(stop, world)
             if watch is not None and watch.due(agent.iteration):
                 metrics = {**metrics, **watch.look(agent.policy, agent.reference)}
             go_on = report(metrics)
@@ -260,7 +284,9 @@ def _learn(job: TrainingJob) -> Learner:
             LOG.info("%s", choice.reason)
             job.save_policy(run, agent.save)
         stage("measuring the result")
-        after = judge_policy(agent.policy, agent.reference, job.task, job.reward)
+        if world is not None:
+            take_policy(agent, world)
+        after = judge()
         first = None if watch is None else watch.first(before)
         return TrainingOutcome(
             before, after, agent.tokens_played, agent.iteration, choice, agent.declined, first
