@@ -18,16 +18,15 @@ from torch import Tensor, nn
 
 from text_gym.agents.environments import AgentEnv, as_policy, as_text_vector_env
 from text_gym.agents.policies.policy import FUSED, Policy
+from text_gym.agents.sampling.evaluation import complete
 from text_gym.agents.sampling.generators import Generator, check_int8_rollout
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.sampling.sampler import Sampling, rollout
 from text_gym.agents.training.checkpoint import Checkpoints
-from text_gym.agents.training.diagnostics import Advisor, Objective
+from text_gym.agents.training.diagnostics import Advisor, Objective, never_scored, why_unscored
 from text_gym.agents.training.metrics import Metrics
 from text_gym.agents.training.progress import training_progress
 from text_gym.agents.training.together import begin_alike, score_in_shares
-from text_gym.envs.episode_batch import EpisodeBatch
-from text_gym.envs.options import EpisodeOptions
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Prompt, share_cut
 from text_gym.errors import ConfigError, NonFiniteError, NoScoresError
@@ -47,7 +46,6 @@ from text_gym.models.runtime import (
 )
 from text_gym.models.world import World
 from text_gym.rewards.source import RewardSource
-from text_gym.utils.display import harmless
 
 from .configs import AgentConfig
 from .estimators import KLController
@@ -130,10 +128,11 @@ class Agent(ABC, Generic[ConfigT]):
         return f"{type(self).__name__}(iteration {self.iteration}, {self.episodes_played:,} episodes played)"
 
     def join(self, world: World) -> None:
-        """Learn together with other processes, which have an agent like this one each, and begin at its rank 0.
+        """Learn together with other processes, each of which has an agent like this one.
 
-        Each plays, scores and differentiates its share of every batch of `num_envs` episodes; batches, metrics
-        and steps are those of an agent that learns alone, but for the order in which gradients are added.
+        They begin with what rank 0 has. Each plays, scores and differentiates its share of every batch of
+        `num_envs` episodes; batches, metrics and steps are those of an agent that learns alone, but for the
+        order in which gradients are added.
 
         Raises:
             ConfigError: The episodes cannot be divided, or a generator writes them.
@@ -180,11 +179,7 @@ class Agent(ABC, Generic[ConfigT]):
                 if leave if self.world is None else self.world.any(leave):
                     break
                 if self.unscored_batches >= self.config.max_unscored:
-                    raise NoScoresError(
-                        f"{self._no_scores()}. It is batch {self.unscored_batches} in a row without scores, "
-                        "and nothing was learnt from them. Fix the reward (is its service up, is there "
-                        f"budget left?) and go on, or raise max_unscored ({self.config.max_unscored})"
-                    )
+                    raise NoScoresError(never_scored(self.env, self.unscored_batches))
         return self
 
     @property
@@ -229,16 +224,8 @@ class Agent(ABC, Generic[ConfigT]):
         """Count a batch without scores and learn nothing from it; warn about the first in a row."""
         self.unscored_batches += 1
         if self.unscored_batches == 1:
-            LOG.warning("%s: %s; nothing is learnt from them", self.where, self._no_scores())
+            LOG.warning("%s: %s; nothing is learnt from them", self.where, why_unscored(self.env))
         return {"updates": 0, "kl_coef": self.kl.coefficient}
-
-    def _no_scores(self) -> str:
-        """Say which reward gave no scores, and its last reason."""
-        said = harmless(self.reward.last_failure or "it abstained and gave no reason", limit=400)
-        if self.env.batch.truncated.all():
-            said = "the token limit cut all of them, and limit='truncate' pays for whole texts only"
-        name = harmless(self.reward.name, limit=60)
-        return f"reward {name!r} scored none of {self.env.num_envs} episodes: {said}"
 
     def _check(self) -> None:
         """Check what must hold before an iteration."""
@@ -271,13 +258,8 @@ class Agent(ABC, Generic[ConfigT]):
 
     def predict(self, prompts: Sequence[Prompt | str], *, greedy: bool = True, seed: int = 0) -> list[str]:
         """Complete prompts with the policy as it is now."""
-        given = self.env.batch.options
-        options = EpisodeOptions(stop=given.stop, mask=given.mask, shuffle=False)
-        world = (self.env.tokenizer, lambda episodes: [0.0] * len(episodes), self.env.max_tokens)
-        playing = EpisodeBatch(prompts, *world, len(prompts), options)
-        sampling = Sampling(temperature=self.config.temperature, greedy=greedy)
-        batch = rollout(self.policy, playing, np.arange(len(prompts)), seed=seed, sampling=sampling)
-        return [e.completion for e in batch.episodes]
+        how: dict[str, Any] = {"temperature": self.config.temperature, "greedy": greedy, "seed": seed}
+        return complete(self.policy, self.env, prompts, **how)
 
     def save(self, folder: str | Path, *, resumable: bool = False) -> None:
         """Write the policy as a Hugging Face folder.
@@ -301,15 +283,15 @@ class Agent(ABC, Generic[ConfigT]):
         both the start and the reference.
         """
         checkpoints = Checkpoints(Path(folder) / "checkpoints", keep=1)
-        state = checkpoints.newest_state()
+        state = checkpoints.newest_state() or {"dtype": "float32", "settings": {}}
         own = (Path(folder) / "tokenizer.json").is_file()  # byte and word tokenizers have no file
         tokenizer = None if own else env.tokenizer
-        if state is None:
-            policy = Policy.from_pretrained(folder, tokenizer, device=device)
-            return cls(policy, env, config or cls.config_class())  # type: ignore[arg-type]
         policy = Policy.from_pretrained(folder, tokenizer, device=device, dtype=state["dtype"])
+        config = config or cls.config_class(**state["settings"])
+        if "agent" not in state:
+            return cls(policy, env, config)
         reference = checkpoints.reference(env.tokenizer, device).requires_grad_(False)
-        agent = cls(policy, env, config or cls.config_class(**state["settings"]), reference)  # type: ignore[arg-type]
+        agent = cls(policy, env, config, reference)
         checkpoints.load(agent)
         return agent
 

@@ -12,6 +12,7 @@ from text_gym.agents.environments import AgentEnv, as_text_vector_env
 from text_gym.agents.policies.policy import Policy
 from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.envs.options import EpisodeOptions
+from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Episode, FloatArray, Prompt
 from text_gym.models.world import World
 from text_gym.pages.notebook import card, episodes_table, table
@@ -186,3 +187,22 @@ def _columns(batch: Rollout, policy: Policy, reference: Policy | None) -> dict[s
         "length": batch.lengths.double().cpu().numpy(),
         **{f"term/{k}": np.asarray(v, dtype=np.float64) for k, v in batch.scores.terms.items()},
     }
+
+
+def complete(
+    policy: Policy,
+    env: TextVectorEnv,
+    prompts: Sequence[Prompt | str],
+    *,
+    temperature: float = 1.0,
+    greedy: bool = True,
+    seed: int = 0,
+) -> list[str]:
+    """Complete prompts as episodes of an environment go, with their limit, stops and mask."""
+    given = env.batch.options
+    options = EpisodeOptions(stop=given.stop, mask=given.mask, shuffle=False)
+    unpaid = (env.tokenizer, lambda episodes: [0.0] * len(episodes), env.max_tokens)
+    playing = EpisodeBatch(prompts, *unpaid, len(prompts), options)
+    sampling = Sampling(temperature=temperature, greedy=greedy)
+    batch = rollout(policy, playing, np.arange(len(prompts)), seed=seed, sampling=sampling)
+    return [e.completion for e in batch.episodes]

@@ -57,10 +57,7 @@ def share_scores(world: World, batch: EpisodeBatch, mine: IntArray) -> tuple[lis
         RewardError: The reward source failed.
     """
     every = np.arange(batch.num_rows)
-    if _remembers(batch):
-        asked = every if world.rank == 0 else every[:0]
-    else:
-        asked = mine
+    asked = every[: len(every) * (world.rank == 0)] if _remembers(batch) else mine
     said = [batch.score(asked)[1]] if len(asked) else []
     found = [part for answers in world.gather([_as_json(rewards) for rewards in said]) for part in answers]
     if len({tuple(part["terms"]) for part in found}) > 1:

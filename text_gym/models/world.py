@@ -50,7 +50,7 @@ class World:
 
     def __init__(self, limit: float = LIMIT) -> None:
         self.rank, self.size, self.limit = dist.get_rank(), dist.get_world_size(), limit
-        self._store: dist.Store = dist.distributed_c10d._get_default_store()
+        self._store: Any = dist.distributed_c10d._get_default_store()
         self._count = 0  # collectives so far
 
     @classmethod
@@ -176,10 +176,11 @@ class World:
             raise
 
     def fail(self, error: BaseException) -> None:
-        """Tell the others that this rank goes no further, and why; the first that fails is the one they name."""
+        """Tell the others that this rank goes no further, and why; they name the first that failed."""
         if isinstance(error, PeerError):
             return  # it is somebody else's failure, which all know of
-        said = f"rank {self.rank} ({socket.gethostname()}): {type(error).__name__}: {harmless(str(error), limit=500)}"
+        what = f"{type(error).__name__}: {harmless(str(error), limit=500)}"
+        said = f"rank {self.rank} ({socket.gethostname()}): {what}"
         try:
             if self._store.add(f"{_FAILED}/count", 1) == 1:
                 self._store.set(_FAILED, said)
@@ -232,8 +233,8 @@ class World:
 def meeting(device: str) -> Iterator[World | None]:
     """Meet the other processes that `torchrun` has started, within the block; None where there are none.
 
-    An error that leaves the block is told to them. After one the connections stay as they are until the process
-    ends: somebody may never answer.
+    An error that leaves the block is told to them. After one the connections stay as they are until the
+    process ends: somebody may never answer.
 
     Args:
         device: Of this process, by name.

@@ -1,4 +1,4 @@
-"""What a process of rank 1 and up does in a run: it learns and evaluates along, and writes and prints nothing."""
+"""A process of rank 1 and up follows a run: it learns and evaluates along, and writes and prints nothing."""
 
 from __future__ import annotations
 
