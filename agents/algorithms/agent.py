@@ -340,7 +340,9 @@ class Agent(ABC, Generic[ConfigT]):
     def reference_log_probs(self, batch: Rollout) -> Tensor:
         """Score the batch's tokens with the reference policy: log-probabilities `(B, T)`, in nats."""
         score = partial(self.reference.score, temperature=self.config.temperature)
-        return score_in_shares(self.world, batch, score)
+        if self.world is not None:
+            return score_in_shares(self.world, batch, score)
+        return score(batch.tokens, batch.host_starts, batch.host_lengths, action_masks=batch.action_masks)
 
     def track_objective(self, batch: Rollout, reference: Tensor) -> Metrics:
         """Add a batch of the policy's own texts to `objective` and return its metrics.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from text_gym.envs.episode_batch import EpisodeBatch
-from text_gym.episode import Episode, IntArray
+from text_gym.episode import Episode, FloatArray, IntArray
 from text_gym.errors import ConfigError
 from text_gym.models.world import World
 from text_gym.rewards.values import Rewards
@@ -53,17 +53,12 @@ def share_scores(world: World, batch: EpisodeBatch, mine: IntArray) -> tuple[lis
     of a single process.
 
     Raises:
-        ConfigError: The processes' sources return terms of different names.
         RewardError: The reward source failed.
     """
     every = np.arange(batch.num_rows)
     asked = every[: len(every) * (world.rank == 0)] if _remembers(batch) else mine
     said = [batch.score(asked)[1]] if len(asked) else []
     found = [part for answers in world.gather([_as_json(rewards) for rewards in said]) for part in answers]
-    if len({tuple(part["terms"]) for part in found}) > 1:
-        raise ConfigError(
-            "the reward returns terms of other names from batch to batch; processes share one batch"
-        )
     return batch.episodes(every), _joined(found)
 
 
@@ -84,16 +79,23 @@ def _as_json(rewards: Rewards) -> dict[str, Any]:
 
 
 def _joined(parts: Sequence[dict[str, Any]]) -> Rewards:
-    """Put rewards of one batch together, whose rows stand one part after another."""
+    """Put rewards of one batch together, whose rows stand one part after another.
+
+    A part whose texts nobody was asked about has no terms, which are NaN there, and no rewards of tokens.
+    """
+    sizes = [len(part["values"]) for part in parts]
+
+    def column(name: str) -> FloatArray:
+        known = zip(parts, sizes, strict=True)
+        return np.concatenate([np.array(part["terms"].get(name, [np.nan] * n)) for part, n in known])
+
     per_token = None
     if any(part["per_token"] for part in parts):
-        per_token = tuple(np.array(t, dtype=np.float64) for part in parts for t in part["per_token"])
+        given = (t for part, n in zip(parts, sizes, strict=True) for t in part["per_token"] or [[]] * n)
+        per_token = tuple(np.array(t, dtype=np.float64) for t in given)
     return Rewards(
         np.concatenate([np.array(part["values"], dtype=np.float64) for part in parts]),
         per_token,
-        {
-            name: np.concatenate([np.array(part["terms"][name], dtype=np.float64) for part in parts])
-            for name in parts[0]["terms"]
-        },
+        {name: column(name) for name in dict.fromkeys(name for part in parts for name in part["terms"])},
         np.concatenate([np.array(part["abstained"], dtype=np.bool_) for part in parts]),
     )

@@ -35,17 +35,15 @@ def begin_alike(agent: Resumable, world: World) -> None:
         load_optimizer(agent, memory)
 
 
-def score_in_shares(world: World | None, batch: Rollout, score: Callable[..., Tensor]) -> Tensor:
+def score_in_shares(world: World, batch: Rollout, score: Callable[..., Tensor]) -> Tensor:
     """Score a batch's tokens, `(B, T)`, each process its share of the rows.
 
     Args:
-        world: The processes; None if there is one.
+        world: The processes.
         batch: `B` episodes.
         score: Like `Policy.score`.
     """
     masks = batch.action_masks
-    if world is None:
-        return score(batch.tokens, batch.host_starts, batch.host_lengths, action_masks=masks)
     rows, whole = world.part(len(batch.tokens)), torch.zeros_like(batch.log_probs)
     if rows.start < rows.stop:
         given = batch.tokens[rows], batch.host_starts[rows], batch.host_lengths[rows]

@@ -2,7 +2,8 @@
 
 `torchrun` starts them; each is a rank. A collective is a sum, a maximum or a gathering that every rank takes
 part in, and all get the same from it. Whoever fails tells the others (`fail`), and whoever waits for somebody
-looks for that: nobody waits for ever, neither for a rank that failed nor for one that is silent.
+looks for that: nobody waits for ever, neither for a rank that failed nor for one that is silent. A rank that
+hangs cannot look; a thread of its own ends it once somebody has failed.
 
 It is a thin layer over `torch.distributed`: nccl for tensors on GPUs, gloo for those of the host.
 """
@@ -12,6 +13,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,9 +32,9 @@ from text_gym.utils.display import harmless
 
 from .loading import pick_device
 
-LIMIT = (
-    600.0  # seconds that a rank waits for the others; evaluations and slow rewards lie between collectives
-)
+LIMIT = 600.0  # seconds to wait for the other ranks, one of which may ask a slow reward
+LIMIT_VARIABLE = "TEXT_GYM_WORLD_LIMIT"  # an environment variable with another number of seconds
+GRACE = 10.0  # seconds in which a process that does not hang sees that another has failed
 LOOK_EVERY = 0.2  # seconds between two looks at whether somebody has failed
 BUCKET_BYTES = 25 * 2**20  # of gradients that travel together, as in PyTorch's DistributedDataParallel
 _FAILED = "text-gym/failed"
@@ -52,6 +55,8 @@ class World:
         self.rank, self.size, self.limit = dist.get_rank(), dist.get_world_size(), limit
         self._store: Any = dist.distributed_c10d._get_default_store()
         self._count = 0  # collectives so far
+        self._knows = threading.Event()  # that it is over
+        threading.Thread(target=self._end_if_hanging, daemon=True).start()
 
     @classmethod
     def join(cls, device: torch.device, limit: float = LIMIT) -> World | None:
@@ -70,7 +75,7 @@ class World:
         if not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
             try:
-                dist.init_process_group(backend, timeout=timedelta(seconds=limit))
+                dist.init_process_group(backend, timeout=timedelta(seconds=limit + GRACE))
             except (ValueError, KeyError) as error:
                 raise ConfigError(f"the environment variables of torchrun are incomplete: {error}") from error
             except (RuntimeError, dist.DistError) as error:
@@ -177,7 +182,8 @@ class World:
 
     def fail(self, error: BaseException) -> None:
         """Tell the others that this rank goes no further, and why; they name the first that failed."""
-        if isinstance(error, PeerError):
+        self._knows.set()
+        if isinstance(error, PeerError) and self.failure() is not None:
             return  # it is somebody else's failure, which all know of
         what = f"{type(error).__name__}: {harmless(str(error), limit=500)}"
         said = f"rank {self.rank} ({socket.gethostname()}): {what}"
@@ -193,6 +199,14 @@ class World:
             return self._store.get(_FAILED).decode() if self._store.check([_FAILED]) else None
         except (RuntimeError, dist.DistError) as error:
             return f"rank 0 is gone ({error})"
+
+    def _end_if_hanging(self) -> None:
+        """End this process where another has failed and this one does not come to see it."""
+        while not self._knows.wait(1.0):
+            failed = self.failure()
+            if failed is not None and not self._knows.wait(GRACE):
+                print(f"rank {self.rank} hangs and is ended; {failed}", file=sys.stderr, flush=True)
+                os._exit(1)
 
     def _wait(self, work: Any, result: Tensor) -> Tensor:
         """Wait for a collective while nobody has failed and the time limit has not passed.
@@ -217,7 +231,8 @@ class World:
         try:
             work.wait()
         except (RuntimeError, dist.DistError) as error:
-            raise PeerError(f"another process is gone: {self.failure() or error}") from error
+            said = self.failure() or harmless(str(error), limit=120)
+            raise PeerError(f"another process is gone: {said}") from error
         return result
 
     def _silent(self) -> str:
@@ -239,12 +254,16 @@ def meeting(device: str) -> Iterator[World | None]:
     Args:
         device: Of this process, by name.
     """
-    world = World.join(torch.device(pick_device(device))) if started_by_torchrun() else None
+    limit = os.environ.get(LIMIT_VARIABLE) or str(LIMIT)
+    if not limit.replace(".", "", 1).isdecimal():
+        raise ConfigError(f"{LIMIT_VARIABLE} is {limit!r}, not a number of seconds")
+    world = World.join(torch.device(pick_device(device)), float(limit)) if started_by_torchrun() else None
     if world is None:
         yield None
         return
     with world.telling():
         yield world
+    world._knows.set()
     dist.destroy_process_group()
 
 
