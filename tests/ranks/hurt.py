@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,7 +99,7 @@ def main() -> int:
         reward=NoGold(),
         max_tokens=6,
     )
-    settings = {"iterations": 8}
+    settings: dict[str, Any] = {"iterations": 8}
     ppo = int(moment) % 2 == 1
     config: AgentConfig = PPOConfig(**settings) if ppo else GRPOConfig(**settings, group_size=4)
     try:

@@ -59,7 +59,7 @@ def learn(case: str, world: World | None, iterations: int) -> tuple[dict[str, Te
             torch.nn.init.normal_(policy.value_head.weight)
         agent.join(world)
     rows: list[dict[str, Any]] = []
-    agent.learn(callback=lambda _, row: rows.append(row))  # type: ignore[func-returns-value]
+    agent.learn(callback=lambda _, row: rows.append(row))
     return {name: p.detach() for name, p in policy.named_parameters()}, rows
 
 
