@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.ranks.learn import CASES
+from tests.ranks.learn import CASES, WRITTEN
 from tests.ranks.start import finish, start
 from text_gym.errors import ConfigError
 from text_gym.models.world import World, _buckets, local_device, meeting, started_by_torchrun
@@ -89,10 +89,10 @@ def learnt(ranks: int, iterations: int, folder: Path, cases: tuple[str, ...]) ->
 
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     """Together and alone, in float64: minibatches, truncation, abstention, an early stop and a KL target."""
-    learnt(2, 3, tmp_path, ("ppo", "ppo-separate", "grpo", "reinforce"))
+    learnt(2, 3, tmp_path, ("ppo", "ppo-separate", "grpo", "reinforce", *WRITTEN))
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_several_processes_learn_what_one_does_by_every_algorithm(ranks: int, tmp_path: Path) -> None:
-    learnt(ranks, 20, tmp_path, tuple(CASES))
+    learnt(ranks, 20, tmp_path, (*CASES, *WRITTEN))

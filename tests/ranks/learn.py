@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from text_gym import FunctionReward, TextVectorEnv, WordTokenizer
-from text_gym.agents import Policy
+from text_gym import FunctionReward, Prompt, TextVectorEnv, WordTokenizer
+from text_gym.agents import DPO, SFT, DPOConfig, Policy, SFTConfig
 from text_gym.agents.algorithms.by_name import load_algorithm
 from text_gym.models.world import World, meeting
+from text_gym.reward_models import PreferencePair, RewardModel, RewardTrainer, RewardTrainingConfig
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "ppo": ("ppo", {"minibatches": 3, "whiten_advantages": True}),
@@ -30,6 +32,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "reinforce": ("reinforce", {"baseline": "mean"}),
     "best_of_n": ("best_of_n", {}),
 }
+WRITTEN = ("sft", "dpo", "reward")
 TIMES = ("seconds", "tokens_per_second", "memory")
 
 
@@ -40,6 +43,8 @@ def vowels(completion: str) -> float | None:
 
 def learn(case: str, world: World | None, iterations: int) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """Learn from scratch; return the weights and the rows of metrics."""
+    if case in WRITTEN:
+        return learn_written(case, world)
     name, settings = CASES[case]
     tokenizer = WordTokenizer("abcde", separator="")
     policy = Policy.new(tokenizer, width=32, layers=2, heads=4, context=32, device="cpu").double()
@@ -60,6 +65,37 @@ def learn(case: str, world: World | None, iterations: int) -> tuple[dict[str, Te
         agent.join(world)
     rows: list[dict[str, Any]] = []
     agent.learn(callback=lambda _, row: rows.append(row))
+    return {name: p.detach() for name, p in policy.named_parameters()}, rows
+
+
+def learn_written(case: str, world: World | None) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """Learn from written texts or from preferences; return the weights and the rows of metrics."""
+    tokenizer, rng = WordTokenizer("abcde", separator=""), random.Random(5)
+
+    def text() -> str:
+        return "".join(rng.choices("abcde", k=rng.randint(1, 9)))
+
+    written = [(Prompt(rng.choice("abcde")), text(), text()) for _ in range(29)]
+    rows: list[dict[str, Any]] = []
+    if case == "reward":
+        pairs = [
+            PreferencePair(prompt, one, other, weight=rng.choice((0.0, 0.5, 1.0)), tie=rng.random() < 0.2)
+            for prompt, one, other in written
+        ]
+        model = RewardModel.new(tokenizer, layers=1, width=16, heads=2, context=32, device="cpu")
+        model.model.double()
+        trainer = RewardTrainer(
+            model, pairs, RewardTrainingConfig(epochs=4, batch_size=7, learning_rate=1e-2)
+        )
+        trainer.world = world
+        trainer.learn(rows.append)
+        return {name: p.detach() for name, p in model.model.named_parameters()}, rows
+    policy = Policy.new(tokenizer, width=32, layers=2, heads=4, context=32, device="cpu").double()
+    sft = SFT(policy, [(p, one) for p, one, _ in written], SFTConfig(epochs=5, batch_size=7))
+    dpo = DPO(policy, written, DPOConfig(epochs=5, batch_size=7, learning_rate=3e-3))
+    learner = sft if case == "sft" else dpo
+    learner.world = world
+    learner.learn(rows.append)
     return {name: p.detach() for name, p in policy.named_parameters()}, rows
 
 
