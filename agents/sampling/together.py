@@ -39,10 +39,8 @@ def share_tokens(world: World, batch: EpisodeBatch, columns: dict[str, Tensor], 
         world.fill(column, ours.to(column.device))
     ids, ends = tokens.numpy(), lengths.numpy()
     rows = np.setdiff1d(np.arange(batch.num_rows), mine)
-    at = batch.starts[rows]
     while len(rows):
-        ended = batch.advance(rows, ids[rows, at])
-        rows, at = rows[~ended], at[~ended] + 1
+        rows = rows[~batch.advance(rows, ids[rows, batch.lengths[rows]])]
     assert np.array_equal(batch.lengths, ends), "an episode replayed ended elsewhere"
 
 
