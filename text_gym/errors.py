@@ -141,6 +141,10 @@ class GeneratorError(TextGymError, RuntimeError):
     """A generator played with other weights than the policy's, or something other than episodes."""
 
 
+class PeerError(TextGymError, RuntimeError):
+    """Another process of the same training failed, is gone, or is silent; this one is all right and stops."""
+
+
 class SandboxError(TextGymError, RuntimeError):
     """A sandboxed function or command that raised, died, or ran into one of its limits.
 

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -17,15 +18,16 @@ from torch import Tensor, nn
 
 from text_gym.agents.environments import AgentEnv, as_policy, as_text_vector_env
 from text_gym.agents.policies.policy import FUSED, Policy
+from text_gym.agents.sampling.evaluation import complete
 from text_gym.agents.sampling.generators import Generator, check_int8_rollout
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.sampling.sampler import Sampling, rollout
 from text_gym.agents.training.checkpoint import Checkpoints
-from text_gym.agents.training.diagnostics import Advisor, Objective
+from text_gym.agents.training.diagnostics import Advisor, Objective, never_scored, why_unscored
 from text_gym.agents.training.metrics import Metrics
 from text_gym.agents.training.progress import training_progress
 from text_gym.agents.training.recorder import Recorder
-from text_gym.envs.episode_batch import EpisodeBatch
+from text_gym.agents.training.together import begin_alike, check_shares, score_in_shares
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Prompt, share_cut
 from text_gym.errors import ConfigError, NonFiniteError, NoScoresError
@@ -43,8 +45,8 @@ from text_gym.models.runtime import (
     reward_modules,
     unchanged,
 )
+from text_gym.models.world import World
 from text_gym.rewards.source import RewardSource
-from text_gym.utils.display import harmless
 
 from .configs import AgentConfig
 from .estimators import KLController
@@ -77,6 +79,7 @@ class Agent(ABC, Generic[ConfigT]):
         between_iterations: False from the first step of an update to its end (and for ever, if that failed
             halfway): the weights are then those of no iteration, and no checkpoint can be taken of them.
         objective: reward − β·KL on the batches so far; silent where an algorithm does not know its KL.
+        world: The processes that it learns together with; None where it learns alone.
         declined: A sentence that says how the objective fell, once it has; None before. With
             `on_decline="stop"` the agent learns no further while it is set.
         recorder: Records what updates do to tokens, for the viewer of runs; None, as it is, records nothing.
@@ -117,6 +120,7 @@ class Agent(ABC, Generic[ConfigT]):
             check_int8_rollout(policy, generator)
         self.sampling, self.generator = Sampling(temperature=self.config.temperature), generator
         self.advisor, self.objective = Advisor(), Objective()
+        self.world: World | None = None
         self.declined: str | None = None
         self.recorder: Recorder | None = None
         self.iteration = self.episodes_played = self.tokens_played = self.unscored_batches = 0
@@ -125,6 +129,21 @@ class Agent(ABC, Generic[ConfigT]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(iteration {self.iteration}, {self.episodes_played:,} episodes played)"
+
+    def join(self, world: World) -> None:
+        """Learn together with other processes, each of which has an agent like this one.
+
+        They begin with what rank 0 has. Each plays, scores and differentiates its share of every batch of
+        `num_envs` episodes; batches, metrics and steps are those of an agent that learns alone, but for the
+        order in which gradients are added.
+
+        Raises:
+            ConfigError: The episodes cannot be divided, or a generator writes them.
+        """
+        check_shares(self, world)
+        self.world = world
+        begin_alike(self, world)
+        self._reference_was = fingerprint(self.reference)
 
     @abstractmethod
     def update(self, batch: Rollout) -> Metrics:
@@ -149,19 +168,17 @@ class Agent(ABC, Generic[ConfigT]):
             GuardError: Dropout is on, or reference or reward model were changed along with the policy.
         """
         last = self.config.iterations if iterations is None else self.iteration + iterations
-        with training_progress(True, last) if progress else nullcontext() as show:
+        telling = nullcontext() if self.world is None else self.world.telling()
+        with telling, training_progress(True, last) if progress else nullcontext() as show:
             while self.iteration < last and not self.stopped:
                 metrics = self._iterate()
                 if show is not None:
                     show(metrics)
-                if callback is not None and callback(self, metrics) is False:
+                leave = callback is not None and callback(self, metrics) is False
+                if leave if self.world is None else self.world.any(leave):
                     break
                 if self.unscored_batches >= self.config.max_unscored:
-                    raise NoScoresError(
-                        f"{self._no_scores()}. It is batch {self.unscored_batches} in a row without scores, "
-                        "and nothing was learnt from them. Fix the reward (is its service up, is there "
-                        f"budget left?) and go on, or raise max_unscored ({self.config.max_unscored})"
-                    )
+                    raise NoScoresError(never_scored(self.env, self.unscored_batches))
         return self
 
     @property
@@ -187,7 +204,7 @@ class Agent(ABC, Generic[ConfigT]):
         self.iteration += 1
         self.episodes_played += len(batch.episodes)
         self.tokens_played += batch.num_tokens
-        metrics |= batch.metrics()
+        metrics |= {**batch.metrics(), "unscored_batches": self.unscored_batches}
         if not self.unscored_batches:
             for advice in self.advisor.look(batch, metrics, self.kl.coefficient):
                 LOG.warning("iteration %d: %s", self.iteration, advice)
@@ -197,7 +214,6 @@ class Agent(ABC, Generic[ConfigT]):
         self.between_iterations = True
         seconds = time.perf_counter() - started
         counts = {"iteration": self.iteration, "episodes": self.episodes_played, "tokens": self.tokens_played}
-        counts |= {"unscored_batches": self.unscored_batches}
         times = {"seconds": seconds, "rollout_seconds": played - started}
         times |= {"tokens_per_second": batch.num_tokens / seconds}
         return metrics | counts | times | memory_mib(self.policy.device)
@@ -206,16 +222,8 @@ class Agent(ABC, Generic[ConfigT]):
         """Count a batch without scores and learn nothing from it; warn about the first in a row."""
         self.unscored_batches += 1
         if self.unscored_batches == 1:
-            LOG.warning("%s: %s; nothing is learnt from them", self.where, self._no_scores())
+            LOG.warning("%s: %s; nothing is learnt from them", self.where, why_unscored(self.env))
         return {"updates": 0, "kl_coef": self.kl.coefficient}
-
-    def _no_scores(self) -> str:
-        """Say which reward gave no scores, and its last reason."""
-        said = harmless(self.reward.last_failure or "it abstained and gave no reason", limit=400)
-        if self.env.batch.truncated.all():
-            said = "the token limit cut all of them, and limit='truncate' pays for whole texts only"
-        name = harmless(self.reward.name, limit=60)
-        return f"reward {name!r} scored none of {self.env.num_envs} episodes: {said}"
 
     def _check(self) -> None:
         """Check what must hold before an iteration."""
@@ -243,17 +251,13 @@ class Agent(ABC, Generic[ConfigT]):
         how: dict[str, Any] = {"seed": self.config.seed, "sampling": self.sampling}
         index = self.episodes_played + np.arange(self.env.num_envs)
         how |= {"keep_states": self.reads_states, "generator": self.generator}
-        how["weights"] = self.config.rollout_weights
+        how |= {"weights": self.config.rollout_weights, "world": self.world}
         return rollout(self.policy, self.env, index, **how)
 
     def predict(self, prompts: Sequence[Prompt | str], *, greedy: bool = True, seed: int = 0) -> list[str]:
         """Complete prompts with the policy as it is now."""
-        options = self.env.batch.options.for_measuring(1, None)
-        world = (self.env.tokenizer, lambda episodes: [0.0] * len(episodes), self.env.max_tokens)
-        playing = EpisodeBatch(prompts, *world, len(prompts), options)
-        sampling = Sampling(temperature=self.config.temperature, greedy=greedy)
-        batch = rollout(self.policy, playing, np.arange(len(prompts)), seed=seed, sampling=sampling)
-        return [e.completion for e in batch.episodes]
+        how: dict[str, Any] = {"temperature": self.config.temperature, "greedy": greedy, "seed": seed}
+        return complete(self.policy, self.env, prompts, **how)
 
     def save(self, folder: str | Path, *, resumable: bool = False) -> None:
         """Write the policy as a Hugging Face folder.
@@ -277,15 +281,15 @@ class Agent(ABC, Generic[ConfigT]):
         both the start and the reference.
         """
         checkpoints = Checkpoints(Path(folder) / "checkpoints", keep=1)
-        state = checkpoints.newest_state()
+        state = checkpoints.newest_state() or {"dtype": "float32", "settings": {}}
         own = (Path(folder) / "tokenizer.json").is_file()  # byte and word tokenizers have no file
         tokenizer = None if own else env.tokenizer
-        if state is None:
-            policy = Policy.from_pretrained(folder, tokenizer, device=device)
-            return cls(policy, env, config or cls.config_class())  # type: ignore[arg-type]
         policy = Policy.from_pretrained(folder, tokenizer, device=device, dtype=state["dtype"])
+        config = config or cls.config_class(**state["settings"])
+        if "agent" not in state:
+            return cls(policy, env, config)
         reference = checkpoints.reference(env.tokenizer, device).requires_grad_(False)
-        agent = cls(policy, env, config or cls.config_class(**state["settings"]), reference)  # type: ignore[arg-type]
+        agent = cls(policy, env, config, reference)
         checkpoints.load(agent)
         return agent
 
@@ -333,8 +337,10 @@ class Agent(ABC, Generic[ConfigT]):
 
     def reference_log_probs(self, batch: Rollout) -> Tensor:
         """Score the batch's tokens with the reference policy: log-probabilities `(B, T)`, in nats."""
-        given: dict[str, Any] = {"temperature": self.config.temperature, "action_masks": batch.action_masks}
-        return self.reference.score(batch.tokens, batch.host_starts, batch.host_lengths, **given)
+        score = partial(self.reference.score, temperature=self.config.temperature)
+        if self.world is not None:
+            return score_in_shares(self.world, batch, score)
+        return score(batch.tokens, batch.host_starts, batch.host_lengths, action_masks=batch.action_masks)
 
     def track_objective(self, batch: Rollout, reference: Tensor) -> Metrics:
         """Add a batch of the policy's own texts to `objective` and return its metrics.

@@ -18,6 +18,7 @@ from text_gym.agents.training.metrics import Metrics
 from text_gym.agents.training.progress import training_progress
 from text_gym.episode import Prompt
 from text_gym.models.runtime import read_numbers, upload
+from text_gym.models.world import World
 
 from .configs import DPOConfig
 from .sft import encode_pairs, padded, take_step, warmup_cosine
@@ -36,6 +37,7 @@ class DPO:
 
     Attributes:
         steps: Optimizer steps taken so far.
+        world: The processes that learn together, as in `SFT`.
 
     Raises:
         DataError: There are no pairs, or one does not fit the policy's context; its prompt is named.
@@ -58,6 +60,7 @@ class DPO:
         rejected = encode_pairs(policy, [(prompt, text) for prompt, _, text in pairs])
         self.sequences, self.starts = chosen[0] + rejected[0], chosen[1] + rejected[1]
         self.steps = 0
+        self.world: World | None = None
         with torch.no_grad():
             every = range(len(self.sequences))
             parts = [every[i : i + 64] for i in range(0, len(every), 64)]
@@ -89,20 +92,23 @@ class DPO:
             weight_decay=0.0,
             fused=policy.device.type in FUSED,
         )
-        batches = self._batches()
+        batches, world = self._batches(), self.world
+        if world is not None:
+            world.broadcast([*(p.data for p in policy.parameters()), self.reference_log_probs])
         with training_progress(progress, len(batches), "step") as show:
             for step, pairs in enumerate(batches):
                 for group in optimizer.param_groups:
                     group["lr"] = config.learning_rate * warmup_cosine(step / len(batches), config.warmup)
-                rows = [*pairs, *(i + len(self.sequences) // 2 for i in pairs)]
-                index = upload(torch.tensor(rows), policy.device)
-                log_ratio = self._log_probs(policy, rows) - self.reference_log_probs[index]
-                chosen, rejected = config.beta * log_ratio.view(2, -1)
-                loss = dpo_loss(chosen, rejected, config.label_smoothing).mean()
-                said, norm = take_step(policy, optimizer, loss, config.max_grad_norm, step)
+                mine = pairs if world is None else pairs[world.part(len(pairs))]
+                chosen, rejected = self._implicit_rewards(mine)
+                loss = dpo_loss(chosen, rejected, config.label_smoothing).sum() / len(pairs)
+                said, norm = take_step(policy, optimizer, loss, config.max_grad_norm, step, world)
                 self.steps += 1
-                ahead = (chosen > rejected).to(chosen.dtype).mean()
-                found = read_numbers([ahead, (chosen - rejected).mean(), chosen.mean(), rejected.mean()])
+                ahead = (chosen > rejected).to(chosen.dtype)
+                sums = [x.detach().sum() for x in (ahead, chosen - rejected, chosen, rejected)]
+                if world is not None:
+                    sums = list(world.sum(torch.stack(sums)))
+                found = [x / len(pairs) for x in read_numbers(sums)]
                 metrics = {
                     "step": step + 1,
                     "steps": len(batches),
@@ -113,9 +119,21 @@ class DPO:
                     "grad_norm": norm,
                 }
                 show(metrics)
-                if callback is not None and callback(metrics) is False:
+                leave = callback is not None and callback(metrics) is False
+                if leave if world is None else world.any(leave):
                     break
         return self
+
+    def _implicit_rewards(self, pairs: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Compute β·log(policy/reference) of the chosen and the rejected texts of pairs, `(n,)` each."""
+        if not pairs:
+            nothing = self.reference_log_probs.new_zeros(0).requires_grad_()
+            return nothing, nothing
+        rows = [*pairs, *(i + len(self.sequences) // 2 for i in pairs)]
+        index = upload(torch.tensor(rows), self.policy.device)
+        log_ratio = self._log_probs(self.policy, rows) - self.reference_log_probs[index]
+        chosen, rejected = self.config.beta * log_ratio.view(2, -1)
+        return chosen, rejected
 
     def _log_probs(self, policy: Policy, rows: Sequence[int]) -> Tensor:
         """Compute the log-probabilities of whole completions, EOS included, `(n,)` nats."""

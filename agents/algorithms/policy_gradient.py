@@ -130,8 +130,9 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
             ConfigError: There is not enough memory for a single episode.
         """
         rows = rows.cpu()
-        device, lengths = batch.tokens.device, batch.host_lengths[rows]
-        tokens = int(lengths.sum())
+        device, tokens, episodes = batch.tokens.device, int(batch.host_lengths[rows].sum()), len(rows)
+        if self.world is not None:
+            rows = rows[self.world.part(episodes)]
         if batch.generator_log_probs is not None and "advantages" in old:
             weights = self.importance_weights(batch, batch.generator_log_probs)
             old = {**old, "advantages": old["advantages"] * weights}
@@ -146,14 +147,17 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
                 now = self.evaluate(batch, rows[part], here)
                 width = now.log_probs.shape[1]  # of the longest completion among them
                 known = {name: column[here, :width] for name, column in old.items()}
-                share = Part(batch.mask[here, :width], tokens, len(rows))
+                share = Part(batch.mask[here, :width], tokens, episodes)
                 loss, metrics = self.loss(now, known, share)
                 found = {f"now {name}": column for name, column in now._asdict().items()}
                 seen.append(check_loss(loss, {**found, **known}, self.iteration + 1, metrics))
                 loss.backward()
             return seen
 
-        seen = self._splitter.run(batch.host_ends[rows], accumulate)
+        seen = self._splitter.run(batch.host_ends[rows], accumulate) if len(rows) else accumulate([])
+        if self.world is not None:
+            self.world.add_gradients(p for network in self.networks.values() for p in network.parameters())
+            seen = [metrics for theirs in self.world.gather(seen) for metrics in theirs]
         total = {name: sum(metrics[name] for metrics in seen) for name in seen[0]}
         total["ratio_max"] = max(metrics["ratio_max"] for metrics in seen)
         return total

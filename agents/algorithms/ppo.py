@@ -26,6 +26,7 @@ from text_gym.agents.policies.policy import Evaluation, Policy
 from text_gym.agents.sampling.generators import Generator
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.training.metrics import Metrics
+from text_gym.agents.training.together import score_in_shares
 from text_gym.models.runtime import read_numbers
 
 from .configs import AgentConfig, PPOConfig
@@ -168,8 +169,11 @@ class PPO(PolicyGradient[PPOConfig]):
         if isinstance(self.critic, StateCritic):
             assert batch.states is not None
             return replace(batch, values=self.critic(batch.states, batch.mask))
-        values = self.critic.score(batch.tokens, batch.host_starts, batch.host_lengths)
-        return replace(batch, values=values)
+        score = self.critic.score
+        if self.world is not None:
+            values = score_in_shares(self.world, batch, lambda *given, action_masks: score(*given))
+            return replace(batch, values=values)
+        return replace(batch, values=score(batch.tokens, batch.host_starts, batch.host_lengths))
 
     def evaluate(self, batch: Rollout, rows: Tensor, here: Tensor) -> Evaluation:
         """Evaluate these rows of a batch with the policy and the critic as they are now, `(b, T)` each."""

@@ -20,6 +20,7 @@ from text_gym.agents.training.progress import training_progress
 from text_gym.episode import Prompt
 from text_gym.errors import ConfigError, DataError, NonFiniteError, PromptError, excerpt
 from text_gym.models.runtime import read_numbers, upload
+from text_gym.models.world import World
 
 from .configs import SFTConfig
 
@@ -36,6 +37,8 @@ class SFT:
 
     Attributes:
         steps: Optimizer steps taken so far.
+        world: The processes that learn together, each from its share of every batch; None where it is one.
+            Set it before `learn`, in all of them alike; they begin with the weights of rank 0.
 
     Raises:
         DataError: There are no pairs, or one does not fit the policy's context; its prompt is named.
@@ -47,6 +50,7 @@ class SFT:
         self.policy, self.config = policy, config or SFTConfig()
         self.sequences, self.starts = encode_pairs(policy, pairs)
         self.steps = 0
+        self.world: World | None = None
 
     def __repr__(self) -> str:
         return f"SFT({self.steps:,} steps taken)"
@@ -75,26 +79,39 @@ class SFT:
             fused=policy.device.type in FUSED,
         )
         policy.check_finite()
-        batches = self._batches()
+        batches, world = self._batches(), self.world
+        if world is not None:
+            world.broadcast(p.data for p in policy.parameters())
         started = time.perf_counter()
-        with training_progress(progress, len(batches), "step") as show, _training(policy, config.seed):
+        noise = config.seed if world is None else config.seed + world.rank  # each drops out units of its own
+        with training_progress(progress, len(batches), "step") as show, _training(policy, noise):
             for step, rows in enumerate(batches):
                 done = step / len(batches)
                 if config.max_seconds is not None:
-                    done = max(done, (time.perf_counter() - started) / config.max_seconds)
+                    seconds = time.perf_counter() - started
+                    seconds = seconds if world is None else world.largest(seconds)
+                    done = max(done, seconds / config.max_seconds)
                     if done >= 1:
                         break
                 for group in optimizer.param_groups:
                     group["lr"] = config.learning_rate * warmup_cosine(done, config.warmup)
-                loss = _nll(policy, [self.sequences[i] for i in rows], [self.starts[i] for i in rows])
-                loss = loss / sum(len(self.sequences[i]) - self.starts[i] for i in rows)
-                said, _ = take_step(policy, optimizer, loss, config.max_grad_norm, step)
+                tokens = sum(len(self.sequences[i]) - self.starts[i] for i in rows)
+                mine = rows if world is None else rows[world.part(len(rows))]
+                loss = self._loss(mine) / tokens
+                said, _ = take_step(policy, optimizer, loss, config.max_grad_norm, step, world)
                 self.steps += 1
                 metrics = {"step": step + 1, "steps": len(batches), "loss": said}
                 show(metrics)
-                if callback is not None and callback(metrics) is False:
+                leave = callback is not None and callback(metrics) is False
+                if leave if world is None else world.any(leave):
                     break
         return self
+
+    def _loss(self, rows: Sequence[int]) -> Tensor:
+        """Compute the negative log-likelihood of some sequences, of which there may be none."""
+        if not rows:
+            return torch.zeros((), dtype=self.policy.dtype, device=self.policy.device, requires_grad=True)
+        return _nll(self.policy, [self.sequences[i] for i in rows], [self.starts[i] for i in rows])
 
     def _batches(self) -> list[list[int]]:
         """Batches of sequences of similar length (little padding), in random order."""
@@ -115,7 +132,12 @@ class SFT:
 
 
 def take_step(
-    policy: Policy, optimizer: torch.optim.Optimizer, loss: Tensor, max_grad_norm: float, step: int
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    loss: Tensor,
+    max_grad_norm: float,
+    step: int,
+    world: World | None = None,
 ) -> tuple[float, float]:
     """Take one optimizer step of the policy's model down the gradient of a loss.
 
@@ -125,6 +147,7 @@ def take_step(
         loss: A number.
         max_grad_norm: The gradient is scaled down to this norm.
         step: The number of the step, for the error.
+        world: The processes whose losses add up to that of the step.
 
     Returns:
         The loss, and the norm of the gradient before it was scaled.
@@ -134,6 +157,9 @@ def take_step(
     """
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    if world is not None:
+        world.add_gradients(policy.model.parameters())
+        loss = world.sum(loss.detach().clone())
     gradient = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), max_grad_norm)
     said, norm = read_numbers([loss, gradient])
     if not math.isfinite(said):

@@ -11,7 +11,9 @@ import numpy as np
 from text_gym.agents.environments import AgentEnv, as_text_vector_env
 from text_gym.agents.policies.policy import Policy
 from text_gym.envs.episode_batch import EpisodeBatch
+from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Episode, FloatArray, Prompt
+from text_gym.models.world import World
 from text_gym.pages.notebook import card, episodes_table, table
 from text_gym.utils.interval import mean_interval
 
@@ -111,6 +113,7 @@ def evaluate(
     seed: int = 0,
     episodes_per_prompt: int = 1,
     generator: Generator | None = None,
+    world: World | None = None,
 ) -> Report:
     """Let a policy complete every prompt and score the texts.
 
@@ -124,18 +127,21 @@ def evaluate(
         seed: Decides the noise.
         episodes_per_prompt: Texts per prompt.
         generator: Who writes with the policy's weights; None is the policy itself.
+        world: The processes that write together, each a share of the texts; all of them call this alike.
     """
     env = as_text_vector_env(env)
     prompts = list(env.prompts if prompts is None else prompts)
     total = len(prompts) * episodes_per_prompt
     rows = min(total, 128)
+    together = world if world is not None and rows >= world.size * episodes_per_prompt else None
     options = env.batch.options.for_measuring(episodes_per_prompt, policy.context)
     playing = EpisodeBatch(prompts, env.tokenizer, env.reward, env.max_tokens, rows, options)
     episodes: list[Episode] = []
     batches: list[dict[str, FloatArray]] = []
     for first in range(0, total, rows):
         index = np.arange(first, first + rows) % total  # the last batch wraps around, and the surplus is cut
-        batch = rollout(policy, playing, index, seed=seed, sampling=sampling, generator=generator)
+        how: dict[str, Any] = {"sampling": sampling, "generator": generator, "world": together}
+        batch = rollout(policy, playing, index, seed=seed, **how)
         episodes += batch.episodes
         batches.append(_columns(batch, policy, reference))
     missing = np.full(rows, np.nan)  # a source need not give every term in every batch
@@ -171,3 +177,21 @@ def _columns(batch: Rollout, policy: Policy, reference: Policy | None) -> dict[s
         "length": batch.lengths.double().cpu().numpy(),
         **{f"term/{k}": np.asarray(v, dtype=np.float64) for k, v in batch.scores.terms.items()},
     }
+
+
+def complete(
+    policy: Policy,
+    env: TextVectorEnv,
+    prompts: Sequence[Prompt | str],
+    *,
+    temperature: float = 1.0,
+    greedy: bool = True,
+    seed: int = 0,
+) -> list[str]:
+    """Complete prompts as episodes of an environment go, with their limit, stops and mask."""
+    options = env.batch.options.for_measuring(1, None)
+    unpaid = (env.tokenizer, lambda episodes: [0.0] * len(episodes), env.max_tokens)
+    playing = EpisodeBatch(prompts, *unpaid, len(prompts), options)
+    sampling = Sampling(temperature=temperature, greedy=greedy)
+    batch = rollout(policy, playing, np.arange(len(prompts)), seed=seed, sampling=sampling)
+    return [e.completion for e in batch.episodes]

@@ -22,11 +22,13 @@ from text_gym.errors import ConfigError, NonFiniteError
 from text_gym.models.cpu.fast_path import fast_draw
 from text_gym.models.kv_cache import RolloutWeights
 from text_gym.models.runtime import limited_threads, upload
+from text_gym.models.world import World
 
 from .decoder import Decoder, in_parts, stored_in_bfloat16, survivors
 from .dialogue import play_conversations
 from .generators import Generator, check_int8_rollout, play_by, read_again
 from .rollout import Rollout, assemble
+from .together import share_scores, share_tokens
 
 LOWEST_TEMPERATURE = 1e-4  # below, logits overflow when divided by it
 _BELOW_ONE = 1 - 2.0**-53  # the largest float64 below 1
@@ -111,6 +113,7 @@ def rollout(
     keep_states: bool = False,
     generator: Generator | None = None,
     weights: RolloutWeights = "float32",
+    world: World | None = None,
 ) -> Rollout:
     """Play one episode in each row of the environment and have all of them scored in one batch.
 
@@ -126,6 +129,7 @@ def rollout(
         generator: Who writes with the policy's weights, which it is given; None is the policy itself.
         weights: "int8" has the policy draw with weights and states rounded to 8 bits, on a CPU; how likely
             the tokens were then is in `generator_log_probs`, and all else is computed anew, unrounded.
+        world: The processes that play the batch together, each a share of its rows; all return all of it.
 
     Raises:
         ConfigError: The policy and the environment have different tokenizers, prompts and completions do
@@ -149,6 +153,7 @@ def rollout(
         batch.begin(rows, np.full(len(rows), seed, dtype=np.int64), episode_index[rows])
 
     begin(every)
+    mine = every if world is None else world.share(batch.num_rows, batch.group_size)
     if generator is not None:
         sampling.check_whole()
         how: dict[str, Any] = {"temperature": sampling.temperature, "keep_states": keep_states}
@@ -164,12 +169,14 @@ def rollout(
                 play_conversations(policy, batch, noise, lambda x, u: draw(sampling.logits(x), u), made, rows)
 
         with limited_threads(policy), stored_in_bfloat16(policy):
-            in_parts(policy, every, batch.max_prompt_tokens + batch.room, play, again=begin)
+            in_parts(policy, mine, batch.max_prompt_tokens + batch.room, play, again=begin)
+            if world is not None:
+                share_tokens(world, batch, made, mine)
             if weights == "int8":
                 drawn, masks = made["log_probs"], made.get("action_masks")
                 columns = made | read_again(policy, batch, sampling.temperature, keep_states, masks)
                 columns["generator_log_probs"] = drawn
-    episodes, scores = batch.score(every)
+    episodes, scores = batch.score(every) if world is None else share_scores(world, batch, mine)
     return assemble(batch, columns, episodes, scores)
 
 

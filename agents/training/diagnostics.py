@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from text_gym.agents.sampling.rollout import Rollout
+from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import FloatArray, IntArray
 from text_gym.errors import excerpt
+from text_gym.utils.display import harmless
 
 WINDOW = 5  # batches in the moving average
 DECLINE_PATIENCE = 5  # iterations in a row that the average must be below the start
@@ -313,4 +315,22 @@ def _never_ends(batch: Rollout) -> str:
         f"(id {', '.join(map(str, tokenizer.eos_ids))}). Rewards judge torn texts (under limit='truncate', "
         "nothing is learnt), and lengths carry no information. Start from a policy that was trained with EOS "
         "at the end of its texts (sft does that), raise max_tokens, or add a penalty for being cut."
+    )
+
+
+def why_unscored(env: TextVectorEnv) -> str:
+    """Say which reward scored none of an environment's episodes, and its last reason."""
+    reward = env.batch.reward
+    said = harmless(reward.last_failure or "it abstained and gave no reason", limit=400)
+    if env.batch.truncated.all():
+        said = "the token limit cut all of them, and limit='truncate' pays for whole texts only"
+    return f"reward {harmless(reward.name, limit=60)!r} scored none of {env.num_envs} episodes: {said}"
+
+
+def never_scored(env: TextVectorEnv, batches: int) -> str:
+    """Say why an agent gives up after so many batches in a row without scores."""
+    return (
+        f"{why_unscored(env)}. It is batch {batches} in a row without scores, and nothing was learnt from "
+        "them. Fix the reward (is its service up, is there budget left?) and go on, or raise max_unscored "
+        f"({batches})"
     )

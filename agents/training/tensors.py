@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from text_gym.agents.policies.policy import Policy
+from text_gym.agents.sampling.generators import Generator
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.models.loading import tensors_of
 
@@ -24,6 +25,7 @@ class Resumable(Protocol):
     objective: Objective
     iteration: int
     between_iterations: bool
+    generator: Generator | None
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:

@@ -44,7 +44,7 @@ def bradley_terry_loss(
         loss = torch.where(tie, -0.5 * (F.logsigmoid(ahead) + F.logsigmoid(-ahead)), loss)
     if weight is None:
         return loss.mean()
-    return (weight * loss).sum() / weight.sum().clamp_min(torch.finfo(loss.dtype).tiny)
+    return (weight * loss).sum() / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
 
 
 class Pairs:
@@ -124,7 +124,7 @@ class Marks:
         index = upload(torch.tensor(rows), outputs.device)
         weights = self.weights[index]
         losses = (outputs - self.targets[index]) ** 2 if self.kind == "squared" else self._nll(outputs, index)
-        return (weights * losses).sum() / weights.sum().clamp_min(torch.finfo(losses.dtype).tiny)
+        return (weights * losses).sum() / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
 
     def weight(self, rows: Sequence[int]) -> float:
         """The sum of the marks' weights."""

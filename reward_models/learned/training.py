@@ -16,6 +16,7 @@ import torch
 
 from text_gym.errors import DataError, NonFiniteError
 from text_gym.models.runtime import read_numbers
+from text_gym.models.world import World
 from text_gym.reward_models.preferences.opinions import PreferencePair, Rating, split_within
 
 from .configs import RewardTrainingConfig
@@ -35,6 +36,8 @@ class RewardTrainer:
 
     Attributes:
         history: One row an epoch: `epoch`, `loss`, `validation_loss` (nats for pairs), `seconds`.
+        world: The processes that learn together, each from its share of every batch; None where it is one.
+            Set it before `learn`, in all of them alike; they begin with the weights of rank 0.
 
     Raises:
         DataError: There are opinions on fewer than two prompts, or of mixed kinds.
@@ -50,6 +53,7 @@ class RewardTrainer:
     ) -> None:
         self.model, self.config = model, config or RewardTrainingConfig()
         self.history: list[Metrics] = []
+        self.world: World | None = None
         self.train: Pairs | Marks
         self.validation: Pairs | Marks
         self.train, self.validation = self._prepare(opinions)
@@ -69,8 +73,11 @@ class RewardTrainer:
         rng = np.random.default_rng(config.seed)
         per_epoch = math.ceil(len(self.train) / config.batch_size)
         started, step, best = time.perf_counter(), 0, (math.inf, 0)
+        world = self.world
+        if world is not None:
+            world.broadcast(p.data for p in model.parameters())
         kept = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        with _training(model, config.seed):
+        with _training(model, config.seed if world is None else config.seed + world.rank):
             for epoch in range(1, config.epochs + 1):
                 order = rng.permutation(len(self.train)).tolist()
                 total = 0.0
@@ -82,6 +89,7 @@ class RewardTrainer:
                     total += self._step(optimizer, rows, f"epoch {epoch}, step {step + 1}") * len(rows)
                     step += 1
                 seconds = time.perf_counter() - started
+                seconds = seconds if world is None else world.largest(seconds)
                 row = {"epoch": epoch, "loss": total / len(order), "validation_loss": self._judge()}
                 self.history.append({**row, "seconds": seconds})
                 if row["validation_loss"] < best[0]:
@@ -89,6 +97,7 @@ class RewardTrainer:
                     kept = {k: v.detach().clone() for k, v in model.state_dict().items()}
                 late = config.max_seconds is not None and seconds >= config.max_seconds
                 stopped = callback is not None and callback(self.history[-1]) is False
+                stopped = stopped if world is None else world.any(stopped)
                 if late or stopped or epoch - best[1] >= config.patience:
                     break
         model.load_state_dict(kept)
@@ -121,9 +130,12 @@ class RewardTrainer:
         return torch.optim.AdamW([g for g in groups if g["params"]], lr=self.config.learning_rate)
 
     def _step(self, optimizer: torch.optim.Optimizer, rows: Sequence[int], where: str) -> float:
-        loss = self.train.loss(rows)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        if self.world is None:
+            loss = self.train.loss(rows)
+            loss.backward()
+        else:
+            loss = self._loss_of_all(self.world, optimizer, rows)
         learnt = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         gradient = torch.nn.utils.get_total_norm([p.grad for p in learnt])
         said, norm = read_numbers([loss, gradient])
@@ -134,6 +146,19 @@ class RewardTrainer:
         torch.nn.utils.clip_grads_with_norm_(learnt, self.config.max_grad_norm, gradient)
         optimizer.step()
         return said
+
+    def _loss_of_all(
+        self, world: World, optimizer: torch.optim.Optimizer, rows: Sequence[int]
+    ) -> torch.Tensor:
+        """Compute the loss of a batch and its gradient, each process those of its share, which add up."""
+        mine, whole = rows[world.part(len(rows))], self.train.weight(rows)
+        loss = next(self.model.model.parameters()).new_zeros(())
+        if mine:
+            part = self.train.loss(mine) * (self.train.weight(mine) / whole if whole > 0 else 1.0)
+            part.backward()
+            loss = part.detach()
+        world.add_gradients(p for group in optimizer.param_groups for p in group["params"])
+        return world.sum(loss.clone())
 
     @torch.no_grad()
     def _judge(self) -> float:

@@ -57,7 +57,7 @@ def test_every_option_is_a_keyword_of_the_environments() -> None:
     single: Any = TextEnv(**SMALL, **keywords)
     assert (vector.batch.options, vector.options) == (episodes, many)
     assert (single.vector.batch.options, single.vector.options) == (episodes, many)
-    silent = {f.name: f.default for f in fields(EpisodeOptions) if f.name in talk}
+    silent: dict[str, Any] = {f.name: f.default for f in fields(EpisodeOptions) if f.name in talk}
     assert made.batch.options == replace(episodes, stop="ab", context=99, **silent)
     assert made.options == many
 

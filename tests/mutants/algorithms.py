@@ -163,7 +163,7 @@ MUTANTS = [
     Mutant(
         "micro-batches-average-over-themselves",
         PG,
-        "share = Part(batch.mask[here, :width], tokens, len(rows))",
+        "share = Part(batch.mask[here, :width], tokens, episodes)",
         "share = Part.whole(batch.mask[here, :width])",
         (OF_MEMORY + "the_gradient_does_not_depend_on_the_split",),
     ),
@@ -482,7 +482,7 @@ MUTANTS = [
     Mutant(
         "dpo-beta-forgotten",
         DPO,
-        "chosen, rejected = config.beta * log_ratio.view(2, -1)",
+        "chosen, rejected = self.config.beta * log_ratio.view(2, -1)",
         "chosen, rejected = log_ratio.view(2, -1)",
         (OF_DPO + "metrics_and_gradient_against_plain_forward_passes",),
     ),
@@ -527,8 +527,8 @@ MUTANTS = [
     Mutant(
         "sft-loss-per-sequence",
         SFT,
-        "loss = loss / sum(len(self.sequences[i]) - self.starts[i] for i in rows)",
-        "loss = loss / len(rows)",
+        "loss = self._loss(mine) / tokens",
+        "loss = self._loss(mine) / len(rows)",
         (OF_SFT + "the_loss_of_a_step_is_that_of_its_batch_before_the_step",),
     ),
     Mutant(
@@ -624,8 +624,8 @@ MUTANTS = [
     Mutant(
         "reference-scored-at-temperature-one",
         AGENT,
-        'given: dict[str, Any] = {"temperature": self.config.temperature, "action_masks"',
-        'given: dict[str, Any] = {"action_masks"',
+        "score = partial(self.reference.score, temperature=self.config.temperature)",
+        "score = self.reference.score",
         (OF_PPO + "at_learning_rate_zero_nothing_moves_in_any_epoch",),
     ),
     Mutant(

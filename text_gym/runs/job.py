@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 
@@ -18,8 +18,10 @@ from text_gym.agents.sampling.vllm_generator import VLLMGenerator
 from text_gym.agents.training.checkpoint import Checkpoints, Choice
 from text_gym.agents.training.recorder import Recorder
 from text_gym.errors import ConfigError
+from text_gym.models.world import World
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
+from text_gym.utils.stopping import Stop
 from text_gym.viewer.page import keeps_rollouts, write_run_page
 from text_gym.viewer.store import RolloutStore
 
@@ -53,6 +55,7 @@ class TrainingJob:
     pairs: Sequence[Preference] = ()
     generator: Literal["vllm"] | None = None
     keep_rollouts: int = 0
+    world: World | None = None
 
     def __post_init__(self) -> None:
         if self.keep_rollouts < 0:
@@ -63,6 +66,10 @@ class TrainingJob:
             raise ConfigError(f"checkpoint_every is {self.checkpoint_every}; it must be 0 (none) or more")
         if self.generator is not None and (self.pairs or self.algorithm.startswith("sb3.")):
             raise ConfigError(f"{self.algorithm} plays no texts by a generator; leave out generator")
+        if self.world is not None and (self.pairs or self.algorithm.startswith("sb3.")):
+            raise ConfigError(f"{self.algorithm} learns in one process; start it without torchrun")
+        if self.world is not None and self.keep_rollouts:
+            raise ConfigError("rollouts of several processes cannot be kept; leave out keep_rollouts")
 
     @property
     def optimised(self) -> str | None:
@@ -227,3 +234,9 @@ def policy_to_begin_with(
             "(--data FILE --reward NAME), or take the task's own policy"
         )
     return start
+
+
+# Takes the run's folder, what stops it, what takes an iteration's metrics, and what says what is waited for.
+Learner: TypeAlias = Callable[
+    [RunFolder, Stop, Callable[[dict[str, float]], bool], Callable[[str], None]], TrainingOutcome
+]

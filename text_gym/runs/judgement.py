@@ -22,6 +22,7 @@ from text_gym.tasks.task import NoGold, Task
 if TYPE_CHECKING:
     from text_gym.agents.policies.policy import Policy
     from text_gym.agents.sampling.evaluation import Report
+    from text_gym.models.world import World
 
 
 WATCHED = 64  # held-out prompts that gold is watched on
@@ -50,19 +51,28 @@ class Judgement:
         return own if self.proxy is None else {**own, reward.name: float(self.proxy[i])}
 
 
-def judge_policy(policy: Policy, reference: Policy | None, task: Task, reward: RewardSource) -> Judgement:
+def judge_policy(
+    policy: Policy,
+    reference: Policy | None,
+    task: Task,
+    reward: RewardSource | None,
+    world: World | None = None,
+) -> Judgement:
     """Judge a policy on a task's held-out prompts, sampled and greedy.
 
     Args:
         policy: Who writes.
         reference: What KL and perplexity are measured against; None leaves them unknown.
         task: Its reward is gold.
-        reward: What is optimised. People are not asked about texts that nothing is learnt from.
+        reward: What is optimised, to be looked at, too. People are not asked about texts that nothing is
+            learnt from.
+        world: The processes that write the texts together.
     """
     silent = NoGold() if task.reward.interactive else None
     env = TextVectorEnv(**task.env_kwargs(prompts=task.held_out, reward=silent), shuffle=False)
     sampled, greedy = (
-        evaluate(policy, env, reference=reference, sampling=Sampling(greedy=g)) for g in (False, True)
+        evaluate(policy, env, reference=reference, sampling=Sampling(greedy=g), world=world)
+        for g in (False, True)
     )
     judgement = judge_texts(sampled, task, reward)
     judgement.summary["greedy"] = greedy.summary("gold" if task.has_gold else None)

@@ -11,46 +11,40 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from text_gym.agents.adapters.sb3.evaluation import evaluate_sb3
-from text_gym.agents.adapters.sb3.training import SB3Learner
-from text_gym.agents.algorithms.by_name import load_algorithm
 from text_gym.agents.algorithms.dpo import Preference
 from text_gym.agents.policies.lora import LoRAPolicy
 from text_gym.agents.policies.policy import Policy
-from text_gym.agents.training.checkpoint import Checkpoints, Choice
-from text_gym.envs.vector import TextVectorEnv
-from text_gym.errors import ConfigError, NonFiniteError, RaterLeftError
+from text_gym.errors import ConfigError, NonFiniteError
 from text_gym.models.loading import pick_device
 from text_gym.models.runtime import limited_threads, pick_dtype, reward_modules, threads_are_chosen
+from text_gym.models.world import local_device, meeting
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
-from text_gym.utils.stopping import Stop, stop_signals
+from text_gym.utils.stopping import stop_signals
 from text_gym.utils.terminal import SafeConsole
 
 from .console import Notes, progress, show_results
 from .folder import RunFolder, default_folder
-from .job import CHECKPOINTS, TrainingJob, TrainingOutcome, policy_to_begin_with
-from .judgement import Judgement, judge_policy, judge_texts
+from .job import Learner, TrainingJob, policy_to_begin_with
+from .learners.follower import follow
+from .learners.own import learn_with_agent, make_agent
+from .learners.sb3 import learn_with_sb3
 from .loggers import LogName
 from .origin import Start
 from .preferences import learn_from_pairs
 
 if TYPE_CHECKING:
     from text_gym.agents.adapters.sb3.config import SB3Config
-    from text_gym.agents.algorithms.agent import Agent
     from text_gym.agents.algorithms.configs import AgentConfig, DPOConfig
 
 
-# Takes the run's folder, what stops it, what takes an iteration's metrics, and what says what is waited for.
-Learner: TypeAlias = (
-    "Callable[[RunFolder, Stop, Callable[[dict[str, float]], bool], Callable[[str], None]], TrainingOutcome]"
-)
 LOG = logging.getLogger("text_gym")
 
 
@@ -138,6 +132,7 @@ def train(
         SystemExit: SIGTERM or SIGHUP came; a checkpoint was taken.
     """
     started = time.perf_counter() if started is None else started
+    device = local_device(device)
     if resume and not checkpoint_every:
         raise ConfigError(f"the run in {out} takes no checkpoints (checkpoint_every=0) and cannot be resumed")
     if (algorithm == "dpo") != bool(pairs):
@@ -162,14 +157,20 @@ def train(
     settings |= {"options": dict(options)} if options else {}
     checked: Any = {"conditions": job.conditions(options), "accept_changes": accept_changes}
     open_folder = partial(RunFolder, folder, settings, logs=logs, resume=resume, **checked)
-    return _run(job, open_folder, console or SafeConsole(), started)
+    with meeting(device) as world:
+        if world is None:
+            return _run(job, open_folder, console or SafeConsole(), started)
+        job = replace(job, world=world)
+        if world.rank == 0:
+            return _run(job, open_folder, console or SafeConsole(), started)
+        return follow(make_agent(job), job, world)
 
 
 def _run(
     job: TrainingJob, open_folder: Callable[[], RunFolder], console: Console, started: float
 ) -> dict[str, Any]:
     """Learn inside the run's folder, stopping cleanly when asked to, and write and show what came of it."""
-    with_agent = _learn_with_sb3 if job.algorithm.startswith("sb3.") else _learn
+    with_agent = learn_with_sb3 if job.algorithm.startswith("sb3.") else learn_with_agent
     learner: Learner = (learn_from_pairs if job.pairs else with_agent)(job)
     models = [*([] if job.policy is None else [job.policy]), *reward_modules(job.reward).values()]
     with (
@@ -218,183 +219,3 @@ def _with_adapter(algorithm: str, policy: Policy | None, rank: int, merge: bool,
     if policy is None or algorithm.startswith("sb3."):
         raise ConfigError("algorithms of Stable-Baselines3 train all weights; leave out --lora")
     return LoRAPolicy(policy, rank, merge=merge, seed=seed)
-
-
-def _learn(job: TrainingJob) -> Learner:
-    """Return the function that learns with one of our own algorithms."""
-    agent_class = load_algorithm(job.algorithm)
-    assert job.policy is not None
-    _check_end(job)
-    env = TextVectorEnv(
-        **job.task.env_kwargs(reward=job.reward),
-        num_envs=job.episodes,
-        limit=job.limit,
-        numbering="global",
-        context=job.policy.context,
-    )
-    agent: Agent[Any] = agent_class(job.policy, env, job.config)
-    agent.generator = job.make_generator(env.batch.tokens.shape[1])
-
-    def learner(
-        run: RunFolder,
-        stop: Stop,
-        report: Callable[[dict[str, float]], bool],
-        stage: Callable[[str], None],
-    ) -> TrainingOutcome:
-        stage(f"measuring the start on {len(job.task.held_out):,} held-out prompts")
-        before, watch = judge_policy(agent.policy, agent.reference, job.task, job.reward), job.gold_watch()
-        checkpoints = Checkpoints(run.path / CHECKPOINTS)
-        save = _go_on_and_save(agent, run, checkpoints, job.checkpoint_every)
-        agent.recorder = job.recorder(run, agent.iteration)
-
-        def after_iteration(_: Agent[Any], metrics: dict[str, float]) -> bool:
-            if watch is not None and watch.due(agent.iteration):
-                metrics = {**metrics, **watch.look(agent.policy, agent.reference)}
-            go_on = report(metrics)
-            if job.checkpoint_every and agent.iteration % job.checkpoint_every == 0:
-                save()
-            return go_on
-
-        stage("training")
-        with stop.patience():
-            _learn_and_save(agent, job, run, stop, save, after_iteration)
-        choice = Choice(agent.iteration, None)
-        if stop.signal is None:  # an interrupted run can be resumed from the policy as it is
-            choice = checkpoints.take_best(agent)
-        if choice.reason is not None:
-            LOG.info("%s", choice.reason)
-            job.save_policy(run, agent.save)
-        stage("measuring the result")
-        after = judge_policy(agent.policy, agent.reference, job.task, job.reward)
-        first = None if watch is None else watch.first(before)
-        return TrainingOutcome(
-            before, after, agent.tokens_played, agent.iteration, choice, agent.declined, first
-        )
-
-    return learner
-
-
-def _check_end(job: TrainingJob) -> None:
-    """Refuse texts that cannot end to a run that learns nothing from texts which the limit cuts.
-
-    Raises:
-        ConfigError: The tokenizer has no EOS id, and the limit truncates.
-    """
-    made = job.task.env_kwargs()
-    if made["tokenizer"].eos_ids or made.get("stop"):
-        return
-    why = f"the tokenizer has no EOS id: every text runs to the limit of {made['max_tokens']} tokens"
-    if job.limit == "truncate":
-        raise ConfigError(
-            f"{why}, and --limit truncate learns nothing from those; save the tokenizer with its eos_token, "
-            "or pass --limit end"
-        )
-    LOG.warning("%s", why)
-
-
-def _learn_and_save(
-    agent: Agent[Any],
-    job: TrainingJob,
-    run: RunFolder,
-    stop: Stop,
-    save: Callable[[], None],
-    after_iteration: Callable[[Agent[Any], dict[str, float]], bool],
-) -> None:
-    """Learn until all iterations are done or somebody stops it; save what was learnt, whatever happens."""
-    hopeless = False
-    try:
-        agent.learn(callback=after_iteration)
-    except NonFiniteError:  # the same settings would break it again
-        hopeless = True
-        raise
-    except RaterLeftError as error:  # treated like Ctrl-C
-        LOG.info("%s", error)
-        if stop.signal is None:
-            stop.handle(signal.SIGINT)
-    finally:  # an error in the reward must not cost what was learnt so far
-        try:
-            save()
-        finally:
-            job.save_policy(run, agent.save)
-        unfinished = agent.iteration < job.config.iterations and not agent.stopped
-        if job.checkpoint_every and unfinished and not hopeless:
-            LOG.info("to go on: text-gym train --resume %s", run.path)
-
-
-def _go_on_and_save(
-    agent: Agent[Any], run: RunFolder, checkpoints: Checkpoints, every: int
-) -> Callable[[], None]:
-    """Load the agent's last checkpoint, if there is one, and return a function that saves the next ones."""
-    saved = checkpoints.load(agent)
-    if saved is not None:
-        LOG.info("resumed after iteration %d", saved)
-    elif run.rows:
-        LOG.warning("there is no checkpoint in %s: starting again", checkpoints.folder)
-    run.rewind(agent.iteration)
-
-    def save() -> None:
-        nonlocal saved
-        if every and agent.between_iterations and agent.iteration != saved:
-            run.sync()
-            average = agent.objective.average()
-            if average is None or agent.iteration % every:
-                # The point of an interruption must not decide which policy is the best.
-                checkpoints.save(agent)
-            else:
-                checkpoints.save(agent, *average)
-            saved = agent.iteration
-
-    save()  # before the first iteration, too, so that the run keeps its starting policy
-    return save
-
-
-def _learn_with_sb3(job: TrainingJob) -> Learner:
-    """Return the function that learns with an algorithm of Stable-Baselines3."""
-
-    def learner(
-        run: RunFolder,
-        stop: Stop,
-        report: Callable[[dict[str, float]], bool],
-        stage: Callable[[str], None],
-    ) -> TrainingOutcome:
-        stage(f"measuring the start on {len(job.task.held_out):,} held-out prompts")
-        library = SB3Learner(
-            job.algorithm.removeprefix("sb3."),
-            job.task,
-            job.config,
-            policy=job.policy,
-            device=job.device,
-            reward=job.reward,
-            limit=job.limit,
-        )
-        reference = None if job.policy is None else job.policy.frozen()
-        before = _judge_sb3(library, job, reference)
-        if job.checkpoint_every:
-            library.keep_in(run.path / CHECKPOINTS, job.checkpoint_every, before_save=run.sync)
-        run.rewind(library.iteration)
-        stage("training")
-        with stop.patience():
-            try:
-                library.learn(report)
-            except RaterLeftError as error:  # treated like Ctrl-C
-                LOG.info("%s", error)
-                if stop.signal is None:
-                    stop.handle(signal.SIGINT)
-            finally:
-                job.save_policy(run, library.save_policy)
-                if job.checkpoint_every and library.iteration < job.config.iterations:
-                    LOG.info("to go on: text-gym train --resume %s", run.path)
-        stage("measuring the result")
-        after = _judge_sb3(library, job, reference)
-        greedy = evaluate_sb3(library.model, job.task, greedy=True, reference=reference)
-        after.summary["greedy"] = greedy.summary("gold" if job.task.has_gold else None)
-        tokens, done = library.model.num_timesteps, library.iteration
-        return TrainingOutcome(before, after, tokens, done, Choice(done, None))
-
-    return learner
-
-
-def _judge_sb3(library: SB3Learner, job: TrainingJob, reference: Policy | None) -> Judgement:
-    """Judge the policy that a library trains on the held-out prompts."""
-    found = evaluate_sb3(library.model, job.task, seed=job.config.seed, reference=reference)
-    return judge_texts(found, job.task, job.reward)

@@ -109,7 +109,7 @@ MUTANTS = [
     Mutant(
         "weights-not-normalised",
         _LOSSES,
-        "return (weight * loss).sum() / weight.sum().clamp_min(torch.finfo(loss.dtype).tiny)",
+        "return (weight * loss).sum() / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)",
         "return (weight * loss).mean()",
         _by("learned/test_losses.py::test_weights_count_like_copies"),
     ),

@@ -1,0 +1,99 @@
+"""Rollouts that several processes play together: each its own rows, and all know the whole batch afterwards.
+
+Tokens that others drew are replayed through the environment's own transition, as those of a generator are.
+So every process has the same batch as one process alone would have, and advantages, baselines, metrics and
+whatever else is of the whole batch need no communication at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from text_gym.envs.episode_batch import EpisodeBatch
+from text_gym.episode import Episode, FloatArray, IntArray
+from text_gym.errors import ConfigError
+from text_gym.models.world import World
+from text_gym.rewards.values import Rewards
+
+
+def share_tokens(world: World, batch: EpisodeBatch, columns: dict[str, Tensor], mine: IntArray) -> None:
+    """Complete a batch, of which this process has played its rows, by what the others played.
+
+    Args:
+        world: The processes.
+        batch: `B` rows, all of which have begun.
+        columns: What a `Rollout` has of the policy, `(B, T, …)`, by name; completed in place.
+        mine: `(n,)` int64, this process's rows, which are done.
+    """
+    tokens = torch.from_numpy(batch.tokens.copy())
+    lengths = torch.from_numpy(batch.lengths.copy())
+    ours = torch.from_numpy(mine)
+    world.fill(tokens, ours)
+    world.fill(lengths, ours)
+    for column in columns.values():
+        world.fill(column, ours.to(column.device))
+    ids, ends = tokens.numpy(), lengths.numpy()
+    rows = np.setdiff1d(np.arange(batch.num_rows), mine)
+    while len(rows):
+        rows = rows[~batch.advance(rows, ids[rows, batch.lengths[rows]])]
+    assert np.array_equal(batch.lengths, ends), "an episode replayed ended elsewhere"
+
+
+def share_scores(world: World, batch: EpisodeBatch, mine: IntArray) -> tuple[list[Episode], Rewards]:
+    """Have each process score its rows, and return all episodes with what all of them are worth.
+
+    A source that remembers anything is asked by rank 0 alone, about the whole batch: its memory is then that
+    of a single process.
+
+    Raises:
+        RewardError: The reward source failed.
+    """
+    every = np.arange(batch.num_rows)
+    asked = every[: len(every) * (world.rank == 0)] if _remembers(batch) else mine
+    said = [batch.score(asked)[1]] if len(asked) else []
+    found = [part for answers in world.gather([_as_json(rewards) for rewards in said]) for part in answers]
+    return batch.episodes(every), _joined(found)
+
+
+def _remembers(batch: EpisodeBatch) -> bool:
+    try:
+        return bool(batch.reward.state_dict())
+    except ConfigError:  # out of reach in another process
+        return True
+
+
+def _as_json(rewards: Rewards) -> dict[str, Any]:
+    return {
+        "values": rewards.values.tolist(),
+        "per_token": rewards.per_token and [tokens.tolist() for tokens in rewards.per_token],
+        "terms": {name: np.asarray(term, np.float64).tolist() for name, term in rewards.terms.items()},
+        "abstained": rewards.abstained.tolist(),
+    }
+
+
+def _joined(parts: Sequence[dict[str, Any]]) -> Rewards:
+    """Put rewards of one batch together, whose rows stand one part after another.
+
+    A part whose texts nobody was asked about has no terms, which are NaN there, and no rewards of tokens.
+    """
+    sizes = [len(part["values"]) for part in parts]
+
+    def column(name: str) -> FloatArray:
+        known = zip(parts, sizes, strict=True)
+        return np.concatenate([np.array(part["terms"].get(name, [np.nan] * n)) for part, n in known])
+
+    per_token = None
+    if any(part["per_token"] for part in parts):
+        given = (t for part, n in zip(parts, sizes, strict=True) for t in part["per_token"] or [[]] * n)
+        per_token = tuple(np.array(t, dtype=np.float64) for t in given)
+    return Rewards(
+        np.concatenate([np.array(part["values"], dtype=np.float64) for part in parts]),
+        per_token,
+        {name: column(name) for name in dict.fromkeys(name for part in parts for name in part["terms"])},
+        np.concatenate([np.array(part["abstained"], dtype=np.bool_) for part in parts]),
+    )

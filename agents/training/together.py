@@ -1,0 +1,70 @@
+"""What agents of several processes do beside learning: begin alike, and score a batch in shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from text_gym.agents.sampling.rollout import Rollout
+from text_gym.errors import ConfigError
+from text_gym.models.world import World
+
+from .tensors import Resumable, load_optimizer, network_tensors, optimizer_tensors
+
+
+def check_shares(agent: Resumable, world: World) -> None:
+    """Refuse an agent whose work cannot be divided.
+
+    Raises:
+        ConfigError: There are too few episodes, or a generator writes them.
+    """
+    if agent.generator is not None:
+        raise ConfigError("a generator writes for one process; leave it out, or start one process")
+    world.share(agent.env.num_envs, agent.env.batch.group_size)
+
+
+@torch.no_grad()
+def begin_alike(agent: Resumable, world: World) -> None:
+    """Give an agent what the agent of rank 0 has: weights, reference, optimizer, counters and memories.
+
+    Args:
+        agent: Made alike on every rank, of the same model and settings.
+        world: The processes.
+    """
+    first = world.rank == 0
+    world.broadcast([*network_tensors(agent).values(), *agent.reference.parameters()])
+    memory = optimizer_tensors(agent)
+    known = [[name, list(t.shape), str(t.dtype), t.device.type] for name, t in memory.items()]
+    state = world.gather({"agent": agent.state_dict(), "optimizer": known} if first else None)[0]
+    if not first:
+        agent.load_state_dict(state["agent"])
+        memory = {name: _empty(agent, *form) for name, *form in state["optimizer"]}
+    world.broadcast(memory.values())
+    if not first and memory:
+        load_optimizer(agent, memory)
+
+
+def score_in_shares(world: World, batch: Rollout, score: Callable[..., Tensor]) -> Tensor:
+    """Score a batch's tokens, `(B, T)`, each process its share of the rows.
+
+    Args:
+        world: The processes.
+        batch: `B` episodes.
+        score: Like `Policy.score`.
+    """
+    masks = batch.action_masks
+    rows, whole = world.part(len(batch.tokens)), torch.zeros_like(batch.log_probs)
+    if rows.start < rows.stop:
+        given = batch.tokens[rows], batch.host_starts[rows], batch.host_lengths[rows]
+        found = score(*given, action_masks=None if masks is None else masks[rows])
+        whole[rows, : found.shape[1]] = found
+    return world.fill(whole, rows)
+
+
+def _empty(agent: Resumable, shape: list[int], dtype: str, device: str) -> Tensor:
+    """Allocate a tensor of the optimizer's; its counts of steps may be kept on the host."""
+    where: Any = torch.device("cpu") if device == "cpu" else agent.policy.device
+    return torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")), device=where)

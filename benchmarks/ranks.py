@@ -1,0 +1,111 @@
+"""How much faster several processes are than one, on the products task: iterations of PPO and GRPO.
+
+    python benchmarks/ranks.py [--json FILE]
+
+Each process has one thread; `torchrun` starts them on this machine, and they talk by gloo over the loopback.
+A batch has 256 episodes however many processes play it. Numbers of processes take turns; seconds are wall
+time, medians of the iterations after the first, so the machine must be idle.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from machine import Row, machine
+from rich.console import Console
+from rich.table import Table
+
+from text_gym import TextVectorEnv, load_task
+from text_gym.agents import Policy
+from text_gym.agents.algorithms.by_name import load_algorithm
+from text_gym.models.world import meeting
+from text_gym.utils.json_files import write_json
+
+EPISODES, ITERATIONS, TURNS = 256, 4, 3
+SETTINGS: dict[str, dict[str, Any]] = {"ppo": {"target_kl": None}, "grpo": {"group_size": 8}}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Compare numbers of processes.
+
+    Args:
+        processes: How many there are at a time.
+        algorithms: Whose iterations.
+        json: File for the rows.
+    """
+
+    processes: tuple[int, ...] = (1, 2, 4)
+    algorithms: tuple[str, ...] = ("ppo", "grpo")
+    json: Path | None = None
+
+
+def main() -> None:
+    """Print a table, and write the rows."""
+    options = tyro.cli(Options)
+    seconds: dict[tuple[str, int], list[float]] = {}
+    for _ in range(TURNS):
+        for algorithm in options.algorithms:
+            for n in options.processes:
+                seconds.setdefault((algorithm, n), []).extend(launch(algorithm, n))
+    rows: list[Row] = []
+    table = Table("algorithm", "processes", "seconds an iteration", "× one process")
+    for (algorithm, n), found in seconds.items():
+        took = statistics.median(found)
+        ratio = statistics.median(seconds[algorithm, options.processes[0]]) / took
+        rows.append({"algorithm": algorithm, "processes": n, "seconds": took, "ratio": ratio, "all": found})
+        table.add_row(algorithm, str(n), f"{took:.2f}", f"{ratio:.2f}")
+    Console().print(table)
+    if options.json is not None:
+        write_json(options.json, {"machine": machine(), "load": os.getloadavg()[0], "rows": rows})
+
+
+def launch(algorithm: str, n: int) -> list[float]:
+    """Run iterations in so many processes; return the wall seconds of each but the first."""
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "seconds.json"
+        start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)] if n > 1 else []
+        command = [sys.executable, *start, __file__, "--worker", algorithm, str(file)]
+        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        found: list[float] = json.loads(file.read_text(encoding="utf-8"))
+        return found
+
+
+def worker(algorithm: str, file: Path) -> None:
+    """Be one of the processes."""
+    torch.set_num_threads(1)
+    task = load_task("products")
+    assert task.policy is not None
+    policy = Policy.from_pretrained(task.policy, device="cpu")
+    env = TextVectorEnv(task=task, num_envs=EPISODES, numbering="global")
+    kind = load_algorithm(algorithm)
+    with meeting("cpu") as world:
+        agent = kind(policy, env, kind.config_class(iterations=ITERATIONS + 1, **SETTINGS[algorithm]))
+        if world is not None:
+            agent.join(world)
+        seconds, began = [], time.perf_counter()
+        for _ in range(ITERATIONS + 1):
+            agent.learn(1)
+            now = time.perf_counter()
+            seconds.append(now - began)
+            began = now
+        if world is None or world.rank == 0:
+            file.write_text(json.dumps(seconds[1:]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        worker(sys.argv[2], Path(sys.argv[3]))
+    else:
+        main()

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.ranks.learn import CASES, WRITTEN
+from tests.ranks.start import finish, start
+from text_gym.errors import ConfigError
+from text_gym.models.world import World, _buckets, local_device, meeting, started_by_torchrun
+
+
+def world(rank: int, size: int) -> World:
+    """A world that nobody has joined, for what needs no communication."""
+    made = object.__new__(World)
+    made.rank, made.size = rank, size
+    return made
+
+
+@given(st.integers(1, 8), st.integers(1, 6), st.integers(0, 40))
+def test_shares_divide_everything_in_whole_units(size: int, unit: int, units: int) -> None:
+    n = units * unit
+    parts = [np.arange(n)[world(rank, size).part(n, unit)] for rank in range(size)]
+    assert np.concatenate(parts).tolist() == list(range(n))  # in the ranks' order
+    assert all(len(part) % unit == 0 for part in parts)
+    assert max(map(len, parts)) - min(map(len, parts)) <= unit
+    if units >= size:
+        assert [world(rank, size).share(n, unit).tolist() for rank in range(size)] == [
+            p.tolist() for p in parts
+        ]
+
+
+def test_too_few_episodes_are_refused() -> None:
+    with pytest.raises(ConfigError, match="8 episodes in groups of 4 cannot be divided among 3 processes"):
+        world(0, 3).share(8, 4)
+
+
+@given(st.lists(st.integers(0, 9_000_000), max_size=6))
+def test_buckets_hold_every_gradient_once(sizes: list[int]) -> None:
+    tensors = [torch.empty(n, device="meta") for n in sizes]
+    buckets = list(_buckets(tensors))
+    assert [id(t) for bucket in buckets for t in bucket] == [id(t) for t in reversed(tensors)]
+    assert all(len(bucket) == 1 or sum(t.nbytes for t in bucket) <= 25 * 2**20 for bucket in buckets)
+
+
+def test_a_process_that_torchrun_did_not_start_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    with meeting("cpu") as alone:
+        assert alone is None
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert local_device("auto") == "auto"
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert started_by_torchrun()
+    assert [local_device(name) for name in ("auto", "cuda", "cpu", "cuda:0")] == [
+        "cuda:1",
+        "cuda:1",
+        "cpu",
+        "cuda:0",
+    ]
+
+
+def test_a_limit_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEXT_GYM_WORLD_LIMIT", "soon")
+    with pytest.raises(ConfigError, match="TEXT_GYM_WORLD_LIMIT is 'soon'"), meeting("cpu"):
+        pass
+
+
+def learnt(ranks: int, iterations: int, folder: Path, cases: tuple[str, ...]) -> None:
+    """So many processes learn, and rank 0 once more alone; both must have learnt the same."""
+    file = folder / "found.json"
+    ended = finish(start(ranks, ["-m", "tests.ranks.learn", str(file), str(iterations), *cases]), 300)
+    assert all(status == 0 for status, _ in ended), ended
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert set(found) == set(cases)
+    for case, row in found.items():
+        assert row["moved"] > 1.0001, case  # weights of norms begin at 1
+        assert row["weights"] < 1e-9, case
+        assert row["metrics"] < 1e-6, case  # some are float32
+        assert row["fields"], case
+
+
+def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
+    """Together and alone, in float64: minibatches, truncation, abstention, an early stop and a KL target."""
+    learnt(2, 3, tmp_path, ("ppo", "ppo-separate", "grpo", "reinforce", *WRITTEN))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_several_processes_learn_what_one_does_by_every_algorithm(ranks: int, tmp_path: Path) -> None:
+    learnt(ranks, 20, tmp_path, (*CASES, *WRITTEN))

@@ -1,0 +1,294 @@
+"""World: the processes that train one policy together, each on a device of its own.
+
+`torchrun` starts them; each is a rank. A collective is a sum, a maximum or a gathering that every rank takes
+part in, and all get the same from it. Whoever fails tells the others (`fail`), and whoever waits for somebody
+looks for that: nobody waits for ever, neither for a rank that failed nor for one that is silent. A rank that
+hangs cannot look; a thread of its own ends it once somebody has failed.
+
+It is a thin layer over `torch.distributed`: nccl for tensors on GPUs, gloo for those of the host.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from text_gym.episode import IntArray
+from text_gym.errors import ConfigError, PeerError
+from text_gym.utils.display import harmless
+
+from .loading import pick_device
+
+LIMIT = 600.0  # seconds to wait for the other ranks, one of which may ask a slow reward
+LIMIT_VARIABLE = "TEXT_GYM_WORLD_LIMIT"  # an environment variable with another number of seconds
+GRACE = 10.0  # seconds in which a process that does not hang sees that another has failed
+LOOK_EVERY = 0.2  # seconds between two looks at whether somebody has failed
+BUCKET_BYTES = 25 * 2**20  # of gradients that travel together, as in PyTorch's DistributedDataParallel
+_FAILED = "text-gym/failed"
+
+
+class World:
+    """The ranks, as one of them sees them; `World.join` makes it.
+
+    Args:
+        limit: Seconds to wait for the other ranks in a collective.
+
+    Attributes:
+        rank: The number of this process, 0 to `size` − 1; rank 0 alone writes files and prints.
+        size: Number of processes.
+    """
+
+    def __init__(self, limit: float = LIMIT) -> None:
+        self.rank, self.size, self.limit = dist.get_rank(), dist.get_world_size(), limit
+        self._store: Any = dist.distributed_c10d._get_default_store()
+        self._count = 0  # collectives so far
+        self._knows = threading.Event()  # that it is over
+        threading.Thread(target=self._end_if_hanging, daemon=True).start()
+
+    @classmethod
+    def join(cls, device: torch.device, limit: float = LIMIT) -> World | None:
+        """Meet the other processes that `torchrun` has started; None where this one is alone.
+
+        Args:
+            device: Of this process.
+            limit: Seconds to wait for others, now and in every collective.
+
+        Raises:
+            ConfigError: The environment variables of `torchrun` are incomplete.
+            PeerError: The others did not come.
+        """
+        if not started_by_torchrun():
+            return None
+        if not dist.is_initialized():
+            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+            try:
+                dist.init_process_group(backend, timeout=timedelta(seconds=limit + GRACE))
+            except (ValueError, KeyError) as error:
+                raise ConfigError(f"the environment variables of torchrun are incomplete: {error}") from error
+            except (RuntimeError, dist.DistError) as error:
+                raise PeerError(f"the other processes did not come within {limit:g} s: {error}") from error
+        return cls(limit)
+
+    # Who does what
+
+    def share(self, n: int, unit: int = 1) -> IntArray:
+        """Return which of `n` things are this rank's, `(m,)` int64: a run of whole units, about `n / size`.
+
+        Args:
+            n: How many there are.
+            unit: So many, one after another, stay together, as the episodes of a group.
+
+        Raises:
+            ConfigError: There are fewer units than ranks.
+        """
+        units = -(-n // unit)
+        if units < self.size:
+            what = "" if unit == 1 else f" in groups of {unit}"
+            raise ConfigError(f"{n} episodes{what} cannot be divided among {self.size} processes")
+        return np.arange(n)[self.part(n, unit)]
+
+    def part(self, n: int, unit: int = 1) -> slice:
+        """Return `share` as a slice, which is empty where there are fewer units than ranks."""
+        units = -(-n // unit)
+        begin, end = (units * rank // self.size * unit for rank in (self.rank, self.rank + 1))
+        return slice(begin, min(end, n))
+
+    # Collectives
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Add up the tensors of all ranks, in place; they have one shape and dtype."""
+        return self._wait(dist.all_reduce(tensor, async_op=True), tensor)
+
+    def largest(self, number: float) -> float:
+        """Return the largest of the ranks' numbers."""
+        found = torch.tensor(number, dtype=torch.float64)
+        return float(self._wait(dist.all_reduce(found, dist.ReduceOp.MAX, async_op=True), found))
+
+    def any(self, answer: bool) -> bool:
+        """Return True if any rank's answer is."""
+        return self.largest(float(answer)) > 0
+
+    def fill(self, whole: Tensor, rows: Tensor | slice) -> Tensor:
+        """Complete `whole`, in place, with what other ranks have in their rows; it is 0 in all but our own.
+
+        Args:
+            whole: `(n, …)`; of our rows it holds what we know, of others nothing yet.
+            rows: This rank's.
+        """
+        kept = whole[rows].clone()
+        whole.zero_()
+        whole[rows] = kept
+        if whole.dtype == torch.bool:
+            return whole.copy_(self.sum(whole.to(torch.uint8)))
+        return self.sum(whole)
+
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Give every rank what rank 0 has in these tensors, in place."""
+        for tensor in tensors:
+            self._wait(dist.broadcast(tensor, 0, async_op=True), tensor)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the ranks' values in their order; they are plain JSON data, in which NaN may stand."""
+        data = np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
+        sizes = torch.zeros(self.size, dtype=torch.int64)
+        sizes[self.rank] = len(data)
+        self.sum(sizes)
+        mine = torch.zeros(int(sizes.max()), dtype=torch.uint8)
+        mine[: len(data)] = torch.from_numpy(data.copy())
+        every = [torch.empty_like(mine) for _ in range(self.size)]
+        self._wait(dist.all_gather(every, mine, async_op=True), mine)
+        return [json.loads(bytes(found[:n].numpy())) for found, n in zip(every, sizes.tolist(), strict=True)]
+
+    def add_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Add up the ranks' gradients; where one has none, it counts as 0. Large ones travel in buckets."""
+        trained = [p for p in parameters if p.requires_grad]
+        has = torch.tensor([p.grad is not None for p in trained], dtype=torch.uint8)
+        known = self._wait(dist.all_reduce(has, dist.ReduceOp.MAX, async_op=True), has).tolist()
+        wanted = [p for p, there in zip(trained, known, strict=True) if there]
+        for p in wanted:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        buckets = list(_buckets([p.grad for p in wanted if p.grad is not None]))
+        flat = [torch.cat([gradient.reshape(-1) for gradient in bucket]) for bucket in buckets]
+        works = [dist.all_reduce(each, async_op=True) for each in flat]
+        for work, bucket, each in zip(works, buckets, flat, strict=True):
+            self._wait(work, each)
+            for gradient, total in zip(bucket, each.split([g.numel() for g in bucket]), strict=True):
+                gradient.copy_(total.view_as(gradient))
+
+    # Failures
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Tell the others of whatever ends the block by an exception."""
+        try:
+            yield
+        except BaseException as error:
+            self.fail(error)
+            raise
+
+    def fail(self, error: BaseException) -> None:
+        """Tell the others that this rank goes no further, and why; they name the first that failed."""
+        self._knows.set()
+        if isinstance(error, PeerError) and self.failure() is not None:
+            return  # it is somebody else's failure, which all know of
+        what = f"{type(error).__name__}: {harmless(str(error), limit=500)}"
+        said = f"rank {self.rank} ({socket.gethostname()}): {what}"
+        try:
+            if self._store.add(f"{_FAILED}/count", 1) == 1:
+                self._store.set(_FAILED, said)
+        except (RuntimeError, dist.DistError):
+            return  # nobody is there to be told
+
+    def failure(self) -> str | None:
+        """Return what another rank said when it failed; None while nobody has."""
+        try:
+            return self._store.get(_FAILED).decode() if self._store.check([_FAILED]) else None
+        except (RuntimeError, dist.DistError) as error:
+            return f"rank 0 is gone ({error})"
+
+    def _end_if_hanging(self) -> None:
+        """End this process where another has failed and this one does not come to see it."""
+        while not self._knows.wait(1.0):
+            failed = self.failure()
+            if failed is not None and not self._knows.wait(GRACE):
+                print(f"rank {self.rank} hangs and is ended; {failed}", file=sys.stderr, flush=True)
+                os._exit(1)
+
+    def _wait(self, work: Any, result: Tensor) -> Tensor:
+        """Wait for a collective while nobody has failed and the time limit has not passed.
+
+        Raises:
+            PeerError: A rank failed, is gone, or is silent.
+        """
+        self._count += 1
+        began = look = time.monotonic()
+        while not work.is_completed():
+            now = time.monotonic()
+            if now - look > LOOK_EVERY:
+                look = now
+                if (failed := self.failure()) is not None:
+                    raise PeerError(f"stopped because another process failed: {failed}")
+                if now - began > self.limit:
+                    raise PeerError(
+                        f"{self._silent()} did not answer within {self.limit:g} s (collective {self._count})"
+                    )
+            if now - began > 1e-3:
+                time.sleep(1e-4 if now - began < 0.1 else 5e-3)
+        try:
+            work.wait()
+        except (RuntimeError, dist.DistError) as error:
+            said = self.failure() or harmless(str(error), limit=120)
+            raise PeerError(f"another process is gone: {said}") from error
+        return result
+
+    def _silent(self) -> str:
+        """Name the ranks that have not come as far as this one."""
+        self._store.set(f"text-gym/at/{self.rank}", str(self._count))
+        time.sleep(2 * LOOK_EVERY)
+        here = [r for r in range(self.size) if self._store.check([f"text-gym/at/{r}"])]
+        missing = [r for r in range(self.size) if r not in here]
+        return f"rank {', '.join(map(str, missing))}" if missing else "a rank"
+
+
+@contextmanager
+def meeting(device: str) -> Iterator[World | None]:
+    """Meet the other processes that `torchrun` has started, within the block; None where there are none.
+
+    An error that leaves the block is told to them. After one the connections stay as they are until the
+    process ends: somebody may never answer.
+
+    Args:
+        device: Of this process, by name.
+    """
+    limit = os.environ.get(LIMIT_VARIABLE) or str(LIMIT)
+    if not limit.replace(".", "", 1).isdecimal():
+        raise ConfigError(f"{LIMIT_VARIABLE} is {limit!r}, not a number of seconds")
+    world = World.join(torch.device(pick_device(device)), float(limit)) if started_by_torchrun() else None
+    if world is None:
+        yield None
+        return
+    with world.telling():
+        yield world
+    world._knows.set()
+    dist.destroy_process_group()
+
+
+def started_by_torchrun() -> bool:
+    """Return True if `torchrun` has started this process beside others."""
+    return int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ
+
+
+def local_device(device: str) -> str:
+    """Return this process's own GPU for `"auto"` or `"cuda"` under `torchrun`; otherwise what was given."""
+    local = os.environ.get("LOCAL_RANK")
+    if local is None or not started_by_torchrun() or not torch.cuda.is_available():
+        return device
+    return f"cuda:{local}" if device in ("auto", "cuda") else device
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterable[list[Tensor]]:
+    """Divide tensors, in reverse order as the backward pass makes them, into buckets of one dtype."""
+    bucket: list[Tensor] = []
+    size = 0
+    for tensor in reversed(tensors):
+        if bucket and (size + tensor.nbytes > BUCKET_BYTES or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(tensor)
+        size += tensor.nbytes
+    if bucket:
+        yield bucket

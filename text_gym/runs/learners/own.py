@@ -1,0 +1,167 @@
+"""Learns with an agent of ours inside a run's folder."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from text_gym.agents.algorithms.agent import Agent
+from text_gym.agents.algorithms.by_name import load_algorithm
+from text_gym.agents.training.checkpoint import Checkpoints, Choice
+from text_gym.agents.training.together import begin_alike
+from text_gym.envs.vector import TextVectorEnv
+from text_gym.errors import ConfigError, NonFiniteError, RaterLeftError
+from text_gym.runs.folder import RunFolder
+from text_gym.runs.job import CHECKPOINTS, Learner, TrainingJob, TrainingOutcome
+from text_gym.runs.judgement import judge_policy
+from text_gym.utils.stopping import Stop
+
+from .follower import asked_to_stop, take_policy
+
+LOG = logging.getLogger("text_gym")
+
+
+def make_agent(job: TrainingJob) -> Agent[Any]:
+    """Make the agent that learns with one of our own algorithms."""
+    agent_class = load_algorithm(job.algorithm)
+    assert job.policy is not None
+    _check_end(job)
+    env = TextVectorEnv(
+        **job.task.env_kwargs(reward=job.reward),
+        num_envs=job.episodes,
+        limit=job.limit,
+        numbering="global",
+        context=job.policy.context,
+    )
+    agent: Agent[Any] = agent_class(job.policy, env, job.config)
+    agent.generator = job.make_generator(env.batch.tokens.shape[1])
+    return agent
+
+
+def learn_with_agent(job: TrainingJob) -> Learner:
+    """Return the function that learns with one of our own algorithms."""
+    agent, world = make_agent(job), job.world
+
+    def learner(
+        run: RunFolder,
+        stop: Stop,
+        report: Callable[[dict[str, float]], bool],
+        stage: Callable[[str], None],
+    ) -> TrainingOutcome:
+        stage(f"measuring the start on {len(job.task.held_out):,} held-out prompts")
+        if world is not None:
+            agent.join(world)
+        judge = partial(judge_policy, agent.policy, agent.reference, job.task, job.reward, world)
+        before, watch = judge(), job.gold_watch()
+        checkpoints = Checkpoints(run.path / CHECKPOINTS)
+        save = _go_on_and_save(agent, run, checkpoints, job.checkpoint_every)
+        agent.recorder = job.recorder(run, agent.iteration)
+        if world is not None:
+            begin_alike(agent, world)
+
+        def after_iteration(_: Agent[Any], metrics: dict[str, float]) -> bool:
+            if world is not None:
+                asked_to_stop(stop, world)
+            if watch is not None and watch.due(agent.iteration):
+                metrics = {**metrics, **watch.look(agent.policy, agent.reference)}
+            go_on = report(metrics)
+            if job.checkpoint_every and agent.iteration % job.checkpoint_every == 0:
+                save()
+            return go_on
+
+        stage("training")
+        with stop.patience():
+            _learn_and_save(agent, job, run, stop, save, after_iteration)
+        choice = Choice(agent.iteration, None)
+        if stop.signal is None:  # an interrupted run can be resumed from the policy as it is
+            choice = checkpoints.take_best(agent)
+        if choice.reason is not None:
+            LOG.info("%s", choice.reason)
+            job.save_policy(run, agent.save)
+        stage("measuring the result")
+        if world is not None:
+            take_policy(agent, world)
+        after = judge()
+        first = None if watch is None else watch.first(before)
+        return TrainingOutcome(
+            before, after, agent.tokens_played, agent.iteration, choice, agent.declined, first
+        )
+
+    return learner
+
+
+def _check_end(job: TrainingJob) -> None:
+    """Refuse texts that cannot end to a run that learns nothing from texts which the limit cuts.
+
+    Raises:
+        ConfigError: The tokenizer has no EOS id, and the limit truncates.
+    """
+    made = job.task.env_kwargs()
+    if made["tokenizer"].eos_ids or made.get("stop"):
+        return
+    why = f"the tokenizer has no EOS id: every text runs to the limit of {made['max_tokens']} tokens"
+    if job.limit == "truncate":
+        raise ConfigError(
+            f"{why}, and --limit truncate learns nothing from those; save the tokenizer with its eos_token, "
+            "or pass --limit end"
+        )
+    LOG.warning("%s", why)
+
+
+def _learn_and_save(
+    agent: Agent[Any],
+    job: TrainingJob,
+    run: RunFolder,
+    stop: Stop,
+    save: Callable[[], None],
+    after_iteration: Callable[[Agent[Any], dict[str, float]], bool],
+) -> None:
+    """Learn until all iterations are done or somebody stops it; save what was learnt, whatever happens."""
+    hopeless = False
+    try:
+        agent.learn(callback=after_iteration)
+    except NonFiniteError:  # the same settings would break it again
+        hopeless = True
+        raise
+    except RaterLeftError as error:  # treated like Ctrl-C
+        LOG.info("%s", error)
+        if stop.signal is None:
+            stop.handle(signal.SIGINT)
+    finally:  # an error in the reward must not cost what was learnt so far
+        try:
+            save()
+        finally:
+            job.save_policy(run, agent.save)
+        unfinished = agent.iteration < job.config.iterations and not agent.stopped
+        if job.checkpoint_every and unfinished and not hopeless:
+            LOG.info("to go on: text-gym train --resume %s", run.path)
+
+
+def _go_on_and_save(
+    agent: Agent[Any], run: RunFolder, checkpoints: Checkpoints, every: int
+) -> Callable[[], None]:
+    """Load the agent's last checkpoint, if there is one, and return a function that saves the next ones."""
+    saved = checkpoints.load(agent)
+    if saved is not None:
+        LOG.info("resumed after iteration %d", saved)
+    elif run.rows:
+        LOG.warning("there is no checkpoint in %s: starting again", checkpoints.folder)
+    run.rewind(agent.iteration)
+
+    def save() -> None:
+        nonlocal saved
+        if every and agent.between_iterations and agent.iteration != saved:
+            run.sync()
+            average = agent.objective.average()
+            if average is None or agent.iteration % every:
+                # The point of an interruption must not decide which policy is the best.
+                checkpoints.save(agent)
+            else:
+                checkpoints.save(agent, *average)
+            saved = agent.iteration
+
+    save()  # before the first iteration, too, so that the run keeps its starting policy
+    return save
