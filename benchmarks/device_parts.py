@@ -45,7 +45,9 @@ from text_gym.agents import (
 )
 from text_gym.agents.algorithms.sft import completion_loss
 from text_gym.agents.sampling.decoder import Decoder
+from text_gym.agents.training.memory_plan import Shapes, available_memory, plan_memory
 from text_gym.agents.training.metrics import Metrics
+from text_gym.models.graphs import SWITCH as GRAPHS
 from text_gym.reward_models import PreferencePair, RewardModel, RewardTrainer, RewardTrainingConfig
 
 Figures = dict[str, Any]
@@ -62,6 +64,18 @@ SHAPES = {  # GPT-2 shapes
     "tiny": {"layers": 2, "width": 128, "heads": 4, "vocabulary": 1024},
     "gpt2": {"layers": 12, "width": 768, "heads": 12, "vocabulary": 50257},
 }
+HALF_A_BILLION = {  # Qwen2-0.5B without its large vocabulary
+    "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+}  # fmt: skip
+SEVEN_BILLION = {
+    "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+}  # fmt: skip
+QUICK_LLAMA = {  # for a CPU, where only the code is tried
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}  # fmt: skip
 PROMPT_TOKENS, TURNS = 16, 3
 LETTERS = WordTokenizer("abcdefghij", separator="")
 LETTERS_TOKENS = 8
@@ -76,7 +90,7 @@ class Part:
     """One check or measurement; it does not depend on the others.
 
     Args:
-        name: `correctness/…` or `speed/…`.
+        name: `correctness/…`, `speed/…` or `more/…`.
         work: Fills in the figures; raises where they are wrong.
         seconds: Its own budget; a part that takes longer is stopped and has failed.
         precision: How CUDA multiplies float32 matrices: `tf32`, or true float32 for any other name.
@@ -113,6 +127,9 @@ def all_parts(device: torch.device, quick: bool) -> list[Part]:
     for shape, precision, batch in itertools.product(shapes, precisions, batches):
         work = partial(speed, device, quick, shape=shape, precision=precision, batch=batch)
         parts.append(Part(f"speed/{shape}/{precision}/B={batch}", work, seconds=90, precision=precision))
+    for batch in batches:
+        parts.append(Part(f"more/graphs/B={batch}", partial(graphs, device, quick, batch=batch), seconds=90))
+    parts.append(Part("more/7B LoRA", partial(large, device, quick), seconds=240))
     return parts
 
 
@@ -487,6 +504,80 @@ def speed(
         found[f"{name}_waits_at"] = None if waits is None else dict(waits.most_common(8))
     waits_of_rollout = found["rollout_waits"]
     found["waits_per_step"] = None if waits_of_rollout is None else waits_of_rollout / new_tokens
+
+
+def graphs(device: torch.device, quick: bool, found: Figures, *, batch: int) -> None:
+    """Compare a rollout of CUDA graphs with an eager one: the same tokens, and how fast both are.
+
+    Of a Llama shape, which is read through its own code. On a CPU there are no graphs, and both are eager.
+    """
+    tokenizer, new_tokens = words(256, one_in=64), 12 if quick else 200  # more than a bucket of 128
+    policy = llama(tokenizer, device, torch.float32, **(QUICK_LLAMA if quick else HALF_A_BILLION))
+    env = words_env(tokenizer, batch, new_tokens)
+    batches = {}
+    for name, switch in (("eager", "0"), ("graphs", "1")):
+        with patch.dict(os.environ, {GRAPHS: switch}):
+            batches[name] = play = rollout(policy, env, np.arange(batch))
+            seconds = timed(device, lambda: rollout(policy, env, np.arange(batch)), 1 if quick else TURNS)
+        found[f"{name}_tokens_per_second"] = play.num_tokens / statistics.median(seconds)
+    found |= {"batch": batch, "new_tokens": new_tokens}
+    eager, other = (batches[name].tokens.cpu() for name in ("eager", "graphs"))
+    width = min(eager.shape[1], other.shape[1])
+    found["tokens_alike"] = alike = float((eager[:, :width] == other[:, :width]).float().mean())
+    require(alike >= SAMPLED_ALIKE, f"only {alike:.0%} of the tokens are those of an eager rollout")
+
+
+def large(device: torch.device, quick: bool, found: Figures) -> None:
+    """Measure one GRPO iteration of a 7B Llama with random bfloat16 weights and a LoRA adapter."""
+    if importlib.util.find_spec("peft") is None:
+        raise SkippedError("peft is not installed; pip install peft")
+    needs_bf16(device)
+    shape = QUICK_LLAMA if quick else SEVEN_BILLION
+    tokenizer, new_tokens, episodes = words(256 if quick else 32000), 4 if quick else 48, 8 if quick else 64
+    config = llama_config(tokenizer, **shape)
+    settings = Shapes(
+        episodes, PROMPT_TOKENS, new_tokens, lora=8, gradient_checkpointing=True, dtype=torch.bfloat16,
+        minibatches=4, device=device.type,
+    )  # fmt: skip
+    plan = plan_memory(config, settings, available_memory(device))
+    found |= {"parameters": plan.parameters, "planned_peak_mib": plan.peak / 2**20, "episodes": episodes}
+    if not plan.fits:
+        free = "unknown" if plan.available is None else f"{plan.available / 2**30:.0f} GiB"
+        raise SkippedError(f"it needs {plan.peak / 2**30:.0f} GiB, and there are {free}")
+    policy = LoRAPolicy(llama(tokenizer, device, torch.bfloat16, **shape), rank=8)
+    policy.use_less_memory(gradient_checkpointing=True)
+    agent = GRPO(
+        policy, words_env(tokenizer, episodes, new_tokens), GRPOConfig(group_size=4, epochs=1, minibatches=4)
+    )
+    batches: list[Rollout] = []
+    works = {"rollout": lambda: batches.append(agent.collect()), "update": lambda: agent.update(batches[0])}
+    for name, work in works.items():
+        forget_peak(device)
+        (seconds,) = timed(device, work, turns=1)
+        found[f"{name}_tokens_per_second"] = batches[0].num_tokens / seconds
+        found[f"{name}_peak_mib"] = peak_mib(device)
+
+
+def llama_config(tokenizer: Any, **shape: Any) -> Any:
+    """Make the configuration of a Llama that reads a tokenizer's ids."""
+    from transformers import LlamaConfig
+
+    special: dict[str, Any] = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
+    return LlamaConfig(vocab_size=tokenizer.vocab_size, max_position_embeddings=512, **shape, **special)
+
+
+def llama(tokenizer: Any, device: torch.device, dtype: torch.dtype, **shape: int) -> Policy:
+    """Make a Llama with random weights on a device."""
+    from transformers import LlamaForCausalLM
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with device:
+            model = LlamaForCausalLM(llama_config(tokenizer, **shape))
+    finally:
+        torch.set_default_dtype(before)
+    return Policy(model, tokenizer, str(device))
 
 
 def words(vocabulary: int, one_in: int | None = None) -> WordTokenizer:

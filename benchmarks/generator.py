@@ -144,11 +144,15 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sizes", type=int, nargs="*", default=[16])
+    parser.add_argument("--speed-only", action="store_true", help="keep the runs that were written before")
     parser.add_argument("--dtypes", nargs="*", default=["float32", "bfloat16"])
     args = parser.parse_args()
     torch.set_num_threads(1)
-    found: dict[str, Any] = {"machine": machine(), "settings": {**vars(args), "model": Path(args.model).name}}
-    for name, dtype in (("vllm", "float32"), ("native", None)):
+    settings = {k: v for k, v in vars(args).items() if k != "speed_only"}
+    found: dict[str, Any] = {"machine": machine(), "settings": {**settings, "model": Path(args.model).name}}
+    if args.speed_only:
+        found = json.loads(RESULT.read_text(encoding="utf-8"))
+    for name, dtype in () if args.speed_only else (("vllm", "float32"), ("native", None)):
         found[name] = learnt(args, dtype)
         RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     found["tokens_per_cpu_second"] = {str(size): speeds(args, size) for size in args.sizes}

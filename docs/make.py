@@ -20,6 +20,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from sentiment_report import preferences, runs, samples  # noqa: E402
 
 from tests.house import FLOORS, House  # noqa: E402
+from tests.mutants.record import count_by_part  # noqa: E402
 from text_gym.bench.report.figures import plates  # noqa: E402
 from text_gym.plot import diagram, reward_and_gold, save, spread  # noqa: E402
 
@@ -45,6 +46,7 @@ SAYS = {
     "text_gym.models": "loading, devices,\nCPU fast path",
     "text_gym.agents": "policies, sampling,\nalgorithms, adapters",
     "text_gym.reward_models": "scripted, learned, judge,\npeople, labels, audit",
+    "text_gym.viewer": "kept episodes,\ntheir page",
     "text_gym.runs": "train, data,\nfolder, console",
     "text_gym.rlhf": "the cycle",
     "text_gym.bench": "matrix, analysis,\nreport",
@@ -164,6 +166,7 @@ def speed_page(text: str) -> str:
         "compare": _compared,
         "kernel_threads": _threads,
         "kernel_parts": _parts,
+        "architectures": _architectures,
         "env_speed": _steps,
         "sb3_speed": _sb3,
     }
@@ -189,6 +192,14 @@ def _compared(rows: list[dict[str, Any]]) -> list[list[str]]:
             numbers = [f"{r['ours']:,.0f}", f"{r['peer']:,.0f}", f"{r['ratio']:.2f}"]
             memory_ratio = "–" if added is None else f"{added:.2f}"
             lines.append([r["what"], r["model"], str(r["batch"]), r["peer_name"], *numbers, memory_ratio])
+    return lines
+
+
+def _architectures(rows: list[dict[str, Any]]) -> list[list[str]]:
+    lines = [["architecture", "read by", "rollout, nats", "update, nats", "gradients"], ["---"] * 5]
+    for r in rows:
+        errors = [f"{r[key]:.0e}" for key in ("log_probs", "update", "gradients")]
+        lines.append([r["architecture"], "the fast path" if r["fast"] else "its own code", *errors])
     return lines
 
 
@@ -304,16 +315,17 @@ def mutants_page(text: str) -> str:
     """Return "How it is tested", its table made anew from what `python -m tests.mutants --json` found."""
     file = ROOT / "benchmarks/results/mutants.json"
     rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    counts = ["planted", "caught", "equivalent", "survived", "suspect", "broken"]
+    parts = count_by_part(rows)
+    counts = ["planted", "caught", "equivalent", "skipped", "survived", "suspect", "broken"]
     lines = [["bugs in", *counts, "minutes", "date"], ["---"] * (len(counts) + 3)]
-    for part, row in rows.items():
+    for part, row in parts.items():
         minutes = f"{row['seconds'] / 60:.1f}"
         lines.append([f"`{part}`", *(str(row[key]) for key in counts), minutes, row["date"]])
-    sums = [str(sum(row[key] for row in rows.values())) for key in counts]
-    minutes = f"{sum(row['seconds'] for row in rows.values()) / 60:.1f}"
+    sums = [str(sum(row[key] for row in parts.values())) for key in counts]
+    minutes = f"{sum(row['seconds'] for row in parts.values()) / 60:.1f}"
     lines.append(["these together", *sums, minutes, ""])
     block = re.compile(r"(<!-- table: mutants -->\n).*?(<!-- end -->)", re.DOTALL)
-    table = "\n".join(map(_row, lines)) if rows else "*No part has been recorded whole yet.*"
+    table = "\n".join(map(_row, lines)) if rows else "*None has been planted yet.*"
     return block.sub(lambda at: f"{at[1]}\n{table}\n\n{at[2]}", text)
 
 

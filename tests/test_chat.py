@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,18 @@ from tokenizers import decoders, models, pre_tokenizers
 from text_gym import (
     ByteTokenizer,
     Episode,
+    EpisodeBatch,
+    EpisodeOptions,
     PretrainedTokenizer,
     Prompt,
+    Reply,
     TextGymError,
     TextVectorEnv,
     read_transcripts,
     write_transcripts,
 )
 from text_gym.chat import ChatTemplate, as_messages
-from text_gym.errors import ConfigError, PromptError
+from text_gym.errors import ConfigError, PromptError, RespondentError
 
 SPECIAL = [
     "<|im_start|>", "<|im_end|>", "<s>", "</s>", "[INST]", "[/INST]", "<bos>", "<eos>", "<start_of_turn>",
@@ -287,3 +291,64 @@ def test_transcripts_keep_text_and_messages(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text(json.dumps(rows[0]))
     with pytest.raises(TextGymError, match="line 1: message 0 is"):
         next(read_transcripts(tmp_path / "x.jsonl", tokens))
+
+
+class Talker:
+    """Replies some texts, one a turn, and ends the episode with the last one."""
+
+    def __init__(self, *texts: str) -> None:
+        self.texts = texts
+
+    def respond(self, episodes: Sequence[Episode], generators: Sequence[Any]) -> list[Reply]:
+        turns = [e.agent_turns for e in episodes]
+        return [Reply(self.texts[n - 1], ends=n == len(self.texts)) for n in turns]
+
+
+def conversation(tokens: PretrainedTokenizer, talker: Talker, *turns: list[int]) -> EpisodeBatch:
+    """A conversation in which the agent writes these turns."""
+    prompt = Prompt.from_messages(user("Hi"), tokens)
+    options = EpisodeOptions(respondent=talker, turn_stop="#", max_turns=9, max_context=400)
+    batch = EpisodeBatch([prompt], tokens, lambda completion: 0.0, 100, 1, options)
+    row = np.zeros(1, dtype=np.int64)
+    batch.begin(row, row, row)
+    for token in (i for turn in turns for i in turn):
+        batch.advance(row, np.array([token]))
+    return batch
+
+
+@pytest.mark.parametrize("family", ["chatml", "llama3", "gemma", "mistral"])
+def test_a_conversation_is_what_the_template_makes_of_its_messages(family: str) -> None:
+    tokens = tokenizer(family)
+    chat = tokens.chat
+    assert chat is not None
+    assert chat.end_of_turn is not None
+    end = [chat.end_of_turn]
+    say = " Fine." if family == "mistral" else "Fine."  # which is where that template has its space
+    talker = Talker("Good <|im_end|>.", "Bye.")
+    batch = conversation(tokens, talker, tokens.encode(say) + end)
+    assert not batch.done[0]
+    wanted = chat.encode(user("Hi", "Fine.", "Good <|im_end|>."))  # special tokens that are written are text
+    assert batch.tokens[0, : batch.lengths[0]].tolist() == wanted
+    # A stop string ends a turn too; then the end-of-turn id is the environment's.
+    batch = conversation(tokens, talker, [*tokens.encode(say), *tokens.encode("#")])
+    before, own = len(chat.encode(user("Hi"))), len(tokens.encode(say))
+    ids = batch.tokens[0, : batch.lengths[0]].tolist()
+    assert ids == wanted[: before + own] + tokens.encode("#") + wanted[before + own :]
+    # The last reply ends the conversation: nobody is asked to go on.
+    batch = conversation(tokens, talker, tokens.encode(say) + end, tokens.encode(say) + end)
+    (episode,) = batch.episodes(np.zeros(1, dtype=np.int64))
+    assert episode.finish_reason == "reply"
+    texts = ["Hi", say, "Good <|im_end|>.", say, "Bye."]
+    assert [m["content"] for m in episode.messages] == texts
+    whole = chat.encode(user("Hi", "Fine.", "Good <|im_end|>.", "Fine.", "Bye."))
+    assert [*episode.prompt_ids, *episode.completion_ids] == whole[: batch.lengths[0]]
+    assert len(whole) >= batch.lengths[0]
+
+
+def test_a_template_that_drops_thoughts_is_named() -> None:
+    tokens = tokenizer("thinking")
+    assert tokens.chat is not None
+    assert tokens.chat.end_of_turn is not None
+    thought = [*tokens.encode("<think>hm</think>So."), tokens.chat.end_of_turn]
+    with pytest.raises(RespondentError, match="not prefix-preserving"):
+        conversation(tokens, Talker("Why?", "Bye."), thought)

@@ -21,15 +21,17 @@ from .envs.options import EpisodeOptions, VectorOptions
 from .envs.reward_checker import check_reward_source
 from .envs.single import TextEnv, register_envs
 from .envs.vector import TextVectorEnv
-from .episode import Episode, Prompt, read_transcripts, write_transcripts
+from .episode import Episode, Prompt, Turn
 from .errors import TextGymError
 from .pages import notebook as _notebook  # noqa: F401  # what notebooks show of episodes, tasks and rewards
+from .respondents import Reply, Respondent
 from .rewards.shaping import Shaped
 from .rewards.source import FunctionReward, RewardSource, as_reward_source
 from .rewards.trl import as_trl_reward
 from .rewards.values import Rewards
 from .tasks.task import Task, load_task
 from .tokenizer import ByteTokenizer, PretrainedTokenizer, Tokenizer, WordTokenizer
+from .transcripts import read_transcripts, write_transcripts
 
 register_envs()
 
@@ -50,6 +52,8 @@ __all__ = [
     "MinLength",
     "PretrainedTokenizer",
     "Prompt",
+    "Reply",
+    "Respondent",
     "RewardSource",
     "Rewards",
     "Shaped",
@@ -58,6 +62,7 @@ __all__ = [
     "TextGymError",
     "TextVectorEnv",
     "Tokenizer",
+    "Turn",
     "VectorOptions",
     "WordTokenizer",
     "as_reward_source",

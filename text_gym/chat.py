@@ -176,6 +176,40 @@ class ChatTemplate:
             raise _rewritten(len(messages), before, whole)
         return self._ids(whole[len(before) :], marks)
 
+    def encode_answer(
+        self, messages: Messages, reply: str, answer: Mapping[str, str], *, closed: bool, go_on: bool
+    ) -> list[int]:
+        """Encode what stands between one reply of the assistant and the next: an answer to it.
+
+        Args:
+            messages: The conversation before the reply.
+            reply: What the assistant wrote; it is rendered to find the place behind it, and never encoded.
+            answer: The message that answers it.
+            closed: The assistant wrote the end-of-turn id itself.
+            go_on: The assistant's next reply follows.
+
+        Raises:
+            PromptError: As `encode`; or the template rewrites what was said before.
+        """
+        talk: Messages = [*messages, {"role": "assistant", "content": reply}, answer]
+        marks = self._marks(talk)
+        talk = _marked(talk, marks)
+        asked, said = self.render(talk[:-2]), self.render(talk[:-1], reply=False)
+        whole = self.render(talk, reply=go_on)
+        for number, before, after in ((len(talk) - 2, asked, said), (len(talk) - 1, said, whole)):
+            if not after.startswith(before):
+                raise _rewritten(number, before, after)
+        content = talk[-2]["content"].strip()
+        at = said.find(content, len(asked))
+        if at < 0:
+            raise PromptError(
+                f"the model's chat template leaves out or rewrites the assistant's {excerpt(content)}"
+            )
+        ids = self._ids(whole[at + len(content) :], marks)
+        if closed and self.end_of_turn in ids:
+            ids = ids[ids.index(self.end_of_turn) + 1 :]
+        return ids
+
     def _marks(self, messages: Messages) -> dict[str, str]:
         """Choose a character that no message has for each special token that a message has."""
         contents = "\0".join(m["content"] for m in messages)

@@ -29,6 +29,10 @@ class RewardError(TextGymError, ValueError):
     """A reward source that raised, or did not return one finite number per episode."""
 
 
+class RespondentError(TextGymError, RuntimeError):
+    """A respondent that raised, took too long, or did not return one usable reply per episode."""
+
+
 class NoScoresError(TextGymError):
     """A reward source that scored no episode in several batches in a row, leaving nothing to learn from."""
 
@@ -164,6 +168,10 @@ class SandboxError(TextGymError, RuntimeError):
                 except TypeError:  # UnicodeDecodeError and the like want more than a message
                     continue
         return None
+
+
+class ToolError(TextGymError, ValueError):
+    """A tool's call that is refused; the agent reads the message, so that it can try again."""
 
 
 class UnknownNameError(TextGymError, KeyError):

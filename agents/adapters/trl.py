@@ -144,7 +144,18 @@ def _as_trl(played: Rollout) -> dict[str, list[Any]]:
     return {
         "prompt_ids": [[int(i) for i in e.prompt_ids] for e in played.episodes],
         "completion_ids": [e.completion_ids.tolist() for e in played.episodes],
-        "logprobs": [p[:n] for p, n in zip(log_probs, played.lengths.tolist(), strict=True)],
+        **_own_tokens(played, [p[:n] for p, n in zip(log_probs, played.lengths.tolist(), strict=True)]),
         PAID: [float(t) if ok else None for t, ok in zip(scores.totals, judged, strict=True)],
         TERMS: [{k: v[i] for k, v in terms.items()} for i in range(len(judged))],
     }
+
+
+def _own_tokens(played: Rollout, log_probs: list[list[float]]) -> dict[str, list[Any]]:
+    """Return log-probabilities of all completion tokens, 0 of replies, which `env_mask` has 0 for."""
+    if played.columns is None:
+        return {"logprobs": log_probs}
+    masks = [e.agent_mask if e.agent_mask is not None else np.ones(0, np.bool_) for e in played.episodes]
+    spread = [np.zeros(len(mask)) for mask in masks]
+    for row, mask, own in zip(spread, masks, log_probs, strict=True):
+        row[mask] = own
+    return {"logprobs": [row.tolist() for row in spread], "env_mask": [m.astype(int).tolist() for m in masks]}

@@ -24,8 +24,8 @@ from text_gym.agents.training.checkpoint import Checkpoints
 from text_gym.agents.training.diagnostics import Advisor, Objective
 from text_gym.agents.training.metrics import Metrics
 from text_gym.agents.training.progress import training_progress
+from text_gym.agents.training.recorder import Recorder
 from text_gym.envs.episode_batch import EpisodeBatch
-from text_gym.envs.options import EpisodeOptions
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Prompt, share_cut
 from text_gym.errors import ConfigError, NonFiniteError, NoScoresError
@@ -79,6 +79,7 @@ class Agent(ABC, Generic[ConfigT]):
         objective: reward − β·KL on the batches so far; silent where an algorithm does not know its KL.
         declined: A sentence that says how the objective fell, once it has; None before. With
             `on_decline="stop"` the agent learns no further while it is set.
+        recorder: Records what updates do to tokens, for the viewer of runs; None, as it is, records nothing.
 
     Raises:
         NonFiniteError: A weight of the reference is NaN or infinite.
@@ -117,6 +118,7 @@ class Agent(ABC, Generic[ConfigT]):
         self.sampling, self.generator = Sampling(temperature=self.config.temperature), generator
         self.advisor, self.objective = Advisor(), Objective()
         self.declined: str | None = None
+        self.recorder: Recorder | None = None
         self.iteration = self.episodes_played = self.tokens_played = self.unscored_batches = 0
         self.between_iterations = True
         self._reference_was = fingerprint(self.reference)
@@ -178,7 +180,7 @@ class Agent(ABC, Generic[ConfigT]):
         if batch.scored.any():
             self.unscored_batches = 0
             with unchanged(reward_modules(self.reward)), limited_threads(*self.networks.values()):
-                metrics = self.update(batch)
+                metrics = self.update(batch) if self.recorder is None else self.recorder.update(self, batch)
             check_unchanged(self.reference, self._reference_was, "the reference policy")
         else:
             metrics = self._skip()
@@ -246,8 +248,7 @@ class Agent(ABC, Generic[ConfigT]):
 
     def predict(self, prompts: Sequence[Prompt | str], *, greedy: bool = True, seed: int = 0) -> list[str]:
         """Complete prompts with the policy as it is now."""
-        given = self.env.batch.options
-        options = EpisodeOptions(stop=given.stop, mask=given.mask, shuffle=False)
+        options = self.env.batch.options.for_measuring(1, None)
         world = (self.env.tokenizer, lambda episodes: [0.0] * len(episodes), self.env.max_tokens)
         playing = EpisodeBatch(prompts, *world, len(prompts), options)
         sampling = Sampling(temperature=self.config.temperature, greedy=greedy)

@@ -21,7 +21,6 @@ from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.sampling.sampler import Sampling, rollout
 from text_gym.agents.training.metrics import Metrics
 from text_gym.envs.episode_batch import EpisodeBatch
-from text_gym.envs.options import EpisodeOptions
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Episode, FloatArray, Prompt
 from text_gym.models.runtime import read_numbers, upload
@@ -74,16 +73,7 @@ def best_of_n(
     prompts = list(env.prompts if prompts is None else prompts)
     total = len(prompts) * n
     rows = min(total, n * max(1, ROWS // max(1, n)))
-    given = env.batch.options
-    options = EpisodeOptions(
-        limit="end",
-        stop=given.stop,
-        mask=given.mask,
-        on_bad_reward=given.on_bad_reward,
-        shuffle=False,
-        group_size=n,
-        context=policy.context,
-    )
+    options = env.batch.options.for_measuring(n, policy.context)
     source = env.reward if reward is None else as_reward_source(reward)
     playing = EpisodeBatch(prompts, env.tokenizer, source, env.max_tokens, rows, options)
     episodes: list[Episode] = []

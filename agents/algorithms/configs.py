@@ -106,6 +106,11 @@ class BestOfNConfig(AgentConfig):
         return self.n
 
 
+def _check_credit(credit: str) -> None:
+    if credit not in ("episode", "turn"):
+        raise ConfigError(f"credit is {credit!r}; choose episode or turn")
+
+
 def _check_group(name: str, size: int) -> None:
     if size < 2:
         raise ConfigError(f"{name} is {size}; a group needs at least 2 episodes to compare")
@@ -206,6 +211,8 @@ class GRPOConfig(PolicyGradientConfig):
             over episodes (as published: long episodes count less per token); "token" over all tokens of
             the minibatch (DAPO); "constant" divides their sum by episodes times token limit (Dr. GRPO).
         std_normalisation: Divide advantages by the standard deviation of their group's returns.
+        credit: "episode" compares whole returns; "turn", in conversations, compares for each turn what was
+            paid from there on, among the episodes of the group that came as far.
     """
 
     epochs: int = 2
@@ -214,10 +221,12 @@ class GRPOConfig(PolicyGradientConfig):
     group_size: int = 8
     length_normalisation: Literal["sequence", "token", "constant"] = "sequence"
     std_normalisation: bool = True
+    credit: Literal["episode", "turn"] = "episode"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_group("group_size", self.group_size)
+        _check_credit(self.credit)
         if self.length_normalisation not in ("sequence", "token", "constant"):
             raise ConfigError(
                 f"length_normalisation is {self.length_normalisation!r}; choose sequence, token or constant"
@@ -300,16 +309,20 @@ class RLOOConfig(PolicyGradientConfig):
 
     Args:
         group_size: `k`, episodes per prompt; the episodes of an iteration are a multiple of it.
+        credit: "episode" makes the whole completion one action; "turn" each turn of a conversation, worth
+            what was paid from there on, less that of the others in its group that came as far.
     """
 
     learning_rate: float = 4e-4
     kl_coef: float = 0.02
     epochs: int = 2
     group_size: int = 4
+    credit: Literal["episode", "turn"] = "episode"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_group("group_size", self.group_size)
+        _check_credit(self.credit)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ How the returns of a group become advantages is each algorithm's own business an
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -63,3 +65,53 @@ def grouped_returns(
     returns[places] = rewards.sum(dim=1)
     present[places] = torch.ones_like(rewards[:, 0], dtype=torch.bool)
     return returns, present, places
+
+
+def turn_advantages(
+    batch: Rollout, rewards: Tensor, group_size: int, compare: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Compare for each turn what was paid from its first token on, among the episodes that came as far.
+
+    Args:
+        batch: The episodes that were played, or those of them that were paid.
+        rewards: `(B, T)`, of each token.
+        group_size: `k`, episodes per prompt.
+        compare: Makes advantages of returns `(G, k)` and of which of them there are, `(G, k)` bool.
+
+    Returns:
+        The advantage of each token's turn, 0 past the ends, and the turn's number from 0 on, `(B, T)` each.
+    """
+    turns = turn_numbers(batch)
+    to_go = rewards.flip(1).cumsum(1).flip(1)
+    advantages = torch.zeros_like(rewards)
+    _, present, (group, place) = grouped_returns(batch, rewards, group_size)
+    for turn in range(int(turns.max()) + 1):
+        here = (turns == turn) & batch.mask
+        came = here.any(dim=1)  # (B,)
+        worth = to_go.gather(1, here.to(torch.int64).argmax(dim=1, keepdim=True))[:, 0]
+        returns, there = rewards.new_zeros(present.shape), torch.zeros_like(present)
+        returns[group, place], there[group, place] = torch.where(came, worth, 0.0), came
+        advantages = torch.where(here, compare(returns, there)[group, place][:, None], advantages)
+    return advantages, turns
+
+
+def turn_numbers(batch: Rollout) -> Tensor:
+    """Return the number of the turn that each of the agent's tokens is in, `(B, T)` int64 from 0 on."""
+    numbers = torch.zeros(batch.mask.shape, dtype=torch.int64)
+    for row, episode in zip(numbers, batch.episodes, strict=True):
+        lengths = torch.tensor([len(turn.ids) for turn in episode.turns if turn.role == "assistant"])
+        own = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+        row[: len(own)] = own
+    return upload(numbers, batch.mask.device)
+
+
+def turn_sums(x: Tensor, turns: Tensor) -> Tensor:
+    """Sum `(B, T)` over the tokens of each turn, and return the sum at each of them.
+
+    Past the ends turns are 0, and so must `x` be.
+
+    >>> turn_sums(torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([[0, 0, 1]]))
+    tensor([[3., 3., 4.]])
+    """
+    sums = x.new_zeros(len(x), int(turns.max()) + 1).scatter_add(1, turns, x)
+    return sums.gather(1, turns)

@@ -12,6 +12,7 @@ flatter on likely and heavier on unlikely texts, and the group's mean makes rewa
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -23,7 +24,7 @@ from text_gym.agents.training.metrics import Metrics
 
 from .configs import AgentConfig, GRPOConfig
 from .estimators import estimate_kl
-from .groups import grouped_returns
+from .groups import grouped_returns, turn_advantages
 from .policy_gradient import Part, PolicyGradient, Shares
 
 
@@ -70,6 +71,11 @@ class GRPO(PolicyGradient[GRPOConfig]):
         # Several epochs of minibatches; one that finds the policy too far from where it played ends them.
         old = {"log_probs": batch.log_probs, "reference": reference}
         old["advantages"] = advantages[places][:, None] * mask
+        if (
+            config.credit == "turn"
+        ):  # or of every turn, how what was paid from there on stands among the others'
+            compare = partial(group_advantages, std=config.std_normalisation)
+            old["advantages"], _ = turn_advantages(batch, rewards, config.group_size, compare)
         steps: list[Metrics] = []
         for rows in self.minibatches(batch):
             found = self.gradient(batch, rows, old)  # of `loss`, below

@@ -135,6 +135,8 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
         if batch.generator_log_probs is not None and "advantages" in old:
             weights = self.importance_weights(batch, batch.generator_log_probs)
             old = {**old, "advantages": old["advantages"] * weights}
+        if self.recorder is not None:
+            self.recorder.note(batch, old)
 
         def accumulate(parts: list[Tensor]) -> list[Metrics]:
             self.optimizer.zero_grad(set_to_none=True)
@@ -151,7 +153,7 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
                 loss.backward()
             return seen
 
-        seen = self._splitter.run(batch.host_starts[rows] + lengths, accumulate)
+        seen = self._splitter.run(batch.host_ends[rows], accumulate)
         total = {name: sum(metrics[name] for metrics in seen) for name in seen[0]}
         total["ratio_max"] = max(metrics["ratio_max"] for metrics in seen)
         return total

@@ -21,7 +21,7 @@ from text_gym.agents.training.metrics import Metrics
 
 from .configs import AgentConfig, RLOOConfig
 from .estimators import estimate_kl
-from .groups import grouped_returns
+from .groups import grouped_returns, turn_advantages, turn_sums
 from .policy_gradient import LARGEST_WEIGHT, Part, PolicyGradient, Shares
 
 
@@ -66,6 +66,9 @@ class RLOO(PolicyGradient[RLOOConfig]):
 
         # Several epochs of minibatches; one that finds the policy too far from where it played ends them.
         old = {"log_probs": batch.log_probs, "reference": reference, "advantages": advantages}
+        if config.credit == "turn":  # each turn is an action, shared out among its own tokens
+            advantages, turns = turn_advantages(batch, rewards, config.group_size, leave_one_out)
+            old |= {"advantages": advantages / turn_sums(mask.to(rewards.dtype), turns), "turns": turns}
         steps: list[Metrics] = []
         for rows in self.minibatches(batch):
             found = self.gradient(batch, rows, old)  # of `loss`, below
@@ -79,12 +82,15 @@ class RLOO(PolicyGradient[RLOOConfig]):
 
         Args:
             now: Log-probabilities and entropies as they are now, `(b, T)` each, with gradients.
-            old: `log_probs`, `reference`, `advantages`, `(b, T)` each.
+            old: `log_probs`, `reference`, `advantages` and, with credit by turns, `turns`, `(b, T)` each.
             part: Which tokens there are.
         """
         config = self.config
         log_ratio = (now.log_probs - old["log_probs"]) * part.mask
-        ratio = log_ratio.sum(dim=1, keepdim=True).exp().expand_as(log_ratio)  # the same at each token
+        if "turns" in old:
+            ratio = turn_sums(log_ratio, old["turns"]).exp()  # the same at each token of a turn
+        else:
+            ratio = log_ratio.sum(dim=1, keepdim=True).exp().expand_as(log_ratio)  # the same at each token
         clipped = ratio.clamp(1 - config.clip, 1 + (config.clip_higher or config.clip))
         surrogate = torch.minimum(ratio * old["advantages"], clipped * old["advantages"])
         loss = policy_loss = -part.per_episode(surrogate)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from text_gym.models.runtime import on_host, upload
 
+from .columns import ends_of
 from .memory import Splitter
 from .policy import Policy, places, states_before
 
@@ -67,7 +68,8 @@ class Critic(nn.Module):
                 said = self(tokens[here], starts[part], lengths[part])
                 values[here, : said.shape[1]] = said
 
-        Splitter(self._device, rows).run(starts + lengths, fill)
+        ends = starts + lengths if starts.ndim == 1 else ends_of(starts, lengths)
+        Splitter(self._device, rows).run(ends, fill)
         return values
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from text_gym.errors import ConfigError
+from text_gym.models.cpu.fast_path import try_fast_path
 from text_gym.models.loading import check_tokenizer, load_into
 
 FILE = "value_head.safetensors"
@@ -46,6 +47,8 @@ def load_value_head(head: nn.Linear, folder: Path, fingerprint: str) -> None:
 def check_output_head(model: Any, logits: Callable[[Tensor], Tensor], vocab_size: int) -> None:
     """Refuse a model that does something to its logits which `logits`, of tokens `(1, n)`, leaves out.
 
+    Its fast path, if it has one, is tried on the same tokens.
+
     Raises:
         ConfigError: It does; the model's type is named.
     """
@@ -56,3 +59,4 @@ def check_output_head(model: Any, logits: Callable[[Tensor], Tensor], vocab_size
     if not torch.allclose(ours, theirs.to(ours.dtype), rtol=1e-3, atol=1e-3):
         kind = model.config.model_type
         raise ConfigError(f'models of type "{kind}" change their logits in a way not supported yet')
+    try_fast_path(model.base_model, tokens)

@@ -21,12 +21,15 @@ from torch.autograd.function import once_differentiable
 from text_gym.episode import IntArray
 from text_gym.errors import ConfigError
 from text_gym.models.cpu.fast_path import matmul, softmax
+from text_gym.models.runtime import free_bytes
 
 T = TypeVar("T")
 # The cost of one more pass through the model, in tokens.
 OVERHEAD = {"cpu": 96, "cuda": 8192}
-# The memory a pass may keep for its backward pass; one that needs more is split.
+# The bytes that a pass on a CPU may keep for its backward pass; one that needs more is split. On an
+# accelerator it is a share of what is free; 4 GiB is for plans of one whose free memory is unknown.
 BYTES = {"cpu": 2**28, "cuda": 2**32}
+SHARE = 0.5  # of free memory: how much a token needs is an estimate
 
 
 def micro_batches(
@@ -80,7 +83,7 @@ class Splitter:
     def __init__(self, device: torch.device, most: int | None = None, token_bytes: int = 1) -> None:
         kind = "cpu" if device.type == "cpu" else "cuda"
         self.most = most
-        self._device, self._tokens, self._overhead = device, BYTES[kind] // token_bytes, OVERHEAD[kind]
+        self._device, self._token_bytes, self._overhead = device, token_bytes, OVERHEAD[kind]
 
     def run(self, lengths: Tensor, work: Callable[[list[Tensor]], T]) -> T:
         """Do work on the parts of a batch, and again on smaller parts if memory runs out.
@@ -94,7 +97,7 @@ class Splitter:
         """
         found = lengths.cpu().numpy()
         while True:
-            limit = None if self.most is not None else self._tokens
+            limit = None if self.most is not None else pass_bytes(self._device) // self._token_bytes
             parts = micro_batches(found, self.most, overhead=self._overhead, tokens=limit)
             try:
                 return work([torch.from_numpy(part) for part in parts])
@@ -102,6 +105,11 @@ class Splitter:
                 self.most = smaller(max(map(len, parts)), int(found.max()), error)
             if self._device.type == "cuda":  # only after the error and everything its frames hold are gone
                 torch.cuda.empty_cache()
+
+
+def pass_bytes(device: torch.device) -> int:
+    """Return the bytes that a pass through a model may take on a device, beside its weights."""
+    return int(SHARE * free_bytes(device)) if device.type == "cuda" else BYTES["cpu"]
 
 
 def smaller(rows: int, tokens: int, error: torch.OutOfMemoryError) -> int:

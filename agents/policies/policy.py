@@ -8,8 +8,7 @@ model's own vocabulary is padded. How tokens are drawn is the sampler's business
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,9 +27,10 @@ from text_gym.models.loading import (
     usable,
     with_fused_gelu,
 )
-from text_gym.models.runtime import check_finite, on_host, upload
+from text_gym.models.runtime import check_finite, layers_in_training, on_host, upload
 from text_gym.tokenizer import PretrainedTokenizer, Tokenizer
 
+from .columns import ends_of, own_states
 from .heads import check_output_head, load_value_head, save_value_head
 from .memory import Splitter, log_probs_of_logits, plain_head, token_log_probs
 
@@ -211,7 +211,8 @@ class Policy(nn.Module):
         Args:
             tokens: `(B, S)` int64, right-padded.
             starts: `(B,)` int64, prompt lengths `P_i` (at least 1); best on the host, as the next ones, since
-                it has to read them.
+                it has to read them. Or `(B, >= T)` int64 on the host, the column of each token, where others
+                that are only read stand between them.
             lengths: `(B,)` int64, completion lengths `T_i`.
             temperature: The distribution is softmax(logits / temperature), as it was sampled from.
             entropy: Compute the entropy too (zeros if not).
@@ -259,7 +260,8 @@ class Policy(nn.Module):
                 said = self.evaluate(*given, temperature=temperature, action_masks=masks).log_probs
                 result[here, : said.shape[1]] = said
 
-        Splitter(self.device, rows).run(starts + lengths, fill)
+        ends = starts + lengths if starts.ndim == 1 else ends_of(starts, lengths)
+        Splitter(self.device, rows).run(ends, fill)
         return result
 
     def use_less_memory(self, *, bf16: bool = False, gradient_checkpointing: bool = False) -> Policy:
@@ -340,7 +342,7 @@ def places(
     """Return the positions of the completions' tokens.
 
     Args:
-        starts: `(B,)` int64 on the host, prompt lengths.
+        starts: `(B,)` int64 on the host, prompt lengths, or `(B, >= T)`, the tokens' columns.
         lengths: `(B,)` int64 on the host, completion lengths, `T` the longest and `N` their sum.
         device: Where the positions are wanted.
 
@@ -350,7 +352,8 @@ def places(
     """
     mask = torch.arange(int(lengths.max())) < lengths[:, None]
     rows, steps = mask.nonzero(as_tuple=True)
-    rows, steps, at = upload(torch.stack((rows, steps, starts[rows] + steps)), device)
+    at = starts[rows] + steps if starts.ndim == 1 else starts[rows, steps]
+    rows, steps, at = upload(torch.stack((rows, steps, at)), device)
     return mask.shape, rows, steps, at
 
 
@@ -370,30 +373,22 @@ def states_before(
     Args:
         trunk: Any model's.
         tokens: `(B, S)` int64, right-padded.
-        starts: `(B,)` int64 on the host, prompt lengths.
+        starts: `(B,)` int64 on the host, prompt lengths, or `(B, >= T)`, the tokens' columns.
         lengths: `(B,)` int64 on the host, completion lengths; `N` is their sum.
         hidden: Reads `(B, S)` tokens through the trunk, as `transformers` does.
         bf16: It does so in bfloat16.
     """
-    tokens = tokens[:, : int((starts + lengths).max()) - 1]  # nobody needs the states from the last token on
+    gaps = starts.ndim > 1
+    ends = ends_of(starts, lengths) if gaps else starts + lengths
+    tokens = tokens[:, : int(ends.max()) - 1]  # nobody needs the states from the last token on
     path = None if bf16 else fast_path(trunk)
     if path is not None and path.can_update:
-        return path.states(tokens, starts, lengths)
+        if not gaps:
+            return path.states(tokens, starts, lengths)
+        firsts, spans, own = own_states(starts, lengths)
+        states, weights = path.states(tokens, firsts, spans)
+        return states[own], weights
     _, rows, _, at = places(starts, lengths, tokens.device)
     with layers_in_training(trunk):
-        states: Tensor = hidden(tokens).last_hidden_state
-    return states[rows, at - 1], None
-
-
-@contextmanager
-def layers_in_training(model: nn.Module) -> Iterator[None]:
-    """Put layers, which checkpoint in training mode only, into it, but leave their dropout off."""
-    layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
-    was = [layer.training for layer in layers]
-    for layer in layers:
-        layer.training = torch.is_grad_enabled()
-    try:
-        yield
-    finally:
-        for layer, training in zip(layers, was, strict=True):
-            layer.training = training
+        hidden_states: Tensor = hidden(tokens).last_hidden_state
+    return hidden_states[rows, at - 1], None

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from text_gym.agents.policies.memory import smaller
+from text_gym.agents.policies.memory import pass_bytes, smaller
 from text_gym.agents.policies.policy import Policy
 from text_gym.episode import BoolArray, IntArray
 from text_gym.errors import ConfigError
-from text_gym.models.cpu.fast_path import fast_path, why_no_int8
-from text_gym.models.kv_cache import KVCache, RolloutWeights
+from text_gym.models.cpu.fast_path import distrust, fast_path, tell_own_code, why_no_int8
+from text_gym.models.kv_cache import KVCache, RolloutWeights, in_buckets
 from text_gym.models.runtime import upload
 
 from .own_code import LibraryCache, own_code_cache
@@ -142,11 +142,14 @@ def fastest_cache(policy: Policy, rows: int, width: int) -> KVCache | None:
         rows: `B`.
         width: Most tokens of a row.
     """
+    trunk = policy.model.base_model
+    path = None if policy.bf16 else fast_path(trunk)
+    if path is None and not policy.bf16:
+        tell_own_code(trunk)
     config = policy.model.config.get_text_config()
     windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
     if any(window is not None and window < width for window in windows):
         return None
-    path = None if policy.bf16 else fast_path(policy.model.base_model)
     ways: dict[str, Callable[[int, int], KVCache]] = {} if path is None else {"fast path": path.cache}
     ways["own code"] = partial(own_code_cache, policy)
     for way, make in ways.items():
@@ -155,6 +158,8 @@ def fastest_cache(policy: Policy, rows: int, width: int) -> KVCache | None:
         if _agrees(policy, make(3, 4)):
             _AGREED[policy.model] = way
             return make(rows, width)
+        if make is not ways["own code"]:
+            distrust(trunk)
     return None
 
 
@@ -236,6 +241,23 @@ def stored_in_bfloat16(policy: Policy) -> Iterator[None]:
 _FITTING: WeakKeyDictionary[Policy, int] = WeakKeyDictionary()
 
 
+def rows_at_once(policy: Policy, tokens: int) -> int | None:
+    """Return for how many rows of so many tokens an accelerator has free memory; None if that is unknown.
+
+    A row needs keys and values in all layers, its logits, and for each token of its prompt, which may be all
+    of it, what one layer makes of it.
+    """
+    config = policy.model.config.get_text_config()
+    heads = getattr(config, "num_attention_heads", None)
+    if policy.device.type != "cuda" or heads is None:
+        return None
+    layers, groups = config.num_hidden_layers, getattr(config, "num_key_value_heads", None) or heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kept = 2 * layers * groups * size * policy.model.dtype.itemsize * in_buckets(tokens)
+    needed = kept + tokens * policy.token_bytes // layers + 3 * policy.vocab_size * policy.dtype.itemsize
+    return max(1, pass_bytes(policy.device) // int(needed))
+
+
 def in_parts(
     policy: Policy,
     rows: IntArray,
@@ -244,23 +266,23 @@ def in_parts(
     *,
     again: Callable[[IntArray], None],
 ) -> None:
-    """Play rows all at once; where memory runs out, in halves, and in parts of that size from then on.
+    """Play as many rows at once as there is free memory for; where it runs out, half of them from then on.
 
     An episode does not depend on which others are played beside it, so every part may be played again.
 
     Args:
         policy: Who plays.
         rows: `(n,)` int64.
-        tokens: Most of a row, for the error.
+        tokens: Most of a row.
         play: Plays some of the rows, which have begun.
         again: Begins some of the rows again, of which a part may have been played.
 
     Raises:
         ConfigError: There is not enough memory for a single row.
     """
-    waiting = [rows]
+    waiting, fit = [rows], rows_at_once(policy, tokens) or len(rows)
     while waiting:
-        part, most = waiting.pop(), _FITTING.get(policy, len(rows))
+        part, most = waiting.pop(), min(fit, _FITTING.get(policy, len(rows)))
         if len(part) > most:
             waiting += [part[i : i + most] for i in range(0, len(part), most)][::-1]
             continue

@@ -11,7 +11,6 @@ import numpy as np
 from text_gym.agents.environments import AgentEnv, as_text_vector_env
 from text_gym.agents.policies.policy import Policy
 from text_gym.envs.episode_batch import EpisodeBatch
-from text_gym.envs.options import EpisodeOptions
 from text_gym.episode import Episode, FloatArray, Prompt
 from text_gym.pages.notebook import card, episodes_table, table
 from text_gym.utils.interval import mean_interval
@@ -130,16 +129,7 @@ def evaluate(
     prompts = list(env.prompts if prompts is None else prompts)
     total = len(prompts) * episodes_per_prompt
     rows = min(total, 128)
-    given = env.batch.options
-    options = EpisodeOptions(
-        limit="end",
-        stop=given.stop,
-        mask=given.mask,
-        on_bad_reward=given.on_bad_reward,
-        shuffle=False,
-        group_size=episodes_per_prompt,
-        context=policy.context,
-    )
+    options = env.batch.options.for_measuring(episodes_per_prompt, policy.context)
     playing = EpisodeBatch(prompts, env.tokenizer, env.reward, env.max_tokens, rows, options)
     episodes: list[Episode] = []
     batches: list[dict[str, FloatArray]] = []
@@ -169,7 +159,7 @@ def _columns(batch: Rollout, policy: Policy, reference: Policy | None) -> dict[s
     """Measure reward, KL, length, terms and the reference's negative log-likelihood, `(B,)` each."""
     kl = nll = np.full(len(batch.episodes), np.nan)
     if reference is not None:
-        texts = (batch.tokens, batch.starts, batch.lengths)
+        texts = (batch.tokens, batch.host_starts, batch.host_lengths)
         own = policy.score(*texts, action_masks=batch.action_masks)
         other = reference.score(*texts, action_masks=batch.action_masks)
         kl = (own - other).sum(dim=1).double().cpu().numpy()

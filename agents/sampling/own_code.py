@@ -14,6 +14,7 @@ from torch import Tensor
 
 from text_gym.agents.policies.policy import Policy
 from text_gym.episode import IntArray
+from text_gym.models.graphs import graphed
 from text_gym.models.kv_cache import KeyValues, LayerCache
 from text_gym.models.runtime import upload
 
@@ -31,7 +32,8 @@ def own_code_cache(policy: Policy, rows: int, width: int) -> KeyValues:
     torch.Size([2, 16])
     """
     layers = policy.model.config.get_text_config().num_hidden_layers
-    return KeyValues(AnyReader(policy), layers, rows, width, like=next(policy.model.parameters()))
+    reader = graphed(AnyReader(policy), policy.device)
+    return KeyValues(reader, layers, rows, width, like=next(policy.model.parameters()))
 
 
 class AnyReader:

@@ -16,12 +16,14 @@ from text_gym.episode import BoolArray, IntArray
 
 from .decoder import fastest_cache
 
+MOST_APPENDED = 32  # tokens; longer pieces are read faster together with what stands before them
+
 
 class PrefixCache:
     """The tokens last read in `B` rows, with the keys and values computed for them.
 
-    A row that equals what was read before costs nothing; one that has a token more costs one step, in a
-    batch with the others; any other is read from its beginning. Changed weights void everything (PyTorch
+    A row that equals what was read before costs nothing; one that has some tokens more costs a step for each,
+    in a batch with the others; any other is read from its beginning. Changed weights void everything (PyTorch
     counts changes of a parameter, but not those by fused optimizers: after such a step call `clear`).
     Architectures whose cached states differ from the uncached ones are always read from the beginning.
 
@@ -68,10 +70,13 @@ class PrefixCache:
         unread = self._columns[:width] >= self._lengths[:, None]
         goes_on = ((tokens == self._tokens[:, :width]) | unread).all(axis=1) & (self._lengths > 0)
         more = lengths - self._lengths
-        grown = goes_on & (more == 1) if self._cache else np.zeros(self.rows, dtype=np.bool_)
+        few = (more >= 1) & (more <= MOST_APPENDED)
+        grown = goes_on & few if self._cache else np.zeros(self.rows, dtype=np.bool_)
         fresh = np.flatnonzero(~(grown | (goes_on & (more == 0))))
-        if grown.any():
-            self._append(tokens[np.arange(self.rows), lengths - 1], grown)
+        for step in range(int(more[grown].max(initial=0))):  # one, but for a reply
+            growing = grown & (more > step)
+            self._append(tokens[np.arange(self.rows), np.minimum(self._lengths, width - 1)], growing)
+            self._lengths += growing
         doublings = np.ceil(np.log2(lengths[fresh]))
         for size in np.unique(doublings):  # a long row must not lengthen all the short ones
             rows = fresh[doublings == size]

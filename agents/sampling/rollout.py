@@ -1,7 +1,8 @@
 """Rollout: a batch of finished episodes with everything an update needs, as the sampler returns it.
 
-Arrays are aligned to completions: entry `[i, t]` belongs to token `t` of completion `i`, and is 0
-past its end. Advantages are not here: they are an algorithm's opinion of a rollout.
+Arrays are aligned to what the agent wrote: entry `[i, t]` belongs to its token `t` in episode `i`, and is 0
+past its end. An environment's replies are in `tokens` alone, so that nothing has to mask them out.
+Advantages are not here: they are an algorithm's opinion of a rollout.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from text_gym.agents.policies.columns import ends_of
 from text_gym.envs.episode_batch import EpisodeBatch
-from text_gym.episode import BoolArray, Episode, share_cut
+from text_gym.episode import BoolArray, Episode, FloatArray, IntArray, share_cut
 from text_gym.models.runtime import on_host, upload
 from text_gym.pages.notebook import card, episodes_table
 from text_gym.rewards.values import Rewards
@@ -29,7 +31,7 @@ class Rollout:
     Args:
         tokens: `(B, S)` int64, prompt and completion without a gap, right-padded.
         starts: `(B,)` int64, prompt lengths in tokens.
-        lengths: `(B,)` int64, completion lengths in tokens (EOS included).
+        lengths: `(B,)` int64, tokens that the agent wrote (EOS included); without replies, the completion's.
         log_probs: `(B, T)` float32, nats, of the tokens under the distribution they were drawn from.
         values: `(B, T)` float32, the critic's value of the state before each token.
         rewards: `(B, T)` float32, the task's reward of each token, without any KL.
@@ -40,6 +42,8 @@ class Rollout:
         states: `(B, T, D)`, the policy's states before each token, where they were kept.
         generator_log_probs: `(B, T)`, nats, by whoever drew the tokens if that was not the policy as it is: a
             generator, or the policy with weights rounded to 8 bits.
+        columns: `(B, T)` int64 on the host, where in `tokens` each of the agent's tokens stands, in
+            conversations; None where they follow the prompt without a gap.
         rows: `(B,)` int64 on the host, the episodes' rows in the batch that was played, of which these may be
             a part; None if these are all.
     """
@@ -56,6 +60,7 @@ class Rollout:
     action_masks: Tensor | None = None
     states: Tensor | None = None
     generator_log_probs: Tensor | None = None
+    columns: Tensor | None = None
     rows: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -71,13 +76,14 @@ class Rollout:
     def _repr_html_(self) -> str:
         facts: dict[str, object] = {"episodes": len(self.episodes), "tokens": self.num_tokens}
         facts |= {name: self.metrics()[name] for name in ("reward", "reward_std", "length", "truncated")}
-        per_token = None if self.scores.per_token is None else self.rewards.tolist()
+        silent = self.scores.per_token is None or self.columns is not None
+        per_token = None if silent else self.rewards.tolist()
         totals = {"reward": self.scores.totals_or_nan.tolist()}
         return card("Rollout", facts, episodes_table(self.episodes, totals, per_token))
 
     @cached_property
     def mask(self) -> Tensor:
-        """The completion mask, `(B, T)` bool: True for the tokens of the completions."""
+        """The mask of the agent's tokens, `(B, T)` bool."""
         steps = torch.arange(self.rewards.shape[1], device=self.lengths.device)
         return steps < self.lengths[:, None]
 
@@ -87,13 +93,22 @@ class Rollout:
 
     @cached_property
     def host_starts(self) -> Tensor:
-        """`starts` on the host, which has read them once; who reads them on an accelerator makes it wait."""
-        return self._on_host[0]
+        """`starts` on the host, or `columns` where there are any; `Policy.evaluate` takes either.
+
+        They are read once, since who reads them on an accelerator makes it wait.
+        """
+        return self._on_host[0] if self.columns is None else self.columns
 
     @cached_property
     def host_lengths(self) -> Tensor:
         """`lengths` on the host, likewise."""
         return self._on_host[1]
+
+    @cached_property
+    def host_ends(self) -> Tensor:
+        """Where the agent's last tokens end in `tokens`, `(B,)` int64 on the host."""
+        starts, lengths = self.host_starts, self.host_lengths
+        return starts + lengths if starts.ndim == 1 else ends_of(starts, lengths)
 
     @property
     def scored(self) -> Tensor:
@@ -108,7 +123,7 @@ class Rollout:
         index = rows.numpy()
         places = torch.arange(len(rows)) if self.rows is None else self.rows.cpu()
         lengths = self.host_lengths[rows]
-        longest, width = int(lengths.max()), int((self.host_starts[rows] + lengths).max())
+        longest, width = int(lengths.max()), int(self.host_ends[rows].max())
         taken_rows = upload(rows.nonzero()[:, 0], self.tokens.device)
         columns: dict[str, Any] = {}
         for name in (field.name for field in fields(self)):
@@ -144,6 +159,11 @@ class Rollout:
             "length_max": int(self.host_lengths.max()),
             "truncated": share_cut(self.episodes),
             "eos": sum(e.finish_reason == "eos" for e in self.episodes) / len(self.episodes),
+            **(
+                {}
+                if self.columns is None
+                else {"turns": float(np.mean([e.agent_turns for e in self.episodes]))}
+            ),
             **{name: float(term.mean()) if len(term) else float("nan") for name, term in known.items()},
             **self.generator_metrics(),
         }
@@ -185,18 +205,50 @@ def assemble(
     def tensor(array: npt.NDArray[Any]) -> Tensor:
         return upload(array.copy(), device)
 
-    lengths = batch.lengths - batch.starts
+    lengths, places, paid = batch.lengths - batch.starts, None, scores
+    if batch.conversation is not None:
+        lengths, places = columns_of(batch.conversation.agent)
+        paid = replace(scores, per_token=own_rewards(scores, episodes))
     longest = int(lengths.max())
     return Rollout(
         tokens=tensor(batch.tokens[:, : int(batch.lengths.max())]),
         starts=tensor(batch.starts),
         lengths=tensor(lengths),
         **{name: column[:, :longest] for name, column in columns.items()},
-        rewards=upload(rewards_per_token(scores, torch.from_numpy(lengths)), device),
+        rewards=upload(rewards_per_token(paid, torch.from_numpy(lengths)), device),
         truncated=tensor(batch.truncated),
         episodes=episodes,
         scores=scores,
+        columns=places,
     )
+
+
+def columns_of(agent: BoolArray) -> tuple[IntArray, Tensor]:
+    """Return how many tokens the agent wrote in each row, and in which columns, `(B,)` and `(B, T)` int64.
+
+    Past a row's end the last column is repeated.
+
+    >>> columns_of(np.array([[False, True, True, False, True], [False, True, False, False, False]]))[1]
+    tensor([[1, 2, 4],
+            [1, 1, 1]])
+    """
+    lengths = np.count_nonzero(agent, axis=1)
+    order = np.argsort(~agent, axis=1, kind="stable")
+    steps = np.minimum(np.arange(lengths.max()), lengths[:, None] - 1)
+    return lengths, torch.from_numpy(np.take_along_axis(order, steps, axis=1))
+
+
+def own_rewards(scores: Rewards, episodes: list[Episode]) -> tuple[FloatArray, ...] | None:
+    """Return the per-token rewards on the agent's tokens; what a reply's are paid falls to the one before."""
+    if scores.per_token is None:
+        return None
+    found = []
+    for rewards, episode in zip(scores.per_token, episodes, strict=True):
+        assert episode.agent_mask is not None
+        own = np.zeros(int(episode.agent_mask.sum()))
+        np.add.at(own, np.cumsum(episode.agent_mask) - 1, rewards)
+        found.append(own)
+    return tuple(found)
 
 
 def rewards_per_token(scores: Rewards, lengths: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from text_gym.models.kv_cache import RolloutWeights
 from text_gym.models.runtime import limited_threads, upload
 
 from .decoder import Decoder, in_parts, stored_in_bfloat16, survivors
+from .dialogue import play_conversations
 from .generators import Generator, check_int8_rollout, play_by, read_again
 from .rollout import Rollout, assemble
 
@@ -137,6 +138,8 @@ def rollout(
     batch = env.batch if isinstance(env, TextVectorEnv) else env
     _check_fit(policy, batch, episode_index)
     sampling = sampling or Sampling()
+    if batch.conversation is not None and (generator is not None or weights != "float32"):
+        raise ConfigError("conversations are played by the policy as it is: no generator, no 8-bit weights")
     if weights == "int8":
         check_int8_rollout(policy, generator)
         sampling.check_whole("a rollout with 8-bit weights")
@@ -155,10 +158,13 @@ def rollout(
         columns = made = _columns(policy, batch, keep_states)
 
         def play(rows: IntArray) -> None:
-            _play(policy, batch, noise, sampling, made, rows, weights)
+            if batch.conversation is None:
+                _play(policy, batch, noise, sampling, made, rows, weights)
+            else:
+                play_conversations(policy, batch, noise, lambda x, u: draw(sampling.logits(x), u), made, rows)
 
         with limited_threads(policy), stored_in_bfloat16(policy):
-            in_parts(policy, every, batch.max_prompt_tokens + batch.max_tokens, play, again=begin)
+            in_parts(policy, every, batch.max_prompt_tokens + batch.room, play, again=begin)
             if weights == "int8":
                 drawn, masks = made["log_probs"], made.get("action_masks")
                 columns = made | read_again(policy, batch, sampling.temperature, keep_states, masks)
@@ -371,12 +377,13 @@ def uniform(seed: int, episode_index: IntArray, tokens: int) -> FloatArray:
 def _check_fit(policy: Policy, batch: EpisodeBatch, episode_index: IntArray) -> None:
     if policy.tokenizer.fingerprint != batch.tokenizer.fingerprint:
         raise ConfigError("the policy and the environment have different tokenizers; give both the same one")
-    needed = batch.max_prompt_tokens + batch.max_tokens
+    needed = batch.max_prompt_tokens + batch.room
     if policy.context is not None and needed > policy.context:
+        room = f"max_tokens={batch.max_tokens}" if batch.conversation is None else "a conversation"
         raise ConfigError(
-            f"prompts of up to {batch.max_prompt_tokens} tokens and max_tokens={batch.max_tokens} need a "
-            f"context of {needed} tokens, the policy has {policy.context}; lower max_tokens or truncate "
-            "the prompts"
+            f"prompts of up to {batch.max_prompt_tokens} tokens and {room} need a context of {needed} "
+            f"tokens, the policy has {policy.context}; lower max_tokens (or max_context) or truncate the "
+            "prompts"
         )
     index = np.asarray(episode_index)
     if index.shape != (batch.num_rows,) or index.dtype.kind not in "iu" or index.min() < 0:

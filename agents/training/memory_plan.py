@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from text_gym.agents.policies.critic import StateCritic
-from text_gym.agents.policies.memory import BYTES, TILES, WHOLE_BYTES
+from text_gym.agents.policies.memory import BYTES, SHARE, TILES, WHOLE_BYTES
 from text_gym.errors import ConfigError
 
 NUMBERS_A_TOKEN = 32  # that a layer keeps for its backward pass, in units of the model's width
@@ -163,9 +163,9 @@ def plan_memory(config: Any, shapes: Shapes, available: int | None = None) -> Me
     (124440577, True)
     """
     model = _meta_model(config)
-    found = MemoryPlan(tuple(_rows(model, shapes)), _weights(model) + _head(model), available)
+    found = MemoryPlan(tuple(_rows(model, shapes, available)), _weights(model) + _head(model), available)
     smaller = _smaller(shapes)
-    plans = [(name, _rows(model, change)) for name, change in smaller]
+    plans = [(name, _rows(model, change, available)) for name, change in smaller]
     options = tuple((name, MemoryPlan(tuple(rows), 0).peak) for name, rows in plans)
     return replace(found, options=options)
 
@@ -183,7 +183,15 @@ def _meta_model(config: Any) -> Any:
         return AutoModelForCausalLM.from_config(config)
 
 
-def _rows(model: nn.Module, s: Shapes) -> Iterator[MemoryRow]:
+def _rows(model: nn.Module, s: Shapes, available: int | None) -> Iterator[MemoryRow]:
+    always = list(_of_run(model, s))
+    yield from always
+    yield from _of_rollout(model, s)
+    left = None if available is None else max(0, available - sum(row.bytes for row in always))
+    yield from _of_update(model, s, left)
+
+
+def _of_run(model: nn.Module, s: Shapes) -> Iterator[MemoryRow]:
     size = s.dtype.itemsize
     head = _head(model)
     weights = _weights(model) + head
@@ -206,8 +214,6 @@ def _rows(model: nn.Module, s: Shapes) -> Iterator[MemoryRow]:
         trained, apart = trained - head, own  # the value head is not trained, and the critic in turn
     yield MemoryRow("gradients", max(trained * size, apart * 4))
     yield MemoryRow("optimizer state", 2 * (trained * size + apart * 4), note="AdamW, two moments")
-    yield from _of_rollout(model, s)
-    yield from _of_update(model, s)
 
 
 def _of_rollout(model: nn.Module, s: Shapes) -> Iterator[MemoryRow]:
@@ -232,7 +238,7 @@ def _of_rollout(model: nn.Module, s: Shapes) -> Iterator[MemoryRow]:
         )
 
 
-def _of_update(model: nn.Module, s: Shapes) -> Iterator[MemoryRow]:
+def _of_update(model: nn.Module, s: Shapes, left: int | None) -> Iterator[MemoryRow]:
     config = _text_config(model)
     kind = "cpu" if s.device == "cpu" else "cuda"
     width, trunks = s.prompt_tokens + s.max_tokens, 2 if s.critic == "separate" else 1
@@ -242,7 +248,8 @@ def _of_update(model: nn.Module, s: Shapes) -> Iterator[MemoryRow]:
     if s.micro_batch_size is not None:
         tokens = min(rows, s.micro_batch_size) * width
     else:  # as `Splitter` does
-        tokens = min(rows * width, max(width, BYTES[kind] // of_token))
+        room = BYTES[kind] if kind == "cpu" or left is None else int(SHARE * left)
+        tokens = min(rows * width, max(width, room // of_token))
     note = f"{tokens:,} tokens at a time, {NUMBERS_A_TOKEN} numbers a layer and unit of width"
     kept = of_token * tokens
     if s.gradient_checkpointing:

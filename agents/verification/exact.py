@@ -25,7 +25,8 @@ def trajectory_log_probs(policy: Policy, episodes: Sequence[Episode], *, tempera
 
     Args:
         policy: Who would write; its tokens are drawn without an action mask.
-        episodes: `N` finished episodes; a text that the token limit cut has no end to pay for.
+        episodes: `N` finished episodes; a text that the token limit cut has no end to pay for. In
+            conversations it is the agent's own tokens that have a probability.
         temperature: Of the distribution that tokens are drawn from.
 
     Returns:
@@ -43,7 +44,8 @@ def trajectory_log_probs(policy: Policy, episodes: Sequence[Episode], *, tempera
     written = torch.zeros(tokens.shape, dtype=torch.bool)
     for row, (text, episode) in enumerate(zip(texts, episodes, strict=True)):
         tokens[row, : len(text)] = torch.from_numpy(text)
-        written[row, len(episode.prompt_ids) : len(text)] = True
+        own = True if episode.agent_mask is None else torch.from_numpy(episode.agent_mask)
+        written[row, len(episode.prompt_ids) : len(text)] = own
     tokens, written = tokens.to(policy.device), written.to(policy.device)
     # Causal attention never looks at what stands to the right of a text, so padding needs no mask here.
     logits = policy.model(input_ids=tokens, use_cache=False).logits[:, :-1, : policy.vocab_size]

@@ -63,6 +63,10 @@ class RewardModel(RewardSource):
         batch_size: Texts per forward pass.
         device: `"auto"` takes CUDA where there is one.
 
+    Attributes:
+        bf16: Whether matrix products are made in bfloat16 (autocast); False until it is set. Weights, their
+            gradients and what is computed from the outputs stay in float32.
+
     Raises:
         ConfigError: Outputs and criteria differ in number, the tokenizer has more ids than the model has
             rows, or the tokenizer cannot do what the form asks for.
@@ -111,6 +115,7 @@ class RewardModel(RewardSource):
             text_config.pad_token_id = model.config.pad_token_id = tokenizer.pad_id
         self._pad_id = int(text_config.pad_token_id)
         self.segments = segments
+        self.bf16 = False
         self.model = model.to(pick_device(device)).eval()
         self.template = template
         self._chat: Any = None
@@ -290,8 +295,9 @@ class RewardModel(RewardSource):
         }
         if self.segments and self.form == "pair":
             inputs["token_type_ids"] = padded([t.types for t in texts], 0)
-        logits: Tensor = self.model(**inputs).logits
-        return logits
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+            logits: Tensor = self.model(**inputs).logits
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     @torch.no_grad()
     def raw_scores(self, texts: Sequence[tuple[Prompt | str, str]]) -> FloatArray:

@@ -59,6 +59,10 @@ def test_all_of_it_passes_on_the_cpu(script: Any, tmp_path: Path, capsys: pytest
         assert row["status"] == "passed"
         assert min(row["figures"][f"{what}_tokens_per_second"] for what in ("rollout", "update")) > 0
         assert row["figures"]["rollout_peak_mib"] is row["figures"]["waits_per_step"] is None
+    more = {name: row for name, row in rows.items() if name.startswith("more/")}
+    assert more.keys() == {"more/graphs/B=4", "more/graphs/B=8", "more/7B LoRA"}
+    assert all(row["status"] == "passed" or "peft" in row["reason"] for row in more.values())
+    assert more["more/graphs/B=4"]["figures"]["tokens_alike"] == 1
     printed = capsys.readouterr().out
     assert f"{len(rows)} passed, 0 failed, 0 skipped" in printed or "lora" not in checks
     assert all(name in printed for name in rows)

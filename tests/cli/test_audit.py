@@ -7,7 +7,7 @@ import pytest
 
 from text_gym import Episode, load_task
 from text_gym.cli.main import main
-from text_gym.episode import write_transcripts
+from text_gym.transcripts import write_transcripts
 
 SMALL = ["--count", "24", "--edited", "8", "--explained", "1", "--words", "8"]
 

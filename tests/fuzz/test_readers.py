@@ -26,7 +26,7 @@ from text_gym.bench.analysis.results import KEY, read_leaderboard
 from text_gym.cli.labels import put_file
 from text_gym.cli.options.labels import LabelOptions
 from text_gym.data import Data, pairs_from, prompts_from, read_rows
-from text_gym.episode import Episode, read_transcripts, write_transcripts
+from text_gym.episode import Episode
 from text_gym.errors import DataError
 from text_gym.reward_models import LabelStore
 from text_gym.reward_models.judge.judge import judge_from_environment
@@ -36,6 +36,7 @@ from text_gym.reward_models.preferences.files import read_likes, read_pairs, rea
 from text_gym.reward_models.preferences.opinions import Like, PreferencePair, Rating
 from text_gym.runs.folder import RunFolder
 from text_gym.runs.saved_policy import policy_folder, read_origin
+from text_gym.transcripts import read_transcripts, write_transcripts
 
 BYTES = ByteTokenizer()
 

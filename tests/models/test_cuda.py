@@ -34,6 +34,9 @@ from text_gym.agents import (
     rollout,
 )
 from text_gym.agents.algorithms.sft import completion_loss
+from text_gym.agents.policies.memory import SHARE, Splitter
+from text_gym.agents.sampling import sampler
+from text_gym.agents.sampling.decoder import Decoder
 from text_gym.errors import ConfigError
 from text_gym.models import kv_cache
 from text_gym.models.loading import pick_device
@@ -168,6 +171,52 @@ def test_the_simulated_device_draws_what_the_cpu_draws(kind: str, monkeypatch: p
         far = (found.log_probs.cpu() - expected.log_probs).abs().max()
     assert [e.completion for e in found.episodes] == [e.completion for e in expected.episodes]
     assert far < 1e-4
+
+
+@pytest.mark.parametrize(("rows", "parts"), [(3.5, [3, 3, 2]), (0, [1] * 8)])
+def test_a_rollout_plays_what_there_is_free_memory_for(
+    gpu: SimulatedCUDA, monkeypatch: pytest.MonkeyPatch, rows: float, parts: list[int]
+) -> None:
+    policy, index = make_policy("llama"), np.arange(8)
+    expected = rollout(policy, make_env(4), index)
+    # Two layers of two heads of size 4: float32 keys and values of a bucket of 128 columns.
+    kept = 2 * 2 * 2 * 4 * 4 * 128
+    prompt = 7 * 32 * 16 * 4  # the longest text; 32 numbers a unit of width
+    free = int(rows * (kept + prompt + 3 * 4 * TOKENIZER.vocab_size) / SHARE) + 1
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (free, 2**40))
+    played: list[int] = []
+
+    class Spy(Decoder):
+        def __init__(self, policy: Policy, tokens: Any, *args: Any, **kwargs: Any) -> None:
+            played.append(len(tokens))
+            super().__init__(policy, tokens, *args, **kwargs)
+
+    monkeypatch.setattr(sampler, "Decoder", Spy)
+    found = rollout(policy, make_env(4), index)
+    assert played == parts
+    assert [e.completion for e in found.episodes] == [e.completion for e in expected.episodes]
+    assert gpu.faults == []
+
+
+def test_micro_batches_are_what_there_is_free_memory_for(
+    gpu: SimulatedCUDA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def free(now: int, reserved: int = 0, allocated: int = 0) -> None:
+        found = {"mem_get_info": (now / SHARE, 2**40)}
+        found |= {"memory_reserved": reserved / SHARE, "memory_allocated": allocated / SHARE}  # type: ignore[dict-item]
+        for name, value in found.items():
+            monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+
+    def sizes(most: int | None = None) -> list[int]:
+        parts = Splitter(CUDA, most, token_bytes=100).run(torch.full((8,), 10), list)
+        return sorted(len(part) for part in parts)
+
+    for now, parts in ((0, [1] * 8), (3000, [2, 3, 3]), (8000, [8])):
+        free(now)
+        assert sizes() == parts
+        assert sizes(most=4) == [4, 4]  # what was asked for is kept to
+    free(0, reserved=9000, allocated=6000)
+    assert sizes() == [2, 3, 3]  # what PyTorch keeps for later
 
 
 # Learning

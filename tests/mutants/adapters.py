@@ -223,8 +223,8 @@ MUTANTS = [
     Mutant(
         "trl-log-probs-with-padding",
         TRL,
-        '"logprobs": [p[:n] for p, n in zip(log_probs, played.lengths.tolist(), strict=True)],',
-        '"logprobs": [p for p, n in zip(log_probs, played.lengths.tolist(), strict=True)],',
+        "[p[:n] for p, n in zip(log_probs, played.lengths.tolist(), strict=True)]",
+        "[p for p, n in zip(log_probs, played.lengths.tolist(), strict=True)]",
         (OF_TRL + "log_probs_are_those_of_the_model_as_it_is_now_without_dropout",),
     ),
     Mutant(

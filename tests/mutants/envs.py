@@ -38,7 +38,7 @@ MUTANTS = [
     Mutant(
         "stop-string-in-the-prompt",
         BATCH,
-        "tail = self.tokens[i, max(self.starts[i], self.lengths[i] - window) : self.lengths[i]]",
+        "tail = self.tokens[i, max(self._turn_starts[i], self.lengths[i] - window) : self.lengths[i]]",
         "tail = self.tokens[i, max(0, self.lengths[i] - window) : self.lengths[i]]",
         (OF_VECTOR + "a_stop_string_in_the_prompt_or_begun_there_ends_nothing",),
     ),
@@ -99,15 +99,15 @@ MUTANTS = [
     ),
     Mutant(
         "scores-spread-to-the-first-rows",
-        BATCH,
-        "            every[asked] = column\n",
+        "text_gym/rewards/values.py",
+        "            every[places] = column\n",
         "            every[: len(column)] = column\n",
         (OF_EPISODE_BATCH + "a_batch_is_scored_at_once_and_without_texts_that_were_cut",),
     ),
     Mutant(
         "last-token-pays-everything-again",
-        BATCH,
-        "left: FloatArray = scores.values + last - (self._paid[rows] - earlier)",
+        "text_gym/rewards/tokens.py",
+        "left: FloatArray = scores.values + last - (paid - earlier)",
         "left: FloatArray = scores.values + last + earlier",
         (
             OF_EPISODE_BATCH + "token_and_last_rewards_sum_to_what_the_episode_is_worth",
@@ -116,8 +116,8 @@ MUTANTS = [
     ),
     Mutant(
         "what-was-paid-stays-paid",
-        BATCH,
-        "left: FloatArray = scores.values + last - (self._paid[rows] - earlier)",
+        "text_gym/rewards/tokens.py",
+        "left: FloatArray = scores.values + last - (paid - earlier)",
         "left: FloatArray = scores.values + last",
         (OF_VECTOR + "the_last_step_takes_back_what_was_paid_for_earlier_tokens",),
     ),
@@ -131,7 +131,7 @@ MUTANTS = [
     Mutant(
         "neighbouring-streams-share-prompts",
         BATCH,
-        "return _hash64(seeds.astype(np.uint64))",
+        "return hash64(seeds.astype(np.uint64))",
         "return seeds.astype(np.uint64) * _GAMMA",
         (
             OF_EPISODE_BATCH + "neighbouring_streams_have_nothing_in_common",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import datetime
+import importlib.util
 import json
 import os
 import shutil
@@ -12,10 +12,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal, get_args
@@ -32,9 +31,9 @@ SLOW_IMPORTS = (
 TIMEOUT = 60  # seconds for one test
 # Exceptions that tell of a patch that is no program, not of a bug that a test has seen.
 NO_PROGRAM = {"SyntaxError", "IndentationError", "NameError", "ImportError", "ModuleNotFoundError"}
-Status = Literal["caught", "survived", "equivalent", "suspect", "broken"]
+Status = Literal["caught", "survived", "equivalent", "suspect", "broken", "skipped"]
 STATUSES: tuple[Status, ...] = get_args(Status)
-GREEN: tuple[Status, ...] = ("caught", "equivalent")  # the gate is green if nothing else came out
+GREEN: tuple[Status, ...] = ("caught", "equivalent", "skipped")  # the gate is green if nothing else came out
 
 
 @dataclass(frozen=True)
@@ -46,16 +45,16 @@ class Verdict:
         file: Where it was planted.
         status: `caught`: a test failed; `survived`: all passed; `equivalent`: all passed, as they must, for a
             known reason; `suspect`: a fixture failed, and no test has looked; `broken`: nothing can be said,
-            `reason` tells why.
+            `reason` tells why; `skipped`: its tests need a library that is not installed.
         reason: The test that failed and its error, or why there is none.
-        seconds: The run took.
+        seconds: It took, with the tests that were tried without the mutant for its sake.
     """
 
     name: str
     file: str
     status: Status
     reason: str
-    seconds: float
+    seconds: float = 0.0
 
 
 class Worker:
@@ -83,6 +82,7 @@ class Worker:
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(paths),
                 "XDG_CACHE_HOME": str(folder / "cache"),
+                "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR", str(Path.home() / ".cache/matplotlib")),
                 "HF_HUB_OFFLINE": "1",
                 "OMP_NUM_THREADS": "1",
             },
@@ -133,33 +133,65 @@ class Worker:
                 result[test] = f"{test} does not pass without the mutant: {_short(own)}", seconds
         return result
 
-    def judge(self, mutant: Mutant, clean_seconds: float = 0) -> Verdict:
-        """Plant a mutant, run its tests, and put its file back.
+    def judge(self, mutant: Mutant, clean: CleanTests) -> Verdict:
+        """Plant a mutant, run its tests, and put its file back; a test that failed has to pass without it.
 
-        Args:
-            mutant: To plant.
-            clean_seconds: What its slowest test takes without it; only one that takes ten times as long as
-                that counts as endless.
+        A test that never came to an end is given more time if it takes long without the mutant, too.
         """
+        if missing := [name for name in mutant.needs if importlib.util.find_spec(name) is None]:
+            return Verdict(mutant.name, mutant.file, "skipped", f"needs {', '.join(missing)}")
+        try:
+            found = self._plant(mutant)
+            fault, seconds = clean.check(self, mutant, found)
+            if not fault and 10 * seconds > self.timeout and _timed_out(found):
+                found = self._plant(mutant, 10 * seconds)
+        except (ValueError, SyntaxError) as error:
+            return Verdict(mutant.name, mutant.file, "broken", str(error))
+        if fault:
+            return Verdict(mutant.name, mutant.file, "broken", fault)
+        return Verdict(mutant.name, mutant.file, *_judged(mutant, found))
+
+    def _plant(self, mutant: Mutant, patience: float = 0) -> dict[str, Any]:
         file = self.root / mutant.file
         clean = file.read_text(encoding="utf-8")
-        try:
-            source = mutated(clean, mutant)
-            _check_source(file, source)
-        except (ValueError, SyntaxError) as error:
-            return Verdict(mutant.name, mutant.file, "broken", str(error), 0.0)
+        source = mutated(clean, mutant)
+        _check_source(file, source)
         try:
             self._write(file, source)
-            found = self.run(mutant.tests, 10 * clean_seconds)
+            return self.run(mutant.tests, patience)
         finally:
             self._write(file, clean)
-        status, reason = _judged(mutant, found)
-        return Verdict(mutant.name, mutant.file, status, reason, found["seconds"])
 
     def _write(self, file: Path, text: str) -> None:
         file.write_text(text, encoding="utf-8")
         self._dates += 1
         os.utime(file, (self._dates, self._dates))
+
+
+class CleanTests:
+    """Tells of tests that failed whether they pass where no bug is planted, and how long they take.
+
+    Args:
+        mutants: All that will be judged: tests that they name singly are tried with others of their file.
+    """
+
+    def __init__(self, mutants: Sequence[Mutant]) -> None:
+        self._single: dict[str, list[str]] = {}  # by file
+        for test in dict.fromkeys(t for m in mutants for t in m.tests if "::" in t):
+            self._single.setdefault(test.partition("::")[0], []).append(test)
+        self._known: dict[str, tuple[str, float]] = {}
+
+    def check(self, worker: Worker, mutant: Mutant, found: dict[str, Any]) -> tuple[str, float]:
+        """Return what is wrong, if anything, with the first test that failed; and its seconds."""
+        if not found.get("failures"):
+            return "", 0.0
+        failed = found["failures"][0]["test"]
+        asked = next((t for t in mutant.tests if "::" in t and _belongs(failed, t)), None)
+        test = asked or failed
+        if test not in self._known:
+            others = self._single[test.partition("::")[0]] if asked else [test]
+            self._known |= worker.try_clean([t for t in others if t not in self._known])
+        return self._known[test]
 
 
 def _check_source(file: Path, source: str) -> None:
@@ -202,6 +234,11 @@ def _belongs(test: str, asked: str) -> bool:
     return test == asked or test.startswith((f"{asked}[", f"{asked}::", f"{asked}/"))
 
 
+def _timed_out(found: dict[str, Any]) -> bool:
+    said = found["failures"][0]["said"] if found.get("failures") else ""
+    return "Timeout" in said and "pytest-timeout" in said
+
+
 def _short(found: dict[str, Any]) -> str:
     if found.get("killed"):
         return "killed: it went on past pytest-timeout's limit"
@@ -213,7 +250,7 @@ def _short(found: dict[str, Any]) -> str:
         return "no test ran" if not found["passed"] else "passed"
     first = found["failures"][0]
     said = " ".join(first["said"].split())[:160]
-    timeout = "(timeout) " if "Timeout" in said and "pytest-timeout" in said else ""
+    timeout = "(timeout) " if _timed_out(found) else ""
     return f"{timeout}{first['test']}: {said}"
 
 
@@ -237,7 +274,7 @@ def run_gate(
     imports: Sequence[str] = SLOW_IMPORTS,
     tell: Callable[[Verdict], None] = lambda verdict: None,
 ) -> list[Verdict]:
-    """Judge mutants, each in isolation; first their tests have to pass without them.
+    """Judge mutants, each in isolation; a test that catches one has to pass without it.
 
     Args:
         root: Of the repository.
@@ -250,34 +287,22 @@ def run_gate(
     Returns:
         The verdicts, in the order of the mutants.
     """
-    clean: dict[str, tuple[str, float]] = {}
+    clean = CleanTests(mutants)
     lock = threading.Lock()
     free: SimpleQueue[Worker] = SimpleQueue()
 
-    def check(tests: list[str]) -> None:
-        worker = free.get()
-        try:
-            clean.update(worker.try_clean(tests))
-        finally:
-            free.put(worker)
-
     def judge(mutant: Mutant) -> Verdict:
         worker = free.get()
+        begin = time.monotonic()
         try:
-            fault = next(filter(None, (clean[t][0] for t in mutant.tests)), "")
-            if fault:
-                verdict = Verdict(mutant.name, mutant.file, "broken", fault, 0.0)
-            else:
-                verdict = worker.judge(mutant, max((clean[t][1] for t in mutant.tests), default=0))
+            verdict = worker.judge(mutant, clean)
         finally:
             free.put(worker)
+        verdict = replace(verdict, seconds=round(time.monotonic() - begin, 1))
         with lock:
             tell(verdict)
         return verdict
 
-    by_file: dict[str, list[str]] = {}
-    for test in dict.fromkeys(t for m in mutants for t in m.tests):
-        by_file.setdefault(test.partition("::")[0], []).append(test)
     with tempfile.TemporaryDirectory(prefix="mutants-", ignore_cleanup_errors=True) as folder:
         workers: list[Worker] = []
         try:
@@ -286,39 +311,7 @@ def run_gate(
                 workers.append(Worker(root, Path(folder) / str(i), timeout, imports))
                 free.put(workers[-1])
             with ThreadPoolExecutor(jobs) as pool:
-                list(pool.map(check, by_file.values()))
                 return list(pool.map(judge, mutants))
         finally:
             for worker in workers:
                 worker.close()
-
-
-def write_verdicts(file: Path, verdicts: Sequence[Verdict], wanted: Counter[str]) -> None:
-    """Write as JSON how many mutants came to what in each part, and why those that were not caught were not.
-
-    Args:
-        file: Gets a row for each part that was judged whole; other parts keep the rows that they had.
-        verdicts: Of some mutants, or of all.
-        wanted: How many mutants each part has.
-    """
-    rows: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    parts: dict[str, list[Verdict]] = {}
-    for verdict in verdicts:
-        parts.setdefault(part_of(verdict.file), []).append(verdict)
-    for part, inside in parts.items():
-        if len(inside) == wanted[part]:
-            rows[part] = {
-                "planted": len(inside),
-                **{s: sum(v.status == s for v in inside) for s in STATUSES},
-                "seconds": round(sum(v.seconds for v in inside)),
-                "date": datetime.date.today().isoformat(),
-                "not_caught": [f"{v.name}: {v.status}: {v.reason}" for v in inside if v.status != "caught"],
-            }
-    rows = {part: rows[part] for part in sorted(rows) if part in wanted}
-    file.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def part_of(file: str) -> str:
-    """Return the part of the repository in which a file stands, such as `text_gym/envs` or `agents`."""
-    folders = file.split("/")[:-1]
-    return "/".join(folders[: 2 if file.startswith("text_gym/") else 1])

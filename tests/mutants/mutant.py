@@ -18,6 +18,7 @@ class Mutant:
         equivalent: Why no test can catch it; empty for all that can be caught.
         more: Further pairs of old and new text in the same file.
         by_fixture: The bug breaks what its tests set up, so that an error there counts as caught.
+        needs: Modules without which its tests are skipped.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Mutant:
     equivalent: str = ""
     more: tuple[tuple[str, str], ...] = ()
     by_fixture: bool = False
+    needs: tuple[str, ...] = ()
 
 
 def mutated(source: str, mutant: Mutant) -> str:

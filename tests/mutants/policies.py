@@ -28,8 +28,8 @@ MUTANTS = [
     Mutant(
         "log-probs-one-place-late",
         POLICY,
-        "    return states[rows, at - 1], None\n",
-        "    return states[rows, at.clamp_max(states.shape[1] - 1)], None\n",
+        "    return hidden_states[rows, at - 1], None\n",
+        "    return hidden_states[rows, at.clamp_max(hidden_states.shape[1] - 1)], None\n",
         (OF_POLICY + "evaluate_says_what_an_unpadded_forward_says",),
     ),
     Mutant(
@@ -108,7 +108,7 @@ MUTANTS = [
     ),
     Mutant(
         "dropout-on-while-checkpointing",
-        POLICY,
+        "text_gym/models/runtime.py",
         'layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]',
         "layers = list(model.modules())",
         (OF_POLICY + "dropout_is_off_where_gradients_are_checkpointed_too",),
@@ -390,8 +390,8 @@ MUTANTS = [
     Mutant(
         "context-not-counting-the-prompt",
         SAMPLER,
-        "needed = batch.max_prompt_tokens + batch.max_tokens",
-        "needed = batch.max_tokens",
+        "needed = batch.max_prompt_tokens + batch.room",
+        "needed = batch.room",
         (OF_SAMPLER + "policy_and_environment_must_fit",),
     ),
     Mutant(
@@ -590,16 +590,16 @@ MUTANTS = [
     ),
     Mutant(
         "evaluation-shuffles-prompts",
-        EVALUATION,
-        "        shuffle=False,\n",
-        "        shuffle=True,\n",
+        "text_gym/envs/options.py",
+        'limit="end", shuffle=False, group_size=texts',
+        'limit="end", shuffle=True, group_size=texts',
         (OF_EVALUATION + "every_prompt_is_judged_once_and_in_order",),
     ),
     Mutant(
         "evaluation-truncates-as-training-does",
-        EVALUATION,
-        '        limit="end",\n',
-        "        limit=given.limit,\n",
+        "text_gym/envs/options.py",
+        'limit="end", shuffle=False, group_size=texts',
+        "shuffle=False, group_size=texts",
         (OF_EVALUATION + "texts_are_scored_as_they_stand_whatever_the_limit_means_to_the_environment",),
     ),
 ]

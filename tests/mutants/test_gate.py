@@ -5,15 +5,17 @@ import os
 import re
 import subprocess
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
 from . import __main__ as program
 from . import all_mutants
-from .gate import Status, Verdict, run_gate, write_verdicts
+from .gate import Status, Verdict, run_gate
 from .mutant import Mutant, mutated
+from .record import Record, count_by_part
 
 ROOT = Path(__file__).parent.parent.parent
 MUTANTS = all_mutants()
@@ -154,6 +156,7 @@ def test_the_gate_tells_caught_from_survived_and_broken(tmp_path: Path) -> None:
         mutant("nothing-runs", "a + b", "a - b", "test_never"),
         mutant("fails-anyhow", "a + b", "a - b", "test_of_its_own"),
         mutant("kills-its-process", "return a + b", "__import__('os')._exit(3)", "test_add"),
+        replace(mutant("lacks-a-library", "a + b", "a - b", "test_never"), needs=("json", "no_such_module")),
         mutant("last-is-as-before", "a + b", "b + a", "test_add"),
     ]
     told: list[Verdict] = []
@@ -177,37 +180,80 @@ def test_the_gate_tells_caught_from_survived_and_broken(tmp_path: Path) -> None:
         ("nothing-runs", "broken"),
         ("fails-anyhow", "broken"),
         ("kills-its-process", "broken"),
+        ("lacks-a-library", "skipped"),
         ("last-is-as-before", "survived"),
     ]
     reasons = {v.name: v.reason for v in verdicts}
     assert "test_sums.py::test_add: AssertionError: assert -1 == 5" in reasons["adds-wrongly"]
     assert reasons["never-ends"].startswith("(timeout) ")
     assert reasons["known-to-be-the-same"] == "x is whole"
+    assert reasons["lacks-a-library"] == "needs no_such_module"
     assert "does not pass without the mutant" in reasons["fails-anyhow"]
     assert (tmp_path / "tree" / "sums.py").read_text() == SUMS
 
 
-def test_counts_of_parts_that_were_judged_whole_are_written(tmp_path: Path) -> None:
-    """Others keep what they had, and parts that are no more go."""
+def test_a_run_goes_on_where_one_was_stopped(tmp_path: Path) -> None:
+    """A verdict counts until its mutant, its file or its tests change; one that is not green never does."""
+    small_tree(tmp_path / "tree")
+    (tmp_path / "tree" / "other.py").write_text(SUMS)
+    names = ["a-caught", "a-same", "a-survivor", "a-skipped", "not-yet"]
+    mutants = [mutant(name, "a + b", "a - b", "test_add") for name in names]
+    mutants += [Mutant("of-another", "other.py", "a + b", "a - b", ("test_sums.py",))]
     file = tmp_path / "mutants.json"
-    wanted = Counter({"agents": 2, "text_gym/envs": 2, "text_gym": 1})
 
-    def judged(name: str, place: str, status: Status) -> Verdict:
-        return Verdict(name, place, status, "a reason", 1.3)
+    def left(mutants: list[Mutant]) -> list[str]:
+        return [m.name for m in Record(file, tmp_path / "tree", mutants).left(mutants)]
 
-    first = [judged("a-b", "agents/sampling/x.py", "caught"), judged("a-c", "agents/y.py", "survived")]
-    write_verdicts(file, [*first, judged("a-d", "text_gym/envs/x.py", "caught")], wanted)
-    rows = json.loads(file.read_text())
-    assert list(rows) == ["agents"]
-    counts = {"planted": 2, "caught": 1, "survived": 1, "equivalent": 0, "suspect": 0, "broken": 0}
-    assert {k: rows["agents"][k] for k in (*counts, "seconds")} == {**counts, "seconds": 3}
-    assert rows["agents"]["not_caught"] == ["a-c: survived: a reason"]
+    assert left(mutants) == [*names, "of-another"]
+    record = Record(file, tmp_path / "tree", mutants)
+    (tmp_path / "tree" / "other.py").write_text(SUMS + "# changed while the run went on\n")
+    statuses: list[Status] = ["caught", "equivalent", "survived", "skipped"]
+    for m, status in zip(mutants, statuses, strict=False):
+        record.add(Verdict(m.name, m.file, status, "a reason", 1.3))
+    record.add(Verdict("of-another", "other.py", "caught", "a reason", 1.3))
+    assert left(mutants) == ["not-yet", "a-survivor", "a-skipped", "of-another"]
+    assert left([replace(mutants[0], new="a * b"), mutants[1]]) == ["a-caught"]
+    for changed in ("sums.py", "test_sums.py"):
+        path = tmp_path / "tree" / changed
+        before = path.read_text()
+        path.write_text(before + "# changed\n")
+        assert left(mutants[:2]) == names[:2]
+        path.write_text(before)
+        assert left(mutants[:2]) == []
 
-    file.write_text(json.dumps({**rows, "gone": {}}))
-    write_verdicts(file, [judged("a-e", "text_gym/data.py", "equivalent")], wanted)
-    again = json.loads(file.read_text())
-    assert list(again) == ["agents", "text_gym"]
-    assert again["agents"] == rows["agents"]
+    record = Record(file, tmp_path / "tree", [m for m in mutants if m.name != "a-caught"])
+    record.add(Verdict("not-yet", "sums.py", "caught", "a reason", 1.0))
+    assert list(json.loads(file.read_text())) == [
+        "of-another",
+        "a-same",
+        "a-skipped",
+        "a-survivor",
+        "not-yet",
+    ]
+
+
+def test_verdicts_are_counted_by_part() -> None:
+    def row(file: str, status: Status, date: str) -> dict[str, Any]:
+        return {"file": file, "status": status, "seconds": 1.5, "date": date}
+
+    parts = count_by_part(
+        {
+            "a-b": row("text_gym/envs/x/y.py", "caught", "2026-01-02"),
+            "a-c": row("agents/sampling/x.py", "survived", "2026-01-02"),
+            "a-d": row("agents/y.py", "caught", "2026-01-01"),
+        }
+    )
+    counts = {
+        "planted": 2,
+        "caught": 1,
+        "survived": 1,
+        "equivalent": 0,
+        "suspect": 0,
+        "broken": 0,
+        "skipped": 0,
+    }
+    assert list(parts) == ["agents", "text_gym/envs"]
+    assert parts["agents"] == {**counts, "seconds": 3.0, "date": "2026-01-01"}
 
 
 def test_the_exit_status_is_1_unless_all_are_caught_or_equivalent(
@@ -218,7 +264,7 @@ def test_the_exit_status_is_1_unless_all_are_caught_or_equivalent(
     for status in get_args(Status):
         verdict = Verdict(name, "x.py", status, "a reason", 1.0)
         monkeypatch.setattr(program, "run_gate", lambda *_, verdict=verdict, **__: [verdict])
-        assert program.main() == (status not in ("caught", "equivalent"))
+        assert program.main() == (status not in ("caught", "equivalent", "skipped"))
         shown = capsys.readouterr().out
         assert f"1 {status}" in shown
         assert (f"{name}: a reason" in shown) == (status != "caught")

@@ -114,8 +114,8 @@ MUTANTS = [
     Mutant(
         "cut-at-the-last-stop-string",
         EPISODE,
-        "text[: text.find(self.stop)]",
-        "text[: text.rfind(self.stop)]",
+        "text[: text.find(self.stop, begin)]",
+        "text[: text.rfind(self.stop, begin)]",
         (
             OF_EPISODE + "the_completion_leaves_eos_and_the_stop_string_out",
             OF_VECTOR + "a_stop_string_in_the_middle_of_a_token_ends_the_text_there",
@@ -124,13 +124,13 @@ MUTANTS = [
     Mutant(
         "cut-texts-are-whole",
         EPISODE,
-        'return self.finish_reason in ("eos", "stop")',
+        'return self.finish_reason in ("eos", "stop", "reply")',
         "return self.finish_reason is not None",
         (OF_EPISODE + "an_episode_is_done_once_it_has_a_reason_and_whole_unless_it_was_cut",),
     ),
     Mutant(
         "torn-transcripts-end-with-eos",
-        EPISODE,
+        "text_gym/transcripts.py",
         'torn = reason not in ("eos", "stop") and bool(whole.tokenizer.eos_ids)',
         "torn = False",
         (
@@ -140,7 +140,7 @@ MUTANTS = [
     ),
     Mutant(
         "ids-of-another-tokenizer-kept",
-        EPISODE,
+        "text_gym/transcripts.py",
         'if row.get("tokenizer") != tokenizer.fingerprint:',
         'if not row.get("tokenizer"):',
         (OF_EPISODE + "transcripts_of_another_tokenizer_keep_the_texts_and_not_the_ids",),

@@ -216,7 +216,7 @@ MUTANTS = [
     Mutant(
         "exact-log-probs-count-the-prompt",
         EXACT,
-        "written[row, len(episode.prompt_ids) : len(text)] = True",
+        "written[row, len(episode.prompt_ids) : len(text)] = own",
         "written[row, : len(text)] = True",
         (
             OF_EXACT + "texts_have_the_probabilities_of_one_text_alone",

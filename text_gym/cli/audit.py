@@ -11,7 +11,7 @@ from rich.text import Text
 
 from text_gym.cli.options.audit import AuditOptions
 from text_gym.data import pairs_from, prompts_from, read_rows
-from text_gym.episode import Episode, Prompt, read_transcripts
+from text_gym.episode import Episode, Prompt
 from text_gym.errors import ConfigError
 from text_gym.reward_models.audit.audit import AuditConfig, audit_reward
 from text_gym.reward_models.audit.page import write_audit
@@ -20,6 +20,7 @@ from text_gym.reward_models.loading import load_reward
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task, load_task
 from text_gym.tokenizer import ByteTokenizer, Tokenizer, WordTokenizer
+from text_gym.transcripts import read_transcripts
 from text_gym.utils.display import harmless
 from text_gym.utils.interval import Interval
 from text_gym.utils.terminal import SafeConsole

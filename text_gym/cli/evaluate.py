@@ -18,13 +18,14 @@ from text_gym.agents.sampling.sampler import Sampling
 from text_gym.cli.options.evaluate import EvaluateOptions, SampleOptions
 from text_gym.data import Conversations, Data, prompts_from
 from text_gym.envs.vector import TextVectorEnv
-from text_gym.episode import Prompt, write_transcripts
+from text_gym.episode import Prompt
 from text_gym.errors import ConfigError, DataError
 from text_gym.runs.data import data_task, load_reward_source, with_settings
 from text_gym.runs.judgement import judge_texts, rows_of
 from text_gym.runs.origin import load_policy, load_start, origin_task
 from text_gym.runs.saved_policy import policy_folder, read_origin
 from text_gym.tasks.task import Task, load_task
+from text_gym.transcripts import write_transcripts
 from text_gym.utils.display import harmless, json_line
 from text_gym.utils.json_files import write_json
 from text_gym.utils.terminal import SafeConsole

@@ -39,6 +39,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "text_gym.cli.evaluate:run_evaluate",
         "measure a policy on held-out prompts",
     ),
+    "view": (
+        "text_gym.cli.options.evaluate:read_view",
+        "text_gym.cli.view:run_view",
+        "show the rollouts that a run kept token by token, as a page",
+    ),
     "push": (
         "text_gym.cli.options.push:read_push",
         "text_gym.cli.push:run_push",
@@ -53,6 +58,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "text_gym.cli.options.project:read_tasks",
         "text_gym.cli.project:run_tasks",
         "list the tasks there are, those of installed packages too",
+    ),
+    "serve": (
+        "text_gym.cli.options.project:read_serve",
+        "text_gym.cli.project:run_serve",
+        "offer a task to other programs, as an environment of OpenEnv",
     ),
     "init": (
         "text_gym.cli.options.project:read_init",

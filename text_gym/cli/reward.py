@@ -16,8 +16,10 @@ from rich.text import Text
 
 from text_gym.cli.options.reward import RewardScoreOptions, RewardTrainOptions
 from text_gym.data import read_rows
-from text_gym.episode import Episode, Prompt, read_transcripts
+from text_gym.episode import Episode, Prompt
 from text_gym.errors import ConfigError
+from text_gym.models.loading import pick_device
+from text_gym.models.runtime import pick_dtype
 from text_gym.reward_models.learned.configs import NgramConfig, RewardTrainingConfig
 from text_gym.reward_models.learned.ensembles import Ensemble
 from text_gym.reward_models.learned.model import RewardModel
@@ -28,6 +30,7 @@ from text_gym.reward_models.preferences.measures import mark_correlation, measur
 from text_gym.reward_models.preferences.opinions import Opinions, PreferencePair, Rating, split_opinions
 from text_gym.rewards.source import RewardSource
 from text_gym.tokenizer import ByteTokenizer, PretrainedTokenizer
+from text_gym.transcripts import read_transcripts
 from text_gym.utils.json_files import write_json
 from text_gym.utils.terminal import SafeConsole
 
@@ -61,10 +64,11 @@ def train_reward(
     out = Path(options.out)
     if (out / "summary.json").exists():
         raise ConfigError(f"{out} already holds a reward model; choose another --out")
+    dtype = pick_dtype(options.dtype, pick_device(options.device))
     opinions, criteria = options.load()
     train, held_out = _split(opinions, options.held_out, config.seed)
     started = time.perf_counter()
-    members = [_member(options, config, train, criteria, i, console) for i in range(options.members)]
+    members = [_member(options, config, dtype, train, criteria, i, console) for i in range(options.members)]
     seconds = time.perf_counter() - started
     source: Any = members[0] if len(members) == 1 else Ensemble(members, options.k)
     result = judge_reward(source, held_out, config.seed)
@@ -76,6 +80,7 @@ def train_reward(
     summary = {
         "kind": options.kind,
         "members": options.members,
+        "dtype": dtype,
         "opinions": len(train),
         "held_out_opinions": len(held_out),
         "held_out_prompts": len({o.prompt.id for o in held_out}),
@@ -167,6 +172,7 @@ def rescore(options: RewardScoreOptions, console: Console | None = None) -> list
 def _member(
     options: RewardTrainOptions,
     config: Any,
+    dtype: str,
     train: Opinions,
     criteria: Sequence[str],
     number: int,
@@ -189,7 +195,9 @@ def _member(
         losses = f"loss {row['loss']:.3f}, validation {row['validation_loss']:.3f}"
         console.print(f"member {number}, epoch {row['epoch']:.0f}: {losses}", highlight=False)
 
+    model.bf16 = dtype == "bfloat16"
     RewardTrainer(model, train, own).learn(report)
+    model.bf16 = False  # it is judged as it will be used
     return model
 
 

@@ -20,6 +20,8 @@ from text_gym.cli.push import push
 from text_gym.data import Data, anchored, pairs_from
 from text_gym.episode import Prompt
 from text_gym.errors import ConfigError
+from text_gym.models.loading import pick_device
+from text_gym.models.runtime import pick_dtype
 from text_gym.runs.model_card import ModelCard, write_model_card
 from text_gym.runs.origin import Start, load_policy, write_origin
 from text_gym.runs.saved_policy import policy_folder
@@ -50,9 +52,11 @@ def sft(
     """
     console = console or SafeConsole()
     started = time.perf_counter() if started is None else started
+    dtype = pick_dtype(options.dtype, pick_device(options.device))
     texts = _written_texts(options)
     policy = _policy_for(options, texts.train, config.seed, texts.tokenizer)
     start = None if options.model is None else Start.of(policy, policy_folder(options.model))
+    policy.use_less_memory(bf16=dtype == "bfloat16")
     longest = max(len(policy.tokenizer.encode(text)) for _, text in texts.train)
     steps = _train(policy, texts.train, config, console)
     result = {
@@ -63,6 +67,7 @@ def sft(
         "held_out_pairs": len(texts.held_out),
         "parameters": sum(p.numel() for p in policy.model.parameters()),
         "vocab_size": policy.vocab_size,
+        "dtype": dtype,
         **dataclasses.asdict(config),
     }
     out = Path(options.out)

@@ -67,6 +67,7 @@ def run_train(options: TrainOptions, config: Any, resumed: str, started: float, 
         out=resumed or options.out,
         device=options.device,
         checkpoint_every=options.checkpoint_every,
+        keep_rollouts=options.keep_rollouts,
         resume=bool(resumed),
         accept_changes=options.accept_changes,
         pairs=_pairs(options, task),
@@ -149,7 +150,7 @@ def _new_policy(options: TrainOptions, task: Task, seed: int) -> Policy:
         layers=options.layers,
         width=options.width,
         heads=HEADS,
-        context=longest + task.max_tokens + 1,  # a beginning-of-sequence token may come first
+        context=longest + task.room(longest) + 1,  # a beginning-of-sequence token may come first
         seed=seed,
         device=options.device,
     )

@@ -18,10 +18,11 @@ import numpy.typing as npt
 from text_gym.episode import BoolArray, Episode, FloatArray, IntArray, Prompt
 from text_gym.prompts import as_prompts
 from text_gym.rewards.source import RewardSource, as_reward_source
-from text_gym.rewards.tokens import checked_tokens
+from text_gym.rewards.tokens import checked_tokens, still_owed
 from text_gym.rewards.values import Rewards, TokenBatch
 from text_gym.tokenizer import as_tokenizer
 
+from .conversation import Conversation, check_no_token_rewards, completion_room, with_turn_rewards
 from .masks import Prefixes, mask_array
 from .options import EpisodeOptions, check_count
 from .prompts import PromptTable
@@ -33,11 +34,12 @@ _FACTORS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
 class EpisodeBatch:
-    """`B` episodes of text in one preallocated `(B, P + T)` buffer: how they begin, go on, end and are paid.
+    """`B` episodes of text in one preallocated `(B, P + C)` buffer: how they begin, go on, end and are paid.
 
-    State: prompt ids and the completion so far. Action: the next token id. Transition: append it. An episode
-    ends with an EOS id, a stop string, or the token limit. Whoever plays decides which rows begin and go on,
-    and when: no row restarts by itself, no policy is known here, and therefore no KL.
+    State: prompt ids and the completion so far. Action: the next token id. Transition: append it and, where
+    it ends a turn of a conversation, the respondent's reply. An episode ends with an EOS id, a stop string, a
+    reply that says so, or a limit. Whoever plays decides which rows begin and go on, and when: no row
+    restarts by itself, no policy is known here, and therefore no KL.
 
     Episode `k` of the stream of a seed is the same in any row of any batch: its prompt is a function of
     (seed, k), and all that follows is one of the tokens.
@@ -46,18 +48,20 @@ class EpisodeBatch:
         prompts: Strings, `Prompt`s, or rows with a `prompt` column.
         tokenizer: A `Tokenizer`, a fast tokenizer of `transformers`, or the name of a folder or hub model.
         reward: A `RewardSource` or any function that `as_reward_source` takes.
-        max_tokens: `T`, token limit of a completion, EOS included.
+        max_tokens: `T`, limit of the tokens that the agent writes in an episode, EOS included.
         num_rows: `B`, episodes side by side.
         options: When episodes end, which prompts they begin with, and so on.
 
     Attributes:
-        tokens: `(B, P + T)` int64: prompt and completion without a gap, then padding.
-        attention_mask: `(B, P + T)` int8: 1 where there is a token (padding may share an id with EOS).
+        room: `C`, the most tokens of a completion: `T` and, in conversations, what replies may take.
+        tokens: `(B, P + C)` int64: prompt and completion without a gap, then padding.
+        attention_mask: `(B, P + C)` int8: 1 where there is a token (padding may share an id with EOS).
         starts: `(B,)` int64: where the completion begins, which is the prompt's length.
         lengths: `(B,)` int64: prompt and completion together, in tokens.
-        remaining: `(B,)` int64: how many more tokens the limit allows.
+        remaining: `(B,)` int64: how many more tokens the limits allow the agent.
         done: `(B,)` bool: the episode is over, or none has begun.
-        truncated: `(B,)` bool: the episode was cut under `limit="truncate"`, and is not paid.
+        truncated: `(B,)` bool: the episode was cut under `limit="truncate"`, or nobody replied: it is unpaid.
+        conversation: The turns, where the options have a respondent; else None.
         seeds: `(B,)` int64: the seed of each episode's stream.
         episode_index: `(B,)` int64: its number `k` in the stream.
         prompt_index: `(B,)` int64: its place in `prompts`.
@@ -109,13 +113,15 @@ class EpisodeBatch:
             self.max_tokens,
             limit=options.max_prompt_tokens,
             on_long=options.on_long_prompt,
-            context=options.context,
+            context=options.context if options.max_context is None else options.max_context,
         )
+        self.room = completion_room(options, self.max_tokens, self.max_prompt_tokens)
+        self.table.widen(self.max_prompt_tokens + self.room)
         self._group_size = int(options.group_size)
         self._make_buffers()
 
     def _make_buffers(self) -> None:
-        n, width, v = self.num_rows, self.max_prompt_tokens + self.max_tokens, self.tokenizer.vocab_size
+        n, width, v = self.num_rows, self.max_prompt_tokens + self.room, self.tokenizer.vocab_size
         self.tokens = np.full((n, width), self.tokenizer.pad_id, dtype=np.int64)
         self.attention_mask = np.zeros((n, width), dtype=np.int8)
         self.lengths = np.ones(n, dtype=np.int64)
@@ -126,12 +132,22 @@ class EpisodeBatch:
         self._keys = stream_keys(self.seeds)  # their hashes, which choose prompts
         self.episode_index = np.zeros(n, dtype=np.int64)
         self.prompt_index = np.zeros(n, dtype=np.int64)
-        self._cut = np.zeros(n, dtype=np.bool_)  # done, and cut at the token limit
+        self._cut = np.zeros(n, dtype=np.bool_)  # done, and cut at a limit
         self.truncated = self._cut if self.options.limit == "truncate" else np.zeros_like(self._cut)
+        self.conversation: Conversation | None = None
+        self._turn_starts = self.starts  # where the agent's running turn begins
+        if self.options.respondent is not None:
+            check_no_token_rewards(self.reward)
+            buffers = (self.tokens, self.attention_mask, self.starts, self.lengths, self.remaining)
+            self.conversation = Conversation(self.options, self.tokenizer, *buffers, self.room)
+            self._turn_starts = self.conversation.turn_starts
+            self.truncated = self.conversation.truncated
         self._stopped_by = [""] * n
         self._paid = np.zeros(n)  # for tokens of the running episode, by a causal source
         self._is_eos = np.zeros(v, dtype=np.bool_)
         self._is_eos[list(self.tokenizer.eos_ids)] = True
+        if self.conversation is not None:
+            self._is_eos[list(self.conversation.end_ids)] = False
         self._columns = np.arange(width)
         self._offsets = np.arange(n) * width  # where each row begins in the flat buffers
         self._allowed = np.ones((n, v) if self.mask is not None else (0, 0), dtype=np.bool_)
@@ -163,7 +179,7 @@ class EpisodeBatch:
         group = episode_index if self._group_size == 1 else episode_index // self._group_size
         if not self.options.shuffle:
             return group % len(self.prompts)
-        draw = _hash64(keys + group.astype(np.uint64)) % np.uint64(len(self.prompts))
+        draw = hash64(keys + group.astype(np.uint64)) % np.uint64(len(self.prompts))
         return draw.astype(np.int64)
 
     # The transition
@@ -194,6 +210,8 @@ class EpisodeBatch:
             self._stopped_by[row] = ""
         self._paid[rows] = 0.0
         self._stale = True
+        if self.conversation is not None:
+            self.conversation.begin(rows)
 
     def advance(self, rows: IntArray, tokens: IntArray) -> BoolArray:
         """Append `tokens[i]` to the running episode in row `rows[i]`, and return which of them ended.
@@ -207,6 +225,9 @@ class EpisodeBatch:
 
         Returns:
             `(n,)` bool.
+
+        Raises:
+            RespondentError: A respondent failed; its episodes are over, unpaid, and all others go on.
         """
         lengths = self.lengths[rows]
         places = self._offsets[rows] + lengths
@@ -223,9 +244,13 @@ class EpisodeBatch:
         cut = remaining <= 0
         cut &= ~ended
         ended |= cut
+        talk = self.conversation
+        errors = [] if talk is None else talk.go_on(rows, tokens, ended, cut, self.episodes)
         self._cut[rows] = cut
         self.done[rows] = ended
         self._stale = True
+        if errors:
+            raise errors[0]
         return ended
 
     def action_masks(self) -> BoolArray:
@@ -240,7 +265,7 @@ class EpisodeBatch:
             rows = np.flatnonzero(~self.done)
             self._allowed[self.done] = True
             if len(rows):
-                prefixes = Prefixes(rows, self.tokens[rows], self.starts[rows], self.lengths[rows])
+                prefixes = Prefixes(rows, self.tokens[rows], self._turn_starts[rows], self.lengths[rows])
                 shape = (len(rows), self._allowed.shape[1])
                 self._allowed[rows] = mask_array(self.mask.allowed(prefixes), shape, rows)
             self._stale = False
@@ -277,6 +302,8 @@ class EpisodeBatch:
             fields["seed"] = seed
             fields["index"] = index
             found.append(episode)
+        if self.conversation is not None:
+            self.conversation.complete(found, rows)
         return found
 
     # Rewards
@@ -323,20 +350,11 @@ class EpisodeBatch:
         episodes = self.episodes(rows)
         asked = (~self.truncated[rows]).nonzero()[0]
         if len(asked) == len(episodes):
-            return episodes, self.reward(episodes, self.options.on_bad_reward)
-        found = self.reward([episodes[i] for i in asked.tolist()], self.options.on_bad_reward)
-
-        def spread(column: npt.NDArray[Any], filler: float) -> npt.NDArray[Any]:
-            every = np.full(len(episodes), filler, dtype=column.dtype)
-            every[asked] = column
-            return every
-
-        per_token = None
-        if found.per_token is not None:
-            given = dict(zip(asked.tolist(), found.per_token, strict=True))
-            per_token = tuple(given.get(i, np.zeros(len(e.completion_ids))) for i, e in enumerate(episodes))
-        terms = {k: spread(np.asarray(v, dtype=np.float64), np.nan) for k, v in found.terms.items()}
-        return episodes, Rewards(spread(found.values, 0.0), per_token, terms, spread(found.abstained, False))
+            scores = self.reward(episodes, self.options.on_bad_reward)
+        else:
+            judged = [episodes[i] for i in asked.tolist()]
+            scores = self.reward(judged, self.options.on_bad_reward).among(episodes, asked)
+        return episodes, scores if self.conversation is None else with_turn_rewards(episodes, scores)
 
     def last_rewards(self, rows: IntArray, scores: Rewards) -> FloatArray:
         """Return what is still owed on the last tokens, `(n,)`: totals minus what `pay_tokens` paid before.
@@ -348,15 +366,11 @@ class EpisodeBatch:
             rows: `(n,)` int64, rows that are done.
             scores: Of them, by `score`.
         """
+        if self.conversation is not None:
+            return scores.totals - self.conversation.paid[rows]
         if not self.reward.causal:
             return scores.totals
-        if scores.per_token is None:
-            return scores.values - self._paid[rows]
-        last = np.array([tokens[-1] for tokens in scores.per_token])
-        # Summed in the order of the steps, so that equal payments have equal sums.
-        earlier = np.array([np.cumsum(np.append(0.0, tokens[:-1]))[-1] for tokens in scores.per_token])
-        left: FloatArray = scores.values + last - (self._paid[rows] - earlier)
-        return left
+        return still_owed(scores, self._paid[rows])
 
     def _find_stop(self, rows: IntArray, ended: BoolArray) -> None:
         """Mark rows whose text now holds a stop string."""
@@ -365,7 +379,7 @@ class EpisodeBatch:
         for j, i in enumerate(rows.tolist()):
             if ended[j]:
                 continue
-            tail = self.tokens[i, max(self.starts[i], self.lengths[i] - window) : self.lengths[i]]
+            tail = self.tokens[i, max(self._turn_starts[i], self.lengths[i] - window) : self.lengths[i]]
             text = self.tokenizer.decode(tail.tolist())
             found = [s for s in self.stop if s in text]
             if found:  # if one token holds several, the first counts
@@ -375,10 +389,10 @@ class EpisodeBatch:
 
 def stream_keys(seeds: IntArray) -> npt.NDArray[np.uint64]:
     """Hash seeds to stream keys, `(n,)` uint64, so that neighbouring seeds have unrelated streams."""
-    return _hash64(seeds.astype(np.uint64))
+    return hash64(seeds.astype(np.uint64))
 
 
-def _hash64(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def hash64(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """SplitMix64 (Steele, Lea & Flood 2014): a stateless, vectorised hash of 64-bit integers."""
     z = x + _GAMMA
     z = (z ^ (z >> _SHIFTS[0])) * _FACTORS[0]

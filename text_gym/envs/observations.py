@@ -104,7 +104,7 @@ class IdObserver(Observer):
 
     def __init__(self, batch: EpisodeBatch) -> None:
         super().__init__(batch)
-        self._steps = np.arange(-batch.max_prompt_tokens, batch.max_tokens)  # 0 where the completion begins
+        self._steps = np.arange(-batch.max_prompt_tokens, batch.room)  # 0 where the completion begins
         self.space = MultiDiscrete(np.full(batch.tokens.shape[1], batch.tokenizer.vocab_size + 1))
 
     def rows(self, rows: IntArray) -> IntArray:
@@ -176,7 +176,7 @@ class TextObserver(Observer):
             self._known.update(*texts)
             longest_prompt = max(longest_prompt, *map(len, texts))
         joint = _longest_joint(batch.tokenizer)
-        longest = longest_prompt + batch.max_tokens * (max(map(len, pieces)) + joint)
+        longest = longest_prompt + batch.room * (max(map(len, pieces)) + joint)
         # Sorted, because the order of a set differs from process to process.
         self.space = SafeText(longest, min_length=0, charset="".join(sorted(self._known)))
 

@@ -7,13 +7,14 @@ reward, token limit) are no settings; they are arguments of their own.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any, Literal
 
 import numpy as np
 
 from text_gym.errors import ArgumentError, ConfigError
+from text_gym.respondents import Respondent
 from text_gym.rewards.files import load_from_module
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import OnBadReward
@@ -35,6 +36,10 @@ class EpisodeOptions:
     which nobody ever acts, which therefore nobody trains. Per-token rewards of a causal source are paid under
     both meanings, up to the cut.
 
+    With a `respondent` an episode is a conversation, see `text_gym.respondents`: where the agent's token ends
+    a turn, the reply is appended before the step returns. Each of its limits (`max_turns`, `max_context` and
+    the tokens that the agent may write) follows `limit`; a turn that ends at one is still replied to.
+
     Args:
         stop: Strings that end an episode as EOS does; the completion leaves them out.
         limit: What the token limit means. "end": it belongs to the task; the text is paid as it stands, the
@@ -47,6 +52,14 @@ class EpisodeOptions:
         max_prompt_tokens: `P`; the longest prompt's length if None.
         on_long_prompt: `"error"`, or `"truncate"`: drop tokens on the left.
         context: Largest `P + T` that the policy can read, in tokens, if there is such a limit.
+        respondent: Answers the agent's turns; None where nobody does.
+        turn_stop: Strings that end a turn of the agent. A chat model's end-of-turn id ends one too, and where
+            there is neither, EOS does and not the episode.
+        max_turns: The most turns that the agent has in an episode.
+        max_context: `P + C`, the most tokens of prompt and conversation together. By default replies may take
+            32 tokens a turn beside the agent's. A reply that does not fit is left out.
+        on_bad_reply: What becomes of an episode whose respondent failed, which ends there: `"raise"`, or
+            `"drop"`: it is `truncated` and not scored, whatever `limit` says, and the others go on.
 
     Raises:
         ConfigError: A setting that makes no sense; its name and value are told.
@@ -61,14 +74,52 @@ class EpisodeOptions:
     max_prompt_tokens: int | None = None
     on_long_prompt: Literal["error", "truncate"] = "error"
     context: int | None = None
+    respondent: Respondent | None = None
+    turn_stop: str | Sequence[str] = ()
+    max_turns: int | None = None
+    max_context: int | None = None
+    on_bad_reply: Literal["raise", "drop"] = "raise"
 
     def __post_init__(self) -> None:
         if "" in self.stop_strings:
             raise ConfigError("an empty stop string would end every episode at once")
+        self._check_conversation()
         check_choice("limit", self.limit, ["end", "truncate"])
         check_choice("on_bad_reward", self.on_bad_reward, ["raise", "drop"])
         check_choice("on_long_prompt", self.on_long_prompt, ["error", "truncate"])
         check_count("group_size", self.group_size)
+
+    def _check_conversation(self) -> None:
+        check_choice("on_bad_reply", self.on_bad_reply, ["raise", "drop"])
+        if "" in self.turn_stop_strings:
+            raise ConfigError("an empty string in turn_stop would end every turn at once")
+        for name in ("max_turns", "max_context"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name))
+        if self.respondent is None:
+            for name in ("turn_stop", "max_turns", "max_context"):
+                if getattr(self, name):
+                    raise ConfigError(f"{name} is of conversations: pass a respondent too, or leave it out")
+        elif not callable(getattr(self.respondent, "respond", None)):
+            raise ConfigError(
+                f"respondent is {type(self.respondent).__name__}, which has no method "
+                "respond(episodes, generators); see text_gym.Respondent"
+            )
+
+    def for_measuring(self, texts: int, context: int | None) -> EpisodeOptions:
+        """Return the same kind of episodes with prompts in order, `texts` of each, every text scored.
+
+        Args:
+            texts: Of each prompt, one after the other.
+            context: What the policy that is measured can read, in tokens.
+        """
+        rest: dict[str, Any] = {"max_prompt_tokens": None, "on_long_prompt": "error", "context": context}
+        return replace(self, limit="end", shuffle=False, group_size=texts, **rest)
+
+    @property
+    def turn_stop_strings(self) -> tuple[str, ...]:
+        """Return the strings that end a turn as a tuple; a single one may be given as a plain string."""
+        return (self.turn_stop,) if isinstance(self.turn_stop, str) else tuple(self.turn_stop)
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -179,7 +230,8 @@ def sort_options(
             f"got an unexpected keyword argument {next(iter(rest))!r}{_nearest(rest)}; the environment has "
             "no such parameter, and no task was named that could have it"
         )
-    return task, EpisodeOptions(**found[0]), VectorOptions(**found[1])
+    talk = {} if task is None else task.conversation()
+    return task, EpisodeOptions(**talk | found[0]), VectorOptions(**found[1])
 
 
 def episode_parts(

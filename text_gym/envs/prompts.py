@@ -67,6 +67,15 @@ class PromptTable:
         self.tokens.setflags(write=False)
         self.windows: Ids = np.lib.stride_tricks.sliding_window_view(self.tokens, row)
 
+    def widen(self, row: int) -> None:
+        """Make the windows `row` tokens wide, for conversations, which is at least `P + T`."""
+        if row == self.windows.shape[1]:
+            return
+        more = np.full(row - self.windows.shape[1], self.tokens[-1], dtype=np.int32)
+        self.tokens = np.concatenate([self.tokens, more])
+        self.tokens.setflags(write=False)
+        self.windows = np.lib.stride_tricks.sliding_window_view(self.tokens, row)
+
     def ids(self, index: int) -> Ids:
         """Return the tokens of one prompt, a read-only view."""
         start = self.starts[index]

@@ -32,11 +32,11 @@ from .streams import EpisodeStreams, Redraws
 class TextVectorEnv(VectorEnv[Any, IntArray, npt.NDArray[Any]]):
     """Plays text episodes side by side, token by token, as one Gymnasium vector environment.
 
-    Observation (a `Dict`, per episode; `P` is the longest prompt, `T` is `max_tokens`; for other kinds see
-    `observation` of `VectorOptions`):
+    Observation (a `Dict`, per episode; `P` is the longest prompt, `C` is `max_tokens` and in conversations
+    the room for replies beside them; for other kinds see `observation` of `VectorOptions`):
 
-    - `tokens` `(P + T,)` int64: prompt and completion without a gap, then padding;
-    - `attention_mask` `(P + T,)` int8: 1 where there is a token (padding may share an id with EOS);
+    - `tokens` `(P + C,)` int64: prompt and completion without a gap, then padding;
+    - `attention_mask` `(P + C,)` int8: 1 where there is a token (padding may share an id with EOS);
     - `length` `(1,)` int64: how many there are;
     - `remaining` `(1,)` int64: how many more the token limit allows;
     - `action_mask` `(V,)` int8, with `mask=` only: 1 for tokens that may come next; also in info, and as bool
@@ -56,7 +56,8 @@ class TextVectorEnv(VectorEnv[Any, IntArray, npt.NDArray[Any]]):
         autoreset_mode: What happens after an episode's end, as in Gymnasium.
         render_mode: `"ansi"`, `"rgb_array"` or None; see `render`.
         **options: By name, the fields of `EpisodeOptions` (what an episode is: `stop`, `limit`, `mask`,
-            `on_bad_reward`, `shuffle`, `group_size`, `max_prompt_tokens`, `on_long_prompt`, `context`) and of
+            `on_bad_reward`, `shuffle`, `group_size`, `max_prompt_tokens`, `on_long_prompt`, `context`, and
+            `respondent`, `turn_stop`, `max_turns`, `max_context`, `on_bad_reply` of conversations) and of
             `VectorOptions` (how they are played and shown: `numbering`, `on_abstain`, `on_masked`, `copy`,
             `info_texts`, `observation`, `infos`); where a task is named, its parameters too, e.g. `length=6`
             for `copy`.
@@ -161,7 +162,7 @@ class TextVectorEnv(VectorEnv[Any, IntArray, npt.NDArray[Any]]):
     def step(
         self, actions: npt.ArrayLike, active: BoolArray | None = None
     ) -> tuple[Any, FloatArray, BoolArray, BoolArray, Info]:
-        """Append one token to every running episode.
+        """Append one token to every running episode, and the reply where it ends a turn of a conversation.
 
         Args:
             actions: `(B,)` integer token ids (NumPy, torch on CPU, or a list). Under `NEXT_STEP` the
@@ -174,6 +175,7 @@ class TextVectorEnv(VectorEnv[Any, IntArray, npt.NDArray[Any]]):
             TokenError: An id out of range or not an integer, or another shape; nothing has changed.
             EpisodeError: Before `reset`, or (autoreset disabled) an episode is over.
             ConfigError: `active` has another form.
+            RespondentError: A respondent failed: its episodes are over and unpaid, the others have gone on.
             RewardError: The reward source failed (with `on_abstain="redraw"` also: it abstained a hundred
                 times in a row); the token was appended, and an episode that it ended is over.
         """
@@ -195,6 +197,8 @@ class TextVectorEnv(VectorEnv[Any, IntArray, npt.NDArray[Any]]):
             self._infos.beginnings(infos, restarting)
         if len(rows):
             ended = batch.advance(rows, tokens)
+            if batch.conversation is not None:
+                rewards[rows] = batch.conversation.rewards[rows]
             if batch.reward.causal:
                 going_on = rows[~ended | batch.truncated[rows]]
                 rewards[going_on] = batch.pay_tokens(going_on)

@@ -282,6 +282,12 @@ def upload(values: npt.NDArray[Any] | Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
+def free_bytes(device: torch.device) -> int:
+    """Return the free bytes of a CUDA device; what PyTorch keeps of it for later is counted as free."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 def on_host(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Return tensors of one shape and dtype on the host; the host waits once for all of them, if at all."""
     if all(tensor.device.type == "cpu" for tensor in tensors):
@@ -326,3 +332,17 @@ def pick_dtype(dtype: str, device: torch.device) -> str:
     if dtype == "auto":
         return "bfloat16" if able and device.type == "cuda" else "float32"
     return dtype
+
+
+@contextmanager
+def layers_in_training(model: nn.Module) -> Iterator[None]:
+    """Put layers, which checkpoint in training mode only, into it, but leave their dropout off."""
+    layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
+    was = [layer.training for layer in layers]
+    for layer in layers:
+        layer.training = torch.is_grad_enabled()
+    try:
+        yield
+    finally:
+        for layer, training in zip(layers, was, strict=True):
+            layer.training = training

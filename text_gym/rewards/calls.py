@@ -280,8 +280,9 @@ def _key(episode: Episode, on_bad_reward: OnBadReward) -> Hashable:
         return None
     ending = (episode.finish_reason, episode.stop)
     mask = None if episode.agent_mask is None else episode.agent_mask.tobytes()
+    turns = tuple((turn.role, turn.text, len(turn.ids), turn.reward) for turn in episode.turns)
     ids = (episode.prompt_ids.tobytes(), episode.completion_ids.tobytes(), episode.tokenizer.fingerprint)
-    return (prompt.id, prompt.text, columns, episode.completion, ids, mask, ending, on_bad_reward)
+    return (prompt.id, prompt.text, columns, episode.completion, ids, mask, turns, ending, on_bad_reward)
 
 
 def _is_json(value: Any) -> bool:

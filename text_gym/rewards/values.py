@@ -88,6 +88,26 @@ class Rewards:
         """The totals, `(n,)` float64, NaN where the source abstained."""
         return known(self, self.totals)
 
+    def among(self, episodes: Sequence[Episode], places: IntArray) -> Rewards:
+        """Return the rewards of more episodes, of which these are some: the others get 0, and NaN as terms.
+
+        Args:
+            episodes: All `m` of them.
+            places: `(n,)` int64, where those stand that these rewards are of.
+        """
+
+        def spread(column: Any, filler: float) -> Any:
+            every = np.full(len(episodes), filler, dtype=column.dtype)
+            every[places] = column
+            return every
+
+        per_token = None
+        if self.per_token is not None:
+            given = dict(zip(places.tolist(), self.per_token, strict=True))
+            per_token = tuple(given.get(i, np.zeros(len(e.completion_ids))) for i, e in enumerate(episodes))
+        terms = {k: spread(np.asarray(v, dtype=np.float64), np.nan) for k, v in self.terms.items()}
+        return Rewards(spread(self.values, 0.0), per_token, terms, spread(self.abstained, False))
+
     @classmethod
     def from_scores(cls, scores: FloatArray, terms: Mapping[str, FloatArray] | None = None) -> Rewards:
         """Rewards paid at the end, from numbers that are NaN where there is no opinion.

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from text_gym import errors
-from text_gym.episode import Episode
+from text_gym.episode import Episode, turns_of
 from text_gym.errors import ConfigError, RewardError, SandboxError, TextGymError, excerpt
 from text_gym.tokenizer import Tokenizer
 from text_gym.utils.confinement import described
@@ -185,6 +185,7 @@ def _columns(episodes: Sequence[Episode]) -> dict[str, Any]:
         "ids": np.concatenate([ids for e in episodes for ids in (e.prompt_ids, e.completion_ids)] or [empty]),
         "lengths": [(len(e.prompt_ids), len(e.completion_ids)) for e in episodes],
         "masks": masks if any(mask is not None for mask in masks) else None,
+        "turns": [[(t.role, t.text, len(t.ids), t.reward) for t in e.turns] for e in episodes],
         "rest": [(e.prompt, e.finish_reason, e.stop, e.seed, e.index) for e in episodes],
     }
 
@@ -267,11 +268,10 @@ def _episodes(columns: dict[str, Any]) -> list[Episode]:
     """The batch that `_columns` took apart."""
     ids, start = columns["ids"], 0
     masks = columns["masks"] or [None] * len(columns["rest"])
-    rows = zip(
-        columns["rest"], columns["lengths"], columns["tokenizers"], columns["completions"], masks, strict=True
-    )
+    names = ("rest", "lengths", "tokenizers", "completions", "turns")
+    rows = zip(*(columns[name] for name in names), masks, strict=True)
     episodes = []
-    for (prompt, finish_reason, stop, seed, index), (before, own), tokenizer, completion, mask in rows:
+    for (prompt, finish_reason, stop, seed, index), (before, own), tokenizer, completion, turns, mask in rows:
         middle, end = start + before, start + before + own
         episode = object.__new__(Episode)  # its `__init__` takes three times as long, and checks nothing
         episode.__dict__.update(
@@ -285,6 +285,7 @@ def _episodes(columns: dict[str, Any]) -> list[Episode]:
             seed=seed,
             index=index,
             completion=completion,
+            turns=turns_of(ids[middle:end], turns),
         )
         episodes.append(episode)
         start = end

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from text_gym.agents.policies.policy import Policy
-from text_gym.episode import Episode, read_transcripts, write_transcripts
+from text_gym.episode import Episode
 from text_gym.errors import DamagedError, DataError
 from text_gym.reward_models.labels.questions import CRITERIA
 from text_gym.reward_models.learned.ensembles import Ensemble
 from text_gym.reward_models.learned.loading import load_reward_model
 from text_gym.reward_models.preferences.files import read_pairs, read_ratings
 from text_gym.tasks.task import Task
+from text_gym.transcripts import read_transcripts, write_transcripts
 from text_gym.utils.sealed import check_sealed, write_atomic
 
 from .config import RLHFConfig

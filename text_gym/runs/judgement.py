@@ -132,7 +132,7 @@ class GoldWatch:
         batch = rollout(policy, self.env, np.arange(len(self.prompts)), seed=0)
         if remembered is not None:  # the optimised reward may contain this one
             self.env.reward.load_state_dict(remembered)
-        other = reference.score(batch.tokens, batch.starts, batch.lengths)
+        other = reference.score(batch.tokens, batch.host_starts, batch.host_lengths)
         kl = (batch.log_probs - other).sum(dim=1).double().mean()
         known = batch.scores.totals[~batch.scores.abstained]
         return {"gold": float(known.mean()) if len(known) else math.nan, "gold_kl": float(kl)}

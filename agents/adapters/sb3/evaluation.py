@@ -12,6 +12,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.evaluation import Measure, Report, evaluate
 from text_gym.agents.sampling.sampler import Sampling
+from text_gym.envs.conversation import with_turn_rewards
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Episode, Prompt
 from text_gym.tasks.task import Task
@@ -61,7 +62,7 @@ def evaluate_sb3(
         torch.manual_seed(seed)
         for first in range(0, len(todo), 128):
             episodes += _play(model, task, todo[first : first + 128], greedy)
-    scores = task.reward(episodes)
+    scores = with_turn_rewards(episodes, task.reward(episodes))
     rewards = scores.totals_or_nan
     unknown = float("nan")
     return Report(
@@ -69,7 +70,7 @@ def evaluate_sb3(
         terms={name: Measure.of(np.asarray(term, dtype=np.float64)) for name, term in scores.terms.items()},
         kl=Measure(unknown, (unknown, unknown)),
         perplexity=unknown,
-        length=float(np.mean([len(e.completion_ids) for e in episodes])),
+        length=float(np.mean([len(e.agent_ids) for e in episodes])),
         terminated=float(np.mean([e.whole for e in episodes])),
         episodes=episodes,
         rewards=rewards,
@@ -89,6 +90,7 @@ def _play(model: BaseAlgorithm, task: Task, prompts: Sequence[Prompt], greedy: b
         shuffle=False,
         numbering="global",
         max_prompt_tokens=widest,
+        **task.conversation(),
     )
     observation, _ = env.reset(seed=0)
     state: Any = None

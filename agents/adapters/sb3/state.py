@@ -97,7 +97,8 @@ def collect_moment(model: BaseAlgorithm) -> tuple[Tensors, Data]:
         return tensors, data
     env = _text_env(model)
     batch = env.batch
-    starts, lengths = batch.starts, batch.lengths
+    starts, lengths, talk = batch.starts, batch.lengths, batch.conversation
+    own = batch.attention_mask.astype(np.bool_) if talk is None else talk.agent
     tensors |= {f"observation/{key}": torch.from_numpy(np.array(value)) for key, value in shown.items()}
     tensors["started"] = torch.from_numpy(np.array(model._last_episode_starts))
     for i, statistics in enumerate(_statistics(model)):
@@ -107,8 +108,9 @@ def collect_moment(model: BaseAlgorithm) -> tuple[Tensors, Data]:
         "seeds": batch.seeds.tolist(),
         "episode_index": batch.episode_index.tolist(),
         "prompts": [batch.tokens[i, :s].tolist() for i, s in enumerate(starts)],
-        "completions": [
-            batch.tokens[i, s:n].tolist() for i, (s, n) in enumerate(zip(starts, lengths, strict=True))
+        "completions": [  # what the agent wrote, to which the environment replies again
+            batch.tokens[i, s:n][own[i, s:n]].tolist()
+            for i, (s, n) in enumerate(zip(starts, lengths, strict=True))
         ],
         "reward": env.reward.state_dict(),
         "kl": [layer.state_dict() for layer in _layers(model) if isinstance(layer, KLPenalty)],

@@ -67,6 +67,17 @@ def test_values_at_the_end_are_the_plays_although_something_was_predicted_in_bet
     assert torch.allclose(values, expected, atol=1e-5)
 
 
+def test_a_prediction_in_the_middle_of_a_rollout_does_not_cost_the_rollout_what_it_has_read() -> None:
+    actor_critic = CausalActorCritic(language_model())
+    tokens, lengths = np.array([[0, 1, 0, 0], [2, 0, 0, 0]]), np.array([2, 1])
+    actions, _, _ = actor_critic.act(tokens, lengths)
+    actor_critic.act(np.array([[2, 2, 2, 0], [1, 0, 2, 0]]), np.array([3, 3]), caller="predict")
+    tokens[np.arange(2), lengths] = actions.numpy()
+    actor_critic.act(tokens, lengths + 1)
+    assert actor_critic.caches["play"].prefilled == 2  # its two prompts
+    assert actor_critic.caches["play"].steps == 1
+
+
 def test_texts_that_begin_others_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens, lengths = texts()
     policy = language_model()

@@ -78,6 +78,16 @@ def test_the_clock_is_learnt(kind: Any) -> None:
     assert not torch.allclose(features(encoder, later), features(encoder, shown))
 
 
+def test_the_clock_goes_from_1_to_0_whatever_the_limit() -> None:
+    encoder = TokenEncoder(4, 2, "gru", width=4, limit=20)
+    assert encoder.clock is not None
+    torch.nn.init.constant_(encoder.clock, 3.0)
+    tokens, left = torch.tensor([[1, 2]] * 3), torch.tensor([[0], [5], [20]])
+    with torch.no_grad():
+        found = encoder(tokens, remaining=left) - encoder(tokens)
+    assert torch.allclose(found, torch.tensor([[0.0], [0.75], [3.0]]).expand(3, 4), atol=1e-6)
+
+
 def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(ConfigError, match="choose positions, gru or transformer"):
         TokenEncoder(4, 6, "lstm")  # type: ignore[arg-type]

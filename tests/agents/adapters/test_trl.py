@@ -83,9 +83,14 @@ def test_members_of_a_group_and_later_calls_draw_other_noise_and_a_seed_repeats_
     assert make_env().rollout_func(asked(), make_trainer(seed=1))["completion_ids"] != first
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_log_probs_are_those_of_the_model_as_it_is_now_without_dropout(temperature: float) -> None:
+@pytest.mark.parametrize(("temperature", "own_code"), [(1.0, False), (0.7, False), (1.0, True)])
+def test_log_probs_are_those_of_the_model_as_it_is_now_without_dropout(
+    temperature: float, own_code: bool
+) -> None:
+    """The fast path knows no dropout; a model with a hook is read by its own code, which does."""
     env, trainer = make_env(stop=list("abcdefghijklmnopqrstuvwxyz")), make_trainer(temperature=temperature)
+    if own_code:
+        trainer.model.transformer.register_forward_hook(lambda *_: None)
     optimizer = torch.optim.AdamW(trainer.model.parameters(), lr=0.05, fused=True)
     for _ in range(2):
         found = env.rollout_func(asked(8), trainer)

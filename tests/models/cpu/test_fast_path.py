@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,13 @@ from torch import Tensor
 
 from tests.house import House
 from tests.small_models import small_policy
-from text_gym.agents import Policy
-from text_gym.models.cpu import kernels
-from text_gym.models.cpu.fast_path import fast_path, fixed_linear, matmul
+from text_gym.agents import LoRAPolicy, Policy
+from text_gym.agents.sampling.decoder import fastest_cache
+from text_gym.models.cpu import fast_path as module
+from text_gym.models.cpu import gpt2, kernels
+from text_gym.models.cpu.fast_path import fast_path, fixed_linear, has_kernels, matmul
+from text_gym.models.cpu.gpt2_cache import gpt2_cache
+from text_gym.models.kv_cache import KeyValues
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -93,3 +98,56 @@ def test_updates_with_dropout_or_gradient_checkpointing_go_through_the_models_ow
     dropping.model.base_model.train()
     assert not can_update(dropping)
     assert not can_update(small_policy().use_less_memory(gradient_checkpointing=True))
+
+
+def test_an_architecture_without_a_path_is_told_once_and_the_others_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    if not has_kernels():
+        pytest.skip("no compiler here, and that is told instead")
+    module._tell_own_code.cache_clear()
+    others = [small_policy(), small_policy("llama"), small_policy("gemma2").use_less_memory(bf16=True)]
+    without = [small_policy("gemma2"), small_policy("gemma2", seed=1), small_policy("mistral")]
+    with caplog.at_level("INFO", "text_gym"):
+        for policy in (*others, *without, LoRAPolicy(small_policy("llama"), rank=2)):
+            fastest_cache(policy, 2, 32)
+    told = [record.getMessage().partition(" is read")[0] for record in caplog.records]
+    assert told == ["Gemma2Model", "MistralModel", "LlamaModel"]
+
+
+def test_a_path_that_reads_otherwise_than_the_model_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither in updates nor in rollouts, nor in the reference policy."""
+    tokens, starts, lengths = torch.tensor([[1, 2, 3, 4, 5]]), torch.tensor([2]), torch.tensor([3])
+    wanted = small_policy().evaluate(tokens, starts, lengths).log_probs
+    states = gpt2.gpt2_states
+
+    def wrong(*args: Any) -> tuple[Tensor, Tensor]:
+        found, weight = states(*args)
+        return found * 1.01, weight
+
+    monkeypatch.setattr(gpt2, "gpt2_states", wrong)
+    policy = small_policy()
+    (record,) = caplog.records
+    assert "reads this GPT2Model otherwise than its own code" in record.getMessage()
+    for each in (policy, policy.frozen()):
+        assert fast_path(each.model.base_model) is None
+        assert torch.allclose(each.evaluate(tokens, starts, lengths).log_probs, wanted, atol=1e-5)
+
+
+def test_a_cache_that_reads_otherwise_than_the_model_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy, make = small_policy(), gpt2_cache
+
+    def wrong(*args: Any) -> Any:
+        cache = make(*args)
+        append = cache.append
+        monkeypatch.setattr(cache, "append", lambda tokens, at: append(tokens, at) * 1.01)
+        return cache
+
+    monkeypatch.setattr(module, "gpt2_cache", wrong)
+    assert isinstance(fastest_cache(policy, 2, 8), KeyValues)
+    assert "otherwise than its own code" in caplog.text
+    assert fast_path(policy.model.base_model) is None

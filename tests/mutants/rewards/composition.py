@@ -240,8 +240,8 @@ MUTANTS = [
     Mutant(
         "cache-key-without-the-ending",
         _CALLS,
-        "ids, mask, ending, on_bad_reward)",
-        "ids, mask, on_bad_reward)",
+        "ids, mask, turns, ending, on_bad_reward)",
+        "ids, mask, turns, on_bad_reward)",
         _by("test_cache.py::test_cache_tells_apart_what_a_source_may_see"),
     ),
     Mutant(

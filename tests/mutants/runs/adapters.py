@@ -11,6 +11,7 @@ _STATISTICS, _FIT = "agents/adapters/episode_statistics.py", "agents/adapters/fi
 _BUFFER, _POLICY = "agents/adapters/sb3/buffer.py", "agents/adapters/sb3/policy.py"
 _VEC_ENV, _STATE = "agents/adapters/sb3/vec_env.py", "agents/adapters/sb3/state.py"
 _EVALUATION = "agents/adapters/sb3/evaluation.py"
+_OF_MINARI = ("minari", "h5py", "jax")
 
 
 def _of(*names: str) -> tuple[str, ...]:
@@ -63,7 +64,10 @@ MUTANTS = [
         _ACTOR,
         "cache = self.caches.get(caller)\n",
         'cache = self.caches.get("play")\n',
-        _of("test_causal_actor_critic", "sb3/test_policy"),
+        (
+            "tests/agents/adapters/test_causal_actor_critic.py::"
+            "test_a_prediction_in_the_middle_of_a_rollout_does_not_cost_the_rollout_what_it_has_read",
+        ),
         more=(("cache = self.caches[caller] = PrefixCache", 'cache = self.caches["play"] = PrefixCache'),),
     ),
     Mutant(
@@ -99,7 +103,7 @@ MUTANTS = [
         _ENCODER,
         "self.clock * (remaining.reshape(-1, 1) / self.limit)",
         "self.clock * remaining.reshape(-1, 1)",
-        _of("test_token_encoder"),
+        ("tests/agents/adapters/test_token_encoder.py::test_the_clock_goes_from_1_to_0_whatever_the_limit",),
     ),
     Mutant(
         "cut-texts-are-paid-by-trl",
@@ -120,7 +124,10 @@ MUTANTS = [
         _TRL,
         "policy = self._policy_of(model.eval(), trainer.processing_class)",
         "policy = self._policy_of(model, trainer.processing_class)",
-        _of("test_trl"),
+        (
+            "tests/agents/adapters/test_trl.py::"
+            "test_log_probs_are_those_of_the_model_as_it_is_now_without_dropout",
+        ),
     ),
     Mutant(
         "trl-temperature-ignored",
@@ -135,6 +142,7 @@ MUTANTS = [
         "returns.append(float(np.sum(recorded.rewards)))",
         "returns.append(float(recorded.rewards[-1]))",
         _of("test_minari"),
+        needs=_OF_MINARI,
     ),
     Mutant(
         "minari-stores-what-goes-on-after-its-end",
@@ -142,6 +150,7 @@ MUTANTS = [
         "if over[-2:] != [False, True]:",
         "if not over[-1]:",
         _of("test_minari"),
+        needs=_OF_MINARI,
     ),
     Mutant(
         "cleanrl-clips-to-the-worse-side",
@@ -162,7 +171,10 @@ MUTANTS = [
         _BUFFER,
         "goes_on = same.all(axis=1) & (lengths",
         "goes_on = (lengths",
-        _of("sb3/test_buffer"),
+        (
+            "tests/agents/adapters/sb3/test_buffer.py::"
+            "test_sequences_end_with_episodes_and_rollouts_even_where_the_tokens_go_on",
+        ),
     ),
     Mutant(
         "buffer-forgets-the-running-sequences",
@@ -225,6 +237,6 @@ MUTANTS = [
         _EVALUATION,
         "for i in np.flatnonzero(started).tolist() if i not in finished]",
         "for i in np.flatnonzero(started).tolist()]",
-        _of("sb3/test_training"),
+        _of("sb3/test_evaluation"),
     ),
 ]

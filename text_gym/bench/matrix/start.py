@@ -16,8 +16,9 @@ import numpy as np
 from text_gym.agents.algorithms.best_of_n import best_of_n
 from text_gym.agents.policies.policy import Policy
 from text_gym.envs.vector import TextVectorEnv
-from text_gym.episode import Episode, FloatArray, read_transcripts, word_counts, write_transcripts
+from text_gym.episode import Episode, FloatArray, word_counts
 from text_gym.tasks.task import Task
+from text_gym.transcripts import read_transcripts, write_transcripts
 from text_gym.utils.json_files import write_json
 from text_gym.utils.sealed import write_sealed
 

@@ -36,6 +36,8 @@ class RewardTrainOptions:
         k: The ensemble pays mean - k standard deviations of its members.
         held_out: Share of the prompts to judge on, in (0, 1).
         normalise: Scale the reward to mean 0 and standard deviation 1 on the texts that were learnt from.
+        dtype: Of a transformer's training: float32; bfloat16, in which matrices are multiplied while the
+            weights stay in float32; auto is bfloat16 on GPUs that have it. It is judged in float32.
         out: Folder for the model, summary.json and calibration.png.
         device: auto, cpu, cuda, cuda:1.
     """
@@ -53,6 +55,7 @@ class RewardTrainOptions:
     k: float = 0.0
     held_out: float = 0.2
     normalise: bool = False
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     out: str = "reward-model"
     device: str = "auto"
 
@@ -65,6 +68,8 @@ class RewardTrainOptions:
             raise ConfigError(f"held_out is {self.held_out}; it must be between 0 and 1")
         if self.model is not None and self.kind == "ngrams":
             raise ConfigError("an n-gram model does not start from a --model; leave it out")
+        if self.dtype != "float32" and self.kind == "ngrams":
+            raise ConfigError("an n-gram model has no --dtype; leave it out, or pass --kind transformer")
 
     def load(self) -> tuple[Opinions, tuple[str, ...]]:
         """Load the opinions and the criteria; conversations are rendered by the model's chat template."""

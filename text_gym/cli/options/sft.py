@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 from text_gym.agents.algorithms.configs import SFTConfig
 from text_gym.data import Data
@@ -41,6 +42,8 @@ class SFTOptions(Data):
         width: Width of a new model.
         heads: Attention heads of a new model.
         dropout: Dropout of a new model, in [0, 1); helps where texts are few.
+        dtype: float32; bfloat16, in which matrices are multiplied while the weights stay in float32; auto is
+            bfloat16 on GPUs that have it.
         out: Folder for the policy.
         push_to_hub: Upload the policy and its model card to the Hugging Face Hub in the end: OWNER/NAME, or
             NAME for one of your own; a repository that is not there is made, a private one.
@@ -54,6 +57,7 @@ class SFTOptions(Data):
     width: int = 128
     heads: int = 4
     dropout: float = 0.1
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     out: str = "policy"
     push_to_hub: str | None = None
     device: str = "auto"

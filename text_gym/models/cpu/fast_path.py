@@ -25,6 +25,7 @@ from .library import load
 LOG = logging.getLogger("text_gym")
 # Packing the second matrix of a product pays off from about this many rows of the first.
 MIN_ROWS_TO_PACK = 256
+_DISTRUSTED = "reads_by_own_code"  # the attribute of a trunk that its fast path was found to read wrongly
 
 
 class FastPath(Protocol):
@@ -66,11 +67,57 @@ def fast_path(trunk: nn.Module) -> FastPath | None:
 
     GPT-2 has one, and with compiled kernels the Llama family has: Llama, Mistral, Qwen2, Qwen3, Gemma (the
     first) and SmolLM3, where every layer looks at all that went before. Adapters, hooks, modules in place of
-    others and bfloat16 weights go through the model's own code.
+    others and bfloat16 weights go through the model's own code, and so does what the path reads wrongly.
     """
+    if vars(trunk).get(_DISTRUSTED):
+        return None
     if GPT2Path.fits(trunk):
         return GPT2Path(trunk)
     return LlamaPath(trunk) if LlamaPath.fits(trunk) else None
+
+
+@torch.no_grad()
+def try_fast_path(trunk: nn.Module, tokens: Tensor) -> None:
+    """Read a few tokens by a trunk's fast path and by its own code, and drop the path where they differ.
+
+    Args:
+        trunk: One that may have a path for updates.
+        tokens: `(1, n)` int64.
+    """
+    path, n = fast_path(trunk), tokens.shape[1]
+    if path is None or not path.can_update or n < 2:
+        return
+    found, _ = path.states(tokens, torch.tensor([1]), torch.tensor([n - 1]))
+    wanted = trunk(input_ids=tokens, use_cache=False).last_hidden_state[0, :-1]
+    if not torch.allclose(found, wanted, rtol=1e-3, atol=1e-3):
+        distrust(trunk)
+
+
+def distrust(trunk: nn.Module) -> None:
+    """Have a trunk, and copies of it, read through its own code from now on; a line in the log says so."""
+    setattr(trunk, _DISTRUSTED, True)
+    LOG.warning(
+        "the fast path reads this %s otherwise than its own code, which is used instead and is slower; "
+        "please report it with the model's config.json",
+        type(trunk).__name__,
+    )
+
+
+def tell_own_code(trunk: nn.Module) -> None:
+    """Log, once for each architecture, that a CPU reads it through its own code, which is slower."""
+    weights = next(trunk.parameters(), None)
+    cpu = weights is not None and weights.device.type == "cpu" and weights.dtype == torch.float32
+    if cpu and has_kernels() and not vars(trunk).get(_DISTRUSTED):
+        _tell_own_code(type(trunk).__name__)
+
+
+@cache
+def _tell_own_code(kind: str) -> None:
+    LOG.info(
+        "%s is read through its own code: the fast path knows GPT-2 and the Llama family without windows, "
+        "adapters or hooks",
+        kind,
+    )
 
 
 def why_no_int8(trunk: nn.Module) -> str | None:

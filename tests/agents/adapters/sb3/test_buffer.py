@@ -62,3 +62,5 @@ def test_sequences_end_with_episodes_and_rollouts_even_where_the_tokens_go_on() 
     assert rollout([[1], [1, 2]], [1, 0]) == [([1, 2], 1, 2)]
     assert rollout([[1], [1, 2]], [1, 1]) == [([1], 1, 1), ([1, 2], 2, 1)]
     assert rollout([[3], [3, 2]], [0, 0]) == [([3, 2], 1, 2)]
+    # No episode has ended, but a wrapper shows another text, by chance a token longer.
+    assert rollout([[1], [2, 2]], [0, 0]) == [([1], 1, 1), ([2, 2], 2, 1)]

@@ -8,6 +8,7 @@ import torch
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
+from tests.envs.test_conversation import Chance
 from tests.sb3_world import PROMPTS, TOKENIZER, language_model, letters_env, make_ppo
 from text_gym import ByteTokenizer, TextVectorEnv, load_task
 from text_gym.agents import LanguageModelPolicy, Policy, Sampling, SB3VecEnv, SequenceRolloutBuffer, rollout
@@ -92,6 +93,18 @@ def test_a_rollout_costs_one_step_a_token_and_one_prefill_an_episode() -> None:
     episodes = sum(s.stop - s.start > 0 for s in model.rollout_buffer._sequences)
     assert cache.steps <= 41
     assert cache.prefilled <= episodes + 6
+
+
+def test_replies_extend_the_cache_and_everything_is_as_without_one() -> None:
+    talk: dict[str, Any] = {"respondent": Chance(), "turn_stop": "e", "max_turns": 3, "max_context": 16}
+    model = make_ppo(letters_env(max_tokens=6, **talk), n_steps=30)
+    torch.nn.init.normal_(model.policy.language_model.value_head.weight)
+    watch = Watch()
+    model.learn(6 * 30, callback=watch)
+    assert watch.compared == 6 * 30
+    buffer, cache = model.rollout_buffer, model.policy._core.caches["play"]
+    assert cache.prefilled <= int(buffer.episode_starts.sum()) + 6  # no reply made a row begin again
+    assert len(buffer._sequences) > int(buffer.episode_starts.sum()) + 6  # every turn is a sequence
 
 
 def test_an_evaluation_in_mid_rollout_does_not_cost_the_rollout_its_cache() -> None:

@@ -1,0 +1,127 @@
+"""Plays conversations with a policy and its KV cache: the agent's tokens are drawn, replies are only read.
+
+All rows take a step together, of one token each: where the agent is to write, the token drawn, elsewhere the
+next one of the reply. So caches grow by whole replies, ragged, and no row waits for another. Single-turn
+episodes are `sampler`'s, which need not ask the environment after every token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from text_gym.agents.policies.policy import Policy
+from text_gym.envs.episode_batch import EpisodeBatch
+from text_gym.episode import IntArray
+from text_gym.errors import NonFiniteError
+from text_gym.models.runtime import upload
+
+from .decoder import Decoder, survivors
+
+Draw: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+_BLOCK = 32  # steps recorded at a time
+_COMPACT_BELOW = 0.9  # drop finished rows once no more than this share plays
+
+
+def play_conversations(
+    policy: Policy,
+    batch: EpisodeBatch,
+    noise: Tensor,
+    draw: Draw,
+    columns: dict[str, Tensor],
+    rows: IntArray,
+) -> None:
+    """Play until the episodes in these rows are over; fill in what a `Rollout` has of the policy, by name.
+
+    Args:
+        policy: Who plays.
+        batch: The episodes, which have begun.
+        noise: `(B, T)` float64, of each row's tokens; entry `t` is for the agent's own token number `t`.
+        draw: Draws tokens `(n,)` from logits `(n, V)` with noise `(n,)`, and says how likely they were.
+        columns: `(B, T)` each, aligned to the agent's own tokens.
+        rows: `(n,)` int64, the rows of the batch to play.
+
+    Raises:
+        NonFiniteError: The policy's logits are NaN or infinite.
+        RespondentError, RewardError: As `EpisodeBatch.advance`.
+    """
+    device = noise.device
+    decoder = Decoder(policy, batch.tokens[rows], batch.lengths[rows], batch.room)
+    record = _Record(policy, columns)
+    read = batch.lengths[rows].copy()  # tokens of each row that the decoder has read
+    written = np.zeros(len(rows), dtype=np.int64)  # tokens of each row that the agent has written
+    live = np.ones(len(rows), dtype=np.bool_)
+    while True:
+        (turns,) = np.nonzero(live & (read == batch.lengths[rows]))  # where the agent is to write
+        if len(turns):
+            every = len(turns) == len(rows)
+            states = decoder.states if every else decoder.states[upload(turns, device)]
+            logits, own = decoder.logits(states), rows[turns]
+            allowed = None if batch.mask is None else upload(batch.action_masks()[own], device)
+            chosen_from = logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
+            places = upload(own, device), upload(written[turns], device)
+            tokens, probs = draw(chosen_from, noise[places])
+            record.add(places, states, logits, probs, allowed)
+            live[turns] = ~batch.advance(own, tokens.cpu().numpy())
+            written[turns] += 1
+            playing = np.count_nonzero(live)
+            if not playing:
+                break
+            if playing <= _COMPACT_BELOW * len(rows):
+                keep = survivors(live)
+                decoder.keep(keep)
+                rows, live, read, written = rows[keep], live[keep], read[keep], written[keep]
+        decoder.step(upload(batch.tokens[rows, np.minimum(read, batch.tokens.shape[1] - 1)], device))
+        read += 1
+    record.finish()
+
+
+class _Record:
+    """Records log-probabilities and values during play, and writes them out a block of steps at a time."""
+
+    def __init__(self, policy: Policy, columns: dict[str, Tensor]) -> None:
+        self._policy, self._out = policy, columns
+        self._steps: list[tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor | None]] = []
+        self._sums: list[Tensor] = []
+
+    def add(
+        self,
+        places: tuple[Tensor, Tensor],
+        states: Tensor,
+        logits: Tensor,
+        probs: Tensor,
+        allowed: Tensor | None,
+    ) -> None:
+        """Record tokens: rows and steps `(n,)`, states `(n, D)`, logits, probabilities `(n, 1)`, mask."""
+        self._sums.append(logits.sum())
+        self._steps.append((places, states, probs, allowed))
+        if len(self._steps) == _BLOCK:
+            self._put()
+
+    def finish(self) -> None:
+        """Write out what is left; refuse logits that were not finite."""
+        self._put()
+        broken = ~torch.isfinite(torch.stack(self._sums))
+        if broken.any():
+            raise NonFiniteError(
+                f"the policy's logits are not finite at step {int(broken.int().argmax())} of a rollout; "
+                "nothing was updated"
+            )
+
+    def _put(self) -> None:
+        if not self._steps:
+            return
+        places, states, probs, allowed = zip(*self._steps, strict=True)
+        rows, steps = (torch.cat(found) for found in zip(*places, strict=True))
+        together = torch.cat(states)
+        self._out["log_probs"][rows, steps] = torch.cat(probs)[:, 0].log()
+        self._out["values"][rows, steps] = self._policy.values(together)
+        if "states" in self._out:
+            self._out["states"][rows, steps] = together.to(self._out["states"].dtype)
+        if "action_masks" in self._out:
+            self._out["action_masks"][rows, steps] = torch.cat(allowed)
+        self._steps.clear()

@@ -1,0 +1,195 @@
+"""Respondents answer the agent in a conversation: simulated users, tools, games, teachers.
+
+What a reply does to an episode is said here; how it gets into the token buffer is `envs/conversation.py`.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from .episode import Episode
+from .errors import ConfigError, RespondentError, excerpt
+
+REPLY_ROOM = 32  # tokens a turn, where `max_context` does not say how long a conversation may become
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the environment says to the turn that the agent has just ended.
+
+    Args:
+        text: A text, or token ids. It is appended as token ids after what the agent wrote, which is never
+            tokenised again. After prompts that are `messages` the model's chat template writes around it;
+            after prompts that are texts it stands as it is, so that separators are the respondent's own. An
+            empty one adds nothing: the agent goes on writing.
+        reward: Paid on the last token of the turn that is replied to.
+        ends: The environment ends the episode (`terminated`); the text is appended all the same.
+        role: "user" or "tool", which is how a chat template renders it.
+    """
+
+    text: str | Sequence[int]
+    reward: float = 0.0
+    ends: bool = False
+    role: str = "user"
+
+
+@runtime_checkable
+class Respondent(Protocol):
+    """Answers agents' turns, many at a time.
+
+    It is a pure function of what it is given: it keeps no notes between calls, since episodes come in any
+    order and number, and a run that is resumed must hear the same replies. What it has to remember it reads
+    from the episode (`episode.turns`, `episode.prompt.columns`) or draws again with `reply_generator`.
+
+    >>> class Echo:
+    ...     def respond(self, episodes, generators):
+    ...         return [Reply(f" You said: {e.turns[-1].text}.") for e in episodes]
+    >>> isinstance(Echo(), Respondent)
+    True
+    """
+
+    def respond(
+        self, episodes: Sequence[Episode], generators: Sequence[np.random.Generator]
+    ) -> Sequence[Reply]:
+        """Return a reply to each episode's last turn.
+
+        Args:
+            episodes: The `n` episodes whose turn just ended, as they stand: `turns[-1]` is the agent's.
+            generators: `n` sources of randomness, each a function of its episode's stream, number and turn.
+
+        Returns:
+            `n` replies in the same order.
+        """
+        ...
+
+
+class ReplyWithin:
+    """Gives a respondent so much time for each call; one that takes longer fails by name.
+
+    The call that hangs goes on in a thread of its own, since nothing in Python can end it; what may hang for
+    ever and often belongs into a process (`text_gym.utils.sandbox`).
+
+    Args:
+        respondent: Whoever answers.
+        seconds: For each call, however many episodes it is about.
+
+    Raises:
+        ConfigError: `seconds` is not positive.
+    """
+
+    def __init__(self, respondent: Respondent, seconds: float) -> None:
+        if not seconds > 0:
+            raise ConfigError(f"seconds is {seconds!r}; it must be positive")
+        self.respondent, self.seconds = respondent, seconds
+
+    def respond(
+        self, episodes: Sequence[Episode], generators: Sequence[np.random.Generator]
+    ) -> Sequence[Reply]:
+        """Implement `Respondent`.
+
+        Raises:
+            RespondentError: It took too long.
+        """
+        answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+        def work() -> None:
+            try:
+                answers.put(self.respondent.respond(episodes, generators))
+            except BaseException as error:
+                answers.put(error)
+
+        name = type(self.respondent).__name__
+        threading.Thread(target=work, name=name, daemon=True).start()
+        try:
+            found = answers.get(timeout=self.seconds)
+        except queue.Empty:
+            raise RespondentError(f"{name} took longer than {self.seconds:g} s") from TimeoutError(name)
+        if isinstance(found, BaseException):
+            raise found
+        replies: Sequence[Reply] = found
+        return replies
+
+
+def reply_generator(episode: Episode, turn: int) -> np.random.Generator:
+    """Return the generator of an episode's turn, the same whenever it is asked for.
+
+    A secret that holds for a whole episode is drawn from that of turn 0, by which nobody is answered.
+
+    Args:
+        episode: An episode of a stream.
+        turn: Number of the agent's turn, from 1 on.
+    """
+    return turn_generator(episode.seed or 0, episode.index or 0, turn)
+
+
+def turn_generator(seed: int, index: int, turn: int) -> np.random.Generator:
+    """Return the generator of turn `turn` of episode `index` in the stream of `seed`.
+
+    Philox (Salmon et al. 2011) with the key (seed, index), as the noise of sampling has, and the turn in the
+    counter's highest word, which that noise leaves at 0.
+    """
+    key = np.array([seed & (2**64 - 1), index], dtype=np.uint64)
+    counter = np.array([0, 0, 0, turn + 1], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def reply_room(max_tokens: int, prompt_tokens: int, max_turns: int | None, max_context: int | None) -> int:
+    """Return the most tokens that agent and environment write in an episode together.
+
+    Args:
+        max_tokens: The most that the agent writes.
+        prompt_tokens: `P`, the room for a prompt.
+        max_turns: The most turns that the agent has, if there is such a limit.
+        max_context: The most tokens of prompt and conversation, if there is such a limit.
+
+    Raises:
+        ConfigError: A conversation could go on for ever.
+    """
+    if max_context is not None:
+        return max_context - prompt_tokens
+    if max_turns is None:
+        raise ConfigError(
+            "with a respondent, pass max_turns, the most turns that the agent has, or max_context, the most "
+            "tokens of prompt and conversation together"
+        )
+    return max_tokens + REPLY_ROOM * max_turns
+
+
+def checked_reply(reply: Any, name: str) -> Reply:
+    """Return a reply of a form that can be appended.
+
+    Args:
+        reply: What a respondent returned for one episode.
+        name: The respondent, for the error.
+
+    Raises:
+        RespondentError: It is none, or one of its fields is of another type; the field is named.
+    """
+    if not isinstance(reply, Reply):
+        raise RespondentError(f"{name} answered with {_shown(reply)}; it must return Reply objects")
+    if not isinstance(reply.text, str):
+        try:
+            ids = [int(i) for i in reply.text]
+            whole = all(i == j and not isinstance(j, bool) for i, j in zip(ids, reply.text, strict=True))
+        except (TypeError, ValueError):
+            whole = False
+        if not whole:
+            raise RespondentError(f"{name}: Reply.text is {_shown(reply.text)}, neither a text nor token ids")
+    number = isinstance(reply.reward, (int, float, np.floating, np.integer))
+    if not number or isinstance(reply.reward, bool) or not np.isfinite(np.float32(reply.reward)):
+        raise RespondentError(f"{name}: Reply.reward is {_shown(reply.reward)}, not a finite number")
+    if not isinstance(reply.ends, (bool, np.bool_)):
+        raise RespondentError(f"{name}: Reply.ends is {_shown(reply.ends)}, not True or False")
+    if reply.role not in ("user", "tool"):
+        raise RespondentError(f'{name}: Reply.role is {_shown(reply.role)}; it must be "user" or "tool"')
+    return reply
+
+
+def _shown(value: Any) -> str:
+    return f"{type(value).__name__} {excerpt(repr(value))}"
