@@ -512,7 +512,7 @@ def levels_of(
         if not closed and case.opinion is not None:
             people = {"ratings": case.world.ratings(case.opinion)}
         if people and len(case.name) % 2:
-            people = {"pairs": case.world.pairs(case.opinion)}
+            people = {"pairs": case.world.pairs(case.opinion or case.world.quality)}
         report = validate(
             case.source if gold is not None else task,
             task if gold is not None else None,
