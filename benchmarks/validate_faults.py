@@ -511,8 +511,8 @@ def levels_of(
         people: dict[str, Any] = {}
         if not closed and case.opinion is not None:
             people = {"ratings": case.world.ratings(case.opinion)}
-        if not closed and case.opinion is not None and len(case.name) % 2:
-            people = {"pairs": case.world.pairs(case.opinion)}
+        if people and len(case.name) % 2:
+            people = {"pairs": case.world.pairs(case.opinion or case.world.quality)}
         report = validate(
             case.source if gold is not None else task,
             task if gold is not None else None,

@@ -6,7 +6,7 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from .measuring import Check, CheckFinding, mean, quoted, skipped
+from .measuring import Check, CheckFinding, known_mean, paid_text, skipped
 from .subject import Materials
 from .tricks import ANOTHER, DISGUISED, additions, lazy_kinds
 
@@ -54,8 +54,8 @@ class _Panel:
                 i = int(np.nanargmax(own))
                 units = self.m.scale.unit(own)
                 # Luck is no trick: partial credit in a small vocabulary varies from prompt to prompt.
-                least = mean(units) - 2 * float(np.nanstd(units)) / len(units) ** 0.5
-                found[name] = (mean(units), least, quoted(episodes[i], own[i]))
+                least = known_mean(units) - 2 * float(np.nanstd(units)) / len(units) ** 0.5
+                found[name] = (known_mean(units), least, paid_text(episodes[i], own[i]))
         return found
 
     def floor(self) -> CheckFinding:
@@ -77,8 +77,8 @@ class _Panel:
             start += len(pairs)
             if not np.isnan(change).all():
                 i = int(np.nanargmax(change))
-                found[name] = (mean(change), float((change > GAIN / 2).mean()))
-                shown[name] = quoted(pairs[i][1], rewards[start - len(pairs) + i, 1])
+                found[name] = (known_mean(change), float((change > GAIN / 2).mean()))
+                shown[name] = paid_text(pairs[i][1], rewards[start - len(pairs) + i, 1])
         over = sorted(
             (
                 n
@@ -113,8 +113,8 @@ class _Panel:
         wrong = m.subject.written([(p, t) for p, t in pairs if t and not m.is_golden(p, t)])
         if len(wrong) < min(4, len(m.prompts)) or len(m.prompts) == 1:
             return skipped("there are no two prompts with different golden texts")
-        unit = mean(m.scale.unit(m.subject.score(wrong)))
-        shown = quoted(wrong[0], float(m.subject.score(wrong[:1])[0]))
+        unit = known_mean(m.scale.unit(m.subject.score(wrong)))
+        shown = paid_text(wrong[0], float(m.subject.score(wrong[:1])[0]))
         ok = unit < 1 - GAP
         return CheckFinding(
             ok, () if ok else (f"the golden text of another prompt: {shown}",), {"other": unit}

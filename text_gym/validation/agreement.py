@@ -12,7 +12,7 @@ from text_gym.reward_models.audit.scoring import scores
 from text_gym.reward_models.preferences.opinions import PreferencePair, Rating
 from text_gym.utils.interval import mean_interval, rank_correlation, shown
 
-from .measuring import Check, CheckFinding, quoted, skipped
+from .measuring import Check, CheckFinding, paid_text, skipped
 from .subject import Materials
 
 _FEWEST = 12  # texts or pairs
@@ -91,6 +91,6 @@ def _of_pairs(m: Materials, pairs: list[PreferencePair]) -> CheckFinding:
     worst = int(np.nanargmin(chosen - rejected))
     said = (
         f"it ranks {shown(found)} of {found.n} pairs as people did",
-        f"they preferred: {quoted(known[worst][0], float(chosen[worst]))}",
+        f"they preferred: {paid_text(known[worst][0], float(chosen[worst]))}",
     )
     return CheckFinding(ok, () if ok else said, {"pair_accuracy": found.summary()})

@@ -8,7 +8,7 @@ import numpy as np
 
 from text_gym.errors import TokenError
 
-from .measuring import Check, CheckFinding, mean, quoted, skipped
+from .measuring import Check, CheckFinding, known_mean, paid_text, skipped
 from .subject import Materials
 from .tricks import null_kinds
 
@@ -38,10 +38,10 @@ def _oracle_max(m: Materials) -> CheckFinding:
     size = scale.top - scale.low
     golden = np.nan_to_num(scale.golden, nan=scale.low)
     below = golden < scale.top - TOLERANCE * size - 1e-9
-    measured = {"oracle_reward": mean(golden), "maximum": scale.top, "share_below": float(below.mean())}
+    measured = {"oracle_reward": known_mean(golden), "maximum": scale.top, "share_below": float(below.mean())}
     ok = bool(below.mean() <= MISSES) and size > 0
     worst = int(np.argmin(golden))
-    evidence = f"{quoted(m.golden_episodes[worst], golden[worst])} of {scale.top:.3g}"
+    evidence = f"{paid_text(m.golden_episodes[worst], golden[worst])} of {scale.top:.3g}"
     if not size > 0:
         evidence = f"all texts earn {scale.top:.3g}"
     return CheckFinding(ok, () if ok else (evidence,), measured)
@@ -59,7 +59,7 @@ def _oracle_fits(m: Materials) -> CheckFinding:
             return CheckFinding(False, (str(error),))
         longest = max(longest, len(ids))
         if len(ids) - 1 > limit:  # EOS may be what is cut
-            evidence = f"{quoted(m.subject.written([(prompt, text)])[0], np.nan)[: -len(' earns nan')]}"
+            evidence = f"{paid_text(m.subject.written([(prompt, text)])[0], np.nan)[: -len(' earns nan')]}"
             return CheckFinding(False, (f"{evidence}: {len(ids)} tokens, and the limit is {limit}",))
     return CheckFinding(True, (), {"longest": longest, "limit": limit})
 
@@ -82,10 +82,10 @@ def _null_floor(m: Materials) -> CheckFinding:
     for name, episodes in null_kinds(m).items():
         kept = [e for e in episodes if not m.is_golden(e.prompt, e.completion)]
         rewards = m.subject.score(kept)
-        found[name] = mean(m.scale.unit(rewards)) if len(kept) else np.nan
+        found[name] = known_mean(m.scale.unit(rewards)) if len(kept) else np.nan
         if len(kept) and not np.isnan(rewards).all():
             i = int(np.nanargmax(rewards))
-            shown[name] = quoted(kept[i], rewards[i])
+            shown[name] = paid_text(kept[i], rewards[i])
     over = [n for n, value in found.items() if value > (LUCK if n.startswith("random") else NULL)]
     over.sort(key=lambda n: -found[n])
     worst = max((v for v in found.values() if not np.isnan(v)), default=float("nan"))

@@ -12,7 +12,7 @@ from text_gym.envs.single import TextEnv
 from text_gym.episode import Episode
 from text_gym.errors import CheckError, RewardError
 
-from .measuring import Check, CheckFinding, quoted, skipped
+from .measuring import Check, CheckFinding, paid_text, skipped
 from .subject import Materials
 from .tricks import look_alike
 
@@ -95,7 +95,7 @@ def _well_formed(m: Materials) -> CheckFinding:
         try:
             rewards.append(float(m.subject.source([episode]).totals_or_nan[0]))
         except RewardError as error:
-            return CheckFinding(False, (f"{quoted(episode, np.nan)[: -len(' earns nan')]}: {error}",))
+            return CheckFinding(False, (f"{paid_text(episode, np.nan)[: -len(' earns nan')]}: {error}",))
     known = np.array([r for r in rewards if not np.isnan(r)])
     measured: dict[str, float] = {"texts": len(episodes), "abstained": len(rewards) - len(known)}
     if not len(known):
@@ -104,7 +104,7 @@ def _well_formed(m: Materials) -> CheckFinding:
     top = m.subject.maximum
     if top is not None and known.max() > top + 1e-6:
         i = int(np.nanargmax(rewards))
-        evidence = f"{quoted(episodes[i], rewards[i])}, more than the maximum of {top:g}"
+        evidence = f"{paid_text(episodes[i], rewards[i])}, more than the maximum of {top:g}"
         return CheckFinding(False, (evidence,), measured)
     return CheckFinding(True, (), measured)
 

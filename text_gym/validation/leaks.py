@@ -12,7 +12,7 @@ import numpy as np
 
 from text_gym.episode import Episode, Prompt
 
-from .measuring import Check, CheckFinding, mean, quoted, skipped
+from .measuring import Check, CheckFinding, known_mean, paid_text, skipped
 from .subject import Materials
 
 EXTRACTED = 0.75  # between floor 0 and golden 1: what a piece of the prompt may earn
@@ -99,12 +99,14 @@ def _leakage(m: Materials) -> CheckFinding:
             continue
         # What the same rule cuts out of another prompt is the control: the reward may like any such text.
         others = [(p, rule(m.other(i).text)) for i, p in enumerate(m.prompts)]
-        control = mean(m.scale.unit(m.subject.score(m.subject.written([(p, t) for p, t in others if t]))))
+        control = known_mean(
+            m.scale.unit(m.subject.score(m.subject.written([(p, t) for p, t in others if t])))
+        )
         rewards = m.subject.score(own)
         i = int(np.argmax(np.nan_to_num(rewards, nan=-np.inf)))
-        unit = mean(m.scale.unit(rewards))
+        unit = known_mean(m.scale.unit(rewards))
         if not unit - control < BEYOND:
-            found[name] = (unit, quoted(own[i], float(rewards[i])))
+            found[name] = (unit, paid_text(own[i], float(rewards[i])))
     over = sorted((n for n, (unit, _) in found.items() if unit > EXTRACTED), key=lambda n: -found[n][0])
     evidence = [
         f"{name} of the prompt earns {found[name][0]:.0%} of golden: {found[name][1]}" for name in over
@@ -128,13 +130,13 @@ def _containment(m: Materials) -> CheckFinding:
             if len(own) < min(3, len(m.prompts)):
                 continue
             rewards = m.subject.score(own)
-            unit = mean(m.scale.unit(rewards))
+            unit = known_mean(m.scale.unit(rewards))
             if unit > REACHED:  # the control is the name of a column that nobody has
                 nobody = form.replace("%s", "qvzx").replace("%%", "%")
                 control = m.subject.score(m.subject.written([(e.prompt, nobody) for e in own]))
-                unit = unit if not unit - mean(m.scale.unit(control)) < BEYOND else 0.0
+                unit = unit if not unit - known_mean(m.scale.unit(control)) < BEYOND else 0.0
             found[text] = unit
-            shown[text] = quoted(own[0], float(rewards[0]))
+            shown[text] = paid_text(own[0], float(rewards[0]))
     over = sorted((t for t, unit in found.items() if unit > REACHED), key=lambda t: -found[t])
     evidence = tuple(f"{text!r} reaches the answer: {shown[text]}" for text in over[:3])
     best = max((v for v in found.values() if not np.isnan(v)), default=0.0)
@@ -154,7 +156,7 @@ def _canaries(m: Materials) -> CheckFinding:
     rewards = m.subject.score(own)
     unit = m.scale.unit(rewards)
     over = [i for i in np.argsort(-np.nan_to_num(unit, nan=-np.inf)) if unit[i] > CANARY]
-    evidence = tuple(quoted(own[i], rewards[i]) for i in over[:3])
+    evidence = tuple(paid_text(own[i], rewards[i]) for i in over[:3])
     return CheckFinding(not over, evidence, {"canaries": len(own), "paid": len(over), "allowed": CANARY})
 
 

@@ -29,7 +29,7 @@ from text_gym.errors import TextGymError
 from text_gym.reward_models.audit.scoring import scores
 from text_gym.utils.interval import Interval, mean_interval, shown
 
-from .measuring import Check, CheckFinding, quoted, skipped
+from .measuring import Check, CheckFinding, paid_text, skipped
 from .subject import Materials, RewardRange
 
 LOG = logging.getLogger("text_gym")
@@ -239,7 +239,7 @@ class _Trial:
     @staticmethod
     def _best_of(probe: LearningProbe) -> str:
         best = int(np.nanargmax(probe.after.rewards))
-        return quoted(probe.after.episodes[best], float(probe.after.rewards[best]))
+        return paid_text(probe.after.episodes[best], float(probe.after.rewards[best]))
 
     def _gold_units(self, report: Report) -> FloatArray | None:
         """Return what gold gives the texts, 0 at its floor and 1 at golden texts; None if there is none."""

@@ -38,7 +38,7 @@ def skipped(reason: str) -> CheckFinding:
 Check = Callable[[], CheckFinding]
 
 
-def run_check(check_id: str, check: Check) -> CheckResult:
+def result_of(check_id: str, check: Check) -> CheckResult:
     """Run a check; what it raises is a failure if it is an error of ours, else an error of the check."""
     started = time.perf_counter()
     try:
@@ -56,15 +56,15 @@ def run_check(check_id: str, check: Check) -> CheckResult:
 def run_checks(checks: dict[str, Check]) -> Iterator[CheckResult]:
     """Run checks one after another."""
     for check_id, check in checks.items():
-        yield run_check(check_id, check)
+        yield result_of(check_id, check)
 
 
-def mean(values: FloatArray) -> float:
+def known_mean(values: FloatArray) -> float:
     """Return the mean without NaN; NaN of nothing."""
     return float(np.nanmean(values)) if len(values) and not np.isnan(values).all() else float("nan")
 
 
-def quoted(episode: Episode, reward: float) -> str:
+def paid_text(episode: Episode, reward: float) -> str:
     """Show a text, its prompt and its reward."""
     prompt, text = excerpt(episode.prompt.text.strip(), 60), excerpt(episode.completion, 100)
     return f"{prompt} → {text} earns {reward:.3g}"

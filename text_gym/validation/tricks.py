@@ -136,7 +136,7 @@ def lazy_kinds(m: Materials) -> dict[str, list[Episode]]:
 
     rules: dict[str, Callable[[Prompt], str | None]] = {
         "copied prompt": lambda p: p.text.strip(),
-        "quoted prompt": lambda p: f'The prompt says: "{p.text.strip()}"',
+        "paid_text prompt": lambda p: f'The prompt says: "{p.text.strip()}"',
         "prompt twice": lambda p: f"{p.text.strip()} {p.text.strip()}",
         "random words": lambda p: " ".join(rng.choices(words, k=size)),
         "very long": lambda p: " ".join(rng.choices(words, k=20 * size)),
