@@ -46,9 +46,11 @@ SAYS = {
     "text_gym.models": "loading, devices,\nCPU fast path",
     "text_gym.agents": "policies, sampling,\nalgorithms, adapters",
     "text_gym.reward_models": "scripted, learned, judge,\npeople, labels, audit",
+    "text_gym.viewer": "kept episodes,\ntheir page",
     "text_gym.runs": "train, data,\nfolder, console",
     "text_gym.rlhf": "the cycle",
     "text_gym.bench": "matrix, analysis,\nreport",
+    "text_gym.validation": "graded levels",
     "text_gym.cli": "a file a command",
 }
 

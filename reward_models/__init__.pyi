@@ -1,9 +1,10 @@
 from .audit.audit import AuditConfig as AuditConfig
 from .audit.audit import audit_reward as audit_reward
 from .audit.page import write_audit as write_audit
+from .judge.criteria import Criterion as Criterion
 from .judge.endpoint import ChatEndpoint as ChatEndpoint
-from .judge.judge import Criterion as Criterion
 from .judge.judge import Judge as Judge
+from .judge.local import LocalJudge as LocalJudge
 from .labels.questions import Question as Question
 from .labels.store import LabelStore as LabelStore
 from .learned.configs import RewardTrainingConfig as RewardTrainingConfig
@@ -39,6 +40,7 @@ __all__ = [
     "Keywords",
     "LabelStore",
     "Length",
+    "LocalJudge",
     "MathAnswer",
     "NgramModel",
     "Overlap",

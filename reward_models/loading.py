@@ -13,6 +13,7 @@ from typing import Any
 from text_gym.episode import Prompt
 from text_gym.errors import ConfigError, UnknownNameError
 from text_gym.reward_models.judge.judge import judge_from_environment
+from text_gym.reward_models.judge.local import local_judge
 from text_gym.reward_models.learned.loading import load_reward_model
 from text_gym.reward_models.page.reward import WebReward
 from text_gym.reward_models.people.human import HumanReward
@@ -58,7 +59,9 @@ def load_reward(
     Args:
         spec: A name in `REWARDS`; `module:name` or `path/to/file.py:name`, where `name` is a reward function,
             a `RewardSource`, or a class or function without required parameters that makes one; the folder
-            of a learned model; or `human:path/to/labels.db`, people whose answers go to that store.
+            of a learned model; `human:path/to/labels.db`, people whose answers go to that store; or
+            `judge:MODEL`, a language model's folder or name on a hub, which answers yes or no to the
+            questions in the file that `TEXT_GYM_JUDGE_RUBRIC` names.
         prompts: All prompts of the run, for sources that learn from them first (a class method `fit`).
         sandbox: Run a file in a sandbox: without network, other processes, or writing to your files (see
             `text_gym.utils.sandbox`); `False` for a file of your own that needs those. None is True, unless
@@ -76,6 +79,8 @@ def load_reward(
     """
     if spec.startswith("human:"):
         spec, kwargs = "human", {**kwargs, "store": spec.removeprefix("human:")}
+    if spec.startswith("judge:"):
+        return local_judge(spec.removeprefix("judge:"), **kwargs)
     if spec in REWARDS:
         return make_source(REWARDS[spec], spec, prompts, kwargs)
     found = split_place(spec)

@@ -16,3 +16,6 @@ REWARD_NAMES = (
     "slots",
     "token_repetition",
 )
+
+# What a place goes with: `human:path/to/labels.db`, `judge:FOLDER`.
+PREFIXES = ("human:", "judge:")

@@ -21,13 +21,16 @@ FLOORS = {
     "text_gym.pages": 2,
     "text_gym.rewards": 2,
     "text_gym.tasks": 2,
+    "text_gym.bridges": 2,
     "text_gym.envs": 2,
     "text_gym.models": 3,
     "text_gym.agents": 4,
     "text_gym.reward_models": 4,
+    "text_gym.viewer": 5,
     "text_gym.runs": 5,
     "text_gym.rlhf": 5,
     "text_gym.bench": 5,
+    "text_gym.validation": 5,
     "text_gym.cli": 5,
 }
 HEAVY = ("torch", "stable_baselines3")

@@ -63,6 +63,7 @@ def run(folder: Path, resume: bool = False, algorithm: str = "ppo", **changes: A
         "policy": policy,
         "episodes": 8,
         "checkpoint_every": 2,
+        "keep_rollouts": 0 if algorithm.startswith("sb3.") else 4,
     } | changes
     quiet = Console(file=Path(os.devnull).open("w"))  # noqa: SIM115
     return train(algorithm, task=task(), out=folder, console=quiet, resume=resume, **settings)
@@ -73,6 +74,7 @@ def result(folder: Path) -> dict[str, Any]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     summary = json.loads((folder / "summary.json").read_text())
     files = [f for f in sorted((folder / "policy").rglob("*")) if f.is_file()] + [folder / "samples.md"]
+    files += sorted([*(folder / "rollouts").glob("*"), *folder.glob("view.html")])
     return {
         "metrics": [{k: v for k, v in row.items() if k not in TIMES} for row in rows],
         "summary": {k: v for k, v in summary.items() if k != "seconds"},

@@ -58,16 +58,18 @@ def run(folder: Path, people: Any = None, **changes: Any) -> list[dict[str, Any]
             criteria=QUALITY,
             device="cpu",
             console=Console(file=nowhere),
+            keep_rollouts=2,
         )
 
 
 def result(folder: Path) -> dict[str, bytes]:
     """Every file that the answers decide: all but the store (it knows when) and PPO's metrics (how fast)."""
-    names = ["rounds.jsonl", "report.html", "start/texts.jsonl"]
+    names = ["rounds.jsonl", "report.html", "start/texts.jsonl", "view.html"]
     files = [folder / name for name in names]
     for round_folder in sorted(folder.glob("round-*")):
         files += [round_folder / name for name in ("candidates.jsonl", "questions.json", "opinions.jsonl")]
         files += [round_folder / "texts.jsonl", round_folder / "evaluation.json"]
+        files += sorted((round_folder / "training" / "rollouts").glob("*"))
         files += sorted(f for kind in ("reward_model", "policy") for f in (round_folder / kind).rglob("*.*"))
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 

@@ -164,7 +164,7 @@ def test_an_unknown_finish_reason_is_named_with_its_line(reason: Any, tmp_path: 
     write_transcripts(path, [Episode.of("a", "b", BYTES)])
     row = {**json.loads(path.read_text()), "finish_reason": reason}
     path.write_text(path.read_text() + json.dumps(row) + "\n")
-    with pytest.raises(DataError, match=r"t.jsonl, line 2: finish_reason is .*eos, stop, length or null"):
+    with pytest.raises(DataError, match=r"t.jsonl, line 2: finish_reason is .*stop, length, reply or null"):
         list(read_transcripts(path, BYTES))
 
 

@@ -5,6 +5,9 @@ transformers; `text_gym.agents` and `text_gym.reward_models` do, when they are i
 """
 
 from pathlib import Path as _Path
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
+import lazy_loader as _lazy_loader  # type: ignore[import-untyped]
 
 # In a source checkout agents/ and reward_models/ stand beside this folder, not inside it.
 if not (_Path(__file__).parent / "agents").is_dir():
@@ -31,6 +34,11 @@ from .tokenizer import ByteTokenizer, PretrainedTokenizer, Tokenizer, WordTokeni
 from .transcripts import read_transcripts, write_transcripts
 
 register_envs()
+
+if _TYPE_CHECKING:
+    from .validation.validate import validate
+# It uses agents and reward models, so it is loaded on first use: importing this package loads no PyTorch.
+__getattr__, _, _ = _lazy_loader.attach(__name__, submod_attrs={"validation.validate": ["validate"]})
 
 __all__ = [
     "ActionMask",
@@ -64,5 +72,6 @@ __all__ = [
     "load_task",
     "read_transcripts",
     "split_by_prompt",
+    "validate",
     "write_transcripts",
 ]

@@ -170,6 +170,10 @@ class SandboxError(TextGymError, RuntimeError):
         return None
 
 
+class ToolError(TextGymError, ValueError):
+    """A tool's call that is refused; the agent reads the message, so that it can try again."""
+
+
 class UnknownNameError(TextGymError, KeyError):
     """A task, reward, algorithm or column that does not exist; the nearest ones are suggested.
 

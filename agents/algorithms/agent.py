@@ -24,6 +24,7 @@ from text_gym.agents.training.checkpoint import Checkpoints
 from text_gym.agents.training.diagnostics import Advisor, Objective
 from text_gym.agents.training.metrics import Metrics
 from text_gym.agents.training.progress import training_progress
+from text_gym.agents.training.recorder import Recorder
 from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Prompt, share_cut
@@ -78,6 +79,7 @@ class Agent(ABC, Generic[ConfigT]):
         objective: reward − β·KL on the batches so far; silent where an algorithm does not know its KL.
         declined: A sentence that says how the objective fell, once it has; None before. With
             `on_decline="stop"` the agent learns no further while it is set.
+        recorder: Records what updates do to tokens, for the viewer of runs; None, as it is, records nothing.
 
     Raises:
         NonFiniteError: A weight of the reference is NaN or infinite.
@@ -116,6 +118,7 @@ class Agent(ABC, Generic[ConfigT]):
         self.sampling, self.generator = Sampling(temperature=self.config.temperature), generator
         self.advisor, self.objective = Advisor(), Objective()
         self.declined: str | None = None
+        self.recorder: Recorder | None = None
         self.iteration = self.episodes_played = self.tokens_played = self.unscored_batches = 0
         self.between_iterations = True
         self._reference_was = fingerprint(self.reference)
@@ -177,7 +180,7 @@ class Agent(ABC, Generic[ConfigT]):
         if batch.scored.any():
             self.unscored_batches = 0
             with unchanged(reward_modules(self.reward)), limited_threads(*self.networks.values()):
-                metrics = self.update(batch)
+                metrics = self.update(batch) if self.recorder is None else self.recorder.update(self, batch)
             check_unchanged(self.reference, self._reference_was, "the reference policy")
         else:
             metrics = self._skip()

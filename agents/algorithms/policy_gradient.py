@@ -135,6 +135,8 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
         if batch.generator_log_probs is not None and "advantages" in old:
             weights = self.importance_weights(batch, batch.generator_log_probs)
             old = {**old, "advantages": old["advantages"] * weights}
+        if self.recorder is not None:
+            self.recorder.note(batch, old)
 
         def accumulate(parts: list[Tensor]) -> list[Metrics]:
             self.optimizer.zero_grad(set_to_none=True)

@@ -215,16 +215,19 @@ class ChatEndpoint:
     def _answer(self, text: str, sent: int) -> str:
         try:
             reply = json.loads(text)
-            content = reply["choices"][0]["message"]["content"]
+            choice = reply["choices"][0]
+            content, ended = choice["message"]["content"], choice.get("finish_reason")
             usage = reply.get("usage") or {}
             tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            content = tokens = None
+            content = ended = tokens = None
         if type(tokens) is not int or tokens < 0:
             tokens = (sent + len(text)) // 4
         self._count(tokens=tokens)
         if not isinstance(content, str):
             raise EndpointError(f"{self} answered with what is no chat completion: {excerpt(text, 120)}")
+        if ended == "length":  # "Score: 4" may have been the beginning of 4.5
+            raise EndpointError(f"{self}: the answer was cut at {self.answer_tokens} tokens; allow more")
         return content
 
     def _body(self, messages: Messages) -> bytes:

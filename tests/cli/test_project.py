@@ -46,7 +46,7 @@ def test_the_tests_of_a_new_package_pass(here: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "9 passed" in done.stdout
+    assert "10 passed" in done.stdout
     assert "skipped" not in done.stdout
 
 

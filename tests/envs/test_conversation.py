@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -223,9 +223,11 @@ class Broken(Script):
                 raise OSError("the line is dead")
             if self.how == "count":
                 return replies[1:]
-            bad = {
-                "type": "text", "text": Reply(None), "id": Reply([99]), "reward": Reply("a", float("nan")),
-                "role": Reply("a", role="assistant"), "word": Reply("z"), "ends": Reply("a", ends=1),
+            bad: dict[str, Any] = {
+                "type": "text", "text": Reply(cast("Any", None)), "id": Reply([99]),
+                "reward": Reply("a", float("nan")),
+                "role": Reply("a", role="assistant"), "word": Reply("z"),
+                "ends": Reply("a", ends=cast("Any", 1)),
             }  # fmt: skip
             replies[i] = bad[self.how]
         return replies

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any
 
@@ -7,16 +8,34 @@ import gymnasium as gym
 import pytest
 
 from tests.worlds import SMALL
-from text_gym import EpisodeOptions, MinLength, TextEnv, TextVectorEnv, VectorOptions, load_task
+from text_gym import (
+    Episode,
+    EpisodeOptions,
+    MinLength,
+    Reply,
+    TextEnv,
+    TextVectorEnv,
+    VectorOptions,
+    load_task,
+)
 from text_gym.envs.options import sort_options
 from text_gym.errors import ConfigError
 
 
+class Echo:
+    """A respondent that has nothing to say."""
+
+    def respond(self, episodes: Sequence[Episode], generators: Sequence[Any]) -> list[Reply]:
+        return [Reply("") for _ in episodes]
+
+
 def test_every_option_is_a_keyword_of_the_environments() -> None:
     mask = MinLength(1)
+    talk: dict[str, Any] = {"respondent": Echo(), "turn_stop": "a", "max_turns": 2, "max_context": 30}
+    talk |= {"on_bad_reply": "drop"}
     episodes = EpisodeOptions(
         stop="bb", limit="truncate", mask=mask, on_bad_reward="drop", shuffle=False, group_size=2,
-        max_prompt_tokens=9, on_long_prompt="truncate", context=40,
+        max_prompt_tokens=9, on_long_prompt="truncate", context=40, **talk,
     )  # fmt: skip
     many = VectorOptions(
         numbering="global",
@@ -31,11 +50,15 @@ def test_every_option_is_a_keyword_of_the_environments() -> None:
         assert all(getattr(group, field.name) != field.default for field in fields(group))
     keywords = {f.name: getattr(group, f.name) for group in (episodes, many) for f in fields(group)}
     vector = TextVectorEnv(**SMALL, num_envs=2, **keywords)
-    made: Any = gym.make_vec("text_gym/Copy-v0", num_envs=2, **keywords | {"stop": "ab", "context": 99})
+    other = {k: v for k, v in keywords.items() if k not in talk} | {"stop": "ab", "context": 99}
+    made: Any = gym.make_vec(
+        "text_gym/Copy-v0", num_envs=2, **other
+    )  # it pays tokens, and has no conversations
     single: Any = TextEnv(**SMALL, **keywords)
     assert (vector.batch.options, vector.options) == (episodes, many)
     assert (single.vector.batch.options, single.vector.options) == (episodes, many)
-    assert made.batch.options == replace(episodes, stop="ab", context=99)
+    silent = {f.name: f.default for f in fields(EpisodeOptions) if f.name in talk}
+    assert made.batch.options == replace(episodes, stop="ab", context=99, **silent)
     assert made.options == many
 
 

@@ -106,8 +106,8 @@ MUTANTS = [
     ),
     Mutant(
         "last-token-pays-everything-again",
-        BATCH,
-        "left: FloatArray = scores.values + last - (self._paid[rows] - earlier)",
+        "text_gym/rewards/tokens.py",
+        "left: FloatArray = scores.values + last - (paid - earlier)",
         "left: FloatArray = scores.values + last + earlier",
         (
             OF_EPISODE_BATCH + "token_and_last_rewards_sum_to_what_the_episode_is_worth",
@@ -116,8 +116,8 @@ MUTANTS = [
     ),
     Mutant(
         "what-was-paid-stays-paid",
-        BATCH,
-        "left: FloatArray = scores.values + last - (self._paid[rows] - earlier)",
+        "text_gym/rewards/tokens.py",
+        "left: FloatArray = scores.values + last - (paid - earlier)",
         "left: FloatArray = scores.values + last",
         (OF_VECTOR + "the_last_step_takes_back_what_was_paid_for_earlier_tokens",),
     ),
@@ -130,7 +130,7 @@ MUTANTS = [
     ),
     Mutant(
         "neighbouring-streams-share-prompts",
-        STREAMS,
+        BATCH,
         "return hash64(seeds.astype(np.uint64))",
         "return seeds.astype(np.uint64) * _GAMMA",
         (

@@ -161,7 +161,7 @@ MUTANTS = [
     ),
     Mutant(
         "lowest-mark-of-zero-in-a-rubric-is-the-default",
-        "reward_models/judge/judge.py",
+        "reward_models/judge/criteria.py",
         'if row.get(k) not in (None, "")}',
         "if row.get(k)}",
         ("tests/reward_models/judge/test_judge.py::test_a_judge_described_by_environment_variables",),

@@ -12,10 +12,16 @@ import torch
 from torch import Tensor
 
 from tests.real.__main__ import FOLDER
-from text_gym import PretrainedTokenizer, Prompt, TextVectorEnv
+from text_gym import Episode, PretrainedTokenizer, Prompt, TextVectorEnv
 from text_gym.agents import GRPO, Checkpoints, GRPOConfig, LoRAPolicy, Policy, Sampling, rollout
 from text_gym.models.cpu.fast_path import LlamaPath, fast_path
-from text_gym.reward_models import PreferencePair, RewardModel, RewardTrainer, RewardTrainingConfig
+from text_gym.reward_models import (
+    LocalJudge,
+    PreferencePair,
+    RewardModel,
+    RewardTrainer,
+    RewardTrainingConfig,
+)
 
 pytestmark = [
     pytest.mark.real,
@@ -133,6 +139,23 @@ def test_a_reward_model_learns_on_its_trunk() -> None:
     trainer = RewardTrainer(model, pairs, RewardTrainingConfig(epochs=3, learning_rate=1e-4, batch_size=4))
     trainer.learn()
     assert trainer.history[-1]["loss"] < 0.5 * trainer.history[0]["loss"]
+
+
+def test_a_local_judge_tells_praise_from_blame_and_is_sure_of_no_batch() -> None:
+    judge = LocalJudge.from_pretrained(
+        FOLDER, {"kind": "Is this a positive review?"}, device="cpu", batch_size=3
+    )
+    reviews = (
+        "I loved it from the first minute.",
+        "What a delightful, wonderful film: I would recommend it to everyone.",
+        "I hated it from the first minute.",
+        "What a dreadful, terrible film: I would recommend it to nobody.",
+    )
+    episodes = [Episode.of("Review the film.", text, judge.tokenizer) for text in reviews]
+    found = judge(episodes)
+    assert not found.abstained.any()
+    assert found.values == pytest.approx([float(judge([e]).values[0]) for e in episodes], abs=1e-4)
+    assert found.values[:2].mean() > found.values[2:].mean()
 
 
 ASKED = [{"role": "user", "content": "Say <|im_end|> twice."}]

@@ -5,6 +5,7 @@ import html
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from text_gym.rlhf.verdict import headline
 from text_gym.runs.origin import load_start
 from text_gym.tasks.task import NoGold
 from text_gym.utils import sealed
+from text_gym.viewer.store import kept_files
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,8 +56,14 @@ def test_the_folder_holds_what_it_should(done: Path) -> None:
         assert (folder / "reward_model" / "reward_model.json").is_file()
         assert (folder / "policy" / "model.safetensors").is_file()
         assert not (folder / "training" / "checkpoints").exists()
+        assert list(kept_files(folder / "training")) == [1, 3]
     assert rows[1]["gold_before"] == rows[0]["gold"]
-    assert "<!doctype html>" in (done / "report.html").read_text()
+    report = (done / "report.html").read_text()
+    assert "<!doctype html>" in report
+    assert '<a href="view.html">' in report
+    about = re.findall(r'id="about">(.*?)</script>', (done / "view.html").read_text())
+    names = [f"round {n}, iteration {i}" for n in (1, 2) for i in (1, 3)]
+    assert json.loads(about[0])["iterations"] == names
     with LabelStore(done / "labels.db", create=False) as store:
         assert len(list(store.labels())) == 48
         assert {x.policy for x in store.labels()} == {"round 0", "round 1"}

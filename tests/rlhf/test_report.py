@@ -118,6 +118,8 @@ def test_numbers_are_in_the_page(tmp_path: Path) -> None:
         assert shown in page.text, shown
     text = " ".join(page.text.split())
     assert "1 bias" in text
+    assert "a" not in [tag for tag, _ in page.found]  # no rollouts were kept
+    assert not (tmp_path / "view.html").exists()
     assert "6 %" in text
 
 

@@ -10,6 +10,7 @@ from text_gym.cli.options.check import CheckOptions
 from text_gym.envs.checker import check_text_env
 from text_gym.envs.reward_checker import check_reward_source
 from text_gym.envs.single import TextEnv
+from text_gym.reward_models.names import PREFIXES
 from text_gym.runs.data import load_reward_source
 from text_gym.tasks.task import env_ids, load_task, task_names
 from text_gym.utils.user_code import split_place
@@ -39,7 +40,7 @@ def _is_algorithm(what: str) -> bool:
     """Return True if the words name an algorithm, ours or a user's, rather than a reward."""
     if what in ALGORITHMS or what in installed():
         return True
-    found = None if what.startswith("human:") else split_place(what)
+    found = None if what.startswith(PREFIXES) else split_place(what)
     if found is None or found[0].endswith(".py"):  # a file is not run here: it may hold a reward
         return found is not None and is_agent_by_its_text(*found)
     value = own_algorithm(what)

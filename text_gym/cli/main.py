@@ -39,6 +39,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "text_gym.cli.evaluate:run_evaluate",
         "measure a policy on held-out prompts",
     ),
+    "view": (
+        "text_gym.cli.options.evaluate:read_view",
+        "text_gym.cli.view:run_view",
+        "show the rollouts that a run kept token by token, as a page",
+    ),
     "push": (
         "text_gym.cli.options.push:read_push",
         "text_gym.cli.push:run_push",
@@ -53,6 +58,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "text_gym.cli.options.project:read_tasks",
         "text_gym.cli.project:run_tasks",
         "list the tasks there are, those of installed packages too",
+    ),
+    "serve": (
+        "text_gym.cli.options.project:read_serve",
+        "text_gym.cli.project:run_serve",
+        "offer a task to other programs, as an environment of OpenEnv",
     ),
     "init": (
         "text_gym.cli.options.project:read_init",
@@ -98,6 +108,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "text_gym.cli.options.check:read_check",
         "text_gym.cli.check:run_check",
         "check an environment, a reward or an algorithm: what it breaks, and what to mend",
+    ),
+    "validate": (
+        "text_gym.cli.options.validate:read_validate",
+        "text_gym.cli.validate:run_validate",
+        "judge a task, a reward or a package before it is optimised: graded levels, a page, a badge",
     ),
     "label": (
         "text_gym.cli.options.labels:read_label",

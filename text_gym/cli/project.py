@@ -1,4 +1,4 @@
-"""`text-gym init` writes a package with a task of one's own; `text-gym tasks` lists all tasks.
+"""`text-gym init` writes a package with a task of one's own; `tasks` lists all tasks, and `serve` offers one.
 
 The files of the package stand in `template/`; nothing of them is made up here.
 """
@@ -17,10 +17,11 @@ from importlib import import_module
 from pathlib import Path
 from string import Template
 
-from text_gym.cli.options.project import InitOptions, TasksOptions
+from text_gym.bridges.openenv import serve_task
+from text_gym.cli.options.project import InitOptions, ServeOptions, TasksOptions
 from text_gym.errors import ConfigError, DataError, TextGymError, excerpt
 from text_gym.tasks.installed import env_id, installed_tasks, load_installed, package_of
-from text_gym.tasks.task import TASKS, task_names
+from text_gym.tasks.task import TASKS, load_task, task_names
 from text_gym.utils.display import harmless
 
 TEMPLATE = Path(__file__).parent / "template"
@@ -33,6 +34,7 @@ FILES = {
     "task.txt": "$name/task.py",
     "reward.txt": "$name/reward.py",
     "test.txt": "tests/test_$name.py",
+    "ci.txt": ".github/workflows/ci.yml",
 }
 LONGEST_NAME = 50
 # Names that Windows does not give to folders; `tests` has a folder of its own in the package.
@@ -107,7 +109,7 @@ def write_package(name: str, folder: Path) -> None:
         partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
         for source, target in FILES.items():
             file = partial / Template(target).substitute(values)
-            file.parent.mkdir(exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             text = Template((TEMPLATE / source).read_text(encoding="utf-8")).substitute(values)
             file.write_text(text, encoding="utf-8", newline="\n")
         partial.chmod(0o755)
@@ -144,3 +146,21 @@ def _first_sentence(maker: object) -> str:
         module, _, function = maker.partition(":")
         maker = getattr(import_module(module), function)
     return (inspect.getdoc(maker) or "(it says nothing about itself)").split("\n\n")[0].replace("\n", " ")
+
+
+def run_serve(options: ServeOptions) -> int:
+    """Offer a task as an environment of OpenEnv, until the program is interrupted.
+
+    Raises:
+        ConfigError: A port or a number of sessions that there cannot be.
+    """
+    if not 0 < options.port < 65536:
+        raise ConfigError(f"port is {options.port}; it must be from 1 to 65535")
+    if options.sessions < 1:
+        raise ConfigError(f"sessions is {options.sessions}; it must be at least 1")
+    task = load_task(options.task)
+    print(f"{harmless(task.name)} at http://{options.host}:{options.port}; Ctrl-C ends it", flush=True)
+    serve_task(
+        task, host=options.host, port=options.port, held_out=options.held_out, sessions=options.sessions
+    )
+    return 0

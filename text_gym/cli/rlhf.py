@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 # Options that may differ when a run is resumed, because they change nothing in it.
-_FREE = ("out", "name", "port", "device", "accept_changes")
+_FREE = ("out", "name", "port", "device", "accept_changes", "keep_rollouts")
 
 
 def run_rlhf(options: RLHFOptions, config: RLHFConfig) -> int:
@@ -52,6 +52,7 @@ def run_rlhf(options: RLHFOptions, config: RLHFConfig) -> int:
             console=console,
             options=kept,
             accept_changes=options.accept_changes,
+            keep_rollouts=options.keep_rollouts,
         )
     except RaterLeftError as error:
         console.print(Text(f"\n{error}. To go on, give the same command with --out {harmless(out)}"))

@@ -25,6 +25,9 @@ from text_gym.episode import Episode, Prompt
 from text_gym.errors import CheckError, RewardError, excerpt
 from text_gym.tasks.task import Task
 
+from .episode_batch import EpisodeBatch
+from .options import EpisodeOptions
+
 Transition = tuple[Any, float, bool, bool, dict[str, Any]]
 
 
@@ -73,8 +76,11 @@ def check_text_env(
 def random_episodes(task: Task, seed: int = 0, longest: int = 64) -> list[Episode]:
     """Make a finished episode of random tokens for every length up to the task's limit (and `longest`).
 
-    They end by EOS, where there is one; that of the limit's length is cut.
+    They end by EOS, where there is one; that of the limit's length is cut. With a respondent they are
+    conversations, as its environment plays them.
     """
+    if task.respondent is not None:
+        return _random_conversations(task, seed)
     rng = np.random.default_rng(seed)
     tokenizer = task.tokenizer
     plain = np.setdiff1d(np.arange(tokenizer.vocab_size), [*tokenizer.eos_ids, tokenizer.pad_id])
@@ -90,6 +96,19 @@ def random_episodes(task: Task, seed: int = 0, longest: int = 64) -> list[Episod
             Episode(prompt, prompt_ids, ids, tokenizer, finish_reason="eos" if whole else "length")
         )
     return episodes
+
+
+def _random_conversations(task: Task, seed: int, count: int = 64) -> list[Episode]:
+    """Play so many episodes of a task with a respondent by drawing ids, none of them padding."""
+    rng = np.random.default_rng(seed)
+    options = EpisodeOptions(**task.conversation())
+    batch = EpisodeBatch(task.prompts, task.tokenizer, task.reward, task.max_tokens, count, options)
+    rows = np.arange(count)
+    batch.begin(rows, np.full(count, seed), rows)
+    ids = np.setdiff1d(np.arange(task.tokenizer.vocab_size), [task.tokenizer.pad_id])
+    while len(rows):
+        rows = rows[~batch.advance(rows, rng.choice(ids, size=len(rows)))]
+    return batch.episodes(np.arange(count))
 
 
 # Environments
@@ -160,12 +179,19 @@ def _check_appending(env: gym.Env[Any, Any], seed: int, steps: int) -> None:
             continue
         n = int(state["length"][0])
         expected = [*state["tokens"][:n].tolist(), int(action)]
-        if after["tokens"][: int(after["length"][0])].tolist() != expected:
+        written = after["tokens"][: int(after["length"][0])].tolist()
+        if (written[: n + 1] if _answers(env) else written) != expected:
             raise CheckError(
                 f"after action {action} the tokens are not the ones before it and itself; append exactly the "
-                "action (under autoreset, compare with final_obs)"
+                "action, and a reply behind it (under autoreset, compare with final_obs)"
             )
         state = copy.deepcopy(env.reset()[0] if terminated or truncated else after)
+
+
+def _answers(env: gym.Env[Any, Any]) -> bool:
+    """True if a respondent writes into the episodes."""
+    options = getattr(getattr(getattr(env.unwrapped, "vector", None), "batch", None), "options", None)
+    return getattr(options, "respondent", None) is not None
 
 
 def _check_endings(env: gym.Env[Any, Any], seed: int) -> None:

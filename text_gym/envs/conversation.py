@@ -46,6 +46,7 @@ class Conversation:
         rewards: `(B,)` float64, what replies paid for the newest tokens.
         paid: `(B,)` float64, what replies paid for earlier tokens of the running episode.
         dropped: `(B,)` bool, episodes that ended since nobody answered, under `on_bad_reply="drop"`.
+        truncated: `(B,)` bool, those, and under `limit="truncate"` those that a limit cut: they are not paid.
 
     Raises:
         ConfigError: Nothing would end a turn.
@@ -72,7 +73,7 @@ class Conversation:
         self.turn_starts = np.ones(n, dtype=np.int64)
         self.turns: list[tuple[Turn, ...]] = [()] * n
         self.rewards, self.paid = np.zeros(n), np.zeros(n)
-        self.dropped = np.zeros(n, dtype=np.bool_)
+        self.dropped, self.truncated = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
         self._ended_by_reply = np.zeros(n, dtype=np.bool_)
         self.end_ids = turn_end_ids(tokenizer, options)
         self._is_end = np.zeros(tokenizer.vocab_size, dtype=np.bool_)
@@ -89,7 +90,7 @@ class Conversation:
         self.turn_starts[rows] = self.starts[rows]
         self.agent[rows] = False
         self.rewards[rows] = self.paid[rows] = 0.0
-        self.dropped[rows] = self._ended_by_reply[rows] = False
+        self.truncated[rows] = self.dropped[rows] = self._ended_by_reply[rows] = False
         for row in rows.tolist():
             self.turns[row] = ()
 
@@ -99,7 +100,7 @@ class Conversation:
         tokens: IntArray,
         ended: BoolArray,
         cut: BoolArray,
-        episodes: Callable[[IntArray], list[Episode]],
+        episodes: Callable[..., list[Episode]],
     ) -> list[RespondentError]:
         """Take note of a token in each row; where it ends a turn, append the reply.
 
@@ -108,11 +109,25 @@ class Conversation:
             tokens: `(n,)` int64, which stand in the buffer already.
             ended: `(n,)` bool, changed in place: the episode is over.
             cut: `(n,)` bool, changed in place: it is so by a limit.
-            episodes: Makes the episodes in rows `(m,)` as they stand, with `finish_reason` None.
+            episodes: `EpisodeBatch.episodes`.
 
         Returns:
-            The errors of the respondent; their episodes are over, and the others have their replies.
+            The errors of the respondent that are to be raised; their episodes are over, and the others have
+            their replies.
         """
+        errors = self._reply(rows, tokens, ended, cut, episodes)
+        self.truncated[rows] = self.dropped[rows] | (cut if self.options.limit == "truncate" else False)
+        return errors if self.options.on_bad_reply == "raise" else []
+
+    def _reply(
+        self,
+        rows: IntArray,
+        tokens: IntArray,
+        ended: BoolArray,
+        cut: BoolArray,
+        episodes: Callable[..., list[Episode]],
+    ) -> list[RespondentError]:
+        """Have turns that ended replied to; return the errors of the respondent."""
         self.paid[rows] += self.rewards[rows]
         self.rewards[rows] = 0.0
         self.agent[rows, self.lengths[rows] - 1] = True
@@ -126,7 +141,7 @@ class Conversation:
         asked = rows[places]
         for row in asked.tolist():
             self._close_turn(row)
-        speaking = episodes(asked)
+        speaking = episodes(asked, running=True)
         replies, errors = self._replies(speaking)
         for place, row, episode, reply in zip(
             places.tolist(), asked.tolist(), speaking, replies, strict=True

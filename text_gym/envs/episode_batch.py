@@ -16,10 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from text_gym.episode import BoolArray, Episode, FloatArray, IntArray, Prompt
-from text_gym.errors import RespondentError
 from text_gym.prompts import as_prompts
 from text_gym.rewards.source import RewardSource, as_reward_source
-from text_gym.rewards.tokens import checked_tokens
+from text_gym.rewards.tokens import checked_tokens, still_owed
 from text_gym.rewards.values import Rewards, TokenBatch
 from text_gym.tokenizer import as_tokenizer
 
@@ -27,7 +26,11 @@ from .conversation import Conversation, check_no_token_rewards, completion_room,
 from .masks import Prefixes, mask_array
 from .options import EpisodeOptions, check_count
 from .prompts import PromptTable
-from .streams import hash64, stream_keys
+
+# Of SplitMix64, the hash that chooses prompts.
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
+_FACTORS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
 class EpisodeBatch:
@@ -138,7 +141,7 @@ class EpisodeBatch:
             buffers = (self.tokens, self.attention_mask, self.starts, self.lengths, self.remaining)
             self.conversation = Conversation(self.options, self.tokenizer, *buffers, self.room)
             self._turn_starts = self.conversation.turn_starts
-            self.truncated = np.zeros_like(self._cut)
+            self.truncated = self.conversation.truncated
         self._stopped_by = [""] * n
         self._paid = np.zeros(n)  # for tokens of the running episode, by a causal source
         self._is_eos = np.zeros(v, dtype=np.bool_)
@@ -208,7 +211,6 @@ class EpisodeBatch:
         self._paid[rows] = 0.0
         self._stale = True
         if self.conversation is not None:
-            self.truncated[rows] = False
             self.conversation.begin(rows)
 
     def advance(self, rows: IntArray, tokens: IntArray) -> BoolArray:
@@ -242,23 +244,14 @@ class EpisodeBatch:
         cut = remaining <= 0
         cut &= ~ended
         ended |= cut
-        errors = [] if self.conversation is None else self._reply(rows, tokens, ended, cut)
+        talk = self.conversation
+        errors = [] if talk is None else talk.go_on(rows, tokens, ended, cut, self.episodes)
         self._cut[rows] = cut
         self.done[rows] = ended
         self._stale = True
         if errors:
             raise errors[0]
         return ended
-
-    def _reply(
-        self, rows: IntArray, tokens: IntArray, ended: BoolArray, cut: BoolArray
-    ) -> list[RespondentError]:
-        """Have turns that ended replied to; change `ended` and `cut`, and return errors to be raised."""
-        talk = self.conversation
-        assert talk is not None
-        errors = talk.go_on(rows, tokens, ended, cut, lambda asked: self.episodes(asked, running=True))
-        self.truncated[rows] = talk.dropped[rows] | (cut if self.options.limit == "truncate" else False)
-        return errors if self.options.on_bad_reply == "raise" else []
 
     def action_masks(self) -> BoolArray:
         """Return the tokens that may come next, `(B, V)` bool; all of them after an end or without a mask.
@@ -377,13 +370,7 @@ class EpisodeBatch:
             return scores.totals - self.conversation.paid[rows]
         if not self.reward.causal:
             return scores.totals
-        if scores.per_token is None:
-            return scores.values - self._paid[rows]
-        last = np.array([tokens[-1] for tokens in scores.per_token])
-        # Summed in the order of the steps, so that equal payments have equal sums.
-        earlier = np.array([np.cumsum(np.append(0.0, tokens[:-1]))[-1] for tokens in scores.per_token])
-        left: FloatArray = scores.values + last - (self._paid[rows] - earlier)
-        return left
+        return still_owed(scores, self._paid[rows])
 
     def _find_stop(self, rows: IntArray, ended: BoolArray) -> None:
         """Mark rows whose text now holds a stop string."""
@@ -398,3 +385,16 @@ class EpisodeBatch:
             if found:  # if one token holds several, the first counts
                 self._stopped_by[i] = min(found, key=lambda s: (text.find(s), -len(s)))
                 ended[j] = True
+
+
+def stream_keys(seeds: IntArray) -> npt.NDArray[np.uint64]:
+    """Hash seeds to stream keys, `(n,)` uint64, so that neighbouring seeds have unrelated streams."""
+    return hash64(seeds.astype(np.uint64))
+
+
+def hash64(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """SplitMix64 (Steele, Lea & Flood 2014): a stateless, vectorised hash of 64-bit integers."""
+    z = x + _GAMMA
+    z = (z ^ (z >> _SHIFTS[0])) * _FACTORS[0]
+    z = (z ^ (z >> _SHIFTS[1])) * _FACTORS[1]
+    return z ^ (z >> _SHIFTS[2])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,52 +52,93 @@ def check_reward_source(
         episodes = random_episodes(episodes, seed)
     if len(episodes) < 2:
         raise CheckError("a reward source is checked on at least two episodes; pass more")
+    for _, error in reward_laws(source, episodes, tolerance=tolerance, seed=seed):
+        if error is not None:
+            raise error
+
+
+def reward_laws(
+    source: RewardSource, episodes: Sequence[Episode], *, tolerance: float = 1e-5, seed: int = 0
+) -> Iterator[tuple[str, CheckError | None]]:
+    """Yield each law that applies to a source, by name, with the error that shows it broken or None.
+
+    The names are `side effects`, `deterministic`, `order`, `batch` and `causal`; a law is tried when its turn
+    comes. See `check_reward_source` for what they say.
+
+    Raises:
+        RewardError: The source failed, or returned what is no reward.
+    """
     before = copy.deepcopy([(e.prompt, e.prompt_ids, e.completion_ids) for e in episodes])
     with _world(1) as untouched:
         rewards = source(episodes)
-        if not untouched():
-            raise CheckError(
-                f"reward {source.name!r} draws from the global random state (random, numpy.random or torch): "
-                "give it a generator of its own with a fixed seed, or set deterministic = False and seed it"
-            )
+        drawn = not untouched()
     after = [(e.prompt, e.prompt_ids, e.completion_ids) for e in episodes]
-    if not all(data_equivalence(a, b, exact=True) for a, b in zip(before, after, strict=True)):
-        raise CheckError(f"reward {source.name!r} changes the episodes that it scores; work on copies")
+    error = None
+    if drawn:
+        error = CheckError(
+            f"reward {source.name!r} draws from the global random state (random, numpy.random or torch): "
+            "give it a generator of its own with a fixed seed, or set deterministic = False and seed it"
+        )
+    elif not all(data_equivalence(a, b, exact=True) for a, b in zip(before, after, strict=True)):
+        error = CheckError(f"reward {source.name!r} changes the episodes that it scores; work on copies")
+    yield "side effects", error
     if source.deterministic:
-        _check_deterministic(source, episodes, rewards, tolerance, seed)
+        yield "deterministic", _broken_again(source, episodes, rewards, tolerance)
+        yield "order", _broken_order(source, episodes, rewards, tolerance, seed)
+        yield "batch", _broken_batch(source, episodes, rewards, tolerance)
         if source.causal:
-            _check_causal(source, episodes, rewards, tolerance)
+            try:
+                _check_causal(source, episodes, rewards, tolerance)
+            except CheckError as found:
+                yield "causal", found
+            else:
+                yield "causal", None
 
 
 # Rewards
 
 
-def _check_deterministic(
-    source: RewardSource, episodes: Sequence[Episode], rewards: Rewards, tolerance: float, seed: int
-) -> None:
-    name, n = source.name, len(episodes)
-    mend = "; set deterministic = False if that is meant"
+_MEND = "; set deterministic = False if that is meant"
+
+
+def _broken_again(
+    source: RewardSource, episodes: Sequence[Episode], rewards: Rewards, tolerance: float
+) -> CheckError | None:
     for world in (2, 3):
         with _world(world):
-            i = _differs(source(episodes), rewards, range(n), tolerance)
+            i = _differs(source(episodes), rewards, range(len(episodes)), tolerance)
         if i is not None:
-            raise CheckError(
-                f"reward {name!r} gives {_about(episodes[i])} another reward when asked again{mend}"
+            return CheckError(
+                f"reward {source.name!r} gives {_about(episodes[i])} another reward when asked again{_MEND}"
             )
+    return None
+
+
+def _broken_order(
+    source: RewardSource, episodes: Sequence[Episode], rewards: Rewards, tolerance: float, seed: int
+) -> CheckError | None:
+    n = len(episodes)
     order = np.random.default_rng(seed).permutation(n).tolist()
     for rows, what in ((order, "in another order"), (list(range(n))[::-1], "in reverse order")):
         i = _differs(source([episodes[j] for j in rows]), rewards, rows, tolerance)
         if i is not None:
-            raise CheckError(
-                f"reward {name!r} gives {_about(episodes[rows[i]])} another reward in a batch {what}: "
-                f"score each episode by itself{mend}"
+            return CheckError(
+                f"reward {source.name!r} gives {_about(episodes[rows[i]])} another reward in a batch {what}: "
+                f"score each episode by itself{_MEND}"
             )
-    for j in range(n):
-        if _differs(source([episodes[j]]), rewards, [j], tolerance) is not None:
-            raise CheckError(
-                f"reward {name!r} gives {_about(episodes[j])} another reward alone than in a batch of {n}: "
-                f"let nothing depend on the batch, such as its mean or padding{mend}"
+    return None
+
+
+def _broken_batch(
+    source: RewardSource, episodes: Sequence[Episode], rewards: Rewards, tolerance: float
+) -> CheckError | None:
+    for j, episode in enumerate(episodes):
+        if _differs(source([episode]), rewards, [j], tolerance) is not None:
+            return CheckError(
+                f"reward {source.name!r} gives {_about(episode)} another reward alone than in a batch of "
+                f"{len(episodes)}: let nothing depend on the batch, such as its mean or padding{_MEND}"
             )
+    return None
 
 
 def _differs(found: Rewards, wanted: Rewards, rows: Sequence[int], tolerance: float) -> int | None:

@@ -16,14 +16,14 @@ from gymnasium.vector import AutoresetMode
 
 from text_gym.episode import BoolArray, Episode
 from text_gym.errors import ConfigError, EpisodeError
-from text_gym.tasks.task import ENV_IDS, ONE_HOT_IDS, env_ids
+from text_gym.tasks.task import ENV_IDS, ONE_HOT_IDS, OPTIMA, env_ids
 
 from .infos import Info, infos_of_row
 from .inputs import token_array
 from .rendering import print_episode
 from .vector import TextVectorEnv
 
-REWARD_THRESHOLD = 0.95  # of registered ids: of the optimum, which is 1 in every task of this package
+SOLVED = 0.95  # of the optimum, which is 1 in every task of this package but those of `OPTIMA`
 
 
 class TextEnv(gym.Env[Any, np.int64]):
@@ -167,12 +167,13 @@ def register_envs() -> None:
 
     The code of an installed package runs when its environment is made.
     """
+    own = {**ENV_IDS, **ONE_HOT_IDS}
     for env_id, kwargs in {**env_ids(), **ONE_HOT_IDS}.items():
         if env_id not in gym.registry:
             gym.register(
                 id=env_id,
                 entry_point="text_gym.envs.single:TextEnv",
                 vector_entry_point="text_gym.envs.vector:TextVectorEnv",
-                reward_threshold=REWARD_THRESHOLD if env_id in {**ENV_IDS, **ONE_HOT_IDS} else None,
+                reward_threshold=SOLVED * OPTIMA.get(env_id, 1.0) if env_id in own else None,
                 kwargs={"infos": "numbers", **kwargs},
             )

@@ -9,7 +9,7 @@ from text_gym.errors import RewardError, TextGymError
 from text_gym.utils.user_code import where_raised
 
 from .source import RewardSource
-from .values import _LARGEST, TokenBatch, _all_finite, _bad
+from .values import _LARGEST, Rewards, TokenBatch, _all_finite, _bad
 
 
 def checked_tokens(source: RewardSource, batch: TokenBatch) -> FloatArray:
@@ -39,3 +39,14 @@ def checked_tokens(source: RewardSource, batch: TokenBatch) -> FloatArray:
             raise _bad(source, batch.episodes()[i], i, f"has the token reward {rewards[i]}")
         rewards = np.where(bad, 0.0, rewards)
     return rewards
+
+
+def still_owed(scores: Rewards, paid: FloatArray) -> FloatArray:
+    """Return what is owed on last tokens, `(n,)`, after so much was paid on those before them."""
+    if scores.per_token is None:
+        return scores.values - paid
+    last = np.array([tokens[-1] for tokens in scores.per_token])
+    # Summed in the order of the steps, so that equal payments have equal sums.
+    earlier = np.array([np.cumsum(np.append(0.0, tokens[:-1]))[-1] for tokens in scores.per_token])
+    left: FloatArray = scores.values + last - (paid - earlier)
+    return left

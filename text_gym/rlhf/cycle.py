@@ -22,6 +22,7 @@ from text_gym.agents.algorithms.by_name import load_algorithm
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.sampler import rollout
 from text_gym.agents.training.checkpoint import Checkpoints
+from text_gym.agents.training.recorder import Recorder
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Episode, FloatArray, Prompt
 from text_gym.errors import ConfigError
@@ -53,6 +54,7 @@ from text_gym.utils.json_files import write_json
 from text_gym.utils.locking import FolderLock
 from text_gym.utils.sealed import write_atomic, write_sealed
 from text_gym.utils.terminal import SafeConsole
+from text_gym.viewer.store import RolloutStore
 
 from .config import RLHFConfig
 from .folder import EVALUATION, TEXTS, RLHFFolder, is_sealed
@@ -88,6 +90,7 @@ def rlhf(
     console: Console | None = None,
     options: Mapping[str, Any] | None = None,
     accept_changes: bool = False,
+    keep_rollouts: int = 0,
 ) -> list[dict[str, Any]]:
     """Run the cycle, or resume the one in a folder.
 
@@ -102,6 +105,8 @@ def rlhf(
         console: Where to print.
         options: More to keep in `config.json`; a run can be resumed only with the same.
         accept_changes: Resume a run although settings, data, gold or versions differ (as `runs.train.train`).
+        keep_rollouts: Iterations of each round whose episodes are kept token by token and shown in
+            `view.html`, to which the report leads (as `runs.train.train`).
 
     Returns:
         The rows of `rounds.jsonl`.
@@ -131,7 +136,7 @@ def rlhf(
             console.print(Text(note, style="yellow"))
         with LabelStore(folder / STORE) as store, Notes(console, lambda message: None):
             cycle = Cycle(task, config, folder, store, criteria, device)
-            cycle.console = console
+            cycle.console, cycle.keep_rollouts = console, keep_rollouts
             return cycle.run(people, policy)
     finally:
         lock.release()
@@ -141,6 +146,7 @@ class Cycle(RLHFFolder):
     """The steps of one run, each of which is skipped if its files exist; made by `rlhf`."""
 
     console: Console = SafeConsole()
+    keep_rollouts = 0  # iterations of each round
 
     def run(self, people: People, policy: Policy | str | Path | None) -> list[dict[str, Any]]:
         """Run the rounds that are not done yet and return the rows of all."""
@@ -297,6 +303,10 @@ class Cycle(RLHFFolder):
             if checkpoints.load(agent) is None:
                 checkpoints.save(agent)  # the round's starting policy may be its best
             run.rewind(agent.iteration)
+            if self.keep_rollouts:
+                store = RolloutStore(folder, self.keep_rollouts, self.config.iterations)
+                store.rewind(agent.iteration)
+                agent.recorder = Recorder(store.wants, store.write)
 
             def after_iteration(_: Any, metrics: dict[str, float]) -> None:
                 run.log(metrics)

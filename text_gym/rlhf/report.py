@@ -1,6 +1,7 @@
 """The report of `rlhf`: one HTML page without network or scripts, light and dark, with texts escaped.
 
-It is made of the files of a run's folder alone. Nothing is measured here.
+It is made of the files of a run's folder alone. Nothing is measured here. Where rollouts were kept, their
+page is made beside it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from text_gym.plot.canvas import panels, to_svg
 from text_gym.plot.lines import Line, curves
 from text_gym.plot.points import scatter
 from text_gym.utils.sealed import write_atomic
+from text_gym.viewer.page import keeps_rollouts, write_run_page
 
 from .verdict import headline, policy_name
 
@@ -46,6 +48,7 @@ def write_rlhf_report(folder: Path, rounds: int) -> Path:
         "blameless": settings.get("rater") == "simulated" and settings.get("bias") == "none",
         "end": _end(rows[-1]),
     }
+    values["view"] = write_run_page(folder).name if keeps_rollouts(folder) else None
     write_atomic(folder / "report.html", render_page(_TEMPLATE, values))
     return folder / "report.html"
 

@@ -59,6 +59,7 @@ _README = """# A training run of text-gym
 | `summary.json` | held-out prompts before and after training; a run that has it is complete |
 | `samples.md` | texts on held-out prompts, before and after |
 | `policy` | the trained policy and its model card; `text-gym sample --policy` and `evaluate` take it |
+| `rollouts`, `view.html` | episodes of some iterations, token by token, with `--keep-rollouts` |
 | `checkpoints` | what `text-gym train --resume` goes on from, and the starting policy (`reference`) |
 | `log.txt` | warnings and notes of the run |
 | `run.lock` | which process is writing here |

@@ -16,9 +16,12 @@ from text_gym.agents.own_algorithms import short_name
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.vllm_generator import VLLMGenerator
 from text_gym.agents.training.checkpoint import Checkpoints, Choice
+from text_gym.agents.training.recorder import Recorder
 from text_gym.errors import ConfigError
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
+from text_gym.viewer.page import keeps_rollouts, write_run_page
+from text_gym.viewer.store import RolloutStore
 
 from .conditions import conditions
 from .folder import RunFolder, Sample
@@ -49,8 +52,13 @@ class TrainingJob:
     came_from: Start | None = None
     pairs: Sequence[Preference] = ()
     generator: Literal["vllm"] | None = None
+    keep_rollouts: int = 0
 
     def __post_init__(self) -> None:
+        if self.keep_rollouts < 0:
+            raise ConfigError(f"keep_rollouts is {self.keep_rollouts}; it must be 0 (none) or more")
+        if self.keep_rollouts and (self.pairs or self.algorithm.startswith("sb3.")):
+            raise ConfigError(f"rollouts of {self.algorithm} cannot be kept; leave out keep_rollouts")
         if self.checkpoint_every < 0:
             raise ConfigError(f"checkpoint_every is {self.checkpoint_every}; it must be 0 (none) or more")
         if self.generator is not None and (self.pairs or self.algorithm.startswith("sb3.")):
@@ -109,6 +117,19 @@ class TrainingJob:
         settings = {**self.settings(), "algorithm": short_name(self.algorithm)}
         card = ModelCard(settings["algorithm"], settings, self.optimised, summary, samples)
         write_model_card(run.path / "policy", card)
+
+    def recorder(self, run: RunFolder, iteration: int) -> Recorder | None:
+        """Make the recorder that keeps rollouts after this iteration; None if none are kept."""
+        if not self.keep_rollouts:
+            return None
+        store = RolloutStore(run.path, self.keep_rollouts, self.iterations)
+        store.rewind(iteration)
+        return Recorder(store.wants, store.write)
+
+    def write_view(self, run: RunFolder) -> None:
+        """Write the page of the rollouts that were kept, if there are any."""
+        if keeps_rollouts(run.path):
+            write_run_page(run.path)
 
     def make_generator(self, tokens: int) -> VLLMGenerator | None:
         """Make the generator that plays texts of at most so many tokens; None for the policy itself."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from text_gym.errors import ChangedRunError, ConfigError, UntrustedRunError
 from text_gym.json_text import read_object
+from text_gym.reward_models.names import PREFIXES
 from text_gym.utils.display import harmless
 from text_gym.utils.json_files import _render, write_json
 from text_gym.utils.signing import is_signed, sign
@@ -196,7 +197,7 @@ def _code_of(options: Mapping[str, Any]) -> dict[str, str]:
     return {
         what: spec
         for what, spec in found.items()
-        if isinstance(spec, str) and split_place(spec) is not None and not spec.startswith("human:")
+        if isinstance(spec, str) and split_place(spec) is not None and not spec.startswith(PREFIXES)
     }
 
 

@@ -72,6 +72,7 @@ def train(
     device: str = "auto",
     console: Console | None = None,
     checkpoint_every: int = 10,
+    keep_rollouts: int = 0,
     resume: bool = False,
     accept_changes: bool = False,
     pairs: Sequence[Preference] = (),
@@ -113,6 +114,7 @@ def train(
         checkpoint_every: Iterations between two checkpoints (and one at the end, however that comes), of
             which the last two and the best one are kept; 0 takes none, and the policy is the last. Of
             algorithms of Stable-Baselines3 the last two are kept.
+        keep_rollouts: Iterations to keep token by token and to show in `view.html` (see `RolloutStore`).
         resume: Go on with the run in `out`; the other arguments must be those it was started with. Settings,
             the code and weights of the reward, the data, and the versions of PyTorch, `transformers` and
             text-gym are compared; patch versions and kernels that differ are a warning.
@@ -151,15 +153,15 @@ def train(
     if start is not None and (bf16 or gradient_checkpointing):
         start.use_less_memory(bf16=bf16 and lora is None, gradient_checkpointing=gradient_checkpointing)
     reward = reward or task.reward
-    learnt: Any = (pairs, generator)  # from what, and who writes it
+    more: Any = (pairs, generator, keep_rollouts)
     job = TrainingJob(
-        algorithm, config, task, reward, start, episodes, limit, device, checkpoint_every, came_from, *learnt
+        algorithm, config, task, reward, start, episodes, limit, device, checkpoint_every, came_from, *more
     )
     settings = job.settings() | ({} if lora is None else {"lora": lora})
     settings |= {} if generator is None else {"generator": generator}
     settings |= {"options": dict(options)} if options else {}
-    more: Any = {"conditions": job.conditions(options), "accept_changes": accept_changes}
-    open_folder = partial(RunFolder, folder, settings, logs=logs, resume=resume, **more)
+    checked: Any = {"conditions": job.conditions(options), "accept_changes": accept_changes}
+    open_folder = partial(RunFolder, folder, settings, logs=logs, resume=resume, **checked)
     return _run(job, open_folder, console or SafeConsole(), started)
 
 
@@ -205,6 +207,7 @@ def _run(
         run.write_samples(samples[:20])
         run.draw_curves(job.title, job.reward.name, outcome.first_look)
         job.write_card(run, summary, samples)
+        job.write_view(run)
         run.write_json("summary.json", summary)  # written last: a run that has one is complete
     show_results(console, summary, samples[:3], run.path, time.perf_counter() - started)
     return summary
@@ -242,6 +245,7 @@ def _learn(job: TrainingJob) -> Learner:
         before, watch = judge_policy(agent.policy, agent.reference, job.task, job.reward), job.gold_watch()
         checkpoints = Checkpoints(run.path / CHECKPOINTS)
         save = _go_on_and_save(agent, run, checkpoints, job.checkpoint_every)
+        agent.recorder = job.recorder(run, agent.iteration)
 
         def after_iteration(_: Agent[Any], metrics: dict[str, float]) -> bool:
             if watch is not None and watch.due(agent.iteration):

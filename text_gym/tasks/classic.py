@@ -137,6 +137,7 @@ def classic_task(
         random_return=_random_return(
             [n for i, n in enumerate(lengths) if i not in chosen], tokenizer.vocab_size, sparse
         ),
+        golden=_answer,
     )
 
 

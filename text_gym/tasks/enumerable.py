@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -98,7 +99,12 @@ def enumerable(symbols: str = "abc", max_tokens: int = 3, seed: int = 0) -> Task
         max_tokens=max_tokens,
         optimum=max(table.values()),
         random_return=sum(reward * tokenizer.vocab_size ** -len(ids) for ids, reward in table.items()),
+        golden=partial(_best_text, tokenizer.decode(max(table.items(), key=lambda item: item[1])[0])),
     )
+
+
+def _best_text(text: str, prompt: Prompt) -> str:
+    return text
 
 
 def trajectories(task: Task, prompt: Prompt | None = None) -> list[Episode]:

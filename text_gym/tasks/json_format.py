@@ -159,6 +159,7 @@ def product_json(
         policy=POLICY,
         corpus=partial(_corpora, train, held_out, keys, seed),
         optimum=1.0,
+        golden=answer,
     )
 
 

@@ -129,6 +129,7 @@ def keywords(
         policy=POLICY,
         corpus=partial(_halves, writer, 4 * n_train, n_held_out),
         optimum=1.0,
+        golden=partial(_golden, writer, n_train, n_held_out),
     )
 
 
@@ -173,6 +174,19 @@ def _halves(writer: _Writer, n_train: int, n_held_out: int) -> tuple[Pairs, Pair
     held_out = writer.pairs(0, n_held_out)
     taken = {p.text for p, _ in held_out}
     return [(p, text) for p, text in writer.pairs(n_held_out, n_train) if p.text not in taken], held_out
+
+
+def _golden(writer: _Writer, n_train: int, n_held_out: int, prompt: Prompt) -> str:
+    """Return the text that a prompt was made from."""
+    few = _golden_texts(writer, n_held_out)  # writing is slow, and most ask for held-out prompts only
+    return (
+        few[prompt.text] if prompt.text in few else _golden_texts(writer, n_train + n_held_out)[prompt.text]
+    )
+
+
+@lru_cache(maxsize=2)
+def _golden_texts(writer: _Writer, n: int) -> dict[str, str]:
+    return {prompt.text: text for prompt, text in writer.pairs(0, n, careless=0.0)}
 
 
 def _words(text: str) -> list[str]:

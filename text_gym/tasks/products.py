@@ -6,6 +6,7 @@ because the task's English is closed (`products_corpus`); it cannot judge any ot
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
@@ -250,6 +251,7 @@ def products(
         policy=POLICY,
         corpus=partial(_corpora, prompts[:n_held_out]),
         optimum=1.0,
+        golden=careful_description,
     )
 
 
@@ -261,6 +263,11 @@ def corpus(n: int = 16 * N_TRAIN, seed: int = 0) -> list[tuple[Prompt, str]]:
         seed: Seed of the texts; the products are those of `products()`.
     """
     return english.write_corpus(english.make_products(N_HELD_OUT + N_TRAIN)[N_HELD_OUT:], n, seed)
+
+
+def careful_description(product: Prompt) -> str:
+    """Write the description that a careful writer would, always the same one for a product."""
+    return english.describe_product(product, random.Random(product.id), careless=0.0)
 
 
 def _corpora(held_out: Sequence[Prompt]) -> tuple[Pairs, Pairs]:

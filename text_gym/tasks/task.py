@@ -60,6 +60,8 @@ class Task:
         turn_stop: Strings that end a turn of the agent; see `EpisodeOptions` for this and the next two.
         max_turns: The most turns that the agent has.
         max_context: The most tokens of prompt and conversation together.
+        golden: Writes a completion of a prompt that earns the most there is, where one can be written down;
+            `validate` scores them, and nothing else ever sees them.
         settings: How to make the task again, as plain JSON data: `{"task": name}` with `task_arguments`, or
             `data` and its columns. Policies that learn it keep this; empty for tasks made in Python.
     """
@@ -78,6 +80,7 @@ class Task:
     turn_stop: str | Sequence[str] = ()
     max_turns: int | None = None
     max_context: int | None = None
+    golden: Callable[[Prompt], str] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -132,6 +135,11 @@ TASKS: dict[str, str | Callable[..., Task]] = {
     "enumerable-dialogue": "text_gym.tasks.conversations.enumerable_dialogue:enumerable_dialogue",
     "product-json": "text_gym.tasks.json_format:product_json",
     "keywords": "text_gym.tasks.keywords:keywords",
+    "guess": "text_gym.tasks.conversations.guess:guess",
+    "mastermind": "text_gym.tasks.conversations.mastermind:mastermind",
+    "shop": "text_gym.tasks.conversations.shop:shop",
+    "calculator": "text_gym.tasks.conversations.calculator:calculator",
+    "repair": "text_gym.tasks.conversations.repair:repair",
 }
 
 # Gymnasium id -> the environment's default keyword arguments.
@@ -147,13 +155,29 @@ ENV_IDS: dict[str, dict[str, object]] = {
     "text_gym/SparseReverse-v0": {"task": "reverse", "sparse": True},
     "text_gym/ProductJSON-v0": {"task": "product-json"},
     "text_gym/Keywords-v0": {"task": "keywords"},
+    "text_gym/Guess-v0": {"task": "guess"},
+    "text_gym/Mastermind-v0": {"task": "mastermind"},
+    "text_gym/Shop-v0": {"task": "shop"},
+    "text_gym/Calculator-v0": {"task": "calculator"},
+    "text_gym/Repair-v0": {"task": "repair"},
 }
+
+# The optimum of those ids where it is not 1; a registration must not make the task to find out.
+OPTIMA = {"text_gym/Shop-v0": 0.8983723958333333}
 
 # The classic tasks once more, as a `Box` and without infos, for programs that take an id and no arguments:
 # CleanRL's ppo.py, Tianshou's SpaceInfo, RLlib's default networks, TorchRL's GymEnv(id, num_envs=4).
 ONE_HOT_IDS: dict[str, dict[str, object]] = {
     f"text_gym/{name}-onehot-v0": {**ENV_IDS[f"text_gym/{name}-v0"], "observation": "onehot", "infos": "none"}
     for name in ("Sort", "Slots", "Reverse", "Copy", "Count", "Brackets", "Add")
+}
+
+
+# Tasks of other libraries: what stands before the colon of their names -> the function that makes one of what
+# stands after it.
+LIBRARIES = {
+    "reasoning_gym": "text_gym.bridges.reasoning_gym:reasoning_gym_task",
+    "textarena": "text_gym.bridges.textarena:textarena_task",
 }
 
 
@@ -174,11 +198,19 @@ def load_task(name: str, **kwargs: Any) -> Task:
     An installed package offers tasks as entry points of the group `text_gym.tasks`; `text-gym init` writes
     such a package. Its code runs when its task is asked for, not before.
 
+    Tasks of other libraries have a name with a colon: `reasoning_gym:leg_counting`, a data set of
+    reasoning-gym, and `textarena:GuessTheNumber-v0`, a game of TextArena for one player.
+
     Raises:
+        MissingLibraryError: The library of the task is not installed.
         UnknownNameError: There is no such task; the nearest name is suggested.
         ConfigError: The installed package that has it is broken; the package is named.
     """
-    task = _make_built_in(name, kwargs) if name in TASKS else _make_installed(name, kwargs)
+    library, _, own_name = name.partition(":")
+    if library in LIBRARIES and own_name:
+        task: Task = _function_at(LIBRARIES[library])(own_name, **kwargs)
+    else:
+        task = _make_built_in(name, kwargs) if name in TASKS else _make_installed(name, kwargs)
     settings = {"task": name, **({"task_arguments": kwargs} if kwargs else {})}
     try:
         plain = json.loads(json.dumps(settings)) == settings
@@ -190,10 +222,16 @@ def load_task(name: str, **kwargs: Any) -> Task:
 def _make_built_in(name: str, kwargs: Mapping[str, Any]) -> Task:
     entry = TASKS[name]
     if isinstance(entry, str):
-        module, function = entry.split(":")
-        entry = getattr(import_module(module), function)
+        entry = _function_at(entry)
     task: Task = entry(**kwargs)
     return task
+
+
+def _function_at(place: str) -> Callable[..., Task]:
+    """Import the function at `module:name`."""
+    module, name = place.split(":")
+    function: Callable[..., Task] = getattr(import_module(module), name)
+    return function
 
 
 def _make_installed(name: str, kwargs: Mapping[str, Any]) -> Task:

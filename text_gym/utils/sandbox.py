@@ -92,6 +92,15 @@ class Sandbox:
         with self._lock:
             return self._started().exchange(list(arguments), seconds or self.limits.seconds, data)
 
+    def start(self) -> None:
+        """Start the worker, unless one is alive, so that the function is loaded before the first call.
+
+        Raises:
+            SandboxError: The function cannot be loaded.
+        """
+        with self._lock:
+            self._started()
+
     def _started(self) -> LimitedProcess:
         if self._worker is None or not self._worker.alive:
             missing_limits(self.limits)  # said once, in the log

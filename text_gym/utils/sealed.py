@@ -103,11 +103,11 @@ def restore_replaced(parent: Path) -> None:
             old.rename(folder)
 
 
-def write_atomic(file: Path, text: str) -> None:
-    """Write a small file atomically: readers see the old text or the new one, never a part."""
+def write_atomic(file: Path, content: str | bytes) -> None:
+    """Write a small file atomically: readers see the old content or the new one, never a part."""
     partial = _beside(file, "partial")
-    with partial.open("w", encoding="utf-8", newline="\n") as stream:
-        stream.write(text)
+    with partial.open("wb") as stream:
+        stream.write(content.encode("utf-8") if isinstance(content, str) else content)
         stream.flush()
         os.fsync(stream.fileno())
     partial.replace(file)

@@ -81,10 +81,10 @@ def test_only_what_is_new_is_computed() -> None:
     tokens[1, 0] += 1  # an earlier token of one row is another now
     cache.read(tokens, lengths + 2)
     assert (cache.prefilled, cache.steps) == (4, 2)
-    cache.read(tokens, lengths + 4)  # two tokens at once
-    assert (cache.prefilled, cache.steps) == (7, 2)
+    cache.read(tokens, lengths + 4)  # two tokens more, as a reply has them
+    assert (cache.prefilled, cache.steps) == (4, 4)
     cache.read(tokens, lengths)  # and shorter again
-    assert (cache.prefilled, cache.steps) == (10, 2)
+    assert (cache.prefilled, cache.steps) == (7, 4)
 
 
 @pytest.mark.parametrize("how", ["optimizer", "load", "in place"])

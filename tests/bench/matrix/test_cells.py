@@ -17,6 +17,7 @@ from text_gym.agents import RLOO, RLOOConfig, evaluate
 from text_gym.agents.algorithms.best_of_n import best_of_n_kl_bound
 from text_gym.bench.matrix.cells import COLUMNS, Cell, _best
 from text_gym.bench.matrix.designs import Design
+from text_gym.bench.matrix.engines import pack, unpack
 from text_gym.bench.matrix.settings import OPTIMISERS
 from text_gym.bench.matrix.start import DesignInputs, starting_policy
 from text_gym.rewards.source import RewardSource
@@ -49,6 +50,23 @@ def test_the_same_cell_gives_the_same_bytes(folder: Path, tmp_path: Path) -> Non
     finished(cell, folder)
     finished(cell, tmp_path)
     assert (folder / cell.place).read_bytes() == (tmp_path / cell.place).read_bytes()
+
+
+def test_kept_rollouts_change_no_result_and_have_a_page(folder: Path, tmp_path: Path) -> None:
+    cell = tiny_cell("gold", "ppo", 0.1)
+    finished(cell, folder)
+    kept = replace(cell, keep_rollouts=2)
+    assert kept.makes == [cell.place, f"rollouts/{cell.key}.html"]
+    finished(kept, tmp_path)
+    assert (folder / cell.place).read_bytes() == (tmp_path / cell.place).read_bytes()
+    page = (tmp_path / kept.makes[1]).read_text()
+    (about,) = re.findall(r'id="about">(.*?)</script>', page)
+    assert json.loads(about)["iterations"] == ["iteration 1", "iteration 2"]
+    iterations = [json.loads(text) for text in re.findall(r'class="iteration">(.*?)</script>', page)]
+    assert {"reward", "kl"} <= iterations[0]["metrics"].keys()
+    unpack(pack(tmp_path, kept.makes), tmp_path / "far")
+    assert (tmp_path / "far" / kept.makes[1]).read_text() == page
+    assert replace(cell, optimiser="best_of_n", keep_rollouts=2).makes[1:] == []
 
 
 def test_what_was_learnt_is_what_the_agent_learns_by_itself(folder: Path) -> None:

@@ -44,6 +44,8 @@ class Tags(html.parser.HTMLParser):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = write_benchmark(tmp_path_factory.mktemp("bench"))
+    (made / "rollouts").mkdir()  # of one run, which is not the worst of its setting
+    (made / "rollouts" / f"{sorted((made / 'cells').iterdir())[0].stem}.html").touch()
     write_report(made)
     return made
 
@@ -69,6 +71,16 @@ def test_the_page_has_the_numbers(folder: Path) -> None:
     assert not re.search(r"\bnan\b", page.plain)
 
 
+def test_pages_of_kept_rollouts_are_linked(folder: Path) -> None:
+    links = [
+        attrs.get("href") or ""
+        for tag, attrs in Tags((folder / "report.html").read_text()).found
+        if tag == "a"
+    ]
+    pages = [f"rollouts/{file.name}" for file in (folder / "rollouts").iterdir()]
+    assert [link for link in links if not link.startswith("#")] == pages
+
+
 def test_files_beside_the_page(folder: Path) -> None:
     names = {f.name for f in (folder / "figures").iterdir()}
     assert names == {
@@ -85,7 +97,7 @@ def test_nothing_from_outside_and_only_the_known_script(folder: Path) -> None:
     for _, attributes in page.found:
         assert not {"src", "onclick", "onload"} & set(attributes)
         target = attributes.get("href") or attributes.get("xlink:href") or "#"
-        assert target.startswith("#")
+        assert target.startswith(("#", "rollouts/"))
     (script,) = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     (policy,) = [a["content"] for tag, a in page.found if tag == "meta" and "http-equiv" in a]

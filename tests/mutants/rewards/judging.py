@@ -5,6 +5,8 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant
 
 _ENDPOINT, _JUDGE = "reward_models/judge/endpoint.py", "reward_models/judge/judge.py"
+_CRITERIA, _REPLIES = "reward_models/judge/criteria.py", "reward_models/judge/replies.py"
+_LOCAL = "reward_models/judge/local.py"
 _EFFECTS, _SCORING = "reward_models/audit/effects.py", "reward_models/audit/scoring.py"
 _VERDICT, _BEST = "reward_models/audit/verdict.py", "reward_models/audit/best_of_n.py"
 _ATTRIBUTION, _PROBES = "reward_models/audit/attribution.py", "reward_models/audit/probes.py"
@@ -114,7 +116,7 @@ MUTANTS = [
     ),
     Mutant(
         "flips-over-pairs-without-a-verdict",
-        _JUDGE,
+        _CRITERIA,
         "return float(self.flipped[judged].mean()) if judged.any()",
         "return float(self.flipped.mean()) if judged.any()",
         _by("judge/test_judge.py::test_pairs_without_a_verdict_count_for_no_flip"),
@@ -128,35 +130,35 @@ MUTANTS = [
     ),
     Mutant(
         "scores-by-the-replys-order",
-        _JUDGE,
-        "return {name: float(found[name]) for name in criteria}",
-        "return {name: float(value) for name, value in found.items() if name in criteria}",
+        _REPLIES,
+        "{name: _score(found[name], criterion) for name, criterion in criteria.items()}",
+        "{name: _score(found[name], criteria[name]) for name in found if name in criteria}",
         _by("judge/test_judge.py::test_criteria_have_ranges_and_weights"),
     ),
     Mutant(
         "scores-out-of-range-pass",
-        _JUDGE,
+        _REPLIES,
         "        if not criterion.low <= value <= criterion.high:\n            return None\n",
         "",
-        _by("judge/test_judge.py::test_only_exact_replies_are_scores"),
+        _by("judge/test_replies.py::test_only_exact_replies_are_scores"),
     ),
     Mutant(
         "true-is-a-score-of-1",
-        _JUDGE,
+        _REPLIES,
         "if isinstance(value, bool) or not isinstance(value, (int, float)):",
         "if not isinstance(value, (int, float)):",
-        _by("judge/test_judge.py::test_only_exact_replies_are_scores"),
+        _by("judge/test_replies.py::test_only_exact_replies_are_scores"),
     ),
     Mutant(
         "judge-scale-from-0",
-        _JUDGE,
+        _CRITERIA,
         "values = (scores - low) / (high - low) @",
         "values = scores / high @",
         _by("judge/test_judge.py::test_criteria_have_ranges_and_weights"),
     ),
     Mutant(
         "judge-weights-not-normalised",
-        _JUDGE,
+        _CRITERIA,
         "@ (weights / weights.sum())",
         "@ weights",
         _by("judge/test_judge.py::test_criteria_have_ranges_and_weights"),
@@ -167,6 +169,62 @@ MUTANTS = [
         "mark = secrets.token_hex(16)",
         'mark = "text"',
         _by("judge/test_judge.py::test_delimiters_are_new_each_time"),
+    ),
+    Mutant(
+        "the-first-of-two-scores-is-taken",
+        _REPLIES,
+        "        if convert(name, claimed) != found[name]:\n            return None\n",
+        "        pass\n",
+        _by("judge/test_replies.py::test_a_reasoning_reply_is_read_by_the_grammar"),
+    ),
+    Mutant(
+        "thoughts-that-never-end-are-an-answer",
+        _REPLIES,
+        "if closed != 1 or opened > 1 or",
+        "if closed > 1 or opened > 1 or",
+        _by("judge/test_replies.py::test_a_reasoning_reply_is_read_by_the_grammar"),
+    ),
+    Mutant(
+        "a-score-of-another-scale-counts",
+        _REPLIES,
+        "if written is None or (written[2] is not None and float(written[2]) != criterion.high):",
+        "if written is None:",
+        _by("judge/test_replies.py::test_a_reasoning_reply_is_read_by_the_grammar"),
+    ),
+    Mutant(
+        "a-cut-reply-is-a-score",
+        _ENDPOINT,
+        'if ended == "length":',
+        'if ended == "too long":',
+        _by("judge/test_judge.py::test_a_reply_that_was_cut_is_no_score"),
+    ),
+    Mutant(
+        "local-judge-reads-the-last-place-of-the-batch",
+        _LOCAL,
+        "return logits[torch.arange(len(texts)), where.to(device)]",
+        "return logits[:, -1]",
+        _by("judge/test_local.py::test_a_score_depends_on_no_batch_and_no_order"),
+    ),
+    Mutant(
+        "local-judge-adds-up-a-position",
+        _LOCAL,
+        "log_odds = (said[:, 0] - said[:, 1]) / 2",
+        "log_odds = (said[:, 0] + said[:, 1]) / 2",
+        _by("judge/test_local.py::test_pairs_are_compared_in_both_orders"),
+    ),
+    Mutant(
+        "local-judge-scores-what-it-would-not-answer",
+        _LOCAL,
+        "elif share < self.least_mass:",
+        "elif share < 0:",
+        _by("judge/test_local.py::test_what_cannot_be_judged_is_missing_and_never_zero"),
+    ),
+    Mutant(
+        "a-delimiter-stands-in-a-text",
+        _LOCAL,
+        "if not any(mark in text for text in listed):",
+        "if mark:",
+        _by("judge/test_local.py::test_no_text_contains_its_delimiter"),
     ),
     Mutant(
         "interval-without-the-correction",

@@ -28,13 +28,9 @@ from text_gym import ByteTokenizer, Episode
 from text_gym.errors import ConfigError, DataError
 from text_gym.reward_models import ChatEndpoint, Criterion, Judge, load_reward
 from text_gym.reward_models.audit.attacks import attacked
+from text_gym.reward_models.judge.criteria import Comparisons
 from text_gym.reward_models.judge.endpoint import BudgetError, EndpointRefusedError
-from text_gym.reward_models.judge.judge import (
-    Comparisons,
-    judge_from_environment,
-    parse_choice,
-    parse_scores,
-)
+from text_gym.reward_models.judge.judge import judge_from_environment
 from text_gym.rewards.cache import Cache
 from text_gym.rewards.calls import Parallel
 
@@ -198,6 +194,29 @@ def test_no_score_is_invented_in_a_thousand_faults(
     tried("a judge that fails, in twelve ways, never gives a score it was not told", 1000, "texts judged")
 
 
+def test_replies_of_reasoning_models_are_read_where_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    thinks = "<think>3 or 4? Score: 3.</think>\nIt is clear.\nScore: 4/5"
+    monkeypatch.setitem(BEHAVIOURS, "thinks", lambda handler, answer: handler.chat(thinks))
+    with fault_server("thinks") as server:
+        assert judge(server)(texts(1)).abstained.all()
+        source = judge(server, replies="reasoning")
+        assert source(texts(1)).terms["quality"].tolist() == [4]
+        strict, asked = (request["messages"][0]["content"] for request in server.log.requests)
+    assert "one JSON object and nothing else" in strict
+    assert "Think first" in asked
+
+
+def test_a_reply_that_was_cut_is_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut = json.dumps({"choices": [{"message": {"content": "Score: 4"}, "finish_reason": "length"}]})
+    monkeypatch.setitem(BEHAVIOURS, "cut off", lambda handler, answer: handler.reply(200, cut))
+    with fault_server("cut off") as server:
+        source = judge(server, replies="reasoning")
+        assert source(texts(1)).abstained.all()
+    assert "cut at 512 tokens" in str(source.last_failure)
+
+
 def test_a_spent_budget_raises_or_abstains() -> None:
     with fault_server("good") as server:
         with pytest.raises(BudgetError):
@@ -293,48 +312,6 @@ def test_a_comparison_with_one_missing_reply_is_missing(monkeypatch: pytest.Monk
             judge(server).compare([(pair[0], Episode.of("E:", "b", TOKENIZER))])
 
 
-# Replies
-
-
-@pytest.mark.parametrize(
-    ("reply", "score"),
-    [
-        ('{"quality": 1}', 1.0),
-        (' \n{"quality": 5.0, "reason": "fine"} ', 5.0),
-        ('```json\n{"quality": 3}\n```', 3.0),
-        ('{"quality": 5.01}', None),
-        ('{"quality": 0}', None),
-        ('{"quality": 1e999}', None),
-        ('{"quality": -Infinity}', None),
-        ('{"quality": [3]}', None),
-        ('{"quality": null}', None),
-        ('{"quality": true}', None),
-        ('{"Quality": 3}', None),
-        ('{"quality": 3} {"quality": 3}', None),
-        ('[{"quality": 3}]', None),
-        ('{"reason": "none"}', None),
-        ("3", None),
-        ("[" * 100_000, None),
-    ],
-)
-def test_only_exact_replies_are_scores(reply: str, score: float | None) -> None:
-    found = parse_scores(reply, {"quality": Criterion("Is it good?")})
-    assert found == (None if score is None else {"quality": score})
-
-
-@given(
-    st.text()
-    | st.recursive(
-        st.none() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
-    ).map(json.dumps)
-)
-@settings(max_examples=200, deadline=None)
-def test_no_reply_makes_a_score_out_of_range(reply: str) -> None:
-    found = parse_scores(reply, {"quality": Criterion("Is it good?")})
-    assert found is None or 1 <= found["quality"] <= 5
-    assert parse_choice(reply) in (None, 0.0, 0.5, 1.0)
-
-
 # Making one
 
 
@@ -346,6 +323,8 @@ def test_wrong_rubrics_are_refused() -> None:
     for arguments in ((5, 1), (1, float("nan")), (1, 5, 0)):
         with pytest.raises(ConfigError, match="low < high"):
             Criterion("?", *arguments)
+    with pytest.raises(ConfigError, match="strict or reasoning"):
+        Judge(endpoint, QUALITY, replies="loose")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="on_spent"):
         Judge(endpoint, QUALITY, on_spent="ignore")  # type: ignore[arg-type]
 
@@ -360,7 +339,7 @@ def test_a_judge_is_cached_only_on_its_users_word() -> None:
 
 
 def test_a_judge_described_by_environment_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("URL", "MODEL", "KEY", "CALLS", "RUBRIC"):
+    for name in ("URL", "MODEL", "KEY", "CALLS", "RUBRIC", "REPLIES"):
         monkeypatch.delenv(f"TEXT_GYM_JUDGE_{name}", raising=False)
     with pytest.raises(ConfigError, match="TEXT_GYM_JUDGE_URL"):
         load_reward("judge")
@@ -388,6 +367,12 @@ def test_a_judge_described_by_environment_variables(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("TEXT_GYM_JUDGE_RUBRIC", str(rubric))
     rubric.write_text("name,question,low\nstyle,Is it nice?,none\n")
     with pytest.raises(ConfigError, match="row 1"):
+        judge_from_environment()
+    rubric.write_text("name,question\nstyle,Is it nice?\n")
+    monkeypatch.setenv("TEXT_GYM_JUDGE_REPLIES", "reasoning")
+    assert judge_from_environment().replies == "reasoning"
+    monkeypatch.setenv("TEXT_GYM_JUDGE_REPLIES", "loose")
+    with pytest.raises(ConfigError, match="REPLIES"):
         judge_from_environment()
     monkeypatch.setenv("TEXT_GYM_JUDGE_CALLS", "many")
     with pytest.raises(ConfigError, match="CALLS"):

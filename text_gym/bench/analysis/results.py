@@ -41,11 +41,15 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class CellResult:
-    """One run: its row, its curve (a point per measurement, the start first) and samples of its texts."""
+    """One run: its row, its curve (a point per measurement, the start first) and samples of its texts.
+
+    `rollouts` is the page about its rollouts, a path in the folder, where some were kept.
+    """
 
     row: Row
     curve: Sequence[Row]
     samples: Sequence[Mapping[str, Any]]
+    rollouts: str | None = None
 
     @property
     def setting(self) -> Setting:
@@ -179,6 +183,11 @@ def read_leaderboard(path: str | Path, metric: str = "gold") -> list[dict[str, A
     return rows
 
 
+def rollouts_page(key: str) -> str:
+    """Return the place, in the folder, of the page about the rollouts of the cell with this key."""
+    return f"rollouts/{key}.html"
+
+
 def setting_of(row: Row) -> Setting:
     """Return the setting of a row."""
     beta = row["kl_coefficient"]
@@ -214,7 +223,9 @@ def _read_cell(file: Path, config: Mapping[str, Any]) -> CellResult | None:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         current = is_current(content, config)
-        cell = CellResult(content["row"], content.get("curve") or [], content.get("samples") or [])
+        page = rollouts_page(file.stem)
+        kept = page if (file.parent.parent / page).is_file() else None
+        cell = CellResult(content["row"], content.get("curve") or [], content.get("samples") or [], kept)
         missing = [name for name in KEY if name not in cell.row]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{file} is no cell of a benchmark ({error!r}); delete it to run it again") from error

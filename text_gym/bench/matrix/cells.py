@@ -9,15 +9,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from text_gym.agents.algorithms.best_of_n import best_of_n_kl_bound
 from text_gym.bench.analysis.measures import best_of_n_mean, distinct, says_twice, self_bleu
+from text_gym.bench.analysis.results import rollouts_page
 from text_gym.episode import Episode, FloatArray, word_counts
 from text_gym.rewards.source import RewardSource
 from text_gym.utils.json_files import write_json
+from text_gym.viewer.page import keeps_rollouts, write_run_page
+from text_gym.viewer.store import RolloutStore
 
 from .designs import Design, DesignJob
 from .optimisers import Look, learn, mean_or_none, perfect
@@ -38,6 +42,7 @@ class Cell:
         optimiser: By what: a name in `OPTIMISERS` or of the user's own, or `best_of_n`.
         kl_coefficient: β, in standard deviations of the reward at the start per nat; None for best-of-n.
         seed: Decides everything that is random.
+        keep_rollouts: Iterations whose episodes are kept and shown on a page; the results are the same.
     """
 
     settings: Settings
@@ -45,6 +50,7 @@ class Cell:
     optimiser: str
     kl_coefficient: float | None
     seed: int
+    keep_rollouts: int = 0
 
     @property
     def name(self) -> str:
@@ -85,8 +91,9 @@ class Cell:
 
     @property
     def makes(self) -> list[str]:
-        """The files that exist afterwards."""
-        return [self.place]
+        """The files that exist afterwards, the page about its rollouts if some were kept."""
+        kept = self.keep_rollouts and self.optimiser != BEST_OF_N and not self.optimiser.startswith("sb3.")
+        return [self.place, *([rollouts_page(self.key)] if kept else [])]
 
     def done(self, folder: Path) -> bool:
         """True if the results exist."""
@@ -96,7 +103,8 @@ class Cell:
         """Optimise, measure, and write the results atomically."""
         inputs = DesignInputs(self.settings, folder)
         reward, static = self.design_job.load(inputs), self.design_job.read(folder)
-        found = _choose(self, inputs, reward) if self.optimiser == BEST_OF_N else _learn(self, reward, static)
+        chosen = self.optimiser == BEST_OF_N
+        found = _choose(self, inputs, reward) if chosen else _learn(self, reward, static, folder)
         row = {**_empty_row(self), **_static(static, inputs), **found["row"]}
         row["over_optimisation"] = _gap(row)
         (folder / "cells").mkdir(parents=True, exist_ok=True)
@@ -145,11 +153,19 @@ def _static(static: dict[str, Any], inputs: DesignInputs) -> dict[str, Any]:
     }
 
 
-def _learn(cell: Cell, reward: RewardSource, static: dict[str, Any]) -> dict[str, Any]:
-    """Optimise by reinforcement learning."""
+def _learn(cell: Cell, reward: RewardSource, static: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Optimise by reinforcement learning, and write the page about the rollouts that are kept."""
     spread = static["proxy_std_start"]
     scale = 1 / spread if spread and cell.settings.what == "rewards" else 1.0
-    found = learn(cell.settings, cell.optimiser, reward, scale, float(cell.kl_coefficient or 0.0), cell.seed)
+    how = (cell.settings, cell.optimiser, reward, scale, float(cell.kl_coefficient or 0.0), cell.seed)
+    with TemporaryDirectory() as run:
+        store = None
+        if len(cell.makes) > 1:
+            store = RolloutStore(run, cell.keep_rollouts, cell.settings.iterations)
+        found = learn(*how, store)
+        if keeps_rollouts(run):
+            (folder / cell.makes[1]).parent.mkdir(exist_ok=True)
+            write_run_page(run, folder / cell.makes[1], cell.name)
     best, last = _best(found.curve), found.looks[-1]
     row = {
         "gold_best": found.curve[best]["gold"],

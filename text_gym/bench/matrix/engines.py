@@ -221,6 +221,8 @@ def pack(folder: Path, paths: Sequence[str]) -> dict[str, dict[str, bytes]]:
     packed = {}
     for path in paths:
         place = folder / path
+        if not place.exists():  # the page about rollouts, where none were kept
+            continue
         files = [place] if place.is_file() else sorted(f for f in place.rglob("*") if f.is_file())
         packed[path] = {"" if f == place else f.relative_to(place).as_posix(): f.read_bytes() for f in files}
     return packed

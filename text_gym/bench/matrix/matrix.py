@@ -69,6 +69,7 @@ def bench_rewards(
     console: Console | None = None,
     command: str | None = None,
     accept_changes: bool = False,
+    keep_rollouts: int = 0,
 ) -> list[dict[str, Any]]:
     """Optimise reward designs and measure what becomes of gold.
 
@@ -92,6 +93,8 @@ def bench_rewards(
         console: Where to show progress.
         command: What was typed, for the report.
         accept_changes: Extend a folder although the versions of PyTorch, `transformers` or text-gym differ.
+        keep_rollouts: Iterations of each new run whose episodes are kept token by token, on a page to which
+            the report leads.
 
     Returns:
         The rows of `results.json`.
@@ -113,6 +116,7 @@ def bench_rewards(
         kl_coefficients=kl_coefficients,
         seeds=seeds,
     )
+    cells = [replace(cell, keep_rollouts=keep_rollouts) for cell in cells]
     return run_matrix(cells, out, budget, engine, workers, console, command, accept_changes)
 
 
@@ -130,6 +134,7 @@ def bench_agents(
     console: Console | None = None,
     command: str | None = None,
     accept_changes: bool = False,
+    keep_rollouts: int = 0,
 ) -> list[dict[str, Any]]:
     """Compare algorithms: each learns the same tasks from the same weights with as many episodes.
 
@@ -151,6 +156,8 @@ def bench_agents(
         console: Where to show progress.
         command: What was typed, for the report.
         accept_changes: Extend a folder although the versions of PyTorch, `transformers` or text-gym differ.
+        keep_rollouts: Iterations of each new run whose episodes are kept token by token, on a page to which
+            the report leads.
 
     Returns:
         The rows of `results.json`.
@@ -168,6 +175,7 @@ def bench_agents(
         seeds=seeds,
         iterations=iterations,
     )
+    cells = [replace(cell, keep_rollouts=keep_rollouts) for cell in cells]
     return run_matrix(cells, out, budget, engine, workers, console, command, accept_changes)
 
 

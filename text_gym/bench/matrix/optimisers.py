@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from text_gym.agents.adapters.sb3.config import SB3Config
 from text_gym.agents.adapters.sb3.make import make_sb3
 from text_gym.agents.algorithms.by_name import load_algorithm
 from text_gym.agents.sampling.sampler import rollout
+from text_gym.agents.training.recorder import Recorder
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Episode, FloatArray, word_counts
 from text_gym.errors import ConfigError
@@ -27,6 +29,7 @@ from .start import starting_policy
 
 if TYPE_CHECKING:
     from text_gym.agents.policies.policy import Policy
+    from text_gym.viewer.store import RolloutStore
 
 
 _NOISE = 2_000_003  # seed of the looks, so that all policies meet the same luck
@@ -83,7 +86,13 @@ class Learning:
 
 
 def learn(
-    settings: Settings, optimiser: str, reward: RewardSource, scale: float, kl_coefficient: float, seed: int
+    settings: Settings,
+    optimiser: str,
+    reward: RewardSource,
+    scale: float,
+    kl_coefficient: float,
+    seed: int,
+    store: RolloutStore | None = None,
 ) -> Learning:
     """Optimise a reward, times `scale`, from the starting policy.
 
@@ -95,6 +104,7 @@ def learn(
             one meaning for all designs.
         kl_coefficient: β, in scaled reward per nat.
         seed: Decides prompts, noise and minibatches.
+        store: Keeps rollouts on the way, and beside them the rows of `metrics.jsonl` about them.
     """
     task, policy = the_task(settings.task), starting_policy(settings)
     reference = policy.frozen()
@@ -111,7 +121,7 @@ def learn(
 
     watch(policy, 0, 0, 0)
     paid = reward if scale == 1 else scale * reward
-    train = _train_sb3 if optimiser.startswith("sb3.") else _train
+    train = _train_sb3 if optimiser.startswith("sb3.") else partial(_train, store)
     options = {**settings.optimiser(optimiser), "seed": seed, "kl_coef": kl_coefficient}
     episodes, tokens = train(settings, optimiser, policy, paid, options, watch)
     return Learning(curve, looks, episodes, tokens)
@@ -121,7 +131,13 @@ Watch = Callable[[Any, int, int, int], None]  # policy, iteration, episodes and 
 
 
 def _train(
-    settings: Settings, name: str, policy: Policy, reward: RewardSource, options: dict[str, Any], watch: Watch
+    store: RolloutStore | None,
+    settings: Settings,
+    name: str,
+    policy: Policy,
+    reward: RewardSource,
+    options: dict[str, Any],
+    watch: Watch,
 ) -> tuple[int, int]:
     """Train with one of our own algorithms or the user's; return the episodes and tokens played."""
     own = settings.algorithms.get(name)
@@ -137,7 +153,15 @@ def _train(
     agent = algorithm(
         policy, env, _config(algorithm.config_class, name, {**options, "iterations": settings.iterations})
     )
-    agent.learn(callback=lambda a, _: watch(a.policy, a.iteration, a.episodes_played, a.tokens_played))
+    if store is not None:
+        agent.recorder = Recorder(store.wants, store.write)
+
+    def after_iteration(_: Any, metrics: dict[str, float]) -> None:
+        if store is not None and store.wants(agent.iteration):
+            store.note(metrics)
+        watch(agent.policy, agent.iteration, agent.episodes_played, agent.tokens_played)
+
+    agent.learn(callback=after_iteration)
     return agent.episodes_played, agent.tokens_played
 
 

@@ -64,6 +64,7 @@ def _page(results: Results, summary: Mapping[str, Any], figures: Mapping[str, Se
         "runs": _runs(summary["runs"]),
         "rulers": _rulers(summary),
         "kinds": _kinds(summary),
+        "rollouts": [(_name(c), c.rollouts) for c in results.cells if c.rollouts is not None],
     }
     filters: dict[str, Callable[..., Any]] = {
         "text": _text,
@@ -95,11 +96,17 @@ def _samples(results: Results, summary: Mapping[str, Any]) -> list[dict[str, Any
                 "tree": about.get("tree"),
                 "troubles": troubles(cells),
                 "seed": worst.row["seed"],
+                "rollouts": worst.rollouts,
                 "runs": len(cells),
                 "prompts": _shown(worst),
             }
         )
     return found
+
+
+def _name(cell: CellResult) -> str:
+    """Return the name of a run in a list of all."""
+    return f"{cell.setting.task}: {cell.setting}, seed {cell.row['seed']}"
 
 
 def _findings(summary: Mapping[str, Any]) -> dict[str, Any]:

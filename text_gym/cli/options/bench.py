@@ -39,6 +39,8 @@ class BenchRewardsOptions:
         workers: Processes of one thread each; as many as there are cores if left out, none if 0.
         engine: Local processes, or a Ray cluster (that of RAY_ADDRESS, or one on this machine).
         accept_changes: Extend a folder although the versions of PyTorch, transformers or text-gym differ.
+        keep_rollouts: Iterations of each run whose episodes are kept token by token, on a page to which the
+            report leads; 0 keeps none.
         list: Show the designs of the suite and do nothing.
     """
 
@@ -55,6 +57,7 @@ class BenchRewardsOptions:
     workers: int | None = None
     engine: EngineName = "local"
     accept_changes: bool = False
+    keep_rollouts: int = 0
     list: bool = False
 
 
@@ -75,6 +78,8 @@ class BenchAgentsOptions:
         workers: Processes of one thread each; as many as there are cores if left out, none if 0.
         engine: Local processes, or a Ray cluster (that of RAY_ADDRESS, or one on this machine).
         accept_changes: Extend a folder although the versions of PyTorch, transformers or text-gym differ.
+        keep_rollouts: Iterations of each run whose episodes are kept token by token, on a page to which the
+            report leads; 0 keeps none.
     """
 
     algorithm: tuple[str, ...] = ()
@@ -87,6 +92,7 @@ class BenchAgentsOptions:
     workers: int | None = None
     engine: EngineName = "local"
     accept_changes: bool = False
+    keep_rollouts: int = 0
 
 
 def read_rewards(argv: list[str]) -> tuple[BenchRewardsOptions, str]:
@@ -118,7 +124,7 @@ def _check(options: BenchRewardsOptions | BenchAgentsOptions, optimisers: Sequen
         if name not in optimisers:
             raise UnknownNameError("optimiser", name, optimisers)
     at_least(1, iterations=options.iterations)
-    at_least(0, workers=options.workers)
+    at_least(0, workers=options.workers, keep_rollouts=options.keep_rollouts)
     check_out_folder(options.out)
 
 

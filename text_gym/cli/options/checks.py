@@ -13,7 +13,7 @@ from pathlib import Path
 
 from text_gym.data import Data, check_source
 from text_gym.errors import ConfigError, DataError, UnknownNameError
-from text_gym.reward_models.names import REWARD_NAMES
+from text_gym.reward_models.names import PREFIXES, REWARD_NAMES
 from text_gym.runs.saved_policy import holds_model, policy_folder
 from text_gym.tasks.task import task_names
 from text_gym.utils.user_code import split_place
@@ -102,7 +102,9 @@ def check_reward(spec: str | None, option: str = "reward") -> None:
         ConfigError: No name after the file.
     """
     check_code(option, spec)
-    if spec is None or spec.startswith("human:") or spec in REWARD_NAMES or Path(spec).is_dir():
+    if spec is not None and spec.startswith("judge:"):
+        check_policy(spec.removeprefix("judge:"), option)
+    if spec is None or spec.startswith(PREFIXES) or spec in REWARD_NAMES or Path(spec).is_dir():
         return
     found = split_place(spec)
     if found is None:
@@ -120,7 +122,7 @@ def check_code(option: str, spec: str | None) -> None:
         ConfigError: No name after the file.
         DataError: There is no such file.
     """
-    found = None if spec is None or spec.startswith("human:") else split_place(spec)
+    found = None if spec is None or spec.startswith(PREFIXES) else split_place(spec)
     if found is not None and found[0].endswith(".py") and not Path(found[0]).is_file():
         raise DataError(f"--{option} {spec}: there is no file {found[0]}")
     if found is None and spec is not None and spec.endswith(".py"):

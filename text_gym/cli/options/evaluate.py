@@ -1,4 +1,4 @@
-"""Options of `text-gym sample` and `text-gym evaluate`, and how they are read from the command line."""
+"""Options of `text-gym sample`, `evaluate` and `view`, and how they are read from the command line."""
 
 from __future__ import annotations
 
@@ -146,3 +146,25 @@ def _check(options: SampleOptions | EvaluateOptions) -> None:
     check_device(options.device)
     at_least(1, max_tokens=options.max_tokens)
     check_sampling(options.temperature, options.top_k, options.top_p)
+
+
+@dataclass(frozen=True)
+class ViewOptions:
+    """Show the rollouts that a run kept token by token, as a page that needs no network.
+
+    Its tokens are coloured by advantage, KL, ratio, value or entropy; it works while a run goes on, too.
+
+    Args:
+        run: Folder of a run of `text-gym train` or `text-gym rlhf` with --keep-rollouts.
+        output: The page; view.html in that folder if left out.
+    """
+
+    run: Positional[str]
+    output: str | None = None
+
+
+def read_view(argv: list[str]) -> tuple[ViewOptions]:
+    """Options of `text-gym view`."""
+    (options,) = parse("view", argv, ViewOptions)
+    check_file("output", options.output)
+    return (options,)

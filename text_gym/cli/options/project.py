@@ -1,4 +1,4 @@
-"""Options of `text-gym init` and `text-gym tasks`, and how they are read from the command line."""
+"""Options of `text-gym init`, `text-gym tasks` and `text-gym serve`, and how they are read."""
 
 from __future__ import annotations
 
@@ -28,6 +28,26 @@ class TasksOptions:
     """
 
 
+@dataclass(frozen=True)
+class ServeOptions:
+    """Offer a task to the clients of OpenEnv: text-gym serve TASK. An action is the text of a whole turn.
+
+    Args:
+        task: Name of the task; `text-gym tasks` lists them.
+        host: Where to listen; by default on this machine alone. There is no password: whoever reaches the
+            address can play.
+        port: Where to listen.
+        sessions: At most so many players at a time.
+        held_out: Play the held-out prompts.
+    """
+
+    task: str
+    host: str = "127.0.0.1"
+    port: int = 8000
+    sessions: int = 64
+    held_out: bool = False
+
+
 def read_init(argv: list[str]) -> tuple[InitOptions]:
     """Options of `text-gym init`; the name comes first."""
     if argv and not argv[0].startswith("-"):
@@ -39,4 +59,12 @@ def read_init(argv: list[str]) -> tuple[InitOptions]:
 def read_tasks(argv: list[str]) -> tuple[TasksOptions]:
     """Options of `text-gym tasks`: there are none."""
     (options,) = parse("tasks", argv, TasksOptions)
+    return (options,)
+
+
+def read_serve(argv: list[str]) -> tuple[ServeOptions]:
+    """Options of `text-gym serve`; the task may come first."""
+    if argv and not argv[0].startswith("-"):
+        argv = ["--task", *argv]
+    (options,) = parse("serve", argv, ServeOptions)
     return (options,)

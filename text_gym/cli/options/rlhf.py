@@ -43,6 +43,8 @@ class RLHFOptions(Data):
         max_tokens: Token limit of an episode; the task's own if left out.
         out: Folder for report, labels, reward models and policies; runs/TASK-rlhf-TIME if left out.
         device: auto, cpu, cuda, cuda:1.
+        keep_rollouts: Iterations of each round whose episodes are kept token by token and shown in view.html;
+            0 keeps none.
         accept_changes: Go on with a run although data, gold, settings or versions are not those it was
             started with.
     """
@@ -58,6 +60,7 @@ class RLHFOptions(Data):
     max_tokens: int | None = None
     out: str | None = None
     device: str = "auto"
+    keep_rollouts: int = 0
     accept_changes: bool = False
 
 
@@ -72,6 +75,7 @@ def read_rlhf(argv: list[str]) -> tuple[RLHFOptions, RLHFConfig]:
     check_device(options.device)
     check_out_folder(options.out)
     at_least(1, max_tokens=options.max_tokens)
+    at_least(0, keep_rollouts=options.keep_rollouts)
     print("loading PyTorch and the policy …", flush=True)
     if config.overlap is None and options.rater == "simulated":
         config = dataclasses.replace(config, overlap=0.1)

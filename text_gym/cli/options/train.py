@@ -82,6 +82,8 @@ class TrainOptions(Data):
         push_to_hub: Upload the policy and its model card to the Hugging Face Hub in the end: OWNER/NAME, or
             NAME for one of your own; a repository that is not there is made, a private one.
         checkpoint_every: Iterations between two checkpoints; 0 takes none.
+        keep_rollouts: Iterations whose episodes are kept token by token and shown in view.html, spread evenly
+            over the run; 0 keeps none. `text-gym view` makes the page of a run that goes on.
         plan: Print what memory the run would need, against what the device has, and end; no weights are
             loaded. Runs of models of more than 100 million parameters begin with it.
         resume: Folder of an interrupted run to go on with, in place and with its own settings; no other
@@ -112,6 +114,7 @@ class TrainOptions(Data):
     log: tuple[LogName, ...] = ("tensorboard",)
     push_to_hub: str | None = None
     checkpoint_every: int = 10
+    keep_rollouts: int = 0
     plan: bool = False
     resume: str | None = None
     accept_changes: bool = False
@@ -174,7 +177,9 @@ def _checked(options: TrainOptions, config: Any) -> TrainOptions:
         layers=options.layers,
         width=options.width,
     )
-    at_least(0, checkpoint_every=options.checkpoint_every)
+    at_least(0, checkpoint_every=options.checkpoint_every, keep_rollouts=options.keep_rollouts)
+    if options.keep_rollouts and (options.algorithm == DPO or options.algorithm.startswith("sb3.")):
+        raise ConfigError(f"rollouts of {options.algorithm} cannot be kept; leave out --keep-rollouts")
     if options.policy == NEW and options.width % HEADS:
         raise ConfigError(
             f"--width is {options.width}; it must be a multiple of {HEADS}, the number of attention heads"

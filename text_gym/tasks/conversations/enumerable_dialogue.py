@@ -56,7 +56,7 @@ def enumerable_dialogue(max_tokens: int = 4, max_turns: int = 2, seed: int = 0) 
 
     >>> task = enumerable_dialogue()
     >>> task.tokenizer.vocab_size, len(dialogues(task))
-    (4, 98)
+    (4, 97)
     """
     check_range("max_tokens", max_tokens, 1, 6)
     check_range("max_turns", max_turns, 1, 4)

@@ -1,0 +1,1 @@
+"""The run viewer: iterations that a run kept, and the page that shows their tokens."""
