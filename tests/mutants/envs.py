@@ -363,8 +363,8 @@ MUTANTS = [
     Mutant(
         "checker-forgets-single-episodes",
         REWARDS,
-        "if _differs(source([episodes[j]]), rewards, [j], tolerance) is not None:",
-        "if _differs(source(episodes), rewards, range(n), tolerance) is not None:",
+        "if _differs(source([episode]), rewards, [j], tolerance) is not None:",
+        "if _differs(source(episodes), rewards, range(len(episodes)), tolerance) is not None:",
         (OF_REWARD_CHECKER + "a_reward_that_depends_on_something_else",),
     ),
     Mutant(

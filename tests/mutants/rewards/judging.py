@@ -138,7 +138,7 @@ MUTANTS = [
     Mutant(
         "scores-out-of-range-pass",
         _REPLIES,
-        "        if not criterion.low <= value <= criterion.high:\n            return None\n",
+        "    if not criterion.low <= value <= criterion.high:\n        return None\n",
         "",
         _by("judge/test_replies.py::test_only_exact_replies_are_scores"),
     ),
