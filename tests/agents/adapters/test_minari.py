@@ -93,8 +93,9 @@ def test_an_offline_algorithm_learns_from_the_better_half() -> None:
 def test_what_does_not_fit_is_named() -> None:
     episodes, _ = played(4)
     env = gym.make("text_gym/Reverse-v0")
+    changing = gym.make("text_gym/Reverse-v0", infos="changing")
     with pytest.raises(ConfigError, match='infos="constant"'):
-        minari_dataset(episodes, env, "a-v0", record_infos=True, **ABOUT)
+        minari_dataset(episodes, changing, "a-v0", record_infos=True, **ABOUT)
     with pytest.raises(ConfigError, match="not of text-gym"):
         minari_dataset(episodes, gym.make("CartPole-v1"), "a-v0", **ABOUT)
     with pytest.raises(DataError, match="is no prompt of the environment"):
