@@ -42,6 +42,7 @@ SAYS = {
     "text_gym.pages": "the frame of\nevery report",
     "text_gym.rewards": "one protocol,\nsums, transforms",
     "text_gym.tasks": "a file each",
+    "text_gym.bridges": "other libraries,\nin and out",
     "text_gym.envs": "many episodes,\none episode, masks",
     "text_gym.models": "loading, devices,\nCPU fast path",
     "text_gym.agents": "policies, sampling,\nalgorithms, adapters",
