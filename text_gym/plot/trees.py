@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -110,6 +111,8 @@ def diagram(
     pairs = sorted(arrows)
     if missing := sorted({name for pair in pairs for name in pair} - set(boxes)):
         raise DataError(f"arrows from or to {missing}, which are no boxes")
+    crowd = max(Counter(y for _, y, _ in boxes.values()).values(), default=1)
+    width = min(0.19, 0.94 / crowd)  # boxes of the fullest floor leave some room between them
     with drawing(ax, size) as ax:
         for start, end in pairs:
             (x0, y0, _), (x1, y1, _) = boxes[start], boxes[end]
@@ -125,7 +128,7 @@ def diagram(
         for name, (x, y, text) in boxes.items():
             ax.add_patch(
                 FancyBboxPatch(
-                    (x - 0.095, y - 0.24), 0.19, 0.48, boxstyle="round,pad=0,rounding_size=0.02",
+                    (x - width / 2, y - 0.24), width, 0.48, boxstyle="round,pad=0,rounding_size=0.02",
                     mutation_aspect=5, facecolor="#eef3fb", edgecolor=COLOURS[0], zorder=2,
                 )
             )  # fmt: skip
