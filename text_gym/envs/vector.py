@@ -32,8 +32,8 @@ from .streams import EpisodeStreams, Redraws
 class TextVectorEnv(VectorEnv[Any, IntArray, npt.NDArray[Any]]):
     """Plays text episodes side by side, token by token, as one Gymnasium vector environment.
 
-    Observation (a `Dict`, per episode; `P` is the longest prompt, `C` is `max_tokens` and in conversations
-    the room for replies beside them; for other kinds see `observation` of `VectorOptions`):
+    Observation (a `Dict`; `P` is the longest prompt, `C` `max_tokens` and the room for replies; other kinds:
+    `observation` of `VectorOptions`):
 
     - `tokens` `(P + C,)` int64: prompt and completion without a gap, then padding;
     - `attention_mask` `(P + C,)` int8: 1 where there is a token (padding may share an id with EOS);
@@ -59,8 +59,7 @@ class TextVectorEnv(VectorEnv[Any, IntArray, npt.NDArray[Any]]):
             `on_bad_reward`, `shuffle`, `group_size`, `max_prompt_tokens`, `on_long_prompt`, `context`, and
             `respondent`, `turn_stop`, `max_turns`, `max_context`, `on_bad_reply` of conversations) and of
             `VectorOptions` (how they are played and shown: `numbering`, `on_abstain`, `on_masked`, `copy`,
-            `info_texts`, `observation`, `infos`); where a task is named, its parameters too, e.g. `length=6`
-            for `copy`.
+            `info_texts`, `observation`, `infos`); where a task is named, its parameters too (`length=6`).
 
     Attributes:
         batch: The `EpisodeBatch` that is played, for agents that step a changing subset of its rows.
