@@ -17,6 +17,7 @@ from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.vllm_generator import VLLMGenerator
 from text_gym.agents.training.checkpoint import Checkpoints, Choice
 from text_gym.agents.training.recorder import Recorder
+from text_gym.episode import Episode
 from text_gym.errors import ConfigError
 from text_gym.models.world import World
 from text_gym.rewards.source import RewardSource
@@ -185,8 +186,7 @@ class TrainingOutcome:
         """Collect prompt, text and rewards before, and text and rewards after, for every held-out prompt."""
 
         def side(judgement: Judgement, i: int) -> tuple[str, dict[str, float]]:
-            text = judgement.sampled.episodes[i].completion
-            return text, judgement.scores(i, job.task, job.reward)
+            return _shown(judgement.sampled.episodes[i]), judgement.scores(i, job.task, job.reward)
 
         prompts = [e.prompt.text for e in self.before.sampled.episodes]
         return [(p, *side(self.before, i), *side(self.after, i)) for i, p in enumerate(prompts)]
@@ -234,6 +234,14 @@ def policy_to_begin_with(
             "(--data FILE --reward NAME), or take the task's own policy"
         )
     return start
+
+
+def _shown(episode: Episode) -> str:
+    """Return an episode's text; in a conversation the replies stand in brackets, with who wrote them."""
+    if not episode.turns:
+        return episode.completion
+    texts = ((turn.role, episode.tokenizer.decode(turn.ids.tolist())) for turn in episode.turns)
+    return " ".join(text if role == "assistant" else f"[{role}: {text}]" for role, text in texts)
 
 
 # Takes the run's folder, what stops it, what takes an iteration's metrics, and what says what is waited for.

@@ -180,7 +180,7 @@ function card(episode) {
   const ends = { eos: "EOS", stop: "stop string", length: "cut at the limit", reply: "ended by a reply" };
   const parts = [
     episode.reward === null ? "not paid" : `reward ${brief(episode.reward)}`,
-    `${episode.length} tokens`,
+    `${episode.length} ${episode.length === 1 ? "token" : "tokens"}`,
     episode.kl === null ? "" : `KL ${brief(episode.kl)}`,
     ends[episode.end] ?? "",
   ];
