@@ -21,7 +21,7 @@ from text_gym.cli.main import COMMANDS
 ROOT = Path(__file__).parent.parent
 HOUSE = House(ROOT)
 PUBLIC = {
-    "text_gym": 32,  # 29 and three of conversations: Respondent, Reply, Turn
+    "text_gym": 33,  # 29, three of conversations (Respondent, Reply, Turn), and validate
     "text_gym.agents": 37,  # three of generators: the interface, what one returns, and vLLM's
     "text_gym.reward_models": 29,  # 28 with label_widget, which only notebooks need; LocalJudge
     "text_gym.bench": 10,

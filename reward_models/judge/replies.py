@@ -5,8 +5,7 @@ anything else, and whatever is said twice in different ways, is no reply:
 
     reply    = [ "<think>" thoughts "</think>" | thoughts "</think>" ] answer
     answer   = object | prose object | prose fence object fence | prose line+
-    line     = name (":" | "=") value [ "." ]     one for each criterion, at the end; asterisks, backquotes
-                                                  and quotation marks around name and value are ignored
+    line     = name (":" | "=") value [ "." ]     one for each criterion, at the end; ", ', ` and * aside
     value    = number | number "/" high           `high` is the upper end of the criterion's scale
     name     = the criterion's, or "score" if it is the only one; in a line upper and lower case are one
 

@@ -156,6 +156,8 @@ CHEAP = [
     ("labels export FOLDER/l.jsonl --store FOLDER/no.db", "FOLDER/no.db"),
     ("labels import FOLDER/no.jsonl --store FOLDER/new.db", "FOLDER/no.jsonl"),
     ("labels merge FOLDER/no.db --out FOLDER/new.db", "FOLDER/no.db"),
+    ("serve nosuch", "unknown task 'nosuch'"),
+    ("validate reverse --levels 9", "--levels is 9; choose of 0 to 5"),
 ]
 
 

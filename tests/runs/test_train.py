@@ -203,7 +203,7 @@ def test_the_limit_reaches_the_environment_and_the_settings(
     algorithm: str, limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[str] = []
-    for module in ("text_gym.runs.train", "text_gym.agents.adapters.sb3.make"):
+    for module in ("text_gym.runs.learners", "text_gym.agents.adapters.sb3.make"):
 
         class Watched(TextVectorEnv):
             def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -41,7 +41,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "view": (
         "text_gym.cli.options.evaluate:read_view",
-        "text_gym.cli.view:run_view",
+        "text_gym.cli.evaluate:run_view",
         "show the rollouts that a run kept token by token, as a page",
     ),
     "push": (

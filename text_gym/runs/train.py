@@ -33,9 +33,7 @@ from text_gym.utils.terminal import SafeConsole
 from .console import Notes, progress, show_results
 from .folder import RunFolder, default_folder
 from .job import Learner, TrainingJob, policy_to_begin_with
-from .learners.follower import follow
-from .learners.own import learn_with_agent, make_agent
-from .learners.sb3 import learn_with_sb3
+from .learners import follow, learn_with_agent, learn_with_sb3, make_agent
 from .loggers import LogName
 from .origin import Start
 from .preferences import learn_from_pairs

@@ -308,14 +308,14 @@ MUTANTS = [
     ),
     Mutant(
         "interrupted-run-takes-its-best-policy",
-        "text_gym/runs/learners/own.py",
+        "text_gym/runs/learners.py",
         "        if stop.signal is None:  # an interrupted run",
         "        if stop is not None:  # an interrupted run",
         _by("runs/test_train.py::test_an_interrupted_run_keeps_the_policy_that_it_goes_on_from"),
     ),
     Mutant(
         "best-policy-is-not-saved",
-        "text_gym/runs/learners/own.py",
+        "text_gym/runs/learners.py",
         '            LOG.info("%s", choice.reason)\n            job.save_policy(run, agent.save)\n',
         '            LOG.info("%s", choice.reason)\n',
         _by("runs/test_train.py::test_a_ruined_run_ends_with_its_best_policy"),

@@ -1,4 +1,8 @@
-"""Learns with an agent of ours inside a run's folder."""
+"""How a run learns inside its folder: with an agent of ours, alone or beside other processes, or with SB3.
+
+Of several processes that of rank 0 does all that one alone would do; the others follow it: they learn and
+evaluate along, and write and print nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,21 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from text_gym.agents.adapters.sb3.evaluation import evaluate_sb3
+from text_gym.agents.adapters.sb3.training import SB3Learner
 from text_gym.agents.algorithms.agent import Agent
 from text_gym.agents.algorithms.by_name import load_algorithm
+from text_gym.agents.policies.policy import Policy
 from text_gym.agents.training.checkpoint import Checkpoints, Choice
 from text_gym.agents.training.together import begin_alike
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.errors import ConfigError, NonFiniteError, RaterLeftError
-from text_gym.runs.folder import RunFolder
-from text_gym.runs.job import CHECKPOINTS, Learner, TrainingJob, TrainingOutcome
-from text_gym.runs.judgement import judge_policy
-from text_gym.utils.stopping import Stop
+from text_gym.models.world import World
+from text_gym.utils.stopping import Stop, stop_signals
 
-from .follower import asked_to_stop, take_policy
+from .folder import RunFolder
+from .job import CHECKPOINTS, Learner, TrainingJob, TrainingOutcome
+from .judgement import Judgement, judge_policy, judge_texts
 
 LOG = logging.getLogger("text_gym")
 
@@ -165,3 +172,88 @@ def _go_on_and_save(
 
     save()  # before the first iteration, too, so that the run keeps its starting policy
     return save
+
+
+def follow(agent: Agent[Any], job: TrainingJob, world: World) -> dict[str, Any]:
+    """Take every step of a run beside rank 0, and return whether it was interrupted.
+
+    Args:
+        agent: Made as rank 0's.
+        job: The run's.
+        world: The processes, of which this is not rank 0.
+    """
+    LOG.setLevel(logging.ERROR)  # rank 0 says it
+    with stop_signals() as stop:
+        agent.join(world)
+        judge_policy(agent.policy, agent.reference, job.task, None, world)
+        begin_alike(agent, world)
+        with stop.patience():
+            agent.learn(callback=lambda *_: not asked_to_stop(stop, world))
+        take_policy(agent, world)
+        judge_policy(agent.policy, agent.reference, job.task, None, world)
+    return {"interrupted": stop.signal is not None}
+
+
+def asked_to_stop(stop: Stop, world: World) -> bool:
+    """Return True if any process was asked to stop; all take it that they were."""
+    number = int(world.largest(stop.signal or 0))
+    if number and stop.signal is None:
+        stop.signal = number
+    return number > 0
+
+
+def take_policy(agent: Agent[Any], world: World) -> None:
+    """Give every process the policy that rank 0 has chosen."""
+    world.broadcast(p.data for p in agent.policy.parameters())
+
+
+def learn_with_sb3(job: TrainingJob) -> Learner:
+    """Return the function that learns with an algorithm of Stable-Baselines3."""
+
+    def learner(
+        run: RunFolder,
+        stop: Stop,
+        report: Callable[[dict[str, float]], bool],
+        stage: Callable[[str], None],
+    ) -> TrainingOutcome:
+        stage(f"measuring the start on {len(job.task.held_out):,} held-out prompts")
+        library = SB3Learner(
+            job.algorithm.removeprefix("sb3."),
+            job.task,
+            job.config,
+            policy=job.policy,
+            device=job.device,
+            reward=job.reward,
+            limit=job.limit,
+        )
+        reference = None if job.policy is None else job.policy.frozen()
+        before = _judge_sb3(library, job, reference)
+        if job.checkpoint_every:
+            library.keep_in(run.path / CHECKPOINTS, job.checkpoint_every, before_save=run.sync)
+        run.rewind(library.iteration)
+        stage("training")
+        with stop.patience():
+            try:
+                library.learn(report)
+            except RaterLeftError as error:  # treated like Ctrl-C
+                LOG.info("%s", error)
+                if stop.signal is None:
+                    stop.handle(signal.SIGINT)
+            finally:
+                job.save_policy(run, library.save_policy)
+                if job.checkpoint_every and library.iteration < job.config.iterations:
+                    LOG.info("to go on: text-gym train --resume %s", run.path)
+        stage("measuring the result")
+        after = _judge_sb3(library, job, reference)
+        greedy = evaluate_sb3(library.model, job.task, greedy=True, reference=reference)
+        after.summary["greedy"] = greedy.summary("gold" if job.task.has_gold else None)
+        tokens, done = library.model.num_timesteps, library.iteration
+        return TrainingOutcome(before, after, tokens, done, Choice(done, None))
+
+    return learner
+
+
+def _judge_sb3(library: SB3Learner, job: TrainingJob, reference: Policy | None) -> Judgement:
+    """Judge the policy that a library trains on the held-out prompts."""
+    found = evaluate_sb3(library.model, job.task, seed=job.config.seed, reference=reference)
+    return judge_texts(found, job.task, job.reward)
