@@ -15,7 +15,7 @@ from rich.text import Text
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.evaluation import evaluate
 from text_gym.agents.sampling.sampler import Sampling
-from text_gym.cli.options.evaluate import EvaluateOptions, SampleOptions, ViewOptions
+from text_gym.cli.options.evaluate import EvaluateOptions, SampleOptions
 from text_gym.data import Conversations, Data, prompts_from
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Prompt
@@ -29,7 +29,6 @@ from text_gym.transcripts import write_transcripts
 from text_gym.utils.display import harmless, json_line
 from text_gym.utils.json_files import write_json
 from text_gym.utils.terminal import SafeConsole
-from text_gym.viewer.page import write_run_page
 
 
 def run_sample(options: SampleOptions) -> int:
@@ -193,9 +192,3 @@ def _task_and_policy(
     if place is None:
         raise ConfigError(f"task {task.name!r} ships no policy; pass --policy FOLDER")
     return task, place
-
-
-def run_view(options: ViewOptions) -> int:
-    """Run `text-gym view`."""
-    print(f"page: {write_run_page(options.run, options.output)}")
-    return 0

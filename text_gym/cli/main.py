@@ -41,12 +41,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "view": (
         "text_gym.cli.options.evaluate:read_view",
-        "text_gym.cli.evaluate:run_view",
+        "text_gym.cli.run_folder:run_view",
         "show the rollouts that a run kept token by token, as a page",
     ),
     "push": (
         "text_gym.cli.options.push:read_push",
-        "text_gym.cli.push:run_push",
+        "text_gym.cli.run_folder:run_push",
         "upload a saved policy to the Hugging Face Hub",
     ),
     "play": (

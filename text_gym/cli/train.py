@@ -21,7 +21,7 @@ from text_gym.agents.training.memory_plan import (
 )
 from text_gym.cli.options.checks import NEW
 from text_gym.cli.options.train import HEADS, TrainOptions
-from text_gym.cli.push import push
+from text_gym.cli.run_folder import push
 from text_gym.data import anchored
 from text_gym.encoding import encode_texts
 from text_gym.errors import ConfigError, TextGymError
