@@ -1,4 +1,4 @@
-"""What is done with the folder of a run or policy: `text-gym push` uploads it, `text-gym view` makes its page."""
+"""What is done with the folder of a run or policy: `text-gym push` uploads it, `text-gym view` shows it."""
 
 from __future__ import annotations
 
