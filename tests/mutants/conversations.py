@@ -148,7 +148,7 @@ MUTANTS = [
         ROLLOUT,
         "np.cumsum(episode.agent_mask) - 1",
         "np.minimum(np.arange(len(rewards)), len(own) - 1)",
-        (OF_PLAY + "log_probabilities_are_those_of_the_agents_tokens_alone",),
+        (OF_PLAY + "what_a_reply_is_paid_falls_to_the_agents_token_before_it",),
     ),
     Mutant(
         "credit-from-the-first-turn-on",

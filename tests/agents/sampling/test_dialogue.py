@@ -13,7 +13,17 @@ from torch import Tensor
 from tests.envs.test_conversation import WORDS, Chance
 from tests.small_models import small_policy
 from tests.tiny_world import BETA, assert_same, columns_of_update, gradient_of_update, pair
-from text_gym import Episode, EpisodeBatch, EpisodeOptions, MinLength, Task, TextVectorEnv, load_task
+from text_gym import (
+    Episode,
+    EpisodeBatch,
+    EpisodeOptions,
+    MinLength,
+    Prompt,
+    Task,
+    TextVectorEnv,
+    WordTokenizer,
+    load_task,
+)
 from text_gym.agents import (
     GRPO,
     PPO,
@@ -32,6 +42,7 @@ from text_gym.agents.sampling.rollout import Rollout, assemble, own_rewards
 from text_gym.agents.sampling.sampler import Sampling, rollout
 from text_gym.envs.options import sort_options
 from text_gym.errors import ConfigError
+from text_gym.rewards.values import Rewards
 from text_gym.tasks.conversations.enumerable_dialogue import dialogue_returns, dialogues
 
 
@@ -249,3 +260,13 @@ def test_credit_by_turns_of_rloo_steps_along_the_policy_gradient_of_turns() -> N
             begin += len(turn.ids)
     assert 0.05 < second < 0.95
     assert_same(found, torch.autograd.grad(value, list(policy.model.parameters())))
+
+
+def test_what_a_reply_is_paid_falls_to_the_agents_token_before_it() -> None:
+    prompt, tokenizer = Prompt("a"), WordTokenizer("ab", separator="")
+    mask = np.array([True, True, False, False, True])
+    ids = np.array([0, 1, 1, 0, 1])
+    episode = Episode(prompt, np.array([0]), ids, tokenizer, finish_reason="length", agent_mask=mask)
+    scores = Rewards(np.zeros(1), per_token=(np.array([1.0, 2.0, 10.0, 20.0, 3.0]),))
+    (own,) = own_rewards(scores, [episode]) or ()
+    assert own.tolist() == [1.0, 32.0, 3.0]
