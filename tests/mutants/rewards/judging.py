@@ -182,6 +182,7 @@ MUTANTS = [
         _REPLIES,
         "if closed != 1 or opened > 1 or",
         "if closed > 1 or opened > 1 or",
+        (),
         equivalent="what follows thoughts that never end is empty, and an empty answer is no reply either",
     ),
     Mutant(
