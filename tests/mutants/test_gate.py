@@ -43,7 +43,7 @@ def test_each_old_text_stands_once_and_the_bug_changes_it() -> None:
 
 def test_all_tests_that_are_named_exist() -> None:
     for m in MUTANTS:
-        assert m.tests or m.equivalent, m.name
+        assert m.tests, m.name  # pytest would run everything
         for test in m.tests:
             file, *parts = test.split("::")
             source = (ROOT / file).read_text(encoding="utf-8") if (ROOT / file).is_file() else ""

@@ -182,7 +182,7 @@ MUTANTS = [
         _REPLIES,
         "if closed != 1 or opened > 1 or",
         "if closed > 1 or opened > 1 or",
-        (),
+        _by("judge/test_replies.py::test_a_reasoning_reply_is_read_by_the_grammar"),
         equivalent="what follows thoughts that never end is empty, and an empty answer is no reply either",
     ),
     Mutant(
