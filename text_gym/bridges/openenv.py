@@ -12,6 +12,7 @@ from typing import Any
 
 from text_gym.errors import MissingLibraryError
 from text_gym.tasks.task import Task
+from text_gym.utils.display import harmless
 
 from .session import Answer, TaskSession
 
@@ -94,7 +95,7 @@ def openenv_app(task: Task, *, held_out: bool = False, sessions: int = 64) -> An
 def serve_task(
     task: Task, *, host: str = LOOPBACK, port: int = 8000, held_out: bool = False, sessions: int = 64
 ) -> None:
-    """Offer a task to OpenEnv's clients until the program is interrupted.
+    """Offer a task to OpenEnv's clients until the program is interrupted, and print where.
 
     Args:
         task: What is played.
@@ -111,4 +112,5 @@ def serve_task(
         import uvicorn
     except ImportError as error:
         raise MissingLibraryError("serving a task", "uvicorn", "text-gym[openenv]") from error
+    print(f"{harmless(task.name)} at http://{host}:{port}; Ctrl-C ends it", flush=True)
     uvicorn.run(app, host=host, port=port, log_level="warning")

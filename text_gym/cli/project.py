@@ -159,7 +159,6 @@ def run_serve(options: ServeOptions) -> int:
     if options.sessions < 1:
         raise ConfigError(f"sessions is {options.sessions}; it must be at least 1")
     task = load_task(options.task)
-    print(f"{harmless(task.name)} at http://{options.host}:{options.port}; Ctrl-C ends it", flush=True)
     serve_task(
         task, host=options.host, port=options.port, held_out=options.held_out, sessions=options.sessions
     )
