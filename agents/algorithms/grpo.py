@@ -71,9 +71,7 @@ class GRPO(PolicyGradient[GRPOConfig]):
         # Several epochs of minibatches; one that finds the policy too far from where it played ends them.
         old = {"log_probs": batch.log_probs, "reference": reference}
         old["advantages"] = advantages[places][:, None] * mask
-        if (
-            config.credit == "turn"
-        ):  # or of every turn, how what was paid from there on stands among the others'
+        if config.credit == "turn":  # or of each turn, by what was paid from there on
             compare = partial(group_advantages, std=config.std_normalisation)
             old["advantages"], _ = turn_advantages(batch, rewards, config.group_size, compare)
         steps: list[Metrics] = []
