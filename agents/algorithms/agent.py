@@ -357,6 +357,8 @@ class Agent(ABC, Generic[ConfigT]):
     def step(self, loss: Tensor) -> float:
         """Take one optimizer step down the gradient of a loss, a number.
 
+        The gradient of each network is clipped to `max_grad_norm` separately.
+
         Returns:
             The norm of the policy's gradient before clipping.
 
@@ -367,18 +369,7 @@ class Agent(ABC, Generic[ConfigT]):
             raise NonFiniteError(f"the loss is {loss.item()} in {self.where}; nothing was updated")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        return self.apply_gradients()
-
-    def apply_gradients(self) -> float:
-        """Take one optimizer step; clip each network's gradient to `max_grad_norm` separately.
-
-        Returns:
-            The norm of the policy's gradient before clipping.
-
-        Raises:
-            NonFiniteError: A gradient is not finite; the weights are untouched.
-        """
-        norm = clip_each(list(self.networks.values()), self.config.max_grad_norm, self.where)
+        norm = clip_each(list(self.networks.values()), self.config.max_grad_norm, self.iteration + 1)
         self.optimizer.step()
         return norm
 

@@ -22,7 +22,7 @@ from text_gym.agents.policies.policy import Evaluation
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.training.metrics import Metrics
 from text_gym.errors import NonFiniteError
-from text_gym.models.runtime import read_numbers, upload
+from text_gym.models.runtime import clip_each, read_numbers, upload
 
 from .agent import Agent
 from .configs import PolicyGradientConfig
@@ -161,6 +161,19 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
         total = {name: sum(metrics[name] for metrics in seen) for name in seen[0]}
         total["ratio_max"] = max(metrics["ratio_max"] for metrics in seen)
         return total
+
+    def apply_gradients(self) -> float:
+        """Take one optimizer step; clip each network's gradient to `max_grad_norm` separately.
+
+        Returns:
+            The norm of the policy's gradient before clipping.
+
+        Raises:
+            NonFiniteError: A gradient is not finite; the weights are untouched.
+        """
+        norm = clip_each(list(self.networks.values()), self.config.max_grad_norm, self.iteration + 1)
+        self.optimizer.step()
+        return norm
 
     def importance_weights(self, batch: Rollout, drawn: Tensor) -> Tensor:
         """Return the factors on the advantages of tokens that a generator drew, `(B, T)`.

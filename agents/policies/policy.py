@@ -222,7 +222,7 @@ class Policy(nn.Module):
             Tensors `(B, T)`, `T` the longest completion.
         """
         trunk = self.model.base_model
-        starts, lengths = on_host(starts, lengths)
+        starts, lengths = starts.cpu(), lengths.cpu()
         states, embedding = states_before(trunk, tokens, starts, lengths, self.hidden, bf16=self.bf16)
         shape, rows, steps, at = places(starts, lengths, tokens.device)
         taken = tokens[rows, at]

@@ -279,8 +279,8 @@ MUTANTS = [
     ),
     Mutant(
         "fast-path-takes-hooks",
-        FAST,
-        "            and not (m._forward_hooks or m._forward_pre_hooks)\n",
+        GPT2,
+        "        and not (m._forward_hooks or m._forward_pre_hooks)\n",
         "",
         (
             OF_DECODER + "hooks_are_not_passed_over",

@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.real.__main__ import FOLDER
 from text_gym import Episode, PretrainedTokenizer, Prompt, TextVectorEnv
 from text_gym.agents import GRPO, Checkpoints, GRPOConfig, LoRAPolicy, Policy, Sampling, rollout
-from text_gym.models.cpu.fast_path import LlamaPath, fast_path
+from text_gym.models.cpu.fast_path import fast_path
 from text_gym.reward_models import (
     LocalJudge,
     PreferencePair,
@@ -72,7 +72,7 @@ def test_the_chat_template_is_read_and_ends_a_turn_with_an_eos() -> None:
 
 @torch.no_grad()
 def test_sampled_log_probs_are_those_of_a_float64_forward(policy: Policy) -> None:
-    assert isinstance(fast_path(policy.model.base_model), LlamaPath)
+    assert fast_path(policy.model.base_model) is not None
     batch = rollout(policy, world(policy.tokenizer, 8), np.arange(8))
     replayed = policy.evaluate(batch.tokens, batch.starts, batch.lengths)
     exact = copy.deepcopy(policy.model).double()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -52,13 +53,13 @@ def check_finite(model: nn.Module) -> None:
             raise NonFiniteError(f"{name} holds NaN or infinity; it can be neither trained nor saved")
 
 
-def clip_each(networks: Sequence[nn.Module], most: float, where: str) -> float:
+def clip_each(networks: Sequence[nn.Module], most: float, iteration: int) -> float:
     """Clip each network's gradient to a norm separately; an accelerator is waited for once.
 
     Args:
         networks: The policy first.
         most: Their norm afterwards, at most.
-        where: The iteration, for the error.
+        iteration: Its number, for the error.
 
     Returns:
         The norm of the policy's gradient before clipping.
@@ -71,18 +72,18 @@ def clip_each(networks: Sequence[nn.Module], most: float, where: str) -> float:
     for network in networks:
         gradients = [p.grad for p in network.parameters() if p.grad is not None]
         norms.append(upload(torch.nn.utils.get_total_norm(gradients), device))
-    read = on_host(*norms)
+    read = read_numbers(norms)
     for network, norm, known in zip(networks, norms, read, strict=True):
-        if not torch.isfinite(known):
+        if not math.isfinite(known):
             found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
             bad = [name for name, gradient in found.items() if not gradient.isfinite().all()]
             for each in networks:
                 each.zero_grad(set_to_none=True)
             what = f"the gradient of {bad[0]}" if bad else "the norm of the gradient"
-            raise NonFiniteError(f"{what} is not finite in {where}; nothing was updated")
+            raise NonFiniteError(f"{what} is not finite in iteration {iteration}; nothing was updated")
         if known > most - 1e-6:  # scaling by 1 would only cost time
             torch.nn.utils.clip_grads_with_norm_(network.parameters(), most, norm)
-    return float(read[0])
+    return read[0]
 
 
 def check_dropout_off(model: nn.Module, what: str) -> None:

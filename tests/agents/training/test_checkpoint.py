@@ -554,7 +554,8 @@ def test_a_full_disk_costs_the_new_checkpoint_only(
 def test_nothing_is_saved_in_the_middle_of_an_update(tmp_path: Path) -> None:
     learner = agent()
     learn(learner, until=1)
-    original: Callable[[], float] = learner.apply_gradients
+    assert isinstance(learner, PPO)
+    original = learner.apply_gradients
     calls = []
 
     def interrupted() -> float:

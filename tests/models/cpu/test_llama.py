@@ -16,7 +16,7 @@ from transformers.activations import ACT2FN
 from tests.small_models import small_policy
 from text_gym.agents import LoRAPolicy, Policy
 from text_gym.models.cpu import kernels as module
-from text_gym.models.cpu.fast_path import FastPath, LlamaPath, fast_path
+from text_gym.models.cpu.fast_path import FastPath, fast_path
 from text_gym.models.cpu.kernels import kernels_for
 
 LLAMA3 = {
@@ -59,7 +59,7 @@ def member(name: str, **changes: Any) -> Policy:
 
 def path_of(policy: Policy) -> FastPath:
     found = fast_path(policy.model.base_model)
-    assert isinstance(found, LlamaPath)
+    assert found is not None
     return found
 
 

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ from text_gym.models.kv_cache import KVCache, RolloutWeights
 
 from . import gpt2, llama
 from .gpt2_cache import gpt2_cache
-from .kernel_cache import KernelCache
 from .kernels import kernels_for
 from .library import load
 
@@ -28,27 +27,22 @@ MIN_ROWS_TO_PACK = 256
 _DISTRUSTED = "reads_by_own_code"  # the attribute of a trunk that its fast path was found to read wrongly
 
 
-class FastPath(Protocol):
-    """One architecture's arithmetic written out, for a trunk with its current weights.
+class MakeCache(Protocol):
+    """Makes a KV cache for a rollout, which reads a trunk without dropout."""
 
-    It gives the numbers of the model's own code but for rounding. An architecture has one if it can do two
-    things: read with a KV cache, for rollouts, and compute differentiable states, for updates.
-    """
-
-    def cache(self, rows: int, width: int, weights: RolloutWeights = "float32") -> KVCache:
-        """Make a KV cache for rollouts, for `B` rows of at most so many tokens; it reads without dropout.
+    def __call__(self, rows: int, width: int, weights: RolloutWeights = "float32") -> KVCache:
+        """Make it for `B` rows of at most so many tokens.
 
         With weights in "int8" the numbers are rounded; the trunk must be one that `why_no_int8` accepts.
         """
         ...
 
-    @property
-    def can_update(self) -> bool:
-        """True if `states` is what the model's own code computes: no dropout, no gradient checkpointing."""
-        ...
 
-    def states(self, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the states from which the completions' tokens are drawn, with gradients, for updates.
+class ComputeStates(Protocol):
+    """Computes a trunk's states in one pass over whole texts, with gradients, for updates."""
+
+    def __call__(self, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the states from which the completions' tokens are drawn.
 
         Args:
             tokens: `(B, S)` int64, right-padded; `S` is at least the largest `P + T - 1`.
@@ -62,6 +56,24 @@ class FastPath(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class FastPath:
+    """One architecture's arithmetic written out, for a trunk with its current weights.
+
+    It gives the numbers of the model's own code but for rounding.
+
+    Attributes:
+        cache: Reads token by token, for rollouts.
+        states: Reads whole texts, for updates …
+        can_update: … which is what the model's own code computes only without dropout and gradient
+            checkpointing.
+    """
+
+    cache: MakeCache
+    states: ComputeStates
+    can_update: bool
+
+
 def fast_path(trunk: nn.Module) -> FastPath | None:
     """Return a trunk's fast path; None if its architecture has none or the trunk was modified.
 
@@ -71,9 +83,18 @@ def fast_path(trunk: nn.Module) -> FastPath | None:
     """
     if vars(trunk).get(_DISTRUSTED):
         return None
-    if GPT2Path.fits(trunk):
-        return GPT2Path(trunk)
-    return LlamaPath(trunk) if LlamaPath.fits(trunk) else None
+    if gpt2.fits_gpt2(trunk):
+        cache, states = gpt2_cache, gpt2.gpt2_states
+    elif llama.fits_llama(trunk):
+        cache, states = llama.llama_cache, llama.llama_states
+    else:
+        return None
+    drops = trunk.training and getattr(trunk.config, "attention_dropout", 0) > 0  # Llama's is no module
+    exact = not drops and not any(
+        (m.training and getattr(m, "p", 0.0) > 0) or getattr(m, "gradient_checkpointing", False)
+        for m in trunk.modules()
+    )
+    return FastPath(partial(cache, trunk), partial(states, trunk), exact)
 
 
 @torch.no_grad()
@@ -152,90 +173,6 @@ def _tell_slow() -> None:
 def has_kernels() -> bool:
     """Return True if the compiled kernels are there; without them the last digits are others."""
     return load() is not None
-
-
-@dataclass(frozen=True)
-class GPT2Path:
-    """GPT-2's arithmetic written out, as a `FastPath`.
-
-    Args:
-        trunk: One that `fits`.
-    """
-
-    trunk: Any
-
-    @staticmethod
-    def fits(trunk: nn.Module) -> bool:
-        """Return True if a trunk is an unmodified GPT-2: no adapters, foreign modules or hooks."""
-        from transformers import GPT2Model
-        from transformers.activations import GELUTanh, NewGELUActivation
-        from transformers.models.gpt2.modeling_gpt2 import GPT2MLP, GPT2Attention, GPT2Block
-        from transformers.pytorch_utils import Conv1D
-
-        if type(trunk) is not GPT2Model or trunk.config.add_cross_attention:
-            return False
-        plain = {GPT2Model, GPT2Block, GPT2Attention, GPT2MLP, Conv1D, NewGELUActivation, GELUTanh}
-        plain |= {nn.Embedding, nn.LayerNorm, nn.Dropout, nn.ModuleList, nn.GELU}
-        return trunk.dtype in (torch.float32, torch.float64) and all(
-            type(m) in plain
-            and getattr(m, "approximate", "tanh") == "tanh"
-            and not (m._forward_hooks or m._forward_pre_hooks)
-            for m in trunk.modules()
-        )
-
-    def cache(self, rows: int, width: int, weights: RolloutWeights = "float32") -> KVCache:
-        """Implement `FastPath`."""
-        return gpt2_cache(self.trunk, rows, width, weights)
-
-    @property
-    def can_update(self) -> bool:
-        """Implement `FastPath`."""
-        return not any(
-            (m.training and getattr(m, "p", 0.0) > 0) or getattr(m, "gradient_checkpointing", False)
-            for m in self.trunk.modules()
-        )
-
-    def states(self, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Implement `FastPath`."""
-        return gpt2.gpt2_states(self.trunk, tokens, starts, lengths)
-
-
-@dataclass(frozen=True)
-class LlamaPath:
-    """The Llama family's arithmetic written out, as a `FastPath`.
-
-    Args:
-        trunk: One that `fits`.
-    """
-
-    trunk: Any
-
-    @staticmethod
-    def fits(trunk: nn.Module) -> bool:
-        """Return True if a trunk is an unmodified member of the family that the kernels can read."""
-        weights = next(trunk.parameters(), None)
-        return (
-            weights is not None
-            and llama.fits(trunk)
-            and kernels_for(weights) is not None
-            and all(p.is_contiguous() for p in trunk.parameters())
-        )
-
-    def cache(self, rows: int, width: int, weights: RolloutWeights = "float32") -> KVCache:
-        """Implement `FastPath`."""
-        kernels = kernels_for(self.trunk.embed_tokens.weight)
-        assert kernels is not None
-        return KernelCache(kernels, partial(llama.llama_parts, self.trunk), rows, width, weights)
-
-    @property
-    def can_update(self) -> bool:
-        """Implement `FastPath`."""
-        checkpointing = any(getattr(m, "gradient_checkpointing", False) for m in self.trunk.modules())
-        return not checkpointing and not (self.trunk.training and self.trunk.config.attention_dropout > 0)
-
-    def states(self, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Implement `FastPath`."""
-        return llama.llama_states(self.trunk, tokens, starts, lengths)
 
 
 def fixed_linear(

@@ -7,11 +7,11 @@ family shares attention and the embedding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
@@ -19,6 +19,25 @@ from text_gym.models.runtime import upload
 
 from .kernel_cache import LayerParts, Norm
 from .kernels import Kernels, Texts, kernels_for
+
+
+def fits_gpt2(trunk: nn.Module) -> bool:
+    """Return True if a trunk is an unmodified GPT-2: no adapters, foreign modules or hooks."""
+    from transformers import GPT2Model
+    from transformers.activations import GELUTanh, NewGELUActivation
+    from transformers.models.gpt2.modeling_gpt2 import GPT2MLP, GPT2Attention, GPT2Block
+    from transformers.pytorch_utils import Conv1D
+
+    if type(trunk) is not GPT2Model or trunk.config.add_cross_attention:
+        return False
+    plain = {GPT2Model, GPT2Block, GPT2Attention, GPT2MLP, Conv1D, NewGELUActivation, GELUTanh}
+    plain |= {nn.Embedding, nn.LayerNorm, nn.Dropout, nn.ModuleList, nn.GELU}
+    return trunk.dtype in (torch.float32, torch.float64) and all(
+        type(m) in plain
+        and getattr(m, "approximate", "tanh") == "tanh"
+        and not (m._forward_hooks or m._forward_pre_hooks)
+        for m in trunk.modules()
+    )
 
 
 class Block:
@@ -86,10 +105,10 @@ class _GELU(torch.autograd.Function):
 
 
 def gpt2_states(trunk: Any, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the states from which the completions' tokens are drawn, as `FastPath.states` describes it.
+    """Compute the states from which the completions' tokens are drawn, as `ComputeStates` describes it.
 
     Args:
-        trunk: One that `GPT2Path` fits.
+        trunk: One that `fits_gpt2`.
         tokens: `(B, S)` int64, right-padded; `S` is at least the largest `P + T - 1`.
         starts: `(B,)` int64 on the host, prompt lengths `P`.
         lengths: `(B,)` int64 on the host, completion lengths `T`; `N` is their sum.
@@ -111,17 +130,12 @@ def gpt2_states(trunk: Any, tokens: Tensor, starts: Tensor, lengths: Tensor) -> 
     return layer_norm(x, (final.weight, final.bias, final.eps)), weight
 
 
-def embed(weight: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Look up rows of the embedding `(V, D)`, and pass the weights on, for a tied output layer.
+class _Embedding(torch.autograd.Function):
+    """Looks up rows of the embedding `(V, D)`, and passes the weights on, for a tied output layer.
 
     The gradient of the rows is added to what comes back through the second way. A matrix of its own, of zeros
     but for some rows, would take longer than a layer where the vocabulary is large.
     """
-    return _Embedding.apply(weight, tokens)  # type: ignore[no-any-return,no-untyped-call]
-
-
-class _Embedding(torch.autograd.Function):
-    """`embed`, with its backward pass."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,6 +153,9 @@ class _Embedding(torch.autograd.Function):
         if of_weight is None:  # otherwise the output layer has weights of its own
             of_weight = of_rows.new_zeros(ctx.shape)
         return of_weight.index_add_(0, tokens.flatten(), of_rows.flatten(0, 1)), None
+
+
+embed: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = _Embedding.apply  # of weights and tokens
 
 
 class Queries(NamedTuple):

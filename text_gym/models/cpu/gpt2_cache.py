@@ -22,7 +22,7 @@ def gpt2_cache(trunk: Any, rows: int, width: int, weights: RolloutWeights = "flo
     Weights that do not lie in a row are read by PyTorch, which knows about strides.
 
     Args:
-        trunk: One that `GPT2Path` fits.
+        trunk: One that `fits_gpt2`.
         rows: `B`.
         width: Most tokens of a row.
         weights: In what numbers matrices are multiplied; only kernels do so in "int8".

@@ -139,7 +139,8 @@ class Kernels:
         if any(matrix.shape[1] % self._panel_width for matrix in matrices[:-1]):
             matrices = (torch.cat(matrices, 1),)  # a panel would have columns of two
         if memory is None:
-            memory = torch.empty(_padded(outputs, self._panel_width) * inputs)
+            panels = -(-outputs // self._panel_width)  # the last one is padded
+            memory = torch.empty(panels * self._panel_width * inputs)
         to = memory.data_ptr()
         for matrix in matrices:
             assert matrix.dtype == torch.float32
@@ -341,14 +342,10 @@ class Kernels:
         self, function: Callable[..., None], texts: Texts, tensors: Sequence[Tensor], buffers: int
     ) -> None:
         texts.of_query, texts.of_key = tensors[0].stride(0), tensors[1].stride(0)
-        tokens, size = _padded(texts.tokens, _STRIP), _padded(texts.size, _LANES)
+        tokens, size = -(-texts.tokens // _STRIP) * _STRIP, -(-texts.size // _LANES) * _LANES  # padded
         floats = buffers * tokens * size + _QUERIES * (2 * tokens + 3 * size)
         scratch = torch.empty(self.threads(), floats)
         function(ctypes.byref(texts), *(x.data_ptr() for x in tensors), scratch.data_ptr(), floats)
-
-
-def _padded(n: int, unit: int) -> int:
-    return -(-n // unit) * unit
 
 
 def kernels_for(tensor: Tensor) -> Kernels | None:

@@ -6,6 +6,7 @@ Llama, Mistral, Qwen2, Qwen3, Gemma (the first) and SmolLM3 are one architecture
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from text_gym.models.kv_cache import KVCache, RolloutWeights
+
 from .gpt2 import attend, embed, queries_of
-from .kernel_cache import ACTIVATIONS, LayerParts, Linear, Norm, TrunkParts
+from .kernel_cache import ACTIVATIONS, KernelCache, LayerParts, Linear, Norm, TrunkParts
 from .kernels import Kernels, kernels_for
 
 FAMILY = {
@@ -26,8 +29,11 @@ STATIC_ROPE = {"default", "linear", "llama3", "yarn"}
 GATES = {"silu": "gated silu", "swish": "gated silu", "gelu_pytorch_tanh": "gated gelu"}
 
 
-def fits(trunk: nn.Module) -> bool:
-    """Return True if a trunk is an unmodified member of the family: no adapters, foreign modules or hooks."""
+def fits_llama(trunk: Any) -> bool:
+    """Return True if the kernels can read a trunk: an unmodified member of the family on the CPU.
+
+    It has no adapters, foreign modules, hooks, or weights that are views with gaps.
+    """
     place = type(trunk).__module__
     name = FAMILY.get(place)
     if name is None or type(trunk).__name__ != f"{name}Model" or trunk.dtype != torch.float32:
@@ -43,11 +49,21 @@ def fits(trunk: nn.Module) -> bool:
         return False
     own = {value for value in vars(sys.modules[place]).values() if isinstance(value, type)}
     own |= {nn.Linear, nn.Embedding, nn.ModuleList, *map(type, map(ACT2FN.__getitem__, GATES))}
-    return all(type(m) in own and not (m._forward_hooks or m._forward_pre_hooks) for m in trunk.modules())
+    plain = all(type(m) in own and not (m._forward_hooks or m._forward_pre_hooks) for m in trunk.modules())
+    return (
+        plain
+        and kernels_for(trunk.embed_tokens.weight) is not None
+        and all(p.is_contiguous() for p in trunk.parameters())
+    )
+
+
+def llama_cache(trunk: Any, rows: int, width: int, weights: RolloutWeights = "float32") -> KVCache:
+    """Make a KV cache, as `MakeCache` describes it, for a trunk that `fits_llama`."""
+    return KernelCache(_kernels(trunk.embed_tokens.weight), partial(llama_parts, trunk), rows, width, weights)
 
 
 def llama_parts(trunk: Any) -> TrunkParts:
-    """Take a trunk that `fits` apart for the kernels, with its weights as they are."""
+    """Take a trunk that `fits_llama` apart for the kernels, with its weights as they are."""
     config, attention = trunk.config, trunk.layers[0].self_attn
     angles = rope_angles(trunk, config.max_position_embeddings)
     return TrunkParts(
@@ -152,10 +168,10 @@ class Layer:
 
 
 def llama_states(trunk: Any, tokens: Tensor, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the states from which the completions' tokens are drawn, as `FastPath.states` describes it.
+    """Compute the states from which the completions' tokens are drawn, as `ComputeStates` describes it.
 
     Args:
-        trunk: One that `fits`.
+        trunk: One that `fits_llama`.
         tokens: `(B, S)` int64, right-padded; `S` is at least the largest `P + T - 1`.
         starts: `(B,)` int64, prompt lengths `P`.
         lengths: `(B,)` int64, completion lengths `T`; `N` is their sum.
