@@ -130,7 +130,7 @@ MUTANTS = [
     ),
     Mutant(
         "neighbouring-streams-share-prompts",
-        BATCH,
+        "text_gym/envs/hashing.py",
         "return hash64(seeds.astype(np.uint64))",
         "return seeds.astype(np.uint64) * _GAMMA",
         (

@@ -1,0 +1,196 @@
+"""Scores finished episodes in threads of their own while others are still played.
+
+Only when a source is asked changes, and about which episodes together. So rewards are the same where an
+episode's does not depend on that, and other sources are refused; floats may differ in the last digits where a
+network computes another batch in another order. Threads suit sources that wait: a judge, a service, Ray
+actors. One that computes in Python takes its time from the policy.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from text_gym.envs.episode_batch import EpisodeBatch
+from text_gym.episode import Episode, IntArray
+from text_gym.errors import ConfigError
+from text_gym.rewards.calls import concatenate, select_rewards
+from text_gym.rewards.source import Composite, RewardSource
+from text_gym.rewards.values import Rewards
+
+from .together import remembers
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Episodes that the source is asked about together.
+
+    Args:
+        rows: `(n,)` int64, their rows.
+        attempts: `(n,)` int64, how many times the rows had begun again by then.
+        rewards: What it says, or will say.
+    """
+
+    rows: IntArray
+    attempts: IntArray
+    rewards: Future[Rewards]
+
+
+class Scoring:
+    """Hands finished rows of a batch to its reward source, at most so many chunks at a time.
+
+    A chunk is as large as what waits divided by the number of threads, rounded up, as in guided
+    self-scheduling (Polychronopoulos & Kuck 1987): early ones are large, late ones small, so that threads end
+    at about the same time.
+
+    Args:
+        batch: `B` rows.
+        in_flight: Chunks that may be scored at a time, at least 1.
+
+    Raises:
+        ConfigError: The reward source needs to see the whole batch at once.
+    """
+
+    def __init__(self, batch: EpisodeBatch, in_flight: int) -> None:
+        check_overlap(batch.reward)
+        self._batch, self._in_flight = batch, in_flight
+        self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="reward")
+        self._lock = threading.Lock()
+        self._running = 0
+        self._waiting: list[tuple[int, Episode]] = []
+        self._given = np.zeros(batch.num_rows, dtype=np.bool_)  # to the source, or waiting for it
+        self._attempts = np.zeros(batch.num_rows, dtype=np.int64)
+        self._chunks: list[_Chunk] = []
+
+    def look(self, rows: IntArray) -> None:
+        """Hand over those of these rows, `(n,)` int64, that have ended since.
+
+        Raises:
+            TextGymError: The source failed.
+        """
+        over = rows[self._batch.done[rows] & ~self._given[rows]]
+        if len(over):
+            self._given[over] = True
+            episodes = self._batch.episodes(over)
+            with self._lock:
+                self._waiting += zip(over.tolist(), episodes, strict=True)
+                starting = min(self._in_flight - self._running, len(self._waiting))
+                self._running += starting
+            for _ in range(starting):
+                self._pool.submit(self._work)
+        self._raise_first_error()
+
+    def forget(self, rows: IntArray) -> None:
+        """Drop what is known of rows, `(n,)` int64, that begin again."""
+        again = set(rows.tolist())
+        with self._lock:
+            self._attempts[rows] += 1
+            self._given[rows] = False
+            self._waiting = [(row, episode) for row, episode in self._waiting if row not in again]
+
+    def finish(self, rows: IntArray) -> Rewards:
+        """Return the rewards of rows that are done, in their order; wait for what is still being scored.
+
+        Raises:
+            TextGymError: The source failed.
+        """
+        self.look(rows)
+        self._pool.shutdown()
+        self._raise_first_error()
+        if not len(rows):
+            return Rewards(np.zeros(0))
+        parts, order = [], []
+        for chunk in self._chunks:
+            (valid,) = np.nonzero(chunk.attempts == self._attempts[chunk.rows])
+            parts.append(select_rewards(chunk.rewards.result(), valid.tolist()))
+            order += chunk.rows[valid].tolist()
+        episodes = self._batch.episodes(np.array(order, dtype=np.int64))
+        places = {row: place for place, row in enumerate(order)}
+        return select_rewards(concatenate(parts, episodes), [places[row] for row in rows.tolist()])
+
+    def close(self, wait: bool) -> None:
+        """Ask the source about nothing more, and wait for what it was asked, or not."""
+        with self._lock:
+            self._waiting.clear()
+        self._pool.shutdown(wait=wait)
+
+    def _work(self) -> None:
+        """Score chunks until nothing waits, in a thread."""
+        while True:
+            with self._lock:
+                n = -(-len(self._waiting) // self._in_flight)
+                taken, self._waiting = self._waiting[:n], self._waiting[n:]
+                if not taken:
+                    self._running -= 1
+                    return
+                rows = np.array([row for row, _ in taken], dtype=np.int64)
+                chunk = _Chunk(rows, self._attempts[rows], Future())
+                self._chunks.append(chunk)
+            try:
+                with torch.no_grad():  # a setting of each thread
+                    unasked = self._batch.truncated[rows]
+                    chunk.rewards.set_result(self._batch.judge([episode for _, episode in taken], unasked))
+            except BaseException as error:
+                chunk.rewards.set_exception(error)
+
+    def _raise_first_error(self) -> None:
+        """Raise the error of the first chunk that failed, if one did."""
+        for chunk in list(self._chunks):
+            error = chunk.rewards.exception() if chunk.rewards.done() else None
+            if error is not None:
+                raise error
+
+
+@contextmanager
+def scored_meanwhile(batch: EpisodeBatch, in_flight: int) -> Iterator[Scoring | None]:
+    """Provide a `Scoring` of the batch within the block; None for 0 chunks in flight.
+
+    Raises:
+        ConfigError: The reward source needs to see the whole batch at once.
+    """
+    if not in_flight:
+        yield None
+        return
+    scoring = Scoring(batch, in_flight)
+    try:
+        yield scoring
+    except BaseException as error:
+        scoring.close(wait=isinstance(error, Exception))
+        raise
+    scoring.close(wait=True)
+
+
+def check_overlap(source: RewardSource) -> None:
+    """Refuse a source that would say something else about a part of a batch than about the whole.
+
+    Raises:
+        ConfigError: It says so of itself, remembers earlier calls, or asks people.
+    """
+    why = None
+    if source.interactive:
+        why = "asks people, who are shown a batch at a time"
+    elif not is_batch_invariant(source):
+        why = "depends on which episodes it sees together (see `RewardSource.batch_invariant`)"
+    elif remembers(source):
+        why = "remembers earlier calls, whose order would be another"
+    if why is not None:
+        raise ConfigError(f"overlap_scoring must be 0 here: reward {source.name!r} {why}")
+
+
+def is_batch_invariant(source: RewardSource) -> bool:
+    """Return True if what a source says of an episode depends on no other, nor on the order of calls.
+
+    A composite that does not say is so if it is deterministic, or only its parts keep it from that and all
+    of them are batch-invariant.
+    """
+    if source.batch_invariant is not None:
+        return source.batch_invariant
+    parts = list(source.parts.values()) if isinstance(source, Composite) else []
+    by_parts = any(not part.deterministic for part in parts) and all(map(is_batch_invariant, parts))
+    return source.deterministic or by_parts
