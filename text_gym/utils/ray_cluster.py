@@ -32,7 +32,7 @@ def load_ray(what: str) -> Any:
     return ray
 
 
-def running_ray(what: str, workers: int | None = None) -> Any:
+def running_ray(what: str, workers: int | None = None, *, show: bool = False) -> Any:
     """Return Ray, connected to the cluster of `RAY_ADDRESS` or to one of this machine that is started now.
 
     A local cluster imports what this program can import, and ends with it.
@@ -40,6 +40,7 @@ def running_ray(what: str, workers: int | None = None) -> Any:
     Args:
         what: What needs it, for the error.
         workers: Cores that a local cluster may use; all if None.
+        show: Print here what its processes print.
 
     Raises:
         MissingLibraryError: Ray is not installed.
@@ -47,7 +48,7 @@ def running_ray(what: str, workers: int | None = None) -> Any:
     ray = load_ray(what)
     with _STARTING:
         if not ray.is_initialized():
-            _in_lasting_thread(partial(_start, ray, workers))
+            _in_lasting_thread(partial(_start, ray, workers, show))
     return ray
 
 
@@ -74,12 +75,12 @@ def _in_lasting_thread(start: Callable[[], None]) -> None:
     answer.result()
 
 
-def _start(ray: Any, workers: int | None) -> None:
+def _start(ray: Any, workers: int | None, show: bool) -> None:
     own = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **own)
+        ray.init(log_to_driver=show, logging_level=logging.ERROR, **own)
     finally:
         if before is None:
             os.environ.pop("PYTHONPATH")
