@@ -64,6 +64,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "text_gym.cli.project:run_serve",
         "offer a task to other programs, as an environment of OpenEnv",
     ),
+    "export": (
+        "text_gym.cli.options.project:read_export",
+        "text_gym.cli.export:run_export",
+        "write a task and its reward as a project for TRL, verl or OpenRLHF",
+    ),
     "init": (
         "text_gym.cli.options.project:read_init",
         "text_gym.cli.project:run_init",
