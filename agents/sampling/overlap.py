@@ -9,7 +9,8 @@ actors. One that computes in Python takes its time from the policy.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,9 +46,10 @@ class _Chunk:
 class Scoring:
     """Hands finished rows of a batch to its reward source, at most so many chunks at a time.
 
-    A chunk is as large as what waits divided by the number of threads, rounded up, as in guided
-    self-scheduling (Polychronopoulos & Kuck 1987): early ones are large, late ones small, so that threads end
-    at about the same time.
+    A chunk is what waits divided by the number of threads, rounded up, as in guided self-scheduling
+    (Polychronopoulos & Kuck 1987): late ones are small, so that threads end at about the same time. It is
+    larger where a call costs more than its episodes do, by the times of earlier chunks: seconds = a + b ·
+    episodes, and `a / b` episodes are as many as cost as much as the call.
 
     Args:
         batch: `B` rows.
@@ -67,6 +69,7 @@ class Scoring:
         self._given = np.zeros(batch.num_rows, dtype=np.bool_)  # to the source, or waiting for it
         self._attempts = np.zeros(batch.num_rows, dtype=np.int64)
         self._chunks: list[_Chunk] = []
+        self._times: list[tuple[int, float]] = []  # episodes of a chunk, and seconds
 
     def look(self, rows: IntArray) -> None:
         """Hand over those of these rows, `(n,)` int64, that have ended since.
@@ -124,7 +127,7 @@ class Scoring:
         """Score chunks until nothing waits, in a thread."""
         while True:
             with self._lock:
-                n = -(-len(self._waiting) // self._in_flight)
+                n = chunk_size(len(self._waiting), self._in_flight, self._times)
                 taken, self._waiting = self._waiting[:n], self._waiting[n:]
                 if not taken:
                     self._running -= 1
@@ -132,12 +135,15 @@ class Scoring:
                 rows = np.array([row for row, _ in taken], dtype=np.int64)
                 chunk = _Chunk(rows, self._attempts[rows], Future())
                 self._chunks.append(chunk)
+            began = time.perf_counter()
             try:
                 with torch.no_grad():  # a setting of each thread
                     unasked = self._batch.truncated[rows]
                     chunk.rewards.set_result(self._batch.judge([episode for _, episode in taken], unasked))
             except BaseException as error:
                 chunk.rewards.set_exception(error)
+            with self._lock:
+                self._times.append((len(taken), time.perf_counter() - began))
 
     def _raise_first_error(self) -> None:
         """Raise the error of the first chunk that failed, if one did."""
@@ -145,6 +151,27 @@ class Scoring:
             error = chunk.rewards.exception() if chunk.rewards.done() else None
             if error is not None:
                 raise error
+
+
+def chunk_size(waiting: int, in_flight: int, times: Sequence[tuple[int, float]]) -> int:
+    """Return how many of the waiting episodes to score in one call.
+
+    Args:
+        waiting: Number of episodes.
+        in_flight: Calls that may be made at a time.
+        times: Episodes and seconds of earlier calls.
+
+    >>> chunk_size(64, 4, [])
+    16
+    >>> chunk_size(64, 4, [(1, 0.2), (8, 0.2)]), chunk_size(64, 4, [(1, 0.2), (8, 1.6)])
+    (64, 16)
+    """
+    share = -(-waiting // in_flight)
+    sizes, seconds = np.array(times, dtype=np.float64).reshape(-1, 2).T
+    if len(set(sizes.tolist())) < 2:
+        return share
+    b, a = np.polyfit(sizes, seconds, 1)
+    return max(share, waiting if b * waiting <= a else int(a / b))
 
 
 @contextmanager

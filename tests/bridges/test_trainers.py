@@ -162,7 +162,7 @@ def test_trl_trains_the_project_it_was_given(
     special: Any = {"eos_token": "</s>", "pad_token": "</s>"}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(tmp_path)
     torch.manual_seed(0)
-    sizes = {"vocab_size": 257, "n_positions": 512, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    sizes: Any = {"vocab_size": 257, "n_positions": 512, "n_embd": 16, "n_layer": 1, "n_head": 2}
     shape = GPT2Config(**sizes, eos_token_id=256, bos_token_id=256)
     GPT2LMHeadModel(shape).save_pretrained(tmp_path)
 
@@ -173,7 +173,7 @@ def test_trl_trains_the_project_it_was_given(
     score = exported.score
 
     def watched(ids: Any, texts: Any) -> Rewards:
-        rewards = score(ids, texts)
+        rewards: Rewards = score(ids, texts)
         asked.append((list(ids), list(texts), rewards))
         return rewards
 

@@ -348,7 +348,7 @@ MUTANTS = [
     ),
     Mutant(
         "noise-of-neighbouring-seeds-shared",
-        SAMPLER,
+        "agents/sampling/inversion.py",
         "np.array([seed & (2**64 - 1), k], dtype=np.uint64)",
         "np.array([0, (seed + k) & (2**64 - 1)], dtype=np.uint64)",
         (
@@ -396,7 +396,7 @@ MUTANTS = [
     ),
     Mutant(
         "inverse-cdf-takes-the-boundary-down",
-        SAMPLER,
+        "agents/sampling/inversion.py",
         "torch.searchsorted(cumulative, target, right=True)",
         "torch.searchsorted(cumulative, target, right=False)",
         (
@@ -406,7 +406,7 @@ MUTANTS = [
     ),
     Mutant(
         "inverse-cdf-in-single-precision",
-        SAMPLER,
+        "agents/sampling/inversion.py",
         "sums = probs.sum(dim=2).cumsum(dim=1, dtype=torch.float64)",
         "sums = probs.sum(dim=2).cumsum(dim=1, dtype=torch.float32).double()",
         (OF_SAMPLER + "draws_from_a_large_vocabulary_are_exact",),
