@@ -34,12 +34,10 @@ class _Chunk:
 
     Args:
         rows: `(n,)` int64, their rows.
-        attempts: `(n,)` int64, how many times the rows had begun again by then.
         rewards: What it says, or will say.
     """
 
     rows: IntArray
-    attempts: IntArray
     rewards: Future[Rewards]
 
 
@@ -67,7 +65,6 @@ class Scoring:
         self._running = 0
         self._waiting: list[tuple[int, Episode]] = []
         self._given = np.zeros(batch.num_rows, dtype=np.bool_)  # to the source, or waiting for it
-        self._attempts = np.zeros(batch.num_rows, dtype=np.int64)
         self._chunks: list[_Chunk] = []
         self._times: list[tuple[int, float]] = []  # episodes of a chunk, and seconds
 
@@ -93,7 +90,6 @@ class Scoring:
         """Drop what is known of rows, `(n,)` int64, that begin again."""
         again = set(rows.tolist())
         with self._lock:
-            self._attempts[rows] += 1
             self._given[rows] = False
             self._waiting = [(row, episode) for row, episode in self._waiting if row not in again]
 
@@ -108,14 +104,11 @@ class Scoring:
         self._raise_first_error()
         if not len(rows):
             return Rewards(np.zeros(0))
-        parts, order = [], []
-        for chunk in self._chunks:
-            (valid,) = np.nonzero(chunk.attempts == self._attempts[chunk.rows])
-            parts.append(select_rewards(chunk.rewards.result(), valid.tolist()))
-            order += chunk.rows[valid].tolist()
-        episodes = self._batch.episodes(np.array(order, dtype=np.int64))
-        places = {row: place for place, row in enumerate(order)}
-        return select_rewards(concatenate(parts, episodes), [places[row] for row in rows.tolist()])
+        parts = [chunk.rewards.result() for chunk in self._chunks]
+        order = np.concatenate([chunk.rows for chunk in self._chunks])
+        together = concatenate(parts, self._batch.episodes(order))
+        places = {row: place for place, row in enumerate(order.tolist())}  # of rows played again, the last
+        return select_rewards(together, [places[row] for row in rows.tolist()])
 
     def close(self, wait: bool) -> None:
         """Ask the source about nothing more, and wait for what it was asked, or not."""
@@ -133,7 +126,7 @@ class Scoring:
                     self._running -= 1
                     return
                 rows = np.array([row for row, _ in taken], dtype=np.int64)
-                chunk = _Chunk(rows, self._attempts[rows], Future())
+                chunk = _Chunk(rows, Future())
                 self._chunks.append(chunk)
             began = time.perf_counter()
             try:

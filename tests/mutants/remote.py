@@ -1,4 +1,4 @@
-"""Planted bugs of rewards on actors, of scoring while others are played, and of projects for other trainers."""
+"""Planted bugs of rewards on actors, of scoring while others are played, and of exported projects."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ MUTANTS = [
     Mutant(
         "earlier-attempts-count",
         _OVERLAP,
-        "np.nonzero(chunk.attempts == self._attempts[chunk.rows])",
-        "np.nonzero(np.ones(len(chunk.rows)))",
+        "for place, row in enumerate(order.tolist())}",
+        "for place, row in reversed(list(enumerate(order.tolist())))}",
         (_OF_OVERLAP + "what_was_said_of_an_earlier_attempt_does_not_count",),
     ),
     Mutant(

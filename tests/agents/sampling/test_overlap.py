@@ -104,7 +104,7 @@ def test_the_first_finished_episodes_are_scored_before_the_last_token_is_drawn(p
 
     def watched(rows: Any, tokens: Any) -> Any:
         if batch.done.any() and not batch.done.all():
-            early.append(seen.wait(10))
+            early.append(all(early) and seen.wait(10))
         return advance(rows, tokens)
 
     batch.advance = watched  # type: ignore[method-assign]
