@@ -233,7 +233,7 @@ def difference(found: Any, expected: Any, where: str = "") -> list[str]:
 def main(
     victim: Victim, folder: Path, trials: int, seed: int, signals: list[signal.Signals]
 ) -> dict[str, Any]:
-    """Carry out the trials; which of them failed or differ (in what), and how often a signal gave which status."""
+    """Carry out the trials; which of them failed or differ, and how often a signal gave which status."""
     torch.set_num_threads(1)
     RunFolder.draw_curves = lambda self, title, reward="", first=None: self.path  # type: ignore[method-assign]
     setattr(matrix, "write_report", lambda folder: None)  # noqa: B010 - it is imported there

@@ -187,7 +187,7 @@ def standard_keys() -> Keys:
     stream = getattr(sys.stdin, "buffer", None)
     if stream is None:
         raise ConfigError(
-            f"answers cannot be read from standard input, which is {type(sys.stdin).__name__} here; start it in "
-            "a terminal, or ask on a page (--web)"
+            f"answers cannot be read from standard input, which is {type(sys.stdin).__name__} here; start "
+            "it in a terminal, or ask on a page (--web)"
         )
     return LineKeys(stream)
