@@ -49,10 +49,10 @@ def rows(project: Path, name: str = "train") -> list[dict[str, Any]]:
 def test_rewards_are_those_of_the_task(projects: dict[str, Path]) -> None:
     """Each trainer's own row goes to its function, beside a text; the task is asked about the same prompt."""
     task = load_task("products")
-    prompts = task.prompts[:3] * len(TEXTS)
+    prompts = list(task.prompts[:3]) * len(TEXTS)
     texts = [text for text in TEXTS for _ in range(3)]
-    pairs = zip(prompts, texts, strict=True)
-    expected = task.reward([Episode.of(p, text, task.tokenizer) for p, text in pairs]).totals.tolist()
+    asked = list(zip(prompts, texts, strict=True))
+    expected = task.reward([Episode.of(p, text, task.tokenizer) for p, text in asked]).totals.tolist()
     assert len({round(x, 6) for x in expected}) > 3  # texts of different worth, or this shows nothing
 
     own = rows(projects["trl"])[:3] * len(TEXTS)
@@ -82,16 +82,12 @@ def test_rewards_are_those_of_the_task(projects: dict[str, Path]) -> None:
 
 def test_data_sets_have_all_prompts_and_nothing_held_out_is_learnt(projects: dict[str, Path]) -> None:
     task = load_task("products")
-    for to, text in (
-        ("trl", lambda row: row["prompt"]),
-        ("verl", lambda row: row["prompt"][0]["content"]),
-        ("openrlhf", lambda row: row["input"][0]["content"]),
-    ):
-        assert [text(row) for row in rows(projects[to])] == [p.text for p in task.prompts]
-        assert [text(row) for row in rows(projects[to], "test")] == [p.text for p in task.held_out]
-        assert (
-            str(task.max_tokens) in (projects[to] / ("train.py" if to == "trl" else "train.sh")).read_text()
-        )
+    for to, key in (("trl", "prompt"), ("verl", "prompt"), ("openrlhf", "input")):
+        for name, prompts in (("train", task.prompts), ("test", task.held_out)):
+            found = [row[key] if to == "trl" else row[key][0]["content"] for row in rows(projects[to], name)]
+            assert found == [p.text for p in prompts]
+        script = projects[to] / ("train.py" if to == "trl" else "train.sh")
+        assert str(task.max_tokens) in script.read_text("utf-8")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no sh")

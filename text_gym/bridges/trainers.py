@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from text_gym.episode import Episode, FloatArray, Prompt
+from text_gym.episode import Episode, Prompt
 from text_gym.errors import ConfigError, RewardError, UnknownNameError, excerpt
 from text_gym.rewards.values import Rewards
 from text_gym.tasks.task import Task, load_task
@@ -118,13 +118,12 @@ class ExportedReward:
         """Score for OpenRLHF, as the `reward_func` of its `remote_rm_url`; labels are the prompts' ids.
 
         Returns:
-            `rewards` and `scores`, `(B,)` float32 tensors, and the terms of the reward as `extra_logs`.
+            `rewards` and `scores`, `(B,)` float32, and the terms of the reward, by name, as `extra_logs`; the
+            project that is exported makes tensors of them.
 
         Raises:
             RewardError: A query does not begin with its prompt.
         """
-        import torch
-
         texts = []
         for query, prompt in zip(queries, prompts, strict=True):
             if not query.startswith(prompt):
@@ -132,11 +131,8 @@ class ExportedReward:
             texts.append(without_end_mark(query.removeprefix(prompt)))
         rewards = self.score(labels, texts)
 
-        def tensor(values: FloatArray) -> Any:
-            return torch.from_numpy(np.nan_to_num(np.asarray(values, dtype=np.float64))).float()
-
-        total = tensor(rewards.totals)
-        logs = {name: tensor(term) for name, term in rewards.terms.items()}
+        total = np.nan_to_num(rewards.totals).astype(np.float32)
+        logs = {name: np.nan_to_num(term).astype(np.float32) for name, term in rewards.terms.items()}
         return {"rewards": total, "scores": total, "extra_logs": logs}
 
     def rows(self, to: str, held_out: bool) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """`text-gym export` writes a task as a project for TRL, verl or OpenRLHF.
 
-The files stand in `template/`, and what a reward says there in `bridges/trainers.py`; nothing is run here.
+The files stand in `exported/`, and what a reward says there in `bridges/trainers.py`; nothing is run here.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from string import Template
 from typing import Any
 
 from text_gym.bridges.trainers import ExportedReward
-from text_gym.cli.options.project import ExportOptions
+from text_gym.cli.options.project import ExportTaskOptions
 from text_gym.errors import ConfigError, DataError
 from text_gym.tasks.installed import installed_tasks, package_of
 from text_gym.tasks.task import TASKS
 
-TEMPLATE = Path(__file__).parent / "template"
+FILES = Path(__file__).parent / "exported"
 _FUNCTIONS = {
     "trl": '''def reward(prompts, completions, **columns):
     """One of the `reward_funcs` of GRPOTrainer; the column `prompt_id` says which prompt it is."""
@@ -29,7 +29,10 @@ _FUNCTIONS = {
     return REWARD.verl(data_source, solution_str, ground_truth, extra_info, **more)''',
     "openrlhf": '''def reward_func(queries, prompts, labels, **more):
     """The function of `--remote_rm_url`; a label says which prompt it is."""
-    return REWARD.openrlhf(queries, prompts, labels, **more)''',
+    found = REWARD.openrlhf(queries, prompts, labels, **more)
+    logs = {name: from_numpy(term) for name, term in found["extra_logs"].items()}
+    rewards = from_numpy(found["rewards"])
+    return {"rewards": rewards, "scores": rewards, "extra_logs": logs}''',
 }
 # Of each trainer: its name, what is installed, its script, and what to know.
 _TRAINERS = {
@@ -55,7 +58,7 @@ _TRAINERS = {
 }
 
 
-def run_export(options: ExportOptions) -> int:
+def run_export_task(options: ExportTaskOptions) -> int:
     """Run `text-gym export`."""
     folder = Path(options.out or f"{options.task}-{options.to}")
     if folder.exists():
@@ -80,13 +83,13 @@ def write_project(reward: ExportedReward, to: str, folder: Path, model: str) -> 
     """
     script = _TRAINERS[to][2]
     values = _values(reward, to, model)
-    files = {"export_reward.txt": "reward.py", f"export_{to}.txt": script, "export_readme.txt": "README.md"}
+    files = {"reward.txt": "reward.py", f"{to}.txt": script, "readme.txt": "README.md"}
     partial: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         for source, target in files.items():
-            text = Template((TEMPLATE / source).read_text(encoding="utf-8")).substitute(values)
+            text = Template((FILES / source).read_text(encoding="utf-8")).substitute(values)
             (partial / target).write_text(text, encoding="utf-8", newline="\n")
         for name, held_out in (("train", False), ("test", True)):
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in reward.rows(to, held_out))
@@ -110,6 +113,7 @@ def _values(reward: ExportedReward, to: str, model: str) -> dict[str, Any]:
         "to": to,
         "trainer": trainer,
         "function": _FUNCTIONS[to],
+        "imports": "from torch import from_numpy\n" if to == "openrlhf" else "",
         "model_literal": json.dumps(model),
         "model_shell": shlex.quote(model),
         "max_tokens": task.max_tokens,

@@ -100,7 +100,8 @@ def test_the_first_finished_episodes_are_scored_before_the_last_token_is_drawn(p
             return super().score(episodes)
 
     batch = batch_of(Waits())
-    advance, early = batch.advance, []
+    advance = batch.advance
+    early: list[bool] = []
 
     def watched(rows: Any, tokens: Any) -> Any:
         if batch.done.any() and not batch.done.all():

@@ -50,7 +50,7 @@ class ServeOptions:
 
 
 @dataclass(frozen=True)
-class ExportOptions:
+class ExportTaskOptions:
     """Write a project for a large trainer: text-gym export --to TRAINER TASK FOLDER.
 
     The project has the task's prompts, its reward, which gives the same numbers there, and a script.
@@ -68,7 +68,7 @@ class ExportOptions:
     model: str = "Qwen/Qwen3-0.6B"
 
 
-def read_export(argv: list[str]) -> tuple[ExportOptions]:
+def read_export_task(argv: list[str]) -> tuple[ExportTaskOptions]:
     """Options of `text-gym export`; the task and the folder stand without a name, in this order."""
     named: list[str] = []
     bare: list[str] = []
@@ -77,7 +77,7 @@ def read_export(argv: list[str]) -> tuple[ExportOptions]:
         (named if word.startswith("-") or follows else bare).append(word)
     for name, word in zip(("--task", "--out"), bare, strict=False):
         named += [name, word]
-    (options,) = parse("export", [*named, *bare[2:]], ExportOptions)
+    (options,) = parse("export", [*named, *bare[2:]], ExportTaskOptions)
     return (options,)
 
 
