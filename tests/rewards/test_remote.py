@@ -18,6 +18,7 @@ import pytest
 from tests.rewards.test_calls import Hostile, same, text
 from tests.rewards.test_compose import Fixed, PerToken, episodes
 from text_gym import Episode, RewardSource
+from text_gym.cli.main import main
 from text_gym.errors import ConfigError, RewardError
 from text_gym.rewards.remote import RemoteReward
 from text_gym.rewards.transforms import RunningStandardize
@@ -200,6 +201,20 @@ def test_what_makes_no_sense_is_refused(ray: FakeRay, monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"pip install .text-gym\[ray\]"):
         RemoteReward(Waits())
+
+
+@pytest.mark.nightly
+def test_a_command_has_its_reward_scored_on_actors(ray: FakeRay, tmp_path: Any) -> None:
+    ray.__spec__ = types.SimpleNamespace(name="ray")  # type: ignore[assignment]
+    run = ["train", "--algorithm", "reinforce", "--task", "reverse", "--policy", "new", "--width", "16"]
+    run += ["--layers", "1", "--episodes", "8", "--iterations", "2", "--device", "cpu", "--log"]
+    weights = []
+    for name, more in (("here", []), ("far", ["--reward-actors", "2", "--overlap-scoring", "2"])):
+        assert main([*run, *more, "--out", str(tmp_path / name)]) == 0
+        weights.append((tmp_path / name / "policy" / "model.safetensors").read_bytes())
+    assert ray.started == 2
+    assert ray.calls >= 4
+    assert weights[0] == weights[1]
 
 
 @pytest.fixture(scope="module")
