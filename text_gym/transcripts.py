@@ -58,15 +58,24 @@ def write_transcripts(
                 "index": e.index,
             }
             if e.turns:
-                row["turns"] = [
-                    {"role": t.role, "text": t.text, "tokens": len(t.ids), "reward": t.reward}
-                    for t in e.turns
-                ]
+                row["turns"] = turn_rows(e)
             if e.messages:
                 row["messages"] = e.messages
             for name, values in columns.items():
                 row[name] = float(values[i]) if math.isfinite(values[i]) else None
             out.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+
+
+def turn_rows(episode: Episode) -> list[dict[str, Any]]:
+    """Return the turns of a conversation as plain data.
+
+    `said` is a turn's part of the completion, with what ended it; after messages, `text` is all that it says.
+    """
+    rows = [{"role": t.role, "text": t.text, "tokens": len(t.ids), "reward": t.reward} for t in episode.turns]
+    if not episode.prompt.messages:
+        for row, said in zip(rows, episode.turn_texts, strict=True):
+            row["said"] = said
+    return rows
 
 
 def read_transcripts(file: str | Path, tokenizer: Tokenizer) -> Iterator[Episode]:
