@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
 from text_gym.chat import Talk
@@ -24,7 +23,7 @@ from text_gym.reward_models.labels.rows import Item
 from text_gym.reward_models.labels.store import LabelStore
 from text_gym.reward_models.labels.turns import parts_of
 from text_gym.utils.display import harmless
-from text_gym.utils.terminal import SafeConsole
+from text_gym.utils.terminal import SafeConsole, turns_table
 
 from .keys import PASTE, Keys, standard_keys
 
@@ -215,14 +214,10 @@ class RaterConsole:
     def _talk(self, name: str, talk: Talk, start: int = 0, dim: bool = False) -> None:
         """Show turns beside their speakers; the column of speakers is out of reach of any text."""
         parts, _, left = parts_of(talk, start, SHOWN)
-        rows = Table.grid(padding=(0, 2))
-        for part in parts:
-            speaker = "" if part.goes_on else part.role
-            shown = harmless(part.text, newlines=True)
-            rows.add_row(Text(speaker, style="bold"), Text(shown, style="dim" if dim else ""))
-        if left:
-            rows.add_row("", Text(f"… ({left:,} more characters)"))
-        self.screen.print(Panel(rows, title=Text(name), title_align="left"))
+        rows = [("" if part.goes_on else part.role, part.text) for part in parts]
+        rows += [("", f"… ({left:,} more characters)")] if left else []
+        shown = turns_table(rows, "dim" if dim else "")
+        self.screen.print(Panel(shown, title=Text(name), title_align="left"))
 
     def _more(self, sitting: _Sitting) -> None:
         """Show the next part of every text that was cut."""
