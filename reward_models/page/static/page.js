@@ -216,6 +216,7 @@ function drawTexts() {
     }
     return box;
   }));
+  for (const list of $("texts").querySelectorAll(".prompt ol")) list.scrollTop = list.scrollHeight;
 }
 
 // A turn is an item of the list, with its speaker in an element of its own: no text can pretend to be one.
