@@ -119,8 +119,7 @@ def _after_text(row: Mapping[str, Any], prompt: str, where: str) -> list[Spoken]
     if not written:
         raise UnknownNameError(f"column ({where})", "completion", [str(k) for k in row])
     if any(isinstance(w, (list, tuple)) for w in written):
-        asked = (("user", prompt),)
-        return [Spoken.of_talk(asked, _reply(w)) for w in written]
+        return [Spoken.of_talk((("user", prompt),), _reply(w)) for w in written]
     if not all(isinstance(w, str) for w in written):
         raise DataError(f"{where}: prompt and completions must be texts, or lists of messages")
     if "completion" not in row or not (row.get("turns") or row.get("messages")):

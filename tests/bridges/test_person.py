@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -89,19 +88,26 @@ def test_what_a_reply_becomes(typed: str, text: str, reward: float, ends: bool) 
 
 
 @pytest.mark.parametrize("typed", [(), (":quit",), ("\x1b",)])
-def test_whoever_leaves_is_not_asked_again(typed: tuple[str, ...]) -> None:
-    lines = iter([*typed, "yes"]) if typed else iter(())
+def test_whoever_leaves_ends_the_episode_by_name(typed: tuple[str, ...]) -> None:
     with pytest.raises(RespondentError) as raised:
-        sit(*lines, envs=2)
+        sit(*typed, envs=2)
     assert isinstance(raised.value.__cause__, RaterLeftError)
 
 
-def test_ctrl_c_at_the_prompt_is_leaving() -> None:
-    def lines() -> Iterator[str]:
-        raise KeyboardInterrupt
-        yield ""
+def test_whoever_left_is_not_asked_again() -> None:
+    lines = iter([":quit", "yes"])
+    person = PersonRespondent(lines, SafeConsole(file=io.StringIO()))
+    for _ in range(2):
+        with pytest.raises(RaterLeftError):
+            person.read()
+    assert list(lines) == ["yes"]
 
-    person = PersonRespondent(lines(), SafeConsole(file=io.StringIO()))
+
+def test_ctrl_c_at_the_prompt_is_leaving() -> None:
+    def interrupted(_: object) -> str:
+        raise KeyboardInterrupt
+
+    person = PersonRespondent(map(interrupted, range(9)), SafeConsole(file=io.StringIO()))
     for _ in range(2):
         with pytest.raises(RaterLeftError):
             person.read()
@@ -118,8 +124,10 @@ def test_a_template_that_rewrites_the_conversation_is_not_the_persons_fault() ->
     for token in tokens.encode("<think>x</think>a"):
         env.step([token])
     assert tokens.chat is not None
+    end = tokens.chat.end_of_turn
+    assert end is not None
     with pytest.raises(RespondentError, match="not prefix-preserving"):
-        env.step([tokens.chat.end_of_turn])
+        env.step([end])
 
 
 SITTING = """

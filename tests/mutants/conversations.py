@@ -220,6 +220,6 @@ MUTANTS = [
         PERSON,
         "            self.left = True\n",
         "",
-        (OF_PERSON + "whoever_leaves_is_not_asked_again", OF_PERSON + "ctrl_c_at_the_prompt_is_leaving"),
+        (OF_PERSON + "whoever_left_is_not_asked_again",),
     ),
 ]

@@ -173,7 +173,8 @@ def talks(tmp_path: Path) -> LabelStore:
             Question("comparison", "?", ("4", "5"), (PREFERENCE,), (ASKED, SAID[0][:1], SAID[1][:1])),
         ]
     )
-    for item, values in zip(ids, ({"clear": 4}, *[{"preference": "right"}] * 2), strict=True):
+    answers: list[dict[str, Any]] = [{"clear": 4}, *[{"preference": "right"}] * 2]
+    for item, values in zip(ids, answers, strict=True):
         store.record(item, "ada", values)
     return store
 

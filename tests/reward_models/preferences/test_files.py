@@ -190,7 +190,7 @@ def test_turns_survive_every_conversion(tmp_path: Path) -> None:
     assert [p.turns for p in pairs_from_ratings(marks, "x")] == [pair.turns]
     for opinions, read in (([pair], read_pairs), (likes, read_likes)):
         write_opinions(tmp_path / "x.jsonl", opinions)
-        assert read(tmp_path / "x.jsonl") == opinions  # type: ignore[operator]
+        assert read(tmp_path / "x.jsonl") == opinions
     row = as_row(pair) | {"texts": {"prompt": "p", "chosen": "a"}}
     (tmp_path / "x.jsonl").write_text(json.dumps(row))
     with pytest.raises(DataError, match=r"row 1: texts is .*a text for each of prompt, chosen, rejected"):
