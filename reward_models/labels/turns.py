@@ -14,7 +14,7 @@ from text_gym.chat import Talk, as_talk, transcript
 from text_gym.errors import DataError, PromptError, UnknownNameError, excerpt
 
 
-class Part(NamedTuple):
+class ShownTurn(NamedTuple):
     """What is shown at once of one turn.
 
     Args:
@@ -28,20 +28,21 @@ class Part(NamedTuple):
     goes_on: bool
 
 
-def parts_of(talk: Talk, start: int, size: int) -> tuple[list[Part], int, int]:
+def parts_of(talk: Talk, start: int, size: int) -> tuple[list[ShownTurn], int, int]:
     """Return the part of a conversation from a character on, its end, and the characters left after it.
 
     White space around turns is not shown, and does not count.
 
-    >>> parts_of((("user", "Hello"), ("assistant", "Hi")), 2, 4)
-    ([Part(role='user', text='llo', goes_on=True), Part(role='assistant', text='H', goes_on=False)], 6, 1)
+    >>> shown, end, left = parts_of((("user", "Hello"), ("assistant", "Hi")), 2, 4)
+    >>> [tuple(turn) for turn in shown], end, left
+    ([('user', 'llo', True), ('assistant', 'H', False)], 6, 1)
     """
     parts, begin = [], 0
     for role, said in talk:
         said = said.strip()
         first, last = max(start - begin, 0), start + size - begin
         if (first < len(said) or first == 0) and last > 0:
-            parts.append(Part(role, said[first:last], first > 0))
+            parts.append(ShownTurn(role, said[first:last], first > 0))
         begin += len(said)
     end = min(start + size, begin)
     return parts, end, begin - end

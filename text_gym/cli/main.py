@@ -51,7 +51,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "play": (
         "text_gym.cli.options.play:read_play",
-        "text_gym.cli.play:run_play",
+        "text_gym.cli.play.agent:run_play",
         "be the policy yourself, token by token, or the user that a policy talks to",
     ),
     "tasks": (

@@ -42,7 +42,11 @@ class PlayOptions:
     @property
     def run_by(self) -> str:
         """The function that runs the command: who plays the agent needs no PyTorch."""
-        return "text_gym.cli.play:run_play" if self.player == "agent" else "text_gym.cli.talk:run_talk"
+        return (
+            "text_gym.cli.play.agent:run_play"
+            if self.player == "agent"
+            else "text_gym.cli.play.user:run_talk"
+        )
 
 
 def read_play(argv: list[str]) -> tuple[PlayOptions]:

@@ -16,7 +16,7 @@ from text_gym import load_task
 from text_gym.agents import Policy
 from text_gym.cli.main import main
 from text_gym.cli.options.play import PlayOptions, read_play
-from text_gym.cli.talk import talk
+from text_gym.cli.play.user import talk
 from text_gym.errors import ConfigError
 from text_gym.utils.terminal import SafeConsole
 
