@@ -112,7 +112,7 @@ def test_a_killed_process_is_replaced_and_the_run_is_that_of_one_process(tmp_pat
         "def reward(completion):\n"
         "    global calls\n"
         "    calls += 1\n"
-        "    if calls == 40 and os.environ.get('RANK') == '1' and not os.path.exists(mark):\n"
+        "    if calls == 10 and os.environ.get('RANK') == '1' and not os.path.exists(mark):\n"
         "        open(mark, 'x').close()\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return float(len(completion))\n"
