@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -44,6 +44,16 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.enable()
         gc.freeze()
+        gc.set_threshold(20_000, 20, 20)  # and rarely through what tests import themselves
+
+
+@pytest.fixture(scope="module")
+def undrawn() -> Iterator[None]:
+    """Draw no figures in the tests of this module."""
+    from tests.figure_tools import figures_as_data  # and matplotlib, which few tests need
+
+    with figures_as_data():
+        yield
 
 
 @pytest.fixture
