@@ -1,7 +1,7 @@
 """A task as a taskset of verifiers (0.4 on): `eval text-gym-verifiers --env.taskset.text-gym guess`.
 
-verifiers finds a taskset by the name of a module at the top, which is `text_gym_verifiers`. Episodes are those
-of `TaskSession`, played in the process that evaluates or trains; a message of the model is a turn.
+verifiers finds a taskset by the name of a module at the top, which is `text_gym_verifiers`. Episodes are
+those of `TaskSession`, played in the process that evaluates or trains; a message of the model is a turn.
 """
 
 from __future__ import annotations
