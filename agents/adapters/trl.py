@@ -191,7 +191,7 @@ def environment_factory(task: Task, held_out: bool = False) -> type[Any]:
         def reset(self, **row: Any) -> str:
             seed = row.get("seed")
             if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-                raise ConfigError(f"the column 'seed' is a whole number, not {excerpt(repr(seed))}")
+                raise ConfigError(f"the column 'seed' is a whole number, not {excerpt(str(seed))}")
             self._paid = 0.0
             return self._session.reset(seed).text
 

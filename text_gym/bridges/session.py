@@ -11,7 +11,7 @@ import numpy as np
 
 from text_gym.envs.single import TextEnv
 from text_gym.episode import Episode
-from text_gym.errors import ConfigError, EpisodeError, excerpt
+from text_gym.errors import ConfigError, EpisodeError, TextGymError, excerpt
 from text_gym.tasks.task import Task
 
 
@@ -78,7 +78,11 @@ class TaskSession:
         conversation = self.env.vector.batch.conversation
         total = 0.0
         for token in [*ids, *ends]:
-            _, reward, terminated, truncated, _ = self.env.step(np.int64(token))
+            try:
+                _, reward, terminated, truncated, _ = self.env.step(np.int64(token))
+            except TextGymError:  # of the respondent or the reward: the episode is over
+                self._running = False
+                raise
             total += reward
             spoken = 0 if conversation is None else len(conversation.turns[0])
             if terminated or truncated:

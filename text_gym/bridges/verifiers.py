@@ -315,7 +315,7 @@ def verifiers_task(
         tokenizer: Bytes if None.
         max_tokens: Of the agent, in an episode.
         n_train: Tasks of the taskset to learn on.
-        n_held_out: Tasks to judge on, which come first.
+        n_held_out: Tasks to judge on, which come after them.
         first: The first of the taskset's tasks.
         turns: Of a conversation: `turn_stop`, `max_turns`, `max_context` as in `from_text_env`.
         **config: Settings of the taskset, plain data.
@@ -359,8 +359,8 @@ def verifiers_task(
     ]
     return Task(
         name=f"verifiers:{taskset}",
-        prompts=prompts[count:],
-        held_out=prompts[:count],
+        prompts=prompts[:-count],
+        held_out=prompts[-count:],
         tokenizer=ByteTokenizer() if tokenizer is None else tokenizer,
         reward=VerifiersReward(taskset, written),
         max_tokens=max_tokens,

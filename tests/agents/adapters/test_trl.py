@@ -214,7 +214,7 @@ class Echo:
 def test_a_factory_puts_the_line_end_back_and_names_mistakes() -> None:
     env = environment_factory(from_text_env(Echo, n_train=2, n_held_out=1, max_turns=4))()
     env.reset(seed=0)
-    with pytest.raises(EpisodeError, match="a message is a text, not int 7"):
+    with pytest.raises(EpisodeError, match="a message is a text, not int '7'"):
         env.say(7)
     assert env.say("one") == "one!\n"
     assert env.say("bye\n") == "bye!\n"
