@@ -1,4 +1,4 @@
-"""The server's environments with OpenEnv's base classes stood in for; `tests.interop` plays over its socket."""
+"""The server's environments, with stand-ins for OpenEnv's classes; `tests.interop` plays over its socket."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         given.update(make=make, action=action, observation=observation, **options)
         return "app"
 
-    parts = {
+    parts: dict[str, dict[str, Any]] = {
         "openenv.core.env_server.interfaces": {"Environment": Environment},
         "openenv.core.env_server.types": {"Action": Model, "Observation": Model, "State": Model},
         "openenv.core.env_server.http_server": {"create_app": create_app},

@@ -20,7 +20,7 @@ class Sum(vf.Task):
     async def pay_right(self, trace: Any) -> float:
         if trace.last_reply == "boom":
             raise RuntimeError("the judge fell over")
-        return 2.0 * (trace.last_reply == self.data.answer)
+        return 2.0 if trace.last_reply == self.data.answer else 0.0
 
     async def pay_short(self, trace: Any) -> float:
         return 1 / (1 + len(trace.last_reply))

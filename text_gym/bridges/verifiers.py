@@ -35,7 +35,7 @@ from .text_envs import from_text_env
 try:
     import verifiers.v1 as vf
 except ImportError as error:
-    raise MissingLibraryError("a task of verifiers", "verifiers", "verifiers>=0.4") from error
+    raise MissingLibraryError("a task of verifiers", "verifiers", "text-gym[verifiers]") from error
 
 INDEX = "index"  # the column of prompts: which task of the taskset
 
