@@ -16,5 +16,5 @@ setup(
             for package, folder in FOLDERS.items()
             for inner in ["", *find_packages(folder)]
         }
-    )
+    ),
 )

@@ -42,7 +42,7 @@ class Options:
     dataset: str = "chain_sum"
     arguments: dict[str, int] = field(default_factory=lambda: dict(SUMS))
     seeds: tuple[int, ...] = (0, 1, 2)
-    epochs: int = 30
+    epochs: int = 50
     iterations: int = 30
     json: Path | None = None
 
@@ -70,7 +70,7 @@ def run(task: Task, seed: int, options: Options) -> dict[str, Any]:
     fine_tuned = time.process_time() - began
     start = measured(policy, task, seed)
     config = GRPOConfig(
-        iterations=options.iterations, seed=seed, kl_coef=0.0, anneal=False, learning_rate=3e-4
+        iterations=options.iterations, seed=seed, kl_coef=0.0, anneal=False, learning_rate=5e-4
     )
     began = time.process_time()
     GRPO(policy, TextVectorEnv(task=task, num_envs=EPISODES), config).learn()

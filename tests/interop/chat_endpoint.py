@@ -1,4 +1,4 @@
-"""A chat endpoint that plays Guess by bisection, as a user of verifiers has an endpoint of a language model."""
+"""A chat endpoint that plays Guess by bisection; a user of verifiers has that of a language model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def bisect(messages: list[dict[str, Any]]) -> str:
 class Endpoint(BaseHTTPRequestHandler):
     """OpenAI's `/v1/chat/completions`."""
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         """Answer a conversation."""
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         message = {"role": "assistant", "content": bisect(asked["messages"])}

@@ -1,4 +1,4 @@
-"""A small chat model that calls the tool `say` with a number, as a user of TRL's `environment_factory` has one.
+"""A small chat model that calls the tool `say` with a number; a user of TRL has a real one.
 
 It knows Qwen's chat template, and nothing of the game: its numbers are drawn at random.
 """
@@ -28,13 +28,13 @@ def conversation(rng: random.Random) -> list[dict[str, Any]]:
 def make(folder: Path) -> None:
     """Make the model and its tokenizer in a folder, if they are not there."""
     import torch
-    from text_gym.agents.adapters.trl import environment_factory
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
     from transformers.utils import get_json_schema
     from trl.chat_template_utils import qwen2_5_chat_template
 
     from text_gym import load_task
+    from text_gym.agents.adapters.trl import environment_factory
 
     if (folder / NAME).exists():
         return

@@ -20,7 +20,7 @@ try:
     import httpx
     import verifiers.v1 as vf
 except ImportError as error:
-    raise MissingLibraryError("text_gym.bridges.verifiers_taskset", "verifiers", "text-gym[verifiers]") from error
+    raise MissingLibraryError("a taskset of verifiers", "verifiers", "text-gym[verifiers]") from error
 
 ID = "text-gym-verifiers"
 
