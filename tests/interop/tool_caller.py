@@ -30,7 +30,7 @@ def make(folder: Path) -> None:
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
-    from transformers.utils import get_json_schema
+    from transformers.utils.chat_template_utils import get_json_schema
     from trl.chat_template_utils import qwen2_5_chat_template
 
     from text_gym import load_task
@@ -40,7 +40,7 @@ def make(folder: Path) -> None:
         return
     torch.manual_seed(0)
     rng = random.Random(0)
-    tools = [get_json_schema(environment_factory(load_task("guess"))().say)]
+    tools: list[Any] = [get_json_schema(environment_factory(load_task("guess"))().say)]
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     plain = Tokenizer(models.BPE())
     plain.pre_tokenizer = pre_tokenizers.Sequence(
