@@ -21,6 +21,8 @@ from text_gym.reward_models.labels.store import LabelStore
 from text_gym.runs.preferences import read_preferences
 from text_gym.runs.train import train
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 TASK = load_task("reverse")
 KNOWN, HELD_OUT = TASK.prompts[0].text, TASK.held_out[0].text
 
