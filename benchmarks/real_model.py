@@ -36,8 +36,7 @@ from rich.table import Table
 from text_gym import PretrainedTokenizer, TextVectorEnv
 from text_gym.agents import Policy, rollout
 from text_gym.agents.sampling.decoder import Decoder
-from text_gym.agents.sampling.inversion import uniform
-from text_gym.agents.sampling.sampler import draw
+from text_gym.agents.sampling.sampler import draw, uniform
 from text_gym.utils.json_files import write_json
 
 NEW_TOKENS, TURNS = 24, 5

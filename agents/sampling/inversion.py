@@ -1,12 +1,9 @@
-"""Draws tokens by inverting their cumulative distribution, with noise that is a function of the episode."""
+"""Draws tokens by inverting their cumulative distribution."""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
-
-from text_gym.episode import FloatArray, IntArray
 
 _BELOW_ONE = 1 - 2.0**-53  # the largest float64 below 1
 
@@ -47,13 +44,3 @@ def _locate(cumulative: Tensor, target: Tensor) -> Tensor:
     """Return the first index whose cumulative weight exceeds its target, `(B, 1)`, below the total."""
     # NaN exceeds nothing.
     return torch.searchsorted(cumulative, target, right=True).clamp_max_(cumulative.shape[1] - 1)
-
-
-def uniform(seed: int, episode_index: IntArray, tokens: int) -> FloatArray:
-    """Return the noise of each episode, `(B, T)` float64 in [0, 1), a function of (seed, k, t) alone.
-
-    Philox (Salmon et al. 2011), one counter-based stream an episode.
-    """
-    keys = (np.array([seed & (2**64 - 1), k], dtype=np.uint64) for k in episode_index.tolist())
-    streams = (np.random.Generator(np.random.Philox(key=key)) for key in keys)
-    return np.stack([stream.random(tokens) for stream in streams])

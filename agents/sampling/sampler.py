@@ -7,6 +7,7 @@ Beam search is not here: it is no policy one could take the log-probability of.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor
 from text_gym.agents.policies.policy import Policy
 from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.envs.vector import TextVectorEnv
-from text_gym.episode import BoolArray, IntArray
+from text_gym.episode import BoolArray, FloatArray, IntArray
 from text_gym.errors import ConfigError, NonFiniteError
 from text_gym.models.cpu.fast_path import fast_draw
 from text_gym.models.kv_cache import RolloutWeights
@@ -28,7 +29,7 @@ from text_gym.models.world import World
 from .decoder import Decoder, in_parts, stored_in_bfloat16, survivors
 from .dialogue import play_conversations
 from .generators import Generator, check_int8_rollout, play_by, read_again
-from .inversion import inverse_cdf, uniform
+from .inversion import inverse_cdf
 from .overlap import Scoring, scored_meanwhile
 from .rollout import Rollout, assemble
 from .together import share_scores, share_tokens
@@ -160,7 +161,8 @@ def rollout(
 
     begin(every)
     mine = every if world is None else world.share(batch.num_rows, batch.group_size)
-    with scored_meanwhile(batch, overlap_scoring) as scoring:
+    meanwhile = scored_meanwhile(batch, overlap_scoring) if overlap_scoring else nullcontext()
+    with meanwhile as scoring:
         if generator is not None:
             sampling.check_whole()
             how: dict[str, Any] = {"temperature": sampling.temperature, "keep_states": keep_states}
@@ -355,6 +357,16 @@ def draw(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     probs = torch.softmax(logits, 1)
     tokens = inverse_cdf(probs, u)
     return tokens, probs.gather(1, tokens[:, None])
+
+
+def uniform(seed: int, episode_index: IntArray, tokens: int) -> FloatArray:
+    """Return the noise of each episode, `(B, T)` float64 in [0, 1), a function of (seed, k, t) alone.
+
+    Philox (Salmon et al. 2011), one counter-based stream an episode.
+    """
+    keys = (np.array([seed & (2**64 - 1), k], dtype=np.uint64) for k in episode_index.tolist())
+    streams = (np.random.Generator(np.random.Philox(key=key)) for key in keys)
+    return np.stack([stream.random(tokens) for stream in streams])
 
 
 def _check_fit(policy: Policy, batch: EpisodeBatch, episode_index: IntArray) -> None:

@@ -130,7 +130,7 @@ MUTANTS = [
     ),
     Mutant(
         "neighbouring-streams-share-prompts",
-        "text_gym/envs/hashing.py",
+        "text_gym/episode.py",
         "return hash64(seeds.astype(np.uint64))",
         "return seeds.astype(np.uint64) * _GAMMA",
         (

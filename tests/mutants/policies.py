@@ -348,7 +348,7 @@ MUTANTS = [
     ),
     Mutant(
         "noise-of-neighbouring-seeds-shared",
-        "agents/sampling/inversion.py",
+        SAMPLER,
         "np.array([seed & (2**64 - 1), k], dtype=np.uint64)",
         "np.array([0, (seed + k) & (2**64 - 1)], dtype=np.uint64)",
         (
