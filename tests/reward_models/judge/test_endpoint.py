@@ -148,7 +148,7 @@ def test_tokens_are_estimated_where_none_are_reported() -> None:
 
 
 @pytest.mark.parametrize(
-    "fault", ["401", "400", "echo", "echo escaped", "500", "cut", "html", "good", "slow"]
+    "fault", ["401", "400", "echo", "echo escaped", "echo in answer", "500", "cut", "html", "good", "slow"]
 )
 def test_the_key_is_sent_and_nowhere_else(
     fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
