@@ -10,8 +10,8 @@ MUTANTS = [
     Mutant(
         "the-value-head-is-planned-as-trained-beside-a-detached-critic",
         "agents/training/memory_plan.py",
-        "trained, apart = trained - head, own",
-        "trained, apart = trained, own",
+        '    if s.critic == "shared":\n        trained += head',
+        '    if s.critic != "separate":\n        trained += head',
         (f"{AGENTS}/training/test_memory_plan.py",),
     ),
     Mutant(
@@ -104,7 +104,7 @@ MUTANTS = [
         "text_gym/rlhf/measures.py",
         'last = run.evaluation(started_from)["row"]',
         'last = run.evaluation(number - 1)["row"]',
-        ("tests/rlhf/test_measures.py", "tests/rlhf/test_cycle.py"),
+        ("tests/rlhf/test_measures.py",),
     ),
     Mutant(
         "one-text-too-many-may-be-asked-for",
@@ -114,11 +114,11 @@ MUTANTS = [
         (f"{REWARDS}/page/test_page.py",),
     ),
     Mutant(
-        "the-watch-falls-asleep-over-a-busy-worker",
+        "the-watch-never-sleeps-while-nothing-is-called",
         "text_gym/utils/processes.py",
         "idle = 0 if self._busy else idle + 1",
         "idle = idle + 1 if self._busy else 0",
-        ("tests/utils/test_processes.py",),
+        ("tests/utils/test_sandbox.py::test_it_can_be_used_again_after_close_and_after_a_pause",),
     ),
     Mutant(
         "the-viewer-divides-kl-by-the-length-of-all-episodes",
@@ -216,7 +216,7 @@ MUTANTS = [
         "text_gym/cli/options/reward.py",
         '    check_data(options.ratings, "ratings")\n    check_policy',
         "    check_policy",
-        ("tests/cli/test_reward.py", "tests/cli/test_main.py"),
+        ("tests/cli/test_reward.py",),
     ),
     Mutant(
         "the-largest-minibatch-is-planned-rounded-down",
@@ -230,7 +230,7 @@ MUTANTS = [
         "text_gym/models/world.py",
         "float(limit)) if started_by_torchrun()",
         "float(LIMIT)) if started_by_torchrun()",
-        ("tests/models/test_world.py",),
+        ("tests/models/test_world.py::test_the_limit_of_the_environment_is_that_of_the_world",),
     ),
     Mutant(
         "unpaid-episodes-sort-a-group-as-if-paid-0",

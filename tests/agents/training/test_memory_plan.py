@@ -198,6 +198,15 @@ def test_free_memory_is_within_the_limit_of_the_control_group(
     assert available_memory(torch.device("meta")) is None
 
 
+def test_of_minibatches_that_differ_the_largest_is_planned() -> None:
+    small = GPT2Config(n_embd=32, n_layer=2, n_head=4)
+    nine, five, four = (
+        plan_memory(small, Shapes(episodes, 32, 32, minibatches=minibatches))["activations"]
+        for episodes, minibatches in ((9, 2), (5, 1), (4, 1))
+    )
+    assert nine == five > four
+
+
 def test_a_part_is_no_larger_than_its_minibatch() -> None:
     whole, larger = (
         plan_memory(GPT2Config(), Shapes(8, 32, 32, minibatches=2, micro_batch_size=size)) for size in (4, 64)
