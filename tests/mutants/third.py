@@ -10,9 +10,9 @@ MUTANTS = [
     Mutant(
         "the-value-head-is-planned-as-trained-beside-a-detached-critic",
         "agents/training/memory_plan.py",
-        '    if s.critic == "shared":\n        trained += head',
-        '    if s.critic != "separate":\n        trained += head',
-        (f"{AGENTS}/training/test_memory_plan.py",),
+        "        apart = own  #",
+        "        trained, apart = trained + head, own  #",
+        (f"{AGENTS}/training/test_memory_plan.py::test_the_plan_is_what_an_agent_holds",),
     ),
     Mutant(
         "a-closed-endpoint-keeps-its-closed-client",
@@ -69,7 +69,7 @@ MUTANTS = [
         "        text = without_secret(text, key)  # an endpoint may quote it in an error\n"
         "        if status != 200:\n",
         "        if status != 200:\n            text = without_secret(text, key)\n",
-        (f"{REWARDS}/judge/test_endpoint.py", f"{REWARDS}/judge/test_judge.py"),
+        (f"{REWARDS}/judge/test_endpoint.py::test_the_key_is_sent_and_nowhere_else",),
     ),
     Mutant(
         "dpo-smoothing-with-the-sign-of-the-robust-loss",
@@ -83,7 +83,7 @@ MUTANTS = [
         "text_gym/models/cpu/library.py",
         "or lines[-1:] or",
         "or lines[:1] or",
-        ("tests/models/cpu/test_library.py",),
+        ("tests/models/cpu/test_library.py::test_of_a_compiler_that_names_no_error_the_last_line_is_told",),
     ),
     Mutant(
         "the-worst-run-is-the-best",
@@ -104,7 +104,7 @@ MUTANTS = [
         "text_gym/rlhf/measures.py",
         'last = run.evaluation(started_from)["row"]',
         'last = run.evaluation(number - 1)["row"]',
-        ("tests/rlhf/test_measures.py",),
+        ("tests/rlhf/test_cycle.py::test_after_a_ruin_the_next_round_starts_from_the_policy_before",),
     ),
     Mutant(
         "one-text-too-many-may-be-asked-for",
@@ -132,7 +132,7 @@ MUTANTS = [
         "text_gym/runs/record.py",
         '{**record["conditions"], **conditions} if growing',
         '{**conditions, **record["conditions"]} if growing',
-        ("tests/runs/test_record.py",),
+        ("tests/runs/test_record.py::test_a_growing_record_takes_up_what_was_accepted_and_keeps_the_rest",),
     ),
     Mutant(
         "the-page-says-nothing-when-nothing-can-be-undone",
@@ -153,7 +153,7 @@ MUTANTS = [
         "agents/environments.py",
         "if isinstance(env.unwrapped, (TextEnv, TextVectorEnv)):",
         "if isinstance(env.unwrapped, TextEnv):",
-        (f"{AGENTS}/test_environments.py",),
+        (f"{AGENTS}/test_environments.py::test_what_cannot_be_played_is_refused_with_the_line_to_write",),
     ),
     Mutant(
         "the-holder-of-a-lock-is-not-written-through",
@@ -174,14 +174,14 @@ MUTANTS = [
         "text_gym/envs/rendering.py",
         "    cut = cut or len(rows) > lines\n    rows = rows[-lines:]\n",
         "    rows = rows[-lines:]\n    cut = cut or len(rows) > lines\n",
-        ("tests/envs/test_rendering.py",),
+        ("tests/envs/test_rendering.py::test_texts_of_too_many_lines_lose_the_first",),
     ),
     Mutant(
         "margins-are-asked-of-ties-too",
         "reward_models/learned/losses.py",
         "-0.5 * (F.logsigmoid(ahead) + F.logsigmoid(-ahead))",
         "-0.5 * (F.logsigmoid(shifted) + F.logsigmoid(-shifted))",
-        (f"{REWARDS}/learned/test_losses.py",),
+        (f"{REWARDS}/learned/test_losses.py::test_bradley_terry_and_its_gradient_in_closed_form",),
     ),
     Mutant(
         "the-best-weights-go-on-learning",
@@ -202,7 +202,7 @@ MUTANTS = [
         "reward_models/page/static/widget.js",
         "for (const part of [fields, save, skip])",
         "for (const part of [fields, save])",
-        (f"{REWARDS}/page/test_widget.py",),
+        (f"{REWARDS}/page/test_widget.py::test_twenty_questions_with_the_keyboard_alone",),
     ),
     Mutant(
         "your-own-designs-are-told-of-twice",
@@ -216,14 +216,14 @@ MUTANTS = [
         "text_gym/cli/options/reward.py",
         '    check_data(options.ratings, "ratings")\n    check_policy',
         "    check_policy",
-        ("tests/cli/test_reward.py",),
+        ("tests/cli/test_reward.py::test_files_of_opinions_are_looked_for_before_anything_is_done",),
     ),
     Mutant(
         "the-largest-minibatch-is-planned-rounded-down",
         "agents/training/memory_plan.py",
         "rows = -(-s.episodes // s.minibatches)",
         "rows = s.episodes // s.minibatches",
-        (f"{AGENTS}/training/test_memory_plan.py",),
+        (f"{AGENTS}/training/test_memory_plan.py::test_of_minibatches_that_differ_the_largest_is_planned",),
     ),
     Mutant(
         "the-patience-of-a-world-is-checked-and-not-used",
@@ -251,14 +251,14 @@ MUTANTS = [
         "text_gym/cli/audit.py",
         "if value is None or math.isnan(value.value):",
         "if value is None:",
-        ("tests/cli/test_audit.py",),
+        ("tests/cli/test_audit.py::test_what_is_the_same_for_all_texts_correlates_with_nothing",),
     ),
     Mutant(
         "a-benchmark-that-goes-on-was-begun-on-this-machine",
         "text_gym/bench/matrix/folder.py",
         'self.config.setdefault("machine", machine())',
         'self.config["machine"] = machine()',
-        ("tests/bench/matrix/test_folder.py",),
+        ("tests/bench/matrix/test_folder.py::test_lists_grow_and_the_rest_is_kept",),
     ),
     # The newest parts, drawn with `--seed 20261130 --only`.
     Mutant(
