@@ -22,13 +22,6 @@ MUTANTS = [
         (f"{REWARDS}/judge/test_endpoint.py",),
     ),
     Mutant(
-        "sb3-buffer-joins-an-episode-to-the-one-whose-text-it-continues",
-        "agents/adapters/sb3/buffer.py",
-        "(lengths == self._lengths + 1) & (np.asarray(episode_start) == 0)",
-        "(lengths == self._lengths + 1)",
-        (f"{AGENTS}/adapters/sb3/test_buffer.py",),
-    ),
-    Mutant(
         "sb3-restarts-leave-the-reset-infos-of-the-episode-before",
         "agents/adapters/sb3/vec_env.py",
         "self.reset_infos[i] = newest[i] = {}",
@@ -41,13 +34,6 @@ MUTANTS = [
         "(count, first) if count > first else",
         "(count, second) if count > first else",
         (f"{ANALYSIS}/test_measures.py",),
-    ),
-    Mutant(
-        "new-labels-are-predicted-by-the-model-that-learnt-them",
-        "text_gym/rlhf/measures.py",
-        "reward = run.reward(number - 1)",
-        "reward = run.reward(number)",
-        ("tests/rlhf/test_measures.py",),
     ),
     Mutant(
         "ensembles-count-as-plain-learned-models",
@@ -163,13 +149,6 @@ MUTANTS = [
         ("tests/utils/test_locking.py",),
     ),
     Mutant(
-        "a-resumed-moving-average-begins-anew",
-        "agents/algorithms/reinforce.py",
-        'self.moving_average = state["moving_average"]',
-        'self.moving_average = state.get("baseline")',
-        (f"{AGENTS}/training/test_checkpoint.py::test_run_twice_or_resumed_the_bits_are_the_same",),
-    ),
-    Mutant(
         "a-picture-is-cut-before-it-is-asked-if-it-is-too-long",
         "text_gym/envs/rendering.py",
         "    cut = cut or len(rows) > lines\n    rows = rows[-lines:]\n",
@@ -259,6 +238,28 @@ MUTANTS = [
         'self.config.setdefault("machine", machine())',
         'self.config["machine"] = machine()',
         ("tests/bench/matrix/test_folder.py::test_lists_grow_and_the_rest_is_kept",),
+    ),
+    # In place of three that the older lists turned out to have.
+    Mutant(
+        "any-word-for-long-prompts-is-taken",
+        "text_gym/envs/options.py",
+        '        check_choice("on_long_prompt", self.on_long_prompt, ["error", "truncate"])\n',
+        "",
+        ("tests/envs/test_options.py",),
+    ),
+    Mutant(
+        "mastermind-has-room-for-a-digit-of-each-reply",
+        "text_gym/tasks/conversations/mastermind.py",
+        "max_context=1 + max_tokens + 2 * turns,",
+        "max_context=1 + max_tokens + turns,",
+        ("tests/tasks/conversations/test_mastermind.py",),
+    ),
+    Mutant(
+        "a-cell-runs-without-what-it-needs",
+        "text_gym/bench/matrix/matrix.py",
+        "            ready = [j for j in ready if j not in lost]\n",
+        "",
+        ("tests/bench/matrix/test_matrix.py",),
     ),
     # The newest parts, drawn with `--seed 20261130 --only`.
     Mutant(
