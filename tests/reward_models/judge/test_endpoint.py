@@ -183,6 +183,9 @@ def test_a_missing_or_impossible_key_is_named_by_its_variable(monkeypatch: pytes
             asked.ask(MESSAGES)
         assert KEY not in str(raised.value)
         assert not server.log.requests
+        monkeypatch.setenv("TINY_KEY", f" {KEY}\r\n")  # as `$(cat key.txt)` has it on some systems
+        asked.ask(MESSAGES)
+        assert server.log.headers[0]["Authorization"] == f"Bearer {KEY}"
 
 
 @pytest.mark.parametrize(
