@@ -281,7 +281,7 @@ MUTANTS = [
         "reward_models/judge/endpoint.py",
         'os.environ.get(self.key_variable, "").strip()',
         'os.environ.get(self.key_variable, "")',
-        (f"{REWARDS}/judge/test_endpoint.py",),
+        (f"{REWARDS}/judge/test_endpoint.py::test_a_missing_or_impossible_key_is_named_by_its_variable",),
     ),
     Mutant(
         "backward-attention-takes-the-log-sum-of-the-first-query",
@@ -295,7 +295,7 @@ MUTANTS = [
         "text_gym/viewer/page.py",
         "most = max(1, MOST_TOKENS // len(shown))",
         "most = max(1, MOST_TOKENS)",
-        ("tests/viewer/test_page.py",),
+        ("tests/viewer/test_page.py::test_the_iterations_of_a_page_share_its_room",),
     ),
     Mutant(
         "prose-ends-at-the-first-fence",
@@ -309,7 +309,7 @@ MUTANTS = [
         "text_gym/validation/learning.py",
         '        except TextGymError as error:\n            return f"{type(error).__name__}: {error}"',
         '        except Exception as error:\n            return f"{type(error).__name__}: {error}"',
-        ("tests/validation",),
+        ("tests/validation/test_learning.py",),
     ),
     Mutant(
         "what-the-model-said-is-the-reply-to-it",
@@ -337,13 +337,13 @@ MUTANTS = [
         "text_gym/viewer/view.js",
         "const small = x !== 0 && Math.abs(x) < 1e-3;",
         "const small = Math.abs(x) < 1e-3;",
-        ("tests/viewer/test_page.py",),
+        ("tests/viewer/test_page.py::test_the_slider_the_colours_and_the_siblings",),
     ),
     Mutant(
         "the-best-golden-text-stands-for-all",
         "text_gym/validation/subject.py",
         "reached = float(np.nanmean(golden))",
         "reached = float(np.nanmax(golden))",
-        ("tests/validation",),
+        ("tests/validation/test_validate.py::test_the_scale_ends_at_the_mean_of_golden_texts",),
     ),
 ]
