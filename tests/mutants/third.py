@@ -259,7 +259,7 @@ MUTANTS = [
         "text_gym/bench/matrix/matrix.py",
         "            ready = [j for j in ready if j not in lost]\n",
         "",
-        ("tests/bench/matrix/test_matrix.py",),
+        ("tests/bench/matrix/test_matrix.py::test_a_job_whose_needs_failed_is_not_run",),
     ),
     # The newest parts, drawn with `--seed 20261130 --only`.
     Mutant(
