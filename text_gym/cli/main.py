@@ -51,8 +51,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "play": (
         "text_gym.cli.options.play:read_play",
-        "text_gym.cli.play:run_play",
-        "be the policy yourself: type or pick tokens, see observation and reward",
+        "text_gym.cli.play.agent:run_play",
+        "be the policy yourself, token by token, or the user that a policy talks to",
     ),
     "tasks": (
         "text_gym.cli.options.project:read_tasks",
@@ -180,7 +180,7 @@ def _run(argv: list[str], debug: bool) -> int:
             for part in found:
                 if isinstance(part, AbstractContextManager):  # a display of the wait for what is loaded now
                     opened.enter_context(part)
-            return int(_load(run)(*found))
+            return int(_load(getattr(found[0], "run_by", run))(*found))
     except TextGymError as error:
         if debug:
             raise
