@@ -95,8 +95,8 @@ MUTANTS = [
     Mutant(
         "one-text-too-many-may-be-asked-for",
         "reward_models/page/page.py",
-        "if number >= len(texts):",
-        "if number > len(texts):",
+        "if number > len(question.completions):",
+        "if number > len(question.completions) + 1:",
         (f"{REWARDS}/page/test_page.py",),
     ),
     Mutant(
