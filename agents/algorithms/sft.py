@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -81,6 +82,7 @@ class SFT:
         policy.check_finite()
         batches, world = self._batches(), self.world
         if world is not None:
+            world.check_alike("texts and settings", [self.sequences, asdict(config)])
             world.broadcast(p.data for p in policy.parameters())
         started = time.perf_counter()
         noise = config.seed if world is None else config.seed + world.rank  # each drops out units of its own

@@ -19,11 +19,12 @@ def check_shares(agent: Resumable, world: World) -> None:
     """Refuse an agent whose work cannot be divided.
 
     Raises:
-        ConfigError: There are too few episodes, or a generator writes them.
+        ConfigError: There are too few episodes, or a generator writes them, or settings differ.
     """
     if agent.generator is not None:
         raise ConfigError("a generator writes for one process; leave it out, or start one process")
     world.share(agent.env.num_envs, agent.env.batch.group_size)
+    world.check_alike("the settings", agent.settings())
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ from text_gym.encoding import encode_texts
 from text_gym.errors import ConfigError, TextGymError
 from text_gym.models.loading import pick_device, read_model_config
 from text_gym.models.runtime import pick_dtype
+from text_gym.models.world import is_first_process
 from text_gym.prompts import texts_in_chunks
 from text_gym.runs.data import resolve_task
 from text_gym.runs.folder import read_config
@@ -78,7 +79,7 @@ def run_train(options: TrainOptions, config: Any, resumed: str, started: float, 
     )
     if summary["interrupted"]:
         return 130
-    if options.push_to_hub is not None:
+    if options.push_to_hub is not None and is_first_process():
         push(resumed or str(options.out), options.push_to_hub)
     return 0
 
@@ -130,7 +131,8 @@ def _begin_with_plan(
     except (TextGymError, ArithmeticError, ValueError, LookupError, TypeError):  # told when it is loaded
         return
     plan = plan_of_run(options, config, task, policy)
-    print("\n".join(plan.lines()), flush=True)
+    if is_first_process():
+        print("\n".join(plan.lines()), flush=True)
     plan.check()
 
 

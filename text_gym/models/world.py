@@ -10,6 +10,7 @@ It is a thin layer over `torch.distributed`: nccl for tensors on GPUs, gloo for 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -152,6 +153,24 @@ class World:
         self._wait(dist.all_gather(every, mine, async_op=True), mine)
         return [json.loads(bytes(found[:n].numpy())) for found, n in zip(every, sizes.tolist(), strict=True)]
 
+    def check_alike(self, what: str, value: Any) -> None:
+        """Refuse processes that were not given the same.
+
+        Args:
+            what: It is, for the error.
+            value: This rank's; plain JSON data.
+
+        Raises:
+            ConfigError: Another rank has another value.
+        """
+        found = self.gather(hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest())
+        other = next((rank for rank in range(self.size) if found[rank] != found[0]), None)
+        if other is not None:
+            raise ConfigError(
+                f"{what} of process {other} differ from those of process 0; start all of them with the same "
+                "files and options"
+            )
+
     def add_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Add up the ranks' gradients; where one has none, it counts as 0. Large ones travel in buckets."""
         trained = [p for p in parameters if p.requires_grad]
@@ -270,6 +289,11 @@ def meeting(device: str) -> Iterator[World | None]:
 def started_by_torchrun() -> bool:
     """Return True if `torchrun` has started this process beside others."""
     return int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ
+
+
+def is_first_process() -> bool:
+    """Return True if this process is the one that writes and prints: rank 0 under `torchrun`, or alone."""
+    return not started_by_torchrun() or int(os.environ["RANK"]) == 0
 
 
 def local_device(device: str) -> str:
