@@ -17,6 +17,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
+# What is loaded late, and slowly.
+SLOW = ("transformers.models.gpt2.modeling_gpt2", "matplotlib.figure", "matplotlib.backends.backend_agg")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -60,7 +62,7 @@ class Fork:
 
     def __init__(self, module: str, arguments: Sequence[str], env: dict[str, str]) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([module])
+        context.set_forkserver_preload([module, *SLOW])
         reader, writer = context.Pipe(duplex=False)
         self._process = context.Process(target=_be, args=(writer, module, list(arguments), env))
         self._process.start()
