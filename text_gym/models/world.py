@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -36,6 +36,7 @@ from .loading import pick_device
 LIMIT = 600.0  # seconds to wait for the other ranks, one of which may ask a slow reward
 LIMIT_VARIABLE = "TEXT_GYM_WORLD_LIMIT"  # an environment variable with another number of seconds
 GRACE = 10.0  # seconds in which a process that does not hang sees that another has failed
+STAY = 3.0  # seconds that rank 0 waits, once it has failed, for others to read why
 LOOK_EVERY = 0.2  # seconds between two looks at whether somebody has failed
 BUCKET_BYTES = 25 * 2**20  # of gradients that travel together, as in PyTorch's DistributedDataParallel
 _FAILED = "text-gym/failed"
@@ -201,16 +202,20 @@ class World:
 
     def fail(self, error: BaseException) -> None:
         """Tell the others that this rank goes no further, and why; they name the first that failed."""
+        if self._knows.is_set():
+            return  # it was told already, by a block inside this one
         self._knows.set()
-        if isinstance(error, PeerError) and self.failure() is not None:
-            return  # it is somebody else's failure, which all know of
-        what = f"{type(error).__name__}: {harmless(str(error), limit=500)}"
-        said = f"rank {self.rank} ({socket.gethostname()}): {what}"
-        try:
-            if self._store.add(f"{_FAILED}/count", 1) == 1:
-                self._store.set(_FAILED, said)
-        except (RuntimeError, dist.DistError):
-            return  # nobody is there to be told
+        with suppress(RuntimeError, dist.DistError):  # nobody may be there to be told
+            if not isinstance(error, PeerError) or self.failure() is None:
+                what = f"{type(error).__name__}: {harmless(str(error), limit=500)}"
+                if self._store.add(f"{_FAILED}/count", 1) == 1:
+                    self._store.set(_FAILED, f"rank {self.rank} ({socket.gethostname()}): {what}")
+            self._store.set(f"{_FAILED}/known/{self.rank}", "")
+            if self.rank == 0:  # without it, others may not be able to read why
+                everybody = [f"{_FAILED}/known/{r}" for r in range(self.size)]
+                end = time.monotonic() + STAY
+                while not self._store.check(everybody) and time.monotonic() < end:
+                    time.sleep(0.05)
 
     def failure(self) -> str | None:
         """Return what another rank said when it failed; None while nobody has."""
