@@ -170,10 +170,8 @@ class PPO(PolicyGradient[PPOConfig]):
             assert batch.states is not None
             return replace(batch, values=self.critic(batch.states, batch.mask))
         score = self.critic.score
-        if self.world is not None:
-            values = score_in_shares(self.world, batch, lambda *given, action_masks: score(*given))
-            return replace(batch, values=values)
-        return replace(batch, values=score(batch.tokens, batch.host_starts, batch.host_lengths))
+        values = score_in_shares(self.world, batch, lambda *given, action_masks: score(*given))
+        return replace(batch, values=values)
 
     def evaluate(self, batch: Rollout, rows: Tensor, here: Tensor) -> Evaluation:
         """Evaluate these rows of a batch with the policy and the critic as they are now, `(b, T)` each."""

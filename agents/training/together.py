@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from text_gym.agents.policies.sharded import ShardedWeights
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.errors import ConfigError
 from text_gym.models.world import World
 
-from .tensors import Resumable, load_optimizer, network_tensors, optimizer_tensors
+from .tensors import Resumable, load_optimizer, make_optimizer, network_tensors, optimizer_tensors
 
 
 def check_shares(agent: Resumable, world: World) -> None:
@@ -48,15 +49,37 @@ def begin_alike(agent: Resumable, world: World) -> None:
         load_optimizer(agent, memory)
 
 
-def score_in_shares(world: World, batch: Rollout, score: Callable[..., Tensor]) -> Tensor:
+def shard_agent(
+    agent: Resumable, groups: Callable[[], list[dict[str, Any]]]
+) -> tuple[ShardedWeights, torch.optim.Optimizer]:
+    """Divide the weights of an agent's policy and reference among all processes.
+
+    Args:
+        agent: All processes have the same.
+        groups: Returns the parameter groups of the optimizer, which is made anew.
+
+    Raises:
+        ConfigError: It does not learn by policy gradients, or its critic has a trunk.
+    """
+    if not hasattr(agent, "gradient"):
+        raise ConfigError(f"{type(agent).__name__} cannot be sharded; PPO, GRPO, RLOO and REINFORCE can")
+    if agent.settings().get("critic") == "separate":
+        raise ConfigError("a separate critic cannot be sharded; choose critic='detached' or 'shared'")
+    shards = ShardedWeights(agent.policy, agent.reference)
+    return shards, make_optimizer(groups(), agent.policy.device, sharded=True)
+
+
+def score_in_shares(world: World | None, batch: Rollout, score: Callable[..., Tensor]) -> Tensor:
     """Score a batch's tokens, `(B, T)`, each process its share of the rows.
 
     Args:
-        world: The processes.
+        world: The processes; None where there is one.
         batch: `B` episodes.
         score: Like `Policy.score`.
     """
     masks = batch.action_masks
+    if world is None:
+        return score(batch.tokens, batch.host_starts, batch.host_lengths, action_masks=masks)
     rows, whole = world.part(len(batch.tokens)), torch.zeros_like(batch.log_probs)
     if rows.start < rows.stop:
         given = batch.tokens[rows], batch.host_starts[rows], batch.host_lengths[rows]

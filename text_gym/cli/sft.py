@@ -22,7 +22,7 @@ from text_gym.episode import Prompt
 from text_gym.errors import ConfigError
 from text_gym.models.loading import pick_device
 from text_gym.models.runtime import pick_dtype
-from text_gym.models.world import World, is_first_process, local_device, meeting
+from text_gym.models.world import is_first_process, local_device, meeting, started_by_torchrun
 from text_gym.runs.model_card import ModelCard, write_model_card
 from text_gym.runs.origin import Start, load_policy, write_origin
 from text_gym.runs.saved_policy import policy_folder
@@ -54,6 +54,8 @@ def sft(
         What is written to `sft.json`: losses in nats per token, sizes, seconds. In another process than the
         first, nothing.
     """
+    if options.shard and not started_by_torchrun():
+        raise ConfigError("--shard divides weights among processes; start some by torchrun")
     console = console or SafeConsole()
     started = time.perf_counter() if started is None else started
     options = dataclasses.replace(options, device=local_device(options.device))
@@ -65,13 +67,16 @@ def sft(
     longest = max(len(policy.tokenizer.encode(text)) for _, text in texts.train)
     with meeting(options.device) as world:
         quiet = world is not None and world.rank > 0
-        steps = _train(policy, texts.train, config, SafeConsole(quiet=True) if quiet else console, world)
+        learner = SFT(policy, texts.train, config)
+        learner.world, learner.shard = world, options.shard
+        _train(learner, SafeConsole(quiet=True) if quiet else console)
+        policy = learner.policy
         if quiet:
             return {}
         result = {
             "loss": completion_loss(policy, texts.train[:1000]),
             "held_out_loss": completion_loss(policy, texts.held_out[:1000]),
-            "steps": steps,
+            "steps": learner.steps,
             "pairs": len(texts.train),
             "held_out_pairs": len(texts.held_out),
             "parameters": sum(p.numel() for p in policy.model.parameters()),
@@ -130,14 +135,8 @@ def _written_texts(options: SFTOptions) -> _Texts:
     return _Texts(train, held_out, settings | {"chat": bool(train[0][0].messages)})
 
 
-def _train(
-    policy: Policy,
-    texts: Sequence[tuple[Prompt, str]],
-    config: SFTConfig,
-    console: Console,
-    world: World | None,
-) -> int:
-    """Fine-tune, showing the loss as it falls, and return the number of optimizer steps."""
+def _train(learner: SFT, console: Console) -> None:
+    """Fine-tune, showing the loss as it falls."""
     live = console.is_terminal
     with console.status("supervised fine-tuning …") if live else contextlib.nullcontext() as status:
 
@@ -149,9 +148,7 @@ def _train(
             elif step % max(1, steps // 10) == 0:
                 console.print(line, highlight=False)
 
-        learner = SFT(policy, texts, config)
-        learner.world = world
-        return learner.learn(callback=report).steps
+        learner.learn(callback=report)
 
 
 def _policy_for(

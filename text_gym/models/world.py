@@ -32,6 +32,7 @@ from text_gym.errors import ConfigError, PeerError
 from text_gym.utils.display import harmless
 
 from .loading import pick_device
+from .sharding import is_sharded
 
 LIMIT = 600.0  # seconds to wait for the other ranks, one of which may ask a slow reward
 LIMIT_VARIABLE = "TEXT_GYM_WORLD_LIMIT"  # an environment variable with another number of seconds
@@ -173,8 +174,11 @@ class World:
             )
 
     def add_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Add up the ranks' gradients; where one has none, it counts as 0. Large ones travel in buckets."""
-        trained = [p for p in parameters if p.requires_grad]
+        """Add up the ranks' gradients; where one has none, it counts as 0. Large ones travel in buckets.
+
+        Those of sharded weights are sums already.
+        """
+        trained = [p for p in parameters if p.requires_grad and not is_sharded(p)]
         has = torch.tensor([p.grad is not None for p in trained], dtype=torch.uint8)
         known = self._wait(dist.all_reduce(has, dist.ReduceOp.MAX, async_op=True), has).tolist()
         wanted = [p for p, there in zip(trained, known, strict=True) if there]
