@@ -79,7 +79,7 @@ class Agent(ABC, Generic[ConfigT]):
         iteration: Iterations done.
         unscored_batches: Batches in a row, up to the last one, of which the reward source scored no episode.
         between_iterations: False from the first step of an update to its end (and for ever, if that failed):
-            the weights are then those of no iteration, and no checkpoint can be taken of them.
+            the weights are then those of no iteration, of which no checkpoint can be taken.
         objective: reward − β·KL on the batches so far; silent where an algorithm does not know its KL.
         world: The processes that it learns together with; None where it learns alone.
         declined: A sentence that says how the objective fell, once it has; None before. With

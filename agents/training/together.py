@@ -51,7 +51,7 @@ def begin_alike(agent: Resumable, world: World) -> None:
 
 def shard_agent(
     agent: Resumable, groups: Callable[[], list[dict[str, Any]]]
-) -> tuple[ShardedWeights, torch.optim.Optimizer]:
+) -> tuple[ShardedWeights, torch.optim.AdamW]:
     """Divide the weights of an agent's policy and reference among all processes.
 
     Args:

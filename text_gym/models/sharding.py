@@ -73,7 +73,7 @@ def total_norm(tensors: Iterable[Tensor]) -> Tensor:
     """
     found = list(tensors)
     divided = [t for t in found if is_sharded(t)]
-    norm = nn.utils.get_total_norm([t for t in found if not is_sharded(t)])
+    norm: Tensor = nn.utils.get_total_norm([t for t in found if not is_sharded(t)])
     if not divided:
         return norm
     others = whole(nn.utils.get_total_norm(divided))
