@@ -74,8 +74,7 @@ class Agent(ABC, Generic[ConfigT]):
         generator: Who writes with the policy's weights, e.g. a `VLLMGenerator`; None is the policy itself.
 
     Attributes:
-        networks: The networks that are trained, by name, the policy first. The gradient of each is clipped by
-            itself, so that a large critic gradient does not shrink the policy's.
+        networks: The networks that are trained, by name, the policy first; `step` clips each by itself.
         iteration: Iterations done.
         unscored_batches: Batches in a row, up to the last one, of which the reward source scored no episode.
         between_iterations: False from the first step of an update to its end (and for ever, if that failed):
