@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,11 @@ def sent_bytes() -> int:
     return int(line.split(":")[1].split()[8])
 
 
+def _count(steps: list[float], _: object, row: dict[str, float]) -> None:
+    """Note the optimizer steps of an iteration."""
+    steps.append(row["updates"])
+
+
 def worker(file: Path) -> None:
     """Be one of the processes."""
     torch.set_num_threads(1)
@@ -131,9 +137,9 @@ def worker(file: Path) -> None:
             steps: list[float] = []
             world.sum(torch.zeros(1))
             before = sent_bytes()
-            agent.learn(callback=lambda _, row, steps=steps: steps.append(row["updates"]))
+            agent.learn(callback=partial(_count, steps))
             sent = (sent_bytes() - before) / ITERATIONS
-            weights = sum(p.numel() for p in policy.parameters() if p.requires_grad and p.grad is not None)
+            weights = sum(p.numel() for p in agent.parameter_groups()[0]["params"])
             gradients = 4 * weights * sum(steps) / ITERATIONS
             batch = env.batch
             width = policy.value_head.in_features if agent.reads_states else 0

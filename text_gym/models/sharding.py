@@ -77,4 +77,4 @@ def total_norm(tensors: Iterable[Tensor]) -> Tensor:
     if not divided:
         return norm
     others = whole(nn.utils.get_total_norm(divided))
-    return torch.linalg.vector_norm(torch.stack([norm.to(others), others]))
+    return torch.stack([norm.to(others), others]).square().sum().sqrt()
