@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from .chat import ChatTemplate, Messages, as_messages, chat_of
+from .chat import ChatTemplate, Messages, Talk, as_messages, as_talk, chat_of
 from .errors import PromptError, excerpt
 from .showing import as_html
 from .tokenizer import Tokenizer
@@ -73,6 +74,11 @@ class Prompt:
         chat.check(found)
         name = prompt_id or "\n".join(f"{m['role']}: {m['content']}" for m in found)
         return cls(chat.render(found), columns or {}, name, found)
+
+    @property
+    def talk(self) -> Talk:
+        """The prompt as people are shown it: its messages, or the text as what the user says."""
+        return as_talk(self.messages) if self.messages else (("user", self.text),)
 
     def encode(self, tokenizer: Tokenizer) -> list[int]:
         """Return the prompt's ids: of its messages where the tokenizer renders them, else of its text."""
@@ -188,6 +194,28 @@ class Episode:
         earlier = self.completion_ids[: -len(self.turns[-1].ids)].tolist() if self.turns else []
         begin = len(self.tokenizer.decode(earlier)) if self.stop and earlier else 0
         return text[: text.find(self.stop, begin)] if self.stop and self.stop in text[begin:] else text
+
+    @property
+    def turn_texts(self) -> list[str]:
+        """The completion in parts, one for each turn, with what ended the turn; together they are all of it.
+
+        `Turn.text` leaves out a string that ends turns, which in some tasks is all that the agent said.
+        """
+        ends, count = [], 0
+        for turn in self.turns[:-1]:
+            count += len(turn.ids)
+            ends.append(len(self.tokenizer.decode(self.completion_ids[:count].tolist())))
+        whole = self.completion
+        borders = [0, *ends, len(whole)] if self.turns else []
+        return [whole[begin:end] for begin, end in pairwise(borders)]
+
+    @property
+    def talk(self) -> Talk:
+        """The turns of the completion as people are shown them; a single one where nobody answers."""
+        if not self.turns:
+            return (("assistant", self.completion),)
+        texts = [t.text for t in self.turns] if self.prompt.messages else self.turn_texts
+        return tuple((turn.role, text) for turn, text in zip(self.turns, texts, strict=True))
 
     @property
     def messages(self) -> list[Mapping[str, str]]:

@@ -26,6 +26,8 @@ from text_gym.runs.record import RECORD, go_on, read_record, start_record
 from text_gym.runs.train import train
 from text_gym.utils.signing import is_signed, sign
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 CODE = "def reward(completion):\n    return float(len(completion))\n"
 
 
