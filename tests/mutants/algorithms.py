@@ -624,8 +624,8 @@ MUTANTS = [
     Mutant(
         "reference-scored-at-temperature-one",
         AGENT,
-        "score = partial(self.reference.score, temperature=self.config.temperature)",
-        "score = self.reference.score",
+        "score = partial(reference.score, temperature=self.config.temperature)",
+        "score = reference.score",
         (OF_PPO + "at_learning_rate_zero_nothing_moves_in_any_epoch",),
     ),
     Mutant(

@@ -32,6 +32,7 @@ from text_gym.errors import ConfigError, TextGymError
 from text_gym.models.launch import launch_by_ray, rank_zero_says, ray_wants_cuda
 from text_gym.models.loading import pick_device, read_model_config
 from text_gym.models.runtime import pick_dtype
+from text_gym.models.world import is_first_process
 from text_gym.prompts import texts_in_chunks
 from text_gym.rewards.remote import RemoteReward
 from text_gym.runs.data import resolve_task
@@ -49,7 +50,7 @@ def run_train(options: TrainOptions, config: Any, resumed: str, started: float, 
     summary = _run_here(options, config, resumed, started, waiting)
     if summary.get("interrupted"):
         return 130
-    if summary and options.push_to_hub is not None:
+    if summary and options.push_to_hub is not None and is_first_process():
         push(resumed or str(options.out), options.push_to_hub)
     return 0
 
@@ -176,7 +177,8 @@ def _begin_with_plan(
     except (TextGymError, ArithmeticError, ValueError, LookupError, TypeError):  # told when it is loaded
         return
     plan = plan_of_run(options, config, task, policy)
-    print("\n".join(plan.lines()), flush=True)
+    if is_first_process():
+        print("\n".join(plan.lines()), flush=True)
     plan.check()
 
 

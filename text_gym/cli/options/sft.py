@@ -47,6 +47,8 @@ class SFTOptions(Data):
         out: Folder for the policy.
         push_to_hub: Upload the policy and its model card to the Hugging Face Hub in the end: OWNER/NAME, or
             NAME for one of your own; a repository that is not there is made, a private one.
+        shard: Divide the weights among the processes that torchrun starts (FSDP2): for a model that does not
+            fit one GPU with its gradient and the optimizer's memory.
         device: auto, cpu, cuda, cuda:1.
     """
 
@@ -60,6 +62,7 @@ class SFTOptions(Data):
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     out: str = "policy"
     push_to_hub: str | None = None
+    shard: bool = False
     device: str = "auto"
 
 
