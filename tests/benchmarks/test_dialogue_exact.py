@@ -1,4 +1,4 @@
-"""`benchmarks/dialogue_exact.py`: its optimum against the closed form of whole conversations, and its runs."""
+"""`benchmarks/dialogue_exact.py`: its optimum against the closed form of conversations, and its runs."""
 
 from __future__ import annotations
 
