@@ -59,7 +59,7 @@ def test_rows_are_read_on_by_any_number_of_tokens(kind: str) -> None:
         decoder.keep(np.array([0, 3, 2]))
         rows, lengths = np.array([5, 2, 3]), lengths[[0, 3, 2]]
         for more in ([1, 1, 1], [3, 1, 5], [0, 2, 0], [2, 0, 1], [1, 1, 1]):
-            lengths = lengths + more
+            lengths = lengths + np.array(more)
             assert decoder.extend(tokens, rows, lengths).tolist() == lengths.tolist()
             for i in np.flatnonzero(more):
                 text = torch.from_numpy(tokens[rows[i] : rows[i] + 1, : lengths[i]])
