@@ -1,8 +1,9 @@
 """Plays conversations with a policy and its KV cache: the agent's tokens are drawn, replies are only read.
 
-All rows take a step together, of one token each: where the agent is to write, the token drawn, elsewhere the
-next one of the reply. So caches grow by whole replies, ragged, and no row waits for another. Single-turn
-episodes are `sampler`'s, which need not ask the environment after every token.
+In every step the agent writes a token in each row, and the cache reads it together with the reply, if there
+is one: it grows by whole replies, ragged, and no row waits for another. Caches that read one token a row at a
+time have the rows take turns at it, some reading a reply while others write. Single-turn episodes are
+`sampler`'s, which need not ask the environment after every token.
 """
 
 from __future__ import annotations
@@ -80,8 +81,7 @@ def play_conversations(
                 keep = survivors(live)
                 decoder.keep(keep)
                 rows, live, read, written = rows[keep], live[keep], read[keep], written[keep]
-        decoder.step(upload(batch.tokens[rows, np.minimum(read, batch.tokens.shape[1] - 1)], device))
-        read += 1
+        read = decoder.extend(batch.tokens, rows, np.where(live, batch.lengths[rows], read))
     record.finish()
 
 

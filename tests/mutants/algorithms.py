@@ -568,10 +568,8 @@ MUTANTS = [
     Mutant(
         "one-clip-for-all-networks",
         GRADIENTS,
-        "torch.nn.utils.clip_grads_with_norm_(network.parameters(), most, norm)",
-        "torch.nn.utils.clip_grads_with_norm_(\n"
-        "                    [p for n in networks for p in n.parameters()],\n"
-        "                    most,\n                    norm,\n                )",
+        "scale_gradients(network.parameters(), most, norm)",
+        "scale_gradients([p for n in networks for p in n.parameters()], most, norm)",
         (
             OF_CRITIC + "large_errors_of_the_critic_do_not_make_the_policys_steps_smaller",
             OF_AGENT + "gradients_are_cut_to_their_norm",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+from collections.abc import Sequence
+from string import ascii_letters
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +14,17 @@ import numpy as np
 import pytest
 import torch
 
-from text_gym import AllowedTokens, ByteTokenizer, FunctionReward, MinLength, Prompt, TextVectorEnv, load_task
+from text_gym import (
+    AllowedTokens,
+    ByteTokenizer,
+    Episode,
+    FunctionReward,
+    MinLength,
+    Prompt,
+    Reply,
+    TextVectorEnv,
+    load_task,
+)
 from text_gym.agents import Policy
 from text_gym.agents.adapters.trl import TRLEnvironment, environment_factory
 from text_gym.bridges.text_envs import from_text_env
@@ -122,6 +134,37 @@ def test_texts_that_were_cut_are_left_out_under_truncate() -> None:
     cut = [len(ids) == 5 and ids[-1] not in TOKENIZER.eos_ids for ids in found["completion_ids"]]
     assert any(cut)
     assert all(paid is None for paid, torn in zip(found["environment_reward"], cut, strict=True) if torn)
+
+
+class Shouts:
+    """Answers every turn with two exclamation marks."""
+
+    def respond(self, episodes: Sequence[Episode], generators: Sequence[Any]) -> list[Reply]:
+        return [Reply("!!") for _ in episodes]
+
+
+def make_talk() -> TRLEnvironment:
+    """Every letter ends a turn, so that replies are frequent."""
+    turns: dict[str, Any] = {"turn_stop": list(ascii_letters), "max_turns": 3, "max_context": 16}
+    return make_env(respondent=Shouts(), **turns)
+
+
+def test_replies_are_masked_and_have_no_log_probs() -> None:
+    trainer = make_trainer()
+    found = make_talk().rollout_func(asked(8), trainer)
+    heard = 0
+    for prompt, ids, mask, said in zip(
+        *(found[k] for k in ("prompt_ids", "completion_ids", "env_mask", "logprobs")), strict=True
+    ):
+        wanted: list[int] = []
+        while len(wanted) < len(ids):  # what the agent writes up to a letter, and then the reply
+            ends = chr(ids[len(wanted)]) in ascii_letters
+            wanted += [1, 0, 0] if ends else [1]
+        assert mask == wanted
+        heard += wanted.count(0)
+        plain = log_probs(trainer.model, prompt, ids)
+        assert said == pytest.approx([p * m for p, m in zip(plain, wanted, strict=True)], abs=1e-5)
+    assert heard > 20
 
 
 def test_what_does_not_fit_is_named() -> None:
