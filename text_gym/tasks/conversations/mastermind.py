@@ -18,6 +18,12 @@ from .rules import RulesRespondent, RulesReward, Verdict
 
 COLOURS = "abcdef"
 MAX_CODES = 100  # the optimum is found by walking all sets of codes that answers can leave
+# From nothing; see `benchmarks/conversations.py`.
+_NEW = {"policy": "new", "episodes": 256, "kl_coef": 0.0, "anneal": False, "learning_rate": 1e-3}
+RECOMMENDED = {
+    "grpo": {**_NEW, "iterations": 400, "entropy_coef": 0.1},
+    "ppo": {**_NEW, "iterations": 400, "entropy_coef": 0.1, "target_kl": 0.05},
+}
 
 
 def mastermind(places: int = 2, colours: int = 3, turns: int = 3) -> Task:
@@ -70,6 +76,7 @@ def mastermind(places: int = 2, colours: int = 3, turns: int = 3) -> Task:
         max_context=1 + max_tokens + 2 * turns,
         optimum=best_found(codes, turns) / len(codes),
         random_return=_random_return(places, colours, turns, tokenizer.vocab_size),
+        recommended=RECOMMENDED,
     )
 
 

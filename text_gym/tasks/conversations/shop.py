@@ -22,6 +22,12 @@ ATTRIBUTES = ("colour", "material", "category")
 NUMBERS = "12345678"
 RIGHT, WRONG, LEAVES = "thanks", "no", "bye"
 MAX_QUESTIONS = 3
+# From nothing; see `benchmarks/conversations.py`.
+_NEW = {"policy": "new", "episodes": 256, "kl_coef": 0.0, "anneal": False, "learning_rate": 1e-3}
+RECOMMENDED = {
+    "grpo": {**_NEW, "iterations": 400, "entropy_coef": 0.1},
+    "ppo": {**_NEW, "iterations": 400, "entropy_coef": 0.1, "target_kl": 0.05},
+}
 
 Item = tuple[str, ...]  # a product's colour, material and category
 
@@ -82,6 +88,7 @@ def shop(
         max_context=4 * products + max_tokens + MAX_QUESTIONS + 1,
         optimum=float(np.mean([best_plan(items, cost) for items in train])),
         random_return=_random_return(products, cost, max_tokens, tokenizer.vocab_size),
+        recommended=RECOMMENDED,
     )
 
 
