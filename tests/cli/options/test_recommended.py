@@ -12,7 +12,8 @@ from text_gym.cli.options.sft import read_sft
 from text_gym.cli.options.train import read_train
 from text_gym.tasks.task import TASKS
 
-RECOMMENDED = [(name, algorithm) for name in TASKS for algorithm in load_task(name).recommended]
+CONVERSATIONS = [name for name, place in TASKS.items() if ".conversations." in str(place)]
+RECOMMENDED = [(name, algorithm) for name in CONVERSATIONS for algorithm in load_task(name).recommended]
 
 
 def read(words: list[str], algorithm: str, out: Path) -> dict[str, Any]:
