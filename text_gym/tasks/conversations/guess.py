@@ -17,9 +17,10 @@ NUMBERS = "123456789ABCDEF"
 HIGHER, LOWER, FOUND = "><="
 # From nothing; see `benchmarks/conversations.py`.
 _NEW = {"policy": "new", "episodes": 256, "kl_coef": 0.0, "anneal": False, "learning_rate": 1e-3}
+_NEW |= {"iterations": 150, "epochs": 2, "minibatches": 2, "entropy_coef": 0.3, "anneal_entropy": True}
 RECOMMENDED = {
-    "grpo": {**_NEW, "iterations": 400, "entropy_coef": 0.1},
-    "ppo": {**_NEW, "iterations": 400, "entropy_coef": 0.1, "target_kl": 0.05},
+    "grpo": _NEW,
+    "ppo": {**_NEW, "target_kl": 0.05},
     "sb3.ppo": {"iterations": 300, "anneal": False, "ent_coef": 0.03},
 }
 

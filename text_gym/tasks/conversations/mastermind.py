@@ -20,9 +20,10 @@ COLOURS = "abcdef"
 MAX_CODES = 100  # the optimum is found by walking all sets of codes that answers can leave
 # From nothing; see `benchmarks/conversations.py`.
 _NEW = {"policy": "new", "episodes": 256, "kl_coef": 0.0, "anneal": False, "learning_rate": 1e-3}
+_NEW |= {"iterations": 150, "epochs": 2, "minibatches": 2, "entropy_coef": 0.3, "anneal_entropy": True}
 RECOMMENDED = {
-    "grpo": {**_NEW, "iterations": 400, "entropy_coef": 0.1},
-    "ppo": {**_NEW, "iterations": 400, "entropy_coef": 0.1, "target_kl": 0.05},
+    "grpo": _NEW,
+    "ppo": {**_NEW, "target_kl": 0.05},
 }
 
 
