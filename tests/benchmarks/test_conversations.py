@@ -1,4 +1,4 @@
-"""`benchmarks/conversations.py`: when a run ends and what is gained, by hand; and that the tasks are learnt."""
+"""`benchmarks/conversations.py`: when a run ends and what is gained, by hand; and what is learnt, nightly."""
 
 from __future__ import annotations
 
