@@ -217,6 +217,19 @@ def _new_place(folder: Path) -> Path:
     return folder / "run"
 
 
+def difference(found: Any, expected: Any, where: str = "") -> list[str]:
+    """Where two results differ, and how they do."""
+    if found == expected:
+        return []
+    if isinstance(found, dict) and isinstance(expected, dict):
+        names = sorted({*found, *expected})
+        return [d for n in names for d in difference(found.get(n), expected.get(n), f"{where}/{n}")]
+    if isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
+        pairs = enumerate(zip(found, expected, strict=True))
+        return [d for i, (a, b) in pairs for d in difference(a, b, f"{where}/{i}")]
+    return [f"{where}: {str(found)[:80]} for {str(expected)[:80]}"]
+
+
 def main(
     victim: Victim, folder: Path, trials: int, seed: int, signals: list[signal.Signals]
 ) -> dict[str, Any]:
@@ -242,8 +255,8 @@ def main(
             codes[end_at_random(pid, place, next(in_turn), seconds)] += 1
         if wait(start(victim, place)) != 0:
             failed.append(trial)
-        elif victim.result(place) != expected:
-            differ.append(trial)
+        elif other := difference(victim.result(place), expected):
+            differ.append([trial, other])
         else:
             shutil.rmtree(place.parent)
     return {"trials": trials, "codes": codes, "failed": failed, "differ": differ, "seconds": took}

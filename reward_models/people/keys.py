@@ -15,6 +15,8 @@ from collections import deque
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol
 
+from text_gym.errors import ConfigError
+
 try:
     import termios
 except ImportError:  # Windows reads lines only
@@ -170,7 +172,11 @@ class LineKeys:
 
 
 def standard_keys() -> Keys:
-    """Read standard input by keystroke if it is a terminal, else by line."""
+    """Read standard input by keystroke if it is a terminal, else by line.
+
+    Raises:
+        ConfigError: There is none that bytes can be read from.
+    """
     try:
         source = sys.stdin.fileno()
         if termios is not None and os.isatty(source):
@@ -178,4 +184,10 @@ def standard_keys() -> Keys:
             return TerminalKeys(source, sys.stdout.fileno() if sys.stdout.isatty() else None)
     except (OSError, ValueError, AttributeError):  # no descriptor behind it: a notebook, a test
         pass
-    return LineKeys(sys.stdin.buffer)
+    stream = getattr(sys.stdin, "buffer", None)
+    if stream is None:
+        raise ConfigError(
+            f"answers cannot be read from standard input, which is {type(sys.stdin).__name__} here; start "
+            "it in a terminal, or ask on a page (--web)"
+        )
+    return LineKeys(stream)

@@ -55,6 +55,7 @@ CHEAP = [
     ("train --episodes", "Missing value for argument '--episodes'"),
     ("train --limit stop", "invalid choice 'stop' for argument '--limit'"),
     ("train stray", "Unrecognized options: stray"),
+    ("labels merge a\0b=c.db", r"an option holds a NUL character, which no path or text may: 'a\x00b=c.db'"),
     ("train --episodes 0", "--episodes is 0; it must be at least 1"),
     ("train --iterations 0", "--iterations is 0; it must be at least 1"),
     ("train --iterations -3", "iterations is -3; it must not be negative"),

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from importlib.metadata import version
 from typing import Any
 
-from text_gym.errors import TextGymError, UnknownNameError
+from text_gym.errors import ConfigError, TextGymError, UnknownNameError
 from text_gym.utils.display import escaped_output
 
 # A command of one word or two: the function that reads the words after it, the one that takes what was
@@ -163,6 +163,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(argv: list[str], debug: bool) -> int:
     try:
+        for word in argv:  # a system hands over none with such a character, but a program may
+            if "\0" in word:
+                raise ConfigError(f"an option holds a NUL character, which no path or text may: {word!r}")
         if not argv or argv[0] in ("-h", "--help"):
             print(_help())
             return 0

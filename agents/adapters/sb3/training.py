@@ -19,6 +19,7 @@ import numpy as np
 from safetensors.torch import save_model
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.evaluation import Report
@@ -142,6 +143,8 @@ class SB3Learner:
         **env_kwargs: Any,
     ) -> None:
         self.model = make_sb3(algorithm, task, config, policy=policy, device=device, **env_kwargs)
+        # One of SB3's own would make a folder for logs, even for none, among the temporary files.
+        self.model.set_logger(Logger(folder=None, output_formats=[]))
         self.iterations, self.iteration = config.iterations, 0
         self.size = config.num_envs * rollout_steps(config, task, policy)
         # As it is after a way through JSON, in which checkpoints are compared.

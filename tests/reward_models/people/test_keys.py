@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import text_gym.reward_models.people.keys as keys_module
+from text_gym.errors import ConfigError
 from text_gym.reward_models.people.keys import PASTE, LineKeys, TerminalKeys, standard_keys
 
 
@@ -147,3 +148,9 @@ def test_as_on_windows_a_terminal_gives_lines(monkeypatch: pytest.MonkeyPatch) -
     with standard_keys() as keys:
         assert isinstance(keys, LineKeys)
         assert keys.read() == ["4", "5"]
+
+
+def test_input_without_bytes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("4\n"))
+    with pytest.raises(ConfigError, match=r"which is StringIO here; .* ask on a page \(--web\)"):
+        standard_keys()

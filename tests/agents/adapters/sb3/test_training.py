@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,7 +39,10 @@ def test_ppo_solves_the_classic_tasks_within_a_minute(name: str, seed: int) -> N
 
 
 @pytest.mark.parametrize("algorithm", sorted(SB3_ALGORITHMS))
-def test_every_algorithm_runs_and_counts_the_same_tokens(algorithm: str) -> None:
+def test_every_algorithm_runs_and_counts_the_same_tokens(
+    algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     if SB3_ALGORITHMS[algorithm].startswith("sb3_contrib"):
         pytest.importorskip("sb3_contrib")
     config = SB3Config(iterations=2, num_envs=4, n_steps=8, batch_size=16, n_epochs=1, width=16)
@@ -46,6 +50,7 @@ def test_every_algorithm_runs_and_counts_the_same_tokens(algorithm: str) -> None
     run = train_sb3(algorithm, load_task("sort", length=2), config, callback=reports.append)
     assert run.iterations == len(reports) == 2
     assert run.tokens == 2 * 8 * 4
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_same_seed_gives_the_same_policy_and_a_callback_can_stop() -> None:
