@@ -215,10 +215,9 @@ def figure_of(rows: Sequence[Row]) -> Any:
         algorithms = list(dict.fromkeys(row["algorithm"] for row in own))
         end = max(row["curve"][-1][0] for row in own)
         lines = [
-            Line(*np.array(row["curve"]).T, row["algorithm"] if row["seed"] == 0 else "", colour=k, width=1.2)
+            Line(*np.array(row["curve"]).T, algorithm if i == 0 else "", colour=k, width=1.2)
             for k, algorithm in enumerate(algorithms)
-            for row in own
-            if row["algorithm"] == algorithm
+            for i, row in enumerate(row for row in own if row["algorithm"] == algorithm)
         ]
         for value, label, style in ((own[0]["optimum"], "optimum", "--"), (own[0]["random"], "random", ":")):
             lines.append(Line([0, end], [value] * 2, label, colour="soft", style=style, width=1.0))

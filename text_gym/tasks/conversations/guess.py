@@ -21,7 +21,7 @@ _NEW |= {"iterations": 150, "epochs": 2, "minibatches": 2, "entropy_coef": 0.3, 
 RECOMMENDED = {
     "grpo": _NEW,
     "ppo": {**_NEW, "target_kl": 0.05},
-    "sb3.ppo": {"iterations": 300, "anneal": False, "ent_coef": 0.03},
+    "sb3.ppo": {"iterations": 300, "anneal": False, "ent_coef": 0.05},
 }
 
 
