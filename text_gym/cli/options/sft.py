@@ -21,8 +21,7 @@ from .checks import (
     check_reward,
     check_task,
 )
-from .parsing import COLUMN, parse
-from .recommended import with_recommended
+from .parsing import COLUMN, parse, with_recommended
 
 # What people use first.
 _FIRST = (

@@ -32,8 +32,7 @@ from .checks import (
     check_out_folder,
     check_reward,
 )
-from .parsing import COLUMN, checked_fields, parse, value_of
-from .recommended import with_recommended
+from .parsing import COLUMN, checked_fields, parse, value_of, with_recommended
 
 DPO = "dpo"
 HEADS = 4  # of attention, in a new policy
