@@ -40,6 +40,6 @@ def test_what_was_typed_has_the_last_word(tmp_path: Path, capsys: pytest.Capture
     assert (found["entropy_coef"], found["anneal"], found["policy"]) == (0.5, True, "new")
     line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("recommended for guess: "))
     assert "--episodes 256" in line
-    assert "entropy" not in line
+    assert "--entropy-coef" not in line
     others = read(["--task", "reverse", "--policy", "new"], "grpo", tmp_path)
     assert others["episodes"] == 64
