@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -99,7 +99,7 @@ def fine_tuned(task_name: str) -> tuple[dict[str, Any], float]:
     return policy.state_dict(), time.process_time() - began
 
 
-def new_policy(task: Task, settings: Row, seed: int) -> Policy:
+def new_policy(task: Task, settings: Mapping[str, Any], seed: int) -> Policy:
     """Make the small policy that `--policy new` is, or `text-gym sft` makes."""
     context = max(len(p.encode(task.tokenizer)) for p in (*task.prompts, *task.held_out))
     return Policy.new(
@@ -199,7 +199,8 @@ def mean_gain(rows: Sequence[Row], resamples: int = 2000) -> tuple[float, float,
 
     def means(drawn: npt.NDArray[np.intp]) -> FloatArray:  # (R, seeds) -> (R,)
         texts = rng.integers(table.shape[1], size=(*drawn.shape, table.shape[1]))
-        return np.take_along_axis(table[drawn], texts, axis=2).mean(axis=(1, 2))
+        found: FloatArray = np.take_along_axis(table[drawn], texts, axis=2).mean(axis=(1, 2))
+        return found
 
     drawn = rng.integers(len(table), size=(resamples, len(table)))
     low, high = np.quantile(means(drawn), [0.025, 0.975])
@@ -215,7 +216,13 @@ def figure_of(rows: Sequence[Row]) -> Any:
         algorithms = list(dict.fromkeys(row["algorithm"] for row in own))
         end = max(row["curve"][-1][0] for row in own)
         lines = [
-            Line(*np.array(row["curve"]).T, algorithm if i == 0 else "", colour=k, width=1.2)
+            Line(
+                [seconds for seconds, _ in row["curve"]],
+                [reward for _, reward in row["curve"]],
+                algorithm if i == 0 else "",
+                colour=k,
+                width=1.2,
+            )
             for k, algorithm in enumerate(algorithms)
             for i, row in enumerate(row for row in own if row["algorithm"] == algorithm)
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from text_gym.tools.tool import Tool
 
 TAG, ERROR, MOST_DIGITS = "calc", "error", 12
 # A small policy learns the corpus, then goes on from there; see `benchmarks/conversations.py`.
-RECOMMENDED = {
+RECOMMENDED: dict[str, dict[str, Any]] = {
     "sft": {"width": 64, "dropout": 0.0, "epochs": 9},
     "grpo": {"episodes": 128, "iterations": 60, "kl_coef": 0.0, "anneal": False, "minibatches": 2},
 }

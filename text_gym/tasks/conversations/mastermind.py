@@ -19,9 +19,22 @@ from .rules import RulesRespondent, RulesReward, Verdict
 COLOURS = "abcdef"
 MAX_CODES = 100  # the optimum is found by walking all sets of codes that answers can leave
 # From nothing; see `benchmarks/conversations.py`.
-_NEW = {"policy": "new", "episodes": 256, "kl_coef": 0.0, "anneal": False, "learning_rate": 1e-3}
-_NEW |= {"iterations": 150, "epochs": 2, "minibatches": 2, "entropy_coef": 0.3, "anneal_entropy": True}
-RECOMMENDED = {
+_NEW: dict[str, Any] = {
+    "policy": "new",
+    "episodes": 256,
+    "kl_coef": 0.0,
+    "anneal": False,
+    "learning_rate": 1e-3,
+}
+_NEW |= {
+    "learning_rate": 1e-3,
+    "iterations": 150,
+    "epochs": 2,
+    "minibatches": 2,
+    "entropy_coef": 0.3,
+    "anneal_entropy": True,
+}
+RECOMMENDED: dict[str, dict[str, Any]] = {
     "grpo": _NEW,
     "ppo": {**_NEW, "target_kl": 0.05},
 }

@@ -23,7 +23,7 @@ NUMBERS = "12345678"
 RIGHT, WRONG, LEAVES = "thanks", "no", "bye"
 MAX_QUESTIONS = 3
 # A small policy learns the corpus, then goes on from there; see `benchmarks/conversations.py`.
-RECOMMENDED = {
+RECOMMENDED: dict[str, dict[str, Any]] = {
     "sft": {"width": 64, "dropout": 0.0, "epochs": 14},
     "grpo": {"episodes": 256, "iterations": 60, "kl_coef": 0.0, "anneal": False, "minibatches": 2},
 }
