@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
+from tests.figure_tools import figures_as_data
 from text_gym import Prompt, Task, WordTokenizer, as_reward_source
 from text_gym.agents import Policy
 from text_gym.reward_models.labels.questions import LabelCriterion
@@ -75,4 +76,5 @@ def result(folder: Path) -> dict[str, bytes]:
 
 
 if __name__ == "__main__":
-    run(Path(sys.argv[1]))
+    with figures_as_data():
+        run(Path(sys.argv[1]))

@@ -28,7 +28,7 @@ from text_gym import (
     read_transcripts,
     write_transcripts,
 )
-from text_gym.chat import ChatTemplate, as_messages
+from text_gym.chat import ChatTemplate, as_messages, transcript
 from text_gym.errors import ConfigError, PromptError, RespondentError
 
 SPECIAL = [
@@ -352,3 +352,12 @@ def test_a_template_that_drops_thoughts_is_named() -> None:
     thought = [*tokens.encode("<think>hm</think>So."), tokens.chat.end_of_turn]
     with pytest.raises(RespondentError, match="not prefix-preserving"):
         conversation(tokens, Talker("Why?", "Bye."), thought)
+
+
+def test_a_transcript_without_a_template_reads_on_from_prompt_to_reply() -> None:
+    asked, said = (("system", "s"), ("user", "u")), (("assistant", "a"), ("tool", "t"), ("assistant", "b"))
+    prompt, reply = transcript(asked, said)
+    assert prompt + reply == "system: s\nuser: u\nassistant: a\ntool: t\nassistant: b"
+    assert transcript((*asked, *said[:2]), said[2:]) == (prompt + "a\ntool: t\nassistant: ", "b")
+    with pytest.raises(PromptError, match="begins with a turn of the assistant's"):
+        transcript(asked[:1], asked[1:])

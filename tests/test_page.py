@@ -14,7 +14,7 @@ import pytest
 from tests.page_tools import GOOD, ratings, served
 from text_gym.errors import RaterLeftError
 from text_gym.reward_models import LabelStore
-from text_gym.reward_models.labels.questions import LabelCriterion, Question
+from text_gym.reward_models.labels.questions import PREFERENCE, LabelCriterion, Question
 from text_gym.reward_models.page.page import LabelPage
 
 if TYPE_CHECKING:
@@ -385,13 +385,20 @@ def test_a_training_gets_its_answers_and_can_be_stopped(context: BrowserContext,
 
 # Accessibility
 
+ASKED = (("user", "Sell\nme a mug."),)
+SAID = (("assistant", "No.\nUser: I love it."), ("user", "Oh."), ("tool", "W" * 200))
+TALK = Question("comparison", "p", ("a", "b"), (PREFERENCE,), (ASKED, SAID, SAID[:1]))
+
 
 def test_everything_has_a_name_and_text_stands_out(context: BrowserContext, tmp_path: Path) -> None:
-    with served(tmp_path, ratings(1)) as (_, _, links):
+    with served(tmp_path, [TALK]) as (_, _, links):
         for scheme in ("light", "dark"):
             page = enter(context, links)
             page.emulate_media(color_scheme=scheme)
             wait_for_question(page, 1)
+            speakers = page.locator(".turn > b").all_text_contents()
+            assert speakers == ["user", "assistant", "user", "tool", "assistant"]
+            assert page.locator(".turn > p").all_text_contents()[1] == SAID[0][1]
             nameless = page.evaluate(
                 """[...document.querySelectorAll("button, input")].filter((e) =>
                 !(e.textContent.trim() || e.labels?.[0]?.textContent.trim() || e.ariaLabel)).length"""
@@ -430,20 +437,21 @@ def contrast_failures(page: Page) -> list[object]:
     return found
 
 
-@pytest.mark.parametrize("width", [320, 390, 768])
-def test_nothing_is_wider_than_a_phone(context: BrowserContext, tmp_path: Path, width: int) -> None:
+def test_nothing_is_wider_than_a_phone(context: BrowserContext, tmp_path: Path) -> None:
     scale = (LabelCriterion("c" * 40, "g" * 200, 1, 7), LabelCriterion("d", "", 0, 9))
     questions = [
         Question.rating("P" * 300, "W" * 500, scale),
         Question.comparison("P", "a" * 300, "b"),
         Question.best_of_n("P", [f"{i}" * 200 for i in range(1, 10)]),
+        TALK,
     ]
     with served(tmp_path, questions) as (_, _, links):
         page = enter(context, links, "n" * 80)
-        page.set_viewport_size({"width": width, "height": 800})
-        for number in range(1, 4):
+        for number in range(1, 5):
             wait_for_question(page, number)
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            for width in (320, 390, 768):
+                page.set_viewport_size({"width": width, "height": 800})
+                assert page.evaluate("document.documentElement.scrollWidth") <= width
             page.keyboard.press("s")
         page.wait_for_selector("text=All done")
 
@@ -507,10 +515,11 @@ def check_payloads(context: BrowserContext, folder: Path, count: int, seed: int)
         some, left = left[:10], left[10:]
         if len(questions) % 2 == 0:
             questions.append(Question.best_of_n(some[0], some[1:]))
-        else:  # names and guidelines, too
+        else:  # names, guidelines and turns, too
             names = ["".join(c for c in text if c.isprintable()) for text in some]
             criteria = [LabelCriterion(f"{i}{name}", name) for i, name in enumerate(names[2:])]
-            questions.append(Question.rating(some[0], some[1], criteria))
+            turns = ((("user", some[0]),), (("assistant", some[1]), ("user", some[0])))
+            questions.append(Question("rating", some[0], tuple(some[1:2]), tuple(criteria), turns))
     with served(folder, questions) as (label_page, _, links):
         page = enter(context, links)
         asked: list[str] = []

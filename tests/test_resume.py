@@ -24,6 +24,8 @@ from text_gym.errors import CheckpointError, ConfigError, RewardError
 from text_gym.runs.train import train
 from text_gym.utils.locking import FolderLock
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ROOT = Path(__file__).parent.parent
 posix = pytest.mark.skipif(os.name == "nt", reason="fork and POSIX signals")
 

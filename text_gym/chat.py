@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 Messages: TypeAlias = "Sequence[Mapping[str, str]]"
+Talk: TypeAlias = "tuple[tuple[str, str], ...]"  # turns by role and text; may be a key, as messages may not
 ROLES = ("system", "developer", "user", "assistant", "tool")
 TEMPLATE = "chat_template.jinja"
 # Keys of a message with text of their own, which some templates write.
@@ -56,6 +57,44 @@ def as_messages(value: Any) -> tuple[dict[str, str], ...]:
             raise PromptError(f"message {i} has {more[0]!r}, which is not supported; only texts are")
         found.append({"role": role, "content": content})
     return tuple(found)
+
+
+def as_talk(value: Any) -> Talk:
+    """Check a conversation as files have it, and return its turns by role and text.
+
+    Raises:
+        PromptError: As `as_messages`.
+    """
+    return tuple((m["role"], m["content"]) for m in as_messages(value))
+
+
+def messages_of(talk: Talk) -> list[dict[str, str]]:
+    """Undo `as_talk`."""
+    return [{"role": role, "content": text} for role, text in talk]
+
+
+def transcript(asked: Talk, said: Talk) -> tuple[str, str]:
+    r"""Write a conversation as two plain texts, what was asked and what was said, without a chat template.
+
+    Together they are the whole conversation, a line or more a turn. A message can pretend to be two, which in
+    a chat template it cannot.
+
+    Args:
+        asked: The turns before the assistant's first one that is judged.
+        said: That one, and all that follow.
+
+    Raises:
+        PromptError: What was said does not begin with the assistant's turn.
+
+    >>> transcript((("user", "Hi"),), (("assistant", "Ho"), ("user", "Bye")))
+    ('user: Hi\nassistant: ', 'Ho\nuser: Bye')
+    """
+    if not said or said[0][0] != "assistant":
+        raise PromptError(
+            "a reply begins with a turn of the assistant's; put what stands before it in the prompt"
+        )
+    lines = ["".join(f"{role}: {text}\n" for role, text in asked) + "assistant: ", said[0][1]]
+    return lines[0], lines[1] + "".join(f"\n{role}: {text}" for role, text in said[1:])
 
 
 def with_system(messages: Messages, system: str | None) -> tuple[Mapping[str, str], ...]:
@@ -168,10 +207,18 @@ class ChatTemplate:
         Raises:
             PromptError: As `encode`; or the rendering with the reply does not begin with that without it.
         """
-        talk: Messages = [*messages, {"role": "assistant", "content": reply}]
+        return self.encode_turns(messages, [{"role": "assistant", "content": reply}])
+
+    def encode_turns(self, messages: Messages, said: Messages) -> list[int]:
+        """Encode what the template writes for the turns after a prompt, the assistant's being the first.
+
+        Raises:
+            PromptError: As `encode`; or the rendering with the turns does not begin with that without them.
+        """
+        talk: Messages = [*messages, *said]
         marks = self._marks(talk)
         talk = _marked(talk, marks)
-        before, whole = self.render(talk[:-1]), self.render(talk, reply=False)
+        before, whole = self.render(talk[: len(messages)]), self.render(talk, reply=False)
         if not whole.startswith(before):
             raise _rewritten(len(messages), before, whole)
         return self._ids(whole[len(before) :], marks)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from .chat import ChatTemplate, Messages, as_messages, chat_of
+from .chat import ChatTemplate, Messages, Talk, as_messages, as_talk, chat_of
 from .errors import PromptError, excerpt
 from .showing import as_html
 from .tokenizer import Tokenizer
@@ -73,6 +74,11 @@ class Prompt:
         chat.check(found)
         name = prompt_id or "\n".join(f"{m['role']}: {m['content']}" for m in found)
         return cls(chat.render(found), columns or {}, name, found)
+
+    @property
+    def talk(self) -> Talk:
+        """The prompt as people are shown it: its messages, or the text as what the user says."""
+        return as_talk(self.messages) if self.messages else (("user", self.text),)
 
     def encode(self, tokenizer: Tokenizer) -> list[int]:
         """Return the prompt's ids: of its messages where the tokenizer renders them, else of its text."""
@@ -190,6 +196,28 @@ class Episode:
         return text[: text.find(self.stop, begin)] if self.stop and self.stop in text[begin:] else text
 
     @property
+    def turn_texts(self) -> list[str]:
+        """The completion in parts, one for each turn, with what ended the turn; together they are all of it.
+
+        `Turn.text` leaves out a string that ends turns, which in some tasks is all that the agent said.
+        """
+        ends, count = [], 0
+        for turn in self.turns[:-1]:
+            count += len(turn.ids)
+            ends.append(len(self.tokenizer.decode(self.completion_ids[:count].tolist())))
+        whole = self.completion
+        borders = [0, *ends, len(whole)] if self.turns else []
+        return [whole[begin:end] for begin, end in pairwise(borders)]
+
+    @property
+    def talk(self) -> Talk:
+        """The turns of the completion as people are shown them; a single one where nobody answers."""
+        if not self.turns:
+            return (("assistant", self.completion),)
+        texts = [t.text for t in self.turns] if self.prompt.messages else self.turn_texts
+        return tuple((turn.role, text) for turn, text in zip(self.turns, texts, strict=True))
+
+    @property
     def messages(self) -> list[Mapping[str, str]]:
         """The conversation with the assistant's reply, or with all turns; empty if the prompt is a text."""
         messages = self.prompt.messages
@@ -282,3 +310,22 @@ def share_cut(episodes: Sequence[Episode]) -> float:
 def word_counts(episodes: Sequence[Episode]) -> FloatArray:
     """Count the words of each completion, separated by white space: `(n,)`."""
     return np.array([len(e.completion.split()) for e in episodes], dtype=np.float64)
+
+
+# Of SplitMix64, the hash that chooses prompts.
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
+_FACTORS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+
+
+def stream_keys(seeds: IntArray) -> npt.NDArray[np.uint64]:
+    """Hash seeds to stream keys, `(n,)` uint64, so that neighbouring seeds have unrelated streams."""
+    return hash64(seeds.astype(np.uint64))
+
+
+def hash64(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """SplitMix64 (Steele, Lea & Flood 2014): a stateless, vectorised hash of 64-bit integers."""
+    z = x + _GAMMA
+    z = (z ^ (z >> _SHIFTS[0])) * _FACTORS[0]
+    z = (z ^ (z >> _SHIFTS[1])) * _FACTORS[1]
+    return z ^ (z >> _SHIFTS[2])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,12 +27,15 @@ def write_transcripts(
     episodes: Iterable[Episode],
     rewards: Sequence[float] | None = None,
     gold: Sequence[float] | None = None,
+    *,
+    append: bool = False,
 ) -> None:
     """Write episodes as JSON lines: texts, ids, how they ended and, if given, `reward` and `gold` of each.
 
     Conversations are written as `messages`, too, with the completion as the last one: rows for fine-tuning.
 
-    `gold` is what the task's own reward gives a text, for when `reward` is another one.
+    `gold` is what the task's own reward gives a text, for when `reward` is another one. With `append` the
+    rows are added to those in the file, and are on the disk when this returns.
 
     Raises:
         DataError: Another number of rewards than episodes; nothing is written.
@@ -42,7 +46,7 @@ def write_transcripts(
         for name, values in columns.items():
             if len(values) != len(listed):
                 raise DataError(f"{file}: {len(values)} values of {name} for {len(listed)} episodes")
-    with open(file, "w", encoding="utf-8") as out:
+    with open(file, "a" if append else "w", encoding="utf-8") as out:
         for i, e in enumerate(episodes):
             row: dict[str, Any] = {
                 "id": e.prompt.id,
@@ -58,15 +62,27 @@ def write_transcripts(
                 "index": e.index,
             }
             if e.turns:
-                row["turns"] = [
-                    {"role": t.role, "text": t.text, "tokens": len(t.ids), "reward": t.reward}
-                    for t in e.turns
-                ]
+                row["turns"] = turn_rows(e)
             if e.messages:
                 row["messages"] = e.messages
             for name, values in columns.items():
                 row[name] = float(values[i]) if math.isfinite(values[i]) else None
             out.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+        if append:
+            out.flush()
+            os.fsync(out.fileno())
+
+
+def turn_rows(episode: Episode) -> list[dict[str, Any]]:
+    """Return the turns of a conversation as plain data.
+
+    `said` is a turn's part of the completion, with what ended it; after messages, `text` is all that it says.
+    """
+    rows = [{"role": t.role, "text": t.text, "tokens": len(t.ids), "reward": t.reward} for t in episode.turns]
+    if not episode.prompt.messages:
+        for row, said in zip(rows, episode.turn_texts, strict=True):
+            row["said"] = said
+    return rows
 
 
 def read_transcripts(file: str | Path, tokenizer: Tokenizer) -> Iterator[Episode]:

@@ -20,6 +20,7 @@ from text_gym.agents.environments import AgentEnv, as_policy, as_text_vector_env
 from text_gym.agents.policies.policy import FUSED, Policy
 from text_gym.agents.sampling.evaluation import complete
 from text_gym.agents.sampling.generators import Generator, check_int8_rollout
+from text_gym.agents.sampling.overlap import check_overlap
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.sampling.sampler import Sampling, rollout
 from text_gym.agents.training.checkpoint import Checkpoints
@@ -118,6 +119,8 @@ class Agent(ABC, Generic[ConfigT]):
         self.kl = KLController(self.config.kl_coef, self.config.kl_target)
         if self.config.rollout_weights == "int8":
             check_int8_rollout(policy, generator)
+        if self.config.overlap_scoring:
+            check_overlap(self.reward)
         self.sampling, self.generator = Sampling(temperature=self.config.temperature), generator
         self.advisor, self.objective = Advisor(), Objective()
         self.world: World | None = None
@@ -252,6 +255,7 @@ class Agent(ABC, Generic[ConfigT]):
         index = self.episodes_played + np.arange(self.env.num_envs)
         how |= {"keep_states": self.reads_states, "generator": self.generator}
         how |= {"weights": self.config.rollout_weights, "world": self.world}
+        how |= {"overlap_scoring": self.config.overlap_scoring}
         return rollout(self.policy, self.env, index, **how)
 
     def predict(self, prompts: Sequence[Prompt | str], *, greedy: bool = True, seed: int = 0) -> list[str]:

@@ -34,6 +34,10 @@ class AgentConfig:
         on_decline: What to do when reward − β·KL has fallen below that of the starting policy by more than
             noise (see `Objective`): "warn" says so once; "stop" also ends learning there.
         seed: Decides prompts, noise and minibatches.
+        overlap_scoring: Chunks of finished episodes that the reward source scores at a time while others are
+            still played, in threads; 0 has it score the whole batch in the end. Worth it for sources that
+            wait, such as a judge; the rewards are the same, and sources that would say something else about
+            a part of a batch are refused.
         max_unscored: Batches in a row of which the reward source scored no episode (a judge that is down,
             say) before learning stops with an error, at least 1. Nothing is learnt from such a batch.
     """
@@ -50,10 +54,11 @@ class AgentConfig:
     rollout_weights: Literal["float32", "int8"] = "float32"
     on_decline: Literal["warn", "stop"] = "warn"
     seed: int = 0
+    overlap_scoring: int = 0
     max_unscored: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "learning_rate", "warmup", "max_grad_norm", "kl_coef"):
+        for name in ("iterations", "learning_rate", "warmup", "max_grad_norm", "kl_coef", "overlap_scoring"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
         if not self.max_unscored >= 1:

@@ -21,6 +21,7 @@ from text_gym.errors import NonFiniteError
 from text_gym.models.runtime import upload
 
 from .decoder import Decoder, survivors
+from .overlap import Scoring
 
 Draw: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 _BLOCK = 32  # steps recorded at a time
@@ -34,6 +35,7 @@ def play_conversations(
     draw: Draw,
     columns: dict[str, Tensor],
     rows: IntArray,
+    scoring: Scoring | None = None,
 ) -> None:
     """Play until the episodes in these rows are over; fill in what a `Rollout` has of the policy, by name.
 
@@ -44,6 +46,7 @@ def play_conversations(
         draw: Draws tokens `(n,)` from logits `(n, V)` with noise `(n,)`, and says how likely they were.
         columns: `(B, T)` each, aligned to the agent's own tokens.
         rows: `(n,)` int64, the rows of the batch to play.
+        scoring: Who scores finished episodes meanwhile, if anybody does.
 
     Raises:
         NonFiniteError: The policy's logits are NaN or infinite.
@@ -68,6 +71,8 @@ def play_conversations(
             record.add(places, states, logits, probs, allowed)
             live[turns] = ~batch.advance(own, tokens.cpu().numpy())
             written[turns] += 1
+            if scoring is not None:
+                scoring.look(own)
             playing = np.count_nonzero(live)
             if not playing:
                 break

@@ -22,7 +22,7 @@ from .questions import Question, sha256_of_values
 
 RawRow: TypeAlias = "tuple[Any, ...]"
 
-VERSION = 1  # of the tables below, in user_version
+VERSION = 2  # of what a store holds, in user_version; a store without conversations has 1
 _PACE = 0.2  # seconds between transactions from which on the log is folded in at once
 _APPLICATION = 0x7467_6C62  # "tglb", in application_id: other programs' databases are left alone
 
@@ -72,7 +72,7 @@ def restore(kind: str, criteria: str, texts: list[bytes], item: str) -> Question
     """
     try:
         question = Question.restore(kind, criteria, [text_of(t) for t in texts])
-    except (ValueError, TypeError, IndexError) as error:
+    except (ValueError, TypeError, LookupError) as error:
         raise StoreError(
             f"question {item[:12]} cannot be read ({error}); run `text-gym labels verify`"
         ) from error
@@ -122,8 +122,7 @@ class Database:
         try:
             with self._explained(), contextlib.closing(sqlite3.connect(part, isolation_level=None)) as made:
                 made.executescript(
-                    f"BEGIN;{_SCHEMA}PRAGMA application_id = {_APPLICATION};"
-                    f"PRAGMA user_version = {VERSION};COMMIT;"
+                    f"BEGIN;{_SCHEMA}PRAGMA application_id = {_APPLICATION};PRAGMA user_version = 1;COMMIT;"
                 )
             with contextlib.suppress(FileExistsError):  # another process was quicker
                 os.link(part, self.path)
@@ -159,7 +158,7 @@ class Database:
                     for statement in _statements(_SCHEMA):
                         run(statement)
                     run(f"PRAGMA application_id = {_APPLICATION}")
-                    run(f"PRAGMA user_version = {VERSION}")
+                    run("PRAGMA user_version = 1")
 
     def _check_header(self) -> None:
         if not self._connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():

@@ -118,9 +118,8 @@ def _about(labels: list[Label], users: Mapping[str, str]) -> str:
         for label in labels
     }
     criteria = [asdict(c) for c in question.criteria]
-    return json.dumps(
-        {"kind": question.kind, "criteria": criteria, "policy": labels[0].policy, "labels": own}
-    )
+    about = {"kind": question.kind, "criteria": criteria, "policy": labels[0].policy, "labels": own}
+    return json.dumps(about | ({"turns": question.turns} if question.turns else {}))
 
 
 def _answers(question: Question, about: Mapping[str, Any], values: Mapping[str, Record]) -> Iterator[Record]:
@@ -142,7 +141,9 @@ def _answers(question: Question, about: Mapping[str, Any], values: Mapping[str, 
 def _question(about: Mapping[str, Any], fields: Mapping[str, str]) -> Question:
     criteria = tuple(LabelCriterion(**c) for c in about["criteria"])
     numbers = sorted(int(n[5:]) for n in fields if n.startswith("text_") and n[5:].isdigit())
-    return Question(about["kind"], fields["prompt"], tuple(fields[f"text_{n}"] for n in numbers), criteria)
+    texts = tuple(fields[f"text_{n}"] for n in numbers)
+    talks = tuple(tuple((role, said) for role, said in talk) for talk in about.get("turns", ()))
+    return Question(about["kind"], fields["prompt"], texts, criteria, talks)
 
 
 def _texts(question: Question) -> dict[str, str]:

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from text_gym.chat import messages_of
 from text_gym.data import read_rows
 from text_gym.episode import Prompt
 from text_gym.errors import ConfigError, DataError, LabelError, UnknownNameError
@@ -101,6 +102,7 @@ def _to_jsonl(read: Reader, file: Path) -> int:
     def rows() -> Iterator[Record]:
         for label in read(all_rows=True):
             keys[label.row] = label.key
+            talks = [[(role, _exact(said)) for role, said in talk] for talk in label.question.turns]
             yield {
                 "row": label.row,
                 "kind": label.kind,
@@ -108,6 +110,7 @@ def _to_jsonl(read: Reader, file: Path) -> int:
                 "criteria": [asdict(c) for c in label.question.criteria],
                 "prompt": _exact(label.question.prompt),
                 "completions": [_exact(t) for t in label.question.completions],
+                **({"turns": talks} if talks else {}),
                 "rater": _exact(label.rater),
                 "values": dict(label.values),
                 "latency_seconds": None if math.isnan(label.latency) else label.latency,
@@ -180,7 +183,8 @@ def _entries(row: Mapping[str, Any]) -> Iterator[Record]:
 def _question(row: Mapping[str, Any]) -> Question:
     criteria = tuple(LabelCriterion(**c) for c in row["criteria"])
     texts = tuple(_text(t) for t in row["completions"])
-    return Question(row["question"], _text(row["prompt"]), texts, criteria)
+    talks = tuple(tuple((role, _text(said)) for role, said in talk) for talk in row.get("turns", ()))
+    return Question(row["question"], _text(row["prompt"]), texts, criteria, talks)
 
 
 # TRL's columns, Parquet
@@ -190,10 +194,11 @@ def ratings(labels: Iterable[Label]) -> list[Rating]:
     """Return the ratings among the labels, in the form a reward model learns from."""
     return [
         Rating(
-            Prompt(label.question.prompt),
+            _prompt(label.question),
             label.question.completions[0],
             {name: float(value) for name, value in label.values.items()},
             rater=label.rater,
+            turns=label.question.turns,
         )
         for label in labels
         if label.kind == "rating"
@@ -206,16 +211,27 @@ def pairs(labels: Iterable[Label], criterion: str = "preference") -> list[Prefer
     for label in labels:
         if label.kind not in ("comparison", "best-of-n") or criterion not in label.values:
             continue
-        texts, value = label.question.completions, label.values[criterion]
+        question, value = label.question, label.values[criterion]
+        texts, talks = question.completions, question.turns
         best = {"left": 0, "right": 1, "tie": 0}[value] if isinstance(value, str) else value - 1
         found += [
             PreferencePair(
-                Prompt(label.question.prompt), texts[best], other, tie=value == "tie", rater=label.rater
+                *(_prompt(question), texts[best], other),
+                tie=value == "tie",
+                rater=label.rater,
+                turns=(talks[0], talks[1 + best], talks[1 + i]) if talks else (),
             )
             for i, other in enumerate(texts)
             if i != best
         ]
     return found
+
+
+def _prompt(question: Question) -> Prompt:
+    """Return a question's prompt, which knows its messages where there were some."""
+    talk = question.turns[0] if question.turns else (("user", question.prompt),)
+    plain = talk == (("user", question.prompt),)
+    return Prompt(question.prompt, messages=() if plain else messages_of(talk))
 
 
 def _to_ratings(read: Reader, file: Path) -> int:
@@ -245,6 +261,7 @@ def _to_parquet(read: Reader, file: Path) -> int:
             "policy": label.policy,
             "time": label.time,
             "hash": label.hash,
+            "turns": [messages_of(talk) for talk in label.question.turns],
         }
         rows.append(_plain(row))
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
+from text_gym.chat import ROLES, Talk
+from text_gym.episode import Episode
 from text_gym.errors import ConfigError, LabelError, excerpt
 from text_gym.pages.notebook import card, table, text
 
@@ -116,10 +118,12 @@ class Question:
         completions: What it wrote, exactly, in the order in which they are shown: shuffle before, so that
             no place is favoured.
         criteria: In what respects; one answer is asked for each.
+        turns: Of a conversation: the turns of the prompt and of each completion, as raters are shown them;
+            prompt and completions are then the exact texts. Empty for single texts.
 
     Raises:
-        ConfigError: Another number of completions than the kind takes, what is no text, or criteria that
-            share a name.
+        ConfigError: Another number of completions than the kind takes, what is no text, criteria that
+            share a name, or turns that are none.
 
     >>> Question.rating("Sell a mug.", "A mug!").check({"accuracy": 4, "clarity": 5, "persuasiveness": 2})
     {'accuracy': 4, 'clarity': 5, 'persuasiveness': 2}
@@ -129,6 +133,7 @@ class Question:
     prompt: str
     completions: tuple[str, ...]
     criteria: tuple[LabelCriterion, ...]
+    turns: tuple[Talk, ...] = ()
 
     def __post_init__(self) -> None:
         least, most = {"rating": (1, 1), "comparison": (2, 2), "best-of-n": (2, 9)}.get(self.kind, (0, -1))
@@ -141,6 +146,20 @@ class Question:
         names = [c.name for c in self.criteria]
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"a question needs criteria of different names, not {names}")
+        self._check_turns()
+
+    def _check_turns(self) -> None:
+        if self.turns and len(self.turns) != 1 + len(self.completions):
+            raise ConfigError(
+                f"a question about {len(self.completions)} conversations needs the turns of the prompt and "
+                f"of each of them, not {len(self.turns)} lists of turns"
+            )
+        for talk in self.turns:
+            known = all(role in ROLES and isinstance(said, str) for role, said in talk)
+            if not talk or not known:
+                raise ConfigError(
+                    f"the turns {excerpt(repr(talk))} are no conversation; roles are {', '.join(ROLES)}"
+                )
 
     def __repr__(self) -> str:
         count = "1 text" if len(self.completions) == 1 else f"{len(self.completions)} texts"
@@ -148,10 +167,11 @@ class Question:
         return f"Question({self.kind} of {count}, prompt {excerpt(self.prompt.strip(), 40)}, by {names})"
 
     def _repr_html_(self) -> str:
-        texts = [text(t, f"text {i}") for i, t in enumerate(self.completions, 1)]
+        prompt, *shown = [_lines(t) for t in self.turns] or (self.prompt, *self.completions)
+        texts = [text(t, f"text {i}") for i, t in enumerate(shown, 1)]
         answers = [[f.name, f.guideline, ", ".join(o.label for o in f.options)] for f in self.fields]
         asked = table(["criterion", "guideline", "answers"], answers)
-        return card(f"Question: {self.kind}", {}, text(self.prompt, "prompt"), *texts, asked)
+        return card(f"Question: {self.kind}", {}, text(prompt, "prompt"), *texts, asked)
 
     @classmethod
     def rating(cls, prompt: str, completion: str, criteria: Sequence[LabelCriterion] = CRITERIA) -> Question:
@@ -171,6 +191,14 @@ class Question:
     ) -> Question:
         """Which of several texts is best?"""
         return cls("best-of-n", prompt, tuple(completions), tuple(criteria))
+
+    @classmethod
+    def about(cls, kind: Kind, episodes: Sequence[Episode], criteria: Sequence[LabelCriterion]) -> Question:
+        """Ask about episodes of one prompt; raters are shown conversations turn by turn."""
+        prompt = episodes[0].prompt
+        talk = any(e.turns or e.prompt.messages for e in episodes)
+        turns = (prompt.talk, *(e.talk for e in episodes)) if talk else ()
+        return cls(kind, prompt.text, tuple(e.completion for e in episodes), tuple(criteria), turns)
 
     @cached_property
     def id(self) -> str:
@@ -222,18 +250,26 @@ class Question:
         return checked
 
     def criteria_json(self) -> str:
-        """Return the criteria as the JSON that is stored."""
-        return json.dumps([asdict(c) for c in self.criteria])
+        """Return the criteria as the JSON that is stored, with the turns of conversations beside them."""
+        criteria = [asdict(c) for c in self.criteria]
+        return json.dumps({"criteria": criteria, "turns": self.turns} if self.turns else criteria)
 
     @classmethod
     def restore(cls, kind: str, criteria_json: str, texts: Sequence[str]) -> Question:
         """Undo `kind`, `criteria_json()` and `(prompt, *completions)`.
 
         Raises:
-            ValueError, TypeError: They do not make a question.
+            ValueError, TypeError, KeyError: They do not make a question.
         """
-        criteria = tuple(LabelCriterion(**c) for c in json.loads(criteria_json))
-        return cls(kind, texts[0], tuple(texts[1:]), criteria)  # type: ignore[arg-type]
+        found = json.loads(criteria_json)
+        listed, turns = (found["criteria"], found["turns"]) if isinstance(found, dict) else (found, ())
+        criteria = tuple(LabelCriterion(**c) for c in listed)
+        talks = tuple(tuple((role, said) for role, said in talk) for talk in turns)
+        return cls(kind, texts[0], tuple(texts[1:]), criteria, talks)  # type: ignore[arg-type]
+
+
+def _lines(talk: Talk) -> str:
+    return "\n".join(f"{role}: {said.strip()}" for role, said in talk)
 
 
 def text_bytes(text: str) -> bytes:

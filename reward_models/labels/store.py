@@ -17,7 +17,7 @@ from typing import Any
 from text_gym.errors import ConfigError, LabelError, StoreError, excerpt
 
 from .chain import append_row, check_same, row_by_key
-from .database import ITEM_COLUMNS, LABEL_COLUMNS, Database, RawRow, restore, row_digest, text_of
+from .database import ITEM_COLUMNS, LABEL_COLUMNS, VERSION, Database, RawRow, restore, row_digest, text_of
 from .questions import Question, text_bytes
 from .rows import Entry, Item, Label, Progress
 from .verify import START, StoreAudit, as_bytes, audit_store, check_rows, read_labels
@@ -114,6 +114,8 @@ class LabelStore:
                 "VALUES (?, ?, ?, ?, ?, ?, '')",
                 (*columns, overlap),
             ).lastrowid
+            if question.turns:  # programs that cannot read them are told so
+                run(f"PRAGMA user_version = {VERSION}")
             texts = enumerate((question.prompt, *question.completions))
             for position, text in texts:
                 run("INSERT INTO texts VALUES (?, ?, ?)", (number, position, text_bytes(text)))

@@ -28,7 +28,7 @@ from text_gym.reward_models.labels.store import LabelStore
 
 from .security import Access, Guard, Session
 from .server import ServerThread, listen, names_of
-from .shown import shown_question, text_part, texts_of
+from .shown import shown_part, shown_question
 
 PORT = 8765
 LEASE = 180.0  # seconds; an open page renews its lease, so a closed page soon frees its question
@@ -236,10 +236,9 @@ class LabelPage:
         """Return the next part of a long text; text 0 is the prompt."""
         number, start = _whole(data, "number"), _whole(data, "start")
         question = self._item(_text(data, "item", 64)).question
-        texts = texts_of(question)
-        if number >= len(texts):
+        if number > len(question.completions):
             raise _RefusedError(404, "there is no such text")
-        return text_part(texts[number], start)
+        return shown_part(question, number, start)
 
     def end(self, _: dict[str, Any], session: Session) -> dict[str, Any]:
         """End a training that waits for answers: it saves and stops. Only the host can."""

@@ -12,7 +12,7 @@ from typing import Any
 from text_gym.errors import LabelError, NotSavedError, TextGymError
 from text_gym.reward_models.labels.store import LabelStore
 
-from .shown import shown_question, text_part, texts_of
+from .shown import shown_part, shown_question
 
 _LONG = 1e9  # more seconds than anybody spends on an answer
 
@@ -70,9 +70,9 @@ class Sitting:
                 case {"do": "next"}:
                     self.next()
                 case {"do": "text", "item": str(item), "number": int(number), "start": int(start)}:
-                    texts = texts_of(self.store.item(item).question)
-                    if 0 <= number < len(texts) and start >= 0:
-                        return {"item": item, "number": number, **text_part(texts[number], start)}
+                    question = self.store.item(item).question
+                    if 0 <= number <= len(question.completions) and start >= 0:
+                        return {"item": item, "number": number, **shown_part(question, number, start)}
                 case _:
                     self._trouble("Not saved: the widget sent something else than an answer.")
         except NotSavedError as error:

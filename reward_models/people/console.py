@@ -16,12 +16,14 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from text_gym.chat import Talk
 from text_gym.errors import LabelError, NotSavedError, RaterLeftError
 from text_gym.reward_models.labels.questions import Field, Question, Value
 from text_gym.reward_models.labels.rows import Item
 from text_gym.reward_models.labels.store import LabelStore
+from text_gym.reward_models.labels.turns import parts_of
 from text_gym.utils.display import harmless
-from text_gym.utils.terminal import SafeConsole
+from text_gym.utils.terminal import SafeConsole, turns_table
 
 from .keys import PASTE, Keys, standard_keys
 
@@ -196,9 +198,11 @@ class RaterConsole:
             title += f" · {self._seconds / self.saved:.0f} s each"
         self.screen.rule(Text(title))
         question = sitting.item.question
-        self._panel("prompt", question.prompt, dim=True)
-        for name, text in zip(_names(question), question.completions, strict=True):
-            self._panel(name, text)
+        for number, name in enumerate(("prompt", *_names(question))):
+            if question.turns:
+                self._talk(name, question.turns[number], dim=not number)
+            else:
+                self._panel(name, (question.prompt, *question.completions)[number], dim=not number)
 
     def _panel(self, name: str, text: str, dim: bool = False) -> None:
         # Many prompts end in a line feed, which would show as an empty line.
@@ -207,14 +211,29 @@ class RaterConsole:
             Panel(Text(shown, style="dim" if dim else ""), title=Text(name), title_align="left")
         )
 
+    def _talk(self, name: str, talk: Talk, start: int = 0, dim: bool = False) -> None:
+        """Show turns beside their speakers; the column of speakers is out of reach of any text."""
+        parts, _, left = parts_of(talk, start, SHOWN)
+        rows = [("" if part.goes_on else part.role, part.text) for part in parts]
+        rows += [("", f"… ({left:,} more characters)")] if left else []
+        shown = turns_table(rows, "dim" if dim else "")
+        self.screen.print(Panel(shown, title=Text(name), title_align="left"))
+
     def _more(self, sitting: _Sitting) -> None:
         """Show the next part of every text that was cut."""
         question, start = sitting.item.question, sitting.shown
-        texts = zip(("prompt", *_names(question)), (question.prompt, *question.completions), strict=True)
-        cut = [(name, text) for name, text in texts if len(text) > start]
+        texts = (question.prompt, *question.completions)
         sitting.shown += SHOWN
-        for name, text in cut:
-            self._panel(f"{name}, from character {start + 1:,}", text[start : start + SHOWN + 1])
+        cut = False
+        for number, name in enumerate(("prompt", *_names(question))):
+            heading = f"{name}, from character {start + 1:,}"
+            if question.turns:
+                if parts_of(question.turns[number], start, 1)[1] > start:
+                    self._talk(heading, question.turns[number], start)
+                    cut = True
+            elif len(texts[number]) > start:
+                self._panel(heading, texts[number][start : start + SHOWN + 1])
+                cut = True
         if not cut:
             self._say("all is shown")
 

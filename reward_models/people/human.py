@@ -18,7 +18,7 @@ import numpy as np
 
 from text_gym.episode import Episode
 from text_gym.errors import ConfigError
-from text_gym.reward_models.labels.questions import CRITERIA, LabelCriterion, Question
+from text_gym.reward_models.labels.questions import CRITERIA, PREFERENCE, LabelCriterion, Question
 from text_gym.reward_models.labels.rows import Label
 from text_gym.reward_models.labels.store import LabelStore
 from text_gym.rewards.source import RewardSource
@@ -79,7 +79,7 @@ class HumanRater(Rater):
         Raises:
             RaterLeftError: The raters left before all was answered; what they answered is saved.
         """
-        questions = [Question.rating(e.prompt.text, e.completion, self.scales) for e in episodes]
+        questions = [Question.about("rating", [e], self.scales) for e in episodes]
         found = self._answers(questions)
         return [
             {c: float(np.mean([float(a.values[c]) for a in found[q.id]])) for c in self.criteria}
@@ -95,8 +95,7 @@ class HumanRater(Rater):
             RaterLeftError: The raters left before all was answered; what they answered is saved.
         """
         questions = [
-            Question.comparison(a.prompt.text, a.completion, b.completion)
-            for a, b in zip(left, right, strict=True)
+            Question.about("comparison", [a, b], (PREFERENCE,)) for a, b in zip(left, right, strict=True)
         ]
         found = self._answers([q for q in questions if q.completions[0] != q.completions[1]])
         return ["tie" if q.completions[0] == q.completions[1] else _vote(found[q.id]) for q in questions]

@@ -2,27 +2,27 @@
 
 One row an opinion: `prompt, chosen, rejected, margin` for pairs, `prompt, completion` and a column for each
 criterion for ratings, `prompt, completion, label` for likes (KTO). A prompt's own columns stand beside them.
-Prompts and completions may be conversations (lists of messages), which a model's chat template renders; they
-are written as the texts they were rendered to.
+Prompts and completions may be conversations (lists of messages), which a model's chat template renders. Those
+with turns are written as messages, as TRL has them, with the exact texts beside them in a column `texts`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from text_gym.chat import as_messages
+from text_gym.chat import Talk, as_messages, as_talk, chat_of, messages_of
 from text_gym.data import Conversations, Row, read_rows, reply_of
 from text_gym.episode import Prompt
 from text_gym.errors import ConfigError, DataError, PromptError, UnknownNameError, excerpt
 
 from .opinions import Like, PreferencePair, Rating
 
-_OWN = ("prompt", "prompt_id", "rater", "weight")
+_OWN = ("prompt", "prompt_id", "rater", "weight", "texts")
 _OF_PAIRS = (*_OWN, "chosen", "rejected", "margin", "tie")
 _OF_TEXTS = (*_OWN, "completion")
 _OF_LIKES = (*_OF_TEXTS, "label")
@@ -58,13 +58,16 @@ def read_pairs(
     def pair(row: Row, where: str) -> PreferencePair:
         row = _with_prompt(row, prompt, chosen, rejected)
         margin = _number(row.get("margin"), "margin", where)
+        row, turns = _turns(row, names, where)
+        about = _prompt(row, prompt, (*_OF_PAIRS, *names.values()), chat, where, turns)
         return PreferencePair(
-            _prompt(row, prompt, (*_OF_PAIRS, *names.values()), chat, where),
-            _text(row, chosen, where),
-            _text(row, rejected, where),
+            about,
+            _text(row, chosen, about, chat, where),
+            _text(row, rejected, about, chat, where),
             0.0 if margin is None else margin,
             _flag(row.get("tie", False), "tie", where),
             **_common(row, where),
+            turns=turns,
         )
 
     return _read(source, pair)
@@ -96,11 +99,12 @@ def read_ratings(
         raise ConfigError(f"name the columns of the marks, each once; got {', '.join(criteria) or 'none'}")
 
     def rating(row: Row, where: str) -> Rating | None:
-        written = _text(row, completion, where)
+        row, turns = _turns(row, {"prompt": prompt, "completion": completion}, where)
         marks = {c: _number(_field(row, c, where), c, where) for c in criteria}
         values = {c: mark for c, mark in marks.items() if mark is not None}
-        about = _prompt(row, prompt, (*_OF_TEXTS, prompt, completion, *criteria), chat, where)
-        return Rating(about, written, values, **_common(row, where)) if values else None
+        about = _prompt(row, prompt, (*_OF_TEXTS, prompt, completion, *criteria), chat, where, turns)
+        written = _text(row, completion, about, chat, where)
+        return Rating(about, written, values, **_common(row, where), turns=turns) if values else None
 
     return _read(source, rating)
 
@@ -116,9 +120,11 @@ def read_likes(
     """Read likes (KTO rows) from a file or data set; see `read_pairs`."""
 
     def like(row: Row, where: str) -> Like:
-        about = _prompt(row, prompt, (*_OF_LIKES, prompt, completion, label), chat, where)
+        row, turns = _turns(row, {"prompt": prompt, "completion": completion}, where)
+        about = _prompt(row, prompt, (*_OF_LIKES, prompt, completion, label), chat, where, turns)
         liked = _flag(_field(row, label, where), label, where)
-        return Like(about, _text(row, completion, where), liked, **_common(row, where))
+        written = _text(row, completion, about, chat, where)
+        return Like(about, written, liked, **_common(row, where), turns=turns)
 
     return _read(source, like)
 
@@ -180,6 +186,10 @@ def as_row(opinion: PreferencePair | Rating | Like) -> dict[str, Any]:
         raise DataError(
             f"prompt {excerpt(prompt.id)} has a column {clash[0]!r}, which names something else here"
         )
+    if opinion.turns:
+        written = [name for name in ("prompt", "chosen", "rejected", "completion") if name in row]
+        row["texts"] = {name: row[name] for name in written}
+        row |= dict(zip(written, map(messages_of, opinion.turns), strict=True))
     row |= {"weight": float(opinion.weight), "rater": opinion.rater}
     if prompt.id != prompt.text:
         row["prompt_id"] = prompt.id
@@ -212,8 +222,43 @@ def _field(row: Row, column: str, where: str) -> Any:
     return row[column]
 
 
-def _text(row: Row, column: str, where: str) -> str:
-    return reply_of(_field(row, column, where), column)
+def _text(row: Row, column: str, prompt: Prompt, chat: Conversations | None, where: str) -> str:
+    """Read a completion: a text, a reply, or several turns, which the chat template renders."""
+    value = _field(row, column, where)
+    several = isinstance(value, (list, tuple)) and len(value) > 1
+    if not several or not prompt.messages:
+        return reply_of(value, column)
+    said, tokenizer = as_messages(value), None if chat is None else chat.tokenizer
+    template = chat_of(tokenizer)
+    if said[0]["role"] != "assistant" or tokenizer is None:
+        raise DataError(f"column {column!r} does not begin with a turn of the assistant's")
+    ids = template.encode_turns(prompt.messages, said)
+    ends = [i for i, token in enumerate(ids) if token in (template.end_of_turn, *tokenizer.eos_ids)]
+    return tokenizer.decode(ids[: ends[-1]] if ends else ids)
+
+
+def _turns(row: Row, columns: Mapping[str, str], where: str) -> tuple[Row, tuple[Talk, ...]]:
+    """Read the turns of a conversation, and put the exact texts in their place where the row has them.
+
+    Args:
+        row: Prompt and completions.
+        columns: What each is called in `texts` -> its column, the prompt's first.
+        where: For errors.
+    """
+    values = [row.get(column) for column in columns.values()]
+    talks = [isinstance(value, (list, tuple)) for value in values]
+    if not all(talks):  # what is missing or of another form is told by its own name
+        return row, ()
+    turns = tuple(as_talk(value) for value in values)
+    texts = row.get("texts")
+    if texts is None:
+        return row, turns
+    named = isinstance(texts, Mapping) and all(isinstance(texts.get(name), str) for name in columns)
+    if not named:
+        raise DataError(
+            f"{where}: texts is {excerpt(repr(texts))}; it must have a text for each of {', '.join(columns)}"
+        )
+    return {**row, **{column: texts[name] for name, column in columns.items()}}, turns
 
 
 def _with_prompt(row: Row, prompt: str, chosen: str, rejected: str) -> Row:
@@ -227,7 +272,14 @@ def _with_prompt(row: Row, prompt: str, chosen: str, rejected: str) -> Row:
     return {**row, prompt: better[:-1], chosen: better[-1:], rejected: worse[-1:]}
 
 
-def _prompt(row: Row, column: str, taken: Sequence[str], chat: Conversations | None, where: str) -> Prompt:
+def _prompt(
+    row: Row,
+    column: str,
+    taken: Sequence[str],
+    chat: Conversations | None,
+    where: str,
+    turns: tuple[Talk, ...],
+) -> Prompt:
     value, chat = _field(row, column, where), chat or Conversations()
     if isinstance(value, str) and not value.strip():
         raise DataError("the prompt is empty")
@@ -236,6 +288,8 @@ def _prompt(row: Row, column: str, taken: Sequence[str], chat: Conversations | N
     if reply is not None:
         raise DataError(f"column {column!r} ends with a reply of the assistant's")
     found = chat.prompt(asked, "", columns)
+    if isinstance(asked, str) and turns and turns[0] != (("user", asked),):
+        found = replace(found, messages=messages_of(turns[0]))
     return replace(found, id=str(row.get("prompt_id") or found.id))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from text_gym.chat import Talk
 from text_gym.data import split_by_prompt
 from text_gym.episode import Prompt
 from text_gym.errors import ConfigError, DataError, excerpt
@@ -27,6 +28,7 @@ class PreferencePair:
         tie: The rater found both equally good; which one is called chosen means nothing then.
         weight: How much the opinion counts, >= 0; e.g. the rater's reliability.
         rater: Who said it.
+        turns: Of a conversation: the turns of the prompt, the chosen and the rejected completion.
 
     Raises:
         DataError: A margin or weight that is not finite, or negative; a tie with a margin.
@@ -39,6 +41,7 @@ class PreferencePair:
     tie: bool = False
     weight: float = 1.0
     rater: str = ""
+    turns: tuple[Talk, ...] = ()
 
     def __post_init__(self) -> None:
         _check_weight(self.weight, self.prompt)
@@ -61,6 +64,7 @@ class Rating:
         values: Criterion -> mark, larger is better; criteria that were not judged are left out.
         weight: How much the opinion counts, >= 0.
         rater: Who said it.
+        turns: Of a conversation: the turns of the prompt and of the completion.
 
     Raises:
         DataError: A mark or weight that is not a finite number, or no mark at all.
@@ -71,6 +75,7 @@ class Rating:
     values: Mapping[str, float]
     weight: float = 1.0
     rater: str = ""
+    turns: tuple[Talk, ...] = ()
 
     def __post_init__(self) -> None:
         _check_weight(self.weight, self.prompt)
@@ -94,6 +99,7 @@ class Like:
         label: True if it was liked.
         weight: How much the opinion counts, >= 0.
         rater: Who said it.
+        turns: As of a `Rating`.
     """
 
     prompt: Prompt
@@ -101,6 +107,7 @@ class Like:
     label: bool
     weight: float = 1.0
     rater: str = ""
+    turns: tuple[Talk, ...] = ()
 
     def __post_init__(self) -> None:
         _check_weight(self.weight, self.prompt)
@@ -127,17 +134,18 @@ def pairs_from_ratings(
                 better, worse = (a, b) if ahead >= 0 else (b, a)
                 weight = math.sqrt(a.weight * b.weight)
                 texts = (a.prompt, better.completion, worse.completion)
+                about: dict[str, Any] = {"weight": weight, "rater": a.rater, "turns": _joined(better, worse)}
                 if ahead:
-                    pairs.append(PreferencePair(*texts, abs(ahead), weight=weight, rater=a.rater))
+                    pairs.append(PreferencePair(*texts, abs(ahead), **about))
                 elif ties and a.completion != b.completion:
-                    pairs.append(PreferencePair(*texts, tie=True, weight=weight, rater=a.rater))
+                    pairs.append(PreferencePair(*texts, tie=True, **about))
     return pairs
 
 
 def likes_from_pairs(pairs: Iterable[PreferencePair]) -> list[Like]:
     """Turn chosen completions into likes and rejected ones into dislikes; ties are left out."""
     return [
-        Like(p.prompt, text, label, p.weight, p.rater)
+        Like(p.prompt, text, label, p.weight, p.rater, (p.turns[0], p.turns[2 - label]) if p.turns else ())
         for p in pairs
         if not p.tie
         for text, label in ((p.chosen, True), (p.rejected, False))
@@ -148,7 +156,10 @@ def pairs_from_likes(likes: Iterable[Like]) -> list[PreferencePair]:
     """Prefer each liked completion to each disliked one of the same prompt and rater."""
     return [
         PreferencePair(
-            a.prompt, a.completion, b.completion, weight=math.sqrt(a.weight * b.weight), rater=a.rater
+            *(a.prompt, a.completion, b.completion),
+            weight=math.sqrt(a.weight * b.weight),
+            rater=a.rater,
+            turns=_joined(a, b),
         )
         for group in _grouped(likes)
         for a in group
@@ -187,6 +198,11 @@ def split_within(
     The split of a prompt follows from (seed, prompt), so the same seed would hold nothing out twice.
     """
     return split_opinions(opinions, held_out, -1 - seed)
+
+
+def _joined(better: Rating | Like, worse: Rating | Like) -> tuple[Talk, ...]:
+    """Return the turns of the pair that two opinions make; none if one is about a single text."""
+    return (*better.turns, worse.turns[1]) if better.turns and worse.turns else ()
 
 
 def _grouped(opinions: Iterable[Any]) -> list[list[Any]]:

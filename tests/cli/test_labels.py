@@ -9,6 +9,8 @@ import pytest
 
 from text_gym.cli.main import main
 from text_gym.reward_models import LabelStore
+from text_gym.reward_models.labels.questions import Question
+from text_gym.reward_models.labels.rows import Item
 
 
 @pytest.fixture
@@ -163,3 +165,32 @@ def test_merge(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert "keep hidden.db.secret to yourself" in shown
     assert main(["labels", "merge", "no.db", "--out", "class.db"]) == 2
     assert "there is no label store at no.db" in capsys.readouterr().err
+
+
+def test_conversations_are_asked_about_whole_or_turn_by_turn(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talks = [[("user", "Hi"), ("assistant", a), ("user", "So?"), ("assistant", b)] for a, b in ("xy", "xz")]
+    rows = [{"messages": [{"role": r, "content": t} for r, t in talk]} for talk in talks]
+    (here / "talks.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    data = ("label", "--data", "talks.jsonl", "--rater", "ada", "--kind")
+    found = {}
+    for name, more in {
+        "whole": ("rating",), "turns": ("rating", "--per-turn"),
+        "pair": ("comparison",), "turn-pair": ("comparison", "--per-turn"),
+    }.items():  # fmt: skip
+        run(monkeypatch, "", *data, *more, "--store", f"{name}.db")
+        with LabelStore(f"{name}.db") as store:
+            found[name] = [
+                (len(q.turns[0]), [t[-1][1] for t in q.turns[1:]]) for q in map(_question, store.items())
+            ]
+    assert found["whole"] == [(1, ["y"]), (1, ["z"])]
+    assert found["turns"] == [(1, ["x"]), (3, ["y"]), (3, ["z"])]  # the same turn is asked about once
+    assert [(n, sorted(texts)) for n, texts in found["pair"]] == [(1, ["y", "z"])]
+    assert [(n, sorted(texts)) for n, texts in found["turn-pair"]] == [(3, ["y", "z"])]
+    assert run(monkeypatch, "", "label", "--data", "texts.jsonl", "--per-turn") == 2
+    assert "single texts, which have no turns; leave --per-turn out" in capsys.readouterr().err
+
+
+def _question(item: Item) -> Question:
+    return item.question

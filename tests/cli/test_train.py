@@ -13,6 +13,8 @@ from text_gym import load_task
 from text_gym.cli import train
 from text_gym.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(scope="module")
 def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:

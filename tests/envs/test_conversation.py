@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -304,3 +305,17 @@ def test_conversations_are_kept_as_transcripts_with_their_turns(tmp_path: Path) 
 def test_a_reward_between_tokens_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"Reply\.reward"):
         TextVectorEnv(["a"], WORDS, PerToken(causal=True), 4, respondent=Script(), turn_stop=".", max_turns=2)
+
+
+def test_the_parts_of_a_completion_have_what_ended_each_turn(tmp_path: Path) -> None:
+    """Where a stop string is all that the agent says, `Turn.text` is empty."""
+    batch = batch_of(max_tokens=5)
+    play(batch, [A, STOP, B, EOS])
+    (episode,) = batch.episodes(np.zeros(1, dtype=np.int64))
+    assert [t.text for t in episode.turns] == ["a", "!a", "b"]
+    assert episode.turn_texts == ["a.", "!a", "b"]
+    assert episode.talk == (("assistant", "a."), ("user", "!a"), ("assistant", "b"))
+    for times in (1, 2):
+        write_transcripts(tmp_path / "talks.jsonl", [episode], append=True)
+        rows = [json.loads(line) for line in (tmp_path / "talks.jsonl").read_text().splitlines()]
+        assert [[t["said"] for t in row["turns"]] for row in rows] == [["a.", "!a", "b"]] * times

@@ -6,6 +6,8 @@ from .mutant import Mutant
 
 TALK, BATCH = "text_gym/envs/conversation.py", "text_gym/envs/episode_batch.py"
 ROLLOUT, PLAY = "agents/sampling/rollout.py", "agents/sampling/dialogue.py"
+LABELS, PERSON = "reward_models/labels/", "text_gym/bridges/person.py"
+OF_LABELS, OF_PERSON = "tests/reward_models/labels/", "tests/bridges/test_person.py::test_"
 OF_TALK = "tests/envs/test_conversation.py::test_"
 OF_PLAY = "tests/agents/sampling/test_dialogue.py::test_"
 
@@ -163,5 +165,61 @@ MUTANTS = [
         'turn_sums(log_ratio, old["turns"]).exp()',
         "log_ratio.sum(dim=1, keepdim=True).exp().expand_as(log_ratio)",
         (OF_PLAY + "credit_by_turns_of_rloo_steps_along_the_policy_gradient_of_turns",),
+    ),
+    Mutant(
+        "turns-are-no-part-of-a-questions-id",
+        LABELS + "questions.py",
+        'return json.dumps({"criteria": criteria, "turns": self.turns} if self.turns else criteria)',
+        "return json.dumps(criteria)",
+        (OF_LABELS + "test_questions.py::test_the_turns_of_a_conversation_are_part_of_what_is_asked",),
+    ),
+    Mutant(
+        "single-texts-have-another-id-than-before",
+        LABELS + "questions.py",
+        '{"criteria": criteria, "turns": self.turns} if self.turns else criteria',
+        '{"criteria": criteria, "turns": self.turns}',
+        (OF_LABELS + "test_questions.py::test_single_texts_have_the_id_that_old_stores_hold",),
+    ),
+    Mutant(
+        "a-store-with-conversations-of-the-older-version",
+        LABELS + "store.py",
+        "            if question.turns:",
+        "            if False:",
+        (OF_LABELS + "test_store.py::test_a_store_is_of_the_older_version_until_a_conversation_comes",),
+    ),
+    Mutant(
+        "context-of-a-turn-with-the-turn-itself",
+        LABELS + "turns.py",
+        "asked = (*self.asked, *self.said[:i])",
+        "asked = (*self.asked, *self.said[: i + 1])",
+        (OF_LABELS + "test_turns.py",),
+    ),
+    Mutant(
+        "context-of-a-turn-without-the-replies",
+        LABELS + "turns.py",
+        "            before += text\n",
+        '            before += text if role == "assistant" else ""\n',
+        (OF_LABELS + "test_turns.py::test_a_transcript_has_exact_turns",),
+    ),
+    Mutant(
+        "best-text-with-the-turns-of-the-left-one",
+        LABELS + "formats.py",
+        "turns=(talks[0], talks[1 + best], talks[1 + i]) if talks else ()",
+        "turns=(talks[0], talks[1], talks[2]) if talks else ()",
+        (OF_LABELS + "test_formats.py::test_pairs_of_conversations_are_trls_and_come_back_exactly",),
+    ),
+    Mutant(
+        "person-asked-for-a-reply-that-does-not-fit",
+        PERSON,
+        "self.room - len(episode.completion_ids)",
+        "self.room",
+        (OF_PERSON + "what_is_no_reply_is_asked_again",),
+    ),
+    Mutant(
+        "person-who-left-is-asked-about-the-next-episode",
+        PERSON,
+        "            self.left = True\n",
+        "",
+        (OF_PERSON + "whoever_left_is_not_asked_again",),
     ),
 ]

@@ -34,6 +34,8 @@ from text_gym.tasks.task import NoGold
 from text_gym.utils import sealed
 from text_gym.viewer.store import kept_files
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -17,6 +17,8 @@ from text_gym.reward_models.learned.loading import load_reward_model
 from text_gym.rlhf.folder import RLHFFolder
 from text_gym.rlhf.measures import _judge, write_rows
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:

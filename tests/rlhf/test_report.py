@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import html.parser
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.figure_tools import figures_as_data
 from text_gym.rlhf.report import write_rlhf_report
 
 HOSTILE = "<script>alert(1)</script>\"'&\x1b[31m\u202e</p>"
@@ -96,6 +98,13 @@ def run_folder(
     return folder
 
 
+@pytest.fixture
+def undrawn_here() -> Iterator[None]:
+    """Draw no figures in this test, which looks at the text."""
+    with figures_as_data():
+        yield
+
+
 class Tags(html.parser.HTMLParser):
     """What a browser would make of the page."""
 
@@ -127,6 +136,7 @@ def words_of(folder: Path) -> str:
     return " ".join(Tags(write_rlhf_report(folder, 1).read_text()).text.split())
 
 
+@pytest.mark.usefixtures("undrawn_here")
 def test_raters_are_blamed_only_where_they_have_a_vice(tmp_path: Path) -> None:
     page = words_of(run_folder(tmp_path / "none"))
     assert "learnt 1 bias Its raters have none: these are the reward model’s own mistakes." in page
@@ -138,6 +148,7 @@ def test_raters_are_blamed_only_where_they_have_a_vice(tmp_path: Path) -> None:
     assert "Its raters have none" not in page
 
 
+@pytest.mark.usefixtures("undrawn_here")
 @pytest.mark.parametrize(
     ("mark", "agreement", "colour", "said"),
     [
@@ -174,6 +185,7 @@ def test_an_audit_without_findings_reassures_only_where_the_model_follows_gold(
     assert said in text
 
 
+@pytest.mark.usefixtures("undrawn_here")
 def test_a_ruin_is_the_first_thing_that_the_report_says(tmp_path: Path) -> None:
     worse = {"mean": -0.1, "ci95": [-0.15, -0.05]}
     high = {"mean": 0.9, "ci95": [0.85, 0.95]}
@@ -215,6 +227,7 @@ def test_text_is_escaped(tmp_path: Path) -> None:
     assert page.text.count("<script>alert(1)</script>") >= 6
 
 
+@pytest.mark.usefixtures("undrawn_here")
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x1c", "\x0b"])
 def test_a_text_may_hold_what_unicode_calls_a_line_break(tmp_path: Path, separator: str) -> None:
     page = Tags(write_rlhf_report(run_folder(tmp_path, text=f"A mug.{separator}Red."), 1).read_text())

@@ -16,6 +16,8 @@ from text_gym.agents import PPO, Policy, PPOConfig, evaluate, rollout, trajector
 from text_gym.runs.judgement import GoldWatch, judge_policy, judge_texts, rows_of
 from text_gym.tasks.task import NoGold, Task
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 class Vowels(RewardSource):
     """A reward with a term that is called as itself, and an abstention."""

@@ -18,6 +18,8 @@ from text_gym.errors import ConfigError
 from text_gym.runs.folder import RunFolder
 from text_gym.runs.loggers import MetricsLogs
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 ROWS: list[dict[str, Any]] = [
     {"iteration": i, "reward": i / 10, "kl": float("nan"), "note": "a text"} for i in (1, 2, 3)
 ]

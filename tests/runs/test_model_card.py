@@ -18,6 +18,8 @@ from text_gym.cli.main import main
 from text_gym.runs.model_card import ModelCard, write_model_card
 from text_gym.runs.origin import Start, write_origin
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 HOSTILE = (
     "`` |<script>alert(1)</script>|\x1b[31m\u202e](http://evil)\n\n# A heading\n```\n---\n![x](http://evil)"
 )

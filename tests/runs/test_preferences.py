@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.test_chat import tokenizer
 from text_gym import Prompt, load_task
 from text_gym.agents import DPOConfig
 from text_gym.cli.main import main
@@ -19,6 +20,8 @@ from text_gym.reward_models.labels.questions import LabelCriterion, Question
 from text_gym.reward_models.labels.store import LabelStore
 from text_gym.runs.preferences import read_preferences
 from text_gym.runs.train import train
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 TASK = load_task("reverse")
 KNOWN, HELD_OUT = TASK.prompts[0].text, TASK.held_out[0].text
@@ -131,3 +134,19 @@ def test_pairs_and_dpo_go_together(tmp_path: Path) -> None:
     for algorithm, pairs in (("dpo", []), ("ppo", [(TASK.prompts[0], "a", "b")])):
         with pytest.raises(ConfigError, match="preference pairs are what dpo learns from"):
             train(algorithm, DPOConfig(), TASK, pairs=pairs, out=tmp_path / "run")
+
+
+def test_whole_conversations_are_refused_and_turns_are_rendered_by_the_policys_template(
+    tmp_path: Path,
+) -> None:
+    task = dataclasses.replace(TASK, tokenizer=tokenizer("chatml"))
+    asked = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+    asked.append({"role": "user", "content": "So?"})
+    a, b = ([{"role": "assistant", "content": text}] for text in "ab")
+    texts = {"prompt": "user: Hi\n…", "chosen": "a", "rejected": "b"}
+    row = {"prompt": asked, "chosen": a, "rejected": b, "texts": texts}
+    ((prompt, chosen, _),) = read_preferences(write_pairs(tmp_path / "turns.jsonl", [row]), task)
+    assert (prompt.text, chosen) == (Prompt.from_messages(asked, task.tokenizer).text, "a")
+    whole = {**row, "chosen": [*a, *asked[2:], *b]}
+    with pytest.raises(DataError, match=r"whole conversations, and dpo learns one reply.*--per-turn"):
+        read_preferences(write_pairs(tmp_path / "whole.jsonl", [whole]), task)

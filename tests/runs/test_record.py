@@ -26,6 +26,8 @@ from text_gym.runs.record import RECORD, go_on, read_record, start_record
 from text_gym.runs.train import train
 from text_gym.utils.signing import is_signed, sign
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 CODE = "def reward(completion):\n    return float(len(completion))\n"
 
 
@@ -104,6 +106,19 @@ def test_accepted_changes_are_listed_and_are_none_afterwards(again: Path) -> Non
     assert "iterations: 1 before, 2 now" in (again / "log.txt").read_text()
     assert json.loads((again / "config.json").read_text())["iterations"] == 2
     started(again, resume=True, **changes)
+
+
+def test_a_growing_record_takes_up_what_was_accepted_and_keeps_the_rest(tmp_path: Path) -> None:
+    """Such as a benchmark's, to which another optimiser's library may be added."""
+    start_record(tmp_path, {}, {"version of numpy": "1", "reward": "a"})
+    now = {"reward": "b", "version of another": "3"}
+    with pytest.raises(ChangedRunError, match="reward: a before, b now"):
+        go_on(tmp_path, {}, now, growing=True)
+    go_on(tmp_path, {}, now, growing=True, accept_changes=True)
+    assert go_on(tmp_path, {}, now, growing=True) == []
+    record = read_record(tmp_path)
+    assert record is not None
+    assert record["conditions"] == {"version of numpy": "1", **now}
 
 
 def conditions_of(reward: RewardSource, task: Task | None = None) -> dict[str, str]:

@@ -20,6 +20,8 @@ from text_gym.tasks.json_format import ProductJSONReward, answer, product_json
 from text_gym.tasks.keywords import keywords
 from text_gym.tasks.task import TASKS
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 BYTES = ByteTokenizer()
 MUG = Prompt("", {"keys": ("name", "price"), "name": "Lumo Air 3", "price": "$24", "colour": "red"})
 RIGHT = '{"name": "Lumo Air 3", "price": "$24"}'

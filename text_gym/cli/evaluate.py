@@ -25,7 +25,7 @@ from text_gym.runs.judgement import judge_texts, rows_of
 from text_gym.runs.origin import load_policy, load_start, origin_task
 from text_gym.runs.saved_policy import policy_folder, read_origin
 from text_gym.tasks.task import Task, load_task
-from text_gym.transcripts import write_transcripts
+from text_gym.transcripts import turn_rows, write_transcripts
 from text_gym.utils.display import harmless, json_line
 from text_gym.utils.json_files import write_json
 from text_gym.utils.terminal import SafeConsole
@@ -51,13 +51,16 @@ def sample(options: SampleOptions, console: Console | None = None) -> list[str]:
     prompts = _typed(options, task, policy) or list(islice(task.held_out, options.count))
     repeats = max(1, options.count // len(prompts)) if options.texts else 1
     reward = (lambda episodes: [0.0] * len(episodes)) if options.texts else task.reward
-    env = TextVectorEnv(prompts, policy.tokenizer, reward, task.max_tokens, shuffle=False, stop=options.stop)
+    talk = {} if options.texts else task.conversation()
+    parts: Any = (prompts, policy.tokenizer, reward, task.max_tokens)
+    env = TextVectorEnv(*parts, shuffle=False, stop=options.stop, **talk)
     sampling = Sampling(options.temperature, options.top_k, options.top_p, options.greedy)
     found = evaluate(policy, env, sampling=sampling, seed=options.seed, episodes_per_prompt=repeats)
     for episode, value in zip(found.episodes, found.rewards, strict=True):
         if options.json:
             row: dict[str, Any] = {"prompt": episode.prompt.text, "completion": episode.completion}
             row |= {"messages": episode.messages} if episode.messages else {}
+            row |= {"turns": turn_rows(episode)} if episode.turns else {}
             if not options.texts and task.has_gold:
                 row["gold"] = float(value) if value == value else None  # the source abstained
             print(json_line(row))

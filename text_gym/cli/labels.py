@@ -9,15 +9,15 @@ import dataclasses
 import math
 import random
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from text_gym.chat import Talk
 from text_gym.cli.options.labels import (
     ExportOptions,
     ImportOptions,
@@ -27,11 +27,12 @@ from text_gym.cli.options.labels import (
     VerifyOptions,
 )
 from text_gym.data import read_rows
-from text_gym.errors import ConfigError, DataError, RaterLeftError, UnknownNameError
+from text_gym.errors import ConfigError, DataError, RaterLeftError
 from text_gym.reward_models.labels.formats import export_labels, import_labels
 from text_gym.reward_models.labels.merge import merge_labels
-from text_gym.reward_models.labels.questions import CRITERIA, PREFERENCE, LabelCriterion, Question
+from text_gym.reward_models.labels.questions import CRITERIA, PREFERENCE, Kind, LabelCriterion, Question
 from text_gym.reward_models.labels.store import LabelStore
+from text_gym.reward_models.labels.turns import Spoken, spoken_in
 from text_gym.reward_models.page.reward import serve_page
 from text_gym.reward_models.people.agreement import Agreement, draw_agreement, measure_agreement
 from text_gym.reward_models.people.console import RaterConsole
@@ -148,56 +149,53 @@ def run_merge(options: MergeOptions) -> int:
 
 
 def put_file(store: LabelStore, options: LabelOptions) -> list[str]:
-    """Queue questions about the texts of a file and return their ids in order.
+    """Queue questions about the texts or conversations of a file and return their ids in order.
 
     Raises:
         UnknownNameError: A column is missing.
         DataError: The file or a row cannot be used, or it holds no question of the kind asked for.
     """
     assert options.data is not None
-    texts: dict[str, list[str]] = {}
+    found: dict[tuple[str, Talk], list[Spoken]] = {}
     for number, row in enumerate(read_rows(options.data), 1):
-        where = f"{options.data}, row {number}"
-        if options.prompt not in row:
-            raise UnknownNameError(f"column ({where})", options.prompt, [str(k) for k in row])
-        found = [row[options.prompt], *_completions(row, where)]
-        if not all(isinstance(text, str) for text in found):
-            raise DataError(f"{where}: prompt and completions must be texts")
-        texts.setdefault(found[0], []).extend(found[1:])
-    questions = list(_questions(texts, options))
+        for whole in spoken_in(row, options.prompt, f"{options.data}, row {number}"):
+            for spoken in whole.each_turn() if options.per_turn else (whole,):
+                found.setdefault((spoken.prompt, spoken.asked), []).append(spoken)
+    if options.per_turn and not any(asked for _, asked in found):
+        raise DataError(
+            f"{options.data} holds single texts, which have no turns; leave --per-turn out, or pass a "
+            "file of conversations: rows with turns or lists of messages"
+        )
+    questions = list(_questions(found.values(), options))
     if not questions:
         raise DataError(f"{options.data} has no two different texts of one prompt to compare")
     return store.put(questions, policy=options.policy, overlap=options.overlap)
 
 
-def _completions(row: Mapping[str, Any], where: str) -> Sequence[Any]:
-    if isinstance(row.get("completions"), list):
-        return list(row["completions"])
-    if "chosen" in row and "rejected" in row:
-        return [row["chosen"], row["rejected"]]
-    if "completion" not in row:
-        raise UnknownNameError(f"column ({where})", "completion", [str(k) for k in row])
-    return [row["completion"]]
-
-
-def _questions(texts: Mapping[str, Sequence[str]], options: LabelOptions) -> Iterator[Question]:
+def _questions(groups: Iterable[Sequence[Spoken]], options: LabelOptions) -> Iterator[Question]:
+    """Make questions about what was said, in groups of one prompt."""
     if options.kind == "rating":
         criteria = _criteria(options.criteria, CRITERIA, options.scale)
-        for prompt, completions in texts.items():
-            yield from (Question.rating(prompt, text, criteria) for text in completions)
+        for spoken in groups:
+            yield from (_question("rating", [one], criteria) for one in spoken)
         return
     size = 2 if options.kind == "comparison" else options.n
     if not 2 <= size <= 9:
         raise ConfigError(f"n is {size}; from 2 to 9 texts can be shown at once")
     criteria = _criteria(options.criteria, (PREFERENCE,))
     rng = random.Random(options.seed)
-    for prompt, completions in texts.items():
-        different = list(dict.fromkeys(completions))
+    for spoken in groups:
+        different = list({(one.completion, one.said): one for one in spoken}.values())
         rng.shuffle(different)  # so that no side is favoured
         for first in range(0, len(different) - 1, size):
-            group = tuple(different[first : first + size])
+            group = different[first : first + size]
             if len(group) == size or (options.kind == "best-of-n" and len(group) > 1):
-                yield Question(options.kind, prompt, group, criteria)
+                yield _question(options.kind, group, criteria)
+
+
+def _question(kind: Kind, spoken: Sequence[Spoken], criteria: tuple[LabelCriterion, ...]) -> Question:
+    turns = (spoken[0].asked, *(one.said for one in spoken)) if spoken[0].asked else ()
+    return Question(kind, spoken[0].prompt, tuple(one.completion for one in spoken), criteria, turns)
 
 
 def _criteria(

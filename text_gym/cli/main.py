@@ -51,8 +51,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "play": (
         "text_gym.cli.options.play:read_play",
-        "text_gym.cli.play:run_play",
-        "be the policy yourself: type or pick tokens, see observation and reward",
+        "text_gym.cli.play.agent:run_play",
+        "be the policy yourself, token by token, or the user that a policy talks to",
     ),
     "tasks": (
         "text_gym.cli.options.project:read_tasks",
@@ -63,6 +63,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "text_gym.cli.options.project:read_serve",
         "text_gym.cli.project:run_serve",
         "offer a task to other programs, as an environment of OpenEnv",
+    ),
+    "export": (
+        "text_gym.cli.options.project:read_export_task",
+        "text_gym.cli.export:run_export_task",
+        "write a task and its reward as a project for TRL, verl or OpenRLHF",
     ),
     "init": (
         "text_gym.cli.options.project:read_init",
@@ -111,7 +116,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "validate": (
         "text_gym.cli.options.validate:read_validate",
-        "text_gym.cli.validate:run_validate",
+        "text_gym.cli.check:run_validate",
         "judge a task, a reward or a package before it is optimised: graded levels, a page, a badge",
     ),
     "label": (
@@ -180,7 +185,7 @@ def _run(argv: list[str], debug: bool) -> int:
             for part in found:
                 if isinstance(part, AbstractContextManager):  # a display of the wait for what is loaded now
                     opened.enter_context(part)
-            return int(_load(run)(*found))
+            return int(_load(getattr(found[0], "run_by", run))(*found))
     except TextGymError as error:
         if debug:
             raise

@@ -251,7 +251,7 @@ class Conversation:
         self.rewards[row] = reply.reward
         ends = bool(reply.ends)
         try:
-            ids = self._encode(episode, reply, ends)
+            ids = reply_ids(episode, reply)
         except TextGymError as error:
             failed = RespondentError(
                 f"{self.name}: the reply {excerpt(str(reply.text))} cannot be used: {error}"
@@ -278,23 +278,29 @@ class Conversation:
         self.dropped[row] = True
         return False, True
 
-    def _encode(self, episode: Episode, reply: Reply, ends: bool) -> list[int]:
-        """Return the ids of a reply, with what the chat template writes around it."""
-        tokenizer = self.tokenizer
-        if not isinstance(reply.text, str):
-            ids = [int(i) for i in reply.text]
-            for i in ids:
-                if not 0 <= i < tokenizer.vocab_size:
-                    raise TokenError(f"id {i} is outside [0, {tokenizer.vocab_size})")
-            return ids
-        chat = episode.prompt.chat_template(tokenizer)
-        if chat is None or not reply.text:
-            return tokenizer.encode(reply.text)
-        *earlier, own = episode.turns
-        messages = [*episode.prompt.messages, *({"role": t.role, "content": t.text} for t in earlier)]
-        closed = int(own.ids[-1]) == chat.end_of_turn
-        said = {"role": reply.role, "content": reply.text}
-        return chat.encode_answer(messages, own.text, said, closed=closed, go_on=not ends)
+
+def reply_ids(episode: Episode, reply: Reply) -> list[int]:
+    """Return the ids of a reply to an episode's last turn, with what the chat template writes around it.
+
+    Raises:
+        TokenError: The vocabulary has no such tokens.
+        PromptError: The chat template refuses the reply, or rewrites what was said before.
+    """
+    tokenizer = episode.tokenizer
+    if not isinstance(reply.text, str):
+        ids = [int(i) for i in reply.text]
+        for i in ids:
+            if not 0 <= i < tokenizer.vocab_size:
+                raise TokenError(f"id {i} is outside [0, {tokenizer.vocab_size})")
+        return ids
+    chat = episode.prompt.chat_template(tokenizer)
+    if chat is None or not reply.text:
+        return tokenizer.encode(reply.text)
+    *earlier, own = episode.turns
+    messages = [*episode.prompt.messages, *({"role": t.role, "content": t.text} for t in earlier)]
+    closed = int(own.ids[-1]) == chat.end_of_turn
+    said = {"role": reply.role, "content": reply.text}
+    return chat.encode_answer(messages, own.text, said, closed=closed, go_on=not reply.ends)
 
 
 def with_turn_rewards(episodes: Sequence[Episode], scores: Rewards) -> Rewards:

@@ -18,7 +18,7 @@ from text_gym.agents.sampling.evaluation import Measure, evaluate
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Episode, FloatArray, share_cut, word_counts
 from text_gym.reward_models.audit.audit import AuditConfig, audit_reward
-from text_gym.reward_models.labels.questions import Question
+from text_gym.reward_models.labels.questions import PREFERENCE, Question
 from text_gym.reward_models.people.agreement import measure_agreement
 from text_gym.rewards.source import RewardSource
 from text_gym.utils.interval import spearman
@@ -177,11 +177,9 @@ def _raters(run: RLHFFolder, number: int) -> dict[str, Any]:
     pool = run.texts(run.at(number) / "candidates.jsonl")
     about = json.loads((run.at(number) / "questions.json").read_text(encoding="utf-8"))["about"]
     if run.config.questions == "pairs":
-        asked = [
-            Question.comparison(pool[a].prompt.text, pool[a].completion, pool[b].completion) for a, b in about
-        ]
+        asked = [Question.about("comparison", [pool[a], pool[b]], (PREFERENCE,)) for a, b in about]
     else:
-        asked = [Question.rating(pool[i].prompt.text, pool[i].completion, run.scales) for i in about]
+        asked = [Question.about("rating", [pool[i]], run.scales) for i in about]
     standing = run.store.standing([q.id for q in asked])
     labels = [label for q in asked for label in standing.get(q.id, ()) if label.answered]
     result: dict[str, Any] = {"labels": len(labels), "alpha": None, "alphas": {}, "profiles": []}

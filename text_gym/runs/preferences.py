@@ -6,16 +6,18 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from text_gym.agents.algorithms.dpo import DPO, Preference
 from text_gym.agents.training.checkpoint import Choice
 from text_gym.data import Conversations
-from text_gym.errors import DataError
+from text_gym.episode import Prompt
+from text_gym.errors import DataError, excerpt
 from text_gym.reward_models.labels.formats import pairs, ratings
 from text_gym.reward_models.labels.store import LabelStore
 from text_gym.reward_models.preferences.files import read_pairs
-from text_gym.reward_models.preferences.opinions import PreferencePair, Rating, pairs_from_ratings
+from text_gym.reward_models.preferences.opinions import PreferencePair, pairs_from_ratings
 from text_gym.tasks.task import Task
 from text_gym.utils.stopping import Stop
 
@@ -47,7 +49,7 @@ def read_preferences(
         chat: How conversations are rendered; by the task's tokenizer if None.
 
     Raises:
-        DataError: There is no such file, or nothing in it to learn from.
+        DataError: There is no such file, nothing in it to learn from, or a pair of whole conversations.
     """
     chat = chat or Conversations(task.tokenizer)
     by_people = Path(source).suffix == ".db"
@@ -56,7 +58,7 @@ def read_preferences(
     kept: list[Preference] = []
     useless = judged = 0
     for pair in found:
-        about = pair.prompt
+        about = _prompt(pair, task, source)
         if not about.messages and not about.text.endswith(separator):
             about = type(about)(about.text + separator, about.columns, about.id)
         if pair.tie or not pair.weight or pair.chosen == pair.rejected:
@@ -73,12 +75,27 @@ def read_preferences(
     return kept
 
 
+def _prompt(pair: PreferencePair, task: Task, source: str | Path) -> Prompt:
+    """Return the prompt of a pair; of a conversation as the policy's own chat template renders it.
+
+    Raises:
+        DataError: The pair is about several turns, of which the environment's are not the policy's to learn.
+    """
+    if any(len(talk) > 1 for talk in pair.turns[1:]):
+        raise DataError(
+            f"{source}: the pair about {excerpt(pair.prompt.id)} is of whole conversations, and dpo learns "
+            "one reply at a time: ask with text-gym label --per-turn, or train a reward model on whole ones"
+        )
+    if not pair.turns or not pair.prompt.messages or getattr(task.tokenizer, "chat", None) is None:
+        return pair.prompt
+    return Prompt.from_messages(pair.prompt.messages, task.tokenizer, pair.prompt.columns, pair.prompt.id)
+
+
 def _from_store(source: str | Path) -> list[PreferencePair]:
     with LabelStore(source, create=False) as store:
         labels = list(store.labels())
     means = [
-        Rating(r.prompt, r.completion, {"mean": math.fsum(r.values.values()) / len(r.values)}, rater=r.rater)
-        for r in ratings(labels)
+        replace(r, values={"mean": math.fsum(r.values.values()) / len(r.values)}) for r in ratings(labels)
     ]
     found = pairs(labels) + pairs_from_ratings(means, "mean")
     if not found:

@@ -181,6 +181,7 @@ ONE_HOT_IDS: dict[str, dict[str, object]] = {
 LIBRARIES = {
     "reasoning_gym": "text_gym.bridges.reasoning_gym:reasoning_gym_task",
     "textarena": "text_gym.bridges.textarena:textarena_task",
+    "verifiers": "text_gym.bridges.verifiers:verifiers_task",
 }
 
 
@@ -202,7 +203,8 @@ def load_task(name: str, **kwargs: Any) -> Task:
     such a package. Its code runs when its task is asked for, not before.
 
     Tasks of other libraries have a name with a colon: `reasoning_gym:leg_counting`, a data set of
-    reasoning-gym, and `textarena:GuessTheNumber-v0`, a game of TextArena for one player.
+    reasoning-gym, `textarena:GuessTheNumber-v0`, a game of TextArena for one player, and
+    `verifiers:text-gym-verifiers`, a taskset of verifiers.
 
     Raises:
         MissingLibraryError: The library of the task is not installed.

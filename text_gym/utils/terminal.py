@@ -5,11 +5,14 @@ What is printed by other means passes `escaped_output` of `display.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
 
 from .display import harmless
 
@@ -31,3 +34,27 @@ class SafeConsole(Console):
                 yield Segment(harmless(text, newlines=True), link_free)
             else:
                 yield Segment(text, style, control)
+
+
+def turns_table(turns: Iterable[tuple[str, str]], style: str = "") -> Table:
+    """Lay turns out beside their speakers, whose column no text can reach and so pretend to be another turn.
+
+    Args:
+        turns: Speaker and text.
+        style: Of the texts.
+    """
+    rows = Table.grid(padding=(0, 2))
+    for speaker, text in turns:
+        rows.add_row(Text(speaker, style="bold"), Text(harmless(text, newlines=True), style=style))
+    return rows
+
+
+def typed_lines() -> Iterator[str]:
+    """Yield the lines that a person types, with a prompt on a terminal, until the input ends."""
+    while True:
+        try:
+            yield input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+        except UnicodeDecodeError:
+            yield "\ufffd"  # what was typed is no text

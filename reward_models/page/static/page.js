@@ -193,9 +193,11 @@ function drawTexts() {
   const names = { rating: ["Text"], comparison: ["1 · Left", "2 · Right"] }[question.kind];
   $("texts").replaceChildren(...question.texts.map((part, i) => {
     const box = element("article", "", i ? "text" : "text prompt");
-    box.append(element("h3", i ? (names ? names[i - 1] : `Text ${i}`) : "Prompt"));
-    const shown = element("p", part.text);
+    box.append(element("h3", i ? (names ? names[i - 1] : `Text ${i}`) : part.turns && part.turns.length > 1 ? "Conversation so far" : "Prompt"));
+    if (part.turns) box.classList.add("talk");
+    const shown = element(part.turns ? "ol" : "p", part.text);
     box.append(shown);
+    addTurns(shown, part);
     if (part.left) {
       const more = element("button");
       more.type = "button";
@@ -205,7 +207,8 @@ function drawTexts() {
       more.addEventListener("click", async () => {
         const { status, data } = await insist("text", { item: question.id, number: i, start });
         if (status !== 200) return;
-        shown.append(document.createTextNode(data.text));
+        if (data.turns) addTurns(shown, data);
+        else shown.append(document.createTextNode(data.text));
         start = data.end;
         if (data.left) label(data.left); else more.remove();
       });
@@ -213,6 +216,20 @@ function drawTexts() {
     }
     return box;
   }));
+  for (const list of $("texts").querySelectorAll(".prompt ol")) list.scrollTop = list.scrollHeight;
+}
+
+// A turn is an item of the list, with its speaker in an element of its own: no text can pretend to be one.
+function addTurns(list, part) {
+  for (const turn of part.turns || []) {
+    if (turn.goes_on && list.lastElementChild) {
+      list.lastElementChild.lastElementChild.append(document.createTextNode(turn.text));
+      continue;
+    }
+    const item = element("li", "", turn.role === "assistant" ? "turn own" : "turn");
+    item.append(element("b", turn.role), element("p", turn.text));
+    list.append(item);
+  }
 }
 
 function drawFields() {

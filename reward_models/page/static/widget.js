@@ -33,6 +33,19 @@ function button(text, key, act, classes = "") {
   return made;
 }
 
+// A turn is an item of the list, with its speaker in an element of its own: no text can pretend to be one.
+function addTurns(list, part) {
+  for (const turn of part.turns || []) {
+    if (turn.goes_on && list.lastElementChild) {
+      list.lastElementChild.lastElementChild.append(document.createTextNode(turn.text));
+      continue;
+    }
+    const item = element("li", "", turn.role === "assistant" ? "turn own" : "turn");
+    item.append(element("b", turn.role), element("p", turn.text));
+    list.append(item);
+  }
+}
+
 function render({ model, el }) {
   let question = null;
   let values = {}; // field name -> value
@@ -136,7 +149,10 @@ function render({ model, el }) {
     texts.className = `texts ${question.kind}`;
     texts.replaceChildren(...question.texts.map((part, i) => {
       const box = element("div", "", i ? "text" : "text prompt");
-      box.append(element("div", i ? (names ? names[i - 1] : `Text ${i}`) : "Prompt", "soft"), element("p", part.text));
+      const prompt = part.turns && part.turns.length > 1 ? "Conversation so far" : "Prompt";
+      const shown = element(part.turns ? "ol" : "p", part.text);
+      box.append(element("div", i ? (names ? names[i - 1] : `Text ${i}`) : prompt, "soft"), shown);
+      addTurns(shown, part);
       if (part.left) {
         const label = `Show more (${part.left.toLocaleString("en")} characters left)`;
         more[i] = button(label, "m", () => model.send({ do: "text", item: question.id, number: i, start: part.end }));
@@ -227,7 +243,8 @@ function render({ model, el }) {
   function onText(part) {
     const made = more[part.number];
     if (!question || part.item !== question.id || !made) return;
-    made.previousSibling.append(document.createTextNode(part.text));
+    if (part.turns) addTurns(made.previousSibling, part);
+    else made.previousSibling.append(document.createTextNode(part.text));
     const number = part.number;
     if (part.left) {
       const label = `Show more (${part.left.toLocaleString("en")} characters left)`;

@@ -19,6 +19,8 @@ from text_gym.agents import PPO, Checkpoints, LoRAPolicy, Policy, PPOConfig, Sam
 from text_gym.cli.main import main
 from text_gym.errors import ConfigError
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 pytest.importorskip("peft")
 TOKENS = torch.arange(40).view(4, 10) * 7 % 9
 STARTS, LENGTHS = torch.tensor([1, 3, 2, 6]), torch.tensor([5, 7, 1, 4])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.bench_folder import DESIGNS, write_benchmark
+from tests.figure_tools import figures_as_data
 from text_gym.bench.report.report import write_report
 from text_gym.errors import ConfigError
 
@@ -155,7 +156,8 @@ def yours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = write_benchmark(
         tmp_path_factory.mktemp("yours"), ["gold", "keywords", "hackable", "fine", "unstable"], optimisers
     )
-    write_report(made)
+    with figures_as_data():
+        write_report(made)
     return made
 
 
@@ -208,7 +210,8 @@ def test_at_most_four_prompts_are_shown_unless_another_has_a_symptom(tmp_path: P
     sample = cell["samples"][0]
     cell["samples"] = [sample | {"prompt": f"prompt number {i}"} for i in range(8)]
     file.write_text(json.dumps(cell))
-    page = Tags(write_report(here).read_text()).plain
+    with figures_as_data():
+        page = Tags(write_report(here).read_text()).plain
     assert [f"number {i}" in page for i in range(8)] == [True] * 4 + [False] * 4
     odd = sample | {
         "prompt": "prompt number 6",
@@ -216,7 +219,8 @@ def test_at_most_four_prompts_are_shown_unless_another_has_a_symptom(tmp_path: P
     }
     cell["samples"][6] = odd
     file.write_text(json.dumps(cell))
-    page = Tags(write_report(here).read_text()).plain
+    with figures_as_data():
+        page = Tags(write_report(here).read_text()).plain
     assert [f"number {i}" in page for i in range(8)] == [True] * 4 + [False, False, True, False]
 
 

@@ -379,8 +379,8 @@ MUTANTS = [
     Mutant(
         "exit-status-of-the-command-is-lost",
         _MAIN,
-        "return int(_load(run)(*found))",
-        "_load(run)(*found)\n            return 0",
+        'return int(_load(getattr(found[0], "run_by", run))(*found))',
+        '_load(getattr(found[0], "run_by", run))(*found)\n            return 0',
         _by("cli/test_main.py::test_the_exit_status_is_the_commands_own_and_130_after_ctrl_c"),
     ),
     Mutant(

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from text_gym import ByteTokenizer, Episode, Prompt
 from text_gym.data import read_rows
 from text_gym.errors import DataError, UnknownNameError
 from text_gym.reward_models import LabelStore
 from text_gym.reward_models.labels.formats import FORMS, export_labels, import_labels, pairs, ratings
-from text_gym.reward_models.labels.questions import Question
+from text_gym.reward_models.labels.questions import PREFERENCE, LabelCriterion, Question
+from text_gym.reward_models.learned.ngrams import NgramModel
 from text_gym.reward_models.preferences.files import read_pairs, read_ratings
 
 STRANGE = 'a\0\ud83d\ude00\udcff"\n\u2028é'
@@ -152,3 +155,65 @@ def test_rows_that_are_no_labels_are_named(store: LabelStore, tmp_path: Path, ch
         with pytest.raises(DataError, match=r"labels\.jsonl, row 1: not a label"):
             import_labels(copy, tmp_path / "labels.jsonl")
         assert copy.head[0] == 0
+
+
+ASKED = (("user", "?"),)
+SAID = [(("assistant", said), ("user", ">"), ("assistant", "7\udcff")) for said in ("4", "5")]
+
+
+@pytest.fixture
+def talks(tmp_path: Path) -> LabelStore:
+    """A rating and a comparison of conversations, and a comparison of turns."""
+    texts = ["".join(text for _, text in said) for said in SAID]
+    store = LabelStore(tmp_path / "talks.db")
+    ids = store.put(
+        [
+            Question("rating", "?", (texts[0],), (LabelCriterion("clear"),), (ASKED, SAID[0])),
+            Question("comparison", "?", (texts[0], texts[1]), (PREFERENCE,), (ASKED, *SAID)),
+            Question("comparison", "?", ("4", "5"), (PREFERENCE,), (ASKED, SAID[0][:1], SAID[1][:1])),
+        ]
+    )
+    answers: list[dict[str, Any]] = [{"clear": 4}, *[{"preference": "right"}] * 2]
+    for item, values in zip(ids, answers, strict=True):
+        store.record(item, "ada", values)
+    return store
+
+
+@pytest.mark.parametrize("form", ["jsonl", "argilla", "label-studio"])
+def test_conversations_come_back_with_their_turns(talks: LabelStore, tmp_path: Path, form: str) -> None:
+    file = tmp_path / ("labels.jsonl" if form == "jsonl" else "labels.json")
+    export_labels(talks, file, form)
+    with LabelStore(tmp_path / "copy.db") as copy:
+        assert import_labels(copy, file) == (3, 0)
+        found = [(x.question.kind, x.question.turns[1][0]) for x in copy.labels()]
+        assert found == [("rating", ("assistant", "4")), *[("comparison", ("assistant", "4"))] * 2]
+        assert form != "jsonl" or copy.head == talks.head
+        copy.verify()
+
+
+def test_pairs_of_conversations_are_trls_and_come_back_exactly(talks: LabelStore, tmp_path: Path) -> None:
+    export_labels(talks, tmp_path / "pairs.jsonl", "pairs")
+    rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    assert rows[0]["prompt"] == [{"role": "user", "content": "?"}]
+    assert rows[0]["chosen"][0] == {"role": "assistant", "content": "5"}
+    assert [m["role"] for m in rows[0]["rejected"]] == ["assistant", "user", "assistant"]
+    assert rows[0]["texts"]["chosen"] == "5>7\\udcff"  # a lone surrogate is written out
+    assert rows[1]["chosen"] == [{"role": "assistant", "content": "5"}]
+    whole, turn = read_pairs(tmp_path / "pairs.jsonl")
+    assert (whole.prompt.text, whole.chosen, whole.rejected) == ("?", "5>7\\udcff", "4>7\\udcff")
+    assert whole.turns[0] == ASKED
+    assert (turn.chosen, turn.turns) == ("5", (ASKED, SAID[1][:1], SAID[0][:1]))
+
+
+def test_ratings_of_conversations_train_a_reward_model_on_the_exact_texts(
+    talks: LabelStore, tmp_path: Path
+) -> None:
+    export_labels(talks, tmp_path / "ratings.jsonl", "ratings")
+    (rating,) = read_ratings(tmp_path / "ratings.jsonl", ["clear"])
+    assert (rating.prompt.text, rating.completion) == ("?", "4>7\\udcff")
+    assert [role for role, _ in rating.turns[1]] == ["assistant", "user", "assistant"]
+    asked = [replace(rating, prompt=Prompt(f"{p}?"), completion=f"{n}>7", values={"clear": float(n)})
+             for p in range(8) for n in range(1, 6)]  # fmt: skip
+    model = NgramModel.fit(asked, ("clear",))
+    low, high = model([Episode.of("?", f"{n}>7", ByteTokenizer()) for n in (1, 5)]).values
+    assert low < high

@@ -149,3 +149,28 @@ def test_a_question_shows_what_is_asked() -> None:
     html = question._repr_html_()
     for part in ("Question: comparison", "Say &lt;hi&gt;.", "Hi!", "No.", "left, right, tie"):
         assert part in html
+
+
+TALK = ((("user", "p"),), (("assistant", "a"), ("user", "\udcff"), ("assistant", "c")))
+
+
+def test_the_turns_of_a_conversation_are_part_of_what_is_asked() -> None:
+    plain, talk = Question.rating("p", "abc"), Question("rating", "p", ("abc",), CRITERIA, TALK)
+    other = Question("rating", "p", ("abc",), CRITERIA, (TALK[0], TALK[1][:1]))
+    assert len({plain.id, talk.id, other.id}) == 3
+    again = Question.restore("rating", talk.criteria_json(), ["p", "abc"])
+    assert (again, again.id) == (talk, talk.id)
+    assert "user: p" in talk._repr_html_()
+
+
+def test_single_texts_have_the_id_that_old_stores_hold() -> None:
+    criteria = '[{"name": "clear", "guideline": "", "low": 1, "high": 5}]'
+    parts = [t.encode() for t in ("rating", criteria, "p", "c")]
+    joined = b"".join(b"t" + len(t).to_bytes(8, "big") + t for t in parts)
+    assert Question.rating("p", "c", (LabelCriterion("clear"),)).id == hashlib.sha256(joined).hexdigest()
+
+
+@pytest.mark.parametrize("turns", [TALK[:1], ((), TALK[1]), (TALK[0], (("robot", "a"),))])
+def test_turns_that_are_none_are_refused(turns: Any) -> None:
+    with pytest.raises(ConfigError, match="turns"):
+        Question("rating", "p", ("abc",), CRITERIA, turns)

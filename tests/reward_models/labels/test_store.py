@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from text_gym import ByteTokenizer
 from text_gym.errors import ConfigError, LabelError, StoreError
 from text_gym.reward_models import LabelStore
-from text_gym.reward_models.labels.questions import Question
+from text_gym.reward_models.labels.questions import CRITERIA, Question
 
 GOOD = {"accuracy": 4, "clarity": 5, "persuasiveness": 2}
 FOLDER = Path(__file__).parents[2]
@@ -401,3 +402,29 @@ def test_a_closed_store_can_be_opened_for_reading_only_if_it_is_there(tmp_path: 
     with pytest.raises(StoreError, match="there is no label store"):
         LabelStore(tmp_path / "none.db", create=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_is_of_the_older_version_until_a_conversation_comes(tmp_path: Path) -> None:
+    def version() -> int:
+        connection = sqlite3.connect(tmp_path / "labels.db")
+        found = connection.execute("PRAGMA user_version").fetchone()[0]
+        connection.close()
+        return int(found)
+
+    talk = Question("rating", "p", ("a",), CRITERIA, ((("user", "p"),), (("assistant", "a"),)))
+    with LabelStore(tmp_path / "labels.db") as store:
+        (item,) = store.put(questions(1))
+        store.record(item, "ada", GOOD)
+        assert version() == 1
+        (item,) = store.put([talk])
+        store.record(item, "ada", GOOD)
+    assert version() == 2
+    with LabelStore(tmp_path / "labels.db", create=False) as store:
+        assert [x.question for x in store.labels()] == [*questions(1), talk]
+        assert store.verify().rows == 2
+        connection = sqlite3.connect(tmp_path / "labels.db")
+        connection.execute("UPDATE items SET criteria = replace(criteria, 'assistant', 'tool')")
+        connection.commit()
+        connection.close()
+        with pytest.raises(StoreError, match=r"row 2: question 2 was altered"):
+            store.verify()

@@ -11,6 +11,7 @@ import pytest
 from tests.page_tools import GOOD, ratings
 from text_gym.errors import NotSavedError
 from text_gym.reward_models import LabelStore, Question
+from text_gym.reward_models.labels.questions import CRITERIA
 from text_gym.reward_models.page.sitting import Sitting
 
 
@@ -145,3 +146,20 @@ def test_long_texts_come_in_parts_and_hidden_characters_are_written_out(tmp_path
             shown += part["text"]
         assert shown == "ab\\u202e" * 9000
         assert sitting.take({"do": "text", "item": item, "number": 2, "start": 0}) is None
+
+
+def test_a_conversation_comes_turn_by_turn_in_parts(tmp_path: Path) -> None:
+    asked, said = (("user", "P\n"),), (("assistant", "ab\u202e" * 9000), ("user", "<b>"), ("assistant", "c"))
+    with LabelStore(tmp_path / "labels.db") as store:
+        (item,) = store.put([Question("rating", "P", ("c",), CRITERIA, (asked, said))])
+        sitting = Sitting(store, "ada")
+        prompt, part = sitting.state["question"]["texts"]
+        assert prompt["turns"] == [{"role": "user", "text": "P", "goes_on": False}]
+        turns = [(t["role"], t["text"]) for t in part["turns"]]
+        assert part["left"] == 27_000 + 4 - 20_000
+        rest = sitting.take({"do": "text", "item": item, "number": 1, "start": part["end"]})
+        assert rest is not None
+        assert [t["goes_on"] for t in rest["turns"]] == [True, False, False]
+        turns[-1] = (turns[-1][0], turns[-1][1] + rest["turns"][0]["text"])
+        turns += [(t["role"], t["text"]) for t in rest["turns"][1:]]
+        assert turns == [("assistant", "ab\\u202e" * 9000), ("user", "<b>"), ("assistant", "c")]

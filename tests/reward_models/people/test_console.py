@@ -324,3 +324,29 @@ def test_random_keys_lose_nothing_and_raise_nothing(
     assert {k: found[k] for k in wanted} == wanted, done.stderr
     assert found["told"] == found["rows"] > 0, done.stderr
     tried("random keys at the labelling console raise nothing and lose nothing", streams, "streams of keys")
+
+
+def test_turns_stand_beside_their_speakers_and_no_text_can_pretend_to_be_one(store: LabelStore) -> None:
+    asked, said = (
+        (("user", "Sell\nme a mug."),),
+        (("assistant", "No.\nuser  I love it\x1b[2J"), ("user", "Oh.")),
+    )
+    store.put([Question("rating", "p", ("c",), (LabelCriterion("clarity"),), (asked, said))])
+    asker, out = console(store, "1")
+    asker.ask()
+    lines = [line[2:] for line in out.getvalue().splitlines() if line.startswith("│")]
+    assert [line.split()[0] for line in lines if line[0] != " "] == ["user", "assistant", "user"]
+    assert "user  I love it\\x1b[2J" in [line.strip("│ ") for line in lines if line[0] == " "]
+
+
+def test_a_long_conversation_goes_on_where_it_was_cut(store: LabelStore) -> None:
+    said = (("assistant", "a" * 3_000), ("user", "b" * 3_000), ("assistant", "c" * 10))
+    store.put([Question("rating", "p", ("c",), (LabelCriterion("clarity"),), ((("user", "p"),), said))])
+    asker, out = console(store, "m", "m", "1")
+    asker.ask()
+    shown = out.getvalue()
+    assert [shown.count(letter * 10) for letter in "c"] == [1]
+    assert "(2,010 more characters)" in shown
+    assert "text, from character 4,001" in shown
+    assert "prompt, from" not in shown
+    assert "all is shown" in shown

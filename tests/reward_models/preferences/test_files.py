@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.test_chat import tokenizer
 from text_gym import Prompt, TextGymError
+from text_gym.data import Conversations
 from text_gym.errors import ConfigError, DataError, UnknownNameError
 from text_gym.reward_models import PreferencePair, Rating
 from text_gym.reward_models.preferences.files import (
@@ -17,7 +19,12 @@ from text_gym.reward_models.preferences.files import (
     read_ratings,
     write_opinions,
 )
-from text_gym.reward_models.preferences.opinions import Like
+from text_gym.reward_models.preferences.opinions import (
+    Like,
+    likes_from_pairs,
+    pairs_from_likes,
+    pairs_from_ratings,
+)
 
 PROMPT = Prompt("Say hi:", {"answer": 4, "tags": ["a", "b"]}, "hi-1")
 PAIRS = [
@@ -152,3 +159,39 @@ def test_other_faults_have_names(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="criterion 'style' has the name of another column"):
         write_opinions(tmp_path / "y.jsonl", [clash])
     assert not (tmp_path / "y.jsonl").exists()
+
+
+MESSAGES = [{"role": "user", "content": "Hi"}]
+REPLIES = [{"role": "assistant", "content": "Ho"}, {"role": "user", "content": "So?"}]
+REPLIES.append({"role": "assistant", "content": "Bye"})
+
+
+def test_replies_of_several_turns_are_rendered_as_the_policy_would_have_written_them(tmp_path: Path) -> None:
+    row = {"prompt": MESSAGES, "chosen": REPLIES, "rejected": REPLIES[:1]}
+    (tmp_path / "x.jsonl").write_text(json.dumps(row))
+    (pair,) = read_pairs(tmp_path / "x.jsonl", chat=Conversations(tokenizer("chatml")))
+    assert pair.prompt.text == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert (
+        pair.chosen == "Ho\nuser\nSo?\nassistant\nBye"
+    )  # as an episode's completion, without special tokens
+    assert pair.rejected == "Ho"
+    assert [len(talk) for talk in pair.turns] == [1, 3, 1]
+    with pytest.raises(ConfigError, match="no chat template"):
+        read_pairs(tmp_path / "x.jsonl")
+
+
+def test_turns_survive_every_conversion(tmp_path: Path) -> None:
+    talks = [(("user", "p"),), (("assistant", "a"),), (("assistant", "b"),)]
+    pair = PreferencePair(Prompt("p"), "a", "b", rater="ann", turns=tuple(talks))
+    likes = likes_from_pairs([pair])
+    assert [like.turns for like in likes] == [(talks[0], talks[1]), (talks[0], talks[2])]
+    assert pairs_from_likes(likes) == [pair]
+    marks = [Rating(o.prompt, o.completion, {"x": float(o.label)}, rater="ann", turns=o.turns) for o in likes]
+    assert [p.turns for p in pairs_from_ratings(marks, "x")] == [pair.turns]
+    for opinions, read in (([pair], read_pairs), (likes, read_likes)):
+        write_opinions(tmp_path / "x.jsonl", opinions)
+        assert read(tmp_path / "x.jsonl") == opinions
+    row = as_row(pair) | {"texts": {"prompt": "p", "chosen": "a"}}
+    (tmp_path / "x.jsonl").write_text(json.dumps(row))
+    with pytest.raises(DataError, match=r"row 1: texts is .*a text for each of prompt, chosen, rejected"):
+        read_pairs(tmp_path / "x.jsonl")

@@ -23,7 +23,9 @@ class LabelOptions:
 
     Args:
         data: File of texts to ask about, with a prompt column and a column completion (one text), completions
-            (a list), or chosen and rejected; e.g. what `text-gym sample --json` prints.
+            (a list), or chosen and rejected; e.g. what `text-gym sample --json` prints. Conversations are
+            transcripts with turns, or lists of messages, as in TRL's columns.
+        per_turn: Ask about each turn of the assistant's by itself, after the conversation up to there.
         store: Label store; made if there is none.
         rater: Your name in the labels; that of your account if left out.
         kind: What to ask; comparison and best-of-n put texts of the same prompt together.
@@ -48,6 +50,7 @@ class LabelOptions:
     store: str = STORE
     rater: str | None = None
     kind: Literal["rating", "comparison", "best-of-n"] = "rating"
+    per_turn: bool = False
     prompt: str = "prompt"
     criteria: tuple[str, ...] = ()
     scale: int = 5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -15,7 +14,7 @@ from text_gym.errors import ConfigError, TextGymError, UnknownNameError
 from text_gym.tasks.task import env_ids, task_names
 from text_gym.tokenizer import Tokenizer
 from text_gym.utils.display import harmless
-from text_gym.utils.terminal import SafeConsole
+from text_gym.utils.terminal import SafeConsole, typed_lines
 
 HELP = """\
   any text   append its tokens, one step each
@@ -32,26 +31,18 @@ def run_play(options: PlayOptions) -> int:
     """Run `text-gym play`."""
     import gymnasium as gym
 
-    if options.task in task_names():
-        env = TextEnv(task=options.task)
-    elif options.task in gym.registry:
-        made = gym.make(options.task, infos="changing").unwrapped
+    name = options.task or "text_gym/Products-v0"
+    if name in task_names():
+        env = TextEnv(task=name)
+    elif name in gym.registry:
+        made = gym.make(name, infos="changing").unwrapped
         if not isinstance(made, TextEnv):
-            raise ConfigError(f"{options.task} is not a text environment")
+            raise ConfigError(f"{name} is not a text environment")
         env = made
     else:
-        raise UnknownNameError("environment", options.task, [*env_ids(), *task_names()])
-    play(env, SafeConsole(), _typed_lines(), options.seed)
+        raise UnknownNameError("environment", name, [*env_ids(), *task_names()])
+    play(env, SafeConsole(), typed_lines(), options.seed)
     return 0
-
-
-def _typed_lines() -> Iterator[str]:
-    """Yield the lines a person types, with a prompt on a terminal, until the input ends."""
-    while True:
-        try:
-            yield input("> " if sys.stdin.isatty() else "")
-        except EOFError:
-            return
 
 
 def play(env: TextEnv, console: Console, lines: Iterator[str], seed: int | None = None) -> float:

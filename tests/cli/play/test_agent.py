@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from text_gym import ByteTokenizer, TextEnv
-from text_gym.cli.play import play
+from text_gym.cli.play.agent import play
 
 
 def run(*lines: str) -> tuple[float, str]:
