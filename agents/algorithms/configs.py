@@ -175,6 +175,8 @@ class PolicyGradientConfig(AgentConfig):
         clip_higher: The upper bound is 1 + this instead, so that unlikely tokens may rise faster
             (DAPO, Yu et al. 2025, ε_high = 0.28); None takes ε.
         entropy_coef: Weight of the entropy bonus, per nat.
+        anneal_entropy: Let that weight fall linearly to 0 over the iterations: look around first, and settle
+            in the end, where a constant bonus would cost return.
         kl_in: Where the KL penalty goes: "reward" (per token, as in InstructGPT) or "loss".
         target_kl: How far an iteration may move the policy from the one that played, in nats per token: a
             minibatch that finds it farther away is not learnt from, and ends the iteration's epochs; the
@@ -189,6 +191,7 @@ class PolicyGradientConfig(AgentConfig):
     clip: float = 0.2
     clip_higher: float | None = None
     entropy_coef: float = 0.0
+    anneal_entropy: bool = False
     kl_in: Literal["reward", "loss"] = "reward"
     target_kl: float | None = None
     micro_batch_size: int | None = None

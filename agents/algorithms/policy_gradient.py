@@ -107,6 +107,12 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
             action_masks=None if batch.action_masks is None else batch.action_masks[here],
         )
 
+    def entropy_weight(self) -> float:
+        """Return the weight of the entropy bonus in this iteration."""
+        config = self.config
+        share = 1.0 - self.iteration / max(1, config.iterations) if config.anneal_entropy else 1.0
+        return config.entropy_coef * max(0.0, share)
+
     def minibatches(self, batch: Rollout) -> list[Tensor]:
         """Draw the minibatches of every epoch: the rows `(b,)` int64 of each, on the host."""
         config = self.config

@@ -249,8 +249,8 @@ MUTANTS = [
     Mutant(
         "ppo-entropy-is-a-cost",
         PPO,
-        "loss = loss - config.entropy_coef",
-        "loss = loss + config.entropy_coef",
+        "loss = loss - self.entropy_weight()",
+        "loss = loss + self.entropy_weight()",
         (OF_PPO + "entropy_and_kl_terms_by_hand",),
     ),
     Mutant(

@@ -62,6 +62,8 @@ class Task:
         max_context: The most tokens of prompt and conversation together.
         golden: Writes a completion of a prompt that earns the most there is, where one can be written down;
             `validate` scores them, and nothing else ever sees them.
+        recommended: Settings that learn it where the defaults do not: from an algorithm's name, or `"sft"`,
+            to options of `text-gym train`, or `sft`, which takes them where they are left out.
         settings: How to make the task again, as plain JSON data: `{"task": name}` with `task_arguments`, or
             `data` and its columns. Policies that learn it keep this; empty for tasks made in Python.
     """
@@ -81,6 +83,7 @@ class Task:
     max_turns: int | None = None
     max_context: int | None = None
     golden: Callable[[Prompt], str] | None = None
+    recommended: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:

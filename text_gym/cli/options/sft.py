@@ -21,7 +21,7 @@ from .checks import (
     check_reward,
     check_task,
 )
-from .parsing import COLUMN, parse
+from .parsing import COLUMN, parse, with_recommended
 
 # What people use first.
 _FIRST = (
@@ -69,8 +69,9 @@ class SFTOptions(Data):
 def read_sft(argv: list[str]) -> tuple[SFTOptions, SFTConfig, float]:
     """Options of `text-gym sft`, settings of the training, and when it began (`time.perf_counter`)."""
     started = time.perf_counter()
+    words = with_recommended(argv, "sft")
     options, config = parse(
-        "sft", argv, SFTOptions, SFTConfig, first=_FIRST, flags=COLUMN, settings="training"
+        "sft", words, SFTOptions, SFTConfig, first=_FIRST, flags=COLUMN, settings="training"
     )
     check_task(options.task if options.data is None else None)
     check_data(options.data)

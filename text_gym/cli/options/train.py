@@ -32,7 +32,7 @@ from .checks import (
     check_out_folder,
     check_reward,
 )
-from .parsing import COLUMN, checked_fields, parse, value_of
+from .parsing import COLUMN, checked_fields, parse, value_of, with_recommended
 
 DPO = "dpo"
 HEADS = 4  # of attention, in a new policy
@@ -144,7 +144,7 @@ def read_train(argv: list[str]) -> tuple[TrainOptions, Any, str, float, Waiting]
         algorithm = value_of(argv, "--algorithm", "ppo")
         options, config = parse(
             "train",
-            argv,
+            with_recommended(argv, algorithm),
             TrainOptions,
             _config_class(algorithm),
             first=_FIRST_OF_DPO if algorithm == DPO else _FIRST,
