@@ -34,10 +34,8 @@ class AgentConfig:
         on_decline: What to do when reward − β·KL has fallen below that of the starting policy by more than
             noise (see `Objective`): "warn" says so once; "stop" also ends learning there.
         seed: Decides prompts, noise and minibatches.
-        overlap_scoring: Chunks of finished episodes that the reward source scores at a time while others are
-            still played, in threads; 0 has it score the whole batch in the end. Worth it for sources that
-            wait, such as a judge; the rewards are the same, and sources that would say something else about
-            a part of a batch are refused.
+        overlap_scoring: Chunks of finished episodes that the reward source, a judge say, scores at a time in
+            threads while others are still played; 0 has it score the whole batch in the end.
         max_unscored: Batches in a row of which the reward source scored no episode (a judge that is down,
             say) before learning stops with an error, at least 1. Nothing is learnt from such a batch.
     """
