@@ -17,7 +17,6 @@ import pytest
 from tests import house
 from tests.house import House
 from text_gym.cli.main import COMMANDS
-from text_gym.errors import MissingLibraryError
 
 ROOT = Path(__file__).parent.parent
 HOUSE = House(ROOT)
@@ -39,6 +38,7 @@ OPTIONAL = {
     "datasets",
     "sb3_contrib",
     "torchrl",
+    "verifiers",
     "tianshou",
     "ray",
     "trl",
@@ -253,8 +253,6 @@ def test_doctests(name: str) -> None:
         if error.name in OPTIONAL:
             pytest.skip(f"{error.name} is not installed")
         raise
-    except MissingLibraryError as error:
-        pytest.skip(str(error))
     result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
     assert result.failed == 0
 
