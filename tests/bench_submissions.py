@@ -62,6 +62,10 @@ def forged(folder: Path, change: Callable[[dict[str, Any]], Mapping[str, Any] | 
         content = change(content) or content
         texts[name] = json.dumps(content).encode()
 
+    if not files:  # a careful one
+        rows = [json.loads(texts[n])["row"] for n in sorted(texts) if n.startswith("cells/")]
+        texts["results.json"] = json.dumps(rows).encode()
+
     def fill(partial: Path) -> None:
         for name, text in texts.items():
             (partial / name).parent.mkdir(parents=True, exist_ok=True)

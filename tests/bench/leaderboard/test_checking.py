@@ -111,6 +111,7 @@ def _one_start(cell: dict[str, Any]) -> None:
         (_one_start, "", DataError, "start at different gold"),
         (moved(lambda seed: 0.1), "", DataError, "its summary says"),
         (lambda cell: {"row": []}, "", DataError, "not the form of a submission"),
+        (lambda rows: rows[1:], "results.json", DataError, "results.json does not hold the rows"),
         (_summary, ABOUT, DataError, r"summary says gold.value = "),
         (_better_by_hand, ABOUT, DataError, "summary says answer = 'It holds.'"),
         (

@@ -1,7 +1,7 @@
 """Checks submissions, which anybody may have written: nothing in them is believed that can be computed.
 
-A whole submission can still be made up, row by row, by somebody who takes the trouble; only running its cells
-again (`rerun`) tells.
+A whole submission can still be made up, row by row, by somebody who takes the trouble; only running its
+command again, and comparing, tells.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from text_gym.bench.analysis.results import CellResult
 from text_gym.bench.matrix.designs import DESIGNS
 from text_gym.bench.matrix.settings import BEST_OF_N, digest, digest_of_files
 from text_gym.errors import DamagedError, DataError, TextGymError
-from text_gym.json_text import read_object
+from text_gym.json_text import read_json, read_object
 from text_gym.utils.display import harmless
 from text_gym.utils.interval import Interval
 from text_gym.utils.sealed import MANIFEST, check_sealed
@@ -33,6 +33,7 @@ from .submission import (
     LONGEST_NAME,
     LONGEST_NOTE,
     REWARD,
+    ROWS,
     SUBMISSION,
     VALIDATION,
     check_finite,
@@ -212,6 +213,8 @@ def _read(folder: Path, sealed: str) -> Submission:
     dict(content["machine"]), dict(content["contest"]["settings"])
     _check_reward(folder, content)
     cells = [_read_cell(file, content) for file in sorted((folder / CELLS).iterdir())]
+    if read_json(folder / ROWS) != [c.row for c in cells]:
+        raise DataError(f"{folder}: its {ROWS} does not hold the rows of its cells")
     contest = content["contest"]
     wanted = [(o, b, s) for o, b in contest["grid"] for s in contest["seeds"]]
     found = [(c.setting.optimiser, c.setting.kl_coefficient, c.row["seed"]) for c in cells]

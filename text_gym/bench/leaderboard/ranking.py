@@ -47,9 +47,9 @@ def judge_submissions(folders: Sequence[str | Path]) -> tuple[list[Submission], 
     for folder in map(Path, folders):
         try:
             submission = read_submission(folder)
-            check_duplicate(submission, accepted)
             if accepted:
                 check_contest(submission, accepted[0])
+            check_duplicate(submission, accepted)
         except TextGymError as error:
             rejected.append(Rejected(folder, harmless(str(error), limit=600)))
         else:

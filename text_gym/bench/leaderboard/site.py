@@ -82,7 +82,7 @@ def _figure(ranked: Sequence[Ranked], start: float) -> Any:
         summary = entry.submission.summary
         golds.append(entry.submission.gold)
         worst.append(summary["worst"])
-    labels = [harmless(e.submission.name, limit=24) for e in ranked]
+    labels = [harmless(e.submission.name)[:24] for e in ranked]
     name = "gold at the end"
     axes = intervals(
         labels,

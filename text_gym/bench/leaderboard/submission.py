@@ -33,7 +33,8 @@ from text_gym.utils.user_code import file_of, split_place
 from text_gym.validation.targets import ValidationRequest, validate_target
 
 FORMAT = 1
-SUBMISSION, VALIDATION, CELLS, REWARD = "submission.json", "validation.json", "cells", "reward"
+SUBMISSION, VALIDATION, ROWS = "submission.json", "validation.json", "results.json"
+CELLS, REWARD = "cells", "reward"
 LONGEST_NAME, LONGEST_NOTE = 60, 1000  # characters
 LEVELS = (0, 1, 2)  # of `validate`: seconds, not minutes
 NUMBERS = (
@@ -142,6 +143,7 @@ def write_submission(
         (partial / CELLS).mkdir()
         for file, cell in contents.items():
             write_json(partial / CELLS / file, cell)
+        write_json(partial / ROWS, [cell["row"] for cell in contents.values()])  # for `bench compare`
         if own is not None:
             _carry(own, partial)
         if report is not None:
@@ -163,10 +165,11 @@ def summarised(config: Mapping[str, Any], cells: Sequence[CellResult]) -> dict[s
     pressed = hardest(results, results.designs[0])
     assert pressed is not None  # there are cells
     finding = outcome(results, pressed)
+    beta = pressed.cells[0].setting.kl_coefficient
     strata = [{c.row["seed"]: c["gold"] for c in group} for group in pressed.strata]
     golds = [c["gold"] for c in pressed.cells]
     return {
-        "hardest": pressed.when("it"),
+        "hardest": f"the best of {pressed.cells[0]['n']:g} texts" if beta is None else f"β = {beta:g}",
         "gold": aggregate(strata, mean).summary(),
         "gold_start": mean_of(pressed.strata, "gold_start").value,
         "worst": min(golds),
