@@ -9,11 +9,12 @@ from setuptools import find_packages, setup
 FOLDERS = {"text_gym": "text_gym", "text_gym.agents": "agents", "text_gym.reward_models": "reward_models"}
 
 setup(
+    py_modules=["text_gym_verifiers"],  # where verifiers looks for the taskset of that name
     packages=sorted(
         {
             f"{package}.{inner}" if inner else package
             for package, folder in FOLDERS.items()
             for inner in ["", *find_packages(folder)]
         }
-    )
+    ),
 )

@@ -142,6 +142,10 @@ def _echo_escaped(handler: Handler, answer: str) -> None:
     handler.reply(400, " ".join(forms))
 
 
+def _echo_in_answer(handler: Handler, answer: str) -> None:
+    handler.chat(f"you said {handler.headers['Authorization']}")
+
+
 BEHAVIOURS: dict[str, Behaviour] = {
     "good": _good,
     # Passing faults, worth another attempt.
@@ -158,6 +162,7 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "400": _status(400),
     "echo": _echo,
     "echo escaped": _echo_escaped,
+    "echo in answer": _echo_in_answer,
     "redirect": _status(307, Location="http://127.0.0.1:1/v1/chat/completions"),
     "html": _status(200, "<html><body>quality: 5</body></html>", Content_Type="text/html"),
     "malformed": _status(200, '{"choices": [{"message": {"content": "{\\"quality\\": 5}"}'),

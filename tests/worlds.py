@@ -133,14 +133,30 @@ SHOWN: dict[str, dict[str, Any]] = {
 }
 
 
+TURN_END = 0.3  # how often a random agent ends its turn
+
+
+def ends_of_turns(env: TextVectorEnv) -> list[int]:
+    """Ids of the tokens that hold the end of a string that ends turns; none without a respondent."""
+    if env.batch.conversation is None:
+        return []
+    stops = env.batch.options.turn_stop_strings
+    texts = [env.tokenizer.decode([i]) for i in range(env.tokenizer.vocab_size)]
+    return [i for i, text in enumerate(texts) if text and any(stop.endswith(text) for stop in stops)]
+
+
 def random_actions(env: TextVectorEnv, seed: int, eos: float = 0.2) -> Callable[[], Ints]:
-    """Draws `(B,)` ids, more EOS among them than chance would have."""
+    """Draws `(B,)` ids, more EOS and more ends of turns among them than chance would have."""
     rng = np.random.default_rng(seed)
     v, ends = env.tokenizer.vocab_size, env.tokenizer.eos_ids
+    turn_ends = ends_of_turns(env)
 
     def draw() -> Ints:
         actions = rng.integers(v, size=env.num_envs)
         actions[rng.random(env.num_envs) < eos] = ends[0] if ends else 0
+        if turn_ends:
+            often = rng.random(env.num_envs) < TURN_END
+            actions[often] = rng.choice(turn_ends, size=int(often.sum()))
         return actions
 
     return draw

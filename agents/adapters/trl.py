@@ -1,7 +1,8 @@
-"""Plays a text environment for TRL's GRPOTrainer: its data set, `rollout_func` and one of its `reward_funcs`.
+"""Plays a text environment for TRL's GRPOTrainer: as its `rollout_func`, or as its `environment_factory`.
 
-TRL keeps its loss and its loop; episodes are played with a KV cache, masks, stop strings and the
-environment's own reward. A reward alone needs none of this: `as_trl_reward`.
+TRL keeps its loss and its loop. With `rollout_func` episodes are played here, with a KV cache, masks, stop
+strings and the environment's own reward; with `environment_factory` TRL plays them, and a model speaks by
+calling a tool. A reward alone needs none of this: `as_trl_reward`.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import torch
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.sampling.sampler import Sampling, rollout
+from text_gym.bridges.session import TaskSession
 from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import IntArray
 from text_gym.errors import ConfigError, MissingLibraryError, PromptError, excerpt
+from text_gym.tasks.task import Task
 from text_gym.tokenizer import as_tokenizer
 
 PAID, TERMS = "environment_reward", "environment_terms"  # fields that TRL hands on to its reward functions
@@ -159,3 +162,55 @@ def _own_tokens(played: Rollout, log_probs: list[list[float]]) -> dict[str, list
     for row, mask, own in zip(spread, masks, log_probs, strict=True):
         row[mask] = own
     return {"logprobs": [row.tolist() for row in spread], "env_mask": [m.astype(int).tolist() for m in masks]}
+
+
+def environment_factory(task: Task, held_out: bool = False) -> type[Any]:
+    """Return a class for TRL's `environment_factory`: a chat model plays the task by calling the tool `say`.
+
+    `reset` takes a row of the data set; its column `seed`, if there is one, chooses the episode, so that the
+    members of a group, which share a row, begin alike. What it returns, the prompt, TRL writes behind the
+    row's last message. The reward is TRL's `get_reward`, and needs no `reward_funcs`: what the task paid for
+    the episode. In an episode that the model leaves, all further turns are empty.
+
+    Args:
+        task: Single turn or conversation.
+        held_out: Play the held-out prompts.
+
+    >>> from text_gym import load_task
+    >>> env = environment_factory(load_task("guess"))()
+    >>> env.reset(seed=0)
+    '?'
+    >>> env.say("4") in "<=>"
+    True
+    """
+
+    class TextGymEnvironment:
+        def __init__(self) -> None:
+            self._session, self._paid = TaskSession(task, held_out), 0.0
+
+        def reset(self, **row: Any) -> str:
+            seed = row.get("seed")
+            if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+                raise ConfigError(f"the column 'seed' is a whole number, not {excerpt(str(seed))}")
+            self._paid = 0.0
+            return self._session.reset(seed).text
+
+        def say(self, text: str) -> str:
+            """Say something to the environment, which answers.
+
+            Args:
+                text: What is said.
+
+            Returns:
+                The environment's answer.
+            """
+            answer = self._session.say(text)
+            self._paid += answer.reward
+            return answer.text
+
+        def get_reward(self) -> float:
+            self._paid += self._session.leave()
+            return self._paid
+
+    TextGymEnvironment.__name__ = TextGymEnvironment.__qualname__ = task.name  # TRL logs under it
+    return TextGymEnvironment

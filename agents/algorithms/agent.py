@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from text_gym.agents.environments import AgentEnv, as_policy, as_text_vector_env
-from text_gym.agents.policies.policy import FUSED, Policy
+from text_gym.agents.policies.policy import Policy
+from text_gym.agents.policies.sharded import ShardedWeights
 from text_gym.agents.sampling.evaluation import complete
 from text_gym.agents.sampling.generators import Generator, check_int8_rollout
+from text_gym.agents.sampling.overlap import check_overlap
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.sampling.sampler import Sampling, rollout
 from text_gym.agents.training.checkpoint import Checkpoints
@@ -27,14 +29,14 @@ from text_gym.agents.training.diagnostics import Advisor, Objective, never_score
 from text_gym.agents.training.metrics import Metrics
 from text_gym.agents.training.progress import training_progress
 from text_gym.agents.training.recorder import Recorder
-from text_gym.agents.training.together import begin_alike, check_shares, score_in_shares
+from text_gym.agents.training.tensors import make_optimizer
+from text_gym.agents.training.together import begin_alike, check_shares, score_in_shares, shard_agent
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Prompt, share_cut
 from text_gym.errors import ConfigError, NonFiniteError, NoScoresError
 from text_gym.models.runtime import (
     allow_tf32,
-    check_dropout_off,
-    check_finite,
+    check_before_iteration,
     check_separate,
     check_unchanged,
     clip_each,
@@ -45,7 +47,7 @@ from text_gym.models.runtime import (
     reward_modules,
     unchanged,
 )
-from text_gym.models.world import World
+from text_gym.models.world import World, is_first_process
 from text_gym.rewards.source import RewardSource
 
 from .configs import AgentConfig
@@ -72,12 +74,11 @@ class Agent(ABC, Generic[ConfigT]):
         generator: Who writes with the policy's weights, e.g. a `VLLMGenerator`; None is the policy itself.
 
     Attributes:
-        networks: The networks that are trained, by name, the policy first. The gradient of each is clipped by
-            itself, so that a large critic gradient does not shrink the policy's.
+        networks: The networks that are trained, by name, the policy first; `step` clips each by itself.
         iteration: Iterations done.
         unscored_batches: Batches in a row, up to the last one, of which the reward source scored no episode.
-        between_iterations: False from the first step of an update to its end (and for ever, if that failed
-            halfway): the weights are then those of no iteration, and no checkpoint can be taken of them.
+        between_iterations: False from the first step of an update to its end (and for ever, if that failed):
+            the weights are then those of no iteration, of which no checkpoint can be taken.
         objective: reward − β·KL on the batches so far; silent where an algorithm does not know its KL.
         world: The processes that it learns together with; None where it learns alone.
         declined: A sentence that says how the objective fell, once it has; None before. With
@@ -110,17 +111,18 @@ class Agent(ABC, Generic[ConfigT]):
         self.reference = reference or policy.frozen()
         self.reference.check_finite()
         check_separate(policy, {"the reference policy": self.reference, **reward_modules(self.reward)})
-        self.optimizer = torch.optim.AdamW(
-            self.parameter_groups(), eps=1e-5, weight_decay=0.0, fused=policy.device.type in FUSED
-        )
+        self.optimizer = make_optimizer(self.parameter_groups(), policy.device)
         if self.config.group_size > 1:
             play_in_groups(env, self.config.group_size)
         self.kl = KLController(self.config.kl_coef, self.config.kl_target)
         if self.config.rollout_weights == "int8":
             check_int8_rollout(policy, generator)
+        if self.config.overlap_scoring:
+            check_overlap(self.reward)
         self.sampling, self.generator = Sampling(temperature=self.config.temperature), generator
         self.advisor, self.objective = Advisor(), Objective()
         self.world: World | None = None
+        self.shards: ShardedWeights | None = None
         self.declined: str | None = None
         self.recorder: Recorder | None = None
         self.iteration = self.episodes_played = self.tokens_played = self.unscored_batches = 0
@@ -130,19 +132,24 @@ class Agent(ABC, Generic[ConfigT]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}(iteration {self.iteration}, {self.episodes_played:,} episodes played)"
 
-    def join(self, world: World) -> None:
+    def join(self, world: World, *, shard: bool = False) -> None:
         """Learn together with other processes, each of which has an agent like this one.
 
-        They begin with what rank 0 has. Each plays, scores and differentiates its share of every batch of
-        `num_envs` episodes; batches, metrics and steps are those of an agent that learns alone, but for the
-        order in which gradients are added.
+        They begin with what rank 0 has. Each plays, scores and differentiates its share of every batch;
+        batches, metrics and steps are those of one alone, but for the order in which gradients are added.
+
+        Args:
+            world: The processes.
+            shard: Divide the weights among them (FSDP2). All then call `predict` and `save` together.
 
         Raises:
-            ConfigError: The episodes cannot be divided, or a generator writes them.
+            ConfigError: The episodes cannot be divided, or a generator writes them; or it cannot be sharded.
         """
         check_shares(self, world)
         self.world = world
         begin_alike(self, world)
+        if shard:
+            self.shards, self.optimizer = shard_agent(self, self.parameter_groups)
         self._reference_was = fingerprint(self.reference)
 
     @abstractmethod
@@ -189,7 +196,7 @@ class Agent(ABC, Generic[ConfigT]):
     def _iterate(self) -> Metrics:
         """Play a batch, learn from it, count it, and check that nothing changed that should not."""
         started = time.perf_counter()
-        self._check()
+        check_before_iteration(self.networks, self.reference, reward_modules(self.reward))
         batch = self._collect_or_restore()
         played = time.perf_counter()
         self._set_learning_rate()
@@ -225,15 +232,6 @@ class Agent(ABC, Generic[ConfigT]):
             LOG.warning("%s: %s; nothing is learnt from them", self.where, why_unscored(self.env))
         return {"updates": 0, "kl_coef": self.kl.coefficient}
 
-    def _check(self) -> None:
-        """Check what must hold before an iteration."""
-        for what, network in self.networks.items():
-            check_finite(network)
-            check_dropout_off(network, f"the {what}")
-        check_dropout_off(self.reference, "the reference policy")
-        for what, model in reward_modules(self.reward).items():
-            check_dropout_off(model, what)
-
     def _collect_or_restore(self) -> Rollout:
         """Play; if that fails, make the reward source forget the attempt."""
         try:
@@ -248,16 +246,20 @@ class Agent(ABC, Generic[ConfigT]):
 
     def collect(self) -> Rollout:
         """Play the next `B` episodes of the stream `config.seed`."""
-        how: dict[str, Any] = {"seed": self.config.seed, "sampling": self.sampling}
         index = self.episodes_played + np.arange(self.env.num_envs)
+        how: dict[str, Any] = {"seed": self.config.seed, "sampling": self.sampling, "world": self.world}
         how |= {"keep_states": self.reads_states, "generator": self.generator}
-        how |= {"weights": self.config.rollout_weights, "world": self.world}
-        return rollout(self.policy, self.env, index, **how)
+        how |= {"weights": self.config.rollout_weights, "overlap_scoring": self.config.overlap_scoring}
+        return rollout(self.whole_policy(), self.env, index, **how)
+
+    def whole_policy(self) -> Policy:
+        """Return the policy; where its weights are sharded, a whole copy, for which all call this."""
+        return self.policy if self.shards is None else self.shards.policy()
 
     def predict(self, prompts: Sequence[Prompt | str], *, greedy: bool = True, seed: int = 0) -> list[str]:
         """Complete prompts with the policy as it is now."""
         how: dict[str, Any] = {"temperature": self.config.temperature, "greedy": greedy, "seed": seed}
-        return complete(self.policy, self.env, prompts, **how)
+        return complete(self.whole_policy(), self.env, prompts, **how)
 
     def save(self, folder: str | Path, *, resumable: bool = False) -> None:
         """Write the policy as a Hugging Face folder.
@@ -266,7 +268,9 @@ class Agent(ABC, Generic[ConfigT]):
             folder: Where.
             resumable: Add a checkpoint, about four times as large, from which `load` goes on as this agent.
         """
-        self.policy.save(folder)
+        policy = self.whole_policy()
+        if self.shards is None or is_first_process():
+            policy.save(folder)
         if resumable:
             Checkpoints(Path(folder) / "checkpoints", keep=1).save(self, overwrite=True)
 
@@ -276,15 +280,15 @@ class Agent(ABC, Generic[ConfigT]):
     ) -> Agent[Any]:
         """Make an agent that goes on from a saved policy.
 
-        A folder saved as `resumable` restores everything: reference, optimizer, counters, KL coefficient, the
-        reward source's memory and, if none is given, the configuration. From any other folder the policy is
-        both the start and the reference.
+        A folder saved as `resumable` restores everything: reference, optimizer, counters, the reward source's
+        memory and, if none is given, the configuration. Any other policy is both start and reference.
         """
         checkpoints = Checkpoints(Path(folder) / "checkpoints", keep=1)
         state = checkpoints.newest_state() or {"dtype": "float32", "settings": {}}
         own = (Path(folder) / "tokenizer.json").is_file()  # byte and word tokenizers have no file
-        tokenizer = None if own else env.tokenizer
-        policy = Policy.from_pretrained(folder, tokenizer, device=device, dtype=state["dtype"])
+        policy = Policy.from_pretrained(
+            folder, None if own else env.tokenizer, device=device, dtype=state["dtype"]
+        )
         config = config or cls.config_class(**state["settings"])
         if "agent" not in state:
             return cls(policy, env, config)
@@ -337,7 +341,8 @@ class Agent(ABC, Generic[ConfigT]):
 
     def reference_log_probs(self, batch: Rollout) -> Tensor:
         """Score the batch's tokens with the reference policy: log-probabilities `(B, T)`, in nats."""
-        score = partial(self.reference.score, temperature=self.config.temperature)
+        reference = self.reference if self.shards is None else self.shards.reference()
+        score = partial(reference.score, temperature=self.config.temperature)
         if self.world is not None:
             return score_in_shares(self.world, batch, score)
         return score(batch.tokens, batch.host_starts, batch.host_lengths, action_masks=batch.action_masks)

@@ -132,6 +132,7 @@ class BestOfN(Agent[BestOfNConfig]):
         index = self.episodes_played + np.arange(self.env.num_envs)
         how: dict[str, Any] = {"seed": self.config.seed, "sampling": self.sampling}
         how |= {"generator": self.generator, "weights": self.config.rollout_weights}
+        how |= {"overlap_scoring": self.config.overlap_scoring}
         return rollout(self.reference, self.env, index, **how)
 
     def update(self, batch: Rollout) -> Metrics:

@@ -34,6 +34,8 @@ class AgentConfig:
         on_decline: What to do when reward − β·KL has fallen below that of the starting policy by more than
             noise (see `Objective`): "warn" says so once; "stop" also ends learning there.
         seed: Decides prompts, noise and minibatches.
+        overlap_scoring: Chunks of finished episodes that the reward source, a judge say, scores at a time in
+            threads while others are still played; 0 has it score the whole batch in the end.
         max_unscored: Batches in a row of which the reward source scored no episode (a judge that is down,
             say) before learning stops with an error, at least 1. Nothing is learnt from such a batch.
     """
@@ -50,10 +52,11 @@ class AgentConfig:
     rollout_weights: Literal["float32", "int8"] = "float32"
     on_decline: Literal["warn", "stop"] = "warn"
     seed: int = 0
+    overlap_scoring: int = 0
     max_unscored: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "learning_rate", "warmup", "max_grad_norm", "kl_coef"):
+        for name in ("iterations", "learning_rate", "warmup", "max_grad_norm", "kl_coef", "overlap_scoring"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
         if not self.max_unscored >= 1:
@@ -170,6 +173,8 @@ class PolicyGradientConfig(AgentConfig):
         clip_higher: The upper bound is 1 + this instead, so that unlikely tokens may rise faster
             (DAPO, Yu et al. 2025, ε_high = 0.28); None takes ε.
         entropy_coef: Weight of the entropy bonus, per nat.
+        anneal_entropy: Let that weight fall linearly to 0 over the iterations: look around first, and settle
+            in the end, where a constant bonus would cost return.
         kl_in: Where the KL penalty goes: "reward" (per token, as in InstructGPT) or "loss".
         target_kl: How far an iteration may move the policy from the one that played, in nats per token: a
             minibatch that finds it farther away is not learnt from, and ends the iteration's epochs; the
@@ -184,6 +189,7 @@ class PolicyGradientConfig(AgentConfig):
     clip: float = 0.2
     clip_higher: float | None = None
     entropy_coef: float = 0.0
+    anneal_entropy: bool = False
     kl_in: Literal["reward", "loss"] = "reward"
     target_kl: float | None = None
     micro_batch_size: int | None = None

@@ -7,6 +7,7 @@ Data in, policy out, as in supervised fine-tuning; it plays no episodes and ther
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -94,6 +95,7 @@ class DPO:
         )
         batches, world = self._batches(), self.world
         if world is not None:
+            world.check_alike("pairs and settings", [self.sequences, asdict(config)])
             world.broadcast([*(p.data for p in policy.parameters()), self.reference_log_probs])
         with training_progress(progress, len(batches), "step") as show:
             for step, pairs in enumerate(batches):

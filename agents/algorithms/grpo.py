@@ -97,7 +97,7 @@ class GRPO(PolicyGradient[GRPOConfig]):
         surrogate = torch.minimum(ratio * old["advantages"], clipped * old["advantages"])
         loss = policy_loss = -self.average(surrogate, part)
         if config.entropy_coef:
-            loss = loss - config.entropy_coef * self.average(now.entropy, part)
+            loss = loss - self.entropy_weight() * self.average(now.entropy, part)
         if config.kl_in == "loss":
             kl = estimate_kl(now.log_probs, old["reference"], config.kl_estimator)
             loss = loss + self.kl.coefficient * self.average(kl, part)

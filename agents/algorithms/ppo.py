@@ -105,7 +105,7 @@ class PPO(PolicyGradient[PPOConfig]):
         surrogate = torch.minimum(ratio * old["advantages"], clipped * old["advantages"])
         loss = policy_loss = -part.per_token(surrogate)
         if config.entropy_coef:
-            loss = loss - config.entropy_coef * part.per_token(now.entropy)
+            loss = loss - self.entropy_weight() * part.per_token(now.entropy)
         if config.kl_in == "loss":
             kl = estimate_kl(now.log_probs, old["reference"], config.kl_estimator)
             loss = loss + self.kl.coefficient * part.per_token(kl)

@@ -95,7 +95,7 @@ class RLOO(PolicyGradient[RLOOConfig]):
         surrogate = torch.minimum(ratio * old["advantages"], clipped * old["advantages"])
         loss = policy_loss = -part.per_episode(surrogate)
         if config.entropy_coef:
-            loss = loss - config.entropy_coef * part.per_episode(now.entropy)
+            loss = loss - self.entropy_weight() * part.per_episode(now.entropy)
         if config.kl_in == "loss":
             kl = estimate_kl(now.log_probs, old["reference"], config.kl_estimator)
             loss = loss + self.kl.coefficient * part.per_episode(kl)

@@ -10,16 +10,20 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from text_gym.agents.policies.policy import FUSED, Policy
+from text_gym.agents.policies.sharded import ShardedWeights
 from text_gym.agents.training.progress import training_progress
 from text_gym.episode import Prompt
 from text_gym.errors import ConfigError, DataError, NonFiniteError, PromptError, excerpt
-from text_gym.models.runtime import read_numbers, upload
+from text_gym.models.runtime import read_numbers, scale_gradients, upload
+from text_gym.models.sharding import total_norm
 from text_gym.models.world import World
 
 from .configs import SFTConfig
@@ -39,6 +43,8 @@ class SFT:
         steps: Optimizer steps taken so far.
         world: The processes that learn together, each from its share of every batch; None where it is one.
             Set it before `learn`, in all of them alike; they begin with the weights of rank 0.
+        shard: Set it beside `world` to have the weights divided among the processes (FSDP2). The policy that
+            was given is then in slices, and `policy` is a whole copy once `learn` has ended.
 
     Raises:
         DataError: There are no pairs, or one does not fit the policy's context; its prompt is named.
@@ -51,6 +57,7 @@ class SFT:
         self.sequences, self.starts = encode_pairs(policy, pairs)
         self.steps = 0
         self.world: World | None = None
+        self.shard = False
 
     def __repr__(self) -> str:
         return f"SFT({self.steps:,} steps taken)"
@@ -67,7 +74,13 @@ class SFT:
         Raises:
             NonFiniteError: The loss or its gradient became NaN or infinite; the weights are those before it.
         """
-        config, policy = self.config, self.policy
+        config, policy, world = self.config, self.policy, self.world
+        policy.check_finite()
+        if world is not None:
+            world.check_alike("texts and settings", [self.sequences, asdict(config)])
+            world.broadcast(p.data for p in policy.parameters())
+        shards = ShardedWeights(policy) if self.shard else None
+        how: Any = {"fused": policy.device.type in FUSED} if shards is None else {"foreach": False}
         decayed = [p for p in policy.model.parameters() if p.ndim >= 2]
         plain = [p for p in policy.model.parameters() if p.ndim < 2]
         optimizer = torch.optim.AdamW(
@@ -76,12 +89,9 @@ class SFT:
                 {"params": plain, "weight_decay": 0.0},
             ],
             lr=config.learning_rate,
-            fused=policy.device.type in FUSED,
+            **how,
         )
-        policy.check_finite()
-        batches, world = self._batches(), self.world
-        if world is not None:
-            world.broadcast(p.data for p in policy.parameters())
+        batches = self._batches()
         started = time.perf_counter()
         noise = config.seed if world is None else config.seed + world.rank  # each drops out units of its own
         with training_progress(progress, len(batches), "step") as show, _training(policy, noise):
@@ -98,6 +108,8 @@ class SFT:
                 tokens = sum(len(self.sequences[i]) - self.starts[i] for i in rows)
                 mine = rows if world is None else rows[world.part(len(rows))]
                 loss = self._loss(mine) / tokens
+                if shards is not None and not mine:  # all go through the blocks equally often
+                    loss = 0 * self._loss(rows[:1])
                 said, _ = take_step(policy, optimizer, loss, config.max_grad_norm, step, world)
                 self.steps += 1
                 metrics = {"step": step + 1, "steps": len(batches), "loss": said}
@@ -105,6 +117,8 @@ class SFT:
                 leave = callback is not None and callback(metrics) is False
                 if leave if world is None else world.any(leave):
                     break
+        if shards is not None:
+            self.policy = shards.policy().requires_grad_(True)
         return self
 
     def _loss(self, rows: Sequence[int]) -> Tensor:
@@ -160,7 +174,9 @@ def take_step(
     if world is not None:
         world.add_gradients(policy.model.parameters())
         loss = world.sum(loss.detach().clone())
-    gradient = torch.nn.utils.clip_grad_norm_(policy.model.parameters(), max_grad_norm)
+    weights = list(policy.model.parameters())
+    gradient = total_norm([p.grad for p in weights if p.grad is not None])
+    scale_gradients(weights, max_grad_norm, gradient)
     said, norm = read_numbers([loss, gradient])
     if not math.isfinite(said):
         raise NonFiniteError(f"the loss is {said} at step {step}; lower learning_rate")

@@ -21,7 +21,7 @@ from text_gym.agents.policies.policy import Policy
 from text_gym.episode import BoolArray, IntArray
 from text_gym.errors import ConfigError
 from text_gym.models.cpu.fast_path import distrust, fast_path, tell_own_code, why_no_int8
-from text_gym.models.kv_cache import KVCache, RolloutWeights, in_buckets
+from text_gym.models.kv_cache import ExtendingCache, KVCache, RolloutWeights, in_buckets
 from text_gym.models.runtime import upload
 
 from .own_code import LibraryCache, own_code_cache
@@ -88,6 +88,32 @@ class Decoder:
         self.states = self._cache.append(tokens, self._lengths)
         self._lengths = self._lengths + 1
         return self.states
+
+    def extend(self, tokens: IntArray, rows: IntArray, lengths: IntArray) -> IntArray:
+        """Read on where rows have grown, some of them by several tokens.
+
+        Caches that can do so read all that is new at once. With others every row reads one token, and what
+        else there is waits for the next call.
+
+        Args:
+            tokens: `(B, S)` int64, where the texts stand …
+            rows: … `(n,)` int64, in these rows.
+            lengths: `(n,)` int64, how long they are, at least as long as what was read.
+
+        Returns:
+            `(n,)` int64, how many tokens of each row have been read now. Rows that grew have their `states`.
+        """
+        read = self._lengths
+        if isinstance(self._cache, ExtendingCache):
+            counts = lengths - read
+            which = np.repeat(np.arange(len(rows)), counts)
+            columns = np.arange(len(which)) + np.repeat(lengths - np.cumsum(counts), counts)
+            self.states = self._cache.extend(tokens[rows[which], columns], columns, counts)
+            self._lengths = lengths.copy()
+        else:
+            columns = np.minimum(read, tokens.shape[1] - 1)
+            self.step(upload(tokens[rows, columns], self.states.device))
+        return self._lengths
 
     def keep(self, rows: IntArray) -> None:
         """Continue with these rows only: row `i` becomes what row `rows[i]` was.

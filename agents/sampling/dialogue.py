@@ -1,8 +1,9 @@
 """Plays conversations with a policy and its KV cache: the agent's tokens are drawn, replies are only read.
 
-All rows take a step together, of one token each: where the agent is to write, the token drawn, elsewhere the
-next one of the reply. So caches grow by whole replies, ragged, and no row waits for another. Single-turn
-episodes are `sampler`'s, which need not ask the environment after every token.
+In every step the agent writes a token in each row, and the cache reads it together with the reply, if there
+is one: it grows by whole replies, ragged, and no row waits for another. Caches that read one token a row at a
+time have the rows take turns at it, some reading a reply while others write. Single-turn episodes are
+`sampler`'s, which need not ask the environment after every token.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from text_gym.errors import NonFiniteError
 from text_gym.models.runtime import upload
 
 from .decoder import Decoder, survivors
+from .overlap import Scoring
 
 Draw: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 _BLOCK = 32  # steps recorded at a time
@@ -34,6 +36,7 @@ def play_conversations(
     draw: Draw,
     columns: dict[str, Tensor],
     rows: IntArray,
+    scoring: Scoring | None = None,
 ) -> None:
     """Play until the episodes in these rows are over; fill in what a `Rollout` has of the policy, by name.
 
@@ -44,6 +47,7 @@ def play_conversations(
         draw: Draws tokens `(n,)` from logits `(n, V)` with noise `(n,)`, and says how likely they were.
         columns: `(B, T)` each, aligned to the agent's own tokens.
         rows: `(n,)` int64, the rows of the batch to play.
+        scoring: Who scores finished episodes meanwhile, if anybody does.
 
     Raises:
         NonFiniteError: The policy's logits are NaN or infinite.
@@ -68,6 +72,8 @@ def play_conversations(
             record.add(places, states, logits, probs, allowed)
             live[turns] = ~batch.advance(own, tokens.cpu().numpy())
             written[turns] += 1
+            if scoring is not None:
+                scoring.look(own)
             playing = np.count_nonzero(live)
             if not playing:
                 break
@@ -75,8 +81,7 @@ def play_conversations(
                 keep = survivors(live)
                 decoder.keep(keep)
                 rows, live, read, written = rows[keep], live[keep], read[keep], written[keep]
-        decoder.step(upload(batch.tokens[rows, np.minimum(read, batch.tokens.shape[1] - 1)], device))
-        read += 1
+        read = decoder.extend(batch.tokens, rows, np.where(live, batch.lengths[rows], read))
     record.finish()
 
 

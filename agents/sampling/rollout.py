@@ -116,10 +116,20 @@ class Rollout:
         return ~self._on_host[2].bool() & torch.from_numpy(~self.scores.abstained)
 
     def only(self, rows: Tensor) -> Rollout:
-        """Return the batch of these rows alone, `(B,)` bool, at least one, as wide as they need."""
+        """Return the batch of these rows alone, `(B,)` bool, at least one, as wide as they need.
+
+        Past an episode's end all numbers are 0 in it, whatever a generator or a critic left there.
+        """
         rows = rows.cpu()
-        if bool(rows.all()):
-            return self
+        batch = self if bool(rows.all()) else self._taken(rows)
+        columns = {name: getattr(batch, name) for name in ("log_probs", "values", "rewards")}
+        if self.generator_log_probs is not None:
+            columns["generator_log_probs"] = batch.generator_log_probs
+        found = replace(batch, **{name: x.masked_fill(~batch.mask, 0.0) for name, x in columns.items()})
+        vars(found).update(mask=batch.mask, _on_host=batch._on_host)  # read once
+        return found
+
+    def _taken(self, rows: Tensor) -> Rollout:
         index = rows.numpy()
         places = torch.arange(len(rows)) if self.rows is None else self.rows.cpu()
         lengths = self.host_lengths[rows]

@@ -7,7 +7,9 @@ Beam search is not here: it is no policy one could take the log-probability of.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,11 +29,12 @@ from text_gym.models.world import World
 from .decoder import Decoder, in_parts, stored_in_bfloat16, survivors
 from .dialogue import play_conversations
 from .generators import Generator, check_int8_rollout, play_by, read_again
+from .inversion import inverse_cdf
+from .overlap import Scoring, scored_meanwhile
 from .rollout import Rollout, assemble
 from .together import share_scores, share_tokens
 
 LOWEST_TEMPERATURE = 1e-4  # below, logits overflow when divided by it
-_BELOW_ONE = 1 - 2.0**-53  # the largest float64 below 1
 BLOCK = 32  # steps recorded at a time
 TELL_EVERY = {"cpu": 1, "cuda": 16}  # steps after which the environment is told what was drawn
 DRAWN_AT_ONCE = 2**19  # logits, on a CPU; large vocabularies are drawn from a few rows at a time
@@ -114,6 +117,7 @@ def rollout(
     generator: Generator | None = None,
     weights: RolloutWeights = "float32",
     world: World | None = None,
+    overlap_scoring: int = 0,
 ) -> Rollout:
     """Play one episode in each row of the environment and have all of them scored in one batch.
 
@@ -130,11 +134,14 @@ def rollout(
         weights: "int8" has the policy draw with weights and states rounded to 8 bits, on a CPU; how likely
             the tokens were then is in `generator_log_probs`, and all else is computed anew, unrounded.
         world: The processes that play the batch together, each a share of its rows; all return all of it.
+        overlap_scoring: Chunks of finished episodes that the reward source scores at a time, in threads,
+            while others are still played; 0 scores all in one batch in the end.
 
     Raises:
         ConfigError: The policy and the environment have different tokenizers, prompts and completions do
             not fit the policy's context, `episode_index` is of another form, or a generator is to play with
-            a mask or by top-k, top-p or greedily, or 8-bit weights are impossible.
+            a mask or by top-k, top-p or greedily, or 8-bit weights are impossible, or the reward source
+            cannot be asked about a part of a batch.
         GeneratorError: The generator has other weights than the policy, or wrote no episodes.
         NonFiniteError: The policy's logits are NaN or infinite.
         RewardError: The reward source failed.
@@ -154,29 +161,41 @@ def rollout(
 
     begin(every)
     mine = every if world is None else world.share(batch.num_rows, batch.group_size)
-    if generator is not None:
-        sampling.check_whole()
-        how: dict[str, Any] = {"temperature": sampling.temperature, "keep_states": keep_states}
-        columns = play_by(generator, policy, batch, seed=seed, **how)
-    else:
-        noise = upload(uniform(seed, episode_index, batch.max_tokens), policy.device)
-        columns = made = _columns(policy, batch, keep_states)
+    meanwhile = scored_meanwhile(batch, overlap_scoring) if overlap_scoring else nullcontext()
+    with meanwhile as scoring:
+        if generator is not None:
+            sampling.check_whole()
+            how: dict[str, Any] = {"temperature": sampling.temperature, "keep_states": keep_states}
+            columns = play_by(generator, policy, batch, seed=seed, **how)
+        else:
+            noise = upload(uniform(seed, episode_index, batch.max_tokens), policy.device)
+            columns = made = _columns(policy, batch, keep_states)
 
-        def play(rows: IntArray) -> None:
-            if batch.conversation is None:
-                _play(policy, batch, noise, sampling, made, rows, weights)
-            else:
-                play_conversations(policy, batch, noise, lambda x, u: draw(sampling.logits(x), u), made, rows)
+            def play(rows: IntArray) -> None:
+                if batch.conversation is None:
+                    _play(policy, batch, noise, sampling, made, rows, weights, scoring)
+                else:
+                    own = partial(_draw, sampling)
+                    play_conversations(policy, batch, noise, own, made, rows, scoring)
 
-        with limited_threads(policy), stored_in_bfloat16(policy):
-            in_parts(policy, mine, batch.max_prompt_tokens + batch.room, play, again=begin)
-            if world is not None:
-                share_tokens(world, batch, made, mine)
-            if weights == "int8":
-                drawn, masks = made["log_probs"], made.get("action_masks")
-                columns = made | read_again(policy, batch, sampling.temperature, keep_states, masks)
-                columns["generator_log_probs"] = drawn
-    episodes, scores = batch.score(every) if world is None else share_scores(world, batch, mine)
+            def again(rows: IntArray) -> None:
+                if scoring is not None:
+                    scoring.forget(rows)
+                begin(rows)
+
+            with limited_threads(policy), stored_in_bfloat16(policy):
+                in_parts(policy, mine, batch.max_prompt_tokens + batch.room, play, again=again)
+                if world is not None:
+                    share_tokens(world, batch, made, mine)
+                if weights == "int8":
+                    drawn, masks = made["log_probs"], made.get("action_masks")
+                    columns = made | read_again(policy, batch, sampling.temperature, keep_states, masks)
+                    columns["generator_log_probs"] = drawn
+        known = None if scoring is None else scoring.finish(mine)
+        if world is not None:
+            episodes, scores = share_scores(world, batch, mine, known)
+        else:
+            episodes, scores = batch.score(every) if known is None else (batch.episodes(every), known)
     return assemble(batch, columns, episodes, scores)
 
 
@@ -188,6 +207,7 @@ def _play(
     columns: dict[str, Tensor],
     rows: IntArray,
     weights: RolloutWeights,
+    scoring: Scoring | None,
 ) -> None:
     """Generate until these rows are done; fill in what a `Rollout` has of the policy, by name.
 
@@ -213,6 +233,8 @@ def _play(
         last = t == batch.max_tokens - 1  # all rows start together: the limit cuts all that are left at once
         if last or len(pending) == every:
             playing = _advance(batch, rows, live, pending)
+            if scoring is not None:
+                scoring.look(rows)
             if last or not playing:
                 break
             if playing <= COMPACT_BELOW * len(rows):
@@ -310,6 +332,10 @@ class _Record:
             entries.clear()
 
 
+def _draw(sampling: Sampling, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    return draw(sampling.logits(logits), u)
+
+
 def draw(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """Draw from softmax(logits) with given noise.
 
@@ -331,44 +357,6 @@ def draw(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     probs = torch.softmax(logits, 1)
     tokens = inverse_cdf(probs, u)
     return tokens, probs.gather(1, tokens[:, None])
-
-
-def inverse_cdf(probs: Tensor, u: Tensor, block: int = 64) -> Tensor:
-    """Draw by inverting the cumulative distribution: first the block of ids, then the id within it.
-
-    Reproducible from the uniforms alone, and far cheaper than `torch.multinomial`, which draws one
-    exponential per vocabulary entry. An id of probability 0 is never drawn.
-
-    Args:
-        probs: `(B, V)` float32 or float64; rows need not sum to 1 exactly.
-        u: `(B,)` float64 in [0, 1).
-        block: Ids per block.
-
-    Returns:
-        `(B,)` int64.
-
-    >>> inverse_cdf(torch.tensor([[0.5, 0.0, 0.5]]), torch.tensor([0.5], dtype=torch.float64))
-    tensor([2])
-    """
-    b, v = probs.shape
-    if v % block:
-        probs = torch.nn.functional.pad(probs, (0, -v % block))
-    probs = probs.view(b, -1, block)
-    sums = probs.sum(dim=2).cumsum(dim=1, dtype=torch.float64)
-    target = u[:, None] * sums[:, -1:]
-    chosen = _locate(sums, target)
-    before = torch.nn.functional.pad(sums, (1, 0)).gather(1, chosen)
-    inside = probs.gather(1, chosen[:, :, None].expand(b, 1, block))[:, 0].cumsum(dim=1, dtype=torch.float64)
-    # Sums and cumulative sums round differently: what is left may lie a little outside the block.
-    rest = torch.minimum((target - before).clamp_min_(0.0), inside[:, -1:] * _BELOW_ONE)
-    token: Tensor = chosen.mul_(block).add_(_locate(inside, rest))[:, 0]
-    return token.clamp_max_(v - 1)  # beyond it only where all is NaN
-
-
-def _locate(cumulative: Tensor, target: Tensor) -> Tensor:
-    """Return the first index whose cumulative weight exceeds its target, `(B, 1)`, below the total."""
-    # NaN exceeds nothing.
-    return torch.searchsorted(cumulative, target, right=True).clamp_max_(cumulative.shape[1] - 1)
 
 
 def uniform(seed: int, episode_index: IntArray, tokens: int) -> FloatArray:

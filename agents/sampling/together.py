@@ -18,6 +18,7 @@ from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.episode import Episode, FloatArray, IntArray
 from text_gym.errors import ConfigError
 from text_gym.models.world import World
+from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import Rewards
 
 
@@ -44,25 +45,37 @@ def share_tokens(world: World, batch: EpisodeBatch, columns: dict[str, Tensor], 
     assert np.array_equal(batch.lengths, ends), "an episode replayed ended elsewhere"
 
 
-def share_scores(world: World, batch: EpisodeBatch, mine: IntArray) -> tuple[list[Episode], Rewards]:
+def share_scores(
+    world: World, batch: EpisodeBatch, mine: IntArray, known: Rewards | None = None
+) -> tuple[list[Episode], Rewards]:
     """Have each process score its rows, and return all episodes with what all of them are worth.
 
     A source that remembers anything is asked by rank 0 alone, about the whole batch: its memory is then that
     of a single process.
 
+    Args:
+        world: The processes.
+        batch: `B` rows, which are done.
+        mine: `(n,)` int64, this process's.
+        known: What these are worth, where they were scored while others were played.
+
     Raises:
         RewardError: The reward source failed.
     """
     every = np.arange(batch.num_rows)
-    asked = every[: len(every) * (world.rank == 0)] if _remembers(batch) else mine
-    said = [batch.score(asked)[1]] if len(asked) else []
+    if known is not None:
+        said = [known] if len(mine) else []
+    else:
+        asked = every[: len(every) * (world.rank == 0)] if remembers(batch.reward) else mine
+        said = [batch.score(asked)[1]] if len(asked) else []
     found = [part for answers in world.gather([_as_json(rewards) for rewards in said]) for part in answers]
     return batch.episodes(every), _joined(found)
 
 
-def _remembers(batch: EpisodeBatch) -> bool:
+def remembers(source: RewardSource) -> bool:
+    """Return True if a source has a memory of earlier calls, or one that cannot be had."""
     try:
-        return bool(batch.reward.state_dict())
+        return bool(source.state_dict())
     except ConfigError:  # out of reach in another process
         return True
 

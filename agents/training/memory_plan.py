@@ -159,7 +159,7 @@ def plan_memory(config: Any, shapes: Shapes, available: int | None = None) -> Me
 
     >>> from transformers import GPT2Config
     >>> plan = plan_memory(GPT2Config(), Shapes(episodes=64, prompt_tokens=32, max_tokens=64))
-    >>> plan.parameters, plan["optimizer state"] == 2 * plan["gradients"] == 8 * plan.parameters
+    >>> plan.parameters, plan["optimizer state"] == 2 * plan["gradients"] == 8 * 124_439_808
     (124440577, True)
     """
     model = _meta_model(config)
@@ -195,23 +195,22 @@ def _of_run(model: nn.Module, s: Shapes) -> Iterator[MemoryRow]:
     size = s.dtype.itemsize
     head = _head(model)
     weights = _weights(model) + head
-    trained, adapter, apart = weights, 0, 0
-    if s.lora is not None:
-        adapter = _adapter(model, s.lora)
-        trained = adapter + head
+    adapter = 0 if s.lora is None else _adapter(model, s.lora)
+    trained, apart = adapter or weights - head, 0
     yield MemoryRow("policy", (weights + adapter) * size)
     # A policy with an adapter is its own reference, with the adapter switched off.
     yield MemoryRow("reference policy", (weights if s.lora is None else head) * size)
-    if s.critic == "separate":
+    if s.critic == "shared":
+        trained += head  # which nobody else has a use for
+    elif s.critic == "separate":
         of_trunk = _weights(model.base_model)  # type: ignore[arg-type]
-        adapter_of_trunk = 0 if s.lora is None else adapter
-        yield MemoryRow("critic", (of_trunk + adapter_of_trunk + head) * size)
-        trained += (of_trunk if s.lora is None else adapter_of_trunk) + head
+        yield MemoryRow("critic", (of_trunk + adapter + head) * size)
+        trained += (adapter or of_trunk) + head
     elif s.critic == "detached":
         critic = _state_critic(model, s)
         own = sum(p.numel() for p in critic.parameters())
         yield MemoryRow("critic", 4 * own + sum(b.nbytes for b in critic.buffers()))
-        trained, apart = trained - head, own  # the value head is not trained, and the critic in turn
+        apart = own  # trained in turn with the policy
     yield MemoryRow("gradients", max(trained * size, apart * 4))
     yield MemoryRow("optimizer state", 2 * (trained * size + apart * 4), note="AdamW, two moments")
 

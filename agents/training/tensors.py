@@ -8,10 +8,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from text_gym.agents.policies.policy import Policy
+from text_gym.agents.policies.policy import FUSED, Policy
 from text_gym.agents.sampling.generators import Generator
 from text_gym.envs.vector import TextVectorEnv
+from text_gym.errors import ConfigError
 from text_gym.models.loading import tensors_of
+from text_gym.models.sharding import is_sharded
 
 from .diagnostics import Objective
 
@@ -55,8 +57,22 @@ class Resumable(Protocol):
         ...
 
 
+def make_optimizer(
+    groups: list[dict[str, Any]], device: torch.device, *, sharded: bool = False
+) -> torch.optim.AdamW:
+    """Make the optimizer of all algorithms; no fused kernel takes sharded weights beside whole ones."""
+    how: dict[str, Any] = {"foreach": False} if sharded else {"fused": device.type in FUSED}
+    return torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.0, **how)
+
+
 def network_tensors(agent: Resumable) -> dict[str, Tensor]:
-    """Collect every weight and buffer of the trained networks, as `network/name`."""
+    """Collect every weight and buffer of the trained networks, as `network/name`.
+
+    Raises:
+        ConfigError: They are sharded.
+    """
+    if any(is_sharded(p) for network in agent.networks.values() for p in network.parameters()):
+        raise ConfigError("an agent whose weights are sharded has no checkpoints; save its policy")
     return {
         f"{k}/{name}": t for k, network in agent.networks.items() for name, t in tensors_of(network).items()
     }

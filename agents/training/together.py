@@ -8,22 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from text_gym.agents.policies.sharded import ShardedWeights
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.errors import ConfigError
 from text_gym.models.world import World
 
-from .tensors import Resumable, load_optimizer, network_tensors, optimizer_tensors
+from .tensors import Resumable, load_optimizer, make_optimizer, network_tensors, optimizer_tensors
 
 
 def check_shares(agent: Resumable, world: World) -> None:
     """Refuse an agent whose work cannot be divided.
 
     Raises:
-        ConfigError: There are too few episodes, or a generator writes them.
+        ConfigError: There are too few episodes, or a generator writes them, or settings differ.
     """
     if agent.generator is not None:
         raise ConfigError("a generator writes for one process; leave it out, or start one process")
     world.share(agent.env.num_envs, agent.env.batch.group_size)
+    world.check_alike("the settings", agent.settings())
 
 
 @torch.no_grad()
@@ -45,6 +47,26 @@ def begin_alike(agent: Resumable, world: World) -> None:
     world.broadcast(memory.values())
     if not first and memory:
         load_optimizer(agent, memory)
+
+
+def shard_agent(
+    agent: Resumable, groups: Callable[[], list[dict[str, Any]]]
+) -> tuple[ShardedWeights, torch.optim.AdamW]:
+    """Divide the weights of an agent's policy and reference among all processes.
+
+    Args:
+        agent: All processes have the same.
+        groups: Returns the parameter groups of the optimizer, which is made anew.
+
+    Raises:
+        ConfigError: It does not learn by policy gradients, or its critic has a trunk.
+    """
+    if not hasattr(agent, "gradient"):
+        raise ConfigError(f"{type(agent).__name__} cannot be sharded; PPO, GRPO, RLOO and REINFORCE can")
+    if agent.settings().get("critic") == "separate":
+        raise ConfigError("a separate critic cannot be sharded; choose critic='detached' or 'shared'")
+    shards = ShardedWeights(agent.policy, agent.reference)
+    return shards, make_optimizer(groups(), agent.policy.device, sharded=True)
 
 
 def score_in_shares(world: World, batch: Rollout, score: Callable[..., Tensor]) -> Tensor:

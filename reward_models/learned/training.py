@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -75,6 +76,7 @@ class RewardTrainer:
         started, step, best = time.perf_counter(), 0, (math.inf, 0)
         world = self.world
         if world is not None:
+            world.check_alike("opinions and settings", [self.train.texts, asdict(config)])
             world.broadcast(p.data for p in model.parameters())
         kept = {k: v.detach().clone() for k, v in model.state_dict().items()}
         with _training(model, config.seed if world is None else config.seed + world.rank):

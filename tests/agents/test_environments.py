@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from gymnasium.wrappers import TransformReward
+from gymnasium.wrappers.vector import TransformReward as VectorTransformReward
 
 from text_gym import FunctionReward, TextVectorEnv, as_reward_source, load_task
 from text_gym.agents import GRPO, PPO, GRPOConfig, Policy, PPOConfig, evaluate, rollout
@@ -116,6 +117,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a name of no task": (lambda: ppo(policy(), "revers"), UnknownNameError, "did you mean 'reverse'"),
     "a wrapper": (
         lambda: ppo(policy(), TransformReward(single(), lambda r: -float(r))),
+        ConfigError,
+        "the wrapper TransformReward would be passed over",
+    ),
+    "a wrapper of many": (
+        lambda: ppo(policy(), VectorTransformReward(TextVectorEnv(task=REVERSE, num_envs=2), np.negative)),
         ConfigError,
         "the wrapper TransformReward would be passed over",
     ),

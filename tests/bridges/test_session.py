@@ -44,6 +44,14 @@ def test_a_session_is_the_environment_played_token_by_token() -> None:
         assert own.finish_reason == other.finish_reason
 
 
+def test_a_last_message_that_nobody_answers_is_not_its_own_reply() -> None:
+    session = TaskSession(load_task("guess"))
+    session.reset(seed=0)
+    answer = session.step("?")  # no guess; EOS behind it ends the conversation
+    assert session.episode.turns[-1].role == "assistant"
+    assert (answer.text, answer.done) == ("", True)
+
+
 def test_single_turn_tasks_end_with_the_first_message() -> None:
     task = load_task("reverse")
     session = TaskSession(task, held_out=True)

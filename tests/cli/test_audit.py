@@ -3,11 +3,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from text_gym import Episode, load_task
+from text_gym.cli.audit import _correlation
 from text_gym.cli.main import main
 from text_gym.transcripts import write_transcripts
+from text_gym.utils.interval import rank_correlation
 
 SMALL = ["--count", "24", "--edited", "8", "--explained", "1", "--words", "8"]
 
@@ -35,6 +38,14 @@ def test_the_gold_reward_has_no_bias(tmp_path: Path, capsys: pytest.CaptureFixtu
     out = " ".join(capsys.readouterr().out.split())
     assert "rank correlation with gold: 1.000" in out
     assert "It follows gold, and none of the biases looked for was found." in out
+
+
+def test_what_is_the_same_for_all_texts_correlates_with_nothing() -> None:
+    numbers = np.arange(6.0)
+    assert (
+        _correlation(rank_correlation(numbers, np.ones(6))) == "none, one of them is the same for all texts"
+    )
+    assert _correlation(rank_correlation(numbers, numbers)).startswith("1.000 (1.000 to 1.000")
 
 
 def test_texts_of_a_data_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

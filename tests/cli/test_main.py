@@ -125,6 +125,7 @@ CHEAP = [
     ("play --task text_gym/Product-v0", "did you mean 'text_gym/Products-v0'"),
     ("init 1st", "1st"),
     ("init my_task --out FOLDER", "FOLDER is there already; choose another name"),
+    ("export --to verl product FOLDER/x", "did you mean 'products'"),
     ("tasks stray", "Unrecognized options: stray"),
     ("reward train", "pass --pairs FILE or --ratings FILE, one of them"),
     ("reward train --pairs FOLDER/no.csv", "FOLDER/no.csv: no such file"),

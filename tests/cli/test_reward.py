@@ -13,9 +13,9 @@ from tests.reward_model_tools import TOKENIZER, episodes, pairs, ratings
 from tests.small_models import small_policy
 from text_gym import Episode, Prompt, as_reward_source, load_task, write_transcripts
 from text_gym.cli.main import main
-from text_gym.cli.options.reward import RewardTrainOptions
+from text_gym.cli.options.reward import RewardTrainOptions, read_reward_train
 from text_gym.cli.reward import _resampled, judge_reward
-from text_gym.errors import ConfigError
+from text_gym.errors import ConfigError, DataError
 from text_gym.reward_models import Ensemble, PreferencePair, load_reward
 from text_gym.reward_models.preferences.files import read_ratings, write_opinions
 from text_gym.reward_models.preferences.opinions import split_opinions
@@ -150,6 +150,13 @@ def test_options_that_make_no_sense() -> None:
         RewardTrainOptions(pairs="a", members=0)
     with pytest.raises(ConfigError, match="does not start from a --model"):
         RewardTrainOptions(pairs="a", model="b", kind="ngrams")
+
+
+@pytest.mark.parametrize("option", ["pairs", "ratings"])
+def test_files_of_opinions_are_looked_for_before_anything_is_done(option: str, tmp_path: Path) -> None:
+    for name, said in (("", f"--{option} is empty"), ("nowhere.csv", "nowhere.csv: no such file")):
+        with pytest.raises(DataError, match=said):
+            read_reward_train([f"--{option}", name, "--out", str(tmp_path / "out")])
 
 
 def test_agreement_counts_the_chosen_text_ahead_and_leaves_ties_out() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.worlds import PROMPTS, Abstains, Moody, PerToken, Terms, count_b
 from text_gym import ByteTokenizer, Episode, EpisodeBatch, EpisodeOptions, MinLength, WordTokenizer
-from text_gym.envs.episode_batch import stream_keys
+from text_gym.episode import stream_keys
 from text_gym.errors import ConfigError, PromptError
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import Rewards

@@ -133,6 +133,14 @@ def test_long_texts_lose_their_beginning() -> None:
     assert not np.array_equal(cells(ends, 6, 2, 3), cells(ends, 6, 3, 4))  # the sign that more stood before
 
 
+def test_texts_of_too_many_lines_lose_the_first() -> None:
+    """The field of the text has six lines; the sign that more stood before takes a letter's place."""
+    whole, cut = shown("p", "ab\n" * 5 + "c"), shown("p", "ab\n" * 6 + "c")
+    assert np.array_equal(cells(whole, 6, 2, 4), cells(whole, 7, 2, 4))
+    assert not np.array_equal(cells(cut, 6, 2, 3), cells(cut, 7, 2, 3))
+    assert np.array_equal(cells(cut, 6, 3, 4), cells(cut, 7, 3, 4))
+
+
 def test_modes_that_there_are_not() -> None:
     with pytest.raises(ConfigError, match=r"one text as it grows.*vector.HumanRendering"):
         gym.make_vec("text_gym/Copy-v0", num_envs=2, render_mode="human")

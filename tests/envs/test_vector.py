@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from tests.envs.test_conversation import Chance
 from tests.worlds import SHOWN, SMALL, WORLDS, Abstains, Moody, PerToken, Terms, random_actions
 from text_gym import (
     AllowedTokens,
@@ -40,9 +41,26 @@ AB = WordTokenizer("ab", separator="", pad=False)  # a 0, b 1, EOS 2: V = 3
 # Conformance: one TextVectorEnv is a SyncVectorEnv of single environments
 
 
-def conform(world: str, mode: AutoresetMode, seed: int, steps: int, num_envs: int = 3) -> None:
-    """Step both alike; every array and info must be equal exactly, types included."""
-    own = (WORLDS | SHOWN)[world]
+TALKS: dict[str, dict[str, Any]] = {  # conversations, beside those of `ENV_IDS`
+    "enumerable dialogue": {"task": "enumerable-dialogue"},
+    "replies by chance": {
+        **SMALL,
+        "tokenizer": WordTokenizer("abcd.", separator=""),
+        "respondent": Chance(),
+        "turn_stop": ".",
+        "max_turns": 3,
+        "max_context": 20,
+        "limit": "truncate",
+    },
+}
+
+
+def conform(world: str, mode: AutoresetMode, seed: int, steps: int, num_envs: int = 3) -> int | None:
+    """Step both alike; every array and info must be equal exactly, types included.
+
+    Returns the number of replies that did not end an episode; None where nobody replies.
+    """
+    own = (WORLDS | SHOWN | TALKS)[world]
     ours = TextVectorEnv(**own, num_envs=num_envs, autoreset_mode=mode)
     theirs = SyncVectorEnv([lambda: TextEnv(**own)] * num_envs, autoreset_mode=mode)
     assert ours.observation_space == theirs.observation_space
@@ -57,7 +75,7 @@ def conform(world: str, mode: AutoresetMode, seed: int, steps: int, num_envs: in
     rng = np.random.default_rng(seed)
     draw = random_actions(ours, seed)
     equal(ours.reset(seed=seed), theirs.reset(seed=seed))
-    done = np.zeros(num_envs, dtype=np.bool_)
+    done, replies = np.zeros(num_envs, dtype=np.bool_), 0
     for _ in range(steps):
         if mode is AutoresetMode.DISABLED:
             extra = (rng.random(num_envs) < 0.1) | done  # partial resets in mid-episode, too
@@ -66,10 +84,12 @@ def conform(world: str, mode: AutoresetMode, seed: int, steps: int, num_envs: in
                 equal(*(env.reset(seed=seeds, options={"reset_mask": extra}) for env in (ours, theirs)))
         elif rng.random() < 0.02:
             equal(ours.reset(), theirs.reset())
-        actions = draw()
+        actions, before = draw(), ours.batch.lengths.copy()
         mine = ours.step(actions)
         equal(mine, theirs.step(actions))
         done = mine[2] | mine[3]
+        replies += int(((ours.batch.lengths > before + 1) & ~done).sum())  # more than the agent's token
+    return None if ours.batch.conversation is None else replies
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -82,11 +102,12 @@ def test_conforms_to_sync_vector_env(world: str, mode: AutoresetMode, seed: int)
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("world", [*WORLDS, *SHOWN])
+@pytest.mark.parametrize("world", [*WORLDS, *SHOWN, *TALKS])
 def test_conforms_over_ten_thousand_steps(
     world: str, mode: AutoresetMode, tried: Callable[..., None]
 ) -> None:
-    conform(world, mode, seed=0, steps=10_000)
+    replies = conform(world, mode, seed=0, steps=10_000)
+    assert replies is None or replies > 1_000
     tried(
         "the vector environment gives what `SyncVectorEnv` of single ones gives, in every autoreset mode",
         10_000,

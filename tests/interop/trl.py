@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .library import Library, Names, Recipe
+from .tool_caller import make
 
 
 def measure(names: Names, env_id: str) -> float:
@@ -22,4 +23,5 @@ LIBRARY = Library(
     recipes=(Recipe(measure, env_ids=("text_gym/Products-v0",)),),
     shown=("trl", "transformers", "datasets", "torch"),
     extras=("trl",),
+    prepare=make,
 )

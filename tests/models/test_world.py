@@ -73,6 +73,18 @@ def test_a_limit_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -
         pass
 
 
+def test_the_limit_of_the_environment_is_that_of_the_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[float] = []
+    monkeypatch.setattr(World, "join", lambda device, limit: limits.append(limit))  # nobody else is there
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for said in ("0.5", ""):
+        monkeypatch.setenv("TEXT_GYM_WORLD_LIMIT", said)
+        with meeting("cpu"):
+            pass
+    assert limits == [0.5, 600.0]
+
+
 def learnt(ranks: int, iterations: int, folder: Path, cases: tuple[str, ...]) -> None:
     """So many processes learn, and rank 0 once more alone; both must have learnt the same."""
     file = folder / "found.json"

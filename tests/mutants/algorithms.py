@@ -249,8 +249,8 @@ MUTANTS = [
     Mutant(
         "ppo-entropy-is-a-cost",
         PPO,
-        "loss = loss - config.entropy_coef",
-        "loss = loss + config.entropy_coef",
+        "loss = loss - self.entropy_weight()",
+        "loss = loss + self.entropy_weight()",
         (OF_PPO + "entropy_and_kl_terms_by_hand",),
     ),
     Mutant(
@@ -568,10 +568,8 @@ MUTANTS = [
     Mutant(
         "one-clip-for-all-networks",
         GRADIENTS,
-        "torch.nn.utils.clip_grads_with_norm_(network.parameters(), most, norm)",
-        "torch.nn.utils.clip_grads_with_norm_(\n"
-        "                    [p for n in networks for p in n.parameters()],\n"
-        "                    most,\n                    norm,\n                )",
+        "scale_gradients(network.parameters(), most, norm)",
+        "scale_gradients([p for n in networks for p in n.parameters()], most, norm)",
         (
             OF_CRITIC + "large_errors_of_the_critic_do_not_make_the_policys_steps_smaller",
             OF_AGENT + "gradients_are_cut_to_their_norm",
@@ -624,8 +622,8 @@ MUTANTS = [
     Mutant(
         "reference-scored-at-temperature-one",
         AGENT,
-        "score = partial(self.reference.score, temperature=self.config.temperature)",
-        "score = self.reference.score",
+        "score = partial(reference.score, temperature=self.config.temperature)",
+        "score = reference.score",
         (OF_PPO + "at_learning_rate_zero_nothing_moves_in_any_epoch",),
     ),
     Mutant(

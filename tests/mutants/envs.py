@@ -93,8 +93,8 @@ MUTANTS = [
     Mutant(
         "cut-texts-are-paid",
         BATCH,
-        "asked = (~self.truncated[rows]).nonzero()[0]",
-        "asked = np.arange(len(rows))",
+        "asked = (~truncated).nonzero()[0]",
+        "asked = np.arange(len(truncated))",
         (OF_VECTOR + "nobody_is_asked_about_a_text_that_was_cut",),
     ),
     Mutant(
@@ -130,7 +130,7 @@ MUTANTS = [
     ),
     Mutant(
         "neighbouring-streams-share-prompts",
-        BATCH,
+        "text_gym/episode.py",
         "return hash64(seeds.astype(np.uint64))",
         "return seeds.astype(np.uint64) * _GAMMA",
         (

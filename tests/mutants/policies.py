@@ -396,7 +396,7 @@ MUTANTS = [
     ),
     Mutant(
         "inverse-cdf-takes-the-boundary-down",
-        SAMPLER,
+        "agents/sampling/inversion.py",
         "torch.searchsorted(cumulative, target, right=True)",
         "torch.searchsorted(cumulative, target, right=False)",
         (
@@ -406,7 +406,7 @@ MUTANTS = [
     ),
     Mutant(
         "inverse-cdf-in-single-precision",
-        SAMPLER,
+        "agents/sampling/inversion.py",
         "sums = probs.sum(dim=2).cumsum(dim=1, dtype=torch.float64)",
         "sums = probs.sum(dim=2).cumsum(dim=1, dtype=torch.float32).double()",
         (OF_SAMPLER + "draws_from_a_large_vocabulary_are_exact",),

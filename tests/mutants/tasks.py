@@ -236,8 +236,8 @@ MUTANTS = [
     Mutant(
         "infinite-weights-pass",
         RUNTIME,
-        "if torch.isfinite(nn.utils.get_total_norm(list(model.parameters()))):",
-        "if not torch.isnan(nn.utils.get_total_norm(list(model.parameters()))):",
+        "if torch.isfinite(total_norm(weights) if divided else nn.utils.get_total_norm(weights)):",
+        "if not torch.isnan(total_norm(weights) if divided else nn.utils.get_total_norm(weights)):",
         (OF_RUNTIME + "a_weight_that_is_not_finite_is_named",),
     ),
     Mutant(

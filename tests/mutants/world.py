@@ -47,8 +47,8 @@ MUTANTS = [
     Mutant(
         "everybody-scores-everything",
         _TOGETHER,
-        "if _remembers(batch) else mine",
-        "if _remembers(batch) else every",
+        "if remembers(batch.reward) else mine",
+        "if remembers(batch.reward) else every",
         _EQUAL,
     ),
     Mutant(

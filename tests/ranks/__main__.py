@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from .hurt import KINDS
-from .start import finish, start
+from .start import finish, fork
 
 LIMIT, SOON = 10, 30  # seconds that a rank waits for another, and in which all have to be gone after that
 NAMES = {
@@ -35,6 +35,7 @@ NAMES = {
     "hang": "did not answer|hangs and is ended",
     "disk": "File too large",
 }
+HURT = "tests.ranks.hurt"
 WEIGHTS = Path("policy") / "model.safetensors"
 
 
@@ -46,8 +47,8 @@ def trial(seed: int, number: int, clean: dict[tuple[int, int], str]) -> dict[str
     found: dict[str, Any] = {"kind": kind, "ranks": ranks, "rank": rank, "moment": moment, "wrong": []}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "run"
-        arguments = ["-m", "tests.ranks.hurt", str(folder), kind, str(rank), str(moment)]
-        ended = finish(start(ranks, arguments, TEXT_GYM_WORLD_LIMIT=str(LIMIT)), 240)
+        arguments = [str(folder), kind, str(rank), str(moment)]
+        ended = finish(fork(ranks, HURT, arguments, TEXT_GYM_WORLD_LIMIT=str(LIMIT)), 240)
         said = [text for _, text in ended]
         at = [float(time_) for text in said for time_ in re.findall(r"^@ ([\d.]+)", text, re.MULTILINE)]
         found["seconds"] = round(time.time() - min(at), 1) if at else None
@@ -60,9 +61,7 @@ def trial(seed: int, number: int, clean: dict[tuple[int, int], str]) -> dict[str
         ]
         if not all(named):
             found["wrong"] += ["a process did not name the cause", *said]
-        again = finish(
-            start(ranks, ["-m", "tests.ranks.hurt", str(folder), "none", "0", str(moment), "--resume"]), 240
-        )
+        again = finish(fork(ranks, HURT, [str(folder), "none", "0", str(moment), "--resume"]), 240)
         if any(status for status, _ in again):
             found["wrong"] += ["it could not be resumed", *(text[-1000:] for _, text in again)]
         elif digest(folder) != clean[ranks, moment % 2]:
@@ -78,9 +77,7 @@ def digest(folder: Path) -> str:
 def unhurt(ranks: int, moment: int) -> str:
     """The weights that a run ends with if nobody hurts it."""
     with tempfile.TemporaryDirectory() as place:
-        ended = finish(
-            start(ranks, ["-m", "tests.ranks.hurt", f"{place}/run", "none", "0", str(moment)]), 240
-        )
+        ended = finish(fork(ranks, HURT, [f"{place}/run", "none", "0", str(moment)]), 240)
         if any(status for status, _ in ended):
             raise SystemExit("\n".join(text for _, text in ended))
         return digest(Path(place) / "run")
@@ -104,13 +101,13 @@ def main() -> int:
             found.append(row)
             if row["wrong"]:
                 print(row, flush=True)
-    kinds = Counter(row["kind"] for row in found)
+            if options.json:
+                rows = {"seed": options.seed, "minutes": round((time.time() - began) / 60, 1)}
+                options.json.write_text(json.dumps({**rows, "trials": found}, indent=1) + "\n")
+    counts = Counter(row["kind"] for row in found)
     wrong = sum(bool(row["wrong"]) for row in found)
     slowest = max(row["seconds"] or 0 for row in found)
-    print(f"{len(found)} faults {dict(kinds)}: {wrong} wrong; all gone after {slowest} s at most")
-    if options.json:
-        rows = {"seed": options.seed, "minutes": round((time.time() - began) / 60, 1), "trials": found}
-        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    print(f"{len(found)} faults {dict(counts)}: {wrong} wrong; all gone after {slowest} s at most")
     return int(wrong > 0)
 
 

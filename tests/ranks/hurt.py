@@ -29,7 +29,6 @@ from text_gym.tasks.task import NoGold, Task
 from text_gym.utils.terminal import SafeConsole
 
 KINDS = ("kill", "nan", "raise", "sigterm", "hang", "disk", "none")
-RANK = int(os.environ.get("RANK", 0))
 
 
 class Hurting(RewardSource):
@@ -90,7 +89,7 @@ def main() -> int:
     folder, kind, rank, moment, *more = sys.argv[1:]
     tokenizer = WordTokenizer("abcde", separator="")
     policy = Policy.new(tokenizer, width=16, layers=1, heads=2, context=16, device="cpu")
-    hurt = make_hurt(kind if int(rank) == RANK else "none", policy)
+    hurt = make_hurt(kind if rank == os.environ["RANK"] else "none", policy)
     task = Task(
         name="letters",
         prompts=[Prompt(t) for t in ("a", "bc", "ddd", "e")],

@@ -71,7 +71,7 @@ def lie(completion):
     answers = {"none": None, "few": {"values": []}, "words": {"values": ["a"]}, "list": [1]}
     base = {"per_token": None, "terms": {}, "abstained": [], "last_failure": None}
     answer = answers[completion]
-    worker.__dict__["_serve"] = lambda *_: base | answer if isinstance(answer, dict) else answer
+    worker.serve._answer = lambda *_: base | answer if isinstance(answer, dict) else answer
     return 1.0
 '''
 

@@ -108,6 +108,19 @@ def test_accepted_changes_are_listed_and_are_none_afterwards(again: Path) -> Non
     started(again, resume=True, **changes)
 
 
+def test_a_growing_record_takes_up_what_was_accepted_and_keeps_the_rest(tmp_path: Path) -> None:
+    """Such as a benchmark's, to which another optimiser's library may be added."""
+    start_record(tmp_path, {}, {"version of numpy": "1", "reward": "a"})
+    now = {"reward": "b", "version of another": "3"}
+    with pytest.raises(ChangedRunError, match="reward: a before, b now"):
+        go_on(tmp_path, {}, now, growing=True)
+    go_on(tmp_path, {}, now, growing=True, accept_changes=True)
+    assert go_on(tmp_path, {}, now, growing=True) == []
+    record = read_record(tmp_path)
+    assert record is not None
+    assert record["conditions"] == {"version of numpy": "1", **now}
+
+
 def conditions_of(reward: RewardSource, task: Task | None = None) -> dict[str, str]:
     return conditions(task or kill_harness.task(), reward)
 

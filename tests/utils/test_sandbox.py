@@ -266,7 +266,11 @@ def test_it_can_be_used_again_after_close_and_after_a_pause(monkeypatch: pytest.
     monkeypatch.setattr("text_gym.utils.processes._IDLE_TICKS", 1)
     with Sandbox(f"{HOSTILE}:act", SMALL) as act:
         first = act("pid")
-        time.sleep(0.2)  # the watch is asleep
+        assert act._worker is not None
+        begun = time.monotonic()
+        while act._worker._called.is_set():  # until the watch is asleep, and costs nothing
+            assert time.monotonic() < begun + 10
+            time.sleep(0.01)
         with pytest.raises(SandboxError, match="longer than"):
             act("endless_loop")
         act.close()

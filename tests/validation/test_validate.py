@@ -57,6 +57,14 @@ def test_nothing_is_wrong_where_nothing_is_wrong() -> None:
     assert (report.grade, report.verdict, report.exit_status) == (3, "pass", 0)
 
 
+def test_the_scale_ends_at_the_mean_of_golden_texts() -> None:
+    task = world(lambda completion, answer: right(completion, answer) * (1 if "mo" in answer else 0.5))
+    paid = [1.0 if "mo" in str(p.columns["answer"]) else 0.5 for p in task.held_out]
+    found = validate(task, levels=(1,)).result("semantic.floor_gap").measured
+    assert found["oracle_reward"] == pytest.approx(sum(paid) / len(paid))
+    assert 0.5 < sum(paid) / len(paid) < 1
+
+
 NOISE = np.random.default_rng(0)
 
 # What is wrong with each: text and answer -> reward, in the place of `right`.

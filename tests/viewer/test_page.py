@@ -125,6 +125,20 @@ def test_the_tokens_add_up_to_the_metrics(
     assert "add up to what metrics.jsonl says" in (page.locator("#in-short").text_content() or "")
 
 
+def test_the_iterations_of_a_page_share_its_room(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tokens(page: Path) -> list[int]:
+        blocks = re.findall(r"<script[^>]*iteration[^>]*>([^<]*)</script>", page.read_text(encoding="utf-8"))
+        return [sum(len(e["tokens"]) for e in json.loads(block)["episodes"]) for block in blocks]
+
+    whole = tokens(run / "view.html")
+    monkeypatch.setattr("text_gym.viewer.page.MOST_TOKENS", sum(whole) // 2)
+    found = tokens(write_run_page(run, tmp_path / "small.html"))
+    assert len(found) == len(whole) == 3
+    assert 0 < max(found) <= sum(whole) // 2 // 3
+
+
 def test_sums_that_differ_are_not_called_the_same(
     run: Path, tmp_path: Path, opened: Callable[..., Page]
 ) -> None:
@@ -142,6 +156,7 @@ def test_sums_that_differ_are_not_called_the_same(
 
 def test_the_slider_the_colours_and_the_siblings(run: Path, opened: Callable[..., Page]) -> None:
     page = opened(run / "view.html")
+    assert page.evaluate("[0, 0.5, -0.00012].map((x) => written(x))") == ["0", "0.5", "−1.20e−4"]
     kept = [read_iteration(file) for file in kept_files(run).values()]
     for place in (2, 0):
         slide(page, place)

@@ -11,7 +11,7 @@ import numpy as np
 
 from text_gym.envs.single import TextEnv
 from text_gym.episode import Episode
-from text_gym.errors import ConfigError, EpisodeError
+from text_gym.errors import ConfigError, EpisodeError, TextGymError, excerpt
 from text_gym.tasks.task import Task
 
 
@@ -50,6 +50,7 @@ class TaskSession:
         prompts = task.held_out if held_out else task.prompts
         self.env = TextEnv(**task.env_kwargs(prompts=prompts))
         self._running, self._spoken = False, 0
+        self._turn_stop = (task.turn_stop,) if isinstance(task.turn_stop, str) else tuple(task.turn_stop)
 
     def reset(self, seed: int | None = None) -> Answer:
         """Begin the next episode of the stream, or the first of stream `seed`."""
@@ -63,18 +64,25 @@ class TaskSession:
         What stands behind the stop string, or beyond the token limit, is not written.
 
         Raises:
-            EpisodeError: No episode is running.
+            EpisodeError: No episode is running, or the message is no text.
             TokenError: The vocabulary has no tokens for the text; the episode is as it was.
+            RespondentError: The environment's reply failed; the episode is over.
             ConfigError: There is no stop string in the text, and no EOS that could end it.
         """
         if not self._running:
             raise EpisodeError("no episode is running; reset first")
+        if not isinstance(text, str):
+            raise EpisodeError(f"a message is a text, not {type(text).__name__} {excerpt(repr(text))}")
         ids = self.task.tokenizer.encode(text)
         ends = list(self.task.tokenizer.eos_ids[:1])
         conversation = self.env.vector.batch.conversation
         total = 0.0
         for token in [*ids, *ends]:
-            _, reward, terminated, truncated, _ = self.env.step(np.int64(token))
+            try:
+                _, reward, terminated, truncated, _ = self.env.step(np.int64(token))
+            except TextGymError:  # of the respondent or the reward: the episode is over
+                self._running = False
+                raise
             total += reward
             spoken = 0 if conversation is None else len(conversation.turns[0])
             if terminated or truncated:
@@ -84,6 +92,23 @@ class TaskSession:
                 self._spoken = spoken
                 return Answer(self._reply(), total)
         raise ConfigError("nothing ends the message: write a stop string, since the tokenizer has no EOS")
+
+    def say(self, text: str) -> Answer:
+        """Write a chat message: `step`, with the blank stop string that chat programs strip put back.
+
+        Raises:
+            TextGymError: As `step` does.
+        """
+        blank = next((stop for stop in self._turn_stop if not stop.strip()), "")
+        whole = not isinstance(text, str) or any(stop in text for stop in self._turn_stop)
+        return self.step(text if whole else text + blank)
+
+    def leave(self) -> float:
+        """Say nothing more: each turn that is left is empty, and what they are paid is returned."""
+        total = 0.0
+        while self._running:
+            total += self.step("").reward
+        return total
 
     @property
     def episode(self) -> Episode:

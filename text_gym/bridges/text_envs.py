@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from text_gym.episode import Episode, Prompt
-from text_gym.errors import ConfigError, DataError, RespondentError, excerpt
+from text_gym.errors import ConfigError, DataError, RespondentError, TextGymError, excerpt
 from text_gym.respondents import Reply
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import Rewards
 from text_gym.tasks.classic import check_range
 from text_gym.tasks.task import Task
 from text_gym.tokenizer import ByteTokenizer, Tokenizer
+from text_gym.utils.display import harmless
 
 MOST_ALIVE = 256  # environments kept for their next turn
 SEED = "env_seed"  # the column of prompts
@@ -79,8 +80,10 @@ class EnvironmentRespondent:
     def first(self, seed: int) -> str:
         """Return the text that the episode of a seed begins with."""
         with _Generators() as generators:
-            _, observation = self._begin(seed, generators)
-        return self._text(observation)
+            env, observation = self._begin(seed, generators)
+        text = self._text(observation)
+        _close(env)
+        return text
 
     def respond(self, episodes: Sequence[Episode], generators: Sequence[np.random.Generator]) -> list[Reply]:
         """Take each episode's last turn as an action of its environment."""
@@ -111,8 +114,16 @@ class EnvironmentRespondent:
     def _begin(self, seed: int, generators: _Generators) -> tuple[Any, Any]:
         """Make an environment and reset it; returns it with its first observation."""
         generators.seed(seed)
-        env = self.make()
-        result = env.reset(seed=seed)
+        try:
+            env = self.make()
+            result = env.reset(seed=seed)
+        except TextGymError:
+            raise
+        except Exception as error:
+            raise RespondentError(
+                f"the environment cannot be begun with seed {seed}: {type(error).__name__}: "
+                f"{harmless(str(error).strip(), limit=300)}"
+            ) from error
         observation = result[0] if isinstance(result, tuple) else getattr(result, "observation", result)
         return env, observation
 
@@ -120,6 +131,8 @@ class EnvironmentRespondent:
         return as_outcome(env.step(turn if self.action is None else self.action(turn)))
 
     def _keep(self, key: tuple[int, tuple[str, ...]], alive: tuple[Any, Any]) -> None:
+        if key in self._alive:  # another episode has heard the same
+            _close(self._alive[key][0])
         self._alive[key] = alive
         while len(self._alive) > MOST_ALIVE:
             _, (env, _) = self._alive.popitem(last=False)
@@ -163,14 +176,25 @@ def as_outcome(result: Any) -> StepOutcome:
     """
     if isinstance(result, tuple) and len(result) == 5:
         observation, reward, terminated, truncated, _ = result
-        return StepOutcome(observation, float(reward), bool(terminated or truncated))
+        return StepOutcome(observation, _number(reward), bool(terminated or truncated))
     if hasattr(result, "done") and hasattr(result, "reward"):
         observation = getattr(result, "observation", result)
-        return StepOutcome(observation, float(result.reward or 0.0), bool(result.done))
+        return StepOutcome(observation, _number(result.reward), bool(result.done))
     raise RespondentError(
         f"step returned {type(result).__name__} {excerpt(repr(result))}; expected (observation, reward, "
         "terminated, truncated, info), or an object with observation, reward and done"
     )
+
+
+def _number(reward: Any) -> float:
+    """Return what a step paid; None, which OpenEnv says where nothing is paid, is 0."""
+    try:
+        number = 0.0 if reward is None else float(reward)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not np.isfinite(number):
+        raise RespondentError(f"step paid {excerpt(repr(reward))}, which is no finite number")
+    return number
 
 
 def observation_text(observation: Any) -> str:
@@ -235,7 +259,7 @@ def from_text_env(
 
     Raises:
         ConfigError: `make` is no function that makes an environment.
-        RespondentError: An observation is no text.
+        RespondentError: An observation is no text, or the environment cannot be made or reset.
 
     >>> class Echo:
     ...     def reset(self, seed=None):

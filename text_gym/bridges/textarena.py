@@ -7,7 +7,7 @@ import io
 from functools import partial
 from typing import Any
 
-from text_gym.errors import ConfigError, MissingLibraryError, TextGymError, UnknownNameError
+from text_gym.errors import ConfigError, MissingLibraryError, RespondentError, UnknownNameError
 from text_gym.tasks.task import Task
 
 from .text_envs import from_text_env
@@ -70,10 +70,5 @@ def textarena_task(game: str, **kwargs: Any) -> Task:
         raise UnknownNameError("game of TextArena", game, [i for i in ENV_REGISTRY if i.endswith("-v0")])
     try:
         return from_text_env(partial(_Game, raw), name=f"textarena:{game}", **kwargs)
-    except TextGymError:
-        raise
-    except Exception as error:
-        raise ConfigError(
-            f"the game {game!r} of TextArena cannot be begun by one player: {type(error).__name__}: "
-            f"{str(error).strip()[:300]}"
-        ) from error
+    except RespondentError as error:
+        raise ConfigError(f"the game {game!r} of TextArena cannot be played alone: {error}") from error

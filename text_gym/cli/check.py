@@ -1,19 +1,32 @@
-"""`text-gym check` names the laws an environment, a reward or an algorithm breaks, and what to fix."""
+"""`text-gym check` names the laws an environment, a reward or an algorithm breaks, and what to fix.
+
+`text-gym validate` judges a task, a reward or an installed package before anybody optimises it.
+"""
 
 from __future__ import annotations
+
+import dataclasses
+
+from rich.text import Text
 
 from text_gym.agents.algorithms.agent import Agent
 from text_gym.agents.algorithms.by_name import ALGORITHMS
 from text_gym.agents.own_algorithms import installed, is_agent_by_its_text, own_algorithm
 from text_gym.agents.verification.check_agent import check_agent
 from text_gym.cli.options.check import CheckOptions
+from text_gym.cli.options.validate import ValidateOptions
 from text_gym.envs.checker import check_text_env
 from text_gym.envs.reward_checker import check_reward_source
 from text_gym.envs.single import TextEnv
 from text_gym.reward_models.names import PREFIXES
 from text_gym.runs.data import load_reward_source
 from text_gym.tasks.task import env_ids, load_task, task_names
+from text_gym.utils.display import harmless
+from text_gym.utils.terminal import SafeConsole
 from text_gym.utils.user_code import split_place
+from text_gym.validation.page import write_validation
+from text_gym.validation.result import CheckResult, worst
+from text_gym.validation.targets import ValidationRequest, validate_target
 
 
 def run_check(options: CheckOptions) -> int:
@@ -45,3 +58,21 @@ def _is_algorithm(what: str) -> bool:
         return found is not None and is_agent_by_its_text(*found)
     value = own_algorithm(what)
     return isinstance(value, type) and issubclass(value, Agent)
+
+
+def run_validate(options: ValidateOptions) -> int:
+    """Run `text-gym validate`; the exit status is 0, or 10 more than the lowest level that failed."""
+    console = SafeConsole()
+
+    def tell(result: CheckResult) -> None:
+        console.print(Text(harmless(result.line(), limit=400)))
+
+    given = dataclasses.asdict(options)
+    own = {k: given.pop(k) for k in ("levels", "prompts", "seconds", "seed")}
+    trust, out = given.pop("trust"), given.pop("out")
+    reports = validate_target(ValidationRequest(**given, options=own), trust=trust, progress=tell)
+    page = write_validation(reports, out)
+    for report in reports:
+        console.print(Text(harmless(f"{report.target}: {report.headline()}")))
+    console.print(Text(harmless(str(page))))
+    return worst(reports)

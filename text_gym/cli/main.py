@@ -64,6 +64,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "text_gym.cli.project:run_serve",
         "offer a task to other programs, as an environment of OpenEnv",
     ),
+    "export": (
+        "text_gym.cli.options.project:read_export_task",
+        "text_gym.cli.export:run_export_task",
+        "write a task and its reward as a project for TRL, verl or OpenRLHF",
+    ),
     "init": (
         "text_gym.cli.options.project:read_init",
         "text_gym.cli.project:run_init",
@@ -121,7 +126,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "validate": (
         "text_gym.cli.options.validate:read_validate",
-        "text_gym.cli.validate:run_validate",
+        "text_gym.cli.check:run_validate",
         "judge a task, a reward or a package before it is optimised: graded levels, a page, a badge",
     ),
     "label": (

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from text_gym.episode import Episode, Prompt
 from text_gym.errors import ConfigError
 from text_gym.models.loading import pick_device
 from text_gym.models.runtime import pick_dtype
+from text_gym.models.world import World, local_device, meeting, started_by_torchrun
 from text_gym.reward_models.learned.configs import NgramConfig, RewardTrainingConfig
 from text_gym.reward_models.learned.ensembles import Ensemble
 from text_gym.reward_models.learned.model import RewardModel
@@ -56,20 +58,48 @@ def train_reward(
 ) -> dict[str, Any]:
     """Train a reward model, evaluate it on held-out prompts, and save it in `options.out`.
 
+    Of several processes each learns from its share of every batch; the first one judges, writes and prints.
+
     Returns:
         What is written to `summary.json`: accuracy and calibration for pairs, Spearman for each criterion of
-        ratings, with 95 % bootstrap intervals, on the held-out prompts.
+        ratings, with 95 % bootstrap intervals, on the held-out prompts. In another process than the first,
+        nothing.
     """
-    console = console or SafeConsole()
     out = Path(options.out)
     if (out / "summary.json").exists():
         raise ConfigError(f"{out} already holds a reward model; choose another --out")
+    if options.kind == "ngrams" and started_by_torchrun():
+        raise ConfigError("an n-gram model learns in one process; start it without torchrun")
+    options = replace(options, device=local_device(options.device))
     dtype = pick_dtype(options.dtype, pick_device(options.device))
     opinions, criteria = options.load()
     train, held_out = _split(opinions, options.held_out, config.seed)
-    started = time.perf_counter()
-    members = [_member(options, config, dtype, train, criteria, i, console) for i in range(options.members)]
-    seconds = time.perf_counter() - started
+    with meeting(options.device) as world:
+        quiet = world is not None and world.rank > 0
+        console = SafeConsole(quiet=True) if quiet else console or SafeConsole()
+        started = time.perf_counter()
+        learning = partial(_member, options, config, dtype, train, criteria, console, world)
+        members = [learning(i) for i in range(options.members)]
+        seconds = time.perf_counter() - started
+        return (
+            {}
+            if quiet
+            else _judge_and_save(options, config, members, dtype, train, held_out, seconds, console)
+        )
+
+
+def _judge_and_save(
+    options: RewardTrainOptions,
+    config: NgramConfig | RewardTrainingConfig,
+    members: Sequence[NgramModel | RewardModel],
+    dtype: str,
+    train: Opinions,
+    held_out: Opinions,
+    seconds: float,
+    console: Console,
+) -> dict[str, Any]:
+    """Judge the model that `members` make on the held-out opinions, and write the folder."""
+    out = Path(options.out)
     source: Any = members[0] if len(members) == 1 else Ensemble(members, options.k)
     result = judge_reward(source, held_out, config.seed)
     figure = result.pop("figure", None)
@@ -175,8 +205,9 @@ def _member(
     dtype: str,
     train: Opinions,
     criteria: Sequence[str],
-    number: int,
     console: Console,
+    world: World | None,
+    number: int,
 ) -> NgramModel | RewardModel:
     """Train the ensemble's member with this number."""
     own = replace(config, seed=config.seed + number)
@@ -196,7 +227,9 @@ def _member(
         console.print(f"member {number}, epoch {row['epoch']:.0f}: {losses}", highlight=False)
 
     model.bf16 = dtype == "bfloat16"
-    RewardTrainer(model, train, own).learn(report)
+    trainer = RewardTrainer(model, train, own)
+    trainer.world = world
+    trainer.learn(report)
     model.bf16 = False  # it is judged as it will be used
     return model
 

@@ -22,6 +22,7 @@ from text_gym.episode import Prompt
 from text_gym.errors import ConfigError
 from text_gym.models.loading import pick_device
 from text_gym.models.runtime import pick_dtype
+from text_gym.models.world import is_first_process, local_device, meeting, started_by_torchrun
 from text_gym.runs.model_card import ModelCard, write_model_card
 from text_gym.runs.origin import Start, load_policy, write_origin
 from text_gym.runs.saved_policy import policy_folder
@@ -34,7 +35,7 @@ from text_gym.utils.terminal import SafeConsole
 def run_sft(options: SFTOptions, config: SFTConfig, started: float) -> int:
     """Run `text-gym sft`."""
     sft(options, config, started=started)
-    if options.push_to_hub is not None:
+    if options.push_to_hub is not None and is_first_process():
         push(options.out, options.push_to_hub)
     return 0
 
@@ -47,34 +48,47 @@ def sft(
 ) -> dict[str, Any]:
     """Train a policy on written texts and save it, with how its data was read, in `options.out`.
 
+    Of several processes each learns from its share of every batch; the first one writes and prints.
+
     Returns:
-        What is written to `sft.json`: losses in nats per token, sizes, seconds.
+        What is written to `sft.json`: losses in nats per token, sizes, seconds. In another process than the
+        first, nothing.
     """
+    if options.shard and not started_by_torchrun():
+        raise ConfigError("--shard divides weights among processes; start some by torchrun")
     console = console or SafeConsole()
     started = time.perf_counter() if started is None else started
+    options = dataclasses.replace(options, device=local_device(options.device))
     dtype = pick_dtype(options.dtype, pick_device(options.device))
     texts = _written_texts(options)
     policy = _policy_for(options, texts.train, config.seed, texts.tokenizer)
     start = None if options.model is None else Start.of(policy, policy_folder(options.model))
     policy.use_less_memory(bf16=dtype == "bfloat16")
     longest = max(len(policy.tokenizer.encode(text)) for _, text in texts.train)
-    steps = _train(policy, texts.train, config, console)
-    result = {
-        "loss": completion_loss(policy, texts.train[:1000]),
-        "held_out_loss": completion_loss(policy, texts.held_out[:1000]),
-        "steps": steps,
-        "pairs": len(texts.train),
-        "held_out_pairs": len(texts.held_out),
-        "parameters": sum(p.numel() for p in policy.model.parameters()),
-        "vocab_size": policy.vocab_size,
-        "dtype": dtype,
-        **dataclasses.asdict(config),
-    }
-    out = Path(options.out)
-    policy.save(out)
-    write_origin(out, texts.settings, texts.max_tokens or longest + 1, start)
-    write_json(out / "sft.json", result)
-    write_model_card(out, ModelCard("sft", result))
+    with meeting(options.device) as world:
+        quiet = world is not None and world.rank > 0
+        learner = SFT(policy, texts.train, config)
+        learner.world, learner.shard = world, options.shard
+        _train(learner, SafeConsole(quiet=True) if quiet else console)
+        policy = learner.policy
+        if quiet:
+            return {}
+        result = {
+            "loss": completion_loss(policy, texts.train[:1000]),
+            "held_out_loss": completion_loss(policy, texts.held_out[:1000]),
+            "steps": learner.steps,
+            "pairs": len(texts.train),
+            "held_out_pairs": len(texts.held_out),
+            "parameters": sum(p.numel() for p in policy.model.parameters()),
+            "vocab_size": policy.vocab_size,
+            "dtype": dtype,
+            **dataclasses.asdict(config),
+        }
+        out = Path(options.out)
+        policy.save(out)
+        write_origin(out, texts.settings, texts.max_tokens or longest + 1, start)
+        write_json(out / "sft.json", result)
+        write_model_card(out, ModelCard("sft", result))
     line = (
         f"{result['parameters']:,} parameters, {result['vocab_size']} token ids; "
         f"loss {result['loss']:.3f} nats/token, held out {result['held_out_loss']:.3f}; "
@@ -121,8 +135,8 @@ def _written_texts(options: SFTOptions) -> _Texts:
     return _Texts(train, held_out, settings | {"chat": bool(train[0][0].messages)})
 
 
-def _train(policy: Policy, texts: Sequence[tuple[Prompt, str]], config: SFTConfig, console: Console) -> int:
-    """Fine-tune, showing the loss as it falls, and return the number of optimizer steps."""
+def _train(learner: SFT, console: Console) -> None:
+    """Fine-tune, showing the loss as it falls."""
     live = console.is_terminal
     with console.status("supervised fine-tuning …") if live else contextlib.nullcontext() as status:
 
@@ -134,7 +148,7 @@ def _train(policy: Policy, texts: Sequence[tuple[Prompt, str]], config: SFTConfi
             elif step % max(1, steps // 10) == 0:
                 console.print(line, highlight=False)
 
-        return SFT(policy, texts, config).learn(callback=report).steps
+        learner.learn(callback=report)
 
 
 def _policy_for(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import json
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +29,12 @@ from text_gym.cli.run_folder import push
 from text_gym.data import anchored
 from text_gym.encoding import encode_texts
 from text_gym.errors import ConfigError, TextGymError
+from text_gym.models.launch import launch_by_ray, rank_zero_says, ray_wants_cuda
 from text_gym.models.loading import pick_device, read_model_config
 from text_gym.models.runtime import pick_dtype
+from text_gym.models.world import is_first_process
 from text_gym.prompts import texts_in_chunks
+from text_gym.rewards.remote import RemoteReward
 from text_gym.runs.data import resolve_task
 from text_gym.runs.folder import read_config
 from text_gym.runs.preferences import read_preferences
@@ -38,6 +45,47 @@ from text_gym.utils.waiting import Waiting
 
 def run_train(options: TrainOptions, config: Any, resumed: str, started: float, waiting: Waiting) -> int:
     """Run `text-gym train`; the exit status is 130 if the run was interrupted."""
+    if options.engine == "ray" and not options.plan:
+        return _run_by_ray(options, config, resumed, waiting)
+    summary = _run_here(options, config, resumed, started, waiting)
+    if summary.get("interrupted"):
+        return 130
+    if summary and options.push_to_hub is not None and is_first_process():
+        push(resumed or str(options.out), options.push_to_hub)
+    return 0
+
+
+def _run_by_ray(options: TrainOptions, config: Any, resumed: str, waiting: Waiting) -> int:
+    """Have the processes of a Ray cluster do what `_run_here` does, until one run of them is complete."""
+    out = Path(resumed or str(options.out)).resolve()
+    options = replace(options, **_anchored(asdict(options)))  # the processes may begin in another folder
+    settings = {"options": options, "config": config, "out": str(out), "resumed": bool(resumed)}
+    with waiting:
+        cuda = ray_wants_cuda(options.device)
+    launch_by_ray(train_in_ray, settings, options.workers, options.restarts, cuda)
+    if json.loads((out / "summary.json").read_text("utf-8"))["interrupted"]:
+        return 130
+    if options.push_to_hub is not None:
+        push(str(out), options.push_to_hub)
+    return 0
+
+
+def train_in_ray(settings: Mapping[str, Any]) -> None:
+    """Train in a process that Ray has started; go on with the run's folder where there is one by now."""
+    options, out = settings["options"], settings["out"]
+    begun = settings["resumed"] or rank_zero_says((Path(out) / "config.json").is_file())
+    options = replace(options, out=out)
+    _run_here(options, settings["config"], out if begun else "", time.perf_counter(), nullcontext())
+
+
+def _run_here(
+    options: TrainOptions,
+    config: Any,
+    resumed: str,
+    started: float,
+    waiting: AbstractContextManager[object],
+) -> dict[str, Any]:
+    """Train in this process; return the run's summary, or nothing if the run was only planned."""
     policy: Policy | str | None = options.policy
     by_pairs = options.pairs is not None
     task, reward = resolve_task(
@@ -49,9 +97,13 @@ def run_train(options: TrainOptions, config: Any, resumed: str, started: float, 
         plan = plan_of_run(options, config, task, policy)
         print("\n".join(plan.lines()))
         plan.check()
-        return 0
+        return {}
     _begin_with_plan(options, config, task, policy)
-    summary = train(
+    if options.reward_actors:
+        remote = RemoteReward(reward, options.reward_actors)
+        task = replace(task, reward=remote) if reward is task.reward else task
+        reward = remote
+    return train(
         str(anchored(options.algorithm, True)),
         config,
         task,
@@ -76,11 +128,6 @@ def run_train(options: TrainOptions, config: Any, resumed: str, started: float, 
         loading=waiting,
         options=read_config(resumed)["options"] if resumed else _anchored(asdict(options)),
     )
-    if summary["interrupted"]:
-        return 130
-    if options.push_to_hub is not None:
-        push(resumed or str(options.out), options.push_to_hub)
-    return 0
 
 
 def plan_of_run(
@@ -130,7 +177,8 @@ def _begin_with_plan(
     except (TextGymError, ArithmeticError, ValueError, LookupError, TypeError):  # told when it is loaded
         return
     plan = plan_of_run(options, config, task, policy)
-    print("\n".join(plan.lines()), flush=True)
+    if is_first_process():
+        print("\n".join(plan.lines()), flush=True)
     plan.check()
 
 

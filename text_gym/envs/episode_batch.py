@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from text_gym.episode import BoolArray, Episode, FloatArray, IntArray, Prompt
+from text_gym.episode import BoolArray, Episode, FloatArray, IntArray, Prompt, hash64, stream_keys
 from text_gym.prompts import as_prompts
 from text_gym.rewards.source import RewardSource, as_reward_source
 from text_gym.rewards.tokens import checked_tokens, still_owed
@@ -26,11 +26,6 @@ from .conversation import Conversation, check_no_token_rewards, completion_room,
 from .masks import Prefixes, mask_array
 from .options import EpisodeOptions, check_count
 from .prompts import PromptTable
-
-# Of SplitMix64, the hash that chooses prompts.
-_GAMMA = np.uint64(0x9E3779B97F4A7C15)
-_SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
-_FACTORS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
 class EpisodeBatch:
@@ -348,13 +343,17 @@ class EpisodeBatch:
             RewardError: The reward source failed.
         """
         episodes = self.episodes(rows)
-        asked = (~self.truncated[rows]).nonzero()[0]
+        return episodes, self.judge(episodes, self.truncated[rows])
+
+    def judge(self, episodes: list[Episode], truncated: BoolArray) -> Rewards:
+        """Return the rewards of `n` episodes of this batch; nobody is asked about the `truncated`."""
+        asked = (~truncated).nonzero()[0]
         if len(asked) == len(episodes):
             scores = self.reward(episodes, self.options.on_bad_reward)
         else:
             judged = [episodes[i] for i in asked.tolist()]
             scores = self.reward(judged, self.options.on_bad_reward).among(episodes, asked)
-        return episodes, scores if self.conversation is None else with_turn_rewards(episodes, scores)
+        return scores if self.conversation is None else with_turn_rewards(episodes, scores)
 
     def last_rewards(self, rows: IntArray, scores: Rewards) -> FloatArray:
         """Return what is still owed on the last tokens, `(n,)`: totals minus what `pay_tokens` paid before.
@@ -385,16 +384,3 @@ class EpisodeBatch:
             if found:  # if one token holds several, the first counts
                 self._stopped_by[i] = min(found, key=lambda s: (text.find(s), -len(s)))
                 ended[j] = True
-
-
-def stream_keys(seeds: IntArray) -> npt.NDArray[np.uint64]:
-    """Hash seeds to stream keys, `(n,)` uint64, so that neighbouring seeds have unrelated streams."""
-    return hash64(seeds.astype(np.uint64))
-
-
-def hash64(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """SplitMix64 (Steele, Lea & Flood 2014): a stateless, vectorised hash of 64-bit integers."""
-    z = x + _GAMMA
-    z = (z ^ (z >> _SHIFTS[0])) * _FACTORS[0]
-    z = (z ^ (z >> _SHIFTS[1])) * _FACTORS[1]
-    return z ^ (z >> _SHIFTS[2])

@@ -8,7 +8,7 @@ Nothing here draws tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -65,6 +65,24 @@ class KVCache(Protocol):
 
     def renew(self) -> None:
         """Forget everything that was read or derived from the weights, because they have changed."""
+        ...
+
+
+@runtime_checkable
+class ExtendingCache(KVCache, Protocol):
+    """A cache that reads several more tokens of each row in one call, and of some rows none."""
+
+    def extend(self, tokens: IntArray, columns: IntArray, counts: IntArray) -> Tensor:
+        """Read more tokens in some rows; whatever stood in their columns or after them is void.
+
+        Args:
+            tokens: `(n,)` int64, those of the first row, of the second, and so on.
+            columns: `(n,)` int64, where they go.
+            counts: `(B,)` int64, how many of them are of each row.
+
+        Returns:
+            `(B, D)` states of the last tokens read; zeros where none was.
+        """
         ...
 
 

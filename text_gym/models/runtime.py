@@ -33,11 +33,35 @@ from text_gym.errors import ConfigError, GuardError, NonFiniteError
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import unique
 
+from .sharding import MARK, local, total_norm
+
 LOG = logging.getLogger("text_gym")
 HOST = torch.device("cpu")
 SWITCH = "TEXT_GYM_TF32"  # this environment variable set to 0 leaves products of matrices in true float32
 DTYPES = ("auto", "float32", "bfloat16")
 _INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def check_before_iteration(
+    networks: Mapping[str, nn.Module], reference: nn.Module, rewards: Mapping[str, nn.Module]
+) -> None:
+    """Check what must hold before an agent plays and learns.
+
+    Args:
+        networks: Those that are trained, by name.
+        reference: The reference policy.
+        rewards: The networks of the reward source, by what an error calls them.
+
+    Raises:
+        NonFiniteError: A trained weight is not finite.
+        GuardError: Dropout is on somewhere.
+    """
+    for what, network in networks.items():
+        check_finite(network)
+        check_dropout_off(network, f"the {what}")
+    check_dropout_off(reference, "the reference policy")
+    for what, model in rewards.items():
+        check_dropout_off(model, what)
 
 
 def check_finite(model: nn.Module) -> None:
@@ -46,11 +70,15 @@ def check_finite(model: nn.Module) -> None:
     Raises:
         NonFiniteError: A weight is NaN or infinite; its tensor is named.
     """
-    if torch.isfinite(nn.utils.get_total_norm(list(model.parameters()))):
+    weights = list(model.parameters())
+    divided = any(hasattr(weight, MARK) for weight in weights)
+    if torch.isfinite(total_norm(weights) if divided else nn.utils.get_total_norm(weights)):
         return
     for name, weight in model.named_parameters():
-        if not torch.isfinite(weight).all():
+        if not torch.isfinite(local(weight)).all():
             raise NonFiniteError(f"{name} holds NaN or infinity; it can be neither trained nor saved")
+    if divided:
+        raise NonFiniteError("weights of another process hold NaN or infinity; they cannot be trained")
 
 
 def clip_each(networks: Sequence[nn.Module], most: float, iteration: int) -> float:
@@ -71,19 +99,28 @@ def clip_each(networks: Sequence[nn.Module], most: float, iteration: int) -> flo
     norms = []
     for network in networks:
         gradients = [p.grad for p in network.parameters() if p.grad is not None]
-        norms.append(upload(torch.nn.utils.get_total_norm(gradients), device))
+        divided = any(hasattr(gradient, MARK) for gradient in gradients)
+        norm = total_norm(gradients) if divided else nn.utils.get_total_norm(gradients)
+        norms.append(upload(norm, device))
     read = read_numbers(norms)
     for network, norm, known in zip(networks, norms, read, strict=True):
         if not math.isfinite(known):
             found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
-            bad = [name for name, gradient in found.items() if not gradient.isfinite().all()]
+            bad = [name for name, gradient in found.items() if not local(gradient).isfinite().all()]
             for each in networks:
                 each.zero_grad(set_to_none=True)
             what = f"the gradient of {bad[0]}" if bad else "the norm of the gradient"
             raise NonFiniteError(f"{what} is not finite in iteration {iteration}; nothing was updated")
         if known > most - 1e-6:  # scaling by 1 would only cost time
-            torch.nn.utils.clip_grads_with_norm_(network.parameters(), most, norm)
+            scale_gradients(network.parameters(), most, norm)
     return read[0]
+
+
+def scale_gradients(parameters: Iterable[Tensor], most: float, norm: Tensor) -> None:
+    """Scale gradients of this norm down to one of `most`."""
+    found = list(parameters)
+    mixed = any(hasattr(p, MARK) for p in found)  # which no fused kernel takes
+    torch.nn.utils.clip_grads_with_norm_(found, most, norm, foreach=False if mixed else None)
 
 
 def check_dropout_off(model: nn.Module, what: str) -> None:
@@ -111,10 +148,8 @@ def _dropout_rate(module: nn.Module) -> float:
 
 def fingerprint(module: nn.Module) -> list[int]:
     """Return one number per parameter, which changes when its bits do."""
-    sums = [
-        p.detach().contiguous().view(-1).view(_INTEGER[p.element_size()]).sum(dtype=torch.int64)
-        for p in module.parameters()
-    ]
+    slices = (local(p.detach()) if hasattr(p, MARK) else p.detach() for p in module.parameters())
+    sums = [p.contiguous().view(-1).view(_INTEGER[p.element_size()]).sum(dtype=torch.int64) for p in slices]
     return torch.stack(sums).tolist() if sums else []
 
 

@@ -10,6 +10,7 @@ It is a thin layer over `torch.distributed`: nccl for tensors on GPUs, gloo for 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -17,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -31,10 +32,12 @@ from text_gym.errors import ConfigError, PeerError
 from text_gym.utils.display import harmless
 
 from .loading import pick_device
+from .sharding import is_sharded
 
 LIMIT = 600.0  # seconds to wait for the other ranks, one of which may ask a slow reward
 LIMIT_VARIABLE = "TEXT_GYM_WORLD_LIMIT"  # an environment variable with another number of seconds
 GRACE = 10.0  # seconds in which a process that does not hang sees that another has failed
+STAY = 3.0  # seconds that rank 0 waits, once it has failed, for others to read why
 LOOK_EVERY = 0.2  # seconds between two looks at whether somebody has failed
 BUCKET_BYTES = 25 * 2**20  # of gradients that travel together, as in PyTorch's DistributedDataParallel
 _FAILED = "text-gym/failed"
@@ -152,9 +155,30 @@ class World:
         self._wait(dist.all_gather(every, mine, async_op=True), mine)
         return [json.loads(bytes(found[:n].numpy())) for found, n in zip(every, sizes.tolist(), strict=True)]
 
+    def check_alike(self, what: str, value: Any) -> None:
+        """Refuse processes that were not given the same.
+
+        Args:
+            what: It is, for the error.
+            value: This rank's; plain JSON data.
+
+        Raises:
+            ConfigError: Another rank has another value.
+        """
+        found = self.gather(hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest())
+        other = next((rank for rank in range(self.size) if found[rank] != found[0]), None)
+        if other is not None:
+            raise ConfigError(
+                f"{what} of process {other} differ from those of process 0; start all of them with the same "
+                "files and options"
+            )
+
     def add_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Add up the ranks' gradients; where one has none, it counts as 0. Large ones travel in buckets."""
-        trained = [p for p in parameters if p.requires_grad]
+        """Add up the ranks' gradients; where one has none, it counts as 0. Large ones travel in buckets.
+
+        Those of sharded weights are sums already.
+        """
+        trained = [p for p in parameters if p.requires_grad and not is_sharded(p)]
         has = torch.tensor([p.grad is not None for p in trained], dtype=torch.uint8)
         known = self._wait(dist.all_reduce(has, dist.ReduceOp.MAX, async_op=True), has).tolist()
         wanted = [p for p, there in zip(trained, known, strict=True) if there]
@@ -182,16 +206,20 @@ class World:
 
     def fail(self, error: BaseException) -> None:
         """Tell the others that this rank goes no further, and why; they name the first that failed."""
+        if self._knows.is_set():
+            return  # it was told already, by a block inside this one
         self._knows.set()
-        if isinstance(error, PeerError) and self.failure() is not None:
-            return  # it is somebody else's failure, which all know of
-        what = f"{type(error).__name__}: {harmless(str(error), limit=500)}"
-        said = f"rank {self.rank} ({socket.gethostname()}): {what}"
-        try:
-            if self._store.add(f"{_FAILED}/count", 1) == 1:
-                self._store.set(_FAILED, said)
-        except (RuntimeError, dist.DistError):
-            return  # nobody is there to be told
+        with suppress(RuntimeError, dist.DistError):  # nobody may be there to be told
+            if not isinstance(error, PeerError) or self.failure() is None:
+                what = f"{type(error).__name__}: {harmless(str(error), limit=500)}"
+                if self._store.add(f"{_FAILED}/count", 1) == 1:
+                    self._store.set(_FAILED, f"rank {self.rank} ({socket.gethostname()}): {what}")
+            self._store.set(f"{_FAILED}/known/{self.rank}", "")
+            if self.rank == 0:  # without it, others may not be able to read why
+                everybody = [f"{_FAILED}/known/{r}" for r in range(self.size)]
+                end = time.monotonic() + STAY
+                while not self._store.check(everybody) and time.monotonic() < end:
+                    time.sleep(0.05)
 
     def failure(self) -> str | None:
         """Return what another rank said when it failed; None while nobody has."""
@@ -270,6 +298,11 @@ def meeting(device: str) -> Iterator[World | None]:
 def started_by_torchrun() -> bool:
     """Return True if `torchrun` has started this process beside others."""
     return int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ
+
+
+def is_first_process() -> bool:
+    """Return True if this process is the one that writes and prints: rank 0 under `torchrun`, or alone."""
+    return not started_by_torchrun() or int(os.environ["RANK"]) == 0
 
 
 def local_device(device: str) -> str:

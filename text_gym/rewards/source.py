@@ -33,6 +33,7 @@ class RewardSource(ABC):
         causal: Per-token rewards of a prefix are those of the whole episode, so that they can be paid token
             by token. Where the source abstains in the end, the last step takes back what was paid.
         interactive: People are asked, now: training asks for the texts it learns from and for no others.
+        batch_invariant: An episode's reward depends on no other of its batch; None is as `deterministic` is.
     """
 
     name: str = "reward"
@@ -40,6 +41,7 @@ class RewardSource(ABC):
     abstains: bool = False
     causal: bool = False
     interactive: bool = False
+    batch_invariant: bool | None = None
     _last_failure: str | None = None
 
     @property
@@ -182,7 +184,6 @@ class FunctionReward(RewardSource):
 
     def _plan(self, columns: tuple[str, ...]) -> tuple[str, list[str]]:
         """Decide which arguments go by position and which columns by name, for prompts with these columns."""
-        # Texts go by position, whatever the parameters are called.
         positional = [n for n in self._texts if n not in columns][:2]
         texts = "episode" if "episode" in positional[:1] else "both" if len(positional) == 2 else "completion"
         rest = {k: None for k in columns if k not in positional}
@@ -251,7 +252,6 @@ class Composite(RewardSource):
         return self.evaluate(episodes, "raise")
 
     def _judge(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
-        # With "drop" a bad reward of a part makes that part abstain.
         return _checked(self, episodes, self.evaluate(episodes, on_bad_reward), on_bad_reward)
 
     @property
@@ -365,9 +365,9 @@ def describe_reward(source: RewardSource) -> str:
     def lines(source: RewardSource, prefix: str) -> list[str]:
         if not isinstance(source, Composite):
             return [f"{prefix}{source.name}: {type(source).__name__}"]
-        result, parts = [prefix + source.label()], source.parts
-        for i, (name, part) in enumerate(parts.items(), 1):
-            branch, stem = ("└─ ", "   ") if i == len(parts) else ("├─ ", "│  ")
+        result = [prefix + source.label()]
+        for i, (name, part) in enumerate(source.parts.items(), 1):
+            branch, stem = ("└─ ", "   ") if i == len(source.parts) else ("├─ ", "│  ")
             weight = f"{source.weights[name]:g} × " if isinstance(source, WeightedSum) else ""
             renamed = f"{name} = " if name != part.name else ""
             below = lines(part, weight + renamed)
@@ -387,9 +387,9 @@ def _add(left: RewardSource, right: object, sign: float = 1.0) -> RewardSource:
         addends = [*_addends(left), *((s, sign * w) for s, w in _addends(right))]
         names = unique([source.name for source, _ in addends])
         return WeightedSum(dict(zip(names, addends, strict=True)))
-    if isinstance(right, (int, float)):
-        return Scale(left, offset=sign * right) if right else left
-    raise TypeError(f"cannot add {type(right).__name__} to a reward source")
+    if not isinstance(right, (int, float)):
+        raise TypeError(f"cannot add {type(right).__name__} to a reward source")
+    return Scale(left, offset=sign * right) if right else left
 
 
 def _addends(source: RewardSource) -> list[tuple[RewardSource, float]]:

@@ -97,6 +97,8 @@ class RunningStandardize(Wrapper):
         std: Their standard deviation (population).
     """
 
+    batch_invariant = False
+
     def __init__(self, source: Source) -> None:
         super().__init__(source)
         self.deterministic = False

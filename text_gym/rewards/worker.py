@@ -9,9 +9,10 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.spawn
 import pickle
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from text_gym.episode import Episode, turns_of
 from text_gym.errors import ConfigError, RewardError, SandboxError, TextGymError, excerpt
 from text_gym.tokenizer import Tokenizer
 from text_gym.utils.confinement import described
+from text_gym.utils.display import harmless
 from text_gym.utils.limits import UNLIMITED, SandboxLimits, as_error
 from text_gym.utils.processes import START_SECONDS
 from text_gym.utils.sandbox import Sandbox
@@ -29,6 +31,30 @@ from .source import RewardSource
 from .values import OnBadReward, Rewards
 
 _LONGEST = 2000  # characters of a message, or names in a list, that a worker may send
+
+
+class Process(Protocol):
+    """A process that calls `serve`: a `Sandbox` on this machine, or an actor of a cluster."""
+
+    limits: SandboxLimits
+
+    @property
+    def alive(self) -> bool:
+        """True if it can take another call."""
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """The limits that cannot be enforced where it runs."""
+
+    def __call__(self, *arguments: Any, data: bytes = b"", seconds: float | None = None) -> Any:
+        """Call `serve` with JSON data, and return its answer.
+
+        Raises:
+            SandboxError: The process died, or took longer than `seconds`.
+        """
+
+    def close(self) -> None:
+        """End it."""
 
 
 class Worker:
@@ -42,6 +68,7 @@ class Worker:
         limits: What it may use; `seconds` is given with each batch.
         data: Pickled, what belongs to the job.
         way_out: What to do after it ran into a limit; part of the error.
+        process: Where it runs; None starts a process of this machine.
 
     Attributes:
         traits: Name and attributes of the source, as it says.
@@ -52,13 +79,19 @@ class Worker:
     """
 
     def __init__(
-        self, name: str, job: Mapping[str, Any], limits: SandboxLimits, data: bytes, way_out: str = ""
+        self,
+        name: str,
+        job: Mapping[str, Any],
+        limits: SandboxLimits,
+        data: bytes,
+        way_out: str = "",
+        process: Process | None = None,
     ) -> None:
         self.name = name
         self.last_failure: str | None = None
         self.way_out = way_out
         self._known: set[str] = set()
-        self._sandbox = Sandbox(f"{__name__}:serve", limits)
+        self._process: Process = process or Sandbox(f"{__name__}:serve", limits)
         self.traits: dict[str, Any] = self.ask(job, START_SECONDS, data)
 
     @classmethod
@@ -96,12 +129,12 @@ class Worker:
     @property
     def alive(self) -> bool:
         """True if the process can take another batch."""
-        return self._sandbox.alive
+        return self._process.alive
 
     @property
     def missing(self) -> dict[str, str]:
         """The limits that this machine cannot enforce."""
-        return self._sandbox.missing
+        return self._process.missing
 
     def score(
         self, episodes: Sequence[Episode], on_bad_reward: OnBadReward, seconds: float | None
@@ -135,13 +168,13 @@ class Worker:
 
     def ask(self, message: Mapping[str, Any], seconds: float | None, data: bytes = b"") -> Any:
         """Send a message and return the answer; an error of the source is raised as it was there."""
-        answer = self._sandbox(message, data=data, seconds=seconds)
+        answer = self._process(message, data=data, seconds=seconds)
         if isinstance(answer, dict) and "failed" in answer:
             self._raise(answer)
         return answer
 
     def _raise(self, answer: Mapping[str, Any]) -> NoReturn:
-        cause = as_error(self.name, answer.get("cause"), self._sandbox.limits)
+        cause = as_error(self.name, answer.get("cause"), self._process.limits)
         names = answer.get("failed")
         names = names if isinstance(names, list) else []
         kind = next((getattr(errors, str(n)) for n in names if hasattr(errors, str(n))), None)
@@ -155,12 +188,21 @@ class Worker:
                 error = kind(*texts, *lists)
             except TypeError:
                 error = RewardError(f"reward {self.name!r}: {cause}")
-            raise error from cause.as_builtin() or cause
-        raise RewardError(f"reward {self.name!r}: {cause}") from cause.as_builtin() or cause
+            raise error from _with_trace(cause, answer)
+        raise RewardError(f"reward {self.name!r}: {cause}") from _with_trace(cause, answer)
 
     def kill(self) -> None:
         """End the process."""
-        self._sandbox.close()
+        self._process.close()
+
+
+def _with_trace(cause: SandboxError, answer: Mapping[str, Any]) -> Exception:
+    """Return the exception that was raised there, with the traceback that the worker sent."""
+    trace = answer.get("traceback")
+    if isinstance(trace, str):
+        shown = harmless(trace, newlines=True, limit=4 * _LONGEST)
+        cause = SandboxError(f"{cause}\n\nIn the worker:\n{shown}", cause.limit, cause.types, cause.hint)
+    return cause.as_builtin() or cause
 
 
 def _without_place(error: SandboxError) -> str:
@@ -203,55 +245,55 @@ def _rewards(answer: Mapping[str, Any]) -> Rewards:
 # In the worker
 
 
-class _Served:
-    """The source of this process, if it is a worker."""
+class Server:
+    """Holds a source and does with it what a `Worker` asks for."""
 
-    source: RewardSource | None = None
-    tokenizers: dict[str, Tokenizer]
+    def __init__(self) -> None:
+        self.source: RewardSource | None = None
+        self.tokenizers: dict[str, Tokenizer] = {}
+
+    def __call__(self, message: Mapping[str, Any], data: bytes = b"") -> Any:
+        """Take a source, score, save and load its memory; an error is an answer, too."""
+        try:
+            return self._answer(message, data)
+        except Exception as error:
+            ours = [kind.__name__ for kind in type(error).__mro__ if issubclass(kind, TextGymError)]
+            arguments = [a if isinstance(a, list) else str(a) for a in error.args]
+            cause, trace = described(error.__cause__ or error), traceback.format_exc()
+            return {"failed": ours, "arguments": arguments, "cause": cause, "traceback": trace}
+
+    def _answer(self, message: Mapping[str, Any], data: bytes) -> Any:
+        # What is unpickled was made by the parent a moment ago; it is never a file, and never the other way.
+        if "main" in message:
+            _prepare(message["main"])
+            return self._take(pickle.loads(data))
+        if "file" in message:
+            prompts, kwargs = pickle.loads(data)
+            return self._take(load_from_file(Path(message["file"]), message["name"], prompts, kwargs))
+        source = self.source
+        assert source is not None
+        if "state" in message:
+            return source.load_state_dict(message["state"])
+        if not data:
+            return {"state": source.state_dict()}
+        new, columns = pickle.loads(data)
+        self.tokenizers |= new
+        rewards = source(_episodes(columns, self.tokenizers), message["on_bad_reward"])
+        return {
+            "values": rewards.values.tolist(),
+            "per_token": rewards.per_token and [tokens.tolist() for tokens in rewards.per_token],
+            "terms": {name: np.asarray(term, np.float64).tolist() for name, term in rewards.terms.items()},
+            "abstained": rewards.abstained.tolist(),
+            "last_failure": source.last_failure,
+        }
+
+    def _take(self, source: RewardSource) -> dict[str, Any]:
+        self.source, self.tokenizers = source, {}
+        flags = ("deterministic", "abstains", "causal", "interactive")
+        return {"name": str(source.name), **{flag: bool(getattr(source, flag)) for flag in flags}}
 
 
-def serve(message: Mapping[str, Any], data: bytes = b"") -> Any:
-    """Do in a worker what its parent asks for: take a source, score, save and load its memory."""
-    try:
-        return _serve(message, data)
-    except Exception as error:
-        ours = [kind.__name__ for kind in type(error).__mro__ if issubclass(kind, TextGymError)]
-        arguments = [a if isinstance(a, list) else str(a) for a in error.args]
-        return {"failed": ours, "arguments": arguments, "cause": described(error.__cause__ or error)}
-
-
-def _serve(message: Mapping[str, Any], data: bytes) -> Any:
-    # What is unpickled was made by the parent a moment ago; it is never a file, and never the other way.
-    if "main" in message:
-        _prepare(message["main"])
-        return _take(pickle.loads(data))
-    if "file" in message:
-        prompts, kwargs = pickle.loads(data)
-        return _take(load_from_file(Path(message["file"]), message["name"], prompts, kwargs))
-    source = _Served.source
-    assert source is not None
-    if "state" in message:
-        return source.load_state_dict(message["state"])
-    if not data:
-        return {"state": source.state_dict()}
-    new, columns = pickle.loads(data)
-    _Served.tokenizers |= new
-    rewards = source(_episodes(columns), message["on_bad_reward"])
-    return {
-        "values": rewards.values.tolist(),
-        "per_token": rewards.per_token and [tokens.tolist() for tokens in rewards.per_token],
-        "terms": {name: np.asarray(term, np.float64).tolist() for name, term in rewards.terms.items()},
-        "abstained": rewards.abstained.tolist(),
-        "last_failure": source.last_failure,
-    }
-
-
-def _take(source: RewardSource) -> dict[str, Any]:
-    _Served.source, _Served.tokenizers = source, {}
-    flags = {
-        flag: bool(getattr(source, flag)) for flag in ("deterministic", "abstains", "causal", "interactive")
-    }
-    return {"name": str(source.name), **flags}
+serve = Server()  # of this process, if it is a worker
 
 
 def _prepare(main: dict[str, Any]) -> None:
@@ -264,7 +306,7 @@ def _prepare(main: dict[str, Any]) -> None:
         del process._inheriting
 
 
-def _episodes(columns: dict[str, Any]) -> list[Episode]:
+def _episodes(columns: dict[str, Any], tokenizers: Mapping[str, Tokenizer]) -> list[Episode]:
     """The batch that `_columns` took apart."""
     ids, start = columns["ids"], 0
     masks = columns["masks"] or [None] * len(columns["rest"])
@@ -278,7 +320,7 @@ def _episodes(columns: dict[str, Any]) -> list[Episode]:
             prompt=prompt,
             prompt_ids=ids[start:middle],
             completion_ids=ids[middle:end],
-            tokenizer=_Served.tokenizers[tokenizer],
+            tokenizer=tokenizers[tokenizer],
             finish_reason=finish_reason,
             stop=stop,
             agent_mask=mask,

@@ -67,10 +67,8 @@ class TrainingJob:
             raise ConfigError(f"checkpoint_every is {self.checkpoint_every}; it must be 0 (none) or more")
         if self.generator is not None and (self.pairs or self.algorithm.startswith("sb3.")):
             raise ConfigError(f"{self.algorithm} plays no texts by a generator; leave out generator")
-        if self.world is not None and (self.pairs or self.algorithm.startswith("sb3.")):
+        if self.world is not None and self.algorithm.startswith("sb3."):
             raise ConfigError(f"{self.algorithm} learns in one process; start it without torchrun")
-        if self.world is not None and self.keep_rollouts:
-            raise ConfigError("rollouts of several processes cannot be kept; leave out keep_rollouts")
 
     @property
     def optimised(self) -> str | None:

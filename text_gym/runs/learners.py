@@ -18,11 +18,13 @@ from text_gym.agents.algorithms.agent import Agent
 from text_gym.agents.algorithms.by_name import load_algorithm
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.training.checkpoint import Checkpoints, Choice
+from text_gym.agents.training.recorder import Recorder
 from text_gym.agents.training.together import begin_alike
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.errors import ConfigError, NonFiniteError, RaterLeftError
 from text_gym.models.world import World
 from text_gym.utils.stopping import Stop, stop_signals
+from text_gym.viewer.store import iterations_to_keep
 
 from .folder import RunFolder
 from .job import CHECKPOINTS, Learner, TrainingJob, TrainingOutcome
@@ -90,7 +92,7 @@ def learn_with_agent(job: TrainingJob) -> Learner:
             job.save_policy(run, agent.save)
         stage("measuring the result")
         if world is not None:
-            take_policy(agent, world)
+            take_policy(agent.policy, world)
         after = judge()
         first = None if watch is None else watch.first(before)
         return TrainingOutcome(
@@ -187,9 +189,12 @@ def follow(agent: Agent[Any], job: TrainingJob, world: World) -> dict[str, Any]:
         agent.join(world)
         judge_policy(agent.policy, agent.reference, job.task, None, world)
         begin_alike(agent, world)
+        if job.keep_rollouts:  # what is looked at are texts that all have, so all look
+            wants = iterations_to_keep(job.keep_rollouts, job.iterations).__contains__
+            agent.recorder = Recorder(wants, lambda _: None)
         with stop.patience():
             agent.learn(callback=lambda *_: not asked_to_stop(stop, world))
-        take_policy(agent, world)
+        take_policy(agent.policy, world)
         judge_policy(agent.policy, agent.reference, job.task, None, world)
     return {"interrupted": stop.signal is not None}
 
@@ -202,9 +207,9 @@ def asked_to_stop(stop: Stop, world: World) -> bool:
     return number > 0
 
 
-def take_policy(agent: Agent[Any], world: World) -> None:
-    """Give every process the policy that rank 0 has chosen."""
-    world.broadcast(p.data for p in agent.policy.parameters())
+def take_policy(policy: Policy, world: World) -> None:
+    """Give every process the policy that rank 0 has."""
+    world.broadcast(p.data for p in policy.parameters())
 
 
 def learn_with_sb3(job: TrainingJob) -> Learner:

@@ -8,22 +8,25 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from text_gym.agents.algorithms.dpo import DPO, Preference
 from text_gym.agents.training.checkpoint import Choice
 from text_gym.data import Conversations
 from text_gym.episode import Prompt
 from text_gym.errors import DataError, excerpt
+from text_gym.models.world import World
 from text_gym.reward_models.labels.formats import pairs, ratings
 from text_gym.reward_models.labels.store import LabelStore
 from text_gym.reward_models.preferences.files import read_pairs
 from text_gym.reward_models.preferences.opinions import PreferencePair, pairs_from_ratings
 from text_gym.tasks.task import Task
-from text_gym.utils.stopping import Stop
+from text_gym.utils.stopping import Stop, stop_signals
 
 from .folder import RunFolder
 from .job import TrainingJob, TrainingOutcome
 from .judgement import judge_policy
+from .learners import asked_to_stop, take_policy
 
 LOG = logging.getLogger("text_gym")
 
@@ -111,7 +114,7 @@ def learn_from_pairs(
 ) -> Callable[[RunFolder, Stop, Callable[[dict[str, float]], bool], Callable[[str], None]], TrainingOutcome]:
     """Return the function that learns by DPO; a row of metrics is an optimizer step."""
     assert job.policy is not None
-    policy, reference = job.policy, job.policy.frozen()
+    policy, world = job.policy, job.world
 
     def learner(
         run: RunFolder,
@@ -120,16 +123,22 @@ def learn_from_pairs(
         stage: Callable[[str], None],
     ) -> TrainingOutcome:
         stage(f"reading {len(job.pairs):,} pairs with the starting policy")
+        if world is not None:
+            take_policy(policy, world)
+        reference = policy.frozen()
         dpo = DPO(policy, job.pairs, job.config, reference)
+        dpo.world = world
         tokens = sum(map(len, dpo.sequences)) - sum(dpo.starts)
         per_step = tokens * job.config.epochs / job.iterations
         stage(f"measuring the start on {len(job.task.held_out):,} held-out prompts")
-        before = judge_policy(policy, reference, job.task, job.reward)
+        before = judge_policy(policy, reference, job.task, job.reward, world)
         stage("training")
         clock = time.perf_counter()
 
         def after_step(metrics: dict[str, float]) -> bool:
             nonlocal clock
+            if world is not None:
+                asked_to_stop(stop, world)
             seconds, clock = time.perf_counter() - clock, time.perf_counter()
             row = {k: v for k, v in metrics.items() if k not in ("step", "steps")}
             times = {"seconds": seconds, "tokens_per_second": per_step / max(seconds, 1e-9)}
@@ -141,8 +150,29 @@ def learn_from_pairs(
             finally:
                 job.save_policy(run, policy.save)
         stage("measuring the result")
-        after = judge_policy(policy, reference, job.task, job.reward)
+        after = judge_policy(policy, reference, job.task, job.reward, world)
         played = round(per_step * dpo.steps)
         return TrainingOutcome(before, after, played, dpo.steps, Choice(dpo.steps, None))
 
     return learner
+
+
+def follow_pairs(job: TrainingJob, world: World) -> dict[str, Any]:
+    """Take every step of a run by DPO beside rank 0, and return whether it was interrupted.
+
+    Args:
+        job: The run's.
+        world: The processes, of which this is not rank 0.
+    """
+    assert job.policy is not None
+    LOG.setLevel(logging.ERROR)  # rank 0 says it
+    with stop_signals() as stop:
+        take_policy(job.policy, world)
+        reference = job.policy.frozen()
+        dpo = DPO(job.policy, job.pairs, job.config, reference)
+        dpo.world = world
+        judge_policy(job.policy, reference, job.task, None, world)
+        with stop.patience():
+            dpo.learn(lambda _: not asked_to_stop(stop, world))
+        judge_policy(job.policy, reference, job.task, None, world)
+    return {"interrupted": stop.signal is not None}

@@ -36,7 +36,7 @@ from .job import Learner, TrainingJob, policy_to_begin_with
 from .learners import follow, learn_with_agent, learn_with_sb3, make_agent
 from .loggers import LogName
 from .origin import Start
-from .preferences import learn_from_pairs
+from .preferences import follow_pairs, learn_from_pairs
 
 if TYPE_CHECKING:
     from text_gym.agents.adapters.sb3.config import SB3Config
@@ -161,7 +161,7 @@ def train(
         job = replace(job, world=world)
         if world.rank == 0:
             return _run(job, open_folder, console or SafeConsole(), started)
-        return follow(make_agent(job), job, world)
+        return follow_pairs(job, world) if job.pairs else follow(make_agent(job), job, world)
 
 
 def _run(

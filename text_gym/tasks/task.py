@@ -62,6 +62,8 @@ class Task:
         max_context: The most tokens of prompt and conversation together.
         golden: Writes a completion of a prompt that earns the most there is, where one can be written down;
             `validate` scores them, and nothing else ever sees them.
+        recommended: Settings that learn it where the defaults do not: from an algorithm's name, or `"sft"`,
+            to options of `text-gym train`, or `sft`, which takes them where they are left out.
         settings: How to make the task again, as plain JSON data: `{"task": name}` with `task_arguments`, or
             `data` and its columns. Policies that learn it keep this; empty for tasks made in Python.
     """
@@ -81,6 +83,7 @@ class Task:
     max_turns: int | None = None
     max_context: int | None = None
     golden: Callable[[Prompt], str] | None = None
+    recommended: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -178,6 +181,7 @@ ONE_HOT_IDS: dict[str, dict[str, object]] = {
 LIBRARIES = {
     "reasoning_gym": "text_gym.bridges.reasoning_gym:reasoning_gym_task",
     "textarena": "text_gym.bridges.textarena:textarena_task",
+    "verifiers": "text_gym.bridges.verifiers:verifiers_task",
 }
 
 
@@ -199,7 +203,8 @@ def load_task(name: str, **kwargs: Any) -> Task:
     such a package. Its code runs when its task is asked for, not before.
 
     Tasks of other libraries have a name with a colon: `reasoning_gym:leg_counting`, a data set of
-    reasoning-gym, and `textarena:GuessTheNumber-v0`, a game of TextArena for one player.
+    reasoning-gym, `textarena:GuessTheNumber-v0`, a game of TextArena for one player, and
+    `verifiers:text-gym-verifiers`, a taskset of verifiers.
 
     Raises:
         MissingLibraryError: The library of the task is not installed.

@@ -59,6 +59,16 @@ class KeptIteration:
     episodes: Sequence[dict[str, Any]]
 
 
+def iterations_to_keep(keep: int, iterations: int) -> frozenset[int]:
+    """Choose which iterations of a run are kept, by number, spread evenly over it; with 1 it is the last.
+
+    >>> sorted(iterations_to_keep(3, 9))
+    [1, 5, 9]
+    """
+    spread = np.linspace(1, iterations, min(keep, iterations)) if keep > 1 else [iterations]
+    return frozenset(int(number) for number in np.round(spread))
+
+
 class RolloutStore:
     """Keeps the rollouts of some iterations in a run's folder.
 
@@ -78,8 +88,7 @@ class RolloutStore:
         if keep < 1:
             raise ConfigError(f"keep_rollouts is {keep}; it must be at least 1 to keep anything")
         self.folder = Path(run) / FOLDER
-        spread = np.linspace(1, iterations, min(keep, iterations)) if keep > 1 else [iterations]
-        self.wanted = frozenset(int(number) for number in np.round(spread))
+        self.wanted = iterations_to_keep(keep, iterations)
 
     def wants(self, iteration: int) -> bool:
         """Return True for an iteration that is to be kept."""

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
+from collections.abc import Sequence
+from string import ascii_letters
 from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 
-from text_gym import AllowedTokens, ByteTokenizer, FunctionReward, MinLength, Prompt, TextVectorEnv, load_task
+from text_gym import (
+    AllowedTokens,
+    ByteTokenizer,
+    Episode,
+    FunctionReward,
+    MinLength,
+    Prompt,
+    Reply,
+    TextVectorEnv,
+    load_task,
+)
 from text_gym.agents import Policy
-from text_gym.agents.adapters.trl import TRLEnvironment
-from text_gym.errors import ConfigError, MissingLibraryError, PromptError
+from text_gym.agents.adapters.trl import TRLEnvironment, environment_factory
+from text_gym.bridges.text_envs import from_text_env
+from text_gym.errors import ConfigError, EpisodeError, MissingLibraryError, PromptError, TokenError
 
 PROMPTS = [Prompt("ab", {"wanted": "x"}), Prompt("c", {"wanted": "yy"}), Prompt("def", {"wanted": "z"})]
 TOKENIZER = ByteTokenizer()
@@ -121,6 +136,37 @@ def test_texts_that_were_cut_are_left_out_under_truncate() -> None:
     assert all(paid is None for paid, torn in zip(found["environment_reward"], cut, strict=True) if torn)
 
 
+class Shouts:
+    """Answers every turn with two exclamation marks."""
+
+    def respond(self, episodes: Sequence[Episode], generators: Sequence[Any]) -> list[Reply]:
+        return [Reply("!!") for _ in episodes]
+
+
+def make_talk() -> TRLEnvironment:
+    """Every letter ends a turn, so that replies are frequent."""
+    turns: dict[str, Any] = {"turn_stop": list(ascii_letters), "max_turns": 3, "max_context": 16}
+    return make_env(respondent=Shouts(), **turns)
+
+
+def test_replies_are_masked_and_have_no_log_probs() -> None:
+    trainer = make_trainer()
+    found = make_talk().rollout_func(asked(8), trainer)
+    heard = 0
+    for prompt, ids, mask, said in zip(
+        *(found[k] for k in ("prompt_ids", "completion_ids", "env_mask", "logprobs")), strict=True
+    ):
+        wanted: list[int] = []
+        while len(wanted) < len(ids):  # what the agent writes up to a letter, and then the reply
+            ends = chr(ids[len(wanted)]) in ascii_letters
+            wanted += [1, 0, 0] if ends else [1]
+        assert mask == wanted
+        heard += wanted.count(0)
+        plain = log_probs(trainer.model, prompt, ids)
+        assert said == pytest.approx([p * m for p, m in zip(plain, wanted, strict=True)], abs=1e-5)
+    assert heard > 20
+
+
 def test_what_does_not_fit_is_named() -> None:
     env = make_env()
     with pytest.raises(PromptError, match="no prompt of the environment"):
@@ -141,3 +187,82 @@ def test_what_does_not_fit_is_named() -> None:
             env.dataset()
     else:
         assert env.dataset()[0] == {"wanted": "x", "prompt": "ab"}
+
+
+def test_a_factory_has_the_methods_that_trl_looks_for_and_one_tool() -> None:
+    """TRL lists the class's functions: `reset`, `get_reward`, and all others without `_` are tools."""
+    found = environment_factory(load_task("guess"))
+    assert [name for name, _ in inspect.getmembers(found, inspect.isfunction) if name[0] != "_"] == [
+        "get_reward",
+        "reset",
+        "say",
+    ]
+    assert found.__name__ == "guess"
+    utils = pytest.importorskip("transformers.utils")
+    schema = utils.get_json_schema(found().say)["function"]
+    assert schema["parameters"]["required"] == ["text"]
+    assert schema["parameters"]["properties"]["text"]["type"] == "string"
+
+
+@pytest.mark.parametrize("name", ["guess", "shop", "reverse"])
+def test_a_factory_pays_what_the_environment_pays_token_by_token(name: str) -> None:
+    """The oracle is the native environment, stepped by the ids of the same words, then by EOS to the end."""
+    task, rng = load_task(name), np.random.default_rng(1)
+    factory = environment_factory(task)
+    instances = [factory(), factory()]
+    words = [task.tokenizer.decode([i]).strip() for i in range(task.tokenizer.vocab_size)]
+    words = [w for w in words if w and i_can_write(task.tokenizer, w)]
+    for seed in range(12):
+        said = [str(w) for w in rng.choice(words, size=int(rng.integers(0, 4)))]
+        env = TextVectorEnv(**task.env_kwargs(), num_envs=1, autoreset_mode="Disabled")
+        env.reset(seed=seed)
+        wanted, over, heard = 0.0, False, 0
+        for turn in [*said, *[""] * 40]:
+            for token in [*task.tokenizer.encode(turn), *task.tokenizer.eos_ids[:1]]:
+                if over:
+                    break
+                _, reward, terminated, _, _ = env.step([int(token)])
+                wanted, over = wanted + float(reward[0]), bool(terminated[0])
+                (episode,) = env.episodes(np.zeros(1, dtype=np.int64))
+                answers = sum(t.role != "assistant" for t in episode.turns)
+                if answers > heard:
+                    heard = answers
+                    break
+        for instance in instances:  # of one group
+            assert instance.reset(seed=seed, prompt=[]) == episode.prompt.text
+            for turn in said:
+                try:
+                    instance.say(turn)
+                except EpisodeError:  # it was over; TRL tells the model so
+                    break
+            assert instance.get_reward() == pytest.approx(wanted)
+            assert instance.get_reward() == pytest.approx(wanted)
+
+
+def i_can_write(tokenizer: Any, word: str) -> bool:
+    try:
+        return bool(tokenizer.encode(word))
+    except TokenError:
+        return False
+
+
+class Echo:
+    def reset(self, seed: int | None = None) -> tuple[str, dict[str, Any]]:
+        return "Hello.", {}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        return f"{action}!", 1.0, action == "bye", False, {}
+
+
+def test_a_factory_puts_the_line_end_back_and_names_mistakes() -> None:
+    env = environment_factory(from_text_env(Echo, n_train=2, n_held_out=1, max_turns=4))()
+    env.reset(seed=0)
+    with pytest.raises(EpisodeError, match="a message is a text, not int '7'"):
+        env.say(7)
+    assert env.say("one") == "one!\n"
+    assert env.say("bye\n") == "bye!\n"
+    with pytest.raises(EpisodeError, match="reset first"):
+        env.say("more")
+    assert env.get_reward() == 2.0
+    with pytest.raises(ConfigError, match="'seed' is a whole number, not '1'"):
+        env.reset(seed="1")

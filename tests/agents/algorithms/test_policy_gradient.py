@@ -220,6 +220,22 @@ def test_garbage_in_texts_that_were_cut_changes_no_bit(name: str, kl: dict[str, 
     assert equal(after_update(learner(name, **kl), dirty), plain)
 
 
+@pytest.mark.parametrize("name", sorted(LEARNERS))
+@pytest.mark.parametrize("garbage", [1e6, math.nan])
+def test_garbage_past_the_end_of_texts_changes_no_bit(name: str, garbage: float) -> None:
+    agent = learner(name)
+    before = parameters_of(agent.policy)
+    batch = agent.collect()
+    assert int((~batch.mask).sum()) > 8
+    plain = after_update(agent, batch)
+    assert not same_parameters(agent.policy, before)
+    names = ("rewards", "values", "log_probs", *(["states"] if batch.states is not None else []))
+    dirty = replace(batch, **{c: getattr(batch, c).clone() for c in names})
+    for c in names:
+        getattr(dirty, c)[~batch.mask] = garbage
+    assert equal(after_update(learner(name), dirty), plain)
+
+
 @pytest.mark.parametrize(("name", "kl"), CASES)
 def test_an_update_is_that_of_a_batch_without_the_rows_that_were_not_paid(
     name: str, kl: dict[str, Any]
@@ -303,7 +319,9 @@ def test_only_keeps_what_belongs_to_the_rows() -> None:
     assert found.scores.values.tolist() == batch.scores.values[short.numpy()].tolist()
     again = found.only(torch.arange(len(found.tokens)) > 0)
     assert torch.equal(again.rows, found.rows[1:])  # type: ignore[arg-type, index]
-    assert batch.only(batch.lengths > 0) is batch
+    every = batch.only(batch.lengths > 0)
+    assert every.episodes is batch.episodes
+    assert torch.equal(every.log_probs, batch.log_probs)
 
 
 # Stopping that is worth it, but hardly: torn texts pay 0.9

@@ -367,6 +367,16 @@ def test_entropy_and_kl_terms_by_hand() -> None:
     assert metrics["entropy"] == pytest.approx(2.0)  # an estimate, -mean log p, where it is not computed
 
 
+def test_an_annealed_entropy_bonus_falls_linearly_to_nothing() -> None:
+    now = said([0.0] * 4, [0.0] * 4, [0.3, 0.6, 0.9, 9.0])
+    agent = agent_with(entropy_coef=0.5, anneal_entropy=True, iterations=4, value_coef=0.0)
+    found = []
+    for agent.iteration in (0, 1, 3, 4, 5):  # the last two are beyond what was planned
+        loss, _ = agent.loss(now, old(), Part.whole(MASK))
+        found.append(float(loss))
+    assert found == pytest.approx([-0.3, -0.225, -0.075, 0, 0])
+
+
 def test_the_kl_and_explained_variance_reported() -> None:
     policy = small_policy(dtype=torch.float64)
     reference = small_policy(seed=9, dtype=torch.float64).frozen()

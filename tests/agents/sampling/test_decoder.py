@@ -14,6 +14,7 @@ from text_gym.agents.sampling import decoder as module
 from text_gym.agents.sampling.decoder import Decoder, fastest_cache, survivors
 from text_gym.agents.sampling.own_code import LibraryCache
 from text_gym.models.cpu.kernels import kernels_for
+from text_gym.models.kv_cache import ExtendingCache
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -44,6 +45,26 @@ def test_tokens_read_one_by_one_equal_texts_read_alone(kind: str, fast: bool, dt
             drawn = rng.integers(0, 11, len(rows))
             decoder.step(torch.from_numpy(drawn))
             rows = [[*ids, int(token)] for ids, token in zip(rows, drawn, strict=True)]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_rows_are_read_on_by_any_number_of_tokens(kind: str) -> None:
+    policy = small_policy(kind)
+    tokens = np.random.default_rng(0).integers(0, 11, (6, 16))
+    lengths = np.array([1, 2, 4, 3])
+    with torch.no_grad():
+        decoder = Decoder(policy, tokens[[5, 0, 3, 2]], lengths, room=12)
+        if not isinstance(decoder._cache, ExtendingCache):
+            pytest.skip("no kernels here")
+        decoder.keep(np.array([0, 3, 2]))
+        rows, lengths = np.array([5, 2, 3]), lengths[[0, 3, 2]]
+        for more in ([1, 1, 1], [3, 1, 5], [0, 2, 0], [2, 0, 1], [1, 1, 1]):
+            lengths = lengths + np.array(more)
+            assert decoder.extend(tokens, rows, lengths).tolist() == lengths.tolist()
+            for i in np.flatnonzero(more):
+                text = torch.from_numpy(tokens[rows[i] : rows[i] + 1, : lengths[i]])
+                expected = policy.hidden(text).last_hidden_state[0, -1]
+                assert torch.allclose(decoder.states[i], expected, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("fast", [True, False])

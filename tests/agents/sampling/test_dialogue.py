@@ -123,6 +123,7 @@ ONCE: dict[str, Any] = {**STILL, "epochs": 1, "minibatches": 1}
         (PPO, PPOConfig(**ONCE, critic="separate"), float("nan")),
         (GRPO, GRPOConfig(**ONCE, group_size=2), float("nan")),
         (RLOO, RLOOConfig(**ONCE, group_size=2), 1e6),
+        (REINFORCE, REINFORCEConfig(**STILL, baseline="critic"), float("nan")),
     ],
 )
 def test_what_stands_in_the_environments_places_changes_no_bit(

@@ -18,7 +18,8 @@ from tests.small_models import KINDS, parameters_of, plain_forward, same_paramet
 from text_gym import Episode, Rewards, RewardSource, TextVectorEnv, Tokenizer, WordTokenizer
 from text_gym.agents import Policy, Rollout, Sampling, rollout
 from text_gym.agents.sampling import sampler
-from text_gym.agents.sampling.sampler import inverse_cdf, uniform
+from text_gym.agents.sampling.inversion import inverse_cdf
+from text_gym.agents.sampling.sampler import uniform
 from text_gym.errors import ConfigError, NonFiniteError, RewardError
 
 PROMPTS = ["a", "bcdefgh", "abc", "defab"]

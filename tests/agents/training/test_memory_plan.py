@@ -74,7 +74,7 @@ def test_the_plan_is_what_an_agent_holds(
     rank: int | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The tensors that are alive in an iteration, against the rows of the plan, within 5 %."""
+    """The tensors that are alive in an iteration, against the rows of the plan, to the byte."""
     if rank is not None:
         pytest.importorskip("peft")
     policy = Policy.new(BYTES, width=64, layers=2, context=16)
@@ -97,7 +97,9 @@ def test_the_plan_is_what_an_agent_holds(
     agent.learn(1)
     shared = {p.data_ptr() for p in policy.parameters()}
     reference = [p for p in agent.reference.parameters() if p.data_ptr() not in shared]
-    moments = [v for s in agent.optimizer.state.values() for v in s.values() if v.numel() > 1]
+    moments = [
+        v for s in agent.optimizer.state.values() for v in s.values() if v.ndim
+    ]  # not the number of steps
     alive = {
         "policy": nbytes(policy.parameters()),
         "reference policy": nbytes(reference),
@@ -106,7 +108,7 @@ def test_the_plan_is_what_an_agent_holds(
     }
     if "critic" in agent.networks:
         alive["critic"] = of_network(agent.networks["critic"])
-    assert {name: plan[name] for name in alive} == {n: pytest.approx(b, rel=0.05) for n, b in alive.items()}
+    assert {name: plan[name] for name in alive} == alive
 
 
 CONFIGS = [
@@ -142,8 +144,8 @@ def test_a_large_model_is_planned_without_its_weights() -> None:
     config = LlamaConfig()  # Llama 2 7B
     plan = plan_memory(config, Shapes(64, 128, 256, device="cuda"), available=80 * 10**9)
     assert plan.parameters == 6_738_415_616 + 4097
-    assert plan["policy"] == plan["reference policy"] == plan["gradients"] == 4 * plan.parameters
-    assert plan["optimizer state"] == 8 * plan.parameters
+    assert plan["policy"] == plan["reference policy"] == 4 * plan.parameters
+    assert plan["gradients"] == plan["optimizer state"] / 2 == 4 * 6_738_415_616  # no value head
     # 2 · 32 layers · 64 rows · 384 tokens · 4096 · 4 bytes
     assert plan["KV cache"] == 2 * 32 * 64 * 384 * 4096 * 4
     with pytest.raises(NotEnoughMemoryError, match=r"take 134\.8 GB, and the device has 80\.0 GB free; pass"):
@@ -194,6 +196,15 @@ def test_free_memory_is_within_the_limit_of_the_control_group(
     (tmp_path / "memory.max").write_text("1000\n")
     assert available_memory(cpu) == 400
     assert available_memory(torch.device("meta")) is None
+
+
+def test_of_minibatches_that_differ_the_largest_is_planned() -> None:
+    small = GPT2Config(n_embd=32, n_layer=2, n_head=4)
+    nine, five, four = (
+        plan_memory(small, Shapes(episodes, 32, 32, minibatches=minibatches))["activations"]
+        for episodes, minibatches in ((9, 2), (5, 1), (4, 1))
+    )
+    assert nine == five > four
 
 
 def test_a_part_is_no_larger_than_its_minibatch() -> None:

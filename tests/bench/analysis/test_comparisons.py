@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench_folder import DESIGNS, END, write_benchmark
+from tests.bench_folder import DESIGNS, END, cell, write_benchmark
 from text_gym.bench.analysis.comparisons import (
     best_algorithms,
     best_of_n_against_rl,
@@ -102,3 +102,6 @@ def test_the_best_algorithm_of_each_task(tmp_path: Path) -> None:
     assert [f.question.partition(":")[0] for f in found] == ["copy", "sort"]
     assert all("is PPO, first" in f.question for f in found)
     assert all(0 < f.numbers[0][1].value - f.numbers[1][1].value < 0.02 for f in found)
+    least = (min(cell("pairs-128", o, 0.05, s)["row"]["gold"] for s in range(5)) for o in ("ppo", "grpo"))
+    for run in least:
+        assert all(f"(worst run {run:.3f})" in f.statement for f in found)

@@ -113,7 +113,7 @@ def test_a_negative_number_of_workers_is_refused() -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
 def test_without_ray_the_extra_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"pip install ray"):
+    with pytest.raises(ConfigError, match=r"pip install .text-gym\[ray\]"):
         RayEngine()
 
 

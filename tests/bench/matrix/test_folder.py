@@ -52,11 +52,14 @@ def test_lists_grow_and_the_rest_is_kept(tmp_path: Path) -> None:
     with BenchFolder(tmp_path, config()) as folder:
         assert folder.config["machine"]["cores"] >= 1
         folder.describe({"gold": "gold: a tree"})
+        folder.config["machine"] = {"processor": "the one that ran the first cells"}
+        folder.save()
     with BenchFolder(tmp_path, config(seeds=[2, 0], optimisers=["ppo"], kl_coefficients=[0.1])) as folder:
         assert folder.config["seeds"] == [0, 2]
         assert folder.config["optimisers"] == ["rloo", "ppo"]
         assert folder.config["kl_coefficients"] == [0.0, 0.1]
         assert folder.config["designs"][0]["tree"] == "gold: a tree"
+        assert folder.config["machine"] == {"processor": "the one that ran the first cells"}
     found = json.loads((tmp_path / "config.json").read_text())
     assert found["seeds"] == [0, 2]
 

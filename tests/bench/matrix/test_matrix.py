@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -265,3 +266,23 @@ def test_engines_and_empty_matrices_are_checked(tmp_path: Path) -> None:
         make_engine("cloud", 1)
     with pytest.raises(ConfigError, match="no cells"):
         run([], tmp_path)
+
+
+def test_a_job_whose_needs_failed_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even to fail again with an error of its own, which would hide the first."""
+    given: list[str] = []
+
+    def job(key: str, *needs: str) -> Any:
+        return SimpleNamespace(key=key, needs=needs, done=lambda _: False)
+
+    def play(jobs: Any, _: Path) -> list[Any]:
+        given.extend(j.key for j in jobs)
+        return []
+
+    monkeypatch.setattr(
+        matrix, "_rounds", lambda _: [[job("first")], [job("without", "nowhere"), job("last")]]
+    )
+    folder: Any = SimpleNamespace(path=tmp_path)
+    engine: Any = SimpleNamespace(run=play, close=lambda: None)
+    assert matrix._run_rounds([], folder, engine, Console(file=io.StringIO())) == []
+    assert given == ["first", "last"]

@@ -10,7 +10,8 @@ import pytest
 import scipy.stats
 import torch
 
-from text_gym.agents.sampling.sampler import inverse_cdf, uniform
+from text_gym.agents.sampling.inversion import inverse_cdf
+from text_gym.agents.sampling.sampler import uniform
 from text_gym.models.cpu import kernels as module
 from text_gym.models.cpu.kernels import Kernels, Texts, kernels_for
 

@@ -276,6 +276,17 @@ def test_a_compiler_that_never_ends_is_given_up(
     assert f"{sleeper} took longer than 0.2 s" in caplog.text
 
 
+def test_of_a_compiler_that_names_no_error_the_last_line_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    liar = tmp_path / "cc"
+    liar.write_text("#!/bin/sh\necho In function main: >&2\necho disk is full >&2\nexit 1\n")
+    liar.chmod(0o755)
+    monkeypatch.setenv("CC", str(liar))
+    assert load_again() is None
+    assert f"{liar} failed (disk is full)" in caplog.text
+
+
 def test_there_may_be_no_home_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     def nowhere() -> Path:
         raise RuntimeError("no home")

@@ -148,7 +148,7 @@ def test_tokens_are_estimated_where_none_are_reported() -> None:
 
 
 @pytest.mark.parametrize(
-    "fault", ["401", "400", "echo", "echo escaped", "500", "cut", "html", "good", "slow"]
+    "fault", ["401", "400", "echo", "echo escaped", "echo in answer", "500", "cut", "html", "good", "slow"]
 )
 def test_the_key_is_sent_and_nowhere_else(
     fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -183,6 +183,9 @@ def test_a_missing_or_impossible_key_is_named_by_its_variable(monkeypatch: pytes
             asked.ask(MESSAGES)
         assert KEY not in str(raised.value)
         assert not server.log.requests
+        monkeypatch.setenv("TINY_KEY", f" {KEY}\r\n")  # as `$(cat key.txt)` has it on some systems
+        asked.ask(MESSAGES)
+        assert server.log.headers[0]["Authorization"] == f"Bearer {KEY}"
 
 
 @pytest.mark.parametrize(

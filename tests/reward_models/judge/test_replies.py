@@ -70,6 +70,7 @@ def test_no_reply_makes_a_score_out_of_range(reply: str) -> None:
         ('It is clear.\n{"quality": 4}', 4.0),
         ('It is clear: {"reason": "says {all}", "quality": "4"}', 4.0),
         ('It is clear.\n```json\n{"quality": 4}\n```', 4.0),
+        ('It says\n```\nx = 1\n```\nand no more.\n```json\n{"quality": 4}\n```', 4.0),
         ("Quality: 4, I think.\nScore: 4", 4.0),
         ("<think>Perhaps 2? Score: 2. Score: 3.</think>\nScore: 4", 4.0),
         ('\n<think>\n{"quality": 1}\n</think>\n\n{"quality": 4}', 4.0),

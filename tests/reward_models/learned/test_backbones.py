@@ -9,7 +9,12 @@ from tests.reward_model_tools import TOKENIZER, episodes
 from tests.small_models import small_policy
 from text_gym.errors import DataError
 from text_gym.reward_models import RewardModel
-from text_gym.reward_models.learned.backbones import input_form, load_classifier, read_template
+from text_gym.reward_models.learned.backbones import (
+    has_segments,
+    input_form,
+    load_classifier,
+    read_template,
+)
 
 
 def test_a_reward_model_starts_from_a_policys_trunk(tmp_path: Path) -> None:
@@ -35,8 +40,9 @@ def test_the_global_random_state_stays(tmp_path: Path) -> None:
 
 
 def test_what_is_no_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nowhere"):
-        load_classifier(tmp_path / "nowhere")
+    for load in (load_classifier, has_segments):
+        with pytest.raises(DataError, match="nowhere"):
+            load(tmp_path / "nowhere")
 
 
 def test_templates_and_forms(tmp_path: Path) -> None:

@@ -20,10 +20,10 @@ REAL = st.floats(-20, 20)
 @settings(deadline=None)
 @given(ahead=REAL, margin=st.floats(0, 5), tie=st.booleans())
 def test_bradley_terry_and_its_gradient_in_closed_form(ahead: float, margin: float, tie: bool) -> None:
-    margin = 0.0 if tie else margin
     d = torch.tensor([ahead], dtype=torch.float64, requires_grad=True)
     loss = bradley_terry_loss(d, torch.tensor([tie]), torch.tensor([margin], dtype=torch.float64))
     loss.backward()
+    margin = 0.0 if tie else margin  # neither of two equals should be ahead
     p = 1 / (1 + math.exp(margin - ahead))
     expected = math.log1p(math.exp(margin - ahead))  # −log p
     slope = p - 1

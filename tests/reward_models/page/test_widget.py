@@ -101,8 +101,10 @@ def test_twenty_questions_with_the_keyboard_alone(chromium: Browser, tmp_path: P
     expected: list[dict[str, object]] = []
     with shown(chromium, tmp_path, questions) as (page, store):
         page.locator(".text-gym-label").focus()
+        skip = page.get_by_role("button", name="Skip")  # where it can be seen
         for number, question in enumerate(questions):
             wait_for(page, f"{number} saved · {20 - number} left")
+            assert skip.count() == 1
             if question.kind == "rating":
                 marks = [rng.randint(1, 5) for _ in question.fields]
                 for mark in marks:
@@ -118,6 +120,7 @@ def test_twenty_questions_with_the_keyboard_alone(chromium: Browser, tmp_path: P
                 expected.append({"preference": best})
         wait_for(page, "20 saved · 0 left")
         assert "All done" in page.locator(".texts").inner_text()
+        assert skip.count() == 0
         found = list(store.labels())
         assert [dict(x.values) for x in found] == expected
         assert all(x.rater == "ada" and 0.2 < x.latency < 15 for x in found)

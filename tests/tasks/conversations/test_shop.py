@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from text_gym import WordTokenizer
+from text_gym import Prompt, WordTokenizer
 from text_gym.errors import ConfigError
 from text_gym.tasks.conversations.shop import ATTRIBUTES, NUMBERS, _random_return, shop
 
@@ -57,3 +57,25 @@ def test_halves_are_apart_and_conversations_fit() -> None:
         shop(cost=0.5)
     with pytest.raises(ConfigError, match="products is 9"):
         shop(9)
+
+
+def test_the_corpus_is_of_clerks_of_whom_some_do_not_listen() -> None:
+    """Played again, replies are those written, and the return is between chance and the best plan."""
+    task = shop(n_train=200, n_held_out=1)
+    assert task.corpus is not None
+    train, _ = task.corpus()
+    said: dict[str, list[tuple[Prompt, str]]] = {}
+    for prompt, text in train:
+        said.setdefault(prompt.id, []).append((prompt, text))
+    assert len(said) == len(task.prompts)
+    episodes = []
+    for prompt in task.prompts:
+        pairs = said[prompt.id]
+        episode = play(task, prompt, [text for _, text in pairs])
+        replies = [turn.text for turn in episode.turns[1:-1:2]]
+        words = [word for (_, text), reply in zip(pairs, replies, strict=False) for word in (text, reply)]
+        assert pairs[-1][0].text == " ".join([prompt.text, *words])
+        episodes.append(episode)
+    rewards = task.reward(episodes)
+    assert 0.45 < rewards.totals.mean() < 0.65
+    assert sorted(set(rewards.terms["turns"])) == [1, 2, 3]

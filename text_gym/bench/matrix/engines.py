@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from text_gym.errors import ConfigError, TextGymError
+from text_gym.utils.ray_cluster import load_ray, running_ray
 from text_gym.utils.sealed import MANIFEST, read_about, write_sealed
 
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -144,19 +144,12 @@ class RayEngine:
         workers: Cores of a local cluster; all if None.
 
     Raises:
-        ConfigError: Ray is not installed.
+        MissingLibraryError: Ray is not installed.
     """
 
     def __init__(self, workers: int | None = None) -> None:
-        try:
-            import ray
-        except ImportError as error:
-            raise ConfigError("--engine ray needs Ray: pip install ray") from error
-        self.ray, self._owner = ray, not ray.is_initialized()
-        if self._owner:
-            own = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers, "include_dashboard": False}
-            with _environment({"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}):
-                ray.init(log_to_driver=False, logging_level=logging.ERROR, **own)
+        self._owner = not load_ray("--engine ray").is_initialized()
+        self.ray = ray = running_ray("--engine ray", workers)
         self._far = ray.remote(max_retries=1)(attempt_far)
         self._sent: dict[str, Any] = {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from .parsing import parse
 
@@ -46,6 +47,38 @@ class ServeOptions:
     port: int = 8000
     sessions: int = 64
     held_out: bool = False
+
+
+@dataclass(frozen=True)
+class ExportTaskOptions:
+    """Write a project for a large trainer: text-gym export --to TRAINER TASK FOLDER.
+
+    The project has the task's prompts, its reward, which gives the same numbers there, and a script.
+
+    Args:
+        to: The trainer: trl, verl or openrlhf.
+        task: Name of the task; `text-gym tasks` lists them.
+        out: Folder to write, which must not exist; ./TASK-TRAINER if left out.
+        model: The model that learns: a name on the hub or a folder.
+    """
+
+    to: Literal["trl", "verl", "openrlhf"]
+    task: str
+    out: str | None = None
+    model: str = "Qwen/Qwen3-0.6B"
+
+
+def read_export_task(argv: list[str]) -> tuple[ExportTaskOptions]:
+    """Options of `text-gym export`; the task and the folder stand without a name, in this order."""
+    named: list[str] = []
+    bare: list[str] = []
+    for i, word in enumerate(argv):
+        follows = i > 0 and argv[i - 1].startswith("--") and "=" not in argv[i - 1]
+        (named if word.startswith("-") or follows else bare).append(word)
+    for name, word in zip(("--task", "--out"), bare, strict=False):
+        named += [name, word]
+    (options,) = parse("export", [*named, *bare[2:]], ExportTaskOptions)
+    return (options,)
 
 
 def read_init(argv: list[str]) -> tuple[InitOptions]:

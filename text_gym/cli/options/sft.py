@@ -21,7 +21,7 @@ from .checks import (
     check_reward,
     check_task,
 )
-from .parsing import COLUMN, parse
+from .parsing import COLUMN, parse, with_recommended
 
 # What people use first.
 _FIRST = (
@@ -47,6 +47,8 @@ class SFTOptions(Data):
         out: Folder for the policy.
         push_to_hub: Upload the policy and its model card to the Hugging Face Hub in the end: OWNER/NAME, or
             NAME for one of your own; a repository that is not there is made, a private one.
+        shard: Divide the weights among the processes that torchrun starts (FSDP2): for a model that does not
+            fit one GPU with its gradient and the optimizer's memory.
         device: auto, cpu, cuda, cuda:1.
     """
 
@@ -60,14 +62,16 @@ class SFTOptions(Data):
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     out: str = "policy"
     push_to_hub: str | None = None
+    shard: bool = False
     device: str = "auto"
 
 
 def read_sft(argv: list[str]) -> tuple[SFTOptions, SFTConfig, float]:
     """Options of `text-gym sft`, settings of the training, and when it began (`time.perf_counter`)."""
     started = time.perf_counter()
+    words = with_recommended(argv, "sft")
     options, config = parse(
-        "sft", argv, SFTOptions, SFTConfig, first=_FIRST, flags=COLUMN, settings="training"
+        "sft", words, SFTOptions, SFTConfig, first=_FIRST, flags=COLUMN, settings="training"
     )
     check_task(options.task if options.data is None else None)
     check_data(options.data)

@@ -32,7 +32,7 @@ from .checks import (
     check_out_folder,
     check_reward,
 )
-from .parsing import COLUMN, checked_fields, parse, value_of
+from .parsing import COLUMN, checked_fields, parse, value_of, with_recommended
 
 DPO = "dpo"
 HEADS = 4  # of attention, in a new policy
@@ -84,6 +84,11 @@ class TrainOptions(Data):
         checkpoint_every: Iterations between two checkpoints; 0 takes none.
         keep_rollouts: Iterations whose episodes are kept token by token and shown in view.html, spread evenly
             over the run; 0 keeps none. `text-gym view` makes the page of a run that goes on.
+        reward_actors: Score on so many Ray actors, each with a copy of the reward; 0 scores in this process.
+        engine: local is this process, or one of several that torchrun started; ray starts --workers of them
+            by Ray Train (on the cluster of RAY_ADDRESS, or one on this machine), and again if one fails.
+        workers: With --engine ray: processes that learn together.
+        restarts: With --engine ray: times that all of them are started again, from the last checkpoint.
         plan: Print what memory the run would need, against what the device has, and end; no weights are
             loaded. Runs of models of more than 100 million parameters begin with it.
         resume: Folder of an interrupted run to go on with, in place and with its own settings; no other
@@ -115,6 +120,10 @@ class TrainOptions(Data):
     push_to_hub: str | None = None
     checkpoint_every: int = 10
     keep_rollouts: int = 0
+    reward_actors: int = 0
+    engine: Literal["local", "ray"] = "local"
+    workers: int = 2
+    restarts: int = 3
     plan: bool = False
     resume: str | None = None
     accept_changes: bool = False
@@ -135,7 +144,7 @@ def read_train(argv: list[str]) -> tuple[TrainOptions, Any, str, float, Waiting]
         algorithm = value_of(argv, "--algorithm", "ppo")
         options, config = parse(
             "train",
-            argv,
+            with_recommended(argv, algorithm),
             TrainOptions,
             _config_class(algorithm),
             first=_FIRST_OF_DPO if algorithm == DPO else _FIRST,
@@ -178,6 +187,9 @@ def _checked(options: TrainOptions, config: Any) -> TrainOptions:
         width=options.width,
     )
     at_least(0, checkpoint_every=options.checkpoint_every, keep_rollouts=options.keep_rollouts)
+    at_least(0, reward_actors=options.reward_actors, restarts=options.restarts)
+    at_least(1, workers=options.workers)
+    _check_ray(options)
     if options.keep_rollouts and (options.algorithm == DPO or options.algorithm.startswith("sb3.")):
         raise ConfigError(f"rollouts of {options.algorithm} cannot be kept; leave out --keep-rollouts")
     if options.policy == NEW and options.width % HEADS:
@@ -207,6 +219,25 @@ def _check_generator(options: TrainOptions) -> None:
         raise ConfigError(f"{options.algorithm} plays no texts by a generator; leave out --generator")
     if importlib.util.find_spec("vllm") is None:
         raise MissingLibraryError("--generator vllm", "vllm", "text-gym[vllm]")
+
+
+def _check_ray(options: TrainOptions) -> None:
+    """Check that Ray is installed where it is asked for, and that the algorithm can do with it.
+
+    Raises:
+        ConfigError: It is not, or cannot.
+    """
+    single = options.algorithm == DPO or options.algorithm.startswith("sb3.")
+    if options.engine == "ray" and single:
+        raise ConfigError(f"{options.algorithm} learns in one process; leave out --engine ray")
+    if options.reward_actors and options.algorithm == DPO:
+        raise ConfigError("dpo optimises no reward; leave out --reward-actors")
+    for asked, what in (
+        (options.engine == "ray", "--engine ray"),
+        (options.reward_actors, "--reward-actors"),
+    ):
+        if asked and importlib.util.find_spec("ray") is None:
+            raise MissingLibraryError(what, "ray", "text-gym[ray]")
 
 
 def _check_pairs(options: TrainOptions) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -162,6 +163,24 @@ class KernelCache:
         positions = torch.from_numpy(at).contiguous()
         every = torch.arange(len(tokens))
         return self._kernels.step(self._packed(), tokens.contiguous(), self._rows, positions, every)
+
+    def extend(self, tokens: IntArray, columns: IntArray, counts: IntArray) -> Tensor:
+        """Implement `ExtendingCache`."""
+        growing = np.flatnonzero(counts)
+        asked = np.full(len(tokens), -1)
+        asked[np.cumsum(counts[growing]) - 1] = np.arange(len(growing))  # each row's last token
+        states = self._kernels.step(
+            self._packed(),
+            torch.from_numpy(tokens),
+            self._rows[torch.from_numpy(np.repeat(np.arange(len(counts)), counts))],
+            torch.from_numpy(columns),
+            torch.from_numpy(asked),
+            lengths=counts[growing].tolist(),
+        )
+        if len(growing) == len(counts):
+            return states
+        every = states.new_zeros(len(counts), states.shape[1])
+        return every.index_copy_(0, torch.from_numpy(growing), states)
 
     @torch.no_grad()
     def _packed(self) -> TrunkWeights:

@@ -15,6 +15,27 @@ from .rules import RulesRespondent, RulesReward, Verdict
 
 NUMBERS = "123456789ABCDEF"
 HIGHER, LOWER, FOUND = "><="
+# From nothing; see `benchmarks/conversations.py`.
+_NEW: dict[str, Any] = {
+    "policy": "new",
+    "episodes": 256,
+    "kl_coef": 0.0,
+    "anneal": False,
+    "learning_rate": 1e-3,
+}
+_NEW |= {
+    "learning_rate": 1e-3,
+    "iterations": 150,
+    "epochs": 2,
+    "minibatches": 2,
+    "entropy_coef": 0.3,
+    "anneal_entropy": True,
+}
+RECOMMENDED: dict[str, dict[str, Any]] = {
+    "grpo": _NEW,
+    "ppo": {**_NEW, "target_kl": 0.05},
+    "sb3.ppo": {"iterations": 300, "anneal": False, "ent_coef": 0.05},
+}
 
 
 def guess(largest: int = 7, turns: int = 3) -> Task:
@@ -61,6 +82,7 @@ def guess(largest: int = 7, turns: int = 3) -> Task:
         max_context=1 + 3 * turns,
         optimum=min(1.0, (2**turns - 1) / largest),
         random_return=_random_return(largest, turns, tokenizer.vocab_size),
+        recommended=RECOMMENDED,
     )
 
 

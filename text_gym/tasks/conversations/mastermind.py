@@ -18,6 +18,26 @@ from .rules import RulesRespondent, RulesReward, Verdict
 
 COLOURS = "abcdef"
 MAX_CODES = 100  # the optimum is found by walking all sets of codes that answers can leave
+# From nothing; see `benchmarks/conversations.py`.
+_NEW: dict[str, Any] = {
+    "policy": "new",
+    "episodes": 256,
+    "kl_coef": 0.0,
+    "anneal": False,
+    "learning_rate": 1e-3,
+}
+_NEW |= {
+    "learning_rate": 1e-3,
+    "iterations": 150,
+    "epochs": 2,
+    "minibatches": 2,
+    "entropy_coef": 0.3,
+    "anneal_entropy": True,
+}
+RECOMMENDED: dict[str, dict[str, Any]] = {
+    "grpo": _NEW,
+    "ppo": {**_NEW, "target_kl": 0.05},
+}
 
 
 def mastermind(places: int = 2, colours: int = 3, turns: int = 3) -> Task:
@@ -70,6 +90,7 @@ def mastermind(places: int = 2, colours: int = 3, turns: int = 3) -> Task:
         max_context=1 + max_tokens + 2 * turns,
         optimum=best_found(codes, turns) / len(codes),
         random_return=_random_return(places, colours, turns, tokenizer.vocab_size),
+        recommended=RECOMMENDED,
     )
 
 

@@ -13,7 +13,7 @@ from text_gym.episode import Prompt
 from text_gym.errors import ConfigError
 from text_gym.tasks.classic import check_range
 from text_gym.tasks.products_corpus import CATEGORIES, COLOURS
-from text_gym.tasks.task import Task
+from text_gym.tasks.task import Pairs, Task
 from text_gym.tokenizer import WordTokenizer
 
 from .rules import RulesRespondent, RulesReward, Verdict
@@ -22,6 +22,12 @@ ATTRIBUTES = ("colour", "material", "category")
 NUMBERS = "12345678"
 RIGHT, WRONG, LEAVES = "thanks", "no", "bye"
 MAX_QUESTIONS = 3
+# A small policy learns the corpus, then goes on from there; see `benchmarks/conversations.py`.
+RECOMMENDED: dict[str, dict[str, Any]] = {
+    "sft": {"width": 64, "dropout": 0.0, "epochs": 14},
+    "grpo": {"episodes": 256, "iterations": 60, "kl_coef": 0.0, "anneal": False, "minibatches": 2},
+}
+_CARELESS = 0.3  # share of the corpus's clerks that recommend any product
 
 Item = tuple[str, ...]  # a product's colour, material and category
 
@@ -41,7 +47,8 @@ def shop(
     catalogues of what the best plan of questions earns, by enumeration of all plans, when each product is
     wanted equally often. It is below 1, since one has to ask. The random policy's return is exact.
 
-    Every catalogue is in the prompts once for each product of it.
+    Every catalogue is in the prompts once for each product of it. The corpus, for `text-gym sft`, is of
+    clerks who ask up to two questions, whichever come to mind; some of them do not listen to the answers.
 
     Args:
         products: Products of a catalogue, 2 to 8.
@@ -67,21 +74,23 @@ def shop(
     tokenizer = WordTokenizer([*words, *ATTRIBUTES, *numbers, RIGHT, WRONG, LEAVES], pad=False)
     max_tokens = 2 * (MAX_QUESTIONS + 1)
     rules = partial(judge_shop, cost=cost)
-    halves = (_catalogues(n, products, seed, half) for half, n in enumerate((n_train, n_held_out)))
-    train, held_out = halves
+    halves = [_catalogues(n, products, seed, half) for half, n in enumerate((n_train, n_held_out))]
+    train, held_out = map(_prompts, halves)
     return Task(
         name="shop",
-        prompts=_prompts(train),
-        held_out=_prompts(held_out),
+        prompts=train,
+        held_out=held_out,
         tokenizer=tokenizer,
         reward=RulesReward(rules, "shop", ("items", "wanted")),
         max_tokens=max_tokens,
+        corpus=partial(_corpora, train, held_out, seed),
         respondent=RulesRespondent(rules),
         turn_stop=(*ATTRIBUTES, *numbers),
         max_turns=MAX_QUESTIONS + 1,
         max_context=4 * products + max_tokens + MAX_QUESTIONS + 1,
-        optimum=float(np.mean([best_plan(items, cost) for items in train])),
+        optimum=float(np.mean([best_plan(items, cost) for items in halves[0]])),
         random_return=_random_return(products, cost, max_tokens, tokenizer.vocab_size),
+        recommended=RECOMMENDED,
     )
 
 
@@ -139,6 +148,29 @@ def _prompts(catalogues: Sequence[tuple[Item, ...]]) -> list[Prompt]:
         for i in range(len(items)):
             prompts.append(Prompt(text, {"items": items, "wanted": i}, f"catalogue {k}, product {i + 1}"))
     return prompts
+
+
+def _corpora(train: Sequence[Prompt], held_out: Sequence[Prompt], seed: int) -> tuple[Pairs, Pairs]:
+    """Write a conversation for each prompt, a pair for each turn of the clerk's."""
+    halves = []
+    for name, prompts in (("train", train), ("held out", held_out)):
+        rng = random.Random(f"shop corpus {seed} {name}")
+        halves.append([pair for prompt in prompts for pair in _written(prompt, rng)])
+    return halves[0], halves[1]
+
+
+def _written(prompt: Prompt, rng: random.Random) -> list[tuple[Prompt, str]]:
+    """Write a conversation: questions, and the number of one of the products that fit, or of any."""
+    items, wanted = prompt.columns["items"], prompt.columns["wanted"]
+    asked = rng.sample(range(len(ATTRIBUTES)), rng.choice((0, 1, 1, 2)))
+    text, pairs = prompt.text, []
+    for k in asked:
+        pairs.append((Prompt(text, prompt.columns, prompt.id), ATTRIBUTES[k]))
+        text += f" {ATTRIBUTES[k]} {items[wanted][k]}"
+    if rng.random() < _CARELESS:
+        asked = []
+    fit = [i for i, item in enumerate(items) if all(item[k] == items[wanted][k] for k in asked)]
+    return [*pairs, (Prompt(text, prompt.columns, prompt.id), NUMBERS[rng.choice(fit)])]
 
 
 def _random_return(products: int, cost: float, max_tokens: int, vocab_size: int) -> float:

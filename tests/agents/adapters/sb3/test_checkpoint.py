@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from text_gym import as_reward_source, load_task
+from tests.envs.test_conversation import WORDS, Chance
+from text_gym import Episode, Prompt, Reply, as_reward_source, load_task
 from text_gym.agents import Policy, SB3Config, train_sb3
 from text_gym.agents.adapters.sb3.config import SB3_ALGORITHMS
 from text_gym.agents.adapters.sb3.training import SB3Learner, SB3Run
@@ -142,6 +144,35 @@ def test_tokens_that_were_paid_before_are_not_paid_again(tmp_path: Path) -> None
     whole = train_sb3(**given)
     train_sb3(**given, callback=lambda _: False, checkpoints=tmp_path)
     same_bits(whole, train_sb3(**given, checkpoints=tmp_path))
+
+
+class Remembers(Chance):
+    """Replies by chance, and remembers what it replied to."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[int | None, int | None, str]] = []
+
+    def respond(self, episodes: Sequence[Episode], generators: Sequence[Any]) -> list[Reply]:
+        self.heard += [(e.seed, e.index, e.completion) for e in episodes]
+        return super().respond(episodes, generators)
+
+
+def test_a_run_goes_on_in_mid_conversation(tmp_path: Path) -> None:
+    def given(respondent: Remembers) -> dict[str, Any]:
+        prompts = [Prompt("ab"), Prompt("c")]
+        reward = as_reward_source(lambda completion: completion.count("a"))
+        turns: dict[str, Any] = {"turn_stop": (".", "a"), "max_turns": 4, "max_context": 26}
+        task = Task("talk", prompts, prompts, WORDS, reward, 12, respondent=respondent, **turns)
+        policy = Policy.new(WORDS, width=16, layers=1, context=26, seed=3)
+        config = SB3Config(**{**TINY, "iterations": 3})
+        return {"algorithm": "ppo", "task": task, "config": config, "policy": policy}
+
+    first, second = Remembers(), Remembers()
+    whole = train_sb3(**given(Remembers()))
+    train_sb3(**given(first), callback=lambda _: False, checkpoints=tmp_path)
+    same_bits(whole, train_sb3(**given(second), checkpoints=tmp_path))
+    again = set(first.heard) & set(second.heard)  # what ran when it was saved is replied to once more
+    assert len({(seed, index) for seed, index, _ in again}) > 1
 
 
 def test_checkpoints_of_another_run_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,218 @@
+"""Rewards of finished episodes while others are played: the same numbers, sooner."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from text_gym import ByteTokenizer, Episode, EpisodeBatch, EpisodeOptions, RewardSource, TextVectorEnv
+from text_gym.agents import PPO, GRPOConfig, Policy, PPOConfig
+from text_gym.agents.sampling import decoder
+from text_gym.agents.sampling.overlap import Scoring, is_batch_invariant
+from text_gym.agents.sampling.rollout import Rollout
+from text_gym.agents.sampling.sampler import rollout
+from text_gym.errors import ConfigError, RewardError
+from text_gym.reward_models import Judge
+from text_gym.rewards.calls import Parallel
+from text_gym.rewards.source import FunctionReward, Scale
+from text_gym.rewards.transforms import RunningStandardize
+from text_gym.rewards.values import Rewards
+
+B, T = 12, 10
+TOKENIZER = ByteTokenizer()
+STOP = tuple(chr(c) for c in range(33, 100))
+
+
+class Remembering(RewardSource):
+    """Pays per token and in the end, abstains now and then, and notes whom it was asked about when."""
+
+    name, abstains = "remembering", True
+
+    def __init__(self) -> None:
+        self.asked: list[list[int]] = []
+        self.threads: set[int] = set()
+        self.gradients: set[bool] = set()
+
+    def score(self, episodes: Sequence[Episode]) -> Rewards:
+        self.asked.append([int(e.index or 0) for e in episodes])
+        self.threads.add(threading.get_ident())
+        self.gradients.add(torch.is_grad_enabled())
+        lengths = np.array([float(len(e.completion_ids)) for e in episodes])
+        per_token = tuple(np.arange(n) / 8 for n in lengths.astype(int))
+        values = np.array([float(e.completion_ids.sum()) for e in episodes])
+        return Rewards(values, per_token, {"length": lengths}, lengths == 3)
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    """A policy that writes any byte; a quarter of them end the text."""
+    return Policy.new(TOKENIZER, width=16, layers=1, context=T + 4, seed=1)
+
+
+def batch_of(reward: Any, **options: Any) -> EpisodeBatch:
+    return EpisodeBatch(["ab", "c"], TOKENIZER, reward, T, B, EpisodeOptions(stop=STOP, **options))
+
+
+def play(policy: Policy, reward: Any, overlap: int, **options: Any) -> Rollout:
+    return rollout(policy, batch_of(reward, **options), np.arange(B), seed=3, overlap_scoring=overlap)
+
+
+def check_same(one: Rollout, two: Rollout) -> None:
+    for name in ("tokens", "lengths", "log_probs", "values", "rewards", "truncated"):
+        assert torch.equal(getattr(one, name), getattr(two, name)), name
+    assert np.array_equal(one.scores.values, two.scores.values)
+    assert np.array_equal(one.scores.abstained, two.scores.abstained)
+    assert one.scores.terms.keys() == two.scores.terms.keys()
+    for name, term in one.scores.terms.items():
+        assert np.array_equal(term, two.scores.terms[name], equal_nan=True)
+    assert [e.index for e in one.episodes] == [e.index for e in two.episodes]
+
+
+@pytest.mark.parametrize("in_flight", [1, 3])
+@pytest.mark.parametrize("limit", ["end", "truncate"])
+def test_a_rollout_is_the_same_and_scored_while_it_is_played(
+    policy: Policy, in_flight: int, limit: str
+) -> None:
+    source = Remembering()
+    whole = play(policy, Remembering(), 0, limit=limit)
+    check_same(play(policy, source, in_flight, limit=limit), whole)
+    assert len(set(whole.host_lengths.tolist())) > 3  # episodes of many lengths, or this shows nothing
+    assert len(source.asked) > 1
+    asked = sorted(index for chunk in source.asked for index in chunk)
+    cut = whole.truncated.tolist()
+    assert asked == [i for i in range(B) if not cut[i]]  # each once, and none that was cut
+    assert threading.get_ident() not in source.threads
+    assert source.gradients == {False}
+
+
+def test_the_first_finished_episodes_are_scored_before_the_last_token_is_drawn(policy: Policy) -> None:
+    """A source that waits for its first call sees it while rows still play."""
+    seen = threading.Event()
+
+    class Waits(Remembering):
+        def score(self, episodes: Sequence[Episode]) -> Rewards:
+            seen.set()
+            return super().score(episodes)
+
+    batch = batch_of(Waits())
+    advance = batch.advance
+    early: list[bool] = []
+
+    def watched(rows: Any, tokens: Any) -> Any:
+        if batch.done.any() and not batch.done.all():
+            early.append(all(early) and seen.wait(10))
+        return advance(rows, tokens)
+
+    batch.advance = watched  # type: ignore[method-assign]
+    rollout(policy, batch, np.arange(B), seed=3, overlap_scoring=1)
+    assert early
+    assert all(early)
+
+
+def test_rows_that_are_played_again_are_scored_again(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory runs out in the middle of the first part; what was known of its rows is forgotten."""
+    step, count = decoder.Decoder.step, [0]
+
+    def fails_once(self: Any, tokens: Any) -> None:
+        count[0] += 1
+        if count[0] == 4:
+            raise torch.OutOfMemoryError("no memory")
+        step(self, tokens)
+
+    whole = play(policy, Remembering(), 0)
+    monkeypatch.setattr(decoder, "_FITTING", {})
+    monkeypatch.setattr(decoder.Decoder, "step", fails_once)
+    monkeypatch.setattr(decoder, "smaller", lambda rows, tokens, error: rows // 2)
+    check_same(play(policy, source := Remembering(), 2), whole)
+    asked = [index for chunk in source.asked for index in chunk]
+    assert len(asked) > B  # some twice
+    assert sorted(set(asked)) == list(range(B))
+
+
+def test_what_was_said_of_an_earlier_attempt_does_not_count() -> None:
+    """A row ends, begins again, and ends with another text."""
+    batch = EpisodeBatch(["a"], TOKENIZER, lambda completion: float(completion), T, B)
+    rows = np.arange(B)
+    zeros = np.zeros(B, dtype=np.int64)
+
+    def write(text: str, rows: Any) -> None:
+        batch.begin(rows, zeros[rows], rows)
+        for token in (ord(text), TOKENIZER.eos_ids[0]):
+            batch.advance(rows, np.full(len(rows), token))
+
+    scoring = Scoring(batch, 2)
+    write("1", rows)
+    scoring.look(rows)
+    scoring.forget(rows[:3])
+    write("7", rows[:3])
+    assert scoring.finish(rows[::-1]).values.tolist() == [1.0] * (B - 3) + [7.0] * 3
+
+
+def test_an_error_stops_the_rollout_and_is_the_sources(policy: Policy) -> None:
+    class Fails(Remembering):
+        def score(self, episodes: Sequence[Episode]) -> Rewards:
+            if any(len(e.completion_ids) == 2 for e in episodes):
+                raise ConnectionError("the line is dead")
+            return super().score(episodes)
+
+    with pytest.raises(RewardError, match="'remembering' raised ConnectionError: the line is dead"):
+        play(policy, Fails(), 2)
+    assert not [t for t in threading.enumerate() if t.name.startswith("reward")]
+
+
+class Judged(RewardSource):
+    """Not deterministic, but each text alone."""
+
+    name, deterministic, batch_invariant = "judged", False, True
+
+    def score(self, episodes: Sequence[Episode]) -> list[float]:
+        return [0.0] * len(episodes)
+
+
+def test_sources_that_need_the_whole_batch_are_refused(policy: Policy) -> None:
+    unsure = FunctionReward(lambda completion: 0.0, deterministic=False)
+    assert Judge.batch_invariant
+    for source, invariant in (
+        (Judged(), True),
+        (Parallel(Scale(Judged() + Remembering(), 2.0)), True),
+        (unsure, False),
+        (Judged() + unsure, False),
+        (RunningStandardize(Judged()), False),
+        (2 * RunningStandardize(Remembering()), False),
+    ):
+        assert is_batch_invariant(source) is invariant, source
+        if not invariant:
+            with pytest.raises(ConfigError, match=r"overlap_scoring must be 0 here: .* together"):
+                play(policy, source, 1)
+
+    class Asks(Judged):
+        interactive = True
+
+    class Keeps(Judged):
+        def state_dict(self) -> dict[str, Any]:
+            return {"seen": 1}
+
+    with pytest.raises(ConfigError, match="asks people"):
+        play(policy, Asks(), 1)
+    with pytest.raises(ConfigError, match="remembers earlier calls"):
+        play(policy, Keeps(), 1)
+    env = TextVectorEnv(["a"], TOKENIZER, Keeps(), T, num_envs=2)
+    with pytest.raises(ConfigError, match="remembers earlier calls"):  # before anything is played
+        PPO(policy, env, PPOConfig(overlap_scoring=1))
+    with pytest.raises(ConfigError, match="overlap_scoring is -1"):
+        GRPOConfig(overlap_scoring=-1)
+
+
+def test_training_takes_the_same_steps() -> None:
+    digests = []
+    for overlap in (0, 2):
+        learner = Policy.new(TOKENIZER, width=16, layers=1, context=T + 4, seed=1)
+        env = TextVectorEnv(["ab", "c"], TOKENIZER, Remembering(), T, num_envs=8, numbering="global")
+        agent = PPO(learner, env, PPOConfig(iterations=2, overlap_scoring=overlap)).learn()
+        digests.append(agent.policy.digest())
+    assert digests[0] == digests[1]

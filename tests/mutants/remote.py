@@ -1,0 +1,86 @@
+"""Planted bugs of rewards on actors, of scoring while others are played, and of exported projects."""
+
+from __future__ import annotations
+
+from .mutant import Mutant
+
+_REMOTE, _OVERLAP = "text_gym/rewards/remote.py", "agents/sampling/overlap.py"
+_TRAINERS = "text_gym/bridges/trainers.py"
+_OF_REMOTE, _OF_OVERLAP = (
+    "tests/rewards/test_remote.py::test_",
+    "tests/agents/sampling/test_overlap.py::test_",
+)
+_OF_TRAINERS = "tests/bridges/test_trainers.py::test_"
+
+MUTANTS = [
+    Mutant(
+        "what-raises-is-asked-again",
+        _REMOTE,
+        "if not died or attempt == self.restarts or closed != self._closed:",
+        "if attempt == self.restarts or closed != self._closed:",
+        (_OF_REMOTE + "a_source_that_raises_is_not_asked_again_and_its_place_is_told",),
+    ),
+    Mutant(
+        "an-actor-for-each-chunk",
+        _REMOTE,
+        "free.put(worker if worker is not None and worker.alive else None)",
+        "free.put(None)",
+        (_OF_REMOTE + "no_more_chunks_than_actors_are_under_way_whoever_asks",),
+    ),
+    Mutant(
+        "memory-of-an-actor-not-kept",
+        _REMOTE,
+        "        self.source.load_state_dict(state)\n",
+        "",
+        (_OF_REMOTE + "one_actor_keeps_its_memory_through_death_and_resumption",),
+    ),
+    Mutant(
+        "rewards-in-the-order-of-the-chunks",
+        _OVERLAP,
+        "[places[row] for row in rows.tolist()]",
+        "list(range(len(rows)))",
+        (_OF_OVERLAP + "a_rollout_is_the_same_and_scored_while_it_is_played",),
+    ),
+    Mutant(
+        "earlier-attempts-count",
+        _OVERLAP,
+        "for place, row in enumerate(order.tolist())}",
+        "for place, row in reversed(list(enumerate(order.tolist())))}",
+        (_OF_OVERLAP + "what_was_said_of_an_earlier_attempt_does_not_count",),
+    ),
+    Mutant(
+        "scored-with-gradients",
+        _OVERLAP,
+        "with torch.no_grad():  # a setting of each thread",
+        "with torch.enable_grad():",
+        (_OF_OVERLAP + "a_rollout_is_the_same_and_scored_while_it_is_played",),
+    ),
+    Mutant(
+        "nothing-is-scored-before-the-end",
+        "agents/sampling/sampler.py",
+        "                scoring.look(rows)\n",
+        "                pass\n",
+        (_OF_OVERLAP + "the_first_finished_episodes_are_scored_before_the_last_token_is_drawn",),
+    ),
+    Mutant(
+        "running-statistics-over-parts",
+        "text_gym/rewards/transforms.py",
+        "    batch_invariant = False\n",
+        "",
+        (_OF_OVERLAP + "sources_that_need_the_whole_batch_are_refused",),
+    ),
+    Mutant(
+        "marks-of-the-end-are-text",
+        _TRAINERS,
+        "return text.removesuffix(mark)",
+        "return text",
+        (_OF_TRAINERS + "rewards_are_those_of_the_task",),
+    ),
+    Mutant(
+        "prompts-of-another-row",
+        _TRAINERS,
+        '"reward_model": {"style": "rule", "ground_truth": prompt.id}',
+        '"reward_model": {"style": "rule", "ground_truth": "Vela Zen 5"}',
+        (_OF_TRAINERS + "rewards_are_those_of_the_task",),
+    ),
+]
