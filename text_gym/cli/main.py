@@ -115,7 +115,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "make a verifiable folder of one reward's results, for a leaderboard",
     ),
     "bench leaderboard": (
-        "text_gym.cli.options.bench:read_leaderboard",
+        "text_gym.cli.options.bench:read_leaderboard_options",
         "text_gym.cli.bench:run_leaderboard",
         "check submissions and rank them, as a static site",
     ),

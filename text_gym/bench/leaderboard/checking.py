@@ -36,7 +36,7 @@ from .submission import (
     ROWS,
     SUBMISSION,
     VALIDATION,
-    check_finite,
+    check_cell_numbers,
     summarised,
 )
 
@@ -258,7 +258,7 @@ def _check_reward(folder: Path, content: Mapping[str, Any]) -> None:
 def _read_cell(file: Path, content: Mapping[str, Any]) -> CellResult:
     """Read a cell and check that its row is the end of its curve."""
     found = read_object(file)
-    check_finite(found, str(file))
+    check_cell_numbers(found, str(file))
     cell = CellResult(found["row"], found["curve"], found["samples"])
     row, curve, contest = cell.row, cell.curve, content["contest"]
     if row["task"] != contest["task"] or row["design"] != content["design"]["name"]:

@@ -184,7 +184,7 @@ def summarised(config: Mapping[str, Any], cells: Sequence[CellResult]) -> dict[s
     }
 
 
-def check_finite(content: Mapping[str, Any], where: str) -> None:
+def check_cell_numbers(content: Mapping[str, Any], where: str) -> None:
     """Check that a cell's numbers that count are numbers, and finite.
 
     Raises:
@@ -227,7 +227,7 @@ def _cells_of(run: Path, config: Mapping[str, Any], design: str) -> dict[str, di
         try:
             if content["row"]["design"] != design or not is_current(content, config):
                 continue
-            check_finite(content, str(file))
+            check_cell_numbers(content, str(file))
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{file} is no cell of a benchmark ({error!r}); delete it and run it again"

@@ -238,7 +238,7 @@ def read_submit(argv: list[str]) -> tuple[SubmitOptions]:
     return (options,)
 
 
-def read_leaderboard(argv: list[str]) -> tuple[LeaderboardOptions]:
+def read_leaderboard_options(argv: list[str]) -> tuple[LeaderboardOptions]:
     """Options of `text-gym bench leaderboard`."""
     (options,) = parse("bench leaderboard", argv, LeaderboardOptions)
     if not options.folders:
