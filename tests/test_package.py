@@ -38,6 +38,7 @@ OPTIONAL = {
     "datasets",
     "sb3_contrib",
     "torchrl",
+    "verifiers",
     "tianshou",
     "ray",
     "trl",

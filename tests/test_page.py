@@ -1,7 +1,9 @@
-"""The labelling page in a real browser: keyboard, network loss, double clicks, tabs, hostile texts."""
+"""The pages to label at and to play the user at, in a real browser: keyboard, network, hostile texts."""
 
 from __future__ import annotations
 
+import io
+import json
 import random
 import shutil
 import threading
@@ -12,10 +14,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.page_tools import GOOD, ratings, served
+from text_gym import load_task
+from text_gym.agents import Policy
+from text_gym.cli.options.play import PlayOptions
+from text_gym.cli.play.page import TalkPage
+from text_gym.cli.play.user import talk
 from text_gym.errors import RaterLeftError
 from text_gym.reward_models import LabelStore
 from text_gym.reward_models.labels.questions import PREFERENCE, LabelCriterion, Question
 from text_gym.reward_models.page.page import LabelPage
+from text_gym.utils.terminal import SafeConsole
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -559,3 +567,85 @@ def test_markup_is_never_executed_all_night(
 ) -> None:
     check_payloads(context, tmp_path, 2000, seed=1)
     tried("markup in prompts and answers is text on the labelling page and runs nothing", 2000, "payloads")
+
+
+# A person plays the user
+
+
+def test_guess_is_played_to_its_end_on_the_page(context: BrowserContext, tmp_path: Path) -> None:
+    tokens, out = load_task("guess").tokenizer, tmp_path / "talks.jsonl"
+    Policy.new(tokens, layers=1, width=16, heads=2, context=160, device="cpu").save(tmp_path / "guess")
+    options = PlayOptions("guess", "user", str(tmp_path / "guess"), out=str(out), device="cpu")
+    links: list[str] = []
+    counts: list[int] = []
+    console = io.StringIO()
+
+    def play() -> None:
+        with TalkPage(SafeConsole(file=console, width=200), port=0, say=links.append) as served_page:
+            links.append(links[0])
+            counts.append(talk(options, served_page.person))
+
+    playing = threading.Thread(target=play, daemon=True)
+    playing.start()
+    page = context.new_page()
+    page.on("dialog", lambda dialog: dialog.accept())
+    while len(links) < 2:
+        page.wait_for_timeout(5)
+    page.goto(links[0])
+    page.wait_for_selector("#say:not([hidden])")
+    assert "number = " in (page.locator("#talk .known").text_content() or "")
+    page.keyboard.type("zebra")  # the input has the focus
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#problem:has-text(\"'z' is not in the vocabulary\")")
+    assert page.locator("#line").input_value() == "zebra"  # to be mended
+    page.locator("#line").fill("<")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".turn:nth-of-type(5)")
+    page.wait_for_selector("#say:not([hidden])")
+    page.keyboard.type("=")
+    page.locator("#end").click()
+    page.wait_for_selector("#talk .over")
+    (row,) = [json.loads(line) for line in out.read_text().splitlines()]  # on the disk already
+    assert [t["said"] for t in row["turns"] if t["role"] == "user"] == ["<", "="]
+    assert f"reward {row['reward']:.3f}" in (page.locator("#talk .over").text_content() or "")
+    turns = page.locator("#talk .turn").all_inner_texts()[1:]  # after the prompt
+    assert [t.split("\n")[-1] for t in turns] == [t["said"].strip() for t in row["turns"]]
+    page.wait_for_selector("#next:not([hidden])")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#say:not([hidden])")
+    page.locator("#leave").click()
+    page.wait_for_selector("#state:has-text('the one in the middle is dropped')")
+    playing.join(10)
+    assert counts == [1]
+    assert len(out.read_text().splitlines()) == 1
+    assert "the one in the middle is dropped" in console.getvalue()
+
+
+def check_talk_payloads(context: BrowserContext, count: int, seed: int) -> None:
+    links: list[str] = []
+    with TalkPage(SafeConsole(file=io.StringIO()), port=0, say=links.append) as talk_page:
+        person, desk = talk_page.person, talk_page.desk
+        texts = payloads(count, seed)
+        for i, text in enumerate(texts):
+            person.show(text, text) if i % 2 else person.say(text, "known")
+        person.say(texts[0], "problem")
+        threading.Thread(target=desk.wait, daemon=True).start()
+        page = context.new_page()
+        alerts: list[object] = []
+        page.on("dialog", lambda dialog: alerts.append(dialog))
+        page.goto(links[0])
+        page.wait_for_selector("#say:not([hidden])")
+        assert page.locator("#problem").text_content()
+        assert page.locator("#talk > li").count() == count
+        person.end(texts[1])
+        page.wait_for_selector("#say", state="hidden")
+        assert page.locator("#state").text_content()
+        kinds = page.evaluate("[...new Set([...document.querySelectorAll('main *')].map(e => e.localName))]")
+        assert not set(kinds) & {"script", "img", "svg", "iframe", "a", "style", "object", "meta", "math"}
+        assert page.evaluate("window.executed") is None
+        assert alerts == []
+        page.close()
+
+
+def test_markup_that_a_policy_says_is_never_executed(context: BrowserContext) -> None:
+    check_talk_payloads(context, 50, seed=2)

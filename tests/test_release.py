@@ -52,7 +52,7 @@ def test_all_say_one_version() -> None:
 
 def test_every_package_of_the_repository_is_listed() -> None:
     """An sdist and a checkout without links have the same packages as this one."""
-    program = "import setuptools; setuptools.setup = lambda packages: print(*packages); import setup"
+    program = "import setuptools; setuptools.setup = lambda packages, **_: print(*packages); import setup"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False
     )

@@ -8,52 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, TypeAlias
+from types import FrameType
+from typing import Any
 
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
-from starlette.routing import Route, Router
-from starlette.types import Scope
-
-from text_gym.errors import ConfigError, LabelError, NotSavedError, RaterLeftError, TextGymError, excerpt
+from text_gym.errors import ConfigError, LabelError, RaterLeftError, excerpt
 from text_gym.reward_models.labels.rows import Item
 from text_gym.reward_models.labels.store import LabelStore
 
-from .security import Access, Guard, Session
-from .server import ServerThread, listen, names_of
+from .security import Session
 from .shown import shown_part, shown_question
+from .site import PORT, STATIC, RefusedError, Site
 
-PORT = 8765
 LEASE = 180.0  # seconds; an open page renews its lease, so a closed page soon frees its question
 _NAME = 80  # characters of a rater's name
 _LONG = 1e9  # more seconds than anybody spends on an answer
 _KEY = 64  # characters of an answer's key
 _FILES = {
-    "/": ("index.html", "text/html"),
-    "/page.js": ("page.js", "text/javascript"),
-    "/post.js": ("post.js", "text/javascript"),
-    "/style.css": ("style.css", "text/css"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
+    "/": STATIC / "index.html",
+    **{f"/{name}": STATIC / name for name in ("base.js", "page.js", "post.js", "style.css", "icon.svg")},
 }
-_Call: TypeAlias = "Callable[[dict[str, Any], Session], dict[str, Any]]"
 
 
-class _RefusedError(Exception):
-    """A request that cannot be served, with the HTTP status that says so."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class LabelPage:
+class LabelPage(Site):
     """The page of one label store, as a context: it is served, in threads, from entering to leaving.
 
     Args:
@@ -88,25 +67,10 @@ class LabelPage:
         for rater in self.raters:
             if not _is_name(rater, _NAME):
                 raise ConfigError(f"rater {excerpt(rater)}: a name has 1 to {_NAME} printable characters")
-        listening = listen(host, port, expose)
-        self.port = int(listening.getsockname()[1])
-        self.hosts = names_of(listening, names)
-        self._say = (lambda link: print(f"Open in a browser: {link}", flush=True)) if say is None else say
-        self._access = Access()
+        calls = (self.hello, self.next, self.answer, self.undo, self.text, self.end)
+        super().__init__(_FILES, calls, host=host, port=port, names=names, expose=expose, say=say)
         self._among: Collection[str] | None = () if live else None
         self._saved, self._left = threading.Event(), threading.Event()
-        self._cookie = f"text_gym_{self.port}"
-        self._guard = Guard(self._routes(), self._access, self.hosts, self._cookie)
-        self._server = ServerThread(self._guard, listening)
-
-    def __enter__(self) -> LabelPage:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def start(self) -> None:
         """Start serving and announce the first link, or one for each rater."""
@@ -118,19 +82,6 @@ class LabelPage:
         """Stop serving; acknowledged answers are on the disk, and open pages keep the rest."""
         self._left.set()
         self._server.close()
-
-    def new_link(self, rater: str = "", host: bool = False) -> str:
-        """Make a link that admits one browser, once.
-
-        Args:
-            rater: The only name that it can answer under; what other browsers had of it ends.
-            host: It can end the training.
-        """
-        return f"http://{self.hosts[0]}/login?token={self._access.new_link(rater, host)}"
-
-    def _announce(self, rater: str, host: bool = False) -> None:
-        link = self.new_link(rater, host)
-        self._say(f"{rater}: {link}" if rater else link)
 
     def ask(self, among: Sequence[str]) -> None:
         """Show questions and wait until each has as many answers or skips as it needs.
@@ -166,32 +117,6 @@ class LabelPage:
 
     # Requests
 
-    def _routes(self) -> Router:
-        calls = (self.hello, self.next, self.answer, self.undo, self.text, self.end)
-        folder = Path(__file__).parent / "static"
-        files = [_file(path, (folder / name).read_bytes(), kind) for path, (name, kind) in _FILES.items()]
-        own = [(c.__name__, _endpoint(c, lambda scope: self._guard.session(scope))) for c in calls]
-        api = [Route(f"/api/{name}", run, methods=["POST"]) for name, run in own]
-        return Router([*files, Route("/login", self._login, methods=["GET"]), *api], redirect_slashes=False)
-
-    async def _login(self, request: Request) -> Response:
-        if request.method != "GET":
-            return PlainTextResponse("method not allowed", 405)
-        before = self._guard.session(request.scope)
-        session = self._access.redeem(request.query_params.get("token", ""), before)
-        if session is None and before is None:
-            return PlainTextResponse(
-                "This link was used already, or is from before a restart. "
-                "Take the newest one from the terminal.",
-                403,
-            )
-        response = RedirectResponse("/", 303)
-        if session is not None:
-            cookie = session.token.decode()
-            response.set_cookie(self._cookie, cookie, path="/", httponly=True, samesite="strict")
-            self._announce(session.rater)
-        return response
-
     def hello(self, _: dict[str, Any], session: Session) -> dict[str, Any]:
         """Return what a page needs when it opens."""
         # A page keeps unsent answers per store, so that they never reach another store.
@@ -211,12 +136,12 @@ class LabelPage:
         rater, name, key = self._rater(data, session), _text(data, "item", 64), _text(data, "key", _KEY)
         seconds, skip, values = _seconds(data), data.get("skip", False), data.get("values")
         if not isinstance(skip, bool):
-            raise _RefusedError(400, "skip: true or false")
+            raise RefusedError(400, "skip: true or false")
         question = self._item(name).question
         try:
             checked = {} if skip else question.check(values)  # type: ignore[arg-type]
         except LabelError as error:
-            raise _RefusedError(400, str(error)) from error
+            raise RefusedError(400, str(error)) from error
         if skip:
             label = self.store.skip(name, rater, latency=seconds, key=key)
         else:
@@ -237,13 +162,13 @@ class LabelPage:
         number, start = _whole(data, "number"), _whole(data, "start")
         question = self._item(_text(data, "item", 64)).question
         if number > len(question.completions):
-            raise _RefusedError(404, "there is no such text")
+            raise RefusedError(404, "there is no such text")
         return shown_part(question, number, start)
 
     def end(self, _: dict[str, Any], session: Session) -> dict[str, Any]:
         """End a training that waits for answers: it saves and stops. Only the host can."""
         if not (self.live and session.host):
-            raise _RefusedError(403, "only the host can end a training, and only a training can be ended")
+            raise RefusedError(403, "only the host can end a training, and only a training can be ended")
         self._left.set()
         self._saved.set()
         return {}
@@ -253,14 +178,14 @@ class LabelPage:
         name = _text(data, "rater", _NAME)
         why_not = self._access.why_not(session, name)
         if why_not:
-            raise _RefusedError(403, why_not)
+            raise RefusedError(403, why_not)
         return name
 
     def _item(self, name: str) -> Item:
         try:
             return self.store.item(name)
         except LabelError as error:
-            raise _RefusedError(404, str(error)) from error
+            raise RefusedError(404, str(error)) from error
 
     def _state(self, rater: str, item: Item | None) -> dict[str, Any]:
         progress = self.store.progress(rater, self._among)
@@ -271,7 +196,7 @@ class LabelPage:
 def _text(data: dict[str, Any], name: str, longest: int) -> str:
     value = data.get(name)
     if not isinstance(value, str) or not _is_name(value, longest):
-        raise _RefusedError(400, f"{name}: a text of 1 to {longest} printable characters")
+        raise RefusedError(400, f"{name}: a text of 1 to {longest} printable characters")
     return value
 
 
@@ -283,52 +208,14 @@ def _seconds(data: dict[str, Any]) -> float:
     value = data.get("seconds")
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < _LONG:
         return float(value)
-    raise _RefusedError(400, "seconds: a number from 0")
+    raise RefusedError(400, "seconds: a number from 0")
 
 
 def _whole(data: dict[str, Any], name: str) -> int:
     value = data.get(name)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53:
         return value
-    raise _RefusedError(400, f"{name}: a whole number from 0")
-
-
-def _file(path: str, content: bytes, kind: str) -> Route:
-    async def serve(_: Request) -> Response:
-        return Response(content, media_type=kind)
-
-    return Route(path, serve, methods=["GET"])
-
-
-def _endpoint(call: _Call, session_of: Callable[[Scope], Session | None]) -> Callable[[Request], Any]:
-    async def endpoint(request: Request) -> Response:
-        session = session_of(request.scope)
-        if session is None:  # it ended since the guard looked
-            return PlainTextResponse("open the newest link from the terminal", 401)
-        status, content = await run_in_threadpool(_run, call, session, await request.body())
-        return Response(json.dumps(content), status, media_type="application/json")
-
-    return endpoint
-
-
-def _run(call: _Call, session: Session, body: bytes) -> tuple[int, dict[str, Any]]:
-    """Handle a request's body and return the reply's status and content."""
-    try:
-        data = json.loads(body)
-        if not isinstance(data, dict):
-            raise ValueError
-    except (ValueError, RecursionError):
-        return 400, {"error": "not a JSON object"}
-    try:
-        return 200, call(data, session)
-    except _RefusedError as error:
-        return error.status, {"error": str(error)}
-    except LabelError as error:  # answered already
-        return 409, {"error": str(error)}
-    except NotSavedError as error:
-        return 503, {"error": str(error)}
-    except TextGymError as error:
-        return 500, {"error": str(error)}
+    raise RefusedError(400, f"{name}: a whole number from 0")
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ TALK, BATCH = "text_gym/envs/conversation.py", "text_gym/envs/episode_batch.py"
 ROLLOUT, PLAY = "agents/sampling/rollout.py", "agents/sampling/dialogue.py"
 LABELS, PERSON = "reward_models/labels/", "text_gym/bridges/person.py"
 OF_LABELS, OF_PERSON = "tests/reward_models/labels/", "tests/bridges/test_person.py::test_"
+TALK_PAGE, OF_TALK_PAGE = "text_gym/cli/play/page.py", "tests/cli/play/test_page.py::test_"
 OF_TALK = "tests/envs/test_conversation.py::test_"
 OF_PLAY = "tests/agents/sampling/test_dialogue.py::test_"
 
@@ -221,5 +222,26 @@ MUTANTS = [
         "            self.left = True\n",
         "",
         (OF_PERSON + "whoever_left_is_not_asked_again",),
+    ),
+    Mutant(
+        "line-answers-whatever-is-asked",
+        TALK_PAGE,
+        "if not self._asking or number != self._number or",
+        "if not self._asking or",
+        (OF_TALK_PAGE + "a_line_answers_only_the_question_that_is_asked",),
+    ),
+    Mutant(
+        "closed-page-comes-back-with-a-late-request",
+        TALK_PAGE,
+        "            if tab not in self._closed:\n",
+        "            if tab:\n",
+        (OF_TALK_PAGE + "a_page_that_is_closed_is_left_and_one_loaded_anew_is_not",),
+    ),
+    Mutant(
+        "turns-as-markup",
+        "text_gym/cli/play/talk.js",
+        '  item.append(element("p", row.text));\n',
+        '  item.append(element("p"));\n  item.lastElementChild.innerHTML = row.text;\n',
+        ("tests/test_page.py::test_markup_that_a_policy_says_is_never_executed",),
     ),
 ]

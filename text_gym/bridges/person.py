@@ -1,12 +1,14 @@
 """A person as respondent: reads what the agent said on a console, and types the reply.
 
-Who the agent is, and what becomes of a finished conversation, is the caller's business.
+Another place to sit at is a subclass that reads and shows elsewhere. Who the agent is, and what becomes of a
+finished conversation, is the caller's business.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Literal, TypeAlias
 
 import numpy as np
 from rich.console import Console
@@ -27,6 +29,8 @@ HELP = """\
   :help         this help
   :quit         leave; so do Escape and Enter, Ctrl-D and Ctrl-C"""
 _SHOWN = 4_000  # characters of a turn
+Tone: TypeAlias = Literal["", "known", "problem", "over", "saved"]
+_STYLES: dict[Tone, str] = {"": "", "known": "dim", "problem": "yellow", "over": "bold", "saved": "green"}
 
 
 class PersonRespondent:
@@ -58,6 +62,8 @@ class PersonRespondent:
     'well ? yes'
     """
 
+    help = HELP
+
     def __init__(self, lines: Iterator[str], console: Console, task: Respondent | None = None) -> None:
         self.lines, self.console, self.task = lines, console, task
         self.room: int | None = None
@@ -88,9 +94,28 @@ class PersonRespondent:
             raise RaterLeftError("the person left in the middle of the conversation")
         return line
 
-    def say(self, text: str, style: str = "") -> None:
+    def begin(self, about: str, task: Respondent | None) -> None:
+        """Greet the person, who from now on sits in the place of this respondent."""
+        self.task = task
+        self.say(f"{about}\n{self.help}")
+
+    def pause(self) -> None:
+        """Let the person read how a conversation ended; a console goes on at once.
+
+        Raises:
+            RaterLeftError: The person left.
+        """
+
+    def end(self, text: str) -> None:
+        """Show the last line of the sitting."""
+        self.say(text)
+
+    def say(self, text: str, tone: Tone = "") -> None:
         """Show a line of our own."""
-        self.console.print(Text(harmless(text, newlines=True), style=style))
+        self.console.print(Text(harmless(text, newlines=True), style=_STYLES[tone]))
+
+    def heard(self, role: str, text: str) -> None:
+        """Show what the person said, once it is taken; on a console it stands there already."""
 
     def show(self, role: str, text: str) -> None:
         """Show a turn."""
@@ -108,20 +133,22 @@ class PersonRespondent:
             ends = command == ":end"
             text = rest.strip() if ends else line.strip()
             if command == ":help":
-                self.say(HELP)
+                self.say(self.help)
                 continue
             if own is None and self.task is not None:
                 (own,) = self.task.respond([episode], [generator])
             if command == ":task" and own is not None:
+                self.heard(own.role, _text_of(own, episode))
                 return own
             if command == ":task" or (command.startswith(":") and not ends):
-                self.say(f"{command}: no such command here; :help shows them", "yellow")
+                self.say(f"{command}: no such command here; :help shows them", "problem")
                 continue
             reply = _placed(text, own, ends, episode)
             problem = self._problem(text, reply, episode)
             if problem is None:
+                self.heard(reply.role, text)
                 return reply
-            self.say(problem, "yellow")
+            self.say(problem, "problem")
 
     def _show_turn(self, episode: Episode) -> None:
         """Show the agent's turn, and before its first one what the conversation is about."""
@@ -129,7 +156,7 @@ class PersonRespondent:
             for role, text in episode.prompt.talk:
                 self.show("prompt" if not episode.prompt.messages else role, text)
             for name, value in episode.prompt.columns.items():
-                self.say(f"you know: {harmless(str(name))} = {harmless(str(value), limit=200)}", "dim")
+                self.say(f"you know: {harmless(str(name))} = {harmless(str(value), limit=200)}", "known")
         self.show(*episode.talk[-1])
 
     def _problem(self, text: str, reply: Reply, episode: Episode) -> str | None:
@@ -158,9 +185,13 @@ def _placed(text: str, own: Reply | None, ends: bool, episode: Episode) -> Reply
     """Make a reply of what was typed, with the white space around it that the task's own replies have."""
     if own is None:
         return Reply(text, ends=ends)
-    model = own.text if isinstance(own.text, str) else episode.tokenizer.decode(list(own.text))
+    model = _text_of(own, episode)
     words = model.strip()
     if text == words and not ends:
         return own
     before, _, after = model.partition(words) if words else ("", "", "")
     return Reply(f"{before}{text}{after}" if text else "", ends=ends, role=own.role)
+
+
+def _text_of(reply: Reply, episode: Episode) -> str:
+    return reply.text if isinstance(reply.text, str) else episode.tokenizer.decode(list(reply.text))

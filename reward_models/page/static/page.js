@@ -2,7 +2,6 @@
 // It decides nothing: the server says what is asked next, and only the server's reply makes an answer "saved".
 "use strict";
 
-const $ = (id) => document.getElementById(id);
 const QUIET = 250; // ms after a question appears in which input is left alone: it was meant for the one before
 const HEARTBEAT = 30000; // ms; renews the question's lease
 const ARROWS = { ArrowLeft: "left", ArrowRight: "right", ArrowUp: "up", ArrowDown: "down" };
@@ -31,13 +30,6 @@ let shownAt = 0;
 let progress = { mine: 0, left: 0, all: 0 };
 let resting = false; // nothing to answer, looking from time to time
 let polling = 0; // that look's timer
-
-function element(tag, text = "", classes = "") {
-  const made = document.createElement(tag);
-  if (text) made.textContent = text;
-  if (classes) made.className = classes;
-  return made;
-}
 
 function trouble(text) {
   if ($("trouble-text").textContent !== text) $("trouble-text").textContent = text;
@@ -375,14 +367,6 @@ async function begin(name) {
   await next(await deliverKept());
 }
 
-function theme(chosen) {
-  if (chosen === "auto") delete document.documentElement.dataset.theme;
-  else document.documentElement.dataset.theme = chosen;
-  $("theme").textContent = { auto: "Auto", light: "Light", dark: "Dark" }[chosen];
-  $("theme").setAttribute("aria-label", `Colours: ${chosen}`);
-  kept.set("text-gym/theme", chosen);
-}
-
 async function end() {
   if (!window.confirm("Stop the training? It is saved, and so are all answers.")) return;
   $("help").close();
@@ -399,9 +383,6 @@ function listen() {
   $("end").addEventListener("click", end);
   $("retry").addEventListener("click", () => { wake(); refresh(); });
   $("who").addEventListener("click", () => { if (!only && (!busy || !question)) signIn(); });
-  $("theme").addEventListener("click", () => {
-    theme({ auto: "light", light: "dark", dark: "auto" }[kept.get("text-gym/theme")] || "auto");
-  });
   $("sign-in").addEventListener("submit", (event) => {
     event.preventDefault();
     const name = $("name").value.replace(/\p{C}/gu, "").trim();
@@ -413,7 +394,7 @@ function listen() {
 }
 
 async function start() {
-  theme(kept.get("text-gym/theme") || "auto");
+  offerTheme();
   $("guidelines").open = window.matchMedia("(min-width: 55rem)").matches;
   $("keys").replaceChildren(...KEYS.flatMap(([keys, what]) => {
     const term = element("dt");

@@ -9,20 +9,6 @@ const RESTARTED = "The server was started anew: open the newest link from its te
 let store = ""; // which label store the server has
 let wake = () => {};
 
-// Small things kept in the browser. Where that is forbidden, they last as long as the page.
-
-function keeper(name) {
-  const memory = new Map();
-  const run = (use, otherwise) => { try { return use(window[name]); } catch { return otherwise(); } };
-  return {
-    get: (k) => run((s) => s.getItem(k), () => null) ?? memory.get(k) ?? null,
-    set: (k, v) => { memory.set(k, v); run((s) => s.setItem(k, v), () => null); },
-    remove: (k) => { memory.delete(k); run((s) => s.removeItem(k), () => null); },
-    keys: () => [...new Set([...memory.keys(), ...run((s) => Object.keys(s), () => [])])],
-  };
-}
-const kept = keeper("localStorage");
-const draft = keeper("sessionStorage");
 const tabs = "BroadcastChannel" in window ? new BroadcastChannel("text-gym") : null;
 
 const randomKey = () =>

@@ -14,6 +14,7 @@ from tests.rater_terminal import RaterTerminal, screen
 from tests.test_chat import tokenizer
 from text_gym import load_task
 from text_gym.agents import Policy
+from text_gym.bridges.person import PersonRespondent
 from text_gym.cli.main import main
 from text_gym.cli.options.play import PlayOptions, read_play
 from text_gym.cli.play.user import talk
@@ -36,7 +37,7 @@ def hold(folder: Path, *typed: str, policy: str = "chatml", **options: Any) -> t
     """The number of conversations, and what the console showed."""
     out = io.StringIO()
     wanted = PlayOptions(player="user", policy=str(folder / policy), device="cpu", **options)
-    return talk(wanted, SafeConsole(file=out, width=100), iter(typed)), out.getvalue()
+    return talk(wanted, PersonRespondent(iter(typed), SafeConsole(file=out, width=100))), out.getvalue()
 
 
 def rows_of(file: Path) -> list[dict[str, Any]]:
@@ -84,7 +85,7 @@ def test_who_cannot_be_talked_to_is_named(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"nobody answers in task 'reverse'.*guess, mastermind"):
         hold(folder, "Hi", task="reverse")
     with pytest.raises(ConfigError, match="task 'guess' ships no policy; pass --policy"):
-        talk(PlayOptions(player="user", task="guess"), SafeConsole(file=io.StringIO()), iter(()))
+        talk(PlayOptions(player="user", task="guess"), PersonRespondent(iter(()), SafeConsole()))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant
 
 _PAGE, _SECURITY = "reward_models/page/page.py", "reward_models/page/security.py"
+_SITE = "reward_models/page/site.py"
 _SERVER, _SITTING = "reward_models/page/server.py", "reward_models/page/sitting.py"
 _SHOWN, _JS, _POST = (
     "reward_models/page/shown.py",
@@ -92,7 +93,7 @@ MUTANTS = [
     ),
     Mutant(
         "cookie-for-scripts",
-        _PAGE,
+        _SITE,
         'httponly=True, samesite="strict")',
         'httponly=False, samesite="strict")',
         _by(
@@ -166,7 +167,7 @@ MUTANTS = [
     ),
     Mutant(
         "not-saved-is-told-as-saved",
-        _PAGE,
+        _SITE,
         "    except NotSavedError as error:\n        return 503,",
         "    except NotSavedError as error:\n        return 200,",
         _by("reward_models/page/test_page.py::test_a_full_disk_is_told_and_the_answer_can_be_sent_again"),

@@ -86,7 +86,8 @@ def test_bad_settings_leave_no_server_behind(tmp_path: Path) -> None:
 def test_without_the_web_server_one_is_told_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "text_gym.reward_models.page.page", raising=False)
+    for module in ("page", "site"):
+        monkeypatch.delitem(sys.modules, f"text_gym.reward_models.page.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "starlette.concurrency", None)
     with (
         LabelStore(tmp_path / "labels.db") as store,

@@ -25,6 +25,8 @@ class PlayOptions:
             1024 without one.
         temperature: The policy's logits are divided by it.
         out: JSON-lines file that each finished conversation is added to, e.g. for `text-gym label --data`.
+        web: With --as user, answer on a page in the browser, which only this computer can reach.
+        port: Port of the page; 0 takes any that is free.
         seed: Of the environment, and of the policy's noise.
         device: auto, cpu, cuda, cuda:1.
     """
@@ -36,6 +38,8 @@ class PlayOptions:
     max_tokens: int | None = None
     temperature: float = 1.0
     out: str | None = None
+    web: bool = False
+    port: int = 8765
     seed: int = 0
     device: str = "auto"
 
@@ -57,6 +61,8 @@ def read_play(argv: list[str]) -> tuple[PlayOptions]:
             if getattr(options, name) is not None:
                 option = name.replace("_", "-")
                 raise ConfigError(f"--{option} is of a policy that plays the agent; pass --as user too")
+        if options.web:
+            raise ConfigError("--web is of a person who plays the user; pass --as user too")
         return (options,)
     if options.task is None and options.policy is None:
         raise ConfigError(

@@ -1,17 +1,16 @@
-"""`text-gym play --as user`: a policy plays the agent, and a person at the console answers it."""
+"""`text-gym play --as user`: a policy plays the agent, and a person at the console or page answers it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
 
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.sampling.sampler import Sampling, rollout
-from text_gym.bridges.person import HELP, PersonRespondent
+from text_gym.bridges.person import PersonRespondent
 from text_gym.chat import with_system
 from text_gym.cli.options.play import PlayOptions
 from text_gym.envs.vector import TextVectorEnv
@@ -22,24 +21,49 @@ from text_gym.tasks.task import Task, env_ids, load_task
 from text_gym.transcripts import write_transcripts
 from text_gym.utils.terminal import SafeConsole, typed_lines
 
+if TYPE_CHECKING:
+    from .page import TalkPage
+
 _TOKENS = 1024  # that the policy writes in a talk without a task, where nobody says another number
 
 
 def run_talk(options: PlayOptions) -> int:
     """Run `text-gym play --as user`."""
-    talk(options, SafeConsole(), typed_lines())
+    if not options.web:
+        talk(options, PersonRespondent(typed_lines(), SafeConsole()))
+        return 0
+    with make_talk_page(options) as page:
+        talk(options, page.person)
     return 0
 
 
-def talk(options: PlayOptions, console: Console, lines: Iterator[str]) -> int:
+def make_talk_page(options: PlayOptions, **settings: Any) -> TalkPage:
+    """Make the page of `--web` without serving it yet.
+
+    Args:
+        options: Its port.
+        settings: Further arguments of `TalkPage`.
+
+    Raises:
+        ConfigError: The web server is not installed, or the port is not to be had.
+    """
+    try:
+        from text_gym.cli.play.page import TalkPage
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the page needs {error.name}; install it with: pip install starlette uvicorn"
+        ) from error
+    return TalkPage(SafeConsole(), port=options.port, **settings)
+
+
+def talk(options: PlayOptions, person: PersonRespondent) -> int:
     """Play conversations with a policy until the person leaves.
 
     A conversation in whose middle the person leaves is over, and kept nowhere.
 
     Args:
         options: Whose turn it is to be.
-        console: Where conversations are shown.
-        lines: What the person types, without line ends.
+        person: Who answers it.
 
     Returns:
         The number of conversations that came to their end.
@@ -65,9 +89,8 @@ def talk(options: PlayOptions, console: Console, lines: Iterator[str]) -> int:
             f"{place} is no chat model: it has no chat template that says where its turns end. Pass --task, "
             "or a chat model (often called -Instruct or -it)"
         )
-    person = PersonRespondent(lines, console, None if task is None else task.respondent)
-    person.say(f"You are the user; the policy is {place}.\n{HELP}")
-    finished = 0
+    person.begin(f"You are the user; the policy is {place}.", None if task is None else task.respondent)
+    finished, midway = 0, False
     try:
         while True:
             env = (
@@ -75,7 +98,7 @@ def talk(options: PlayOptions, console: Console, lines: Iterator[str]) -> int:
                 if task is None
                 else _of_task(options, policy, task, person)
             )
-            person.room = env.batch.room
+            person.room, midway = env.batch.room, True
             played = rollout(
                 policy,
                 env,
@@ -83,13 +106,16 @@ def talk(options: PlayOptions, console: Console, lines: Iterator[str]) -> int:
                 seed=options.seed + (0 if task is not None else finished),
                 sampling=Sampling(options.temperature),
             )
-            finished += 1
             _end(options, person, played)
+            finished, midway = finished + 1, False
+            if task is not None:
+                person.pause()
     except (RaterLeftError, KeyboardInterrupt, RespondentError) as error:
         if isinstance(error, RespondentError) and not isinstance(error.__cause__, RaterLeftError):
             raise
     kept = f", all of them in {options.out}" if options.out and finished else ""
-    person.say(f"\nyou left; conversations that came to their end: {finished}{kept}")
+    dropped = "; the one in the middle is dropped" if midway else ""
+    person.end(f"\nyou left; conversations that came to their end: {finished}{kept}{dropped}")
     return finished
 
 
@@ -118,9 +144,10 @@ def _free_talk(options: PlayOptions, policy: Policy, person: PersonRespondent) -
     while True:
         text = person.read().strip()
         if text == ":help" or not text or text.startswith(":") or not text.isprintable() or "\ufffd" in text:
-            person.say(
-                HELP if text == ":help" else "type what you say first; :help shows the commands", "yellow"
-            )
+            if text == ":help":
+                person.say(person.help)
+            else:
+                person.say("type what you say first; :help shows the commands", "problem")
             continue
         messages = with_system([{"role": "user", "content": text}], options.system)
         try:
@@ -130,11 +157,12 @@ def _free_talk(options: PlayOptions, policy: Policy, person: PersonRespondent) -
             Prompt.from_messages(
                 [{"role": "user", "content": "Hi."}], policy.tokenizer
             )  # raises if always so
-            person.say(f"that message cannot be used: {error}", "yellow")
+            person.say(f"that message cannot be used: {error}", "problem")
             continue
         if length + 2 <= context:
             break
-        person.say(f"that message is too long for the context: {length} tokens of {context}", "yellow")
+        person.say(f"that message is too long for the context: {length} tokens of {context}", "problem")
+    person.heard("user", text)
     return TextVectorEnv(
         [prompt],
         policy.tokenizer,
@@ -147,21 +175,21 @@ def _free_talk(options: PlayOptions, policy: Policy, person: PersonRespondent) -
 
 
 def _end(options: PlayOptions, person: PersonRespondent, played: Rollout) -> None:
-    """Show how a conversation ended, and keep it."""
+    """Keep a conversation, and then show how it ended."""
     (episode,) = played.episodes
     if episode.turns[-1].role == "assistant":
         person.show(*episode.talk[-1])  # nobody was asked about it
     reasons = {"eos": "the policy ended it", "length": "it is at its limit", "reply": "the reply ended it"}
     reward = float(played.scores.totals[0])
     worth = "" if options.task is None else f"; reward {reward:.3f}"
-    person.say(
-        f"the conversation is over: {reasons.get(episode.finish_reason or '', 'it stopped')}{worth}", "bold"
-    )
-    if options.out is None:
-        return
     rewards: Sequence[float] | None = None if options.task is None else [reward]
-    try:
-        write_transcripts(options.out, [episode], rewards, append=True)
-    except OSError as error:
-        raise DataError(f"{options.out}: the conversation was not written ({error})") from error
-    person.say(f"saved in {options.out}", "green")
+    if options.out is not None:
+        try:
+            write_transcripts(options.out, [episode], rewards, append=True)
+        except OSError as error:
+            raise DataError(f"{options.out}: the conversation was not written ({error})") from error
+    person.say(
+        f"the conversation is over: {reasons.get(episode.finish_reason or '', 'it stopped')}{worth}", "over"
+    )
+    if options.out is not None:
+        person.say(f"saved in {options.out}", "saved")
