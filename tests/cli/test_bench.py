@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.bench_submissions import write_run
 from text_gym.bench import DESIGNS
 from text_gym.cli import bench as commands
 from text_gym.cli.main import main
@@ -72,3 +73,16 @@ def test_mistakes_are_told_before_anything_is_done(
     assert main(["bench", "rewards", "--out", str(tmp_path / "out"), *words]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_submissions_are_made_and_ranked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, out, site = write_run(tmp_path / "run"), tmp_path / "mine", tmp_path / "site"
+    words = ["--design", "hackable", "--author", "Ann", "--name", "warm", "--skip-validation"]
+    assert main(["bench", "submit", str(run), *words, "--out", str(out)]) == 0
+    assert main(["bench", "leaderboard", str(out), str(run), "--out", str(site)]) == 0
+    shown = capsys.readouterr().out
+    assert "Hacked." in shown
+    assert "rejected" in shown
+    assert (site / "index.html").is_file()
+    assert main(["bench", "leaderboard", str(run), "--out", str(site)]) == 2
+    assert "none of 1 submissions" in capsys.readouterr().err

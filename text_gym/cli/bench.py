@@ -1,4 +1,4 @@
-"""The commands `text-gym bench rewards` and `text-gym bench agents`: their options, and nothing else."""
+"""The commands of `text-gym bench`: their options and what they print, and nothing else."""
 
 from __future__ import annotations
 
@@ -10,9 +10,20 @@ from rich.table import Table
 from rich.text import Text
 
 from text_gym.bench.analysis.compare import Comparison, compare
+from text_gym.bench.leaderboard.checking import read_submission
+from text_gym.bench.leaderboard.ranking import judge_submissions, rank_submissions
+from text_gym.bench.leaderboard.site import write_site
+from text_gym.bench.leaderboard.submission import Entrant, write_submission
 from text_gym.bench.matrix.designs import DESIGNS
 from text_gym.bench.matrix.matrix import bench_agents, bench_rewards
-from text_gym.cli.options.bench import BenchAgentsOptions, BenchRewardsOptions, CompareOptions
+from text_gym.cli.options.bench import (
+    BenchAgentsOptions,
+    BenchRewardsOptions,
+    CompareOptions,
+    LeaderboardOptions,
+    SubmitOptions,
+)
+from text_gym.errors import DataError
 from text_gym.utils.display import harmless
 from text_gym.utils.interval import shown
 from text_gym.utils.json_files import write_json
@@ -65,6 +76,48 @@ def run_compare(options: CompareOptions) -> int:
     console.print(_notes(found), highlight=False, markup=False)
     if options.json is not None:
         write_json(options.json, found.summary())
+    return 0
+
+
+def run_submit(options: SubmitOptions) -> int:
+    """Run `text-gym bench submit`: make a submission, and check it as the leaderboard will."""
+    place = write_submission(
+        options.run,
+        options.design,
+        Entrant(options.name or options.design, options.author, options.note),
+        options.out,
+        reward=options.reward or "",
+        validate=not options.skip_validation,
+    )
+    submission = read_submission(place)
+    console = SafeConsole()
+    console.print(Text(harmless(f"{submission.summary['answer']} {submission.summary['statement']}")))
+    console.print(
+        Text(harmless(f"{place}: gold {shown(submission.gold, 3)}, manifest {submission.digest[:16]}"))
+    )
+    return 0
+
+
+def run_leaderboard(options: LeaderboardOptions) -> int:
+    """Run `text-gym bench leaderboard`: check, rank and write the site.
+
+    Raises:
+        DataError: No submission can take part.
+    """
+    accepted, rejected = judge_submissions(options.folders)
+    console = SafeConsole()
+    for refused in rejected:
+        console.print(Text(harmless(f"rejected {refused.folder}: {refused.reason}"), style="yellow"))
+    if not accepted:
+        raise DataError(f"none of {len(rejected)} submissions can be ranked; see the reasons above")
+    ranked = rank_submissions(accepted)
+    table = Table("rank", "reward", "gold at the end", "tied with", "what happened")
+    for entry in ranked:
+        own = entry.submission
+        cells = (str(entry.rank), own.name, shown(own.gold, 3), str(entry.tied), str(own.summary["answer"]))
+        table.add_row(*(Text(harmless(cell)) for cell in cells))
+    console.print(table)
+    console.print(Text(harmless(str(write_site(ranked, rejected, options.out)))))
     return 0
 
 

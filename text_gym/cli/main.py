@@ -109,6 +109,16 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "text_gym.cli.bench:run_compare",
         "tell whether one benchmark's results differ from another's",
     ),
+    "bench submit": (
+        "text_gym.cli.options.bench:read_submit",
+        "text_gym.cli.bench:run_submit",
+        "make a verifiable folder of one reward's results, for a leaderboard",
+    ),
+    "bench leaderboard": (
+        "text_gym.cli.options.bench:read_leaderboard_options",
+        "text_gym.cli.bench:run_leaderboard",
+        "check submissions and rank them, as a static site",
+    ),
     "check": (
         "text_gym.cli.options.check:read_check",
         "text_gym.cli.check:run_check",

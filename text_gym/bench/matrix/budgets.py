@@ -139,6 +139,18 @@ def plan_agents(
     return cells
 
 
+def budget_settings(budget: str, design: str) -> set[tuple[str, float | None]]:
+    """Return the optimisers and KL coefficients (None for best-of-n) by which a budget optimises a design."""
+    known = {name for sweep in SWEEPS[budget] for name in sweep.designs}
+    return {
+        (optimiser, beta)
+        for sweep in SWEEPS[budget]
+        if design in sweep.designs or (sweep.others and design not in known)
+        for optimiser in sweep.optimisers
+        for beta in ((None,) if optimiser == BEST_OF_N else sweep.kl_coefficients)
+    }
+
+
 def budgeted(budget: str) -> list[str]:
     """Return the names of the suite's designs that a budget includes."""
     return [name for name in DESIGNS if any(name in sweep.designs for sweep in SWEEPS[budget])]

@@ -182,3 +182,66 @@ def read_compare(argv: list[str]) -> tuple[CompareOptions]:
             )
     check_file("json", options.json)
     return (options,)
+
+
+@dataclass(frozen=True)
+class SubmitOptions:
+    """Make a submission to a leaderboard of one reward that a finished benchmark optimised.
+
+    One folder holds all there is: rows and curves, the reward's files, hashes, seeds, versions, the command
+    that does it again, and a report of `text-gym validate` (levels 0 to 2).
+
+    Args:
+        run: Folder of `text-gym bench rewards`.
+        design: Name of the reward there.
+        author: Whose it is.
+        out: Folder to write.
+        name: What the leaderboard calls it; the design's name if left out.
+        note: A few sentences on it.
+        reward: Where your reward is now, if not where the benchmark found it: file.py:function,
+            module:function or a folder.
+        skip_validation: Carry no report of `text-gym validate`.
+    """
+
+    run: Positional[str]
+    design: str
+    author: str
+    out: str
+    name: str | None = None
+    note: str = ""
+    reward: str | None = None
+    skip_validation: bool = False
+
+
+@dataclass(frozen=True)
+class LeaderboardOptions:
+    """Check submissions, rank them by gold after optimisation, and write a static site.
+
+    The first submission that is whole says how the others must be measured: same task, gold, optimisers,
+    budget, seeds and version of text-gym. The rejected are listed with the reason.
+
+    Args:
+        folders: Submissions of `text-gym bench submit`.
+        out: Folder of the site.
+    """
+
+    folders: Positional[tuple[str, ...]]
+    out: str = "leaderboard"
+
+
+def read_submit(argv: list[str]) -> tuple[SubmitOptions]:
+    """Options of `text-gym bench submit`."""
+    (options,) = parse("bench submit", argv, SubmitOptions)
+    if not Path(options.run).is_dir():
+        raise DataError(f"{options.run}: no such folder; pass that of `text-gym bench rewards`")
+    check_out_folder(options.out)
+    return (options,)
+
+
+def read_leaderboard_options(argv: list[str]) -> tuple[LeaderboardOptions]:
+    """Options of `text-gym bench leaderboard`."""
+    (options,) = parse("bench leaderboard", argv, LeaderboardOptions)
+    if not options.folders:
+        raise DataError("no submissions; pass the folders that `text-gym bench submit` made")
+    check_out_folder(options.out)
+    return (options,)

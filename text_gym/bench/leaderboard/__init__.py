@@ -1,0 +1,1 @@
+"""Submissions of rewards: one sealed folder each, checked and ranked as a static site."""
