@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from text_gym.errors import ConfigError
 from text_gym.models.cpu.fast_path import try_fast_path
 from text_gym.models.loading import check_tokenizer, load_into
+from text_gym.utils.sealed import remove_unfinished
 
 FILE = "value_head.safetensors"
 FOLDER = "value_head"
@@ -25,6 +26,7 @@ FOLDER = "value_head"
 def save_value_head(head: nn.Linear, folder: Path, fingerprint: str) -> None:
     """Write a value head into a policy's folder, with the fingerprint of the policy's tokenizer."""
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    remove_unfinished(folder / FOLDER)
     tensors = {name: tensor.contiguous() for name, tensor in head.state_dict().items()}
     save_file(tensors, folder / FOLDER / FILE, metadata={"tokenizer": fingerprint})
     (folder / FILE).unlink(missing_ok=True)  # where earlier versions wrote it

@@ -29,6 +29,7 @@ from text_gym.models.loading import (
 )
 from text_gym.models.runtime import check_finite, layers_in_training, on_host, upload
 from text_gym.tokenizer import PretrainedTokenizer, Tokenizer
+from text_gym.utils.sealed import remove_unfinished
 
 from .columns import ends_of, own_states
 from .heads import check_output_head, load_value_head, save_value_head
@@ -331,6 +332,7 @@ class Policy(nn.Module):
         """Write everything but the model: value head and tokenizer."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(folder)
         save_value_head(self.value_head, folder, self.tokenizer.fingerprint)
         if isinstance(self.tokenizer, PretrainedTokenizer):
             self.tokenizer.save(folder)

@@ -22,6 +22,7 @@ from text_gym.models.runtime import check_finite, upload
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import Rewards
 from text_gym.tokenizer import PretrainedTokenizer, Tokenizer
+from text_gym.utils.sealed import remove_unfinished
 
 from .backbones import (
     TEMPLATE,
@@ -360,6 +361,7 @@ class RewardModel(RewardSource):
             raise ConfigError(f"a {type(self.tokenizer).__name__} cannot be saved; use a PretrainedTokenizer")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(folder)
         with quietly():
             self.model.save_pretrained(folder)
         self.tokenizer.save(folder)

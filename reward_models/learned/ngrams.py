@@ -21,6 +21,7 @@ from text_gym.json_text import read_json
 from text_gym.reward_models.preferences.opinions import PreferencePair, Rating, split_within
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import Rewards
+from text_gym.utils.sealed import remove_unfinished
 
 from .configs import NgramConfig
 from .ngram_features import features, matrix, vocabulary_of
@@ -136,6 +137,7 @@ class NgramModel(RewardSource):
         write_settings(folder, "ngrams", {**content, "scales": self.scales.to_dict()})
         text = json.dumps(self.vocabulary, ensure_ascii=False, indent=0)
         (folder / "vocabulary.json").write_text(text + "\n", encoding="utf-8")
+        remove_unfinished(folder)
         save_file({"weights": self.weights, "intercept": self.intercept}, folder / "model.safetensors")
 
     def raw_scores(self, texts: Sequence[tuple[str, str]]) -> FloatArray:

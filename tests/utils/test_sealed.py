@@ -17,7 +17,14 @@ from hypothesis import strategies as st
 
 from text_gym.errors import CheckpointError, DamagedError
 from text_gym.utils import sealed
-from text_gym.utils.sealed import MANIFEST, check_sealed, read_about, write_atomic, write_sealed
+from text_gym.utils.sealed import (
+    MANIFEST,
+    check_sealed,
+    read_about,
+    remove_unfinished,
+    write_atomic,
+    write_sealed,
+)
 
 
 def filler(content: bytes) -> Callable[[Path], None]:
@@ -221,3 +228,26 @@ def test_as_on_windows_folders_cannot_be_opened(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(sealed, "os", SimpleNamespace(**{**vars(os), "open": no_folders}))
     with pytest.raises(PermissionError):  # what would happen if it did not look where it is
         sealed.sync_folder(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX limits")
+def test_what_a_killed_safetensors_leaves_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    """The names that it gives are seen, not assumed: a file is cut short by a limit on sizes."""
+    program = (
+        "import resource, signal, sys, numpy as np\n"
+        "from safetensors.numpy import save_file\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_DFL)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "save_file({'x': np.zeros(2**16)}, sys.argv[1] + '/model.safetensors')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, check=False)
+    assert done.returncode != 0
+    mine = [".tmp", ".tmpfiles", ".tmp-mine", "x.tmpABCDEF", ".tmpABCDE1"]
+    for name in mine[:4]:
+        (tmp_path / name).write_text("mine")
+    (tmp_path / mine[4]).mkdir()
+    if all(file.name in mine for file in tmp_path.iterdir()):
+        pytest.skip("this version of safetensors leaves nothing")
+    remove_unfinished(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(mine)
+    remove_unfinished(tmp_path / "nowhere")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from text_gym.errors import CheckpointError, DamagedError
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # version of the manifest's format
+_UNFINISHED = re.compile(r"\.tmp[A-Za-z0-9]{6}")  # what safetensors writes to before it renames
 
 
 def write_sealed(folder: Path, fill: Callable[[Path], None], about: Any = None) -> None:
@@ -111,6 +113,13 @@ def write_atomic(file: Path, content: str | bytes) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     partial.replace(file)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove files of safetensors that a killed process was writing into a folder, which may not exist."""
+    for file in folder.glob(".tmp*"):
+        if _UNFINISHED.fullmatch(file.name) and file.is_file():
+            file.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -26,6 +26,7 @@ from text_gym.agents.sampling.evaluation import Report
 from text_gym.agents.training.metrics import Metrics
 from text_gym.errors import RaterLeftError
 from text_gym.tasks.task import Task
+from text_gym.utils.sealed import remove_unfinished
 
 from .checkpoint import SB3Checkpoints
 from .config import SB3Config
@@ -219,6 +220,7 @@ class SB3Learner:
             policy.language_model.save(folder)
         else:  # SB3's own archives are pickles
             folder.mkdir(parents=True, exist_ok=True)
+            remove_unfinished(folder)
             save_model(policy, str(folder / "sb3_policy.safetensors"))
 
     def between_rollouts(self) -> None:
