@@ -111,6 +111,21 @@ def test_one_process_at_a_time_and_no_folder_of_something_else(tmp_path: Path) -
         BenchFolder(tmp_path / "b", config())
 
 
+def test_a_process_that_was_killed_before_it_had_written_the_settings_is_no_obstacle(tmp_path: Path) -> None:
+    with BenchFolder(tmp_path / "whole", config()):
+        (tmp_path / "whole" / "config.json").unlink()
+        left = {file.name: file.read_bytes() for file in (tmp_path / "whole").iterdir()}
+    assert sorted(left) == ["run.lock", "started_with.json"]
+    for names in (["run.lock"], [*left], [".started_with.json.partial"], [*left, ".config.json.partial"]):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_bytes(left.get(name, b"{"))
+        with BenchFolder(folder, config()):
+            pass
+        assert sorted(file.name for file in folder.iterdir()) == ["config.json", "started_with.json"]
+
+
 def test_results_are_in_canonical_order_whatever_was_done_first(tmp_path: Path) -> None:
     designs = [{"name": n, "fingerprint": "1", "tree": None} for n in ("gold", "alpha")]
     with BenchFolder(

@@ -21,14 +21,17 @@ from text_gym.bench.analysis.results import is_current
 from text_gym.errors import ConfigError
 from text_gym.runs.conditions import software
 from text_gym.runs.folder import read_config
-from text_gym.runs.record import go_on, start_record
+from text_gym.runs.record import RECORD, go_on, start_record
 from text_gym.utils.json_files import write_json
-from text_gym.utils.locking import FolderLock
+from text_gym.utils.locking import LOCK, FolderLock
 from text_gym.utils.sealed import write_atomic
 
+SETTINGS = "config.json"
 # Lists that may grow from command to command; everything else stays, or is the last command's.
 _GROWING = ("tasks", "optimisers", "kl_coefficients", "seeds")
 _OF_THE_LAST = ("budget", "command", "machine", "designs", "task")
+# What there may be without settings: a process was killed that had just begun.
+_BEFORE_SETTINGS = {LOCK, RECORD, f".{RECORD}.partial", f".{SETTINGS}.partial"}
 _BY_NAME = ("settings", "optimiser_settings", "contents")  # what has a name in both has to be the same
 
 
@@ -52,13 +55,14 @@ class BenchFolder:
 
     def __init__(self, path: str | Path, config: Mapping[str, Any], *, accept_changes: bool = False) -> None:
         self.path = Path(path)
-        if self.path.is_dir() and not (self.path / "config.json").exists() and any(self.path.iterdir()):
+        held = {file.name for file in self.path.iterdir()} if self.path.is_dir() else set()
+        if SETTINGS not in held and not held <= _BEFORE_SETTINGS:
             raise ConfigError(f"{self.path} holds something other than a benchmark; choose another --out")
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(self.path)
         try:
             given = json.loads(json.dumps(config))
-            exists = (self.path / "config.json").exists()
+            exists = (self.path / SETTINGS).exists()
             self.config = extended(read_config(self.path), given, self.path) if exists else given
             libraries = ("stable-baselines3",) if "sb3.ppo" in self.config.get("optimisers", ()) else ()
             used, self.changes = software(libraries), list[str]()
@@ -83,7 +87,7 @@ class BenchFolder:
 
     def save(self) -> None:
         """Write `config.json`."""
-        write_json(self.path / "config.json", self.config)
+        write_json(self.path / SETTINGS, self.config)
 
     def note(self, row: Mapping[str, Any]) -> None:
         """Append a line to `timings.jsonl`, which holds what varies from run to run."""
