@@ -65,3 +65,9 @@ def tried(request: pytest.FixtureRequest) -> Callable[..., None]:
         request.node.user_properties[:] = [("tried", told)]
 
     return tell
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Start a worker more than there are cores: tests of processes, pages and people mostly wait."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores + 1  # or `--maxprocesses`

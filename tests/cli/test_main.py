@@ -145,6 +145,8 @@ CHEAP = [
     ("bench rewards --iterations 0", "--iterations is 0"),
     ("bench agents --tasks product", "did you mean 'products'"),
     ("bench agents --workers -1", "--workers is -1"),
+    ("bench submit FOLDER/no --design gold --author ada --out FOLDER/x", "FOLDER/no: no such folder"),
+    ("bench leaderboard --out FOLDER/x", "no submissions"),
     ("bench compare FOLDER/no FOLDER/run", "FOLDER/no"),
     ("check pppo", "unknown environment, task, reward or algorithm 'pppo'; did you mean 'ppo'?"),
     ("check FOLDER/no.py:f", "there is no file FOLDER/no.py"),

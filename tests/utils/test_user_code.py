@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 from text_gym.errors import ConfigError, DataError, RewardError, TextGymError, UnknownNameError
-from text_gym.utils.user_code import load_from, split_place
+from text_gym.utils.user_code import load_from, run_file, split_place
 
 
 @pytest.fixture
@@ -71,3 +72,15 @@ def test_what_goes_wrong_is_said(file: Path, tmp_path: Path) -> None:
     with pytest.raises(RewardError, match="ZeroDivisionError"):
         load_from(f"{tmp_path}/broken.py", "f", RewardError)
     assert not [name for name in sys.modules if name.startswith("text_gym_user_broken")]
+
+
+def test_a_file_that_changes_within_a_second_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
+    file = tmp_path / "quick.py"
+    for number in (1, 2, 3):
+        file.write_text(f"NUMBER = {number}\n")
+        os.utime(file, (1e9, 1e9))
+        module = run_file(file)
+        assert module.NUMBER == number

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import errno
 import importlib
+import importlib.machinery
 import importlib.util
 import json
 import os
@@ -21,6 +22,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 try:
@@ -236,6 +238,13 @@ def _die_with_parent(parent: int) -> None:
             os._exit(1)
 
 
+class _SourceLoader(importlib.machinery.SourceFileLoader):
+    """Compiles a file anew each time, as `user_code` does."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def _load(target: Mapping[str, str]) -> Callable[..., Any]:
     """The function of a module, or of a file that is run as one."""
     if "file" in target:
@@ -243,6 +252,8 @@ def _load(target: Mapping[str, str]) -> Callable[..., Any]:
         spec = importlib.util.spec_from_file_location(f"sandboxed_{file.stem}", file)
         if spec is None or spec.loader is None:
             raise ImportError(f"{file} is not a Python file")
+        if isinstance(spec.loader, importlib.machinery.SourceFileLoader):
+            spec.loader = _SourceLoader(spec.name, str(file))
         module: Any = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # dataclasses look their module up
         sys.path.insert(0, str(file.parent))

@@ -16,7 +16,7 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from text_gym.errors import ConfigError, DataError, TextGymError, UnknownNameError
@@ -48,6 +48,13 @@ def load_from(place: str, name: str, error: type[TextGymError] = ConfigError) ->
     return attribute(module, name)
 
 
+class _SourceLoader(importlib.machinery.SourceFileLoader):
+    """Compiles a file anew each time: kept bytecode is told from a newer source by size and seconds only."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def run_file(file: Path, error: type[TextGymError] = ConfigError) -> ModuleType:
     """Run a file by its absolute path as a module of its own.
 
@@ -61,6 +68,8 @@ def run_file(file: Path, error: type[TextGymError] = ConfigError) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise DataError(f"{file} is not a Python file")
+    if isinstance(spec.loader, importlib.machinery.SourceFileLoader):
+        spec.loader = _SourceLoader(name, str(file))
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
     try:
