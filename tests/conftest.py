@@ -67,6 +67,7 @@ def tried(request: pytest.FixtureRequest) -> Callable[..., None]:
     return tell
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Start a worker more than there are cores: tests of processes, pages and people mostly wait."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
