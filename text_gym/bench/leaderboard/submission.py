@@ -106,14 +106,6 @@ def write_submission(
     cells = [CellResult(c["row"], c["curve"], c["samples"]) for c in contents.values()]
     grid, seeds = _complete(config, design, cells)
     own = _own_reward(about, reward)
-    task = str(config["task"])
-    record = read_record(run)
-    if record is None:
-        raise ConfigError(f"{run} does not say with which versions it was run; run the benchmark anew")
-    versions = {k: str(v) for k, v in record["conditions"].items()}
-    if record["accepted"]:
-        versions["changes accepted on the way"] = json.dumps(record["accepted"], ensure_ascii=False)
-    settings = {k: v for k, v in config["settings"][task].items() if k != "policy"}
     content = {
         "format": FORMAT,
         "name": entrant.name,
@@ -123,21 +115,11 @@ def write_submission(
         "reward": {"spec": None, "content": ""}
         if own is None
         else {"spec": _carried(own), "content": own.content},
-        "contest": {
-            "task": task,
-            "settings": settings,
-            "contents": config["contents"][task],
-            "optimisers": {o: config["optimiser_settings"][o] for o in sorted({o for o, _ in grid})},
-            "grid": grid,
-            "seeds": seeds,
-            "text-gym": versions["version of text-gym"],
-        },
-        "versions": {**versions, "python": str(config.get("machine", {}).get("python", "unknown"))},
-        "machine": config.get("machine", {}),
+        **_contest(run, config, grid, seeds),
         "command": _command(about, own, config, grid, seeds),
         "summary": summarised(config, cells),
     }
-    report = _validated(own, task) if validate and own is not None else None
+    report = _validated(own, str(config["task"])) if validate and own is not None else None
 
     def fill(partial: Path) -> None:
         (partial / CELLS).mkdir()
@@ -238,6 +220,36 @@ def _cells_of(run: Path, config: Mapping[str, Any], design: str) -> dict[str, di
             f"{run} has no finished cell of the design {design!r}; run the benchmark to its end"
         )
     return found
+
+
+def _contest(
+    run: Path, config: Mapping[str, Any], grid: Sequence[Any], seeds: Sequence[int]
+) -> dict[str, dict[str, Any]]:
+    """Say what the design was optimised on, by which versions and where.
+
+    Raises:
+        ConfigError: The benchmark's folder does not tell the versions.
+    """
+    record = read_record(run)
+    if record is None:
+        raise ConfigError(f"{run} does not say with which versions it was run; run the benchmark anew")
+    versions = {k: str(v) for k, v in record["conditions"].items()}
+    if record["accepted"]:
+        versions["changes accepted on the way"] = json.dumps(record["accepted"], ensure_ascii=False)
+    task = str(config["task"])
+    return {
+        "contest": {
+            "task": task,
+            "settings": {k: v for k, v in config["settings"][task].items() if k != "policy"},
+            "contents": config["contents"][task],
+            "optimisers": {o: config["optimiser_settings"][o] for o in sorted({o for o, _ in grid})},
+            "grid": list(grid),
+            "seeds": list(seeds),
+            "text-gym": versions["version of text-gym"],
+        },
+        "versions": {**versions, "python": str(config.get("machine", {}).get("python", "unknown"))},
+        "machine": config.get("machine", {}),
+    }
 
 
 def _complete(
