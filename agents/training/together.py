@@ -11,6 +11,7 @@ from torch import Tensor
 from text_gym.agents.policies.sharded import ShardedWeights
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.errors import ConfigError
+from text_gym.models.runtime import upload
 from text_gym.models.world import World
 
 from .tensors import Resumable, load_optimizer, make_optimizer, network_tensors, optimizer_tensors
@@ -77,13 +78,14 @@ def score_in_shares(world: World, batch: Rollout, score: Callable[..., Tensor]) 
         batch: `B` episodes.
         score: Like `Policy.score`.
     """
-    masks = batch.action_masks
-    rows, whole = world.part(len(batch.tokens)), torch.zeros_like(batch.log_probs)
-    if rows.start < rows.stop:
-        given = batch.tokens[rows], batch.host_starts[rows], batch.host_lengths[rows]
-        found = score(*given, action_masks=None if masks is None else masks[rows])
-        whole[rows, : found.shape[1]] = found
-    return world.fill(whole, rows)
+    masks, whole = batch.action_masks, torch.zeros_like(batch.log_probs)
+    rows = world.balanced(batch.host_ends + batch.host_lengths)
+    here = upload(rows, whole.device)
+    if len(rows):
+        given = batch.tokens[here], batch.host_starts[rows], batch.host_lengths[rows]
+        found = score(*given, action_masks=None if masks is None else masks[here])
+        whole[here, : found.shape[1]] = found
+    return world.fill(whole, here)
 
 
 def _empty(agent: Resumable, shape: list[int], dtype: str, device: str) -> Tensor:
