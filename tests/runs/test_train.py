@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -30,7 +31,7 @@ from text_gym import TextVectorEnv, as_reward_source, load_task
 from text_gym.agents import Policy, PPOConfig, SB3Config, rollout, trajectory_log_probs
 from text_gym.agents.training.metrics import TIMES
 from text_gym.cli.main import main
-from text_gym.errors import RewardError
+from text_gym.errors import NotSavedError, RewardError
 from text_gym.models import runtime
 from text_gym.runs import job
 from text_gym.runs.folder import default_folder
@@ -437,6 +438,19 @@ def test_sb3_saves_the_policy_that_it_trained(tmp_path: Path) -> None:
     )  # fmt: skip
     saved = Policy.from_pretrained(tmp_path / "run" / "policy", kill_harness.TOKENIZER, device="cpu")
     assert any(not torch.equal(a, b) for a, b in zip(saved.model.parameters(), before, strict=True))
+
+
+def test_a_full_disk_ends_a_run_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(job, "write_model_card", full)
+    policy = Policy.new(kill_harness.TOKENIZER, layers=1, width=16, heads=2, context=16, device="cpu")
+    with pytest.raises(NotSavedError, match="cannot write to .*run: .*No space left on device"):
+        train(
+            "ppo", PPOConfig(iterations=1), kill_harness.task(), policy=policy, episodes=4,
+            out=tmp_path / "run", console=Console(file=io.StringIO()),
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(("chosen", "expected"), [(False, 4), (True, 16)])
