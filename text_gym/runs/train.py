@@ -69,6 +69,7 @@ def train(
     resume: bool = False,
     accept_changes: bool = False,
     pairs: Sequence[Preference] = (),
+    shard: bool = False,
     logs: Sequence[LogName] = ("tensorboard",),
     options: Mapping[str, Any] | None = None,
     started: float | None = None,
@@ -113,6 +114,9 @@ def train(
             text-gym are compared; patch versions and kernels that differ are a warning.
         accept_changes: Go on with what differs all the same; the folder's `started_with.json` keeps a list.
         pairs: Prompt, chosen and rejected text, which `"dpo"` learns from in place of a reward.
+        shard: Divide the weights among the processes that torchrun started (FSDP2). Checkpoints hold them
+            whole, so that a run is resumed with or without, by any number of processes. Gold is not looked at
+            meanwhile.
         logs: Where else the rows of `metrics.jsonl` go as they are made (see `runs.loggers`).
         options: More to keep in `config.json`: what a command line needs to call this again.
         started: When the command began, on the clock of `time.perf_counter`; the wall seconds that are shown
@@ -159,8 +163,10 @@ def train(
     open_folder = partial(RunFolder, folder, settings, logs=logs, resume=resume, **checked)
     with meeting(device) as world:
         if world is None:
+            if shard and not resume:
+                raise ConfigError("shard divides weights among processes; start some by torchrun")
             return _run(job, folder, open_folder, console or SafeConsole(), started)
-        job = replace(job, world=world)
+        job = replace(job, world=world, shard=shard)
         if world.rank == 0:
             return _run(job, folder, open_folder, console or SafeConsole(), started)
         return follow_pairs(job, world) if job.pairs else follow(make_agent(job), job, world)

@@ -69,8 +69,9 @@ def naming_full_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        full = isinstance(error, OSError) and error.errno in FULL - {None} and not isinstance(error, TextGymError)
-        if full or type(error).__name__ == "SafetensorError":
+        ours = isinstance(error, TextGymError)
+        full = isinstance(error, OSError) and error.errno is not None and error.errno in FULL
+        if (full and not ours) or type(error).__name__ == "SafetensorError":
             raise NotSavedError(
                 f"cannot write to {folder}: {error}; make room, and go on from there"
             ) from error
