@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -26,11 +27,12 @@ from tests import kill_harness
 from tests.agents.sampling.test_generators import Fake
 from tests.figure_tools import draw
 from tests.own_algorithm import write_algorithm
+from tests.ranks.start import finish, start
 from text_gym import TextVectorEnv, as_reward_source, load_task
 from text_gym.agents import Policy, PPOConfig, SB3Config, rollout, trajectory_log_probs
 from text_gym.agents.training.metrics import TIMES
 from text_gym.cli.main import main
-from text_gym.errors import RewardError
+from text_gym.errors import ConfigError, NotSavedError, RewardError
 from text_gym.models import runtime
 from text_gym.runs import job
 from text_gym.runs.folder import default_folder
@@ -437,6 +439,51 @@ def test_sb3_saves_the_policy_that_it_trained(tmp_path: Path) -> None:
     )  # fmt: skip
     saved = Policy.from_pretrained(tmp_path / "run" / "policy", kill_harness.TOKENIZER, device="cpu")
     assert any(not torch.equal(a, b) for a, b in zip(saved.model.parameters(), before, strict=True))
+
+
+def test_sharding_needs_processes(tmp_path: Path) -> None:
+    policy = Policy.new(kill_harness.TOKENIZER, layers=1, width=16, heads=2, context=16, device="cpu")
+    how: dict[str, Any] = {"policy": policy, "out": tmp_path / "run", "console": Console(file=io.StringIO())}
+    with pytest.raises(ConfigError, match="shard divides weights among processes; start some by torchrun"):
+        train("ppo", PPOConfig(iterations=1), kill_harness.task(), shard=True, **how)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("moment", ["5", "6"])  # by PPO and by GRPO
+def test_a_sharded_run_that_is_stopped_and_resumed_ends_with_the_same_bits(
+    tmp_path: Path, moment: str
+) -> None:
+    """Half the weights are in each of two processes; one of them gets SIGTERM; two go on, and then one."""
+
+    def run(folder: str, kind: str, *more: str, ranks: int = 2) -> list[int | None]:
+        words = ["-m", "tests.ranks.hurt", str(tmp_path / folder), kind, "1", moment, *more]
+        return [status for status, _ in finish(start(ranks, words), 300)]
+
+    assert run("whole", "none", "--shard") == [0, 0]
+    for folder in ("two", "one"):
+        assert run(folder, "sigterm", "--shard") == [143, 143]
+    assert run("two", "none", "--shard", "--resume") == [0, 0]
+    assert run("one", "none", "--shard", "--resume", ranks=1) == [0]
+    whole, two, one = (
+        load_file(tmp_path / f / "policy" / "model.safetensors") for f in ("whole", "two", "one")
+    )
+    for name, weight in whole.items():
+        assert torch.equal(weight, two[name]), name
+        assert torch.allclose(weight, one[name], atol=1e-3), name
+
+
+def test_a_full_disk_ends_a_run_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(job, "write_model_card", full)
+    policy = Policy.new(kill_harness.TOKENIZER, layers=1, width=16, heads=2, context=16, device="cpu")
+    with pytest.raises(NotSavedError, match=r"cannot write to .*run: .*No space left"):
+        train(
+            "ppo", PPOConfig(iterations=1), kill_harness.task(), policy=policy, episodes=4,
+            out=tmp_path / "run", console=Console(file=io.StringIO()),
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(("chosen", "expected"), [(False, 4), (True, 16)])

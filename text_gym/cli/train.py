@@ -123,6 +123,7 @@ def _run_here(
         resume=bool(resumed),
         accept_changes=options.accept_changes,
         pairs=_pairs(options, task),
+        shard=options.shard,
         logs=options.log,
         started=started,
         loading=waiting,

@@ -57,6 +57,7 @@ class TrainingJob:
     generator: Literal["vllm"] | None = None
     keep_rollouts: int = 0
     world: World | None = None
+    shard: bool = False
 
     def __post_init__(self) -> None:
         if self.keep_rollouts < 0:
@@ -67,6 +68,10 @@ class TrainingJob:
             raise ConfigError(f"checkpoint_every is {self.checkpoint_every}; it must be 0 (none) or more")
         if self.generator is not None and (self.pairs or self.algorithm.startswith("sb3.")):
             raise ConfigError(f"{self.algorithm} plays no texts by a generator; leave out generator")
+        if self.shard and (self.pairs or self.algorithm.startswith("sb3.")):
+            raise ConfigError(f"the weights of {self.algorithm} cannot be sharded; leave out shard")
+        if self.shard and self.keep_rollouts:
+            raise ConfigError("a run with sharded weights keeps no rollouts; leave out one of the two")
         if self.world is not None and self.algorithm.startswith("sb3."):
             raise ConfigError(f"{self.algorithm} learns in one process; start it without torchrun")
 
@@ -145,8 +150,13 @@ class TrainingJob:
         return VLLMGenerator(self.policy, dtype=dtype, max_model_len=tokens)
 
     def gold_watch(self) -> GoldWatch | None:
-        """Make the watch that measures gold during training; None if gold is optimised itself or unknown."""
+        """Make the watch that measures gold during training; None if gold is optimised itself or unknown.
+
+        Sharded weights are not watched: no process has all of them while they learn.
+        """
         gold = self.task.reward
+        if self.shard:
+            return None
         if self.reward is gold or not self.task.has_gold or gold.interactive or self.policy is None:
             return None
         return GoldWatch(self.task, self.episodes, self.iterations, self.policy.context)

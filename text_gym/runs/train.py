@@ -27,6 +27,7 @@ from text_gym.models.runtime import limited_threads, pick_dtype, reward_modules,
 from text_gym.models.world import local_device, meeting
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
+from text_gym.utils.sealed import naming_full_disk
 from text_gym.utils.stopping import stop_signals
 from text_gym.utils.terminal import SafeConsole
 
@@ -68,6 +69,7 @@ def train(
     resume: bool = False,
     accept_changes: bool = False,
     pairs: Sequence[Preference] = (),
+    shard: bool = False,
     logs: Sequence[LogName] = ("tensorboard",),
     options: Mapping[str, Any] | None = None,
     started: float | None = None,
@@ -112,6 +114,9 @@ def train(
             text-gym are compared; patch versions and kernels that differ are a warning.
         accept_changes: Go on with what differs all the same; the folder's `started_with.json` keeps a list.
         pairs: Prompt, chosen and rejected text, which `"dpo"` learns from in place of a reward.
+        shard: Divide the weights among the processes that torchrun started (FSDP2). Checkpoints hold them
+            whole, so that a run is resumed with or without, by any number of processes. Gold is not looked at
+            meanwhile.
         logs: Where else the rows of `metrics.jsonl` go as they are made (see `runs.loggers`).
         options: More to keep in `config.json`: what a command line needs to call this again.
         started: When the command began, on the clock of `time.perf_counter`; the wall seconds that are shown
@@ -125,6 +130,7 @@ def train(
         ConfigError: The task has no policy, or other tokens than the policy, or `out` holds a run (or, to be
             resumed, none), or is in use by another process.
         ChangedRunError: The run to be resumed was started with something else; what differs is named.
+        NotSavedError: The disk of `out` is full, read-only or broken.
         NoScoresError: The reward scored no episode of `config.max_unscored` batches in a row; a checkpoint
             was taken.
         SystemExit: SIGTERM or SIGHUP came; a checkpoint was taken.
@@ -157,21 +163,24 @@ def train(
     open_folder = partial(RunFolder, folder, settings, logs=logs, resume=resume, **checked)
     with meeting(device) as world:
         if world is None:
-            return _run(job, open_folder, console or SafeConsole(), started)
-        job = replace(job, world=world)
+            if shard and not resume:
+                raise ConfigError("shard divides weights among processes; start some by torchrun")
+            return _run(job, folder, open_folder, console or SafeConsole(), started)
+        job = replace(job, world=world, shard=shard)
         if world.rank == 0:
-            return _run(job, open_folder, console or SafeConsole(), started)
+            return _run(job, folder, open_folder, console or SafeConsole(), started)
         return follow_pairs(job, world) if job.pairs else follow(make_agent(job), job, world)
 
 
 def _run(
-    job: TrainingJob, open_folder: Callable[[], RunFolder], console: Console, started: float
+    job: TrainingJob, folder: Path, open_folder: Callable[[], RunFolder], console: Console, started: float
 ) -> dict[str, Any]:
     """Learn inside the run's folder, stopping cleanly when asked to, and write and show what came of it."""
     with_agent = learn_with_sb3 if job.algorithm.startswith("sb3.") else learn_with_agent
     learner: Learner = (learn_from_pairs if job.pairs else with_agent)(job)
     models = [*([] if job.policy is None else [job.policy]), *reward_modules(job.reward).values()]
     with (
+        naming_full_disk(folder),
         nullcontext() if threads_are_chosen() else limited_threads(*models),
         stop_signals() as stop,
         progress(console, job.iterations, bar=not job.reward.interactive) as show,

@@ -89,6 +89,8 @@ class TrainOptions(Data):
             by Ray Train (on the cluster of RAY_ADDRESS, or one on this machine), and again if one fails.
         workers: With --engine ray: processes that learn together.
         restarts: With --engine ray: times that all of them are started again, from the last checkpoint.
+        shard: Divide the weights among the processes that torchrun starts (FSDP2): for a model that does not
+            fit several times over. Checkpoints hold whole weights: any number of processes can go on.
         plan: Print what memory the run would need, against what the device has, and end; no weights are
             loaded. Runs of models of more than 100 million parameters begin with it.
         resume: Folder of an interrupted run to go on with, in place and with its own settings; no other
@@ -124,6 +126,7 @@ class TrainOptions(Data):
     engine: Literal["local", "ray"] = "local"
     workers: int = 2
     restarts: int = 3
+    shard: bool = False
     plan: bool = False
     resume: str | None = None
     accept_changes: bool = False
