@@ -15,7 +15,7 @@ import numpy as np
 
 from text_gym.episode import Episode, FloatArray
 from text_gym.errors import ConfigError, DataError
-from text_gym.reward_models.preferences.opinions import Opinion, PreferencePair, Rating
+from text_gym.reward_models.preferences.opinions import Opinion, PreferencePair, Rating, StepLabels
 from text_gym.rewards.source import Composite, RewardSource
 from text_gym.rewards.values import OnBadReward, Rewards
 
@@ -154,6 +154,8 @@ def _key(opinion: Opinion) -> tuple[str, ...]:
         said = (opinion.chosen, opinion.rejected, str(opinion.tie), str(opinion.margin))
     elif isinstance(opinion, Rating):
         said = (opinion.completion, str(sorted(opinion.values.items())))
+    elif isinstance(opinion, StepLabels):
+        said = (*opinion.steps, str(opinion.labels))
     else:
         said = (opinion.completion, str(opinion.label))
     return (opinion.prompt.id, *said, opinion.rater, str(opinion.weight))
