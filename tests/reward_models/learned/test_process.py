@@ -123,6 +123,24 @@ def test_ngrams_learn_which_steps_are_right(tmp_path: Path) -> None:
     assert again(texts).totals.tolist() == source(texts).totals.tolist()
 
 
+def test_a_step_gets_all_before_it_as_its_prompt() -> None:
+    """The features of the prompt's fields tell: the first step names a slot that the second must say."""
+    config = NgramConfig(groups=("fields",), min_count=1)
+    features = NgramModel(["said", "missing 1"], np.array([[1.0], [-1.0]]), np.zeros(1), config=config)
+    scores = ProcessReward(features).step_scores([(Prompt("Say\n"), ["name[Aldo]", "Aldo is here", "gone"])])
+    assert scores[0].tolist() == pytest.approx([0.5, GOOD, 1 - GOOD])
+
+
+def test_solutions_of_a_batch_keep_their_order() -> None:
+    source = ProcessReward(small_reward_model())
+    texts = [["a good text about cats", "bad"], ["good"], [], ["a bad text", "good text"]]
+    prompt = Prompt("text 1:")
+    together = source.step_scores([(prompt, steps) for steps in texts])
+    assert [len(x) for x in together] == [2, 1, 0, 2]
+    for steps, found in zip(texts, together, strict=True):
+        np.testing.assert_allclose(found, source.step_scores([(prompt, steps)])[0], atol=1e-6)
+
+
 def test_labels_between_0_and_1_are_probabilities() -> None:
     shares = [StepLabels(Prompt(f"text {i}:"), ("hm",), (0.25,)) for i in range(40)]
     config = NgramConfig(groups=("words",), order=1, alpha=1e6)  # what is left is the intercept

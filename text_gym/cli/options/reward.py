@@ -138,8 +138,8 @@ def read_reward_train(argv: list[str]) -> tuple[RewardTrainOptions, NgramConfig 
         config_class = RewardTrainingConfig
     options, config = parse("reward train", argv, RewardTrainOptions, config_class)
     check_data(options.pairs, "pairs")
-    check_data(options.ratings, "ratings")
     check_data(options.steps, "steps")
+    check_data(options.ratings, "ratings")
     check_policy(options.model, "model")
     check_device(options.device)
     check_out_folder(options.out)
