@@ -47,6 +47,7 @@ def _load_ensemble(folder: Path, device: str) -> RewardSource:
     settings = read_settings(folder)
     try:
         k, weights, name = float(settings["k"]), list(settings["weights"]), str(settings["name"])
+        penalty: Any = settings.get("penalty", "deviation")  # older ones have no other
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder} is no saved ensemble ({error!r})") from error
     members = []
@@ -54,7 +55,10 @@ def _load_ensemble(folder: Path, device: str) -> RewardSource:
         if not (folder / f"member-{i}").is_dir():
             raise DataError(f"{folder} lacks member-{i}")
         members.append(load_reward_model(folder / f"member-{i}", device=device))
-    return Ensemble(members, k, weights=weights, name=name)
+    try:
+        return Ensemble(members, k, weights=weights, penalty=penalty, name=name)
+    except ConfigError as error:
+        raise DataError(f"{folder} holds a broken ensemble: {error}") from error
 
 
 def _load_process(folder: Path, device: str) -> ProcessReward:

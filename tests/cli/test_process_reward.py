@@ -101,10 +101,11 @@ def test_the_first_error_is_found_where_it_is() -> None:
         [
             StepLabels(prompt, ("good", "good"), (1.0, 1.0)),  # all found right
             StepLabels(prompt, ("good", "bad"), (1.0, 1.0)),  # an error is found that is none
+            StepLabels(prompt, ("bad", "good"), (1.0, 1.0)),  # the same, at once
             StepLabels(prompt, ("bad", "bad"), (0.0, 1.0)),  # the first error is found, and another
             StepLabels(prompt, ("good", "bad"), (0.0, 0.0)),  # the first error is found too late
         ],
     )
-    assert found["step_accuracy"]["value"] == (1 + 0.5 + 0.5 + 0.5) / 4
-    assert found["first_error"]["value"] == 0.5
-    assert found["right_steps"] == 5 / 8
+    assert found["step_accuracy"]["value"] == pytest.approx((1 + 4 * 0.5) / 5)
+    assert found["first_error"]["value"] == pytest.approx(2 / 5)
+    assert found["right_steps"] == 7 / 10

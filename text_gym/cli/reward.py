@@ -103,7 +103,9 @@ def _judge_and_save(
 ) -> dict[str, Any]:
     """Judge the model that `members` make on the held-out opinions, and write the folder."""
     out = Path(options.out)
-    source: Any = members[0] if len(members) == 1 else Ensemble(members, options.k)
+    source: Any = members[0]
+    if len(members) > 1:
+        source = Ensemble(members, options.k, penalty=options.penalty)
     result = judge_reward(source, held_out, config.seed)
     figure = result.pop("figure", None)
     if options.normalise:

@@ -85,6 +85,13 @@ MUTANTS = [
         ("tests/cli/test_process_reward.py::test_the_first_error_is_found_where_it_is",),
     ),
     Mutant(
+        "uncertainty-is-the-deviation-after-all",
+        "reward_models/learned/ensembles.py",
+        "values = values - self.k * std**2",
+        "values = values - self.k * std  # twice",
+        ("tests/reward_models/learned/test_ensembles.py::test_the_worst_member_and_the_variance_by_hand",),
+    ),
+    Mutant(
         "held-out-seed-is-fitted-too",
         _FRONTIER,
         "*(p for s, p in seeds.items() if s != seed)]",

@@ -40,6 +40,7 @@ class RewardTrainOptions:
         model: Folder or hub model whose trunk a transformer starts from; a small new GPT-2 if left out.
         members: Size of the ensemble; members differ in seed and, for ngrams, in the prompts they learn from.
         k: The ensemble pays mean - k standard deviations of its members.
+        penalty: In their place: mean - k variances, or what the worst member pays.
         held_out: Share of the prompts to judge on, in (0, 1).
         normalise: Scale the reward to mean 0 and standard deviation 1 on the texts that were learnt from.
         dtype: Of a transformer's training: float32; bfloat16, in which matrices are multiplied while the
@@ -63,6 +64,7 @@ class RewardTrainOptions:
     model: str | None = None
     members: int = 1
     k: float = 0.0
+    penalty: Literal["deviation", "variance", "worst"] = "deviation"
     held_out: float = 0.2
     normalise: bool = False
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
