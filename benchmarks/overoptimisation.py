@@ -30,7 +30,7 @@ from text_gym.bench.analysis.frontier import FORMS, Form, curve, fit, held_out_e
 from text_gym.bench.analysis.results import CellResult, read_results
 from text_gym.bench.analysis.statistics import contrast
 from text_gym.reward_models.learned.configs import NgramConfig
-from text_gym.utils.interval import bootstrap
+from text_gym.utils.interval import mean_interval
 
 Row = dict[str, Any]
 NEAR = 0.6  # of the largest distance: what is fitted where extrapolation is judged
@@ -108,8 +108,8 @@ def invented(
         else np.linspace(1, 40, 10)
     )
     for seed in range(options.seeds):
-        own = rng.normal(1, options.spread, 2) * [alpha, beta]
-        gains = curve(*own, np.sqrt(nats), form) + rng.normal(0, options.noise, len(nats))
+        a, b = alpha * rng.normal(1, options.spread), beta * rng.normal(1, options.spread)
+        gains = curve(a, b, np.sqrt(nats), form) + rng.normal(0, options.noise, len(nats))
         points = [{"kl_nats": k, "gold": g} for k, g in zip([0.0, *nats], [0.0, *gains], strict=True)]
         cells.append(CellResult({"seed": seed, "gold_std_start": 1.0}, points, []))
     return cells
@@ -118,7 +118,8 @@ def invented(
 def synthetic(options: Synthetic) -> list[Row]:
     """How often the intervals of α and β hold the truth, and which form is told to be the better one."""
     rows: list[Row] = []
-    for form, other in (("best_of_n", "rl"), ("rl", "best_of_n")):
+    pairs: list[tuple[Form, Form]] = [("best_of_n", "rl"), ("rl", "best_of_n")]
+    for form, other in pairs:
         rng = np.random.default_rng(len(rows))
         found = []
         for _ in range(options.curves):
@@ -142,8 +143,8 @@ def synthetic(options: Synthetic) -> list[Row]:
                 "curves": options.curves,
             }
         )
-        held = f"{FORMS[form]}: intervals hold α in {alpha_held:.3f}, β in {beta_held:.3f} of the curves"
-        print(f"{held}; the right form has the smaller held-out error in {told:.3f}", flush=True)
+        told_by = f"{FORMS[form]}: intervals hold α in {alpha_held:.3f}, β in {beta_held:.3f} of the curves"
+        print(f"{told_by}; the right form has the smaller held-out error in {told:.3f}", flush=True)
     return rows
 
 
@@ -157,8 +158,7 @@ def describe(cells: Sequence[CellResult]) -> Row:
         single = [fit([c], form) for c in cells]
         for name in ("alpha", "beta"):
             values = np.array([f[name]["value"] for f in single if f is not None])
-            ends = bootstrap(lambda rows, values=values: values[rows].mean(axis=1), len(values))
-            fitted[name] = {"value": float(values.mean()), "ci95": list(ends), "n": len(values)}
+            fitted[name] = mean_interval(values).summary()
         row["forms"][form] = {k: fitted[k] for k in ("alpha", "beta", "r2", "peak", "note")}
         errors[form] = held_out_error(cells, form), held_out_error(cells, form, NEAR)
         row["forms"][form] |= {"error": errors[form][0], "far_error": errors[form][1]}

@@ -93,7 +93,7 @@ def right_steps(steps: Sequence[str]) -> list[bool]:
 
 def is_right(prompt: Prompt, text: str) -> bool:
     """Whether a solution ends with the sum."""
-    return int(text.strip().rpartition(" = ")[2]) == sum(prompt.columns["numbers"])
+    return int(text.strip().rpartition(" = ")[2]) == int(sum(prompt.columns["numbers"]))
 
 
 def labelled(prompt: Prompt, steps: Sequence[str]) -> StepLabels:

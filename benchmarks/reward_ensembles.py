@@ -74,8 +74,9 @@ def member_rewards(pool: Pool, pairs: Pairs, options: Options, noise: float, see
     config = NgramConfig(max_features=options.features, alpha=1.0)
     rows = [chosen, *(rng.choice(chosen, len(chosen)) for _ in range(options.members))]
     found = np.stack([pool.scores(pairs.fit(r.tolist(), answers, config)) for r in rows])
-    spread: FloatArray = found.std(axis=(1, 2), keepdims=True)
-    return (found - found.mean(axis=(1, 2), keepdims=True)) / spread
+    spread = found.std(axis=(1, 2), keepdims=True)
+    standard: FloatArray = (found - found.mean(axis=(1, 2), keepdims=True)) / spread
+    return standard
 
 
 def gains(cells: Sequence[CellResult], pick: Callable[[FloatArray], float]) -> dict[int, float]:

@@ -43,7 +43,7 @@ def count_features(episodes: Sequence[Episode], config: NgramConfig) -> Counts:
 class Linear(NamedTuple):
     """A fitted n-gram model: a weight for each of its features."""
 
-    index: dict[str, int]
+    places: dict[str, int]
     weights: FloatArray  # (features,)
 
 
@@ -78,7 +78,7 @@ class Pool:
     def scores(self, model: Linear) -> FloatArray:
         """What the model says of every text, `(N, k)`: each group of its features scaled to length 1/√G."""
         weights, known = np.zeros(len(self.index)), np.zeros(len(self.index))
-        for name, i in model.index.items():
+        for name, i in model.places.items():
             if name in self.index:
                 weights[self.index[name]], known[self.index[name]] = model.weights[i], 1.0
         total = np.zeros(self.gold.size)

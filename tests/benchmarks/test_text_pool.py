@@ -41,7 +41,7 @@ def test_a_model_fitted_and_read_from_counts_is_the_ngram_model(script: ModuleTy
     model = pairs.fit(range(30), pairs.ask(0.3, seed=4), config)
     rater = SimulatedRater(TASK.reward, Vices(noise=0.3), seed=4)
     expected = NgramModel.fit(collect_pairs(rater, asked[::2], asked[1::2]), config=config)
-    assert list(model.index) == expected.vocabulary
+    assert list(model.places) == expected.vocabulary
     texts = write(3, 5, seed=1)
     pool = script.Pool(script.count_features(texts, config), TASK.reward(texts).totals.reshape(3, 5))
     np.testing.assert_allclose(pool.scores(model).ravel(), expected(texts).totals, atol=1e-6)

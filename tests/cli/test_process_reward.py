@@ -18,7 +18,7 @@ NAMES = {"good": 1.0, "bad": 0.0}
 
 def rows() -> list[dict[str, object]]:
     rng = random.Random(0)
-    found = []
+    found: list[dict[str, object]] = []
     for i in range(60):
         steps = [rng.choice(list(NAMES)) for _ in range(3)]
         found.append({"prompt": f"text {i}:", "steps": steps, "labels": [NAMES[s] for s in steps]})
