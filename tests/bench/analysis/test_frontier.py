@@ -159,8 +159,7 @@ def test_whether_reinforcement_learning_spends_more_kl(below: float, seeds: int,
 
 
 def test_the_form_that_made_the_curves_predicts_other_seeds_without_error() -> None:
-    gain: Callable[[float], float] = lambda d: d * (1.5 - 0.3 * d)  # noqa: E731
-    cells = [cell(gain, seed) for seed in range(3)]
+    cells = [cell(lambda d: d * (1.5 - 0.3 * d), seed) for seed in range(3)]
     assert max(held_out_error(cells, "best_of_n").values()) < 1e-20
     assert list(held_out_error(cells, "best_of_n")) == [0, 1, 2]
     assert min(held_out_error(cells, "rl").values()) > 1e-3
@@ -170,9 +169,8 @@ def test_the_form_that_made_the_curves_predicts_other_seeds_without_error() -> N
 
 def test_a_seed_is_predicted_by_the_others_alone() -> None:
     """Two seeds lie on one line through 0 and the third on another; each is predicted by the rest of them."""
-    cells = [
-        cell(lambda d, a=a: a * d, seed, places=(0.0, 1.0, 2.0)) for seed, a in enumerate((1.0, 1.0, 3.0))
-    ]
+    lines: list[Callable[[float], float]] = [lambda d: d, lambda d: d, lambda d: 3 * d]
+    cells = [cell(line, seed, places=(0.0, 1.0, 2.0)) for seed, line in enumerate(lines)]
     found = held_out_error(cells, "best_of_n")
     squares = (1.0 + 4.0) / 2  # mean of d² over the points
     assert found == pytest.approx({0: squares, 1: squares, 2: 4 * squares})
