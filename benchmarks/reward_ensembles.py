@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -49,29 +50,31 @@ class Options:
         pairs: Preferences.
         label_noise: Shares of them that are turned round.
         members: Of an ensemble.
-        features: Of a member, at most.
+        features: Of a member, at most; few are easy to over-optimise.
         seeds: Preferences, noise and resamples of one run each.
         json: File for the rows.
     """
 
     prompts: int = 24
-    candidates: int = 512
+    candidates: int = 256
     pairs: int = 1000
     label_noise: tuple[float, ...] = (0.0, 0.25)
     members: int = 5
-    features: int = 3000
+    features: tuple[int, ...] = (30, 3000)
     seeds: tuple[int, ...] = tuple(range(10))
     json: Path | None = None
 
 
-def member_rewards(pool: Pool, pairs: Pairs, options: Options, noise: float, seed: int) -> FloatArray:
+def member_rewards(
+    pool: Pool, pairs: Pairs, options: Options, features: int, noise: float, seed: int
+) -> FloatArray:
     """Rewards `(1 + members, N, k)`: of a model of all pairs, then of the members."""
     rng = np.random.default_rng([seed, 23])
     chosen = rng.permutation(len(pairs))[: options.pairs]
     turned = set(chosen[rng.random(len(chosen)) < noise].tolist())
     other = {"left": "right", "right": "left", "tie": "tie"}
     answers = [other[a] if i in turned else a for i, a in enumerate(pairs.ask(0.0, seed))]
-    config = NgramConfig(max_features=options.features, alpha=1.0)
+    config = NgramConfig(max_features=features, alpha=1.0)
     rows = [chosen, *(rng.choice(chosen, len(chosen)) for _ in range(options.members))]
     found = np.stack([pool.scores(pairs.fit(r.tolist(), answers, config)) for r in rows])
     spread = found.std(axis=(1, 2), keepdims=True)
@@ -90,21 +93,15 @@ def main(options: Options) -> None:
     texts = write_texts(task, task.held_out[: options.prompts], options.candidates, seed=3)
     gold = task.reward(texts).totals.reshape(options.prompts, options.candidates)
     pool = Pool(count_features(texts, config), gold)
-    asked = write_texts(task, task.prompts[: options.pairs * 2], 2, seed=4)
+    asked = write_texts(task, task.prompts[: options.pairs * 3 // 2], 2, seed=4)
     pairs = Pairs(task, asked, count_features(asked, config))
     rows: list[Row] = []
-    headings = [
-        "labels turned round",
-        "pays",
-        "best gain",
-        "gain at the end",
-        "more at the end than one model",
-    ]
+    headings = ["features", "labels turned round", "pays", "best gain", "at the end", "ahead of one model"]
     print(f"| {' | '.join(headings)} |\n" + "|---" * len(headings) + "|")
-    for noise in options.label_noise:
+    for features, noise in product(options.features, options.label_noise):
         curves: dict[str, list[CellResult]] = {name: [] for name in RULES}
         for seed in options.seeds:
-            rewards = member_rewards(pool, pairs, options, noise, seed)
+            rewards = member_rewards(pool, pairs, options, features, noise, seed)
             for name, rule in RULES.items():
                 curves[name].append(pool.curve(rule(rewards), seed))
         alone = gains(curves["one model"], lambda g: float(g[-1]))
@@ -112,13 +109,12 @@ def main(options: Options) -> None:
             end, best = gains(cells, lambda g: float(g[-1])), gains(cells, lambda g: float(g.max()))
             ahead = contrast([end, alone], [1.0, -1.0])
             at_end, at_best = mean_of_strata([end]), mean_of_strata([best])
-            gold_along = np.mean([c.along("gold") for c in cells], axis=0).tolist()
-            row = {"label_noise": noise, "rule": name, "gold": gold_along, "end": at_end.summary()}
-            row |= {"kl_nats": cells[0].along("kl_nats").tolist(), "best": at_best.summary()}
-            rows.append(row | {"ahead_of_one": ahead.summary()})
-            print(
-                f"| {noise:.0%} | {name} | {shown(at_best)} | {shown(at_end)} | {shown(ahead, sign=True)} |"
-            )
+            row = {"features": features, "label_noise": noise, "rule": name, "end": at_end.summary()}
+            row |= {"best": at_best.summary(), "ahead_of_one": ahead.summary()}
+            row |= {"gold": np.mean([c.along("gold") for c in cells], axis=0).tolist()}
+            rows.append(row | {"kl_nats": cells[0].along("kl_nats").tolist()})
+            figures = [shown(at_best), shown(at_end), shown(ahead, sign=True)]
+            print(f"| {features:,} | {noise:.0%} | {name} | {' | '.join(figures)} |", flush=True)
     print(f"{time.process_time():.0f} s")
     if options.json:
         save(options.json, rows)
