@@ -56,7 +56,7 @@ class Options:
     """
 
     prompts: int = 24
-    candidates: int = 256
+    candidates: int = 128
     pairs: int = 1000
     label_noise: tuple[float, ...] = (0.0, 0.25)
     members: int = 5
