@@ -77,7 +77,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "reward train": (
         "text_gym.cli.options.reward:read_reward_train",
         "text_gym.cli.reward:run_reward_train",
-        "make a reward model from preference pairs or ratings",
+        "make a reward model from preference pairs, ratings or labels of steps",
     ),
     "reward score": (
         "text_gym.cli.options.reward:read_reward_score",

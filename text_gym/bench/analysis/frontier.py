@@ -79,6 +79,32 @@ def fit(cells: Sequence[CellResult], form: Form) -> dict[str, Any] | None:
     }
 
 
+def held_out_error(cells: Sequence[CellResult], form: Form, near: float = 1.0) -> Runs:
+    """Measure how well a form predicts the runs of seeds that it was not fitted to.
+
+    Args:
+        cells: Runs of two seeds or more.
+        form: Which form.
+        near: Less than 1 asks for extrapolation: the form is fitted to the points no further away than this
+            share of the largest distance, and judged by those beyond.
+
+    Returns:
+        Seed -> mean squared error of the gain, in variances of gold over the starting texts; seeds without
+        points to judge by are left out.
+    """
+    seeds = {s: _points([c for c in cells if c.row["seed"] == s]) for s in _seeds(cells)}
+    border = near * max((float(points[:, 0].max()) for points in seeds.values() if len(points)), default=0.0)
+    errors = {}
+    for seed, own in seeds.items():
+        others = np.concatenate([np.zeros((0, 2)), *(p for s, p in seeds.items() if s != seed)])
+        others = others[others[:, 0] <= border]
+        judged = own if near >= 1 else own[own[:, 0] > border]
+        if len(others) and len(judged):
+            residuals = judged[:, 1] - curve(*_least_squares(others, form), judged[:, 0], form)
+            errors[seed] = float(np.mean(residuals**2))
+    return errors
+
+
 def curve(alpha: float, beta: float, d: FloatArray, form: Form) -> FloatArray:
     """Return the fitted gain at distances, `(n,)`; d log d is 0 at 0."""
     return d * alpha - beta * d * _bend(d, form)
