@@ -14,7 +14,7 @@ from text_gym.bench.leaderboard.checking import read_submission
 from text_gym.bench.leaderboard.ranking import judge_submissions, rank_submissions
 from text_gym.bench.leaderboard.site import write_site
 from text_gym.bench.leaderboard.submission import Entrant, write_submission
-from text_gym.bench.matrix.designs import DESIGNS
+from text_gym.bench.matrix.designs import suite
 from text_gym.bench.matrix.matrix import bench_agents, bench_rewards
 from text_gym.cli.options.bench import (
     BenchAgentsOptions,
@@ -33,7 +33,7 @@ from text_gym.utils.terminal import SafeConsole
 def run_rewards(options: BenchRewardsOptions, command: str) -> int:
     """Run `text-gym bench rewards`."""
     if options.list:
-        show_designs(SafeConsole())
+        show_designs(SafeConsole(), options.task)
         return 0
     settings = asdict(options)
     settings.pop("list")
@@ -48,10 +48,10 @@ def run_agents(options: BenchAgentsOptions, command: str) -> int:
     return 0
 
 
-def show_designs(console: Console) -> None:
-    """Print the default suite."""
+def show_designs(console: Console, task: str = "products") -> None:
+    """Print a task's suite."""
     table = Table("design", "group", "what is optimised")
-    for design in DESIGNS.values():
+    for design in suite(task).values():
         table.add_row(design.name, design.group, Text(harmless(design.description)))
     console.print(table)
 
