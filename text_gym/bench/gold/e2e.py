@@ -77,13 +77,12 @@ def e2e(data: str | Path, policy: str | Path | None = None) -> Task:
             split or to calibrate on.
     """
     train, held_out = Data(data=str(data), prompt="mr", reference="ref").load()
+    slots = SlotCoverage.fit([*train, *held_out])  # which says so if a representation holds no slots
     learnt = {slots_of(p) for p in train}
     held_out = [p for p in held_out if slots_of(p) not in learnt]
     if not held_out:
         raise DataError(f"{data}: every held-out meaning representation is also one of the others, reordered")
-    everything = [*train, *held_out]
-    slots = SlotCoverage.fit(everything)
-    names = [value for p in everything for slot, value in parse_slots(p.text) if slot in _NAMES]
+    names = [value for p in (*train, *held_out) for slot, value in parse_slots(p.text) if slot in _NAMES]
     counted, calibrated = split_by_prompt(train, _CALIBRATED, seed=1)
     fluency = Fluency(_references(counted), _references(calibrated), names)
     if policy is None:
