@@ -77,8 +77,8 @@ class Fluency:
     - `likelihood` is the mean log-probability per token, on a scale whose ends come from human texts that
       the model has not seen: 1 from their lower quartile on, 0 at the median of the same texts with the
       words of their first half in random order.
-    - `fresh` is one minus the share of token trigrams that stood in the text before. A text that is said twice
-      over has 0.5, and loses three quarters.
+    - `fresh` is one minus the share of token trigrams that stood in the text before. A text that is said
+      twice over has about 0.5, and loses three quarters.
 
     Args:
         texts: Human texts to count n-grams in.

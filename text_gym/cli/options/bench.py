@@ -199,6 +199,33 @@ def read_compare(argv: list[str]) -> tuple[CompareOptions]:
 
 
 @dataclass(frozen=True)
+class FindingsOptions:
+    """Set the findings of two benchmarks of rewards side by side, of two tasks say.
+
+    Args:
+        a: Folder of a benchmark, or its summary.json.
+        b: Another one.
+        json: File to write them to.
+    """
+
+    a: Positional[str]
+    b: Positional[str]
+    json: str | None = None
+
+
+def read_findings(argv: list[str]) -> tuple[FindingsOptions]:
+    """Options of `text-gym bench findings`."""
+    (options,) = parse("bench findings", argv, FindingsOptions)
+    for place in (options.a, options.b):
+        if not Path(place).exists():
+            raise DataError(
+                f"{place}: no such folder or file; pass a benchmark's folder, or its summary.json"
+            )
+    check_file("json", options.json)
+    return (options,)
+
+
+@dataclass(frozen=True)
 class SubmitOptions:
     """Make a submission to a leaderboard of one reward that a finished benchmark optimised.
 
