@@ -155,7 +155,7 @@ def test_questions_whose_cells_are_missing_are_not_asked(tmp_path: Path) -> None
 
 
 def test_dpo_and_distillation_are_compared_with_rloo(tmp_path: Path) -> None:
-    """In the made-up runs only GRPO and best-of-n are shifted: these have the curves of RLOO but for noise."""
+    """Only GRPO and best-of-n are shifted in the made-up runs: these have RLOO's curves, but for noise."""
     others = ["rloo", "dpo", "distillation"]
     folder = write_benchmark(tmp_path, ["gold", "keywords"], ["best_of_n", *others], [0.0, 0.3])
     for optimiser in ("dpo", "distillation"):

@@ -61,10 +61,9 @@ SWEEPS: dict[str, tuple[Sweep, ...]] = {
 }
 # On E2E gold takes longer to compute, and DPO and distillation are tried beside RLOO on a few designs.
 _E2E_SMALL = (
-    "gold", "accuracy", "fluency", "pairs-128", "pairs-512", "pairs-2048", "clean-512", "length-biased-512",
-    "ensemble-512", "keywords",
+    "gold", "accuracy", "pairs-128", "pairs-512", "clean-512", "length-biased-512", "keywords",
 )  # fmt: skip
-_E2E_HELD = ("gold", "pairs-128", "pairs-512", "pairs-2048", "length-biased-512", "keywords")
+_E2E_HELD = ("gold", "pairs-512", "length-biased-512", "keywords")
 _E2E_KEY = ("gold", "pairs-512", "keywords")
 _E2E_ALL = tuple(design.name for design in suite("e2e").values() if not design.credit)
 _E2E_SWEEPS: dict[str, tuple[Sweep, ...]] = {
