@@ -66,7 +66,7 @@ def main(options: Options) -> None:
     """Print a row for each kind of text: means of gold and its terms."""
     task = e2e(options.data)
     assert task.corpus is not None
-    pairs = task.corpus()[1]
+    pairs = list(task.corpus()[1])
     rows: list[Row] = []
     for kind, make in kinds(random.Random(0)).items():
         rows.append(

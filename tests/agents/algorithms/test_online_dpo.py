@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,16 +12,16 @@ import torch
 from tests.agents.algorithms.test_ppo import world
 from tests.small_models import small_policy
 from tests.tiny_world import QUICK, learn_in
-from text_gym.agents import trajectory_log_probs
+from text_gym.agents import Rollout, trajectory_log_probs
 from text_gym.agents.algorithms.by_name import load_algorithm
 from text_gym.agents.algorithms.online_dpo import OnlineDPO, OnlineDPOConfig, best_and_worst
 from text_gym.errors import ConfigError
 from text_gym.tasks.enumerable import total_variation
 
-QUIET = {"epochs": 1, "learning_rate": 0.0, "kl_coef": 0.5}
+QUIET: dict[str, Any] = {"epochs": 1, "learning_rate": 0.0, "kl_coef": 0.5}
 
 
-def played(agent: OnlineDPO, *returns: float) -> object:
+def played(agent: OnlineDPO, *returns: float) -> Rollout:
     batch = agent.collect()
     batch.rewards.zero_()
     batch.rewards[:, 0] = torch.tensor(returns, dtype=batch.rewards.dtype)
@@ -37,7 +38,7 @@ def test_the_best_and_the_worst_of_each_prompt_are_a_pair() -> None:
 
 def test_texts_that_were_not_judged_are_in_no_pair() -> None:
     agent = OnlineDPO(small_policy(), world(8), OnlineDPOConfig(n=4, **QUIET))
-    batch = played(agent, 9, 3, -2, 1, 0, 0, 1, -9)
+    batch = played(agent, 9, 3, -2, 1, 2, 2, 3, -9)
     kept = batch.only(torch.tensor([False, True, True, True, True, True, True, False]))
     pairs, gaps = best_and_worst(kept, 4)
     episodes = [[kept.episodes[i] for i in pair] for pair in pairs.tolist()]
@@ -50,7 +51,7 @@ def test_texts_that_were_not_judged_are_in_no_pair() -> None:
 def test_the_loss_is_that_of_dpo_with_the_labels_of_a_bradley_terry_rater(labels: str) -> None:
     """By hand from plain forward passes, against a reference that is another policy."""
     policy, reference = small_policy(dtype=torch.float64, seed=0), small_policy(dtype=torch.float64, seed=1)
-    config = OnlineDPOConfig(n=2, labels=labels, **QUIET)  # type: ignore[arg-type]
+    config = OnlineDPOConfig(**{"n": 2, "labels": labels, **QUIET})
     agent = OnlineDPO(policy, world(4), config, reference)
     batch = played(agent, 1.0, 0.25, -1.0, 1.5)
     metrics = agent.update(batch)
@@ -92,7 +93,7 @@ def test_it_reaches_the_optimum_of_rlhf(seed: int) -> None:
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
-    wrong = [
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"kl_coef": 0.0}, "above 0"),
         ({"kl_target": 1.0}, "kl_target"),
         ({"n": 1}, "at least 2"),
@@ -101,7 +102,7 @@ def test_settings_that_make_no_sense_are_refused() -> None:
     ]
     for settings, said in wrong:
         with pytest.raises(ConfigError, match=said):
-            OnlineDPOConfig(**settings)  # type: ignore[arg-type]
+            OnlineDPOConfig(**settings)
 
 
 def test_the_command_line_finds_it_by_its_place() -> None:
