@@ -77,7 +77,23 @@ def test_nothing_is_learnt_where_nothing_is_better() -> None:
     assert all(torch.equal(x, y) for x, y in zip(before, agent.policy.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.nightly) for s in range(1, 5))])
+def test_nothing_is_left_to_learn_where_the_policy_is_the_optimum_of_rlhf() -> None:
+    """Returns are made β log π/π_ref: then π is π_ref exp(r/β), and the gradient of every pair is zero."""
+    policy, reference = small_policy(dtype=torch.float64, seed=0), small_policy(dtype=torch.float64, seed=1)
+    agent = OnlineDPO(policy, world(8), OnlineDPOConfig(n=4, **QUIET), reference)
+    batch = agent.collect()
+    with torch.no_grad():
+        ratio = trajectory_log_probs(policy, batch.episodes) - trajectory_log_probs(reference, batch.episodes)
+    batch.rewards.zero_()
+    batch.rewards[:, 0] = 0.5 * ratio
+    found = agent.update(batch)
+    assert found["pairs"] == 2
+    assert found["grad_norm"] < 1e-5
+    batch.rewards[:, 0] = 0.25 * ratio
+    assert agent.update(batch)["grad_norm"] > 1e-2
+
+
+@pytest.mark.parametrize("seed", [pytest.param(s, marks=pytest.mark.nightly) for s in range(3)])
 def test_it_reaches_the_optimum_of_rlhf(seed: int) -> None:
     """π_ref exp(r/β), summed over all texts of an enumerable task."""
     settings = {**QUICK, "kl_coef": 0.5, "epochs": 1, "n": 8, "seed": seed}
