@@ -73,7 +73,7 @@ def test_e2e_has_its_own_suite_and_sweeps(tmp_path: Path) -> None:
     named = [d for d in designs if d.name in budgeted("small", "e2e")]
     small, full = shape(plan_rewards(own, "small", named)), shape(plan_rewards(own, "full", designs))
     assert small < full
-    for name in ("gold", "pairs-512", "keywords"):
+    for name in ("gold", "pairs-512"):
         assert {(name, "dpo", 0.1), (name, "distillation", 0.0), (name, "rloo", 0.0)} <= small
     assert {name for name, _, _ in full} == set(suite("e2e"))
     assert budgeted("full", "e2e") == list(suite("e2e"))
