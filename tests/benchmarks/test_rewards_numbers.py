@@ -35,10 +35,9 @@ def test_quotations_are_cut_out_and_nothing_else(script: Any, tmp_path: Path) ->
     assert script.main(script.Options(folder, out, table)) == 1  # descriptions of designs say it, too
     assert not out.exists()
     write_json(folder / "config.json", {**config, "designs": [], "command": "text-gym bench rewards"})
-    content = summarise(folder)
-    write_json(folder / "summary.json", content)
+    write_json(folder / "summary.json", summarise(folder))
     assert script.main(script.Options(folder, out, table)) == 0
-    found = json.loads((out / "summary.json").read_text())
+    content, found = (json.loads((d / "summary.json").read_text()) for d in (folder, out))
     pairs = [(a, b) for a, b in zip(content["findings"], found["findings"], strict=True) if a != b]
     assert {a["name"] for a, _ in pairs} == {"texts"}
     assert all(a["statement"].startswith(b["statement"]) and b["statement"] for a, b in pairs)

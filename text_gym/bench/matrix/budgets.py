@@ -63,15 +63,15 @@ SWEEPS: dict[str, tuple[Sweep, ...]] = {
 _E2E_SMALL = (
     "gold", "accuracy", "pairs-128", "pairs-512", "clean-512", "length-biased-512", "keywords",
 )  # fmt: skip
-_E2E_HELD = ("gold", "pairs-512", "length-biased-512", "keywords")
+_E2E_HELD = ("gold", "pairs-512", "keywords", "length-biased-512")
 _E2E_KEY = ("gold", "pairs-512")
 _E2E_ALL = tuple(design.name for design in suite("e2e").values() if not design.credit)
 _E2E_SWEEPS: dict[str, tuple[Sweep, ...]] = {
     "small": (
         Sweep((BEST_OF_N,), (), _E2E_SMALL),
-        Sweep(("rloo",), (0.0,), _E2E_SMALL),
-        Sweep(("rloo",), (0.1,), _E2E_HELD),
+        Sweep(("rloo",), (0.0, 0.1), _E2E_HELD),
         Sweep(("dpo", "distillation"), (0.1,), _E2E_KEY, others=False),
+        Sweep(("rloo",), (0.0,), _E2E_SMALL, others=False),
     ),
     "full": (
         Sweep((BEST_OF_N,), (), _E2E_ALL),
