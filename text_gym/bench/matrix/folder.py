@@ -56,7 +56,7 @@ class BenchFolder:
 
     def __init__(self, path: str | Path, config: Mapping[str, Any], *, accept_changes: bool = False) -> None:
         self.path = Path(path)
-        check_free(self.path)
+        check_is_benchmark(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(self.path)
         try:
@@ -134,7 +134,7 @@ class BenchFolder:
         return rows
 
 
-def check_free(path: Path) -> None:
+def check_is_benchmark(path: Path) -> None:
     """Refuse a folder that is neither new nor that of a benchmark.
 
     Raises:

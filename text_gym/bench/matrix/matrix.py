@@ -34,7 +34,7 @@ from .cells import Cell
 from .console import show_findings, show_progress, show_rows
 from .designs import Design, DesignJob, choose_designs
 from .engines import Engine, LocalEngine, RayEngine, one_thread
-from .folder import BenchFolder, check_free
+from .folder import BenchFolder, check_is_benchmark
 from .recipes import Learned, content_of
 from .settings import (
     BEST_OF_N,
@@ -234,7 +234,7 @@ def _made_policy(settings: Settings, out: Path, console: Console) -> str:
     Raises:
         ConfigError: The folder holds something else, or the task is none that reads data.
     """
-    check_free(out)
+    check_is_benchmark(out)
     task = settings.load_task()
     if not (out / POLICY).is_dir():
         texts = sum(len(p.columns["references"]) for p in task.prompts)
