@@ -58,7 +58,7 @@ def test_human_texts_score_high_and_broken_or_repeated_ones_low() -> None:
 
 
 def test_names_are_one_word_and_the_longest_is_found_first() -> None:
-    fluency = Fluency(TEXTS, TEXTS, NAMES)
+    fluency = Fluency(TEXTS, TEXTS, [*NAMES, "Blue"])
     assert fluency.tokens("Blue Lantern's food, at LANTERN") == [
         "<name>",
         "'",
