@@ -25,7 +25,7 @@ from text_gym.data import read_rows
 from text_gym.utils.json_files import write_json
 
 RUN = 6  # words in a row that are nobody's by chance
-QUOTED = re.compile(r" A text(?: \([^“]*\))?: “.*”$", re.DOTALL)
+QUOTED = re.compile(r" A text(?: \([^“]*\))?: “.*”$|[;,]? e\.g\. “[^”]*”", re.DOTALL)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from text_gym.errors import DataError
 from .verdicts import UNKNOWN
 
 Agreement = Literal["on both", "opposite", "on A only", "on B only", "cannot be told"]
+_POOLED = ("over_optimisation", "prevention")  # findings whose question lists designs
 AGREEMENTS: tuple[Agreement, ...] = ("on both", "opposite", "on A only", "on B only", "cannot be told")
 
 
@@ -90,14 +91,15 @@ def _counterpart(
 ) -> Mapping[str, Any] | None:
     """Find the other benchmark's finding of the same question; None if there is none, or no single one.
 
-    Questions name the designs that were run, so a question that is asked once in each is the same however it
-    is worded.
+    Questions on several designs together name those that were run; asked once in each, they are the same.
     """
     key = (finding["name"], finding["design"])
     alike = [f for f in others if (f["name"], f["design"]) == key]
     for f in alike:
         if f["question"] == finding["question"]:
             return f
+    if finding["name"] not in _POOLED:
+        return None
     asked = sum((f["name"], f["design"]) == key for f in own)
     return alike[0] if len(alike) == asked == 1 else None
 
