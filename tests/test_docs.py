@@ -138,6 +138,10 @@ def test_the_table_of_what_the_gold_of_e2e_says_is_that_of_the_results() -> None
     for line in ("human", *shown, "first half of the words", "said twice", "every second word"):
         row = rows[shown.get(line, line)]
         assert f"| {line} | {row['gold']:.3f} | {row['accuracy']:.3f} | {row['fluency']:.3f} |" in text
+    both = json.loads((ROOT / "benchmarks/results/rewards-both.json").read_text(encoding="utf-8"))["counts"]
+    products = {"on products only": "on A only", "on E2E only": "on B only"}
+    for word in ("on both", "opposite", *products, "cannot be told"):
+        assert f"| {word} | {both[products.get(word, word)]}: " in text
     for kind in ("words in random order", "the prompt itself", "empty"):
         assert f"{rows[kind]['gold']:.3f}" == "0.000"
 
