@@ -148,6 +148,7 @@ CHEAP = [
     ("bench submit FOLDER/no --design gold --author ada --out FOLDER/x", "FOLDER/no: no such folder"),
     ("bench leaderboard --out FOLDER/x", "no submissions"),
     ("bench compare FOLDER/no FOLDER/run", "FOLDER/no"),
+    ("bench findings FOLDER/no FOLDER/run", "FOLDER/no"),
     ("check pppo", "unknown environment, task, reward or algorithm 'pppo'; did you mean 'ppo'?"),
     ("check FOLDER/no.py:f", "there is no file FOLDER/no.py"),
     ("check length --task product", "did you mean 'products'"),

@@ -109,6 +109,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "text_gym.cli.bench:run_compare",
         "tell whether one benchmark's results differ from another's",
     ),
+    "bench findings": (
+        "text_gym.cli.options.bench:read_findings",
+        "text_gym.cli.bench:run_findings",
+        "tell the findings that hold on two benchmarks from those that do not",
+    ),
     "bench submit": (
         "text_gym.cli.options.bench:read_submit",
         "text_gym.cli.bench:run_submit",

@@ -15,7 +15,7 @@ import numpy as np
 from text_gym.episode import FloatArray
 from text_gym.utils.interval import shown
 
-from .results import CellResult, Results, Setting
+from .results import CellResult, Results, Setting, is_reinforcement_learning
 from .statistics import Runs, mean_of_strata
 from .verdicts import EFFECT_MARGIN, Finding, judge_change, judge_increase
 
@@ -29,7 +29,8 @@ def frontiers(results: Results, task: str, design: str) -> dict[str, Any]:
     own = {s: c for s, c in results.settings.items() if (s.task, s.design) == (task, design)}
     least = min((s.kl_coefficient for s in own if s.kl_coefficient is not None), default=None)
     chosen = [c for s, cells in own.items() if s.kl_coefficient is None for c in cells]
-    trained = [c for s, cells in own.items() if s.kl_coefficient == least is not None for c in cells]
+    hardest = {s: cells for s, cells in own.items() if s.kl_coefficient == least is not None}
+    trained = [c for s, cells in hardest.items() if is_reinforcement_learning(s) for c in cells]
     return {"best_of_n": fit(chosen, "best_of_n"), "rl": fit(trained, "rl")}
 
 
@@ -203,7 +204,7 @@ def spent_kl(results: Results) -> Iterator[Finding]:
     for setting, cells in results.settings.items():
         other = setting._replace(optimiser="best_of_n", kl_coefficient=None)
         chosen = {c.row["seed"]: c for c in results.settings.get(other, ())}
-        if setting.kl_coefficient is not None:
+        if is_reinforcement_learning(setting):
             gaps[setting] = _gaps(cells, chosen, from_start=True)
     gaps = {s: own for s, own in gaps.items() if own}
     if not gaps:
