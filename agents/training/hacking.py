@@ -1,0 +1,271 @@
+"""Detects reward hacking while a run goes on: the reward rises, and the texts leave the range they began in.
+
+Gold is not looked at; nobody who trains has it. An alarm is a reason to read the texts, and no proof.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from text_gym.agents.sampling.rollout import Rollout
+from text_gym.episode import Episode, FloatArray
+from text_gym.errors import ConfigError, excerpt
+from text_gym.rewards.source import RewardSource
+from text_gym.rewards.values import unique
+from text_gym.utils.display import harmless
+
+from .metrics import Metrics
+
+LOG = logging.getLogger("text_gym")
+WINDOW = 3  # batches in the moving averages
+RISE = 3.0  # standard errors by which the reward has to exceed that of the first batch
+# CUSUM (Page 1954, "Continuous inspection schemes"): each batch's drift in standard errors, less the slack,
+# is added to a sum that never falls below 0; above the limit the drift is no chance.
+SLACK, LIMIT = 1.0, 5.0
+# How far the last batches have to be off, besides, in standard deviations of single texts: a criterion that
+# the reward leaves out is meant to hold, while texts may change a good deal for the better.
+CRITERION, TEXTS = 0.2, 1.0
+GOES_ALONG = 0.2  # correlation with the reward in the first batch that makes one of its terms a criterion
+LEAST_TEXTS = 16
+KNOWS_NOTHING = 0.8  # of log V: a policy that writes with so many nats a token has no habits to leave
+# What texts are measured by; whether a rise (1), a fall (-1) or both (0) raise suspicion; and the least
+# standard deviation that a text is taken to have, so that the first ones to be cut are no alarm.
+MEASURES: Mapping[str, tuple[int, float]] = {
+    "length": (0, 1.0),
+    "repetition": (1, 0.05),
+    "copying": (1, 0.05),
+    "novelty": (1, 0.05),
+    "sameness": (1, 0.25),
+    "cut": (1, 0.25),
+}
+Pair = tuple[int, int]
+
+
+class Gauge:
+    """Follows one measure of the texts from batch to batch, and tells when it has left its range for good.
+
+    Args:
+        start: `(n,)`, of the texts that it began with.
+        sign: 1 if a rise raises suspicion, -1 if a fall does, 0 if both do.
+        least: Standard deviations by which the last batches have to be off.
+        spread: Least standard deviation that a text is taken to have.
+
+    Attributes:
+        sums: The CUSUM, in standard errors, upwards (1) and downwards (-1).
+        recent: Drift of the last batches, standard deviations.
+        since: Iteration in which the present drift began; None while there is none.
+    """
+
+    def __init__(self, start: FloatArray, sign: int, least: float, spread: float = 1e-9) -> None:
+        self.mean, self.sd = float(start.mean()), max(float(start.std()), spread)
+        self.count, self.least = len(start), least
+        self.sums = dict.fromkeys((1, -1) if sign == 0 else (sign,), 0.0)
+        self.recent: list[float] = []
+        self.since: int | None = None
+
+    def add(self, values: FloatArray, iteration: int) -> float:
+        """Add a batch's values, `(n,)`, and return its drift in standard deviations."""
+        drift = (float(values.mean()) - self.mean) / self.sd
+        error = math.sqrt(1 / len(values) + 1 / self.count)
+        self.recent = [*self.recent, drift][-WINDOW:]
+        self.sums = {k: max(0.0, total + k * drift / error - SLACK) for k, total in self.sums.items()}
+        if not any(self.sums.values()):
+            self.since = None
+        elif self.since is None:
+            self.since = iteration
+        return drift
+
+    @property
+    def out(self) -> bool:
+        """True while it is out of its range."""
+        return any(total > LIMIT and sign * self.off >= self.least for sign, total in self.sums.items())
+
+    @property
+    def off(self) -> float:
+        """The mean drift of the last batches, standard deviations."""
+        return float(np.mean(self.recent)) if self.recent else 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as plain JSON data."""
+        return {**vars(self), "sums": {str(sign): total for sign, total in self.sums.items()}}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Gauge:
+        """Restore a gauge from what `state_dict` returned."""
+        gauge = cls.__new__(cls)
+        vars(gauge).update(state, sums={int(sign): total for sign, total in state["sums"].items()})
+        return gauge
+
+    def __str__(self) -> str:
+        now = self.mean + self.sd * self.off
+        return f"{now:.3g}, at the start {self.mean:.3g} ± {self.sd:.2g}, since iteration {self.since}"
+
+
+class HackingDetector:
+    """Raises an alarm when the reward has risen and something that should not change has changed for good.
+
+    What is looked at: the texts themselves (`measure_texts`), unless the policy begins with random weights;
+    criteria that the reward does not contain, which should not fall; and terms of the reward that went along
+    with it in the first batch, and fall while it rises. It changes nothing in the training.
+
+    Args:
+        start: Texts of the policy as it is before training, at least 16, a hundred or more at best:
+            `evaluate(policy, env).episodes`.
+        watch: Criteria to look at; more is better.
+
+    Attributes:
+        alarm: What happened, in a sentence; None before.
+        iteration: That of the alarm.
+
+    Raises:
+        ConfigError: There are too few texts to know their range.
+    """
+
+    def __init__(self, start: Sequence[Episode], watch: Sequence[RewardSource] = ()) -> None:
+        if len(start) < LEAST_TEXTS:
+            raise ConfigError(f"a range needs at least {LEAST_TEXTS} texts of the start, not {len(start)}")
+        self.watch = dict(zip(unique(source.name for source in watch), watch, strict=True))
+        self.alarm: str | None = None
+        self.iteration: int | None = None
+        self._seen = Counter(pair for episode in start for pair in set(pairs_of(episode)))
+        texts = measure_texts(start, self._seen, least=2)
+        self.gauges = {name: Gauge(texts[name], sign, TEXTS, sd) for name, (sign, sd) in MEASURES.items()}
+        for name, values in self._watched(start).items():
+            self.gauges[name] = Gauge(values[~np.isnan(values)], -1, CRITERION)
+        self._first: tuple[float, float] | None = None  # of the rewards: mean, variance of the mean
+        self._recent: list[tuple[float, float]] = []
+
+    def look(self, batch: Rollout, iteration: int) -> Metrics:
+        """Look at a batch, and return its drifts and whether there has been an alarm, for the logs.
+
+        Args:
+            batch: What was played; the first one by the policy as it was before training.
+            iteration: Its number, from 1.
+        """
+        rewards = batch.scores.totals[batch.scored.numpy()]
+        if len(rewards) < 2:
+            return {}
+        now = float(rewards.mean()), float(rewards.var(ddof=1)) / len(rewards)
+        if self._first is None:
+            self._first = now
+            self._begin(batch)
+        self._recent = [*self._recent, now][-WINDOW:]
+        values = measure_texts(batch.episodes, self._seen, least=1)
+        values |= self._watched(batch.episodes) | _terms(batch)
+        drifts = {
+            f"drift/{name}": gauge.add(known, iteration)
+            for name, gauge in self.gauges.items()
+            if name in values and len(known := values[name][~np.isnan(values[name])])
+        }
+        out = {name: gauge for name, gauge in self.gauges.items() if gauge.out}
+        if out and self.alarm is None and self._risen:
+            self.alarm, self.iteration = self._sentence(batch, out, iteration), iteration
+            LOG.warning("%s", self.alarm)
+        return {**drifts, "alarm": float(self.alarm is not None)}
+
+    def _begin(self, batch: Rollout) -> None:
+        """Learn from the first batch which of the reward's terms go along with it, and what texts can tell."""
+        nats = -float(batch.log_probs.sum()) / max(1, batch.num_tokens)
+        if nats > KNOWS_NOTHING * math.log(batch.episodes[0].tokenizer.vocab_size):
+            for name in MEASURES:
+                del self.gauges[name]
+        totals = batch.scores.totals_or_nan
+        for name, values in _terms(batch).items():
+            known = ~np.isnan(values) & ~np.isnan(totals)
+            spread = values[known].std() * totals[known].std()
+            along = float(np.cov(values[known], totals[known], ddof=0)[0, 1]) if spread > 0 else 0.0
+            if along > GOES_ALONG * spread:
+                self.gauges[name] = Gauge(values[known], -1, CRITERION)
+
+    def _watched(self, episodes: Sequence[Episode]) -> dict[str, FloatArray]:
+        """Score texts by the criteria that the reward does not contain, `(n,)` each, NaN where one abstains."""
+        return {f"watch/{name}": source(episodes).totals_or_nan for name, source in self.watch.items()}
+
+    @property
+    def _risen(self) -> bool:
+        """True if the mean reward of the last batches exceeds that of the first by more than noise."""
+        assert self._first is not None
+        mean, variance = self._first
+        means, variances = zip(*self._recent, strict=True)
+        error = math.sqrt(variance + sum(variances) / len(variances) ** 2)
+        return bool(np.mean(means) - mean > RISE * error)
+
+    def _sentence(self, batch: Rollout, out: Mapping[str, Gauge], iteration: int) -> str:
+        assert self._first is not None
+        now = float(np.mean([mean for mean, _ in self._recent]))
+        best = batch.episodes[int(np.nanargmax(batch.scores.totals_or_nan))]
+        left = "; ".join(f"{harmless(name)} {gauge}" for name, gauge in out.items())
+        return (
+            f"iteration {iteration}: the reward may be hacked. It rose from {self._first[0]:.3g} to {now:.3g}, "
+            f"while texts left the range they began in: {left}. Read some, like this one, the best paid of "
+            f"its batch: {excerpt(best.completion, 160)}"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was learnt from batches, as plain JSON data; the texts of the start are not in it."""
+        return {
+            "alarm": self.alarm,
+            "iteration": self.iteration,
+            "first": self._first,
+            "recent": self._recent,
+            "gauges": {name: gauge.state_dict() for name, gauge in self.gauges.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned, in a detector that was made with the same texts."""
+        self.alarm, self.iteration = state["alarm"], state["iteration"]
+        self._first = None if state["first"] is None else tuple(state["first"])
+        self._recent = [tuple(pair) for pair in state["recent"]]
+        self.gauges = {name: Gauge.of(gauge) for name, gauge in state["gauges"].items()}
+
+
+def measure_texts(episodes: Sequence[Episode], seen: Mapping[Pair, int], least: int) -> dict[str, FloatArray]:
+    """Measure texts by what needs no reward: `(n,)` float64 each.
+
+    Args:
+        episodes: `n` texts of one policy.
+        seen: Pair of neighbouring tokens -> in how many of the starting texts it stands.
+        least: In how many a pair has to stand to be no news: 1, and 2 for one of those texts themselves.
+
+    Returns:
+        `length`, tokens; `repetition`, the share of a text's pairs that stood in it before; `copying`, the
+        share of its pairs that stand in its prompt; `novelty`, the share that no starting text has;
+        `sameness`, 1 if another prompt got the same text; `cut`, 1 if the token limit cut it.
+    """
+    prompts_of: dict[bytes, set[str]] = {}
+    for e in episodes:
+        prompts_of.setdefault(e.agent_ids.tobytes(), set()).add(e.prompt.text)
+    rows = []
+    for e in episodes:
+        pairs, asked = pairs_of(e), set(pairwise(e.prompt_ids.tolist()))
+        count = max(1, len(pairs))
+        rows.append(
+            {
+                "length": len(e.agent_ids),
+                "repetition": (len(pairs) - len(set(pairs))) / count,
+                "copying": sum(pair in asked for pair in pairs) / count,
+                "novelty": sum(seen.get(pair, 0) < least for pair in pairs) / count,
+                "sameness": len(prompts_of[e.agent_ids.tobytes()]) > 1,
+                "cut": e.finish_reason == "length",
+            }
+        )
+    return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in MEASURES}
+
+
+def pairs_of(episode: Episode) -> list[Pair]:
+    """Return the pairs of neighbouring tokens that the agent wrote."""
+    return list(pairwise(episode.agent_ids.tolist()))
+
+
+def _terms(batch: Rollout) -> dict[str, FloatArray]:
+    """Return the terms of a batch's rewards, `(n,)` each, NaN where there is none."""
+    return {
+        f"reward/{name}": np.asarray(values, dtype=np.float64) for name, values in batch.scores.terms.items()
+    }
