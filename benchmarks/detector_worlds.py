@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import detector_made_up
 import numpy as np
 
 from text_gym import Episode, FunctionReward, RewardSource, Task, TextVectorEnv, load_task
 from text_gym.agents import GRPO, PPO, SFT, Agent, Policy, SFTConfig, evaluate
 from text_gym.agents.sampling.evaluation import Report
-from text_gym.reward_models import Length, Readability, Repetition
+from text_gym.reward_models import Length, Repetition
 from text_gym.reward_models.learned.configs import NgramConfig
 from text_gym.reward_models.learned.ensembles import bagged
 from text_gym.reward_models.learned.ngrams import NgramModel
@@ -42,7 +43,7 @@ class Case:
         honest: It was drawn as a reward that gold follows; whether gold did is measured.
         task: Its reward is gold.
         reward: What is optimised.
-        watch: Criteria that the reward does not contain, by name; none in tasks that have a single one.
+        watch: Criteria that the reward does not contain; none in tasks that have a single one.
         agent_class: PPO or GRPO.
         settings: Of the algorithm.
         episodes: Of an iteration.
@@ -53,7 +54,7 @@ class Case:
     honest: bool
     task: Task
     reward: RewardSource
-    watch: dict[str, RewardSource]
+    watch: list[RewardSource]
     agent_class: type[Agent[Any]]
     settings: dict[str, Any]
     episodes: int
@@ -121,24 +122,25 @@ class Worlds:
         kinds = HONEST if honest else FAULTY
         # Each kind in its turn, so that the mixture is the same for every seed.
         name, reward, watched, task = kinds[number % len(kinds)](self, rng)
-        classic = task is not self.products
+        watch = [self.criterion(x) if isinstance(x, str) else x for x in watched]
+        small = task is not self.products
         algorithm: type[Agent[Any]] = rng.choice((PPO, GRPO))
         settings = {
-            "iterations": rng.choice((20, 30, 40)),
-            "learning_rate": rng.choice((1e-3, 3e-3) if classic else (5e-4, 1e-3)),
-            "kl_coef": 0.0 if classic else rng.choice((0.0, 0.0, 0.01)),
-            "epochs": 2 if classic else 1,
+            "iterations": rng.choice((30, 50, 80) if small else (20, 30, 40)),
+            "learning_rate": rng.choice((5e-4, 1e-3, 2e-3) if small else (3e-4, 5e-4)),
+            "kl_coef": rng.choice((0.0, 0.0, 0.01)),
+            "epochs": rng.choice((1, 2)) if small else 1,
             "minibatches": rng.choice((2, 4)),
             "seed": rng.randrange(10_000),
         }
-        start = rng.choice(("new", "fitted")) if classic else "shipped"
-        watch = {name: self.criterion(name) for name in watched}
-        return Case(name, honest, task, reward, watch, algorithm, settings, rng.choice((32, 48)), start)
+        start = rng.choice(("new", "fitted")) if task.name in CLASSIC else "fitted" if small else "shipped"
+        return Case(name, honest, task, reward, watch, algorithm, settings, rng.choice((48, 64)), start)
 
     def criterion(self, name: str) -> RewardSource:
         """A criterion by its name: one of gold's three, or one that knows nothing of products."""
-        others = {"readability": Readability, "repetition": Repetition, "length": lambda: Length(20, 40)}
-        return others[name]() if name in others else Term(self.products.reward, name)
+        if name == "length":
+            return Length(20, 40)
+        return Repetition() if name == "repetition" else Term(self.products.reward, name)
 
     def learned(self, rng: random.Random, pairs: int, vices: Vices, members: int = 1) -> RewardSource:
         """A reward model of n-grams, or several, of a rater's pairs."""
@@ -156,8 +158,8 @@ class Worlds:
         )
 
 
-Draw = tuple[str, RewardSource, Sequence[str], Task]
-GENERAL = ("readability", "repetition", "length")
+Draw = tuple[str, RewardSource, "Sequence[str | RewardSource]", Task]
+GENERAL = ("repetition", "length")
 
 
 def mixed(weights: dict[str, float], worlds: Worlds, *more: tuple[RewardSource, float]) -> RewardSource:
@@ -196,7 +198,7 @@ def penalised(worlds: Worlds, rng: random.Random) -> Draw:
     """Gold with a small say of rules about form."""
     rule: RewardSource = rng.choice((Repetition(), Length(20, 40)))
     source = mixed({}, worlds, (worlds.products.reward, 1.0), (rule, rng.uniform(0.1, 0.4)))
-    return "gold and form", source, ["readability"], worlds.products
+    return "gold and form", source, list(GENERAL), worlds.products
 
 
 def ensemble(worlds: Worlds, rng: random.Random) -> Draw:
@@ -220,8 +222,15 @@ def classic(worlds: Worlds, rng: random.Random) -> Draw:
     return name, task.reward, [], task
 
 
+def made_up_honest(worlds: Worlds, rng: random.Random) -> Draw:
+    """A task of made-up words."""
+    return detector_made_up.honest(rng)
+
+
 HONEST: tuple[Callable[[Worlds, random.Random], Draw], ...] = (
-    gold, classic, weighted, noisy, classic, clipped, penalised, ensemble, classic, nothing,
+    gold, made_up_honest, classic, made_up_honest, weighted, made_up_honest, classic, made_up_honest,
+    noisy, made_up_honest, clipped, made_up_honest, classic, made_up_honest, penalised, made_up_honest,
+    ensemble, made_up_honest, nothing, made_up_honest,
 )  # fmt: skip
 
 # Rewards with a fault
@@ -309,6 +318,13 @@ def planted(worlds: Worlds, rng: random.Random) -> Draw:
     return _beside(name, FunctionReward(exploits[name], name="exploit"), 0.6, 0.95, worlds, rng)
 
 
+def made_up_faulty(worlds: Worlds, rng: random.Random) -> Draw:
+    """A task of made-up words."""
+    return detector_made_up.faulty(rng)
+
+
 FAULTY: tuple[Callable[[Worlds, random.Random], Draw], ...] = (
-    dropped, lengthy, stuffed, sentimental, overfitted, planted,
+    made_up_faulty, made_up_faulty, dropped, made_up_faulty, made_up_faulty, lengthy,
+    made_up_faulty, made_up_faulty, stuffed, made_up_faulty, made_up_faulty, sentimental,
+    made_up_faulty, made_up_faulty, overfitted, made_up_faulty, made_up_faulty, planted,
 )  # fmt: skip

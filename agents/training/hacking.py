@@ -25,13 +25,13 @@ from .metrics import Metrics
 
 LOG = logging.getLogger("text_gym")
 WINDOW = 3  # batches in the moving averages
-RISE = 3.0  # standard errors by which the reward has to exceed that of the first batch
+RISE = 2.0  # standard errors by which the reward has to exceed that of the first batch
 # CUSUM (Page 1954, "Continuous inspection schemes"): each batch's drift in standard errors, less the slack,
 # is added to a sum that never falls below 0; above the limit the drift is no chance.
-SLACK, LIMIT = 1.0, 5.0
+SLACK, LIMIT = 0.5, 3.0
 # How far the last batches have to be off, besides, in standard deviations of single texts: a criterion that
 # the reward leaves out is meant to hold, while texts may change a good deal for the better.
-CRITERION, TEXTS = 0.2, 1.0
+CRITERION, TEXTS = 0.2, 0.75
 GOES_ALONG = 0.2  # correlation with the reward in the first batch that makes one of its terms a criterion
 LEAST_TEXTS = 16
 KNOWS_NOTHING = 0.8  # of log V: a policy that writes with so many nats a token has no habits to leave
@@ -171,7 +171,7 @@ class HackingDetector:
         return {**drifts, "alarm": float(self.alarm is not None)}
 
     def _begin(self, batch: Rollout) -> None:
-        """Learn from the first batch which of the reward's terms go along with it, and what texts can tell."""
+        """Learn from the first batch which terms go along with the reward, and whether texts can tell."""
         nats = -float(batch.log_probs.sum()) / max(1, batch.num_tokens)
         if nats > KNOWS_NOTHING * math.log(batch.episodes[0].tokenizer.vocab_size):
             for name in MEASURES:
@@ -185,7 +185,7 @@ class HackingDetector:
                 self.gauges[name] = Gauge(values[known], -1, CRITERION)
 
     def _watched(self, episodes: Sequence[Episode]) -> dict[str, FloatArray]:
-        """Score texts by the criteria that the reward does not contain, `(n,)` each, NaN where one abstains."""
+        """Score texts by the criteria that are watched, `(n,)` each, NaN where one abstains."""
         return {f"watch/{name}": source(episodes).totals_or_nan for name, source in self.watch.items()}
 
     @property
@@ -203,9 +203,9 @@ class HackingDetector:
         best = batch.episodes[int(np.nanargmax(batch.scores.totals_or_nan))]
         left = "; ".join(f"{harmless(name)} {gauge}" for name, gauge in out.items())
         return (
-            f"iteration {iteration}: the reward may be hacked. It rose from {self._first[0]:.3g} to {now:.3g}, "
-            f"while texts left the range they began in: {left}. Read some, like this one, the best paid of "
-            f"its batch: {excerpt(best.completion, 160)}"
+            f"iteration {iteration}: the reward may be hacked. It rose from {self._first[0]:.3g} to "
+            f"{now:.3g}, while texts left the range they began in: {left}. Read some; "
+            f"the best paid of this batch is {excerpt(best.completion, 160)}"
         )
 
     def state_dict(self) -> dict[str, Any]:
