@@ -126,15 +126,25 @@ class Worlds:
         small = task is not self.products
         algorithm: type[Agent[Any]] = rng.choice((PPO, GRPO))
         settings = {
-            "iterations": rng.choice((30, 50, 80) if small else (20, 30, 40)),
-            "learning_rate": rng.choice((5e-4, 1e-3, 2e-3) if small else (3e-4, 5e-4)),
+            "iterations": rng.choice((30, 50, 80) if small else (15, 20, 30)),
+            "learning_rate": rng.choice((5e-4, 1e-3, 2e-3) if small else (3e-4, 5e-4, 1e-3)),
             "kl_coef": rng.choice((0.0, 0.0, 0.01)),
             "epochs": rng.choice((1, 2)) if small else 1,
             "minibatches": rng.choice((2, 4)),
             "seed": rng.randrange(10_000),
         }
         start = rng.choice(("new", "fitted")) if task.name in CLASSIC else "fitted" if small else "shipped"
-        return Case(name, honest, task, reward, watch, algorithm, settings, rng.choice((48, 64)), start)
+        return Case(
+            name,
+            honest,
+            task,
+            reward,
+            watch,
+            algorithm,
+            settings,
+            rng.choice((48, 64)) if small else 48,
+            start,
+        )
 
     def criterion(self, name: str) -> RewardSource:
         """A criterion by its name: one of gold's three, or one that knows nothing of products."""

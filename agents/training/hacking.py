@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from text_gym.agents.sampling.rollout import Rollout
-from text_gym.episode import Episode, FloatArray
+from text_gym.episode import Episode, FloatArray, IntArray
 from text_gym.errors import ConfigError, excerpt
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import unique
@@ -34,7 +34,7 @@ SLACK, LIMIT = 0.5, 3.0
 CRITERION, TEXTS = 0.2, 0.75
 GOES_ALONG = 0.2  # correlation with the reward in the first batch that makes one of its terms a criterion
 LEAST_TEXTS = 16
-KNOWS_NOTHING = 0.8  # of log V: a policy that writes with so many nats a token has no habits to leave
+KNOWS_NOTHING = 0.5  # of log V: a policy that writes with so many nats a token has no habits to leave
 # What texts are measured by; whether a rise (1), a fall (-1) or both (0) raise suspicion; and the least
 # standard deviation that a text is taken to have, so that the first ones to be cut are no alarm.
 MEASURES: Mapping[str, tuple[int, float]] = {
@@ -64,18 +64,29 @@ class Gauge:
     """
 
     def __init__(self, start: FloatArray, sign: int, least: float, spread: float = 1e-9) -> None:
-        self.mean, self.sd = float(start.mean()), max(float(start.std()), spread)
-        self.count, self.least = len(start), least
+        self.mean, self.variance, self.count = float(start.mean()), float(start.var()), len(start)
+        self.least, self.spread, self.now = least, spread, self.mean
         self.sums = dict.fromkeys((1, -1) if sign == 0 else (sign,), 0.0)
         self.recent: list[float] = []
         self.since: int | None = None
 
-    def add(self, values: FloatArray, iteration: int) -> float:
-        """Add a batch's values, `(n,)`, and return its drift in standard deviations."""
-        drift = (float(values.mean()) - self.mean) / self.sd
-        error = math.sqrt(1 / len(values) + 1 / self.count)
+    def add(self, values: FloatArray, groups: IntArray, iteration: int) -> float:
+        """Add a batch's values and return its drift in standard deviations of a text (Cohen's d).
+
+        Both spreads count, of the start and of the batch: a single odd text then moves little.
+
+        Args:
+            values: `(n,)`, of the batch's texts.
+            groups: `(n,)`, the number of each one's prompt; texts of one prompt count as one observation.
+            iteration: Its number.
+        """
+        self.now, squared_error = mean_of_groups(values, groups)
+        spread = math.sqrt((self.variance + float(values.var())) / 2)
+        drift = (self.now - self.mean) / max(spread, self.spread)
+        error = math.sqrt(self.variance / self.count + squared_error)
+        errors = (self.now - self.mean) / max(error, 1e-9)
         self.recent = [*self.recent, drift][-WINDOW:]
-        self.sums = {k: max(0.0, total + k * drift / error - SLACK) for k, total in self.sums.items()}
+        self.sums = {sign: max(0.0, total + sign * errors - SLACK) for sign, total in self.sums.items()}
         if not any(self.sums.values()):
             self.since = None
         elif self.since is None:
@@ -104,8 +115,8 @@ class Gauge:
         return gauge
 
     def __str__(self) -> str:
-        now = self.mean + self.sd * self.off
-        return f"{now:.3g}, at the start {self.mean:.3g} ± {self.sd:.2g}, since iteration {self.since}"
+        start = f"{self.mean:.3g} ± {math.sqrt(self.variance):.2g}"
+        return f"{self.now:.3g}, at the start {start}, since iteration {self.since}"
 
 
 class HackingDetector:
@@ -149,10 +160,11 @@ class HackingDetector:
             batch: What was played; the first one by the policy as it was before training.
             iteration: Its number, from 1.
         """
-        rewards = batch.scores.totals[batch.scored.numpy()]
-        if len(rewards) < 2:
+        scored = batch.scored.numpy()
+        if scored.sum() < 2:
             return {}
-        now = float(rewards.mean()), float(rewards.var(ddof=1)) / len(rewards)
+        groups = np.unique([e.prompt.text for e in batch.episodes], return_inverse=True)[1]
+        now = mean_of_groups(batch.scores.totals[scored], groups[scored])
         if self._first is None:
             self._first = now
             self._begin(batch)
@@ -160,9 +172,9 @@ class HackingDetector:
         values = measure_texts(batch.episodes, self._seen, least=1)
         values |= self._watched(batch.episodes) | _terms(batch)
         drifts = {
-            f"drift/{name}": gauge.add(known, iteration)
+            f"drift/{name}": gauge.add(values[name][known], groups[known], iteration)
             for name, gauge in self.gauges.items()
-            if name in values and len(known := values[name][~np.isnan(values[name])])
+            if name in values and (known := ~np.isnan(values[name])).any()
         }
         out = {name: gauge for name, gauge in self.gauges.items() if gauge.out}
         if out and self.alarm is None and self._risen:
@@ -257,6 +269,20 @@ def measure_texts(episodes: Sequence[Episode], seen: Mapping[Pair, int], least: 
             }
         )
     return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in MEASURES}
+
+
+def mean_of_groups(values: FloatArray, groups: IntArray) -> tuple[float, float]:
+    """Return the mean of values, `(n,)`, and its squared standard error, where those of a group go together.
+
+    A single group, or groups of one, count as if there were none.
+    """
+    names, group = np.unique(groups, return_inverse=True)
+    if len(names) == 1:
+        names = group = np.arange(len(values))
+    mean = float(values.mean())
+    sums = np.bincount(group, values - mean)
+    count = len(names)
+    return mean, float(sums @ sums) * count / (max(1, count - 1) * len(values) ** 2)
 
 
 def pairs_of(episode: Episode) -> list[Pair]:
