@@ -28,7 +28,7 @@ WINDOW = 3  # batches in the moving averages
 RISE = 2.0  # standard errors by which the reward has to exceed that of the first batch
 # CUSUM (Page 1954, "Continuous inspection schemes"): each batch's drift in standard errors, less the slack,
 # is added to a sum that never falls below 0; above the limit the drift is no chance.
-SLACK, LIMIT = 0.5, 3.0
+SLACK, LIMIT = 1.0, 4.0
 # How far the last batches have to be off, besides, in standard deviations of single texts: a criterion that
 # the reward leaves out is meant to hold, while texts may change a good deal for the better.
 CRITERION, TEXTS = 0.2, 0.75
@@ -136,12 +136,16 @@ class HackingDetector:
         iteration: That of the alarm.
 
     Raises:
-        ConfigError: There are too few texts to know their range.
+        ConfigError: There are too few texts to know their range, or a criterion judges none of them, or it
+            would ask people.
     """
 
     def __init__(self, start: Sequence[Episode], watch: Sequence[RewardSource] = ()) -> None:
         if len(start) < LEAST_TEXTS:
             raise ConfigError(f"a range needs at least {LEAST_TEXTS} texts of the start, not {len(start)}")
+        people = [source.name for source in watch if source.interactive]
+        if people:
+            raise ConfigError(f"people cannot be asked about every text: leave out {', '.join(people)}")
         self.watch = dict(zip(unique(source.name for source in watch), watch, strict=True))
         self.alarm: str | None = None
         self.iteration: int | None = None
@@ -149,6 +153,8 @@ class HackingDetector:
         texts = measure_texts(start, self._seen, least=2)
         self.gauges = {name: Gauge(texts[name], sign, TEXTS, sd) for name, (sign, sd) in MEASURES.items()}
         for name, values in self._watched(start).items():
+            if np.isnan(values).all():
+                raise ConfigError(f"{harmless(name)} judges none of the texts that the policy begins with")
             self.gauges[name] = Gauge(values[~np.isnan(values)], -1, CRITERION)
         self._first: tuple[float, float] | None = None  # of the rewards: mean, variance of the mean
         self._recent: list[tuple[float, float]] = []
