@@ -127,7 +127,7 @@ class Worlds:
         algorithm: type[Agent[Any]] = rng.choice((PPO, GRPO))
         settings = {
             "iterations": rng.choice((30, 50, 80) if small else (15, 20, 30)),
-            "learning_rate": rng.choice((3e-4, 5e-4, 1e-3) if small else (3e-4, 5e-4, 1e-3)),
+            "learning_rate": rng.choice((3e-4, 5e-4, 1e-3)),
             "kl_coef": rng.choice((0.0, 0.0, 0.01)),
             "epochs": rng.choice((1, 2)) if small else 1,
             "minibatches": rng.choice((2, 4)),

@@ -70,7 +70,9 @@ class Gauge:
         self.recent: list[float] = []
         self.since: int | None = None
 
-    def add(self, values: FloatArray, groups: IntArray, iteration: int) -> float:
+    def add(
+        self, values: FloatArray, groups: IntArray, iteration: int, rewards: FloatArray | None = None
+    ) -> float:
         """Add a batch's values and return its drift in standard deviations of a text (Cohen's d).
 
         Both spreads count, of the start and of the batch: a single odd text then moves little.
@@ -79,12 +81,16 @@ class Gauge:
             values: `(n,)`, of the batch's texts.
             groups: `(n,)`, the number of each one's prompt; texts of one prompt count as one observation.
             iteration: Its number.
+            rewards: `(n,)`, to have the covariance count, too: by Price's equation (1970) a selection by the
+                reward moves the mean of a measure by it, so that it tells what is going to happen.
         """
         self.now, squared_error = mean_of_groups(values, groups)
         spread = math.sqrt((self.variance + float(values.var())) / 2)
         drift = (self.now - self.mean) / max(spread, self.spread)
         error = math.sqrt(self.variance / self.count + squared_error)
         errors = (self.now - self.mean) / max(error, 1e-9)
+        if rewards is not None:
+            errors = (errors + correlation(values, rewards, groups)) / math.sqrt(2)
         self.recent = [*self.recent, drift][-WINDOW:]
         self.sums = {sign: max(0.0, total + sign * errors - SLACK) for sign, total in self.sums.items()}
         if not any(self.sums.values()):
@@ -178,9 +184,14 @@ class HackingDetector:
         values = measure_texts(batch.episodes, self._seen, least=1)
         values |= self._watched(batch.episodes) | _terms(batch)
         drifts = {
-            f"drift/{name}": gauge.add(values[name][known], groups[known], iteration)
+            f"drift/{name}": gauge.add(
+                values[name][known],
+                groups[known],
+                iteration,
+                None if name in MEASURES else batch.scores.totals[known],
+            )
             for name, gauge in self.gauges.items()
-            if name in values and (known := ~np.isnan(values[name])).any()
+            if name in values and (known := scored & ~np.isnan(values[name])).sum() > 1
         }
         out = {name: gauge for name, gauge in self.gauges.items() if gauge.out}
         if out and self.alarm is None and self._risen:
@@ -289,6 +300,21 @@ def mean_of_groups(values: FloatArray, groups: IntArray) -> tuple[float, float]:
     sums = np.bincount(group, values - mean)
     count = len(names)
     return mean, float(sums @ sums) * count / (max(1, count - 1) * len(values) ** 2)
+
+
+def correlation(values: FloatArray, rewards: FloatArray, groups: IntArray) -> float:
+    """Return the correlation of values and rewards, `(n,)` each, within groups, in its standard errors.
+
+    Where most groups are of one, it is that of all.
+    """
+    names, group = np.unique(groups, return_inverse=True)
+    if len(values) < 2 * len(names):
+        group = np.zeros(len(values), dtype=np.int64)
+    count = np.bincount(group)
+    a, b = (x - (np.bincount(group, x) / count)[group] for x in (values, rewards))
+    scale = math.sqrt(float(a @ a) * float(b @ b))
+    free = len(values) - len(count)
+    return 0.0 if scale < 1e-12 else float(a @ b) / scale * math.sqrt(max(0, free))
 
 
 def pairs_of(episode: Episode) -> list[Pair]:

@@ -20,6 +20,7 @@ from text_gym.agents.training.hacking import (
     SLACK,
     Gauge,
     HackingDetector,
+    correlation,
     mean_of_groups,
     measure_texts,
 )
@@ -147,7 +148,7 @@ def test_one_odd_text_is_no_drift() -> None:
 
 
 def test_noise_alone_raises_few_alarms() -> None:
-    """By measurement of 400 runs of 40 batches: the expected value is the constants' own, well below 5 %."""
+    """Of runs of 40 batches that stay as they began about one in 27 raises one, as more simulation says."""
     rng, alarms = np.random.default_rng(5), 0
     groups = np.arange(64)
     for _ in range(400):
@@ -157,7 +158,31 @@ def test_noise_alone_raises_few_alarms() -> None:
             gauge.add(rng.standard_normal(64), groups, i + 1)
             seen |= gauge.out
         alarms += seen
-    assert alarms <= 0.1 * 400
+    assert alarms <= 0.07 * 400
+
+
+def test_a_covariance_tells_of_a_fall_before_it_is_large() -> None:
+    """A criterion that the reward selects against, and one that it does not touch, both a little down."""
+    rng, groups, seen = np.random.default_rng(7), np.arange(64), {True: 0, False: 0}
+    for against in 20 * [True, False]:
+        gauge, iteration = Gauge(rng.standard_normal(256), -1, least=0.2), 0
+        while not gauge.out and iteration < 30:
+            iteration += 1
+            values = rng.standard_normal(64) - 0.3
+            rewards = against * -values + rng.standard_normal(64)
+            gauge.add(values, groups, iteration, rewards)
+        seen[against] += iteration
+    assert seen[True] < 0.6 * seen[False]
+
+
+def test_a_correlation_is_within_prompts_and_in_its_standard_errors() -> None:
+    values, rewards = np.array([1.0, 2.0, 3.0, 5.0]), np.array([2.0, 1.0, 4.0, 4.0])
+    expected = float(np.corrcoef(values, rewards)[0, 1]) * math.sqrt(3)
+    assert correlation(values, rewards, np.arange(4)) == pytest.approx(expected)
+    # Prompts of which one is easy: the correlation of all is 1, and that within them is -1.
+    easy = np.array([0.0, 0.1, 5.0, 5.1])
+    assert correlation(easy, easy[[1, 0, 3, 2]], np.array([0, 0, 1, 1])) == pytest.approx(-math.sqrt(2))
+    assert correlation(np.ones(4), rewards, np.arange(4)) == 0
 
 
 # The detector
@@ -168,12 +193,12 @@ def test_a_reward_that_rises_while_texts_change_raises_one_alarm(caplog: pytest.
     with caplog.at_level(logging.WARNING, "text_gym"):
         at = alarm_of(detector, rises=0.1, spoil="!")
     assert at is not None
-    assert 2 < at < 12
+    assert 2 < at < 8
     assert len(caplog.records) == 1
     said = caplog.records[0].getMessage()
     assert said == detector.alarm
     assert f"iteration {at}: the reward may be hacked" in said
-    assert "length" in said
+    assert "novelty" in said  # "!!" is in no text of the start
     assert "!!" in said  # a text to look at
 
 
@@ -248,7 +273,7 @@ def test_what_cannot_be_watched_is_refused() -> None:
 def test_an_agent_shows_its_batches_and_learns_the_same_bits() -> None:
     policies = []
     for watched in (True, False):
-        policy = small_policy(BYTES)
+        policy = small_policy(tokenizer=BYTES)
         env = TextVectorEnv(["a", "b"], BYTES, lambda completion: len(completion), max_tokens=6, num_envs=8)
         agent = PPO(policy, env, PPOConfig(iterations=2, seed=3))
         if watched:
@@ -257,4 +282,4 @@ def test_an_agent_shows_its_batches_and_learns_the_same_bits() -> None:
         agent.learn(callback=lambda _, metrics, rows=rows: rows.append(metrics))  # type: ignore[misc]
         assert all(("alarm" in row) is watched for row in rows)
         policies.append(policy)
-    assert same_parameters(*policies)
+    assert same_parameters(policies[0], list(policies[1].parameters()))
