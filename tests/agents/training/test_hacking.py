@@ -106,6 +106,12 @@ def test_a_starting_text_is_no_news_only_if_another_one_knows_its_pairs() -> Non
     assert measure_texts(episode, {(a, b): 1}, 2)["novelty"].tolist() == [1]
 
 
+def test_what_is_new_in_the_start_is_measured_without_the_text_itself() -> None:
+    """Else a policy that goes on as it was would look as if it wrote news."""
+    odd = [Episode.of(Prompt(f"{i}:"), chr(65 + i), BYTES) for i in range(26)]
+    assert HackingDetector(odd).gauges["novelty"].mean == 1.0
+
+
 def test_the_error_of_a_mean_counts_prompts_and_not_texts() -> None:
     values = np.array([0.1, 0.7, 0.4, 0.9])
     mean, error = mean_of_groups(values, np.arange(4))
