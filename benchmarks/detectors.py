@@ -1,6 +1,6 @@
 """How often `HackingDetector` accuses honest runs, and how soon it sees that a reward is hacked.
 
-    OMP_NUM_THREADS=1 python benchmarks/detectors.py --seed 7 --json benchmarks/results/detectors.json
+    OMP_NUM_THREADS=1 python benchmarks/detectors.py --seed 8 --json benchmarks/results/detectors.json
 
 Runs are drawn by the seed (`detector_worlds`), half of them with rewards that gold follows, half with faulty
 ones, until there are enough of which gold says what became of them:
