@@ -209,7 +209,7 @@ def _new_policy(options: TrainOptions, task: Task, seed: int) -> Policy:
 def _anchored(options: dict[str, Any]) -> dict[str, Any]:
     """Make the files among the options absolute, so that a run can be resumed from anywhere."""
     files = {name: anchored(options[name]) for name in ("data", "pairs", "policy") if options[name] != NEW}
-    code = {name: anchored(options[name], True) for name in ("algorithm", "reward", "gold")}
+    code: dict[str, Any] = {name: anchored(options[name], True) for name in ("algorithm", "reward", "gold")}
     code["watch"] = [anchored(spec, True) for spec in options["watch"]]
     asked = ("accept_changes", "trust", "plan")  # of this command, not of the run
     return {k: v for k, v in {**options, **files, **code}.items() if k not in asked}

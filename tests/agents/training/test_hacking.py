@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Sequence
 from statistics import variance
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,16 +38,14 @@ def texts(seed: int, n: int = 64, more: str = "") -> list[str]:
     return [" ".join(rng.choice(WORDS, 5)) + more for _ in range(n)]
 
 
-def batch(
-    completions: Sequence[str], rewards: Sequence[float], nats: float = NATS, **terms: object
-) -> Rollout:
+def batch(completions: Sequence[str], rewards: Any, nats: float = NATS, terms: Any = None) -> Rollout:
     """Episodes of as many prompts, with these rewards, each token of which had so many nats."""
     n = len(completions)
     episodes = [Episode.of(Prompt(f"{i}:"), text, BYTES) for i, text in enumerate(completions)]
     longest = max(len(e.completion_ids) for e in episodes)
     lengths = torch.tensor([len(e.completion_ids) for e in episodes])
     mask = torch.arange(longest) < lengths[:, None]
-    found = {name: np.asarray(values, dtype=np.float64) for name, values in terms.items()}
+    found = {name: np.asarray(values, dtype=np.float64) for name, values in (terms or {}).items()}
     return Rollout(
         tokens=torch.zeros(n, longest + 2, dtype=torch.int64),
         starts=torch.full((n,), 2),
@@ -230,7 +229,7 @@ def test_a_term_that_went_along_with_the_reward_and_falls_is_named() -> None:
         for i in range(12):
             noise = rewards(0.0, i)
             term = sign * noise - 0.05 * i
-            detector.look(batch(texts(i), noise + 0.1 * i, **{name: term}), i + 1)
+            detector.look(batch(texts(i), noise + 0.1 * i, terms={name: term}), i + 1)
         said[name] = detector.alarm
     assert said["along"] is not None
     assert "reward/along" in said["along"]
