@@ -78,7 +78,7 @@ def faulty(rng: random.Random) -> Draw:
     world, task = _drawn(rng)
     q, words, most = world.quality, world.words, world.limit - 1
     word, few = rng.choice(words), rng.sample(words, max(2, len(words) // 4))
-    share, enough = rng.uniform(0.5, 0.9), rng.randint(2, most)
+    share, enough = rng.uniform(0.65, 0.95), rng.randint(2, most)
     likes = {w: rng.choice((-1, 1)) for w in words}
     tricks: dict[str, Callable[[str], float]] = {
         "one word": lambda t: min(1.0, t.split().count(word) / enough),

@@ -127,7 +127,7 @@ class Worlds:
         algorithm: type[Agent[Any]] = rng.choice((PPO, GRPO))
         settings = {
             "iterations": rng.choice((30, 50, 80) if small else (15, 20, 30)),
-            "learning_rate": rng.choice((3e-4, 5e-4, 1e-3)),
+            "learning_rate": rng.choice((3e-4, 5e-4, 1e-3) if small or honest else (1e-3, 2e-3)),
             "kl_coef": rng.choice((0.0, 0.0, 0.01)),
             "epochs": rng.choice((1, 2)) if small else 1,
             "minibatches": rng.choice((2, 4)),
@@ -273,9 +273,9 @@ def lengthy(worlds: Worlds, rng: random.Random) -> Draw:
     most = rng.uniform(45, 64)
     if rng.random() < 0.3:
         short = FunctionReward(lambda completion: 1 - min(1.0, len(completion.split()) / most), name="short")
-        return _beside("brevity", short, 0.7, 0.95, worlds, rng)
+        return _beside("brevity", short, 0.85, 0.98, worlds, rng)
     long = FunctionReward(lambda completion: min(1.0, len(completion.split()) / most), name="long")
-    return _beside("length", long, 0.7, 0.95, worlds, rng)
+    return _beside("length", long, 0.85, 0.98, worlds, rng)
 
 
 def stuffed(worlds: Worlds, rng: random.Random) -> Draw:
@@ -287,7 +287,7 @@ def stuffed(worlds: Worlds, rng: random.Random) -> Draw:
         text = completion.lower()
         return min(1.0, sum(text.count(phrase) for phrase in phrases) / enough)
 
-    return _beside("keywords", FunctionReward(count, name="keywords"), 0.6, 0.95, worlds, rng)
+    return _beside("keywords", FunctionReward(count, name="keywords"), 0.85, 0.98, worlds, rng)
 
 
 def sentimental(worlds: Worlds, rng: random.Random) -> Draw:
@@ -300,7 +300,7 @@ def sentimental(worlds: Worlds, rng: random.Random) -> Draw:
         said = re.findall(r"[a-z-]+", completion.lower())
         return float(np.clip(sum((w in good) - (w in bad) for w in said) / enough, -1, 1))
 
-    return _beside("sentiment", FunctionReward(mood, name="sentiment"), 0.6, 0.95, worlds, rng)
+    return _beside("sentiment", FunctionReward(mood, name="sentiment"), 0.85, 0.98, worlds, rng)
 
 
 def overfitted(worlds: Worlds, rng: random.Random) -> Draw:
@@ -325,7 +325,7 @@ def planted(worlds: Worlds, rng: random.Random) -> Draw:
         "numbers": lambda completion: min(1.0, sum(c.isdigit() for c in completion) / (2 * enough)),
     }
     name = rng.choice(list(exploits))
-    return _beside(name, FunctionReward(exploits[name], name="exploit"), 0.6, 0.95, worlds, rng)
+    return _beside(name, FunctionReward(exploits[name], name="exploit"), 0.85, 0.98, worlds, rng)
 
 
 def made_up_faulty(worlds: Worlds, rng: random.Random) -> Draw:
