@@ -28,7 +28,7 @@ MUTANTS = [
         HACKING,
         "sign: max(0.0, total + sign * errors - SLACK)",
         "sign: max(0.0, total + abs(errors) - SLACK)",
-        (OF_HACKING + "the_wrong_side_and_small_drifts_are_no_alarm",),
+        (OF_HACKING + "what_went_the_other_way_before_is_no_evidence",),
     ),
     Mutant(
         "texts-of-a-prompt-count-by-themselves",

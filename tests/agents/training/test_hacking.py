@@ -143,6 +143,15 @@ def test_the_wrong_side_and_small_drifts_are_no_alarm() -> None:
         assert not gauge.out, (sign, shift)
 
 
+def test_what_went_the_other_way_before_is_no_evidence() -> None:
+    gauge = Gauge(np.array([1.0, -1.0] * 64), -1, least=0.2)
+    values, groups = np.array([1.0, -1.0] * 32), np.arange(64)
+    for shift in (0.5, 0.5, 0.5, -0.25, -0.25, -0.25):
+        gauge.add(values + shift, groups, 1)
+    assert gauge.off == pytest.approx(-0.25, rel=0.01)
+    assert not gauge.out
+
+
 def test_one_odd_text_is_no_drift() -> None:
     """A criterion that nearly all texts meet has no spread; a single failure in a batch says little."""
     gauge, values = Gauge(np.zeros(200), -1, least=0.2), np.zeros(50)
@@ -261,6 +270,7 @@ def test_a_resumed_detector_goes_on_where_it_was() -> None:
     found += [second.look(row, i + 1) for i, row in enumerate(rows[4:], 4)]
     assert found == expected
     assert second.alarm == whole.alarm is not None
+    assert json.dumps(second.state_dict()) == json.dumps(whole.state_dict())
 
 
 def test_what_cannot_be_watched_is_refused() -> None:
