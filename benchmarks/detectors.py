@@ -1,8 +1,9 @@
 """How often `HackingDetector` accuses honest runs, and how soon it sees that a reward is hacked.
 
     OMP_NUM_THREADS=1 python benchmarks/detectors.py --seed 8 --json FILE
-    OMP_NUM_THREADS=1 python benchmarks/detectors.py --seed 8 --hacked 0 --most 14 --json FILE  # detectors_honest
-    OMP_NUM_THREADS=1 python benchmarks/detectors.py --seed 9 --honest 0 --most 18 --json FILE  # detectors_hacked
+
+The committed rows were made with `--seed 8 --hacked 0 --most 14` (`detectors_honest.json`) and with
+`--seed 9 --honest 0 --most 18` (`detectors_hacked.json`).
 
 Runs are drawn by the seed (`detector_worlds`), half of them with rewards that gold follows, half with faulty
 ones, until there are enough of which gold says what became of them:
