@@ -15,8 +15,8 @@ ones, until there are enough of which gold says what became of them:
   an earlier iteration.
 
 What was drawn as honest and lost gold, or as faulty and did not, is reported and counts as neither. A hacked
-run ends when gold has lost two tenths. Every run is watched two ways at once: by texts and
-the reward's terms, as `text-gym train` does by itself; and with criteria that the reward does not contain.
+run ends when gold has lost two tenths. Every run is watched two ways at once: by texts and the reward's
+terms, as `text-gym train` does by itself; and with criteria that the reward does not contain.
 """
 
 from __future__ import annotations

@@ -70,13 +70,13 @@ class LearningProbe:
 
     @property
     def climbed(self) -> bool:
-        """True if the last fifth of its batches earned more than the first, by 3 standard errors."""
+        """True if the last fifth of its batches earned more than the first, by 2 standard errors."""
         fifth = len(self.rewards) // 5
         if fifth < 3:
             return False
         first, last = np.array(self.rewards[:fifth]), np.array(self.rewards[-fifth:])
         error = np.sqrt((first.var(ddof=1) + last.var(ddof=1)) / fifth)
-        return bool(last.mean() - first.mean() > 3 * error)
+        return bool(last.mean() - first.mean() > 2 * error)
 
 
 def level_4(m: Materials, seconds: float, iterations: int = ITERATIONS) -> dict[str, Check]:
