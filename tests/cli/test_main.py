@@ -120,6 +120,8 @@ CHEAP = [
     ("view FOLDER --output FOLDER", "--output FOLDER is a folder"),
     ("train --keep-rollouts -1", "--keep-rollouts is -1; it must be at least 0"),
     ("train --algorithm sb3.ppo --keep-rollouts 2", "leave out --keep-rollouts"),
+    ("train --watch readibility", "readability"),
+    ("train --algorithm sb3.ppo --stop-on-alarm", "leave out --watch and --stop-on-alarm"),
     ("push FOLDER/no me/name", "FOLDER/no: there is no such folder"),
     ("push FOLDER", "NAME"),
     ("play --task text_gym/Product-v0", "did you mean 'text_gym/Products-v0'"),

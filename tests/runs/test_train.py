@@ -28,7 +28,7 @@ from tests.agents.sampling.test_generators import Fake
 from tests.figure_tools import draw
 from tests.own_algorithm import write_algorithm
 from tests.ranks.start import finish, start
-from text_gym import TextVectorEnv, as_reward_source, load_task
+from text_gym import Prompt, TextVectorEnv, as_reward_source, load_task
 from text_gym.agents import Policy, PPOConfig, SB3Config, rollout, trajectory_log_probs
 from text_gym.agents.training.metrics import TIMES
 from text_gym.cli.main import main
@@ -314,6 +314,54 @@ def test_a_ruined_run_that_is_resumed_ends_with_the_same_policy(tmp_path: Path, 
             ruinous(tmp_path / f"{at}", on_decline, at=at)
         ruinous(tmp_path / f"{at}", on_decline, resume=True)
         assert kill_harness.result(tmp_path / f"{at}") == whole
+
+
+def hacked(folder: Path, at: int | None = None, **changes: Any) -> dict[str, Any]:
+    """A run whose reward pays for a letter that the watched criterion does not like; fails at call `at`."""
+    calls: list[int] = []
+
+    def loud(completions: list[str]) -> list[float]:
+        calls.append(1)
+        if len(calls) == at:
+            raise KeyError("price")
+        return [c.count("a") / 6 for c in completions]
+
+    prompts = [Prompt(f"{x}{y}") for x in "abcdef" for y in "ghi"]
+    task = dataclasses.replace(kill_harness.task(), prompts=prompts, held_out=prompts)
+    policy = Policy.new(kill_harness.TOKENIZER, layers=1, width=16, heads=2, context=16, device="cpu")
+    quiet = as_reward_source(lambda completion: -completion.count("a") / 6)
+    quiet.name = "quiet"
+    settings: dict[str, Any] = {"console": Console(file=io.StringIO()), "checkpoint_every": 2} | changes
+    return train(
+        "ppo", PPOConfig(iterations=16, learning_rate=2e-2, kl_coef=0.0), task, reward=as_reward_source(loud),
+        policy=policy, episodes=32, out=folder, watch=[quiet], **settings,
+    )  # fmt: skip
+
+
+def test_a_hacked_reward_raises_an_alarm_that_a_resumed_run_remembers(tmp_path: Path) -> None:
+    screen = io.StringIO()
+    summary = hacked(tmp_path / "whole", console=Console(file=screen, width=1000))
+    assert "the reward may be hacked" in summary["hacking_alarm"]
+    assert "watch/quiet" in summary["hacking_alarm"]
+    assert screen.getvalue().count(summary["hacking_alarm"]) == 1
+    assert summary["iterations"] == 16
+    whole = kill_harness.result(tmp_path / "whole")
+    alarms = [row["alarm"] for row in whole["metrics"]]
+    first = alarms.index(1.0)
+    assert 1 < first < 15
+    assert alarms == [0.0] * first + [1.0] * (16 - first)
+    for i, at in enumerate((first, first + 4)):
+        with pytest.raises(RewardError):
+            hacked(tmp_path / f"{i}", at=at)
+        hacked(tmp_path / f"{i}", resume=True)
+        assert kill_harness.result(tmp_path / f"{i}") == whole
+
+
+def test_a_run_stops_at_the_alarm_if_it_is_asked_to(tmp_path: Path) -> None:
+    summary = hacked(tmp_path, stop_on_alarm=True)
+    assert summary["iterations"] < 16
+    assert f"iteration {summary['iterations']}: the reward may be hacked" in summary["hacking_alarm"]
+    assert summary["interrupted"] is False
 
 
 def test_a_good_run_ends_with_its_last_policy_and_says_nothing(tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def learn_with_agent(job: TrainingJob) -> Learner:
             return judge_policy(agent.policy, agent.reference, job.task, job.reward, world)
 
         before, watch = judge(), job.gold_watch()
+        agent.detector = detector = job.detector(before.sampled.episodes)
         checkpoints = Checkpoints(run.path / CHECKPOINTS)
         save = _go_on_and_save(agent, run, checkpoints, job.checkpoint_every)
         agent.recorder = job.recorder(run, agent.iteration)
@@ -82,6 +83,9 @@ def learn_with_agent(job: TrainingJob) -> Learner:
             if watch is not None and watch.due(agent.iteration):
                 metrics = {**metrics, **watch.look(agent.policy, agent.reference)}
             go_on = report(metrics)
+            if job.stop_on_alarm and detector is not None and detector.alarm is not None:
+                LOG.info("stopping at the alarm, after iteration %d", agent.iteration)
+                go_on = False
             if job.checkpoint_every and agent.iteration % job.checkpoint_every == 0:
                 save()
             return go_on
@@ -103,7 +107,14 @@ def learn_with_agent(job: TrainingJob) -> Learner:
         after = judge()
         first = None if watch is None else watch.first(before)
         return TrainingOutcome(
-            before, after, agent.tokens_played, agent.iteration, choice, agent.declined, first
+            before,
+            after,
+            agent.tokens_played,
+            agent.iteration,
+            choice,
+            agent.declined,
+            first,
+            None if detector is None else detector.alarm,
         )
 
     return learner

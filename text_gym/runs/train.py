@@ -66,6 +66,8 @@ def train(
     console: Console | None = None,
     checkpoint_every: int = 10,
     keep_rollouts: int = 0,
+    watch: Sequence[RewardSource] = (),
+    stop_on_alarm: bool = False,
     resume: bool = False,
     accept_changes: bool = False,
     pairs: Sequence[Preference] = (),
@@ -109,6 +111,9 @@ def train(
             which the last two and the best one are kept; 0 takes none, and the policy is the last. Of
             algorithms of Stable-Baselines3 the last two are kept.
         keep_rollouts: Iterations to keep token by token and to show in `view.html` (see `RolloutStore`).
+        watch: Criteria that the reward does not contain, which should not fall while it rises: what
+            `HackingDetector` looks at beside the texts and the reward's own terms.
+        stop_on_alarm: Stop learning at its first alarm.
         resume: Go on with the run in `out`; the other arguments must be those it was started with. Settings,
             the code and weights of the reward, the data, and the versions of PyTorch, `transformers` and
             text-gym are compared; patch versions and kernels that differ are a warning.
@@ -152,12 +157,14 @@ def train(
     if start is not None and (bf16 or gradient_checkpointing):
         start.use_less_memory(bf16=bf16 and lora is None, gradient_checkpointing=gradient_checkpointing)
     reward = reward or task.reward
-    more: Any = (pairs, generator, keep_rollouts)
+    more: Any = (pairs, generator, keep_rollouts, watch, stop_on_alarm)
     job = TrainingJob(
         algorithm, config, task, reward, start, episodes, limit, device, checkpoint_every, came_from, *more
     )
     settings = job.settings() | ({} if lora is None else {"lora": lora})
     settings |= {} if generator is None else {"generator": generator}
+    settings |= {"watch": [source.name for source in watch]} if watch else {}
+    settings |= {"stop_on_alarm": True} if stop_on_alarm else {}
     settings |= {"options": dict(options)} if options else {}
     checked: Any = {"conditions": job.conditions(options), "accept_changes": accept_changes}
     open_folder = partial(RunFolder, folder, settings, logs=logs, resume=resume, **checked)
