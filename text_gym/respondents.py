@@ -9,7 +9,7 @@ import queue
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, overload, runtime_checkable
 
 import numpy as np
 
@@ -137,6 +137,36 @@ def turn_generator(seed: int, index: int, turn: int) -> np.random.Generator:
     key = np.array([seed & (2**64 - 1), index], dtype=np.uint64)
     counter = np.array([0, 0, 0, turn + 1], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+class TurnGenerators(Sequence[np.random.Generator]):
+    """The generators of episodes' turns, each made when it is asked for, since many respondents draw nothing.
+
+    Args:
+        episodes: The `n` episodes whose turn just ended.
+        turns: The numbers of these turns.
+    """
+
+    def __init__(self, episodes: Sequence[Episode], turns: Sequence[int]) -> None:
+        self._of = list(zip(episodes, turns, strict=True))
+        self._made: dict[int, np.random.Generator] = {}
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    @overload
+    def __getitem__(self, index: int) -> np.random.Generator: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[np.random.Generator]: ...
+
+    def __getitem__(self, index: int | slice) -> np.random.Generator | list[np.random.Generator]:
+        places = range(len(self._of))[index]
+        if not isinstance(places, int):
+            return [self[place] for place in places]
+        if places not in self._made:
+            self._made[places] = reply_generator(*self._of[places])
+        return self._made[places]
 
 
 def reply_room(max_tokens: int, prompt_tokens: int, max_turns: int | None, max_context: int | None) -> int:
