@@ -80,6 +80,7 @@ def environment(options: Options, reply: int, *, turns: bool) -> TextVectorEnv:
         lambda episodes: np.ones(len(episodes)),
         WRITTEN,
         num_envs=options.batch,
+        shuffle=False,
         **(talk if turns else {}),
     )
 

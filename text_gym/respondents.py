@@ -16,6 +16,7 @@ import numpy as np
 from .episode import Episode
 from .errors import ConfigError, RespondentError, excerpt
 
+LARGEST_REWARD = float(np.finfo(np.float32).max)
 REPLY_ROOM = 32  # tokens a turn, where `max_context` does not say how long a conversation may become
 
 
@@ -203,22 +204,26 @@ def checked_reply(reply: Any, name: str) -> Reply:
     """
     if not isinstance(reply, Reply):
         raise RespondentError(f"{name} answered with {_shown(reply)}; it must return Reply objects")
-    if not isinstance(reply.text, str):
-        try:
-            ids = [int(i) for i in reply.text]
-            whole = all(i == j and not isinstance(j, bool) for i, j in zip(ids, reply.text, strict=True))
-        except (TypeError, ValueError):
-            whole = False
-        if not whole:
-            raise RespondentError(f"{name}: Reply.text is {_shown(reply.text)}, neither a text nor token ids")
+    if not (isinstance(reply.text, str) or _are_ids(reply.text)):
+        raise RespondentError(f"{name}: Reply.text is {_shown(reply.text)}, neither a text nor token ids")
     number = isinstance(reply.reward, (int, float, np.floating, np.integer))
-    if not number or isinstance(reply.reward, bool) or not np.isfinite(np.float32(reply.reward)):
+    if not number or isinstance(reply.reward, bool) or not abs(reply.reward) <= LARGEST_REWARD:
         raise RespondentError(f"{name}: Reply.reward is {_shown(reply.reward)}, not a finite number")
     if not isinstance(reply.ends, (bool, np.bool_)):
         raise RespondentError(f"{name}: Reply.ends is {_shown(reply.ends)}, not True or False")
     if reply.role not in ("user", "tool"):
         raise RespondentError(f'{name}: Reply.role is {_shown(reply.role)}; it must be "user" or "tool"')
     return reply
+
+
+def _are_ids(found: Any) -> bool:
+    if isinstance(found, list) and set(map(type, found)) <= {int}:
+        return True
+    try:
+        ids = [int(i) for i in found]
+        return all(i == j and not isinstance(j, bool) for i, j in zip(ids, found, strict=True))
+    except (TypeError, ValueError):
+        return False
 
 
 def _shown(value: Any) -> str:

@@ -108,7 +108,7 @@ class Decoder:
         if self._extending is not None:
             counts = lengths - read
             which = np.repeat(np.arange(len(rows)), counts)
-            columns = np.arange(len(which)) + np.repeat(lengths - np.cumsum(counts), counts)
+            columns = np.arange(len(which)) + np.repeat(lengths - counts.cumsum(), counts)
             self.states = self._extending.extend(tokens[rows[which], columns], columns, counts)
             self._lengths = lengths.copy()
         else:

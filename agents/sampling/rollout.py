@@ -255,9 +255,7 @@ def own_rewards(scores: Rewards, episodes: list[Episode]) -> tuple[FloatArray, .
     found = []
     for rewards, episode in zip(scores.per_token, episodes, strict=True):
         assert episode.agent_mask is not None
-        own = np.zeros(int(episode.agent_mask.sum()))
-        np.add.at(own, np.cumsum(episode.agent_mask) - 1, rewards)
-        found.append(own)
+        found.append(np.bincount(np.cumsum(episode.agent_mask) - 1, rewards))
     return tuple(found)
 
 

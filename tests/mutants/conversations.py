@@ -143,7 +143,7 @@ MUTANTS = [
         "every-token-drawn-with-the-first-noise",
         PLAY,
         "draw(chosen_from, noise[places])",
-        "draw(chosen_from, noise[places[0], 0])",
+        "draw(chosen_from, noise[places - upload(written[turns], device)])",
         (OF_PLAY + "drawn_conversations_have_the_probabilities_of_the_listed_ones",),
     ),
     Mutant(

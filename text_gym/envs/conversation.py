@@ -80,6 +80,7 @@ class Conversation:
         self.end_ids = turn_end_ids(tokenizer, options)
         self._is_end = np.zeros(tokenizer.vocab_size, dtype=np.bool_)
         self._is_end[list(self.end_ids)] = True
+        self._silent = {*self.end_ids, *tokenizer.eos_ids}
         self._stops = options.turn_stop_strings
         self._last_chars = {stop[-1] for stop in self._stops}
         # A stop string may begin inside a token and a character may take four byte tokens.
@@ -121,7 +122,9 @@ class Conversation:
             their replies.
         """
         errors = self._reply(rows, tokens, ended, cut, episodes)
-        self.truncated[rows] = self.dropped[rows] | (cut if self.options.limit == "truncate" else False)
+        if np.count_nonzero(ended):
+            unpaid = cut if self.options.limit == "truncate" else False
+            self.truncated[rows] = self.dropped[rows] | unpaid
         return errors if self.options.on_bad_reply == "raise" else []
 
     def _reply(
@@ -172,10 +175,11 @@ class Conversation:
     def _find_stops(self, rows: IntArray, tokens: IntArray, over: BoolArray) -> None:
         """Mark rows whose running turn now holds a stop string of turns."""
         # Only a token with the last character of a stop string completes one, or a part of a character.
-        for token in np.unique(tokens[self._may_stop[tokens] < 0]).tolist():
+        may = self._may_stop[tokens]
+        for token in set(tokens[may < 0].tolist()):
             text = self.tokenizer.decode([token])
             self._may_stop[token] = "\ufffd" in text or not self._last_chars.isdisjoint(text)
-        places = np.flatnonzero((self._may_stop[tokens] > 0) & ~over)
+        places = np.flatnonzero((may != 0) & ~over)  # tokens that are new here are looked at in any case
         found = rows[places]
         ends = self.lengths[found]
         begins = np.maximum(self.turn_starts[found], ends - self._window)
@@ -196,7 +200,7 @@ class Conversation:
     def _text(self, ids: IntArray, stop: str = "") -> str:
         """Return the text of an agent's turn, without what ended it."""
         listed = ids.tolist()
-        if listed and (listed[-1] in self.end_ids or listed[-1] in self.tokenizer.eos_ids):
+        if listed and listed[-1] in self._silent:
             del listed[-1]
         text = self.tokenizer.decode(listed)
         ends = [text.find(s) for s in ((stop,) if stop else self._stops) if s in text]
@@ -257,40 +261,40 @@ class Conversation:
         errors: list[RespondentError],
     ) -> tuple[BoolArray, BoolArray]:
         """Append the replies that there are; return which of them ended their episode, and which a limit did."""
-        left = self.starts[rows] + self.room - self.lengths[rows]
-        ends = np.zeros(len(rows), dtype=np.bool_)
-        for i, (row, begin) in enumerate(zip(rows.tolist(), self.lengths[rows].tolist(), strict=True)):
-            reply = replies[i]
+        begins = self.lengths[rows]
+        left, ends = (self.starts[rows] + self.room - begins).tolist(), [False] * len(rows)
+        for i, (row, begin, reply) in enumerate(zip(rows.tolist(), begins.tolist(), replies, strict=True)):
             ids = None if reply is None else self._usable_ids(episodes[i], reply, errors)
             if reply is None or ids is None:
                 self.dropped[row] = True
                 continue
-            turns, ends[i] = self.turns[row], reply.ends
+            turns, ends[i] = self.turns[row], bool(reply.ends)
             if reply.reward:
                 self.rewards[row] = reply.reward
                 turns = (*turns[:-1], replace(turns[-1], reward=float(reply.reward)))
             left[i] -= len(ids)
-            if len(ids) and left[i] >= 0:
+            if ids and left[i] >= 0:
                 end = begin + len(ids)
-                self.tokens[row, begin:end] = ids
+                array = np.array(ids, dtype=np.int64)
+                self.tokens[row, begin:end] = array
                 self.attention_mask[row, begin:end] = 1
                 self.lengths[row] = end
-                text = reply.text if isinstance(reply.text, str) else self.tokenizer.decode(ids.tolist())
-                turns = (*turns, Turn(reply.role, text, ids))
+                text = reply.text if isinstance(reply.text, str) else self.tokenizer.decode(ids)
+                turns = (*turns, Turn(reply.role, text, array))
             self.turns[row] = turns
         self.turn_starts[rows] = self.lengths[rows]
-        self.remaining[rows] = left = np.maximum(0, np.minimum(self.remaining[rows], left))
-        at_limit = (left == 0) | self.dropped[rows]
+        self.remaining[rows] = room = np.maximum(0, np.minimum(self.remaining[rows], left))
+        self._ended_by_reply[rows] = by_reply = np.array(ends)
+        at_limit = (room == 0) | self.dropped[rows]
         if self.options.max_turns is not None:
             at_limit |= self.spoken[rows] >= self.options.max_turns
-        self._ended_by_reply[rows] = ends
-        return ends, at_limit & ~ends
+        return by_reply, at_limit & ~by_reply
 
     def _usable_ids(
         self, episode: Episode, reply: Reply, errors: list[RespondentError]
-    ) -> IntArray | None:
+    ) -> list[int] | None:
         try:
-            return np.array(reply_ids(episode, reply), dtype=np.int64)
+            return reply_ids(episode, reply)
         except TextGymError as error:
             failed = RespondentError(
                 f"{self.name}: the reply {excerpt(str(reply.text))} cannot be used: {error}"
