@@ -189,9 +189,7 @@ class Conversation:
 
     def _close_turns(self, rows: IntArray) -> None:
         ends = self.lengths[rows]
-        for row, begin, end in zip(
-            *(x.tolist() for x in (rows, self.turn_starts[rows], ends)), strict=True
-        ):
+        for row, begin, end in zip(*(x.tolist() for x in (rows, self.turn_starts[rows], ends)), strict=True):
             ids = self.tokens[row, begin:end].copy()
             self.turns[row] += (Turn("assistant", self._text(ids), ids),)
         self.turn_starts[rows] = ends
@@ -260,7 +258,7 @@ class Conversation:
         replies: list[Reply | None],
         errors: list[RespondentError],
     ) -> tuple[BoolArray, BoolArray]:
-        """Append the replies that there are; return which of them ended their episode, and which a limit did."""
+        """Append the replies that there are; return which episodes they ended, and which a limit did."""
         begins = self.lengths[rows]
         left, ends = (self.starts[rows] + self.room - begins).tolist(), [False] * len(rows)
         for i, (row, begin, reply) in enumerate(zip(rows.tolist(), begins.tolist(), replies, strict=True)):
@@ -290,9 +288,7 @@ class Conversation:
             at_limit |= self.spoken[rows] >= self.options.max_turns
         return by_reply, at_limit & ~by_reply
 
-    def _usable_ids(
-        self, episode: Episode, reply: Reply, errors: list[RespondentError]
-    ) -> list[int] | None:
+    def _usable_ids(self, episode: Episode, reply: Reply, errors: list[RespondentError]) -> list[int] | None:
         try:
             return reply_ids(episode, reply)
         except TextGymError as error:

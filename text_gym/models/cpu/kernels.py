@@ -197,8 +197,8 @@ class Kernels:
             rows: `(n,)` int64, where their keys and values go …
             columns: … `(n,)` int64.
             asked: `(n,)` int64, which of the states a token's is to be, or -1: none.
-            begins: `(m + 1,)` int64, where the tokens of each row begin, and where the last one's end; left out,
-                each has one.
+            begins: `(m + 1,)` int64, where the tokens of each row begin, and where those of the last one end;
+                each has one if it is left out.
 
         Returns:
             `(m, D)` states, of which those that were not asked for hold anything.
