@@ -106,11 +106,11 @@ MUTANTS = [
         (OF_RESPONDENTS + "what_is_no_reply_is_refused_by_the_name_of_its_field",),
     ),
     Mutant(
-        "token-ends-a-turn-from-its-second-time-on",
+        "stop-strings-are-looked-for-in-the-turns-before",
         TALK,
-        "np.flatnonzero((may != 0) & ~over)",
-        "np.flatnonzero((may > 0) & ~over)",
-        (OF_TALK + "a_reply_stands_behind_the_turn_that_it_answers",),
+        "np.maximum(self.turn_starts[found], ends - self._window)",
+        "np.maximum(self.starts[found], ends - self._window)",
+        (OF_TALK + "a_stop_string_of_turns_is_looked_for_in_the_running_turn_alone",),
     ),
     Mutant(
         "state-at-the-first-token-of-a-reply",

@@ -175,11 +175,10 @@ class Conversation:
     def _find_stops(self, rows: IntArray, tokens: IntArray, over: BoolArray) -> None:
         """Mark rows whose running turn now holds a stop string of turns."""
         # Only a token with the last character of a stop string completes one, or a part of a character.
-        may = self._may_stop[tokens]
-        for token in set(tokens[may < 0].tolist()):
+        for token in set(tokens[self._may_stop[tokens] < 0].tolist()):
             text = self.tokenizer.decode([token])
             self._may_stop[token] = "\ufffd" in text or not self._last_chars.isdisjoint(text)
-        places = np.flatnonzero((may != 0) & ~over)  # tokens that are new here are looked at in any case
+        places = np.flatnonzero((self._may_stop[tokens] > 0) & ~over)
         found = rows[places]
         ends = self.lengths[found]
         begins = np.maximum(self.turn_starts[found], ends - self._window)
