@@ -225,9 +225,9 @@ def _parts(rows: list[dict[str, Any]]) -> list[list[str]]:
 def _turns(rows: list[dict[str, Any]]) -> list[list[str]]:
     lines = [["model", "tokens of a reply", "with replies, µs", "without, µs", "ratio", "95 %"], ["---"] * 6]
     for r in (r for r in rows if "ratio" in r):
-        times = [f"{r[key]:.1f}" for key in ("with_replies_us", "without_us", "ratio")]
-        times[2] = f"{r['ratio']:.2f}"
-        lines.append([f"{r['layers']} × {r['width']}", str(r["reply_tokens"]), *times, "{:.2f}–{:.2f}".format(*r["ci95"])])
+        about, (low, high) = [f"{r['layers']} × {r['width']}", str(r["reply_tokens"])], r["ci95"]
+        times = [f"{r['with_replies_us']:.1f}", f"{r['without_us']:.1f}", f"{r['ratio']:.2f}"]
+        lines.append([*about, *times, f"{low:.2f}–{high:.2f}"])
     return lines
 
 
