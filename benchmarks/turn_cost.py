@@ -156,8 +156,8 @@ def main(options: Options) -> None:
     torch.set_num_threads(1)
     rows = []
     for layers, width in (map(int, size.split("x")) for size in options.sizes):
-        for what in (*options.replies, *options.tasks):
-            run = partial(play, options, what) if isinstance(what, str) else partial(measure, options, what)
+        runs = [partial(measure, options, reply) for reply in options.replies]
+        for run in (*runs, *(partial(play, options, task) for task in options.tasks)):
             rows.append(row := run(layers, width))
             print(row, flush=True)
     if options.json is not None:

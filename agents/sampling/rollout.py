@@ -255,7 +255,8 @@ def own_rewards(scores: Rewards, episodes: list[Episode]) -> tuple[FloatArray, .
     found = []
     for rewards, episode in zip(scores.per_token, episodes, strict=True):
         assert episode.agent_mask is not None
-        found.append(np.bincount(np.cumsum(episode.agent_mask) - 1, rewards))
+        own = np.bincount(np.cumsum(episode.agent_mask) - 1, rewards)
+        found.append(np.asarray(own, dtype=np.float64))
     return tuple(found)
 
 
