@@ -11,7 +11,9 @@ Needs `pip install -e '.[reasoning-gym]'`.
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from machine import save
+from machine import Row, save
 
 from text_gym import Task, TextVectorEnv, load_task, validate
 from text_gym.agents import GRPO, SFT, GRPOConfig, Policy, SFTConfig, evaluate
@@ -28,13 +30,17 @@ from text_gym.utils.interval import mean_interval, shown
 
 PROBLEMS, DRAWS = 8, 16
 DATASETS: dict[str, dict[str, Any]] = {
+    "aiw": {},
     "basic_arithmetic": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1},
     "bf": {},
+    "binary_alternation": {},
     "calendar_arithmetic": {},
     "chain_sum": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1},
     "coin_flip": {},
+    "color_cube_rotation": {},
     "count_bits": {"max_n": 1000},
     "count_primes": {"max_n": 50},
+    "course_schedule": {},
     "decimal_chain_sum": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1},
     "family_relationships": {},
     "fraction_simplification": {},
@@ -48,6 +54,7 @@ DATASETS: dict[str, dict[str, Any]] = {
     "prime_factorization": {"max_value": 100},
     "products": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1},
     "ransom_note": {},
+    "self_reference": {},
     "simple_equations": {},
     "simple_geometry": {},
     "spell_backward": {"min_word_len": 3, "max_word_len": 4},
@@ -60,7 +67,7 @@ class Options:
     """Try data sets of reasoning-gym.
 
     Args:
-        only: These alone.
+        only: These alone; the file's rows of others are kept.
         steps: Of fine-tuning, 32 right answers to other problems each.
         iterations: Of GRPO, 8 answers to each problem.
         seed: Of everything.
@@ -83,7 +90,7 @@ def short_task(name: str) -> Task:
     return load_task(f"reasoning_gym:{name}", tokenizer=tokenizer, **DATASETS[name])
 
 
-def by_heart(task: Task, options: Options) -> dict[str, Any]:
+def by_heart(task: Task, options: Options) -> Row:
     """Return the reward of a few problems before and after they were learnt from their judge."""
     assert task.corpus is not None
     pairs, prompts = task.corpus()[0][PROBLEMS:], task.prompts[:PROBLEMS]
@@ -112,7 +119,7 @@ def by_heart(task: Task, options: Options) -> dict[str, Any]:
     }
 
 
-def try_dataset(name: str, options: Options) -> dict[str, Any]:
+def try_dataset(name: str, options: Options) -> Row:
     """Validate a data set, and learn a few of its problems."""
     task = short_task(name)
     report = validate(task, levels=(0, 1), seed=options.seed)
@@ -128,25 +135,38 @@ def try_dataset(name: str, options: Options) -> dict[str, Any]:
     }
 
 
+def kept(file: Path, anew: Sequence[str]) -> list[Row]:
+    """Return the rows of a file, without those that are made anew."""
+    rows: list[Row] = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
+    return [row for row in rows if row["dataset"] not in anew]
+
+
+def line(row: Row) -> str:
+    """Return a row of the table."""
+    learnt, levels = row["learning"], row["levels"]
+    return (
+        f"| {row['dataset']} | {row['golden']:.2f} | {row['empty']:.2f} | {levels['L0']} | {levels['L1']} | "
+        f"{learnt['before']:.2f} → {learnt['after']:.2f} | {learnt['said']} |"
+    )
+
+
+def passes(row: Row) -> bool:
+    """Return True if a data set holds both levels and is learnt."""
+    return bool(row["learning"]["rises"]) and not row["broken"]
+
+
 def main(options: Options) -> None:
     """Print the table."""
     torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
+    rows = [] if options.json is None else kept(options.json, options.only)
     print("| data set | golden | empty | L0 | L1 | eight problems | gain |\n|---|---|---|---|---|---|---|")
     for name in options.only:
-        row = try_dataset(name, options)
-        rows.append(row)
-        learnt = row["learning"]
-        print(
-            f"| {name} | {row['golden']:.2f} | {row['empty']:.2f} | {row['levels']['L0']} | "
-            f"{row['levels']['L1']} | {learnt['before']:.2f} → {learnt['after']:.2f} | {learnt['said']} |",
-            flush=True,
-        )
+        rows.append(try_dataset(name, options))
+        print(line(rows[-1]), flush=True)
         if options.json is not None:  # after each, so that what was run is kept
             settings = {"steps": options.steps, "iterations": options.iterations, "seed": options.seed}
-            save(options.json, rows, **settings)
-    whole = [r for r in rows if r["learning"]["rises"] and not r["broken"]]
-    print(f"{len(whole)} of {len(rows)} pass L0 and L1 and are learnt by heart")
+            save(options.json, sorted(rows, key=lambda row: str(row["dataset"])), **settings)
+    print(f"{sum(map(passes, rows))} of {len(rows)} pass L0 and L1 and are learnt by heart")
 
 
 if __name__ == "__main__":
