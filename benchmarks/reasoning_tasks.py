@@ -54,7 +54,6 @@ DATASETS: dict[str, dict[str, Any]] = {
     "prime_factorization": {"max_value": 100},
     "products": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1},
     "ransom_note": {},
-    "self_reference": {},
     "simple_equations": {},
     "simple_geometry": {},
     "spell_backward": {"min_word_len": 3, "max_word_len": 4},
