@@ -1,4 +1,4 @@
-"""`benchmarks/learn_reasoning.py` and `reasoning_tasks.py`: what they count, by hand; reasoning-gym is not asked."""
+"""`benchmarks/learn_reasoning.py` and `reasoning_tasks.py`: what they count, without reasoning-gym."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def script(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def row(name: str, *, rises: bool = True, broken: tuple[str, ...] = ()) -> dict[str, Any]:
-    return {"dataset": name, "broken": dict.fromkeys(broken, []), "learning": {"rises": rises}}
+    return {"dataset": name, "broken": {check: [] for check in broken}, "learning": {"rises": rises}}
 
 
 def test_answers_to_a_problem_are_one_observation(monkeypatch: pytest.MonkeyPatch) -> None:
