@@ -24,12 +24,12 @@ def test_a_conversation_by_hand() -> None:
     (prompt,) = [p for p in task.prompts if p.columns["code"] == "ca"]
     episode = play(task, prompt, ["ab", "1bc", "ca"])
     assert [turn.text for turn in episode.turns[1::2]] == ["01", "01", "20"]
-    missed = play(task, prompt, ["aa", "bb", "cc"])
+    missed = play(task, prompt, ["aa", "bb", "cc", "ab"])
     assert [e.finish_reason for e in (episode, missed)] == ["reply", "reply"]
     assert task.reward([episode, missed]).totals.tolist() == [1, 0]
 
 
-LARGER = [pytest.param(sizes, marks=pytest.mark.nightly) for sizes in [(2, 3, 3), (3, 2, 3)]]
+LARGER = [pytest.param(sizes, marks=pytest.mark.nightly) for sizes in [(2, 3, 3), (2, 3, 4), (3, 2, 3)]]
 
 
 @pytest.mark.parametrize("sizes", [(1, 3, 2), (2, 2, 2), (2, 3, 1), (2, 3, 2), *LARGER])
