@@ -18,7 +18,8 @@ from .rules import RulesRespondent, RulesReward, Verdict
 
 COLOURS = "abcdef"
 MAX_CODES = 100  # the optimum is found by walking all sets of codes that answers can leave
-# An entropy bonus that falls to nothing keeps all first guesses in play until the later ones are learnt.
+# An entropy bonus that falls to nothing keeps all codes in play until the answers are read: a policy that has
+# dropped one is paid nothing for it, and learns nothing of it. Gradients are clipped to a norm that most have.
 _NEW: dict[str, Any] = {
     "policy": "new",
     "episodes": 256,
@@ -27,11 +28,13 @@ _NEW: dict[str, Any] = {
     "learning_rate": 2e-3,
     "epochs": 1,
     "minibatches": 4,
+    "max_grad_norm": 0.05,
+    "entropy_coef": 0.08,
     "anneal_entropy": True,
 }
 RECOMMENDED: dict[str, dict[str, Any]] = {
-    "grpo": {**_NEW, "group_size": 8, "entropy_coef": 0.03},
-    "ppo": {**_NEW, "target_kl": 0.1, "entropy_coef": 0.05},
+    "grpo": {**_NEW, "group_size": 8},
+    "ppo": {**_NEW, "target_kl": 0.1},
 }
 
 
