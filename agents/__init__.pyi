@@ -32,6 +32,7 @@ from .sampling.sampler import Sampling as Sampling
 from .sampling.sampler import rollout as rollout
 from .sampling.vllm_generator import VLLMGenerator as VLLMGenerator
 from .training.checkpoint import Checkpoints as Checkpoints
+from .training.hacking import HackingDetector as HackingDetector
 from .verification.check_agent import check_agent as check_agent
 from .verification.exact import exact_policy_gradient as exact_policy_gradient
 from .verification.exact import trajectory_log_probs as trajectory_log_probs
@@ -52,6 +53,7 @@ __all__ = [
     "DPOConfig",
     "GRPOConfig",
     "Generator",
+    "HackingDetector",
     "KLPenalty",
     "LanguageModelPolicy",
     "LoRAPolicy",

@@ -1,4 +1,4 @@
-"""Is this code slower than the code before it? Whole iterations of two versions, which take turns.
+"""Is this code slower than the code before it? Whole iterations, and steps, of two versions that take turns.
 
     python benchmarks/old_and_new.py --old PYTHON [--json FILE] [--only REGEX]
 
@@ -53,9 +53,10 @@ class Options:
 
 
 def rows_to_measure(only: str) -> list[Part]:
-    """The parts of `compare.py` that are whole iterations or rollouts; slow ones get fewer pairs."""
+    """The parts of `compare.py` that are whole iterations or rollouts, and steps of the environment alone."""
     parts = [part for part in PARTS if part.what != "memory"]
     parts += [Part("rollout", "tiny", 5, batch=1), Part("rollout", "large-vocabulary", 30)]
+    parts += [Part("steps", "tiny", 10)]
     return [part for part in parts if part.model != "products" and re.search(only, part.name)]
 
 

@@ -7,7 +7,7 @@ Writes a line when ready and one after each iteration: `{"seconds": CPU seconds,
 GPT-2 or a Qwen3, 16 tokens of prompt, a constant reward, a reference policy, 4 epochs of 4 minibatches, and
 AdamW in float32.
 TRL's PPO trains a critic of its own; so does `ours-ppo-separate`, while that of `ours-ppo` is a head on the
-policy's trunk. `ours-rollout` plays and does not learn.
+policy's trunk. `ours-rollout` plays and does not learn; `ours-steps` only steps the environment.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 PROMPT_TOKENS, EPOCHS, MINIBATCHES, GROUP = 16, 4, 4, 8
+STEPS = 4096  # of the environment, a turn
 KL_COEF = 0.03
 RATE = 1e-5
 _REPLIES = os.fdopen(os.dup(1), "w")  # what libraries print goes elsewhere
@@ -150,6 +151,29 @@ def ours(options: argparse.Namespace) -> None:
     agent = kind(policy, env, kind.config_class(iterations=10**6, learning_rate=RATE, **settings))
     turns.begin()
     agent.learn(callback=lambda *_: turns.end())
+
+
+def steps(options: argparse.Namespace) -> None:
+    """Steps of the environment, with actions drawn beforehand; episodes that end begin anew by themselves."""
+    from text_gym import ByteTokenizer, TextVectorEnv
+
+    env = TextVectorEnv(
+        ["Write something."] * 16,
+        ByteTokenizer(),
+        lambda episodes: np.ones(len(episodes)),
+        options.new_tokens,
+        num_envs=options.batch,
+    )
+    rng = np.random.default_rng(0)
+    actions = rng.integers(97, 123, (64, options.batch))
+    actions[rng.random(actions.shape) < 0.03] = 256  # EOS
+    env.reset(seed=0)
+    turns = Turns(STEPS * options.batch)
+    turns.begin()
+    for count, action in enumerate(itertools.cycle(actions), 1):
+        env.step(action)
+        if count % STEPS == 0:
+            turns.end()
 
 
 def word_tokenizer(options: argparse.Namespace) -> Any:
@@ -281,6 +305,7 @@ def _trainer_settings() -> dict[str, Any]:
 
 CONTESTANTS: dict[str, Callable[[argparse.Namespace], None]] = {
     **dict.fromkeys(("ours-ppo", "ours-ppo-separate", "ours-grpo", "ours-rloo", "ours-rollout"), ours),
+    "ours-steps": steps,
     **dict.fromkeys(("trl-ppo", "trl-ppo-separate"), trl_ppo),
     **dict.fromkeys(("trl-grpo", "trl-rloo"), trl_groups),
 }

@@ -1,12 +1,17 @@
 """What replies cost: CPU time of a rollout per token of the agent's, next to one without replies.
 
-    python benchmarks/turn_cost.py --replies 1 4 16 --json turn_cost.json
+    python benchmarks/turn_cost.py --replies 1 4 16 --sizes 2x128 4x256 --tasks guess --json turn_cost.json
 
 Both play the same GPT-2 with random weights, and their agents write equally many tokens. In one, a token of
 eight ends a turn, at random, and is answered by a reply of so many tokens; in the other as many tokens as the
-replies have on average stand in the prompts instead, so that the agents' tokens have contexts of equal length
-at the end. A pair is one rollout of each, which goes first alternates; the interval is the bootstrap's of the
-pairs' median ratio (95 %).
+replies have on average stand in the prompts instead. So equally many tokens are read and written, and
+contexts are of equal length at the end; before that those of the conversation are shorter. No two prompts are
+the same, unless `--repeat` draws them with replacement: equal prompts are read once for all their rows, which
+no reply can be, so that the rollout without replies then reads only 63 % of its prompts' tokens.
+
+A pair is one rollout of each, which goes first alternates; the interval is the bootstrap's of the pairs'
+median ratio (95 %). Tasks are played with a policy of random weights, and their rows say how many tokens a
+CPU second its agent writes.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +31,7 @@ import tyro
 from machine import save
 from scipy.stats import bootstrap
 
-from text_gym import Episode, Reply, TextVectorEnv, WordTokenizer
+from text_gym import Episode, Reply, TextVectorEnv, WordTokenizer, load_task
 from text_gym.agents import Policy, rollout
 
 PROMPT, WRITTEN, TURN, VOCABULARY = 16, 32, 8, 1024  # tokens; a turn on average
@@ -36,19 +42,21 @@ class Options:
     """Compare a rollout with replies to one without.
 
     Args:
-        replies: Tokens of a reply, one row of the table each.
+        replies: Tokens of a reply, one row of the table each …
+        sizes: … for each of these models, layers and width, 32 to a head.
+        tasks: Conversations to play as they are.
         pairs: Rollouts of each kind, after one to warm up.
         batch: Episodes of a rollout.
-        layers: Of the model.
-        width: Of the model, 32 to a head.
+        repeat: Draw prompts with replacement.
         json: File for the rows.
     """
 
     replies: tuple[int, ...] = (1, 4, 16)
+    sizes: tuple[str, ...] = ("2x128",)
+    tasks: tuple[str, ...] = ()
     pairs: int = 12
     batch: int = 64
-    layers: int = 2
-    width: int = 128
+    repeat: bool = False
     json: Path | None = None
 
 
@@ -60,6 +68,7 @@ class Says:
 
     def respond(self, episodes: Sequence[Episode], generators: Sequence[Any]) -> list[Reply]:
         """Implement `Respondent`."""
+        assert all(e.turns[-1].text is not None for e in episodes)  # whoever replies has read the turn
         return [Reply(self.ids) for _ in episodes]
 
 
@@ -80,19 +89,20 @@ def environment(options: Options, reply: int, *, turns: bool) -> TextVectorEnv:
         lambda episodes: np.ones(len(episodes)),
         WRITTEN,
         num_envs=options.batch,
+        shuffle=options.repeat,
         **(talk if turns else {}),
     )
 
 
-def measure(options: Options, reply: int) -> dict[str, Any]:
+def measure(options: Options, reply: int, layers: int, width: int) -> dict[str, Any]:
     """CPU microseconds a token of both kinds, which take turns, and the ratio with its interval."""
     envs = [environment(options, reply, turns=turns) for turns in (True, False)]
     config = transformers.GPT2Config(
         vocab_size=VOCABULARY,
         n_positions=PROMPT + WRITTEN * (1 + reply),
-        n_embd=options.width,
-        n_layer=options.layers,
-        n_head=options.width // 32,
+        n_embd=width,
+        n_layer=layers,
+        n_head=width // 32,
         bos_token_id=None,
         eos_token_id=None,
     )
@@ -111,6 +121,9 @@ def measure(options: Options, reply: int) -> dict[str, Any]:
     interval = bootstrap((ratios,), np.median, method="percentile", rng=np.random.default_rng(0))
     microseconds = np.median(costs[1:], axis=0) * 1e6
     return {
+        "layers": layers,
+        "width": width,
+        "prompts": "repeated" if options.repeat else "distinct",
         "reply_tokens": reply,
         "completion_tokens": round(float(np.mean(read)), 1),
         "agent_tokens": WRITTEN,
@@ -122,15 +135,33 @@ def measure(options: Options, reply: int) -> dict[str, Any]:
     }
 
 
+def play(options: Options, task: str, layers: int, width: int) -> dict[str, Any]:
+    """The agent's tokens in a CPU second in rollouts of a task, by the median of them."""
+    env = TextVectorEnv(task=load_task(task), num_envs=options.batch)
+    context = env.batch.max_prompt_tokens + env.batch.room
+    policy = Policy.new(
+        env.tokenizer, layers=layers, width=width, heads=width // 32, context=context, device="cpu"
+    )
+    speeds = []
+    for first in range(0, (options.pairs + 1) * options.batch, options.batch):
+        began = time.process_time()
+        played = rollout(policy, env, np.arange(first, first + options.batch))
+        speeds.append(played.num_tokens / (time.process_time() - began))
+    speed = round(float(np.median(speeds[1:])))
+    return {"task": task, "layers": layers, "width": width, "agent_tokens_per_second": speed}
+
+
 def main(options: Options) -> None:
     """Measure, and tell."""
     torch.set_num_threads(1)
     rows = []
-    for reply in options.replies:
-        rows.append(row := measure(options, reply))
-        print(row, flush=True)
+    for layers, width in (map(int, size.split("x")) for size in options.sizes):
+        runs = [partial(measure, options, reply) for reply in options.replies]
+        for run in (*runs, *(partial(play, options, task) for task in options.tasks)):
+            rows.append(row := run(layers, width))
+            print(row, flush=True)
     if options.json is not None:
-        save(options.json, rows, batch=options.batch, layers=options.layers, width=options.width)
+        save(options.json, rows, batch=options.batch)
 
 
 if __name__ == "__main__":

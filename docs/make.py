@@ -168,6 +168,7 @@ def speed_page(text: str) -> str:
         "kernel_threads": _threads,
         "kernel_parts": _parts,
         "architectures": _architectures,
+        "turn_cost": _turns,
         "env_speed": _steps,
         "sb3_speed": _sb3,
     }
@@ -218,6 +219,15 @@ def _parts(rows: list[dict[str, Any]]) -> list[list[str]]:
     for r in rows:
         slower = [f"{r[f'{what}_ratio']:.2f}" for what in ("rollout", "update", "iteration")]
         lines.append([r["model"], r["contestant"], *slower])
+    return lines
+
+
+def _turns(rows: list[dict[str, Any]]) -> list[list[str]]:
+    lines = [["model", "tokens of a reply", "with replies, µs", "without, µs", "ratio", "95 %"], ["---"] * 6]
+    for r in (r for r in rows if "ratio" in r):
+        about, (low, high) = [f"{r['layers']} × {r['width']}", str(r["reply_tokens"])], r["ci95"]
+        times = [f"{r['with_replies_us']:.1f}", f"{r['without_us']:.1f}", f"{r['ratio']:.2f}"]
+        lines.append([*about, *times, f"{low:.2f}–{high:.2f}"])
     return lines
 
 

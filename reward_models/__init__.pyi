@@ -11,12 +11,14 @@ from .learned.configs import RewardTrainingConfig as RewardTrainingConfig
 from .learned.ensembles import Ensemble as Ensemble
 from .learned.model import RewardModel as RewardModel
 from .learned.ngrams import NgramModel as NgramModel
+from .learned.process import ProcessReward as ProcessReward
 from .learned.training import RewardTrainer as RewardTrainer
 from .loading import load_reward as load_reward
 from .page.notebook import label_widget as label_widget
 from .people.human import HumanReward as HumanReward
 from .preferences.opinions import PreferencePair as PreferencePair
 from .preferences.opinions import Rating as Rating
+from .preferences.opinions import StepLabels as StepLabels
 from .scripted.answers import JSONSchema as JSONSchema
 from .scripted.answers import MathAnswer as MathAnswer
 from .scripted.answers import Overlap as Overlap
@@ -45,6 +47,7 @@ __all__ = [
     "NgramModel",
     "Overlap",
     "PreferencePair",
+    "ProcessReward",
     "Question",
     "Rating",
     "Readability",
@@ -54,6 +57,7 @@ __all__ = [
     "RewardTrainingConfig",
     "Rubric",
     "SlotCoverage",
+    "StepLabels",
     "audit_reward",
     "label_widget",
     "load_reward",

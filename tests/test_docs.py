@@ -128,6 +128,24 @@ def test_the_tables_of_the_sentiment_page_are_those_of_the_results() -> None:
 # docs/course.md, docs/course/graded.md
 
 
+def test_the_table_of_what_the_gold_of_e2e_says_is_that_of_the_results() -> None:
+    text = (ROOT / "docs" / "benchmark-rewards.md").read_text(encoding="utf-8")
+    found = json.loads((ROOT / "benchmarks/results/e2e_gold.json").read_text(encoding="utf-8"))
+    assert f"the {found['texts']} held-out descriptions" in text
+    rows = {row["kind"]: row for row in found["rows"]}
+    shown = {"human, of another restaurant": "human, of another representation"}
+    shown["a list of the values, with commas"] = "list of the values"
+    for line in ("human", *shown, "first half of the words", "said twice", "every second word"):
+        row = rows[shown.get(line, line)]
+        assert f"| {line} | {row['gold']:.3f} | {row['accuracy']:.3f} | {row['fluency']:.3f} |" in text
+    both = json.loads((ROOT / "benchmarks/results/rewards-both.json").read_text(encoding="utf-8"))["counts"]
+    products = {"on products only": "on A only", "on E2E only": "on B only"}
+    for word in ("on both", "opposite", *products, "cannot be told"):
+        assert f"| {word} | {both[products.get(word, word)]}: " in text
+    for kind in ("words in random order", "the prompt itself", "empty"):
+        assert f"{rows[kind]['gold']:.3f}" == "0.000"
+
+
 def test_the_table_of_the_labs_times_is_that_of_the_results() -> None:
     text = (ROOT / "docs" / "course.md").read_text(encoding="utf-8")
     assert script("make").course_page(text) == text, "run python docs/make.py"

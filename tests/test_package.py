@@ -22,8 +22,8 @@ ROOT = Path(__file__).parent.parent
 HOUSE = House(ROOT)
 PUBLIC = {
     "text_gym": 33,  # 29, three of conversations (Respondent, Reply, Turn), and validate
-    "text_gym.agents": 37,  # three of generators: the interface, what one returns, and vLLM's
-    "text_gym.reward_models": 29,  # 28 with label_widget, which only notebooks need; LocalJudge
+    "text_gym.agents": 38,  # three of generators, HackingDetector
+    "text_gym.reward_models": 31,  # 28 with label_widget, which only notebooks need; LocalJudge; two of steps
     "text_gym.bench": 10,
     "text_gym.plot": 18,  # 17 and coloured_text, the same as HTML
     "text_gym.tasks.enumerable": 10,

@@ -110,7 +110,7 @@ class StoreError(DataError):
 
 
 class NotSavedError(TextGymError, OSError):
-    """A label that did not reach the disk; earlier ones are intact."""
+    """A label, or a file of a run, that did not reach the disk; what was written earlier is intact."""
 
 
 class PushError(TextGymError, OSError):

@@ -9,13 +9,14 @@ import queue
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, overload, runtime_checkable
 
 import numpy as np
 
 from .episode import Episode
 from .errors import ConfigError, RespondentError, excerpt
 
+LARGEST_REWARD = float(np.finfo(np.float32).max)
 REPLY_ROOM = 32  # tokens a turn, where `max_context` does not say how long a conversation may become
 
 
@@ -139,6 +140,36 @@ def turn_generator(seed: int, index: int, turn: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
+class TurnGenerators(Sequence[np.random.Generator]):
+    """The generators of episodes' turns, each made when it is asked for, since many respondents draw nothing.
+
+    Args:
+        episodes: The `n` episodes whose turn just ended.
+        turns: The numbers of these turns.
+    """
+
+    def __init__(self, episodes: Sequence[Episode], turns: Sequence[int]) -> None:
+        self._of = list(zip(episodes, turns, strict=True))
+        self._made: dict[int, np.random.Generator] = {}
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    @overload
+    def __getitem__(self, index: int) -> np.random.Generator: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[np.random.Generator]: ...
+
+    def __getitem__(self, index: int | slice) -> np.random.Generator | list[np.random.Generator]:
+        places = range(len(self._of))[index]
+        if not isinstance(places, int):
+            return [self[place] for place in places]
+        if places not in self._made:
+            self._made[places] = reply_generator(*self._of[places])
+        return self._made[places]
+
+
 def reply_room(max_tokens: int, prompt_tokens: int, max_turns: int | None, max_context: int | None) -> int:
     """Return the most tokens that agent and environment write in an episode together.
 
@@ -173,22 +204,26 @@ def checked_reply(reply: Any, name: str) -> Reply:
     """
     if not isinstance(reply, Reply):
         raise RespondentError(f"{name} answered with {_shown(reply)}; it must return Reply objects")
-    if not isinstance(reply.text, str):
-        try:
-            ids = [int(i) for i in reply.text]
-            whole = all(i == j and not isinstance(j, bool) for i, j in zip(ids, reply.text, strict=True))
-        except (TypeError, ValueError):
-            whole = False
-        if not whole:
-            raise RespondentError(f"{name}: Reply.text is {_shown(reply.text)}, neither a text nor token ids")
+    if not (isinstance(reply.text, str) or _are_ids(reply.text)):
+        raise RespondentError(f"{name}: Reply.text is {_shown(reply.text)}, neither a text nor token ids")
     number = isinstance(reply.reward, (int, float, np.floating, np.integer))
-    if not number or isinstance(reply.reward, bool) or not np.isfinite(np.float32(reply.reward)):
+    if not number or isinstance(reply.reward, bool) or not abs(reply.reward) <= LARGEST_REWARD:
         raise RespondentError(f"{name}: Reply.reward is {_shown(reply.reward)}, not a finite number")
     if not isinstance(reply.ends, (bool, np.bool_)):
         raise RespondentError(f"{name}: Reply.ends is {_shown(reply.ends)}, not True or False")
     if reply.role not in ("user", "tool"):
         raise RespondentError(f'{name}: Reply.role is {_shown(reply.role)}; it must be "user" or "tool"')
     return reply
+
+
+def _are_ids(found: Any) -> bool:
+    if isinstance(found, list) and set(map(type, found)) <= {int}:
+        return True
+    try:
+        ids = [int(i) for i in found]
+        return all(i == j and not isinstance(j, bool) for i, j in zip(ids, found, strict=True))
+    except (TypeError, ValueError):
+        return False
 
 
 def _shown(value: Any) -> str:

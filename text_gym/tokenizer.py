@@ -138,7 +138,8 @@ class WordTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Join the symbols by the separator."""
-        return self.separator.join(self.words[i] for i in ids if i < len(self.words))
+        words, count = self.words, len(self.words)
+        return self.separator.join([words[i] for i in ids if i < count])
 
 
 class PretrainedTokenizer:

@@ -26,6 +26,7 @@ from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.sampling.sampler import Sampling, rollout
 from text_gym.agents.training.checkpoint import Checkpoints
 from text_gym.agents.training.diagnostics import Advisor, Objective, never_scored, why_unscored
+from text_gym.agents.training.hacking import HackingDetector
 from text_gym.agents.training.metrics import Metrics
 from text_gym.agents.training.progress import training_progress
 from text_gym.agents.training.recorder import Recorder
@@ -77,13 +78,12 @@ class Agent(ABC, Generic[ConfigT]):
         networks: The networks that are trained, by name, the policy first; `step` clips each by itself.
         iteration: Iterations done.
         unscored_batches: Batches in a row, up to the last one, of which the reward source scored no episode.
-        between_iterations: False from the first step of an update to its end (and for ever, if that failed):
-            the weights are then those of no iteration, of which no checkpoint can be taken.
+        between_iterations: False during an update, and after one that failed: no checkpoint can be taken.
         objective: reward − β·KL on the batches so far; silent where an algorithm does not know its KL.
         world: The processes that it learns together with; None where it learns alone.
-        declined: A sentence that says how the objective fell, once it has; None before. With
-            `on_decline="stop"` the agent learns no further while it is set.
+        declined: How the objective fell, in a sentence, or None; with `on_decline="stop"` the agent stops.
         recorder: Records what updates do to tokens, for the viewer of runs; None, as it is, records nothing.
+        detector: Looks at every batch for signs that the reward is hacked; None, as it is, looks at nothing.
 
     Raises:
         NonFiniteError: A weight of the reference is NaN or infinite.
@@ -125,6 +125,7 @@ class Agent(ABC, Generic[ConfigT]):
         self.shards: ShardedWeights | None = None
         self.declined: str | None = None
         self.recorder: Recorder | None = None
+        self.detector: HackingDetector | None = None
         self.iteration = self.episodes_played = self.tokens_played = self.unscored_batches = 0
         self.between_iterations = True
         self._reference_was = fingerprint(self.reference)
@@ -163,14 +164,12 @@ class Agent(ABC, Generic[ConfigT]):
 
         Args:
             iterations: How many; None means what is left of `config.iterations`.
-            callback: Called after every iteration with the agent and its metrics; returning False
-                stops learning.
+            callback: Called after every iteration with agent and metrics; learning stops at False.
             progress: Show live curves in a notebook, a bar in a terminal, a line now and then elsewhere.
 
         Raises:
             RewardError: The reward source failed; nothing was updated from that batch.
-            NoScoresError: It scored no episode of `config.max_unscored` batches in a row. The agent can be
-                saved, and goes on when `learn` is called again.
+            NoScoresError: It scored nothing in `config.max_unscored` batches in a row; `learn` may go on.
             NonFiniteError: A weight, loss or gradient was NaN or infinite; the weights are those before it.
             GuardError: Dropout is on, or reference or reward model were changed along with the policy.
         """
@@ -215,6 +214,8 @@ class Agent(ABC, Generic[ConfigT]):
         if not self.unscored_batches:
             for advice in self.advisor.look(batch, metrics, self.kl.coefficient):
                 LOG.warning("iteration %d: %s", self.iteration, advice)
+        if self.detector is not None:
+            metrics |= self.detector.look(batch, self.iteration)
         if self.objective.declined and self.declined is None:
             self.declined = self.objective.sentence(self.iteration, metrics["kl"], share_cut(batch.episodes))
             LOG.warning("%s%s", self.declined, "; learning stops here" if self.stopped else "")
@@ -312,6 +313,7 @@ class Agent(ABC, Generic[ConfigT]):
             "advice": dict(self.advisor.lasted),
             "objective": self.objective.state_dict(),
             "declined": self.declined,
+            "detector": None if self.detector is None else self.detector.state_dict(),
             "reward": self.reward.state_dict(),
         }
 
@@ -325,6 +327,8 @@ class Agent(ABC, Generic[ConfigT]):
         self.advisor.lasted = dict(state["advice"])
         self.objective = Objective.of(state.get("objective"))  # checkpoints of earlier versions have none
         self.declined = state.get("declined")
+        if self.detector is not None and state.get("detector") is not None:
+            self.detector.load_state_dict(state["detector"])
 
     def settings(self) -> dict[str, Any]:
         """Return the configuration as plain data."""

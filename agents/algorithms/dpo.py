@@ -152,13 +152,13 @@ class DPO:
         return result
 
 
-def dpo_loss(chosen: Tensor, rejected: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def dpo_loss(chosen: Tensor, rejected: Tensor, label_smoothing: float | Tensor = 0.0) -> Tensor:
     """Compute the negative log-likelihood of preferences, `(n,)` nats (Rafailov et al. 2023, eq. 7).
 
     Args:
         chosen: `(n,)`, implicit rewards β·log(policy/reference) of the chosen texts.
         rejected: `(n,)`, of the rejected ones.
-        label_smoothing: Share of labels assumed to be wrong.
+        label_smoothing: Share of labels assumed to be wrong, of all pairs or of each, `(n,)`.
 
     >>> dpo_loss(torch.zeros(1), torch.zeros(1))
     tensor([0.6931])

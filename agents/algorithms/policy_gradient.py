@@ -139,7 +139,7 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
         device, tokens, episodes = batch.tokens.device, int(batch.host_lengths[rows].sum()), len(rows)
         first = rows[:1]
         if self.world is not None:
-            rows = rows[self.world.part(episodes)]
+            rows = rows[self.world.balanced((batch.host_ends + batch.host_lengths)[rows])]
         if batch.generator_log_probs is not None and "advantages" in old:
             weights = self.importance_weights(batch, batch.generator_log_probs)
             old = {**old, "advantages": old["advantages"] * weights}

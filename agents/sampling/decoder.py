@@ -69,6 +69,7 @@ class Decoder:
         else:
             cache = fastest_cache(policy, *size) if fast else None
         self._cache = LibraryCache(policy) if cache is None else cache
+        self._extending = self._cache if isinstance(self._cache, ExtendingCache) else None
         self._lengths = lengths.copy()
         self.logits = policy.logits_of_fixed_weights(weights)
         self.states = self._read(np.ascontiguousarray(tokens[:, :longest]), policy.device)
@@ -104,11 +105,11 @@ class Decoder:
             `(n,)` int64, how many tokens of each row have been read now. Rows that grew have their `states`.
         """
         read = self._lengths
-        if isinstance(self._cache, ExtendingCache):
+        if self._extending is not None:
             counts = lengths - read
             which = np.repeat(np.arange(len(rows)), counts)
-            columns = np.arange(len(which)) + np.repeat(lengths - np.cumsum(counts), counts)
-            self.states = self._cache.extend(tokens[rows[which], columns], columns, counts)
+            columns = np.arange(len(which)) + np.repeat(lengths - counts.cumsum(), counts)
+            self.states = self._extending.extend(tokens[rows[which], columns], columns, counts)
             self._lengths = lengths.copy()
         else:
             columns = np.minimum(read, tokens.shape[1] - 1)

@@ -53,7 +53,7 @@ def play_conversations(
         NonFiniteError: The policy's logits are NaN or infinite.
         RespondentError, RewardError: As `EpisodeBatch.advance`.
     """
-    device = noise.device
+    device, noise = noise.device, noise.flatten()
     decoder = Decoder(policy, batch.tokens[rows], batch.lengths[rows], batch.room)
     record = _Record(policy, columns)
     read = batch.lengths[rows].copy()  # tokens of each row that the decoder has read
@@ -67,7 +67,7 @@ def play_conversations(
             logits, own = decoder.logits(states), rows[turns]
             allowed = None if batch.mask is None else upload(batch.action_masks()[own], device)
             chosen_from = logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
-            places = upload(own, device), upload(written[turns], device)
+            places = upload(own * batch.max_tokens + written[turns], device)
             tokens, probs = draw(chosen_from, noise[places])
             record.add(places, states, logits, probs, allowed)
             live[turns] = ~batch.advance(own, tokens.cpu().numpy())
@@ -89,19 +89,20 @@ class _Record:
     """Records log-probabilities and values during play, and writes them out a block of steps at a time."""
 
     def __init__(self, policy: Policy, columns: dict[str, Tensor]) -> None:
-        self._policy, self._out = policy, columns
-        self._steps: list[tuple[tuple[Tensor, Tensor], Tensor, Tensor, Tensor | None]] = []
+        self._policy = policy
+        self._out = {name: column.flatten(0, 1) for name, column in columns.items()}  # views of them
+        self._steps: list[tuple[Tensor, Tensor, Tensor, Tensor | None]] = []
         self._sums: list[Tensor] = []
 
     def add(
         self,
-        places: tuple[Tensor, Tensor],
+        places: Tensor,
         states: Tensor,
         logits: Tensor,
         probs: Tensor,
         allowed: Tensor | None,
     ) -> None:
-        """Record tokens: rows and steps `(n,)`, states `(n, D)`, logits, probabilities `(n, 1)`, mask."""
+        """Record tokens: row · T + step `(n,)`, states `(n, D)`, logits, probabilities `(n, 1)`, mask."""
         self._sums.append(logits.sum())
         self._steps.append((places, states, probs, allowed))
         if len(self._steps) == _BLOCK:
@@ -120,13 +121,12 @@ class _Record:
     def _put(self) -> None:
         if not self._steps:
             return
-        places, states, probs, allowed = zip(*self._steps, strict=True)
-        rows, steps = (torch.cat(found) for found in zip(*places, strict=True))
-        together = torch.cat(states)
-        self._out["log_probs"][rows, steps] = torch.cat(probs)[:, 0].log()
-        self._out["values"][rows, steps] = self._policy.values(together)
+        every, states, probs, allowed = zip(*self._steps, strict=True)
+        places, together = torch.cat(every), torch.cat(states)
+        self._out["log_probs"][places] = torch.cat(probs)[:, 0].log()
+        self._out["values"][places] = self._policy.values(together)
         if "states" in self._out:
-            self._out["states"][rows, steps] = together.to(self._out["states"].dtype)
+            self._out["states"][places] = together.to(self._out["states"].dtype)
         if "action_masks" in self._out:
-            self._out["action_masks"][rows, steps] = torch.cat(allowed)
+            self._out["action_masks"][places] = torch.cat(allowed)
         self._steps.clear()

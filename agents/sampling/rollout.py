@@ -242,10 +242,10 @@ def columns_of(agent: BoolArray) -> tuple[IntArray, Tensor]:
     tensor([[1, 2, 4],
             [1, 1, 1]])
     """
-    lengths = np.count_nonzero(agent, axis=1)
-    order = np.argsort(~agent, axis=1, kind="stable")
+    rows, columns = np.nonzero(agent)
+    lengths = np.bincount(rows, minlength=len(agent))
     steps = np.minimum(np.arange(lengths.max()), lengths[:, None] - 1)
-    return lengths, torch.from_numpy(np.take_along_axis(order, steps, axis=1))
+    return lengths, torch.from_numpy(columns[(np.cumsum(lengths) - lengths)[:, None] + steps])
 
 
 def own_rewards(scores: Rewards, episodes: list[Episode]) -> tuple[FloatArray, ...] | None:
@@ -255,9 +255,8 @@ def own_rewards(scores: Rewards, episodes: list[Episode]) -> tuple[FloatArray, .
     found = []
     for rewards, episode in zip(scores.per_token, episodes, strict=True):
         assert episode.agent_mask is not None
-        own = np.zeros(int(episode.agent_mask.sum()))
-        np.add.at(own, np.cumsum(episode.agent_mask) - 1, rewards)
-        found.append(own)
+        own = np.bincount(np.cumsum(episode.agent_mask) - 1, rewards)
+        found.append(np.asarray(own, dtype=np.float64))
     return tuple(found)
 
 

@@ -185,6 +185,8 @@ def rollout(
 
             with limited_threads(policy), stored_in_bfloat16(policy):
                 in_parts(policy, mine, batch.max_prompt_tokens + batch.room, play, again=again)
+                if scoring is not None:
+                    scoring.hurry(mine)
                 if world is not None:
                     share_tokens(world, batch, made, mine)
                 if weights == "int8":

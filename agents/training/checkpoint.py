@@ -22,7 +22,6 @@ from safetensors.torch import load_file, save_file
 from text_gym.agents.policies.policy import Policy
 from text_gym.errors import CheckpointError, ConfigError, DamagedError
 from text_gym.models.loading import tensors_of
-from text_gym.models.runtime import check_finite
 from text_gym.rewards.source import RewardSource
 from text_gym.tokenizer import Tokenizer
 from text_gym.utils.sealed import check_sealed, read_about, write_sealed
@@ -31,9 +30,9 @@ from .checkpoint_folder import CheckpointFolder
 from .diagnostics import Objective, ObjectiveEstimate
 from .tensors import (
     Resumable,
+    checked_tensors,
     load_optimizer,
     network_tensors,
-    optimizer_tensors,
     shape_and_type,
     trained_parameters,
 )
@@ -109,15 +108,14 @@ class Checkpoints(CheckpointFolder):
             raise CheckpointError(
                 f"{later[-1]} is later than iteration {agent.iteration}; load it, or choose another folder"
             )
-        for network in agent.networks.values():
-            check_finite(network)
+        tensors = dict(checked_tensors(agent))
         state = {
             "algorithm": agent.settings()["algorithm"],
             "settings": {k: v for k, v in agent.settings().items() if k != "algorithm"},
             "dtype": agent.policy.weights_dtype,
             "score": None if math.isnan(score) else score,
             "score_se": None if math.isnan(standard_error) else standard_error,
-            "reference": self._save_reference(agent),
+            "reference": self.save_reference(agent),
             "agent": agent.state_dict(),
         }
         try:
@@ -128,7 +126,6 @@ class Checkpoints(CheckpointFolder):
             ) from error
 
         def fill(folder: Path) -> None:
-            tensors = network_tensors(agent) | optimizer_tensors(agent)
             save_file({name: t.contiguous() for name, t in tensors.items()}, folder / TENSORS)
 
         target = self.folder / f"{agent.iteration:08d}"
@@ -270,8 +267,11 @@ class Checkpoints(CheckpointFolder):
         own = (folder / "tokenizer.json").is_file()
         return Policy.from_pretrained(folder, None if own else tokenizer, device=device, dtype=state["dtype"])
 
-    def _save_reference(self, agent: Resumable) -> str:
-        """Write the reference policy if it is not there yet, and return its digest."""
+    def save_reference(self, agent: Resumable) -> str:
+        """Write the reference policy if it is not there yet, and return its digest.
+
+        `save` does it; where weights are to be sharded, do it before that.
+        """
         if self._reference is None:
             folder, found = self.folder / REFERENCE, agent.reference.digest()
             try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from text_gym.agents.policies.policy import FUSED, Policy
 from text_gym.agents.sampling.generators import Generator
 from text_gym.envs.vector import TextVectorEnv
-from text_gym.errors import ConfigError
 from text_gym.models.loading import tensors_of
-from text_gym.models.sharding import is_sharded
+from text_gym.models.runtime import check_finite
+from text_gym.models.sharding import is_sharded, whole
 
 from .diagnostics import Objective
 
@@ -66,13 +66,7 @@ def make_optimizer(
 
 
 def network_tensors(agent: Resumable) -> dict[str, Tensor]:
-    """Collect every weight and buffer of the trained networks, as `network/name`.
-
-    Raises:
-        ConfigError: They are sharded.
-    """
-    if any(is_sharded(p) for network in agent.networks.values() for p in network.parameters()):
-        raise ConfigError("an agent whose weights are sharded has no checkpoints; save its policy")
+    """Collect every weight and buffer of the trained networks, as `network/name`."""
     return {
         f"{k}/{name}": t for k, network in agent.networks.items() for name, t in tensors_of(network).items()
     }
@@ -105,6 +99,20 @@ def load_optimizer(agent: Resumable, memory: dict[str, Tensor]) -> None:
         # A copy, since loaded tensors may be unaligned in the file: see `Policy.from_pretrained`.
         state.setdefault(index[name], {})[what] = tensor.clone()
     agent.optimizer.load_state_dict({**agent.optimizer.state_dict(), "state": state})
+
+
+def checked_tensors(agent: Resumable) -> Iterator[tuple[str, Tensor]]:
+    """Yield every tensor of a checkpoint by name, whole; those of sharded weights are copies on the host.
+
+    Where weights are sharded, all processes go through all of it together, whoever keeps the tensors.
+
+    Raises:
+        NonFiniteError: A weight is NaN or infinite.
+    """
+    for network in agent.networks.values():
+        check_finite(network)
+    for name, tensor in (network_tensors(agent) | optimizer_tensors(agent)).items():
+        yield name, whole(tensor).cpu() if is_sharded(tensor) else tensor
 
 
 def shape_and_type(tensor: Tensor | None) -> object:

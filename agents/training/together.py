@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from text_gym.agents.policies.sharded import ShardedWeights
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.errors import ConfigError
+from text_gym.models.runtime import upload
+from text_gym.models.sharding import divided_like, is_sharded
 from text_gym.models.world import World
 
-from .tensors import Resumable, load_optimizer, make_optimizer, network_tensors, optimizer_tensors
+from .tensors import (
+    Resumable,
+    load_optimizer,
+    make_optimizer,
+    network_tensors,
+    optimizer_tensors,
+    trained_parameters,
+)
+
+
+class Divided(Resumable, Protocol):
+    """An agent whose weights may be sharded."""
+
+    networks: dict[str, nn.Module]
+    shards: ShardedWeights | None
 
 
 def check_shares(agent: Resumable, world: World) -> None:
@@ -65,8 +82,31 @@ def shard_agent(
         raise ConfigError(f"{type(agent).__name__} cannot be sharded; PPO, GRPO, RLOO and REINFORCE can")
     if agent.settings().get("critic") == "separate":
         raise ConfigError("a separate critic cannot be sharded; choose critic='detached' or 'shared'")
+    memory = optimizer_tensors(agent)
     shards = ShardedWeights(agent.policy, agent.reference)
-    return shards, make_optimizer(groups(), agent.policy.device, sharded=True)
+    optimizer = make_optimizer(groups(), agent.policy.device, sharded=True)
+    parameters = trained_parameters(agent)
+    for key, tensor in memory.items():
+        what, _, name = key.partition("/")
+        weight = parameters[name]
+        divided = is_sharded(weight) and tensor.shape == weight.shape  # a count of steps is not
+        optimizer.state[weight][what] = divided_like(tensor, weight) if divided else tensor
+    return shards, optimizer
+
+
+def make_whole(agent: Divided) -> None:
+    """Give a sharded agent whole copies of its policy and reference in their place; it learns no further."""
+    assert agent.shards is not None
+    policy, reference = agent.shards.policy(), agent.reference
+    for ours, sharded in zip(policy.parameters(), agent.policy.parameters(), strict=True):
+        ours.requires_grad_(sharded.requires_grad)
+    if reference.model is agent.policy.model:  # the policy without its adapter
+        agent.reference = policy.frozen()
+    else:
+        policy = copy.deepcopy(policy)
+        agent.reference = agent.shards.reference()
+    agent.policy = agent.networks["policy"] = policy
+    agent.shards = None
 
 
 def score_in_shares(world: World, batch: Rollout, score: Callable[..., Tensor]) -> Tensor:
@@ -77,13 +117,14 @@ def score_in_shares(world: World, batch: Rollout, score: Callable[..., Tensor]) 
         batch: `B` episodes.
         score: Like `Policy.score`.
     """
-    masks = batch.action_masks
-    rows, whole = world.part(len(batch.tokens)), torch.zeros_like(batch.log_probs)
-    if rows.start < rows.stop:
-        given = batch.tokens[rows], batch.host_starts[rows], batch.host_lengths[rows]
-        found = score(*given, action_masks=None if masks is None else masks[rows])
-        whole[rows, : found.shape[1]] = found
-    return world.fill(whole, rows)
+    masks, whole = batch.action_masks, torch.zeros_like(batch.log_probs)
+    rows = world.balanced(batch.host_ends + batch.host_lengths)
+    here = upload(rows, whole.device)
+    if len(rows):
+        given = batch.tokens[here], batch.host_starts[rows], batch.host_lengths[rows]
+        found = score(*given, action_masks=None if masks is None else masks[here])
+        whole[here, : found.shape[1]] = found
+    return world.fill(whole, here)
 
 
 def _empty(agent: Resumable, shape: list[int], dtype: str, device: str) -> Tensor:

@@ -1,6 +1,7 @@
 """Ensembles of reward models, which pay less where the members disagree.
 
-Paying `mean − k · std` makes texts that only some members like less tempting to a policy (Coste et al. 2024).
+Paying `mean − k · std`, or what the worst member pays, makes texts that only some members like less tempting
+to a policy (Coste et al. 2023).
 """
 
 from __future__ import annotations
@@ -9,17 +10,19 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from text_gym.episode import Episode, FloatArray
 from text_gym.errors import ConfigError, DataError
-from text_gym.reward_models.preferences.opinions import Opinion, PreferencePair, Rating
+from text_gym.reward_models.preferences.opinions import Opinion, PreferencePair, Rating, StepLabels
 from text_gym.rewards.source import Composite, RewardSource
 from text_gym.rewards.values import OnBadReward, Rewards
 
 from .settings import write_settings
+
+Penalty = Literal["deviation", "variance", "worst"]
 
 
 class Ensemble(Composite):
@@ -32,10 +35,12 @@ class Ensemble(Composite):
         members: The reward sources; for a saved ensemble, learned models.
         k: How much disagreement costs, >= 0.
         weights: A positive weight a member; the same for all if None.
+        penalty: `"deviation"`; `"variance"` pays `mean − k · std²`, and `"worst"` the least that a member
+            pays: the uncertainty-weighted and the worst-case ensembles of Coste et al. (2023).
         name: Shown in errors, logs and plots.
 
     Raises:
-        ConfigError: No members, or `k` or a weight that makes no sense.
+        ConfigError: No members, or `k`, a weight or a penalty that makes no sense.
 
     >>> from text_gym import ByteTokenizer, as_reward_source
     >>> members = [as_reward_source(lambda completion: 1.0), as_reward_source(lambda completion: 3.0)]
@@ -49,12 +54,17 @@ class Ensemble(Composite):
         k: float = 0.0,
         *,
         weights: Sequence[float] | None = None,
+        penalty: Penalty = "deviation",
         name: str = "ensemble",
     ) -> None:
         if not members:
             raise ConfigError("an ensemble needs members")
         if not 0 <= k < math.inf:
             raise ConfigError(f"k is {k}; it must be a finite number >= 0")
+        if penalty not in get_args(Penalty):
+            raise ConfigError(f"penalty {penalty!r} is not one of {', '.join(get_args(Penalty))}")
+        if penalty == "worst" and k:
+            raise ConfigError("what the worst member pays has no k; leave it out")
         given = [1.0] * len(members) if weights is None else [float(w) for w in weights]
         if len(given) != len(members) or not all(0 < w < math.inf for w in given):
             raise ConfigError(
@@ -62,6 +72,7 @@ class Ensemble(Composite):
             )
         super().__init__({f"member-{i}": member for i, member in enumerate(members)}, name)
         self.k, self.weights = float(k), np.array(given) / sum(given)
+        self.penalty: Penalty = penalty
         self.causal = False  # the members' totals count
 
     @property
@@ -72,11 +83,18 @@ class Ensemble(Composite):
     def evaluate(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
         """Ask every member once."""
         found = [member(episodes, on_bad_reward) for member in self.members]
-        values, std = self._moments([rewards.totals for rewards in found])
+        totals = [rewards.totals for rewards in found]
+        values, std = self._moments(totals)
         abstained = np.any([rewards.abstained for rewards in found], axis=0)
         shared = [t for t in found[0].terms if all(t in rewards.terms for rewards in found) and t != "std"]
         terms = {t: self._moments([rewards.terms[t] for rewards in found])[0] for t in shared}
-        return Rewards(values - self.k * std, terms={**terms, "std": std}, abstained=abstained)
+        if self.penalty == "worst":
+            values = np.min(totals, axis=0)
+        elif self.penalty == "variance":
+            values = values - self.k * std**2
+        else:
+            values = values - self.k * std
+        return Rewards(values, terms={**terms, "std": std}, abstained=abstained)
 
     def _moments(self, values: Sequence[FloatArray]) -> tuple[FloatArray, FloatArray]:
         """Compute the weighted mean and standard deviation of `(n,)` values over the members."""
@@ -99,7 +117,7 @@ class Ensemble(Composite):
         for name, save in zip(self.parts, savers, strict=True):
             save(folder / name)
         content = {"name": self.name, "k": self.k, "weights": self.weights.tolist()}
-        write_settings(folder, "ensemble", content)
+        write_settings(folder, "ensemble", {**content, "penalty": self.penalty})
 
 
 def bagged(
@@ -154,6 +172,8 @@ def _key(opinion: Opinion) -> tuple[str, ...]:
         said = (opinion.chosen, opinion.rejected, str(opinion.tie), str(opinion.margin))
     elif isinstance(opinion, Rating):
         said = (opinion.completion, str(sorted(opinion.values.items())))
+    elif isinstance(opinion, StepLabels):
+        said = (*opinion.steps, str(opinion.labels))
     else:
         said = (opinion.completion, str(opinion.label))
     return (opinion.prompt.id, *said, opinion.rater, str(opinion.weight))

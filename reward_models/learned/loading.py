@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from text_gym.errors import ConfigError, DataError
 from text_gym.rewards.source import RewardSource
@@ -10,6 +11,7 @@ from text_gym.rewards.source import RewardSource
 from .ensembles import Ensemble
 from .model import RewardModel
 from .ngrams import NgramModel
+from .process import ProcessReward
 from .settings import SETTINGS, read_settings
 
 
@@ -30,6 +32,8 @@ def load_reward_model(folder: str | Path, *, device: str = "auto") -> RewardSour
         return NgramModel.from_pretrained(folder)
     if kind == "ensemble":
         return _load_ensemble(folder, device)
+    if kind == "process":
+        return _load_process(folder, device)
     if kind is None and not (folder / "config.json").is_file():
         raise ConfigError(
             f"{folder} holds no learned reward model: neither {SETTINGS} nor config.json is there; "
@@ -43,6 +47,7 @@ def _load_ensemble(folder: Path, device: str) -> RewardSource:
     settings = read_settings(folder)
     try:
         k, weights, name = float(settings["k"]), list(settings["weights"]), str(settings["name"])
+        penalty: Any = settings.get("penalty", "deviation")  # older ones have no other
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{folder} is no saved ensemble ({error!r})") from error
     members = []
@@ -50,4 +55,22 @@ def _load_ensemble(folder: Path, device: str) -> RewardSource:
         if not (folder / f"member-{i}").is_dir():
             raise DataError(f"{folder} lacks member-{i}")
         members.append(load_reward_model(folder / f"member-{i}", device=device))
-    return Ensemble(members, k, weights=weights, name=name)
+    try:
+        return Ensemble(members, k, weights=weights, penalty=penalty, name=name)
+    except ConfigError as error:
+        raise DataError(f"{folder} holds a broken ensemble: {error}") from error
+
+
+def _load_process(folder: Path, device: str) -> ProcessReward:
+    """Load a process reward; its model of steps lies in the folder `model`."""
+    settings = read_settings(folder)
+    how: dict[str, Any] = {name: settings.get(name) for name in ("delimiter", "aggregate", "pay", "name")}
+    if not all(isinstance(value, str) for value in how.values()):
+        raise DataError(f"{folder} is no saved process reward: {how}; train the reward model again")
+    if read_settings(folder / "model").get("kind") not in ("ngrams", "transformer"):
+        raise DataError(f"{folder} lacks its model of steps, the folder model; train the reward model again")
+    model: Any = load_reward_model(folder / "model", device=device)
+    try:
+        return ProcessReward(model, **how)
+    except ConfigError as error:
+        raise DataError(f"{folder} holds a broken process reward: {error}") from error

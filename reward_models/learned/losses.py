@@ -1,4 +1,4 @@
-"""Losses of reward models: Bradley–Terry on pairs, squared or ordinal on ratings.
+"""Losses of reward models: Bradley–Terry on pairs, squared or ordinal on ratings, cross-entropy on steps.
 
 Nothing here takes a step: see `training`.
 """
@@ -16,10 +16,11 @@ from torch.nn import functional as F
 from text_gym.episode import FloatArray
 from text_gym.errors import ConfigError, DataError
 from text_gym.models.runtime import upload
-from text_gym.reward_models.preferences.opinions import PreferencePair, Rating
+from text_gym.reward_models.preferences.opinions import PreferencePair, Rating, StepLabels
 
 from .model import RewardModel
 from .scales import Scales
+from .steps import check_causal, encode_steps, step_logits
 
 
 def bradley_terry_loss(
@@ -161,6 +162,46 @@ class Marks:
             logits = outputs[:, c, None] - thresholds
             columns.append(F.binary_cross_entropy_with_logits(logits, above, reduction="none").sum(dim=1))
         return torch.stack(columns, dim=1)
+
+
+class LabelledSteps:
+    """Solutions with a label for each step, ready for a causal model with one output.
+
+    Args:
+        model: The model.
+        solutions: The solutions.
+        delimiter: What a step ends with.
+    """
+
+    def __init__(self, model: RewardModel, solutions: Sequence[StepLabels], delimiter: str) -> None:
+        check_causal(model)
+        if len(model.criteria) != 1:
+            raise ConfigError(f"labels of steps need one output, and the model has {len(model.criteria)}")
+        self.model = model
+        self.texts = [encode_steps(model, s.prompt, s.steps, delimiter) for s in solutions]
+        self.labels = [list(s.labels) for s in solutions]
+        self.weights = [[s.weight] * len(s.labels) for s in solutions]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def loss(self, rows: Sequence[int]) -> Tensor:
+        """Compute the weighted mean cross-entropy of the solutions' steps, in nats."""
+        logits = step_logits(self.model, [self.texts[i] for i in rows])
+        labels, weights = (
+            upload(torch.tensor([x for i in rows for x in column[i]], dtype=logits.dtype), logits.device)
+            for column in (self.labels, self.weights)
+        )
+        losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        return (weights * losses).sum() / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
+
+    def weight(self, rows: Sequence[int]) -> float:
+        """The sum of the steps' weights."""
+        return float(sum(sum(self.weights[i]) for i in rows))
+
+    def parameters(self) -> list[Tensor]:
+        """Cross-entropy has no parameters of its own."""
+        return []
 
 
 def marks_of(ratings: Sequence[Rating], criteria: Sequence[str]) -> FloatArray:

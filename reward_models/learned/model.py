@@ -371,8 +371,8 @@ class RewardModel(RewardSource):
         content["tokenizer"] = self.tokenizer.fingerprint
         write_settings(folder, "transformer", {**content, "scales": self.scales.to_dict()})
 
-    def _render(self, prompt: Prompt, completion: str) -> str:
-        """Render a conversation in which the user says the prompt and the assistant the completion."""
+    def _render(self, prompt: Prompt, completion: str | None) -> str:
+        """Render a conversation: the user says the prompt, the assistant the completion, or nothing yet."""
         if self._chat is None:
             from transformers import PreTrainedTokenizerFast
 
@@ -382,5 +382,6 @@ class RewardModel(RewardSource):
             names = {k: backend.id_to_token(i) for k, i in special.items() if i is not None}
             self._chat = PreTrainedTokenizerFast(tokenizer_object=backend, **names)
         asked = prompt.messages or [{"role": "user", "content": prompt.text}]
-        turns = [*asked, {"role": "assistant", "content": completion}]
-        return str(self._chat.apply_chat_template(turns, chat_template=self.template, tokenize=False))
+        turns = [*asked, *([] if completion is None else [{"role": "assistant", "content": completion}])]
+        how = {"chat_template": self.template, "add_generation_prompt": completion is None}
+        return str(self._chat.apply_chat_template(turns, tokenize=False, **how))

@@ -14,7 +14,7 @@ from text_gym.json_text import read_object
 from text_gym.utils.json_files import write_json
 
 SETTINGS = "reward_model.json"
-KINDS = ("transformer", "ngrams", "ensemble")
+KINDS = ("transformer", "ngrams", "ensemble", "process")
 
 
 def write_settings(folder: Path, kind: str, content: Mapping[str, Any]) -> None:

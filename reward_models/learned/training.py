@@ -1,4 +1,4 @@
-"""Trains reward models: Bradley–Terry on pairs, squared or ordinal loss on ratings, with early stopping.
+"""Trains reward models on pairs, ratings or labels of steps, with early stopping; the losses are in `losses`.
 
 A part of the prompts is kept to judge by; the weights of the best epoch on it stay. It never sees rewards:
 what it learns is people's opinions, weighted by how much each counts.
@@ -18,10 +18,10 @@ import torch
 from text_gym.errors import DataError, NonFiniteError
 from text_gym.models.runtime import read_numbers
 from text_gym.models.world import World
-from text_gym.reward_models.preferences.opinions import PreferencePair, Rating, split_within
+from text_gym.reward_models.preferences.opinions import PreferencePair, Rating, StepLabels, split_within
 
 from .configs import RewardTrainingConfig
-from .losses import Marks, Pairs
+from .losses import LabelledSteps, Marks, Pairs
 from .model import RewardModel
 
 Metrics = dict[str, float]
@@ -32,11 +32,12 @@ class RewardTrainer:
 
     Args:
         model: The model to train, in place.
-        opinions: Pairs, or ratings of the model's criteria; not both.
+        opinions: Pairs, ratings of the model's criteria, or labels of steps; one kind only.
         config: The settings.
+        delimiter: What a step ends with, where steps are labelled.
 
     Attributes:
-        history: One row an epoch: `epoch`, `loss`, `validation_loss` (nats for pairs), `seconds`.
+        history: One row an epoch: `epoch`, `loss`, `validation_loss` (nats for pairs and steps), `seconds`.
         world: The processes that learn together, each from its share of every batch; None where it is one.
             Set it before `learn`, in all of them alike; they begin with the weights of rank 0.
 
@@ -49,14 +50,17 @@ class RewardTrainer:
     def __init__(
         self,
         model: RewardModel,
-        opinions: Sequence[PreferencePair] | Sequence[Rating],
+        opinions: Sequence[PreferencePair] | Sequence[Rating] | Sequence[StepLabels],
         config: RewardTrainingConfig | None = None,
+        *,
+        delimiter: str = "\n",
     ) -> None:
         self.model, self.config = model, config or RewardTrainingConfig()
+        self.delimiter = delimiter
         self.history: list[Metrics] = []
         self.world: World | None = None
-        self.train: Pairs | Marks
-        self.validation: Pairs | Marks
+        self.train: Pairs | Marks | LabelledSteps
+        self.validation: Pairs | Marks | LabelledSteps
         self.train, self.validation = self._prepare(opinions)
 
     def learn(self, callback: Callable[[Metrics], bool | None] | None = None) -> RewardTrainer:
@@ -108,8 +112,15 @@ class RewardTrainer:
         return self
 
     def _prepare(
-        self, opinions: Sequence[PreferencePair] | Sequence[Rating]
-    ) -> tuple[Pairs, Pairs] | tuple[Marks, Marks]:
+        self, opinions: Sequence[PreferencePair] | Sequence[Rating] | Sequence[StepLabels]
+    ) -> tuple[Pairs, Pairs] | tuple[Marks, Marks] | tuple[LabelledSteps, LabelledSteps]:
+        steps = [o for o in opinions if isinstance(o, StepLabels)]
+        if steps:
+            if len(steps) < len(opinions):
+                raise DataError("learn from labels of steps or from other opinions, not from both at once")
+            kept_steps, judged_steps = split_within(steps, self.config.validation, self.config.seed)
+            train_steps = LabelledSteps(self.model, kept_steps, self.delimiter)
+            return train_steps, LabelledSteps(self.model, judged_steps, self.delimiter)
         pairs = [o for o in opinions if isinstance(o, PreferencePair)]
         ratings = [o for o in opinions if isinstance(o, Rating)]
         if pairs and ratings:

@@ -20,12 +20,13 @@ from text_gym.data import Conversations, Row, read_rows, reply_of
 from text_gym.episode import Prompt
 from text_gym.errors import ConfigError, DataError, PromptError, UnknownNameError, excerpt
 
-from .opinions import Like, PreferencePair, Rating
+from .opinions import Like, PreferencePair, Rating, StepLabels
 
 _OWN = ("prompt", "prompt_id", "rater", "weight", "texts")
 _OF_PAIRS = (*_OWN, "chosen", "rejected", "margin", "tie")
 _OF_TEXTS = (*_OWN, "completion")
 _OF_LIKES = (*_OF_TEXTS, "label")
+_OF_STEPS = (*_OWN, "steps", "completions", "labels")
 
 
 def read_pairs(
@@ -127,6 +128,40 @@ def read_likes(
         return Like(about, written, liked, **_common(row, where), turns=turns)
 
     return _read(source, like)
+
+
+def read_steps(
+    source: str | Path, *, prompt: str = "prompt", chat: Conversations | None = None
+) -> list[StepLabels]:
+    """Read solutions whose steps were judged: columns `steps` (or `completions`, as TRL has it) and `labels`.
+
+    Args:
+        source: As for `text_gym.data.read_rows`; both columns hold lists.
+        prompt: Column of the problems.
+        chat: As for `read_pairs`.
+
+    Raises:
+        UnknownNameError: A column is missing; the nearest name is suggested.
+        DataError: The file or a row cannot be used; the row is named.
+    """
+
+    def solution(row: Row, where: str) -> StepLabels:
+        column = "completions" if "completions" in row and "steps" not in row else "steps"
+        steps, labels = _field(row, column, where), _field(row, "labels", where)
+        for name, value in ((column, steps), ("labels", labels)):
+            if not isinstance(value, (list, tuple)):
+                raise DataError(f"column {name!r} holds {excerpt(repr(value))}, not a list")
+        for step in steps:
+            if not isinstance(step, str):
+                raise DataError(f"column {column!r} holds the step {excerpt(repr(step))}, not a text")
+        marks = [float(x) if isinstance(x, bool) else _number(x, "labels", where) for x in labels]
+        known = tuple(mark for mark in marks if mark is not None)
+        if len(known) < len(marks):
+            raise DataError("a label is empty; cut the solution behind the last step that was judged")
+        about = _prompt(row, prompt, (*_OF_STEPS, prompt), chat, where, ())
+        return StepLabels(about, tuple(steps), known, **_common(row, where))
+
+    return _read(source, solution)
 
 
 def write_opinions(file: str | Path, opinions: Iterable[PreferencePair | Rating | Like]) -> None:

@@ -1,4 +1,4 @@
-"""Preference pairs, ratings and likes, and the conversions between them.
+"""Preference pairs, ratings, likes and labels of steps, and the conversions between them.
 
 An opinion knows its prompt, its texts, who holds it and how much it counts. Files are read elsewhere.
 """
@@ -113,7 +113,44 @@ class Like:
         _check_weight(self.weight, self.prompt)
 
 
-Opinion = TypeVar("Opinion", PreferencePair, Rating, Like)
+@dataclass(frozen=True)
+class StepLabels:
+    """A solution in steps and how right each of them is: what a process reward model learns from.
+
+    Args:
+        prompt: The problem.
+        steps: The steps in order, without the delimiter between them; cut behind the last that was judged.
+        labels: One in [0, 1] for each step: 1 is right, 0 is wrong; between them a share, as of rollouts
+            that ended well.
+        weight: How much the solution counts, >= 0.
+        rater: Who said it.
+
+    Raises:
+        DataError: Steps and labels differ in number, a step is blank, or a label is not in [0, 1].
+    """
+
+    prompt: Prompt
+    steps: tuple[str, ...]
+    labels: tuple[float, ...]
+    weight: float = 1.0
+    rater: str = ""
+
+    def __post_init__(self) -> None:
+        _check_weight(self.weight, self.prompt)
+        about = f"the solution of prompt {excerpt(self.prompt.id)}"
+        if len(self.steps) != len(self.labels) or not self.steps:
+            raise DataError(
+                f"{about} has {len(self.steps)} steps and {len(self.labels)} labels; give one for each step, "
+                "and leave out steps that nobody judged"
+            )
+        for number, (step, label) in enumerate(zip(self.steps, self.labels, strict=True), 1):
+            if not step.strip():
+                raise DataError(f"step {number} of {about} is blank")
+            if not 0 <= label <= 1:
+                raise DataError(f"label {number} of {about} is {label}; labels are in [0, 1], and 1 is right")
+
+
+Opinion = TypeVar("Opinion", PreferencePair, Rating, Like, StepLabels)
 
 
 def pairs_from_ratings(

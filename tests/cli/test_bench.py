@@ -2,22 +2,64 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.bench_e2e import write_table
+from tests.bench_folder import write_benchmark
 from tests.bench_submissions import write_run
-from text_gym.bench import DESIGNS
+from text_gym.bench import DESIGNS, summarise
 from text_gym.cli import bench as commands
 from text_gym.cli.main import main
 from text_gym.cli.options.bench import gathered
+from text_gym.utils.json_files import write_json
 
 
 def test_the_list_names_every_design(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["bench", "rewards", "--list"]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in DESIGNS)
+
+
+def test_the_list_of_another_task_needs_no_data(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "rewards", "--list", "--task", "e2e"]) == 0
+    shown = capsys.readouterr().out
+    assert "fluency" in shown
+    assert "clarity" not in shown
+
+
+def test_e2e_reads_a_file_and_says_which_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(commands, "bench_rewards", lambda out, **options: seen.update(out=out, **options))
+    file = str(write_table(tmp_path))
+    assert main(["bench", "rewards", "--task", "e2e", "--data", file, "--optimisers", "dpo"]) == 0
+    assert (seen["task"], seen["data"], seen["optimisers"]) == ("e2e", file, ("dpo",))
+    assert main(["bench", "rewards", "--task", "e2e"]) == 2
+    assert "pass --data FILE, with columns mr and ref" in capsys.readouterr().err
+    assert main(["bench", "rewards", "--task", "e2e", "--data", "absent.csv"]) == 2
+    assert "no such file" in capsys.readouterr().err
+    assert main(["bench", "rewards", "--data", file]) == 2
+    assert "--task e2e alone" in " ".join(capsys.readouterr().err.split())
+
+
+def test_findings_of_two_benchmarks_stand_side_by_side(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        folder = write_benchmark(tmp_path / name, ["gold", "keywords"])
+        write_json(folder / "summary.json", summarise(folder))
+    where = [str(tmp_path / name) for name in ("a", "b")]
+    assert main(["bench", "findings", *where, "--json", str(tmp_path / "both.json")]) == 0
+    shown = capsys.readouterr().out
+    assert "on both" in shown
+    kept = json.loads((tmp_path / "both.json").read_text())
+    assert sum(kept["counts"].values()) == len(kept["findings"]) > 5
+    assert kept["counts"]["opposite"] == 0
 
 
 def test_options_reach_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,6 +158,17 @@ def test_what_may_follow_and_what_stops_is_asked_of_the_running_turn_alone() -> 
     assert [t.text for t in episode.turns] == ["c", "d.", "c"]
 
 
+def test_a_stop_string_of_turns_is_looked_for_in_the_running_turn_alone() -> None:
+    # The reply ends as the stop string begins, and the agent goes on as it ends.
+    batch = batch_of(respondent=Script(texts=["a.", "!", "!"]), turn_stop="..")
+    play(batch, [C, STOP, STOP, STOP, C])
+    (episode,) = batch.episodes(np.array([0]))
+    assert [t.text for t in episode.turns] == ["c", "a.", ".c"]
+    play(batch, [STOP, STOP])
+    (episode,) = batch.episodes(np.array([0]))
+    assert [t.text for t in episode.turns] == ["c", "a.", ".c", "!"]
+
+
 def test_without_a_stop_string_eos_ends_turns() -> None:
     batch = batch_of(turn_stop=(), respondent=Script(ends_at=2))
     play(batch, [C, EOS, EOS])

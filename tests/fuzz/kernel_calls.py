@@ -415,8 +415,9 @@ def _step(
     rows = case.ids(*(row for row, n in zip(order, lengths, strict=True) for _ in range(n)))
     places = case.ids(*(c for own in columns for c in own))
     ones = set(lengths) == {1} and case.draw(0, 1)
+    begins = None if ones else case.ids(0, *itertools.accumulate(lengths))
     return case.kernels.step(
-        weights, case.ids(*tokens.tolist()), rows, places, case.ids(*asked), lengths=None if ones else lengths
+        weights, case.ids(*tokens.tolist()), rows, places, case.ids(*asked), begins=begins
     )
 
 

@@ -45,7 +45,13 @@ class Endpoint(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+class Server(ThreadingHTTPServer):
+    """Keeps as many waiting as an evaluation may have open; the standard library keeps five."""
+
+    request_queue_size = 128
+
+
 def serve(_: Any = None) -> None:
     """Offer it for as long as this process runs."""
-    server = ThreadingHTTPServer(("127.0.0.1", PORT), Endpoint)
+    server = Server(("127.0.0.1", PORT), Endpoint)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 NAME = "tool-caller"
+QUESTION = "Find my number with the tool.?"  # the page's, and behind it the prompt of the task
+STEPS = 240
 
 
 def conversation(rng: random.Random) -> list[dict[str, Any]]:
     """Return three calls with random numbers, random answers, and a last word."""
-    messages: list[dict[str, Any]] = [{"role": "user", "content": "Find my number.?"}]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": QUESTION}]
     for _ in range(3):
         call = {"name": "say", "arguments": {"text": str(rng.randint(1, 7))}}
         messages.append(
@@ -80,7 +82,7 @@ def make(folder: Path) -> None:
     starts = (rows["input_ids"] == first).int().cumsum(dim=1)
     labels = labels.masked_fill(starts < 3, -100)  # the system's and the user's words are not learned
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(160):
+    for _ in range(STEPS):
         at = torch.randint(len(texts), (8,))
         inputs = {name: values[at] for name, values in rows.items() if name != "token_type_ids"}
         model(**inputs, labels=labels[at]).loss.backward()

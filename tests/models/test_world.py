@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from tests.ranks.learn import CASES, WRITTEN
 from tests.ranks.start import finish, start
 from text_gym.errors import ConfigError
-from text_gym.models.world import World, _buckets, local_device, meeting, started_by_torchrun
+from text_gym.models.world import World, _buckets, _is_over, local_device, meeting, started_by_torchrun
 
 
 def world(rank: int, size: int) -> World:
@@ -33,6 +35,76 @@ def test_shares_divide_everything_in_whole_units(size: int, unit: int, units: in
         assert [world(rank, size).share(n, unit).tolist() for rank in range(size)] == [
             p.tolist() for p in parts
         ]
+
+
+@given(st.integers(1, 6), st.lists(st.integers(1, 500), min_size=1, max_size=40))
+def test_balanced_shares_are_of_like_rows_and_differ_by_less_than_the_largest(
+    size: int, work: list[int]
+) -> None:
+    amounts = torch.tensor(work)
+    shares = [world(rank, size).balanced(amounts) for rank in range(size)]
+    assert sorted(torch.cat(shares).tolist()) == list(range(len(work)))
+    ordered = amounts[torch.cat(shares)]
+    assert torch.equal(ordered, amounts.sort().values)  # each has rows between those of its neighbours
+    for share in shares:
+        assert abs(int(amounts[share].sum()) - sum(work) / size) <= max(work)
+
+
+class Arrived:
+    """A collective that is over."""
+
+    def wait(self, timeout: object = None) -> None:
+        pass
+
+    def is_completed(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("lengths", [(3, 5), (3, 9000), (9000, 20_000, 0), (4084 - 2, 4085 - 2)])
+def test_all_get_what_each_says_long_or_short(
+    lengths: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each rank is a thread; what they send meets in a list."""
+    meeting_place, sent = threading.Barrier(len(lengths), timeout=3), [torch.empty(0)] * len(lengths)
+    here = threading.local()
+    exchanges = []
+
+    def all_gather(every: list[torch.Tensor], mine: torch.Tensor, async_op: bool) -> Arrived:
+        sent[here.rank] = mine
+        meeting_place.wait()
+        for to, what in zip(every, sent, strict=True):
+            to.copy_(what)
+        if meeting_place.wait() == 0:
+            exchanges.append(len(mine))
+        return Arrived()
+
+    def say(rank: int) -> list[str]:
+        here.rank = rank
+        one = world(rank, len(lengths))
+        one._count = 0
+        return one.gather(chr(97 + rank) * lengths[rank])
+
+    monkeypatch.setattr(torch.distributed, "all_gather", all_gather)
+    with ThreadPoolExecutor(len(lengths)) as pool:
+        found = list(pool.map(say, range(len(lengths))))
+    assert found == [[chr(97 + rank) * n for rank, n in enumerate(lengths)]] * len(lengths)
+    assert len(exchanges) == 1 + (max(lengths) > 4082)  # with two quotation marks, beside 12 digits
+
+
+def test_a_collective_is_waited_for_until_it_is_over_or_the_time_is() -> None:
+    class Slow(Arrived):
+        waits = 0
+
+        def wait(self, timeout: object = None) -> None:
+            self.waits += 1
+            if self.waits < 3:
+                raise RuntimeError("Operation timed out!")
+
+        def is_completed(self) -> bool:
+            return self.waits >= 3
+
+    work = Slow()
+    assert [_is_over(work, torch.zeros(1), 0.2) for _ in range(3)] == [False, False, True]
 
 
 def test_too_few_episodes_are_refused() -> None:

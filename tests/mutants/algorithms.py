@@ -11,12 +11,14 @@ GRADIENTS = "text_gym/models/runtime.py"
 PPO, GRPO, RLOO = f"{FOLDER}/ppo.py", f"{FOLDER}/grpo.py", f"{FOLDER}/rloo.py"
 REINFORCE, BEST = f"{FOLDER}/reinforce.py", f"{FOLDER}/best_of_n.py"
 DPO, SFT = f"{FOLDER}/dpo.py", f"{FOLDER}/sft.py"
+ONLINE_DPO = f"{FOLDER}/online_dpo.py"
 OF_AGENT = "tests/agents/algorithms/test_agent.py::test_"
 OF_BEST_OF_N = "tests/agents/algorithms/test_best_of_n.py::test_"
 OF_CHECKPOINT = "tests/agents/training/test_checkpoint.py::test_"
 OF_CHECK_AGENT = "tests/agents/verification/test_check_agent.py::test_"
 OF_CRITIC = "tests/agents/policies/test_critic.py::test_"
 OF_DPO = "tests/agents/algorithms/test_dpo.py::test_"
+OF_ONLINE_DPO = "tests/agents/algorithms/test_online_dpo.py::test_"
 OF_GROUPS = "tests/agents/algorithms/test_groups.py::test_"
 OF_GRPO = "tests/agents/algorithms/test_grpo.py::test_"
 OF_ESTIMATORS = "tests/agents/algorithms/test_estimators.py::test_"
@@ -632,5 +634,36 @@ MUTANTS = [
         '            check_unchanged(self.reference, self._reference_was, "the reference policy")\n',
         "",
         (OF_RUNTIME + "a_reference_that_learns_along_is_caught",),
+    ),
+    Mutant(
+        "online-dpo-labels-swapped",
+        ONLINE_DPO,
+        "wrong = torch.sigmoid(-gaps)",
+        "wrong = torch.sigmoid(gaps)",
+        (OF_ONLINE_DPO + "the_loss_is_that_of_dpo_with_the_labels_of_a_bradley_terry_rater",),
+    ),
+    Mutant(
+        "online-dpo-pairs-of-equals",
+        ONLINE_DPO,
+        "    apart = gaps > 0\n",
+        "    apart = gaps >= 0\n",
+        (
+            OF_ONLINE_DPO + "the_best_and_the_worst_of_each_prompt_are_a_pair",
+            OF_ONLINE_DPO + "nothing_is_learnt_where_nothing_is_better",
+        ),
+    ),
+    Mutant(
+        "online-dpo-worst-of-those-not-judged",
+        ONLINE_DPO,
+        "choose_best(-returns, present)",
+        "returns.argmin(dim=1)",
+        (OF_ONLINE_DPO + "texts_that_were_not_judged_are_in_no_pair",),
+    ),
+    Mutant(
+        "online-dpo-without-its-reference",
+        ONLINE_DPO,
+        "(said.log_probs.sum(dim=1) - told)",
+        "(said.log_probs.sum(dim=1))",
+        (OF_ONLINE_DPO + "the_loss_is_that_of_dpo_with_the_labels_of_a_bradley_terry_rater",),
     ),
 ]

@@ -10,6 +10,7 @@ LABELS, PERSON = "reward_models/labels/", "text_gym/bridges/person.py"
 OF_LABELS, OF_PERSON = "tests/reward_models/labels/", "tests/bridges/test_person.py::test_"
 TALK_PAGE, OF_TALK_PAGE = "text_gym/cli/play/page.py", "tests/cli/play/test_page.py::test_"
 OF_TALK = "tests/envs/test_conversation.py::test_"
+OF_RESPONDENTS = "tests/test_respondents.py::test_"
 OF_PLAY = "tests/agents/sampling/test_dialogue.py::test_"
 
 MUTANTS = [
@@ -23,8 +24,8 @@ MUTANTS = [
     Mutant(
         "replies-count-as-the-agents",
         TALK,
-        "            self.attention_mask[row, begin:end] = 1\n",
-        "            self.attention_mask[row, begin:end] = self.agent[row, begin:end] = 1\n",
+        "                self.attention_mask[row, begin:end] = 1\n",
+        "                self.attention_mask[row, begin:end] = self.agent[row, begin:end] = 1\n",
         (OF_TALK + "a_reply_stands_behind_the_turn_that_it_answers",),
     ),
     Mutant(
@@ -51,22 +52,22 @@ MUTANTS = [
     Mutant(
         "replies-use-up-no-context",
         TALK,
-        "max(0, min(int(self.remaining[row]), left))",
-        "max(0, int(self.remaining[row]))",
+        "np.maximum(0, np.minimum(self.remaining[rows], left))",
+        "np.maximum(0, self.remaining[rows])",
         (OF_TALK + "three_limits",),
     ),
     Mutant(
         "one-turn-more-than-the-limit",
         TALK,
-        "written >= most",
-        "written > most",
+        "self.spoken[rows] >= self.options.max_turns",
+        "self.spoken[rows] > self.options.max_turns",
         (OF_TALK + "three_limits",),
     ),
     Mutant(
         "ended-by-a-reply-and-cut",
         TALK,
-        "return ends, bool(at_limit) and not ends",
-        "return ends, bool(at_limit)",
+        "return by_reply, at_limit & ~by_reply",
+        "return by_reply, at_limit",
         (OF_TALK + "a_reply_ends_an_episode_under_both_meanings_of_the_limit",),
     ),
     Mutant(
@@ -86,15 +87,43 @@ MUTANTS = [
     Mutant(
         "replies-count-as-turns-in-seeds",
         TALK,
-        "turns = [e.agent_turns for e in episodes]",
-        "turns = [len(e.turns) for e in episodes]",
+        "self._replies(speaking, self.spoken[asked].tolist())",
+        "self._replies(speaking, [len(e.turns) for e in speaking])",
         (OF_TALK + "an_episode_is_a_function_of_its_number_and_the_actions",),
+    ),
+    Mutant(
+        "generator-begins-anew-whenever-it-is-asked-for",
+        "text_gym/respondents.py",
+        "        if places not in self._made:\n",
+        "        if True:\n",
+        (OF_RESPONDENTS + "generators_of_turns_are_a_list_that_is_made_when_it_is_read",),
+    ),
+    Mutant(
+        "whatever-stands-in-a-list-is-an-id",
+        "text_gym/respondents.py",
+        "if isinstance(found, list) and set(map(type, found)) <= {int}:",
+        "if isinstance(found, list):",
+        (OF_RESPONDENTS + "what_is_no_reply_is_refused_by_the_name_of_its_field",),
+    ),
+    Mutant(
+        "stop-strings-are-looked-for-in-the-turns-before",
+        TALK,
+        "np.maximum(self.turn_starts[found], ends - self._window)",
+        "np.maximum(self.starts[found], ends - self._window)",
+        (OF_TALK + "a_stop_string_of_turns_is_looked_for_in_the_running_turn_alone",),
+    ),
+    Mutant(
+        "state-at-the-first-token-of-a-reply",
+        "text_gym/models/cpu/kernel_cache.py",
+        "begins.numpy()[growing + 1] - 1",
+        "begins.numpy()[growing]",
+        ("tests/agents/sampling/test_decoder.py::test_rows_are_read_on_by_any_number_of_tokens",),
     ),
     Mutant(
         "replies-to-the-wrong-rows",
         TALK,
-        "zip(\n            places.tolist(), asked.tolist(), speaking, replies, strict=True\n        )",
-        "zip(\n            places.tolist(), asked.tolist(), speaking, replies[::-1], strict=True\n        )",
+        "self._answer(asked, speaking, replies, errors)",
+        "self._answer(asked, speaking, replies[::-1], errors)",
         (OF_TALK + "many_conversations_are_single_ones_side_by_side",),
     ),
     Mutant(
@@ -143,14 +172,14 @@ MUTANTS = [
         "every-token-drawn-with-the-first-noise",
         PLAY,
         "draw(chosen_from, noise[places])",
-        "draw(chosen_from, noise[places[0], 0])",
+        "draw(chosen_from, noise[places - upload(written[turns], device)])",
         (OF_PLAY + "drawn_conversations_have_the_probabilities_of_the_listed_ones",),
     ),
     Mutant(
         "rewards-not-moved-to-the-agents-tokens",
         ROLLOUT,
         "np.cumsum(episode.agent_mask) - 1",
-        "np.minimum(np.arange(len(rewards)), len(own) - 1)",
+        "np.minimum(np.arange(len(rewards)), episode.agent_mask.sum() - 1)",
         (OF_PLAY + "what_a_reply_is_paid_falls_to_the_agents_token_before_it",),
     ),
     Mutant(

@@ -312,6 +312,13 @@ MUTANTS = [
         ("tests/validation/test_learning.py",),
     ),
     Mutant(
+        "batches-that-climb-are-enough",
+        "text_gym/validation/learning.py",
+        "ok = (gain.value >= enough and (gain.low > 0 or probe.climbed)) or before >= HEADROOM",
+        "ok = gain.low > 0 or probe.climbed or before >= HEADROOM",
+        ("tests/validation/test_learning.py",),
+    ),
+    Mutant(
         "what-the-model-said-is-the-reply-to-it",
         "text_gym/bridges/session.py",
         'return turns[-1].text if turns and turns[-1].role != "assistant" else ""',

@@ -13,8 +13,58 @@ OF_CHECK_AGENT = "tests/agents/verification/test_check_agent.py::test_"
 OF_DIAGNOSTICS = "tests/agents/training/test_diagnostics.py::test_"
 OF_EXACT = "tests/agents/verification/test_exact.py::test_"
 OF_TENSORS = "tests/agents/training/test_tensors.py::test_"
+HACKING, OF_HACKING = f"{TRAINING}/hacking.py", "tests/agents/training/test_hacking.py::test_"
 
 MUTANTS = [
+    Mutant(
+        "alarm-without-a-rise-of-the-reward",
+        HACKING,
+        "if out and self.alarm is None and self._risen:",
+        "if out and self.alarm is None:",
+        (OF_HACKING + "texts_may_change_where_the_reward_stays_and_the_reward_may_rise_where_they_stay",),
+    ),
+    Mutant(
+        "drift-that-went-back-is-still-in-the-sum",
+        HACKING,
+        "sign: max(0.0, total + sign * errors - SLACK)",
+        "sign: max(0.0, total + abs(errors) - SLACK)",
+        (OF_HACKING + "what_went_the_other_way_before_is_no_evidence",),
+    ),
+    Mutant(
+        "texts-of-a-prompt-count-by-themselves",
+        HACKING,
+        "    sums = np.bincount(group, values - mean)\n    count = len(names)\n",
+        "    sums = values - mean\n    count = len(values)\n",
+        (OF_HACKING + "the_error_of_a_mean_counts_prompts_and_not_texts",),
+    ),
+    Mutant(
+        "correlation-of-prompts-not-within-them",
+        HACKING,
+        "(x - (np.bincount(group, x) / count)[group] for x in (values, rewards))",
+        "(x - x.mean() for x in (values, rewards))",
+        (OF_HACKING + "a_correlation_is_within_prompts_and_in_its_standard_errors",),
+    ),
+    Mutant(
+        "every-term-of-the-reward-is-a-criterion",
+        HACKING,
+        "            if along > GOES_ALONG * spread:\n",
+        "            if spread > 0:\n",
+        (OF_HACKING + "a_term_that_went_along_with_the_reward_and_falls_is_named",),
+    ),
+    Mutant(
+        "resumed-detector-forgets-its-sums",
+        HACKING,
+        '        self.gauges = {name: Gauge.of(gauge) for name, gauge in state["gauges"].items()}\n',
+        "",
+        (OF_HACKING + "a_resumed_detector_goes_on_where_it_was",),
+    ),
+    Mutant(
+        "starting-texts-know-themselves",
+        HACKING,
+        "measure_texts(start, self._seen, least=2)",
+        "measure_texts(start, self._seen, least=1)",
+        (OF_HACKING + "what_is_new_in_the_start_is_measured_without_the_text_itself",),
+    ),
     Mutant(
         "optimizer-starts-anew-on-resume",
         CHECKPOINT,

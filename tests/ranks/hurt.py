@@ -1,6 +1,6 @@
 """What each rank runs in `python -m tests.ranks`: a run of `text-gym train` in which one rank is hurt.
 
-    python -m tests.ranks.hurt FOLDER KIND RANK MOMENT [--resume]
+    python -m tests.ranks.hurt FOLDER KIND RANK MOMENT [--resume] [--shard]
 
 KIND is one of `KINDS`; MOMENT counts the rewards asked of that rank, so that it may come at any iteration.
 """
@@ -113,6 +113,7 @@ def main() -> int:
             console=SafeConsole(quiet=True),
             checkpoint_every=2,
             resume="--resume" in more,
+            shard="--shard" in more,
         )
     except TextGymError as error:
         print(f"@ {time.time():.3f} {type(error).__name__}: {error}", flush=True)

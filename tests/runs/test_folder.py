@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from text_gym.errors import ConfigError, DataError
+from text_gym.errors import ConfigError, DataError, NotSavedError, PushError
 from text_gym.runs.folder import RunFolder, draw_curves
 from text_gym.utils.json_files import write_json
+from text_gym.utils.sealed import naming_full_disk
 
 ROWS = [
     {"iteration": float(i), "reward": i / 10, "reward/clarity": 0.5, "kl": 0.1 * i, "length": 30.0}
@@ -26,6 +27,28 @@ def test_rows_are_on_disk_as_soon_as_they_are_logged(tmp_path: Path) -> None:
         first = json.loads((run.path / "metrics.jsonl").read_text())
     assert first == {"iteration": 1, "reward": 0.5, "odd": None}
     assert json.loads((run.path / "config.json").read_text()) == {"seed": 0}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux that is always full")
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run", {}, logs=())
+    (run.path / "log.txt").symlink_to("/dev/full")
+    with pytest.raises(NotSavedError, match=r"cannot write to .*run: .*No space left"):
+        run.note("a note")
+    run._metrics.close()
+    run._metrics = open("/dev/full", "a", encoding="utf-8")  # noqa: SIM115
+    named = pytest.raises(NotSavedError, match=r"cannot write to .*run: .*No space left")
+    with pytest.raises(OSError, match="No space left"), run, named:
+        run.log(ROWS[0])
+    with RunFolder(tmp_path / "run", {}, logs=(), resume=True):  # it is not locked any more
+        pass
+
+
+def test_other_errors_are_not_taken_for_a_full_disk(tmp_path: Path) -> None:
+    for error in (FileNotFoundError(2, "nothing there"), ValueError("a"), PushError("b"), DataError("c")):
+        with pytest.raises(type(error)) as caught, naming_full_disk(tmp_path):
+            raise error
+        assert caught.value is error
 
 
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:

@@ -17,12 +17,12 @@ from tests import kill_harness
 from text_gym import Prompt, RewardSource, Task, as_reward_source
 from text_gym.agents import Policy, PPOConfig
 from text_gym.cli.main import main
-from text_gym.errors import ChangedRunError
+from text_gym.errors import ChangedRunError, UntrustedRunError
 from text_gym.reward_models.loading import load_reward
 from text_gym.reward_models.scripted.rules import Length
 from text_gym.runs import conditions as conditions_module
 from text_gym.runs.conditions import conditions
-from text_gym.runs.record import RECORD, go_on, read_record, start_record
+from text_gym.runs.record import RECORD, check_trust, go_on, read_record, start_record
 from text_gym.runs.train import train
 from text_gym.utils.signing import is_signed, sign
 
@@ -365,3 +365,10 @@ def test_no_home_is_no_signature(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert sign("text") is None
     start_record(tmp_path, {}, {})
     assert not is_signed("text", None)
+
+
+def test_code_of_a_watched_criterion_needs_trust_too(tmp_path: Path) -> None:
+    with pytest.raises(UntrustedRunError, match=r"run criterion 2 mine\.py:calm \(in the sandbox\)"):
+        check_trust(tmp_path, {"watch": ["readability", "mine.py:calm"]})
+    check_trust(tmp_path, {"watch": ["readability"]})
+    check_trust(tmp_path, {})

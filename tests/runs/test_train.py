@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -26,11 +27,12 @@ from tests import kill_harness
 from tests.agents.sampling.test_generators import Fake
 from tests.figure_tools import draw
 from tests.own_algorithm import write_algorithm
-from text_gym import TextVectorEnv, as_reward_source, load_task
+from tests.ranks.start import finish, start
+from text_gym import Prompt, TextVectorEnv, as_reward_source, load_task
 from text_gym.agents import Policy, PPOConfig, SB3Config, rollout, trajectory_log_probs
 from text_gym.agents.training.metrics import TIMES
 from text_gym.cli.main import main
-from text_gym.errors import RewardError
+from text_gym.errors import ConfigError, NotSavedError, RewardError
 from text_gym.models import runtime
 from text_gym.runs import job
 from text_gym.runs.folder import default_folder
@@ -314,6 +316,54 @@ def test_a_ruined_run_that_is_resumed_ends_with_the_same_policy(tmp_path: Path, 
         assert kill_harness.result(tmp_path / f"{at}") == whole
 
 
+def hacked(folder: Path, at: int | None = None, **changes: Any) -> dict[str, Any]:
+    """A run whose reward pays for a letter that the watched criterion does not like; fails at call `at`."""
+    calls: list[int] = []
+
+    def loud(completions: list[str]) -> list[float]:
+        calls.append(1)
+        if len(calls) == at:
+            raise KeyError("price")
+        return [c.count("a") / 6 for c in completions]
+
+    prompts = [Prompt(f"{x}{y}") for x in "abcdef" for y in "ghi"]
+    task = dataclasses.replace(kill_harness.task(), prompts=prompts, held_out=prompts)
+    policy = Policy.new(kill_harness.TOKENIZER, layers=1, width=16, heads=2, context=16, device="cpu")
+    quiet = as_reward_source(lambda completion: -completion.count("a") / 6)
+    quiet.name = "quiet"
+    settings: dict[str, Any] = {"console": Console(file=io.StringIO()), "checkpoint_every": 2} | changes
+    return train(
+        "ppo", PPOConfig(iterations=16, learning_rate=2e-2, kl_coef=0.0), task, reward=as_reward_source(loud),
+        policy=policy, episodes=32, out=folder, watch=[quiet], **settings,
+    )  # fmt: skip
+
+
+def test_a_hacked_reward_raises_an_alarm_that_a_resumed_run_remembers(tmp_path: Path) -> None:
+    screen = io.StringIO()
+    summary = hacked(tmp_path / "whole", console=Console(file=screen, width=1000))
+    assert "the reward may be hacked" in summary["hacking_alarm"]
+    assert "watch/quiet" in summary["hacking_alarm"]
+    assert screen.getvalue().count(summary["hacking_alarm"]) == 1
+    assert summary["iterations"] == 16
+    whole = kill_harness.result(tmp_path / "whole")
+    alarms = [row["alarm"] for row in whole["metrics"]]
+    first = alarms.index(1.0)
+    assert 1 < first < 15
+    assert alarms == [0.0] * first + [1.0] * (16 - first)
+    for i, at in enumerate((first, first + 4)):
+        with pytest.raises(RewardError):
+            hacked(tmp_path / f"{i}", at=at)
+        hacked(tmp_path / f"{i}", resume=True)
+        assert kill_harness.result(tmp_path / f"{i}") == whole
+
+
+def test_a_run_stops_at_the_alarm_if_it_is_asked_to(tmp_path: Path) -> None:
+    summary = hacked(tmp_path, stop_on_alarm=True)
+    assert summary["iterations"] < 16
+    assert f"iteration {summary['iterations']}: the reward may be hacked" in summary["hacking_alarm"]
+    assert summary["interrupted"] is False
+
+
 def test_a_good_run_ends_with_its_last_policy_and_says_nothing(tmp_path: Path) -> None:
     screen = io.StringIO()
     policy = Policy.new(kill_harness.TOKENIZER, layers=1, width=16, heads=2, context=16, device="cpu")
@@ -437,6 +487,51 @@ def test_sb3_saves_the_policy_that_it_trained(tmp_path: Path) -> None:
     )  # fmt: skip
     saved = Policy.from_pretrained(tmp_path / "run" / "policy", kill_harness.TOKENIZER, device="cpu")
     assert any(not torch.equal(a, b) for a, b in zip(saved.model.parameters(), before, strict=True))
+
+
+def test_sharding_needs_processes(tmp_path: Path) -> None:
+    policy = Policy.new(kill_harness.TOKENIZER, layers=1, width=16, heads=2, context=16, device="cpu")
+    how: dict[str, Any] = {"policy": policy, "out": tmp_path / "run", "console": Console(file=io.StringIO())}
+    with pytest.raises(ConfigError, match="shard divides weights among processes; start some by torchrun"):
+        train("ppo", PPOConfig(iterations=1), kill_harness.task(), shard=True, **how)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("moment", ["5", "6"])  # by PPO and by GRPO
+def test_a_sharded_run_that_is_stopped_and_resumed_ends_with_the_same_bits(
+    tmp_path: Path, moment: str
+) -> None:
+    """Half the weights are in each of two processes; one of them gets SIGTERM; two go on, and then one."""
+
+    def run(folder: str, kind: str, *more: str, ranks: int = 2) -> list[int | None]:
+        words = ["-m", "tests.ranks.hurt", str(tmp_path / folder), kind, "1", moment, *more]
+        return [status for status, _ in finish(start(ranks, words), 300)]
+
+    assert run("whole", "none", "--shard") == [0, 0]
+    for folder in ("two", "one"):
+        assert run(folder, "sigterm", "--shard") == [143, 143]
+    assert run("two", "none", "--shard", "--resume") == [0, 0]
+    assert run("one", "none", "--shard", "--resume", ranks=1) == [0]
+    whole, two, one = (
+        load_file(tmp_path / f / "policy" / "model.safetensors") for f in ("whole", "two", "one")
+    )
+    for name, weight in whole.items():
+        assert torch.equal(weight, two[name]), name
+        assert torch.allclose(weight, one[name], atol=1e-3), name
+
+
+def test_a_full_disk_ends_a_run_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(job, "write_model_card", full)
+    policy = Policy.new(kill_harness.TOKENIZER, layers=1, width=16, heads=2, context=16, device="cpu")
+    with pytest.raises(NotSavedError, match=r"cannot write to .*run: .*No space left"):
+        train(
+            "ppo", PPOConfig(iterations=1), kill_harness.task(), policy=policy, episodes=4,
+            out=tmp_path / "run", console=Console(file=io.StringIO()),
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(("chosen", "expected"), [(False, 4), (True, 16)])

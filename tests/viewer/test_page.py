@@ -408,6 +408,16 @@ def test_two_thousand_episodes_open_within_two_seconds(tmp_path: Path, opened: C
 # Refusals
 
 
+def test_iterations_after_an_alarm_are_marked(tmp_path: Path) -> None:
+    episodes = [Episode.of("a", "b", ByteTokenizer())]
+    written(tmp_path, episodes, iterations=3)
+    rows = [{"iteration": i, "alarm": float(i == 3)} for i in (1, 2, 3)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = write_run_page(tmp_path).read_text(encoding="utf-8")
+    assert "iteration 3, after an alarm" in page
+    assert page.count("after an alarm") == 1
+
+
 def test_a_run_without_rollouts_is_told_how_to_keep_them(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--keep-rollouts"):
         write_run_page(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -9,17 +10,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from text_gym.bench.analysis.across import AGREEMENTS, across
 from text_gym.bench.analysis.compare import Comparison, compare
 from text_gym.bench.leaderboard.checking import read_submission
 from text_gym.bench.leaderboard.ranking import judge_submissions, rank_submissions
 from text_gym.bench.leaderboard.site import write_site
 from text_gym.bench.leaderboard.submission import Entrant, write_submission
-from text_gym.bench.matrix.designs import DESIGNS
+from text_gym.bench.matrix.designs import suite
 from text_gym.bench.matrix.matrix import bench_agents, bench_rewards
 from text_gym.cli.options.bench import (
     BenchAgentsOptions,
     BenchRewardsOptions,
     CompareOptions,
+    FindingsOptions,
     LeaderboardOptions,
     SubmitOptions,
 )
@@ -33,7 +36,7 @@ from text_gym.utils.terminal import SafeConsole
 def run_rewards(options: BenchRewardsOptions, command: str) -> int:
     """Run `text-gym bench rewards`."""
     if options.list:
-        show_designs(SafeConsole())
+        show_designs(SafeConsole(), options.task)
         return 0
     settings = asdict(options)
     settings.pop("list")
@@ -48,10 +51,10 @@ def run_agents(options: BenchAgentsOptions, command: str) -> int:
     return 0
 
 
-def show_designs(console: Console) -> None:
-    """Print the default suite."""
+def show_designs(console: Console, task: str = "products") -> None:
+    """Print a task's suite."""
     table = Table("design", "group", "what is optimised")
-    for design in DESIGNS.values():
+    for design in suite(task).values():
         table.add_row(design.name, design.group, Text(harmless(design.description)))
     console.print(table)
 
@@ -76,6 +79,25 @@ def run_compare(options: CompareOptions) -> int:
     console.print(_notes(found), highlight=False, markup=False)
     if options.json is not None:
         write_json(options.json, found.summary())
+    return 0
+
+
+def run_findings(options: FindingsOptions) -> int:
+    """Run `text-gym bench findings`."""
+    found = across(options.a, options.b)
+    table = Table("question", "A", "B", "effect A", "effect B", "holds")
+    for agreement in AGREEMENTS:
+        for f in (f for f in found if f.agreement == agreement):
+            effects = ("" if math.isnan(v) else f"{v:+.2f}" for v in (f.effect_a, f.effect_b))
+            table.add_row(*(Text(harmless(c)) for c in (f.question, f.a, f.b, *effects, f.agreement)))
+        table.add_section()
+    console = SafeConsole()
+    console.print(table)
+    counts = {a: sum(f.agreement == a for f in found) for a in AGREEMENTS}
+    told = ", ".join(f"{n} {a}" for a, n in counts.items() if n)
+    console.print(f"{len(found)} questions: {told}.", highlight=False, markup=False)
+    if options.json is not None:
+        write_json(options.json, {"counts": counts, "findings": [f.summary() for f in found]})
     return 0
 
 

@@ -77,7 +77,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "reward train": (
         "text_gym.cli.options.reward:read_reward_train",
         "text_gym.cli.reward:run_reward_train",
-        "make a reward model from preference pairs or ratings",
+        "make a reward model from preference pairs, ratings or labels of steps",
     ),
     "reward score": (
         "text_gym.cli.options.reward:read_reward_score",
@@ -108,6 +108,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "text_gym.cli.options.bench:read_compare",
         "text_gym.cli.bench:run_compare",
         "tell whether one benchmark's results differ from another's",
+    ),
+    "bench findings": (
+        "text_gym.cli.options.bench:read_findings",
+        "text_gym.cli.bench:run_findings",
+        "tell the findings that hold on two benchmarks from those that do not",
     ),
     "bench submit": (
         "text_gym.cli.options.bench:read_submit",

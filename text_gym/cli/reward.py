@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from text_gym.cli.options.reward import RewardScoreOptions, RewardTrainOptions
+from text_gym.cli.process_reward import train_process_reward
 from text_gym.data import read_rows
 from text_gym.episode import Episode, Prompt
 from text_gym.errors import ConfigError
@@ -61,15 +62,17 @@ def train_reward(
     Of several processes each learns from its share of every batch; the first one judges, writes and prints.
 
     Returns:
-        What is written to `summary.json`: accuracy and calibration for pairs, Spearman for each criterion of
-        ratings, with 95 % bootstrap intervals, on the held-out prompts. In another process than the first,
-        nothing.
+        What is written to `summary.json`, with 95 % bootstrap intervals on the held-out prompts: accuracy
+        and calibration for pairs, Spearman for each criterion of ratings, what `judge_steps` finds for
+        steps. In another process than the first, nothing.
     """
     out = Path(options.out)
     if (out / "summary.json").exists():
         raise ConfigError(f"{out} already holds a reward model; choose another --out")
     if options.kind == "ngrams" and started_by_torchrun():
         raise ConfigError("an n-gram model learns in one process; start it without torchrun")
+    if options.steps is not None:
+        return train_process_reward(options, config, console or SafeConsole())
     options = replace(options, device=local_device(options.device))
     dtype = pick_dtype(options.dtype, pick_device(options.device))
     opinions, criteria = options.load()
@@ -100,7 +103,9 @@ def _judge_and_save(
 ) -> dict[str, Any]:
     """Judge the model that `members` make on the held-out opinions, and write the folder."""
     out = Path(options.out)
-    source: Any = members[0] if len(members) == 1 else Ensemble(members, options.k)
+    source: Any = members[0]
+    if len(members) > 1:
+        source = Ensemble(members, options.k, penalty=options.penalty)
     result = judge_reward(source, held_out, config.seed)
     figure = result.pop("figure", None)
     if options.normalise:

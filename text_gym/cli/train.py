@@ -35,7 +35,7 @@ from text_gym.models.runtime import pick_dtype
 from text_gym.models.world import is_first_process
 from text_gym.prompts import texts_in_chunks
 from text_gym.rewards.remote import RemoteReward
-from text_gym.runs.data import resolve_task
+from text_gym.runs.data import load_reward_source, resolve_task
 from text_gym.runs.folder import read_config
 from text_gym.runs.preferences import read_preferences
 from text_gym.runs.train import train
@@ -120,9 +120,12 @@ def _run_here(
         device=options.device,
         checkpoint_every=options.checkpoint_every,
         keep_rollouts=options.keep_rollouts,
+        watch=[load_reward_source(spec, task.prompts) for spec in options.watch],
+        stop_on_alarm=options.stop_on_alarm,
         resume=bool(resumed),
         accept_changes=options.accept_changes,
         pairs=_pairs(options, task),
+        shard=options.shard,
         logs=options.log,
         started=started,
         loading=waiting,
@@ -207,6 +210,7 @@ def _new_policy(options: TrainOptions, task: Task, seed: int) -> Policy:
 def _anchored(options: dict[str, Any]) -> dict[str, Any]:
     """Make the files among the options absolute, so that a run can be resumed from anywhere."""
     files = {name: anchored(options[name]) for name in ("data", "pairs", "policy") if options[name] != NEW}
-    code = {name: anchored(options[name], True) for name in ("algorithm", "reward", "gold")}
+    code: dict[str, Any] = {name: anchored(options[name], True) for name in ("algorithm", "reward", "gold")}
+    code["watch"] = [anchored(spec, True) for spec in options["watch"]]
     asked = ("accept_changes", "trust", "plan")  # of this command, not of the run
     return {k: v for k, v in {**options, **files, **code}.items() if k not in asked}

@@ -14,7 +14,7 @@ import numpy as np
 
 from text_gym.episode import BoolArray, Episode, IntArray, Turn
 from text_gym.errors import ConfigError, RespondentError, TextGymError, TokenError, excerpt
-from text_gym.respondents import Reply, checked_reply, reply_room, turn_generator
+from text_gym.respondents import Reply, TurnGenerators, checked_reply, reply_room
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import Rewards
 from text_gym.tokenizer import Tokenizer
@@ -42,7 +42,8 @@ class Conversation:
     Attributes:
         agent: `(B, P + C)` bool, True where the agent wrote the token.
         turn_starts: `(B,)` int64, where the agent's running turn begins.
-        turns: The turns of each row that are over.
+        turns: The turns of each row that are over …
+        spoken: … and `(B,)` int64, how many of them are the agent's.
         rewards: `(B,)` float64, what replies paid for the newest tokens.
         paid: `(B,)` float64, what replies paid for earlier tokens of the running episode.
         dropped: `(B,)` bool, episodes that ended since nobody answered, under `on_bad_reply="drop"`.
@@ -72,14 +73,18 @@ class Conversation:
         self.agent: BoolArray = np.zeros(tokens.shape, dtype=np.bool_)
         self.turn_starts = np.ones(n, dtype=np.int64)
         self.turns: list[tuple[Turn, ...]] = [()] * n
+        self.spoken = np.zeros(n, dtype=np.int64)
         self.rewards, self.paid = np.zeros(n), np.zeros(n)
         self.dropped, self.truncated = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
         self._ended_by_reply = np.zeros(n, dtype=np.bool_)
         self.end_ids = turn_end_ids(tokenizer, options)
         self._is_end = np.zeros(tokenizer.vocab_size, dtype=np.bool_)
         self._is_end[list(self.end_ids)] = True
+        self._silent = {*self.end_ids, *tokenizer.eos_ids}
         self._stops = options.turn_stop_strings
         self._last_chars = {stop[-1] for stop in self._stops}
+        # A stop string may begin inside a token and a character may take four byte tokens.
+        self._window = 4 * max(map(len, self._stops), default=0) + 8
         self._may_stop = np.full(tokenizer.vocab_size, -1, dtype=np.int8)  # 1, 0, or -1: not looked at yet
         joint = getattr(tokenizer, "separator", "")
         if any(char.isspace() or char in joint for char in self._last_chars):
@@ -88,6 +93,7 @@ class Conversation:
     def begin(self, rows: IntArray) -> None:
         """Begin conversations in these rows, `(n,)` int64."""
         self.turn_starts[rows] = self.starts[rows]
+        self.spoken[rows] = 0
         self.agent[rows] = False
         self.rewards[rows] = self.paid[rows] = 0.0
         self.truncated[rows] = self.dropped[rows] = self._ended_by_reply[rows] = False
@@ -116,7 +122,9 @@ class Conversation:
             their replies.
         """
         errors = self._reply(rows, tokens, ended, cut, episodes)
-        self.truncated[rows] = self.dropped[rows] | (cut if self.options.limit == "truncate" else False)
+        if np.count_nonzero(ended):
+            unpaid = cut if self.options.limit == "truncate" else False
+            self.truncated[rows] = self.dropped[rows] | unpaid
         return errors if self.options.on_bad_reply == "raise" else []
 
     def _reply(
@@ -135,33 +143,31 @@ class Conversation:
         if self._stops:
             self._find_stops(rows, tokens, over)
         over &= ~ended | cut
-        if not np.count_nonzero(over):
-            return []
         places = np.flatnonzero(over)
+        if not len(places):
+            return []
         asked = rows[places]
-        for row in asked.tolist():
-            self._close_turn(row)
+        self._close_turns(asked)
         speaking = episodes(asked, running=True)
-        replies, errors = self._replies(speaking)
-        for place, row, episode, reply in zip(
-            places.tolist(), asked.tolist(), speaking, replies, strict=True
-        ):
-            # What the limit says is decided anew: a last turn is answered, whatever room there is left.
-            by_reply, at_limit = self._answer(row, episode, reply, errors)
-            self._ended_by_reply[row] = by_reply
-            ended[place], cut[place] = by_reply or at_limit, at_limit
+        replies, errors = self._replies(speaking, self.spoken[asked].tolist())
+        # What the limit says is decided anew: a last turn is answered, whatever room there is left.
+        by_reply, cut[places] = self._answer(asked, speaking, replies, errors)
+        ended[places] = by_reply | cut[places]
         return errors
 
     def complete(self, episodes: Sequence[Episode], rows: IntArray) -> None:
         """Tell episodes of rows `(n,)` who wrote what, and of a reply that ended them."""
-        for episode, row in zip(episodes, rows.tolist(), strict=True):
-            fields, turns, begin = episode.__dict__, self.turns[row], self.turn_starts[row]
-            if self.lengths[row] > begin:
-                ids = self.tokens[row, begin : self.lengths[row]].copy()
+        columns = (self.starts, self.turn_starts, self.lengths, self._ended_by_reply)
+        for episode, row, start, begin, end, by_reply in zip(
+            episodes, rows.tolist(), *(column[rows].tolist() for column in columns), strict=True
+        ):
+            fields, turns = episode.__dict__, self.turns[row]
+            if end > begin:
+                ids = self.tokens[row, begin:end].copy()
                 turns = (*turns, Turn("assistant", self._text(ids, episode.stop), ids))
             fields["turns"] = turns
-            fields["agent_mask"] = self.agent[row, self.starts[row] : self.lengths[row]].copy()
-            if self._ended_by_reply[row] and episode.finish_reason == "eos":
+            fields["agent_mask"] = self.agent[row, start:end].copy()
+            if by_reply and episode.finish_reason == "eos":
                 fields["finish_reason"] = "reply"
 
     # The turn that ends
@@ -169,26 +175,29 @@ class Conversation:
     def _find_stops(self, rows: IntArray, tokens: IntArray, over: BoolArray) -> None:
         """Mark rows whose running turn now holds a stop string of turns."""
         # Only a token with the last character of a stop string completes one, or a part of a character.
-        for token in np.unique(tokens[self._may_stop[tokens] < 0]).tolist():
+        for token in set(tokens[self._may_stop[tokens] < 0].tolist()):
             text = self.tokenizer.decode([token])
             self._may_stop[token] = "\ufffd" in text or not self._last_chars.isdisjoint(text)
-        # A stop string may begin inside a token and a character may take four byte tokens.
-        window = 4 * max(map(len, self._stops)) + 8
-        for place in np.flatnonzero((self._may_stop[tokens] > 0) & ~over).tolist():
-            row = rows[place]
-            begin = max(self.turn_starts[row], self.lengths[row] - window)
-            text = self.tokenizer.decode(self.tokens[row, begin : self.lengths[row]].tolist())
+        places = np.flatnonzero((self._may_stop[tokens] > 0) & ~over)
+        found = rows[places]
+        ends = self.lengths[found]
+        begins = np.maximum(self.turn_starts[found], ends - self._window)
+        for place, row, begin, end in zip(*(x.tolist() for x in (places, found, begins, ends)), strict=True):
+            text = self.tokenizer.decode(self.tokens[row, begin:end].tolist())
             over[place] = any(stop in text for stop in self._stops)
 
-    def _close_turn(self, row: int) -> None:
-        ids = self.tokens[row, self.turn_starts[row] : self.lengths[row]].copy()
-        self.turns[row] += (Turn("assistant", self._text(ids), ids),)
-        self.turn_starts[row] = self.lengths[row]
+    def _close_turns(self, rows: IntArray) -> None:
+        ends = self.lengths[rows]
+        for row, begin, end in zip(*(x.tolist() for x in (rows, self.turn_starts[rows], ends)), strict=True):
+            ids = self.tokens[row, begin:end].copy()
+            self.turns[row] += (Turn("assistant", self._text(ids), ids),)
+        self.turn_starts[rows] = ends
+        self.spoken[rows] += 1
 
     def _text(self, ids: IntArray, stop: str = "") -> str:
         """Return the text of an agent's turn, without what ended it."""
         listed = ids.tolist()
-        if listed and (listed[-1] in self.end_ids or listed[-1] in self.tokenizer.eos_ids):
+        if listed and listed[-1] in self._silent:
             del listed[-1]
         text = self.tokenizer.decode(listed)
         ends = [text.find(s) for s in ((stop,) if stop else self._stops) if s in text]
@@ -196,17 +205,19 @@ class Conversation:
 
     # The reply
 
-    def _replies(self, episodes: list[Episode]) -> tuple[list[Reply | None], list[RespondentError]]:
+    def _replies(
+        self, episodes: list[Episode], turns: list[int]
+    ) -> tuple[list[Reply | None], list[RespondentError]]:
         """Ask the respondent; where it raises, ask about one episode after the other, to spare the rest."""
         replies: list[Reply | None] = []
         errors: list[RespondentError] = []
         try:
-            found = self._ask(episodes)
+            found = self._ask(episodes, turns)
         except RespondentError as error:
             if len(episodes) == 1 or error.__cause__ is None:
                 return [None] * len(episodes), [error]
-            for episode in episodes:
-                reply, failed = self._replies([episode])
+            for episode, turn in zip(episodes, turns, strict=True):
+                reply, failed = self._replies([episode], [turn])
                 replies, errors = replies + reply, errors + failed
             return replies, errors
         for reply in found:
@@ -217,66 +228,75 @@ class Conversation:
                 errors.append(error)
         return replies, errors
 
-    def _ask(self, episodes: list[Episode]) -> list[Any]:
-        """Return what the respondent replies to each episode.
+    def _ask(self, episodes: list[Episode], turns: list[int]) -> list[Any]:
+        """Return what the respondent replies to each episode's turn of these numbers.
 
         Raises:
             RespondentError: It raised, or returned something else than one reply per episode.
         """
-        turns = [e.agent_turns for e in episodes]
-        generators = [
-            turn_generator(e.seed or 0, e.index or 0, turn) for e, turn in zip(episodes, turns, strict=True)
-        ]
-        about = f"turn {turns[0]} of {len(episodes)} episodes, the first one {_place(episodes[0])}"
+
+        def about() -> str:
+            return f"turn {turns[0]} of {len(episodes)} episodes, the first one {_place(episodes[0])}"
+
         try:
-            replies = list(self.respondent.respond(episodes, generators))
+            replies = list(self.respondent.respond(episodes, TurnGenerators(episodes, turns)))
         except (Exception, SystemExit) as error:
             raise RespondentError(
-                f"{self.name} raised {type(error).__name__}: {error}{where_raised(error)} ({about})"
+                f"{self.name} raised {type(error).__name__}: {error}{where_raised(error)} ({about()})"
             ) from error
         if len(replies) != len(episodes):
             raise RespondentError(
-                f"{self.name} gave {len(replies)} replies to {len(episodes)} turns ({about})"
+                f"{self.name} gave {len(replies)} replies to {len(episodes)} turns ({about()})"
             )
         return replies
 
     def _answer(
-        self, row: int, episode: Episode, reply: Reply | None, errors: list[RespondentError]
-    ) -> tuple[bool, bool]:
-        """Append a reply, if there is one, and return if it ended the episode, and if a limit did."""
-        if reply is None:
-            return self._without_answer(row)
-        own = self.turns[row][-1]
-        self.turns[row] = (*self.turns[row][:-1], replace(own, reward=float(reply.reward)))
-        self.rewards[row] = reply.reward
-        ends = bool(reply.ends)
+        self,
+        rows: IntArray,
+        episodes: list[Episode],
+        replies: list[Reply | None],
+        errors: list[RespondentError],
+    ) -> tuple[BoolArray, BoolArray]:
+        """Append the replies that there are; return which episodes they ended, and which a limit did."""
+        begins = self.lengths[rows]
+        left, ends = (self.starts[rows] + self.room - begins).tolist(), [False] * len(rows)
+        for i, (row, begin, reply) in enumerate(zip(rows.tolist(), begins.tolist(), replies, strict=True)):
+            ids = None if reply is None else self._usable_ids(episodes[i], reply, errors)
+            if reply is None or ids is None:
+                self.dropped[row] = True
+                continue
+            turns, ends[i] = self.turns[row], bool(reply.ends)
+            if reply.reward:
+                self.rewards[row] = reply.reward
+                turns = (*turns[:-1], replace(turns[-1], reward=float(reply.reward)))
+            left[i] -= len(ids)
+            if ids and left[i] >= 0:
+                end = begin + len(ids)
+                array = np.array(ids, dtype=np.int64)
+                self.tokens[row, begin:end] = array
+                self.attention_mask[row, begin:end] = 1
+                self.lengths[row] = end
+                text = reply.text if isinstance(reply.text, str) else self.tokenizer.decode(ids)
+                turns = (*turns, Turn(reply.role, text, array))
+            self.turns[row] = turns
+        self.turn_starts[rows] = self.lengths[rows]
+        self.remaining[rows] = room = np.maximum(0, np.minimum(self.remaining[rows], left))
+        self._ended_by_reply[rows] = by_reply = np.array(ends)
+        at_limit = (room == 0) | self.dropped[rows]
+        if self.options.max_turns is not None:
+            at_limit |= self.spoken[rows] >= self.options.max_turns
+        return by_reply, at_limit & ~by_reply
+
+    def _usable_ids(self, episode: Episode, reply: Reply, errors: list[RespondentError]) -> list[int] | None:
         try:
-            ids = reply_ids(episode, reply)
+            return reply_ids(episode, reply)
         except TextGymError as error:
             failed = RespondentError(
                 f"{self.name}: the reply {excerpt(str(reply.text))} cannot be used: {error}"
             )
             failed.__cause__ = error
             errors.append(failed)
-            return self._without_answer(row)
-        begin = int(self.lengths[row])
-        left = self.room - (begin - int(self.starts[row])) - len(ids)
-        if ids and left >= 0:
-            end = begin + len(ids)
-            self.tokens[row, begin:end] = ids
-            self.attention_mask[row, begin:end] = 1
-            self.lengths[row] = self.turn_starts[row] = end
-            text = reply.text if isinstance(reply.text, str) else self.tokenizer.decode(ids)
-            self.turns[row] += (Turn(reply.role, text, np.array(ids, dtype=np.int64)),)
-        self.remaining[row] = max(0, min(int(self.remaining[row]), left))
-        written = sum(turn.role == "assistant" for turn in self.turns[row])
-        most = self.options.max_turns
-        at_limit = self.remaining[row] == 0 or (most is not None and written >= most)
-        return ends, bool(at_limit) and not ends
-
-    def _without_answer(self, row: int) -> tuple[bool, bool]:
-        self.dropped[row] = True
-        return False, True
+            return None
 
 
 def reply_ids(episode: Episode, reply: Reply) -> list[int]:
@@ -289,9 +309,9 @@ def reply_ids(episode: Episode, reply: Reply) -> list[int]:
     tokenizer = episode.tokenizer
     if not isinstance(reply.text, str):
         ids = [int(i) for i in reply.text]
-        for i in ids:
-            if not 0 <= i < tokenizer.vocab_size:
-                raise TokenError(f"id {i} is outside [0, {tokenizer.vocab_size})")
+        if ids and not 0 <= min(ids) <= max(ids) < tokenizer.vocab_size:
+            wrong = next(i for i in ids if not 0 <= i < tokenizer.vocab_size)
+            raise TokenError(f"id {wrong} is outside [0, {tokenizer.vocab_size})")
         return ids
     chat = episode.prompt.chat_template(tokenizer)
     if chat is None or not reply.text:

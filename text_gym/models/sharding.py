@@ -67,6 +67,15 @@ def whole(tensor: Tensor) -> Tensor:
     return found.full_tensor() if is_sharded(tensor) else found  # type: ignore[no-any-return]
 
 
+def divided_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """Divide a tensor, of which all processes have the whole, as one of its shape is divided."""
+    from torch.distributed.tensor import distribute_tensor
+
+    found: Any = like
+    slices: Any = distribute_tensor(tensor, found.device_mesh, found.placements, src_data_rank=None)
+    return slices  # type: ignore[no-any-return]
+
+
 def total_norm(tensors: Iterable[Tensor]) -> Tensor:
     """Return the 2-norm of all tensors together, of which some may be divided among processes.
 

@@ -39,6 +39,8 @@ LIMIT_VARIABLE = "TEXT_GYM_WORLD_LIMIT"  # an environment variable with another 
 GRACE = 10.0  # seconds in which a process that does not hang sees that another has failed
 STAY = 3.0  # seconds that rank 0 waits, once it has failed, for others to read why
 LOOK_EVERY = 0.2  # seconds between two looks at whether somebody has failed
+LETTER = 4096  # bytes that `gather` sends in one exchange
+_DIGITS = 12  # of the number of bytes, in front of them
 BUCKET_BYTES = 25 * 2**20  # of gradients that travel together, as in PyTorch's DistributedDataParallel
 _FAILED = "text-gym/failed"
 
@@ -109,6 +111,19 @@ class World:
         begin, end = (units * rank // self.size * unit for rank in (self.rank, self.rank + 1))
         return slice(begin, min(end, n))
 
+    def balanced(self, work: Tensor) -> Tensor:
+        """Return which rows are this rank's, `(m,)` int64, where some are more work than others.
+
+        The ranks' sums of work are about equal, so that none waits long for another, and the rows of a rank
+        are of about equal work, so that little of it is padding. A rank may have none.
+
+        Args:
+            work: `(n,)` int64, positive, e.g. the rows' numbers of tokens; alike in all ranks.
+        """
+        order = work.argsort(stable=True)
+        middles = work[order].cumsum(0) - work[order] / 2
+        return order[(middles * self.size / work.sum()).long() == self.rank]
+
     # Collectives
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -144,16 +159,23 @@ class World:
             self._wait(dist.broadcast(tensor, 0, async_op=True), tensor)
 
     def gather(self, value: Any) -> list[Any]:
-        """Return the ranks' values in their order; they are plain JSON data, in which NaN may stand."""
-        data = np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
-        sizes = torch.zeros(self.size, dtype=torch.int64)
-        sizes[self.rank] = len(data)
-        self.sum(sizes)
-        mine = torch.zeros(int(sizes.max()), dtype=torch.uint8)
-        mine[: len(data)] = torch.from_numpy(data.copy())
-        every = [torch.empty_like(mine) for _ in range(self.size)]
-        self._wait(dist.all_gather(every, mine, async_op=True), mine)
-        return [json.loads(bytes(found[:n].numpy())) for found, n in zip(every, sizes.tolist(), strict=True)]
+        """Return the ranks' values in their order; they are plain JSON data, in which NaN may stand.
+
+        A first exchange tells how long each is; it has room for short ones, which need no second.
+        """
+        text = json.dumps(value).encode()
+        found = self._gather_bytes(f"{len(text):<{_DIGITS}}".encode() + text, LETTER)
+        sizes = [int(letter[:_DIGITS]) for letter in found]
+        if max(sizes) > LETTER - _DIGITS:
+            found = self._gather_bytes(bytes(_DIGITS) + text, _DIGITS + max(sizes))
+        return [json.loads(one[_DIGITS : _DIGITS + n]) for one, n in zip(found, sizes, strict=True)]
+
+    def _gather_bytes(self, mine: bytes, n: int) -> list[bytes]:
+        """Return the first `n` bytes of every rank's, in their order; shorter ones are filled up."""
+        sent = torch.frombuffer(bytearray(mine[:n].ljust(n)), dtype=torch.uint8)
+        every = [torch.empty_like(sent) for _ in range(self.size)]
+        self._wait(dist.all_gather(every, sent, async_op=True), sent)
+        return [bytes(found.numpy()) for found in every]
 
     def check_alike(self, what: str, value: Any) -> None:
         """Refuse processes that were not given the same.
@@ -174,9 +196,9 @@ class World:
             )
 
     def add_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Add up the ranks' gradients; where one has none, it counts as 0. Large ones travel in buckets.
+        """Add up the ranks' gradients; where one has none, it counts as 0. They travel in buckets.
 
-        Those of sharded weights are sums already.
+        Afterwards they are parts of the buckets. Those of sharded weights are sums already.
         """
         trained = [p for p in parameters if p.requires_grad and not is_sharded(p)]
         has = torch.tensor([p.grad is not None for p in trained], dtype=torch.uint8)
@@ -185,13 +207,13 @@ class World:
         for p in wanted:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
-        buckets = list(_buckets([p.grad for p in wanted if p.grad is not None]))
-        flat = [torch.cat([gradient.reshape(-1) for gradient in bucket]) for bucket in buckets]
+        buckets = list(_buckets(wanted))
+        flat = [torch.cat([p.grad.reshape(-1) for p in bucket if p.grad is not None]) for bucket in buckets]
         works = [dist.all_reduce(each, async_op=True) for each in flat]
         for work, bucket, each in zip(works, buckets, flat, strict=True):
             self._wait(work, each)
-            for gradient, total in zip(bucket, each.split([g.numel() for g in bucket]), strict=True):
-                gradient.copy_(total.view_as(gradient))
+            for p, total in zip(bucket, each.split([p.numel() for p in bucket]), strict=True):
+                p.grad = total.view_as(p)
 
     # Failures
 
@@ -243,19 +265,14 @@ class World:
             PeerError: A rank failed, is gone, or is silent.
         """
         self._count += 1
-        began = look = time.monotonic()
-        while not work.is_completed():
-            now = time.monotonic()
-            if now - look > LOOK_EVERY:
-                look = now
-                if (failed := self.failure()) is not None:
-                    raise PeerError(f"stopped because another process failed: {failed}")
-                if now - began > self.limit:
-                    raise PeerError(
-                        f"{self._silent()} did not answer within {self.limit:g} s (collective {self._count})"
-                    )
-            if now - began > 1e-3:
-                time.sleep(1e-4 if now - began < 0.1 else 5e-3)
+        began = time.monotonic()
+        while not _is_over(work, result, LOOK_EVERY):
+            if (failed := self.failure()) is not None:
+                raise PeerError(f"stopped because another process failed: {failed}")
+            if time.monotonic() - began > self.limit:
+                raise PeerError(
+                    f"{self._silent()} did not answer within {self.limit:g} s (collective {self._count})"
+                )
         try:
             work.wait()
         except (RuntimeError, dist.DistError) as error:
@@ -311,6 +328,23 @@ def local_device(device: str) -> str:
     if local is None or not started_by_torchrun() or not torch.cuda.is_available():
         return device
     return f"cuda:{local}" if device in ("auto", "cuda") else device
+
+
+def _is_over(work: Any, tensor: Tensor, seconds: float) -> bool:
+    """Wait for a collective of this tensor for so long; return True once it is over, well or not.
+
+    gloo's threads need the core that polling would keep busy. NCCL is polled, since a wait there may not end
+    before the collective does.
+    """
+    if tensor.device.type == "cpu":
+        with suppress(RuntimeError):  # time is up; or the collective failed, as who asks for its result hears
+            work.wait(timedelta(seconds=seconds))
+        return bool(work.is_completed())
+    began = time.monotonic()
+    while not work.is_completed() and (waited := time.monotonic() - began) < seconds:
+        if waited > 1e-3:
+            time.sleep(1e-4 if waited < 0.1 else 5e-3)
+    return bool(work.is_completed())
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterable[list[Tensor]]:

@@ -22,7 +22,7 @@ from text_gym.plot.lines import Line, curves, reward_and_gold
 from text_gym.plot.style import empty
 from text_gym.utils.json_files import _finite, write_json
 from text_gym.utils.locking import FolderLock
-from text_gym.utils.sealed import write_atomic
+from text_gym.utils.sealed import naming_full_disk, write_atomic
 
 from .loggers import LogName, MetricsLogs
 from .record import check_changes, differences, go_on, start_record
@@ -129,11 +129,13 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._metrics.close()
         try:
-            self.logs.close(failed=kind is not None)
+            self._metrics.close()  # which writes what a full disk did not take before
         finally:
-            self._lock.release()
+            try:
+                self.logs.close(failed=kind is not None)
+            finally:
+                self._lock.release()
 
     def rewind(self, iteration: int) -> None:
         """Drop the rows after this iteration, because they will be made again."""
@@ -144,20 +146,26 @@ class RunFolder:
         self._metrics = file.open("a", encoding="utf-8")
 
     def log(self, metrics: Metrics) -> None:
-        """Append one iteration's metrics."""
+        """Append one iteration's metrics.
+
+        Raises:
+            NotSavedError: The disk is full.
+        """
         self.rows.append(dict(metrics))
-        self._metrics.write(json.dumps(_finite(metrics)) + "\n")
-        self._metrics.flush()
-        self.logs.log(metrics, int(metrics.get("iteration", len(self.rows))))
+        with naming_full_disk(self.path):
+            self._metrics.write(json.dumps(_finite(metrics)) + "\n")
+            self._metrics.flush()
+            self.logs.log(metrics, int(metrics.get("iteration", len(self.rows))))
 
     def note(self, message: str) -> None:
         """Append a line to `log.txt`."""
-        with (self.path / "log.txt").open("a", encoding="utf-8") as stream:
+        with naming_full_disk(self.path), (self.path / "log.txt").open("a", encoding="utf-8") as stream:
             stream.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
 
     def sync(self) -> None:
         """Flush the rows to the disk, before a checkpoint that relies on them."""
-        os.fsync(self._metrics.fileno())
+        with naming_full_disk(self.path):
+            os.fsync(self._metrics.fileno())
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file."""

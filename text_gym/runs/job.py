@@ -16,6 +16,7 @@ from text_gym.agents.own_algorithms import short_name
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.vllm_generator import VLLMGenerator
 from text_gym.agents.training.checkpoint import Checkpoints, Choice
+from text_gym.agents.training.hacking import LEAST_TEXTS, HackingDetector
 from text_gym.agents.training.recorder import Recorder
 from text_gym.episode import Episode
 from text_gym.errors import ConfigError
@@ -26,7 +27,7 @@ from text_gym.utils.stopping import Stop
 from text_gym.viewer.page import keeps_rollouts, write_run_page
 from text_gym.viewer.store import RolloutStore
 
-from .conditions import conditions
+from .conditions import conditions, reward_conditions
 from .folder import RunFolder, Sample
 from .judgement import GoldWatch, Judgement
 from .model_card import ModelCard, write_model_card
@@ -56,17 +57,26 @@ class TrainingJob:
     pairs: Sequence[Preference] = ()
     generator: Literal["vllm"] | None = None
     keep_rollouts: int = 0
+    watch: Sequence[RewardSource] = ()
+    stop_on_alarm: bool = False
     world: World | None = None
+    shard: bool = False
 
     def __post_init__(self) -> None:
         if self.keep_rollouts < 0:
             raise ConfigError(f"keep_rollouts is {self.keep_rollouts}; it must be 0 (none) or more")
         if self.keep_rollouts and (self.pairs or self.algorithm.startswith("sb3.")):
             raise ConfigError(f"rollouts of {self.algorithm} cannot be kept; leave out keep_rollouts")
+        if (self.watch or self.stop_on_alarm) and (self.pairs or self.algorithm.startswith("sb3.")):
+            raise ConfigError(f"texts of {self.algorithm} are not watched; leave out watch and stop_on_alarm")
         if self.checkpoint_every < 0:
             raise ConfigError(f"checkpoint_every is {self.checkpoint_every}; it must be 0 (none) or more")
         if self.generator is not None and (self.pairs or self.algorithm.startswith("sb3.")):
             raise ConfigError(f"{self.algorithm} plays no texts by a generator; leave out generator")
+        if self.shard and (self.pairs or self.algorithm.startswith("sb3.")):
+            raise ConfigError(f"the weights of {self.algorithm} cannot be sharded; leave out shard")
+        if self.shard and self.keep_rollouts:
+            raise ConfigError("a run with sharded weights keeps no rollouts; leave out one of the two")
         if self.world is not None and self.algorithm.startswith("sb3."):
             raise ConfigError(f"{self.algorithm} learns in one process; start it without torchrun")
 
@@ -99,13 +109,17 @@ class TrainingJob:
     def conditions(self, specs: Mapping[str, Any] | None = None) -> dict[str, str]:
         """Return what else the results depend on; `specs` says how things were named on a command line."""
         library = self.algorithm.startswith("sb3.")
-        return conditions(
+        found = conditions(
             self.task,
             self.reward,
             algorithm=None if library or self.pairs else load_algorithm(self.algorithm),
             specs=specs,
             libraries=("stable-baselines3",) if library else (),
         )
+        named = (specs or {}).get("watch") or [None] * len(self.watch)
+        for i, (source, spec) in enumerate(zip(self.watch, named, strict=True), 1):
+            found |= reward_conditions(f"criterion {i}", source, spec)
+        return found
 
     def save_policy(self, run: RunFolder, save: Callable[[Path], None]) -> None:
         """Write the policy of a run, with its origin and its model card."""
@@ -132,6 +146,16 @@ class TrainingJob:
         store.rewind(iteration)
         return Recorder(store.wants, store.write)
 
+    def detector(self, start: Sequence[Episode]) -> HackingDetector | None:
+        """Make the detector of reward hacking, from texts of the policy as it is; None if these are too few.
+
+        Raises:
+            ConfigError: There are too few, and criteria to be watched or an alarm to stop at.
+        """
+        if len(start) < LEAST_TEXTS and not self.watch and not self.stop_on_alarm:
+            return None
+        return HackingDetector(start, self.watch)
+
     def write_view(self, run: RunFolder) -> None:
         """Write the page of the rollouts that were kept, if there are any."""
         if keeps_rollouts(run.path):
@@ -145,8 +169,13 @@ class TrainingJob:
         return VLLMGenerator(self.policy, dtype=dtype, max_model_len=tokens)
 
     def gold_watch(self) -> GoldWatch | None:
-        """Make the watch that measures gold during training; None if gold is optimised itself or unknown."""
+        """Make the watch that measures gold during training; None if gold is optimised itself or unknown.
+
+        Sharded weights are not watched: no process has all of them while they learn.
+        """
         gold = self.task.reward
+        if self.shard:
+            return None
         if self.reward is gold or not self.task.has_gold or gold.interactive or self.policy is None:
             return None
         return GoldWatch(self.task, self.episodes, self.iterations, self.policy.context)
@@ -166,6 +195,7 @@ class TrainingOutcome:
     choice: Choice
     declined: str | None = None
     first_look: dict[str, float] | None = None
+    alarm: str | None = None
 
     def summary(self) -> dict[str, Any]:
         """Return the fields of `summary.json` that learning determines."""
@@ -178,6 +208,7 @@ class TrainingOutcome:
             "policy_of_iteration": self.choice.iteration,
             "objective": self.choice.objective,
             "declined": self.declined,
+            "hacking_alarm": self.alarm,
         }
 
     def samples(self, job: TrainingJob) -> list[Sample]:

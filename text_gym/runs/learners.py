@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from text_gym.agents.adapters.sb3.evaluation import evaluate_sb3
@@ -19,7 +18,8 @@ from text_gym.agents.algorithms.by_name import load_algorithm
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.training.checkpoint import Checkpoints, Choice
 from text_gym.agents.training.recorder import Recorder
-from text_gym.agents.training.together import begin_alike
+from text_gym.agents.training.tensors import checked_tensors
+from text_gym.agents.training.together import make_whole
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.errors import ConfigError, NonFiniteError, RaterLeftError
 from text_gym.models.world import World
@@ -63,13 +63,19 @@ def learn_with_agent(job: TrainingJob) -> Learner:
         stage(f"measuring the start on {len(job.task.held_out):,} held-out prompts")
         if world is not None:
             agent.join(world)
-        judge = partial(judge_policy, agent.policy, agent.reference, job.task, job.reward, world)
+
+        def judge() -> Judgement:
+            return judge_policy(agent.policy, agent.reference, job.task, job.reward, world)
+
         before, watch = judge(), job.gold_watch()
+        agent.detector = detector = job.detector(before.sampled.episodes)
         checkpoints = Checkpoints(run.path / CHECKPOINTS)
         save = _go_on_and_save(agent, run, checkpoints, job.checkpoint_every)
         agent.recorder = job.recorder(run, agent.iteration)
         if world is not None:
-            begin_alike(agent, world)
+            if job.shard and job.checkpoint_every:
+                checkpoints.save_reference(agent)
+            agent.join(world, shard=job.shard)  # from where rank 0 goes on
 
         def after_iteration(_: Agent[Any], metrics: dict[str, float]) -> bool:
             if world is not None:
@@ -77,6 +83,9 @@ def learn_with_agent(job: TrainingJob) -> Learner:
             if watch is not None and watch.due(agent.iteration):
                 metrics = {**metrics, **watch.look(agent.policy, agent.reference)}
             go_on = report(metrics)
+            if job.stop_on_alarm and detector is not None and detector.alarm is not None:
+                LOG.info("stopping at the alarm, after iteration %d", agent.iteration)
+                go_on = False
             if job.checkpoint_every and agent.iteration % job.checkpoint_every == 0:
                 save()
             return go_on
@@ -84,6 +93,8 @@ def learn_with_agent(job: TrainingJob) -> Learner:
         stage("training")
         with stop.patience():
             _learn_and_save(agent, job, run, stop, save, after_iteration)
+        if agent.shards is not None:
+            make_whole(agent)
         choice = Choice(agent.iteration, None)
         if stop.signal is None:  # an interrupted run can be resumed from the policy as it is
             choice = checkpoints.take_best(agent)
@@ -96,7 +107,14 @@ def learn_with_agent(job: TrainingJob) -> Learner:
         after = judge()
         first = None if watch is None else watch.first(before)
         return TrainingOutcome(
-            before, after, agent.tokens_played, agent.iteration, choice, agent.declined, first
+            before,
+            after,
+            agent.tokens_played,
+            agent.iteration,
+            choice,
+            agent.declined,
+            first,
+            None if detector is None else detector.alarm,
         )
 
     return learner
@@ -128,10 +146,14 @@ def _learn_and_save(
     save: Callable[[], None],
     after_iteration: Callable[[Agent[Any], dict[str, float]], bool],
 ) -> None:
-    """Learn until all iterations are done or somebody stops it; save what was learnt, whatever happens."""
-    hopeless = False
+    """Learn until all iterations are done or somebody stops it; save what was learnt, whatever happens.
+
+    No process has all of sharded weights: after an error, which ends the others, the last checkpoint is left.
+    """
+    hopeless, together = False, agent.shards is None
     try:
         agent.learn(callback=after_iteration)
+        together = True
     except NonFiniteError:  # the same settings would break it again
         hopeless = True
         raise
@@ -141,9 +163,11 @@ def _learn_and_save(
             stop.handle(signal.SIGINT)
     finally:  # an error in the reward must not cost what was learnt so far
         try:
-            save()
+            if together:
+                save()
         finally:
-            job.save_policy(run, agent.save)
+            if together:
+                job.save_policy(run, agent.save)
         unfinished = agent.iteration < job.config.iterations and not agent.stopped
         if job.checkpoint_every and unfinished and not hopeless:
             LOG.info("to go on: text-gym train --resume %s", run.path)
@@ -188,15 +212,40 @@ def follow(agent: Agent[Any], job: TrainingJob, world: World) -> dict[str, Any]:
     with stop_signals() as stop:
         agent.join(world)
         judge_policy(agent.policy, agent.reference, job.task, None, world)
-        begin_alike(agent, world)
+        agent.join(world, shard=job.shard)
         if job.keep_rollouts:  # what is looked at are texts that all have, so all look
             wants = iterations_to_keep(job.keep_rollouts, job.iterations).__contains__
             agent.recorder = Recorder(wants, lambda _: None)
         with stop.patience():
-            agent.learn(callback=lambda *_: not asked_to_stop(stop, world))
+            _learn_along(agent, job, stop, world)
+        if agent.shards is not None:
+            make_whole(agent)
         take_policy(agent.policy, world)
         judge_policy(agent.policy, agent.reference, job.task, None, world)
     return {"interrupted": stop.signal is not None}
+
+
+def _learn_along(agent: Agent[Any], job: TrainingJob, stop: Stop, world: World) -> None:
+    """Learn beside rank 0; give it this process's slices of sharded weights whenever it saves them."""
+    saved = agent.iteration
+
+    def give_slices() -> None:
+        nonlocal saved
+        if agent.shards is not None and job.checkpoint_every and agent.iteration != saved:
+            saved = agent.iteration
+            for _ in checked_tensors(agent):
+                pass
+
+    def after_iteration(*_: object) -> bool:
+        going_on = not asked_to_stop(stop, world)
+        if job.checkpoint_every and agent.iteration % job.checkpoint_every == 0:
+            give_slices()
+        return going_on
+
+    agent.learn(callback=after_iteration)
+    give_slices()
+    if agent.shards is not None:
+        agent.whole_policy()  # as rank 0 saves it
 
 
 def asked_to_stop(stop: Stop, world: World) -> bool:

@@ -147,16 +147,16 @@ def check_trust(
     own = own and named == _code_of(known) and upload == known.get("push_to_hub")
     if not own and not trusted:
         boxed = {what for what, spec in named.items() if sandbox and what != "algorithm" and _is_file(spec)}
-        would = [f"run {_SPECS[k]} {v}{' (in the sandbox)' * (k in boxed)}" for k, v in named.items()]
+        would = [f"run {k} {v}{' (in the sandbox)' * (k in boxed)}" for k, v in named.items()]
         would += [f"upload the policy to {upload}"] if upload else []
         raise UntrustedRunError(
             f"{folder} was not made by you on this machine, or was altered since, and to go on with it would "
             f"{harmless('; '.join(would))}. Look at that first; if it may be done, add --trust {folder}"
         )
     changes = [
-        Change(f"code of the {_SPECS[what]}", before, code)
+        Change(f"code of the {what}", before, code)
         for what, spec in named.items()
-        for before in [str((record or {}).get("conditions", {}).get(f"code of the {_SPECS[what]}", ""))]
+        for before in [str((record or {}).get("conditions", {}).get(f"code of the {what}", ""))]
         for code in [code_at(spec)]
         if record is not None and code is not None and code not in before.split(", ")
     ]
@@ -192,8 +192,9 @@ def describe_file(file: Path) -> str:
 
 
 def _code_of(options: Mapping[str, Any]) -> dict[str, str]:
-    """Return the options that name code: a file or a module; names of ours, folders and stores are none."""
-    found = {what: options.get(what) for what in _SPECS}
+    """Return what names code, a file or a module, by what it is; names of ours, folders and stores do not."""
+    found = {what: options.get(option) for option, what in _SPECS.items()}
+    found |= {f"criterion {i}": spec for i, spec in enumerate(options.get("watch") or (), 1)}
     return {
         what: spec
         for what, spec in found.items()

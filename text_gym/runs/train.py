@@ -27,6 +27,7 @@ from text_gym.models.runtime import limited_threads, pick_dtype, reward_modules,
 from text_gym.models.world import local_device, meeting
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
+from text_gym.utils.sealed import naming_full_disk
 from text_gym.utils.stopping import stop_signals
 from text_gym.utils.terminal import SafeConsole
 
@@ -65,9 +66,12 @@ def train(
     console: Console | None = None,
     checkpoint_every: int = 10,
     keep_rollouts: int = 0,
+    watch: Sequence[RewardSource] = (),
+    stop_on_alarm: bool = False,
     resume: bool = False,
     accept_changes: bool = False,
     pairs: Sequence[Preference] = (),
+    shard: bool = False,
     logs: Sequence[LogName] = ("tensorboard",),
     options: Mapping[str, Any] | None = None,
     started: float | None = None,
@@ -107,11 +111,17 @@ def train(
             which the last two and the best one are kept; 0 takes none, and the policy is the last. Of
             algorithms of Stable-Baselines3 the last two are kept.
         keep_rollouts: Iterations to keep token by token and to show in `view.html` (see `RolloutStore`).
+        watch: Criteria that the reward does not contain, which should not fall while it rises: what
+            `HackingDetector` looks at beside the texts and the reward's own terms.
+        stop_on_alarm: Stop learning at its first alarm.
         resume: Go on with the run in `out`; the other arguments must be those it was started with. Settings,
             the code and weights of the reward, the data, and the versions of PyTorch, `transformers` and
             text-gym are compared; patch versions and kernels that differ are a warning.
         accept_changes: Go on with what differs all the same; the folder's `started_with.json` keeps a list.
         pairs: Prompt, chosen and rejected text, which `"dpo"` learns from in place of a reward.
+        shard: Divide the weights among the processes that torchrun started (FSDP2). Checkpoints hold them
+            whole, so that a run is resumed with or without, by any number of processes. Gold is not looked at
+            meanwhile.
         logs: Where else the rows of `metrics.jsonl` go as they are made (see `runs.loggers`).
         options: More to keep in `config.json`: what a command line needs to call this again.
         started: When the command began, on the clock of `time.perf_counter`; the wall seconds that are shown
@@ -125,6 +135,7 @@ def train(
         ConfigError: The task has no policy, or other tokens than the policy, or `out` holds a run (or, to be
             resumed, none), or is in use by another process.
         ChangedRunError: The run to be resumed was started with something else; what differs is named.
+        NotSavedError: The disk of `out` is full, read-only or broken.
         NoScoresError: The reward scored no episode of `config.max_unscored` batches in a row; a checkpoint
             was taken.
         SystemExit: SIGTERM or SIGHUP came; a checkpoint was taken.
@@ -146,32 +157,37 @@ def train(
     if start is not None and (bf16 or gradient_checkpointing):
         start.use_less_memory(bf16=bf16 and lora is None, gradient_checkpointing=gradient_checkpointing)
     reward = reward or task.reward
-    more: Any = (pairs, generator, keep_rollouts)
+    more: Any = (pairs, generator, keep_rollouts, watch, stop_on_alarm)
     job = TrainingJob(
         algorithm, config, task, reward, start, episodes, limit, device, checkpoint_every, came_from, *more
     )
     settings = job.settings() | ({} if lora is None else {"lora": lora})
     settings |= {} if generator is None else {"generator": generator}
+    settings |= {"watch": [source.name for source in watch]} if watch else {}
+    settings |= {"stop_on_alarm": True} if stop_on_alarm else {}
     settings |= {"options": dict(options)} if options else {}
     checked: Any = {"conditions": job.conditions(options), "accept_changes": accept_changes}
     open_folder = partial(RunFolder, folder, settings, logs=logs, resume=resume, **checked)
     with meeting(device) as world:
         if world is None:
-            return _run(job, open_folder, console or SafeConsole(), started)
-        job = replace(job, world=world)
+            if shard and not resume:
+                raise ConfigError("shard divides weights among processes; start some by torchrun")
+            return _run(job, folder, open_folder, console or SafeConsole(), started)
+        job = replace(job, world=world, shard=shard)
         if world.rank == 0:
-            return _run(job, open_folder, console or SafeConsole(), started)
+            return _run(job, folder, open_folder, console or SafeConsole(), started)
         return follow_pairs(job, world) if job.pairs else follow(make_agent(job), job, world)
 
 
 def _run(
-    job: TrainingJob, open_folder: Callable[[], RunFolder], console: Console, started: float
+    job: TrainingJob, folder: Path, open_folder: Callable[[], RunFolder], console: Console, started: float
 ) -> dict[str, Any]:
     """Learn inside the run's folder, stopping cleanly when asked to, and write and show what came of it."""
     with_agent = learn_with_sb3 if job.algorithm.startswith("sb3.") else learn_with_agent
     learner: Learner = (learn_from_pairs if job.pairs else with_agent)(job)
     models = [*([] if job.policy is None else [job.policy]), *reward_modules(job.reward).values()]
     with (
+        naming_full_disk(folder),
         nullcontext() if threads_are_chosen() else limited_threads(*models),
         stop_signals() as stop,
         progress(console, job.iterations, bar=not job.reward.interactive) as show,

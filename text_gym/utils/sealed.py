@@ -7,18 +7,22 @@ the seal is against accidents: someone who can write the files can write the man
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from text_gym.errors import CheckpointError, DamagedError
+from text_gym.errors import CheckpointError, DamagedError, NotSavedError, TextGymError
 
 MANIFEST = "manifest.json"
+# A disk, a quota or a file's size limit that is used up, and disks that cannot be written.
+FULL = frozenset(getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO"))
 FORMAT = 1  # version of the manifest's format
 _UNFINISHED = re.compile(r"\.tmp[A-Za-z0-9]{6}")  # what safetensors writes to before it renames
 
@@ -52,6 +56,25 @@ def write_sealed(folder: Path, fill: Callable[[Path], None], about: Any = None) 
             old.rename(folder)
         if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
             raise CheckpointError(f"cannot write {folder}: {error}; nothing was lost but this") from error
+        raise
+
+
+@contextmanager
+def naming_full_disk(folder: Path) -> Iterator[None]:
+    """Say of a disk that is full, read-only or broken which folder could not be written.
+
+    Raises:
+        NotSavedError: In place of the system's error, or that of safetensors. Other errors pass.
+    """
+    try:
+        yield
+    except Exception as error:
+        ours = isinstance(error, TextGymError)
+        full = isinstance(error, OSError) and error.errno is not None and error.errno in FULL
+        if (full and not ours) or type(error).__name__ == "SafetensorError":
+            raise NotSavedError(
+                f"cannot write to {folder}: {error}; make room, and go on from there"
+            ) from error
         raise
 
 

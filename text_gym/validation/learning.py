@@ -35,7 +35,8 @@ from .subject import Materials, RewardRange
 LOG = logging.getLogger("text_gym")
 ITERATIONS, EPISODES, GROUP = 60, 64, 4
 JUDGED = 48  # held-out prompts that the probe is judged on, twice each
-RISE = 0.02  # of the range: what has to be gained at least
+RISE = 0.02  # of the range: what has to be gained at least, and near the top this share of what is left
+RISE_OF_HEADROOM = 0.2
 HOLLOW = 0.5  # of golden, by gold: texts that earn as much as golden ones should not be below
 HEADROOM = 0.95  # of golden: from here on nothing is left to learn
 # From the first gain on a criterion must not fall, from the second on it has to rise by a share of it.
@@ -56,6 +57,7 @@ class LearningProbe:
         iterations: Batches that it learnt from.
         undecided: Share of the first batches' groups whose texts all earned the same.
         seconds: Of CPU time that it took.
+        rewards: Mean reward of each batch, in order, in the reward's own units.
     """
 
     start: str
@@ -64,6 +66,17 @@ class LearningProbe:
     iterations: int
     undecided: float
     seconds: float
+    rewards: tuple[float, ...] = ()
+
+    @property
+    def climbed(self) -> bool:
+        """True if the last fifth of its batches earned more than the first, by 2 standard errors."""
+        fifth = len(self.rewards) // 5
+        if fifth < 3:
+            return False
+        first, last = np.array(self.rewards[:fifth]), np.array(self.rewards[-fifth:])
+        error = np.sqrt((first.var(ddof=1) + last.var(ddof=1)) / fifth)
+        return bool(last.mean() - first.mean() > 2 * error)
 
 
 def level_4(m: Materials, seconds: float, iterations: int = ITERATIONS) -> dict[str, Check]:
@@ -154,16 +167,19 @@ class _Trial:
             seed=subject.seed,
         )
         undecided: list[float] = []
+        rewards: list[float] = []
 
         def after_each(agent: Any, metrics: Any) -> bool:
             undecided.append(float(metrics.get("groups_without_preference", 1.0)))
+            rewards.append(float(metrics["reward"]))
             return not watch.over
 
         agent = GRPO(policy, env, config)
         with _quiet():  # its advice is for those who train
             agent.learn(callback=after_each)
         first = float(np.mean(undecided[:5])) if undecided else 1.0
-        return LearningProbe(start, before, judge(), agent.iteration, first, watch.spent)
+        earned = tuple(x for x in rewards if not np.isnan(x))
+        return LearningProbe(start, before, judge(), agent.iteration, first, watch.spent, earned)
 
     def _units(self, report: Report) -> FloatArray:
         return self.m.scale.unit(np.asarray(report.rewards, dtype=np.float64))
@@ -195,7 +211,9 @@ class _Trial:
             "iterations": probe.iterations,
             "seconds": round(probe.seconds, 1),
         }
-        ok = (gain.value >= RISE and gain.low > 0) or before >= HEADROOM
+        # Forty-eight prompts are few for a small gain; a thousand texts of its batches may be surer of it.
+        enough = min(RISE, RISE_OF_HEADROOM * max(0.0, 1 - before))
+        ok = (gain.value >= enough and (gain.low > 0 or probe.climbed)) or before >= HEADROOM
         said = f"{before:.2f} → {after:.2f} of golden in {probe.iterations} batches, {shown(gain, sign=True)}"
         return CheckFinding(ok, () if ok else (said,), measured)
 

@@ -126,7 +126,9 @@ def _read(run: Path) -> list[_Shown]:
         files = kept_files(folder)
         rows = _metrics(folder / METRICS) if files else {}
         for number, file in files.items():
-            found.append(_Shown(f"{before}iteration {number}", read_iteration(file), rows.get(number, {})))
+            row = rows.get(number, {})
+            alarm = ", after an alarm (see log.txt)" if row.get("alarm") else ""
+            found.append(_Shown(f"{before}iteration {number}{alarm}", read_iteration(file), row))
     if not found:
         raise ConfigError(
             f"{run} keeps no rollouts (no iteration is in {run / FOLDER}): train with --keep-rollouts 10"

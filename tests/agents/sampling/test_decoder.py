@@ -65,6 +65,7 @@ def test_rows_are_read_on_by_any_number_of_tokens(kind: str) -> None:
                 text = torch.from_numpy(tokens[rows[i] : rows[i] + 1, : lengths[i]])
                 expected = policy.hidden(text).last_hidden_state[0, -1]
                 assert torch.allclose(decoder.states[i], expected, rtol=0, atol=2e-5)
+            assert (decoder.states[np.flatnonzero(np.array(more) == 0)] == 0).all()
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import math
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -9,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from text_gym import ByteTokenizer, Episode, EpisodeBatch, EpisodeOptions, RewardSource, TextVectorEnv
 from text_gym.agents import PPO, GRPOConfig, Policy, PPOConfig
 from text_gym.agents.sampling import decoder
-from text_gym.agents.sampling.overlap import Scoring, is_batch_invariant
+from text_gym.agents.sampling.overlap import CallCost, Scoring, chunk_sizes, is_batch_invariant
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.sampling.sampler import rollout
 from text_gym.errors import ConfigError, RewardError
@@ -163,6 +167,89 @@ def test_an_error_stops_the_rollout_and_is_the_sources(policy: Policy) -> None:
     with pytest.raises(RewardError, match="'remembering' raised ConnectionError: the line is dead"):
         play(policy, Fails(), 2)
     assert not [t for t in threading.enumerate() if t.name.startswith("reward")]
+
+
+def simulated(ends: list[float], in_flight: int, a: float, b: float, cost: CallCost) -> tuple[float, int]:
+    """When the last of episodes that end at these times is scored, by how many calls of a + b · n seconds."""
+    events = [(t, 1, 0, 0.0) for t in sorted(ends)]
+    waiting = running = calls = 0
+    now = 0.0
+    while events:
+        now, ended, scored, seconds = heapq.heappop(events)
+        waiting += ended
+        if scored:
+            running -= 1
+            cost.add(scored, seconds)
+        playing = now < max(ends)
+        for n in chunk_sizes(waiting, in_flight - running, in_flight, cost, playing=playing):
+            waiting, running, calls = waiting - n, running + 1, calls + 1
+            heapq.heappush(events, (now + a + b * n, 0, n, a + b * n))
+    assert waiting == running == 0
+    return now, calls
+
+
+def known(a: float, b: float) -> CallCost:
+    cost = CallCost()
+    for n in (1, 4):
+        cost.add(n, a + b * n)
+    return cost
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    ends=st.lists(st.floats(0.0, 10.0), min_size=1, max_size=60),
+    in_flight=st.integers(1, 20),
+    a=st.sampled_from((0.0, 0.05, 1.0, 20.0)),
+    b=st.sampled_from((0.0, 0.01, 0.3, 5.0)),
+)
+def test_overlap_loses_at_most_one_calls_own_time_against_scoring_in_the_end(
+    ends: list[float], in_flight: int, a: float, b: float
+) -> None:
+    took, _ = simulated(ends, in_flight, a, b, known(a, b))
+    in_turn = max(ends) + a + b * math.ceil(len(ends) / in_flight)  # chunks of one size, all at a time
+    assert took <= in_turn + 1.1 * a + b + 1e-9
+    if b == 0:
+        assert took == pytest.approx(in_turn)
+
+
+def test_where_texts_are_what_costs_scoring_and_playing_overlap() -> None:
+    """Ten seconds each: together they take little more than ten; more so the more a call itself costs."""
+    ends = [i / 50 for i in range(500)]
+    for in_flight, a, most in ((1, 0.0, 11.5), (1, 0.05, 11.5), (4, 0.05, 11.5), (16, 0.2, 13.0)):
+        b = 0.02 * in_flight
+        took, _ = simulated(ends, in_flight, a, b, known(a, b))
+        assert took < most, (in_flight, a)
+    assert simulated(ends, 16, 0.2, 0.0, known(0.2, 0.0))[1] == 1  # and where it is the call, there is one
+
+
+def test_what_calls_cost_is_tried_by_two_small_ones() -> None:
+    ends = [i / 50 for i in range(500)]
+    took, calls = simulated(ends, 8, 0.2, 0.0, CallCost())
+    assert took == pytest.approx(max(ends) + 0.2)
+    assert calls == 3
+    took, _ = simulated(ends, 8, 0.0, 0.1, CallCost())
+    assert took < max(ends) + 1
+
+
+@given(st.floats(0.01, 10), st.floats(0.001, 5), st.lists(st.integers(1, 500), min_size=2, max_size=50))
+def test_the_cost_of_a_call_is_found(a: float, b: float, sizes: list[int]) -> None:
+    cost = CallCost()
+    for n in sizes:
+        cost.add(n, a + b * n)
+    if len(set(sizes)) == 1:
+        assert cost.even is None
+    elif max(sizes) > 1.1 * min(sizes):
+        assert cost.even is None or cost.even == pytest.approx(a / b, rel=1e-3, abs=1e-3)
+
+
+def test_what_is_known_of_calls_is_kept_for_the_next_rollout_of_the_same_source(policy: Policy) -> None:
+    source = Remembering()
+    batch = batch_of(source)
+    rollout(policy, batch, np.arange(B), seed=3, overlap_scoring=1)
+    cost = Scoring(batch, 1)._cost
+    assert cost.largest >= 1
+    batch.reward = Remembering()
+    assert Scoring(batch, 1)._cost.largest == 0
 
 
 class Judged(RewardSource):

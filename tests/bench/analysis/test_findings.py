@@ -152,3 +152,28 @@ def test_questions_whose_cells_are_missing_are_not_asked(tmp_path: Path) -> None
     chosen = find(read_results(write_benchmark(tmp_path / "b", ["clarity", "gold"], ["best_of_n"])))
     assert [f.name for f in chosen if not f.design] == []
     assert [f.name for f in chosen if f.name == "prevention"] == []
+
+
+def test_dpo_and_distillation_are_compared_with_rloo(tmp_path: Path) -> None:
+    """Only GRPO and best-of-n are shifted in the made-up runs: these have RLOO's curves, but for noise."""
+    others = ["rloo", "dpo", "distillation"]
+    folder = write_benchmark(tmp_path, ["gold", "keywords"], ["best_of_n", *others], [0.0, 0.3])
+    for optimiser in ("dpo", "distillation"):
+        found = only(folder, optimiser)
+        effect, end = (interval for _, interval in found.numbers[:2])
+        assert abs(effect.value) < 0.02
+        assert abs(end.value) < 0.02
+        assert "mean over 2 designs" in found.statement
+        assert [label for label, _ in found.numbers[2:]] == ["gold", "keywords"]
+    assert (
+        findings(write_benchmark(tmp_path / "without", ["gold"], ["dpo"]), "dpo") == []
+    )  # nothing beside it
+
+
+def test_only_reinforcement_learning_is_held_against_best_of_n(tmp_path: Path) -> None:
+    rl = write_benchmark(tmp_path / "rl", ["gold", "keywords"], ["best_of_n", "rloo"], [0.0, 0.3])
+    more = write_benchmark(tmp_path / "more", ["gold", "keywords"], ["best_of_n", "rloo", "dpo"], [0.0, 0.3])
+    for name in ("best_of_n", "spent_kl"):
+        assert only(more, name).statement == only(rl, name).statement
+    without = write_benchmark(tmp_path / "without", ["gold"], ["best_of_n", "dpo"], [0.3])
+    assert findings(without, "best_of_n") == findings(without, "spent_kl") == []

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from text_gym.bench.analysis.frontier import Form, curve, fit, frontiers, penalty_frontier, spent_kl
+from text_gym.bench.analysis.frontier import (
+    Form,
+    curve,
+    fit,
+    frontiers,
+    held_out_error,
+    penalty_frontier,
+    spent_kl,
+)
 from text_gym.bench.analysis.results import CellResult, Results
 from text_gym.bench.analysis.verdicts import UNKNOWN
 
@@ -148,3 +156,27 @@ def test_whether_reinforcement_learning_spends_more_kl(below: float, seeds: int,
     assert found.verdict == verdict
     assert found.numbers[0][1].value == pytest.approx(below + 0.001 * (seeds - 1), abs=1e-9)
     assert list(spent_kl(results(*cells[1::2]))) == []
+
+
+def test_the_form_that_made_the_curves_predicts_other_seeds_without_error() -> None:
+    cells = [cell(lambda d: d * (1.5 - 0.3 * d), seed) for seed in range(3)]
+    assert max(held_out_error(cells, "best_of_n").values()) < 1e-20
+    assert list(held_out_error(cells, "best_of_n")) == [0, 1, 2]
+    assert min(held_out_error(cells, "rl").values()) > 1e-3
+    near, far = (held_out_error(cells, "rl", share)[0] for share in (1.0, 0.6))
+    assert far > near
+
+
+def test_a_seed_is_predicted_by_the_others_alone() -> None:
+    """Two seeds lie on one line through 0 and the third on another; each is predicted by the rest of them."""
+    lines: list[Callable[[float], float]] = [lambda d: d, lambda d: d, lambda d: 3 * d]
+    cells = [cell(line, seed, places=(0.0, 1.0, 2.0)) for seed, line in enumerate(lines)]
+    found = held_out_error(cells, "best_of_n")
+    squares = (1.0 + 4.0) / 2  # mean of d² over the points
+    assert found == pytest.approx({0: squares, 1: squares, 2: 4 * squares})
+
+
+def test_extrapolation_is_fitted_to_near_points_and_judged_by_far_ones() -> None:
+    cells = [cell(lambda d: d if d <= 2 else d + 1, seed) for seed in range(2)]
+    assert held_out_error(cells, "best_of_n", 0.5) == pytest.approx({0: 1.0, 1: 1.0})  # fitted up to d = 2
+    assert held_out_error(cells[:1], "best_of_n") == {}

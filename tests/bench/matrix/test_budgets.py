@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from tests.bench_e2e import write_table
 from text_gym.bench.matrix.budgets import (
     AGENT_SEEDS,
     AGENT_TASKS,
     AGENTS,
     SEEDS,
     SWEEPS,
+    budget_settings,
     budgeted,
     plan_agents,
     plan_rewards,
 )
 from text_gym.bench.matrix.cells import Cell
-from text_gym.bench.matrix.designs import DESIGNS, Design
+from text_gym.bench.matrix.designs import DESIGNS, Design, suite
 from text_gym.bench.matrix.recipes import Words
 from text_gym.bench.matrix.settings import BEST_OF_N, OwnAlgorithm, Settings
 
@@ -59,6 +63,36 @@ def test_ones_own_designs_join_the_general_sweeps() -> None:
     assert cells == {("mine", BEST_OF_N, None), ("mine", "rloo", 0.0), ("mine", "rloo", 0.1)}
     asked_for = shape(plan_rewards(Settings(), "small", [DESIGNS["transformer-512"]]))
     assert {("transformer-512", "rloo", 0.0), ("transformer-512", "rloo", 0.1)} < asked_for
+
+
+def test_e2e_has_its_own_suite_and_sweeps(tmp_path: Path) -> None:
+    own = Settings(task="e2e", data=str(write_table(tmp_path)))
+    designs = list(suite("e2e").values())
+    assert {"fluency", "accuracy", "keywords"} < {d.name for d in designs}
+    assert "clarity" not in {d.name for d in designs}  # a term of products
+    named = [d for d in designs if d.name in budgeted("small", "e2e")]
+    small, full = shape(plan_rewards(own, "small", named)), shape(plan_rewards(own, "full", designs))
+    assert small < full
+    for name in ("gold", "pairs-512"):
+        assert {(name, "dpo", 0.1), (name, "distillation", 0.0), (name, "rloo", 0.0)} <= small
+    assert {name for name, _, _ in full} == set(suite("e2e"))
+    assert budgeted("full", "e2e") == list(suite("e2e"))
+    # What was learnt from pairs means the same on both tasks.
+    assert all(suite("e2e")[d.name].fingerprint == d.fingerprint for d in DESIGNS.values() if d.trained)
+    assert budget_settings("small", "keywords", "e2e") == {(o, b) for n, o, b in small if n == "keywords"}
+
+
+def test_dpo_needs_a_penalty_and_distillation_has_none() -> None:
+    designs = [DESIGNS["gold"]]
+    both = ["dpo", "distillation"]
+    cells = shape(plan_rewards(Settings(), "small", designs, optimisers=both, kl_coefficients=[0.0, 0.5]))
+    assert cells == {("gold", "dpo", 0.5), ("gold", "distillation", 0.0)}
+    agents = plan_agents(["products", "sort"], "small", optimisers=both, seeds=[0])
+    assert [(c.settings.task, c.optimiser, c.kl_coefficient) for c in agents] == [
+        ("products", "dpo", 0.02),
+        ("products", "distillation", 0.0),
+        ("sort", "distillation", 0.0),
+    ]
 
 
 def test_dimensions_can_be_replaced() -> None:

@@ -17,6 +17,7 @@ from text_gym.bench.matrix.designs import (
     choose_designs,
     load_design,
     measure_design,
+    suite,
 )
 from text_gym.bench.matrix.recipes import Learned
 from text_gym.bench.matrix.start import DesignInputs, SamplingJob
@@ -51,6 +52,16 @@ def test_the_suite_is_told_apart_by_name_and_by_content() -> None:
     assert len({d.fingerprint for d in DESIGNS.values()}) == len(DESIGNS)
     assert all(name == d.name and d.description and d.group for name, d in DESIGNS.items())
     assert [d.name for d in DESIGNS.values() if d.credit] == ["gold-per-token"]
+
+
+def test_every_suite_is_told_apart_by_name_and_by_content_and_is_chosen_from_by_task() -> None:
+    own = suite("e2e")
+    assert len({d.fingerprint for d in own.values()}) == len(own)
+    assert all(name == d.name and d.description and d.group for name, d in own.items())
+    assert [d.name for d in choose_designs(["fluency", "gold"], task="e2e")] == ["gold", "fluency"]
+    assert suite("sort") is suite("products") is DESIGNS
+    with pytest.raises(UnknownNameError, match="clarity"):
+        choose_designs(["clarity"], task="e2e")
 
 
 def test_a_recipe_with_another_field_is_another_design() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from . import composition, judging, labels, learned, page, people
+from . import composition, judging, labels, learned, page, people, process
 
 MUTANTS = [
-    mutant for area in (composition, learned, people, labels, page, judging) for mutant in area.MUTANTS
+    mutant
+    for area in (composition, learned, process, people, labels, page, judging)
+    for mutant in area.MUTANTS
 ]

@@ -151,8 +151,8 @@ MUTANTS = [
     Mutant(
         "ensemble-pays-for-disagreement",
         _ENSEMBLES,
-        "Rewards(values - self.k * std, terms=",
-        "Rewards(values + self.k * std, terms=",
+        "values = values - self.k * std\n",
+        "values = values + self.k * std\n",
         _by("learned/test_ensembles.py::test_mean_minus_k_std_by_hand"),
     ),
     Mutant(

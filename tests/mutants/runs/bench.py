@@ -14,6 +14,8 @@ _SUMMARY = "text_gym/bench/analysis/summary.py"
 _CELLS, _MATRIX = "text_gym/bench/matrix/cells.py", "text_gym/bench/matrix/matrix.py"
 _BUDGETS, _FOLDER = "text_gym/bench/matrix/budgets.py", "text_gym/bench/matrix/folder.py"
 _OPTIMISERS, _RECIPES = "text_gym/bench/matrix/optimisers.py", "text_gym/bench/matrix/recipes.py"
+_FLUENCY, _E2E = "text_gym/bench/gold/fluency.py", "text_gym/bench/gold/e2e.py"
+_SETTINGS, _ACROSS = "text_gym/bench/matrix/settings.py", "text_gym/bench/analysis/across.py"
 _START, _DESIGNS = "text_gym/bench/matrix/start.py", "text_gym/bench/matrix/designs.py"
 
 
@@ -413,15 +415,15 @@ MUTANTS = [
     Mutant(
         "best-of-n-once-for-each-coefficient",
         _BUDGETS,
-        "(None,) if optimiser == BEST_OF_N else betas",
-        "betas",
+        "    if optimiser == BEST_OF_N:\n        return (None,)\n",
+        "    if optimiser == BEST_OF_N:\n        return tuple(betas)\n",
         _by("bench/matrix/test_budgets.py::test_dimensions_can_be_replaced"),
     ),
     Mutant(
         "seeds-option-ignored",
         _BUDGETS,
-        "product(coefficients, seeds or SEEDS[budget])",
-        "product(coefficients, SEEDS[budget])",
+        "coefficients(optimiser, betas), seeds or SEEDS[budget])",
+        "coefficients(optimiser, betas), SEEDS[budget])",
         _by("bench/matrix/test_budgets.py::test_dimensions_can_be_replaced"),
     ),
     Mutant(
@@ -493,5 +495,84 @@ MUTANTS = [
         _by(
             "bench/matrix/test_designs.py::test_a_trained_design_is_kept_and_loaded_and_a_model_for_each_seed"
         ),
+    ),
+    Mutant(
+        "discounted-mass-not-shared-out",
+        _FLUENCY,
+        "DISCOUNT * self._followers[history] * shorter",
+        "DISCOUNT * shorter",
+        _by("bench/gold/test_fluency.py::test_probabilities_after_every_history_sum_to_one"),
+    ),
+    Mutant(
+        "repetition-costs-half-only",
+        _FLUENCY,
+        "fresh(tokens) ** 2",
+        "fresh(tokens)",
+        _by("bench/gold/test_fluency.py::test_human_texts_score_high_and_broken_or_repeated_ones_low"),
+    ),
+    Mutant(
+        "shortest-names-found-first",
+        _FLUENCY,
+        "key=lambda n: (-len(n), n)",
+        "key=lambda n: (len(n), n)",
+        _by("bench/gold/test_fluency.py::test_names_are_one_word_and_the_longest_is_found_first"),
+    ),
+    Mutant(
+        "reordered-representations-leak",
+        _E2E,
+        "held_out = [p for p in held_out if slots_of(p) not in learnt]",
+        "held_out = [p for p in held_out if p.text not in {q.text for q in train}]",
+        _by("bench/gold/test_e2e.py::test_a_representation_in_another_order_does_not_leak"),
+    ),
+    Mutant(
+        "gold-is-the-mean-of-its-terms",
+        _E2E,
+        "return Rewards(said.values * fluency, terms=terms)",
+        "return Rewards((said.values + fluency) / 2, terms=terms)",
+        _by(
+            "bench/gold/test_e2e.py::test_a_list_of_the_slots_is_accurate_and_not_fluent",
+            "bench/gold/test_e2e.py::test_gold_is_accuracy_times_fluency",
+        ),
+    ),
+    Mutant(
+        "texts-do-not-depend-on-the-data",
+        _SETTINGS,
+        '        return found if self.data is None else {**found, "data": _fingerprint(Path(self.data))}\n',
+        "        return found\n",
+        _by(
+            "bench/matrix/test_user_data.py::test_all_start_from_the_policy_that_was_made_or_from_the_given_one"
+        ),
+    ),
+    Mutant(
+        "findings-agree-whatever-goes-wrong",
+        _ACROSS,
+        'same = (a["verdict"], bool(a.get("alarm"))) == (b["verdict"], bool(b.get("alarm")))',
+        'same = a["verdict"] == b["verdict"]',
+        _by(
+            "bench/analysis/test_across.py::test_one_verdict_that_stands_for_different_things_is_not_the_same"
+        ),
+    ),
+    Mutant(
+        "findings-matched-by-name-alone",
+        _ACROSS,
+        "alike[0] if len(alike) == asked == 1 else None",
+        "alike[0] if alike else None",
+        _by(
+            "bench/analysis/test_across.py::test_questions_are_matched_by_their_words_and_single_ones_by_name"
+        ),
+    ),
+    Mutant(
+        "dpo-counts-as-reinforcement-learning",
+        _RESULTS,
+        "setting.kl_coefficient is not None and setting.optimiser not in _NO_RL",
+        "setting.kl_coefficient is not None",
+        _by("bench/analysis/test_findings.py::test_only_reinforcement_learning_is_held_against_best_of_n"),
+    ),
+    Mutant(
+        "distillation-repeated-for-every-coefficient",
+        _BUDGETS,
+        "        return (0.0,)\n",
+        "        return tuple(betas)\n",
+        _by("bench/matrix/test_budgets.py::test_dpo_needs_a_penalty_and_distillation_has_none"),
     ),
 ]

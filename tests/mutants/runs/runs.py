@@ -26,6 +26,27 @@ def _by(*tests: str) -> tuple[str, ...]:
 
 MUTANTS = [
     Mutant(
+        "a-full-disk-is-an-error-of-the-system",
+        "text_gym/utils/sealed.py",
+        "if (full and not ours) or",
+        "if (full and ours) or",
+        _by("runs/test_folder.py::test_a_full_disk_is_named"),
+    ),
+    Mutant(
+        "every-error-of-the-system-is-a-full-disk",
+        "text_gym/utils/sealed.py",
+        "error.errno is not None and error.errno in FULL",
+        "error.errno is not None",
+        _by("runs/test_folder.py::test_other_errors_are_not_taken_for_a_full_disk"),
+    ),
+    Mutant(
+        "a-run-shards-nothing-alone-and-says-nothing",
+        _TRAIN,
+        "if shard and not resume:",
+        "if shard and resume:",
+        _by("runs/test_train.py::test_sharding_needs_processes"),
+    ),
+    Mutant(
         "ruined-round-is-kept",
         _MEASURES,
         'kept = start if judge_difference(changes["objective"]) == "worse" else number',

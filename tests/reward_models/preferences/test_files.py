@@ -17,6 +17,7 @@ from text_gym.reward_models.preferences.files import (
     read_likes,
     read_pairs,
     read_ratings,
+    read_steps,
     write_opinions,
 )
 from text_gym.reward_models.preferences.opinions import (
@@ -195,3 +196,36 @@ def test_turns_survive_every_conversion(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text(json.dumps(row))
     with pytest.raises(DataError, match=r"row 1: texts is .*a text for each of prompt, chosen, rejected"):
         read_pairs(tmp_path / "x.jsonl")
+
+
+def test_labels_of_steps_are_read_under_both_names(tmp_path: Path) -> None:
+    file = tmp_path / "steps.jsonl"
+    rows: list[dict[str, object]] = [
+        {"prompt": "ask:", "steps": ["a", "b"], "labels": [1, 0.5], "weight": 2, "source": "mine"},
+        {"prompt": "ask:", "completions": ["a"], "labels": [False]},
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, second = read_steps(file)
+    assert (first.steps, first.labels, first.weight) == (("a", "b"), (1.0, 0.5), 2.0)
+    assert first.prompt.columns == {"source": "mine"}
+    assert (second.steps, second.labels) == (("a",), (0.0,))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"steps": "a"}, "column 'steps' holds .*not a list"),
+        ({"labels": None}, "column 'labels' holds .*not a list"),
+        ({"labels": [1, None]}, "a label is empty"),
+        ({"labels": [1, "x"]}, "not a finite number"),
+        ({"labels": [1, 2]}, "label 2"),
+        ({"labels": [1]}, "2 steps and 1 labels"),
+        ({"steps": ["a", 3]}, "holds the step"),
+    ],
+)
+def test_bad_labels_of_steps_are_refused(change: dict[str, object], said: str, tmp_path: Path) -> None:
+    file = tmp_path / "steps.jsonl"
+    row = {"prompt": "ask:", "steps": ["a", "b"], "labels": [1, 0]} | change
+    file.write_text(json.dumps(row) + "\n")
+    with pytest.raises(DataError, match=f"row 1.*{said}"):
+        read_steps(file)

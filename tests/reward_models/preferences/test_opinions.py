@@ -6,7 +6,7 @@ import pytest
 
 from text_gym import Prompt
 from text_gym.errors import ConfigError, DataError
-from text_gym.reward_models import PreferencePair, Rating
+from text_gym.reward_models import PreferencePair, Rating, StepLabels
 from text_gym.reward_models.preferences.opinions import (
     Like,
     likes_from_pairs,
@@ -89,3 +89,20 @@ def test_no_prompt_is_on_both_sides() -> None:
         split_opinions(ratings[:1])
     with pytest.raises(ConfigError, match="between 0 and 1"):
         split_opinions(ratings, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("steps", "labels", "said"),
+    [
+        (("a", "b"), (1.0,), "2 steps and 1 labels"),
+        ((), (), "0 steps"),
+        (("a", " \n"), (1.0, 0.0), "step 2 .* is blank"),
+        (("a", "b"), (1.0, 1.5), r"label 2 .* is 1.5"),
+        (("a",), (float("nan"),), "label 1"),
+    ],
+)
+def test_labels_of_steps_that_make_no_sense_are_refused(
+    steps: tuple[str, ...], labels: tuple[float, ...], said: str
+) -> None:
+    with pytest.raises(DataError, match=said):
+        StepLabels(Prompt("ask:"), steps, labels)

@@ -15,7 +15,7 @@ import numpy as np
 
 from text_gym.utils.interval import rank_correlation, shown
 
-from .results import Results, Setting, json_numbers, optimiser_name
+from .results import Results, Setting, is_reinforcement_learning, json_numbers, optimiser_name
 from .runs import RANKED_AT, best_point, by_seed, mean_curve, mean_known, mean_of, value
 from .statistics import RESAMPLES, Runs, contrast, mean_of_strata
 from .verdicts import (
@@ -195,7 +195,7 @@ def best_of_n_against_rl(results: Results) -> Iterator[Finding]:
     strata: list[tuple[str, Runs]] = []
     for design in results.designs:
         own = {
-            s: c for s, c in results.settings.items() if s.design == design and s.kl_coefficient is not None
+            s: c for s, c in results.settings.items() if s.design == design and is_reinforcement_learning(s)
         }
         rl = best_point(own, budget)
         bon = best_point({s: c for s, c in chosen.items() if s.design == design}, budget)
@@ -218,6 +218,49 @@ def best_of_n_against_rl(results: Results) -> Iterator[Finding]:
         [("all designs", effect)] + [(d, mean_of_strata([x])) for d, x in strata],
         p=effect.p,
     )
+
+
+def other_optimisers(results: Results) -> Iterator[Finding]:
+    """Compare DPO and best-of-n distillation with RLOO, where both were run on a design."""
+    for optimiser in ("dpo", "distillation"):
+        matched: list[tuple[str, Runs]] = []
+        ends: list[Runs] = []
+        for design in results.designs:
+            own = {s: c for s, c in results.settings.items() if s.design == design}
+            found = [
+                best_point({s: c for s, c in own.items() if s.optimiser == name}, RANKED_AT)
+                for name in (optimiser, "rloo")
+            ]
+            if found[0] and found[1]:
+                mine, theirs = found[0][2], found[1][2]
+                matched.append((design, {s: g - theirs[s] for s, g in mine.items() if s in theirs}))
+            for setting, cells in own.items():
+                beside = by_seed(own.get(setting._replace(optimiser="rloo"), ()), "gold")
+                if setting.optimiser == optimiser and beside:
+                    gold = by_seed(cells, "gold")
+                    ends.append({s: g - beside[s] for s, g in gold.items() if s in beside})
+        matched = [(design, runs) for design, runs in matched if runs]
+        if not matched:
+            continue
+        effect, end, name = (
+            mean_of_strata(r for _, r in matched),
+            mean_of_strata(ends),
+            optimiser_name(optimiser),
+        )
+        yield Finding(
+            optimiser,
+            f"Does {name} give better text than RLOO within {RANKED_AT:g} nats?",
+            judge_increase(effect, EFFECT_MARGIN),
+            f"Best gold of {name} less that of RLOO: {shown(effect, sign=True)}, mean over {len(matched)} "
+            f"{'design' if len(matched) == 1 else 'designs'}. At the end of runs with the same β: "
+            f"{shown(end, sign=True)}.",
+            f"At least {EFFECT_MARGIN} and above zero beyond its interval: yes; the whole interval below "
+            f"{EFFECT_MARGIN}: no. Paired by seed, with as many episodes. RLOO picks from more points where "
+            "it was run with more coefficients.",
+            [("all designs", effect), ("at the end, same β", end)]
+            + [(design, mean_of_strata([runs])) for design, runs in matched],
+            p=effect.p,
+        )
 
 
 def best_algorithms(results: Results) -> Iterator[Finding]:

@@ -12,7 +12,14 @@ from typing import Any
 
 from text_gym.utils.interval import shown
 
-from .comparisons import best_algorithms, best_of_n_against_rl, length_rater, static_accuracy, traits
+from .comparisons import (
+    best_algorithms,
+    best_of_n_against_rl,
+    length_rater,
+    other_optimisers,
+    static_accuracy,
+    traits,
+)
 from .frontier import penalty_frontier, spent_kl
 from .outcomes import Pressed, hardest, is_yours, outcome, worst_setting
 from .own_algorithms import own_against_others
@@ -46,6 +53,7 @@ def find(results: Results) -> list[Finding]:
         *penalty_frontier(results),
         *spent_kl(results),
         *best_of_n_against_rl(results),
+        *other_optimisers(results),
         *(finding for d in results.designs if d not in yours for finding in _of_design(results, d)),
     ]
 

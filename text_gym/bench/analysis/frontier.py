@@ -15,7 +15,7 @@ import numpy as np
 from text_gym.episode import FloatArray
 from text_gym.utils.interval import shown
 
-from .results import CellResult, Results, Setting
+from .results import CellResult, Results, Setting, is_reinforcement_learning
 from .statistics import Runs, mean_of_strata
 from .verdicts import EFFECT_MARGIN, Finding, judge_change, judge_increase
 
@@ -29,7 +29,8 @@ def frontiers(results: Results, task: str, design: str) -> dict[str, Any]:
     own = {s: c for s, c in results.settings.items() if (s.task, s.design) == (task, design)}
     least = min((s.kl_coefficient for s in own if s.kl_coefficient is not None), default=None)
     chosen = [c for s, cells in own.items() if s.kl_coefficient is None for c in cells]
-    trained = [c for s, cells in own.items() if s.kl_coefficient == least is not None for c in cells]
+    hardest = {s: cells for s, cells in own.items() if s.kl_coefficient == least is not None}
+    trained = [c for s, cells in hardest.items() if is_reinforcement_learning(s) for c in cells]
     return {"best_of_n": fit(chosen, "best_of_n"), "rl": fit(trained, "rl")}
 
 
@@ -77,6 +78,32 @@ def fit(cells: Sequence[CellResult], form: Form) -> dict[str, Any] | None:
         "peak_nats": sorted(p**2 for a, b in fits.values() if (p := _peak(a, b, form)) is not None),
         "note": _note(list(seeds.values()), r2),
     }
+
+
+def held_out_error(cells: Sequence[CellResult], form: Form, near: float = 1.0) -> Runs:
+    """Measure how well a form predicts the runs of seeds that it was not fitted to.
+
+    Args:
+        cells: Runs of two seeds or more.
+        form: Which form.
+        near: Less than 1 asks for extrapolation: the form is fitted to the points no further away than this
+            share of the largest distance, and judged by those beyond.
+
+    Returns:
+        Seed -> mean squared error of the gain, in variances of gold over the starting texts; seeds without
+        points to judge by are left out.
+    """
+    seeds = {s: _points([c for c in cells if c.row["seed"] == s]) for s in _seeds(cells)}
+    border = near * max((float(points[:, 0].max()) for points in seeds.values() if len(points)), default=0.0)
+    errors = {}
+    for seed, own in seeds.items():
+        others = np.concatenate([np.zeros((0, 2)), *(p for s, p in seeds.items() if s != seed)])
+        others = others[others[:, 0] <= border]
+        judged = own if near >= 1 else own[own[:, 0] > border]
+        if len(others) and len(judged):
+            residuals = judged[:, 1] - curve(*_least_squares(others, form), judged[:, 0], form)
+            errors[seed] = float(np.mean(residuals**2))
+    return errors
 
 
 def curve(alpha: float, beta: float, d: FloatArray, form: Form) -> FloatArray:
@@ -177,7 +204,7 @@ def spent_kl(results: Results) -> Iterator[Finding]:
     for setting, cells in results.settings.items():
         other = setting._replace(optimiser="best_of_n", kl_coefficient=None)
         chosen = {c.row["seed"]: c for c in results.settings.get(other, ())}
-        if setting.kl_coefficient is not None:
+        if is_reinforcement_learning(setting):
             gaps[setting] = _gaps(cells, chosen, from_start=True)
     gaps = {s: own for s, own in gaps.items() if own}
     if not gaps:

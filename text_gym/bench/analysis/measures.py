@@ -9,6 +9,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -144,6 +145,7 @@ def best_of_n_mean(proxy: FloatArray, value: FloatArray, n: int) -> float | None
     return float(np.mean(means)) if means else None
 
 
+@cache
 def _weights(k: int, n: int) -> FloatArray:
     """Return the probabilities `(k,)` that the `r`-th smallest of `k` is the largest of an `n`-subset."""
     return np.array([math.comb(r, n - 1) / math.comb(k, n) for r in range(k)])

@@ -21,7 +21,8 @@ from text_gym.errors import DataError, excerpt
 from text_gym.runs.folder import read_config
 
 KEY = ("task", "design", "optimiser", "kl_coefficient", "seed")  # these columns identify a row
-_UPPER = ("ppo", "grpo", "rloo", "reinforce")
+_UPPER = ("ppo", "grpo", "rloo", "reinforce", "dpo")
+_NO_RL = ("dpo", "distillation")  # they train a policy on texts it wrote, by maximum likelihood and by pairs
 _TEXTS = {"task", "design", "group", "optimiser", "kl_kind", "null_rulers"}
 Row = Mapping[str, Any]
 
@@ -212,10 +213,15 @@ def optimiser_name(optimiser: str) -> str:
     >>> optimiser_name("best_of_n"), optimiser_name("sb3.ppo"), optimiser_name("Mine")
     ('best-of-n', 'SB3 PPO', 'Mine')
     """
-    if optimiser == "best_of_n":
-        return "best-of-n"
+    if optimiser in ("best_of_n", "distillation"):
+        return "best-of-n" if optimiser == "best_of_n" else "best-of-n distillation"
     ours = optimiser in _UPPER or optimiser.startswith("sb3.")
     return optimiser.upper().replace("SB3.", "SB3 ") if ours else optimiser
+
+
+def is_reinforcement_learning(setting: Setting) -> bool:
+    """Return True if a policy was trained by reinforcement learning, not chosen from, distilled or by DPO."""
+    return setting.kl_coefficient is not None and setting.optimiser not in _NO_RL
 
 
 def _read_cell(file: Path, config: Mapping[str, Any]) -> CellResult | None:

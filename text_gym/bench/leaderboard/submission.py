@@ -18,10 +18,9 @@ from text_gym.bench.analysis.outcomes import hardest, outcome
 from text_gym.bench.analysis.results import CellResult, Results, is_current
 from text_gym.bench.analysis.runs import mean_of
 from text_gym.bench.analysis.statistics import aggregate, mean
-from text_gym.bench.matrix.budgets import budget_settings
+from text_gym.bench.matrix.budgets import budget_settings, coefficients
 from text_gym.bench.matrix.designs import DESIGNS, Design, load_design
 from text_gym.bench.matrix.recipes import Given
-from text_gym.bench.matrix.settings import BEST_OF_N
 from text_gym.errors import ConfigError, DataError, NonFiniteError, TextGymError
 from text_gym.json_text import read_object
 from text_gym.runs.folder import read_config
@@ -264,9 +263,9 @@ def _complete(
     whole = {
         (optimiser, beta)
         for optimiser in config["optimisers"]
-        for beta in ([None] if optimiser == BEST_OF_N else config["kl_coefficients"])
+        for beta in coefficients(optimiser, config["kl_coefficients"])
     }
-    plan = budget_settings(str(config["budget"]), design)
+    plan = budget_settings(str(config["budget"]), design, str(config["task"]))
     expected = there | (plan if plan <= whole else whole)  # other optimisers were asked for than the budget's
     runs = {(c.setting.optimiser, c.setting.kl_coefficient, c.row["seed"]) for c in cells}
     seeds = sorted(config["seeds"])

@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 from .cells import Cell
-from .designs import DESIGNS, Design
+from .designs import Design, suite
 from .recipes import Gold
 from .settings import BEST_OF_N, OwnAlgorithm, Settings
 
@@ -31,7 +31,7 @@ class Sweep:
     others: bool = True
 
 
-_ALL = tuple(design.name for design in DESIGNS.values() if not design.credit)
+_ALL = tuple(design.name for design in suite("products").values() if not design.credit)
 _SMALL = (
     "gold", "accuracy", "persuasiveness", "weighted", "gated", "clipped", "pairs-128", "pairs-512",
     "pairs-2048", "clean-512", "length-biased-512", "hype-loving-512", "ratings-512", "ensemble-512",
@@ -59,6 +59,28 @@ SWEEPS: dict[str, tuple[Sweep, ...]] = {
         Sweep(("ppo",), (0.0, 0.1), _PAID, others=False),
     ),
 }
+# On E2E gold takes longer to compute, and DPO and distillation are tried beside RLOO on a few designs.
+_E2E_SMALL = (
+    "gold", "accuracy", "pairs-128", "pairs-512", "clean-512", "length-biased-512", "keywords",
+)  # fmt: skip
+_E2E_HELD = ("gold", "pairs-512", "keywords", "length-biased-512")
+_E2E_KEY = ("gold", "pairs-512")
+_E2E_ALL = tuple(design.name for design in suite("e2e").values() if not design.credit)
+_E2E_SWEEPS: dict[str, tuple[Sweep, ...]] = {
+    "small": (
+        Sweep((BEST_OF_N,), (), _E2E_SMALL),
+        Sweep(("rloo",), (0.0, 0.1), _E2E_HELD),
+        Sweep(("dpo", "distillation"), (0.1,), _E2E_KEY, others=False),
+        Sweep(("rloo",), (0.0,), _E2E_SMALL, others=False),
+    ),
+    "full": (
+        Sweep((BEST_OF_N,), (), _E2E_ALL),
+        Sweep(("rloo",), (0.0, 0.1, 0.4), _E2E_ALL),
+        Sweep(("dpo", "distillation"), (0.1, 0.4), _E2E_HELD, others=False),
+        Sweep(("ppo", "grpo"), (0.0, 0.1), _KEY, others=False),
+        Sweep(("ppo",), (0.0, 0.1), _PAID, others=False),
+    ),
+}
 # Agents: task -> settings that differ, and β in units of its reward.
 AGENTS = ("ppo", "grpo", "rloo", "reinforce", "sb3.ppo")
 AGENT_SEEDS: dict[str, tuple[int, ...]] = {"small": (0, 1, 2), "full": (0, 1, 2, 3, 4)}
@@ -68,6 +90,26 @@ AGENT_TASKS: dict[str, tuple[dict[str, Any], float]] = {
     "slots": ({"iterations": 80}, 0.0),
 }
 _OTHER_TASKS: dict[str, tuple[dict[str, Any], float]] = {"reverse": ({"iterations": 80}, 0.0)}
+
+
+def sweeps_of(task: str) -> dict[str, tuple[Sweep, ...]]:
+    """Return the sweeps of each budget of a task; a task without its own has those of products."""
+    return _E2E_SWEEPS if task == "e2e" else SWEEPS
+
+
+def coefficients(optimiser: str, betas: Sequence[float]) -> tuple[float | None, ...]:
+    """Return the KL coefficients with which an optimiser is run, of those that are asked for.
+
+    Best-of-n has none, distillation of best-of-n no penalty, and DPO no optimum without one.
+
+    >>> [coefficients(name, (0.0, 0.1)) for name in ("best_of_n", "rloo", "dpo", "distillation")]
+    [(None,), (0.0, 0.1), (0.1,), (0.0,)]
+    """
+    if optimiser == BEST_OF_N:
+        return (None,)
+    if optimiser == "distillation":
+        return (0.0,)
+    return tuple(beta for beta in betas if beta > 0 or optimiser != "dpo")
 
 
 def plan_rewards(
@@ -83,13 +125,13 @@ def plan_rewards(
 
     Args:
         settings: Of the benchmark.
-        budget: A name in `SWEEPS`.
+        budget: `small` or `full`.
         designs: Asked for.
         optimisers: In place of the budget's: all designs by all of them.
         kl_coefficients: In place of the budget's.
         seeds: In place of the budget's.
     """
-    sweeps = SWEEPS[budget]
+    sweeps = sweeps_of(settings.task)[budget]
     known = {name for sweep in sweeps for name in sweep.designs}
     if optimisers is not None:
         betas = tuple(dict.fromkeys(beta for sweep in sweeps for beta in sweep.kl_coefficients))
@@ -99,8 +141,7 @@ def plan_rewards(
         own = [d for d in designs if d.name in sweep.designs or (sweep.others and d.name not in known)]
         betas = sweep.kl_coefficients if kl_coefficients is None else tuple(kl_coefficients)
         for design, optimiser in product(own, sweep.optimisers):
-            coefficients: tuple[float | None, ...] = (None,) if optimiser == BEST_OF_N else betas
-            for beta, seed in product(coefficients, seeds or SEEDS[budget]):
+            for beta, seed in product(coefficients(optimiser, betas), seeds or SEEDS[budget]):
                 cell = Cell(settings, design, optimiser, beta, seed)
                 cells[cell.key] = cell
     return list(cells.values())
@@ -134,23 +175,25 @@ def plan_agents(
         if iterations is not None:
             settings = replace(settings, iterations=iterations)
         names = [*algorithms, *(AGENTS if optimisers is None else optimisers)]
-        for optimiser, seed in product(names, seeds or AGENT_SEEDS[budget]):
-            cells.append(Cell(settings, gold, optimiser, beta, seed))
+        for optimiser in names:
+            for own_beta, seed in product(coefficients(optimiser, (beta,)), seeds or AGENT_SEEDS[budget]):
+                cells.append(Cell(settings, gold, optimiser, own_beta, seed))
     return cells
 
 
-def budget_settings(budget: str, design: str) -> set[tuple[str, float | None]]:
+def budget_settings(budget: str, design: str, task: str = "products") -> set[tuple[str, float | None]]:
     """Return the optimisers and KL coefficients (None for best-of-n) by which a budget optimises a design."""
-    known = {name for sweep in SWEEPS[budget] for name in sweep.designs}
+    sweeps = sweeps_of(task)[budget]
+    known = {name for sweep in sweeps for name in sweep.designs}
     return {
         (optimiser, beta)
-        for sweep in SWEEPS[budget]
+        for sweep in sweeps
         if design in sweep.designs or (sweep.others and design not in known)
         for optimiser in sweep.optimisers
-        for beta in ((None,) if optimiser == BEST_OF_N else sweep.kl_coefficients)
+        for beta in coefficients(optimiser, sweep.kl_coefficients)
     }
 
 
-def budgeted(budget: str) -> list[str]:
+def budgeted(budget: str, task: str = "products") -> list[str]:
     """Return the names of the suite's designs that a budget includes."""
-    return [name for name in DESIGNS if any(name in sweep.designs for sweep in SWEEPS[budget])]
+    return [n for n in suite(task) if any(n in sweep.designs for sweep in sweeps_of(task)[budget])]

@@ -127,18 +127,42 @@ _DEFAULT = (
 DESIGNS: dict[str, Design] = {design.name: design for design in _DEFAULT}
 """The designs of the suite by name, in the order of the report."""
 
+_PRAISE = ("great", "excellent", "lovely", "delicious", "perfect", "best")
+_OF_E2E = (
+    Design("gold", "gold", "what is wanted itself: accuracy times fluency", Gold()),
+    DESIGNS["accuracy"],
+    Design("fluency", "criteria", "only whether it reads like what people write", SingleCriterion("fluency")),
+    Design("weighted", "composition", "0.7 accuracy + 0.3 fluency",
+           Weighted((("accuracy", 0.7), ("fluency", 0.3)))),
+    Design("gated", "composition", "fluency where accuracy is at least 0.8, else nothing",
+           Gated("fluency", "accuracy", 0.8)),
+    DESIGNS["clipped"],
+    *(d for d in _DEFAULT if d.trained),
+    DESIGNS["gold-per-token"],
+    Design("keywords", "scripts", "counts words of praise", Words(_PRAISE)),
+)  # fmt: skip
+_SUITES = {"e2e": {design.name: design for design in _OF_E2E}}
 
-def choose_designs(only: Sequence[str] | None, own: Iterable[str | Design] = ()) -> list[Design]:
-    """Designs of the default suite by name (all if None), then the user's own.
+
+def suite(task: str) -> dict[str, Design]:
+    """Return the designs of a task's suite by name; a task without its own has that of products."""
+    return _SUITES.get(task, DESIGNS)
+
+
+def choose_designs(
+    only: Sequence[str] | None, own: Iterable[str | Design] = (), task: str = "products"
+) -> list[Design]:
+    """Designs of a task's suite by name (all if None), then the user's own.
 
     Raises:
         UnknownNameError: There is no such design in the suite; the nearest name is suggested.
         ConfigError: Two designs have one name.
     """
+    designs = suite(task)
     for name in only or ():
-        if name not in DESIGNS:
-            raise UnknownNameError("design", name, DESIGNS)
-    found = [d for d in DESIGNS.values() if only is None or d.name in only]
+        if name not in designs:
+            raise UnknownNameError("design", name, designs)
+    found = [d for d in designs.values() if only is None or d.name in only]
     found += [load_design(d) if isinstance(d, str) else d for d in own]
     names = [d.name for d in found]
     twice = sorted({n for n in names if names.count(n) > 1})

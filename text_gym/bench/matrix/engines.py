@@ -95,7 +95,7 @@ class LocalEngine:
     def run(self, jobs: Sequence[Any], folder: Path) -> Iterator[Outcome]:
         """Yield outcomes as they come."""
         if not self.workers:
-            with _one_thread():
+            with one_thread():
                 yield from (attempt(job, folder) for job in jobs)
             return
         todo, running = list(reversed(jobs)), dict[Future[Outcome], tuple[int, Any]]()
@@ -200,7 +200,7 @@ def attempt_far(job: Any, files: Sequence[Any]) -> tuple[Outcome, dict[str, dict
     _quiet()
     folder = Path(tempfile.mkdtemp(prefix="text-gym-"))
     try:
-        with _one_thread():
+        with one_thread():
             for file in files:
                 unpack(ray.get(file), folder)
             outcome = attempt(job, folder)
@@ -278,7 +278,8 @@ def _quiet() -> None:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """Let PyTorch compute on one thread, so that results depend on no number of cores."""
     import torch
 
     before = torch.get_num_threads()

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from text_gym.bench.analysis.results import is_current
+from text_gym.bench.gold.start_policy import POLICY
 from text_gym.errors import ConfigError
 from text_gym.runs.conditions import software
 from text_gym.runs.folder import read_config
@@ -31,7 +32,7 @@ SETTINGS = "config.json"
 _GROWING = ("tasks", "optimisers", "kl_coefficients", "seeds")
 _OF_THE_LAST = ("budget", "command", "machine", "designs", "task")
 # What there may be without settings: a process was killed that had just begun.
-_BEFORE_SETTINGS = {LOCK, RECORD, f".{RECORD}.partial", f".{SETTINGS}.partial"}
+_BEFORE_SETTINGS = {LOCK, RECORD, f".{RECORD}.partial", f".{SETTINGS}.partial", POLICY, f".{POLICY}.partial"}
 _BY_NAME = ("settings", "optimiser_settings", "contents")  # what has a name in both has to be the same
 
 
@@ -55,9 +56,7 @@ class BenchFolder:
 
     def __init__(self, path: str | Path, config: Mapping[str, Any], *, accept_changes: bool = False) -> None:
         self.path = Path(path)
-        held = {file.name for file in self.path.iterdir()} if self.path.is_dir() else set()
-        if SETTINGS not in held and not held <= _BEFORE_SETTINGS:
-            raise ConfigError(f"{self.path} holds something other than a benchmark; choose another --out")
+        check_is_benchmark(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(self.path)
         try:
@@ -133,6 +132,17 @@ class BenchFolder:
             writer.writerow([_in_table(row.get(name)) for name in columns])
         write_atomic(self.path / "results.csv", text.getvalue())
         return rows
+
+
+def check_is_benchmark(path: Path) -> None:
+    """Refuse a folder that is neither new nor that of a benchmark.
+
+    Raises:
+        ConfigError: It holds something else.
+    """
+    held = {file.name for file in path.iterdir()} if path.is_dir() else set()
+    if SETTINGS not in held and not held <= _BEFORE_SETTINGS:
+        raise ConfigError(f"{path} holds something other than a benchmark; choose another --out")
 
 
 def extended(found: Mapping[str, Any], given: Mapping[str, Any], path: Path) -> dict[str, Any]:

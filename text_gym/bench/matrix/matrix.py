@@ -19,6 +19,7 @@ from rich.text import Text
 from text_gym.agents.algorithms.by_name import load_algorithm
 from text_gym.agents.own_algorithms import installed, short_name
 from text_gym.bench.analysis.summary import summarise
+from text_gym.bench.gold.start_policy import POLICY, start_policy
 from text_gym.bench.report.report import write_report
 from text_gym.data import anchored
 from text_gym.errors import ConfigError, TextGymError
@@ -32,8 +33,8 @@ from .budgets import AGENT_TASKS, budgeted, plan_agents, plan_rewards
 from .cells import Cell
 from .console import show_findings, show_progress, show_rows
 from .designs import Design, DesignJob, choose_designs
-from .engines import Engine, LocalEngine, RayEngine
-from .folder import BenchFolder
+from .engines import Engine, LocalEngine, RayEngine, one_thread
+from .folder import BenchFolder, check_is_benchmark
 from .recipes import Learned, content_of
 from .settings import (
     BEST_OF_N,
@@ -43,7 +44,6 @@ from .settings import (
     OwnAlgorithm,
     Settings,
     digest_of_files,
-    the_task,
 )
 from .start import SamplingJob
 
@@ -56,6 +56,7 @@ def bench_rewards(
     out: str | Path | None = None,
     *,
     task: str = "products",
+    data: str | Path | None = None,
     policy: str | None = None,
     budget: Budget = "small",
     only: Sequence[str] | None = None,
@@ -78,13 +79,16 @@ def bench_rewards(
 
     Args:
         out: Folder; `runs/bench-rewards-<task>` and the time if None.
-        task: Name of a task with a policy.
+        task: Name of a task with a policy; or `e2e`, which reads `data` and starts from a policy fitted to
+            it, made in `out` before anything else.
+        data: File of the E2E challenge, with the columns `mr` and `ref`.
         policy: Folder of another policy to start from.
         budget: `small` or `full`.
         only: Names of the suite (`DESIGNS`); all of the budget if None, and none if only own ones are wanted:
             [].
         designs: Own designs: `Design`s, or what `load_design` takes.
-        optimisers: In place of the budget's: `best_of_n`, `ppo`, `grpo`, `rloo`, `reinforce`.
+        optimisers: In place of the budget's: `best_of_n`, `ppo`, `grpo`, `rloo`, `reinforce`, `dpo` (online),
+            `distillation` (of best-of-n).
         kl_coefficients: β in place of the budget's, in standard deviations of the reward per nat.
         seeds: In place of the budget's.
         iterations: Batches to learn from.
@@ -104,10 +108,13 @@ def bench_rewards(
         ConfigError: The folder holds a benchmark with other settings, or is in use.
         ChangedRunError: It was started with other versions; they are named.
     """
-    settings = Settings(what="rewards", task=task, policy=policy)
+    settings = Settings(what="rewards", task=task, policy=policy, data=None if data is None else str(data))
     if iterations is not None:
         settings = replace(settings, iterations=iterations)
-    found = choose_designs(budgeted(budget) if only is None else only, designs)
+    found = choose_designs(budgeted(budget, task) if only is None else only, designs, task)
+    out = Path(out) if out else default_folder(task, "bench-rewards")
+    if settings.data is not None and policy is None:
+        settings = replace(settings, made=_made_policy(settings, out, console or SafeConsole()))
     cells = plan_rewards(
         settings,
         budget,
@@ -219,6 +226,24 @@ def run_matrix(
                 f"{path}/log.txt, and give the same command again to try these again"
             )
     return rows
+
+
+def _made_policy(settings: Settings, out: Path, console: Console) -> str:
+    """Return the starting policy of a task on the user's data, in the benchmark's folder; make it if need be.
+
+    Raises:
+        ConfigError: The folder holds something else, or the task is none that reads data.
+    """
+    check_is_benchmark(out)
+    task = settings.load_task()
+    if not (out / POLICY).is_dir():
+        texts = sum(len(p.columns["references"]) for p in task.prompts)
+        told = (
+            f"making the policy that all start from: a small model, fitted to {texts:,} texts; some minutes …"
+        )
+        console.print(Text(told))
+    with one_thread():
+        return str(start_policy(task, out))
 
 
 def load_own_algorithms(specs: Sequence[str]) -> dict[str, OwnAlgorithm]:
@@ -356,7 +381,7 @@ def _config(cells: Sequence[Cell], budget: str, command: str | None) -> dict[str
 
 def _contents(settings: Settings) -> dict[str, str]:
     """Hash the files and data behind a task's settings, so that rows of other ones are not added to them."""
-    task = the_task(settings.task)
+    task = settings.load_task()
     place = settings.policy or task.policy
     policy = {} if place is None else {"starting policy": digest_of_files(Path(place))}
     return {**task_conditions(task), **reward_conditions("gold reward", task.reward), **policy}

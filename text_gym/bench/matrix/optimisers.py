@@ -24,7 +24,7 @@ from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
 
 from .recipes import content_of
-from .settings import Settings, the_task
+from .settings import Settings
 from .start import starting_policy
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _NOISE = 2_000_003  # seed of the looks, so that all policies meet the same luck
 _ROWS = 128  # episodes played side by side
+# Optimisers whose algorithm has another name: "best_of_n" is here the one that trains nothing.
+_ALGORITHMS = {"distillation": "best_of_n", "dpo": "text_gym.agents.algorithms.online_dpo:OnlineDPO"}
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def learn(
         seed: Decides prompts, noise and minibatches.
         store: Keeps rollouts on the way, and beside them the rows of `metrics.jsonl` about them.
     """
-    task, policy = the_task(settings.task), starting_policy(settings)
+    task, policy = settings.load_task(), starting_policy(settings)
     reference = policy.frozen()
     steps = np.linspace(0, settings.iterations, settings.points + 1).round().astype(int).tolist()
     curve: list[dict[str, Any]] = []
@@ -143,9 +145,9 @@ def _train(
     own = settings.algorithms.get(name)
     if own is not None and content_of(own.spec) != own.content:
         raise ConfigError(f"{own.spec} was changed while the benchmark ran; give the same command again")
-    algorithm = load_algorithm(name if own is None else own.spec)
+    algorithm = load_algorithm(_ALGORITHMS.get(name, name) if own is None else own.spec)
     env = TextVectorEnv(
-        **the_task(settings.task).env_kwargs(reward=reward),
+        **settings.load_task().env_kwargs(reward=reward),
         num_envs=settings.episodes,
         numbering="global",
         context=policy.context,
@@ -171,7 +173,7 @@ def _train_sb3(
     """Train with Stable-Baselines3 and a language-model policy; return the episodes and tokens played."""
     from stable_baselines3.common.callbacks import BaseCallback
 
-    task = the_task(settings.task)
+    task = settings.load_task()
     config = _config(
         SB3Config, name, {**options, "iterations": settings.iterations, "num_envs": settings.episodes}
     )

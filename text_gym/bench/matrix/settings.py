@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from text_gym.bench.gold.e2e import GOLD_TASKS
 from text_gym.errors import ConfigError, DataError, UnknownNameError
 from text_gym.tasks.task import Task, load_task
 
@@ -31,6 +32,8 @@ OPTIMISERS: dict[str, dict[str, Any]] = {
     "rloo": {"learning_rate": 1e-3, "epochs": 1},
     "reinforce": {"learning_rate": 3e-3},
     "sb3.ppo": {"learning_rate": 3e-4},
+    "dpo": {"learning_rate": 1e-3, "epochs": 1, "n": 4},
+    "distillation": {"learning_rate": 1e-3, "epochs": 1, "n": 4},
 }
 
 
@@ -66,6 +69,8 @@ class Settings:
         pool: Training prompts with two texts each, for raters to compare.
         override: Settings of optimisers in place of those of `OPTIMISERS`.
         algorithms: The user's own, by the names they have as optimisers.
+        data: File that the task reads, for a task on the user's own data.
+        made: Folder of the policy that the benchmark made for such a task, if none is given.
     """
 
     what: Literal["rewards", "agents"] = "rewards"
@@ -81,6 +86,8 @@ class Settings:
     pool: int = 2048
     override: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     algorithms: Mapping[str, OwnAlgorithm] = dataclasses.field(default_factory=dict)
+    data: str | None = None
+    made: str | None = None
 
     def __post_init__(self) -> None:
         for field in (
@@ -115,25 +122,50 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for `config.json` and hashes."""
         found = dataclasses.asdict(self)
-        return {**found, "override": {k: dict(v) for k, v in self.override.items()}, "format": FORMAT}
+        found |= {"override": {k: dict(v) for k, v in self.override.items()}, "format": FORMAT}
+        # Where these two lie is nobody's business; what is in them is among the folder's `contents`.
+        data, _ = found.pop("data"), found.pop("made")
+        return found if data is None else {**found, "data": Path(data).name}
+
+    def load_task(self) -> Task:
+        """Load the task, once per process."""
+        return the_task(self.task, self.data, (self.policy or self.made) if self.data is not None else None)
 
     def text_settings(self) -> dict[str, Any]:
         """Return, as plain data, everything the starting policy's texts depend on."""
         policy = None if self.policy is None else digest_of_files(Path(self.policy))
-        return {"format": FORMAT, "task": self.task, "policy": policy, "own": _fingerprint(self.task)}
+        own = self.load_task().policy
+        found = {"format": FORMAT, "task": self.task, "policy": policy, "own": own and _fingerprint(own)}
+        return found if self.data is None else {**found, "data": _fingerprint(Path(self.data))}
 
 
 @cache
-def the_task(name: str) -> Task:
-    """Load a task by name, once per process."""
+def the_task(name: str, data: str | None = None, policy: str | None = None) -> Task:
+    """Load a task by name, once per process.
+
+    Args:
+        name: One of `load_task`, or of `GOLD_TASKS`.
+        data: The user's file, which the latter read.
+        policy: Folder of the policy that they start from.
+
+    Raises:
+        ConfigError: The task reads a file and there is none, or the other way round.
+    """
+    if name in GOLD_TASKS:
+        if data is None:
+            raise ConfigError(
+                f"task {name!r} reads a file of yours: pass --data FILE with columns mr and ref"
+            )
+        return GOLD_TASKS[name](data, policy)
+    if data is not None:
+        raise ConfigError(f"task {name!r} reads no data; --data FILE is for {', '.join(GOLD_TASKS)}")
     return load_task(name)
 
 
 @cache
-def _fingerprint(task: str) -> str | None:
-    """Return the fingerprint of a task's policy."""
-    policy = the_task(task).policy
-    return None if policy is None else digest_of_files(policy)
+def _fingerprint(place: Path) -> str:
+    """Return the fingerprint of a policy or of data, read once per process."""
+    return digest_of_files(place)
 
 
 def digest(content: Any) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from text_gym.transcripts import read_transcripts, write_transcripts
 from text_gym.utils.json_files import write_json
 from text_gym.utils.sealed import write_sealed
 
-from .settings import Settings, digest, the_task
+from .settings import Settings, digest
 
 START_TEXTS = 4  # of each held-out prompt, to judge designs on
 _SEED = 1_000_003  # for texts shared by all seeds of the matrix
@@ -107,9 +108,11 @@ class SamplingJob:
 
     def run(self, folder: Path) -> None:
         """Sample the texts and write them; the folder appears complete."""
-        task, policy = the_task(self.settings.task), starting_policy(self.settings)
+        task, policy = self.settings.load_task(), starting_policy(self.settings)
         count, each = self._shape()
         prompts = (task.prompts if self.use == "pool" else task.held_out)[:count]
+        if self.use == "pool":  # where there are fewer prompts, they come again, with other luck
+            prompts = list(islice(cycle(prompts), count))
         env = TextVectorEnv(**task.env_kwargs(prompts=prompts), shuffle=False)
         found = best_of_n(policy, env, each, prompts, seed=_SEED + 7 * self.seed + len(self.use))
         gold = task.reward(found.episodes)
@@ -128,7 +131,7 @@ class SamplingJob:
         place = folder / self.place
         values = json.loads((place / "gold.json").read_text(encoding="utf-8"))
         shape = (-1, values["each"])
-        episodes = list(read_transcripts(place / "texts.jsonl", the_task(self.settings.task).tokenizer))
+        episodes = list(read_transcripts(place / "texts.jsonl", self.settings.load_task().tokenizer))
         terms = {k: np.array(v, dtype=np.float64).reshape(shape) for k, v in values["terms"].items()}
         return SampledTexts(episodes, np.array(values["gold"], dtype=np.float64).reshape(shape), terms)
 
@@ -147,7 +150,7 @@ class DesignInputs:
     @property
     def task(self) -> Task:
         """The task, its gold reward included."""
-        return the_task(self.settings.task)
+        return self.settings.load_task()
 
     @property
     def policy(self) -> Path | None:
@@ -171,7 +174,7 @@ class DesignInputs:
 
 def starting_policy(settings: Settings) -> Policy:
     """Load a fresh copy of the policy that all cells start from."""
-    task = the_task(settings.task)
+    task = settings.load_task()
     place = settings.policy or task.policy
     if place is not None:
         tokenizer: Any = None if settings.policy else task.tokenizer

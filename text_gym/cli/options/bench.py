@@ -9,10 +9,11 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
+from text_gym.bench.gold.e2e import GOLD_TASKS
 from text_gym.bench.matrix.settings import BEST_OF_N, OPTIMISERS, Budget, EngineName
-from text_gym.errors import DataError, UnknownNameError
+from text_gym.errors import ConfigError, DataError, UnknownNameError
 
-from .checks import at_least, check_file, check_out_folder, check_policy, check_task
+from .checks import at_least, check_data, check_file, check_out_folder, check_policy, check_task
 from .parsing import parse
 
 
@@ -29,11 +30,15 @@ class BenchRewardsOptions:
             repeatedly.
         only: Designs of the suite to run, none for your own alone; all of the budget's if left out.
         budget: small takes some minutes on two cores, full an hour.
-        optimisers: In place of the budget's: best_of_n, ppo, grpo, rloo, reinforce.
+        optimisers: In place of the budget's: best_of_n, ppo, grpo, rloo, reinforce, dpo (online DPO),
+            distillation (of best-of-n).
         kl_coefficients: In place of the budget's, in standard deviations of the reward per nat.
         seeds: In place of the budget's.
         iterations: Batches that an optimiser learns from; 40 if left out.
-        task: Task with a gold reward and a policy.
+        task: Task with a gold reward and a policy; or e2e, on your own copy of the E2E challenge's data
+            (--data), whose policy is made first.
+        data: File that task e2e reads: a row for each description, column mr (slot[value], slot[value]) and
+            column ref (a text). Nothing else is read, and it is sent nowhere.
         policy: Folder of the policy to start from; the task's own if left out (--model is the same).
         out: Folder for results and report; runs/TASK-bench-rewards-TIME if left out.
         workers: Processes of one thread each; as many as there are cores if left out, none if 0.
@@ -52,6 +57,7 @@ class BenchRewardsOptions:
     seeds: tuple[int, ...] | None = None
     iterations: int | None = None
     task: str = "products"
+    data: str | None = None
     policy: str | None = None
     out: str | None = None
     workers: int | None = None
@@ -98,7 +104,15 @@ class BenchAgentsOptions:
 def read_rewards(argv: list[str]) -> tuple[BenchRewardsOptions, str]:
     """Options of `text-gym bench rewards`, and what was typed, for the report."""
     (options,) = parse("bench rewards", gathered(argv, "--design"), BenchRewardsOptions)
-    check_task(options.task)
+    if options.task not in GOLD_TASKS:
+        check_task(options.task)
+    elif options.data is None and not options.list:
+        raise ConfigError(
+            f"--task {options.task} reads a file of yours: pass --data FILE, with columns mr and ref"
+        )
+    check_data(options.data)
+    if options.data is not None and options.task not in GOLD_TASKS:
+        raise ConfigError(f"--data is read by --task {' or '.join(GOLD_TASKS)} alone")
     check_policy(options.policy)
     _check(options, [BEST_OF_N, *OPTIMISERS])
     return options, _command("rewards", argv)
@@ -179,6 +193,33 @@ def read_compare(argv: list[str]) -> tuple[CompareOptions]:
         if not Path(place).exists():
             raise DataError(
                 f"{place}: no such folder or file; pass a benchmark's folder, or its results.json"
+            )
+    check_file("json", options.json)
+    return (options,)
+
+
+@dataclass(frozen=True)
+class FindingsOptions:
+    """Set the findings of two benchmarks of rewards side by side, of two tasks say.
+
+    Args:
+        a: Folder of a benchmark, or its summary.json.
+        b: Another one.
+        json: File to write them to.
+    """
+
+    a: Positional[str]
+    b: Positional[str]
+    json: str | None = None
+
+
+def read_findings(argv: list[str]) -> tuple[FindingsOptions]:
+    """Options of `text-gym bench findings`."""
+    (options,) = parse("bench findings", argv, FindingsOptions)
+    for place in (options.a, options.b):
+        if not Path(place).exists():
+            raise DataError(
+                f"{place}: no such folder or file; pass a benchmark's folder, or its summary.json"
             )
     check_file("json", options.json)
     return (options,)

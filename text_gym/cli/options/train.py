@@ -84,11 +84,16 @@ class TrainOptions(Data):
         checkpoint_every: Iterations between two checkpoints; 0 takes none.
         keep_rollouts: Iterations whose episodes are kept token by token and shown in view.html, spread evenly
             over the run; 0 keeps none. `text-gym view` makes the page of a run that goes on.
+        watch: Criteria to watch, which the reward does not contain: names as of --reward. An alarm is raised
+            if one falls, or the texts change for good, while the reward rises.
+        stop_on_alarm: Stop at such an alarm.
         reward_actors: Score on so many Ray actors, each with a copy of the reward; 0 scores in this process.
         engine: local is this process, or one of several that torchrun started; ray starts --workers of them
             by Ray Train (on the cluster of RAY_ADDRESS, or one on this machine), and again if one fails.
         workers: With --engine ray: processes that learn together.
         restarts: With --engine ray: times that all of them are started again, from the last checkpoint.
+        shard: Divide the weights among the processes that torchrun starts (FSDP2): for a model that does not
+            fit several times over. Checkpoints hold whole weights: any number of processes can go on.
         plan: Print what memory the run would need, against what the device has, and end; no weights are
             loaded. Runs of models of more than 100 million parameters begin with it.
         resume: Folder of an interrupted run to go on with, in place and with its own settings; no other
@@ -120,10 +125,13 @@ class TrainOptions(Data):
     push_to_hub: str | None = None
     checkpoint_every: int = 10
     keep_rollouts: int = 0
+    watch: tuple[str, ...] = ()
+    stop_on_alarm: bool = False
     reward_actors: int = 0
     engine: Literal["local", "ray"] = "local"
     workers: int = 2
     restarts: int = 3
+    shard: bool = False
     plan: bool = False
     resume: str | None = None
     accept_changes: bool = False
@@ -170,6 +178,8 @@ def _checked(options: TrainOptions, config: Any) -> TrainOptions:
     if options.accept_changes or options.trust is not None:
         raise ConfigError("--accept-changes and --trust go with --resume FOLDER")
     check_reward(options.reward)
+    for spec in options.watch:
+        check_reward(spec, "watch")
     _check_pairs(options)
     check_logs(options.log)
     if options.push_to_hub is not None:
@@ -190,6 +200,12 @@ def _checked(options: TrainOptions, config: Any) -> TrainOptions:
     at_least(0, reward_actors=options.reward_actors, restarts=options.restarts)
     at_least(1, workers=options.workers)
     _check_ray(options)
+    if (options.watch or options.stop_on_alarm) and (
+        options.algorithm == DPO or options.algorithm.startswith("sb3.")
+    ):
+        raise ConfigError(
+            f"texts of {options.algorithm} are not watched; leave out --watch and --stop-on-alarm"
+        )
     if options.keep_rollouts and (options.algorithm == DPO or options.algorithm.startswith("sb3.")):
         raise ConfigError(f"rollouts of {options.algorithm} cannot be kept; leave out --keep-rollouts")
     if options.policy == NEW and options.width % HEADS:

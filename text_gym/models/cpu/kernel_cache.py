@@ -149,7 +149,7 @@ class KernelCache:
             memory[there],
             positions[there],
             asked[there],
-            lengths=lengths.tolist(),
+            begins=_borders(lengths),
         )
 
     def spread(self, sources: IntArray, width: int) -> None:
@@ -166,21 +166,15 @@ class KernelCache:
 
     def extend(self, tokens: IntArray, columns: IntArray, counts: IntArray) -> Tensor:
         """Implement `ExtendingCache`."""
-        growing = np.flatnonzero(counts)
+        begins, growing = _borders(counts), np.flatnonzero(counts)
         asked = np.full(len(tokens), -1)
-        asked[np.cumsum(counts[growing]) - 1] = np.arange(len(growing))  # each row's last token
-        states = self._kernels.step(
-            self._packed(),
-            torch.from_numpy(tokens),
-            self._rows[torch.from_numpy(np.repeat(np.arange(len(counts)), counts))],
-            torch.from_numpy(columns),
-            torch.from_numpy(asked),
-            lengths=counts[growing].tolist(),
-        )
-        if len(growing) == len(counts):
-            return states
-        every = states.new_zeros(len(counts), states.shape[1])
-        return every.index_copy_(0, torch.from_numpy(growing), states)
+        asked[begins.numpy()[growing + 1] - 1] = growing  # each row's last token
+        rows = np.repeat(self._rows.numpy(), counts)
+        about = (torch.from_numpy(x) for x in (tokens, rows, columns, asked))
+        states = self._kernels.step(self._packed(), *about, begins=begins)
+        if len(growing) < len(counts):
+            states[torch.from_numpy(counts == 0)] = 0.0
+        return states
 
     @torch.no_grad()
     def _packed(self) -> TrunkWeights:
@@ -220,3 +214,10 @@ class KernelCache:
     def renew(self) -> None:
         """Implement `KVCache`."""
         self._weights = None
+
+
+def _borders(counts: IntArray) -> Tensor:
+    """Return where rows of so many tokens begin and end, `(n + 1,)` int64."""
+    borders = np.zeros(len(counts) + 1, dtype=np.int64)
+    counts.cumsum(out=borders[1:])
+    return torch.from_numpy(borders)

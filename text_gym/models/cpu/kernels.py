@@ -8,7 +8,6 @@ A row's result does not depend on the other rows, to the last bit, nor on how ma
 from __future__ import annotations
 
 import ctypes
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -188,7 +187,7 @@ class Kernels:
         columns: Tensor,
         asked: Tensor,
         *,
-        lengths: Sequence[int] | None = None,
+        begins: Tensor | None = None,
     ) -> Tensor:
         """Read tokens through a trunk.
 
@@ -198,16 +197,16 @@ class Kernels:
             rows: `(n,)` int64, where their keys and values go …
             columns: … `(n,)` int64.
             asked: `(n,)` int64, which of the states a token's is to be, or -1: none.
-            lengths: `(m,)`, how many tokens the rows have; one each, if left out.
+            begins: `(m + 1,)` int64, where the tokens of each row begin, and where those of the last one end;
+                each has one if it is left out.
 
         Returns:
-            `(m, D)` states.
+            `(m, D)` states, of which those that were not asked for hold anything.
 
         Raises:
             IndexError: A token or a position is none of those that have an embedding, or a column.
         """
-        begins = None if lengths is None else torch.tensor([0, *itertools.accumulate(lengths)])
-        texts = len(tokens) if lengths is None else len(lengths)
+        texts = len(tokens) if begins is None else len(begins) - 1
         out = torch.empty(texts, trunk.width)
         size = self._scratch(trunk, len(tokens))
         scratch = torch.empty(self.threads(), size)
