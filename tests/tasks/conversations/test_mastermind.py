@@ -39,6 +39,24 @@ def test_the_optimum_is_that_of_the_best_of_all_plans(sizes: Sequence[int]) -> N
     assert best_return(task, task.prompts, codes) == pytest.approx(task.optimum)
 
 
+def test_a_first_guess_of_one_colour_misses_a_code_and_the_others_need_not() -> None:
+    """With three guesses: they tell apart as many codes as two answers do."""
+    codes = [p.columns["code"] for p in mastermind().prompts]
+
+    def found(first: str) -> int:
+        parts: dict[str, list[str]] = {}
+        for code in codes:
+            if code != first:
+                parts.setdefault(count_pegs(code, first), []).append(code)
+        second = [
+            max((asked in part) + len({count_pegs(c, asked) for c in part if c != asked}) for asked in codes)
+            for part in parts.values()
+        ]
+        return 1 + sum(second)
+
+    assert {first: found(first) for first in codes} == {c: 8 if c[0] == c[1] else 9 for c in codes}
+
+
 @pytest.mark.parametrize("sizes", [(1, 3, 1), (2, 2, 1)])
 def test_the_random_return_is_that_of_all_tokens(sizes: Sequence[int]) -> None:
     task = mastermind(*sizes)
