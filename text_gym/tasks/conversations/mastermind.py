@@ -22,8 +22,8 @@ MAX_CODES = 100  # the optimum is found by walking all sets of codes that answer
 # dropped one is paid nothing for it, and learns nothing of it. Gradients are clipped to a norm that most have.
 _NEW: dict[str, Any] = {
     "policy": "new",
-    "episodes": 256,
-    "iterations": 250,
+    "episodes": 512,
+    "iterations": 200,
     "kl_coef": 0.0,
     "learning_rate": 2e-3,
     "epochs": 1,
@@ -33,7 +33,7 @@ _NEW: dict[str, Any] = {
     "anneal_entropy": True,
 }
 RECOMMENDED: dict[str, dict[str, Any]] = {
-    "grpo": {**_NEW, "group_size": 8},
+    "grpo": {**_NEW, "group_size": 16},
     "ppo": {**_NEW, "target_kl": 0.1},
 }
 
