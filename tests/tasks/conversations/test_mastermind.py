@@ -24,12 +24,12 @@ def test_a_conversation_by_hand() -> None:
     (prompt,) = [p for p in task.prompts if p.columns["code"] == "ca"]
     episode = play(task, prompt, ["ab", "1bc", "ca"])
     assert [turn.text for turn in episode.turns[1::2]] == ["01", "01", "20"]
-    missed = play(task, prompt, ["aa", "bb", "cc"])
+    missed = play(task, prompt, ["aa", "bb", "cc", "ab"])
     assert [e.finish_reason for e in (episode, missed)] == ["reply", "reply"]
     assert task.reward([episode, missed]).totals.tolist() == [1, 0]
 
 
-LARGER = [pytest.param(sizes, marks=pytest.mark.nightly) for sizes in [(2, 3, 3), (3, 2, 3)]]
+LARGER = [pytest.param(sizes, marks=pytest.mark.nightly) for sizes in [(2, 3, 3), (2, 3, 4), (3, 2, 3)]]
 
 
 @pytest.mark.parametrize("sizes", [(1, 3, 2), (2, 2, 2), (2, 3, 1), (2, 3, 2), *LARGER])
@@ -37,6 +37,24 @@ def test_the_optimum_is_that_of_the_best_of_all_plans(sizes: Sequence[int]) -> N
     task = mastermind(*sizes)
     codes = [p.columns["code"] for p in task.prompts]
     assert best_return(task, task.prompts, codes) == pytest.approx(task.optimum)
+
+
+def test_a_first_guess_of_one_colour_misses_a_code_and_the_others_need_not() -> None:
+    """With three guesses: they tell apart as many codes as two answers do."""
+    codes = [p.columns["code"] for p in mastermind().prompts]
+
+    def found(first: str) -> int:
+        parts: dict[str, list[str]] = {}
+        for code in codes:
+            if code != first:
+                parts.setdefault(count_pegs(code, first), []).append(code)
+        second = [
+            max((asked in part) + len({count_pegs(c, asked) for c in part if c != asked}) for asked in codes)
+            for part in parts.values()
+        ]
+        return 1 + sum(second)
+
+    assert {first: found(first) for first in codes} == {c: 8 if c[0] == c[1] else 9 for c in codes}
 
 
 @pytest.mark.parametrize("sizes", [(1, 3, 1), (2, 2, 1)])
