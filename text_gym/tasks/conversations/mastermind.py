@@ -18,8 +18,8 @@ from .rules import RulesRespondent, RulesReward, Verdict
 
 COLOURS = "abcdef"
 MAX_CODES = 100  # the optimum is found by walking all sets of codes that answers can leave
-# An entropy bonus that falls to nothing keeps all codes in play until the answers are read: a policy that has
-# dropped one is paid nothing for it, and learns nothing of it. Gradients are clipped to a norm that most have.
+# An entropy bonus that falls to nothing keeps all codes in play until answers are read: a policy that has
+# dropped one is paid nothing for it, and learns nothing of it. Gradients are clipped to a norm most have.
 _NEW: dict[str, Any] = {
     "policy": "new",
     "episodes": 512,
