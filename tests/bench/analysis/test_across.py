@@ -58,8 +58,11 @@ def test_questions_are_matched_by_their_words_and_single_ones_by_name(tmp_path: 
     length, hype = (finding("rater", "yes", question=f"a rater who likes {x}?") for x in ("length", "hype"))
     pooled, others = (finding("over_optimisation", "yes", question=f"are {x}?") for x in ("a, b", "a, c"))
     one = finding("texts", "yes", design="gold")
-    found = agreements(tmp_path, [length, hype, pooled, one], [hype, others, finding("texts", "no")])
-    # `length` has no counterpart, nor has the finding on gold: the other is about no design.
+    asked, again, once_more = (finding("prevention", "yes", question=f"does β help {x}?") for x in "abc")
+    others_too = [again, once_more, finding("texts", "no")]
+    found = agreements(tmp_path, [length, hype, pooled, one, asked], [hype, others, *others_too])
+    # `length` has no counterpart, nor has the finding on gold: the other is about no design. Of two questions
+    # on prevention neither is the one that was asked.
     assert found == [("rater", "on both"), ("over_optimisation", "on both")]
 
 
