@@ -129,7 +129,7 @@ CHEAP = [
     ("init my_task --out FOLDER", "FOLDER is there already; choose another name"),
     ("export --to verl product FOLDER/x", "did you mean 'products'"),
     ("tasks stray", "Unrecognized options: stray"),
-    ("reward train", "pass --pairs FILE or --ratings FILE, one of them"),
+    ("reward train", "pass --pairs FILE, --ratings FILE or --steps FILE, one of them"),
     ("reward train --pairs FOLDER/no.csv", "FOLDER/no.csv: no such file"),
     ("reward train --pairs FOLDER/rows.csv --members 0", "members is 0; an ensemble needs one at least"),
     ("reward train --pairs FOLDER/rows.csv --held-out 1", "held_out is 1.0; it must be between 0 and 1"),
