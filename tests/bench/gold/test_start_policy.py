@@ -50,5 +50,5 @@ def test_the_same_texts_give_the_same_policy(tmp_path: Path) -> None:
 
 def test_a_task_without_texts_has_no_policy_to_be_made(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="pass --policy"):
-        start_policy(load_task("sort"), tmp_path)
+        start_policy(load_task("guess"), tmp_path)
     assert not (tmp_path / POLICY).exists()
