@@ -5,9 +5,9 @@
 
 A run takes the settings of `Task.recommended`, and ends when twenty iterations in a row reach 98 % of the
 optimum on average, or after `--seconds`. Those are processor seconds of one thread. Its returns before and
-after are measured on held-out prompts, with fresh noise and at temperature 1. `calculator` begins with
-fine-tuning on its corpus, once for all seeds, whose time is told apart. Rows replace those of the same task,
-algorithm and seed in `--json`; with no task, the file's table is printed and its figure drawn.
+after are measured on held-out prompts, with fresh noise and at temperature 1. `calculator` and `shop` begin
+with fine-tuning on their corpus, anew for each seed, whose time is told apart. Rows replace those of the same
+task, algorithm and seed in `--json`; with no task, the file's table is printed and its figure drawn.
 """
 
 from __future__ import annotations
@@ -87,15 +87,15 @@ class Clock:
 
 
 @cache
-def fine_tuned(task_name: str) -> tuple[dict[str, Any], float]:
+def fine_tuned(task_name: str, seed: int) -> tuple[dict[str, Any], float]:
     """Return the weights of a policy that has learnt the task's corpus, and the processor seconds it took."""
     task = load_task(task_name)
     assert task.corpus is not None
-    policy = new_policy(task, task.recommended.get("sft", {}), 0)
+    policy = new_policy(task, task.recommended.get("sft", {}), seed)
     began = time.process_time()
     known = {f.name for f in dataclasses.fields(SFTConfig)}
     settings = {k: v for k, v in task.recommended.get("sft", {}).items() if k in known}
-    SFT(policy, task.corpus()[0], SFTConfig(**settings)).learn()
+    SFT(policy, task.corpus()[0], SFTConfig(seed=seed, **settings)).learn()
     return policy.state_dict(), time.process_time() - began
 
 
@@ -153,8 +153,8 @@ def with_agent(task: Task, algorithm: str, settings: Row, seed: int, times: int)
     """An agent of ours: how it is judged, how it learns, and the seconds of fine-tuning before that."""
     sft_seconds = 0.0
     if task.corpus is not None:
-        weights, sft_seconds = fine_tuned(task.name)
-        policy = new_policy(task, task.recommended.get("sft", {}), 0)
+        weights, sft_seconds = fine_tuned(task.name, seed)
+        policy = new_policy(task, task.recommended.get("sft", {}), seed)
         policy.load_state_dict(weights)
     else:
         policy = new_policy(task, settings, seed)

@@ -23,7 +23,13 @@ TAG, ERROR, MOST_DIGITS = "calc", "error", 12
 # A small policy learns the corpus, then goes on from there; see `benchmarks/conversations.py`.
 RECOMMENDED: dict[str, dict[str, Any]] = {
     "sft": {"width": 64, "dropout": 0.0, "epochs": 9},
-    "grpo": {"episodes": 128, "iterations": 60, "kl_coef": 0.0, "anneal": False, "minibatches": 2},
+    "grpo": {
+        "episodes": 256,
+        "iterations": 120,
+        "learning_rate": 2e-3,
+        "kl_coef": 0.0,
+        "minibatches": 2,
+    },
 }
 MAX_TURNS = 4
 _CARELESS = 0.5  # share of the corpus's writers that guess or mistype

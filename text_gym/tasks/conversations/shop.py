@@ -25,7 +25,13 @@ MAX_QUESTIONS = 3
 # A small policy learns the corpus, then goes on from there; see `benchmarks/conversations.py`.
 RECOMMENDED: dict[str, dict[str, Any]] = {
     "sft": {"width": 64, "dropout": 0.0, "epochs": 14},
-    "grpo": {"episodes": 256, "iterations": 60, "kl_coef": 0.0, "anneal": False, "minibatches": 2},
+    "grpo": {
+        "episodes": 256,
+        "iterations": 160,
+        "learning_rate": 2e-3,
+        "kl_coef": 0.0,
+        "minibatches": 2,
+    },
 }
 _CARELESS = 0.3  # share of the corpus's clerks that recommend any product
 
