@@ -36,7 +36,7 @@ from text_gym.tasks.task import Task
 
 BETA, LIMIT = 1.0, 0.01
 COMMON: dict[str, Any] = {
-    "iterations": 300,
+    "iterations": 400,
     "learning_rate": 3e-3,  # falling to 0
     "warmup": 0,
     "kl_coef": BETA,
@@ -118,7 +118,7 @@ def optimum(task: Task, episodes: Sequence[Episode], reference: FloatArray, beta
 def run(algorithm: str, seed: int, options: Options) -> dict[str, Any]:
     """Train once, and say how far from the optimum it began and ended."""
     task = load_task("enumerable-dialogue", max_tokens=options.max_tokens, seed=seed)
-    policy = Policy.new(task.tokenizer, width=32, layers=1, heads=2, context=12, seed=seed, device="cpu")
+    policy = Policy.new(task.tokenizer, width=32, layers=2, heads=2, context=12, seed=seed, device="cpu")
     every = dialogues(task)
 
     def distribution() -> FloatArray:
