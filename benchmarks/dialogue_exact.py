@@ -46,7 +46,7 @@ COMMON: dict[str, Any] = {
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "ppo": {"whiten_advantages": False, "value_clip": None, "target_kl": None},
-    "grpo": {"kl_in": "reward", "kl_estimator": "k1"},
+    "grpo": {"episodes": 128, "kl_in": "reward", "kl_estimator": "k1"},
     "rloo": {"group_size": 8},
     "reinforce": {"epochs": 1, "baseline": "critic", "iterations": 600, "learning_rate": 3e-3},
 }
