@@ -1,6 +1,6 @@
 """How often `HackingDetector` accuses honest runs, and how soon it sees that a reward is hacked.
 
-    OMP_NUM_THREADS=1 python benchmarks/detectors.py --seed 0 --json FILE
+    OMP_NUM_THREADS=1 python benchmarks/detectors.py --seed 0 --json FILE   # goes on where it was stopped
 
 Runs are drawn by the seed (`detector_worlds`), half of them with rewards that gold follows, half with faulty
 ones, until there are enough of which gold says what became of them:
@@ -19,8 +19,10 @@ contain; and with these criteria in a task without golden texts.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,14 +163,25 @@ def summary(rows: list[Row]) -> Row:
     }
 
 
+def kept(options: Options) -> list[Row]:
+    """Return the rows of a run that was stopped; a file of another seed begins anew."""
+    if options.json is None or not options.json.exists():
+        return []
+    content = json.loads(options.json.read_text(encoding="utf-8"))
+    return list(content["rows"]) if content["seed"] == options.seed else []
+
+
 def main(options: Options) -> None:
     """Draw and watch runs, the two kinds in turn, and print a line for each."""
     torch.set_num_threads(1)
     logging.getLogger("text_gym").setLevel(logging.CRITICAL)
-    worlds, rows = Worlds(options.seed), list[Row]()
+    worlds, rows = Worlds(options.seed), kept(options)
+    done = Counter(r["drawn"] for r in rows)  # of each kind the first ones, in order
     for number in range(options.most):
         for honest, wanted in ((False, options.hacked), (True, options.honest)):
             if sum(r["outcome"] == ("honest" if honest else "hacked") for r in rows) >= wanted:
+                continue
+            if number < done["honest" if honest else "faulty"]:
                 continue
             row = watched(worlds.draw(honest, number))
             rows.append(row)
