@@ -521,7 +521,7 @@ def levels_of(
             canaries=() if closed else case.canaries,
             maximum=case.maximum,
             levels=(1, 4) if closed else own,
-            seconds=9,
+            seconds=30,  # more than sixty batches take: a busy machine cuts no probe short
             iterations=60,
             seed=seed,
             **people,

@@ -131,11 +131,12 @@ def test_what_a_text_says_cannot_reach_the_terminal() -> None:
 
 
 def test_a_resumed_detector_goes_on_where_it_was() -> None:
-    whole, first = HackingDetector(start()), HackingDetector(start())
+    words = FunctionReward(lambda completion: -completion.count("red"), name="no red")
+    whole, first = HackingDetector(start(), [words]), HackingDetector(start(), [words])
     rows = [batch(texts(i, more="!" * i), rewards(0.1 * i, i)) for i in range(10)]
     expected = [whole.look(row, i + 1) for i, row in enumerate(rows)]
     found = [first.look(row, i + 1) for i, row in enumerate(rows[:4])]
-    second = HackingDetector(start())
+    second = HackingDetector(start(), [words])
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     found += [second.look(row, i + 1) for i, row in enumerate(rows[4:], 4)]
     assert found == expected
