@@ -177,4 +177,5 @@ def centred_products(values: FloatArray, rewards: FloatArray, groups: IntArray) 
         group = np.zeros(len(values), dtype=np.int64)
     count = np.bincount(group)
     a, b = (x - (np.bincount(group, x) / count)[group] for x in (values, rewards))
-    return np.bincount(group, a * b) if by_group else a * b
+    products: FloatArray = a * b
+    return np.bincount(group, products).astype(np.float64) if by_group else products
