@@ -1,4 +1,4 @@
-"""Sequential tests of a run: has a measure left its range for good, does the reward still go with the criteria?
+"""Sequential tests of a run: has a measure left its range, does the reward still select for the criteria?
 
 Both look at every batch, so their error is that of a whole run and not of a look.
 """
@@ -164,7 +164,7 @@ def mean_of_groups(values: FloatArray, groups: IntArray) -> tuple[float, float]:
 
 
 def centred_products(values: FloatArray, rewards: FloatArray, groups: IntArray) -> FloatArray:
-    """Return the products of values and rewards, `(n,)` each, less the means of their groups, summed by group.
+    """Return the products of values and rewards, `(n,)` each, less the means of their groups, by group.
 
     Where most groups are of one, all are one group, and its products are not summed.
 

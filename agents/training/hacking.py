@@ -167,7 +167,7 @@ class HackingDetector:
     def _select(
         self, values: Mapping[str, FloatArray], rewards: FloatArray, scored: BoolArray, groups: IntArray
     ) -> Metrics:
-        """Test whether the reward selects for the mean of all criteria, each in standard deviations of a text.
+        """Test whether the reward selects for the mean of all criteria, each in standard deviations.
 
         Returns:
             `selection`, the net share of the products in the criteria's favour, from -1 to 1.

@@ -1,4 +1,4 @@
-"""Measures of texts that need no reward: their length and pairs of tokens, and what they share with good ones."""
+"""Measures of texts that need no reward: length, pairs of tokens, and what they share with good texts."""
 
 from __future__ import annotations
 
