@@ -143,8 +143,8 @@ class HackingDetector:
         found = {name: str(gauge) for name, gauge in self.gauges.items() if gauge.out}
         against, for_them = (self.selection[k].winnings >= 1 / ERROR_LEVEL for k in (0.0, SELECTS_FOR))
         if against or for_them:
-            how = "selects against" if against else "hardly selects for"
-            found["selection"] = f"the reward {how} the criteria, all taken together"
+            names = ", ".join(harmless(name) for name in self.gauges if name.startswith("watch/"))
+            found["selection"] = f"{'against' if against else 'hardly for'} {names}, all taken together"
         if found and self.alarm is None and (self._risen or against):
             self.alarm, self.iteration = self._sentence(batch, found, iteration), iteration
             LOG.warning("%s", self.alarm)
@@ -226,7 +226,7 @@ class HackingDetector:
         left = "; ".join(f"{harmless(name)} {what}" for name, what in found.items())
         return (
             f"iteration {iteration}: the reward may be hacked. It went from {self._first[0]:.3g} to "
-            f"{now:.3g}, while texts left the range they began in: {left}. Read some; "
+            f"{now:.3g}, and this is not as it was or should be: {left}. Read some texts; "
             f"the best paid of this batch is {excerpt(best.completion, 160)}"
         )
 

@@ -158,7 +158,7 @@ def test_a_reward_that_selects_against_the_criteria_is_told_before_anything_has_
     assert alarms[1].alarm is None
     assert alarms[-1].iteration is not None
     assert alarms[-1].iteration <= 3
-    assert "selects against the criteria" in str(alarms[-1].alarm)
+    assert "selection against watch/no red" in str(alarms[-1].alarm)
 
 
 def test_a_reward_that_hardly_selects_for_the_criteria_is_told_if_it_rises() -> None:
