@@ -273,15 +273,13 @@ class EpisodeBatch:
             rows: `(n,)` int64.
             running: Give them as texts that go on, whether they ended or not.
         """
-        prompts = self.prompts
-        done = np.zeros_like(self.done) if running else self.done
-        columns = (
-            self.seeds, self.prompt_index, self.starts, self.lengths, done, self._cut, self.episode_index,
-        )  # fmt: skip
+        prompts, talk = self.prompts, self.conversation
+        columns = self.seeds, self.prompt_index, self.starts, self.lengths, self.episode_index
         found, tokens, stopped_by = [], self.tokens, self._stopped_by
-        for row, seed, prompt, start, length, over, cut, index in zip(
+        for row, seed, prompt, start, length, index in zip(
             rows.tolist(), *(column[rows].tolist() for column in columns), strict=True
         ):
+            over, cut = not running and self.done.item(row), self._cut.item(row)
             episode = object.__new__(Episode)  # the `__init__` of frozen dataclasses is slow
             fields = episode.__dict__
             fields["prompt"] = prompts[prompt]
@@ -296,9 +294,9 @@ class EpisodeBatch:
             fields["agent_mask"] = None
             fields["seed"] = seed
             fields["index"] = index
+            if talk is not None:
+                talk.complete(episode, row, start, length)
             found.append(episode)
-        if self.conversation is not None:
-            self.conversation.complete(found, rows)
         return found
 
     # Rewards
