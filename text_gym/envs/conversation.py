@@ -340,7 +340,7 @@ def with_turn_rewards(episodes: Sequence[Episode], scores: Rewards) -> Rewards:
 
     An episode that nobody judged is worth 0 altogether.
     """
-    if not any(episode.turns for episode in episodes):
+    if not any(turn.reward for episode in episodes for turn in episode.turns):
         return scores
     paid = []
     for i, episode in enumerate(episodes):
