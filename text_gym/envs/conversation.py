@@ -22,7 +22,7 @@ from text_gym.utils.user_code import where_raised
 
 from .options import EpisodeOptions
 
-NEVER, ENDS, MAYBE, UNKNOWN = range(4)  # what a token does to a turn: MAYBE completes a stop string
+NEVER, ENDS, MAYBE, UNKNOWN = range(4)  # what tokens do to a turn: MAYBE end it, by a stop string
 
 
 class Conversation:
@@ -178,30 +178,31 @@ class Conversation:
 
     def _close_turn(self, row: int, token: int) -> bool:
         """Close the running turn of a row if this token, its last one, ends it; return True if it does."""
-        begin, end = self.turn_starts.item(row), self.lengths.item(row)
-        effect, text = self._effect(token), None
-        if effect == MAYBE:
-            tail = self.tokens[row, max(begin, end - self._window) : end].tolist()
-            text = self._until_stop(self.tokenizer.decode(tail))
-            effect = NEVER if text is None else ENDS
-            if len(tail) < end - begin:
-                text = None  # it is that of a part of the turn
+        effect = self._effects.item(token)
+        if effect == UNKNOWN:
+            effect = self._find_effect(token)
         if effect == NEVER:
             return False
+        begin, end, text = self.turn_starts.item(row), self.lengths.item(row), None
+        if effect == MAYBE:
+            first = max(begin, end - self._window)
+            text = self._until_stop(self.tokenizer.decode(self.tokens[row, first:end].tolist()))
+            if text is None:
+                return False
+            if first > begin:
+                text = None  # of a part of the turn
         ids = self.tokens[row, begin:end].copy()
         self.turns[row] += (Turn("assistant", self._text(ids) if text is None else text, ids),)
         self.turn_starts[row] = end
         self.spoken[row] += 1
         return True
 
-    def _effect(self, token: int) -> int:
-        """Return what a token does to the turn that it is written in; it is found out once."""
-        effect: int = self._effects.item(token)
-        if effect == UNKNOWN:
-            # Only a token with the last character of a stop string completes one, or a part of a character.
-            text = self.tokenizer.decode([token])
-            can = "\ufffd" in text or not self._last_chars.isdisjoint(text)
-            self._effects[token] = effect = MAYBE if can else NEVER
+    def _find_effect(self, token: int) -> int:
+        """Find out, once, what a token does to a turn; MAYBE if it may complete a stop string."""
+        # Only a token with the last character of a stop string completes one, or a part of a character.
+        text = self.tokenizer.decode([token])
+        can = "\ufffd" in text or not self._last_chars.isdisjoint(text)
+        self._effects[token] = effect = MAYBE if can else NEVER
         return effect
 
     def _text(self, ids: IntArray, stop: str = "") -> str:
@@ -215,8 +216,12 @@ class Conversation:
 
     def _until_stop(self, text: str, stop: str = "") -> str | None:
         """Return the text before the first stop string of turns, or of another; None if there is none."""
-        ends = [text.find(s) for s in ((stop,) if stop else self._stops) if s in text]
-        return text[: min(ends)] if ends else None
+        first = -1
+        for string in (stop,) if stop else self._stops:
+            at = text.find(string)
+            if at >= 0 and (at < first or first < 0):
+                first = at
+        return None if first < 0 else text[:first]
 
     # The reply
 
@@ -269,46 +274,44 @@ class Conversation:
         self, row: int, episode: Episode, reply: Reply | None, errors: list[RespondentError]
     ) -> tuple[bool, bool]:
         """Append the reply if there is one; return whether it ended the episode, and whether a limit did."""
-        end = self.lengths.item(row)
-        left, by_reply = self.starts.item(row) + self.room - end, False
-        ids = None if reply is None else self._usable_ids(episode, reply, errors)
+        begin, ids, by_reply = self.lengths.item(row), None, False
+        left = self.starts.item(row) + self.room - begin
+        if reply is not None:
+            try:
+                ids = reply_ids(episode, reply)
+            except TextGymError as error:
+                errors.append(self._unusable(reply, error))
         if reply is None or ids is None:
             self.dropped[row] = True
         else:
             left -= len(ids)
-            self._ended_by_reply[row] = by_reply = bool(reply.ends)
+            turns, by_reply = self.turns[row], bool(reply.ends)
+            if by_reply:
+                self._ended_by_reply[row] = True
             if reply.reward:
                 self.rewards[row], self._paying = reply.reward, True
-                *earlier, own = self.turns[row]
-                self.turns[row] = (*earlier, replace(own, reward=float(reply.reward)))
+                turns = (*turns[:-1], replace(turns[-1], reward=float(reply.reward)))
             if ids and left >= 0:
-                self._append(row, end, reply, ids)
-        room = max(0, min(self.remaining.item(row), left))
-        self.remaining[row] = room
+                end = begin + len(ids)
+                places = self.tokens[row, begin:end]
+                places[:] = ids
+                self.attention_mask[row, begin:end] = 1
+                self._replied[row, begin:end] = True
+                self.lengths[row] = self.turn_starts[row] = end
+                text = reply.text if isinstance(reply.text, str) else self.tokenizer.decode(ids)
+                turns += (Turn(reply.role, text, places.copy()),)
+            self.turns[row] = turns
+        if left < self.remaining.item(row):
+            self.remaining[row] = max(0, left)
         limit = self.options.max_turns
-        at_limit = room == 0 or ids is None or (limit is not None and self.spoken[row] >= limit)
+        at_limit = ids is None or self.remaining.item(row) <= 0
+        at_limit = at_limit or (limit is not None and self.spoken[row] >= limit)
         return by_reply, at_limit and not by_reply
 
-    def _append(self, row: int, begin: int, reply: Reply, ids: list[int]) -> None:
-        """Append a reply's tokens to a row, where they begin a turn of the agent's behind them."""
-        columns, array = slice(begin, begin + len(ids)), np.array(ids, dtype=np.int64)
-        self.tokens[row, columns] = array
-        self.attention_mask[row, columns] = 1
-        self._replied[row, columns] = True
-        self.lengths[row] = self.turn_starts[row] = columns.stop
-        text = reply.text if isinstance(reply.text, str) else self.tokenizer.decode(ids)
-        self.turns[row] += (Turn(reply.role, text, array),)
-
-    def _usable_ids(self, episode: Episode, reply: Reply, errors: list[RespondentError]) -> list[int] | None:
-        try:
-            return reply_ids(episode, reply)
-        except TextGymError as error:
-            failed = RespondentError(
-                f"{self.name}: the reply {excerpt(str(reply.text))} cannot be used: {error}"
-            )
-            failed.__cause__ = error
-            errors.append(failed)
-            return None
+    def _unusable(self, reply: Reply, why: TextGymError) -> RespondentError:
+        error = RespondentError(f"{self.name}: the reply {excerpt(str(reply.text))} cannot be used: {why}")
+        error.__cause__ = why
+        return error
 
 
 def reply_ids(episode: Episode, reply: Reply) -> list[int]:
