@@ -68,7 +68,7 @@ def play_conversations(
             allowed = None if batch.mask is None else upload(batch.action_masks()[own], device)
             chosen_from = logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
             places = upload(nexts[turns], device)
-            tokens, probs = draw(chosen_from, noise[places])
+            tokens, probs = draw(chosen_from, noise.index_select(0, places))
             record.add(places, states, logits, probs, allowed)
             live[turns] = ~batch.advance(own, tokens.cpu().numpy())
             nexts[turns] += 1

@@ -279,21 +279,17 @@ class EpisodeBatch:
         for row, seed, prompt, start, length, index in zip(
             rows.tolist(), *(column[rows].tolist() for column in columns), strict=True
         ):
-            over, cut = not running and self.done.item(row), self._cut.item(row)
-            episode = object.__new__(Episode)  # the `__init__` of frozen dataclasses is slow
-            fields = episode.__dict__
-            fields["prompt"] = prompts[prompt]
+            reason, stop = None, ""
+            if not running and self.done.item(row):
+                stop = "" if self._cut.item(row) else stopped_by[row]
+                reason = "length" if self._cut.item(row) else "stop" if stop else "eos"
             ids = tokens[row, :length].copy()
-            fields["prompt_ids"] = ids[:start]
-            fields["completion_ids"] = ids[start:]
-            fields["tokenizer"] = self.tokenizer
-            fields["finish_reason"] = (
-                None if not over else "length" if cut else "stop" if stopped_by[row] else "eos"
-            )
-            fields["stop"] = stopped_by[row] if over and not cut else ""
-            fields["agent_mask"] = None
-            fields["seed"] = seed
-            fields["index"] = index
+            episode = object.__new__(Episode)  # the `__init__` of frozen dataclasses is slow
+            episode.__dict__.update(
+                prompt=prompts[prompt], prompt_ids=ids[:start], completion_ids=ids[start:],
+                tokenizer=self.tokenizer, finish_reason=reason, stop=stop, agent_mask=None, seed=seed,
+                index=index,
+            )  # fmt: skip
             if talk is not None:
                 talk.complete(episode, row, start, length)
             found.append(episode)
