@@ -280,7 +280,9 @@ class Conversation:
             try:
                 ids = reply_ids(episode, reply)
             except TextGymError as error:
-                errors.append(self._unusable(reply, error))
+                said = excerpt(str(reply.text))
+                errors.append(RespondentError(f"{self.name}: the reply {said} cannot be used: {error}"))
+                errors[-1].__cause__ = error
         if reply is None or ids is None:
             self.dropped[row] = True
         else:
@@ -307,11 +309,6 @@ class Conversation:
         at_limit = ids is None or self.remaining.item(row) <= 0
         at_limit = at_limit or (limit is not None and self.spoken[row] >= limit)
         return by_reply, at_limit and not by_reply
-
-    def _unusable(self, reply: Reply, why: TextGymError) -> RespondentError:
-        error = RespondentError(f"{self.name}: the reply {excerpt(str(reply.text))} cannot be used: {why}")
-        error.__cause__ = why
-        return error
 
 
 def reply_ids(episode: Episode, reply: Reply) -> list[int]:
