@@ -97,7 +97,7 @@ class Decoder:
         else there is waits for the next call.
 
         Args:
-            tokens: `(B, S)` int64, where the texts stand …
+            tokens: `(B, S)` int64, contiguous, where the texts stand …
             rows: … `(n,)` int64, in these rows.
             lengths: `(n,)` int64, how long they are, at least as long as what was read.
 
