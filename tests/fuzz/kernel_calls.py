@@ -376,31 +376,30 @@ def reading(case: Case) -> None:
     shape = (rows, trunk.groups, trunk.room, trunk.size)
     caches = [(case.floats(*shape), case.floats(*shape)) for _ in trunk.layers]
     doubles = [(k.double(), v.double()) for k, v in caches]
-    lengths = [case.draw(1, trunk.context) if case.draw(0, 1) else 1 for _ in range(rows)]
+    lengths = [case.draw(0, trunk.context) if case.draw(0, 1) else 1 for _ in range(rows)]
+    lengths[0] = lengths[0] or 1
     begins = [case.draw(0, trunk.context - length) for length in lengths]
     texts = [
         case.ids(*(case.draw(0, trunk.vocabulary - 1) for _ in range(min(n, 4))), *[0] * (n - 4))
         for n in lengths
     ]
     order = sorted(range(rows), key=lambda _: case.draw(0, 99))  # memory's rows need not be in order
-    columns = [range(b, b + n) for b, n in zip(begins, lengths, strict=True)]
-    asked, wanted = [], []
-    for number, (row, text, begin) in enumerate(zip(order, texts, begins, strict=True)):
+    wanted = []
+    for row, text, begin in zip(order, texts, begins, strict=True):
         own = [(k[row], v[row]) for k, v in doubles]
-        states, which = trunk.read(text, begin, own), case.draw(0, len(text) - 1)
-        asked += [number if i == which else -1 for i in range(len(text))]
-        wanted.append(states[which])
+        nothing = torch.zeros(trunk.width, dtype=torch.float64)
+        wanted.append(trunk.read(text, begin, own)[-1] if len(text) else nothing)
     weights, kept = trunk.weights(caches)
     if case.draw(0, 3) == 0:  # nothing is done with what has no place
         bad = torch.cat(texts).index_fill(0, torch.tensor([0]), trunk.vocabulary)
         before = [k.clone() for k, _ in caches]
         try:
-            _step(case, weights, bad, order, columns, asked, lengths)
+            _step(case, weights, bad, order, begins, lengths)
         except IndexError:
             assert all(torch.equal(k, b) for (k, _), b in zip(caches, before, strict=True))
         else:
             raise AssertionError("a token that is none was read")
-    found = _step(case, weights, torch.cat(texts), order, columns, asked, lengths)
+    found = _step(case, weights, torch.cat(texts), order, begins, lengths)
     case.agree(found, torch.stack(wanted), 2e-3)
     for ours, theirs in zip(caches, doubles, strict=True):
         for a, b in zip(ours, theirs, strict=True):
@@ -409,16 +408,13 @@ def reading(case: Case) -> None:
 
 
 def _step(
-    case: Case, weights: TrunkWeights, tokens: Tensor, order: list[int], columns: list[range],
-    asked: list[int], lengths: list[int],
-) -> Tensor:  # fmt: skip
-    rows = case.ids(*(row for row, n in zip(order, lengths, strict=True) for _ in range(n)))
-    places = case.ids(*(c for own in columns for c in own))
+    case: Case, weights: TrunkWeights, tokens: Tensor, order: list[int], begins: list[int], lengths: list[int]
+) -> Tensor:
+    at = [0, *itertools.accumulate(lengths)][:-1]
+    ends = [begin + length for begin, length in zip(begins, lengths, strict=True)]
+    given = weights, case.ids(*tokens.tolist()), case.ids(*order), case.ids(*begins)
     ones = set(lengths) == {1} and case.draw(0, 1)
-    begins = None if ones else case.ids(0, *itertools.accumulate(lengths))
-    return case.kernels.step(
-        weights, case.ids(*tokens.tolist()), rows, places, case.ids(*asked), begins=begins
-    )
+    return case.kernels.step(*given, *(() if ones else (case.ids(*ends), case.ids(*at))))
 
 
 CALLS = [product, elementwise, norms, rotations, attention, draws, reading]

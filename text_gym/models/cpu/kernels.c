@@ -478,85 +478,111 @@ static void product(const trunk *t, const float *x, int64_t down, const void *pa
         multiply(x, down, 1, panels, out, from, of_from, rows, inputs, outputs);
 }
 
-/* Read `n` tokens through a trunk, those of a row in their order.
+/* Read up to SOME tokens through a trunk, those of a row in their order.
  *
  * The state of token i goes to out[asked[i]], rows of `width`; if that is negative, nowhere. `scratch` has room
  * for `scratch_size` floats. */
 static void read_tokens(const trunk *t, places p, const int64_t *tokens, const int64_t *asked, float *out,
-                        float *scratch, int64_t n) {
-    int64_t width = t->width, inner = t->inner, which[SOME];
+                        float *scratch, int64_t some) {
+    int64_t width = t->width, inner = t->inner, queries = some, which[SOME];
     int64_t of_heads = t->heads * t->size, of_qkv = of_heads + 2 * t->groups * t->size;
     int64_t of_u = t->activation == GELU ? inner : 2 * inner;
     const layer *end = t->layers + t->count;
-    for (; n > 0; n -= SOME, tokens += SOME, asked += SOME, p.rows += SOME, p.columns += SOME) {
-        int64_t some = n < SOME ? n : SOME, queries = some;
-        float *x = scratch, *h = x + some * width, *qkv = h + some * more(width, of_heads), *u = qkv + some * of_qkv;
-        float *weights = u + some * of_u, *spare = weights + padded(t->room, STRIP);
-        const float *bias = 0;
-        for (int64_t i = 0; i < some; i++) {
-            const float *token = t->embedding + tokens[i] * width, *position = t->positions + p.columns[i] * width;
-            which[i] = i;
-            if (t->positions)
+    float *x = scratch, *h = x + some * width, *qkv = h + some * more(width, of_heads), *u = qkv + some * of_qkv;
+    float *weights = u + some * of_u, *spare = weights + padded(t->room, STRIP);
+    const float *bias = 0;
+    for (int64_t i = 0; i < some; i++) {
+        const float *token = t->embedding + tokens[i] * width, *position = t->positions + p.columns[i] * width;
+        which[i] = i;
+        if (t->positions)
 #pragma omp simd
-                for (int64_t j = 0; j < width; j++) x[i * width + j] = token[j] + position[j];
-            else
+            for (int64_t j = 0; j < width; j++) x[i * width + j] = token[j] + position[j];
+        else
 #pragma omp simd
-                for (int64_t j = 0; j < width; j++) x[i * width + j] = token[j] * t->embedding_scale;
-        }
-        for (const layer *l = t->layers; l < end; l++) {
-            add_and_norm(x, bias, l->gain_1, l->offset_1, h, some, width, l->epsilon_1);
-            product(t, h, width, l->qkv, qkv, l->qkv_bias, 0, spare, some, width, of_qkv);
-            if (l->cosines || l->of_queries) place(t, l, &p, qkv, some);
-            remember(&p, qkv, l->keys, l->values, some);
-            if (l == end - 1) { /* only what is asked for goes on */
-                queries = 0;
-                for (int64_t i = 0; i < some; i++)
-                    if (asked[i] >= 0) {
-                        if (queries < i) memcpy(x + queries * width, x + i * width, width * sizeof *x);
-                        which[queries++] = i;
-                    }
-            }
-            for (int64_t i = 0; i < queries; i++)
-                attend(&p, which[i], qkv + which[i] * of_qkv, l->keys, l->values, h + i * of_heads, weights, l->scale);
-            product(t, h, of_heads, l->projection, x, x, width, spare, queries, of_heads, width);
-            add_and_norm(x, l->projection_bias, l->gain_2, l->offset_2, h, queries, width, l->epsilon_2);
-            product(t, h, width, l->up, u, l->up_bias, 0, spare, queries, width, of_u);
-            if (t->activation == GELU)
-                gelu(u, u, queries * inner);
-            else
-                close_gates(u, queries, inner, t->activation);
-            product(t, u, of_u, l->down, x, x, width, spare, queries, inner, width);
-            bias = l->down_bias;
+            for (int64_t j = 0; j < width; j++) x[i * width + j] = token[j] * t->embedding_scale;
+    }
+    for (const layer *l = t->layers; l < end; l++) {
+        add_and_norm(x, bias, l->gain_1, l->offset_1, h, some, width, l->epsilon_1);
+        product(t, h, width, l->qkv, qkv, l->qkv_bias, 0, spare, some, width, of_qkv);
+        if (l->cosines || l->of_queries) place(t, l, &p, qkv, some);
+        remember(&p, qkv, l->keys, l->values, some);
+        if (l == end - 1) { /* only what is asked for goes on */
+            queries = 0;
+            for (int64_t i = 0; i < some; i++)
+                if (asked[i] >= 0) {
+                    if (queries < i) memcpy(x + queries * width, x + i * width, width * sizeof *x);
+                    which[queries++] = i;
+                }
         }
         for (int64_t i = 0; i < queries; i++)
-            add_and_norm(x + i * width, bias, t->gain, t->offset, out + asked[which[i]] * width, 1, width, t->epsilon);
+            attend(&p, which[i], qkv + which[i] * of_qkv, l->keys, l->values, h + i * of_heads, weights, l->scale);
+        product(t, h, of_heads, l->projection, x, x, width, spare, queries, of_heads, width);
+        add_and_norm(x, l->projection_bias, l->gain_2, l->offset_2, h, queries, width, l->epsilon_2);
+        product(t, h, width, l->up, u, l->up_bias, 0, spare, queries, width, of_u);
+        if (t->activation == GELU)
+            gelu(u, u, queries * inner);
+        else
+            close_gates(u, queries, inner, t->activation);
+        product(t, u, of_u, l->down, x, x, width, spare, queries, inner, width);
+        bias = l->down_bias;
     }
+    for (int64_t i = 0; i < queries; i++)
+        add_and_norm(x + i * width, bias, t->gain, t->offset, out + asked[which[i]] * width, 1, width, t->epsilon);
 }
 
-/* Floats that `step` needs for each thread, to read `n` tokens. */
-int64_t scratch_size(const trunk *t, int64_t n) {
-    int64_t of_heads = t->heads * t->size, of_qkv = of_heads + 2 * t->groups * t->size;
+/* Texts that go on: text i has new tokens at[i], at[i] + 1, … of `tokens`, for the columns from firsts[i] to before
+ * ends[i] of row rows[i] of the memory. Without `ends`, each has one, which is number i. */
+typedef struct {
+    const int64_t *tokens, *at, *rows, *firsts, *ends;
+} texts_read;
+
+static int64_t end_of(const texts_read *r, int64_t i) { return r->ends ? r->ends[i] : r->firsts[i] + 1; }
+
+static int64_t token_of(const texts_read *r, int64_t i, int64_t column) {
+    return r->tokens[(r->ends ? r->at[i] : i) + column - r->firsts[i]];
+}
+
+/* Read what is new of the texts from number `i` to before `stop`; the state of text i's last token goes to out[i],
+ * zeros if nothing is new of it. */
+static void read_texts(const trunk *t, const texts_read *r, int64_t i, int64_t stop, float *out, float *scratch) {
+    int64_t tokens[SOME], rows[SOME], columns[SOME], asked[SOME], n = 0;
+    const places p = {rows, columns, t->heads, t->groups, t->size, t->room};
+    for (; i < stop; i++) {
+        if (end_of(r, i) <= r->firsts[i]) memset(out + i * t->width, 0, t->width * sizeof *out);
+        for (int64_t column = r->firsts[i]; column < end_of(r, i); column++) {
+            tokens[n] = token_of(r, i, column), rows[n] = r->rows[i], columns[n] = column;
+            asked[n++] = column + 1 < end_of(r, i) ? -1 : i;
+            if (n == SOME) read_tokens(t, p, tokens, asked, out, scratch, n), n = 0;
+        }
+    }
+    if (n) read_tokens(t, p, tokens, asked, out, scratch, n);
+}
+
+/* Floats that `step` needs for each thread, to read such texts. */
+int64_t scratch_size(const trunk *t, const int64_t *firsts, const int64_t *ends, int64_t texts) {
+    int64_t of_heads = t->heads * t->size, of_qkv = of_heads + 2 * t->groups * t->size, n = ends ? 0 : texts;
+    for (int64_t i = 0; ends && i < texts && n < SOME; i++) n += more(ends[i] - firsts[i], 0);
     int64_t of_token = t->width + more(t->width, of_heads) + of_qkv + (t->activation == GELU ? 1 : 2) * t->inner;
     int64_t spare = t->int8 ? int8_scratch(n, more(more(t->width, of_heads), t->inner)) / sizeof(float) : 0;
     return (n < SOME ? n : SOME) * of_token + padded(t->room, STRIP) + spare;
 }
 
-/* Read tokens of `texts` rows, which begin at the tokens begins[0] to begins[texts]; or one of each, without that.
+/* Read on in `texts` texts, as `texts_read` and `read_texts` have it.
  *
  * `scratch` has `of_scratch` floats for each thread. Returns 1, having done nothing, where a token is none of
  * the vocabulary, or a column none of the context. */
-int step(const trunk *t, const int64_t *tokens, const int64_t *rows, const int64_t *columns, const int64_t *asked,
-         float *out, float *scratch, int64_t of_scratch, const int64_t *begins, int64_t texts) {
-    for (int64_t i = 0; i < (begins ? begins[texts] : texts); i++)
-        if (tokens[i] < 0 || tokens[i] >= t->vocabulary || columns[i] < 0 || columns[i] >= t->context) return 1;
+int step(const trunk *t, const int64_t *tokens, const int64_t *at, const int64_t *rows, const int64_t *firsts,
+         const int64_t *ends, float *out, float *scratch, int64_t of_scratch, int64_t texts) {
+    const texts_read r = {tokens, at, rows, firsts, ends};
+    for (int64_t i = 0; i < texts; i++) {
+        if (firsts[i] < 0 || end_of(&r, i) > t->context) return 1;
+        for (int64_t column = firsts[i]; column < end_of(&r, i); column++)
+            if (token_of(&r, i, column) < 0 || token_of(&r, i, column) >= t->vocabulary) return 1;
+    }
     const int64_t parts = parts_of(texts, FEW_ROWS);
 #pragma omp parallel for num_threads(team) if (parts > 1)
-    for (int64_t part = 0; part < parts; part++) {
-        int64_t begin = texts * part / parts, end = texts * (part + 1) / parts;
-        if (begins) begin = begins[begin], end = begins[end];
-        places p = {rows + begin, columns + begin, t->heads, t->groups, t->size, t->room};
-        read_tokens(t, p, tokens + begin, asked + begin, out, scratch + part * of_scratch, end - begin);
-    }
+    for (int64_t part = 0; part < parts; part++)
+        read_texts(t, &r, texts * part / parts, texts * (part + 1) / parts, out, scratch + part * of_scratch);
     return 0;
 }
 

@@ -110,8 +110,8 @@ class Kernels:
         self.threads = function("shared", result=_NUMBER)  # the calling thread's work is divided among
         self.int8 = Int8Kernels(library, self.threads)
         texts, trunk = ctypes.POINTER(Texts), ctypes.POINTER(TrunkWeights)
-        self._scratch = function("scratch_size", trunk, _NUMBER, result=_NUMBER)
-        self._step = function("step", trunk, *[_POINTER] * 6, _NUMBER, _POINTER, _NUMBER, result=ctypes.c_int)
+        self._scratch = function("scratch_size", trunk, *[_POINTER] * 2, _NUMBER, result=_NUMBER)
+        self._step = function("step", trunk, *[_POINTER] * 7, *[_NUMBER] * 2, result=ctypes.c_int)
         self._pack = function("pack", _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _NUMBER)
         self._multiply = function("multiply", _POINTER, _NUMBER, _NUMBER, *[_POINTER] * 3, *[_NUMBER] * 4)
         self._draw = function("draw", *[_POINTER] * 5, _NUMBER, _NUMBER)
@@ -184,35 +184,34 @@ class Kernels:
         trunk: TrunkWeights,
         tokens: Tensor,
         rows: Tensor,
-        columns: Tensor,
-        asked: Tensor,
-        *,
-        begins: Tensor | None = None,
+        firsts: Tensor,
+        ends: Tensor | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
-        """Read tokens through a trunk.
+        """Read on in texts through a trunk.
 
         Args:
             trunk: With matrices in `Panels`, and keys and values `(…, groups, room, size)` to write to.
-            tokens: `(n,)` int64; those of the same row follow each other, in their order.
-            rows: `(n,)` int64, where their keys and values go …
-            columns: … `(n,)` int64.
-            asked: `(n,)` int64, which of the states a token's is to be, or -1: none.
-            begins: `(m + 1,)` int64, where the tokens of each row begin, and where those of the last one end;
-                each has one if it is left out.
+            tokens: int64; of any shape, contiguous.
+            rows: `(n,)` int64, where the keys and values of each text go, …
+            firsts: … `(n,)` int64, from which column on, …
+            ends: … `(n,)` int64, and before which one; each text has one new token, `tokens[i]`, if it is
+                left out.
+            at: `(n,)` int64, where the new tokens of each text begin in `tokens`, flat; given with `ends`.
 
         Returns:
-            `(m, D)` states, of which those that were not asked for hold anything.
+            `(n, D)` states of each text's last token, zeros where none is new.
 
         Raises:
             IndexError: A token or a position is none of those that have an embedding, or a column.
         """
-        texts = len(tokens) if begins is None else len(begins) - 1
+        texts = len(rows)
         out = torch.empty(texts, trunk.width)
-        size = self._scratch(trunk, len(tokens))
+        borders = firsts.data_ptr(), None if ends is None else ends.data_ptr()
+        size = self._scratch(trunk, *borders, texts)
         scratch = torch.empty(self.threads(), size)
-        memory = (x.data_ptr() for x in (tokens, rows, columns, asked, out, scratch))
-        start = None if begins is None else begins.data_ptr()
-        if self._step(trunk, *memory, size, start, texts):
+        given = tokens.data_ptr(), None if at is None else at.data_ptr(), rows.data_ptr()
+        if self._step(trunk, *given, *borders, out.data_ptr(), scratch.data_ptr(), size, texts):
             limits = trunk.vocabulary, trunk.context
             raise IndexError("a token is not below {}, or its position not below {}".format(*limits))
         return out
