@@ -6,6 +6,7 @@ from .mutant import Mutant
 
 _WORLD, _TOGETHER = "text_gym/models/world.py", "agents/sampling/together.py"
 _OF_WORLD = "tests/models/test_world.py::test_"
+_OF_SHARES = "tests/agents/training/test_together.py::test_"
 _EQUAL = (_OF_WORLD + "two_processes_learn_what_one_does",)
 
 MUTANTS = [
@@ -57,7 +58,7 @@ MUTANTS = [
         "agents/training/together.py",
         "(12 * config.hidden_size + 6 * ends) + head)",
         "(12 * config.hidden_size + 6 * ends))",
-        ("tests/agents/training/test_together.py::test_",),
+        (_OF_SHARES + "rows_are_shared_out_by_the_work_of_blocks_attention_and_output_layer",),
     ),
     Mutant(
         "reference-known-for-own-rows-only",
