@@ -324,6 +324,7 @@ enum { HALF = 8, ROWS = 6 };
 enum { HALF = 4, ROWS = 6 };
 #endif
 enum { WIDE = 2 * HALF, BLOCK = 128, DEEP = 1024, SOME = 256, TURNED = 64 };
+enum { BLOCK_SPACE = (BLOCK + ROWS - 1) / ROWS * ROWS };
 typedef float half __attribute__((vector_size(4 * HALF), aligned(4)));
 
 int64_t panel_width(void) { return WIDE; }
@@ -377,6 +378,19 @@ static inline __attribute__((always_inline)) void tile(
     }
 }
 
+/* Copy x (rows, inputs), whose rows are not contiguous, to (rows / ROWS, inputs, ROWS): far strides miss the cache. */
+static void straighten(const float *x, int64_t down, int64_t right, float *out, int64_t rows, int64_t inputs) {
+    for (int64_t k = 0; k < inputs; k++)
+        for (int64_t i = 0; i < rows; i += ROWS) {
+            float *to = out + i * inputs + k * ROWS;
+            const float *from = x + i * down + k * right;
+            if (down == 1 && rows - i >= ROWS)
+                memcpy(to, from, ROWS * sizeof *to);
+            else
+                for (int64_t j = 0; j < ROWS && i + j < rows; j++) to[j] = from[j * down];
+        }
+}
+
 /* out (rows, outputs) = x (rows, inputs) · panels + `from`, if there is such.
  *
  * Elements of x are `down` floats apart in a column and `right` in a row; rows of `from` are `of_from` apart,
@@ -386,20 +400,21 @@ static void multiply_rows(const float *x, int64_t down, int64_t right, const flo
     for (int64_t i = 0; inputs == 0 && i < rows; i++) /* a sum of nothing */
         for (int64_t j = 0; j < outputs; j++) out[i * outputs + j] = from ? from[i * of_from + j] : 0;
     for (int64_t k = 0; k < inputs; k += DEEP, from = out, of_from = outputs)
-        for (int64_t first = 0; first < rows; first += BLOCK)
+        for (int64_t first = 0; first < rows; first += BLOCK) {
+            static _Thread_local float straight[BLOCK_SPACE * DEEP];
+            int64_t end = first + BLOCK < rows ? first + BLOCK : rows, deep = inputs - k < DEEP ? inputs - k : DEEP;
+            if (right != 1) straighten(x + first * down + k * right, down, right, straight, end - first, deep);
             for (int64_t j = 0; j < outputs; j += WIDE) {
-                int64_t end = first + BLOCK < rows ? first + BLOCK : rows, i = first;
-                int64_t deep = inputs - k < DEEP ? inputs - k : DEEP;
-                int64_t columns = outputs - j < WIDE ? outputs - j : WIDE;
-#define TILE(n, right)                                                                                         \
-    tile(x + i * down + k * right, down, right, panels + j * inputs + k * WIDE, out + i * outputs + j, outputs, \
+                int64_t columns = outputs - j < WIDE ? outputs - j : WIDE, i = first;
+#define TILE(x, down, right, n)                                                                        \
+    tile(x, down, right, panels + j * inputs + k * WIDE, out + i * outputs + j, outputs,               \
          from ? from + i * of_from + j : 0, of_from, deep, n, columns)
-#define TILES(n)                                                                                               \
-    for (; i + n <= end; i += n)                                                                               \
-        if (right == 1)                                                                                        \
-            TILE(n, 1);                                                                                        \
-        else                                                                                                   \
-            TILE(n, right);
+#define TILES(n)                                                                                       \
+    for (; i + n <= end; i += n)                                                                       \
+        if (right == 1)                                                                                \
+            TILE(x + i * down + k, down, 1, n);                                                        \
+        else                                                                                           \
+            TILE(straight + (i - first) / ROWS * deep * ROWS + (i - first) % ROWS, 1, ROWS, n);
                 TILES(ROWS)
                 TILES(4)
                 TILES(2)
@@ -407,6 +422,7 @@ static void multiply_rows(const float *x, int64_t down, int64_t right, const flo
 #undef TILES
 #undef TILE
             }
+        }
 }
 
 /* The same, on several threads. */
