@@ -152,7 +152,7 @@ class _Embedding(torch.autograd.Function):
             return of_weight, None
         if of_weight is None:  # otherwise the output layer has weights of its own
             of_weight = of_rows.new_zeros(ctx.shape)
-        return of_weight.index_add_(0, tokens.flatten(), of_rows.flatten(0, -2)), None
+        return of_weight.index_add_(0, tokens.flatten(), of_rows.flatten(0, 1)), None
 
 
 embed: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = _Embedding.apply  # of weights and tokens

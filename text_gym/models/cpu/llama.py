@@ -1,6 +1,7 @@
 """The Llama family's arithmetic written out: RMSNorm, RoPE, grouped-query attention, gated perceptrons.
 
-Llama, Mistral, Qwen2, Qwen3, Gemma (the first) and SmolLM3 are one architecture with a few switches.
+Llama, Mistral, Qwen2, Qwen3, Gemma (the first) and SmolLM3 are one architecture with a few switches. An update
+reads texts without padding, and a prompt once that several of them share (`packing`).
 """
 
 from __future__ import annotations
@@ -183,7 +184,8 @@ def llama_states(trunk: Any, tokens: Tensor, starts: Tensor, lengths: Tensor) ->
     everywhere, drawn = (packed.texts(which, *shape) for which in (packed.everywhere, packed.drawn))
     attend = partial(attend_by_kernels, _kernels(trunk.embed_tokens.weight))
 
-    x, weight = embed(trunk.embed_tokens.weight, packed.tokens)
+    embedded, weight = embed(trunk.embed_tokens.weight, packed.tokens[None])
+    x = embedded[0]
     if hasattr(trunk.embed_tokens, "embed_scale"):
         x = x * trunk.embed_tokens.embed_scale
     for layer in layers:

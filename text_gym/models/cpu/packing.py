@@ -38,7 +38,7 @@ class Packed(NamedTuple):
         everywhere: Each token's query.
         drawn: The queries of the tokens before those that were drawn: the prompts' last ones, and all others.
         asked: `(m,)`, the latter's places among `tokens`.
-        states: `(N,)`, for each token that was drawn, row by row, the one of the `m` queries that it comes from.
+        states: `(N,)`, row by row, which of the `m` queries each token that was drawn comes from.
     """
 
     tokens: Tensor
@@ -66,9 +66,9 @@ class Packed(NamedTuple):
 def pack_texts(tokens: Tensor, starts: Tensor, lengths: Tensor) -> Packed:
     """Lay texts out for one pass that is to say how likely each completion's tokens were.
 
-    Rows whose prompts are equal form a tree: the prompt is read once, and each completion looks back at it. That
-    is the same arithmetic, since what a token's state depends on stands before it. Of a completion's last token
-    no state is needed.
+    Rows whose prompts are equal form a tree: the prompt is read once, and each completion looks back at it.
+    That is the same arithmetic, since a token's state depends only on what stands before it. A completion's
+    last token is left out, since nobody needs its state.
 
     Args:
         tokens: `(B, S)` int64 on the host, right-padded; `S` is at least the largest `P + T - 1`.
@@ -118,5 +118,5 @@ def pack_texts(tokens: Tensor, starts: Tensor, lengths: Tensor) -> Packed:
 
 
 def _each(firsts: IntArray, counts: IntArray) -> IntArray:
-    """Count up from each of some numbers, `(n,)`: so many of them, one after the other, `(sum of counts,)`."""
+    """Count up from each of `(n,)` numbers, so many steps each, and join what comes: `(sum of counts,)`."""
     return np.arange(counts.sum()) + np.repeat(firsts - counts.cumsum() + counts, counts)
