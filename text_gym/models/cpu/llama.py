@@ -1,7 +1,7 @@
 """The Llama family's arithmetic written out: RMSNorm, RoPE, grouped-query attention, gated perceptrons.
 
-Llama, Mistral, Qwen2, Qwen3, Gemma (the first) and SmolLM3 are one architecture with a few switches. An update
-reads texts without padding, and a prompt once that several of them share (`packing`).
+Llama, Mistral, Qwen2, Qwen3, Gemma (the first) and SmolLM3 are one architecture with a few switches. An
+update reads texts without padding, and a prompt once that several of them share (`packing`).
 """
 
 from __future__ import annotations
