@@ -119,4 +119,5 @@ def pack_texts(tokens: Tensor, starts: Tensor, lengths: Tensor) -> Packed:
 
 def _each(firsts: IntArray, counts: IntArray) -> IntArray:
     """Count up from each of `(n,)` numbers, so many steps each, and join what comes: `(sum of counts,)`."""
-    return np.arange(counts.sum()) + np.repeat(firsts - counts.cumsum() + counts, counts)
+    each: IntArray = np.arange(counts.sum()) + np.repeat(firsts - counts.cumsum() + counts, counts)
+    return each
