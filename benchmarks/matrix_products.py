@@ -56,7 +56,7 @@ class Products(TorchDispatchMode):
     """Notes the factors of each of PyTorch's matrix products."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.factors: list[tuple[Tensor, Tensor]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -78,7 +78,7 @@ def minibatch(shape: str) -> Callable[[], None]:
 
     def update() -> None:
         policy.zero_grad(set_to_none=True)
-        policy.evaluate(rows, starts, lengths).log_probs.sum().backward()  # type: ignore[no-untyped-call]
+        policy.evaluate(rows, starts, lengths).log_probs.sum().backward()
 
     return update
 
