@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from text_gym.models.cpu import kernels as module
 from text_gym.models.cpu.kernel_cache import ACTIVATIONS
 from text_gym.models.cpu.kernels import Kernels, LayerWeights, Texts, TrunkWeights
+from text_gym.models.cpu.packing import pack_texts
 
 Draw = Callable[[int, int], int]  # an integer from the first number to the second
 GUARD = 48  # elements before and behind what is handed out
@@ -239,6 +240,41 @@ def attention(case: Case) -> None:
         case.agree(ours, theirs, 1e-4)
 
 
+def trees(case: Case) -> None:
+    """Attention of texts of which some begin alike, with heads of keys that several heads share."""
+    groups, sharing, size = case.draw(1, 2), case.draw(1, 3), max(1, case.size(8, 16, 24, 32))
+    rows, width = case.draw(1, 5), 18
+    starts = torch.tensor([(3, 9)[case.draw(0, 1)] for _ in range(rows)])
+    lengths = torch.tensor([case.draw(0, width - 9) for _ in range(rows)])
+    tokens = torch.zeros(rows, width, dtype=torch.int64)
+    tokens[:, 9:] = torch.arange(rows)[:, None]
+    packed = pack_texts(tokens, starts, lengths)
+    about = packed.texts(packed.everywhere, groups * sharing, groups, size, 0.3)
+    n = len(packed.tokens)
+    q, kv, slope = (case.floats(n, k * size) for k in (groups * sharing, 2 * groups, groups * sharing))
+    doubles = [x.double().requires_grad_() for x in (q, kv)]
+    a = doubles[0].view(n, groups, sharing, size)
+    b, c = (x.reshape(n, groups, size) for x in doubles[1].chunk(2, 1))
+    places, borders = (x.tolist() for x in packed.trees)
+    counts, wanted = packed.everywhere.counts.tolist(), torch.zeros(n, groups, sharing, size).double()
+    for first, end in itertools.pairwise(borders):
+        for segment in range(first, end):
+            own = [*range(places[segment], places[segment] + counts[segment])]
+            before = [] if segment == first else [*range(places[first], places[first] + counts[first])]
+            later = torch.arange(len(before + own)) > torch.arange(len(own))[:, None] + len(before)
+            weights = torch.einsum("qgsd,kgd->gsqk", a[own], b[before + own]) * 0.3
+            weights = weights.masked_fill(later, -math.inf).softmax(-1)
+            wanted[own] = torch.einsum("gsqk,kgd->qgsd", weights, c[before + own])
+    wanted = wanted.view(n, -1)
+    out, log_sums = case.kernels.attention(about, q, *kv.chunk(2, 1))
+    case.agree(out, wanted.detach())
+    found = case.guards.new(*q.shape), case.guards.new(*kv.shape)
+    of = found[0], *found[1].chunk(2, 1)
+    case.kernels.attention_backward(about, (q, *kv.chunk(2, 1)), log_sums, slope, of)
+    for ours, theirs in zip(found, torch.autograd.grad(wanted, doubles, slope.double()), strict=True):
+        case.agree(ours, theirs, 1e-4)
+
+
 def draws(case: Case) -> None:
     """Tokens drawn from a softmax by inverting its distribution."""
     rows, width = case.size(16, 33), max(1, case.size(64, 128, 500))
@@ -417,7 +453,7 @@ def _step(
     return case.kernels.step(*given, *(() if ones else (case.ids(*ends), case.ids(*at))))
 
 
-CALLS = [product, elementwise, norms, rotations, attention, draws, reading]
+CALLS = [product, elementwise, norms, rotations, attention, trees, draws, reading]
 
 
 def call(kernels: Kernels, draw: Draw, guards: Guards) -> None:

@@ -324,6 +324,7 @@ enum { HALF = 8, ROWS = 6 };
 enum { HALF = 4, ROWS = 6 };
 #endif
 enum { WIDE = 2 * HALF, BLOCK = 128, DEEP = 1024, SOME = 256, TURNED = 64 };
+enum { BLOCK_SPACE = (BLOCK + ROWS - 1) / ROWS * ROWS };
 typedef float half __attribute__((vector_size(4 * HALF), aligned(4)));
 
 int64_t panel_width(void) { return WIDE; }
@@ -377,6 +378,19 @@ static inline __attribute__((always_inline)) void tile(
     }
 }
 
+/* Copy x (rows, inputs), whose rows are not contiguous, to (rows / ROWS, inputs, ROWS): far strides miss the cache. */
+static void straighten(const float *x, int64_t down, int64_t right, float *out, int64_t rows, int64_t inputs) {
+    for (int64_t k = 0; k < inputs; k++)
+        for (int64_t i = 0; i < rows; i += ROWS) {
+            float *to = out + i * inputs + k * ROWS;
+            const float *from = x + i * down + k * right;
+            if (down == 1 && rows - i >= ROWS)
+                memcpy(to, from, ROWS * sizeof *to);
+            else
+                for (int64_t j = 0; j < ROWS && i + j < rows; j++) to[j] = from[j * down];
+        }
+}
+
 /* out (rows, outputs) = x (rows, inputs) · panels + `from`, if there is such.
  *
  * Elements of x are `down` floats apart in a column and `right` in a row; rows of `from` are `of_from` apart,
@@ -386,20 +400,21 @@ static void multiply_rows(const float *x, int64_t down, int64_t right, const flo
     for (int64_t i = 0; inputs == 0 && i < rows; i++) /* a sum of nothing */
         for (int64_t j = 0; j < outputs; j++) out[i * outputs + j] = from ? from[i * of_from + j] : 0;
     for (int64_t k = 0; k < inputs; k += DEEP, from = out, of_from = outputs)
-        for (int64_t first = 0; first < rows; first += BLOCK)
+        for (int64_t first = 0; first < rows; first += BLOCK) {
+            static _Thread_local float straight[BLOCK_SPACE * DEEP];
+            int64_t end = first + BLOCK < rows ? first + BLOCK : rows, deep = inputs - k < DEEP ? inputs - k : DEEP;
+            if (right != 1) straighten(x + first * down + k * right, down, right, straight, end - first, deep);
             for (int64_t j = 0; j < outputs; j += WIDE) {
-                int64_t end = first + BLOCK < rows ? first + BLOCK : rows, i = first;
-                int64_t deep = inputs - k < DEEP ? inputs - k : DEEP;
-                int64_t columns = outputs - j < WIDE ? outputs - j : WIDE;
-#define TILE(n, right)                                                                                         \
-    tile(x + i * down + k * right, down, right, panels + j * inputs + k * WIDE, out + i * outputs + j, outputs, \
+                int64_t columns = outputs - j < WIDE ? outputs - j : WIDE, i = first;
+#define TILE(x, down, right, n)                                                                        \
+    tile(x, down, right, panels + j * inputs + k * WIDE, out + i * outputs + j, outputs,               \
          from ? from + i * of_from + j : 0, of_from, deep, n, columns)
-#define TILES(n)                                                                                               \
-    for (; i + n <= end; i += n)                                                                               \
-        if (right == 1)                                                                                        \
-            TILE(n, 1);                                                                                        \
-        else                                                                                                   \
-            TILE(n, right);
+#define TILES(n)                                                                                       \
+    for (; i + n <= end; i += n)                                                                       \
+        if (right == 1)                                                                                \
+            TILE(x + i * down + k, down, 1, n);                                                        \
+        else                                                                                           \
+            TILE(straight + (i - first) / ROWS * deep * ROWS + (i - first) % ROWS, 1, ROWS, n);
                 TILES(ROWS)
                 TILES(4)
                 TILES(2)
@@ -407,6 +422,7 @@ static void multiply_rows(const float *x, int64_t down, int64_t right, const flo
 #undef TILES
 #undef TILE
             }
+        }
 }
 
 /* The same, on several threads. */
@@ -587,29 +603,41 @@ int step(const trunk *t, const int64_t *tokens, const int64_t *at, const int64_t
 }
 
 /* Attention in batches of texts. Eight queries at a time meet some keys, or some numbers of a value. */
-enum { QUERIES = 8, LANES = HALF < 8 ? HALF : 8 };
+enum { QUERIES = 8, LANES = HALF };
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4)));
 
-/* Where the queries, keys and values of texts are; a token's numbers are `heads · size` floats in a row.
+/* Where the queries, keys and values of texts are; of a token, queries are `heads · size` floats in a row, and keys
+ * and values are `groups · size`: several heads of queries may share those of a group.
  *
- * Row i has counts[i] queries, from query begins[i] on, the first of which looks at keys 0 to firsts[i] and
- * each further one at one key more; its keys and values are tokens i · tokens to (i + 1) · tokens - 1. */
+ * Texts that begin alike are a tree, whose segments are trees[i] to trees[i + 1] - 1: first what they share, then what
+ * each of them goes on with; a text of its own is a tree of one segment. Segment s has counts[s] queries, from query
+ * begins[s] on, the first of which looks at keys 0 to firsts[s] and each further one at one key more. Those are the
+ * first segment's keys, then its own ones, which are tokens from places[s] on. */
 typedef struct {
-    const int64_t *begins, *counts, *firsts;
-    int64_t rows, tokens, heads, size;
+    const int64_t *begins, *counts, *firsts, *places, *trees;
+    int64_t count, tokens, heads, groups, size; /* trees; most keys of a text */
     int64_t of_query, of_key; /* floats from a token to the next */
     float scale;
 } texts;
 
-/* The `n` tokens at x as (m, wide), and as (size, m) if `turned` is given; beyond them there is 0. */
-static void gather(const float *x, int64_t stride, int64_t n, int64_t m, int64_t size, float *plain,
-                   float *turned) {
-    int64_t wide = padded(size, LANES);
-    memset(plain, 0, m * wide * sizeof *plain);
-    for (int64_t j = 0; j < n; j++) memcpy(plain + j * wide, x + j * stride, size * sizeof *plain);
+/* The tokens `begin` to `end` - 1, of which x is the first, as rows of (m, wide), and as columns of (size, m) if
+ * `turned` is given; beyond them, up to a whole `unit`, there is 0. */
+static void gather(const float *x, int64_t stride, int64_t begin, int64_t end, int64_t unit, int64_t m, int64_t size,
+                   float *plain, float *turned) {
+    int64_t wide = padded(size, LANES), whole = padded(end, unit);
+    memset(plain + begin * wide, 0, (whole - begin) * wide * sizeof *plain);
+    for (int64_t j = begin; j < end; j++) memcpy(plain + j * wide, x + (j - begin) * stride, size * sizeof *plain);
     if (turned)
         for (int64_t d = 0; d < size; d++)
-            for (int64_t j = 0; j < m; j++) turned[d * m + j] = plain[j * wide + d];
+            for (int64_t j = begin; j < whole; j++) turned[d * m + j] = plain[j * wide + d];
+}
+
+/* Most keys of a text of tree `i`, in whole strips, and how many of them its texts share. */
+static int64_t keys_of_tree(const texts *t, int64_t i, int64_t *shared) {
+    int64_t most = 0, first = t->trees[i];
+    for (int64_t s = first; s < t->trees[i + 1]; s++) most = more(most, t->firsts[s] + t->counts[s]);
+    *shared = t->firsts[first] + t->counts[first];
+    return padded(most, STRIP);
 }
 
 /* out (QUERIES, m) = x (QUERIES, wide) · turned (size, m), of the first `n` columns or a few more. */
@@ -661,34 +689,38 @@ static void scatter(const float *x, int64_t wide, float *out, int64_t stride, in
 void attention(const texts *t, const float *q, const float *k, const float *v, float *out, float *log_sums,
                float *scratch, int64_t of_scratch) {
     int64_t wide = padded(t->size, LANES), most = padded(t->tokens, STRIP), width = t->heads * t->size;
-    const int64_t parts = parts_of(t->rows * t->heads, FEW_ROWS / 4);
+    const int64_t units = t->count * t->groups, parts = parts_of(units, FEW_ROWS / 4), sharing = t->heads / t->groups;
 #pragma omp parallel for num_threads(team) if (parts > 1)
     for (int64_t part = 0; part < parts; part++) {
-        int64_t begin = t->rows * t->heads * part / parts, end = t->rows * t->heads * (part + 1) / parts;
         float *plain = scratch + part * of_scratch, *turned = plain + most * wide, *values = turned + most * wide;
         float *weights = values + most * wide, *some = weights + QUERIES * most, *mixed = some + QUERIES * wide;
-        for (int64_t unit = begin; unit < end; unit++) {
-            int64_t r = unit / t->heads, h = unit % t->heads;
-            int64_t keys = t->firsts[r] + t->counts[r], m = padded(keys, STRIP);
-            int64_t key = r * t->tokens * t->of_key + h * t->size;
-            gather(k + key, t->of_key, keys, m, t->size, plain, turned);
-            gather(v + key, t->of_key, keys, m, t->size, values, 0);
-            for (int64_t i = 0; i < t->counts[r]; i += QUERIES) {
-                int64_t query = t->begins[r] + i, seen = t->firsts[r] + i + 1;
-                int64_t count = t->counts[r] - i < QUERIES ? t->counts[r] - i : QUERIES;
-                gather(q + query * t->of_query + h * t->size, t->of_query, count, QUERIES, t->size, some, 0);
-                products(some, turned, weights, seen + count - 1, m, t->size, wide);
-                for (int64_t c = 0; c < count; c++) {
-                    float *w = weights + c * m, highest, sum = soften(w, seen + c, t->scale, &highest);
-                    float share = 1.0f / sum;
-                    for (int64_t j = 0; j < seen + c; j += STRIP)
+        for (int64_t unit = units * part / parts; unit < units * (part + 1) / parts; unit++) {
+            int64_t tree = unit / t->groups, group = unit % t->groups, shared;
+            int64_t m = keys_of_tree(t, tree, &shared);
+            for (int64_t s = t->trees[tree]; s < t->trees[tree + 1]; s++) {
+                int64_t begin = s == t->trees[tree] ? 0 : shared, keys = t->firsts[s] + t->counts[s];
+                int64_t key = t->places[s] * t->of_key + group * t->size;
+                gather(k + key, t->of_key, begin, keys, STRIP, m, t->size, plain, turned);
+                gather(v + key, t->of_key, begin, keys, STRIP, m, t->size, values, 0);
+                for (int64_t h = group * sharing; h < (group + 1) * sharing; h++)
+                    for (int64_t i = 0; i < t->counts[s]; i += QUERIES) {
+                        int64_t query = t->begins[s] + i, seen = t->firsts[s] + i + 1;
+                        int64_t count = t->counts[s] - i < QUERIES ? t->counts[s] - i : QUERIES;
+                        const float *asked = q + query * t->of_query + h * t->size;
+                        gather(asked, t->of_query, 0, count, QUERIES, 0, t->size, some, 0);
+                        products(some, turned, weights, seen + count - 1, m, t->size, wide);
+                        for (int64_t c = 0; c < count; c++) {
+                            float *w = weights + c * m, highest, sum = soften(w, seen + c, t->scale, &highest);
+                            float share = 1.0f / sum;
+                            for (int64_t j = 0; j < seen + c; j += STRIP)
 #pragma omp simd
-                        for (int l = 0; l < STRIP; l++) w[j + l] *= share;
-                    for (int64_t j = padded(seen + c, STRIP); j < seen + count - 1; j++) w[j] = 0;
-                    log_sums[(query + c) * t->heads + h] = highest * t->scale + logf(sum);
-                }
-                mix(weights, values, mixed, seen + count - 1, m, wide);
-                scatter(mixed, wide, out + query * width + h * t->size, width, count, t->size);
+                                for (int l = 0; l < STRIP; l++) w[j + l] *= share;
+                            for (int64_t j = padded(seen + c, STRIP); j < seen + count - 1; j++) w[j] = 0;
+                            log_sums[(query + c) * t->heads + h] = highest * t->scale + logf(sum);
+                        }
+                        mix(weights, values, mixed, seen + count - 1, m, wide);
+                        scatter(mixed, wide, out + query * width + h * t->size, width, count, t->size);
+                    }
             }
         }
     }
@@ -701,54 +733,62 @@ void attention_backward(const texts *t, const float *q, const float *k, const fl
                         const float *gradient, float *of_q, float *of_k, float *of_v, float *scratch,
                         int64_t of_scratch) {
     int64_t wide = padded(t->size, LANES), most = padded(t->tokens, STRIP), width = t->heads * t->size;
-    const int64_t parts = parts_of(t->rows * t->heads, FEW_ROWS / 4);
+    const int64_t units = t->count * t->groups, parts = parts_of(units, FEW_ROWS / 4), sharing = t->heads / t->groups;
 #pragma omp parallel for num_threads(team) if (parts > 1)
     for (int64_t part = 0; part < parts; part++) {
-        int64_t begin = t->rows * t->heads * part / parts, end = t->rows * t->heads * (part + 1) / parts;
         float *plain = scratch + part * of_scratch, *turned = plain + most * wide, *values = turned + most * wide;
         float *turned_values = values + most * wide, *keys_sum = turned_values + most * wide;
         float *values_sum = keys_sum + most * wide, *weights = values_sum + most * wide;
         float *slopes = weights + QUERIES * most, *some = slopes + QUERIES * most;
         float *given = some + QUERIES * wide, *mixed = given + QUERIES * wide;
-        for (int64_t unit = begin; unit < end; unit++) {
-            int64_t r = unit / t->heads, h = unit % t->heads;
-            int64_t keys = t->firsts[r] + t->counts[r], m = padded(keys, STRIP);
-            int64_t key = r * t->tokens * t->of_key + h * t->size;
-            gather(k + key, t->of_key, keys, m, t->size, plain, turned);
-            gather(v + key, t->of_key, keys, m, t->size, values, turned_values);
-            memset(keys_sum, 0, m * wide * sizeof *keys_sum);
-            memset(values_sum, 0, m * wide * sizeof *values_sum);
-            for (int64_t i = 0; i < t->counts[r]; i += QUERIES) {
-                int64_t query = t->begins[r] + i, seen = t->firsts[r] + i + 1;
-                int64_t count = t->counts[r] - i < QUERIES ? t->counts[r] - i : QUERIES, all = seen + count - 1;
-                gather(q + query * t->of_query + h * t->size, t->of_query, count, QUERIES, t->size, some, 0);
-                gather(gradient + query * width + h * t->size, width, count, QUERIES, t->size, given, 0);
-                products(some, turned, weights, all, m, t->size, wide);
-                products(given, turned_values, slopes, all, m, t->size, wide);
-                for (int64_t c = 0; c < QUERIES; c++) {
-                    float *w = weights + c * m, *s = slopes + c * m, means[STRIP] = {0}, mean = 0;
-                    int64_t n = c < count ? seen + c : 0;
-                    float log_sum = n ? log_sums[(query + c) * t->heads + h] : 0;
-                    for (int64_t j = n; j < padded(n, STRIP); j++) w[j] = -INFINITY, s[j] = 0;
-                    for (int64_t j = 0; j < n; j += STRIP)
+        for (int64_t unit = units * part / parts; unit < units * (part + 1) / parts; unit++) {
+            int64_t tree = unit / t->groups, group = unit % t->groups, first = t->trees[tree], shared;
+            int64_t m = keys_of_tree(t, tree, &shared);
+            for (int64_t s = first; s < t->trees[tree + 1]; s++) {
+                int64_t begin = s == first ? 0 : shared, keys = t->firsts[s] + t->counts[s];
+                int64_t key = t->places[s] * t->of_key + group * t->size;
+                gather(k + key, t->of_key, begin, keys, STRIP, m, t->size, plain, turned);
+                gather(v + key, t->of_key, begin, keys, STRIP, m, t->size, values, turned_values);
+                memset(keys_sum + begin * wide, 0, (keys - begin) * wide * sizeof *keys_sum);
+                memset(values_sum + begin * wide, 0, (keys - begin) * wide * sizeof *values_sum);
+                for (int64_t h = group * sharing; h < (group + 1) * sharing; h++)
+                    for (int64_t i = 0; i < t->counts[s]; i += QUERIES) {
+                        int64_t query = t->begins[s] + i, seen = t->firsts[s] + i + 1, of_head = h * t->size;
+                        int64_t count = t->counts[s] - i < QUERIES ? t->counts[s] - i : QUERIES, all = seen + count - 1;
+                        gather(q + query * t->of_query + of_head, t->of_query, 0, count, QUERIES, 0, t->size, some, 0);
+                        gather(gradient + query * width + of_head, width, 0, count, QUERIES, 0, t->size, given, 0);
+                        products(some, turned, weights, all, m, t->size, wide);
+                        products(given, turned_values, slopes, all, m, t->size, wide);
+                        for (int64_t c = 0; c < QUERIES; c++) {
+                            float *w = weights + c * m, *s = slopes + c * m, means[STRIP] = {0}, mean = 0;
+                            int64_t n = c < count ? seen + c : 0;
+                            float log_sum = n ? log_sums[(query + c) * t->heads + h] : 0;
+                            for (int64_t j = n; j < padded(n, STRIP); j++) w[j] = -INFINITY, s[j] = 0;
+                            for (int64_t j = 0; j < n; j += STRIP)
 #pragma omp simd
-                        for (int l = 0; l < STRIP; l++) {
-                            w[j + l] = exponential(w[j + l] * t->scale - log_sum);
-                            means[l] += w[j + l] * s[j + l];
+                                for (int l = 0; l < STRIP; l++) {
+                                    w[j + l] = exponential(w[j + l] * t->scale - log_sum);
+                                    means[l] += w[j + l] * s[j + l];
+                                }
+                            for (int l = 0; l < STRIP; l++) mean += means[l];
+                            for (int64_t j = 0; j < n; j += STRIP)
+#pragma omp simd
+                                for (int l = 0; l < STRIP; l++) s[j + l] = w[j + l] * (s[j + l] - mean) * t->scale;
+                            for (int64_t j = padded(n, STRIP); j < all; j++) w[j] = s[j] = 0;
                         }
-                    for (int l = 0; l < STRIP; l++) mean += means[l];
-                    for (int64_t j = 0; j < n; j += STRIP)
-#pragma omp simd
-                        for (int l = 0; l < STRIP; l++) s[j + l] = w[j + l] * (s[j + l] - mean) * t->scale;
-                    for (int64_t j = padded(n, STRIP); j < all; j++) w[j] = s[j] = 0;
+                        mix(slopes, plain, mixed, all, m, wide);
+                        scatter(mixed, wide, of_q + query * t->of_query + of_head, t->of_query, count, t->size);
+                        spread(slopes, some, keys_sum, all, m, wide);
+                        spread(weights, given, values_sum, all, m, wide);
+                    }
+                if (s > first) { /* what is shared is complete after the last segment */
+                    scatter(keys_sum + begin * wide, wide, of_k + key, t->of_key, keys - begin, t->size);
+                    scatter(values_sum + begin * wide, wide, of_v + key, t->of_key, keys - begin, t->size);
                 }
-                mix(slopes, plain, mixed, all, m, wide);
-                scatter(mixed, wide, of_q + query * t->of_query + h * t->size, t->of_query, count, t->size);
-                spread(slopes, some, keys_sum, all, m, wide);
-                spread(weights, given, values_sum, all, m, wide);
             }
-            scatter(keys_sum, wide, of_k + key, t->of_key, keys, t->size);
-            scatter(values_sum, wide, of_v + key, t->of_key, keys, t->size);
+            int64_t key = t->places[first] * t->of_key + group * t->size;
+            scatter(keys_sum, wide, of_k + key, t->of_key, shared, t->size);
+            scatter(values_sum, wide, of_v + key, t->of_key, shared, t->size);
         }
     }
 }

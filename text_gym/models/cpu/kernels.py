@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from text_gym.models.runtime import cores
 from . import library
 from .int8 import Int8Kernels
 
-_STRIP, _LANES, _QUERIES = 16, 8, 8  # as in kernels.c
+_STRIP, _LANES, _QUERIES = 16, 16, 8  # as in kernels.c, at most
 _POINTER, _NUMBER, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
@@ -59,6 +59,18 @@ class Panels:
     outputs: int
 
 
+class Trees(NamedTuple):
+    """Texts that begin alike, in segments: first what they share, then what each of them goes on with.
+
+    Args:
+        places: `(s,)` int64, the first of each segment's own tokens among all keys.
+        borders: `(m + 1,)` int64, the first segment of each tree, and the end of the last one.
+    """
+
+    places: Tensor
+    borders: Tensor
+
+
 class Texts(ctypes.Structure):
     """`texts` of `kernels.c`: which queries of a batch of texts meet which keys.
 
@@ -66,15 +78,18 @@ class Texts(ctypes.Structure):
         begins: `(B,)` int64, where the queries of each text begin.
         counts: `(B,)` int64, how many they are.
         firsts: `(B,)` int64, the last key that a text's first query looks at; each further one sees one more.
-        tokens: `S`, keys of each text, padding included.
+        tokens: `S`, most keys of a text.
         heads: Of attention.
         size: Of a head.
         scale: Of queries times keys.
+        groups: Heads of keys and values, each of which equally many heads of queries share.
+        trees: The trees of texts that share their beginnings; left out, each text is one of its own, whose
+            keys begin at its row of `(B, S)`.
     """
 
     _fields_ = (
-        *((name, _POINTER) for name in ("begins", "counts", "firsts")),
-        *((name, _NUMBER) for name in ("rows", "tokens", "heads", "size", "of_query", "of_key")),
+        *((name, _POINTER) for name in ("begins", "counts", "firsts", "places", "trees")),
+        *((name, _NUMBER) for name in ("count", "tokens", "heads", "groups", "size", "of_query", "of_key")),
         ("scale", _REAL),
     )
 
@@ -88,11 +103,16 @@ class Texts(ctypes.Structure):
         heads: int,
         size: int,
         scale: float,
+        groups: int | None = None,
+        trees: Trees | None = None,
     ) -> None:
-        self._kept = begins, counts, firsts
-        self.ragged = bool((firsts + counts < tokens).any())
+        self.ragged = trees is None and bool((firsts + counts < tokens).any())
+        if trees is None:
+            count = len(begins)
+            trees = Trees(torch.arange(0, count * tokens, tokens), torch.arange(count + 1))
+        self._kept = begins, counts, firsts, *trees
         pointers = (x.data_ptr() for x in self._kept)
-        super().__init__(*pointers, len(begins), tokens, heads, size, 0, 0, scale)
+        super().__init__(*pointers, len(trees.borders) - 1, tokens, heads, groups or heads, size, 0, 0, scale)
 
 
 class Kernels:
@@ -306,8 +326,8 @@ class Kernels:
         Args:
             texts: `B` of them.
             q: `(N, D)`, of all queries; the numbers of a token lie side by side.
-            k: `(B · S, D)`, likewise.
-            v: `(B · S, D)`, as far from token to token as `k`.
+            k: `(B · S, groups · size)`, likewise.
+            v: `(B · S, groups · size)`, as far from token to token as `k`.
 
         Returns:
             `(N, D)`, 0 where no text has a query, and `(N, heads)` for `attention_backward`.
