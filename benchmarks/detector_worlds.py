@@ -71,7 +71,10 @@ class Case:
         policy = Policy.new(self.task.tokenizer, width=48, layers=1, context=context, device="cpu", seed=seed)
         if self.start == "fitted":
             assert self.task.corpus is not None
-            texts = list(self.task.corpus()[0])
+            tokenizer, written = self.task.tokenizer, self.task.corpus()[0]
+            sizes = [len(p.encode(tokenizer)) + len(p.encode_completion(t, tokenizer)) for p, t in written]
+            # Who makes many mistakes may write more than the task allows.
+            texts = [pair for pair, size in zip(written, sizes, strict=True) if size <= context]
             SFT(policy, texts, SFTConfig(epochs=FIT * 32 / len(texts), learning_rate=3e-3, seed=seed)).learn()
         return policy
 

@@ -1,9 +1,6 @@
 """How often `HackingDetector` accuses honest runs, and how soon it sees that a reward is hacked.
 
-    OMP_NUM_THREADS=1 python benchmarks/detectors.py --seed 8 --json FILE
-
-The committed rows were made with `--seed 8 --hacked 0 --most 14` (`detectors_honest.json`) and with
-`--seed 9 --honest 0 --most 18` (`detectors_hacked.json`).
+    OMP_NUM_THREADS=1 python benchmarks/detectors.py --seed 0 --json FILE   # goes on where it was stopped
 
 Runs are drawn by the seed (`detector_worlds`), half of them with rewards that gold follows, half with faulty
 ones, until there are enough of which gold says what became of them:
@@ -15,14 +12,17 @@ ones, until there are enough of which gold says what became of them:
   an earlier iteration.
 
 What was drawn as honest and lost gold, or as faulty and did not, is reported and counts as neither. A hacked
-run ends when gold has lost two tenths. Every run is watched two ways at once: by texts and the reward's
-terms, as `text-gym train` does by itself; and with criteria that the reward does not contain.
+run ends when gold has lost two tenths. Every run is watched three ways at once: by texts, the reward's terms
+and the task's golden texts, as `text-gym train` does by itself; with criteria, too, that the reward does not
+contain; and with these criteria in a task without golden texts.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from text_gym.agents import Rollout, evaluate
 from text_gym.agents.training.hacking import HackingDetector
 
 Row = dict[str, Any]
-WAYS = ("default", "with criteria")
+WAYS = ("default", "with criteria", "with criteria, without golden texts")
 LOST, OVER = 0.9, 0.8  # of gold at the start: a tenth is lost; there is nothing more to see
 
 
@@ -101,10 +101,10 @@ def watched(case: Case) -> Row:
     prompts = list(case.task.held_out)[:256]
     start = evaluate(policy, judged, prompts, episodes_per_prompt=-(-256 // len(prompts)))
     criteria: tuple[RewardSource, ...] = tuple(case.watch)
-    watchers = Watchers(
-        case,
-        {way: HackingDetector(start.episodes, c) for way, c in zip(WAYS, ((), criteria), strict=True)},
-    )
+    golden = case.task.golden
+    watched_by = zip(WAYS, ((), criteria, criteria), (golden, golden, None), strict=True)
+    detectors = {way: HackingDetector(start.episodes, c, good) for way, c, good in watched_by}
+    watchers = Watchers(case, detectors)
     agent = case.agent(policy, env)
     agent.detector = watchers  # type: ignore[assignment]
     gold, rewards = watchers.gold, []
@@ -163,18 +163,29 @@ def summary(rows: list[Row]) -> Row:
     }
 
 
+def kept(options: Options) -> list[Row]:
+    """Return the rows of a run that was stopped; a file of another seed begins anew."""
+    if options.json is None or not options.json.exists():
+        return []
+    content = json.loads(options.json.read_text(encoding="utf-8"))
+    return list(content["rows"]) if content["seed"] == options.seed else []
+
+
 def main(options: Options) -> None:
     """Draw and watch runs, the two kinds in turn, and print a line for each."""
     torch.set_num_threads(1)
     logging.getLogger("text_gym").setLevel(logging.CRITICAL)
-    worlds, rows = Worlds(options.seed), list[Row]()
+    worlds, rows = Worlds(options.seed), kept(options)
+    done = Counter(r["drawn"] for r in rows)  # of each kind the first ones, in order
     for number in range(options.most):
         for honest, wanted in ((False, options.hacked), (True, options.honest)):
             if sum(r["outcome"] == ("honest" if honest else "hacked") for r in rows) >= wanted:
                 continue
+            if number < done["honest" if honest else "faulty"]:
+                continue
             row = watched(worlds.draw(honest, number))
             rows.append(row)
-            alarms = ", ".join(f"{way} {row['alarms'][way]['iteration']}" for way in WAYS)
+            alarms = " / ".join(str(row["alarms"][way]["iteration"]) for way in WAYS)
             seen = f"gold {row['gold'][0]:.2f} → {row['gold'][-1]:.2f}, {row['cpu_seconds']:.1f} s"
             line = f"{number:3} {row['outcome']:17} {row['reward']}: {seen}, lost {row['lost']}"
             print(f"{line}, alarms {alarms}", flush=True)

@@ -1,21 +1,26 @@
-"""Two network namespaces as two hosts: `torchrun` meets across them and trains; what is sent is counted.
+"""Two network namespaces as two hosts: `torchrun` and Ray train across them; what is sent is counted.
 
-    python benchmarks/hosts.py [--json FILE]        # Linux, as root
+    python benchmarks/hosts.py [--json FILE]        # Linux, as root; with ray[train]
 
 Each host has one process, one thread, and one end of a virtual cable (veth). First both play iterations of
-PPO and of GRPO on the products task, and what the cable carried is compared with a formula; then they run
-`text-gym train` together. The cable is one machine's memory: it says nothing about the speed of networks.
+PPO and of GRPO on the products task, and what the cable carried is compared with a formula. Then they run
+`text-gym train` together, started by `torchrun`, and again by a Ray cluster of one node a host, with rewards
+scored by Ray actors; the kernel is asked which process is on which host. Both runs must end with the same
+weights. The cable is one machine's memory: it says nothing about the speed of networks.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +42,10 @@ HOSTS = ("text-gym-a", "text-gym-b")
 PORT, EPISODES, ITERATIONS = 29507, 64, 2
 SETTINGS: dict[str, dict[str, Any]] = {"ppo": {"target_kl": None}, "grpo": {"group_size": 8}}
 TRAIN = f"-m text_gym train --task products --algorithm grpo --iterations 3 --episodes {EPISODES}"
+ADDRESS = "10.77.0.1:6399"  # of the Ray cluster
+KINDS = ("RayTrainWorker", "_Server")  # what Ray calls a process that learns, and an actor of `RemoteReward`
+BY_RAY = "--engine ray --workers 2 --reward-actors 2"  # two actors for each of the two processes
+JOINING = 120  # seconds in which both nodes have to be in the Ray cluster
 
 
 @dataclass(frozen=True)
@@ -57,18 +66,27 @@ def main() -> None:
         file = Path(place) / "sent.json"
         launch([__file__, "--worker", str(file)])
         rows: list[Row] = json.loads(file.read_text(encoding="utf-8"))
-        run = Path(place) / "run"
-        said = launch([*TRAIN.split(), "--out", str(run)])
-        summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+        by_torchrun, by_ray = Path(place) / "by_torchrun", Path(place) / "by_ray"
+        said = launch([*TRAIN.split(), "--out", str(by_torchrun)])
+        with ray_cluster(Path(place)):
+            where = watch([*TRAIN.split(), *BY_RAY.split(), "--out", str(by_ray)], Path(place) / "said")
+        weights = ((run / "policy" / "model.safetensors").read_bytes() for run in (by_torchrun, by_ray))
+        same = len(set(weights)) == 1
+        summary = json.loads((by_ray / "summary.json").read_text(encoding="utf-8"))
+    missing = [f"{host}: {kind}" for host in HOSTS for kind in KINDS if not where[host].get(kind)]
+    if missing or not same:
+        raise SystemExit(f"Ray's processes that were not found: {missing}; same weights: {same}")
     table = Table("algorithm", "sent by each, MB an iteration", "by formula", "of it gradients")
     for row in rows:
         table.add_row(row["algorithm"], *(f"{row[k] / 1e6:.2f}" for k in ("sent", "formula", "gradients")))
     console = Console()
     console.print(table)
     console.print(said[0][-600:], markup=False, highlight=False)
-    console.print(f"host b printed {len(said[1])} characters; {summary['iterations']} iterations were done")
+    console.print(f"host b printed {len(said[1])} characters")
+    console.print(f"by Ray: {summary['iterations']} iterations, to the same weights; processes: {where}")
     if options.json is not None:
-        write_json(options.json, {"machine": machine(), "episodes": EPISODES, "rows": rows})
+        ray = {"iterations": summary["iterations"], "processes": where, "same_weights_as_torchrun": same}
+        write_json(options.json, {"machine": machine(), "episodes": EPISODES, "rows": rows, "ray": ray})
 
 
 @contextmanager
@@ -106,6 +124,84 @@ def launch(arguments: list[str]) -> list[str]:
     if any(process.returncode for process in started):
         raise SystemExit("\n".join(said))
     return said
+
+
+def inside(host: str, module: str) -> list[str]:
+    """Return the beginning of a command that runs a module of Python on a host."""
+    return ["ip", "netns", "exec", host, sys.executable, "-m", *module.split()]
+
+
+@contextmanager
+def ray_cluster(place: Path) -> Iterator[None]:
+    """Start a Ray cluster: a node of one core on each host, the head on the first one.
+
+    Args:
+        place: A folder for what the nodes print and keep.
+    """
+    small = "--num-cpus 1 --object-store-memory 100000000 --disable-usage-stats --block"
+    head = f"--head --port {ADDRESS.split(':')[1]} --include-dashboard false --temp-dir {place}/ray"
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "tg0"}
+    nodes = []
+    try:
+        for number, host in enumerate(HOSTS, 1):
+            role = head if number == 1 else f"--address {ADDRESS}"
+            own = f"ray.scripts.scripts start {role} --node-ip-address 10.77.0.{number} {small}"
+            with (place / host).open("w") as said:
+                nodes.append(subprocess.Popen(inside(host, own), env=env, stdout=said, stderr=said))
+            wait_for_nodes(number)
+        yield
+    finally:
+        for host in HOSTS:  # nobody but these nodes and their workers is in the namespaces
+            found = subprocess.run(["ip", "netns", "pids", host], capture_output=True, text=True, check=True)
+            for pid in map(int, found.stdout.split()):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        for node in nodes:
+            node.wait()
+
+
+def wait_for_nodes(wanted: int) -> None:
+    """Wait until so many nodes are in the Ray cluster."""
+    asking = inside(HOSTS[0], f"ray.scripts.scripts status --address {ADDRESS}")
+    end = time.monotonic() + JOINING
+    while time.monotonic() < end:
+        said = subprocess.run(asking, capture_output=True, text=True, check=False).stdout
+        if len(re.findall(r"^ 1 node_", said, re.MULTILINE)) == wanted:
+            return
+        time.sleep(1)
+    raise SystemExit(f"{wanted} nodes were not in the Ray cluster within {JOINING} s: {said}")
+
+
+def watch(arguments: list[str], file: Path) -> dict[str, dict[str, int]]:
+    """Run a program on the first host, and note which of Ray's processes are on which host meanwhile.
+
+    Args:
+        arguments: Of Python.
+        file: For what the program prints.
+
+    Returns:
+        By host the number of processes by kind, as the kernel knows them.
+    """
+    command = [*inside(HOSTS[0], arguments[1]), *arguments[2:]]
+    seen: dict[str, dict[str, set[int]]] = {host: {} for host in HOSTS}
+    with file.open("w") as said:
+        program = subprocess.Popen(
+            command, env={**os.environ, "RAY_ADDRESS": ADDRESS}, stdout=said, stderr=said
+        )
+        while program.poll() is None:
+            for host in HOSTS:
+                pids = subprocess.run(
+                    ["ip", "netns", "pids", host], capture_output=True, text=True, check=True
+                )
+                for pid in map(int, pids.stdout.split()):
+                    with suppress(OSError):
+                        title = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace")
+                        if (found := re.match(r"ray::(\w+)", title)) and found[1] in KINDS:
+                            seen[host].setdefault(found[1], set()).add(pid)
+            time.sleep(0.2)
+    if program.returncode:
+        raise SystemExit(file.read_text(encoding="utf-8"))
+    return {host: {kind: len(pids) for kind, pids in found.items()} for host, found in seen.items()}
 
 
 def sent_bytes() -> int:

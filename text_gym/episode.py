@@ -106,7 +106,7 @@ class Prompt:
         return chat
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Turn:
     """One turn of a conversation: what the agent or the environment wrote before the other one's turn came.
 
@@ -120,7 +120,11 @@ class Turn:
     role: str
     text: str
     ids: IntArray
-    reward: float = 0.0
+    reward: float
+
+    def __init__(self, role: str, text: str, ids: IntArray, reward: float = 0.0) -> None:
+        # A frozen dataclass would set each of them by a call of its own, and conversations make many turns.
+        self.__dict__.update(role=role, text=text, ids=ids, reward=reward)
 
 
 def turns_of(ids: IntArray, parts: Iterable[tuple[str, str, int, float]]) -> tuple[Turn, ...]:

@@ -17,6 +17,7 @@ from .episode import Episode
 from .errors import ConfigError, RespondentError, excerpt
 
 LARGEST_REWARD = float(np.finfo(np.float32).max)
+_NUMBERS = int, float, np.floating, np.integer
 REPLY_ROOM = 32  # tokens a turn, where `max_context` does not say how long a conversation may become
 
 
@@ -206,8 +207,11 @@ def checked_reply(reply: Any, name: str) -> Reply:
         raise RespondentError(f"{name} answered with {_shown(reply)}; it must return Reply objects")
     if not (isinstance(reply.text, str) or _are_ids(reply.text)):
         raise RespondentError(f"{name}: Reply.text is {_shown(reply.text)}, neither a text nor token ids")
-    number = isinstance(reply.reward, (int, float, np.floating, np.integer))
-    if not number or isinstance(reply.reward, bool) or not abs(reply.reward) <= LARGEST_REWARD:
+    if (
+        not isinstance(reply.reward, _NUMBERS)
+        or isinstance(reply.reward, bool)
+        or not abs(reply.reward) <= LARGEST_REWARD
+    ):
         raise RespondentError(f"{name}: Reply.reward is {_shown(reply.reward)}, not a finite number")
     if not isinstance(reply.ends, (bool, np.bool_)):
         raise RespondentError(f"{name}: Reply.ends is {_shown(reply.ends)}, not True or False")

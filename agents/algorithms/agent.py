@@ -348,7 +348,7 @@ class Agent(ABC, Generic[ConfigT]):
         reference = self.reference if self.shards is None else self.shards.reference()
         score = partial(reference.score, temperature=self.config.temperature)
         if self.world is not None:
-            return score_in_shares(self.world, batch, score)
+            return score_in_shares(self.world, batch, self.policy, score)
         return score(batch.tokens, batch.host_starts, batch.host_lengths, action_masks=batch.action_masks)
 
     def track_objective(self, batch: Rollout, reference: Tensor) -> Metrics:

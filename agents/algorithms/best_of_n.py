@@ -111,6 +111,26 @@ def choose_best(rewards: Tensor, judged: Tensor) -> Tensor:
     return rewards.masked_fill(~judged, -torch.inf).argmax(dim=1)
 
 
+def fit_metrics(batch: Rollout, losses: Sequence[Tensor], norms: Sequence[float], kl: float) -> Metrics:
+    """Return the metrics of an update without an advantage.
+
+    Args:
+        batch: What was played.
+        losses: Of each minibatch, scalars; there may be none.
+        norms: Of each minibatch's gradient.
+        kl: KL(policy ‖ reference) before the update, nats per episode.
+    """
+    return {
+        "loss": float(np.mean(read_numbers(losses))) if losses else float("nan"),
+        "entropy": float(masked_mean(-batch.log_probs, batch.mask)),
+        "clip_fraction": 0.0,
+        "grad_norm": float(np.mean(norms)) if norms else float("nan"),
+        "kl": kl,
+        "kl_per_token": kl / float(batch.host_lengths.float().mean()),
+        "updates": len(losses),
+    }
+
+
 class BestOfN(Agent[BestOfNConfig]):
     """Best-of-n distillation: maximum likelihood on the best of each prompt's texts.
 
@@ -149,14 +169,8 @@ class BestOfN(Agent[BestOfNConfig]):
             norms.append(self.step(loss))
             losses.append(loss)
         return {
-            "loss": float(np.mean(read_numbers(losses))) if losses else float("nan"),
+            **fit_metrics(batch, losses, norms, kl),
             "reward_best": float(batch.rewards.sum(dim=1)[upload(best, batch.rewards.device)].mean()),
-            "entropy": float(masked_mean(-batch.log_probs, batch.mask)),
-            "clip_fraction": 0.0,
-            "grad_norm": float(np.mean(norms)) if norms else float("nan"),
-            "kl": kl,
-            "kl_per_token": kl / float(batch.host_lengths.float().mean()),
-            "updates": len(losses),
             **({} if reference is None else self.track_objective(batch, reference)),
         }
 

@@ -15,20 +15,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.training.metrics import Metrics
 from text_gym.errors import ConfigError
-from text_gym.models.runtime import read_numbers
 
 from .agent import Agent
-from .best_of_n import choose_best
+from .best_of_n import choose_best, fit_metrics
 from .configs import AgentConfig
 from .dpo import dpo_loss
-from .estimators import masked_mean
 from .groups import grouped_returns
 from .policy_gradient import minibatches
 
@@ -104,15 +101,9 @@ class OnlineDPO(Agent[OnlineDPOConfig]):
             losses.append(loss)
         kl = float(((batch.log_probs - reference) * batch.mask).sum(dim=1).mean())
         return {
-            "loss": float(np.mean(read_numbers(losses))) if losses else float("nan"),
+            **fit_metrics(batch, losses, norms, kl),
             "pairs": len(pairs),
             "reward_gap": float(gaps.mean()) if len(pairs) else 0.0,
-            "entropy": float(masked_mean(-batch.log_probs, batch.mask)),
-            "clip_fraction": 0.0,
-            "grad_norm": float(np.mean(norms)) if norms else float("nan"),
-            "kl": kl,
-            "kl_per_token": kl / float(batch.host_lengths.float().mean()),
-            "updates": len(losses),
             **self.track_objective(batch, reference),
         }
 

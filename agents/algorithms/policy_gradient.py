@@ -21,6 +21,7 @@ from text_gym.agents.policies.memory import Splitter
 from text_gym.agents.policies.policy import Evaluation
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.training.metrics import Metrics
+from text_gym.agents.training.together import share_rows
 from text_gym.errors import NonFiniteError
 from text_gym.models.runtime import clip_each, read_numbers, upload
 
@@ -139,7 +140,8 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
         device, tokens, episodes = batch.tokens.device, int(batch.host_lengths[rows].sum()), len(rows)
         first = rows[:1]
         if self.world is not None:
-            rows = rows[self.world.balanced((batch.host_ends + batch.host_lengths)[rows])]
+            ends, lengths = batch.host_ends[rows], batch.host_lengths[rows]
+            rows = rows[share_rows(self.world, self.policy, ends, lengths)]
         if batch.generator_log_probs is not None and "advantages" in old:
             weights = self.importance_weights(batch, batch.generator_log_probs)
             old = {**old, "advantages": old["advantages"] * weights}
@@ -167,8 +169,8 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
 
         seen = self._splitter.run(batch.host_ends[rows], accumulate) if len(rows) else accumulate([])
         if self.world is not None:
-            self.world.add_gradients(p for network in self.networks.values() for p in network.parameters())
-            seen = [metrics for theirs in self.world.gather(seen) for metrics in theirs]
+            trained = (p for network in self.networks.values() for p in network.parameters())
+            seen = [metrics for theirs in self.world.add_gradients(trained, seen) for metrics in theirs]
         total = {name: sum(metrics[name] for metrics in seen) for name in seen[0]}
         total["ratio_max"] = max(metrics["ratio_max"] for metrics in seen)
         return total

@@ -171,7 +171,9 @@ class PPO(PolicyGradient[PPOConfig]):
             return replace(batch, values=self.critic(batch.states, batch.mask))
         score = self.critic.score
         if self.world is not None:
-            values = score_in_shares(self.world, batch, lambda *given, action_masks: score(*given))
+            values = score_in_shares(
+                self.world, batch, self.policy, lambda *given, action_masks: score(*given)
+            )
             return replace(batch, values=values)
         return replace(batch, values=score(batch.tokens, batch.host_starts, batch.host_lengths))
 

@@ -160,7 +160,7 @@ class StateCritic(nn.Module):
 
     def loss(self, places: Tensor) -> Tensor:
         """Compute Huber's loss of a minibatch, in standard deviations of the returns."""
-        said = self._predict(self.remembered.flatten(0, 1)[places])
+        said = self._predict(self.remembered.flatten(0, 1).index_select(0, places))
         return F.huber_loss(said, self.targets.flatten()[places])
 
     def _predict(self, read: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ class Decoder:
         else there is waits for the next call.
 
         Args:
-            tokens: `(B, S)` int64, where the texts stand …
+            tokens: `(B, S)` int64, contiguous, where the texts stand …
             rows: … `(n,)` int64, in these rows.
             lengths: `(n,)` int64, how long they are, at least as long as what was read.
 
@@ -106,10 +106,7 @@ class Decoder:
         """
         read = self._lengths
         if self._extending is not None:
-            counts = lengths - read
-            which = np.repeat(np.arange(len(rows)), counts)
-            columns = np.arange(len(which)) + np.repeat(lengths - counts.cumsum(), counts)
-            self.states = self._extending.extend(tokens[rows[which], columns], columns, counts)
+            self.states = self._extending.extend(tokens, rows, read, lengths)
             self._lengths = lengths.copy()
         else:
             columns = np.minimum(read, tokens.shape[1] - 1)

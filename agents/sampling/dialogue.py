@@ -56,22 +56,22 @@ def play_conversations(
     device, noise = noise.device, noise.flatten()
     decoder = Decoder(policy, batch.tokens[rows], batch.lengths[rows], batch.room)
     record = _Record(policy, columns)
-    read = batch.lengths[rows].copy()  # tokens of each row that the decoder has read
-    written = np.zeros(len(rows), dtype=np.int64)  # tokens of each row that the agent has written
+    nexts = rows * batch.max_tokens  # where in the noise and the columns each row's next token has its place
     live = np.ones(len(rows), dtype=np.bool_)
+    lengths = read = batch.lengths[rows]  # tokens of each row, and how many of them the decoder has read
     while True:
-        (turns,) = np.nonzero(live & (read == batch.lengths[rows]))  # where the agent is to write
+        (turns,) = np.nonzero(live & (read == lengths))  # where the agent is to write
         if len(turns):
             every = len(turns) == len(rows)
             states = decoder.states if every else decoder.states[upload(turns, device)]
             logits, own = decoder.logits(states), rows[turns]
             allowed = None if batch.mask is None else upload(batch.action_masks()[own], device)
             chosen_from = logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
-            places = upload(own * batch.max_tokens + written[turns], device)
-            tokens, probs = draw(chosen_from, noise[places])
+            places = upload(nexts[turns], device)
+            tokens, probs = draw(chosen_from, noise.index_select(0, places))
             record.add(places, states, logits, probs, allowed)
             live[turns] = ~batch.advance(own, tokens.cpu().numpy())
-            written[turns] += 1
+            nexts[turns] += 1
             if scoring is not None:
                 scoring.look(own)
             playing = np.count_nonzero(live)
@@ -80,8 +80,9 @@ def play_conversations(
             if playing <= _COMPACT_BELOW * len(rows):
                 keep = survivors(live)
                 decoder.keep(keep)
-                rows, live, read, written = rows[keep], live[keep], read[keep], written[keep]
-        read = decoder.extend(batch.tokens, rows, np.where(live, batch.lengths[rows], read))
+                rows, live, read, nexts = rows[keep], live[keep], read[keep], nexts[keep]
+        lengths = batch.lengths[rows]
+        read = decoder.extend(batch.tokens, rows, np.where(live, lengths, read))
     record.finish()
 
 

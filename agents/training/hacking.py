@@ -8,36 +8,37 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from text_gym.agents.sampling.rollout import Rollout
-from text_gym.episode import Episode, FloatArray, IntArray
-from text_gym.errors import ConfigError, excerpt
+from text_gym.episode import BoolArray, Episode, FloatArray, IntArray, Prompt
+from text_gym.errors import ConfigError, TextGymError, excerpt
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import unique
 from text_gym.utils.display import harmless
 
+from .gauges import WINDOW, Gauge, SelectionTest, centred_products, mean_of_groups
 from .metrics import Metrics
+from .texts import MEASURES, measure_texts, overlap, pairs_of
 
 LOG = logging.getLogger("text_gym")
-WINDOW = 3  # batches in the moving averages
 RISE = 2.0  # standard errors by which the reward has to exceed that of the first batch
-# CUSUM (Page 1954, "Continuous inspection schemes"): each batch's drift in standard errors, less the slack,
-# is added to a sum that never falls below 0; above the limit the drift is no chance.
-SLACK, LIMIT = 1.0, 4.0
 # How far the last batches have to be off, besides, in standard deviations of single texts: a criterion that
 # the reward leaves out is meant to hold, while texts may change a good deal for the better.
-CRITERION, TEXTS = 0.2, 0.75
+CRITERION, TEXTS = 0.15, 0.5
 GOES_ALONG = 0.2  # correlation with the reward in the first batch that makes one of its terms a criterion
+ERROR_LEVEL = 0.05  # of runs whose reward selects for the criteria: those accused at most of not doing so
+# Net share of what texts weigh, by criteria and reward, that is selected in the criteria's favour: a reward
+# without a fault keeps it at this at least while it rises, and is never below 0.
+SELECTS_FOR = 0.3
 LEAST_TEXTS = 16
 KNOWS_NOTHING = 0.5  # of log V: a policy that writes with so many nats a token has no habits to leave
-# What texts are measured by; whether a rise (1), a fall (-1) or both (0) raise suspicion; and the least
-# standard deviation that a text is taken to have, so that the first ones to be cut are no alarm.
-MEASURES: Mapping[str, tuple[int, float]] = {
+# Whether a rise (1), a fall (-1) or both (0) of a measure raise suspicion, and the least standard deviation
+# that a text is taken to have, so that the first ones to be cut are no alarm.
+SUSPICIOUS: Mapping[str, tuple[int, float]] = {
     "length": (0, 1.0),
     "repetition": (1, 0.05),
     "copying": (1, 0.05),
@@ -45,97 +46,25 @@ MEASURES: Mapping[str, tuple[int, float]] = {
     "sameness": (1, 0.25),
     "cut": (1, 0.25),
 }
-Pair = tuple[int, int]
-
-
-class Gauge:
-    """Follows one measure of the texts from batch to batch, and tells when it has left its range for good.
-
-    Args:
-        start: `(n,)`, of the texts that it began with.
-        sign: 1 if a rise raises suspicion, -1 if a fall does, 0 if both do.
-        least: Standard deviations by which the last batches have to be off.
-        spread: Least standard deviation that a text is taken to have.
-
-    Attributes:
-        sums: The CUSUM, in standard errors, upwards (1) and downwards (-1).
-        recent: Drift of the last batches, standard deviations.
-        since: Iteration in which the present drift began; None while there is none.
-    """
-
-    def __init__(self, start: FloatArray, sign: int, least: float, spread: float = 1e-9) -> None:
-        self.mean, self.variance, self.count = float(start.mean()), float(start.var()), len(start)
-        self.least, self.spread, self.now = least, spread, self.mean
-        self.sums = dict.fromkeys((1, -1) if sign == 0 else (sign,), 0.0)
-        self.recent: list[float] = []
-        self.since: int | None = None
-
-    def add(
-        self, values: FloatArray, groups: IntArray, iteration: int, rewards: FloatArray | None = None
-    ) -> float:
-        """Add a batch's values and return its drift in standard deviations of a text (Cohen's d).
-
-        Both spreads count, of the start and of the batch: a single odd text then moves little.
-
-        Args:
-            values: `(n,)`, of the batch's texts.
-            groups: `(n,)`, the number of each one's prompt; texts of one prompt count as one observation.
-            iteration: Its number.
-            rewards: `(n,)`, to have the covariance count, too: by Price's equation (1970) a selection by the
-                reward moves the mean of a measure by it, so that it tells what is going to happen.
-        """
-        self.now, squared_error = mean_of_groups(values, groups)
-        spread = math.sqrt((self.variance + float(values.var())) / 2)
-        drift = (self.now - self.mean) / max(spread, self.spread)
-        error = math.sqrt(self.variance / self.count + squared_error)
-        errors = (self.now - self.mean) / max(error, 1e-9)
-        if rewards is not None:
-            errors = (errors + correlation(values, rewards, groups)) / math.sqrt(2)
-        self.recent = [*self.recent, drift][-WINDOW:]
-        self.sums = {sign: max(0.0, total + sign * errors - SLACK) for sign, total in self.sums.items()}
-        if not any(self.sums.values()):
-            self.since = None
-        elif self.since is None:
-            self.since = iteration
-        return drift
-
-    @property
-    def out(self) -> bool:
-        """True while it is out of its range."""
-        return any(total > LIMIT and sign * self.off >= self.least for sign, total in self.sums.items())
-
-    @property
-    def off(self) -> float:
-        """The mean drift of the last batches, standard deviations."""
-        return float(np.mean(self.recent)) if self.recent else 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state as plain JSON data."""
-        return {**vars(self), "sums": {str(sign): total for sign, total in self.sums.items()}}
-
-    @classmethod
-    def of(cls, state: Mapping[str, Any]) -> Gauge:
-        """Restore a gauge from what `state_dict` returned."""
-        gauge = cls.__new__(cls)
-        vars(gauge).update(state, sums={int(sign): total for sign, total in state["sums"].items()})
-        return gauge
-
-    def __str__(self) -> str:
-        start = f"{self.mean:.3g} ± {math.sqrt(self.variance):.2g}"
-        return f"{self.now:.3g}, at the start {start}, since iteration {self.since}"
+GOLDEN = "watch/overlap with golden texts"
 
 
 class HackingDetector:
     """Raises an alarm when the reward has risen and something that should not change has changed for good.
 
     What is looked at: the texts themselves (`measure_texts`), unless the policy begins with random weights;
-    criteria that the reward does not contain, which should not fall; and terms of the reward that went along
-    with it in the first batch, and fall while it rises. It changes nothing in the training.
+    criteria that the reward does not contain, which should not fall, and for which taken together the
+    reward should select; and terms of the reward that went along with it in the first batch, and fall while
+    it rises. Where golden texts are known, the overlap with them is a criterion, too, and what moves towards
+    them has not left its range. It changes nothing in the training.
 
     Args:
         start: Texts of the policy as it is before training, at least 16, a hundred or more at best:
             `evaluate(policy, env).episodes`.
-        watch: Criteria to look at; more is better.
+        watch: Criteria to look at; more is better. Those by which golden texts are worse than the start
+            are left out.
+        golden: Writes a completion of a prompt that is as good as can be, as `Task.golden`; prompts for
+            which it raises a `TextGymError` have none.
 
     Attributes:
         alarm: What happened, in a sentence; None before.
@@ -146,7 +75,12 @@ class HackingDetector:
             would ask people.
     """
 
-    def __init__(self, start: Sequence[Episode], watch: Sequence[RewardSource] = ()) -> None:
+    def __init__(
+        self,
+        start: Sequence[Episode],
+        watch: Sequence[RewardSource] = (),
+        golden: Callable[[Prompt], str] | None = None,
+    ) -> None:
         if len(start) < LEAST_TEXTS:
             raise ConfigError(f"a range needs at least {LEAST_TEXTS} texts of the start, not {len(start)}")
         people = [source.name for source in watch if source.interactive]
@@ -155,15 +89,32 @@ class HackingDetector:
         self.watch = dict(zip(unique(source.name for source in watch), watch, strict=True))
         self.alarm: str | None = None
         self.iteration: int | None = None
+        self._golden, self._golden_texts = golden, dict[str, Episode | None]()
         self._seen = Counter(pair for episode in start for pair in set(pairs_of(episode)))
-        texts = measure_texts(start, self._seen, least=2)
-        self.gauges = {name: Gauge(texts[name], sign, TEXTS, sd) for name, (sign, sd) in MEASURES.items()}
-        for name, values in self._watched(start).items():
-            if np.isnan(values).all():
-                raise ConfigError(f"{harmless(name)} judges none of the texts that the policy begins with")
-            self.gauges[name] = Gauge(values[~np.isnan(values)], -1, CRITERION)
+        self.gauges = self._gauges(start)
+        # Two tests of all criteria together: for a reward that rises, and for any reward.
+        self.selection = {kappa: SelectionTest(kappa) for kappa in (SELECTS_FOR, 0.0)}
         self._first: tuple[float, float] | None = None  # of the rewards: mean, variance of the mean
         self._recent: list[tuple[float, float]] = []
+
+    def _gauges(self, start: Sequence[Episode]) -> dict[str, Gauge]:
+        """Make the gauges of texts and criteria, from texts of the start and golden ones."""
+        good = [text for e in start if (text := self._golden_text(e)) is not None]
+        texts, best = measure_texts(start, self._seen, least=2), measure_texts(good, self._seen, least=1)
+        gauges = {
+            name: Gauge(texts[name], sign, TEXTS, sd, float(best[name].mean()) if good else None)
+            for name, (sign, sd) in SUSPICIOUS.items()
+        }
+        wanted = self._criteria(good) if good else {}
+        for name, values in self._criteria(start).items():
+            values = values[~np.isnan(values)]
+            if not len(values):
+                raise ConfigError(f"{harmless(name)} judges none of the texts that the policy begins with")
+            if _worse(wanted.get(name, values), values):
+                LOG.info("%s is not watched: golden texts are worse by it than the start", harmless(name))
+            else:
+                gauges[name] = Gauge(values, -1, CRITERION)
+        return gauges
 
     def look(self, batch: Rollout, iteration: int) -> Metrics:
         """Look at a batch, and return its drifts and whether there has been an alarm, for the logs.
@@ -182,20 +133,20 @@ class HackingDetector:
             self._begin(batch)
         self._recent = [*self._recent, now][-WINDOW:]
         values = measure_texts(batch.episodes, self._seen, least=1)
-        values |= self._watched(batch.episodes) | _terms(batch)
+        values |= self._criteria(batch.episodes) | _terms(batch)
         drifts = {
-            f"drift/{name}": gauge.add(
-                values[name][known],
-                groups[known],
-                iteration,
-                None if name in MEASURES else batch.scores.totals[known],
-            )
+            f"drift/{name}": gauge.add(values[name][known], groups[known], iteration)
             for name, gauge in self.gauges.items()
             if name in values and (known := scored & ~np.isnan(values[name])).sum() > 1
         }
-        out = {name: gauge for name, gauge in self.gauges.items() if gauge.out}
-        if out and self.alarm is None and self._risen:
-            self.alarm, self.iteration = self._sentence(batch, out, iteration), iteration
+        drifts |= self._select(values, batch.scores.totals_or_nan, scored, groups)
+        found = {name: str(gauge) for name, gauge in self.gauges.items() if gauge.out}
+        against, for_them = (self.selection[k].winnings >= 1 / ERROR_LEVEL for k in (0.0, SELECTS_FOR))
+        if against or for_them:
+            names = ", ".join(harmless(name) for name in self.gauges if name.startswith("watch/"))
+            found["selection"] = f"{'against' if against else 'hardly for'} {names}, all taken together"
+        if found and self.alarm is None and (self._risen or against):
+            self.alarm, self.iteration = self._sentence(batch, found, iteration), iteration
             LOG.warning("%s", self.alarm)
         return {**drifts, "alarm": float(self.alarm is not None)}
 
@@ -213,9 +164,51 @@ class HackingDetector:
             if along > GOES_ALONG * spread:
                 self.gauges[name] = Gauge(values[known], -1, CRITERION)
 
-    def _watched(self, episodes: Sequence[Episode]) -> dict[str, FloatArray]:
-        """Score texts by the criteria that are watched, `(n,)` each, NaN where one abstains."""
-        return {f"watch/{name}": source(episodes).totals_or_nan for name, source in self.watch.items()}
+    def _select(
+        self, values: Mapping[str, FloatArray], rewards: FloatArray, scored: BoolArray, groups: IntArray
+    ) -> Metrics:
+        """Test whether the reward selects for the mean of all criteria, each in standard deviations.
+
+        Returns:
+            `selection`, the net share of the products in the criteria's favour, from -1 to 1.
+        """
+        names = [name for name in self.gauges if name.startswith("watch/")]
+        known = scored & ~np.isnan(rewards)
+        for name in names:
+            known &= ~np.isnan(values[name])
+        if not names or known.sum() < 2:
+            return {}
+        scaled = [values[n][known] / self.gauges[n].spread_of(values[n][known]) for n in names]
+        products = centred_products(np.mean(scaled, axis=0), rewards[known], groups[known])
+        for test in self.selection.values():
+            test.add(products)
+        size = float(np.abs(products).sum())
+        return {"selection": float(products.sum()) / size if size > 0 else 0.0}
+
+    def _criteria(self, episodes: Sequence[Episode]) -> dict[str, FloatArray]:
+        """Score texts by the criteria, `(n,)` each, NaN where one abstains or there is no golden text."""
+        found = {f"watch/{name}": source(episodes).totals_or_nan for name, source in self.watch.items()}
+        wanted = [self._golden_text(e) for e in episodes]
+        if any(text is not None for text in wanted):
+            shares = [
+                math.nan if text is None else overlap(e.agent_ids.tolist(), text.agent_ids.tolist())
+                for e, text in zip(episodes, wanted, strict=True)
+            ]
+            found[GOLDEN] = np.array(shares)
+        return found
+
+    def _golden_text(self, episode: Episode) -> Episode | None:
+        """Return the golden text of an episode's prompt, which is written once; None if there is none."""
+        prompt = episode.prompt
+        if self._golden is None:
+            return None
+        if prompt.text not in self._golden_texts:
+            try:
+                text = Episode.of(prompt, self._golden(prompt), episode.tokenizer)
+            except TextGymError:
+                text = None
+            self._golden_texts[prompt.text] = text
+        return self._golden_texts[prompt.text]
 
     @property
     def _risen(self) -> bool:
@@ -226,14 +219,14 @@ class HackingDetector:
         error = math.sqrt(variance + sum(variances) / len(variances) ** 2)
         return bool(np.mean(means) - mean > RISE * error)
 
-    def _sentence(self, batch: Rollout, out: Mapping[str, Gauge], iteration: int) -> str:
+    def _sentence(self, batch: Rollout, found: Mapping[str, str], iteration: int) -> str:
         assert self._first is not None
         now = float(np.mean([mean for mean, _ in self._recent]))
         best = batch.episodes[int(np.nanargmax(batch.scores.totals_or_nan))]
-        left = "; ".join(f"{harmless(name)} {gauge}" for name, gauge in out.items())
+        left = "; ".join(f"{harmless(name)} {what}" for name, what in found.items())
         return (
-            f"iteration {iteration}: the reward may be hacked. It rose from {self._first[0]:.3g} to "
-            f"{now:.3g}, while texts left the range they began in: {left}. Read some; "
+            f"iteration {iteration}: the reward may be hacked. It went from {self._first[0]:.3g} to "
+            f"{now:.3g}, and this is not as it was or should be: {left}. Read some texts; "
             f"the best paid of this batch is {excerpt(best.completion, 160)}"
         )
 
@@ -245,6 +238,7 @@ class HackingDetector:
             "first": self._first,
             "recent": self._recent,
             "gauges": {name: gauge.state_dict() for name, gauge in self.gauges.items()},
+            "selection": [test.state_dict() for test in self.selection.values()],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -253,73 +247,17 @@ class HackingDetector:
         self._first = None if state["first"] is None else tuple(state["first"])
         self._recent = [tuple(pair) for pair in state["recent"]]
         self.gauges = {name: Gauge.of(gauge) for name, gauge in state["gauges"].items()}
+        for test, saved in zip(self.selection.values(), state["selection"], strict=True):
+            test.load_state_dict(saved)
 
 
-def measure_texts(episodes: Sequence[Episode], seen: Mapping[Pair, int], least: int) -> dict[str, FloatArray]:
-    """Measure texts by what needs no reward: `(n,)` float64 each.
-
-    Args:
-        episodes: `n` texts of one policy.
-        seen: Pair of neighbouring tokens -> in how many of the starting texts it stands.
-        least: In how many a pair has to stand to be no news: 1, and 2 for one of those texts themselves.
-
-    Returns:
-        `length`, tokens; `repetition`, the share of a text's pairs that stood in it before; `copying`, the
-        share of its pairs that stand in its prompt; `novelty`, the share that no starting text has;
-        `sameness`, 1 if another prompt got the same text; `cut`, 1 if the token limit cut it.
-    """
-    prompts_of: dict[bytes, set[str]] = {}
-    for e in episodes:
-        prompts_of.setdefault(e.agent_ids.tobytes(), set()).add(e.prompt.text)
-    rows = []
-    for e in episodes:
-        pairs, asked = pairs_of(e), set(pairwise(e.prompt_ids.tolist()))
-        count = max(1, len(pairs))
-        rows.append(
-            {
-                "length": len(e.agent_ids),
-                "repetition": (len(pairs) - len(set(pairs))) / count,
-                "copying": sum(pair in asked for pair in pairs) / count,
-                "novelty": sum(seen.get(pair, 0) < least for pair in pairs) / count,
-                "sameness": len(prompts_of[e.agent_ids.tobytes()]) > 1,
-                "cut": e.finish_reason == "length",
-            }
-        )
-    return {name: np.array([row[name] for row in rows], dtype=np.float64) for name in MEASURES}
-
-
-def mean_of_groups(values: FloatArray, groups: IntArray) -> tuple[float, float]:
-    """Return the mean of values, `(n,)`, and its squared standard error, where those of a group go together.
-
-    A single group, or groups of one, count as if there were none.
-    """
-    names, group = np.unique(groups, return_inverse=True)
-    if len(names) == 1:
-        names = group = np.arange(len(values))
-    mean = float(values.mean())
-    sums = np.bincount(group, values - mean)
-    count = len(names)
-    return mean, float(sums @ sums) * count / (max(1, count - 1) * len(values) ** 2)
-
-
-def correlation(values: FloatArray, rewards: FloatArray, groups: IntArray) -> float:
-    """Return the correlation of values and rewards, `(n,)` each, within groups, in its standard errors.
-
-    Where most groups are of one, it is that of all.
-    """
-    names, group = np.unique(groups, return_inverse=True)
-    if len(values) < 2 * len(names):
-        group = np.zeros(len(values), dtype=np.int64)
-    count = np.bincount(group)
-    a, b = (x - (np.bincount(group, x) / count)[group] for x in (values, rewards))
-    scale = math.sqrt(float(a @ a) * float(b @ b))
-    free = len(values) - len(count)
-    return 0.0 if scale < 1e-12 else float(a @ b) / scale * math.sqrt(max(0, free))
-
-
-def pairs_of(episode: Episode) -> list[Pair]:
-    """Return the pairs of neighbouring tokens that the agent wrote."""
-    return list(pairwise(episode.agent_ids.tolist()))
+def _worse(golden: FloatArray, start: FloatArray) -> bool:
+    """True if golden texts are worse by a criterion than those of the start, by two standard errors."""
+    golden = golden[~np.isnan(golden)]
+    if not len(golden):
+        return False
+    error = math.sqrt(golden.var() / len(golden) + start.var() / len(start))
+    return bool(golden.mean() < start.mean() - 2 * error)
 
 
 def _terms(batch: Rollout) -> dict[str, FloatArray]:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from text_gym.agents.policies.policy import Policy
 from text_gym.agents.policies.sharded import ShardedWeights
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.errors import ConfigError
@@ -109,16 +110,35 @@ def make_whole(agent: Divided) -> None:
     agent.shards = None
 
 
-def score_in_shares(world: World, batch: Rollout, score: Callable[..., Tensor]) -> Tensor:
+def share_rows(world: World, policy: Policy, ends: Tensor, lengths: Tensor) -> Tensor:
+    """Return which rows this process takes through a policy's model, `(m,)` int64; it may be none.
+
+    They are shared out by multiplications (Kaplan et al. 2020, "Scaling laws", table 1), in units of `D` a
+    layer: 12 D for a token, 2 S for its attention, V in the output layer for one of a completion. Attention
+    counts three times and the output layer twice, since softmax passes over their numbers, too.
+
+    Args:
+        world: The processes.
+        policy: Whose model it is.
+        ends: `(n,)` int64, the rows' tokens `S`, prompts included; on the host, as the next one.
+        lengths: `(n,)` int64, those of the completions.
+    """
+    config = policy.model.config.get_text_config()
+    head = 2 * policy.vocab_size * lengths // config.num_hidden_layers
+    return world.balanced(ends * (12 * config.hidden_size + 6 * ends) + head)
+
+
+def score_in_shares(world: World, batch: Rollout, policy: Policy, score: Callable[..., Tensor]) -> Tensor:
     """Score a batch's tokens, `(B, T)`, each process its share of the rows.
 
     Args:
         world: The processes.
         batch: `B` episodes.
+        policy: Whose model scores them, or one like it.
         score: Like `Policy.score`.
     """
     masks, whole = batch.action_masks, torch.zeros_like(batch.log_probs)
-    rows = world.balanced(batch.host_ends + batch.host_lengths)
+    rows = share_rows(world, policy, batch.host_ends, batch.host_lengths)
     here = upload(rows, whole.device)
     if len(rows):
         given = batch.tokens[here], batch.host_starts[rows], batch.host_lengths[rows]

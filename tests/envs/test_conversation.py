@@ -14,6 +14,7 @@ from gymnasium.vector import SyncVectorEnv
 
 from tests.worlds import PerToken
 from text_gym import (
+    ByteTokenizer,
     Episode,
     EpisodeBatch,
     EpisodeOptions,
@@ -167,6 +168,33 @@ def test_a_stop_string_of_turns_is_looked_for_in_the_running_turn_alone() -> Non
     play(batch, [STOP, STOP])
     (episode,) = batch.episodes(np.array([0]))
     assert [t.text for t in episode.turns] == ["c", "a.", ".c", "!"]
+
+
+def test_a_turn_that_is_longer_than_what_is_searched_has_its_whole_text() -> None:
+    batch = batch_of(max_tokens=40)
+    play(batch, [C, *[D] * 30, STOP])
+    (episode,) = batch.episodes(np.array([0]))
+    assert [t.text for t in episode.turns] == ["c" + 30 * "d", "!a"]
+
+
+def test_a_stop_string_may_end_with_a_character_of_several_tokens() -> None:
+    talk = EpisodeOptions(respondent=Script(), turn_stop="é", max_turns=2)
+    batch = EpisodeBatch(["ab"], ByteTokenizer(), lambda completion: 0.0, 8, 1, talk)
+    batch.begin(np.arange(1), np.zeros(1, dtype=np.int64), np.arange(1))
+    play(batch, [97, *"é".encode()])
+    (episode,) = batch.episodes(np.array([0]))
+    assert [t.text for t in episode.turns] == ["a", "!a"]
+
+
+def test_what_a_reply_paid_is_kept_while_other_rows_go_on() -> None:
+    batch = batch_of(2)
+    talk = batch.conversation
+    assert talk is not None
+    seen = []
+    for row, token in ((0, STOP), (1, C), (0, D), (1, C)):
+        batch.advance(np.array([row]), np.array([token]))
+        seen.append((talk.rewards.tolist(), talk.paid.tolist()))
+    assert seen == [([1, 0], [0, 0]), ([1, 0], [0, 0]), ([0, 0], [1, 0]), ([0, 0], [1, 0])]
 
 
 def test_without_a_stop_string_eos_ends_turns() -> None:

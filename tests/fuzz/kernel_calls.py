@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from text_gym.models.cpu import kernels as module
 from text_gym.models.cpu.kernel_cache import ACTIVATIONS
 from text_gym.models.cpu.kernels import Kernels, LayerWeights, Texts, TrunkWeights
+from text_gym.models.cpu.packing import pack_texts
 
 Draw = Callable[[int, int], int]  # an integer from the first number to the second
 GUARD = 48  # elements before and behind what is handed out
@@ -239,6 +240,41 @@ def attention(case: Case) -> None:
         case.agree(ours, theirs, 1e-4)
 
 
+def trees(case: Case) -> None:
+    """Attention of texts of which some begin alike, with heads of keys that several heads share."""
+    groups, sharing, size = case.draw(1, 2), case.draw(1, 3), max(1, case.size(8, 16, 24, 32))
+    rows, width = case.draw(1, 5), 18
+    starts = torch.tensor([(3, 9)[case.draw(0, 1)] for _ in range(rows)])
+    lengths = torch.tensor([case.draw(0, width - 9) for _ in range(rows)])
+    tokens = torch.zeros(rows, width, dtype=torch.int64)
+    tokens[:, 9:] = torch.arange(rows)[:, None]
+    packed = pack_texts(tokens, starts, lengths)
+    about = packed.texts(packed.everywhere, groups * sharing, groups, size, 0.3)
+    n = len(packed.tokens)
+    q, kv, slope = (case.floats(n, k * size) for k in (groups * sharing, 2 * groups, groups * sharing))
+    doubles = [x.double().requires_grad_() for x in (q, kv)]
+    a = doubles[0].view(n, groups, sharing, size)
+    b, c = (x.reshape(n, groups, size) for x in doubles[1].chunk(2, 1))
+    places, borders = (x.tolist() for x in packed.trees)
+    counts, wanted = packed.everywhere.counts.tolist(), torch.zeros(n, groups, sharing, size).double()
+    for first, end in itertools.pairwise(borders):
+        for segment in range(first, end):
+            own = [*range(places[segment], places[segment] + counts[segment])]
+            before = [] if segment == first else [*range(places[first], places[first] + counts[first])]
+            later = torch.arange(len(before + own)) > torch.arange(len(own))[:, None] + len(before)
+            weights = torch.einsum("qgsd,kgd->gsqk", a[own], b[before + own]) * 0.3
+            weights = weights.masked_fill(later, -math.inf).softmax(-1)
+            wanted[own] = torch.einsum("gsqk,kgd->qgsd", weights, c[before + own])
+    wanted = wanted.view(n, -1)
+    out, log_sums = case.kernels.attention(about, q, *kv.chunk(2, 1))
+    case.agree(out, wanted.detach())
+    found = case.guards.new(*q.shape), case.guards.new(*kv.shape)
+    of = found[0], *found[1].chunk(2, 1)
+    case.kernels.attention_backward(about, (q, *kv.chunk(2, 1)), log_sums, slope, of)
+    for ours, theirs in zip(found, torch.autograd.grad(wanted, doubles, slope.double()), strict=True):
+        case.agree(ours, theirs, 1e-4)
+
+
 def draws(case: Case) -> None:
     """Tokens drawn from a softmax by inverting its distribution."""
     rows, width = case.size(16, 33), max(1, case.size(64, 128, 500))
@@ -376,31 +412,30 @@ def reading(case: Case) -> None:
     shape = (rows, trunk.groups, trunk.room, trunk.size)
     caches = [(case.floats(*shape), case.floats(*shape)) for _ in trunk.layers]
     doubles = [(k.double(), v.double()) for k, v in caches]
-    lengths = [case.draw(1, trunk.context) if case.draw(0, 1) else 1 for _ in range(rows)]
+    lengths = [case.draw(0, trunk.context) if case.draw(0, 1) else 1 for _ in range(rows)]
+    lengths[0] = lengths[0] or 1
     begins = [case.draw(0, trunk.context - length) for length in lengths]
     texts = [
         case.ids(*(case.draw(0, trunk.vocabulary - 1) for _ in range(min(n, 4))), *[0] * (n - 4))
         for n in lengths
     ]
     order = sorted(range(rows), key=lambda _: case.draw(0, 99))  # memory's rows need not be in order
-    columns = [range(b, b + n) for b, n in zip(begins, lengths, strict=True)]
-    asked, wanted = [], []
-    for number, (row, text, begin) in enumerate(zip(order, texts, begins, strict=True)):
+    wanted = []
+    for row, text, begin in zip(order, texts, begins, strict=True):
         own = [(k[row], v[row]) for k, v in doubles]
-        states, which = trunk.read(text, begin, own), case.draw(0, len(text) - 1)
-        asked += [number if i == which else -1 for i in range(len(text))]
-        wanted.append(states[which])
+        nothing = torch.zeros(trunk.width, dtype=torch.float64)
+        wanted.append(trunk.read(text, begin, own)[-1] if len(text) else nothing)
     weights, kept = trunk.weights(caches)
     if case.draw(0, 3) == 0:  # nothing is done with what has no place
         bad = torch.cat(texts).index_fill(0, torch.tensor([0]), trunk.vocabulary)
         before = [k.clone() for k, _ in caches]
         try:
-            _step(case, weights, bad, order, columns, asked, lengths)
+            _step(case, weights, bad, order, begins, lengths)
         except IndexError:
             assert all(torch.equal(k, b) for (k, _), b in zip(caches, before, strict=True))
         else:
             raise AssertionError("a token that is none was read")
-    found = _step(case, weights, torch.cat(texts), order, columns, asked, lengths)
+    found = _step(case, weights, torch.cat(texts), order, begins, lengths)
     case.agree(found, torch.stack(wanted), 2e-3)
     for ours, theirs in zip(caches, doubles, strict=True):
         for a, b in zip(ours, theirs, strict=True):
@@ -409,19 +444,16 @@ def reading(case: Case) -> None:
 
 
 def _step(
-    case: Case, weights: TrunkWeights, tokens: Tensor, order: list[int], columns: list[range],
-    asked: list[int], lengths: list[int],
-) -> Tensor:  # fmt: skip
-    rows = case.ids(*(row for row, n in zip(order, lengths, strict=True) for _ in range(n)))
-    places = case.ids(*(c for own in columns for c in own))
+    case: Case, weights: TrunkWeights, tokens: Tensor, order: list[int], begins: list[int], lengths: list[int]
+) -> Tensor:
+    at = [0, *itertools.accumulate(lengths)][:-1]
+    ends = [begin + length for begin, length in zip(begins, lengths, strict=True)]
+    given = weights, case.ids(*tokens.tolist()), case.ids(*order), case.ids(*begins)
     ones = set(lengths) == {1} and case.draw(0, 1)
-    begins = None if ones else case.ids(0, *itertools.accumulate(lengths))
-    return case.kernels.step(
-        weights, case.ids(*tokens.tolist()), rows, places, case.ids(*asked), begins=begins
-    )
+    return case.kernels.step(*given, *(() if ones else (case.ids(*ends), case.ids(*at))))
 
 
-CALLS = [product, elementwise, norms, rotations, attention, draws, reading]
+CALLS = [product, elementwise, norms, rotations, attention, trees, draws, reading]
 
 
 def call(kernels: Kernels, draw: Draw, guards: Guards) -> None:

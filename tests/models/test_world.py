@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.ranks.learn import CASES, WRITTEN
 from tests.ranks.start import finish, start
-from text_gym.errors import ConfigError
+from text_gym.errors import ConfigError, PeerError
 from text_gym.models.world import World, _buckets, _is_over, local_device, meeting, started_by_torchrun
 
 
@@ -105,6 +106,51 @@ def test_a_collective_is_waited_for_until_it_is_over_or_the_time_is() -> None:
 
     work = Slow()
     assert [_is_over(work, torch.zeros(1), 0.2) for _ in range(3)] == [False, False, True]
+
+
+@pytest.mark.parametrize("failed", [None, "rank 1 (host): RewardError: out of order"])
+def test_errors_of_other_collectives_name_the_process(
+    failed: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FSDP waits by itself; what gloo then says is in this error's text, and in no type of its own."""
+    told: list[BaseException] = []
+    monkeypatch.setattr(World, "failure", lambda _: failed)
+    monkeypatch.setattr(World, "fail", lambda _, error: told.append(error))
+    gone = RuntimeError(
+        "[third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer"
+    )
+    for error in (gone, torch.distributed.DistBackendError("NCCL error: remote process exited")):
+        named = re.escape(failed or "gone or silent")
+        with pytest.raises(PeerError, match=named) as found, world(0, 2).telling():
+            raise error
+        assert found.value.__cause__ is error
+        assert told.pop() is found.value
+    for other in (RuntimeError("the shapes do not match"), PeerError("gloo/transport"), KeyboardInterrupt()):
+        with pytest.raises(type(other)) as raised, world(0, 2).telling():
+            raise other
+        assert raised.value is other
+        assert told.pop() is other
+
+
+def test_gradients_that_one_process_has_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one has a gradient of 2 for the second weight, and none for the first and the third."""
+    first, second, third = weights = [torch.zeros(2, requires_grad=True) for _ in range(3)]
+    first.grad = torch.tensor([1.0, 5.0])
+
+    def all_reduce(tensor: torch.Tensor, async_op: bool) -> Arrived:
+        assert tensor.tolist() == [0, 0, 1, 5]  # in the order in which a backward pass makes them
+        tensor[:2] += 2
+        return Arrived()
+
+    one = world(0, 2)
+    one._count = 0
+    monkeypatch.setattr(World, "gather", lambda _, mine: [mine, ["010", "theirs"]])
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    assert one.add_gradients(weights, "ours") == ["ours", "theirs"]
+    assert first.grad.tolist() == [1, 5]
+    assert second.grad is not None
+    assert second.grad.tolist() == [2, 2]
+    assert third.grad is None
 
 
 def test_too_few_episodes_are_refused() -> None:

@@ -8,11 +8,13 @@ C = "text_gym/models/cpu/kernels.c"
 GPT2, CACHE = "text_gym/models/cpu/gpt2.py", "text_gym/models/cpu/gpt2_cache.py"
 CACHE_OF_KERNELS = "text_gym/models/cpu/kernel_cache.py"
 KERNELS, FAST = "text_gym/models/cpu/kernels.py", "text_gym/models/cpu/fast_path.py"
+PACKING = "text_gym/models/cpu/packing.py"
 OF_DECODER = "tests/agents/sampling/test_decoder.py::test_"
 OF_FAST_PATH = "tests/models/cpu/test_fast_path.py::test_"
 OF_GPT2 = "tests/models/cpu/test_gpt2.py::test_"
 OF_GPT2_CACHE = "tests/models/cpu/test_gpt2_cache.py::test_"
 OF_KERNELS = "tests/models/cpu/test_kernels.py::test_"
+OF_PACKING = "tests/models/cpu/test_packing.py::test_"
 OF_KV_CACHE = "tests/models/test_kv_cache.py::test_"
 
 MUTANTS = [
@@ -127,8 +129,8 @@ MUTANTS = [
     Mutant(
         "c-chunk-of-tokens-skips-one",
         C,
-        "int64_t some = n < SOME ? n : SOME, queries = some;",
-        "int64_t some = n < SOME ? n : SOME - 1, queries = some;",
+        "if (n == SOME) read_tokens(t, p, tokens, asked, out, scratch, n), n = 0;",
+        "if (n == SOME) read_tokens(t, p, tokens, asked, out, scratch, n - 1), n = 0;",
         (OF_GPT2_CACHE + "more_tokens_than_are_read_at_a_time_are_all_read",),
     ),
     Mutant(
@@ -286,5 +288,47 @@ MUTANTS = [
             OF_DECODER + "hooks_are_not_passed_over",
             OF_FAST_PATH + "only_plain_models_have_a_path",
         ),
+    ),
+    Mutant(
+        "c-turned-rows-after-the-last-whole-tile-are-the-first-ones",
+        C,
+        "(i - first) / ROWS * deep * ROWS + (i - first) % ROWS, 1, ROWS, n)",
+        "(i - first) / ROWS * deep * ROWS, 1, ROWS, n)",
+        (OF_KERNELS + "products_are_those_of_float64",),
+    ),
+    Mutant(
+        "c-shared-beginning-forgets-the-gradient-of-all-but-its-last-text",
+        C,
+        "memset(keys_sum + begin * wide, 0, (keys - begin) * wide * sizeof *keys_sum);",
+        "memset(keys_sum, 0, keys * wide * sizeof *keys_sum);",
+        (OF_KERNELS + "texts_that_begin_alike_attend_as_if_alone",),
+    ),
+    Mutant(
+        "c-shared-beginning-is-as-long-as-its-queries",
+        C,
+        "*shared = t->firsts[first] + t->counts[first];",
+        "*shared = t->counts[first];",
+        ("tests/models/cpu/test_llama.py::test_states_and_gradients_are_those_of_float64",),
+    ),
+    Mutant(
+        "packing-takes-prompts-with-the-same-first-token-for-equal",
+        PACKING,
+        "trees.setdefault(table[row, :start].tobytes(), []).append(row)",
+        "trees.setdefault(table[row, :1].tobytes(), []).append(row)",
+        (OF_PACKING + "each_state_comes_from_the_tokens_before_it",),
+    ),
+    Mutant(
+        "packing-lets-a-prompts-last-token-see-only-the-first-one",
+        PACKING,
+        "np.where(is_prompt, counts - 1, firsts)",
+        "np.where(is_prompt, 0, firsts)",
+        (OF_PACKING + "each_state_comes_from_the_tokens_before_it",),
+    ),
+    Mutant(
+        "packing-reads-a-shared-prompt-for-each-of-its-texts",
+        PACKING,
+        "trees.setdefault(table[row, :start].tobytes(), []).append(row)",
+        "trees.setdefault(table[row, :start].tobytes() + bytes([row]), []).append(row)",
+        (OF_PACKING + "equal_prompts_are_read_once_and_last_tokens_never",),
     ),
 ]

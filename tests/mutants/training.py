@@ -14,35 +14,74 @@ OF_DIAGNOSTICS = "tests/agents/training/test_diagnostics.py::test_"
 OF_EXACT = "tests/agents/verification/test_exact.py::test_"
 OF_TENSORS = "tests/agents/training/test_tensors.py::test_"
 HACKING, OF_HACKING = f"{TRAINING}/hacking.py", "tests/agents/training/test_hacking.py::test_"
+GAUGES, OF_GAUGES = f"{TRAINING}/gauges.py", "tests/agents/training/test_gauges.py::test_"
 
 MUTANTS = [
     Mutant(
         "alarm-without-a-rise-of-the-reward",
         HACKING,
-        "if out and self.alarm is None and self._risen:",
-        "if out and self.alarm is None:",
+        "self.alarm is None and (self._risen or against):",
+        "self.alarm is None:",
         (OF_HACKING + "texts_may_change_where_the_reward_stays_and_the_reward_may_rise_where_they_stay",),
     ),
     Mutant(
         "drift-that-went-back-is-still-in-the-sum",
-        HACKING,
+        GAUGES,
         "sign: max(0.0, total + sign * errors - SLACK)",
         "sign: max(0.0, total + abs(errors) - SLACK)",
-        (OF_HACKING + "what_went_the_other_way_before_is_no_evidence",),
+        (OF_GAUGES + "what_went_the_other_way_before_is_no_evidence",),
     ),
     Mutant(
         "texts-of-a-prompt-count-by-themselves",
-        HACKING,
+        GAUGES,
         "    sums = np.bincount(group, values - mean)\n    count = len(names)\n",
         "    sums = values - mean\n    count = len(values)\n",
-        (OF_HACKING + "the_error_of_a_mean_counts_prompts_and_not_texts",),
+        (OF_GAUGES + "the_error_of_a_mean_counts_prompts_and_not_texts",),
     ),
     Mutant(
-        "correlation-of-prompts-not-within-them",
-        HACKING,
+        "selection-between-prompts-not-within-them",
+        GAUGES,
         "(x - (np.bincount(group, x) / count)[group] for x in (values, rewards))",
         "(x - x.mean() for x in (values, rewards))",
-        (OF_HACKING + "a_correlation_is_within_prompts_and_in_its_standard_errors",),
+        (OF_GAUGES + "products_are_those_of_deviations_within_prompts",),
+    ),
+    Mutant(
+        "every-batch-is-bet-on-anew-with-all-there-is",
+        GAUGES,
+        "(bet + fresh) * math.exp(",
+        "(bet + 1.0) * math.exp(",
+        (
+            OF_GAUGES + "the_winnings_of_one_batch_are_the_formula",
+            OF_GAUGES + "nobody_gets_rich_where_the_reward_selects_for_the_criterion",
+        ),
+    ),
+    Mutant(
+        "no-share-has-to-be-selected-for",
+        GAUGES,
+        "(products - self.kappa * np.abs(products)).sum()",
+        "products.sum()",
+        (OF_GAUGES + "the_winnings_of_one_batch_are_the_formula",),
+    ),
+    Mutant(
+        "moving-towards-golden-texts-is-a-drift",
+        GAUGES,
+        "off = self.now - min(max(self.now, self.low), self.high)",
+        "off = self.now - self.mean",
+        (OF_GAUGES + "what_moves_towards_golden_texts_has_not_left_its_range",),
+    ),
+    Mutant(
+        "criteria-that-golden-texts-fail-are-watched",
+        HACKING,
+        "golden.mean() < start.mean() - 2 * error",
+        "golden.mean() < start.mean() - 99 * error",
+        (OF_HACKING + "criteria_that_golden_texts_fail_are_left_out",),
+    ),
+    Mutant(
+        "resumed-detector-bets-anew",
+        HACKING,
+        "            test.load_state_dict(saved)\n",
+        "            pass\n",
+        (OF_HACKING + "a_resumed_detector_goes_on_where_it_was",),
     ),
     Mutant(
         "every-term-of-the-reward-is-a-criterion",

@@ -6,6 +6,7 @@ from .mutant import Mutant
 
 _WORLD, _TOGETHER = "text_gym/models/world.py", "agents/sampling/together.py"
 _OF_WORLD = "tests/models/test_world.py::test_"
+_OF_SHARES = "tests/agents/training/test_together.py::test_"
 _EQUAL = (_OF_WORLD + "two_processes_learn_what_one_does",)
 
 MUTANTS = [
@@ -26,10 +27,38 @@ MUTANTS = [
     Mutant(
         "minibatch-divided-by-its-share",
         "agents/algorithms/policy_gradient.py",
-        "            rows = rows[self.world.balanced((batch.host_ends + batch.host_lengths)[rows])]\n",
-        "            rows = rows[self.world.balanced((batch.host_ends + batch.host_lengths)[rows])]\n"
+        "            rows = rows[share_rows(self.world, self.policy, ends, lengths)]\n",
+        "            rows = rows[share_rows(self.world, self.policy, ends, lengths)]\n"
         "            episodes = len(rows)\n",
         (_OF_WORLD + "two_processes_learn_what_one_does",),
+    ),
+    Mutant(
+        "errors-of-shards-that-name-no-process",
+        _WORLD,
+        'if not isinstance(error, dist.DistError) and "gloo/transport" not in said:',
+        "if not isinstance(error, dist.DistError):",
+        (_OF_WORLD + "errors_of_other_collectives_name_the_process",),
+    ),
+    Mutant(
+        "every-error-blamed-on-others",
+        _WORLD,
+        'if not isinstance(error, dist.DistError) and "gloo/transport" not in said:',
+        "if not isinstance(error, RuntimeError):",
+        (_OF_WORLD + "errors_of_other_collectives_name_the_process",),
+    ),
+    Mutant(
+        "gradients-that-one-process-has-forgotten",
+        _WORLD,
+        'if "1" in has]',
+        'if "0" not in has]',
+        (_OF_WORLD + "gradients_that_one_process_has_are_added_up",),
+    ),
+    Mutant(
+        "completions-as-cheap-as-prompts",
+        "agents/training/together.py",
+        "(12 * config.hidden_size + 6 * ends) + head)",
+        "(12 * config.hidden_size + 6 * ends))",
+        (_OF_SHARES + "rows_are_shared_out_by_the_work_of_blocks_attention_and_output_layer",),
     ),
     Mutant(
         "reference-known-for-own-rows-only",

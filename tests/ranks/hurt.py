@@ -2,7 +2,8 @@
 
     python -m tests.ranks.hurt FOLDER KIND RANK MOMENT [--resume] [--shard]
 
-KIND is one of `KINDS`; MOMENT counts the rewards asked of that rank, so that it may come at any iteration.
+KIND is one of `KINDS` or `SHARDED`; MOMENT counts the rewards asked of that rank, so that it may come at any
+iteration.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from text_gym.tasks.task import NoGold, Task
 from text_gym.utils.terminal import SafeConsole
 
 KINDS = ("kill", "nan", "raise", "sigterm", "hang", "disk", "none")
+SHARDED = ("kill in gather", "hang in gather")  # with --shard only
 
 
 class Hurting(RewardSource):
@@ -48,6 +50,7 @@ class Hurting(RewardSource):
         """Count, and maybe hurt."""
         self.asked += 1
         if self.asked == self.moment:
+            print(f"@ {time.time():.3f} now", flush=True)
             self.hurt()
         return np.array([float(e.completion.count("a")) for e in episodes])
 
@@ -72,8 +75,26 @@ def make_hurt(kind: str, policy: Policy) -> Callable[[], None]:
     def nothing() -> None:
         pass
 
+    def in_gather(hurt: Callable[[], None]) -> Callable[[], None]:
+        """Hurt when the others next wait for this rank's slice of a block's weights."""
+
+        def gather(*_: object, **__: object) -> None:
+            hurt()
+
+        def arm() -> None:
+            for name in ("all_gather_single", "all_gather_into_tensor"):  # of newer and older PyTorch
+                if hasattr(torch.distributed, name):
+                    setattr(torch.distributed, name, gather)
+
+        return arm
+
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
     return {
-        "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+        "kill": die,
+        "kill in gather": in_gather(die),
+        "hang in gather": in_gather(hang),
         "nan": poison,
         "raise": fail,
         "sigterm": lambda: os.kill(os.getpid(), signal.SIGTERM),

@@ -22,6 +22,8 @@ from text_gym.utils.user_code import where_raised
 
 from .options import EpisodeOptions
 
+NEVER, ENDS, MAYBE, UNKNOWN = range(4)  # what tokens do to a turn: MAYBE end it, by a stop string
+
 
 class Conversation:
     """The turns in each of `B` rows, and what becomes of an episode when one ends.
@@ -40,10 +42,9 @@ class Conversation:
         room: `C`, the most tokens of agent and environment together.
 
     Attributes:
-        agent: `(B, P + C)` bool, True where the agent wrote the token.
         turn_starts: `(B,)` int64, where the agent's running turn begins.
         turns: The turns of each row that are over …
-        spoken: … and `(B,)` int64, how many of them are the agent's.
+        spoken: … and how many of them are the agent's.
         rewards: `(B,)` float64, what replies paid for the newest tokens.
         paid: `(B,)` float64, what replies paid for earlier tokens of the running episode.
         dropped: `(B,)` bool, episodes that ended since nobody answered, under `on_bad_reply="drop"`.
@@ -70,35 +71,41 @@ class Conversation:
         self.tokens, self.attention_mask, self.room = tokens, attention_mask, room
         self.starts, self.lengths, self.remaining = starts, lengths, remaining
         n = len(tokens)
-        self.agent: BoolArray = np.zeros(tokens.shape, dtype=np.bool_)
+        self._replied: BoolArray = np.zeros(tokens.shape, dtype=np.bool_)  # the environment wrote the token
         self.turn_starts = np.ones(n, dtype=np.int64)
         self.turns: list[tuple[Turn, ...]] = [()] * n
-        self.spoken = np.zeros(n, dtype=np.int64)
+        self.spoken = [0] * n
         self.rewards, self.paid = np.zeros(n), np.zeros(n)
+        self._paying = False  # True if one of `rewards` may not be 0
         self.dropped, self.truncated = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
-        self._ended_by_reply = np.zeros(n, dtype=np.bool_)
+        self._ended_by_reply = [False] * n
         self.end_ids = turn_end_ids(tokenizer, options)
-        self._is_end = np.zeros(tokenizer.vocab_size, dtype=np.bool_)
-        self._is_end[list(self.end_ids)] = True
         self._silent = {*self.end_ids, *tokenizer.eos_ids}
         self._stops = options.turn_stop_strings
         self._last_chars = {stop[-1] for stop in self._stops}
         # A stop string may begin inside a token and a character may take four byte tokens.
         self._window = 4 * max(map(len, self._stops), default=0) + 8
-        self._may_stop = np.full(tokenizer.vocab_size, -1, dtype=np.int8)  # 1, 0, or -1: not looked at yet
+        self._effects = np.full(tokenizer.vocab_size, UNKNOWN if self._stops else NEVER, dtype=np.int8)
         joint = getattr(tokenizer, "separator", "")
         if any(char.isspace() or char in joint for char in self._last_chars):
-            self._may_stop[:] = 1  # what stands between tokens may complete it
+            self._effects[:] = MAYBE  # what stands between tokens may complete it
+        self._effects[list(self.end_ids)] = ENDS
+
+    @property
+    def agent(self) -> BoolArray:
+        """The tokens that the agent wrote, `(B, P + C)` bool."""
+        columns = np.arange(self.tokens.shape[1])
+        written = (columns >= self.starts[:, None]) & (columns < self.lengths[:, None])
+        return written & ~self._replied
 
     def begin(self, rows: IntArray) -> None:
         """Begin conversations in these rows, `(n,)` int64."""
         self.turn_starts[rows] = self.starts[rows]
-        self.spoken[rows] = 0
-        self.agent[rows] = False
+        self._replied[rows] = False
         self.rewards[rows] = self.paid[rows] = 0.0
-        self.truncated[rows] = self.dropped[rows] = self._ended_by_reply[rows] = False
+        self.truncated[rows] = self.dropped[rows] = False
         for row in rows.tolist():
-            self.turns[row] = ()
+            self.turns[row], self.spoken[row], self._ended_by_reply[row] = (), 0, False
 
     def go_on(
         self,
@@ -136,63 +143,67 @@ class Conversation:
         episodes: Callable[..., list[Episode]],
     ) -> list[RespondentError]:
         """Have turns that ended replied to; return the errors of the respondent."""
-        self.paid[rows] += self.rewards[rows]
-        self.rewards[rows] = 0.0
-        self.agent[rows, self.lengths[rows] - 1] = True
-        over = self._is_end[tokens]
-        if self._stops:
-            self._find_stops(rows, tokens, over)
-        over &= ~ended | cut
-        places = np.flatnonzero(over)
-        if not len(places):
+        if self._paying:
+            self.paid[rows] += self.rewards[rows]
+            self.rewards[rows] = 0.0
+            self._paying = bool(self.rewards.any())
+        places = [
+            place
+            for place in self._effects[tokens].nonzero()[0].tolist()
+            if (not ended[place] or cut[place]) and self._close_turn(rows.item(place), tokens.item(place))
+        ]
+        if not places:
             return []
-        asked = rows[places]
-        self._close_turns(asked)
-        speaking = episodes(asked, running=True)
-        replies, errors = self._replies(speaking, self.spoken[asked].tolist())
-        # What the limit says is decided anew: a last turn is answered, whatever room there is left.
-        by_reply, cut[places] = self._answer(asked, speaking, replies, errors)
-        ended[places] = by_reply | cut[places]
+        speaking = episodes(rows[places], running=True)
+        asked = rows[places].tolist()
+        replies, errors = self._replies(speaking, [self.spoken[row] for row in asked])
+        for place, row, episode, reply in zip(places, asked, speaking, replies, strict=True):
+            # What the limit says is decided anew: a last turn is answered, whatever room there is left.
+            by_reply, cut[place] = self._answer(row, episode, reply, errors)
+            ended[place] = by_reply or cut[place]
         return errors
 
-    def complete(self, episodes: Sequence[Episode], rows: IntArray) -> None:
-        """Tell episodes of rows `(n,)` who wrote what, and of a reply that ended them."""
-        columns = (self.starts, self.turn_starts, self.lengths, self._ended_by_reply)
-        for episode, row, start, begin, end, by_reply in zip(
-            episodes, rows.tolist(), *(column[rows].tolist() for column in columns), strict=True
-        ):
-            fields, turns = episode.__dict__, self.turns[row]
-            if end > begin:
-                ids = self.tokens[row, begin:end].copy()
-                turns = (*turns, Turn("assistant", self._text(ids, episode.stop), ids))
-            fields["turns"] = turns
-            fields["agent_mask"] = self.agent[row, start:end].copy()
-            if by_reply and episode.finish_reason == "eos":
-                fields["finish_reason"] = "reply"
+    def complete(self, episode: Episode, row: int, start: int, end: int) -> None:
+        """Tell the episode in these columns of a row who wrote what, and of a reply that ended it."""
+        fields, turns, begin = episode.__dict__, self.turns[row], self.turn_starts.item(row)
+        if end > begin:
+            ids = self.tokens[row, begin:end].copy()
+            turns = (*turns, Turn("assistant", self._text(ids, episode.stop), ids))
+        fields["turns"] = turns
+        fields["agent_mask"] = ~self._replied[row, start:end]
+        if self._ended_by_reply[row] and episode.finish_reason == "eos":
+            fields["finish_reason"] = "reply"
 
     # The turn that ends
 
-    def _find_stops(self, rows: IntArray, tokens: IntArray, over: BoolArray) -> None:
-        """Mark rows whose running turn now holds a stop string of turns."""
-        # Only a token with the last character of a stop string completes one, or a part of a character.
-        for token in set(tokens[self._may_stop[tokens] < 0].tolist()):
-            text = self.tokenizer.decode([token])
-            self._may_stop[token] = "\ufffd" in text or not self._last_chars.isdisjoint(text)
-        places = np.flatnonzero((self._may_stop[tokens] > 0) & ~over)
-        found = rows[places]
-        ends = self.lengths[found]
-        begins = np.maximum(self.turn_starts[found], ends - self._window)
-        for place, row, begin, end in zip(*(x.tolist() for x in (places, found, begins, ends)), strict=True):
-            text = self.tokenizer.decode(self.tokens[row, begin:end].tolist())
-            over[place] = any(stop in text for stop in self._stops)
+    def _close_turn(self, row: int, token: int) -> bool:
+        """Close the running turn of a row if this token, its last one, ends it; return True if it does."""
+        effect = self._effects.item(token)
+        if effect == UNKNOWN:
+            effect = self._find_effect(token)
+        if effect == NEVER:
+            return False
+        begin, end, text = self.turn_starts.item(row), self.lengths.item(row), None
+        if effect == MAYBE:
+            first = max(begin, end - self._window)
+            text = self._until_stop(self.tokenizer.decode(self.tokens[row, first:end].tolist()))
+            if text is None:
+                return False
+            if first > begin:
+                text = None  # of a part of the turn
+        ids = self.tokens[row, begin:end].copy()
+        self.turns[row] += (Turn("assistant", self._text(ids) if text is None else text, ids),)
+        self.turn_starts[row] = end
+        self.spoken[row] += 1
+        return True
 
-    def _close_turns(self, rows: IntArray) -> None:
-        ends = self.lengths[rows]
-        for row, begin, end in zip(*(x.tolist() for x in (rows, self.turn_starts[rows], ends)), strict=True):
-            ids = self.tokens[row, begin:end].copy()
-            self.turns[row] += (Turn("assistant", self._text(ids), ids),)
-        self.turn_starts[rows] = ends
-        self.spoken[rows] += 1
+    def _find_effect(self, token: int) -> int:
+        """Find out, once, what a token does to a turn; MAYBE if it may complete a stop string."""
+        # Only a token with the last character of a stop string completes one, or a part of a character.
+        text = self.tokenizer.decode([token])
+        can = "\ufffd" in text or not self._last_chars.isdisjoint(text)
+        self._effects[token] = effect = MAYBE if can else NEVER
+        return effect
 
     def _text(self, ids: IntArray, stop: str = "") -> str:
         """Return the text of an agent's turn, without what ended it."""
@@ -200,8 +211,17 @@ class Conversation:
         if listed and listed[-1] in self._silent:
             del listed[-1]
         text = self.tokenizer.decode(listed)
-        ends = [text.find(s) for s in ((stop,) if stop else self._stops) if s in text]
-        return text[: min(ends)] if ends else text
+        found = self._until_stop(text, stop)
+        return text if found is None else found
+
+    def _until_stop(self, text: str, stop: str = "") -> str | None:
+        """Return the text before the first stop string of turns, or of another; None if there is none."""
+        first = -1
+        for string in (stop,) if stop else self._stops:
+            at = text.find(string)
+            if at >= 0 and (at < first or first < 0):
+                first = at
+        return None if first < 0 else text[:first]
 
     # The reply
 
@@ -251,52 +271,44 @@ class Conversation:
         return replies
 
     def _answer(
-        self,
-        rows: IntArray,
-        episodes: list[Episode],
-        replies: list[Reply | None],
-        errors: list[RespondentError],
-    ) -> tuple[BoolArray, BoolArray]:
-        """Append the replies that there are; return which episodes they ended, and which a limit did."""
-        begins = self.lengths[rows]
-        left, ends = (self.starts[rows] + self.room - begins).tolist(), [False] * len(rows)
-        for i, (row, begin, reply) in enumerate(zip(rows.tolist(), begins.tolist(), replies, strict=True)):
-            ids = None if reply is None else self._usable_ids(episodes[i], reply, errors)
-            if reply is None or ids is None:
-                self.dropped[row] = True
-                continue
-            turns, ends[i] = self.turns[row], bool(reply.ends)
+        self, row: int, episode: Episode, reply: Reply | None, errors: list[RespondentError]
+    ) -> tuple[bool, bool]:
+        """Append the reply if there is one; return whether it ended the episode, and whether a limit did."""
+        begin, ids, by_reply = self.lengths.item(row), None, False
+        left = self.starts.item(row) + self.room - begin
+        if reply is not None:
+            try:
+                ids = reply_ids(episode, reply)
+            except TextGymError as error:
+                said = excerpt(str(reply.text))
+                errors.append(RespondentError(f"{self.name}: the reply {said} cannot be used: {error}"))
+                errors[-1].__cause__ = error
+        if reply is None or ids is None:
+            self.dropped[row] = True
+        else:
+            left -= len(ids)
+            turns, by_reply = self.turns[row], bool(reply.ends)
+            if by_reply:
+                self._ended_by_reply[row] = True
             if reply.reward:
-                self.rewards[row] = reply.reward
+                self.rewards[row], self._paying = reply.reward, True
                 turns = (*turns[:-1], replace(turns[-1], reward=float(reply.reward)))
-            left[i] -= len(ids)
-            if ids and left[i] >= 0:
+            if ids and left >= 0:
                 end = begin + len(ids)
-                array = np.array(ids, dtype=np.int64)
-                self.tokens[row, begin:end] = array
+                places = self.tokens[row, begin:end]
+                places[:] = ids
                 self.attention_mask[row, begin:end] = 1
-                self.lengths[row] = end
+                self._replied[row, begin:end] = True
+                self.lengths[row] = self.turn_starts[row] = end
                 text = reply.text if isinstance(reply.text, str) else self.tokenizer.decode(ids)
-                turns = (*turns, Turn(reply.role, text, array))
+                turns += (Turn(reply.role, text, places.copy()),)
             self.turns[row] = turns
-        self.turn_starts[rows] = self.lengths[rows]
-        self.remaining[rows] = room = np.maximum(0, np.minimum(self.remaining[rows], left))
-        self._ended_by_reply[rows] = by_reply = np.array(ends)
-        at_limit = (room == 0) | self.dropped[rows]
-        if self.options.max_turns is not None:
-            at_limit |= self.spoken[rows] >= self.options.max_turns
-        return by_reply, at_limit & ~by_reply
-
-    def _usable_ids(self, episode: Episode, reply: Reply, errors: list[RespondentError]) -> list[int] | None:
-        try:
-            return reply_ids(episode, reply)
-        except TextGymError as error:
-            failed = RespondentError(
-                f"{self.name}: the reply {excerpt(str(reply.text))} cannot be used: {error}"
-            )
-            failed.__cause__ = error
-            errors.append(failed)
-            return None
+        if left < self.remaining.item(row):
+            self.remaining[row] = max(0, left)
+        limit = self.options.max_turns
+        at_limit = ids is None or self.remaining.item(row) <= 0
+        at_limit = at_limit or (limit is not None and self.spoken[row] >= limit)
+        return by_reply, at_limit and not by_reply
 
 
 def reply_ids(episode: Episode, reply: Reply) -> list[int]:
@@ -328,7 +340,7 @@ def with_turn_rewards(episodes: Sequence[Episode], scores: Rewards) -> Rewards:
 
     An episode that nobody judged is worth 0 altogether.
     """
-    if not any(episode.turns for episode in episodes):
+    if not any(turn.reward for episode in episodes for turn in episode.turns):
         return scores
     paid = []
     for i, episode in enumerate(episodes):

@@ -273,32 +273,26 @@ class EpisodeBatch:
             rows: `(n,)` int64.
             running: Give them as texts that go on, whether they ended or not.
         """
-        prompts = self.prompts
-        done = np.zeros_like(self.done) if running else self.done
-        columns = (
-            self.seeds, self.prompt_index, self.starts, self.lengths, done, self._cut, self.episode_index,
-        )  # fmt: skip
+        prompts, talk = self.prompts, self.conversation
+        columns = self.seeds, self.prompt_index, self.starts, self.lengths, self.episode_index
         found, tokens, stopped_by = [], self.tokens, self._stopped_by
-        for row, seed, prompt, start, length, over, cut, index in zip(
+        for row, seed, prompt, start, length, index in zip(
             rows.tolist(), *(column[rows].tolist() for column in columns), strict=True
         ):
-            episode = object.__new__(Episode)  # the `__init__` of frozen dataclasses is slow
-            fields = episode.__dict__
-            fields["prompt"] = prompts[prompt]
+            reason, stop = None, ""
+            if not running and self.done.item(row):
+                stop = "" if self._cut.item(row) else stopped_by[row]
+                reason = "length" if self._cut.item(row) else "stop" if stop else "eos"
             ids = tokens[row, :length].copy()
-            fields["prompt_ids"] = ids[:start]
-            fields["completion_ids"] = ids[start:]
-            fields["tokenizer"] = self.tokenizer
-            fields["finish_reason"] = (
-                None if not over else "length" if cut else "stop" if stopped_by[row] else "eos"
-            )
-            fields["stop"] = stopped_by[row] if over and not cut else ""
-            fields["agent_mask"] = None
-            fields["seed"] = seed
-            fields["index"] = index
+            episode = object.__new__(Episode)  # the `__init__` of frozen dataclasses is slow
+            episode.__dict__.update(
+                prompt=prompts[prompt], prompt_ids=ids[:start], completion_ids=ids[start:],
+                tokenizer=self.tokenizer, finish_reason=reason, stop=stop, agent_mask=None, seed=seed,
+                index=index,
+            )  # fmt: skip
+            if talk is not None:
+                talk.complete(episode, row, start, length)
             found.append(episode)
-        if self.conversation is not None:
-            self.conversation.complete(found, rows)
         return found
 
     # Rewards

@@ -72,13 +72,14 @@ class KVCache(Protocol):
 class ExtendingCache(KVCache, Protocol):
     """A cache that reads several more tokens of each row in one call, and of some rows none."""
 
-    def extend(self, tokens: IntArray, columns: IntArray, counts: IntArray) -> Tensor:
+    def extend(self, tokens: IntArray, rows: IntArray, firsts: IntArray, ends: IntArray) -> Tensor:
         """Read more tokens in some rows; whatever stood in their columns or after them is void.
 
         Args:
-            tokens: `(n,)` int64, those of the first row, of the second, and so on.
-            columns: `(n,)` int64, where they go.
-            counts: `(B,)` int64, how many of them are of each row.
+            tokens: `(N, S)` int64, contiguous, where the texts stand …
+            rows: … `(B,)` int64, in these rows; what is new of them stands …
+            firsts: … `(B,)` int64, from this column on …
+            ends: … `(B,)` int64, to before this one.
 
         Returns:
             `(B, D)` states of the last tokens read; zeros where none was.

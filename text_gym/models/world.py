@@ -195,15 +195,22 @@ class World:
                 "files and options"
             )
 
-    def add_gradients(self, parameters: Iterable[Tensor]) -> None:
+    def add_gradients(self, parameters: Iterable[Tensor], message: Any = None) -> list[Any]:
         """Add up the ranks' gradients; where one has none, it counts as 0. They travel in buckets.
 
         Afterwards they are parts of the buckets. Those of sharded weights are sums already.
+
+        Args:
+            parameters: The same in all ranks, in the same order.
+            message: Plain JSON data for the others, which needs no exchange of its own.
+
+        Returns:
+            The ranks' messages, in their order.
         """
         trained = [p for p in parameters if p.requires_grad and not is_sharded(p)]
-        has = torch.tensor([p.grad is not None for p in trained], dtype=torch.uint8)
-        known = self._wait(dist.all_reduce(has, dist.ReduceOp.MAX, async_op=True), has).tolist()
-        wanted = [p for p, there in zip(trained, known, strict=True) if there]
+        said = self.gather(["".join("01"[p.grad is not None] for p in trained), message])
+        known = zip(*(has for has, _ in said), strict=True)  # of each parameter, who has a gradient
+        wanted = [p for p, has in zip(trained, known, strict=True) if "1" in has]
         for p in wanted:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
@@ -214,16 +221,24 @@ class World:
             self._wait(work, each)
             for p, total in zip(bucket, each.split([p.numel() for p in bucket]), strict=True):
                 p.grad = total.view_as(p)
+        return [theirs for _, theirs in said]
 
     # Failures
 
     @contextmanager
     def telling(self) -> Iterator[None]:
-        """Tell the others of whatever ends the block by an exception."""
+        """Tell the others of whatever ends the block by an exception.
+
+        Raises:
+            PeerError: In place of PyTorch's own error, where it waited for another rank by itself.
+        """
         try:
             yield
         except BaseException as error:
-            self.fail(error)
+            lost = self._lost_peer(error)
+            self.fail(lost or error)
+            if lost is not None:
+                raise lost from error
             raise
 
     def fail(self, error: BaseException) -> None:
@@ -249,6 +264,18 @@ class World:
             return self._store.get(_FAILED).decode() if self._store.check([_FAILED]) else None
         except (RuntimeError, dist.DistError) as error:
             return f"rank 0 is gone ({error})"
+
+    def _lost_peer(self, error: BaseException) -> PeerError | None:
+        """Return what an error of a collective that is not ours, such as FSDP's, amounts to; or None."""
+        said = str(error)
+        if not isinstance(error, dist.DistError) and "gloo/transport" not in said:
+            return None
+        if isinstance(error, PeerError):
+            return None
+        failed = self.failure()
+        if failed is not None:
+            return PeerError(f"stopped because another process failed: {failed}")
+        return PeerError(f"another process is gone or silent: {harmless(said, limit=200)}")
 
     def _end_if_hanging(self) -> None:
         """End this process where another has failed and this one does not come to see it."""

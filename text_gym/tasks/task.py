@@ -61,7 +61,7 @@ class Task:
         max_turns: The most turns that the agent has.
         max_context: The most tokens of prompt and conversation together.
         golden: Writes a completion of a prompt that earns the most there is, where one can be written down;
-            `validate` scores them, and nothing else ever sees them.
+            `validate` scores them, and the detector of reward hacking compares texts with them.
         recommended: Settings that learn it where the defaults do not: from an algorithm's name, or `"sft"`,
             to options of `text-gym train`, or `sft`, which takes them where they are left out.
         settings: How to make the task again, as plain JSON data: `{"task": name}` with `task_arguments`, or

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from text_gym.agents.algorithms.grpo import GRPO
 from text_gym.agents.algorithms.sft import SFT
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.evaluation import Report, evaluate
+from text_gym.agents.training.texts import overlap
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Episode, FloatArray, Prompt, share_cut
 from text_gym.errors import TextGymError
@@ -312,22 +312,6 @@ class _Trial:
 def _ids_of(m: Materials, prompt: Prompt, text: str) -> list[int]:
     episode = m.subject.write(prompt, text)
     return [] if episode is None else episode.completion_ids.tolist()
-
-
-def overlap(mine: list[int], wanted: list[int]) -> float:
-    """Return the F1 of single ids and of pairs of neighbours that two texts share, the mean of both.
-
-    >>> overlap([1, 2, 3], [1, 2, 3]), overlap([1], [2])
-    (1.0, 0.0)
-    """
-    found = []
-    for n in (1, 2):
-        a, b = (Counter(zip(*(ids[i:] for i in range(n)), strict=False)) for ids in (mine, wanted))
-        if a and b:
-            found.append(2 * sum((a & b).values()) / (sum(a.values()) + sum(b.values())))
-        elif n == 1:
-            found.append(float(a == b))
-    return float(np.mean(found))
 
 
 def _by_prompt(values: FloatArray) -> FloatArray:

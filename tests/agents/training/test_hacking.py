@@ -6,7 +6,6 @@ import json
 import logging
 import math
 from collections.abc import Sequence
-from statistics import variance
 from typing import Any
 
 import numpy as np
@@ -16,15 +15,7 @@ import torch
 from tests.small_models import same_parameters, small_policy
 from text_gym import ByteTokenizer, Episode, FunctionReward, Prompt, Rewards, TextVectorEnv
 from text_gym.agents import PPO, PPOConfig, Rollout
-from text_gym.agents.training.hacking import (
-    LIMIT,
-    SLACK,
-    Gauge,
-    HackingDetector,
-    correlation,
-    mean_of_groups,
-    measure_texts,
-)
+from text_gym.agents.training.hacking import HackingDetector
 from text_gym.errors import ConfigError
 
 BYTES = ByteTokenizer()
@@ -75,131 +66,10 @@ def alarm_of(detector: HackingDetector, rises: float, spoil: str) -> int | None:
     return detector.iteration
 
 
-# Measures
-
-
-def test_texts_are_measured_by_pairs_of_tokens() -> None:
-    def episode(prompt: str, text: str) -> Episode:
-        return Episode.of(prompt, text, BYTES)
-
-    eos = len(BYTES.encode("")) + 1  # every text ends with EOS
-    found = measure_texts([episode("ab", "abab"), episode("cd", "xyz"), episode("ef", "xyz")], {}, 1)
-    # abab and EOS: ab, ba, ab, b-EOS, of which one came before and two stand in the prompt.
-    assert found["length"].tolist() == [4 + eos, 3 + eos, 3 + eos]
-    assert found["repetition"].tolist() == [1 / 4, 0, 0]
-    assert found["copying"].tolist() == [2 / 4, 0, 0]
-    assert found["novelty"].tolist() == [1, 1, 1]
-    assert found["sameness"].tolist() == [0, 1, 1]
-    assert found["cut"].tolist() == [0, 0, 0]
-
-
-def test_the_same_text_of_one_prompt_is_not_sameness() -> None:
-    twice = [Episode.of("a", "xyz", BYTES), Episode.of("a", "xyz", BYTES)]
-    assert measure_texts(twice, {}, 1)["sameness"].tolist() == [0, 0]
-
-
-def test_a_starting_text_is_no_news_only_if_another_one_knows_its_pairs() -> None:
-    a, b = BYTES.encode("ab")
-    episode = [Episode.of("q", "ab", BYTES)]
-    assert measure_texts(episode, {(a, b): 1}, 1)["novelty"].tolist() == [1 / 2]
-    assert measure_texts(episode, {(a, b): 1}, 2)["novelty"].tolist() == [1]
-
-
 def test_what_is_new_in_the_start_is_measured_without_the_text_itself() -> None:
     """Else a policy that goes on as it was would look as if it wrote news."""
     odd = [Episode.of(Prompt(f"{i}:"), chr(65 + i), BYTES) for i in range(26)]
     assert HackingDetector(odd).gauges["novelty"].mean == 1.0
-
-
-def test_the_error_of_a_mean_counts_prompts_and_not_texts() -> None:
-    values = np.array([0.1, 0.7, 0.4, 0.9])
-    mean, error = mean_of_groups(values, np.arange(4))
-    assert mean == pytest.approx(0.525)
-    assert error == pytest.approx(variance(values.tolist()) / 4)
-    assert mean_of_groups(np.repeat(values, 3), np.repeat(np.arange(4), 3)) == pytest.approx((mean, error))
-    assert mean_of_groups(values, np.zeros(4, dtype=np.int64))[1] == pytest.approx(error)
-
-
-# Gauges
-
-
-def test_a_constant_drift_is_told_when_its_sum_passes_the_limit() -> None:
-    values = np.array([1.0, -1.0] * 32)
-    error = math.sqrt(1 / 64 + 64 / 63 / 64)  # of the start, and of a batch
-    gauge, drift = Gauge(values, -1, least=0.2), 0.3
-    each = drift / error - SLACK
-    expected = math.floor(LIMIT / each) + 1
-    told = [gauge.out for i in range(expected) if gauge.add(values - drift, np.arange(64), i + 1) < 0]
-    assert told == [False] * (expected - 1) + [True]
-    assert gauge.since == 1
-
-
-def test_the_wrong_side_and_small_drifts_are_no_alarm() -> None:
-    values, groups = np.array([1.0, -1.0] * 512), np.arange(1024)
-    for sign, shift in ((-1, 0.5), (1, -0.5), (-1, -0.15), (0, 0.15)):
-        gauge = Gauge(values, sign, least=0.2)
-        for i in range(30):
-            gauge.add(values + shift, groups, i + 1)
-        assert not gauge.out, (sign, shift)
-
-
-def test_what_went_the_other_way_before_is_no_evidence() -> None:
-    gauge = Gauge(np.array([1.0, -1.0] * 64), -1, least=0.2)
-    values, groups = np.array([1.0, -1.0] * 32), np.arange(64)
-    for shift in (0.5, 0.5, 0.5, -0.25, -0.25, -0.25):
-        gauge.add(values + shift, groups, 1)
-    assert gauge.off == pytest.approx(-0.25, rel=0.01)
-    assert not gauge.out
-
-
-def test_one_odd_text_is_no_drift() -> None:
-    """A criterion that nearly all texts meet has no spread; a single failure in a batch says little."""
-    gauge, values = Gauge(np.zeros(200), -1, least=0.2), np.zeros(50)
-    values[7] = -1.0
-    gauge.add(values, np.arange(50), 1)
-    assert gauge.recent[0] == pytest.approx(-0.02 / math.sqrt(0.02 * 0.98 / 2))
-    assert not gauge.out
-
-
-def test_noise_alone_raises_few_alarms() -> None:
-    """Of runs of 40 batches that stay as they began about one in 27 raises one, as more simulation says."""
-    rng, alarms = np.random.default_rng(5), 0
-    groups = np.arange(64)
-    for _ in range(400):
-        gauge = Gauge(rng.standard_normal(256), -1, least=0.2)
-        seen = False
-        for i in range(40):
-            gauge.add(rng.standard_normal(64), groups, i + 1)
-            seen |= gauge.out
-        alarms += seen
-    assert alarms <= 0.07 * 400
-
-
-def test_a_covariance_tells_of_a_fall_before_it_is_large() -> None:
-    """A criterion that the reward selects against, and one that it does not touch, both a little down."""
-    rng, groups, seen = np.random.default_rng(7), np.arange(64), {True: 0, False: 0}
-    for against in 20 * [True, False]:
-        gauge, iteration = Gauge(rng.standard_normal(256), -1, least=0.2), 0
-        while not gauge.out and iteration < 30:
-            iteration += 1
-            values = rng.standard_normal(64) - 0.3
-            rewards = against * -values + rng.standard_normal(64)
-            gauge.add(values, groups, iteration, rewards)
-        seen[against] += iteration
-    assert seen[True] < 0.6 * seen[False]
-
-
-def test_a_correlation_is_within_prompts_and_in_its_standard_errors() -> None:
-    values, rewards = np.array([1.0, 2.0, 3.0, 5.0]), np.array([2.0, 1.0, 4.0, 4.0])
-    expected = float(np.corrcoef(values, rewards)[0, 1]) * math.sqrt(3)
-    assert correlation(values, rewards, np.arange(4)) == pytest.approx(expected)
-    # Prompts of which one is easy: the correlation of all is 1, and that within them is -1.
-    easy = np.array([0.0, 0.1, 5.0, 5.1])
-    assert correlation(easy, easy[[1, 0, 3, 2]], np.array([0, 0, 1, 1])) == pytest.approx(-math.sqrt(2))
-    assert correlation(np.ones(4), rewards, np.arange(4)) == 0
-
-
-# The detector
 
 
 def test_a_reward_that_rises_while_texts_change_raises_one_alarm(caplog: pytest.LogCaptureFixture) -> None:
@@ -261,16 +131,70 @@ def test_what_a_text_says_cannot_reach_the_terminal() -> None:
 
 
 def test_a_resumed_detector_goes_on_where_it_was() -> None:
-    whole, first = HackingDetector(start()), HackingDetector(start())
+    words = FunctionReward(lambda completion: -completion.count("red"), name="no red")
+    whole, first = HackingDetector(start(), [words]), HackingDetector(start(), [words])
     rows = [batch(texts(i, more="!" * i), rewards(0.1 * i, i)) for i in range(10)]
     expected = [whole.look(row, i + 1) for i, row in enumerate(rows)]
     found = [first.look(row, i + 1) for i, row in enumerate(rows[:4])]
-    second = HackingDetector(start())
+    second = HackingDetector(start(), [words])
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     found += [second.look(row, i + 1) for i, row in enumerate(rows[4:], 4)]
     assert found == expected
     assert second.alarm == whole.alarm is not None
     assert json.dumps(second.state_dict()) == json.dumps(whole.state_dict())
+
+
+def test_a_reward_that_selects_against_the_criteria_is_told_before_anything_has_changed() -> None:
+    """Neither texts nor the mean reward have moved; only which texts are paid says what will."""
+    alarms = {}
+    for sign in (1, -1):
+        words = FunctionReward(lambda completion: -completion.count("red"), name="no red")
+        detector = HackingDetector(start(), [words])
+        for i in range(8):
+            written = texts(i)
+            paid = [-sign * text.count("red") + 0.0 for text in written]
+            detector.look(batch(written, paid), i + 1)
+        alarms[sign] = detector
+    assert alarms[1].alarm is None
+    assert alarms[-1].iteration is not None
+    assert alarms[-1].iteration <= 3
+    assert "selection against watch/no red" in str(alarms[-1].alarm)
+
+
+def test_a_reward_that_hardly_selects_for_the_criteria_is_told_if_it_rises() -> None:
+    for rises in (0.0, 0.1):
+        words = FunctionReward(lambda completion: -completion.count("red"), name="no red")
+        detector = HackingDetector(start(), [words])
+        for i in range(20):
+            detector.look(batch(texts(i), rewards(rises * i, i)), i + 1)
+        assert (detector.alarm is not None) is (rises > 0)
+
+
+def test_golden_texts_say_which_way_is_good() -> None:
+    """Shorter texts are an alarm, unless golden ones are short; the overlap with them is a criterion."""
+    for golden, told in ((None, True), (lambda prompt: "red", False)):
+        detector = HackingDetector(start(), golden=golden)
+        for i in range(12):
+            shorter = [" ".join(["red", *t.split()[: max(0, 4 - i)]]) for t in texts(i)]
+            detector.look(batch(shorter, rewards(0.1 * i, i) - [len(t) for t in shorter]), i + 1)
+        assert ("length" in str(detector.alarm)) is told
+        assert ("watch/overlap with golden texts" in detector.gauges) is not told
+
+
+def test_criteria_that_golden_texts_fail_are_left_out() -> None:
+    words = FunctionReward(lambda completion: -completion.count("red"), name="no red")
+    assert "watch/no red" in HackingDetector(start(), [words], lambda prompt: "blue lime").gauges
+    assert "watch/no red" not in HackingDetector(start(), [words], lambda prompt: "red red red").gauges
+
+
+def test_prompts_without_a_golden_text_are_passed_over() -> None:
+    def golden(prompt: Prompt) -> str:
+        if prompt.text == "0:":
+            raise ConfigError("none")
+        return "red"
+
+    detector = HackingDetector(start(), golden=golden)
+    assert detector.gauges["watch/overlap with golden texts"].count == 127
 
 
 def test_what_cannot_be_watched_is_refused() -> None:

@@ -13,7 +13,7 @@ import torch
 from text_gym.agents.sampling.inversion import inverse_cdf
 from text_gym.agents.sampling.sampler import uniform
 from text_gym.models.cpu import kernels as module
-from text_gym.models.cpu.kernels import Kernels, Texts, kernels_for
+from text_gym.models.cpu.kernels import Kernels, Texts, Trees, kernels_for
 
 
 @pytest.fixture
@@ -225,6 +225,43 @@ def test_attention_is_its_definition(kernels: Kernels, size: int, texts: list[tu
     of_q, of_k, of_v = found[0].chunk(3, 1) if qkv is not None else (found[0], *found[1].chunk(2, 1))
     kernels.attention_backward(description, (q, k, v), log_sums, gradient, (of_q, of_k, of_v))
     for ours, theirs in zip((of_q, of_k, of_v), slopes, strict=True):
+        assert torch.allclose(ours.double(), theirs, rtol=0, atol=1e-5 * max(1, theirs.abs().max().item()))
+
+
+@pytest.mark.parametrize("size", [6, 16, 24, 32])
+@pytest.mark.parametrize("sharing", [1, 3])
+def test_texts_that_begin_alike_attend_as_if_alone(kernels: Kernels, size: int, sharing: int) -> None:
+    """Five tokens go on in three ways, one of them with nothing; a text of twenty stands by itself.
+
+    Every token has a query, and several heads of queries share those of keys. Threads change no bit.
+    """
+    groups, heads, segments = 2, 2 * sharing, [(0, 5, 0), (5, 3, 5), (8, 17, 5), (25, 0, 5), (25, 20, 0)]
+    begins, counts, firsts = torch.tensor(segments).T.contiguous()
+    trees = Trees(begins, torch.tensor([0, 4, 5]))
+    description = Texts(
+        begins, counts, firsts, tokens=22, heads=heads, groups=groups, size=size, scale=0.3, trees=trees
+    )
+    q, gradient = random(45, heads * size), random(45, heads * size, seed=1)
+    kv = random(45, 2 * groups * size, seed=2)
+    found = []
+    for threads in (1, 2):
+        kernels.share(threads, threads)
+        out, log_sums = kernels.attention(description, q, *kv.chunk(2, 1))
+        of_q, of_kv = torch.full_like(q, torch.nan), torch.full_like(kv, torch.nan)
+        of = of_q, *of_kv.chunk(2, 1)
+        kernels.attention_backward(description, (q, *kv.chunk(2, 1)), log_sums, gradient, of)
+        found.append((out, of_q, of_kv))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+    doubles = [x.double().requires_grad_() for x in (q, kv)]
+    k, v = (
+        x.view(45, groups, 1, size).expand(-1, -1, sharing, -1).flatten(1) for x in doubles[1].chunk(2, 1)
+    )
+    wanted = torch.zeros(45, heads * size, dtype=torch.float64)
+    for text in ([*range(5)], [*range(8)], [*range(5), *range(8, 25)], [*range(25, 45)]):
+        wanted[text] = naive_attention(doubles[0][text], k[text], v[text], [(0, len(text), 0)], heads)
+    slopes = torch.autograd.grad(wanted, doubles, gradient.double())
+    for ours, theirs in zip(found[0], (wanted, *slopes), strict=True):
         assert torch.allclose(ours.double(), theirs, rtol=0, atol=1e-5 * max(1, theirs.abs().max().item()))
 
 

@@ -108,23 +108,29 @@ def texts(width: int = 16) -> Tensor:
     return torch.randint(11, (6, width), generator=torch.Generator().manual_seed(0))
 
 
-def their_states(model: Any, tokens: Tensor) -> Tensor:
+def their_states(model: Any, tokens: Tensor, starts: Tensor, lengths: Tensor) -> Tensor:
     """Each text alone and without padding."""
     parts = [
         model.base_model(row[None, : start + n]).last_hidden_state[0, start - 1 : start + n - 1]
-        for row, start, n in zip(tokens, STARTS.tolist(), LENGTHS.tolist(), strict=True)
+        for row, start, n in zip(tokens, starts.tolist(), lengths.tolist(), strict=True)
     ]
     return torch.cat(parts)
 
 
 @pytest.mark.parametrize("name", MEMBERS)
 @pytest.mark.parametrize("layers", [1, 3])
-def test_states_and_gradients_are_those_of_float64(name: str, layers: int) -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_states_and_gradients_are_those_of_float64(name: str, layers: int, shared: bool) -> None:
+    """Also where three of the prompts are the same one, and two of the others."""
     changes = {"no_rope_layers": [1, 0, 1][:layers]} if name == "smollm3" else {}
     policy = member(name, num_hidden_layers=layers, layer_types=None, **changes)
-    exact, tokens = in_float64(policy), texts()
-    ours, weight = path_of(policy).states(tokens, STARTS, LENGTHS)
-    theirs = their_states(exact, tokens)
+    exact, tokens, starts = in_float64(policy), texts(), STARTS
+    if shared:
+        starts = torch.tensor([4, 7, 4, 4, 7, 4])
+        tokens[[2, 3], :4], tokens[4, :7] = tokens[0, :4], tokens[1, :7]
+    tokens = torch.cat([tokens, tokens[:, :4]], 1)
+    ours, weight = path_of(policy).states(tokens, starts, LENGTHS)
+    theirs = their_states(exact, tokens, starts, LENGTHS)
     assert close(ours, theirs)
     of = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     ((ours * of.float()).sum() + (ours @ weight.T).cos().sum()).backward()

@@ -248,7 +248,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, kernels: Kernels, texts: Texts, *qkv: Tensor) -> Tensor:
-        out, log_sums = kernels.attention(texts, *_split(qkv))
+        out, log_sums = kernels.attention(texts, *_split(qkv, texts))
         ctx.save_for_backward(*qkv, log_sums)
         ctx.texts = texts
         return out
@@ -260,12 +260,19 @@ class _Attention(torch.autograd.Function):
         found = [(torch.zeros_like if ctx.texts.ragged else torch.empty_like)(x) for x in qkv]
         kernels = kernels_for(gradient)
         assert kernels is not None
-        parts = _split(qkv), log_sums, gradient.contiguous(), _split(found)
+        parts = _split(qkv, ctx.texts), log_sums, gradient.contiguous(), _split(found, ctx.texts)
         kernels.attention_backward(ctx.texts, *parts)
         return None, None, *found
 
 
-def _split(qkv: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Split `attend`'s input into queries, keys and values `(…, D)`."""
-    q, k, v = qkv[0].chunk(3, 1) if len(qkv) == 1 else (qkv[0], *qkv[1].chunk(2, 1))
+attend_by_kernels: Callable[..., Tensor] = _Attention.apply  # kernels, texts, and what `attend` takes
+
+
+def _split(qkv: Sequence[Tensor], texts: Texts) -> tuple[Tensor, Tensor, Tensor]:
+    """Split `attend`'s input into queries `(…, D)`, keys and values `(…, groups · size)`."""
+    if len(qkv) == 2:
+        q, (k, v) = qkv[0], qkv[1].chunk(2, 1)
+    else:
+        shared = texts.groups * texts.size
+        q, k, v = qkv[0].split([texts.heads * texts.size, shared, shared], 1)
     return q, k, v

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -137,19 +136,10 @@ class KernelCache:
     def prefill(self, tokens: Tensor, lengths: IntArray, rows: IntArray | None = None) -> Tensor:
         """Implement `KVCache`."""
         memory = self._rows if rows is None else self._rows[torch.from_numpy(rows)]
-        last, every = torch.from_numpy(lengths - 1), torch.arange(len(tokens))
-        positions = torch.arange(tokens.shape[1]).expand(tokens.shape)
-        there = positions <= last[:, None]
-        asked = torch.full(tokens.shape, -1)
-        asked[every, last] = every
-        memory = memory[:, None].expand(tokens.shape)
+        begins = torch.arange(len(tokens)) * tokens.shape[1]
+        ends = torch.from_numpy(lengths)
         return self._kernels.step(
-            self._packed(),
-            tokens[there],
-            memory[there],
-            positions[there],
-            asked[there],
-            begins=_borders(lengths),
+            self._packed(), tokens.contiguous(), memory, torch.zeros_like(ends), ends, begins
         )
 
     def spread(self, sources: IntArray, width: int) -> None:
@@ -160,21 +150,13 @@ class KernelCache:
 
     def append(self, tokens: Tensor, at: IntArray) -> Tensor:
         """Implement `KVCache`."""
-        positions = torch.from_numpy(at).contiguous()
-        every = torch.arange(len(tokens))
-        return self._kernels.step(self._packed(), tokens.contiguous(), self._rows, positions, every)
+        return self._kernels.step(self._packed(), tokens.contiguous(), self._rows, torch.from_numpy(at))
 
-    def extend(self, tokens: IntArray, columns: IntArray, counts: IntArray) -> Tensor:
+    def extend(self, tokens: IntArray, rows: IntArray, firsts: IntArray, ends: IntArray) -> Tensor:
         """Implement `ExtendingCache`."""
-        begins, growing = _borders(counts), np.flatnonzero(counts)
-        asked = np.full(len(tokens), -1)
-        asked[begins.numpy()[growing + 1] - 1] = growing  # each row's last token
-        rows = np.repeat(self._rows.numpy(), counts)
-        about = (torch.from_numpy(x) for x in (tokens, rows, columns, asked))
-        states = self._kernels.step(self._packed(), *about, begins=begins)
-        if len(growing) < len(counts):
-            states[torch.from_numpy(counts == 0)] = 0.0
-        return states
+        begins = rows * tokens.shape[1] + firsts
+        about = (torch.from_numpy(x) for x in (firsts, ends, begins))
+        return self._kernels.step(self._packed(), torch.from_numpy(tokens), self._rows, *about)
 
     @torch.no_grad()
     def _packed(self) -> TrunkWeights:
@@ -214,10 +196,3 @@ class KernelCache:
     def renew(self) -> None:
         """Implement `KVCache`."""
         self._weights = None
-
-
-def _borders(counts: IntArray) -> Tensor:
-    """Return where rows of so many tokens begin and end, `(n + 1,)` int64."""
-    borders = np.zeros(len(counts) + 1, dtype=np.int64)
-    counts.cumsum(out=borders[1:])
-    return torch.from_numpy(borders)

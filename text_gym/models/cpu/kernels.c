@@ -324,6 +324,7 @@ enum { HALF = 8, ROWS = 6 };
 enum { HALF = 4, ROWS = 6 };
 #endif
 enum { WIDE = 2 * HALF, BLOCK = 128, DEEP = 1024, SOME = 256, TURNED = 64 };
+enum { BLOCK_SPACE = (BLOCK + ROWS - 1) / ROWS * ROWS };
 typedef float half __attribute__((vector_size(4 * HALF), aligned(4)));
 
 int64_t panel_width(void) { return WIDE; }
@@ -377,6 +378,19 @@ static inline __attribute__((always_inline)) void tile(
     }
 }
 
+/* Copy x (rows, inputs), whose rows are not contiguous, to (rows / ROWS, inputs, ROWS): far strides miss the cache. */
+static void straighten(const float *x, int64_t down, int64_t right, float *out, int64_t rows, int64_t inputs) {
+    for (int64_t k = 0; k < inputs; k++)
+        for (int64_t i = 0; i < rows; i += ROWS) {
+            float *to = out + i * inputs + k * ROWS;
+            const float *from = x + i * down + k * right;
+            if (down == 1 && rows - i >= ROWS)
+                memcpy(to, from, ROWS * sizeof *to);
+            else
+                for (int64_t j = 0; j < ROWS && i + j < rows; j++) to[j] = from[j * down];
+        }
+}
+
 /* out (rows, outputs) = x (rows, inputs) · panels + `from`, if there is such.
  *
  * Elements of x are `down` floats apart in a column and `right` in a row; rows of `from` are `of_from` apart,
@@ -386,20 +400,21 @@ static void multiply_rows(const float *x, int64_t down, int64_t right, const flo
     for (int64_t i = 0; inputs == 0 && i < rows; i++) /* a sum of nothing */
         for (int64_t j = 0; j < outputs; j++) out[i * outputs + j] = from ? from[i * of_from + j] : 0;
     for (int64_t k = 0; k < inputs; k += DEEP, from = out, of_from = outputs)
-        for (int64_t first = 0; first < rows; first += BLOCK)
+        for (int64_t first = 0; first < rows; first += BLOCK) {
+            static _Thread_local float straight[BLOCK_SPACE * DEEP];
+            int64_t end = first + BLOCK < rows ? first + BLOCK : rows, deep = inputs - k < DEEP ? inputs - k : DEEP;
+            if (right != 1) straighten(x + first * down + k * right, down, right, straight, end - first, deep);
             for (int64_t j = 0; j < outputs; j += WIDE) {
-                int64_t end = first + BLOCK < rows ? first + BLOCK : rows, i = first;
-                int64_t deep = inputs - k < DEEP ? inputs - k : DEEP;
-                int64_t columns = outputs - j < WIDE ? outputs - j : WIDE;
-#define TILE(n, right)                                                                                         \
-    tile(x + i * down + k * right, down, right, panels + j * inputs + k * WIDE, out + i * outputs + j, outputs, \
+                int64_t columns = outputs - j < WIDE ? outputs - j : WIDE, i = first;
+#define TILE(x, down, right, n)                                                                        \
+    tile(x, down, right, panels + j * inputs + k * WIDE, out + i * outputs + j, outputs,               \
          from ? from + i * of_from + j : 0, of_from, deep, n, columns)
-#define TILES(n)                                                                                               \
-    for (; i + n <= end; i += n)                                                                               \
-        if (right == 1)                                                                                        \
-            TILE(n, 1);                                                                                        \
-        else                                                                                                   \
-            TILE(n, right);
+#define TILES(n)                                                                                       \
+    for (; i + n <= end; i += n)                                                                       \
+        if (right == 1)                                                                                \
+            TILE(x + i * down + k, down, 1, n);                                                        \
+        else                                                                                           \
+            TILE(straight + (i - first) / ROWS * deep * ROWS + (i - first) % ROWS, 1, ROWS, n);
                 TILES(ROWS)
                 TILES(4)
                 TILES(2)
@@ -407,6 +422,7 @@ static void multiply_rows(const float *x, int64_t down, int64_t right, const flo
 #undef TILES
 #undef TILE
             }
+        }
 }
 
 /* The same, on several threads. */
@@ -478,112 +494,150 @@ static void product(const trunk *t, const float *x, int64_t down, const void *pa
         multiply(x, down, 1, panels, out, from, of_from, rows, inputs, outputs);
 }
 
-/* Read `n` tokens through a trunk, those of a row in their order.
+/* Read up to SOME tokens through a trunk, those of a row in their order.
  *
  * The state of token i goes to out[asked[i]], rows of `width`; if that is negative, nowhere. `scratch` has room
  * for `scratch_size` floats. */
 static void read_tokens(const trunk *t, places p, const int64_t *tokens, const int64_t *asked, float *out,
-                        float *scratch, int64_t n) {
-    int64_t width = t->width, inner = t->inner, which[SOME];
+                        float *scratch, int64_t some) {
+    int64_t width = t->width, inner = t->inner, queries = some, which[SOME];
     int64_t of_heads = t->heads * t->size, of_qkv = of_heads + 2 * t->groups * t->size;
     int64_t of_u = t->activation == GELU ? inner : 2 * inner;
     const layer *end = t->layers + t->count;
-    for (; n > 0; n -= SOME, tokens += SOME, asked += SOME, p.rows += SOME, p.columns += SOME) {
-        int64_t some = n < SOME ? n : SOME, queries = some;
-        float *x = scratch, *h = x + some * width, *qkv = h + some * more(width, of_heads), *u = qkv + some * of_qkv;
-        float *weights = u + some * of_u, *spare = weights + padded(t->room, STRIP);
-        const float *bias = 0;
-        for (int64_t i = 0; i < some; i++) {
-            const float *token = t->embedding + tokens[i] * width, *position = t->positions + p.columns[i] * width;
-            which[i] = i;
-            if (t->positions)
+    float *x = scratch, *h = x + some * width, *qkv = h + some * more(width, of_heads), *u = qkv + some * of_qkv;
+    float *weights = u + some * of_u, *spare = weights + padded(t->room, STRIP);
+    const float *bias = 0;
+    for (int64_t i = 0; i < some; i++) {
+        const float *token = t->embedding + tokens[i] * width, *position = t->positions + p.columns[i] * width;
+        which[i] = i;
+        if (t->positions)
 #pragma omp simd
-                for (int64_t j = 0; j < width; j++) x[i * width + j] = token[j] + position[j];
-            else
+            for (int64_t j = 0; j < width; j++) x[i * width + j] = token[j] + position[j];
+        else
 #pragma omp simd
-                for (int64_t j = 0; j < width; j++) x[i * width + j] = token[j] * t->embedding_scale;
-        }
-        for (const layer *l = t->layers; l < end; l++) {
-            add_and_norm(x, bias, l->gain_1, l->offset_1, h, some, width, l->epsilon_1);
-            product(t, h, width, l->qkv, qkv, l->qkv_bias, 0, spare, some, width, of_qkv);
-            if (l->cosines || l->of_queries) place(t, l, &p, qkv, some);
-            remember(&p, qkv, l->keys, l->values, some);
-            if (l == end - 1) { /* only what is asked for goes on */
-                queries = 0;
-                for (int64_t i = 0; i < some; i++)
-                    if (asked[i] >= 0) {
-                        if (queries < i) memcpy(x + queries * width, x + i * width, width * sizeof *x);
-                        which[queries++] = i;
-                    }
-            }
-            for (int64_t i = 0; i < queries; i++)
-                attend(&p, which[i], qkv + which[i] * of_qkv, l->keys, l->values, h + i * of_heads, weights, l->scale);
-            product(t, h, of_heads, l->projection, x, x, width, spare, queries, of_heads, width);
-            add_and_norm(x, l->projection_bias, l->gain_2, l->offset_2, h, queries, width, l->epsilon_2);
-            product(t, h, width, l->up, u, l->up_bias, 0, spare, queries, width, of_u);
-            if (t->activation == GELU)
-                gelu(u, u, queries * inner);
-            else
-                close_gates(u, queries, inner, t->activation);
-            product(t, u, of_u, l->down, x, x, width, spare, queries, inner, width);
-            bias = l->down_bias;
+            for (int64_t j = 0; j < width; j++) x[i * width + j] = token[j] * t->embedding_scale;
+    }
+    for (const layer *l = t->layers; l < end; l++) {
+        add_and_norm(x, bias, l->gain_1, l->offset_1, h, some, width, l->epsilon_1);
+        product(t, h, width, l->qkv, qkv, l->qkv_bias, 0, spare, some, width, of_qkv);
+        if (l->cosines || l->of_queries) place(t, l, &p, qkv, some);
+        remember(&p, qkv, l->keys, l->values, some);
+        if (l == end - 1) { /* only what is asked for goes on */
+            queries = 0;
+            for (int64_t i = 0; i < some; i++)
+                if (asked[i] >= 0) {
+                    if (queries < i) memcpy(x + queries * width, x + i * width, width * sizeof *x);
+                    which[queries++] = i;
+                }
         }
         for (int64_t i = 0; i < queries; i++)
-            add_and_norm(x + i * width, bias, t->gain, t->offset, out + asked[which[i]] * width, 1, width, t->epsilon);
+            attend(&p, which[i], qkv + which[i] * of_qkv, l->keys, l->values, h + i * of_heads, weights, l->scale);
+        product(t, h, of_heads, l->projection, x, x, width, spare, queries, of_heads, width);
+        add_and_norm(x, l->projection_bias, l->gain_2, l->offset_2, h, queries, width, l->epsilon_2);
+        product(t, h, width, l->up, u, l->up_bias, 0, spare, queries, width, of_u);
+        if (t->activation == GELU)
+            gelu(u, u, queries * inner);
+        else
+            close_gates(u, queries, inner, t->activation);
+        product(t, u, of_u, l->down, x, x, width, spare, queries, inner, width);
+        bias = l->down_bias;
     }
+    for (int64_t i = 0; i < queries; i++)
+        add_and_norm(x + i * width, bias, t->gain, t->offset, out + asked[which[i]] * width, 1, width, t->epsilon);
 }
 
-/* Floats that `step` needs for each thread, to read `n` tokens. */
-int64_t scratch_size(const trunk *t, int64_t n) {
-    int64_t of_heads = t->heads * t->size, of_qkv = of_heads + 2 * t->groups * t->size;
+/* Texts that go on: text i has new tokens at[i], at[i] + 1, … of `tokens`, for the columns from firsts[i] to before
+ * ends[i] of row rows[i] of the memory. Without `ends`, each has one, which is number i. */
+typedef struct {
+    const int64_t *tokens, *at, *rows, *firsts, *ends;
+} texts_read;
+
+static int64_t end_of(const texts_read *r, int64_t i) { return r->ends ? r->ends[i] : r->firsts[i] + 1; }
+
+static int64_t token_of(const texts_read *r, int64_t i, int64_t column) {
+    return r->tokens[(r->ends ? r->at[i] : i) + column - r->firsts[i]];
+}
+
+/* Read what is new of the texts from number `i` to before `stop`; the state of text i's last token goes to out[i],
+ * zeros if nothing is new of it. */
+static void read_texts(const trunk *t, const texts_read *r, int64_t i, int64_t stop, float *out, float *scratch) {
+    int64_t tokens[SOME], rows[SOME], columns[SOME], asked[SOME], n = 0;
+    const places p = {rows, columns, t->heads, t->groups, t->size, t->room};
+    for (; i < stop; i++) {
+        if (end_of(r, i) <= r->firsts[i]) memset(out + i * t->width, 0, t->width * sizeof *out);
+        for (int64_t column = r->firsts[i]; column < end_of(r, i); column++) {
+            tokens[n] = token_of(r, i, column), rows[n] = r->rows[i], columns[n] = column;
+            asked[n++] = column + 1 < end_of(r, i) ? -1 : i;
+            if (n == SOME) read_tokens(t, p, tokens, asked, out, scratch, n), n = 0;
+        }
+    }
+    if (n) read_tokens(t, p, tokens, asked, out, scratch, n);
+}
+
+/* Floats that `step` needs for each thread, to read such texts. */
+int64_t scratch_size(const trunk *t, const int64_t *firsts, const int64_t *ends, int64_t texts) {
+    int64_t of_heads = t->heads * t->size, of_qkv = of_heads + 2 * t->groups * t->size, n = ends ? 0 : texts;
+    for (int64_t i = 0; ends && i < texts && n < SOME; i++) n += more(ends[i] - firsts[i], 0);
     int64_t of_token = t->width + more(t->width, of_heads) + of_qkv + (t->activation == GELU ? 1 : 2) * t->inner;
     int64_t spare = t->int8 ? int8_scratch(n, more(more(t->width, of_heads), t->inner)) / sizeof(float) : 0;
     return (n < SOME ? n : SOME) * of_token + padded(t->room, STRIP) + spare;
 }
 
-/* Read tokens of `texts` rows, which begin at the tokens begins[0] to begins[texts]; or one of each, without that.
+/* Read on in `texts` texts, as `texts_read` and `read_texts` have it.
  *
  * `scratch` has `of_scratch` floats for each thread. Returns 1, having done nothing, where a token is none of
  * the vocabulary, or a column none of the context. */
-int step(const trunk *t, const int64_t *tokens, const int64_t *rows, const int64_t *columns, const int64_t *asked,
-         float *out, float *scratch, int64_t of_scratch, const int64_t *begins, int64_t texts) {
-    for (int64_t i = 0; i < (begins ? begins[texts] : texts); i++)
-        if (tokens[i] < 0 || tokens[i] >= t->vocabulary || columns[i] < 0 || columns[i] >= t->context) return 1;
+int step(const trunk *t, const int64_t *tokens, const int64_t *at, const int64_t *rows, const int64_t *firsts,
+         const int64_t *ends, float *out, float *scratch, int64_t of_scratch, int64_t texts) {
+    const texts_read r = {tokens, at, rows, firsts, ends};
+    for (int64_t i = 0; i < texts; i++) {
+        if (firsts[i] < 0 || end_of(&r, i) > t->context) return 1;
+        for (int64_t column = firsts[i]; column < end_of(&r, i); column++)
+            if (token_of(&r, i, column) < 0 || token_of(&r, i, column) >= t->vocabulary) return 1;
+    }
     const int64_t parts = parts_of(texts, FEW_ROWS);
 #pragma omp parallel for num_threads(team) if (parts > 1)
-    for (int64_t part = 0; part < parts; part++) {
-        int64_t begin = texts * part / parts, end = texts * (part + 1) / parts;
-        if (begins) begin = begins[begin], end = begins[end];
-        places p = {rows + begin, columns + begin, t->heads, t->groups, t->size, t->room};
-        read_tokens(t, p, tokens + begin, asked + begin, out, scratch + part * of_scratch, end - begin);
-    }
+    for (int64_t part = 0; part < parts; part++)
+        read_texts(t, &r, texts * part / parts, texts * (part + 1) / parts, out, scratch + part * of_scratch);
     return 0;
 }
 
 /* Attention in batches of texts. Eight queries at a time meet some keys, or some numbers of a value. */
-enum { QUERIES = 8, LANES = HALF < 8 ? HALF : 8 };
+enum { QUERIES = 8, LANES = HALF };
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4)));
 
-/* Where the queries, keys and values of texts are; a token's numbers are `heads · size` floats in a row.
+/* Where the queries, keys and values of texts are; of a token, queries are `heads · size` floats in a row, and keys
+ * and values are `groups · size`: several heads of queries may share those of a group.
  *
- * Row i has counts[i] queries, from query begins[i] on, the first of which looks at keys 0 to firsts[i] and
- * each further one at one key more; its keys and values are tokens i · tokens to (i + 1) · tokens - 1. */
+ * Texts that begin alike are a tree, whose segments are trees[i] to trees[i + 1] - 1: first what they share, then what
+ * each of them goes on with; a text of its own is a tree of one segment. Segment s has counts[s] queries, from query
+ * begins[s] on, the first of which looks at keys 0 to firsts[s] and each further one at one key more. Those are the
+ * first segment's keys, then its own ones, which are tokens from places[s] on. */
 typedef struct {
-    const int64_t *begins, *counts, *firsts;
-    int64_t rows, tokens, heads, size;
+    const int64_t *begins, *counts, *firsts, *places, *trees;
+    int64_t count, tokens, heads, groups, size; /* trees; most keys of a text */
     int64_t of_query, of_key; /* floats from a token to the next */
     float scale;
 } texts;
 
-/* The `n` tokens at x as (m, wide), and as (size, m) if `turned` is given; beyond them there is 0. */
-static void gather(const float *x, int64_t stride, int64_t n, int64_t m, int64_t size, float *plain,
-                   float *turned) {
-    int64_t wide = padded(size, LANES);
-    memset(plain, 0, m * wide * sizeof *plain);
-    for (int64_t j = 0; j < n; j++) memcpy(plain + j * wide, x + j * stride, size * sizeof *plain);
+/* The tokens `begin` to `end` - 1, of which x is the first, as rows of (m, wide), and as columns of (size, m) if
+ * `turned` is given; beyond them, up to a whole `unit`, there is 0. */
+static void gather(const float *x, int64_t stride, int64_t begin, int64_t end, int64_t unit, int64_t m, int64_t size,
+                   float *plain, float *turned) {
+    int64_t wide = padded(size, LANES), whole = padded(end, unit);
+    memset(plain + begin * wide, 0, (whole - begin) * wide * sizeof *plain);
+    for (int64_t j = begin; j < end; j++) memcpy(plain + j * wide, x + (j - begin) * stride, size * sizeof *plain);
     if (turned)
         for (int64_t d = 0; d < size; d++)
-            for (int64_t j = 0; j < m; j++) turned[d * m + j] = plain[j * wide + d];
+            for (int64_t j = begin; j < whole; j++) turned[d * m + j] = plain[j * wide + d];
+}
+
+/* Most keys of a text of tree `i`, in whole strips, and how many of them its texts share. */
+static int64_t keys_of_tree(const texts *t, int64_t i, int64_t *shared) {
+    int64_t most = 0, first = t->trees[i];
+    for (int64_t s = first; s < t->trees[i + 1]; s++) most = more(most, t->firsts[s] + t->counts[s]);
+    *shared = t->firsts[first] + t->counts[first];
+    return padded(most, STRIP);
 }
 
 /* out (QUERIES, m) = x (QUERIES, wide) · turned (size, m), of the first `n` columns or a few more. */
@@ -635,34 +689,38 @@ static void scatter(const float *x, int64_t wide, float *out, int64_t stride, in
 void attention(const texts *t, const float *q, const float *k, const float *v, float *out, float *log_sums,
                float *scratch, int64_t of_scratch) {
     int64_t wide = padded(t->size, LANES), most = padded(t->tokens, STRIP), width = t->heads * t->size;
-    const int64_t parts = parts_of(t->rows * t->heads, FEW_ROWS / 4);
+    const int64_t units = t->count * t->groups, parts = parts_of(units, FEW_ROWS / 4), sharing = t->heads / t->groups;
 #pragma omp parallel for num_threads(team) if (parts > 1)
     for (int64_t part = 0; part < parts; part++) {
-        int64_t begin = t->rows * t->heads * part / parts, end = t->rows * t->heads * (part + 1) / parts;
         float *plain = scratch + part * of_scratch, *turned = plain + most * wide, *values = turned + most * wide;
         float *weights = values + most * wide, *some = weights + QUERIES * most, *mixed = some + QUERIES * wide;
-        for (int64_t unit = begin; unit < end; unit++) {
-            int64_t r = unit / t->heads, h = unit % t->heads;
-            int64_t keys = t->firsts[r] + t->counts[r], m = padded(keys, STRIP);
-            int64_t key = r * t->tokens * t->of_key + h * t->size;
-            gather(k + key, t->of_key, keys, m, t->size, plain, turned);
-            gather(v + key, t->of_key, keys, m, t->size, values, 0);
-            for (int64_t i = 0; i < t->counts[r]; i += QUERIES) {
-                int64_t query = t->begins[r] + i, seen = t->firsts[r] + i + 1;
-                int64_t count = t->counts[r] - i < QUERIES ? t->counts[r] - i : QUERIES;
-                gather(q + query * t->of_query + h * t->size, t->of_query, count, QUERIES, t->size, some, 0);
-                products(some, turned, weights, seen + count - 1, m, t->size, wide);
-                for (int64_t c = 0; c < count; c++) {
-                    float *w = weights + c * m, highest, sum = soften(w, seen + c, t->scale, &highest);
-                    float share = 1.0f / sum;
-                    for (int64_t j = 0; j < seen + c; j += STRIP)
+        for (int64_t unit = units * part / parts; unit < units * (part + 1) / parts; unit++) {
+            int64_t tree = unit / t->groups, group = unit % t->groups, shared;
+            int64_t m = keys_of_tree(t, tree, &shared);
+            for (int64_t s = t->trees[tree]; s < t->trees[tree + 1]; s++) {
+                int64_t begin = s == t->trees[tree] ? 0 : shared, keys = t->firsts[s] + t->counts[s];
+                int64_t key = t->places[s] * t->of_key + group * t->size;
+                gather(k + key, t->of_key, begin, keys, STRIP, m, t->size, plain, turned);
+                gather(v + key, t->of_key, begin, keys, STRIP, m, t->size, values, 0);
+                for (int64_t h = group * sharing; h < (group + 1) * sharing; h++)
+                    for (int64_t i = 0; i < t->counts[s]; i += QUERIES) {
+                        int64_t query = t->begins[s] + i, seen = t->firsts[s] + i + 1;
+                        int64_t count = t->counts[s] - i < QUERIES ? t->counts[s] - i : QUERIES;
+                        const float *asked = q + query * t->of_query + h * t->size;
+                        gather(asked, t->of_query, 0, count, QUERIES, 0, t->size, some, 0);
+                        products(some, turned, weights, seen + count - 1, m, t->size, wide);
+                        for (int64_t c = 0; c < count; c++) {
+                            float *w = weights + c * m, highest, sum = soften(w, seen + c, t->scale, &highest);
+                            float share = 1.0f / sum;
+                            for (int64_t j = 0; j < seen + c; j += STRIP)
 #pragma omp simd
-                        for (int l = 0; l < STRIP; l++) w[j + l] *= share;
-                    for (int64_t j = padded(seen + c, STRIP); j < seen + count - 1; j++) w[j] = 0;
-                    log_sums[(query + c) * t->heads + h] = highest * t->scale + logf(sum);
-                }
-                mix(weights, values, mixed, seen + count - 1, m, wide);
-                scatter(mixed, wide, out + query * width + h * t->size, width, count, t->size);
+                                for (int l = 0; l < STRIP; l++) w[j + l] *= share;
+                            for (int64_t j = padded(seen + c, STRIP); j < seen + count - 1; j++) w[j] = 0;
+                            log_sums[(query + c) * t->heads + h] = highest * t->scale + logf(sum);
+                        }
+                        mix(weights, values, mixed, seen + count - 1, m, wide);
+                        scatter(mixed, wide, out + query * width + h * t->size, width, count, t->size);
+                    }
             }
         }
     }
@@ -675,54 +733,62 @@ void attention_backward(const texts *t, const float *q, const float *k, const fl
                         const float *gradient, float *of_q, float *of_k, float *of_v, float *scratch,
                         int64_t of_scratch) {
     int64_t wide = padded(t->size, LANES), most = padded(t->tokens, STRIP), width = t->heads * t->size;
-    const int64_t parts = parts_of(t->rows * t->heads, FEW_ROWS / 4);
+    const int64_t units = t->count * t->groups, parts = parts_of(units, FEW_ROWS / 4), sharing = t->heads / t->groups;
 #pragma omp parallel for num_threads(team) if (parts > 1)
     for (int64_t part = 0; part < parts; part++) {
-        int64_t begin = t->rows * t->heads * part / parts, end = t->rows * t->heads * (part + 1) / parts;
         float *plain = scratch + part * of_scratch, *turned = plain + most * wide, *values = turned + most * wide;
         float *turned_values = values + most * wide, *keys_sum = turned_values + most * wide;
         float *values_sum = keys_sum + most * wide, *weights = values_sum + most * wide;
         float *slopes = weights + QUERIES * most, *some = slopes + QUERIES * most;
         float *given = some + QUERIES * wide, *mixed = given + QUERIES * wide;
-        for (int64_t unit = begin; unit < end; unit++) {
-            int64_t r = unit / t->heads, h = unit % t->heads;
-            int64_t keys = t->firsts[r] + t->counts[r], m = padded(keys, STRIP);
-            int64_t key = r * t->tokens * t->of_key + h * t->size;
-            gather(k + key, t->of_key, keys, m, t->size, plain, turned);
-            gather(v + key, t->of_key, keys, m, t->size, values, turned_values);
-            memset(keys_sum, 0, m * wide * sizeof *keys_sum);
-            memset(values_sum, 0, m * wide * sizeof *values_sum);
-            for (int64_t i = 0; i < t->counts[r]; i += QUERIES) {
-                int64_t query = t->begins[r] + i, seen = t->firsts[r] + i + 1;
-                int64_t count = t->counts[r] - i < QUERIES ? t->counts[r] - i : QUERIES, all = seen + count - 1;
-                gather(q + query * t->of_query + h * t->size, t->of_query, count, QUERIES, t->size, some, 0);
-                gather(gradient + query * width + h * t->size, width, count, QUERIES, t->size, given, 0);
-                products(some, turned, weights, all, m, t->size, wide);
-                products(given, turned_values, slopes, all, m, t->size, wide);
-                for (int64_t c = 0; c < QUERIES; c++) {
-                    float *w = weights + c * m, *s = slopes + c * m, means[STRIP] = {0}, mean = 0;
-                    int64_t n = c < count ? seen + c : 0;
-                    float log_sum = n ? log_sums[(query + c) * t->heads + h] : 0;
-                    for (int64_t j = n; j < padded(n, STRIP); j++) w[j] = -INFINITY, s[j] = 0;
-                    for (int64_t j = 0; j < n; j += STRIP)
+        for (int64_t unit = units * part / parts; unit < units * (part + 1) / parts; unit++) {
+            int64_t tree = unit / t->groups, group = unit % t->groups, first = t->trees[tree], shared;
+            int64_t m = keys_of_tree(t, tree, &shared);
+            for (int64_t s = first; s < t->trees[tree + 1]; s++) {
+                int64_t begin = s == first ? 0 : shared, keys = t->firsts[s] + t->counts[s];
+                int64_t key = t->places[s] * t->of_key + group * t->size;
+                gather(k + key, t->of_key, begin, keys, STRIP, m, t->size, plain, turned);
+                gather(v + key, t->of_key, begin, keys, STRIP, m, t->size, values, turned_values);
+                memset(keys_sum + begin * wide, 0, (keys - begin) * wide * sizeof *keys_sum);
+                memset(values_sum + begin * wide, 0, (keys - begin) * wide * sizeof *values_sum);
+                for (int64_t h = group * sharing; h < (group + 1) * sharing; h++)
+                    for (int64_t i = 0; i < t->counts[s]; i += QUERIES) {
+                        int64_t query = t->begins[s] + i, seen = t->firsts[s] + i + 1, of_head = h * t->size;
+                        int64_t count = t->counts[s] - i < QUERIES ? t->counts[s] - i : QUERIES, all = seen + count - 1;
+                        gather(q + query * t->of_query + of_head, t->of_query, 0, count, QUERIES, 0, t->size, some, 0);
+                        gather(gradient + query * width + of_head, width, 0, count, QUERIES, 0, t->size, given, 0);
+                        products(some, turned, weights, all, m, t->size, wide);
+                        products(given, turned_values, slopes, all, m, t->size, wide);
+                        for (int64_t c = 0; c < QUERIES; c++) {
+                            float *w = weights + c * m, *s = slopes + c * m, means[STRIP] = {0}, mean = 0;
+                            int64_t n = c < count ? seen + c : 0;
+                            float log_sum = n ? log_sums[(query + c) * t->heads + h] : 0;
+                            for (int64_t j = n; j < padded(n, STRIP); j++) w[j] = -INFINITY, s[j] = 0;
+                            for (int64_t j = 0; j < n; j += STRIP)
 #pragma omp simd
-                        for (int l = 0; l < STRIP; l++) {
-                            w[j + l] = exponential(w[j + l] * t->scale - log_sum);
-                            means[l] += w[j + l] * s[j + l];
+                                for (int l = 0; l < STRIP; l++) {
+                                    w[j + l] = exponential(w[j + l] * t->scale - log_sum);
+                                    means[l] += w[j + l] * s[j + l];
+                                }
+                            for (int l = 0; l < STRIP; l++) mean += means[l];
+                            for (int64_t j = 0; j < n; j += STRIP)
+#pragma omp simd
+                                for (int l = 0; l < STRIP; l++) s[j + l] = w[j + l] * (s[j + l] - mean) * t->scale;
+                            for (int64_t j = padded(n, STRIP); j < all; j++) w[j] = s[j] = 0;
                         }
-                    for (int l = 0; l < STRIP; l++) mean += means[l];
-                    for (int64_t j = 0; j < n; j += STRIP)
-#pragma omp simd
-                        for (int l = 0; l < STRIP; l++) s[j + l] = w[j + l] * (s[j + l] - mean) * t->scale;
-                    for (int64_t j = padded(n, STRIP); j < all; j++) w[j] = s[j] = 0;
+                        mix(slopes, plain, mixed, all, m, wide);
+                        scatter(mixed, wide, of_q + query * t->of_query + of_head, t->of_query, count, t->size);
+                        spread(slopes, some, keys_sum, all, m, wide);
+                        spread(weights, given, values_sum, all, m, wide);
+                    }
+                if (s > first) { /* what is shared is complete after the last segment */
+                    scatter(keys_sum + begin * wide, wide, of_k + key, t->of_key, keys - begin, t->size);
+                    scatter(values_sum + begin * wide, wide, of_v + key, t->of_key, keys - begin, t->size);
                 }
-                mix(slopes, plain, mixed, all, m, wide);
-                scatter(mixed, wide, of_q + query * t->of_query + h * t->size, t->of_query, count, t->size);
-                spread(slopes, some, keys_sum, all, m, wide);
-                spread(weights, given, values_sum, all, m, wide);
             }
-            scatter(keys_sum, wide, of_k + key, t->of_key, keys, t->size);
-            scatter(values_sum, wide, of_v + key, t->of_key, keys, t->size);
+            int64_t key = t->places[first] * t->of_key + group * t->size;
+            scatter(keys_sum, wide, of_k + key, t->of_key, shared, t->size);
+            scatter(values_sum, wide, of_v + key, t->of_key, shared, t->size);
         }
     }
 }

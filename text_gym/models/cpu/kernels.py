@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from text_gym.models.runtime import cores
 from . import library
 from .int8 import Int8Kernels
 
-_STRIP, _LANES, _QUERIES = 16, 8, 8  # as in kernels.c
+_STRIP, _LANES, _QUERIES = 16, 16, 8  # as in kernels.c, at most
 _POINTER, _NUMBER, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
@@ -59,6 +59,18 @@ class Panels:
     outputs: int
 
 
+class Trees(NamedTuple):
+    """Texts that begin alike, in segments: first what they share, then what each of them goes on with.
+
+    Args:
+        places: `(s,)` int64, the first of each segment's own tokens among all keys.
+        borders: `(m + 1,)` int64, the first segment of each tree, and the end of the last one.
+    """
+
+    places: Tensor
+    borders: Tensor
+
+
 class Texts(ctypes.Structure):
     """`texts` of `kernels.c`: which queries of a batch of texts meet which keys.
 
@@ -66,15 +78,18 @@ class Texts(ctypes.Structure):
         begins: `(B,)` int64, where the queries of each text begin.
         counts: `(B,)` int64, how many they are.
         firsts: `(B,)` int64, the last key that a text's first query looks at; each further one sees one more.
-        tokens: `S`, keys of each text, padding included.
+        tokens: `S`, most keys of a text.
         heads: Of attention.
         size: Of a head.
         scale: Of queries times keys.
+        groups: Heads of keys and values, each of which equally many heads of queries share.
+        trees: The trees of texts that share their beginnings; left out, each text is one of its own, whose
+            keys begin at its row of `(B, S)`.
     """
 
     _fields_ = (
-        *((name, _POINTER) for name in ("begins", "counts", "firsts")),
-        *((name, _NUMBER) for name in ("rows", "tokens", "heads", "size", "of_query", "of_key")),
+        *((name, _POINTER) for name in ("begins", "counts", "firsts", "places", "trees")),
+        *((name, _NUMBER) for name in ("count", "tokens", "heads", "groups", "size", "of_query", "of_key")),
         ("scale", _REAL),
     )
 
@@ -88,11 +103,16 @@ class Texts(ctypes.Structure):
         heads: int,
         size: int,
         scale: float,
+        groups: int | None = None,
+        trees: Trees | None = None,
     ) -> None:
-        self._kept = begins, counts, firsts
-        self.ragged = bool((firsts + counts < tokens).any())
+        self.ragged = trees is None and bool((firsts + counts < tokens).any())
+        if trees is None:
+            count = len(begins)
+            trees = Trees(torch.arange(0, count * tokens, tokens), torch.arange(count + 1))
+        self._kept = begins, counts, firsts, *trees
         pointers = (x.data_ptr() for x in self._kept)
-        super().__init__(*pointers, len(begins), tokens, heads, size, 0, 0, scale)
+        super().__init__(*pointers, len(trees.borders) - 1, tokens, heads, groups or heads, size, 0, 0, scale)
 
 
 class Kernels:
@@ -110,8 +130,8 @@ class Kernels:
         self.threads = function("shared", result=_NUMBER)  # the calling thread's work is divided among
         self.int8 = Int8Kernels(library, self.threads)
         texts, trunk = ctypes.POINTER(Texts), ctypes.POINTER(TrunkWeights)
-        self._scratch = function("scratch_size", trunk, _NUMBER, result=_NUMBER)
-        self._step = function("step", trunk, *[_POINTER] * 6, _NUMBER, _POINTER, _NUMBER, result=ctypes.c_int)
+        self._scratch = function("scratch_size", trunk, *[_POINTER] * 2, _NUMBER, result=_NUMBER)
+        self._step = function("step", trunk, *[_POINTER] * 7, *[_NUMBER] * 2, result=ctypes.c_int)
         self._pack = function("pack", _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _NUMBER)
         self._multiply = function("multiply", _POINTER, _NUMBER, _NUMBER, *[_POINTER] * 3, *[_NUMBER] * 4)
         self._draw = function("draw", *[_POINTER] * 5, _NUMBER, _NUMBER)
@@ -184,35 +204,34 @@ class Kernels:
         trunk: TrunkWeights,
         tokens: Tensor,
         rows: Tensor,
-        columns: Tensor,
-        asked: Tensor,
-        *,
-        begins: Tensor | None = None,
+        firsts: Tensor,
+        ends: Tensor | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
-        """Read tokens through a trunk.
+        """Read on in texts through a trunk.
 
         Args:
             trunk: With matrices in `Panels`, and keys and values `(…, groups, room, size)` to write to.
-            tokens: `(n,)` int64; those of the same row follow each other, in their order.
-            rows: `(n,)` int64, where their keys and values go …
-            columns: … `(n,)` int64.
-            asked: `(n,)` int64, which of the states a token's is to be, or -1: none.
-            begins: `(m + 1,)` int64, where the tokens of each row begin, and where those of the last one end;
-                each has one if it is left out.
+            tokens: int64; of any shape, contiguous.
+            rows: `(n,)` int64, where the keys and values of each text go, …
+            firsts: … `(n,)` int64, from which column on, …
+            ends: … `(n,)` int64, and before which one; each text has one new token, `tokens[i]`, if it is
+                left out.
+            at: `(n,)` int64, where the new tokens of each text begin in `tokens`, flat; given with `ends`.
 
         Returns:
-            `(m, D)` states, of which those that were not asked for hold anything.
+            `(n, D)` states of each text's last token, zeros where none is new.
 
         Raises:
             IndexError: A token or a position is none of those that have an embedding, or a column.
         """
-        texts = len(tokens) if begins is None else len(begins) - 1
+        texts = len(rows)
         out = torch.empty(texts, trunk.width)
-        size = self._scratch(trunk, len(tokens))
+        borders = firsts.data_ptr(), None if ends is None else ends.data_ptr()
+        size = self._scratch(trunk, *borders, texts)
         scratch = torch.empty(self.threads(), size)
-        memory = (x.data_ptr() for x in (tokens, rows, columns, asked, out, scratch))
-        start = None if begins is None else begins.data_ptr()
-        if self._step(trunk, *memory, size, start, texts):
+        given = tokens.data_ptr(), None if at is None else at.data_ptr(), rows.data_ptr()
+        if self._step(trunk, *given, *borders, out.data_ptr(), scratch.data_ptr(), size, texts):
             limits = trunk.vocabulary, trunk.context
             raise IndexError("a token is not below {}, or its position not below {}".format(*limits))
         return out
@@ -307,8 +326,8 @@ class Kernels:
         Args:
             texts: `B` of them.
             q: `(N, D)`, of all queries; the numbers of a token lie side by side.
-            k: `(B · S, D)`, likewise.
-            v: `(B · S, D)`, as far from token to token as `k`.
+            k: `(B · S, groups · size)`, likewise.
+            v: `(B · S, groups · size)`, as far from token to token as `k`.
 
         Returns:
             `(N, D)`, 0 where no text has a query, and `(N, heads)` for `attention_backward`.

@@ -1,6 +1,7 @@
 """The Llama family's arithmetic written out: RMSNorm, RoPE, grouped-query attention, gated perceptrons.
 
-Llama, Mistral, Qwen2, Qwen3, Gemma (the first) and SmolLM3 are one architecture with a few switches.
+Llama, Mistral, Qwen2, Qwen3, Gemma (the first) and SmolLM3 are one architecture with a few switches. An
+update reads texts without padding, and a prompt once that several of them share (`packing`).
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from torch.nn import functional as F
 
 from text_gym.models.kv_cache import KVCache, RolloutWeights
 
-from .gpt2 import attend, embed, queries_of
+from .gpt2 import attend_by_kernels, embed
 from .kernel_cache import ACTIVATIONS, KernelCache, LayerParts, Linear, Norm, TrunkParts
 from .kernels import Kernels, kernels_for
+from .packing import pack_texts
 
 FAMILY = {
     f"transformers.models.{name.lower()}.modeling_{name.lower()}": name
@@ -147,10 +149,8 @@ class Layer:
         return self._placed(linear(h, self.q), self.of_queries, positions)
 
     def keys_and_values(self, h: Tensor, positions: Tensor) -> Tensor:
-        """Compute keys and values, repeated for the heads that share them, `(n, 2 · heads · size)`."""
-        both = torch.cat([self._placed(linear(h, self.k), self.of_keys, positions), linear(h, self.v)], 1)
-        shared = both.view(len(h), 2, self.groups, 1, self.size)
-        return shared.expand(-1, -1, -1, self.heads // self.groups, -1).reshape(len(h), -1)
+        """Compute keys and values, `(n, 2 · groups · size)`."""
+        return torch.cat([self._placed(linear(h, self.k), self.of_keys, positions), linear(h, self.v)], 1)
 
     def _placed(self, x: Tensor, norm: Any, positions: Tensor) -> Tensor:
         if norm is not None:
@@ -176,24 +176,26 @@ def llama_states(trunk: Any, tokens: Tensor, starts: Tensor, lengths: Tensor) ->
         starts: `(B,)` int64, prompt lengths `P`.
         lengths: `(B,)` int64, completion lengths `T`; `N` is their sum.
     """
-    n, size = tokens.shape
-    everywhere, drawn, asked = queries_of(size, starts, lengths)
-    angles = rope_angles(trunk, size)
+    packed = pack_texts(tokens, starts, lengths)
+    positions, asked = packed.positions, packed.asked
+    angles = rope_angles(trunk, packed.longest)
     *layers, last = [Layer(layer, trunk, angles) for layer in trunk.layers]
-    positions = torch.arange(size).expand(n, size).flatten()
+    shape = last.heads, last.groups, last.size, last.scale
+    everywhere, drawn = (packed.texts(which, *shape) for which in (packed.everywhere, packed.drawn))
+    attend = partial(attend_by_kernels, _kernels(trunk.embed_tokens.weight))
 
-    embedded, weight = embed(trunk.embed_tokens.weight, tokens)
-    x = embedded.flatten(0, 1)
+    embedded, weight = embed(trunk.embed_tokens.weight, packed.tokens[None])
+    x = embedded[0]
     if hasattr(trunk.embed_tokens, "embed_scale"):
         x = x * trunk.embed_tokens.embed_scale
     for layer in layers:
         h = normed(x, layer.norm_1)
         q, kv = layer.queries(h, positions), layer.keys_and_values(h, positions)
-        x = layer.after_attention(x, attend(layer, everywhere, q, kv))
+        x = layer.after_attention(x, attend(everywhere, q, kv))
     h = normed(x, last.norm_1)
     q, kv = last.queries(h[asked], positions[asked]), last.keys_and_values(h, positions)
-    x = last.after_attention(x[asked], attend(last, drawn, q, kv))
-    return normed(x, trunk.norm), weight
+    x = last.after_attention(x[asked], attend(drawn, q, kv))
+    return normed(x, trunk.norm)[packed.states], weight
 
 
 def linear(x: Tensor, layer: Any) -> Tensor:
