@@ -22,7 +22,7 @@ from text_gym.tools.tool import Tool
 TAG, ERROR, MOST_DIGITS = "calc", "error", 12
 # A small policy learns the corpus, then goes on from there; see `benchmarks/conversations.py`.
 RECOMMENDED: dict[str, dict[str, Any]] = {
-    "sft": {"width": 64, "dropout": 0.0, "epochs": 9},
+    "sft": {"width": 64, "dropout": 0.0, "epochs": 16},
     "grpo": {
         "episodes": 256,
         "iterations": 120,

@@ -34,7 +34,7 @@ _NEW |= {
 RECOMMENDED: dict[str, dict[str, Any]] = {
     "grpo": _NEW,
     "ppo": {**_NEW, "target_kl": 0.05},
-    "sb3.ppo": {"iterations": 300, "anneal": False, "ent_coef": 0.05},
+    "sb3.ppo": {"iterations": 150, "ent_coef": 0.05},
 }
 
 

@@ -34,7 +34,8 @@ _NEW: dict[str, Any] = {
 }
 RECOMMENDED: dict[str, dict[str, Any]] = {
     "grpo": {**_NEW, "group_size": 16},
-    "ppo": {**_NEW, "target_kl": 0.1},
+    # Where nearly all are paid alike, whitening blows what is left of advantages up, and codes get lost.
+    "ppo": {**_NEW, "entropy_coef": 0.02, "whiten_advantages": False, "target_kl": 0.1},
 }
 
 
