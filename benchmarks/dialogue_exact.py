@@ -7,7 +7,7 @@ weights and what is drawn. Unless they are given, the seeds come from the system
 begins, so that nobody can have chosen settings by them. The optimum of reward − β·KL is found by backward
 induction over what the agent has written, from the starting policy's probabilities alone; the distance to it
 is the total variation of all conversations' probabilities, computed by plain forward passes. Exit status 1 if
-one of them is above 0.01.
+one of them is above 0.01. Under `torchrun` all processes learn together.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from text_gym import Episode, TextVectorEnv, load_task
 from text_gym.agents import Policy, trajectory_log_probs
 from text_gym.agents.algorithms.by_name import load_algorithm
 from text_gym.episode import FloatArray
+from text_gym.models.world import World, meeting
 from text_gym.tasks.conversations.enumerable_dialogue import dialogue_returns, dialogues
 from text_gym.tasks.enumerable import total_variation
 from text_gym.tasks.task import Task
@@ -115,8 +116,8 @@ def optimum(task: Task, episodes: Sequence[Episode], reference: FloatArray, beta
     return best
 
 
-def run(algorithm: str, seed: int, options: Options) -> dict[str, Any]:
-    """Train once, and say how far from the optimum it began and ended."""
+def run(algorithm: str, seed: int, options: Options, world: World | None) -> dict[str, Any]:
+    """Train once, with the other processes if there are any, and say how far from the optimum that led."""
     task = load_task("enumerable-dialogue", max_tokens=options.max_tokens, seed=seed)
     policy = Policy.new(task.tokenizer, width=32, layers=2, heads=2, context=12, seed=seed, device="cpu")
     every = dialogues(task)
@@ -133,7 +134,10 @@ def run(algorithm: str, seed: int, options: Options) -> dict[str, Any]:
     chosen["iterations"] = max(1, round(chosen["iterations"] * options.longer))
     began = time.process_time()
     env = TextVectorEnv(task=task, num_envs=chosen.pop("episodes"))
-    kind(policy, env, kind.config_class(**chosen)).learn()
+    agent: Any = kind(policy, env, kind.config_class(**chosen))
+    if world is not None:
+        agent.join(world)
+    agent.learn()
     return {
         "algorithm": algorithm,
         "seed": seed,
@@ -145,25 +149,32 @@ def run(algorithm: str, seed: int, options: Options) -> dict[str, Any]:
     }
 
 
-def main(options: Options) -> int:
+def main(options: Options, world: World | None) -> int:
     """Train and tell; 1 if an algorithm stays away from the optimum."""
     torch.set_num_threads(1)
     logging.getLogger("text_gym").setLevel(logging.ERROR)
     seeds = options.given or tuple(secrets.randbelow(10**6) for _ in range(options.seeds))
-    fixed = {"beta": BETA, "common": COMMON, "settings": SETTINGS}
+    if world is not None:
+        seeds = world.gather(seeds)[0]
+    ranks, first = (1, True) if world is None else (world.size, world.rank == 0)
+    fixed = {"beta": BETA, "common": COMMON, "settings": SETTINGS, "processes": ranks}
     chosen = {k: v for k, v in vars(options).items() if k not in ("json", "given")} | {"seeds": list(seeds)}
     rows = []
     for seed in seeds:
         for algorithm in options.algorithms:
-            rows.append(row := run(algorithm, seed, options))
+            rows.append(row := run(algorithm, seed, options, world))
+            if not first:
+                continue
             print(row, flush=True)
             if options.json is not None:
                 save(options.json, rows, **fixed, options=chosen, load=os.getloadavg()[0])
-    for algorithm in options.algorithms:
+    for algorithm in options.algorithms if first else ():
         found = [row["reached"] for row in rows if row["algorithm"] == algorithm]
         print(f"{algorithm}: the worst of {len(found)} seeds ends at a total variation of {max(found):.4f}")
     return int(any(row["reached"] > LIMIT for row in rows))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(tyro.cli(Options)))
+    with meeting("cpu") as together:
+        status = main(tyro.cli(Options), together)
+    raise SystemExit(status)

@@ -203,17 +203,24 @@ def test_the_limit_of_the_environment_is_that_of_the_world(monkeypatch: pytest.M
     assert limits == [0.5, 600.0]
 
 
-def learnt(ranks: int, iterations: int, folder: Path, cases: tuple[str, ...]) -> None:
+def learnt(
+    ranks: int,
+    iterations: int,
+    folder: Path,
+    cases: tuple[str, ...],
+    dtype: str = "float64",
+    near: float = 1e-9,
+) -> None:
     """So many processes learn, and rank 0 once more alone; both must have learnt the same."""
     file = folder / "found.json"
-    ended = finish(start(ranks, ["-m", "tests.ranks.learn", str(file), str(iterations), *cases]), 300)
+    ended = finish(start(ranks, ["-m", "tests.ranks.learn", str(file), str(iterations), dtype, *cases]), 300)
     assert all(status == 0 for status, _ in ended), ended
     found = json.loads(file.read_text(encoding="utf-8"))
     assert set(found) == set(cases)
     for case, row in found.items():
         assert row["moved"] > 1.0001, case  # weights of norms begin at 1
-        assert row["weights"] < 1e-9, case
-        assert row["metrics"] < 1e-6, case  # some are float32
+        assert row["weights"] < near, case
+        assert row["metrics"] < 1e3 * near, case  # some are float32
         assert row["fields"], case
 
 
@@ -226,3 +233,9 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_several_processes_learn_what_one_does_by_every_algorithm(ranks: int, tmp_path: Path) -> None:
     learnt(ranks, 20, tmp_path, (*CASES, *WRITTEN))
+
+
+@pytest.mark.nightly
+def test_two_processes_learn_what_one_does_in_float32_but_for_rounding(tmp_path: Path) -> None:
+    learnt(2, 5, tmp_path, (*CASES, "sft", "dpo"), "float32", 1e-6)
+    learnt(2, 5, tmp_path, ("reward",), "float32", 1e-5)  # its learning rate is three times as large
