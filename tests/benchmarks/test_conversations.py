@@ -18,14 +18,22 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("conversations")
 
 
-def test_a_run_ends_when_twenty_iterations_are_good_enough_on_average(script: ModuleType) -> None:
-    clock = script.Clock(optimum=0.5, seconds=1000.0)
-    rewards = [0.0] * 30 + [0.5] * 19 + [0.48]  # the last twenty: 0.499 on average, of which 0.4825 is enough
+def test_a_run_goes_on_after_95_percent_and_the_time_until_then_is_that_of_ten_iterations(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter(range(100))
+    monkeypatch.setattr(script.time, "process_time", lambda: float(next(seconds)))  # one an iteration
+    clock = script.Clock(optimum=0.5, seconds=51.0)
+    rewards = [0.0] * 30 + [0.5] * 9 + [0.2] + [0.5] * 8 + [0.2] * 3  # 0.475 is enough
     goes_on = [clock({"reward": reward}) for reward in rewards]
-    assert goes_on.index(False) == 49  # with 19 of them the mean is 0.475
-    assert not script.Clock(optimum=0.5, seconds=0.0)({"reward": 0.0})
+    assert clock.reached is None  # a 0.2 among ten makes the mean 0.47
+    assert goes_on == [True] * 50 + [False]
+    clock = script.Clock(optimum=0.5, seconds=1000.0)
+    rewards = [0.0] * 20 + [0.5] * 9 + [0.25] + [0.5] * 5  # ten in a row: 0.475 at the thirtieth
+    assert all(clock({"reward": reward}) for reward in rewards)
+    assert clock.reached == 30.0
     curve = np.array(clock.curve())
-    assert curve.shape == (50, 2)
+    assert curve.shape == (35, 2)
     assert curve[:, 1].tolist() == rewards
 
 
@@ -43,6 +51,6 @@ def test_the_gain_is_the_mean_and_its_interval_knows_the_spread_of_the_seeds(scr
 @pytest.mark.nightly
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
 def test_guess_is_learnt_from_nothing(algorithm: str, script: ModuleType) -> None:
-    row = script.run("guess", algorithm, 1, 360.0)
+    row = script.run("guess", algorithm, 1, 180.0)
     assert row["before"] < 0.5
     assert row["after"] >= 0.95 * row["optimum"]
