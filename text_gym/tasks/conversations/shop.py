@@ -24,7 +24,7 @@ RIGHT, WRONG, LEAVES = "thanks", "no", "bye"
 MAX_QUESTIONS = 3
 # A small policy learns the corpus, then goes on from there; see `benchmarks/conversations.py`.
 RECOMMENDED: dict[str, dict[str, Any]] = {
-    "sft": {"width": 64, "dropout": 0.0, "epochs": 14},
+    "sft": {"width": 64, "dropout": 0.0, "epochs": 30},
     "grpo": {
         "episodes": 256,
         "iterations": 160,
