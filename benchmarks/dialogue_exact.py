@@ -116,7 +116,7 @@ def optimum(task: Task, episodes: Sequence[Episode], reference: FloatArray, beta
     return best
 
 
-def run(algorithm: str, seed: int, options: Options, world: World | None) -> dict[str, Any]:
+def run(algorithm: str, seed: int, options: Options, world: World | None = None) -> dict[str, Any]:
     """Train once, with the other processes if there are any, and say how far from the optimum that led."""
     task = load_task("enumerable-dialogue", max_tokens=options.max_tokens, seed=seed)
     policy = Policy.new(task.tokenizer, width=32, layers=2, heads=2, context=12, seed=seed, device="cpu")
