@@ -99,11 +99,17 @@ class TrainingJob:
     def settings(self) -> dict[str, Any]:
         """Return the settings for `config.json`."""
         played = {"reward": self.reward.name, "episodes": self.episodes, "limit": self.limit}
+        asked = {
+            "generator": self.generator,
+            "watch": [source.name for source in self.watch],
+            "stop_on_alarm": self.stop_on_alarm,
+        }
         return {
             "task": self.task.name,
             "algorithm": self.algorithm,
             **({"pairs": len(self.pairs)} if self.pairs else played),
             **dataclasses.asdict(self.config),
+            **{name: value for name, value in asked.items() if value},
         }
 
     def conditions(self, specs: Mapping[str, Any] | None = None) -> dict[str, str]:

@@ -162,9 +162,6 @@ def train(
         algorithm, config, task, reward, start, episodes, limit, device, checkpoint_every, came_from, *more
     )
     settings = job.settings() | ({} if lora is None else {"lora": lora})
-    settings |= {} if generator is None else {"generator": generator}
-    settings |= {"watch": [source.name for source in watch]} if watch else {}
-    settings |= {"stop_on_alarm": True} if stop_on_alarm else {}
     settings |= {"options": dict(options)} if options else {}
     checked: Any = {"conditions": job.conditions(options), "accept_changes": accept_changes}
     open_folder = partial(RunFolder, folder, settings, logs=logs, resume=resume, **checked)
