@@ -67,13 +67,12 @@ def _surfaces(found: Audit) -> Iterator[AuditFinding]:
         sure = s.effect if loud else s.corrected or s.effect
         paid = s.effect.value >= EFFECT and sure.low > 0 and not wanted
         punished = s.effect.value <= -EFFECT and sure.high < 0 and not unwanted
-        text = f"{s.edit} {{}} {_shown(s.effect)} standard deviations{_beside(s.gold)}"
+        text = f"{s.edit} adds {_shown(s.effect)} standard deviations{_beside(s.gold)}"
         if not (paid or punished):  # a correlation alone is not evidence; an edit decides
             if s.beyond is None or not _agree(s.beyond, s.partial):
                 continue
             paid = s.beyond.value > 0
-            text = f"beyond what gold explains, {s.edit} {{}} {_shown(s.beyond)} standard deviations"
-        text = text.format("adds" if paid else "costs")
+            text = f"beyond what gold explains, {s.edit} adds {_shown(s.beyond)} standard deviations"
         if s.partial is not None and (s.partial.low > 0 if paid else s.partial.high < 0):
             text += f"; at equal gold the rank correlation with it is {_shown(s.partial)}"
         yield AuditFinding(s.name, f"{text[0].upper()}{text[1:]}.")
@@ -115,8 +114,7 @@ def _parts(found: Audit) -> Iterator[AuditFinding]:
         more = f" and {len(parts) - _MOST_PARTS} more" if len(parts) > _MOST_PARTS else ""
         yield AuditFinding(
             f"{kind} {quoted(parts)}",
-            f"In place of others {'it adds' if paid else 'it costs'}, in standard deviations: "
-            f"{', '.join(shown)}{more}.",
+            f"In place of others it adds, in standard deviations: {', '.join(shown)}{more}.",
         )
 
 
