@@ -225,6 +225,7 @@ def figure_of(rows: Sequence[Row]) -> Any:
                 [reward for _, reward in row["curve"]],
                 algorithm if i == 0 else "",
                 colour=k,
+                style=("-", "--", "-.")[k % 3],
                 width=1.2,
             )
             for k, algorithm in enumerate(algorithms)
