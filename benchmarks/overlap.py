@@ -71,15 +71,16 @@ class SleepingJudge(RewardSource):
 
 
 class Answers(BaseHTTPRequestHandler):
-    """A chat endpoint that takes its time and gives every text 3 of 5."""
+    """A chat endpoint that takes its time and gives a text 1 to 5 by the length of the question."""
 
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
         """Sleep, and answer."""
-        self.rfile.read(int(self.headers["Content-Length"]))
+        size = int(self.headers["Content-Length"])
+        self.rfile.read(size)
         time.sleep(SECONDS)
-        content = json.dumps({"quality": 3})
+        content = json.dumps({"quality": 1 + size % 5})
         said = {"choices": [{"message": {"role": "assistant", "content": content}, "finish_reason": "stop"}]}
         body = json.dumps(said).encode()
         self.send_response(200)
@@ -100,7 +101,7 @@ class Options:
         texts: Kinds of texts, "products" and "geometric".
         judges: What takes 200 ms, and how many are under way: "batch:1", "text:16", "http:16", "actors:8".
         episodes: Episodes of an iteration, of products and of geometric lengths.
-        turns: Times that each is measured, after the first two.
+        turns: Times that each is measured, after a first that is not.
         json: File for the rows.
     """
 
@@ -157,7 +158,7 @@ class Watched:
 
     @property
     def before(self) -> float:
-        """Seconds of the last iteration in which no reward was needed, and those of scoring."""
+        """Seconds of the last iteration before its rewards were needed, and all scored."""
         ahead = self.agent.config.overlap_scoring > 0
         return float(self.metrics["rollout_seconds"]) + (0.0 if ahead else self.read)
 
@@ -242,7 +243,7 @@ def _measure(
     instant, in_turn = Watched(kind, judge(0.0), episodes, 0), Watched(kind, whole, episodes, 0)
     over = Watched(kind, source, episodes, in_flight)
     found: dict[str, list[float]] = {}
-    for turn in range(turns + 2):
+    for turn in range(turns + 1):
         for agent in (instant, in_turn, over):
             agent.iterate()
         assert over.metrics["reward"] == in_turn.metrics["reward"]
@@ -267,9 +268,7 @@ def _measure(
             "of_least": over.before / bound,
             "of_max_iteration": over.metrics["seconds"] / (longer + update),
         }
-        for key, seconds in (
-            times.items() if turn > 1 else ()
-        ):  # the first two warm up and learn what calls cost
+        for key, seconds in times.items() if turn else ():  # the first warms up, and learns what calls cost
             found.setdefault(key, []).append(seconds)
     medians = {key: round(statistics.median(seconds), 4) for key, seconds in found.items()}
     return {"texts": kind, "episodes": episodes, "judge": name, "in_flight": in_flight, **medians}
