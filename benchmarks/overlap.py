@@ -127,8 +127,9 @@ class Watched:
         self.agent.config = replace(self.agent.config, overlap_scoring=overlap)
         self.ends, self.read, self.scored, self.began = np.zeros(episodes), 0.0, 0.0, 0.0
         self.metrics: dict[str, Any] = {}
-        batch = self.agent.env.batch
-        advance, score, read = batch.advance, batch.score, self.agent.reference_log_probs
+        agent: Any = self.agent
+        batch: Any = agent.env.batch
+        advance, score, read = batch.advance, batch.score, agent.reference_log_probs
 
         def timed_advance(rows: IntArray, tokens: IntArray) -> Any:
             over = advance(rows, tokens)
@@ -147,9 +148,7 @@ class Watched:
             self.scored = time.perf_counter() - began
             return found
 
-        batch.advance = timed_advance  # type: ignore[method-assign]
-        batch.score = timed_score  # type: ignore[method-assign]
-        self.agent.reference_log_probs = timed_read  # type: ignore[method-assign]
+        batch.advance, batch.score, agent.reference_log_probs = timed_advance, timed_score, timed_read
 
     def iterate(self) -> None:
         """Play and learn once."""

@@ -184,7 +184,8 @@ class PPO(PolicyGradient[PPOConfig]):
         """Return what a critic apart says of the states before the tokens, `(B, T)`."""
         if isinstance(self.critic, StateCritic):
             assert batch.states is not None
-            return self.critic(batch.states, batch.mask)
+            values: Tensor = self.critic(batch.states, batch.mask)
+            return values
         assert self.critic is not None
         score = self.critic.score
         if self.world is not None:
