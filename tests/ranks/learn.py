@@ -26,7 +26,7 @@ from text_gym.reward_models import PreferencePair, RewardModel, RewardTrainer, R
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "ppo": ("ppo", {"minibatches": 3, "whiten_advantages": True}),
     "ppo-shared": ("ppo", {"critic": "shared", "kl_target": 3.0}),
-    "ppo-separate": ("ppo", {"critic": "separate", "entropy_coef": 0.01}),
+    "ppo-separate": ("ppo", {"critic": "separate", "entropy_coef": 0.01, "overlap_scoring": 2}),
     "grpo": ("grpo", {"target_kl": 0.01}),
     "rloo": ("rloo", {"minibatches": 2, "epochs": 2}),
     "reinforce": ("reinforce", {"baseline": "mean"}),
