@@ -208,7 +208,7 @@ def main() -> None:
             table.add_row(kind, name, number, *(f"{row[k]:.2f}" for k in SHOWN))
             if options.json is not None:
                 write_json(options.json, {**machine(), "limit": LIMIT, "turns": options.turns, "rows": rows})
-    Console().print(table)
+    Console(width=160).print(table)
 
 
 def _judge(name: str, in_flight: int, stack: ExitStack) -> Callable[[float], RewardSource]:
