@@ -7,7 +7,8 @@ weights and what is drawn. Unless they are given, the seeds come from the system
 begins, so that nobody can have chosen settings by them. The optimum of reward − β·KL is found by backward
 induction over what the agent has written, from the starting policy's probabilities alone; the distance to it
 is the total variation of all conversations' probabilities, computed by plain forward passes. Exit status 1 if
-one of them is above 0.01. Under `torchrun` all processes learn together.
+one of them is above 0.01. Under `torchrun` all processes learn together. With `--single-turn` the texts are
+those of the enumerable task, whose optimum is π_ref · e^(reward / β), normalised.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from text_gym.agents.algorithms.by_name import load_algorithm
 from text_gym.episode import FloatArray
 from text_gym.models.world import World, meeting
 from text_gym.tasks.conversations.enumerable_dialogue import dialogue_returns, dialogues
-from text_gym.tasks.enumerable import total_variation
+from text_gym.tasks.enumerable import optimal_policy, total_variation, trajectories
 from text_gym.tasks.task import Task
 
 BETA, LIMIT = 1.0, 0.01
@@ -62,6 +63,7 @@ class Options:
         seeds: How many seeds are drawn.
         given: Seeds to use instead.
         max_tokens: The most tokens that the agent writes in a conversation.
+        single_turn: Texts in place of conversations.
         longer: Factor on the numbers of iterations.
         json: File for the rows, written after every run.
     """
@@ -70,6 +72,7 @@ class Options:
     seeds: int = 10
     given: tuple[int, ...] = ()
     max_tokens: int = 3
+    single_turn: bool = False
     longer: float = 1.0
     json: Path | None = None
 
@@ -118,9 +121,14 @@ def optimum(task: Task, episodes: Sequence[Episode], reference: FloatArray, beta
 
 def run(algorithm: str, seed: int, options: Options, world: World | None = None) -> dict[str, Any]:
     """Train once, with the other processes if there are any, and say how far from the optimum that led."""
-    task = load_task("enumerable-dialogue", max_tokens=options.max_tokens, seed=seed)
+    task = load_task(
+        "enumerable" if options.single_turn else "enumerable-dialogue",
+        max_tokens=options.max_tokens,
+        seed=seed,
+    )
     policy = Policy.new(task.tokenizer, width=32, layers=2, heads=2, context=12, seed=seed, device="cpu")
-    every = dialogues(task)
+    every = trajectories(task) if options.single_turn else dialogues(task)
+    returns = task.reward(every).values if options.single_turn else dialogue_returns(task, every)
 
     def distribution() -> FloatArray:
         with torch.no_grad():
@@ -128,7 +136,7 @@ def run(algorithm: str, seed: int, options: Options, world: World | None = None)
         return found
 
     start = distribution()
-    best = optimum(task, every, start, BETA)
+    best = optimal_policy(start, returns, BETA) if options.single_turn else optimum(task, every, start, BETA)
     kind = load_algorithm(algorithm)
     chosen = {**COMMON, **SETTINGS[algorithm], "seed": seed}
     chosen["iterations"] = max(1, round(chosen["iterations"] * options.longer))
@@ -142,7 +150,7 @@ def run(algorithm: str, seed: int, options: Options, world: World | None = None)
         "algorithm": algorithm,
         "seed": seed,
         "conversations": len(every),
-        "expected_return": [float(p @ dialogue_returns(task, every)) for p in (start, best, distribution())],
+        "expected_return": [float(p @ returns) for p in (start, best, distribution())],
         "began": total_variation(start, best),
         "reached": total_variation(distribution(), best),
         "cpu_seconds": round(time.process_time() - began, 1),

@@ -249,7 +249,7 @@ class Agent(ABC, Generic[ConfigT]):
         """Play the next `B` episodes of the stream `config.seed`."""
         index = self.episodes_played + np.arange(self.env.num_envs)
         how: dict[str, Any] = {"seed": self.config.seed, "sampling": self.sampling, "world": self.world}
-        how |= {"keep_states": self.reads_states, "generator": self.generator}
+        how |= {"keep_states": self.reads_states, "generator": self.generator, "meanwhile": self.read_ahead}
         how |= {"weights": self.config.rollout_weights, "overlap_scoring": self.config.overlap_scoring}
         return rollout(self.whole_policy(), self.env, index, **how)
 
@@ -287,14 +287,12 @@ class Agent(ABC, Generic[ConfigT]):
         checkpoints = Checkpoints(Path(folder) / "checkpoints", keep=1)
         state = checkpoints.newest_state() or {"dtype": "float32", "settings": {}}
         own = (Path(folder) / "tokenizer.json").is_file()  # byte and word tokenizers have no file
-        policy = Policy.from_pretrained(
-            folder, None if own else env.tokenizer, device=device, dtype=state["dtype"]
-        )
+        tokenizer = None if own else env.tokenizer
+        policy = Policy.from_pretrained(folder, tokenizer, device=device, dtype=state["dtype"])
         config = config or cls.config_class(**state["settings"])
         if "agent" not in state:
             return cls(policy, env, config)
-        reference = checkpoints.reference(env.tokenizer, device).requires_grad_(False)
-        agent = cls(policy, env, config, reference)
+        agent = cls(policy, env, config, checkpoints.reference(env.tokenizer, device).requires_grad_(False))
         checkpoints.load(agent)
         return agent
 
@@ -320,9 +318,8 @@ class Agent(ABC, Generic[ConfigT]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.reward.load_state_dict(state["reward"])
-        self.iteration = state["iteration"]
+        self.iteration, self.unscored_batches = state["iteration"], state.get("unscored_batches", 0)
         self.episodes_played, self.tokens_played = state["episodes_played"], state["tokens_played"]
-        self.unscored_batches = state.get("unscored_batches", 0)
         self.kl.coefficient = state["kl_coefficient"]
         self.advisor.lasted = dict(state["advice"])
         self.objective = Objective.of(state.get("objective"))  # checkpoints of earlier versions have none
@@ -335,8 +332,11 @@ class Agent(ABC, Generic[ConfigT]):
         return {"algorithm": type(self).__name__.lower(), **asdict(self.config)}
 
     # For subclasses
-
     reads_states = False  # whether rollouts keep the policy's states
+
+    def read_ahead(self, batch: Rollout) -> dict[str, Tensor]:
+        """Compute columns of a rollout, `(B, T)`, by name, while its last rewards are awaited."""
+        return {}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the optimizer's groups: `params`, the full learning rate `lr`, `warmup` (True if absent)."""
@@ -345,6 +345,8 @@ class Agent(ABC, Generic[ConfigT]):
 
     def reference_log_probs(self, batch: Rollout) -> Tensor:
         """Score the batch's tokens with the reference policy: log-probabilities `(B, T)`, in nats."""
+        if batch.reference_log_probs is not None:
+            return batch.reference_log_probs
         reference = self.reference if self.shards is None else self.shards.reference()
         score = partial(reference.score, temperature=self.config.temperature)
         if self.world is not None:
@@ -352,9 +354,7 @@ class Agent(ABC, Generic[ConfigT]):
         return score(batch.tokens, batch.host_starts, batch.host_lengths, action_masks=batch.action_masks)
 
     def track_objective(self, batch: Rollout, reference: Tensor) -> Metrics:
-        """Add a batch of the policy's own texts to `objective` and return its metrics.
-
-        Call it at the end of an update, before β is adapted.
+        """Add the policy's own texts to `objective` and return its metrics; to be called before β is adapted.
 
         Args:
             batch: `B` episodes.

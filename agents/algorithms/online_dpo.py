@@ -107,6 +107,10 @@ class OnlineDPO(Agent[OnlineDPOConfig]):
             **self.track_objective(batch, reference),
         }
 
+    def read_ahead(self, batch: Rollout) -> dict[str, Tensor]:
+        """Have the reference policy read the tokens, `(B, T)`, while the last rewards are awaited."""
+        return {"reference_log_probs": self.reference_log_probs(batch)}
+
     def loss(self, batch: Rollout, reference: Tensor, pairs: Tensor, wrong: Tensor) -> Tensor:
         """Compute the mean loss of some pairs, in nats.
 

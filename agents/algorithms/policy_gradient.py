@@ -23,7 +23,7 @@ from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.training.metrics import Metrics
 from text_gym.agents.training.together import share_rows
 from text_gym.errors import NonFiniteError
-from text_gym.models.runtime import clip_each, read_numbers, upload
+from text_gym.models.runtime import clip_each, limited_threads, read_numbers, upload
 
 from .agent import Agent
 from .configs import PolicyGradientConfig
@@ -90,6 +90,11 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
             old: What `update` found out before its first step, `(b, T)` each, by name.
             part: Which tokens there are, and what averages divide by.
         """
+
+    def read_ahead(self, batch: Rollout) -> dict[str, Tensor]:
+        """Have the reference policy read the tokens, `(B, T)`, while the last rewards are awaited."""
+        with limited_threads(*self.networks.values()):
+            return {"reference_log_probs": self.reference_log_probs(batch)}
 
     def evaluate(self, batch: Rollout, rows: Tensor, here: Tensor) -> Evaluation:
         """Evaluate these rows of a batch with the policy as it is now, `(b, T)` each, with gradients.

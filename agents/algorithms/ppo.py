@@ -164,18 +164,13 @@ class PPO(PolicyGradient[PPOConfig]):
     def collect(self) -> Rollout:
         """Play the next `B` episodes of the stream `config.seed`; values are the critic's."""
         batch = super().collect()
-        if self.critic is None:
+        if self.critic is None or self.config.overlap_scoring:  # which has set them
             return batch
-        if isinstance(self.critic, StateCritic):
-            assert batch.states is not None
-            return replace(batch, values=self.critic(batch.states, batch.mask))
-        score = self.critic.score
-        if self.world is not None:
-            values = score_in_shares(
-                self.world, batch, self.policy, lambda *given, action_masks: score(*given)
-            )
-            return replace(batch, values=values)
-        return replace(batch, values=score(batch.tokens, batch.host_starts, batch.host_lengths))
+        return replace(batch, values=self._values(batch))
+
+    def read_ahead(self, batch: Rollout) -> dict[str, Tensor]:
+        """Have the reference policy, and a critic apart, read the tokens while rewards are awaited."""
+        return super().read_ahead(batch) | ({} if self.critic is None else {"values": self._values(batch)})
 
     def evaluate(self, batch: Rollout, rows: Tensor, here: Tensor) -> Evaluation:
         """Evaluate these rows of a batch with the policy and the critic as they are now, `(b, T)` each."""
@@ -184,6 +179,18 @@ class PPO(PolicyGradient[PPOConfig]):
             return now
         given = batch.tokens[here], batch.host_starts[rows], batch.host_lengths[rows]
         return now._replace(values=self.critic(*given))
+
+    def _values(self, batch: Rollout) -> Tensor:
+        """Return what a critic apart says of the states before the tokens, `(B, T)`."""
+        if isinstance(self.critic, StateCritic):
+            assert batch.states is not None
+            values: Tensor = self.critic(batch.states, batch.mask)
+            return values
+        assert self.critic is not None
+        score = self.critic.score
+        if self.world is not None:
+            return score_in_shares(self.world, batch, self.policy, lambda *given, action_masks: score(*given))
+        return score(batch.tokens, batch.host_starts, batch.host_lengths)
 
     def _fit(self, critic: StateCritic, batch: Rollout, returns: Tensor) -> float:
         """Fit a detached critic to this batch's returns `(B, T)` and earlier ones; return its mean loss."""

@@ -46,6 +46,8 @@ class Rollout:
             conversations; None where they follow the prompt without a gap.
         rows: `(B,)` int64 on the host, the episodes' rows in the batch that was played, of which these may be
             a part; None if these are all.
+        reference_log_probs: `(B, T)`, nats, of the tokens under the reference policy, where an agent has
+            computed them while the rewards were waited for.
     """
 
     tokens: Tensor
@@ -62,6 +64,7 @@ class Rollout:
     generator_log_probs: Tensor | None = None
     columns: Tensor | None = None
     rows: Tensor | None = None
+    reference_log_probs: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.tokens), int(self.host_lengths.max()))

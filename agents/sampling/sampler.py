@@ -7,6 +7,7 @@ Beam search is not here: it is no policy one could take the log-probability of.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,7 @@ from text_gym.models.cpu.fast_path import fast_draw
 from text_gym.models.kv_cache import RolloutWeights
 from text_gym.models.runtime import limited_threads, upload
 from text_gym.models.world import World
+from text_gym.rewards.values import Rewards
 
 from .decoder import Decoder, in_parts, stored_in_bfloat16, survivors
 from .dialogue import play_conversations
@@ -118,6 +120,7 @@ def rollout(
     weights: RolloutWeights = "float32",
     world: World | None = None,
     overlap_scoring: int = 0,
+    meanwhile: Callable[[Rollout], dict[str, Tensor]] | None = None,
 ) -> Rollout:
     """Play one episode in each row of the environment and have all of them scored in one batch.
 
@@ -136,6 +139,8 @@ def rollout(
         world: The processes that play the batch together, each a share of its rows; all return all of it.
         overlap_scoring: Chunks of finished episodes that the reward source scores at a time, in threads,
             while others are still played; 0 scores all in one batch in the end.
+        meanwhile: With `overlap_scoring`, called once all have ended and the last are still being scored; it
+            is given the rollout as if all were paid 0, and returns columns `(B, T)` to set in it, by name.
 
     Raises:
         ConfigError: The policy and the environment have different tokenizers, prompts and completions do
@@ -161,8 +166,7 @@ def rollout(
 
     begin(every)
     mine = every if world is None else world.share(batch.num_rows, batch.group_size)
-    meanwhile = scored_meanwhile(batch, overlap_scoring) if overlap_scoring else nullcontext()
-    with meanwhile as scoring:
+    with scored_meanwhile(batch, overlap_scoring) if overlap_scoring else nullcontext() as scoring:
         if generator is not None:
             sampling.check_whole()
             how: dict[str, Any] = {"temperature": sampling.temperature, "keep_states": keep_states}
@@ -193,6 +197,10 @@ def rollout(
                     drawn, masks = made["log_probs"], made.get("action_masks")
                     columns = made | read_again(policy, batch, sampling.temperature, keep_states, masks)
                     columns["generator_log_probs"] = drawn
+        if scoring is not None and meanwhile is not None:
+            scoring.hurry(mine)
+            nothing = Rewards(np.zeros(batch.num_rows))
+            columns = columns | meanwhile(assemble(batch, columns, batch.episodes(every), nothing))
         known = None if scoring is None else scoring.finish(mine)
         if world is not None:
             episodes, scores = share_scores(world, batch, mine, known)

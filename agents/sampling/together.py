@@ -7,7 +7,6 @@ whatever else is of the whole batch need no communication at all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,10 @@ import torch
 from torch import Tensor
 
 from text_gym.envs.episode_batch import EpisodeBatch
-from text_gym.episode import Episode, FloatArray, IntArray
+from text_gym.episode import Episode, IntArray
 from text_gym.errors import ConfigError
 from text_gym.models.world import World
+from text_gym.rewards.calls import concatenate
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import Rewards
 
@@ -69,7 +69,9 @@ def share_scores(
         asked = every[: len(every) * (world.rank == 0)] if remembers(batch.reward) else mine
         said = [batch.score(asked)[1]] if len(asked) else []
     found = [part for answers in world.gather([_as_json(rewards) for rewards in said]) for part in answers]
-    return batch.episodes(every), _joined(found)
+    episodes = batch.episodes(every)
+    # A part may lack terms or rewards of tokens: its texts were all cut, or no reply in it paid anything.
+    return episodes, concatenate([_of_json(part) for part in found], episodes)
 
 
 def remembers(source: RewardSource) -> bool:
@@ -89,24 +91,9 @@ def _as_json(rewards: Rewards) -> dict[str, Any]:
     }
 
 
-def _joined(parts: Sequence[dict[str, Any]]) -> Rewards:
-    """Put rewards of one batch together, whose rows stand one part after another.
-
-    A part whose texts nobody was asked about has no terms, which are NaN there, and no rewards of tokens.
-    """
-    sizes = [len(part["values"]) for part in parts]
-
-    def column(name: str) -> FloatArray:
-        known = zip(parts, sizes, strict=True)
-        return np.concatenate([np.array(part["terms"].get(name, [np.nan] * n)) for part, n in known])
-
-    per_token = None
-    if any(part["per_token"] for part in parts):
-        given = (t for part, n in zip(parts, sizes, strict=True) for t in part["per_token"] or [[]] * n)
-        per_token = tuple(np.array(t, dtype=np.float64) for t in given)
+def _of_json(part: dict[str, Any]) -> Rewards:
+    values, abstained = np.array(part["values"], np.float64), np.array(part["abstained"], np.bool_)
+    per_token = part["per_token"] and tuple(np.array(tokens, np.float64) for tokens in part["per_token"])
     return Rewards(
-        np.concatenate([np.array(part["values"], dtype=np.float64) for part in parts]),
-        per_token,
-        {name: column(name) for name in dict.fromkeys(name for part in parts for name in part["terms"])},
-        np.concatenate([np.array(part["abstained"], dtype=np.bool_) for part in parts]),
+        values, per_token, {name: np.array(term) for name, term in part["terms"].items()}, abstained
     )

@@ -40,8 +40,9 @@ def test_backward_induction_finds_the_closed_form(script: Any, seed: int) -> Non
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
 
-def test_a_short_run_comes_nearer(script: Any) -> None:
-    row = script.run("rloo", 3, script.Options(longer=0.1))
+@pytest.mark.parametrize("single_turn", [False, True])
+def test_a_short_run_comes_nearer(script: Any, single_turn: bool) -> None:
+    row = script.run("rloo", 3, script.Options(longer=0.1, single_turn=single_turn))
     assert row["reached"] < 0.8 * row["began"]
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -21,6 +22,15 @@ COMMANDS = {
     "--iterations 2 --max-tokens 5 --keep-rollouts 2",
 }
 WEIGHTS = {"dpo": "policy/model.safetensors", "grpo": "policy/model.safetensors"}
+
+
+def fields(found: Any, name: str = "") -> dict[str, Any]:
+    """The leaves of a JSON object, by the names that lead there."""
+    if not isinstance(found, dict):
+        return {name.removeprefix("/"): found}
+    return {
+        path: leaf for key, inner in found.items() for path, leaf in fields(inner, f"{name}/{key}").items()
+    }
 
 
 @pytest.mark.nightly
@@ -47,6 +57,12 @@ def test_a_command_in_two_processes_gives_the_weights_of_one(command: str, tmp_p
     if command == "grpo":
         kept = [sorted(p.name for p in (tmp_path / f"of-{n}" / "rollouts").iterdir()) for n in (1, 2)]
         assert kept[0] == kept[1] == ["00000001.jsonl.gz", "00000002.jsonl.gz"]
+        one, two = (fields(json.loads((tmp_path / f"of-{n}" / "summary.json").read_text())) for n in (1, 2))
+        assert one.keys() == two.keys()
+        assert one.keys() > {"after/gold/mean", "objective/last/se", "policy_of_iteration", "seconds"}
+        for name in one.keys() - {"seconds"}:
+            near = pytest.approx(one[name], abs=1e-9) if isinstance(one[name], float) else one[name]
+            assert two[name] == near, name
     for name, weight in found[1].items():
         assert str(weight.dtype) == "torch.float64"
         assert float((weight - found[2][name]).abs().max()) < 1e-9, name

@@ -39,6 +39,17 @@ def test_simulated_raters_from_the_shipped_policy(tmp_path: Path, capsys: pytest
     assert "noise" in capsys.readouterr().err
 
 
+def test_a_cycle_refuses_to_run_in_several_processes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would all write the same folder."""
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    assert cli.main(["rlhf", "--rater", "simulated", *TINY, "--out", str(tmp_path / "run")]) == 2
+    assert "start text-gym rlhf without torchrun" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_raters_that_cannot_be_simulated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps({"prompt": f"mug {i}"}) + "\n" for i in range(8)))

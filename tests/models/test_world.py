@@ -237,5 +237,9 @@ def test_several_processes_learn_what_one_does_by_every_algorithm(ranks: int, tm
 
 @pytest.mark.nightly
 def test_two_processes_learn_what_one_does_in_float32_but_for_rounding(tmp_path: Path) -> None:
-    learnt(2, 5, tmp_path, (*CASES, "sft", "dpo"), "float32", 1e-6)
-    learnt(2, 5, tmp_path, ("reward",), "float32", 1e-5)  # its learning rate is three times as large
+    """A reward model learns at the rate that is its default, 1e-3.
+
+    At ten times that rate one of its 3,952 weights was 5.7e-6 apart after a step. Its gradient, 3e-8, was
+    near Adam's ε of 1e-8, where the last digits decide the step; in float32 that weight is 5e-5 from float64.
+    """
+    learnt(2, 5, tmp_path, (*CASES, *WRITTEN), "float32", 1e-6)

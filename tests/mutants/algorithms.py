@@ -297,7 +297,7 @@ MUTANTS = [
     Mutant(
         "ppo-separate-critic-unused-in-play",
         PPO,
-        "return replace(batch, values=score(batch.tokens, batch.host_starts, batch.host_lengths))",
+        "return replace(batch, values=self._values(batch))",
         "return batch",
         (OF_CRITIC + "in_play_values_are_the_critics_and_not_those_of_the_policys_head",),
     ),

@@ -99,6 +99,37 @@ MUTANTS = [
         (_OF_OVERLAP + "the_first_finished_episodes_are_scored_before_the_last_token_is_drawn",),
     ),
     Mutant(
+        "nothing-is-read-before-all-are-scored",
+        "agents/sampling/sampler.py",
+        "columns = columns | meanwhile(assemble(batch, columns, batch.episodes(every), nothing))",
+        "scoring.finish(mine)\n"
+        "            columns = columns | meanwhile(assemble(batch, columns, batch.episodes(every), nothing))",
+        (_OF_OVERLAP + "while_the_last_texts_are_scored_the_others_are_read",),
+    ),
+    Mutant(
+        "what-has-been-read-is-read-again",
+        "agents/algorithms/agent.py",
+        "if batch.reference_log_probs is not None:",
+        "if batch.reference_log_probs is not None and self.world is not None:",
+        (_OF_OVERLAP + "training_takes_the_same_steps",),
+    ),
+    Mutant(
+        "a-critic-apart-does-not-read-ahead",
+        "agents/algorithms/ppo.py",
+        "({} if self.critic is None else",
+        "({} if self.config.overlap_scoring else",
+        (_OF_OVERLAP + "training_takes_the_same_steps",),
+    ),
+    Mutant(
+        "a-process-whose-replies-paid-nothing-has-no-rewards-of-tokens",
+        "text_gym/rewards/calls.py",
+        "np.zeros(len(e.completion_ids)) if tokens is None else tokens",
+        "np.zeros(0) if tokens is None else tokens",
+        (
+            "tests/agents/sampling/test_together.py::test_conversations_whose_replies_paid_in_one_process_alone",
+        ),
+    ),
+    Mutant(
         "running-statistics-over-parts",
         "text_gym/rewards/transforms.py",
         "    batch_invariant = False\n",

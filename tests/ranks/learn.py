@@ -26,7 +26,7 @@ from text_gym.reward_models import PreferencePair, RewardModel, RewardTrainer, R
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "ppo": ("ppo", {"minibatches": 3, "whiten_advantages": True}),
     "ppo-shared": ("ppo", {"critic": "shared", "kl_target": 3.0}),
-    "ppo-separate": ("ppo", {"critic": "separate", "entropy_coef": 0.01}),
+    "ppo-separate": ("ppo", {"critic": "separate", "entropy_coef": 0.01, "overlap_scoring": 2}),
     "grpo": ("grpo", {"target_kl": 0.01}),
     "rloo": ("rloo", {"minibatches": 2, "epochs": 2}),
     "reinforce": ("reinforce", {"baseline": "mean"}),
@@ -46,7 +46,7 @@ def learn(
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """Learn from scratch; return the weights and the rows of metrics."""
     if case in WRITTEN:
-        return learn_written(case, world, max(1, iterations // 4), dtype)
+        return learn_written(case, world, -(-iterations // 4), dtype)  # 4 steps or 5 an epoch
     name, settings = CASES[case]
     tokenizer = WordTokenizer("abcde", separator="")
     policy = Policy.new(tokenizer, width=32, layers=2, heads=4, context=32, device="cpu").to(dtype)
@@ -88,9 +88,7 @@ def learn_written(
         ]
         model = RewardModel.new(tokenizer, layers=1, width=16, heads=2, context=32, device="cpu")
         model.model.to(dtype)
-        trainer = RewardTrainer(
-            model, pairs, RewardTrainingConfig(epochs=epochs, batch_size=7, learning_rate=1e-2)
-        )
+        trainer = RewardTrainer(model, pairs, RewardTrainingConfig(epochs=epochs, batch_size=7))
         trainer.world = world
         trainer.learn(rows.append)
         return {name: p.detach() for name, p in model.model.named_parameters()}, rows

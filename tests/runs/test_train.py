@@ -498,6 +498,7 @@ def test_sharding_needs_processes(tmp_path: Path) -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(1800)  # six runs, each of which may take 300 s on a busy machine
 @pytest.mark.parametrize("moment", ["5", "6"])  # by PPO and by GRPO
 def test_a_sharded_run_that_is_stopped_and_resumed_ends_with_the_same_bits(
     tmp_path: Path, moment: str

@@ -13,6 +13,7 @@ from text_gym.cli.options.rlhf import RLHFOptions
 from text_gym.data import Data
 from text_gym.episode import Episode
 from text_gym.errors import ConfigError, RaterLeftError
+from text_gym.models.world import started_by_torchrun
 from text_gym.reward_models.labels.questions import CRITERIA, LabelCriterion
 from text_gym.rlhf.config import RLHFConfig
 from text_gym.rlhf.cycle import rlhf
@@ -35,6 +36,8 @@ _FREE = ("out", "name", "port", "device", "accept_changes", "keep_rollouts")
 
 def run_rlhf(options: RLHFOptions, config: RLHFConfig) -> int:
     """Run `text-gym rlhf`; the exit status is 130 where the people left before the end."""
+    if started_by_torchrun():
+        raise ConfigError("people are asked by one process; start text-gym rlhf without torchrun")
     task = _task(options)
     criteria = _criteria(options, task)
     out = options.out or str(default_folder(task.name, "rlhf"))
