@@ -189,6 +189,15 @@ class Episode:
             text = self.__dict__["completion"] = self._decode()
         return text
 
+    @property
+    def decoded(self) -> str | None:
+        """`completion`, if it has been decoded; else None."""
+        return self.__dict__.get("completion")
+
+    def know(self, completion: str) -> None:
+        """Take `completion` from another process, which has decoded the same ids."""
+        self.__dict__["completion"] = completion
+
     def _decode(self) -> str:
         ids = self.completion_ids.tolist()
         if ids and ids[-1] in self.tokenizer.eos_ids:  # not every tokenizer leaves out each of its EOS ids

@@ -140,13 +140,14 @@ class StateCritic(nn.Module):
             mask: `(B, T)` bool.
             generator: Chooses tokens where there are too many.
         """
-        read, found = self._read(states, mask), returns[mask].float()
+        found = returns[mask].float()
         usual = without_outliers(found)
         now = torch.stack([usual.mean(), usual.std(unbiased=False).clamp_min(1e-6)])
         self.scale.copy_(now if self.batches == 0 else torch.lerp(now, self.scale, self.DECAY))
         chosen = upload(generator.permutation(len(found))[: self.TOKENS], found.device)
         place, n = int(self.batches) % self.WINDOW, len(chosen)
-        self.remembered[place, :n], self.targets[place, :n] = read[chosen], (found[chosen] - now[0]) / now[1]
+        self.remembered[place, :n] = self._read(states, mask, chosen)
+        self.targets[place, :n] = (found[chosen] - now[0]) / now[1]
         self.counts[place] = n
         self.batches += 1
 
@@ -167,11 +168,17 @@ class StateCritic(nn.Module):
         values: Tensor = self.body(read)[:, 0]
         return values
 
-    def _read(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Collect the tokens' standardised states and clock features, `(N, D + 2)` float32."""
-        _, steps = mask.nonzero(as_tuple=True)
+    def _read(self, states: Tensor, mask: Tensor, chosen: Tensor | slice = slice(None)) -> Tensor:
+        """Collect the tokens' standardised states and clock features, `(N, D + 2)` float32.
+
+        Args:
+            states: `(B, T, D)`.
+            mask: `(B, T)` bool, the tokens there are.
+            chosen: `(N,)` int64, which of them; all of them if left out.
+        """
+        rows, steps = (places[chosen] for places in mask.nonzero(as_tuple=True))
         clock = torch.stack([2 * steps / self.max_tokens - 1, torch.exp(-steps / 8)], dim=1)
-        normal = F.layer_norm(states[mask].float(), states.shape[-1:])
+        normal = F.layer_norm(states[rows, steps].float(), states.shape[-1:])
         return torch.cat([normal, clock.to(normal.dtype)], dim=1)
 
 

@@ -172,7 +172,7 @@ def rollout(
             how: dict[str, Any] = {"temperature": sampling.temperature, "keep_states": keep_states}
             columns = play_by(generator, policy, batch, seed=seed, **how)
         else:
-            noise = upload(uniform(seed, episode_index, batch.max_tokens), policy.device)
+            noise = upload(_noise(seed, episode_index, batch.max_tokens, mine), policy.device)
             columns = made = _columns(policy, batch, keep_states)
 
             def play(rows: IntArray) -> None:
@@ -377,6 +377,15 @@ def uniform(seed: int, episode_index: IntArray, tokens: int) -> FloatArray:
     keys = (np.array([seed & (2**64 - 1), k], dtype=np.uint64) for k in episode_index.tolist())
     streams = (np.random.Generator(np.random.Philox(key=key)) for key in keys)
     return np.stack([stream.random(tokens) for stream in streams])
+
+
+def _noise(seed: int, episode_index: IntArray, tokens: int, rows: IntArray) -> FloatArray:
+    """Return `uniform` of all episodes, `(B, T)`, made for these rows alone and zeros in others."""
+    if len(rows) == len(episode_index):
+        return uniform(seed, episode_index, tokens)
+    noise = np.zeros((len(episode_index), tokens))
+    noise[rows] = uniform(seed, episode_index[rows], tokens)
+    return noise
 
 
 def _check_fit(policy: Policy, batch: EpisodeBatch, episode_index: IntArray) -> None:

@@ -63,15 +63,17 @@ def share_scores(
         RewardError: The reward source failed.
     """
     every = np.arange(batch.num_rows)
-    if known is not None:
-        said = [known] if len(mine) else []
-    else:
-        asked = every[: len(every) * (world.rank == 0)] if remembers(batch.reward) else mine
-        said = [batch.score(asked)[1]] if len(asked) else []
-    found = [part for answers in world.gather([_as_json(rewards) for rewards in said]) for part in answers]
-    episodes = batch.episodes(every)
+    asked = every[: len(every) * (world.rank == 0)] if remembers(batch.reward) else mine
+    asked, episodes = asked if known is None else mine, batch.episodes(every)
+    if known is None and len(asked):
+        known = batch.judge([episodes[row] for row in asked.tolist()], batch.truncated[asked])
+    texts = [[row, episodes[row].decoded] for row in asked.tolist() if episodes[row].decoded is not None]
+    ours = [_as_json(known)] if known is not None and len(asked) else []
+    found = world.gather([ours, texts])
+    for row, text in (pair for _, theirs in found for pair in theirs):  # quicker than decoding them here
+        episodes[row].know(text)
     # A part may lack terms or rewards of tokens: its texts were all cut, or no reply in it paid anything.
-    return episodes, concatenate([_of_json(part) for part in found], episodes)
+    return episodes, concatenate([_of_json(part) for theirs, _ in found for part in theirs], episodes)
 
 
 def remembers(source: RewardSource) -> bool:

@@ -131,4 +131,27 @@ MUTANTS = [
         "            work.wait(timedelta(seconds=seconds))\n        return True",
         (_OF_WORLD + "a_collective_is_waited_for_until_it_is_over_or_the_time_is",),
     ),
+    Mutant(
+        "texts-that-others-have-decoded-unheard",
+        _TOGETHER,
+        "episodes[row].know(text)",
+        "episodes[row].decoded",
+        (
+            "tests/agents/sampling/test_together.py::test_both_know_all_rewards_and_texts_and_none_is_decoded_twice",
+        ),
+    ),
+    Mutant(
+        "noise-of-the-row-and-not-of-the-episode",
+        "agents/sampling/sampler.py",
+        "noise[rows] = uniform(seed, episode_index[rows], tokens)",
+        "noise[rows] = uniform(seed, rows, tokens)",
+        _EQUAL,
+    ),
+    Mutant(
+        "other-tokens-remembered-than-their-returns",
+        "agents/policies/critic.py",
+        "self._read(states, mask, chosen)",
+        "self._read(states, mask)[:n]",
+        ("tests/agents/policies/test_critic.py",),
+    ),
 ]

@@ -1,8 +1,10 @@
-"""Rewards that several processes found out, put together, with processes that are threads here."""
+"""Rewards and texts that several processes found out, put together, with processes that are threads here."""
 
 from __future__ import annotations
 
+import json
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from text_gym import Episode, EpisodeBatch, Task, load_task
+from text_gym import ByteTokenizer, Episode, EpisodeBatch, Task, load_task
 from text_gym.agents.sampling.together import share_scores
 from text_gym.envs.options import sort_options
+from text_gym.rewards.values import Rewards
 from text_gym.tasks.conversations.enumerable_dialogue import dialogues
 
 
@@ -25,9 +28,9 @@ class Thread:
     all_said: threading.Barrier
 
     def gather(self, value: Any) -> list[Any]:
-        self.said[self.rank] = value
+        self.said[self.rank] = json.dumps(value)
         self.all_said.wait(10)
-        return self.said
+        return [json.loads(one) for one in self.said]
 
 
 def played(task: Task, episodes: list[Episode]) -> EpisodeBatch:
@@ -39,6 +42,20 @@ def played(task: Task, episodes: list[Episode]) -> EpisodeBatch:
         going = np.array([i for i, e in enumerate(episodes) if step < len(e.agent_ids)])
         batch.advance(going, np.array([episodes[i].agent_ids[step] for i in going]))
     return batch
+
+
+def by_two(make: Callable[[], EpisodeBatch], first: int) -> list[tuple[list[Episode], Rewards]]:
+    """Two threads, the first with the first rows, score a batch that each of them has."""
+    said, all_said = [None, None], threading.Barrier(2)
+
+    def share(rank: int) -> Any:
+        batch = make()
+        rows = np.arange(batch.num_rows)
+        world: Any = Thread(rank, said, all_said)
+        return share_scores(world, batch, rows[first:] if rank else rows[:first])
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(share, range(2)))
 
 
 @pytest.mark.parametrize("paid_first", [False, True])
@@ -55,19 +72,40 @@ def test_conversations_whose_replies_paid_in_one_process_alone(paid_first: bool)
     assert unpaid
     both = [paid, unpaid] if paid_first else [unpaid, paid]
     episodes = [e for part in both for e in part]
-    rows, first = np.arange(len(episodes)), len(both[0])
-    said, all_said = [None, None], threading.Barrier(2)
+    _, alone = played(task, episodes).score(np.arange(len(episodes)))
+    for found, rewards in by_two(lambda: played(task, episodes), len(both[0])):
+        assert [e.completion_ids.tolist() for e in found] == [e.completion_ids.tolist() for e in episodes]
+        assert np.array_equal(rewards.values, alone.values)
+        assert rewards.per_token is not None
+        assert alone.per_token is not None
+        for own, wanted in zip(rewards.per_token, alone.per_token, strict=True):
+            assert np.array_equal(own, wanted)
 
-    def share(rank: int) -> Any:
-        mine = rows[first:] if rank else rows[:first]
-        return share_scores(Thread(rank, said, all_said), played(task, episodes), mine)  # type: ignore[arg-type]
 
-    _, alone = played(task, episodes).score(rows)
-    with ThreadPoolExecutor(2) as pool:
-        for found, rewards in pool.map(share, range(2)):
-            assert [e.completion_ids.tolist() for e in found] == [e.completion_ids.tolist() for e in episodes]
-            assert np.array_equal(rewards.values, alone.values)
-            assert rewards.per_token is not None
-            assert alone.per_token is not None
-            for own, wanted in zip(rewards.per_token, alone.per_token, strict=True):
-                assert np.array_equal(own, wanted)
+WRITTEN = ["a", "bb", "", "dddd"]
+
+
+def of_bytes(written: list[str]) -> EpisodeBatch:
+    batch = EpisodeBatch(["p"], ByteTokenizer(), lambda completion: len(completion), 5, num_rows=len(written))
+    rows = np.arange(len(written))
+    batch.begin(rows, np.zeros_like(rows), rows)
+    for row, text in enumerate(written):
+        for token in [*text.encode(), 256]:
+            batch.advance(np.array([row]), np.array([token]))
+    return batch
+
+
+def test_both_know_all_rewards_and_texts_and_none_is_decoded_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+    decode = Episode._decode
+    monkeypatch.setattr(Episode, "_decode", lambda self: decoded.append(decode(self)) or decode(self))
+    for episodes, rewards in by_two(lambda: of_bytes(WRITTEN), 2):
+        assert rewards.totals.tolist() == [1, 2, 0, 4]
+        assert [episode.completion for episode in episodes] == WRITTEN
+    assert sorted(decoded) == sorted(WRITTEN)
+
+
+def test_texts_travel_whatever_is_in_them() -> None:
+    hostile = ['"]}', "\\u0", "\x00\x7f", "\u2028"]  # of five bytes at most
+    for episodes, _ in by_two(lambda: of_bytes(hostile), 1):
+        assert [episode.decoded for episode in episodes] == hostile
