@@ -342,8 +342,8 @@ MUTANTS = [
     Mutant(
         "noise-of-the-row-not-of-the-episode",
         SAMPLER,
-        "upload(uniform(seed, episode_index, batch.max_tokens)",
-        "upload(uniform(seed, every, batch.max_tokens)",
+        "return uniform(seed, episode_index, tokens)",
+        "return uniform(seed, np.arange(len(episode_index)), tokens)",
         (OF_SAMPLER + "an_episode_depends_on_seed_and_number_alone",),
     ),
     Mutant(
