@@ -354,17 +354,21 @@ void pack(const float *matrix, int64_t down, int64_t right, float *panels, int64
     }
 }
 
-/* out (rows, columns) = x (rows, inputs) · panel (inputs, WIDE) + `from` (rows, columns), if there is such. */
+/* out (rows, columns) = x (rows, inputs) · panel (inputs, WIDE) + `from` (rows, columns), if there is such.
+ *
+ * Meanwhile numbers that will be wanted come from memory: `soon`, and `apart` further on for each input. */
 static inline __attribute__((always_inline)) void tile(
     const float *x, int64_t down, int64_t right, const float *panel, float *out, int64_t of_out, const float *from,
-    int64_t of_from, int64_t inputs, int rows, int64_t columns) {
+    int64_t of_from, int64_t inputs, int rows, int64_t columns, const float *soon, int64_t apart) {
     half low[ROWS] = {0}, high[ROWS] = {0};
     float edge[WIDE] = {0};
-    for (int64_t k = 0; k < inputs; k++, panel += WIDE)
+    for (int64_t k = 0; k < inputs; k++, panel += WIDE, soon += apart) {
+        __builtin_prefetch(soon, 0, 2);
         for (int i = 0; i < rows; i++) {
             low[i] += x[i * down + k * right] * *(const half *)panel;
             high[i] += x[i * down + k * right] * *(const half *)(panel + HALF);
         }
+    }
     for (int i = 0; from && i < rows; i++, from += of_from) { /* at the end: short sums round less */
         const float *first = columns < WIDE ? memcpy(edge, from, columns * sizeof *edge) : from;
         low[i] += *(const half *)first;
@@ -406,9 +410,11 @@ static void multiply_rows(const float *x, int64_t down, int64_t right, const flo
             if (right != 1) straighten(x + first * down + k * right, down, right, straight, end - first, deep);
             for (int64_t j = 0; j < outputs; j += WIDE) {
                 int64_t columns = outputs - j < WIDE ? outputs - j : WIDE, i = first;
+                const float *panel = panels + j * inputs + k * WIDE, *next = panel + WIDE * inputs;
 #define TILE(x, down, right, n)                                                                        \
-    tile(x, down, right, panels + j * inputs + k * WIDE, out + i * outputs + j, outputs,               \
-         from ? from + i * of_from + j : 0, of_from, deep, n, columns)
+    tile(x, down, right, panel, out + i * outputs + j, outputs, from ? from + i * of_from + j : 0,     \
+         of_from, deep, n, columns, next + WIDE * deep * (i - first) / (end - first),                  \
+         WIDE * n / (end - first)) /* each tile fetches its share of the next panel */
 #define TILES(n)                                                                                       \
     for (; i + n <= end; i += n)                                                                       \
         if (right == 1)                                                                                \
