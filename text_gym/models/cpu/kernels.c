@@ -323,11 +323,36 @@ enum { HALF = 8, ROWS = 6 };
 #else
 enum { HALF = 4, ROWS = 6 };
 #endif
-enum { WIDE = 2 * HALF, BLOCK = 128, DEEP = 1024, SOME = 256, TURNED = 64 };
+enum { WIDE = 2 * HALF, BLOCK = 128, DEEP = 1024, SOME = 256, AHEAD = 128 };
 enum { BLOCK_SPACE = (BLOCK + ROWS - 1) / ROWS * ROWS };
 typedef float half __attribute__((vector_size(4 * HALF), aligned(4)));
 
 int64_t panel_width(void) { return WIDE; }
+
+/* Turn HALF columns of HALF numbers each, `right` floats apart, into rows of WIDE. */
+static inline void turn_block(const float *matrix, int64_t right, float *panel) {
+#if defined(__GNUC__) && !defined(__clang__)
+    typedef int32_t which __attribute__((vector_size(4 * HALF)));
+    half now[HALF], then[HALF];
+    which low, high; /* one number of each of two vectors in turn, from their beginnings and from their middles */
+    for (int i = 0; i < HALF; i++) low[i] = i / 2 + i % 2 * HALF, high[i] = low[i] + HALF / 2;
+    for (int i = 0; i < HALF; i++) {
+        __builtin_prefetch(matrix + i * right + AHEAD);
+        now[i] = *(const half *)(matrix + i * right);
+    }
+    for (int pass = 1; pass < HALF; pass *= 2) {
+        for (int i = 0; i < HALF / 2; i++) {
+            then[2 * i] = __builtin_shuffle(now[i], now[i + HALF / 2], low);
+            then[2 * i + 1] = __builtin_shuffle(now[i], now[i + HALF / 2], high);
+        }
+        memcpy(now, then, sizeof now);
+    }
+    for (int i = 0; i < HALF; i++) *(half *)(panel + i * WIDE) = now[i];
+#else
+    for (int c = 0; c < HALF; c++)
+        for (int k = 0; k < HALF; k++) panel[k * WIDE + c] = matrix[c * right + k];
+#endif
+}
 
 /* A matrix (inputs, outputs), whose elements are `down` floats apart in a column and `right` in a row. */
 void pack(const float *matrix, int64_t down, int64_t right, float *panels, int64_t inputs, int64_t outputs) {
@@ -337,19 +362,17 @@ void pack(const float *matrix, int64_t down, int64_t right, float *panels, int64
     for (int64_t part = 0; part < parts; part++) {
         int64_t begin = count * part / parts, end = count * (part + 1) / parts;
         for (int64_t j = begin * WIDE; j < end * WIDE; j += WIDE) {
-            int64_t columns = outputs - j < WIDE ? outputs - j : WIDE;
+            int64_t columns = outputs - j < WIDE ? outputs - j : WIDE, k = 0;
             float *panel = panels + j * inputs;
             if (columns < WIDE) memset(panel, 0, inputs * WIDE * sizeof *panel);
             if (right == 1)
-                for (int64_t k = 0; k < inputs; k++)
-                    memcpy(panel + k * WIDE, matrix + k * down + j, columns * sizeof *panel);
-            else
-                for (int64_t first = 0; first < inputs; first += TURNED) { /* what is written stays in the cache */
-                    int64_t last = first + TURNED < inputs ? first + TURNED : inputs;
-                    for (int64_t c = 0; c < columns; c++)
-                        for (int64_t k = first; k < last; k++)
-                            panel[k * WIDE + c] = matrix[k * down + (j + c) * right];
-                }
+                for (; k < inputs; k++) memcpy(panel + k * WIDE, matrix + k * down + j, columns * sizeof *panel);
+            else if (down == 1 && columns == WIDE)
+                for (; k + HALF <= inputs; k += HALF)
+                    for (int64_t c = 0; c < WIDE; c += HALF)
+                        turn_block(matrix + k + (j + c) * right, right, panel + k * WIDE + c);
+            for (; k < inputs; k++)
+                for (int64_t c = 0; c < columns; c++) panel[k * WIDE + c] = matrix[k * down + (j + c) * right];
         }
     }
 }
