@@ -8,7 +8,7 @@ after each prompt of some 6, in batches of 16 and 64 rows: all of one prompt, as
 of different ones. A rollout also steps the environment and keeps log-probabilities and values, `generate`
 and CTranslate2 return tokens alone. With weights of 8 bits a rollout reads its texts once more, unrounded,
 for log-probabilities and values; "int8 draws" is what comes before that. PYTHON is that of an environment
-with `ctranslate2` and `transformers`. Contestants take turns; figures are medians of five.
+with `ctranslate2`, `transformers` and `torch`, in which the model is read. Contestants take turns; figures are medians of five.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Options:
         folder: The model's.
         rows: Of a batch.
         models: "real" is the folder's, "gpt2" has random weights.
-        ctranslate2: Interpreter of an environment with CTranslate2.
+        ctranslate2: Interpreter of an environment with CTranslate2, transformers and torch.
         json: File for the rows.
     """
 
