@@ -8,7 +8,8 @@ after each prompt of some 6, in batches of 16 and 64 rows: all of one prompt, as
 of different ones. A rollout also steps the environment and keeps log-probabilities and values, `generate`
 and CTranslate2 return tokens alone. With weights of 8 bits a rollout reads its texts once more, unrounded,
 for log-probabilities and values; "int8 draws" is what comes before that. PYTHON is that of an environment
-with `ctranslate2`, `transformers` and `torch`, in which the model is read. Contestants take turns; figures are medians of five.
+with `ctranslate2`, `transformers` and `torch`, in which the model is read. Contestants take turns; figures
+are medians of five, and a ratio is the median of the turns' with the bootstrap's interval (95 %).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import tyro
 from machine import Row, machine
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import bootstrap
 
 from text_gym import PretrainedTokenizer, TextVectorEnv
 from text_gym.agents import Policy, rollout
@@ -91,10 +93,15 @@ def main() -> None:
                     for prompts in ("one", "different"):
                         measured = {"model": model, "rows": rows, "prompts": prompts}
                         found += [measured | row for row in measure(policy, rows, prompts, ask)]
-    table = Table("model", "rows", "prompts", "what", "tokens/s", "× generate")
+    table = Table("model", "rows", "prompts", "what", "tokens/s", "× generate", "95 %")
     for row in found:
         shown = [str(row[name]) for name in ("model", "rows", "prompts", "what")]
-        table.add_row(*shown, f"{row['tokens_per_second']:.0f}", f"{row['ratio']:.2f}")
+        table.add_row(
+            *shown,
+            f"{row['tokens_per_second']:.0f}",
+            f"{row['ratio']:.2f}",
+            "{:.2f} to {:.2f}".format(*row["ci95"]),
+        )
     Console().print(table)
     if options.json is not None:
         write_json(options.json, {"machine": machine(), "load": os.getloadavg()[0], "rows": found})
@@ -115,16 +122,23 @@ def measure(policy: Policy, rows: int, prompts: str, ask: Callable[[list[str]], 
             tokens, seconds = play()
             if turn:
                 speeds[name].append(tokens / seconds)
-    medians = {name: statistics.median(found) for name, found in speeds.items()}
-    return [
-        {
-            "what": name,
-            "tokens_per_second": found,
-            "ratio": found / medians["generate"],
-            "turns": speeds[name],
-        }
-        for name, found in medians.items()
-    ]
+    return [row_of(name, found, speeds["generate"]) for name, found in speeds.items()]
+
+
+def row_of(name: str, speeds: list[float], of_generate: list[float]) -> Row:
+    """Sum up a contestant's turns, with the bootstrap's interval of their median ratio to `generate`."""
+    ratios = np.array(speeds) / np.array(of_generate)
+    low, high = ratios[0], ratios[0]
+    if np.ptp(ratios) > 0:
+        how: dict[str, Any] = {"method": "percentile", "rng": np.random.default_rng(0)}
+        low, high = bootstrap((ratios,), np.median, **how).confidence_interval
+    return {
+        "what": name,
+        "tokens_per_second": statistics.median(speeds),
+        "ratio": float(np.median(ratios)),
+        "ci95": [float(low), float(high)],
+        "turns": speeds,
+    }
 
 
 def contestants(policy: Policy, texts: list[str]) -> dict[str, Play]:

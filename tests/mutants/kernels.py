@@ -282,8 +282,8 @@ MUTANTS = [
     Mutant(
         "c-packing-leaves-out-the-inputs-after-the-last-block",
         C,
-        "            for (; k < inputs; k++)\n                for (int64_t c = 0; c < columns; c++)",
-        "            for (; k < inputs / HALF * HALF; k++)\n                for (int64_t c = 0; c < columns; c++)",
+        "for (; k < inputs; k++)\n                for (int64_t c = 0; c < columns; c++)",
+        "for (; k < inputs / HALF * HALF; k++)\n                for (int64_t c = 0; c < columns; c++)",
         (OF_KERNELS + "packing_keeps_each_number_however_the_matrix_lies",),
     ),
     Mutant(
