@@ -30,10 +30,9 @@ import numpy as np
 import torch
 import transformers
 import tyro
-from machine import Row, machine
+from machine import Row, interval_of_median, machine
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import bootstrap
 
 from text_gym import PretrainedTokenizer, TextVectorEnv
 from text_gym.agents import Policy, rollout
@@ -127,16 +126,12 @@ def measure(policy: Policy, rows: int, prompts: str, ask: Callable[[list[str]], 
 
 def row_of(name: str, speeds: list[float], of_generate: list[float]) -> Row:
     """Sum up a contestant's turns, with the bootstrap's interval of their median ratio to `generate`."""
-    ratios = np.array(speeds) / np.array(of_generate)
-    low, high = ratios[0], ratios[0]
-    if np.ptp(ratios) > 0:
-        how: dict[str, Any] = {"method": "percentile", "rng": np.random.default_rng(0)}
-        low, high = bootstrap((ratios,), np.median, **how).confidence_interval
+    ratios = [ours / theirs for ours, theirs in zip(speeds, of_generate, strict=True)]
     return {
         "what": name,
         "tokens_per_second": statistics.median(speeds),
-        "ratio": float(np.median(ratios)),
-        "ci95": [float(low), float(high)],
+        "ratio": statistics.median(ratios),
+        "ci95": interval_of_median(ratios),
         "turns": speeds,
     }
 
