@@ -8,7 +8,8 @@ epochs of 4 minibatches) against TRL's trainers, in time and in memory; `scaling
 of episodes and tokens; `memory` is an iteration of PPO on 256 episodes at a vocabulary of 50,257. TRL
 dropped PPO after 1.12, so that two versions take part: each option names an interpreter with one of them
 installed, and what is not named is left out. Contestants are processes of one thread that take turns;
-figures are medians, of CPU time. Run it on an idle machine: all of it takes about 25 minutes.
+figures are medians, of CPU time, and iterations have the bootstrap's interval (95 %) of the rounds' median
+ratio. Run it on an idle machine: all of it takes about 25 minutes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 
 import torch
 import tyro
-from machine import machine
+from machine import interval_of_median, machine
 from rich.console import Console
 from rich.table import Table
 from test_rollout_speed import FLOORS, NEW_TOKENS, TURNS, contestants, in_turns
@@ -55,6 +56,7 @@ class Options:
         list: Show what there is, with estimates of its time, and measure nothing.
         trl112: Interpreter with TRL 1.12, for PPO.
         trl116: Interpreter with TRL 1.16, for GRPO and RLOO.
+        rounds: Iterations of each contestant; 0 takes as many as each part has.
         json: File for the rows.
     """
 
@@ -62,6 +64,7 @@ class Options:
     list: bool = False
     trl112: str | None = None
     trl116: str | None = None
+    rounds: int = 0
     json: Path | None = None
 
 
@@ -180,10 +183,10 @@ def iterations(part: Part, peer: str | None) -> list[Row]:
                 report = process.turn()
                 if round_ or not part.rounds:
                     reports[name].append(report)
-    speed = {
-        name: statistics.median(report["tokens"] / report["seconds"] for report in seen)
-        for name, seen in reports.items()
+    speeds = {
+        name: [report["tokens"] / report["seconds"] for report in seen] for name, seen in reports.items()
     }
+    speed = {name: statistics.median(seen) for name, seen in speeds.items()}
     memory = {name: max(report["added_bytes"] for report in seen) / 2**20 for name, seen in reports.items()}
     algorithm = part.algorithm.split("-")[0]
     peer_name = f"TRL {'1.12' if algorithm == 'ppo' else '1.16'} {algorithm.upper()}"
@@ -192,6 +195,9 @@ def iterations(part: Part, peer: str | None) -> list[Row]:
     )
     what += ", separate critic" if part.algorithm == "ppo-separate" else ""
     rows = [row(what, part, speed, peer_name, "tokens/s")] if part.rounds else []
+    if rows and peer is not None:
+        ratios = [ours / theirs for ours, theirs in zip(speeds["ours"], speeds["trl"], strict=True)]
+        rows[0]["ci95"] = interval_of_median(ratios)
     return [*rows, row(f"{what}, memory added", part, memory, peer_name, "MiB")]
 
 
@@ -264,6 +270,8 @@ def show(rows: Sequence[Row]) -> None:
 def main(options: Options) -> None:
     """Measure, print the table, and write the rows."""
     parts = [part for part in PARTS if re.search(options.only, part.name)]
+    if options.rounds:
+        parts = [replace(part, rounds=options.rounds) if part.rounds else part for part in parts]
     if options.list or not parts:
         for part in parts or PARTS:
             print(f"{part.seconds:4} s  {part.name}")

@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.stats import bootstrap
 
 from text_gym.utils.json_files import write_json
 
@@ -40,3 +42,12 @@ def save(file: str | Path, rows: list[Row], **more: Any) -> None:
     """Write rows with the machine, and whatever else is worth keeping."""
     Path(file).parent.mkdir(parents=True, exist_ok=True)
     write_json(file, {"machine": machine(), **more, "rows": rows})
+
+
+def interval_of_median(ratios: list[float]) -> list[float]:
+    """Compute the bootstrap's 95 % interval of the median of a few ratios."""
+    if len(set(ratios)) < 2:
+        return [ratios[0], ratios[0]]
+    how: dict[str, Any] = {"method": "percentile", "rng": np.random.default_rng(0)}
+    found = bootstrap((ratios,), np.median, **how).confidence_interval
+    return [float(found.low), float(found.high)]

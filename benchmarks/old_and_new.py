@@ -23,10 +23,9 @@ from typing import Any
 import numpy as np
 import tyro
 from compare import PARTS, Part, trainer
-from machine import machine
+from machine import interval_of_median, machine
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import bootstrap
 
 from text_gym.utils.json_files import write_json
 
@@ -74,15 +73,12 @@ def measure(part: Part, options: Options) -> dict[str, Any]:
             for which in (0, 1) if pair % 2 else (1, 0):
                 seconds[pair, which] = versions[which].turn()["seconds"]
     ratios = seconds[1:, 0] / seconds[1:, 1]
-    interval = bootstrap(
-        (ratios,), np.median, method="percentile", rng=np.random.default_rng(0)
-    ).confidence_interval
     return {
         "what": part.name,
         "old_seconds": float(np.median(seconds[1:, 0])),
         "new_seconds": float(np.median(seconds[1:, 1])),
         "ratio": float(np.median(ratios)),
-        "ci95": [float(interval.low), float(interval.high)],
+        "ci95": interval_of_median(ratios.tolist()),
         "pairs": pairs,
     }
 

@@ -8,7 +8,8 @@ after each prompt of some 6, in batches of 16 and 64 rows: all of one prompt, as
 of different ones. A rollout also steps the environment and keeps log-probabilities and values, `generate`
 and CTranslate2 return tokens alone. With weights of 8 bits a rollout reads its texts once more, unrounded,
 for log-probabilities and values; "int8 draws" is what comes before that. PYTHON is that of an environment
-with `ctranslate2` and `transformers`. Contestants take turns; figures are medians of five.
+with `ctranslate2`, `transformers` and `torch`, in which the model is read. Contestants take turns; figures
+are medians of five, and a ratio is the median of the turns' with the bootstrap's interval (95 %).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import numpy as np
 import torch
 import transformers
 import tyro
-from machine import Row, machine
+from machine import Row, interval_of_median, machine
 from rich.console import Console
 from rich.table import Table
 
@@ -66,7 +67,7 @@ class Options:
         folder: The model's.
         rows: Of a batch.
         models: "real" is the folder's, "gpt2" has random weights.
-        ctranslate2: Interpreter of an environment with CTranslate2.
+        ctranslate2: Interpreter of an environment with CTranslate2, transformers and torch.
         json: File for the rows.
     """
 
@@ -91,10 +92,15 @@ def main() -> None:
                     for prompts in ("one", "different"):
                         measured = {"model": model, "rows": rows, "prompts": prompts}
                         found += [measured | row for row in measure(policy, rows, prompts, ask)]
-    table = Table("model", "rows", "prompts", "what", "tokens/s", "× generate")
+    table = Table("model", "rows", "prompts", "what", "tokens/s", "× generate", "95 %")
     for row in found:
         shown = [str(row[name]) for name in ("model", "rows", "prompts", "what")]
-        table.add_row(*shown, f"{row['tokens_per_second']:.0f}", f"{row['ratio']:.2f}")
+        table.add_row(
+            *shown,
+            f"{row['tokens_per_second']:.0f}",
+            f"{row['ratio']:.2f}",
+            "{:.2f} to {:.2f}".format(*row["ci95"]),
+        )
     Console().print(table)
     if options.json is not None:
         write_json(options.json, {"machine": machine(), "load": os.getloadavg()[0], "rows": found})
@@ -115,16 +121,19 @@ def measure(policy: Policy, rows: int, prompts: str, ask: Callable[[list[str]], 
             tokens, seconds = play()
             if turn:
                 speeds[name].append(tokens / seconds)
-    medians = {name: statistics.median(found) for name, found in speeds.items()}
-    return [
-        {
-            "what": name,
-            "tokens_per_second": found,
-            "ratio": found / medians["generate"],
-            "turns": speeds[name],
-        }
-        for name, found in medians.items()
-    ]
+    return [row_of(name, found, speeds["generate"]) for name, found in speeds.items()]
+
+
+def row_of(name: str, speeds: list[float], of_generate: list[float]) -> Row:
+    """Sum up a contestant's turns, with the bootstrap's interval of their median ratio to `generate`."""
+    ratios = [ours / theirs for ours, theirs in zip(speeds, of_generate, strict=True)]
+    return {
+        "what": name,
+        "tokens_per_second": statistics.median(speeds),
+        "ratio": statistics.median(ratios),
+        "ci95": interval_of_median(ratios),
+        "turns": speeds,
+    }
 
 
 def contestants(policy: Policy, texts: list[str]) -> dict[str, Play]:

@@ -266,6 +266,27 @@ MUTANTS = [
         ),
     ),
     Mutant(
+        "c-packing-turns-with-neighbours-for-middles",
+        C,
+        "high[i] = low[i] + HALF / 2;",
+        "high[i] = low[i] + 1;",
+        (OF_KERNELS + "packing_keeps_each_number_however_the_matrix_lies",),
+    ),
+    Mutant(
+        "c-packing-turns-both-halves-of-a-panel-to-its-first",
+        C,
+        "turn_block(matrix + k + (j + c) * right, right, panel + k * WIDE + c);",
+        "turn_block(matrix + k + (j + c) * right, right, panel + k * WIDE);",
+        (OF_KERNELS + "packing_keeps_each_number_however_the_matrix_lies",),
+    ),
+    Mutant(
+        "c-packing-leaves-out-the-inputs-after-the-last-block",
+        C,
+        "for (; k < inputs; k++)\n                for (int64_t c = 0; c < columns; c++)",
+        "for (; k < inputs / HALF * HALF; k++)\n                for (int64_t c = 0; c < columns; c++)",
+        (OF_KERNELS + "packing_keeps_each_number_however_the_matrix_lies",),
+    ),
+    Mutant(
         "pack-ignores-strides",
         KERNELS,
         "self._pack(matrix.data_ptr(), *matrix.stride(), to, inputs, matrix.shape[1])",

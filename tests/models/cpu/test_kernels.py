@@ -94,6 +94,17 @@ def test_products_are_those_of_float64(kernels: Kernels, rows: int, inputs: int,
             assert (out.double() - wanted).abs().max() < bound
 
 
+@pytest.mark.parametrize(("inputs", "outputs"), [(3, 2), (16, 32), (50, 96), (64, 70), (130, 33)])
+def test_packing_keeps_each_number_however_the_matrix_lies(
+    kernels: Kernels, inputs: int, outputs: int
+) -> None:
+    matrix = random(inputs, outputs)
+    turned = matrix.T.contiguous().T
+    apart = random(2 * outputs, 3 * inputs)[::2, ::3].copy_(matrix.T).T
+    for lying in (matrix, turned, apart):
+        assert torch.equal(kernels.multiply(torch.eye(inputs), kernels.pack(lying)), matrix)
+
+
 @pytest.mark.parametrize("rows", [32, 33, 47])
 def test_no_row_is_left_out_between_threads(kernels: Kernels, rows: int) -> None:
     """33 rows do not divide by two."""

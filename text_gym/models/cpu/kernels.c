@@ -323,11 +323,36 @@ enum { HALF = 8, ROWS = 6 };
 #else
 enum { HALF = 4, ROWS = 6 };
 #endif
-enum { WIDE = 2 * HALF, BLOCK = 128, DEEP = 1024, SOME = 256, TURNED = 64 };
+enum { WIDE = 2 * HALF, BLOCK = 128, DEEP = 1024, SOME = 256, AHEAD = 128 };
 enum { BLOCK_SPACE = (BLOCK + ROWS - 1) / ROWS * ROWS };
 typedef float half __attribute__((vector_size(4 * HALF), aligned(4)));
 
 int64_t panel_width(void) { return WIDE; }
+
+/* Turn HALF columns of HALF numbers each, `right` floats apart, into rows of WIDE. */
+static inline void turn_block(const float *matrix, int64_t right, float *panel) {
+#if defined(__GNUC__) && !defined(__clang__)
+    typedef int32_t which __attribute__((vector_size(4 * HALF)));
+    half now[HALF], then[HALF];
+    which low, high; /* one number of each of two vectors in turn, from their beginnings and from their middles */
+    for (int i = 0; i < HALF; i++) low[i] = i / 2 + i % 2 * HALF, high[i] = low[i] + HALF / 2;
+    for (int i = 0; i < HALF; i++) {
+        __builtin_prefetch(matrix + i * right + AHEAD);
+        now[i] = *(const half *)(matrix + i * right);
+    }
+    for (int pass = 1; pass < HALF; pass *= 2) {
+        for (int i = 0; i < HALF / 2; i++) {
+            then[2 * i] = __builtin_shuffle(now[i], now[i + HALF / 2], low);
+            then[2 * i + 1] = __builtin_shuffle(now[i], now[i + HALF / 2], high);
+        }
+        memcpy(now, then, sizeof now);
+    }
+    for (int i = 0; i < HALF; i++) *(half *)(panel + i * WIDE) = now[i];
+#else
+    for (int c = 0; c < HALF; c++)
+        for (int k = 0; k < HALF; k++) panel[k * WIDE + c] = matrix[c * right + k];
+#endif
+}
 
 /* A matrix (inputs, outputs), whose elements are `down` floats apart in a column and `right` in a row. */
 void pack(const float *matrix, int64_t down, int64_t right, float *panels, int64_t inputs, int64_t outputs) {
@@ -337,34 +362,36 @@ void pack(const float *matrix, int64_t down, int64_t right, float *panels, int64
     for (int64_t part = 0; part < parts; part++) {
         int64_t begin = count * part / parts, end = count * (part + 1) / parts;
         for (int64_t j = begin * WIDE; j < end * WIDE; j += WIDE) {
-            int64_t columns = outputs - j < WIDE ? outputs - j : WIDE;
+            int64_t columns = outputs - j < WIDE ? outputs - j : WIDE, k = 0;
             float *panel = panels + j * inputs;
             if (columns < WIDE) memset(panel, 0, inputs * WIDE * sizeof *panel);
             if (right == 1)
-                for (int64_t k = 0; k < inputs; k++)
-                    memcpy(panel + k * WIDE, matrix + k * down + j, columns * sizeof *panel);
-            else
-                for (int64_t first = 0; first < inputs; first += TURNED) { /* what is written stays in the cache */
-                    int64_t last = first + TURNED < inputs ? first + TURNED : inputs;
-                    for (int64_t c = 0; c < columns; c++)
-                        for (int64_t k = first; k < last; k++)
-                            panel[k * WIDE + c] = matrix[k * down + (j + c) * right];
-                }
+                for (; k < inputs; k++) memcpy(panel + k * WIDE, matrix + k * down + j, columns * sizeof *panel);
+            else if (down == 1 && columns == WIDE)
+                for (; k + HALF <= inputs; k += HALF)
+                    for (int64_t c = 0; c < WIDE; c += HALF)
+                        turn_block(matrix + k + (j + c) * right, right, panel + k * WIDE + c);
+            for (; k < inputs; k++)
+                for (int64_t c = 0; c < columns; c++) panel[k * WIDE + c] = matrix[k * down + (j + c) * right];
         }
     }
 }
 
-/* out (rows, columns) = x (rows, inputs) · panel (inputs, WIDE) + `from` (rows, columns), if there is such. */
+/* out (rows, columns) = x (rows, inputs) · panel (inputs, WIDE) + `from` (rows, columns), if there is such.
+ *
+ * Meanwhile numbers that will be wanted come from memory: `soon`, and `apart` further on for each input. */
 static inline __attribute__((always_inline)) void tile(
     const float *x, int64_t down, int64_t right, const float *panel, float *out, int64_t of_out, const float *from,
-    int64_t of_from, int64_t inputs, int rows, int64_t columns) {
+    int64_t of_from, int64_t inputs, int rows, int64_t columns, const float *soon, int64_t apart) {
     half low[ROWS] = {0}, high[ROWS] = {0};
     float edge[WIDE] = {0};
-    for (int64_t k = 0; k < inputs; k++, panel += WIDE)
+    for (int64_t k = 0; k < inputs; k++, panel += WIDE, soon += apart) {
+        __builtin_prefetch(soon, 0, 2);
         for (int i = 0; i < rows; i++) {
             low[i] += x[i * down + k * right] * *(const half *)panel;
             high[i] += x[i * down + k * right] * *(const half *)(panel + HALF);
         }
+    }
     for (int i = 0; from && i < rows; i++, from += of_from) { /* at the end: short sums round less */
         const float *first = columns < WIDE ? memcpy(edge, from, columns * sizeof *edge) : from;
         low[i] += *(const half *)first;
@@ -406,9 +433,11 @@ static void multiply_rows(const float *x, int64_t down, int64_t right, const flo
             if (right != 1) straighten(x + first * down + k * right, down, right, straight, end - first, deep);
             for (int64_t j = 0; j < outputs; j += WIDE) {
                 int64_t columns = outputs - j < WIDE ? outputs - j : WIDE, i = first;
+                const float *panel = panels + j * inputs + k * WIDE, *next = panel + WIDE * inputs;
 #define TILE(x, down, right, n)                                                                        \
-    tile(x, down, right, panels + j * inputs + k * WIDE, out + i * outputs + j, outputs,               \
-         from ? from + i * of_from + j : 0, of_from, deep, n, columns)
+    tile(x, down, right, panel, out + i * outputs + j, outputs, from ? from + i * of_from + j : 0,     \
+         of_from, deep, n, columns, next + WIDE * deep * (i - first) / (end - first),                  \
+         WIDE * n / (end - first)) /* each tile fetches its share of the next panel */
 #define TILES(n)                                                                                       \
     for (; i + n <= end; i += n)                                                                       \
         if (right == 1)                                                                                \
