@@ -296,13 +296,12 @@ class Conversation:
                 turns = (*turns[:-1], replace(turns[-1], reward=float(reply.reward)))
             if ids and left >= 0:
                 end = begin + len(ids)
-                places = self.tokens[row, begin:end]
-                places[:] = ids
+                self.tokens[row, begin:end] = said = np.array(ids, dtype=np.int64)
                 self.attention_mask[row, begin:end] = 1
                 self._replied[row, begin:end] = True
                 self.lengths[row] = self.turn_starts[row] = end
                 text = reply.text if isinstance(reply.text, str) else self.tokenizer.decode(ids)
-                turns += (Turn(reply.role, text, places.copy()),)
+                turns += (Turn(reply.role, text, said),)
             self.turns[row] = turns
         if left < self.remaining.item(row):
             self.remaining[row] = max(0, left)
@@ -321,7 +320,7 @@ def reply_ids(episode: Episode, reply: Reply) -> list[int]:
     """
     tokenizer = episode.tokenizer
     if not isinstance(reply.text, str):
-        ids = [int(i) for i in reply.text]
+        ids = list(map(int, reply.text))
         if ids and not 0 <= min(ids) <= max(ids) < tokenizer.vocab_size:
             wrong = next(i for i in ids if not 0 <= i < tokenizer.vocab_size)
             raise TokenError(f"id {wrong} is outside [0, {tokenizer.vocab_size})")
