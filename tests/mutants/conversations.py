@@ -43,6 +43,13 @@ MUTANTS = [
         (OF_TALK + "what_may_follow_and_what_stops_is_asked_of_the_running_turn_alone",),
     ),
     Mutant(
+        "recorded-places-move-on",
+        PLAY,
+        "            nexts = nexts + writing  # anew, since the record keeps `places`\n",
+        "            nexts += writing\n",
+        (OF_PLAY + "a_rollout_says_what_a_policy_without_a_cache_says",),
+    ),
+    Mutant(
         "turn-at-the-token-limit-without-reply",
         TALK,
         "may_end &= ended == cut",
