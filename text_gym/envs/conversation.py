@@ -296,12 +296,12 @@ class Conversation:
                 turns = (*turns[:-1], replace(turns[-1], reward=float(reply.reward)))
             if ids and left >= 0:
                 end = begin + len(ids)
-                self.tokens[row, begin:end] = said = np.array(ids, dtype=np.int64)
+                self.tokens[row, begin:end] = own = np.array(ids, dtype=np.int64)
                 self.attention_mask[row, begin:end] = 1
                 self._replied[row, begin:end] = True
                 self.lengths[row] = self.turn_starts[row] = end
                 text = reply.text if isinstance(reply.text, str) else self.tokenizer.decode(ids)
-                turns += (Turn(reply.role, text, said),)
+                turns += (Turn(reply.role, text, own),)
             self.turns[row] = turns
         if left < self.remaining.item(row):
             self.remaining[row] = max(0, left)
