@@ -199,8 +199,8 @@ MUTANTS = [
     Mutant(
         "drawn-before-the-reply-was-read",
         PLAY,
-        "np.nonzero(live & (read == lengths))",
-        "np.nonzero(live)",
+        "writing = live & (read == lengths)",
+        "writing = live.copy()",
         (OF_PLAY + "a_rollout_says_what_a_policy_without_a_cache_says",),
     ),
     Mutant(
