@@ -21,7 +21,7 @@ _NUMBERS = int, float, np.floating, np.integer
 REPLY_ROOM = 32  # tokens a turn, where `max_context` does not say how long a conversation may become
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Reply:
     """What the environment says to the turn that the agent has just ended.
 
@@ -36,9 +36,14 @@ class Reply:
     """
 
     text: str | Sequence[int]
-    reward: float = 0.0
-    ends: bool = False
-    role: str = "user"
+    reward: float
+    ends: bool
+    role: str
+
+    def __init__(
+        self, text: str | Sequence[int], reward: float = 0.0, ends: bool = False, role: str = "user"
+    ) -> None:
+        self.__dict__.update(text=text, reward=reward, ends=ends, role=role)  # as in `Turn`
 
 
 @runtime_checkable

@@ -60,10 +60,13 @@ def play_conversations(
     live = np.ones(len(rows), dtype=np.bool_)
     lengths = read = batch.lengths[rows]  # tokens of each row, and how many of them the decoder has read
     while True:
-        (turns,) = np.nonzero(live & (read == lengths))  # where the agent is to write
-        if len(turns):
-            every = len(turns) == len(rows)
-            states = decoder.states if every else decoder.states[upload(turns, device)]
+        writing = live & (read == lengths)
+        if writing.any():
+            # Mostly all rows write, which a slice says without a copy.
+            turns = slice(None) if writing.all() else np.flatnonzero(writing)
+            states = decoder.states
+            if not isinstance(turns, slice):
+                states = states[upload(turns, device)]
             logits, own = decoder.logits(states), rows[turns]
             allowed = None if batch.mask is None else upload(batch.action_masks()[own], device)
             chosen_from = logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
@@ -71,7 +74,7 @@ def play_conversations(
             tokens, probs = draw(chosen_from, noise.index_select(0, places))
             record.add(places, states, logits, probs, allowed)
             live[turns] = ~batch.advance(own, tokens.cpu().numpy())
-            nexts[turns] += 1
+            nexts = nexts + writing  # anew, since the record keeps `places`
             if scoring is not None:
                 scoring.look(own)
             playing = np.count_nonzero(live)

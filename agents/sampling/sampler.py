@@ -24,7 +24,7 @@ from text_gym.episode import BoolArray, FloatArray, IntArray
 from text_gym.errors import ConfigError, NonFiniteError
 from text_gym.models.cpu.fast_path import fast_draw
 from text_gym.models.kv_cache import RolloutWeights
-from text_gym.models.runtime import limited_threads, upload
+from text_gym.models.runtime import keep_freed_memory, limited_threads, upload
 from text_gym.models.world import World
 from text_gym.rewards.values import Rewards
 
@@ -160,6 +160,7 @@ def rollout(
         check_int8_rollout(policy, generator)
         sampling.check_whole("a rollout with 8-bit weights")
     every = np.arange(batch.num_rows)
+    keep_freed_memory()
 
     def begin(rows: IntArray) -> None:
         batch.begin(rows, np.full(len(rows), seed, dtype=np.int64), episode_index[rows])

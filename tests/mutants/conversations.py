@@ -43,10 +43,17 @@ MUTANTS = [
         (OF_TALK + "what_may_follow_and_what_stops_is_asked_of_the_running_turn_alone",),
     ),
     Mutant(
+        "recorded-places-move-on",
+        PLAY,
+        "            nexts = nexts + writing  # anew, since the record keeps `places`\n",
+        "            nexts += writing\n",
+        (OF_PLAY + "a_rollout_says_what_a_policy_without_a_cache_says",),
+    ),
+    Mutant(
         "turn-at-the-token-limit-without-reply",
         TALK,
-        "if (not ended[place] or cut[place]) and",
-        "if not ended[place] and",
+        "may_end &= ended == cut",
+        "may_end &= ~ended",
         (OF_TALK + "three_limits",),
     ),
     Mutant(
@@ -108,8 +115,8 @@ MUTANTS = [
     Mutant(
         "stop-strings-are-looked-for-in-the-turns-before",
         TALK,
-        "max(begin, end - self._window)",
-        "max(self.starts.item(row), end - self._window)",
+        "decode(listed[-self._window :])",
+        "decode(self.tokens[row, self.starts.item(row) : end].tolist()[-self._window :])",
         (OF_TALK + "a_stop_string_of_turns_is_looked_for_in_the_running_turn_alone",),
     ),
     Mutant(
@@ -164,8 +171,8 @@ MUTANTS = [
     Mutant(
         "text-of-the-end-of-a-long-turn",
         TALK,
-        "            if first > begin:\n",
-        "            if False:\n",
+        "if text is None or len(listed) > self._window:",
+        "if text is None:",
         (OF_TALK + "a_turn_that_is_longer_than_what_is_searched_has_its_whole_text",),
     ),
     Mutant(
@@ -192,8 +199,8 @@ MUTANTS = [
     Mutant(
         "drawn-before-the-reply-was-read",
         PLAY,
-        "np.nonzero(live & (read == lengths))",
-        "np.nonzero(live)",
+        "writing = live & (read == lengths)",
+        "writing = live.copy()",
         (OF_PLAY + "a_rollout_says_what_a_policy_without_a_cache_says",),
     ),
     Mutant(

@@ -33,6 +33,13 @@ MUTANTS = [
         ";",
         (OF_KERNELS + "attention_is_its_definition",),
     ),
+    Mutant(
+        "c-product-leaves-out-the-rows-that-fill-no-tile",
+        C,
+        "for (; n > 0 && i + n <= end; i += n)",
+        "for (; n > 0 && i + n < end; i += n)",
+        (OF_KERNELS + "products_are_those_of_float64",),
+    ),
     # Survivor 2.
     Mutant(
         "c-product-leaves-out-the-last-row",

@@ -26,6 +26,13 @@ OF_STATE_CRITIC = "tests/agents/policies/test_state_critic.py::test_"
 
 MUTANTS = [
     Mutant(
+        "rollouts-fault-their-memory-in-anew",
+        SAMPLER,
+        "    keep_freed_memory()\n",
+        "",
+        (OF_SAMPLER + "a_rollout_without_an_agent_touches_its_memory_once",),
+    ),
+    Mutant(
         "log-probs-one-place-late",
         POLICY,
         "    return hidden_states[rows, at - 1], None\n",

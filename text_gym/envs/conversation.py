@@ -147,15 +147,17 @@ class Conversation:
             self.paid[rows] += self.rewards[rows]
             self.rewards[rows] = 0.0
             self._paying = bool(self.rewards.any())
+        may_end = self._effects[tokens].astype(np.bool_)  # NEVER is 0
+        may_end &= ended == cut
         places = [
             place
-            for place in self._effects[tokens].nonzero()[0].tolist()
-            if (not ended[place] or cut[place]) and self._close_turn(rows.item(place), tokens.item(place))
+            for place in may_end.nonzero()[0].tolist()
+            if self._close_turn(rows.item(place), tokens.item(place))
         ]
         if not places:
             return []
-        speaking = episodes(rows[places], running=True)
-        asked = rows[places].tolist()
+        asking = rows[places]
+        speaking, asked = episodes(asking, running=True), asking.tolist()
         replies, errors = self._replies(speaking, [self.spoken[row] for row in asked])
         for place, row, episode, reply in zip(places, asked, speaking, replies, strict=True):
             # What the limit says is decided anew: a last turn is answered, whatever room there is left.
@@ -168,7 +170,7 @@ class Conversation:
         fields, turns, begin = episode.__dict__, self.turns[row], self.turn_starts.item(row)
         if end > begin:
             ids = self.tokens[row, begin:end].copy()
-            turns = (*turns, Turn("assistant", self._text(ids, episode.stop), ids))
+            turns = (*turns, Turn("assistant", self._text(ids.tolist(), episode.stop), ids))
         fields["turns"] = turns
         fields["agent_mask"] = ~self._replied[row, start:end]
         if self._ended_by_reply[row] and episode.finish_reason == "eos":
@@ -183,16 +185,16 @@ class Conversation:
             effect = self._find_effect(token)
         if effect == NEVER:
             return False
-        begin, end, text = self.turn_starts.item(row), self.lengths.item(row), None
+        end = self.lengths.item(row)
+        ids = self.tokens[row, self.turn_starts.item(row) : end].copy()
+        listed, text = ids.tolist(), None
         if effect == MAYBE:
-            first = max(begin, end - self._window)
-            text = self._until_stop(self.tokenizer.decode(self.tokens[row, first:end].tolist()))
+            text = self._until_stop(self.tokenizer.decode(listed[-self._window :]))
             if text is None:
                 return False
-            if first > begin:
-                text = None  # of a part of the turn
-        ids = self.tokens[row, begin:end].copy()
-        self.turns[row] += (Turn("assistant", self._text(ids) if text is None else text, ids),)
+        if text is None or len(listed) > self._window:
+            text = self._text(listed)
+        self.turns[row] += (Turn("assistant", text, ids),)
         self.turn_starts[row] = end
         self.spoken[row] += 1
         return True
@@ -205,12 +207,11 @@ class Conversation:
         self._effects[token] = effect = MAYBE if can else NEVER
         return effect
 
-    def _text(self, ids: IntArray, stop: str = "") -> str:
+    def _text(self, ids: list[int], stop: str = "") -> str:
         """Return the text of an agent's turn, without what ended it."""
-        listed = ids.tolist()
-        if listed and listed[-1] in self._silent:
-            del listed[-1]
-        text = self.tokenizer.decode(listed)
+        if ids and ids[-1] in self._silent:
+            ids = ids[:-1]
+        text = self.tokenizer.decode(ids)
         found = self._until_stop(text, stop)
         return text if found is None else found
 
@@ -295,13 +296,12 @@ class Conversation:
                 turns = (*turns[:-1], replace(turns[-1], reward=float(reply.reward)))
             if ids and left >= 0:
                 end = begin + len(ids)
-                places = self.tokens[row, begin:end]
-                places[:] = ids
+                self.tokens[row, begin:end] = own = np.array(ids, dtype=np.int64)
                 self.attention_mask[row, begin:end] = 1
                 self._replied[row, begin:end] = True
                 self.lengths[row] = self.turn_starts[row] = end
                 text = reply.text if isinstance(reply.text, str) else self.tokenizer.decode(ids)
-                turns += (Turn(reply.role, text, places.copy()),)
+                turns += (Turn(reply.role, text, own),)
             self.turns[row] = turns
         if left < self.remaining.item(row):
             self.remaining[row] = max(0, left)
@@ -320,7 +320,7 @@ def reply_ids(episode: Episode, reply: Reply) -> list[int]:
     """
     tokenizer = episode.tokenizer
     if not isinstance(reply.text, str):
-        ids = [int(i) for i in reply.text]
+        ids = list(map(int, reply.text))
         if ids and not 0 <= min(ids) <= max(ids) < tokenizer.vocab_size:
             wrong = next(i for i in ids if not 0 <= i < tokenizer.vocab_size)
             raise TokenError(f"id {wrong} is outside [0, {tokenizer.vocab_size})")

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import math
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -21,6 +25,7 @@ from text_gym.agents.sampling import sampler
 from text_gym.agents.sampling.inversion import inverse_cdf
 from text_gym.agents.sampling.sampler import uniform
 from text_gym.errors import ConfigError, NonFiniteError, RewardError
+from text_gym.models.runtime import ALLOCATOR_CHOICES
 
 PROMPTS = ["a", "bcdefgh", "abc", "defab"]
 
@@ -452,6 +457,26 @@ def test_noise_is_uniform_and_independent() -> None:
 # Refusals
 
 
+FAULTS = """
+import resource
+import numpy as np
+from text_gym import ByteTokenizer, TextVectorEnv
+from text_gym.agents import Policy, rollout
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(3):
+        blocks = [np.ones(2**19) for _ in range(20)]  # 4 MiB each
+        del blocks
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+policy = Policy.new(ByteTokenizer(), width=16, layers=1, context=8, device="cpu")
+before = faults() and faults()
+rollout(policy, TextVectorEnv(["a"], policy.tokenizer, lambda completion: 0.0, 2), np.arange(1))
+print(before, faults() and faults())
+"""
+
+
 def test_nan_in_the_weights_stops_before_anything_is_scored() -> None:
     for name in (
         "model.transformer.wte.weight",
@@ -469,6 +494,16 @@ def test_nan_in_the_weights_stops_before_anything_is_scored() -> None:
         with pytest.raises(NonFiniteError, match="token 0"):
             play(policy, 4, 4, reward=never)
         assert same_parameters(policy, before)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_a_rollout_without_an_agent_touches_its_memory_once() -> None:
+    """A process of its own, since what other tests did lasts as long as theirs."""
+    own = {name: value for name, value in os.environ.items() if name not in ALLOCATOR_CHOICES}
+    done = subprocess.run([sys.executable, "-c", FAULTS], env=own, capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert before > 10_000  # 240 MiB in pages of 4 KiB are 61,440
+    assert after < 100
 
 
 def test_a_reward_that_fails_is_named() -> None:

@@ -158,36 +158,40 @@ class KernelCache:
         about = (torch.from_numpy(x) for x in (firsts, ends, begins))
         return self._kernels.step(self._packed(), torch.from_numpy(tokens), self._rows, *about)
 
-    @torch.no_grad()
     def _packed(self) -> TrunkWeights:
         """Return the weights in the kernels' form, made once for many tokens."""
         if self._weights is None:
-            parts = self._take_apart()
-            pairs = zip(parts.layers, self._panels, strict=True)
-            self._panels = [layer.pack(self._kernels, old, self._numbers) for layer, old in pairs]
-            each = zip(parts.layers, self._panels, self._memory, strict=True)
-            found = [layer.weights(panels, *memory) for layer, panels, memory in each]
-            layers = (LayerWeights * len(found))(*found)
-            outer = [parts.embedding, parts.positions, *parts.norm[:2]]
-            self._kept = parts, layers
-            self._weights = TrunkWeights(
-                layers,
-                *(None if x is None else x.data_ptr() for x in outer),
-                len(layers),
-                parts.embedding.shape[1],
-                parts.heads,
-                parts.groups,
-                parts.size,
-                parts.inner,
-                ACTIVATIONS.index(parts.activation),
-                room := self._memory[0][0].shape[2],
-                len(parts.embedding),
-                min(room, parts.context),
-                self._numbers == "int8",
-                parts.norm[2],
-                parts.embedding_scale,
-            )
+            self._weights = self._pack()
         return self._weights
+
+    @torch.no_grad()
+    def _pack(self) -> TrunkWeights:
+        """Take the trunk apart, with its weights as they are now."""
+        parts = self._take_apart()
+        pairs = zip(parts.layers, self._panels, strict=True)
+        self._panels = [layer.pack(self._kernels, old, self._numbers) for layer, old in pairs]
+        each = zip(parts.layers, self._panels, self._memory, strict=True)
+        found = [layer.weights(panels, *memory) for layer, panels, memory in each]
+        layers = (LayerWeights * len(found))(*found)
+        outer = [parts.embedding, parts.positions, *parts.norm[:2]]
+        self._kept = parts, layers
+        return TrunkWeights(
+            layers,
+            *(None if x is None else x.data_ptr() for x in outer),
+            len(layers),
+            parts.embedding.shape[1],
+            parts.heads,
+            parts.groups,
+            parts.size,
+            parts.inner,
+            ACTIVATIONS.index(parts.activation),
+            room := self._memory[0][0].shape[2],
+            len(parts.embedding),
+            min(room, parts.context),
+            self._numbers == "int8",
+            parts.norm[2],
+            parts.embedding_scale,
+        )
 
     def keep(self, rows: IntArray) -> None:
         """Implement `KVCache`."""

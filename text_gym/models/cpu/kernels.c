@@ -439,15 +439,19 @@ static void multiply_rows(const float *x, int64_t down, int64_t right, const flo
          of_from, deep, n, columns, next + WIDE * deep * (i - first) / (end - first),                  \
          WIDE * n / (end - first)) /* each tile fetches its share of the next panel */
 #define TILES(n)                                                                                       \
-    for (; i + n <= end; i += n)                                                                       \
+    for (; n > 0 && i + n <= end; i += n)                                                              \
         if (right == 1)                                                                                \
             TILE(x + i * down + k, down, 1, n);                                                        \
         else                                                                                           \
             TILE(straight + (i - first) / ROWS * deep * ROWS + (i - first) % ROWS, 1, ROWS, n);
                 TILES(ROWS)
-                TILES(4)
-                TILES(2)
-                TILES(1)
+                TILES(ROWS - 1) /* the rows that are left are one tile: each tile reads all of the panel */
+                TILES(ROWS - 2)
+                TILES(ROWS - 3)
+                TILES(ROWS - 4)
+                TILES(ROWS - 5)
+                TILES(ROWS - 6)
+                TILES(ROWS - 7)
 #undef TILES
 #undef TILE
             }
