@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -173,15 +172,16 @@ def rollout(
             how: dict[str, Any] = {"temperature": sampling.temperature, "keep_states": keep_states}
             columns = play_by(generator, policy, batch, seed=seed, **how)
         else:
-            noise = upload(_noise(seed, episode_index, batch.max_tokens, mine), policy.device)
+            noise = upload(uniform(seed, episode_index, batch.max_tokens, mine), policy.device)
             columns = made = _columns(policy, batch, keep_states)
 
             def play(rows: IntArray) -> None:
                 if batch.conversation is None:
                     _play(policy, batch, noise, sampling, made, rows, weights, scoring)
                 else:
-                    own = partial(_draw, sampling)
-                    play_conversations(policy, batch, noise, own, made, rows, scoring)
+                    play_conversations(
+                        policy, batch, noise, lambda x, u: draw(sampling.logits(x), u), made, rows, scoring
+                    )
 
             def again(rows: IntArray) -> None:
                 if scoring is not None:
@@ -343,10 +343,6 @@ class _Record:
             entries.clear()
 
 
-def _draw(sampling: Sampling, logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    return draw(sampling.logits(logits), u)
-
-
 def draw(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """Draw from softmax(logits) with given noise.
 
@@ -370,22 +366,18 @@ def draw(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     return tokens, probs.gather(1, tokens[:, None])
 
 
-def uniform(seed: int, episode_index: IntArray, tokens: int) -> FloatArray:
+def uniform(
+    seed: int, episode_index: IntArray, tokens: int, rows: IntArray | slice = slice(None)
+) -> FloatArray:
     """Return the noise of each episode, `(B, T)` float64 in [0, 1), a function of (seed, k, t) alone.
 
-    Philox (Salmon et al. 2011), one counter-based stream an episode.
+    Philox (Salmon et al. 2011), one counter-based stream an episode. Rows that are not asked for are 0.
     """
-    keys = (np.array([seed & (2**64 - 1), k], dtype=np.uint64) for k in episode_index.tolist())
-    streams = (np.random.Generator(np.random.Philox(key=key)) for key in keys)
-    return np.stack([stream.random(tokens) for stream in streams])
-
-
-def _noise(seed: int, episode_index: IntArray, tokens: int, rows: IntArray) -> FloatArray:
-    """Return `uniform` of all episodes, `(B, T)`, made for these rows alone and zeros in others."""
-    if len(rows) == len(episode_index):
-        return uniform(seed, episode_index, tokens)
     noise = np.zeros((len(episode_index), tokens))
-    noise[rows] = uniform(seed, episode_index[rows], tokens)
+    for row in np.arange(len(noise))[rows].tolist():
+        k = episode_index.item(row)
+        key = np.array([seed & (2**64 - 1), k], dtype=np.uint64)
+        np.random.Generator(np.random.Philox(key=key)).random(out=noise[row])
     return noise
 
 

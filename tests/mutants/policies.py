@@ -349,8 +349,8 @@ MUTANTS = [
     Mutant(
         "noise-of-the-row-not-of-the-episode",
         SAMPLER,
-        "return uniform(seed, episode_index, tokens)",
-        "return uniform(seed, np.arange(len(episode_index)), tokens)",
+        "k = episode_index.item(row)",
+        "k = row",
         (OF_SAMPLER + "an_episode_depends_on_seed_and_number_alone",),
     ),
     Mutant(

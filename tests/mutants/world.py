@@ -141,10 +141,10 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "noise-of-the-row-and-not-of-the-episode",
+        "noise-of-the-first-rows-for-all-processes",
         "agents/sampling/sampler.py",
-        "noise[rows] = uniform(seed, episode_index[rows], tokens)",
-        "noise[rows] = uniform(seed, rows, tokens)",
+        "np.arange(len(noise))[rows].tolist()",
+        "range(len(np.arange(len(noise))[rows]))",
         _EQUAL,
     ),
     Mutant(

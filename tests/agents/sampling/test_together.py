@@ -98,7 +98,12 @@ def of_bytes(written: list[str]) -> EpisodeBatch:
 def test_both_know_all_rewards_and_texts_and_none_is_decoded_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[str] = []
     decode = Episode._decode
-    monkeypatch.setattr(Episode, "_decode", lambda self: decoded.append(decode(self)) or decode(self))
+
+    def decode_and_note(episode: Episode) -> str:
+        decoded.append(decode(episode))
+        return decoded[-1]
+
+    monkeypatch.setattr(Episode, "_decode", decode_and_note)
     for episodes, rewards in by_two(lambda: of_bytes(WRITTEN), 2):
         assert rewards.totals.tolist() == [1, 2, 0, 4]
         assert [episode.completion for episode in episodes] == WRITTEN
