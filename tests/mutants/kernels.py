@@ -318,10 +318,10 @@ MUTANTS = [
         ),
     ),
     Mutant(
-        "c-turned-rows-after-the-last-whole-tile-are-the-first-ones",
+        "c-turned-rows-of-all-tiles-are-the-first-ones",
         C,
-        "(i - first) / ROWS * deep * ROWS + (i - first) % ROWS, 1, ROWS, n)",
-        "(i - first) / ROWS * deep * ROWS, 1, ROWS, n)",
+        "TILE(straight + (i - first) * deep, 1, ROWS, n);",
+        "TILE(straight, 1, ROWS, n);",
         (OF_KERNELS + "products_are_those_of_float64",),
     ),
     Mutant(

@@ -443,7 +443,7 @@ static void multiply_rows(const float *x, int64_t down, int64_t right, const flo
         if (right == 1)                                                                                \
             TILE(x + i * down + k, down, 1, n);                                                        \
         else                                                                                           \
-            TILE(straight + (i - first) / ROWS * deep * ROWS + (i - first) % ROWS, 1, ROWS, n);
+            TILE(straight + (i - first) * deep, 1, ROWS, n);
                 TILES(ROWS)
                 TILES(ROWS - 1) /* the rows that are left are one tile: each tile reads all of the panel */
                 TILES(ROWS - 2)
