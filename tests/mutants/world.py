@@ -152,6 +152,9 @@ MUTANTS = [
         "agents/policies/critic.py",
         "self._read(states, mask, chosen)",
         "self._read(states, mask)[:n]",
-        ("tests/agents/policies/test_critic.py",),
+        (
+            "tests/agents/policies/test_state_critic.py"
+            "::test_the_latest_four_batches_are_remembered_whole_where_they_fit",
+        ),
     ),
 ]
