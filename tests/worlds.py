@@ -12,6 +12,7 @@ import numpy.typing as npt
 from text_gym import (
     ByteTokenizer,
     Episode,
+    EpisodeBatch,
     MinLength,
     Rewards,
     RewardSource,
@@ -20,6 +21,7 @@ from text_gym import (
     WordTokenizer,
     load_task,
 )
+from text_gym.envs.options import sort_options
 from text_gym.tasks.task import ENV_IDS
 
 Ints = npt.NDArray[np.int64]
@@ -160,3 +162,15 @@ def random_actions(env: TextVectorEnv, seed: int, eos: float = 0.2) -> Callable[
         return actions
 
     return draw
+
+
+def as_played(task: Task, episodes: list[Episode]) -> EpisodeBatch:
+    """A batch of these episodes as if somebody had just played them; they are done."""
+    _, options, _ = sort_options(task, {})
+    batch = EpisodeBatch(task.prompts, task.tokenizer, task.reward, task.max_tokens, len(episodes), options)
+    rows = np.arange(len(episodes))
+    batch.begin(rows, np.zeros_like(rows), rows)
+    for step in range(task.max_tokens):
+        going = np.array([i for i, e in enumerate(episodes) if step < len(e.agent_ids)])
+        batch.advance(going, np.array([episodes[i].agent_ids[step] for i in going]))
+    return batch

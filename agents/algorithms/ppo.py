@@ -169,7 +169,7 @@ class PPO(PolicyGradient[PPOConfig]):
         return replace(batch, values=self._values(batch))
 
     def read_ahead(self, batch: Rollout) -> dict[str, Tensor]:
-        """Have the reference policy, and a critic apart, read the tokens while rewards are awaited."""
+        """Have the reference policy and a critic of its own read the tokens, `(B, T)`, meanwhile."""
         return super().read_ahead(batch) | ({} if self.critic is None else {"values": self._values(batch)})
 
     def evaluate(self, batch: Rollout, rows: Tensor, here: Tensor) -> Evaluation:
@@ -181,7 +181,7 @@ class PPO(PolicyGradient[PPOConfig]):
         return now._replace(values=self.critic(*given))
 
     def _values(self, batch: Rollout) -> Tensor:
-        """Return what a critic apart says of the states before the tokens, `(B, T)`."""
+        """Return a separate or detached critic's values of the states before the tokens, `(B, T)`."""
         if isinstance(self.critic, StateCritic):
             assert batch.states is not None
             values: Tensor = self.critic(batch.states, batch.mask)

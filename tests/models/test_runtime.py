@@ -356,16 +356,8 @@ def test_cores_are_those_the_process_may_use(monkeypatch: pytest.MonkeyPatch, tm
 # Freed memory
 
 FAULTS = """
-import resource
-import numpy as np
+from tests.page_faults import faults
 from text_gym.models.runtime import keep_freed_memory
-
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(3):
-        blocks = [np.ones(2**19) for _ in range(20)]  # 4 MiB each
-        del blocks
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 faults()
 print(faults(), keep_freed_memory(), faults() and faults())

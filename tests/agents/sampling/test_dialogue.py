@@ -13,6 +13,7 @@ from torch import Tensor
 from tests.envs.test_conversation import WORDS, Chance
 from tests.small_models import small_policy
 from tests.tiny_world import BETA, assert_same, columns_of_update, gradient_of_update, pair
+from tests.worlds import as_played
 from text_gym import (
     Episode,
     EpisodeBatch,
@@ -40,7 +41,6 @@ from text_gym.agents import (
 from text_gym.agents.policies import policy as policies
 from text_gym.agents.sampling.rollout import Rollout, assemble, own_rewards
 from text_gym.agents.sampling.sampler import Sampling, rollout
-from text_gym.envs.options import sort_options
 from text_gym.errors import ConfigError
 from text_gym.rewards.values import Rewards
 from text_gym.tasks.conversations.enumerable_dialogue import dialogue_returns, dialogues
@@ -48,13 +48,7 @@ from text_gym.tasks.conversations.enumerable_dialogue import dialogue_returns, d
 
 def batch_of(policy: Policy, task: Task, episodes: list[Episode]) -> Rollout:
     """These conversations as if the policy had just played them."""
-    _, options, _ = sort_options(task, {})
-    batch = EpisodeBatch(task.prompts, task.tokenizer, task.reward, task.max_tokens, len(episodes), options)
-    rows = np.arange(len(episodes))
-    batch.begin(rows, np.zeros_like(rows), rows)
-    for step in range(task.max_tokens):
-        going = np.array([i for i, e in enumerate(episodes) if step < len(e.agent_ids)])
-        batch.advance(going, np.array([episodes[i].agent_ids[step] for i in going]))
+    batch, rows = as_played(task, episodes), np.arange(len(episodes))
     zeros = torch.zeros(len(episodes), task.max_tokens, dtype=policy.dtype)
     played = assemble(batch, {"log_probs": zeros, "values": zeros}, *batch.score(rows))
     exact = torch.zeros(played.rewards.shape, dtype=policy.dtype)

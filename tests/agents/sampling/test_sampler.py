@@ -458,17 +458,10 @@ def test_noise_is_uniform_and_independent() -> None:
 
 
 FAULTS = """
-import resource
+from tests.page_faults import faults
 import numpy as np
 from text_gym import ByteTokenizer, TextVectorEnv
 from text_gym.agents import Policy, rollout
-
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(3):
-        blocks = [np.ones(2**19) for _ in range(20)]  # 4 MiB each
-        del blocks
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 policy = Policy.new(ByteTokenizer(), width=16, layers=1, context=8, device="cpu")
 before = faults() and faults()

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from text_gym import ByteTokenizer, Episode, EpisodeBatch, Task, load_task
+from tests.worlds import as_played
+from text_gym import ByteTokenizer, Episode, EpisodeBatch, load_task
 from text_gym.agents.sampling.together import share_scores
-from text_gym.envs.options import sort_options
 from text_gym.rewards.values import Rewards
 from text_gym.tasks.conversations.enumerable_dialogue import dialogues
 
@@ -31,17 +31,6 @@ class Thread:
         self.said[self.rank] = json.dumps(value)
         self.all_said.wait(10)
         return [json.loads(one) for one in self.said]
-
-
-def played(task: Task, episodes: list[Episode]) -> EpisodeBatch:
-    _, options, _ = sort_options(task, {})
-    batch = EpisodeBatch(task.prompts, task.tokenizer, task.reward, task.max_tokens, len(episodes), options)
-    rows = np.arange(len(episodes))
-    batch.begin(rows, np.zeros_like(rows), rows)
-    for step in range(task.max_tokens):
-        going = np.array([i for i, e in enumerate(episodes) if step < len(e.agent_ids)])
-        batch.advance(going, np.array([episodes[i].agent_ids[step] for i in going]))
-    return batch
 
 
 def by_two(make: Callable[[], EpisodeBatch], first: int) -> list[tuple[list[Episode], Rewards]]:
@@ -72,8 +61,8 @@ def test_conversations_whose_replies_paid_in_one_process_alone(paid_first: bool)
     assert unpaid
     both = [paid, unpaid] if paid_first else [unpaid, paid]
     episodes = [e for part in both for e in part]
-    _, alone = played(task, episodes).score(np.arange(len(episodes)))
-    for found, rewards in by_two(lambda: played(task, episodes), len(both[0])):
+    _, alone = as_played(task, episodes).score(np.arange(len(episodes)))
+    for found, rewards in by_two(lambda: as_played(task, episodes), len(both[0])):
         assert [e.completion_ids.tolist() for e in found] == [e.completion_ids.tolist() for e in episodes]
         assert np.array_equal(rewards.values, alone.values)
         assert rewards.per_token is not None
