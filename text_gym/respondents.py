@@ -218,7 +218,7 @@ def checked_reply(reply: Any, name: str) -> Reply:
         or not abs(reply.reward) <= LARGEST_REWARD
     ):
         raise RespondentError(
-            f"{name}: Reply.reward is {_shown(reply.reward)}, not a finite number of at most {LARGEST_REWARD:.2g}"
+            f"{name}: Reply.reward is {_shown(reply.reward)}, not a finite number up to {LARGEST_REWARD:.2g}"
         )
     if not isinstance(reply.ends, (bool, np.bool_)):
         raise RespondentError(f"{name}: Reply.ends is {_shown(reply.ends)}, not True or False")
