@@ -102,7 +102,8 @@ def read_transcripts(file: str | Path, tokenizer: Tokenizer) -> Iterator[Episode
         for number, line in enumerate(lines, 1):
             where = f"{file}, line {number}"
             try:
-                row = parse_json(line.decode("utf-8"), where)
+                # As in all other files of rows, a byte order mark may stand in front of the first.
+                row = parse_json(line.decode("utf-8-sig" if number == 1 else "utf-8"), where)
             except UnicodeDecodeError as error:
                 raise DataError(f"{where}: not UTF-8 ({error}); write it again") from error
             _check_row(row, where)
