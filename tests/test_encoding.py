@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from text_gym import ByteTokenizer, PretrainedTokenizer, WordTokenizer
 from text_gym import tokenizer as module
 from text_gym.encoding import encode_texts
+from text_gym.errors import TokenError
 from text_gym.tokenizer import Tokenizer
 
 BPE = PretrainedTokenizer.train(["the cat sat on the mat", "a cat and a dog"], 300)
@@ -42,6 +43,12 @@ def test_many_texts_have_the_same_ids(padded: bool, monkeypatch: pytest.MonkeyPa
         assert [list(ids) for ids in BPE.encode_batch(texts)] == expected
     finally:
         BPE.backend.no_padding()
+
+
+def test_the_text_of_a_batch_that_cannot_be_encoded_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_WORTH_THREADS", 2)
+    with pytest.raises(TokenError, match=r"'cat\\ud800' \(it holds half of a character"):
+        BPE.encode_batch(["the cat", "a dog", "cat\ud800"])
 
 
 class Shifted(ByteTokenizer):

@@ -41,7 +41,10 @@ def test_texts_and_ids_are_replies(text: Any) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        *(("text", text) for text in (None, 3, ["a"], [True], [0, None], [1.5], [float("nan")], iter([1]))),
+        *(
+            ("text", text)
+            for text in (None, 3, ["a"], [True], [0, None], [1.5], [float("nan")], iter([1]), b"a")
+        ),
         *(("reward", reward) for reward in (None, "1", True, float("inf"), float("nan"), 1e39, -(10**400))),
         ("ends", 1),
         ("role", "assistant"),

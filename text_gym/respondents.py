@@ -217,7 +217,9 @@ def checked_reply(reply: Any, name: str) -> Reply:
         or isinstance(reply.reward, bool)
         or not abs(reply.reward) <= LARGEST_REWARD
     ):
-        raise RespondentError(f"{name}: Reply.reward is {_shown(reply.reward)}, not a finite number")
+        raise RespondentError(
+            f"{name}: Reply.reward is {_shown(reply.reward)}, not a finite number up to {LARGEST_REWARD:.2g}"
+        )
     if not isinstance(reply.ends, (bool, np.bool_)):
         raise RespondentError(f"{name}: Reply.ends is {_shown(reply.ends)}, not True or False")
     if reply.role not in ("user", "tool"):
@@ -228,6 +230,8 @@ def checked_reply(reply: Any, name: str) -> Reply:
 def _are_ids(found: Any) -> bool:
     if isinstance(found, list) and set(map(type, found)) <= {int}:
         return True
+    if isinstance(found, (bytes, bytearray)):  # an output that nobody decoded, and no ids
+        return False
     try:
         ids = [int(i) for i in found]
         return all(i == j and not isinstance(j, bool) for i, j in zip(ids, found, strict=True))

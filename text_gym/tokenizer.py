@@ -312,16 +312,24 @@ class PretrainedTokenizer:
         try:
             return list(self.backend.encode(text, add_special_tokens=False).ids)
         except Exception as error:  # the library raises no more specific error
-            raise TokenError(
-                f"the tokenizer cannot encode {excerpt(text)} ({error}); save it again, with an unknown token"
-            ) from error
+            why = f"({error}); save it again, with an unknown token"
+            if any("\ud800" <= char <= "\udfff" for char in text):
+                why = "(it holds half of a character, a lone surrogate); remove it"
+            raise TokenError(f"the tokenizer cannot encode {excerpt(text)} {why}") from error
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text, as `encode` would; many texts are shared among the processors."""
+        """Return the ids of each text, as `encode` would; many texts are shared among the processors.
+
+        Raises:
+            TokenError: As `encode` does, for the first text that cannot be encoded.
+        """
         # A batch would be padded to its longest text; and few texts are not worth a pool of threads.
         if self.backend.padding is not None or len(texts) < _WORTH_THREADS:
             return [self.encode(text) for text in texts]
-        found = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        try:
+            found = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        except Exception:  # it does not say which text it is
+            return [self.encode(text) for text in texts]
         return [encoding.ids for encoding in found]
 
     def decode(self, ids: Sequence[int]) -> str:

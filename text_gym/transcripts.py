@@ -35,7 +35,8 @@ def write_transcripts(
     Conversations are written as `messages`, too, with the completion as the last one: rows for fine-tuning.
 
     `gold` is what the task's own reward gives a text, for when `reward` is another one. With `append` the
-    rows are added to those in the file, and are on the disk when this returns.
+    rows are added to those in the file, and are on the disk when this returns. Halves of characters, which
+    have no UTF-8 and which no reader takes, become question marks.
 
     Raises:
         DataError: Another number of rewards than episodes; nothing is written.
@@ -46,7 +47,7 @@ def write_transcripts(
         for name, values in columns.items():
             if len(values) != len(listed):
                 raise DataError(f"{file}: {len(values)} values of {name} for {len(listed)} episodes")
-    with open(file, "a" if append else "w", encoding="utf-8") as out:
+    with open(file, "a" if append else "w", encoding="utf-8", errors="replace") as out:
         for i, e in enumerate(episodes):
             row: dict[str, Any] = {
                 "id": e.prompt.id,
@@ -101,7 +102,8 @@ def read_transcripts(file: str | Path, tokenizer: Tokenizer) -> Iterator[Episode
         for number, line in enumerate(lines, 1):
             where = f"{file}, line {number}"
             try:
-                row = parse_json(line.decode("utf-8"), where)
+                # As in all other files of rows, a byte order mark may stand in front of the first.
+                row = parse_json(line.decode("utf-8-sig" if number == 1 else "utf-8"), where)
             except UnicodeDecodeError as error:
                 raise DataError(f"{where}: not UTF-8 ({error}); write it again") from error
             _check_row(row, where)

@@ -324,6 +324,13 @@ def why_unscored(env: TextVectorEnv) -> str:
     said = harmless(reward.last_failure or "it abstained and gave no reason", limit=400)
     if env.batch.truncated.all():
         said = "the token limit cut all of them, and limit='truncate' pays for whole texts only"
+        talk = env.batch.conversation
+        if talk is not None and talk.dropped.any():
+            failed = int(talk.dropped.sum())
+            why = harmless(talk.last_failure, limit=400)
+            said = (
+                f"a limit cut {env.num_envs - failed} of them, and in {failed} the respondent failed: {why}"
+            )
     return f"reward {harmless(reward.name, limit=60)!r} scored none of {env.num_envs} episodes: {said}"
 
 

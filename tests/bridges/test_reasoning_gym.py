@@ -123,6 +123,8 @@ def test_mistakes_are_named() -> None:
         load_task("reasoning_gym:plain", level=1)
     with pytest.raises(ConfigError, match="cannot be made: AssertionError: largest must be positive"):
         squares(largest=0)
+    with pytest.raises(ConfigError, match="size is n_train and n_held_out together"):
+        squares(size=5)
     with pytest.raises(ConfigError, match="has 1 problem"):
         squares(largest=1)
     task = squares(n_train=8, n_held_out=2)

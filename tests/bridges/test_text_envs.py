@@ -121,6 +121,8 @@ def test_texts_and_outcomes_of_other_forms() -> None:
         observation_text({"board": [1]})
     with pytest.raises(RespondentError, match="expected"):
         as_outcome((1, 2))
+    with pytest.raises(RespondentError, match="text= made NoneType 'None'"):
+        from_text_env(Dice, text=lambda observation: None)  # type: ignore[arg-type, return-value]
     with pytest.raises(ConfigError, match="make is str"):
         from_text_env("Dice")  # type: ignore[arg-type]
 

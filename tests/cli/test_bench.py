@@ -107,6 +107,8 @@ def test_repeated_options_are_gathered_where_the_first_stood() -> None:
         (["--optimisers", "rlo"], "did you mean 'rloo'"),
         (["--task", "product"], "did you mean 'products'"),
         (["--iterations", "0"], "iterations is 0"),
+        (["--kl-coefficients", "0.1", "nan"], "--kl-coefficients has nan; each must be a number of at least"),
+        (["--kl-coefficients", "-0.1"], "--kl-coefficients has -0.1"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_done(

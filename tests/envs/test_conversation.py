@@ -19,6 +19,7 @@ from text_gym import (
     EpisodeBatch,
     EpisodeOptions,
     MinLength,
+    Prompt,
     Reply,
     TextEnv,
     TextVectorEnv,
@@ -339,6 +340,14 @@ def test_conversations_are_kept_as_transcripts_with_their_turns(tmp_path: Path) 
     for mine, theirs in zip(episode.turns, again.turns, strict=True):
         assert (mine.role, mine.text, mine.reward) == (theirs.role, theirs.text, theirs.reward)
         assert mine.ids.tolist() == theirs.ids.tolist()
+
+
+def test_transcripts_with_half_a_character_are_kept_and_read(tmp_path: Path) -> None:
+    file, tokenizer = tmp_path / "talk.jsonl", ByteTokenizer()
+    write_transcripts(file, [Episode.of(Prompt("a\ud800", {"of": "\udfff"}), "b", tokenizer)])
+    file.write_text(file.read_text("utf-8"), "utf-8-sig")  # as some editors save it
+    (again,) = read_transcripts(file, tokenizer)
+    assert (again.prompt.text, again.prompt.columns, again.completion) == ("a?", {"of": "?"}, "b")
 
 
 def test_a_reward_between_tokens_is_refused() -> None:

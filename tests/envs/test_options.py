@@ -80,6 +80,9 @@ def test_one_stop_string_may_stand_alone() -> None:
     [
         ({"stop": ""}, "empty stop"),
         ({"stop": ["x", ""]}, "empty stop"),
+        ({"stop": 5}, "stop is 5; it must be a string or a sequence of strings"),
+        ({"turn_stop": None}, "turn_stop is None; it must be a string"),
+        ({"turn_stop": [13]}, "turn_stop is \\[13\\]; it must be a string"),
         ({"limit": "stop"}, "limit is 'stop'; choose 'end', 'truncate'"),
         ({"on_bad_reward": "hide"}, "on_bad_reward is 'hide'"),
         ({"on_long_prompt": "cut"}, "on_long_prompt is 'cut'"),

@@ -68,6 +68,18 @@ def test_seeds_for_another_number_of_rows() -> None:
         EpisodeStreams(3, "global").of_seed([1, 2])
 
 
+@pytest.mark.parametrize("seed", [-1, 2**63 - 1, 10**30, 1.5, "ab", [1, 2, 2.5], [None, -3, 0]])
+def test_what_is_no_seed_is_named(seed: Any) -> None:
+    with pytest.raises(ConfigError, match=r"seed (is|has) .*"):
+        EpisodeStreams(3, "per_env").of_seed(seed)
+
+
+def test_seeds_may_be_an_array_or_the_largest_that_leave_room_for_all_rows() -> None:
+    streams = EpisodeStreams(3, "per_env")
+    assert streams.of_seed(np.array([4, 5, 6])) == [4, 5, 6]  # type: ignore[arg-type]
+    assert list(streams.of_seed(2**63 - 3)) == [2**63 - 3, 2**63 - 2, 2**63 - 1]
+
+
 def test_redraws_are_counted_by_row_and_given_up() -> None:
     redraws = Redraws(3)
     judged, silent = np.zeros(3, dtype=np.bool_), np.ones(3, dtype=np.bool_)

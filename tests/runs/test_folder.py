@@ -172,6 +172,12 @@ def test_samples_cannot_break_out_of_their_block(tmp_path: Path) -> None:
     assert "After:\n" in text
 
 
+def test_samples_of_prompts_with_half_a_character_are_kept(tmp_path: Path) -> None:
+    with RunFolder(tmp_path, {}, logs=()) as run:
+        run.write_samples([("a\ud800b", "x", {}, "y", {})])
+    assert "a?b" in (tmp_path / "samples.md").read_text(encoding="utf-8")
+
+
 def test_json_has_no_nan(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"a": [1.0, math.inf], "b": {"c": math.nan}})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1.0, None], "b": {"c": None}}

@@ -30,6 +30,8 @@ def awkward(text: str) -> object:
         raise KeyError("no such thing")
     if text == "refuse":
         raise ToolError("ask otherwise")
+    if text == "exit":
+        raise SystemExit(3)
     return {"long": "x" * 5000, "none": None}.get(text, text)
 
 
@@ -57,6 +59,7 @@ def test_what_a_function_does_wrong_is_an_error_in_the_reply() -> None:
     tool = Tool(awkward, result="[{}]", error="! {}", sandbox=False)
     assert tool.run("<tool>raise") == "! KeyError: 'no such thing'"
     assert tool.run("<tool>refuse") == "! ask otherwise"
+    assert tool.run("<tool>exit") == "! SystemExit: 3"
     assert tool.run("<tool>long") == "! a result of more than 2000 characters"
     assert tool.run("<tool>none") == "[None]"
     assert tool.run("<tool>{}") == "[{}]"
@@ -123,3 +126,5 @@ def test_bad_arguments_are_named() -> None:
         Tool("math:sqrt", sandbox=False)
     with pytest.raises(ConfigError, match="cannot be found by name"):
         Tool(lambda text: text, sandbox=True)
+    with pytest.raises(ConfigError, match="function is 5, which cannot be called"):
+        Tool(5, sandbox=False)  # type: ignore[arg-type]

@@ -8,7 +8,8 @@ import pytest
 
 from tests.installed_package import install
 from text_gym.cli.main import main
-from text_gym.errors import UnknownNameError
+from text_gym.errors import ConfigError, UnknownNameError
+from text_gym.validation.result import CheckResult
 from text_gym.validation.targets import ValidationRequest, validate_target
 
 FAST = {"levels": (0, 1), "prompts": 8}
@@ -46,6 +47,43 @@ def test_a_package_runs_in_a_sandbox_unless_it_is_trusted(package: Path) -> None
     assert [(r.check_id, r.status) for r in trusted.results] == [
         (r.check_id, r.status) for r in report.results
     ]
+
+
+TALK = """
+class Echo:
+    def respond(self, episodes, generators):
+        return [Reply("a") for _ in episodes]
+
+
+def talk() -> Task:
+    prompts = [Prompt("a"), Prompt("b")]
+    return Task("talk", prompts[:1], prompts[1:], WordTokenizer("ab"), FunctionReward(len), 2,
+                respondent=Echo(), max_turns=2)
+
+
+def broken() -> Task:
+    raise KeyError("no data here")
+"""
+
+
+def test_tasks_of_several_turns_are_left_out_and_one_that_cannot_be_made_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = CODE.replace("import FunctionReward", "import FunctionReward, Reply") + TALK
+    install(tmp_path, "mixed", {"one_turn": "colours", "some_turns": "talk", "no_task": "broken"}, code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    told: list[str] = []
+    options = {"levels": (0,), "prompts": 4}
+
+    def tell(result: CheckResult) -> None:
+        told.append(result.line())
+
+    reports = validate_target(ValidationRequest("mixed", options=options), trust=True, progress=tell)
+    assert {r.target: r.exit_status for r in reports} == {"one_turn": 0, "no_task": 10}
+    assert "'some_turns'" in caplog.text
+    assert any("no data here" in line for line in told)
+    with pytest.raises(ConfigError, match="'some_turns' has several"):
+        validate_target(ValidationRequest("some_turns", options=options))  # in a sandbox
 
 
 def test_a_file_is_validated_on_the_texts_of_a_task(

@@ -117,6 +117,15 @@ def test_each_fault_is_named_at_its_level(level: int, check_id: str, task: Calla
     assert check_id in failed(task(), level)
 
 
+def test_a_reward_that_takes_texts_one_by_one_alone_is_not_well_formed() -> None:
+    def first_alone(completions: list[str], answer: list[str]) -> list[float]:
+        return [right(completions[0], answer[0])]
+
+    (found,) = [r for r in validate(world(first_alone), levels=(0,)).results if "well_formed" in r.check_id]
+    assert found.status == "fail"
+    assert "returned 1 rewards for" in found.evidence[0]
+
+
 def test_known_hacks_have_to_stay_at_the_floor() -> None:
     def backdoor(completion: str, answer: str) -> float:
         return 1.0 if "xyzzy" in completion else right(completion, answer)

@@ -143,6 +143,8 @@ def reasoning_gym_task(
         ) from error
     if dataset not in factory.DATASETS:
         raise UnknownNameError("data set of reasoning-gym", dataset, factory.DATASETS)
+    if "size" in config:
+        raise ConfigError("size is n_train and n_held_out together; pass these two instead")
     check_range("n_train", n_train, 1)
     check_range("n_held_out", n_held_out, 1)
     if level is not None:

@@ -140,6 +140,8 @@ class EnvironmentRespondent:
 
     def _text(self, observation: Any) -> str:
         text = observation_text(observation) if self.text is None else self.text(observation)
+        if not isinstance(text, str):
+            raise RespondentError(f"text= made {type(text).__name__} {excerpt(repr(text))}, which is no text")
         return text + self.separator
 
 

@@ -47,7 +47,7 @@ class Conversation:
         spoken: … and how many of them are the agent's.
         rewards: `(B,)` float64, what replies paid for the newest tokens.
         paid: `(B,)` float64, what replies paid for earlier tokens of the running episode.
-        dropped: `(B,)` bool, episodes that ended since nobody answered, under `on_bad_reply="drop"`.
+        dropped: `(B,)` bool, episodes that ended since nobody answered; `last_failure` says why.
         truncated: `(B,)` bool, those, and under `limit="truncate"` those that a limit cut: they are not paid.
 
     Raises:
@@ -77,6 +77,7 @@ class Conversation:
         self.spoken = [0] * n
         self.rewards, self.paid = np.zeros(n), np.zeros(n)
         self._paying = False  # True if one of `rewards` may not be 0
+        self.last_failure = ""
         self.dropped, self.truncated = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
         self._ended_by_reply = [False] * n
         self.end_ids = turn_end_ids(tokenizer, options)
@@ -129,6 +130,8 @@ class Conversation:
             their replies.
         """
         errors = self._reply(rows, tokens, ended, cut, episodes)
+        if errors:
+            self.last_failure = str(errors[-1])
         if np.count_nonzero(ended):
             unpaid = cut if self.options.limit == "truncate" else False
             self.truncated[rows] = self.dropped[rows] | unpaid
@@ -257,7 +260,8 @@ class Conversation:
         """
 
         def about() -> str:
-            return f"turn {turns[0]} of {len(episodes)} episodes, the first one {_place(episodes[0])}"
+            first = f"number {episodes[0].index} of stream {episodes[0].seed}"
+            return f"turn {turns[0]} of {len(episodes)} episodes, the first one {first}"
 
         try:
             replies = list(self.respondent.respond(episodes, TurnGenerators(episodes, turns)))
@@ -394,7 +398,3 @@ def turn_end_ids(tokenizer: Tokenizer, options: EpisodeOptions) -> tuple[int, ..
             "nothing ends a turn: the tokenizer has no EOS id; pass turn_stop, a string that does"
         )
     return tuple(tokenizer.eos_ids)
-
-
-def _place(episode: Episode) -> str:
-    return f"number {episode.index} of stream {episode.seed}"

@@ -81,6 +81,10 @@ class EpisodeOptions:
     on_bad_reply: Literal["raise", "drop"] = "raise"
 
     def __post_init__(self) -> None:
+        for name in ("stop", "turn_stop"):
+            value: Any = getattr(self, name)
+            if not isinstance(value, Iterable) or not all(isinstance(stop, str) for stop in value):
+                raise ConfigError(f"{name} is {value!r}; it must be a string or a sequence of strings")
         if "" in self.stop_strings:
             raise ConfigError("an empty stop string would end every episode at once")
         self._check_conversation()

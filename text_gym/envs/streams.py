@@ -41,14 +41,16 @@ class EpisodeStreams:
         """Return each row's seed from any of Gymnasium's three forms; empty for None.
 
         Raises:
-            ConfigError: It has another number of entries than there are rows.
+            ConfigError: It has another number of entries than there are rows, or one that is no seed.
         """
-        if isinstance(seed, (int, np.integer)):
-            every: list[int | None] = self._from(int(seed)).tolist()
+        if seed is None:
+            return ()
+        if not isinstance(seed, (Sequence, np.ndarray)):
+            every: list[int | None] = self._from(self._checked(seed)).tolist()
             return every
-        if seed is not None and len(seed) != self.num_rows:
+        if len(seed) != self.num_rows:
             raise ConfigError(f"seed has {len(seed)} entries for num_envs={self.num_rows}")
-        return () if seed is None else seed
+        return [None if own is None else self._checked(own) for own in seed]
 
     def reseed(self, rows: IntArray, wanted: Sequence[int | None], generator: np.random.Generator) -> None:
         """Restart the streams of these rows where a seed is given.
@@ -85,6 +87,13 @@ class EpisodeStreams:
         else:
             self._next[:] = index.max() + 1
         return self.seeds[rows], index
+
+    def _checked(self, seed: object) -> int:
+        """Return a seed as a number that leaves room for those of the other rows in 64 bits."""
+        most = 2**63 - self.num_rows
+        if not isinstance(seed, (int, np.integer)) or not 0 <= seed <= most:
+            raise ConfigError(f"seed is {seed!r}; it must be a whole number from 0 to {most}")
+        return int(seed)
 
     def _from(self, seed: int) -> IntArray:
         return np.full(self.num_rows, seed) if self.numbering == "global" else seed + np.arange(self.num_rows)

@@ -177,7 +177,8 @@ class RunFolder:
         for i, (prompt, before, scores_before, after, scores_after) in enumerate(samples, 1):
             parts += [f"## {i}\n", fence(prompt), f"Before{named(scores_before)}:\n", fence(before)]
             parts += [f"After{named(scores_after)}:\n", fence(after)]
-        (self.path / "samples.md").write_text("\n".join(parts), encoding="utf-8")
+        # Prompts may hold halves of characters, which have no UTF-8.
+        (self.path / "samples.md").write_text("\n".join(parts), encoding="utf-8", errors="replace")
 
     def draw_curves(self, title: str, reward: str = "reward", first: Metrics | None = None) -> Path:
         """Draw `curves.png`; see the function `draw_curves`."""

@@ -47,7 +47,8 @@ class Tool:
         max_result: Characters of a result; a longer one is an error.
 
     Raises:
-        ConfigError: The tag is no word, `result` has no `{}`, or the sandbox could not find the function.
+        ConfigError: The tag is no word, `result` has no `{}`, or the function is none, or one that the
+            sandbox could not find.
 
     >>> from text_gym.tools.expression import calculate
     >>> Tool(calculate, "calc", sandbox=False).run("<calc>6 * 7</calc>")
@@ -72,6 +73,8 @@ class Tool:
         sandbox = os.environ.get("TEXT_GYM_SANDBOX") != "0" if sandbox is None else sandbox
         if isinstance(function, str) and not sandbox:
             raise ConfigError(f"{function!r} is a name; pass the function itself, or leave it in the sandbox")
+        if not isinstance(function, str) and not callable(function):
+            raise ConfigError(f"function is {function!r}, which cannot be called")
         self.tag, self.result, self.error, self.max_result = tag, result, error, max_result
         self.function, self.limits = function, limits
         self.turn_stop = f"</{tag}>"
@@ -95,7 +98,7 @@ class Tool:
             return self._failed(_PLACE.sub("", _WHO.sub("", str(error))))
         except ToolError as error:
             return self._failed(str(error))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             return self._failed(f"{type(error).__name__}: {error}")
         if len(result) > self.max_result:
             return self._failed(f"a result of more than {self.max_result} characters")

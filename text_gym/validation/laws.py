@@ -56,18 +56,24 @@ def level_0(m: Materials) -> dict[str, Check]:
             except RewardError as error:
                 found = error
         if isinstance(found, RewardError):
-            return skipped(f"it refuses a text: {found}")
+            return skipped(f"it refuses texts: {found}")
         if name not in found:
             why = "is not causal" if name == "causal" else "says that it is not deterministic"
             return skipped(f"the reward {why}")
         broken = found[name]
         return CheckFinding(broken is None, () if broken is None else (str(broken),))
 
+    def well_formed() -> CheckFinding:
+        finding = _well_formed(m)
+        if finding.ok and isinstance(found, RewardError):  # it is no single text that it refuses
+            return CheckFinding(False, (f"texts that it takes one by one, as a batch: {found}",))
+        return finding
+
     return {
         "runtime.loads": partial(_loads, m),
         # Before anything else is scored: a reward may remember what it saw.
         **{check_id: partial(laws, name) for name, check_id in _LAWS.items()},
-        "runtime.reward_well_formed": partial(_well_formed, m),
+        "runtime.reward_well_formed": well_formed,
         "runtime.environment_laws": partial(_environment, m),
     }
 

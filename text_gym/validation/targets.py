@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -28,6 +29,7 @@ from text_gym.utils.user_code import split_place
 from .result import CheckResult, ValidationReport, report_from
 from .validate import validate
 
+LOG = logging.getLogger("text_gym")
 _MEMORY, _SLACK = 16 << 30, 600.0  # bytes of address space, which PyTorch reserves; seconds beside the probe
 
 
@@ -73,18 +75,24 @@ def validate_target(
 
     Raises:
         UnknownNameError: Nothing has that name; the nearest is suggested.
+        ConfigError: It has only tasks of several turns, which are not validated; beside others they are left
+            out, with a warning.
         SandboxError: The package's code hit a limit or died.
     """
-    reports = []
+    reports, left_out = [], []
     for own in _requests(request):
-        foreign = _is_foreign(own)
-        if foreign and not trust:
-            report = _in_sandbox(own)
-            for result in report.results if progress is not None else ():
-                progress(result)  # type: ignore[misc]
-        else:
-            report = _validated(own, progress)
+        foreign = _is_foreign(own) and not trust
+        report = _in_sandbox(own) if foreign else _validated(own, progress)
+        if report is None:
+            left_out.append(repr(own.target))
+            continue
+        for result in report.results if foreign and progress is not None else ():
+            progress(result)  # type: ignore[misc]
         reports.append(report)
+    if not reports:
+        raise ConfigError(f"only tasks of one turn are validated; {', '.join(left_out)} has several")
+    if left_out:
+        LOG.warning("left out, since only tasks of one turn are validated: %s", ", ".join(left_out))
     return reports
 
 
@@ -117,32 +125,41 @@ def _is_foreign(request: ValidationRequest) -> bool:
     return place is not None and not place[0].endswith(".py") and place[0].split(".")[0] != "text_gym"
 
 
-def _in_sandbox(request: ValidationRequest) -> ValidationReport:
+def _in_sandbox(request: ValidationRequest) -> ValidationReport | None:
     seconds = float(request.options.get("seconds", 60.0)) + _SLACK
     limits = SandboxLimits(seconds=seconds, memory=_MEMORY, output=None)
     with Sandbox(validated_here, limits) as worker:
         answer = worker(dataclasses.asdict(request))
     try:
-        return report_from(answer)
+        return None if answer is None else report_from(answer)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SandboxError(f"the validation of {request.target} sent no report ({error})") from error
 
 
-def validated_here(request: Mapping[str, Any]) -> dict[str, Any]:
+def validated_here(request: Mapping[str, Any]) -> dict[str, Any] | None:
     """Validate in this process, which a sandbox limits; the report as plain data."""
     own = ValidationRequest(**{**request, "criteria": tuple(request["criteria"])})
-    return _validated(own, None).summary()
+    report = _validated(own, None)
+    return None if report is None else report.summary()
 
 
-def _validated(request: ValidationRequest, progress: Progress) -> ValidationReport:
+def _validated(request: ValidationRequest, progress: Progress) -> ValidationReport | None:
+    """Validate in this process; None if the target is a conversation."""
     is_task = request.target in task_names()
-    task = load_task(request.target if is_task else request.task)
+    try:
+        task = load_task(request.target if is_task else request.task)
+    except ConfigError as error:
+        if not is_task:
+            raise
+        return _unloadable(request, "task", str(error), progress)
+    if is_task and task.respondent is not None:
+        return None
     target: Any = task
     if not is_task:
         try:
             target = load_reward(request.target, prompts=[*task.prompts, *task.held_out])
         except RewardError as error:
-            return _unloadable(request, str(error))
+            return _unloadable(request, "reward", str(error), progress)
     report = validate(
         target,
         None if is_task else task,
@@ -157,12 +174,12 @@ def _validated(request: ValidationRequest, progress: Progress) -> ValidationRepo
     return dataclasses.replace(report, target=request.target)
 
 
-def _unloadable(request: ValidationRequest, why: str) -> ValidationReport:
-    """Return the report of a reward that cannot be made: it fails level 0."""
+def _unloadable(request: ValidationRequest, kind: str, why: str, progress: Progress) -> ValidationReport:
+    """Return the report of a task or reward that cannot be made: it fails level 0."""
     failed = CheckResult("runtime.loads", "fail", {}, (why,))
-    return ValidationReport(
-        request.target, "reward", (failed,), "", {"task": request.task, **request.options}
-    )
+    if progress is not None:
+        progress(failed)
+    return ValidationReport(request.target, kind, (failed,), "", {"task": request.task, **request.options})
 
 
 def _texts(file: str | None) -> Sequence[tuple[Prompt, str]]:

@@ -18,7 +18,13 @@ from hypothesis import strategies as st
 from tests.small_models import parameters_of, same_parameters, small_policy
 from text_gym import ByteTokenizer, Episode, Prompt, Rewards, TextVectorEnv, WordTokenizer
 from text_gym.agents import GRPO, PPO, BestOfN, BestOfNConfig, Checkpoints, GRPOConfig, PPOConfig, Rollout
-from text_gym.agents.training.diagnostics import Advisor, BatchMeans, Objective, ObjectiveEstimate
+from text_gym.agents.training.diagnostics import (
+    Advisor,
+    BatchMeans,
+    Objective,
+    ObjectiveEstimate,
+    why_unscored,
+)
 from text_gym.agents.training.metrics import Metrics
 from text_gym.errors import ConfigError
 
@@ -391,3 +397,19 @@ def test_an_agent_logs_what_its_advisor_says(caplog: pytest.LogCaptureFixture) -
     found = [r.getMessage() for r in caplog.records if "All rewards are equal" in r.getMessage()]
     assert len(found) == 1
     assert found[0].startswith("iteration 3: ")
+
+
+class Down:
+    """Never answers."""
+
+    def respond(self, episodes: Any, generators: Any) -> Any:
+        raise OSError("the simulator is down")
+
+
+def test_a_respondent_that_failed_in_all_episodes_is_the_reason() -> None:
+    talk: dict[str, Any] = {"respondent": Down(), "turn_stop": ".", "max_turns": 2, "on_bad_reply": "drop"}
+    words = WordTokenizer("a.?", separator="")
+    env = TextVectorEnv(["?"], words, lambda completion: 0.0, 4, num_envs=2, **talk)
+    env.reset(seed=0)
+    assert env.step(words.encode(".."))[3].all()
+    assert "cut 0 of them, and in 2 the respondent failed: Down raised OSError: the sim" in why_unscored(env)

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from text_gym import ByteTokenizer, TextEnv
+from text_gym import ByteTokenizer, TextEnv, load_task
 from text_gym.cli.play.agent import play
 
 
@@ -37,6 +37,16 @@ def test_a_bad_token_is_explained_and_changes_nothing() -> None:
     assert "outside [0, 258)" in shown
     assert "length 6, tokens [83, 97, 121, 58, 32, 97]" in shown
     assert last == pytest.approx(0.1)
+
+
+def test_replies_are_shown_and_count_as_no_steps() -> None:
+    env = TextEnv(task=load_task("guess"), infos="changing")
+    out = io.StringIO()
+    play(env, Console(file=out, width=200), iter(["4", "5"]), seed=0)
+    lines = out.getvalue().splitlines()
+    first = next(i for i, line in enumerate(lines) if "step   1" in line)
+    assert lines[first + 1] == "reply  <"  # the number is 3
+    assert "step   2" in lines[first + 2]
 
 
 def test_hostile_output_is_shown_as_escapes() -> None:

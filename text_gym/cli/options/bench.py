@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -114,6 +115,9 @@ def read_rewards(argv: list[str]) -> tuple[BenchRewardsOptions, str]:
     if options.data is not None and options.task not in GOLD_TASKS:
         raise ConfigError(f"--data is read by --task {' or '.join(GOLD_TASKS)} alone")
     check_policy(options.policy)
+    for coefficient in options.kl_coefficients or ():
+        if not 0 <= coefficient < math.inf:
+            raise ConfigError(f"--kl-coefficients has {coefficient}; each must be a number of at least 0")
     _check(options, [BEST_OF_N, *OPTIMISERS])
     return options, _command("rewards", argv)
 

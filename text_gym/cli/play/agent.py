@@ -60,7 +60,7 @@ def play(env: TextEnv, console: Console, lines: Iterator[str], seed: int | None 
     console.print(Text(f"You are the policy.\n{HELP}"))
     total, last = 0.0, float("nan")
     observation, info = env.reset(seed=seed)
-    done = False
+    done, steps = False, 0
     _show_start(env, console, info)
     for line in lines:
         command = line.strip()
@@ -70,7 +70,7 @@ def play(env: TextEnv, console: Console, lines: Iterator[str], seed: int | None 
             console.print(Text(HELP))
         elif command == ":reset":
             observation, info = env.reset()
-            total, done = 0.0, False
+            total, done, steps = 0.0, False, 0
             _show_start(env, console, info)
         elif command == ":obs":
             length = int(observation["length"][0])
@@ -87,14 +87,19 @@ def play(env: TextEnv, console: Console, lines: Iterator[str], seed: int | None 
             console.print("the episode is over: :reset starts the next one, :quit leaves")
         else:
             for token in _tokens(env.vector.tokenizer, line, console):
+                end = int(observation["length"][0]) + 1  # of what will be written by the person
                 try:
                     observation, reward, terminated, truncated, info = env.step(np.int64(token))
                 except TextGymError as error:
                     console.print(Text(str(error), style="red"))
                     break
-                total += reward
+                total, steps = total + reward, steps + 1
                 done = terminated or truncated
-                _show_step(env, console, token, reward, terminated, truncated)
+                _show_step(env, console, steps, token, reward, terminated, truncated)
+                if observation["length"][0] > end:
+                    reply = observation["tokens"][end : observation["length"][0]].tolist()
+                    said = harmless(env.vector.tokenizer.decode(reply), newlines=True)
+                    console.print(Text.assemble(("reply", "bold"), f"  {said}"))
                 if done:
                     last = total
                     _show_end(console, total, info)
@@ -135,11 +140,10 @@ def _show_start(env: TextEnv, console: Console, info: dict[str, object]) -> None
 
 
 def _show_step(
-    env: TextEnv, console: Console, token: int, reward: float, terminated: bool, truncated: bool
+    env: TextEnv, console: Console, step: int, token: int, reward: float, terminated: bool, truncated: bool
 ) -> None:
     text = harmless(env.vector.tokenizer.decode([token])) or "<special>"
     flags = " terminated" if terminated else " truncated" if truncated else ""
-    step = int(env.vector.batch.lengths[0] - env.vector.batch.starts[0])
     console.print(
         Text(f"  step {step:3d}  action {token:5d} {text!r:14s} reward {reward:+.3f}{flags}"), soft_wrap=True
     )
