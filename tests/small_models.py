@@ -65,6 +65,14 @@ _OTHERS: dict[str, dict[str, Any]] = {
     },
     "lfm2": {**_ROPE, "layer_types": ["conv", "full_attention"], "conv_L_cache": 3},
     "mamba": {"hidden_size": 16, "state_size": 4, "num_hidden_layers": 2, "initializer_range": 0.4},
+    "biogpt": {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+        "initializer_range": 0.4,
+    },
     "openai-gpt": {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64, "initializer_range": 0.4},
 }
 OTHER_KINDS = tuple(_OTHERS)

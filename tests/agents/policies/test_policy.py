@@ -106,11 +106,17 @@ def test_gradients_reach_trunk_head_and_value_head() -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in policy.parameters())
 
 
-def test_dropout_is_off_where_gradients_are_checkpointed_too() -> None:
-    policy = small_policy(resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5)
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "biogpt"])
+def test_dropout_is_off_where_gradients_are_checkpointed_too(kind: str) -> None:
+    """GPT-2 drops out in modules, OPT in the layers' own forward pass, BioGPT in the whole model's as well."""
+    rates = {"gpt2": ["resid_pdrop", "embd_pdrop", "attn_pdrop"], "opt": ["dropout", "attention_dropout"]}
+    rates["biogpt"] = ["hidden_dropout_prob", "activation_dropout", "attention_probs_dropout_prob"]
+    policy = small_policy(kind, **dict.fromkeys(rates[kind], 0.5))
     calm = policy.evaluate(*texts()).log_probs.detach()
     again = policy.use_less_memory(gradient_checkpointing=True).evaluate(*texts()).log_probs
     assert torch.allclose(again, calm, rtol=0, atol=1e-5)
+    again.sum().backward()
+    assert not any(m.training for m in policy.modules())
 
 
 def test_dropout_is_off_although_the_model_asks_for_it() -> None:
