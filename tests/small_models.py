@@ -76,6 +76,7 @@ _OTHERS: dict[str, dict[str, Any]] = {
     "openai-gpt": {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64, "initializer_range": 0.4},
 }
 OTHER_KINDS = tuple(_OTHERS)
+_OTHERS["mixtral"] = {**_ROPE, "num_local_experts": 4, "num_experts_per_tok": 2}  # never in float64
 
 
 def small_model(kind: str = "gpt2", rows: int = 12, seed: int = 0, **changes: Any) -> Any:

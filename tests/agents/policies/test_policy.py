@@ -310,6 +310,15 @@ def test_weights_in_bfloat16_still_give_float32_log_probabilities() -> None:
     assert float(difference.sum() / (found != 0).sum()) < 0.05
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["cohere", "gemma2", "granite"])
+def test_a_model_that_scales_its_logits_is_not_refused_for_its_rounding(
+    kind: str, dtype: torch.dtype
+) -> None:
+    for seed in range(5):
+        assert small_policy(kind, dtype=dtype, seed=seed, initializer_range=1.0).dtype == torch.float32
+
+
 # Memory
 
 
