@@ -374,8 +374,7 @@ def pick_dtype(dtype: str, device: torch.device) -> str:
 def layers_in_training(model: nn.Module) -> Iterator[None]:
     """Put layers, which checkpoint in training mode only, into it, but leave all dropout off.
 
-    Some layers drop out in their own forward pass, as OPT's do, and ask the same flag: it is down again before
-    that begins, as it will be when the pass is computed again.
+    OPT's layers drop out in their own forward pass and ask the same flag: it is down again before that begins.
     """
     asked = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False) and not m.training]
     layers = {m: m._gradient_checkpointing_func for m in asked if _checkpoints(m)}
@@ -395,7 +394,7 @@ def layers_in_training(model: nn.Module) -> Iterator[None]:
 
 
 def _checkpoints(module: nn.Module) -> bool:
-    """Return True for a layer, False for a whole model, which has the same attributes and checkpoints nothing."""
+    """Return True for a layer, False for a whole model, which has the same attributes."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     return isinstance(module, GradientCheckpointingLayer)

@@ -144,7 +144,7 @@ def test_the_cache_is_chosen_by_what_the_model_is() -> None:
         assert way_of(small_policy(kind)) == (FAST if kernels_for(torch.zeros(1)) else OWN)
         assert way_of(small_policy(kind, dtype=torch.float64)) == OWN
     assert way_of(small_policy("mistral"), width=6) == OWN
-    for kind in ("mistral", "gemma2", "gpt_neo"):  # windows of 6 tokens: their own cache forgets what left the window
+    for kind in ("mistral", "gemma2", "gpt_neo"):  # windows of 6 tokens: their own cache forgets the rest
         assert way_of(small_policy(kind), width=7) is None
 
 
