@@ -61,8 +61,8 @@ def check_output_head(model: Any, logits: Callable[[Tensor], Tensor], vocab_size
     before = logits(torch.cat([tokens[:, :-1], (tokens[:, -1:] + 1) % vocab_size], dim=1))[:, :-1]
     if not torch.allclose(ours[:, :-1], before, rtol=tolerance, atol=tolerance, equal_nan=True):
         raise ConfigError(
-            f'the model, of type "{model.config.model_type}", is not causal: what it says of a token depends on '
-            "later ones; take a causal language model"
+            f'the model, of type "{model.config.model_type}", is not causal: what it says of a token depends '
+            "on later ones; take a causal language model"
         )
     theirs = model(input_ids=tokens, use_cache=False).logits[..., :vocab_size]
     if not torch.allclose(ours, theirs.to(ours.dtype), rtol=tolerance, atol=tolerance):

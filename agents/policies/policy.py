@@ -77,13 +77,9 @@ class Policy(nn.Module):
         self.bf16 = False
         # With a padding id in its config a model looks for it in every input and warns. We pad on
         # the right, where causal attention never looks; the id is put back when saving.
-        self._pad_token_id = getattr(
-            model.config, "pad_token_id", None
-        )  # Gemma 3 with pictures has none here
+        self._pad_token_id = getattr(model.config, "pad_token_id", None)  # Gemma 3 may have none
         model.config.pad_token_id = None
-        width = model.get_output_embeddings().weight.shape[
-            1
-        ]  # OPT-350m's states are narrower than its blocks
+        width = model.get_output_embeddings().weight.shape[1]  # OPT-350m's blocks are wider
         self.value_head = nn.utils.skip_init(nn.Linear, width, 1)  # do not draw from the global generator
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)

@@ -1,8 +1,9 @@
 """The decoder reads a batch of prompts and then one token after another, each once.
 
 Architectures that the fast path knows are read with its fused arithmetic, others through their own code; both
-with keys and values in memory allocated once. Those with windows or recurrent states keep their own cache. A rollout that does not fit into an accelerator's memory is
-played in parts. Drawing tokens is the sampler's business.
+with keys and values in memory allocated once. Those with windows or recurrent states keep their own cache. A
+rollout that does not fit into an accelerator's memory is played in parts. Drawing tokens is the sampler's
+business.
 """
 
 from __future__ import annotations
@@ -206,8 +207,7 @@ def library_cache(policy: Policy, rows: int, width: int) -> KVCache:
         _LIBRARY_AGREES[policy.model] = _agrees(policy, LibraryCache(policy))
         if not _LIBRARY_AGREES[policy.model]:
             LOG.warning(
-                "%s has no cache that can be used here: for each token all of its text is read again, which is "
-                "slow",
+                "%s has no cache that can be used here: all of a text is read again for each token, slowly",
                 type(policy.model).__name__,
             )
     return LibraryCache(policy) if _LIBRARY_AGREES[policy.model] else NoCache(policy, rows, width)

@@ -1,8 +1,8 @@
 """KV caches that are read through a model's own code, whatever its architecture.
 
 `own_code_cache` has keys and values in memory allocated once. `LibraryCache` is the cache that `transformers`
-makes, for architectures that keep something else: windows of attention, recurrent states. `NoCache` reads whole
-texts again, for the few that keep nothing.
+makes, for architectures that keep something else: windows of attention, recurrent states. `NoCache` reads
+whole texts again, for the few that keep nothing.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class LibraryCache:
 
 
 class NoCache:
-    """Reads every text from its beginning for each token, as a `KVCache`: for models without one, such as GPT-1.
+    """Reads texts from their beginning for each token, as a `KVCache`: for models without one, like GPT-1.
 
     Args:
         policy: The policy.

@@ -374,7 +374,7 @@ def pick_dtype(dtype: str, device: torch.device) -> str:
 def layers_in_training(model: nn.Module) -> Iterator[None]:
     """Put layers, which checkpoint in training mode only, into it, but leave all dropout off.
 
-    OPT's layers drop out in their own forward pass and ask the same flag: it is down again before that begins.
+    OPT's layers drop out in their own forward pass and ask the same flag: it is down before that begins.
     """
     asked = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False) and not m.training]
     layers = {m: m._gradient_checkpointing_func for m in asked if _checkpoints(m)}

@@ -196,7 +196,7 @@ def test_a_checkpoint_with_an_adapter_is_not_taken_for_one_without(tmp_path: Pat
 def test_what_is_wrong_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="rank of LoRA is 0"):
         LoRAPolicy(small_policy(), rank=0)
-    with pytest.raises(ConfigError, match="impossible with models of type 'mamba': .*out_proj"):
+    with pytest.raises(ConfigError, match=r"impossible with models of type 'mamba': .*out_proj"):
         LoRAPolicy(small_policy("mamba"))
     with pytest.raises(ConfigError, match="base model is saved nowhere"):
         adapted(merge=False).save(tmp_path / "out")

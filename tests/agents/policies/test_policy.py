@@ -108,7 +108,7 @@ def test_gradients_reach_trunk_head_and_value_head() -> None:
 
 @pytest.mark.parametrize("kind", ["gpt2", "opt", "biogpt"])
 def test_dropout_is_off_where_gradients_are_checkpointed_too(kind: str) -> None:
-    """GPT-2 drops out in modules, OPT in the layers' own forward pass, BioGPT in the whole model's as well."""
+    """GPT-2 drops out in modules, OPT in the layers' own forward pass, BioGPT in the model's as well."""
     rates = {"gpt2": ["resid_pdrop", "embd_pdrop", "attn_pdrop"], "opt": ["dropout", "attention_dropout"]}
     rates["biogpt"] = ["hidden_dropout_prob", "activation_dropout", "attention_probs_dropout_prob"]
     policy = small_policy(kind, **dict.fromkeys(rates[kind], 0.5))
