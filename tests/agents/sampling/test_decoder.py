@@ -113,7 +113,8 @@ def test_a_model_without_a_cache_reads_its_texts_again_and_says_so(caplog: pytes
         policy = small_policy(kind)
         for _ in range(2):
             assert type(Decoder(policy, prompts, lengths, room=9)._cache) is expected
-    told = [r.getMessage().split()[0] for r in caplog.records if r.levelname == "WARNING"]
+    own = [r for r in caplog.records if r.name == "text_gym" and r.levelname == "WARNING"]
+    told = [r.getMessage().split()[0] for r in own]
     assert told == ["OpenAIGPTLMHeadModel", "MambaForCausalLM"]  # once each
 
 
