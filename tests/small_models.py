@@ -41,6 +41,42 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "granite": {"logits_scaling": 2.0},
 }
 KINDS = ("gpt2", *_SPECIAL)
+# What other architectures keep while they read: a window by another name, states narrower than the blocks,
+# recurrent states in `transformers`' cache and in one of their own, nothing at all.
+_OTHERS: dict[str, dict[str, Any]] = {
+    "gpt_neo": {
+        "hidden_size": 16,
+        "num_layers": 2,
+        "num_heads": 4,
+        "attention_types": [[["global", "local"], 1]],
+        "window_size": 6,
+        "max_position_embeddings": 64,
+        "initializer_range": 0.4,
+    },
+    "opt": {
+        "hidden_size": 16,
+        "word_embed_proj_dim": 8,
+        "ffn_dim": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "do_layer_norm_before": False,
+        "max_position_embeddings": 64,
+        "init_std": 0.4,
+    },
+    "lfm2": {**_ROPE, "layer_types": ["conv", "full_attention"], "conv_L_cache": 3},
+    "mamba": {"hidden_size": 16, "state_size": 4, "num_hidden_layers": 2, "initializer_range": 0.4},
+    "biogpt": {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+        "initializer_range": 0.4,
+    },
+    "openai-gpt": {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64, "initializer_range": 0.4},
+}
+OTHER_KINDS = tuple(_OTHERS)
+_OTHERS["mixtral"] = {**_ROPE, "num_local_experts": 4, "num_experts_per_tok": 2}  # never in float64
 
 
 def small_model(kind: str = "gpt2", rows: int = 12, seed: int = 0, **changes: Any) -> Any:
@@ -50,6 +86,8 @@ def small_model(kind: str = "gpt2", rows: int = 12, seed: int = 0, **changes: An
         settings |= {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64, "initializer_range": 0.4}
         settings |= dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
         settings |= {"bos_token_id": None, "eos_token_id": None}
+    elif kind in _OTHERS:
+        settings |= _OTHERS[kind] | dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
     else:
         settings |= _ROPE | _SPECIAL[kind]
     config = transformers.AutoConfig.for_model(kind, **(settings | changes))

@@ -20,7 +20,7 @@ from torch import Tensor
 from text_gym.agents.policies.policy import FUSED, Policy
 from text_gym.agents.policies.sharded import ShardedWeights
 from text_gym.agents.training.progress import training_progress
-from text_gym.episode import Prompt
+from text_gym.episode import Prompt, as_prompt
 from text_gym.errors import ConfigError, DataError, NonFiniteError, PromptError, excerpt
 from text_gym.models.runtime import read_numbers, scale_gradients, upload
 from text_gym.models.sharding import total_norm
@@ -51,7 +51,7 @@ class SFT:
     """
 
     def __init__(
-        self, policy: Policy, pairs: Sequence[tuple[Prompt, str]], config: SFTConfig | None = None
+        self, policy: Policy, pairs: Sequence[tuple[Prompt | str, str]], config: SFTConfig | None = None
     ) -> None:
         self.policy, self.config = policy, config or SFTConfig()
         self.sequences, self.starts = encode_pairs(policy, pairs)
@@ -187,7 +187,7 @@ def take_step(
 
 
 @torch.no_grad()
-def completion_loss(policy: Policy, pairs: Sequence[tuple[Prompt, str]], *, rows: int = 64) -> float:
+def completion_loss(policy: Policy, pairs: Sequence[tuple[Prompt | str, str]], *, rows: int = 64) -> float:
     """Mean negative log-likelihood of written completions, EOS included, in nats per completion token.
 
     Args:
@@ -205,7 +205,9 @@ def completion_loss(policy: Policy, pairs: Sequence[tuple[Prompt, str]], *, rows
     return nll / (sum(map(len, sequences)) - sum(starts))
 
 
-def encode_pairs(policy: Policy, pairs: Sequence[tuple[Prompt, str]]) -> tuple[list[list[int]], list[int]]:
+def encode_pairs(
+    policy: Policy, pairs: Sequence[tuple[Prompt | str, str]]
+) -> tuple[list[list[int]], list[int]]:
     """Token ids of prompt, completion and EOS, and where each completion starts."""
     if not pairs:
         raise DataError("there are no (prompt, completion) pairs to learn from or evaluate on")
@@ -215,7 +217,8 @@ def encode_pairs(policy: Policy, pairs: Sequence[tuple[Prompt, str]]) -> tuple[l
     bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     sequences: list[list[int]] = []
     starts: list[int] = []
-    for prompt, completion in pairs:
+    for position, (item, completion) in enumerate(pairs):
+        prompt = as_prompt(item, position, tokenizer)
         ids = prompt.encode(tokenizer) or bos
         if not ids:
             raise PromptError(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from text_gym.errors import ConfigError
 from text_gym.models.cpu.fast_path import try_fast_path
-from text_gym.models.loading import check_tokenizer, load_into
+from text_gym.models.loading import check_tokenizer, context_of, load_into
 from text_gym.utils.sealed import remove_unfinished
 
 FILE = "value_head.safetensors"
@@ -49,16 +49,23 @@ def load_value_head(head: nn.Linear, folder: Path, fingerprint: str) -> None:
 def check_output_head(model: Any, logits: Callable[[Tensor], Tensor], vocab_size: int) -> None:
     """Refuse a model that does something to its logits which `logits`, of tokens `(1, n)`, leaves out.
 
-    Its fast path, if it has one, is tried on the same tokens.
+    Its fast path, if it has one, is tried on the same tokens. One that is not causal is refused as well.
 
     Raises:
         ConfigError: It does; the model's type is named.
     """
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    tokens = torch.arange(min(4, context or 4), device=model.device)[None] % vocab_size
+    tokens = torch.arange(min(4, context_of(model) or 4), device=model.device)[None] % vocab_size
     ours = logits(tokens)
+    # A model that scales its logits rounds them once more than `logits` does.
+    tolerance = 1e-3 if model.dtype in (torch.float32, torch.float64) else 0.05
+    before = logits(torch.cat([tokens[:, :-1], (tokens[:, -1:] + 1) % vocab_size], dim=1))[:, :-1]
+    if not torch.allclose(ours[:, :-1], before, rtol=tolerance, atol=tolerance, equal_nan=True):
+        raise ConfigError(
+            f'the model, of type "{model.config.model_type}", is not causal: what it says of a token depends '
+            "on later ones; take a causal language model"
+        )
     theirs = model(input_ids=tokens, use_cache=False).logits[..., :vocab_size]
-    if not torch.allclose(ours, theirs.to(ours.dtype), rtol=1e-3, atol=1e-3):
+    if not torch.allclose(ours, theirs.to(ours.dtype), rtol=tolerance, atol=tolerance):
         kind = model.config.model_type
         raise ConfigError(f'models of type "{kind}" change their logits in a way not supported yet')
     try_fast_path(model.base_model, tokens)

@@ -37,7 +37,7 @@ class LoRAPolicy(Policy):
         seed: Of their random starting values.
 
     Raises:
-        ConfigError: `peft` is not installed, or the rank is less than 1.
+        ConfigError: `peft` is not installed or cannot adapt such a model, or the rank is less than 1.
     """
 
     def __init__(self, policy: Policy, rank: int = 8, *, merge: bool = True, seed: int = 0) -> None:
@@ -63,7 +63,12 @@ class LoRAPolicy(Policy):
         policy.model.requires_grad_(False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            peft.inject_adapter_in_model(settings, policy.model)
+            try:
+                peft.inject_adapter_in_model(settings, policy.model)
+            except ValueError as error:  # Mamba's layers
+                raise ConfigError(
+                    f"LoRA is impossible with models of type {policy.model.config.model_type!r}: {error}"
+                ) from error
         for weight in policy.model.parameters():
             if weight.requires_grad:  # the adapter's, which small steps would not change in bfloat16
                 weight.data = weight.data.to(torch.promote_types(weight.dtype, torch.float32))
@@ -148,12 +153,14 @@ def full_weights(model: nn.Module, *, merged: bool) -> dict[str, Tensor]:
     """
     additions: dict[str, Tensor] = {}
     for name, layer in _adapted(model) if merged else ():
-        additions[f"{name}.weight"] = layer.get_delta_weight(ADAPTER)
+        # Of a mixture of experts it is a parameter by another name, under one wrapper for each that there is.
+        parameter = getattr(layer, "parameter_name", "weight")
+        additions[f"{name.replace('.base_layer', '')}.{parameter}"] = layer.get_delta_weight(ADAPTER)
     weights = {}
     for name, tensor in model.state_dict().items():
         if _of_adapter(name):
             continue
-        plain = name.replace(".base_layer.", ".")
+        plain = name.replace(".base_layer", "")
         addition = additions.get(plain)
         weights[plain] = tensor if addition is None else tensor + addition.to(tensor.dtype)
     return weights

@@ -19,6 +19,7 @@ from text_gym.errors import ConfigError
 from text_gym.models.cpu.fast_path import fast_path, fixed_linear
 from text_gym.models.kv_cache import RolloutWeights
 from text_gym.models.loading import (
+    context_of,
     digest_of,
     load_model,
     pick_device,
@@ -76,8 +77,9 @@ class Policy(nn.Module):
         self.bf16 = False
         # With a padding id in its config a model looks for it in every input and warns. We pad on
         # the right, where causal attention never looks; the id is put back when saving.
-        self._pad_token_id, model.config.pad_token_id = model.config.pad_token_id, None
-        width = model.config.get_text_config().hidden_size
+        self._pad_token_id = getattr(model.config, "pad_token_id", None)  # Gemma 3 may have none
+        model.config.pad_token_id = None
+        width = model.get_output_embeddings().weight.shape[1]  # OPT-350m's blocks are wider
         self.value_head = nn.utils.skip_init(nn.Linear, width, 1)  # do not draw from the global generator
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
@@ -155,9 +157,8 @@ class Policy(nn.Module):
 
     @property
     def context(self) -> int | None:
-        """The largest number of tokens the model can read, or None."""
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return None if limit is None else int(limit)
+        """The largest number of tokens the model can read, or None; see `context_of`."""
+        return context_of(self.model)
 
     def hidden(self, tokens: Tensor, **kwargs: Any) -> Any:
         """Run the trunk; `last_hidden_state` of its output is `(B, S, D)`.
@@ -316,7 +317,8 @@ class Policy(nn.Module):
         """
         self.check_finite()
         self._save_beside(folder)
-        self.model.config.pad_token_id = self._pad_token_id
+        if self._pad_token_id is not None:
+            self.model.config.pad_token_id = self._pad_token_id
         try:
             with quietly():
                 self.model.save_pretrained(folder, state_dict=self.weights())

@@ -1,12 +1,14 @@
 """The decoder reads a batch of prompts and then one token after another, each once.
 
 Architectures that the fast path knows are read with its fused arithmetic, others through their own code; both
-with keys and values in memory allocated once. A rollout that does not fit into an accelerator's memory is
-played in parts. Drawing tokens is the sampler's business.
+with keys and values in memory allocated once. Those with windows or recurrent states keep their own cache. A
+rollout that does not fit into an accelerator's memory is played in parts. Drawing tokens is the sampler's
+business.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -24,7 +26,9 @@ from text_gym.models.cpu.fast_path import distrust, fast_path, tell_own_code, wh
 from text_gym.models.kv_cache import ExtendingCache, KVCache, RolloutWeights, in_buckets
 from text_gym.models.runtime import upload
 
-from .own_code import LibraryCache, own_code_cache
+from .own_code import LibraryCache, NoCache, own_code_cache
+
+LOG = logging.getLogger("text_gym")
 
 
 class Decoder:
@@ -68,7 +72,7 @@ class Decoder:
             cache: KVCache | None = int8_cache(policy, *size)
         else:
             cache = fastest_cache(policy, *size) if fast else None
-        self._cache = LibraryCache(policy) if cache is None else cache
+        self._cache = library_cache(policy, *size) if cache is None else cache
         self._extending = self._cache if isinstance(self._cache, ExtendingCache) else None
         self._lengths = lengths.copy()
         self.logits = policy.logits_of_fixed_weights(weights)
@@ -152,6 +156,10 @@ def survivors(live: BoolArray) -> IntArray:
 
 # Models whose cache was found to agree with the uncached model, and how it reads.
 _AGREED: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+# Whether the cache that `transformers` makes for a model agrees with the uncached model.
+_LIBRARY_AGREES: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+# The names that configurations have for how far back attention looks; GPT-Neo's is the third.
+_WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
 
 
 def fastest_cache(policy: Policy, rows: int, width: int) -> KVCache | None:
@@ -171,7 +179,7 @@ def fastest_cache(policy: Policy, rows: int, width: int) -> KVCache | None:
     if path is None and not policy.bf16:
         tell_own_code(trunk)
     config = policy.model.config.get_text_config()
-    windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    windows = (getattr(config, name, None) for name in _WINDOWS)
     if any(window is not None and window < width for window in windows):
         return None
     ways: dict[str, Callable[[int, int], KVCache]] = {} if path is None else {"fast path": path.cache}
@@ -185,6 +193,24 @@ def fastest_cache(policy: Policy, rows: int, width: int) -> KVCache | None:
         if make is not ways["own code"]:
             distrust(trunk)
     return None
+
+
+def library_cache(policy: Policy, rows: int, width: int) -> KVCache:
+    """Make the cache of `transformers` if it agrees with the uncached model, else one that keeps nothing.
+
+    Args:
+        policy: The policy.
+        rows: `B`.
+        width: Most tokens of a row.
+    """
+    if policy.model not in _LIBRARY_AGREES:
+        _LIBRARY_AGREES[policy.model] = _agrees(policy, LibraryCache(policy))
+        if not _LIBRARY_AGREES[policy.model]:
+            LOG.warning(
+                "%s has no cache that can be used here: all of a text is read again for each token, slowly",
+                type(policy.model).__name__,
+            )
+    return LibraryCache(policy) if _LIBRARY_AGREES[policy.model] else NoCache(policy, rows, width)
 
 
 def check_int8(policy: Policy) -> None:

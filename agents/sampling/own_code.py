@@ -1,7 +1,8 @@
 """KV caches that are read through a model's own code, whatever its architecture.
 
 `own_code_cache` has keys and values in memory allocated once. `LibraryCache` is the cache that `transformers`
-makes, for architectures that keep something else: windows of attention, recurrent states.
+makes, for architectures that keep something else: windows of attention, recurrent states. `NoCache` reads
+whole texts again, for the few that keep nothing.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ class LibraryCache:
     def keep(self, rows: IntArray) -> None:
         """Implement `KVCache`."""
         index = upload(rows, self._attention.device)
-        self._cache.batch_select_indices(index)
+        self._cache.reorder_cache(index)  # of all kinds of layers, recurrent ones included
         self._attention = self._attention[index]
 
     def _forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
@@ -130,3 +131,44 @@ class LibraryCache:
             use_cache=True,
         ).last_hidden_state
         return states[:, -1]
+
+
+class NoCache:
+    """Reads texts from their beginning for each token, as a `KVCache`: for models without one, like GPT-1.
+
+    Args:
+        policy: The policy.
+        rows: `B`.
+        width: Most tokens of a row.
+    """
+
+    def __init__(self, policy: Policy, rows: int, width: int) -> None:
+        self._policy = policy
+        self._tokens = torch.zeros(rows, width, dtype=torch.int64, device=policy.device)
+
+    def renew(self) -> None:
+        """Implement `KVCache`: nothing is kept."""
+
+    def prefill(self, tokens: Tensor, lengths: IntArray, rows: IntArray | None = None) -> Tensor:
+        """Implement `KVCache`."""
+        here = slice(None) if rows is None else upload(rows, tokens.device)
+        self._tokens[here, : tokens.shape[1]] = tokens
+        return self._states(tokens, upload(lengths - 1, tokens.device))
+
+    def spread(self, sources: IntArray, width: int) -> None:
+        """Implement `KVCache`."""
+        self.keep(sources)
+
+    def append(self, tokens: Tensor, at: IntArray) -> Tensor:
+        """Implement `KVCache`."""
+        last = upload(at, tokens.device)
+        self._tokens[torch.arange(len(tokens), device=tokens.device), last] = tokens
+        return self._states(self._tokens[:, : int(at.max()) + 1], last)
+
+    def keep(self, rows: IntArray) -> None:
+        """Implement `KVCache`."""
+        self._tokens = self._tokens[upload(rows, self._tokens.device)]
+
+    def _states(self, tokens: Tensor, last: Tensor) -> Tensor:
+        states: Tensor = self._policy.hidden(tokens).last_hidden_state
+        return states[torch.arange(len(states), device=states.device), last]

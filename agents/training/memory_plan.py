@@ -217,12 +217,14 @@ def _of_run(model: nn.Module, s: Shapes) -> Iterator[MemoryRow]:
 
 def _of_rollout(model: nn.Module, s: Shapes) -> Iterator[MemoryRow]:
     config = _text_config(model)
-    groups = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    of_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    width = s.prompt_tokens + s.max_tokens
-    low = torch.bfloat16.itemsize if s.bf16 else s.dtype.itemsize
-    cache = 2 * config.num_hidden_layers * s.episodes * width * groups * of_head * low
-    yield MemoryRow("KV cache", cache, "rollout", note=f"{s.episodes} episodes of {width} tokens")
+    heads = getattr(config, "num_attention_heads", None)  # Mamba has none, and no keys and values
+    if heads is not None:
+        groups = getattr(config, "num_key_value_heads", None) or heads
+        of_head = getattr(config, "head_dim", None) or config.hidden_size // heads
+        width = s.prompt_tokens + s.max_tokens
+        low = torch.bfloat16.itemsize if s.bf16 else s.dtype.itemsize
+        cache = 2 * config.num_hidden_layers * s.episodes * width * groups * of_head * low
+        yield MemoryRow("KV cache", cache, "rollout", note=f"{s.episodes} episodes of {width} tokens")
     logits = 3 * s.episodes * config.vocab_size * 4
     yield MemoryRow("logits of a step", logits, "rollout", exact=False, note="and two copies")
     if s.device == "cpu":

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from text_gym.episode import Episode, FloatArray
 from text_gym.errors import ConfigError, PromptError, TokenError, excerpt
-from text_gym.models.loading import load_model, pick_device, usable
+from text_gym.models.loading import context_of, load_model, pick_device, usable
 from text_gym.models.runtime import pick_dtype, upload
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import Rewards
@@ -137,8 +137,7 @@ class LocalJudge(RewardSource):
     @property
     def context(self) -> int | None:
         """The largest number of tokens the model can read, or None."""
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return None if limit is None else int(limit)
+        return context_of(self.model)
 
     def score(self, episodes: Sequence[Episode]) -> Rewards:
         """Ask every question about each text; one without an answer makes it an abstention, not a 0."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from text_gym.episode import Episode, FloatArray, Prompt
 from text_gym.errors import ConfigError, DataError, RewardError, excerpt
-from text_gym.models.loading import pick_device, quietly, small_gpt2, usable
+from text_gym.models.loading import context_of, pick_device, quietly, small_gpt2, usable
 from text_gym.models.runtime import check_finite, upload
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import Rewards
@@ -249,8 +249,7 @@ class RewardModel(RewardSource):
     @property
     def context(self) -> int | None:
         """The largest number of tokens the backbone can read, or None."""
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return None if limit is None else int(limit)
+        return context_of(self.model)
 
     def encode(self, prompt: Prompt | str, completion: str) -> Encoded:
         """Encode a text for the backbone; a plain prompt that is too long loses its start.

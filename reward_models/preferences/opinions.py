@@ -44,7 +44,7 @@ class PreferencePair:
     turns: tuple[Talk, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_weight(self.weight, self.prompt)
+        _check_prompt_and_weight(self.weight, self.prompt)
         if not 0 <= self.margin < math.inf:
             raise DataError(
                 f"margin {self.margin} of prompt {excerpt(self.prompt.id)} must be a finite number >= 0; "
@@ -78,7 +78,7 @@ class Rating:
     turns: tuple[Talk, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_weight(self.weight, self.prompt)
+        _check_prompt_and_weight(self.weight, self.prompt)
         if not self.values:
             raise DataError(f"the rating of prompt {excerpt(self.prompt.id)} has no mark")
         for name, value in self.values.items():
@@ -110,7 +110,7 @@ class Like:
     turns: tuple[Talk, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_weight(self.weight, self.prompt)
+        _check_prompt_and_weight(self.weight, self.prompt)
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class StepLabels:
     rater: str = ""
 
     def __post_init__(self) -> None:
-        _check_weight(self.weight, self.prompt)
+        _check_prompt_and_weight(self.weight, self.prompt)
         about = f"the solution of prompt {excerpt(self.prompt.id)}"
         if len(self.steps) != len(self.labels) or not self.steps:
             raise DataError(
@@ -249,7 +249,9 @@ def _grouped(opinions: Iterable[Any]) -> list[list[Any]]:
     return list(groups.values())
 
 
-def _check_weight(weight: float, prompt: Prompt) -> None:
+def _check_prompt_and_weight(weight: float, prompt: Prompt) -> None:
+    if not isinstance(prompt, Prompt):
+        raise DataError(f"the prompt is {type(prompt).__name__} {excerpt(str(prompt))}; pass Prompt(text)")
     if not 0 <= weight < math.inf:
         raise DataError(f"weight {weight} of prompt {excerpt(prompt.id)} must be a finite number >= 0")
 

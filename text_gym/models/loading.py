@@ -108,6 +108,22 @@ def read_model_config(name: str | Path) -> Any:
         raise DataError(f"cannot read the configuration of {str(name)!r}: {excerpt_of(error)}") from error
 
 
+def context_of(model: Any) -> int | None:
+    """Return the largest number of tokens that a `transformers` model reads, or None.
+
+    LongRoPE (Phi-3 with 128k tokens) turns all positions otherwise once the longest text of a batch is longer
+    than those of its first training. A token's probability would then depend on which texts stand beside it,
+    and change as its own text grows; so that length is the most.
+    """
+    config = model.config.get_text_config()
+    limits = [getattr(config, "max_position_embeddings", None)]
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        limits.append(rope["original_max_position_embeddings"])
+    known = [int(limit) for limit in limits if limit is not None]
+    return min(known) if known else None
+
+
 def load_into(network: torch.nn.Module, file: str | Path) -> None:
     """Fill a network with the tensors of a safetensors file, all of them by name.
 

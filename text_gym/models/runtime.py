@@ -19,9 +19,9 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -372,13 +372,29 @@ def pick_dtype(dtype: str, device: torch.device) -> str:
 
 @contextmanager
 def layers_in_training(model: nn.Module) -> Iterator[None]:
-    """Put layers, which checkpoint in training mode only, into it, but leave their dropout off."""
-    layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
-    was = [layer.training for layer in layers]
-    for layer in layers:
+    """Put layers, which checkpoint in training mode only, into it, but leave all dropout off.
+
+    OPT's layers drop out in their own forward pass and ask the same flag: it is down before that begins.
+    """
+    asked = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False) and not m.training]
+    layers = {m: m._gradient_checkpointing_func for m in asked if _checkpoints(m)}
+
+    def calm(layer: nn.Module, checkpoint: Callable[..., Any], *args: Any) -> Any:
+        layer.training = False
+        return checkpoint(*args)
+
+    for layer, checkpoint in layers.items():
         layer.training = torch.is_grad_enabled()
+        layer._gradient_checkpointing_func = partial(calm, layer, checkpoint)  # type: ignore[assignment]
     try:
         yield
     finally:
-        for layer, training in zip(layers, was, strict=True):
-            layer.training = training
+        for layer, checkpoint in layers.items():
+            layer.training, layer._gradient_checkpointing_func = False, checkpoint
+
+
+def _checkpoints(module: nn.Module) -> bool:
+    """Return True for a layer, False for a whole model, which has the same attributes."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return isinstance(module, GradientCheckpointingLayer)

@@ -35,6 +35,13 @@ def test_the_loss_by_hand() -> None:
     assert float(dpo_loss(chosen[:1] + 3, rejected[:1] + 3)) == pytest.approx(expected[0])
 
 
+def test_prompts_may_be_texts() -> None:
+    policy = small_policy(tokenizer=ByteTokenizer())
+    texts = [(p.text, chosen, rejected) for p, chosen, rejected in PAIRS]
+    found, expected = DPO(policy, texts), DPO(policy, PAIRS)
+    assert torch.equal(found.reference_log_probs, expected.reference_log_probs)
+
+
 def test_metrics_and_gradient_against_plain_forward_passes() -> None:
     policy = small_policy(dtype=torch.float64)
     reference = small_policy(seed=9, dtype=torch.float64).frozen()

@@ -39,6 +39,14 @@ def test_completion_loss_is_the_mean_over_completion_tokens(rows: int) -> None:
     assert all(p.grad is None for p in policy.parameters())
 
 
+def test_prompts_may_be_texts_and_nothing_else() -> None:
+    policy = small_policy(dtype=torch.float64)
+    texts = [(prompt.text, completion) for prompt, completion in PAIRS]
+    assert completion_loss(policy, texts) == completion_loss(policy, PAIRS)
+    with pytest.raises(PromptError, match="prompt 1 is int '7'; expected a string"):
+        completion_loss(policy, [PAIRS[0], (7, "a")])  # type: ignore[list-item]
+
+
 def test_the_loss_of_a_step_is_that_of_its_batch_before_the_step() -> None:
     policy = small_policy(dtype=torch.float64)
     expected = loss_by_hand(policy)

@@ -100,7 +100,7 @@ def test_only_adapter_and_value_head_are_trained() -> None:
         assert torch.equal(p, before[name]) == (name not in trained), name
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "mixtral"])
 def test_the_reference_is_the_model_without_its_adapter_and_not_a_second_one(kind: str) -> None:
     policy = adapted(kind, learnt=True)
     reference = policy.frozen()
@@ -136,7 +136,7 @@ def pretrained(folder: Path) -> PretrainedTokenizer:
     return PretrainedTokenizer.train(["the cat sat on the mat", "a dog lay in the sun"] * 5, 300)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "mixtral"])
 @pytest.mark.parametrize("merge", [True, False])
 def test_the_folder_loads_as_any_other(kind: str, merge: bool, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
@@ -196,6 +196,8 @@ def test_a_checkpoint_with_an_adapter_is_not_taken_for_one_without(tmp_path: Pat
 def test_what_is_wrong_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="rank of LoRA is 0"):
         LoRAPolicy(small_policy(), rank=0)
+    with pytest.raises(ConfigError, match=r"impossible with models of type 'mamba': .*out_proj"):
+        LoRAPolicy(small_policy("mamba"))
     with pytest.raises(ConfigError, match="base model is saved nowhere"):
         adapted(merge=False).save(tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -11,7 +11,15 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from tests.small_models import KINDS, parameters_of, plain_forward, same_parameters, small_model, small_policy
+from tests.small_models import (
+    KINDS,
+    OTHER_KINDS,
+    parameters_of,
+    plain_forward,
+    same_parameters,
+    small_model,
+    small_policy,
+)
 from text_gym import ByteTokenizer, PretrainedTokenizer, TextVectorEnv, WordTokenizer
 from text_gym.agents import Policy, rollout
 from text_gym.errors import ConfigError, DataError, NonFiniteError
@@ -28,15 +36,17 @@ def texts(vocab: int = 11, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, t
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *OTHER_KINDS])
 def test_evaluate_says_what_an_unpadded_forward_says(kind: str, dtype: torch.dtype) -> None:
     policy = small_policy(kind, dtype=dtype)
+    in_float32 = kind in ("gpt_neo", "mamba")  # they compute some of it in float32
+    tolerance = TOLERANCE[torch.float32 if in_float32 else dtype]
     tokens, starts, lengths = texts()
     with torch.no_grad():
         found = policy.evaluate(tokens, starts, lengths, entropy=True)
         for i, (p, t) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
             ids = tokens[i, : p + t]
-            log_p, values = plain_forward(policy, ids.tolist(), p)
+            log_p, values = (x.to(dtype) for x in plain_forward(policy, ids.tolist(), p))
             expected = {
                 "log_probs": log_p[range(t), ids[p:]],
                 "values": values,
@@ -45,7 +55,7 @@ def test_evaluate_says_what_an_unpadded_forward_says(kind: str, dtype: torch.dty
             for name, column in expected.items():
                 row = getattr(found, name)[i]
                 assert row.dtype == dtype
-                assert torch.allclose(row[:t], column, rtol=0, atol=TOLERANCE[dtype]), name
+                assert torch.allclose(row[:t], column, rtol=0, atol=tolerance), name
                 assert not row[t:].any()
 
 
@@ -96,11 +106,17 @@ def test_gradients_reach_trunk_head_and_value_head() -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in policy.parameters())
 
 
-def test_dropout_is_off_where_gradients_are_checkpointed_too() -> None:
-    policy = small_policy(resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5)
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "biogpt"])
+def test_dropout_is_off_where_gradients_are_checkpointed_too(kind: str) -> None:
+    """GPT-2 drops out in modules, OPT in the layers' own forward pass, BioGPT in the model's as well."""
+    rates = {"gpt2": ["resid_pdrop", "embd_pdrop", "attn_pdrop"], "opt": ["dropout", "attention_dropout"]}
+    rates["biogpt"] = ["hidden_dropout_prob", "activation_dropout", "attention_probs_dropout_prob"]
+    policy = small_policy(kind, **dict.fromkeys(rates[kind], 0.5))
     calm = policy.evaluate(*texts()).log_probs.detach()
     again = policy.use_less_memory(gradient_checkpointing=True).evaluate(*texts()).log_probs
     assert torch.allclose(again, calm, rtol=0, atol=1e-5)
+    again.sum().backward()
+    assert not any(m.training for m in policy.modules())
 
 
 def test_dropout_is_off_although_the_model_asks_for_it() -> None:
@@ -152,6 +168,45 @@ def test_a_head_that_is_not_understood_is_refused() -> None:
     model.__class__ = Doubled
     with pytest.raises(ConfigError, match='"gpt2"'):
         Policy(model, WordTokenizer("abcdefghi", separator=""))
+
+
+@pytest.mark.parametrize("kind", ["bert", "gemma3_text"])
+def test_a_model_that_is_not_causal_is_refused(kind: str) -> None:
+    """BERT as it is, and Gemma 3 as a model of embeddings: both load as causal language models."""
+    config = transformers.AutoConfig.for_model(
+        kind,
+        vocab_size=12,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        initializer_range=0.4,
+        **({} if kind == "bert" else {"head_dim": 4, "use_bidirectional_attention": True}),
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with pytest.raises(ConfigError, match=f'"{kind}", is not causal'):
+        Policy(model, WordTokenizer("abcdefghi", separator=""))
+
+
+@pytest.mark.parametrize("kind", ["llama", "phi3"])
+def test_longrope_is_read_up_to_the_length_at_which_all_angles_change(kind: str) -> None:
+    rope = {"rope_type": "longrope", "short_factor": [1.0, 1.1], "long_factor": [2.0, 3.0]}
+    rope |= {"original_max_position_embeddings": 16, "factor": 4.0}
+    config = transformers.AutoConfig.for_model(
+        kind,
+        vocab_size=12,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        original_max_position_embeddings=16,
+        rope_parameters=rope,
+        pad_token_id=None,
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    assert Policy(model, WordTokenizer("abcdefghi", separator="")).context == 16
 
 
 def test_what_is_saved_is_an_ordinary_hugging_face_folder(tmp_path: Path) -> None:
@@ -253,6 +308,15 @@ def test_weights_in_bfloat16_still_give_float32_log_probabilities() -> None:
     difference = (found.double() - exact.score(*texts())).abs()
     assert difference.max() > 0
     assert float(difference.sum() / (found != 0).sum()) < 0.05
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["cohere", "gemma2", "granite"])
+def test_a_model_that_scales_its_logits_is_not_refused_for_its_rounding(
+    kind: str, dtype: torch.dtype
+) -> None:
+    for seed in range(5):
+        assert small_policy(kind, dtype=dtype, seed=seed, initializer_range=1.0).dtype == torch.float32
 
 
 # Memory

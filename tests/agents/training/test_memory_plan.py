@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import GPT2Config, LlamaConfig
+from transformers import GPT2Config, LlamaConfig, MambaConfig
 
 from text_gym import ByteTokenizer, TextVectorEnv
 from text_gym.agents.algorithms.agent import Agent
@@ -137,6 +137,12 @@ def test_the_kv_cache_is_what_a_decoder_holds(config: Any, monkeypatch: pytest.M
     held = nbytes(t for layer in cache._layers for t in (layer._keys, layer._values))
     plan = plan_memory(policy.model.config, Shapes(episodes=5, prompt_tokens=7, max_tokens=4))
     assert plan["KV cache"] == held
+
+
+def test_a_model_without_attention_has_no_keys_and_values() -> None:
+    plan = plan_memory(MambaConfig(hidden_size=16, num_hidden_layers=2, vocab_size=258), SHAPES)
+    assert "KV cache" not in {row.name for row in plan.rows}
+    assert plan["policy"] == 4 * plan.parameters
 
 
 def test_a_large_model_is_planned_without_its_weights() -> None:

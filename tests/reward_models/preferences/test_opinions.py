@@ -42,6 +42,13 @@ def test_bad_marks_are_refused(mark: float) -> None:
         Rating(P, "hi", {"score": mark})
 
 
+def test_a_prompt_that_is_a_text_is_refused() -> None:
+    with pytest.raises(DataError, match=r"the prompt is str 'Hi'; pass Prompt\(text\)"):
+        PreferencePair("Hi", "a", "b")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="the prompt is str"):
+        Rating("Hi", "a", {"quality": 1.0})  # type: ignore[arg-type]
+
+
 def test_a_tie_has_no_margin_and_a_rating_has_a_mark() -> None:
     with pytest.raises(DataError, match="a tie has no margin"):
         PreferencePair(P, "hi", "ho", margin=1.0, tie=True)
