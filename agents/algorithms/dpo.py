@@ -24,7 +24,7 @@ from text_gym.models.world import World
 from .configs import DPOConfig
 from .sft import encode_pairs, padded, take_step, warmup_cosine
 
-Preference = tuple[Prompt | str, str, str]  # prompt, chosen, rejected
+Preference = tuple[Prompt, str, str]  # prompt, chosen, rejected
 
 
 class DPO:
@@ -52,7 +52,7 @@ class DPO:
     def __init__(
         self,
         policy: Policy,
-        pairs: Sequence[Preference],
+        pairs: Sequence[tuple[Prompt | str, str, str]],
         config: DPOConfig | None = None,
         reference: Policy | None = None,
     ) -> None:

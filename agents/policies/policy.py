@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -155,7 +156,7 @@ class Policy(nn.Module):
         config = self.model.config.get_text_config()
         return int(32 * config.num_hidden_layers * config.hidden_size * self.dtype.itemsize)
 
-    @property
+    @cached_property
     def context(self) -> int | None:
         """The largest number of tokens the model can read, or None; see `context_of`."""
         return context_of(self.model)

@@ -377,7 +377,7 @@ def layers_in_training(model: nn.Module) -> Iterator[None]:
     OPT's layers drop out in their own forward pass and ask the same flag: it is down before that begins.
     """
     asked = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False) and not m.training]
-    layers = {m: m._gradient_checkpointing_func for m in asked if _checkpoints(m)}
+    layers: dict[nn.Module, Any] = {m: m._gradient_checkpointing_func for m in asked if _checkpoints(m)}
 
     def calm(layer: nn.Module, checkpoint: Callable[..., Any], *args: Any) -> Any:
         layer.training = False

@@ -111,7 +111,7 @@ def test_dropout_is_off_where_gradients_are_checkpointed_too(kind: str) -> None:
     """GPT-2 drops out in modules, OPT in the layers' own forward pass, BioGPT in the model's as well."""
     rates = {"gpt2": ["resid_pdrop", "embd_pdrop", "attn_pdrop"], "opt": ["dropout", "attention_dropout"]}
     rates["biogpt"] = ["hidden_dropout_prob", "activation_dropout", "attention_probs_dropout_prob"]
-    policy = small_policy(kind, **dict.fromkeys(rates[kind], 0.5))
+    policy = small_policy(kind, **dict[str, Any](dict.fromkeys(rates[kind], 0.5)))
     calm = policy.evaluate(*texts()).log_probs.detach()
     again = policy.use_less_memory(gradient_checkpointing=True).evaluate(*texts()).log_probs
     assert torch.allclose(again, calm, rtol=0, atol=1e-5)
@@ -190,7 +190,7 @@ def test_a_model_that_is_not_causal_is_refused(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["llama", "phi3"])
 def test_longrope_is_read_up_to_the_length_at_which_all_angles_change(kind: str) -> None:
-    rope = {"rope_type": "longrope", "short_factor": [1.0, 1.1], "long_factor": [2.0, 3.0]}
+    rope: dict[str, Any] = {"rope_type": "longrope", "short_factor": [1.0, 1.1], "long_factor": [2.0, 3.0]}
     rope |= {"original_max_position_embeddings": 16, "factor": 4.0}
     config = transformers.AutoConfig.for_model(
         kind,
