@@ -63,8 +63,8 @@ MUTANTS = [
     Mutant(
         "reference-known-for-own-rows-only",
         "agents/training/together.py",
-        "return world.fill(whole, here)",
-        "return whole",
+        "    world.fill([whole], here)\n",
+        "",
         _EQUAL,
     ),
     Mutant(
