@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from tests.ranks.learn import CASES, WRITTEN
 from tests.ranks.start import finish, start
 from text_gym.errors import ConfigError, PeerError
-from text_gym.models.gradients import GradientSums, _buckets
 from text_gym.models.world import World, _is_over, local_device, meeting, started_by_torchrun
 
 
@@ -133,38 +132,9 @@ def test_errors_of_other_collectives_name_the_process(
         assert told.pop() is other
 
 
-def test_gradients_that_one_process_has_are_added_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other one has a gradient of 2 for the second weight, and none for the first and the third."""
-    first, second, third = weights = [torch.zeros(2, requires_grad=True) for _ in range(3)]
-    first.grad = torch.tensor([1.0, 5.0])
-
-    def all_reduce(tensor: torch.Tensor, async_op: bool) -> Arrived:
-        assert tensor.tolist() == [0, 0, 1, 5]  # in the order in which a backward pass makes them
-        tensor[:2] += 2
-        return Arrived()
-
-    one = world(0, 2)
-    one._count = 0
-    monkeypatch.setattr(World, "gather", lambda _, mine: [mine, ["010", "theirs"]])
-    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
-    assert one.add_gradients(weights, "ours") == ["ours", "theirs"]
-    assert first.grad.tolist() == [1, 5]
-    assert second.grad is not None
-    assert second.grad.tolist() == [2, 2]
-    assert third.grad is None
-
-
 def test_too_few_episodes_are_refused() -> None:
     with pytest.raises(ConfigError, match="8 episodes in groups of 4 cannot be divided among 3 processes"):
         world(0, 3).share(8, 4)
-
-
-@given(st.lists(st.integers(0, 9_000_000), max_size=6))
-def test_buckets_hold_every_gradient_once(sizes: list[int]) -> None:
-    tensors = [torch.empty(n, device="meta") for n in sizes]
-    buckets = list(_buckets(tensors))
-    assert [id(t) for bucket in buckets for t in bucket] == [id(t) for t in reversed(tensors)]
-    assert all(len(bucket) == 1 or sum(t.nbytes for t in bucket) <= 25 * 2**20 for bucket in buckets)
 
 
 def test_a_process_that_torchrun_did_not_start_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
