@@ -13,7 +13,7 @@ from torch import Tensor
 
 from text_gym.models import gradients
 from text_gym.models.gradients import GradientSums, _buckets
-from text_gym.models.world import World
+from text_gym.models.world import LETTER, World
 
 T = TypeVar("T")
 
@@ -147,7 +147,7 @@ def test_ranks_send_buckets_in_one_order_whatever_their_backward_passes_do() -> 
 
     place, found = by_ranks(3, work)
     for rank in range(3):
-        assert [len(place.sent[number, rank]) for number in range(3)] == [2, 2, 2 + 3 * 4096]
+        assert [len(place.sent[number, rank]) for number in range(3)] == [2, 2, 2 + 3 * LETTER]
     w = weights_of(1, 2, 3)
     (((w[2].exp() * w[1]).exp() * w[0]).sum() + (w[0] * w[1]).sum()).backward()
     for rank in range(3):

@@ -39,7 +39,7 @@ LIMIT_VARIABLE = "TEXT_GYM_WORLD_LIMIT"  # an environment variable with another 
 GRACE = 10.0  # seconds in which a process that does not hang sees that another has failed
 STAY = 3.0  # seconds that rank 0 waits, once it has failed, for others to read why
 LOOK_EVERY = 0.2  # seconds between two looks at whether somebody has failed
-LETTER = 4096  # bytes of a message that one exchange sends
+LETTER = 2048  # bytes of a message that one exchange sends
 _DIGITS = 12  # of the number of bytes, in front of them
 _FAILED = "text-gym/failed"
 
