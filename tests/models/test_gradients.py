@@ -88,7 +88,7 @@ def sent_in(world: ThreadOf, passes: int, use: Callable[[list[Tensor], int], Ten
     weights, seen = weights_of(1, 2, 3), []
     sums = GradientSums(world, weights)
     for step in range(passes):
-        begun = []
+        begun: list[int] = []
         hooks = [w.register_hook(lambda _, begun=begun: begun.append(world.begun)) for w in weights]
         first = world.begun
         with sums.overlapped():
@@ -128,7 +128,7 @@ def test_a_weight_without_gradient_delays_the_others_once() -> None:
 
     _, found = by_ranks(2, lambda world: sent_in(world, 4, use))
     assert found[0] == found[1]
-    assert found[0][:2] == [[0, 0], [0, 1]]  # the third weight has none, and is the last from then on
+    assert found[0][:2] == [[0, 0], [0, 1]]  # the third weight has none; nobody waits for it then
     assert found[0][2] == [0, 0, 1]  # once it has one, its gradient is added up as well
 
 

@@ -14,15 +14,15 @@ MUTANTS = [
     Mutant(
         "gradients-of-other-processes-forgotten",
         _GRADIENTS,
-        "p.grad = gradient.view_as(p) if",
-        "p.grad = p.grad if",
+        "p.grad = gradient.view_as(p)",
+        "p.grad = p.grad",
         (_OF_GRADIENTS + "sums_are_of_all_passes",),
     ),
     Mutant(
         "gradients-averaged-over-processes",
         _GRADIENTS,
-        "p.grad = gradient.view_as(p) if",
-        "p.grad = gradient.view_as(p) / self._world.size if",
+        "p.grad = gradient.view_as(p)",
+        "p.grad = gradient.view_as(p) / self._world.size",
         _EQUAL,
     ),
     Mutant(
@@ -49,8 +49,15 @@ MUTANTS = [
     Mutant(
         "weights-without-gradient-delay-the-others-for-ever",
         _GRADIENTS,
-        "sorted(self._trained, key=lambda p: id(p) in known)",
-        "self._trained",
+        "list(_buckets(known)) or [[]]",
+        "list(_buckets(self._trained)) or [[]]",
+        (_OF_GRADIENTS + "a_weight_without_gradient_delays_the_others_once",),
+    ),
+    Mutant(
+        "gradients-that-come-for-the-first-time-forgotten",
+        _GRADIENTS,
+        "            self._send()\n            sums.append(self._sent[-1]())",
+        "            sums.append(torch.cat([torch.zeros(p.numel()) for p in bucket]))",
         (_OF_GRADIENTS + "a_weight_without_gradient_delays_the_others_once",),
     ),
     Mutant(
@@ -78,8 +85,8 @@ MUTANTS = [
     Mutant(
         "gradients-that-one-process-has-forgotten",
         _GRADIENTS,
-        'if "1" in has}',
-        'if "0" not in has}',
+        'if "1" in has]',
+        'if "0" not in has]',
         (_OF_GRADIENTS + "gradients_and_messages_are_exchanged_at_once",),
     ),
     Mutant(

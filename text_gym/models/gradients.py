@@ -31,7 +31,7 @@ class GradientSums:
     def __init__(self, world: World, parameters: Iterable[Tensor]) -> None:
         self._world = world
         self._trained = [p for p in parameters if p.requires_grad and not is_sharded(p)]
-        self._buckets = list(_buckets(self._trained)) or [[]]
+        self._buckets = list(_buckets(self._trained)) or [[]]  # of those that had a gradient last time
         self._sent: list[Callable[[], Tensor]] = []  # of the first buckets; each waits for its sum
 
     @contextmanager
@@ -78,17 +78,23 @@ class GradientSums:
             self._send()
         self._send(letters)
         sums = [wait() for wait in self._sent]
-        self._sent.clear()
         found = sums[-1][-letters.numel() :].view_as(letters).to(torch.uint8).cpu().numpy()
         said = self._world.read([bytes(row) for row in found], letter)
         have = zip(*(has for has, _ in said), strict=True)  # of each weight, who has a gradient
-        known = {id(p) for p, has in zip(self._trained, have, strict=True) if "1" in has}
+        known = [p for p, has in zip(self._trained, have, strict=True) if "1" in has]
+        expected = {id(p) for bucket in self._buckets for p in bucket}
+        for bucket in _buckets([p for p in known if id(p) not in expected]):
+            self._buckets.append(bucket)
+            self._send()
+            sums.append(self._sent[-1]())
         for bucket, total in zip(self._buckets, sums, strict=True):
             sizes = [p.numel() for p in bucket]
             for p, gradient in zip(bucket, total[: sum(sizes)].split(sizes), strict=True):
-                p.grad = gradient.view_as(p) if id(p) in known else None
-        # Buckets wait for no weight that had no gradient: those of such weights are the last from now on.
-        self._buckets = list(_buckets(sorted(self._trained, key=lambda p: id(p) in known))) or [[]]
+                p.grad = gradient.view_as(p)
+        for p in {*self._trained} - {*known}:
+            p.grad = None
+        self._sent.clear()
+        self._buckets = list(_buckets(known)) or [[]]
         return [theirs for _, theirs in said]
 
     def _send(self, *more: Tensor) -> None:
