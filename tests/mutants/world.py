@@ -61,6 +61,13 @@ MUTANTS = [
         (_OF_GRADIENTS + "a_weight_without_gradient_delays_the_others_once",),
     ),
     Mutant(
+        "gradients-sent-after-the-first-of-several-passes",
+        "agents/algorithms/policy_gradient.py",
+        "part is parts[-1]",
+        "part is parts[0]",
+        _EQUAL,
+    ),
+    Mutant(
         "minibatch-divided-by-its-share",
         "agents/algorithms/policy_gradient.py",
         "            rows = rows[share_rows(self.world, self.policy, ends, lengths)]\n",
