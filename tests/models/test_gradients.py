@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -197,6 +197,7 @@ def test_sums_are_of_all_passes() -> None:
     assert by_ranks(2, work)[1] == [[[8, 8], [4, 4]]] * 2
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 9_000_000), max_size=6))
 def test_buckets_hold_every_gradient_once(sizes: list[int]) -> None:
     tensors = [torch.empty(n, device="meta") for n in sizes]
