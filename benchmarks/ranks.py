@@ -95,7 +95,10 @@ def launch(algorithm: str, n: int, apart: bool) -> list[float]:
         )
         command = [sys.executable, *start, __file__, "--worker", algorithm]
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
-        processes = [subprocess.Popen([*command, str(file)], env=env) for file in files]
+        # Sessions of their own, as torchrun gives its workers: Linux may share out cores by sessions.
+        processes = [
+            subprocess.Popen([*command, str(file)], env=env, start_new_session=True) for file in files
+        ]
         codes = [process.wait() for process in processes]
         if any(codes):
             raise SystemExit(f"{algorithm} with {n} processes failed, as said above")
