@@ -5,6 +5,10 @@
 Each process has one thread; `torchrun` starts them on this machine, and they talk by gloo over the loopback.
 A batch has 256 episodes however many processes play it. Numbers of processes take turns; seconds are wall
 time, medians of the iterations after the first, so the machine must be idle.
+
+As many processes run side by side, too, each for itself on the whole batch. They slow each other down, since
+cores share caches, memory and perhaps a host with others: `at_most` is how much faster so many processes
+would be than one if the work could be divided without a rest and they had nothing to say to each other.
 """
 
 from __future__ import annotations
@@ -54,32 +58,51 @@ class Options:
 def main() -> None:
     """Print a table, and write the rows."""
     options = tyro.cli(Options)
-    seconds: dict[tuple[str, int], list[float]] = {}
+    seconds: dict[tuple[str, int, bool], list[float]] = {}
     for _ in range(TURNS):
         for algorithm in options.algorithms:
             for n in options.processes:
-                seconds.setdefault((algorithm, n), []).extend(launch(algorithm, n))
+                for apart in (False, True) if n > 1 else (False,):
+                    seconds.setdefault((algorithm, n, apart), []).extend(launch(algorithm, n, apart))
     rows: list[Row] = []
-    table = Table("algorithm", "processes", "seconds an iteration", "× one process")
-    for (algorithm, n), found in seconds.items():
-        took = statistics.median(found)
-        ratio = statistics.median(seconds[algorithm, options.processes[0]]) / took
-        rows.append({"algorithm": algorithm, "processes": n, "seconds": took, "ratio": ratio, "all": found})
-        table.add_row(algorithm, str(n), f"{took:.2f}", f"{ratio:.2f}")
+    table = Table("algorithm", "processes", "seconds an iteration", "× one process", "at most")
+    for (algorithm, n, apart), found in seconds.items():
+        if not apart:
+            took, one = (statistics.median(seconds[algorithm, m, False]) for m in (n, options.processes[0]))
+            alone = seconds.get((algorithm, n, True), found)
+            most = n * one / statistics.median(alone)
+            figures = {"seconds": took, "ratio": one / took, "at_most": most, "all": found, "apart": alone}
+            rows.append({"algorithm": algorithm, "processes": n, **figures})
+            table.add_row(algorithm, str(n), f"{took:.2f}", f"{one / took:.2f}", f"{most:.2f}")
     Console().print(table)
     if options.json is not None:
         write_json(options.json, {"machine": machine(), "load": os.getloadavg()[0], "rows": rows})
 
 
-def launch(algorithm: str, n: int) -> list[float]:
-    """Run iterations in so many processes; return the wall seconds of each but the first."""
+def launch(algorithm: str, n: int, apart: bool) -> list[float]:
+    """Run iterations in so many processes; return the wall seconds of each but the first.
+
+    Args:
+        algorithm: Whose iterations.
+        n: How many processes.
+        apart: Each does all of the work by itself, side by side with the others.
+    """
     with tempfile.TemporaryDirectory() as place:
-        file = Path(place) / "seconds.json"
-        start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)] if n > 1 else []
-        command = [sys.executable, *start, __file__, "--worker", algorithm, str(file)]
-        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        found: list[float] = json.loads(file.read_text(encoding="utf-8"))
-        return found
+        files = [Path(place) / f"{number}.json" for number in range(n if apart else 1)]
+        together = n > 1 and not apart
+        start = (
+            ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n)] if together else []
+        )
+        command = [sys.executable, *start, __file__, "--worker", algorithm]
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        # Sessions of their own, as torchrun gives its workers: Linux may share out cores by sessions.
+        processes = [
+            subprocess.Popen([*command, str(file)], env=env, start_new_session=True) for file in files
+        ]
+        codes = [process.wait() for process in processes]
+        if any(codes):
+            raise SystemExit(f"{algorithm} with {n} processes failed, as said above")
+        return [took for file in files for took in json.loads(file.read_text(encoding="utf-8"))]
 
 
 def worker(algorithm: str, file: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Generic, TypeAlias, TypeVar
@@ -23,6 +24,7 @@ from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.training.metrics import Metrics
 from text_gym.agents.training.together import share_rows
 from text_gym.errors import NonFiniteError
+from text_gym.models.gradients import GradientSums
 from text_gym.models.runtime import clip_each, limited_threads, read_numbers, upload
 
 from .agent import Agent
@@ -165,7 +167,9 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
                 loss, metrics = self.loss(now, known, share)
                 found = {f"now {name}": column for name, column in now._asdict().items()}
                 seen.append(check_loss(loss, {**found, **known}, self.iteration + 1, metrics))
-                loss.backward()
+                send = self.world is not None and self.shards is None and part is parts[-1]
+                with self._sums.overlapped() if send else nullcontext():
+                    loss.backward()
             if self.world is not None and self.shards is not None:  # all go through the blocks equally often
                 for _ in range(len(parts), int(self.world.largest(len(parts)))):
                     idle = self.evaluate(batch, first, upload(first, device))
@@ -174,8 +178,7 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
 
         seen = self._splitter.run(batch.host_ends[rows], accumulate) if len(rows) else accumulate([])
         if self.world is not None:
-            trained = (p for network in self.networks.values() for p in network.parameters())
-            seen = [metrics for theirs in self.world.add_gradients(trained, seen) for metrics in theirs]
+            seen = [metrics for theirs in self._sums.add(seen) for metrics in theirs]
         total = {name: sum(metrics[name] for metrics in seen) for name in seen[0]}
         total["ratio_max"] = max(metrics["ratio_max"] for metrics in seen)
         return total
@@ -259,6 +262,11 @@ class PolicyGradient(Agent[ConfigT], Generic[ConfigT]):
         """Report an update that did nothing, since no episode of the batch was paid; the KL is NaN."""
         nan = float("nan")
         return {"kl": nan, "kl_per_token": nan, "kl_coef": self.kl.coefficient, "updates": 0}
+
+    @cached_property
+    def _sums(self) -> GradientSums:
+        assert self.world is not None
+        return GradientSums(self.world, (p for net in self.networks.values() for p in net.parameters()))
 
     @cached_property
     def _splitter(self) -> Splitter:

@@ -22,6 +22,7 @@ from text_gym.agents.policies.sharded import ShardedWeights
 from text_gym.agents.training.progress import training_progress
 from text_gym.episode import Prompt, as_prompt
 from text_gym.errors import ConfigError, DataError, NonFiniteError, PromptError, excerpt
+from text_gym.models.gradients import GradientSums
 from text_gym.models.runtime import read_numbers, scale_gradients, upload
 from text_gym.models.sharding import total_norm
 from text_gym.models.world import World
@@ -170,9 +171,13 @@ def take_step(
         NonFiniteError: The loss or its gradient is NaN or infinite; the weights are untouched.
     """
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    if world is not None:
-        world.add_gradients(policy.model.parameters())
+    if world is None:
+        loss.backward()
+    else:
+        sums = GradientSums(world, policy.model.parameters())
+        with sums.overlapped():
+            loss.backward()
+        sums.add()
         loss = world.sum(loss.detach().clone())
     weights = list(policy.model.parameters())
     gradient = total_norm([p.grad for p in weights if p.grad is not None])

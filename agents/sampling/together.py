@@ -34,10 +34,7 @@ def share_tokens(world: World, batch: EpisodeBatch, columns: dict[str, Tensor], 
     tokens = torch.from_numpy(batch.tokens.copy())
     lengths = torch.from_numpy(batch.lengths.copy())
     ours = torch.from_numpy(mine)
-    world.fill(tokens, ours)
-    world.fill(lengths, ours)
-    for column in columns.values():
-        world.fill(column, ours.to(column.device))
+    world.fill([tokens, lengths, *columns.values()], ours)
     ids, ends = tokens.numpy(), lengths.numpy()
     rows = np.setdiff1d(np.arange(batch.num_rows), mine)
     while len(rows):

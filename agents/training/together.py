@@ -144,7 +144,8 @@ def score_in_shares(world: World, batch: Rollout, policy: Policy, score: Callabl
         given = batch.tokens[here], batch.host_starts[rows], batch.host_lengths[rows]
         found = score(*given, action_masks=None if masks is None else masks[here])
         whole[here, : found.shape[1]] = found
-    return world.fill(whole, here)
+    world.fill([whole], here)
+    return whole
 
 
 def _empty(agent: Resumable, shape: list[int], dtype: str, device: str) -> Tensor:

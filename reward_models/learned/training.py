@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from text_gym.errors import DataError, NonFiniteError
+from text_gym.models.gradients import GradientSums
 from text_gym.models.runtime import read_numbers
 from text_gym.models.world import World
 from text_gym.reward_models.preferences.opinions import PreferencePair, Rating, StepLabels, split_within
@@ -170,7 +171,7 @@ class RewardTrainer:
             part = self.train.loss(mine) * (self.train.weight(mine) / whole if whole > 0 else 1.0)
             part.backward()
             loss = part.detach()
-        world.add_gradients(p for group in optimizer.param_groups for p in group["params"])
+        GradientSums(world, (p for group in optimizer.param_groups for p in group["params"])).add()
         return world.sum(loss.clone())
 
     @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .mutant import Mutant
 
 _WORLD, _TOGETHER = "text_gym/models/world.py", "agents/sampling/together.py"
+_GRADIENTS, _OF_GRADIENTS = "text_gym/models/gradients.py", "tests/models/test_gradients.py::test_"
 _OF_WORLD = "tests/models/test_world.py::test_"
 _OF_SHARES = "tests/agents/training/test_together.py::test_"
 _EQUAL = (_OF_WORLD + "two_processes_learn_what_one_does",)
@@ -12,16 +13,58 @@ _EQUAL = (_OF_WORLD + "two_processes_learn_what_one_does",)
 MUTANTS = [
     Mutant(
         "gradients-of-other-processes-forgotten",
-        _WORLD,
-        "p.grad = total.view_as(p)",
+        _GRADIENTS,
+        "p.grad = gradient.view_as(p)",
         "p.grad = p.grad",
-        _EQUAL,
+        (_OF_GRADIENTS + "sums_are_of_all_passes",),
     ),
     Mutant(
         "gradients-averaged-over-processes",
-        _WORLD,
-        "p.grad = total.view_as(p)",
-        "p.grad = total.view_as(p) / self.size",
+        _GRADIENTS,
+        "p.grad = gradient.view_as(p)",
+        "p.grad = gradient.view_as(p) / self._world.size",
+        _EQUAL,
+    ),
+    Mutant(
+        "buckets-sent-in-each-process-own-order",
+        _GRADIENTS,
+        "            while len(self._sent) < len(missing) and not missing[len(self._sent)]:\n",
+        "            if not missing[number]:\n",
+        (_OF_GRADIENTS + "ranks_send_buckets_in_one_order_whatever_their_backward_passes_do",),
+    ),
+    Mutant(
+        "buckets-sent-while-gradients-are-missing",
+        _GRADIENTS,
+        "len(bucket) for bucket in self._buckets[:-1]]",
+        "min(1, len(bucket)) for bucket in self._buckets[:-1]]",
+        (_OF_GRADIENTS + "a_bucket_waits_for_all_of_its_gradients",),
+    ),
+    Mutant(
+        "hooks-stay-after-the-last-pass",
+        _GRADIENTS,
+        "                hook.remove()",
+        "                pass",
+        (_OF_GRADIENTS + "passes_outside_the_block_send_nothing",),
+    ),
+    Mutant(
+        "weights-without-gradient-delay-the-others-for-ever",
+        _GRADIENTS,
+        "list(_buckets(known)) or [[]]",
+        "list(_buckets(self._trained)) or [[]]",
+        (_OF_GRADIENTS + "a_weight_without_gradient_delays_the_others_once",),
+    ),
+    Mutant(
+        "gradients-that-come-for-the-first-time-forgotten",
+        _GRADIENTS,
+        "            self._send()\n            sums.append(self._sent[-1]())",
+        "            sums.append(torch.cat([torch.zeros(p.numel()) for p in bucket]))",
+        (_OF_GRADIENTS + "a_weight_without_gradient_delays_the_others_once",),
+    ),
+    Mutant(
+        "gradients-sent-after-the-first-of-several-passes",
+        "agents/algorithms/policy_gradient.py",
+        "part is parts[-1]",
+        "part is parts[0]",
         _EQUAL,
     ),
     Mutant(
@@ -48,10 +91,10 @@ MUTANTS = [
     ),
     Mutant(
         "gradients-that-one-process-has-forgotten",
-        _WORLD,
+        _GRADIENTS,
         'if "1" in has]',
         'if "0" not in has]',
-        (_OF_WORLD + "gradients_that_one_process_has_are_added_up",),
+        (_OF_GRADIENTS + "gradients_and_messages_are_exchanged_at_once",),
     ),
     Mutant(
         "completions-as-cheap-as-prompts",
@@ -63,14 +106,14 @@ MUTANTS = [
     Mutant(
         "reference-known-for-own-rows-only",
         "agents/training/together.py",
-        "return world.fill(whole, here)",
-        "return whole",
+        "    world.fill([whole], here)\n",
+        "",
         _EQUAL,
     ),
     Mutant(
         "what-others-guessed-is-added",
         _WORLD,
-        "        whole.zero_()\n",
+        "            whole.zero_()\n",
         "",
         _EQUAL,
     ),
@@ -113,15 +156,15 @@ MUTANTS = [
     Mutant(
         "a-letter-one-byte-too-long-is-cut",
         _WORLD,
-        "if max(sizes) > LETTER - _DIGITS:",
-        "if max(sizes) > LETTER - _DIGITS + 1:",
+        "if max(sizes) > LETTER:",
+        "if max(sizes) > LETTER + 1:",
         (_OF_WORLD + "all_get_what_each_says_long_or_short",),
     ),
     Mutant(
         "a-second-exchange-by-those-alone-whose-letters-are-long",
         _WORLD,
-        "if max(sizes) > LETTER - _DIGITS:",
-        "if len(text) > LETTER - _DIGITS:",
+        "if max(sizes) > LETTER:",
+        "if len(mine) > LETTER:",
         (_OF_WORLD + "all_get_what_each_says_long_or_short",),
     ),
     Mutant(

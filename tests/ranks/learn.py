@@ -20,6 +20,7 @@ from torch import Tensor
 from text_gym import FunctionReward, Prompt, TextVectorEnv, WordTokenizer
 from text_gym.agents import DPO, SFT, DPOConfig, Policy, SFTConfig
 from text_gym.agents.algorithms.by_name import load_algorithm
+from text_gym.models import gradients
 from text_gym.models.world import World, meeting
 from text_gym.reward_models import PreferencePair, RewardModel, RewardTrainer, RewardTrainingConfig
 
@@ -27,7 +28,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "ppo": ("ppo", {"minibatches": 3, "whiten_advantages": True}),
     "ppo-shared": ("ppo", {"critic": "shared", "kl_target": 3.0}),
     "ppo-separate": ("ppo", {"critic": "separate", "entropy_coef": 0.01, "overlap_scoring": 2}),
-    "grpo": ("grpo", {"target_kl": 0.01}),
+    "grpo": ("grpo", {"target_kl": 0.01, "micro_batch_size": 3}),
     "rloo": ("rloo", {"minibatches": 2, "epochs": 2}),
     "reinforce": ("reinforce", {"baseline": "mean"}),
     "best_of_n": ("best_of_n", {}),
@@ -120,6 +121,7 @@ def apart(a: Any, b: Any) -> float:
 def main() -> None:
     """Learn together and alone, case by case."""
     torch.set_num_threads(1)
+    gradients.BUCKET_BYTES = 20_000  # models are small; so they have several buckets
     file, iterations, named, *cases = sys.argv[1:]
     dtype = {"float32": torch.float32, "float64": torch.float64}[named]
     found: dict[str, Any] = {}

@@ -17,9 +17,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,16 +33,14 @@ from text_gym.errors import ConfigError, PeerError
 from text_gym.utils.display import harmless
 
 from .loading import pick_device
-from .sharding import is_sharded
 
 LIMIT = 600.0  # seconds to wait for the other ranks, one of which may ask a slow reward
 LIMIT_VARIABLE = "TEXT_GYM_WORLD_LIMIT"  # an environment variable with another number of seconds
 GRACE = 10.0  # seconds in which a process that does not hang sees that another has failed
 STAY = 3.0  # seconds that rank 0 waits, once it has failed, for others to read why
 LOOK_EVERY = 0.2  # seconds between two looks at whether somebody has failed
-LETTER = 4096  # bytes that `gather` sends in one exchange
+LETTER = 2048  # bytes of a message that one exchange sends
 _DIGITS = 12  # of the number of bytes, in front of them
-BUCKET_BYTES = 25 * 2**20  # of gradients that travel together, as in PyTorch's DistributedDataParallel
 _FAILED = "text-gym/failed"
 
 
@@ -128,7 +127,11 @@ class World:
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Add up the tensors of all ranks, in place; they have one shape and dtype."""
-        return self._wait(dist.all_reduce(tensor, async_op=True), tensor)
+        return self.begin_sum(tensor)()
+
+    def begin_sum(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Begin to add up the tensors of all ranks, in place; what is returned waits for the sum."""
+        return partial(self._wait, dist.all_reduce(tensor, async_op=True), tensor)
 
     def largest(self, number: float) -> float:
         """Return the largest of the ranks' numbers."""
@@ -139,19 +142,24 @@ class World:
         """Return True if any rank's answer is."""
         return self.largest(float(answer)) > 0
 
-    def fill(self, whole: Tensor, rows: Tensor | slice) -> Tensor:
-        """Complete `whole`, in place, with what other ranks have in their rows; it is 0 in all but our own.
+    def fill(self, wholes: Iterable[Tensor], rows: Tensor) -> None:
+        """Complete tensors, in place, by what other ranks have in their rows.
 
         Args:
-            whole: `(n, …)`; of our rows it holds what we know, of others nothing yet.
-            rows: This rank's.
+            wholes: `(n, …)` each; of our rows they hold what we know, of others nothing yet.
+            rows: `(m,)` int64, this rank's.
         """
-        kept = whole[rows].clone()
-        whole.zero_()
-        whole[rows] = kept
-        if whole.dtype == torch.bool:
-            return whole.copy_(self.sum(whole.to(torch.uint8)))
-        return self.sum(whole)
+        begun = []
+        for whole in wholes:
+            here = rows.to(whole.device)
+            kept = whole[here]
+            whole.zero_()
+            whole[here] = kept
+            sent = whole.to(torch.uint8) if whole.dtype == torch.bool else whole
+            begun.append((whole, self.begin_sum(sent)))
+        for whole, wait in begun:
+            if (found := wait()) is not whole:
+                whole.copy_(found)
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Give every rank what rank 0 has in these tensors, in place."""
@@ -163,12 +171,20 @@ class World:
 
         A first exchange tells how long each is; it has room for short ones, which need no second.
         """
-        text = json.dumps(value).encode()
-        found = self._gather_bytes(f"{len(text):<{_DIGITS}}".encode() + text, LETTER)
-        sizes = [int(letter[:_DIGITS]) for letter in found]
-        if max(sizes) > LETTER - _DIGITS:
-            found = self._gather_bytes(bytes(_DIGITS) + text, _DIGITS + max(sizes))
-        return [json.loads(one[_DIGITS : _DIGITS + n]) for one, n in zip(found, sizes, strict=True)]
+        letter = write_letter(value)
+        return self.read(self._gather_bytes(letter, LETTER), letter)
+
+    def read(self, letters: Sequence[bytes], mine: bytes) -> list[Any]:
+        """Read the first `LETTER` bytes of the ranks' letters; where one is longer, exchange them whole.
+
+        Args:
+            letters: In the ranks' order; bytes after their ends do not matter.
+            mine: This rank's, from `write_letter`, whole.
+        """
+        sizes = [_DIGITS + int(letter[:_DIGITS]) for letter in letters]
+        if max(sizes) > LETTER:
+            letters = self._gather_bytes(mine, max(sizes))
+        return [json.loads(one[_DIGITS:n]) for one, n in zip(letters, sizes, strict=True)]
 
     def _gather_bytes(self, mine: bytes, n: int) -> list[bytes]:
         """Return the first `n` bytes of every rank's, in their order; shorter ones are filled up."""
@@ -194,34 +210,6 @@ class World:
                 f"{what} of process {other} differ from those of process 0; start all of them with the same "
                 "files and options"
             )
-
-    def add_gradients(self, parameters: Iterable[Tensor], message: Any = None) -> list[Any]:
-        """Add up the ranks' gradients; where one has none, it counts as 0. They travel in buckets.
-
-        Afterwards they are parts of the buckets. Those of sharded weights are sums already.
-
-        Args:
-            parameters: The same in all ranks, in the same order.
-            message: Plain JSON data for the others, which needs no exchange of its own.
-
-        Returns:
-            The ranks' messages, in their order.
-        """
-        trained = [p for p in parameters if p.requires_grad and not is_sharded(p)]
-        said = self.gather(["".join("01"[p.grad is not None] for p in trained), message])
-        known = zip(*(has for has, _ in said), strict=True)  # of each parameter, who has a gradient
-        wanted = [p for p, has in zip(trained, known, strict=True) if "1" in has]
-        for p in wanted:
-            if p.grad is None:
-                p.grad = torch.zeros_like(p)
-        buckets = list(_buckets(wanted))
-        flat = [torch.cat([p.grad.reshape(-1) for p in bucket if p.grad is not None]) for bucket in buckets]
-        works = [dist.all_reduce(each, async_op=True) for each in flat]
-        for work, bucket, each in zip(works, buckets, flat, strict=True):
-            self._wait(work, each)
-            for p, total in zip(bucket, each.split([p.numel() for p in bucket]), strict=True):
-                p.grad = total.view_as(p)
-        return [theirs for _, theirs in said]
 
     # Failures
 
@@ -316,6 +304,12 @@ class World:
         return f"rank {', '.join(map(str, missing))}" if missing else "a rank"
 
 
+def write_letter(value: Any) -> bytes:
+    """Write plain JSON data as text, with its length in front."""
+    text = json.dumps(value).encode()
+    return f"{len(text):<{_DIGITS}}".encode() + text
+
+
 @contextmanager
 def meeting(device: str) -> Iterator[World | None]:
     """Meet the other processes that `torchrun` has started, within the block; None where there are none.
@@ -372,17 +366,3 @@ def _is_over(work: Any, tensor: Tensor, seconds: float) -> bool:
         if waited > 1e-3:
             time.sleep(1e-4 if waited < 0.1 else 5e-3)
     return bool(work.is_completed())
-
-
-def _buckets(tensors: Sequence[Tensor]) -> Iterable[list[Tensor]]:
-    """Divide tensors, in reverse order as the backward pass makes them, into buckets of one dtype."""
-    bucket: list[Tensor] = []
-    size = 0
-    for tensor in reversed(tensors):
-        if bucket and (size + tensor.nbytes > BUCKET_BYTES or tensor.dtype != bucket[0].dtype):
-            yield bucket
-            bucket, size = [], 0
-        bucket.append(tensor)
-        size += tensor.nbytes
-    if bucket:
-        yield bucket
