@@ -492,6 +492,27 @@ MUTANTS = [
         (OF_DECODER + "survivors_are_all_that_live_and_move_least",),
     ),
     Mutant(
+        "the-window-of-gpt-neo-is-overlooked",
+        DECODER,
+        '("sliding_window", "attention_chunk_size", "window_size")',
+        '("sliding_window", "attention_chunk_size")',
+        (OF_DECODER + "the_cache_is_chosen_by_what_the_model_is",),
+    ),
+    Mutant(
+        "the-librarys-cache-is-not-tried-out",
+        DECODER,
+        "_LIBRARY_AGREES[policy.model] = _agrees(policy, LibraryCache(policy))",
+        "_LIBRARY_AGREES[policy.model] = True",
+        (OF_DECODER + "a_model_without_a_cache_reads_its_texts_again_and_says_so",),
+    ),
+    Mutant(
+        "models-that-look-ahead-are-taken",
+        "agents/policies/heads.py",
+        "    if not torch.allclose(ours[:, :-1], before,",
+        "    if False and not torch.allclose(ours[:, :-1], before,",
+        ("tests/agents/policies/test_policy.py::test_a_model_that_is_not_causal_is_refused",),
+    ),
+    Mutant(
         "sliding-windows-ignored",
         DECODER,
         "    if any(window is not None and window < width for window in windows):\n        return None\n",
