@@ -116,8 +116,8 @@ MUTANTS = [
     Mutant(
         "dropout-on-while-checkpointing",
         "text_gym/models/runtime.py",
-        'layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]',
-        "layers = list(model.modules())",
+        "        layer.training = False\n        return checkpoint(*args)\n",
+        "        return checkpoint(*args)\n",
         (OF_POLICY + "dropout_is_off_where_gradients_are_checkpointed_too",),
     ),
     Mutant(
@@ -527,7 +527,7 @@ MUTANTS = [
         f"{SAMPLING}/own_code.py",
         "(columns >= 0).long(), columns.clamp_min(0)",
         "(columns >= 0).long(), torch.arange(tokens.shape[1]).expand(tokens.shape)",
-        (OF_DECODER + "tokens_read_one_by_one_equal_texts_read_alone",),
+        (OF_DECODER + "the_fast_way_is_taken_where_there_is_one",),
     ),
     Mutant(
         "library-cache-keeps-old-attention",
