@@ -82,7 +82,7 @@ def test_tasks_of_several_turns_are_left_out_and_one_that_cannot_be_made_fails(
     assert {r.target: r.exit_status for r in reports} == {"one_turn": 0, "no_task": 10}
     assert "'some_turns'" in caplog.text
     assert any("no data here" in line for line in told)
-    with pytest.raises(ConfigError, match="'some_turns' has several"):
+    with pytest.raises(ConfigError, match="these have several: 'some_turns'"):
         validate_target(ValidationRequest("some_turns", options=options))  # in a sandbox
 
 

@@ -90,7 +90,9 @@ def validate_target(
             progress(result)  # type: ignore[misc]
         reports.append(report)
     if not reports:
-        raise ConfigError(f"only tasks of one turn are validated; {', '.join(left_out)} has several")
+        raise ConfigError(
+            f"only tasks of one turn are validated, and these have several: {', '.join(left_out)}"
+        )
     if left_out:
         LOG.warning("left out, since only tasks of one turn are validated: %s", ", ".join(left_out))
     return reports

@@ -170,20 +170,19 @@ def test_a_head_that_is_not_understood_is_refused() -> None:
         Policy(model, WordTokenizer("abcdefghi", separator=""))
 
 
+def tiny_model(kind: str, **more: Any) -> Any:
+    """A model of this kind with random weights, of 12 ids and two layers."""
+    sizes = {"vocab_size": 12, "hidden_size": 16, "intermediate_size": 24}
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 4}
+    config = transformers.AutoConfig.for_model(kind, **sizes, **layers, **more)
+    return transformers.AutoModelForCausalLM.from_config(config)
+
+
 @pytest.mark.parametrize("kind", ["bert", "gemma3_text"])
 def test_a_model_that_is_not_causal_is_refused(kind: str) -> None:
     """BERT as it is, and Gemma 3 as a model of embeddings: both load as causal language models."""
-    config = transformers.AutoConfig.for_model(
-        kind,
-        vocab_size=12,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        initializer_range=0.4,
-        **({} if kind == "bert" else {"head_dim": 4, "use_bidirectional_attention": True}),
-    )
-    model = transformers.AutoModelForCausalLM.from_config(config)
+    more: dict[str, Any] = {} if kind == "bert" else {"head_dim": 4, "use_bidirectional_attention": True}
+    model = tiny_model(kind, initializer_range=0.4, **more)
     with pytest.raises(ConfigError, match=f'"{kind}", is not causal'):
         Policy(model, WordTokenizer("abcdefghi", separator=""))
 
@@ -192,20 +191,8 @@ def test_a_model_that_is_not_causal_is_refused(kind: str) -> None:
 def test_longrope_is_read_up_to_the_length_at_which_all_angles_change(kind: str) -> None:
     rope: dict[str, Any] = {"rope_type": "longrope", "short_factor": [1.0, 1.1], "long_factor": [2.0, 3.0]}
     rope |= {"original_max_position_embeddings": 16, "factor": 4.0}
-    config = transformers.AutoConfig.for_model(
-        kind,
-        vocab_size=12,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        original_max_position_embeddings=16,
-        rope_parameters=rope,
-        pad_token_id=None,
-    )
-    model = transformers.AutoModelForCausalLM.from_config(config)
+    lengths = {"max_position_embeddings": 64, "original_max_position_embeddings": 16}
+    model = tiny_model(kind, num_key_value_heads=2, rope_parameters=rope, pad_token_id=None, **lengths)
     assert Policy(model, WordTokenizer("abcdefghi", separator="")).context == 16
 
 
