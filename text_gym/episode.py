@@ -5,10 +5,10 @@ An `Episode` holds no reward of its source: that is somebody's opinion of it, an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -120,11 +120,52 @@ class Turn:
     role: str
     text: str
     ids: IntArray
-    reward: float
+    reward: float = 0.0
 
     def __init__(self, role: str, text: str, ids: IntArray, reward: float = 0.0) -> None:
-        # A frozen dataclass would set each of them by a call of its own, and conversations make many turns.
         self.__dict__.update(role=role, text=text, ids=ids, reward=reward)
+
+    @classmethod
+    def packed(cls, role: str, text: str | Callable[[list[int]], str], ids: bytes) -> Turn:
+        """Make a turn of which only what somebody reads is made: conversations have many.
+
+        Args:
+            role: As for the class.
+            text: Likewise, or what decodes ids.
+            ids: The bytes of the array.
+        """
+        turn = object.__new__(cls)
+        fields = turn.__dict__
+        fields["role"], fields["_ids"] = role, ids
+        fields["text" if isinstance(text, str) else "_decode"] = text
+        return turn
+
+    def paid(self, reward: float) -> Turn:
+        """Return the turn with another reward."""
+        turn = object.__new__(Turn)
+        turn.__dict__.update(self.__dict__, reward=reward)
+        return turn
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Turn, (self.role, self.text, self.ids, self.reward)
+
+    if not TYPE_CHECKING:  # to a type checker, all names would be attributes
+
+        def __getattr__(self, name: str) -> Any:
+            """Make what was only packed, once somebody reads it."""
+            fields = self.__dict__
+            if name == "ids" and "_ids" in fields:
+                fields[name] = unpacked(fields["_ids"])
+            elif name == "text" and "_decode" in fields:
+                fields[name] = fields["_decode"](memoryview(fields["_ids"]).cast("q").tolist())
+            else:
+                raise AttributeError(f"'Turn' object has no attribute {name!r}")
+            return fields[name]
+
+
+def unpacked(ids: bytes) -> IntArray:
+    """Return an array of ids from its bytes."""
+    return np.frombuffer(ids, dtype=np.int64).copy()
 
 
 def turns_of(ids: IntArray, parts: Iterable[tuple[str, str, int, float]]) -> tuple[Turn, ...]:
@@ -168,7 +209,7 @@ class Episode:
     tokenizer: Tokenizer
     finish_reason: FinishReason | None = None
     stop: str = ""
-    agent_mask: BoolArray | None = None
+    agent_mask: BoolArray | None = field(default_factory=lambda: None)
     seed: int | None = None
     index: int | None = None
     turns: tuple[Turn, ...] = ()
@@ -180,6 +221,21 @@ class Episode:
 
     def _repr_html_(self) -> str:
         return as_html(self)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Make what a batch has only packed, since its episodes are asked for at every turn."""
+            fields = self.__dict__
+            if name in ("prompt_ids", "completion_ids") and "_ids" in fields:
+                ids, start = unpacked(fields["_ids"]), fields["_start"]
+                fields["prompt_ids"], fields["completion_ids"] = ids[:start], ids[start:]
+            elif name == "agent_mask" and "turns" in fields:
+                own = [turn.role == "assistant" for turn in self.turns]
+                fields[name] = np.repeat(own, [len(turn.ids) for turn in self.turns])
+            else:
+                raise AttributeError(f"'Episode' object has no attribute {name!r}")
+            return fields[name]
 
     @property
     def completion(self) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Protocol, overload, runtime_checkable
 import numpy as np
 
 from .episode import Episode
-from .errors import ConfigError, RespondentError, excerpt
+from .errors import ConfigError, RespondentError, TokenError, excerpt
 
 LARGEST_REWARD = float(np.finfo(np.float32).max)
 _NUMBERS = int, float, np.floating, np.integer
@@ -43,7 +43,8 @@ class Reply:
     def __init__(
         self, text: str | Sequence[int], reward: float = 0.0, ends: bool = False, role: str = "user"
     ) -> None:
-        self.__dict__.update(text=text, reward=reward, ends=ends, role=role)  # as in `Turn`
+        fields = self.__dict__  # a frozen dataclass would set each of them by a call of its own
+        fields["text"], fields["reward"], fields["ends"], fields["role"] = text, reward, ends, role
 
 
 @runtime_checkable
@@ -155,11 +156,11 @@ class TurnGenerators(Sequence[np.random.Generator]):
     """
 
     def __init__(self, episodes: Sequence[Episode], turns: Sequence[int]) -> None:
-        self._of = list(zip(episodes, turns, strict=True))
+        self._episodes, self._turns = episodes, turns
         self._made: dict[int, np.random.Generator] = {}
 
     def __len__(self) -> int:
-        return len(self._of)
+        return len(self._turns)
 
     @overload
     def __getitem__(self, index: int) -> np.random.Generator: ...
@@ -168,11 +169,11 @@ class TurnGenerators(Sequence[np.random.Generator]):
     def __getitem__(self, index: slice) -> list[np.random.Generator]: ...
 
     def __getitem__(self, index: int | slice) -> np.random.Generator | list[np.random.Generator]:
-        places = range(len(self._of))[index]
+        places = range(len(self._turns))[index]
         if not isinstance(places, int):
             return [self[place] for place in places]
         if places not in self._made:
-            self._made[places] = reply_generator(*self._of[places])
+            self._made[places] = reply_generator(self._episodes[places], self._turns[places])
         return self._made[places]
 
 
@@ -198,6 +199,30 @@ def reply_room(max_tokens: int, prompt_tokens: int, max_turns: int | None, max_c
     return max_tokens + REPLY_ROOM * max_turns
 
 
+def reply_ids(episode: Episode, reply: Reply) -> list[int]:
+    """Return the ids of a reply to an episode's last turn, with what the chat template writes around it.
+
+    Raises:
+        TokenError: The vocabulary has no such tokens.
+        PromptError: The chat template refuses the reply, or rewrites what was said before.
+    """
+    tokenizer = episode.tokenizer
+    if not isinstance(reply.text, str):
+        ids = list(map(int, reply.text))
+        if ids and not 0 <= min(ids) <= max(ids) < tokenizer.vocab_size:
+            wrong = next(i for i in ids if not 0 <= i < tokenizer.vocab_size)
+            raise TokenError(f"id {wrong} is outside [0, {tokenizer.vocab_size})")
+        return ids
+    chat = episode.prompt.chat_template(tokenizer)
+    if chat is None or not reply.text:
+        return tokenizer.encode(reply.text)
+    *earlier, own = episode.turns
+    messages = [*episode.prompt.messages, *({"role": t.role, "content": t.text} for t in earlier)]
+    closed = int(own.ids[-1]) == chat.end_of_turn
+    said = {"role": reply.role, "content": reply.text}
+    return chat.encode_answer(messages, own.text, said, closed=closed, go_on=not reply.ends)
+
+
 def checked_reply(reply: Any, name: str) -> Reply:
     """Return a reply of a form that can be appended.
 
@@ -210,15 +235,12 @@ def checked_reply(reply: Any, name: str) -> Reply:
     """
     if not isinstance(reply, Reply):
         raise RespondentError(f"{name} answered with {_shown(reply)}; it must return Reply objects")
-    if not (isinstance(reply.text, str) or _are_ids(reply.text)):
-        raise RespondentError(f"{name}: Reply.text is {_shown(reply.text)}, neither a text nor token ids")
-    if (
-        not isinstance(reply.reward, _NUMBERS)
-        or isinstance(reply.reward, bool)
-        or not abs(reply.reward) <= LARGEST_REWARD
-    ):
+    text, reward = reply.text, reply.reward
+    if not (isinstance(text, str) or _are_ids(text)):
+        raise RespondentError(f"{name}: Reply.text is {_shown(text)}, neither a text nor token ids")
+    if not isinstance(reward, _NUMBERS) or isinstance(reward, bool) or not abs(reward) <= LARGEST_REWARD:
         raise RespondentError(
-            f"{name}: Reply.reward is {_shown(reply.reward)}, not a finite number up to {LARGEST_REWARD:.2g}"
+            f"{name}: Reply.reward is {_shown(reward)}, not a finite number up to {LARGEST_REWARD:.2g}"
         )
     if not isinstance(reply.ends, (bool, np.bool_)):
         raise RespondentError(f"{name}: Reply.ends is {_shown(reply.ends)}, not True or False")
@@ -228,7 +250,7 @@ def checked_reply(reply: Any, name: str) -> Reply:
 
 
 def _are_ids(found: Any) -> bool:
-    if isinstance(found, list) and set(map(type, found)) <= {int}:
+    if isinstance(found, list) and [*map(type, found)].count(int) == len(found):
         return True
     if isinstance(found, (bytes, bytearray)):  # an output that nobody decoded, and no ids
         return False

@@ -103,15 +103,16 @@ class Decoder:
         Args:
             tokens: `(B, S)` int64, contiguous, where the texts stand …
             rows: … `(n,)` int64, in these rows.
-            lengths: `(n,)` int64, how long they are, at least as long as what was read.
+            lengths: `(n,)` int64, how long they are, at least as long as what was read; it is kept.
 
         Returns:
-            `(n,)` int64, how many tokens of each row have been read now. Rows that grew have their `states`.
+            `(n,)` int64, how many tokens of each row have been read now, `lengths` itself where that is all.
+            Rows that grew have their `states`.
         """
         read = self._lengths
         if self._extending is not None:
             self.states = self._extending.extend(tokens, rows, read, lengths)
-            self._lengths = lengths.copy()
+            self._lengths = lengths
         else:
             columns = np.minimum(read, tokens.shape[1] - 1)
             self.step(upload(tokens[rows, columns], self.states.device))

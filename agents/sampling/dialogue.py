@@ -56,36 +56,39 @@ def play_conversations(
     device, noise = noise.device, noise.flatten()
     decoder = Decoder(policy, batch.tokens[rows], batch.lengths[rows], batch.room)
     record = _Record(policy, columns)
-    nexts = rows * batch.max_tokens  # where in the noise and the columns each row's next token has its place
-    live = np.ones(len(rows), dtype=np.bool_)
+    nexts = upload(rows * batch.max_tokens, device)  # places of each row's next token in noise and columns
+    live, playing = np.ones(len(rows), dtype=np.bool_), len(rows)
     lengths = read = batch.lengths[rows]  # tokens of each row, and how many of them the decoder has read
     while True:
-        writing = live & (read == lengths)
-        if writing.any():
-            # Mostly all rows write, which a slice says without a copy.
-            turns = slice(None) if writing.all() else np.flatnonzero(writing)
-            states = decoder.states
-            if not isinstance(turns, slice):
-                states = states[upload(turns, device)]
-            logits, own = decoder.logits(states), rows[turns]
+        # Mostly all rows write, and nothing has to be picked.
+        writing = None if playing == len(rows) and read is lengths else live & (read == lengths)
+        if writing is None or writing.any():
+            states, places, own = decoder.states, nexts, rows
+            if writing is not None:
+                index = upload(np.flatnonzero(writing), device)
+                states, places, own = states[index], places[index], rows[writing]
+            logits = decoder.logits(states)
             allowed = None if batch.mask is None else upload(batch.action_masks()[own], device)
             chosen_from = logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
-            places = upload(nexts[turns], device)
             tokens, probs = draw(chosen_from, noise.index_select(0, places))
             record.add(places, states, logits, probs, allowed)
-            live[turns] = ~batch.advance(own, tokens.cpu().numpy())
-            nexts = nexts + writing  # anew, since the record keeps `places`
+            ended = batch.advance(own, tokens.cpu().numpy())
+            nexts = nexts + (1 if writing is None else upload(writing, device))  # the record keeps `places`
             if scoring is not None:
                 scoring.look(own)
-            playing = np.count_nonzero(live)
+            over = int(np.count_nonzero(ended))
+            if over:
+                live[slice(None) if writing is None else writing] = ~ended
+                playing -= over
             if not playing:
                 break
             if playing <= _COMPACT_BELOW * len(rows):
                 keep = survivors(live)
                 decoder.keep(keep)
-                rows, live, read, nexts = rows[keep], live[keep], read[keep], nexts[keep]
+                rows, live, read, nexts = rows[keep], live[keep], read[keep], nexts[upload(keep, device)]
         lengths = batch.lengths[rows]
-        read = decoder.extend(batch.tokens, rows, np.where(live, lengths, read))
+        wanted = lengths if playing == len(rows) else np.where(live, lengths, read)
+        read = decoder.extend(batch.tokens, rows, wanted)
     record.finish()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +39,7 @@ A, B, C, D, STOP, BANG, EOS = range(7)
 class Script:
     """Replies `!` and the number of the turn in letters, pays that number, and notes what it was asked."""
 
-    def __init__(self, ends_at: int = 99, texts: Sequence[str] = ("!a", "!bb", "!", "!a", "!a")) -> None:
+    def __init__(self, ends_at: int = 99, texts: Sequence[Any] = ("!a", "!bb", "!", "!a", "!a")) -> None:
         self.ends_at, self.texts = ends_at, texts
         self.heard: list[list[str]] = []
 
@@ -93,6 +95,8 @@ def test_a_reply_stands_behind_the_turn_that_it_answers() -> None:
     assert episode.agent_mask is not None
     assert episode.agent_mask.astype(int).tolist() == [1, 1, 0, 0, 1, 1, 1, 0, 0, 0, 1]
     assert episode.agent_ids.tolist() == [C, STOP, D, D, STOP, EOS]
+    assert batch.conversation is not None
+    assert batch.conversation.agent[0, 2:13].tolist() == episode.agent_mask.tolist()
     assert episode.finish_reason == "eos"
     assert paid == [0, 1, 0, 0, 2, 0]  # on the last token of the turn that is replied to
     assert scores.per_token is not None
@@ -172,10 +176,47 @@ def test_a_stop_string_of_turns_is_looked_for_in_the_running_turn_alone() -> Non
 
 
 def test_a_turn_that_is_longer_than_what_is_searched_has_its_whole_text() -> None:
-    batch = batch_of(max_tokens=40)
-    play(batch, [C, *[D] * 30, STOP])
+    batch = batch_of(max_tokens=80)
+    play(batch, [C, *[D] * 60, STOP])
     (episode,) = batch.episodes(np.array([0]))
-    assert [t.text for t in episode.turns] == ["c" + 30 * "d", "!a"]
+    assert [t.text for t in episode.turns] == ["c" + 60 * "d", "!a"]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda episode: pickle.loads(pickle.dumps(episode))])
+def test_episodes_of_conversations_can_be_copied_and_stay_as_they_were(copied: Any) -> None:
+    batch = batch_of(max_tokens=80)
+    play(batch, [C, *[D] * 60, STOP, D])
+    (episode,) = batch.episodes(np.array([0]))
+    batch.begin(np.arange(1), np.zeros(1, dtype=np.int64), np.arange(1))
+    play(batch, [C, STOP, STOP])
+    for found in (copied(episode), episode):
+        turns = [(t.role, t.text, t.ids.tolist(), t.reward) for t in found.turns]
+        long = ("assistant", "c" + 60 * "d", [C, *[D] * 60, STOP], 1.0)
+        assert turns == [long, ("user", "!a", WORDS.encode("!a"), 0.0), ("assistant", "d", [D], 0.0)]
+        assert found.prompt_ids.tolist() == WORDS.encode("ab")
+        assert found.completion == "c" + 60 * "d" + ".!ad"
+        assert found.agent_mask is not None
+        assert found.agent_mask.astype(int).tolist() == 62 * [1] + 2 * [0] + [1]
+    with pytest.raises(AttributeError, match="'Episode' object has no attribute 'turn'"):
+        _ = episode.turn  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match="'Turn' object has no attribute 'id'"):
+        _ = episode.turns[0].id  # type: ignore[attr-defined]
+
+
+def test_a_copied_conversation_goes_on_by_itself() -> None:
+    batch = batch_of()
+    play(batch, [C, STOP])
+    twin = copy.deepcopy(batch)
+    played = [play(batch, [D, STOP]), play(twin, [STOP, D])]
+    assert played == [[0.0, 2.0], [2.0, 0.0]]
+    assert [b.episodes(np.array([0]))[0].completion for b in (batch, twin)] == ["c.!ad.!bb", "c.!a.!bbd"]
+
+
+def test_ids_of_a_reply_may_be_whole_numbers_of_any_kind() -> None:
+    for kind in (float, np.int32, np.float32):
+        batch = batch_of(respondent=Script(texts=[[kind(C), kind(D)]]))
+        play(batch, [C, STOP])
+        assert batch.episodes(np.array([0]))[0].completion == "c.cd"
 
 
 def test_a_stop_string_may_end_with_a_character_of_several_tokens() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .mutant import Mutant
 
 TALK, BATCH = "text_gym/envs/conversation.py", "text_gym/envs/episode_batch.py"
+ENDS = "text_gym/envs/options.py"
 ROLLOUT, PLAY = "agents/sampling/rollout.py", "agents/sampling/dialogue.py"
 LABELS, PERSON = "reward_models/labels/", "text_gym/bridges/person.py"
 OF_LABELS, OF_PERSON = "tests/reward_models/labels/", "tests/bridges/test_person.py::test_"
@@ -24,9 +25,30 @@ MUTANTS = [
     Mutant(
         "replies-count-as-the-agents",
         TALK,
-        "                self._replied[row, begin:end] = True\n",
-        "",
+        "        for mask in self._masks:\n            mask[place] = there\n",
+        "        self._masks[0][place] = there\n",
         (OF_TALK + "a_reply_stands_behind_the_turn_that_it_answers",),
+    ),
+    Mutant(
+        "users-count-as-the-agent",
+        "text_gym/episode.py",
+        'own = [turn.role == "assistant" for turn in self.turns]',
+        'own = [turn.role != "tool" for turn in self.turns]',
+        (OF_TALK + "a_reply_stands_behind_the_turn_that_it_answers",),
+    ),
+    Mutant(
+        "copied-turns-are-unpaid",
+        "text_gym/episode.py",
+        "return Turn, (self.role, self.text, self.ids, self.reward)",
+        "return Turn, (self.role, self.text, self.ids)",
+        (OF_TALK + "episodes_of_conversations_can_be_copied_and_stay_as_they_were",),
+    ),
+    Mutant(
+        "turns-change-with-the-buffer",
+        TALK,
+        'Turn.packed("assistant", text, own.tobytes())',
+        'Turn.packed("assistant", text, own.cast("B"))',
+        (OF_TALK + "episodes_of_conversations_can_be_copied_and_stay_as_they_were",),
     ),
     Mutant(
         "stop-string-of-a-reply-ends-the-episode",
@@ -45,21 +67,21 @@ MUTANTS = [
     Mutant(
         "recorded-places-move-on",
         PLAY,
-        "            nexts = nexts + writing  # anew, since the record keeps `places`\n",
-        "            nexts += writing\n",
+        "nexts = nexts + (1 if",
+        "nexts += (1 if",
         (OF_PLAY + "a_rollout_says_what_a_policy_without_a_cache_says",),
     ),
     Mutant(
         "turn-at-the-token-limit-without-reply",
         TALK,
-        "may_end &= ended == cut",
-        "may_end &= ~ended",
+        "if ended.item(place) == cut.item(place)]",
+        "if not ended.item(place)]",
         (OF_TALK + "three_limits",),
     ),
     Mutant(
         "replies-use-up-no-context",
         TALK,
-        "        if left < self.remaining.item(row):\n",
+        "        if left < remaining:\n",
         "        if False:\n",
         (OF_TALK + "three_limits",),
     ),
@@ -73,8 +95,8 @@ MUTANTS = [
     Mutant(
         "ended-by-a-reply-and-cut",
         TALK,
-        "return by_reply, at_limit and not by_reply",
-        "return by_reply, at_limit",
+        "return True, False",
+        "return True, remaining <= 0 or (limit is not None and self.spoken[row] >= limit)",
         (OF_TALK + "a_reply_ends_an_episode_under_both_meanings_of_the_limit",),
     ),
     Mutant(
@@ -108,15 +130,15 @@ MUTANTS = [
     Mutant(
         "whatever-stands-in-a-list-is-an-id",
         "text_gym/respondents.py",
-        "if isinstance(found, list) and set(map(type, found)) <= {int}:",
+        "if isinstance(found, list) and [*map(type, found)].count(int) == len(found):",
         "if isinstance(found, list):",
         (OF_RESPONDENTS + "what_is_no_reply_is_refused_by_the_name_of_its_field",),
     ),
     Mutant(
         "stop-strings-are-looked-for-in-the-turns-before",
         TALK,
-        "decode(listed[-self._window :])",
-        "decode(self.tokens[row, self.starts.item(row) : end].tolist()[-self._window :])",
+        "own = self._flat.read(row, self.turn_starts.item(row), end)",
+        "own = self._flat.read(row, self.starts.item(row), end)",
         (OF_TALK + "a_stop_string_of_turns_is_looked_for_in_the_running_turn_alone",),
     ),
     Mutant(
@@ -170,14 +192,14 @@ MUTANTS = [
     ),
     Mutant(
         "text-of-the-end-of-a-long-turn",
-        TALK,
-        "if text is None or len(listed) > self._window:",
-        "if text is None:",
+        ENDS,
+        "return text if text is None or len(ids) <= self._window else self.text",
+        "return text",
         (OF_TALK + "a_turn_that_is_longer_than_what_is_searched_has_its_whole_text",),
     ),
     Mutant(
         "parts-of-characters-complete-no-stop-string",
-        TALK,
+        ENDS,
         'can = "\\ufffd" in text or not self._last_chars.isdisjoint(text)',
         "can = not self._last_chars.isdisjoint(text)",
         (OF_TALK + "a_stop_string_may_end_with_a_character_of_several_tokens",),
@@ -199,8 +221,8 @@ MUTANTS = [
     Mutant(
         "drawn-before-the-reply-was-read",
         PLAY,
-        "writing = live & (read == lengths)",
-        "writing = live.copy()",
+        "read is lengths else live & (read == lengths)",
+        "True else live & (read == lengths)",
         (OF_PLAY + "a_rollout_says_what_a_policy_without_a_cache_says",),
     ),
     Mutant(

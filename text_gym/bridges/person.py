@@ -14,10 +14,9 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from text_gym.envs.conversation import reply_ids
 from text_gym.episode import Episode
 from text_gym.errors import PromptError, RaterLeftError, TokenError
-from text_gym.respondents import Reply, Respondent
+from text_gym.respondents import Reply, Respondent, reply_ids
 from text_gym.utils.display import harmless
 from text_gym.utils.terminal import turns_table
 

@@ -6,23 +6,24 @@ tokenised again. Who replies is said in `text_gym.respondents`; what a token is 
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from text_gym.episode import BoolArray, Episode, IntArray, Turn
-from text_gym.errors import ConfigError, RespondentError, TextGymError, TokenError, excerpt
-from text_gym.respondents import Reply, TurnGenerators, checked_reply, reply_room
+from text_gym.errors import ConfigError, RespondentError, TextGymError, excerpt
+from text_gym.respondents import Reply, TurnGenerators, checked_reply, reply_ids, reply_room
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import Rewards
 from text_gym.tokenizer import Tokenizer
 from text_gym.utils.user_code import where_raised
 
-from .options import EpisodeOptions
-
-NEVER, ENDS, MAYBE, UNKNOWN = range(4)  # what tokens do to a turn: MAYBE end it, by a stop string
+from .options import EpisodeOptions, TurnEnds
 
 
 class Conversation:
@@ -80,17 +81,17 @@ class Conversation:
         self.last_failure = ""
         self.dropped, self.truncated = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
         self._ended_by_reply = [False] * n
-        self.end_ids = turn_end_ids(tokenizer, options)
-        self._silent = {*self.end_ids, *tokenizer.eos_ids}
-        self._stops = options.turn_stop_strings
-        self._last_chars = {stop[-1] for stop in self._stops}
-        # A stop string may begin inside a token and a character may take four byte tokens.
-        self._window = 4 * max(map(len, self._stops), default=0) + 8
-        self._effects = np.full(tokenizer.vocab_size, UNKNOWN if self._stops else NEVER, dtype=np.int8)
-        joint = getattr(tokenizer, "separator", "")
-        if any(char.isspace() or char in joint for char in self._last_chars):
-            self._effects[:] = MAYBE  # what stands between tokens may complete it
-        self._effects[list(self.end_ids)] = ENDS
+        self._flat = _Flat(tokens, attention_mask, self._replied)
+        self.ends = TurnEnds(options, tokenizer)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Look at the copied buffers."""
+        self.__dict__.update(state)
+        self._flat = _Flat(self.tokens, self.attention_mask, self._replied)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the views, which cannot be copied."""
+        return {name: value for name, value in self.__dict__.items() if name != "_flat"}
 
     @property
     def agent(self) -> BoolArray:
@@ -132,7 +133,7 @@ class Conversation:
         errors = self._reply(rows, tokens, ended, cut, episodes)
         if errors:
             self.last_failure = str(errors[-1])
-        if np.count_nonzero(ended):
+        if any(ended.tolist()):
             unpaid = cut if self.options.limit == "truncate" else False
             self.truncated[rows] = self.dropped[rows] | unpaid
         return errors if self.options.on_bad_reply == "raise" else []
@@ -150,17 +151,16 @@ class Conversation:
             self.paid[rows] += self.rewards[rows]
             self.rewards[rows] = 0.0
             self._paying = bool(self.rewards.any())
-        may_end = self._effects[tokens].astype(np.bool_)  # NEVER is 0
-        may_end &= ended == cut
-        places = [
-            place
-            for place in may_end.nonzero()[0].tolist()
-            if self._close_turn(rows.item(place), tokens.item(place))
-        ]
+        effects = self.ends.effects
+        # Between passes of a model each kind of call is a slow one, and there are few turns in a step: these
+        # loops take less time than as many operations of numpy's.
+        may_end = [place for place, token in enumerate(tokens.tolist()) if effects[token]]
+        may_end = [place for place in may_end if ended.item(place) == cut.item(place)]
+        places = [place for place in may_end if self._close_turn(rows.item(place))]
         if not places:
             return []
-        asking = rows[places]
-        speaking, asked = episodes(asking, running=True), asking.tolist()
+        asked = [rows.item(place) for place in places]
+        speaking = episodes(asked, running=True)
         replies, errors = self._replies(speaking, [self.spoken[row] for row in asked])
         for place, row, episode, reply in zip(places, asked, speaking, replies, strict=True):
             # What the limit says is decided anew: a last turn is answered, whatever room there is left.
@@ -168,64 +168,27 @@ class Conversation:
             ended[place] = by_reply or cut[place]
         return errors
 
-    def complete(self, episode: Episode, row: int, start: int, end: int) -> None:
-        """Tell the episode in these columns of a row who wrote what, and of a reply that ended it."""
+    def complete(self, episode: Episode, row: int, end: int) -> None:
+        """Tell the episode in a row, up to this column, who wrote what, and of a reply that ended it."""
         fields, turns, begin = episode.__dict__, self.turns[row], self.turn_starts.item(row)
         if end > begin:
-            ids = self.tokens[row, begin:end].copy()
-            turns = (*turns, Turn("assistant", self._text(ids.tolist(), episode.stop), ids))
+            ids = self.tokens[row, begin:end].tobytes()
+            turns = (*turns, Turn.packed("assistant", partial(self.ends.text, stop=episode.stop), ids))
         fields["turns"] = turns
-        fields["agent_mask"] = ~self._replied[row, start:end]
         if self._ended_by_reply[row] and episode.finish_reason == "eos":
             fields["finish_reason"] = "reply"
 
-    # The turn that ends
-
-    def _close_turn(self, row: int, token: int) -> bool:
-        """Close the running turn of a row if this token, its last one, ends it; return True if it does."""
-        effect = self._effects.item(token)
-        if effect == UNKNOWN:
-            effect = self._find_effect(token)
-        if effect == NEVER:
-            return False
+    def _close_turn(self, row: int) -> bool:
+        """Close the running turn of a row if its last token ends it; return True if it does."""
         end = self.lengths.item(row)
-        ids = self.tokens[row, self.turn_starts.item(row) : end].copy()
-        listed, text = ids.tolist(), None
-        if effect == MAYBE:
-            text = self._until_stop(self.tokenizer.decode(listed[-self._window :]))
-            if text is None:
-                return False
-        if text is None or len(listed) > self._window:
-            text = self._text(listed)
-        self.turns[row] += (Turn("assistant", text, ids),)
+        own = self._flat.read(row, self.turn_starts.item(row), end)
+        text = self.ends.close(own.tolist())
+        if text is None:
+            return False
+        self.turns[row] += (Turn.packed("assistant", text, own.tobytes()),)
         self.turn_starts[row] = end
         self.spoken[row] += 1
         return True
-
-    def _find_effect(self, token: int) -> int:
-        """Find out, once, what a token does to a turn; MAYBE if it may complete a stop string."""
-        # Only a token with the last character of a stop string completes one, or a part of a character.
-        text = self.tokenizer.decode([token])
-        can = "\ufffd" in text or not self._last_chars.isdisjoint(text)
-        self._effects[token] = effect = MAYBE if can else NEVER
-        return effect
-
-    def _text(self, ids: list[int], stop: str = "") -> str:
-        """Return the text of an agent's turn, without what ended it."""
-        if ids and ids[-1] in self._silent:
-            ids = ids[:-1]
-        text = self.tokenizer.decode(ids)
-        found = self._until_stop(text, stop)
-        return text if found is None else found
-
-    def _until_stop(self, text: str, stop: str = "") -> str | None:
-        """Return the text before the first stop string of turns, or of another; None if there is none."""
-        first = -1
-        for string in (stop,) if stop else self._stops:
-            at = text.find(string)
-            if at >= 0 and (at < first or first < 0):
-                first = at
-        return None if first < 0 else text[:first]
 
     # The reply
 
@@ -279,8 +242,7 @@ class Conversation:
         self, row: int, episode: Episode, reply: Reply | None, errors: list[RespondentError]
     ) -> tuple[bool, bool]:
         """Append the reply if there is one; return whether it ended the episode, and whether a limit did."""
-        begin, ids, by_reply = self.lengths.item(row), None, False
-        left = self.starts.item(row) + self.room - begin
+        ids = None
         if reply is not None:
             try:
                 ids = reply_ids(episode, reply)
@@ -290,53 +252,53 @@ class Conversation:
                 errors[-1].__cause__ = error
         if reply is None or ids is None:
             self.dropped[row] = True
-        else:
-            left -= len(ids)
-            turns, by_reply = self.turns[row], bool(reply.ends)
-            if by_reply:
-                self._ended_by_reply[row] = True
-            if reply.reward:
-                self.rewards[row], self._paying = reply.reward, True
-                turns = (*turns[:-1], replace(turns[-1], reward=float(reply.reward)))
-            if ids and left >= 0:
-                end = begin + len(ids)
-                self.tokens[row, begin:end] = own = np.array(ids, dtype=np.int64)
-                self.attention_mask[row, begin:end] = 1
-                self._replied[row, begin:end] = True
-                self.lengths[row] = self.turn_starts[row] = end
-                text = reply.text if isinstance(reply.text, str) else self.tokenizer.decode(ids)
-                turns += (Turn(reply.role, text, own),)
-            self.turns[row] = turns
-        if left < self.remaining.item(row):
-            self.remaining[row] = max(0, left)
+            return False, True
+        if reply.reward:
+            self.rewards[row], self._paying = reply.reward, True
+            *earlier, last = self.turns[row]
+            self.turns[row] = (*earlier, last.paid(float(reply.reward)))
+        begin = self.lengths.item(row)
+        end = begin + len(ids)
+        left = self.starts.item(row) + self.room - end
+        if ids and left >= 0:
+            text = reply.text if isinstance(reply.text, str) else self.tokenizer.decode
+            self.turns[row] += (Turn.packed(reply.role, text, self._flat.write(row, begin, ids)),)
+            self.lengths[row] = self.turn_starts[row] = end
+        remaining = self.remaining.item(row)
+        if left < remaining:
+            self.remaining[row] = remaining = max(0, left)
+        if reply.ends:
+            self._ended_by_reply[row] = True
+            return True, False
         limit = self.options.max_turns
-        at_limit = ids is None or self.remaining.item(row) <= 0
-        at_limit = at_limit or (limit is not None and self.spoken[row] >= limit)
-        return by_reply, at_limit and not by_reply
+        return False, remaining <= 0 or (limit is not None and self.spoken[row] >= limit)
 
 
-def reply_ids(episode: Episode, reply: Reply) -> list[int]:
-    """Return the ids of a reply to an episode's last turn, with what the chat template writes around it.
+class _Flat:
+    """A batch's buffers through Python's own views, which for a few tokens are faster than numpy's.
 
-    Raises:
-        TokenError: The vocabulary has no such tokens.
-        PromptError: The chat template refuses the reply, or rewrites what was said before.
+    Args:
+        tokens: `(B, W)` int64.
+        masks: `(B, W)`, of one byte each; they are 1 where a reply stands.
     """
-    tokenizer = episode.tokenizer
-    if not isinstance(reply.text, str):
-        ids = list(map(int, reply.text))
-        if ids and not 0 <= min(ids) <= max(ids) < tokenizer.vocab_size:
-            wrong = next(i for i in ids if not 0 <= i < tokenizer.vocab_size)
-            raise TokenError(f"id {wrong} is outside [0, {tokenizer.vocab_size})")
-        return ids
-    chat = episode.prompt.chat_template(tokenizer)
-    if chat is None or not reply.text:
-        return tokenizer.encode(reply.text)
-    *earlier, own = episode.turns
-    messages = [*episode.prompt.messages, *({"role": t.role, "content": t.text} for t in earlier)]
-    closed = int(own.ids[-1]) == chat.end_of_turn
-    said = {"role": reply.role, "content": reply.text}
-    return chat.encode_answer(messages, own.text, said, closed=closed, go_on=not reply.ends)
+
+    def __init__(self, tokens: IntArray, *masks: npt.NDArray[Any]) -> None:
+        self._width = tokens.shape[1]
+        self._tokens = tokens.reshape(-1).data
+        self._masks = [mask.data.cast("B") for mask in masks]
+
+    def read(self, row: int, begin: int, end: int) -> memoryview[int]:
+        """Return the tokens in these columns of a row; they are not copied."""
+        return self._tokens[row * self._width + begin : row * self._width + end]
+
+    def write(self, row: int, column: int, ids: list[int]) -> bytes:
+        """Write a reply's tokens into a row from a column on; return their bytes."""
+        begin = row * self._width + column
+        place, there = slice(begin, begin + len(ids)), b"\1" * len(ids)
+        self._tokens[place] = packed = array(self._tokens.format, ids)
+        for mask in self._masks:
+            mask[place] = there
+        return packed.tobytes()
 
 
 def with_turn_rewards(episodes: Sequence[Episode], scores: Rewards) -> Rewards:
@@ -380,21 +342,3 @@ def check_no_token_rewards(reward: RewardSource) -> None:
             f"reward {reward.name!r} is paid token by token, which conversations have no place for; pay "
             "turns by Reply.reward, and the whole conversation by a reward at its end"
         )
-
-
-def turn_end_ids(tokenizer: Tokenizer, options: EpisodeOptions) -> tuple[int, ...]:
-    """Return the ids that end a turn: a chat template's own, or EOS where nothing else would.
-
-    Raises:
-        ConfigError: There are none, and no stop string of turns.
-    """
-    chat = getattr(tokenizer, "chat", None)
-    if chat is not None and chat.end_of_turn is not None:
-        return (int(chat.end_of_turn),)
-    if options.turn_stop_strings:
-        return ()
-    if not tokenizer.eos_ids:
-        raise ConfigError(
-            "nothing ends a turn: the tokenizer has no EOS id; pass turn_stop, a string that does"
-        )
-    return tuple(tokenizer.eos_ids)

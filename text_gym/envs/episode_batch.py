@@ -142,7 +142,7 @@ class EpisodeBatch:
         self._is_eos = np.zeros(v, dtype=np.bool_)
         self._is_eos[list(self.tokenizer.eos_ids)] = True
         if self.conversation is not None:
-            self._is_eos[list(self.conversation.end_ids)] = False
+            self._is_eos[list(self.conversation.ends.ids)] = False
         self._columns = np.arange(width)
         self._offsets = np.arange(n) * width  # where each row begins in the flat buffers
         self._allowed = np.ones((n, v) if self.mask is not None else (0, 0), dtype=np.bool_)
@@ -266,7 +266,7 @@ class EpisodeBatch:
             self._stale = False
         return self._allowed.copy()
 
-    def episodes(self, rows: IntArray, *, running: bool = False) -> list[Episode]:
+    def episodes(self, rows: IntArray | list[int], *, running: bool = False) -> list[Episode]:
         """Return the episodes in these rows as they stand; their ids are copies that stay as they are.
 
         Args:
@@ -274,24 +274,24 @@ class EpisodeBatch:
             running: Give them as texts that go on, whether they ended or not.
         """
         prompts, talk = self.prompts, self.conversation
-        columns = self.seeds, self.prompt_index, self.starts, self.lengths, self.episode_index
-        found, tokens, stopped_by = [], self.tokens, self._stopped_by
-        for row, seed, prompt, start, length, index in zip(
-            rows.tolist(), *(column[rows].tolist() for column in columns), strict=True
-        ):
+        found, stopped_by, tokenizer = [], self._stopped_by, self.tokenizer
+        for row in rows if isinstance(rows, list) else rows.tolist():
             reason, stop = None, ""
             if not running and self.done.item(row):
                 stop = "" if self._cut.item(row) else stopped_by[row]
                 reason = "length" if self._cut.item(row) else "stop" if stop else "eos"
-            ids = tokens[row, :length].copy()
             episode = object.__new__(Episode)  # the `__init__` of frozen dataclasses is slow
-            episode.__dict__.update(
-                prompt=prompts[prompt], prompt_ids=ids[:start], completion_ids=ids[start:],
-                tokenizer=self.tokenizer, finish_reason=reason, stop=stop, agent_mask=None, seed=seed,
-                index=index,
-            )  # fmt: skip
-            if talk is not None:
-                talk.complete(episode, row, start, length)
+            fields = episode.__dict__
+            length = self.lengths.item(row)
+            fields["prompt"], fields["tokenizer"] = prompts[self.prompt_index.item(row)], tokenizer
+            fields["seed"], fields["index"] = self.seeds.item(row), self.episode_index.item(row)
+            fields["_ids"], fields["_start"] = self.tokens[row, :length].tobytes(), self.starts.item(row)
+            if reason is not None:
+                fields["finish_reason"], fields["stop"] = reason, stop
+            if talk is None:
+                fields["agent_mask"] = None
+            else:
+                talk.complete(episode, row, length)
             found.append(episode)
         return found
 

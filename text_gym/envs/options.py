@@ -6,10 +6,10 @@ reward, token limit) are no settings; they are arguments of their own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from text_gym.rewards.files import load_from_module
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import OnBadReward
 from text_gym.tasks.task import Task, load_task
+from text_gym.tokenizer import Tokenizer
 from text_gym.utils.user_code import split_place
 
 from .masks import ActionMask
@@ -293,3 +294,98 @@ def check_count(name: str, value: object) -> None:
     """Refuse anything but a whole number of at least 1 with a `ConfigError`."""
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1")
+
+
+Decode: TypeAlias = Callable[[list[int]], str]
+NEVER, ENDS, MAYBE, UNKNOWN = range(4)  # what tokens do to a turn: MAYBE end it, by a stop string
+
+
+class TurnEnds:
+    """What ends the agent's turns in a conversation: an id, or a string of `turn_stop`.
+
+    Args:
+        options: They say which strings do.
+        tokenizer: Its chat template may have an id that does.
+
+    Attributes:
+        ids: The ids that end a turn.
+        effects: What each token does to a turn, as far as is known; 0 if it never ends one.
+
+    Raises:
+        ConfigError: Nothing would end a turn.
+
+    >>> from text_gym import ByteTokenizer
+    >>> ends = TurnEnds(EpisodeOptions(turn_stop=".", respondent=object(), max_turns=2), ByteTokenizer())
+    >>> ends.close([*b"Hi."]), ends.close([*b"Hi"])
+    ('Hi', None)
+    """
+
+    def __init__(self, options: EpisodeOptions, tokenizer: Tokenizer) -> None:
+        self.ids = _end_ids(options, tokenizer)
+        self._decode, self._stops = tokenizer.decode, options.turn_stop_strings
+        self._silent = {*self.ids, *tokenizer.eos_ids}
+        self._last_chars = {stop[-1] for stop in self._stops}
+        # A stop string may begin inside a token and a character may take four byte tokens. Most turns are no
+        # longer than this, so that what is read to find their end is their text.
+        self._window = 4 * max(map(len, self._stops), default=0) + 32
+        joint, effect = getattr(tokenizer, "separator", ""), UNKNOWN if self._stops else NEVER
+        if any(char.isspace() or char in joint for char in self._last_chars):
+            effect = MAYBE  # what stands between tokens may complete it
+        self.effects = bytearray([effect]) * tokenizer.vocab_size
+        for token in self.ids:
+            self.effects[token] = ENDS
+
+    def close(self, ids: list[int]) -> str | Decode | None:
+        """Return the text of a turn that its last token ends, or what decodes it; None if it goes on."""
+        effect = self.effects[ids[-1]]
+        if effect == UNKNOWN:
+            effect = self._find_effect(ids[-1])
+        if effect == MAYBE:
+            text = self._until_stop(self._decode(ids[-self._window :]))
+            return text if text is None or len(ids) <= self._window else self.text
+        return self.text if effect == ENDS else None
+
+    def text(self, ids: list[int], stop: str = "") -> str:
+        """Return the text of a turn without what ended it.
+
+        Args:
+            ids: All of its tokens.
+            stop: A string that ended the episode, if one did.
+        """
+        text = self._decode(ids[:-1] if ids and ids[-1] in self._silent else ids)
+        found = self._until_stop(text, stop)
+        return text if found is None else found
+
+    def _find_effect(self, token: int) -> int:
+        """Find out, once, what a token does to a turn; MAYBE if it may complete a stop string."""
+        # Only a token with the last character of a stop string completes one, or a part of a character.
+        text = self._decode([token])
+        can = "\ufffd" in text or not self._last_chars.isdisjoint(text)
+        self.effects[token] = effect = MAYBE if can else NEVER
+        return effect
+
+    def _until_stop(self, text: str, stop: str = "") -> str | None:
+        """Return the text before the first stop string of turns, or of another; None if there is none."""
+        if stop or len(self._stops) == 1:
+            end = text.find(stop or self._stops[0])
+        else:
+            end = min((at for string in self._stops if (at := text.find(string)) >= 0), default=-1)
+        return None if end < 0 else text[:end]
+
+
+def _end_ids(options: EpisodeOptions, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Return the ids that end a turn: a chat template's own, or EOS where nothing else would.
+
+    Raises:
+        ConfigError: There are none, and no stop string of turns.
+    """
+    chat = getattr(tokenizer, "chat", None)
+    if chat is not None and chat.end_of_turn is not None:
+        return (int(chat.end_of_turn),)
+    if options.turn_stop_strings:
+        return ()
+    if not tokenizer.eos_ids:
+        raise ConfigError(
+            "nothing ends a turn: the tokenizer has no EOS id; pass turn_stop, a string that does"
+        )
+    return tuple(tokenizer.eos_ids)
