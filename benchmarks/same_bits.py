@@ -32,6 +32,11 @@ RUNS: dict[str, list[str]] = {
     "ppo, shared critic": ["train", "--iterations", "3", "--critic", "shared", *_SMALL],
     "ppo, separate critic": ["train", "--iterations", "3", "--critic", "separate", *_SMALL],
     "ppo, truncate": ["train", "--iterations", "3", "--limit", "truncate", *_SMALL],
+    "ppo, conversation": ["train", "--task", "guess", "--policy", "new", "--iterations", "3", *_SMALL],
+    "grpo, conversation with a tool": [
+        *("train", "--task", "calculator", "--policy", "new", "--algorithm", "grpo"),
+        *("--iterations", "2", *_SMALL),
+    ],
     "sb3.ppo": ["train", "--algorithm", "sb3.ppo", "--iterations", "2", "--seed", "7"],
     "sft": [
         *("sft", "--data", "texts.jsonl", "--reference", "completion", "--epochs", "2", "--seed", "7"),
