@@ -332,6 +332,7 @@ def _settings_of_run(argv: list[str], folder: str) -> tuple[TrainOptions, Any]:
     if given.trust is not None and Path(given.trust).resolve() != Path(folder).resolve():
         raise ConfigError(f"--trust {given.trust} is not the folder of --resume {folder}")
     found = read_config(folder)
+    check_out_folder(folder, "resume")
     try:
         options = checked_fields(TrainOptions, found["options"])
         check_trust(
