@@ -141,14 +141,14 @@ class RunFolder:
                 self._lock.release()
 
     def rewind(self, iteration: int) -> None:
-        """Drop the rows after this iteration, because they will be made again; warn of those that are lost."""
+        """Drop the rows after this iteration, which are made again; warn of earlier ones that are lost."""
         self._metrics.close()
         self.rows = [row for row in self.rows if row["iteration"] <= iteration]
         lost = iteration - len(self.rows)
         if lost > 0:
             LOG.warning(
-                "metrics.jsonl lacks %d of the %d iterations up to the checkpoint: curves.png and the seconds of "
-                "summary.json are of those that are left; policy and later rows are as they should be",
+                "metrics.jsonl lacks %d of the %d iterations up to the checkpoint: curves.png and seconds "
+                "in summary.json are those of the others; the policy and later rows are as they should be",
                 lost,
                 iteration,
             )
