@@ -179,8 +179,8 @@ def _task_and_policy(
                 raise
             if typed:
                 task, settings = load_task("products"), {"chat": data.chat, "system": data.system}
-                limit = int(max_tokens or origin.get("max_tokens") or task.max_tokens)
-                return dataclasses.replace(task, max_tokens=limit, settings=settings), place
+                most = int(max_tokens or origin.get("max_tokens") or task.max_tokens)
+                return dataclasses.replace(task, max_tokens=most, settings=settings), place
             raise DataError(
                 f"the policy was trained on {data.data}, which cannot be read now ({error}); pass --data "
                 "FILE (column and separator are known), or --task NAME"
