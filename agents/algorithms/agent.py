@@ -48,8 +48,9 @@ from text_gym.models.runtime import (
     reward_modules,
     unchanged,
 )
-from text_gym.models.world import World, is_first_process
+from text_gym.models.world import World
 from text_gym.rewards.source import RewardSource
+from text_gym.utils.display import is_first_process
 
 from .configs import AgentConfig
 from .estimators import KLController

@@ -325,3 +325,15 @@ def test_rewards_from_files_run_in_the_sandbox_or_not(
         assert main(arguments) == 0
         assert file.with_suffix(".txt").read_text() == "written"
         assert "TEXT_GYM_SANDBOX" not in os.environ
+
+
+@pytest.mark.parametrize(("others", "status"), [({}, 0), ({"WORLD_SIZE": "2", "RANK": "0"}, 1)])
+def test_whoever_stops_reading_ends_a_command_and_all_its_processes(
+    others: dict[str, str], status: int
+) -> None:
+    """`torchrun` ends the others when one fails; after a 0 they would wait for it."""
+    command = [sys.executable, "-u", "-m", "text_gym", "tasks"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, **others}) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(timeout=300) == status
