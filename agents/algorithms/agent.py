@@ -50,7 +50,6 @@ from text_gym.models.runtime import (
 )
 from text_gym.models.world import World
 from text_gym.rewards.source import RewardSource
-from text_gym.utils.display import is_first_process
 
 from .configs import AgentConfig
 from .estimators import KLController
@@ -271,7 +270,7 @@ class Agent(ABC, Generic[ConfigT]):
             resumable: Add a checkpoint, about four times as large, from which `load` goes on as this agent.
         """
         policy = self.whole_policy()
-        if self.shards is None or is_first_process():
+        if self.shards is None or self.world is None or self.world.rank == 0:
             policy.save(folder)
         if resumable:
             Checkpoints(Path(folder) / "checkpoints", keep=1).save(self, overwrite=True)
