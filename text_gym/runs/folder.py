@@ -59,7 +59,7 @@ _README = """# A training run of text-gym
 | `events.out.tfevents…` | the same rows for TensorBoard: `tensorboard --logdir` and this folder |
 | `wandb`, `wandb-run.txt` | the same rows for Weights & Biases, with `--log wandb`, and the run's id there |
 | `curves.png` | reward, KL and length over the iterations; gold too, where another reward was optimised |
-| `summary.json` | held-out prompts before and after training; a run that has it is complete |
+| `summary.json` | held-out prompts before and after training; complete unless it says `interrupted` |
 | `samples.md` | texts on held-out prompts, before and after |
 | `policy` | the trained policy and its model card; `text-gym sample --policy` and `evaluate` take it |
 | `rollouts`, `view.html` | episodes of some iterations, token by token, with `--keep-rollouts` |
