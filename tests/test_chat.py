@@ -28,7 +28,7 @@ from text_gym import (
     read_transcripts,
     write_transcripts,
 )
-from text_gym.chat import ChatTemplate, as_messages, transcript
+from text_gym.chat import ChatTemplate, as_messages, chat_of, transcript
 from text_gym.errors import ConfigError, PromptError, RespondentError
 
 SPECIAL = [
@@ -352,6 +352,17 @@ def test_a_template_that_drops_thoughts_is_named() -> None:
     thought = [*tokens.encode("<think>hm</think>So."), tokens.chat.end_of_turn]
     with pytest.raises(RespondentError, match="not prefix-preserving"):
         conversation(tokens, Talker("Why?", "Bye."), thought)
+
+
+def test_an_answer_that_the_template_leaves_out_is_named_and_one_that_it_quotes_is_not() -> None:
+    answer = {"role": "tool", "content": "4\n2"}
+    with pytest.raises(PromptError, match=r"leaves out what the tool says, '4\\n2'"):
+        chat_of(tokenizer("mistral")).encode_answer(user("Hi"), "So.", answer, closed=True, go_on=True)
+    quoting = ChatTemplate(
+        CHATML.replace("+ m['content'] +", "+ (m['content'] | tojson) +"), tokenizer("chatml").backend
+    )
+    ids = quoting.encode_answer(user("Hi"), "So.", answer, closed=True, go_on=True)
+    assert '"4\\n2"' in shown(tokenizer("chatml"), ids)
 
 
 def test_a_transcript_without_a_template_reads_on_from_prompt_to_reply() -> None:

@@ -193,3 +193,13 @@ def test_reward_and_gold_of_a_text_stand_side_by_side(tmp_path: Path) -> None:
 def test_words_are_counted_at_white_space() -> None:
     texts = ["", "one", "two words", " don't\n\tsplit, well-kept "]
     assert word_counts([Episode.of("p", t, BYTES) for t in texts]).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("ends", ["", "\n", "\r\n"])
+def test_rows_are_added_on_lines_of_their_own(tmp_path: Path, ends: str) -> None:
+    path = tmp_path / "t.jsonl"
+    for text in ("b", "c"):
+        write_transcripts(path, [Episode.of("a", text, BYTES)], append=True)
+        path.write_bytes(path.read_bytes().rstrip() + ends.encode())  # as some editors save it
+    write_transcripts(path, [Episode.of("a", "d", BYTES)], append=True)
+    assert [e.completion for e in read_transcripts(path, BYTES)] == ["b", "c", "d"]

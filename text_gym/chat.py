@@ -236,7 +236,7 @@ class ChatTemplate:
             go_on: The assistant's next reply follows.
 
         Raises:
-            PromptError: As `encode`; or the template rewrites what was said before.
+            PromptError: As `encode`; or the template rewrites what was said before, or leaves the answer out.
         """
         talk: Messages = [*messages, {"role": "assistant", "content": reply}, answer]
         marks = self._marks(talk)
@@ -251,6 +251,13 @@ class ChatTemplate:
         if at < 0:
             raise PromptError(
                 f"the model's chat template leaves out or rewrites the assistant's {excerpt(content)}"
+            )
+        heard = talk[-1]["content"].strip()
+        other = {**talk[-1], "content": heard + heard}
+        if heard not in whole[len(said) :] and self.render([*talk[:-1], other], reply=go_on) == whole:
+            raise PromptError(
+                f"the model's chat template leaves out what the {answer['role']} says, "
+                f"{excerpt(answer['content'])}"
             )
         ids = self._ids(whole[at + len(content) :], marks)
         if closed and self.end_of_turn in ids:

@@ -9,6 +9,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -35,7 +36,8 @@ def write_transcripts(
     Conversations are written as `messages`, too, with the completion as the last one: rows for fine-tuning.
 
     `gold` is what the task's own reward gives a text, for when `reward` is another one. With `append` the
-    rows are added to those in the file, and are on the disk when this returns. Halves of characters, which
+    rows are added to those in the file, on lines of their own also where its last line has no end, and are on
+    the disk when this returns. Halves of characters, which
     have no UTF-8 and which no reader takes, become question marks.
 
     Raises:
@@ -47,7 +49,9 @@ def write_transcripts(
         for name, values in columns.items():
             if len(values) != len(listed):
                 raise DataError(f"{file}: {len(values)} values of {name} for {len(listed)} episodes")
+    unended = append and not _ends_with_a_line(Path(file))
     with open(file, "a" if append else "w", encoding="utf-8", errors="replace") as out:
+        out.write("\n" if unended else "")
         for i, e in enumerate(episodes):
             row: dict[str, Any] = {
                 "id": e.prompt.id,
@@ -72,6 +76,15 @@ def write_transcripts(
         if append:
             out.flush()
             os.fsync(out.fileno())
+
+
+def _ends_with_a_line(file: Path) -> bool:
+    """Return True if the file is empty or not there, or its last line has an end."""
+    with suppress(FileNotFoundError), file.open("rb") as stream:
+        if stream.seek(0, os.SEEK_END):
+            stream.seek(-1, os.SEEK_END)
+            return stream.read() == b"\n"
+    return True
 
 
 def turn_rows(episode: Episode) -> list[dict[str, Any]]:

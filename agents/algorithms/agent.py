@@ -48,7 +48,7 @@ from text_gym.models.runtime import (
     reward_modules,
     unchanged,
 )
-from text_gym.models.world import World, is_first_process
+from text_gym.models.world import World
 from text_gym.rewards.source import RewardSource
 
 from .configs import AgentConfig
@@ -270,7 +270,7 @@ class Agent(ABC, Generic[ConfigT]):
             resumable: Add a checkpoint, about four times as large, from which `load` goes on as this agent.
         """
         policy = self.whole_policy()
-        if self.shards is None or is_first_process():
+        if self.shards is None or self.world is None or self.world.rank == 0:
             policy.save(folder)
         if resumable:
             Checkpoints(Path(folder) / "checkpoints", keep=1).save(self, overwrite=True)

@@ -82,9 +82,10 @@ def test_what_is_no_reply_is_asked_again(typed: str, told: str) -> None:
     ],
 )
 def test_what_a_reply_becomes(typed: str, text: str, reward: float, ends: bool) -> None:
-    (env, (_, rewards, terminated, _, _)), _, _ = sit(typed, task=Rules())
+    (env, (_, rewards, terminated, _, _)), _, out = sit(typed, task=Rules())
     assert completion(env) == text
     assert (rewards[0], terminated[0]) == (reward, ends)
+    assert ("user" in out.getvalue()) == (typed == ":task")  # shown if the person did not type it
 
 
 @pytest.mark.parametrize("typed", [(), (":quit",), ("\x1b",)])

@@ -174,6 +174,13 @@ def test_data_that_is_gone_and_tasks_from_python_are_told(
     (policy / "text_gym.json").write_text(json.dumps({**origin, "data": str(tmp_path / "gone.jsonl")}))
     assert main(["evaluate", str(policy)]) == 2
     assert "gone.jsonl, which cannot be read now" in capsys.readouterr().err
+    written = []
+    for folder in (world / "run" / "policy", policy):  # typed prompts need no data
+        assert main(["sample", "--policy", str(folder), "a", "b"]) == 0
+        written.append(capsys.readouterr().out)
+    assert written[0] == written[1] != ""
+    assert main(["sample", "--policy", str(policy)]) == 2
+    assert "gone.jsonl, which cannot be read now" in capsys.readouterr().err
     data = ["--data", str(world / "data.jsonl")]
     assert measured(tmp_path, str(policy), *data)["reference"] == str(world / "start")
     (policy / "text_gym.json").write_text(json.dumps({"max_tokens": 8, "start_policy": None}))

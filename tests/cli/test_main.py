@@ -95,6 +95,7 @@ CHEAP = [
     ("train --push-to-hub a/b/c", "--push-to-hub a/b/c: write OWNER/NAME"),
     ("train --out FOLDER/run", "FOLDER/run already holds a run; choose another --out"),
     ("train --out FOLDER/rows.csv", "FOLDER/rows.csv is a file; choose a folder"),
+    (f"train --out FOLDER/{'x' * 300}", "File name too long; choose another place"),
     ("train --resume FOLDER", "FOLDER holds no run: there is no config.json"),
     ("train --resume FOLDER/run --seed 1", "leave out all options but --resume"),
     ("sft --data FOLDER/rows.csv", "pass --completion COLUMN"),
@@ -118,6 +119,7 @@ CHEAP = [
     ("view FOLDER/none", "there is no folder FOLDER/none"),
     ("view FOLDER", "keeps no rollouts (no iteration is in FOLDER/rollouts): train with --keep-rollouts"),
     ("view FOLDER --output FOLDER", "--output FOLDER is a folder"),
+    (f"view FOLDER --output FOLDER/{'x' * 300}", "File name too long; choose another place"),
     ("train --keep-rollouts -1", "--keep-rollouts is -1; it must be at least 0"),
     ("train --algorithm sb3.ppo --keep-rollouts 2", "leave out --keep-rollouts"),
     ("train --watch readibility", "readability"),
@@ -323,3 +325,15 @@ def test_rewards_from_files_run_in_the_sandbox_or_not(
         assert main(arguments) == 0
         assert file.with_suffix(".txt").read_text() == "written"
         assert "TEXT_GYM_SANDBOX" not in os.environ
+
+
+@pytest.mark.parametrize(("others", "status"), [({}, 0), ({"WORLD_SIZE": "2", "RANK": "0"}, 1)])
+def test_whoever_stops_reading_ends_a_command_and_all_its_processes(
+    others: dict[str, str], status: int
+) -> None:
+    """`torchrun` ends the others when one fails; after a 0 they would wait for it."""
+    command = [sys.executable, "-u", "-m", "text_gym", "tasks"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, **others}) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(timeout=300) == status

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tests.ranks.learn import CASES, WRITTEN
 from tests.ranks.start import finish, start
 from text_gym.errors import ConfigError, PeerError
-from text_gym.models.world import World, _is_over, local_device, meeting, started_by_torchrun
+from text_gym.models.world import World, _is_over, local_device, meeting
+from text_gym.utils.display import started_by_torchrun
 
 
 def world(rank: int, size: int) -> World:

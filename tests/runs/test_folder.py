@@ -76,7 +76,7 @@ def test_a_resumed_run_goes_on_after_the_iterations_that_count(tmp_path: Path) -
     assert file.read_text() == "".join(lines[:4])
     assert (tmp_path / "log.txt").read_text().endswith(" resumed\n")
     file.write_text("nonsense\n")
-    with pytest.raises(DataError, match=r"metrics\.jsonl, line \d+: not JSON"):
+    with pytest.raises(DataError, match=r"metrics\.jsonl, line 1: not JSON .*; take that line out"):
         RunFolder(tmp_path, {"seed": 0}, logs=(), resume=True)
     with pytest.raises(ConfigError, match="seed: 0 before, 1 now"):
         RunFolder(tmp_path, {"seed": 1}, logs=(), resume=True)
@@ -85,6 +85,20 @@ def test_a_resumed_run_goes_on_after_the_iterations_that_count(tmp_path: Path) -
             RunFolder(tmp_path, other, logs=(), resume=True)
     with pytest.raises(ConfigError, match="holds no run"):
         RunFolder(tmp_path / "none", {}, logs=(), resume=True)
+
+
+def test_rows_that_are_lost_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with RunFolder(tmp_path, {}, logs=()) as run:
+        for row in ROWS:
+            run.log(row)
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[2:]))
+    with RunFolder(tmp_path, {}, logs=(), resume=True) as run:
+        run.rewind(2)
+        assert "metrics.jsonl lacks 2 of the 2 iterations" in caplog.text
+        caplog.clear()
+        run.rewind(0)
+    assert caplog.text == ""
 
 
 def test_two_runs_cannot_share_a_folder(tmp_path: Path) -> None:

@@ -28,3 +28,11 @@ def test_in_a_terminal_it_is_a_bar_that_is_erased_and_gives_the_cursor_back() ->
         pass
     lines = shown.getvalue().split("\n")
     assert "loading" not in lines[-1]
+
+
+def test_a_process_that_is_not_the_first_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = io.StringIO()
+    for terminal in (False, True):
+        with Waiting("loading PyTorch", Console(file=shown, force_terminal=terminal), show=False):
+            pass
+    assert (capsys.readouterr().out, shown.getvalue()) == ("", "")

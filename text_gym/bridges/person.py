@@ -137,7 +137,7 @@ class PersonRespondent:
             if own is None and self.task is not None:
                 (own,) = self.task.respond([episode], [generator])
             if command == ":task" and own is not None:
-                self.heard(own.role, _text_of(own, episode))
+                self.show(own.role, _text_of(own, episode))  # nobody typed it
                 return own
             if command == ":task" or (command.startswith(":") and not ends):
                 self.say(f"{command}: no such command here; :help shows them", "problem")

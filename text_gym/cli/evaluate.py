@@ -46,7 +46,8 @@ def run_evaluate(options: EvaluateOptions) -> int:
 def sample(options: SampleOptions, console: Console | None = None) -> list[str]:
     """Print completions of the given texts, or of held-out prompts."""
     console = console or SafeConsole()
-    task, place = _task_and_policy(options.task, data_of(options), options.policy, options.max_tokens)
+    asked = (options.task, data_of(options), options.policy, options.max_tokens)
+    task, place = _task_and_policy(*asked, typed=bool(options.texts))
     policy = load_policy(place, options.device, task)
     prompts = _typed(options, task, policy) or list(islice(task.held_out, options.count))
     repeats = max(1, options.count // len(prompts)) if options.texts else 1
@@ -157,9 +158,11 @@ def data_of(options: Data, **changes: Any) -> Data:
 
 
 def _task_and_policy(
-    name: str | None, data: Data, policy: str | None, max_tokens: int | None
+    name: str | None, data: Data, policy: str | None, max_tokens: int | None, *, typed: bool = False
 ) -> tuple[Task, str | Path]:
     """Load the task or data to evaluate a policy on, its own by default, and find the policy's folder.
+
+    Prompts that are `typed` need no data: where the policy's own is gone, they are written as it was.
 
     Raises:
         ConfigError: There is no policy, or its data is gone, or it was trained on a task made in Python.
@@ -174,6 +177,10 @@ def _task_and_policy(
         except DataError as error:
             if not own:
                 raise
+            if typed:
+                task, settings = load_task("products"), {"chat": data.chat, "system": data.system}
+                most = int(max_tokens or origin.get("max_tokens") or task.max_tokens)
+                return dataclasses.replace(task, max_tokens=most, settings=settings), place
             raise DataError(
                 f"the policy was trained on {data.data}, which cannot be read now ({error}); pass --data "
                 "FILE (column and separator are known), or --task NAME"

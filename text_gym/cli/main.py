@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import Any
 
 from text_gym.errors import ConfigError, TextGymError, UnknownNameError
-from text_gym.utils.display import escaped_output
+from text_gym.utils.display import escaped_output, started_by_torchrun
 
 # A command of one word or two: the function that reads the words after it, the one that takes what was
 # read (and returns the exit status), and its help.
@@ -208,7 +208,7 @@ def _run(argv: list[str], debug: bool) -> int:
         return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return int(started_by_torchrun())  # torchrun ends the others, who would wait for this one
     except KeyboardInterrupt:
         if debug:
             raise

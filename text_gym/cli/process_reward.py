@@ -16,13 +16,13 @@ from text_gym.cli.options.reward import RewardTrainOptions
 from text_gym.errors import ConfigError
 from text_gym.models.loading import pick_device
 from text_gym.models.runtime import pick_dtype
-from text_gym.models.world import started_by_torchrun
 from text_gym.reward_models.learned.configs import NgramConfig, RewardTrainingConfig
 from text_gym.reward_models.learned.model import RewardModel
 from text_gym.reward_models.learned.process import ProcessReward, check_steps
 from text_gym.reward_models.learned.training import RewardTrainer
 from text_gym.reward_models.preferences.opinions import StepLabels, split_opinions
 from text_gym.tokenizer import PretrainedTokenizer
+from text_gym.utils.display import started_by_torchrun
 from text_gym.utils.interval import mean_interval
 from text_gym.utils.json_files import write_json
 

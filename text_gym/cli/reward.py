@@ -22,7 +22,7 @@ from text_gym.episode import Episode, Prompt
 from text_gym.errors import ConfigError
 from text_gym.models.loading import pick_device
 from text_gym.models.runtime import pick_dtype
-from text_gym.models.world import World, local_device, meeting, started_by_torchrun
+from text_gym.models.world import World, local_device, meeting
 from text_gym.reward_models.learned.configs import NgramConfig, RewardTrainingConfig
 from text_gym.reward_models.learned.ensembles import Ensemble
 from text_gym.reward_models.learned.model import RewardModel
@@ -34,6 +34,7 @@ from text_gym.reward_models.preferences.opinions import Opinions, PreferencePair
 from text_gym.rewards.source import RewardSource
 from text_gym.tokenizer import ByteTokenizer, PretrainedTokenizer
 from text_gym.transcripts import read_transcripts
+from text_gym.utils.display import started_by_torchrun
 from text_gym.utils.json_files import write_json
 from text_gym.utils.terminal import SafeConsole
 

@@ -13,7 +13,6 @@ from text_gym.cli.options.rlhf import RLHFOptions
 from text_gym.data import Data
 from text_gym.episode import Episode
 from text_gym.errors import ConfigError, RaterLeftError
-from text_gym.models.world import started_by_torchrun
 from text_gym.reward_models.labels.questions import CRITERIA, LabelCriterion
 from text_gym.rlhf.config import RLHFConfig
 from text_gym.rlhf.cycle import rlhf
@@ -23,7 +22,7 @@ from text_gym.runs.data import data_task, resolve_task, with_settings
 from text_gym.runs.folder import default_folder
 from text_gym.runs.saved_policy import read_origin
 from text_gym.tasks.task import Task
-from text_gym.utils.display import harmless
+from text_gym.utils.display import harmless, started_by_torchrun
 from text_gym.utils.terminal import SafeConsole
 
 if TYPE_CHECKING:

@@ -22,12 +22,13 @@ from text_gym.episode import Prompt
 from text_gym.errors import ConfigError
 from text_gym.models.loading import pick_device
 from text_gym.models.runtime import pick_dtype
-from text_gym.models.world import is_first_process, local_device, meeting, started_by_torchrun
+from text_gym.models.world import local_device, meeting
 from text_gym.runs.model_card import ModelCard, write_model_card
 from text_gym.runs.origin import Start, load_policy, write_origin
 from text_gym.runs.saved_policy import policy_folder
 from text_gym.tasks.task import load_task
 from text_gym.tokenizer import PretrainedTokenizer, Tokenizer
+from text_gym.utils.display import is_first_process, started_by_torchrun
 from text_gym.utils.json_files import write_json
 from text_gym.utils.terminal import SafeConsole
 

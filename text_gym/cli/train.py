@@ -32,7 +32,6 @@ from text_gym.errors import ConfigError, TextGymError
 from text_gym.models.launch import launch_by_ray, rank_zero_says, ray_wants_cuda
 from text_gym.models.loading import pick_device, read_model_config
 from text_gym.models.runtime import pick_dtype
-from text_gym.models.world import is_first_process
 from text_gym.prompts import texts_in_chunks
 from text_gym.rewards.remote import RemoteReward
 from text_gym.runs.data import load_reward_source, resolve_task
@@ -40,6 +39,7 @@ from text_gym.runs.folder import read_config
 from text_gym.runs.preferences import read_preferences
 from text_gym.runs.train import train
 from text_gym.tasks.task import Task
+from text_gym.utils.display import is_first_process
 from text_gym.utils.waiting import Waiting
 
 

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from text_gym.episode import IntArray
 from text_gym.errors import ConfigError, PeerError
-from text_gym.utils.display import harmless
+from text_gym.utils.display import harmless, started_by_torchrun
 
 from .loading import pick_device
 
@@ -331,16 +331,6 @@ def meeting(device: str) -> Iterator[World | None]:
         yield world
     world._knows.set()
     dist.destroy_process_group()
-
-
-def started_by_torchrun() -> bool:
-    """Return True if `torchrun` has started this process beside others."""
-    return int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ
-
-
-def is_first_process() -> bool:
-    """Return True if this process is the one that writes and prints: rank 0 under `torchrun`, or alone."""
-    return not started_by_torchrun() or int(os.environ["RANK"]) == 0
 
 
 def local_device(device: str) -> str:

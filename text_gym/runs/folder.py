@@ -6,6 +6,7 @@ Everything a run leaves is plain text, PNG, safetensors or TensorBoard events; n
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import time
@@ -26,6 +27,8 @@ from text_gym.utils.sealed import naming_full_disk, write_atomic
 
 from .loggers import LogName, MetricsLogs
 from .record import check_changes, differences, go_on, start_record
+
+LOG = logging.getLogger("text_gym")
 
 Metrics = Mapping[str, float]
 # Prompt, text before, its rewards by name, text after, its rewards.
@@ -56,7 +59,7 @@ _README = """# A training run of text-gym
 | `events.out.tfevents…` | the same rows for TensorBoard: `tensorboard --logdir` and this folder |
 | `wandb`, `wandb-run.txt` | the same rows for Weights & Biases, with `--log wandb`, and the run's id there |
 | `curves.png` | reward, KL and length over the iterations; gold too, where another reward was optimised |
-| `summary.json` | held-out prompts before and after training; a run that has it is complete |
+| `summary.json` | held-out prompts before and after training; complete unless it says `interrupted` |
 | `samples.md` | texts on held-out prompts, before and after |
 | `policy` | the trained policy and its model card; `text-gym sample --policy` and `evaluate` take it |
 | `rollouts`, `view.html` | episodes of some iterations, token by token, with `--keep-rollouts` |
@@ -138,9 +141,17 @@ class RunFolder:
                 self._lock.release()
 
     def rewind(self, iteration: int) -> None:
-        """Drop the rows after this iteration, because they will be made again."""
+        """Drop the rows after this iteration, which are made again; warn of earlier ones that are lost."""
         self._metrics.close()
         self.rows = [row for row in self.rows if row["iteration"] <= iteration]
+        lost = iteration - len(self.rows)
+        if lost > 0:
+            LOG.warning(
+                "metrics.jsonl lacks %d of the %d iterations up to the checkpoint: curves.png and seconds "
+                "in summary.json are those of the others; the policy and later rows are as they should be",
+                lost,
+                iteration,
+            )
         file = self.path / "metrics.jsonl"
         write_atomic(file, "".join(json.dumps(_finite(row)) + "\n" for row in self.rows))
         self._metrics = file.open("a", encoding="utf-8")
@@ -293,7 +304,7 @@ def _read_rows(file: Path) -> list[dict[str, float]]:
     for number, line in enumerate(content.split(b"\n")[:-1], 1):
         where = f"{file}, line {number}"
         try:
-            row = parse_json(line.decode("utf-8"), where)
+            row = parse_json(line.decode("utf-8"), where, advice="take that line out, and resume again")
             found.append({k: math.nan if v is None else v for k, v in row.items()})
             numbers = (v for v in found[-1].values() if not isinstance(v, str))  # algorithms may leave notes
             _ = sum(numbers, 0.0) + row["iteration"]

@@ -82,7 +82,7 @@ def train(
     It ends with the last policy, or with that of the best checkpoint where its reward − β·KL, on the run's
     own batches, was larger by more than noise (`Checkpoints.take_best`).
     A run that was interrupted, in whatever way, goes on with `resume` from its last checkpoint; on a CPU its
-    summary, metrics (`text_gym.agents.TIMES` aside) and policy are then those of the uninterrupted run.
+    summary, metrics (but for seconds and memory) and policy are then those of the uninterrupted run.
 
     Args:
         algorithm: Name of the algorithm, e.g. `"ppo"`, `"sb3.ppo"` for that of Stable-Baselines3, `"dpo"`,

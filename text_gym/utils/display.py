@@ -1,7 +1,7 @@
 """Model output is hostile text: make it harmless before a terminal sees it.
 
 Commands print inside `escaped_output`, so that errors, warnings and tracebacks are escaped too. Only what is
-shown is changed; what is stored stays verbatim.
+shown is changed; what is stored stays verbatim. Of several processes only the first one prints.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import os
 import re
 import sys
 import traceback
@@ -108,6 +109,16 @@ def _escape(c: str) -> str:
     return known or (
         f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
     )
+
+
+def started_by_torchrun() -> bool:
+    """Return True if `torchrun` has started this process beside others."""
+    return int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ
+
+
+def is_first_process() -> bool:
+    """Return True if this process is the one that writes and prints: rank 0 under `torchrun`, or alone."""
+    return not started_by_torchrun() or int(os.environ["RANK"]) == 0
 
 
 class EscapedStream:

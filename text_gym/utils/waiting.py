@@ -16,11 +16,14 @@ class Waiting:
     Args:
         waiting_for: What for, e.g. `"loading PyTorch and the policy"`; shown at once.
         console: Where to.
+        show: False shows nothing, for a process that another one speaks for.
     """
 
-    def __init__(self, waiting_for: str, console: Console | None = None) -> None:
+    def __init__(self, waiting_for: str, console: Console | None = None, *, show: bool = True) -> None:
         self.console = console or SafeConsole()
         self._bar: Progress | None = None
+        if not show:
+            return
         if self.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
             self._bar = Progress(*columns, console=self.console, transient=True)

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from text_gym.cli.options.parsing import COLUMN, parse, value_of
+from text_gym.cli.options.sft import read_sft
+from text_gym.cli.options.train import read_train
 from text_gym.errors import ConfigError
 
 
@@ -146,3 +148,18 @@ class Both:
 
 def test_an_option_comes_before_the_other_name_of_another() -> None:
     assert parse("compare", ["--policy", "p", "--model", "m"], Both) == [Both(model="m", policy="p")]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_several_processes_the_first_names_the_folder(
+    rank: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each of them makes up a folder's name by the clock, and only the first one's is written to."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", str(rank))
+    *_, waiting = read_train(["--task", "guess", "--policy", "new", "--algorithm", "grpo"])
+    waiting.stop()
+    read_sft(["--task", "products"])
+    told = capsys.readouterr().out
+    names = ["recommended for guess", "folder", "measuring the start", "loading PyTorch …"]
+    assert [line.partition(":")[0] for line in told.splitlines()] == ([] if rank else names)

@@ -5,8 +5,11 @@ Only what is certainly wrong is refused here; everything is checked again by tho
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -187,30 +190,49 @@ def _why_no_cuda() -> str | None:
 
 
 def check_out_folder(out: str | None, option: str = "out") -> None:
-    """Refuse a folder to write to that is a file.
+    """Refuse a folder to write to that is a file, or that cannot be made or written.
 
     Raises:
         ConfigError: Naming it.
     """
-    for place in [] if out is None else [Path(out), *Path(out).parents]:
-        if place.exists():
-            if not place.is_dir():
-                raise ConfigError(f"--{option} {out}: {place} is a file; choose a folder")
-            return
+    if out is None:
+        return
+    with _naming_bad_path(out, option):
+        place = next(place for place in (Path(out), *Path(out).parents) if place.exists())
+    if not place.is_dir():
+        raise ConfigError(f"--{option} {out}: {place} is a file; choose a folder")
+    _check_writable(place, out, option)
 
 
 def check_file(option: str, file: str | None) -> None:
-    """Refuse a file to write to that is a folder, or whose folder is not there.
+    """Refuse a file to write to that is a folder, or whose folder is not there or cannot be written.
 
     Raises:
         ConfigError: Naming it.
     """
     if file is None:
         return
-    if Path(file).is_dir():
-        raise ConfigError(f"--{option} {file} is a folder; pass the name of a file in it")
-    if not Path(file).parent.is_dir():
-        raise ConfigError(f"--{option} {file}: there is no folder {Path(file).parent}; make it first")
+    folder = Path(file).parent
+    with _naming_bad_path(file, option):
+        if Path(file).is_dir():
+            raise ConfigError(f"--{option} {file} is a folder; pass the name of a file in it")
+        if not folder.is_dir():
+            raise ConfigError(f"--{option} {file}: there is no folder {folder}; make it first")
+    _check_writable(folder, file, option)
+
+
+@contextmanager
+def _naming_bad_path(path: str, option: str) -> Iterator[None]:
+    """Name the option whose path the system cannot look at: a name is too long, or a folder is closed."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"--{option} {path}: {error.strerror}; choose another place") from error
+
+
+def _check_writable(folder: Path, path: str, option: str) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"--{option} {path}: you may not write to {folder}; choose another place")
 
 
 def check_sampling(temperature: float, top_k: int, top_p: float) -> None:

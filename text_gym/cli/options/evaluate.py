@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from tyro.conf import Positional
 
@@ -167,4 +168,6 @@ def read_view(argv: list[str]) -> tuple[ViewOptions]:
     """Options of `text-gym view`."""
     (options,) = parse("view", argv, ViewOptions)
     check_file("output", options.output)
+    if options.output is None and Path(options.run).is_dir():
+        check_file("output", str(Path(options.run, "view.html")))
     return (options,)

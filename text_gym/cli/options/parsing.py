@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from text_gym.errors import ConfigError, TextGymError
 from text_gym.tasks.task import load_task
-from text_gym.utils.display import plain_stream
+from text_gym.utils.display import is_first_process, plain_stream
 
 COLUMN = {"reference": "completion"}  # `--reference` is a policy; a column of texts is `--completion`
 # Other names under which an option is found, where no option of the command has that name itself.
@@ -221,7 +221,7 @@ def with_recommended(argv: Sequence[str], algorithm: str) -> list[str]:
     except TextGymError:  # is told when the options are checked
         return list(argv)
     more = _as_words(settings, {_option(word) for word in argv if word.startswith("--")})
-    if more:
+    if more and is_first_process():
         print(f"recommended for {name}: {' '.join(more)}", flush=True)
     return [*argv, *more]
 

@@ -10,6 +10,7 @@ from text_gym.agents.algorithms.configs import SFTConfig
 from text_gym.data import Data
 from text_gym.errors import ConfigError
 from text_gym.runs.hub import check_push
+from text_gym.utils.display import is_first_process
 
 from .checks import (
     at_least,
@@ -91,5 +92,6 @@ def read_sft(argv: list[str]) -> tuple[SFTOptions, SFTConfig, float]:
         raise ConfigError(f"--width is {options.width}; it must be a multiple of --heads, {options.heads}")
     if not 0 <= options.dropout < 1:
         raise ConfigError(f"--dropout is {options.dropout}; it must be in [0, 1)")
-    print("loading PyTorch …", flush=True)
+    if is_first_process():
+        print("loading PyTorch …", flush=True)
     return options, config, started

@@ -20,6 +20,7 @@ from text_gym.runs.hub import check_push
 from text_gym.runs.loggers import LogName, check_logs
 from text_gym.runs.record import check_trust
 from text_gym.runs.saved_policy import policy_folder
+from text_gym.utils.display import is_first_process
 from text_gym.utils.waiting import Waiting
 
 from .checks import (
@@ -161,10 +162,11 @@ def read_train(argv: list[str]) -> tuple[TrainOptions, Any, str, float, Waiting]
             give_way=("layers", "width"),
         )
         options = _checked(options, config)
-    if not options.plan:
+    first = is_first_process()
+    if first and not options.plan:
         print(f"folder: {resumed or options.out}", flush=True)
     doing = "planning" if options.plan else "measuring the start: loading PyTorch and the policy"
-    waiting = Waiting(doing)
+    waiting = Waiting(doing, show=first)
     return options, config, resumed, started, waiting
 
 
@@ -332,6 +334,7 @@ def _settings_of_run(argv: list[str], folder: str) -> tuple[TrainOptions, Any]:
     if given.trust is not None and Path(given.trust).resolve() != Path(folder).resolve():
         raise ConfigError(f"--trust {given.trust} is not the folder of --resume {folder}")
     found = read_config(folder)
+    check_out_folder(folder, "resume")
     try:
         options = checked_fields(TrainOptions, found["options"])
         check_trust(
