@@ -314,8 +314,9 @@ class TurnEnds:
     Raises:
         ConfigError: Nothing would end a turn.
 
-    >>> from text_gym import ByteTokenizer
-    >>> ends = TurnEnds(EpisodeOptions(turn_stop=".", respondent=object(), max_turns=2), ByteTokenizer())
+    >>> from text_gym import ByteTokenizer, Tool
+    >>> options = EpisodeOptions(turn_stop=".", respondent=Tool(len), max_turns=2)
+    >>> ends = TurnEnds(options, ByteTokenizer())
     >>> ends.close([*b"Hi."]), ends.close([*b"Hi"])
     ('Hi', None)
     """
