@@ -5,6 +5,7 @@ An `Episode` holds no reward of its source: that is somebody's opinion of it, an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -302,17 +303,23 @@ def as_prompt(item: Any, position: int, tokenizer: Tokenizer | None = None) -> P
         return Prompt(item)
     if isinstance(item, Mapping) and isinstance(item.get("prompt"), str):
         columns = {k: v for k, v in item.items() if k != "prompt"}
-        return Prompt(item["prompt"], columns, str(columns.pop("id", "")))
+        return Prompt(item["prompt"], columns, _name(columns.pop("id", None)))
     if isinstance(item, Mapping) and isinstance(item.get("prompt"), (list, tuple)):
         columns = {k: v for k, v in item.items() if k != "prompt"}
         try:
-            return Prompt.from_messages(item["prompt"], tokenizer, columns, str(columns.pop("id", "")))
+            return Prompt.from_messages(item["prompt"], tokenizer, columns, _name(columns.pop("id", None)))
         except PromptError as error:
             raise PromptError(f"prompt {position}: {error}") from error
     raise PromptError(
         f"prompt {position} is {type(item).__name__} {excerpt(repr(item))}; "
         "expected a string, a Prompt, or a mapping with a text or messages under 'prompt'"
     )
+
+
+def _name(value: Any) -> str:
+    """Return a prompt's id; an empty cell of a table, which is None or NaN, gives it none of its own."""
+    empty = value is None or (isinstance(value, float) and math.isnan(value))
+    return "" if empty else str(value)
 
 
 def share_cut(episodes: Sequence[Episode]) -> float:

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, overload
 
 from .episode import Prompt, as_prompt
-from .errors import PromptError
+from .errors import PromptError, excerpt
 from .tokenizer import Tokenizer
 
 KEPT = 65_536  # sets of up to so many are kept as `Prompt`s, a few hundred bytes each
@@ -78,13 +78,12 @@ def as_prompts(
 
     Raises:
         PromptError: There is none, or one is of another form; its position is named. In a large set it is
-            found when its text is read.
+            found when its text is read. Or they have no order of rows: a `DatasetDict`, a data frame, a set.
 
     >>> as_prompts(["Hello", {"prompt": "2+2=", "answer": 4}])[1].columns
     {'answer': 4}
     """
-    if isinstance(prompts, (str, bytes)):
-        raise PromptError("prompts is a single string; pass a list of prompts")
+    _check_order(prompts)
     if isinstance(prompts, PromptSequence):
         return prompts
     by_index = isinstance(prompts, Sequence) or _is_data_set(prompts)
@@ -104,6 +103,27 @@ def in_chunks(prompts: Sequence[Prompt]) -> Iterator[list[str | Prompt]]:
 def texts_in_chunks(prompts: Sequence[Prompt]) -> Iterator[list[str]]:
     """Read the prompts' texts in order, `CHUNK` at a time."""
     return ([t if isinstance(t, str) else t.text for t in chunk] for chunk in in_chunks(prompts))
+
+
+def _check_order(prompts: object) -> None:
+    """Refuse what can be iterated over, but not prompt by prompt and always in the same order.
+
+    Raises:
+        PromptError: It is one text, a mapping or a table (whose names would be the prompts), a set, or not
+            iterable.
+    """
+    kind = type(prompts).__name__
+    if isinstance(prompts, (str, bytes)):
+        raise PromptError("prompts is a single string; pass a list of prompts")
+    if isinstance(prompts, Mapping):
+        keys = excerpt(", ".join(map(str, prompts)))
+        raise PromptError(f"prompts is a {kind} with the keys {keys}; pass one of its values, such as prompts['train']")
+    if isinstance(prompts, (set, frozenset)):
+        raise PromptError(f"prompts is a {kind}, whose order changes from run to run; pass sorted(prompts)")
+    if hasattr(prompts, "columns") and hasattr(prompts, "to_dict"):
+        raise PromptError(f"prompts is a {kind}; pass its rows, in pandas prompts.to_dict('records')")
+    if not isinstance(prompts, Iterable) and not hasattr(prompts, "__getitem__"):
+        raise PromptError(f"prompts is {kind} {excerpt(repr(prompts))}; pass a list of prompts")
 
 
 def _read(prompt: Prompt) -> str | Prompt:

@@ -66,7 +66,7 @@ def read_pairs(
             _text(row, chosen, about, chat, where),
             _text(row, rejected, about, chat, where),
             0.0 if margin is None else margin,
-            _flag(row.get("tie", False), "tie", where),
+            _flag(row.get("tie") or False, "tie", where),
             **_common(row, where),
             turns=turns,
         )
