@@ -117,7 +117,7 @@ def _check_order(prompts: object) -> None:
         raise PromptError("prompts is a single string; pass a list of prompts")
     if isinstance(prompts, Mapping):
         keys = excerpt(", ".join(map(str, prompts)))
-        raise PromptError(f"prompts is a {kind} with the keys {keys}; pass one of its values, such as prompts['train']")
+        raise PromptError(f"prompts is a {kind} with the keys {keys}; pass one of its values")
     if isinstance(prompts, (set, frozenset)):
         raise PromptError(f"prompts is a {kind}, whose order changes from run to run; pass sorted(prompts)")
     if hasattr(prompts, "columns") and hasattr(prompts, "to_dict"):
