@@ -109,6 +109,11 @@ def test_any_table_with_any_columns(tmp_path: Path) -> None:
             "row 1: column 'rejected' holds 'None'",
         ),
         ({"prompt": " ", "chosen": "b", "rejected": "c"}, DataError, "row 1: the prompt is empty"),
+        (
+            {"ask": "a", **{c: [{"role": "assistant", "content": c}] for c in ("chosen", "rejected")}},
+            UnknownNameError,
+            "'prompt'. Known: ask, chosen, rejected",
+        ),
         ({"prompt": "a", "chosen": [{"role": "user"}], "rejected": ""}, DataError, "row 1: column 'chosen'"),
         (
             {"prompt": [{"role": "user", "content": "Hi"}], "chosen": "", "rejected": ""},
