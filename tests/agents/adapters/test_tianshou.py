@@ -45,7 +45,7 @@ def test_forbidden_tokens_are_not_drawn() -> None:
     pytest.importorskip("tianshou")
     adapter, venv = importlib.import_module(NAME), importlib.import_module("tianshou.env")
     data = importlib.import_module("tianshou.data")
-    kwargs = {"infos": "none", "mask": AllowedTokens(ids=[1])}
+    kwargs: Any = {"infos": "none", "mask": AllowedTokens(ids=[1])}
     envs = venv.DummyVectorEnv([lambda: gym.make("text_gym/Reverse-v0", **kwargs)] * 3)
     actor, _ = adapter.token_networks(envs.observation_space[0], envs.action_space[0], width=8)
     logits, _ = actor(data.Batch(list(envs.reset(seed=0)[0])))
