@@ -45,7 +45,7 @@ from .settings import (
     Settings,
     digest_of_files,
 )
-from .start import SamplingJob, check_task
+from .start import SamplingJob, check_measurable
 
 
 class BenchError(TextGymError, RuntimeError):
@@ -116,7 +116,7 @@ def bench_rewards(
     out = Path(out) if out else default_folder(task, "bench-rewards")
     if settings.data is not None and policy is None:
         settings = replace(settings, made=_made_policy(settings, out, console or SafeConsole()))
-    check_task(settings)
+    check_measurable(settings)
     cells = plan_rewards(
         settings,
         budget,

@@ -174,7 +174,7 @@ class DesignInputs:
         return SamplingJob(self.settings, "candidates", seed).read(self.folder)
 
 
-def check_task(settings: Settings) -> None:
+def check_measurable(settings: Settings) -> None:
     """Refuse a task on which no design can be measured, before anything is written.
 
     Raises:
