@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,28 @@ def test_malformed_files_are_named_with_the_place(
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none.csv: no such file"):
         read_rows(tmp_path / "none.csv")
+
+
+def test_json_lines_may_be_called_json(tmp_path: Path) -> None:
+    rows = [{"q": "a", "r": "1"}, {"q": "b", "r": "2"}]
+    text = "\r\n".join(map(json.dumps, rows))
+    assert read_rows(write(tmp_path, "t.json", text)) == rows
+    with pytest.raises(DataError, match="an object in each line"):
+        read_rows(write(tmp_path, "t.json", '{"data": []}'))
+
+
+def test_nan_in_json_is_an_empty_cell_as_in_parquet(tmp_path: Path) -> None:
+    empty = {"q": "a", "r": None, "x": [1.0]}
+    line = json.dumps({**empty, "r": float("nan")})
+    assert read_rows(write(tmp_path, "t.jsonl", line)) == [empty]
+    assert read_rows(write(tmp_path, "t.json", f"[{line}]")) == [empty]
+
+
+def test_a_cell_of_csv_may_be_long(tmp_path: Path) -> None:
+    before = csv.field_size_limit()
+    long = "x" * (before + 1)
+    assert read_rows(write(tmp_path, "t.csv", f"q,r\n{long},b\n")) == [{"q": long, "r": "b"}]
+    assert csv.field_size_limit() == before
 
 
 def test_references_of_one_prompt_are_gathered() -> None:

@@ -13,6 +13,19 @@ from text_gym.prompts import PromptSequence, as_prompts, texts_in_chunks
 ITEMS: list[Any] = [Prompt("a", {"k": 1}), "b", {"prompt": "c", "answer": 4}, {"prompt": "d", "id": 7}]
 
 
+class Frame:
+    """A table as pandas has it, whose iterator gives the names of its columns."""
+
+    columns = ("prompt", "answer")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def to_dict(self, _: str) -> list[dict[str, str]]:
+        """Return the rows."""
+        return []
+
+
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three prompts are many, and are read two at a time."""
@@ -32,6 +45,12 @@ def check_items(prompts: Sequence[Prompt]) -> None:
 def test_prompts_of_every_form() -> None:
     check_items(as_prompts(ITEMS))
     assert [p.text for p in as_prompts(t for t in "xy")] == ["x", "y"]
+
+
+@pytest.mark.parametrize("empty", [None, float("nan"), ""])
+def test_an_empty_cell_is_no_id(empty: Any) -> None:
+    assert [p.id for p in as_prompts([{"prompt": t, "id": empty} for t in "ab"])] == ["a", "b"]
+    assert as_prompts([{"prompt": "a", "id": 0}])[0].id == "0"
 
 
 @pytest.mark.usefixtures("large")
@@ -56,6 +75,11 @@ def test_many_prompts_are_made_when_they_are_asked_for() -> None:
         ([{"text": "a"}], "prompt 0 is dict"),
         ([{"prompt": 3}], "prompt 0 is dict"),
         (["a", "b", "c", 4], "prompt 3 is int"),
+        ({"train": ["a"], "test": ["b"]}, r"a dict with the keys 'train, test'; pass one of its values"),
+        ({"a", "b"}, "a set, whose order changes from run to run"),
+        (frozenset("ab"), "a frozenset, whose order"),
+        (Frame(), r"prompts is a Frame; pass its rows, in pandas prompts.to_dict\('records'\)"),
+        (5, "prompts is int '5'; pass a list"),
     ],
 )
 @pytest.mark.parametrize("many", [False, True])

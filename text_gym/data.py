@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -203,6 +204,7 @@ def pairs_from(prompts: Sequence[Prompt]) -> list[tuple[Prompt, str]]:
 
 
 def _read_csv(path: Path) -> list[Row]:
+    before = csv.field_size_limit(2**31 - 1)  # the module's own limit, 131,072, is that of the whole process
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
             reader = csv.DictReader(
@@ -212,6 +214,8 @@ def _read_csv(path: Path) -> list[Row]:
             names = reader.fieldnames or []
         except (csv.Error, UnicodeDecodeError) as error:
             raise DataError(f"{path}: not a CSV file in UTF-8 ({error})") from error
+        finally:
+            csv.field_size_limit(before)
     for name in names:
         if names.count(name) > 1:
             raise DataError(f"{path}: the header has {name!r} twice; give every column its own name")
@@ -232,10 +236,14 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
             raise DataError(f"{path}: not UTF-8 ({error})") from error
 
 
-def _read_json(path: Path) -> list[Row]:
-    content = parse_json(_text(path), str(path))
+def _read_json(path: Path) -> Iterable[Row]:
+    text = _text(path)
+    first, _, rest = text.strip().partition("\n")
+    if first.startswith("{") and first.rstrip().endswith("}") and rest:  # JSON lines under another name
+        return _read_jsonl(path)
+    content = parse_json(text, str(path))
     if not isinstance(content, list):
-        raise DataError(f"{path}: expected a list of objects at the top")
+        raise DataError(f"{path}: expected a list of objects at the top, or an object in each line")
     return [_row(item, f"{path}, item {i}") for i, item in enumerate(content)]
 
 
@@ -249,7 +257,7 @@ def _text(path: Path) -> str:
 def _row(value: Any, where: str) -> Row:
     if not isinstance(value, dict):
         raise DataError(f"{where}: expected an object, found {type(value).__name__}")
-    return value
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in value.items()}
 
 
 def _read_with_datasets(path: Path) -> Iterable[Row]:

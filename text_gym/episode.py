@@ -335,42 +335,6 @@ class Episode:
         return episode
 
 
-def as_prompt(item: Any, position: int, tokenizer: Tokenizer | None = None) -> Prompt:
-    """Make a prompt from a string, a `Prompt`, or a row with a `prompt` column (the rest become columns).
-
-    Args:
-        item: What somebody handed in.
-        position: Its place among the prompts, for the error.
-        tokenizer: Its chat template renders conversations.
-
-    A prompt in a row may be a conversation, as in TRL's data sets: a list of messages, which the tokenizer's
-    chat template renders.
-
-    Raises:
-        PromptError: It is of another form.
-
-    >>> as_prompt({"prompt": "2+2=", "answer": 4}, 0).columns
-    {'answer': 4}
-    """
-    if isinstance(item, Prompt):
-        return item
-    if isinstance(item, str):
-        return Prompt(item)
-    if isinstance(item, Mapping) and isinstance(item.get("prompt"), str):
-        columns = {k: v for k, v in item.items() if k != "prompt"}
-        return Prompt(item["prompt"], columns, str(columns.pop("id", "")))
-    if isinstance(item, Mapping) and isinstance(item.get("prompt"), (list, tuple)):
-        columns = {k: v for k, v in item.items() if k != "prompt"}
-        try:
-            return Prompt.from_messages(item["prompt"], tokenizer, columns, str(columns.pop("id", "")))
-        except PromptError as error:
-            raise PromptError(f"prompt {position}: {error}") from error
-    raise PromptError(
-        f"prompt {position} is {type(item).__name__} {excerpt(repr(item))}; "
-        "expected a string, a Prompt, or a mapping with a text or messages under 'prompt'"
-    )
-
-
 def share_cut(episodes: Sequence[Episode]) -> float:
     """Return the share of episodes cut at the token limit, in [0, 1]."""
     return sum(e.finish_reason == "length" for e in episodes) / len(episodes)

@@ -5,13 +5,14 @@ Nothing is tokenized here; see `text_gym.envs.prompts`.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, overload
 
-from .episode import Prompt, as_prompt
-from .errors import PromptError
+from .episode import Prompt
+from .errors import PromptError, excerpt
 from .tokenizer import Tokenizer
 
 KEPT = 65_536  # sets of up to so many are kept as `Prompt`s, a few hundred bytes each
@@ -78,13 +79,12 @@ def as_prompts(
 
     Raises:
         PromptError: There is none, or one is of another form; its position is named. In a large set it is
-            found when its text is read.
+            found when its text is read. Or they have no order of rows: a `DatasetDict`, a data frame, a set.
 
     >>> as_prompts(["Hello", {"prompt": "2+2=", "answer": 4}])[1].columns
     {'answer': 4}
     """
-    if isinstance(prompts, (str, bytes)):
-        raise PromptError("prompts is a single string; pass a list of prompts")
+    _check_order(prompts)
     if isinstance(prompts, PromptSequence):
         return prompts
     by_index = isinstance(prompts, Sequence) or _is_data_set(prompts)
@@ -106,6 +106,27 @@ def texts_in_chunks(prompts: Sequence[Prompt]) -> Iterator[list[str]]:
     return ([t if isinstance(t, str) else t.text for t in chunk] for chunk in in_chunks(prompts))
 
 
+def _check_order(prompts: object) -> None:
+    """Refuse what can be iterated over, but not prompt by prompt and always in the same order.
+
+    Raises:
+        PromptError: It is one text, a mapping or a table (whose names would be the prompts), a set, or not
+            iterable.
+    """
+    kind = type(prompts).__name__
+    if isinstance(prompts, (str, bytes)):
+        raise PromptError("prompts is a single string; pass a list of prompts")
+    if isinstance(prompts, Mapping):
+        keys = excerpt(", ".join(map(str, prompts)))
+        raise PromptError(f"prompts is a {kind} with the keys {keys}; pass one of its values")
+    if isinstance(prompts, (set, frozenset)):
+        raise PromptError(f"prompts is a {kind}, whose order changes from run to run; pass sorted(prompts)")
+    if hasattr(prompts, "columns") and hasattr(prompts, "to_dict"):
+        raise PromptError(f"prompts is a {kind}; pass its rows, in pandas prompts.to_dict('records')")
+    if not isinstance(prompts, Iterable) and not hasattr(prompts, "__getitem__"):
+        raise PromptError(f"prompts is {kind} {excerpt(repr(prompts))}; pass a list of prompts")
+
+
 def _read(prompt: Prompt) -> str | Prompt:
     return prompt if prompt.messages else prompt.text
 
@@ -113,3 +134,45 @@ def _read(prompt: Prompt) -> str | Prompt:
 def _is_data_set(items: Any) -> bool:
     """Recognise a `datasets.Dataset`, which is read by index and is no `Sequence`, without importing it."""
     return all(hasattr(items, name) for name in ("__len__", "column_names", "select_columns"))
+
+
+def as_prompt(item: Any, position: int, tokenizer: Tokenizer | None = None) -> Prompt:
+    """Make a prompt from a string, a `Prompt`, or a row with a `prompt` column (the rest become columns).
+
+    Args:
+        item: What somebody handed in.
+        position: Its place among the prompts, for the error.
+        tokenizer: Its chat template renders conversations.
+
+    A prompt in a row may be a conversation, as in TRL's data sets: a list of messages, which the tokenizer's
+    chat template renders.
+
+    Raises:
+        PromptError: It is of another form.
+
+    >>> as_prompt({"prompt": "2+2=", "answer": 4}, 0).columns
+    {'answer': 4}
+    """
+    if isinstance(item, Prompt):
+        return item
+    if isinstance(item, str):
+        return Prompt(item)
+    if isinstance(item, Mapping) and isinstance(item.get("prompt"), str):
+        columns = {k: v for k, v in item.items() if k != "prompt"}
+        return Prompt(item["prompt"], columns, _name(columns.pop("id", None)))
+    if isinstance(item, Mapping) and isinstance(item.get("prompt"), (list, tuple)):
+        columns = {k: v for k, v in item.items() if k != "prompt"}
+        try:
+            return Prompt.from_messages(item["prompt"], tokenizer, columns, _name(columns.pop("id", None)))
+        except PromptError as error:
+            raise PromptError(f"prompt {position}: {error}") from error
+    raise PromptError(
+        f"prompt {position} is {type(item).__name__} {excerpt(repr(item))}; "
+        "expected a string, a Prompt, or a mapping with a text or messages under 'prompt'"
+    )
+
+
+def _name(value: Any) -> str:
+    """Return a prompt's id; an empty cell of a table, which is None or NaN, gives it none of its own."""
+    empty = value is None or (isinstance(value, float) and math.isnan(value))
+    return "" if empty else str(value)

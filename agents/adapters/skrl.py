@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from text_gym.agents.adapters.token_encoder import Encoder, TokenNetwork
-from text_gym.errors import MissingLibraryError
+from text_gym.errors import ConfigError, MissingLibraryError
 
 try:
     from skrl.envs.wrappers.torch import wrap_env
@@ -32,9 +32,18 @@ def skrl_env(env: str | gym.vector.VectorEnv[Any, Any, Any], num_envs: int = 1, 
         env: A registered id; or a vector environment in that mode, for wrappers such as `KLPenalty`.
         num_envs: `B`.
         **kwargs: Of the environment, for an id.
+
+    Raises:
+        ConfigError: The vector environment restarts rows in another way.
     """
     if isinstance(env, str):
         env = gym.make_vec(env, num_envs=num_envs, autoreset_mode="SameStep", **kwargs)
+    mode = env.metadata.get("autoreset_mode")
+    if isinstance(env, gym.vector.VectorEnv) and mode is not gym.vector.AutoresetMode.SAME_STEP:
+        raise ConfigError(
+            f"skrl learns from every step, and with {mode} some only restart or fail: make the environment "
+            'with autoreset_mode="SameStep"'
+        )
     return wrap_env(env, wrapper="gymnasium", verbose=False)
 
 

@@ -48,10 +48,22 @@ class TokenPreprocess(ModuleWithVectorOutput):  # type: ignore[misc, unused-igno
         return self.encoder(*(torch.as_tensor(part, device=device) for part in parts)), state
 
 
+class TokenActor(DiscreteActor):  # type: ignore[misc, unused-ignore]
+    """A `DiscreteActor` that does not draw what the observation's `action_mask` forbids."""
+
+    def forward(self, obs: Any, state: Any = None, info: Any = None) -> tuple[Tensor, Any]:
+        """Compute logits `(B, V)`, −∞ for what a mask forbids."""
+        logits, state = super().forward(obs, state, info)
+        if isinstance(obs, (Batch, Mapping)) and "action_mask" in obs:
+            allowed = torch.as_tensor(obs["action_mask"], device=logits.device)
+            logits = logits.masked_fill(allowed == 0, -torch.inf)
+        return logits, state
+
+
 def token_networks(
     space: spaces.Space[Any], actions: spaces.Discrete, encoder: Encoder = "positions", width: int = 128
 ) -> tuple[Any, Any]:
-    """Make a `DiscreteActor`, whose outputs are logits, and a `DiscreteCritic` of a single environment.
+    """Make a `TokenActor`, whose outputs are logits, and a `DiscreteCritic` of a single environment.
 
     Args:
         space: The observations, as for `TokenPreprocess`.
@@ -59,7 +71,7 @@ def token_networks(
         encoder: Of both, as for `TokenEncoder`.
         width: Units of their layers.
     """
-    actor = DiscreteActor(
+    actor = TokenActor(
         preprocess_net=TokenPreprocess(space, encoder, width),
         action_shape=int(actions.n),
         hidden_sizes=[width],

@@ -118,7 +118,10 @@ class TRLEnvironment:
     def _policy_of(self, model: Any, tokenizer: Any) -> Policy:
         if self._policy is None or self._policy.model is not model:
             if as_tokenizer(tokenizer).fingerprint != self.env.tokenizer.fingerprint:
-                raise ConfigError("the trainer's processing_class has other tokens than the environment")
+                raise ConfigError(
+                    "the trainer's processing_class has other tokens than the environment; make the "
+                    "environment with the tokenizer of the model's folder"
+                )
             self._policy = Policy(model, self.env.tokenizer, str(next(model.parameters()).device))
         return self._policy
 
@@ -170,7 +173,9 @@ def environment_factory(task: Task, held_out: bool = False) -> type[Any]:
     `reset` takes a row of the data set; its column `seed`, if there is one, chooses the episode, so that the
     members of a group, which share a row, begin alike. What it returns, the prompt, TRL writes behind the
     row's last message. The reward is TRL's `get_reward`, and needs no `reward_funcs`: what the task paid for
-    the episode. In an episode that the model leaves, all further turns are empty.
+    the episode. In an episode that the model leaves, all further turns are empty. A message that holds no
+    string of the task's `turn_stop` ends the episode: where there are any but blanks, which are put back, the
+    row's message has to ask for them.
 
     Args:
         task: Single turn or conversation.

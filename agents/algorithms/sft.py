@@ -20,12 +20,13 @@ from torch import Tensor
 from text_gym.agents.policies.policy import FUSED, Policy
 from text_gym.agents.policies.sharded import ShardedWeights
 from text_gym.agents.training.progress import training_progress
-from text_gym.episode import Prompt, as_prompt
+from text_gym.episode import Prompt
 from text_gym.errors import ConfigError, DataError, NonFiniteError, PromptError, excerpt
 from text_gym.models.gradients import GradientSums
 from text_gym.models.runtime import read_numbers, scale_gradients, upload
 from text_gym.models.sharding import total_norm
 from text_gym.models.world import World
+from text_gym.prompts import as_prompt
 
 from .configs import SFTConfig
 

@@ -82,7 +82,10 @@ class HackingDetector:
         golden: Callable[[Prompt], str] | None = None,
     ) -> None:
         if len(start) < LEAST_TEXTS:
-            raise ConfigError(f"a range needs at least {LEAST_TEXTS} texts of the start, not {len(start)}")
+            raise ConfigError(
+                f"a range needs at least {LEAST_TEXTS} texts of the start, not {len(start)}; hold out more "
+                "prompts, or train without --watch and --stop-on-alarm"
+            )
         people = [source.name for source in watch if source.interactive]
         if people:
             raise ConfigError(f"people cannot be asked about every text: leave out {', '.join(people)}")

@@ -80,16 +80,44 @@ def import_labels(store: LabelStore, file: str | Path) -> tuple[int, int]:
         Rows appended, and rows that were there already.
 
     Raises:
-        DataError: The file or a row of it cannot be used; the row is named, and those before it are in.
+        DataError: The file or a row of it cannot be used; the row is named. If it is of another form, none
+            is in; if the store refuses what it says, those before it are in.
     """
-    added = known = 0
+    return append_entries(store, read_entries(file))
+
+
+def read_entries(file: str | Path) -> dict[str, list[Record]]:
+    """Read a file for `append_entries`: where each row stands, for errors, and what it says.
+
+    Raises:
+        DataError: The file or a row of it has another form; the row is named.
+    """
+    found = {}
     for number, row in enumerate(read_rows(file), 1):
+        where = f"{file}, row {number}"
         try:
-            for entry in _entries(row):
+            found[where] = list(_entries(row))
+        except KeyError as error:
+            raise DataError(
+                f"{where}: not a label: it has no {error}. `labels import` reads files of `labels export` in "
+                "the forms jsonl, argilla and label-studio; a table of ratings or pairs needs no store: pass "
+                "it to `reward train --ratings` or `--pairs`"
+            ) from error
+        except _BROKEN as error:
+            raise DataError(f"{where}: not a label ({error!r})") from error
+    return found
+
+
+def append_entries(store: LabelStore, entries: Mapping[str, Iterable[Record]]) -> tuple[int, int]:
+    """Append what `read_entries` read; see `import_labels`."""
+    added = known = 0
+    for where, row in entries.items():
+        try:
+            for entry in row:
                 new = _append(store, entry)
                 added, known = added + new, known + (not new)
         except _BROKEN as error:
-            raise DataError(f"{file}, row {number}: not a label ({error!r})") from error
+            raise DataError(f"{where}: not a label ({error!r})") from error
     return added, known
 
 

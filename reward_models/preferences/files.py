@@ -66,7 +66,7 @@ def read_pairs(
             _text(row, chosen, about, chat, where),
             _text(row, rejected, about, chat, where),
             0.0 if margin is None else margin,
-            _flag(row.get("tie", False), "tie", where),
+            _flag(row.get("tie") or False, "tie", where),
             **_common(row, where),
             turns=turns,
         )
@@ -302,6 +302,8 @@ def _with_prompt(row: Row, prompt: str, chosen: str, rejected: str) -> Row:
     if prompt in row or not all(isinstance(talk, (list, tuple)) for talk in whole):
         return row
     better, worse = map(as_messages, whole)
+    if len(better) == len(worse) == 1:  # replies: what is missing is the column of prompts
+        return row
     if better[:-1] != worse[:-1] or len(better) < 2:
         raise DataError(f"columns {chosen!r} and {rejected!r} differ in more than their last messages")
     return {**row, prompt: better[:-1], chosen: better[-1:], rejected: worse[-1:]}

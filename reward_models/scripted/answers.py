@@ -24,7 +24,8 @@ class Overlap(TextRule):
 
     Args:
         metric: `"bleu"` (Papineni et al. 2002, effective order) or `"chrf"` (Popović 2015).
-        column: Prompt column with the reference, or a list of them (the best counts).
+        column: Prompt column with the reference, or a list of them (the best counts). Where a prompt has no
+            `reference`, the default is `references`, in which data read from a file has them.
     """
 
     name = "overlap"
@@ -38,7 +39,9 @@ class Overlap(TextRule):
     def measure(self, episode: Episode) -> Mapping[str, float]:
         """Compute the metric for one text."""
         sacrebleu = require("sacrebleu")
-        references = column_of(episode, self.column, self.name)
+        columns = episode.prompt.columns
+        gathered = self.column == "reference" and "reference" not in columns and "references" in columns
+        references = column_of(episode, "references" if gathered else self.column, self.name)
         references = [references] if isinstance(references, str) else [str(r) for r in references]
         score = sacrebleu.sentence_bleu if self.metric == "bleu" else sacrebleu.sentence_chrf
         return {"value": min(score(episode.completion, references).score / 100, 1.0)}

@@ -228,7 +228,8 @@ class SlotCoverage(RewardSource):
                 + (
                     f" in column {self.column!r}"
                     if self.column
-                    else "; name the column that does with column="
+                    else ": 'slots' is for prompts such as name[Alma], food[Thai]; in Python, column= names "
+                    "a column that has them"
                 )
             )
         return pairs

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.installed_package import install
 from text_gym import Episode, RewardSource, load_task
 from text_gym.bridges.trainers import ExportedReward
 from text_gym.cli.main import main
@@ -133,6 +134,18 @@ def test_abstentions_conversations_and_strangers() -> None:
     twice = [replace(task.prompts[0], columns={"answer": 1}), *task.prompts]
     with pytest.raises(ConfigError, match="two prompts have the id"):
         ExportedReward(replace(task, prompts=twice))
+
+
+def test_a_task_of_a_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    install(tmp_path, "palette_to_export", {"colours": "colours"})
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "--to", "trl", "colours", "out", "--model", "model"]) == 0
+    readme = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "from its repository, and palette_to_export 1.2, which has the task:" in readme
+    assert "pip install trl datasets\n" in readme
+    assert json.dumps(str(tmp_path / "model")) in (tmp_path / "out" / "train.py").read_text("utf-8")
 
 
 def test_a_folder_that_is_there_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -210,6 +210,22 @@ def test_sft_from_a_model_knows_that_model_and_a_new_one_knows_that_there_is_non
     assert measured(world, str(world / "new"))["kl_nats"] is None
 
 
+def test_the_folder_of_a_run_may_stand_before_the_prompts(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(world / "run")
+    said = []
+    for command in (["sample", run, "a prompt"], ["sample", "a prompt", "--policy", run]):
+        assert main([*command, "--json", "--count", "1"]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    assert json.loads(said[0])["prompt"] == "a prompt"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "words").mkdir()  # a folder without a policy is a word like any other
+    assert main(["sample", "words", "--json", "--count", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)["prompt"] == "words"
+
+
 def test_the_stop_string_reaches_the_environment(
     world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -100,6 +100,7 @@ def test_files_that_cannot_be_asked_about(
     (here / "bad.jsonl").write_text(rows)
     assert run(monkeypatch, "", "label", "--data", "bad.jsonl") == 2
     assert message in capsys.readouterr().err
+    assert not (here / "labels.db").exists()
 
 
 def test_stats_verify_export_import(
@@ -125,6 +126,27 @@ def test_stats_verify_export_import(
     assert "8 rows added to copy.db, 0 were there" in capsys.readouterr().out
     with LabelStore("copy.db") as copy:
         assert copy.head[1] == stats["head"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "p", "completion": "a", "clarity": 4},
+        {"prompt": "p", "chosen": "a", "rejected": "b"},
+        {"fields": {"prompt": "p", "text_1": "a"}, "metadata": {}, "responses": {}},
+        {"data": {"prompt": "p"}, "annotations": []},
+    ],
+)
+def test_importing_rows_of_others_says_where_they_belong(
+    here: Path, capsys: pytest.CaptureFixture[str], row: dict[str, object]
+) -> None:
+    (here / "foreign.jsonl").write_text(json.dumps(row))
+    assert main(["labels", "import", "foreign.jsonl", "--store", "new.db"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "foreign.jsonl, row 1: not a label: it has no '" in said
+    assert "reads files of `labels export`" in said
+    assert "`reward train --ratings` or `--pairs`" in said
+    assert not list(here.glob("new.db*"))
 
 
 def test_verify_fails_by_its_exit_status(

@@ -23,7 +23,7 @@ from tests.fuzz.damage import TEXTS, damaged, damaged_bytes, lines_of, read_or_r
 from tests.fuzz.effort import count, effort, tries
 from text_gym import ByteTokenizer, Prompt
 from text_gym.bench.analysis.results import KEY, read_leaderboard
-from text_gym.cli.labels import put_file
+from text_gym.cli.labels import questions_of
 from text_gym.cli.options.labels import LabelOptions
 from text_gym.data import Data, pairs_from, prompts_from, read_rows
 from text_gym.episode import Episode
@@ -93,7 +93,7 @@ def imported(file: Path) -> None:
 
 def queued(file: Path) -> None:
     with LabelStore(":memory:") as store:
-        put_file(store, LabelOptions(store=":memory:", data=str(file), kind="best-of-n"))
+        store.put(questions_of(LabelOptions(data=str(file), kind="best-of-n")))
 
 
 def judged(file: Path) -> None:

@@ -96,6 +96,9 @@ class TaskSession:
     def say(self, text: str) -> Answer:
         """Write a chat message: `step`, with the blank stop string that chat programs strip put back.
 
+        No other stop string is put back, since a message without one, such as an answer after the calls of a
+        tool, ends the episode.
+
         Raises:
             TextGymError: As `step` does.
         """

@@ -15,6 +15,7 @@ from typing import Any
 
 from text_gym.bridges.trainers import ExportedReward
 from text_gym.cli.options.project import ExportTaskOptions
+from text_gym.data import anchored
 from text_gym.errors import ConfigError, DataError
 from text_gym.tasks.installed import installed_tasks, package_of
 from text_gym.tasks.task import TASKS
@@ -63,7 +64,8 @@ def run_export_task(options: ExportTaskOptions) -> int:
     folder = Path(options.out or f"{options.task}-{options.to}")
     if folder.exists():
         raise ConfigError(f"{folder} is there already; choose another folder")
-    write_project(ExportedReward.of(options.task), options.to, folder, options.model)
+    model = str(anchored(options.model))  # the script runs in the project's folder
+    write_project(ExportedReward.of(options.task), options.to, folder, model)
     command = "python train.py" if options.to == "trl" else "sh train.sh"
     print(f"wrote {folder}: prompts, reward and script; see its README.md\n  cd {folder} && {command}")
     return 0
@@ -120,7 +122,7 @@ def _values(reward: ExportedReward, to: str, model: str) -> dict[str, Any]:
         "train": f"{len(task.prompts):,}",
         "test": f"{len(task.held_out):,}",
         "requirements": requirements,
-        "more": f" {package}" if package else "",
+        "more": f", and {package}, which has the task" if package else "",
         "script": script,
         "command": f"python {script}" if to == "trl" else f"sh {script}",
         "note": note,

@@ -28,7 +28,7 @@ from text_gym.cli.options.labels import (
 )
 from text_gym.data import read_rows
 from text_gym.errors import ConfigError, DataError, RaterLeftError
-from text_gym.reward_models.labels.formats import export_labels, import_labels
+from text_gym.reward_models.labels.formats import append_entries, export_labels, read_entries
 from text_gym.reward_models.labels.merge import merge_labels
 from text_gym.reward_models.labels.questions import CRITERIA, PREFERENCE, Kind, LabelCriterion, Question
 from text_gym.reward_models.labels.store import LabelStore
@@ -45,9 +45,10 @@ from text_gym.utils.terminal import SafeConsole
 def run_label(options: LabelOptions) -> int:
     """Run `text-gym label`."""
     rater = options.rater or default_rater()
+    questions = [] if options.data is None else questions_of(options)  # before a store is made for nothing
     with LabelStore(options.store) as store:
-        if options.data is not None:
-            put_file(store, options)
+        if questions:
+            store.put(questions, policy=options.policy, overlap=options.overlap)
         if options.web:
             page = {k: getattr(options, k) for k in ("port", "host", "names", "expose", "raters")}
             with _ending_signals():
@@ -129,8 +130,9 @@ def run_export(options: ExportOptions) -> int:
 
 def run_import(options: ImportOptions) -> int:
     """Run `text-gym labels import`."""
+    entries = read_entries(options.file)  # before a store is made for nothing
     with LabelStore(options.store) as store:
-        added, known = import_labels(store, options.file)
+        added, known = append_entries(store, entries)
     print(f"{added:,} rows added to {options.store}, {known:,} were there")
     return 0
 
@@ -148,8 +150,8 @@ def run_merge(options: MergeOptions) -> int:
     return 0
 
 
-def put_file(store: LabelStore, options: LabelOptions) -> list[str]:
-    """Queue questions about the texts or conversations of a file and return their ids in order.
+def questions_of(options: LabelOptions) -> list[Question]:
+    """Make questions about the texts or conversations of a file, in order.
 
     Raises:
         UnknownNameError: A column is missing.
@@ -169,7 +171,7 @@ def put_file(store: LabelStore, options: LabelOptions) -> list[str]:
     questions = list(_questions(found.values(), options))
     if not questions:
         raise DataError(f"{options.data} has no two different texts of one prompt to compare")
-    return store.put(questions, policy=options.policy, overlap=options.overlap)
+    return questions
 
 
 def _questions(groups: Iterable[Sequence[Spoken]], options: LabelOptions) -> Iterator[Question]:

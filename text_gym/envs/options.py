@@ -314,8 +314,10 @@ class TurnEnds:
     Raises:
         ConfigError: Nothing would end a turn.
 
-    >>> from text_gym import ByteTokenizer, Tool
-    >>> options = EpisodeOptions(turn_stop=".", respondent=Tool(len), max_turns=2)
+    >>> from text_gym import ByteTokenizer
+    >>> from text_gym.respondents import ReplyWithin
+    >>> anybody = ReplyWithin(respondent=..., seconds=1)  # nobody is asked here
+    >>> options = EpisodeOptions(turn_stop=".", respondent=anybody, max_turns=2)
     >>> ends = TurnEnds(options, ByteTokenizer())
     >>> ends.close([*b"Hi."]), ends.close([*b"Hi"])
     ('Hi', None)

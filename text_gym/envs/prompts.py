@@ -116,7 +116,7 @@ class PromptTable:
             raise PromptError(
                 f"{width} prompt tokens (longest: prompt {longest}, {excerpt(self.prompts[longest].id)}) and "
                 f"max_tokens={max_tokens} exceed the context of {context} tokens; shorten them, lower "
-                "max_tokens, or pass on_long_prompt='truncate'"
+                f"max_tokens, {_OR_TRUNCATE}"
             )
         return width
 
@@ -132,9 +132,14 @@ class PromptTable:
         if lengths[i] == 0:
             raise PromptError(f"{where} has no tokens and the tokenizer has no BOS id to stand for it")
         raise PromptError(
-            f"{where} has {lengths[i]} tokens, max_prompt_tokens is {self.width}; raise it, or pass "
-            "on_long_prompt='truncate' to drop tokens on the left"
+            f"{where} has {lengths[i]} tokens, max_prompt_tokens is {self.width}; raise it, {_OR_TRUNCATE}"
         )
+
+
+# The command line has no such option: a policy would learn from prompts that lack their beginnings.
+_OR_TRUNCATE = (
+    "or, in Python, make the environment with on_long_prompt='truncate', which drops tokens on the left"
+)
 
 
 def _most_tokens(max_tokens: int, limit: int | None, context: int | None) -> int | None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from text_gym import AllowedTokens, load_task
+from text_gym.errors import ConfigError
 
 skrl = pytest.importorskip("skrl")
 
@@ -41,6 +42,12 @@ def test_every_step_is_a_transition_and_ends_are_terminations() -> None:
         assert not truncated.any()
     limit = load_task("reverse").max_tokens
     assert ended == 3 * (20 // limit)
+
+
+@pytest.mark.parametrize("mode", ["NextStep", "Disabled"])
+def test_other_ways_to_restart_are_refused(mode: str) -> None:
+    with pytest.raises(ConfigError, match='autoreset_mode="SameStep"'):
+        skrl_env(gym.make_vec("text_gym/Reverse-v0", num_envs=2, autoreset_mode=mode))
 
 
 def test_forbidden_tokens_are_not_drawn() -> None:

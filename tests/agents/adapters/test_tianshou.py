@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-import text_gym  # noqa: F401
+from text_gym import AllowedTokens
 from text_gym.errors import MissingLibraryError
 
 NAME = "text_gym.agents.adapters.tianshou"
@@ -39,3 +39,14 @@ def test_networks_read_what_a_vector_environment_of_tianshou_shows(observation: 
     with torch.no_grad():
         alone = actor.preprocess(data.Batch([one]) if observation == "tokens" else one[None])[0]
         assert torch.allclose(actor.preprocess(shown)[0][1], alone[0], atol=1e-6)
+
+
+def test_forbidden_tokens_are_not_drawn() -> None:
+    pytest.importorskip("tianshou")
+    adapter, venv = importlib.import_module(NAME), importlib.import_module("tianshou.env")
+    data = importlib.import_module("tianshou.data")
+    kwargs: Any = {"infos": "none", "mask": AllowedTokens(ids=[1])}
+    envs = venv.DummyVectorEnv([lambda: gym.make("text_gym/Reverse-v0", **kwargs)] * 3)
+    actor, _ = adapter.token_networks(envs.observation_space[0], envs.action_space[0], width=8)
+    logits, _ = actor(data.Batch(list(envs.reset(seed=0)[0])))
+    assert torch.isfinite(logits).tolist() == [[False, True, False, True]] * 3  # 3 is EOS

@@ -201,7 +201,7 @@ def test_what_cannot_be_watched_is_refused() -> None:
     silent = FunctionReward(lambda completion: math.nan, name="silent", abstains=True)
     people = FunctionReward(lambda completion: 1.0, name="people")
     people.interactive = True
-    with pytest.raises(ConfigError, match="at least 16 texts of the start, not 15"):
+    with pytest.raises(ConfigError, match="at least 16 texts of the start, not 15; hold out more"):
         HackingDetector(start(15))
     with pytest.raises(ConfigError, match="watch/silent judges none"):
         HackingDetector(start(), [silent])

@@ -24,9 +24,11 @@ from text_gym.bench.matrix import matrix
 from text_gym.bench.matrix.cells import Cell
 from text_gym.bench.matrix.designs import Design
 from text_gym.bench.matrix.matrix import BenchError, bench_agents, bench_rewards, make_engine, run_matrix
+from text_gym.bench.matrix.settings import Settings
 from text_gym.bench.matrix.start import DesignInputs
 from text_gym.errors import ConfigError, TextGymError
 from text_gym.rewards.source import RewardSource
+from text_gym.tasks.task import load_task
 
 ROOT = Path(__file__).parents[3]
 CELLS = [
@@ -259,6 +261,29 @@ def test_algorithms_that_make_no_sense_are_told_before_anything_is_done(
     with pytest.raises(TextGymError, match=said):
         bench_agents(tmp_path / "out", tasks=["sort"], algorithms=[g.format(spec) for g in given])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("task", "says"),
+    [
+        ("guess", "'guess' is a conversation.*bench agents --tasks guess"),
+        ("reverse", "'reverse' has tokens for its own symbols alone"),
+    ],
+)
+def test_tasks_on_which_no_design_can_be_measured_are_refused_at_the_start(
+    task: str, says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        bench_rewards(tmp_path / "out", task=task)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_task_without_a_policy_is_refused_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Settings, "load_task", lambda _: replace(load_task("keywords"), policy=None))
+    with pytest.raises(ConfigError, match="'keywords' comes with no policy to start from; pass --policy"):
+        bench_rewards(tmp_path / "out", task="keywords")
 
 
 def test_engines_and_empty_matrices_are_checked(tmp_path: Path) -> None:

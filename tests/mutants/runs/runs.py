@@ -442,8 +442,8 @@ MUTANTS = [
     Mutant(
         "overlap-option-ignored",
         _CLI_LABELS,
-        "return store.put(questions, policy=options.policy, overlap=options.overlap)",
-        "return store.put(questions, policy=options.policy)",
+        "store.put(questions, policy=options.policy, overlap=options.overlap)",
+        "store.put(questions, policy=options.policy)",
         _by("cli/test_labels.py::test_what_is_asked"),
     ),
     Mutant(

@@ -94,9 +94,9 @@ def test_any_table_with_any_columns(tmp_path: Path) -> None:
         ("name[A]", "A is", {"good": 5.0}),
         ("name[C]", "C is", {"good": 1.0, "nice": 2.0}),
     ]
-    (tmp_path / "p.csv").write_text("q,best,worst,tie\nA,x,y,true\nB,x,y,0\n")
+    (tmp_path / "p.csv").write_text("q,best,worst,tie\nA,x,y,true\nB,x,y,0\nC,x,y,\n")
     pairs = read_pairs(tmp_path / "p.csv", prompt="q", chosen="best", rejected="worst")
-    assert [p.tie for p in pairs] == [True, False]
+    assert [p.tie for p in pairs] == [True, False, False]
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,11 @@ def test_any_table_with_any_columns(tmp_path: Path) -> None:
             "row 1: column 'rejected' holds 'None'",
         ),
         ({"prompt": " ", "chosen": "b", "rejected": "c"}, DataError, "row 1: the prompt is empty"),
+        (
+            {"ask": "a", **{c: [{"role": "assistant", "content": c}] for c in ("chosen", "rejected")}},
+            UnknownNameError,
+            "'prompt'. Known: ask, chosen, rejected",
+        ),
         ({"prompt": "a", "chosen": [{"role": "user"}], "rejected": ""}, DataError, "row 1: column 'chosen'"),
         (
             {"prompt": [{"role": "user", "content": "Hi"}], "chosen": "", "rejected": ""},

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from text_gym import ByteTokenizer, Episode
+from text_gym.data import prompts_from
 from text_gym.errors import ConfigError, DataError
 from text_gym.reward_models import JSONSchema, MathAnswer, Overlap
 
@@ -32,6 +33,14 @@ def test_bleu_by_hand_and_the_best_reference() -> None:
     assert Overlap()([episode]).values[0] == pytest.approx(expected)
     both = Episode.of("Write:", "a b c d", TOKENIZER, reference=["a b c e", "a b c d"])
     assert Overlap()([both]).values[0] == pytest.approx(1)
+
+
+def test_overlap_reads_the_references_that_data_gathers() -> None:
+    pytest.importorskip("sacrebleu")
+    (prompt,) = prompts_from([{"q": "Write", "r": text} for text in ("a b c e", "a b c d")], "q", "r")
+    assert Overlap()([Episode.of(prompt, "a b c d", TOKENIZER)]).values[0] == pytest.approx(1)
+    with pytest.raises(DataError, match="reads column 'reference'"):
+        Overlap()([Episode.of("Write:", "x", TOKENIZER)])
 
 
 def test_overlap_hack() -> None:

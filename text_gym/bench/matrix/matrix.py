@@ -45,7 +45,7 @@ from .settings import (
     Settings,
     digest_of_files,
 )
-from .start import SamplingJob
+from .start import SamplingJob, check_measurable
 
 
 class BenchError(TextGymError, RuntimeError):
@@ -105,7 +105,8 @@ def bench_rewards(
 
     Raises:
         UnknownNameError: A design, optimiser or task that does not exist.
-        ConfigError: The folder holds a benchmark with other settings, or is in use.
+        ConfigError: The folder holds a benchmark with other settings, or is in use; or the task is a
+            conversation, has no policy to start from, or its tokens cannot write every text.
         ChangedRunError: It was started with other versions; they are named.
     """
     settings = Settings(what="rewards", task=task, policy=policy, data=None if data is None else str(data))
@@ -115,6 +116,7 @@ def bench_rewards(
     out = Path(out) if out else default_folder(task, "bench-rewards")
     if settings.data is not None and policy is None:
         settings = replace(settings, made=_made_policy(settings, out, console or SafeConsole()))
+    check_measurable(settings)
     cells = plan_rewards(
         settings,
         budget,

@@ -18,6 +18,7 @@ from text_gym.agents.algorithms.best_of_n import best_of_n
 from text_gym.agents.policies.policy import Policy
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Episode, FloatArray, word_counts
+from text_gym.errors import ConfigError, TokenError
 from text_gym.tasks.task import Task
 from text_gym.transcripts import read_transcripts, write_transcripts
 from text_gym.utils.json_files import write_json
@@ -27,6 +28,7 @@ from .settings import Settings, digest
 
 START_TEXTS = 4  # of each held-out prompt, to judge designs on
 _SEED = 1_000_003  # for texts shared by all seeds of the matrix
+_ANY_TEXT = "Buy 2, now!"
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,30 @@ class DesignInputs:
     def candidates(self, seed: int) -> SampledTexts:
         """Many texts of some held-out prompts."""
         return SamplingJob(self.settings, "candidates", seed).read(self.folder)
+
+
+def check_measurable(settings: Settings) -> None:
+    """Refuse a task on which no design can be measured, before anything is written.
+
+    Raises:
+        ConfigError: It is a conversation, has no policy to start from, or its tokens cannot write every text.
+    """
+    task = settings.load_task()
+    if task.respondent is not None:
+        raise ConfigError(
+            f"task {task.name!r} is a conversation, and the designs of bench rewards judge single texts; "
+            f"`text-gym bench agents --tasks {task.name}` compares algorithms on it"
+        )
+    try:
+        task.tokenizer.encode(_ANY_TEXT)
+    except TokenError as error:
+        raise ConfigError(
+            f"task {task.name!r} has tokens for its own symbols alone, and designs are tried on texts that "
+            f"it does not write ({error}); `text-gym bench agents --tasks {task.name}` compares algorithms "
+            "on it"
+        ) from error
+    if settings.policy is None and task.policy is None:
+        raise ConfigError(f"task {task.name!r} comes with no policy to start from; pass --policy FOLDER")
 
 
 def starting_policy(settings: Settings) -> Policy:

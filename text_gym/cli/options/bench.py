@@ -36,8 +36,8 @@ class BenchRewardsOptions:
         kl_coefficients: In place of the budget's, in standard deviations of the reward per nat.
         seeds: In place of the budget's.
         iterations: Batches that an optimiser learns from; 40 if left out.
-        task: Task with a gold reward and a policy; or e2e, on your own copy of the E2E challenge's data
-            (--data), whose policy is made first.
+        task: Task of single texts with a gold reward and a policy; or e2e, on your own copy of the E2E
+            challenge's data (--data), whose policy is made first.
         data: File that task e2e reads: a row for each description, column mr (slot[value], slot[value]) and
             column ref (a text). Nothing else is read, and it is sent nowhere.
         policy: Folder of the policy to start from; the task's own if left out (--model is the same).

@@ -9,6 +9,7 @@ from tyro.conf import Positional
 
 from text_gym.data import Data
 from text_gym.errors import ConfigError
+from text_gym.runs.saved_policy import holds_model, policy_folder
 
 from .checks import (
     NEW,
@@ -35,10 +36,11 @@ _EVALUATE_FIRST = (
 
 @dataclass(frozen=True)
 class SampleOptions(Data):
-    """Let a policy complete prompts.
+    """Let a policy complete prompts: text-gym sample FOLDER "a prompt", of a policy or of a run.
 
     Args:
-        texts: Prompts, one after another; held-out prompts of the task or data if there are none.
+        texts: Prompts, one after another; held-out prompts of the task or data if there are none. They stand
+            before options that take several values, such as --stop.
         task: Task the policy is for; if left out, what it was trained on, or products.
         policy: Folder or hub model; the task's own if left out (--model is the same).
         count: Number of texts.
@@ -112,7 +114,10 @@ class EvaluateOptions(Data):
 
 
 def read_sample(argv: list[str]) -> tuple[SampleOptions]:
-    """Options of `text-gym sample`."""
+    """Options of `text-gym sample`; the folder of a policy may come first, without `--policy`."""
+    unnamed = {word.partition("=")[0] for word in argv}.isdisjoint(("--policy", "--model"))
+    if unnamed and argv and not argv[0].startswith("-") and holds_model(policy_folder(argv[0])):
+        argv = ["--policy", *argv]
     (options,) = parse("sample", argv, SampleOptions, first=_SAMPLE_FIRST, flags=COLUMN)
     _check(options)
     at_least(1, count=options.count)
