@@ -49,6 +49,10 @@ def numbers(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {n: json.loads((folder / n).read_text(encoding="utf-8")) for n in names}
     for finding in found["summary.json"]["findings"]:
         finding["statement"] = QUOTED.sub("", finding["statement"])
+    words = found["config.json"]["command"].split()
+    found["config.json"]["command"] = " ".join(
+        Path(word).name for word in words
+    )  # folders are its maker's own
     return found
 
 
