@@ -209,7 +209,7 @@ class Episode:
     tokenizer: Tokenizer
     finish_reason: FinishReason | None = None
     stop: str = ""
-    agent_mask: BoolArray | None = field(default_factory=lambda: None)
+    agent_mask: BoolArray | None = None
     seed: int | None = None
     index: int | None = None
     turns: tuple[Turn, ...] = ()
@@ -333,6 +333,9 @@ class Episode:
         # A lossy tokenizer must not change what a person wrote.
         episode.__dict__["completion"] = completion
         return episode
+
+
+del Episode.agent_mask  # a default of the class would be found where `__getattr__` is to make the mask
 
 
 def share_cut(episodes: Sequence[Episode]) -> float:
