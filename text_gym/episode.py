@@ -231,8 +231,8 @@ class Episode:
                 ids, start = unpacked(fields["_ids"]), fields["_start"]
                 fields["prompt_ids"], fields["completion_ids"] = ids[:start], ids[start:]
             elif name == "agent_mask" and "turns" in fields:
-                own = [turn.role == "assistant" for turn in self.turns]
-                fields[name] = np.repeat(own, [len(turn.ids) for turn in self.turns])
+                own = [turn.role == "assistant" for turn in self.turns for _ in turn.ids]
+                fields[name] = np.array(own, dtype=np.bool_)
             else:
                 raise AttributeError(f"'Episode' object has no attribute {name!r}")
             return fields[name]

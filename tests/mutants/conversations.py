@@ -32,8 +32,8 @@ MUTANTS = [
     Mutant(
         "users-count-as-the-agent",
         "text_gym/episode.py",
-        'own = [turn.role == "assistant" for turn in self.turns]',
-        'own = [turn.role != "tool" for turn in self.turns]',
+        'own = [turn.role == "assistant" for turn in self.turns for _ in turn.ids]',
+        'own = [turn.role != "tool" for turn in self.turns for _ in turn.ids]',
         (OF_TALK + "a_reply_stands_behind_the_turn_that_it_answers",),
     ),
     Mutant(
