@@ -314,9 +314,16 @@ MUTANTS = [
     Mutant(
         "batches-that-climb-are-enough",
         "text_gym/validation/learning.py",
-        "ok = (gain.value >= enough and (gain.low > 0 or probe.climbed)) or before >= HEADROOM",
-        "ok = gain.low > 0 or probe.climbed or before >= HEADROOM",
+        "return (gain.value >= enough and (gain.low > 0 or probe.climbed)) or before >= HEADROOM",
+        "return gain.low > 0 or probe.climbed or before >= HEADROOM",
         ("tests/validation/test_learning.py",),
+    ),
+    Mutant(
+        "probe-gives-up-early",
+        "text_gym/validation/learning.py",
+        "return not (watch.over or self._rose(probes[-1]))",
+        "return False",
+        ("tests/validation/test_validate.py::test_a_probe_goes_on_while_nothing_has_risen",),
     ),
     Mutant(
         "what-the-model-said-is-the-reply-to-it",

@@ -171,6 +171,15 @@ def test_a_probe_learns_what_can_be_learnt_and_tells_when_it_is_another_thing() 
     assert report.result("statistical.reward_hacking").broken
 
 
+@pytest.mark.parametrize(("rose", "batches"), [(False, 8), (True, 2)])
+def test_a_probe_goes_on_while_nothing_has_risen(
+    rose: bool, batches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("text_gym.validation.learning._Trial._rose", lambda *_: rose)
+    report = validate(world(closed=True), levels=(1, 4), seconds=60, iterations=2)
+    assert report.result("statistical.training_signal").measured["iterations"] == batches
+
+
 def test_levels_and_ids_are_those_of_the_list() -> None:
     assert {c.level for c in CHECKS.values()} == set(LEVELS)
     report = validate(world(), levels=(0, 1, 2, 3, 5))

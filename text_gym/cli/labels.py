@@ -11,6 +11,7 @@ import random
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
@@ -28,7 +29,7 @@ from text_gym.cli.options.labels import (
 )
 from text_gym.data import read_rows
 from text_gym.errors import ConfigError, DataError, RaterLeftError
-from text_gym.reward_models.labels.formats import append_entries, export_labels, read_entries
+from text_gym.reward_models.labels.formats import export_labels, import_labels, read_entries
 from text_gym.reward_models.labels.merge import merge_labels
 from text_gym.reward_models.labels.questions import CRITERIA, PREFERENCE, Kind, LabelCriterion, Question
 from text_gym.reward_models.labels.store import LabelStore
@@ -130,9 +131,10 @@ def run_export(options: ExportOptions) -> int:
 
 def run_import(options: ImportOptions) -> int:
     """Run `text-gym labels import`."""
-    entries = read_entries(options.file)  # before a store is made for nothing
+    if not Path(options.store).exists():
+        read_entries(options.file)  # one that cannot be used leaves no new store behind
     with LabelStore(options.store) as store:
-        added, known = append_entries(store, entries)
+        added, known = import_labels(store, options.file)
     print(f"{added:,} rows added to {options.store}, {known:,} were there")
     return 0
 

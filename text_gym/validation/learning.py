@@ -1,7 +1,7 @@
 """Level 4: a policy learns from it, and learns what is meant.
 
-A probe is a minute of GRPO from the task's policy, from one fitted to the task's texts for a moment, or from
-nothing. It shows that something can be learnt, never how much.
+A probe is at most a minute of GRPO from the task's policy, from one fitted to the task's texts for a moment,
+or from nothing. It shows that something can be learnt, never how much.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from .subject import Materials, RewardRange
 
 LOG = logging.getLogger("text_gym")
 ITERATIONS, EPISODES, GROUP = 60, 64, 4
+PATIENCE = 4  # times as many batches, where the reward has not risen yet and there is time
 JUDGED = 48  # held-out prompts that the probe is judged on, twice each
 RISE = 0.02  # of the range: what has to be gained at least, and near the top this share of what is left
 RISE_OF_HEADROOM = 0.2
@@ -85,7 +86,7 @@ def level_4(m: Materials, seconds: float, iterations: int = ITERATIONS) -> dict[
     Args:
         m: What they are for.
         seconds: CPU time that the probe may take, its start included; ten times as much by the clock.
-        iterations: Batches that it learns from at most.
+        iterations: Batches that it learns from; `PATIENCE` times as many at most where nothing has risen.
     """
     trial = _Trial(m, seconds, iterations)
     checks = {
@@ -159,7 +160,7 @@ class _Trial:
         judge = partial(evaluate, policy, env, prompts, seed=subject.seed, episodes_per_prompt=2)
         before = judge()
         config = GRPOConfig(
-            iterations=self.iterations,
+            iterations=PATIENCE * self.iterations,
             learning_rate=_RATES[start],
             kl_coef=0.0 if start == "new" else 0.02 * max(m.scale.width, 1e-6),
             group_size=GROUP,
@@ -168,18 +169,26 @@ class _Trial:
         )
         undecided: list[float] = []
         rewards: list[float] = []
+        probes: list[LearningProbe] = []
+
+        def look() -> LearningProbe:
+            first = float(np.mean(undecided[:5])) if undecided else 1.0
+            earned = tuple(x for x in rewards if not np.isnan(x))
+            return LearningProbe(start, before, judge(), agent.iteration, first, watch.spent, earned)
 
         def after_each(agent: Any, metrics: Any) -> bool:
             undecided.append(float(metrics.get("groups_without_preference", 1.0)))
             rewards.append(float(metrics["reward"]))
+            if agent.iteration % self.iterations == 0:
+                probes.append(look())
+                return not (watch.over or self._rose(probes[-1]))
             return not watch.over
 
         agent = GRPO(policy, env, config)
         with _quiet():  # its advice is for those who train
             agent.learn(callback=after_each)
-        first = float(np.mean(undecided[:5])) if undecided else 1.0
-        earned = tuple(x for x in rewards if not np.isnan(x))
-        return LearningProbe(start, before, judge(), agent.iteration, first, watch.spent, earned)
+        looked = probes and probes[-1].iterations == agent.iteration
+        return probes[-1] if looked else look()
 
     def _units(self, report: Report) -> FloatArray:
         return self.m.scale.unit(np.asarray(report.rewards, dtype=np.float64))
@@ -197,11 +206,17 @@ class _Trial:
         said = f"{probe.undecided:.0%} of the groups of {GROUP} texts earned the same ({probe.start} policy)"
         return CheckFinding(ok, () if ok else (said,), measured)
 
+    def _rose(self, probe: LearningProbe) -> bool:
+        # Forty-eight prompts are few for a small gain; a thousand texts of its batches may be surer of it.
+        gain, before = self._gain(probe), float(np.nanmean(self._units(probe.before)))
+        enough = min(RISE, RISE_OF_HEADROOM * max(0.0, 1 - before))
+        return (gain.value >= enough and (gain.low > 0 or probe.climbed)) or before >= HEADROOM
+
     def rises(self) -> CheckFinding:
         probe = self.probe
         if isinstance(probe, str):
             return skipped(probe)
-        gain = self._gain(probe)
+        gain, ok = self._gain(probe), self._rose(probe)
         before, after = (float(np.nanmean(self._units(r))) for r in (probe.before, probe.after))
         measured = {
             "start": probe.start,
@@ -211,9 +226,6 @@ class _Trial:
             "iterations": probe.iterations,
             "seconds": round(probe.seconds, 1),
         }
-        # Forty-eight prompts are few for a small gain; a thousand texts of its batches may be surer of it.
-        enough = min(RISE, RISE_OF_HEADROOM * max(0.0, 1 - before))
-        ok = (gain.value >= enough and (gain.low > 0 or probe.climbed)) or before >= HEADROOM
         said = f"{before:.2f} → {after:.2f} of golden in {probe.iterations} batches, {shown(gain, sign=True)}"
         return CheckFinding(ok, () if ok else (said,), measured)
 

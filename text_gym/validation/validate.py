@@ -40,7 +40,7 @@ class ValidationOptions:
         levels: Those that are run, of 0 to 5.
         prompts: Prompts whose texts are looked at.
         seconds: CPU time of the learning probe of level 4.
-        iterations: Batches that it learns from at most.
+        iterations: Batches that the probe learns from; up to four times as many while nothing has risen.
         seed: Decides prompts, tricks and the probe's noise.
     """
 
