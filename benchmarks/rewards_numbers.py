@@ -50,9 +50,7 @@ def numbers(folder: Path) -> dict[str, Any]:
     for finding in found["summary.json"]["findings"]:
         finding["statement"] = QUOTED.sub("", finding["statement"])
     words = found["config.json"]["command"].split()
-    found["config.json"]["command"] = " ".join(
-        Path(word).name for word in words
-    )  # folders are its maker's own
+    found["config.json"]["command"] = " ".join(Path(word).name for word in words)  # no folders
     return found
 
 
