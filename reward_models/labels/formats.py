@@ -83,11 +83,19 @@ def import_labels(store: LabelStore, file: str | Path) -> tuple[int, int]:
         DataError: The file or a row of it cannot be used; the row is named. If it is of another form, none
             is in; if the store refuses what it says, those before it are in.
     """
-    return append_entries(store, read_entries(file))
+    added = known = 0
+    for where, row in read_entries(file).items():
+        try:
+            for entry in row:
+                new = _append(store, entry)
+                added, known = added + new, known + (not new)
+        except _BROKEN as error:
+            raise DataError(f"{where}: not a label ({error!r})") from error
+    return added, known
 
 
 def read_entries(file: str | Path) -> dict[str, list[Record]]:
-    """Read a file for `append_entries`: where each row stands, for errors, and what it says.
+    """Read a file for `import_labels`: what each row says, by where it stands, for errors.
 
     Raises:
         DataError: The file or a row of it has another form; the row is named.
@@ -106,19 +114,6 @@ def read_entries(file: str | Path) -> dict[str, list[Record]]:
         except _BROKEN as error:
             raise DataError(f"{where}: not a label ({error!r})") from error
     return found
-
-
-def append_entries(store: LabelStore, entries: Mapping[str, Iterable[Record]]) -> tuple[int, int]:
-    """Append what `read_entries` read; see `import_labels`."""
-    added = known = 0
-    for where, row in entries.items():
-        try:
-            for entry in row:
-                new = _append(store, entry)
-                added, known = added + new, known + (not new)
-        except _BROKEN as error:
-            raise DataError(f"{where}: not a label ({error!r})") from error
-    return added, known
 
 
 # JSON lines: every row, exactly as stored

@@ -46,6 +46,7 @@ class Conversation:
         turn_starts: `(B,)` int64, where the agent's running turn begins.
         turns: The turns of each row that are over …
         spoken: … and how many of them are the agent's.
+        ends: What ends a turn.
         rewards: `(B,)` float64, what replies paid for the newest tokens.
         paid: `(B,)` float64, what replies paid for earlier tokens of the running episode.
         dropped: `(B,)` bool, episodes that ended since nobody answered; `last_failure` says why.
