@@ -36,7 +36,7 @@ from text_gym.agents.algorithms.by_name import load_algorithm
 from text_gym.models.world import meeting
 from text_gym.utils.json_files import write_json
 
-EPISODES, ITERATIONS, TURNS = 256, 4, 3
+EPISODES, ITERATIONS = 256, 4
 SETTINGS: dict[str, dict[str, Any]] = {"ppo": {"target_kl": None}, "grpo": {"group_size": 8}}
 
 
@@ -47,11 +47,13 @@ class Options:
     Args:
         processes: How many there are at a time.
         algorithms: Whose iterations.
+        turns: How often each number of processes is started.
         json: File for the rows.
     """
 
     processes: tuple[int, ...] = (1, 2, 4)
     algorithms: tuple[str, ...] = ("ppo", "grpo")
+    turns: int = 3
     json: Path | None = None
 
 
@@ -59,7 +61,7 @@ def main() -> None:
     """Print a table, and write the rows."""
     options = tyro.cli(Options)
     seconds: dict[tuple[str, int, bool], list[float]] = {}
-    for _ in range(TURNS):
+    for _ in range(options.turns):
         for algorithm in options.algorithms:
             for n in options.processes:
                 for apart in (False, True) if n > 1 else (False,):

@@ -128,8 +128,18 @@ def test_a_weight_without_gradient_delays_the_others_once() -> None:
 
     _, found = by_ranks(2, lambda world: sent_in(world, 4, use))
     assert found[0] == found[1]
-    assert found[0][:2] == [[0, 0], [0, 1]]  # the third weight has none; nobody waits for it then
-    assert found[0][2] == [0, 0, 1]  # once it has one, its gradient is added up as well
+    assert found[0][:2] == [[0, 0], [0, 2]]  # the third weight has none; nobody waits for it then
+    assert found[0][2] == [0, 0, 2]  # once it has one, its gradient is added up as well
+
+
+@pytest.mark.usefixtures("a_bucket_for_each")
+def test_a_gradient_that_comes_after_its_bucket_has_gone_is_added_up() -> None:
+    def use(w: list[Tensor], step: int) -> Tensor:
+        first = w[2].exp() * w[1] if step == 1 else w[1]
+        return (first.exp() * w[0]).exp()
+
+    _, found = by_ranks(2, lambda world: sent_in(world, 2, use))
+    assert found == [[[0, 0], [0, 0, 2]]] * 2
 
 
 @pytest.mark.usefixtures("a_bucket_for_each")
@@ -195,6 +205,23 @@ def test_sums_are_of_all_passes() -> None:
         return [w.grad.tolist() for w in weights if w.grad is not None]
 
     assert by_ranks(2, work)[1] == [[[8, 8], [4, 4]]] * 2
+
+
+@pytest.mark.usefixtures("a_bucket_for_each")
+def test_a_gradient_is_sent_at_the_same_place_in_every_step() -> None:
+    """With three ranks the last bits of its sum depend on the place, and a resumed run begins anew."""
+
+    def work(world: ThreadOf) -> int:
+        weights = weights_of(1, 2, 3)
+        sums = GradientSums(world, weights)
+        for _ in range(2):
+            (weights[0] * weights[1]).sum().backward()
+            sums.add()
+        return world.begun // 2
+
+    place, (count, _) = by_ranks(2, work)
+    first, second = ([place.sent[step * count + i, 0].shape for i in range(count)] for step in (0, 1))
+    assert first == second
 
 
 @settings(deadline=None)

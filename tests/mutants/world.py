@@ -28,15 +28,16 @@ MUTANTS = [
     Mutant(
         "buckets-sent-in-each-process-own-order",
         _GRADIENTS,
-        "            while len(self._sent) < len(missing) and not missing[len(self._sent)]:\n",
-        "            if not missing[number]:\n",
+        "            while len(self._sent) < len(missing) and not missing[len(self._sent)]:\n"
+        "                self._send(self._buckets[len(self._sent)])",
+        "            if not missing[number]:\n                self._send(self._buckets[number])",
         (_OF_GRADIENTS + "ranks_send_buckets_in_one_order_whatever_their_backward_passes_do",),
     ),
     Mutant(
         "buckets-sent-while-gradients-are-missing",
         _GRADIENTS,
-        "len(bucket) for bucket in self._buckets[:-1]]",
-        "min(1, len(bucket)) for bucket in self._buckets[:-1]]",
+        "len(self._expected.intersection(bucket)) for",
+        "min(1, len(self._expected.intersection(bucket))) for",
         (_OF_GRADIENTS + "a_bucket_waits_for_all_of_its_gradients",),
     ),
     Mutant(
@@ -49,16 +50,23 @@ MUTANTS = [
     Mutant(
         "weights-without-gradient-delay-the-others-for-ever",
         _GRADIENTS,
-        "list(_buckets(known)) or [[]]",
-        "list(_buckets(self._trained)) or [[]]",
+        "self._expected = {*known}",
+        "self._expected = {*self._trained}",
         (_OF_GRADIENTS + "a_weight_without_gradient_delays_the_others_once",),
+    ),
+    Mutant(
+        "places-of-gradients-depend-on-the-step-before",
+        _GRADIENTS,
+        "self._expected = {*known}",
+        "self._expected = {*known}\n        self._buckets = list(_buckets(known)) or [[]]",
+        (_OF_GRADIENTS + "a_gradient_is_sent_at_the_same_place_in_every_step",),
     ),
     Mutant(
         "gradients-that-come-for-the-first-time-forgotten",
         _GRADIENTS,
-        "            self._send()\n            sums.append(self._sent[-1]())",
-        "            sums.append(torch.cat([torch.zeros(p.numel()) for p in bucket]))",
-        (_OF_GRADIENTS + "a_weight_without_gradient_delays_the_others_once",),
+        "if p not in self._expected]))",
+        "if p is None]))",
+        (_OF_GRADIENTS + "a_gradient_that_comes_after_its_bucket_has_gone_is_added_up",),
     ),
     Mutant(
         "gradients-sent-after-the-first-of-several-passes",

@@ -31,26 +31,30 @@ class GradientSums:
     def __init__(self, world: World, parameters: Iterable[Tensor]) -> None:
         self._world = world
         self._trained = [p for p in parameters if p.requires_grad and not is_sharded(p)]
-        self._buckets = list(_buckets(self._trained)) or [[]]  # of those that had a gradient last time
+        # The same in every step: with three ranks or more the order of additions, thus the last bits, depends
+        # on where in its bucket a gradient lies, and a resumed run does not know what steps before it had.
+        self._buckets = list(_buckets(self._trained)) or [[]]
+        self._expected = {*self._trained}  # those that had a gradient last time
         self._sent: list[Callable[[], Tensor]] = []  # of the first buckets; each waits for its sum
 
     @contextmanager
     def overlapped(self) -> Iterator[None]:
         """Within the block, send each bucket but the last as soon as a backward pass has completed it.
 
-        It has to be the last pass before `add`. All ranks send buckets in the same order.
+        It has to be the last pass before `add`. All ranks send buckets in the same order. Nobody waits for a
+        weight that had no gradient last time.
         """
-        missing = [len(bucket) for bucket in self._buckets[:-1]]
+        missing = [len(self._expected.intersection(bucket)) for bucket in self._buckets[:-1]]
 
         def made(number: int, _: Tensor) -> None:
             missing[number] -= 1
             while len(self._sent) < len(missing) and not missing[len(self._sent)]:
-                self._send()
+                self._send(self._buckets[len(self._sent)])
 
         hooks = [
             p.register_post_accumulate_grad_hook(partial(made, number))
             for number, bucket in enumerate(self._buckets[:-1])
-            for p in bucket
+            for p in self._expected.intersection(bucket)
         ]
         try:
             yield
@@ -75,31 +79,30 @@ class GradientSums:
         letters = torch.zeros(self._world.size, LETTER, dtype=like.dtype, device=like.device)
         letters[self._world.rank, : len(letter)] = torch.tensor(list(letter[:LETTER]), dtype=like.dtype)
         while len(self._sent) < len(self._buckets) - 1:
-            self._send()
-        self._send(letters)
+            self._send(self._buckets[len(self._sent)])
+        self._send(self._buckets[-1], letters)
         sums = [wait() for wait in self._sent]
         found = sums[-1][-letters.numel() :].view_as(letters).to(torch.uint8).cpu().numpy()
         said = self._world.read([bytes(row) for row in found], letter)
         have = zip(*(has for has, _ in said), strict=True)  # of each weight, who has a gradient
         known = [p for p, has in zip(self._trained, have, strict=True) if "1" in has]
-        expected = {id(p) for bucket in self._buckets for p in bucket}
-        for bucket in _buckets([p for p in known if id(p) not in expected]):
-            self._buckets.append(bucket)
-            self._send()
-            sums.append(self._sent[-1]())
-        for bucket, total in zip(self._buckets, sums, strict=True):
+        # Their buckets may have gone without them.
+        late = list(_buckets([p for p in known if p not in self._expected]))
+        for bucket in late:
+            self._send(bucket)
+        sums += [wait() for wait in self._sent[len(sums) :]]
+        for bucket, total in zip([*self._buckets, *late], sums, strict=True):
             sizes = [p.numel() for p in bucket]
             for p, gradient in zip(bucket, total[: sum(sizes)].split(sizes), strict=True):
                 p.grad = gradient.view_as(p)
         for p in {*self._trained} - {*known}:
             p.grad = None
         self._sent.clear()
-        self._buckets = list(_buckets(known)) or [[]]
+        self._expected = {*known}
         return [theirs for _, theirs in said]
 
-    def _send(self, *more: Tensor) -> None:
-        """Begin to add up the next bucket, with more at its end."""
-        bucket = self._buckets[len(self._sent)]
+    def _send(self, bucket: Sequence[Tensor], *more: Tensor) -> None:
+        """Begin to add up a bucket, with more at its end."""
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
         flat = torch.cat([x.reshape(-1) for x in (*gradients, *more)])
         self._sent.append(self._world.begin_sum(flat))
