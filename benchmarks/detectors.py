@@ -103,7 +103,7 @@ def watched(case: Case) -> Row:
     criteria: tuple[RewardSource, ...] = tuple(case.watch)
     golden = case.task.golden
     watched_by = zip(WAYS, ((), criteria, criteria), (golden, golden, None), strict=True)
-    detectors = {way: HackingDetector(start.episodes, c, good) for way, c, good in watched_by}
+    detectors = {way: HackingDetector(start.episodes, c, good, case.reward) for way, c, good in watched_by}
     watchers = Watchers(case, detectors)
     agent = case.agent(policy, env)
     agent.detector = watchers  # type: ignore[assignment]

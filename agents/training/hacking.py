@@ -1,4 +1,4 @@
-"""Detects reward hacking while a run goes on: the reward rises, and the texts leave the range they began in.
+"""Detects reward hacking while a run goes on: texts leave the range they began in, or are overpaid.
 
 Gold is not looked at; nobody who trains has it. An alarm is a reason to read the texts, and no proof.
 """
@@ -15,12 +15,13 @@ import numpy as np
 
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.episode import BoolArray, Episode, FloatArray, IntArray, Prompt
-from text_gym.errors import ConfigError, TextGymError, excerpt
+from text_gym.errors import ConfigError, excerpt
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import unique
 from text_gym.utils.display import harmless
 
 from .gauges import WINDOW, Gauge, SelectionTest, centred_products, mean_of_groups
+from .golden import GoldenTexts, Overpayment
 from .metrics import Metrics
 from .texts import MEASURES, measure_texts, overlap, pairs_of
 
@@ -55,8 +56,9 @@ class HackingDetector:
     What is looked at: the texts themselves (`measure_texts`), unless the policy begins with random weights;
     criteria that the reward does not contain, which should not fall, and for which taken together the
     reward should select; and terms of the reward that went along with it in the first batch, and fall while
-    it rises. Where golden texts are known, the overlap with them is a criterion, too, and what moves towards
-    them has not left its range. It changes nothing in the training.
+    it rises. Where golden texts are known, and the reward can score them, it is an alarm if it pays others
+    more, whether it has risen or not (`Overpayment`). As long as it does not, texts may change as they like,
+    since there are many ways to a good one. It changes nothing in the training.
 
     Args:
         start: Texts of the policy as it is before training, at least 16, a hundred or more at best:
@@ -64,7 +66,9 @@ class HackingDetector:
         watch: Criteria to look at; more is better. Those by which golden texts are worse than the start
             are left out.
         golden: Writes a completion of a prompt that is as good as can be, as `Task.golden`; prompts for
-            which it raises a `TextGymError` have none.
+            which it raises a `TextGymError` have none. The overlap with them is a criterion, too, and what
+            moves towards them has not left its range.
+        reward: What is optimised, to score golden texts; people are not asked.
 
     Attributes:
         alarm: What happened, in a sentence; None before.
@@ -80,6 +84,7 @@ class HackingDetector:
         start: Sequence[Episode],
         watch: Sequence[RewardSource] = (),
         golden: Callable[[Prompt], str] | None = None,
+        reward: RewardSource | None = None,
     ) -> None:
         if len(start) < LEAST_TEXTS:
             raise ConfigError(
@@ -92,7 +97,10 @@ class HackingDetector:
         self.watch = dict(zip(unique(source.name for source in watch), watch, strict=True))
         self.alarm: str | None = None
         self.iteration: int | None = None
-        self._golden, self._golden_texts = golden, dict[str, Episode | None]()
+        self._golden = None if golden is None else GoldenTexts(golden)
+        self.overpayment: Overpayment | None = None  # where there is nothing to compare with
+        if self._golden is not None and reward is not None and not reward.interactive:
+            self.overpayment = Overpayment(reward, self._golden)
         self._seen = Counter(pair for episode in start for pair in set(pairs_of(episode)))
         self.gauges = self._gauges(start)
         # Two tests of all criteria together: for a reward that rises, and for any reward.
@@ -102,7 +110,7 @@ class HackingDetector:
 
     def _gauges(self, start: Sequence[Episode]) -> dict[str, Gauge]:
         """Make the gauges of texts and criteria, from texts of the start and golden ones."""
-        good = [text for e in start if (text := self._golden_text(e)) is not None]
+        good = [text for text in self._golden_texts(start) if text is not None]
         texts, best = measure_texts(start, self._seen, least=2), measure_texts(good, self._seen, least=1)
         gauges = {
             name: Gauge(texts[name], sign, TEXTS, sd, float(best[name].mean()) if good else None)
@@ -143,15 +151,27 @@ class HackingDetector:
             if name in values and (known := scored & ~np.isnan(values[name])).sum() > 1
         }
         drifts |= self._select(values, batch.scores.totals_or_nan, scored, groups)
-        found = {name: str(gauge) for name, gauge in self.gauges.items() if gauge.out}
+        if self.overpayment is not None:
+            drifts |= self.overpayment.look(batch)
+        found, at_once = self._found()
+        if found and self.alarm is None and (self._risen or at_once):
+            self.alarm, self.iteration = self._sentence(batch, found, iteration), iteration
+            LOG.warning("%s", self.alarm)
+        return {**drifts, "alarm": float(self.alarm is not None)}
+
+    def _found(self) -> tuple[dict[str, str], bool]:
+        """Return what is not as it was or should be, and whether the reward need not have risen."""
+        pay = self.overpayment
+        overpaid = pay is not None and pay.found
+        compared = pay is not None and pay.lead is not None
+        excused = (*MEASURES, GOLDEN) if compared and not overpaid else ()
+        found = {"golden texts": str(pay)} if overpaid else {}
+        found |= {name: str(g) for name, g in self.gauges.items() if g.out and name not in excused}
         against, for_them = (self.selection[k].winnings >= 1 / ERROR_LEVEL for k in (0.0, SELECTS_FOR))
         if against or for_them:
             names = ", ".join(harmless(name) for name in self.gauges if name.startswith("watch/"))
             found["selection"] = f"{'against' if against else 'hardly for'} {names}, all taken together"
-        if found and self.alarm is None and (self._risen or against):
-            self.alarm, self.iteration = self._sentence(batch, found, iteration), iteration
-            LOG.warning("%s", self.alarm)
-        return {**drifts, "alarm": float(self.alarm is not None)}
+        return found, overpaid or against
 
     def _begin(self, batch: Rollout) -> None:
         """Learn from the first batch which terms go along with the reward, and whether texts can tell."""
@@ -191,7 +211,7 @@ class HackingDetector:
     def _criteria(self, episodes: Sequence[Episode]) -> dict[str, FloatArray]:
         """Score texts by the criteria, `(n,)` each, NaN where one abstains or there is no golden text."""
         found = {f"watch/{name}": source(episodes).totals_or_nan for name, source in self.watch.items()}
-        wanted = [self._golden_text(e) for e in episodes]
+        wanted = self._golden_texts(episodes)
         if any(text is not None for text in wanted):
             shares = [
                 math.nan if text is None else overlap(e.agent_ids.tolist(), text.agent_ids.tolist())
@@ -200,18 +220,8 @@ class HackingDetector:
             found[GOLDEN] = np.array(shares)
         return found
 
-    def _golden_text(self, episode: Episode) -> Episode | None:
-        """Return the golden text of an episode's prompt, which is written once; None if there is none."""
-        prompt = episode.prompt
-        if self._golden is None:
-            return None
-        if prompt.text not in self._golden_texts:
-            try:
-                text = Episode.of(prompt, self._golden(prompt), episode.tokenizer)
-            except TextGymError:
-                text = None
-            self._golden_texts[prompt.text] = text
-        return self._golden_texts[prompt.text]
+    def _golden_texts(self, episodes: Sequence[Episode]) -> list[Episode | None]:
+        return [None if self._golden is None else self._golden.of(e) for e in episodes]
 
     @property
     def _risen(self) -> bool:
@@ -242,6 +252,7 @@ class HackingDetector:
             "recent": self._recent,
             "gauges": {name: gauge.state_dict() for name, gauge in self.gauges.items()},
             "selection": [test.state_dict() for test in self.selection.values()],
+            "overpayment": None if self.overpayment is None else self.overpayment.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -252,6 +263,8 @@ class HackingDetector:
         self.gauges = {name: Gauge.of(gauge) for name, gauge in state["gauges"].items()}
         for test, saved in zip(self.selection.values(), state["selection"], strict=True):
             test.load_state_dict(saved)
+        if self.overpayment is not None and state.get("overpayment") is not None:
+            self.overpayment.load_state_dict(state["overpayment"])
 
 
 def _worse(golden: FloatArray, start: FloatArray) -> bool:

@@ -14,13 +14,14 @@ OF_DIAGNOSTICS = "tests/agents/training/test_diagnostics.py::test_"
 OF_EXACT = "tests/agents/verification/test_exact.py::test_"
 OF_TENSORS = "tests/agents/training/test_tensors.py::test_"
 HACKING, OF_HACKING = f"{TRAINING}/hacking.py", "tests/agents/training/test_hacking.py::test_"
+GOLDEN, OF_GOLDEN = f"{TRAINING}/golden.py", "tests/agents/training/test_golden.py::test_"
 GAUGES, OF_GAUGES = f"{TRAINING}/gauges.py", "tests/agents/training/test_gauges.py::test_"
 
 MUTANTS = [
     Mutant(
         "alarm-without-a-rise-of-the-reward",
         HACKING,
-        "self.alarm is None and (self._risen or against):",
+        "self.alarm is None and (self._risen or at_once):",
         "self.alarm is None:",
         (OF_HACKING + "texts_may_change_where_the_reward_stays_and_the_reward_may_rise_where_they_stay",),
     ),
@@ -95,6 +96,90 @@ MUTANTS = [
         HACKING,
         '        self.gauges = {name: Gauge.of(gauge) for name, gauge in state["gauges"].items()}\n',
         "",
+        (OF_HACKING + "a_resumed_detector_goes_on_where_it_was",),
+    ),
+    Mutant(
+        "golden-texts-need-not-be-ahead",
+        GOLDEN,
+        "ahead -= LEAD * self.lead + ",
+        "ahead -= ",
+        (OF_GOLDEN + "what_is_off_by_less_than_half_of_the_lead_of_golden_texts_is_a_learned_rewards_error",),
+    ),
+    Mutant(
+        "noise-of-a-reward-is-overpayment",
+        GOLDEN,
+        "over = known & (ahead > (0 if many else NOISE * self.noise))",
+        "over = known & (ahead > 0)",
+        (OF_GOLDEN + "noise_is_no_overpayment",),
+    ),
+    Mutant(
+        "noise-hides-what-all-texts-are-paid",
+        GOLDEN,
+        "(0 if many else NOISE * self.noise)",
+        "NOISE * self.noise",
+        (OF_GOLDEN + "noise_is_no_overpayment",),
+    ),
+    Mutant(
+        "golden-texts-scored-in-every-batch",
+        GOLDEN,
+        "if key not in self._rewards][:MOST]",
+        "][:MOST]",
+        (OF_GOLDEN + "each_golden_text_is_scored_once_and_at_first_twice_and_no_more_than_64_at_a_time",),
+    ),
+    Mutant(
+        "prompts-of-one-text-share-a-golden-one",
+        GOLDEN,
+        "return episode.prompt.text, repr(dict(episode.prompt.columns))",
+        'return episode.prompt.text, ""',
+        (OF_GOLDEN + "prompts_of_one_text_and_other_columns_have_golden_texts_of_their_own",),
+    ),
+    Mutant(
+        "texts-of-one-prompt-are-an-alarm",
+        GOLDEN,
+        "ENOUGH = 2 ",
+        "ENOUGH = 1 ",
+        (OF_GOLDEN + "one_prompt_may_have_a_golden_text_that_is_not_the_best",),
+    ),
+    Mutant(
+        "reward-that-fails-on-golden-texts-ends-the-run",
+        GOLDEN,
+        "except TextGymError as error:  # nobody",
+        "except ZeroDivisionError as error:  # nobody",
+        (OF_GOLDEN + "a_reward_that_fails_on_golden_texts_ends_no_run",),
+    ),
+    Mutant(
+        "resumed-comparison-forgets-its-lead",
+        GOLDEN,
+        'self.lead, self.noise = state["lead"], state["noise"]',
+        'self.noise = state["noise"]',
+        (OF_GOLDEN + "a_resumed_comparison_goes_on_where_it_was",),
+    ),
+    Mutant(
+        "people-are-asked-about-golden-texts",
+        HACKING,
+        " and not reward.interactive:",
+        ":",
+        (OF_HACKING + "texts_may_change_as_they_like_while_golden_ones_are_the_best_paid",),
+    ),
+    Mutant(
+        "overpaid-texts-are-no-alarm-before-the-reward-rises",
+        HACKING,
+        "return found, overpaid or against",
+        "return found, against",
+        (OF_HACKING + "texts_paid_more_than_golden_ones_are_an_alarm_before_the_reward_rises",),
+    ),
+    Mutant(
+        "other-texts-than-golden-ones-are-suspicious",
+        HACKING,
+        "(*MEASURES, GOLDEN) if compared and not overpaid else ()",
+        "()",
+        (OF_HACKING + "texts_may_change_as_they_like_while_golden_ones_are_the_best_paid",),
+    ),
+    Mutant(
+        "resumed-detector-compares-anew",
+        HACKING,
+        '            self.overpayment.load_state_dict(state["overpayment"])\n',
+        "            pass\n",
         (OF_HACKING + "a_resumed_detector_goes_on_where_it_was",),
     ),
     Mutant(

@@ -160,7 +160,7 @@ class TrainingJob:
         """
         if len(start) < LEAST_TEXTS and not self.watch and not self.stop_on_alarm:
             return None
-        return HackingDetector(start, self.watch, self.task.golden)
+        return HackingDetector(start, self.watch, self.task.golden, self.reward)
 
     def write_view(self, run: RunFolder) -> None:
         """Write the page of the rollouts that were kept, if there are any."""

@@ -132,11 +132,15 @@ def test_what_a_text_says_cannot_reach_the_terminal() -> None:
 
 def test_a_resumed_detector_goes_on_where_it_was() -> None:
     words = FunctionReward(lambda completion: -completion.count("red"), name="no red")
-    whole, first = HackingDetector(start(), [words]), HackingDetector(start(), [words])
+    longer = FunctionReward(lambda completion: len(completion), name="longer")
+
+    def fresh() -> HackingDetector:
+        return HackingDetector(start(), [words], lambda prompt: "blue lime", longer)
+
+    whole, first, second = fresh(), fresh(), fresh()
     rows = [batch(texts(i, more="!" * i), rewards(0.1 * i, i)) for i in range(10)]
     expected = [whole.look(row, i + 1) for i, row in enumerate(rows)]
     found = [first.look(row, i + 1) for i, row in enumerate(rows[:4])]
-    second = HackingDetector(start(), [words])
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     found += [second.look(row, i + 1) for i, row in enumerate(rows[4:], 4)]
     assert found == expected
@@ -179,6 +183,36 @@ def test_golden_texts_say_which_way_is_good() -> None:
             detector.look(batch(shorter, rewards(0.1 * i, i) - [len(t) for t in shorter]), i + 1)
         assert ("length" in str(detector.alarm)) is told
         assert ("watch/overlap with golden texts" in detector.gauges) is not told
+
+
+@pytest.mark.parametrize("interactive", [False, True])
+def test_texts_may_change_as_they_like_while_golden_ones_are_the_best_paid(interactive: bool) -> None:
+    """Marks are new, and the reward rises; people are not asked about golden texts, so nothing is known."""
+    asked = []
+
+    def fewer_reds(completion: str) -> float:
+        asked.append(completion)
+        return -float(completion.count("red"))
+
+    reward = FunctionReward(fewer_reds, name="no red")
+    reward.interactive = interactive
+    detector = HackingDetector(start(), golden=lambda prompt: "blue lime", reward=reward)
+    for i in range(12):
+        written = texts(i, more="!" * i)
+        written[: 5 * i] = [text.replace("red", "pink") for text in written[: 5 * i]]
+        detector.look(batch(written, [-t.count("red") for t in written]), i + 1)
+    assert (detector.alarm is None) is not interactive
+    assert bool(asked) is not interactive
+    assert detector.gauges["novelty"].out
+
+
+def test_texts_paid_more_than_golden_ones_are_an_alarm_before_the_reward_rises() -> None:
+    reward = FunctionReward(lambda completion: completion.count("!"), name="marks")
+    detector = HackingDetector(start(), golden=lambda prompt: "blue lime", reward=reward)
+    metrics = detector.look(batch([*texts(0, 60), *texts(1, 4, "!")], [0] * 60 + [1] * 4), 1)
+    assert metrics["overpaid"] == 4 / 64
+    assert detector.iteration == 1
+    assert "golden texts earn less than texts of 4 prompts in the last 1 batches" in str(detector.alarm)
 
 
 def test_criteria_that_golden_texts_fail_are_left_out() -> None:
