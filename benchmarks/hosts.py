@@ -62,7 +62,7 @@ class Options:
 def main() -> None:
     """Print what was sent, and how the run ended."""
     options = tyro.cli(Options)
-    os.environ["RAY_AUTH_MODE"] = "disabled"  # nobody else can reach the hosts; a token would have to be shared
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # a token would have to be shared, and nobody else is here
     with tempfile.TemporaryDirectory() as place, hosts():
         file = Path(place) / "sent.json"
         launch([__file__, "--worker", str(file)])
