@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from text_gym.agents.sampling.rollout import Rollout
+from text_gym.agents.sampling.together import remembers
 from text_gym.episode import Episode, FloatArray, Prompt
 from text_gym.errors import TextGymError
 from text_gym.rewards.source import RewardSource
@@ -143,6 +144,12 @@ class Overpayment:
             f"earn less than texts of {sum(self.recent)} prompts in the last {len(self.recent)} batches, "
             f"by up to {self.excess:.3g}"
         )
+
+
+def may_score_golden_texts(reward: RewardSource) -> bool:
+    """Return True if asking about texts that nobody learns from costs nothing and leaves no trace."""
+    alone = reward.batch_invariant is not False and not remembers(reward)
+    return alone and not reward.interactive and not reward.costly
 
 
 def key_of(episode: Episode) -> Key:

@@ -21,7 +21,7 @@ from text_gym.rewards.values import unique
 from text_gym.utils.display import harmless
 
 from .gauges import WINDOW, Gauge, SelectionTest, centred_products, mean_of_groups
-from .golden import GoldenTexts, Overpayment
+from .golden import GoldenTexts, Overpayment, may_score_golden_texts
 from .metrics import Metrics
 from .texts import MEASURES, measure_texts, overlap, pairs_of
 
@@ -68,7 +68,8 @@ class HackingDetector:
         golden: Writes a completion of a prompt that is as good as can be, as `Task.golden`; prompts for
             which it raises a `TextGymError` have none. The overlap with them is a criterion, too, and what
             moves towards them has not left its range.
-        reward: What is optimised, to score golden texts; people are not asked.
+        reward: What is optimised, to score golden texts; not asked are people, what is `costly`, as a judge,
+            and what remembers, which would pay other texts differently afterwards.
 
     Attributes:
         alarm: What happened, in a sentence; None before.
@@ -99,7 +100,7 @@ class HackingDetector:
         self.iteration: int | None = None
         self._golden = None if golden is None else GoldenTexts(golden)
         self.overpayment: Overpayment | None = None  # where there is nothing to compare with
-        if self._golden is not None and reward is not None and not reward.interactive:
+        if self._golden is not None and reward is not None and may_score_golden_texts(reward):
             self.overpayment = Overpayment(reward, self._golden)
         self._seen = Counter(pair for episode in start for pair in set(pairs_of(episode)))
         self.gauges = self._gauges(start)

@@ -68,6 +68,7 @@ class Judge(RewardSource):
     name = "judge"
     abstains = True
     batch_invariant = True  # each text is judged in a request of its own
+    costly = True
 
     def __init__(
         self,

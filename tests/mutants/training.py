@@ -156,10 +156,24 @@ MUTANTS = [
     ),
     Mutant(
         "people-are-asked-about-golden-texts",
-        HACKING,
-        " and not reward.interactive:",
-        ":",
+        GOLDEN,
+        "alone and not reward.interactive and",
+        "alone and",
         (OF_HACKING + "texts_may_change_as_they_like_while_golden_ones_are_the_best_paid",),
+    ),
+    Mutant(
+        "judges-are-asked-about-golden-texts",
+        GOLDEN,
+        " and not reward.costly",
+        "",
+        (OF_GOLDEN + "who_is_asked_about_golden_texts",),
+    ),
+    Mutant(
+        "golden-texts-move-a-standardised-reward",
+        GOLDEN,
+        " and not remembers(reward)",
+        "",
+        (OF_GOLDEN + "who_is_asked_about_golden_texts",),
     ),
     Mutant(
         "overpaid-texts-are-no-alarm-before-the-reward-rises",

@@ -111,7 +111,7 @@ def test_rewards_are_those_of_the_file_bit_for_bit(file: Path, name: str) -> Non
     inside, outside = (load_reward(f"{file}:{name}", sandbox=sandbox) for sandbox in (True, False))
     assert isinstance(inside, SandboxedReward)
     assert not isinstance(outside, SandboxedReward)
-    for flag in ("name", "deterministic", "abstains", "causal", "interactive"):
+    for flag in ("name", "deterministic", "abstains", "causal", "interactive", "costly"):
         assert getattr(inside, flag) == getattr(outside, flag)
     for _ in range(2):
         found, expected = inside(episodes()), outside(episodes())

@@ -57,7 +57,7 @@ class SandboxedReward(RewardSource):
         self._process: Worker | None = None
         traits = self._worker().traits
         self.name = harmless(str(traits["name"]), limit=100)
-        for flag in ("deterministic", "abstains", "causal", "interactive"):
+        for flag in ("deterministic", "abstains", "causal", "interactive", "costly"):
             setattr(self, flag, bool(traits[flag]))
 
     @property

@@ -33,6 +33,8 @@ class RewardSource(ABC):
         causal: Per-token rewards of a prefix are those of the whole episode, so that they can be paid token
             by token. Where the source abstains in the end, the last step takes back what was paid.
         interactive: People are asked, now: training asks for the texts it learns from and for no others.
+        costly: Each text costs money or much time, as where a judge reads it: the detector of reward hacking
+            does not ask about golden texts.
         batch_invariant: An episode's reward depends on no other of its batch; None is as `deterministic` is.
     """
 
@@ -41,6 +43,7 @@ class RewardSource(ABC):
     abstains: bool = False
     causal: bool = False
     interactive: bool = False
+    costly: bool = False
     batch_invariant: bool | None = None
     _last_failure: str | None = None
 
@@ -242,6 +245,7 @@ class Composite(RewardSource):
         self.abstains = any(p.abstains for p in self.parts.values())
         self.causal = all(p.causal for p in self.parts.values())
         self.interactive = any(p.interactive for p in self.parts.values())
+        self.costly = any(p.costly for p in self.parts.values())
 
     @abstractmethod
     def evaluate(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:

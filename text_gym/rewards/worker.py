@@ -289,7 +289,7 @@ class Server:
 
     def _take(self, source: RewardSource) -> dict[str, Any]:
         self.source, self.tokenizers = source, {}
-        flags = ("deterministic", "abstains", "causal", "interactive")
+        flags = ("deterministic", "abstains", "causal", "interactive", "costly")
         return {"name": str(source.name), **{flag: bool(getattr(source, flag)) for flag in flags}}
 
 

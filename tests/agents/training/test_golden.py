@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 
 from tests.agents.training.test_hacking import BYTES, WORDS, batch, texts
-from text_gym import Episode, FunctionReward, Prompt
+from text_gym import Episode, FunctionReward, Prompt, load_task
 from text_gym.agents import Rollout
-from text_gym.agents.training.golden import GoldenTexts, Overpayment
+from text_gym.agents.training.golden import GoldenTexts, Overpayment, may_score_golden_texts
 from text_gym.errors import RewardError
+from text_gym.reward_models import ChatEndpoint, Judge
+from text_gym.rewards.calls import Parallel
+from text_gym.rewards.source import WeightedSum
+from text_gym.rewards.transforms import RunningStandardize
 
 GOLDEN = "red red red red red"
 
@@ -131,6 +135,23 @@ def test_prompts_of_one_text_and_other_columns_have_golden_texts_of_their_own() 
     golden = GoldenTexts(lambda prompt: prompt.columns["wanted"])
     found = [golden.of(Episode.of(Prompt("say", {"wanted": word}), "red", BYTES)) for word in WORDS]
     assert [e.completion for e in found if e is not None] == list(WORDS)
+
+
+def test_who_is_asked_about_golden_texts() -> None:
+    """Not people, nor judges, nor who pays other texts differently afterwards."""
+    reward, judge = (
+        FunctionReward(reds, name="reds"),
+        Judge(ChatEndpoint("http://x", "m"), {"clear": "Clear?"}),
+    )
+    people = FunctionReward(reds, name="people")
+    people.interactive = True
+    assert may_score_golden_texts(reward)
+    assert may_score_golden_texts(WeightedSum({"a": (reward, 0.5), "b": (reward, 0.5)}))
+    assert may_score_golden_texts(load_task("products").reward)
+    for other in (judge, people, RunningStandardize(reward)):
+        assert not may_score_golden_texts(other)
+        assert not may_score_golden_texts(WeightedSum({"a": (reward, 0.5), "b": (other, 0.5)}))
+    assert not may_score_golden_texts(Parallel(judge, workers=2, chunk=1))
 
 
 def test_a_reward_that_fails_on_golden_texts_ends_no_run(caplog: pytest.LogCaptureFixture) -> None:
