@@ -37,6 +37,7 @@ def where(completion):
 class Everything(RewardSource):
     """Values, per-token rewards, terms, abstentions, a failure, and a memory."""
     name, abstains, causal, deterministic = "everything", True, True, False
+    costly = True
     def __init__(self, scale=1.0):
         self.scale, self.seen = scale, 0
     def score(self, episodes):
