@@ -33,8 +33,7 @@ class RewardSource(ABC):
         causal: Per-token rewards of a prefix are those of the whole episode, so that they can be paid token
             by token. Where the source abstains in the end, the last step takes back what was paid.
         interactive: People are asked, now: training asks for the texts it learns from and for no others.
-        costly: Each text costs money or much time, as where a judge reads it: the detector of reward hacking
-            does not ask about golden texts.
+        costly: Each text costs, as a judge's does: golden ones are not asked about to watch a run.
         batch_invariant: An episode's reward depends on no other of its batch; None is as `deterministic` is.
     """
 
@@ -146,8 +145,7 @@ class FunctionReward(RewardSource):
     ) -> None:
         self.function = function
         self.name = name or str(getattr(function, "__name__", type(function).__name__))
-        self.deterministic = deterministic
-        self.abstains = abstains
+        self.deterministic, self.abstains = deterministic, abstains
         parameters = signature_of(function).parameters.values()
         self._named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         self._takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
@@ -241,11 +239,9 @@ class Composite(RewardSource):
             raise ConfigError(f"{type(self).__name__} needs at least one reward source")
         self.parts = {part: as_reward_source(source) for part, source in parts.items()}
         self.name = name
-        self.deterministic = all(p.deterministic for p in self.parts.values())
-        self.abstains = any(p.abstains for p in self.parts.values())
-        self.causal = all(p.causal for p in self.parts.values())
-        self.interactive = any(p.interactive for p in self.parts.values())
-        self.costly = any(p.costly for p in self.parts.values())
+        for flags, of in ((("deterministic", "causal"), all), (("abstains", "interactive", "costly"), any)):
+            for flag in flags:
+                setattr(self, flag, of(getattr(part, flag) for part in self.parts.values()))
 
     @abstractmethod
     def evaluate(self, episodes: Sequence[Episode], on_bad_reward: OnBadReward) -> Rewards:
