@@ -65,15 +65,15 @@ MUTANTS = [
     Mutant(
         "composite-deterministic-if-any-part-is",
         _SOURCE,
-        "self.deterministic = all(",
-        "self.deterministic = any(",
+        '(("deterministic", "causal"), all)',
+        '(("causal",), all), (("deterministic",), any)',
         _by("test_compose.py::test_composites_know_what_they_are_made_of"),
     ),
     Mutant(
         "composite-causal-if-any-part-is",
         _SOURCE,
-        "self.causal = all(",
-        "self.causal = any(",
+        '(("deterministic", "causal"), all)',
+        '(("deterministic",), all), (("causal",), any)',
         _by("test_compose.py::test_per_token_rewards_are_summed_token_by_token"),
     ),
     Mutant(
