@@ -4,9 +4,10 @@
 
 Each process has one thread; `torchrun` starts them on this machine, and they talk by gloo over the loopback.
 A batch has 256 episodes however many processes play it. Numbers of processes take turns; seconds are wall
-time of the iterations after the first, so the machine must be idle. Two ratios are told: of medians, and of
-the fastest iterations, since whoever else uses a core, as another guest of the host, can only make it slower,
-and of several processes the slowest decides.
+time of the iterations after the first, so the machine must be idle. Two ratios are told. That of the fastest
+iterations is the program's own: whoever else uses a core, as another guest of the host, can only make it
+slower. That of medians is what this machine gave: of several processes the slowest decides, so that it falls
+where cores differ from moment to moment.
 
 As many processes run side by side, too, each for itself on the whole batch. They slow each other down, since
 cores share caches, memory and perhaps a host with others: `at_most` is how much faster so many processes
