@@ -15,6 +15,7 @@ import numpy as np
 
 from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.envs.single import TextEnv
+from text_gym.envs.streams import stream_seed
 from text_gym.episode import Episode, FloatArray, IntArray
 from text_gym.errors import ConfigError, DataError, MissingLibraryError, excerpt
 
@@ -135,7 +136,7 @@ class _Again:
             raise DataError(f"episode {recorded.id} begins with {ids}, which is no prompt of the environment")
         seed, number = about.get("seed"), (about.get("options") or {}).get("episode_index", 0)
         if seed is not None:
-            one.begin(row, np.array([seed]), np.array([number]))
+            one.begin(row, np.array([stream_seed(int(seed))]), np.array([number]))
             if one.prompt_index[0] in places:
                 return one
         if any(one.prompts[i].columns != one.prompts[places[0]].columns for i in places):

@@ -196,7 +196,7 @@ def test_prompts_that_look_alike_are_told_apart_by_seeds_or_not_at_all() -> None
     rows = [Prompt("a", {"answer": digit}) for digit in "0123"]
     env = TextEnv(rows, ByteTokenizer(), lambda completion, answer: completion == answer, 1)
     collector, expected = minari.DataCollector(env), []
-    for seed in range(8):
+    for seed in (*range(8), 2**63 + 5, *[None] * 8):  # for None Minari draws a seed of 64 bits
         collector.reset(seed=seed)
         expected.append(collector.step(ord("2"))[1])
     dataset = collector.create_dataset("alike-v0", **ABOUT)
