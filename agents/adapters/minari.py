@@ -90,18 +90,27 @@ def episodes_of(dataset: Any, env: gym.Env[Any, Any] | None = None) -> tuple[lis
         `n` episodes, for rewards, `SFT`, `DPO` or `write_transcripts`, and `(n,)` float64.
 
     Raises:
-        ConfigError: Observations of another kind.
+        ConfigError: Observations of another kind, or an environment that the data set cannot recover.
         DataError: A text begins with no prompt of the environment or with one that cannot be told from
             others, goes on after its end, or is answered otherwise than when it was recorded.
     """
-    batch = _text_env(dataset.recover_environment() if env is None else env).vector.batch
-    again = _Again(batch)
+    again = _Again(_text_env(_recovered(dataset) if env is None else env).vector.batch)
     episodes, returns = [], []
     for recorded in dataset.iterate_episodes():
         about = next(iter(dataset.storage.get_episode_metadata([recorded.id])))
         episodes.append(again.play(recorded, about))
         returns.append(float(np.sum(recorded.rewards)))
     return episodes, np.array(returns, dtype=np.float64)
+
+
+def _recovered(dataset: Any) -> gym.Env[Any, Any]:
+    try:
+        env: gym.Env[Any, Any] = dataset.recover_environment()
+    except Exception as error:  # Minari's, Gymnasium's, or of the task
+        raise ConfigError(
+            f"the environment cannot be made again from the data set ({error}); pass the env it was recorded in"
+        ) from error
+    return env
 
 
 class _Again:

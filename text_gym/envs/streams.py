@@ -60,7 +60,7 @@ class EpisodeStreams:
         """
         if seed is None:
             return ()
-        if not isinstance(seed, (Sequence, np.ndarray)) or not np.ndim(seed):
+        if not isinstance(seed, (Sequence, np.ndarray)) or getattr(seed, "shape", None) == ():
             first = _checked(seed)
             return [stream_seed(first + i * (self.numbering == "per_env")) for i in range(self.num_rows)]
         if len(seed) != self.num_rows:

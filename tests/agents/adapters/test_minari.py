@@ -200,6 +200,8 @@ def test_prompts_that_look_alike_are_told_apart_by_seeds_or_not_at_all() -> None
         collector.reset(seed=seed)
         expected.append(collector.step(ord("2"))[1])
     dataset = collector.create_dataset("alike-v0", **ABOUT)
+    with pytest.raises(ConfigError, match="cannot be made again .* pass the env"):
+        episodes_of(dataset)
     episodes, returns = episodes_of(dataset, env)
     assert returns.tolist() == expected
     assert set(expected) == {0.0, 1.0}
