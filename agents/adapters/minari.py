@@ -108,7 +108,7 @@ def _recovered(dataset: Any) -> gym.Env[Any, Any]:
         env: gym.Env[Any, Any] = dataset.recover_environment()
     except Exception as error:  # Minari's, Gymnasium's, or of the task
         raise ConfigError(
-            f"the environment cannot be made again from the data set ({error}); pass the env it was recorded in"
+            f"the data set cannot make its environment again ({error}); pass the env it was recorded in"
         ) from error
     return env
 

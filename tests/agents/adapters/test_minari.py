@@ -200,7 +200,7 @@ def test_prompts_that_look_alike_are_told_apart_by_seeds_or_not_at_all() -> None
         collector.reset(seed=seed)
         expected.append(collector.step(ord("2"))[1])
     dataset = collector.create_dataset("alike-v0", **ABOUT)
-    with pytest.raises(ConfigError, match="cannot be made again .* pass the env"):
+    with pytest.raises(ConfigError, match=r"cannot make its environment again .* pass the env"):
         episodes_of(dataset)
     episodes, returns = episodes_of(dataset, env)
     assert returns.tolist() == expected
