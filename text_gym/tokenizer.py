@@ -170,6 +170,8 @@ class PretrainedTokenizer:
         chat_template: str | None = None,
         special_tokens: Mapping[str, str] | None = None,
     ) -> None:
+        if hasattr(backend, "backend_tokenizer"):
+            raise ConfigError("for a tokenizer of transformers it is PretrainedTokenizer.from_transformers")
         self.backend = backend
         self.eos_ids = tuple(dict.fromkeys(int(i) for i in eos_ids))
         self.pad_id = int(pad_id) if pad_id is not None else (self.eos_ids[0] if self.eos_ids else 0)

@@ -33,6 +33,8 @@ def test_devices_by_name() -> None:
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(ConfigError, match="unknown device 'toaster'"):
         pick_device("toaster")
+    with pytest.raises(ConfigError, match="unknown device None"):
+        pick_device(None)  # type: ignore[arg-type]
 
 
 def test_a_small_gpt2_has_the_size_asked_for() -> None:

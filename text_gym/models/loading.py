@@ -32,7 +32,7 @@ def pick_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ConfigError(f"unknown device {device!r}: {error}") from error
     if found.type == "mps":
         raise ConfigError("device 'mps' has no float64, in which tokens are drawn; pass 'cpu'")

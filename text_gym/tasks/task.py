@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from text_gym.episode import Episode, Prompt
-from text_gym.errors import TextGymError, UnknownNameError, excerpt
+from text_gym.errors import ConfigError, TextGymError, UnknownNameError, excerpt
 from text_gym.respondents import Respondent, reply_room
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import Rewards
@@ -209,8 +209,10 @@ def load_task(name: str, **kwargs: Any) -> Task:
     Raises:
         MissingLibraryError: The library of the task is not installed.
         UnknownNameError: There is no such task; the nearest name is suggested.
-        ConfigError: The installed package that has it is broken; the package is named.
+        ConfigError: The installed package that has it is broken; the package is named. Or it is no name.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"load_task takes a name, not {type(name).__name__}; a Task needs no loading")
     library, _, own_name = name.partition(":")
     if library in LIBRARIES and own_name:
         task: Task = _function_at(LIBRARIES[library])(own_name, **kwargs)
