@@ -213,7 +213,9 @@ class PretrainedTokenizer:
             return cls.from_transformers(found)
         file = folder / "tokenizer.json"
         if not file.is_file():
-            raise DataError(f"{folder} has no tokenizer.json; save the tokenizer there with save_pretrained")
+            raise DataError(
+                f"{folder} has no tokenizer.json; pass the tokenizer, or save_pretrained it there"
+            )
         import tokenizers
 
         try:
