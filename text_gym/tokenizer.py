@@ -213,9 +213,7 @@ class PretrainedTokenizer:
             return cls.from_transformers(found)
         file = folder / "tokenizer.json"
         if not file.is_file():
-            raise DataError(
-                f"{folder} has no tokenizer.json; pass the tokenizer, or save_pretrained it there"
-            )
+            raise DataError(f"{folder} has no tokenizer.json; pass the tokenizer, or save it there too")
         import tokenizers
 
         try:
