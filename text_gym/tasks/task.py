@@ -170,8 +170,9 @@ OPTIMA = {"text_gym/Shop-v0": 0.8983723958333333}
 
 # The classic tasks once more, as a `Box` and without infos, for programs that take an id and no arguments:
 # CleanRL's ppo.py, Tianshou's SpaceInfo, RLlib's default networks, TorchRL's GymEnv(id, num_envs=4).
+ONE_HOT = {"observation": "onehot", "infos": "none"}
 ONE_HOT_IDS: dict[str, dict[str, object]] = {
-    f"text_gym/{name}-onehot-v0": {**ENV_IDS[f"text_gym/{name}-v0"], "observation": "onehot", "infos": "none"}
+    f"text_gym/{name}-onehot-v0": {**ENV_IDS[f"text_gym/{name}-v0"], **ONE_HOT}
     for name in ("Sort", "Slots", "Reverse", "Copy", "Count", "Brackets", "Add")
 }
 
@@ -194,6 +195,12 @@ def env_ids() -> dict[str, dict[str, object]]:
     """Return every Gymnasium id and its environment's keyword arguments; loads no installed package."""
     ids = {name: env_id(name) for name in installed_tasks() if name not in TASKS}
     return {**ENV_IDS, **{i: {"task": name} for name, i in ids.items() if i is not None}}
+
+
+def one_hot_ids() -> dict[str, dict[str, object]]:
+    """Return the ids with one-hot observations: of the classic tasks and of installed packages."""
+    others = {i: kwargs for i, kwargs in env_ids().items() if i not in ENV_IDS}
+    return {**ONE_HOT_IDS, **{f"{i[:-3]}-onehot-v0": {**kwargs, **ONE_HOT} for i, kwargs in others.items()}}
 
 
 def load_task(name: str, **kwargs: Any) -> Task:
