@@ -147,8 +147,8 @@ def test_impossible_masks_are_refused_when_the_environment_is_made() -> None:
 
 def test_what_is_no_mask_is_named() -> None:
     for wrong in (MinLength, [True] * 4, lambda prefixes: True):
-        with pytest.raises(ConfigError, match="mask is .*; pass an ActionMask"):
-            TextEnv(["a"], TOKENIZER, len, 2, mask=wrong)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=r"mask is .*; pass an ActionMask"):
+            TextEnv(["a"], TOKENIZER, len, 2, mask=wrong)
     for ids in ([1], np.array([1, 2])):
         with pytest.raises(ConfigError, match=r"write AllowedTokens\(ids=...\)"):
             AllowedTokens(ids)  # type: ignore[arg-type]
