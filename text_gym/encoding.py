@@ -38,7 +38,7 @@ def encode_texts(
     elif _has_batches(tokenizer):
         encoded = tokenizer.encode_batch(texts)  # type: ignore[attr-defined]
     else:
-        encoded = [_encoded(tokenizer, str(text)) for text in texts]
+        encoded = [encode_text(tokenizer, str(text)) for text in texts]
     lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
     if all(isinstance(ids, bytes) for ids in encoded):
         return np.frombuffer(b"".join(encoded), np.uint8).astype(np.int32), lengths  # type: ignore[arg-type]
@@ -83,7 +83,12 @@ def checked_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer
 
 
-def _encoded(tokenizer: Tokenizer, text: str) -> Sequence[int]:
+def encode_text(tokenizer: Tokenizer, text: str) -> Sequence[int]:
+    """Encode one text.
+
+    Raises:
+        TokenError: The tokenizer cannot; one of the user's own may raise anything.
+    """
     try:
         return tokenizer.encode(text)
     except TextGymError:

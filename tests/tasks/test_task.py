@@ -102,5 +102,5 @@ def test_a_split_has_about_the_share_asked_for_and_follows_the_seed() -> None:
 
 
 def test_a_task_is_no_name() -> None:
-    with pytest.raises(ConfigError, match="takes a name, not Task"):
+    with pytest.raises(ConfigError, match="name is a string, not Task; a Task needs no loading"):
         load_task(load_task("copy"))  # type: ignore[arg-type]

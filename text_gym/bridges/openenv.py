@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from text_gym.errors import ConfigError, MissingLibraryError
-from text_gym.tasks.task import Task
+from text_gym.tasks.task import Task, as_task
 from text_gym.utils.display import harmless
 
 from .session import Answer, TaskSession
@@ -77,7 +77,7 @@ def openenv_classes(task: Task, held_out: bool = False) -> tuple[Callable[[], An
     return TaskEnvironment, TextAction, TextObservation
 
 
-def openenv_app(task: Task, *, held_out: bool = False, sessions: int = 64) -> Any:
+def openenv_app(task: Task | str, *, held_out: bool = False, sessions: int = 64) -> Any:
     """Return the web application of a task, which any ASGI server can run.
 
     Args:
@@ -88,6 +88,7 @@ def openenv_app(task: Task, *, held_out: bool = False, sessions: int = 64) -> An
     Raises:
         MissingLibraryError: OpenEnv is not installed.
     """
+    task = as_task(task)
     make, action, observation = openenv_classes(task, held_out)
     from openenv.core.env_server.http_server import create_app
 

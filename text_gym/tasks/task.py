@@ -219,7 +219,7 @@ def load_task(name: str, **kwargs: Any) -> Task:
         ConfigError: The installed package that has it is broken; the package is named. Or it is no name.
     """
     if not isinstance(name, str):
-        raise ConfigError(f"load_task takes a name, not {type(name).__name__}; a Task needs no loading")
+        raise ConfigError(f"a task's name is a string, not {type(name).__name__}; a Task needs no loading")
     library, _, own_name = name.partition(":")
     if library in LIBRARIES and own_name:
         task: Task = _function_at(LIBRARIES[library])(own_name, **kwargs)
@@ -231,6 +231,16 @@ def load_task(name: str, **kwargs: Any) -> Task:
     except (TypeError, ValueError):
         plain = False
     return replace(task, settings=settings if plain else {})
+
+
+def as_task(task: Task | str) -> Task:
+    """Return a task, or the one of that name.
+
+    Raises:
+        UnknownNameError: There is no task of that name.
+        ConfigError: It is something else.
+    """
+    return task if isinstance(task, Task) else load_task(task)
 
 
 def _make_built_in(name: str, kwargs: Mapping[str, Any]) -> Task:
