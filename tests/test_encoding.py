@@ -139,9 +139,7 @@ def test_ids_that_are_none_are_named(encoded: Any, told: str, monkeypatch: pytes
 
 
 def test_a_text_that_cannot_be_encoded_is_named() -> None:
-    with pytest.raises(
-        TokenError, match=r"Own cannot encode 'ab\?': ValueError: substring not found at .*, line"
-    ):
+    with pytest.raises(TokenError, match=r"Own cannot encode 'ab\?': ValueError: substring not found"):
         TextVectorEnv(["ab?"], Own(), lambda completion: 1.0, 3)
     with pytest.raises(ConfigError, match=r"the tokenizer is the class Own; make one: Own\(...\)"):
         play_with(Own)

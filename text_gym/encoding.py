@@ -12,7 +12,6 @@ import numpy.typing as npt
 from .episode import IntArray, Prompt
 from .errors import ConfigError, TextGymError, TokenError, excerpt
 from .tokenizer import Tokenizer
-from .utils.user_code import where_raised
 
 
 def encode_texts(
@@ -96,7 +95,6 @@ def encode_text(tokenizer: Tokenizer, text: str) -> Sequence[int]:
     except Exception as error:
         raise TokenError(
             f"{_name(tokenizer)} cannot encode {excerpt(text)}: {type(error).__name__}: {error}"
-            f"{where_raised(error)}"
         ) from error
 
 

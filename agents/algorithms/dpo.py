@@ -23,7 +23,7 @@ from text_gym.models.runtime import read_numbers, upload
 from text_gym.models.world import World
 
 from .configs import DPOConfig
-from .sft import encode_pairs, padded, take_step, unpacked, warmup_cosine
+from .sft import encode_pairs, padded, parts_of_pair, take_step, warmup_cosine
 
 Preference = tuple[Prompt, str, str]  # prompt, chosen, rejected
 
@@ -58,7 +58,7 @@ class DPO:
         reference: Policy | None = None,
     ) -> None:
         self.policy, self.config = policy, as_config(config, DPOConfig)
-        triples = [unpacked(pair, i, "prompt, chosen, rejected") for i, pair in enumerate(pairs)]
+        triples = [parts_of_pair(pair, i, "prompt, chosen, rejected") for i, pair in enumerate(pairs)]
         chosen = encode_pairs(policy, [(prompt, text) for prompt, text, _ in triples])
         rejected = encode_pairs(policy, [(prompt, text) for prompt, _, text in triples])
         self.sequences, self.starts = chosen[0] + rejected[0], chosen[1] + rejected[1]

@@ -212,7 +212,7 @@ def completion_loss(policy: Policy, pairs: Sequence[tuple[Prompt | str, str]], *
     return nll / (sum(map(len, sequences)) - sum(starts))
 
 
-def unpacked(pair: Any, position: int, names: str) -> tuple[Any, ...]:
+def parts_of_pair(pair: Any, position: int, names: str) -> tuple[Any, ...]:
     """Return a pair of that many parts; a text of two letters or a row of a table would unpack as well.
 
     Raises:
@@ -240,7 +240,7 @@ def encode_pairs(
     sequences: list[list[int]] = []
     starts: list[int] = []
     for position, pair in enumerate(pairs):
-        item, completion = unpacked(pair, position, "prompt, completion")
+        item, completion = parts_of_pair(pair, position, "prompt, completion")
         prompt = as_prompt(item, position, tokenizer)
         ids = prompt.encode(tokenizer) or bos
         if not ids:
