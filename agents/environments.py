@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import gymnasium as gym
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
@@ -25,6 +25,7 @@ from text_gym.rewards.source import FunctionReward, RewardSource
 from text_gym.tasks.task import Task, env_ids
 
 # What agents take for an environment.
+ConfigT = TypeVar("ConfigT")
 AgentEnv: TypeAlias = "TextVectorEnv | gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | Task | str"
 ROWS = 64  # episodes an iteration, where an environment does not say how many
 _WRITE = 'write TextVectorEnv(task="products", num_envs=64), with your task, or prompts, tokenizer and reward'
@@ -59,6 +60,22 @@ def as_text_vector_env(env: AgentEnv) -> TextVectorEnv:
     if isinstance(env, VectorEnv):
         raise ConfigError(_refusal(env))
     raise ConfigError(f"an agent needs a text environment, not {type(env).__name__}; {_WRITE}")
+
+
+def as_config(config: Any, kind: type[ConfigT]) -> ConfigT:
+    """Return the settings that an agent was given, or those of its kind as they come.
+
+    Raises:
+        ConfigError: They are another agent's, or none.
+    """
+    if config is None:
+        return kind()
+    if isinstance(config, kind):
+        return config
+    given = f"the class {config.__name__}" if isinstance(config, type) else type(config).__name__
+    raise ConfigError(
+        f"the settings are {given}; write {kind.__name__}(...), with what differs from its defaults"
+    )
 
 
 def as_policy(policy: Any, env: TextVectorEnv) -> Policy:

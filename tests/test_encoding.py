@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from text_gym import ByteTokenizer, PretrainedTokenizer, WordTokenizer
+from text_gym import ByteTokenizer, PretrainedTokenizer, TextVectorEnv, WordTokenizer
 from text_gym import tokenizer as module
 from text_gym.encoding import encode_texts
-from text_gym.errors import TokenError
+from text_gym.errors import ConfigError, TokenError
 from text_gym.tokenizer import Tokenizer
 
 BPE = PretrainedTokenizer.train(["the cat sat on the mat", "a cat and a dog"], 300)
@@ -74,3 +74,72 @@ def test_an_encode_set_on_the_object_counts() -> None:
     tokenizer = ByteTokenizer()
     tokenizer.encode = lambda text: [7]  # type: ignore[method-assign]
     assert encode_texts(tokenizer, ["ab", "c"])[0].tolist() == [7, 7]
+
+
+# Tokenizers of the user's own
+
+
+class Own:
+    """Three letters, after the end and padding."""
+
+    vocab_size: Any = 5
+    eos_ids: Any = (0,)
+    pad_id: Any = 1
+    bos_id: Any = None
+    fingerprint = "own"
+
+    def encode(self, text: str) -> Any:
+        return ["abc".index(letter) + 2 for letter in text]
+
+    def decode(self, ids: Any) -> str:
+        return "".join("abc"[i - 2] for i in ids if i > 1)
+
+
+def play_with(tokenizer: Any) -> None:
+    TextVectorEnv(["ab", "c"], tokenizer, lambda completion: 1.0, 3).reset(seed=0)
+
+
+def test_a_tokenizer_of_the_users_own_plays() -> None:
+    play_with(Own())
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"vocab_size": 5.0}, r"Own.vocab_size is '5.0'"),
+        ({"vocab_size": 0}, r"Own.vocab_size is '0'"),
+        ({"eos_ids": 0}, r"Own.eos_ids is '0'; it must be a tuple of ids"),
+        ({"eos_ids": None}, r"Own.eos_ids is 'None'; .* \(\) for none"),
+        ({"eos_ids": (0, 9)}, r"Own.eos_ids has '9'; an id is a whole number from 0 to 4"),
+        ({"pad_id": None}, r"Own.pad_id has 'None'"),
+        ({"pad_id": 5}, r"Own.pad_id has '5'"),
+        ({"bos_id": -1}, r"Own.bos_id has '-1'"),
+    ],
+)
+def test_sizes_and_ids_out_of_order_are_named(changed: dict[str, Any], told: str) -> None:
+    tokenizer = Own()
+    vars(tokenizer).update(changed)
+    with pytest.raises(ConfigError, match=told):
+        play_with(tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("encoded", "told"),
+    [
+        ([7], "the id 7; its vocab_size is 5"),
+        ([2, -1], "the id -1"),
+        ("ab", "ab.*, not ids"),
+        ([None], "not ids"),
+    ],
+)
+def test_ids_that_are_none_are_named(encoded: Any, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Own, "encode", lambda self, text: encoded)
+    with pytest.raises(TokenError, match=f"Own.encode returned .*{told}"):
+        play_with(Own())
+
+
+def test_a_text_that_cannot_be_encoded_is_named() -> None:
+    with pytest.raises(TokenError, match=r"Own cannot encode 'ab\?': ValueError: substring not found"):
+        TextVectorEnv(["ab?"], Own(), lambda completion: 1.0, 3)
+    with pytest.raises(ConfigError, match=r"the tokenizer is the class Own; make one: Own\(...\)"):
+        play_with(Own)

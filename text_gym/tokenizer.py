@@ -170,6 +170,8 @@ class PretrainedTokenizer:
         chat_template: str | None = None,
         special_tokens: Mapping[str, str] | None = None,
     ) -> None:
+        if hasattr(backend, "backend_tokenizer"):
+            raise ConfigError("for a tokenizer of transformers it is PretrainedTokenizer.from_transformers")
         self.backend = backend
         self.eos_ids = tuple(dict.fromkeys(int(i) for i in eos_ids))
         self.pad_id = int(pad_id) if pad_id is not None else (self.eos_ids[0] if self.eos_ids else 0)
@@ -211,7 +213,7 @@ class PretrainedTokenizer:
             return cls.from_transformers(found)
         file = folder / "tokenizer.json"
         if not file.is_file():
-            raise DataError(f"{folder} has no tokenizer.json; save the tokenizer there with save_pretrained")
+            raise DataError(f"{folder} has no tokenizer.json; pass the tokenizer, or save it there too")
         import tokenizers
 
         try:

@@ -6,7 +6,7 @@ text-gym's own algorithms, rewards and transcripts read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.envs.single import TextEnv
+from text_gym.envs.streams import stream_seed
 from text_gym.episode import Episode, FloatArray, IntArray
 from text_gym.errors import ConfigError, DataError, MissingLibraryError, excerpt
 
@@ -49,20 +50,27 @@ def minari_dataset(
 
     Raises:
         ConfigError: Infos that change, or an environment of another kind.
-        DataError: An episode begins with no prompt of the environment, or does not end where it would there.
+        DataError: An episode begins with no prompt of the environment, or does not end where it would
+            there, or is answered otherwise there.
     """
     inner = _text_env(env)
     if record_infos and inner.vector.options.infos not in ("constant", "numbers"):
         raise ConfigError('record_infos needs gymnasium.make(..., infos="constant"), or "numbers"')
-    numbers = _numbers(inner.vector.batch, episodes)
+    batch = inner.vector.batch
+    numbers = _numbers(batch, episodes)
     collector = minari.DataCollector(env, record_infos=record_infos)
     for episode, number in zip(episodes, numbers.tolist(), strict=True):
         collector.reset(seed=0, options={"episode_index": number})
         over = [False]  # before each token, and after the last
-        for token in episode.completion_ids.tolist():
+        for token in episode.agent_ids.tolist():
             if not over[-1]:
                 *_, terminated, truncated, _ = collector.step(np.int64(token))
             over.append(over[-1] or terminated or truncated)
+        if batch.conversation is not None and not _same_talk(batch.episodes([0])[0], episode):
+            raise DataError(
+                f"the environment answers otherwise than in {excerpt(episode.completion)}: its respondent "
+                "draws, or is another; record conversations with minari.DataCollector as they are played"
+            )
         if over[-2:] != [False, True]:
             raise DataError(
                 f"the text {excerpt(episode.completion)} does not end where the environment ends it; make "
@@ -82,28 +90,75 @@ def episodes_of(dataset: Any, env: gym.Env[Any, Any] | None = None) -> tuple[lis
         `n` episodes, for rewards, `SFT`, `DPO` or `write_transcripts`, and `(n,)` float64.
 
     Raises:
-        ConfigError: Observations of another kind.
-        DataError: A text begins with no prompt of the environment, or goes on after its end.
+        ConfigError: Observations of another kind, or an environment that the data set cannot recover.
+        DataError: A text begins with no prompt of the environment or with one that cannot be told from
+            others, goes on after its end, or is answered otherwise than when it was recorded.
     """
-    batch = _text_env(dataset.recover_environment() if env is None else env).vector.batch
-    table, place = batch.table, dict[tuple[int, ...], int]()
-    for i in range(len(batch.prompts)):
-        place.setdefault(tuple(table.ids(i).tolist()), i)
-    options = replace(batch.options, shuffle=False, group_size=1)
-    one = EpisodeBatch(batch.prompts, batch.tokenizer, batch.reward, batch.max_tokens, 1, options)
-    row, episodes, returns = np.zeros(1, dtype=np.int64), [], []
+    again = _Again(_text_env(_recovered(dataset) if env is None else env).vector.batch)
+    episodes, returns = [], []
     for recorded in dataset.iterate_episodes():
-        ids = _first_ids(recorded.observations, batch.tokenizer.vocab_size)
-        if ids not in place:
-            raise DataError(f"episode {recorded.id} begins with {ids}, which is no prompt of the environment")
-        one.begin(row, row, np.array([place[ids]]))
+        about = next(iter(dataset.storage.get_episode_metadata([recorded.id])))
+        episodes.append(again.play(recorded, about))
+        returns.append(float(np.sum(recorded.rewards)))
+    return episodes, np.array(returns, dtype=np.float64)
+
+
+def _recovered(dataset: Any) -> gym.Env[Any, Any]:
+    try:
+        env: gym.Env[Any, Any] = dataset.recover_environment()
+    except Exception as error:  # Minari's, Gymnasium's, or of the task
+        raise ConfigError(
+            f"the data set cannot make its environment again ({error}); pass the env it was recorded in"
+        ) from error
+    return env
+
+
+class _Again:
+    """Plays recorded episodes again, each from the seed and the number that Minari keeps of it."""
+
+    def __init__(self, batch: EpisodeBatch) -> None:
+        self._places: dict[tuple[int, ...], list[int]] = {}
+        for i in range(len(batch.prompts)):
+            self._places.setdefault(tuple(batch.table.ids(i).tolist()), []).append(i)
+        self._row = np.zeros(1, dtype=np.int64)
+        parts = batch.prompts, batch.tokenizer, batch.reward, batch.max_tokens, 1
+        self._by_seed = EpisodeBatch(*parts, replace(batch.options, group_size=1))
+        self._in_order = EpisodeBatch(*parts, replace(batch.options, shuffle=False, group_size=1))
+
+    def play(self, recorded: Any, about: Mapping[str, Any]) -> Episode:
+        one, row = self._begin(recorded, about), self._row
         for token in recorded.actions:
             if one.done[0]:
                 raise DataError(f"episode {recorded.id} goes on after its end; was it recorded elsewhere?")
             one.advance(row, np.array([token], dtype=np.int64))
-        episodes += one.episodes(row)
-        returns.append(float(np.sum(recorded.rewards)))
-    return episodes, np.array(returns, dtype=np.float64)
+        ids = _ids(recorded.observations, -1, one.tokenizer.vocab_size)
+        if one.conversation is not None and ids != tuple(one.tokens[0, : one.lengths[0]].tolist()):
+            raise DataError(f"episode {recorded.id} is answered otherwise than when it was recorded")
+        return one.episodes(row)[0]
+
+    def _begin(self, recorded: Any, about: Mapping[str, Any]) -> EpisodeBatch:
+        """Begin with the prompt that was shown; what the prompt's ids leave open, the seed decides."""
+        one, row = self._by_seed, self._row
+        ids = _ids(recorded.observations, 0, one.tokenizer.vocab_size)
+        places = self._places.get(ids, [])
+        if not places:
+            raise DataError(f"episode {recorded.id} begins with {ids}, which is no prompt of the environment")
+        seed, number = about.get("seed"), (about.get("options") or {}).get("episode_index", 0)
+        if seed is not None:
+            one.begin(row, np.array([stream_seed(int(seed))]), np.array([number]))
+            if one.prompt_index[0] in places:
+                return one
+        if any(one.prompts[i].columns != one.prompts[places[0]].columns for i in places):
+            raise DataError(
+                f"episode {recorded.id} begins as {len(places)} prompts of the environment do, and was not "
+                "recorded with a seed that would tell which; pass the env that it was recorded in"
+            )
+        self._in_order.begin(row, row, np.array(places[:1]))
+        return self._in_order
+
+
+def _same_talk(one: Episode, other: Episode) -> bool:
+    return [(t.role, t.text) for t in one.turns] == [(t.role, t.text) for t in other.turns]
 
 
 def _text_env(env: gym.Env[Any, Any]) -> TextEnv:
@@ -130,10 +185,10 @@ def _numbers(batch: EpisodeBatch, episodes: Sequence[Episode]) -> IntArray:
     return np.array(result, dtype=np.int64)
 
 
-def _first_ids(observations: Any, vocab_size: int) -> tuple[int, ...]:
-    """Return the ids of the prompt, read off an episode's first observation."""
+def _ids(observations: Any, step: int, vocab_size: int) -> tuple[int, ...]:
+    """Return the ids that an episode's observation at a step shows."""
     if isinstance(observations, dict) and {"tokens", "length"} <= observations.keys():
-        return tuple(observations["tokens"][0, : int(observations["length"][0, 0])].tolist())
+        return tuple(observations["tokens"][step, : int(observations["length"][step, 0])].tolist())
     if isinstance(observations, np.ndarray) and observations.dtype.kind == "i":
-        return tuple(observations[0][observations[0] < vocab_size].tolist())
+        return tuple(observations[step][observations[step] < vocab_size].tolist())
     raise ConfigError('episodes are read from observation="tokens" or "ids"; record them in one of these')

@@ -22,7 +22,7 @@ from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import IntArray
 from text_gym.errors import ConfigError, MissingLibraryError, PromptError, excerpt
-from text_gym.tasks.task import Task
+from text_gym.tasks.task import Task, as_task
 from text_gym.tokenizer import as_tokenizer
 
 PAID, TERMS = "environment_reward", "environment_terms"  # fields that TRL hands on to its reward functions
@@ -167,7 +167,7 @@ def _own_tokens(played: Rollout, log_probs: list[list[float]]) -> dict[str, list
     return {"logprobs": [row.tolist() for row in spread], "env_mask": [m.astype(int).tolist() for m in masks]}
 
 
-def environment_factory(task: Task, held_out: bool = False) -> type[Any]:
+def environment_factory(task: Task | str, held_out: bool = False) -> type[Any]:
     """Return a class for TRL's `environment_factory`: a chat model plays the task by calling the tool `say`.
 
     `reset` takes a row of the data set; its column `seed`, if there is one, chooses the episode, so that the
@@ -178,16 +178,16 @@ def environment_factory(task: Task, held_out: bool = False) -> type[Any]:
     row's message has to ask for them.
 
     Args:
-        task: Single turn or conversation.
+        task: Single turn or conversation, or its name.
         held_out: Play the held-out prompts.
 
-    >>> from text_gym import load_task
-    >>> env = environment_factory(load_task("guess"))()
+    >>> env = environment_factory("guess")()
     >>> env.reset(seed=0)
     '?'
     >>> env.say("4") in "<=>"
     True
     """
+    task = as_task(task)
 
     class TextGymEnvironment:
         def __init__(self) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from text_gym.agents.environments import AgentEnv, as_policy, as_text_vector_env
+from text_gym.agents.environments import AgentEnv, as_config, as_policy, as_text_vector_env
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.policies.sharded import ShardedWeights
 from text_gym.agents.sampling.evaluation import complete
@@ -103,7 +103,7 @@ class Agent(ABC, Generic[ConfigT]):
         generator: Generator | None = None,
     ) -> None:
         keep_freed_memory()
-        self.config: ConfigT = config or self.config_class()  # type: ignore[assignment]
+        self.config: ConfigT = as_config(config, self.config_class)  # type: ignore[assignment]
         self.env = env = as_text_vector_env(env)
         self.policy = policy = as_policy(policy, env)
         allow_tf32(policy.device)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from text_gym.agents.environments import as_config
 from text_gym.agents.policies.policy import FUSED, Policy
 from text_gym.agents.training.metrics import Metrics
 from text_gym.agents.training.progress import training_progress
@@ -22,7 +23,7 @@ from text_gym.models.runtime import read_numbers, upload
 from text_gym.models.world import World
 
 from .configs import DPOConfig
-from .sft import encode_pairs, padded, take_step, warmup_cosine
+from .sft import encode_pairs, padded, parts_of_pair, take_step, warmup_cosine
 
 Preference = tuple[Prompt, str, str]  # prompt, chosen, rejected
 
@@ -56,9 +57,10 @@ class DPO:
         config: DPOConfig | None = None,
         reference: Policy | None = None,
     ) -> None:
-        self.policy, self.config = policy, config or DPOConfig()
-        chosen = encode_pairs(policy, [(prompt, text) for prompt, text, _ in pairs])
-        rejected = encode_pairs(policy, [(prompt, text) for prompt, _, text in pairs])
+        self.policy, self.config = policy, as_config(config, DPOConfig)
+        triples = [parts_of_pair(pair, i, "prompt, chosen, rejected") for i, pair in enumerate(pairs)]
+        chosen = encode_pairs(policy, [(prompt, text) for prompt, text, _ in triples])
+        rejected = encode_pairs(policy, [(prompt, text) for prompt, _, text in triples])
         self.sequences, self.starts = chosen[0] + rejected[0], chosen[1] + rejected[1]
         self.steps = 0
         self.world: World | None = None

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from text_gym.agents.environments import AgentEnv, as_policy, as_text_vector_env
+from text_gym.agents.environments import AgentEnv, as_config, as_policy, as_text_vector_env
 from text_gym.agents.policies.critic import Critic, StateCritic
 from text_gym.agents.policies.policy import Evaluation, Policy
 from text_gym.agents.sampling.generators import Generator
@@ -132,7 +132,7 @@ class PPO(PolicyGradient[PPOConfig]):
         *,
         generator: Generator | None = None,
     ) -> None:
-        config, env = config or PPOConfig(), as_text_vector_env(env)
+        config, env = as_config(config, PPOConfig), as_text_vector_env(env)
         policy = as_policy(policy, env)
         self.critic: Critic | StateCritic | None = None
         if config.critic == "separate":

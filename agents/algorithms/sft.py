@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from text_gym.agents.environments import as_config
 from text_gym.agents.policies.policy import FUSED, Policy
 from text_gym.agents.policies.sharded import ShardedWeights
 from text_gym.agents.training.progress import training_progress
@@ -55,7 +56,7 @@ class SFT:
     def __init__(
         self, policy: Policy, pairs: Sequence[tuple[Prompt | str, str]], config: SFTConfig | None = None
     ) -> None:
-        self.policy, self.config = policy, config or SFTConfig()
+        self.policy, self.config = policy, as_config(config, SFTConfig)
         self.sequences, self.starts = encode_pairs(policy, pairs)
         self.steps = 0
         self.world: World | None = None
@@ -211,6 +212,21 @@ def completion_loss(policy: Policy, pairs: Sequence[tuple[Prompt | str, str]], *
     return nll / (sum(map(len, sequences)) - sum(starts))
 
 
+def parts_of_pair(pair: Any, position: int, names: str) -> tuple[Any, ...]:
+    """Return a pair of that many parts; a text of two letters or a row of a table would unpack as well.
+
+    Raises:
+        DataError: It is something else; its position is named.
+    """
+    parts = pair if isinstance(pair, (tuple, list)) else ()
+    if len(parts) == len(names.split(", ")) and all(isinstance(text, str) for text in parts[1:]):
+        return tuple(parts)
+    raise DataError(
+        f"pair {position} is {type(pair).__name__} {excerpt(repr(pair))}; write "
+        f"({names}), where all but the prompt are texts"
+    )
+
+
 def encode_pairs(
     policy: Policy, pairs: Sequence[tuple[Prompt | str, str]]
 ) -> tuple[list[list[int]], list[int]]:
@@ -223,7 +239,8 @@ def encode_pairs(
     bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     sequences: list[list[int]] = []
     starts: list[int] = []
-    for position, (item, completion) in enumerate(pairs):
+    for position, pair in enumerate(pairs):
+        item, completion = parts_of_pair(pair, position, "prompt, completion")
         prompt = as_prompt(item, position, tokenizer)
         ids = prompt.encode(tokenizer) or bos
         if not ids:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from text_gym.models.loading import seeded_weights
 from text_gym.models.runtime import on_host, upload
 
 from .columns import ends_of
@@ -106,8 +107,7 @@ class StateCritic(nn.Module):
     def __init__(self, states: int, max_tokens: int, *, width: int = 64, seed: int = 0) -> None:
         super().__init__()
         self.max_tokens = max_tokens
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded_weights(seed):
             last = nn.Linear(width, 1)
             self.body = nn.Sequential(nn.Linear(states + 2, width), nn.Tanh(), last)
         nn.init.zeros_(last.weight)

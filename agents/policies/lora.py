@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from text_gym.errors import ConfigError
+from text_gym.models.loading import seeded_weights
 
 from .policy import Policy
 
@@ -61,8 +62,7 @@ class LoRAPolicy(Policy):
         )
         device = policy.device
         policy.model.requires_grad_(False)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded_weights(seed):
             try:
                 peft.inject_adapter_in_model(settings, policy.model)
             except ValueError as error:  # Mamba's layers

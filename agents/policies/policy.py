@@ -25,6 +25,7 @@ from text_gym.models.loading import (
     load_model,
     pick_device,
     quietly,
+    seeded_weights,
     small_gpt2,
     usable,
     with_fused_gelu,
@@ -125,13 +126,11 @@ class Policy(nn.Module):
         device: str = "auto",
     ) -> Policy:
         """Make a small GPT-2 with random weights, to be trained from scratch; only SFT turns dropout on."""
-        from transformers import GPT2LMHeadModel
+        size = {"layers": layers, "width": width, "heads": heads, "context": context}
+        with seeded_weights(seed):
+            from transformers import GPT2LMHeadModel  # transformers is not imported by two threads at once
 
-        config = small_gpt2(
-            tokenizer, layers=layers, width=width, heads=heads, context=context, dropout=dropout
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            config = small_gpt2(tokenizer, **size, dropout=dropout)
             return cls(GPT2LMHeadModel(config), tokenizer, device)
 
     @property

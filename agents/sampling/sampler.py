@@ -150,7 +150,7 @@ def rollout(
         NonFiniteError: The policy's logits are NaN or infinite.
         RewardError: The reward source failed.
     """
-    batch = env.batch if isinstance(env, TextVectorEnv) else env
+    batch, episode_index = env.batch if isinstance(env, TextVectorEnv) else env, np.asarray(episode_index)
     _check_fit(policy, batch, episode_index)
     sampling = sampling or Sampling()
     if batch.conversation is not None and (generator is not None or weights != "float32"):
@@ -382,6 +382,8 @@ def uniform(
 
 
 def _check_fit(policy: Policy, batch: EpisodeBatch, episode_index: IntArray) -> None:
+    if not isinstance(batch, EpisodeBatch):
+        raise ConfigError(f"rollout takes a policy, then a TextVectorEnv, not {type(batch).__name__}")
     if policy.tokenizer.fingerprint != batch.tokenizer.fingerprint:
         raise ConfigError("the policy and the environment have different tokenizers; give both the same one")
     needed = batch.max_prompt_tokens + batch.room
@@ -389,12 +391,10 @@ def _check_fit(policy: Policy, batch: EpisodeBatch, episode_index: IntArray) -> 
         room = f"max_tokens={batch.max_tokens}" if batch.conversation is None else "a conversation"
         raise ConfigError(
             f"prompts of up to {batch.max_prompt_tokens} tokens and {room} need a context of {needed} "
-            f"tokens, the policy has {policy.context}; lower max_tokens (or max_context) or truncate the "
-            "prompts"
+            f"tokens, the policy has {policy.context}; lower max_tokens (or max_context) or cut the prompts"
         )
-    index = np.asarray(episode_index)
-    if index.shape != (batch.num_rows,) or index.dtype.kind not in "iu" or index.min() < 0:
+    shape, dtype = episode_index.shape, episode_index.dtype
+    if shape != (batch.num_rows,) or dtype.kind not in "iu" or episode_index.min() < 0:
         raise ConfigError(
-            f"episode_index has dtype {index.dtype} and shape {index.shape}; pass {batch.num_rows} whole "
-            "numbers of at least 0, one a row"
+            f"episode_index has dtype {dtype}, shape {shape}; pass {batch.num_rows} numbers of at least 0"
         )

@@ -49,12 +49,14 @@ def training_progress(on: bool, total: int, unit: str = "iteration") -> Iterator
         unit: The metric that counts, `"iteration"` or `"step"`.
     """
     console = SafeConsole()
+    nothing = f"nothing left to do: {total:,} {unit}s were asked for in all"
     if not on:
         yield lambda metrics: None
     elif _in_notebook():
         live = _LiveCurves(total, unit)
         try:
             yield live
+            live.status = live.status if live.x else nothing  # a cell that was run again
         finally:
             live.draw()
     elif console.is_terminal:
@@ -62,8 +64,13 @@ def training_progress(on: bool, total: int, unit: str = "iteration") -> Iterator
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
             task = bar.add_task(unit, total=total, status="")
             yield lambda m: bar.update(task, completed=m[unit], status=_status(m, unit))
+            if not bar.tasks[task].completed:
+                bar.update(task, completed=total, status=nothing)
     else:
-        yield _Lines(total, unit)
+        lines = _Lines(total, unit)
+        yield lines
+        if lines.last == -math.inf:
+            print(nothing, flush=True)
 
 
 class _Lines:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from text_gym.episode import Episode, FloatArray, Prompt
 from text_gym.errors import ConfigError, DataError, RewardError, excerpt
-from text_gym.models.loading import context_of, pick_device, quietly, small_gpt2, usable
+from text_gym.models.loading import context_of, pick_device, quietly, seeded_weights, small_gpt2, usable
 from text_gym.models.runtime import check_finite, upload
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import Rewards
@@ -198,8 +198,7 @@ class RewardModel(RewardSource):
             DataError: There is no such model, or it is not in safetensors.
         """
         tokenizer, template = PretrainedTokenizer.from_pretrained(name), read_template(name)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded_weights(seed):
             labels = dict(enumerate(criteria))
             model = load_classifier(name, new_head=True, num_labels=len(criteria), id2label=labels)
         shrink_head(model, seed)
@@ -240,8 +239,7 @@ class RewardModel(RewardSource):
             dropout=dropout,
             id2label=dict(enumerate(criteria)),
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded_weights(seed):
             model = GPT2ForSequenceClassification(config)
         shrink_head(model, seed)
         return cls(model, tokenizer, criteria, device=device)

@@ -179,3 +179,17 @@ def test_the_lines_to_write_run(line: str) -> None:
         PPO(made, env, PPO_ONCE).learn()
     else:
         assert made.num_envs == 64
+
+
+@pytest.mark.parametrize(
+    ("agent", "config", "told"),
+    [
+        (PPO, {"iterations": 1}, r"the settings are dict; write PPOConfig\(...\)"),
+        (PPO, GRPOConfig(), r"the settings are GRPOConfig; write PPOConfig\(...\)"),
+        (GRPO, PPOConfig, r"the settings are the class PPOConfig; write GRPOConfig\(...\)"),
+    ],
+)
+def test_settings_of_another_agent_are_named(agent: Any, config: Any, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        agent(policy(), REVERSE, config)
+    assert type(agent(policy(), REVERSE).config) is agent.config_class

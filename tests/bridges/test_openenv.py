@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import threading
 from types import ModuleType, SimpleNamespace
@@ -11,10 +12,10 @@ import numpy as np
 import pytest
 
 from text_gym import TextVectorEnv, load_task
-from text_gym.bridges.openenv import openenv_app, openenv_classes
+from text_gym.bridges.openenv import openenv_app, openenv_classes, serve_task
 from text_gym.bridges.session import TaskSession
 from text_gym.bridges.text_envs import from_text_env
-from text_gym.errors import EpisodeError, MissingLibraryError, RespondentError
+from text_gym.errors import ConfigError, EpisodeError, MissingLibraryError, RespondentError
 
 
 class Model:
@@ -149,3 +150,30 @@ def test_a_missing_openenv_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openenv", None)
     with pytest.raises(MissingLibraryError, match=r"text-gym\[openenv\]"):
         openenv_classes(load_task("guess"))
+
+
+def test_a_port_in_use_is_named_before_an_address_is_told(
+    made: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Any] = []
+
+    class Server:
+        def __init__(self, config: Any) -> None:
+            asked.append(config)
+
+        def run(self, sockets: Any) -> None:
+            asked.append(sockets[0].getsockname())
+
+    uvicorn = ModuleType("uvicorn")
+    uvicorn.__dict__.update(Config=lambda app, log_level: app, Server=Server)
+    monkeypatch.setitem(sys.modules, "uvicorn", uvicorn)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            ConfigError, match=f"cannot listen at 127.0.0.1, port {port}: .*choose another port"
+        ):
+            serve_task(load_task("guess"), port=port)
+        assert capsys.readouterr().out == ""
+    serve_task(load_task("guess"), port=port)
+    assert asked == ["app", ("127.0.0.1", port)]
+    assert capsys.readouterr().out == f"guess at http://127.0.0.1:{port}; Ctrl-C ends it\n"

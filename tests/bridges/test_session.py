@@ -9,7 +9,7 @@ from text_gym import TextEnv, load_task
 from text_gym.bridges.openenv import openenv_app
 from text_gym.bridges.session import TaskSession
 from text_gym.cli.main import main
-from text_gym.errors import EpisodeError, MissingLibraryError, TokenError
+from text_gym.errors import ConfigError, EpisodeError, MissingLibraryError, TokenError, UnknownNameError
 
 
 def replies(env: TextEnv) -> int:
@@ -85,6 +85,24 @@ def test_mistakes_are_named_and_leave_the_episode_as_it_was() -> None:
         pass
     with pytest.raises(EpisodeError, match="reset first"):
         session.step("4")
+
+
+def test_a_task_may_be_its_name() -> None:
+    here, there = TaskSession("guess"), TaskSession(load_task("guess"))
+    assert [here.reset(seed=3), here.say("4")] == [there.reset(seed=3), there.say("4")]
+    with pytest.raises(UnknownNameError, match="did you mean 'guess'"):
+        TaskSession("gues")
+    with pytest.raises(ConfigError, match="name is a string, not list"):
+        TaskSession(["guess"])  # type: ignore[arg-type]
+
+
+def test_what_a_tokenizer_of_the_users_own_raises_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = TaskSession("guess")
+    session.reset(seed=0)
+    monkeypatch.setattr(type(session.task.tokenizer), "encode", lambda self, text: [*"ab"].index(text))
+    with pytest.raises(TokenError, match="WordTokenizer cannot encode '4': ValueError: '4' is not in list"):
+        session.step("4")
+    assert len(session.episode.completion_ids) == 0
 
 
 def test_a_missing_openenv_and_impossible_options_are_named(

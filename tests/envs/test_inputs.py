@@ -60,5 +60,6 @@ def test_reset_options() -> None:
         rows_to_reset({"mask": 1}, 2)
     with pytest.raises(ConfigError, match="no row"):
         rows_to_reset({"reset_mask": np.zeros(2, dtype=np.bool_)}, 2)
-    with pytest.raises(ConfigError, match="2 of them"):
-        episodes_asked_for({"episode_index": [1, 2, 3]}, 2)
+    for wrong in ([1, 2, 3], -1, 2**63, [0, 2**64 - 1]):  # an unsigned array would wrap around
+        with pytest.raises(ConfigError, match="2 of them"):
+            episodes_asked_for({"episode_index": wrong}, 2)

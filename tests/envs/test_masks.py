@@ -145,6 +145,15 @@ def test_impossible_masks_are_refused_when_the_environment_is_made() -> None:
         world(MinLength(1), on_masked="shrug")
 
 
+def test_what_is_no_mask_is_named() -> None:
+    for wrong in (MinLength, [True] * 4, lambda prefixes: True):
+        with pytest.raises(ConfigError, match=r"mask is .*; pass an ActionMask"):
+            TextEnv(["a"], TOKENIZER, len, 2, mask=wrong)
+    for ids in ([1], np.array([1, 2])):
+        with pytest.raises(ConfigError, match=r"write AllowedTokens\(ids=...\)"):
+            AllowedTokens(ids)  # type: ignore[arg-type]
+
+
 def test_the_name_that_sb3_contrib_asks_for() -> None:
     env = TextEnv(["ab"], TOKENIZER, lambda completion: 0.0, 4, mask=AllowedTokens(texts=["b"]))
     env.reset(seed=0)

@@ -68,16 +68,25 @@ def test_seeds_for_another_number_of_rows() -> None:
         EpisodeStreams(3, "global").of_seed([1, 2])
 
 
-@pytest.mark.parametrize("seed", [-1, 2**63 - 1, 10**30, 1.5, "ab", [1, 2, 2.5], [None, -3, 0]])
+@pytest.mark.parametrize("seed", [-1, 1.5, "1", "ab", np.array(1.0), [1, 2, 2.5], [None, -3, 0]])
 def test_what_is_no_seed_is_named(seed: Any) -> None:
     with pytest.raises(ConfigError, match=r"seed (is|has) .*"):
         EpisodeStreams(3, "per_env").of_seed(seed)
 
 
-def test_seeds_may_be_an_array_or_the_largest_that_leave_room_for_all_rows() -> None:
+def test_seeds_may_be_an_array() -> None:
+    assert EpisodeStreams(3, "per_env").of_seed(np.array([4, 5, 6])) == [4, 5, 6]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", [2**63 - 2, 2**63, 2**64 - 1, 10**30])
+def test_large_seeds_are_seeds_too(seed: int) -> None:
     streams = EpisodeStreams(3, "per_env")
-    assert streams.of_seed(np.array([4, 5, 6])) == [4, 5, 6]  # type: ignore[arg-type]
-    assert list(streams.of_seed(2**63 - 3)) == [2**63 - 3, 2**63 - 2, 2**63 - 1]
+    rows = streams.of_seed(seed)
+    assert rows == streams.of_seed([seed, seed + 1, seed + 2])
+    assert len(set(rows)) == 3
+    streams.reseed(ROWS, rows, np.random.default_rng(0))
+    assert streams.seeds.tolist() == rows
+    assert EpisodeStreams(3, "global").of_seed(seed) == [rows[0]] * 3
 
 
 def test_redraws_are_counted_by_row_and_given_up() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from logging import ERROR
@@ -22,6 +23,7 @@ from text_gym.models.loading import (
     load_tensors,
     pick_device,
     quietly,
+    seeded_weights,
     small_gpt2,
 )
 
@@ -33,6 +35,8 @@ def test_devices_by_name() -> None:
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(ConfigError, match="unknown device 'toaster'"):
         pick_device("toaster")
+    with pytest.raises(ConfigError, match="unknown device None"):
+        pick_device(None)  # type: ignore[arg-type]
 
 
 def test_a_small_gpt2_has_the_size_asked_for() -> None:
@@ -182,3 +186,30 @@ def test_transformers_is_as_loud_afterwards_as_before(bars: bool, warnings: bool
         assert logging.get_verbosity() == (before[1] if warnings else ERROR)
         raise KeyError
     assert before == (logging.is_progress_bar_enabled(), logging.get_verbosity())
+
+
+def test_threads_draw_weights_one_after_the_other() -> None:
+    inside, go_on, drawn = threading.Event(), threading.Event(), []
+
+    def slow() -> None:
+        with seeded_weights(0):
+            inside.set()
+            go_on.wait()
+            drawn.append(torch.rand(()).item())
+
+    def quick() -> None:
+        with seeded_weights(1):
+            drawn.append(torch.rand(()).item())
+
+    before = torch.get_rng_state()
+    threads = [threading.Thread(target=slow), threading.Thread(target=quick)]
+    threads[0].start()
+    inside.wait()
+    threads[1].start()
+    threads[1].join(0.2)  # it waits for the other; without a lock it would be done
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    expected = [torch.rand((), generator=torch.Generator().manual_seed(seed)).item() for seed in (0, 1)]
+    assert drawn == expected
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,24 +1,27 @@
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.reward_tools import Says, of
-from text_gym import (
-    FunctionReward,
-    as_reward_source,
-)
+from tests.reward_tools import BYTES, Says, of
+from text_gym import Episode, FunctionReward, Prompt, as_reward_source
 from text_gym.errors import RewardError, TextGymError, TokenError
 
 # Functions of every signature
+
+
+def exec_lambda(body: str) -> Callable[..., Any]:
+    """Return a function whose parameters only have places, as those of built-in ones."""
+    return cast("Callable[..., Any]", eval(f"lambda {body}"))
 
 
 @pytest.mark.parametrize(
@@ -37,6 +40,15 @@ from text_gym.errors import RewardError, TextGymError, TokenError
             lambda prompts, completions: [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)],
             [10, 11],
         ),
+        (lambda completion, prompt: float(prompt[-1]) * len(completion), [0, 3]),
+        (lambda text, prompt: float(prompt[-1]) * len(text), [0, 3]),
+        (lambda completion, *, prompt: float(prompt[-1]) * len(completion), [0, 3]),
+        (lambda completion, prompt="9": float(prompt[-1]) * len(completion), [0, 3]),
+        (functools.partial(lambda completion, prompt: len(prompt), prompt="Rate this"), [9, 9]),
+        (lambda answer, completion: completion == answer, [1, 0]),
+        (lambda prompt, answer, completion: (completion == answer) + len(prompt), [9, 8]),
+        (exec_lambda("answer, completion, /: completion == answer"), [1, 0]),
+        (lambda *texts: len(texts[0]), [2, 3]),
         (lambda completions, answer: [c == a for c, a in zip(completions, answer, strict=True)], [1, 0]),
         (lambda completions, **columns: [len(columns["completion_ids"][0])] * len(completions), [3, 3]),
         (lambda episode: len(episode.completion_ids), [3, 4]),
@@ -73,6 +85,34 @@ def test_a_column_that_the_prompts_lack_is_named() -> None:
         as_reward_source(lambda completion, *, reference: 0.0)(of("a", answer="a"))
     with pytest.raises(RewardError, match=r"asks for reference"):
         as_reward_source(lambda completions, reference: [0.0])(of("a", answer="a"))
+    # A text in the place of the column would be a reward of something else, without a word.
+    for function in (lambda completion, reference: 0.0, lambda completion, answer, reference: 0.0):
+        with pytest.raises(RewardError, match=r"asks for reference, but .* columns answer"):
+            as_reward_source(function)(of("a", answer="a"))
+
+
+def test_columns_with_the_names_of_texts_do_not_hide_them() -> None:
+    hiding = {"completion": "data", "completions": "data", "prompts": "data", "episode": 3}
+    prompts = [Prompt(f"prompt {i}", columns=hiding) for i in range(2)]
+    episodes = [Episode.of(prompt, "hi", BYTES) for prompt in prompts]
+    for function in (
+        lambda completion: completion == "data",
+        lambda prompt, completion: completion == "data",
+        lambda prompts, completions: [
+            p == "data" or c == "data" for p, c in zip(prompts, completions, strict=True)
+        ],
+        lambda episode: episode.completion == "data",
+    ):
+        assert as_reward_source(function)(episodes).values.tolist() == [0, 0]
+    assert as_reward_source(lambda completion, episode: episode)(episodes).values.tolist() == [3, 3]
+
+
+@pytest.mark.parametrize(
+    "function", [lambda prompt: 1.0, lambda answer: 1.0, lambda: 1.0, lambda **names: 1.0]
+)
+def test_a_function_that_never_sees_the_text_is_named(function: Callable[..., Any]) -> None:
+    with pytest.raises(RewardError, match=r"would not see what was written: .* called completion"):
+        as_reward_source(function)(of("a", answer="a"))
 
 
 # Sources that raise

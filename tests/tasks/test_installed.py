@@ -48,6 +48,9 @@ def test_gymnasium_makes_its_environments(site: Path) -> None:
     _, paid, terminated, *_ = env.step(4)
     assert (reward, paid, terminated) == (0, 1, True)
     check_text_env(TextEnv(task="colours"), steps=50)
+    flat = gym.make("colours/Colours-onehot-v0")  # for programs that take an id and nothing else
+    assert isinstance(flat.observation_space, gym.spaces.Box)
+    assert flat.reset(seed=0)[1] == {}
     envs = gym.make_vec("colours/Colours-v0", num_envs=3, vectorization_mode="vector_entry_point")
     assert isinstance(envs.unwrapped, TextVectorEnv)
     register_envs()  # twice is as good as once

@@ -99,3 +99,8 @@ def test_a_split_has_about_the_share_asked_for_and_follows_the_seed() -> None:
     held_out = split_by_prompt(prompts, 0.2)[1]
     assert 0.2 - 4 * 0.0057 < len(held_out) / 5000 < 0.2 + 4 * 0.0057  # 4 standard errors
     assert held_out != split_by_prompt(prompts, 0.2, seed=1)[1]
+
+
+def test_a_task_is_no_name() -> None:
+    with pytest.raises(ConfigError, match="name is a string, not Task; a Task needs no loading"):
+        load_task(load_task("copy"))  # type: ignore[arg-type]

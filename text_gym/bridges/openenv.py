@@ -6,12 +6,14 @@ an episode over the wire is the one that it would be in this process.
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from text_gym.errors import MissingLibraryError
-from text_gym.tasks.task import Task
+from text_gym.errors import ConfigError, MissingLibraryError
+from text_gym.tasks.task import Task, as_task
 from text_gym.utils.display import harmless
 
 from .session import Answer, TaskSession
@@ -75,7 +77,7 @@ def openenv_classes(task: Task, held_out: bool = False) -> tuple[Callable[[], An
     return TaskEnvironment, TextAction, TextObservation
 
 
-def openenv_app(task: Task, *, held_out: bool = False, sessions: int = 64) -> Any:
+def openenv_app(task: Task | str, *, held_out: bool = False, sessions: int = 64) -> Any:
     """Return the web application of a task, which any ASGI server can run.
 
     Args:
@@ -86,6 +88,7 @@ def openenv_app(task: Task, *, held_out: bool = False, sessions: int = 64) -> An
     Raises:
         MissingLibraryError: OpenEnv is not installed.
     """
+    task = as_task(task)
     make, action, observation = openenv_classes(task, held_out)
     from openenv.core.env_server.http_server import create_app
 
@@ -106,11 +109,23 @@ def serve_task(
 
     Raises:
         MissingLibraryError: OpenEnv, or uvicorn, is not installed.
+        ConfigError: The port is in use, or the host is none of this computer's.
     """
     app = openenv_app(task, held_out=held_out, sessions=sessions)
     try:
         import uvicorn
     except ImportError as error:
         raise MissingLibraryError("serving a task", "uvicorn", "text-gym[openenv]") from error
-    print(f"{harmless(task.name)} at http://{host}:{port}; Ctrl-C ends it", flush=True)
-    uvicorn.run(app, host=host, port=port, log_level="warning")
+    with _listening(host, port) as listening:
+        print(f"{harmless(task.name)} at http://{host}:{port}; Ctrl-C ends it", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Open the socket before anything is printed, so that nobody is told of an address that is not theirs."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"cannot listen at {host}, port {port}: {error}; choose another port") from error

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from text_gym.encoding import encode_text
 from text_gym.envs.single import TextEnv
 from text_gym.episode import Episode
 from text_gym.errors import ConfigError, EpisodeError, TextGymError, excerpt
-from text_gym.tasks.task import Task
+from text_gym.tasks.task import Task, as_task
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class TaskSession:
     """One player's episodes of a task, in which an action is a whole turn and not a token.
 
     Args:
-        task: Single turn or conversation.
+        task: Single turn or conversation, or its name.
         held_out: Play the held-out prompts.
 
     >>> from text_gym import load_task
@@ -45,8 +46,8 @@ class TaskSession:
     True
     """
 
-    def __init__(self, task: Task, held_out: bool = False) -> None:
-        self.task = task
+    def __init__(self, task: Task | str, held_out: bool = False) -> None:
+        self.task = task = as_task(task)
         prompts = task.held_out if held_out else task.prompts
         self.env = TextEnv(**task.env_kwargs(prompts=prompts))
         self._running, self._spoken = False, 0
@@ -73,7 +74,7 @@ class TaskSession:
             raise EpisodeError("no episode is running; reset first")
         if not isinstance(text, str):
             raise EpisodeError(f"a message is a text, not {type(text).__name__} {excerpt(repr(text))}")
-        ids = self.task.tokenizer.encode(text)
+        ids = encode_text(self.task.tokenizer, text)
         ends = list(self.task.tokenizer.eos_ids[:1])
         conversation = self.env.vector.batch.conversation
         total = 0.0

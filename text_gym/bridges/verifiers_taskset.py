@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from text_gym.errors import MissingLibraryError, TokenError
-from text_gym.tasks.task import Task, load_task
+from text_gym.tasks.task import Task, as_task, load_task
 
 from .session import TaskSession
 
@@ -140,7 +140,7 @@ def _text(segment: Any) -> str:
     return next((m.content or "" for m in reversed(segment.messages) if m.role == "assistant"), "")
 
 
-def verifiers_environment(task: Task, *, held_out: bool = False, **config: Any) -> Any:
+def verifiers_environment(task: Task | str, *, held_out: bool = False, **config: Any) -> Any:
     """Return a task as an environment of verifiers, a `verifiers.v1.Env`, for use in this process.
 
     Its `taskset` has the episodes, `run_episode` plays one with a model's endpoint. Programs of verifiers and
@@ -151,6 +151,7 @@ def verifiers_environment(task: Task, *, held_out: bool = False, **config: Any) 
         held_out: Play the held-out prompts.
         **config: Of verifiers' `EnvConfig`, such as `player`.
     """
+    task = as_task(task)
     taskset = TextGymConfig(id=ID, text_gym=task.name, held_out=held_out)
     env = TextGymEnv(TextGymEnvConfig(taskset=taskset, **config))
     env.taskset.played = task

@@ -67,7 +67,8 @@ def run_export_task(options: ExportTaskOptions) -> int:
     model = str(anchored(options.model))  # the script runs in the project's folder
     write_project(ExportedReward.of(options.task), options.to, folder, model)
     command = "python train.py" if options.to == "trl" else "sh train.sh"
-    print(f"wrote {folder}: prompts, reward and script; see its README.md\n  cd {folder} && {command}")
+    print(f"wrote {folder}: prompts, reward and script; see its README.md")
+    print(f"  cd {shlex.quote(str(folder))} && {command}")
     return 0
 
 

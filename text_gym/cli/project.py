@@ -10,6 +10,7 @@ import importlib.util
 import inspect
 import keyword
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -57,7 +58,7 @@ def run_init(options: InitOptions) -> int:
     write_package(options.name, folder)
     print(
         f"wrote {folder}: a task, its reward, a test of both\n"
-        f'  pip install -e "{folder}[test]" && python -m pytest {folder}\n'
+        f'  pip install -e "{folder}[test]" && python -m pytest {shlex.quote(str(folder))}\n'
         "  text-gym tasks"
     )
     return 0

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from text_gym.encoding import checked_tokenizer
 from text_gym.episode import BoolArray, Episode, FloatArray, IntArray, Prompt, hash64, stream_keys
 from text_gym.prompts import as_prompts
 from text_gym.rewards.source import RewardSource, as_reward_source
@@ -93,7 +94,7 @@ class EpisodeBatch:
         check_count("max_tokens", max_tokens)
         check_count("num_rows", num_rows)
         self.options = options = options or EpisodeOptions()
-        self.tokenizer = as_tokenizer(tokenizer)
+        self.tokenizer = checked_tokenizer(as_tokenizer(tokenizer))
         self.reward = as_reward_source(reward)
         self.max_tokens = int(max_tokens)
         self.num_rows = int(num_rows)

@@ -110,9 +110,10 @@ def episodes_asked_for(options: Mapping[str, Any], num_rows: int) -> IntArray | 
     if "episode_index" not in options:
         return None
     index = np.asarray(options["episode_index"])
-    if index.dtype.kind not in "iu" or index.shape not in ((), (num_rows,)) or index.min() < 0:
+    shaped = index.dtype.kind in "iu" and index.shape in ((), (num_rows,))
+    if not shaped or index.min() < 0 or index.max() >= 2**63 - 1:
         raise ConfigError(
-            f"options['episode_index'] must be a whole number of at least 0, or {num_rows} of them, "
-            f"got {options['episode_index']!r}"
+            f"options['episode_index'] must be a whole number of at least 0 in 63 bits, or {num_rows} of "
+            f"them, got {options['episode_index']!r}"
         )
     return np.broadcast_to(index.astype(np.int64), (num_rows,))

@@ -98,6 +98,8 @@ class AllowedTokens(ActionMask):
     ) -> None:
         if isinstance(texts, str):
             raise ConfigError("AllowedTokens takes a list of texts, not one string")
+        if not all(isinstance(text, str) for text in texts):
+            raise ConfigError("AllowedTokens takes texts first; for token ids write AllowedTokens(ids=...)")
         self.texts, self.ids, self.forbidden = tuple(texts), tuple(ids), tuple(forbidden)
 
     def bind(self, tokenizer: Tokenizer, max_tokens: int) -> None:

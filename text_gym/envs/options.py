@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from text_gym.errors import ArgumentError, ConfigError
+from text_gym.errors import ArgumentError, ConfigError, excerpt
 from text_gym.respondents import Respondent
 from text_gym.rewards.files import load_from_module
 from text_gym.rewards.source import RewardSource
@@ -101,6 +101,8 @@ class EpisodeOptions:
         for name in ("max_turns", "max_context"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
+        if self.mask is not None and not isinstance(self.mask, ActionMask):
+            raise ConfigError(f"mask is {excerpt(repr(self.mask))}; pass an ActionMask, such as MinLength(2)")
         if self.respondent is None:
             for name in ("turn_stop", "max_turns", "max_context"):
                 if getattr(self, name):

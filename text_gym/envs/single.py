@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode
 
 from text_gym.episode import BoolArray, Episode
 from text_gym.errors import ConfigError, EpisodeError
-from text_gym.tasks.task import ENV_IDS, ONE_HOT_IDS, OPTIMA, env_ids
+from text_gym.tasks.task import ENV_IDS, ONE_HOT_IDS, OPTIMA, env_ids, one_hot_ids
 
 from .infos import Info, infos_of_row
 from .inputs import token_array
@@ -160,15 +160,15 @@ def register_envs() -> None:
     """Register a Gymnasium id for every task, those of installed packages too; safe to call twice.
 
     Environments made by id have infos of numbers (`infos="numbers"`), which any library can store. Classic
-    tasks have a second id, such as `text_gym/Reverse-onehot-v0`, with `observation="onehot"` and
-    `infos="none"`.
+    tasks and those of installed packages have a second id, such as `text_gym/Reverse-onehot-v0`, with
+    `observation="onehot"` and `infos="none"`.
     A task of this package counts as solved at 0.95 of its optimum (`reward_threshold`). No id has
     `max_episode_steps`: the token limit is the task's own.
 
     The code of an installed package runs when its environment is made.
     """
     own = {**ENV_IDS, **ONE_HOT_IDS}
-    for env_id, kwargs in {**env_ids(), **ONE_HOT_IDS}.items():
+    for env_id, kwargs in {**env_ids(), **one_hot_ids()}.items():
         if env_id not in gym.registry:
             gym.register(
                 id=env_id,

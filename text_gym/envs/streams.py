@@ -18,6 +18,21 @@ from text_gym.utils.display import harmless
 MOST_ABSTENTIONS = 100  # in a row, before an environment that draws episodes anew gives up
 
 
+def stream_seed(seed: int) -> int:
+    """Return the seed as a stream keeps it, in 63 bits: Gymnasium's may have any number of them.
+
+    >>> stream_seed(7), stream_seed(2**64 + 7)
+    (7, 7)
+    """
+    return seed % 2**63
+
+
+def _checked(seed: object) -> int:
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ConfigError(f"seed is {seed!r}; it must be a whole number of at least 0")
+    return int(seed)
+
+
 class EpisodeStreams:
     """The seed of each row's stream, and the number of its next episode.
 
@@ -45,12 +60,12 @@ class EpisodeStreams:
         """
         if seed is None:
             return ()
-        if not isinstance(seed, (Sequence, np.ndarray)):
-            every: list[int | None] = self._from(self._checked(seed)).tolist()
-            return every
+        if not isinstance(seed, (Sequence, np.ndarray)) or getattr(seed, "shape", None) == ():
+            first = _checked(seed)
+            return [stream_seed(first + i * (self.numbering == "per_env")) for i in range(self.num_rows)]
         if len(seed) != self.num_rows:
             raise ConfigError(f"seed has {len(seed)} entries for num_envs={self.num_rows}")
-        return [None if own is None else self._checked(own) for own in seed]
+        return [None if own is None else stream_seed(_checked(own)) for own in seed]
 
     def reseed(self, rows: IntArray, wanted: Sequence[int | None], generator: np.random.Generator) -> None:
         """Restart the streams of these rows where a seed is given.
@@ -87,13 +102,6 @@ class EpisodeStreams:
         else:
             self._next[:] = index.max() + 1
         return self.seeds[rows], index
-
-    def _checked(self, seed: object) -> int:
-        """Return a seed as a number that leaves room for those of the other rows in 64 bits."""
-        most = 2**63 - self.num_rows
-        if not isinstance(seed, (int, np.integer)) or not 0 <= seed <= most:
-            raise ConfigError(f"seed is {seed!r}; it must be a whole number from 0 to {most}")
-        return int(seed)
 
     def _from(self, seed: int) -> IntArray:
         return np.full(self.num_rows, seed) if self.numbering == "global" else seed + np.arange(self.num_rows)

@@ -7,6 +7,7 @@ are the models' own business. PyTorch and `transformers` are imported when a fun
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,19 @@ from text_gym.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import torch
+
+
+_SEEDED = threading.RLock()
+
+
+@contextmanager
+def seeded_weights(seed: int) -> Iterator[None]:
+    """Draw random weights by a seed and leave PyTorch's generator, which all threads share, as it was."""
+    import torch
+
+    with _SEEDED, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def pick_device(device: str) -> torch.device:
@@ -32,7 +46,7 @@ def pick_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ConfigError(f"unknown device {device!r}: {error}") from error
     if found.type == "mps":
         raise ConfigError("device 'mps' has no float64, in which tokens are drawn; pass 'cpu'")

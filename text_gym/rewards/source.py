@@ -16,8 +16,9 @@ import numpy as np
 from text_gym.episode import Episode, FloatArray
 from text_gym.errors import ConfigError, RewardError, TextGymError, excerpt
 from text_gym.showing import as_html
-from text_gym.utils.user_code import signature_of, where_raised
+from text_gym.utils.user_code import where_raised
 
+from .arguments import JUST_THE_COMPLETION, Arguments
 from .values import OnBadReward, Rewards, Scores, TokenBatch, _checked, finite, known, nested, unique
 
 Source: TypeAlias = "RewardSource | Callable[..., Any]"
@@ -146,59 +147,18 @@ class FunctionReward(RewardSource):
         self.function = function
         self.name = name or str(getattr(function, "__name__", type(function).__name__))
         self.deterministic, self.abstains = deterministic, abstains
-        parameters = signature_of(function).parameters.values()
-        self._named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-        self._takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
-        self._required = {p.name for p in parameters if p.default is p.empty and p.name in self._named}
-        by_name = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-        self._texts = [n for n in self._named if n in self._required - by_name]
-        self._reads_completions = len(self._texts) == 1 and self._required == set(self._texts) != {"episode"}
-        self._plans: dict[tuple[str, ...], tuple[str, list[str]]] = {}
+        self._arguments = Arguments(function, self.name)
 
     def score(self, episodes: Sequence[Episode]) -> Scores:
         """Call the function with the arguments its parameters ask for."""
-        names = self._named
-        if {"prompts", "completions"} & set(names):
-            batch: dict[str, Any] = {
-                "prompts": [e.prompt.text for e in episodes],
-                "completions": [e.completion for e in episodes],
-                "completion_ids": [e.completion_ids.tolist() for e in episodes],
-            }
-            known = {k for e in episodes for k in e.prompt.columns}
-            batch |= {k: [e.prompt.columns.get(k) for e in episodes] for k in sorted(known)}
-            return cast("Scores", self.function(**self._select(batch)))
-        if names[:1] == ["episodes"]:
+        asks = self._arguments
+        if asks.batched:
+            return cast("Scores", self.function(**asks.of_batch(episodes)))
+        if asks.whole:
             return cast("Scores", self.function(episodes))
-        if self._reads_completions and not any(e.prompt.columns for e in episodes):
+        if not any(e.prompt.columns for e in episodes) and asks.plan(()) == JUST_THE_COMPLETION:
             return [self.function(e.completion) for e in episodes]  # no plan for each: it takes longer
-        return [self._score_one(e) for e in episodes]
-
-    def _score_one(self, episode: Episode) -> Any:
-        columns = episode.prompt.columns
-        texts, named = self._plans.get(tuple(columns)) or self._plan(tuple(columns))
-        rest = {k: columns[k] for k in named} if named else {}
-        if texts == "completion":
-            return self.function(episode.completion, **rest)
-        if texts == "both":
-            return self.function(episode.prompt.text, episode.completion, **rest)
-        return self.function(episode, **rest)
-
-    def _plan(self, columns: tuple[str, ...]) -> tuple[str, list[str]]:
-        """Decide which arguments go by position and which columns by name, for prompts with these columns."""
-        positional = [n for n in self._texts if n not in columns][:2]
-        texts = "episode" if "episode" in positional[:1] else "both" if len(positional) == 2 else "completion"
-        rest = {k: None for k in columns if k not in positional}
-        self._plans[columns] = texts, list(self._select(rest, positional))
-        return self._plans[columns]
-
-    def _select(self, values: Mapping[str, Any], given: Sequence[str] = ()) -> dict[str, Any]:
-        missing = self._required - set(values) - set(given)
-        if missing:
-            raise RewardError(
-                f"reward {self.name!r} asks for {', '.join(sorted(missing))}, but the prompts have only "
-                f"the columns {', '.join(sorted(values)) or '(none)'}"
-            )
-        return {k: v for k, v in values.items() if self._takes_any or k in self._named}
+        return [asks.plan(tuple(e.prompt.columns)).call(self.function, e) for e in episodes]
 
 
 def as_reward_source(value: RewardSource | Callable[..., Any]) -> RewardSource:
@@ -206,7 +166,8 @@ def as_reward_source(value: RewardSource | Callable[..., Any]) -> RewardSource:
 
     Accepted functions, told apart by their parameters' names:
 
-    - `(completion)` or `(prompt, completion, **columns) -> float`: one episode at a time;
+    - `(completion)` or `(prompt, completion, **columns) -> float`: one episode at a time, in any order; texts
+      may have other names in this one;
     - `(prompts, completions, **columns) -> list[float]`: a batch, TRL's contract;
     - `(episode) -> float` and `(episodes) -> list[float]`: with ids and endings.
 

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from text_gym.episode import Episode, Prompt
-from text_gym.errors import TextGymError, UnknownNameError, excerpt
+from text_gym.errors import ConfigError, TextGymError, UnknownNameError, excerpt
 from text_gym.respondents import Respondent, reply_room
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import Rewards
@@ -170,8 +170,9 @@ OPTIMA = {"text_gym/Shop-v0": 0.8983723958333333}
 
 # The classic tasks once more, as a `Box` and without infos, for programs that take an id and no arguments:
 # CleanRL's ppo.py, Tianshou's SpaceInfo, RLlib's default networks, TorchRL's GymEnv(id, num_envs=4).
+ONE_HOT = {"observation": "onehot", "infos": "none"}
 ONE_HOT_IDS: dict[str, dict[str, object]] = {
-    f"text_gym/{name}-onehot-v0": {**ENV_IDS[f"text_gym/{name}-v0"], "observation": "onehot", "infos": "none"}
+    f"text_gym/{name}-onehot-v0": {**ENV_IDS[f"text_gym/{name}-v0"], **ONE_HOT}
     for name in ("Sort", "Slots", "Reverse", "Copy", "Count", "Brackets", "Add")
 }
 
@@ -196,6 +197,12 @@ def env_ids() -> dict[str, dict[str, object]]:
     return {**ENV_IDS, **{i: {"task": name} for name, i in ids.items() if i is not None}}
 
 
+def one_hot_ids() -> dict[str, dict[str, object]]:
+    """Return the ids with one-hot observations: of the classic tasks and of installed packages."""
+    others = {i: kwargs for i, kwargs in env_ids().items() if i not in ENV_IDS}
+    return {**ONE_HOT_IDS, **{f"{i[:-3]}-onehot-v0": {**kwargs, **ONE_HOT} for i, kwargs in others.items()}}
+
+
 def load_task(name: str, **kwargs: Any) -> Task:
     """Make a task by name: one that comes with text-gym, or one of an installed package.
 
@@ -209,8 +216,10 @@ def load_task(name: str, **kwargs: Any) -> Task:
     Raises:
         MissingLibraryError: The library of the task is not installed.
         UnknownNameError: There is no such task; the nearest name is suggested.
-        ConfigError: The installed package that has it is broken; the package is named.
+        ConfigError: The installed package that has it is broken; the package is named. Or it is no name.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"a task's name is a string, not {type(name).__name__}; a Task needs no loading")
     library, _, own_name = name.partition(":")
     if library in LIBRARIES and own_name:
         task: Task = _function_at(LIBRARIES[library])(own_name, **kwargs)
@@ -222,6 +231,16 @@ def load_task(name: str, **kwargs: Any) -> Task:
     except (TypeError, ValueError):
         plain = False
     return replace(task, settings=settings if plain else {})
+
+
+def as_task(task: Task | str) -> Task:
+    """Return a task, or the one of that name.
+
+    Raises:
+        UnknownNameError: There is no task of that name.
+        ConfigError: It is something else.
+    """
+    return task if isinstance(task, Task) else load_task(task)
 
 
 def _make_built_in(name: str, kwargs: Mapping[str, Any]) -> Task:

@@ -7,7 +7,17 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from text_gym import Episode, TextVectorEnv, load_task, read_transcripts, write_transcripts
+from text_gym import (
+    ByteTokenizer,
+    Episode,
+    Prompt,
+    Reply,
+    TextEnv,
+    TextVectorEnv,
+    load_task,
+    read_transcripts,
+    write_transcripts,
+)
 from text_gym.agents import SFT, Policy, evaluate, rollout
 from text_gym.errors import ConfigError, DataError
 
@@ -108,3 +118,95 @@ def test_what_does_not_fit_is_named() -> None:
     )
     with pytest.raises(ConfigError, match='"tokens" or "ids"'):
         episodes_of(minari.load_dataset("text_gym/onehot-v0"))
+
+
+# Conversations, and prompts that look alike
+
+
+def guessed(env: Any, seed: int, *, digits: str) -> tuple[list[Any], float]:
+    """Play the guesses in an environment of Guess; the turns that it had, and what it paid."""
+    env.reset(seed=seed)
+    total, over = 0.0, False
+    while not over:
+        for digit in digits:
+            _, reward, terminated, truncated, _ = env.step(
+                env.unwrapped.vector.batch.tokenizer.encode(digit)[0]
+            )
+            total, over = total + reward, terminated or truncated
+            if over:
+                break
+    batch = env.unwrapped.vector.batch
+    return [(t.role, t.text) for t in batch.episodes([0])[0].turns], total
+
+
+def test_conversations_whose_prompts_look_alike_come_back_with_their_own_answers() -> None:
+    env = minari.DataCollector(gym.make("text_gym/Guess-v0"))
+    played = [guessed(env, seed, digits="426") for seed in range(12)]
+    env.create_dataset("text_gym/guess/collected-v0", **ABOUT)
+    episodes, returns = episodes_of(minari.load_dataset("text_gym/guess/collected-v0"))
+    assert [
+        ([(t.role, t.text) for t in e.turns], r) for e, r in zip(episodes, returns, strict=True)
+    ] == played
+    assert len({e.prompt.columns["number"] for e in episodes}) > 3
+    assert load_task("guess").reward(episodes).totals.tolist() == returns.tolist()
+    minari_dataset(episodes, gym.make("text_gym/Guess-v0"), "text_gym/guess/again-v0", **ABOUT)
+    again, paid = episodes_of(minari.load_dataset("text_gym/guess/again-v0"))
+    assert [e.turns for e in again] == [e.turns for e in episodes]
+    assert paid.tolist() == returns.tolist()
+
+
+class Always:
+    """Answers with one text."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def respond(self, episodes: Any, generators: Any) -> list[Reply]:
+        return [Reply(self.text) for _ in episodes]
+
+
+class Draws:
+    """Answers with a random digit."""
+
+    def respond(self, episodes: Any, generators: Any) -> list[Reply]:
+        return [Reply(str(generator.integers(10))) for generator in generators]
+
+
+def test_a_conversation_that_would_go_otherwise_is_named() -> None:
+    settings: dict[str, Any] = {"respondent": Draws(), "turn_stop": ".", "max_turns": 3, "max_context": 32}
+    env = TextEnv(["?"], ByteTokenizer(), lambda completion: 0.0, 12, **settings)
+    collector = minari.DataCollector(env)
+    for seed in (1, 2):
+        collector.reset(seed=seed)
+        for _ in range(3):
+            collector.step(ord("."))
+    dataset = collector.create_dataset("draws-v0", **ABOUT)
+    episodes, _ = episodes_of(dataset, env)
+    with pytest.raises(DataError, match=r"answers otherwise than in .* its respondent draws"):
+        minari_dataset(episodes[1:], env, "other-v0", **ABOUT)
+    other = TextEnv(["?"], ByteTokenizer(), lambda completion: 0.0, 12, **settings | {"max_turns": 2})
+    with pytest.raises(DataError, match="episode 0 goes on after its end"):
+        episodes_of(dataset, other)
+    silent = {**settings, "respondent": Always("x")}
+    with pytest.raises(DataError, match="episode 0 is answered otherwise"):
+        episodes_of(dataset, TextEnv(["?"], ByteTokenizer(), lambda completion: 0.0, 12, **silent))
+
+
+def test_prompts_that_look_alike_are_told_apart_by_seeds_or_not_at_all() -> None:
+    rows = [Prompt("a", {"answer": digit}) for digit in "0123"]
+    env = TextEnv(rows, ByteTokenizer(), lambda completion, answer: completion == answer, 1)
+    collector, expected = minari.DataCollector(env), []
+    for seed in (*range(8), 2**63 + 5, *[None] * 8):  # for None Minari draws a seed of 64 bits
+        collector.reset(seed=seed)
+        expected.append(collector.step(ord("2"))[1])
+    dataset = collector.create_dataset("alike-v0", **ABOUT)
+    with pytest.raises(ConfigError, match=r"cannot make its environment again .* pass the env"):
+        episodes_of(dataset)
+    episodes, returns = episodes_of(dataset, env)
+    assert returns.tolist() == expected
+    assert set(expected) == {0.0, 1.0}
+    assert [e.prompt.columns["answer"] == "2" for e in episodes] == returns.astype(bool).tolist()
+    more = [Prompt("b"), *rows]
+    other = TextEnv(more, ByteTokenizer(), lambda completion: 0.0, 1, shuffle=False)
+    with pytest.raises(DataError, match="begins as 4 prompts of the environment do"):
+        episodes_of(dataset, other)

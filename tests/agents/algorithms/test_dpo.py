@@ -186,3 +186,12 @@ def test_the_number_of_steps_is_known_beforehand(pairs: int, epochs: int, size: 
     policy = Policy.new(ByteTokenizer(), width=16, layers=1, context=8)
     found = DPO(policy, [(Prompt("a"), "b", "c")] * pairs, config).learn()
     assert found.steps == config.steps(pairs)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["abc", {"prompt": "a", "chosen": "b", "rejected": "c"}, ("a", "b"), ("a", "b", None), ("a",) * 4],
+)
+def test_what_is_no_pair_is_named(wrong: Any) -> None:
+    with pytest.raises(DataError, match=r"pair 1 is .*; write \(prompt, chosen, rejected\)"):
+        DPO(small_policy(), [("a", "b", "c"), wrong])

@@ -212,3 +212,24 @@ def test_an_empty_prompt_starts_with_bos() -> None:
 def test_settings_that_cannot_be_are_refused(setting: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(setting))):
         SFTConfig(**setting)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "ab",
+        {"prompt": "a", "completion": "b"},
+        ("a",),
+        ("a", "b", "c"),
+        ("a", None),
+        ("a", ["b"]),
+        Prompt("a"),
+        3,
+    ],
+)
+def test_what_is_no_pair_is_named(wrong: Any) -> None:
+    # A text of two letters and a row of two columns would unpack, into other texts.
+    with pytest.raises(DataError, match=r"pair 1 is .*; write \(prompt, completion\)"):
+        SFT(small_policy(), [("a", "b"), wrong])
+    with pytest.raises(ConfigError, match="the settings are dict; write SFTConfig"):
+        SFT(small_policy(), PAIRS, {"epochs": 1})  # type: ignore[arg-type]

@@ -515,6 +515,14 @@ def test_policy_and_environment_must_fit() -> None:
     with pytest.raises(ConfigError, match="67 tokens, the policy has 64"):
         play(policy, 4, 4, max_tokens=60)
     assert play(policy, 4, 4, max_tokens=57)[0].tokens.shape[1] <= 64  # the whole context is used
+    env = world(policy.tokenizer, 4)
+    for wrong in (np.arange(3), np.arange(4.0), 4, [0, 1, 2, -1]):
+        with pytest.raises(ConfigError, match=r"episode_index has .* pass 4 numbers of at least 0"):
+            rollout(policy, env, wrong)  # type: ignore[arg-type]
+    given = rollout(policy, env, [3, 1, 2, 0])  # type: ignore[arg-type]
+    assert torch.equal(given.tokens, rollout(policy, env, np.array([3, 1, 2, 0])).tokens)
+    with pytest.raises(ConfigError, match="takes a policy, then a TextVectorEnv, not Policy"):
+        rollout(env, policy, np.arange(4))  # type: ignore[arg-type]
 
 
 def test_rows_drawn_a_few_at_a_time_are_drawn_alike(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,3 +201,18 @@ def test_a_file_gets_lines_without_control_characters(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[0] == "iteration 1 of 5  reward 0.25  1,234 tokens/s"
     assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_a_cell_that_is_run_again_says_that_nothing_is_left_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = agent(iterations=1).learn()
+    done.learn(progress=True)
+    assert capsys.readouterr().out == "nothing left to do: 1 iterations were asked for in all\n"
+    notebook = Notebook(monkeypatch)
+    done.learn(progress=True)
+    assert notebook.shown[-1][0] == "nothing left to do: 1 iterations were asked for in all"
+    assert "nothing left to do" in notebook.shown[-1][1]
+    with pytest.raises(ValueError, match="own"), training_progress(True, 3):
+        raise ValueError("own")
+    assert notebook.shown[-1][0] == "starting …"  # it was not done, it failed
