@@ -197,6 +197,12 @@ def test_a_tokenizer_that_reads_special_tokens_as_text_still_reads_its_templates
         assert len(each.encode("<|im_end|>")) == len("<|im_end|>")
 
 
+def test_conversations_without_a_model_ask_for_one() -> None:
+    """What has no tokenizer lacks a model, not a template."""
+    with pytest.raises(ConfigError, match=r"no model whose chat template .* --model"):
+        Prompt.from_messages(user("Hi"), None)
+
+
 def test_base_models_are_as_ever_and_cannot_read_messages() -> None:
     tokens = tokenizer(None)
     assert tokens.chat is None

@@ -220,7 +220,7 @@ def test_texts_are_what_a_user_says_if_asked_for() -> None:
 
 
 def test_a_conversation_that_cannot_be_rendered_is_named_with_its_row() -> None:
-    with pytest.raises(ConfigError, match="no chat template"):
+    with pytest.raises(ConfigError, match="no model whose chat template"):
         prompts_from([{"prompt": talk("Hi")}])
     reader = Conversations(chat_tokenizer("gemma"), system="Be brief.")
     with pytest.raises(DataError, match=r"row 1: column 'prompt': .*System role not supported"):

@@ -391,6 +391,21 @@ def test_a_training_gets_its_answers_and_can_be_stopped(context: BrowserContext,
         assert len(list(store.labels())) == 2
 
 
+def test_a_rater_of_a_training_is_told_that_another_one_has_the_last_text(
+    context: BrowserContext, tmp_path: Path
+) -> None:
+    with served(tmp_path, ratings(1), live=True) as (label_page, store, links):
+        (item,) = (item.id for item in store.items())
+        store.claim("bob")
+        asked = threading.Thread(target=label_page.ask, args=([item],))
+        asked.start()
+        page = enter(context, links)
+        page.wait_for_selector("text=Other raters are at work on what is left (1)")
+        store.record(item, "bob", GOOD)
+        page.wait_for_selector("text=Waiting for the next texts")
+        asked.join(10)
+
+
 # Accessibility
 
 ASKED = (("user", "Sell\nme a mug."),)

@@ -323,8 +323,14 @@ def chat_of(tokenizer: Any) -> ChatTemplate:
     """Return a tokenizer's chat template.
 
     Raises:
-        ConfigError: It has none.
+        ConfigError: It has none, or there is no tokenizer.
     """
+    if tokenizer is None:
+        raise ConfigError(
+            "the prompts are conversations, and there is no model whose chat template could render them: "
+            "name a chat model (often called -Instruct or -it; on the command line with --model), or pass "
+            "prompts that are texts"
+        )
     chat: ChatTemplate | None = getattr(tokenizer, "chat", None)
     if chat is None:
         raise ConfigError(

@@ -255,8 +255,12 @@ def _agrees(policy: Policy, cache: KVCache) -> bool:
         states = cache.append(tokens[rows, last], lengths)
     except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):
         return False  # not a cache of keys and values, or one of another form
-    tolerance = 1e-4 if states.dtype == torch.float32 and not policy.bf16 else 0.05
-    return torch.allclose(states, wanted, rtol=tolerance, atol=tolerance)
+    if states.dtype == torch.float32 and not policy.bf16:
+        return torch.allclose(states, wanted, rtol=1e-4, atol=1e-4)
+    # Rounding is relative to a state's length: a small component beside a large one may be far off. SmolLM2's
+    # states are 0.3 % off in bfloat16; one token less, or in another place, makes at least 15 %.
+    off = (states - wanted).float().norm(dim=-1)
+    return bool((off <= 0.05 * wanted.float().norm(dim=-1)).all())
 
 
 @contextmanager

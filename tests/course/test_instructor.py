@@ -124,6 +124,10 @@ def test_a_students_folder_has_nothing_of_the_instructors(tmp_path: Path) -> Non
     files = [file for file in (tmp_path / "student").rglob("*") if file.is_file()]
     names = {part.lower() for file in files for part in file.relative_to(tmp_path).parts}
     assert not [n for n in names if re.search("answer|exam|instructor|hidden|mutant|solution|deck|slide", n)]
+    guide = (tmp_path / "student" / "README.md").read_text(encoding="utf-8")
+    assert (
+        "pip install text-gym" not in guide
+    )  # no package index has it: whoever took the name would be installed
     secrets = [read(GUIDE / "exam.md"), read(GUIDE / "exam_solutions.md")]
     secrets += [lab.read("ANSWERS.md") for lab in LABS] + [read(GUIDE / f"{short(lab)}.md") for lab in LABS]
     lines = {line for text in secrets for line in text.splitlines() if len(line) > 60}

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
 import pytest
 
 from text_gym.agents.algorithms.by_name import load_algorithm
-from text_gym.errors import ConfigError
+from text_gym.errors import ConfigError, TextGymError
 from text_gym.rlhf.config import RLHFConfig
 
 
@@ -54,6 +55,23 @@ def test_numbers_must_be_positive(name: str) -> None:
     changed: dict[str, Any] = {name: 0}
     with pytest.raises(ConfigError, match=name):
         RLHFConfig(**changed)
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ({"choose": "oracle"}, "unknown way to choose 'oracle'"),
+        ({"overlap": 1.5}, "overlap 1.5: need"),
+        ({"pessimism": -0.1}, "pessimism is -0.1; it must be a finite number"),
+        ({"pessimism": math.nan}, "pessimism is nan"),
+        ({"kl_coef": -1.0}, "kl_coef is -1.0; it must not be negative"),
+        ({"algorithm": "grpo", "episodes": 20}, "episodes is 20; grpo needs a multiple of 8"),
+        ({"algorithm": "rloo", "episodes": 6}, "episodes is 6; rloo needs a multiple of 4"),
+    ],
+)
+def test_nobody_is_asked_for_a_run_that_could_not_learn(setting: dict[str, Any], told: str) -> None:
+    with pytest.raises(TextGymError, match=told):
+        RLHFConfig(**setting)
 
 
 def test_pairs_need_two_texts() -> None:

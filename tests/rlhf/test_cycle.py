@@ -424,6 +424,9 @@ def test_refusals(done: Path, tmp_path: Path) -> None:
         run(done, labels_per_round=25)
     with pytest.raises(ConfigError, match="ships no policy"):
         rlhf(task(), config(), simulated_people(GOLD, QUALITY), tmp_path / "none")
+    with pytest.raises(ConfigError, match="noise"):
+        rlhf(task(), config(), simulated_people(GOLD, QUALITY, noise=-1), tmp_path / "none")
+    assert not (tmp_path / "none").exists()  # so that the command, put right, can have the same --out
     with pytest.raises(ConfigError, match="gold"):
         simulated_people(NoGold(), QUALITY)
 

@@ -5,6 +5,7 @@ They say nothing of who answers: see `people`.
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 
 from text_gym.agents.algorithms.configs import PolicyGradientConfig, settings_class
-from text_gym.errors import ConfigError
+from text_gym.errors import ConfigError, UnknownNameError
+from text_gym.reward_models.people.acquisition import ACQUISITIONS, split_budget
 
 Bias = Literal["none", "length", "hype", "inattention"]
 
@@ -44,6 +46,10 @@ class RLHFConfig:
             is in [0, 1], and 0.1 for pairs, whose reward has standard deviation 1 to begin with, if None.
         kl_target: KL to hold by adapting that weight, in nats per episode; None keeps it fixed.
         seed: Decides everything but what people say.
+
+    Raises:
+        ConfigError: A setting is out of range, also one that the algorithm is given.
+        UnknownNameError: There is no such way to choose.
     """
 
     rounds: int = 3
@@ -74,6 +80,14 @@ class RLHFConfig:
             raise ConfigError(
                 f"candidates is {self.candidates}; {self.questions} need {self.least_candidates}"
             )
+        if self.choose not in ACQUISITIONS:
+            raise UnknownNameError("way to choose", self.choose, ACQUISITIONS)
+        if not 0 <= self.pessimism < math.inf:
+            raise ConfigError(f"pessimism is {self.pessimism}; it must be a finite number >= 0")
+        split_budget(self.labels_per_round, self.overlap or 0.0)
+        group = getattr(self.agent_config(1), "group_size", 1)
+        if self.episodes % group:
+            raise ConfigError(f"episodes is {self.episodes}; {self.algorithm} needs a multiple of {group}")
 
     @property
     def least_candidates(self) -> int:

@@ -117,6 +117,8 @@ def rlhf(
         RaterLeftError: The people left before a round's questions were answered; their answers are saved.
     """
     folder = Path(out)
+    if not isinstance(policy, Policy) and not is_sealed(folder / "start" / "policy"):
+        policy = first_policy(task, policy, device)  # where there is none, no folder is left behind
     folder.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(folder)
     try:
@@ -142,6 +144,20 @@ def rlhf(
         lock.release()
 
 
+def first_policy(task: Task, policy: str | Path | None, device: str) -> Policy:
+    """Load the policy to start from, the task's own if None.
+
+    Raises:
+        ConfigError: The task ships none.
+    """
+    found = policy or task.policy
+    if found is None:
+        raise ConfigError(
+            f"task {task.name!r} ships no policy; pass --policy FOLDER (make one with `text-gym sft`)"
+        )
+    return load_policy(found, device, task)
+
+
 class Cycle(RLHFFolder):
     """The steps of one run, each of which is skipped if its files exist; made by `rlhf`."""
 
@@ -150,11 +166,6 @@ class Cycle(RLHFFolder):
 
     def run(self, people: People, policy: Policy | str | Path | None) -> list[dict[str, Any]]:
         """Run the rounds that are not done yet and return the rows of all."""
-        group = getattr(self.config.agent_config(1), "group_size", 1)
-        if self.config.episodes % group:  # fail before people are asked in vain
-            raise ConfigError(
-                f"episodes is {self.config.episodes}; {self.config.algorithm} needs a multiple of {group}"
-            )
         self.start(policy)
         todo = [n for n in self.numbers() if not (self.at(n) / EVALUATION).exists()]
         if todo:
@@ -190,14 +201,8 @@ class Cycle(RLHFFolder):
     def start(self, policy: Policy | str | Path | None) -> None:
         """Save the first policy and measure how good it is."""
         if not is_sealed(self.at(0) / "policy"):
-            policy = policy or self.task.policy
-            if policy is None:
-                raise ConfigError(
-                    f"task {self.task.name!r} ships no policy; pass --policy FOLDER "
-                    "(make one with `text-gym sft`)"
-                )
             if not isinstance(policy, Policy):
-                policy = load_policy(policy, self.device, self.task)
+                policy = first_policy(self.task, policy, self.device)
             self.at(0).mkdir(exist_ok=True)
             self.save_policy(0, policy)
         if not (self.at(0) / EVALUATION).exists():

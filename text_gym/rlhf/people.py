@@ -56,14 +56,14 @@ def simulated_people(
         seed: Decides their noise.
 
     Raises:
-        ConfigError: Nobody knows the gold reward, so nobody can be simulated.
+        ConfigError: Nobody knows the gold reward, so nobody can be simulated; or `noise` is out of range.
     """
     if gold.abstains:
         raise ConfigError("simulated raters need a gold reward; pass --gold REWARD, or ask people")
+    vices = dataclasses.replace(Vices(noise=noise), **BIASES[bias])
 
     @contextmanager
     def people(store: LabelStore, first: Sequence[Episode]) -> Iterator[Callable[[Sequence[Episode]], Asker]]:
-        vices = dataclasses.replace(Vices(noise=noise), **BIASES[bias])
         some = _raters(gold, criteria, vices, raters, seed, first)
 
         def asking(episodes: Sequence[Episode]) -> Asker:

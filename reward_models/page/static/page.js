@@ -154,10 +154,10 @@ function rest() {
   resting = true;
   panel("notice");
   setBusy(true);
-  const [title, text] = live
-    ? ["Waiting for the next texts", "The training goes on with your answers and will ask again. Leave this page open."]
-    : progress.left
-      ? ["Nothing for you just now", `Other raters are at work on what is left (${progress.left}). If they leave, it comes to you.`]
+  const [title, text] = progress.left
+    ? ["Nothing for you just now", `Other raters are at work on what is left (${progress.left}). If they leave, it comes to you.`]
+    : live
+      ? ["Waiting for the next texts", "The training goes on with your answers and will ask again. Leave this page open."]
       : progress.all
         ? ["All done, thank you", `${progress.all} saved. You can close this page, or press u to take the last one back.`]
         : ["Nothing to rate", "No question waits for you. New ones appear here by themselves."];

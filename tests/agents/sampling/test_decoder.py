@@ -14,7 +14,7 @@ from text_gym.agents.sampling import decoder as module
 from text_gym.agents.sampling.decoder import Decoder, fastest_cache, survivors
 from text_gym.agents.sampling.own_code import LibraryCache, NoCache
 from text_gym.models.cpu.kernels import kernels_for
-from text_gym.models.kv_cache import ExtendingCache
+from text_gym.models.kv_cache import ExtendingCache, KeyValues
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -147,6 +147,38 @@ def test_the_cache_is_chosen_by_what_the_model_is() -> None:
     assert way_of(small_policy("mistral"), width=6) == OWN
     for kind in ("mistral", "gemma2", "gpt_neo"):  # windows of 6 tokens: their own cache forgets the rest
         assert way_of(small_policy(kind), width=7) is None
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_in_bfloat16_a_state_is_judged_by_its_length(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real models have some large components, beside which rounding puts the small ones far off."""
+    policy = small_policy(kind).use_less_memory(bf16=True)
+    norm = policy.model.base_model.ln_f if kind == "gpt2" else policy.model.base_model.norm
+    with torch.no_grad():
+        norm.weight.mul_(20)
+    append = KeyValues.append
+
+    def rounded(self: KeyValues, *arguments: Any) -> torch.Tensor:
+        states = append(self, *arguments)
+        smallest = states.abs().argmin(dim=-1, keepdim=True)
+        return states.scatter_add(-1, smallest, 0.003 * states.norm(dim=-1, keepdim=True))
+
+    monkeypatch.setattr(KeyValues, "append", rounded)
+    assert way_of(policy) == OWN
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_cache_that_forgets_a_token_is_refused_in_bfloat16(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = small_policy(kind).use_less_memory(bf16=True)
+    prefill = KeyValues.prefill
+
+    def forgetful(self: KeyValues, tokens: torch.Tensor, *more: Any) -> torch.Tensor:
+        return prefill(self, torch.cat([(tokens[:, :1] + 1) % policy.vocab_size, tokens[:, 1:]], 1), *more)
+
+    monkeypatch.setattr(KeyValues, "prefill", forgetful)
+    assert way_of(policy) is None
 
 
 class Doubled(torch.nn.Module):

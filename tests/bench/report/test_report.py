@@ -302,3 +302,20 @@ def test_it_fits_a_phone_and_can_be_read_without_the_script(
     page.goto((folder / "report.html").as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     page.close()
+
+
+def test_long_names_of_settings_leave_room_for_their_values_on_a_phone(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    here = write_benchmark(tmp_path, ["gold"], ["rloo"], [0.0])
+    config = json.loads((here / "config.json").read_text())
+    config["contents"] = {"products": {"tokens of an episode, at most": 64, "held-out prompts": "a" * 64}}
+    (here / "config.json").write_text(json.dumps(config))
+    write_report(here)
+    page = chromium.new_page(viewport={"width": 390, "height": 800})
+    page.goto((here / "report.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    widths = page.locator("#settings ~ dl dd").evaluate_all("all => all.map((one) => one.clientWidth)")
+    assert len(widths) > 5
+    assert min(widths) > 150
+    page.close()
