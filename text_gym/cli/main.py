@@ -24,6 +24,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "text_gym.cli.train:run_train",
         "improve a policy by reinforcement learning",
     ),
+    "tune": (
+        "text_gym.cli.options.tune:read_tune",
+        "text_gym.cli.tune:run_tune",
+        "measure which sizes (micro-batches, tiles, …) are fastest on this machine",
+    ),
     "sft": (
         "text_gym.cli.options.sft:read_sft",
         "text_gym.cli.sft:run_sft",
@@ -41,12 +46,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "view": (
         "text_gym.cli.options.evaluate:read_view",
-        "text_gym.cli.run_folder:run_view",
+        "text_gym.cli.evaluate:run_view",
         "show the rollouts that a run kept token by token, as a page",
     ),
     "push": (
         "text_gym.cli.options.push:read_push",
-        "text_gym.cli.run_folder:run_push",
+        "text_gym.cli.evaluate:run_push",
         "upload a saved policy to the Hugging Face Hub",
     ),
     "play": (
@@ -130,7 +135,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "check an environment, a reward or an algorithm: what it breaks, and what to mend",
     ),
     "validate": (
-        "text_gym.cli.options.validate:read_validate",
+        "text_gym.cli.options.check:read_validate",
         "text_gym.cli.check:run_validate",
         "judge a task, a reward or a package before it is optimised: graded levels, a page, a badge",
     ),
