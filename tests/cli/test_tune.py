@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +31,7 @@ def faster_with(**values: Any) -> Any:
     """Timings in which some values halve every time."""
 
     def seconds(_: Workload, sizes: Sizes, work: Work) -> float:
-        return 0.5 ** sum(getattr(sizes, name) == value for name, value in values.items())
+        return math.pow(0.5, sum(getattr(sizes, name) == value for name, value in values.items()))
 
     return seconds
 

@@ -72,7 +72,7 @@ def learnt(policy: Policy) -> list[Tensor]:
 @pytest.mark.parametrize(
     "sizes",
     [
-        Sizes(pass_overhead=0, pass_bytes=2**16, whole_bytes=0, tile_rows=3, tile_ids=5),
+        Sizes(pass_overhead=0, pass_bytes=2**16, scored_rows=3, whole_bytes=0, tile_rows=3, tile_ids=5),
         Sizes(min_rows_to_pack=1, whole_bytes=0, recorded_steps=2, tell_every=3, compact_below=0.5),
     ],
 )

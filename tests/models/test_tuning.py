@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from text_gym.models.sizes import DEFAULTS, Sizes
-from text_gym.models.tuning import DECIDING, Candidate, Tuned, Work, candidates, ratio_of, tune_sizes
+from text_gym.models.tuning import DECIDING, Candidate, Tuned, Work, candidates, changed, ratio_of, tune_sizes
 
 USUAL = Sizes()
 TRIED = candidates(USUAL, cpu=True, kernels=True, threads=1)
@@ -62,6 +63,22 @@ def test_noise_alone_changes_hardly_ever_a_default() -> None:
     """Nine sizes of up to four values each, with noise of a tenth: 200 machines, nearly all left alone."""
     changed = sum(FakeMachine({}, 0.1, seed).tune(120).sizes != USUAL for seed in range(200))
     assert changed <= 4
+
+
+@pytest.mark.parametrize(
+    ("decide", "kept"), [([0.9] * 8, True), ([0.9] * 7 + [1.1], False), ([0.98] * 8, False)]
+)
+def test_a_gain_has_to_be_larger_than_noise_and_worth_it(decide: list[float], kept: bool) -> None:
+    """There is time for one round to choose by and no more than the eight that have to decide."""
+    times, clock = iter([0.9, *decide]), itertools.count()
+
+    def measure(sizes: Sizes, work: Work) -> float:
+        return 1.0 if sizes == USUAL else next(times, 0.9)
+
+    tried = [Candidate("tile_rows", "update", (512,))]
+    (row,) = tune_sizes(measure, USUAL, tried, 2, clock=lambda: float(next(clock))).rows
+    assert row.ratio.n == 8
+    assert row.kept == kept
 
 
 def test_a_gain_is_found_through_noise() -> None:
@@ -149,7 +166,7 @@ def test_every_value_that_is_tried_is_a_possible_one_and_not_the_default(kind: s
     for candidate in candidates(usual, cpu=kind == "cpu", kernels=False, threads=64):
         assert len(set(candidate.values)) == len(candidate.values)
         for value in candidate.values:
-            assert replace(usual, **{candidate.name: value}) != usual
+            assert changed(usual, candidate.name, value) != usual
     threads = [c for c in candidates(usual, cpu=True, kernels=True, threads=2) if c.name == "small_threads"]
     assert [c.values for c in threads] == [(1, 2)]  # and none above
 

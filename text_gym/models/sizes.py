@@ -30,6 +30,7 @@ class Sizes:
         pass_bytes: Bytes that a pass on a CPU may keep for its backward pass; one that needs more is split.
         free_share: The same on an accelerator, as a share of its free memory: what a token needs is an
             estimate.
+        scored_rows: Texts that go through the model at a time, at most, where nothing is learnt from them.
         whole_bytes: All logits of an update are held at once up to this size; more are formed in tiles.
         tile_rows: Tokens of a tile.
         tile_ids: Ids of a tile.
@@ -51,6 +52,7 @@ class Sizes:
     pass_overhead: int = _size(96, 0, 2**24)
     pass_bytes: int = _size(2**28, 2**16, 2**44)
     free_share: float = _size(0.5, 0.05, 0.95)
+    scored_rows: int = _size(64, 1, 2**20)
     whole_bytes: int = _size(2**25, 0, 2**44)
     tile_rows: int = _size(1024, 1, 2**20)
     tile_ids: int = _size(512, 1, 2**20)

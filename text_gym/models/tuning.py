@@ -84,6 +84,7 @@ _TRIED: dict[str, tuple[Work, tuple[float, ...]]] = {
     "pass_overhead": ("update", _HALF_AND_DOUBLE),
     "pass_bytes": ("update", _HALF_AND_DOUBLE),
     "free_share": ("update", (0.25, 0.7)),
+    "scored_rows": ("update", _HALF_AND_DOUBLE),
     "compact_below": ("rollout", (0.5, 0.75, 1.0)),
     "tell_every": ("rollout", _HALF_AND_DOUBLE),
     "recorded_steps": ("rollout", _HALF_AND_DOUBLE),
