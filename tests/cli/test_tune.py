@@ -76,6 +76,12 @@ def test_a_new_policy_is_measured_for_real(capsys: pytest.CaptureFixture[str]) -
     assert "no time was left for" in shown
 
 
+def test_one_process_measures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(tune, "started_by_torchrun", lambda: True)
+    assert main(["tune"]) == 2
+    assert "start text-gym tune without torchrun" in capsys.readouterr().err
+
+
 def test_tuning_pays_for_texts_itself() -> None:
     assert tune.paid_by_length("abc") == 3.0
 

@@ -17,6 +17,7 @@ from text_gym.cli.options.checks import NEW
 from text_gym.cli.options.tune import TuneOptions
 from text_gym.cli.train import new_policy
 from text_gym.envs.vector import TextVectorEnv
+from text_gym.errors import ConfigError
 from text_gym.models.loading import pick_device
 from text_gym.models.runtime import pick_dtype
 from text_gym.models.sizes import DEFAULTS, kind_of
@@ -24,7 +25,7 @@ from text_gym.models.tuned import TunedFor, write_sizes
 from text_gym.models.tuning import LEAST_GAIN, Tuned, tune_sizes
 from text_gym.runs.data import resolve_task
 from text_gym.runs.job import policy_to_begin_with
-from text_gym.utils.display import harmless
+from text_gym.utils.display import harmless, started_by_torchrun
 from text_gym.utils.interval import shown
 from text_gym.utils.terminal import SafeConsole
 from text_gym.utils.waiting import Waiting
@@ -32,6 +33,8 @@ from text_gym.utils.waiting import Waiting
 
 def run_tune(options: TuneOptions, waiting: Waiting) -> int:
     """Run `text-gym tune`."""
+    if started_by_torchrun():
+        raise ConfigError("sizes are measured by one process; start text-gym tune without torchrun")
     console, device = SafeConsole(), pick_device(options.device)
     asked = (options.task, options, None, options.policy, options.max_tokens)
     task, _ = resolve_task(*asked, needs_reward=False)
