@@ -60,9 +60,12 @@ def test_without_noise_the_fastest_value_of_each_size_is_found(data: st.DataObje
 
 
 def test_noise_alone_changes_hardly_ever_a_default() -> None:
-    """Nine sizes of up to four values each, with noise of a tenth: 200 machines, nearly all left alone."""
-    changed = sum(FakeMachine({}, 0.1, seed).tune(120).sizes != USUAL for seed in range(200))
-    assert changed <= 4
+    """On 200 machines with noise of a tenth; the value that looked fastest among four is measured anew."""
+    found = [FakeMachine({}, 0.1, seed).tune(120) for seed in range(200)]
+    rows = [row for each in found for row in each.rows]
+    assert len(rows) > 1000
+    assert sum(row.kept for row in rows) <= 0.03 * len(rows)
+    assert sum(each.sizes != USUAL for each in found) <= 4
 
 
 @pytest.mark.parametrize(
