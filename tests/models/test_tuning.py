@@ -72,8 +72,8 @@ def test_noise_alone_changes_hardly_ever_a_default() -> None:
     ("decide", "kept"), [([0.9] * 8, True), ([0.9] * 7 + [1.1], False), ([0.98] * 8, False)]
 )
 def test_a_gain_has_to_be_larger_than_noise_and_worth_it(decide: list[float], kept: bool) -> None:
-    """There is time for one round to choose by and no more than the eight that have to decide."""
-    times, clock = iter([0.9, *decide]), itertools.count()
+    """There is time for one round to choose by, three to doubt it, and no more than eight that decide."""
+    times, clock = iter([0.9] * 4 + decide), itertools.count()
 
     def measure(sizes: Sizes, work: Work) -> float:
         return 1.0 if sizes == USUAL else next(times, 0.9)

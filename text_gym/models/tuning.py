@@ -21,7 +21,8 @@ from .sizes import Sizes
 
 LEAST_GAIN = 0.03  # share of the time that a size has to save
 SCREENING = 1, 3  # rounds of all values, at least and at most
-DECIDING = 8, 24  # rounds of two; a run of luck of six or more is an interval without 1
+DOUBTING = 3, 3  # rounds with the fastest alone, which mostly was lucky, before time is spent on …
+DECIDING = 8, 24  # … those that decide
 
 Work = Literal["rollout", "update", "iteration"]
 Measure = Callable[[Sizes, Work], float]
@@ -167,10 +168,11 @@ def _try(race: _Race, sizes: Sizes, candidate: Candidate, until: float) -> Measu
     screened = race.run([sizes, *others], work, halfway, SCREENING)
     ratios = [ratio_of(screened[:, [0, i]]) for i in range(1, len(others) + 1)]
     first = int(np.argmin([ratio.value for ratio in ratios]))
-    ratio, promising = ratios[first], ratios[first].value <= 1 - LEAST_GAIN
-    if promising:
-        ratio = ratio_of(race.run([sizes, others[first]], work, until, DECIDING))
-    kept = promising and ratio.value <= 1 - LEAST_GAIN and ratio.high < 1
+    ratio = ratios[first]
+    for rounds in (DOUBTING, DECIDING):
+        if ratio.value <= 1 - LEAST_GAIN:
+            ratio = ratio_of(race.run([sizes, others[first]], work, until, rounds))
+    kept = ratio.value <= 1 - LEAST_GAIN and ratio.high < 1  # of fewer than six rounds the end is NaN
     return Measured(name, usual, candidate.values[first], ratio, kept)
 
 
