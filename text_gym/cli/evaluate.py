@@ -1,8 +1,4 @@
-"""What is done with a policy or run that is there.
-
-`text-gym sample` lets a policy write, `evaluate` measures what it writes, `push` uploads it, and `view` shows
-the rollouts of a run.
-"""
+"""`text-gym sample` and `text-gym evaluate` let a policy write and measure what it writes."""
 
 from __future__ import annotations
 
@@ -19,14 +15,12 @@ from rich.text import Text
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.evaluation import evaluate
 from text_gym.agents.sampling.sampler import Sampling
-from text_gym.cli.options.evaluate import EvaluateOptions, SampleOptions, ViewOptions
-from text_gym.cli.options.push import PushOptions
+from text_gym.cli.options.evaluate import EvaluateOptions, SampleOptions
 from text_gym.data import Conversations, Data, prompts_from
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import Prompt
 from text_gym.errors import ConfigError, DataError
 from text_gym.runs.data import data_task, load_reward_source, with_settings
-from text_gym.runs.hub import push_policy
 from text_gym.runs.judgement import judge_texts, rows_of
 from text_gym.runs.origin import load_policy, load_start, origin_task
 from text_gym.runs.saved_policy import policy_folder, read_origin
@@ -35,7 +29,6 @@ from text_gym.transcripts import turn_rows, write_transcripts
 from text_gym.utils.display import harmless, json_line
 from text_gym.utils.json_files import write_json
 from text_gym.utils.terminal import SafeConsole
-from text_gym.viewer.page import write_run_page
 
 
 def run_sample(options: SampleOptions) -> int:
@@ -209,21 +202,3 @@ def _task_and_policy(
     if place is None:
         raise ConfigError(f"task {task.name!r} ships no policy; pass --policy FOLDER")
     return task, place
-
-
-def run_push(options: PushOptions) -> int:
-    """Run `text-gym push`."""
-    push(options.policy, options.name)
-    return 0
-
-
-def push(folder: str, name: str) -> None:
-    """Upload a policy, or the policy of a run, and print where it is."""
-    print(f"pushing the policy to {name} …", flush=True)
-    print(f"pushed: {push_policy(folder, name)}")
-
-
-def run_view(options: ViewOptions) -> int:
-    """Run `text-gym view`."""
-    print(f"page: {write_run_page(options.run, options.output)}")
-    return 0

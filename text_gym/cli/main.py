@@ -46,12 +46,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "view": (
         "text_gym.cli.options.evaluate:read_view",
-        "text_gym.cli.evaluate:run_view",
+        "text_gym.cli.run_folder:run_view",
         "show the rollouts that a run kept token by token, as a page",
     ),
     "push": (
         "text_gym.cli.options.push:read_push",
-        "text_gym.cli.evaluate:run_push",
+        "text_gym.cli.run_folder:run_push",
         "upload a saved policy to the Hugging Face Hub",
     ),
     "play": (
@@ -71,7 +71,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "export": (
         "text_gym.cli.options.project:read_export_task",
-        "text_gym.cli.export:run_export_task",
+        "text_gym.cli.project:run_export_task",
         "write a task and its reward as a project for TRL, verl or OpenRLHF",
     ),
     "init": (

@@ -15,8 +15,8 @@ from rich.text import Text
 from text_gym.agents.algorithms.configs import SFTConfig
 from text_gym.agents.algorithms.sft import SFT, completion_loss
 from text_gym.agents.policies.policy import Policy
-from text_gym.cli.evaluate import push
 from text_gym.cli.options.sft import SFTOptions
+from text_gym.cli.run_folder import push
 from text_gym.data import Data, anchored, pairs_from
 from text_gym.episode import Prompt
 from text_gym.errors import ConfigError

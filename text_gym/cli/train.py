@@ -23,10 +23,10 @@ from text_gym.agents.training.memory_plan import (
     count_parameters,
     plan_memory,
 )
-from text_gym.cli.evaluate import push
 from text_gym.cli.options.checks import HEADS, NEW, TUNED
 from text_gym.cli.options.train import TrainOptions
 from text_gym.cli.options.tune import TuneOptions
+from text_gym.cli.run_folder import push
 from text_gym.data import anchored
 from text_gym.encoding import encode_texts
 from text_gym.errors import ConfigError, TextGymError
