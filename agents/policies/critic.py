@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from text_gym.models.loading import seeded_weights
 from text_gym.models.runtime import on_host, upload
+from text_gym.models.sizes import sizes_of
 
 from .columns import ends_of
 from .memory import Splitter
@@ -58,8 +59,8 @@ class Critic(nn.Module):
             return self.trunk(input_ids=tokens, use_cache=False)
 
     @torch.no_grad()
-    def score(self, tokens: Tensor, starts: Tensor, lengths: Tensor, *, rows: int = 64) -> Tensor:
-        """Compute what `forward` does without gradients, at most `rows` rows at a time."""
+    def score(self, tokens: Tensor, starts: Tensor, lengths: Tensor, *, rows: int | None = None) -> Tensor:
+        """Compute what `forward` does without gradients, some rows at a time."""
         starts, lengths = on_host(starts, lengths)
         values = torch.zeros(len(tokens), int(lengths.max()), dtype=self._dtype, device=tokens.device)
 
@@ -70,7 +71,7 @@ class Critic(nn.Module):
                 values[here, : said.shape[1]] = said
 
         ends = starts + lengths if starts.ndim == 1 else ends_of(starts, lengths)
-        Splitter(self._device, rows).run(ends, fill)
+        Splitter(self._device, rows or sizes_of(self._device).scored_rows).run(ends, fill)
         return values
 
 

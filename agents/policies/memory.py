@@ -22,14 +22,9 @@ from text_gym.episode import IntArray
 from text_gym.errors import ConfigError
 from text_gym.models.cpu.fast_path import matmul, softmax
 from text_gym.models.runtime import free_bytes
+from text_gym.models.sizes import sizes_of
 
 T = TypeVar("T")
-# The cost of one more pass through the model, in tokens.
-OVERHEAD = {"cpu": 96, "cuda": 8192}
-# The bytes that a pass on a CPU may keep for its backward pass; one that needs more is split. On an
-# accelerator it is a share of what is free; 4 GiB is for plans of one whose free memory is unknown.
-BYTES = {"cpu": 2**28, "cuda": 2**32}
-SHARE = 0.5  # of free memory: how much a token needs is an estimate
 
 
 def micro_batches(
@@ -81,9 +76,8 @@ class Splitter:
     """
 
     def __init__(self, device: torch.device, most: int | None = None, token_bytes: int = 1) -> None:
-        kind = "cpu" if device.type == "cpu" else "cuda"
         self.most = most
-        self._device, self._token_bytes, self._overhead = device, token_bytes, OVERHEAD[kind]
+        self._device, self._token_bytes = device, token_bytes
 
     def run(self, lengths: Tensor, work: Callable[[list[Tensor]], T]) -> T:
         """Do work on the parts of a batch, and again on smaller parts if memory runs out.
@@ -98,7 +92,8 @@ class Splitter:
         found = lengths.cpu().numpy()
         while True:
             limit = None if self.most is not None else pass_bytes(self._device) // self._token_bytes
-            parts = micro_batches(found, self.most, overhead=self._overhead, tokens=limit)
+            overhead = sizes_of(self._device).pass_overhead
+            parts = micro_batches(found, self.most, overhead=overhead, tokens=limit)
             try:
                 return work([torch.from_numpy(part) for part in parts])
             except torch.OutOfMemoryError as error:
@@ -109,7 +104,8 @@ class Splitter:
 
 def pass_bytes(device: torch.device) -> int:
     """Return the bytes that a pass through a model may take on a device, beside its weights."""
-    return int(SHARE * free_bytes(device)) if device.type == "cuda" else BYTES["cpu"]
+    sizes = sizes_of(device)
+    return int(sizes.free_share * free_bytes(device)) if device.type == "cuda" else sizes.pass_bytes
 
 
 def smaller(rows: int, tokens: int, error: torch.OutOfMemoryError) -> int:
@@ -126,8 +122,6 @@ def smaller(rows: int, tokens: int, error: torch.OutOfMemoryError) -> int:
     ) from error
 
 
-WHOLE_BYTES = 2**25  # up to this size all logits are held at once
-TILES = {"cpu": (1024, 512), "cuda": (2048, 8192)}  # rows and ids of a tile
 RECYCLED_BYTES = 2**25  # glibc returns to the system whatever is larger as soon as it is freed
 LOWEST = -1e9  # stands for -inf: with it, sums over a tile that cannot be drawn from are no NaN
 
@@ -203,11 +197,11 @@ def token_log_probs(
         low = torch.get_autocast_dtype(device)
         states, weight, bias = states.to(low), weight.to(low), None if bias is None else bias.to(low)
     dtype = torch.promote_types(weight.dtype, torch.float32)
-    options = _Options(
-        head._replace(weight=tokens, bias=None), dtype, entropy, entropy or head.cap is not None
-    )
+    sizes, needs_logits = sizes_of(states.device), entropy or head.cap is not None
+    tile = sizes.tile_rows, sizes.tile_ids
+    options = _Options(head._replace(weight=tokens, bias=None), dtype, entropy, needs_logits, tile)
     size = len(states) * len(weight) * dtype.itemsize
-    function = _Whole if size <= WHOLE_BYTES else _Tiled
+    function = _Whole if size <= sizes.whole_bytes else _Tiled
     return function.apply(states, weight, bias, tokens, options)  # type: ignore[no-any-return,no-untyped-call]
 
 
@@ -276,9 +270,10 @@ class _Tiled(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         said, log_z, h = (states.new_zeros(len(states), dtype=options.dtype) for _ in range(3))
         log_w: list[Tensor] = []  # of some rows, `(tiles, n)` each
-        for rows in _slices(states, 0):
+        of_rows, of_ids = options.tile
+        for rows in _slices(states, of_rows):
             z, inside = [], []  # of each tile: z, and the entropy among its ids
-            for ids in _slices(weight, 1):
+            for ids in _slices(weight, of_ids):
                 logits = _logits(states[rows], weight[ids], _part(bias, ids), options)
                 at, here = _places(tokens[rows], ids)
                 said[rows] += logits.gather(1, at)[:, 0] * here
@@ -304,9 +299,10 @@ class _Tiled(torch.autograd.Function):
         for_states = torch.zeros_like(states) if needed[0] else None
         for_weight = _empty_like(weight) if needed[1] else None  # the first rows overwrite it
         for_bias = torch.zeros_like(bias) if needed[2] else None
-        for rows in _slices(states, 0):
+        of_rows, of_ids = options.tile
+        for rows in _slices(states, of_rows):
             x, z = states[rows], log_z[rows]
-            for ids, share in zip(_slices(weight, 1), log_w[:, rows].exp(), strict=True):
+            for ids, share in zip(_slices(weight, of_ids), log_w[:, rows].exp(), strict=True):
                 logits = _logits(x, weight[ids], _part(bias, ids), options)
                 kept = logits if options.needs_logits else None
                 log_p = None if kept is None else kept - z[:, None]
@@ -329,11 +325,11 @@ class _Options(NamedTuple):
     dtype: torch.dtype  # of logits, float32 at least
     entropy: bool
     needs_logits: bool  # the gradient needs more than probabilities
+    tile: tuple[int, int]  # its rows and ids, the same in the backward pass
 
 
-def _slices(x: Tensor, side: int) -> Iterator[slice]:
-    """Return the tiles' rows (side 0) or ids (side 1)."""
-    size = TILES["cpu" if x.device.type == "cpu" else "cuda"][side]
+def _slices(x: Tensor, size: int) -> Iterator[slice]:
+    """Return the tiles' rows or ids, so many each."""
     return (slice(i, min(i + size, len(x))) for i in range(0, len(x), size))
 
 

@@ -31,6 +31,7 @@ from text_gym.models.loading import (
     with_fused_gelu,
 )
 from text_gym.models.runtime import check_finite, layers_in_training, on_host, upload
+from text_gym.models.sizes import sizes_of
 from text_gym.tokenizer import PretrainedTokenizer, Tokenizer
 from text_gym.utils.sealed import remove_unfinished
 
@@ -248,9 +249,9 @@ class Policy(nn.Module):
         *,
         temperature: float = 1.0,
         action_masks: Tensor | None = None,
-        rows: int = 64,
+        rows: int | None = None,
     ) -> Tensor:
-        """Compute completions' log-probabilities `(B, T)` in nats without gradients, `rows` at a time."""
+        """Compute completions' log-probabilities `(B, T)` in nats without gradients, some rows at a time."""
         starts, lengths = on_host(starts, lengths)
         result = torch.zeros(len(tokens), int(lengths.max()), dtype=self.dtype, device=tokens.device)
 
@@ -263,7 +264,7 @@ class Policy(nn.Module):
                 result[here, : said.shape[1]] = said
 
         ends = starts + lengths if starts.ndim == 1 else ends_of(starts, lengths)
-        Splitter(self.device, rows).run(ends, fill)
+        Splitter(self.device, rows or sizes_of(self.device).scored_rows).run(ends, fill)
         return result
 
     def use_less_memory(self, *, bf16: bool = False, gradient_checkpointing: bool = False) -> Policy:

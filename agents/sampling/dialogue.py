@@ -20,13 +20,12 @@ from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.episode import IntArray
 from text_gym.errors import NonFiniteError
 from text_gym.models.runtime import upload
+from text_gym.models.sizes import sizes_of
 
 from .decoder import Decoder, survivors
 from .overlap import Scoring
 
 Draw: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-_BLOCK = 32  # steps recorded at a time
-_COMPACT_BELOW = 0.9  # drop finished rows once no more than this share plays
 
 
 def play_conversations(
@@ -55,7 +54,7 @@ def play_conversations(
     """
     device, noise = noise.device, noise.flatten()
     decoder = Decoder(policy, batch.tokens[rows], batch.lengths[rows], batch.room)
-    record = _Record(policy, columns)
+    record, compact_below = _Record(policy, columns), sizes_of(device).compact_below
     nexts = upload(rows * batch.max_tokens, device)  # places of each row's next token in noise and columns
     live, playing = np.ones(len(rows), dtype=np.bool_), len(rows)
     lengths = read = batch.lengths[rows]  # tokens of each row, and how many of them the decoder has read
@@ -82,7 +81,7 @@ def play_conversations(
                 playing -= over
             if not playing:
                 break
-            if playing <= _COMPACT_BELOW * len(rows):
+            if playing <= compact_below * len(rows):
                 keep = survivors(live)
                 decoder.keep(keep)
                 rows, live, read, nexts = rows[keep], live[keep], read[keep], nexts[upload(keep, device)]
@@ -96,7 +95,7 @@ class _Record:
     """Records log-probabilities and values during play, and writes them out a block of steps at a time."""
 
     def __init__(self, policy: Policy, columns: dict[str, Tensor]) -> None:
-        self._policy = policy
+        self._policy, self._block = policy, sizes_of(policy.device).recorded_steps
         self._out = {name: column.flatten(0, 1) for name, column in columns.items()}  # views of them
         self._steps: list[tuple[Tensor, Tensor, Tensor, Tensor | None]] = []
         self._sums: list[Tensor] = []
@@ -112,7 +111,7 @@ class _Record:
         """Record tokens: row · T + step `(n,)`, states `(n, D)`, logits, probabilities `(n, 1)`, mask."""
         self._sums.append(logits.sum())
         self._steps.append((places, states, probs, allowed))
-        if len(self._steps) == _BLOCK:
+        if len(self._steps) == self._block:
             self._put()
 
     def finish(self) -> None:

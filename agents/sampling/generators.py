@@ -21,12 +21,12 @@ from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.episode import IntArray
 from text_gym.errors import ConfigError, GeneratorError, NonFiniteError
 from text_gym.models.runtime import limited_threads
+from text_gym.models.sizes import sizes_of
 
 from .decoder import check_int8
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # nats a token, by the type that products are made in
 NARROW_TOLERANCE = 0.1  # of bfloat16 and float16
-ROWS = 64  # episodes that the policy reads at a time, at most
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ def read_again(
 
     hook = head.register_forward_pre_hook(lambda _, given: read.append(given[0])) if keep_states else None
     try:
-        Splitter(device, ROWS).run(ends, fill)
+        Splitter(device, sizes_of(device).scored_rows).run(ends, fill)
     finally:
         if hook is not None:
             hook.remove()

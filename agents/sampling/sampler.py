@@ -24,6 +24,7 @@ from text_gym.errors import ConfigError, NonFiniteError
 from text_gym.models.cpu.fast_path import fast_draw
 from text_gym.models.kv_cache import RolloutWeights
 from text_gym.models.runtime import keep_freed_memory, limited_threads, upload
+from text_gym.models.sizes import sizes_of
 from text_gym.models.world import World
 from text_gym.rewards.values import Rewards
 
@@ -36,10 +37,6 @@ from .rollout import Rollout, assemble
 from .together import share_scores, share_tokens
 
 LOWEST_TEMPERATURE = 1e-4  # below, logits overflow when divided by it
-BLOCK = 32  # steps recorded at a time
-TELL_EVERY = {"cpu": 1, "cuda": 16}  # steps after which the environment is told what was drawn
-DRAWN_AT_ONCE = 2**19  # logits, on a CPU; large vocabularies are drawn from a few rows at a time
-COMPACT_BELOW = 0.9  # drop finished rows from the batch once no more than this share plays
 
 
 @dataclass(frozen=True)
@@ -232,7 +229,8 @@ def _play(
     record = _Record(policy, batch, columns, rows)
     live = np.ones(len(rows), dtype=np.bool_)  # which of the decoder's rows, `rows` of the batch, still play
     noise = (noise if whole else noise[upload(rows, device)]).T.contiguous()
-    every = 1 if batch.mask is not None else TELL_EVERY["cpu" if device.type == "cpu" else "cuda"]
+    sizes = sizes_of(device)
+    every = 1 if batch.mask is not None else sizes.tell_every
     pending: list[Tensor] = []
     for t in range(batch.max_tokens):
         logits = decoder.logits(decoder.states)
@@ -248,7 +246,7 @@ def _play(
                 scoring.look(rows)
             if last or not playing:
                 break
-            if playing <= COMPACT_BELOW * len(rows):
+            if playing <= sizes.compact_below * len(rows):
                 keep = survivors(live)
                 index = upload(keep, device)
                 decoder.keep(keep)
@@ -289,7 +287,7 @@ class _Record:
         self, policy: Policy, batch: EpisodeBatch, columns: dict[str, Tensor], rows: IntArray
     ) -> None:
         self._policy, self._batch, self._out = policy, batch, columns
-        self._device = policy.device
+        self._device, self._block = policy.device, sizes_of(policy.device).recorded_steps
         self._first = 0  # step that the lists begin with
         self._states: list[Tensor] = []
         self._probs: list[Tensor] = []
@@ -304,7 +302,7 @@ class _Record:
         self._probs.append(probs)
         if allowed is not None:
             self._masks.append(allowed)
-        if len(self._states) == BLOCK:
+        if len(self._states) == self._block:
             self._put()
 
     def go_on_with(self, index: Tensor) -> None:
@@ -356,7 +354,7 @@ def draw(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     drawn = fast_draw(logits, u)
     if drawn is not None:
         return drawn
-    rows = max(1, DRAWN_AT_ONCE // logits.shape[1])
+    rows = max(1, sizes_of(logits.device).drawn_at_once // logits.shape[1])
     if logits.device.type == "cpu" and len(logits) > rows:  # what is made on the way stays in the cache
         parts = [draw(*part) for part in zip(logits.split(rows), u.split(rows), strict=True)]
         tokens, probs = (torch.cat(column) for column in zip(*parts, strict=True))

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from text_gym.agents.policies.critic import StateCritic
-from text_gym.agents.policies.memory import BYTES, SHARE, TILES, WHOLE_BYTES
 from text_gym.errors import ConfigError
+from text_gym.models.sizes import sizes_of
 
 NUMBERS_A_TOKEN = 32  # that a layer keeps for its backward pass, in units of the model's width
 LARGE = 100_000_000  # parameters from which on a run begins with its plan
@@ -241,7 +241,7 @@ def _of_rollout(model: nn.Module, s: Shapes) -> Iterator[MemoryRow]:
 
 def _of_update(model: nn.Module, s: Shapes, left: int | None) -> Iterator[MemoryRow]:
     config = _text_config(model)
-    kind = "cpu" if s.device == "cpu" else "cuda"
+    sizes = sizes_of(torch.device(s.device))
     width, trunks = s.prompt_tokens + s.max_tokens, 2 if s.critic == "separate" else 1
     unit = config.hidden_size * max(4, s.dtype.itemsize) * trunks
     of_token = NUMBERS_A_TOKEN * config.num_hidden_layers * unit
@@ -249,7 +249,7 @@ def _of_update(model: nn.Module, s: Shapes, left: int | None) -> Iterator[Memory
     if s.micro_batch_size is not None:
         tokens = min(rows, s.micro_batch_size) * width
     else:  # as `Splitter` does
-        room = BYTES[kind] if kind == "cpu" or left is None else int(SHARE * left)
+        room = sizes.pass_bytes if s.device == "cpu" or left is None else int(sizes.free_share * left)
         tokens = min(rows * width, max(width, room // of_token))
     note = f"{tokens:,} tokens at a time, {NUMBERS_A_TOKEN} numbers a layer and unit of width"
     kept = of_token * tokens
@@ -258,8 +258,8 @@ def _of_update(model: nn.Module, s: Shapes, left: int | None) -> Iterator[Memory
         note = f"{tokens:,} tokens at a time, of which one layer's are computed again"
     yield MemoryRow("activations", kept, "update", exact=False, note=note)
     whole = tokens * s.max_tokens // width * config.vocab_size * 4
-    side = TILES[kind][0] * TILES[kind][1] * 4
-    yield MemoryRow("logits", 3 * (whole if whole <= WHOLE_BYTES else side), "update", exact=False)
+    tile = sizes.tile_rows * sizes.tile_ids * 4
+    yield MemoryRow("logits", 3 * (whole if whole <= sizes.whole_bytes else tile), "update", exact=False)
     if s.bf16:
         copies = _weights(model) * torch.bfloat16.itemsize
         yield MemoryRow("weights in bfloat16", copies, "update", exact=False, note="autocast keeps them")

@@ -20,10 +20,9 @@ from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.episode import Episode, FloatArray
 from text_gym.models.runtime import upload
+from text_gym.models.sizes import sizes_of
 
 from .metrics import Metrics
-
-ROWS = 64  # episodes that are evaluated at a time
 
 
 class Updating(Protocol):
@@ -146,7 +145,7 @@ class Recorder:
                 column = said.entropy if entropy else said.log_probs
                 result[here, : column.shape[1]] = column
 
-        Splitter(policy.device, ROWS).run(widths, fill)
+        Splitter(policy.device, sizes_of(policy.device).scored_rows).run(widths, fill)
         return result
 
 

@@ -140,6 +140,8 @@ CHEAP = [
     ("reward audit lenght", "unknown reward 'lenght'; did you mean 'length'?"),
     ("reward audit length --task product", "did you mean 'products'"),
     ("reward audit length --count 0", "--count is 0"),
+    ("tune --seconds 0", "--seconds is 0.0; it must be above 0"),
+    ("train --sizes none.json", "there is no such file; `text-gym tune` makes one"),
     ("rlhf --task product", "did you mean 'products'"),
     ("rlhf --policy new", "make one with `text-gym sft`"),
     ("rlhf --gold length", "has a reward of its own, which is gold"),

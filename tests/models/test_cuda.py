@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,16 +35,17 @@ from text_gym.agents import (
     rollout,
 )
 from text_gym.agents.algorithms.sft import completion_loss
-from text_gym.agents.policies.memory import SHARE, Splitter
+from text_gym.agents.policies.memory import Splitter
 from text_gym.agents.sampling import sampler
 from text_gym.agents.sampling.decoder import Decoder
 from text_gym.errors import ConfigError
-from text_gym.models import kv_cache
 from text_gym.models.loading import pick_device
 from text_gym.models.runtime import allow_tf32, on_host, pick_dtype, read_numbers, upload
+from text_gym.models.sizes import sizes_of, using
 from text_gym.reward_models import PreferencePair, Rating, RewardModel, RewardTrainer, RewardTrainingConfig
 
 TOKENIZER = ByteTokenizer()
+SHARE = sizes_of(CUDA).free_share
 PROMPTS = ["a", "bcd", "ef"]  # of different lengths
 ALGORITHMS: dict[str, tuple[type[Agent[Any]], Any]] = {
     "ppo": (PPO, PPOConfig(epochs=1)),
@@ -163,10 +165,10 @@ def test_decoding_waits_once_in_sixteen_steps(gpu: SimulatedCUDA, kind: str) -> 
 
 
 @pytest.mark.parametrize("kind", LAUNCHES)
-def test_the_simulated_device_draws_what_the_cpu_draws(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_simulated_device_draws_what_the_cpu_draws(kind: str) -> None:
     expected = rollout(make_policy(kind, "cpu"), make_env(20), np.arange(8))
-    monkeypatch.setattr(kv_cache, "BUCKET", 8)  # so that several are filled
-    with SimulatedCUDA():
+    several = replace(sizes_of(CUDA), width_bucket=8)  # are filled
+    with using(several, CUDA), SimulatedCUDA():
         found = rollout(make_policy(kind), make_env(20), np.arange(8))
         far = (found.log_probs.cpu() - expected.log_probs).abs().max()
     assert [e.completion for e in found.episodes] == [e.completion for e in expected.episodes]

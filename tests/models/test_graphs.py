@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from torch import Tensor
 from tests.models.test_cuda import make_env, make_policy
 from tests.simulated_cuda import CUDA, SimulatedCUDA
 from text_gym.agents import rollout
-from text_gym.models import graphs, kv_cache
+from text_gym.models import graphs
 from text_gym.models.graphs import SWITCH, GraphedReader, graphed
+from text_gym.models.sizes import sizes_of, using
 
 
 def test_graphs_are_for_cuda_and_for_those_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,8 +45,7 @@ def test_a_rollout_of_graphs_is_an_eager_one(monkeypatch: pytest.MonkeyPatch) ->
         return replay, states
 
     monkeypatch.setattr(graphs, "capture", capture)
-    monkeypatch.setattr(kv_cache, "BUCKET", 8)
-    with SimulatedCUDA() as gpu:
+    with using(replace(sizes_of(CUDA), width_bucket=8), CUDA), SimulatedCUDA() as gpu:
         expected = rollout(make_policy("llama"), make_env(20), np.arange(8))
         assert not recorded
         monkeypatch.setenv(SWITCH, "1")

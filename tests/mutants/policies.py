@@ -422,7 +422,7 @@ MUTANTS = [
         "blocks-of-the-record-overwrite-each-other",
         SAMPLER,
         "        self._first = steps.stop\n",
-        "        self._first = steps.start + BLOCK\n",
+        "        self._first = steps.start + self._block\n",
         (OF_SAMPLER + "dropping_finished_rows_early_or_late_changes_nothing",),
     ),
     Mutant(

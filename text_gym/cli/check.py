@@ -13,8 +13,7 @@ from text_gym.agents.algorithms.agent import Agent
 from text_gym.agents.algorithms.by_name import ALGORITHMS
 from text_gym.agents.own_algorithms import installed, is_agent_by_its_text, own_algorithm
 from text_gym.agents.verification.check_agent import check_agent
-from text_gym.cli.options.check import CheckOptions
-from text_gym.cli.options.validate import ValidateOptions
+from text_gym.cli.options.check import CheckOptions, ValidateOptions
 from text_gym.envs.checker import check_text_env
 from text_gym.envs.reward_checker import check_reward_source
 from text_gym.envs.single import TextEnv

@@ -24,6 +24,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "text_gym.cli.train:run_train",
         "improve a policy by reinforcement learning",
     ),
+    "tune": (
+        "text_gym.cli.options.tune:read_tune",
+        "text_gym.cli.tune:run_tune",
+        "measure which sizes (micro-batches, tiles, …) are fastest on this machine",
+    ),
     "sft": (
         "text_gym.cli.options.sft:read_sft",
         "text_gym.cli.sft:run_sft",
@@ -66,7 +71,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     ),
     "export": (
         "text_gym.cli.options.project:read_export_task",
-        "text_gym.cli.export:run_export_task",
+        "text_gym.cli.project:run_export_task",
         "write a task and its reward as a project for TRL, verl or OpenRLHF",
     ),
     "init": (
@@ -130,7 +135,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "check an environment, a reward or an algorithm: what it breaks, and what to mend",
     ),
     "validate": (
-        "text_gym.cli.options.validate:read_validate",
+        "text_gym.cli.options.check:read_validate",
         "text_gym.cli.check:run_validate",
         "judge a task, a reward or a package before it is optimised: graded levels, a page, a badge",
     ),

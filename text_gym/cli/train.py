@@ -23,8 +23,9 @@ from text_gym.agents.training.memory_plan import (
     count_parameters,
     plan_memory,
 )
-from text_gym.cli.options.checks import NEW
-from text_gym.cli.options.train import HEADS, TrainOptions
+from text_gym.cli.options.checks import HEADS, NEW, TUNED
+from text_gym.cli.options.train import TrainOptions
+from text_gym.cli.options.tune import TuneOptions
 from text_gym.cli.run_folder import push
 from text_gym.data import anchored
 from text_gym.encoding import encode_texts
@@ -32,6 +33,9 @@ from text_gym.errors import ConfigError, TextGymError
 from text_gym.models.launch import launch_by_ray, rank_zero_says, ray_wants_cuda
 from text_gym.models.loading import pick_device, read_model_config
 from text_gym.models.runtime import pick_dtype
+from text_gym.models.sizes import Sizes, using
+from text_gym.models.tuned import TunedFor, read_sizes
+from text_gym.models.world import local_device
 from text_gym.prompts import texts_in_chunks
 from text_gym.rewards.remote import RemoteReward
 from text_gym.runs.data import load_reward_source, resolve_task
@@ -41,6 +45,8 @@ from text_gym.runs.train import train
 from text_gym.tasks.task import Task
 from text_gym.utils.display import is_first_process
 from text_gym.utils.waiting import Waiting
+
+_FILES = ("data", "pairs", "policy", "sizes")  # options that may name one
 
 
 def run_train(options: TrainOptions, config: Any, resumed: str, started: float, waiting: Waiting) -> int:
@@ -92,13 +98,15 @@ def _run_here(
         options.task, options, options.reward, options.policy, options.max_tokens, needs_reward=not by_pairs
     )
     if policy == NEW:
-        policy = _new_policy(options, task, config.seed)
-    if options.plan:
-        plan = plan_of_run(options, config, task, policy)
-        print("\n".join(plan.lines()))
-        plan.check()
-        return {}
-    _begin_with_plan(options, config, task, policy)
+        policy = new_policy(options, task, config.seed)
+    sizes = None if resumed else _sizes(options, task, policy)
+    with nullcontext() if sizes is None else using(sizes, pick_device(options.device)):
+        if options.plan:
+            plan = plan_of_run(options, config, task, policy)
+            print("\n".join(plan.lines()))
+            plan.check()
+            return {}
+        _begin_with_plan(options, config, task, policy)
     if options.reward_actors:
         remote = RemoteReward(reward, options.reward_actors)
         task = replace(task, reward=remote) if reward is task.reward else task
@@ -126,6 +134,7 @@ def _run_here(
         accept_changes=options.accept_changes,
         pairs=_pairs(options, task),
         shard=options.shard,
+        sizes=sizes,
         logs=options.log,
         started=started,
         loading=waiting,
@@ -185,6 +194,15 @@ def _begin_with_plan(
     plan.check()
 
 
+def _sizes(options: TrainOptions, task: Task, policy: Policy | str | Path | None) -> Sizes | None:
+    """Read the sizes that were asked for, if any."""
+    if options.sizes is None:
+        return None
+    device = pick_device(local_device(options.device))
+    subject = TunedFor.of(device, _model_config(task, policy))
+    return read_sizes(None if options.sizes == TUNED else options.sizes, subject)
+
+
 def _pairs(options: TrainOptions, task: Task) -> list[Preference]:
     if options.pairs is None:
         return []
@@ -193,7 +211,7 @@ def _pairs(options: TrainOptions, task: Task) -> list[Preference]:
     return read_preferences(options.pairs, task, prompt=options.prompt, separator=separator, chat=chat)
 
 
-def _new_policy(options: TrainOptions, task: Task, seed: int) -> Policy:
+def new_policy(options: TrainOptions | TuneOptions, task: Task, seed: int = 0) -> Policy:
     """Make a policy with random weights that can read the task's longest prompt and a whole completion."""
     longest = max(len(p.encode(task.tokenizer)) for p in (*task.prompts, *task.held_out))
     return Policy.new(
@@ -209,7 +227,7 @@ def _new_policy(options: TrainOptions, task: Task, seed: int) -> Policy:
 
 def _anchored(options: dict[str, Any]) -> dict[str, Any]:
     """Make the files among the options absolute, so that a run can be resumed from anywhere."""
-    files = {name: anchored(options[name]) for name in ("data", "pairs", "policy") if options[name] != NEW}
+    files = {name: anchored(options[name]) for name in _FILES if options[name] not in (NEW, TUNED)}
     code: dict[str, Any] = {name: anchored(options[name], True) for name in ("algorithm", "reward", "gold")}
     code["watch"] = [anchored(spec, True) for spec in options["watch"]]
     asked = ("accept_changes", "trust", "plan")  # of this command, not of the run

@@ -17,9 +17,9 @@ from torch import Tensor
 from text_gym.episode import IntArray
 
 from .runtime import upload
+from .sizes import sizes_of
 
 RolloutWeights = Literal["float32", "int8"]  # the numbers of the matrices that tokens are drawn with
-BUCKET = 128  # on accelerators widths are multiples of this, so that the same shapes come again and again
 
 
 class KVCache(Protocol):
@@ -218,12 +218,13 @@ def moves(rows: IntArray) -> tuple[IntArray, IntArray]:
 
 
 def in_buckets(width: int) -> int:
-    """Round a width up to whole buckets.
+    """Round a width up to whole buckets, those of accelerators.
 
     >>> in_buckets(1), in_buckets(128), in_buckets(129)
     (128, 128, 256)
     """
-    return -(-width // BUCKET) * BUCKET
+    bucket = sizes_of(torch.device("cuda")).width_bucket
+    return -(-width // bucket) * bucket
 
 
 @dataclass

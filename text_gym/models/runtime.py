@@ -34,6 +34,7 @@ from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import unique
 
 from .sharding import MARK, local, total_norm
+from .sizes import sizes_of
 
 LOG = logging.getLogger("text_gym")
 HOST = torch.device("cpu")
@@ -254,7 +255,6 @@ def keep_freed_memory() -> bool:
 
 
 SMALL_WEIGHTS = 30_000_000  # a model with at most this many parameters is small
-SMALL_THREADS = 4  # for 64 episodes of a small model: 16 rows a thread; measured with up to two cores
 CHOICES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # environment variables with which a user chooses
 _QUOTAS = Path("/sys/fs/cgroup")
 
@@ -284,7 +284,7 @@ def _quota(folder: Path) -> int | None:
 def worthwhile_threads(models: Iterable[nn.Module]) -> int:
     """Return the number of threads up to which the largest of some models gets faster on this CPU."""
     largest = max((sum(p.numel() for p in model.parameters()) for model in models), default=0)
-    return cores() if largest > SMALL_WEIGHTS else min(cores(), SMALL_THREADS)
+    return cores() if largest > SMALL_WEIGHTS else min(cores(), sizes_of(HOST).small_threads)
 
 
 @contextmanager

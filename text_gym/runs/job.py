@@ -20,6 +20,7 @@ from text_gym.agents.training.hacking import LEAST_TEXTS, HackingDetector
 from text_gym.agents.training.recorder import Recorder
 from text_gym.episode import Episode
 from text_gym.errors import ConfigError
+from text_gym.models.sizes import Sizes
 from text_gym.models.world import World
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
@@ -61,6 +62,7 @@ class TrainingJob:
     stop_on_alarm: bool = False
     world: World | None = None
     shard: bool = False
+    sizes: Sizes | None = None
 
     def __post_init__(self) -> None:
         if self.keep_rollouts < 0:
@@ -103,6 +105,7 @@ class TrainingJob:
             "generator": self.generator,
             "watch": [source.name for source in self.watch],
             "stop_on_alarm": self.stop_on_alarm,
+            "sizes": None if self.sizes is None else dataclasses.asdict(self.sizes),
         }
         return {
             "task": self.task.name,

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from rich.console import Console
 
 from text_gym.agents.algorithms.dpo import Preference
@@ -24,6 +25,8 @@ from text_gym.agents.policies.policy import Policy
 from text_gym.errors import ConfigError, NonFiniteError
 from text_gym.models.loading import pick_device
 from text_gym.models.runtime import limited_threads, pick_dtype, reward_modules, threads_are_chosen
+from text_gym.models.sizes import Sizes, kind_of, unlike_defaults, using
+from text_gym.models.tuned import sizes_from
 from text_gym.models.world import local_device, meeting
 from text_gym.rewards.source import RewardSource
 from text_gym.tasks.task import Task
@@ -32,7 +35,7 @@ from text_gym.utils.stopping import stop_signals
 from text_gym.utils.terminal import SafeConsole
 
 from .console import Notes, progress, show_results
-from .folder import RunFolder, default_folder
+from .folder import RunFolder, default_folder, read_config
 from .job import Learner, TrainingJob, policy_to_begin_with
 from .learners import follow, learn_with_agent, learn_with_sb3, make_agent
 from .loggers import LogName
@@ -72,6 +75,7 @@ def train(
     accept_changes: bool = False,
     pairs: Sequence[Preference] = (),
     shard: bool = False,
+    sizes: Sizes | None = None,
     logs: Sequence[LogName] = ("tensorboard",),
     options: Mapping[str, Any] | None = None,
     started: float | None = None,
@@ -122,6 +126,8 @@ def train(
         shard: Divide the weights among the processes that torchrun started (FSDP2). Checkpoints hold them
             whole, so that a run is resumed with or without, by any number of processes. Gold is not looked at
             meanwhile.
+        sizes: Sizes in place of the defaults, such as `text-gym tune` finds; a run that goes on keeps those
+            that it began with.
         logs: Where else the rows of `metrics.jsonl` go as they are made (see `runs.loggers`).
         options: More to keep in `config.json`: what a command line needs to call this again.
         started: When the command began, on the clock of `time.perf_counter`; the wall seconds that are shown
@@ -151,6 +157,8 @@ def train(
         bf16 = pick_dtype(dtype, pick_device(device)) == "bfloat16"
         kept_in = "bfloat16" if bf16 and lora is not None else "float32"
         start = policy_to_begin_with(algorithm, task, policy, device, folder if resume else None, kept_in)
+    if resume and sizes is None:
+        sizes = recorded_sizes(folder, pick_device(device))
     came_from = None if start is None else Start.of(start, policy, task)
     if lora is not None:
         start = _with_adapter(algorithm, start, lora, not adapter_only, config.seed)
@@ -161,11 +169,13 @@ def train(
     job = TrainingJob(
         algorithm, config, task, reward, start, episodes, limit, device, checkpoint_every, came_from, *more
     )
+    job = replace(job, sizes=sizes)
     settings = job.settings() | ({} if lora is None else {"lora": lora})
     settings |= {"options": dict(options)} if options else {}
     checked: Any = {"conditions": job.conditions(options), "accept_changes": accept_changes}
     open_folder = partial(RunFolder, folder, settings, logs=logs, resume=resume, **checked)
-    with meeting(device) as world:
+    changed = nullcontext() if sizes is None else using(sizes, pick_device(device))
+    with changed, meeting(device) as world:
         if world is None:
             if shard and not resume:
                 raise ConfigError("shard divides weights among processes; start some by torchrun")
@@ -191,6 +201,8 @@ def _run(
         open_folder() as run,
         Notes(console, run.note),
     ):
+        if job.sizes is not None:
+            LOG.info("sizes: %s", unlike_defaults(job.sizes, pick_device(job.device)))
         for note in run.logs.notes:
             LOG.info("%s", note)
         for change in run.changes:
@@ -230,3 +242,15 @@ def _with_adapter(algorithm: str, policy: Policy | None, rank: int, merge: bool,
     if policy is None or algorithm.startswith("sb3."):
         raise ConfigError("algorithms of Stable-Baselines3 train all weights; leave out --lora")
     return LoRAPolicy(policy, rank, merge=merge, seed=seed)
+
+
+def recorded_sizes(folder: Path, device: torch.device) -> Sizes | None:
+    """Return the sizes that a run was started with; None for the defaults.
+
+    Raises:
+        ConfigError: Its settings hold sizes that this version does not know.
+    """
+    if not (folder / "config.json").is_file():
+        return None
+    found = read_config(folder).get("sizes")
+    return None if found is None else sizes_from(found, kind_of(device))

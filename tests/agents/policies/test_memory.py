@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -37,6 +38,7 @@ from text_gym.agents.policies.policy import Evaluation
 from text_gym.agents.training.metrics import Metrics
 from text_gym.errors import ConfigError
 from text_gym.models.cpu import gpt2
+from text_gym.models.sizes import Sizes, using
 
 CPU = torch.device("cpu")
 
@@ -285,12 +287,13 @@ def by_autograd(states: Tensor, tokens: Tensor, head: Head) -> tuple[Tensor, Ten
 
 
 @pytest.fixture(params=["whole", "tiled"])
-def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """All logits at once, or tiles of four rows by five ids, the last ones of three by three."""
-    module = "text_gym.agents.policies.memory."
-    monkeypatch.setattr(module + "TILES", {"cpu": (4, 5)})
-    monkeypatch.setattr(module + "RECYCLED_BYTES", 300)  # weights in float32 are smaller, in float64 larger
-    monkeypatch.setattr(module + "WHOLE_BYTES", 2**20 if request.param == "whole" else 0)
+    # Weights in float32 are smaller, in float64 larger.
+    monkeypatch.setattr("text_gym.agents.policies.memory.RECYCLED_BYTES", 300)
+    whole_bytes = 2**20 if request.param == "whole" else 0
+    with using(Sizes(tile_rows=4, tile_ids=5, whole_bytes=whole_bytes), torch.device("cpu")):
+        yield
 
 
 @pytest.mark.usefixtures("both_ways")

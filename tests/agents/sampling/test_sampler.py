@@ -26,6 +26,7 @@ from text_gym.agents.sampling.inversion import inverse_cdf
 from text_gym.agents.sampling.sampler import uniform
 from text_gym.errors import ConfigError, NonFiniteError, RewardError
 from text_gym.models.runtime import ALLOCATOR_CHOICES
+from text_gym.models.sizes import Sizes, using
 
 PROMPTS = ["a", "bcdefgh", "abc", "defab"]
 
@@ -120,16 +121,13 @@ def test_an_episode_depends_on_seed_and_number_alone(episodes: int) -> None:
 
 @pytest.mark.parametrize(("share", "every"), [(0.0, 1), (0.5, 1), (1.0, 1), (0.75, 3), (1.0, 5), (0.75, 99)])
 @pytest.mark.parametrize("stop", ["", "ab"])
-def test_dropping_finished_rows_early_or_late_changes_nothing(
-    share: float, every: int, stop: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dropping_finished_rows_early_or_late_changes_nothing(share: float, every: int, stop: str) -> None:
     """On accelerators the environment is told some steps later what was drawn."""
     policy = small_policy(dtype=torch.float64)
     env = world(policy.tokenizer, 64, stop=(stop,) if stop else ())
     plain = rollout(policy, env, np.arange(64))
-    monkeypatch.setattr("text_gym.agents.sampling.sampler.COMPACT_BELOW", share)
-    monkeypatch.setattr("text_gym.agents.sampling.sampler.TELL_EVERY", {"cpu": every})
-    other = rollout(policy, env, np.arange(64))
+    with using(Sizes(compact_below=share, tell_every=every), policy.device):
+        other = rollout(policy, env, np.arange(64))
     assert len(set(plain.lengths.tolist())) > 4
     assert episode_texts([plain]) == episode_texts([other])
     for name in ("tokens", "starts", "lengths", "rewards"):
@@ -532,5 +530,5 @@ def test_rows_drawn_a_few_at_a_time_are_drawn_alike(monkeypatch: pytest.MonkeyPa
     logits, u = torch.from_numpy(rng.normal(size=(7, 130))), torch.from_numpy(rng.random(7))
     whole = sampler.draw(logits, u)
     for limit in (1, 130 * 2, 130 * 3):
-        monkeypatch.setattr(sampler, "DRAWN_AT_ONCE", limit)
-        assert all(torch.equal(a, b) for a, b in zip(sampler.draw(logits, u), whole, strict=True))
+        with using(Sizes(drawn_at_once=limit), logits.device):
+            assert all(torch.equal(a, b) for a, b in zip(sampler.draw(logits, u), whole, strict=True))

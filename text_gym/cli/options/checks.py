@@ -22,6 +22,8 @@ from text_gym.tasks.task import task_names
 from text_gym.utils.user_code import split_place
 
 NEW = "new"  # instead of a policy: one that is made from nothing
+HEADS = 4  # of attention, in a new policy
+TUNED = "tuned"  # instead of a file of sizes: the one of this machine and model
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _DEVICE = re.compile(r"auto|cpu|mps|xpu|cuda(:\d+)?")
 # Device files of CUDA and ROCm: NVIDIA's driver, WSL, Jetson, AMD's driver.
@@ -130,6 +132,19 @@ def check_code(option: str, spec: str | None) -> None:
         raise DataError(f"--{option} {spec}: there is no file {found[0]}")
     if found is None and spec is not None and spec.endswith(".py"):
         raise ConfigError(f"which name in {spec}? Write --{option} {spec}:NAME")
+
+
+def check_new_policy(policy: str | None, layers: int, width: int) -> None:
+    """Refuse a shape that no new policy can have.
+
+    Raises:
+        ConfigError: Naming the option.
+    """
+    at_least(1, layers=layers, width=width)
+    if policy == NEW and width % HEADS:
+        raise ConfigError(
+            f"--width is {width}; it must be a multiple of {HEADS}, the number of attention heads"
+        )
 
 
 def check_policy(policy: str | None, option: str = "policy", hub: bool = True) -> None:
@@ -246,3 +261,13 @@ def check_sampling(temperature: float, top_k: int, top_p: float) -> None:
     at_least(0, top_k=top_k)
     if not 0 < top_p <= 1:
         raise ConfigError(f"--top-p is {top_p}; it must be in (0, 1]")
+
+
+def check_sizes(place: str | None) -> None:
+    """Refuse a file of sizes that is not there.
+
+    Raises:
+        ConfigError: Naming it.
+    """
+    if place not in (None, TUNED) and not Path(str(place)).is_file():
+        raise ConfigError(f"--sizes {place}: there is no such file; `text-gym tune` makes one")

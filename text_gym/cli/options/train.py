@@ -24,19 +24,19 @@ from text_gym.utils.display import is_first_process
 from text_gym.utils.waiting import Waiting
 
 from .checks import (
-    NEW,
     at_least,
     check_code,
     check_data,
     check_device,
     check_learning,
+    check_new_policy,
     check_out_folder,
     check_reward,
+    check_sizes,
 )
 from .parsing import COLUMN, checked_fields, parse, value_of, with_recommended
 
 DPO = "dpo"
-HEADS = 4  # of attention, in a new policy
 # What people use first.
 _FIRST = (
     "task", "data", "reward", "policy", "algorithm", "iterations", "episodes", "learning_rate",
@@ -78,6 +78,8 @@ class TrainOptions(Data):
             it.
         out: Folder for the results; runs/TASK-ALGORITHM-TIME if left out.
         device: auto, cpu, cuda, cuda:1.
+        sizes: Sizes that decide how fast it goes, as `text-gym tune` found them: a file, or `tuned` for that
+            of this machine and model. They change last digits, and a run keeps them; defaults if left out.
         log: Where else the rows of metrics.jsonl go as it trains: tensorboard, wandb, trackio, several, or
             none of them if nothing follows; wandb and trackio are packages to install.
         push_to_hub: Upload the policy and its model card to the Hugging Face Hub in the end: OWNER/NAME, or
@@ -122,6 +124,7 @@ class TrainOptions(Data):
     limit: Literal["end", "truncate"] = "end"
     out: str | None = None
     device: str = "auto"
+    sizes: str | None = None
     log: tuple[LogName, ...] = ("tensorboard",)
     push_to_hub: str | None = None
     checkpoint_every: int = 10
@@ -187,6 +190,7 @@ def _checked(options: TrainOptions, config: Any) -> TrainOptions:
     if options.push_to_hub is not None:
         check_push(options.push_to_hub)
     check_device(options.device)
+    check_sizes(options.sizes)
     if options.generator is not None:
         _check_generator(options)
     at_least(
@@ -195,9 +199,8 @@ def _checked(options: TrainOptions, config: Any) -> TrainOptions:
         iterations=getattr(config, "iterations", None),
         max_tokens=options.max_tokens,
         lora=options.lora,
-        layers=options.layers,
-        width=options.width,
     )
+    check_new_policy(options.policy, options.layers, options.width)
     at_least(0, checkpoint_every=options.checkpoint_every, keep_rollouts=options.keep_rollouts)
     at_least(0, reward_actors=options.reward_actors, restarts=options.restarts)
     at_least(1, workers=options.workers)
@@ -210,10 +213,6 @@ def _checked(options: TrainOptions, config: Any) -> TrainOptions:
         )
     if options.keep_rollouts and (options.algorithm == DPO or options.algorithm.startswith("sb3.")):
         raise ConfigError(f"rollouts of {options.algorithm} cannot be kept; leave out --keep-rollouts")
-    if options.policy == NEW and options.width % HEADS:
-        raise ConfigError(
-            f"--width is {options.width}; it must be a multiple of {HEADS}, the number of attention heads"
-        )
     group = getattr(config, "group_size", 1)
     if options.episodes % group:
         raise ConfigError(

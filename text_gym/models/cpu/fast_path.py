@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from text_gym.models.kv_cache import KVCache, RolloutWeights
+from text_gym.models.sizes import sizes_of
 
 from . import gpt2, llama
 from .gpt2_cache import gpt2_cache
@@ -22,8 +23,6 @@ from .kernels import kernels_for
 from .library import load
 
 LOG = logging.getLogger("text_gym")
-# Packing the second matrix of a product pays off from about this many rows of the first.
-MIN_ROWS_TO_PACK = 256
 _DISTRUSTED = "reads_by_own_code"  # the attribute of a trunk that its fast path was found to read wrongly
 
 
@@ -250,7 +249,7 @@ def matmul(
     Returns:
         `(n, m)`, which is `out` if there is one.
     """
-    kernels = kernels_for(a) if len(a) >= MIN_ROWS_TO_PACK else None
+    kernels = kernels_for(a) if len(a) >= sizes_of(a.device).min_rows_to_pack else None
     if kernels is not None:
         return kernels.multiply(a, kernels.pack(b), bias, out=out, add=add)
     if out is None:
