@@ -8,6 +8,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,8 @@ def test_undo_is_a_row_and_the_question_comes_back(store: LabelStore) -> None:
 def test_the_same_key_is_saved_once(store: LabelStore) -> None:
     first, second = store.put(questions(2))
     label = store.record(first, "ada", GOOD, key="k")
-    assert store.record(first, "ada", GOOD, key="k") == label
+    # By parts, whose latency is the same NaN; dataclasses compare it by value from Python 3.13 on.
+    assert astuple(store.record(first, "ada", GOOD, key="k")) == astuple(label)
     for other in ({**GOOD, "clarity": 1}, GOOD):
         with pytest.raises(LabelError, match="another answer"):
             store.record(second, "ada", other, key="k")

@@ -308,7 +308,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 def _not_to_be_sent(job: Any, error: Exception) -> Exception:
     """Explain a job that cannot be pickled, usually because of its design."""
     text = str(error)
-    if "pickle" not in text.lower():
+    if "pickle" not in text.lower() and "local object" not in text:  # which 3.13.0 cannot "get"
         return error
     return ConfigError(
         f"{job.name} cannot be sent to a worker process: {text}; define the design's function at the top "
