@@ -34,7 +34,8 @@ from text_gym.agents.adapters.sb3.evaluation import evaluate_sb3
 from text_gym.agents.adapters.sb3.training import SB3Learner
 from text_gym.agents.algorithms.by_name import load_algorithm
 from text_gym.agents.sampling.evaluation import Report
-from text_gym.cli.options.train import HEADS, TrainOptions
+from text_gym.cli.options.checks import HEADS
+from text_gym.cli.options.train import TrainOptions
 from text_gym.episode import FloatArray
 from text_gym.plot import Line, curves, panels
 from text_gym.plot import save as save_figure

@@ -30,6 +30,9 @@ from text_gym import (
 )
 from text_gym.chat import ChatTemplate, as_messages, chat_of, transcript
 from text_gym.errors import ConfigError, PromptError, RespondentError
+from text_gym.respondents import Respondent
+from text_gym.tools.expression import calculate
+from text_gym.tools.tool import Tool
 
 SPECIAL = [
     "<|im_start|>", "<|im_end|>", "<s>", "</s>", "[INST]", "[/INST]", "<bos>", "<eos>", "<start_of_turn>",
@@ -310,16 +313,38 @@ class Talker:
         return [Reply(self.texts[n - 1], ends=n == len(self.texts)) for n in turns]
 
 
-def conversation(tokens: PretrainedTokenizer, talker: Talker, *turns: list[int]) -> EpisodeBatch:
+def conversation(
+    tokens: PretrainedTokenizer, talker: Respondent, *turns: list[int], stop: str = "#"
+) -> EpisodeBatch:
     """A conversation in which the agent writes these turns."""
     prompt = Prompt.from_messages(user("Hi"), tokens)
-    options = EpisodeOptions(respondent=talker, turn_stop="#", max_turns=9, max_context=400)
+    options = EpisodeOptions(respondent=talker, turn_stop=stop, max_turns=9, max_context=400)
     batch = EpisodeBatch([prompt], tokens, lambda completion: 0.0, 100, 1, options)
     row = np.zeros(1, dtype=np.int64)
     batch.begin(row, row, row)
     for token in (i for turn in turns for i in turn):
         batch.advance(row, np.array([token]))
     return batch
+
+
+def test_an_answer_without_a_call_ends_a_chat_with_a_tool() -> None:
+    tokens = tokenizer("chatml")
+    assert tokens.chat is not None
+    assert tokens.chat.end_of_turn is not None
+    end = [tokens.chat.end_of_turn]
+    tool = Tool(calculate, "calc", sandbox=False)
+    call, unclosed, answer = (tokens.encode(t) for t in ("<calc>2+2</calc>", "<calc>4+4", "It is 4."))
+    going_on = conversation(tokens, tool, call, unclosed + end, stop=tool.turn_stop)
+    assert not going_on.done[0]  # a call is answered, whichever way its turn ended
+    batch = conversation(tokens, tool, call, unclosed + end, answer + end, stop=tool.turn_stop)
+    (episode,) = batch.episodes(np.zeros(1, dtype=np.int64))
+    assert (episode.finish_reason, episode.whole) == ("reply", True)
+    said = [("assistant", "<calc>2+2"), ("tool", "<result>4</result>"), ("assistant", "<calc>4+4")]
+    assert [(t.role, t.text) for t in episode.turns] == [
+        *said,
+        ("tool", "<result>8</result>"),
+        ("assistant", "It is 4."),
+    ]
 
 
 @pytest.mark.parametrize("family", ["chatml", "llama3", "gemma", "mistral"])

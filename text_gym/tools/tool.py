@@ -31,7 +31,8 @@ class Tool:
     """A respondent that runs a function on what the agent wrote between `<tag>` and `</tag>`.
 
     An environment with this respondent ends turns with `tool.turn_stop`, which is `</tag>`. A call that
-    fails is answered with an error that the agent can read; it never ends the episode.
+    fails is answered with an error that the agent can read; it never ends the episode. A chat model that
+    ends its turn without a call has given its answer, and the episode ends.
 
     Args:
         function: Takes a text and returns a text, or something else that is written as `str` writes it. It
@@ -83,7 +84,14 @@ class Tool:
 
     def respond(self, episodes: Sequence[Episode], generators: Sequence[np.random.Generator]) -> list[Reply]:
         """Run the call that each episode's last turn ends with."""
-        return [Reply(self.run(episode.turns[-1].text), role="tool") for episode in episodes]
+        return [self._reply(episode) for episode in episodes]
+
+    def _reply(self, episode: Episode) -> Reply:
+        turn, chat = episode.turns[-1], episode.prompt.chat_template(episode.tokenizer)
+        closed = chat is not None and turn.ids[-1:].tolist() == [chat.end_of_turn]
+        if closed and f"<{self.tag}>" not in turn.text:
+            return Reply("", ends=True, role="tool")
+        return Reply(self.run(turn.text), role="tool")
 
     def run(self, turn: str) -> str:
         """Return the reply to a turn; its closing tag may be missing, since it is what ended the turn."""
