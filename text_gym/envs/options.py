@@ -101,7 +101,8 @@ class EpisodeOptions:
         for name in ("max_turns", "max_context"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
-        if self.mask is not None and not isinstance(self.mask, ActionMask):
+        masks = all(callable(getattr(self.mask, name, None)) for name in ("bind", "allowed"))
+        if self.mask is not None and (isinstance(self.mask, type) or not masks):
             raise ConfigError(f"mask is {excerpt(repr(self.mask))}; pass an ActionMask, such as MinLength(2)")
         if self.respondent is None:
             for name in ("turn_stop", "max_turns", "max_context"):

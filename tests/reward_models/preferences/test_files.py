@@ -118,7 +118,7 @@ def test_any_table_with_any_columns(tmp_path: Path) -> None:
         (
             {"prompt": [{"role": "user", "content": "Hi"}], "chosen": "", "rejected": ""},
             ConfigError,
-            "no chat",
+            "no model whose chat",
         ),
         (
             {"prompt": "a", "chosen": "b", "rejected": "c", "margin": "NaN"},
@@ -182,7 +182,7 @@ def test_replies_of_several_turns_are_rendered_as_the_policy_would_have_written_
     )  # as an episode's completion, without special tokens
     assert pair.rejected == "Ho"
     assert [len(talk) for talk in pair.turns] == [1, 3, 1]
-    with pytest.raises(ConfigError, match="no chat template"):
+    with pytest.raises(ConfigError, match="no model whose chat template"):
         read_pairs(tmp_path / "x.jsonl")
 
 
