@@ -162,8 +162,8 @@ MUTANTS = [
     Mutant(
         "all-rows-share-one-stream",
         STREAMS,
-        'np.full(self.num_rows, seed) if self.numbering == "global" else seed + np.arange(self.num_rows)',
-        "np.full(self.num_rows, seed)",
+        'range(self.num_rows) if self.numbering == "per_env" else [0] * self.num_rows',
+        "[0] * self.num_rows",
         (OF_STREAMS + "rows_have_streams_of_their_own_or_share_one",),
     ),
     Mutant(

@@ -61,8 +61,7 @@ class EpisodeStreams:
         if seed is None:
             return ()
         if not isinstance(seed, (Sequence, np.ndarray)) or getattr(seed, "shape", None) == ():
-            first = _checked(seed)
-            return [stream_seed(first + i * (self.numbering == "per_env")) for i in range(self.num_rows)]
+            return self._from(_checked(seed))
         if len(seed) != self.num_rows:
             raise ConfigError(f"seed has {len(seed)} entries for num_envs={self.num_rows}")
         return [None if own is None else stream_seed(_checked(own)) for own in seed]
@@ -77,7 +76,7 @@ class EpisodeStreams:
         """
         if not self.started:
             every = len(wanted) > 0 and None not in wanted
-            self.seeds = self._from(0 if every else int(generator.integers(2**31)))
+            self.seeds = np.array(self._from(0 if every else int(generator.integers(2**31))), np.int64)
             self.started = True
         for i in rows.tolist() if wanted else ():
             own = wanted[i]
@@ -103,8 +102,9 @@ class EpisodeStreams:
             self._next[:] = index.max() + 1
         return self.seeds[rows], index
 
-    def _from(self, seed: int) -> IntArray:
-        return np.full(self.num_rows, seed) if self.numbering == "global" else seed + np.arange(self.num_rows)
+    def _from(self, seed: int) -> list[int]:
+        own = range(self.num_rows) if self.numbering == "per_env" else [0] * self.num_rows
+        return [stream_seed(seed + row) for row in own]
 
 
 class Redraws:
