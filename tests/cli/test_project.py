@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,13 @@ def test_bad_names_get_one_line(name: str, said: str, here: Path, capsys: pytest
     assert len(shown.splitlines()) == 1
     assert "\x1b" not in shown
     assert not any(here.iterdir())
+
+
+def test_the_line_to_type_goes_to_folders_with_spaces(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "--to", "verl", "copy", "my project"]) == 0
+    goes_to, _, runs = capsys.readouterr().out.splitlines()[-1].strip().partition(" && ")
+    assert (shlex.split(goes_to), runs) == (["cd", "my project"], "sh train.sh")
+    assert (here / "my project" / "train.sh").is_file()
 
 
 def test_nothing_is_written_over(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

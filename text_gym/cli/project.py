@@ -16,6 +16,8 @@ import shlex
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from string import Template
@@ -146,15 +148,23 @@ def write_package(name: str, folder: Path) -> None:
         "env_id": str(env_id(name)),
         "version": ".".join(importlib.metadata.version("text-gym").split(".")[:2]),
     }
+    with _new_folder(folder) as place:
+        for source, target in FILES.items():
+            _fill_in(TEMPLATE / source, values, place / Template(target).substitute(values))
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """Yield a folder to write in, which takes this one's name once all is written; else nothing is left.
+
+    Raises:
+        DataError: It cannot be written.
+    """
     partial: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
-        for source, target in FILES.items():
-            file = partial / Template(target).substitute(values)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            text = Template((TEMPLATE / source).read_text(encoding="utf-8")).substitute(values)
-            file.write_text(text, encoding="utf-8", newline="\n")
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        yield partial
         partial.chmod(0o755)
         partial.rename(folder)
     except OSError as error:
@@ -162,6 +172,12 @@ def write_package(name: str, folder: Path) -> None:
     finally:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _fill_in(template: Path, values: Mapping[str, object], file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    text = Template(template.read_text(encoding="utf-8")).substitute(values)
+    file.write_text(text, encoding="utf-8", newline="\n")
 
 
 def run_tasks(options: TasksOptions) -> int:
@@ -236,23 +252,12 @@ def write_project(reward: ExportedReward, to: str, folder: Path, model: str) -> 
     script = _TRAINERS[to][2]
     values = _values(reward, to, model)
     files = {"reward.txt": "reward.py", f"{to}.txt": script, "readme.txt": "README.md"}
-    partial: Path | None = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    with _new_folder(folder) as place:
         for source, target in files.items():
-            text = Template((EXPORTED / source).read_text(encoding="utf-8")).substitute(values)
-            (partial / target).write_text(text, encoding="utf-8", newline="\n")
+            _fill_in(EXPORTED / source, values, place / target)
         for name, held_out in (("train", False), ("test", True)):
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in reward.rows(to, held_out))
-            (partial / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8", newline="\n")
-        partial.chmod(0o755)
-        partial.rename(folder)
-    except OSError as error:
-        raise DataError(f"{folder} cannot be written: {error}") from error
-    finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
+            (place / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
 def _values(reward: ExportedReward, to: str, model: str) -> dict[str, Any]:
