@@ -50,21 +50,26 @@ class Arguments:
         name: The reward's, for errors.
 
     Attributes:
-        batched: The function wants whole batches: `prompts` and `completions`, or `episodes`.
+        batched: The function wants whole batches by name, `prompts` or `completions`.
+        whole: It wants a whole batch as `episodes`, its first parameter.
     """
 
     def __init__(self, function: Callable[..., Any], name: str) -> None:
         self.name = name
         parameters = signature_of(function).parameters.values()
-        named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        # What functools.partial has settled is no question to the episode.
+        self._settled = set(function.keywords) if isinstance(function, functools.partial) else set()
+        named = [
+            p
+            for p in parameters
+            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name not in self._settled
+        ]
         self._names = [p.name for p in named]
         self._required = {p.name for p in named if p.default is p.empty}
         self._by_name = {p.name for p in named if p.kind is p.KEYWORD_ONLY}
         self._by_place = {p.name for p in named if p.kind is p.POSITIONAL_ONLY}
         self._takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
         self._takes_rest = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-        # What functools.partial has settled is no question to the episode.
-        self._settled = set(function.keywords) if isinstance(function, functools.partial) else set()
         self.batched = bool({"prompts", "completions"} & set(self._names))
         self.whole = self._names[:1] == ["episodes"]
         self._plans: dict[tuple[str, ...], Plan] = {}
@@ -81,7 +86,7 @@ class Arguments:
         batch["completions"] = [e.completion for e in episodes]
         batch["completion_ids"] = [e.completion_ids.tolist() for e in episodes]
         self._complain(self._required - set(batch), sorted(batch))
-        return {k: v for k, v in batch.items() if self._takes_any or k in self._names}
+        return {k: v for k, v in batch.items() if k in self._names or self._goes_along(k)}
 
     def plan(self, columns: tuple[str, ...]) -> Plan:
         """Decide where each argument comes from, for prompts with these columns.
@@ -110,15 +115,14 @@ class Arguments:
             if name not in sources or (by_name and name not in self._by_place):
                 break
             positional.append(sources.pop(name))
-        if self._takes_any:
-            sources |= {k: f"column:{k}" for k in columns if k not in self._names}
+        sources |= {k: f"column:{k}" for k in columns if k not in self._names and self._goes_along(k)}
         return Plan(tuple(positional), sources)
 
     def _texts(self, columns: tuple[str, ...]) -> dict[str, str]:
         """Say which parameters are texts: those called so, and else the first that are no columns."""
         if self._names[:1] == ["episode"]:
             return {"episode": "episode"}
-        texts = {n: n for n in self._names if n in ("prompt", "completion") and n not in self._settled}
+        texts = {n: n for n in self._names if n in ("prompt", "completion")}
         free = [n for n in self._names if n in self._required - self._by_name - set(texts) - set(columns)]
         if not texts:
             return dict(
@@ -129,6 +133,10 @@ class Arguments:
         elif "prompt" not in texts and free and self._names.index(free[0]) < self._names.index("completion"):
             texts[free[0]] = "prompt"
         return texts
+
+    def _goes_along(self, column: str) -> bool:
+        """Return True if the function takes a column that none of its parameters names."""
+        return self._takes_any and column not in self._settled
 
     def _complain(self, missing: set[str], columns: Sequence[str]) -> None:
         if missing:
