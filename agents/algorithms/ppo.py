@@ -12,6 +12,7 @@ the token limit is paid as it stands, or (`limit="truncate"`) is no sample of th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -75,6 +76,13 @@ class PPO(PolicyGradient[PPOConfig]):
         if config.whiten_advantages:
             advantages = whiten(advantages, mask)
 
+        # A detached critic learns after the policy, or while the policy's gradients travel. Sharded ones stay
+        # where they are, and a step of the critic's would drop them.
+        losses: list[Tensor] = []
+        fit = map(losses.append, self._fit(batch, returns))
+        if self.world is not None and self.shards is None:
+            self.world.meanwhile = fit
+
         # Several epochs of minibatches; one that finds the policy too far from where it played ends them.
         old = {"log_probs": batch.log_probs, "reference": reference, "values": batch.values}
         old |= {"advantages": advantages, "returns": returns}
@@ -86,9 +94,9 @@ class PPO(PolicyGradient[PPOConfig]):
             steps.append({**found, "grad_norm": self.apply_gradients()})
 
         metrics = {**self.report(batch, reference, steps), "explained_variance": explained}
-        if isinstance(self.critic, StateCritic):  # it learns after the policy
-            metrics["value_loss"] = self._fit(self.critic, batch, returns)
-        return metrics
+        for _ in fit:
+            pass
+        return metrics | ({"value_loss": float(np.mean(read_numbers(losses)))} if losses else {})
 
     def loss(self, now: Evaluation, old: dict[str, Tensor], part: Part) -> tuple[Tensor, Shares]:
         """Compute the clipped surrogate and the value loss, averaged over the minibatch's tokens.
@@ -192,14 +200,14 @@ class PPO(PolicyGradient[PPOConfig]):
             return score_in_shares(self.world, batch, self.policy, lambda *given, action_masks: score(*given))
         return score(batch.tokens, batch.host_starts, batch.host_lengths)
 
-    def _fit(self, critic: StateCritic, batch: Rollout, returns: Tensor) -> float:
-        """Fit a detached critic to this batch's returns `(B, T)` and earlier ones; return its mean loss."""
+    def _fit(self, batch: Rollout, returns: Tensor) -> Iterator[Tensor]:
+        """Fit a detached critic to this batch's returns `(B, T)` and earlier ones; yield each step's loss."""
+        if not isinstance(self.critic, StateCritic):
+            return
         assert batch.states is not None
         choice, order = (np.random.default_rng((self.config.seed, self.iteration, i)) for i in range(2))
-        critic.remember(batch.states, returns, batch.mask, choice)
-        losses = []
-        for places in critic.minibatches(order):
-            loss = critic.loss(places)
+        self.critic.remember(batch.states, returns, batch.mask, choice)
+        for places in self.critic.minibatches(order):
+            loss = self.critic.loss(places)
             self.step(loss)
-            losses.append(loss)
-        return float(np.mean(read_numbers(losses)))
+            yield loss.detach()

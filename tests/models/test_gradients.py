@@ -29,6 +29,8 @@ class Exchange:
 class ThreadOf(World):
     """A world whose ranks are threads of this process."""
 
+    weights: list[Tensor]
+
     def __init__(self, rank: int, place: Exchange) -> None:
         self.rank, self.size, self.place, self.begun = rank, place.size, place, 0
 
@@ -50,11 +52,13 @@ class ThreadOf(World):
         return [one[:n].ljust(n) for one in self.meet(self.send(mine))]
 
 
-def by_ranks(size: int, work: Callable[[ThreadOf], T]) -> tuple[Exchange, list[T]]:
+def by_ranks(
+    size: int, work: Callable[[ThreadOf], T], kind: type[ThreadOf] = ThreadOf
+) -> tuple[Exchange, list[T]]:
     """Have every rank do the work; return where they met, and what each has returned."""
     place = Exchange(size)
     with ThreadPoolExecutor(size) as pool:
-        return place, list(pool.map(lambda rank: work(ThreadOf(rank, place)), range(size)))
+        return place, list(pool.map(lambda rank: work(kind(rank, place)), range(size)))
 
 
 def weights_of(*numbers: float, dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -163,6 +167,35 @@ def test_ranks_send_buckets_in_one_order_whatever_their_backward_passes_do() -> 
     for rank in range(3):
         for mine, one in zip(found[rank], w, strict=True):
             torch.testing.assert_close(mine, one.grad)
+
+
+@pytest.mark.usefixtures("a_bucket_for_each")
+def test_gradients_of_other_work_done_while_waiting_are_not_taken_for_these() -> None:
+    """In the second pass the third weight's gradient comes after its bucket has gone."""
+
+    class Busy(ThreadOf):
+        def meet(self, where: list[Any]) -> list[Any]:
+            for weight in self.weights:
+                weight.grad = None
+            return super().meet(where)
+
+    def work(world: ThreadOf) -> list[list[Any]]:
+        weights, seen = weights_of(1, 2, 3), []
+        world.weights = weights
+        sums = GradientSums(world, weights)
+        for step in range(2):
+            with sums.overlapped():
+                first = weights[2].exp() * weights[1] if step == 1 else weights[1]
+                ((first.exp() * weights[0]).exp().sum() * (world.rank + 1)).backward()
+            sums.add()
+            seen.append([None if w.grad is None else w.grad.tolist() for w in weights])
+            for weight in weights:
+                weight.grad = None
+        return seen
+
+    busy, idle = (by_ranks(2, work, kind)[1] for kind in (Busy, ThreadOf))
+    assert busy == idle
+    assert None not in idle[0][1]
 
 
 def test_a_bucket_waits_for_all_of_its_gradients(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.distributed.distributed_c10d import ProcessGroupGloo
 
 from tests.ranks.learn import CASES, WRITTEN
 from tests.ranks.start import finish, start
@@ -107,6 +109,53 @@ def test_a_collective_is_waited_for_until_it_is_over_or_the_time_is() -> None:
 
     work = Slow()
     assert [_is_over(work, torch.zeros(1), 0.2) for _ in range(3)] == [False, False, True]
+
+
+def test_pieces_of_work_are_done_while_others_are_waited_for() -> None:
+    class Late(Arrived):
+        def __init__(self, looks: int) -> None:
+            self.looks = looks
+
+        def is_completed(self) -> bool:
+            self.looks -= 1
+            return self.looks < 0
+
+    done: list[int] = []
+    one = world(0, 2)
+    one._count, one.limit, result = 0, 10.0, torch.zeros(1)
+    one.meanwhile = map(done.append, range(5))
+    for looks, pieces in ((3, 3), (0, 3), (3, 5)):
+        assert one._wait(Late(looks), result) is result
+        assert done == list(range(pieces))
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (4, 2), (0,)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.int64, torch.uint8])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_two_ranks_add_up_by_one_message_each(
+    shape: tuple[int, ...], dtype: torch.dtype, transposed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each rank is a thread, and gloo itself carries what they send."""
+    store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+    here = threading.local()
+
+    def all_to_all_single(*given: object, **how: object) -> object:
+        return here.group.alltoall_base(*given)
+
+    def add(rank: int) -> torch.Tensor:
+        here.group = ProcessGroupGloo(store, rank, 2, timedelta(seconds=20))
+        one = world(rank, 2)
+        one._count, one.limit = 0, 10.0
+        numbers = torch.arange(torch.Size(shape).numel()).reshape(shape).to(dtype) + 10 * rank
+        mine = numbers.T.contiguous().T if transposed and len(shape) == 2 else numbers
+        assert one.begin_sum(mine)() is mine
+        return mine
+
+    monkeypatch.setattr(torch.distributed, "all_to_all_single", all_to_all_single)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(add, range(2)))
+    expected = 2 * torch.arange(torch.Size(shape).numel()).reshape(shape).to(dtype) + 10
+    assert all(torch.equal(one, expected) for one in found)
 
 
 @pytest.mark.parametrize("failed", [None, "rank 1 (host): RewardError: out of order"])

@@ -12,6 +12,43 @@ _EQUAL = (_OF_WORLD + "two_processes_learn_what_one_does",)
 
 MUTANTS = [
     Mutant(
+        "gradients-that-other-work-left-while-waiting",
+        _GRADIENTS,
+        "                p.grad = mine[p]",
+        "                pass",
+        (_OF_GRADIENTS + "gradients_of_other_work_done_while_waiting_are_not_taken_for_these",),
+    ),
+    Mutant(
+        "sum-of-two-is-what-the-other-sent",
+        _WORLD,
+        "tensor.add_(self._wait",
+        "tensor.copy_(self._wait",
+        (_OF_WORLD + "two_ranks_add_up_by_one_message_each",),
+    ),
+    Mutant(
+        "sum-of-two-lost-where-the-layout-is-another",
+        _WORLD,
+        "tensor.add_(self._wait(work, theirs).view_as(tensor))",
+        "mine.add_(self._wait(work, theirs)).view_as(tensor) if tensor.is_contiguous() else tensor",
+        (_OF_WORLD + "two_ranks_add_up_by_one_message_each",),
+    ),
+    Mutant(
+        "a-piece-of-work-before-every-wait",
+        _WORLD,
+        "while not work.is_completed() and next(self.meanwhile, _DONE) is not _DONE:",
+        "while next(self.meanwhile, _DONE) is not _DONE and not work.is_completed():",
+        (_OF_WORLD + "pieces_of_work_are_done_while_others_are_waited_for",),
+    ),
+    Mutant(
+        "critic-learns-only-while-the-policy-waits",
+        "agents/algorithms/ppo.py",
+        "        for _ in fit:\n            pass\n",
+        "",
+        (
+            "tests/agents/policies/test_state_critic.py::test_returns_that_depend_on_the_prompt_alone_are_explained",
+        ),
+    ),
+    Mutant(
         "gradients-of-other-processes-forgotten",
         _GRADIENTS,
         "p.grad = gradient.view_as(p)",

@@ -74,6 +74,7 @@ class GradientSums:
         Raises:
             PeerError: A rank failed, is gone, or is silent.
         """
+        mine = {p: p.grad for p in self._trained}  # what is done while we wait may leave others there
         letter = write_letter(["".join("01"[p.grad is not None] for p in self._trained), message])
         like = self._buckets[-1][0] if self._buckets[-1] else torch.zeros(0)
         letters = torch.zeros(self._world.size, LETTER, dtype=like.dtype, device=like.device)
@@ -89,6 +90,8 @@ class GradientSums:
         # Their buckets may have gone without them.
         late = list(_buckets([p for p in known if p not in self._expected]))
         for bucket in late:
+            for p in bucket:
+                p.grad = mine[p]
             self._send(bucket)
         sums += [wait() for wait in self._sent[len(sums) :]]
         for bucket, total in zip([*self._buckets, *late], sums, strict=True):
