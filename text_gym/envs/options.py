@@ -24,7 +24,7 @@ from text_gym.utils.user_code import split_place
 
 from .masks import ActionMask
 
-PARTS = ("prompts", "tokenizer", "reward", "max_tokens", "render_mode")  # arguments of every environment
+PARTS = ("prompts", "tokenizer", "reward", "max_tokens", "render_mode")  # of every environment
 
 
 @dataclass(frozen=True)
@@ -227,9 +227,8 @@ def sort_options(
             f"so that its text is paid: write max_tokens={options['max_episode_steps']}"
         )
     rest = dict(options)
-    found: list[dict[str, Any]] = []
-    for group in (EpisodeOptions, VectorOptions):
-        found.append({field.name: rest.pop(field.name) for field in fields(group) if field.name in rest})
+    groups = (EpisodeOptions, VectorOptions)
+    found = [{field.name: rest.pop(field.name) for field in fields(g) if field.name in rest} for g in groups]
     if isinstance(task, str):
         own = task_parameters(task)
         try:
@@ -284,9 +283,9 @@ def named_reward(spec: str) -> RewardSource:
 
 
 def _nearest(names: Iterable[str], own: Iterable[str] = ()) -> str:
-    """Suggest the argument, or one of the task's own parameters, that the first of these names may have meant."""
-    known = [field.name for group in (EpisodeOptions, VectorOptions) for field in fields(group)]
-    known += [*PARTS, *own]
+    """Suggest the argument, or the task's own parameter, that the first of these names may have meant."""
+    options = [field.name for group in (EpisodeOptions, VectorOptions) for field in fields(group)]
+    known = [*PARTS, *own, *options]
     found = [near for name in names for near in get_close_matches(name, known, n=1)]
     return f" (did you mean {found[0]!r}?)" if found else ""
 
