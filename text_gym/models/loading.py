@@ -357,3 +357,10 @@ def with_fused_gelu(model: Any) -> Any:
             if type(child) is NewGELUActivation:
                 setattr(module, name, torch.nn.GELU("tanh"))
     return model
+
+
+def with_trunk(model: Any) -> Any:
+    """Have a causal LM's `base_model` be its trunk; Llama 4's names a part that it does not have."""
+    if model.base_model is model and hasattr(model, "model"):
+        model.base_model_prefix = "model"
+    return model
