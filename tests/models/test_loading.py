@@ -131,8 +131,8 @@ def test_a_head_may_be_new_only_where_that_is_said(tmp_path: Path) -> None:
 
 
 def test_a_model_of_another_kind_is_told_apart_from_a_broken_one(tmp_path: Path) -> None:
-    size = {"vocab_size": 9, "d_model": 8, "d_ff": 8, "d_kv": 4, "num_layers": 1, "num_heads": 2}
-    T5ForConditionalGeneration(T5Config(**size)).save_pretrained(tmp_path / "t5")
+    other = T5Config(vocab_size=9, d_model=8, d_ff=8, d_kv=4, num_layers=1, num_heads=2)
+    T5ForConditionalGeneration(other).save_pretrained(tmp_path / "t5")
     with pytest.raises(DataError, match=r"models of type 't5' have no such form; take another$"):
         load_model("AutoModelForCausalLM", tmp_path / "t5", "a causal language model")
     save_small(tmp_path / "gpt2").transformer.save_pretrained(tmp_path / "trunk")

@@ -92,9 +92,7 @@ def load_model(
     except Exception as error:  # OSError, ValueError, KeyError, SafetensorError …, by version
         said = f"{excerpt_of(error)}; save it again"
         if "Unrecognized configuration class" in str(error):  # and then the names of all there are
-            said = (
-                f"models of type {read_model_config(name).model_type!r} have no such form; take another"
-            )
+            said = f"models of type {read_model_config(name).model_type!r} have no such form; take another"
         raise DataError(f"cannot load {what} from {str(name)!r}: {said}") from error
     _check_names(model, found, f"{what} from {str(name)!r}", new_head)
     _check_adapter(model, Path(name), f"{what} from {str(name)!r}")
