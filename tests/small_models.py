@@ -42,7 +42,7 @@ _SPECIAL: dict[str, dict[str, Any]] = {
 }
 KINDS = ("gpt2", *_SPECIAL)
 # What other architectures keep while they read: a window by another name, states narrower than the blocks,
-# recurrent states in `transformers`' cache and in one of their own, nothing at all.
+# recurrent states in `transformers`' cache and in one of their own, chunks of attention, nothing at all.
 _OTHERS: dict[str, dict[str, Any]] = {
     "gpt_neo": {
         "hidden_size": 16,
@@ -72,6 +72,13 @@ _OTHERS: dict[str, dict[str, Any]] = {
         "num_attention_heads": 4,
         "max_position_embeddings": 64,
         "initializer_range": 0.4,
+    },
+    "llama4_text": {
+        **_ROPE,
+        "head_dim": 4,
+        "num_local_experts": 2,
+        "intermediate_size_mlp": 24,
+        "attention_chunk_size": 6,
     },
     "openai-gpt": {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64, "initializer_range": 0.4},
 }

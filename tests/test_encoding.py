@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,8 @@ from hypothesis import strategies as st
 
 from text_gym import ByteTokenizer, PretrainedTokenizer, TextVectorEnv, WordTokenizer
 from text_gym import tokenizer as module
-from text_gym.encoding import encode_texts
-from text_gym.errors import ConfigError, TokenError
+from text_gym.encoding import as_tokenizer, encode_texts
+from text_gym.errors import ConfigError, DataError, TokenError
 from text_gym.tokenizer import Tokenizer
 
 BPE = PretrainedTokenizer.train(["the cat sat on the mat", "a cat and a dog"], 300)
@@ -130,6 +131,8 @@ def test_sizes_and_ids_out_of_order_are_named(changed: dict[str, Any], told: str
         ([2, -1], "the id -1"),
         ("ab", "ab.*, not ids"),
         ([None], "not ids"),
+        (None, "None.*, not ids"),
+        ([2.0, 2.5], "not ids"),
     ],
 )
 def test_ids_that_are_none_are_named(encoded: Any, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,3 +146,73 @@ def test_a_text_that_cannot_be_encoded_is_named() -> None:
         TextVectorEnv(["ab?"], Own(), lambda completion: 1.0, 3)
     with pytest.raises(ConfigError, match=r"the tokenizer is the class Own; make one: Own\(...\)"):
         play_with(Own)
+
+
+def test_what_is_no_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="int is not a tokenizer"):
+        as_tokenizer(3)
+    with pytest.raises(DataError, match=r"has no tokenizer.json"):
+        as_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(DataError, match=r"tokenizer.json"):
+        as_tokenizer(tmp_path)
+    BPE.save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(DataError, match=r"tokenizer_config.json: not JSON"):
+        as_tokenizer(tmp_path)
+    byte = ByteTokenizer()
+    assert as_tokenizer(byte) is byte
+
+
+def test_an_object_of_transformers_is_taken(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    BPE.save(tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
+    assert as_tokenizer(theirs).encode("the cat") == BPE.encode("the cat")
+    assert as_tokenizer(str(tmp_path)).fingerprint == BPE.fingerprint
+
+
+def test_a_tokenizer_of_another_kind_is_told_what_it_lacks() -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    transformers = pytest.importorskip("transformers")
+    with pytest.raises(ConfigError, match=r"write PretrainedTokenizer\(tokenizer, eos_ids=\[...\]\)"):
+        as_tokenizer(tokenizers.Tokenizer(tokenizers.models.BPE()))
+    with pytest.raises(ConfigError, match="ByT5Tokenizer is not a fast tokenizer of transformers"):
+        as_tokenizer(transformers.ByT5Tokenizer())
+
+    class SentencePieceLike:
+        def encode(self, text: str) -> list[int]:
+            return [0]
+
+        def decode(self, ids: list[int]) -> str:
+            return "a"
+
+        def vocab_size(self) -> int:
+            return 1
+
+    with pytest.raises(ConfigError, match=r"Like has no eos_ids, pad_id, bos_id, fingerprint$"):
+        as_tokenizer(SentencePieceLike())
+
+
+@pytest.mark.parametrize(
+    ("decoded", "told"),
+    [
+        (lambda ids: None, "Own.decode returned 'None', not a string"),
+        (lambda ids: b"abc", "Own.decode returned \"b'abc'\", not a string"),
+        (lambda ids: "abc"[ids[0] + 3], r"Own cannot decode '\[0\]': IndexError: string index"),
+    ],
+)
+def test_a_text_that_is_none_is_named_before_anything_is_played(decoded: Any, told: str) -> None:
+    tokenizer = Own()
+    vars(tokenizer)["decode"] = decoded
+    with pytest.raises(TokenError, match=told):
+        TextVectorEnv(["ab"], tokenizer, lambda completion: 1.0, 3)
+
+
+def test_ids_that_cannot_be_decoded_are_no_fault_of_the_reward() -> None:
+    tokenizer = Own()
+    vars(tokenizer)["decode"] = lambda ids: "??abc"[max(ids)]
+    env = TextVectorEnv(["ab"], tokenizer, lambda completion: 1.0, 3)
+    env.reset(seed=0)
+    with pytest.raises(TokenError, match=r"Own cannot decode '\[\]': ValueError: max\(\)"):
+        env.step(np.array([0]))

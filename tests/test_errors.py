@@ -39,6 +39,7 @@ def test_unknown_names_suggest_the_nearest() -> None:
     error = UnknownNameError("task", "prodcts", ["sort", "products"])
     assert str(error) == "unknown task 'prodcts'; did you mean 'products'? Known: products, sort"
     assert str(UnknownNameError("task", "zzz", ["sort"])) == "unknown task 'zzz'. Known: sort"
+    assert str(UnknownNameError("reward", "zzz", ["slots", "slots"])) == "unknown reward 'zzz'. Known: slots"
     assert str(UnknownNameError("task", "zzz", [])) == "unknown task 'zzz'. Known: none"
 
 

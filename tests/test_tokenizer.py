@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from text_gym import ByteTokenizer, PretrainedTokenizer, TextVectorEnv, Tokenizer, WordTokenizer
-from text_gym.errors import ConfigError, DataError, PromptError, TokenError
-from text_gym.tokenizer import as_tokenizer
+from text_gym.errors import ConfigError, PromptError, TokenError
 
 TEXTS = ["the red mug", "the red mug, the green mug", "a mug for $24"] * 3
 TRAINED = PretrainedTokenizer.train(TEXTS, vocab_size=300)
@@ -266,27 +265,3 @@ def test_special_ids_outside_the_vocabulary_are_refused() -> None:
         odd((9,), 0, None)
     with pytest.raises(TokenError, match="pad id -1 is outside"):
         odd((2,), -1, None)
-
-
-def test_what_is_no_tokenizer(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="int is not a tokenizer"):
-        as_tokenizer(3)
-    with pytest.raises(DataError, match=r"has no tokenizer.json"):
-        as_tokenizer(tmp_path)
-    (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(DataError, match=r"tokenizer.json"):
-        as_tokenizer(tmp_path)
-    TRAINED.save(tmp_path)
-    (tmp_path / "tokenizer_config.json").write_text("{")
-    with pytest.raises(DataError, match=r"tokenizer_config.json: not JSON"):
-        as_tokenizer(tmp_path)
-    byte = ByteTokenizer()
-    assert as_tokenizer(byte) is byte
-
-
-def test_an_object_of_transformers_is_taken(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    TRAINED.save(tmp_path)
-    theirs = transformers.AutoTokenizer.from_pretrained(str(tmp_path))
-    assert as_tokenizer(theirs).encode("the mug") == TRAINED.encode("the mug")
-    assert as_tokenizer(str(tmp_path)).fingerprint == TRAINED.fingerprint

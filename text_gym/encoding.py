@@ -1,17 +1,22 @@
-"""Encodes many texts into one flat array of ids, in batches where the tokenizer has them."""
+"""Takes tokenizers of many kinds, and encodes many texts, in batches where the tokenizer has them."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .episode import IntArray, Prompt
+from .episode import IntArray, Prompt, decode_ids
 from .errors import ConfigError, TextGymError, TokenError, excerpt
-from .tokenizer import Tokenizer
+from .tokenizer import PretrainedTokenizer, Tokenizer
+
+# What a tokenizer of one's own has to have.
+MEMBERS = ("vocab_size", "eos_ids", "pad_id", "bos_id", "fingerprint", "encode", "decode")
 
 
 def encode_texts(
@@ -38,10 +43,12 @@ def encode_texts(
         encoded = tokenizer.encode_batch(texts)  # type: ignore[attr-defined]
     else:
         encoded = [encode_text(tokenizer, str(text)) for text in texts]
-    lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
     if all(isinstance(ids, bytes) for ids in encoded):
+        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         return np.frombuffer(b"".join(encoded), np.uint8).astype(np.int32), lengths  # type: ignore[arg-type]
     try:
+        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        operator.index(next(chain.from_iterable(encoded), 0))  # `fromiter` would cut fractions off
         flat = np.fromiter(chain.from_iterable(encoded), np.int32, int(lengths.sum()))
     except (TypeError, ValueError, OverflowError) as error:
         raise TokenError(
@@ -55,11 +62,36 @@ def encode_texts(
     return flat, lengths
 
 
+def as_tokenizer(value: Any) -> Tokenizer:
+    """Accept one of our tokenizers, a `transformers` tokenizer, a folder or the name of a hub model."""
+    if isinstance(value, (str, Path)):
+        return PretrainedTokenizer.from_pretrained(value)
+    if hasattr(value, "backend_tokenizer"):
+        return PretrainedTokenizer.from_transformers(value)
+    if isinstance(value, Tokenizer):
+        return value
+    name = type(value).__name__
+    if hasattr(value, "convert_ids_to_tokens"):
+        raise ConfigError(f"{name} is not a fast tokenizer of transformers; load it with use_fast=True")
+    if hasattr(value, "id_to_token"):
+        raise ConfigError(
+            "a tokenizer of `tokenizers` does not say what ends a text: write PretrainedTokenizer(tokenizer, "
+            "eos_ids=[...])"
+        )
+    lacks = [member for member in MEMBERS if not hasattr(value, member)]
+    also = f"; {name} has no {', '.join(lacks)}" if len(lacks) < len(MEMBERS) else ""
+    raise ConfigError(
+        f"{name} is not a tokenizer: pass a text_gym Tokenizer, a fast tokenizer of "
+        f"transformers, or the name of a folder or hub model{also}"
+    )
+
+
 def checked_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
     """Return a tokenizer whose sizes and ids are in order; one of the user's own may have others.
 
     Raises:
         ConfigError: `vocab_size`, `eos_ids`, `pad_id` or `bos_id` has another form, or lies outside.
+        TokenError: It cannot decode an id, or returns no string.
     """
     name, size = _name(tokenizer), tokenizer.vocab_size
     if isinstance(tokenizer, type):
@@ -79,6 +111,7 @@ def checked_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
             raise ConfigError(
                 f"{name}.{what} has {excerpt(repr(i))}; an id is a whole number from 0 to {size - 1}"
             )
+    decode_ids(tokenizer, [0])
     return tokenizer
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .chat import ChatTemplate, Messages, Talk, as_messages, as_talk, chat_of
-from .errors import PromptError, excerpt
+from .errors import PromptError, TextGymError, TokenError, excerpt
 from .showing import as_html
 from .tokenizer import Tokenizer
 
@@ -258,10 +258,10 @@ class Episode:
         ids = self.completion_ids.tolist()
         if ids and ids[-1] in self.tokenizer.eos_ids:  # not every tokenizer leaves out each of its EOS ids
             del ids[-1]
-        text = self.tokenizer.decode(ids)
+        text = decode_ids(self.tokenizer, ids)
         # The environment's turns may hold what would have ended the agent's.
         earlier = self.completion_ids[: -len(self.turns[-1].ids)].tolist() if self.turns else []
-        begin = len(self.tokenizer.decode(earlier)) if self.stop and earlier else 0
+        begin = len(decode_ids(self.tokenizer, earlier)) if self.stop and earlier else 0
         return text[: text.find(self.stop, begin)] if self.stop and self.stop in text[begin:] else text
 
     @property
@@ -273,7 +273,7 @@ class Episode:
         ends, count = [], 0
         for turn in self.turns[:-1]:
             count += len(turn.ids)
-            ends.append(len(self.tokenizer.decode(self.completion_ids[:count].tolist())))
+            ends.append(len(decode_ids(self.tokenizer, self.completion_ids[:count].tolist())))
         whole = self.completion
         borders = [0, *ends, len(whole)] if self.turns else []
         return [whole[begin:end] for begin, end in pairwise(borders)]
@@ -365,3 +365,23 @@ def hash64(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     z = (z ^ (z >> _SHIFTS[0])) * _FACTORS[0]
     z = (z ^ (z >> _SHIFTS[1])) * _FACTORS[1]
     return z ^ (z >> _SHIFTS[2])
+
+
+def decode_ids(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """Decode ids.
+
+    Raises:
+        TokenError: The tokenizer cannot, or returns no string; one of the user's own may do either.
+    """
+    try:
+        text = tokenizer.decode(ids)
+    except TextGymError:
+        raise
+    except Exception as error:
+        raise TokenError(
+            f"{type(tokenizer).__name__} cannot decode {excerpt(repr(list(ids)))}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(text, str):
+        raise TokenError(f"{type(tokenizer).__name__}.decode returned {excerpt(repr(text))}, not a string")
+    return text

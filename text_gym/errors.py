@@ -191,7 +191,7 @@ class UnknownNameError(TextGymError, KeyError):
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        self.kind, self.name, self.known = kind, name, sorted(known)
+        self.kind, self.name, self.known = kind, name, sorted(set(known))
         super().__init__(kind, name, self.known)
 
     def __str__(self) -> str:

@@ -363,20 +363,6 @@ class PretrainedTokenizer:
         self.backend.encode_special_tokens = splits
 
 
-def as_tokenizer(value: Any) -> Tokenizer:
-    """Accept one of our tokenizers, a `transformers` tokenizer, a folder or the name of a hub model."""
-    if isinstance(value, (str, Path)):
-        return PretrainedTokenizer.from_pretrained(value)
-    if hasattr(value, "backend_tokenizer"):
-        return PretrainedTokenizer.from_transformers(value)
-    if isinstance(value, Tokenizer):
-        return value
-    raise ConfigError(
-        f"{type(value).__name__} is not a tokenizer: pass a text_gym Tokenizer, a fast tokenizer of "
-        "transformers, or the name of a folder or hub model"
-    )
-
-
 def _read_json(file: Path) -> dict[str, Any]:
     return read_object(file, DataError, "save the tokenizer again") if file.is_file() else {}
 

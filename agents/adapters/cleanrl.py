@@ -115,7 +115,7 @@ def train_ppo(args: Args, log: Callable[[int, float], None] | None = None) -> tu
     # The token limit is part of these tasks, so it is an end like any other, without bootstrapping.
     envs = gym.make_vec(args.env_id, num_envs=args.num_envs, autoreset_mode="SameStep")
     space, action_space = envs.single_observation_space, envs.single_action_space
-    assert isinstance(space, gym.spaces.Dict)
+    assert isinstance(space, gym.spaces.Dict), f"this reads a Dict of tokens, not {space}: take another id"
     assert isinstance(action_space, gym.spaces.Discrete)
     agent = ActorCritic(space, int(action_space.n), args.width)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)

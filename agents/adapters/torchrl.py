@@ -44,10 +44,15 @@ def torchrl_env(env: str | Vector, num_envs: int = 1, *, seed: int | None = None
         A `GymWrapper` of batch size `(B,)`.
 
     Raises:
-        ConfigError: The environment restarts rows by itself.
+        ConfigError: It is no vector environment, or restarts rows by itself.
     """
     if isinstance(env, str):
         env = gym.make_vec(env, num_envs=num_envs, autoreset_mode="Disabled", **kwargs)
+    if not isinstance(env, gym.vector.VectorEnv):
+        raise ConfigError(
+            f"torchrl_env takes an id or a vector environment, not {type(env).__name__}; of a task it is "
+            'TextVectorEnv(task=task, num_envs=64, autoreset_mode="Disabled")'
+        )
     mode = env.metadata.get("autoreset_mode")
     if mode is not AutoresetMode.DISABLED:
         raise ConfigError(

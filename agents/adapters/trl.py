@@ -18,12 +18,12 @@ from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.sampling.sampler import Sampling, rollout
 from text_gym.bridges.session import TaskSession
+from text_gym.encoding import as_tokenizer
 from text_gym.envs.episode_batch import EpisodeBatch
 from text_gym.envs.vector import TextVectorEnv
 from text_gym.episode import IntArray
 from text_gym.errors import ConfigError, MissingLibraryError, PromptError, excerpt
 from text_gym.tasks.task import Task, as_task
-from text_gym.tokenizer import as_tokenizer
 
 PAID, TERMS = "environment_reward", "environment_terms"  # fields that TRL hands on to its reward functions
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from text_gym.errors import ConfigError
 from text_gym.models.loading import seeded_weights
+from text_gym.tokenizer import Tokenizer
 
 from .policy import Policy
 
@@ -40,6 +41,30 @@ class LoRAPolicy(Policy):
     Raises:
         ConfigError: `peft` is not installed or cannot adapt such a model, or the rank is less than 1.
     """
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        tokenizer: Tokenizer | None = None,
+        device: str = "auto",
+        dtype: str = "float32",
+        **settings: Any,
+    ) -> LoRAPolicy:
+        """Load a policy as `Policy.from_pretrained` does and put additions into it.
+
+        Args:
+            name: Folder or hub model.
+            tokenizer: If it is not the folder's.
+            device: As for `Policy`.
+            dtype: Of the weights.
+            settings: `rank`, `merge` and `seed`.
+
+        Raises:
+            DataError: As `Policy.from_pretrained`.
+            ConfigError: As `LoRAPolicy`.
+        """
+        return cls(Policy.from_pretrained(name, tokenizer, device, dtype), **settings)
 
     def __init__(self, policy: Policy, rank: int = 8, *, merge: bool = True, seed: int = 0) -> None:
         if rank < 1:

@@ -29,6 +29,7 @@ from text_gym.models.loading import (
     small_gpt2,
     usable,
     with_fused_gelu,
+    with_trunk,
 )
 from text_gym.models.runtime import check_finite, layers_in_training, on_host, upload
 from text_gym.models.sizes import sizes_of
@@ -76,7 +77,7 @@ class Policy(nn.Module):
                 f"{f'model {model.config.name_or_path}'.rstrip()} only {rows}; they do not belong together: "
                 "save both again"
             )
-        self.model = with_fused_gelu(model)
+        self.model = with_trunk(with_fused_gelu(model))
         self.bf16 = False
         # With a padding id in its config a model looks for it in every input and warns. We pad on
         # the right, where causal attention never looks; the id is put back when saving.

@@ -26,10 +26,16 @@ def load_classifier(name: str | Path, *, new_head: bool = False, **changes: Any)
 
     Raises:
         DataError: There is no such model, it is broken, not in safetensors, needs code from a hub, or its
-            architecture has no form for sequence classification.
+            architecture has no form for sequence classification, or has an encoder and a decoder.
     """
     kind = "AutoModelForSequenceClassification"
-    return load_model(kind, name, "a reward model", new_head=new_head, **changes)
+    model = load_model(kind, name, "a reward model", new_head=new_head, **changes)
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise DataError(
+            f"cannot load a reward model from {str(name)!r}: models of type {model.config.model_type!r} "
+            "have an encoder and a decoder; take one that has either"
+        )
+    return model
 
 
 def read_template(name: str | Path) -> str | None:

@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.ranks.start import finish, start
+from text_gym.cli.main import main
 
 COMMANDS = {
     "sft": "sft --data texts.jsonl --completion chosen --epochs 5 --layers 1 --width 16 --dropout 0 "
@@ -66,3 +67,23 @@ def test_a_command_in_two_processes_gives_the_weights_of_one(command: str, tmp_p
     for name, weight in found[1].items():
         assert str(weight.dtype) == "torch.float64"
         assert float((weight - found[2][name]).abs().max()) < 1e-9, name
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--episodes 2", "--episodes is 2; 3 processes need at least 3"),
+        ("--algorithm grpo --episodes 16", "--episodes is 16; 3 processes need at least 24"),
+        ("--engine ray --workers 4 --episodes 3", "--episodes is 3; 4 processes need at least 4"),
+    ],
+)
+def test_too_few_episodes_for_the_processes_are_refused_before_a_folder_is_made(
+    options: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr("text_gym.cli.options.train._check_ray", lambda options: None)
+    out = tmp_path / "run"
+    assert main(["train", "--task", "reverse", "--policy", "new", *options.split(), "--out", str(out)]) == 2
+    assert told in capsys.readouterr().err
+    assert not out.exists()

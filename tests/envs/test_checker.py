@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -11,11 +12,12 @@ from tests.worlds import SMALL, WORLDS
 from text_gym import (
     TextEnv,
     TextVectorEnv,
+    as_reward_source,
     check_text_env,
     load_task,
 )
 from text_gym.envs.checker import random_episodes
-from text_gym.errors import CheckError, TextGymError
+from text_gym.errors import CheckError, ConfigError, TextGymError
 from text_gym.tasks.task import ENV_IDS
 
 LONG = random_episodes(load_task("products"))
@@ -37,6 +39,17 @@ def test_every_kind_of_environment_passes(world: str) -> None:
 def test_vector_environments_of_every_mode_pass() -> None:
     for mode in gym.vector.AutoresetMode:
         check_text_env(TextEnv(**SMALL), TextVectorEnv(**SMALL, num_envs=2, autoreset_mode=mode), steps=60)
+
+
+def test_a_task_is_checked_as_its_environment_and_what_is_none_is_refused() -> None:
+    check_text_env("copy", steps=20)
+    task = load_task("copy")
+    with pytest.raises(CheckError, match="reward that is not deterministic"):
+        check_text_env(replace(task, reward=as_reward_source(lambda completion: random.random())))
+    with pytest.raises(ConfigError, match="a vector environment is checked beside a single one"):
+        check_text_env(TextVectorEnv(task=task))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="an environment, a task or a task's name, not list"):
+        check_text_env([])  # type: ignore[arg-type]
 
 
 def test_random_episodes_have_every_length() -> None:

@@ -169,7 +169,7 @@ def test_stepping_before_reset_and_after_the_end() -> None:
         env.step(np.int64(0))
     env.reset(seed=0)
     env.step(np.int64(2))
-    with pytest.raises(EpisodeError, match="are over"):
+    with pytest.raises(EpisodeError, match=r"the episode is over; call env.reset\(\) before"):
         env.step(np.int64(0))
     env.reset()
     env.step(np.int64(0))
@@ -218,6 +218,13 @@ def test_an_unknown_argument_is_a_type_error_in_pythons_words(make: Any) -> None
 def test_an_option_that_was_nearly_right_is_suggested() -> None:
     with pytest.raises(TypeError, match=r"'observations' .did you mean 'observation'"):
         gym.make("text_gym/Reverse-v0", observations="ids")
+    with pytest.raises(TypeError, match=r"'max_token' .did you mean 'max_tokens'"):
+        gym.make("text_gym/Reverse-v0", max_token=3)
+
+
+def test_an_unknown_render_mode_is_told_all_there_are() -> None:
+    with pytest.raises(ConfigError, match="render_mode is 'text'; choose None, 'human', 'ansi', 'rgb_array'"):
+        gym.make("text_gym/Reverse-v0", render_mode="text")
 
 
 def test_stable_baselines3_makes_environments_by_id() -> None:

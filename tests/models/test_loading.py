@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import GPT2LMHeadModel
+from transformers import GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 from transformers.utils import logging
 
 from text_gym import ByteTokenizer, WordTokenizer
@@ -128,6 +128,17 @@ def test_a_head_may_be_new_only_where_that_is_said(tmp_path: Path) -> None:
     assert load_model(kind, tmp_path, "a model", new_head=True, num_labels=3).score.weight.shape == (3, 16)
     with pytest.raises(DataError, match=r"lacks 1 weights: 'score\.weight'"):
         load_model(kind, tmp_path, "a model")
+
+
+def test_a_model_of_another_kind_is_told_apart_from_a_broken_one(tmp_path: Path) -> None:
+    other = T5Config(vocab_size=9, d_model=8, d_ff=8, d_kv=4, num_layers=1, num_heads=2)
+    T5ForConditionalGeneration(other).save_pretrained(tmp_path / "t5")
+    with pytest.raises(DataError, match=r"models of type 't5' have no such form; take another$"):
+        load_model("AutoModelForCausalLM", tmp_path / "t5", "a causal language model")
+    save_small(tmp_path / "gpt2").transformer.save_pretrained(tmp_path / "trunk")
+    with pytest.raises(DataError, match=r"lacks 1 weights: .*; it was saved as a GPT2Model: take another"):
+        load_model("AutoModelForSequenceClassification", tmp_path / "trunk", "a reward model")
+    load_model("AutoModelForSequenceClassification", tmp_path / "trunk", "a reward model", new_head=True)
 
 
 def test_weights_that_nothing_uses_are_refused(tmp_path: Path) -> None:

@@ -76,6 +76,9 @@ def test_a_callable_object_and_a_name() -> None:
     assert FunctionReward(len, name="length").name == "length"
     source = Says([1.0])
     assert as_reward_source(source) is source
+    with pytest.raises(RewardError, match=r"the reward is the class Counts; make one: Counts\(...\)"):
+        as_reward_source(Counts)
+    assert as_reward_source(float).name == "float"  # what it makes of a text is a number
     with pytest.raises(RewardError, match="int is not a reward"):
         as_reward_source(3)  # type: ignore[arg-type]
 

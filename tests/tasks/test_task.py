@@ -58,7 +58,7 @@ def test_every_id_is_registered_with_both_entry_points() -> None:
 def test_unknown_tasks_and_parameters() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'reverse'"):
         load_task("revers")
-    with pytest.raises(ConfigError, match="lenght"):
+    with pytest.raises(ConfigError, match=r"lenght.*did you mean 'length'"):
         TextEnv(task="reverse", lenght=3)
 
 
@@ -104,3 +104,16 @@ def test_a_split_has_about_the_share_asked_for_and_follows_the_seed() -> None:
 def test_a_task_is_no_name() -> None:
     with pytest.raises(ConfigError, match="name is a string, not Task; a Task needs no loading"):
         load_task(load_task("copy"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("env_id", "task"),
+    [
+        ("text_gym/Reverse-v0", "'reverse'"),
+        ("text_gym/Sort-onehot-v0", "'sort'"),
+        ("text_gym/SparseReverse-v0", "'reverse' with sparse=True"),
+    ],
+)
+def test_an_id_is_no_name_and_its_task_is_told(env_id: str, task: str) -> None:
+    with pytest.raises(ConfigError, match=f"{env_id} is the id of an environment.*; the task is {task}$"):
+        load_task(env_id)

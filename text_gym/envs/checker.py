@@ -22,17 +22,22 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from text_gym.episode import Episode, Prompt
-from text_gym.errors import CheckError, RewardError, excerpt
+from text_gym.errors import CheckError, ConfigError, RewardError, excerpt
 from text_gym.tasks.task import Task
 
 from .episode_batch import EpisodeBatch
 from .options import EpisodeOptions
+from .single import TextEnv
 
 Transition = tuple[Any, float, bool, bool, dict[str, Any]]
 
 
 def check_text_env(
-    env: gym.Env[Any, Any], vector: VectorEnv[Any, Any, Any] | None = None, *, steps: int = 300, seed: int = 0
+    env: gym.Env[Any, Any] | Task | str,
+    vector: VectorEnv[Any, Any, Any] | None = None,
+    *,
+    steps: int = 300,
+    seed: int = 0,
 ) -> None:
     """Check a token-level environment, over whole episodes of random actions.
 
@@ -44,16 +49,19 @@ def check_text_env(
 
     Args:
         env: The environment, a `TextEnv` or one with the same observations; it is played, but not closed.
+            Or a task, or its name, whose environment is made.
         vector: A vector environment of the same episodes; made from `env.spec` if it has one.
         steps: Actions per law.
         seed: Of the environment and the actions.
 
     Raises:
         CheckError: The first law that is broken.
+        ConfigError: It is neither an environment of one episode nor a task.
 
     >>> from text_gym import TextEnv
     >>> check_text_env(TextEnv(task="copy"), steps=50)
     """
+    env = _as_env(env)
     _check_spaces(env)
     _check_turns(env, seed)
     first = _play(env, seed, steps, world=1)
@@ -112,6 +120,18 @@ def _random_conversations(task: Task, seed: int, count: int = 64) -> list[Episod
 
 
 # Environments
+
+
+def _as_env(given: Any) -> gym.Env[Any, Any]:
+    if isinstance(given, gym.Env):
+        return given
+    if isinstance(given, (Task, str)):
+        return TextEnv(task=given)
+    if isinstance(given, VectorEnv):
+        raise ConfigError("a vector environment is checked beside a single one: check_text_env(env, vector)")
+    raise ConfigError(
+        f"check_text_env takes an environment, a task or a task's name, not {type(given).__name__}"
+    )
 
 
 def _check_spaces(env: gym.Env[Any, Any]) -> None:

@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from text_gym.encoding import checked_tokenizer
+from text_gym.encoding import as_tokenizer, checked_tokenizer
 from text_gym.episode import BoolArray, Episode, FloatArray, IntArray, Prompt, hash64, stream_keys
 from text_gym.prompts import as_prompts
 from text_gym.rewards.source import RewardSource, as_reward_source
 from text_gym.rewards.tokens import checked_tokens, still_owed
 from text_gym.rewards.values import Rewards, TokenBatch
-from text_gym.tokenizer import as_tokenizer
 
 from .conversation import Conversation, check_no_token_rewards, completion_room, with_turn_rewards
 from .masks import Prefixes, mask_array

@@ -18,11 +18,13 @@ from text_gym.respondents import Respondent
 from text_gym.rewards.files import load_from_module
 from text_gym.rewards.source import RewardSource
 from text_gym.rewards.values import OnBadReward
-from text_gym.tasks.task import Task, load_task
+from text_gym.tasks.task import Task, load_task, task_parameters
 from text_gym.tokenizer import Tokenizer
 from text_gym.utils.user_code import split_place
 
 from .masks import ActionMask
+
+PARTS = ("prompts", "tokenizer", "reward", "max_tokens", "render_mode")  # of every environment
 
 
 @dataclass(frozen=True)
@@ -225,14 +227,14 @@ def sort_options(
             f"so that its text is paid: write max_tokens={options['max_episode_steps']}"
         )
     rest = dict(options)
-    found: list[dict[str, Any]] = []
-    for group in (EpisodeOptions, VectorOptions):
-        found.append({field.name: rest.pop(field.name) for field in fields(group) if field.name in rest})
+    groups = (EpisodeOptions, VectorOptions)
+    found = [{field.name: rest.pop(field.name) for field in fields(g) if field.name in rest} for g in groups]
     if isinstance(task, str):
+        own = task_parameters(task)
         try:
             task = load_task(task, **rest)
         except TypeError as error:
-            raise ArgumentError(f"task {task!r}: {error}{_nearest(rest)}") from error
+            raise ArgumentError(f"task {task!r}: {error}{_nearest(rest, own)}") from error
     elif rest:
         raise ArgumentError(
             f"got an unexpected keyword argument {next(iter(rest))!r}{_nearest(rest)}; the environment has "
@@ -280,9 +282,10 @@ def named_reward(spec: str) -> RewardSource:
     return load_from_module(*place, None, {})
 
 
-def _nearest(names: Iterable[str]) -> str:
-    """Suggest the option that the first of these names may have meant."""
-    known = [field.name for group in (EpisodeOptions, VectorOptions) for field in fields(group)]
+def _nearest(names: Iterable[str], own: Iterable[str] = ()) -> str:
+    """Suggest the argument, or the task's own parameter, that the first of these names may have meant."""
+    options = [field.name for group in (EpisodeOptions, VectorOptions) for field in fields(group)]
+    known = [*PARTS, *own, *options]
     found = [near for name in names for near in get_close_matches(name, known, n=1)]
     return f" (did you mean {found[0]!r}?)" if found else ""
 

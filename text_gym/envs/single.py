@@ -20,6 +20,7 @@ from text_gym.tasks.task import ENV_IDS, ONE_HOT_IDS, OPTIMA, env_ids, one_hot_i
 
 from .infos import Info, infos_of_row
 from .inputs import token_array
+from .options import check_choice
 from .rendering import print_episode
 from .vector import TextVectorEnv
 
@@ -54,6 +55,7 @@ class TextEnv(gym.Env[Any, np.int64]):
             raise ConfigError(f"{name} is of vector environments; use TextVectorEnv or gymnasium.make_vec")
         kwargs |= {"num_envs": 1, "autoreset_mode": AutoresetMode.DISABLED}
         self.render_mode = kwargs.get("render_mode")
+        check_choice("render_mode", self.render_mode, [None, *self.metadata["render_modes"]])
         if self.render_mode == "human":
             kwargs["render_mode"] = "ansi"
         self.vector = TextVectorEnv(*args, **kwargs)
@@ -79,6 +81,8 @@ class TextEnv(gym.Env[Any, np.int64]):
             EpisodeError: Before `reset` or after the end.
         """
         token = token_array(action, ())
+        if self._begun and self.vector.batch.done[0]:
+            raise EpisodeError("the episode is over; call env.reset() before the next step")
         observation, reward, terminated, truncated, info = self.vector.step(token[None])
         if self.render_mode == "human":
             self._print(float(reward[0]), done=bool(terminated[0] or truncated[0]))

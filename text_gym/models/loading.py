@@ -90,9 +90,10 @@ def load_model(
                 **changes,
             )
     except Exception as error:  # OSError, ValueError, KeyError, SafetensorError …, by version
-        raise DataError(
-            f"cannot load {what} from {str(name)!r}: {excerpt_of(error)}; save it again"
-        ) from error
+        said = f"{excerpt_of(error)}; save it again"
+        if "Unrecognized configuration class" in str(error):  # and then the names of all there are
+            said = f"models of type {read_model_config(name).model_type!r} have no such form; take another"
+        raise DataError(f"cannot load {what} from {str(name)!r}: {said}") from error
     _check_names(model, found, f"{what} from {str(name)!r}", new_head)
     _check_adapter(model, Path(name), f"{what} from {str(name)!r}")
     check_finite_weights(dict(model.named_parameters()), f"{what} from {str(name)!r}")
@@ -270,12 +271,15 @@ def _check_adapter(model: Any, folder: Path, what: str) -> None:
 def _check_names(model: Any, found: dict[str, Any], what: str, new_head: bool) -> None:
     """Refuse weights that are not there, have other shapes, or are used by nothing."""
     trunk = f"{model.base_model_prefix}."
+    saved = (getattr(model.config, "architectures", None) or [""])[0]
+    other = "" if new_head or saved in ("", type(model).__name__) else f"it was saved as a {saved}"
     lacking = sorted(key for key in found["missing_keys"] if not new_head or key.startswith(trunk))
     unknown = excerpt(", ".join(sorted(found["unexpected_keys"])), 160)
     if lacking:
         also = f", and has others that it does not use: {unknown}" if found["unexpected_keys"] else ""
         names = excerpt(", ".join(lacking), 160)
-        raise DataError(f"cannot load {what}: it lacks {len(lacking)} weights: {names}{also}; save it again")
+        advice = f"{other}: take another model" if other else "save it again"
+        raise DataError(f"cannot load {what}: it lacks {len(lacking)} weights: {names}{also}; {advice}")
     if found["mismatched_keys"]:
         key, stored, wanted = min(found["mismatched_keys"])
         raise DataError(
@@ -284,9 +288,10 @@ def _check_names(model: Any, found: dict[str, Any], what: str, new_head: bool) -
         )
     unused = sorted(key for key in found["unexpected_keys"] if not new_head or key.startswith(trunk))
     if unused:
+        advice = other or "config.json describes another model: save both again"
         raise DataError(
             f"cannot load {what}: it has {len(unused)} weights that nothing uses: "
-            f"{excerpt(', '.join(unused), 160)}; config.json describes another model: save both again"
+            f"{excerpt(', '.join(unused), 160)}; {advice}"
         )
 
 
@@ -356,4 +361,11 @@ def with_fused_gelu(model: Any) -> Any:
         for name, child in module.named_children():
             if type(child) is NewGELUActivation:
                 setattr(module, name, torch.nn.GELU("tanh"))
+    return model
+
+
+def with_trunk(model: Any) -> Any:
+    """Have a causal LM's `base_model` be its trunk; Llama 4's names a part that it does not have."""
+    if model.base_model is model and hasattr(model, "model"):
+        model.base_model_prefix = "model"
     return model

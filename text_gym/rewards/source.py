@@ -178,6 +178,8 @@ def as_reward_source(value: RewardSource | Callable[..., Any]) -> RewardSource:
     """
     if isinstance(value, RewardSource):
         return value
+    if isinstance(value, type) and any("__call__" in vars(kind) for kind in value.__mro__):
+        raise RewardError(f"the reward is the class {value.__name__}; make one: {value.__name__}(...)")
     if callable(value):
         return FunctionReward(value)
     raise RewardError(

@@ -216,7 +216,8 @@ def load_task(name: str, **kwargs: Any) -> Task:
     Raises:
         MissingLibraryError: The library of the task is not installed.
         UnknownNameError: There is no such task; the nearest name is suggested.
-        ConfigError: The installed package that has it is broken; the package is named. Or it is no name.
+        ConfigError: The installed package that has it is broken; the package is named. Or it is no name, or
+            the id of an environment, whose task is named.
     """
     if not isinstance(name, str):
         raise ConfigError(f"a task's name is a string, not {type(name).__name__}; a Task needs no loading")
@@ -231,6 +232,23 @@ def load_task(name: str, **kwargs: Any) -> Task:
     except (TypeError, ValueError):
         plain = False
     return replace(task, settings=settings if plain else {})
+
+
+def unknown_task(name: str) -> TextGymError:
+    """Return the error that says there is no such task; of a Gymnasium id it tells whose task it is."""
+    given = {**env_ids(), **one_hot_ids()}.get(name)
+    if given is None:
+        return UnknownNameError("task", name, task_names())
+    own = [f"{k}={v!r}" for k, v in given.items() if k not in {"task", *ONE_HOT}]
+    said = f"{given['task']!r}{' with ' if own else ''}{', '.join(own)}"
+    return ConfigError(f"{name} is the id of an environment, for gymnasium.make; the task is {said}")
+
+
+def task_parameters(name: str) -> list[str]:
+    """Return the parameters of a task that comes with text-gym, by which `load_task` may change it."""
+    entry = TASKS.get(name, ())
+    maker = _function_at(entry) if isinstance(entry, str) else entry
+    return list(inspect.signature(maker).parameters) if callable(maker) else []
 
 
 def as_task(task: Task | str) -> Task:
@@ -261,7 +279,7 @@ def _function_at(place: str) -> Callable[..., Task]:
 def _make_installed(name: str, kwargs: Mapping[str, Any]) -> Task:
     maker = load_installed(name)
     if maker is None:
-        raise UnknownNameError("task", name, task_names())
+        raise unknown_task(name)
     if inspect.isfunction(maker):
         inspect.signature(maker).bind(**kwargs)  # parameters it does not have are the caller's mistake
     try:

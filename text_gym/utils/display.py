@@ -113,7 +113,12 @@ def _escape(c: str) -> str:
 
 def started_by_torchrun() -> bool:
     """Return True if `torchrun` has started this process beside others."""
-    return int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ
+    return processes_of_torchrun() > 1
+
+
+def processes_of_torchrun() -> int:
+    """Return how many processes `torchrun` has started, this one included; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE") or 1) if "RANK" in os.environ else 1
 
 
 def is_first_process() -> bool:

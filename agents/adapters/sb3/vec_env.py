@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import tile_images
 
 from text_gym.agents.adapters.kl_penalty import KL_INFO, KLPenalty
 from text_gym.envs.vector import TextVectorEnv
@@ -27,6 +28,8 @@ Indices = int | Iterable[int] | None
 # What wrappers say of an episode's last step beside its `final_info`: RecordEpisodeStatistics and KLPenalty.
 BESIDE = frozenset({"episode", *KL_INFO})
 
+TEXTS = ("prompt", "completion")  # attributes of a single environment, which every row has here
+
 
 class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
     """Presents a `TextVectorEnv` as the `VecEnv` of Stable-Baselines3: one object, no copies.
@@ -35,13 +38,13 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
     environment says there (`completion`, `reward_terms`); `reset_infos` has the new episode's. SB3 bootstraps
     where `TimeLimit.truncated` is True: after a cut under `limit="truncate"`, and then with a value that
     nobody trains, since nobody acts there. Attributes and methods are those of the one environment, which
-    serves all rows.
+    serves all rows; `get_attr("prompt")` and `get_attr("completion")` are the rows' texts.
 
     Args:
         env: A `TextVectorEnv` with `autoreset_mode="SameStep"`, or Gymnasium vector wrappers around one.
 
     Raises:
-        ConfigError: The environment resets in another way; SB3 knows only this one.
+        ConfigError: It is no vector environment, or resets in another way; SB3 knows only this one.
 
     >>> from text_gym import TextVectorEnv
     >>> env = SB3VecEnv(TextVectorEnv(task="reverse", num_envs=2, autoreset_mode="SameStep"))
@@ -52,6 +55,11 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any]) -> None:
+        if not isinstance(env, VectorEnv):
+            raise ConfigError(
+                f"SB3VecEnv takes a vector environment, not {type(env).__name__}; write SB3VecEnv("
+                "gymnasium.make_vec(id, num_envs=8, autoreset_mode='SameStep'))"
+            )
         mode = env.metadata.get("autoreset_mode")
         if mode is not AutoresetMode.SAME_STEP:
             raise ConfigError(
@@ -130,11 +138,16 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
 
     def has_attr(self, attr_name: str) -> bool:
         """Return True if the environment has an attribute."""
-        return hasattr(self._owner(attr_name), attr_name)
+        return attr_name in TEXTS or hasattr(self._owner(attr_name), attr_name)
 
     def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
-        """Return the environment's attribute, once for every row asked for."""
-        return [getattr(self._owner(attr_name), attr_name)] * len(self._rows(indices))
+        """Return the environment's attribute for each row asked; `prompt` and `completion` are the row's."""
+        rows = self._rows(indices)
+        text_env = self.env.unwrapped
+        if attr_name in TEXTS and isinstance(text_env, TextVectorEnv):
+            episodes = text_env.episodes(np.array(rows, dtype=np.int64))
+            return [e.prompt.text if attr_name == "prompt" else e.completion for e in episodes]
+        return [getattr(self._owner(attr_name), attr_name)] * len(rows)
 
     def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
         """Set the environment's attribute, for all rows.
@@ -166,10 +179,16 @@ class SB3VecEnv(VecEnv):  # type: ignore[misc, unused-ignore]
         """Return False for every row, since no row is an environment that could be wrapped."""
         return [False] * len(self._rows(indices))
 
-    def render(self, mode: str | None = None) -> str | None:  # type: ignore[override, unused-ignore]
-        """Return prompts and completions so far, one per line; None without a render mode."""
-        frames = self.env.render()
-        return None if frames is None else "\n".join(map(str, frames))
+    def get_images(self) -> Sequence[Any]:
+        """Return each row's picture, as its environment renders it; none of them without a render mode."""
+        return self.env.render() or [None] * self.num_envs
+
+    def render(self, mode: str | None = None) -> Any:
+        """Return the texts so far, one per line, or all pictures as one; None without a render mode."""
+        frames: Any = self.env.render()
+        if frames is None:
+            return None
+        return "\n".join(frames) if isinstance(frames[0], str) else tile_images(list(frames))
 
     def _owner(self, name: str) -> VectorEnv[Any, Any, Any]:
         """Find the outermost wrapper that has the attribute, or else the environment itself."""

@@ -81,3 +81,8 @@ def test_nothing_flows_back_across_an_end() -> None:
         whole[t] += whole[t + 1] / 4
     assert found[:, 0].tolist() == whole
     assert found[:, 1].tolist() == [1.0 + 0.0 / 4, 0.0, 3.0 - 4.0 / 4, -4.0]
+
+
+def test_an_id_of_another_form_is_told_so() -> None:
+    with pytest.raises(AssertionError, match=r"reads a Dict of tokens, not Box\(.*: take another id"):
+        train_ppo(Args(env_id="text_gym/Reverse-onehot-v0"))

@@ -23,6 +23,7 @@ from text_gym import (
     RewardSource,
     TextVectorEnv,
     WordTokenizer,
+    load_task,
 )
 from text_gym.agents import KLPenalty, Policy
 from text_gym.errors import ConfigError, MissingLibraryError
@@ -204,6 +205,8 @@ def test_what_does_not_fit_is_named(adapter: Any) -> None:
         adapter.token_actor_critic(letters(adapter, observation="onehot"))
     with pytest.raises(ConfigError, match='autoreset_mode="Disabled"'):
         adapter.torchrl_env(gym.make_vec("text_gym/Reverse-v0", num_envs=2, autoreset_mode="SameStep"))
+    with pytest.raises(ConfigError, match="takes an id or a vector environment, not Task"):
+        adapter.torchrl_env(load_task("reverse"))
 
 
 RATED = """

@@ -55,6 +55,14 @@ def same(ours: Tensor, theirs: Tensor, kind: str) -> bool:
     return torch.allclose(ours, theirs, rtol=0, atol=1e-5) if fast else torch.equal(ours, theirs)
 
 
+def test_a_folder_is_loaded_and_adapted_in_one_call(tmp_path: Path) -> None:
+    plain = small_policy("gpt2")
+    plain.save(tmp_path)
+    policy = LoRAPolicy.from_pretrained(tmp_path, plain.tokenizer, rank=2)
+    assert isinstance(policy, LoRAPolicy)
+    assert torch.equal(said(policy), said(adapted()))
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "gemma2"])
 def test_nothing_changes_until_something_is_learnt(kind: str) -> None:
     plain = small_policy(kind)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import T5Config, T5Model
 
 from tests.reward_model_tools import TOKENIZER, episodes
 from tests.small_models import small_policy
@@ -43,6 +44,14 @@ def test_what_is_no_model_is_named(tmp_path: Path) -> None:
     for load in (load_classifier, has_segments):
         with pytest.raises(DataError, match="nowhere"):
             load(tmp_path / "nowhere")
+
+
+def test_a_model_with_encoder_and_decoder_is_refused_by_name(tmp_path: Path) -> None:
+    config = T5Config(vocab_size=TOKENIZER.vocab_size, d_model=8, d_ff=8, d_kv=4, num_layers=1, num_heads=2)
+    T5Model(config).save_pretrained(tmp_path)
+    TOKENIZER.save(tmp_path)
+    with pytest.raises(DataError, match="'t5' have an encoder and a decoder; take one that has either"):
+        RewardModel.from_backbone(tmp_path)
 
 
 def test_templates_and_forms(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from text_gym.data import Data, check_source
 from text_gym.errors import ConfigError, DataError, UnknownNameError
 from text_gym.reward_models.names import PREFIXES, REWARD_NAMES
 from text_gym.runs.saved_policy import holds_model, policy_folder
-from text_gym.tasks.task import task_names
+from text_gym.tasks.task import task_names, unknown_task
 from text_gym.utils.user_code import split_place
 
 NEW = "new"  # instead of a policy: one that is made from nothing
@@ -46,9 +46,10 @@ def check_task(name: str | None) -> None:
 
     Raises:
         UnknownNameError: The nearest name is suggested.
+        ConfigError: It is the id of an environment, whose task is named.
     """
     if name is not None and name not in task_names():
-        raise UnknownNameError("task", name, task_names())
+        raise unknown_task(name)
 
 
 def check_data(source: str | None, option: str = "data") -> None:

@@ -20,7 +20,7 @@ from text_gym.runs.hub import check_push
 from text_gym.runs.loggers import LogName, check_logs
 from text_gym.runs.record import check_trust
 from text_gym.runs.saved_policy import policy_folder
-from text_gym.utils.display import is_first_process
+from text_gym.utils.display import is_first_process, processes_of_torchrun
 from text_gym.utils.waiting import Waiting
 
 from .checks import (
@@ -218,6 +218,11 @@ def _checked(options: TrainOptions, config: Any) -> TrainOptions:
         raise ConfigError(
             f"--episodes is {options.episodes}; {short_name(options.algorithm)} needs a multiple of {group}, "
             "the episodes that share a prompt"
+        )
+    processes = options.workers if options.engine == "ray" else processes_of_torchrun()
+    if options.algorithm != DPO and options.episodes < processes * group:
+        raise ConfigError(
+            f"--episodes is {options.episodes}; {processes} processes need at least {processes * group}"
         )
     out = options.out or str(default_folder(options.data or options.task, options.algorithm))
     check_out_folder(out)

@@ -91,6 +91,39 @@ def test_gymnasium_vector_wrappers_may_stand_in_between() -> None:
     assert wrapped.get_attr("max_tokens") == [5, 5]
 
 
+def test_pictures_of_all_rows_are_one_picture_as_sb3s_video_recorder_wants_it() -> None:
+    kwargs: dict[str, Any] = {"num_envs": 3, "autoreset_mode": "SameStep", "render_mode": "rgb_array"}
+    env: Any = SB3VecEnv(gym.make_vec("text_gym/Reverse-v0", **kwargs))
+    theirs: Any = DummyVecEnv([lambda: gym.make("text_gym/Reverse-v0", render_mode="rgb_array")] * 3)
+    for vec_env in (env, theirs):
+        vec_env.seed(3)
+        vec_env.reset()
+        vec_env.step(np.array([0, 1, 2]))
+    assert np.array_equal(env.render(), theirs.render())
+    assert [image.shape for image in env.get_images()] == [(320, 640, 3)] * 3
+    assert list(task_env().get_images()) == [None] * task_env().num_envs
+
+
+def test_each_row_has_a_prompt_and_a_completion_of_its_own() -> None:
+    env: Any = task_env("reverse", num_envs=3)
+    theirs: Any = DummyVecEnv([lambda: gym.make("text_gym/Reverse-v0")] * 3)
+    for vec_env in (env, theirs):
+        vec_env.seed(3)
+        vec_env.reset()
+        vec_env.step(np.array([0, 1, 2]))
+    for name in ("prompt", "completion"):
+        assert env.has_attr(name)
+        assert env.get_attr(name) == theirs.get_attr(name)
+        assert env.get_attr(name, indices=[2]) == theirs.get_attr(name, indices=[2])
+    assert env.get_attr("completion") == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("wrong", ["text_gym/Reverse-v0", gym.make("text_gym/Reverse-v0")])
+def test_what_is_no_vector_environment_is_refused(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match=r"takes a vector environment, not \w+; write SB3VecEnv\(gymnasium"):
+        SB3VecEnv(wrong)
+
+
 def test_attributes_and_methods_are_the_environments() -> None:
     env = task_env(num_envs=3, render_mode="ansi")
     env.seed(0)
