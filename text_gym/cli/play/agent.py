@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -114,7 +115,7 @@ def _tokens(tokenizer: Tokenizer, line: str, console: Console) -> Sequence[int]:
         if not tokenizer.eos_ids:
             console.print("this tokenizer has no EOS: the token limit ends the episode")
         return tokenizer.eos_ids[:1]
-    if command.startswith("#") and command[1:].lstrip("-").isdigit():
+    if re.fullmatch(r"#-?[0-9]{1,18}", command):  # more digits are no int64
         return [int(command[1:])]
     return _encode(tokenizer, line, console)
 
