@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from .chat import Messages, as_messages, with_system
 from .episode import Prompt
-from .errors import ConfigError, DataError, PromptError, UnknownNameError, excerpt
+from .errors import ConfigError, DataError, PromptError, UnknownNameError, did_you_mean, excerpt
 from .json_text import parse_json
 from .tokenizer import Tokenizer
 
@@ -64,7 +64,7 @@ def check_source(source: str | Path) -> None:
     if path.is_file() and not known:
         raise DataError(f"{path}: unknown kind of file; use .csv, .tsv, .jsonl, .json or .parquet")
     if known and not path.is_file() and not path.is_dir():
-        raise DataError(f"{path}: no such file")
+        raise DataError(f"{path}: no such file{did_you_mean(path)}")
 
 
 def prompts_from(

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 from text_gym.agents.own_algorithms import short_name
-from text_gym.errors import ConfigError, DataError
+from text_gym.errors import ConfigError, DataError, did_you_mean
 from text_gym.json_text import parse_json, read_object
 from text_gym.plot.canvas import panels, save
 from text_gym.plot.lines import Line, curves, reward_and_gold
@@ -293,7 +293,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """
     file = Path(folder) / "config.json"
     if not file.is_file():
-        raise ConfigError(f"{folder} holds no run: there is no {file.name}")
+        near = "" if Path(folder).is_dir() else did_you_mean(folder)
+        raise ConfigError(f"{folder} holds no run: there is no {file.name}{near}")
     return read_object(file, ConfigError, "restore it from a copy, or begin anew")
 
 

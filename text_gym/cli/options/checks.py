@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from text_gym.data import Data, check_source
-from text_gym.errors import ConfigError, DataError, UnknownNameError
+from text_gym.errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from text_gym.reward_models.names import PREFIXES, REWARD_NAMES
 from text_gym.runs.saved_policy import holds_model, policy_folder
 from text_gym.tasks.task import task_names
@@ -165,10 +165,11 @@ def check_policy(policy: str | None, option: str = "policy", hub: bool = True) -
     elif place.is_file():
         raise DataError(f"--{option} {policy} is a file; pass the folder of a policy, or a hub model's name")
     elif not hub:
-        raise DataError(f"--{option} {policy}: there is no such folder")
+        raise DataError(f"--{option} {policy}: there is no such folder{did_you_mean(policy)}")
     elif not _HUB_NAME.fullmatch(policy):
         raise DataError(
             f"--{option} {policy}: there is no such folder, and it is no hub model's name (OWNER/NAME)"
+            f"{did_you_mean(policy)}"
         )
 
 
