@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from types import FrameType
 from typing import Any
@@ -22,7 +23,9 @@ from .security import Session
 from .shown import shown_part, shown_question
 from .site import PORT, STATIC, RefusedError, Site
 
-LEASE = 180.0  # seconds; an open page renews its lease, so a closed page soon frees its question
+LEASE = 180.0  # seconds; an open page renews its lease, so one that crashed frees its question some day
+AWAY = 5.0  # seconds that a question waits for a page that was closed: it may be loaded anew
+_OPEN = 75.0  # seconds since a tab was heard of for which it counts as open; hidden ones wait up to 60
 _NAME = 80  # characters of a rater's name
 _LONG = 1e9  # more seconds than anybody spends on an answer
 _KEY = 64  # characters of an answer's key
@@ -67,9 +70,10 @@ class LabelPage(Site):
         for rater in self.raters:
             if not _is_name(rater, _NAME):
                 raise ConfigError(f"rater {excerpt(rater)}: a name has 1 to {_NAME} printable characters")
-        calls = (self.hello, self.next, self.answer, self.undo, self.text, self.end)
+        calls = (self.hello, self.next, self.answer, self.undo, self.text, self.away, self.end)
         super().__init__(_FILES, calls, host=host, port=port, names=names, expose=expose, say=say)
         self._among: Collection[str] | None = () if live else None
+        self._tabs: dict[tuple[str, str], float] = {}  # (rater, tab) -> when it was heard of
         self._saved, self._left = threading.Event(), threading.Event()
 
     def start(self) -> None:
@@ -126,6 +130,8 @@ class LabelPage(Site):
     def next(self, data: dict[str, Any], session: Session) -> dict[str, Any]:
         """Return the rater's next question, or the one the page `hold`s if it is still theirs."""
         rater, hold = self._rater(data, session), data.get("hold")
+        if "tab" in data:
+            self._tabs[rater, _text(data, "tab", _KEY)] = time.monotonic()
         among, item = self._among, None
         if isinstance(hold, str) and (among is None or hold in among):
             item = self.store.claim(rater, [hold], LEASE)
@@ -164,6 +170,16 @@ class LabelPage(Site):
         if number > len(question.completions):
             raise RefusedError(404, "there is no such text")
         return shown_part(question, number, start)
+
+    def away(self, data: dict[str, Any], session: Session) -> dict[str, Any]:
+        """Let others have the question of a tab that was closed, unless its rater has another one open."""
+        rater, item = self._rater(data, session), _text(data, "item", 64)
+        self._tabs.pop((rater, _text(data, "tab", _KEY)), None)
+        since = time.monotonic() - _OPEN
+        self._tabs = {tab: heard for tab, heard in list(self._tabs.items()) if heard > since}
+        if rater not in {name for name, _ in list(self._tabs)}:
+            self.store.claim(rater, [item], AWAY)  # and no longer
+        return {}
 
     def end(self, _: dict[str, Any], session: Session) -> dict[str, Any]:
         """End a training that waits for answers: it saves and stops. Only the host can."""

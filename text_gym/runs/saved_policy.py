@@ -70,8 +70,8 @@ def policy_folder(place: str | Path) -> str:
         return str(folder / (f"round-{kept}" if kept else "start") / "policy")
     if (folder / "checkpoints").is_dir() and (folder / "config.json").is_file():
         raise DataError(
-            f"{place} is a run that has not saved its policy yet, which it does when it ends; if it was stopped, "
-            f"go on with it: text-gym train --resume {place}"
+            f"{place} is a run that has not saved its policy yet, which it does when it ends; if it was "
+            f"stopped, go on with it: text-gym train --resume {place}"
         )
     return str(place)
 

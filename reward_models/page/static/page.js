@@ -18,6 +18,7 @@ const KEYS = [
   ["?", "this help"],
 ];
 
+const tab = randomKey();
 let live = false; // whether a training waits for the answers
 let rater = "";
 let only = ""; // the one name that this browser's link is for
@@ -75,7 +76,7 @@ async function undo() {
 async function next(note = "") {
   stopResting();
   setBusy(true);
-  const { status, data } = await insist("next", { rater });
+  const { status, data } = await insist("next", { rater, tab });
   if (status === 200) show(data, note);
   else signIn(data.error);
 }
@@ -85,7 +86,7 @@ async function refresh() {
   if (busy || !question) return;
   const held = question.id;
   try {
-    const { status, data } = await call("next", { rater, hold: held });
+    const { status, data } = await call("next", { rater, tab, hold: held });
     if (busy || !question || question.id !== held) return;
     trouble(status === 401 ? RESTARTED : "");
     if (status !== 200) return;
@@ -168,7 +169,7 @@ function rest() {
 
 async function poll() {
   try {
-    const { status, data } = await call("next", { rater });
+    const { status, data } = await call("next", { rater, tab });
     if (!resting) return;
     if (status !== 200) return void next();
     trouble("");
@@ -187,7 +188,8 @@ function drawTexts() {
     const box = element("article", "", i ? "text" : "text prompt");
     box.append(element("h3", i ? (names ? names[i - 1] : `Text ${i}`) : part.turns && part.turns.length > 1 ? "Conversation so far" : "Prompt"));
     if (part.turns) box.classList.add("talk");
-    const shown = element(part.turns ? "ol" : "p", part.text);
+    const nothing = !part.turns && !part.text.trim() && !part.left;
+    const shown = element(part.turns ? "ol" : "p", nothing ? "(nothing)" : part.text, nothing ? "soft" : "");
     box.append(shown);
     addTurns(shown, part);
     if (part.left) {
@@ -347,7 +349,15 @@ function toggleHelp() {
 
 // Name, theme, start
 
+// Nobody waits for the question of a page that is closed, or given to another rater.
+function away() {
+  if (!rater || !question) return;
+  const body = JSON.stringify({ rater, tab, item: question.id });
+  fetch("/api/away", { method: "POST", headers: { "Content-Type": "application/json" }, body, keepalive: true }).catch(() => {});
+}
+
 function signIn(note = "") {
+  away();
   rater = "";
   question = null;
   stopResting();
@@ -390,6 +400,7 @@ function listen() {
   });
   for (const event of ["online", "focus", "pageshow"]) window.addEventListener(event, () => { wake(); refresh(); });
   if (tabs) tabs.addEventListener("message", (event) => { if (question && event.data === question.id) refresh(); });
+  window.addEventListener("pagehide", away);
   setInterval(refresh, HEARTBEAT);
 }
 
