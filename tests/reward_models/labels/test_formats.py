@@ -143,6 +143,8 @@ def test_an_unknown_form_is_named(store: LabelStore, tmp_path: Path) -> None:
         {"criteria": []},
         {"question": "poll"},
         {"time": "noon"},
+        {"latency_seconds": -5},
+        {"kind": "poll"},
         {"kind": "undo", "key": "x"},
     ],
 )
@@ -155,6 +157,19 @@ def test_rows_that_are_no_labels_are_named(store: LabelStore, tmp_path: Path, ch
         with pytest.raises(DataError, match=r"labels\.jsonl, row 1: not a label"):
             import_labels(copy, tmp_path / "labels.jsonl")
         assert copy.head[0] == 0
+
+
+def test_nothing_of_a_file_is_in_if_any_row_makes_no_sense(store: LabelStore, tmp_path: Path) -> None:
+    file = tmp_path / "labels.jsonl"
+    export_labels(store, file)
+    lines = file.read_text().splitlines()
+    values = {"accuracy": 9, "clarity": 4, "persuasiveness": 3}
+    file.write_text("\n".join([*lines, json.dumps(json.loads(lines[0]) | {"key": "k", "values": values})]))
+    with LabelStore(tmp_path / "copy.db") as copy:
+        with pytest.raises(DataError, match=rf"row {len(lines) + 1}: not a label \('accuracy' is '9'"):
+            import_labels(copy, file)
+        assert copy.head[0] == 0
+        assert list(copy.items()) == []
 
 
 ASKED = (("user", "?"),)
