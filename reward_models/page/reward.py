@@ -13,6 +13,7 @@ from text_gym.errors import ConfigError
 from text_gym.reward_models.labels.questions import CRITERIA, LabelCriterion
 from text_gym.reward_models.labels.store import LabelStore
 from text_gym.reward_models.people.human import STORE, HumanReward
+from text_gym.utils.display import counted
 
 if TYPE_CHECKING:
     from .page import LabelPage
@@ -97,4 +98,4 @@ def serve_page(store: LabelStore, **settings: Any) -> None:
     with make_page(store, **settings) as page:
         print("Ctrl-C ends it; every answer that a page calls saved is on the disk.", flush=True)
         page.wait()
-    print(f"\n{store.head[0] - before:,} new rows in {store.path}")
+    print(f"\n{counted(store.head[0] - before, 'new row')} in {store.path}")
