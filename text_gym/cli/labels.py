@@ -120,9 +120,8 @@ def run_verify(options: VerifyOptions) -> int:
     """Run `text-gym labels verify`."""
     with LabelStore(options.store, create=False, check=False) as store:
         found = store.verify(options.head)
-    print(
-        f"{options.store}: {counted(found.rows, 'row')} and {counted(found.items, 'question')} are good\nhead {found.head}"
-    )
+    what = f"{counted(found.rows, 'row')} and {counted(found.items, 'question')}"
+    print(f"{options.store}: {what} are good\nhead {found.head}")
     return 0
 
 
