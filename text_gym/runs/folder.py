@@ -21,6 +21,7 @@ from text_gym.json_text import parse_json, read_object
 from text_gym.plot.canvas import panels, save
 from text_gym.plot.lines import Line, curves, reward_and_gold
 from text_gym.plot.style import empty
+from text_gym.utils.display import started_by_torchrun
 from text_gym.utils.json_files import _finite, write_json
 from text_gym.utils.locking import FolderLock
 from text_gym.utils.sealed import naming_full_disk, write_atomic
@@ -317,8 +318,12 @@ def _read_rows(file: Path) -> list[dict[str, float]]:
 
 
 def default_folder(task: str, algorithm: str) -> Path:
-    """Return `runs/<task>-<algorithm>-<time>`; a user's own algorithm has its class's name."""
-    return Path("runs") / f"{Path(task).stem}-{short_name(algorithm)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    """Return `runs/<task>-<algorithm>-<time>-<process>`; a user's own algorithm has its class's name.
+
+    The process tells runs apart that were started in the same second; torchrun's have one folder together.
+    """
+    name = f"{Path(task).stem}-{short_name(algorithm)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return Path("runs") / (name if started_by_torchrun() else f"{name}-{os.getpid()}")
 
 
 def fence(text: str, language: str = "text") -> str:
