@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import signal
 import threading
 import time
@@ -26,6 +27,8 @@ from .site import PORT, STATIC, RefusedError, Site
 LEASE = 180.0  # seconds; an open page renews its lease, so one that crashed frees its question some day
 AWAY = 5.0  # seconds that a question waits for a page that was closed: it may be loaded anew
 _OPEN = 75.0  # seconds since a tab was heard of for which it counts as open; hidden ones wait up to 60
+FAREWELL = 2.0  # seconds that the end of a training waits for the pages that look for texts to hear of it
+_LOOKING = 3.0  # seconds since a tab was heard of for which it looks for texts, which it does every second
 _NAME = 80  # characters of a rater's name
 _LONG = 1e9  # more seconds than anybody spends on an answer
 _KEY = 64  # characters of an answer's key
@@ -74,6 +77,7 @@ class LabelPage(Site):
         super().__init__(_FILES, calls, host=host, port=port, names=names, expose=expose, say=say)
         self._among: Collection[str] | None = () if live else None
         self._tabs: dict[tuple[str, str], float] = {}  # (rater, tab) -> when it was heard of
+        self._over = math.inf  # when the training ended
         self._saved, self._left = threading.Event(), threading.Event()
 
     def start(self) -> None:
@@ -83,8 +87,17 @@ class LabelPage(Site):
             self._announce(rater, host=not rater)
 
     def close(self) -> None:
-        """Stop serving; acknowledged answers are on the disk, and open pages keep the rest."""
+        """Stop serving; acknowledged answers are on the disk, and open pages keep the rest.
+
+        Pages that wait for the next texts of a training are told first that it is over.
+        """
         self._left.set()
+        if self.live and self._over == math.inf:
+            self._over = time.monotonic()
+            while time.monotonic() < self._over + FAREWELL and any(
+                self._over - _LOOKING < heard < self._over for heard in list(self._tabs.values())
+            ):
+                time.sleep(0.05)
         self._server.close()
 
     def ask(self, among: Sequence[str]) -> None:
@@ -206,7 +219,11 @@ class LabelPage(Site):
     def _state(self, rater: str, item: Item | None) -> dict[str, Any]:
         progress = self.store.progress(rater, self._among)
         counts = {"mine": progress.mine, "left": progress.left, "all": self.store.progress(rater).mine}
-        return {"question": None if item is None else shown_question(item.question), "progress": counts}
+        return {
+            "question": None if item is None else shown_question(item.question),
+            "progress": counts,
+            "over": self._over < math.inf,
+        }
 
 
 def _text(data: dict[str, Any], name: str, longest: int) -> str:

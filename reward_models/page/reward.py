@@ -5,6 +5,7 @@ Importing this needs no web server; using it does: `pip install starlette uvicor
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,9 +54,11 @@ class WebReward(HumanReward):
             self.page.close()
             raise
         self.page.start()
+        atexit.register(self.close)
 
     def close(self) -> None:
-        """Stop serving the page; acknowledged answers are saved."""
+        """Tell the raters that it is over and stop serving the page; acknowledged answers are saved."""
+        atexit.unregister(self.close)
         self.page.close()
 
 

@@ -28,6 +28,7 @@ let key = ""; // of the answer to the question shown: sent again, it is saved on
 let active = 0; // which field the keys answer
 let busy = true; // something is being sent, or there is nothing to answer
 let shownAt = 0;
+let over = false; // the training that asked has ended
 let progress = { mine: 0, left: 0, all: 0 };
 let resting = false; // nothing to answer, looking from time to time
 let polling = 0; // that look's timer
@@ -126,6 +127,7 @@ function show(data, note) {
   count(data.progress);
   say(note);
   question = data.question;
+  over = data.over;
   if (!question) { rest(); return; }
   const found = JSON.parse(draft.get("text-gym/draft") || "{}");
   const same = found.item === question.id && found.rater === rater;
@@ -155,7 +157,9 @@ function rest() {
   resting = true;
   panel("notice");
   setBusy(true);
-  const [title, text] = progress.left
+  const [title, text] = over
+    ? ["The training is over", "Thank you. Every answer that was called saved is; you can close this page."]
+    : progress.left
     ? ["Nothing for you just now", `Other raters are at work on what is left (${progress.left}). If they leave, it comes to you.`]
     : live
       ? ["Waiting for the next texts", "The training goes on with your answers and will ask again. Leave this page open."]
@@ -164,7 +168,7 @@ function rest() {
         : ["Nothing to rate", "No question waits for you. New ones appear here by themselves."];
   $("notice-title").textContent = title;
   $("notice-text").textContent = text;
-  polling = setTimeout(poll, live ? 1000 : 4000);
+  if (!over) polling = setTimeout(poll, live ? 1000 : 4000);
 }
 
 async function poll() {
@@ -174,7 +178,7 @@ async function poll() {
     if (status !== 200) return void next();
     trouble("");
     if (data.question) { stopResting(); show(data, ""); }
-    else { count(data.progress); rest(); }
+    else { count(data.progress); over = data.over; rest(); }
   } catch {
     if (!resting) return;
     trouble("No connection to the server.");

@@ -375,6 +375,21 @@ def test_ask_waits_for_every_rater_who_is_wanted(tmp_path: Path) -> None:
         assert not asked.is_alive()
 
 
+def test_pages_that_wait_hear_that_a_training_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_module, "FAREWELL", 60.0)
+    with served(tmp_path, ratings(1), live=True) as (page, _, links):
+        ada = Browser(links[-1])
+        looking = {"rater": "ada", "tab": "one"}
+        assert ada.post("next", looking)[1]["over"] is False
+        closing = threading.Thread(target=page.close)
+        closing.start()
+        while not ada.post("next", looking)[1]["over"]:
+            time.sleep(0.01)
+        closing.join()
+
+
 def test_only_the_host_can_end_a_training(tmp_path: Path) -> None:
     with served(tmp_path, ratings(2), live=True) as (page, store, links):
         ada = Browser(links[-1])  # the first link
