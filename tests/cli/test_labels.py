@@ -222,3 +222,13 @@ def test_conversations_are_asked_about_whole_or_turn_by_turn(
 
 def _question(item: Item) -> Question:
     return item.question
+
+
+def test_a_mistyped_store_is_told_and_not_made(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, "1 2 3\n" * 4, "label", "--data", "texts.jsonl", "--store", "ada.db")
+    for more in ((), ("--web",)):
+        assert run(monkeypatch, "", "label", "--store", "add.db", *more) == 2
+        assert "there is no label store at add.db; did you mean 'ada.db'?" in capsys.readouterr().err
+    assert not (here / "add.db").exists()

@@ -28,7 +28,7 @@ from text_gym.cli.options.labels import (
     VerifyOptions,
 )
 from text_gym.data import read_rows
-from text_gym.errors import ConfigError, DataError, RaterLeftError
+from text_gym.errors import ConfigError, DataError, RaterLeftError, StoreError, did_you_mean
 from text_gym.reward_models.labels.formats import export_labels, import_labels, read_entries
 from text_gym.reward_models.labels.merge import merge_labels
 from text_gym.reward_models.labels.questions import CRITERIA, PREFERENCE, Kind, LabelCriterion, Question
@@ -47,6 +47,11 @@ def run_label(options: LabelOptions) -> int:
     """Run `text-gym label`."""
     rater = options.rater or default_rater()
     questions = [] if options.data is None else questions_of(options)  # before a store is made for nothing
+    if options.data is None and not Path(options.store).exists():
+        raise StoreError(
+            f"there is no label store at {options.store}{did_you_mean(options.store)}; --data FILE makes "
+            "one, with questions about its texts"
+        )
     with LabelStore(options.store) as store:
         if questions:
             store.put(questions, policy=options.policy, overlap=options.overlap)

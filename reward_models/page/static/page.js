@@ -158,7 +158,7 @@ function rest() {
   panel("notice");
   setBusy(true);
   const [title, text] = over
-    ? ["The training is over", "Thank you. Every answer that was called saved is; you can close this page."]
+    ? ["The training is over", "Thank you. Your saved answers are on the disk; you can close this page."]
     : progress.left
     ? ["Nothing for you just now", `Other raters are at work on what is left (${progress.left}). If they leave, it comes to you.`]
     : live
@@ -193,7 +193,8 @@ function drawTexts() {
     box.append(element("h3", i ? (names ? names[i - 1] : `Text ${i}`) : part.turns && part.turns.length > 1 ? "Conversation so far" : "Prompt"));
     if (part.turns) box.classList.add("talk");
     const nothing = !part.turns && !part.text.trim() && !part.left;
-    const shown = element(part.turns ? "ol" : "p", nothing ? "(nothing)" : part.text, nothing ? "soft" : "");
+    const text = nothing ? "(nothing)" : part.text;
+    const shown = element(part.turns ? "ol" : "p", text, nothing ? "soft" : "");
     box.append(shown);
     addTurns(shown, part);
     if (part.left) {
