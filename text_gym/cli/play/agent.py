@@ -14,7 +14,7 @@ from text_gym.envs.single import TextEnv
 from text_gym.errors import ConfigError, TextGymError, UnknownNameError
 from text_gym.tasks.task import env_ids, task_names
 from text_gym.tokenizer import Tokenizer
-from text_gym.utils.display import harmless
+from text_gym.utils.display import counted, harmless
 from text_gym.utils.terminal import SafeConsole, typed_lines
 
 HELP = """\
@@ -134,7 +134,7 @@ def _show_start(env: TextEnv, console: Console, info: dict[str, object]) -> None
         Text.assemble(
             ("\nstate", "bold"),
             f"  {harmless(str(info['prompt']))}\n"
-            f"       {int(vector.batch.starts[0])} prompt tokens; "
+            f"       {counted(int(vector.batch.starts[0]), 'prompt token')}; "
             f"action: one of {vector.tokenizer.vocab_size} ids; at most {vector.max_tokens} steps",
         )
     )
