@@ -22,6 +22,7 @@ from text_gym.episode import Prompt
 from text_gym.errors import ConfigError, DataError, LabelError, UnknownNameError, excerpt
 from text_gym.reward_models.preferences.files import as_row
 from text_gym.reward_models.preferences.opinions import PreferencePair, Rating
+from text_gym.utils.json_files import spare_database
 
 from .exchange import from_argilla, from_label_studio, to_argilla, to_label_studio
 from .questions import LabelCriterion, Question, text_bytes
@@ -51,11 +52,17 @@ def export_labels(store: LabelStore, file: str | Path, form: str = "jsonl", befo
     Raises:
         StoreError: A row was altered; nothing is written.
         UnknownNameError: There is no such form.
+        ConfigError: The file is a database, such as the store itself, or is called a table.
         DataError: The file cannot be written.
     """
     if form not in FORMS:
         raise UnknownNameError("format", form, FORMS)
     path = Path(file)
+    if path.suffix.lower() in (".csv", ".tsv"):
+        raise ConfigError(
+            f"{path}: labels are written as JSON, not as a table; call the file .jsonl or .json"
+        )
+    spare_database(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         count = FORMS[form](partial(store.labels, before=before), part)

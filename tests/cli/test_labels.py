@@ -232,3 +232,23 @@ def test_a_mistyped_store_is_told_and_not_made(
         assert run(monkeypatch, "", "label", "--store", "add.db", *more) == 2
         assert "there is no label store at add.db; did you mean 'ada.db'?" in capsys.readouterr().err
     assert not (here / "add.db").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "labels export labels.db",
+        "labels stats --out labels.db",
+        "play --as user --task guess --policy p --out labels.db",
+    ],
+)
+def test_no_command_writes_over_a_label_store(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str
+) -> None:
+    run(monkeypatch, "1 2 3\n" * 4, "label", "--data", "texts.jsonl")
+    (here / "p").mkdir()
+    (here / "p" / "config.json").write_text("{}")
+    assert main(words.split()) == 2
+    assert "labels.db is a database, such as a label store" in capsys.readouterr().err
+    with LabelStore("labels.db", create=False) as store:
+        assert len(list(store.labels())) == 4

@@ -9,7 +9,7 @@ import pytest
 
 from text_gym import ByteTokenizer, Episode, Prompt
 from text_gym.data import read_rows
-from text_gym.errors import DataError, UnknownNameError
+from text_gym.errors import ConfigError, DataError, UnknownNameError
 from text_gym.reward_models import LabelStore
 from text_gym.reward_models.labels.formats import FORMS, export_labels, import_labels, pairs, ratings
 from text_gym.reward_models.labels.questions import PREFERENCE, LabelCriterion, Question
@@ -126,6 +126,17 @@ def test_an_empty_store_and_a_folder_that_is_not_there(tmp_path: Path, form: str
         with pytest.raises(DataError, match="not written"):
             export_labels(store, tmp_path / "missing" / "file", form)
         assert sorted(f.name for f in tmp_path.iterdir()) == before
+
+
+def test_a_store_is_never_written_over(store: LabelStore, tmp_path: Path) -> None:
+    count, head = len(list(store.labels())), store.head
+    for file in (store.path, tmp_path / "other.db"):
+        LabelStore(file).close()
+        with pytest.raises(ConfigError, match="is a database, such as a label store; write to another file"):
+            export_labels(store, file)
+    assert (len(list(store.labels())), store.head) == (count, head)
+    with pytest.raises(ConfigError, match="not as a table"):
+        export_labels(store, tmp_path / "labels.csv", "ratings")
 
 
 def test_an_unknown_form_is_named(store: LabelStore, tmp_path: Path) -> None:

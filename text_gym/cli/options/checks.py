@@ -19,6 +19,7 @@ from text_gym.errors import ConfigError, DataError, UnknownNameError, did_you_me
 from text_gym.reward_models.names import PREFIXES, REWARD_NAMES
 from text_gym.runs.saved_policy import holds_model, policy_folder
 from text_gym.tasks.task import task_names
+from text_gym.utils.json_files import spare_database
 from text_gym.utils.user_code import split_place
 
 NEW = "new"  # instead of a policy: one that is made from nothing
@@ -234,6 +235,7 @@ def check_file(option: str, file: str | None) -> None:
             raise ConfigError(f"--{option} {file} is a folder; pass the name of a file in it")
         if not folder.is_dir():
             raise ConfigError(f"--{option} {file}: there is no folder {folder}; make it first")
+        spare_database(file)
     _check_writable(folder, file, option)
 
 
