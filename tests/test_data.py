@@ -37,6 +37,19 @@ def test_every_kind_of_file_gives_the_same_rows(name: str, start: str, tmp_path:
     assert read_rows(str(upper)) == ROWS
 
 
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("order", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_read_as_power_shell_and_excel_write_it(name: str, order: str, tmp_path: Path) -> None:
+    assert read_rows(write(tmp_path, name, ("\ufeff" + FILES[name]).encode(order))) == ROWS
+
+
+def test_semicolons_separate_fields_where_the_header_has_no_comma(tmp_path: Path) -> None:
+    text = 'q;a\n2+2;4\n"quote "" and, comma";"line\nbreak"\nné 🙂;\n'
+    assert read_rows(write(tmp_path, "t.csv", "\ufeff" + text)) == ROWS
+    assert read_rows(write(tmp_path, "t.csv", "q;r,a\n1;2,3\n")) == [{"q;r": "1;2", "a": "3"}]
+    assert read_rows(write(tmp_path, "t.tsv", "q;r\ta\n1;2\t3\n")) == [{"q;r": "1;2", "a": "3"}]
+
+
 def test_lines_of_json_end_at_line_feeds_alone(tmp_path: Path) -> None:
     rows = [{"q": "a\u2028b\u2029c", "a": "d\x85e\x0cf"}, {"q": "g", "a": "h"}]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -47,11 +60,11 @@ def test_lines_of_json_end_at_line_feeds_alone(tmp_path: Path) -> None:
     ("name", "content", "says"),
     [
         ("t.csv", "", "no rows"),
-        ("t.csv", "q,a\n", "no rows"),
+        ("t.csv", "q,a\n", "no rows below its header, 'q, a'"),
         ("t.csv", "q,a\n1,2\n1\n", "record 3"),
         ("t.csv", "q,a\n1,2,3\n", "record 2"),
         ("t.csv", b"q,a\n\xff\xfe,2\n", "UTF-8"),
-        ("t.csv", 'q,a\n"never closed,2\n', "CSV"),
+        ("t.csv", 'q,a\n"never closed,2\n', "line 2: not CSV"),
         ("t.csv", "q,q\n1,2\n", "'q' twice"),
         ("t.jsonl", "", "no rows"),
         ("t.jsonl", '{"q": 1}\n{', "line 2"),
@@ -61,7 +74,8 @@ def test_lines_of_json_end_at_line_feeds_alone(tmp_path: Path) -> None:
         ("t.json", "[]", "no rows"),
         ("t.json", "[1]", "item 0"),
         ("t.json", "[{]", "not JSON"),
-        ("t.json", b"\xff\xfe[]", "UTF-8"),
+        ("t.json", b"\xff[]", "UTF-8"),
+        ("t.json", b"\xff\xfe[", "UTF-8"),  # cut in the middle of a character
         ("t.txt", "hello", "unknown kind"),
         ("t.pkl", b"\x80\x04.", "unknown kind"),
     ],

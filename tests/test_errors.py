@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import inspect
+import io
 import pickle
+from contextlib import redirect_stderr
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from text_gym import errors
-from text_gym.errors import MissingLibraryError, TextGymError, UnknownNameError, excerpt
+from text_gym.cli.main import main
+from text_gym.errors import MissingLibraryError, TextGymError, UnknownNameError, did_you_mean, excerpt
 
 CLASSES = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, TextGymError)]
 
@@ -33,6 +37,31 @@ def test_each_is_what_python_and_gymnasium_would_raise() -> None:
     assert KeyError in builtin["UnknownNameError"]
     assert ArithmeticError in builtin["NonFiniteError"]
     assert ResetNeeded in builtin["EpisodeError"]
+
+
+def test_the_nearest_place_is_suggested_for_a_mistyped_one(tmp_path: Path) -> None:
+    for name in ("guess", "shop", ".guesx"):
+        (tmp_path / name).mkdir()
+    assert did_you_mean(tmp_path / "gues") == f"; did you mean {str(tmp_path / 'guess')!r}?"
+    assert did_you_mean(tmp_path / "nothing like it") == ""
+    assert did_you_mean(tmp_path / "gone" / "gues") == ""
+
+
+def test_a_mistyped_run_is_told_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "guess").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for line in (
+        "view gues",
+        "train --resume gues",
+        "push gues me/it",
+        "sample --policy gues",
+        "evaluate gues",
+    ):
+        said = io.StringIO()
+        with redirect_stderr(said):
+            assert main(line.split()) == 2
+        assert "; did you mean 'guess'?" in said.getvalue(), line
+        assert "save it again" not in said.getvalue()
 
 
 def test_unknown_names_suggest_the_nearest() -> None:

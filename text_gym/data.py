@@ -7,6 +7,7 @@ data sets, are rendered by the chat template of the model that is to read them.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import math
@@ -18,7 +19,7 @@ from typing import Any, cast
 
 from .chat import Messages, as_messages, with_system
 from .episode import Prompt
-from .errors import ConfigError, DataError, PromptError, UnknownNameError, excerpt
+from .errors import ConfigError, DataError, PromptError, UnknownNameError, did_you_mean, excerpt
 from .json_text import parse_json
 from .tokenizer import Tokenizer
 
@@ -63,7 +64,7 @@ def check_source(source: str | Path) -> None:
     if path.is_file() and not known:
         raise DataError(f"{path}: unknown kind of file; use .csv, .tsv, .jsonl, .json or .parquet")
     if known and not path.is_file() and not path.is_dir():
-        raise DataError(f"{path}: no such file")
+        raise DataError(f"{path}: no such file{did_you_mean(path)}")
 
 
 def prompts_from(
@@ -205,39 +206,58 @@ def pairs_from(prompts: Sequence[Prompt]) -> list[tuple[Prompt, str]]:
 
 def _read_csv(path: Path) -> list[Row]:
     before = csv.field_size_limit(2**31 - 1)  # the module's own limit, 131,072, is that of the whole process
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with path.open(encoding=_encoding(path), newline="") as file:
         try:
-            reader = csv.DictReader(
-                file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True
-            )
+            head = file.readline()
+            file.seek(0)
+            semicolons = ";" in head and "," not in head  # as Excel writes where the comma is for decimals
+            delimiter = "\t" if path.suffix.lower() == ".tsv" else ";" if semicolons else ","
+            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
             rows = list(reader)
             names = reader.fieldnames or []
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: not a CSV file in UTF-8 ({error})") from error
+        except csv.Error as error:
+            raise DataError(f"{path}, line {reader.line_num + 1}: not CSV ({error})") from error
+        except UnicodeDecodeError as error:
+            raise _not_utf8(path, error) from error
         finally:
             csv.field_size_limit(before)
     for name in names:
         if names.count(name) > 1:
             raise DataError(f"{path}: the header has {name!r} twice; give every column its own name")
+    if names and not rows:
+        raise DataError(f"{path} has no rows below its header, {excerpt(', '.join(names))}")
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
             raise DataError(f"{path}, record {number}: not as many fields as the header has")
     return list(rows)
 
 
+def _encoding(path: Path) -> str:
+    """Return UTF-8, or UTF-16 if the file begins as PowerShell's `>` and Excel's Unicode text do."""
+    with path.open("rb") as file:
+        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+def _not_utf8(path: Path, error: UnicodeDecodeError) -> DataError:
+    return DataError(f"{path}: not UTF-8 ({error}); save it as UTF-8")
+
+
 def _read_jsonl(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig") as file:
+    with path.open(encoding=_encoding(path)) as file:
         try:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     where = f"{path}, line {number}"
                     yield _row(parse_json(line, where), where)
         except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not UTF-8 ({error})") from error
+            raise _not_utf8(path, error) from error
 
 
 def _read_json(path: Path) -> Iterable[Row]:
-    text = _text(path)
+    try:
+        text = path.read_text(encoding=_encoding(path))
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, error) from error
     first, _, rest = text.strip().partition("\n")
     if first.startswith("{") and first.rstrip().endswith("}") and rest:  # JSON lines under another name
         return _read_jsonl(path)
@@ -245,13 +265,6 @@ def _read_json(path: Path) -> Iterable[Row]:
     if not isinstance(content, list):
         raise DataError(f"{path}: expected a list of objects at the top, or an object in each line")
     return [_row(item, f"{path}, item {i}") for i, item in enumerate(content)]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error})") from error
 
 
 def _row(value: Any, where: str) -> Row:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 from gymnasium.error import ResetNeeded
 
@@ -208,3 +209,14 @@ def excerpt(text: str, width: int = 60) -> str:
     """
     shown = text if len(text) <= width else text[: width - 1] + "…"
     return ascii(shown) if not shown.isprintable() else repr(shown)
+
+
+def did_you_mean(place: str | Path) -> str:
+    """Return `"; did you mean …?"` with the nearest name that lies where a mistyped path points, or `""`."""
+    path = Path(place)
+    try:
+        known = [p.name for p in path.parent.iterdir() if not p.name.startswith(".")]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(path.name, known, n=1)
+    return f"; did you mean {excerpt(str(path.with_name(near[0])), 4096)}?" if near else ""

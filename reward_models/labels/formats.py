@@ -19,9 +19,10 @@ from typing import Any
 from text_gym.chat import messages_of
 from text_gym.data import read_rows
 from text_gym.episode import Prompt
-from text_gym.errors import ConfigError, DataError, LabelError, UnknownNameError
+from text_gym.errors import ConfigError, DataError, LabelError, UnknownNameError, excerpt
 from text_gym.reward_models.preferences.files import as_row
 from text_gym.reward_models.preferences.opinions import PreferencePair, Rating
+from text_gym.utils.json_files import spare_database
 
 from .exchange import from_argilla, from_label_studio, to_argilla, to_label_studio
 from .questions import LabelCriterion, Question, text_bytes
@@ -51,11 +52,17 @@ def export_labels(store: LabelStore, file: str | Path, form: str = "jsonl", befo
     Raises:
         StoreError: A row was altered; nothing is written.
         UnknownNameError: There is no such form.
+        ConfigError: The file is a database, such as the store itself, or is called a table.
         DataError: The file cannot be written.
     """
     if form not in FORMS:
         raise UnknownNameError("format", form, FORMS)
     path = Path(file)
+    if path.suffix.lower() in (".csv", ".tsv"):
+        raise ConfigError(
+            f"{path}: labels are written as JSON, not as a table; call the file .jsonl or .json"
+        )
+    spare_database(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         count = FORMS[form](partial(store.labels, before=before), part)
@@ -80,8 +87,8 @@ def import_labels(store: LabelStore, file: str | Path) -> tuple[int, int]:
         Rows appended, and rows that were there already.
 
     Raises:
-        DataError: The file or a row of it cannot be used; the row is named. If it is of another form, none
-            is in; if the store refuses what it says, those before it are in.
+        DataError: The file or a row of it cannot be used; the row is named. If it makes no sense alone, none
+            is in; if it contradicts what the store has, those before it are in.
     """
     added = known = 0
     for where, row in read_entries(file).items():
@@ -90,7 +97,7 @@ def import_labels(store: LabelStore, file: str | Path) -> tuple[int, int]:
                 new = _append(store, entry)
                 added, known = added + new, known + (not new)
         except _BROKEN as error:
-            raise DataError(f"{where}: not a label ({error!r})") from error
+            raise _no_label(where, error) from error
     return added, known
 
 
@@ -98,13 +105,15 @@ def read_entries(file: str | Path) -> dict[str, list[Record]]:
     """Read a file for `import_labels`: what each row says, by where it stands, for errors.
 
     Raises:
-        DataError: The file or a row of it has another form; the row is named.
+        DataError: The file or a row of it has another form, or is no label; the row is named.
     """
     found = {}
     for number, row in enumerate(read_rows(file), 1):
         where = f"{file}, row {number}"
         try:
             found[where] = list(_entries(row))
+            for entry in found[where]:
+                _check(entry)
         except KeyError as error:
             raise DataError(
                 f"{where}: not a label: it has no {error}. `labels import` reads files of `labels export` in "
@@ -112,8 +121,33 @@ def read_entries(file: str | Path) -> dict[str, list[Record]]:
                 "it to `reward train --ratings` or `--pairs`"
             ) from error
         except _BROKEN as error:
-            raise DataError(f"{where}: not a label ({error!r})") from error
+            raise _no_label(where, error) from error
     return found
+
+
+def _no_label(where: str, error: Exception) -> DataError:
+    why = str(error) if isinstance(error, (LabelError, ConfigError)) else repr(error)
+    return DataError(f"{where}: not a label ({why})")
+
+
+def _check(entry: Record) -> None:
+    """Check all that a store would refuse of one entry alone, before anything of its file is written.
+
+    Raises:
+        LabelError: Naming what is wrong.
+    """
+    question, kind = entry["question"], entry["kind"]
+    if kind not in (question.kind, "skip", "undo"):
+        raise LabelError(f"its kind is {excerpt(str(kind))}, and its question's {question.kind!r}")
+    if kind == question.kind:
+        question.check(entry["values"])
+    if not isinstance(entry["rater"], str) or not entry["rater"] or not isinstance(entry["key"], str):
+        raise LabelError("a rater needs a name, and a key must be a text")
+    for name, least in (("time", -math.inf), ("latency", 0.0)):
+        value = entry[name]
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if value is not None and not (number and math.isfinite(value) and value >= least):
+            raise LabelError(f"{name} is {excerpt(repr(value))}; it must be a number of seconds")
 
 
 # JSON lines: every row, exactly as stored

@@ -57,7 +57,7 @@ def merge_labels(stores: Sequence[str | Path], out: str | Path, *, anonymous: bo
 
     Raises:
         StoreError: A store is missing, damaged or was altered.
-        ConfigError: There is none to merge, or `out` is among them.
+        ConfigError: There is none to merge, `out` is among them, or one is given under two names.
         LabelError: One name answered a question in two ways, or one key was given to two answers; nothing
             was written.
         DataError: The secret cannot be read or written.
@@ -65,11 +65,17 @@ def merge_labels(stores: Sequence[str | Path], out: str | Path, *, anonymous: bo
     """
     out = Path(out)
     sources = [_source(str(store)) for store in stores]
+    named: dict[Path, str] = {}
     if not sources:
         raise ConfigError("there are no stores to merge")
-    for _, path in sources:
+    for name, path in sources:
         if path.resolve() == out.resolve():
             raise ConfigError(f"{path} is to be merged and to be written; give another --out")
+        first = named.setdefault(path.resolve(), name)
+        if first and name and first != name:
+            raise ConfigError(
+                f"{path} is given as {excerpt(first)} and as {excerpt(name)}; a store is of one name"
+            )
     items: list[Item] = []
     read: list[tuple[str, list[Label]]] = []
     for name, path in sources:

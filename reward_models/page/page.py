@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from types import FrameType
 from typing import Any
@@ -22,7 +24,11 @@ from .security import Session
 from .shown import shown_part, shown_question
 from .site import PORT, STATIC, RefusedError, Site
 
-LEASE = 180.0  # seconds; an open page renews its lease, so a closed page soon frees its question
+LEASE = 180.0  # seconds; an open page renews its lease, so one that crashed frees its question some day
+AWAY = 5.0  # seconds that a question waits for a page that was closed: it may be loaded anew
+_OPEN = 75.0  # seconds since a tab was heard of for which it counts as open; hidden ones wait up to 60
+FAREWELL = 2.0  # seconds that the end of a training waits for the pages that look for texts to hear of it
+_LOOKING = 3.0  # seconds since a tab was heard of for which it looks for texts, which it does every second
 _NAME = 80  # characters of a rater's name
 _LONG = 1e9  # more seconds than anybody spends on an answer
 _KEY = 64  # characters of an answer's key
@@ -67,9 +73,11 @@ class LabelPage(Site):
         for rater in self.raters:
             if not _is_name(rater, _NAME):
                 raise ConfigError(f"rater {excerpt(rater)}: a name has 1 to {_NAME} printable characters")
-        calls = (self.hello, self.next, self.answer, self.undo, self.text, self.end)
+        calls = (self.hello, self.next, self.answer, self.undo, self.text, self.away, self.end)
         super().__init__(_FILES, calls, host=host, port=port, names=names, expose=expose, say=say)
         self._among: Collection[str] | None = () if live else None
+        self._tabs: dict[tuple[str, str], float] = {}  # (rater, tab) -> when it was heard of
+        self._over = math.inf  # when the training ended
         self._saved, self._left = threading.Event(), threading.Event()
 
     def start(self) -> None:
@@ -79,8 +87,17 @@ class LabelPage(Site):
             self._announce(rater, host=not rater)
 
     def close(self) -> None:
-        """Stop serving; acknowledged answers are on the disk, and open pages keep the rest."""
+        """Stop serving; acknowledged answers are on the disk, and open pages keep the rest.
+
+        Pages that wait for the next texts of a training are told first that it is over.
+        """
         self._left.set()
+        if self.live and self._over == math.inf:
+            self._over = time.monotonic()
+            while time.monotonic() < self._over + FAREWELL and any(
+                self._over - _LOOKING < heard < self._over for heard in list(self._tabs.values())
+            ):
+                time.sleep(0.05)
         self._server.close()
 
     def ask(self, among: Sequence[str]) -> None:
@@ -126,6 +143,8 @@ class LabelPage(Site):
     def next(self, data: dict[str, Any], session: Session) -> dict[str, Any]:
         """Return the rater's next question, or the one the page `hold`s if it is still theirs."""
         rater, hold = self._rater(data, session), data.get("hold")
+        if "tab" in data:
+            self._tabs[rater, _text(data, "tab", _KEY)] = time.monotonic()
         among, item = self._among, None
         if isinstance(hold, str) and (among is None or hold in among):
             item = self.store.claim(rater, [hold], LEASE)
@@ -165,6 +184,16 @@ class LabelPage(Site):
             raise RefusedError(404, "there is no such text")
         return shown_part(question, number, start)
 
+    def away(self, data: dict[str, Any], session: Session) -> dict[str, Any]:
+        """Let others have the question of a tab that was closed, unless its rater has another one open."""
+        rater, item = self._rater(data, session), _text(data, "item", 64)
+        self._tabs.pop((rater, _text(data, "tab", _KEY)), None)
+        since = time.monotonic() - _OPEN
+        self._tabs = {tab: heard for tab, heard in list(self._tabs.items()) if heard > since}
+        if rater not in {name for name, _ in list(self._tabs)}:
+            self.store.claim(rater, [item], AWAY)  # and no longer
+        return {}
+
     def end(self, _: dict[str, Any], session: Session) -> dict[str, Any]:
         """End a training that waits for answers: it saves and stops. Only the host can."""
         if not (self.live and session.host):
@@ -190,7 +219,11 @@ class LabelPage(Site):
     def _state(self, rater: str, item: Item | None) -> dict[str, Any]:
         progress = self.store.progress(rater, self._among)
         counts = {"mine": progress.mine, "left": progress.left, "all": self.store.progress(rater).mine}
-        return {"question": None if item is None else shown_question(item.question), "progress": counts}
+        return {
+            "question": None if item is None else shown_question(item.question),
+            "progress": counts,
+            "over": self._over < math.inf,
+        }
 
 
 def _text(data: dict[str, Any], name: str, longest: int) -> str:

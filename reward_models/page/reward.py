@@ -5,6 +5,7 @@ Importing this needs no web server; using it does: `pip install starlette uvicor
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from text_gym.errors import ConfigError
 from text_gym.reward_models.labels.questions import CRITERIA, LabelCriterion
 from text_gym.reward_models.labels.store import LabelStore
 from text_gym.reward_models.people.human import STORE, HumanReward
+from text_gym.utils.display import counted
 
 if TYPE_CHECKING:
     from .page import LabelPage
@@ -52,9 +54,11 @@ class WebReward(HumanReward):
             self.page.close()
             raise
         self.page.start()
+        atexit.register(self.close)
 
     def close(self) -> None:
-        """Stop serving the page; acknowledged answers are saved."""
+        """Tell the raters that it is over and stop serving the page; acknowledged answers are saved."""
+        atexit.unregister(self.close)
         self.page.close()
 
 
@@ -97,4 +101,4 @@ def serve_page(store: LabelStore, **settings: Any) -> None:
     with make_page(store, **settings) as page:
         print("Ctrl-C ends it; every answer that a page calls saved is on the disk.", flush=True)
         page.wait()
-    print(f"\n{store.head[0] - before:,} new rows in {store.path}")
+    print(f"\n{counted(store.head[0] - before, 'new row')} in {store.path}")

@@ -21,6 +21,7 @@ from text_gym.plot.estimates import agreement as draw_alpha
 from text_gym.plot.estimates import intervals, spread
 from text_gym.plot.points import scatter
 from text_gym.reward_models.labels.rows import Label
+from text_gym.utils.display import counted
 from text_gym.utils.interval import Interval, spearman
 
 ENOUGH = 20  # fewer answers than this give no warning about a rater
@@ -260,7 +261,9 @@ def draw_agreement(agreement: Agreement, labels: Iterable[Label], file: str | Pa
     """Draw alpha, shift and noise, time per answer, and rating against length into a PNG."""
     labels = [label for label in labels if label.answered]
     names = [excerpt(p.rater, 20)[1:-1] for p in agreement.raters]
-    title = f"{len(labels):,} labels, {agreement.overlap:,} questions with two raters or more"
+    title = (
+        f"{counted(len(labels), 'label')}, {counted(agreement.overlap, 'question')} with two raters or more"
+    )
     rows = max(len(names), len(agreement.alpha))
     figure, (alpha, shift, seconds, length) = panels(
         4, columns=2, size=(5.5, 2.6 + 0.2 * max(0, rows - 5)), title=title

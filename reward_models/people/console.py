@@ -207,8 +207,9 @@ class RaterConsole:
     def _panel(self, name: str, text: str, dim: bool = False) -> None:
         # Many prompts end in a line feed, which would show as an empty line.
         shown = harmless(text.removesuffix("\n"), newlines=True, limit=SHOWN)
+        style = "dim" if dim or not text.strip() else ""
         self.screen.print(
-            Panel(Text(shown, style="dim" if dim else ""), title=Text(name), title_align="left")
+            Panel(Text(shown if text.strip() else "(nothing)", style), title=Text(name), title_align="left")
         )
 
     def _talk(self, name: str, talk: Talk, start: int = 0, dim: bool = False) -> None:

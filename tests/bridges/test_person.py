@@ -52,6 +52,7 @@ def completion(env: Any) -> str:
     ("typed", "told"),
     [
         ("", "empty: type one"),
+        ("one\n\ttwo", "cannot be written in the policy's tokens"),
         ("  ", "empty: type one"),
         ("zebra", "'zebra' is not in the vocabulary"),
         ("yes\x1b[A", "control characters"),
@@ -154,10 +155,39 @@ def test_on_a_terminal() -> None:
     with RaterTerminal(program=SITTING) as terminal:
         for typed, told in (
             ("\r", "that reply is empty"),
-            ("\x1b[D\x07\r", "control characters"),
+            ("\x16\x07\r", "control characters"),  # Ctrl-V takes the next key as it is
             (b"\xff\r", "that reply"),
             ("yes\r", "assistant"),
             ("\x1b\r", "the person left in the middle of the conversation"),
+        ):
+            terminal.wait_for("> ")
+            terminal.type(typed)
+            terminal.wait_for(told)
+        assert terminal.wait() == 0
+
+
+TALK = """
+import os
+
+os.environ["TERM"] = "xterm"
+from text_gym.bridges.person import PersonRespondent
+from text_gym.utils.terminal import SafeConsole, typed_lines
+
+person = PersonRespondent(typed_lines(), SafeConsole())
+for _ in range(3):
+    line = person.read()
+    print("read", len(line), ascii(line[:20]), flush=True)
+"""
+
+
+def test_a_paste_of_several_lines_is_one_reply_and_long_lines_are_whole() -> None:
+    if "GNU" not in (pytest.importorskip("readline").__doc__ or ""):
+        pytest.skip("this Python has another editor of lines than GNU Readline")
+    with RaterTerminal(program=TALK) as terminal:
+        for typed, told in (
+            ("\x1b[200~one\r\ttwo\rthree\x1b[201~\r", r"read 14 'one\n\ttwo\nthree'"),
+            ("s\x1b[Dye" + "x" * 6_000 + "\r", "read 6003 'yexxx"),
+            ("yes\tx\r", r"read 5 'yes\tx'"),
         ):
             terminal.wait_for("> ")
             terminal.type(typed)

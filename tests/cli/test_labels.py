@@ -123,7 +123,13 @@ def test_stats_verify_export_import(
     assert "8 rows and 4 questions are good" in capsys.readouterr().out
     assert main(["labels", "export", "out.jsonl"]) == 0
     assert main(["labels", "import", "out.jsonl", "--store", "copy.db"]) == 0
-    assert "8 rows added to copy.db, 0 were there" in capsys.readouterr().out
+    assert "8 rows added to copy.db, 0 there already" in capsys.readouterr().out
+    (here / "one.jsonl").write_text((here / "out.jsonl").read_text().splitlines()[0])
+    assert main(["labels", "import", "one.jsonl", "--store", "one.db"]) == 0
+    assert main(["labels", "stats", "--store", "one.db"]) == 0
+    shown = capsys.readouterr().out
+    assert "1 row added to one.db, 0 there already" in shown
+    assert "1 label stands (1 rating), in 1 row; 0 questions wait" in shown
     with LabelStore("copy.db") as copy:
         assert copy.head[1] == stats["head"]
 
@@ -178,9 +184,9 @@ def test_merge(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     capsys.readouterr()
     assert main(["labels", "merge", "ada.db", "bob.db", "--out", "class.db"]) == 0
     shown = capsys.readouterr().out
-    assert "8 rows added to class.db, 0 were there\n4 questions; raters: ada, bob\nhead " in shown
+    assert "8 rows added to class.db, 0 there already\n4 questions; raters: ada, bob\nhead " in shown
     assert main(["labels", "merge", "ada.db", "bob.db", "--out", "class.db"]) == 0
-    assert "0 rows added to class.db, 8 were there" in capsys.readouterr().out
+    assert "0 rows added to class.db, 8 there already" in capsys.readouterr().out
     assert main(["labels", "merge", "ada.db", "--out", "hidden.db", "--anonymous"]) == 0
     shown = capsys.readouterr().out
     assert "ada" not in shown
@@ -216,3 +222,33 @@ def test_conversations_are_asked_about_whole_or_turn_by_turn(
 
 def _question(item: Item) -> Question:
     return item.question
+
+
+def test_a_mistyped_store_is_told_and_not_made(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, "1 2 3\n" * 4, "label", "--data", "texts.jsonl", "--store", "ada.db")
+    for more in ((), ("--web",)):
+        assert run(monkeypatch, "", "label", "--store", "add.db", *more) == 2
+        assert "there is no label store at add.db; did you mean 'ada.db'?" in capsys.readouterr().err
+    assert not (here / "add.db").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "labels export labels.db",
+        "labels stats --out labels.db",
+        "play --as user --task guess --policy p --out labels.db",
+    ],
+)
+def test_no_command_writes_over_a_label_store(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str
+) -> None:
+    run(monkeypatch, "1 2 3\n" * 4, "label", "--data", "texts.jsonl")
+    (here / "p").mkdir()
+    (here / "p" / "config.json").write_text("{}")
+    assert main(words.split()) == 2
+    assert "labels.db is a database, such as a label store" in capsys.readouterr().err
+    with LabelStore("labels.db", create=False) as store:
+        assert len(list(store.labels())) == 4

@@ -189,7 +189,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
-CALLS = ["hello", "next", "answer", "undo", "text", "end", "no_such_call"]
+CALLS = ["hello", "next", "answer", "undo", "text", "away", "end", "no_such_call"]
 FIELDS = {
     "rater": st.sampled_from(["ada", "bob", "eve", *(f"r{i}" for i in range(9))]) | st.text(max_size=90),
     "item": st.sampled_from([q.id for q in QUESTIONS]) | st.text(max_size=70),
@@ -198,6 +198,7 @@ FIELDS = {
     "skip": st.booleans(),
     "values": st.fixed_dictionaries({"preference": st.sampled_from(ANSWERS)}) | JSON,
     "hold": st.sampled_from([q.id for q in QUESTIONS]) | st.text(max_size=9),
+    "tab": st.text(max_size=70),
     "number": st.integers(-1, 4),
     "start": st.integers(-1, 30),
 }  # fmt: skip
@@ -207,6 +208,7 @@ GOOD = st.fixed_dictionaries({k: FIELDS[k] for k in ("rater", "item", "key", "se
 STATUSES = {
     "hello": {200}, "next": {200, 400, 403}, "answer": {200, 400, 403, 404, 409},
     "undo": {200, 400, 403, 409}, "text": {200, 400, 404}, "end": {403}, "no_such_call": {404},
+    "away": {200, 400, 403},
 }  # fmt: skip
 
 

@@ -25,6 +25,13 @@ def test_progress_is_a_tenth_of_the_lines_where_there_is_no_terminal() -> None:
     assert lines[0] == "iteration 5  reward 0.500  1,234 tokens/s"
 
 
+def test_huge_rewards_are_short_and_no_kl_is_minus_zero() -> None:
+    shown, stream = console()
+    with progress(shown, 1) as report:
+        report({"iteration": 1, "reward": -3.75e29, "kl": -0.0001, "tokens_per_second": 1.0})
+    assert stream.getvalue() == "iteration 1  reward -3.750e+29  KL 0.00 nats  1 tokens/s\n"
+
+
 def test_a_display_says_what_is_waited_for() -> None:
     metrics = {"iteration": 1, "reward": 0.5, "kl": float("nan"), "tokens_per_second": 10.0}
     shown, stream = console()

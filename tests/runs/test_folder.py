@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from text_gym.errors import ConfigError, DataError, NotSavedError, PushError
-from text_gym.runs.folder import RunFolder, draw_curves
+from text_gym.runs.folder import RunFolder, default_folder, draw_curves
 from text_gym.utils.json_files import write_json
 from text_gym.utils.sealed import naming_full_disk
 
@@ -195,3 +195,17 @@ def test_samples_of_prompts_with_half_a_character_are_kept(tmp_path: Path) -> No
 def test_json_has_no_nan(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"a": [1.0, math.inf], "b": {"c": math.nan}})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1.0, None], "b": {"c": None}}
+
+
+def test_runs_that_start_in_the_same_second_have_folders_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("time.strftime", lambda _: "20260101-120000")
+    found = set()
+    for process in (7, 8):
+        monkeypatch.setattr("os.getpid", lambda process=process: process)
+        found.add(str(default_folder("guess", "grpo")))
+    assert found == {str(Path("runs", f"guess-grpo-20260101-120000-{process}")) for process in (7, 8)}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert default_folder("guess", "grpo").name == "guess-grpo-20260101-120000"  # one for all ranks

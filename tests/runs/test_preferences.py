@@ -54,6 +54,31 @@ def test_ties_weightless_pairs_and_held_out_prompts_are_left_out_and_counted(
         read_preferences(write_pairs(tmp_path / "none.jsonl", rows[1:]), TASK)
 
 
+def test_pairs_of_a_conversation_are_told_why_they_teach_a_task_of_texts_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = write_pairs(tmp_path / "p.jsonl", [{"prompt": "?", "chosen": "4", "rejected": "<"}])
+    with pytest.raises(DataError, match="all prompts of task 'guess' read like one that it is judged on"):
+        read_preferences(plain, load_task("guess"))
+    said = [[{"role": role, "content": text}] for role, text in (("user", "?"), *[("assistant", "4")] * 2)]
+    talk = write_pairs(tmp_path / "t.jsonl", [dict(zip(("prompt", "chosen", "rejected"), said, strict=True))])
+    words = [
+        "train",
+        "--algorithm",
+        "dpo",
+        "--task",
+        "guess",
+        "--policy",
+        "new",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert main([*words, "--pairs", str(talk)]) == 2
+    assert "task 'guess' reads plain texts: pass pairs whose prompt" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
 def test_a_separator_is_added_where_it_lacks(tmp_path: Path) -> None:
     rows = [{"q": text, "chosen": "a", "rejected": "b"} for text in (KNOWN, f"{KNOWN}\n")]
     found = read_preferences(write_pairs(tmp_path / "p.jsonl", rows), TASK, prompt="q", separator="\n")

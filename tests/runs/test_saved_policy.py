@@ -34,6 +34,13 @@ def test_the_policy_of_a_run(tmp_path: Path) -> None:
         policy_folder(tmp_path / "rlhf")
 
 
+def test_a_run_that_has_not_ended_says_that_it_has_no_policy_yet(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text('{"task": "guess"}')  # of the run, not of a model
+    with pytest.raises(DataError, match=r"not saved its policy yet.*train --resume"):
+        policy_folder(tmp_path)
+
+
 def test_only_names_are_loaded_without_being_asked() -> None:
     assert is_plain_name("slots")
     for spec in ("mine.py:f", "os:system", "human:labels.db", "/somewhere/model", "a b", "", None, 3):

@@ -418,6 +418,12 @@ def test_iterations_after_an_alarm_are_marked(tmp_path: Path) -> None:
     assert page.count("after an alarm") == 1
 
 
+def test_a_scale_of_nothing_has_no_sign(run: Path, tmp_path: Path, opened: Callable[..., Page]) -> None:
+    page = opened(write_run_page(run, tmp_path / "view.html"))
+    shown = page.evaluate('() => { column.advantage.limit = 0; showScale(); return $("scale").textContent; }')
+    assert shown == "00"
+
+
 def test_a_run_without_rollouts_is_told_how_to_keep_them(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--keep-rollouts"):
         write_run_page(tmp_path)

@@ -162,7 +162,7 @@ class PersonRespondent:
         """Say why a reply cannot be used; None if it can."""
         if not text and not reply.ends:
             return "that reply is empty: type one, or :end to end the conversation"
-        if not text.isprintable() or "\ufffd" in text:
+        if holds_controls(text):
             return "that reply holds control characters (an arrow key?): type it again"
         try:
             ids = reply_ids(episode, reply)
@@ -178,6 +178,11 @@ class PersonRespondent:
                 "type a shorter one, or :end to end the conversation"
             )
         return None
+
+
+def holds_controls(text: str) -> bool:
+    """Return True if a text holds what nobody types on purpose; line feeds and tabs are in many a paste."""
+    return not text.replace("\n", "").replace("\t", "").isprintable() or "\ufffd" in text
 
 
 def _placed(text: str, own: Reply | None, ends: bool, episode: Episode) -> Reply:

@@ -28,7 +28,7 @@ from text_gym.cli.options.labels import (
     VerifyOptions,
 )
 from text_gym.data import read_rows
-from text_gym.errors import ConfigError, DataError, RaterLeftError
+from text_gym.errors import ConfigError, DataError, RaterLeftError, StoreError, did_you_mean
 from text_gym.reward_models.labels.formats import export_labels, import_labels, read_entries
 from text_gym.reward_models.labels.merge import merge_labels
 from text_gym.reward_models.labels.questions import CRITERIA, PREFERENCE, Kind, LabelCriterion, Question
@@ -38,7 +38,7 @@ from text_gym.reward_models.page.reward import serve_page
 from text_gym.reward_models.people.agreement import Agreement, draw_agreement, measure_agreement
 from text_gym.reward_models.people.console import RaterConsole
 from text_gym.reward_models.people.human import default_rater
-from text_gym.utils.display import harmless
+from text_gym.utils.display import counted, harmless
 from text_gym.utils.json_files import write_json
 from text_gym.utils.terminal import SafeConsole
 
@@ -47,6 +47,11 @@ def run_label(options: LabelOptions) -> int:
     """Run `text-gym label`."""
     rater = options.rater or default_rater()
     questions = [] if options.data is None else questions_of(options)  # before a store is made for nothing
+    if options.data is None and not Path(options.store).exists():
+        raise StoreError(
+            f"there is no label store at {options.store}{did_you_mean(options.store)}; --data FILE makes "
+            "one, with questions about its texts"
+        )
     with LabelStore(options.store) as store:
         if questions:
             store.put(questions, policy=options.policy, overlap=options.overlap)
@@ -84,7 +89,10 @@ def run_stats(options: StatsOptions) -> int:
     }
     parts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items()) or "none"
     console.print(
-        Text(f"{len(labels):,} labels stand ({parts}), in {row:,} rows; {waiting:,} questions wait")
+        Text(
+            f"{counted(len(labels), 'label')} {'stands' if len(labels) == 1 else 'stand'} ({parts}), in "
+            f"{counted(row, 'row')}; {counted(waiting, 'question')} {'waits' if waiting == 1 else 'wait'}"
+        )
     )
     console.print(Text(f"head {head}"), soft_wrap=True)
     show_agreement(found, console)
@@ -117,7 +125,8 @@ def run_verify(options: VerifyOptions) -> int:
     """Run `text-gym labels verify`."""
     with LabelStore(options.store, create=False, check=False) as store:
         found = store.verify(options.head)
-    print(f"{options.store}: {found.rows:,} rows and {found.items:,} questions are good\nhead {found.head}")
+    what = f"{counted(found.rows, 'row')} and {counted(found.items, 'question')}"
+    print(f"{options.store}: {what} are good\nhead {found.head}")
     return 0
 
 
@@ -125,7 +134,7 @@ def run_export(options: ExportOptions) -> int:
     """Run `text-gym labels export`."""
     with LabelStore(options.store, create=False, check=options.before is None) as store:
         count = export_labels(store, options.file, options.form, options.before)
-    print(f"{count:,} rows in {options.file}")
+    print(f"{counted(count, 'row')} in {options.file}")
     return 0
 
 
@@ -135,7 +144,7 @@ def run_import(options: ImportOptions) -> int:
         read_entries(options.file)  # one that cannot be used leaves no new store behind
     with LabelStore(options.store) as store:
         added, known = import_labels(store, options.file)
-    print(f"{added:,} rows added to {options.store}, {known:,} were there")
+    print(f"{counted(added, 'row')} added to {options.store}, {known:,} there already")
     return 0
 
 
@@ -143,8 +152,8 @@ def run_merge(options: MergeOptions) -> int:
     """Run `text-gym labels merge`."""
     found = merge_labels(options.stores, options.out, anonymous=options.anonymous)
     names = ", ".join(harmless(name, limit=30) for name in found.raters) or "none"
-    print(f"{found.added:,} rows added to {options.out}, {found.known:,} were there")
-    print(f"{found.questions:,} questions; raters: {names}\nhead {found.head}")
+    print(f"{counted(found.added, 'row')} added to {options.out}, {found.known:,} there already")
+    print(f"{counted(found.questions, 'question')}; raters: {names}\nhead {found.head}")
     for note in found.notes:
         print(f"note: {note}")
     if options.anonymous:

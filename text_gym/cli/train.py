@@ -29,7 +29,7 @@ from text_gym.cli.options.tune import TuneOptions
 from text_gym.cli.run_folder import push
 from text_gym.data import anchored
 from text_gym.encoding import encode_texts
-from text_gym.errors import ConfigError, TextGymError
+from text_gym.errors import ConfigError, DataError, TextGymError
 from text_gym.models.launch import launch_by_ray, rank_zero_says, ray_wants_cuda
 from text_gym.models.loading import pick_device, read_model_config
 from text_gym.models.runtime import pick_dtype
@@ -208,7 +208,15 @@ def _pairs(options: TrainOptions, task: Task) -> list[Preference]:
         return []
     separator = task.settings["separator"] if options.data is not None else ""
     chat = options.conversations(task.tokenizer)
-    return read_preferences(options.pairs, task, prompt=options.prompt, separator=separator, chat=chat)
+    try:
+        return read_preferences(options.pairs, task, prompt=options.prompt, separator=separator, chat=chat)
+    except ConfigError as error:
+        if options.data is not None or getattr(task.tokenizer, "chat", None) is not None:
+            raise
+        raise DataError(
+            f"{options.pairs} holds conversations (lists of messages), and task {task.name!r} reads plain "
+            "texts: pass pairs whose prompt, chosen and rejected are texts, or a chat model with --data FILE"
+        ) from error
 
 
 def new_policy(options: TrainOptions | TuneOptions, task: Task, seed: int = 0) -> Policy:

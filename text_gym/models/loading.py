@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from text_gym.errors import ConfigError, DataError, TextGymError, excerpt
+from text_gym.errors import ConfigError, DataError, TextGymError, did_you_mean, excerpt
 from text_gym.json_text import read_object
 from text_gym.tokenizer import Tokenizer
 
@@ -90,10 +90,16 @@ def load_model(
                 **changes,
             )
     except Exception as error:  # OSError, ValueError, KeyError, SafetensorError …, by version
-        said = f"{excerpt_of(error)}; save it again"
+        where = f"cannot load {what} from {str(name)!r}"
         if "Unrecognized configuration class" in str(error):  # and then the names of all there are
-            said = f"models of type {read_model_config(name).model_type!r} have no such form; take another"
-        raise DataError(f"cannot load {what} from {str(name)!r}: {said}") from error
+            kind = read_model_config(name).model_type
+            raise DataError(f"{where}: models of type {kind!r} have no such form; take another") from error
+        if not Path(name).is_dir():
+            raise DataError(
+                f"{where}: there is no such folder, and as a model of the hub: {excerpt_of(error)}"
+                f"{did_you_mean(name)}"
+            ) from error
+        raise DataError(f"{where}: {excerpt_of(error)}; save it again") from error
     _check_names(model, found, f"{what} from {str(name)!r}", new_head)
     _check_adapter(model, Path(name), f"{what} from {str(name)!r}")
     check_finite_weights(dict(model.named_parameters()), f"{what} from {str(name)!r}")

@@ -50,6 +50,7 @@ from text_gym.runs.model_card import ModelCard, write_model_card
 from text_gym.runs.origin import Start, load_policy, write_origin
 from text_gym.runs.record import go_on, start_record
 from text_gym.tasks.task import NoGold, Task
+from text_gym.utils.display import counted
 from text_gym.utils.json_files import write_json
 from text_gym.utils.locking import FolderLock
 from text_gym.utils.sealed import write_atomic, write_sealed
@@ -178,7 +179,7 @@ class Cycle(RLHFFolder):
 
     def round(self, number: int, asking: Callable[[Sequence[Episode]], Asker]) -> None:
         """Run one round."""
-        self.say(f"round {number} of {self.config.rounds}: {self.config.labels_per_round} labels")
+        self.say(f"round {number} of {self.config.rounds}: {counted(self.config.labels_per_round, 'label')}")
         pool = self.write(number)
         chosen = self.choose(number, pool)
         opinions = self.ask(number, pool, chosen, asking(pool))

@@ -136,8 +136,10 @@ def progress(console: Console, total: int, bar: bool = True) -> Iterator[Trainin
 
 def _status(metrics: Mapping[str, float], brief: bool = False) -> str:
     known = not math.isnan(metrics.get("kl", math.nan))
-    kl = f"KL {metrics['kl']:.2f} nats  " if known else ""
-    learnt = f"reward {metrics['reward']:.3f}  {kl}" if "reward" in metrics else ""
+    kl = f"KL {round(metrics['kl'], 2) + 0.0:.2f} nats  " if known else ""  # + 0.0: no -0.00
+    reward = metrics.get("reward", 0.0)
+    shown = f"{reward:.3f}" if abs(reward) < 1e6 else f"{reward:.3e}"
+    learnt = f"reward {shown}  {kl}" if "reward" in metrics else ""
     if "margin" in metrics:  # of preference pairs
         learnt = f"loss {metrics['loss']:.3f} nats/pair  accuracy {metrics['accuracy']:.2f}  "
     status = f"{learnt}{metrics['tokens_per_second']:,.0f} tokens/s"

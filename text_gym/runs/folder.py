@@ -16,11 +16,12 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 from text_gym.agents.own_algorithms import short_name
-from text_gym.errors import ConfigError, DataError
+from text_gym.errors import ConfigError, DataError, did_you_mean
 from text_gym.json_text import parse_json, read_object
 from text_gym.plot.canvas import panels, save
 from text_gym.plot.lines import Line, curves, reward_and_gold
 from text_gym.plot.style import empty
+from text_gym.utils.display import started_by_torchrun
 from text_gym.utils.json_files import _finite, write_json
 from text_gym.utils.locking import FolderLock
 from text_gym.utils.sealed import naming_full_disk, write_atomic
@@ -293,7 +294,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """
     file = Path(folder) / "config.json"
     if not file.is_file():
-        raise ConfigError(f"{folder} holds no run: there is no {file.name}")
+        near = "" if Path(folder).is_dir() else did_you_mean(folder)
+        raise ConfigError(f"{folder} holds no run: there is no {file.name}{near}")
     return read_object(file, ConfigError, "restore it from a copy, or begin anew")
 
 
@@ -316,8 +318,12 @@ def _read_rows(file: Path) -> list[dict[str, float]]:
 
 
 def default_folder(task: str, algorithm: str) -> Path:
-    """Return `runs/<task>-<algorithm>-<time>`; a user's own algorithm has its class's name."""
-    return Path("runs") / f"{Path(task).stem}-{short_name(algorithm)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    """Return `runs/<task>-<algorithm>-<time>-<process>`; a user's own algorithm has its class's name.
+
+    The process tells runs apart that were started in the same second; torchrun's have one folder together.
+    """
+    name = f"{Path(task).stem}-{short_name(algorithm)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return Path("runs") / (name if started_by_torchrun() else f"{name}-{os.getpid()}")
 
 
 def fence(text: str, language: str = "text") -> str:

@@ -72,7 +72,9 @@ def read_preferences(
             kept.append((about, pair.chosen, pair.rejected))
     left_out = f"{useless:,} without a preference, {judged:,} about held-out prompts"
     if not kept:
-        raise DataError(f"{source} has no pair to learn from: of {len(found):,}, {left_out}")
+        alike = judged and {p.text for p in task.prompts} <= held_out
+        why = f"; all prompts of task {task.name!r} read like one that it is judged on" if alike else ""
+        raise DataError(f"{source} has no pair to learn from: of {len(found):,}, {left_out}{why}")
     if useless or judged:
         LOG.warning("%s pairs of %s left out: %s", f"{useless + judged:,}", source, left_out)
     return kept

@@ -51,6 +51,9 @@ def policy_folder(place: str | Path) -> str:
     """Find the policy's folder inside a run's: the trained policy, or the one `rlhf` kept.
 
     Anything else, a hub model's name for one, is returned as it is.
+
+    Raises:
+        DataError: The run has no policy yet, or does not say which of its policies stands.
     """
     folder = Path(place)
     if any((folder / name).is_file() for name in _WEIGHTS) or not folder.is_dir():
@@ -65,6 +68,11 @@ def policy_folder(place: str | Path) -> str:
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise DataError(f"{rounds} does not say which policy stands; pass the policy's folder") from error
         return str(folder / (f"round-{kept}" if kept else "start") / "policy")
+    if (folder / "checkpoints").is_dir() and (folder / "config.json").is_file():
+        raise DataError(
+            f"{place} is a run that has not saved its policy yet, which it does when it ends; if it was "
+            f"stopped, go on with it: text-gym train --resume {place}"
+        )
     return str(place)
 
 

@@ -108,7 +108,7 @@ def train(
         limit: What the token limit means while the policy learns: "end" pays a text as it stands, "truncate"
             learns nothing from a text that was cut (see `TextVectorEnv`). Evaluations pay texts as they
             stand.
-        out: Folder for the results; `runs/<task>-<algorithm>-<time>` if None.
+        out: Folder for the results; `runs/<task>-<algorithm>-<time>-<process>` if None.
         device: `auto`, `cpu`, `cuda`, …
         console: Where to print.
         checkpoint_every: Iterations between two checkpoints (and one at the end, however that comes), of

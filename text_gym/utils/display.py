@@ -46,6 +46,15 @@ def harmless(text: str, *, newlines: bool = False, limit: int | None = None) -> 
     return f"{text} … ({left:,} more characters)" if left else text
 
 
+def counted(count: int, thing: str) -> str:
+    """Return a count of things in words.
+
+    >>> counted(1, "row"), counted(2_000, "row")
+    ('1 row', '2,000 rows')
+    """
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
+
+
 def json_line(value: Any) -> str:
     r"""Return plain data as one line of JSON that is safe to print and means what `json.dumps` means.
 

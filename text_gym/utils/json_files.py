@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from text_gym.errors import ConfigError
+
 from .sealed import write_atomic
 
 
@@ -29,3 +31,15 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(v) for v in value]
     return value
+
+
+def spare_database(file: str | Path) -> None:
+    """Refuse to write a file over a database of SQLite: it may be a label store, and people's work.
+
+    Raises:
+        ConfigError: It is one.
+    """
+    if Path(file).is_file():
+        with open(file, "rb") as opened:
+            if opened.read(16) == b"SQLite format 3\0":
+                raise ConfigError(f"{file} is a database, such as a label store; write to another file")

@@ -50,7 +50,13 @@ def turns_table(turns: Iterable[tuple[str, str]], style: str = "") -> Table:
 
 
 def typed_lines() -> Iterator[str]:
-    """Yield the lines that a person types, with a prompt on a terminal, until the input ends."""
+    """Yield what a person types, with a prompt on a terminal, until the input ends.
+
+    On a terminal lines can be edited and are of any length, and with GNU Readline a pasted text of several
+    lines is one item, with its line feeds; Escape and Enter give `":quit"`.
+    """
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        _edit_lines()
     while True:
         try:
             yield input("> " if sys.stdin.isatty() else "")
@@ -58,3 +64,19 @@ def typed_lines() -> Iterator[str]:
             return
         except UnicodeDecodeError:
             yield "\ufffd"  # what was typed is no text
+
+
+def _edit_lines() -> None:
+    """Let `input` read by Readline: a terminal's own lines end at 4,095 bytes and at pasted line feeds."""
+    try:
+        import readline
+    except ImportError:  # Windows has an editor of its own
+        return
+    if "libedit" in (readline.__doc__ or ""):  # reads other settings, and knows no pastes
+        return
+    for setting in (
+        "set enable-bracketed-paste on",
+        "tab: self-insert",  # else it would complete the names of files
+        r'"\e\C-m": "\C-a\C-k:quit\C-m"',
+    ):
+        readline.parse_and_bind(setting)

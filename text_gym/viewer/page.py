@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from text_gym.errors import ConfigError, DataError
+from text_gym.errors import ConfigError, DataError, did_you_mean
 from text_gym.json_text import parse_json, read_object
 from text_gym.pages.page import render_page
 from text_gym.plot.style import label
@@ -120,7 +120,7 @@ def _parts(run: Path) -> list[tuple[str, Path]]:
 
 def _read(run: Path) -> list[_Shown]:
     if not run.is_dir():
-        raise ConfigError(f"there is no folder {run}")
+        raise ConfigError(f"there is no folder {run}{did_you_mean(run)}")
     found = []
     for before, folder in _parts(run):
         files = kept_files(folder)

@@ -119,7 +119,7 @@ function showScale() {
   const c = column[$("colour").value];
   const deepest = c.kind === "ratio" ? Math.exp(c.limit) : c.limit;
   const ends = {
-    signed: [`−${written(c.limit, 2)}`, written(c.limit, 2)],
+    signed: [c.limit ? `−${written(c.limit, 2)}` : "0", written(c.limit, 2)],
     ratio: [written(1 / deepest, 3), written(deepest, 3)],
     rising: ["0", written(c.limit, 2)],
     falling: [`−${written(c.limit, 2)}`, "0"],

@@ -18,6 +18,7 @@ const KEYS = [
   ["?", "this help"],
 ];
 
+const tab = randomKey();
 let live = false; // whether a training waits for the answers
 let rater = "";
 let only = ""; // the one name that this browser's link is for
@@ -27,6 +28,7 @@ let key = ""; // of the answer to the question shown: sent again, it is saved on
 let active = 0; // which field the keys answer
 let busy = true; // something is being sent, or there is nothing to answer
 let shownAt = 0;
+let over = false; // the training that asked has ended
 let progress = { mine: 0, left: 0, all: 0 };
 let resting = false; // nothing to answer, looking from time to time
 let polling = 0; // that look's timer
@@ -75,7 +77,7 @@ async function undo() {
 async function next(note = "") {
   stopResting();
   setBusy(true);
-  const { status, data } = await insist("next", { rater });
+  const { status, data } = await insist("next", { rater, tab });
   if (status === 200) show(data, note);
   else signIn(data.error);
 }
@@ -85,7 +87,7 @@ async function refresh() {
   if (busy || !question) return;
   const held = question.id;
   try {
-    const { status, data } = await call("next", { rater, hold: held });
+    const { status, data } = await call("next", { rater, tab, hold: held });
     if (busy || !question || question.id !== held) return;
     trouble(status === 401 ? RESTARTED : "");
     if (status !== 200) return;
@@ -125,6 +127,7 @@ function show(data, note) {
   count(data.progress);
   say(note);
   question = data.question;
+  over = data.over;
   if (!question) { rest(); return; }
   const found = JSON.parse(draft.get("text-gym/draft") || "{}");
   const same = found.item === question.id && found.rater === rater;
@@ -154,7 +157,9 @@ function rest() {
   resting = true;
   panel("notice");
   setBusy(true);
-  const [title, text] = progress.left
+  const [title, text] = over
+    ? ["The training is over", "Thank you. Your saved answers are on the disk; you can close this page."]
+    : progress.left
     ? ["Nothing for you just now", `Other raters are at work on what is left (${progress.left}). If they leave, it comes to you.`]
     : live
       ? ["Waiting for the next texts", "The training goes on with your answers and will ask again. Leave this page open."]
@@ -163,17 +168,17 @@ function rest() {
         : ["Nothing to rate", "No question waits for you. New ones appear here by themselves."];
   $("notice-title").textContent = title;
   $("notice-text").textContent = text;
-  polling = setTimeout(poll, live ? 1000 : 4000);
+  if (!over) polling = setTimeout(poll, live ? 1000 : 4000);
 }
 
 async function poll() {
   try {
-    const { status, data } = await call("next", { rater });
+    const { status, data } = await call("next", { rater, tab });
     if (!resting) return;
     if (status !== 200) return void next();
     trouble("");
     if (data.question) { stopResting(); show(data, ""); }
-    else { count(data.progress); rest(); }
+    else { count(data.progress); over = data.over; rest(); }
   } catch {
     if (!resting) return;
     trouble("No connection to the server.");
@@ -187,7 +192,9 @@ function drawTexts() {
     const box = element("article", "", i ? "text" : "text prompt");
     box.append(element("h3", i ? (names ? names[i - 1] : `Text ${i}`) : part.turns && part.turns.length > 1 ? "Conversation so far" : "Prompt"));
     if (part.turns) box.classList.add("talk");
-    const shown = element(part.turns ? "ol" : "p", part.text);
+    const nothing = !part.turns && !part.text.trim() && !part.left;
+    const text = nothing ? "(nothing)" : part.text;
+    const shown = element(part.turns ? "ol" : "p", text, nothing ? "soft" : "");
     box.append(shown);
     addTurns(shown, part);
     if (part.left) {
@@ -347,7 +354,15 @@ function toggleHelp() {
 
 // Name, theme, start
 
+// Nobody waits for the question of a page that is closed, or given to another rater.
+function away() {
+  if (!rater || !question) return;
+  const body = JSON.stringify({ rater, tab, item: question.id });
+  fetch("/api/away", { method: "POST", headers: { "Content-Type": "application/json" }, body, keepalive: true }).catch(() => {});
+}
+
 function signIn(note = "") {
+  away();
   rater = "";
   question = null;
   stopResting();
@@ -390,6 +405,7 @@ function listen() {
   });
   for (const event of ["online", "focus", "pageshow"]) window.addEventListener(event, () => { wake(); refresh(); });
   if (tabs) tabs.addEventListener("message", (event) => { if (question && event.data === question.id) refresh(); });
+  window.addEventListener("pagehide", away);
   setInterval(refresh, HEARTBEAT);
 }
 

@@ -150,7 +150,9 @@ function render({ model, el }) {
     texts.replaceChildren(...question.texts.map((part, i) => {
       const box = element("div", "", i ? "text" : "text prompt");
       const prompt = part.turns && part.turns.length > 1 ? "Conversation so far" : "Prompt";
-      const shown = element(part.turns ? "ol" : "p", part.text);
+      const nothing = !part.turns && !part.text.trim() && !part.left;
+      const text = nothing ? "(nothing)" : part.text;
+      const shown = element(part.turns ? "ol" : "p", text, nothing ? "soft" : "");
       box.append(element("div", i ? (names ? names[i - 1] : `Text ${i}`) : prompt, "soft"), shown);
       addTurns(shown, part);
       if (part.left) {

@@ -141,6 +141,18 @@ def test_a_matrix_that_is_not_finished(tmp_path: Path, optimisers: list[str], se
     assert not re.search(r"\bnan\b", page.plain)
 
 
+def test_a_design_without_finished_runs_is_shown_as_having_none(tmp_path: Path) -> None:
+    here = write_benchmark(tmp_path, FEW, ["ppo"], [0.0], [0, 1])
+    gone = FEW[-1]
+    for file in (here / "cells").iterdir():
+        if json.loads(file.read_text())["row"]["design"] == gone:
+            file.unlink()
+    text = write_report(here).read_text()
+    (row,) = [row for row in text.split("<tr") if "no run has finished" in row]
+    assert f">{gone}</td>" in row
+    assert row.count("<td") == 13
+
+
 def test_columns_that_older_rows_lack(tmp_path: Path) -> None:
     here = write_benchmark(tmp_path, FEW, ["ppo"], [0.0], [0, 1])
     for file in (here / "cells").iterdir():

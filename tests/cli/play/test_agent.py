@@ -39,6 +39,13 @@ def test_a_bad_token_is_explained_and_changes_nothing() -> None:
     assert last == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("typed", ["#--1", "#²", "#" + "9" * 30, "#-"])
+def test_what_is_no_number_is_a_text(typed: str) -> None:
+    _, shown = run(f"?{typed}", typed, ".")
+    assert str(list(typed.encode())) in shown
+    assert "action    35 '#'" in shown
+
+
 def test_replies_are_shown_and_count_as_no_steps() -> None:
     env = TextEnv(task=load_task("guess"), infos="changing")
     out = io.StringIO()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.page_tools import Browser, exchange, raw, status_of
+from tests.test_page import BROWSER, FLAGS
 from text_gym import TextVectorEnv, WordTokenizer
 from text_gym.cli.options.play import PlayOptions
 from text_gym.cli.play import page as page_module
@@ -79,7 +80,7 @@ def test_what_is_no_reply_is_told_beside_the_input_and_asked_again(sitting: Sitt
         [
             ("", "that reply is empty"),
             ("yes\x1b[A", "control characters"),
-            ("a\nb", "control characters"),
+            ("a\r\nb", "'a\\nb' is not in the vocabulary"),
             ("\ud800", "control characters"),
             ("zebra", "'zebra' is not in the vocabulary"),
             ("yes " * 9, "it has 9 tokens, and 6 are left"),
@@ -156,3 +157,31 @@ def test_a_port_in_use_is_named() -> None:
         pytest.raises(ConfigError, match="is in use"),
     ):
         make_talk_page(PlayOptions(port=page.port))
+
+
+def test_a_reply_of_several_lines_is_typed_sent_by_enter_and_kept_over_loading_the_page_anew() -> None:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if BROWSER is None:
+        pytest.skip("no Chromium on this computer")
+    links: list[str] = []
+    with TalkPage(SafeConsole(file=io.StringIO()), port=0, say=links.append) as talk:
+        sitting = Sitting(talk, links)
+        with api.sync_playwright() as playwright:
+            chromium = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
+            page = chromium.new_page()
+            page.goto(links[-1])
+            page.locator("#line").wait_for()
+            page.keyboard.type("yes")
+            page.keyboard.press("Shift+Enter")
+            page.keyboard.type("no")
+            page.reload()
+            page.locator("#line").wait_for()
+            assert page.input_value("#line") == "yes\nno"
+            page.keyboard.press("Enter")
+            page.locator("#problem", has_text=r"'yes\nno' is not in the vocabulary").wait_for()
+            assert page.input_value("#line") == "yes\nno"
+            page.fill("#line", "no")
+            page.keyboard.press("Enter")
+            assert sitting.completion() == "hi ? no"
+            talk.desk.leave()
+            chromium.close()

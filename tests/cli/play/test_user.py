@@ -65,11 +65,12 @@ def test_the_customer_of_a_task_is_played_and_what_came_to_its_end_is_kept(
 
 
 def test_a_chat_model_is_talked_to(folder: Path, tmp_path: Path) -> None:
-    kept, messages = tmp_path / "talks.jsonl", ["", "x" * 400, ":nonsense", "Hi\x07", "Hi"]
+    kept, messages = tmp_path / "talks.jsonl", ["", "x" * 400, ":nonsense", "Hi\x07", "Hi\nthere"]
     count, shown = hold(folder, *messages, max_tokens=8, system="Be brief.", out=str(kept))
     (row,) = rows_of(kept)
     assert count == 1
-    assert [m["content"] for m in row["messages"][:2]] == ["Be brief.", "Hi"]
+    assert [m["content"] for m in row["messages"][:2]] == ["Be brief.", "Hi\nthere"]
+    assert "that message holds control characters" in shown
     assert re.search(r"too long for the context: 4\d\d tokens of 160", shown)
     assert "reward" not in shown  # there is none
     assert not set(shown) & {"\x07", "\x1b"}
@@ -114,7 +115,7 @@ def test_on_a_terminal(folder: Path, tmp_path: Path) -> None:
         assert "you know: number = " in shown
         for typed, told in (
             ("\r", "that reply is empty"),
-            ("\x1b[A\r", "control characters"),
+            ("\x16\x07\r", "control characters"),  # Ctrl-V takes the next key as it is
             (":end =\r", "the conversation is over: the reply ended it"),
         ):
             terminal.wait_for("> ")

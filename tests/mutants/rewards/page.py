@@ -205,8 +205,8 @@ MUTANTS = [
     Mutant(
         "texts-as-markup",
         _JS,
-        '    const shown = element(part.turns ? "ol" : "p", part.text);\n',
-        '    const shown = element(part.turns ? "ol" : "p");\n    shown.innerHTML = part.text ?? "";\n',
+        '    const shown = element(part.turns ? "ol" : "p", text, nothing ? "soft" : "");\n',
+        '    const shown = element(part.turns ? "ol" : "p");\n    shown.innerHTML = text ?? "";\n',
         _by("test_page.py::test_markup_in_texts_is_never_executed"),
     ),
     Mutant(

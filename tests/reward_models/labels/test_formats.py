@@ -9,7 +9,7 @@ import pytest
 
 from text_gym import ByteTokenizer, Episode, Prompt
 from text_gym.data import read_rows
-from text_gym.errors import DataError, UnknownNameError
+from text_gym.errors import ConfigError, DataError, UnknownNameError
 from text_gym.reward_models import LabelStore
 from text_gym.reward_models.labels.formats import FORMS, export_labels, import_labels, pairs, ratings
 from text_gym.reward_models.labels.questions import PREFERENCE, LabelCriterion, Question
@@ -128,6 +128,17 @@ def test_an_empty_store_and_a_folder_that_is_not_there(tmp_path: Path, form: str
         assert sorted(f.name for f in tmp_path.iterdir()) == before
 
 
+def test_a_store_is_never_written_over(store: LabelStore, tmp_path: Path) -> None:
+    count, head = len(list(store.labels())), store.head
+    for file in (store.path, tmp_path / "other.db"):
+        LabelStore(file).close()
+        with pytest.raises(ConfigError, match="is a database, such as a label store; write to another file"):
+            export_labels(store, file)
+    assert (len(list(store.labels())), store.head) == (count, head)
+    with pytest.raises(ConfigError, match="not as a table"):
+        export_labels(store, tmp_path / "labels.csv", "ratings")
+
+
 def test_an_unknown_form_is_named(store: LabelStore, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="parquet"):
         export_labels(store, tmp_path / "file", "parket")
@@ -143,6 +154,8 @@ def test_an_unknown_form_is_named(store: LabelStore, tmp_path: Path) -> None:
         {"criteria": []},
         {"question": "poll"},
         {"time": "noon"},
+        {"latency_seconds": -5},
+        {"kind": "poll"},
         {"kind": "undo", "key": "x"},
     ],
 )
@@ -155,6 +168,19 @@ def test_rows_that_are_no_labels_are_named(store: LabelStore, tmp_path: Path, ch
         with pytest.raises(DataError, match=r"labels\.jsonl, row 1: not a label"):
             import_labels(copy, tmp_path / "labels.jsonl")
         assert copy.head[0] == 0
+
+
+def test_nothing_of_a_file_is_in_if_any_row_makes_no_sense(store: LabelStore, tmp_path: Path) -> None:
+    file = tmp_path / "labels.jsonl"
+    export_labels(store, file)
+    lines = file.read_text().splitlines()
+    values = {"accuracy": 9, "clarity": 4, "persuasiveness": 3}
+    file.write_text("\n".join([*lines, json.dumps(json.loads(lines[0]) | {"key": "k", "values": values})]))
+    with LabelStore(tmp_path / "copy.db") as copy:
+        with pytest.raises(DataError, match=rf"row {len(lines) + 1}: not a label \('accuracy' is '9'"):
+            import_labels(copy, file)
+        assert copy.head[0] == 0
+        assert list(copy.items()) == []
 
 
 ASKED = (("user", "?"),)

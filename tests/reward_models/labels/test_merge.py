@@ -150,6 +150,13 @@ def test_pseudonyms_are_stable_and_hold_no_name(tmp_path: Path) -> None:
         merge_labels([a], out, anonymous=True)
 
 
+def test_one_store_under_two_names_is_named(tmp_path: Path) -> None:
+    a = rated(tmp_path / "a.db", "ada", "12--")
+    with pytest.raises(ConfigError, match=r"a\.db is given as 'ada' and as 'bob'; a store is of one name"):
+        merge_labels([f"ada={a}", f"bob={a}"], tmp_path / "class.db")
+    assert merge_labels([f"ada={a}", f"ada={a}"], tmp_path / "class.db").raters == ("ada",)
+
+
 def test_policies_that_differ_are_noted(tmp_path: Path) -> None:
     a, b = rated(tmp_path / "a.db", "ada", "1---", "v1"), rated(tmp_path / "b.db", "bob", "1---", "v2")
     notes = merge_labels([a, b], tmp_path / "o.db").notes

@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 
 from tests.page_tools import GOOD, Browser, exchange, ratings, raw, served
+from tests.test_page import BROWSER, FLAGS
 from text_gym.errors import ConfigError, NotSavedError, RaterLeftError
 from text_gym.reward_models import LabelStore
 from text_gym.reward_models.labels.questions import Question
+from text_gym.reward_models.page import page as page_module
 from text_gym.reward_models.page.page import LabelPage
 from text_gym.reward_models.page.security import NAMES
 from text_gym.reward_models.page.shown import SHOWN
@@ -122,6 +124,34 @@ def test_a_skipped_question_goes_to_others(tmp_path: Path) -> None:
         assert ada.next() is None
         assert bob.next() == question
         assert [x.kind for x in store.labels(all_rows=True)] == ["skip"]
+
+
+def test_the_question_of_a_closed_page_soon_goes_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_module, "AWAY", 0.0)  # as when it is over
+    with served(tmp_path, ratings(2)) as (_, store, links):
+        ada, bob = Browser(links[-1]), Browser(links[-1], "bob")
+        one = {"rater": "ada", "tab": "one"}
+        first = ada.post("next", one)[1]["question"]
+        assert ada.post("next", {"rater": "ada", "tab": "two"})[1]["question"] == first
+        assert ada.post("away", {**one, "item": first["id"]}) == (200, {})
+        assert bob.next() != first  # it is open in the other tab
+        store.release("bob")
+        assert ada.post("away", {"rater": "ada", "tab": "two", "item": first["id"]}) == (200, {})
+        assert bob.next() == first
+
+
+def test_a_page_that_is_loaded_anew_keeps_its_question(tmp_path: Path) -> None:
+    with served(tmp_path, ratings(2)) as (_, store, links):
+        ada, bob = Browser(links[-1]), Browser(links[-1], "bob")
+        first = ada.post("next", {"rater": "ada", "tab": "one"})[1]["question"]
+        ada.post("away", {"rater": "ada", "tab": "one", "item": first["id"]})
+        assert bob.next() != first
+        assert ada.post("next", {"rater": "ada", "tab": "new"})[1]["question"] == first
+        ada.answer(first["id"], "k")
+        assert ada.post("away", {"rater": "ada", "tab": "new", "item": first["id"]}) == (200, {})
+        assert len(list(store.labels())) == 1
 
 
 def test_the_same_key_saves_once_and_another_key_is_a_second_answer(tmp_path: Path) -> None:
@@ -253,6 +283,35 @@ def test_eight_raters_at_once_share_the_questions(tmp_path: Path) -> None:
         store.verify()
 
 
+def test_in_a_browser_a_closed_tab_frees_its_question_and_nothing_is_called_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if BROWSER is None:
+        pytest.skip("no Chromium on this computer")
+    monkeypatch.setattr(page_module, "AWAY", 0.0)
+    questions = [Question.rating("P", " "), *ratings(1)]
+    with served(tmp_path, questions) as (_, store, links), api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        page = chromium.new_context().new_page()
+        page.goto(links[-1])
+        page.fill("#name", "ada")
+        page.keyboard.press("Enter")
+        page.locator("#work").wait_for()
+        assert page.locator(".text p").all_inner_texts() == ["P", "(nothing)"]
+        bob = Browser(links[-1], "bob")
+        first, second = (item.id for item in store.items())
+        assert (bob.next() or {})["id"] == second
+        store.release("bob")
+        page.close()
+        deadline = time.monotonic() + 10
+        while (bob.next() or {})["id"] != first:
+            assert time.monotonic() < deadline
+            store.release("bob")
+            time.sleep(0.05)
+        chromium.close()
+
+
 # As a live reward
 
 
@@ -314,6 +373,21 @@ def test_ask_waits_for_every_rater_who_is_wanted(tmp_path: Path) -> None:
         answer_all(bob, 2)
         asked.join(5)
         assert not asked.is_alive()
+
+
+def test_pages_that_wait_hear_that_a_training_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_module, "FAREWELL", 60.0)
+    with served(tmp_path, ratings(1), live=True) as (page, _, links):
+        ada = Browser(links[-1])
+        looking = {"rater": "ada", "tab": "one"}
+        assert ada.post("next", looking)[1]["over"] is False
+        closing = threading.Thread(target=page.close)
+        closing.start()
+        while not ada.post("next", looking)[1]["over"]:
+            time.sleep(0.01)
+        closing.join()
 
 
 def test_only_the_host_can_end_a_training(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_the_command_serves_the_page_until_ctrl_c(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=20)
     assert process.returncode == 0
-    assert "1 new rows in labels.db" in out
+    assert "1 new row in labels.db" in out
     with LabelStore(tmp_path / "labels.db") as store:
         assert [x.rater for x in store.labels()] == ["ada"]
 

@@ -236,6 +236,14 @@ def test_markup_is_literal(store: LabelStore, markup: str) -> None:
     assert out.getvalue().count(f"│ {markup} ") == 2
 
 
+@pytest.mark.parametrize("text", ["", " \n "])
+def test_a_text_of_nothing_is_shown_as_nothing(store: LabelStore, text: str) -> None:
+    store.put([Question.rating("P", text)])
+    asker, out = console(store, "1 1 1")
+    asker.ask()
+    assert "(nothing)" in out.getvalue()
+
+
 def test_ten_megabytes_are_shown_in_parts_and_kept_whole(store: LabelStore) -> None:
     text = "abcdefghi\n" * 1_000_000
     (item,) = store.put([Question.rating("p", text)])

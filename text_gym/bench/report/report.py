@@ -64,6 +64,7 @@ def _page(results: Results, summary: Mapping[str, Any], figures: Mapping[str, Se
         "runs": _runs(summary["runs"]),
         "rulers": _rulers(summary),
         "kinds": _kinds(summary),
+        "without_runs": _without_runs(results),
         "rollouts": [(_name(c), c.rollouts) for c in results.cells if c.rollouts is not None],
     }
     filters: dict[str, Callable[..., Any]] = {
@@ -102,6 +103,16 @@ def _samples(results: Results, summary: Mapping[str, Any]) -> list[dict[str, Any
             }
         )
     return found
+
+
+def _without_runs(results: Results) -> list[dict[str, Any]]:
+    """Return the designs of which no run has finished, as the configuration tells of them."""
+    asked: Sequence[Mapping[str, Any]] = results.config.get("designs") or ()
+    return [
+        {"name": d["name"], "group": d.get("group") or "", "description": d.get("description") or ""}
+        for d in asked
+        if d["name"] not in results.designs
+    ]
 
 
 def _name(cell: CellResult) -> str:

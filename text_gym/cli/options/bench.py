@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from text_gym.bench.gold.e2e import GOLD_TASKS
 from text_gym.bench.matrix.settings import BEST_OF_N, OPTIMISERS, Budget, EngineName
-from text_gym.errors import ConfigError, DataError, UnknownNameError
+from text_gym.errors import ConfigError, DataError, UnknownNameError, did_you_mean
 
 from .checks import at_least, check_data, check_file, check_out_folder, check_policy, check_task
 from .parsing import parse
@@ -197,6 +197,7 @@ def read_compare(argv: list[str]) -> tuple[CompareOptions]:
         if not Path(place).exists():
             raise DataError(
                 f"{place}: no such folder or file; pass a benchmark's folder, or its results.json"
+                f"{did_you_mean(place)}"
             )
     check_file("json", options.json)
     return (options,)
@@ -224,6 +225,7 @@ def read_findings(argv: list[str]) -> tuple[FindingsOptions]:
         if not Path(place).exists():
             raise DataError(
                 f"{place}: no such folder or file; pass a benchmark's folder, or its summary.json"
+                f"{did_you_mean(place)}"
             )
     check_file("json", options.json)
     return (options,)
@@ -278,7 +280,8 @@ def read_submit(argv: list[str]) -> tuple[SubmitOptions]:
     """Options of `text-gym bench submit`."""
     (options,) = parse("bench submit", argv, SubmitOptions)
     if not Path(options.run).is_dir():
-        raise DataError(f"{options.run}: no such folder; pass that of `text-gym bench rewards`")
+        near = did_you_mean(options.run)
+        raise DataError(f"{options.run}: no such folder; pass that of `text-gym bench rewards`{near}")
     check_out_folder(options.out)
     return (options,)
 

@@ -15,10 +15,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from text_gym.data import Data, check_source
-from text_gym.errors import ConfigError, DataError, UnknownNameError
+from text_gym.errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from text_gym.reward_models.names import PREFIXES, REWARD_NAMES
 from text_gym.runs.saved_policy import holds_model, policy_folder
 from text_gym.tasks.task import task_names, unknown_task
+from text_gym.utils.json_files import spare_database
 from text_gym.utils.user_code import split_place
 
 NEW = "new"  # instead of a policy: one that is made from nothing
@@ -166,10 +167,11 @@ def check_policy(policy: str | None, option: str = "policy", hub: bool = True) -
     elif place.is_file():
         raise DataError(f"--{option} {policy} is a file; pass the folder of a policy, or a hub model's name")
     elif not hub:
-        raise DataError(f"--{option} {policy}: there is no such folder")
+        raise DataError(f"--{option} {policy}: there is no such folder{did_you_mean(policy)}")
     elif not _HUB_NAME.fullmatch(policy):
         raise DataError(
             f"--{option} {policy}: there is no such folder, and it is no hub model's name (OWNER/NAME)"
+            f"{did_you_mean(policy)}"
         )
 
 
@@ -234,6 +236,7 @@ def check_file(option: str, file: str | None) -> None:
             raise ConfigError(f"--{option} {file} is a folder; pass the name of a file in it")
         if not folder.is_dir():
             raise ConfigError(f"--{option} {file}: there is no folder {folder}; make it first")
+        spare_database(file)
     _check_writable(folder, file, option)
 
 

@@ -11,7 +11,7 @@ from tyro.conf import Positional
 from text_gym.errors import DataError
 from text_gym.reward_models.people.human import STORE
 
-from .checks import at_least, check_data
+from .checks import at_least, check_data, check_file
 from .parsing import parse
 
 
@@ -155,6 +155,8 @@ def read_label(argv: list[str]) -> tuple[LabelOptions]:
 def read_stats(argv: list[str]) -> tuple[StatsOptions]:
     """Options of `text-gym labels stats`."""
     (options,) = parse("labels stats", argv, StatsOptions)
+    check_file("out", options.out)
+    check_file("figure", options.figure)
     return (options,)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -13,7 +14,7 @@ from text_gym.envs.single import TextEnv
 from text_gym.errors import ConfigError, TextGymError, UnknownNameError
 from text_gym.tasks.task import env_ids, task_names
 from text_gym.tokenizer import Tokenizer
-from text_gym.utils.display import harmless
+from text_gym.utils.display import counted, harmless
 from text_gym.utils.terminal import SafeConsole, typed_lines
 
 HELP = """\
@@ -114,7 +115,7 @@ def _tokens(tokenizer: Tokenizer, line: str, console: Console) -> Sequence[int]:
         if not tokenizer.eos_ids:
             console.print("this tokenizer has no EOS: the token limit ends the episode")
         return tokenizer.eos_ids[:1]
-    if command.startswith("#") and command[1:].lstrip("-").isdigit():
+    if re.fullmatch(r"#-?[0-9]{1,18}", command):  # more digits are no int64
         return [int(command[1:])]
     return _encode(tokenizer, line, console)
 
@@ -133,7 +134,7 @@ def _show_start(env: TextEnv, console: Console, info: dict[str, object]) -> None
         Text.assemble(
             ("\nstate", "bold"),
             f"  {harmless(str(info['prompt']))}\n"
-            f"       {int(vector.batch.starts[0])} prompt tokens; "
+            f"       {counted(int(vector.batch.starts[0]), 'prompt token')}; "
             f"action: one of {vector.tokenizer.vocab_size} ids; at most {vector.max_tokens} steps",
         )
     )

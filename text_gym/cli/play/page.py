@@ -239,7 +239,7 @@ class TalkPage(Site):
         text, number = data.get("text"), _whole(data, "number")
         if not isinstance(text, str):
             raise RefusedError(400, "text: a text")
-        if not self.desk.send(number, text):
+        if not self.desk.send(number, text.replace("\r\n", "\n")):
             raise RefusedError(409, "that was answered already, perhaps in another tab")
         return {}
 

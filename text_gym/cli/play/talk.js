@@ -6,6 +6,7 @@ const WRITING = 150; // ms between looks while the policy writes
 const WAITING = 1000; // ms between looks while the person does
 const GONE = "No connection to the server. If it was ended, a conversation in the middle is dropped; those called saved are on the disk.";
 const tab = randomKey();
+const DRAFT = "text-gym/reply"; // a reply that is being typed, kept over loading the page anew
 
 let since = 0; // the number of the next row
 let asked = 0; // the number of the question that is shown
@@ -39,7 +40,9 @@ function show(state) {
   if (asking && state.number !== asked) {
     asked = state.number;
     $("problem").textContent = state.problem;
-    if (!state.problem) $("line").value = "";
+    const begun = JSON.parse(draft.get(DRAFT) || "{}");
+    if (begun.number === asked) $("line").value = begun.text;
+    else if (!state.problem) $("line").value = "";
     $("line").setAttribute("aria-invalid", String(Boolean(state.problem)));
     $(asking === "text" ? "line" : "next").focus();
   }
@@ -73,13 +76,15 @@ async function look() {
 async function send(text) {
   if ($("say").hidden && $("next").hidden) return;
   const number = asked;
+  $("state").textContent = "Sending …";
   try {
     const { status, data } = await call("send", { number, text });
-    if (status === 200 || status === 409) sent = number;
+    if (status === 200 || status === 409) { sent = number; draft.remove(DRAFT); }
     else $("problem").textContent = status === 401 ? RESTARTED : data.error || "The server has a problem.";
   } catch {
     trouble(GONE);
   }
+  if (!ended) $("state").textContent = "";
   look();
 }
 
@@ -92,6 +97,12 @@ async function leave() {
 function start() {
   offerTheme();
   $("say").addEventListener("submit", (event) => { event.preventDefault(); send($("line").value); });
+  $("line").addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    if (!event.repeat) send($("line").value);
+  });
+  $("line").addEventListener("input", () => draft.set(DRAFT, JSON.stringify({ number: asked, text: $("line").value })));
   $("end").addEventListener("click", () => send(`:end ${$("line").value}`));
   $("task").addEventListener("click", () => send(":task"));
   $("next").addEventListener("click", () => send(""));

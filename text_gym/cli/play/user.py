@@ -10,7 +10,7 @@ import numpy as np
 from text_gym.agents.policies.policy import Policy
 from text_gym.agents.sampling.rollout import Rollout
 from text_gym.agents.sampling.sampler import Sampling, rollout
-from text_gym.bridges.person import PersonRespondent
+from text_gym.bridges.person import PersonRespondent, holds_controls
 from text_gym.chat import with_system
 from text_gym.cli.options.play import PlayOptions
 from text_gym.envs.vector import TextVectorEnv
@@ -143,11 +143,14 @@ def _free_talk(options: PlayOptions, policy: Policy, person: PersonRespondent) -
     context = policy.context or 4 * _TOKENS
     while True:
         text = person.read().strip()
-        if text == ":help" or not text or text.startswith(":") or not text.isprintable() or "\ufffd" in text:
-            if text == ":help":
-                person.say(person.help)
-            else:
-                person.say("type what you say first; :help shows the commands", "problem")
+        if text == ":help":
+            person.say(person.help)
+            continue
+        if not text or text.startswith(":"):
+            person.say("type what you say first; :help shows the commands", "problem")
+            continue
+        if holds_controls(text):
+            person.say("that message holds control characters (an arrow key?): type it again", "problem")
             continue
         messages = with_system([{"role": "user", "content": text}], options.system)
         try:
