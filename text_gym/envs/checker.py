@@ -49,7 +49,7 @@ def check_text_env(
 
     Args:
         env: The environment, a `TextEnv` or one with the same observations; it is played, but not closed.
-            Or a task, or its name, whose environment is made.
+            Or an id, a task, or a task's name, whose environment is made.
         vector: A vector environment of the same episodes; made from `env.spec` if it has one.
         steps: Actions per law.
         seed: Of the environment and the actions.
@@ -125,6 +125,8 @@ def _random_conversations(task: Task, seed: int, count: int = 64) -> list[Episod
 def _as_env(given: Any) -> gym.Env[Any, Any]:
     if isinstance(given, gym.Env):
         return given
+    if isinstance(given, str) and given in gym.registry:
+        return gym.make(given)
     if isinstance(given, (Task, str)):
         return TextEnv(task=given)
     if isinstance(given, VectorEnv):
