@@ -143,9 +143,10 @@ def _check_spaces(env: gym.Env[Any, Any]) -> None:
         )
     space = env.observation_space
     if not isinstance(space, Dict) or not {"tokens", "attention_mask", "length"} <= set(space.spaces):
-        raise CheckError(
-            f"the observation space is {space}; make it a Dict of tokens, attention_mask and length"
-        )
+        advice = "make it a Dict of tokens, attention_mask and length"
+        if type(env.unwrapped) is TextEnv:
+            advice = 'check the same environment with observation="tokens", which the laws are about'
+        raise CheckError(f"the observation space is {space}; {advice}")
     tokens = space["tokens"]
     if not isinstance(tokens, Box) or tokens.dtype.kind not in "iu" or len(tokens.shape) != 1:
         raise CheckError(f"observation 'tokens' has the space {tokens}; make it a Box of integers, one row")
