@@ -20,7 +20,7 @@ from text_gym import (
     write_transcripts,
 )
 from text_gym.episode import FinishReason, word_counts
-from text_gym.errors import DataError
+from text_gym.errors import DataError, PromptError
 
 BYTES = ByteTokenizer()
 ANY_TEXT = st.text() | st.text(st.sampled_from("\x00\r\n\u2028\u202e\x1b]🙂e\u0301שa"))
@@ -203,3 +203,16 @@ def test_rows_are_added_on_lines_of_their_own(tmp_path: Path, ends: str) -> None
         path.write_bytes(path.read_bytes().rstrip() + ends.encode())  # as some editors save it
     write_transcripts(path, [Episode.of("a", "d", BYTES)], append=True)
     assert [e.completion for e in read_transcripts(path, BYTES)] == ["b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((3,), "text is '3'; it must be a string"),
+        ((None,), "text is 'None'"),
+        (("2+2=", "4"), "columns are \"'4'\"; they must be a dict"),
+    ],
+)
+def test_what_is_no_prompt_is_named_where_it_is_made(arguments: Any, told: str) -> None:
+    with pytest.raises(PromptError, match=told):
+        Prompt(*arguments)

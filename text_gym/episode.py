@@ -34,6 +34,9 @@ class Prompt:
         columns: References, attributes, answers …; rewards receive them by name.
         id: A name for logs and splits; the text itself where none is given.
         messages: The conversation that the text is a rendering of; `from_messages` makes such prompts.
+
+    Raises:
+        PromptError: The text is no string, or the columns have no names.
     """
 
     text: str
@@ -42,6 +45,13 @@ class Prompt:
     messages: Messages = ()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise PromptError(f"a prompt's text is {excerpt(repr(self.text))}; it must be a string")
+        if not isinstance(self.columns, Mapping):
+            raise PromptError(
+                f"a prompt's columns are {excerpt(repr(self.columns))}; they must be a dict, such as "
+                "{'answer': ...}"
+            )
         if not self.id:
             object.__setattr__(self, "id", self.text)
 

@@ -29,7 +29,10 @@ def test_a_reward_that_draws_lots_is_named(tmp_path: Path, capsys: pytest.Captur
 
 def test_what_nobody_knows_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "text_gym/Revers-v0"]) == 2
-    assert "text_gym/Revers-v0" in capsys.readouterr().err
+    told = "unknown environment 'text_gym/Revers-v0'; did you mean 'text_gym/Reverse-v0'?"
+    assert told in capsys.readouterr().err
+    assert main(["check", "text_gym/Reverse-onehot-v0"]) == 2
+    assert 'check the same environment with observation="tokens"' in capsys.readouterr().err
 
 
 def test_an_algorithm_of_ones_own_is_checked(

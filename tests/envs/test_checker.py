@@ -42,7 +42,8 @@ def test_vector_environments_of_every_mode_pass() -> None:
 
 
 def test_a_task_is_checked_as_its_environment_and_what_is_none_is_refused() -> None:
-    check_text_env("copy", steps=20)
+    for name in ("copy", "text_gym/Copy-v0"):
+        check_text_env(name, steps=20)
     task = load_task("copy")
     with pytest.raises(CheckError, match="reward that is not deterministic"):
         check_text_env(replace(task, reward=as_reward_source(lambda completion: random.random())))

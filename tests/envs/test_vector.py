@@ -5,6 +5,7 @@ import pickle
 import re
 from collections.abc import Callable, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -885,6 +886,8 @@ TestStepping.settings = settings(max_examples=60, stateful_step_count=25, deadli
         ({"colour": "red"}, ConfigError, "'colour'"),
         ({"task": "product"}, UnknownNameError, "did you mean 'products'"),
         ({"task": "copy", "size": 3}, ConfigError, "task 'copy'.*size"),
+        ({"task": Path("copy")}, ConfigError, "task is .*; it must be a Task or a task's name"),
+        ({"prompts": "copy", "tokenizer": None}, ConfigError, "or task=, a task that has them"),
     ],
 )
 def test_options_that_make_no_sense(change: dict[str, Any], error: type[Exception], says: str) -> None:

@@ -105,6 +105,8 @@ def test_a_file_that_cannot_be_loaded_fails_the_lowest_level(tmp_path: Path) -> 
 
 
 def test_the_nearest_name_is_suggested() -> None:
+    with pytest.raises(ConfigError, match=r"is the id of an environment, .*; the task is 'reverse'"):
+        validate_target(ValidationRequest("text_gym/Reverse-v0"))
     with pytest.raises(UnknownNameError, match="reverse"):
         validate_target(ValidationRequest("revers"))
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from rich.text import Text
 
@@ -17,6 +18,7 @@ from text_gym.cli.options.check import CheckOptions, ValidateOptions
 from text_gym.envs.checker import check_text_env
 from text_gym.envs.reward_checker import check_reward_source
 from text_gym.envs.single import TextEnv
+from text_gym.errors import UnknownNameError
 from text_gym.reward_models.names import PREFIXES
 from text_gym.runs.data import load_reward_source
 from text_gym.tasks.task import env_ids, load_task, task_names
@@ -41,6 +43,8 @@ def run_check(options: CheckOptions) -> int:
     elif _is_algorithm(options.what):
         print(check_agent(options.what, seed=options.seed))
         return 0
+    elif re.search(r"-v\d+$", options.what) and split_place(options.what) is None:
+        raise UnknownNameError("environment", options.what, env_ids())
     else:
         task = load_task(options.task)
         check_reward_source(load_reward_source(options.what, task.prompts), task, seed=options.seed)

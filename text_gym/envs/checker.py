@@ -49,7 +49,7 @@ def check_text_env(
 
     Args:
         env: The environment, a `TextEnv` or one with the same observations; it is played, but not closed.
-            Or a task, or its name, whose environment is made.
+            Or an id, a task, or a task's name, whose environment is made.
         vector: A vector environment of the same episodes; made from `env.spec` if it has one.
         steps: Actions per law.
         seed: Of the environment and the actions.
@@ -125,6 +125,8 @@ def _random_conversations(task: Task, seed: int, count: int = 64) -> list[Episod
 def _as_env(given: Any) -> gym.Env[Any, Any]:
     if isinstance(given, gym.Env):
         return given
+    if isinstance(given, str) and given in gym.registry:
+        return gym.make(given)
     if isinstance(given, (Task, str)):
         return TextEnv(task=given)
     if isinstance(given, VectorEnv):
@@ -141,9 +143,10 @@ def _check_spaces(env: gym.Env[Any, Any]) -> None:
         )
     space = env.observation_space
     if not isinstance(space, Dict) or not {"tokens", "attention_mask", "length"} <= set(space.spaces):
-        raise CheckError(
-            f"the observation space is {space}; make it a Dict of tokens, attention_mask and length"
-        )
+        advice = "make it a Dict of tokens, attention_mask and length"
+        if type(env.unwrapped) is TextEnv:
+            advice = 'check the same environment with observation="tokens", which the laws are about'
+        raise CheckError(f"the observation space is {space}; {advice}")
     tokens = space["tokens"]
     if not isinstance(tokens, Box) or tokens.dtype.kind not in "iu" or len(tokens.shape) != 1:
         raise CheckError(f"observation 'tokens' has the space {tokens}; make it a Box of integers, one row")

@@ -24,8 +24,6 @@ from text_gym.utils.user_code import split_place
 
 from .masks import ActionMask
 
-PARTS = ("prompts", "tokenizer", "reward", "max_tokens", "render_mode")  # of every environment
-
 
 @dataclass(frozen=True)
 class EpisodeOptions:
@@ -240,6 +238,8 @@ def sort_options(
             f"got an unexpected keyword argument {next(iter(rest))!r}{_nearest(rest)}; the environment has "
             "no such parameter, and no task was named that could have it"
         )
+    if task is not None and not isinstance(task, Task):
+        raise ConfigError(f"task is {excerpt(repr(task))}; it must be a Task or a task's name")
     talk = {} if task is None else task.conversation()
     return task, EpisodeOptions(**talk | found[0]), VectorOptions(**found[1])
 
@@ -258,7 +258,7 @@ def episode_parts(
         reward = task.reward if reward is None else reward
         max_tokens = task.max_tokens if max_tokens is None else max_tokens
     if prompts is None or tokenizer is None or reward is None or max_tokens is None:
-        raise ConfigError("pass prompts, tokenizer, reward and max_tokens, or a task that has them")
+        raise ConfigError("pass prompts, tokenizer, reward and max_tokens, or task=, a task that has them")
     return prompts, tokenizer, named_reward(reward) if isinstance(reward, str) else reward, max_tokens
 
 
@@ -285,7 +285,7 @@ def named_reward(spec: str) -> RewardSource:
 def _nearest(names: Iterable[str], own: Iterable[str] = ()) -> str:
     """Suggest the argument, or the task's own parameter, that the first of these names may have meant."""
     options = [field.name for group in (EpisodeOptions, VectorOptions) for field in fields(group)]
-    known = [*PARTS, *own, *options]
+    known = ["prompts", "tokenizer", "reward", "max_tokens", "render_mode", *own, *options]
     found = [near for name in names for near in get_close_matches(name, known, n=1)]
     return f" (did you mean {found[0]!r}?)" if found else ""
 

@@ -21,7 +21,7 @@ from text_gym.reward_models.loading import load_reward
 from text_gym.reward_models.names import REWARD_NAMES
 from text_gym.reward_models.preferences.files import read_pairs, read_ratings
 from text_gym.tasks.installed import GROUP, installed_tasks
-from text_gym.tasks.task import TASKS, load_task, task_names
+from text_gym.tasks.task import TASKS, env_ids, load_task, one_hot_ids, task_names, unknown_task
 from text_gym.utils.limits import SandboxLimits
 from text_gym.utils.sandbox import Sandbox
 from text_gym.utils.user_code import split_place
@@ -105,6 +105,8 @@ def _requests(request: ValidationRequest) -> list[ValidationRequest]:
     try:
         points = distribution(request.target).entry_points
     except (PackageNotFoundError, ValueError):
+        if request.target in {**env_ids(), **one_hot_ids()}:
+            raise unknown_task(request.target) from None
         known = [*task_names(), *REWARD_NAMES]
         raise UnknownNameError("task, reward or package", request.target, known) from None
     names = [point.name for point in points if point.group == GROUP]
