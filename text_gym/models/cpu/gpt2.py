@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from text_gym.models.runtime import upload
 
 from .kernel_cache import LayerParts, Norm
-from .kernels import Kernels, Texts, kernels_for
+from .kernel_types import Texts
+from .kernels import Kernels, kernels_for
 
 
 def fits_gpt2(trunk: nn.Module) -> bool:
