@@ -409,7 +409,14 @@ void pack(const float *matrix, int64_t down, int64_t right, float *panels, int64
     const int64_t parts = parts_of(count, FEW_ROWS / 4);
 #pragma omp parallel for num_threads(team) if (parts > 1)
     for (int64_t part = 0; part < parts; part++) {
-        int64_t begin = count * part / parts, end = count * (part + 1) / parts;
+        int64_t begin = count * part / parts, end = count * (part + 1) / parts, whole = outputs / WIDE;
+        if (right == 1) { /* a few rows at a time, all along: what is read lies in a row */
+            for (int64_t k = 0; k < inputs; k += 4)
+                for (int64_t j = begin * WIDE; j < end * WIDE && j < whole * WIDE; j += WIDE)
+                    for (int64_t l = k; l < k + 4 && l < inputs; l++)
+                        memcpy(panels + j * inputs + l * WIDE, matrix + l * down + j, WIDE * sizeof *panels);
+            if (begin < whole) begin = whole < end ? whole : end;
+        }
         for (int64_t j = begin * WIDE; j < end * WIDE; j += WIDE) {
             int64_t columns = outputs - j < WIDE ? outputs - j : WIDE, k = 0;
             float *panel = panels + j * inputs;
@@ -458,7 +465,8 @@ static inline __attribute__((always_inline)) void tile(
 
 /* Copy x (rows, inputs), whose rows are not contiguous, to (rows / ROWS, inputs, ROWS): far strides miss the cache. */
 static void straighten(const float *x, int64_t down, int64_t right, float *out, int64_t rows, int64_t inputs) {
-    for (int64_t k = 0; k < inputs; k++)
+    for (int64_t k = 0; k < inputs; k++) {
+        for (int64_t i = 0; down == 1 && i < rows; i += 16) __builtin_prefetch(x + i + (k + 8) * right);
         for (int64_t i = 0; i < rows; i += ROWS) {
             float *to = out + i * inputs + k * ROWS;
             const float *from = x + i * down + k * right;
@@ -467,6 +475,7 @@ static void straighten(const float *x, int64_t down, int64_t right, float *out, 
             else
                 for (int64_t j = 0; j < ROWS && i + j < rows; j++) to[j] = from[j * down];
         }
+    }
 }
 
 /* out (rows, outputs) = x (rows, inputs) · panels + `from`, if there is such.
