@@ -1,7 +1,8 @@
 """The Llama family's arithmetic written out: RMSNorm, RoPE, grouped-query attention, gated perceptrons.
 
 Llama, Mistral, Qwen2, Qwen3, Gemma (the first) and SmolLM3 are one architecture with a few switches. An
-update reads texts without padding, and a prompt once that several of them share (`packing`).
+update reads texts without padding, and a prompt once that several of them share (`packing`), layer by layer
+(`llama_layer`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from text_gym.models.kv_cache import KVCache, RolloutWeights
 from .gpt2 import embed
 from .kernel_cache import KernelCache, LayerParts, Linear, TrunkParts
 from .kernels import Kernels, kernels_for
-from .llama_layer import GATES, Layer, Reading, norm_of, root_norm
+from .llama_layer import GATES, Layer, TextLayout, norm_of, root_norm
 from .packing import pack_texts
 
 FAMILY = {
@@ -131,8 +132,8 @@ def llama_states(trunk: Any, tokens: Tensor, starts: Tensor, lengths: Tensor) ->
     if hasattr(trunk.embed_tokens, "embed_scale"):
         x = x * trunk.embed_tokens.embed_scale
     for layer in layers:
-        x = layer(x, Reading(everywhere, packed.positions))
-    x = last(x, Reading(drawn, packed.positions, packed.asked))
+        x = layer(x, TextLayout(everywhere, packed.positions))
+    x = last(x, TextLayout(drawn, packed.positions, packed.asked))
     gain, _, epsilon = norm_of(trunk.norm)
     return root_norm(x, gain, epsilon).index_select(0, packed.states), weight
 

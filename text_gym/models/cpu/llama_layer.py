@@ -51,8 +51,8 @@ class PerceptronWeights(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What of a batch of texts a layer reads.
+class TextLayout:
+    """How a batch of texts lies before a layer, and what is asked of it.
 
     Args:
         texts: Which queries meet which keys.
@@ -87,9 +87,9 @@ class Layer:
         gain, _, self.epsilon_2 = norm_of(layer.post_attention_layernorm)
         self.perceptron = PerceptronWeights(gain, *_parameters(mlp.gate_proj, mlp.up_proj, mlp.down_proj))
 
-    def __call__(self, x: Tensor, reading: Reading) -> Tensor:
+    def __call__(self, x: Tensor, layout: TextLayout) -> Tensor:
         """Compute the states `(m, D)` after the layer from those of all tokens before it, `(n, D)`."""
-        x = _Attention.apply(self, reading, x, *self.attention)  # type: ignore[no-untyped-call]
+        x = _Attention.apply(self, layout, x, *self.attention)  # type: ignore[no-untyped-call]
         return _Perceptron.apply(self, x, *self.perceptron)  # type: ignore[no-any-return,no-untyped-call]
 
     def places(self, positions: Tensor, gain: Tensor | None) -> Places:
@@ -135,41 +135,41 @@ class _Attention(torch.autograd.Function):
     """A layer's first branch: what attention makes of the normed states is added to the states."""
 
     @staticmethod
-    def forward(ctx: Any, layer: Layer, reading: Reading, x: Tensor, *weights: Tensor | None) -> Tensor:
+    def forward(ctx: Any, layer: Layer, layout: TextLayout, x: Tensor, *weights: Tensor | None) -> Tensor:
         w, kernels = AttentionWeights(*weights), _kernels(x)  # type: ignore[arg-type]
         h = kernels.root_norm(x, w.norm, layer.epsilon_1)
-        q = matmul(reading.some(h), w.q.t(), w.q_bias)
+        q = matmul(layout.some(h), w.q.t(), w.q_bias)
         kv = matmul(h, (w.k.t(), w.v.t()), _joined(w.k_bias, w.v_bias))
         k, v = kv.chunk(2, 1)
-        at = reading.positions
-        kept_q = kernels.place(q, layer.places(reading.some(at), w.of_queries), keep=True)
+        at = layout.positions
+        kept_q = kernels.place(q, layer.places(layout.some(at), w.of_queries), keep=True)
         kept_k = kernels.place(k, layer.places(at, w.of_keys), keep=True)
-        attended, log_sums = kernels.attention(reading.texts, q, k, v)
+        attended, log_sums = kernels.attention(layout.texts, q, k, v)
         ctx.save_for_backward(x, h, q, kv, kept_q, kept_k, attended, log_sums, *weights)
-        ctx.layer, ctx.reading = layer, reading
-        return _added(reading.some(x), attended, w.o, w.o_bias)
+        ctx.layer, ctx.layout = layer, layout
+        return _added(layout.some(x), attended, w.o, w.o_bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, h, q, kv, kept_q, kept_k, attended, log_sums, *weights = ctx.saved_tensors
-        layer, reading, w, kernels = ctx.layer, ctx.reading, AttentionWeights(*weights), _kernels(x)
+        layer, layout, w, kernels = ctx.layer, ctx.layout, AttentionWeights(*weights), _kernels(x)
         gradient, of_q, of_kv = gradient.contiguous(), torch.empty_like(q), torch.empty_like(kv)
         (k, v), (of_k, of_v) = kv.chunk(2, 1), of_kv.chunk(2, 1)
         of_attended = matmul(gradient, w.o)
-        kernels.attention_backward(reading.texts, (q, k, v), log_sums, of_attended, (of_q, of_k, of_v))
-        at = reading.positions
-        of_queries = kernels.place_backward(of_q, kept_q, layer.places(reading.some(at), w.of_queries))
+        kernels.attention_backward(layout.texts, (q, k, v), log_sums, of_attended, (of_q, of_k, of_v))
+        at = layout.positions
+        of_queries = kernels.place_backward(of_q, kept_q, layer.places(layout.some(at), w.of_queries))
         of_keys = kernels.place_backward(of_k, kept_k, layer.places(at, w.of_keys))
         of_h, beside = matmul(of_k, w.k), gradient
         matmul(of_v, w.v, out=of_h, add=True)
-        if reading.asked is None:
+        if layout.asked is None:
             matmul(of_q, w.q, out=of_h, add=True)
         else:
-            of_h.index_add_(0, reading.asked, matmul(of_q, w.q))
-            beside = torch.zeros_like(x).index_copy_(0, reading.asked, gradient)
+            of_h.index_add_(0, layout.asked, matmul(of_q, w.q))
+            beside = torch.zeros_like(x).index_copy_(0, layout.asked, gradient)
         of_x, of_norm = kernels.root_norm_backward(x, w.norm, layer.epsilon_1, of_h, beside)
-        q_, q_bias = _of_linears(of_q, reading.some(h), (w.q, w.q_bias))
+        q_, q_bias = _of_linears(of_q, layout.some(h), (w.q, w.q_bias))
         k_, v_, k_bias, v_bias = _of_linears(of_kv, h, (w.k, w.k_bias), (w.v, w.v_bias))
         o_, o_bias = _of_linears(gradient, attended, (w.o, w.o_bias))
         biases = q_bias, k_bias, v_bias, o_bias
