@@ -14,7 +14,7 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,13 @@ import tyro
 from compare import SHAPES
 from machine import Row, save
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from trainers import GROUP, MINIBATCHES, PROMPT_TOKENS, model
 
 from text_gym import WordTokenizer
 from text_gym.agents import Policy
 from text_gym.agents.policies import memory
+from text_gym.models.cpu import llama_layer
+from text_gym.models.cpu.products import matmul
 from text_gym.models.runtime import keep_freed_memory
 
 EPISODES, NEW_TOKENS = 64, 48
@@ -50,19 +51,6 @@ class Options:
     shapes: tuple[str, ...] = ("qwen3-tiny", "qwen3-small")
     rounds: int = 20
     json: Path | None = None
-
-
-class Products(TorchDispatchMode):
-    """Notes the factors of each of PyTorch's matrix products."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.factors: list[tuple[Tensor, Tensor]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten.mm.default:
-            self.factors.append((args[0], args[1]))
-        return func(*args, **(kwargs or {}))
 
 
 def minibatch(shape: str) -> Callable[[], None]:
@@ -85,16 +73,17 @@ def minibatch(shape: str) -> Callable[[], None]:
 
 def products_of(update: Callable[[], None]) -> Callable[[], None]:
     """Return what computes an update's matrix products alone."""
-    noted = Products()
+    factors: list[tuple[Tensor, Tensor]] = []
 
-    def noting(a: Tensor, b: Tensor, bias: Tensor | None = None, **_: Any) -> Tensor:
-        return torch.mm(a, b) if bias is None else torch.mm(a, b) + bias
+    def noting(a: Tensor, b: Tensor | Sequence[Tensor], *rest: Any, **options: Any) -> Tensor:
+        factors.extend((a, each) for each in ([b] if isinstance(b, Tensor) else b))
+        return matmul(a, b, *rest, **options)
 
-    with mock.patch.object(memory, "matmul", noting), noted:
+    with mock.patch.object(memory, "matmul", noting), mock.patch.object(llama_layer, "matmul", noting):
         update()
 
     def alone() -> None:
-        for a, b in noted.factors:
+        for a, b in factors:
             torch.mm(a, b)
 
     return torch.no_grad()(alone)

@@ -22,7 +22,8 @@ from torch.nn import functional as F
 
 from text_gym.models.cpu import kernels as module
 from text_gym.models.cpu.kernel_cache import ACTIVATIONS
-from text_gym.models.cpu.kernels import Kernels, LayerWeights, Texts, TrunkWeights
+from text_gym.models.cpu.kernel_types import LayerWeights, Places, Texts, TrunkWeights
+from text_gym.models.cpu.kernels import Kernels
 from text_gym.models.cpu.packing import pack_texts
 
 Draw = Callable[[int, int], int]  # an integer from the first number to the second
@@ -149,20 +150,20 @@ def product(case: Case) -> None:
 def elementwise(case: Case) -> None:
     """GELU, gates, and their gradients, over few numbers or enough for several threads."""
     count = case.size(0, 16, 1000) if case.draw(0, 3) else (1 << 15) + case.draw(0, 50)
-    x, y, slope = (case.floats(count, scale=4.0) for _ in range(3))
-    a, b = x.double().requires_grad_(), y.double().requires_grad_()
-    kind = case.draw(0, 2)
+    kind, rows = case.draw(0, 2), case.draw(1, 3)
     if kind == 0:
+        x, slope = case.floats(count, scale=4.0), case.floats(count, scale=4.0)
+        a = x.double().requires_grad_()
         wanted = F.gelu(a, approximate="tanh")
-        found, slopes = case.kernels.gelu(x), (case.kernels.gelu_backward(x, slope),)
+        found, of_x = case.kernels.gelu(x), case.kernels.gelu_backward(x, slope)
     else:
-        wanted = (F.silu(a) if ACTIVATIONS[kind] == "gated silu" else F.gelu(a, approximate="tanh")) * b
-        found = case.kernels.gated(x, y, kind)
-        slopes = case.kernels.gated_backward(x, y, kind, slope)  # type: ignore[assignment]
+        x, slope = case.floats(rows, 2 * count, scale=4.0), case.floats(rows, count, scale=4.0)
+        a = x.double().requires_grad_()
+        b, c = a.chunk(2, 1)
+        wanted = (F.silu(b) if ACTIVATIONS[kind] == "gated silu" else F.gelu(b, approximate="tanh")) * c
+        found, of_x = case.kernels.gated(x, kind), case.kernels.gated_backward(x, kind, slope)
     case.agree(found, wanted.detach())
-    of = [a] if kind == 0 else [a, b]
-    for ours, theirs in zip(slopes, torch.autograd.grad(wanted, of, slope.double()), strict=True):
-        case.agree(ours, theirs)
+    case.agree(of_x, torch.autograd.grad(wanted, a, slope.double())[0])
 
 
 def norms(case: Case) -> None:
@@ -172,32 +173,48 @@ def norms(case: Case) -> None:
     a, b = x.double().requires_grad_(), gain.double().requires_grad_()
     wanted = a / (a.square().mean(1, keepdim=True) + epsilon).sqrt() * b
     case.agree(case.kernels.root_norm(x, gain, epsilon), wanted.detach())
-    of_x, of_gain = case.kernels.root_norm_backward(x, gain, epsilon, slope)
-    for ours, theirs in zip(
-        (of_x, of_gain), torch.autograd.grad(wanted, [a, b], slope.double()), strict=True
-    ):
-        case.agree(ours, theirs, 1e-4)
+    beside = case.floats(rows, width) if case.draw(0, 1) else None
+    found = case.kernels.root_norm_backward(x, gain, epsilon, slope, beside)
+    of_x, of_gain = torch.autograd.grad(wanted, [a, b], slope.double())
+    case.agree(found[0], of_x if beside is None else of_x + beside.double(), 1e-4)
+    case.agree(found[1], of_gain, 1e-4)
 
 
-def turned(x: Tensor, angles: Tensor, direction: float = 1.0) -> Tensor:
+def turned(x: Tensor, angles: Tensor) -> Tensor:
     """RoPE as a product of complex numbers: `(…, size)` turned by `(…, size / 2)`."""
     first, second = x.chunk(2, -1)
-    found = torch.complex(first, second) * torch.exp(1j * direction * angles)
+    found = torch.complex(first, second) * torch.exp(1j * angles)
     return torch.cat([found.real, found.imag], -1)
 
 
 def rotations(case: Case) -> None:
-    """RoPE, forwards and backwards."""
+    """The norms of heads and RoPE, either of them or both, forwards and backwards."""
     tokens, heads, size, context = case.size(3, 500), case.draw(1, 4), 2 * case.draw(1, 20), case.draw(1, 30)
-    x, angles = case.floats(tokens, heads * size), case.floats(context, size // 2)
+    x, slope, angles = (
+        case.floats(*shape) for shape in [(tokens, heads * size)] * 2 + [(context, size // 2)]
+    )
     cosines, sines = case.guards.new(*angles.shape), case.guards.new(*angles.shape)
     cosines[:], sines[:] = angles.cos(), angles.sin()
     places = [case.draw(0, context - 1) for _ in range(min(tokens, 5))]
     positions = case.ids(*itertools.islice(itertools.cycle(places or [0]), tokens))
-    direction = 1.0 if case.draw(0, 1) else -1.0
-    wanted = turned(x.double().view(tokens, heads, size), angles.double()[positions][:, None], direction)
-    found = case.kernels.rope(x, (cosines, sines), positions, size, direction)
-    case.agree(found, wanted.reshape(tokens, heads * size))
+    gain, turns = case.floats(size) if case.draw(0, 1) else None, case.draw(0, 1)
+    about = Places(positions, size, gain, 1e-3, (cosines, sines) if turns else None)
+    a = x.double().requires_grad_()
+    wanted = a.view(tokens, heads, size)
+    of = [a]
+    if gain is not None:
+        of.append(gain.double().requires_grad_())
+        wanted = wanted / (wanted.square().mean(-1, keepdim=True) + 1e-3).sqrt() * of[1]
+    if turns:
+        wanted = turned(wanted, angles.double()[positions][:, None])
+    wanted = wanted.reshape(tokens, heads * size)
+    kept = case.kernels.place(x, about, keep=True)
+    case.agree(x, wanted.detach())
+    slopes = torch.autograd.grad(wanted, of, slope.double())
+    of_gain = case.kernels.place_backward(slope, kept, about)
+    case.agree(slope, slopes[0], 1e-4)
+    if of_gain is not None:
+        case.agree(of_gain, slopes[1], 1e-4)
 
 
 def attention(case: Case) -> None:

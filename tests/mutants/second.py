@@ -213,8 +213,8 @@ MUTANTS = [
     Mutant(
         "values-of-large-gates-get-the-gradient-of-clipped-ones",
         "text_gym/models/cpu/kernels.c",
-        "of_values[i] = gradient[i] * gates[i] * gate(gates[i]);",
-        "of_values[i] = gradient[i] * h * s;",
+        "of_values[j] = slopes[j] * gates[j] * gate(gates[j]);",
+        "of_values[j] = slopes[j] * h * s;",
         (f"{CPU}/test_kernels.py", f"{CPU}/test_operators.py"),
     ),
     Mutant(

@@ -13,7 +13,8 @@ import torch
 from text_gym.agents.sampling.inversion import inverse_cdf
 from text_gym.agents.sampling.sampler import uniform
 from text_gym.models.cpu import kernels as module
-from text_gym.models.cpu.kernels import Kernels, Texts, Trees, kernels_for
+from text_gym.models.cpu.kernel_types import Texts, Trees
+from text_gym.models.cpu.kernels import Kernels, kernels_for
 
 
 @pytest.fixture

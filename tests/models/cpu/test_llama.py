@@ -18,6 +18,7 @@ from text_gym.agents import LoRAPolicy, Policy
 from text_gym.models.cpu import kernels as module
 from text_gym.models.cpu.fast_path import FastPath, fast_path
 from text_gym.models.cpu.kernels import kernels_for
+from text_gym.models.sizes import Sizes, using
 
 LLAMA3 = {
     "factor": 8.0,
@@ -119,9 +120,16 @@ def their_states(model: Any, tokens: Tensor, starts: Tensor, lengths: Tensor) ->
 
 @pytest.mark.parametrize("name", MEMBERS)
 @pytest.mark.parametrize("layers", [1, 3])
-@pytest.mark.parametrize("shared", [False, True])
-def test_states_and_gradients_are_those_of_float64(name: str, layers: int, shared: bool) -> None:
-    """Also where three of the prompts are the same one, and two of the others."""
+@pytest.mark.parametrize(("shared", "packed"), [(False, False), (False, True), (True, True)])
+def test_states_and_gradients_are_those_of_float64(
+    name: str, layers: int, shared: bool, packed: bool
+) -> None:
+    """Also where three of the prompts are the same one, and two of the others; by products of either kind."""
+    with using(Sizes(min_rows_to_pack=1 if packed else 10**6), torch.device("cpu")):
+        check_states_and_gradients(name, layers, shared)
+
+
+def check_states_and_gradients(name: str, layers: int, shared: bool) -> None:
     changes = {"no_rope_layers": [1, 0, 1][:layers]} if name == "smollm3" else {}
     policy = member(name, num_hidden_layers=layers, layer_types=None, **changes)
     exact, tokens, starts = in_float64(policy), texts(), STARTS
@@ -143,6 +151,29 @@ def test_states_and_gradients_are_those_of_float64(name: str, layers: int, share
         assert parameter.grad is not None
         assert gradient is not None
         assert close(gradient, parameter.grad, 1e-4), key
+
+
+def test_weights_that_are_not_trained_get_no_gradient_and_leave_the_others_theirs() -> None:
+    policy, found = member("qwen3"), []
+    for frozen in ((), ("embed_tokens", "layers.0.", "q_proj", "up_proj", "norm")):
+        for key, weight in policy.model.base_model.named_parameters():
+            weight.requires_grad_(not any(part in key for part in frozen))
+        states, _ = path_of(policy).states(texts(), STARTS, LENGTHS)
+        policy.zero_grad()
+        states.square().sum().backward()
+        found.append({key: weight.grad for key, weight in policy.model.base_model.named_parameters()})
+    known = {key for key, gradient in found[1].items() if gradient is not None}
+    assert known == {
+        f"layers.1.{part}.weight"
+        for part in (
+            "self_attn.k_proj",
+            "self_attn.v_proj",
+            "self_attn.o_proj",
+            "mlp.gate_proj",
+            "mlp.down_proj",
+        )
+    }
+    assert all(torch.equal(found[1][key], found[0][key]) for key in known)
 
 
 @pytest.mark.parametrize("name", ["llama 3", "qwen3", "gemma", "smollm3"])

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from text_gym.models.cpu.gpt2 import embed, gelu
 from text_gym.models.cpu.kernel_cache import ACTIVATIONS
-from text_gym.models.cpu.kernels import kernels_for
-from text_gym.models.cpu.llama import gated, root_norm, rope
+from text_gym.models.cpu.kernel_types import Places
+from text_gym.models.cpu.kernels import Kernels, kernels_for
+from text_gym.models.cpu.llama_layer import root_norm
 
 
 @pytest.fixture(autouse=True)
@@ -57,40 +58,89 @@ def test_root_norm(rows: int, width: int, epsilon: float) -> None:
     agree(lambda x, gain: root_norm(x, gain, epsilon), formula, inputs, atol=1e-4)
 
 
+def kernels() -> Kernels:
+    found = kernels_for(torch.zeros(1))
+    assert found is not None
+    return found
+
+
+def near(found: Tensor | None, wanted: Tensor) -> bool:
+    assert found is not None
+    size = max(1.0, float(wanted.abs().max()))
+    return torch.allclose(found.double(), wanted, rtol=1e-5, atol=1e-5 * size)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_the_gradient_that_states_have_in_another_way_is_added_to_that_of_their_norm(beside: bool) -> None:
+    x, gain, slope = random(70, 16), random(16, seed=1), random(70, 16, seed=2)
+    other = random(70, 16, seed=3) if beside else torch.zeros(70, 16)
+    a, b = x.double().requires_grad_(), gain.double().requires_grad_()
+    normed = a / (a.square().mean(1, keepdim=True) + 0.1).sqrt() * b
+    wanted = torch.autograd.grad((normed * slope).sum() + (a * other).sum(), [a, b])
+    found = kernels().root_norm_backward(x, gain, 0.1, slope, other if beside else None)
+    assert all(near(*pair) for pair in zip(found, wanted, strict=True))
+
+
 @pytest.mark.parametrize("size", [2, 6, 16])
-def test_rope_turns_each_pair_by_the_angle_of_its_position(size: int) -> None:
-    """As a product of complex numbers: the halves of a head are real and imaginary parts."""
-    positions = torch.tensor([0, 3, 3, 17, 1])
-    angle = random(20, size // 2, seed=2, scale=4.0)
-    angles = angle.cos().contiguous(), angle.sin().contiguous()
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("turned", [False, True])
+def test_heads_get_their_norm_and_are_turned_by_the_angles_of_their_positions(
+    size: int, normed: bool, turned: bool
+) -> None:
+    """RoPE as a product of complex numbers: the halves of a head are real and imaginary parts.
 
-    def formula(x: Tensor) -> Tensor:
-        first, second = x.view(5, 3, size).chunk(2, -1)
-        turned = torch.complex(first, second) * torch.exp(1j * angle.double()[positions, None])
-        return torch.cat([turned.real, turned.imag], -1).view(5, -1)
+    There are 70 tokens of 3 heads, some numbers apart, which stay as they are.
+    """
+    positions = torch.arange(70) * 7 % 20
+    angle, gain = random(20, size // 2, seed=2, scale=4.0), random(size, seed=3)
+    angles = (angle.cos().contiguous(), angle.sin().contiguous()) if turned else None
+    places = Places(positions, size, gain if normed else None, 0.1, angles)
 
-    agree(lambda x: rope(x, angles, positions, size), formula, [random(5, 3 * size)])
+    def formula(x: Tensor, gain: Tensor) -> Tensor:
+        x = x.view(70, 3, size)
+        if normed:
+            x = x / (x.square().mean(-1, keepdim=True) + 0.1).sqrt() * gain
+        if turned:
+            first, second = x.chunk(2, -1)
+            x = torch.view_as_complex(torch.stack([first, second], -1))
+            x = torch.view_as_real(x * torch.exp(1j * angle.double()[positions, None]))
+            x = torch.cat([x[..., 0], x[..., 1]], -1)
+        return x.reshape(70, 3 * size)
+
+    wide, slopes = random(70, 5 * size), random(70, 4 * size, seed=1)
+    x, slope = wide[:, size : 4 * size], slopes[:, : 3 * size]
+    doubles = [x.double().contiguous().requires_grad_(), gain.double().requires_grad_()]
+    wanted, before = formula(*doubles), wide.clone()
+    of_x, of_gain = torch.autograd.grad((wanted * slope).sum(), doubles, allow_unused=True)
+    kept = kernels().place(x, places, keep=True)
+    assert near(x, wanted.detach())
+    assert torch.equal(wide[:, :size], before[:, :size])
+    assert torch.equal(wide[:, 4 * size :], before[:, 4 * size :])
+    found = kernels().place_backward(slope, kept, places)
+    assert near(slope, of_x)
+    assert found is None if of_gain is None else near(found, of_gain)
 
 
 @pytest.mark.parametrize("name", ["gated silu", "gated gelu"])
 def test_gated(name: str) -> None:
-    def formula(gates: Tensor, values: Tensor) -> Tensor:
-        return (F.silu(gates) if name == "gated silu" else F.gelu(gates, approximate="tanh")) * values
-
-    inputs = random(70, 33, scale=4.0), random(70, 33, seed=1)
-    agree(lambda g, v: gated(g, v, ACTIVATIONS.index(name)), formula, inputs)
+    u, slope, kind = random(70, 66, scale=4.0), random(70, 33, seed=1), ACTIVATIONS.index(name)
+    double = u.double().requires_grad_()
+    gates, values = double.chunk(2, 1)
+    wanted = (F.silu(gates) if name == "gated silu" else F.gelu(gates, approximate="tanh")) * values
+    assert near(kernels().gated(u, kind), wanted.detach())
+    (of_u,) = torch.autograd.grad(wanted, double, slope.double())
+    assert near(kernels().gated_backward(u, kind, slope), of_u)
 
 
 @pytest.mark.parametrize("name", ["gated silu", "gated gelu"])
 @pytest.mark.parametrize("extreme", [-1e30, -1e4, -90.0, 90.0, 1e4, 1e30])
 def test_gates_are_shut_or_open_far_out(name: str, extreme: float) -> None:
-    gates, values = torch.tensor([extreme], requires_grad=True), torch.tensor([2.0], requires_grad=True)
-    out = gated(gates, values, ACTIVATIONS.index(name))
-    slope, share = torch.autograd.grad(out, [gates, values])
-    is_open = extreme > 0
-    assert float(out.detach()) == pytest.approx(2.0 * extreme if is_open else 0.0, rel=1e-6, abs=1e-6)
-    assert float(slope) == pytest.approx(2.0 if is_open else 0.0, abs=1e-6)
-    assert float(share) == pytest.approx(extreme if is_open else 0.0, rel=1e-6, abs=1e-6)
+    u, kind, is_open = torch.tensor([[extreme, 2.0]]), ACTIVATIONS.index(name), extreme > 0
+    out = kernels().gated(u, kind)
+    slope, share = kernels().gated_backward(u, kind, torch.ones(1, 1))[0].tolist()
+    assert float(out) == pytest.approx(2.0 * extreme if is_open else 0.0, rel=1e-6, abs=1e-6)
+    assert slope == pytest.approx(2.0 if is_open else 0.0, abs=1e-6)
+    assert share == pytest.approx(extreme if is_open else 0.0, rel=1e-6, abs=1e-6)
 
 
 def test_gelu() -> None:

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from text_gym.models.kv_cache import KVCache, RolloutWeights
-from text_gym.models.sizes import sizes_of
 
 from . import gpt2, llama
 from .gpt2_cache import gpt2_cache
 from .kernels import kernels_for
 from .library import load
+from .products import matmul as matmul
 
 LOG = logging.getLogger("text_gym")
 _DISTRUSTED = "reads_by_own_code"  # the attribute of a trunk that its fast path was found to read wrongly
@@ -232,26 +232,3 @@ def softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
         return kernels.softmax(logits.contiguous())
     p = torch.softmax(logits, dim=1)
     return p, logits.amax(dim=1) - p.amax(dim=1).log()
-
-
-def matmul(
-    a: Tensor, b: Tensor, bias: Tensor | None = None, *, out: Tensor | None = None, add: bool = False
-) -> Tensor:
-    """Multiply two matrices without gradients, in the way that is fastest for tall ones.
-
-    Args:
-        a: `(n, k)`.
-        b: `(k, m)`.
-        bias: `(m,)` to add.
-        out: `(n, m)`, contiguous, for the result.
-        add: Add the product to what is in `out`; not together with a bias.
-
-    Returns:
-        `(n, m)`, which is `out` if there is one.
-    """
-    kernels = kernels_for(a) if len(a) >= sizes_of(a.device).min_rows_to_pack else None
-    if kernels is not None:
-        return kernels.multiply(a, kernels.pack(b), bias, out=out, add=add)
-    if out is None:
-        return torch.mm(a, b) if bias is None else torch.addmm(bias, a, b)
-    return out.addmm_(a, b) if add else torch.mm(a, b, out=out)

@@ -2,7 +2,7 @@
 
 The last layer is computed only where a state is asked for. Matrix products are PyTorch's; attention and GELU,
 forward and backward, are kernels where there are any. Reading token by token is in `gpt2_cache`. The Llama
-family shares attention and the embedding.
+family shares the embedding.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from text_gym.models.runtime import upload
 
 from .kernel_cache import LayerParts, Norm
-from .kernels import Kernels, Texts, kernels_for
+from .kernel_types import Texts
+from .kernels import Kernels, kernels_for
 
 
 def fits_gpt2(trunk: nn.Module) -> bool:
@@ -263,9 +264,6 @@ class _Attention(torch.autograd.Function):
         parts = _split(qkv, ctx.texts), log_sums, gradient.contiguous(), _split(found, ctx.texts)
         kernels.attention_backward(ctx.texts, *parts)
         return None, None, *found
-
-
-attend_by_kernels: Callable[..., Tensor] = _Attention.apply  # kernels, texts, and what `attend` takes
 
 
 def _split(qkv: Sequence[Tensor], texts: Texts) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,7 +13,8 @@ from text_gym.episode import IntArray
 from text_gym.models.kv_cache import RolloutWeights, moves
 
 from .int8 import Int8Panels
-from .kernels import Kernels, LayerWeights, Panels, TrunkWeights
+from .kernel_types import LayerWeights, Panels, TrunkWeights
+from .kernels import Kernels
 
 Norm = tuple[Tensor, Tensor | None, float]  # weight, bias and epsilon; an RMSNorm has no bias
 AnyPanels = Panels | Int8Panels

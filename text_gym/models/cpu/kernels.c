@@ -127,72 +127,92 @@ enum { NORM_BLOCK = 64 }; /* rows whose gradients of the gain are summed by them
 
 int64_t norm_block(void) { return NORM_BLOCK; }
 
-/* Its gradients: of x, and of the gain as sums over each NORM_BLOCK rows, (rows / NORM_BLOCK, width). */
-void root_norm_backward(const float *x, const float *gain, const float *gradient, float *of_x, float *of_gain,
-                        int64_t rows, int64_t width, float epsilon) {
+/* The gradient of x from that of its norm, and what it has in another way, if there is such; that of the gain is
+ * added to `sums`. `to` may be either gradient. */
+static void root_mean_square_norm_backward(const float *x, const float *gain, const float *gradient,
+                                           const float *beside, float *to, float *sums, int64_t width,
+                                           float epsilon) {
+    float squares = 0, common = 0;
+#pragma omp simd reduction(+ : squares, common)
+    for (int64_t j = 0; j < width; j++) squares += x[j] * x[j], common += x[j] * gain[j] * gradient[j];
+    float scale = 1.0f / sqrtf(squares / width + epsilon), pull = common / width * scale * scale * scale;
+    if (beside)
+#pragma omp simd
+        for (int64_t j = 0; j < width; j++) {
+            sums[j] += x[j] * scale * gradient[j];
+            to[j] = beside[j] + (scale * gain[j] * gradient[j] - pull * x[j]);
+        }
+    else
+#pragma omp simd
+        for (int64_t j = 0; j < width; j++) {
+            sums[j] += x[j] * scale * gradient[j];
+            to[j] = scale * gain[j] * gradient[j] - pull * x[j];
+        }
+}
+
+/* Its gradients: of x, added to those that x has in another way (`beside`), if there are such, and of the gain as
+ * sums over each NORM_BLOCK rows, (rows / NORM_BLOCK, width). */
+void root_norm_backward(const float *x, const float *gain, const float *gradient, const float *beside, float *of_x,
+                        float *of_gain, int64_t rows, int64_t width, float epsilon) {
     const int64_t blocks = (rows + NORM_BLOCK - 1) / NORM_BLOCK, parts = parts_of(rows * width, FEW);
 #pragma omp parallel for num_threads(team) if (parts > 1)
     for (int64_t part = 0; part < parts; part++)
         for (int64_t block = blocks * part / parts; block < blocks * (part + 1) / parts; block++) {
-            float *sums = of_gain + block * width;
             int64_t end = (block + 1) * NORM_BLOCK < rows ? (block + 1) * NORM_BLOCK : rows;
-            memset(sums, 0, width * sizeof *sums);
-            for (int64_t i = block * NORM_BLOCK; i < end; i++) {
-                const float *a = x + i * width, *g = gradient + i * width;
-                float *to = of_x + i * width, squares = 0, common = 0;
-#pragma omp simd reduction(+ : squares, common)
-                for (int64_t j = 0; j < width; j++) squares += a[j] * a[j], common += a[j] * gain[j] * g[j];
-                float scale = 1.0f / sqrtf(squares / width + epsilon), pull = common / width * scale * scale * scale;
-#pragma omp simd
-                for (int64_t j = 0; j < width; j++) {
-                    sums[j] += a[j] * scale * g[j];
-                    to[j] = scale * gain[j] * g[j] - pull * a[j];
-                }
-            }
+            memset(of_gain + block * width, 0, width * sizeof *of_gain);
+            for (int64_t i = block * NORM_BLOCK; i < end; i++)
+                root_mean_square_norm_backward(x + i * width, gain, gradient + i * width,
+                                               beside ? beside + i * width : 0, of_x + i * width,
+                                               of_gain + block * width, width, epsilon);
         }
 }
 
 enum { GELU, GATED_SILU, GATED_GELU };
 
-/* out = f(gates) · values, of `count` numbers, f being SiLU or GELU. */
-void gated(const float *gates, const float *values, float *out, int64_t count, int64_t activation) {
-    const int64_t parts = parts_of(count, FEW);
-#pragma omp parallel for num_threads(team) if (parts > 1)
-    for (int64_t part = 0; part < parts; part++) {
-        int64_t begin = count * part / parts, end = count * (part + 1) / parts;
-        if (activation == GATED_SILU)
+/* out = f(gates) · values, f being SiLU or GELU; out may be gates. */
+static void close_gates(const float *gates, const float *values, float *out, int64_t count, int64_t activation) {
+    if (activation == GATED_SILU)
 #pragma omp simd
-            for (int64_t i = begin; i < end; i++)
-                out[i] = gates[i] / (1.0f + exponential(-gates[i])) * values[i];
-        else
+        for (int64_t j = 0; j < count; j++) out[j] = gates[j] / (1.0f + exponential(-gates[j])) * values[j];
+    else
 #pragma omp simd
-            for (int64_t i = begin; i < end; i++) out[i] = gates[i] * gate(gates[i]) * values[i];
-    }
+        for (int64_t j = 0; j < count; j++) out[j] = gates[j] * gate(gates[j]) * values[j];
 }
 
-/* Its gradients. */
-void gated_backward(const float *gates, const float *values, const float *gradient, float *of_gates,
-                    float *of_values, int64_t count, int64_t activation) {
-    const int64_t parts = parts_of(count, FEW);
+/* The same in rows: u (rows, 2 inner), gates before values, and out (rows, inner). */
+void gated(const float *u, float *out, int64_t rows, int64_t inner, int64_t activation) {
+    const int64_t parts = parts_of(rows * inner, FEW);
 #pragma omp parallel for num_threads(team) if (parts > 1)
-    for (int64_t part = 0; part < parts; part++) {
-        int64_t begin = count * part / parts, end = count * (part + 1) / parts;
-        if (activation == GATED_SILU)
+    for (int64_t part = 0; part < parts; part++)
+        for (int64_t i = rows * part / parts; i < rows * (part + 1) / parts; i++)
+            close_gates(u + 2 * i * inner, u + (2 * i + 1) * inner, out + i * inner, inner, activation);
+}
+
+/* Its gradient, which lies as u does. */
+void gated_backward(const float *u, const float *gradient, float *of_u, int64_t rows, int64_t inner,
+                    int64_t activation) {
+    const int64_t parts = parts_of(rows * inner, FEW);
+#pragma omp parallel for num_threads(team) if (parts > 1)
+    for (int64_t part = 0; part < parts; part++)
+        for (int64_t i = rows * part / parts; i < rows * (part + 1) / parts; i++) {
+            const float *gates = u + 2 * i * inner, *values = gates + inner, *slopes = gradient + i * inner;
+            float *of_gates = of_u + 2 * i * inner, *of_values = of_gates + inner;
+            if (activation == GATED_SILU)
 #pragma omp simd
-            for (int64_t i = begin; i < end; i++) {
-                float s = 1.0f / (1.0f + exponential(-gates[i]));
-                of_gates[i] = gradient[i] * values[i] * (s + gates[i] * s * (1.0f - s));
-                of_values[i] = gradient[i] * gates[i] * s;
-            }
-        else
+                for (int64_t j = 0; j < inner; j++) {
+                    float s = 1.0f / (1.0f + exponential(-gates[j]));
+                    of_gates[j] = slopes[j] * values[j] * (s + gates[j] * s * (1.0f - s));
+                    of_values[j] = slopes[j] * gates[j] * s;
+                }
+            else
 #pragma omp simd
-            for (int64_t i = begin; i < end; i++) {
-                float h = gates[i] < -20.0f ? -20.0f : gates[i] > 20.0f ? 20.0f : gates[i], s = gate(h);
-                float slope = s + h * s * (1.0f - s) * (1.59576912f + 0.21406445f * h * h);
-                of_gates[i] = gradient[i] * values[i] * slope;
-                of_values[i] = gradient[i] * gates[i] * gate(gates[i]);
-            }
-    }
+                for (int64_t j = 0; j < inner; j++) {
+                    float h = gates[j] < -20.0f ? -20.0f : gates[j] > 20.0f ? 20.0f : gates[j], s = gate(h);
+                    float slope = s + h * s * (1.0f - s) * (1.59576912f + 0.21406445f * h * h);
+                    of_gates[j] = slopes[j] * values[j] * slope;
+                    of_values[j] = slopes[j] * gates[j] * gate(gates[j]);
+                }
+        }
 }
 
 /* Weights are kept in rows padded to a multiple of STRIP: loops over strips have no slow rest. */
@@ -300,16 +320,45 @@ static void turn(const float *x, float *to, const float *cosines, const float *s
     }
 }
 
-/* Turn the heads of `n` tokens (n, heads, size) by the angles (positions, size / 2) of their positions. */
-void rope(const float *x, const float *cosines, const float *sines, const int64_t *positions, float *out, int64_t n,
-          int64_t heads, int64_t size, float direction) {
+/* Give each head of `n` tokens its norm, if there is a gain, and turn it by the angles (positions, size / 2) of the
+ * token's position (RoPE), if there are such. Tokens are `of_x` floats apart; `kept` (n, heads, size), if it is
+ * given, gets the heads as they were. */
+void place(float *x, int64_t of_x, const float *gain, const float *cosines, const float *sines,
+           const int64_t *positions, float *kept, int64_t n, int64_t heads, int64_t size, float epsilon) {
     const int64_t parts = parts_of(n * heads * size, FEW), half = size / 2;
 #pragma omp parallel for num_threads(team) if (parts > 1)
     for (int64_t part = 0; part < parts; part++)
-        for (int64_t i = n * part / parts; i < n * (part + 1) / parts; i++)
-            for (int64_t h = i * heads; h < (i + 1) * heads; h++)
-                turn(x + h * size, out + h * size, cosines + positions[i] * half, sines + positions[i] * half, size,
-                     direction);
+        for (int64_t i = n * part / parts; i < n * (part + 1) / parts; i++) {
+            int64_t at = positions[i] * half;
+            if (kept) memcpy(kept + i * heads * size, x + i * of_x, heads * size * sizeof *kept);
+            for (float *head = x + i * of_x; head < x + i * of_x + heads * size; head += size) {
+                if (gain) root_mean_square_norm(head, gain, head, size, epsilon);
+                if (cosines) turn(head, head, cosines + at, sines + at, size, 1);
+            }
+        }
+}
+
+/* Its gradient, in place of that of what `place` made of x; that of the gain, if there is one, as sums over the heads
+ * of each NORM_BLOCK tokens, (n / NORM_BLOCK, size). Without a gain nothing needs to be kept. */
+void place_backward(float *gradient, int64_t of_x, const float *kept, const float *gain, const float *cosines,
+                    const float *sines, const int64_t *positions, float *of_gain, int64_t n, int64_t heads,
+                    int64_t size, float epsilon) {
+    const int64_t blocks = (n + NORM_BLOCK - 1) / NORM_BLOCK, parts = parts_of(n * heads * size, FEW);
+#pragma omp parallel for num_threads(team) if (parts > 1)
+    for (int64_t part = 0; part < parts; part++)
+        for (int64_t block = blocks * part / parts; block < blocks * (part + 1) / parts; block++) {
+            int64_t end = (block + 1) * NORM_BLOCK < n ? (block + 1) * NORM_BLOCK : n;
+            float *sums = gain ? memset(of_gain + block * size, 0, size * sizeof *sums) : 0;
+            for (int64_t i = block * NORM_BLOCK; i < end; i++)
+                for (int64_t h = 0; h < heads; h++) {
+                    float *g = gradient + i * of_x + h * size;
+                    int64_t at = positions[i] * (size / 2);
+                    if (cosines) turn(g, g, cosines + at, sines + at, size, -1);
+                    if (gain)
+                        root_mean_square_norm_backward(kept + (i * heads + h) * size, gain, g, 0, g, sums, size,
+                                                       epsilon);
+                }
+        }
 }
 
 /* Matrix products with weights that lie in panels: WIDE columns of a matrix, one row of them after another,
@@ -360,7 +409,14 @@ void pack(const float *matrix, int64_t down, int64_t right, float *panels, int64
     const int64_t parts = parts_of(count, FEW_ROWS / 4);
 #pragma omp parallel for num_threads(team) if (parts > 1)
     for (int64_t part = 0; part < parts; part++) {
-        int64_t begin = count * part / parts, end = count * (part + 1) / parts;
+        int64_t begin = count * part / parts, end = count * (part + 1) / parts, whole = outputs / WIDE;
+        if (right == 1) { /* a few rows at a time, all along: what is read lies in a row */
+            for (int64_t k = 0; k < inputs; k += 4)
+                for (int64_t j = begin * WIDE; j < end * WIDE && j < whole * WIDE; j += WIDE)
+                    for (int64_t l = k; l < k + 4 && l < inputs; l++)
+                        memcpy(panels + j * inputs + l * WIDE, matrix + l * down + j, WIDE * sizeof *panels);
+            if (begin < whole) begin = whole < end ? whole : end;
+        }
         for (int64_t j = begin * WIDE; j < end * WIDE; j += WIDE) {
             int64_t columns = outputs - j < WIDE ? outputs - j : WIDE, k = 0;
             float *panel = panels + j * inputs;
@@ -385,6 +441,8 @@ static inline __attribute__((always_inline)) void tile(
     int64_t of_from, int64_t inputs, int rows, int64_t columns, const float *soon, int64_t apart) {
     half low[ROWS] = {0}, high[ROWS] = {0};
     float edge[WIDE] = {0};
+    for (int i = 0; i < rows; i++) /* stores would wait for memory */
+        for (int c = 0; c < WIDE; c += 16) __builtin_prefetch(out + i * of_out + c, 1);
     for (int64_t k = 0; k < inputs; k++, panel += WIDE, soon += apart) {
         __builtin_prefetch(soon, 0, 2);
         for (int i = 0; i < rows; i++) {
@@ -407,7 +465,8 @@ static inline __attribute__((always_inline)) void tile(
 
 /* Copy x (rows, inputs), whose rows are not contiguous, to (rows / ROWS, inputs, ROWS): far strides miss the cache. */
 static void straighten(const float *x, int64_t down, int64_t right, float *out, int64_t rows, int64_t inputs) {
-    for (int64_t k = 0; k < inputs; k++)
+    for (int64_t k = 0; k < inputs; k++) {
+        for (int64_t i = 0; down == 1 && i < rows; i += 16) __builtin_prefetch(x + i + (k + 8) * right);
         for (int64_t i = 0; i < rows; i += ROWS) {
             float *to = out + i * inputs + k * ROWS;
             const float *from = x + i * down + k * right;
@@ -416,6 +475,7 @@ static void straighten(const float *x, int64_t down, int64_t right, float *out, 
             else
                 for (int64_t j = 0; j < ROWS && i + j < rows; j++) to[j] = from[j * down];
         }
+    }
 }
 
 /* out (rows, outputs) = x (rows, inputs) · panels + `from`, if there is such.
@@ -493,29 +553,6 @@ typedef struct {
     float epsilon, embedding_scale;
 } trunk;
 
-/* Give the queries and keys of `n` tokens their norms and turn them, as the layer has it. */
-static void place(const trunk *t, const layer *l, const places *p, float *qkv, int64_t n) {
-    int64_t half = t->size / 2;
-    for (int64_t i = 0; i < n; i++, qkv += t->groups * t->size)
-        for (int64_t h = 0; h < t->heads + t->groups; h++, qkv += t->size) {
-            const float *gain = h < t->heads ? l->of_queries : l->of_keys;
-            int64_t at = p->columns[i] * half;
-            if (gain) root_mean_square_norm(qkv, gain, qkv, t->size, l->epsilon_1);
-            if (l->cosines) turn(qkv, qkv, l->cosines + at, l->sines + at, t->size, 1);
-        }
-}
-
-/* u (n, 2 inner), gates before values: their products, gated, where the gates were. */
-static void close_gates(float *u, int64_t n, int64_t inner, int64_t activation) {
-    for (int64_t i = 0; i < n; i++, u += 2 * inner)
-        if (activation == GATED_SILU)
-#pragma omp simd
-            for (int64_t j = 0; j < inner; j++) u[j] = u[j] / (1.0f + exponential(-u[j])) * u[inner + j];
-        else
-#pragma omp simd
-            for (int64_t j = 0; j < inner; j++) u[j] = u[j] * gate(u[j]) * u[inner + j];
-}
-
 static int64_t more(int64_t a, int64_t b) { return a > b ? a : b; }
 
 /* out = x · panels + `from`, by the kind of panels that the trunk has; `spare` is for whole numbers. */
@@ -553,7 +590,12 @@ static void read_tokens(const trunk *t, places p, const int64_t *tokens, const i
     for (const layer *l = t->layers; l < end; l++) {
         add_and_norm(x, bias, l->gain_1, l->offset_1, h, some, width, l->epsilon_1);
         product(t, h, width, l->qkv, qkv, l->qkv_bias, 0, spare, some, width, of_qkv);
-        if (l->cosines || l->of_queries) place(t, l, &p, qkv, some);
+        if (l->cosines || l->of_queries) {
+            const float *cosines = l->cosines, *sines = l->sines;
+            place(qkv, of_qkv, l->of_queries, cosines, sines, p.columns, 0, some, t->heads, t->size, l->epsilon_1);
+            place(qkv + of_heads, of_qkv, l->of_keys, cosines, sines, p.columns, 0, some, t->groups, t->size,
+                  l->epsilon_1);
+        }
         remember(&p, qkv, l->keys, l->values, some);
         if (l == end - 1) { /* only what is asked for goes on */
             queries = 0;
@@ -571,7 +613,8 @@ static void read_tokens(const trunk *t, places p, const int64_t *tokens, const i
         if (t->activation == GELU)
             gelu(u, u, queries * inner);
         else
-            close_gates(u, queries, inner, t->activation);
+            for (float *row = u; row < u + queries * of_u; row += of_u)
+                close_gates(row, row + inner, row, inner, t->activation);
         product(t, u, of_u, l->down, x, x, width, spare, queries, inner, width);
         bias = l->down_bias;
     }

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,98 +20,9 @@ from text_gym.models.runtime import cores
 
 from . import library
 from .int8 import Int8Kernels
+from .kernel_types import NUMBER, POINTER, REAL, Panels, Places, Texts, TrunkWeights, where
 
 _STRIP, _LANES, _QUERIES = 16, 16, 8  # as in kernels.c, at most
-_POINTER, _NUMBER, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
-
-
-class LayerWeights(ctypes.Structure):
-    """`layer` of `kernels.c`; whoever fills it in keeps the tensors."""
-
-    _fields_ = (
-        *((name, _POINTER) for name in ("gain_1", "offset_1", "qkv_bias", "of_queries", "of_keys")),
-        *((name, _POINTER) for name in ("cosines", "sines", "projection_bias", "gain_2", "offset_2")),
-        *((name, _POINTER) for name in ("up_bias", "down_bias", "qkv", "projection", "up", "down")),
-        *((name, _POINTER) for name in ("keys", "values")),
-        *((name, _REAL) for name in ("scale", "epsilon_1", "epsilon_2")),
-    )
-
-
-class TrunkWeights(ctypes.Structure):
-    """`trunk` of `kernels.c`; whoever fills it in keeps the tensors."""
-
-    _fields_ = (
-        ("layers", ctypes.POINTER(LayerWeights)),
-        *((name, _POINTER) for name in ("embedding", "positions", "gain", "offset")),
-        *((name, _NUMBER) for name in ("count", "width", "heads", "groups", "size", "inner")),
-        *((name, _NUMBER) for name in ("activation", "room", "vocabulary", "context", "int8")),
-        *((name, _REAL) for name in ("epsilon", "embedding_scale")),
-    )
-
-
-@dataclass(frozen=True)
-class Panels:
-    """A matrix `(inputs, outputs)` copied into the order in which `Kernels.multiply` reads it."""
-
-    memory: Tensor  # (panels, inputs, width), flat
-    inputs: int
-    outputs: int
-
-
-class Trees(NamedTuple):
-    """Texts that begin alike, in segments: first what they share, then what each of them goes on with.
-
-    Args:
-        places: `(s,)` int64, the first of each segment's own tokens among all keys.
-        borders: `(m + 1,)` int64, the first segment of each tree, and the end of the last one.
-    """
-
-    places: Tensor
-    borders: Tensor
-
-
-class Texts(ctypes.Structure):
-    """`texts` of `kernels.c`: which queries of a batch of texts meet which keys.
-
-    Args:
-        begins: `(B,)` int64, where the queries of each text begin.
-        counts: `(B,)` int64, how many they are.
-        firsts: `(B,)` int64, the last key that a text's first query looks at; each further one sees one more.
-        tokens: `S`, most keys of a text.
-        heads: Of attention.
-        size: Of a head.
-        scale: Of queries times keys.
-        groups: Heads of keys and values, each of which equally many heads of queries share.
-        trees: The trees of texts that share their beginnings; left out, each text is one of its own, whose
-            keys begin at its row of `(B, S)`.
-    """
-
-    _fields_ = (
-        *((name, _POINTER) for name in ("begins", "counts", "firsts", "places", "trees")),
-        *((name, _NUMBER) for name in ("count", "tokens", "heads", "groups", "size", "of_query", "of_key")),
-        ("scale", _REAL),
-    )
-
-    def __init__(
-        self,
-        begins: Tensor,
-        counts: Tensor,
-        firsts: Tensor,
-        *,
-        tokens: int,
-        heads: int,
-        size: int,
-        scale: float,
-        groups: int | None = None,
-        trees: Trees | None = None,
-    ) -> None:
-        self.ragged = trees is None and bool((firsts + counts < tokens).any())
-        if trees is None:
-            count = len(begins)
-            trees = Trees(torch.arange(0, count * tokens, tokens), torch.arange(count + 1))
-        self._kept = begins, counts, firsts, *trees
-        pointers = (x.data_ptr() for x in self._kept)
-        super().__init__(*pointers, len(trees.borders) - 1, tokens, heads, groups or heads, size, 0, 0, scale)
 
 
 class Kernels:
@@ -126,26 +36,28 @@ class Kernels:
 
         self._panel_width = int(library.panel_width())
         self.can_share = bool(library.can_share()) and not _two_runtimes()
-        self.share = function("share", _NUMBER, _NUMBER)  # of OpenMP's threads, and how many of them work
-        self.threads = function("shared", result=_NUMBER)  # the calling thread's work is divided among
+        self.share = function("share", NUMBER, NUMBER)  # of OpenMP's threads, and how many of them work
+        self.threads = function("shared", result=NUMBER)  # the calling thread's work is divided among
         self.int8 = Int8Kernels(library, self.threads)
         texts, trunk = ctypes.POINTER(Texts), ctypes.POINTER(TrunkWeights)
-        self._scratch = function("scratch_size", trunk, *[_POINTER] * 2, _NUMBER, result=_NUMBER)
-        self._step = function("step", trunk, *[_POINTER] * 7, *[_NUMBER] * 2, result=ctypes.c_int)
-        self._pack = function("pack", _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _NUMBER)
-        self._multiply = function("multiply", _POINTER, _NUMBER, _NUMBER, *[_POINTER] * 3, *[_NUMBER] * 4)
-        self._draw = function("draw", *[_POINTER] * 5, _NUMBER, _NUMBER)
-        self._softmax = function("softmax", *[_POINTER] * 3, _NUMBER, _NUMBER)
-        self._gelu = function("gelu", _POINTER, _POINTER, _NUMBER)
-        self._gelu_backward = function("gelu_backward", *[_POINTER] * 3, _NUMBER)
+        self._scratch = function("scratch_size", trunk, *[POINTER] * 2, NUMBER, result=NUMBER)
+        self._step = function("step", trunk, *[POINTER] * 7, *[NUMBER] * 2, result=ctypes.c_int)
+        self._pack = function("pack", POINTER, NUMBER, NUMBER, POINTER, NUMBER, NUMBER)
+        self._multiply = function("multiply", POINTER, NUMBER, NUMBER, *[POINTER] * 3, *[NUMBER] * 4)
+        self._draw = function("draw", *[POINTER] * 5, NUMBER, NUMBER)
+        self._softmax = function("softmax", *[POINTER] * 3, NUMBER, NUMBER)
+        self._gelu = function("gelu", POINTER, POINTER, NUMBER)
+        self._gelu_backward = function("gelu_backward", *[POINTER] * 3, NUMBER)
         self._norm_block = int(library.norm_block())
-        self._root_norm = function("root_norm", *[_POINTER] * 3, *[_NUMBER] * 2, _REAL)
-        self._root_norm_backward = function("root_norm_backward", *[_POINTER] * 5, *[_NUMBER] * 2, _REAL)
-        self._gated = function("gated", *[_POINTER] * 3, *[_NUMBER] * 2)
-        self._gated_backward = function("gated_backward", *[_POINTER] * 5, *[_NUMBER] * 2)
-        self._rope = function("rope", *[_POINTER] * 5, *[_NUMBER] * 3, _REAL)
-        self._attention = function("attention", texts, *[_POINTER] * 6, _NUMBER)
-        self._attention_backward = function("attention_backward", texts, *[_POINTER] * 9, _NUMBER)
+        self._root_norm = function("root_norm", *[POINTER] * 3, *[NUMBER] * 2, REAL)
+        self._root_norm_backward = function("root_norm_backward", *[POINTER] * 6, *[NUMBER] * 2, REAL)
+        self._gated = function("gated", *[POINTER] * 2, *[NUMBER] * 3)
+        self._gated_backward = function("gated_backward", *[POINTER] * 3, *[NUMBER] * 3)
+        heads = POINTER, NUMBER, *[POINTER] * 5
+        self._place = function("place", *heads, *[NUMBER] * 3, REAL)
+        self._place_backward = function("place_backward", *heads, POINTER, *[NUMBER] * 3, REAL)
+        self._attention = function("attention", texts, *[POINTER] * 6, NUMBER)
+        self._attention_backward = function("attention_backward", texts, *[POINTER] * 9, NUMBER)
 
     def pack(self, *matrices: Tensor, memory: Tensor | None = None) -> Panels:
         """Pack a matrix `(inputs, outputs)` of any strides for `multiply` and `step`.
@@ -173,6 +85,7 @@ class Kernels:
         panels: Panels,
         bias: Tensor | None = None,
         *,
+        plus: Tensor | None = None,
         out: Tensor | None = None,
         add: bool = False,
     ) -> Tensor:
@@ -181,9 +94,10 @@ class Kernels:
         Args:
             x: `(n, inputs)`, its elements lying in any way.
             panels: `(inputs, outputs)`.
-            bias: `(outputs,)` to add.
+            bias: `(outputs,)` to add …
+            plus: … or `(n, outputs)`, contiguous; not both.
             out: `(n, outputs)`, contiguous, for the result.
-            add: To what is in `out`; not together with a bias.
+            add: To what is in `out`; not together with the other two.
 
         Returns:
             `(n, outputs)`, which is `out` if there is one.
@@ -193,8 +107,12 @@ class Kernels:
         assert out.is_contiguous()
         outputs = panels.outputs
         start, stride = (None, 0) if bias is None else (bias.data_ptr(), 0)
-        if add:
-            start, stride = out.data_ptr(), outputs
+        plus = out if add else plus
+        if plus is not None:
+            assert bias is None
+            assert plus.is_contiguous()
+            assert plus.shape == out.shape
+            start, stride = plus.data_ptr(), outputs
         memory = panels.memory.data_ptr(), out.data_ptr(), start
         self._multiply(x.data_ptr(), *x.stride(), *memory, stride, len(x), panels.inputs, outputs)
         return out
@@ -278,47 +196,53 @@ class Kernels:
         return out
 
     def root_norm_backward(
-        self, x: Tensor, gain: Tensor, epsilon: float, gradient: Tensor
+        self, x: Tensor, gain: Tensor, epsilon: float, gradient: Tensor, beside: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Compute the gradients of `x` and of the gain from that of `root_norm`, all contiguous."""
+        """Compute the gradients of `x` and of the gain from that of `root_norm`, all contiguous.
+
+        `beside`, if it is given, is the gradient that `x` has in another way, and is added.
+        """
         of_x = torch.empty_like(x)
         of_gain = torch.empty(-(-len(x) // self._norm_block), x.shape[1])
-        pointers = (t.data_ptr() for t in (x, gain, gradient, of_x, of_gain))
+        pointers = (where(t) for t in (x, gain, gradient, beside, of_x, of_gain))
         self._root_norm_backward(*pointers, *x.shape, epsilon)
         return of_x, of_gain.sum(0)
 
-    def gated(self, gates: Tensor, values: Tensor, activation: int) -> Tensor:
-        """Compute f(gates) · values of contiguous tensors, f being an activation of `kernels.c`."""
-        out = torch.empty_like(gates)
-        pointers = (t.data_ptr() for t in (gates, values, out))
-        self._gated(*pointers, gates.numel(), activation)
+    def gated(self, u: Tensor, activation: int) -> Tensor:
+        """Compute f(gates) · values, `(n, inner)`, of both side by side, `(n, 2 · inner)`, contiguous.
+
+        f is an activation of `kernels.c`.
+        """
+        out = u.new_empty(len(u), u.shape[1] // 2)
+        self._gated(u.data_ptr(), out.data_ptr(), *out.shape, activation)
         return out
 
-    def gated_backward(
-        self, gates: Tensor, values: Tensor, activation: int, gradient: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def gated_backward(self, u: Tensor, activation: int, gradient: Tensor) -> Tensor:
         """Compute the gradients of gates and values from that of `gated`, all contiguous."""
-        of_gates, of_values = torch.empty_like(gates), torch.empty_like(values)
-        pointers = (t.data_ptr() for t in (gates, values, gradient, of_gates, of_values))
-        self._gated_backward(*pointers, gates.numel(), activation)
-        return of_gates, of_values
+        of_u = torch.empty_like(u)
+        self._gated_backward(*(t.data_ptr() for t in (u, gradient, of_u)), *gradient.shape, activation)
+        return of_u
 
-    def rope(
-        self, x: Tensor, angles: tuple[Tensor, Tensor], positions: Tensor, size: int, direction: float
-    ) -> Tensor:
-        """Turn the heads of tokens `(n, heads · size)`, contiguous, by the angles of their positions.
+    def place(self, x: Tensor, places: Places, *, keep: bool = False) -> Tensor | None:
+        """Give the heads of queries or keys their norms and turn them by their positions' angles, in place.
 
         Args:
-            x: Queries or keys.
-            angles: Cosines and sines, `(context, size / 2)` each.
-            positions: `(n,)` int64, contiguous.
-            size: Of a head.
-            direction: 1; -1 turns back, as the gradient does.
+            x: `(n, heads · size)`; the numbers of a token lie side by side.
+            places: Norm, angles and positions.
+            keep: Copy the heads before, for `place_backward`; without a norm nothing is copied.
         """
-        out = torch.empty_like(x)
-        pointers = (t.data_ptr() for t in (x, *angles, positions, out))
-        self._rope(*pointers, len(x), x.shape[1] // size, size, direction)
-        return out
+        kept = torch.empty(x.shape) if keep and places.gain is not None else None
+        self._place(x.data_ptr(), x.stride(0), *places.pointers(), where(kept), *places.shape(x))
+        return kept
+
+    def place_backward(self, gradient: Tensor, kept: Tensor | None, places: Places) -> Tensor | None:
+        """Turn the gradient of what `place` made into that of its input, in place; return the gain's."""
+        of_gain = None
+        if places.gain is not None:
+            of_gain = torch.empty(-(-len(gradient) // self._norm_block), places.size)
+        pointers = gradient.data_ptr(), gradient.stride(0), where(kept), *places.pointers(), where(of_gain)
+        self._place_backward(*pointers, *places.shape(gradient))
+        return None if of_gain is None else of_gain.sum(0)
 
     def attention(self, texts: Texts, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Compute causal attention in a batch of texts.

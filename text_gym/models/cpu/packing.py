@@ -10,7 +10,7 @@ from torch import Tensor
 
 from text_gym.episode import IntArray
 
-from .kernels import Texts, Trees
+from .kernel_types import Texts, Trees
 
 
 class Segments(NamedTuple):
