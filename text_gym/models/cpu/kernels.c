@@ -373,6 +373,7 @@ enum { HALF = 8, ROWS = 6 };
 enum { HALF = 4, ROWS = 6 };
 #endif
 enum { WIDE = 2 * HALF, BLOCK = 128, DEEP = 1024, SOME = 256, AHEAD = 128 };
+enum { LINE = 16 }; /* floats of a line of the cache */
 enum { BLOCK_SPACE = (BLOCK + ROWS - 1) / ROWS * ROWS };
 typedef float half __attribute__((vector_size(4 * HALF), aligned(4)));
 
@@ -445,6 +446,7 @@ static inline __attribute__((always_inline)) void tile(
         for (int c = 0; c < WIDE; c += 16) __builtin_prefetch(out + i * of_out + c, 1);
     for (int64_t k = 0; k < inputs; k++, panel += WIDE, soon += apart) {
         __builtin_prefetch(soon, 0, 2);
+        if (rows == ROWS && apart > LINE) __builtin_prefetch(soon + LINE, 0, 2); /* fewer rows would wait for it */
         for (int i = 0; i < rows; i++) {
             low[i] += x[i * down + k * right] * *(const half *)panel;
             high[i] += x[i * down + k * right] * *(const half *)(panel + HALF);
@@ -461,6 +463,13 @@ static inline __attribute__((always_inline)) void tile(
         *(half *)(to + HALF) = high[i];
         if (columns < WIDE) memcpy(out + i * of_out, edge, columns * sizeof *edge);
     }
+}
+
+/* How many floats of the next panel a tile of so many rows, of all there are, fetches for each input. Of what is
+ * less than a line nothing may be left out: it would be waited for. */
+static inline int64_t pace(int64_t rows, int64_t of) {
+    int64_t floats = WIDE * rows / of;
+    return floats < LINE && floats * of < WIDE * rows ? floats + 1 : floats;
 }
 
 /* Copy x (rows, inputs), whose rows are not contiguous, to (rows / ROWS, inputs, ROWS): far strides miss the cache. */
@@ -497,7 +506,7 @@ static void multiply_rows(const float *x, int64_t down, int64_t right, const flo
 #define TILE(x, down, right, n)                                                                        \
     tile(x, down, right, panel, out + i * outputs + j, outputs, from ? from + i * of_from + j : 0,     \
          of_from, deep, n, columns, next + WIDE * deep * (i - first) / (end - first),                  \
-         WIDE * n / (end - first)) /* each tile fetches its share of the next panel */
+         pace(n, end - first)) /* each tile fetches its share of the next panel */
 #define TILES(n)                                                                                       \
     for (; n > 0 && i + n <= end; i += n)                                                              \
         if (right == 1)                                                                                \
