@@ -325,7 +325,8 @@ def test_search_finds_what_is_searched_without_a_network(address: str) -> None:
         page = playwright.chromium.launch(executable_path=browser, args=flags).new_page()
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
-        page.goto(address)
+        page.set_default_timeout(120_000)  # of a busy machine
+        page.goto(address, wait_until="networkidle")  # nobody listens to what is typed before that
         page.get_by_role("textbox", name="Search").fill("telescopes")
         page.locator(".md-search-result__link").first.click()
         page.wait_for_url("**/concepts/gae/**")
