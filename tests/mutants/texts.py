@@ -149,7 +149,7 @@ MUTANTS = [
         "json-lines-split-at-line-separators",
         DATA,
         "enumerate(file, 1)",
-        "enumerate(_text(path).splitlines(), 1)",
+        "enumerate(file.read().splitlines(), 1)",
         (OF_DATA + "lines_of_json_end_at_line_feeds_alone",),
     ),
     Mutant(
