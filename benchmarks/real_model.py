@@ -4,8 +4,8 @@
 
 FOLDER is SmolLM2-135M's, which `python -m tests.real` makes, or another model's with a fast tokenizer. The
 model "gpt2" has GPT-2's 124M shape, random weights and the same tokenizer. Every contestant writes 24 tokens
-after each prompt of some 6, in batches of 16 and 64 rows: all of one prompt, as a group of GRPO is played, or
-of different ones. A rollout also steps the environment and keeps log-probabilities and values, `generate`
+after each prompt of some 6, and end-of-text is a token like another, so that all do the same work. Batches
+have 16 and 64 rows: all of one prompt, as a group of GRPO is played, or of different ones. A rollout also steps the environment and keeps log-probabilities and values, `generate`
 and CTranslate2 return tokens alone. With weights of 8 bits a rollout reads its texts once more, unrounded,
 for log-probabilities and values; "int8 draws" is what comes before that. PYTHON is that of an environment
 with `ctranslate2`, `transformers` and `torch`, in which the model is read. Contestants take turns; figures
@@ -14,6 +14,7 @@ are medians of five, and a ratio is the median of the turns' with the bootstrap'
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import statistics
@@ -138,7 +139,9 @@ def row_of(name: str, speeds: list[float], of_generate: list[float]) -> Row:
 
 def contestants(policy: Policy, texts: list[str]) -> dict[str, Play]:
     """Return what plays a batch after these prompts, by name."""
-    env = TextVectorEnv(texts, policy.tokenizer, zero, NEW_TOKENS, num_envs=len(texts), shuffle=False)
+    endless = copy.copy(policy.tokenizer)
+    endless.eos_ids = ()
+    env = TextVectorEnv(texts, endless, zero, NEW_TOKENS, num_envs=len(texts), shuffle=False)
     ids = [policy.tokenizer.encode(text) for text in texts]
     width = max(map(len, ids))
     tokens = np.array([row + [0] * (width - len(row)) for row in ids])
@@ -148,9 +151,9 @@ def contestants(policy: Policy, texts: list[str]) -> dict[str, Play]:
     noise = torch.from_numpy(uniform(0, np.arange(len(texts)), NEW_TOKENS).T.copy())
 
     def generate() -> int:
-        settings = {"do_sample": True, "top_k": 0, "max_new_tokens": NEW_TOKENS, "pad_token_id": 0}
-        policy.model.generate(left, attention_mask=attended, min_new_tokens=NEW_TOKENS, **settings)
-        return len(texts) * NEW_TOKENS
+        settings = {"do_sample": True, "top_k": 0, "max_new_tokens": NEW_TOKENS, "eos_token_id": None}
+        written = policy.model.generate(left, attention_mask=attended, pad_token_id=0, **settings)
+        return int(written[:, left.shape[1] :].numel())
 
     @torch.no_grad()
     def draws() -> int:

@@ -445,7 +445,10 @@ static inline __attribute__((always_inline)) void tile(
     for (int i = 0; i < rows; i++) /* stores would wait for memory */
         for (int c = 0; c < WIDE; c += 16) __builtin_prefetch(out + i * of_out + c, 1);
     for (int64_t k = 0; k < inputs; k++, panel += WIDE, soon += apart) {
-        __builtin_prefetch(soon, 0, 2);
+        if (apart < LINE)
+            __builtin_prefetch(soon, 0, 3);
+        else /* too much for the nearest cache */
+            __builtin_prefetch(soon, 0, 2);
         if (rows == ROWS && apart > LINE) __builtin_prefetch(soon + LINE, 0, 2); /* fewer rows would wait for it */
         for (int i = 0; i < rows; i++) {
             low[i] += x[i * down + k * right] * *(const half *)panel;
