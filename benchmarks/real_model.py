@@ -4,12 +4,13 @@
 
 FOLDER is SmolLM2-135M's, which `python -m tests.real` makes, or another model's with a fast tokenizer. The
 model "gpt2" has GPT-2's 124M shape, random weights and the same tokenizer. Every contestant writes 24 tokens
-after each prompt of some 6, and end-of-text is a token like another, so that all do the same work. Batches
-have 16 and 64 rows: all of one prompt, as a group of GRPO is played, or of different ones. A rollout also steps the environment and keeps log-probabilities and values, `generate`
-and CTranslate2 return tokens alone. With weights of 8 bits a rollout reads its texts once more, unrounded,
-for log-probabilities and values; "int8 draws" is what comes before that. PYTHON is that of an environment
-with `ctranslate2`, `transformers` and `torch`, in which the model is read. Contestants take turns; figures
-are medians of five, and a ratio is the median of the turns' with the bootstrap's interval (95 %).
+after each prompt of some 6, in batches of 16 and 64 rows: all of one prompt, as a group of GRPO is played, or
+of different ones. EOS is a token like another, so that all do the same work. A rollout also steps the
+environment and keeps log-probabilities and values, `generate` and CTranslate2 return tokens alone. With
+weights of 8 bits a rollout reads its texts once more, unrounded, for log-probabilities and values; "int8
+draws" is what comes before that. PYTHON is that of an environment with `ctranslate2`, `transformers` and
+`torch`, in which the model is read. Contestants take turns; figures are medians of five, and a ratio is the
+median of the turns' with the bootstrap's interval (95 %).
 """
 
 from __future__ import annotations
@@ -193,7 +194,8 @@ def zero(completion: str) -> float:
 def gpt2_shaped(tokenizer: Path, folder: Path) -> Path:
     """Write a model of GPT-2's shape with random weights and another one's tokenizer; return its folder."""
     words = PretrainedTokenizer.from_pretrained(tokenizer)
-    config = transformers.GPT2Config(vocab_size=words.vocab_size, n_positions=128)
+    ends = {"bos_token_id": None, "eos_token_id": words.eos_ids[0]}
+    config = transformers.GPT2Config(vocab_size=words.vocab_size, n_positions=128, **ends)
     Policy(transformers.GPT2LMHeadModel(config), words, device="cpu").save(folder)
     return folder
 
