@@ -165,6 +165,7 @@ def speed_page(text: str) -> str:
     """Return the page of speeds with its tables made anew from the committed results."""
     tables = {
         "compare": _compared,
+        "compare-qwen3-epyc": _compared,
         "kernel_threads": _threads,
         "kernel_parts": _parts,
         "architectures": _architectures,
