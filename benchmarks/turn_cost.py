@@ -1,6 +1,6 @@
 """What replies cost: CPU time of a rollout per token of the agent's, next to one without replies.
 
-    python benchmarks/turn_cost.py --replies 1 4 16 --sizes 2x128 4x256 --tasks guess --json turn_cost.json
+    python benchmarks/turn_cost.py --sizes 2x128 4x256 --tasks guess --pairs 24 --json turn_cost.json
 
 Both play the same GPT-2 with random weights, and their agents write equally many tokens. In one, a token of
 eight ends a turn, at random, and is answered by a reply of so many tokens; in the other as many tokens as the
@@ -11,11 +11,12 @@ no reply can be, so that the rollout without replies then reads only 63 % of its
 
 A pair is one rollout of each, which goes first alternates; the interval is the bootstrap's of the pairs'
 median ratio (95 %). Tasks are played with a policy of random weights, and their rows say how many tokens a
-CPU second its agent writes.
+CPU second its agent writes. The shipped conversations are learnt from 256 or 512 episodes at a time.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Sequence
@@ -46,7 +47,7 @@ class Options:
         sizes: … for each of these models, layers and width, 32 to a head.
         tasks: Conversations to play as they are.
         pairs: Rollouts of each kind, after one to warm up.
-        batch: Episodes of a rollout.
+        batches: Episodes of a rollout, one row each.
         repeat: Draw prompts with replacement.
         json: File for the rows.
     """
@@ -55,7 +56,7 @@ class Options:
     sizes: tuple[str, ...] = ("2x128",)
     tasks: tuple[str, ...] = ()
     pairs: int = 12
-    batch: int = 64
+    batches: tuple[int, ...] = (256, 64)
     repeat: bool = False
     json: Path | None = None
 
@@ -72,7 +73,7 @@ class Says:
         return [Reply(self.ids) for _ in episodes]
 
 
-def environment(options: Options, reply: int, *, turns: bool) -> TextVectorEnv:
+def environment(options: Options, batch: int, reply: int, *, turns: bool) -> TextVectorEnv:
     """The conversation, or the same without turns and with longer prompts."""
     ends = VOCABULARY // TURN
     words = [f"stop{i}." if i < ends else f"w{i}" for i in range(VOCABULARY - 1)]
@@ -80,7 +81,7 @@ def environment(options: Options, reply: int, *, turns: bool) -> TextVectorEnv:
     tokenizer.eos_ids = ()  # all write to the end
     rng = np.random.default_rng(0)
     expected = round((WRITTEN - 1) / TURN * reply)  # a reply to the last token is read by nobody
-    ids = rng.integers(0, VOCABULARY - 1, (options.batch, PROMPT + (0 if turns else expected)))
+    ids = rng.integers(0, VOCABULARY - 1, (batch, PROMPT + (0 if turns else expected)))
     talk: dict[str, Any] = {"respondent": Says(reply), "turn_stop": ".", "max_turns": WRITTEN}
     talk["max_context"] = PROMPT + WRITTEN * (1 + reply)
     return TextVectorEnv(
@@ -88,15 +89,15 @@ def environment(options: Options, reply: int, *, turns: bool) -> TextVectorEnv:
         tokenizer,
         lambda episodes: np.ones(len(episodes)),
         WRITTEN,
-        num_envs=options.batch,
+        num_envs=batch,
         shuffle=options.repeat,
         **(talk if turns else {}),
     )
 
 
-def measure(options: Options, reply: int, layers: int, width: int) -> dict[str, Any]:
+def measure(options: Options, reply: int, batch: int, layers: int, width: int) -> dict[str, Any]:
     """CPU microseconds a token of both kinds, which take turns, and the ratio with its interval."""
-    envs = [environment(options, reply, turns=turns) for turns in (True, False)]
+    envs = [environment(options, batch, reply, turns=turns) for turns in (True, False)]
     config = transformers.GPT2Config(
         vocab_size=VOCABULARY,
         n_positions=PROMPT + WRITTEN * (1 + reply),
@@ -110,7 +111,7 @@ def measure(options: Options, reply: int, layers: int, width: int) -> dict[str, 
     policy = Policy(transformers.AutoModelForCausalLM.from_config(config), envs[0].tokenizer, device="cpu")
     costs, read = np.empty((options.pairs + 1, 2)), []
     for pair in range(options.pairs + 1):
-        numbers = np.arange(options.batch) + pair * options.batch
+        numbers = np.arange(batch) + pair * batch
         for which in (0, 1) if pair % 2 else (1, 0):
             began = time.process_time()
             played = rollout(policy, envs[which], numbers)
@@ -123,6 +124,7 @@ def measure(options: Options, reply: int, layers: int, width: int) -> dict[str, 
     return {
         "layers": layers,
         "width": width,
+        "batch": batch,
         "prompts": "repeated" if options.repeat else "distinct",
         "reply_tokens": reply,
         "completion_tokens": round(float(np.mean(read)), 1),
@@ -135,33 +137,35 @@ def measure(options: Options, reply: int, layers: int, width: int) -> dict[str, 
     }
 
 
-def play(options: Options, task: str, layers: int, width: int) -> dict[str, Any]:
+def play(options: Options, task: str, batch: int, layers: int, width: int) -> dict[str, Any]:
     """The agent's tokens in a CPU second in rollouts of a task, by the median of them."""
-    env = TextVectorEnv(task=load_task(task), num_envs=options.batch)
+    env = TextVectorEnv(task=load_task(task), num_envs=batch)
     context = env.batch.max_prompt_tokens + env.batch.room
     policy = Policy.new(
         env.tokenizer, layers=layers, width=width, heads=width // 32, context=context, device="cpu"
     )
     speeds = []
-    for first in range(0, (options.pairs + 1) * options.batch, options.batch):
+    for first in range(0, (options.pairs + 1) * batch, batch):
         began = time.process_time()
-        played = rollout(policy, env, np.arange(first, first + options.batch))
+        played = rollout(policy, env, np.arange(first, first + batch))
         speeds.append(played.num_tokens / (time.process_time() - began))
     speed = round(float(np.median(speeds[1:])))
-    return {"task": task, "layers": layers, "width": width, "agent_tokens_per_second": speed}
+    about = {"task": task, "layers": layers, "width": width, "batch": batch}
+    return about | {"agent_tokens_per_second": speed}
 
 
 def main(options: Options) -> None:
     """Measure, and tell."""
     torch.set_num_threads(1)
     rows = []
-    for layers, width in (map(int, size.split("x")) for size in options.sizes):
-        runs = [partial(measure, options, reply) for reply in options.replies]
-        for run in (*runs, *(partial(play, options, task) for task in options.tasks)):
-            rows.append(row := run(layers, width))
+    runs = [partial(measure, options, reply) for reply in options.replies]
+    runs += [partial(play, options, task) for task in options.tasks]
+    for size, batch in itertools.product(options.sizes, options.batches):
+        for run in runs:
+            rows.append(row := run(batch, *map(int, size.split("x"))))
             print(row, flush=True)
     if options.json is not None:
-        save(options.json, rows, batch=options.batch)
+        save(options.json, rows)
 
 
 if __name__ == "__main__":

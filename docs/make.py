@@ -224,9 +224,11 @@ def _parts(rows: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def _turns(rows: list[dict[str, Any]]) -> list[list[str]]:
-    lines = [["model", "tokens of a reply", "with replies, µs", "without, µs", "ratio", "95 %"], ["---"] * 6]
+    names = ["model", "episodes", "tokens of a reply", "with replies, µs", "without, µs", "ratio", "95 %"]
+    lines = [names, ["---"] * len(names)]
     for r in (r for r in rows if "ratio" in r):
-        about, (low, high) = [f"{r['layers']} × {r['width']}", str(r["reply_tokens"])], r["ci95"]
+        model, (low, high) = f"{r['layers']} × {r['width']}", r["ci95"]
+        about = [model, str(r["batch"]), str(r["reply_tokens"])]
         times = [f"{r['with_replies_us']:.1f}", f"{r['without_us']:.1f}", f"{r['ratio']:.2f}"]
         lines.append([*about, *times, f"{low:.2f}–{high:.2f}"])
     return lines
