@@ -140,7 +140,7 @@ def row_of(name: str, speeds: list[float], of_generate: list[float]) -> Row:
 
 def contestants(policy: Policy, texts: list[str]) -> dict[str, Play]:
     """Return what plays a batch after these prompts, by name."""
-    endless = copy.copy(policy.tokenizer)
+    endless: Any = copy.copy(policy.tokenizer)
     endless.eos_ids = ()
     env = TextVectorEnv(texts, endless, zero, NEW_TOKENS, num_envs=len(texts), shuffle=False)
     ids = [policy.tokenizer.encode(text) for text in texts]
@@ -194,8 +194,9 @@ def zero(completion: str) -> float:
 def gpt2_shaped(tokenizer: Path, folder: Path) -> Path:
     """Write a model of GPT-2's shape with random weights and another one's tokenizer; return its folder."""
     words = PretrainedTokenizer.from_pretrained(tokenizer)
-    ends = {"bos_token_id": None, "eos_token_id": words.eos_ids[0]}
-    config = transformers.GPT2Config(vocab_size=words.vocab_size, n_positions=128, **ends)
+    config = transformers.GPT2Config(
+        vocab_size=words.vocab_size, n_positions=128, bos_token_id=None, eos_token_id=words.eos_ids[0]
+    )
     Policy(transformers.GPT2LMHeadModel(config), words, device="cpu").save(folder)
     return folder
 
