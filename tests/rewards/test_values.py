@@ -137,6 +137,11 @@ def test_none_and_nan_are_no_opinion_if_the_source_says_so() -> None:
         Says([math.inf], abstains=True)(of("a"))
 
 
+def test_a_function_that_returns_none_is_told_how_to_have_no_opinion() -> None:
+    with pytest.raises(RewardError, match=r"episode 0 is None, not a number; .*abstains=True"):
+        as_reward_source(lambda completion: None)(of("a"))
+
+
 def test_a_source_may_abstain_by_itself() -> None:
     rewards = Says(Rewards(np.array([9.0, 1.0]), abstained=np.array([True, False])))(of("a", "b"))
     assert rewards.values.tolist() == [0.0, 1.0]

@@ -267,6 +267,8 @@ def _as_number(item: Any) -> tuple[float, str]:
         if abs(number) > _LARGEST:
             return number, f"is {number:g}, beyond float32"
         return number, ""
+    if item is None:
+        return 0.0, "is None, not a number; without an opinion it is FunctionReward(f, abstains=True)"
     return 0.0, f"is {type(item).__name__} {excerpt(repr(item), 30)}, not a number"
 
 

@@ -96,6 +96,31 @@ def test_gym_env_takes_a_plain_id_with_num_envs(
             assert set(gone_on.unique().tolist()) == {0, 1}
 
 
+def steps_without_a_token(env: Any) -> int:
+    """Play 60 random steps; return how many of them neither appended a token nor showed the last state."""
+    torch.manual_seed(0)
+    env.set_seed(0)
+    played = env.rollout(60, break_when_any_done=False)
+    assert played["next", "done"].sum() > 40
+    return int((played["next", "length"] != played["length"] + 1).sum())
+
+
+def test_a_wrapped_native_environment_shows_every_step(adapter: Any) -> None:
+    wrapper = importlib.import_module("torchrl.envs").GymWrapper
+    envs = gym.make_vec("text_gym/Reverse-v0", num_envs=4, autoreset_mode="Disabled")
+    assert steps_without_a_token(wrapper(envs)) == 0
+    assert steps_without_a_token(adapter.torchrl_env("text_gym/Reverse-v0", num_envs=4)) == 0
+
+
+def test_gym_env_with_num_envs_takes_resets_for_transitions(
+    adapter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TorchRL's own fault, which the page warns of; once this test fails, the warning can go."""
+    library = importlib.import_module("torchrl.envs")
+    monkeypatch.setattr(library.GymEnv, "_async_env", lambda self, makers: SyncVectorEnv(makers))
+    assert steps_without_a_token(library.GymEnv("text_gym/Reverse-v0", num_envs=4)) > 0
+
+
 SCRIPT = """
 import text_gym
 from torchrl.envs import GymEnv
