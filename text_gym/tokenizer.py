@@ -208,8 +208,9 @@ class PretrainedTokenizer:
             try:
                 found = AutoTokenizer.from_pretrained(str(name))
             except (OSError, ValueError) as error:
+                said = " ".join(str(error).split())
                 raise DataError(
-                    f"{str(name)!r} is neither a folder here nor a model of the hub ({error})"
+                    f"{str(name)!r} is neither a folder here nor a model of the hub ({said})"
                 ) from error
             with suppress(OSError):  # it has no such file
                 return cls.from_transformers(found, GenerationConfig.from_pretrained(str(name)).eos_token_id)
