@@ -142,7 +142,7 @@ def test_an_address_without_a_hub_is_a_line_too(
     assert TOKEN not in shown.out + shown.err
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """As the hub's library has it: what the hub answered stands beside the first line."""
 
     server_message = "storage is full"
@@ -154,7 +154,7 @@ class Refused(Exception):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (Refused(), "Refused: 409 Conflict; storage is full; to push"),
+        (RefusedError(), "RefusedError: 409 Conflict; storage is full; to push"),
         (RuntimeError("no upload"), "RuntimeError: no upload; OSError: 403 for http://store/file'; to push"),
     ],
 )
