@@ -83,6 +83,35 @@ _OTHERS: dict[str, dict[str, Any]] = {
     "openai-gpt": {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64, "initializer_range": 0.4},
 }
 OTHER_KINDS = tuple(_OTHERS)
+_OTHERS["recurrent_gemma"] = {
+    **_ROPE,
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 1,
+    "head_dim": 4,
+    "lru_width": 16,
+    "attention_window_size": 6,
+    "logits_soft_cap": 1.5,
+}
+_OTHERS["mpt"] = {"d_model": 16, "n_layers": 2, "n_heads": 4, "max_seq_len": 24}
+_OTHERS["deepseek_v4"] = {
+    **_ROPE,
+    "num_key_value_heads": 1,
+    "num_hidden_layers": 3,
+    "layer_types": ["sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"],
+    "compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8},
+    "mlp_layer_types": ["moe", "moe", "moe"],
+    "head_dim": 8,
+    "q_lora_rank": 8,
+    "moe_intermediate_size": 8,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "o_groups": 2,
+    "o_lora_rank": 4,
+    "index_n_heads": 2,
+    "index_head_dim": 8,
+    "index_topk": 64,
+    "sliding_window": 6,
+}
 _OTHERS["mixtral"] = {**_ROPE, "num_local_experts": 4, "num_experts_per_tok": 2}  # never in float64
 
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,26 @@ def test_every_end_of_text_that_a_model_names_ends_an_episode(
     env = TextVectorEnv(["a"], tokenizer, len, 3, num_envs=2)
     env.reset(seed=0)
     assert env.step([2, 3])[2].tolist() == [2 in eos_ids, 3 in eos_ids]
+
+
+def test_a_hub_model_ends_texts_with_the_same_ids_as_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Llama 3's tokenizer knows one end of three; a model without a generation_config.json has that alone."""
+    transformers = pytest.importorskip("transformers")
+    odd((2,), 4, None).save(tmp_path)
+    for kind in ("AutoTokenizer", "GenerationConfig"):
+        load = getattr(transformers, kind).from_pretrained
+        monkeypatch.setattr(getattr(transformers, kind), "from_pretrained", partial(_from, load, tmp_path))
+    assert PretrainedTokenizer.from_pretrained("OWNER/NAME").eos_ids == (2,)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [3, 2]}')
+    of_hub = PretrainedTokenizer.from_pretrained("OWNER/NAME")
+    assert of_hub.eos_ids == PretrainedTokenizer.from_pretrained(tmp_path).eos_ids == (3, 2)
+
+
+def _from(load: Callable[[str], Any], folder: Path, name: str) -> Any:
+    assert name == "OWNER/NAME"
+    return load(str(folder))
 
 
 def test_special_tokens_that_a_tokenizer_would_add_are_left_out() -> None:

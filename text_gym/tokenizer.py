@@ -11,6 +11,7 @@ import hashlib
 import json
 import operator
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -202,14 +203,17 @@ class PretrainedTokenizer:
         """
         folder = Path(name)
         if not folder.is_dir():
-            from transformers import AutoTokenizer
+            from transformers import AutoTokenizer, GenerationConfig
 
             try:
                 found = AutoTokenizer.from_pretrained(str(name))
             except (OSError, ValueError) as error:
+                said = " ".join(str(error).split())
                 raise DataError(
-                    f"{str(name)!r} is neither a folder here nor a model of the hub ({error})"
+                    f"{str(name)!r} is neither a folder here nor a model of the hub ({said})"
                 ) from error
+            with suppress(OSError):  # it has no such file
+                return cls.from_transformers(found, GenerationConfig.from_pretrained(str(name)).eos_token_id)
             return cls.from_transformers(found)
         file = folder / "tokenizer.json"
         if not file.is_file():
@@ -241,12 +245,17 @@ class PretrainedTokenizer:
         except (TypeError, ValueError) as error:
             raise DataError(
                 f"{folder}: the special tokens in tokenizer_config.json or generation_config.json are broken "
-                f"({error}); save the tokenizer again with save_pretrained"
+                f"({error}); save the tokenizer again with save_pretrained, and the model with the "
+                "tokenizer's ids in its configuration"
             ) from error
 
     @classmethod
-    def from_transformers(cls, tokenizer: Any) -> PretrainedTokenizer:
+    def from_transformers(cls, tokenizer: Any, ends: Any = None) -> PretrainedTokenizer:
         """Wrap a fast tokenizer object of `transformers`.
+
+        Args:
+            tokenizer: The tokenizer.
+            ends: The id, or the list of ids, with which its model ends a text beside the tokenizer's own.
 
         Raises:
             ConfigError: The tokenizer is a slow one (it has no `tokenizers` backend).
@@ -256,10 +265,10 @@ class PretrainedTokenizer:
             raise ConfigError(
                 f"{type(tokenizer).__name__} is not a fast tokenizer; load it with use_fast=True"
             )
-        eos = tokenizer.eos_token_id
+        eos_ids = [*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id]
         return cls(
             backend,
-            eos_ids=[] if eos is None else [eos],
+            eos_ids=[i for i in eos_ids if i is not None],
             pad_id=tokenizer.pad_token_id,
             bos_id=tokenizer.bos_token_id,
             chat_template=default_template(tokenizer.chat_template),

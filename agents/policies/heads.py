@@ -21,6 +21,8 @@ from text_gym.utils.sealed import remove_unfinished
 
 FILE = "value_head.safetensors"
 FOLDER = "value_head"
+# The names that configurations have for the bound of logits; the last two are RecurrentGemma's and xLSTM's.
+_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 
 
 def save_value_head(head: nn.Linear, folder: Path, fingerprint: str) -> None:
@@ -43,6 +45,15 @@ def load_value_head(head: nn.Linear, folder: Path, fingerprint: str) -> None:
             load_into(head, file)
             check_tokenizer(file, folder, fingerprint)
             return
+
+
+def logit_options(model: Any) -> list[float | None]:
+    """Return what a model does to its logits: a factor (Cohere), a divisor (Granite), a bound (Gemma 2)."""
+    config = model.config.get_text_config()
+    times, divided_by, *caps = (
+        getattr(config, name, None) for name in ("logit_scale", "logits_scaling", *_CAPS)
+    )
+    return [times, divided_by, next(filter(None, caps), None)]
 
 
 @torch.no_grad()

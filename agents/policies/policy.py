@@ -37,7 +37,7 @@ from text_gym.tokenizer import PretrainedTokenizer, Tokenizer
 from text_gym.utils.sealed import remove_unfinished
 
 from .columns import ends_of, own_states
-from .heads import check_output_head, load_value_head, save_value_head
+from .heads import check_output_head, load_value_head, logit_options, save_value_head
 from .memory import Splitter, log_probs_of_logits, plain_head, token_log_probs
 
 FUSED = ("cpu", "cuda")  # devices with a fused AdamW
@@ -87,9 +87,7 @@ class Policy(nn.Module):
         self.value_head = nn.utils.skip_init(nn.Linear, width, 1)  # do not draw from the global generator
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
-        # What Cohere, Granite and Gemma 2 do to their logits, looked up once because configurations are slow.
-        names = ("logit_scale", "logits_scaling", "final_logit_softcapping")
-        self._head_options = [getattr(model.config.get_text_config(), name, None) for name in names]
+        self._head_options = logit_options(model)  # looked up once because configurations are slow
         self.to(pick_device(device))
         self.value_head.to(torch.promote_types(next(model.parameters()).dtype, torch.float32))
         self.eval()  # dropout stays off in sampling, scoring and updates; only SFT turns it on

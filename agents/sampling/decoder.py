@@ -205,7 +205,8 @@ def library_cache(policy: Policy, rows: int, width: int) -> KVCache:
         width: Most tokens of a row.
     """
     if policy.model not in _LIBRARY_AGREES:
-        _LIBRARY_AGREES[policy.model] = _agrees(policy, LibraryCache(policy))
+        cache = LibraryCache(policy)
+        _LIBRARY_AGREES[policy.model] = cache.of_library and _agrees(policy, cache)
         if not _LIBRARY_AGREES[policy.model]:
             LOG.warning(
                 "%s has no cache that can be used here: all of a text is read again for each token, slowly",

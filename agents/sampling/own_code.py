@@ -97,6 +97,15 @@ class LibraryCache:
 
         self._cache: Any = DynamicCache(config=self._policy.model.config)
 
+    @property
+    def of_library(self) -> bool:
+        """Whether no layer has a cache of the model's own.
+
+        DeepSeek V4 and MiniMax M3 keep summaries of every 4 or 128 columns, which padding on the left moves;
+        a trial on a few tokens cannot show that.
+        """
+        return all(type(layer).__module__ == "transformers.cache_utils" for layer in self._cache.layers)
+
     def prefill(self, tokens: Tensor, lengths: IntArray, rows: IntArray | None = None) -> Tensor:
         """Implement `KVCache`; if these are not all rows, `spread` must follow."""
         self._read = np.arange(len(tokens)) if rows is None else rows

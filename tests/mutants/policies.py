@@ -501,7 +501,7 @@ MUTANTS = [
     Mutant(
         "the-librarys-cache-is-not-tried-out",
         DECODER,
-        "_LIBRARY_AGREES[policy.model] = _agrees(policy, LibraryCache(policy))",
+        "_LIBRARY_AGREES[policy.model] = cache.of_library and _agrees(policy, cache)",
         "_LIBRARY_AGREES[policy.model] = True",
         (OF_DECODER + "a_model_without_a_cache_reads_its_texts_again_and_says_so",),
     ),

@@ -142,6 +142,41 @@ def test_an_address_without_a_hub_is_a_line_too(
     assert TOKEN not in shown.out + shown.err
 
 
+class RefusedError(Exception):
+    """As the hub's library has it: what the hub answered stands beside the first line."""
+
+    server_message = "storage is full"
+
+    def __str__(self) -> str:
+        return "409 Conflict\nmore"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RefusedError(), "RefusedError: 409 Conflict; storage is full; to push"),
+        (RuntimeError("no upload"), "RuntimeError: no upload; OSError: 403 for http://store/file'; to push"),
+    ],
+)
+def test_the_line_has_what_the_hub_answered_and_no_signed_address(
+    error: Exception,
+    said: str,
+    hub: type[Hub],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+
+    def refused(self: Any, *args: Any, **kwargs: Any) -> None:
+        raise error from OSError("403 for http://store/file?signature=KEY'")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_commit", refused)
+    assert main(["push", str(tmp_path), "reverse"]) == 2
+    assert said in (shown := capsys.readouterr().err)
+    assert "KEY" not in shown
+
+
 def test_a_token_that_looks_like_any_other_word_is_hidden_too(
     hub: type[Hub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

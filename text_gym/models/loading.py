@@ -137,7 +137,8 @@ def context_of(model: Any) -> int | None:
     and change as its own text grows; so that length is the most.
     """
     config = model.config.get_text_config()
-    limits = [getattr(config, "max_position_embeddings", None)]
+    names = ("max_position_embeddings", "max_seq_len")  # MPT has the second one
+    limits = [getattr(config, name, None) for name in names]
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") == "longrope":
         limits.append(rope["original_max_position_embeddings"])

@@ -19,6 +19,7 @@ from text_gym.utils.display import harmless, without_secret
 from .saved_policy import ORIGIN, holds_model, policy_folder, read_origin
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
+_SIGNED = re.compile(r"(https?://[^\s?']+)\?[^\s']*")  # an address of storage, whose query is a key to it
 _SECRET = re.compile(r"hf_\w+|Bearer +\S+", re.IGNORECASE)
 
 
@@ -93,8 +94,17 @@ def _without_paths(origin: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _said(error: Exception) -> str:
-    """Return the first line of what the hub said, without anything like a token."""
-    first = next(iter(str(error).strip().splitlines()), "")
-    said = _SECRET.sub("[hidden]", f"{type(error).__name__}: {first}")
+    """Return on one line what the hub said, without anything like a token or a signed address."""
+    told = [_first_line(error)]
+    if type(error) is RuntimeError and isinstance(error.__cause__, Exception):  # of an upload that broke off
+        told.append(_first_line(error.__cause__))
+    answer = getattr(error, "server_message", None)
+    if isinstance(answer, str) and answer.strip():
+        told.append(answer.strip().splitlines()[0])
+    said = _SIGNED.sub(r"\1", _SECRET.sub("[hidden]", "; ".join(dict.fromkeys(told))))
     token = _hub().get_token()
     return harmless(without_secret(said, token or "", "[hidden]"), limit=300)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"

@@ -36,10 +36,11 @@ def texts(vocab: int = 11, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, t
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("kind", [*KINDS, *OTHER_KINDS])
+@pytest.mark.parametrize("kind", [*KINDS, *OTHER_KINDS, "recurrent_gemma"])
 def test_evaluate_says_what_an_unpadded_forward_says(kind: str, dtype: torch.dtype) -> None:
     policy = small_policy(kind, dtype=dtype)
-    in_float32 = kind in ("gpt_neo", "llama4_text", "mamba")  # they compute some of it in float32
+    # They compute some of it in float32.
+    in_float32 = kind in ("gpt_neo", "llama4_text", "mamba", "recurrent_gemma")
     tolerance = TOLERANCE[torch.float32 if in_float32 else dtype]
     tokens, starts, lengths = texts()
     with torch.no_grad():
@@ -194,6 +195,13 @@ def test_longrope_is_read_up_to_the_length_at_which_all_angles_change(kind: str)
     lengths = {"max_position_embeddings": 64, "original_max_position_embeddings": 16}
     model = tiny_model(kind, num_key_value_heads=2, rope_parameters=rope, pad_token_id=None, **lengths)
     assert Policy(model, WordTokenizer("abcdefghi", separator="")).context == 16
+
+
+def test_mpt_reads_as_many_tokens_as_its_configuration_says_by_another_name() -> None:
+    policy = small_policy("mpt")
+    assert policy.context == 24
+    with pytest.raises(ConfigError, match="the policy has 24"):
+        rollout(policy, TextVectorEnv(["abc"], policy.tokenizer, len, 30, num_envs=1), np.arange(1))
 
 
 def test_what_is_saved_is_an_ordinary_hugging_face_folder(tmp_path: Path) -> None:

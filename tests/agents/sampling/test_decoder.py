@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -116,6 +117,23 @@ def test_a_model_without_a_cache_reads_its_texts_again_and_says_so(caplog: pytes
     own = [r for r in caplog.records if r.name == "text_gym" and r.levelname == "WARNING"]
     told = [r.getMessage().split()[0] for r in own]
     assert told == ["OpenAIGPTLMHeadModel", "MambaForCausalLM"]  # once each
+
+
+def test_summaries_of_columns_are_not_kept_where_padding_would_move_them() -> None:
+    """DeepSeek V4 attends to blocks of columns, here of 4 and 8: more than the tokens of a trial."""
+    if "deepseek_v4" not in transformers.CONFIG_MAPPING:
+        pytest.skip("this version of transformers has no DeepSeek V4")
+    policy = small_policy("deepseek_v4")
+    texts = [[i % 9 for i in range(start, start + n)] for start, n in ((1, 20), (4, 9), (6, 14))]
+    prompts = np.array([ids + [0] * (20 - len(ids)) for ids in texts])
+    with torch.no_grad():
+        decoder = Decoder(policy, prompts, np.array([len(ids) for ids in texts]), room=3)
+        decoder.step(torch.tensor([7, 8, 9]))
+        for ids, drawn, state in zip(texts, (7, 8, 9), decoder.states, strict=True):
+            log_p, _ = plain_forward(policy, [*ids, drawn, 0], len(ids) + 1)
+            found = torch.log_softmax(policy.logits(state), -1)
+            assert torch.allclose(found, log_p[0], rtol=0, atol=2e-5)
+    assert isinstance(decoder._cache, NoCache)
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40))
