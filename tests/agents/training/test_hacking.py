@@ -216,8 +216,8 @@ def test_texts_paid_more_than_golden_ones_are_an_alarm_before_the_reward_rises()
     assert metrics["overpaid"] == 4 / 64
     assert detector.iteration == 1
     assert str(detector.alarm).startswith(
-        "iteration 1: the reward may be hacked: texts of 4 prompts earned more than golden ones in this batch, "
-        "by up to 1. Read some texts; "
+        "iteration 1: the reward may be hacked: texts of 4 prompts earned more than golden ones in this "
+        "batch, by up to 1. Read some texts; "
     )
 
 
