@@ -20,6 +20,7 @@ from course.labs import COURSE, MORE, SHARED, every_lab
 BEGIN, END = "# BEGIN SOLUTION", "# END SOLUTION"
 _FUNCTION = re.compile(r"^def (\w+)", re.MULTILINE)
 _IMPORT_OF_LAB = re.compile(r"\bcourse\.lab\w+\.lab\b")
+_PAGE = re.compile(r"\[([^]]+)\]\(\.\./\.\./docs/[^)]+\)")
 _IMPORT = re.compile(r"\bcourse\.(?=checks|figures|imports|worlds)")
 
 
@@ -70,6 +71,15 @@ def flat(source: str) -> str:
     return _IMPORT.sub("", _IMPORT_OF_LAB.sub("lab", source))
 
 
+def handout(text: str) -> str:
+    """Name the pages of the documentation, which a student's folder does not have, without links to them.
+
+    >>> handout("The page [KL](../../docs/concepts/kl.md) of text-gym's documentation.")
+    "The page *KL* of text-gym's documentation."
+    """
+    return _PAGE.sub(r"*\1*", text)
+
+
 def pictures(source: str) -> str:
     """Let a script of pictures run in its lab's folder, with what is shared in the folder above."""
     above = 'import sys\n\nsys.path.insert(0, "..")  # where figures.py and worlds.py are\n'
@@ -90,6 +100,8 @@ def make_student(out: Path, course: Path = COURSE) -> None:
                 text = stub(text)
             elif name == "pictures.py":
                 text = pictures(text)
+            elif name == "README.md":
+                text = handout(text)
             elif name.endswith(".py"):
                 text = flat(text)
             (out / lab.name / name).write_text(text, encoding="utf-8")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from text_gym.episode import Prompt
-from text_gym.errors import ConfigError, UnknownNameError
+from text_gym.errors import ConfigError, UnknownNameError, excerpt
 from text_gym.reward_models.judge.judge import judge_from_environment
 from text_gym.reward_models.judge.local import local_judge
 from text_gym.reward_models.learned.loading import load_reward_model
@@ -96,4 +96,5 @@ def load_reward(
         return load_reward_model(spec)
     if spec.endswith(".py"):
         raise ConfigError(f"which function of {spec}? Write {spec}:name")
-    raise UnknownNameError("reward", spec, REWARDS)
+    more = f"there is no folder {excerpt(spec)} with a reward model; a function is file.py:name"
+    raise UnknownNameError("reward", spec, REWARDS, more)

@@ -241,7 +241,7 @@ def test_a_restarted_server_gets_the_answer_once(context: BrowserContext, tmp_pa
         LabelStore(tmp_path / "labels.db") as store,
         LabelPage(store, port=first.port, say=links.append),
     ):
-        page.wait_for_selector("text=The server was started anew")
+        page.wait_for_selector("text=the server was restarted")
         other = context.new_page()  # the new link, in the same browser
         other.goto(links[0])
         wait_for_question(page, 2)
@@ -389,6 +389,34 @@ def test_a_training_gets_its_answers_and_can_be_stopped(context: BrowserContext,
         thread.join(10)
         assert len(ended) == 1
         assert len(list(store.labels())) == 2
+
+
+def test_between_two_batches_the_bar_is_full(context: BrowserContext, tmp_path: Path) -> None:
+    full = "document.getElementById('bar').value === document.getElementById('bar').max"
+    with served(tmp_path, ratings(1), live=True) as (label_page, store, links):
+        page = enter(context, links)
+        page.wait_for_selector("text=Waiting for the next texts")
+        assert not page.evaluate(full)  # nothing was asked yet
+        asked = threading.Thread(target=label_page.ask, args=([item.id for item in store.items()],))
+        asked.start()
+        wait_for_question(page, 1, " of this batch")
+        for key in "333":
+            page.keyboard.press(key)
+        page.wait_for_selector("text=If it has more to ask")
+        assert page.locator("#count").text_content() == "1 saved · 0 left"
+        assert page.evaluate(full)
+        asked.join(10)
+
+
+def test_a_browser_without_a_link_is_told_that_it_is_not_signed_in(
+    context: BrowserContext, tmp_path: Path
+) -> None:
+    with served(tmp_path, ratings(1)) as (_, _, links):
+        page = context.new_page()
+        page.goto(links[-1].partition("login")[0])
+        page.wait_for_selector("text=This browser is not signed in")
+        page.goto(links[-1])
+        page.wait_for_selector("#sign-in:not([hidden])")
 
 
 def test_a_rater_of_a_training_is_told_that_another_one_has_the_last_text(

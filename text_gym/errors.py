@@ -186,19 +186,21 @@ class UnknownNameError(TextGymError, KeyError):
         kind: What was looked for, e.g. `"task"`.
         name: The name that was given.
         known: The names that exist.
+        more: What else could have been given, for the end of the message.
 
     >>> print(UnknownNameError("task", "product", ["products", "copy"]))
     unknown task 'product'; did you mean 'products'? Known: copy, products
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        self.kind, self.name, self.known = kind, name, sorted(set(known))
+    def __init__(self, kind: str, name: str, known: Iterable[str], more: str = "") -> None:
+        self.kind, self.name, self.known, self.more = kind, name, sorted(set(known)), more
         super().__init__(kind, name, self.known)
 
     def __str__(self) -> str:
         near = difflib.get_close_matches(self.name, self.known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
-        return f"unknown {self.kind} {self.name!r}{hint} Known: {', '.join(self.known) or 'none'}"
+        more = f"; {self.more}" if self.more else ""
+        return f"unknown {self.kind} {self.name!r}{hint} Known: {', '.join(self.known) or 'none'}{more}"
 
 
 def excerpt(text: str, width: int = 60) -> str:

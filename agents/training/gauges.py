@@ -99,7 +99,9 @@ class Gauge:
 
     def __str__(self) -> str:
         start = f"{self.mean:.3g} ± {math.sqrt(self.variance):.2g}"
-        return f"{self.now:.3g}, at the start {start}, since iteration {self.since}"
+        return (
+            f"is {self.now:.3g}, was {start} at the start, and has been drifting since iteration {self.since}"
+        )
 
 
 class SelectionTest:

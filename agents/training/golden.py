@@ -140,8 +140,9 @@ class Overpayment:
         self.recent, self.excess = list(state["recent"]), state["excess"]
 
     def __str__(self) -> str:
+        batches = "this batch" if len(self.recent) == 1 else f"the last {len(self.recent)} batches"
         return (
-            f"earn less than texts of {sum(self.recent)} prompts in the last {len(self.recent)} batches, "
+            f"texts of {sum(self.recent)} prompts earned more than golden ones in {batches}, "
             f"by up to {self.excess:.3g}"
         )
 

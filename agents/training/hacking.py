@@ -167,11 +167,12 @@ class HackingDetector:
         compared = pay is not None and pay.lead is not None
         excused = (*MEASURES, GOLDEN) if compared and not overpaid else ()
         found = {"golden texts": str(pay)} if overpaid else {}
-        found |= {name: str(g) for name, g in self.gauges.items() if g.out and name not in excused}
+        found |= {n: f"{harmless(n)} {g}" for n, g in self.gauges.items() if g.out and n not in excused}
         against, for_them = (self.selection[k].winnings >= 1 / ERROR_LEVEL for k in (0.0, SELECTS_FOR))
         if against or for_them:
             names = ", ".join(harmless(name) for name in self.gauges if name.startswith("watch/"))
-            found["selection"] = f"{'against' if against else 'hardly for'} {names}, all taken together"
+            how = "selects against" if against else "hardly selects for"
+            found["selection"] = f"it {how} {names}" + (", all taken together" if ", " in names else "")
         return found, overpaid or against
 
     def _begin(self, batch: Rollout) -> None:
@@ -237,11 +238,10 @@ class HackingDetector:
         assert self._first is not None
         now = float(np.mean([mean for mean, _ in self._recent]))
         best = batch.episodes[int(np.nanargmax(batch.scores.totals_or_nan))]
-        left = "; ".join(f"{harmless(name)} {what}" for name, what in found.items())
+        rise = [f"it has risen from {self._first[0]:.3g} to {now:.3g}"] if self._risen else []
         return (
-            f"iteration {iteration}: the reward may be hacked. It went from {self._first[0]:.3g} to "
-            f"{now:.3g}, and this is not as it was or should be: {left}. Read some texts; "
-            f"the best paid of this batch is {excerpt(best.completion, 160)}"
+            f"iteration {iteration}: the reward may be hacked: {'; '.join([*rise, *found.values()])}. "
+            f"Read some texts; the best paid of this batch is {excerpt(best.completion, 160)}"
         )
 
     def state_dict(self) -> dict[str, Any]:

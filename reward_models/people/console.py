@@ -35,6 +35,7 @@ _COMMANDS = {
     **dict.fromkeys(("?", "h", "help"), "help"),
     **dict.fromkeys(("q", "quit", "\x03", "\x04"), "quit"),
 }
+_NAMES = {PASTE: "a pasted text", " ": "the space bar", "\t": "Tab", "": "nothing"}  # of what cannot be shown
 HELP = "u take back   s skip   m more of a long text   ? help   q save and leave"
 
 
@@ -143,8 +144,12 @@ class RaterConsole:
         """Take answers; return True once the question is settled."""
         options = [f.option(w) for f, w in zip(sitting.open, words, strict=False)]
         if not skip and (not words or len(words) > len(sitting.open) or None in options):
-            what = "a pasted text" if words == [PASTE] else harmless(" ".join(words), limit=20) or "nothing"
-            self._say(f"{what} is no answer here", style="yellow")
+            typed = " ".join(words)
+            if typed in ("\n", "\r"):  # from a terminal; a line from a pipe has no end here
+                self._say("no Enter needed: a key answers at once", style="yellow")
+            else:
+                what = _NAMES.get(typed) or harmless(typed, limit=20)
+                self._say(f"{what} is no answer here; ? shows the keys", style="yellow")
             return False
         for asked, option in zip(sitting.open, [] if skip else options, strict=False):
             assert option is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,8 @@ def test_the_students_folder_works_by_itself_and_has_no_solution(tmp_path: Path)
         assert given == set(lab.for_students) >= set(FOR_STUDENTS)
         assert "NotImplementedError" in (folder / lab.name / "lab.py").read_text(encoding="utf-8")
     assert {file.name for file in folder.iterdir() if file.is_file()} == {*SHARED, "README.md"}
+    for file in folder.rglob("*.md"):
+        assert "](../" not in file.read_text(encoding="utf-8"), file  # there is nothing above the folder
     for file in folder.rglob("*.py"):
         text = file.read_text(encoding="utf-8")
         assert "SOLUTION" not in text, file
@@ -58,6 +61,25 @@ def test_the_students_folder_works_by_itself_and_has_no_solution(tmp_path: Path)
         "accuracy.png",
         "reliability.png",
     }
+
+
+def test_a_function_without_a_return_is_named_in_every_lab(tmp_path: Path) -> None:
+    folder = tmp_path / "student"
+    make.make_student(folder)
+    for lab in every_lab():
+        file = folder / lab.name / "lab.py"
+        file.write_text(re.sub("raise NotImpl.*", "pass", file.read_text(encoding="utf-8")), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--tb=line"],
+        cwd=folder,
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    failures = re.findall(r"\.py:\d+: .*", done.stdout)
+    assert len(failures) > 90, done.stdout
+    assert all("is there a return in your function?" in failure for failure in failures), failures
 
 
 def test_the_instructors_folder_has_everything(tmp_path: Path) -> None:

@@ -75,6 +75,12 @@ def test_unknown_names_suggest_the_nearest() -> None:
         load_reward("slot")
 
 
+def test_a_folder_that_is_not_there_is_named_as_such() -> None:
+    for spec in ("model", "path/to/model"):
+        with pytest.raises(UnknownNameError, match=f"there is no folder '{spec}' with a reward model"):
+            load_reward(spec)
+
+
 @pytest.mark.parametrize(
     ("name", "kwargs", "expected"),
     [

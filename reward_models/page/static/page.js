@@ -89,7 +89,7 @@ async function refresh() {
   try {
     const { status, data } = await call("next", { rater, tab, hold: held });
     if (busy || !question || question.id !== held) return;
-    trouble(status === 401 ? RESTARTED : "");
+    trouble(status === 401 ? SIGNED_OUT : "");
     if (status !== 200) return;
     if (!data.question || data.question.id !== held) show(data, "Answered in another tab.");
     else count(data.progress);
@@ -119,7 +119,7 @@ function count(counts) {
   progress = counts;
   const total = counts.mine + counts.left;
   $("bar").max = Math.max(1, total);
-  $("bar").value = counts.mine;
+  $("bar").value = total ? counts.mine : Number(counts.all > 0); // between two batches: all that was asked
   $("count").textContent = `${counts.all} saved · ${counts.left} left`;
 }
 
@@ -162,7 +162,7 @@ function rest() {
     : progress.left
     ? ["Nothing for you just now", `Other raters are at work on what is left (${progress.left}). If they leave, it comes to you.`]
     : live
-      ? ["Waiting for the next texts", "The training goes on with your answers and will ask again. Leave this page open."]
+      ? ["Waiting for the next texts", "The training goes on with your answers. If it has more to ask, it asks here: leave this page open."]
       : progress.all
         ? ["All done, thank you", `${progress.all} saved. You can close this page, or press u to take the last one back.`]
         : ["Nothing to rate", "No question waits for you. New ones appear here by themselves."];

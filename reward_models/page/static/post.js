@@ -4,7 +4,7 @@
 
 const WAITS = [500, 1000, 2000, 4000]; // ms between tries while the server cannot be reached
 const DECIDED = [200, 400, 403, 404, 409]; // statuses by which the server has dealt with a request
-const RESTARTED = "The server was started anew: open the newest link from its terminal in this browser.";
+const SIGNED_OUT = "This browser is not signed in, or the server was restarted: open the newest link from the terminal here.";
 
 let store = ""; // which label store the server has
 let wake = () => {};
@@ -38,7 +38,7 @@ async function insist(path, body, unsaved = false) {
         trouble("");
         return reply;
       }
-      why = reply.status === 401 ? RESTARTED : reply.data.error || "The server has a problem.";
+      why = reply.status === 401 ? SIGNED_OUT : reply.data.error || "The server has a problem.";
     } catch {
       why = "No connection to the server.";
     }

@@ -101,7 +101,7 @@ def test_one_prompt_may_have_a_golden_text_that_is_not_the_best() -> None:
         pay = overpayment(reward)
         pay.look(played(reward, [*texts(0, 64 - odd), *texts(1, odd, "!")]))
         assert pay.found is told
-    assert str(pay).startswith("earn less than texts of 2 prompts in the last 1 batches, by up to 1.")
+    assert str(pay).startswith("texts of 2 prompts earned more than golden ones in this batch, by up to 1.")
 
 
 def test_it_is_over_when_nothing_is_overpaid_for_three_batches() -> None:

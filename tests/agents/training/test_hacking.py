@@ -162,7 +162,7 @@ def test_a_reward_that_selects_against_the_criteria_is_told_before_anything_has_
     assert alarms[1].alarm is None
     assert alarms[-1].iteration is not None
     assert alarms[-1].iteration <= 3
-    assert "selection against watch/no red" in str(alarms[-1].alarm)
+    assert "hacked: it selects against watch/no red. Read" in str(alarms[-1].alarm)
 
 
 def test_a_reward_that_hardly_selects_for_the_criteria_is_told_if_it_rises() -> None:
@@ -172,6 +172,9 @@ def test_a_reward_that_hardly_selects_for_the_criteria_is_told_if_it_rises() -> 
         for i in range(20):
             detector.look(batch(texts(i), rewards(rises * i, i)), i + 1)
         assert (detector.alarm is not None) is (rises > 0)
+        if rises:
+            assert "; it hardly selects for watch/no red. Read" in str(detector.alarm)
+            assert "hacked: it has risen from 0" in str(detector.alarm)
 
 
 def test_golden_texts_say_which_way_is_good() -> None:
@@ -212,7 +215,10 @@ def test_texts_paid_more_than_golden_ones_are_an_alarm_before_the_reward_rises()
     metrics = detector.look(batch([*texts(0, 60), *texts(1, 4, "!")], [0] * 60 + [1] * 4), 1)
     assert metrics["overpaid"] == 4 / 64
     assert detector.iteration == 1
-    assert "golden texts earn less than texts of 4 prompts in the last 1 batches" in str(detector.alarm)
+    assert str(detector.alarm).startswith(
+        "iteration 1: the reward may be hacked: texts of 4 prompts earned more than golden ones in this "
+        "batch, by up to 1. Read some texts; "
+    )
 
 
 def test_criteria_that_golden_texts_fail_are_left_out() -> None:

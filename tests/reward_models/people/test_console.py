@@ -52,6 +52,13 @@ class Typed:
         return
 
 
+class Pressed(Typed):
+    """Single keys, as a terminal gives them."""
+
+    def read(self) -> list[str]:
+        return [next(self.lines)]
+
+
 def console(store: LabelStore, *lines: str, rater: str = "ada") -> tuple[RaterConsole, io.StringIO]:
     out = io.StringIO()
     return RaterConsole(store, rater, Typed(lines), Console(file=out, width=100, color_system=None)), out
@@ -99,6 +106,18 @@ def test_nonsense_is_asked_again_and_changes_nothing(store: LabelStore, nonsense
     assert rated(store) == [[1, 1, 1]]
     assert "is no answer here" in out.getvalue()
     assert "\x1b" not in out.getvalue()
+
+
+def test_a_key_that_cannot_be_shown_is_named_and_enter_is_not_needed(store: LabelStore) -> None:
+    store.put([Question.rating("p", "a")])
+    asker, out = console(store)
+    asker.keys = Pressed("4\n \t4\r4")
+    asker.ask()
+    assert rated(store) == [[4, 4, 4]]
+    said = out.getvalue()
+    assert said.count("no Enter needed: a key answers at once") == 2
+    assert "the space bar is no answer here; ? shows the keys" in said
+    assert "Tab is no answer here; ? shows the keys" in said
 
 
 def test_undo_goes_back_one_criterion_and_then_one_question(store: LabelStore) -> None:
@@ -296,7 +315,7 @@ def test_a_pasted_novel_answers_nothing(tmp_path: Path) -> None:
                 sent = sent[os.write(terminal.fd, sent) :]
             except BlockingIOError:
                 terminal.read(0.01)
-        terminal.wait_for("a pasted text is no answer here")
+        terminal.wait_for("a pasted text is no answer here; ? shows the keys")
         time.sleep(0.3)
         terminal.type("q")
         assert terminal.wait() == 0
