@@ -224,6 +224,21 @@ def test_the_folder_of_a_run_may_stand_before_the_prompts(
     (tmp_path / "words").mkdir()  # a folder without a policy is a word like any other
     assert main(["sample", "words", "--json", "--count", "1"]) == 0
     assert json.loads(capsys.readouterr().out)["prompt"] == "words"
+    assert main(["sample", "x" * 300, "--max-tokens", "2"]) == 2  # no file can have such a name
+    assert "300 prompt tokens" in capsys.readouterr().err
+
+
+def test_a_mistyped_folder_is_no_prompt(
+    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(world)
+    for word, hint in (("rum", "; did you mean 'run'. If"), (str(world / "none"), "none'. If")):
+        assert main(["sample", word, "a prompt"]) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert "there is no policy in" in said
+        assert hint in said
+    assert main(["sample", "rum", "--policy", "run", "--count", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["prompt"] == "rum"
 
 
 def test_the_stop_string_reaches_the_environment(

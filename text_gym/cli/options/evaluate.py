@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from tyro.conf import Positional
 
 from text_gym.data import Data
-from text_gym.errors import ConfigError
+from text_gym.errors import ConfigError, DataError, excerpt
 from text_gym.runs.saved_policy import holds_model, policy_folder
 
 from .checks import (
@@ -116,12 +118,41 @@ class EvaluateOptions(Data):
 def read_sample(argv: list[str]) -> tuple[SampleOptions]:
     """Options of `text-gym sample`; the folder of a policy may come first, without `--policy`."""
     unnamed = {word.partition("=")[0] for word in argv}.isdisjoint(("--policy", "--model"))
-    if unnamed and argv and not argv[0].startswith("-") and holds_model(policy_folder(argv[0])):
-        argv = ["--policy", *argv]
+    if unnamed and argv and not argv[0].startswith("-"):
+        if _is_policy(argv[0]):
+            argv = ["--policy", *argv]
+        else:
+            _check_text(argv[0])
     (options,) = parse("sample", argv, SampleOptions, first=_SAMPLE_FIRST, flags=COLUMN)
     _check(options)
     at_least(1, count=options.count)
     return (options,)
+
+
+def _is_policy(place: str | Path) -> bool:
+    try:
+        return holds_model(policy_folder(place))
+    except OSError:  # a text, too long for a name
+        return False
+
+
+def _check_text(word: str) -> None:
+    """Refuse a text that looks like the mistyped folder of a policy: another policy would complete it."""
+    place, policies, is_path = Path(word), [], False
+    if any(map(str.isspace, word)):
+        return
+    with suppress(OSError):  # too long for a name, or not ours to read
+        is_path = place.name != word and place.parent.is_dir()
+        for beside in place.parent.iterdir():
+            with suppress(DataError):  # a run without a policy
+                policies += [beside.name] if _is_policy(beside) else []
+    near = get_close_matches(place.name, policies, n=1)
+    if near or is_path:
+        hint = f"; did you mean {excerpt(str(place.with_name(near[0])), 4096)}" if near else ""
+        raise ConfigError(
+            f"there is no policy in {excerpt(word, 4096)}{hint}. If it is a text to complete, name the "
+            "policy with --policy"
+        )
 
 
 def read_evaluate(argv: list[str]) -> tuple[EvaluateOptions]:
